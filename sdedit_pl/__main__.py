@@ -1,0 +1,8 @@
+"""Makes `python -m sdedit_pl VERB ...` the same as `sdedit VERB ...`."""
+
+import sys
+
+from sdedit_pl.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,62 @@
+"""The command line: `sdedit VERB key=value ...`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+VERBS: dict[str, str] = {
+    "train": "train a score model on a domain",
+    "edit": "turn guides into images of a model's domain",
+    "demo": "edit the bundled guides with the bundled model",
+    "info": "say what a checkpoint is",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a verb and returns the exit code: 0, or 2 after one line that says what was wrong with the input.
+
+    SDEDIT_TRACEBACK=1 shows where in the program the error arose.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        say(overview())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        say(version("sdedit_pl"))
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        return fail(f"unknown verb {verb!r}; the verbs are {', '.join(VERBS)}")
+    run: Callable[[list[str]], None] = import_module(f"sdedit_pl.cli.{verb}").run
+    try:
+        run(rest)
+    except (ValueError, OSError) as error:
+        if os.environ.get("SDEDIT_TRACEBACK"):
+            raise
+        return fail(str(error))
+    except KeyboardInterrupt:
+        return fail("interrupted", 130)
+    return 0
+
+
+def overview() -> str:
+    """The verbs, a line each."""
+    lines = [f"  {verb:<8}{text}" for verb, text in VERBS.items()]
+    return "\n".join(["sdedit VERB key=value ...", "", *lines, "", "sdedit VERB --help lists the keys of a verb."])
+
+
+def say(text: str) -> None:
+    """Writes a line to the standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def fail(message: str, code: int = 2) -> int:
+    """Writes the error and returns the exit code."""
+    sys.stderr.write(f"error: {message}\n")
+    return code

@@ -1,0 +1,26 @@
+"""Images for training and validation: sources, their order, and the Lightning data module over them."""
+
+from __future__ import annotations
+
+from sdedit_pl.data.datamodule import ImageDataModule
+from sdedit_pl.data.folder import FolderSource
+from sdedit_pl.data.images import UnreadableImage
+from sdedit_pl.data.shards import WebDatasetSource
+from sdedit_pl.data.source import Source
+from sdedit_pl.data.torchvision_images import TorchvisionSource
+
+DATA_SOURCES: dict[str, type[Source]] = {
+    "folder": FolderSource,
+    "webdataset": WebDatasetSource,
+    "torchvision": TorchvisionSource,
+}
+
+__all__ = [
+    "DATA_SOURCES",
+    "FolderSource",
+    "ImageDataModule",
+    "Source",
+    "TorchvisionSource",
+    "UnreadableImage",
+    "WebDatasetSource",
+]

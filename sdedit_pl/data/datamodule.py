@@ -1,0 +1,245 @@
+"""The data of a run, for Lightning: batches of any source in an order that survives restarts.
+
+Workers hand over uint8 images, which become float32 in [-1, 1] on the device. Training is one endless stream (see
+`order.py`) and Lightning sees one endless epoch: set the length of a run with `max_steps`, and validate with
+`val_check_interval=STEPS, check_val_every_n_epoch=None`.
+
+Where a resumed run continues follows from the optimiser steps that are in the weights, and not from what a loader has
+handed out: a batch that was prefetched, or whose step did not finish, was not consumed and comes again. For the same
+reason the loaders given to Lightning are plain iterables, whose samplers and states it leaves alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sdedit_pl.data.images import UnreadableImage, images_from_bytes
+from sdedit_pl.data.order import Share, TrainingBatches, TrainingOrder, ValidationBatches
+from sdedit_pl.data.source import Batch, CachedImages, ImageSet, ReadableImages, Source
+from sdedit_pl.typing import Images
+
+logger = logging.getLogger(__name__)
+
+# Sets that take less than this decoded are kept in memory, unless told otherwise.
+CACHE_BYTES = 256 * 2**20
+
+_CACHE_CHUNK = 64
+
+
+class ImageDataModule(LightningDataModule):
+    """Training and validation batches of one source.
+
+    Args:
+        source: Where images come from.
+        batch_size: Images a training step on each device; may exceed the number of images.
+        val_batch_size: Images a validation batch on each device; null for `batch_size`.
+        workers: Processes that decode images, for each device; 0 decodes in the training process. A set in memory
+            needs none.
+        seed: Of the order of training images and of their flips.
+        flip: Whether training images are mirrored left to right with probability one half.
+        cache: Whether to decode once and keep all images in memory; null for when they take less than 256 MiB.
+
+    Raises:
+        ValueError: A batch size below 1 or a negative number of workers.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int = 16,
+        val_batch_size: int | None = None,
+        workers: int = 2,
+        seed: int = 0,
+        flip: bool = False,
+        cache: bool | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if workers < 0:
+            raise ValueError(f"workers must be at least 0, got {workers}; 0 decodes in the training process")
+        if cache and source.streams:
+            raise ValueError("cache=true needs shards that are local files; streamed shards cannot be kept in memory")
+        self.source = source
+        self.batch_size = batch_size
+        self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
+        self.workers = workers
+        self.seed = seed
+        self.flip = flip
+        self.cache = cache
+        self._sets: dict[str, ImageSet] = {}
+        self._consumed_at_step = (0, 0)  # images consumed, at which optimiser step
+
+    def prepare_data(self) -> None:
+        """Lets the source fetch what is missing. Lightning calls it, in one process of each node."""
+        self.source.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Lists the images, and reads them into memory if they are to be kept there. Lightning calls it."""
+        if stage == "fit" and self.trainer is not None and self.trainer.global_step == 0:
+            self._consumed_at_step = (0, 0)  # a new run; a resumed one loads its state after this
+        splits = ("val",) if self.source.streams else ("train", "val")
+        for split in splits:
+            if split not in self._sets:
+                self._sets[split] = self._in_memory_if_small(self.source.images(split))
+        sizes = {split: len(self._sets[split]) for split in splits}
+        logger.info("images: %s", ", ".join(f"{count} {split}" for split, count in sizes.items()))
+
+    def train_dataloader(self) -> ImageLoader:
+        """Endless batches for this device, uint8 (B, C, H, W), from the first image not consumed yet."""
+        rank, world_size = self._rank_and_world_size()
+        return self.training_loader(rank, world_size, self.consumed_samples)
+
+    def val_dataloader(self) -> ImageLoader | list[Any]:
+        """The validation images of this device in order, uint8 (B, C, H, W); an empty list when there are none."""
+        return self.validation_loader(*self._rank_and_world_size()) if len(self._images("val")) else []
+
+    def training_loader(self, rank: int = 0, world_size: int = 1, start: int = 0) -> ImageLoader:
+        """Training batches as the given device sees them.
+
+        Args:
+            rank: Number of the device, in [0, world_size).
+            world_size: Number of devices.
+            start: Images that all devices together have consumed before.
+        """
+        share = Share(self.batch_size, rank, world_size, start)
+        if self.source.streams:
+            stream = self.source.stream(share, self.seed, self.flip)
+            return self._loader(stream, self.workers, batch_size=None)
+        images = self._images("train")
+        order = TrainingOrder(len(images), self.seed, self.flip)
+        return self._image_set_loader(images, TrainingBatches(order, share))
+
+    def validation_loader(self, rank: int = 0, world_size: int = 1) -> ImageLoader:
+        """Validation batches as the given device sees them."""
+        return self._image_set_loader(self._images("val"), self._validation_batches(rank, world_size))
+
+    def val_indices(self, batch_idx: int) -> range:
+        """Which validation images the `batch_idx`-th batch of this device holds: noise can be keyed by image."""
+        return self._validation_batches(*self._rank_and_world_size()).indices(batch_idx)
+
+    def val_images(self, count: int) -> Images:
+        """The first validation images.
+
+        Args:
+            count: How many, or fewer where the set has fewer.
+
+        Returns:
+            float32 (count, C, H, W) in [-1, 1], on the CPU.
+        """
+        images = self._images("val")
+        readable = ReadableImages(images)
+        batches = [readable[index] for index in range(min(count, len(images)))]
+        if not batches:
+            return images_from_bytes(self.source.format.empty())
+        return images_from_bytes(torch.cat([checked_images(batch, self.source) for batch in batches]))
+
+    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Images:
+        """Converts uint8 images to float32 in [-1, 1] on the device where they have arrived."""
+        return images_from_bytes(batch)
+
+    @property
+    def consumed_samples(self) -> int:
+        """Training images in the weights so far, over all devices and over the runs that this one resumes."""
+        consumed, at_step = self._consumed_at_step
+        if self.trainer is None:
+            return consumed
+        per_step = self.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
+        return consumed + (self.trainer.global_step - at_step) * per_step
+
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint keeps: the images consumed, the same number on every device."""
+        step = 0 if self.trainer is None else self.trainer.global_step
+        return {"consumed_samples": self.consumed_samples, "global_step": step}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Continues after the images that the run of a checkpoint has consumed, whatever its devices and batch size."""
+        self._consumed_at_step = (state_dict["consumed_samples"], state_dict["global_step"])
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _images(self, split: str) -> ImageSet:
+        if split not in self._sets:
+            self.setup()
+        return self._sets[split]
+
+    def _validation_batches(self, rank: int, world_size: int) -> ValidationBatches:
+        return ValidationBatches(len(self._images("val")), Share(self.val_batch_size, rank, world_size))
+
+    def _in_memory_if_small(self, images: ImageSet) -> ImageSet:
+        image_bytes = self.source.format.channels * self.source.format.size**2
+        keep = len(images) * image_bytes <= CACHE_BYTES if self.cache is None else self.cache
+        if not keep or len(images) == 0:
+            return images
+        chunks = ValidationBatches(len(images), Share(_CACHE_CHUNK))
+        return CachedImages(torch.cat(list(self._image_set_loader(images, chunks))))
+
+    def _image_set_loader(self, images: ImageSet, batches: TrainingBatches | ValidationBatches) -> ImageLoader:
+        limit = self.source.broken_limit
+        readable = ReadableImages(images, None if limit is None else limit + 1)
+        workers = 0 if isinstance(images, CachedImages) else self.workers
+        return self._loader(readable, workers, batch_sampler=batches)
+
+    def _loader(self, dataset: Dataset[Batch], workers: int, **batching: Any) -> ImageLoader:
+        on_accelerator = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        loader = DataLoader(
+            dataset,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=on_accelerator,
+            collate_fn=_as_it_is,
+            generator=torch.Generator().manual_seed(self.seed),  # else starting workers would move the global stream
+            **batching,
+        )
+        return ImageLoader(loader, self.source)
+
+
+class ImageLoader(Iterable[Tensor]):
+    """Batches of images; unreadable ones are reported to the source on the way.
+
+    Args:
+        loader: Yields `Batch`.
+        source: Counts and names what could not be read.
+    """
+
+    def __init__(self, loader: DataLoader[Batch], source: Source) -> None:
+        self.loader = loader
+        self.source = source
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for batch in self.loader:
+            yield checked_images(batch, self.source)
+
+    def __len__(self) -> int:
+        """Number of batches.
+
+        Raises:
+            TypeError: The batches are endless.
+        """
+        return len(self.loader)
+
+
+def checked_images(batch: Batch, source: Source) -> Tensor:
+    """Takes a batch's images and reports its unreadable ones.
+
+    Raises:
+        UnreadableImage: There are no readable images, or more unreadable ones than the source accepts.
+    """
+    source.record(batch.broken)
+    if batch.images is None:
+        first = batch.broken[0].reason if batch.broken else "the stream of shards ended"
+        raise UnreadableImage(f"none of {len(batch.broken)} images in a row can be read; the first: {first}")
+    return batch.images
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

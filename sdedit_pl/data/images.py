@@ -1,0 +1,194 @@
+"""From the bytes of an image file to a square uint8 tensor: one way for every source.
+
+An image is turned upright (EXIF), composited on a background where it is transparent, brought to RGB or grey with
+8 bits a channel, cropped to its central square and resampled to `size` with Lanczos' filter, which averages over
+what it removes. An image that already has the size keeps its pixels exactly. Colour profiles are not applied: values
+are taken as sRGB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageColor, ImageOps
+from torch import Tensor
+
+from sdedit_pl.typing import Images
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+# What Pillow's decoders raise on damaged data, besides OSError (which UnidentifiedImageError is).
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+# JPEG can be decoded at 1/2, 1/4 or 1/8, and any image be shrunk by whole factors first: fast, but coarse. Both stay
+# this many times above the target, so that Lanczos' filter does the last part.
+_REDUCING_GAP = 3
+
+
+class UnreadableImage(ValueError):
+    """An image that cannot be decoded: not an image, truncated, empty or damaged. The message names it and says why."""
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """What every image of a data set is brought to.
+
+    Args:
+        size: Height and width in pixels.
+        channels: 3 for RGB, 1 for grey.
+        background: Colour under transparent pixels, a name or #rrggbb.
+
+    Raises:
+        ValueError: `size` < 1, `channels` neither 1 nor 3, or a background that is not a colour.
+    """
+
+    size: int
+    channels: int = 3
+    background: str = "white"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1 pixel, got {self.size}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels must be 3 (RGB) or 1 (grey), got {self.channels}")
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError:
+            raise ValueError(
+                f"background must be a colour name or #rrggbb, got {self.background!r}; for example white or #808080"
+            ) from None
+
+    def empty(self) -> UInt8[Tensor, "0 C H W"]:
+        """No images of this format: uint8 (0, channels, size, size)."""
+        return torch.empty(0, self.channels, self.size, self.size, dtype=torch.uint8)
+
+
+def decode_image(file: bytes | BinaryIO, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
+    """Decodes one image file.
+
+    Args:
+        file: Its bytes, or an open binary file.
+        name: What messages call it.
+        image_format: Size, channels and background of the result.
+
+    Returns:
+        uint8 (channels, size, size).
+
+    Raises:
+        UnreadableImage: The file is not an image, or is truncated, empty or damaged.
+    """
+    stream = io.BytesIO(file) if isinstance(file, bytes) else file
+    try:
+        with Image.open(stream) as image:
+            image.draft(None, (_REDUCING_GAP * image_format.size,) * 2)
+            return _to_tensor(image, image_format)
+    except Image.UnidentifiedImageError:
+        reason = "it is empty" if isinstance(file, bytes) and not file else "it is not an image"
+        raise UnreadableImage(f"cannot read image {name}: {reason}") from None
+    except _DECODING_ERRORS as error:
+        raise UnreadableImage(f"cannot read image {name}: {error}") from None
+
+
+def image_to_tensor(image: Image.Image, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
+    """Brings an image that Pillow has opened to the format of a data set.
+
+    Args:
+        image: Of any mode and size.
+        name: What messages call it.
+        image_format: Size, channels and background of the result.
+
+    Returns:
+        uint8 (channels, size, size).
+
+    Raises:
+        UnreadableImage: The image's data cannot be decoded.
+    """
+    try:
+        return _to_tensor(image, image_format)
+    except _DECODING_ERRORS as error:
+        raise UnreadableImage(f"cannot read image {name}: {error}") from None
+
+
+def images_from_bytes(images: UInt8[Tensor, "B C H W"]) -> Images:
+    """Maps uint8 0..255 to float32 [-1, 1], on the device where the images are."""
+    return images.to(torch.float32) / 127.5 - 1.0
+
+
+def held_out(names: Sequence[str], fraction: float) -> list[bool]:
+    """Chooses validation images by a hash of their names.
+
+    The choice does not depend on order or on the presence of the other images, so that a set that grows keeps its
+    split. When the fraction would leave validation or training empty, the image with the lowest or highest hash moves
+    over; a single image is for training.
+
+    Args:
+        names: One for each image.
+        fraction: Expected share of validation images, in [0, 1). With 0 nothing is held out.
+
+    Returns:
+        For each name, True when it belongs to validation.
+
+    Raises:
+        ValueError: A fraction outside [0, 1).
+    """
+    if not 0.0 <= fraction < 1.0:
+        raise ValueError(f"val_fraction must lie in [0, 1), got {fraction}; 0 holds nothing out")
+    if len(names) == 1:
+        return [False]
+    hashes = [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") for name in names]
+    chosen = [value < fraction * 2**64 for value in hashes]
+    if fraction > 0 and names:
+        if not any(chosen):
+            chosen[hashes.index(min(hashes))] = True
+        if all(chosen):
+            chosen[hashes.index(max(hashes))] = False
+    return chosen
+
+
+def _to_tensor(image: Image.Image, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
+    upright = ImageOps.exif_transpose(image)
+    square = _central_square(_to_eight_bits(upright, image_format), image_format.size)
+    pixels = torch.from_numpy(np.array(square))
+    return pixels.reshape(image_format.size, image_format.size, image_format.channels).permute(2, 0, 1).contiguous()
+
+
+def _to_eight_bits(image: Image.Image, image_format: ImageFormat) -> Image.Image:
+    """RGB or grey with 8 bits a channel, transparency composited on the background."""
+    target = "RGB" if image_format.channels == 3 else "L"
+    if image.mode.startswith("I"):  # 16-bit grey: rounded to 8 bits, where Pillow's own conversion clips at 255
+        image = Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).clip(0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        foreground = image.convert("RGBA")
+        colour = ImageColor.getrgb(image_format.background)[:3]
+        image = Image.alpha_composite(Image.new("RGBA", foreground.size, (*colour, 255)), foreground)
+    return image if image.mode == target else image.convert(target)
+
+
+def _central_square(image: Image.Image, size: int) -> Image.Image:
+    shorter = min(image.size)
+    left, top = (image.width - shorter) // 2, (image.height - shorter) // 2
+    square = (left, top, left + shorter, top + shorter)
+    if shorter == size:
+        return image if image.size == (size, size) else image.crop(square)
+    return image.resize((size, size), Image.Resampling.LANCZOS, box=square, reducing_gap=_REDUCING_GAP)

@@ -1,0 +1,223 @@
+"""A denoiser: a raw network, the arithmetic around it, and the SDE whose noise it removes.
+
+The network F sees c_in x_t and a label of the noise level. A parameterisation says what F's output means, as two affine
+maps whose coefficients depend on t alone:
+
+    x_0 estimate = x_0.skip x_t + x_0.out F(c_in x_t, label)
+    score        = score.skip x_t + score.out F(c_in x_t, label)
+
+and which target F is regressed on, target.x_0 x_0 + target.noise z for x_t = alpha x_0 + sigma z. The three agree
+(Tweedie: x_0 = (x_t + sigma^2 score) / alpha) but are written out separately, because deriving one from another cancels
+catastrophically at small sigma. Everything is stated for any SDE through alpha, sigma and the noise level
+s = sigma / alpha.
+
+Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022, table 1;
+Salimans and Ho, "Progressive Distillation", ICLR 2022 (v).
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sdedit_pl.sde import SDE
+from sdedit_pl.typing import Images, Times, over_images
+
+
+class Affine(NamedTuple):
+    """skip x_t + out F."""
+
+    skip: Times
+    out: Times
+
+
+class Target(NamedTuple):
+    """x_0 x_0 + noise z: what the network is trained to return."""
+
+    x_0: Times
+    noise: Times
+
+
+class Coefficients(NamedTuple):
+    """What a parameterisation is at the times t, each of shape (B,)."""
+
+    c_in: Times
+    x_0: Affine
+    score: Affine
+    target: Target
+
+
+@dataclass(frozen=True)
+class Parameterisation(abc.ABC):
+    """What a network's input and output mean.
+
+    The label that the network embeds is `label_scale * quantity + label_offset`.
+
+    Args:
+        label: the quantity: "time" (t itself) or "log_noise_level" (ln(sigma / alpha)).
+        label_scale: its factor.
+        label_offset: its offset.
+    """
+
+    label: str = "time"
+    label_scale: float = 999.0
+    label_offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.label not in ("time", "log_noise_level"):
+            raise ValueError(f"a network's label is time or log_noise_level, got {self.label!r}")
+
+    @abc.abstractmethod
+    def coefficients(self, sde: SDE, t: Times) -> Coefficients:
+        """The affine maps at the times `t`."""
+
+    def network_label(self, sde: SDE, t: Times) -> Times:
+        """The number that the network embeds, shape (B,)."""
+        quantity = t if self.label == "time" else -sde.log_snr(t) / 2
+        return self.label_scale * quantity + self.label_offset
+
+
+@dataclass(frozen=True)
+class Epsilon(Parameterisation):
+    """F estimates the noise z. With the default label, 999 t, the convention of published VP models.
+
+    DDPM's table index i = N t - 1 is label_scale=1000, label_offset=-1.
+    """
+
+    def coefficients(self, sde: SDE, t: Times) -> Coefficients:
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        zero, one = torch.zeros_like(t), torch.ones_like(t)
+        return Coefficients(
+            c_in=one,
+            x_0=Affine(1 / alpha, -sigma / alpha),
+            score=Affine(zero, -1 / sigma),
+            target=Target(zero, one),
+        )
+
+
+@dataclass(frozen=True)
+class Score(Parameterisation):
+    """F estimates sigma times the score, that is -z.
+
+    With the default label, ln(s / 2), the convention of published VE models: they noise images in [0, 1] and map them
+    to [-1, 1] inside the network, so that their sigma is half of this package's.
+    """
+
+    label: str = "log_noise_level"
+    label_scale: float = 1.0
+    label_offset: float = -math.log(2.0)
+
+    def coefficients(self, sde: SDE, t: Times) -> Coefficients:
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        zero, one = torch.zeros_like(t), torch.ones_like(t)
+        return Coefficients(
+            c_in=one,
+            x_0=Affine(1 / alpha, sigma / alpha),
+            score=Affine(zero, 1 / sigma),
+            target=Target(zero, -one),
+        )
+
+
+@dataclass(frozen=True)
+class Velocity(Parameterisation):
+    """F estimates v = (alpha z - sigma x_0) / n with n^2 = alpha^2 + sigma^2, which is 1 for a VP SDE."""
+
+    def coefficients(self, sde: SDE, t: Times) -> Coefficients:
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        norm = torch.hypot(alpha, sigma)
+        return Coefficients(
+            c_in=1 / norm,
+            x_0=Affine(alpha / norm.square(), -sigma / norm),
+            score=Affine(-1 / norm.square(), -alpha / (norm * sigma)),
+            target=Target(-sigma / norm, alpha / norm),
+        )
+
+
+@dataclass(frozen=True)
+class EDM(Parameterisation):
+    """The preconditioning of EDM on x_t / alpha, whose noise level is s: F's input and target have unit variance.
+
+    Args:
+        label: see `Parameterisation`; EDM's own is ln(s) / 4, the default here.
+        label_scale: see `Parameterisation`.
+        label_offset: see `Parameterisation`.
+        data_deviation: standard deviation of the clean images' pixels, about 0.5 on [-1, 1].
+
+    Source: Karras et al. 2022, equation 7 and table 1.
+    """
+
+    label: str = "log_noise_level"
+    label_scale: float = 0.25
+    label_offset: float = 0.0
+    data_deviation: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.data_deviation > 0:
+            raise ValueError(f"data_deviation must be positive, got {self.data_deviation}; EDM uses 0.5")
+
+    def coefficients(self, sde: SDE, t: Times) -> Coefficients:
+        alpha, level = sde.alpha(t), sde.noise_level(t)
+        deviation = self.data_deviation
+        total = level.square() + deviation**2
+        root = total.sqrt()
+        return Coefficients(
+            c_in=1 / (alpha * root),
+            x_0=Affine(deviation**2 / (alpha * total), level * deviation / root),
+            score=Affine(-1 / (alpha.square() * total), deviation / (alpha * level * root)),
+            target=Target(level / (deviation * root), -deviation / root),
+        )
+
+
+class Denoiser(nn.Module):
+    """A network that removes the noise of an SDE.
+
+    Args:
+        network: maps (B, C, H, W) inputs and (B,) labels to (B, C, H, W).
+        parameterisation: what the network's input and output mean.
+        sde: the noise that it is trained on.
+    """
+
+    def __init__(self, network: nn.Module, parameterisation: Parameterisation, sde: SDE) -> None:
+        super().__init__()
+        self.network = network
+        self.parameterisation = parameterisation
+        self.sde = sde
+
+    def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+        """The estimate of x_0, that is E[x_0 | x_t], for images noised to the times `t` in (0, 1]."""
+        coefficients = self.parameterisation.coefficients(self.sde, t)
+        return self._affine(coefficients, coefficients.x_0, x_t, t)
+
+    def score(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+        """The estimate of the gradient of log p_t at `x_t`, per unit of the image range."""
+        coefficients = self.parameterisation.coefficients(self.sde, t)
+        return self._affine(coefficients, coefficients.score, x_t, t)
+
+    def raw(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+        """The network's own output, on which training regresses the parameterisation's target."""
+        return self._raw(self.parameterisation.coefficients(self.sde, t), x_t, t)
+
+    def _raw(self, coefficients: Coefficients, x_t: Images, t: Times) -> Images:
+        dtype = next(self.network.parameters()).dtype
+        label = self.parameterisation.network_label(self.sde, t).to(torch.promote_types(dtype, torch.float32))
+        output = self.network((over_images(coefficients.c_in) * x_t).to(dtype), label)
+        return output.to(x_t.dtype)
+
+    def _affine(self, coefficients: Coefficients, affine: Affine, x_t: Images, t: Times) -> Images:
+        output = self._raw(coefficients, x_t, t)
+        return over_images(affine.skip) * x_t + over_images(affine.out) * output
+
+
+PARAMETERISATIONS: dict[str, type[Parameterisation]] = {
+    "epsilon": Epsilon,
+    "score": Score,
+    "v": Velocity,
+    "edm": EDM,
+}

@@ -1,0 +1,99 @@
+"""Guides and masks from image files."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+
+from sdedit_pl.data.images import IMAGE_SUFFIXES, ImageFormat, UnreadableImage, decode_image, images_from_bytes
+
+
+class Guide(NamedTuple):
+    """A guide as the model takes it.
+
+    Args:
+        path: the file.
+        image: float32 (1, C, size, size) in [-1, 1].
+        original_size: (width, height) of the file's image.
+    """
+
+    path: Path
+    image: Float[Tensor, "1 C S S"]
+    original_size: tuple[int, int]
+
+    @property
+    def resized(self) -> bool:
+        """Whether the file's image was of another size."""
+        return self.original_size != (self.image.shape[-1], self.image.shape[-2])
+
+
+def find_guides(guide: str) -> list[Path]:
+    """The files that a path, a folder or a glob stands for, in the order of their names.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    path = Path(guide)
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
+            raise ValueError(f"the folder {guide} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+        return found
+    if path.exists():
+        return [path]
+    found = sorted(Path(match) for match in glob.glob(guide, recursive=True) if Path(match).is_file())
+    if not found:
+        raise ValueError(f"there is no guide at {guide}; give an image file, a folder or a glob")
+    return found
+
+
+def read_guide(path: Path, size: int, channels: int = 3) -> Guide:
+    """Reads a guide; another size is cropped to its central square and resampled.
+
+    Raises:
+        UnreadableImage: the file is not a whole image.
+    """
+    pixels = decode_image(path.read_bytes(), str(path), ImageFormat(size, channels))
+    return Guide(path, images_from_bytes(pixels[None]), image_size(path))
+
+
+def read_mask(path: Path, guide: Guide) -> Bool[Tensor, "1 1 S S"]:
+    """Reads the edit mask of a guide: white (128 of 255 and above) may change; transparent pixels may not.
+
+    Raises:
+        UnreadableImage: the file is not a whole image.
+        ValueError: the mask is of another size than the guide, or all black.
+    """
+    size = guide.image.shape[-1]
+    pixels = decode_image(path.read_bytes(), str(path), ImageFormat(size, channels=1, background="black"))
+    if image_size(path) != guide.original_size:
+        width, height = guide.original_size
+        given_width, given_height = image_size(path)
+        raise ValueError(
+            f"a mask must have its guide's size: {guide.path} is {width}x{height}, {path} is {given_width}x{given_height}"
+        )
+    mask = pixels[None] >= 128
+    if not torch.any(mask):
+        raise ValueError(f"the mask {path} is all black, so nothing may change; white marks what may")
+    return mask
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) of an image file, upright.
+
+    Raises:
+        UnreadableImage: the file is not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            sideways = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except (OSError, SyntaxError) as error:
+        raise UnreadableImage(f"cannot read image {path}: {error}") from None
+    return (height, width) if sideways else (width, height)

@@ -1,0 +1,56 @@
+"""Stroke paintings simulated from photographs: a median filter, then few colours.
+
+The filter takes detail away like a thick brush, the adaptive palette leaves flat areas of colour. Both depend on the
+image alone, so that the same image always gives the same painting.
+
+Source: Meng et al., "SDEdit", ICLR 2022, section 4.1 and appendix D.2: kernel 23 and 6 colours at 256 px.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+
+from sdedit_pl.typing import Images
+
+_PUBLISHED_KERNEL = 23
+_PUBLISHED_SIDE = 256
+
+
+def stroke_painting(images: Images, colours: int = 6, kernel: int | None = None) -> Images:
+    """Simulated stroke paintings of images.
+
+    Args:
+        images: RGB images in [-1, 1], (B, 3, H, W); values beyond are clamped.
+        colours: colours of each painting, in [2, 256]; the paper's ablation runs from 3 to 50.
+        kernel: side of the median filter in pixels, odd, at least 3; by default the published 23 at 256 px, scaled to
+            the shorter side of the images.
+
+    Returns:
+        The paintings, (B, 3, H, W) in [-1, 1], float32, on the device of `images`.
+
+    Raises:
+        ValueError: images that are not RGB, or `colours` or `kernel` out of range.
+    """
+    if images.shape[1] != 3:
+        raise ValueError(f"strokes are simulated for RGB images (B, 3, H, W), got shape {tuple(images.shape)}")
+    if not 2 <= colours <= 256:
+        raise ValueError(f"a stroke painting has 2 to 256 colours, got {colours}; the paper's have 6")
+    side = scaled_kernel(min(images.shape[2:])) if kernel is None else kernel
+    if side < 3 or side % 2 == 0:
+        raise ValueError(f"the median filter's kernel is odd and at least 3, got {side}; the paper's is 23 at 256 px")
+    pixels = ((images.detach().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    paintings = np.stack([_painted(Image.fromarray(image), colours, side) for image in pixels])
+    return (torch.from_numpy(paintings).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous().to(images.device)
+
+
+def scaled_kernel(side: int) -> int:
+    """The published kernel for images of `side` pixels: the nearest odd number, at least 3."""
+    return max(3, 2 * round((side * _PUBLISHED_KERNEL / _PUBLISHED_SIDE - 1) / 2) + 1)
+
+
+def _painted(image: Image.Image, colours: int, kernel: int) -> np.ndarray:
+    smooth = image.filter(ImageFilter.MedianFilter(kernel))
+    flat = smooth.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    return np.asarray(flat.convert("RGB"))

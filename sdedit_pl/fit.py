@@ -1,0 +1,193 @@
+"""A training run, from its start or from where it was, to its end.
+
+The folder of a run holds `config.yaml` (every key), `checkpoints/` (to resume from), `model.safetensors` (the averaged
+model, to edit with), `previews/` and the logs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+
+from sdedit_pl.build import build_averaging, build_data, build_denoiser, build_module, model_config
+from sdedit_pl.checkpoints.native import RUN_FILE, load_denoiser, save_denoiser
+from sdedit_pl.config import ConfigError
+from sdedit_pl.data import ImageDataModule
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.editing.files import find_guides, read_guide
+from sdedit_pl.editing.strokes import stroke_painting
+from sdedit_pl.training.callbacks import EditingCheckpoint, ImagesSeen, Previews
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+WANDB_ID_FILE = "wandb_run_id"
+
+
+def fit(config: Mapping[str, Any]) -> Path:
+    """Trains as a resolved configuration says, and returns the editing checkpoint.
+
+    Raises:
+        ConfigError: the configuration cannot be used, or the run's folder holds a run of another model.
+        ValueError, OSError: data or a checkpoint cannot be read, or the folder not written.
+    """
+    folder = Path(config["out"])
+    newest = prepare_folder(folder, config)
+    denoiser = build_denoiser(model_config(config))
+    if config["init_from"] and newest is None:
+        initialise(denoiser, config["init_from"])
+    data = build_data(config)
+    data.setup()
+    averaging = build_averaging(config)
+    save = lambda trained, facts: save_denoiser(  # noqa: E731 (a name would say no more)
+        folder / RUN_FILE,
+        trained,
+        model_config(config),
+        {**facts, "config": dict(config)},
+        dtype=getattr(torch, config["checkpoint"]["dtype"]),
+    )
+    loggers = build_loggers(folder, config)
+    trainer = lightning.Trainer(
+        **{key: value for key, value in config["trainer"].items() if value is not None},
+        default_root_dir=folder,
+        logger=loggers,
+        max_epochs=-1,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        callbacks=[
+            *([TQDMProgressBar(refresh_rate=10)] if config["trainer"]["enable_progress_bar"] else []),
+            ImagesSeen(),
+            LearningRateMonitor(),
+            previews(config, data, averaging, folder),
+            averaging,
+            EditingCheckpoint(averaging, save),
+            resumable_checkpoints(folder, config),
+        ],
+    )
+    parameters = sum(parameter.numel() for parameter in denoiser.parameters())
+    logger.info("network: %.2f M parameters; run: %s", parameters / 1e6, folder)
+    if newest is not None:
+        logger.info("resuming from %s", newest)
+    module = build_module(config, denoiser)
+    trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+    if trainer.is_global_zero:
+        publish(trainer, folder, config)
+    return folder / RUN_FILE
+
+
+def prepare_folder(folder: Path, config: Mapping[str, Any]) -> Path | None:
+    """Makes the run's folder, writes the configuration there, and returns the newest checkpoint to resume from.
+
+    Raises:
+        ConfigError: it holds a run of another model, or one that is not to be resumed.
+    """
+    checkpoints = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+    if checkpoints and not config["resume"]:
+        raise ConfigError(f"{folder} already holds a run and resume=false; give another out=, or remove the folder")
+    before = folder / CONFIG_FILE
+    if checkpoints and before.is_file():
+        old = model_config(yaml.safe_load(before.read_text()))
+        changed = [section for section, value in model_config(config).items() if old[section] != value]
+        if changed:
+            raise ConfigError(
+                f"{folder} holds a run of another model ({', '.join(changed)} differ); give another out=, "
+                f"or its own configuration, {before}"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    before.write_text(yaml.safe_dump(plain(config), sort_keys=False))
+    return checkpoints[-1] if checkpoints else None
+
+
+def plain(value: Any) -> Any:
+    """Nested tuples as lists, for YAML."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def initialise(denoiser: Denoiser, path: str) -> None:
+    """Gives a denoiser the weights of an editing checkpoint.
+
+    Raises:
+        ConfigError: if its network has other weights.
+    """
+    try:
+        denoiser.network.load_state_dict(load_denoiser(path).network.state_dict(), strict=True)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"init_from={path} has another network than this configuration; train with its network section "
+            f"(`sdedit info ckpt={path}` shows it): {str(error).splitlines()[1].strip()}"
+        ) from error
+
+
+def build_loggers(folder: Path, config: Mapping[str, Any]) -> list[Logger]:
+    """The loggers of a run. A resumed run goes on in the same Weights & Biases run."""
+    if config["logger"] == "csv":
+        return [CSVLogger(folder, name="logs")]
+    settings = config["wandb"]
+    id_file = folder / WANDB_ID_FILE
+    run_id = id_file.read_text().strip() if id_file.is_file() else None
+    wandb = WandbLogger(
+        name=settings["name"] or folder.name,
+        save_dir=folder,
+        project=settings["project"],
+        entity=settings["entity"],
+        group=settings["group"],
+        tags=list(settings["tags"]),
+        id=run_id,
+        resume="allow",
+    )
+    wandb.log_hyperparams(plain(config))
+    if wandb.version is not None:
+        id_file.write_text(str(wandb.version))
+    return [wandb, CSVLogger(folder, name="logs")]
+
+
+def publish(trainer: lightning.Trainer, folder: Path, config: Mapping[str, Any]) -> None:
+    """Hands the finished editing checkpoint to Weights & Biases as an artifact."""
+    for destination in trainer.loggers:
+        if isinstance(destination, WandbLogger) and config["wandb"]["log_model"] and (folder / RUN_FILE).is_file():
+            import wandb
+
+            artifact = wandb.Artifact(f"model-{destination.version}", type="model", metadata=plain(config))
+            artifact.add_file(str(folder / RUN_FILE))
+            destination.experiment.log_artifact(artifact, aliases=["latest"])
+
+
+def previews(config: Mapping[str, Any], data: ImageDataModule, averaging: Any, folder: Path) -> Callback:
+    """The previews of a run: given guides, or simulated strokes of the first validation images."""
+    settings, size = config["preview"], config["data"]["size"]
+    if settings["guides"]:
+        files = find_guides(settings["guides"])[: settings["count"]]
+        guides = torch.cat([read_guide(file, size).image for file in files])
+    else:
+        guides = stroke_painting(data.val_images(settings["count"]))
+    edit = SDEdit(t0=settings["t0"], steps=settings["steps"])
+    shape = (data.source.format.channels, size, size)
+    return Previews(averaging, folder / "previews", guides, edit, shape, settings["samples"])
+
+
+def resumable_checkpoints(folder: Path, config: Mapping[str, Any]) -> Callback:
+    """Writes Lightning checkpoints at intervals and keeps the newest."""
+    settings = config["checkpoint"]
+    return ModelCheckpoint(
+        folder / "checkpoints",
+        filename="{step:08d}",
+        monitor="step",
+        mode="max",
+        save_top_k=settings["keep"],
+        every_n_train_steps=settings["every_steps"],
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,
+    )

@@ -1,0 +1,163 @@
+"""Time grids: which times a solver visits between a start t0 and an end.
+
+A grid of `steps` steps is a decreasing tensor of steps + 1 times, in float64 on the CPU, from t0 to the end. The start
+is a noise level and the number of steps a cost; neither depends on the other.
+
+The grids in noise level cannot reach a noise-free end (the logarithm of its level is infinite, and steps towards it
+would all be spent on noise that nobody sees). Where the end lies below `lowest`, their last step leads from there to
+the end.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdedit_pl.sde import SDE
+
+
+@dataclass(frozen=True)
+class Grid(abc.ABC):
+    """A way to spread steps over [end, t0]."""
+
+    @abc.abstractmethod
+    def spread(self, sde: SDE, t0: float, end: float, steps: int) -> Float[Tensor, "levels"]:
+        """The steps + 1 times of valid arguments; `times` puts `t0` and `end` in exactly."""
+
+    def times(self, sde: SDE, t0: float, steps: int, end: float = 0.0) -> Float[Tensor, "levels"]:
+        """The decreasing times of `steps` steps from `t0` to `end`, (steps + 1,), float64 on the CPU.
+
+        Args:
+            sde: what maps times to noise levels.
+            t0: the first time, in (0, 1].
+            steps: the number of steps, at least 1.
+            end: the last time, in [0, t0).
+
+        Raises:
+            ValueError: t0, steps or end out of range.
+        """
+        if not 0 < t0 <= 1:
+            raise ValueError(f"t0 must lie in (0, 1], got {t0}; t0=1 samples from the prior")
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}; 100 is a good start")
+        if not 0 <= end < t0:
+            raise ValueError(f"a grid's end must lie in [0, t0), got {end} with t0={t0}")
+        times = self.spread(sde, t0, end, steps)
+        times[0], times[-1] = t0, end
+        return times
+
+
+@dataclass(frozen=True)
+class Uniform(Grid):
+    """Equal steps in t: the papers' grid."""
+
+    def spread(self, sde: SDE, t0: float, end: float, steps: int) -> Float[Tensor, "levels"]:
+        return torch.linspace(t0, end, steps + 1, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class NoiseLevelGrid(Grid):
+    """A grid spread over the noise level sigma / alpha.
+
+    Args:
+        lowest: the noise level, on [-1, 1], that the last step but one reaches at the lowest; 0.01 is about one
+            grey level of 255.
+    """
+
+    lowest: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.lowest > 0:
+            raise ValueError(f"the lowest noise level of a grid must be positive, got {self.lowest}; 0.01 is usual")
+
+    @abc.abstractmethod
+    def levels(self, first: float, last: float, count: int) -> Float[Tensor, "count"]:
+        """`count` noise levels from `first` down to `last`."""
+
+    def spread(self, sde: SDE, t0: float, end: float, steps: int) -> Float[Tensor, "levels"]:
+        first, last = sde.noise_level(torch.tensor([t0, end], dtype=torch.float64)).tolist()
+        lowest = min(self.lowest, first / 2)
+        if last >= lowest:
+            return sde.time_at_noise_level(self.levels(first, last, steps + 1))
+        times = sde.time_at_noise_level(self.levels(first, lowest, steps))
+        return torch.nn.functional.pad(times, (0, 1), value=end)
+
+
+@dataclass(frozen=True)
+class LogSNR(NoiseLevelGrid):
+    """Equal steps in the logarithm of the signal-to-noise ratio."""
+
+    def levels(self, first: float, last: float, count: int) -> Float[Tensor, "count"]:
+        return torch.linspace(math.log(first), math.log(last), count, dtype=torch.float64).exp()
+
+
+@dataclass(frozen=True)
+class Karras(NoiseLevelGrid):
+    """Equal steps in the noise level to the power 1 / rho.
+
+    Args:
+        lowest: see `LogSNR`.
+        rho: 1 spreads the levels evenly; the larger, the more of them are low.
+
+    Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022, equation 5.
+    """
+
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.rho >= 1:
+            raise ValueError(f"rho of a Karras grid must be at least 1, got {self.rho}; 7 is the published value")
+
+    def levels(self, first: float, last: float, count: int) -> Float[Tensor, "count"]:
+        roots = torch.linspace(first ** (1 / self.rho), last ** (1 / self.rho), count, dtype=torch.float64)
+        return roots**self.rho
+
+
+def start_time(t0: float | str, sde: SDE) -> float:
+    """The time that `t0` means: a number is a time, "sigma:1.2" the time at which sigma / alpha = 1.2.
+
+    A time means another noise level for each SDE; a noise level, in units of images in [-1, 1], means the same for all.
+
+    Raises:
+        ValueError: not a number or sigma:NUMBER, or not in (0, 1] for this SDE.
+    """
+    number = start_number(t0)
+    if not is_noise_level(t0):
+        return number
+    time = float(sde.time_at_noise_level(torch.tensor(number, dtype=torch.float64)))
+    if not 0 < time <= 1:
+        low, high = sde.noise_level(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        raise ValueError(f"this SDE has noise levels above {low:.4g} and up to {high:.4g}, got t0={t0}")
+    return time
+
+
+def start_number(t0: float | str) -> float:
+    """The number in `t0`: a time in (0, 1], or the positive noise level of "sigma:1.2".
+
+    Raises:
+        ValueError: neither of the two.
+    """
+    try:
+        number = float(t0.removeprefix("sigma:") if isinstance(t0, str) else t0)
+    except ValueError:
+        raise ValueError(f"t0 is a time in (0, 1] or a noise level such as sigma:1.2, got {t0!r}") from None
+    if is_noise_level(t0):
+        if not 0 < number < math.inf:
+            raise ValueError(f"the noise level of t0 must be positive, got {t0}; sigma:1.2 is a usual one")
+    elif not 0 < number <= 1:
+        raise ValueError(f"t0 must lie in (0, 1], got {t0}; t0=1 samples from the prior")
+    return number
+
+
+def is_noise_level(t0: float | str) -> bool:
+    """Whether `t0` is written as a noise level, "sigma:1.2", and not as a time."""
+    return isinstance(t0, str) and t0.startswith("sigma:")
+
+
+GRIDS: dict[str, type[Grid]] = {"uniform": Uniform, "log_snr": LogSNR, "karras": Karras}

@@ -1,0 +1,211 @@
+"""Denoising score matching: which noise levels are trained, and what an error at each of them costs.
+
+The loss of one image is weight(t) ||D(x_t, t) - x_0||^2, summed or averaged over its pixels. Every published objective is
+one weight and one distribution of t. The error is computed on the network's raw output, where it does not cancel:
+||D - x_0||^2 = c_out^2 ||F - target||^2.
+
+Source: Song et al. 2021, equation 7; Ho et al. 2020, equation 14; Karras et al. 2022, section 5 and table 1.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.sde import SDE
+from sdedit_pl.typing import Images, Times, over_images
+
+
+class Weighting(abc.ABC):
+    """What a squared error of the x_0 estimate costs at each time."""
+
+    @abc.abstractmethod
+    def weight(self, sde: SDE, t: Times) -> Times:
+        """Weight of ||D(x_t, t) - x_0||^2 at the times `t`, shape (B,)."""
+
+
+@dataclass(frozen=True)
+class NoiseWeighting(Weighting):
+    """lambda(t) = sigma^2 on the score, which is the plain squared error of the noise: score_sde's and DDPM's."""
+
+    def weight(self, sde: SDE, t: Times) -> Times:
+        return sde.log_snr(t).exp()
+
+
+@dataclass(frozen=True)
+class LikelihoodWeighting(Weighting):
+    """lambda(t) = g^2 on the score, which bounds the likelihood.
+
+    Source: Song et al., "Maximum Likelihood Training of Score-Based Diffusion Models", NeurIPS 2021, theorem 1.
+    """
+
+    def weight(self, sde: SDE, t: Times) -> Times:
+        return (sde.diffusion(t) / sde.sigma(t)).square() * sde.log_snr(t).exp()
+
+
+@dataclass(frozen=True)
+class EDMWeighting(Weighting):
+    """(s^2 + sd^2) / (s sd)^2 at the noise level s: unit weight on the raw output of an EDM-preconditioned network.
+
+    Args:
+        data_deviation: standard deviation sd of the clean images' pixels.
+    """
+
+    data_deviation: float = 0.5
+
+    def weight(self, sde: SDE, t: Times) -> Times:
+        return sde.log_snr(t).exp() + 1 / self.data_deviation**2
+
+
+@dataclass(frozen=True)
+class DataWeighting(Weighting):
+    """Weight one: the plain squared error of the x_0 estimate."""
+
+    def weight(self, sde: SDE, t: Times) -> Times:
+        return torch.ones_like(t)
+
+
+@dataclass(frozen=True)
+class TimeSampler(abc.ABC):
+    """A distribution of training times on [t_min, t_max], given by its inverse distribution function.
+
+    Args:
+        t_min: smallest time, above 0, where the score diverges.
+        t_max: largest time; a model that only edits from t0 needs none above t0.
+    """
+
+    t_min: float = 1e-4
+    t_max: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.t_min < self.t_max <= 1:
+            raise ValueError(
+                f"training times need 0 < t_min < t_max <= 1, got t_min={self.t_min}, t_max={self.t_max}"
+            )
+
+    @abc.abstractmethod
+    def times(self, sde: SDE, uniform: Float[Tensor, "B"]) -> Times:
+        """Times whose distribution function takes the values `uniform` in [0, 1)."""
+
+    def log_noise_range(self, sde: SDE, like: Float[Tensor, "B"]) -> tuple[Tensor, Tensor]:
+        """ln(sigma / alpha) at t_min and t_max, scalars on the device of `like`."""
+        edges = torch.linspace(self.t_min, self.t_max, 2, dtype=torch.float64, device=like.device)
+        low, high = (-sde.log_snr(edges) / 2).to(like.dtype).unbind()
+        return low, high
+
+
+@dataclass(frozen=True)
+class UniformTimes(TimeSampler):
+    """Uniform in t, as score_sde trains (t_min 1e-5 for VE and 1e-5 for VP there)."""
+
+    def times(self, sde: SDE, uniform: Float[Tensor, "B"]) -> Times:
+        return self.t_min + (self.t_max - self.t_min) * uniform
+
+
+@dataclass(frozen=True)
+class TableTimes(TimeSampler):
+    """Uniform over the levels i/N of a table with i = 1..N that lie in [t_min, t_max], as DDPM trains.
+
+    Args:
+        t_min: smallest time.
+        t_max: largest time.
+        steps: length N of the table.
+    """
+
+    steps: int = 1000
+
+    def times(self, sde: SDE, uniform: Float[Tensor, "B"]) -> Times:
+        first = max(1, math.ceil(self.t_min * self.steps))
+        last = math.floor(self.t_max * self.steps)
+        return ((uniform * (last - first + 1)).floor() + first).clamp(max=last) / self.steps
+
+
+@dataclass(frozen=True)
+class LogUniformNoise(TimeSampler):
+    """Uniform in the logarithm of the noise level sigma / alpha."""
+
+    def times(self, sde: SDE, uniform: Float[Tensor, "B"]) -> Times:
+        low, high = self.log_noise_range(sde, uniform)
+        return sde.time_at_log_snr(-2 * (low + (high - low) * uniform)).clamp(self.t_min, self.t_max)
+
+
+@dataclass(frozen=True)
+class LogNormalNoise(TimeSampler):
+    """ln(sigma / alpha) ~ N(mean, deviation^2), cut to [t_min, t_max], as EDM trains.
+
+    Args:
+        t_min: smallest time.
+        t_max: largest time.
+        mean: mean of the logarithm of the noise level; EDM's -1.2 is a level of 0.3.
+        deviation: its standard deviation.
+    """
+
+    mean: float = -1.2
+    deviation: float = 1.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.deviation > 0:
+            raise ValueError(f"the deviation of log-normal noise must be positive, got {self.deviation}")
+
+    def times(self, sde: SDE, uniform: Float[Tensor, "B"]) -> Times:
+        low, high = (
+            torch.special.ndtr((edge - self.mean) / self.deviation)
+            for edge in self.log_noise_range(sde, uniform)
+        )
+        normal = torch.special.ndtri((low + (high - low) * uniform).clamp(1e-6, 1 - 1e-6))
+        level = self.mean + self.deviation * normal
+        return sde.time_at_log_snr(-2 * level).clamp(self.t_min, self.t_max)
+
+
+def denoising_loss(
+    denoiser: Denoiser,
+    x_0: Images,
+    t: Float[Tensor, "B"],
+    noise: Images,
+    weighting: Weighting,
+    *,
+    reduction: str = "mean",
+) -> Float[Tensor, "B"]:
+    """Weighted squared error of the denoised images, one number an image.
+
+    Args:
+        denoiser: the model.
+        x_0: clean images in [-1, 1].
+        t: times in (0, 1].
+        noise: standard normal.
+        weighting: cost of an error at each time.
+        reduction: over an image's pixels: "mean" (VP, DDPM, EDM) or "sum" (score_sde's VE).
+
+    Raises:
+        ValueError: on an unknown reduction.
+
+    Source: Song et al. 2021, equation 7.
+    """
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"the loss over an image's pixels is its mean or its sum, got {reduction!r}")
+    coefficients = denoiser.parameterisation.coefficients(denoiser.sde, t)
+    target = over_images(coefficients.target.x_0) * x_0 + over_images(coefficients.target.noise) * noise
+    error = (denoiser.raw(denoiser.sde.perturb(x_0, t, noise), t) - target).square().flatten(1)
+    total = error.mean(1) if reduction == "mean" else error.sum(1)
+    return weighting.weight(denoiser.sde, t) * coefficients.x_0.out.square() * total
+
+
+WEIGHTINGS: dict[str, type[Weighting]] = {
+    "noise": NoiseWeighting,
+    "likelihood": LikelihoodWeighting,
+    "edm": EDMWeighting,
+    "data": DataWeighting,
+}
+TIME_SAMPLERS: dict[str, type[TimeSampler]] = {
+    "uniform": UniformTimes,
+    "table": TableTimes,
+    "log_uniform": LogUniformNoise,
+    "log_normal": LogNormalNoise,
+}

@@ -1,0 +1,14 @@
+"""Score networks: maps from (images, label) to images that know nothing of SDEs.
+
+Adding one: a class in a file of its own, and its line in `NETWORKS`.
+"""
+
+from __future__ import annotations
+
+from sdedit_pl.networks.ddpm import DDPM
+from sdedit_pl.networks.ncsnpp import NCSNpp
+from sdedit_pl.networks.unet import UNet
+
+NETWORKS: dict[str, type[UNet]] = {"ncsnpp": NCSNpp, "ddpm": DDPM}
+
+__all__ = ["DDPM", "NETWORKS", "NCSNpp"]

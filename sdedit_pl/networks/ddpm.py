@@ -1,0 +1,105 @@
+"""The U-Net of DDPM, as ermongroup/SDEdit, DDIM and score_sde publish weights of it.
+
+Residual blocks over several resolutions, strided convolutions between them, self-attention at some. Its label is the
+index of the noise level (0 to 999 in the published models), embedded by sinusoids.
+
+Source: Ho et al., "Denoising Diffusion Probabilistic Models" (2020), appendix B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from sdedit_pl.networks.layers import (
+    Downsample,
+    OutputHead,
+    PositionalFeatures,
+    Resample,
+    ResidualBlock,
+    SelfAttention,
+    Upsample,
+)
+from sdedit_pl.networks.unet import Layers, Shape, UNet
+
+
+class DDPM(UNet):
+    """The raw network of DDPM: it knows nothing of SDEs, noise levels or preconditioning.
+
+    `network(images, label)` maps images (B, image_channels, H, W) and one label each, (B,), to images (B,
+    output_channels, H, W). H and W must be multiples of `size_divisor`.
+
+    Args:
+        image_channels: Channels of the input.
+        output_channels: Channels of the output; as many as the input's if None.
+        channels: Channels at full resolution, before the multipliers. The label's vector has four times as many.
+        channel_multipliers: One for each level, from full resolution down.
+        blocks_per_level: Residual blocks of each level on the way down; one more on the way up.
+        attention_levels: Levels whose blocks are followed by attention, 0 being full resolution. The middle of the
+            network always attends.
+        attend_after: Whether, on the way up, attention follows every "block" of such a level (DDPM, DDIM, SDEdit) or
+            only the last of the "level" (score_sde).
+        dropout: Probability of dropping an activation inside a residual block, in training.
+        resample_with_convolution: Whether the steps between levels are learned.
+        smallest_group: Least number of channels in a group of the normalisations, of which there are up to 32. With 1,
+            as published, feature maps of 32 channels or fewer are normalised one by one, which wipes out what the
+            label added: use 64 channels or more, or a larger group.
+        init_scale: Scale of the initial weights of every residual branch's last convolution; 0 means next to nothing.
+        patch: 1, 2 or 4. Above 1 the network works on patches of that size folded into channels, at 1/patch of the
+            resolution: cheaper, a little less sharp. Ours, not the paper's.
+        checkpoint_gradients: Whether to recompute activations in the backward pass, trading time for memory.
+
+    Raises:
+        ValueError: If an option has an unknown value.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_channels: int = 3,
+        output_channels: int | None = None,
+        channels: int = 128,
+        channel_multipliers: Sequence[int] = (1, 2, 2, 2),
+        blocks_per_level: int = 2,
+        attention_levels: Sequence[int] = (1,),
+        attend_after: str = "block",
+        dropout: float = 0.0,
+        resample_with_convolution: bool = True,
+        smallest_group: int = 1,
+        init_scale: float = 0.0,
+        patch: int = 1,
+        checkpoint_gradients: bool = False,
+    ) -> None:
+        shape = Shape(
+            image_channels=image_channels,
+            output_channels=image_channels if output_channels is None else output_channels,
+            channels=channels,
+            channel_multipliers=tuple(channel_multipliers),
+            blocks_per_level=blocks_per_level,
+            attention_levels=tuple(attention_levels),
+            attend_after=attend_after,
+            patch=patch,
+        )
+
+        def resampling(direction: type[Downsample] | type[Upsample]) -> Callable[[int], Resample]:
+            return lambda width: direction(width, width, convolve=resample_with_convolution, fir_kernel=None)
+
+        super().__init__(
+            shape,
+            Layers(
+                residual=partial(
+                    ResidualBlock,
+                    label_channels=shape.label_channels,
+                    dropout=dropout,
+                    smallest_group=smallest_group,
+                    init_scale=init_scale,
+                    shortcut_init_scale=0.1,
+                ),
+                attention=partial(SelfAttention, smallest_group=smallest_group, init_scale=init_scale),
+                downsample=resampling(Downsample),
+                upsample=resampling(Upsample),
+                head=partial(OutputHead, smallest_group=smallest_group, init_scale=init_scale),
+            ),
+            PositionalFeatures(channels),
+            checkpoint_gradients=checkpoint_gradients,
+        )

@@ -1,0 +1,125 @@
+"""Anti-aliased resampling by a finite impulse response (FIR) filter, in plain PyTorch.
+
+Doubling an image inserts a zero after each sample and low-passes the result; halving low-passes and keeps every
+second sample. The low-pass filter is the outer product of a short sequence of taps with itself, normalised to sum
+one, and pixels outside the image count as zero. Both are depthwise (transposed) convolutions here, so that they run
+on any device and in `torch.compile`. Autocast does not lower their precision: they are a small part of a network's
+arithmetic, and CPUs lack a fast bfloat16 kernel for transposed depthwise convolutions (measured: 15 times slower).
+
+Source: Zhang, "Making Convolutional Networks Shift-Invariant Again" (2019); Karras et al., "Analyzing and Improving
+the Image Quality of StyleGAN" (2020), appendix B; Song et al., "Score-Based Generative Modeling through Stochastic
+Differential Equations" (2021), appendix H.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdedit_pl.typing import Images
+
+Kernel: TypeAlias = Float[Tensor, "channels 1 taps taps"]
+
+
+def depthwise_kernel(channels: int, taps: Sequence[float], gain: float = 1.0) -> Kernel:
+    """Makes the same two-dimensional filter for every channel.
+
+    Args:
+        channels: Number of channels.
+        taps: The one-dimensional filter, at least two numbers that do not sum to zero.
+        gain: What the filter's coefficients sum to.
+
+    Returns:
+        Coefficients of shape (channels, 1, taps, taps).
+
+    Raises:
+        ValueError: If there are fewer than two taps or if they sum to zero.
+    """
+    total = math.fsum(taps)
+    if len(taps) < 2 or total == 0:
+        raise ValueError(
+            f"fir_kernel must hold at least two numbers that do not sum to zero, got {tuple(taps)}; "
+            "the published networks use (1, 3, 3, 1)"
+        )
+    square = torch.tensor([[gain * (row / total) * (column / total) for column in taps] for row in taps])
+    return square.expand(channels, 1, -1, -1).contiguous()
+
+
+class FIRFilter(nn.Module):
+    """Low-pass filters each channel and keeps every `stride`-th sample.
+
+    Args:
+        channels: Number of channels.
+        taps: The one-dimensional filter.
+        before: Zeros put before the first row and column.
+        after: Zeros put after the last row and column.
+        stride: 1 keeps every sample, 2 every second.
+        gain: What the filter's coefficients sum to.
+    """
+
+    kernel: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        taps: Sequence[float],
+        *,
+        before: int,
+        after: int,
+        stride: int = 1,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("kernel", depthwise_kernel(channels, taps, gain).flip(2, 3), persistent=False)
+        self.stride = stride
+        self.padding = min(before, after)
+        self.extra = (before - self.padding, after - self.padding)
+
+    def forward(self, x: Images) -> Float[Tensor, "B C H_out W_out"]:
+        """Filters `x` of shape (B, C, H, W)."""
+        if any(self.extra):
+            x = F.pad(x, self.extra * 2)
+        with torch.autocast(x.device.type, enabled=False):
+            y = F.conv2d(
+                x.to(self.kernel.dtype), self.kernel, stride=self.stride, padding=self.padding, groups=x.shape[1]
+            )
+        return y.to(x.dtype)
+
+
+class FIRDownsample(FIRFilter):
+    """Halves height and width: (B, C, H, W) to (B, C, H/2, W/2)."""
+
+    def __init__(self, channels: int, taps: Sequence[float]) -> None:
+        surplus = len(taps) - 2
+        super().__init__(channels, taps, before=(surplus + 1) // 2, after=surplus // 2, stride=2)
+
+
+class FIRUpsample(nn.Module):
+    """Doubles height and width: (B, C, H, W) to (B, C, 2H, 2W).
+
+    The filter's gain is 4, for three of four samples are inserted zeros.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, channels: int, taps: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("kernel", depthwise_kernel(channels, taps, gain=4.0), persistent=False)
+        surplus = len(taps) - 2
+        self.padding = surplus // 2
+        self.crop = surplus - 2 * self.padding
+
+    def forward(self, x: Images) -> Float[Tensor, "B C 2*H 2*W"]:
+        """Doubles `x` of shape (B, C, H, W)."""
+        with torch.autocast(x.device.type, enabled=False):
+            y = F.conv_transpose2d(
+                x.to(self.kernel.dtype), self.kernel, stride=2, padding=self.padding, groups=x.shape[1]
+            )
+        y = y.to(x.dtype)
+        return y[..., : -self.crop, : -self.crop] if self.crop else y

@@ -1,0 +1,188 @@
+"""NCSN++ and DDPM++: the U-Nets of score-based generative modelling through SDEs.
+
+A U-Net of residual blocks over several resolutions, with three additions to DDPM's: blocks that resample inside and
+sums that keep their variance; FIR anti-aliasing; and pyramids, in which the image itself travels down beside the
+features (`progressive_input`) and the output is put together on its way up (`progressive`).
+
+NCSN++ takes Fourier features of its label (the logarithm of the noise level, in the published models), DDPM++ is the
+same class with a positional embedding, no FIR and no pyramids.
+
+Source: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations" (2021), section 4.4 and
+appendix H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from sdedit_pl.networks.layers import (
+    Downsample,
+    FourierFeatures,
+    OutputHead,
+    PositionalFeatures,
+    Resample,
+    ResidualBlock,
+    SelfAttention,
+    Upsample,
+)
+from sdedit_pl.networks.pyramids import InputResidual, InputSkip, OutputResidual, OutputSkip
+from sdedit_pl.networks.unet import Layers, Shape, UNet, check_choice
+
+
+class NCSNpp(UNet):
+    """The raw score network NCSN++ (and DDPM++): it knows nothing of SDEs, noise levels or preconditioning.
+
+    `network(images, label)` maps images (B, image_channels, H, W) and one label each, (B,), to images (B,
+    output_channels, H, W). H and W must be multiples of `size_divisor`.
+
+    Args:
+        image_channels: Channels of the input.
+        output_channels: Channels of the output; as many as the input's if None.
+        channels: Channels at full resolution, before the multipliers. The label's vector has four times as many.
+        channel_multipliers: One for each level, from full resolution down.
+        blocks_per_level: Residual blocks of each level on the way down; one more on the way up.
+        attention_levels: Levels whose blocks are followed by attention, 0 being full resolution; on the way up only the
+            level's last block is. The middle of the network always attends.
+        dropout: Probability of dropping an activation inside a residual block, in training.
+        label_embedding: "fourier" (random frequencies) or "positional" (DDPM's).
+        fourier_scale: Standard deviation of the random frequencies.
+        block: "biggan" resamples inside residual blocks, "ddpm" between them.
+        fir: Whether to resample with an anti-aliasing filter.
+        fir_kernel: The filter's taps, normalised here.
+        skip_rescale: Whether sums of two branches are multiplied by sqrt(1/2).
+        progressive: How the output is put together: "none" (at full resolution), "output_skip" (a sum of images from
+            every level) or "residual" (features, upsampled, added to the next level's).
+        progressive_input: How the image enters below full resolution: "none", "input_skip" or "residual".
+        progressive_combine: Whether "input_skip" adds ("sum") or concatenates ("cat").
+        resample_with_convolution: Whether "ddpm" blocks' resampling between levels is learned.
+        init_scale: Scale of the initial weights of every residual branch's last convolution; 0 means next to nothing.
+        patch: 1, 2 or 4. Above 1 the network works on patches of that size folded into channels, at 1/patch of the
+            resolution: cheaper, a little less sharp. Ours, not the paper's.
+        checkpoint_gradients: Whether to recompute activations in the backward pass, trading time for memory.
+
+    Raises:
+        ValueError: If an option has an unknown value or two of them contradict each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_channels: int = 3,
+        output_channels: int | None = None,
+        channels: int = 128,
+        channel_multipliers: Sequence[int] = (1, 2, 2, 2),
+        blocks_per_level: int = 4,
+        attention_levels: Sequence[int] = (1,),
+        dropout: float = 0.0,
+        label_embedding: str = "fourier",
+        fourier_scale: float = 16.0,
+        block: str = "biggan",
+        fir: bool = True,
+        fir_kernel: Sequence[float] = (1.0, 3.0, 3.0, 1.0),
+        skip_rescale: bool = True,
+        progressive: str = "none",
+        progressive_input: str = "none",
+        progressive_combine: str = "sum",
+        resample_with_convolution: bool = True,
+        init_scale: float = 0.0,
+        patch: int = 1,
+        checkpoint_gradients: bool = False,
+    ) -> None:
+        shape = Shape(
+            image_channels=image_channels,
+            output_channels=image_channels if output_channels is None else output_channels,
+            channels=channels,
+            channel_multipliers=tuple(channel_multipliers),
+            blocks_per_level=blocks_per_level,
+            attention_levels=tuple(attention_levels),
+            attend_after="level",
+            patch=patch,
+        )
+        _check_options(
+            shape,
+            label_embedding=label_embedding,
+            block=block,
+            progressive=progressive,
+            progressive_input=progressive_input,
+            progressive_combine=progressive_combine,
+            resample_with_convolution=resample_with_convolution,
+        )
+        taps = tuple(fir_kernel) if fir else None
+        image_width = shape.output_channels * patch**2
+        residual = partial(
+            ResidualBlock,
+            label_channels=shape.label_channels,
+            dropout=dropout,
+            skip_rescale=skip_rescale,
+            init_scale=init_scale,
+            shortcut_init_scale=1.0 if block == "biggan" else 0.1,
+        )
+
+        def resampling(direction: type[Downsample] | type[Upsample]) -> Callable[[int], Resample]:
+            def make(width: int) -> Resample:
+                if block == "ddpm":
+                    return direction(width, width, convolve=resample_with_convolution, fir_kernel=taps)
+                return residual(width, width, resample=direction(width, width, convolve=False, fir_kernel=taps))
+
+            return make
+
+        input_joints = {
+            "none": None,
+            "input_skip": partial(InputSkip, combine=progressive_combine, fir_kernel=taps),
+            "residual": partial(InputResidual, skip_rescale=skip_rescale, fir_kernel=taps),
+        }
+        output_joints = {
+            "none": None,
+            "output_skip": lambda width, below: OutputSkip(
+                width, image_width, lowest=below is None, init_scale=init_scale, fir_kernel=taps
+            ),
+            "residual": partial(OutputResidual, skip_rescale=skip_rescale, fir_kernel=taps),
+        }
+        head = partial(OutputHead, smallest_group=4, init_scale=init_scale)
+        super().__init__(
+            shape,
+            Layers(
+                residual=residual,
+                attention=partial(SelfAttention, skip_rescale=skip_rescale, init_scale=init_scale),
+                downsample=resampling(Downsample),
+                upsample=resampling(Upsample),
+                head=None if progressive == "output_skip" else head,
+                input_joint=input_joints[progressive_input],
+                output_joint=output_joints[progressive],
+            ),
+            FourierFeatures(channels, fourier_scale) if label_embedding == "fourier" else PositionalFeatures(channels),
+            checkpoint_gradients=checkpoint_gradients,
+        )
+
+
+def _check_options(
+    shape: Shape,
+    *,
+    label_embedding: str,
+    block: str,
+    progressive: str,
+    progressive_input: str,
+    progressive_combine: str,
+    resample_with_convolution: bool,
+) -> None:
+    """Raises a ValueError for an unknown value, and for two options of which one would silently have no effect."""
+    check_choice("label_embedding", label_embedding, ("fourier", "positional"))
+    check_choice("block", block, ("biggan", "ddpm"))
+    check_choice("progressive", progressive, ("none", "output_skip", "residual"))
+    check_choice("progressive_input", progressive_input, ("none", "input_skip", "residual"))
+    check_choice("progressive_combine", progressive_combine, ("sum", "cat"))
+    if progressive_combine == "cat" and progressive_input != "input_skip":
+        raise ValueError(
+            "progressive_combine='cat' says how progressive_input='input_skip' joins, but progressive_input is "
+            f"{progressive_input!r}; use progressive_combine='sum'"
+        )
+    if not resample_with_convolution and block != "ddpm":
+        raise ValueError(
+            "resample_with_convolution=False is for block='ddpm'; block='biggan' resamples inside its blocks"
+        )
+    if shape.levels == 1 and (progressive == "residual" or progressive_input != "none"):
+        raise ValueError(
+            f"progressive={progressive!r} with progressive_input={progressive_input!r} needs at least two levels, got "
+            f"channel_multipliers={shape.channel_multipliers}"
+        )

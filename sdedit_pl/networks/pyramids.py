@@ -1,0 +1,126 @@
+"""The pyramids of NCSN++: the image that travels beside a U-Net's features, and how the two meet at each level.
+
+An input joint stands below each downsampling, an output joint at the end of each level on the way up. A joint maps
+(features, pyramid) at its level to (features, pyramid).
+
+Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), figure 7; Song et al.,
+"Score-Based Generative Modeling through Stochastic Differential Equations" (2021), appendix H.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sdedit_pl.networks.layers import Downsample, OutputHead, Upsample, convolution
+from sdedit_pl.typing import Images
+
+TwiceAsLarge: TypeAlias = Float[Tensor, "B P 2*H 2*W"]
+HalfAsLarge: TypeAlias = Float[Tensor, "B P H//2 W//2"]
+Joined: TypeAlias = Float[Tensor, "B C_out H W"]
+Pyramid: TypeAlias = Float[Tensor, "B P_out H W"]
+
+
+class InputJoint(nn.Module, abc.ABC):
+    """Halves the input pyramid and joins it to features that are halved already.
+
+    Attributes:
+        width: Channels of the features after the joint.
+        pyramid_width: Channels of the pyramid after the joint.
+    """
+
+    width: int
+    pyramid_width: int
+
+    @abc.abstractmethod
+    def forward(self, h: Images, pyramid: TwiceAsLarge) -> tuple[Joined, Pyramid]:
+        """Returns the joined features and the halved pyramid."""
+
+
+class InputSkip(InputJoint):
+    """Keeps the pyramid an image, and joins it through a 1 x 1 convolution by a sum or by concatenation ("cat")."""
+
+    def __init__(self, pyramid_width: int, width: int, *, combine: str, fir_kernel: Sequence[float] | None) -> None:
+        super().__init__()
+        self.downsample = Downsample(pyramid_width, pyramid_width, convolve=False, fir_kernel=fir_kernel)
+        self.projection = convolution(pyramid_width, width, 1)
+        self.concatenate = combine == "cat"
+        self.width = 2 * width if self.concatenate else width
+        self.pyramid_width = pyramid_width
+
+    def forward(self, h: Images, pyramid: TwiceAsLarge) -> tuple[Joined, Pyramid]:
+        """Returns the joined features and the halved image."""
+        pyramid = self.downsample(pyramid)
+        projected = self.projection(pyramid)
+        return torch.cat([projected, h], dim=1) if self.concatenate else projected + h, pyramid
+
+
+class InputResidual(InputJoint):
+    """Adds the pyramid through a convolution that halves it; the sum is both features and pyramid from there."""
+
+    def __init__(
+        self, pyramid_width: int, width: int, *, skip_rescale: bool, fir_kernel: Sequence[float] | None
+    ) -> None:
+        super().__init__()
+        self.downsample = Downsample(pyramid_width, width, convolve=True, fir_kernel=fir_kernel)
+        self.scale = math.sqrt(0.5) if skip_rescale else 1.0
+        self.width = self.pyramid_width = width
+
+    def forward(self, h: Images, pyramid: TwiceAsLarge) -> tuple[Joined, Pyramid]:
+        """Returns the sum twice."""
+        h = (self.downsample(pyramid) + h) * self.scale
+        return h, h
+
+
+class OutputJoint(nn.Module, abc.ABC):
+    """Doubles the output pyramid of the level below and joins this level's features to it; the lowest starts it."""
+
+    @abc.abstractmethod
+    def forward(self, h: Images, pyramid: HalfAsLarge | None) -> tuple[Images, Pyramid]:
+        """Returns the features and the pyramid so far; `pyramid` is None at the lowest level and only there."""
+
+
+class OutputSkip(OutputJoint):
+    """Keeps the pyramid an image: a sum of one image from each level, which is the network's output at the end."""
+
+    def __init__(
+        self, width: int, image_channels: int, *, lowest: bool, init_scale: float, fir_kernel: Sequence[float] | None
+    ) -> None:
+        super().__init__()
+        self.head = OutputHead(width, image_channels, smallest_group=4, init_scale=init_scale)
+        self.upsample = (
+            None if lowest else Upsample(image_channels, image_channels, convolve=False, fir_kernel=fir_kernel)
+        )
+
+    def forward(self, h: Images, pyramid: HalfAsLarge | None) -> tuple[Images, Pyramid]:
+        """Returns the features untouched and the image so far."""
+        image = self.head(h)
+        if self.upsample is not None:
+            image = self.upsample(pyramid) + image
+        return h, image
+
+
+class OutputResidual(OutputJoint):
+    """Adds the pyramid, doubled by a convolution, to the features; the sum is both from there."""
+
+    def __init__(
+        self, width: int, below: int | None, *, skip_rescale: bool, fir_kernel: Sequence[float] | None
+    ) -> None:
+        super().__init__()
+        self.head = OutputHead(width, width, smallest_group=4, init_scale=1.0) if below is None else None
+        self.upsample = None if below is None else Upsample(below, width, convolve=True, fir_kernel=fir_kernel)
+        self.scale = math.sqrt(0.5) if skip_rescale else 1.0
+
+    def forward(self, h: Images, pyramid: HalfAsLarge | None) -> tuple[Images, Pyramid]:
+        """Returns the sum twice; at the lowest level, the features untouched and the pyramid that they start."""
+        if self.head is not None:
+            return h, self.head(h)
+        assert self.upsample is not None and pyramid is not None
+        h = (self.upsample(pyramid) + h) * self.scale
+        return h, h

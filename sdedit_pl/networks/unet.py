@@ -1,0 +1,291 @@
+"""The skeleton that the U-Nets here share: what is joined to what, at which width, and in which order.
+
+    image -> stem -> down levels -> middle -> up levels -> head -> image
+
+Every feature map of the way down, from the stem's on, is kept and concatenated to the input of one block on the way up.
+Two pyramids may run beside the features, one in and one out; a joint at each level lets them and the features exchange.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from sdedit_pl.networks.layers import (
+    FourierFeatures,
+    LabelEmbedding,
+    LabelVector,
+    OutputHead,
+    PositionalFeatures,
+    Resample,
+    ResidualBlock,
+    SelfAttention,
+    convolution,
+)
+from sdedit_pl.networks.pyramids import InputJoint, OutputJoint
+from sdedit_pl.typing import Images, Times
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a U-Net; `NCSNpp` and `DDPM` say what each means.
+
+    Raises:
+        ValueError: If they do not describe a U-Net that can be built.
+    """
+
+    image_channels: int
+    output_channels: int
+    channels: int
+    channel_multipliers: tuple[int, ...]
+    blocks_per_level: int
+    attention_levels: tuple[int, ...]
+    attend_after: str
+    patch: int
+
+    def __post_init__(self) -> None:
+        counts = (self.image_channels, self.output_channels, self.channels, self.blocks_per_level)
+        if not self.channel_multipliers or min(*counts, *self.channel_multipliers) < 1:
+            raise ValueError(
+                "image_channels, output_channels, channels, blocks_per_level and each of at least one "
+                f"channel_multipliers must be positive, got {counts} and {self.channel_multipliers}"
+            )
+        if unknown := [level for level in self.attention_levels if not 0 <= level < self.levels]:
+            raise ValueError(
+                "attention_levels are indices of channel_multipliers, from 0 (full resolution) to "
+                f"{self.levels - 1} here, got {unknown}"
+            )
+        check_choice("attend_after", self.attend_after, ("block", "level"))
+        if self.patch not in (1, 2, 4):
+            raise ValueError(f"patch must be 1, 2 or 4, got {self.patch}")
+
+    @property
+    def levels(self) -> int:
+        """Number of resolutions."""
+        return len(self.channel_multipliers)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level's blocks."""
+        return tuple(self.channels * multiplier for multiplier in self.channel_multipliers)
+
+    @property
+    def label_channels(self) -> int:
+        """Length of the label's vector."""
+        return 4 * self.channels
+
+    @property
+    def size_divisor(self) -> int:
+        """The number that height and width must be multiples of."""
+        return self.patch * 2 ** (self.levels - 1)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """How a U-Net makes its parts, given the widths (numbers of channels) that the skeleton works out.
+
+    Attributes:
+        residual: (width in, width out) to a residual block.
+        attention: (width) to self-attention.
+        downsample: (width) to the step to the next lower resolution.
+        upsample: (width) to the step to the next higher resolution.
+        head: (width in, width out) to the last layer, or None if the output pyramid is the output.
+        input_joint: (width of the pyramid, width of the features) to a joint below a `downsample`, or None.
+        output_joint: (width of the features, width of those one level below, None at the lowest) to a joint at the end
+            of a level on the way up, or None.
+    """
+
+    residual: Callable[[int, int], ResidualBlock]
+    attention: Callable[[int], SelfAttention]
+    downsample: Callable[[int], Resample]
+    upsample: Callable[[int], Resample]
+    head: Callable[[int, int], OutputHead] | None
+    input_joint: Callable[[int, int], InputJoint] | None = None
+    output_joint: Callable[[int, int | None], OutputJoint] | None = None
+
+
+class UNetBlock(nn.Module):
+    """A residual block and, at some resolutions, the attention that follows it."""
+
+    def __init__(self, residual: ResidualBlock, attention: SelfAttention | None = None) -> None:
+        super().__init__()
+        self.residual = residual
+        self.attention = attention
+
+    def forward(self, x: Images, label: LabelVector) -> Float[Tensor, "B C_out H W"]:
+        """Maps (B, C, H, W) to (B, C', H, W)."""
+        x = self.residual(x, label)
+        return x if self.attention is None else self.attention(x)
+
+
+class Level(nn.Module):
+    """What one side of a U-Net does at one resolution: its blocks, then the step to the next resolution, if any."""
+
+    def __init__(self, blocks: Sequence[UNetBlock], resample: Resample | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.resample = resample
+
+
+class UNet(nn.Module):
+    """A U-Net of some shape, put together from `layers`; `NCSNpp` and `DDPM` choose both."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        layers: Layers,
+        features: FourierFeatures | PositionalFeatures,
+        *,
+        checkpoint_gradients: bool,
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        self.checkpoint_gradients = checkpoint_gradients
+        self.label_embedding = LabelEmbedding(features, shape.label_channels)
+        self.stem = convolution(shape.image_channels * shape.patch**2, shape.channels, 3)
+        down, input_joints, kept = _way_down(shape, layers)
+        self.down = nn.ModuleList(down)
+        self.input_pyramid = nn.ModuleList(input_joints)
+        width = kept[-1]
+        first = UNetBlock(layers.residual(width, width), layers.attention(width))
+        self.middle = nn.ModuleList([first, UNetBlock(layers.residual(width, width))])
+        up, output_joints = _way_up(shape, layers, kept)
+        self.up = nn.ModuleList(up)
+        self.output_pyramid = nn.ModuleList(output_joints)
+        outside = shape.output_channels * shape.patch**2
+        self.head = None if layers.head is None else layers.head(shape.widths[0], outside)
+
+    @property
+    def size_divisor(self) -> int:
+        """The number that height and width must be multiples of."""
+        return self.shape.size_divisor
+
+    def forward(self, images: Images, label: Times) -> Float[Tensor, "B C_out H W"]:
+        """Runs the network.
+
+        Args:
+            images: (B, image_channels, H, W), H and W multiples of `size_divisor`.
+            label: One number for each image, (B,), embedded exactly as it comes.
+
+        Returns:
+            (B, output_channels, H, W).
+
+        Raises:
+            ValueError: If the images have other channels, or a size that `size_divisor` does not divide.
+        """
+        check_images(images, self.shape.image_channels, self.size_divisor)
+        patch = self.shape.patch
+        x = F.pixel_unshuffle(images, patch) if patch > 1 else images
+        vector = self.label_embedding(label)
+        kept = self._descend(x, vector)
+        h = kept[-1]
+        for block in self.middle:
+            h = self._run(block, h, vector)
+        h = self._ascend(h, kept, vector)
+        return F.pixel_shuffle(h, patch) if patch > 1 else h
+
+    def _descend(self, x: Images, vector: LabelVector) -> list[Tensor]:
+        h, pyramid = self.stem(x), x
+        kept = [h]
+        for index, level in enumerate(cast(Sequence[Level], self.down)):
+            for block in level.blocks:
+                h = self._run(block, h, vector)
+                kept.append(h)
+            if level.resample is not None:
+                h = self._run(level.resample, h, vector)
+                if self.input_pyramid:
+                    h, pyramid = self.input_pyramid[index](h, pyramid)
+                kept.append(h)
+        return kept
+
+    def _ascend(self, h: Images, kept: list[Tensor], vector: LabelVector) -> Float[Tensor, "B C_out H_out W_out"]:
+        pyramid = None
+        for index, level in reversed(list(enumerate(cast(Sequence[Level], self.up)))):
+            for block in level.blocks:
+                h = self._run(block, torch.cat([h, kept.pop()], dim=1), vector)
+            if self.output_pyramid:
+                h, pyramid = self.output_pyramid[index](h, pyramid)
+            if level.resample is not None:
+                h = self._run(level.resample, h, vector)
+        if self.head is not None:
+            return self.head(h)
+        assert pyramid is not None
+        return pyramid
+
+    def _run(self, block: nn.Module, h: Images, vector: LabelVector) -> Float[Tensor, "B C_out H_out W_out"]:
+        if self.checkpoint_gradients and torch.is_grad_enabled():
+            return checkpoint(block, h, vector, use_reentrant=False)
+        return block(h, vector)
+
+
+def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    """Raises a ValueError that lists `choices` unless `value` is one of them."""
+    if value not in choices:
+        raise ValueError(f"{option} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_images(images: Images, channels: int, divisor: int) -> None:
+    """Raises a ValueError unless `images` has that many channels and a size that `divisor` divides."""
+    _, found, height, width = images.shape
+    if found != channels:
+        raise ValueError(f"the network takes images of {channels} channels, got {found}")
+    if height % divisor or width % divisor:
+        smaller = [max(side // divisor, 1) * divisor for side in (height, width)]
+        larger = [-(-side // divisor) * divisor for side in (height, width)]
+        raise ValueError(
+            f"height and width must be multiples of {divisor}, got {height} x {width}; the nearest sizes are "
+            f"{smaller[0]} x {smaller[1]} and {larger[0]} x {larger[1]}"
+        )
+
+
+def _way_down(shape: Shape, layers: Layers) -> tuple[list[Level], list[InputJoint], list[int]]:
+    """Makes the way down: its levels, its joints and the width of every feature map that it keeps."""
+    levels: list[Level] = []
+    joints: list[InputJoint] = []
+    width, pyramid_width = shape.channels, shape.image_channels * shape.patch**2
+    kept = [width]
+    for index, target in enumerate(shape.widths):
+        blocks = []
+        for _ in range(shape.blocks_per_level):
+            attention = layers.attention(target) if index in shape.attention_levels else None
+            blocks.append(UNetBlock(layers.residual(width, target), attention))
+            width = target
+            kept.append(width)
+        if index == shape.levels - 1:
+            levels.append(Level(blocks, None))
+            break
+        levels.append(Level(blocks, layers.downsample(width)))
+        if layers.input_joint is not None:
+            joint = layers.input_joint(pyramid_width, width)
+            joints.append(joint)
+            width, pyramid_width = joint.width, joint.pyramid_width
+        kept.append(width)
+    return levels, joints, kept
+
+
+def _way_up(shape: Shape, layers: Layers, kept: Sequence[int]) -> tuple[list[Level], list[OutputJoint]]:
+    """Makes the way up: its levels and its joints, full resolution (which runs last) first."""
+    levels: list[Level] = []
+    joints: list[OutputJoint] = []
+    rest = list(kept)
+    width = rest[-1]
+    for index in reversed(range(shape.levels)):
+        below = width if levels else None
+        blocks = []
+        for remaining in reversed(range(shape.blocks_per_level + 1)):
+            attends = index in shape.attention_levels and (shape.attend_after == "block" or not remaining)
+            residual = layers.residual(width + rest.pop(), shape.widths[index])
+            width = shape.widths[index]
+            blocks.append(UNetBlock(residual, layers.attention(width) if attends else None))
+        levels.append(Level(blocks, layers.upsample(width) if index else None))
+        if layers.output_joint is not None:
+            joints.append(layers.output_joint(width, below))
+    assert not rest
+    return levels[::-1], joints[::-1]

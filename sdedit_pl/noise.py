@@ -1,0 +1,138 @@
+"""Noise that belongs to a sample and not to a run.
+
+A draw is a function of (seed of the sample, step, draw): nothing is kept between draws and no global stream is touched.
+So a sample has the same noise in any batch, at any place of the batch, on any device and after any restart. Step 0 is
+the noise of the starting state (the prior, or what noises the guide); the steps of the time loop follow from 1.
+
+Numbers are drawn on the CPU in float32, because generators differ between devices, and then moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from sdedit_pl.typing import Images
+
+_WORD = 2**64
+
+
+@runtime_checkable
+class Noise(Protocol):
+    """A source of standard normal noise."""
+
+    def __call__(self, step: int, draw: int, like: Images) -> Images:
+        """Draw number `draw` of step number `step`, in the shape, dtype and device of `like`."""
+        ...
+
+
+@dataclass(frozen=True)
+class SeededNoise:
+    """Noise from one seed for each sample.
+
+    Args:
+        seeds: the seeds, in the order of the batch, each in [0, 2^64).
+    """
+
+    seeds: tuple[int, ...]
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        object.__setattr__(self, "seeds", tuple(int(seed) for seed in seeds))
+        if not self.seeds or not all(0 <= seed < _WORD for seed in self.seeds):
+            raise ValueError(f"seeds must be integers in [0, 2^64), one for each sample, got {list(self.seeds)}")
+
+    def __call__(self, step: int, draw: int, like: Images) -> Images:
+        """See `Noise`.
+
+        Raises:
+            ValueError: the batch is not one image for each seed.
+        """
+        if len(like) != len(self.seeds):
+            raise ValueError(f"{len(self.seeds)} seeds cannot noise a batch of {len(like)}; give one for each")
+        images = torch.empty(like.shape, dtype=torch.float32)
+        for image, seed in zip(images, self.seeds, strict=True):
+            image.normal_(generator=torch.Generator().manual_seed(mixed(seed, step, draw)))
+        return images.to(device=like.device, dtype=like.dtype, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class RecordedNoise:
+    """A replay of recorded noise: one tensor for each step, in order, from step 0 on.
+
+    Args:
+        tensors: the recorded tensors, each in the shape of the batch.
+    """
+
+    tensors: Sequence[Tensor]
+
+    def __call__(self, step: int, draw: int, like: Images) -> Images:
+        """See `Noise`.
+
+        Raises:
+            ValueError: the record has no such draw, or one of another shape.
+        """
+        if draw != 0 or not 0 <= step < len(self.tensors):
+            raise ValueError(
+                f"the record holds the first draw of {len(self.tensors)} steps, asked for draw {draw} of step {step}"
+            )
+        recorded = self.tensors[step]
+        if recorded.shape != like.shape:
+            raise ValueError(
+                f"the noise recorded for step {step} has shape {tuple(recorded.shape)}, the state {tuple(like.shape)}"
+            )
+        return recorded.to(device=like.device, dtype=like.dtype)
+
+
+class StepNoise:
+    """The noise of one step of the time loop.
+
+    `shared` is the step's z: drawn when first asked for, then the same for the solver and for what constrains its state
+    (Algorithms 3 and 5 of SDEdit share it between kept and edited pixels). `fresh()` is a further draw at each call.
+
+    Args:
+        noise: where draws come from.
+        step: the number of the step in `noise`.
+        like: a tensor of the state's shape, dtype and device.
+        silent: whether `shared` is zero, so that a step returns its mean.
+    """
+
+    def __init__(self, noise: Noise, step: int, like: Images, *, silent: bool = False) -> None:
+        self._noise = noise
+        self._step = step
+        self._like = like
+        self._silent = silent
+        self._shared: Tensor | None = None
+        self._draws = 0
+
+    @property
+    def shared(self) -> Images:
+        """The step's z, (B, C, H, W)."""
+        if self._shared is None:
+            self._shared = torch.zeros_like(self._like) if self._silent else self._noise(self._step, 0, self._like)
+        return self._shared
+
+    def fresh(self) -> Images:
+        """Standard normal noise that nothing else of this step sees, (B, C, H, W)."""
+        self._draws += 1
+        return self._noise(self._step, self._draws, self._like)
+
+
+def mixed(*words: int) -> int:
+    """A hash of a few integers to 64 bits: neighbouring arguments give unrelated results.
+
+    Torch's CPU generator keeps the lower half of its seed, so that two of n draws coincide by chance with probability
+    n^2 / 2^33: about one in ten thousand for the thousand steps of a sample.
+
+    Source: the finaliser of splitmix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+    """
+    state = 0
+    for word in words:
+        state = (state ^ word) + 0x9E3779B97F4A7C15
+        state = (state ^ (state % _WORD >> 30)) * 0xBF58476D1CE4E5B9 % _WORD
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB % _WORD
+        state ^= state >> 31
+    return state

@@ -1,0 +1,121 @@
+"""The time loop: a solver taken over a decreasing grid of times.
+
+The loop knows neither what is sampled nor why: unconditional sampling starts it from the prior at t = 1, editing from a
+noised guide at t0, a constraint rewrites the state after each step. Times stay on the host and nothing is read back
+from the device, so that a GPU's queue never runs dry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.noise import Noise, StepNoise
+from sdedit_pl.solvers.base import Solver
+from sdedit_pl.typing import Images, Times
+
+LastStep: TypeAlias = Literal["denoised", "mean", "sample"]
+"""What the last step returns: the denoiser's x_0 estimate, the solver's step without its noise, or the whole step."""
+
+Callback: TypeAlias = Callable[[Images, float], None]
+"""Called after each step with the state and the time it has reached."""
+
+
+@runtime_checkable
+class Constraint(Protocol):
+    """What rewrites the state as a run goes on, for instance to keep a region of an image."""
+
+    def start(self, x: Images, t: Times, noise: StepNoise) -> Images:
+        """The state that the run starts from, for one given as `x` at time `t`; `noise` is that of step 0."""
+        ...
+
+    def after_step(self, x: Images, t: Times, s: Times, noise: StepNoise) -> Images:
+        """The state after the step from `t` to `s` that arrived at `x`; `noise.shared` is the z of that step."""
+        ...
+
+
+def integrate(
+    denoiser: Denoiser,
+    solver: Solver,
+    x: Images,
+    times: Float[Tensor, "levels"],
+    *,
+    noise: Noise,
+    first_step: int = 1,
+    last: LastStep = "denoised",
+    constraint: Constraint | None = None,
+    callback: Callback | None = None,
+) -> Images:
+    """Takes `x` from the first of `times` to the last.
+
+    A run that ends at t = 0 should end on an image, not on a state: no noise is added that nothing removes, and at the
+    lowest level visited what noise is left is removed by the denoiser, for the cost of a usual step. That is
+    `last="denoised"`. The published samplers return the mean of the last step (`"mean"`), which leaves the noise below
+    the lowest level in; `"sample"` is the plain step, for a run that stops at a noise level or follows SDEdit's
+    algorithms literally.
+
+    Args:
+        denoiser: the model.
+        solver: how steps are taken.
+        x: the state at `times[0]`, float32 or float64, the precision of the whole run.
+        times: strictly decreasing, in [0, 1], at least two; on the CPU, so that they need not be read back.
+        noise: where the noise of steps comes from.
+        first_step: number of the first step in `noise`; the number before it is that of the starting state.
+        last: what the last step returns.
+        constraint: rewrites the state at the start and after each step.
+        callback: called after each step.
+
+    Returns:
+        The state at `times[-1]`, in the shape, dtype and device of `x`.
+
+    Raises:
+        ValueError: times that do not decrease within [0, 1], `last="denoised"` with an end above 0, a state of another
+            precision, or steps that the solver cannot take.
+    """
+    levels = _checked(times, last)
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"the state of a solver is float32 or float64, got {x.dtype}; convert it first")
+    state = solver.initial_state(denoiser.sde, times)
+    with torch.inference_mode():
+        if constraint is not None:
+            x = constraint.start(x, _everywhere(levels[0], x), StepNoise(noise, first_step - 1, x))
+        for index, (now, then) in enumerate(pairwise(levels)):
+            t, s = _everywhere(now, x), _everywhere(then, x)
+            is_last = index == len(levels) - 2
+            step_noise = StepNoise(noise, first_step + index, x, silent=is_last and last != "sample")
+            if is_last and last == "denoised":
+                x = denoiser(x, t)
+            else:
+                x, state = solver.step(denoiser, x, t, s, state, step_noise)
+            if constraint is not None:
+                x = constraint.after_step(x, t, s, step_noise)
+            if callback is not None:
+                callback(x, then)
+    return x
+
+
+def _checked(times: Float[Tensor, "levels"], last: LastStep) -> list[float]:
+    levels = times.tolist()
+    if len(levels) < 2 or not levels[0] <= 1 or not levels[-1] >= 0:
+        raise ValueError(f"times must be at least two, within [0, 1], got {levels}")
+    if not all(now > then for now, then in pairwise(levels)):
+        raise ValueError(f"times must strictly decrease, got {levels}")
+    if last not in get_args(LastStep):
+        raise ValueError(f"the last step returns one of {', '.join(get_args(LastStep))}, got {last!r}")
+    if last == "denoised" and levels[-1] > 0:
+        raise ValueError(
+            f"last='denoised' needs times that end at 0, got an end of {levels[-1]}; "
+            "last='sample' stops at a noise level"
+        )
+    return levels
+
+
+def _everywhere(time: float, x: Images) -> Times:
+    """The time of every image of the batch `x`, (B,)."""
+    return x.new_full((len(x),), time)

@@ -1,0 +1,154 @@
+"""The keys of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sdedit_pl.config import Family, Schema
+from sdedit_pl.data import DATA_SOURCES, ImageDataModule
+from sdedit_pl.denoiser import PARAMETERISATIONS
+from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
+from sdedit_pl.networks import NETWORKS
+from sdedit_pl.sde import SDES
+from sdedit_pl.training.average import ImageHalfLifeAveraging
+from sdedit_pl.training.optimizers import OPTIMIZERS, SCHEDULES
+
+
+@dataclass
+class Run:
+    """The run as a whole.
+
+    Args:
+        out: folder of the run: checkpoints, previews, logs, the resolved configuration.
+        seed: of every random number.
+        init_from: editing checkpoint to start from; without one, weights start at random.
+        resume: continue from the newest checkpoint in `out`, if there is one.
+        compile: compile the network with torch.compile.
+        channels_last: keep images and convolutions in channels-last memory order.
+        reduction: of the squared error over an image's pixels, mean or sum.
+        logger: csv (and PNG previews) or wandb.
+    """
+
+    out: str = "runs/default"
+    seed: int = 0
+    init_from: str | None = None
+    resume: bool = True
+    compile: bool = False
+    channels_last: bool = False
+    reduction: Literal["mean", "sum"] = "mean"
+    logger: Literal["csv", "wandb"] = "csv"
+
+
+@dataclass
+class TrainerSettings:
+    """Lightning's Trainer, under its own names.
+
+    Args:
+        max_steps: optimiser steps in all, over all restarts.
+        accelerator: auto, cpu, gpu, ...
+        devices: devices on each node; auto takes all.
+        num_nodes: machines.
+        strategy: auto, ddp, ...
+        precision: of the network: 32-true, bf16-mixed, 16-mixed, ...
+        accumulate_grad_batches: batches of one optimiser step.
+        gradient_clip_val: largest norm of the gradient; null switches clipping off.
+        val_check_interval: training batches between two validations.
+        limit_val_batches: batches of a validation; null takes all.
+        log_every_n_steps: optimiser steps between two log entries.
+        enable_progress_bar: show a progress bar.
+    """
+
+    max_steps: int = 100_000
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = 1.0
+    val_check_interval: int = 1000
+    limit_val_batches: int | None = None
+    log_every_n_steps: int = 50
+    enable_progress_bar: bool = True
+
+
+@dataclass
+class CheckpointSettings:
+    """Checkpoints to resume from, in the folder `checkpoints` of the run.
+
+    Args:
+        every_steps: optimiser steps between two of them.
+        keep: how many of the newest are kept.
+        dtype: of the weights in the run's editing checkpoint `model.safetensors`.
+    """
+
+    every_steps: int = 1000
+    keep: int = 2
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+
+@dataclass
+class PreviewSettings:
+    """Sheets of edits and samples, written after every validation.
+
+    Args:
+        guides: folder, file or glob of guides; null takes simulated strokes of the first validation images.
+        count: how many guides.
+        samples: how many unconditional samples.
+        t0: where the edits start.
+        steps: solver steps of an edit and of a sample.
+    """
+
+    guides: str | None = None
+    count: int = 8
+    samples: int = 8
+    t0: float = 0.5
+    steps: int = 50
+
+
+@dataclass
+class WandbSettings:
+    """Weights & Biases, for logger=wandb. WANDB_MODE=offline needs no account.
+
+    Args:
+        project: the project's name.
+        entity: user or team; null takes the account's default.
+        name: the run's name; null takes the name of the run's folder.
+        group: of runs that belong together.
+        tags: of the run.
+        log_model: upload the editing checkpoint as an artifact at the end.
+    """
+
+    project: str = "sdedit_pl"
+    entity: str | None = None
+    name: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    log_model: bool = True
+
+
+TRAINING = Schema(
+    top=Run,
+    settings={
+        "trainer": TrainerSettings,
+        "checkpoint": CheckpointSettings,
+        "preview": PreviewSettings,
+        "wandb": WandbSettings,
+        "average": ImageHalfLifeAveraging,
+    },
+    families={
+        "data": Family(DATA_SOURCES, "folder", shared=ImageDataModule, supplied=("source", "seed", "image_size")),
+        "sde": Family(SDES, "vp"),
+        "network": Family(NETWORKS, "ncsnpp", supplied=("output_channels", "image_channels")),
+        "parameterisation": Family(PARAMETERISATIONS, "edm"),
+        "weighting": Family(WEIGHTINGS, "edm"),
+        "times": Family(TIME_SAMPLERS, "log_normal"),
+        "optimizer": Family(OPTIMIZERS, "adam"),
+        "schedule": Family(SCHEDULES, "constant"),
+    },
+)
+"""Every key of a training configuration."""
+
+MODEL_SECTIONS = ("sde", "network", "parameterisation")
+"""What a denoiser is made of: the sections that a checkpoint carries."""

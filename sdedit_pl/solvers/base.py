@@ -1,0 +1,109 @@
+"""What a solver is: one step of a reverse process, from a noised image at time t to one at an earlier time s.
+
+A solver holds hyper-parameters only. What it remembers from step to step (the history of a multistep solver) lives in a
+state that it makes at the start of a run and hands back after each step, so that one solver object serves any number
+of runs at once.
+
+Source: Anderson, "Reverse-time diffusion equation models", 1982; Song et al. 2021, equations 6 and 13.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.noise import StepNoise
+from sdedit_pl.sde import SDE, ForwardStep
+from sdedit_pl.typing import Images, Times
+
+State: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class Solver(abc.ABC):
+    """A way to take a step of the reverse SDE, or of the ODE with the same marginals."""
+
+    @property
+    def order(self) -> float:
+        """Order of convergence in the step size: of the moments for an SDE solver, of the path for an ODE solver."""
+        return 1.0
+
+    @property
+    def evaluations_per_step(self) -> int:
+        """How often a step calls the network."""
+        return 1
+
+    @property
+    @abc.abstractmethod
+    def stochastic(self) -> bool:
+        """Whether steps add noise; an SDE solver contracts a guide's mismatch with the domain, an ODE solver does not."""
+
+    def initial_state(self, sde: SDE, times: Float[Tensor, "levels"]) -> State:
+        """What the first step of a run over `times`, (steps + 1,) on the CPU, is handed as its state.
+
+        Raises:
+            ValueError: the solver cannot take these steps.
+        """
+        return None
+
+    @abc.abstractmethod
+    def step(
+        self, denoiser: Denoiser, x_t: Images, t: Times, s: Times, state: State, noise: StepNoise
+    ) -> tuple[Images, State]:
+        """Takes a step.
+
+        Args:
+            denoiser: gives the x_0 estimate and the score.
+            x_t: images at time `t`.
+            t: the time of each image, (B,).
+            s: the time to reach, (B,), below `t`.
+            state: what `initial_state` or the step before returned.
+            noise: this step's noise; `noise.shared` is the z of the transition.
+
+        Returns:
+            The images at time `s`, in the dtype of `x_t`, and the state for the next step.
+        """
+
+
+def forward_steps(chain: str) -> Callable[[SDE, Times, Times], ForwardStep]:
+    """The forward step from s to t that a solver reverses, as a function of (sde, t, s).
+
+    Args:
+        chain: "exact" (the SDE's own transition, for steps of any length), "paper" (that of SDEdit's algorithms) or
+            "table" (that of the discrete chains of score_sde).
+
+    Raises:
+        ValueError: another name.
+    """
+    if chain not in CHAINS:
+        raise ValueError(f"the chain that a solver reverses is one of {', '.join(CHAINS)}, got {chain!r}")
+    return CHAINS[chain]
+
+
+def require_chain(chain: str, sde: SDE, times: Float[Tensor, "levels"]) -> None:
+    """Refuses a chain with a step so long that its beta would exceed 1.
+
+    Raises:
+        ValueError: the chain has no step between two of the times.
+    """
+    scale = forward_steps(chain)(sde, times[:-1], times[1:]).scale
+    impossible = (~(scale > 0)).nonzero().flatten().tolist()
+    if impossible:
+        longest = max(times[index].item() - times[index + 1].item() for index in impossible)
+        raise ValueError(
+            f"a step of {longest:.3g} is too long for the {chain!r} chain of this SDE (its beta would exceed 1); take "
+            "more steps, or a solver on the exact chain, whose steps may be of any length"
+        )
+
+
+CHAINS: dict[str, Callable[[SDE, Times, Times], ForwardStep]] = {
+    "exact": lambda sde, t, s: sde.transition(t, s),
+    "paper": lambda sde, t, s: sde.paper_transition(t, s),
+    "table": lambda sde, t, s: sde.table_transition(t, s),
+}

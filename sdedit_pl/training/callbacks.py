@@ -1,0 +1,149 @@
+"""What happens beside the training steps: counting images, previews, and the checkpoint that editing uses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.noise import SeededNoise
+from sdedit_pl.grids import GRIDS
+from sdedit_pl.sampling import integrate
+from sdedit_pl.solvers import SOLVERS
+from sdedit_pl.training.average import ImageHalfLifeAveraging, images_seen
+from sdedit_pl.training.module import ScoreModule
+
+
+class ImagesSeen(lightning.Callback):
+    """Logs the images seen since the very first step, and how many a second, at the trainer's logging interval."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, float] | None = None
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
+    ) -> None:
+        if trainer.global_step % trainer.log_every_n_steps:
+            return
+        images = images_seen(trainer)
+        now = time.monotonic()
+        if self._last is not None and images > self._last[0]:
+            rate = (images - self._last[0]) / (now - self._last[1])
+            pl_module.log("train/images_per_second", rate, prog_bar=True)
+        pl_module.log("train/images", float(images))
+        self._last = (images, now)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        # Time spent validating is not the training's rate.
+        self._last = None
+
+
+class Previews(lightning.Callback):
+    """Writes a sheet of edits and samples of the averaged model after every validation.
+
+    Each guide stands above its edit, on the same noise every time, so that sheets of one run compare; unconditional
+    samples follow. Sheets are PNG files in `folder` and images of any logger that takes them.
+
+    Args:
+        averaging: the callback that holds the averaged weights.
+        folder: where the sheets go.
+        guides: guides in [-1, 1], or None for samples alone.
+        edit: the edit of the guides.
+        image_shape: (C, H, W) of the samples.
+        samples: how many samples.
+    """
+
+    def __init__(
+        self,
+        averaging: ImageHalfLifeAveraging,
+        folder: Path,
+        guides: Float[Tensor, "B C H W"] | None,
+        edit: SDEdit,
+        image_shape: tuple[int, int, int],
+        samples: int = 8,
+    ) -> None:
+        self.averaging = averaging
+        self.folder = folder
+        self.guides = guides
+        self.edit = edit
+        self.image_shape = image_shape
+        self.samples = samples
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
+            return
+        rows = self.rows(self.averaging.averaged(pl_module), pl_module.device)
+        if not rows:
+            return
+        columns = max(len(row) for row in rows)
+        blank = [torch.ones(columns - len(row), *self.image_shape, device=row.device) for row in rows]
+        sheet = make_grid(
+            torch.cat([torch.cat(pair) for pair in zip(rows, blank, strict=True)]).clamp(-1, 1),
+            nrow=columns,
+            normalize=True,
+            value_range=(-1, 1),
+            pad_value=1.0,
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step-{trainer.global_step:08d}.png"
+        save_image(sheet, path)
+        for logger in trainer.loggers:
+            log_image = getattr(logger, "log_image", None)
+            if log_image is not None:
+                log_image("preview", [str(path)])
+
+    @torch.inference_mode()
+    def rows(self, denoiser: Denoiser, device: torch.device) -> list[Float[Tensor, "_ C H W"]]:
+        """The sheet's rows: guides, their edits, samples."""
+        training = denoiser.training
+        denoiser.eval()
+        rows = []
+        if self.guides is not None and len(self.guides):
+            guides = self.guides.to(device)
+            rows += [guides, self.edit(denoiser, guides, seeds=list(range(len(guides))))]
+        if self.samples:
+            rows.append(self.unconditional(denoiser, device))
+        denoiser.train(training)
+        return rows
+
+    def unconditional(self, denoiser: Denoiser, device: torch.device) -> Float[Tensor, "N C H W"]:
+        """Samples from the prior, with as many steps as an edit takes."""
+        noise = SeededNoise(range(self.samples))
+        prior = denoiser.sde.prior_sample(noise(0, 0, torch.empty(self.samples, *self.image_shape, device=device)))
+        times = GRIDS["log_snr"]().times(denoiser.sde, 1.0, self.edit.steps)
+        return integrate(denoiser, SOLVERS["ancestral"](), prior, times, noise=noise)
+
+
+class EditingCheckpoint(lightning.Callback):
+    """Writes the averaged model as the one file that editing takes, after every validation and at the end.
+
+    Args:
+        averaging: the callback that holds the averaged weights.
+        save: writes a denoiser, given the facts of its training (steps, images seen).
+    """
+
+    def __init__(self, averaging: ImageHalfLifeAveraging, save: Callable[[Denoiser, dict[str, Any]], None]) -> None:
+        self.averaging = averaging
+        self.save = save
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._write(trainer, pl_module)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._write(trainer, pl_module)
+
+    def _write(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
+            return
+        facts = {"steps": trainer.global_step, "images_seen": images_seen(trainer)}
+        self.save(self.averaging.averaged(pl_module), facts)

@@ -1,0 +1,118 @@
+"""The LightningModule: one training step of denoising score matching, on random numbers that can be replayed.
+
+Every random number of a step is a function of (seed, rank, batch number): a resumed run draws what the uninterrupted one
+would have drawn, and no two ranks draw the same noise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.losses import TimeSampler, Weighting, denoising_loss
+from sdedit_pl.noise import mixed
+from sdedit_pl.training.optimizers import Adam, Schedule
+from sdedit_pl.typing import Images
+
+TRAINING, VALIDATION, DROPOUT = 0, 1, 2
+"""Domains of the random streams, so that a validation batch never repeats a training batch's noise."""
+
+
+class ScoreModule(lightning.LightningModule):
+    """Fits a denoiser to images.
+
+    Args:
+        denoiser: the model.
+        weighting: cost of an error at each time.
+        times: distribution of training times.
+        optimizer: optimiser settings.
+        schedule: learning-rate schedule.
+        reduction: of the squared error over an image's pixels, "mean" or "sum".
+        seed: of every random number of training.
+        config: the resolved configuration as plain data, written into every checkpoint.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        weighting: Weighting,
+        times: TimeSampler,
+        optimizer: Adam,
+        schedule: Schedule,
+        *,
+        reduction: str = "mean",
+        seed: int = 0,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.weighting = weighting
+        self.times = times
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.reduction = reduction
+        self.seed = seed
+        self.config = config or {}
+        self.batches_done = 0
+
+    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+        # Dropout draws from the default generator only, whose state no checkpoint keeps: each batch starts it afresh.
+        torch.manual_seed(mixed(self.seed, self.global_rank, self.batches_done, DROPOUT))
+
+    def training_step(self, batch: Float[Tensor, "B C H W"], batch_idx: int) -> Tensor:
+        """Mean loss of a batch of clean images in [-1, 1]."""
+        generator = torch.Generator(device=batch.device)
+        generator.manual_seed(mixed(self.seed, self.global_rank, self.batches_done, TRAINING))
+        uniform = torch.rand(batch.shape[0], generator=generator, device=batch.device)
+        noise = torch.randn(batch.shape, generator=generator, device=batch.device)
+        loss = self.losses(batch, uniform, noise).mean()
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch.shape[0])
+        # Counted here and not in on_train_batch_end, which comes after the checkpoint of this batch is written.
+        self.batches_done += 1
+        return loss
+
+    def on_validation_start(self) -> None:
+        # A compiled network would be compiled anew for evaluation and for each size of a last batch or a preview.
+        torch.compiler.set_stance("force_eager")
+
+    def on_validation_end(self) -> None:
+        torch.compiler.set_stance("default")
+
+    def validation_step(self, batch: Float[Tensor, "B C H W"], batch_idx: int) -> None:
+        """Loss at times spread evenly over the training distribution, on noise that never changes."""
+        generator = torch.Generator(device=batch.device)
+        generator.manual_seed(mixed(self.seed, self.global_rank, batch_idx, VALIDATION))
+        count = batch.shape[0]
+        uniform = (torch.arange(count, device=batch.device) + 0.5) / count
+        noise = torch.randn(batch.shape, generator=generator, device=batch.device)
+        loss = self.losses(batch, uniform, noise).mean()
+        self.log("val/loss", loss, prog_bar=True, batch_size=count, sync_dist=True)
+
+    def losses(
+        self, images: Images, uniform: Float[Tensor, "B"], noise: Images
+    ) -> Float[Tensor, "B"]:
+        """The loss of each image at the quantile `uniform` of the training times."""
+        t = self.times.times(self.denoiser.sde, uniform)
+        return denoising_loss(self.denoiser, images, t, noise, self.weighting, reduction=self.reduction)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser and its schedule, stepped after every optimiser step."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = self.optimizer.build(trained)
+        steps = self.trainer.max_steps
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the configuration, as plain data, so that a checkpoint says by itself what it is."""
+        checkpoint["sdedit_config"] = self.config
+        checkpoint["sdedit_batches_done"] = self.batches_done
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes up the count of batches, which numbers the random streams."""
+        self.batches_done = checkpoint["sdedit_batches_done"]

@@ -1,0 +1,135 @@
+"""Optimisers and learning-rate schedules.
+
+A schedule is the factor on the learning rate as a function of the optimiser steps taken; being a function of nothing
+else, it is right after any resume, also one with another number of steps.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Schedule(abc.ABC):
+    """A factor on the learning rate, after a linear warm-up.
+
+    Args:
+        warmup_steps: optimiser steps over which the rate rises linearly from 0.
+    """
+
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must be 0 or more, got {self.warmup_steps}")
+
+    def factor(self, step: int, steps: int) -> float:
+        """The factor for optimiser step `step` (counted from 0) of `steps` in all."""
+        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        return warmup * self.decay(step, steps)
+
+    @abc.abstractmethod
+    def decay(self, step: int, steps: int) -> float:
+        """The factor without warm-up."""
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The rate as it is, as score_sde and DDPM train."""
+
+    def decay(self, step: int, steps: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from 1 to 0 over the whole run."""
+
+    def decay(self, step: int, steps: int) -> float:
+        return (1 + math.cos(math.pi * min(1.0, step / max(1, steps)))) / 2
+
+
+@dataclass(frozen=True)
+class Trapezoid(Schedule):
+    """Constant, then linear to 0 over the last steps: a run can be prolonged until the moment the descent begins.
+
+    Args:
+        warmup_steps: optimiser steps over which the rate rises linearly from 0.
+        decay_steps: optimiser steps of the descent at the end.
+    """
+
+    decay_steps: int = 1000
+
+    def decay(self, step: int, steps: int) -> float:
+        return max(0.0, min(1.0, (steps - step) / max(1, self.decay_steps)))
+
+
+@dataclass(frozen=True)
+class InverseSquareRoot(Schedule):
+    """Constant up to `reference_steps`, then falling as 1 / sqrt(step).
+
+    Args:
+        warmup_steps: optimiser steps over which the rate rises linearly from 0.
+        reference_steps: where the fall begins.
+
+    Source: Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", CVPR 2024, equation 67.
+    """
+
+    reference_steps: int = 10_000
+
+    def decay(self, step: int, steps: int) -> float:
+        return 1 / math.sqrt(max(1.0, step / self.reference_steps))
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "constant": Constant,
+    "cosine": Cosine,
+    "trapezoid": Trapezoid,
+    "inverse_square_root": InverseSquareRoot,
+}
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam.
+
+    Args:
+        rate: learning rate at the schedule's factor 1.
+        betas: decay rates of the two moments.
+        eps: added to the root of the second moment.
+        weight_decay: L2 penalty added to the gradient.
+    """
+
+    rate: float = 2e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def build(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """The torch optimiser of these settings."""
+        return torch.optim.Adam(parameters, self.rate, self.betas, self.eps, self.weight_decay)
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay.
+
+    Args:
+        rate: learning rate at the schedule's factor 1.
+        betas: decay rates of the two moments.
+        eps: added to the root of the second moment.
+        weight_decay: share of each weight that is taken off at every step, times the rate.
+    """
+
+    weight_decay: float = 0.01
+
+    def build(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """The torch optimiser of these settings."""
+        return torch.optim.AdamW(parameters, self.rate, self.betas, self.eps, self.weight_decay)
+
+
+OPTIMIZERS: dict[str, type[Adam]] = {"adam": Adam, "adamw": AdamW}

@@ -1,0 +1,257 @@
+"""The data module alone and under Lightning: order over workers, broken files, caching, and resuming."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from sdedit_pl.data import DATA_SOURCES, FolderSource, ImageDataModule, Source, UnreadableImage
+from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.data.source import ImageSet
+
+NumberedFolder = Callable[..., Path]
+
+
+def first(loader: object, batches: int = 12) -> list[list[int]]:
+    """Corner pixels of the first batches: number of the image, or 255 where it is mirrored and all its pixels."""
+    return [batch[:, 0, 0].flatten().tolist() for batch in islice(loader, batches)]  # type: ignore[call-overload]
+
+
+def module_over(folder: Path, **options: object) -> ImageDataModule:
+    source_options = {key: options.pop(key) for key in ("val_fraction", "broken_limit") if key in options}
+    settings = {"batch_size": 4, "workers": 0, "flip": True, **options}
+    return ImageDataModule(FolderSource(str(folder), 8, **source_options), **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_order_and_flips_do_not_depend_on_workers_or_cache(numbered_folder: NumberedFolder, cache: bool) -> None:
+    folder = numbered_folder(range(20))
+    plain, other = module_over(folder, cache=False), module_over(folder, workers=2, cache=cache)
+    assert first(plain.train_dataloader()) == first(other.train_dataloader())
+    assert first(plain.training_loader(1, 3, 50)) == first(other.training_loader(1, 3, 50))
+    assert first(plain.train_dataloader()) != first(module_over(folder, seed=1).train_dataloader())
+
+
+def test_two_devices_together_see_what_one_with_twice_the_batch_sees(numbered_folder: NumberedFolder) -> None:
+    folder = numbered_folder(range(20))
+    halves = [first(module_over(folder).training_loader(rank, 2)) for rank in range(2)]
+    whole = first(module_over(folder, batch_size=8).training_loader())
+    rows = [[batch[i : i + 8] for i in range(0, len(batch), 8)] for half in halves for batch in half]
+    steps = len(halves[0])
+    for step in range(steps):
+        joint = [rows[rank * steps + step][place] for place in range(4) for rank in range(2)]
+        assert [pixel for row in joint for pixel in row] == whole[step]
+
+
+def test_a_batch_may_be_larger_than_the_set(numbered_folder: NumberedFolder) -> None:
+    data = module_over(numbered_folder([3, 4]), batch_size=7, val_fraction=0.0, flip=False)
+    assert next(iter(data.train_dataloader())).shape == (7, 3, 8, 8)
+
+
+def test_training_is_endless_and_validation_is_not(numbered_folder: NumberedFolder) -> None:
+    data = module_over(numbered_folder(range(20)), val_fraction=0.5, val_batch_size=3)
+    with pytest.raises(TypeError):
+        len(data.train_dataloader())
+    val = data.val_dataloader()
+    batches = list(val)
+    assert len(val) == len(batches) and torch.cat(batches).shape[0] == len(data.source.images("val"))
+    assert [list(data.val_indices(i)) for i in range(len(batches))] == [
+        list(range(end - len(b), end))
+        for b, end in zip(batches, torch.tensor([len(b) for b in batches]).cumsum(0), strict=True)
+    ]
+    preview = data.val_images(5)
+    assert torch.equal(preview, data.on_after_batch_transfer(torch.cat(batches), 0)[:5])
+    assert preview.dtype == torch.float32 and preview.min() >= -1 and preview.max() == 1
+
+
+def test_loading_leaves_the_global_random_stream_alone(numbered_folder: NumberedFolder) -> None:
+    data = module_over(numbered_folder(range(6)), workers=1, cache=False)
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    first(data.train_dataloader(), 2)
+    assert torch.equal(torch.rand(1), expected)
+
+
+class TestBroken:
+    """Ten images, two of which cannot be read."""
+
+    @pytest.fixture
+    def folder(self, numbered_folder: NumberedFolder) -> Path:
+        folder = numbered_folder(range(10))
+        (folder / "003.png").write_text("a text")
+        (folder / "007.png").write_bytes((folder / "007.png").read_bytes()[:50])
+        return folder
+
+    @pytest.mark.parametrize(("workers", "cache"), [(0, False), (2, False), (0, True), (2, True)])
+    def test_they_are_counted_named_and_replaced(
+        self, folder: Path, workers: int, cache: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        data = module_over(folder, workers=workers, cache=cache, val_fraction=0.0, flip=False)
+        with caplog.at_level(logging.WARNING):
+            batches = first(data.train_dataloader(), 5)
+        numbers = sorted(row for batch in batches for row in batch[::8])
+        assert numbers == sorted([0, 1, 2, 4, 4, 5, 6, 8, 8, 9] * 2)  # two epochs; 4 for 3 and 8 for 7
+        assert set(data.source.broken) == {str(folder / "003.png"), str(folder / "007.png")}
+        assert "003.png: it is not an image" in caplog.text and caplog.text.count("007.png") == 1
+
+    def test_the_other_images_keep_their_places(self, folder: Path, numbered_folder: NumberedFolder) -> None:
+        whole = numbered_folder(range(10), "whole")
+        with_broken, without = (
+            first(module_over(f, val_fraction=0.0, flip=False).train_dataloader()) for f in (folder, whole)
+        )
+        replaced = [[{3: 4, 7: 8}.get(value, value) for value in batch] for batch in without]
+        assert with_broken == replaced
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_more_than_the_limit_end_the_run(self, folder: Path, workers: int) -> None:
+        data = module_over(folder, workers=workers, cache=False, val_fraction=0.0, broken_limit=1)
+        with pytest.raises(UnreadableImage, match="2 unreadable images exceed broken_limit = 1; the last: cannot read"):
+            first(data.train_dataloader())
+        first(module_over(folder, val_fraction=0.0, broken_limit=2).train_dataloader())
+
+    @pytest.mark.parametrize(("workers", "cache"), [(0, False), (2, False), (0, True)])
+    def test_a_folder_of_nothing_else_ends_the_run(self, tmp_path: Path, workers: int, cache: bool) -> None:
+        for number in range(3):
+            (tmp_path / f"{number}.png").write_text("a text")
+        data = module_over(tmp_path, workers=workers, cache=cache, val_fraction=0.0)
+        with pytest.raises(UnreadableImage, match=r"none of 3 images in a row can be read; the first: .*not an image"):
+            first(data.train_dataloader())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"val_batch_size": 0}, "val_batch_size must be at least 1, got 0"),
+        ({"workers": -1}, "workers must be at least 0, got -1; 0 decodes in the training process"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(tmp_path: Path, options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        module_over(tmp_path, **options)
+
+
+def test_a_new_source_needs_nothing_but_its_images() -> None:
+    class Ramp(ImageSet):
+        def __len__(self) -> int:
+            return 6
+
+        def name(self, index: int) -> str:
+            return f"ramp {index}"
+
+        def read(self, index: int) -> Tensor:
+            return torch.full((1, 8, 8), index, dtype=torch.uint8)
+
+    class RampSource(Source):
+        def images(self, split: str) -> ImageSet:
+            return Ramp()
+
+    data = ImageDataModule(RampSource(ImageFormat(8, channels=1)), batch_size=6, workers=2, cache=False)
+    assert sorted(next(iter(data.train_dataloader()))[:, 0, 0, 0].tolist()) == list(range(6))
+
+
+def test_the_table_names_sources() -> None:
+    assert sorted(DATA_SOURCES) == ["folder", "torchvision", "webdataset"]
+    assert all(issubclass(source, Source) for source in DATA_SOURCES.values())
+
+
+class Recorder(lightning.LightningModule):
+    """Keeps what it is trained on; fails in the middle of step `fails_at`."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.fails_at = fails_at
+        self.seen: list[list[float]] = []
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        assert batch.dtype == torch.float32 and batch.min() >= -1
+        if batch_idx == self.fails_at:
+            raise RuntimeError("power failure")
+        self.seen += batch[:, 0, 0].tolist()
+        return self.weight * batch.mean()
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("val", batch.mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def fit(
+    data: ImageDataModule,
+    module: Recorder,
+    folder: Path,
+    steps: int = 10,
+    accumulate: int = 1,
+    resume: Path | None = None,
+) -> list[list[float]]:
+    trainer = lightning.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accumulate_grad_batches=accumulate,
+        val_check_interval=3 * accumulate,
+        check_val_every_n_epoch=None,
+        callbacks=[ModelCheckpoint(folder, filename="{step}", every_n_train_steps=4, save_top_k=-1)],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    )
+    trainer.fit(module, data, ckpt_path=None if resume is None else str(resume), weights_only=True)
+    return module.seen
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory:UserWarning")
+class TestResume:
+    """Under Lightning, with prefetching workers, across epochs of 19 images."""
+
+    @pytest.fixture
+    def folder(self, numbered_folder: NumberedFolder) -> Path:
+        return numbered_folder(range(20))
+
+    @pytest.mark.parametrize("accumulate", [1, 3])
+    def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(
+        self, folder: Path, tmp_path: Path, accumulate: int
+    ) -> None:
+        data = module_over(folder, workers=2, cache=False)
+        whole = fit(data, Recorder(), tmp_path, accumulate=accumulate)
+        assert data.consumed_samples == len(whole) == 40 * accumulate
+        resumed = module_over(folder)
+        rest = fit(resumed, Recorder(), tmp_path, accumulate=accumulate, resume=tmp_path / "step=4.ckpt")
+        assert rest == whole[16 * accumulate :]
+        assert resumed.consumed_samples == data.consumed_samples
+
+    def test_another_batch_size_goes_on_in_the_same_order(self, folder: Path, tmp_path: Path) -> None:
+        whole = fit(module_over(folder), Recorder(), tmp_path)
+        data = module_over(folder, batch_size=8)
+        rest = fit(data, Recorder(), tmp_path, steps=7, resume=tmp_path / "step=4.ckpt")
+        assert rest == whole[16:40]
+        assert data.consumed_samples == 40
+        again = module_over(folder, batch_size=2)
+        again.load_state_dict(data.state_dict())
+        assert again.consumed_samples == 40
+
+    def test_a_batch_whose_step_failed_was_not_consumed(self, folder: Path, tmp_path: Path) -> None:
+        data = module_over(folder, workers=2, cache=False)
+        with pytest.raises(RuntimeError, match="power failure"):
+            fit(data, Recorder(fails_at=5), tmp_path)
+        assert data.consumed_samples == 20 and data.state_dict() == {"consumed_samples": 20, "global_step": 5}
+
+    def test_a_new_run_with_the_same_data_module_starts_at_the_beginning(self, folder: Path, tmp_path: Path) -> None:
+        data = module_over(folder)
+        whole = fit(data, Recorder(), tmp_path)
+        fit(data, Recorder(), tmp_path, resume=tmp_path / "step=8.ckpt")
+        assert fit(data, Recorder(), tmp_path, steps=3) == whole[:12]
+
+    def test_a_run_without_validation_images(self, folder: Path, tmp_path: Path) -> None:
+        assert len(fit(module_over(folder, val_fraction=0.0), Recorder(), tmp_path, steps=4)) == 16

@@ -1,0 +1,92 @@
+"""The order of training images is a function of the position alone; the union over devices is that order."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from sdedit_pl.data.order import Draw, Share, TrainingBatches, TrainingOrder, ValidationBatches
+
+ORDER = TrainingOrder(count=10, seed=3, flip=True)
+
+
+def first_steps(world_size: int, batch_size: int, steps: int, start: int = 0) -> list[list[Draw]]:
+    """Per step, what all devices draw together, device after device and image after image."""
+    ranks = [
+        list(islice(TrainingBatches(ORDER, Share(batch_size, rank, world_size, start)), steps))
+        for rank in range(world_size)
+    ]
+    return [
+        [ranks[rank][step][place] for place in range(batch_size) for rank in range(world_size)] for step in range(steps)
+    ]
+
+
+def test_every_epoch_is_a_permutation_of_its_own() -> None:
+    epochs = [[draw.index for draw in ORDER.at(np.arange(10 * epoch, 10 * epoch + 10))] for epoch in range(5)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 5
+
+
+def test_seeds_give_other_orders_and_flips_leave_the_order_alone() -> None:
+    positions = np.arange(30)
+    indices = [draw.index for draw in ORDER.at(positions)]
+    assert indices != [draw.index for draw in TrainingOrder(10, 4).at(positions)]
+    assert indices == [draw.index for draw in TrainingOrder(10, 3).at(positions)]
+    assert not any(draw.flipped for draw in TrainingOrder(10, 3).at(positions))
+
+
+def test_half_of_the_images_are_mirrored_and_not_the_same_ones_each_epoch() -> None:
+    draws = ORDER.at(np.arange(2000))
+    assert 900 < sum(draw.flipped for draw in draws) < 1100
+    assert {draw.flipped for draw in draws if draw.index == 0} == {False, True}
+
+
+@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 6), (2, 3), (3, 2), (6, 1), (1, 12), (1, 30)])
+def test_the_union_over_devices_is_one_order_whatever_their_number(world_size: int, batch_size: int) -> None:
+    steps = 60 // (world_size * batch_size)
+    union = [draw for step in first_steps(world_size, batch_size, steps) for draw in step]
+    assert union == ORDER.at(np.arange(60))
+
+
+def test_devices_draw_disjoint_images_within_an_epoch() -> None:
+    (step,) = first_steps(world_size=5, batch_size=2, steps=1)
+    assert sorted(draw.index for draw in step) == list(range(10))
+
+
+def test_a_start_continues_the_order_with_another_number_of_devices() -> None:
+    before = first_steps(world_size=2, batch_size=3, steps=4)
+    after = first_steps(world_size=3, batch_size=4, steps=2, start=24)
+    assert [draw for step in before + after for draw in step] == ORDER.at(np.arange(48))
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 8, 97, 98])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_validation_sees_each_image_once_in_equally_many_batches(count: int, world_size: int) -> None:
+    batch_size = 4
+    ranks = [ValidationBatches(count, Share(batch_size, rank, world_size)) for rank in range(world_size)]
+    batches = [[draw.index for draw in batch] for rank in ranks for batch in rank]
+    assert len({len(list(rank)) for rank in ranks}) == 1
+    assert max(map(len, batches)) <= batch_size and max(map(len, batches)) - min(map(len, batches)) <= 1
+    if count >= world_size:
+        assert sorted(index for batch in batches for index in batch) == list(range(count))
+    else:
+        assert {index for batch in batches for index in batch} == set(range(count))
+
+
+def test_one_device_validates_in_order() -> None:
+    assert [draw for batch in ValidationBatches(10, Share(4)) for draw in batch] == [Draw(i, False) for i in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        ((0,), "batch_size must be at least 1, got 0"),
+        ((1, 2, 2), r"rank must lie in \[0, world_size = 2\), got 2"),
+        ((1, 0, 1, -1), "start counts consumed images and cannot be negative, got -1"),
+    ],
+)
+def test_shares_that_cannot_be_are_refused(share: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Share(*share)

@@ -1,0 +1,67 @@
+"""The DDPM U-Net: its options, and where its two published forms differ."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+
+from sdedit_pl.networks import DDPM
+from sdedit_pl.networks.layers import SelfAttention
+
+TINY = {"channels": 8, "channel_multipliers": (1, 2), "blocks_per_level": 2, "init_scale": 1.0}
+
+
+def test_every_combination_trains_every_parameter():
+    images, label = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 700.0])
+    for attend_after, learned, patch in product(("block", "level"), (True, False), (1, 2, 4)):
+        network = DDPM(
+            **TINY,
+            attend_after=attend_after,
+            resample_with_convolution=learned,
+            smallest_group=4,
+            patch=patch,
+        )
+        output = network(images, label)
+        assert output.shape == images.shape
+        output.square().sum().backward()
+        untrained = [name for name, parameter in network.named_parameters() if not parameter.grad.any()]
+        assert not untrained, f"{attend_after}, learned={learned}, patch={patch}: {untrained}"
+
+
+@pytest.mark.parametrize(("attend_after", "up"), [("block", {0, 1, 2}), ("level", {2})])
+def test_attention_on_the_way_up_follows_blocks_or_levels(attend_after, up):
+    network = DDPM(**TINY, attention_levels=(1,), attend_after=attend_after)
+    places = {name for name, module in network.named_modules() if isinstance(module, SelfAttention)}
+    assert places == {
+        *(f"down.1.blocks.{index}.attention" for index in (0, 1)),
+        *(f"up.1.blocks.{index}.attention" for index in up),
+        "middle.0.attention",
+    }
+
+
+@pytest.mark.parametrize(("smallest_group", "matters"), [(1, False), (4, True)])
+def test_groups_of_one_channel_wipe_the_label_out(smallest_group, matters):
+    """The documented trap of narrow networks: normalising each channel removes what the label adds to it."""
+    network = DDPM(**TINY, smallest_group=smallest_group).double().eval()
+    images = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    low, high = (network(images, torch.tensor([label], dtype=torch.float64)) for label in (1.0, 900.0))
+    assert torch.allclose(low, high, rtol=1e-2) is not matters
+
+
+@pytest.mark.parametrize(
+    ("options", "millions"),
+    [({}, 35.7), ({"channel_multipliers": (1, 1, 2, 2, 4, 4), "attention_levels": (4,)}, 114)],
+    ids=["CIFAR-10", "256 px"],
+)
+def test_size_is_the_published_one(options, millions):
+    """Ho et al. (2020), appendix B, count the parameters of their models."""
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in DDPM(**options).parameters())
+    assert count / 1e6 == pytest.approx(millions, rel=5e-3)
+
+
+def test_unknown_place_of_attention_is_refused():
+    with pytest.raises(ValueError, match="attend_after must be one of 'block', 'level', got 'stage'"):
+        DDPM(**TINY, attend_after="stage")

@@ -1,0 +1,90 @@
+"""NCSN++: every combination of its options, and where its attention stands."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+
+from sdedit_pl.networks import NCSNpp
+from sdedit_pl.networks.layers import SelfAttention
+
+TINY = {"channels": 8, "channel_multipliers": (1, 2), "blocks_per_level": 1, "init_scale": 1.0}
+INPUTS = [("none", "sum"), ("input_skip", "sum"), ("input_skip", "cat"), ("residual", "sum")]
+
+
+@pytest.mark.parametrize("progressive", ["none", "output_skip", "residual"])
+@pytest.mark.parametrize(("progressive_input", "combine"), INPUTS)
+@pytest.mark.parametrize(("block", "learned"), [("biggan", True), ("ddpm", True), ("ddpm", False)])
+def test_every_combination_trains_every_parameter(progressive, progressive_input, combine, block, learned):
+    images = torch.randn(2, 3, 8, 8)
+    label = torch.randn(2)
+    for fir, rescale, embedding, patch in product((True, False), (True, False), ("fourier", "positional"), (1, 2)):
+        network = NCSNpp(
+            **TINY,
+            block=block,
+            resample_with_convolution=learned,
+            progressive=progressive,
+            progressive_input=progressive_input,
+            progressive_combine=combine,
+            fir=fir,
+            skip_rescale=rescale,
+            label_embedding=embedding,
+            patch=patch,
+        )
+        output = network(images, label)
+        assert output.shape == images.shape
+        output.square().sum().backward()
+        untrained = [name for name, parameter in network.named_parameters() if not parameter.grad.any()]
+        assert not untrained, f"fir={fir}, rescale={rescale}, {embedding}, patch={patch}: {untrained}"
+
+
+def test_attention_follows_blocks_on_the_way_down_and_levels_on_the_way_up():
+    network = NCSNpp(**{**TINY, "channel_multipliers": (1, 1, 2), "blocks_per_level": 2}, attention_levels=(0, 2))
+    places = {name for name, module in network.named_modules() if isinstance(module, SelfAttention)}
+    assert places == {
+        *(f"down.{level}.blocks.{index}.attention" for level in (0, 2) for index in (0, 1)),
+        *(f"up.{level}.blocks.2.attention" for level in (0, 2)),
+        "middle.0.attention",
+    }
+
+
+def test_ddpmpp_is_ncsnpp_without_filter_and_pyramids():
+    network = NCSNpp(**TINY, label_embedding="positional", fir=False)
+    assert "label_embedding.features.frequencies" not in network.state_dict()
+    assert not any(name.startswith(("input_pyramid", "output_pyramid")) for name in network.state_dict())
+
+
+def test_rescaling_changes_the_function_and_not_the_parameters():
+    rescaled, plain = (NCSNpp(**TINY, skip_rescale=rescale).eval() for rescale in (True, False))
+    plain.load_state_dict(rescaled.state_dict())
+    images, label = torch.randn(1, 3, 8, 8), torch.randn(1)
+    assert not torch.allclose(plain(images, label), rescaled(images, label), rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label_embedding": "sine"}, "label_embedding must be one of 'fourier', 'positional', got 'sine'"),
+        ({"block": "resnet"}, "block must be one of 'biggan', 'ddpm'"),
+        ({"progressive": "input_skip"}, "progressive must be one of 'none', 'output_skip', 'residual'"),
+        ({"progressive_input": "output_skip"}, "progressive_input must be one of 'none', 'input_skip', 'residual'"),
+        ({"progressive_combine": "add"}, "progressive_combine must be one of 'sum', 'cat'"),
+        ({"progressive_combine": "cat"}, "progressive_input is 'none'; use progressive_combine='sum'"),
+        ({"resample_with_convolution": False}, "is for block='ddpm'"),
+        ({"channel_multipliers": (1,), "attention_levels": (0,), "progressive": "residual"}, "at least two levels"),
+        ({"channel_multipliers": (1,), "attention_levels": (0,), "progressive_input": "residual"}, "two levels"),
+        ({"fir_kernel": (1.0,)}, "at least two numbers"),
+    ],
+)
+def test_options_that_are_unknown_or_contradict_each_other_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        NCSNpp(**{**TINY, **options})
+
+
+@pytest.mark.parametrize("progressive", ["none", "output_skip"])
+def test_one_level_is_a_network_too(progressive):
+    network = NCSNpp(**{**TINY, "channel_multipliers": (1,), "attention_levels": ()}, progressive=progressive)
+    assert network.size_divisor == 1
+    assert network(torch.randn(1, 3, 5, 7), torch.randn(1)).shape == (1, 3, 5, 7)

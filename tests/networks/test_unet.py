@@ -1,0 +1,180 @@
+"""What holds for every U-Net: sizes, batches, layouts, precision, patches, checkpointing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sdedit_pl.networks import DDPM, NETWORKS, NCSNpp
+
+TINY = {"channels": 8, "channel_multipliers": (1, 2), "blocks_per_level": 1, "init_scale": 1.0}
+PYRAMIDS = {"progressive": "output_skip", "progressive_input": "residual"}
+CASES = [
+    pytest.param(NCSNpp, TINY, id="ncsnpp"),
+    pytest.param(NCSNpp, {**TINY, **PYRAMIDS}, id="ncsnpp with pyramids"),
+    pytest.param(DDPM, {**TINY, "smallest_group": 4}, id="ddpm"),
+]
+
+
+def inputs(batch: int = 2, channels: int = 3, height: int = 8, width: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, channels, height, width, generator=generator)
+    return images, torch.randn(batch, generator=generator)
+
+
+def test_the_table_holds_every_network_and_each_builds_with_its_defaults():
+    assert {"ncsnpp": NCSNpp, "ddpm": DDPM} == NETWORKS
+    with torch.device("meta"):
+        assert [network().size_divisor for network in NETWORKS.values()] == [8, 8]
+
+
+@pytest.mark.parametrize(("network", "options"), CASES)
+def test_images_of_a_batch_do_not_see_each_other(network, options):
+    network = network(**options).eval()
+    images, label = inputs(batch=3)
+    together = network(images, label)
+    for index in range(3):
+        alone = network(images[index : index + 1], label[index : index + 1])
+        torch.testing.assert_close(together[index : index + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("network", "options"), CASES)
+def test_the_label_matters_for_its_own_image_only(network, options):
+    network = network(**options).eval()
+    images, label = inputs()
+    changed = network(images, label + torch.tensor([0.0, 1.0]))
+    original = network(images, label)
+    torch.testing.assert_close(changed[0], original[0])
+    assert (changed[1] - original[1]).abs().max() > 1e-2 * original[1].abs().max()
+
+
+@pytest.mark.parametrize(("network", "options"), CASES)
+def test_a_fresh_network_gives_next_to_nothing(network, options):
+    images, label = inputs()
+    assert network(**{**options, "init_scale": 0.0})(images, label).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(("network", "options"), CASES)
+@pytest.mark.parametrize(("image_channels", "output_channels"), [(1, None), (4, None), (3, 6), (2, 1)])
+def test_any_number_of_channels(network, options, image_channels, output_channels):
+    network = network(image_channels=image_channels, output_channels=output_channels, **options)
+    images, label = inputs(channels=image_channels)
+    assert network(images, label).shape == (2, output_channels or image_channels, 8, 8)
+
+
+@pytest.mark.parametrize(("network", "options"), CASES)
+@pytest.mark.parametrize(("channels", "multipliers"), [(3, (1, 2)), (10, (1, 3)), (7, (2, 1, 1))])
+def test_widths_that_groups_do_not_divide(network, options, channels, multipliers):
+    network = network(**{**options, "channels": channels, "channel_multipliers": multipliers})
+    assert network(*inputs()).isfinite().all()
+
+
+@pytest.mark.parametrize(("network", "options"), CASES)
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (8, 20), (12, 4)])
+def test_any_size_that_the_divisor_divides(network, options, height, width):
+    network = network(**{**options, "channel_multipliers": (1, 1, 2)})
+    assert network.size_divisor == 4
+    assert network(*inputs(height=height, width=width)).shape == (2, 3, height, width)
+
+
+@pytest.mark.parametrize("network", [NCSNpp, DDPM])
+def test_a_size_that_the_divisor_does_not_divide_is_refused_with_the_nearest(network):
+    network = network(**{**TINY, "channel_multipliers": (1, 1, 2), "patch": 2})
+    assert network.size_divisor == 8
+    with pytest.raises(ValueError, match=r"multiples of 8, got 20 x 16; the nearest sizes are 16 x 16 and 24 x 16"):
+        network(*inputs(height=20, width=16))
+    with pytest.raises(ValueError, match=r"got 4 x 4; the nearest sizes are 8 x 8 and 8 x 8"):
+        network(*inputs(height=4, width=4))
+
+
+def test_images_of_other_channels_are_refused():
+    with pytest.raises(ValueError, match="takes images of 3 channels, got 1"):
+        NCSNpp(**TINY)(*inputs(channels=1))
+
+
+@pytest.mark.parametrize(("network", "options"), CASES)
+@pytest.mark.parametrize("patch", [2, 4])
+def test_patches_are_channels_at_a_lower_resolution(network, options, patch):
+    """A network on patches is the network without, between space-to-depth and depth-to-space."""
+    folded = network(**options, patch=patch).eval()
+    plain = network(**options, image_channels=3 * patch**2).eval()
+    plain.load_state_dict(folded.state_dict())
+    images, label = inputs(height=16, width=16)
+    expected = F.pixel_shuffle(plain(F.pixel_unshuffle(images, patch), label), patch)
+    torch.testing.assert_close(folded(images, label), expected)
+    assert folded.size_divisor == patch * plain.size_divisor
+
+
+@pytest.mark.parametrize(("network", "options"), CASES)
+def test_checkpointing_changes_no_gradient(network, options):
+    images, label = inputs()
+    gradients = []
+    network = network(**options, dropout=0.3)
+    for recompute in (False, True):
+        network.checkpoint_gradients = recompute
+        network.zero_grad()
+        torch.manual_seed(1)
+        network(images, label).square().sum().backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in network.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize(("network", "options"), CASES)
+def test_channels_last_is_kept_and_changes_nothing(network, options):
+    network = network(**options).eval()
+    images, label = inputs()
+    expected = network(images, label)
+    actual = network.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last), label)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("network", "options"), CASES)
+def test_autocast_stays_close(network, options):
+    network = network(**options).eval()
+    images, label = inputs()
+    expected = network(images, label)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = network(images, label)
+    assert actual.dtype == torch.bfloat16
+    assert (actual - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize(("network", "options"), CASES)
+def test_double_precision(network, options):
+    network = network(**options).double().eval()
+    images, label = inputs()
+    double = network(images.double(), label.double())
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(network.float()(images, label).double(), double, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("network", [NCSNpp, DDPM])
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("channels", 0, "must be positive"),
+        ("image_channels", 0, "must be positive"),
+        ("blocks_per_level", 0, "must be positive"),
+        ("channel_multipliers", (), "at least one channel_multipliers"),
+        ("channel_multipliers", (1, 0), "must be positive"),
+        ("attention_levels", (0, 2), r"from 0 \(full resolution\) to 1 here, got \[2\]"),
+        ("attention_levels", (-1,), r"got \[-1\]"),
+        ("patch", 3, "patch must be 1, 2 or 4, got 3"),
+        ("dropout", -0.5, "dropout"),
+    ],
+)
+def test_shapes_that_cannot_be_built_are_refused(network, option, value, message):
+    with pytest.raises(ValueError, match=message):
+        network(**{**TINY, option: value})
+
+
+def test_output_is_of_order_one_after_unit_initialisation():
+    """Rescaled sums keep the variance through many blocks."""
+    network = NCSNpp(**{**TINY, "channels": 16, "blocks_per_level": 4, "progressive_input": "residual"})
+    deviation = network(*inputs(batch=4, height=16, width=16)).std().item()
+    assert 0.05 < deviation < 20 and math.isfinite(deviation)

@@ -1,0 +1,64 @@
+"""Exact denoisers: data whose score is known in closed form, so that errors are the solver's alone."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sdedit_pl.denoiser import Denoiser, Epsilon
+from sdedit_pl.sde import SDE
+from sdedit_pl.typing import Images, over_images
+
+
+class GaussianDenoiser(Denoiser):
+    """The exact denoiser of data whose pixels are independent N(mean, deviation^2); elementwise."""
+
+    def __init__(self, sde: SDE, mean: float = 0.3, deviation: float = 0.2) -> None:
+        super().__init__(nn.Identity(), Epsilon(), sde)
+        self.mean = mean
+        self.deviation = deviation
+
+    def marginal_mean(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
+        """E[x_t]."""
+        return self.sde.alpha(t) * self.mean
+
+    def marginal_variance(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
+        """Var[x_t]."""
+        return (self.sde.alpha(t) * self.deviation).square() + self.sde.sigma(t).square()
+
+    def score(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+        return (over_images(self.marginal_mean(t)) - x_t) / over_images(self.marginal_variance(t))
+
+    def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+        gain = self.sde.alpha(t) * self.deviation**2 / self.marginal_variance(t)
+        return self.mean + over_images(gain) * (x_t - over_images(self.marginal_mean(t)))
+
+
+class MixtureDenoiser(Denoiser):
+    """The exact denoiser of data whose pixels are N(-centre, deviation^2) or N(centre, deviation^2), evenly."""
+
+    def __init__(self, sde: SDE, centre: float = 0.5, deviation: float = 0.2) -> None:
+        super().__init__(nn.Identity(), Epsilon(), sde)
+        self.centre = centre
+        self.deviation = deviation
+
+    def score(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+        alpha, sigma = over_images(self.sde.alpha(t)), over_images(self.sde.sigma(t))
+        variance = (alpha * self.deviation).square() + sigma.square()
+        mode = alpha * self.centre
+        return (mode * torch.tanh(x_t * mode / variance) - x_t) / variance
+
+    def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+        alpha, sigma = over_images(self.sde.alpha(t)), over_images(self.sde.sigma(t))
+        return (x_t + sigma.square() * self.score(x_t, t)) / alpha
+
+
+class ConstantNoise:
+    """Noise that is the same number everywhere: with 0 and 1 it reads an affine step's coefficients off."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __call__(self, step: int, draw: int, like: Images) -> Images:
+        return torch.full_like(like, self.value)

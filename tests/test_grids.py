@@ -1,0 +1,111 @@
+"""Time grids: exact ends, the promised spacing, and a start that means the same for every SDE."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sdedit_pl.grids import GRIDS, Karras, LogSNR, Uniform, start_time
+from sdedit_pl.sde import SDES, VESDE, VPSDE
+
+every_case = pytest.mark.parametrize(
+    ("grid", "sde"),
+    [pytest.param(GRIDS[grid](), SDES[sde](), id=f"{grid}-{sde}") for grid in GRIDS for sde in SDES],
+)
+
+
+@every_case
+@pytest.mark.parametrize("t0", [1.0, 0.5, 0.02, 1e-5])
+@pytest.mark.parametrize("end", [0.0, 0.3])
+@pytest.mark.parametrize("steps", [1, 2, 3, 50])
+def test_grids_decrease_from_t0_to_the_end(grid, sde, t0: float, end: float, steps: int) -> None:
+    end *= t0
+    times = grid.times(sde, t0, steps, end)
+    assert times.shape == (steps + 1,)
+    assert times.dtype == torch.float64
+    assert (times[0].item(), times[-1].item()) == (t0, end)
+    assert (times.diff() < 0).all()
+
+
+def test_uniform_steps_in_time() -> None:
+    torch.testing.assert_close(Uniform().times(VPSDE(), 0.5, 500).diff(), torch.full((500,), -1e-3).double())
+
+
+@pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=SDES)
+def test_log_snr_steps_evenly_in_log_snr(sde) -> None:
+    times = LogSNR().times(sde, 0.6, 20, end=0.2)
+    steps = sde.log_snr(times).diff()
+    torch.testing.assert_close(steps, steps.mean().expand(20), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=SDES)
+@pytest.mark.parametrize("rho", [1.0, 7.0])
+def test_karras_steps_evenly_in_a_root_of_the_noise_level(sde, rho: float) -> None:
+    steps = sde.noise_level(Karras(rho=rho).times(sde, 0.6, 20, end=0.2)).pow(1 / rho).diff()
+    torch.testing.assert_close(steps, steps.mean().expand(20), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["log_snr", "karras"])
+def test_a_noise_free_end_is_reached_from_the_lowest_level(name: str) -> None:
+    sde = VPSDE()
+    times = GRIDS[name](lowest=0.05).times(sde, 0.5, 10)
+    assert sde.noise_level(times[-2]).item() == pytest.approx(0.05)
+    assert times[-1] == 0
+    exploding = VESDE(0.02, 100.0)  # its level at t = 0 is above the lowest: no step is spent on an extra one
+    steps = GRIDS[name]().times(exploding, 0.5, 10)
+    assert exploding.noise_level(steps[-1]).item() == pytest.approx(0.02)
+    assert exploding.noise_level(steps[-2]).item() < 0.06
+
+
+def test_steps_and_t0_are_independent() -> None:
+    for steps in (1, 7, 1000):
+        times = Uniform().times(VPSDE(), 0.37, steps)
+        assert (len(times), times[0].item()) == (steps + 1, 0.37)
+
+
+@pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=SDES)
+def test_a_noise_level_is_the_same_level_for_every_sde(sde) -> None:
+    t0 = start_time("sigma:1.2", sde)
+    assert sde.noise_level(torch.tensor(t0, dtype=torch.float64)).item() == pytest.approx(1.2)
+
+
+def test_a_number_is_a_time() -> None:
+    assert start_time(0.5, VPSDE()) == start_time("0.5", VESDE()) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("t0", "message"),
+    [
+        (1.5, r"t0 must lie in \(0, 1\], got 1.5; t0=1 samples from the prior"),
+        (0.0, r"t0 must lie in \(0, 1\], got 0.0"),
+        (float("nan"), r"t0 must lie in \(0, 1\], got nan"),
+        ("half", r"a time in \(0, 1\] or a noise level such as sigma:1.2, got 'half'"),
+        ("sigma:-1", "noise level of t0 must be positive, got sigma:-1"),
+        ("sigma:inf", "noise level of t0 must be positive"),
+        ("sigma:1e6", "noise levels above 0 and up to 152.2?, got t0=sigma:1e6"),
+    ],
+)
+def test_impossible_starts_are_refused(t0: float | str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        start_time(t0, VPSDE())
+
+
+def test_a_level_below_an_exploding_sde_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"noise levels above 0.01 and up to 50, got t0=sigma:0.005"):
+        start_time("sigma:0.005", VESDE())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Uniform().times(VPSDE(), 1.5, 10), r"t0 must lie in \(0, 1\], got 1.5"),
+        (lambda: Uniform().times(VPSDE(), 0.5, 0), "steps must be at least 1, got 0"),
+        (lambda: Uniform().times(VPSDE(), 0.5, 10, end=0.5), r"end must lie in \[0, t0\), got 0.5 with t0=0.5"),
+        (lambda: LogSNR(lowest=0.0), "lowest noise level of a grid must be positive, got 0.0"),
+        (lambda: Karras(rho=0.5), "rho of a Karras grid must be at least 1, got 0.5; 7 is"),
+        (lambda: Karras(lowest=-1.0), "lowest noise level of a grid must be positive, got -1.0"),
+    ],
+)
+def test_impossible_grids_are_refused(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,198 @@
+"""The architecture, read from the source: who may import whom, and the constructs that it rules out."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from sdedit_pl.typing import over_images
+
+PACKAGE = Path(__file__).parents[1] / "sdedit_pl"
+
+LAYERS = (  # lowest first; a part may import itself and the layers below its own, nothing else
+    ("typing",),
+    ("noise", "sde", "networks", "data", "metrics"),
+    ("denoiser", "grids"),
+    ("losses", "solvers"),
+    ("sampling",),
+    ("editing",),
+    ("training",),
+    ("config",),
+    ("settings", "resources"),
+    ("build",),
+    ("checkpoints",),
+    ("app",),
+    ("cli",),
+    ("__init__", "__main__"),
+)
+
+RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+@cache
+def syntax(module: Path) -> ast.Module:
+    return ast.parse(module.read_text(encoding="utf-8"), filename=str(module))
+
+
+def part(module: Path) -> str:
+    """Name of the part of the package that the file `module` belongs to: `solvers` for solvers/heun.py."""
+    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and name of everything imported anywhere in `tree`; a relative import begins with its dots."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = "." * node.level + (node.module or "")
+            yield from ((node.lineno, f"{source}.{alias.name}") for alias in node.names)
+
+
+def upward_imports(tree: ast.Module, importer: str) -> list[str]:
+    """The imports in `tree`, a file of the part `importer`, that do not go down the layers."""
+    wrong = []
+    for line, name in imports(tree):
+        if name.startswith("."):
+            wrong.append(f"line {line}: {name} is relative; write it in full")
+            continue
+        package, _, rest = name.partition(".")
+        imported = rest.partition(".")[0] or "__init__"
+        if package != PACKAGE.name or imported == importer:
+            continue
+        if RANK.get(imported, RANK["__init__"]) >= RANK[importer]:
+            wrong.append(f"line {line}: {importer} imports {name}")
+    return wrong
+
+
+def names(node: ast.AST) -> set[str]:
+    """The last component of every name in `node`: {"VPSDE", "Heun"} for (sde.VPSDE, Heun)."""
+    found = {leaf.id for leaf in ast.walk(node) if isinstance(leaf, ast.Name)}
+    return found | {leaf.attr for leaf in ast.walk(node) if isinstance(leaf, ast.Attribute)}
+
+
+def descendants(roots: set[str], trees: list[ast.Module]) -> set[str]:
+    """Names of `roots` and of all classes in `trees` that derive from them."""
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    family = set(roots)
+    while True:
+        grown = family | {node.name for node in classes if any(names(base) & family for base in node.bases)}
+        if grown == family:
+            return family
+        family = grown
+
+
+def type_switches(tree: ast.Module, family: set[str]) -> list[str]:
+    """Places in `tree` that ask which class of `family` an object is: isinstance, issubclass or match."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and names(node.func) & {"isinstance", "issubclass"}:
+            asked = names(node.args[1])
+        elif isinstance(node, ast.MatchClass):
+            asked = names(node.cls)
+        else:
+            continue
+        found += [f"line {node.lineno}: {name}" for name in sorted(asked & family)]
+    return found
+
+
+def hand_made_broadcasts(tree: ast.Module) -> list[str]:
+    """Places in `tree` that append three or more axes, as [:, None, None, None] or .view(-1, 1, 1, 1)."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple):
+            axes, sought = node.slice.elts, None
+        elif isinstance(node, ast.Call) and names(node.func) & {"view", "reshape"}:
+            axes, sought = node.args, 1
+        else:
+            continue
+        last = axes[-3:]
+        if len(last) == 3 and all(isinstance(axis, ast.Constant) and axis.value == sought for axis in last):
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(PACKAGE)))
+class TestModule:
+    def test_imports_go_down_the_layers(self, module: Path):
+        assert part(module) in RANK, f"say in LAYERS where {part(module)} stands"
+        assert not upward_imports(syntax(module), part(module))
+
+    def test_broadcasts_over_images_through_the_one_helper(self, module: Path):
+        if part(module) != "typing":
+            assert not hand_made_broadcasts(syntax(module)), "use sdedit_pl.typing.over_images"
+
+    def test_never_asks_for_the_class_of_an_sde_or_solver(self, module: Path):
+        family = descendants({"SDE", "Solver"}, [syntax(other) for other in MODULES])
+        assert not type_switches(syntax(module), family), "make the difference a method"
+
+    def test_has_a_name_that_says_something(self, module: Path):
+        vague = {"utils", "util", "helpers", "helper", "common", "misc"}
+        assert not vague & set(module.relative_to(PACKAGE).with_suffix("").parts)
+
+    def test_opens_with_a_docstring(self, module: Path):
+        if module.read_text(encoding="utf-8").strip():
+            assert ast.get_docstring(syntax(module)), "say what the module models"
+
+
+def test_every_library_imported_is_a_declared_requirement():
+    declared = {canonicalize_name(Requirement(line).name) for line in metadata.requires("sdedit-pl") or []}
+    providers = metadata.packages_distributions()
+    for module in MODULES:
+        for line, name in imports(syntax(module)):
+            library = name.partition(".")[0]
+            if library == PACKAGE.name or library in sys.stdlib_module_names:
+                continue
+            distributions = {canonicalize_name(distribution) for distribution in providers.get(library, [])}
+            assert distributions & declared, f"{module}, line {line}: {library} is not in pyproject.toml"
+
+
+class TestTheChecksThemselves:
+    @pytest.mark.parametrize(
+        ("importer", "statement", "allowed"),
+        [
+            ("solvers", "from sdedit_pl.denoiser import Denoiser", True),
+            ("solvers", "from sdedit_pl.solvers.base import Solver", True),
+            ("solvers", "import torch, math", True),
+            ("solvers", "from sdedit_pl.sampling import integrate", False),
+            ("solvers", "from sdedit_pl import sampling", False),
+            ("solvers", "from sdedit_pl import load_denoiser", False),
+            ("solvers", "from .base import Solver", False),
+            ("networks", "from sdedit_pl.typing import Images", True),
+            ("networks", "def late():\n    import sdedit_pl.sde", False),
+            ("sde", "from sdedit_pl.networks import layers", False),
+            ("training", "from sdedit_pl.config import Config", False),
+            ("cli", "from sdedit_pl.build import build", True),
+        ],
+    )
+    def test_direction(self, importer: str, statement: str, allowed: bool):
+        assert (not upward_imports(ast.parse(statement), importer)) is allowed
+
+    def test_type_switches_are_found_through_inheritance(self):
+        tree = ast.parse(
+            "class Odd(sde.VPSDE): ...\n"
+            "isinstance(x, Odd)\n"
+            "isinstance(x, (int, solvers.Heun))\n"
+            "match x:\n    case VPSDE(): ...\n"
+            "isinstance(x, float)\n"
+        )
+        family = descendants({"VPSDE", "Heun"}, [tree])
+        assert type_switches(tree, family) == ["line 2: Odd", "line 3: Heun", "line 5: VPSDE"]
+
+    def test_broadcasts_are_found(self):
+        tree = ast.parse("a[:, None, None, None]\nb.view(-1, 1, 1, 1)\nc[:, None]\nd.view(1, 1)")
+        assert hand_made_broadcasts(tree) == ["line 1: a[:, None, None, None]", "line 2: b.view(-1, 1, 1, 1)"]
+
+    def test_shapes_are_checked_in_this_run(self):
+        with pytest.raises(TypeError, match="values"):
+            over_images(torch.zeros(2, 3))
