@@ -19,9 +19,7 @@ from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.module import ScoreModule
 
 
-def build_component(
-    config: Mapping[str, Any], section: str, family: Family | None = None, **supplied: Any
-) -> Any:
+def build_component(config: Mapping[str, Any], section: str, family: Family | None = None, **supplied: Any) -> Any:
     """The object that a component's section describes, of a training configuration's families if none is given.
 
     Raises:
@@ -67,7 +65,9 @@ def build_denoiser(model: Mapping[str, Any]) -> Denoiser:
         ConfigError: on unknown names or keys, on arguments that a class refuses, and on an image size that the network
             cannot divide.
     """
-    resolved = {section: resolve_component(section, model[section], TRAINING.families[section]) for section in MODEL_SECTIONS}
+    resolved = {
+        section: resolve_component(section, model[section], TRAINING.families[section]) for section in MODEL_SECTIONS
+    }
     size, channels = model["image"]["size"], model["image"]["channels"]
     network = build_component(resolved, "network", image_channels=channels)
     divisor = network.size_divisor

@@ -25,7 +25,6 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-
 REQUIRED = object()
 """Default of a key that has none."""
 
@@ -200,9 +199,14 @@ def resolve_component(
         raise ConfigError(f"{section} must be a section (`{section}.name=...`), got {given!r}")
     name = given.get("name", family.default)
     if name not in family.table:
-        raise ConfigError(f"{section}.name must be one of {', '.join(family.table)}, got {name!r}{nearest(str(name), family.table)}")
+        raise ConfigError(
+            f"{section}.name must be one of {', '.join(family.table)}, got {name!r}{nearest(str(name), family.table)}"
+        )
     rest = {key: value for key, value in given.items() if key != "name"}
-    return {"name": name, **resolve_section(section, rest, family.keys(name), typed or {}, f" of {section}.name={name}")}
+    return {
+        "name": name,
+        **resolve_section(section, rest, family.keys(name), typed or {}, f" of {section}.name={name}"),
+    }
 
 
 def resolve_section(

@@ -67,7 +67,7 @@ def fit(config: Mapping[str, Any]) -> Path:
         enable_model_summary=False,
         callbacks=[
             *([TQDMProgressBar(refresh_rate=10)] if config["trainer"]["enable_progress_bar"] else []),
-            ImagesSeen(),
+            ImagesSeen(config["trainer"]["log_every_n_steps"]),
             LearningRateMonitor(),
             previews(config, data, averaging, folder),
             averaging,

@@ -1,8 +1,8 @@
 """Denoising score matching: which noise levels are trained, and what an error at each of them costs.
 
-The loss of one image is weight(t) ||D(x_t, t) - x_0||^2, summed or averaged over its pixels. Every published objective is
-one weight and one distribution of t. The error is computed on the network's raw output, where it does not cancel:
-||D - x_0||^2 = c_out^2 ||F - target||^2.
+The loss of one image is weight(t) ||D(x_t, t) - x_0||^2, summed or averaged over its pixels. Every published
+objective is one weight and one distribution of t. The error is computed on the network's raw output, where it does
+not cancel: ||D - x_0||^2 = c_out^2 ||F - target||^2.
 
 Source: Song et al. 2021, equation 7; Ho et al. 2020, equation 14; Karras et al. 2022, section 5 and table 1.
 """
@@ -85,9 +85,7 @@ class TimeSampler(abc.ABC):
 
     def __post_init__(self) -> None:
         if not 0 < self.t_min < self.t_max <= 1:
-            raise ValueError(
-                f"training times need 0 < t_min < t_max <= 1, got t_min={self.t_min}, t_max={self.t_max}"
-            )
+            raise ValueError(f"training times need 0 < t_min < t_max <= 1, got t_min={self.t_min}, t_max={self.t_max}")
 
     @abc.abstractmethod
     def times(self, sde: SDE, uniform: Float[Tensor, "B"]) -> Times:
@@ -156,8 +154,7 @@ class LogNormalNoise(TimeSampler):
 
     def times(self, sde: SDE, uniform: Float[Tensor, "B"]) -> Times:
         low, high = (
-            torch.special.ndtr((edge - self.mean) / self.deviation)
-            for edge in self.log_noise_range(sde, uniform)
+            torch.special.ndtr((edge - self.mean) / self.deviation) for edge in self.log_noise_range(sde, uniform)
         )
         normal = torch.special.ndtri((low + (high - low) * uniform).clamp(1e-6, 1 - 1e-6))
         level = self.mean + self.deviation * normal

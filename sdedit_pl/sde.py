@@ -338,7 +338,8 @@ class DiscreteVPSDE(SDE):
 
     def drift_coefficient(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         """N/2 log(1 - beta_i) on the interval (i/N, (i+1)/N]."""
-        index = (t.double() * self.steps).ceil().long().sub(1).clamp(0, self.steps - 1)
+        # the guard keeps a time that a float rounds just above a knot in the interval below it
+        index = (t.double() * self.steps - 5e-4).ceil().long().sub(1).clamp(0, self.steps - 1)
         return (torch.log1p(-self.betas(t))[index] * (self.steps / 2)).to(t.dtype)
 
     def diffusion(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:

@@ -1,7 +1,8 @@
 """Shapes of the tensors that cross module borders, and the one helper that broadcasts over images.
 
 A batch of images is `Images`: float, (B, C, H, W), RGB in [-1, 1] when there are three channels. Diffusion times are
-`Times`: one t in (0, 1] for each image. A `Mask` is boolean with one channel, True where pixels may change.
+`Times`: one t in (0, 1] for each image. A `Mask` is boolean with one channel, True where pixels may change,
+and has one entry for each image or one for all.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 Images: TypeAlias = Float[Tensor, "B C H W"]
 Times: TypeAlias = Float[Tensor, "B"]
-Mask: TypeAlias = Bool[Tensor, "B 1 H W"]
+Mask: TypeAlias = Bool[Tensor, "#B 1 H W"]
 
 
 def over_images(values: Float[Tensor, "B"]) -> Float[Tensor, "B 1 1 1"]:

@@ -139,6 +139,6 @@ def test_network_precision_stays_inside() -> None:
 def test_errors() -> None:
     with pytest.raises(ValueError, match="time or log_noise_level, got 'sigma'"):
         Epsilon(label="sigma")
-    with pytest.raises(ValueError, match="data_deviation must be positive, got 0.0; EDM uses 0.5"):
+    with pytest.raises(ValueError, match=r"data_deviation must be positive, got 0\.0; EDM uses 0\.5"):
         EDM(data_deviation=0.0)
     assert math.isclose(Score().label_offset, -math.log(2))

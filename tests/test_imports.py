@@ -30,6 +30,7 @@ LAYERS = (  # lowest first; a part may import itself and the layers below its ow
     ("settings", "resources"),
     ("build",),
     ("checkpoints",),
+    ("fit",),
     ("app",),
     ("cli",),
     ("__init__", "__main__"),

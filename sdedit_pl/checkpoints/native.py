@@ -1,8 +1,8 @@
 """This project's checkpoints.
 
-For editing: one `.safetensors` file with the averaged weights of the network; its metadata hold the configuration of the
-model and the facts of its training as JSON. For resuming: Lightning's `.ckpt`, which editing reads too, weights-only.
-Neither can run anything: a configuration names components of this package's tables and nothing else.
+For editing: one `.safetensors` file with the averaged weights of the network; its metadata hold the configuration of
+the model and the facts of its training as JSON. For resuming: Lightning's `.ckpt`, which editing reads too,
+weights-only. Neither can run anything: a configuration names components of this package's tables and nothing else.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SDEDIT_TRACEBACK=1 shows where in the program the error arose.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    show_notices()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         say(overview())
         return 0 if arguments else 2
@@ -43,6 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return fail("interrupted", 130)
     return 0
+
+
+def show_notices() -> None:
+    """Sends this package's log messages to the standard error; those of libraries stay as they set them up."""
+    package = logging.getLogger("sdedit_pl")
+    package.setLevel(logging.INFO)
+    if not package.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        package.addHandler(handler)
 
 
 def overview() -> str:

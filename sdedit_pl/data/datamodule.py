@@ -12,17 +12,17 @@ reason the loaders given to Lightning are plain iterables, whose samplers and st
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from sdedit_pl.data.images import UnreadableImage, images_from_bytes
+from sdedit_pl.data.images import images_from_bytes
+from sdedit_pl.data.loader import ImageLoader, checked_images
 from sdedit_pl.data.order import Share, TrainingBatches, TrainingOrder, ValidationBatches
-from sdedit_pl.data.source import Batch, CachedImages, ImageSet, ReadableImages, Source
+from sdedit_pl.data.source import SPLITS, Batch, CachedImages, ImageSet, ReadableImages, Source
 from sdedit_pl.typing import Images
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ class ImageDataModule(LightningDataModule):
         self.flip = flip
         self.cache = cache
         self._sets: dict[str, ImageSet] = {}
+        self._loaders: list[ImageLoader] = []
         self._consumed_at_step = (0, 0)  # images consumed, at which optimiser step
 
     def prepare_data(self) -> None:
@@ -86,12 +87,19 @@ class ImageDataModule(LightningDataModule):
         """Lists the images, and reads them into memory if they are to be kept there. Lightning calls it."""
         if stage == "fit" and self.trainer is not None and self.trainer.global_step == 0:
             self._consumed_at_step = (0, 0)  # a new run; a resumed one loads its state after this
-        splits = ("val",) if self.source.streams else ("train", "val")
-        for split in splits:
+        for split in ("val",) if self.source.streams else SPLITS:
             if split not in self._sets:
                 self._sets[split] = self._in_memory_if_small(self.source.images(split))
-        sizes = {split: len(self._sets[split]) for split in splits}
-        logger.info("images: %s", ", ".join(f"{count} {split}" for split, count in sizes.items()))
+                logger.info("%d images: %s", len(self._sets[split]), split)
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Ends the worker processes. Lightning calls it."""
+        while self._loaders:
+            self._loaders.pop().close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Ends the worker processes of a run that failed. Lightning calls it."""
+        self.teardown()
 
     def train_dataloader(self) -> ImageLoader:
         """Endless batches for this device, uint8 (B, C, H, W), from the first image not consumed yet."""
@@ -178,68 +186,25 @@ class ImageDataModule(LightningDataModule):
     def _in_memory_if_small(self, images: ImageSet) -> ImageSet:
         image_bytes = self.source.format.channels * self.source.format.size**2
         keep = len(images) * image_bytes <= CACHE_BYTES if self.cache is None else self.cache
-        if not keep or len(images) == 0:
+        if images.in_memory or not keep or len(images) == 0:
             return images
-        chunks = ValidationBatches(len(images), Share(_CACHE_CHUNK))
-        return CachedImages(torch.cat(list(self._image_set_loader(images, chunks))))
+        loader = self._image_set_loader(images, ValidationBatches(len(images), Share(_CACHE_CHUNK)))
+        pixels = self.source.format.empty(len(images))
+        filled = 0
+        for chunk in loader:
+            pixels[filled : filled + len(chunk)] = chunk
+            filled += len(chunk)
+        loader.close()
+        return CachedImages(pixels)
 
     def _image_set_loader(self, images: ImageSet, batches: TrainingBatches | ValidationBatches) -> ImageLoader:
         limit = self.source.broken_limit
         readable = ReadableImages(images, None if limit is None else limit + 1)
-        workers = 0 if isinstance(images, CachedImages) else self.workers
+        workers = 0 if images.in_memory else self.workers
         return self._loader(readable, workers, batch_sampler=batches)
 
     def _loader(self, dataset: Dataset[Batch], workers: int, **batching: Any) -> ImageLoader:
-        on_accelerator = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        loader = DataLoader(
-            dataset,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=on_accelerator,
-            collate_fn=_as_it_is,
-            generator=torch.Generator().manual_seed(self.seed),  # else starting workers would move the global stream
-            **batching,
-        )
-        return ImageLoader(loader, self.source)
-
-
-class ImageLoader(Iterable[Tensor]):
-    """Batches of images; unreadable ones are reported to the source on the way.
-
-    Args:
-        loader: Yields `Batch`.
-        source: Counts and names what could not be read.
-    """
-
-    def __init__(self, loader: DataLoader[Batch], source: Source) -> None:
-        self.loader = loader
-        self.source = source
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for batch in self.loader:
-            yield checked_images(batch, self.source)
-
-    def __len__(self) -> int:
-        """Number of batches.
-
-        Raises:
-            TypeError: The batches are endless.
-        """
-        return len(self.loader)
-
-
-def checked_images(batch: Batch, source: Source) -> Tensor:
-    """Takes a batch's images and reports its unreadable ones.
-
-    Raises:
-        UnreadableImage: There are no readable images, or more unreadable ones than the source accepts.
-    """
-    source.record(batch.broken)
-    if batch.images is None:
-        first = batch.broken[0].reason if batch.broken else "the stream of shards ended"
-        raise UnreadableImage(f"none of {len(batch.broken)} images in a row can be read; the first: {first}")
-    return batch.images
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        loader = ImageLoader(dataset, self.source, workers, self.seed, pin_memory=on_cuda, **batching)
+        self._loaders.append(loader)
+        return loader

@@ -79,9 +79,9 @@ class ImageFormat:
                 f"background must be a colour name or #rrggbb, got {self.background!r}; for example white or #808080"
             ) from None
 
-    def empty(self) -> UInt8[Tensor, "0 C H W"]:
-        """No images of this format: uint8 (0, channels, size, size)."""
-        return torch.empty(0, self.channels, self.size, self.size, dtype=torch.uint8)
+    def empty(self, count: int = 0) -> UInt8[Tensor, "N C H W"]:
+        """Room for `count` images of this format: uint8 (count, channels, size, size), not initialised."""
+        return torch.empty(count, self.channels, self.size, self.size, dtype=torch.uint8)
 
 
 def decode_image(file: bytes | BinaryIO, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:

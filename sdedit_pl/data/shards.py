@@ -13,11 +13,11 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import braceexpand
 import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
+from webdataset.shardlists import expand_urls
 
 from sdedit_pl.data.images import IMAGE_SUFFIXES, ImageFormat, UnreadableImage, decode_image, held_out
 from sdedit_pl.data.order import Share
@@ -224,7 +224,7 @@ def find_shards(path: str | list[str]) -> tuple[list[str], list[str]]:
             if not tars:
                 raise ValueError(f"no shards in {part}; expected files that end in .tar; images: the folder source")
         else:
-            patterns = braceexpand.braceexpand(part, escape=False)
+            patterns = expand_urls(part) if "{" in part else [part]
             train += [shard for pattern in patterns for shard in _expand_wildcards(pattern)]
     missing = [shard for shard in train if not is_remote(shard) and not Path(shard).is_file()]
     if missing:

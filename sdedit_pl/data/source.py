@@ -45,7 +45,13 @@ class Batch(NamedTuple):
 
 
 class ImageSet(abc.ABC):
-    """The images of one split, by number. Must survive pickling and be safe to read from several processes."""
+    """The images of one split, by number. Must survive pickling and be safe to read from several processes.
+
+    Attributes:
+        in_memory: Whether they are decoded already, so that reading them needs no worker processes.
+    """
+
+    in_memory: bool = False
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -169,6 +175,8 @@ class CachedImages(ImageSet):
     Args:
         pixels: uint8 (N, C, H, W).
     """
+
+    in_memory = True
 
     def __init__(self, pixels: UInt8[Tensor, "N C H W"]) -> None:
         self.pixels = pixels

@@ -76,7 +76,8 @@ def read_mask(path: Path, guide: Guide) -> Bool[Tensor, "1 1 S S"]:
         width, height = guide.original_size
         given_width, given_height = image_size(path)
         raise ValueError(
-            f"a mask must have its guide's size: {guide.path} is {width}x{height}, {path} is {given_width}x{given_height}"
+            f"a mask must have its guide's size: {guide.path} is {width}x{height}, "
+            f"{path} is {given_width}x{given_height}"
         )
     mask = pixels[None] >= 128
     if not torch.any(mask):

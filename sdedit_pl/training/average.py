@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
@@ -52,7 +52,12 @@ class ImageHalfLifeAveraging(WeightAveraging):
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Tensor,
+        batch_idx: int,
     ) -> None:
         self._images_per_step = batch.shape[0] * trainer.world_size * trainer.accumulate_grad_batches
         self._images_seen = images_seen(trainer)
@@ -62,7 +67,7 @@ class ImageHalfLifeAveraging(WeightAveraging):
         """The denoiser that holds the averaged weights at the moment; not to be changed."""
         if self._average_model is None or self._swapped:
             return pl_module.denoiser
-        return self._average_model.module.denoiser
+        return cast(ScoreModule, self._average_model.module).denoiser
 
     def _swap_models(self, pl_module: lightning.LightningModule) -> None:
         super()._swap_models(pl_module)
@@ -77,7 +82,7 @@ class ImageHalfLifeAveraging(WeightAveraging):
 
     def _update(self, average: Any, current: Any, count: Any) -> None:
         weight = 1 - self.decay(self._images_seen, self._images_per_step)
-        torch._foreach_lerp_(list(average), list(current), weight)
+        torch._foreach_lerp_(list(average), list(current), weight)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def images_seen(trainer: lightning.Trainer) -> int:

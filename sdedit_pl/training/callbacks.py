@@ -15,8 +15,8 @@ from torchvision.utils import make_grid, save_image
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.noise import SeededNoise
 from sdedit_pl.grids import GRIDS
+from sdedit_pl.noise import SeededNoise
 from sdedit_pl.sampling import integrate
 from sdedit_pl.solvers import SOLVERS
 from sdedit_pl.training.average import ImageHalfLifeAveraging, images_seen
@@ -24,15 +24,25 @@ from sdedit_pl.training.module import ScoreModule
 
 
 class ImagesSeen(lightning.Callback):
-    """Logs the images seen since the very first step, and how many a second, at the trainer's logging interval."""
+    """Logs the images seen since the very first step, and how many a second.
 
-    def __init__(self) -> None:
+    Args:
+        every_steps: optimiser steps between two entries; best the trainer's logging interval.
+    """
+
+    def __init__(self, every_steps: int = 50) -> None:
+        self.every_steps = every_steps
         self._last: tuple[int, float] | None = None
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Tensor,
+        batch_idx: int,
     ) -> None:
-        if trainer.global_step % trainer.log_every_n_steps:
+        if trainer.global_step % self.every_steps:
             return
         images = images_seen(trainer)
         now = time.monotonic()

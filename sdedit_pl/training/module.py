@@ -1,7 +1,7 @@
 """The LightningModule: one training step of denoising score matching, on random numbers that can be replayed.
 
-Every random number of a step is a function of (seed, rank, batch number): a resumed run draws what the uninterrupted one
-would have drawn, and no two ranks draw the same noise.
+Every random number of a step is a function of (seed, rank, batch number): a resumed run draws what the
+uninterrupted one would have drawn, and no two ranks draw the same noise.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.losses import TimeSampler, Weighting, denoising_loss
-from sdedit_pl.noise import mixed
+from sdedit_pl.noise import SeededNoise, mixed
 from sdedit_pl.training.optimizers import Adam, Schedule
 from sdedit_pl.typing import Images
 
 TRAINING, VALIDATION, DROPOUT = 0, 1, 2
 """Domains of the random streams, so that a validation batch never repeats a training batch's noise."""
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+"""Multiples of it, without their whole part, fill [0, 1) evenly, however many are taken."""
 
 
 class ScoreModule(lightning.LightningModule):
@@ -84,18 +86,18 @@ class ScoreModule(lightning.LightningModule):
         torch.compiler.set_stance("default")
 
     def validation_step(self, batch: Float[Tensor, "B C H W"], batch_idx: int) -> None:
-        """Loss at times spread evenly over the training distribution, on noise that never changes."""
-        generator = torch.Generator(device=batch.device)
-        generator.manual_seed(mixed(self.seed, self.global_rank, batch_idx, VALIDATION))
-        count = batch.shape[0]
-        uniform = (torch.arange(count, device=batch.device) + 0.5) / count
-        noise = torch.randn(batch.shape, generator=generator, device=batch.device)
-        loss = self.losses(batch, uniform, noise).mean()
-        self.log("val/loss", loss, prog_bar=True, batch_size=count, sync_dist=True)
+        """Loss at times spread evenly over the training distribution, on noise that never changes.
 
-    def losses(
-        self, images: Images, uniform: Float[Tensor, "B"], noise: Images
-    ) -> Float[Tensor, "B"]:
+        An image has its own noise and time, so that the loss depends neither on the batch size nor on the devices.
+        """
+        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        indices = data.val_indices(batch_idx)
+        noise = SeededNoise([mixed(self.seed, index, VALIDATION) for index in indices])(0, 0, batch)
+        uniform = torch.tensor([(index + 0.5) * GOLDEN_RATIO % 1 for index in indices], device=batch.device)
+        losses = self.losses(batch, uniform, noise)
+        self.log("val/loss", losses.mean(), prog_bar=True, batch_size=len(batch), sync_dist=True)
+
+    def losses(self, images: Images, uniform: Float[Tensor, "B"], noise: Images) -> Float[Tensor, "B"]:
         """The loss of each image at the quantile `uniform` of the training times."""
         t = self.times.times(self.denoiser.sde, uniform)
         return denoising_loss(self.denoiser, images, t, noise, self.weighting, reduction=self.reduction)

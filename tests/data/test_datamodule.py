@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import pickle
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -13,7 +15,15 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from sdedit_pl.data import DATA_SOURCES, FolderSource, ImageDataModule, Source, UnreadableImage
+from sdedit_pl.data import (
+    DATA_SOURCES,
+    FolderSource,
+    ImageDataModule,
+    Source,
+    TorchvisionSource,
+    UnreadableImage,
+    WebDatasetSource,
+)
 from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.data.source import ImageSet
 
@@ -29,6 +39,23 @@ def module_over(folder: Path, **options: object) -> ImageDataModule:
     source_options = {key: options.pop(key) for key in ("val_fraction", "broken_limit") if key in options}
     settings = {"batch_size": 4, "workers": 0, "flip": True, **options}
     return ImageDataModule(FolderSource(str(folder), 8, **source_options), **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("cache", "processes"), [(None, 0), (True, 0), (False, 2)])
+def test_a_small_set_is_kept_in_memory_and_needs_no_workers(
+    numbered_folder: NumberedFolder, monkeypatch: pytest.MonkeyPatch, cache: bool | None, processes: int
+) -> None:
+    folder = numbered_folder(range(8))
+    data = module_over(folder, workers=2, cache=cache, val_fraction=0.0)
+    batches = iter(data.train_dataloader())
+    next(batches)
+    assert len(multiprocessing.active_children()) == processes
+    data.teardown()
+    monkeypatch.setattr("sdedit_pl.data.datamodule.CACHE_BYTES", 8 * 3 * 8 * 8 - 1)
+    larger = module_over(folder, workers=1, cache=cache, val_fraction=0.0)
+    next(iter(larger.train_dataloader()))
+    assert len(multiprocessing.active_children()) == (0 if cache else 1)
+    larger.teardown()
 
 
 @pytest.mark.parametrize("cache", [False, True])
@@ -51,6 +78,15 @@ def test_two_devices_together_see_what_one_with_twice_the_batch_sees(numbered_fo
         assert [pixel for row in joint for pixel in row] == whole[step]
 
 
+def test_image_sets_can_be_sent_to_workers_that_do_not_fork(
+    numbered_folder: NumberedFolder, write_shard: Callable[..., Path]
+) -> None:
+    folder, shard = numbered_folder([5]), write_shard("a.tar", [5])
+    for source in (FolderSource(str(folder), 8), WebDatasetSource(str(shard), 8), TorchvisionSource("FakeData", 8)):
+        images = source.images("train")
+        assert torch.equal(pickle.loads(pickle.dumps(images)).read(0), images.read(0))
+
+
 def test_a_batch_may_be_larger_than_the_set(numbered_folder: NumberedFolder) -> None:
     data = module_over(numbered_folder([3, 4]), batch_size=7, val_fraction=0.0, flip=False)
     assert next(iter(data.train_dataloader())).shape == (7, 3, 8, 8)
@@ -70,6 +106,17 @@ def test_training_is_endless_and_validation_is_not(numbered_folder: NumberedFold
     preview = data.val_images(5)
     assert torch.equal(preview, data.on_after_batch_transfer(torch.cat(batches), 0)[:5])
     assert preview.dtype == torch.float32 and preview.min() >= -1 and preview.max() == 1
+
+
+def test_a_closed_loader_ends_its_workers_and_opens_again(numbered_folder: NumberedFolder) -> None:
+    data = module_over(numbered_folder(range(6)), workers=2, cache=False)
+    loader = data.train_dataloader()
+    expected, held = first(loader, 3), iter(loader)
+    next(held)
+    data.teardown()
+    assert multiprocessing.active_children() == [] and list(held) == []
+    assert first(loader, 3) == expected
+    loader.close()
 
 
 def test_loading_leaves_the_global_random_stream_alone(numbered_folder: NumberedFolder) -> None:
@@ -245,6 +292,7 @@ class TestResume:
         data = module_over(folder, workers=2, cache=False)
         with pytest.raises(RuntimeError, match="power failure"):
             fit(data, Recorder(fails_at=5), tmp_path)
+        assert multiprocessing.active_children() == []
         assert data.consumed_samples == 20 and data.state_dict() == {"consumed_samples": 20, "global_step": 5}
 
     def test_a_new_run_with_the_same_data_module_starts_at_the_beginning(self, folder: Path, tmp_path: Path) -> None:

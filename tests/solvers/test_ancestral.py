@@ -7,7 +7,7 @@ import torch
 from oracles import ConstantNoise, GaussianDenoiser
 
 from sdedit_pl.noise import SeededNoise, StepNoise
-from sdedit_pl.sde import SDES, DiscreteVPSDE, VESDE, VPSDE
+from sdedit_pl.sde import SDES, VESDE, VPSDE, DiscreteVPSDE
 from sdedit_pl.solvers import Ancestral
 from sdedit_pl.typing import over_images
 

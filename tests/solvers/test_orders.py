@@ -18,7 +18,7 @@ from torch import Tensor
 from sdedit_pl.grids import LogSNR, Uniform
 from sdedit_pl.noise import SeededNoise, StepNoise
 from sdedit_pl.sampling import integrate
-from sdedit_pl.sde import SDES
+from sdedit_pl.sde import SDE, SDES
 from sdedit_pl.solvers import (
     DDIM,
     Ancestral,
@@ -69,31 +69,34 @@ def terminal_moments(
 
 @pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=SDES)
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-def test_moments_converge_at_the_declared_order(solver: Solver, sde) -> None:
+def test_moments_converge_at_the_declared_order(solver: Solver, sde: SDE) -> None:
     denoiser = GaussianDenoiser(sde, mean=0.3, deviation=0.2)
     errors = []
-    for steps in (160, 320):
+    for steps in (80, 160):
         times = Uniform().times(sde, 0.75, steps, end=0.25)
         mean, variance = terminal_moments(denoiser, solver, times)
         exact_mean, exact_variance = denoiser.marginal_mean(times[-1]), denoiser.marginal_variance(times[-1])
         errors.append(abs(mean - exact_mean) / exact_variance.sqrt() + abs(variance / exact_variance - 1))
-    assert errors[-1] < 0.05
+    assert errors[-1] < 0.1
     assert math.log2(errors[0] / errors[1]) == pytest.approx(solver.order, abs=0.15)
 
 
-@pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=SDES)
-@pytest.mark.parametrize("name", [name for name, solver in SOLVERS.items() if not solver.stochastic])
-def test_paths_of_ode_solvers_converge_at_the_declared_order(name: str, sde) -> None:
-    """The path itself, on data whose score is not linear, to the one of a much finer run of the best solver."""
-    solver, denoiser = SOLVERS[name], MixtureDenoiser(sde)
+def path_end(sde: SDE, solver: Solver, steps: int) -> Float[Tensor, "1 1 1 9"]:
+    """Where nine paths between two modes of data end."""
     t0 = torch.full((1,), 0.7, dtype=torch.float64)
-    x = sde.perturb(torch.zeros(1, 1, 1, 9).double(), t0, torch.linspace(-2, 2, 9).double()[None, None, None])
+    noise = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(1, 1, 1, 9)
+    times = LogSNR().times(sde, 0.7, steps, end=0.2)
+    x = sde.perturb(torch.zeros_like(noise), t0, noise)
+    return integrate(MixtureDenoiser(sde), solver, x, times, noise=SeededNoise([0]), last="sample")
 
-    def path_end(solver: Solver, steps: int) -> Float[Tensor, "1 1 1 9"]:
-        times = LogSNR().times(sde, 0.7, steps, end=0.2)
-        return integrate(denoiser, solver, x, times, noise=SeededNoise([0]), last="sample")
 
-    exact = path_end(ProbabilityFlowHeun(), 3000)
-    errors = [(path_end(solver, steps) - exact).abs().max().item() for steps in (100, 200)]
-    assert errors[-1] < 0.05
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(solver.order, abs=0.2)
+@pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=SDES)
+def test_paths_of_ode_solvers_converge_at_the_declared_order(sde: SDE) -> None:
+    """The path itself, on data whose score is not linear, to the one of a much finer run of the best solver."""
+    exact = path_end(sde, ProbabilityFlowHeun(), 1000)
+    for name, solver in SOLVERS.items():
+        if solver.stochastic:
+            continue
+        errors = [(path_end(sde, solver, steps) - exact).abs().max().item() for steps in (60, 120)]
+        assert errors[-1] < 0.05, name
+        assert math.log2(errors[0] / errors[1]) == pytest.approx(solver.order, abs=0.2), name

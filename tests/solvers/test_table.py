@@ -1,4 +1,4 @@
-"""What every solver of the table promises: its cost, whether it draws noise, its precision, its independence of batches."""
+"""What every solver of the table promises: its cost, its noise, its precision, its independence of the batch."""
 
 from __future__ import annotations
 

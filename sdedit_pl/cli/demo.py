@@ -1,0 +1,86 @@
+"""`sdedit demo`: edit the bundled guides with the bundled model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from sdedit_pl.cli import say
+from sdedit_pl.cli.edit import image_shape, load_for_editing, read_guides, read_masks
+from sdedit_pl.cli.explain import explain, wants_help
+from sdedit_pl.config import ConfigError, Schema
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.editing.runs import Edited, edit_guides
+from sdedit_pl.editing.sheets import contact_sheet
+
+USAGE = "sdedit demo [key=value ...]\n\nEdits the bundled guides with the bundled model, in a checkout of the project."
+
+
+@dataclass
+class Arguments:
+    """The demonstration.
+
+    Args:
+        out: the picture that it makes.
+        ckpt: the model.
+        guide: folder of guides.
+        mask: folder of masks, named like their guides.
+        t0: how far guides are noised.
+        steps: solver steps.
+        samples: samples of each guide.
+        columns: guides beside each other in the picture.
+        device: auto, cpu, cuda, mps.
+        overwrite: replace the picture.
+    """
+
+    out: str = "outputs/demo.png"
+    ckpt: str = "checkpoints/portraits64.safetensors"
+    guide: str = "data/guides"
+    mask: str = "data/masks"
+    t0: float | str = 0.5
+    steps: int = 40
+    samples: int = 3
+    columns: int = 2
+    device: str = "auto"
+    overwrite: bool = False
+
+
+SCHEMA = Schema(top=Arguments, settings={}, families={})
+
+
+def run(arguments: list[str]) -> None:
+    """Edits the bundled guides and writes one picture."""
+    if wants_help(arguments):
+        say(explain(SCHEMA, USAGE))
+        return
+    given, typed = SCHEMA.read_arguments(arguments)
+    config = SCHEMA.resolve(given, typed)
+    out = Path(config["out"])
+    if out.exists() and not config["overwrite"]:
+        raise ConfigError(f"{out} is already there; give another out=, or overwrite=true")
+    if not Path(config["ckpt"]).exists():
+        raise ConfigError(f"the demo runs in a checkout of the project: there is no {config['ckpt']} here")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    picture = contact_sheet(edits(config), columns=config["columns"])
+    save_whole(picture, out)
+    say(f"guides and their edits: {out}")
+
+
+def edits(config: dict) -> list[Edited]:
+    """The edits of all guides."""
+    denoiser = load_for_editing(config["ckpt"], config["device"])
+    guides = read_guides(config["guide"], image_shape(config["ckpt"]))
+    masks = read_masks(config["mask"], guides)
+    edit, seeds = SDEdit(t0=config["t0"], steps=config["steps"]), range(config["samples"])
+    with tqdm(total=len(guides) * len(seeds) * edit.steps, unit="step", desc="editing", disable=None) as progress:
+        return list(edit_guides(denoiser, edit, guides, masks, seeds, on_step=progress.update))
+
+
+def save_whole(picture: Image.Image, path: Path) -> None:
+    """Writes a PNG that appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    picture.save(temporary, format="PNG")
+    temporary.replace(path)

@@ -1,0 +1,281 @@
+"""`sdedit edit`: turn guides into images of a model's domain."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from jaxtyping import Bool
+from torch import Tensor
+from tqdm import tqdm
+
+import sdedit_pl
+from sdedit_pl.build import build_component
+from sdedit_pl.checkpoints import find_checkpoint, load_denoiser
+from sdedit_pl.cli import say
+from sdedit_pl.cli.explain import explain, wants_help
+from sdedit_pl.config import ConfigError, Family, Key, Schema, read_file
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.editing.files import Guide, find_guides, read_guide, read_mask
+from sdedit_pl.editing.runs import Edited, edit_guides
+from sdedit_pl.editing.sheets import contact_sheet, to_picture
+from sdedit_pl.grids import GRIDS
+from sdedit_pl.solvers import SOLVERS
+
+logger = logging.getLogger(__name__)
+
+RECORD_FILE = "edit.yaml"
+SHEET_FILE = "sheet.png"
+RECORD_KEY = "record"
+
+USAGE = """sdedit edit ckpt=FILE guide=FILE|FOLDER|GLOB [mask=FILE|FOLDER] [key=value ...]
+
+Noises each guide to t0 and brings it back with the checkpoint's model. Leaves in `out` a PNG for each sample, sheet.png
+and edit.yaml, which repeats the edit: sdedit edit config=outputs/edit/edit.yaml out=..."""
+CONFIG_KEY = Key(str, None, "a YAML file of these keys, such as the edit.yaml of an edit")
+
+
+@dataclass
+class Arguments:
+    """What to edit, and how.
+
+    Args:
+        ckpt: an editing checkpoint (.safetensors), a training checkpoint (.ckpt), or the folder of a run.
+        guide: an image, a folder of images, or a glob.
+        mask: the image whose white pixels may change, or a folder of such images named like their guides.
+        out: folder of the results.
+        t0: how far guides are noised: a time in (0, 1], or a noise level such as sigma:1.2. Higher is more realistic,
+            lower more faithful.
+        steps: solver steps from t0 to 0.
+        repeats: how often the edit is repeated on its own result (K).
+        samples: how many samples of each guide.
+        seed: of the first sample; the next has the next seed.
+        variant: exact, or paper or reference, which follow the published algorithms and code to the letter.
+        batch: samples made at once; it changes nothing but speed and memory.
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: of the network; the state is always float32.
+        overwrite: replace the results in `out`.
+    """
+
+    ckpt: str
+    guide: str
+    mask: str | None = None
+    out: str = "outputs/edit"
+    t0: float | str = 0.5
+    steps: int = 100
+    repeats: int = 1
+    samples: int = 4
+    seed: int = 0
+    variant: str = "exact"
+    batch: int = 16
+    device: str = "auto"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    overwrite: bool = False
+
+
+FAMILIES = {"solver": Family(SOLVERS, "ancestral"), "grid": Family(GRIDS, "uniform")}
+SCHEMA = Schema(top=Arguments, settings={}, families=FAMILIES)
+
+
+def run(arguments: list[str]) -> None:
+    """Reads the arguments, edits, and writes the results."""
+    if wants_help(arguments):
+        say(explain(SCHEMA, USAGE, {"config": CONFIG_KEY}))
+        return
+    given, typed = SCHEMA.read_arguments(arguments)
+    file = given.pop("config", None)
+    base = read_file(Path(typed["config"])) if file is not None else {}
+    base.pop(RECORD_KEY, None)
+    config = SCHEMA.resolve(SCHEMA.merge(base, given), typed)
+    edit = build_edit(config)
+    check_counts(config)
+    with Results(Path(config["out"]), config["overwrite"]) as results:
+        denoiser = load_for_editing(config["ckpt"], config["device"], config["precision"])
+        guides = read_guides(config["guide"], image_shape(config["ckpt"]))
+        masks = read_masks(config["mask"], guides)
+        seeds = range(config["seed"], config["seed"] + config["samples"])
+        total = len(guides) * len(seeds) * edit.steps * edit.repeats
+        with tqdm(total=total, unit="step", desc="editing", disable=None) as progress:
+            edits = list(
+                edit_guides(denoiser, edit, guides, masks, seeds, batch=config["batch"], on_step=progress.update)
+            )
+        write_results(results, edits, config)
+    say(f"{len(guides) * len(seeds)} samples in {config['out']}; see {Path(config['out']) / SHEET_FILE}")
+
+
+def build_edit(config: Mapping[str, Any]) -> SDEdit:
+    """The edit of a resolved configuration.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    parts = {name: build_component(config, name, family) for name, family in FAMILIES.items()}
+    defaults = {name: config[name]["name"] for name, family in FAMILIES.items() if parts[name] == default_of(family)}
+    return SDEdit(
+        t0=config["t0"],
+        steps=config["steps"],
+        repeats=config["repeats"],
+        variant=config["variant"],
+        **{**parts, **defaults},
+    )
+
+
+def default_of(family: Family) -> Any:
+    """The component that a family's default name makes."""
+    return family.table[family.default]()
+
+
+def check_counts(config: Mapping[str, Any]) -> None:
+    """Raises ConfigError for counts that no edit can have."""
+    for key, least in (("samples", 1), ("batch", 1), ("seed", 0)):
+        if config[key] < least:
+            raise ConfigError(f"{key} must be at least {least}, got {config[key]}")
+
+
+def load_for_editing(ckpt: str, device: str, precision: str = "float32") -> Denoiser:
+    """The denoiser of a checkpoint, on a device by name.
+
+    Raises:
+        ConfigError: a device that torch does not know or have.
+        CheckpointError: see `sdedit_pl.checkpoints.load_denoiser`.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device={device} cannot be used here: {str(error).splitlines()[0]}") from error
+    denoiser = load_denoiser(ckpt, device)
+    denoiser.network.to(getattr(torch, precision))
+    return denoiser
+
+
+def image_shape(ckpt: str) -> tuple[int, int]:
+    """(channels, size) of the images of a checkpoint's domain."""
+    from sdedit_pl.checkpoints import describe
+
+    image = describe(ckpt).model["image"]
+    return image["channels"], image["size"]
+
+
+def read_guides(guide: str, shape: tuple[int, int]) -> list[Guide]:
+    """The guides of a path, folder or glob, with a notice for each that was resized."""
+    channels, size = shape
+    guides = [read_guide(path, size, channels) for path in find_guides(guide)]
+    for item in guides:
+        if item.resized:
+            width, height = item.original_size
+            cropped = " cropped to its central square and" if width != height else ""
+            logger.info("%s is %dx%d,%s resized to the model's %dx%d", item.path, width, height, cropped, size, size)
+    names = [item.path.stem for item in guides]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"guides need names of their own, got several called {', '.join(twice)}")
+    return guides
+
+
+def read_masks(mask: str | None, guides: Sequence[Guide]) -> list[Bool[Tensor, "1 1 H W"] | None]:
+    """The mask of each guide: one file for all, or a folder's file of the guide's name, where there is one.
+
+    Raises:
+        ConfigError: if there is no such file, or none for any guide.
+    """
+    if mask is None:
+        return [None] * len(guides)
+    path = Path(mask)
+    if not path.is_dir():
+        if not path.exists():
+            raise ConfigError(f"there is no mask at {mask}; give an image or a folder, white marks what may change")
+        return [read_mask(path, guide) for guide in guides]
+    named = {file.stem: file for file in find_guides(mask)}
+    masks = [read_mask(named[guide.path.stem], guide) if guide.path.stem in named else None for guide in guides]
+    if all(found is None for found in masks):
+        raise ConfigError(f"no mask in {mask} is named like a guide; {guides[0].path.stem}.png would be")
+    free = [guide.path.stem for guide, found in zip(guides, masks, strict=True) if found is None]
+    if free:
+        logger.info("no mask for %s: edited everywhere", ", ".join(free))
+    return masks
+
+
+class Results:
+    """A folder that results appear in all at once, when the `with` block ends without an error.
+
+    Args:
+        folder: where they go.
+        overwrite: whether they may replace the results of an earlier edit.
+
+    Raises:
+        ConfigError: if `folder` holds something and is not to be overwritten.
+        OSError: if it cannot be written.
+    """
+
+    def __init__(self, folder: Path, overwrite: bool) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"out={folder} is a file; name a folder")
+        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+            raise ConfigError(f"{folder} already holds files; give another out=, or overwrite=true")
+        self.folder = folder
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            self.staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        except OSError as error:
+            raise ConfigError(f"out={folder} cannot be written: {error.strerror}; name another folder") from error
+
+    def __enter__(self) -> Path:
+        return self.staging
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            shutil.rmtree(self.staging, ignore_errors=True)
+
+    def _publish(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        before = self.folder / RECORD_FILE
+        if before.is_file():
+            record = read_file(before).get(RECORD_KEY) or {}
+            for name in record.get("samples", {}):
+                if Path(name).name == name:
+                    (self.folder / name).unlink(missing_ok=True)
+        for file in sorted(self.staging.iterdir()):
+            os.replace(file, self.folder / file.name)
+
+
+def write_results(folder: Path, edits: Sequence[Edited], config: Mapping[str, Any]) -> None:
+    """Writes a PNG for each sample, the contact sheet and the record."""
+    samples = {}
+    for edit in edits:
+        for image, seed in zip(edit.samples, edit.seeds, strict=True):
+            name = f"{edit.guide.path.stem}_seed{seed}.png"
+            to_picture(image).save(folder / name)
+            samples[name] = {"guide": str(edit.guide.path), "seed": seed}
+    contact_sheet(edits).save(folder / SHEET_FILE)
+    files = [edit.guide.path for edit in edits]
+    record = {
+        "sdedit_pl": sdedit_pl.__version__,
+        "torch": str(torch.__version__),
+        "sha256": {str(file): sha256(file) for file in [find_checkpoint(config["ckpt"]), *files]},
+        "samples": samples,
+    }
+    (folder / RECORD_FILE).write_text(yaml.safe_dump({**config, RECORD_KEY: record}, sort_keys=False))
+
+
+def sha256(file: Path) -> str:
+    """Hash of a file's bytes, in hexadecimal."""
+    with file.open("rb") as opened:
+        digest = hashlib.sha256()
+        while chunk := opened.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
