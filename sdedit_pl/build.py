@@ -54,7 +54,7 @@ def construct(section: str, cls: Any, **arguments: Any) -> Any:
 
 def model_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a training configuration that describes the denoiser: what a checkpoint carries."""
-    image = {"size": config["data"]["size"], "channels": 3}
+    image = {key: config["data"][key] for key in ("size", "channels")}
     return {"image": image, **{section: config[section] for section in MODEL_SECTIONS}}
 
 

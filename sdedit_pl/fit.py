@@ -41,20 +41,21 @@ def fit(config: Mapping[str, Any]) -> Path:
         ValueError, OSError: data or a checkpoint cannot be read, or the folder not written.
     """
     folder = Path(config["out"])
-    newest = prepare_folder(folder, config)
-    denoiser = build_denoiser(model_config(config))
+    newest = newest_checkpoint(folder, config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config["seed"])
+        denoiser = build_denoiser(model_config(config))
     if config["init_from"] and newest is None:
         initialise(denoiser, config["init_from"])
     data = build_data(config)
     data.setup()
     averaging = build_averaging(config)
-    save = lambda trained, facts: save_denoiser(  # noqa: E731 (a name would say no more)
-        folder / RUN_FILE,
-        trained,
-        model_config(config),
-        {**facts, "config": dict(config)},
-        dtype=getattr(torch, config["checkpoint"]["dtype"]),
-    )
+    write_config(folder, config)
+
+    def save(trained: Denoiser, facts: dict[str, Any]) -> None:
+        dtype = getattr(torch, config["checkpoint"]["dtype"])
+        save_denoiser(folder / RUN_FILE, trained, model_config(config), {**facts, "config": plain(config)}, dtype=dtype)
+
     loggers = build_loggers(folder, config)
     trainer = lightning.Trainer(
         **{key: value for key, value in config["trainer"].items() if value is not None},
@@ -86,27 +87,42 @@ def fit(config: Mapping[str, Any]) -> Path:
     return folder / RUN_FILE
 
 
-def prepare_folder(folder: Path, config: Mapping[str, Any]) -> Path | None:
-    """Makes the run's folder, writes the configuration there, and returns the newest checkpoint to resume from.
+def newest_checkpoint(folder: Path, config: Mapping[str, Any]) -> Path | None:
+    """The checkpoint in a run's folder to resume from, or None where the run is new.
 
     Raises:
-        ConfigError: it holds a run of another model, or one that is not to be resumed.
+        ConfigError: the folder is a file, or holds a run of another model, or one that is not to be resumed.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"out={folder} is a file; name a folder")
     checkpoints = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
-    if checkpoints and not config["resume"]:
+    if not checkpoints:
+        return None
+    if not config["resume"]:
         raise ConfigError(f"{folder} already holds a run and resume=false; give another out=, or remove the folder")
     before = folder / CONFIG_FILE
-    if checkpoints and before.is_file():
+    if before.is_file():
         old = model_config(yaml.safe_load(before.read_text()))
-        changed = [section for section, value in model_config(config).items() if old[section] != value]
+        changed = [section for section, value in plain(model_config(config)).items() if old[section] != value]
         if changed:
             raise ConfigError(
                 f"{folder} holds a run of another model ({', '.join(changed)} differ); give another out=, "
                 f"or its own configuration, {before}"
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    before.write_text(yaml.safe_dump(plain(config), sort_keys=False))
-    return checkpoints[-1] if checkpoints else None
+    return checkpoints[-1]
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Makes the run's folder and writes every key of the configuration there.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).write_text(yaml.safe_dump(plain(config), sort_keys=False))
+    except OSError as error:
+        raise ConfigError(f"out={folder} cannot be written: {error.strerror}; name another folder") from error
 
 
 def plain(value: Any) -> Any:

@@ -131,8 +131,8 @@ def mixed(*words: int) -> int:
     """
     state = 0
     for word in words:
-        state = (state ^ word) + 0x9E3779B97F4A7C15
-        state = (state ^ (state % _WORD >> 30)) * 0xBF58476D1CE4E5B9 % _WORD
+        state = ((state ^ word) + 0x9E3779B97F4A7C15) % _WORD
+        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % _WORD
         state = (state ^ (state >> 27)) * 0x94D049BB133111EB % _WORD
         state ^= state >> 31
     return state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_a_constraint_sees_the_start_and_each_step_with_its_noise() -> None:
     diary = Diary()
     integrate(DENOISER, Ancestral(), X, TIMES, noise=NOISE, constraint=diary, first_step=11)
     times = TIMES.float().tolist()
-    assert diary.entries == [(times[0],), *zip(times[:-1], times[1:], strict=True)]
+    assert diary.entries == [(times[0],), *pairwise(times)]
     for step, shared in zip(range(10, 15), diary.shared[:-1], strict=True):
         assert torch.equal(shared, NOISE(step, 0, X))
     assert (diary.shared[-1] == 0).all()  # the last step adds no noise
@@ -165,5 +166,5 @@ def test_impossible_times_are_refused(times: list[float], message: str) -> None:
 
 
 def test_half_precision_states_are_refused() -> None:
-    with pytest.raises(ValueError, match="float32 or float64, got torch.float16; convert"):
+    with pytest.raises(ValueError, match=r"float32 or float64, got torch\.float16; convert"):
         integrate(DENOISER, Ancestral(), X.half(), TIMES, noise=NOISE)

@@ -80,7 +80,7 @@ class SDEdit:
         seeds: Sequence[int] | None = None,
         noise: Noise | None = None,
         callback: Callback | None = None,
-    ) -> Images:
+    ) -> Float[Tensor, "samples C H W"]:
         """Edits.
 
         Args:
@@ -126,7 +126,7 @@ class SDEdit:
 
     def noised_guide(
         self, sde: SDE, guide: Images, *, seeds: Sequence[int] | None = None, noise: Noise | None = None
-    ) -> Images:
+    ) -> Float[Tensor, "samples C H W"]:
         """The states that the first repeat starts from, (samples, 3, H, W); arguments as in `__call__`."""
         guide, noise = _with_noise(guide, seeds, noise)
         times = self.times(sde)
@@ -145,7 +145,9 @@ class SDEdit:
         return SOLVERS[self.solver]() if isinstance(self.solver, str) else self.solver
 
 
-def _with_noise(guide: Images, seeds: Sequence[int] | None, noise: Noise | None) -> tuple[Images, Noise]:
+def _with_noise(
+    guide: Images, seeds: Sequence[int] | None, noise: Noise | None
+) -> tuple[Float[Tensor, "samples C H W"], Noise]:
     """The guide, one image for each sample, and the samples' noise."""
     if guide.ndim != 4 or not guide.is_floating_point():
         raise ValueError(f"a guide is a float tensor (B, C, H, W), got {guide.dtype} of shape {tuple(guide.shape)}")

@@ -42,7 +42,7 @@ class Solver(abc.ABC):
     @property
     @abc.abstractmethod
     def stochastic(self) -> bool:
-        """Whether steps add noise; an SDE solver contracts a guide's mismatch with the domain, an ODE solver does not."""
+        """Whether steps add noise, which contracts a guide's mismatch with the domain; an ODE solver keeps it."""
 
     def initial_state(self, sde: SDE, times: Float[Tensor, "levels"]) -> State:
         """What the first step of a run over `times`, (steps + 1,) on the CPU, is handed as its state.

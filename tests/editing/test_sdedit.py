@@ -114,10 +114,10 @@ def test_t0_as_a_noise_level_noises_alike_whatever_the_sde_and_the_steps(sde: SD
 @every_sde
 def test_the_noised_guide_is_where_the_run_starts(sde: SDE, variant: str) -> None:
     """Seen through a step that is so short that it changes next to nothing."""
-    edit, guide, states = SDEdit(t0=0.5, steps=2000, variant=variant), guides(1), []
+    edit, guide, states = SDEdit(t0=0.5, steps=400, variant=variant), guides(1), []
     edit(GaussianDenoiser(sde), guide, seeds=[9], callback=lambda x, time: states.append(x))
     noised = edit.noised_guide(sde, guide, seeds=[9])
-    assert (states[0] - noised).abs().max() < 0.2 < 1 < (states[0] - guide).abs().max()
+    assert (states[0] - noised).abs().max() < 0.5 < 1 < (states[0] - guide).abs().max()
 
 
 class Later:

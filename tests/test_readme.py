@@ -1,0 +1,99 @@
+"""The README is true: its commands name real keys, files and targets, and its Python runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from sdedit_pl.cli.edit import SCHEMA as EDITING
+from sdedit_pl.cli.edit import build_edit
+from sdedit_pl.config import read_file
+from sdedit_pl.resources import find_config
+from sdedit_pl.settings import TRAINING
+from sdedit_pl.solvers import SOLVERS
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
+SNIPPETS = [body for language, body in BLOCKS if language == "python"]
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for line in [
+        *(line for language, body in BLOCKS if language == "" for line in body.splitlines()),
+        *re.findall(r"`(python (?:train|edit)\.py [^`]*=[^`]*)`", TEXT),
+    ]
+    if line.strip()
+]
+
+
+def named(program: str) -> list[list[str]]:
+    """The arguments of the README's commands that run `program`."""
+    return [words[2:] for words in COMMANDS if words[:2] == ["python", program]]
+
+
+def test_the_readme_has_commands_of_every_kind() -> None:
+    assert len(named("train.py")) >= 3 and len(named("edit.py")) >= 3 and len(SNIPPETS) >= 2
+
+
+@pytest.mark.parametrize("arguments", named("train.py"), ids=" ".join)
+def test_training_commands_resolve(arguments: list[str]) -> None:
+    given, typed = TRAINING.read_arguments(arguments)
+    base = read_file(find_config(given.pop("config")))
+    config = TRAINING.resolve(TRAINING.merge(base, given), typed)
+    assert config["out"].startswith("runs/")
+
+
+@pytest.mark.parametrize("arguments", named("edit.py"), ids=" ".join)
+def test_editing_commands_resolve_and_name_files_that_are_there(arguments: list[str]) -> None:
+    given, typed = EDITING.read_arguments(arguments)
+    if "config" in given:
+        assert given["config"].endswith("edit.yaml")
+        return
+    config = EDITING.resolve(given, typed)
+    build_edit(config)
+    paths = [config["ckpt"], config["guide"], config["mask"]]
+    for path in paths:
+        if path is not None and path.startswith(("checkpoints/", "data/")):
+            assert (ROOT / path).is_file()
+
+
+def test_make_targets_are_there() -> None:
+    targets = re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    used = [words[1] for words in COMMANDS if words[0] == "make"]
+    assert used and set(used) <= set(targets)
+
+
+def test_relative_links_and_pictures_are_there() -> None:
+    links = re.findall(r"\]\(((?!https?:)[^)#]+)\)", TEXT)
+    assert links
+    assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_the_python_example_edits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    guide = torch.zeros(1, 3, 64, 64)
+    mask = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
+    mask[..., :32, :] = True
+    snippet = next(body for body in SNIPPETS if "load_denoiser" in body)
+    names: dict[str, object] = {"guide": guide, "mask": mask}
+    exec(compile(snippet.replace("steps=100", "steps=3"), "README.md", "exec"), names)
+    images = names["images"]
+    assert isinstance(images, torch.Tensor) and images.shape == (2, 3, 64, 64)
+    assert torch.equal(images[:, :, 32:], guide[:, :, 32:].expand(2, -1, -1, -1))
+    assert not torch.equal(images[0], images[1])
+
+
+def test_the_example_of_a_new_solver_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SOLVERS, "jump", SOLVERS["ancestral"])  # taken out again afterwards
+    names: dict[str, object] = {"__name__": "readme_example"}
+    snippet = next(body for body in SNIPPETS if 'SOLVERS["jump"]' in body)
+    exec(compile(snippet, "README.md", "exec"), names)
+    from sdedit_pl import SDEdit, load_denoiser
+
+    denoiser = load_denoiser(ROOT / "checkpoints/portraits64.safetensors")
+    edited = SDEdit(t0=0.5, steps=2, solver="jump", grid="log_snr")(denoiser, torch.zeros(1, 3, 64, 64), seeds=[0])
+    assert torch.isfinite(edited).all()
