@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,6 @@ from jaxtyping import Bool
 from torch import Tensor
 from tqdm import tqdm
 
-import sdedit_pl
 from sdedit_pl.build import build_component
 from sdedit_pl.checkpoints import find_checkpoint, load_denoiser
 from sdedit_pl.cli import say
@@ -264,7 +264,7 @@ def write_results(folder: Path, edits: Sequence[Edited], config: Mapping[str, An
     contact_sheet(edits).save(folder / SHEET_FILE)
     files = [edit.guide.path for edit in edits]
     record = {
-        "sdedit_pl": sdedit_pl.__version__,
+        "sdedit_pl": version("sdedit_pl"),
         "torch": str(torch.__version__),
         "sha256": {str(file): sha256(file) for file in [find_checkpoint(config["ckpt"]), *files]},
         "samples": samples,

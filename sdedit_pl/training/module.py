@@ -19,7 +19,7 @@ from sdedit_pl.noise import SeededNoise, mixed
 from sdedit_pl.training.optimizers import Adam, Schedule
 from sdedit_pl.typing import Images
 
-TRAINING, VALIDATION, DROPOUT = 0, 1, 2
+TRAINING, VALIDATION = 0, 1
 """Domains of the random streams, so that a validation batch never repeats a training batch's noise."""
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 """Multiples of it, without their whole part, fill [0, 1) evenly, however many are taken."""
@@ -62,16 +62,12 @@ class ScoreModule(lightning.LightningModule):
         self.config = config or {}
         self.batches_done = 0
 
-    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
-        # Dropout draws from the default generator only, whose state no checkpoint keeps: each batch starts it afresh.
-        torch.manual_seed(mixed(self.seed, self.global_rank, self.batches_done, DROPOUT))
-
     def training_step(self, batch: Float[Tensor, "B C H W"], batch_idx: int) -> Tensor:
         """Mean loss of a batch of clean images in [-1, 1]."""
-        generator = torch.Generator(device=batch.device)
-        generator.manual_seed(mixed(self.seed, self.global_rank, self.batches_done, TRAINING))
-        uniform = torch.rand(batch.shape[0], generator=generator, device=batch.device)
-        noise = torch.randn(batch.shape, generator=generator, device=batch.device)
+        # Dropout draws from the default generator only, whose state no checkpoint keeps: each batch starts it afresh.
+        torch.manual_seed(mixed(self.seed, self.global_rank, self.batches_done, TRAINING))
+        uniform = torch.rand(batch.shape[0], device=batch.device)
+        noise = torch.randn(batch.shape, device=batch.device)
         loss = self.losses(batch, uniform, noise).mean()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch.shape[0])
         # Counted here and not in on_train_batch_end, which comes after the checkpoint of this batch is written.
