@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sdedit_pl.config import ConfigError, Family, keys_of, resolve_component
+from sdedit_pl.config import ConfigError, Family, construct, keys_of, resolve_component
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.settings import MODEL_SECTIONS, TRAINING
@@ -32,26 +32,6 @@ def build_component(config: Mapping[str, Any], section: str, family: Family | No
     return construct(section, cls, **arguments, **supplied)
 
 
-def build_settings(config: Mapping[str, Any], section: str, **supplied: Any) -> Any:
-    """The object that a settings section describes."""
-    return construct(section, TRAINING.settings[section], **config[section], **supplied)
-
-
-def construct(section: str, cls: Any, **arguments: Any) -> Any:
-    """`cls(**arguments)`, whose refusal names the section of the configuration.
-
-    Raises:
-        ConfigError: if the class raises ValueError.
-    """
-    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
-    try:
-        return cls(**arguments)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{section}: {error}") from error
-
-
 def model_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a training configuration that describes the denoiser: what a checkpoint carries."""
     image = {key: config["data"][key] for key in ("size", "channels")}
@@ -68,7 +48,10 @@ def build_denoiser(model: Mapping[str, Any]) -> Denoiser:
     resolved = {
         section: resolve_component(section, model[section], TRAINING.families[section]) for section in MODEL_SECTIONS
     }
-    size, channels = model["image"]["size"], model["image"]["channels"]
+    size, channels = (model["image"][key] for key in ("size", "channels"))
+    for key, value in (("size", size), ("channels", channels)):
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"image.{key} must be a positive whole number, got {value!r}")
     network = build_component(resolved, "network", image_channels=channels)
     divisor = network.size_divisor
     if size % divisor:
@@ -109,5 +92,6 @@ def build_module(config: Mapping[str, Any], denoiser: Denoiser) -> ScoreModule:
 
 
 def build_averaging(config: Mapping[str, Any]) -> ImageHalfLifeAveraging:
-    """The callback that averages the weights."""
-    return build_settings(config, "average")
+    """The callback that averages the weights; those of `init_from` are an average already."""
+    continues = config["init_from"] is not None
+    return construct("average", ImageHalfLifeAveraging, **config["average"], continues=continues)

@@ -85,24 +85,30 @@ class Schema:
     settings: Mapping[str, Callable[..., Any]]
     families: Mapping[str, Family]
 
-    def resolve(self, config: Mapping[str, Any], typed: Mapping[str, str] | None = None) -> dict[str, Any]:
+    def resolve(
+        self, config: Mapping[str, Any], typed: Mapping[str, str] | None = None, taken: Iterable[str] = ()
+    ) -> dict[str, Any]:
         """The configuration with every key present and of its type.
 
         Args:
             config: keys and values, as read.
             typed: values of the command line as they were typed, for keys whose type is a string.
+            taken: keys that the program has taken out before; a mistyped one may be near to them.
 
         Raises:
-            ConfigError: on an unknown key or name (with the nearest known one), a wrong type, a missing value.
+            ConfigError: on an unknown key or name (with the nearest known one), a wrong type, a missing value, or a
+                value that the class of its settings refuses.
         """
         typed = typed or {}
         top = keys_of(self.top)
-        refuse_unknown(config, [*top, *self.settings, *self.families], "")
+        refuse_unknown(config, [*top, *self.settings, *self.families], "", also=taken)
         resolved = {key: checked(key, config.get(key, found.default), found, typed) for key, found in top.items()}
+        construct("", self.top, **resolved)
         for section, declared in self.settings.items():
-            resolved[section] = resolve_section(section, config.get(section) or {}, keys_of(declared), typed)
+            resolved[section] = resolve_section(section, section_of(config, section), keys_of(declared), typed)
+            construct(section, declared, **resolved[section])
         for section, family in self.families.items():
-            resolved[section] = resolve_component(section, config.get(section) or {}, family, typed)
+            resolved[section] = resolve_component(section, section_of(config, section), family, typed)
         return resolved
 
     def read_arguments(self, arguments: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -128,18 +134,66 @@ class Schema:
         return typing.cast(dict[str, Any], OmegaConf.to_container(merged)), typed
 
     def merge(self, base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-        """`base` with `change` on top; a component that changes its name keeps only the keys that all names share."""
+        """`base` with `change` on top; a component that changes its name keeps the keys that the new one takes too."""
         merged = {**base, **change}
         for key in base.keys() & change.keys():
-            old, new = base[key], change[key]
+            family = self.families.get(key)
+            old, new = ((named(side[key]) if family else side[key]) for side in (base, change))
             if not isinstance(old, Mapping) or not isinstance(new, Mapping):
                 continue
-            family = self.families.get(key)
-            if family is not None and new.get("name", old.get("name")) != old.get("name"):
-                shared = keys_of(family.shared) if family.shared is not None else {}
-                old = {name: value for name, value in old.items() if name in shared}
+            if family is not None:
+                name = new.get("name", old.get("name", family.default))
+                if name != old.get("name", family.default) and name in family.table:
+                    old = {kept: value for kept, value in old.items() if kept in family.keys(name)}
             merged[key] = {**old, **new}
         return merged
+
+
+def construct(section: str, cls: Callable[..., Any], **arguments: Any) -> Any:
+    """`cls(**arguments)`, whose refusal names the section of the configuration.
+
+    Raises:
+        ConfigError: if the class raises ValueError.
+    """
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    try:
+        return cls(**arguments)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{section}: {error}" if section else str(error)) from error
+
+
+def require_at_least(settings: Any, **least: int) -> None:
+    """Raises ValueError if an attribute of `settings` that is not None is below the least that makes sense."""
+    for key, smallest in least.items():
+        value = getattr(settings, key)
+        if value is not None and value < smallest:
+            raise ValueError(f"{key} must be at least {smallest}, got {value}")
+
+
+def section_of(config: Mapping[str, Any], section: str) -> Any:
+    """What a configuration gives for a section; one left empty is as one left out."""
+    given = config.get(section)
+    return {} if given is None else given
+
+
+def named(given: Any) -> Any:
+    """A component's section, for which a file may give its name alone."""
+    return {"name": given} if isinstance(given, str) else given
+
+
+def take_file(given: dict[str, Any], typed: Mapping[str, str]) -> str | None:
+    """Takes `config=FILE` out of a command line's arguments; None where it is not there.
+
+    Raises:
+        ConfigError: if it is empty, or `config` is used as a section.
+    """
+    if given.pop("config", REQUIRED) is REQUIRED:
+        return None
+    if not typed.get("config"):
+        raise ConfigError("config must be a file, config=FILE.yaml, got no name; its keys are given without `config.`")
+    return typed["config"]
 
 
 def parsed(text: str) -> Any:
@@ -179,12 +233,14 @@ def read_file(path: Path) -> dict[str, Any]:
     """The contents of a YAML file.
 
     Raises:
-        ConfigError: if it is not a YAML mapping.
+        ConfigError: if there is no such file, or it is not a YAML mapping.
     """
+    if not path.is_file():
+        raise ConfigError(f"there is no configuration file {path}; give a YAML file of `key: value` lines")
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a readable YAML file: {error}") from error
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} is not a readable YAML file of `key: value` lines: {error}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path} must hold `key: value` lines, got {type(loaded).__name__}")
     return typing.cast(dict[str, Any], loaded)
@@ -194,11 +250,11 @@ def resolve_component(
     section: str, given: Any, family: Family, typed: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """A component's section with every key of its class present; see `resolve`."""
-    given = {"name": given} if isinstance(given, str) else given
+    given = named(given)
     if not isinstance(given, Mapping):
         raise ConfigError(f"{section} must be a section (`{section}.name=...`), got {given!r}")
     name = given.get("name", family.default)
-    if name not in family.table:
+    if not isinstance(name, str) or name not in family.table:
         raise ConfigError(
             f"{section}.name must be one of {', '.join(family.table)}, got {name!r}{nearest(str(name), family.table)}"
         )
@@ -221,12 +277,14 @@ def resolve_section(
     }
 
 
-def refuse_unknown(given: Mapping[str, Any], known: Iterable[str], prefix: str, owner: str = "") -> None:
-    """Raises ConfigError if `given` has a key that is not `known`."""
+def refuse_unknown(
+    given: Mapping[str, Any], known: Iterable[str], prefix: str, owner: str = "", also: Iterable[str] = ()
+) -> None:
+    """Raises ConfigError if `given` has a key that is not `known`; `also` names keys known elsewhere."""
     known = list(known)
     for key in given:
         if key not in known:
-            raise ConfigError(f"unknown key {prefix}{key}{owner}{nearest(str(key), known, prefix)}")
+            raise ConfigError(f"unknown key {prefix}{key}{owner}{nearest(str(key), [*also, *known], prefix)}")
 
 
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
@@ -278,7 +336,8 @@ def fit(value: Any, kind: Any, text: str | None) -> Any:
     if kind is bool:
         return value if isinstance(value, bool) else _Misfit(value)
     if kind is int:
-        return value if isinstance(value, int) and not isinstance(value, bool) else _Misfit(value)
+        whole = int(value) if isinstance(value, float) and value.is_integer() else value
+        return whole if isinstance(whole, int) and not isinstance(whole, bool) else _Misfit(value)
     if kind is float:
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else _Misfit(value)
     if kind is str:
@@ -312,6 +371,8 @@ def describe(kind: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(str(option) for option in arguments)
     if origin in (list, tuple, Sequence):
-        return "a list"
+        fixed = origin is tuple and Ellipsis not in arguments
+        items = [describe(item) for item in arguments if item is not Ellipsis] + ([] if fixed else ["..."])
+        return f"a list [{', '.join(items)}]"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
     return "null" if kind is type(None) else words.get(kind, str(kind))

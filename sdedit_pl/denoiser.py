@@ -144,9 +144,9 @@ class EDM(Parameterisation):
     """The preconditioning of EDM on x_t / alpha, whose noise level is s: F's input and target have unit variance.
 
     Args:
-        label: see `Parameterisation`; EDM's own is ln(s) / 4, the default here.
-        label_scale: see `Parameterisation`.
-        label_offset: see `Parameterisation`.
+        label: the quantity, "time" or "log_noise_level"; EDM's own is ln(s) / 4, the default here.
+        label_scale: its factor.
+        label_offset: its offset.
         data_deviation: standard deviation of the clean images' pixels, about 0.5 on [-1, 1].
 
     Source: Karras et al. 2022, equation 7 and table 1.

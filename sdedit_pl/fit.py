@@ -14,18 +14,20 @@ from typing import Any
 import lightning
 import torch
 import yaml
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
-from sdedit_pl.build import build_averaging, build_data, build_denoiser, build_module, model_config
-from sdedit_pl.checkpoints.native import RUN_FILE, load_denoiser, save_denoiser
-from sdedit_pl.config import ConfigError
+from sdedit_pl.build import build_averaging, build_component, build_data, build_denoiser, build_module, model_config
+from sdedit_pl.checkpoints.native import RUN_FILE, describe, load_denoiser, resumable_checkpoints, save_denoiser
+from sdedit_pl.config import ConfigError, read_file
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.files import find_guides, read_guide
 from sdedit_pl.editing.strokes import stroke_painting
-from sdedit_pl.training.callbacks import EditingCheckpoint, ImagesSeen, Previews
+from sdedit_pl.training.callbacks import EditingCheckpoint, ImagesSeen, Previews, ResumableCheckpoint
 
 logger = logging.getLogger(__name__)
 
@@ -50,41 +52,61 @@ def fit(config: Mapping[str, Any]) -> Path:
     data = build_data(config)
     data.setup()
     averaging = build_averaging(config)
+    sheets = previews(config, data, averaging, folder)
+    module = build_module(config, denoiser)
     write_config(folder, config)
 
     def save(trained: Denoiser, facts: dict[str, Any]) -> None:
         dtype = getattr(torch, config["checkpoint"]["dtype"])
         save_denoiser(folder / RUN_FILE, trained, model_config(config), {**facts, "config": plain(config)}, dtype=dtype)
 
-    loggers = build_loggers(folder, config)
-    trainer = lightning.Trainer(
-        **{key: value for key, value in config["trainer"].items() if value is not None},
-        default_root_dir=folder,
-        logger=loggers,
-        max_epochs=-1,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        callbacks=[
-            *([TQDMProgressBar(refresh_rate=10)] if config["trainer"]["enable_progress_bar"] else []),
-            ImagesSeen(config["trainer"]["log_every_n_steps"]),
-            LearningRateMonitor(),
-            previews(config, data, averaging, folder),
-            averaging,
-            EditingCheckpoint(averaging, save),
-            resumable_checkpoints(folder, config),
-        ],
-    )
+    callbacks = [
+        ImagesSeen(config["trainer"]["log_every_n_steps"]),
+        LearningRateMonitor(),
+        sheets,
+        averaging,
+        EditingCheckpoint(averaging, save),
+        ResumableCheckpoint(folder / "checkpoints", config["checkpoint"]["every_steps"], config["checkpoint"]["keep"]),
+    ]
+    trainer = build_trainer(folder, config, callbacks)
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     logger.info("network: %.2f M parameters; run: %s", parameters / 1e6, folder)
     if newest is not None:
         logger.info("resuming from %s", newest)
-    module = build_module(config, denoiser)
-    trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
-    if trainer.is_global_zero:
-        publish(trainer, folder, config)
+    try:
+        announce(trainer, folder, config)
+        trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+    finally:
+        if trainer.is_global_zero:
+            publish(trainer, folder, config)
     return folder / RUN_FILE
+
+
+def build_trainer(folder: Path, config: Mapping[str, Any], callbacks: list[Callback]) -> lightning.Trainer:
+    """Lightning's Trainer of a run.
+
+    Raises:
+        ConfigError: devices, a precision or another setting that Lightning refuses or this machine has not.
+    """
+    settings = config["trainer"]
+    if settings["max_steps"] < 1:
+        raise ConfigError(f"trainer.max_steps must be at least 1, got {settings['max_steps']}")
+    if settings["enable_progress_bar"]:
+        callbacks = [TQDMProgressBar(refresh_rate=10), *callbacks]
+    try:
+        return lightning.Trainer(
+            **{key: value for key, value in settings.items() if value is not None},
+            default_root_dir=folder,
+            logger=build_loggers(folder, config),
+            max_epochs=-1,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            callbacks=callbacks,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ConfigError(f"trainer: {error}") from error
 
 
 def newest_checkpoint(folder: Path, config: Mapping[str, Any]) -> Path | None:
@@ -95,14 +117,19 @@ def newest_checkpoint(folder: Path, config: Mapping[str, Any]) -> Path | None:
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"out={folder} is a file; name a folder")
-    checkpoints = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+    checkpoints = resumable_checkpoints(folder)
     if not checkpoints:
+        if (folder / RUN_FILE).exists():
+            raise ConfigError(f"{folder} holds a trained model and nothing to resume from; give another out=")
         return None
     if not config["resume"]:
         raise ConfigError(f"{folder} already holds a run and resume=false; give another out=, or remove the folder")
     before = folder / CONFIG_FILE
     if before.is_file():
-        old = model_config(yaml.safe_load(before.read_text()))
+        try:
+            old = model_config(read_file(before))
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"{before} is not the configuration of a run ({error}); give another out=") from error
         changed = [section for section, value in plain(model_config(config)).items() if old[section] != value]
         if changed:
             raise ConfigError(
@@ -112,6 +139,7 @@ def newest_checkpoint(folder: Path, config: Mapping[str, Any]) -> Path | None:
     return checkpoints[-1]
 
 
+@rank_zero_only
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Makes the run's folder and writes every key of the configuration there.
 
@@ -120,7 +148,10 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_FILE).write_text(yaml.safe_dump(plain(config), sort_keys=False))
+        # Whole or not at all: other devices may be reading it.
+        unfinished = folder / f".{CONFIG_FILE}.tmp"
+        unfinished.write_text(yaml.safe_dump(plain(config), sort_keys=False))
+        unfinished.replace(folder / CONFIG_FILE)
     except OSError as error:
         raise ConfigError(f"out={folder} cannot be written: {error.strerror}; name another folder") from error
 
@@ -136,8 +167,15 @@ def initialise(denoiser: Denoiser, path: str) -> None:
     """Gives a denoiser the weights of an editing checkpoint.
 
     Raises:
-        ConfigError: if its network has other weights.
+        ConfigError: if its network has other weights, or another parameterisation or SDE gives them another meaning.
     """
+    model = describe(path).model
+    for section, trained in (("parameterisation", denoiser.parameterisation), ("sde", denoiser.sde)):
+        if build_component(model, section) != trained:
+            raise ConfigError(
+                f"init_from={path} was trained with another {section}, which gives its weights another meaning: "
+                f"{model[section]}; train with that {section}"
+            )
     try:
         denoiser.network.load_state_dict(load_denoiser(path).network.state_dict(), strict=True)
     except RuntimeError as error:
@@ -164,46 +202,42 @@ def build_loggers(folder: Path, config: Mapping[str, Any]) -> list[Logger]:
         id=run_id,
         resume="allow",
     )
-    wandb.log_hyperparams(plain(config))
-    if wandb.version is not None:
-        id_file.write_text(str(wandb.version))
     return [wandb, CSVLogger(folder, name="logs")]
 
 
-def publish(trainer: lightning.Trainer, folder: Path, config: Mapping[str, Any]) -> None:
-    """Hands the finished editing checkpoint to Weights & Biases as an artifact."""
+def announce(trainer: lightning.Trainer, folder: Path, config: Mapping[str, Any]) -> None:
+    """Opens the Weights & Biases run, if there is one, with the configuration, and remembers it for a resumed run."""
     for destination in trainer.loggers:
-        if isinstance(destination, WandbLogger) and config["wandb"]["log_model"] and (folder / RUN_FILE).is_file():
+        if isinstance(destination, WandbLogger):
+            destination.log_hyperparams(plain(config))
+            if trainer.is_global_zero and destination.version is not None:
+                (folder / WANDB_ID_FILE).write_text(str(destination.version))
+
+
+def publish(trainer: lightning.Trainer, folder: Path, config: Mapping[str, Any]) -> None:
+    """Ends the Weights & Biases run, if there is one; a finished training hands it the editing checkpoint."""
+    finished = trainer.state.finished
+    for destination in trainer.loggers:
+        if not isinstance(destination, WandbLogger):
+            continue
+        if finished and config["wandb"]["log_model"]:
             import wandb
 
             artifact = wandb.Artifact(f"model-{destination.version}", type="model", metadata=plain(config))
             artifact.add_file(str(folder / RUN_FILE))
             destination.experiment.log_artifact(artifact, aliases=["latest"])
+        destination.experiment.finish(exit_code=0 if finished else 1)
 
 
 def previews(config: Mapping[str, Any], data: ImageDataModule, averaging: Any, folder: Path) -> Callback:
     """The previews of a run: given guides, or simulated strokes of the first validation images."""
     settings, size = config["preview"], config["data"]["size"]
-    if settings["guides"]:
+    if settings["guides"] and settings["count"]:
         files = find_guides(settings["guides"])[: settings["count"]]
-        guides = torch.cat([read_guide(file, size).image for file in files])
+        guides = torch.cat([read_guide(file, size, data.source.format.channels).image for file in files])
     else:
-        guides = stroke_painting(data.val_images(settings["count"]))
+        originals = data.val_images(settings["count"])
+        guides = stroke_painting(originals) if len(originals) else originals
     edit = SDEdit(t0=settings["t0"], steps=settings["steps"])
     shape = (data.source.format.channels, size, size)
     return Previews(averaging, folder / "previews", guides, edit, shape, settings["samples"])
-
-
-def resumable_checkpoints(folder: Path, config: Mapping[str, Any]) -> Callback:
-    """Writes Lightning checkpoints at intervals and keeps the newest."""
-    settings = config["checkpoint"]
-    return ModelCheckpoint(
-        folder / "checkpoints",
-        filename="{step:08d}",
-        monitor="step",
-        mode="max",
-        save_top_k=settings["keep"],
-        every_n_train_steps=settings["every_steps"],
-        save_on_train_epoch_end=False,
-        enable_version_counter=False,
-    )

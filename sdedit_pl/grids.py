@@ -101,7 +101,7 @@ class Karras(NoiseLevelGrid):
     """Equal steps in the noise level to the power 1 / rho.
 
     Args:
-        lowest: see `LogSNR`.
+        lowest: the noise level, on [-1, 1], that the last step but one reaches at the lowest.
         rho: 1 spreads the levels evenly; the larger, the more of them are low.
 
     Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022, equation 5.

@@ -59,6 +59,10 @@ class EDMWeighting(Weighting):
 
     data_deviation: float = 0.5
 
+    def __post_init__(self) -> None:
+        if not self.data_deviation > 0:
+            raise ValueError(f"data_deviation must be positive, got {self.data_deviation}; EDM uses 0.5")
+
     def weight(self, sde: SDE, t: Times) -> Times:
         return sde.log_snr(t).exp() + 1 / self.data_deviation**2
 
@@ -92,15 +96,18 @@ class TimeSampler(abc.ABC):
         """Times whose distribution function takes the values `uniform` in [0, 1)."""
 
     def log_noise_range(self, sde: SDE, like: Float[Tensor, "B"]) -> tuple[Tensor, Tensor]:
-        """ln(sigma / alpha) at t_min and t_max, scalars on the device of `like`."""
-        edges = torch.linspace(self.t_min, self.t_max, 2, dtype=torch.float64, device=like.device)
+        """ln(sigma / alpha) at t_min and t_max, scalars of the type of `like`.
+
+        They stay on the CPU, which has float64 on any machine; as scalars they combine with tensors of every device.
+        """
+        edges = torch.tensor([self.t_min, self.t_max], dtype=torch.float64)
         low, high = (-sde.log_snr(edges) / 2).to(like.dtype).unbind()
         return low, high
 
 
 @dataclass(frozen=True)
 class UniformTimes(TimeSampler):
-    """Uniform in t, as score_sde trains (t_min 1e-5 for VE and 1e-5 for VP there)."""
+    """Uniform in t, as score_sde trains; its t_min is 1e-5."""
 
     def times(self, sde: SDE, uniform: Float[Tensor, "B"]) -> Times:
         return self.t_min + (self.t_max - self.t_min) * uniform
@@ -118,9 +125,21 @@ class TableTimes(TimeSampler):
 
     steps: int = 1000
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        first, last = self._levels()
+        if first > last:
+            raise ValueError(
+                f"a table of steps={self.steps} has no level i/{self.steps} with i >= 1 between t_min={self.t_min} and "
+                f"t_max={self.t_max}; DDPM's has 1000"
+            )
+
+    def _levels(self) -> tuple[int, int]:
+        # the millionth keeps a level that floats round across the border: 0.29 x 100 is less than 29
+        return max(1, math.ceil(self.t_min * self.steps - 1e-6)), math.floor(self.t_max * self.steps + 1e-6)
+
     def times(self, sde: SDE, uniform: Float[Tensor, "B"]) -> Times:
-        first = max(1, math.ceil(self.t_min * self.steps))
-        last = math.floor(self.t_max * self.steps)
+        first, last = self._levels()
         return ((uniform * (last - first + 1)).floor() + first).clamp(max=last) / self.steps
 
 

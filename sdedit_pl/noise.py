@@ -53,7 +53,8 @@ class SeededNoise:
         """
         if len(like) != len(self.seeds):
             raise ValueError(f"{len(self.seeds)} seeds cannot noise a batch of {len(like)}; give one for each")
-        images = torch.empty(like.shape, dtype=torch.float32)
+        # Pinned, the copy to a GPU waits for nothing that is queued there.
+        images = torch.empty(like.shape, dtype=torch.float32, pin_memory=like.device.type == "cuda")
         for image, seed in zip(images, self.seeds, strict=True):
             image.normal_(generator=torch.Generator().manual_seed(mixed(seed, step, draw)))
         return images.to(device=like.device, dtype=like.dtype, non_blocking=True)

@@ -82,7 +82,7 @@ def integrate(
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"the state of a solver is float32 or float64, got {x.dtype}; convert it first")
     state = solver.initial_state(denoiser.sde, times)
-    with torch.inference_mode():
+    with torch.no_grad():
         if constraint is not None:
             x = constraint.start(x, _everywhere(levels[0], x), StepNoise(noise, first_step - 1, x))
         for index, (now, then) in enumerate(pairwise(levels)):

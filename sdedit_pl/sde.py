@@ -239,7 +239,8 @@ class VESDE(SDE):
         if not 0 < self.sigma_min < self.sigma_max:
             raise ValueError(
                 f"a VE schedule needs 0 < sigma_min < sigma_max, got sigma_min={self.sigma_min}, "
-                f"sigma_max={self.sigma_max}; the published values are 0.01 and 50 (32 px) to 348 (256 px)"
+                f"sigma_max={self.sigma_max}; the published values are, on images in [-1, 1], "
+                f"0.02 and 100 (32 px) to 760 (256 px)"
             )
 
     @property

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sdedit_pl.config import Family, Schema
+from sdedit_pl.config import Family, Schema, require_at_least
 from sdedit_pl.data import DATA_SOURCES, ImageDataModule
 from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
 from sdedit_pl.networks import NETWORKS
 from sdedit_pl.sde import SDES
-from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.optimizers import OPTIMIZERS, SCHEDULES
 
 
@@ -25,7 +24,7 @@ class Run:
         init_from: editing checkpoint to start from; without one, weights start at random.
         resume: continue from the newest checkpoint in `out`, if there is one.
         compile: compile the network with torch.compile.
-        channels_last: keep images and convolutions in channels-last memory order.
+        channels_last: keep convolutions, and with them feature maps, in channels-last memory order.
         reduction: of the squared error over an image's pixels, mean or sum.
         logger: csv (and PNG previews) or wandb.
     """
@@ -38,6 +37,11 @@ class Run:
     channels_last: bool = False
     reduction: Literal["mean", "sum"] = "mean"
     logger: Literal["csv", "wandb"] = "csv"
+
+    def __post_init__(self) -> None:
+        require_at_least(self, seed=0)
+        if self.seed >= 2**63:
+            raise ValueError(f"seed must be below 2^63, got {self.seed}")
 
 
 @dataclass
@@ -72,6 +76,12 @@ class TrainerSettings:
     log_every_n_steps: int = 50
     enable_progress_bar: bool = True
 
+    def __post_init__(self) -> None:
+        counts = {"max_steps": 1, "num_nodes": 1, "accumulate_grad_batches": 1, "val_check_interval": 1}
+        require_at_least(self, **counts, log_every_n_steps=1, limit_val_batches=0)
+        if self.gradient_clip_val is not None and not self.gradient_clip_val > 0:
+            raise ValueError(f"gradient_clip_val must be positive, got {self.gradient_clip_val}; null does not clip")
+
 
 @dataclass
 class CheckpointSettings:
@@ -87,6 +97,22 @@ class CheckpointSettings:
     keep: int = 2
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
+    def __post_init__(self) -> None:
+        require_at_least(self, every_steps=1, keep=1)
+
+
+@dataclass
+class AverageSettings:
+    """The exponential moving average of the weights, which previews and editing use.
+
+    Args:
+        half_life_images: images after which an update's weight in the average has halved.
+        ramp: largest half-life as a share of the images seen so far; 0 switches the ramp off.
+    """
+
+    half_life_images: int = 500_000
+    ramp: float = 0.05
+
 
 @dataclass
 class PreviewSettings:
@@ -96,15 +122,18 @@ class PreviewSettings:
         guides: folder, file or glob of guides; null takes simulated strokes of the first validation images.
         count: how many guides.
         samples: how many unconditional samples.
-        t0: where the edits start.
+        t0: where the edits start: a time in (0, 1], or a noise level such as sigma:1.2.
         steps: solver steps of an edit and of a sample.
     """
 
     guides: str | None = None
     count: int = 8
     samples: int = 8
-    t0: float = 0.5
+    t0: float | str = 0.5
     steps: int = 50
+
+    def __post_init__(self) -> None:
+        require_at_least(self, count=0, samples=0, steps=1)
 
 
 @dataclass
@@ -135,7 +164,7 @@ TRAINING = Schema(
         "checkpoint": CheckpointSettings,
         "preview": PreviewSettings,
         "wandb": WandbSettings,
-        "average": ImageHalfLifeAveraging,
+        "average": AverageSettings,
     },
     families={
         "data": Family(DATA_SOURCES, "folder", shared=ImageDataModule, supplied=("source", "seed", "image_size")),

@@ -11,3 +11,25 @@ import pytest
 def reference() -> Path:
     """Folder of the parity data: inputs and outputs of the published implementations."""
     return Path(__file__).parent / "reference"
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An editing checkpoint of a small NCSN++ for 16 px, none of whose weights is zero; not to be changed."""
+    # Imported here, because the hook that checks annotations is not installed yet when this file is read.
+    import torch
+
+    from sdedit_pl import save_denoiser
+    from sdedit_pl.build import build_denoiser, model_config
+    from sdedit_pl.settings import TRAINING
+
+    shape = {"channels": 8, "channel_multipliers": [1, 2], "blocks_per_level": 1, "attention_levels": [1]}
+    model = model_config(TRAINING.resolve({"data": {"path": "unused", "size": 16}, "network": shape}))
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        denoiser = build_denoiser(model)
+        for parameter in denoiser.parameters():
+            parameter.add_(0.03 * torch.randn_like(parameter))
+    path = tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors"
+    save_denoiser(path, denoiser, model, {"steps": 7, "images_seen": 28})
+    return path

@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,7 +125,8 @@ def load_denoiser(path: str | Path, device: str | torch.device = "cpu") -> Denoi
         for name, tensor in tensors.items()
     }
     # Buffers that are not part of the state (FIR kernels) are computed by the constructor, which "meta" leaves empty.
-    denoiser = build_denoiser(description.model).to(device)
+    with torch.random.fork_rng(devices=[]):
+        denoiser = build_denoiser(description.model).to(device)
     denoiser.network.load_state_dict(weights, strict=True)
     return denoiser.eval().requires_grad_(False)
 
@@ -147,10 +149,15 @@ def find_checkpoint(path: str | Path) -> Path:
         raise CheckpointError(f"there is no checkpoint at {path}; give a .safetensors or .ckpt file, or a run's folder")
     if (path / RUN_FILE).is_file():
         return path / RUN_FILE
-    resumable = sorted((path / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+    resumable = resumable_checkpoints(path)
     if not resumable:
         raise CheckpointError(f"the folder {path} holds neither {RUN_FILE} nor checkpoints/*.ckpt: not a run's folder?")
     return resumable[-1]
+
+
+def resumable_checkpoints(run: Path) -> list[Path]:
+    """The Lightning checkpoints in a run's folder, in the order of their steps, which their names tell."""
+    return sorted((run / "checkpoints").glob("step=*.ckpt"))
 
 
 def _read(file: Path) -> tuple[Description, dict[str, Tensor]]:
@@ -164,42 +171,63 @@ def _read_safetensors(file: Path) -> tuple[Description, dict[str, Tensor]]:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{file} is not a whole .safetensors file ({error}); it may be truncated: copy or download it again"
+            f"{file} is not a whole .safetensors file ({error}); it is truncated (copy or download it again) or "
+            f"something else: editing takes .safetensors, .ckpt and folders of runs"
         ) from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{file} holds tensors but no sdedit_pl configuration, so what they are is unknown; "
             f"expected a file that training or export of this project wrote"
         )
-    if int(metadata.get("version", "0")) > VERSION:
-        raise CheckpointError(f"{file} is of version {metadata['version']}, this program reads up to {VERSION}: update")
+    version = metadata.get("version", "")
+    if not version.isdecimal() or int(version) > VERSION:
+        raise CheckpointError(
+            f"{file} is of version {version or 'unknown'}, this program reads up to {VERSION}: update sdedit_pl"
+        )
     try:
         model, training = json.loads(metadata["model"]), json.loads(metadata.get("training", "{}"))
-    except (KeyError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"the configuration in {file} cannot be read: {error}") from error
+    except (KeyError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(
+            f"the configuration in {file} cannot be read ({error}); export or download the checkpoint again"
+        ) from error
+    if not isinstance(model, dict) or not isinstance(training, dict):
+        raise CheckpointError(f"the configuration in {file} must be two JSON objects, model and training")
     return _description(file, FORMAT, model, training, tensors), tensors
 
 
 def _read_lightning(file: Path) -> tuple[Description, dict[str, Tensor]]:
     try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file) or None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on foreign pickles, which end in an error of ours
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file) or None)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file} holds objects other than weights and plain data, which could run code when loaded, or is damaged; "
             f"it was not loaded. Save its weights alone and try again ({str(error).splitlines()[0]})"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{file} is not a whole checkpoint ({error}); it may be truncated") from error
-    if not isinstance(checkpoint, dict) or "sdedit_config" not in checkpoint or "state_dict" not in checkpoint:
-        raise CheckpointError(f"{file} is not a checkpoint of this project's training: it carries no configuration")
-    config = checkpoint["sdedit_config"]
+        raise CheckpointError(
+            f"{file} is not a whole checkpoint; it is truncated (copy it again) or something else: editing takes "
+            f".safetensors, .ckpt and folders of runs"
+        ) from error
+    facts = checkpoint if isinstance(checkpoint, dict) else {}
+    config, state = facts.get("sdedit_config"), facts.get("state_dict")
+    if not isinstance(config, dict) or not isinstance(state, dict):
+        raise CheckpointError(
+            f"{file} is not a checkpoint of this project's training: it carries no configuration; train a model here, "
+            f"or take a checkpoint that sdedit_pl wrote"
+        )
     tensors = {
         name.removeprefix(AVERAGE_PREFIX): tensor
-        for name, tensor in checkpoint["state_dict"].items()
-        if name.startswith(AVERAGE_PREFIX)
+        for name, tensor in state.items()
+        if isinstance(tensor, Tensor) and str(name).startswith(AVERAGE_PREFIX)
     }
-    training = {"steps": checkpoint.get("global_step"), "config": config}
-    return _description(file, "lightning", model_config(config), training, tensors), tensors
+    try:
+        model = model_config(config)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"the configuration in {file} cannot be read ({error}); take another") from error
+    training = {"steps": facts.get("global_step"), "config": config}
+    return _description(file, "lightning", model, training, tensors), tensors
 
 
 def _description(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
 
@@ -23,7 +24,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SDEDIT_TRACEBACK=1 shows where in the program the error arose.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    show_notices()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         say(overview())
         return 0 if arguments else 2
@@ -35,24 +35,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(f"unknown verb {verb!r}; the verbs are {', '.join(VERBS)}")
     run: Callable[[list[str]], None] = import_module(f"sdedit_pl.cli.{verb}").run
     try:
-        run(rest)
+        with notices():
+            run(rest)
     except (ValueError, OSError) as error:
         if os.environ.get("SDEDIT_TRACEBACK"):
             raise
-        return fail(str(error))
+        return fail(in_words(error))
     except KeyboardInterrupt:
         return fail("interrupted", 130)
     return 0
 
 
-def show_notices() -> None:
+@contextmanager
+def notices() -> Iterator[None]:
     """Sends this package's log messages to the standard error; those of libraries stay as they set them up."""
-    package = logging.getLogger("sdedit_pl")
+    package, handler = logging.getLogger("sdedit_pl"), logging.StreamHandler()
     package.setLevel(logging.INFO)
-    if not package.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        package.addHandler(handler)
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
 
 
 def overview() -> str:
@@ -61,12 +64,19 @@ def overview() -> str:
     return "\n".join(["sdedit VERB key=value ...", "", *lines, "", "sdedit VERB --help lists the keys of a verb."])
 
 
+def in_words(error: Exception) -> str:
+    """An error's message; one of the operating system without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
 def say(text: str) -> None:
     """Writes a line to the standard output."""
     sys.stdout.write(text + "\n")
 
 
 def fail(message: str, code: int = 2) -> int:
-    """Writes the error and returns the exit code."""
-    sys.stderr.write(f"error: {message}\n")
+    """Writes the error, on one line, and returns the exit code."""
+    sys.stderr.write(f"error: {'; '.join(line.strip() for line in message.splitlines() if line.strip())}\n")
     return code

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from sdedit_pl.cli import say
 from sdedit_pl.cli.edit import image_shape, load_for_editing, read_guides, read_masks
 from sdedit_pl.cli.explain import explain, wants_help
-from sdedit_pl.config import ConfigError, Schema
+from sdedit_pl.cli.results import Results
+from sdedit_pl.config import ConfigError, Schema, require_at_least
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.runs import Edited, edit_guides
 from sdedit_pl.editing.sheets import contact_sheet
@@ -47,6 +47,9 @@ class Arguments:
     device: str = "auto"
     overwrite: bool = False
 
+    def __post_init__(self) -> None:
+        require_at_least(self, samples=1, columns=1)
+
 
 SCHEMA = Schema(top=Arguments, settings={}, families={})
 
@@ -59,28 +62,22 @@ def run(arguments: list[str]) -> None:
     given, typed = SCHEMA.read_arguments(arguments)
     config = SCHEMA.resolve(given, typed)
     out = Path(config["out"])
+    if out.is_dir():
+        raise ConfigError(f"out={out} is a folder; name a PNG file in it")
     if out.exists() and not config["overwrite"]:
         raise ConfigError(f"{out} is already there; give another out=, or overwrite=true")
     if not Path(config["ckpt"]).exists():
         raise ConfigError(f"the demo runs in a checkout of the project: there is no {config['ckpt']} here")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    picture = contact_sheet(edits(config), columns=config["columns"])
-    save_whole(picture, out)
+    with Results(out.parent) as results:
+        contact_sheet(edits(config), columns=config["columns"]).save(results / out.name, format="PNG")
     say(f"guides and their edits: {out}")
 
 
 def edits(config: dict) -> list[Edited]:
     """The edits of all guides."""
+    edit, seeds = SDEdit(t0=config["t0"], steps=config["steps"]), range(config["samples"])
     denoiser = load_for_editing(config["ckpt"], config["device"])
     guides = read_guides(config["guide"], image_shape(config["ckpt"]))
     masks = read_masks(config["mask"], guides)
-    edit, seeds = SDEdit(t0=config["t0"], steps=config["steps"]), range(config["samples"])
     with tqdm(total=len(guides) * len(seeds) * edit.steps, unit="step", desc="editing", disable=None) as progress:
         return list(edit_guides(denoiser, edit, guides, masks, seeds, on_step=progress.update))
-
-
-def save_whole(picture: Image.Image, path: Path) -> None:
-    """Writes a PNG that appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    picture.save(temporary, format="PNG")
-    temporary.replace(path)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,10 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdedit_pl.build import build_component
-from sdedit_pl.checkpoints import find_checkpoint, load_denoiser
+from sdedit_pl.checkpoints import describe, find_checkpoint, load_denoiser
 from sdedit_pl.cli import say
 from sdedit_pl.cli.explain import explain, wants_help
-from sdedit_pl.config import ConfigError, Family, Key, Schema, read_file
+from sdedit_pl.cli.results import Results
+from sdedit_pl.config import ConfigError, Family, Key, Schema, read_file, require_at_least, take_file
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.files import Guide, find_guides, read_guide, read_mask
@@ -82,8 +81,14 @@ class Arguments:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     overwrite: bool = False
 
+    def __post_init__(self) -> None:
+        require_at_least(self, samples=1, batch=1, seed=0)
 
-FAMILIES = {"solver": Family(SOLVERS, "ancestral"), "grid": Family(GRIDS, "uniform")}
+
+FAMILIES = {
+    "solver": Family(SOLVERS, "ancestral", supplied=("predictor",)),  # a predictor is an object, not plain data
+    "grid": Family(GRIDS, "uniform"),
+}
 SCHEMA = Schema(top=Arguments, settings={}, families=FAMILIES)
 
 
@@ -93,24 +98,24 @@ def run(arguments: list[str]) -> None:
         say(explain(SCHEMA, USAGE, {"config": CONFIG_KEY}))
         return
     given, typed = SCHEMA.read_arguments(arguments)
-    file = given.pop("config", None)
-    base = read_file(Path(typed["config"])) if file is not None else {}
+    file = take_file(given, typed)
+    base = {} if file is None else read_file(Path(file))
     base.pop(RECORD_KEY, None)
-    config = SCHEMA.resolve(SCHEMA.merge(base, given), typed)
+    config = SCHEMA.resolve(SCHEMA.merge(base, given), typed, taken=("config",))
     edit = build_edit(config)
-    check_counts(config)
-    with Results(Path(config["out"]), config["overwrite"]) as results:
-        denoiser = load_for_editing(config["ckpt"], config["device"], config["precision"])
+    folder = Path(config["out"])
+    with Results(folder, earlier_samples(folder, config["overwrite"])) as results:
+        denoiser = load_for_editing(config["ckpt"], config["device"])
         guides = read_guides(config["guide"], image_shape(config["ckpt"]))
         masks = read_masks(config["mask"], guides)
         seeds = range(config["seed"], config["seed"] + config["samples"])
         total = len(guides) * len(seeds) * edit.steps * edit.repeats
-        with tqdm(total=total, unit="step", desc="editing", disable=None) as progress:
+        with tqdm(total=total, unit="step", desc="editing", disable=None) as progress, precision(config, denoiser):
             edits = list(
                 edit_guides(denoiser, edit, guides, masks, seeds, batch=config["batch"], on_step=progress.update)
             )
         write_results(results, edits, config)
-    say(f"{len(guides) * len(seeds)} samples in {config['out']}; see {Path(config['out']) / SHEET_FILE}")
+    say(f"{len(guides) * len(seeds)} samples in {folder}; see {folder / SHEET_FILE}")
 
 
 def build_edit(config: Mapping[str, Any]) -> SDEdit:
@@ -135,14 +140,18 @@ def default_of(family: Family) -> Any:
     return family.table[family.default]()
 
 
-def check_counts(config: Mapping[str, Any]) -> None:
-    """Raises ConfigError for counts that no edit can have."""
-    for key, least in (("samples", 1), ("batch", 1), ("seed", 0)):
-        if config[key] < least:
-            raise ConfigError(f"{key} must be at least {least}, got {config[key]}")
+def precision(config: Mapping[str, Any], denoiser: Denoiser) -> AbstractContextManager[object]:
+    """The context in which the network computes in the precision asked for.
+
+    Autocast leaves the label's embedding in float32: its phases of many turns mean nothing in half precision.
+    """
+    if config["precision"] == "float32":
+        return nullcontext()
+    device = next(denoiser.parameters()).device
+    return torch.autocast(device.type, dtype=getattr(torch, config["precision"]))
 
 
-def load_for_editing(ckpt: str, device: str, precision: str = "float32") -> Denoiser:
+def load_for_editing(ckpt: str, device: str) -> Denoiser:
     """The denoiser of a checkpoint, on a device by name.
 
     Raises:
@@ -155,15 +164,11 @@ def load_for_editing(ckpt: str, device: str, precision: str = "float32") -> Deno
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device={device} cannot be used here: {str(error).splitlines()[0]}") from error
-    denoiser = load_denoiser(ckpt, device)
-    denoiser.network.to(getattr(torch, precision))
-    return denoiser
+    return load_denoiser(ckpt, device)
 
 
 def image_shape(ckpt: str) -> tuple[int, int]:
     """(channels, size) of the images of a checkpoint's domain."""
-    from sdedit_pl.checkpoints import describe
-
     image = describe(ckpt).model["image"]
     return image["channels"], image["size"]
 
@@ -207,50 +212,21 @@ def read_masks(mask: str | None, guides: Sequence[Guide]) -> list[Bool[Tensor, "
     return masks
 
 
-class Results:
-    """A folder that results appear in all at once, when the `with` block ends without an error.
-
-    Args:
-        folder: where they go.
-        overwrite: whether they may replace the results of an earlier edit.
+def earlier_samples(folder: Path, overwrite: bool) -> list[Path]:
+    """The samples of an earlier edit in `folder`, which a new one replaces: those that its record names.
 
     Raises:
-        ConfigError: if `folder` holds something and is not to be overwritten.
-        OSError: if it cannot be written.
+        ConfigError: if `folder` is a file, holds anything that is not to be overwritten, or an unreadable record.
     """
-
-    def __init__(self, folder: Path, overwrite: bool) -> None:
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"out={folder} is a file; name a folder")
-        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-            raise ConfigError(f"{folder} already holds files; give another out=, or overwrite=true")
-        self.folder = folder
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            self.staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        except OSError as error:
-            raise ConfigError(f"out={folder} cannot be written: {error.strerror}; name another folder") from error
-
-    def __enter__(self) -> Path:
-        return self.staging
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._publish()
-        finally:
-            shutil.rmtree(self.staging, ignore_errors=True)
-
-    def _publish(self) -> None:
-        self.folder.mkdir(exist_ok=True)
-        before = self.folder / RECORD_FILE
-        if before.is_file():
-            record = read_file(before).get(RECORD_KEY) or {}
-            for name in record.get("samples", {}):
-                if Path(name).name == name:
-                    (self.folder / name).unlink(missing_ok=True)
-        for file in sorted(self.staging.iterdir()):
-            os.replace(file, self.folder / file.name)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"out={folder} is a file; name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise ConfigError(f"{folder} already holds files; give another out=, or overwrite=true")
+    file = folder / RECORD_FILE
+    record = read_file(file).get(RECORD_KEY) if file.is_file() else None
+    samples = record.get("samples") if isinstance(record, Mapping) else None
+    names = [name for name in samples if isinstance(name, str)] if isinstance(samples, Mapping) else []
+    return [folder / name for name in names if Path(name).name == name and Path(name).suffix == ".png"]
 
 
 def write_results(folder: Path, edits: Sequence[Edited], config: Mapping[str, Any]) -> None:
@@ -269,7 +245,9 @@ def write_results(folder: Path, edits: Sequence[Edited], config: Mapping[str, An
         "sha256": {str(file): sha256(file) for file in [find_checkpoint(config["ckpt"]), *files]},
         "samples": samples,
     }
-    (folder / RECORD_FILE).write_text(yaml.safe_dump({**config, RECORD_KEY: record}, sort_keys=False))
+    # A repetition asks anew whether it may overwrite.
+    repeated = {key: value for key, value in config.items() if key != "overwrite"}
+    (folder / RECORD_FILE).write_text(yaml.safe_dump({**repeated, RECORD_KEY: record}, sort_keys=False))
 
 
 def sha256(file: Path) -> str:

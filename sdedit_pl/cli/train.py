@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sdedit_pl.cli import say
 from sdedit_pl.cli.explain import explain, wants_help
-from sdedit_pl.config import Key, read_file
+from sdedit_pl.config import Key, read_file, take_file
+from sdedit_pl.fit import fit
 from sdedit_pl.resources import find_config
 from sdedit_pl.settings import TRAINING
 
@@ -21,10 +22,8 @@ def run(arguments: list[str]) -> None:
         say(explain(TRAINING, USAGE, {"config": CONFIG_KEY}))
         return
     given, typed = TRAINING.read_arguments(arguments)
-    base = read_file(find_config(typed["config"])) if given.pop("config", None) is not None else {}
-    config = TRAINING.resolve(TRAINING.merge(base, given), typed)
-
-    from sdedit_pl.fit import fit  # Lightning takes seconds to import, and help needs none of it
-
+    file = take_file(given, typed)
+    base = {} if file is None else read_file(find_config(file))
+    config = TRAINING.resolve(TRAINING.merge(base, given), typed, taken=("config",))
     checkpoint = fit(config)
     say(f"edit with: sdedit edit ckpt={checkpoint} guide=...")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -41,7 +41,7 @@ def find_guides(guide: str) -> list[Path]:
     """
     path = Path(guide)
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
         if not found:
             raise ValueError(f"the folder {guide} holds no images ({', '.join(IMAGE_SUFFIXES)})")
         return found
@@ -59,7 +59,7 @@ def read_guide(path: Path, size: int, channels: int = 3) -> Guide:
     Raises:
         UnreadableImage: the file is not a whole image.
     """
-    pixels = decode_image(path.read_bytes(), str(path), ImageFormat(size, channels))
+    pixels = _decoded(path, ImageFormat(size, channels))
     return Guide(path, images_from_bytes(pixels[None]), image_size(path))
 
 
@@ -71,7 +71,7 @@ def read_mask(path: Path, guide: Guide) -> Bool[Tensor, "1 1 S S"]:
         ValueError: the mask is of another size than the guide, or all black.
     """
     size = guide.image.shape[-1]
-    pixels = decode_image(path.read_bytes(), str(path), ImageFormat(size, channels=1, background="black"))
+    pixels = _decoded(path, ImageFormat(size, channels=1, background="black"))
     if image_size(path) != guide.original_size:
         width, height = guide.original_size
         given_width, given_height = image_size(path)
@@ -98,3 +98,10 @@ def image_size(path: Path) -> tuple[int, int]:
     except (OSError, SyntaxError) as error:
         raise UnreadableImage(f"cannot read image {path}: {error}") from None
     return (height, width) if sideways else (width, height)
+
+
+def _decoded(path: Path, image_format: ImageFormat) -> UInt8[Tensor, "C S S"]:
+    try:
+        return decode_image(path.read_bytes(), str(path), image_format)
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{error}; give a whole image file ({', '.join(IMAGE_SUFFIXES)})") from None

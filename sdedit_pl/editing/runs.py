@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from jaxtyping import Bool, Float
@@ -43,7 +44,9 @@ def edit_guides(
     batch: int = 16,
     on_step: Callable[[int], object] | None = None,
 ) -> Iterator[Edited]:
-    """Edits each guide with each seed; a sample depends on its guide, mask and seed alone.
+    """Edits each guide with each seed, and yields a guide when all its samples are there.
+
+    A sample depends on its guide, mask and seed, not on the batch that it is made in.
 
     Args:
         denoiser: the model, on the device that edits.
@@ -51,7 +54,7 @@ def edit_guides(
         guides: the guides.
         masks: the mask of each guide, or None.
         seeds: the seeds, the same for every guide.
-        batch: samples that are made at once.
+        batch: samples that are made at once, of one guide or several.
         on_step: called with the number of samples after each solver step of a batch.
 
     Raises:
@@ -60,15 +63,31 @@ def edit_guides(
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
     device = next(denoiser.parameters()).device
-    for guide, mask in zip(guides, masks, strict=True):
-        image = guide.image.to(device)
-        samples = []
-        for start in range(0, len(seeds), batch):
-            chunk = list(seeds[start : start + batch])
-            tick = None if on_step is None else _Tick(on_step, len(chunk))
-            samples.append(edit(denoiser, image, edit_mask=mask, seeds=chunk, callback=tick).cpu())
-        noised = edit.noised_guide(denoiser.sde, image, seeds=list(seeds[:1])).cpu()
-        yield Edited(guide, mask, noised, torch.cat(samples), tuple(seeds))
+    todo = list(product(range(len(guides)), seeds))
+    samples: list[list[Tensor]] = [[] for _ in guides]
+    for start in range(0, len(todo), batch):
+        chunk = todo[start : start + batch]
+        images = torch.cat([guides[index].image for index, _ in chunk]).to(device)
+        tick = None if on_step is None else _Tick(on_step, len(chunk))
+        mask = _joined([masks[index] for index, _ in chunk], images)
+        edited = edit(denoiser, images, edit_mask=mask, seeds=[seed for _, seed in chunk], callback=tick).cpu()
+        for (index, _), sample in zip(chunk, edited, strict=True):
+            samples[index].append(sample)
+            if len(samples[index]) == len(seeds):
+                guide = guides[index]
+                noised = edit.noised_guide(denoiser.sde, guide.image, seeds=seeds[:1])
+                yield Edited(guide, masks[index], noised, torch.stack(samples[index]), tuple(seeds))
+                samples[index] = []
+
+
+def _joined(
+    masks: Sequence[Bool[Tensor, "1 1 H W"] | None], images: Float[Tensor, "B C H W"]
+) -> Bool[Tensor, "B 1 H W"] | None:
+    """The masks of a batch, or None where none of its images has one."""
+    if all(mask is None for mask in masks):
+        return None
+    everywhere = torch.ones(1, 1, *images.shape[2:], dtype=torch.bool)
+    return torch.cat([everywhere if mask is None else mask for mask in masks]).to(images.device)
 
 
 @dataclass(frozen=True)

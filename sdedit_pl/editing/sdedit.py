@@ -107,7 +107,7 @@ class SDEdit:
         marginals = variant.marginals(denoiser.sde, times, guide)
         t0 = guide.new_full((len(guide),), times[0].item())
         image = result = guide
-        with torch.inference_mode():
+        with torch.no_grad():
             for first_step in range(0, self.repeats * (self.steps + 1), self.steps + 1):
                 z = noise(first_step, 0, guide)
                 result = integrate(

@@ -22,27 +22,30 @@ def stroke_painting(images: Images, colours: int = 6, kernel: int | None = None)
     """Simulated stroke paintings of images.
 
     Args:
-        images: RGB images in [-1, 1], (B, 3, H, W); values beyond are clamped.
+        images: RGB or grey images in [-1, 1], (B, 3 or 1, H, W); values beyond are clamped.
         colours: colours of each painting, in [2, 256]; the paper's ablation runs from 3 to 50.
         kernel: side of the median filter in pixels, odd, at least 3; by default the published 23 at 256 px, scaled to
             the shorter side of the images.
 
     Returns:
-        The paintings, (B, 3, H, W) in [-1, 1], float32, on the device of `images`.
+        The paintings, in the shape of `images`, in [-1, 1], float32, on their device.
 
     Raises:
-        ValueError: images that are not RGB, or `colours` or `kernel` out of range.
+        ValueError: images that are neither RGB nor grey, or `colours` or `kernel` out of range.
     """
-    if images.shape[1] != 3:
-        raise ValueError(f"strokes are simulated for RGB images (B, 3, H, W), got shape {tuple(images.shape)}")
+    channels = images.shape[1]
+    if channels not in (1, 3):
+        raise ValueError(f"strokes are simulated for RGB or grey images (B, 3 or 1, H, W), got {tuple(images.shape)}")
     if not 2 <= colours <= 256:
         raise ValueError(f"a stroke painting has 2 to 256 colours, got {colours}; the paper's have 6")
     side = scaled_kernel(min(images.shape[2:])) if kernel is None else kernel
     if side < 3 or side % 2 == 0:
         raise ValueError(f"the median filter's kernel is odd and at least 3, got {side}; the paper's is 23 at 256 px")
-    pixels = ((images.detach().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    colour = images.detach().cpu().expand(-1, 3, -1, -1)
+    pixels = ((colour.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     paintings = np.stack([_painted(Image.fromarray(image), colours, side) for image in pixels])
-    return (torch.from_numpy(paintings).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous().to(images.device)
+    painted = torch.from_numpy(paintings).permute(0, 3, 1, 2)[:, :channels]
+    return (painted.float() / 127.5 - 1).contiguous().to(images.device)
 
 
 def scaled_kernel(side: int) -> int:

@@ -20,5 +20,5 @@ def squared_l2(images: Images, others: Images) -> Float[Tensor, "B"]:
 
 
 def root_mean_square(images: Images, others: Images) -> Float[Tensor, "B"]:
-    """The same difference as a root mean square over channels and pixels, in [0, 1], which compares across sizes, (B,)."""
+    """The difference on [0, 1] as a root mean square over channels and pixels, which compares across sizes, (B,)."""
     return ((images - others) / 2).square().flatten(1).mean(1).sqrt()

@@ -57,13 +57,12 @@ def kernel_distance(
     for name, groups in (("x", x_groups), ("y", y_groups)):
         if len(groups.unique()) < 3:
             raise ValueError(f"the error needs at least 3 groups in each set, got {len(groups.unique())} in {name}")
-    numbers = torch.cat([x_groups, y_groups]).unique(return_inverse=True)[1].to(x.device)
-    members = torch.nn.functional.one_hot(numbers).double()
-    x_members, y_members = members.split([len(x), len(y)])
+    groups, numbers = torch.cat([x_groups, y_groups]).to(x.device).unique(return_inverse=True)
+    x_numbers, y_numbers = numbers.split([len(x), len(y)])
     estimates = (
-        _means(polynomial_kernel(x, x), x_members, x_members)
-        + _means(polynomial_kernel(y, y), y_members, y_members)
-        - 2 * _means(polynomial_kernel(x, y), x_members, y_members)
+        _means(polynomial_kernel(x, x), x_numbers, x_numbers, len(groups))
+        + _means(polynomial_kernel(y, y), y_numbers, y_numbers, len(groups))
+        - 2 * _means(polynomial_kernel(x, y), x_numbers, y_numbers, len(groups))
     )
     value, without = estimates[0], estimates[1:]
     variance = (without - value).square().sum() * (len(without) - 1) / len(without)
@@ -76,12 +75,13 @@ def polynomial_kernel(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Float
 
 
 def _means(
-    kernel: Float[Tensor, "N M"], x_members: Float[Tensor, "N G"], y_members: Float[Tensor, "M G"]
+    kernel: Float[Tensor, "N M"], x_groups: Int[Tensor, "N"], y_groups: Int[Tensor, "M"], groups: int
 ) -> Float[Tensor, "estimates"]:
-    """The mean over pairs from different groups: of all of them first, then without each of the G groups."""
-    sums = x_members.T @ kernel @ y_members
-    counts = torch.outer(x_members.sum(0), y_members.sum(0))
-    return _between_groups(sums) / _between_groups(counts)
+    """The mean over pairs from different groups: of all of them first, then without each of the groups 0, 1, ..."""
+    rows = kernel.new_zeros(groups, len(y_groups)).index_add(0, x_groups, kernel)
+    sums = kernel.new_zeros(groups, groups).index_add(1, y_groups, rows)
+    counts = torch.outer(x_groups.bincount(minlength=groups), y_groups.bincount(minlength=groups))
+    return _between_groups(sums) / _between_groups(counts.double())
 
 
 def _between_groups(table: Float[Tensor, "G G"]) -> Float[Tensor, "estimates"]:

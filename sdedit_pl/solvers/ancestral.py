@@ -29,9 +29,11 @@ class Ancestral(Solver):
     """The ancestral sampler, for any SDE.
 
     Args:
-        variance: "small" or "large", see the module's docstring. SDEdit's algorithms take the large one, its reference
-            code and score_sde's for VE the small one, score_sde's for VP the large one.
-        chain: the forward chain that is reversed, see `forward_steps`. The default takes steps of any length.
+        variance: of a step's noise: "small" (better on few steps) or "large" (exact for data of unit variance).
+            SDEdit's algorithms take the large one, its reference code and score_sde's for VE the small one,
+            score_sde's for VP the large one.
+        chain: the forward chain that is reversed: "exact" (the SDE's own, for steps of any length), "paper" (that of
+            SDEdit's algorithms) or "table" (that of score_sde).
     """
 
     variance: str = "small"

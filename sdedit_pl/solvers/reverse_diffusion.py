@@ -26,8 +26,8 @@ class ReverseDiffusion(Solver):
     """The reverse diffusion sampler.
 
     Args:
-        chain: the forward chain, see `forward_steps`. The default is score_sde's: that of N = 1 / (t - s) levels on
-            [0, 1], so that t0 = 0.5 in 25 steps visits the lower half of a chain of 50.
+        chain: the forward chain, "exact", "paper" or "table". The default is score_sde's: that of N = 1 / (t - s)
+            levels on [0, 1], so that t0 = 0.5 in 25 steps visits the lower half of a chain of 50.
     """
 
     chain: str = "table"

@@ -1,7 +1,7 @@
 """Training score models with Lightning."""
 
 from sdedit_pl.training.average import ImageHalfLifeAveraging
-from sdedit_pl.training.callbacks import EditingCheckpoint, ImagesSeen, Previews
+from sdedit_pl.training.callbacks import EditingCheckpoint, ImagesSeen, Previews, ResumableCheckpoint
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.optimizers import OPTIMIZERS, SCHEDULES
 
@@ -12,5 +12,6 @@ __all__ = [
     "ImageHalfLifeAveraging",
     "ImagesSeen",
     "Previews",
+    "ResumableCheckpoint",
     "ScoreModule",
 ]

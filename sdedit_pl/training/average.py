@@ -22,18 +22,21 @@ class ImageHalfLifeAveraging(WeightAveraging):
     Args:
         half_life_images: images after which an update's weight in the average has halved.
         ramp: largest half-life as a share of the images seen so far; 0 switches the ramp off.
+        continues: whether the first weights are an average already, as those of an editing checkpoint are: then they
+            are not forgotten by a ramp.
 
     Source: Karras et al. 2022, appendix F.3.
     """
 
-    def __init__(self, half_life_images: int = 500_000, ramp: float = 0.05) -> None:
+    def __init__(self, half_life_images: int = 500_000, ramp: float = 0.05, continues: bool = False) -> None:
         if half_life_images < 1 or ramp < 0:
             raise ValueError(
                 f"the average needs half_life_images >= 1 and ramp >= 0, got {half_life_images} and {ramp}"
             )
         super().__init__(use_buffers=False, multi_avg_fn=self._update)
         self.half_life_images = half_life_images
-        self.ramp = ramp
+        self.ramp = 0.0 if continues else ramp
+        self.continues = continues
         self._images_seen = 0
         self._images_per_step = 0
         self._swapped = False
@@ -50,6 +53,8 @@ class ImageHalfLifeAveraging(WeightAveraging):
         if self._average_model is not None:
             # Asked for its value at every update: on the CPU, that waits for no device.
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+            if self.continues:
+                self._average_model.n_averaged += 1
 
     def on_train_batch_end(
         self,

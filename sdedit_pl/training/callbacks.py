@@ -10,6 +10,7 @@ from typing import Any
 import lightning
 import torch
 from jaxtyping import Float
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
@@ -42,7 +43,8 @@ class ImagesSeen(lightning.Callback):
         batch: Tensor,
         batch_idx: int,
     ) -> None:
-        if trainer.global_step % self.every_steps:
+        between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches
+        if between_steps or trainer.global_step % self.every_steps:
             return
         images = images_seen(trainer)
         now = time.monotonic()
@@ -91,7 +93,8 @@ class Previews(lightning.Callback):
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
             return
-        rows = self.rows(self.averaging.averaged(pl_module), pl_module.device)
+        with trainer.precision_plugin.forward_context():
+            rows = self.rows(self.averaging.averaged(pl_module), pl_module.device)
         if not rows:
             return
         columns = max(len(row) for row in rows)
@@ -109,7 +112,7 @@ class Previews(lightning.Callback):
         for logger in trainer.loggers:
             log_image = getattr(logger, "log_image", None)
             if log_image is not None:
-                log_image("preview", [str(path)])
+                log_image("preview", [str(path)], step=trainer.global_step)
 
     @torch.inference_mode()
     def rows(self, denoiser: Denoiser, device: torch.device) -> list[Float[Tensor, "_ C H W"]]:
@@ -149,7 +152,8 @@ class EditingCheckpoint(lightning.Callback):
         if not trainer.sanity_checking:
             self._write(trainer, pl_module)
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        # Also where nothing was left to train: the process may have ended between the last step and this.
         self._write(trainer, pl_module)
 
     def _write(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -157,3 +161,53 @@ class EditingCheckpoint(lightning.Callback):
             return
         facts = {"steps": trainer.global_step, "images_seen": images_seen(trainer)}
         self.save(self.averaging.averaged(pl_module), facts)
+
+
+class ResumableCheckpoint(Checkpoint):
+    """Writes Lightning checkpoints to resume from, at intervals and after the last step, and keeps the newest.
+
+    Which are there is read from the folder, so that it may be moved and the settings changed between two runs.
+
+    Args:
+        folder: where they go, as step=NNNNNNNN.ckpt.
+        every_steps: optimiser steps between two of them.
+        keep: how many are kept.
+
+    Raises:
+        ValueError: `every_steps` or `keep` below 1.
+    """
+
+    def __init__(self, folder: Path, every_steps: int, keep: int) -> None:
+        if every_steps < 1 or keep < 1:
+            raise ValueError(
+                f"checkpoints need every_steps and keep of at least 1, got every_steps={every_steps}, keep={keep}"
+            )
+        self.folder = folder
+        self.every_steps = every_steps
+        self.keep = keep
+        self._written_step = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._written_step = trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Tensor,
+        batch_idx: int,
+    ) -> None:
+        step = trainer.global_step
+        if step == self._written_step or (step % self.every_steps and step != trainer.max_steps):
+            return
+        # Lightning writes to the system's temporary folder and moves the file, which is a copy between file systems;
+        # under its own name, a checkpoint appears whole or not at all.
+        unfinished = self.folder / "unfinished.tmp"
+        trainer.save_checkpoint(unfinished, weights_only=False)
+        self._written_step = step
+        if trainer.is_global_zero:
+            unfinished.replace(self.folder / f"step={step:08d}.ckpt")
+            written = sorted(self.folder.glob("step=*.ckpt"))
+            for old in written[: max(0, len(written) - self.keep)]:
+                old.unlink()

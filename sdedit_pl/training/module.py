@@ -66,8 +66,8 @@ class ScoreModule(lightning.LightningModule):
         """Mean loss of a batch of clean images in [-1, 1]."""
         # Dropout draws from the default generator only, whose state no checkpoint keeps: each batch starts it afresh.
         torch.manual_seed(mixed(self.seed, self.global_rank, self.batches_done, TRAINING))
-        uniform = torch.rand(batch.shape[0], device=batch.device)
-        noise = torch.randn(batch.shape, device=batch.device)
+        uniform = torch.rand(batch.shape[0], device=batch.device, dtype=torch.float32)
+        noise = torch.randn(batch.shape, device=batch.device, dtype=torch.float32)
         loss = self.losses(batch, uniform, noise).mean()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch.shape[0])
         # Counted here and not in on_train_batch_end, which comes after the checkpoint of this batch is written.
@@ -105,6 +105,14 @@ class ScoreModule(lightning.LightningModule):
         steps = self.trainer.max_steps
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        # A checkpoint brings the rate and schedule that it was written under; the configuration's hold from here on.
+        factor = self.schedule.factor(self.global_step, self.trainer.max_steps)
+        scheduler: Any = self.lr_schedulers()
+        scheduler.base_lrs = [self.optimizer.rate] * len(scheduler.base_lrs)
+        for group in scheduler.optimizer.param_groups:
+            group["lr"] = self.optimizer.rate * factor
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the configuration, as plain data, so that a checkpoint says by itself what it is."""

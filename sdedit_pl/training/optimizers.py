@@ -64,6 +64,11 @@ class Trapezoid(Schedule):
 
     decay_steps: int = 1000
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.decay_steps < 0:
+            raise ValueError(f"decay_steps must be 0 or more, got {self.decay_steps}")
+
     def decay(self, step: int, steps: int) -> float:
         return max(0.0, min(1.0, (steps - step) / max(1, self.decay_steps)))
 
@@ -80,6 +85,11 @@ class InverseSquareRoot(Schedule):
     """
 
     reference_steps: int = 10_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reference_steps < 1:
+            raise ValueError(f"reference_steps must be at least 1, got {self.reference_steps}")
 
     def decay(self, step: int, steps: int) -> float:
         return 1 / math.sqrt(max(1.0, step / self.reference_steps))

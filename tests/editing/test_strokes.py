@@ -79,6 +79,13 @@ def test_impossible_paintings_are_refused(arguments: dict[str, int], message: st
         stroke_painting(photograph(), **arguments)
 
 
-def test_images_that_are_not_rgb_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"RGB images \(B, 3, H, W\), got shape \(1, 1, 8, 8\)"):
-        stroke_painting(torch.zeros(1, 1, 8, 8))
+def test_grey_images_are_painted_like_their_rgb_copies() -> None:
+    grey = photograph().mean(1, keepdim=True)
+    painted = stroke_painting(grey)
+    assert painted.shape == grey.shape and len(painted.unique()) <= 6
+    assert torch.equal(painted.expand(-1, 3, -1, -1), stroke_painting(grey.expand(-1, 3, -1, -1)))
+
+
+def test_images_of_other_channels_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"RGB or grey images \(B, 3 or 1, H, W\), got \(1, 2, 8, 8\)"):
+        stroke_painting(torch.zeros(1, 2, 8, 8))

@@ -1,0 +1,51 @@
+"""Where a verb leaves its files: all of them when it has succeeded, none when it has not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdedit_pl.config import ConfigError
+
+
+class Results:
+    """A folder that files appear in together, when the `with` block ends without an error.
+
+    The block is given a folder to write to, on the file system of the real one.
+
+    Args:
+        folder: where the files go; made with its parents at the end, files of the same names are replaced.
+        replaced: files of earlier results, removed at the end.
+
+    Raises:
+        ConfigError: if `folder` cannot be written.
+    """
+
+    def __init__(self, folder: Path, replaced: Sequence[Path] = ()) -> None:
+        self.folder = folder
+        self.replaced = replaced
+        nearest = next(place for place in (folder, *folder.parents) if place.exists())
+        try:
+            self.staging = Path(tempfile.mkdtemp(dir=nearest, prefix=f".{folder.name}."))
+        except OSError as error:
+            raise ConfigError(f"out={folder} cannot be written: {error.strerror}; name another folder") from error
+
+    def __enter__(self) -> Path:
+        return self.staging
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            shutil.rmtree(self.staging, ignore_errors=True)
+
+    def _publish(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for file in self.replaced:
+            file.unlink(missing_ok=True)
+        for file in sorted(self.staging.iterdir()):
+            os.replace(file, self.folder / file.name)

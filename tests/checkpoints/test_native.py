@@ -1,0 +1,139 @@
+"""This project's checkpoints: what is written is read, and nothing else is."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from damage import DAMAGES, Bomb, Damage, contents, lightning_checkpoint
+
+import sdedit_pl
+from sdedit_pl.checkpoints import CheckpointError, describe, find_checkpoint, load_denoiser, save_denoiser
+from sdedit_pl.denoiser import Denoiser
+
+X = torch.linspace(-2, 2, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
+T = torch.tensor([0.2, 0.7])
+
+
+def tree(folder: Path) -> dict[str, int]:
+    """Names and sizes of everything in a folder."""
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*")}
+
+
+def written_again(good: Path, path: Path, dtype: torch.dtype) -> Denoiser:
+    """Saves a checkpoint's denoiser in a precision and returns it as it was."""
+    denoiser = load_denoiser(good)
+    save_denoiser(path, denoiser, describe(good).model, {"steps": 3}, dtype=dtype)
+    return denoiser
+
+
+def test_float32_comes_back_bit_for_bit(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    before = written_again(tiny_checkpoint, tmp_path / "a.safetensors", torch.float32)
+    after = load_denoiser(tmp_path / "a.safetensors")
+    assert after.sde == before.sde and after.parameterisation == before.parameterisation
+    for name, tensor in before.network.state_dict().items():
+        assert torch.equal(tensor, after.network.state_dict()[name]), name
+    assert torch.equal(before(X, T), after(X, T))
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float16, 2**-11), (torch.bfloat16, 2**-8)])
+def test_half_precision_is_rounded_in_the_file_and_float32_in_memory(
+    tiny_checkpoint: Path, tmp_path: Path, dtype: torch.dtype, rounding: float
+) -> None:
+    path = tmp_path / "half.safetensors"
+    before = written_again(tiny_checkpoint, path, dtype)
+    assert path.stat().st_size < 0.75 * tiny_checkpoint.stat().st_size
+    assert describe(path).dtypes == (str(dtype).removeprefix("torch."),)
+    after = load_denoiser(path).network.state_dict()
+    for name, tensor in before.network.state_dict().items():
+        assert after[name].dtype == torch.float32
+        # Below float16's smallest normal number, 2^-14, the spacing is fixed.
+        torch.testing.assert_close(after[name], tensor, rtol=rounding, atol=2**-25)
+
+
+def test_a_loaded_denoiser_is_ready_to_edit(tiny_checkpoint: Path) -> None:
+    denoiser = load_denoiser(tiny_checkpoint)
+    assert not any(module.training for module in denoiser.modules())
+    assert not any(parameter.requires_grad for parameter in denoiser.parameters())
+    assert not any(tensor.is_meta for tensor in [*denoiser.parameters(), *denoiser.buffers()])
+
+
+def test_loading_leaves_the_global_generator_alone(tiny_checkpoint: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    load_denoiser(tiny_checkpoint)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_a_checkpoint_says_what_it_is(tiny_checkpoint: Path) -> None:
+    description = describe(tiny_checkpoint)
+    assert description.format == "sdedit_pl"
+    assert description.model["network"]["channels"] == 8 and description.model["image"] == {"size": 16, "channels": 3}
+    assert description.training == {"steps": 7, "images_seen": 28}
+    assert description.parameters == sum(tensor.numel() for tensor in contents(tiny_checkpoint)[0].values())
+
+
+def test_a_training_checkpoint_gives_the_same_denoiser(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "step=00000007.ckpt"
+    torch.save(lightning_checkpoint(tiny_checkpoint), path)
+    assert torch.equal(load_denoiser(path)(X, T), load_denoiser(tiny_checkpoint)(X, T))
+    description = describe(path)
+    assert description.format == "lightning" and description.training["steps"] == 7
+    assert description.model == describe(tiny_checkpoint).model
+
+
+def test_a_runs_folder_stands_for_its_editing_checkpoint_or_else_the_newest_to_resume(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for age, step in ((10, 2), (20, 1)):
+        file = folder / f"step={step}.ckpt"
+        torch.save(lightning_checkpoint(tiny_checkpoint), file)
+        os.utime(file, (file.stat().st_atime, file.stat().st_mtime - age))
+    assert find_checkpoint(tmp_path) == folder / "step=2.ckpt"
+    assert torch.equal(load_denoiser(tmp_path)(X, T), load_denoiser(tiny_checkpoint)(X, T))
+    (tmp_path / "model.safetensors").write_bytes(tiny_checkpoint.read_bytes())
+    assert find_checkpoint(tmp_path) == tmp_path / "model.safetensors"
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.name)
+def test_what_is_no_checkpoint_is_refused_and_not_run(damage: Damage, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    bad = tmp_path / damage.name
+    damage.make(tiny_checkpoint, bad)
+    before = tree(tmp_path)
+    with pytest.raises(CheckpointError) as refusal:
+        load_denoiser(bad)
+    for words in (str(bad), *damage.words):
+        assert words in str(refusal.value)
+    assert tree(tmp_path) == before, "loading must not run what a file brings"
+
+
+def test_the_booby_trap_works(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Bomb(tmp_path)))
+    assert (tmp_path / "executed").exists()
+
+
+def test_a_failed_save_leaves_the_file_before_it(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(tiny_checkpoint.read_bytes())
+
+    def fail(tensors: object, file: str, metadata: object) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("sdedit_pl.checkpoints.native.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        written_again(tiny_checkpoint, path, torch.float32)
+    assert path.read_bytes() == tiny_checkpoint.read_bytes()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_package_offers_it_at_the_top() -> None:
+    assert sdedit_pl.load_denoiser is load_denoiser and sdedit_pl.save_denoiser is save_denoiser

@@ -1,0 +1,64 @@
+"""`sdedit demo`: the picture of the bundled guides, here with a small model and guides of our own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+DEMO = ("demo", "ckpt=tiny.safetensors", "guide=guides", "mask=masks", "steps=2", "samples=2")
+
+
+@pytest.fixture(autouse=True)
+def folders(desk: Path) -> None:
+    """Three guides, of which one has a mask."""
+    Path("guides").mkdir()
+    Path("masks").mkdir()
+    for name in "abc":
+        Image.open("guide.png").save(f"guides/{name}.png")
+    Image.open("mask.png").save("masks/b.png")
+
+
+def test_it_makes_one_picture_and_says_where(command) -> None:
+    code, output, errors = command(*DEMO, "out=new/demo.png")
+    assert (code, output) == (0, "guides and their edits: new/demo.png\n")
+    assert errors == "no mask for a, c: edited everywhere\n"
+    assert os.listdir("new") == ["demo.png"]
+    # Two columns of (guide, noised guide, two samples) at 128 px, two rows.
+    width, height = Image.open("new/demo.png").size
+    assert 2 * 4 * 128 < width < 2 * 4 * 150 and 2 * 128 < height < 2 * 150
+
+
+def test_it_replaces_its_picture_only_when_told_to(command, refused: Callable[..., str]) -> None:
+    assert command(*DEMO, "out=demo.png", "columns=3").code == 0
+    before = Path("demo.png").read_bytes()
+    assert "demo.png is already there" in refused(*DEMO, "out=demo.png")
+    assert command(*DEMO, "out=demo.png", "overwrite=true").code == 0
+    assert Path("demo.png").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("out=guides", "out=guides is a folder; name a PNG file"),
+        ("out=guide.png/demo.png", "cannot be written"),
+        ("ckpt=missing.safetensors", "there is no missing.safetensors here"),
+        ("ckpt=text.png", "not a whole .safetensors"),
+        ("guide=nothing", "holds no images"),
+        ("mask=elsewhere", "no mask in elsewhere is named like a guide"),
+        ("samples=0", "samples must be at least 1"),
+        ("columns=0", "columns must be at least 1"),
+        ("steps=0", "steps must be at least 1"),
+        ("t0=2", "t0 must lie in (0, 1]"),
+        ("colums=2", "did you mean columns?"),
+    ],
+)
+def test_bad_input_is_refused(argument: str, words: str, refused: Callable[..., str]) -> None:
+    assert words in refused(*DEMO, "out=new/demo.png", argument)
+
+
+def test_outside_a_checkout_it_says_so(refused: Callable[..., str]) -> None:
+    assert "runs in a checkout of the project" in refused("demo")

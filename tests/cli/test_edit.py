@@ -1,0 +1,284 @@
+"""`sdedit edit`: what it leaves, that it repeats itself, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from damage import DAMAGES, Damage, lightning_checkpoint
+from PIL import Image
+
+from sdedit_pl.cli.edit import SCHEMA, build_edit
+from sdedit_pl.cli.results import Results
+from sdedit_pl.solvers import SOLVERS
+
+EDIT = ("edit", "ckpt=tiny.safetensors", "guide=guide.png", "steps=3")
+BAD_GUIDES = {
+    "missing.png": ("no guide at missing.png", "folder or a glob"),
+    "*.gif": ("no guide at *.gif", "folder or a glob"),
+    "empty.png": ("empty.png", "it is empty"),
+    "cut.png": ("cut.png", "truncated", "give a whole image file (.png"),
+    "text.png": ("text.png", "not an image", "give a whole image file (.png"),
+    "nothing": ("nothing holds no images", ".png"),
+    ".": ("cut.png",),
+}
+BAD_MASKS = {
+    "missing.png": ("no mask at missing.png", "white marks what may change"),
+    "black.png": ("black.png is all black", "white marks what may"),
+    "wide.png": ("its guide's size", "guide.png is 16x16", "wide.png is 20x12"),
+    "empty.png": ("empty.png", "it is empty"),
+    "cut.png": ("cut.png", "truncated"),
+    "text.png": ("text.png", "not an image"),
+    "nothing": ("nothing holds no images",),
+    "elsewhere": ("no mask in elsewhere", "guide.png would be"),
+}
+BAD_VALUES = {
+    "t0=0": ("t0 must lie in (0, 1]", "got 0"),
+    "t0=1.5": ("t0 must lie in (0, 1]", "got 1.5", "t0=1 samples from the prior"),
+    "t0=-0.2": ("t0 must lie in (0, 1]", "got -0.2"),
+    "t0=.nan": ("t0 must lie in (0, 1]", "got nan"),
+    "t0=abc": ("a time in (0, 1] or a noise level such as sigma:1.2", "'abc'"),
+    "t0=sigma:abc": ("sigma:1.2", "'sigma:abc'"),
+    "t0=sigma:0": ("must be positive", "sigma:0"),
+    "t0=sigma:1e9": ("noise levels above", "up to", "sigma:1e9"),
+    "t0=": ("t0 must be a number or text", "None"),
+    "steps=0": ("steps must be at least 1", "got 0"),
+    "steps=-3": ("steps must be at least 1", "got -3"),
+    "steps=2.5": ("steps must be a whole number", "2.5"),
+    "steps=many": ("steps must be a whole number", "'many'"),
+    "repeats=0": ("repeats must be at least 1", "got 0"),
+    "samples=0": ("samples must be at least 1", "got 0"),
+    "batch=0": ("batch must be at least 1", "got 0"),
+    "seed=-1": ("seed must be at least 0", "got -1"),
+    "variant=fast": ("variant must be one of exact, paper, reference", "'fast'"),
+    "solver=ddmi": ("solver.name must be one of ancestral", "did you mean ddim?"),
+    "solver.chain=iron": ("solver: ", "exact, paper, table", "'iron'"),
+    "solver.eta=0.5": ("unknown key solver.eta of solver.name=ancestral",),
+    "solver={name: [ddim]}": ("solver.name must be one of",),
+    "grid.rho=3": ("unknown key grid.rho of grid.name=uniform",),
+    "device=quantum": ("device=quantum cannot be used here",),
+    "precision=int8": ("precision must be one of float32, bfloat16, float16", "'int8'"),
+    "overwrite=perhaps": ("overwrite must be true or false", "'perhaps'"),
+    "stesp=3": ("unknown key stesp", "did you mean steps?"),
+    "confg=edit.yaml": ("unknown key confg", "did you mean config?"),
+    "steps": ("arguments are key=value", "'steps'"),
+    "--steps=3": ("arguments are key=value", "'--steps=3'"),
+    "=3": ("arguments are key=value",),
+    "steps.a=3": ("steps",),
+    "config=missing.yaml": ("no configuration file missing.yaml",),
+    "config=guide.png": ("guide.png is not a readable YAML file",),
+    "config.steps=3": ("config must be a file",),
+    "config=": ("config must be a file",),
+    "out=guide.png": ("out=guide.png is a file", "name a folder"),
+    "out=guide.png/below/it": ("out=guide.png/below/it cannot be written", "name another folder"),
+    "out=elsewhere": ("elsewhere already holds files", "overwrite=true"),
+    "ckpt=": ("ckpt must be text",),
+}
+
+
+def pictures(folder: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).glob("*.png")}
+
+
+@pytest.mark.parametrize("guide", BAD_GUIDES)
+def test_a_bad_guide_is_refused(guide: str, refused: Callable[..., str]) -> None:
+    message = refused(*EDIT, f"guide={guide}", "out=new/out")
+    assert all(words in message for words in BAD_GUIDES[guide]), message
+
+
+@pytest.mark.parametrize("mask", BAD_MASKS)
+def test_a_bad_mask_is_refused(mask: str, refused: Callable[..., str]) -> None:
+    message = refused(*EDIT, f"mask={mask}", "out=new/out")
+    assert all(words in message for words in BAD_MASKS[mask]), message
+
+
+@pytest.mark.parametrize("argument", BAD_VALUES)
+def test_a_bad_value_is_refused(argument: str, refused: Callable[..., str]) -> None:
+    message = refused(*EDIT, "out=new/out", argument)
+    assert all(words in message for words in BAD_VALUES[argument]), message
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.name)
+def test_a_bad_checkpoint_is_refused_and_not_run(
+    damage: Damage, desk: Path, tiny_checkpoint: Path, refused: Callable[..., str]
+) -> None:
+    damage.make(tiny_checkpoint, desk / damage.name)
+    message = refused(*EDIT, f"ckpt={damage.name}", "out=new/out")
+    assert all(words in message for words in (damage.name, *damage.words)), message
+
+
+def test_missing_arguments_are_named(refused: Callable[..., str]) -> None:
+    assert refused("edit").startswith("ckpt is required: an editing checkpoint")
+    assert refused("edit", "ckpt=tiny.safetensors").startswith("guide is required: an image, a folder")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there_is_refused(refused: Callable[..., str]) -> None:
+    assert "device=cuda cannot be used here" in refused(*EDIT, "device=cuda")
+
+
+def test_a_broken_configuration_is_refused(desk: Path, refused: Callable[..., str]) -> None:
+    Path("broken.yaml").write_text("steps: [3\nout: x")
+    assert "broken.yaml is not a readable YAML file" in refused(*EDIT, "config=broken.yaml")
+    Path("list.yaml").write_text("- steps\n- out\n")
+    assert "list.yaml must hold `key: value` lines" in refused(*EDIT, "config=list.yaml")
+    Path("typo.yaml").write_text("solver: {name: ddim, etta: 1}\n")
+    assert "did you mean solver.eta?" in refused(*EDIT, "config=typo.yaml")
+    Path("kind.yaml").write_text("steps: several\n")
+    assert "steps must be a whole number, got 'several'" in refused(*EDIT[:3], "config=kind.yaml")
+
+
+def test_the_console_shows_one_line_and_exit_code_2(desk: Path) -> None:
+    command = [sys.executable, "-m", "sdedit_pl", *EDIT, "guide=cut.png"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1 and "truncated" in ended.stderr
+    assert not (desk / "outputs").exists()
+
+
+def test_an_edit_leaves_its_samples_a_sheet_and_its_record(desk: Path, command) -> None:
+    code, output, errors = command(*EDIT, "mask=mask.png", "out=new/out", "samples=3", "seed=5")
+    assert (code, errors) == (0, "")
+    assert output == "3 samples in new/out; see new/out/sheet.png\n"
+    samples = ["guide_seed5.png", "guide_seed6.png", "guide_seed7.png"]
+    assert sorted(os.listdir("new/out")) == ["edit.yaml", *samples, "sheet.png"]
+    assert os.listdir("new") == ["out"]
+    guide, kept = np.array(Image.open("guide.png")), np.array(Image.open("mask.png")) == 0
+    images = [np.array(Image.open(Path("new/out") / name)) for name in samples]
+    for image in images:
+        assert np.array_equal(image[kept], guide[kept]) and not np.array_equal(image, guide)
+    assert not np.array_equal(images[0], images[1])
+    record = yaml.safe_load(Path("new/out/edit.yaml").read_text())
+    assert record["steps"] == 3 and record["solver"]["name"] == "ancestral" and record["mask"] == "mask.png"
+    assert list(record["record"]["samples"]) == samples
+    assert record["record"]["samples"][samples[1]] == {"guide": "guide.png", "seed": 6}
+    assert set(record["record"]["sha256"]) == {"tiny.safetensors", "guide.png"}
+
+
+def test_the_record_repeats_the_edit_bit_for_bit(desk: Path, command) -> None:
+    first = (*EDIT, "mask=mask.png", "out=a", "samples=2", "seed=9", "t0=sigma:1.2", "repeats=2", "overwrite=true")
+    assert command(*first, "solver=ddim", "solver.eta=0.5", "grid=karras", "grid.rho=3").code == 0
+    assert command("edit", "config=a/edit.yaml", "out=b").code == 0
+    assert pictures("a") == pictures("b") and len(pictures("a")) == 3
+    settings = yaml.safe_load(Path("b/edit.yaml").read_text())
+    assert settings["solver"] == {"name": "ddim", "eta": 0.5}
+    assert settings["grid"] == {"name": "karras", "lowest": 0.01, "rho": 3.0}
+    assert settings["t0"] == "sigma:1.2"
+
+
+def test_repeating_an_edit_does_not_overwrite_what_it_overwrote(desk: Path, command, refused) -> None:
+    assert command(*EDIT, "samples=1", "out=a", "overwrite=true").code == 0
+    assert "a already holds files" in refused("edit", "config=a/edit.yaml")
+
+
+def test_overwriting_replaces_the_earlier_edits_samples_and_nothing_else(desk: Path, command, refused) -> None:
+    assert command(*EDIT, "out=a", "samples=3").code == 0
+    Path("a/notes.txt").write_text("keep me")
+    Path("a/guide_seed9.png").write_bytes(b"not of this edit")
+    before = pictures("a")
+    assert "a already holds files" in refused(*EDIT, "out=a", "seed=2")
+    assert command(*EDIT, "out=a", "samples=1", "seed=2", "steps=4", "overwrite=true").code == 0
+    assert sorted(os.listdir("a")) == ["edit.yaml", "guide_seed2.png", "guide_seed9.png", "notes.txt", "sheet.png"]
+    assert pictures("a")["guide_seed2.png"] != before["guide_seed2.png"]
+    assert Path("a/guide_seed9.png").read_bytes() == b"not of this edit"
+
+
+def test_a_record_cannot_name_files_outside_its_folder_for_removal(desk: Path, command) -> None:
+    Path("a/sub").mkdir(parents=True)
+    names = ["../guide.png", "..", ".", "sub", str(desk / "mask.png"), "notes.txt", 3]
+    Path("a/edit.yaml").write_text(yaml.safe_dump({"record": {"samples": dict.fromkeys(names)}}))
+    Path("a/notes.txt").write_text("keep me")
+    assert command(*EDIT, "out=a", "samples=1", "overwrite=true").code == 0
+    assert Path("guide.png").exists() and Path("mask.png").exists() and Path("a/notes.txt").exists()
+
+
+def test_a_failure_while_overwriting_keeps_the_earlier_results(desk: Path, command, refused) -> None:
+    assert command(*EDIT, "out=a", "samples=1").code == 0
+    refused(*EDIT, "out=a", "overwrite=true", "mask=black.png")
+    refused(*EDIT, "out=a", "overwrite=true", "ckpt=text.png")
+    Path("a/edit.yaml").write_text("record: [")
+    assert "a/edit.yaml is not a readable YAML file" in refused(*EDIT, "out=a", "overwrite=true")
+
+
+def test_an_interrupted_edit_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Results(tmp_path / "new" / "out") as folder:
+        (folder / "half.png").touch()
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_batch_does_not_change_the_files(desk: Path, command) -> None:
+    for batch in ("1", "3", "4"):
+        assert command(*EDIT, "steps=12", f"out=batch{batch}", f"batch={batch}").code == 0
+    assert pictures("batch1") == pictures("batch3") == pictures("batch4")
+
+
+def test_guides_of_a_folder_and_their_masks(desk: Path, command) -> None:
+    Path("guides").mkdir()
+    Path("masks").mkdir()
+    Image.open("guide.png").save("guides/b.webp", lossless=True)
+    Image.open("wide.png").save("guides/a.png")
+    Path("guides/README.md").write_text("not an image")
+    Image.open("mask.png").save("masks/b.png")
+    code, _, errors = command(*EDIT, "guide=guides", "mask=masks", "samples=1", "out=o")
+    assert code == 0
+    assert sorted(os.listdir("o")) == ["a_seed0.png", "b_seed0.png", "edit.yaml", "sheet.png"]
+    assert errors.splitlines() == [
+        "guides/a.png is 20x12, cropped to its central square and resized to the model's 16x16",
+        "no mask for a: edited everywhere",
+    ]
+    guide, kept = np.array(Image.open("guide.png")), np.array(Image.open("mask.png")) == 0
+    assert np.array_equal(np.array(Image.open("o/b_seed0.png"))[kept], guide[kept])
+
+
+def test_guides_of_one_name_are_refused(desk: Path, refused: Callable[..., str]) -> None:
+    Path("guides").mkdir()
+    Image.open("guide.png").save("guides/a.png")
+    Image.open("guide.png").save("guides/a.webp")
+    assert "several called a" in refused(*EDIT, "guide=guides/*")
+
+
+def test_names_that_look_like_numbers_stay_names(desk: Path, command) -> None:
+    os.rename("guide.png", "00012")
+    assert command(*EDIT[:2], "guide=00012", "steps=2", "samples=1", "out=0777").code == 0
+    assert sorted(os.listdir("0777")) == ["00012_seed0.png", "edit.yaml", "sheet.png"]
+    assert command("edit", "config=0777/edit.yaml", "out=1e3").code == 0
+    assert pictures("1e3") == pictures("0777")
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_can_be_named(solver: str) -> None:
+    given, typed = SCHEMA.read_arguments(["ckpt=c", "guide=g", f"solver={solver}"])
+    edit = build_edit(SCHEMA.resolve(given, typed))
+    assert edit.solver in (solver, SOLVERS[solver]())
+
+
+@pytest.mark.parametrize("variant", ["paper", "reference"])
+def test_published_variants_run_with_their_own_solver(variant: str, desk: Path, command, refused) -> None:
+    assert command(*EDIT, f"variant={variant}", "steps=40", "samples=1", "out=o").code == 0
+    assert f"variant={variant} brings its own solver" in refused(*EDIT, f"variant={variant}", "solver=ddim")
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 12), ("float16", 2)])
+def test_lower_precision_gives_nearly_the_same_image(precision: str, tolerance: int, desk: Path, command) -> None:
+    arguments = (*EDIT, "steps=8", "samples=1")
+    assert command(*arguments, "out=full").code == 0
+    assert command(*arguments, "out=lower", f"precision={precision}").code == 0
+    full, lower = (np.array(Image.open(f"{name}/guide_seed0.png")).astype(int) for name in ("full", "lower"))
+    assert 0 < abs(full - lower).max() <= tolerance
+
+
+def test_a_run_folder_and_a_training_checkpoint_edit_alike(desk: Path, tiny_checkpoint: Path, command) -> None:
+    Path("run/checkpoints").mkdir(parents=True)
+    torch.save(lightning_checkpoint(tiny_checkpoint), "run/checkpoints/step=00000007.ckpt")
+    arguments = ("edit", "guide=guide.png", "steps=3", "samples=1")
+    for name, ckpt in (("a", "tiny.safetensors"), ("b", "run"), ("c", "run/checkpoints/step=00000007.ckpt")):
+        assert command(*arguments, f"ckpt={ckpt}", f"out={name}").code == 0
+    assert pictures("a") == pictures("b") == pictures("c")

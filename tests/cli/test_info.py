@@ -1,0 +1,50 @@
+"""`sdedit info`: what it says of a checkpoint, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from damage import DAMAGES, Damage, lightning_checkpoint
+
+from sdedit_pl.checkpoints import describe
+
+UNREAD = {"transformer", "code", "list", "option", "size", "number", "lacking", "fewer", "more", "shape", "bare"}
+"""Damages of what `info` prints and does not use."""
+
+
+def test_it_says_what_a_checkpoint_is(desk: Path, command) -> None:
+    code, output, errors = command("info", "ckpt=tiny.safetensors")
+    assert (code, errors) == (0, "")
+    said = yaml.safe_load(output)
+    assert said["file"] == "tiny.safetensors" and said["format"] == "sdedit_pl" and said["weights"] == "float32"
+    assert said["model"] == describe("tiny.safetensors").model
+    assert said["parameters"] == describe("tiny.safetensors").parameters > 10_000
+    assert said["training"] == {"steps": 7, "images_seen": 28}
+
+
+def test_it_reads_a_training_checkpoint(desk: Path, tiny_checkpoint: Path, command) -> None:
+    torch.save(lightning_checkpoint(tiny_checkpoint), "last.ckpt")
+    said = yaml.safe_load(command("info", "ckpt=last.ckpt").output)
+    assert said["format"] == "lightning" and said["training"] == {"steps": 7}
+    assert said["model"] == describe(tiny_checkpoint).model
+
+
+@pytest.mark.parametrize(
+    "damage", [damage for damage in DAMAGES if damage.name.partition(".")[0] not in UNREAD or "code" in damage.words],
+    ids=lambda damage: damage.name,
+)  # fmt: skip
+def test_what_is_no_checkpoint_is_refused_and_not_run(
+    damage: Damage, desk: Path, tiny_checkpoint: Path, refused: Callable[..., str]
+) -> None:
+    damage.make(tiny_checkpoint, desk / damage.name)
+    message = refused("info", f"ckpt={damage.name}")
+    assert all(words in message for words in (damage.name, *damage.words)), message
+
+
+def test_a_checkpoint_has_to_be_named(refused: Callable[..., str]) -> None:
+    assert refused("info").startswith("ckpt is required")
+    assert "did you mean ckpt?" in refused("info", "cpkt=tiny.safetensors")

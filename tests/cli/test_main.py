@@ -1,0 +1,112 @@
+"""The verbs, their help, and how errors reach the console."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sdedit_pl.cli import VERBS, demo, edit, info, main
+from sdedit_pl.config import Key, Schema, keys_of
+from sdedit_pl.settings import TRAINING
+
+SCHEMAS = {"train": TRAINING, "edit": edit.SCHEMA, "demo": demo.SCHEMA, "info": info.SCHEMA}
+
+
+def every_key(schema: Schema) -> dict[str, Key]:
+    """The keys of all sections, `section=name.key` for those that go with a name."""
+    keys = keys_of(schema.top)
+    for section, declared in schema.settings.items():
+        keys |= {f"{section}.{key}": value for key, value in keys_of(declared).items()}
+    for section, family in schema.families.items():
+        for name in family.table:
+            keys |= {f"{section}={name}.{key}": value for key, value in family.keys(name).items()}
+    return keys
+
+
+def test_every_verb_has_a_schema_here() -> None:
+    assert SCHEMAS.keys() == VERBS.keys()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_lists_every_key_with_its_meaning_and_default(verb: str, command) -> None:
+    code, output, errors = command(verb, "--help")
+    assert (code, errors) == (0, "")
+    lines = [line.strip() for line in output.splitlines()]
+    for name, key in every_key(SCHEMAS[verb]).items():
+        section, _, rest = name.partition("=")
+        shown = f"{section}.{rest.partition('.')[2]}" if rest else name
+        assert any(line.split()[:1] == [shown] for line in lines), f"{shown} is not in the help"
+        assert len(key.text) > 5 and not key.text.startswith("see "), f"{name} needs an entry under Args:"
+        assert "`" not in key.text or "see `" not in key.text, f"{name}: a user of the command line cannot look there"
+    assert " object at 0x" not in output and "<" not in output
+    assert output.count("[default ") + output.count("[required]") + output.count("[default\n") > 0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("word", ["-h", "help", "--help"])
+def test_help_is_given_whatever_else_is_asked(verb: str, word: str, command) -> None:
+    assert command(verb, "no such=argument", word).code == 0
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("help",)])
+def test_the_overview_names_every_verb(arguments: tuple[str, ...], command) -> None:
+    code, output, errors = command(*arguments)
+    assert (code, errors) == (0, "")
+    for verb, text in VERBS.items():
+        assert verb in output and text in output
+
+
+def test_without_arguments_the_overview_is_an_error(command) -> None:
+    assert command().code == 2 and command().output == command("help").output
+
+
+def test_the_version_is_the_packages(command) -> None:
+    from sdedit_pl import __version__
+
+    assert command("--version") == (0, f"{__version__}\n", "")
+
+
+def test_an_unknown_verb_is_refused(refused) -> None:
+    assert refused("paint") == "unknown verb 'paint'; the verbs are train, edit, demo, info"
+    assert "unknown verb" in refused("ckpt=tiny.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("first\n   second\n\nthird"), "first; second; third"),
+        (FileNotFoundError(2, "No such file or directory", "a/b"), "a/b: No such file or directory"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError("disk on fire"), "disk on fire"),
+    ],
+)
+def test_errors_are_one_line(error: Exception, line: str, monkeypatch: pytest.MonkeyPatch, refused) -> None:
+    def run(arguments: list[str]) -> None:
+        raise error
+
+    monkeypatch.setattr(info, "run", run)
+    assert refused("info") == line
+
+
+def test_an_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, command) -> None:
+    def run(arguments: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(info, "run", run)
+    assert command("info") == (130, "", "error: interrupted\n")
+
+
+def test_a_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch, desk: Path) -> None:
+    monkeypatch.setenv("SDEDIT_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="ckpt is required"):
+        main(["info"])
+
+
+def test_a_bug_is_not_dressed_up_as_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(arguments: list[str]) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(info, "run", run)
+    with pytest.raises(ZeroDivisionError):
+        main(["info"])

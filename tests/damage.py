@@ -1,0 +1,188 @@
+"""Checkpoints as they go wrong: each made of a good one, with words that the error has to say."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+Change = Callable[[dict[str, Tensor], dict[str, Any], dict[str, str]], object]
+"""Alters the tensors, the model's configuration or the other metadata of a checkpoint in place."""
+
+
+class Damage(NamedTuple):
+    """A checkpoint that cannot be used.
+
+    Args:
+        name: its file name.
+        make: writes it, given a good editing checkpoint and the path.
+        words: what the error says besides the file's name.
+    """
+
+    name: str
+    make: Callable[[Path, Path], object]
+    words: tuple[str, ...]
+
+
+def contents(good: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and metadata of an editing checkpoint."""
+    with safe_open(good, framework="pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()  # noqa: SIM118
+
+
+def rewritten(change: Change) -> Callable[[Path, Path], None]:
+    """What copies an editing checkpoint with a change."""
+
+    def make(good: Path, bad: Path) -> None:
+        tensors, metadata = contents(good)
+        model = json.loads(metadata.pop("model"))
+        change(tensors, model, metadata)
+        save_file(tensors, bad, {"model": json.dumps(model), **metadata})
+
+    return make
+
+
+def lightning_checkpoint(good: Path) -> dict[str, Any]:
+    """What training writes of the same model, as far as editing reads it."""
+    tensors, metadata = contents(good)
+    model = json.loads(metadata["model"])
+    config = {"data": model.pop("image"), **model}
+    state = {f"denoiser.network.{name}": tensor for name, tensor in tensors.items()}
+    return {"sdedit_config": config, "state_dict": state, "global_step": 7}
+
+
+def without_its_end(good: Path, bad: Path) -> None:
+    bad.write_bytes(good.read_bytes()[:-1000])
+
+
+def shortened_pickle(good: Path, bad: Path) -> None:
+    torch.save(lightning_checkpoint(good), bad)
+    bad.write_bytes(bad.read_bytes()[: bad.stat().st_size // 2])
+
+
+class Bomb:
+    """An object that makes the file `executed` when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.marker = folder / "executed"
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[Path]]:
+        return Path.touch, (self.marker,)
+
+
+def bomb(good: Path, bad: Path) -> None:
+    torch.save({**lightning_checkpoint(good), "extra": Bomb(bad.parent)}, bad)
+
+
+def plain_bomb(good: Path, bad: Path) -> None:
+    bad.write_bytes(pickle.dumps(Bomb(bad.parent)))
+
+
+def misshape(tensors: dict[str, Tensor], model: dict[str, Any], metadata: dict[str, str]) -> None:
+    tensors["stem.weight"] = torch.zeros(8, 3, 5, 5)
+
+
+CODE = ("run code", "not loaded")
+DAMAGES = (
+    Damage("missing.safetensors", lambda good, bad: None, ("there is no checkpoint", ".ckpt", "folder")),
+    Damage("text.safetensors", lambda good, bad: bad.write_text("hello\n" * 20), ("not a whole .safetensors",)),
+    Damage("empty.safetensors", lambda good, bad: bad.touch(), ("not a whole .safetensors", "truncated")),
+    Damage("cut.safetensors", without_its_end, ("not a whole .safetensors", "truncated", "copy or download")),
+    Damage("foreign.safetensors", lambda good, bad: save_file({"w": torch.ones(3)}, bad), ("no sdedit_pl config",)),
+    Damage(
+        "transformer.safetensors",
+        rewritten(lambda tensors, model, metadata: model["network"].update(name="transformer")),
+        ("network.name must be one of ncsnpp, ddpm", "transformer"),
+    ),
+    Damage(
+        "code.safetensors",
+        rewritten(lambda tensors, model, metadata: model.update(sde={"name": "os.system", "command": "true"})),
+        ("sde.name must be one of vp", "os.system"),
+    ),
+    Damage(
+        "list.safetensors",
+        rewritten(lambda tensors, model, metadata: model["network"].update(name=["ncsnpp"])),
+        ("network.name must be one of",),
+    ),
+    Damage(
+        "option.safetensors",
+        rewritten(lambda tensors, model, metadata: model["network"].update(chanels=8)),
+        ("unknown key network.chanels", "did you mean network.channels?"),
+    ),
+    Damage(
+        "size.safetensors",
+        rewritten(lambda tensors, model, metadata: model.update(image={"size": 15, "channels": 3})),
+        ("multiple of 2", "got 15"),
+    ),
+    Damage(
+        "number.safetensors",
+        rewritten(lambda tensors, model, metadata: model.update(image={"size": "16", "channels": 3})),
+        ("image.size", "'16'"),
+    ),
+    Damage(
+        "lacking.safetensors",
+        rewritten(lambda tensors, model, metadata: model.pop("sde")),
+        ("cannot build", "sde"),
+    ),
+    Damage(
+        "fewer.safetensors",
+        rewritten(lambda tensors, model, metadata: tensors.pop("stem.weight")),
+        ("missing ['stem.weight']", "do not fit its own configuration"),
+    ),
+    Damage(
+        "more.safetensors",
+        rewritten(lambda tensors, model, metadata: tensors.update(odd=torch.zeros(1))),
+        ("not expected ['odd']", "do not fit its own configuration"),
+    ),
+    Damage("shape.safetensors", rewritten(misshape), ("stem.weight must be (8, 3, 3, 3), is (8, 3, 5, 5)",)),
+    Damage(
+        "broken.safetensors",
+        rewritten(lambda tensors, model, metadata: metadata.update(model="{'name': ")),
+        ("configuration", "cannot be read"),
+    ),
+    Damage(
+        "array.safetensors",
+        rewritten(lambda tensors, model, metadata: metadata.update(training="[1]")),
+        ("configuration", "JSON objects"),
+    ),
+    Damage(
+        "newer.safetensors",
+        rewritten(lambda tensors, model, metadata: metadata.update(version="2")),
+        ("is of version 2", "reads up to 1", "update"),
+    ),
+    Damage(
+        "unversioned.safetensors",
+        rewritten(lambda tensors, model, metadata: metadata.update(version="one")),
+        ("is of version one",),
+    ),
+    Damage("code.ckpt", bomb, CODE),
+    Damage("plain.ckpt", plain_bomb, CODE),
+    Damage("plain.pt", plain_bomb, ("not a whole .safetensors",)),
+    Damage("text.ckpt", lambda good, bad: bad.write_text("hello\n"), ("not a whole checkpoint",)),
+    Damage("empty.ckpt", lambda good, bad: bad.touch(), ("not a whole checkpoint", "truncated")),
+    Damage("cut.ckpt", shortened_pickle, ("not a whole checkpoint", "truncated")),
+    Damage(
+        "foreign.ckpt",
+        lambda good, bad: torch.save({"state_dict": {"w": torch.ones(3)}, "epoch": 3}, bad),
+        ("not a checkpoint of this project", "no configuration"),
+    ),
+    Damage("tensor.ckpt", lambda good, bad: torch.save(torch.ones(3), bad), ("not a checkpoint of this project",)),
+    Damage(
+        "hollow.ckpt",
+        lambda good, bad: torch.save({"sdedit_config": {"data": 3}, "state_dict": {}}, bad),
+        ("configuration", "cannot be read"),
+    ),
+    Damage(
+        "bare.ckpt",
+        lambda good, bad: torch.save({**lightning_checkpoint(good), "state_dict": {"w": 3}}, bad),
+        ("do not fit its own configuration",),
+    ),
+    Damage("folder", lambda good, bad: bad.mkdir(), ("neither model.safetensors nor checkpoints/*.ckpt",)),
+)

@@ -1,0 +1,86 @@
+"""The bundled configurations: each is what its header says and takes a training step at tiny size."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import write_images
+
+from sdedit_pl.build import build_denoiser, model_config
+from sdedit_pl.checkpoints.native import describe, load_denoiser
+from sdedit_pl.config import keys_of, read_file
+from sdedit_pl.data import ImageDataModule
+from sdedit_pl.fit import fit
+from sdedit_pl.resources import config_folders, find_config
+from sdedit_pl.settings import TRAINING
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILES = sorted(CONFIGS.glob("*.yaml"))
+SIZE = 32
+
+TINY = (
+    "trainer.max_steps=1",
+    "trainer.accelerator=cpu",
+    "trainer.devices=1",
+    "trainer.accumulate_grad_batches=1",
+    "trainer.val_check_interval=1",
+    "trainer.enable_progress_bar=false",
+    "network.channels=8",
+    "network.blocks_per_level=1",
+    "data.batch_size=2",
+    "data.workers=0",
+    "preview.count=1",
+    "preview.samples=1",
+    "preview.steps=1",
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images"), count=6, size=SIZE)
+
+
+def command(file: Path) -> list[str]:
+    """The arguments of the command in a configuration's header."""
+    header = re.match(r"(#.*\n)+", file.read_text())
+    assert header is not None, "a configuration begins with a comment"
+    commands = [line[1:].strip() for line in header.group().splitlines() if "train.py" in line]
+    assert len(commands) == 1, "with the one command that runs it"
+    program, script, *arguments = shlex.split(commands[0])
+    assert (program, script) == ("python", "train.py")
+    return arguments
+
+
+def test_there_are_configurations_and_they_are_found_by_name() -> None:
+    assert {"portraits64", "domain64"} <= {file.stem for file in FILES}
+    assert CONFIGS in config_folders()
+    assert all(find_config(file.stem).samefile(file) for file in FILES)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_headers_command_runs_this_configuration(file: Path) -> None:
+    given, typed = TRAINING.read_arguments(command(file))
+    assert given.pop("config") == file.stem
+    config = TRAINING.resolve(TRAINING.merge(read_file(file), given), typed)
+    assert config["out"] == typed["out"] != "runs/default"
+    assert TRAINING.resolve(config) == config  # what a run's folder keeps can be run again
+    with torch.device("meta"):
+        build_denoiser(model_config(config))  # at its own size
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_it_trains_at_tiny_size(file: Path, images: Path, tmp_path: Path) -> None:
+    given, _ = TRAINING.read_arguments([*command(file), *TINY, f"out={tmp_path / 'run'}"])
+    given.pop("config")
+    config = TRAINING.merge(read_file(file), given)
+    shared = {key: value for key, value in config["data"].items() if key in keys_of(ImageDataModule)}
+    config["data"] = {**shared, "name": "folder", "path": str(images), "size": SIZE, "val_fraction": 0.3}
+    path = fit(TRAINING.resolve(config))
+    assert describe(path).training["steps"] == 1
+    assert (tmp_path / "run" / "previews" / "step-00000001.png").is_file()
+    denoiser = load_denoiser(path)
+    assert denoiser(torch.zeros(1, 3, SIZE, SIZE), torch.tensor([0.5])).isfinite().all()

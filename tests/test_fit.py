@@ -1,0 +1,331 @@
+"""Training runs from a folder of images to an editing checkpoint, in their folder and over restarts."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tiny import TINY, tiny_config, write_images
+from torch import Tensor
+
+from sdedit_pl.checkpoints.native import describe, load_denoiser
+from sdedit_pl.config import ConfigError
+from sdedit_pl.denoiser import PARAMETERISATIONS
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.fit import fit
+from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
+from sdedit_pl.sde import SDES
+
+NO_PREVIEWS = ("preview.count=0", "preview.samples=0", "trainer.val_check_interval=1000")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two-colour images."""
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of 4 steps; not to be changed."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    fit(tiny_config(f"data.path={images}", f"out={folder}", "trainer.val_check_interval=2"))
+    return folder
+
+
+def logged(folder: Path, name: str) -> dict[int, float]:
+    """The CSV history of a quantity, by optimiser step, over the run's restarts."""
+    history = {}
+    for path in sorted(folder.glob("logs/version_*/metrics.csv")):
+        with path.open(newline="") as file:
+            history |= {int(row["step"]): float(row[name]) for row in csv.DictReader(file) if row.get(name)}
+    return history
+
+
+def resumable(folder: Path, step: int) -> Path:
+    return folder / "checkpoints" / f"step={step:08d}.ckpt"
+
+
+def read(folder: Path, step: int) -> dict[str, Any]:
+    """A checkpoint to resume from, loaded without running anything."""
+    return torch.load(resumable(folder, step), weights_only=True)
+
+
+def assert_same(first: Any, second: Any, path: str = "") -> None:
+    """Equal to the last bit, in nested plain data and tensors."""
+    if isinstance(first, Tensor):
+        assert torch.equal(first, second), path
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), path
+        for key, value in first.items():
+            assert_same(value, second[key], f"{path}/{key}")
+    elif isinstance(first, list | tuple):
+        for place, values in enumerate(zip(first, second, strict=True)):
+            assert_same(*values, path=f"{path}/{place}")
+    else:
+        assert first == second, path
+
+
+def test_a_run_leaves_its_configuration_checkpoints_previews_and_logs(finished: Path) -> None:
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    assert config["trainer"]["max_steps"] == 4 and config["sde"] == {"name": "vp", "beta_min": 0.1, "beta_max": 20.0}
+    assert [path.name for path in (finished / "checkpoints").iterdir()] == ["step=00000004.ckpt"]
+    sheets = sorted((finished / "previews").iterdir())
+    assert [path.name for path in sheets] == ["step-00000002.png", "step-00000004.png"]
+    assert np.asarray(Image.open(sheets[0])).std() > 10
+    losses, val_losses = logged(finished, "train/loss"), logged(finished, "val/loss")
+    assert len(losses) == 4 and len(val_losses) == 2
+    assert all(0 < loss < 10 for loss in [*losses.values(), *val_losses.values()])
+    assert list(logged(finished, "train/images").values()) == [4, 8, 12, 16]
+    assert all(rate > 0 for rate in logged(finished, "train/images_per_second").values())
+    assert list(logged(finished, "lr-Adam").values()) == [1e-3] * 4
+    assert not list(finished.rglob("*.tmp")) and not (finished / "wandb").exists()
+
+
+def test_the_editing_checkpoint_holds_the_average_and_says_what_it_is(finished: Path) -> None:
+    description = describe(finished)
+    assert description.path == finished / "model.safetensors"
+    assert description.training["steps"] == 4 and description.training["images_seen"] == 16
+    denoiser, state = load_denoiser(finished), read(finished, 4)
+    for name, weight in denoiser.state_dict().items():
+        assert torch.equal(weight, state["state_dict"][f"denoiser.{name}"])
+    edit = SDEdit(t0=0.5, steps=2)(denoiser, torch.zeros(1, 3, 8, 8), seeds=[0])
+    assert edit.shape == (1, 3, 8, 8) and edit.isfinite().all()
+
+
+def test_a_checkpoint_is_plain_data_with_the_average_beside_the_trained_weights(finished: Path) -> None:
+    state = read(finished, 4)
+    assert state["sdedit_config"] == yaml.safe_load((finished / "config.yaml").read_text())
+    assert state["sdedit_batches_done"] == 4 and state["global_step"] == 4
+    assert state["state_dict"].keys() == state["current_model_state"].keys()
+    trained = state["current_model_state"]
+    assert any(not torch.equal(trained[name], weight) for name, weight in state["state_dict"].items())
+    assert state["averaging_state"]["n_averaged"] == 4
+    from_both = [load_denoiser(path).state_dict() for path in (finished, resumable(finished, 4))]
+    assert_same(*from_both)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(workers: int, images: Path, tmp_path: Path) -> None:
+    settings = (
+        f"data.path={images}",
+        f"data.workers={workers}",
+        "data.cache=false",
+        "data.flip=true",
+        "schedule=cosine",
+        "trainer.max_steps=8",
+        "trainer.accumulate_grad_batches=2",
+        "trainer.val_check_interval=6",
+        "checkpoint.every_steps=1",
+        "checkpoint.keep=8",
+    )
+    whole = tmp_path / "whole"
+    fit(tiny_config(*settings, f"out={whole}"))
+    expected = read(whole, 8)
+    val_losses = logged(whole, "val/loss")
+    assert len(val_losses) == 2
+    for stop in (2, 4):
+        resumed = tmp_path / f"resumed{stop}"
+        shutil.copytree(whole, resumed)
+        for step in range(stop + 1, 9):
+            resumable(resumed, step).unlink()
+        shutil.rmtree(resumed / "logs")
+        fit(tiny_config(*settings, f"out={resumed}"))
+        found = read(resumed, 8)
+        assert resumable(resumed, stop).read_bytes() == resumable(whole, stop).read_bytes()  # not written again
+        for part in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers"):
+            assert_same(found[part], expected[part], part)
+        assert found["sdedit_batches_done"] == 16
+        for name in ("train/loss", "train/images", "lr-Adam"):
+            after = logged(resumed, name)
+            assert len(after) >= 8 - stop
+            assert after.items() <= logged(whole, name).items()
+        assert logged(resumed, "val/loss").items() <= val_losses.items() and logged(resumed, "val/loss")
+        assert_same(load_denoiser(resumed).state_dict(), load_denoiser(whole).state_dict())
+
+
+def test_a_run_goes_on_by_itself_to_a_later_end_with_the_new_rate(finished: Path, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    config = tiny_config(f"data.path={images}", f"out={folder}", "trainer.max_steps=6", "optimizer.rate=2e-3")
+    fit(config | {"schedule": {"name": "trapezoid", "warmup_steps": 0, "decay_steps": 4}})
+    assert list(logged(folder, "train/images").values()) == [4, 8, 12, 16, 20, 24]
+    assert list(logged(folder, "lr-Adam").values())[4:] == pytest.approx([2e-3 * 0.5, 2e-3 * 0.25])
+    assert yaml.safe_load((folder / "config.yaml").read_text())["optimizer"]["rate"] == 2e-3
+    assert describe(folder).training["images_seen"] == 24
+
+
+def test_the_last_step_is_in_a_checkpoint_whatever_the_interval(images: Path, tmp_path: Path) -> None:
+    settings = (f"data.path={images}", f"out={tmp_path / 'run'}", "checkpoint.every_steps=3", *NO_PREVIEWS)
+    fit(tiny_config(*settings, "trainer.max_steps=4"))
+    names = [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())]
+    assert names == ["step=00000003.ckpt", "step=00000004.ckpt"]
+    fit(tiny_config(*settings, "trainer.max_steps=6", "checkpoint.keep=2", "checkpoint.every_steps=5"))
+    whole = tmp_path / "whole"
+    fit(tiny_config(*settings, f"out={whole}", "trainer.max_steps=6"))
+    names = [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())]
+    assert names == ["step=00000005.ckpt", "step=00000006.ckpt"]
+    for part in ("current_model_state", "state_dict"):
+        assert_same(read(tmp_path / "run", 6)[part], read(whole, 6)[part])
+    assert logged(tmp_path / "run", "train/loss") == logged(whole, "train/loss")
+
+
+def test_a_finished_run_trains_no_more_but_lacks_nothing(finished: Path, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "model.safetensors").unlink()  # as where the process ended in the last validation
+    kept = {path: path.read_bytes() for path in folder.rglob("*") if path.suffix in (".ckpt", ".png")}
+    path = fit(tiny_config(f"data.path={images}", f"out={folder}", "trainer.val_check_interval=2"))
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    assert_same(load_denoiser(path).state_dict(), load_denoiser(finished).state_dict())
+    assert describe(path).training["images_seen"] == 16
+
+
+def test_runs_that_do_not_go_together_are_refused(finished: Path, images: Path, tmp_path: Path) -> None:
+    same = (f"data.path={images}", f"out={finished}")
+    before = (finished / "config.yaml").read_text()
+    with pytest.raises(ConfigError, match="already holds a run and resume=false"):
+        fit(tiny_config(*same, "resume=false"))
+    with pytest.raises(ConfigError, match=r"a run of another model \(image, network differ\)"):
+        fit(tiny_config(*same, "data.size=16", "network.channels=16"))
+    with pytest.raises(ConfigError, match=r"a run of another model \(sde differ\)"):
+        fit(tiny_config(*same, "sde=ve"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file; name a folder"):
+        fit(tiny_config(*same, f"out={tmp_path / 'file'}"))
+    assert (finished / "config.yaml").read_text() == before
+
+
+def test_weights_can_start_from_an_editing_checkpoint(finished: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = (f"data.path={images}", f"out={out}", f"init_from={finished}", *NO_PREVIEWS)
+    fit(tiny_config(*settings, "trainer.max_steps=1", "optimizer.rate=0"))
+    assert_same(load_denoiser(out).state_dict(), load_denoiser(finished).state_dict())
+    fit(tiny_config(*settings, "trainer.max_steps=2", "init_from=gone.safetensors"))  # resumed: not read again
+    with pytest.raises(ConfigError, match="has another network than this configuration"):
+        fit(tiny_config(*settings, f"out={tmp_path / 'other'}", "network.channels=16"))
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(
+    finished: Path, images: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(1234)
+    again, other = tmp_path / "again", tmp_path / "other"
+    fit(tiny_config(f"data.path={images}", f"out={again}", "trainer.val_check_interval=2"))
+    assert_same(load_denoiser(again).state_dict(), load_denoiser(finished).state_dict())
+    assert logged(again, "train/loss") == logged(finished, "train/loss")
+    fit(tiny_config(f"data.path={images}", f"out={other}", "seed=1", *NO_PREVIEWS))
+    assert logged(other, "train/loss") != logged(finished, "train/loss")
+
+
+@pytest.mark.parametrize(
+    "option", ["trainer.precision=bf16-mixed", "channels_last=true", "checkpoint.dtype=float16", "reduction=sum"]
+)
+def test_options_of_a_run(option: str, finished: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    fit(tiny_config(f"data.path={images}", f"out={out}", option))
+    losses, reference = (list(logged(folder, "train/loss").values()) for folder in (out, finished))
+    scale = 3 * 8 * 8 if option == "reduction=sum" else 1
+    assert losses[0] == pytest.approx(reference[0] * scale, rel=0.05)
+    assert describe(out).dtypes == (("float16",) if "float16" in option else ("float32",))
+    weights, expected = load_denoiser(out).state_dict(), load_denoiser(finished).state_dict()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, expected[name], rtol=0.1, atol=5e-3)
+    if option == "channels_last=true":
+        convolutions = [weight for weight in read(out, 4)["current_model_state"].values() if weight.dim() == 4]
+        assert any(weight.is_contiguous(memory_format=torch.channels_last) for weight in convolutions)
+
+
+def test_the_gradient_is_clipped(images: Path, tmp_path: Path) -> None:
+    # SGD's step is Adam's only in direction, so the clip shows in Adam's first moment: 0.1 of the gradient.
+    norms = {}
+    for clip in ("null", "0.01"):
+        out = tmp_path / clip
+        settings = (f"data.path={images}", f"out={out}", "trainer.max_steps=1", *NO_PREVIEWS)
+        fit(tiny_config(*settings, f"trainer.gradient_clip_val={clip}", "reduction=sum"))
+        moments = [state["exp_avg"] for state in read(out, 1)["optimizer_states"][0]["state"].values()]
+        norms[clip] = torch.stack([moment.norm() for moment in moments]).norm().item() / 0.1
+    assert norms["0.01"] == pytest.approx(0.01, rel=1e-3) and norms["null"] > 1
+
+
+@pytest.mark.parametrize("sde", SDES)
+def test_every_parameterisation_weighting_and_time_sampler_trains(sde: str, images: Path, tmp_path: Path) -> None:
+    # Through the whole run for a third of them, each name of every table at least once an SDE.
+    names = [list(table) for table in (PARAMETERISATIONS, WEIGHTINGS, TIME_SAMPLERS)]
+    for turn in range(max(map(len, names))):
+        parameterisation, weighting, times = (table[turn % len(table)] for table in names)
+        out = tmp_path / str(turn)
+        choice = (f"sde={sde}", f"parameterisation={parameterisation}", f"weighting={weighting}", f"times={times}")
+        settings = (f"data.path={images}", f"out={out}", *NO_PREVIEWS)
+        fit(tiny_config(*settings, *choice, "trainer.max_steps=1"))
+        (loss,) = logged(out, "train/loss").values()
+        assert 0 < loss < float("inf")
+        assert all(weight.isfinite().all() for weight in load_denoiser(out).state_dict().values())
+
+
+def test_a_run_without_validation_images_trains(images: Path, tmp_path: Path) -> None:
+    path = fit(tiny_config(f"data.path={images}", f"out={tmp_path / 'run'}", "data.val_fraction=0"))
+    assert describe(path).training["steps"] == 4
+    assert logged(tmp_path / "run", "val/loss") == {}
+
+
+def test_previews_take_given_guides(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    fit(tiny_config(f"data.path={images}", f"out={out}", f"preview.guides={images}", "preview.count=3"))
+    width, height = Image.open(out / "previews" / "step-00000004.png").size
+    assert (width, height) == (3 * 10 + 2, 3 * 10 + 2)
+
+
+def test_a_folder_without_images_leaves_no_run_behind(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty"):
+        fit(tiny_config(f"data.path={tmp_path / 'empty'}", f"out={tmp_path / 'run'}"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_as_the_plain_one(finished: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = (f"data.path={images}", f"out={out}", "trainer.val_check_interval=2", "network.dropout=0")
+    fit(tiny_config(*settings, "compile=true"))
+    plain = tmp_path / "plain"
+    fit(tiny_config(*settings, f"out={plain}"))
+    assert not any("_orig_mod" in name for name in read(out, 4)["state_dict"])
+    losses, expected = (list(logged(folder, "train/loss").values()) for folder in (out, plain))
+    assert losses == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run_which_the_first_writes(images: Path, tmp_path: Path) -> None:
+    config, out = tmp_path / "tiny.yaml", tmp_path / "run"
+    config.write_text(yaml.safe_dump(TINY))
+    settings = [f"config={config}", f"data.path={images}", f"out={out}", "trainer.devices=2", "trainer.strategy=ddp"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    for steps in (2, 4):  # the second time, both go on from the checkpoint
+        subprocess.run(
+            [sys.executable, "-m", "sdedit_pl", "train", *settings, f"trainer.max_steps={steps}"],
+            env=environment | {"OMP_NUM_THREADS": "1"},
+            cwd=Path(__file__).parents[1],
+            check=True,
+            timeout=300,
+        )
+    assert describe(out).training["images_seen"] == 2 * 4 * 4
+    assert list(logged(out, "train/images").values()) == [8, 16, 24, 32]
+    assert len(logged(out, "val/loss")) == 1
+    assert sorted(path.name for path in out.rglob("*") if path.is_file()) == sorted(
+        ["config.yaml", "model.safetensors", "metrics.csv", "metrics.csv", "step-00000004.png"]
+        + [f"step=0000000{step}.ckpt" for step in (2, 4)]
+    )
+    alone, same = tmp_path / "alone", (f"data.path={images}", f"init_from={out}", "optimizer.rate=0")
+    fit(tiny_config(*same, f"out={alone}", "trainer.max_steps=1", "trainer.val_check_interval=1"))
+    assert [*logged(out, "val/loss").values()] == pytest.approx([*logged(alone, "val/loss").values()], rel=1e-3)

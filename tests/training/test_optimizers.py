@@ -1,0 +1,72 @@
+"""Learning-rate schedules in closed form, and what the optimisers are told."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from sdedit_pl.training.optimizers import (
+    OPTIMIZERS,
+    SCHEDULES,
+    Adam,
+    AdamW,
+    Constant,
+    Cosine,
+    InverseSquareRoot,
+    Trapezoid,
+)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_warm_up_is_linear_and_multiplies_the_decay(schedule: str) -> None:
+    warm, cold = SCHEDULES[schedule](warmup_steps=10), SCHEDULES[schedule]()
+    for step in range(30):
+        expected = min(1.0, (step + 1) / 10) * cold.factor(step, 3000)
+        assert warm.factor(step, 3000) == pytest.approx(expected)
+    assert 0 < warm.factor(0, 3000) <= 0.1 and cold.factor(0, 3000) == 1
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_step_of_a_run_has_a_positive_rate_and_none_rises_after_the_warm_up(schedule: str) -> None:
+    factors = [SCHEDULES[schedule]().factor(step, 3000) for step in range(3000)]
+    assert factors[0] == 1 and min(factors) > 0
+    assert all(later <= earlier for earlier, later in pairwise(factors))
+
+
+def test_schedules_follow_their_formulas() -> None:
+    assert Constant().factor(10**9, 10) == 1
+    assert Cosine().factor(50, 200) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    assert Cosine().factor(200, 200) == pytest.approx(0) and Cosine().factor(300, 200) == pytest.approx(0)
+    trapezoid = Trapezoid(decay_steps=100)
+    assert [trapezoid.factor(step, 1000) for step in (0, 900, 950, 999, 1000, 1001)] == [1, 1, 0.5, 0.01, 0, 0]
+    assert InverseSquareRoot(reference_steps=100).factor(100, 1) == 1
+    assert InverseSquareRoot(reference_steps=100).factor(400, 1) == pytest.approx(0.5)
+
+
+def test_schedules_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="warmup_steps must be 0 or more, got -1"):
+        Constant(warmup_steps=-1)
+    with pytest.raises(ValueError, match="decay_steps must be 0 or more, got -5"):
+        Trapezoid(decay_steps=-5)
+    with pytest.raises(ValueError, match="reference_steps must be at least 1, got 0"):
+        InverseSquareRoot(reference_steps=0)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_optimisers_take_their_settings(optimizer: str) -> None:
+    weights = [torch.nn.Parameter(torch.ones(2))]
+    built = OPTIMIZERS[optimizer](3e-4, (0.8, 0.95), 1e-6, 0.02).build(weights)
+    expected = {"lr": 3e-4, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.02}
+    assert {key: built.defaults[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(("optimizer", "remaining"), [(Adam, 1.0 - 0.1), (AdamW, 1.0 - 0.1 * 0.5)])
+def test_weight_decay_is_a_penalty_in_adam_and_decoupled_in_adamw(optimizer: type[Adam], remaining: float) -> None:
+    # Without a gradient, Adam's first step is the rate, whatever the penalty's size; AdamW's is the share taken off.
+    weight = torch.nn.Parameter(torch.ones(1))
+    weight.grad = torch.zeros(1)
+    optimizer(rate=0.1, weight_decay=0.5).build([weight]).step()
+    assert weight.item() == pytest.approx(remaining, rel=1e-5)
