@@ -143,7 +143,7 @@ class Schema:
                 continue
             if family is not None:
                 name = new.get("name", old.get("name", family.default))
-                if name != old.get("name", family.default) and name in family.table:
+                if name != old.get("name", family.default) and isinstance(name, str) and name in family.table:
                     old = {kept: value for kept, value in old.items() if kept in family.keys(name)}
             merged[key] = {**old, **new}
         return merged

@@ -182,13 +182,24 @@ class Denoiser(nn.Module):
         network: maps (B, C, H, W) inputs and (B,) labels to (B, C, H, W).
         parameterisation: what the network's input and output mean.
         sde: the noise that it is trained on.
+        at_once: how many images the network is given at once; None gives it whole batches, as training does. Libraries
+            choose kernels by the size of the batch, and these round differently: only with a number is an image's
+            result the same, bit for bit, in every batch.
+
+    Raises:
+        ValueError: `at_once` below 1.
     """
 
-    def __init__(self, network: nn.Module, parameterisation: Parameterisation, sde: SDE) -> None:
+    def __init__(
+        self, network: nn.Module, parameterisation: Parameterisation, sde: SDE, *, at_once: int | None = None
+    ) -> None:
         super().__init__()
+        if at_once is not None and at_once < 1:
+            raise ValueError(f"at_once must be at least 1, or None for whole batches, got {at_once}")
         self.network = network
         self.parameterisation = parameterisation
         self.sde = sde
+        self.at_once = at_once
 
     def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
         """The estimate of x_0, that is E[x_0 | x_t], for images noised to the times `t` in (0, 1]."""
@@ -207,8 +218,17 @@ class Denoiser(nn.Module):
     def _raw(self, coefficients: Coefficients, x_t: Images, t: Times) -> Images:
         dtype = next(self.network.parameters()).dtype
         label = self.parameterisation.network_label(self.sde, t).to(torch.promote_types(dtype, torch.float32))
-        output = self.network((over_images(coefficients.c_in) * x_t).to(dtype), label)
+        scaled = (over_images(coefficients.c_in) * x_t).to(dtype)
+        output = self.network(scaled, label) if self.at_once is None else self._grouped(scaled, label, self.at_once)
         return output.to(x_t.dtype)
+
+    def _grouped(self, x: Images, label: Times, size: int) -> Images:
+        """The network's output in groups of exactly `size`, the last one filled up with copies of the last image."""
+        missing = -len(x) % size
+        filled = torch.cat([x, x[-1:].expand(missing, -1, -1, -1)])
+        labels = torch.cat([label, label[-1:].expand(missing)])
+        groups = zip(filled.split(size), labels.split(size), strict=True)
+        return torch.cat([self.network(*group) for group in groups])[: len(x)]
 
     def _affine(self, coefficients: Coefficients, affine: Affine, x_t: Images, t: Times) -> Images:
         output = self._raw(coefficients, x_t, t)

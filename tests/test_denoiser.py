@@ -10,6 +10,7 @@ from oracles import GaussianDenoiser
 from torch import Tensor, nn
 
 from sdedit_pl.denoiser import EDM, PARAMETERISATIONS, Denoiser, Epsilon, Parameterisation, Score, Velocity
+from sdedit_pl.networks import NCSNpp
 from sdedit_pl.sde import SDE, SDES, VESDE, VPSDE
 from sdedit_pl.typing import Images, Times, over_images
 
@@ -142,3 +143,22 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match=r"data_deviation must be positive, got 0\.0; EDM uses 0\.5"):
         EDM(data_deviation=0.0)
     assert math.isclose(Score().label_offset, -math.log(2))
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_with_groups_an_image_is_the_same_bit_for_bit_in_every_batch(at_once: int) -> None:
+    torch.manual_seed(0)
+    network = NCSNpp(channels=8, channel_multipliers=(1, 2), blocks_per_level=1, attention_levels=(1,), init_scale=1.0)
+    denoiser = Denoiser(network.eval(), EDM(), VPSDE(), at_once=at_once)
+    x, t = torch.randn(8, 3, 16, 16), torch.linspace(0.1, 0.9, 8)
+    with torch.no_grad():
+        alone = torch.cat([denoiser(x[index : index + 1], t[index : index + 1]) for index in range(8)])
+        for batch in (2, 3, 5, 8):
+            together = torch.cat([denoiser(*pair) for pair in zip(x.split(batch), t.split(batch), strict=True)])
+            assert torch.equal(together, alone), batch
+        torch.testing.assert_close(Denoiser(network, EDM(), VPSDE())(x, t), alone)
+
+
+def test_groups_hold_at_least_one_image() -> None:
+    with pytest.raises(ValueError, match="at_once must be at least 1, or None for whole batches, got 0"):
+        Denoiser(nn.Identity(), EDM(), VPSDE(), at_once=0)

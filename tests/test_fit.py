@@ -247,7 +247,7 @@ def test_options_of_a_run(option: str, finished: Path, images: Path, tmp_path: P
 
 
 def test_the_gradient_is_clipped(images: Path, tmp_path: Path) -> None:
-    # SGD's step is Adam's only in direction, so the clip shows in Adam's first moment: 0.1 of the gradient.
+    # After one step, Adam's first moment is a tenth of the gradient that it was given.
     norms = {}
     for clip in ("null", "0.01"):
         out = tmp_path / clip
@@ -259,8 +259,7 @@ def test_the_gradient_is_clipped(images: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sde", SDES)
-def test_every_parameterisation_weighting_and_time_sampler_trains(sde: str, images: Path, tmp_path: Path) -> None:
-    # Through the whole run for a third of them, each name of every table at least once an SDE.
+def test_every_name_of_the_tables_goes_through_a_run(sde: str, images: Path, tmp_path: Path) -> None:
     names = [list(table) for table in (PARAMETERISATIONS, WEIGHTINGS, TIME_SAMPLERS)]
     for turn in range(max(map(len, names))):
         parameterisation, weighting, times = (table[turn % len(table)] for table in names)

@@ -101,6 +101,9 @@ def save_denoiser(
 def load_denoiser(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
     """The denoiser of a checkpoint, in evaluation mode, its weights in float32.
 
+    On a CPU its network takes images one by one, so that a sample's bits do not depend on its batch; elsewhere, where
+    that would be slow, it takes whole batches, whose results agree up to rounding. `at_once` of the result says which.
+
     Args:
         path: an editing checkpoint (`.safetensors`), a Lightning checkpoint of this project (`.ckpt`), or the folder of
             a run, of which the editing checkpoint is taken, or else the newest Lightning one.
@@ -128,6 +131,7 @@ def load_denoiser(path: str | Path, device: str | torch.device = "cpu") -> Denoi
     with torch.random.fork_rng(devices=[]):
         denoiser = build_denoiser(description.model).to(device)
     denoiser.network.load_state_dict(weights, strict=True)
+    denoiser.at_once = 1 if torch.device(device).type == "cpu" else None
     return denoiser.eval().requires_grad_(False)
 
 

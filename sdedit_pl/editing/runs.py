@@ -58,10 +58,12 @@ def edit_guides(
         on_step: called with the number of samples after each solver step of a batch.
 
     Raises:
-        ValueError: on a batch below 1, and what `SDEdit` raises.
+        ValueError: on a batch below 1, another number of masks than of guides, and what `SDEdit` raises.
     """
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
+    if len(masks) != len(guides):
+        raise ValueError(f"{len(guides)} guides need {len(guides)} masks, None where all may change, got {len(masks)}")
     device = next(denoiser.parameters()).device
     todo = list(product(range(len(guides)), seeds))
     samples: list[list[Tensor]] = [[] for _ in guides]

@@ -29,9 +29,14 @@ class ImagesSeen(lightning.Callback):
 
     Args:
         every_steps: optimiser steps between two entries; best the trainer's logging interval.
+
+    Raises:
+        ValueError: `every_steps` below 1.
     """
 
     def __init__(self, every_steps: int = 50) -> None:
+        if every_steps < 1:
+            raise ValueError(f"log entries need at least 1 step between them, got {every_steps}")
         self.every_steps = every_steps
         self._last: tuple[int, float] | None = None
 

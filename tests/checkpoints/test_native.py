@@ -135,5 +135,9 @@ def test_a_failed_save_leaves_the_file_before_it(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_package_offers_it_at_the_top() -> None:
+def test_the_package_offers_what_it_names() -> None:
     assert sdedit_pl.load_denoiser is load_denoiser and sdedit_pl.save_denoiser is save_denoiser
+    for name in sdedit_pl.__all__:
+        assert getattr(sdedit_pl, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'SDEditor'"):
+        _ = sdedit_pl.SDEditor

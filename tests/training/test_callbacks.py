@@ -230,3 +230,8 @@ def test_other_devices_join_in_writing_and_leave_the_folder_alone(module: ScoreM
 def test_checkpoint_settings_that_mean_nothing_are_refused(every_steps: int, keep: int, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"at least 1, got every_steps={every_steps}, keep={keep}"):
         ResumableCheckpoint(tmp_path, every_steps, keep)
+
+
+def test_a_logging_interval_that_means_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1 step between them, got 0"):
+        ImagesSeen(0)

@@ -13,6 +13,9 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdedit_pl.build import build_denoiser, build_module, model_config
+from sdedit_pl.denoiser import PARAMETERISATIONS
+from sdedit_pl.losses import WEIGHTINGS
+from sdedit_pl.sde import SDES
 from sdedit_pl.training import ScoreModule
 
 
@@ -59,6 +62,22 @@ def test_the_loss_falls_on_a_domain_of_four_images() -> None:
         optimizer.step()
         optimizer.zero_grad()
     assert mean_loss() < 0.6 * before
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("parameterisation", PARAMETERISATIONS)
+@pytest.mark.parametrize("sde", SDES)
+def test_every_combination_takes_a_step(sde: str, parameterisation: str, weighting: str) -> None:
+    module = tiny_module(
+        f"sde={sde}", f"parameterisation={parameterisation}", f"weighting={weighting}", "times=uniform"
+    )
+    weights = list(module.parameters())
+    before = [weight.detach().clone() for weight in weights]
+    module.training_step(two_colour_images(4, 8), 0).backward()
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+    module.optimizer.build(weights).step()
+    assert any(not torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
 
 
 def test_random_numbers_are_a_function_of_the_seed_the_rank_and_the_batch() -> None:

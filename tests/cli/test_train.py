@@ -1,0 +1,119 @@
+"""`sdedit train`: what it refuses before it writes anything, and that what it leaves can be edited with."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+from tiny import TINY, write_images
+
+TRAIN = ("train", "config=tiny.yaml", "out=new/run")
+REFUSALS = {
+    "config=nowhere": ("no configuration 'nowhere'", "domain64, portraits64"),
+    "config=": ("config must be a file",),
+    "config=guide.png": ("guide.png is not a readable YAML file",),
+    "confg=portraits64": ("unknown key confg", "did you mean config?"),
+    "data.path=nothing": ("no images under nothing", ".png"),
+    "data.path=nowhere": ("data folder nowhere does not exist",),
+    "data.path=guide.png": ("guide.png is a file, expected a folder",),
+    "data=webdataset": ("no shards in images",),
+    "data.batch_size=0": ("data: batch_size must be at least 1, got 0",),
+    "data.size=big": ("data.size must be a whole number, got 'big'",),
+    "data.sise=8": ("unknown key data.sise of data.name=folder", "did you mean data.size?"),
+    "data.path=": ("data.path must be text, got None",),
+    "data=tfrecord": ("data.name must be one of folder, webdataset, torchvision, got 'tfrecord'",),
+    "network=transformer": ("network.name must be one of ncsnpp, ddpm, got 'transformer'",),
+    "network=ncsnp": ("did you mean ncsnpp?",),
+    "network.channels=0": ("network: ", "must be positive"),
+    "network.channel_multipliers=2": ("must be a list [a whole number, ...], got 2",),
+    "network.channel_multipliers=[1,x]": ("must be a list [a whole number, ...], got [1, 'x']",),
+    "network.channel_multipliers=[1,2,2,2,2]": ("data.size must be a multiple of 16", "got 8", "the nearest are 16"),
+    "network.patch=3": ("network: patch must be 1, 2 or 4, got 3",),
+    "network.output_channels=6": ("unknown key network.output_channels",),
+    "sde=vpp": ("sde.name must be one of vp, subvp, ve, ddpm, got 'vpp'",),
+    "sde.beta_min=-1": ("sde: ", "beta_min=-1"),
+    "parameterisation.label=phase": ("parameterisation: ", "'phase'"),
+    "times.t_min=2": ("times: ", "t_min=2"),
+    "optimizer.betas=[0.9]": ("optimizer.betas must be a list [a number, a number], got [0.9]",),
+    "trainer.max_step=3": ("unknown key trainer.max_step;", "did you mean trainer.max_steps?"),
+    "trainer.max_steps=0": ("trainer: max_steps must be at least 1, got 0",),
+    "trainer=5": ("trainer must be a section", "got 5"),
+    "trainer=false": ("trainer must be a section", "got False"),
+    "trainer.val_check_interval=0": ("val_check_interval must be at least 1, got 0",),
+    "checkpoint.keep=0": ("checkpoint: keep must be at least 1, got 0",),
+    "preview.t0=1.5": ("t0 must lie in (0, 1], got 1.5",),
+    "preview.guides=nowhere": ("no guide at nowhere",),
+    "seed=-1": ("seed must be at least 0, got -1",),
+    "seed=1e30": ("seed must be below 2^63",),
+    "logger=tensorboard": ("logger must be one of csv, wandb, got 'tensorboard'",),
+    "resume=maybe": ("resume must be true or false, got 'maybe'",),
+    "init_from=nowhere": ("no checkpoint at nowhere",),
+    "init_from=guide.png": ("guide.png is not a whole .safetensors",),
+    "init_from=tiny.safetensors": ("init_from=tiny.safetensors",),
+    "out=guide.png": ("out=guide.png is a file",),
+    "out=guide.png/below": ("out=guide.png/below cannot be written", "name another folder"),
+    "max_steps": ("arguments are key=value",),
+}
+
+
+@pytest.fixture(autouse=True)
+def images(desk: Path) -> None:
+    """A folder of images and a configuration that trains on them."""
+    write_images(Path("images"), count=8)
+    Path("tiny.yaml").write_text(yaml.safe_dump({**TINY, "data": {**TINY["data"], "path": "images"}}))
+
+
+@pytest.mark.parametrize("argument", REFUSALS)
+def test_it_refuses_and_writes_nothing(argument: str, desk: Path, command) -> None:
+    before = sorted(desk.rglob("*"))
+    code, output, errors = command(*TRAIN, argument)
+    assert code == 2 and output == ""
+    # What was found of the data may have been said before.
+    *notices, error = errors.splitlines()
+    assert error.startswith("error: ") and all("images: " in notice for notice in notices)
+    assert all(words in error for words in REFUSALS[argument]), error
+    assert sorted(desk.rglob("*")) == before
+
+
+def test_data_has_to_be_named(refused: Callable[..., str]) -> None:
+    assert refused("train").startswith("data.path is required: Folder of images.")
+
+
+def test_a_run_can_be_edited_with_and_described(command) -> None:
+    code, output, _ = command(*TRAIN, "trainer.max_steps=2", "trainer.val_check_interval=2", "checkpoint.every_steps=2")
+    assert code == 0
+    assert output.strip().splitlines()[-1] == "edit with: sdedit edit ckpt=new/run/model.safetensors guide=..."
+    said = yaml.safe_load(command("info", "ckpt=new/run").output)
+    assert said["training"] == {"steps": 2, "images_seen": 8} and said["model"]["image"] == {"size": 8, "channels": 3}
+    (resumable,) = Path("new/run/checkpoints").glob("*.ckpt")
+    pictures = {}
+    for name, ckpt in (("folder", "new/run"), ("file", "new/run/model.safetensors"), ("ckpt", str(resumable))):
+        arguments = ("edit", f"ckpt={ckpt}", "guide=guide.png", f"out={name}", "steps=2", "samples=1")
+        code, _, errors = command(*arguments)
+        assert code == 0 and errors == "guide.png is 16x16, resized to the model's 8x8\n"
+        pictures[name] = Path(f"{name}/guide_seed0.png").read_bytes()
+    assert pictures["folder"] == pictures["file"] == pictures["ckpt"]
+    assert Image.open("folder/guide_seed0.png").size == (8, 8)
+
+
+def test_a_folder_with_another_run_is_refused(desk: Path, command, refused: Callable[..., str]) -> None:
+    short = (*TRAIN, "trainer.max_steps=1", "checkpoint.every_steps=1", "preview.samples=0", "preview.count=0")
+    assert command(*short).code == 0
+    said = refused(*short, "network.channels=12")
+    assert "new/run holds a run of another model (network differ)" in said and "give another out=" in said
+    assert "sde" in refused(*short, "sde=subvp") and "image" in refused(*short, "data.size=16")
+    assert "resume=false" in refused(*short, "resume=false")
+    Path("new/run/config.yaml").write_text("data: 3\n")
+    assert "is not the configuration of a run" in refused(*short)
+    shutil.rmtree("new/run/checkpoints")
+    assert "holds a trained model and nothing to resume from" in refused(*short)
+
+
+def test_names_that_look_like_numbers_stay_names(command) -> None:
+    Path("images").rename("00012")
+    assert command(*TRAIN, "data.path=00012", "trainer.max_steps=1", "preview.steps=1").code == 0
+    assert yaml.safe_load(Path("new/run/config.yaml").read_text())["data"]["path"] == "00012"

@@ -1,0 +1,304 @@
+"""Configurations: what a key may be, how files and command lines merge, and what is refused in which words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from sdedit_pl.config import REQUIRED, ConfigError, Family, Schema, keys_of, read_file, take_file
+
+
+@dataclass
+class Top:
+    """Everything.
+
+    Args:
+        name: what it is called; the text may
+            go on over lines: and hold colons.
+        count: how many.
+        start: a number, or a name of one.
+        note: anything said, or nothing.
+        mode: how.
+    """
+
+    name: str
+    count: int = 2
+    start: float | str = 0.5
+    note: str | None = None
+    mode: Literal["slow", "fast"] = "slow"
+
+
+@dataclass
+class Shape:
+    """Sizes.
+
+    Args:
+        sizes: some sizes.
+        pair: exactly two.
+        open: whether.
+    """
+
+    sizes: Sequence[int] = (1, 2)
+    pair: tuple[float, float] = (0.5, 1.0)
+    open: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pair[0] > self.pair[1]:
+            raise ValueError(f"pair must rise, got {self.pair}")
+
+
+@dataclass
+class Pet:
+    """A pet.
+
+    Args:
+        age: in years.
+    """
+
+    age: float = 1.0
+
+
+@dataclass
+class Dog(Pet):
+    """A dog.
+
+    Args:
+        size: of the dog.
+    """
+
+    size: int = 3
+
+
+@dataclass
+class Cat(Pet):
+    """A cat.
+
+    Args:
+        lives: left.
+    """
+
+    lives: int = 9
+
+
+def home(street: str = "here") -> None:
+    """Where any pet lives.
+
+    Args:
+        street: its name.
+    """
+
+
+PETS = Family({"dog": Dog, "cat": Cat}, "dog", shared=home)
+SCHEMA = Schema(top=Top, settings={"shape": Shape}, families={"pet": PETS})
+
+
+def resolve(*arguments: str, base: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What the program gets of a file's contents and a command line."""
+    given, typed = SCHEMA.read_arguments(["name=x", *arguments])
+    return SCHEMA.resolve(SCHEMA.merge(base or {}, given), typed)
+
+
+def test_every_key_is_there_with_its_default() -> None:
+    assert resolve() == {
+        "name": "x",
+        "count": 2,
+        "start": 0.5,
+        "note": None,
+        "mode": "slow",
+        "shape": {"sizes": [1, 2], "pair": [0.5, 1.0], "open": False},
+        "pet": {"name": "dog", "street": "here", "age": 1.0, "size": 3},
+    }
+
+
+def test_resolving_again_changes_nothing() -> None:
+    once = resolve("pet=cat", "shape.sizes=[4]", "note=n")
+    assert SCHEMA.resolve(once) == once
+
+
+def test_meanings_come_from_the_docstrings_of_a_class_and_its_parents() -> None:
+    keys = keys_of(Dog)
+    assert {name: key.text for name, key in keys.items()} == {"age": "in years.", "size": "of the dog."}
+    assert keys_of(Top)["name"].text == "what it is called; the text may go on over lines: and hold colons."
+    assert keys_of(Top)["name"].default is REQUIRED and keys["size"].kind is int
+
+
+@pytest.mark.parametrize(
+    ("argument", "key", "value"),
+    [
+        ("count=3", "count", 3),
+        ("count=1e3", "count", 1000),
+        ("start=1", "start", 1.0),
+        ("start=1e-3", "start", 0.001),
+        ("start=sigma:1.2", "start", "sigma:1.2"),
+        ("start=later", "start", "later"),
+        ("name=00012", "name", "00012"),
+        ("name=1e5", "name", "1e5"),
+        ("name=true", "name", "true"),
+        ("name=a=b", "name", "a=b"),
+        ("name=${oc.env:HOME}", "name", "${oc.env:HOME}"),
+        ("name=???", "name", "???"),
+        ("name=*.png", "name", "*.png"),
+        ("name=[a].png", "name", "[a].png"),
+        ("name=a #b: c", "name", "a #b: c"),
+        ("note=null", "note", None),
+        ("note=", "note", None),
+        ("note=3", "note", "3"),
+        ("mode=fast", "mode", "fast"),
+    ],
+)
+def test_values_of_the_command_line(argument: str, key: str, value: Any) -> None:
+    resolved = resolve(argument)[key]
+    assert resolved == value and type(resolved) is type(value)
+
+
+def test_null_for_a_text_that_must_be_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="name must be text, got None"):
+        resolve("name=null")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("shape.sizes=[4,8]", {"sizes": [4, 8]}),
+        ("shape.sizes=[]", {"sizes": []}),
+        ("shape.pair=[1,2]", {"pair": [1.0, 2.0]}),
+        ("shape={open: true, sizes: [7]}", {"open": True, "sizes": [7]}),
+    ],
+)
+def test_lists_and_sections_of_the_command_line(argument: str, value: dict[str, Any]) -> None:
+    assert resolve(argument)["shape"] == {"sizes": [1, 2], "pair": [0.5, 1.0], "open": False, **value}
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("count=many", "count must be a whole number, got 'many'"),
+        ("count=2.5", "count must be a whole number, got 2.5"),
+        ("count=true", "count must be a whole number, got True"),
+        ("count=", "count must be a whole number, got None"),
+        ("count.more=1", "count must be a whole number, got {'more': 1}"),
+        ("mode=medium", "mode must be one of slow, fast, got 'medium'"),
+        ("shape.open=1", "shape.open must be true or false, got 1"),
+        ("shape.sizes=3", "shape.sizes must be a list [a whole number, ...], got 3"),
+        ("shape.sizes=[a]", "shape.sizes must be a list [a whole number, ...], got ['a']"),
+        ("shape.pair=[1]", "shape.pair must be a list [a number, a number], got [1]"),
+        ("shape.pair=[2,1]", "shape: pair must rise, got (2.0, 1.0)"),
+        ("shape=big", "shape must be a section (`shape.key=...`), got 'big'"),
+        ("shape=0", "shape must be a section (`shape.key=...`), got 0"),
+        ("pet=dgo", "pet.name must be one of dog, cat, got 'dgo'; did you mean dog?"),
+        ("pet=3", "pet.name must be one of dog, cat, got 3"),
+        ("pet.name=[dog]", "pet.name must be one of dog, cat, got ['dog']"),
+        ("pet.lives=3", "unknown key pet.lives of pet.name=dog; "),
+        ("pet.aeg=3", "unknown key pet.aeg of pet.name=dog; did you mean pet.age?"),
+        ("cuont=3", "unknown key cuont; did you mean count?"),
+        ("shpae.open=true", "unknown key shpae; did you mean shape?"),
+        ("zzz=3", "unknown key zzz; known: name, count, start, note, mode, shape, pet"),
+        ("count", "arguments are key=value, got 'count'; --help lists the keys"),
+        ("--count=3", "arguments are key=value, got '--count=3'"),
+        ("=3", "arguments are key=value, got '=3'"),
+    ],
+)
+def test_refusals_say_what_was_expected_and_what_came(argument: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        resolve(argument)
+    assert str(refusal.value).startswith(message)
+
+
+def test_a_missing_value_is_named_with_its_meaning() -> None:
+    with pytest.raises(ConfigError, match="name is required: what it is called"):
+        SCHEMA.resolve({})
+
+
+def test_the_last_of_two_arguments_wins() -> None:
+    assert resolve("count=3", "count=4")["count"] == 4
+    assert resolve("pet=cat", "pet=dog")["pet"]["name"] == "dog"
+
+
+@pytest.mark.parametrize("arguments", [("pet=cat", "pet.lives=7"), ("pet.lives=7", "pet=cat")])
+def test_a_name_and_its_keys_come_in_any_order(arguments: tuple[str, ...]) -> None:
+    assert resolve(*arguments)["pet"] == {"name": "cat", "street": "here", "age": 1.0, "lives": 7}
+
+
+def test_a_files_values_stand_under_the_command_lines() -> None:
+    base = {"count": 5, "shape": {"sizes": [3], "open": True}, "pet": {"name": "dog", "size": 8}}
+    resolved = resolve("shape.open=false", "pet.age=2", base=base)
+    assert resolved["count"] == 5 and resolved["shape"] == {"sizes": [3], "pair": [0.5, 1.0], "open": False}
+    assert resolved["pet"] == {"name": "dog", "street": "here", "age": 2.0, "size": 8}
+
+
+def test_another_name_than_the_files_keeps_the_keys_that_it_takes_too() -> None:
+    base = {"pet": {"name": "dog", "size": 8, "age": 4, "street": "there"}}
+    assert resolve("pet=cat", base=base)["pet"] == {"name": "cat", "street": "there", "age": 4.0, "lives": 9}
+    assert resolve("pet=dog", base=base)["pet"]["size"] == 8
+    for name in ("cow", "[cat]"):
+        with pytest.raises(ConfigError, match="name must be one of dog, cat"):
+            resolve(f"pet.name={name}", base=base)
+
+
+def test_the_default_name_is_the_files_where_it_gives_none() -> None:
+    base = {"pet": {"size": 8}}
+    assert resolve("pet=dog", base=base)["pet"]["size"] == 8
+    assert "size" not in resolve("pet=cat", base=base)["pet"]
+
+
+def test_a_file_may_give_a_component_by_its_name_alone() -> None:
+    assert resolve(base={"pet": "cat"})["pet"]["lives"] == 9
+    assert resolve("pet.lives=3", base={"pet": "cat"})["pet"]["lives"] == 3
+    assert resolve("pet=dog", base={"pet": "cat"})["pet"]["size"] == 3
+
+
+def test_an_empty_section_is_one_left_out() -> None:
+    assert resolve(base={"shape": None, "pet": None}) == resolve()
+
+
+def test_what_typed_text_means_does_not_leak_to_the_files_values() -> None:
+    with pytest.raises(ConfigError, match="name must be text, got 12"):
+        SCHEMA.resolve({"name": 12})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("count: [3\n", "is not a readable YAML file"),
+        ("- a\n- b\n", "must hold `key: value` lines, got list"),
+        ("count: 1\ncount: 2\n", "is not a readable YAML file"),
+        ("count: ${nowhere}\n", "is not a readable YAML file"),
+        ("\x00", "is not a readable YAML file"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError) as refusal:
+        read_file(tmp_path / "a.yaml")
+    assert str(tmp_path / "a.yaml") in str(refusal.value) and message in str(refusal.value)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(ConfigError, match="there is no configuration file"):
+            read_file(path)
+
+
+def test_a_file_is_read_with_its_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("start: 1e-3\nshape: {sizes: [1, 2]}\n# a comment\n")
+    assert read_file(tmp_path / "a.yaml") == {"start": 0.001, "shape": {"sizes": [1, 2]}}
+    (tmp_path / "empty.yaml").touch()
+    assert read_file(tmp_path / "empty.yaml") == {}
+
+
+def test_the_configuration_file_is_taken_out_of_the_arguments() -> None:
+    given, typed = SCHEMA.read_arguments(["config=0001", "count=3"])
+    assert take_file(given, typed) == "0001" and given == {"count": 3}
+    assert take_file(given, typed) is None
+    for argument in ("config=", "config.count=3"):
+        with pytest.raises(ConfigError, match="config must be a file"):
+            take_file(*SCHEMA.read_arguments([argument]))
+
+
+def test_a_mistyped_config_is_near_to_it() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key confg; did you mean config\?"):
+        SCHEMA.resolve({"name": "x", "confg": "a.yaml"}, taken=("config",))
