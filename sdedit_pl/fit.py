@@ -15,7 +15,7 @@ import lightning
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -27,7 +27,7 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.files import find_guides, read_guide
 from sdedit_pl.editing.strokes import stroke_painting
-from sdedit_pl.training.callbacks import EditingCheckpoint, ImagesSeen, Previews, ResumableCheckpoint
+from sdedit_pl.training.callbacks import EditingCheckpoint, ImagesSeen, Previews, ResumableCheckpoint, RunProgress
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def build_trainer(folder: Path, config: Mapping[str, Any], callbacks: list[Callb
     if settings["max_steps"] < 1:
         raise ConfigError(f"trainer.max_steps must be at least 1, got {settings['max_steps']}")
     if settings["enable_progress_bar"]:
-        callbacks = [TQDMProgressBar(refresh_rate=10), *callbacks]
+        callbacks = [RunProgress(), *callbacks]
     try:
         return lightning.Trainer(
             **{key: value for key, value in settings.items() if value is not None},

@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import torch
 from jaxtyping import Float
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
@@ -22,6 +22,24 @@ from sdedit_pl.sampling import integrate
 from sdedit_pl.solvers import SOLVERS
 from sdedit_pl.training.average import ImageHalfLifeAveraging, images_seen
 from sdedit_pl.training.module import ScoreModule
+
+
+class RunProgress(TQDMProgressBar):
+    """A progress bar over the batches of the whole run, with the time left, also after a resume.
+
+    Args:
+        refresh_rate: batches between two updates.
+    """
+
+    def __init__(self, refresh_rate: int = 10) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+
+    def init_train_tqdm(self) -> Any:
+        """The bar, from the batch that the run is at to its last."""
+        bar = super().init_train_tqdm()
+        bar.total = self.trainer.max_steps * self.trainer.accumulate_grad_batches
+        bar.initial = bar.n = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        return bar
 
 
 class ImagesSeen(lightning.Callback):
