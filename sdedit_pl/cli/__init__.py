@@ -48,14 +48,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def notices() -> Iterator[None]:
-    """Sends this package's log messages to the standard error; those of libraries stay as they set them up."""
+    """Sends this package's log messages to the standard error; those of libraries stay as they set them up.
+
+    Of several processes that train together, the first speaks.
+    """
     package, handler = logging.getLogger("sdedit_pl"), logging.StreamHandler()
+    handler.addFilter(lambda record: speaks())
     package.setLevel(logging.INFO)
     package.addHandler(handler)
     try:
         yield
     finally:
         package.removeHandler(handler)
+
+
+def speaks() -> bool:
+    """Whether this is the first of the processes that a launcher (Lightning, torchrun, SLURM) has started."""
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return next((rank for rank in ranks if rank is not None), "0") == "0"
 
 
 def overview() -> str:
@@ -72,8 +82,9 @@ def in_words(error: Exception) -> str:
 
 
 def say(text: str) -> None:
-    """Writes a line to the standard output."""
-    sys.stdout.write(text + "\n")
+    """Writes a line to the standard output, of several processes once."""
+    if speaks():
+        sys.stdout.write(text + "\n")
 
 
 def fail(message: str, code: int = 2) -> int:

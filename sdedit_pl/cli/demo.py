@@ -40,10 +40,10 @@ class Arguments:
     ckpt: str = "checkpoints/portraits64.safetensors"
     guide: str = "data/guides"
     mask: str = "data/masks"
-    t0: float | str = 0.5
-    steps: int = 40
-    samples: int = 3
-    columns: int = 2
+    t0: float | str = 0.4
+    steps: int = 30
+    samples: int = 2
+    columns: int = 3
     device: str = "auto"
     overwrite: bool = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 RECORD_FILE = "edit.yaml"
 SHEET_FILE = "sheet.png"
+SHEET_ROWS = 32
+"""Guides on the contact sheet, at the most."""
 RECORD_KEY = "record"
 
 USAGE = """sdedit edit ckpt=FILE guide=FILE|FOLDER|GLOB [mask=FILE|FOLDER] [key=value ...]
@@ -111,10 +113,11 @@ def run(arguments: list[str]) -> None:
         seeds = range(config["seed"], config["seed"] + config["samples"])
         total = len(guides) * len(seeds) * edit.steps * edit.repeats
         with tqdm(total=total, unit="step", desc="editing", disable=None) as progress, precision(config, denoiser):
-            edits = list(
-                edit_guides(denoiser, edit, guides, masks, seeds, batch=config["batch"], on_step=progress.update)
-            )
-        write_results(results, edits, config)
+            edits = edit_guides(denoiser, edit, guides, masks, seeds, batch=config["batch"], on_step=progress.update)
+            samples = write_samples(results, edits)
+        write_record(results, samples, guides, config)
+    if len(guides) > SHEET_ROWS:
+        logger.info("%s shows the first %d of %d guides", SHEET_FILE, SHEET_ROWS, len(guides))
     say(f"{len(guides) * len(seeds)} samples in {folder}; see {folder / SHEET_FILE}")
 
 
@@ -190,7 +193,16 @@ def read_guides(guide: str, shape: tuple[int, int]) -> list[Guide]:
 
 
 def read_masks(mask: str | None, guides: Sequence[Guide]) -> list[Bool[Tensor, "1 1 H W"] | None]:
-    """The mask of each guide: one file for all, or a folder's file of the guide's name, where there is one.
+    """The mask of each guide, with a notice of those that have none; see `find_masks`."""
+    files = find_masks(mask, guides)
+    free = [guide.path.stem for guide, file in zip(guides, files, strict=True) if file is None]
+    if free and mask is not None:
+        logger.info("no mask for %s: edited everywhere", ", ".join(free))
+    return [None if file is None else read_mask(file, guide) for guide, file in zip(guides, files, strict=True)]
+
+
+def find_masks(mask: str | None, guides: Sequence[Guide]) -> list[Path | None]:
+    """The mask's file for each guide: one for all, or a folder's file of the guide's name, where there is one.
 
     Raises:
         ConfigError: if there is no such file, or none for any guide.
@@ -201,15 +213,12 @@ def read_masks(mask: str | None, guides: Sequence[Guide]) -> list[Bool[Tensor, "
     if not path.is_dir():
         if not path.exists():
             raise ConfigError(f"there is no mask at {mask}; give an image or a folder, white marks what may change")
-        return [read_mask(path, guide) for guide in guides]
+        return [path] * len(guides)
     named = {file.stem: file for file in find_guides(mask)}
-    masks = [read_mask(named[guide.path.stem], guide) if guide.path.stem in named else None for guide in guides]
-    if all(found is None for found in masks):
+    files = [named.get(guide.path.stem) for guide in guides]
+    if all(file is None for file in files):
         raise ConfigError(f"no mask in {mask} is named like a guide; {guides[0].path.stem}.png would be")
-    free = [guide.path.stem for guide, found in zip(guides, masks, strict=True) if found is None]
-    if free:
-        logger.info("no mask for %s: edited everywhere", ", ".join(free))
-    return masks
+    return files
 
 
 def earlier_samples(folder: Path, overwrite: bool) -> list[Path]:
@@ -229,21 +238,28 @@ def earlier_samples(folder: Path, overwrite: bool) -> list[Path]:
     return [folder / name for name in names if Path(name).name == name and Path(name).suffix == ".png"]
 
 
-def write_results(folder: Path, edits: Sequence[Edited], config: Mapping[str, Any]) -> None:
-    """Writes a PNG for each sample, the contact sheet and the record."""
-    samples = {}
+def write_samples(folder: Path, edits: Iterable[Edited]) -> dict[str, dict[str, Any]]:
+    """Writes a PNG for each sample as it comes, and the contact sheet; returns the guide and seed of each file."""
+    samples, shown = {}, []
     for edit in edits:
         for image, seed in zip(edit.samples, edit.seeds, strict=True):
             name = f"{edit.guide.path.stem}_seed{seed}.png"
             to_picture(image).save(folder / name)
             samples[name] = {"guide": str(edit.guide.path), "seed": seed}
-    contact_sheet(edits).save(folder / SHEET_FILE)
-    files = [edit.guide.path for edit in edits]
+        if len(shown) < SHEET_ROWS:
+            shown.append(edit)
+    contact_sheet(shown).save(folder / SHEET_FILE)
+    return samples
+
+
+def write_record(folder: Path, samples: Mapping[str, Any], guides: Sequence[Guide], config: Mapping[str, Any]) -> None:
+    """Writes what repeats the edit, with the hashes of the files that went in."""
+    files = [guide.path for guide in guides] + [path for path in find_masks(config["mask"], guides) if path]
     record = {
         "sdedit_pl": version("sdedit_pl"),
         "torch": str(torch.__version__),
         "sha256": {str(file): sha256(file) for file in [find_checkpoint(config["ckpt"]), *files]},
-        "samples": samples,
+        "samples": dict(samples),
     }
     # A repetition asks anew whether it may overwrite.
     repeated = {key: value for key, value in config.items() if key != "overwrite"}

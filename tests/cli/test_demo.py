@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-DEMO = ("demo", "ckpt=tiny.safetensors", "guide=guides", "mask=masks", "steps=2", "samples=2")
+DEMO = ("demo", "ckpt=tiny.safetensors", "guide=guides", "mask=masks", "steps=2", "samples=2", "columns=2")
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def test_it_makes_one_picture_and_says_where(command) -> None:
 
 
 def test_it_replaces_its_picture_only_when_told_to(command, refused: Callable[..., str]) -> None:
-    assert command(*DEMO, "out=demo.png", "columns=3").code == 0
+    assert command(*DEMO, "out=demo.png", "columns=1").code == 0
     before = Path("demo.png").read_bytes()
     assert "demo.png is already there" in refused(*DEMO, "out=demo.png")
     assert command(*DEMO, "out=demo.png", "overwrite=true").code == 0

@@ -159,7 +159,7 @@ def test_an_edit_leaves_its_samples_a_sheet_and_its_record(desk: Path, command) 
     assert record["steps"] == 3 and record["solver"]["name"] == "ancestral" and record["mask"] == "mask.png"
     assert list(record["record"]["samples"]) == samples
     assert record["record"]["samples"][samples[1]] == {"guide": "guide.png", "seed": 6}
-    assert set(record["record"]["sha256"]) == {"tiny.safetensors", "guide.png"}
+    assert set(record["record"]["sha256"]) == {"tiny.safetensors", "guide.png", "mask.png"}
 
 
 def test_the_record_repeats_the_edit_bit_for_bit(desk: Path, command) -> None:
