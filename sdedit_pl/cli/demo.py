@@ -40,7 +40,7 @@ class Arguments:
     ckpt: str = "checkpoints/portraits64.safetensors"
     guide: str = "data/guides"
     mask: str = "data/masks"
-    t0: float | str = 0.4
+    t0: float | str = 0.3
     steps: int = 30
     samples: int = 2
     columns: int = 3
