@@ -8,8 +8,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sdedit_pl.cli import say
+from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.edit import image_shape, load_for_editing, read_guides, read_masks
-from sdedit_pl.cli.explain import explain, wants_help
 from sdedit_pl.cli.results import Results
 from sdedit_pl.config import ConfigError, Schema, require_at_least
 from sdedit_pl.editing import SDEdit
@@ -56,11 +56,9 @@ SCHEMA = Schema(top=Arguments, settings={}, families={})
 
 def run(arguments: list[str]) -> None:
     """Edits the bundled guides and writes one picture."""
-    if wants_help(arguments):
-        say(explain(SCHEMA, USAGE))
+    config = configuration(arguments, SCHEMA, USAGE)
+    if config is None:
         return
-    given, typed = SCHEMA.read_arguments(arguments)
-    config = SCHEMA.resolve(given, typed)
     out = Path(config["out"])
     if out.is_dir():
         raise ConfigError(f"out={out} is a folder; name a PNG file in it")

@@ -20,9 +20,9 @@ from tqdm import tqdm
 from sdedit_pl.build import build_component
 from sdedit_pl.checkpoints import describe, find_checkpoint, load_denoiser
 from sdedit_pl.cli import say
-from sdedit_pl.cli.explain import explain, wants_help
+from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.results import Results
-from sdedit_pl.config import ConfigError, Family, Key, Schema, read_file, require_at_least, take_file
+from sdedit_pl.config import ConfigError, Family, Key, Schema, read_file, require_at_least
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.files import Guide, find_guides, read_guide, read_mask
@@ -96,14 +96,9 @@ SCHEMA = Schema(top=Arguments, settings={}, families=FAMILIES)
 
 def run(arguments: list[str]) -> None:
     """Reads the arguments, edits, and writes the results."""
-    if wants_help(arguments):
-        say(explain(SCHEMA, USAGE, {"config": CONFIG_KEY}))
+    config = configuration(arguments, SCHEMA, USAGE, file_key=CONFIG_KEY, read=without_record)
+    if config is None:
         return
-    given, typed = SCHEMA.read_arguments(arguments)
-    file = take_file(given, typed)
-    base = {} if file is None else read_file(Path(file))
-    base.pop(RECORD_KEY, None)
-    config = SCHEMA.resolve(SCHEMA.merge(base, given), typed, taken=("config",))
     edit = build_edit(config)
     folder = Path(config["out"])
     with Results(folder, earlier_samples(folder, config["overwrite"])) as results:
@@ -119,6 +114,11 @@ def run(arguments: list[str]) -> None:
     if len(guides) > SHEET_ROWS:
         logger.info("%s shows the first %d of %d guides", SHEET_FILE, SHEET_ROWS, len(guides))
     say(f"{len(guides) * len(seeds)} samples in {folder}; see {folder / SHEET_FILE}")
+
+
+def without_record(file: str) -> dict[str, Any]:
+    """The keys in a YAML file, without the record that an edit leaves beside them."""
+    return {key: value for key, value in read_file(Path(file)).items() if key != RECORD_KEY}
 
 
 def build_edit(config: Mapping[str, Any]) -> SDEdit:

@@ -9,7 +9,7 @@ import yaml
 
 from sdedit_pl.checkpoints import describe
 from sdedit_pl.cli import say
-from sdedit_pl.cli.explain import explain, wants_help
+from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.config import Schema
 
 USAGE = "sdedit info ckpt=FILE|FOLDER\n\nSays what a checkpoint is: its model, its training, its size."
@@ -31,11 +31,10 @@ SCHEMA = Schema(top=Arguments, settings={}, families={})
 
 def run(arguments: list[str]) -> None:
     """Prints a checkpoint's description as YAML."""
-    if wants_help(arguments):
-        say(explain(SCHEMA, USAGE))
+    config = configuration(arguments, SCHEMA, USAGE)
+    if config is None:
         return
-    given, typed = SCHEMA.read_arguments(arguments)
-    description = describe(SCHEMA.resolve(given, typed)["ckpt"])
+    description = describe(config["ckpt"])
     training = {key: value for key, value in description.training.items() if key != "config"}
     shown: dict[str, Any] = {
         "file": str(description.path),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sdedit_pl.cli import say
-from sdedit_pl.cli.explain import explain, wants_help
-from sdedit_pl.config import Key, read_file, take_file
+from sdedit_pl.cli.arguments import configuration
+from sdedit_pl.config import Key, read_file
 from sdedit_pl.fit import fit
 from sdedit_pl.resources import find_config
 from sdedit_pl.settings import TRAINING
@@ -18,12 +18,8 @@ CONFIG_KEY = Key(str, None, "a YAML file, or the name of a bundled configuration
 
 def run(arguments: list[str]) -> None:
     """Reads the configuration and trains."""
-    if wants_help(arguments):
-        say(explain(TRAINING, USAGE, {"config": CONFIG_KEY}))
-        return
-    given, typed = TRAINING.read_arguments(arguments)
-    file = take_file(given, typed)
-    base = {} if file is None else read_file(find_config(file))
-    config = TRAINING.resolve(TRAINING.merge(base, given), typed, taken=("config",))
-    checkpoint = fit(config)
-    say(f"edit with: sdedit edit ckpt={checkpoint} guide=...")
+    config = configuration(
+        arguments, TRAINING, USAGE, file_key=CONFIG_KEY, read=lambda file: read_file(find_config(file))
+    )
+    if config is not None:
+        say(f"edit with: sdedit edit ckpt={fit(config)} guide=...")
