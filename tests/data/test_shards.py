@@ -115,12 +115,13 @@ def test_find_shards_leaves_urls_and_commands_alone() -> None:
 def test_the_bundled_portraits_split_into_disjoint_halves() -> None:
     source = WebDatasetSource(str(PORTRAITS), 64)
     train, val = source.images("train"), source.images("val")
-    assert (len(train), len(val)) == (838, 98)
-    pixels = {
-        split: {images.read(i).numpy().tobytes() for i in range(len(images))}
-        for split, images in (("train", train), ("val", val))
-    }
-    assert not pixels["train"] & pixels["val"] and not source.broken
+    assert (len(train), len(val)) == (838, 96)
+    pixels = [
+        torch.stack([images.read(index) for index in range(len(images))]).flatten(1) / 255 for images in (train, val)
+    ]
+    # the nearest pair shows a face with and without a beard; what is nearer is one picture under two names
+    assert torch.cdist(*pixels).square().min() > 30
+    assert not source.broken
 
 
 class TestStream:
