@@ -26,7 +26,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 import sdedit_pl
-from sdedit_pl.checkpoints import describe
 from sdedit_pl.cli.edit import load_for_editing
 from sdedit_pl.cli.explain import explain, wants_help
 from sdedit_pl.cli.results import Results
@@ -256,8 +255,7 @@ def measure(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     levels = config["t0"] if isinstance(config["t0"], list) else [config["t0"]]
     ways = {str(t0): SDEdit(t0, config["steps"], solver=config["solver"], grid=config["grid"]) for t0 in levels}
-    description = describe(config["ckpt"])
-    denoiser = load_for_editing(config["ckpt"], config["device"])
+    denoiser, description = load_for_editing(config["ckpt"], config["device"])
     extractor = FEATURES[config["features"]]()
 
     def extract(pixels: Images) -> Float[Tensor, "N D"]:

@@ -11,8 +11,12 @@ and which target F is regressed on, target.x_0 x_0 + target.noise z for x_t = al
 catastrophically at small sigma. Everything is stated for any SDE through alpha, sigma and the noise level
 s = sigma / alpha.
 
+A network may have as many output channels again, which say where the variance of a reverse step lies between its
+bounds. F is the first half then; who does not ask for the second never sees it.
+
 Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022, table 1;
-Salimans and Ho, "Progressive Distillation", ICLR 2022 (v).
+Salimans and Ho, "Progressive Distillation", ICLR 2022 (v); Nichol and Dhariwal, "Improved Denoising Diffusion
+Probabilistic Models", ICML 2021, equation 15 (variance).
 """
 
 from __future__ import annotations
@@ -53,6 +57,21 @@ class Coefficients(NamedTuple):
     target: Target
 
 
+class Estimates(NamedTuple):
+    """All that one evaluation of the network says.
+
+    Args:
+        x_0: the estimate of x_0.
+        score: the estimate of the score.
+        variance_weight: where the variance of a reverse step lies between its bounds on a logarithmic scale, 0 for the
+            smallest and 1 for the largest; None without a learned variance.
+    """
+
+    x_0: Images
+    score: Images
+    variance_weight: Images | None
+
+
 @dataclass(frozen=True)
 class Parameterisation(abc.ABC):
     """What a network's input and output mean.
@@ -72,6 +91,27 @@ class Parameterisation(abc.ABC):
     def __post_init__(self) -> None:
         if self.label not in ("time", "log_noise_level"):
             raise ValueError(f"a network's label is time or log_noise_level, got {self.label!r}")
+
+    @property
+    def knows_noise_level_alone(self) -> bool:
+        """Whether the network is given x_t / alpha and the noise level, and no more of the SDE.
+
+        Then the same weights denoise under every SDE.
+        """
+        return False
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the network has as many output channels again, for the variance of a reverse step."""
+        return False
+
+    def without_variance(self) -> Parameterisation:
+        """What the first half of the output channels means by itself."""
+        return self
+
+    def output_channels(self, image_channels: int) -> int:
+        """How many output channels the network needs."""
+        return image_channels * (2 if self.learned_variance else 1)
 
     @abc.abstractmethod
     def coefficients(self, sde: SDE, t: Times) -> Coefficients:
@@ -99,6 +139,24 @@ class Epsilon(Parameterisation):
             score=Affine(zero, -1 / sigma),
             target=Target(zero, one),
         )
+
+
+@dataclass(frozen=True)
+class EpsilonAndVariance(Epsilon):
+    """F estimates the noise z, and v in [-1, 1], the second half of the channels, the variance of a reverse step.
+
+    (v + 1) / 2 of the way from the logarithm of the smallest variance to that of the largest, pixel by pixel. Training
+    fits F alone and takes no model with v, so that a variance that is there has been learned with its network.
+
+    Source: Nichol and Dhariwal 2021, equation 15.
+    """
+
+    @property
+    def learned_variance(self) -> bool:
+        return True
+
+    def without_variance(self) -> Parameterisation:
+        return Epsilon(self.label, self.label_scale, self.label_offset)
 
 
 @dataclass(frozen=True)
@@ -130,12 +188,27 @@ class Velocity(Parameterisation):
 
     def coefficients(self, sde: SDE, t: Times) -> Coefficients:
         alpha, sigma = sde.alpha(t), sde.sigma(t)
-        norm = torch.hypot(alpha, sigma)
+        norm = (alpha.square() + sigma.square()).sqrt()
         return Coefficients(
             c_in=1 / norm,
             x_0=Affine(alpha / norm.square(), -sigma / norm),
             score=Affine(-1 / norm.square(), -alpha / (norm * sigma)),
             target=Target(-sigma / norm, alpha / norm),
+        )
+
+
+@dataclass(frozen=True)
+class CleanImage(Parameterisation):
+    """F estimates the clean image x_0 itself."""
+
+    def coefficients(self, sde: SDE, t: Times) -> Coefficients:
+        alpha, variance = sde.alpha(t), sde.sigma(t).square()
+        zero, one = torch.zeros_like(t), torch.ones_like(t)
+        return Coefficients(
+            c_in=one,
+            x_0=Affine(zero, one),
+            score=Affine(-1 / variance, alpha / variance),
+            target=Target(one, zero),
         )
 
 
@@ -162,6 +235,10 @@ class EDM(Parameterisation):
         if not self.data_deviation > 0:
             raise ValueError(f"data_deviation must be positive, got {self.data_deviation}; EDM uses 0.5")
 
+    @property
+    def knows_noise_level_alone(self) -> bool:
+        return self.label == "log_noise_level"
+
     def coefficients(self, sde: SDE, t: Times) -> Coefficients:
         alpha, level = sde.alpha(t), sde.noise_level(t)
         deviation = self.data_deviation
@@ -179,26 +256,37 @@ class Denoiser(nn.Module):
     """A network that removes the noise of an SDE.
 
     Args:
-        network: maps (B, C, H, W) inputs and (B,) labels to (B, C, H, W).
+        network: maps (B, C, H, W) inputs and (B,) labels to (B, C, H, W), or to (B, 2 C, H, W) where the
+            parameterisation has a learned variance.
         parameterisation: what the network's input and output mean.
         sde: the noise that it is trained on.
+        t_max: the largest time that it is trained on; what it says of later ones means nothing.
         at_once: how many images the network is given at once; None gives it whole batches, as training does. Libraries
             choose kernels by the size of the batch, and these round differently: only with a number is an image's
             result the same, bit for bit, in every batch.
 
     Raises:
-        ValueError: `at_once` below 1.
+        ValueError: `at_once` below 1, or `t_max` out of (0, 1].
     """
 
     def __init__(
-        self, network: nn.Module, parameterisation: Parameterisation, sde: SDE, *, at_once: int | None = None
+        self,
+        network: nn.Module,
+        parameterisation: Parameterisation,
+        sde: SDE,
+        *,
+        t_max: float = 1.0,
+        at_once: int | None = None,
     ) -> None:
         super().__init__()
+        if not 0 < t_max <= 1:
+            raise ValueError(f"t_max, the largest time trained on, must lie in (0, 1], got {t_max}")
         if at_once is not None and at_once < 1:
             raise ValueError(f"at_once must be at least 1, or None for whole batches, got {at_once}")
         self.network = network
         self.parameterisation = parameterisation
         self.sde = sde
+        self.t_max = t_max
         self.at_once = at_once
 
     def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
@@ -211,18 +299,40 @@ class Denoiser(nn.Module):
         coefficients = self.parameterisation.coefficients(self.sde, t)
         return self._affine(coefficients, coefficients.score, x_t, t)
 
-    def raw(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
-        """The network's own output, on which training regresses the parameterisation's target."""
-        return self._raw(self.parameterisation.coefficients(self.sde, t), x_t, t)
+    def raw(self, x_t: Images, t: Float[Tensor, "B"], augmentation: Float[Tensor, "B labels"] | None = None) -> Images:
+        """The network's own output, on which training regresses the parameterisation's target.
 
-    def _raw(self, coefficients: Coefficients, x_t: Images, t: Times) -> Images:
+        Args:
+            x_t: noised images.
+            t: their times, in (0, 1].
+            augmentation: what was done to the clean images, for a network that is told; None for nothing.
+        """
+        coefficients = self.parameterisation.coefficients(self.sde, t)
+        return self._outputs(coefficients, x_t, t, augmentation)[:, : x_t.shape[1]]
+
+    def estimates(self, x_t: Images, t: Float[Tensor, "B"]) -> Estimates:
+        """The estimate of x_0, the score and the learned variance, of one evaluation of the network."""
+        coefficients = self.parameterisation.coefficients(self.sde, t)
+        output, variance = self._outputs(coefficients, x_t, t).tensor_split([x_t.shape[1]], dim=1)
+        x_0, score = (
+            over_images(affine.skip) * x_t + over_images(affine.out) * output
+            for affine in (coefficients.x_0, coefficients.score)
+        )
+        return Estimates(x_0, score, (variance + 1) / 2 if self.parameterisation.learned_variance else None)
+
+    def _outputs(
+        self, coefficients: Coefficients, x_t: Images, t: Times, augmentation: Float[Tensor, "B labels"] | None = None
+    ) -> Float[Tensor, "B outputs H W"]:
         dtype = next(self.network.parameters()).dtype
         label = self.parameterisation.network_label(self.sde, t).to(torch.promote_types(dtype, torch.float32))
         scaled = (over_images(coefficients.c_in) * x_t).to(dtype)
-        output = self.network(scaled, label) if self.at_once is None else self._grouped(scaled, label, self.at_once)
+        if augmentation is not None:
+            output = self.network(scaled, label, augmentation)
+        else:
+            output = self.network(scaled, label) if self.at_once is None else self._grouped(scaled, label, self.at_once)
         return output.to(x_t.dtype)
 
-    def _grouped(self, x: Images, label: Times, size: int) -> Images:
+    def _grouped(self, x: Images, label: Times, size: int) -> Float[Tensor, "B outputs H W"]:
         """The network's output in groups of exactly `size`, the last one filled up with copies of the last image."""
         missing = -len(x) % size
         filled = torch.cat([x, x[-1:].expand(missing, -1, -1, -1)])
@@ -231,13 +341,15 @@ class Denoiser(nn.Module):
         return torch.cat([self.network(*group) for group in groups])[: len(x)]
 
     def _affine(self, coefficients: Coefficients, affine: Affine, x_t: Images, t: Times) -> Images:
-        output = self._raw(coefficients, x_t, t)
+        output = self._outputs(coefficients, x_t, t)[:, : x_t.shape[1]]
         return over_images(affine.skip) * x_t + over_images(affine.out) * output
 
 
 PARAMETERISATIONS: dict[str, type[Parameterisation]] = {
     "epsilon": Epsilon,
+    "epsilon_and_variance": EpsilonAndVariance,
     "score": Score,
     "v": Velocity,
+    "x_0": CleanImage,
     "edm": EDM,
 }

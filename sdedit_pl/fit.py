@@ -1,7 +1,7 @@
 """A training run, from its start or from where it was, to its end.
 
 The folder of a run holds `config.yaml` (every key), `checkpoints/` (to resume from), `model.safetensors` (the averaged
-model, to edit with), `previews/` and the logs.
+model, to edit with), `previews/` and `metrics.csv` (what was logged, over all restarts).
 """
 
 from __future__ import annotations
@@ -13,26 +13,49 @@ from typing import Any
 
 import lightning
 import torch
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import Logger
 
-from sdedit_pl.build import build_averaging, build_component, build_data, build_denoiser, build_module, model_config
-from sdedit_pl.checkpoints.native import RUN_FILE, describe, load_denoiser, resumable_checkpoints, save_denoiser
-from sdedit_pl.config import ConfigError, read_file
+from sdedit_pl.build import (
+    build_averaging,
+    build_data,
+    build_denoiser,
+    build_module,
+    build_safeguards,
+    model_config,
+)
+from sdedit_pl.checkpoints.loading import RUN_FILE
+from sdedit_pl.checkpoints.native import save_denoiser
+from sdedit_pl.checkpoints.transfer import initialise
+from sdedit_pl.config import ConfigError
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.files import find_guides, read_guide
 from sdedit_pl.editing.strokes import stroke_painting
-from sdedit_pl.training.callbacks import EditingCheckpoint, ImagesSeen, Previews, ResumableCheckpoint, RunProgress
+from sdedit_pl.run_folder import (
+    CHECKPOINTS,
+    HISTORY_FILE,
+    PREVIEWS,
+    WANDB_FILE,
+    newest_checkpoint,
+    newest_whole,
+    plain,
+    steps_in,
+    write_config,
+)
+from sdedit_pl.training.average import ImageHalfLifeAveraging
+from sdedit_pl.training.divergence import Diverged, DivergenceWatch
+from sdedit_pl.training.history import ContinuedWandb, CsvHistory
+from sdedit_pl.training.parts import freeze_all_but
+from sdedit_pl.training.previews import Previews
+from sdedit_pl.training.progress import RunProgress, TrainingLog
+from sdedit_pl.training.resumption import DurableCheckpoints, OwedValidation, ResumableCheckpoint
+from sdedit_pl.training.selection import EditingCheckpoint
+from sdedit_pl.training.signals import StopSignals
 
 logger = logging.getLogger(__name__)
-
-CONFIG_FILE = "config.yaml"
-WANDB_ID_FILE = "wandb_run_id"
 
 
 def fit(config: Mapping[str, Any]) -> Path:
@@ -41,6 +64,8 @@ def fit(config: Mapping[str, Any]) -> Path:
     Raises:
         ConfigError: the configuration cannot be used, or the run's folder holds a run of another model.
         ValueError, OSError: data or a checkpoint cannot be read, or the folder not written.
+        Diverged: the loss or a weight is not finite any more.
+        Interrupted: a signal asked for the end; a checkpoint was written, and the same call goes on from it.
     """
     folder = Path(config["out"])
     newest = newest_checkpoint(folder, config)
@@ -48,41 +73,76 @@ def fit(config: Mapping[str, Any]) -> Path:
         torch.manual_seed(config["seed"])
         denoiser = build_denoiser(model_config(config))
     if config["init_from"] and newest is None:
-        initialise(denoiser, config["init_from"])
+        initialise(denoiser, model_config(config), config["init_from"], rate=config["optimizer"]["rate"])
+    trained = choose_trained(denoiser, config)
     data = build_data(config)
     data.setup()
     averaging = build_averaging(config)
-    sheets = previews(config, data, averaging, folder)
+    sheets = previews(config, data, averaging, folder, denoiser)
+    safeguards = build_safeguards(config, data, averaging, denoiser)
     module = build_module(config, denoiser)
     write_config(folder, config)
 
-    def save(trained: Denoiser, facts: dict[str, Any]) -> None:
-        dtype = getattr(torch, config["checkpoint"]["dtype"])
-        save_denoiser(folder / RUN_FILE, trained, model_config(config), {**facts, "config": plain(config)}, dtype=dtype)
-
-    callbacks = [
-        ImagesSeen(config["trainer"]["log_every_n_steps"]),
-        LearningRateMonitor(),
-        sheets,
-        averaging,
-        EditingCheckpoint(averaging, save),
-        ResumableCheckpoint(folder / "checkpoints", config["checkpoint"]["every_steps"], config["checkpoint"]["keep"]),
-    ]
-    trainer = build_trainer(folder, config, callbacks)
+    history, files, watch = CsvHistory(folder / HISTORY_FILE, steps_in(newest)), DurableCheckpoints(), DivergenceWatch()
+    log = TrainingLog(config["trainer"]["log_every_n_steps"], watch)
+    unwritten: dict[Path, str] = {}
+    editing = editing_checkpoint(config, folder, averaging, unwritten)
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
-    logger.info("network: %.2f M parameters; run: %s", parameters / 1e6, folder)
+    logger.info("network: %.2f M parameters, %.2f M trained; run: %s", parameters / 1e6, trained / 1e6, folder)
     if newest is not None:
         logger.info("resuming from %s", newest)
-    try:
-        announce(trainer, folder, config)
-        trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
-    finally:
-        if trainer.is_global_zero:
-            publish(trainer, folder, config)
+    with StopSignals() as signals:
+        settings = {key: config["checkpoint"][key] for key in ("every_steps", "every_minutes", "keep", "best")}
+        resumable = ResumableCheckpoint(folder / CHECKPOINTS, **settings, files=files, watch=watch, signals=signals)
+        bar = [RunProgress(log)] if config["trainer"]["enable_progress_bar"] else []
+        callbacks = [OwedValidation(), *bar, log, sheets, averaging, editing, *safeguards, resumable]
+        trainer = build_trainer(folder, config, callbacks, [*wandb_loggers(folder, config), history], files)
+        try:
+            announce(trainer, config)
+            trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+        except Diverged as error:
+            last = newest_whole(folder)
+            kept = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
+            raise Diverged(f"{error}; {kept}") from error
+        finally:
+            if trainer.is_global_zero:
+                publish(trainer, folder, config)
+    failures = [*unwritten.values(), *filter(None, (files.failure, history.failure))]
+    if failures:
+        raise OSError(
+            f"the training is through, but {'; '.join(failures)}; make room and run the same command again, "
+            f"which does what is missing"
+        )
     return folder / RUN_FILE
 
 
-def build_trainer(folder: Path, config: Mapping[str, Any], callbacks: list[Callback]) -> lightning.Trainer:
+def editing_checkpoint(
+    config: Mapping[str, Any], folder: Path, averaging: ImageHalfLifeAveraging, unwritten: dict[Path, str]
+) -> EditingCheckpoint:
+    """Writes the editing checkpoint of a run; a file that cannot be written is named in `unwritten` until it can."""
+    settings = config["checkpoint"]
+
+    def save(path: Path, averaged: Denoiser, facts: dict[str, Any]) -> None:
+        dtype = getattr(torch, settings["dtype"])
+        try:
+            save_denoiser(path, averaged, model_config(config), {**facts, "config": plain(config)}, dtype=dtype)
+        except OSError as error:
+            unwritten[path] = f"{path} cannot be written: {error.strerror or error}"
+            logger.warning("%s; training goes on", unwritten[path])
+        else:
+            unwritten.pop(path, None)
+
+    best = settings["export"] == "best"
+    return EditingCheckpoint(averaging, folder / RUN_FILE, save, best=best, all_averages=settings["all_averages"])
+
+
+def build_trainer(
+    folder: Path,
+    config: Mapping[str, Any],
+    callbacks: list[Callback],
+    loggers: list[Logger],
+    files: DurableCheckpoints,
+) -> lightning.Trainer:
     """Lightning's Trainer of a run.
 
     Raises:
@@ -91,13 +151,20 @@ def build_trainer(folder: Path, config: Mapping[str, Any], callbacks: list[Callb
     settings = config["trainer"]
     if settings["max_steps"] < 1:
         raise ConfigError(f"trainer.max_steps must be at least 1, got {settings['max_steps']}")
-    if settings["enable_progress_bar"]:
-        callbacks = [RunProgress(), *callbacks]
+    if settings["precision"] in ("bf16-true", "16-true"):
+        raise ConfigError(
+            f"trainer.precision={settings['precision']} would keep the average of the weights in 16 bits, too few "
+            f"for it to move; take {settings['precision'].replace('true', 'mixed')}"
+        )
+    # Lightning counts batches, and a validation between the batches of one step would be of weights it does not change.
+    interval = settings["val_check_interval"] * settings["accumulate_grad_batches"]
+    given = {key: value for key, value in settings.items() if value is not None} | {"val_check_interval": interval}
     try:
         return lightning.Trainer(
-            **{key: value for key, value in settings.items() if value is not None},
+            **given,
             default_root_dir=folder,
-            logger=build_loggers(folder, config),
+            logger=loggers,
+            plugins=[files],
             max_epochs=-1,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
@@ -109,116 +176,52 @@ def build_trainer(folder: Path, config: Mapping[str, Any], callbacks: list[Callb
         raise ConfigError(f"trainer: {error}") from error
 
 
-def newest_checkpoint(folder: Path, config: Mapping[str, Any]) -> Path | None:
-    """The checkpoint in a run's folder to resume from, or None where the run is new.
+def choose_trained(denoiser: Denoiser, config: Mapping[str, Any]) -> int:
+    """Freezes what `train.only` leaves out, and returns how many numbers of the network are trained.
 
     Raises:
-        ConfigError: the folder is a file, or holds a run of another model, or one that is not to be resumed.
+        ConfigError: an unknown part, or a part of a network that has not been trained as a whole.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"out={folder} is a file; name a folder")
-    checkpoints = resumable_checkpoints(folder)
-    if not checkpoints:
-        if (folder / RUN_FILE).exists():
-            raise ConfigError(f"{folder} holds a trained model and nothing to resume from; give another out=")
-        return None
-    if not config["resume"]:
-        raise ConfigError(f"{folder} already holds a run and resume=false; give another out=, or remove the folder")
-    before = folder / CONFIG_FILE
-    if before.is_file():
-        try:
-            old = model_config(read_file(before))
-        except (KeyError, TypeError) as error:
-            raise ConfigError(f"{before} is not the configuration of a run ({error}); give another out=") from error
-        changed = [section for section, value in plain(model_config(config)).items() if old[section] != value]
-        if changed:
-            raise ConfigError(
-                f"{folder} holds a run of another model ({', '.join(changed)} differ); give another out=, "
-                f"or its own configuration, {before}"
-            )
-    return checkpoints[-1]
-
-
-@rank_zero_only
-def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Makes the run's folder and writes every key of the configuration there.
-
-    Raises:
-        ConfigError: the folder cannot be written.
-    """
+    only = config["train"]["only"]
+    if only and not config["init_from"]:
+        raise ConfigError(f"train.only={list(only)} trains a part of a trained model; give the model as init_from=")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Whole or not at all: other devices may be reading it.
-        unfinished = folder / f".{CONFIG_FILE}.tmp"
-        unfinished.write_text(yaml.safe_dump(plain(config), sort_keys=False))
-        unfinished.replace(folder / CONFIG_FILE)
-    except OSError as error:
-        raise ConfigError(f"out={folder} cannot be written: {error.strerror}; name another folder") from error
+        return freeze_all_but(denoiser.network, only)
+    except ValueError as error:
+        raise ConfigError(f"train.only: {error}") from error
 
 
-def plain(value: Any) -> Any:
-    """Nested tuples as lists, for YAML."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def initialise(denoiser: Denoiser, path: str) -> None:
-    """Gives a denoiser the weights of an editing checkpoint.
-
-    Raises:
-        ConfigError: if its network has other weights, or another parameterisation or SDE gives them another meaning.
-    """
-    model = describe(path).model
-    for section, trained in (("parameterisation", denoiser.parameterisation), ("sde", denoiser.sde)):
-        if build_component(model, section) != trained:
-            raise ConfigError(
-                f"init_from={path} was trained with another {section}, which gives its weights another meaning: "
-                f"{model[section]}; train with that {section}"
-            )
-    try:
-        denoiser.network.load_state_dict(load_denoiser(path).network.state_dict(), strict=True)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"init_from={path} has another network than this configuration; train with its network section "
-            f"(`sdedit info ckpt={path}` shows it): {str(error).splitlines()[1].strip()}"
-        ) from error
-
-
-def build_loggers(folder: Path, config: Mapping[str, Any]) -> list[Logger]:
-    """The loggers of a run. A resumed run goes on in the same Weights & Biases run."""
-    if config["logger"] == "csv":
-        return [CSVLogger(folder, name="logs")]
+def wandb_loggers(folder: Path, config: Mapping[str, Any]) -> list[ContinuedWandb]:
+    """The Weights & Biases logger of a run that wants one; a resumed run goes on in the same Weights & Biases run."""
+    if config["logger"] != "wandb":
+        return []
     settings = config["wandb"]
-    id_file = folder / WANDB_ID_FILE
-    run_id = id_file.read_text().strip() if id_file.is_file() else None
-    wandb = WandbLogger(
-        name=settings["name"] or folder.name,
-        save_dir=folder,
-        project=settings["project"],
-        entity=settings["entity"],
-        group=settings["group"],
-        tags=list(settings["tags"]),
-        id=run_id,
-        resume="allow",
-    )
-    return [wandb, CSVLogger(folder, name="logs")]
+    return [
+        ContinuedWandb(
+            folder / WANDB_FILE,
+            name=settings["name"] or folder.name,
+            save_dir=folder,
+            project=settings["project"],
+            entity=settings["entity"],
+            group=settings["group"],
+            tags=list(settings["tags"]),
+        )
+    ]
 
 
-def announce(trainer: lightning.Trainer, folder: Path, config: Mapping[str, Any]) -> None:
+def announce(trainer: lightning.Trainer, config: Mapping[str, Any]) -> None:
     """Opens the Weights & Biases run, if there is one, with the configuration, and remembers it for a resumed run."""
     for destination in trainer.loggers:
-        if isinstance(destination, WandbLogger):
+        if isinstance(destination, ContinuedWandb):
             destination.log_hyperparams(plain(config))
-            if trainer.is_global_zero and destination.version is not None:
-                (folder / WANDB_ID_FILE).write_text(str(destination.version))
+            destination.remember()
 
 
 def publish(trainer: lightning.Trainer, folder: Path, config: Mapping[str, Any]) -> None:
     """Ends the Weights & Biases run, if there is one; a finished training hands it the editing checkpoint."""
     finished = trainer.state.finished
     for destination in trainer.loggers:
-        if not isinstance(destination, WandbLogger):
+        if not isinstance(destination, ContinuedWandb):
             continue
         if finished and config["wandb"]["log_model"]:
             import wandb
@@ -229,8 +232,15 @@ def publish(trainer: lightning.Trainer, folder: Path, config: Mapping[str, Any])
         destination.experiment.finish(exit_code=0 if finished else 1)
 
 
-def previews(config: Mapping[str, Any], data: ImageDataModule, averaging: Any, folder: Path) -> Callback:
-    """The previews of a run: given guides, or simulated strokes of the first validation images."""
+def previews(
+    config: Mapping[str, Any], data: ImageDataModule, averaging: Any, folder: Path, denoiser: Denoiser
+) -> Callback:
+    """The previews of a run: given guides, or simulated strokes of the first validation images, and samples.
+
+    Raises:
+        ConfigError: edits from later times than the run trains on.
+        ValueError: guides that cannot be read, or a t0 that the SDE does not reach.
+    """
     settings, size = config["preview"], config["data"]["size"]
     if settings["guides"] and settings["count"]:
         files = find_guides(settings["guides"])[: settings["count"]]
@@ -238,6 +248,14 @@ def previews(config: Mapping[str, Any], data: ImageDataModule, averaging: Any, f
     else:
         originals = data.val_images(settings["count"])
         guides = stroke_painting(originals) if len(originals) else originals
-    edit = SDEdit(t0=settings["t0"], steps=settings["steps"])
+    edit, samples = SDEdit(t0=settings["t0"], steps=settings["steps"]), settings["samples"]
+    if settings["count"]:
+        try:
+            edit.check(denoiser)
+        except ValueError as error:
+            raise ConfigError(f"preview: {error}") from error
+    if samples and denoiser.t_max < 1:
+        logger.info("no samples in previews: a model of the times up to %g cannot start from noise", denoiser.t_max)
+        samples = 0
     shape = (data.source.format.channels, size, size)
-    return Previews(averaging, folder / "previews", guides, edit, shape, settings["samples"])
+    return Previews(averaging, folder / PREVIEWS, guides, edit, shape, samples)

@@ -68,6 +68,49 @@ class EDMWeighting(Weighting):
 
 
 @dataclass(frozen=True)
+class MinSNRWeighting(Weighting):
+    """min(SNR, limit) at the signal-to-noise ratio SNR = 1 / s^2: the noise's error, but for the low noise levels.
+
+    Args:
+        limit: largest weight; the paper's gamma.
+
+    Source: Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy", ICCV 2023, equation 7.
+    """
+
+    limit: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not self.limit > 0:
+            raise ValueError(f"the limit of the min-SNR weight must be positive, got {self.limit}; the paper's is 5")
+
+    def weight(self, sde: SDE, t: Times) -> Times:
+        return sde.log_snr(t).clamp(max=math.log(self.limit)).exp()
+
+
+@dataclass(frozen=True)
+class SoftMinSNRWeighting(Weighting):
+    """1 / (s^2 + sd^2), that is SNR gamma / (SNR + gamma) with gamma = 1 / sd^2: min-SNR without its corner.
+
+    It is EDM's weight times (s sd)^2 / (s^2 + sd^2)^2.
+
+    Args:
+        data_deviation: standard deviation sd of the clean images' pixels.
+
+    Source: Crowson et al., "Scalable High-Resolution Pixel-Space Image Synthesis with Hourglass Diffusion
+    Transformers", ICML 2024 (gamma = 4).
+    """
+
+    data_deviation: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.data_deviation > 0:
+            raise ValueError(f"data_deviation must be positive, got {self.data_deviation}; EDM uses 0.5")
+
+    def weight(self, sde: SDE, t: Times) -> Times:
+        return 1 / (sde.noise_level(t).square() + self.data_deviation**2)
+
+
+@dataclass(frozen=True)
 class DataWeighting(Weighting):
     """Weight one: the plain squared error of the x_0 estimate."""
 
@@ -188,6 +231,7 @@ def denoising_loss(
     weighting: Weighting,
     *,
     reduction: str = "mean",
+    augmentation: Float[Tensor, "B labels"] | None = None,
 ) -> Float[Tensor, "B"]:
     """Weighted squared error of the denoised images, one number an image.
 
@@ -198,6 +242,7 @@ def denoising_loss(
         noise: standard normal.
         weighting: cost of an error at each time.
         reduction: over an image's pixels: "mean" (VP, DDPM, EDM) or "sum" (score_sde's VE).
+        augmentation: what was done to the clean images, for a network that is told.
 
     Raises:
         ValueError: on an unknown reduction.
@@ -208,7 +253,8 @@ def denoising_loss(
         raise ValueError(f"the loss over an image's pixels is its mean or its sum, got {reduction!r}")
     coefficients = denoiser.parameterisation.coefficients(denoiser.sde, t)
     target = over_images(coefficients.target.x_0) * x_0 + over_images(coefficients.target.noise) * noise
-    error = (denoiser.raw(denoiser.sde.perturb(x_0, t, noise), t) - target).square().flatten(1)
+    output = denoiser.raw(denoiser.sde.perturb(x_0, t, noise), t, augmentation)
+    error = (output - target).square().flatten(1)
     total = error.mean(1) if reduction == "mean" else error.sum(1)
     return weighting.weight(denoiser.sde, t) * coefficients.x_0.out.square() * total
 
@@ -217,6 +263,8 @@ WEIGHTINGS: dict[str, type[Weighting]] = {
     "noise": NoiseWeighting,
     "likelihood": LikelihoodWeighting,
     "edm": EDMWeighting,
+    "min_snr": MinSNRWeighting,
+    "soft_min_snr": SoftMinSNRWeighting,
     "data": DataWeighting,
 }
 TIME_SAMPLERS: dict[str, type[TimeSampler]] = {

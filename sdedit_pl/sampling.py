@@ -1,8 +1,10 @@
-"""The time loop: a solver taken over a decreasing grid of times.
+"""The time loop: a solver taken over a grid of times, which decrease but for jumps back up.
 
 The loop knows neither what is sampled nor why: unconditional sampling starts it from the prior at t = 1, editing from a
-noised guide at t0, a constraint rewrites the state after each step. Times stay on the host and nothing is read back
-from the device, so that a GPU's queue never runs dry.
+noised guide at t0, a constraint rewrites the state after each step. Where a time is later than the one before it, the
+state is noised again by the SDE's own transition, which calls no network: that is how Restart sampling and RePaint's
+resampling are told to the loop. Times stay on the host and nothing is read back from the device, so that a GPU's queue
+never runs dry.
 """
 
 from __future__ import annotations
@@ -17,14 +19,15 @@ from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.noise import Noise, StepNoise
+from sdedit_pl.sde import SDE
 from sdedit_pl.solvers.base import Solver
-from sdedit_pl.typing import Images, Times
+from sdedit_pl.typing import Images, Times, over_images
 
 LastStep: TypeAlias = Literal["denoised", "mean", "sample"]
 """What the last step returns: the denoiser's x_0 estimate, the solver's step without its noise, or the whole step."""
 
 Callback: TypeAlias = Callable[[Images, float], None]
-"""Called after each step with the state and the time it has reached."""
+"""Called after each step of the solver with the state and the time it has reached."""
 
 
 @runtime_checkable
@@ -36,7 +39,7 @@ class Constraint(Protocol):
         ...
 
     def after_step(self, x: Images, t: Times, s: Times, noise: StepNoise) -> Images:
-        """The state after the step from `t` to `s` that arrived at `x`; `noise.shared` is the z of that step."""
+        """The state after the step or jump from `t` to `s` that arrived at `x`; `noise.shared` is its z."""
         ...
 
 
@@ -64,48 +67,61 @@ def integrate(
         denoiser: the model.
         solver: how steps are taken.
         x: the state at `times[0]`, float32 or float64, the precision of the whole run.
-        times: strictly decreasing, in [0, 1], at least two; on the CPU, so that they need not be read back.
+        times: in [0, 1], at least two, none later than the first and none like the one before it; on the CPU, so that
+            they need not be read back. A later one than the one before it is a jump: the state is noised up to it, and
+            the solver starts anew there, without its history.
         noise: where the noise of steps comes from.
-        first_step: number of the first step in `noise`; the number before it is that of the starting state.
+        first_step: number of the first step in `noise`; jumps are numbered like steps. The number before it is that of
+            the starting state.
         last: what the last step returns.
         constraint: rewrites the state at the start and after each step.
-        callback: called after each step.
+        callback: called after each step, not after jumps.
 
     Returns:
         The state at `times[-1]`, in the shape, dtype and device of `x`.
 
     Raises:
-        ValueError: times that do not decrease within [0, 1], `last="denoised"` with an end above 0, a state of another
-            precision, or steps that the solver cannot take.
+        ValueError: times that cannot be visited, `last="denoised"` with an end above 0, a state of another precision,
+            or steps that the solver cannot take.
     """
-    levels = _checked(times, last)
+    levels, descents = _checked(times, last)
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"the state of a solver is float32 or float64, got {x.dtype}; convert it first")
-    state = solver.initial_state(denoiser.sde, times)
+    states = [solver.initial_state(denoiser.sde, descent) for descent in descents]
     with torch.no_grad():
         if constraint is not None:
             x = constraint.start(x, _everywhere(levels[0], x), StepNoise(noise, first_step - 1, x))
+        state = states.pop(0)
         for index, (now, then) in enumerate(pairwise(levels)):
             t, s = _everywhere(now, x), _everywhere(then, x)
-            is_last = index == len(levels) - 2
+            is_jump, is_last = then > now, index == len(levels) - 2
             step_noise = StepNoise(noise, first_step + index, x, silent=is_last and last != "sample")
-            if is_last and last == "denoised":
+            if is_jump:
+                x, state = _noised_again(denoiser.sde, x, t, s, step_noise), states.pop(0)
+            elif is_last and last == "denoised":
                 x = denoiser(x, t)
             else:
                 x, state = solver.step(denoiser, x, t, s, state, step_noise)
             if constraint is not None:
                 x = constraint.after_step(x, t, s, step_noise)
-            if callback is not None:
+            if callback is not None and not is_jump:
                 callback(x, then)
     return x
 
 
-def _checked(times: Float[Tensor, "levels"], last: LastStep) -> list[float]:
+def _checked(times: Float[Tensor, "levels"], last: LastStep) -> tuple[list[float], list[Float[Tensor, "stretch"]]]:
+    """The times as numbers, and their stretches between jumps."""
     levels = times.tolist()
-    if len(levels) < 2 or not levels[0] <= 1 or not levels[-1] >= 0:
+    if len(levels) < 2 or not levels[0] <= 1 or not min(levels) >= 0:
         raise ValueError(f"times must be at least two, within [0, 1], got {levels}")
-    if not all(now > then for now, then in pairwise(levels)):
-        raise ValueError(f"times must strictly decrease, got {levels}")
+    descents = _descents(times)
+    if max(levels) > levels[0] or not all(
+        len(descent) > 1 and bool((descent.diff() < 0).all()) for descent in descents
+    ):
+        raise ValueError(
+            "times must strictly decrease, but for jumps back up to at most the first of them and with a step after "
+            f"each, got {levels}"
+        )
     if last not in get_args(LastStep):
         raise ValueError(f"the last step returns one of {', '.join(get_args(LastStep))}, got {last!r}")
     if last == "denoised" and levels[-1] > 0:
@@ -113,7 +129,18 @@ def _checked(times: Float[Tensor, "levels"], last: LastStep) -> list[float]:
             f"last='denoised' needs times that end at 0, got an end of {levels[-1]}; "
             "last='sample' stops at a noise level"
         )
-    return levels
+    return levels, descents
+
+
+def _descents(times: Float[Tensor, "levels"]) -> list[Float[Tensor, "stretch"]]:
+    jumps = (times.diff() > 0).nonzero().flatten().add(1).tolist()
+    return [times[start:end] for start, end in pairwise([0, *jumps, len(times)])]
+
+
+def _noised_again(sde: SDE, x: Images, t: Times, s: Times, noise: StepNoise) -> Images:
+    """The state at a time `s` later than `t`."""
+    forward = sde.transition(s, t)
+    return over_images(forward.scale) * x + over_images(forward.deviation) * noise.shared
 
 
 def _everywhere(time: float, x: Images) -> Times:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from sdedit_pl.config import Family, Schema, require_at_least
@@ -11,6 +12,7 @@ from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
 from sdedit_pl.networks import NETWORKS
 from sdedit_pl.sde import SDES
+from sdedit_pl.training.augmentation import Augmentation
 from sdedit_pl.training.optimizers import OPTIMIZERS, SCHEDULES
 
 
@@ -26,6 +28,7 @@ class Run:
         compile: compile the network with torch.compile.
         channels_last: keep convolutions, and with them feature maps, in channels-last memory order.
         reduction: of the squared error over an image's pixels, mean or sum.
+        uncertainty: learn, beside the network, how large the loss is at each noise level, and divide it by that.
         logger: csv (and PNG previews) or wandb.
     """
 
@@ -36,6 +39,7 @@ class Run:
     compile: bool = False
     channels_last: bool = False
     reduction: Literal["mean", "sum"] = "mean"
+    uncertainty: bool = False
     logger: Literal["csv", "wandb"] = "csv"
 
     def __post_init__(self) -> None:
@@ -57,7 +61,7 @@ class TrainerSettings:
         precision: of the network: 32-true, bf16-mixed, 16-mixed, ...
         accumulate_grad_batches: batches of one optimiser step.
         gradient_clip_val: largest norm of the gradient; null switches clipping off.
-        val_check_interval: training batches between two validations.
+        val_check_interval: optimiser steps between two validations.
         limit_val_batches: batches of a validation; null takes all.
         log_every_n_steps: optimiser steps between two log entries.
         enable_progress_bar: show a progress bar.
@@ -88,29 +92,77 @@ class CheckpointSettings:
     """Checkpoints to resume from, in the folder `checkpoints` of the run.
 
     Args:
-        every_steps: optimiser steps between two of them.
+        every_steps: optimiser steps between two of them; there is one before each validation too.
+        every_minutes: minutes between two of them, whatever the steps; null for steps alone.
         keep: how many of the newest are kept.
+        best: also keep, as best.ckpt, the one with the lowest validation loss: val/loss, or with validation.sigma_edges
+            its mean over those ranges.
         dtype: of the weights in the run's editing checkpoint `model.safetensors`.
+        export: which weights that holds: best, of the validation and the average with the lowest loss, or last.
+        all_averages: also write the newest weights of each average, as model-HALFLIFE.safetensors.
     """
 
     every_steps: int = 1000
+    every_minutes: float | None = 30.0
     keep: int = 2
+    best: bool = True
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    export: Literal["best", "last"] = "best"
+    all_averages: bool = False
 
     def __post_init__(self) -> None:
         require_at_least(self, every_steps=1, keep=1)
+        if self.every_minutes is not None and not self.every_minutes > 0:
+            raise ValueError(f"every_minutes must be positive, got {self.every_minutes}; null counts steps alone")
+
+
+@dataclass
+class TrainSettings:
+    """What is trained of the network.
+
+    Args:
+        only: parts of a model given as init_from: attention, biases, normalisation, label; the rest stays as it is.
+            Empty trains all.
+    """
+
+    only: tuple[str, ...] = ()
+
+
+@dataclass
+class ValidationSettings:
+    """What is watched on the validation images, which get the same noise every time.
+
+    Args:
+        sigma_edges: noise levels between which the loss is given by itself, val/loss/sigma_A-B; [] for none.
+        patience: validations without a better loss (the mean over those ranges, of the best average) after which the
+            run ends; null never ends it.
+        memory_images: largest training set that is searched for what edits may have been remembered from; 0 for none.
+        memory_edits: edits of simulated strokes of validation images that are compared with it.
+    """
+
+    sigma_edges: tuple[float, ...] = (0.05, 0.2, 0.8, 3.2)
+    patience: int | None = None
+    memory_images: int = 5000
+    memory_edits: int = 16
+
+    def __post_init__(self) -> None:
+        require_at_least(self, patience=1, memory_images=0, memory_edits=1)
+        edges = self.sigma_edges
+        if len(edges) == 1 or any(not 0 < low < high for low, high in pairwise(edges)):
+            raise ValueError(f"sigma_edges must rise from above 0, at least two of them or none, got {list(edges)}")
 
 
 @dataclass
 class AverageSettings:
-    """The exponential moving average of the weights, which previews and editing use.
+    """The exponential moving averages of the weights, which previews and editing use.
 
     Args:
-        half_life_images: images after which an update's weight in the average has halved.
+        half_life_images: images after which an update's weight in the average has halved. Of a list, an average of each
+            is kept and validated; previews show the first.
         ramp: largest half-life as a share of the images seen so far; 0 switches the ramp off.
     """
 
-    half_life_images: int = 500_000
+    half_life_images: int | tuple[int, ...] = 500_000
     ramp: float = 0.05
 
 
@@ -165,11 +217,14 @@ TRAINING = Schema(
         "preview": PreviewSettings,
         "wandb": WandbSettings,
         "average": AverageSettings,
+        "augment": Augmentation,
+        "train": TrainSettings,
+        "validation": ValidationSettings,
     },
     families={
         "data": Family(DATA_SOURCES, "folder", shared=ImageDataModule, supplied=("source", "seed", "image_size")),
         "sde": Family(SDES, "vp"),
-        "network": Family(NETWORKS, "ncsnpp", supplied=("output_channels", "image_channels")),
+        "network": Family(NETWORKS, "ncsnpp", supplied=("output_channels", "image_channels", "augmentation_labels")),
         "parameterisation": Family(PARAMETERISATIONS, "edm"),
         "weighting": Family(WEIGHTINGS, "edm"),
         "times": Family(TIME_SAMPLERS, "log_normal"),

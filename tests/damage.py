@@ -164,7 +164,7 @@ DAMAGES = (
     ),
     Damage("code.ckpt", bomb, CODE),
     Damage("plain.ckpt", plain_bomb, CODE),
-    Damage("plain.pt", plain_bomb, ("not a whole .safetensors",)),
+    Damage("plain.pt", plain_bomb, CODE),
     Damage("text.ckpt", lambda good, bad: bad.write_text("hello\n"), ("not a whole checkpoint",)),
     Damage("empty.ckpt", lambda good, bad: bad.touch(), ("not a whole checkpoint", "truncated")),
     Damage("cut.ckpt", shortened_pickle, ("not a whole checkpoint", "truncated")),

@@ -55,7 +55,7 @@ def test_arguments_arrive() -> None:
 
 def test_a_model_survives_the_json_of_a_checkpoint() -> None:
     model = model_config(config(*SMALL, "network.fir_kernel=[1,2,1]"))
-    assert set(model) == {"image", "sde", "network", "parameterisation"}
+    assert set(model) == {"image", "sde", "network", "parameterisation", "t_max", "augmentation_labels"}
     assert json.loads(json.dumps(model)) == model
     first, second = build_denoiser(model).network, build_denoiser(json.loads(json.dumps(model))).network
     assert first.shape == second.shape and first.state_dict().keys() == second.state_dict().keys()

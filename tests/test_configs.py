@@ -11,7 +11,7 @@ import torch
 from tiny import write_images
 
 from sdedit_pl.build import build_denoiser, model_config
-from sdedit_pl.checkpoints.native import describe, load_denoiser
+from sdedit_pl.checkpoints import describe, load_denoiser
 from sdedit_pl.config import keys_of, read_file
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.fit import fit
@@ -56,7 +56,9 @@ def command(file: Path) -> list[str]:
 
 
 def test_there_are_configurations_and_they_are_found_by_name() -> None:
-    assert {"portraits64", "domain64"} <= {file.stem for file in FILES}
+    domains = {"cifar10", "celeba64", "ffhq256", "lsun_church256", "lsun_bedroom256", "afhq64"}
+    assert {"portraits64", "domain64", "domain256"} <= {file.stem for file in FILES}
+    assert domains <= {file.stem.rpartition("_")[0] for file in FILES}
     assert CONFIGS in config_folders()
     assert all(find_config(file.stem).samefile(file) for file in FILES)
 
@@ -73,14 +75,23 @@ def test_the_headers_command_runs_this_configuration(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_its_header_says_what_it_takes(file: Path) -> None:
+    header = " ".join(line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#"))
+    assert re.search(r"[Aa]bout [\d.,]+ hours?", header) and "ESTIMATE" not in header
+    if "A100" in header:  # nobody ran it there
+        assert "stimate" in header and "GiB" in header
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_it_trains_at_tiny_size(file: Path, images: Path, tmp_path: Path) -> None:
     given, _ = TRAINING.read_arguments([*command(file), *TINY, f"out={tmp_path / 'run'}"])
     given.pop("config")
     config = TRAINING.merge(read_file(file), given)
     shared = {key: value for key, value in config["data"].items() if key in keys_of(ImageDataModule)}
-    config["data"] = {**shared, "name": "folder", "path": str(images), "size": SIZE, "val_fraction": 0.3}
+    size = max(SIZE, config["data"]["size"] // 4)  # networks for larger images halve them more often
+    config["data"] = {**shared, "name": "folder", "path": str(images), "size": size, "val_fraction": 0.3}
     path = fit(TRAINING.resolve(config))
     assert describe(path).training["steps"] == 1
     assert (tmp_path / "run" / "previews" / "step-00000001.png").is_file()
     denoiser = load_denoiser(path)
-    assert denoiser(torch.zeros(1, 3, SIZE, SIZE), torch.tensor([0.5])).isfinite().all()
+    assert denoiser(torch.zeros(1, 3, size, size), torch.tensor([0.5])).isfinite().all()

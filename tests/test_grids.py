@@ -5,12 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdedit_pl.grids import GRIDS, Karras, LogSNR, Uniform, start_time
+from sdedit_pl.grids import GRIDS, Karras, LogSNR, Restart, Uniform, start_time
 from sdedit_pl.sde import SDES, VESDE, VPSDE
 
+every_sde = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=SDES)
 every_case = pytest.mark.parametrize(
     ("grid", "sde"),
-    [pytest.param(GRIDS[grid](), SDES[sde](), id=f"{grid}-{sde}") for grid in GRIDS for sde in SDES],
+    [
+        pytest.param(GRIDS[grid](), SDES[sde](), id=f"{grid}-{sde}")
+        for grid in GRIDS
+        for sde in SDES
+        if grid != "restart"
+    ],
 )
 
 
@@ -55,6 +61,50 @@ def test_a_noise_free_end_is_reached_from_the_lowest_level(name: str) -> None:
     steps = GRIDS[name]().times(exploding, 0.5, 10)
     assert exploding.noise_level(steps[-1]).item() == pytest.approx(0.02)
     assert exploding.noise_level(steps[-2]).item() < 0.06
+
+
+@every_sde
+@pytest.mark.parametrize("name", ["log_snr", "karras"])
+@pytest.mark.parametrize("t0", [0.6, 0.3])
+def test_a_denoised_run_evaluates_no_level_below_the_lowest(sde, name: str, t0: float) -> None:
+    """What the denoiser is last asked about: at the lowest level itself, or on the way to a higher end."""
+    steps = 12
+    levels = sde.noise_level(GRIDS[name]().times(sde, t0, steps))
+    end = sde.noise_level(torch.zeros((), dtype=torch.float64)).item()
+    assert (levels[:-1] > 0).all()
+    if end < 0.01:
+        assert levels[-2].item() == pytest.approx(0.01)
+    else:
+        assert levels[-1].item() == pytest.approx(end)
+        assert levels[-2].item() < 2 * end
+
+
+@every_sde
+@pytest.mark.parametrize("t0", [1.0, 0.45, 0.1, 0.01])
+@pytest.mark.parametrize("steps", [9, 40])
+def test_restarts_go_up_as_often_as_told_and_cost_what_they_are_given(sde, t0: float, steps: int) -> None:
+    grid = Restart(restarts=3, restart_steps=2, top=0.8)
+    times = grid.times(sde, t0, steps)
+    rises = times.diff() > 0
+    assert rises.sum() == 3
+    assert (~rises).sum() == steps
+    assert (times[0].item(), times[-1].item(), times.max().item()) == (t0, 0.0, t0)
+    levels = sde.noise_level(times)
+    bottoms, tops = levels[:-1][rises], levels[1:][rises]
+    torch.testing.assert_close(tops, torch.full_like(tops, min(0.8, levels[0].item())))
+    torch.testing.assert_close(bottoms, bottoms[:1].expand(3))
+
+
+@every_sde
+def test_a_restart_grid_is_a_karras_grid_that_turns_at_the_level_next_to_the_bottom(sde) -> None:
+    times = Restart().times(sde, 0.45, 16)
+    first = int((times.diff() > 0).nonzero()[0])
+    without = torch.cat([times[: first + 1], times[first + 7 :]])
+    torch.testing.assert_close(without, Karras().times(sde, 0.45, 12))
+    distances = (sde.noise_level(without[1:-1]) / 0.06).log().abs()
+    assert distances.argmin() == first - 1
+    torch.testing.assert_close(times[first + 1 : first + 4], times[first + 4 : first + 7])
+    torch.testing.assert_close(times[first], times[first + 3])
 
 
 def test_steps_and_t0_are_independent() -> None:
@@ -104,6 +154,10 @@ def test_a_level_below_an_exploding_sde_is_refused() -> None:
         (lambda: LogSNR(lowest=0.0), "lowest noise level of a grid must be positive, got 0.0"),
         (lambda: Karras(rho=0.5), "rho of a Karras grid must be at least 1, got 0.5; 7 is"),
         (lambda: Karras(lowest=-1.0), "lowest noise level of a grid must be positive, got -1.0"),
+        (lambda: Restart(bottom=0.4), "restart needs 0 < bottom < top, got bottom=0.4, top=0.3"),
+        (lambda: Restart(restarts=0), "must be at least 1, got restarts=0, restart_steps=2; a grid without .* karras"),
+        (lambda: Restart().times(VPSDE(), 0.5, 5), "2 restarts of 2 steps leave 1 of 5 steps .* take more steps or"),
+        (lambda: Restart().times(VESDE(), 1.0, 6), "the 2 steps .* meet no noise level below the 0.3 .* a higher top"),
     ],
 )
 def test_impossible_grids_are_refused(make, message: str) -> None:

@@ -29,6 +29,7 @@ LAYERS = (  # lowest first; a part may import itself and the layers below its ow
     ("settings", "resources"),
     ("build",),
     ("checkpoints",),
+    ("run_folder",),
     ("fit",),
     ("app",),
     ("cli",),

@@ -17,7 +17,9 @@ from sdedit_pl.losses import (
     EDMWeighting,
     LogNormalNoise,
     LogUniformNoise,
+    MinSNRWeighting,
     NoiseWeighting,
+    SoftMinSNRWeighting,
     TableTimes,
     UniformTimes,
     denoising_loss,
@@ -35,6 +37,11 @@ SCORE_WEIGHTS = {
 }
 DATA_WEIGHTS = {
     "edm": lambda sde, t: (sde.noise_level(t).square() + 0.25) / (sde.noise_level(t) * 0.5).square(),
+    "min_snr": lambda sde, t: (1 / sde.noise_level(t).square()).clamp(max=5.0),
+    # EDM's weight times (s sd)^2 / (s^2 + sd^2)^2, as k-diffusion has it
+    "soft_min_snr": lambda sde, t: (
+        DATA_WEIGHTS["edm"](sde, t) * (sde.noise_level(t) * 0.5 / (sde.noise_level(t).square() + 0.25)).square()
+    ),
     "data": lambda sde, t: torch.ones_like(t),
 }
 
@@ -213,6 +220,10 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         LogNormalNoise(deviation=0.0)
     with pytest.raises(ValueError, match="data_deviation must be positive, got 0"):
         EDMWeighting(0.0)
+    with pytest.raises(ValueError, match="data_deviation must be positive, got -1"):
+        SoftMinSNRWeighting(-1.0)
+    with pytest.raises(ValueError, match="limit of the min-SNR weight must be positive, got 0"):
+        MinSNRWeighting(0.0)
     with pytest.raises(ValueError, match=r"no level i/10 with i >= 1 between t_min=0.31 and t_max=0.39"):
         TableTimes(0.31, 0.39, 10)
     with pytest.raises(ValueError, match="steps=0"):

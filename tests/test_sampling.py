@@ -7,15 +7,15 @@ from itertools import pairwise
 
 import pytest
 import torch
-from oracles import GaussianDenoiser
+from oracles import GaussianDenoiser, moments_at_end
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.grids import Uniform
-from sdedit_pl.noise import SeededNoise, StepNoise
+from sdedit_pl.noise import RecordedNoise, SeededNoise, StepNoise
 from sdedit_pl.sampling import integrate
 from sdedit_pl.sde import SDE, SDES, VESDE, VPSDE
-from sdedit_pl.solvers import SOLVERS, Ancestral, Solver, State
+from sdedit_pl.solvers import DDIM, SOLVERS, Ancestral, Solver, State, UniPC
 from sdedit_pl.typing import Images, Times
 
 NOISE = SeededNoise([3, 4])
@@ -123,6 +123,52 @@ def test_a_solvers_state_is_handed_from_step_to_step_and_not_to_the_next_run() -
         assert (x == 1 + 2 + 3 + 4 + 5).all()
 
 
+def test_jumps_noise_the_state_again_by_the_transition() -> None:
+    denoiser = GaussianDenoiser(VPSDE())
+    times = torch.tensor([0.5, 0.3, 0.4, 0.2], dtype=torch.float64)
+    x = integrate(denoiser, DDIM(), X, times[:2], noise=NOISE, last="sample")
+    forward = denoiser.sde.transition(times[2:3].float(), times[1:2].float())
+    x = forward.scale * x + forward.deviation * NOISE(2, 0, X)
+    x = integrate(denoiser, DDIM(), x, times[2:], noise=NOISE, last="sample")
+    torch.testing.assert_close(integrate(denoiser, DDIM(), X, times, noise=NOISE, last="sample"), x)
+
+
+@pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=SDES)
+def test_jumps_keep_the_distribution(sde: SDE) -> None:
+    denoiser = GaussianDenoiser(sde)
+    down = torch.linspace(0.5, 0.2, 30, dtype=torch.float64)
+    mean, variance = moments_at_end(denoiser, UniPC(), torch.cat([down] * 4))
+    torch.testing.assert_close(mean, denoiser.marginal_mean(down[-1]), rtol=2e-3, atol=0)
+    torch.testing.assert_close(variance, denoiser.marginal_variance(down[-1]), rtol=2e-3, atol=0)
+
+
+def test_a_jump_is_constrained_and_numbered_but_no_step() -> None:
+    diary, visited = Diary(), []
+    times = torch.tensor([0.5, 0.25, 0.375, 0.125], dtype=torch.float64)
+    integrate(
+        DENOISER,
+        Ancestral(),
+        X,
+        times,
+        noise=NOISE,
+        last="sample",
+        constraint=diary,
+        callback=lambda _, t: visited.append(t),
+    )
+    assert diary.entries == [(0.5,), (0.5, 0.25), (0.25, 0.375), (0.375, 0.125)]
+    for step, shared in enumerate(diary.shared):
+        assert torch.equal(shared, NOISE(step, 0, X))
+    assert visited == [0.25, 0.125]
+
+
+def test_a_solver_starts_anew_after_a_jump() -> None:
+    times = torch.tensor([0.5, 0.4, 0.3, 0.4, 0.2, 0.1], dtype=torch.float64)
+    zero = RecordedNoise([torch.zeros_like(X)] * 6)
+    x = integrate(DENOISER, Remembering(), torch.zeros_like(X), times, noise=zero, last="sample")
+    forward = DENOISER.sde.transition(torch.tensor(0.4), torch.tensor(0.3))
+    torch.testing.assert_close(x, torch.full_like(X, (1 + 2) * forward.scale.item() + 1 + 2))
+
+
 class NothingIsReadBack(TorchDispatchMode):
     """Refuses operations that make the host wait for a number from the device."""
 
@@ -136,10 +182,11 @@ class NothingIsReadBack(TorchDispatchMode):
 @pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=SDES)
 def test_steps_do_not_wait_for_the_device(name: str, sde: SDE) -> None:
     solver, denoiser = SOLVERS[name](), GaussianDenoiser(sde)
-    t, s = torch.full((2,), 0.5), torch.full((2,), 0.48)
-    noise = StepNoise(NOISE, 1, X)
+    times = [torch.full((2,), time) for time in (0.5, 0.48, 0.46, 0.44)]
+    x, state = X, solver.initial_state(sde, torch.stack(times)[:, 0])
     with NothingIsReadBack():
-        solver.step(denoiser, X, t, s, None, noise)
+        for number, (t, s) in enumerate(pairwise(times), start=1):
+            x, state = solver.step(denoiser, x, t, s, state, StepNoise(NOISE, number, X))
 
 
 def test_results_need_no_gradient_and_keep_their_precision() -> None:
@@ -157,6 +204,9 @@ def test_results_need_no_gradient_and_keep_their_precision() -> None:
         ([0.5, -0.1], r"within \[0, 1\]"),
         ([float("nan"), 0.0], r"within \[0, 1\]"),
         ([0.5, 0.5, 0.0], "must strictly decrease"),
+        ([0.5, 0.3, 0.6, 0.0], "but for jumps back up to at most the first of them"),
+        ([0.5, 0.3, 0.4], "with a step after each"),
+        ([0.5, 0.2, 0.3, 0.4, 0.0], "with a step after each"),
         ([0.5, 0.1], r"'denoised' needs times that end at 0, got an end of 0\.1; last='sample' stops"),
     ],
 )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sdedit_pl.build import build_component, resolve_model
+from sdedit_pl.checkpoints.formats import CheckpointError, Mapped
 from sdedit_pl.networks import NETWORKS
 
 
@@ -45,6 +49,51 @@ def attention_levels(image_size: int, levels: int, resolutions: Iterable[int]) -
     return tuple(level for level in range(levels) if image_size // 2**level in wanted)
 
 
+@dataclass(frozen=True)
+class Difference:
+    """How tensors in a file differ from those that a network needs.
+
+    Args:
+        missing: names that are not in the file.
+        surplus: names in the file that the network has no place for.
+        misshapen: sentences about tensors of another shape.
+        wanted: how many tensors the network is made of.
+    """
+
+    missing: Sequence[str]
+    surplus: Sequence[str]
+    misshapen: Sequence[str]
+    wanted: int
+
+    def __len__(self) -> int:
+        """How many tensors differ."""
+        return len(self.missing) + len(self.surplus) + len(self.misshapen)
+
+    def __str__(self) -> str:
+        """The first that differ, in words."""
+        if self.missing or self.surplus:
+            return f"missing {_first(self.missing)}; not expected {_first(self.surplus)}"
+        return _first(self.misshapen, 1)
+
+
+def difference(
+    tensors: Mapping[str, Tensor], sources: Mapping[str, Source], name: str, arguments: Mapping[str, Any]
+) -> Difference:
+    """Compares the names and shapes in a file with those of a network; takes what `read_network` takes."""
+    expected = _expected(name, arguments)
+    wanted = [published for ours in expected for published in sources[ours].names]
+    assert len(wanted) == len(set(wanted))
+    missing = [published for published in wanted if published not in tensors]
+    misshapen = []
+    for ours, meta in expected.items():
+        names = sources[ours].names
+        if set(names) <= tensors.keys():
+            shape = _shape_made(sources[ours], [tensors[published] for published in names], meta.dim())
+            if shape != tuple(meta.shape):
+                misshapen.append(f"{', '.join(names)} should give {ours!r} of shape {tuple(meta.shape)}, got {shape}")
+    return Difference(missing, sorted(set(tensors).difference(wanted)), misshapen, len(wanted))
+
+
 def read_network(
     tensors: Mapping[str, Tensor], sources: Mapping[str, Source], name: str, arguments: Mapping[str, Any]
 ) -> dict[str, Tensor]:
@@ -58,33 +107,85 @@ def read_network(
         arguments: Its constructor's arguments.
 
     Returns:
-        The state dict, in the order of the network's own, each tensor contiguous.
+        The state dict, in the order of the network's own, each tensor contiguous and of the type in the file.
 
     Raises:
-        ValueError: If tensors are missing, left over or of another shape.
+        CheckpointError: If tensors are missing, left over or of another shape.
     """
-    with torch.device("meta"):
-        expected = NETWORKS[name](**arguments).state_dict()
-    wanted = [published for ours in expected for published in sources[ours].names]
-    missing = [published for published in wanted if published not in tensors]
-    surplus = sorted(set(tensors).difference(wanted))
-    if missing or surplus:
-        raise ValueError(
-            f"the tensors are not those of the configured {name!r}: missing {_first(missing)}; not expected "
-            f"{_first(surplus)}; check the configuration that goes with the file"
+    found = difference(tensors, sources, name, arguments)
+    if found:
+        raise CheckpointError(
+            f"the tensors are not those of the configured {name!r}: {found}; check the configuration that goes with "
+            "the file"
         )
-    assert len(wanted) == len(set(wanted))
-    state = {}
-    for ours, meta in expected.items():
-        tensor = sources[ours].make([tensors[published] for published in sources[ours].names])
-        tensor = tensor.reshape(tensor.shape + (1,) * (meta.dim() - tensor.dim()))
-        if tensor.shape != meta.shape:
-            raise ValueError(
-                f"{', '.join(sources[ours].names)} should give {ours!r} of shape {tuple(meta.shape)}, got "
-                f"{tuple(tensor.shape)}; check the configuration that goes with the file"
-            )
-        state[ours] = tensor.to(meta.dtype).contiguous()
-    return state
+    return {
+        ours: _made(sources[ours], [tensors[published] for published in sources[ours].names], meta.dim()).contiguous()
+        for ours, meta in _expected(name, arguments).items()
+    }
+
+
+def network_arguments(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name in `NETWORKS` and the constructor's arguments of a model's network, every one present.
+
+    Raises:
+        ConfigError: on unknown names or keys.
+    """
+    resolved, channels = resolve_model(model), model["image"]["channels"]
+    section = resolved["network"]
+    outputs = build_component(resolved, "parameterisation").output_channels(channels)
+    arguments = {key: value for key, value in section.items() if key != "name"}
+    return section["name"], {"image_channels": channels, "output_channels": outputs, **arguments}
+
+
+def mapped(state: Iterable[str], sources: Mapping[str, Source], ignored: Mapping[str, str]) -> Mapped:
+    """The report of what `read_network` has used.
+
+    Args:
+        state: our names.
+        sources: where each came from.
+        ignored: names in the file that are not needed, with the reason.
+    """
+    return Mapped({ours: sources[ours].names for ours in state}, dict(ignored))
+
+
+def named_tensors(state: Any, what: str) -> dict[str, Tensor]:
+    """A state dict of another program, its names without the `module.` of data parallelism.
+
+    Raises:
+        CheckpointError: If it is anything else than tensors by name.
+    """
+    if not isinstance(state, Mapping) or not state:
+        raise CheckpointError(f"{what} must be tensors by name, got {type(state).__name__}; the file was altered?")
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{what} must be tensors by name, got {type(tensor).__name__} under {name!r}")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _expected(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of a network, without memory."""
+    return _state_of(json.dumps([name, arguments]))
+
+
+@lru_cache(maxsize=64)
+def _state_of(network: str) -> dict[str, Tensor]:
+    name, arguments = json.loads(network)
+    with torch.device("meta"):
+        return NETWORKS[name](**arguments).state_dict()
+
+
+def _made(source: Source, tensors: Sequence[Tensor], axes: int) -> Tensor:
+    """One of our tensors, with trailing axes of length one up to `axes`."""
+    tensor = source.make(tensors)
+    return tensor.reshape(tensor.shape + (1,) * (axes - tensor.dim()))
+
+
+def _shape_made(source: Source, tensors: Sequence[Tensor], axes: int) -> tuple[int, ...] | str:
+    """The shape that a source would give, found without touching a number; in words where it would give none."""
+    try:
+        return tuple(_made(source, [tensor.to("meta") for tensor in tensors], axes).shape)
+    except (RuntimeError, IndexError):
+        return " and ".join(str(tuple(tensor.shape)) for tensor in tensors)
 
 
 def _first(names: Sequence[str], count: int = 3) -> str:

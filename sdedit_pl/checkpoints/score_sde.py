@@ -1,4 +1,4 @@
-"""Reads networks out of checkpoints of yang-song/score_sde_pytorch: key maps, and nothing else.
+"""Checkpoints of yang-song/score_sde_pytorch (`.pth`).
 
 That code keeps a network as one flat list of modules, `all_modules.N.*`, in the order of construction, so that N means
 something only together with the configuration. Here the order is written down once, as a sequence of slots, each the
@@ -10,60 +10,102 @@ query, key and value are three layers where ours is one.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from sdedit_pl.checkpoints.layouts import Source, attention_levels, read_network, same, stacked, transposed
+from sdedit_pl.checkpoints.conventions import continuous_ve, continuous_vp, discrete_ve, discrete_vp
+from sdedit_pl.checkpoints.formats import CheckpointError, CheckpointFormat, Imported, names_in, read_plain
+from sdedit_pl.checkpoints.layouts import (
+    Difference,
+    Source,
+    attention_levels,
+    named_tensors,
+    same,
+    stacked,
+    transposed,
+)
+from sdedit_pl.checkpoints.presets import CENTERED, UNIT
+from sdedit_pl.checkpoints.state_dicts import ONLY, Stored, import_network
 
-_UNTRAINED = re.compile(r"(module\.)?(sigmas|all_modules\.\d+\.W)")
+TABLE = "sigmas"
+"""A published network's own table of noise levels, which belongs to the SDE."""
+_OWN_NAME = re.compile(r"(module\.)?all_modules\.\d+\..+")
+_UNTRAINED = re.compile(rf"(module\.)?({TABLE}|all_modules\.\d+\.W)")
 
 Slot = tuple[str, str]
 """The name of one of our modules and its kind: a key of `_KINDS`, or "" for a module without parameters."""
 
 
-def network_arguments(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Translates a published configuration to one of ours.
+class ScoreSDEFormat(CheckpointFormat):
+    """Checkpoints of score_sde_pytorch: what its trainer saves, or the network's state dict alone.
+
+    `config` is the published configuration's sections `model`, `data` and `training`.
+    """
+
+    def recognises(self, path: Path) -> bool:
+        return any(_OWN_NAME.fullmatch(name) for name in names_in(path))
+
+    def read(
+        self,
+        path: Path,
+        *,
+        weights: str = "ema",
+        preset: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> Imported:
+        stored = _stored(path, read_plain(path), weights)
+        tensors = dict(stored.tensors)
+        table = tensors.pop(TABLE, None)
+        ignored = {} if table is None else {TABLE: "the SDE's table of noise levels, which the model has as numbers"}
+        return import_network(
+            path,
+            "score_sde",
+            replace(stored, tensors=tensors, ignored=ignored),
+            network_sources,
+            preset=preset,
+            configured=None if config is None else model_of(config),
+            data_range=CENTERED if config is None or config["data"]["centered"] else UNIT,
+            refine=lambda found, model: with_table(found, model, table),
+        )
+
+
+def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Translates a published configuration to a model of ours.
 
     Args:
-        config: The published configuration's sections `model` and `data` as plain mappings.
-
-    Returns:
-        The network's name in `NETWORKS` and its constructor's arguments.
+        config: The published configuration's sections `model`, `data` and `training` as plain mappings.
 
     Raises:
-        ValueError: If the configuration lacks something or asks for something that our networks do not have.
+        CheckpointError: If the configuration lacks something or asks for something that our networks do not have.
     """
     try:
-        return _arguments(config["model"], config["data"])
+        model, data, training = config["model"], config["data"], config["training"]
+        image = {"size": data["image_size"], "channels": data["num_channels"]}
+        return {"image": image, "network": _network(model, data), **_convention(model, data, training)}
     except KeyError as error:
-        raise ValueError(f"the published configuration lacks {error}") from error
+        raise CheckpointError(f"the published configuration lacks {error}") from error
+    except (TypeError, AttributeError) as error:
+        raise CheckpointError(f"the published configuration has a value of a wrong type: {error}") from error
 
 
-def network_state(published: Mapping[str, Tensor], name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Translates a published state dict to ours.
+def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, Source]:
+    """Where each tensor of our network stands in a published state dict, without `module.` in front.
 
     Args:
-        published: Tensors under `all_modules.N.*` or `module.all_modules.N.*`; `sigmas`, a table that belongs to the
-            SDE, may be among them.
-        name: The network's name, from `network_arguments`.
-        arguments: Its constructor's arguments, from `network_arguments`.
-
-    Returns:
-        The network's state dict.
-
-    Raises:
-        ValueError: If the tensors are not those of that network, naming the first that differ.
+        name: The network's name in `NETWORKS`.
+        arguments: Its constructor's arguments.
     """
-    tensors = {key.removeprefix("module."): tensor for key, tensor in published.items()}
-    tensors.pop("sigmas", None)
-    sources: dict[str, Source] = {}
-    for number, (module, kind) in enumerate(_slots(name, arguments)):
-        for ours, source in _KINDS[kind](f"all_modules.{number}.").items():
-            sources[f"{module}.{ours}"] = source
-    return read_network(tensors, sources, name, arguments)
+    return {
+        f"{module}.{ours}": source
+        for number, (module, kind) in enumerate(_slots(name, arguments))
+        for ours, source in _KINDS[kind](f"all_modules.{number}.").items()
+    }
 
 
 def averaged_state(published: Mapping[str, Tensor], shadow_params: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -78,44 +120,81 @@ def averaged_state(published: Mapping[str, Tensor], shadow_params: Sequence[Tens
         not trained and have no average, stay.
 
     Raises:
-        ValueError: If the two do not belong together.
+        CheckpointError: If the two do not belong together.
     """
     trained = [key for key in published if not _UNTRAINED.fullmatch(key)]
     if [published[key].shape for key in trained] != [tensor.shape for tensor in shadow_params]:
-        raise ValueError(
+        raise CheckpointError(
             f"the checkpoint's {len(shadow_params)} averaged tensors do not match its {len(trained)} trained ones in "
             "number or shape; the file is not a checkpoint of score_sde_pytorch, or it was altered"
         )
     return {**published, **dict(zip(trained, shadow_params, strict=True))}
 
 
-def _arguments(model: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _stored(path: Path, saved: Any, weights: str) -> Stored:
+    """The weights asked for in what a file holds.
+
+    Raises:
+        CheckpointError: If the file holds neither a trainer's checkpoint with them nor a state dict.
+    """
+    if not isinstance(saved, Mapping) or "model" not in saved:
+        return Stored(named_tensors(saved, f"the network in {path}"), ONLY)
+    average = saved.get("ema")
+    average = average if isinstance(average, Mapping) else {}
+    facts = {"steps": saved.get("step"), "ema_decay": average.get("decay"), "ema_updates": average.get("num_updates")}
+    training = {key: value for key, value in facts.items() if isinstance(value, int | float)}
+    raw = named_tensors(saved["model"], f"the network in {path}")
+    if weights == "raw":
+        return Stored(raw, weights, training)
+    shadow = average.get("shadow_params")
+    if not isinstance(shadow, Sequence) or not all(isinstance(tensor, Tensor) for tensor in shadow):
+        raise CheckpointError(f"{path} holds no averaged weights; weights=raw takes those under `model`")
+    return Stored(averaged_state(raw, shadow), weights, training)
+
+
+def with_table(found: Difference, model: Mapping[str, Any], table: Tensor | None) -> Difference:
+    """A difference, with one more if the file's table of noise levels is not that of a VE model.
+
+    A published VE model on images in [0, 1] has half of our sigmas; the table falls.
+    """
+    if table is None or table.dim() != 1 or model["sde"]["name"] != "ve":
+        return found
+    largest = model["sde"]["sigma_max"] / table[0].item()
+    if any(math.isclose(largest, width, rel_tol=1e-4) for width in (1, 2)):
+        return found
+    sentence = f"{TABLE} begins with {table[0].item():g} (twice that on images in [-1, 1]) where the model's sigma_max "
+    return replace(found, misshapen=[*found.misshapen, f"{sentence}is {model['sde']['sigma_max']:g}"])
+
+
+def _network(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     for option, supported in (("normalization", "groupnorm"), ("nonlinearity", "swish"), ("attention_type", "ddpm")):
         if str(model.get(option, supported)).lower() != supported:
-            raise ValueError(f"model.{option} must be {supported!r} to be read, got {model[option]!r}")
+            raise CheckpointError(f"model.{option} must be {supported!r} to be read, got {model[option]!r}")
     if not model.get("conditional", True):
-        raise ValueError("model.conditional=false is not supported: our networks always take a label")
+        raise CheckpointError("model.conditional=false is not supported: our networks always take a label")
+    name = model["name"].lower()
+    multipliers = list(model["ch_mult"])
     arguments: dict[str, Any] = {
-        "image_channels": data["num_channels"],
+        "name": name,
         "channels": model["nf"],
-        "channel_multipliers": tuple(model["ch_mult"]),
+        "channel_multipliers": multipliers,
         "blocks_per_level": model["num_res_blocks"],
-        "attention_levels": attention_levels(data["image_size"], len(model["ch_mult"]), model["attn_resolutions"]),
+        "attention_levels": list(attention_levels(data["image_size"], len(multipliers), model["attn_resolutions"])),
         "dropout": float(model["dropout"]),
     }
-    name = model["name"].lower()
     if name == "ddpm":
-        return name, {**arguments, "resample_with_convolution": model["resamp_with_conv"], "attend_after": "level"}
+        return {**arguments, "resample_with_convolution": model["resamp_with_conv"], "attend_after": "level"}
     if name != "ncsnpp":
-        raise ValueError(f"model.name must be 'ncsnpp' or 'ddpm' to be read, got {model['name']!r}")
+        raise CheckpointError(f"model.name must be 'ncsnpp' or 'ddpm' to be read, got {model['name']!r}")
     block, progressive_input = model["resblock_type"].lower(), model["progressive_input"].lower()
-    return name, {
+    return {
         **arguments,
         "label_embedding": model["embedding_type"].lower(),
-        "fourier_scale": float(model["fourier_scale"]),
+        # The discrete configurations, whose embedding is positional, have none.
+        "fourier_scale": float(model.get("fourier_scale", 16)),
         "block": block,
         "fir": model["fir"],
-        "fir_kernel": tuple(map(float, model["fir_kernel"])),
+        "fir_kernel": list(map(float, model["fir_kernel"])),
         "skip_rescale": model["skip_rescale"],
         "progressive": model["progressive"].lower(),
         "progressive_input": progressive_input,
@@ -124,6 +203,45 @@ def _arguments(model: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, 
         "resample_with_convolution": model["resamp_with_conv"] if block == "ddpm" else True,
         "init_scale": float(model["init_scale"]),
     }
+
+
+def _convention(model: Mapping[str, Any], data: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections `sde` and `parameterisation` of a published configuration.
+
+    Raises:
+        CheckpointError: If it combines options in a way that no published model does and no parameterisation says.
+    """
+    kind, continuous = training["sde"].lower(), training["continuous"]
+    divides, centered = model["scale_by_sigma"], data["centered"]
+    if kind == "vesde":
+        if not divides:
+            raise CheckpointError(
+                "model.scale_by_sigma=false with a VE SDE is not supported: its network's output is "
+                "the score, which no parameterisation here is"
+            )
+        fourier = model["name"].lower() == "ncsnpp" and model["embedding_type"].lower() == "fourier"
+        if continuous != fourier:
+            raise CheckpointError(
+                f"training.continuous={str(continuous).lower()} with model.embedding_type={model['embedding_type']} is "
+                "not supported with a VE SDE: continuous models embed ln(sigma) by 'fourier' features, discrete ones "
+                "its index by 'positional' ones"
+            )
+        bounds = float(model["sigma_max"]), float(model["sigma_min"])
+        if continuous:
+            return continuous_ve(*bounds, centered=centered)
+        return discrete_ve(*bounds, model["num_scales"], centered=centered)
+    if kind not in ("vpsde", "subvpsde"):
+        raise CheckpointError(f"training.sde must be vesde, vpsde or subvpsde to be read, got {training['sde']!r}")
+    if divides or not centered:
+        raise CheckpointError(
+            f"a {training['sde']} model is read with model.scale_by_sigma=false and data.centered=true, as published; "
+            f"got {str(divides).lower()} and {str(centered).lower()}"
+        )
+    betas = float(model["beta_min"]), float(model["beta_max"])
+    if continuous or kind == "subvpsde":
+        return continuous_vp(kind.removesuffix("sde"), *betas)
+    steps = model["num_scales"]
+    return discrete_vp(betas[0] / steps, betas[1] / steps, steps)
 
 
 def _slots(name: str, arguments: Mapping[str, Any]) -> Iterator[Slot]:

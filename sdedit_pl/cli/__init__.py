@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import logging
 import os
 import sys
@@ -11,10 +12,13 @@ from importlib import import_module
 from importlib.metadata import version
 
 VERBS: dict[str, str] = {
+    "pack": "turn images into shards to train on",
     "train": "train a score model on a domain",
     "edit": "turn guides into images of a model's domain",
     "demo": "edit the bundled guides with the bundled model",
     "info": "say what a checkpoint is",
+    "import": "turn another program's checkpoint into one for editing",
+    "export": "write a model in the form of another program",
 }
 
 
@@ -33,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:
         return fail(f"unknown verb {verb!r}; the verbs are {', '.join(VERBS)}")
-    run: Callable[[list[str]], None] = import_module(f"sdedit_pl.cli.{verb}").run
+    run: Callable[[list[str]], None] = import_module(module_of(verb)).run
     try:
         with notices():
             run(rest)
@@ -44,6 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return fail("interrupted", 130)
     return 0
+
+
+def module_of(verb: str) -> str:
+    """The module of a verb; one that is a word of Python's own ends in an underscore."""
+    return f"sdedit_pl.cli.{verb}_" if keyword.iskeyword(verb) else f"sdedit_pl.cli.{verb}"
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class Arguments:
     ckpt: str = "checkpoints/portraits64.safetensors"
     guide: str = "data/guides"
     mask: str = "data/masks"
-    t0: float | str = 0.3
+    t0: float | str = 0.5
     steps: int = 30
     samples: int = 2
     columns: int = 3
@@ -74,8 +74,8 @@ def run(arguments: list[str]) -> None:
 def edits(config: dict) -> list[Edited]:
     """The edits of all guides."""
     edit, seeds = SDEdit(t0=config["t0"], steps=config["steps"]), range(config["samples"])
-    denoiser = load_for_editing(config["ckpt"], config["device"])
-    guides = read_guides(config["guide"], image_shape(config["ckpt"]))
+    denoiser, description = load_for_editing(config["ckpt"], config["device"])
+    guides = read_guides(config["guide"], image_shape(description))
     masks = read_masks(config["mask"], guides)
     with tqdm(total=len(guides) * len(seeds) * edit.steps, unit="step", desc="editing", disable=None) as progress:
         return list(edit_guides(denoiser, edit, guides, masks, seeds, on_step=progress.update))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,7 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdedit_pl.build import build_component
-from sdedit_pl.checkpoints import describe, find_checkpoint, load_denoiser
+from sdedit_pl.checkpoints import Description, files_of, load_described
+from sdedit_pl.checkpoints.formats import sha256
 from sdedit_pl.cli import say
 from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.results import Results
@@ -51,9 +51,12 @@ class Arguments:
     """What to edit, and how.
 
     Args:
-        ckpt: an editing checkpoint (.safetensors), a training checkpoint (.ckpt), or the folder of a run.
-        guide: an image, a folder of images, or a glob.
-        mask: the image whose white pixels may change, or a folder of such images named like their guides.
+        ckpt: an editing checkpoint (.safetensors), a training checkpoint (.ckpt), the folder of a run, or a checkpoint
+            of another program that can be told by itself (otherwise: sdedit import); or where one is published,
+            wandb:entity/project/name:alias or https://host/file#sha256=... (fetched once).
+        guide: an image, a folder of images, a glob, or a [mask, image] file (.pth) of SDEdit's reference runner.
+        mask: the image whose white pixels may change, or a folder of such images named like their guides; it takes the
+            place of a mask that comes with the guide.
         out: folder of the results.
         t0: how far guides are noised: a time in (0, 1], or a noise level such as sigma:1.2. Higher is more realistic,
             lower more faithful.
@@ -102,15 +105,15 @@ def run(arguments: list[str]) -> None:
     edit = build_edit(config)
     folder = Path(config["out"])
     with Results(folder, earlier_samples(folder, config["overwrite"])) as results:
-        denoiser = load_for_editing(config["ckpt"], config["device"])
-        guides = read_guides(config["guide"], image_shape(config["ckpt"]))
+        denoiser, description = load_for_editing(config["ckpt"], config["device"])
+        guides = read_guides(config["guide"], image_shape(description))
         masks = read_masks(config["mask"], guides)
         seeds = range(config["seed"], config["seed"] + config["samples"])
         total = len(guides) * len(seeds) * edit.steps * edit.repeats
         with tqdm(total=total, unit="step", desc="editing", disable=None) as progress, precision(config, denoiser):
             edits = edit_guides(denoiser, edit, guides, masks, seeds, batch=config["batch"], on_step=progress.update)
             samples = write_samples(results, edits)
-        write_record(results, samples, guides, config)
+        write_record(results, samples, guides, config, files_of(description.path))
     if len(guides) > SHEET_ROWS:
         logger.info("%s shows the first %d of %d guides", SHEET_FILE, SHEET_ROWS, len(guides))
     say(f"{len(guides) * len(seeds)} samples in {folder}; see {folder / SHEET_FILE}")
@@ -154,8 +157,8 @@ def precision(config: Mapping[str, Any], denoiser: Denoiser) -> AbstractContextM
     return torch.autocast(device.type, dtype=getattr(torch, config["precision"]))
 
 
-def load_for_editing(ckpt: str, device: str) -> Denoiser:
-    """The denoiser of a checkpoint, on a device by name.
+def load_for_editing(ckpt: str, device: str) -> tuple[Denoiser, Description]:
+    """The denoiser of a checkpoint, on a device by name, and what the checkpoint says of itself.
 
     Raises:
         ConfigError: a device that torch does not know or have.
@@ -167,12 +170,12 @@ def load_for_editing(ckpt: str, device: str) -> Denoiser:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device={device} cannot be used here: {str(error).splitlines()[0]}") from error
-    return load_denoiser(ckpt, device)
+    return load_described(ckpt, device)
 
 
-def image_shape(ckpt: str) -> tuple[int, int]:
+def image_shape(description: Description) -> tuple[int, int]:
     """(channels, size) of the images of a checkpoint's domain."""
-    image = describe(ckpt).model["image"]
+    image = description.model["image"]
     return image["channels"], image["size"]
 
 
@@ -193,12 +196,13 @@ def read_guides(guide: str, shape: tuple[int, int]) -> list[Guide]:
 
 
 def read_masks(mask: str | None, guides: Sequence[Guide]) -> list[Bool[Tensor, "1 1 H W"] | None]:
-    """The mask of each guide, with a notice of those that have none; see `find_masks`."""
-    files = find_masks(mask, guides)
-    free = [guide.path.stem for guide, file in zip(guides, files, strict=True) if file is None]
+    """The mask of each guide, its own where none is given, with a notice of those that have none; see `find_masks`."""
+    pairs = list(zip(guides, find_masks(mask, guides), strict=True))
+    masks = [guide.mask if file is None else read_mask(file, guide) for guide, file in pairs]
+    free = [guide.path.stem for guide, found in zip(guides, masks, strict=True) if found is None]
     if free and mask is not None:
         logger.info("no mask for %s: edited everywhere", ", ".join(free))
-    return [None if file is None else read_mask(file, guide) for guide, file in zip(guides, files, strict=True)]
+    return masks
 
 
 def find_masks(mask: str | None, guides: Sequence[Guide]) -> list[Path | None]:
@@ -252,24 +256,21 @@ def write_samples(folder: Path, edits: Iterable[Edited]) -> dict[str, dict[str, 
     return samples
 
 
-def write_record(folder: Path, samples: Mapping[str, Any], guides: Sequence[Guide], config: Mapping[str, Any]) -> None:
-    """Writes what repeats the edit, with the hashes of the files that went in."""
+def write_record(
+    folder: Path,
+    samples: Mapping[str, Any],
+    guides: Sequence[Guide],
+    config: Mapping[str, Any],
+    checkpoint: Sequence[Path],
+) -> None:
+    """Writes what repeats the edit, with the hashes of the files that went in, those of the checkpoint among them."""
     files = [guide.path for guide in guides] + [path for path in find_masks(config["mask"], guides) if path]
     record = {
         "sdedit_pl": version("sdedit_pl"),
         "torch": str(torch.__version__),
-        "sha256": {str(file): sha256(file) for file in [find_checkpoint(config["ckpt"]), *files]},
+        "sha256": {str(file): sha256(file) for file in [*checkpoint, *files]},
         "samples": dict(samples),
     }
     # A repetition asks anew whether it may overwrite.
     repeated = {key: value for key, value in config.items() if key != "overwrite"}
     (folder / RECORD_FILE).write_text(yaml.safe_dump({**repeated, RECORD_KEY: record}, sort_keys=False))
-
-
-def sha256(file: Path) -> str:
-    """Hash of a file's bytes, in hexadecimal."""
-    with file.open("rb") as opened:
-        digest = hashlib.sha256()
-        while chunk := opened.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

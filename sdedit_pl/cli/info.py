@@ -7,12 +7,13 @@ from typing import Any
 
 import yaml
 
-from sdedit_pl.checkpoints import describe
+from sdedit_pl.checkpoints import describe, files_of, find_checkpoint
+from sdedit_pl.checkpoints.formats import sha256
 from sdedit_pl.cli import say
 from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.config import Schema
 
-USAGE = "sdedit info ckpt=FILE|FOLDER\n\nSays what a checkpoint is: its model, its training, its size."
+USAGE = "sdedit info ckpt=FILE|FOLDER\n\nSays what a checkpoint is: its model, training, size and origin."
 
 
 @dataclass
@@ -20,7 +21,8 @@ class Arguments:
     """What to describe.
 
     Args:
-        ckpt: an editing checkpoint (.safetensors), a training checkpoint (.ckpt), or the folder of a run.
+        ckpt: an editing checkpoint (.safetensors), a training checkpoint (.ckpt), the folder of a run, or a checkpoint
+            of another program.
     """
 
     ckpt: str
@@ -34,14 +36,17 @@ def run(arguments: list[str]) -> None:
     config = configuration(arguments, SCHEMA, USAGE)
     if config is None:
         return
-    description = describe(config["ckpt"])
-    training = {key: value for key, value in description.training.items() if key != "config"}
+    checkpoint = find_checkpoint(config["ckpt"])
+    description = describe(checkpoint)
     shown: dict[str, Any] = {
         "file": str(description.path),
         "format": description.format,
+        "sha256": {file.name: sha256(file) for file in files_of(checkpoint)},
         "parameters": description.parameters,
         "weights": ", ".join(description.dtypes),
+        "data_range": [-1, 1],
         "model": description.model,
-        "training": training,
+        "training": {key: value for key, value in description.training.items() if key != "config"},
+        "origin": description.origin,
     }
-    say(yaml.safe_dump(shown, sort_keys=False).rstrip())
+    say(yaml.safe_dump({key: value for key, value in shown.items() if value != {}}, sort_keys=False).rstrip())

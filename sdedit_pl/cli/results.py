@@ -1,4 +1,4 @@
-"""Where a verb leaves its files: all of them when it has succeeded, none when it has not."""
+"""Where a verb leaves its files and folders: all of them when it has succeeded, none when it has not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Results:
     The block is given a folder to write to, on the file system of the real one.
 
     Args:
-        folder: where the files go; made with its parents at the end, files of the same names are replaced.
+        folder: where the files go; made with its parents at the end, what has the same names is replaced.
         replaced: files of earlier results, removed at the end.
 
     Raises:
@@ -48,4 +48,7 @@ class Results:
         for file in self.replaced:
             file.unlink(missing_ok=True)
         for file in sorted(self.staging.iterdir()):
-            os.replace(file, self.folder / file.name)
+            published = self.folder / file.name
+            if published.is_dir():  # which nothing can replace as long as it is there
+                os.replace(published, self.staging / f"{file.name}.replaced")
+            os.replace(file, published)

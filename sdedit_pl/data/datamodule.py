@@ -12,16 +12,25 @@ reason the loaders given to Lightning are plain iterables, whose samplers and st
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
-from sdedit_pl.data.images import images_from_bytes
+from sdedit_pl.data.images import ImageFormat, images_from_bytes
 from sdedit_pl.data.loader import ImageLoader, checked_images
-from sdedit_pl.data.order import Share, TrainingBatches, TrainingOrder, ValidationBatches
+from sdedit_pl.data.order import (
+    Changes,
+    Share,
+    TrainingBatches,
+    TrainingOrder,
+    TrainingPositions,
+    ValidationBatches,
+)
 from sdedit_pl.data.source import SPLITS, Batch, CachedImages, ImageSet, ReadableImages, Source
 from sdedit_pl.typing import Images
 
@@ -42,7 +51,7 @@ class ImageDataModule(LightningDataModule):
         val_batch_size: Images a validation batch on each device; null for `batch_size`.
         workers: Processes that decode images, for each device; 0 decodes in the training process. A set in memory
             needs none.
-        seed: Of the order of training images and of their flips.
+        seed: Of the order of training images and of their flips and crops.
         flip: Whether training images are mirrored left to right with probability one half.
         cache: Whether to decode once and keep all images in memory; null for when they take less than 256 MiB.
 
@@ -119,11 +128,12 @@ class ImageDataModule(LightningDataModule):
             start: Images that all devices together have consumed before.
         """
         share = Share(self.batch_size, rank, world_size, start)
+        changes = Changes(self.flip, self.source.format.margin)
         if self.source.streams:
-            stream = self.source.stream(share, self.seed, self.flip)
-            return self._loader(stream, self.workers, batch_size=None)
+            stream = self.source.stream(self.seed, changes)
+            return self._loader(stream, self.workers, batch_sampler=TrainingPositions(share))
         images = self._images("train")
-        order = TrainingOrder(len(images), self.seed, self.flip)
+        order = TrainingOrder(len(images), self.seed, changes)
         return self._image_set_loader(images, TrainingBatches(order, share))
 
     def validation_loader(self, rank: int = 0, world_size: int = 1) -> ImageLoader:
@@ -144,11 +154,23 @@ class ImageDataModule(LightningDataModule):
             float32 (count, C, H, W) in [-1, 1], on the CPU.
         """
         images = self._images("val")
-        readable = ReadableImages(images)
-        batches = [readable[index] for index in range(min(count, len(images)))]
-        if not batches:
-            return images_from_bytes(self.source.format.empty())
-        return images_from_bytes(torch.cat([checked_images(batch, self.source) for batch in batches]))
+        return torch.cat([images_from_bytes(self.source.format.empty()), *self._read(images, count)])
+
+    def small_training_images(self, side: int, at_most: int) -> Images | None:
+        """All training images, averaged down to `side` pixels, to compare others with.
+
+        Args:
+            side: Height and width; smaller images stay as they are.
+            at_most: How many may be read.
+
+        Returns:
+            float32 (N, C, side, side) in [-1, 1], on the CPU; None where there are more, or the source streams them.
+        """
+        if self.source.streams or len(self._images("train")) > at_most:
+            return None
+        side = min(side, self.source.format.size)
+        chosen = self._read(self._images("train"), at_most)
+        return torch.cat([interpolate(image, size=(side, side), mode="area") for image in chosen])
 
     def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Images:
         """Converts uint8 images to float32 in [-1, 1] on the device where they have arrived."""
@@ -172,6 +194,12 @@ class ImageDataModule(LightningDataModule):
         """Continues after the images that the run of a checkpoint has consumed, whatever its devices and batch size."""
         self._consumed_at_step = (state_dict["consumed_samples"], state_dict["global_step"])
 
+    def _read(self, images: ImageSet, count: int) -> Iterator[Images]:
+        """The first `count` images, or fewer where there are fewer, one by one."""
+        readable = ReadableImages(images, self.source.format)
+        for index in range(min(count, len(images))):
+            yield images_from_bytes(checked_images(readable[index], self.source))
+
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
@@ -184,12 +212,13 @@ class ImageDataModule(LightningDataModule):
         return ValidationBatches(len(self._images("val")), Share(self.val_batch_size, rank, world_size))
 
     def _in_memory_if_small(self, images: ImageSet) -> ImageSet:
-        image_bytes = self.source.format.channels * self.source.format.size**2
+        image_format = self.source.format.before_cutting()
+        image_bytes = image_format.channels * image_format.size**2
         keep = len(images) * image_bytes <= CACHE_BYTES if self.cache is None else self.cache
         if images.in_memory or not keep or len(images) == 0:
             return images
-        loader = self._image_set_loader(images, ValidationBatches(len(images), Share(_CACHE_CHUNK)))
-        pixels = self.source.format.empty(len(images))
+        loader = self._image_set_loader(images, ValidationBatches(len(images), Share(_CACHE_CHUNK)), image_format)
+        pixels = image_format.empty(len(images))
         filled = 0
         for chunk in loader:
             pixels[filled : filled + len(chunk)] = chunk
@@ -197,9 +226,13 @@ class ImageDataModule(LightningDataModule):
         loader.close()
         return CachedImages(pixels)
 
-    def _image_set_loader(self, images: ImageSet, batches: TrainingBatches | ValidationBatches) -> ImageLoader:
-        limit = self.source.broken_limit
-        readable = ReadableImages(images, None if limit is None else limit + 1)
+    def _image_set_loader(
+        self,
+        images: ImageSet,
+        batches: TrainingBatches | ValidationBatches,
+        image_format: ImageFormat | None = None,
+    ) -> ImageLoader:
+        readable = ReadableImages(images, image_format or self.source.format, self.source.attempts)
         workers = 0 if images.in_memory else self.workers
         return self._loader(readable, workers, batch_sampler=batches)
 

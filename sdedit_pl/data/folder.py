@@ -28,6 +28,8 @@ class FolderSource(Source):
         val_path: Folder of validation images.
         val_fraction: Share of the images held out for validation where there is no folder for it; 0 for none.
         background: Colour under transparent pixels, a name or #rrggbb.
+        random_crop: Margin in pixels: images are decoded so much higher and wider than `size`, and training cuts a
+            part out at random.
         broken_limit: Unreadable images that end the run when exceeded; null for no limit.
 
     Raises:
@@ -42,9 +44,10 @@ class FolderSource(Source):
         val_path: str | None = None,
         val_fraction: float = 0.05,
         background: str = "white",
+        random_crop: int = 0,
         broken_limit: int | None = None,
     ) -> None:
-        super().__init__(ImageFormat(size, channels, background), broken_limit)
+        super().__init__(ImageFormat(size, channels, background, random_crop), broken_limit)
         self.path = path
         self.val_path = val_path
         self.val_fraction = val_fraction
@@ -90,11 +93,12 @@ class FolderImages(ImageSet):
         return len(self.paths)
 
     def name(self, index: int) -> str:
-        return str(self.root / os.fsdecode(self.paths[index]))
+        return os.path.join(self.root, os.fsdecode(self.paths[index]))
 
     def read(self, index: int) -> UInt8[Tensor, "C H W"]:
         try:
-            file = Path(self.name(index)).read_bytes()
+            with open(self.name(index), "rb", buffering=0) as opened:
+                file = opened.read()
         except OSError as error:
             raise UnreadableImage(f"cannot read image {self.name(index)}: {error.strerror}") from None
         return decode_image(file, self.name(index), self.format)

@@ -74,12 +74,11 @@ def checked_images(batch: Batch, source: Source) -> Tensor:
     """Takes a batch's images and reports its unreadable ones.
 
     Raises:
-        UnreadableImage: There are no readable images, or more unreadable ones than the source accepts.
+        UnreadableImage: There can be no batch, or more unreadable ones than the source accepts.
     """
     source.record(batch.broken)
     if batch.images is None:
-        first = batch.broken[0].reason if batch.broken else "the stream of shards ended"
-        raise UnreadableImage(f"none of {len(batch.broken)} images in a row can be read; the first: {first}")
+        raise UnreadableImage(batch.failure)
     return batch.images
 
 

@@ -1,9 +1,13 @@
-"""Which image is the p-th of training, for every p: a pure function of the seed and the number of images.
+"""Which image is the p-th of training, for every p: a pure function of the seed and of how many images there are.
 
 Position p, counted from the start of training over all devices, lies in epoch p // n, and is the (p mod n)-th of that
 epoch's permutation. Nothing else enters: not the number of devices, of workers, nor where the run was interrupted. A
 step on W devices with B images each covers the next W B positions, and device r takes every W-th of them, from the
 r-th on; so any W gives the same order of images, and resuming needs one number, the images consumed.
+
+Images that are read by number are permuted as a whole (`TrainingOrder`). Of shards that come over a network only a few
+are at hand at a time: they are permuted, cut into windows of a few shards each, and the images are permuted within each
+window (`WindowOrder`).
 
 Training has no epochs beyond that: the stream never ends, a batch may reach over from one permutation into the next,
 and it may be larger than the whole set.
@@ -22,10 +26,17 @@ from torch.utils.data import Sampler
 
 
 class Draw(NamedTuple):
-    """One image of a batch: which one, and whether it is mirrored left to right."""
+    """One image of a batch.
+
+    Args:
+        index: Which one.
+        flipped: Whether it is mirrored left to right.
+        corner: Row and column, in pixels, where the part that is cut out begins; None for the central part.
+    """
 
     index: int
     flipped: bool
+    corner: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,25 @@ class Share:
         if self.start < 0:
             raise ValueError(f"start counts consumed images and cannot be negative, got {self.start}")
 
+    def positions(self) -> Iterator[np.ndarray]:
+        """The positions of this device's images in the stream, int64 (batch_size,) for each step, without end."""
+        of_this_rank = self.start + self.rank + self.world_size * np.arange(self.batch_size)
+        for step in itertools.count():
+            yield of_this_rank + step * self.world_size * self.batch_size
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How training images are changed, drawn anew in every epoch.
+
+    Args:
+        flip: Whether each image is mirrored with probability one half.
+        margin: Pixels by which images are higher and wider than the part that is cut out of them at random.
+    """
+
+    flip: bool = False
+    margin: int = 0
+
 
 @dataclass(frozen=True)
 class TrainingOrder:
@@ -62,22 +92,52 @@ class TrainingOrder:
 
     Args:
         count: Number of images in the set.
-        seed: Of permutations and flips.
-        flip: Whether each image is mirrored with probability one half, drawn anew in every epoch.
+        seed: Of permutations and changes.
+        changes: How images are changed.
     """
 
     count: int
     seed: int
-    flip: bool = False
+    changes: Changes = Changes()
 
     def at(self, positions: np.ndarray) -> list[Draw]:
         """The images at the given positions of the stream, in their order."""
         draws = []
         for position in positions.tolist():
-            permutation, flips = _epoch(self.seed, position // self.count, self.count)
-            place = position % self.count
-            draws.append(Draw(int(permutation[place]), self.flip and bool(flips[place])))
+            epoch, place = divmod(position, self.count)
+            draws.append(_shuffled((self.seed, epoch), self.count, self.changes).draw(place))
         return draws
+
+
+@dataclass(frozen=True)
+class WindowOrder:
+    """The order of images in shards of which a few are at hand at a time.
+
+    In every epoch the shards are permuted and cut into windows of `width` shards, the last one with what is left. The
+    images of a window come in a permutation of their own, before those of the next window. To say which image is at a
+    position takes the numbers of images in the shards of its window and of the windows before.
+
+    Args:
+        shards: Number of shards.
+        width: Shards in a window; with all of them in one, the images are permuted as a whole.
+        seed: Of permutations and changes.
+        changes: How images are changed.
+    """
+
+    shards: int
+    width: int
+    seed: int
+    changes: Changes = Changes()
+
+    def windows(self, epoch: int) -> list[list[int]]:
+        """The shards of each window of an epoch, in their order."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.shards).tolist()
+        return [order[first : first + self.width] for first in range(0, self.shards, self.width)]
+
+    def draw(self, epoch: int, window: int, count: int, place: int) -> Draw:
+        """The image at a place of a window that holds `count` images, numbered as its shards lie in the window."""
+        # From 1 on: numpy takes a missing last number for 0, and (seed, epoch) has ordered the shards.
+        return _shuffled((self.seed, epoch, window + 1), count, self.changes).draw(place)
 
 
 class TrainingBatches(Sampler[list[Draw]]):
@@ -88,10 +148,19 @@ class TrainingBatches(Sampler[list[Draw]]):
         self.share = share
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        share = self.share
-        of_this_rank = share.start + share.rank + share.world_size * np.arange(share.batch_size)
-        for step in itertools.count():
-            yield self.order.at(of_this_rank + step * share.world_size * share.batch_size)
+        for positions in self.share.positions():
+            yield self.order.at(positions)
+
+
+class TrainingPositions(Sampler[list[int]]):
+    """The positions of one device's batches, without end, for a data set that knows the order itself."""
+
+    def __init__(self, share: Share) -> None:
+        self.share = share
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for positions in self.share.positions():
+            yield positions.tolist()
 
 
 class ValidationBatches(Sampler[list[Draw]]):
@@ -122,7 +191,22 @@ class ValidationBatches(Sampler[list[Draw]]):
         return range(first, end) if end > first else range(part % self.count, part % self.count + 1)
 
 
+class _Shuffled(NamedTuple):
+    """A permutation of images and how each is changed; the last two are None where no image is."""
+
+    permutation: np.ndarray
+    flips: np.ndarray | None
+    corners: np.ndarray | None
+
+    def draw(self, place: int) -> Draw:
+        corner = None if self.corners is None else (int(self.corners[place, 0]), int(self.corners[place, 1]))
+        return Draw(int(self.permutation[place]), self.flips is not None and bool(self.flips[place]), corner)
+
+
 @lru_cache(maxsize=4)
-def _epoch(seed: int, epoch: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    generator = np.random.default_rng([seed, epoch])
-    return generator.permutation(count), generator.integers(0, 2, count, dtype=np.int8)
+def _shuffled(key: tuple[int, ...], count: int, changes: Changes) -> _Shuffled:
+    generator = np.random.default_rng(key)
+    permutation = generator.permutation(count)
+    flips = generator.integers(0, 2, count, dtype=np.int8)  # drawn in any case: a margin's corners stay as they are
+    corners = generator.integers(0, changes.margin + 1, (count, 2), dtype=np.int32) if changes.margin else None
+    return _Shuffled(permutation, flips if changes.flip else None, corners)

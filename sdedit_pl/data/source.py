@@ -12,13 +12,12 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from sdedit_pl.data.images import ImageFormat, UnreadableImage
-from sdedit_pl.data.order import Draw, Share
+from sdedit_pl.data.order import Changes, Draw
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +35,14 @@ class Batch(NamedTuple):
     """What a worker hands over.
 
     Args:
-        images: uint8 (B, C, H, W), or None when no image could be read.
-        broken: The images that were to be in the batch and could not be read.
+        images: uint8 (B, C, H, W), or None when there can be no batch.
+        broken: The images and shards that were met for the batch and could not be read.
+        failure: Why there can be no batch.
     """
 
     images: Tensor | None
     broken: list[Broken]
+    failure: str = ""
 
 
 class ImageSet(abc.ABC):
@@ -66,11 +67,29 @@ class ImageSet(abc.ABC):
         """Decodes one image.
 
         Returns:
-            uint8 (C, H, W) in the format of the source.
+            uint8 (C, H, W) in the format of the source, margin included.
 
         Raises:
             UnreadableImage: The image cannot be decoded.
+            UnreadableShard: Nor can others that lie in the same file.
         """
+
+    def after(self, index: int) -> int:
+        """Which image stands in for one that cannot be read: the next, or the first one that lies in another file."""
+        return index + 1
+
+
+class UnreadableShard(UnreadableImage):
+    """A file of many images that cannot be read, or no longer: it is counted once, not once for each of its images.
+
+    Args:
+        shard: What messages call it.
+        reason: The message.
+    """
+
+    def __init__(self, shard: str, reason: str) -> None:
+        super().__init__(reason)
+        self.shard = shard
 
 
 class Source(abc.ABC):
@@ -94,6 +113,11 @@ class Source(abc.ABC):
         self.broken_limit = broken_limit
         self.broken: dict[str, str] = {}
 
+    @property
+    def attempts(self) -> int | None:
+        """How many images in a row can be unreadable before `broken_limit` is certainly exceeded; None: any number."""
+        return None if self.broken_limit is None else self.broken_limit + 1
+
     def prepare(self) -> None:  # noqa: B027 - most sources have nothing to fetch
         """Fetches what is not there yet. One process of each node calls it before any other method."""
 
@@ -108,8 +132,8 @@ class Source(abc.ABC):
             ValueError: An unknown split, or a place that does not exist or holds no images.
         """
 
-    def stream(self, share: Share, seed: int, flip: bool) -> Dataset[Batch]:
-        """Training batches of one device, without end, for a source that `streams`."""
+    def stream(self, seed: int, changes: Changes) -> Dataset[Batch]:
+        """Batches of training images by their positions in the stream, for a source that `streams`."""
         raise NotImplementedError(f"{type(self).__name__} reads images by number")
 
     def record(self, broken: Sequence[Broken]) -> None:
@@ -136,12 +160,14 @@ class ReadableImages(Dataset[Batch]):
 
     Args:
         images: The set.
+        image_format: What the images of a batch are cut to.
         attempts: How many images in a row may be unreadable before the batch is given up; None: the whole set.
     """
 
-    def __init__(self, images: ImageSet, attempts: int | None = None) -> None:
+    def __init__(self, images: ImageSet, image_format: ImageFormat, attempts: int | None = None) -> None:
         self.images = images
-        self.attempts = len(images) if attempts is None else min(attempts, len(images))
+        self.format = image_format
+        self.attempts = attempts
 
     def __len__(self) -> int:
         return len(self.images)
@@ -151,22 +177,44 @@ class ReadableImages(Dataset[Batch]):
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
         """Reads a whole batch; the DataLoader looks for this name."""
-        broken: list[Broken] = []
-        images = []
-        for index, flipped in draws:
-            image = self._first_readable(index, broken)
-            if image is None:
-                return Batch(None, broken)
-            images.append(image.flip(-1) if flipped else image)
-        return Batch(torch.stack(images), broken)
+        return assemble([(self.images, draw) for draw in draws], self.format, self.attempts)
 
-    def _first_readable(self, index: int, broken: list[Broken]) -> Tensor | None:
-        for candidate in range(index, index + self.attempts):
-            try:
-                return self.images.read(candidate % len(self.images))
-            except UnreadableImage as error:
-                broken.append(Broken(self.images.name(candidate % len(self.images)), str(error)))
-        return None
+
+def assemble(places: Sequence[tuple[ImageSet, Draw]], image_format: ImageFormat, attempts: int | None = None) -> Batch:
+    """Reads the images of a batch, or the next readable ones in their place.
+
+    Args:
+        places: The set of each image, and which of its images, how changed.
+        image_format: What the images of the batch are cut to.
+        attempts: How many images in a row may be unreadable before the batch is given up; None: all of their set.
+    """
+    broken: list[Broken] = []
+    batch = image_format.empty(len(places))
+    for row, (images, draw) in zip(batch, places, strict=True):
+        image, failed = _first_readable(images, draw.index, attempts)
+        broken += failed
+        if image is None:
+            count = len({name for name, _ in failed})
+            return Batch(None, broken, f"none of {count} images in a row can be read; the first: {failed[0].reason}")
+        part = image_format.part(image, draw.corner)
+        row.copy_(part.flip(-1) if draw.flipped else part)
+    return Batch(batch, broken)
+
+
+def _first_readable(images: ImageSet, index: int, attempts: int | None) -> tuple[Tensor | None, list[Broken]]:
+    """The image, or the first readable one that stands in for it, and what could not be read before."""
+    failed: list[Broken] = []
+    candidate = index
+    while candidate < index + len(images) and (attempts is None or len(failed) < attempts):
+        number = candidate % len(images)
+        try:
+            return images.read(number), failed
+        except UnreadableShard as error:
+            failed.append(Broken(error.shard, str(error)))
+        except UnreadableImage as error:
+            failed.append(Broken(images.name(number), str(error)))
+        candidate += images.after(number) - number
+    return None, failed
 
 
 class CachedImages(ImageSet):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import os
+from typing import Any
 
 import numpy as np
 import torchvision
+from filelock import FileLock
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
@@ -13,6 +16,9 @@ from torch.utils.data import Dataset
 
 from sdedit_pl.data.images import ImageFormat, UnreadableImage, held_out, image_to_tensor
 from sdedit_pl.data.source import SPLITS, ImageSet, Source, check_split
+
+# What torchvision's classes raise when their files are not there or damaged, or an argument is wrong.
+_REFUSALS = (RuntimeError, OSError, ValueError, TypeError)
 
 
 class TorchvisionSource(Source):
@@ -31,6 +37,8 @@ class TorchvisionSource(Source):
         val_split: For classes with a `split` argument, its value for validation.
         val_fraction: Share of the images held out for validation where the class has no split for it; 0 for none.
         background: Colour under transparent pixels, a name or #rrggbb.
+        random_crop: Margin in pixels: images are decoded so much higher and wider than `size`, and training cuts a
+            part out at random.
         broken_limit: Unreadable images that end the run when exceeded; null for no limit.
 
     Raises:
@@ -48,9 +56,10 @@ class TorchvisionSource(Source):
         val_split: str | None = None,
         val_fraction: float = 0.05,
         background: str = "white",
+        random_crop: int = 0,
         broken_limit: int | None = None,
     ) -> None:
-        super().__init__(ImageFormat(size, channels, background), broken_limit)
+        super().__init__(ImageFormat(size, channels, background, random_crop), broken_limit)
         if dataset not in torchvision.datasets.__all__:
             raise ValueError(
                 f"torchvision.datasets has no {dataset!r}; it has {', '.join(torchvision.datasets.__all__)}"
@@ -67,7 +76,7 @@ class TorchvisionSource(Source):
             for split in SPLITS:
                 self.images(split)
 
-    def images(self, split: str) -> ImageSet:
+    def images(self, split: str) -> TorchvisionImages:
         check_split(split)
         is_val = split == "val"
         known = set(inspect.signature(getattr(torchvision.datasets, self.dataset)).parameters)
@@ -88,12 +97,27 @@ class TorchvisionSource(Source):
         places = {"root": self.root, "download": self.download}
         arguments = {name: value for name, value in places.items() if name in known}
         try:
-            dataset = getattr(torchvision.datasets, self.dataset)(**arguments, **split)
-        except (RuntimeError, OSError, ValueError, TypeError) as error:
+            if arguments.get("download"):
+                dataset = self._download(arguments, split)
+            else:
+                dataset = self._construct(arguments, split)
+        except _REFUSALS as error:
             raise ValueError(
                 f"cannot open torchvision's {self.dataset} in {self.root}: {error}; download=true fetches most sets"
             ) from error
         return TorchvisionImages(dataset, self.dataset, np.arange(len(dataset)), self.format)
+
+    def _construct(self, arguments: dict[str, Any], split: dict[str, bool | str]) -> Any:
+        return getattr(torchvision.datasets, self.dataset)(**arguments, **split)
+
+    def _download(self, arguments: dict[str, Any], split: dict[str, bool | str]) -> Any:
+        """The data set, fetched if it is not there: of the processes that ask at once the first one does it."""
+        os.makedirs(self.root, exist_ok=True)
+        with FileLock(os.path.join(self.root, f".{self.dataset}.lock")):
+            try:
+                return self._construct({**arguments, "download": False}, split)
+            except _REFUSALS:
+                return self._construct(arguments, split)
 
 
 class TorchvisionImages(ImageSet):

@@ -1,4 +1,4 @@
-"""Guides and masks from image files."""
+"""Guides and masks from image files, and from the files of SDEdit's reference runner that hold both."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdedit_pl.data.images import IMAGE_SUFFIXES, ImageFormat, UnreadableImage, decode_image, images_from_bytes
+from sdedit_pl.editing.runner_files import RUNNER_SUFFIX, read_mask_and_image
 
 
 class Guide(NamedTuple):
@@ -21,11 +22,13 @@ class Guide(NamedTuple):
         path: the file.
         image: float32 (1, C, size, size) in [-1, 1].
         original_size: (width, height) of the file's image.
+        mask: the edit mask that the file brings besides, True where pixels may change.
     """
 
     path: Path
     image: Float[Tensor, "1 C S S"]
     original_size: tuple[int, int]
+    mask: Bool[Tensor, "1 1 S S"] | None = None
 
     @property
     def resized(self) -> bool:
@@ -56,9 +59,15 @@ def find_guides(guide: str) -> list[Path]:
 def read_guide(path: Path, size: int, channels: int = 3) -> Guide:
     """Reads a guide; another size is cropped to its central square and resampled.
 
+    A `.pth` file is one of SDEdit's reference runner, and has the model's size.
+
     Raises:
         UnreadableImage: the file is not a whole image.
+        ValueError: the `.pth` file is none of the runner's, or of another size.
     """
+    if path.suffix == RUNNER_SUFFIX:
+        mask, image = read_mask_and_image(path, size, channels)
+        return Guide(path, image, (size, size), mask)
     pixels = _decoded(path, ImageFormat(size, channels))
     return Guide(path, images_from_bytes(pixels[None]), image_size(path))
 

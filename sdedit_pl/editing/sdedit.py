@@ -98,8 +98,10 @@ class SDEdit:
             the guide's bit for bit (`variant="exact"`).
 
         Raises:
-            ValueError: a guide, mask or number of seeds that does not fit, or a t0 that the SDE does not reach.
+            ValueError: a guide, mask or number of seeds that does not fit, or a t0 that the SDE does not reach or the
+                model was not trained on.
         """
+        self.check(denoiser)
         guide, noise = _with_noise(guide, seeds, noise)
         if edit_mask is not None:
             edit_mask = _fitting(edit_mask, guide)
@@ -108,7 +110,7 @@ class SDEdit:
         t0 = guide.new_full((len(guide),), times[0].item())
         image = result = guide
         with torch.no_grad():
-            for first_step in range(0, self.repeats * (self.steps + 1), self.steps + 1):
+            for first_step in range(0, self.repeats * len(times), len(times)):
                 z = noise(first_step, 0, guide)
                 result = integrate(
                     denoiser,
@@ -137,6 +139,16 @@ class SDEdit:
         """The times that each repeat visits, from t0 to 0, (steps + 1,), float64 on the CPU."""
         grid = GRIDS[self.grid]() if isinstance(self.grid, str) else self.grid
         return grid.times(sde, start_time(self.t0, sde), self.steps)
+
+    def check(self, denoiser: Denoiser) -> None:
+        """Raises ValueError if t0 is a time that the SDE does not reach, or one later than the model was trained on."""
+        t0 = start_time(self.t0, denoiser.sde)
+        if t0 > denoiser.t_max * (1 + 1e-6):
+            levels = denoiser.sde.noise_level(torch.tensor([t0, denoiser.t_max], dtype=torch.float64)).tolist()
+            raise ValueError(
+                f"t0={self.t0} is time {t0:.3g} (noise level {levels[0]:.3g}), and this model was trained up to "
+                f"{denoiser.t_max:.3g} only (noise level {levels[1]:.3g}); take a t0 of at most {denoiser.t_max:.3g}"
+            )
 
     def _solver(self) -> Solver:
         own = VARIANTS[self.variant].solver

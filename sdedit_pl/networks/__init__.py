@@ -5,10 +5,11 @@ Adding one: a class in a file of its own, and its line in `NETWORKS`.
 
 from __future__ import annotations
 
+from sdedit_pl.networks.adm import ADM
 from sdedit_pl.networks.ddpm import DDPM
 from sdedit_pl.networks.ncsnpp import NCSNpp
 from sdedit_pl.networks.unet import UNet
 
-NETWORKS: dict[str, type[UNet]] = {"ncsnpp": NCSNpp, "ddpm": DDPM}
+NETWORKS: dict[str, type[UNet]] = {"ncsnpp": NCSNpp, "ddpm": DDPM, "adm": ADM}
 
-__all__ = ["DDPM", "NETWORKS", "NCSNpp"]
+__all__ = ["ADM", "DDPM", "NETWORKS", "NCSNpp"]

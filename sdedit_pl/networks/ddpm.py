@@ -8,17 +8,17 @@ Source: Ho et al., "Denoising Diffusion Probabilistic Models" (2020), appendix B
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from sdedit_pl.networks.layers import (
     Downsample,
     OutputHead,
     PositionalFeatures,
-    Resample,
     ResidualBlock,
     SelfAttention,
     Upsample,
+    attention_heads,
 )
 from sdedit_pl.networks.unet import Layers, Shape, UNet
 
@@ -39,15 +39,23 @@ class DDPM(UNet):
             network always attends.
         attend_after: Whether, on the way up, attention follows every "block" of such a level (DDPM, DDIM, SDEdit) or
             only the last of the "level" (score_sde).
+        head_channels: Channels of each head of the attentions; all of them, in a single head, if None.
         dropout: Probability of dropping an activation inside a residual block, in training.
         resample_with_convolution: Whether the steps between levels are learned.
+        pad_all_sides: Whether the convolution that halves the resolution pads all four sides, or only on the right and
+            below, as published.
+        close_frequencies: Whether the lowest frequency of the label's sinusoids is 1/10000, as published, or the one
+            that would follow it.
         smallest_group: Least number of channels in a group of the normalisations, of which there are up to 32. With 1,
             as published, feature maps of 32 channels or fewer are normalised one by one, which wipes out what the
             label added: use 64 channels or more, or a larger group.
+        most_groups: Greatest number of groups of the normalisations.
+        epsilon: What the normalisations add to a variance.
         init_scale: Scale of the initial weights of every residual branch's last convolution; 0 means next to nothing.
         patch: 1, 2 or 4. Above 1 the network works on patches of that size folded into channels, at 1/patch of the
             resolution: cheaper, a little less sharp. Ours, not the paper's.
         checkpoint_gradients: Whether to recompute activations in the backward pass, trading time for memory.
+        augmentation_labels: Numbers that may tell the network how a training image was augmented.
 
     Raises:
         ValueError: If an option has an unknown value.
@@ -63,12 +71,18 @@ class DDPM(UNet):
         blocks_per_level: int = 2,
         attention_levels: Sequence[int] = (1,),
         attend_after: str = "block",
+        head_channels: int | None = None,
         dropout: float = 0.0,
         resample_with_convolution: bool = True,
+        pad_all_sides: bool = False,
+        close_frequencies: bool = True,
         smallest_group: int = 1,
+        most_groups: int = 32,
+        epsilon: float = 1e-6,
         init_scale: float = 0.0,
         patch: int = 1,
         checkpoint_gradients: bool = False,
+        augmentation_labels: int = 0,
     ) -> None:
         shape = Shape(
             image_channels=image_channels,
@@ -81,9 +95,8 @@ class DDPM(UNet):
             patch=patch,
         )
 
-        def resampling(direction: type[Downsample] | type[Upsample]) -> Callable[[int], Resample]:
-            return lambda width: direction(width, width, convolve=resample_with_convolution, fir_kernel=None)
-
+        convolve = resample_with_convolution
+        normalised = {"smallest_group": smallest_group, "most_groups": most_groups, "epsilon": epsilon}
         super().__init__(
             shape,
             Layers(
@@ -91,15 +104,20 @@ class DDPM(UNet):
                     ResidualBlock,
                     label_channels=shape.label_channels,
                     dropout=dropout,
-                    smallest_group=smallest_group,
                     init_scale=init_scale,
                     shortcut_init_scale=0.1,
+                    **normalised,
                 ),
-                attention=partial(SelfAttention, smallest_group=smallest_group, init_scale=init_scale),
-                downsample=resampling(Downsample),
-                upsample=resampling(Upsample),
-                head=partial(OutputHead, smallest_group=smallest_group, init_scale=init_scale),
+                attention=lambda width: SelfAttention(
+                    width, heads=attention_heads(width, head_channels), init_scale=init_scale, **normalised
+                ),
+                downsample=lambda width: Downsample(
+                    width, width, convolve=convolve, fir_kernel=None, pad_all_sides=pad_all_sides
+                ),
+                upsample=lambda width: Upsample(width, width, convolve=convolve, fir_kernel=None),
+                head=partial(OutputHead, init_scale=init_scale, **normalised),
             ),
-            PositionalFeatures(channels),
+            PositionalFeatures(channels, closed=close_frequencies),
             checkpoint_gradients=checkpoint_gradients,
+            augmentation_labels=augmentation_labels,
         )

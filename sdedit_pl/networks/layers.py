@@ -62,15 +62,15 @@ def linear(in_features: int, out_features: int) -> nn.Linear:
     return layer
 
 
-def group_norm(channels: int, smallest_group: int) -> nn.GroupNorm:
-    """Makes a GroupNorm of up to 32 groups with at least `smallest_group` channels in each.
+def group_norm(channels: int, smallest_group: int, epsilon: float = 1e-6, most_groups: int = 32) -> nn.GroupNorm:
+    """Makes a GroupNorm of up to `most_groups` groups with at least `smallest_group` channels in each.
 
     The number of groups is the largest one that divides `channels`; where the published networks are defined, that is
-    their min(channels / smallest_group, 32).
+    their min(channels / smallest_group, most_groups).
     """
-    most = max(1, min(32, channels // smallest_group))
+    most = max(1, min(most_groups, channels // smallest_group))
     groups = next(count for count in range(most, 0, -1) if channels % count == 0)
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    return nn.GroupNorm(groups, channels, eps=epsilon)
 
 
 class FourierFeatures(nn.Module):
@@ -94,26 +94,33 @@ class FourierFeatures(nn.Module):
 
 
 class PositionalFeatures(nn.Module):
-    """Sines, then cosines, of the label times frequencies that fall geometrically from 1 to 1/10000.
+    """Sines and cosines of the label times frequencies that fall geometrically from 1 to 1/10000.
 
     An odd number of channels ends with a zero.
+
+    Args:
+        channels: Number of features.
+        cosines_first: Whether the cosines stand before the sines.
+        closed: Whether 1/10000 is the last frequency (Ho et al.) or the one that would follow it (Vaswani et al.).
 
     Source: Vaswani et al., "Attention Is All You Need" (2017), as spaced by Ho et al. (2020).
     """
 
     frequencies: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, cosines_first: bool = False, closed: bool = True) -> None:
         super().__init__()
         half = channels // 2
-        exponents = torch.arange(half, dtype=torch.float32) * -(math.log(10000) / max(half - 1, 1))
+        exponents = torch.arange(half, dtype=torch.float32) * -(math.log(10000) / max(half - closed, 1))
         self.register_buffer("frequencies", exponents.exp(), persistent=False)
         self.features = channels
+        self.cosines_first = cosines_first
 
     def forward(self, label: Times) -> Float[Tensor, "B features"]:
         """Embeds `label` (B,) as (B, channels)."""
         angle = torch.outer(label, self.frequencies)
-        return F.pad(torch.cat([angle.sin(), angle.cos()], dim=1), (0, self.features % 2))
+        waves = [angle.sin(), angle.cos()]
+        return F.pad(torch.cat(waves[::-1] if self.cosines_first else waves, dim=1), (0, self.features % 2))
 
 
 class LabelEmbedding(nn.Module):
@@ -122,19 +129,34 @@ class LabelEmbedding(nn.Module):
     Args:
         features: `FourierFeatures` or `PositionalFeatures`.
         channels: Length of the vector.
+        augmentation_labels: Further numbers that may come with a label. They enter beside its features through weights
+            that start at zero and without a bias, so that zeros are the same as none.
     """
 
-    def __init__(self, features: FourierFeatures | PositionalFeatures, channels: int) -> None:
+    def __init__(
+        self, features: FourierFeatures | PositionalFeatures, channels: int, augmentation_labels: int = 0
+    ) -> None:
         super().__init__()
         self.features = features
         self.hidden = linear(features.features, channels)
         self.output = linear(channels, channels)
+        self.augmentation = nn.Linear(augmentation_labels, channels, bias=False) if augmentation_labels else None
+        if self.augmentation is not None:
+            nn.init.zeros_(self.augmentation.weight)
 
-    def forward(self, label: Times) -> LabelVector:
-        """Returns the activated vector (B, channels) for labels (B,)."""
+    def forward(self, label: Times, augmentation: Float[Tensor, "B labels"] | None = None) -> LabelVector:
+        """Returns the activated vector (B, channels) for labels (B,) and augmentation labels (B, A).
+
+        Raises:
+            ValueError: If there are augmentation labels that the network was not made for.
+        """
         with torch.autocast(label.device.type, enabled=False):
-            features = self.features(label.to(self.features.frequencies.dtype))
-            return F.silu(self.output(F.silu(self.hidden(features))))
+            hidden = self.hidden(self.features(label.to(self.features.frequencies.dtype)))
+            if augmentation is not None:
+                if self.augmentation is None:
+                    raise ValueError("this network takes no augmentation labels; make it with augmentation_labels=N")
+                hidden = hidden + self.augmentation(augmentation.to(hidden.dtype))
+            return F.silu(self.output(F.silu(hidden)))
 
 
 class Downsample(nn.Module):
@@ -145,17 +167,25 @@ class Downsample(nn.Module):
         out_channels: Channels of the output; equal to `in_channels` without a convolution.
         convolve: Whether to convolve. Without, samples are averaged (or FIR filtered) and nothing is learned.
         fir_kernel: Taps of the FIR filter, or None for plain averages and strides.
+        pad_all_sides: Whether the plain convolution pads all four sides, or only on the right and below, as
+            TensorFlow's SAME does for stride 2.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, convolve: bool, fir_kernel: Sequence[float] | None
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        convolve: bool,
+        fir_kernel: Sequence[float] | None,
+        pad_all_sides: bool = False,
     ) -> None:
         super().__init__()
         self.convolution = convolution(in_channels, out_channels, 3, stride=2, padding=0) if convolve else None
         self.filter: nn.Module
         if fir_kernel is None:
-            # The published networks pad on the right and below, as TensorFlow's SAME does for stride 2.
-            self.filter = nn.ZeroPad2d((0, 1, 0, 1)) if convolve else nn.AvgPool2d(2)
+            before = int(pad_all_sides)
+            self.filter = nn.ZeroPad2d((before, 1, before, 1)) if convolve else nn.AvgPool2d(2)
         elif convolve:
             taps = len(fir_kernel)
             self.filter = FIRFilter(in_channels, fir_kernel, before=(taps + 1) // 2, after=taps // 2)
@@ -211,20 +241,27 @@ class ResidualBlock(nn.Module):
     """Two normalised, activated 3 x 3 convolutions beside a shortcut, conditioned on the label, optionally resampling.
 
     h = conv_2(act(norm_2(conv_1(R act(norm_1(x))) + label_projection(label)))) and the result is shortcut(R x) + h,
-    times sqrt(1/2) with `skip_rescale`, where R resamples both branches or does nothing.
+    times sqrt(1/2) with `skip_rescale`, where R resamples both branches or does nothing. With `modulate` the label
+    gives two numbers for each channel instead, and norm_2(...) (1 + scale) + shift takes the place of norm_2(... +
+    label_projection(label)).
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         label_channels: Length of the label's vector.
-        resample: `Downsample` or `Upsample` without a convolution, or None. It makes the shortcut learned.
+        resample: `Downsample` or `Upsample` without a convolution, or None.
+        learn_resampled_shortcut: Whether `resample` makes the shortcut learned, as a change of channels does.
+        modulate: Whether the label scales and shifts the normalised features instead of being added before.
         dropout: Probability of dropping an activation before the second convolution.
         skip_rescale: Whether to keep the variance of the sum by a factor sqrt(1/2).
         smallest_group: Least number of channels in a group of the normalisations.
+        epsilon: What the normalisations add to a variance.
+        most_groups: Greatest number of groups of the normalisations.
         init_scale: Scale of the second convolution's initial weights.
         shortcut_init_scale: Scale of the shortcut's initial weights.
 
-    Source: Ho et al. (2020), appendix B; for the resampling Brock et al., "Large Scale GAN Training" (2019), figure 15.
+    Source: Ho et al. (2020), appendix B; for the resampling Brock et al., "Large Scale GAN Training" (2019), figure 15;
+    for the modulation Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models" (2021).
     """
 
     def __init__(
@@ -234,53 +271,80 @@ class ResidualBlock(nn.Module):
         label_channels: int,
         *,
         resample: Downsample | Upsample | None = None,
+        learn_resampled_shortcut: bool = True,
+        modulate: bool = False,
         dropout: float = 0.0,
         skip_rescale: bool = False,
         smallest_group: int = 4,
+        epsilon: float = 1e-6,
+        most_groups: int = 32,
         init_scale: float = 0.0,
         shortcut_init_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.norm_1 = group_norm(in_channels, smallest_group)
+        self.norm_1 = group_norm(in_channels, smallest_group, epsilon, most_groups)
         self.resample = resample
         self.conv_1 = convolution(in_channels, out_channels, 3)
-        self.label_projection = linear(label_channels, out_channels)
-        self.norm_2 = group_norm(out_channels, smallest_group)
+        self.modulate = modulate
+        self.label_projection = linear(label_channels, out_channels * (2 if modulate else 1))
+        self.norm_2 = group_norm(out_channels, smallest_group, epsilon, most_groups)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.conv_2 = convolution(out_channels, out_channels, 3, init_scale=init_scale)
-        learned = in_channels != out_channels or resample is not None
+        learned = in_channels != out_channels or (resample is not None and learn_resampled_shortcut)
         self.shortcut = convolution(in_channels, out_channels, 1, init_scale=shortcut_init_scale) if learned else None
         self.scale = math.sqrt(0.5) if skip_rescale else 1.0
 
     def forward(self, x: Images, label: LabelVector) -> Float[Tensor, "B C_out H_out W_out"]:
         """Maps (B, in_channels, H, W) to (B, out_channels, H', W'), where H' is H, H/2 or 2H."""
-        h = F.silu(self.norm_1(x))
+        h = _activated(self.norm_1(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
-        h = self.conv_1(h) + self.label_projection(label)[:, :, None, None]
-        h = self.conv_2(self.dropout(F.silu(self.norm_2(h))))
-        if self.shortcut is not None:
-            x = self.shortcut(x)
-        return _scaled_sum(x, h, self.scale)
+        h = self.conv_1(h)
+        # From here on in place: what a convolution returns is not needed for its gradient, and fresh memory costs time.
+        projection = self.label_projection(label)[:, :, None, None]
+        if self.modulate:
+            scale, shift = projection.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
+        else:
+            h = self.norm_2(h.add_(projection))
+        h = self.conv_2(self.dropout(_activated(h)))
+        return scaled_(h.add_(x if self.shortcut is None else self.shortcut(x)), self.scale)
 
 
 class SelfAttention(nn.Module):
-    """Single-head self-attention over the pixels of a normalised feature map, added to it.
+    """Self-attention over the pixels of a normalised feature map, added to it.
 
     Args:
-        channels: Channels of the feature map, which is also the size of the head.
+        channels: Channels of the feature map.
+        heads: Number of heads, which share the channels evenly, in their order.
         skip_rescale: Whether to keep the variance of the sum by a factor sqrt(1/2).
         smallest_group: Least number of channels in a group of the normalisation.
+        epsilon: What the normalisation adds to a variance.
+        most_groups: Greatest number of groups of the normalisation.
         init_scale: Scale of the output projection's initial weights.
+
+    Raises:
+        ValueError: If the heads cannot share the channels.
 
     Source: Ho et al. (2020), appendix B.
     """
 
     def __init__(
-        self, channels: int, *, skip_rescale: bool = False, smallest_group: int = 4, init_scale: float = 0.0
+        self,
+        channels: int,
+        *,
+        heads: int = 1,
+        skip_rescale: bool = False,
+        smallest_group: int = 4,
+        epsilon: float = 1e-6,
+        most_groups: int = 32,
+        init_scale: float = 0.0,
     ) -> None:
         super().__init__()
-        self.norm = group_norm(channels, smallest_group)
+        if heads < 1 or channels % heads:
+            raise ValueError(f"the heads of an attention share its {channels} channels evenly, got {heads} heads")
+        self.heads = heads
+        self.norm = group_norm(channels, smallest_group, epsilon, most_groups)
         self.qkv = convolution(channels, 3 * channels, 1)
         for part in self.qkv.weight.data.chunk(3):
             variance_scaling_(part, 0.1)
@@ -289,29 +353,60 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Images) -> Images:
         """Attends over all pixels of `x` (B, C, H, W) and returns the same shape."""
-        tokens = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1)
-        query, key, value = tokens.chunk(3, dim=-1)
-        h = F.scaled_dot_product_attention(query, key, value)
-        h = self.output(h.squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:]))
-        return _scaled_sum(x, h, self.scale)
+        tokens = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)
+        query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in tokens.chunk(3, dim=2))
+        h = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        h = self.output(h.transpose(1, 2).unflatten(2, x.shape[2:]))
+        return scaled_(h.add_(x), self.scale)
+
+
+def attention_heads(channels: int, head_channels: int | None) -> int:
+    """Number of heads of `head_channels` channels each in an attention over `channels`; one if None.
+
+    Raises:
+        ValueError: If the heads would not share the channels evenly.
+    """
+    if head_channels is None:
+        return 1
+    if head_channels < 1 or channels % head_channels:
+        raise ValueError(
+            f"head_channels must divide the {channels} channels of each attention, got {head_channels}; null makes one "
+            "head of all channels"
+        )
+    return channels // head_channels
 
 
 class OutputHead(nn.Module):
     """Normalises, activates and convolves feature maps to `out_channels`."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, smallest_group: int, init_scale: float) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        smallest_group: int,
+        init_scale: float,
+        epsilon: float = 1e-6,
+        most_groups: int = 32,
+    ) -> None:
         super().__init__()
-        self.norm = group_norm(in_channels, smallest_group)
+        self.norm = group_norm(in_channels, smallest_group, epsilon, most_groups)
         self.convolution = convolution(in_channels, out_channels, 3, init_scale=init_scale)
 
     def forward(self, x: Images) -> Float[Tensor, "B C_out H W"]:
         """Maps (B, in_channels, H, W) to (B, out_channels, H, W)."""
-        return self.convolution(F.silu(self.norm(x)))
+        return self.convolution(_activated(self.norm(x)))
 
 
 Resample: TypeAlias = ResidualBlock | Downsample | Upsample
 """What may stand between two levels of a U-Net."""
 
 
-def _scaled_sum(x: Tensor, h: Tensor, scale: float) -> Tensor:
-    return x + h if scale == 1.0 else (x + h) * scale
+def scaled_(x: Tensor, scale: float) -> Tensor:
+    """Multiplies `x` in place, unless by one."""
+    return x if scale == 1.0 else x.mul_(scale)
+
+
+def _activated(x: Tensor) -> Tensor:
+    """SiLU of a result that nothing else needs, in its memory unless the gradient needs what was there."""
+    return F.silu(x, inplace=not x.requires_grad)

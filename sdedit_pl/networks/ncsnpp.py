@@ -25,6 +25,7 @@ from sdedit_pl.networks.layers import (
     ResidualBlock,
     SelfAttention,
     Upsample,
+    attention_heads,
 )
 from sdedit_pl.networks.pyramids import InputResidual, InputSkip, OutputResidual, OutputSkip
 from sdedit_pl.networks.unet import Layers, Shape, UNet, check_choice
@@ -44,9 +45,12 @@ class NCSNpp(UNet):
         blocks_per_level: Residual blocks of each level on the way down; one more on the way up.
         attention_levels: Levels whose blocks are followed by attention, 0 being full resolution; on the way up only the
             level's last block is. The middle of the network always attends.
+        head_channels: Channels of each head of the attentions; all of them, in a single head, if None.
         dropout: Probability of dropping an activation inside a residual block, in training.
         label_embedding: "fourier" (random frequencies) or "positional" (DDPM's).
         fourier_scale: Standard deviation of the random frequencies.
+        close_frequencies: Whether the lowest "positional" frequency is 1/10000, as published, or the one that would
+            follow it.
         block: "biggan" resamples inside residual blocks, "ddpm" between them.
         fir: Whether to resample with an anti-aliasing filter.
         fir_kernel: The filter's taps, normalised here.
@@ -56,10 +60,12 @@ class NCSNpp(UNet):
         progressive_input: How the image enters below full resolution: "none", "input_skip" or "residual".
         progressive_combine: Whether "input_skip" adds ("sum") or concatenates ("cat").
         resample_with_convolution: Whether "ddpm" blocks' resampling between levels is learned.
+        epsilon: What the normalisations add to a variance.
         init_scale: Scale of the initial weights of every residual branch's last convolution; 0 means next to nothing.
         patch: 1, 2 or 4. Above 1 the network works on patches of that size folded into channels, at 1/patch of the
             resolution: cheaper, a little less sharp. Ours, not the paper's.
         checkpoint_gradients: Whether to recompute activations in the backward pass, trading time for memory.
+        augmentation_labels: Numbers that may tell the network how a training image was augmented.
 
     Raises:
         ValueError: If an option has an unknown value or two of them contradict each other.
@@ -74,9 +80,11 @@ class NCSNpp(UNet):
         channel_multipliers: Sequence[int] = (1, 2, 2, 2),
         blocks_per_level: int = 4,
         attention_levels: Sequence[int] = (1,),
+        head_channels: int | None = None,
         dropout: float = 0.0,
         label_embedding: str = "fourier",
         fourier_scale: float = 16.0,
+        close_frequencies: bool = True,
         block: str = "biggan",
         fir: bool = True,
         fir_kernel: Sequence[float] = (1.0, 3.0, 3.0, 1.0),
@@ -85,9 +93,11 @@ class NCSNpp(UNet):
         progressive_input: str = "none",
         progressive_combine: str = "sum",
         resample_with_convolution: bool = True,
+        epsilon: float = 1e-6,
         init_scale: float = 0.0,
         patch: int = 1,
         checkpoint_gradients: bool = False,
+        augmentation_labels: int = 0,
     ) -> None:
         shape = Shape(
             image_channels=image_channels,
@@ -115,6 +125,7 @@ class NCSNpp(UNet):
             label_channels=shape.label_channels,
             dropout=dropout,
             skip_rescale=skip_rescale,
+            epsilon=epsilon,
             init_scale=init_scale,
             shortcut_init_scale=1.0 if block == "biggan" else 0.1,
         )
@@ -135,24 +146,33 @@ class NCSNpp(UNet):
         output_joints = {
             "none": None,
             "output_skip": lambda width, below: OutputSkip(
-                width, image_width, lowest=below is None, init_scale=init_scale, fir_kernel=taps
+                width, image_width, lowest=below is None, epsilon=epsilon, init_scale=init_scale, fir_kernel=taps
             ),
-            "residual": partial(OutputResidual, skip_rescale=skip_rescale, fir_kernel=taps),
+            "residual": partial(OutputResidual, skip_rescale=skip_rescale, epsilon=epsilon, fir_kernel=taps),
         }
-        head = partial(OutputHead, smallest_group=4, init_scale=init_scale)
+        head = partial(OutputHead, smallest_group=4, epsilon=epsilon, init_scale=init_scale)
         super().__init__(
             shape,
             Layers(
                 residual=residual,
-                attention=partial(SelfAttention, skip_rescale=skip_rescale, init_scale=init_scale),
+                attention=lambda width: SelfAttention(
+                    width,
+                    heads=attention_heads(width, head_channels),
+                    skip_rescale=skip_rescale,
+                    epsilon=epsilon,
+                    init_scale=init_scale,
+                ),
                 downsample=resampling(Downsample),
                 upsample=resampling(Upsample),
                 head=None if progressive == "output_skip" else head,
                 input_joint=input_joints[progressive_input],
                 output_joint=output_joints[progressive],
             ),
-            FourierFeatures(channels, fourier_scale) if label_embedding == "fourier" else PositionalFeatures(channels),
+            FourierFeatures(channels, fourier_scale)
+            if label_embedding == "fourier"
+            else PositionalFeatures(channels, closed=close_frequencies),
             checkpoint_gradients=checkpoint_gradients,
+            augmentation_labels=augmentation_labels,
         )
 
 

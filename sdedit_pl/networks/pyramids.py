@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sdedit_pl.networks.layers import Downsample, OutputHead, Upsample, convolution
+from sdedit_pl.networks.layers import Downsample, OutputHead, Upsample, convolution, scaled_
 from sdedit_pl.typing import Images
 
 TwiceAsLarge: TypeAlias = Float[Tensor, "B P 2*H 2*W"]
@@ -74,7 +74,7 @@ class InputResidual(InputJoint):
 
     def forward(self, h: Images, pyramid: TwiceAsLarge) -> tuple[Joined, Pyramid]:
         """Returns the sum twice."""
-        h = (self.downsample(pyramid) + h) * self.scale
+        h = scaled_(self.downsample(pyramid).add_(h), self.scale)
         return h, h
 
 
@@ -90,10 +90,17 @@ class OutputSkip(OutputJoint):
     """Keeps the pyramid an image: a sum of one image from each level, which is the network's output at the end."""
 
     def __init__(
-        self, width: int, image_channels: int, *, lowest: bool, init_scale: float, fir_kernel: Sequence[float] | None
+        self,
+        width: int,
+        image_channels: int,
+        *,
+        lowest: bool,
+        epsilon: float,
+        init_scale: float,
+        fir_kernel: Sequence[float] | None,
     ) -> None:
         super().__init__()
-        self.head = OutputHead(width, image_channels, smallest_group=4, init_scale=init_scale)
+        self.head = OutputHead(width, image_channels, smallest_group=4, epsilon=epsilon, init_scale=init_scale)
         self.upsample = (
             None if lowest else Upsample(image_channels, image_channels, convolve=False, fir_kernel=fir_kernel)
         )
@@ -110,10 +117,17 @@ class OutputResidual(OutputJoint):
     """Adds the pyramid, doubled by a convolution, to the features; the sum is both from there."""
 
     def __init__(
-        self, width: int, below: int | None, *, skip_rescale: bool, fir_kernel: Sequence[float] | None
+        self,
+        width: int,
+        below: int | None,
+        *,
+        skip_rescale: bool,
+        epsilon: float,
+        fir_kernel: Sequence[float] | None,
     ) -> None:
         super().__init__()
-        self.head = OutputHead(width, width, smallest_group=4, init_scale=1.0) if below is None else None
+        starts = below is None
+        self.head = OutputHead(width, width, smallest_group=4, epsilon=epsilon, init_scale=1.0) if starts else None
         self.upsample = None if below is None else Upsample(below, width, convolve=True, fir_kernel=fir_kernel)
         self.scale = math.sqrt(0.5) if skip_rescale else 1.0
 
@@ -122,5 +136,5 @@ class OutputResidual(OutputJoint):
         if self.head is not None:
             return h, self.head(h)
         assert self.upsample is not None and pyramid is not None
-        h = (self.upsample(pyramid) + h) * self.scale
+        h = scaled_(self.upsample(pyramid).add_(h), self.scale)
         return h, h

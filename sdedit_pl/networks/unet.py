@@ -144,11 +144,12 @@ class UNet(nn.Module):
         features: FourierFeatures | PositionalFeatures,
         *,
         checkpoint_gradients: bool,
+        augmentation_labels: int = 0,
     ) -> None:
         super().__init__()
         self.shape = shape
         self.checkpoint_gradients = checkpoint_gradients
-        self.label_embedding = LabelEmbedding(features, shape.label_channels)
+        self.label_embedding = LabelEmbedding(features, shape.label_channels, augmentation_labels)
         self.stem = convolution(shape.image_channels * shape.patch**2, shape.channels, 3)
         down, input_joints, kept = _way_down(shape, layers)
         self.down = nn.ModuleList(down)
@@ -167,12 +168,15 @@ class UNet(nn.Module):
         """The number that height and width must be multiples of."""
         return self.shape.size_divisor
 
-    def forward(self, images: Images, label: Times) -> Float[Tensor, "B C_out H W"]:
+    def forward(
+        self, images: Images, label: Times, augmentation: Float[Tensor, "B labels"] | None = None
+    ) -> Float[Tensor, "B C_out H W"]:
         """Runs the network.
 
         Args:
             images: (B, image_channels, H, W), H and W multiples of `size_divisor`.
             label: One number for each image, (B,), embedded exactly as it comes.
+            augmentation: What was done to each image, (B, augmentation_labels); None stands for zeros, nothing.
 
         Returns:
             (B, output_channels, H, W).
@@ -183,7 +187,7 @@ class UNet(nn.Module):
         check_images(images, self.shape.image_channels, self.size_divisor)
         patch = self.shape.patch
         x = F.pixel_unshuffle(images, patch) if patch > 1 else images
-        vector = self.label_embedding(label)
+        vector = self.label_embedding(label, augmentation)
         kept = self._descend(x, vector)
         h = kept[-1]
         for block in self.middle:
@@ -209,7 +213,9 @@ class UNet(nn.Module):
         pyramid = None
         for index, level in reversed(list(enumerate(cast(Sequence[Level], self.up)))):
             for block in level.blocks:
-                h = self._run(block, torch.cat([h, kept.pop()], dim=1), vector)
+                # Not within the call, which would hold on to the narrower h as long as the block runs.
+                h = torch.cat([h, kept.pop()], dim=1)
+                h = self._run(block, h, vector)
             if self.output_pyramid:
                 h, pyramid = self.output_pyramid[index](h, pyramid)
             if level.resample is not None:

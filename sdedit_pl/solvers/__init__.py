@@ -5,11 +5,16 @@ from __future__ import annotations
 from sdedit_pl.solvers.ancestral import Ancestral
 from sdedit_pl.solvers.base import Solver, State
 from sdedit_pl.solvers.ddim import DDIM
+from sdedit_pl.solvers.dpm_solver import DPMSolver2M
+from sdedit_pl.solvers.edm_heun import EDMHeun
+from sdedit_pl.solvers.er_sde import ERSDE
 from sdedit_pl.solvers.euler_maruyama import EulerMaruyama
 from sdedit_pl.solvers.predictor_corrector import PredictorCorrector
 from sdedit_pl.solvers.probability_flow_euler import ProbabilityFlowEuler
 from sdedit_pl.solvers.probability_flow_heun import ProbabilityFlowHeun
 from sdedit_pl.solvers.reverse_diffusion import ReverseDiffusion
+from sdedit_pl.solvers.sde_dpm_solver import SDEDPMSolver2M
+from sdedit_pl.solvers.unipc import UniPC
 
 SOLVERS: dict[str, type[Solver]] = {
     "ancestral": Ancestral,
@@ -19,17 +24,27 @@ SOLVERS: dict[str, type[Solver]] = {
     "probability_flow_euler": ProbabilityFlowEuler,
     "probability_flow_heun": ProbabilityFlowHeun,
     "predictor_corrector": PredictorCorrector,
+    "dpm_solver_2m": DPMSolver2M,
+    "sde_dpm_solver_2m": SDEDPMSolver2M,
+    "er_sde": ERSDE,
+    "unipc": UniPC,
+    "edm_heun": EDMHeun,
 }
 
 __all__ = [
     "DDIM",
+    "ERSDE",
     "SOLVERS",
     "Ancestral",
+    "DPMSolver2M",
+    "EDMHeun",
     "EulerMaruyama",
     "PredictorCorrector",
     "ProbabilityFlowEuler",
     "ProbabilityFlowHeun",
     "ReverseDiffusion",
+    "SDEDPMSolver2M",
     "Solver",
     "State",
+    "UniPC",
 ]

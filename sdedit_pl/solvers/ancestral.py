@@ -5,15 +5,19 @@ The forward step x_t = a x_s + b z is reversed by
     x_s = (x_t + b^2 score(x_t, t)) / a + c z.
 
 c^2 = b^2 (large variance) is exact for data of unit variance, the posterior's given x_0, c^2 = (b sigma_s / sigma_t)^2
-(small variance), for data that is a single image; the small one does better on few steps.
+(small variance), for data that is a single image; the small one does better on few steps. The truth lies between, and
+some networks have learned where, pixel by pixel, as a share of the way on a logarithmic scale.
 
-Source: Ho et al. 2020, Algorithm 2 and section 3.2; Meng et al., "SDEdit", ICLR 2022, Algorithms 2 (VE) and 4 (VP).
+Source: Ho et al. 2020, Algorithm 2 and section 3.2; Meng et al., "SDEdit", ICLR 2022, Algorithms 2 (VE) and 4 (VP);
+Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models", ICML 2021, equation 15, and section 4 for
+steps of any length: the bounds are those of the step that is taken.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,25 +27,30 @@ from sdedit_pl.sde import SDE
 from sdedit_pl.solvers.base import Solver, State, forward_steps, require_chain
 from sdedit_pl.typing import Images, Times, over_images
 
+VARIANCES = ("auto", "small", "large", "learned")
+
 
 @dataclass(frozen=True)
 class Ancestral(Solver):
     """The ancestral sampler, for any SDE.
 
     Args:
-        variance: of a step's noise: "small" (better on few steps) or "large" (exact for data of unit variance).
-            SDEdit's algorithms take the large one, its reference code and score_sde's for VE the small one,
-            score_sde's for VP the large one.
+        variance: of a step's noise: "small" (better on few steps), "large" (exact for data of unit variance),
+            "learned" (by the network, between these), or "auto": learned where the model has one, else small. SDEdit's
+            algorithms take the large one, its reference code and score_sde's for VE the small one, score_sde's for VP
+            the large one.
         chain: the forward chain that is reversed: "exact" (the SDE's own, for steps of any length), "paper" (that of
             SDEdit's algorithms) or "table" (that of score_sde).
     """
 
-    variance: str = "small"
+    variance: str = "auto"
     chain: str = "exact"
 
     def __post_init__(self) -> None:
-        if self.variance not in ("small", "large"):
-            raise ValueError(f"the variance of an ancestral step is small or large, got {self.variance!r}")
+        if self.variance not in VARIANCES:
+            raise ValueError(
+                f"the variance of an ancestral step is one of {', '.join(VARIANCES)}, got {self.variance!r}"
+            )
         forward_steps(self.chain)
 
     @property
@@ -55,8 +64,27 @@ class Ancestral(Solver):
         self, denoiser: Denoiser, x_t: Images, t: Times, s: Times, state: State, noise: StepNoise
     ) -> tuple[Images, State]:
         forward = forward_steps(self.chain)(denoiser.sde, t, s)
-        deviation = forward.deviation
-        if self.variance == "small":
-            deviation = deviation * forward.retained.sqrt() / forward.scale
-        drift = over_images(forward.deviation.square()) * denoiser.score(x_t, t)
-        return (x_t + drift) / over_images(forward.scale) + over_images(deviation) * noise.shared, state
+        largest = forward.deviation
+        smallest = largest * forward.retained.sqrt() / forward.scale
+        learned = self.variance == "auto" and denoiser.parameterisation.learned_variance
+        if learned or self.variance == "learned":
+            _, score, weight = denoiser.estimates(x_t, t)
+            if weight is None:
+                raise ValueError(
+                    f"variance=learned needs a model that has learned one, this one's parameterisation is "
+                    f"{type(denoiser.parameterisation).__name__}; take variance=auto, small or large"
+                )
+            deviation = _between(over_images(smallest), over_images(largest), weight)
+        else:
+            score = denoiser.score(x_t, t)
+            deviation = over_images(largest if self.variance == "large" else smallest)
+        drift = over_images(largest.square()) * score
+        return (x_t + drift) / over_images(forward.scale) + deviation * noise.shared, state
+
+
+def _between(
+    smallest: Float[Tensor, "B 1 1 1"], largest: Float[Tensor, "B 1 1 1"], weight: Images
+) -> Float[Tensor, "B C H W"]:
+    """The deviation whose logarithm lies at `weight` of the way; none in a step to an image, whose smallest is 0."""
+    deviation = largest * (smallest / largest) ** (1 - weight)
+    return torch.where(smallest > 0, deviation, torch.zeros_like(deviation))

@@ -6,6 +6,7 @@ uninterrupted one would have drawn, and no two ranks draw the same noise.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning
@@ -16,8 +17,11 @@ from torch import Tensor
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.losses import TimeSampler, Weighting, denoising_loss
 from sdedit_pl.noise import SeededNoise, mixed
+from sdedit_pl.training.augmentation import Augmentation
+from sdedit_pl.training.buckets import BUCKETS_MEAN, NoiseBucket, noise_buckets
 from sdedit_pl.training.optimizers import Adam, Schedule
-from sdedit_pl.typing import Images
+from sdedit_pl.training.uncertainty import LogUncertainty
+from sdedit_pl.typing import Images, Times
 
 TRAINING, VALIDATION = 0, 1
 """Domains of the random streams, so that a validation batch never repeats a training batch's noise."""
@@ -35,8 +39,14 @@ class ScoreModule(lightning.LightningModule):
         optimizer: optimiser settings.
         schedule: learning-rate schedule.
         reduction: of the squared error over an image's pixels, "mean" or "sum".
+        augmentation: what is done to training images; None for nothing.
+        uncertainty: learned beside the denoiser; None minimises the weighted loss itself.
+        sigma_edges: noise levels between which validation looks at each range by itself.
         seed: of every random number of training.
         config: the resolved configuration as plain data, written into every checkpoint.
+
+    Raises:
+        ValueError: if the denoiser has a learned variance.
     """
 
     def __init__(
@@ -48,19 +58,32 @@ class ScoreModule(lightning.LightningModule):
         schedule: Schedule,
         *,
         reduction: str = "mean",
+        augmentation: Augmentation | None = None,
+        uncertainty: LogUncertainty | None = None,
+        sigma_edges: Sequence[float] = (),
         seed: int = 0,
         config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if denoiser.parameterisation.learned_variance:
+            raise ValueError(
+                "training fits the estimate alone and would leave a learned variance behind; take a parameterisation "
+                "without one, epsilon for epsilon_and_variance; init_from= takes such models all the same"
+            )
         self.denoiser = denoiser
         self.weighting = weighting
         self.times = times
         self.optimizer = optimizer
         self.schedule = schedule
         self.reduction = reduction
+        self.augmentation = augmentation or Augmentation()
+        self.uncertainty = uncertainty
+        self.sigma_edges = tuple(sigma_edges)
+        self.averages: Mapping[int, Denoiser] = {}
         self.seed = seed
         self.config = config or {}
         self.batches_done = 0
+        self.batch_loss = torch.zeros(())
 
     def training_step(self, batch: Float[Tensor, "B C H W"], batch_idx: int) -> Tensor:
         """Mean loss of a batch of clean images in [-1, 1]."""
@@ -68,11 +91,15 @@ class ScoreModule(lightning.LightningModule):
         torch.manual_seed(mixed(self.seed, self.global_rank, self.batches_done, TRAINING))
         uniform = torch.rand(batch.shape[0], device=batch.device, dtype=torch.float32)
         noise = torch.randn(batch.shape, device=batch.device, dtype=torch.float32)
-        loss = self.losses(batch, uniform, noise).mean()
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch.shape[0])
+        images, told = self.augmentation(batch)
+        t = self.times.times(self.denoiser.sde, uniform)
+        losses = self.losses(self.denoiser, images, t, noise, told)
+        self.batch_loss = losses.detach().mean()  # to be logged, but not at every step: that waits for the device
+        if self.uncertainty is not None:
+            losses = self.uncertainty.objective(losses, self.denoiser.sde, t)
         # Counted here and not in on_train_batch_end, which comes after the checkpoint of this batch is written.
         self.batches_done += 1
-        return loss
+        return losses.mean()
 
     def on_validation_start(self) -> None:
         # A compiled network would be compiled anew for evaluation and for each size of a last batch or a preview.
@@ -82,21 +109,59 @@ class ScoreModule(lightning.LightningModule):
         torch.compiler.set_stance("default")
 
     def validation_step(self, batch: Float[Tensor, "B C H W"], batch_idx: int) -> None:
-        """Loss at times spread evenly over the training distribution, on noise that never changes.
+        """Loss at times spread evenly over the training distribution and over each bucket, on noise that never changes.
 
-        An image has its own noise and time, so that the loss depends neither on the batch size nor on the devices.
+        An image has its own noise and times, so that the loss depends neither on the batch size nor on the devices.
+        Further averages of the weights are validated by their `criterion` alone.
         """
         data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         indices = data.val_indices(batch_idx)
         noise = SeededNoise([mixed(self.seed, index, VALIDATION) for index in indices])(0, 0, batch)
         uniform = torch.tensor([(index + 0.5) * GOLDEN_RATIO % 1 for index in indices], device=batch.device)
-        losses = self.losses(batch, uniform, noise)
-        self.log("val/loss", losses.mean(), prog_bar=True, batch_size=len(batch), sync_dist=True)
-
-    def losses(self, images: Images, uniform: Float[Tensor, "B"], noise: Images) -> Float[Tensor, "B"]:
-        """The loss of each image at the quantile `uniform` of the training times."""
         t = self.times.times(self.denoiser.sde, uniform)
-        return denoising_loss(self.denoiser, images, t, noise, self.weighting, reduction=self.reduction)
+        losses = {"val/loss": self.losses(self.denoiser, batch, t, noise)}
+        losses |= self._bucket_losses(self.denoiser, batch, uniform, noise)
+        for half_life, denoiser in self.averages.items():
+            found = self._bucket_losses(denoiser, batch, uniform, noise)
+            losses[self.criterion(half_life)] = (
+                found[self.criterion()] if found else self.losses(denoiser, batch, t, noise)
+            )
+        for name, values in losses.items():
+            self.log(name, values.mean(), prog_bar=name == "val/loss", batch_size=len(batch), sync_dist=True)
+
+    @property
+    def buckets(self) -> tuple[NoiseBucket, ...]:
+        """The ranges of noise levels to validate on: those between `sigma_edges` that are trained."""
+        return noise_buckets(self.sigma_edges, self.denoiser)
+
+    def criterion(self, half_life: int | None = None) -> str:
+        """The logged number by which weights are chosen: the lowest is best.
+
+        Args:
+            half_life: of one of the further `averages`, in images; None for the average that Lightning validates.
+        """
+        name = f"val/loss/{BUCKETS_MEAN}" if self.buckets else "val/loss"
+        return name if half_life is None else f"{name}/average_{half_life}"
+
+    def losses(
+        self,
+        denoiser: Denoiser,
+        images: Images,
+        t: Times,
+        noise: Images,
+        augmentation: Float[Tensor, "B labels"] | None = None,
+    ) -> Float[Tensor, "B"]:
+        """The weighted loss of each image at the times `t`."""
+        return denoising_loss(
+            denoiser, images, t, noise, self.weighting, reduction=self.reduction, augmentation=augmentation
+        )
+
+    def _bucket_losses(
+        self, denoiser: Denoiser, images: Images, uniform: Float[Tensor, "B"], noise: Images
+    ) -> dict[str, Tensor]:
+        """The losses of each image in each bucket, and their mean over the buckets, by their names in logs."""
+        found = {f"val/loss/{bucket.name}": bucket.losses(denoiser, images, uniform, noise) for bucket in self.buckets}
+        return found | {self.criterion(): torch.stack(list(found.values())).mean(0)} if found else {}
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, stepped after every optimiser step."""
@@ -107,12 +172,13 @@ class ScoreModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        # A checkpoint brings the rate and schedule that it was written under; the configuration's hold from here on.
+        # A checkpoint brings the settings that it was written under; the configuration's hold from here on.
         factor = self.schedule.factor(self.global_step, self.trainer.max_steps)
         scheduler: Any = self.lr_schedulers()
         scheduler.base_lrs = [self.optimizer.rate] * len(scheduler.base_lrs)
-        for group in scheduler.optimizer.param_groups:
-            group["lr"] = self.optimizer.rate * factor
+        optimizer = scheduler.optimizer
+        for group in optimizer.param_groups:
+            group |= optimizer.defaults | {"lr": self.optimizer.rate * factor}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the configuration, as plain data, so that a checkpoint says by itself what it is."""

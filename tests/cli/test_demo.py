@@ -46,7 +46,7 @@ def test_it_replaces_its_picture_only_when_told_to(command, refused: Callable[..
         ("out=guides", "out=guides is a folder; name a PNG file"),
         ("out=guide.png/demo.png", "cannot be written"),
         ("ckpt=missing.safetensors", "there is no missing.safetensors here"),
-        ("ckpt=text.png", "not a whole .safetensors"),
+        ("ckpt=text.png", "not a whole checkpoint"),
         ("guide=nothing", "holds no images"),
         ("mask=elsewhere", "no mask in elsewhere is named like a guide"),
         ("samples=0", "samples must be at least 1"),

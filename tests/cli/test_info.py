@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,20 +22,23 @@ REFUSED = [
 ]
 
 
-def test_it_says_what_a_checkpoint_is(desk: Path, command) -> None:
+def test_it_says_what_a_checkpoint_is(desk: Path, tiny_checkpoint: Path, command) -> None:
     code, output, errors = command("info", "ckpt=tiny.safetensors")
     assert (code, errors) == (0, "")
     said = yaml.safe_load(output)
     assert said["file"] == "tiny.safetensors" and said["format"] == "sdedit_pl" and said["weights"] == "float32"
     assert said["model"] == describe("tiny.safetensors").model
     assert said["parameters"] == describe("tiny.safetensors").parameters > 10_000
-    assert said["training"] == {"steps": 7, "images_seen": 28}
+    assert said["training"] == {"steps": 7, "images_seen": 28} and said["data_range"] == [-1, 1]
+    assert said["sha256"] == {"tiny.safetensors": hashlib.sha256(tiny_checkpoint.read_bytes()).hexdigest()}
+    assert "origin" not in said
 
 
 def test_it_reads_a_training_checkpoint(desk: Path, tiny_checkpoint: Path, command) -> None:
     torch.save(lightning_checkpoint(tiny_checkpoint), "last.ckpt")
     said = yaml.safe_load(command("info", "ckpt=last.ckpt").output)
     assert said["format"] == "lightning" and said["training"] == {"steps": 7}
+    assert said["origin"]["weights"] == "ema"
     assert said["model"] == describe(tiny_checkpoint).model
 
 

@@ -6,11 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from sdedit_pl.cli import VERBS, demo, edit, info, main
+from sdedit_pl.cli import VERBS, demo, edit, export, import_, info, main, pack
 from sdedit_pl.config import Key, Schema, keys_of
 from sdedit_pl.settings import TRAINING
 
-SCHEMAS = {"train": TRAINING, "edit": edit.SCHEMA, "demo": demo.SCHEMA, "info": info.SCHEMA}
+SCHEMAS = {
+    "pack": pack.SCHEMA,
+    "train": TRAINING,
+    "edit": edit.SCHEMA,
+    "demo": demo.SCHEMA,
+    "info": info.SCHEMA,
+    "import": import_.SCHEMA,
+    "export": export.SCHEMA,
+}
 
 
 def every_key(schema: Schema) -> dict[str, Key]:
@@ -68,7 +76,7 @@ def test_the_version_is_the_packages(command) -> None:
 
 
 def test_an_unknown_verb_is_refused(refused) -> None:
-    assert refused("paint") == "unknown verb 'paint'; the verbs are train, edit, demo, info"
+    assert refused("paint") == f"unknown verb 'paint'; the verbs are {', '.join(VERBS)}"
     assert "unknown verb" in refused("ckpt=tiny.safetensors")
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 from tiny import TINY, write_images
+from torch import Tensor
+
+from sdedit_pl.training import ScoreModule
 
 TRAIN = ("train", "config=tiny.yaml", "out=new/run")
 REFUSALS = {
-    "config=nowhere": ("no configuration 'nowhere'", "domain64, portraits64"),
+    "config=nowhere": ("no configuration 'nowhere'", "domain64,", "portraits64"),
     "config=": ("config must be a file",),
     "config=guide.png": ("guide.png is not a readable YAML file",),
     "confg=portraits64": ("unknown key confg", "did you mean config?"),
@@ -26,7 +32,7 @@ REFUSALS = {
     "data.sise=8": ("unknown key data.sise of data.name=folder", "did you mean data.size?"),
     "data.path=": ("data.path must be text, got None",),
     "data=tfrecord": ("data.name must be one of folder, webdataset, torchvision, got 'tfrecord'",),
-    "network=transformer": ("network.name must be one of ncsnpp, ddpm, got 'transformer'",),
+    "network=transformer": ("network.name must be one of ncsnpp, ddpm, adm, got 'transformer'",),
     "network=ncsnp": ("did you mean ncsnpp?",),
     "network.channels=0": ("network: ", "must be positive"),
     "network.channel_multipliers=2": ("must be a list [a whole number, ...], got 2",),
@@ -52,7 +58,7 @@ REFUSALS = {
     "logger=tensorboard": ("logger must be one of csv, wandb, got 'tensorboard'",),
     "resume=maybe": ("resume must be true or false, got 'maybe'",),
     "init_from=nowhere": ("no checkpoint at nowhere",),
-    "init_from=guide.png": ("guide.png is not a whole .safetensors",),
+    "init_from=guide.png": ("guide.png is not a whole checkpoint",),
     "init_from=tiny.safetensors": ("init_from=tiny.safetensors",),
     "out=guide.png": ("out=guide.png is a file",),
     "out=guide.png/below": ("out=guide.png/below cannot be written", "name another folder"),
@@ -88,8 +94,10 @@ def test_a_run_can_be_edited_with_and_described(command) -> None:
     assert code == 0
     assert output.strip().splitlines()[-1] == "edit with: sdedit edit ckpt=new/run/model.safetensors guide=..."
     said = yaml.safe_load(command("info", "ckpt=new/run").output)
-    assert said["training"] == {"steps": 2, "images_seen": 8} and said["model"]["image"] == {"size": 8, "channels": 3}
-    (resumable,) = Path("new/run/checkpoints").glob("*.ckpt")
+    assert said["training"].items() >= {"steps": 2, "images_seen": 8}.items()
+    assert said["training"]["val/loss/sigma_mean"] > 0
+    assert said["model"]["image"] == {"size": 8, "channels": 3}
+    (resumable,) = Path("new/run/checkpoints").glob("step=*.ckpt")
     pictures = {}
     for name, ckpt in (("folder", "new/run"), ("file", "new/run/model.safetensors"), ("ckpt", str(resumable))):
         arguments = ("edit", f"ckpt={ckpt}", "guide=guide.png", f"out={name}", "steps=2", "samples=1")
@@ -107,10 +115,39 @@ def test_a_folder_with_another_run_is_refused(desk: Path, command, refused: Call
     assert "new/run holds a run of another model (network differ)" in said and "give another out=" in said
     assert "sde" in refused(*short, "sde=subvp") and "image" in refused(*short, "data.size=16")
     assert "resume=false" in refused(*short, "resume=false")
-    Path("new/run/config.yaml").write_text("data: 3\n")
-    assert "is not the configuration of a run" in refused(*short)
+    Path("new/run/config.yaml").unlink()  # the checkpoint itself says what it is of
+    assert "another model (sde differ)" in refused(*short, "sde=ve")
+    (checkpoint,) = Path("new/run/checkpoints").glob("step=*.ckpt")
+    torch.save({"state_dict": {}}, checkpoint)
+    assert "is not a checkpoint of this project's training" in refused(*short)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-10])
+    assert "all checkpoints in new/run/checkpoints are damaged" in command(*short).errors.splitlines()[-1]
     shutil.rmtree("new/run/checkpoints")
     assert "holds a trained model and nothing to resume from" in refused(*short)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_with_a_checkpoint_and_a_code_and_the_same_command_goes_on(
+    signum: int, code: int, command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = ScoreModule.training_step
+
+    def signalled(self: ScoreModule, batch: Tensor, batch_idx: int) -> Tensor:
+        if batch_idx == 1:
+            os.kill(os.getpid(), signum)
+        return step(self, batch, batch_idx)
+
+    without = (*TRAIN, "preview.samples=0", "preview.count=0")
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
+        patched.setattr(ScoreModule, "training_step", signalled)
+        command(*without)
+    assert ended.value.code == code
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"error: stopped by {signal.Signals(signum).name} after step 2; the same command goes on from there"
+    assert [path.name for path in Path("new/run/checkpoints").iterdir()] == ["step=00000002.ckpt"]
+    assert command(*without).code == 0
+    log = Path("new/run/metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in log[1:]] == ["0", "1", "2", "3", "3"]  # and a validation at the end
 
 
 def test_names_that_look_like_numbers_stay_names(command) -> None:

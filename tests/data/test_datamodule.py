@@ -13,6 +13,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
 from torch import Tensor
 
 from sdedit_pl.data import (
@@ -303,3 +304,58 @@ class TestResume:
 
     def test_a_run_without_validation_images(self, folder: Path, tmp_path: Path) -> None:
         assert len(fit(module_over(folder, val_fraction=0.0), Recorder(), tmp_path, steps=4)) == 16
+
+
+class TestSmallValidation:
+    """Fewer validation images than a batch holds, or than there are devices."""
+
+    @pytest.mark.parametrize("devices", [1, 2, 5])
+    def test_every_device_gets_one_batch_and_every_image_is_seen(
+        self, numbered_folder: NumberedFolder, devices: int
+    ) -> None:
+        numbered_folder(range(9), "set/train")
+        numbered_folder(range(100, 103), "set/val")
+        data = module_over(Path(numbered_folder([1], "unused")).parent / "set", val_batch_size=64)
+        batches = [list(data.validation_loader(rank, devices)) for rank in range(devices)]
+        assert [len(of_rank) for of_rank in batches] == [1] * devices
+        seen = [int(image[0, 0, 0]) for (batch,) in batches for image in batch]
+        assert set(seen) == {100, 101, 102} and len(seen) == max(3, devices)
+        assert len(data.val_images(64)) == 3
+
+    @pytest.mark.filterwarnings("ignore:Checkpoint directory:UserWarning")
+    def test_a_run_validates_on_a_single_image(self, numbered_folder: NumberedFolder, tmp_path: Path) -> None:
+        data = module_over(numbered_folder(range(2)), val_fraction=0.1)
+        assert len(data.source.images("val")) == 1
+        assert len(fit(data, Recorder(), tmp_path, steps=4)) == 16
+
+
+def test_random_crops_are_cut_in_training_and_the_centre_in_validation(tmp_path: Path) -> None:
+    pixels = torch.arange(12 * 12, dtype=torch.uint8).reshape(12, 12)
+    for split in ("train", "val"):
+        (tmp_path / "set" / split).mkdir(parents=True)
+        Image.fromarray(pixels.numpy()).save(tmp_path / "set" / split / "a.png")
+    batches = []
+    for cache in (True, False):
+        source = FolderSource(str(tmp_path / "set"), 8, channels=1, random_crop=4)
+        data = ImageDataModule(source, batch_size=50, workers=0, cache=cache)
+        batches.append(next(iter(data.training_loader())))
+        assert torch.equal(next(iter(data.validation_loader()))[0, 0], pixels[2:10, 2:10])
+        assert data.val_images(1).shape == (1, 1, 8, 8)
+    assert torch.equal(*batches) and len({int(image[0, 0, 0]) for image in batches[0]}) > 10
+    for image in batches[0]:
+        top, left = divmod(int(image[0, 0, 0]), 12)
+        assert torch.equal(image[0], pixels[top : top + 8, left : left + 8])
+
+
+def test_a_shard_that_vanishes_or_changes_is_counted_once_and_passed_over(write_shard: Callable[..., Path]) -> None:
+    shards = [write_shard("a.tar", range(6)), write_shard("b.tar", range(6, 9))]
+    data = ImageDataModule(
+        WebDatasetSource([str(shard) for shard in shards], 8, val_fraction=0.0), batch_size=9, workers=2, cache=False
+    )
+    data.setup()
+    write_shard("a.tar", range(20, 26))
+    values = torch.cat(list(islice(data.training_loader(), 4)))[:, 0, 0].amin(-1)
+    data.teardown()
+    assert set(values.tolist()) == {6, 7, 8}
+    assert list(data.source.broken) == [str(shards[0])]
+    assert "has changed since its images were listed" in data.source.broken[str(shards[0])]

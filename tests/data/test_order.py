@@ -7,9 +7,17 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from sdedit_pl.data.order import Draw, Share, TrainingBatches, TrainingOrder, ValidationBatches
+from sdedit_pl.data.order import (
+    Changes,
+    Draw,
+    Share,
+    TrainingBatches,
+    TrainingOrder,
+    ValidationBatches,
+    WindowOrder,
+)
 
-ORDER = TrainingOrder(count=10, seed=3, flip=True)
+ORDER = TrainingOrder(count=10, seed=3, changes=Changes(flip=True))
 
 
 def first_steps(world_size: int, batch_size: int, steps: int, start: int = 0) -> list[list[Draw]]:
@@ -90,3 +98,39 @@ def test_one_device_validates_in_order() -> None:
 def test_shares_that_cannot_be_are_refused(share: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Share(*share)
+
+
+COUNTS = (5, 2, 9, 4, 7)
+
+
+def window_pass(order: WindowOrder, epoch: int) -> list[list[tuple[int, int]]]:
+    """Shard and number there of the images of each window of an epoch, in their order."""
+    windows = []
+    for number, shards in enumerate(order.windows(epoch)):
+        images = [(shard, image) for shard in shards for image in range(COUNTS[shard])]
+        draws = [order.draw(epoch, number, len(images), place) for place in range(len(images))]
+        windows.append([images[draw.index] for draw in draws])
+    return windows
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 9])
+def test_windows_bring_every_image_of_every_shard_once_an_epoch(width: int) -> None:
+    order = WindowOrder(len(COUNTS), width, seed=3)
+    epochs = [window_pass(order, epoch) for epoch in range(3)]
+    expected = sorted((shard, image) for shard, count in enumerate(COUNTS) for image in range(count))
+    for epoch in epochs:
+        assert len(epoch) == -(-len(COUNTS) // width)
+        assert sorted(image for window in epoch for image in window) == expected
+    assert epochs[0] != epochs[1] != epochs[2] and epochs[0] != window_pass(WindowOrder(len(COUNTS), width, 4), 0)
+
+
+def test_the_shards_of_the_first_window_are_not_ordered_like_its_images() -> None:
+    order = WindowOrder(100, 100, seed=3)
+    assert order.windows(0)[0] != [order.draw(0, 0, 100, place).index for place in range(100)]
+
+
+def test_corners_are_spread_over_the_margin_and_leave_the_rest_alone() -> None:
+    plain, cropped = (TrainingOrder(10, 3, Changes(True, margin)).at(np.arange(500)) for margin in (0, 2))
+    assert [draw[:2] for draw in plain] == [draw[:2] for draw in cropped]
+    assert {draw.corner for draw in plain} == {None}
+    assert {draw.corner for draw in cropped} == {(top, left) for top in range(3) for left in range(3)}

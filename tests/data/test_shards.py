@@ -1,4 +1,4 @@
-"""Local shards, read by number, and shards behind URLs, streamed."""
+"""Which shards a path names, and local shards read by number."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdedit_pl.data import ImageDataModule, UnreadableImage, WebDatasetSource
-from sdedit_pl.data.shards import find_shards, split_key
+from sdedit_pl.data import ImageDataModule, WebDatasetSource
+from sdedit_pl.data.manifest import MANIFEST_FILE, Shard, manifest_text
+from sdedit_pl.data.shards import find_shards
 from sdedit_pl.data.source import ImageSet
 
 WriteShard = Callable[..., Path]
@@ -66,7 +67,6 @@ def test_a_sample_is_the_first_image_of_its_key(write_shard: WriteShard, encoded
     members = {"a/1.json": b"{}", "a/1.PNG": encoded(1), "a/1.jpg": b"?", "b.c/2.png": encoded(2), "3.seg.png": b"?"}
     source = WebDatasetSource(str(write_shard("x.tar", members)), 8, val_fraction=0.0)
     assert numbers(source.images("train")) == [1, 2]
-    assert split_key("b.c/3.seg.PNG") == ("b.c/3", ".seg.png")
 
 
 def test_broken_images_and_shards_are_counted_and_named(
@@ -103,13 +103,61 @@ def test_places_without_shards_are_named(tmp_path: Path, folder: Path, write_sha
     )
     text.write_bytes(b"")
     assert "cannot read shard" in error(str(text))
-    with pytest.raises(ValueError, match="shuffle_buffer must be at least 1, got 0"):
-        WebDatasetSource(str(folder), 8, shuffle_buffer=0)
+    with pytest.raises(ValueError, match="shuffle_shards must be at least 1, got 0"):
+        WebDatasetSource(str(folder), 8, shuffle_shards=0)
+    with pytest.raises(ValueError, match="cache_gigabytes must be positive, got 0"):
+        WebDatasetSource(str(folder), 8, cache_gigabytes=0.0)
 
 
-def test_find_shards_leaves_urls_and_commands_alone() -> None:
-    assert find_shards("https://host/a-{0..2}.tar")[0] == [f"https://host/a-{i}.tar" for i in range(3)]
-    assert find_shards("pipe:cat *.tar")[0] == ["pipe:cat *.tar"]
+def test_find_shards_leaves_urls_and_commands_alone(folder: Path) -> None:
+    assert find_shards("https://host/a-{0..2}.tar")[0] == [Shard(f"https://host/a-{i}.tar") for i in range(3)]
+    assert find_shards("pipe:cat *.tar")[0] == [Shard("pipe:cat *.tar")]
+    mixed = ["pipe:cat a.tar", "s3://bucket/b-{0..1}.tar", str(folder)]
+    assert [shard.place.rpartition("/")[2] for shard in find_shards(mixed)[0]] == [
+        "pipe:cat a.tar", "b-0.tar", "b-1.tar", "train-000000.tar", "train-000001.tar"
+    ]  # fmt: skip
+
+
+class TestManifest:
+    """A folder with a manifest of one training shard and the validation shard."""
+
+    @pytest.fixture
+    def manifest(self, folder: Path) -> Path:
+        def entry(name: str, images: int) -> dict[str, object]:
+            return {"file": name, "images": images, "bytes": (folder / name).stat().st_size, "sha256": "0" * 64}
+
+        splits = {"train": [entry("train-000001.tar", 5)], "val": [entry("val-000000.tar", 3)]}
+        (folder / MANIFEST_FILE).write_text(manifest_text(splits))
+        return folder / MANIFEST_FILE
+
+    def test_its_shards_are_taken_and_no_others(self, manifest: Path) -> None:
+        for path in (manifest, manifest.parent):
+            source = WebDatasetSource(str(path), 8)
+            assert numbers(source.images("train")) == [5, 6, 7, 8, 9] and numbers(source.images("val")) == [10, 11, 12]
+
+    def test_a_missing_or_changed_shard_is_named(self, manifest: Path) -> None:
+        shard = manifest.parent / "train-000001.tar"
+        size = shard.stat().st_size
+        shard.write_bytes(shard.read_bytes() + b"more")
+        expected = f"train-000001.tar has {size + 4} bytes, and {size} in its manifest: it has changed"
+        with pytest.raises(ValueError, match=expected):
+            WebDatasetSource(str(manifest), 8).images("train")
+        shard.unlink()
+        with pytest.raises(ValueError, match=r"1 of 2 shards do not exist, the first: .*train-000001\.tar"):
+            WebDatasetSource(str(manifest.parent), 8).images("train")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("no json", "is not a manifest of `sdedit pack`"),
+            ("[]", "is not a manifest of `sdedit pack`"),
+            ('{"format": "other"}', "its format is 'other'"),
+        ],
+    )
+    def test_another_file_is_refused(self, manifest: Path, text: str, message: str) -> None:
+        manifest.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            find_shards(str(manifest))
 
 
 def test_the_bundled_portraits_split_into_disjoint_halves() -> None:
@@ -122,56 +170,3 @@ def test_the_bundled_portraits_split_into_disjoint_halves() -> None:
     # the nearest pair shows a face with and without a beard; what is nearer is one picture under two names
     assert torch.cdist(*pixels).square().min() > 30
     assert not source.broken
-
-
-class TestStream:
-    """The same shards, named by URL."""
-
-    def data(self, folder: Path, workers: int = 0, seed: int = 0, **options: int) -> ImageDataModule:
-        urls = f"file://{folder}/train-{{000000..000001}}.tar"
-        source = WebDatasetSource(urls, 8, val_path=f"file://{folder}/val-000000.tar", shuffle_buffer=4, **options)
-        return ImageDataModule(source, batch_size=3, workers=workers, seed=seed, flip=True)
-
-    def first(self, data: ImageDataModule, rank: int = 0, world_size: int = 1, start: int = 0) -> list[int]:
-        return [v for batch in islice(data.training_loader(rank, world_size, start), 8) for v in values(batch)]
-
-    def test_it_brings_all_images_and_validates_on_its_shards(self, folder: Path) -> None:
-        data = self.data(folder)
-        batches = list(islice(data.training_loader(), 40))
-        assert {v for batch in batches for v in values(batch)} == set(range(10))
-        assert batches[0].shape == (3, 3, 8, 8) and batches[0].dtype == torch.uint8
-        mirrored = torch.cat(batches)[:, 0, 0, 0] == 255
-        assert 0.3 < mirrored.float().mean() < 0.7
-        assert [v for batch in data.val_dataloader() for v in values(batch)] == [10, 11, 12]
-
-    def test_it_is_deterministic_and_moves_on_with_seed_device_and_start(self, folder: Path) -> None:
-        data = self.data(folder)
-        assert self.first(data) == self.first(self.data(folder))
-        others = [self.first(data, 1, 2), self.first(data, 0, 1, start=24), self.first(self.data(folder, seed=1))]
-        assert all(self.first(data) != other for other in others)
-
-    @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-    def test_workers_beyond_the_number_of_shards_are_fed(self, folder: Path) -> None:
-        data = self.data(folder, workers=3)
-        assert self.first(data) == self.first(data)
-        assert len(self.first(data)) == 24
-
-    def test_broken_samples_are_counted_and_an_endless_failure_ends(
-        self, folder: Path, write_shard: WriteShard, encoded: Callable[[int], bytes]
-    ) -> None:
-        write_shard("set/train-000001.tar", {"20.png": encoded(20), "21.png": b"no image", "22.txt": b"text"})
-        data = self.data(folder)
-        assert set(self.first(data)) <= {0, 1, 2, 3, 4, 20}
-        assert {name.split(":")[-1] for name in data.source.broken} == {"21", "22"}
-        with pytest.raises(UnreadableImage, match="2 unreadable images exceed broken_limit = 1; the last: "):
-            self.first(self.data(folder, broken_limit=1))
-        for number in (0, 1):
-            (folder / f"train-00000{number}.tar").unlink()
-        with pytest.raises(UnreadableImage, match="none of 1000 images in a row can be read; the first: cannot read"):
-            self.first(data)
-
-    def test_without_shards_for_it_there_is_no_validation(self, folder: Path) -> None:
-        data = ImageDataModule(WebDatasetSource(f"file://{folder}/train-000000.tar", 8))
-        assert data.val_dataloader() == [] and data.val_images(4).shape == (0, 3, 8, 8)
-        with pytest.raises(ValueError, match="cache=true needs shards that are local files"):
-            ImageDataModule(data.source, cache=True)

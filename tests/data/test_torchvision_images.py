@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import pickle
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,10 +68,40 @@ def test_prepare_fetches_only_when_told_to(tmp_path: Path, monkeypatch: pytest.M
             super().__init__(size=2)
 
     monkeypatch.setattr(torchvision.datasets, "SVHN", Recorded)
-    TorchvisionSource("SVHN", 8, root="r", val_split="test").prepare()
+    root = str(tmp_path / "r")
+    TorchvisionSource("SVHN", 8, root=root, val_split="test").prepare()
     assert opened == []
-    TorchvisionSource("SVHN", 8, root="r", download=True, train_split="extra", val_split="test").prepare()
-    assert opened == [("r", True, "extra"), ("r", True, "test")]
+    TorchvisionSource("SVHN", 8, root=root, download=True, train_split="extra", val_split="test").prepare()
+    assert opened == [(root, False, "extra"), (root, False, "test")]  # they are there already
+
+
+def _open_in_a_process(root: str, start: Any) -> None:
+    class Fetched(torchvision.datasets.FakeData):
+        def __init__(self, root: str, download: bool) -> None:
+            if not (Path(root) / "whole").exists():
+                if not download:
+                    raise RuntimeError("not found")
+                with open(Path(root) / "downloads", "a") as file:
+                    file.write("once\n")
+                time.sleep(0.3)
+                (Path(root) / "whole").touch()
+            super().__init__(size=4)
+
+    setattr(torchvision.datasets, "SVHN", Fetched)  # noqa: B010 - in this process only
+    start.wait()
+    assert len(TorchvisionSource("SVHN", 8, root=root, download=True, val_fraction=0.0).images("train")) == 4
+
+
+def test_of_several_processes_one_downloads(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(3)
+    processes = [context.Process(target=_open_in_a_process, args=(str(tmp_path), start)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert (tmp_path / "downloads").read_text() == "once\n"
 
 
 def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:

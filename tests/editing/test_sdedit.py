@@ -8,6 +8,7 @@ import pytest
 import torch
 from oracles import GaussianDenoiser, MixtureDenoiser
 
+from sdedit_pl.denoiser import PARAMETERISATIONS, Denoiser
 from sdedit_pl.editing import VARIANTS, SDEdit
 from sdedit_pl.grids import LogSNR, Uniform
 from sdedit_pl.noise import RecordedNoise, SeededNoise
@@ -171,7 +172,7 @@ def test_double_precision_is_kept() -> None:
         ({"repeats": 0}, "repeats must be at least 1, got 0"),
         ({"variant": "literal"}, "variant must be one of exact, paper, reference, got 'literal'"),
         ({"solver": "euler"}, "solver must be one of ancestral, ddim, .*, got 'euler'"),
-        ({"grid": "cosine"}, "grid must be one of uniform, log_snr, karras, got 'cosine'"),
+        ({"grid": "cosine"}, "grid must be one of uniform, log_snr, karras, restart, got 'cosine'"),
         ({"variant": "paper", "solver": "ddim"}, "variant=paper brings its own solver and grid, got solver='ddim'"),
         ({"variant": "reference", "grid": "karras"}, "variant=reference .* grid='karras'; leave both"),
     ],
@@ -220,3 +221,12 @@ def test_a_noise_level_that_the_sde_does_not_reach_is_refused() -> None:
 def test_too_few_steps_for_the_papers_chain_are_refused() -> None:
     with pytest.raises(ValueError, match="too long for the 'paper' chain"):
         SDEdit(t0=1.0, steps=4, variant="paper")(GaussianDenoiser(VPSDE()), guides())
+
+
+def test_a_start_later_than_the_model_was_trained_on_is_refused() -> None:
+    denoiser = Denoiser(torch.nn.Conv2d(3, 3, 1), PARAMETERISATIONS["edm"](), SDES["vp"](), t_max=0.4)
+    for t0 in (0.41, "sigma:5"):
+        with pytest.raises(ValueError, match=r"this model was trained up to 0.4 only \(noise level 2.03\); take a t0"):
+            SDEdit(t0=t0, steps=1)(denoiser, torch.zeros(1, 3, 4, 4))
+    SDEdit(t0=0.4, steps=1).check(denoiser)
+    SDEdit(t0="sigma:2", steps=1).check(denoiser)

@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 import torch
 from oracles import GaussianDenoiser
-from safetensors.torch import load_file
 
-from sdedit_pl.checkpoints import ddim
-from sdedit_pl.denoiser import Denoiser, Epsilon
+from sdedit_pl.build import build_denoiser
+from sdedit_pl.checkpoints import FORMATS
+from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.variants import ChainMarginals
 from sdedit_pl.grids import Uniform
-from sdedit_pl.networks import NETWORKS
 from sdedit_pl.noise import RecordedNoise, SeededNoise
-from sdedit_pl.sde import SDES, VESDE, VPSDE, DiscreteVPSDE
+from sdedit_pl.sde import SDES, VESDE, VPSDE
 from sdedit_pl.typing import Images, Mask
 
 GUIDE = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
@@ -85,10 +84,11 @@ def test_paper_is_its_algorithms_to_the_letter(sde, algorithm: Callable[..., Ima
 
 def recorded_denoiser(folder: Path) -> Denoiser:
     """The tiny U-Net that the recorded runs were made with; its label is the table's index."""
-    name, arguments = ddim.network_arguments(json.loads((folder / "config.json").read_text()))
-    network = NETWORKS[name](**arguments)
-    network.load_state_dict(ddim.network_state(load_file(folder / "edit_model.safetensors"), name, arguments))
-    return Denoiser(network.eval(), Epsilon(label_scale=1000.0, label_offset=-1.0), DiscreteVPSDE())
+    config = json.loads((folder / "config.json").read_text())
+    imported = FORMATS["ddim"]().read(folder / "edit_model.safetensors", config=config)
+    denoiser = build_denoiser(imported.model)
+    denoiser.network.load_state_dict(imported.weights)
+    return denoiser.eval()
 
 
 @pytest.mark.parametrize("run", ["edit_unmasked", "edit_masked"])

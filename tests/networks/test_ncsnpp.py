@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import torch
+from torch import nn
 
 from sdedit_pl.networks import NCSNpp
 from sdedit_pl.networks.layers import SelfAttention
@@ -88,3 +89,13 @@ def test_one_level_is_a_network_too(progressive):
     network = NCSNpp(**{**TINY, "channel_multipliers": (1,), "attention_levels": ()}, progressive=progressive)
     assert network.size_divisor == 1
     assert network(torch.randn(1, 3, 5, 7), torch.randn(1)).shape == (1, 3, 5, 7)
+
+
+def test_conventions_of_other_programs():
+    pyramids = {"progressive": "output_skip", "progressive_input": "input_skip"}
+    options = {"label_embedding": "positional", "epsilon": 1e-5, "head_channels": 2, "close_frequencies": False}
+    network = NCSNpp(**TINY, **pyramids, **options)
+    assert {part.eps for part in network.modules() if isinstance(part, nn.GroupNorm)} == {1e-5}
+    assert {part.heads for part in network.modules() if isinstance(part, SelfAttention)} == {8}
+    assert network.label_embedding.features.frequencies[-1].item() == pytest.approx(10000 ** -(3 / 4))
+    assert {part.eps for part in NCSNpp(**TINY).modules() if isinstance(part, nn.GroupNorm)} == {1e-6}

@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
-from sdedit_pl.networks import DDPM, NETWORKS, NCSNpp
+from sdedit_pl.networks import ADM, DDPM, NETWORKS, NCSNpp
 
 TINY = {"channels": 8, "channel_multipliers": (1, 2), "blocks_per_level": 1, "init_scale": 1.0}
 PYRAMIDS = {"progressive": "output_skip", "progressive_input": "residual"}
@@ -16,6 +17,7 @@ CASES = [
     pytest.param(NCSNpp, TINY, id="ncsnpp"),
     pytest.param(NCSNpp, {**TINY, **PYRAMIDS}, id="ncsnpp with pyramids"),
     pytest.param(DDPM, {**TINY, "smallest_group": 4}, id="ddpm"),
+    pytest.param(ADM, TINY, id="adm"),
 ]
 
 
@@ -26,9 +28,9 @@ def inputs(batch: int = 2, channels: int = 3, height: int = 8, width: int = 8) -
 
 
 def test_the_table_holds_every_network_and_each_builds_with_its_defaults():
-    assert {"ncsnpp": NCSNpp, "ddpm": DDPM} == NETWORKS
+    assert {"ncsnpp": NCSNpp, "ddpm": DDPM, "adm": ADM} == NETWORKS
     with torch.device("meta"):
-        assert [network().size_divisor for network in NETWORKS.values()] == [8, 8]
+        assert [network().size_divisor for network in NETWORKS.values()] == [8, 8, 8]
 
 
 @pytest.mark.parametrize(("network", "options"), CASES)
@@ -131,6 +133,27 @@ def test_channels_last_is_kept_and_changes_nothing(network, options):
     actual = network.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last), label)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
     assert actual.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("network", "options"), CASES)
+def test_work_in_place_changes_neither_result_nor_input(network, options):
+    """Without gradients activations overwrite what they activate; with them they cannot."""
+    network = network(**options).eval()
+    images, label = inputs()
+    before = images.clone()
+    expected = network(images, label)
+    with torch.inference_mode():
+        assert torch.equal(network(images, label), expected)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(("network", "options"), CASES)
+def test_a_forward_pass_never_waits_for_its_device(network, options):
+    """Fake tensors have no numbers that could be read back."""
+    with FakeTensorMode(), torch.device("cuda"):
+        network = network(**options).eval()
+        output = network(torch.zeros(2, 3, 8, 8), torch.zeros(2))
+    assert output.shape == (2, 3, 8, 8) and output.device.type == "cuda"
 
 
 @pytest.mark.parametrize(("network", "options"), CASES)

@@ -87,5 +87,5 @@ def test_the_last_step_to_no_noise_is_the_estimated_image() -> None:
 
 
 def test_an_unknown_variance_is_refused() -> None:
-    with pytest.raises(ValueError, match="small or large, got 'learned'"):
-        Ancestral(variance="learned")
+    with pytest.raises(ValueError, match="one of auto, small, large, learned, got 'medium'"):
+        Ancestral(variance="medium")

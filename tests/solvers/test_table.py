@@ -10,10 +10,11 @@ from sdedit_pl.grids import Karras, Uniform
 from sdedit_pl.noise import SeededNoise
 from sdedit_pl.sampling import integrate
 from sdedit_pl.sde import SDES
-from sdedit_pl.solvers import SOLVERS
+from sdedit_pl.solvers import ERSDE, SOLVERS, Solver, UniPC
 from sdedit_pl.typing import Images, Times
 
-every_solver = pytest.mark.parametrize("name", SOLVERS)
+EVERY = {name: solver() for name, solver in SOLVERS.items()} | {"er_sde 2": ERSDE(stages=2), "unipc 3": UniPC(3)}
+every_solver = pytest.mark.parametrize("solver", EVERY.values(), ids=EVERY)
 every_sde = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=SDES)
 
 
@@ -39,8 +40,8 @@ def noised(sde, seeds: range, side: int = 6) -> tuple[Images, SeededNoise]:
 
 
 @every_solver
-def test_evaluations_are_as_declared(name: str) -> None:
-    solver, denoiser = SOLVERS[name](), CountingDenoiser(SDES["vp"]())
+def test_evaluations_are_as_declared(solver: Solver) -> None:
+    denoiser = CountingDenoiser(SDES["vp"]())
     x, noise = noised(denoiser.sde, range(2))
     integrate(denoiser, solver, x, Uniform().times(denoiser.sde, 0.6, 12), noise=noise, last="mean")
     assert denoiser.evaluations == 12 * solver.evaluations_per_step
@@ -48,8 +49,8 @@ def test_evaluations_are_as_declared(name: str) -> None:
 
 @every_solver
 @every_sde
-def test_noise_matters_to_stochastic_solvers_alone(name: str, sde) -> None:
-    solver, denoiser = SOLVERS[name](), GaussianDenoiser(sde)
+def test_noise_matters_to_stochastic_solvers_alone(solver: Solver, sde) -> None:
+    denoiser = GaussianDenoiser(sde)
     x, noise = noised(sde, range(2))
     times = Uniform().times(sde, 0.6, 12)
     ends = [integrate(denoiser, solver, x, times, noise=source) for source in (noise, SeededNoise([7, 8]))]
@@ -58,8 +59,8 @@ def test_noise_matters_to_stochastic_solvers_alone(name: str, sde) -> None:
 
 @every_solver
 @every_sde
-def test_samples_do_not_depend_on_their_batch(name: str, sde) -> None:
-    solver, denoiser = SOLVERS[name](), MixtureDenoiser(sde)
+def test_samples_do_not_depend_on_their_batch(solver: Solver, sde) -> None:
+    denoiser = MixtureDenoiser(sde)
     times = Uniform().times(sde, 0.6, 12)
     batch, alone = (
         integrate(denoiser, solver, x, times, noise=noise)
@@ -71,8 +72,8 @@ def test_samples_do_not_depend_on_their_batch(name: str, sde) -> None:
 @every_solver
 @every_sde
 @pytest.mark.parametrize("grid", [Uniform(), Karras()], ids=["uniform", "karras"])
-def test_float32_follows_float64_down_to_an_image(name: str, sde, grid) -> None:
-    solver, denoiser = SOLVERS[name](), GaussianDenoiser(sde)
+def test_float32_follows_float64_down_to_an_image(solver: Solver, sde, grid) -> None:
+    denoiser = GaussianDenoiser(sde)
     x, noise = noised(sde, range(2))
     times = grid.times(sde, 0.6, 40)
     single, double = (integrate(denoiser, solver, state, times, noise=noise) for state in (x, x.double()))
@@ -82,9 +83,9 @@ def test_float32_follows_float64_down_to_an_image(name: str, sde, grid) -> None:
 
 @every_solver
 @every_sde
-def test_samples_have_the_distribution_of_the_data(name: str, sde) -> None:
+def test_samples_have_the_distribution_of_the_data(solver: Solver, sde) -> None:
     """From the exact marginal at t0 in many steps; the bounds are the bias of 300 steps plus the sampling error."""
-    solver, denoiser = SOLVERS[name](), GaussianDenoiser(sde, mean=0.3, deviation=0.2)
+    denoiser = GaussianDenoiser(sde, mean=0.3, deviation=0.2)
     noise = SeededNoise([11])
     like = torch.zeros(1, 1, 100, 100)
     t0 = torch.full((1,), 0.6)

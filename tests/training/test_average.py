@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -100,6 +101,34 @@ def test_weights_that_are_an_average_already_are_not_forgotten() -> None:
     assert run.value == pytest.approx(0.5)
 
 
+def test_every_half_life_has_an_average_of_its_own() -> None:
+    several = Averaged(ImageHalfLifeAveraging([100, 400, 25], ramp=0.5), 20)
+    alone = [Averaged(ImageHalfLifeAveraging(half_life, ramp=0.5), 20) for half_life in (100, 400, 25)]
+    for step in range(40):
+        for run in (several, *alone):
+            run.step(float(step % 7))
+        found = several.averaging.averages(several.module)
+        assert list(found) == [100, 400, 25] and several.module.averages == {400: found[400], 25: found[25]}
+        values = [next(denoiser.parameters()).item() for denoiser in found.values()]
+        assert values == pytest.approx([run.value for run in alone], rel=1e-12)
+    assert len(set(values)) == 3
+
+
+def test_every_average_is_kept_in_checkpoints_and_a_new_one_begins_as_the_first() -> None:
+    run, checkpoint = Averaged(ImageHalfLifeAveraging([100, 400], ramp=0.0), 20), {}
+    for step in range(9):
+        run.step(float(step))
+    checkpoint["state_dict"] = run.module.state_dict()
+    run.averaging.on_save_checkpoint(run.trainer, run.module, checkpoint)
+    for half_lives in ([100, 400], [100, 900]):
+        resumed = Averaged(ImageHalfLifeAveraging(half_lives), 20)
+        resumed.averaging.on_load_checkpoint(resumed.trainer, resumed.module, deepcopy(checkpoint))
+        found = [next(denoiser.parameters()) for denoiser in resumed.averaging.averages(resumed.module).values()]
+        kept = [next(denoiser.parameters()) for denoiser in run.averaging.averages(run.module).values()]
+        assert torch.equal(found[0], kept[0]) and not torch.equal(kept[0], kept[1])
+        assert torch.equal(found[1], kept[1] if 400 in half_lives else kept[0])
+
+
 def test_batches_without_an_optimiser_step_do_not_count() -> None:
     run = Averaged(ImageHalfLifeAveraging(100, ramp=0.0), 10, batches=2)
     run.step(1.0)
@@ -126,6 +155,13 @@ def test_the_average_is_on_the_device_and_its_count_of_updates_is_not(monkeypatc
 def test_settings_that_mean_nothing_are_refused(half_life: int, ramp: float) -> None:
     with pytest.raises(ValueError, match=f"half_life_images >= 1 and ramp >= 0, got {half_life} and {ramp}"):
         ImageHalfLifeAveraging(half_life, ramp)
+
+
+def test_several_half_lives_must_differ() -> None:
+    with pytest.raises(ValueError, match=r"must differ from each other, got \[5, 9, 5\]"):
+        ImageHalfLifeAveraging([5, 9, 5])
+    with pytest.raises(ValueError, match=r"half_life_images >= 1 and ramp >= 0, got \[\] and 0.05"):
+        ImageHalfLifeAveraging([])
 
 
 class Failing(ScoreModule):

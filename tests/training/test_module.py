@@ -18,6 +18,8 @@ from sdedit_pl.losses import WEIGHTINGS
 from sdedit_pl.sde import SDES
 from sdedit_pl.training import ScoreModule
 
+TRAINABLE = [name for name, kind in PARAMETERISATIONS.items() if not kind().learned_variance]
+
 
 def tiny_module(*arguments: str, rank: int = 0) -> ScoreModule:
     """A module outside of any training loop, as the device `rank` has it."""
@@ -35,8 +37,8 @@ def draws(module: ScoreModule, batches: int = 3) -> list[Tensor]:
     """Everything random in some training steps: the quantiles of the times and the noise."""
     drawn: list[Tensor] = []
 
-    def record(images: Tensor, uniform: Tensor, noise: Tensor) -> Tensor:
-        drawn.append(torch.cat([uniform, noise.flatten()]))
+    def record(denoiser: Any, images: Tensor, t: Tensor, noise: Tensor, told: Tensor | None) -> Tensor:
+        drawn.append(torch.cat([t, noise.flatten()]))
         return torch.zeros(len(images))
 
     module.losses = record  # type: ignore[method-assign]
@@ -53,7 +55,8 @@ def test_the_loss_falls_on_a_domain_of_four_images() -> None:
     def mean_loss() -> float:
         noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
-            return module.eval().losses(images, (torch.arange(16) + 0.5) / 16, noise).mean().item()
+            t = module.times.times(module.denoiser.sde, (torch.arange(16) + 0.5) / 16)
+            return module.eval().losses(module.denoiser, images, t, noise).mean().item()
 
     before = mean_loss()
     module.train()
@@ -65,7 +68,7 @@ def test_the_loss_falls_on_a_domain_of_four_images() -> None:
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-@pytest.mark.parametrize("parameterisation", PARAMETERISATIONS)
+@pytest.mark.parametrize("parameterisation", TRAINABLE)
 @pytest.mark.parametrize("sde", SDES)
 def test_every_combination_takes_a_step(sde: str, parameterisation: str, weighting: str) -> None:
     module = tiny_module(
@@ -122,21 +125,31 @@ def test_dropout_is_replayed_and_differs_between_batches_and_ranks() -> None:
 
 @pytest.mark.parametrize("sizes", [(6,), (4, 2), (1, 2, 3)])
 def test_the_validation_loss_does_not_depend_on_the_batches(sizes: tuple[int, ...]) -> None:
-    images, losses = two_colour_images(6, 8), []
+    images, logged = two_colour_images(6, 8), []
     module = tiny_module("seed=3").eval()
+    module.averages = {7: module.denoiser}
+    names = ["val/loss", "val/loss/sigma_0.05-0.2", "val/loss/sigma_0.2-0.8", "val/loss/sigma_0.8-3.2"]
+    names += ["val/loss/sigma_mean", "val/loss/sigma_mean/average_7"]
     starts = [sum(sizes[:place]) for place in range(len(sizes))]
     indices = [range(start, start + size) for start, size in zip(starts, sizes, strict=True)]
     module.trainer.datamodule = SimpleNamespace(val_indices=lambda batch: indices[batch])  # type: ignore[attr-defined]
-    module.log = lambda name, value, batch_size, **options: losses.append(value * batch_size)  # type: ignore
-    with torch.no_grad():
+    module.log = lambda name, value, batch_size, **options: logged.append((name, value * batch_size))  # type: ignore
+
+    def sums() -> dict[str, float]:
+        """The sum of each loss over the images, batch by batch."""
+        logged.clear()
         for batch, chosen in enumerate(indices):
             module.validation_step(images[list(chosen)], batch)
-            module.validation_step(images[list(chosen)], batch)
-    alone = losses[::2]
-    assert alone == losses[1::2]  # the same noise every time
-    indices = [range(6)]
-    module.validation_step(images, 0)
-    assert sum(alone).item() == pytest.approx(losses[-1].item(), rel=1e-5)
+        return {name: sum(value for found, value in logged if found == name).item() for name in names}
+
+    with torch.no_grad():
+        apart = sums()
+        assert sums() == apart and {name for name, _ in logged} == set(names)  # the same noise every time
+        indices = [range(6)]
+        assert sums() == pytest.approx(apart, rel=1e-5)
+    buckets = [apart[name] for name in names[1:4]]
+    assert apart["val/loss/sigma_mean"] == pytest.approx(sum(buckets) / 3) and len(set(buckets)) == 3
+    assert apart["val/loss/sigma_mean/average_7"] == apart["val/loss/sigma_mean"]
 
 
 def test_validation_noise_is_not_training_noise() -> None:
@@ -144,7 +157,8 @@ def test_validation_noise_is_not_training_noise() -> None:
     training = torch.cat([draw[:1] for draw in draws(module, 50)])
     module.trainer.datamodule = SimpleNamespace(val_indices=lambda batch: range(50))  # type: ignore[attr-defined]
     recorded: list[Tensor] = []
-    module.losses = lambda images, uniform, noise: recorded.append(noise) or uniform  # type: ignore[method-assign]
+    module.sigma_edges = ()
+    module.losses = lambda denoiser, images, t, noise: recorded.append(noise) or t  # type: ignore[method-assign]
     module.validation_step(torch.zeros(50, 3, 8, 8), 0)
     assert len(torch.cat([training, recorded[0][:, 0, 0, 0]]).unique()) == 100
 

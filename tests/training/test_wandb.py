@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import wandb
 import yaml
 from PIL import Image
 from tiny import tiny_config, write_images
+from torch import Tensor
 from wandb.proto import wandb_internal_pb2
 
 from sdedit_pl.fit import fit
@@ -91,7 +93,7 @@ def test_an_offline_run_holds_losses_previews_configuration_and_checkpoint(
     assert [step for step, _ in history(run, "train/loss")] == [0, 1, 2, 3]
     assert [step for step, _ in history(run, "val/loss")] == [1, 3]
     assert all(0 < loss < 10 for name in ("train/loss", "val/loss") for _, loss in history(run, name))
-    assert [rate for _, rate in history(run, "lr-Adam")] == [1e-3] * 4
+    assert [rate for _, rate in history(run, "train/rate")] == [1e-3] * 4
     assert history(run, "train/images_per_second")
 
     sheets = [file for _, files in history(run, "preview/filenames") for file in files]
@@ -119,10 +121,37 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(settings: tuple[str, ...], 
         assert wandb.run is None
     first, second = runs(tmp_path / "run")
     assert of_kind(first, "run")[0].run_id == of_kind(second, "run")[0].run_id
-    assert of_kind(first, "run")[0].run_id == (tmp_path / "run" / "wandb_run_id").read_text()
+    assert of_kind(first, "run")[0].run_id == json.loads((tmp_path / "run" / "wandb.json").read_text())["id"]
     steps = [[step for step, _ in history(run, "train/loss")] for run in (first, second)]
     assert steps == [[0, 1], [2, 3]]  # no gap and nothing double
     assert not of_kind(first, "artifact") and not of_kind(second, "artifact")
+
+
+def test_steps_that_are_trained_again_are_logged_once(
+    settings: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: ScoreModule, batch: Tensor, batch_idx: int) -> Tensor:
+        if batch_idx == stop:
+            raise RuntimeError("no more")
+        return step(self, batch, batch_idx)
+
+    step, stops = ScoreModule.training_step, (5, 4, None)
+    lasting = ("trainer.max_steps=6", "trainer.val_check_interval=3", "wandb.log_model=false")
+    for stop in stops:  # each after a validation and steps that are in no checkpoint
+        with monkeypatch.context() as patched, nullcontext() if stop is None else pytest.raises(RuntimeError):
+            patched.setattr(ScoreModule, "training_step", failing)
+            fit(tiny_config(*settings, *lasting))
+    parts = runs(tmp_path / "run")
+    assert len(parts) == len(stops)
+    whole = tmp_path / "whole"
+    fit(tiny_config(*settings, *lasting, f"out={whole}"))
+    (expected,) = runs(whole)
+    for name in ("train/loss", "train/images", "train/rate", "val/loss"):
+        entries = [entry for part in parts for entry in history(part, name)]
+        assert entries == history(expected, name)
+        assert [step for step, _ in entries] == ([2, 5] if name == "val/loss" else list(range(6)))
+    sheets = [step for part in parts for step, _ in history(part, "preview/filenames")]
+    assert sheets == [3, 6]
 
 
 def test_a_run_that_failed_ends_as_failed_and_the_next_is_its_own(

@@ -1,0 +1,84 @@
+"""What the benchmarks of speed have in common as commands: arguments, the folder of results, errors in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import machine
+
+from sdedit_pl.cli.explain import explain, wants_help
+from sdedit_pl.cli.results import Results
+from sdedit_pl.config import Schema
+
+Numbers = dict[str, Any]
+
+
+def run_benchmark(
+    arguments: list[str],
+    schema: Schema,
+    usage: str,
+    measure: Callable[[Mapping[str, Any]], Numbers],
+    report: Callable[[Numbers], str],
+    plot: Callable[[Numbers, Path], None],
+) -> int:
+    """Runs a benchmark and returns the exit code.
+
+    The folder `out` gets `results.json` (every number), `report.md` (the tables, also printed) and a picture of `plot`.
+
+    Args:
+        arguments: of the command line.
+        schema: its keys, among them `out`, `threads` and `overwrite`.
+        usage: the first line of the help.
+        measure: from the resolved keys to the numbers.
+        report: from the numbers to Markdown.
+        plot: draws the numbers into a folder.
+    """
+    if wants_help(arguments):
+        print(explain(schema, usage))
+        return 0
+    try:
+        config = schema.resolve(*schema.read_arguments(arguments))
+        refuse_replacing(Path(config["out"]), config["overwrite"])
+        if config["threads"] is not None:
+            torch.set_num_threads(config["threads"])
+        settings = {key: value for key, value in config.items() if key not in ("out", "overwrite")}
+        numbers = {"settings": settings, "machine": machine(), **measure(config)}
+        with Results(Path(config["out"])) as folder:
+            (folder / "results.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+            (folder / "report.md").write_text(report(numbers), encoding="utf-8")
+            plot(numbers, folder)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        if os.environ.get("SDEDIT_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(report(numbers))
+    return 0
+
+
+def refuse_replacing(out: Path, overwrite: bool) -> None:
+    """Keeps earlier results.
+
+    Raises:
+        ValueError: `out` is a file, or holds something that is not to be overwritten.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out={out} is a file; name a folder")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise ValueError(f"{out} already holds files; give another out=, or overwrite=true")
+
+
+def refuse_unknown(key: str, names: tuple[str, ...], known: Mapping[str, Any] | tuple[str, ...]) -> None:
+    """Refuses a list with a name that is not known.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{key} are of {', '.join(known)}, got {', '.join(unknown)}")

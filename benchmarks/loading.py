@@ -1,0 +1,118 @@
+"""How long a checkpoint of a published size takes to load, and in how much memory.
+
+    python benchmarks/loading.py
+
+Writes a 256 px DDPM checkpoint (113.7 M parameters, float32, random weights) to a temporary folder, then, each time in
+a process of its own and in turns, loads it with this package and with safetensors alone. Both map the file; so that
+reading it is part of what is measured, a second pair of rows touches every weight after loading. The goal: at most 1.2
+times the time of safetensors, and no second copy of the weights in memory.
+
+Memory is the growth of the process's resident set at its highest, the mapped pages of the file among it; a second copy
+would show as another 455 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from sdedit_pl import load_denoiser
+from sdedit_pl.build import build_denoiser
+from sdedit_pl.checkpoints import save_denoiser
+from sdedit_pl.checkpoints.presets import PRESETS
+
+MODEL = PRESETS["church_outdoor"].model
+GOAL = 1.2
+
+
+def tensors_of_file(file: Path) -> list[torch.Tensor]:
+    """The weights, as safetensors loads them."""
+    return list(load_file(file).values())
+
+
+def tensors_of_denoiser(file: Path) -> list[torch.Tensor]:
+    """The weights in a denoiser that is ready to edit."""
+    return list(load_denoiser(file).network.state_dict().values())
+
+
+LOADERS: dict[str, Callable[[Path], list[torch.Tensor]]] = {
+    "safetensors.torch.load_file": tensors_of_file,
+    "sdedit_pl.load_denoiser": tensors_of_denoiser,
+}
+
+
+def peak_memory() -> int:
+    """The highest resident set of this process so far, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def measure(loader: str, file: Path, touch: bool) -> dict[str, float]:
+    """Seconds and bytes of one load in this process."""
+    before, started = peak_memory(), time.perf_counter()
+    tensors = LOADERS[loader](file)
+    if touch:
+        sum(float(tensor.sum()) for tensor in tensors)
+    return {"seconds": time.perf_counter() - started, "bytes": peak_memory() - before}
+
+
+def measured_apart(loader: str, file: Path, touch: bool) -> dict[str, float]:
+    """What `measure` returns, in a process of its own."""
+    command = [sys.executable, __file__, "--one", loader, "--file", str(file), *(["--touch"] if touch else [])]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def compare(repeats: int, folder: Path) -> str:
+    """The table of all loaders, with and without touching the weights, as Markdown."""
+    file = folder / "model.safetensors"
+    save_denoiser(file, build_denoiser(MODEL), MODEL)
+    lines = [
+        f"{file.stat().st_size / 1e6:.0f} MB, median of {repeats}, torch {torch.__version__}",
+        "",
+        "| loader | weights touched | seconds | of safetensors | peak memory (MB) |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for touch in (False, True):
+        found: dict[str, list[dict[str, float]]] = {loader: [] for loader in LOADERS}
+        for _ in range(repeats):
+            for loader in LOADERS:
+                found[loader].append(measured_apart(loader, file, touch))
+        seconds = {loader: statistics.median(run["seconds"] for run in runs) for loader, runs in found.items()}
+        fastest = seconds["safetensors.torch.load_file"]
+        for loader, runs in found.items():
+            memory = statistics.median(run["bytes"] for run in runs) / 1e6
+            touched = "yes" if touch else "no"
+            ratio = seconds[loader] / fastest
+            lines.append(f"| {loader} | {touched} | {seconds[loader]:.3f} | {ratio:.2f} | {memory:.0f} |")
+    return "\n".join([*lines, "", f"goal: at most {GOAL} of safetensors, with the weights touched"])
+
+
+def main() -> int:
+    """Runs the comparison, or one measurement for it, and returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="loads of each kind")
+    parser.add_argument("--one", choices=LOADERS, help=argparse.SUPPRESS)
+    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--touch", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(measure(given.one, given.file, given.touch)))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        print(compare(given.repeats, Path(folder)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

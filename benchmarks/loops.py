@@ -1,0 +1,145 @@
+"""A training as `train.py` runs it, which takes turns with a bare loop that does the same arithmetic.
+
+Within one run of Lightning: after each turn of its steps, a callback trains a copy of the model for as many steps on
+one fixed batch, with Lightning's clock stopped. Both compute the loss and its gradient, clip it, step Adam and the
+average of the weights; the bare loop has no data pipeline, no augmentation, no log and no callbacks. Worker processes,
+where a configuration has any, would decode during the bare loop's turns: one whose images are kept in memory compares
+the two most fairly.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from sdedit_pl.build import build_averaging, build_data, build_denoiser, build_module, model_config
+from sdedit_pl.config import read_file
+from sdedit_pl.data import ImageDataModule
+from sdedit_pl.data.images import images_from_bytes
+from sdedit_pl.fit import build_trainer
+from sdedit_pl.losses import denoising_loss
+from sdedit_pl.settings import TRAINING
+from sdedit_pl.training.divergence import DivergenceWatch
+from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.progress import TrainingLog
+from sdedit_pl.training.resumption import DurableCheckpoints
+
+
+class BareLoop:
+    """Training steps and nothing else.
+
+    Args:
+        module: what is trained; a copy of its denoiser is.
+        images: the batch, in [-1, 1].
+        clip: largest norm of the gradient, or None.
+    """
+
+    def __init__(self, module: ScoreModule, images: Tensor, clip: float | None) -> None:
+        self.module = module
+        self.denoiser = deepcopy(module.denoiser)
+        self.images = images
+        self.clip = clip
+        self.weights = [weight for weight in self.denoiser.parameters() if weight.requires_grad]
+        self.optimizer = module.optimizer.build(self.weights)
+        self.average = [weight.detach().clone() for weight in self.weights]
+
+    def step(self, trainer: lightning.Trainer) -> None:
+        """One step, in the precision of `trainer`."""
+        module, images = self.module, self.images
+        self.optimizer.zero_grad()
+        with trainer.precision_plugin.forward_context():
+            t = module.times.times(self.denoiser.sde, torch.rand(len(images)))
+            noise = torch.randn(images.shape)
+            losses = denoising_loss(self.denoiser, images, t, noise, module.weighting, reduction=module.reduction)
+        losses.mean().backward()
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.weights, self.clip)
+        self.optimizer.step()
+        torch._foreach_lerp_(self.average, [weight.detach() for weight in self.weights], 0.01)
+
+
+class Turns(lightning.Callback):
+    """Times Lightning's steps and those of a bare loop in turns.
+
+    Args:
+        bare: the other loop.
+        steps: of a turn.
+    """
+
+    def __init__(self, bare: BareLoop, steps: int) -> None:
+        self.bare = bare
+        self.steps = steps
+        self.seconds: dict[str, list[float]] = {"Lightning": [], "bare loop": []}
+        self._started: float | None = None
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step % self.steps:
+            return
+        ended = time.perf_counter()
+        for _ in range(self.steps):
+            self.bare.step(trainer)
+        resumed = time.perf_counter()
+        if self._started is not None:  # the first turns are not counted
+            self.seconds["Lightning"].append((ended - self._started) / self.steps)
+            self.seconds["bare loop"].append((resumed - ended) / self.steps)
+        self._started = resumed
+
+
+def measure_loops(file: Path, steps: int, rounds: int) -> dict[str, Any]:
+    """The seconds a step of both loops in each round.
+
+    Args:
+        file: a training configuration.
+        steps: of a turn.
+        rounds: how many count.
+
+    Raises:
+        ValueError: a configuration that cannot be used.
+        OSError: data that cannot be read.
+    """
+    config = _prepared(file, steps * (rounds + 1))
+    data = build_data(config)
+    data.setup()
+    module = build_module(config, build_denoiser(model_config(config)))
+    turns = Turns(BareLoop(module, _first_batch(data), config["trainer"]["gradient_clip_val"]), steps)
+    log = TrainingLog(config["trainer"]["log_every_n_steps"], DivergenceWatch())
+    with tempfile.TemporaryDirectory() as folder:
+        callbacks = [log, build_averaging(config), turns]
+        trainer = build_trainer(Path(folder), config, callbacks, [], DurableCheckpoints())
+        trainer.fit(module, datamodule=data)
+    return {
+        "config": str(file),
+        "batch": data.batch_size,
+        "precision": config["trainer"]["precision"],
+        "workers": data.workers,
+        "steps": steps,
+        "seconds": turns.seconds,
+    }
+
+
+def _prepared(file: Path, steps: int) -> dict[str, Any]:
+    """A configuration for so many steps on the CPU, without what is not the training's loop."""
+    given: dict[str, Any] = dict(read_file(file))
+    own: Mapping[str, Any] = {
+        "max_steps": steps,
+        "accelerator": "cpu",
+        "devices": 1,
+        "limit_val_batches": 0,
+        "enable_progress_bar": False,
+    }
+    return TRAINING.resolve({**given, "trainer": {**given.get("trainer", {}), **own}})
+
+
+def _first_batch(data: ImageDataModule) -> Tensor:
+    loader = data.training_loader()
+    batch = images_from_bytes(next(iter(loader)))
+    loader.close()
+    return batch

@@ -1,0 +1,193 @@
+"""How the benchmarks of speed measure: time in turns within one process, memory in a process of its own, work in FLOPs.
+
+Two programs timed one after the other are compared as much by the machine's mood as by their own merits. Here they take
+turns, A B C, A B C, and what is reported is the median over the rounds of the ratio within a round.
+
+Peak memory is measured twice, as what a run adds to a network that is loaded and has done nothing. Tensors: the most
+bytes that tensors hold at once, counted operation by operation on tensors without contents, so that the number is
+exact, the same everywhere and costs no time. Process: the high-water mark of a fresh process's resident memory (VmHWM,
+which Linux resets on request; `ru_maxrss` would begin at what the process that started it once needed). That sees the
+scratch memory of libraries, too, and what the allocator does not give back, and so varies from run to run.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+import sdedit_pl
+
+Run = Callable[[], object]
+Result = TypeVar("Result")
+
+
+class Spread(NamedTuple):
+    """A median and the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of one value or more."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, low, high)
+
+
+def in_turns(
+    runs: Mapping[str, Run], rounds: int, advance: Callable[[], object] = lambda: None
+) -> dict[str, list[float]]:
+    """The seconds of each run in each round.
+
+    A round more goes before and is not counted: in it libraries choose kernels and memory is asked for the first time.
+
+    Args:
+        runs: name -> what is timed, in the order of their turns.
+        rounds: how many count.
+        advance: called after each run.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+            advance()
+    return seconds
+
+
+def ratio(seconds: Mapping[str, Sequence[float]], name: str, reference: str) -> Spread:
+    """How long `name` takes in units of `reference`, over the rounds that they shared."""
+    return Spread.of([one / other for one, other in zip(seconds[name], seconds[reference], strict=True)])
+
+
+class Counted(NamedTuple):
+    """What a run costs wherever it runs.
+
+    Args:
+        flops: floating-point operations of its matrix products and convolutions.
+        tensors: the most bytes that the tensors which it makes hold at once.
+    """
+
+    flops: int
+    tensors: int
+
+
+class _LiveTensors(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make, for as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        values = results if len(func._schema.returns) > 1 else (results,)
+        for value, declared in zip(values, func._schema.returns, strict=True):
+            if declared.alias_info is None:  # else it is an argument, or a view of one
+                for tensor in tree_leaves(value):
+                    if isinstance(tensor, Tensor):
+                        self._add(tensor.untyped_storage())
+        return results
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._known:
+            self._known.add(key)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._remove, key, storage.nbytes())
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def counted(run: Run) -> Counted:
+    """What a run computes and holds, found on tensors without contents: nothing is really computed."""
+    # The counter of torch does not know the fused attention of CPUs.
+    aten = torch.ops.aten
+    attention = {
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(
+            *shapes[:4]
+        ),
+    }
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        FlopCounterMode(display=False, custom_mapping=attention) as work,
+        _LiveTensors() as live,
+    ):
+        run()
+    return Counted(work.get_total_flops(), live.peak)
+
+
+def apart(function: Callable[..., Result], *arguments: Any) -> Result:
+    """What `function` returns in a fresh process with as many threads as this one has."""
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        1, mp_context=fresh, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
+    ) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def peak_memory(prepare: Callable[..., Run], *arguments: Any) -> int:
+    """Bytes that a run adds to a fresh process at its worst moment.
+
+    Args:
+        prepare: loads everything and returns the run; a function of a module, for it is sent to the process.
+        arguments: its arguments.
+    """
+    return apart(_peak_memory, prepare, *arguments)
+
+
+def machine() -> dict[str, Any]:
+    """What numbers depend on."""
+    return {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "cores": len(os.sched_getaffinity(0)),
+        "huge pages for tensors": os.environ.get("THP_MEM_ALLOC_ENABLE") == "1",
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "sdedit_pl": sdedit_pl.__version__,
+    }
+
+
+def _peak_memory(prepare: Callable[..., Run], *arguments: Any) -> int:
+    run = prepare(*arguments)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    run()
+    return _status("VmHWM") - before
+
+
+def _status(key: str) -> int:
+    """A number of bytes that Linux tells about this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

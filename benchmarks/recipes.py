@@ -1,0 +1,398 @@
+"""Compares ways to train the same network on the same number of the same images, by the edits that come out of it.
+
+    python benchmarks/recipes.py data=path/to/images out=outputs/recipes budgets=[50000,200000]
+
+Trained are, for each budget of images: (a) the DDPM recipe against this project's default at several rates; with the
+best of these rates (b) the default on the noise levels alone that edits visit, and (c) the default from the weights of
+a trained model, at that rate and at a fifth of it. Each run's learning-rate schedule spans its own budget, and its last
+weights are measured. Measured is the KID of edits of simulated strokes of the validation images against these images,
+without the pairs of an edit and its own original, beside the same number for the strokes.
+
+Started again, it goes on where it was: every run resumes by itself, and one that is measured is not trained again.
+`out` then holds results.json, report.md, kid.png and the folder of each run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from plots import line_plot
+from torch import Tensor
+
+from sdedit_pl.build import build_data
+from sdedit_pl.checkpoints import describe, load_denoiser
+from sdedit_pl.cli.arguments import configuration
+from sdedit_pl.config import Schema, require_at_least
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.editing.strokes import stroke_painting
+from sdedit_pl.fit import fit
+from sdedit_pl.grids import start_time
+from sdedit_pl.metrics import FEATURES, Estimate, features_of, kernel_distance, squared_l2
+from sdedit_pl.sde import VPSDE
+from sdedit_pl.settings import TRAINING
+from sdedit_pl.typing import Images
+
+USAGE = (
+    "python benchmarks/recipes.py data=FOLDER out=FOLDER [key=value ...]\n\nCompares training recipes by their edits."
+)
+RESULTS_FILE = "results.json"
+
+Extract = Callable[[Images], Float[Tensor, "N D"]]
+
+
+@dataclass
+class Arguments:
+    """A comparison.
+
+    Args:
+        data: folder of images, with sub-folders train and val or without, or of WebDataset shards.
+        out: folder of the runs and the results.
+        size: height and width of the images in pixels.
+        budgets: images seen, of each run.
+        rates: learning rates that the default recipe is tried with.
+        recipes: which of ddpm, default, t_max and fine_tuned to run; the last two need default.
+        init_from: the model that fine_tuned starts from; its network section is everybody's.
+        t0: noise levels that edits start from; t_max trains up to the highest of them.
+        steps: solver steps of an edit.
+        batch: images of a training step.
+        precision: of the network in training.
+        compile: compile the network.
+        images: edit the first so many validation images only; null for all.
+        features: what KID is taken on.
+        seed: of every run.
+    """
+
+    data: str
+    out: str
+    size: int = 64
+    budgets: tuple[int, ...] = (50_000, 200_000)
+    rates: tuple[float, ...] = (2e-4, 5e-4, 1e-3)
+    recipes: tuple[str, ...] = ("ddpm", "default", "t_max", "fine_tuned")
+    init_from: str = "checkpoints/portraits64.safetensors"
+    t0: tuple[str, ...] = ("sigma:0.8", "sigma:1.6")
+    steps: int = 50
+    batch: int = 32
+    precision: str = "bf16-mixed"
+    compile: bool = False
+    images: int | None = None
+    features: str = "efficientnet_lite0"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_at_least(self, size=1, steps=1, batch=1, images=3, seed=0)
+        if not self.budgets or min(self.budgets) < self.batch or not self.rates or not self.t0:
+            raise ValueError(f"give budgets of at least one batch ({self.batch} images), rates and t0")
+        if unknown := set(self.recipes) - set(RECIPES):
+            raise ValueError(f"recipes are {', '.join(RECIPES)}, got {', '.join(sorted(unknown))}")
+        if {"t_max", "fine_tuned"} & set(self.recipes) and "default" not in self.recipes:
+            raise ValueError("t_max and fine_tuned take the best rate of default; add it to recipes")
+        if self.features not in FEATURES:
+            raise ValueError(f"features must be one of {', '.join(FEATURES)}, got {self.features!r}")
+
+
+SCHEMA = Schema(top=Arguments, settings={}, families={})
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Args:
+        recipe: a name in `RECIPES`.
+        rate: learning rate.
+        budget: images seen.
+    """
+
+    recipe: str
+    rate: float
+    budget: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.recipe}-{self.budget}-{self.rate:g}"
+
+
+DDPM_RATE = 1e-4
+
+
+def ddpm(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of diffusers' script for unconditional images: AdamW, 500 steps of warm-up, then a cosine.
+
+    Its average has a rate of at most 0.9999 a step, approached as 1 - (1 + step)^(-3/4); here the nearest half-life and
+    ramp.
+    """
+    half_life = round(6931 * settings["batch"])
+    return {
+        "sde": {"name": "ddpm"},
+        "parameterisation": {"name": "epsilon", "label_scale": 1000, "label_offset": -1},
+        "weighting": {"name": "noise"},
+        "times": {"name": "table", "steps": 1000},
+        "optimizer": {"name": "adamw", "rate": run.rate, "betas": [0.95, 0.999], "weight_decay": 1e-6},
+        "schedule": {"name": "cosine", "warmup_steps": min(500, steps_of(run, settings) // 4)},
+        "average": {"half_life_images": half_life, "ramp": 0.3},
+    }
+
+
+def default(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What `domain64` trains with."""
+    steps = steps_of(run, settings)
+    return {
+        "sde": {"name": "vp"},
+        "parameterisation": {"name": "edm"},
+        "weighting": {"name": "edm"},
+        "times": {"name": "log_normal", "mean": -0.5, "deviation": 1.4},
+        "optimizer": {"name": "adam", "rate": run.rate, "betas": [0.9, 0.99]},
+        "schedule": {"name": "trapezoid", "warmup_steps": min(300, steps // 4), "decay_steps": steps // 3},
+        "average": {"half_life_images": max(1, min(10_000, run.budget // 10)), "ramp": 0.05},
+    }
+
+
+def t_max(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The default, on the noise levels that edits visit."""
+    changed = default(run, settings)
+    highest = max(start_time(t0, VPSDE()) for t0 in settings["t0"])
+    changed["times"]["t_max"] = min(1.0, highest * 1.001)
+    return changed
+
+
+def fine_tuned(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The default, from trained weights."""
+    return {**default(run, settings), "init_from": settings["init_from"]}
+
+
+RECIPES: dict[str, Callable[[Run, Mapping[str, Any]], dict[str, Any]]] = {
+    "ddpm": ddpm,
+    "default": default,
+    "t_max": t_max,
+    "fine_tuned": fine_tuned,
+}
+
+
+def steps_of(run: Run, settings: Mapping[str, Any]) -> int:
+    """Optimiser steps of a run."""
+    return run.budget // settings["batch"]
+
+
+def training_config(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved configuration of a run."""
+    steps = steps_of(run, settings)
+    # A model that fits the network of `init_from`, whatever else it is told while it trains.
+    network = describe(settings["init_from"]).model["network"]
+    shards = any(Path(settings["data"]).glob("*.tar"))
+    common = {
+        "out": str(Path(settings["out"]) / "runs" / run.name),
+        "seed": settings["seed"],
+        "compile": settings["compile"],
+        "data": {
+            "name": "webdataset" if shards else "folder",
+            "path": settings["data"],
+            "size": settings["size"],
+            "batch_size": settings["batch"],
+            "flip": True,
+        },
+        "network": network,
+        "trainer": {
+            "max_steps": steps,
+            "precision": settings["precision"],
+            "val_check_interval": max(1, steps // 5),
+            "log_every_n_steps": max(1, min(50, steps)),
+            "enable_progress_bar": sys.stderr.isatty(),
+        },
+        "checkpoint": {"every_steps": max(1, min(500, steps)), "export": "last"},
+        "preview": {"t0": settings["t0"][-1]},
+        "validation": {"memory_images": 0},
+    }
+    return TRAINING.resolve({**common, **RECIPES[run.recipe](run, settings)})
+
+
+def measured(run: Run, settings: Mapping[str, Any], extract: Extract) -> dict[str, Any]:
+    """Trains a run, or what is left of it, and measures the edits of its model."""
+    config = training_config(run, settings)
+    checkpoint = fit(config)
+    originals = validation_images(config, settings["images"])
+    denoiser = load_denoiser(checkpoint)
+    denoiser.at_once = None
+    real, strokes = extract(originals), stroke_painting(originals)
+    edits = {}
+    for t0 in settings["t0"]:
+        edited = edits_of(SDEdit(t0=t0, steps=settings["steps"]), denoiser, strokes)
+        kid = distance(extract(edited), real)
+        edits[t0] = {"kid": kid.value, "error": kid.error, "l2": squared_l2(edited, strokes).mean().item()}
+    facts = {key: value for key, value in describe(checkpoint).training.items() if key != "config"}
+    return {**asdict(run), "images_seen": facts["images_seen"], "edits": edits}
+
+
+def edits_of(edit: SDEdit, denoiser: Any, strokes: Images, batch: int = 32) -> Images:
+    """One edit of each painting, rounded to 8 bits; the seed is its number."""
+    parts = [
+        edit(denoiser, strokes[part], seeds=part.tolist()).clamp(-1, 1)
+        for part in torch.arange(len(strokes)).split(batch)
+    ]
+    return ((torch.cat(parts) + 1) * 127.5).round() / 127.5 - 1
+
+
+def distance(edits: Float[Tensor, "N D"], originals: Float[Tensor, "N D"]) -> Estimate:
+    """KID without the pairs of an image and what was made of it."""
+    numbers = torch.arange(len(originals))
+    return kernel_distance(edits, originals, numbers, numbers)
+
+
+def validation_images(config: Mapping[str, Any], count: int | None) -> Images:
+    """The first validation images, or all."""
+    data = build_data(config)
+    data.setup()
+    images = data.val_images(sys.maxsize if count is None else count)
+    if len(images) < 3:
+        raise ValueError(f"{config['data']['path']} has {len(images)} validation images; KID needs at least 3")
+    return images
+
+
+class Comparison:
+    """The results so far, in a file.
+
+    Args:
+        settings: the resolved arguments.
+        extract: images to features.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], extract: Extract) -> None:
+        self.settings = settings
+        self.extract = extract
+        self.file = Path(settings["out"]) / RESULTS_FILE
+        self.results: dict[str, Any] = {"settings": dict(settings), "runs": {}}
+        if self.file.is_file():
+            self.results = json.loads(self.file.read_text(encoding="utf-8"))
+            was, now = ({key: value for key, value in found.items() if key not in FREE} for found in self.compared())
+            if was != now:
+                changed = ", ".join(key for key in now if was.get(key) != now[key])
+                raise ValueError(f"{self.file} was measured with another {changed}; give another out=")
+
+    def compared(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The settings that the file was made with, and the present ones, as JSON holds them."""
+        return self.results["settings"], json.loads(json.dumps(dict(self.settings)))
+
+    def run(self, run: Run) -> dict[str, Any]:
+        """The result of a run, which is trained and measured if it is not there yet."""
+        if run.name not in self.results["runs"]:
+            print(f"{run.name}: {steps_of(run, self.settings)} steps", flush=True)
+            self.results["runs"][run.name] = measured(run, self.settings, self.extract)
+            self.write()
+        return self.results["runs"][run.name]
+
+    def strokes(self) -> None:
+        """Measures the paintings themselves."""
+        if "strokes" not in self.results:
+            config = training_config(
+                Run("default", self.settings["rates"][0], self.settings["budgets"][0]), self.settings
+            )
+            originals = validation_images(config, self.settings["images"])
+            kid = distance(self.extract(stroke_painting(originals)), self.extract(originals))
+            self.results["strokes"] = {"kid": kid.value, "error": kid.error, "images": len(originals)}
+            self.write()
+
+    def write(self) -> None:
+        """Writes the file, whole or not at all."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.file.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(self.results, indent=2) + "\n", encoding="utf-8")
+        os.replace(unfinished, self.file)
+
+
+FREE = ("out", "budgets", "rates", "recipes", "compile")
+"""Settings that may change between two calls: they choose runs, or change nothing that is measured."""
+
+
+def kid_of(result: Mapping[str, Any]) -> float:
+    """The KID of a run's edits, averaged over the noise levels that they start from."""
+    values = [edit["kid"] for edit in result["edits"].values()]
+    return sum(values) / len(values)
+
+
+def compare(comparison: Comparison) -> None:
+    """Trains and measures everything that is asked for."""
+    settings = comparison.settings
+    comparison.strokes()
+    for budget in settings["budgets"]:
+        if "ddpm" in settings["recipes"]:
+            comparison.run(Run("ddpm", DDPM_RATE, budget))
+        if "default" not in settings["recipes"]:
+            continue
+        tried = [comparison.run(Run("default", rate, budget)) for rate in settings["rates"]]
+        best = min(tried, key=kid_of)["rate"]
+        if "t_max" in settings["recipes"]:
+            comparison.run(Run("t_max", best, budget))
+        if "fine_tuned" in settings["recipes"]:
+            for rate in (best, best / 5):
+                comparison.run(Run("fine_tuned", rate, budget))
+
+
+def report(results: Mapping[str, Any]) -> str:
+    """The table of all runs."""
+    levels = results["settings"]["t0"]
+    lines = ["| recipe | rate | images |" + "".join(f" KID, {t0} | L2 to strokes |" for t0 in levels)]
+    lines.append("|---" * (3 + 2 * len(levels)) + "|")
+    for run in sorted(results["runs"].values(), key=lambda run: (run["budget"], run["recipe"], run["rate"])):
+        cells = [run["recipe"], f"{run['rate']:g}", str(run["images_seen"])]
+        for t0 in levels:
+            edit = run["edits"][t0]
+            cells += [f"{edit['kid']:.3f} ± {edit['error']:.3f}", f"{edit['l2']:.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    strokes = results["strokes"]
+    lines += [
+        "",
+        f"The strokes themselves: KID {strokes['kid']:.3f} ± {strokes['error']:.3f}, {strokes['images']} images.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def curves(results: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
+    """The best KID of each recipe at each budget."""
+    best: dict[str, dict[int, float]] = {}
+    for run in results["runs"].values():
+        values = best.setdefault(run["recipe"], {})
+        values[run["images_seen"]] = min(kid_of(run), values.get(run["images_seen"], float("inf")))
+    return {recipe: sorted((float(x), y) for x, y in values.items()) for recipe, values in best.items()}
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the comparison and returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        settings = configuration(arguments, SCHEMA, USAGE)
+        if settings is None:
+            return 0
+        extractor = FEATURES[settings["features"]]()
+        comparison = Comparison(settings, lambda images: features_of(extractor, images))
+        compare(comparison)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        if os.environ.get("SDEDIT_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    out, results = Path(settings["out"]), comparison.results
+    (out / "report.md").write_text(report(results), encoding="utf-8")
+    plot = line_plot(
+        curves(results),
+        title="KID of edits of simulated strokes, best rate of each recipe",
+        x_title="images seen",
+        y_title="KID to validation images",
+        level=("the strokes themselves", results["strokes"]["kid"]),
+    )
+    plot.save(out / "kid.png")
+    print(report(results))
+    print(f"numbers and plot: {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,35 @@
+#!/bin/bash
+# Trains on several nodes of a SLURM cluster, and goes on by itself after preemption and at the time limit.
+#
+#   sbatch configs/launch/slurm.sh config=domain64 data.path=/shared/photos out=/shared/runs/mine
+#
+# `out` and the data lie on a file system that all nodes see. Adapt the lines below; what follows the script's name goes
+# to `sdedit train`.
+#
+#SBATCH --job-name=sdedit
+#SBATCH --nodes=2
+# One task for each GPU; `srun` starts them, and Lightning finds its place among them in SLURM's variables.
+#SBATCH --ntasks-per-node=4
+#SBATCH --gpus-per-node=4
+# As many as data.workers, and one more.
+#SBATCH --cpus-per-task=4
+#SBATCH --time=12:00:00
+# Three minutes before the limit every task gets SIGUSR1: the step in progress ends, a checkpoint is written, and the
+# training ends with the code 75. Give it longer where a step and a checkpoint take longer.
+#SBATCH --signal=USR1@180
+# After preemption (SIGTERM, which does the same) SLURM puts the job into the queue again by itself.
+#SBATCH --requeue
+# The second start writes on, and not over the first one's output.
+#SBATCH --open-mode=append
+#SBATCH --output=sdedit-%j.out
+
+# A task that fails ends the others, which would wait for it.
+srun --kill-on-bad-exit=1 sdedit train \
+    trainer.devices="$SLURM_NTASKS_PER_NODE" trainer.num_nodes="$SLURM_NNODES" trainer.enable_progress_bar=false "$@"
+code=$?
+
+# 75 is EX_TEMPFAIL: not done, to be started again. The same command goes on from the newest checkpoint.
+if [ "$code" -eq 75 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

@@ -1,0 +1,141 @@
+"""Images in an archive (.zip, .tar and compressed .tar), read by number.
+
+Names are those in the archive without the folders that all of them share. A compressed tar can only be read from front
+to back, so it is unpacked to a plain one first.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from sdedit_pl.data.images import IMAGE_SUFFIXES, ImageFormat, UnreadableImage, decode_image
+from sdedit_pl.data.source import ImageSet
+from sdedit_pl.data.tars import ShardFile, Stamp
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+class TarImages(ImageSet):
+    """The images in a plain tar file, by name.
+
+    Args:
+        path: The tar file.
+        title: What messages call it.
+        image_format: What every image is brought to.
+
+    Raises:
+        ValueError: The file is not a whole tar file.
+    """
+
+    def __init__(self, path: Path, title: str, image_format: ImageFormat) -> None:
+        self.title = title
+        self.format = image_format
+        self.file = ShardFile(path, title, Stamp.of(path.stat()))
+        try:
+            with tarfile.open(path, "r:") as archive:
+                found = {m.name: (m.offset_data, m.size) for m in archive if m.isfile() and is_image(m.name)}
+        except (tarfile.TarError, OSError) as error:
+            raise ValueError(f"cannot read archive {title} to its end: {error}") from None
+        self.members = sorted(found)
+        self.places = [found[name] for name in self.members]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def name(self, index: int) -> str:
+        return f"{self.title}:{self.members[index]}"
+
+    def read(self, index: int) -> UInt8[Tensor, "C H W"]:
+        return decode_image(self.file.read(*self.places[index]), self.name(index), self.format)
+
+
+class ZipImages(ImageSet):
+    """The images in a zip file, by name.
+
+    Args:
+        path: The zip file.
+        image_format: What every image is brought to.
+
+    Raises:
+        ValueError: The file is not a whole zip file.
+    """
+
+    def __init__(self, path: Path, image_format: ImageFormat) -> None:
+        self.path = path
+        self.format = image_format
+        self._archive: zipfile.ZipFile | None = None
+        self._owner = 0
+        try:
+            with zipfile.ZipFile(path) as archive:
+                found = {entry.filename: entry.file_size for entry in archive.infolist() if is_image(entry.filename)}
+        except (zipfile.BadZipFile, OSError) as error:
+            raise ValueError(f"cannot read archive {path}: {error}") from None
+        self.members = sorted(found)
+        self.places = [(0, found[name]) for name in self.members]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def name(self, index: int) -> str:
+        return f"{self.path}:{self.members[index]}"
+
+    def read(self, index: int) -> UInt8[Tensor, "C H W"]:
+        if self._archive is None or self._owner != os.getpid():  # a forked process would share the position
+            self._archive, self._owner = zipfile.ZipFile(self.path), os.getpid()
+        try:
+            image = self._archive.read(self.members[index])
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+            raise UnreadableImage(f"cannot read image {self.name(index)}: {error}") from None
+        return decode_image(image, self.name(index), self.format)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_archive": None}
+
+
+def open_archive(path: Path, image_format: ImageFormat, scratch: Path) -> TarImages | ZipImages:
+    """The images in an archive.
+
+    Args:
+        path: The archive.
+        image_format: What every image is brought to.
+        scratch: Where a compressed tar is unpacked to; what is there is taken for its content.
+
+    Raises:
+        ValueError: The file is not a whole archive.
+    """
+    if path.name.lower().endswith(".zip"):
+        return ZipImages(path, image_format)
+    opener = _OPENERS.get(path.suffix.lower())
+    if opener is None:
+        return TarImages(path, str(path), image_format)
+    if not scratch.exists():
+        unfinished = scratch.with_suffix(".part")
+        try:
+            with opener(path, "rb") as packed, open(unfinished, "wb") as plain:
+                shutil.copyfileobj(packed, plain, 2**20)
+        except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+            raise ValueError(f"cannot read archive {path} to its end: {error}") from None
+        unfinished.replace(scratch)
+    return TarImages(scratch, str(path), image_format)
+
+
+def is_image(name: str) -> bool:
+    """Whether a member of an archive is an image by its name; hidden files and those that macOS adds are not."""
+    parts = name.split("/")
+    hidden = any((part.startswith(".") and part != ".") or part == "__MACOSX" for part in parts)
+    return name.lower().endswith(IMAGE_SUFFIXES) and not hidden

@@ -1,0 +1,274 @@
+"""Shards of other machines, kept on this one: whole files in a folder that all processes of a node share.
+
+A shard is fetched once a node, by whichever process needs it first while the others wait at its lock, and appears in
+the folder whole or not at all. When the files exceed the limit, the least recently opened ones are removed; a process
+that still reads one goes on with it. What stays for good is a small record of each shard that was ever fetched: which
+images it holds, where, and the hash of the file. With the records of all shards before it, any position of the order
+can be found without fetching them again.
+
+A shard whose hash is not that of its record, or of the manifest, has changed. It is not read: places that were listed
+in another file would give other images than those that the run has seen so far.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from sdedit_pl.data.fetch import Absent, StreamInterrupted, fetch, is_remote, sha256_of, version_of
+from sdedit_pl.data.manifest import Shard
+from sdedit_pl.data.source import UnreadableShard
+from sdedit_pl.data.tars import Members, ShardFile, Stamp, list_members
+
+# How often a shard is fetched that turns out damaged, before it is taken for what it is.
+_READINGS = 3
+
+
+class Record(NamedTuple):
+    """What is known of a shard that was fetched.
+
+    Args:
+        members: Its images.
+        sha256: Of the file; empty where there is none.
+        version: As the server names it; may be empty.
+    """
+
+    members: Members
+    sha256: str
+    version: str
+
+
+class ShardCache:
+    """Local copies of remote shards; local shards are read where they are.
+
+    Args:
+        folder: Of the copies and records.
+        limit: Bytes of copies above which the least recently opened ones go. At least what is being fetched stays.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder = folder
+        self.limit = limit
+        self._confirmed: set[str] = set()
+        self._local: dict[str, tuple[Members, Stamp]] = {}
+
+    def members(self, shard: Shard) -> Members:
+        """The images of a shard, which is fetched unless they are known. Of one that does not exist: none.
+
+        Raises:
+            StreamInterrupted: The server does not answer, or there is no room.
+        """
+        if not is_remote(shard.place):
+            return self._local_members(shard)[0]
+        record = self._record(shard)
+        if record is None:
+            try:
+                return self.open(shard)[1]
+            except UnreadableShard:
+                record = self._record(shard)  # of a shard that is not there
+        assert record is not None
+        return record.members
+
+    def open(self, shard: Shard) -> tuple[ShardFile, Members]:
+        """A shard to read from, fetched if it is not there, and its images.
+
+        Raises:
+            UnreadableShard: It does not exist or has changed.
+            StreamInterrupted: The server does not answer, or there is no room.
+        """
+        if not is_remote(shard.place):
+            members, stamp = self._local_members(shard)
+            return ShardFile(shard.place, shard.place, stamp), members
+        found = self._find(shard)
+        if found is None:
+            with self._locked(shard):
+                found = self._find(shard) or self._fetch(shard, kept=(shard,))
+        return found
+
+    def prefetch(self, shards: Sequence[Shard]) -> None:
+        """Fetches those shards that are not there and that no other process is fetching, while there is room for one.
+
+        What fails is left to be met, and reported, by whoever needs it.
+        """
+        for shard in shards:
+            sizes = [status.st_size for _, status in self._copies()]
+            if not is_remote(shard.place) or self._busy_with(shards) + max(sizes, default=0) > self.limit:
+                continue
+            try:
+                if self._find(shard) is None:
+                    with self._locked(shard, timeout=0.0):
+                        if self._find(shard) is None:
+                            self._fetch(shard, kept=shards)
+            except (Timeout, UnreadableShard, StreamInterrupted):
+                continue
+
+    def _find(self, shard: Shard) -> tuple[ShardFile, Members] | None:
+        """The copy that is there, or None."""
+        record = self._record(shard)
+        if record is None or not record.sha256 or (shard.sha256 or record.sha256) != record.sha256:
+            return None
+        file = self._copy(shard, record.sha256)
+        try:
+            status = file.stat()
+            os.utime(file, ns=(time.time_ns(), status.st_mtime_ns))  # the order in which copies are removed
+            opened = ShardFile(file, shard.place, Stamp.of(status))
+            opened.opened()  # from here on it may be removed
+        except FileNotFoundError:
+            return None
+        if shard.sha256 is None:
+            self._confirm(shard, record)
+        return opened, record.members
+
+    def _confirm(self, shard: Shard, record: Record) -> None:
+        """Asks once whether the server still has the version that was copied."""
+        if shard.place not in self._confirmed:
+            now = version_of(shard.place)
+            if now and record.version and now != record.version:
+                raise self._changed(shard)
+            self._confirmed.add(shard.place)
+
+    def _fetch(self, shard: Shard, kept: Sequence[Shard]) -> tuple[ShardFile, Members]:
+        """Fetches a shard under its lock; copies of the shards `kept` are not removed for it."""
+        before = self._record(shard)
+        expected = shard.sha256 or (before.sha256 if before else "")
+        part = self._path(shard, ".part")
+        try:
+            record = self._fetched(shard, part, expected)
+            self._write(shard, record)
+            file = self._copy(shard, record.sha256)
+            part.replace(file)
+            self._confirmed.add(shard.place)
+            opened = ShardFile(file, shard.place, Stamp.of(file.stat()))
+            opened.opened()
+            self._remove_oldest(kept)
+            return opened, record.members
+        except Absent as error:
+            if not expected:  # else its images are known, and others stand in for them
+                note = self._path(shard, ".npz")
+                problem = f"{error} (noted in {note}: remove it for a new run that is to try again)"
+                self._write(shard, Record(Members.none(problem), "", ""))
+            raise UnreadableShard(shard.place, f"cannot read shard {shard.place}: {error}") from None
+        except OSError as error:
+            raise self._unusable(error) from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _fetched(self, shard: Shard, part: Path, expected: str) -> Record:
+        """Fetches a shard to a file; again when it comes damaged, or with another hash than `expected` if that is one.
+
+        A shard that is not known and comes damaged each time is taken as it is.
+        """
+        for _ in range(_READINGS):
+            version = fetch(shard.place, part)
+            record = Record(list_members(part)[0], sha256_of(part), version)
+            if record.sha256 == expected or (not expected and not record.members.problem):
+                return record
+        if expected:
+            raise self._changed(shard)
+        return record
+
+    def _busy_with(self, shards: Sequence[Shard]) -> int:
+        """Bytes of the copies of these shards."""
+        names = self._names(shards)
+        return sum(status.st_size for copy, status in self._copies() if copy.name.partition("-")[0] in names)
+
+    def _names(self, shards: Sequence[Shard]) -> set[str]:
+        return {self._path(shard, "").name for shard in shards}
+
+    def _copies(self) -> list[tuple[Path, os.stat_result]]:
+        """All copies, the least recently opened first."""
+        found = []
+        for copy in self.folder.glob("*.tar"):
+            with suppress(FileNotFoundError):  # other processes remove copies too
+                found.append((copy, copy.stat()))
+        return sorted(found, key=lambda entry: entry[1].st_atime_ns)
+
+    def _remove_oldest(self, kept: Sequence[Shard]) -> None:
+        copies, protected = self._copies(), self._names(kept)
+        total = sum(status.st_size for _, status in copies)
+        for copy, status in copies:
+            if total <= self.limit:
+                return
+            if copy.name.partition("-")[0] not in protected:
+                copy.unlink(missing_ok=True)
+                total -= status.st_size
+
+    def _local_members(self, shard: Shard) -> tuple[Members, Stamp]:
+        if shard.place not in self._local:
+            self._local[shard.place] = list_members(shard.place)
+        return self._local[shard.place]
+
+    def _record(self, shard: Shard) -> Record | None:
+        try:
+            with np.load(self._path(shard, ".npz")) as stored:
+                texts = (str(stored[name]) for name in ("problem", "sha256", "version"))
+                problem, sha256, version = texts
+                return Record(Members(stored["keys"], stored["places"], problem), sha256, version)
+        except (FileNotFoundError, NotADirectoryError, BadZipFile, ValueError, KeyError, EOFError):
+            return None
+
+    def _write(self, shard: Shard, record: Record) -> None:
+        unfinished = self._path(shard, ".npz.part")
+        with open(unfinished, "wb") as file:
+            np.savez(
+                file,
+                keys=record.members.keys,
+                places=record.members.places,
+                problem=record.members.problem,
+                sha256=record.sha256,
+                version=record.version,
+            )
+        unfinished.replace(self._path(shard, ".npz"))
+
+    @contextmanager
+    def _locked(self, shard: Shard, timeout: float = -1.0) -> Iterator[None]:
+        """Keeps other processes from fetching the shard; raises Timeout if one does so for longer than `timeout`."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self._path(shard, ".lock"), timeout=timeout)
+            lock.acquire()
+        except Timeout:
+            raise
+        except OSError as error:
+            raise self._unusable(error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _path(self, shard: Shard, suffix: str) -> Path:
+        digest = hashlib.blake2b(shard.place.encode(), digest_size=12).hexdigest()
+        return self.folder / (digest + suffix)
+
+    def _copy(self, shard: Shard, sha256: str) -> Path:
+        # Named by its content too: one record can never lead to the copy of another version.
+        return self._path(shard, f"-{sha256[:16]}.tar")
+
+    def _changed(self, shard: Shard) -> UnreadableShard:
+        if shard.sha256 is not None:
+            advice = "is not the one in its manifest; upload both again"
+        else:
+            advice = (
+                "has changed since it was first read; put the old file back, or, to begin a new run on the new one, "
+                f"remove {self._path(shard, '.npz')}"
+            )
+        return UnreadableShard(shard.place, f"shard {shard.place} {advice}")
+
+    def _unusable(self, error: OSError) -> StreamInterrupted:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return StreamInterrupted(
+                f"there is no room left in cache_folder={self.folder}; make some, or lower cache_gigabytes"
+            )
+        return StreamInterrupted(
+            f"cache_folder={self.folder} cannot be written: {error.strerror or error}; name another folder"
+        )

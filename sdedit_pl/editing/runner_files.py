@@ -1,0 +1,97 @@
+"""The `[mask, image]` files (`.pth`) of SDEdit's reference runner.
+
+A file is a list of two tensors: the mask, 1 where pixels are kept, with the channels of the image, and the image,
+(C, H, W) in [0, 1]. Both conventions end here: images in [-1, 1], and masks that are True where pixels may change.
+Files are read weights-only, so that none can run code.
+
+Source: runners/image_editing.py of ermongroup/SDEdit, which edits where mask != 1 (its README has it the other way).
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+RUNNER_SUFFIX = ".pth"
+
+
+class MaskAndImage(NamedTuple):
+    """What a file holds, in this package's conventions.
+
+    Args:
+        edit_mask: True where pixels may change.
+        image: in [-1, 1].
+    """
+
+    edit_mask: Bool[Tensor, "1 1 H W"]
+    image: Float[Tensor, "1 C H W"]
+
+
+def read_mask_and_image(path: Path, size: int, channels: int) -> MaskAndImage:
+    """Reads a file of the reference runner.
+
+    Raises:
+        ValueError: it holds code, is damaged, is something else than a mask and an image of `channels` and `size`, or
+            its mask keeps everything.
+    """
+    pair = _loaded(path)
+    if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
+        raise ValueError(f"{path} must hold the two tensors [mask, image] of SDEdit's runner, got {_described(pair)}")
+    mask, image = pair
+    if tuple(image.shape) != (channels, size, size) or not image.is_floating_point():
+        raise ValueError(
+            f"the image in {path} must be floats of shape ({channels}, {size}, {size}), as the model takes it, got "
+            f"{_described(image)}; save another size as a PNG file, and the mask beside it, to have it resized"
+        )
+    if not bool(((image >= 0) & (image <= 1)).all()):
+        raise ValueError(
+            f"the image in {path} must lie in [0, 1], got [{image.min().item():.4g}, {image.max().item():.4g}]"
+        )
+    return MaskAndImage(_edit_mask(path, mask, image), (image.float() * 2 - 1)[None])
+
+
+def _edit_mask(path: Path, mask: Tensor, image: Tensor) -> Bool[Tensor, "1 1 H W"]:
+    """The mask with one channel, True where the runner's is not 1."""
+    height, width = image.shape[-2:]
+    if tuple(mask.shape) not in (tuple(image.shape), (1, height, width), (height, width)):
+        expected = tuple(image.shape)
+        raise ValueError(f"the mask in {path} must have its image's shape, {expected}, got {_described(mask)}")
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError(
+            f"the mask in {path} must be 0 (may change) or 1 (is kept), got other numbers; the mask comes first in the "
+            "file, [mask, image]"
+        )
+    editable = (mask != 1).reshape(-1, height, width)
+    if not torch.equal(editable, editable[:1].expand_as(editable)):
+        raise ValueError(f"the mask in {path} differs between the channels; here a pixel changes as a whole")
+    if not bool(editable.any()):
+        raise ValueError(f"the mask in {path} is 1 everywhere, so nothing may change; 0 marks what may")
+    return editable[:1][None]
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on foreign pickles, which end in an error of ours
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds objects other than tensors, which could run code when loaded, or is damaged; it was not "
+            "loaded. Save the image as a PNG file, and its mask as another, white where pixels may change"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is not a whole file of SDEdit's runner, [mask, image]; copy it again") from error
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} of {len(value)}"
+    return type(value).__name__

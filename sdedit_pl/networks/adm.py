@@ -1,0 +1,141 @@
+"""ADM, the ablated diffusion model: the U-Net of guided-diffusion (and, by its options, of improved-diffusion).
+
+DDPM's U-Net with attention of several heads at several resolutions, blocks that resample inside, and a label that
+scales and shifts the normalised features. The published networks are given the index of the noise level, 0 to 999, and
+have twice as many output channels as the image: the noise, then where the variance of a step lies between its bounds.
+
+Source: Dhariwal and Nichol, "Diffusion Models Beat GANs on Image Synthesis" (2021), section 3; Nichol and Dhariwal,
+"Improved Denoising Diffusion Probabilistic Models" (2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from sdedit_pl.networks.layers import (
+    Downsample,
+    OutputHead,
+    PositionalFeatures,
+    Resample,
+    ResidualBlock,
+    SelfAttention,
+    Upsample,
+    attention_heads,
+)
+from sdedit_pl.networks.unet import Layers, Shape, UNet, check_choice
+
+_EPSILON = 1e-5
+
+
+class ADM(UNet):
+    """The raw network of ADM, without classes: it knows nothing of SDEs, noise levels or preconditioning.
+
+    `network(images, label)` maps images (B, image_channels, H, W) and one label each, (B,), to images (B,
+    output_channels, H, W). H and W must be multiples of `size_divisor`.
+
+    Args:
+        image_channels: Channels of the input.
+        output_channels: Channels of the output; as many as the input's if None.
+        channels: Channels at full resolution, before the multipliers. The label's vector has four times as many.
+        channel_multipliers: One for each level, from full resolution down.
+        blocks_per_level: Residual blocks of each level on the way down; one more on the way up.
+        attention_levels: Levels whose blocks are followed by attention, 0 being full resolution. The middle of the
+            network always attends.
+        head_channels: Channels of each head of the attentions, 64 as published; None has `heads` heads everywhere.
+        heads: Heads of each attention where `head_channels` is None.
+        modulate: Whether the label scales and shifts the normalised features instead of being added to them.
+        block: "biggan" resamples inside residual blocks, "ddpm" between them.
+        resample_with_convolution: Whether "ddpm" blocks' resampling between levels is learned.
+        dropout: Probability of dropping an activation inside a residual block, in training.
+        init_scale: Scale of the initial weights of every residual branch's last convolution; 0 means next to nothing.
+        patch: 1, 2 or 4. Above 1 the network works on patches of that size folded into channels, at 1/patch of the
+            resolution: cheaper, a little less sharp. Ours, not the paper's.
+        checkpoint_gradients: Whether to recompute activations in the backward pass, trading time for memory.
+        augmentation_labels: Numbers that may tell the network how a training image was augmented.
+
+    Raises:
+        ValueError: If an option has an unknown value, two of them contradict each other, or the heads do not divide
+            the channels of a level that attends.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_channels: int = 3,
+        output_channels: int | None = None,
+        channels: int = 128,
+        channel_multipliers: Sequence[int] = (1, 2, 2, 2),
+        blocks_per_level: int = 2,
+        attention_levels: Sequence[int] = (1,),
+        head_channels: int | None = None,
+        heads: int = 1,
+        modulate: bool = True,
+        block: str = "biggan",
+        resample_with_convolution: bool = True,
+        dropout: float = 0.0,
+        init_scale: float = 0.0,
+        patch: int = 1,
+        checkpoint_gradients: bool = False,
+        augmentation_labels: int = 0,
+    ) -> None:
+        shape = Shape(
+            image_channels=image_channels,
+            output_channels=image_channels if output_channels is None else output_channels,
+            channels=channels,
+            channel_multipliers=tuple(channel_multipliers),
+            blocks_per_level=blocks_per_level,
+            attention_levels=tuple(attention_levels),
+            attend_after="block",
+            patch=patch,
+        )
+        _check_options(head_channels, heads, block, resample_with_convolution)
+        norms = {"smallest_group": 1, "epsilon": _EPSILON}
+        residual = partial(
+            ResidualBlock,
+            label_channels=shape.label_channels,
+            learn_resampled_shortcut=False,
+            modulate=modulate,
+            dropout=dropout,
+            init_scale=init_scale,
+            **norms,
+        )
+
+        def attention(width: int) -> SelfAttention:
+            count = heads if head_channels is None else attention_heads(width, head_channels)
+            return SelfAttention(width, heads=count, init_scale=init_scale, **norms)
+
+        def resampling(direction: Callable[..., Downsample | Upsample]) -> Callable[[int], Resample]:
+            def make(width: int) -> Resample:
+                if block == "ddpm":
+                    return direction(width, width, convolve=resample_with_convolution, fir_kernel=None)
+                return residual(width, width, resample=direction(width, width, convolve=False, fir_kernel=None))
+
+            return make
+
+        super().__init__(
+            shape,
+            Layers(
+                residual=residual,
+                attention=attention,
+                downsample=resampling(partial(Downsample, pad_all_sides=True)),
+                upsample=resampling(Upsample),
+                head=partial(OutputHead, init_scale=init_scale, **norms),
+            ),
+            PositionalFeatures(channels, cosines_first=True, closed=False),
+            checkpoint_gradients=checkpoint_gradients,
+            augmentation_labels=augmentation_labels,
+        )
+
+
+def _check_options(head_channels: int | None, heads: int, block: str, resample_with_convolution: bool) -> None:
+    """Raises a ValueError for an unknown value, and for two options of which one would silently have no effect."""
+    check_choice("block", block, ("biggan", "ddpm"))
+    if head_channels is not None and heads != 1:
+        raise ValueError(
+            f"give head_channels or heads, not both, got {head_channels} and {heads}; heads=N needs head_channels=null"
+        )
+    if not resample_with_convolution and block != "ddpm":
+        raise ValueError(
+            "resample_with_convolution=False is for block='ddpm'; block='biggan' resamples inside its blocks"
+        )

@@ -1,0 +1,107 @@
+"""The folder of a training run: what lies where, and what a run that is started again goes on from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.utilities import rank_zero_only
+
+from sdedit_pl.build import model_config, resolve_model
+from sdedit_pl.checkpoints.loading import RUN_FILE, describe, resumable_checkpoints
+from sdedit_pl.config import ConfigError
+from sdedit_pl.training.durable import write_whole
+from sdedit_pl.training.resumption import damage
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+CHECKPOINTS = "checkpoints"
+HISTORY_FILE = "metrics.csv"
+PREVIEWS = "previews"
+WANDB_FILE = "wandb.json"
+
+
+def newest_checkpoint(folder: Path, config: Mapping[str, Any]) -> Path | None:
+    """The checkpoint in a run's folder to resume from, or None where the run is new.
+
+    Raises:
+        ConfigError: the folder is a file, or holds a run of another model, or one that is not to be resumed.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"out={folder} is a file; name a folder")
+    newest = newest_whole(folder)
+    if newest is None:
+        if (folder / RUN_FILE).exists():
+            raise ConfigError(f"{folder} holds a trained model and nothing to resume from; give another out=")
+        return None
+    if not config["resume"]:
+        raise ConfigError(f"{folder} already holds a run and resume=false; give another out=, or remove the folder")
+    try:
+        before = plain(described(describe(newest).training["config"]))
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"the configuration in {newest} cannot be read ({error}); give another out=") from error
+    changed = [section for section, value in plain(described(config)).items() if before[section] != value]
+    if changed:
+        raise ConfigError(
+            f"{folder} holds a run of another model ({', '.join(changed)} differ); give another out=, "
+            f"or its own configuration, {folder / CONFIG_FILE}"
+        )
+    return newest
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint in a run's folder that is not damaged; the damaged ones are named and passed over.
+
+    Raises:
+        ConfigError: all of them are damaged.
+    """
+    checkpoints = resumable_checkpoints(folder)
+    for checkpoint in reversed(checkpoints):
+        problem = damage(checkpoint)
+        if problem is None:
+            return checkpoint
+        logger.warning("%s is damaged (%s) and passed over", checkpoint, problem)
+    if checkpoints:
+        raise ConfigError(
+            f"all checkpoints in {folder / CHECKPOINTS} are damaged; put back a copy of one, or give another out="
+        )
+    return None
+
+
+def steps_in(checkpoint: Path | None) -> int:
+    """Optimiser steps in a checkpoint, which its name tells; 0 where there is none."""
+    return 0 if checkpoint is None else int(checkpoint.stem.removeprefix("step="))
+
+
+def described(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run cannot go on with when it is changed: the model, and which weights are trained beside or within it."""
+    keys = {"uncertainty": False, "train": {"only": []}}
+    return {
+        **resolve_model(model_config(config)),
+        **{key: config.get(key, default) for key, default in keys.items()},
+    }
+
+
+@rank_zero_only
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Makes the run's folder and writes every key of the configuration there.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    try:
+        # Whole or not at all: other devices may be reading it.
+        write_whole(folder / CONFIG_FILE, yaml.safe_dump(plain(config), sort_keys=False))
+    except OSError as error:
+        raise ConfigError(f"out={folder} cannot be written: {error.strerror}; name another folder") from error
+
+
+def plain(value: Any) -> Any:
+    """Nested tuples as lists, for YAML."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,97 @@
+"""EDM's stochastic sampler: noise is added up to a higher level, then a step of Heun's method leads down from there.
+
+    y_hat = y_t + sqrt(r_hat^2 - r_t^2) z,    r_hat = (1 + gamma) r_t
+
+in y = x / alpha and the noise level r = sigma / alpha. The noise makes up for errors of earlier steps; unlike that of a
+discretised SDE it costs no accuracy, because both parts of a step keep the marginals.
+
+Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022, Algorithm 2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.noise import StepNoise
+from sdedit_pl.sde import SDE
+from sdedit_pl.solvers.base import Solver, State
+from sdedit_pl.solvers.probability_flow_heun import ProbabilityFlowHeun
+from sdedit_pl.typing import Images, Times, over_images
+
+
+class Churn(NamedTuple):
+    """How a run adds noise: r_hat = (1 + gamma) r_t, but at most `ceiling`, the level that the run starts from."""
+
+    gamma: float
+    ceiling: float
+
+
+@dataclass(frozen=True)
+class EDMHeun(Solver):
+    """Heun's method with churn, of second order.
+
+    Unlike in the source, noise is never raised above the level that a run starts from: an edit asks for t0, and a model
+    may know nothing above it.
+
+    Args:
+        churn: S_churn, the sum of all gamma of a run; 0 adds no noise. The reverse SDE adds about as much as the
+            logarithm of the ratio of the highest level to the lowest, 3 to 5 from an edit's t0. Far more undoes the
+            steps: published are 30 (CIFAR-10) and 40 (ImageNet 64 px), but from pure noise, on hundreds of steps.
+        lowest: S_tmin, the lowest noise level that noise is added at.
+        highest: S_tmax, the highest one.
+        inflation: S_noise, the deviation of the noise added; published: 1.003 to 1.007, which makes up for detail that
+            a trained network loses. 1 is right for an exact one.
+    """
+
+    churn: float = 3.0
+    lowest: float = 0.05
+    highest: float = 50.0
+    inflation: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.churn >= 0 or not self.inflation > 0 or not 0 <= self.lowest < self.highest:
+            raise ValueError(
+                "churn needs churn >= 0, inflation > 0 and 0 <= lowest < highest, got "
+                f"churn={self.churn}, inflation={self.inflation}, lowest={self.lowest}, highest={self.highest}"
+            )
+
+    @property
+    def order(self) -> float:
+        return 2.0
+
+    @property
+    def evaluations_per_step(self) -> int:
+        return 2
+
+    @property
+    def stochastic(self) -> bool:
+        return self.churn > 0
+
+    def initial_state(self, sde: SDE, times: Float[Tensor, "levels"]) -> State:
+        gamma = min(self.churn / (len(times) - 1), math.sqrt(2) - 1)
+        return Churn(gamma, sde.noise_level(times[0]).item())
+
+    def step(
+        self, denoiser: Denoiser, x_t: Images, t: Times, s: Times, state: State, noise: StepNoise
+    ) -> tuple[Images, State]:
+        if self.stochastic:
+            x_t, t = self._churned(denoiser.sde, x_t, t, state, noise)
+        x_s, _ = ProbabilityFlowHeun().step(denoiser, x_t, t, s, None, noise)
+        return x_s, state
+
+    def _churned(self, sde: SDE, x_t: Images, t: Times, state: Churn, noise: StepNoise) -> tuple[Images, Times]:
+        """The state with noise added, and the time whose level it has then."""
+        level = sde.noise_level(t)
+        within = (level >= self.lowest) & (level <= self.highest)
+        raised = (level * (1 + state.gamma)).clamp(max=state.ceiling)
+        t_hat = torch.where(within & (raised > level), sde.time_at_noise_level(raised), t)
+        added = (sde.noise_level(t_hat).square() - level.square()).clamp(min=0).sqrt() * self.inflation
+        y_hat = x_t / over_images(sde.alpha(t)) + over_images(added) * noise.fresh()
+        return over_images(sde.alpha(t_hat)) * y_hat, t_hat

@@ -1,0 +1,105 @@
+"""Sheets of edits and samples that show how far a model is."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import lightning
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.grids import GRIDS
+from sdedit_pl.noise import SeededNoise
+from sdedit_pl.sampling import integrate
+from sdedit_pl.solvers import SOLVERS
+from sdedit_pl.training.average import ImageHalfLifeAveraging
+from sdedit_pl.training.durable import whole_file
+from sdedit_pl.training.module import ScoreModule
+
+logger = logging.getLogger(__name__)
+
+
+class Previews(lightning.Callback):
+    """Writes a sheet of edits and samples of the averaged model after every validation.
+
+    Each guide stands above its edit, on the same noise every time, so that sheets of one run compare; unconditional
+    samples follow. Sheets are PNG files in `folder` and images of any logger that takes them.
+
+    Args:
+        averaging: the callback that holds the averaged weights.
+        folder: where the sheets go.
+        guides: guides in [-1, 1], or None for samples alone.
+        edit: the edit of the guides.
+        image_shape: (C, H, W) of the samples.
+        samples: how many samples.
+    """
+
+    def __init__(
+        self,
+        averaging: ImageHalfLifeAveraging,
+        folder: Path,
+        guides: Float[Tensor, "B C H W"] | None,
+        edit: SDEdit,
+        image_shape: tuple[int, int, int],
+        samples: int = 8,
+    ) -> None:
+        self.averaging = averaging
+        self.folder = folder
+        self.guides = guides
+        self.edit = edit
+        self.image_shape = image_shape
+        self.samples = samples
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
+            return
+        with trainer.precision_plugin.forward_context():
+            rows = self.rows(self.averaging.averaged(pl_module), pl_module.device)
+        if not rows:
+            return
+        columns = max(len(row) for row in rows)
+        blank = [torch.ones(columns - len(row), *self.image_shape, device=row.device) for row in rows]
+        sheet = make_grid(
+            torch.cat([torch.cat(pair) for pair in zip(rows, blank, strict=True)]).clamp(-1, 1),
+            nrow=columns,
+            normalize=True,
+            value_range=(-1, 1),
+            pad_value=1.0,
+        )
+        path = self.folder / f"step-{trainer.global_step:08d}.png"
+        try:
+            with whole_file(path) as unfinished:
+                save_image(sheet, unfinished, format="png")
+        except OSError as error:  # of one device, for which the others would wait
+            logger.warning("%s cannot be written: %s", path, error)
+            return
+        for destination in trainer.loggers:
+            log_image = getattr(destination, "log_image", None)
+            if log_image is not None:
+                log_image("preview", [str(path)], step=trainer.global_step)
+
+    @torch.inference_mode()
+    def rows(self, denoiser: Denoiser, device: torch.device) -> list[Float[Tensor, "_ C H W"]]:
+        """The sheet's rows: guides, their edits, samples."""
+        training = denoiser.training
+        denoiser.eval()
+        rows = []
+        if self.guides is not None and len(self.guides):
+            guides = self.guides.to(device)
+            rows += [guides, self.edit(denoiser, guides, seeds=list(range(len(guides))))]
+        if self.samples:
+            rows.append(self.unconditional(denoiser, device))
+        denoiser.train(training)
+        return rows
+
+    def unconditional(self, denoiser: Denoiser, device: torch.device) -> Float[Tensor, "N C H W"]:
+        """Samples from the prior, with as many steps as an edit takes."""
+        noise = SeededNoise(range(self.samples))
+        prior = denoiser.sde.prior_sample(noise(0, 0, torch.empty(self.samples, *self.image_shape, device=device)))
+        times = GRIDS["log_snr"]().times(denoiser.sde, 1.0, self.edit.steps)
+        return integrate(denoiser, SOLVERS["ancestral"](), prior, times, noise=noise)

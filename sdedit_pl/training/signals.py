@@ -1,0 +1,117 @@
+"""Signals that end a run early, and how all devices come to end it after the same step.
+
+SIGTERM and SIGUSR1 (a cluster that needs the machine, or whose time limit is near) and SIGINT (Ctrl-C) let the current
+step finish; a checkpoint follows and the process ends, with 75 (EX_TEMPFAIL: to be started again) for the cluster's
+signals and 130 for Ctrl-C. A second Ctrl-C does not wait.
+
+Lightning has handlers of its own, which these replace: with several devices they wait for the device at every step,
+and from inside a handler they start a broadcast that the other devices may not expect. What every device has to know
+goes round in the background instead, on the CPU, and arrives one step later.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+import lightning
+import torch
+import torch.distributed
+
+EXIT_CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
+"""Signals that are waited for, and the exit codes of a training that they ended."""
+
+
+class Interrupted(Exception):
+    """A run that a signal has ended, after a checkpoint; the same training goes on from there.
+
+    Args:
+        signum: the signal.
+        step: optimiser steps that were done.
+    """
+
+    def __init__(self, signum: int, step: int) -> None:
+        self.signal = signal.Signals(signum)
+        self.step = step
+        super().__init__(f"stopped by {self.signal.name} after step {step}; the same command goes on from there")
+
+    @property
+    def exit_code(self) -> int:
+        """What the process should end with."""
+        return EXIT_CODES[self.signal]
+
+
+class StopSignals:
+    """Remembers, inside its `with` block, the first signal that asked this process to stop.
+
+    Worker processes that are forked inside the block live on: the training that they work for ends them. A second
+    SIGTERM does end a worker, so that nothing that insists is left waiting.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._seen: set[int] = set()
+        self._process = os.getpid()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        # Python takes handlers from the main thread alone.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {signum: signal.signal(signum, self._receive) for signum in EXIT_CODES}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        self._before = {}
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        insists = signum in self._seen
+        self._seen.add(signum)
+        self.received = self.received or signum
+        if insists and os.getpid() != self._process and signum == signal.SIGTERM:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        elif insists and os.getpid() == self._process and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+
+
+class Agreement:
+    """Lets every device know the largest of the numbers that each of them tells.
+
+    With several devices, what is told comes back at the next call: nothing waits for a message on its way, and
+    nothing for the accelerator. All devices call it equally often. As soon as one of the devices is gone, the others
+    get an error here.
+    """
+
+    def __init__(self) -> None:
+        self._group: Any = None
+        self._told: tuple[Any, torch.Tensor] | None = None
+
+    def begin(self, world_size: int) -> None:
+        """Connects the devices, `world_size` of them; each calls it."""
+        self._told = None
+        self._group = torch.distributed.new_group(backend="gloo") if world_size > 1 else None
+
+    def largest(self, *numbers: int) -> list[int]:
+        """The largest that any device told, place by place: now on one device, and at the last call on several."""
+        if self._group is None:
+            return list(numbers)
+        last = self._told
+        if last is not None:
+            last[0].wait()
+        told = torch.tensor(numbers)
+        work = torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX, group=self._group, async_op=True)
+        self._told = (work, told)
+        return [0] * len(numbers) if last is None else last[1].tolist()
+
+
+def take_over_signals(trainer: lightning.Trainer) -> None:
+    """Keeps Lightning from handling signals, and from asking for them on the device at every step."""
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None

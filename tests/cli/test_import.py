@@ -1,0 +1,226 @@
+"""`sdedit import`, from published files to edits, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from damage import Bomb, lightning_checkpoint
+from PIL import Image
+from safetensors.torch import load_file
+
+from sdedit_pl.checkpoints import FORMATS, describe, load_denoiser, loading, native
+from sdedit_pl.checkpoints.presets import PRESETS, Preset
+
+DDIM_FILE, SCORE_SDE_FILE = "sdedit_ddpm/model.ckpt", "score_sde_checkpoint/checkpoint_1.pth"
+EDM_PICKLE = b"\x80\x02ctorch_utils.persistence\n_reconstruct_persistent_obj\n(tR."
+
+
+@pytest.fixture
+def tiny_preset(reference: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Makes the tiny network of the parity data a published one; returns its name."""
+    config = json.loads((reference / "sdedit_ddpm/config.json").read_text())
+    model = FORMATS["ddim"]().read(reference / DDIM_FILE, config=config).model
+    monkeypatch.setitem(PRESETS, "tiny", Preset("ddim", model, {"variance": "fixedsmall"}))
+    return "tiny"
+
+
+def pixels(folder: Path) -> dict[str, np.ndarray]:
+    """The samples in a folder of an edit."""
+    return {file.name: np.asarray(Image.open(file)) for file in sorted(folder.glob("guide_seed*.png"))}
+
+
+def test_an_import_edits_as_its_source_does(desk: Path, reference: Path, tiny_preset: str, command) -> None:
+    """The source is taken directly where its model can be told, and gives the same pictures as the import."""
+    source = reference / DDIM_FILE
+    code, output, errors = command("import", f"src={source}", "out=model.safetensors")
+    assert (code, errors) == (0, "")
+    assert "tiny in the format ddim" in output and "144 in the file became 128; 0 not needed" in output
+    assert f"parameters: {describe('model.safetensors').parameters:,}" in output
+    assert "sdedit edit ckpt=model.safetensors" in output
+    for ckpt, out in ((source, "direct"), ("model.safetensors", "imported")):
+        settings = ("samples=1", "steps=2", "guide=guide.png", "mask=mask.png")
+        assert command("edit", f"ckpt={ckpt}", f"out={out}", *settings).code == 0
+    direct, imported = (pixels(desk / out) for out in ("direct", "imported"))
+    assert direct.keys() == imported.keys() == {"guide_seed0.png"}
+    assert all(np.array_equal(direct[name], imported[name]) for name in direct)
+    record = yaml.safe_load((desk / "direct/edit.yaml").read_text())["record"]
+    assert record["sha256"][str(source)] == describe("model.safetensors").origin["sha256"]
+
+
+@pytest.mark.parametrize(("weights", "steps"), [("ema", 1234), ("raw", 1234)])
+def test_a_trainers_checkpoint_and_the_configuration_beside_it(
+    weights: str, steps: int, desk: Path, reference: Path, command
+) -> None:
+    source = reference / SCORE_SDE_FILE
+    arguments = (
+        f"src={source}",
+        f"config={source.parent / 'config.json'}",
+        f"weights={weights}",
+        "out=new/m.safetensors",
+    )
+    assert command("import", *arguments).code == 0
+    said = yaml.safe_load(command("info", "ckpt=new/m.safetensors").output)
+    assert said["format"] == "sdedit_pl" and said["model"]["sde"] == {"name": "ve", "sigma_min": 0.02, "sigma_max": 100}
+    assert said["training"]["steps"] == steps
+    origin = said["origin"]
+    assert origin["format"] == "score_sde" and origin["file"] == "checkpoint_1.pth" and origin["weights"] == weights
+    assert said["data_range"] == [-1, 1] and origin["data_range"] == [0, 1]
+    stored = torch.load(source, weights_only=True)
+    first = stored["ema"]["shadow_params"][0] if weights == "ema" else stored["model"]["module.all_modules.1.weight"]
+    assert torch.equal(load_file("new/m.safetensors")["label_embedding.hidden.weight"], first)
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "kept"),
+    [
+        (torch.float16, None, "float16"),
+        (torch.float16, "float32", "float32"),
+        (torch.bfloat16, None, "bfloat16"),
+        (torch.float32, "bfloat16", "bfloat16"),
+        (torch.float32, None, "float32"),
+    ],
+)
+def test_half_precision_is_kept_or_cast_as_asked(
+    stored: torch.dtype, asked: str | None, kept: str, desk: Path, reference: Path, tiny_preset: str, command
+) -> None:
+    tensors = torch.load(reference / DDIM_FILE, weights_only=True)
+    torch.save({name: tensor.to(stored) for name, tensor in tensors.items()}, "half.ckpt")
+    cast = [] if asked is None else [f"dtype={asked}"]
+    assert command("import", "src=half.ckpt", "out=half.safetensors", *cast).code == 0
+    assert describe("half.safetensors").dtypes == (kept,)
+    network = load_denoiser("half.safetensors").network
+    expected = tensors["conv_in.weight"].to(stored).to(getattr(torch, kept)).float()
+    assert torch.equal(network.get_parameter("stem.weight"), expected)
+
+
+def test_a_checkpoint_of_this_projects_training(desk: Path, tiny_checkpoint: Path, command) -> None:
+    checkpoint = lightning_checkpoint(tiny_checkpoint)
+    raw = {name: tensor + 1 for name, tensor in checkpoint["state_dict"].items()}
+    torch.save({**checkpoint, "current_model_state": raw}, "last.ckpt")
+    for weights, more in (("ema", 0), ("raw", 1)):
+        assert command("import", "src=last.ckpt", f"weights={weights}", f"out={weights}.safetensors").code == 0
+        averaged = load_file(tiny_checkpoint)
+        for name, tensor in load_file(f"{weights}.safetensors").items():
+            assert torch.equal(tensor, averaged[name] + more), name
+
+
+def test_an_edit_reads_its_checkpoint_once(desk: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+
+    def read(file: Path) -> Any:
+        reads.append(file)
+        return native.read_weights(file)
+
+    monkeypatch.setattr(loading, "read_weights", read)
+    assert command("edit", "ckpt=tiny.safetensors", "guide=guide.png", "samples=1", "steps=1").code == 0
+    assert reads == [Path("tiny.safetensors")]
+
+
+def test_an_import_replaces_only_what_it_may(desk: Path, reference: Path, tiny_preset: str, command, refused) -> None:
+    arguments = (f"src={reference / DDIM_FILE}", "out=model.safetensors")
+    assert command("import", *arguments).code == 0
+    assert "model.safetensors is already there; give another out=, or overwrite=true" in refused("import", *arguments)
+    assert command("import", *arguments, "overwrite=true").code == 0
+
+
+def damaged(kind: str, reference: Path) -> list[str]:
+    """Leaves a damaged source in the working directory and returns the arguments that would import it."""
+    config = f"config={reference / 'sdedit_ddpm/config.json'}"
+    tensors = torch.load(reference / DDIM_FILE, weights_only=True)
+    file = Path("bad.ckpt")
+    if kind == "truncated":
+        file.write_bytes((reference / DDIM_FILE).read_bytes()[:-5000])
+    elif kind == "truncated safetensors":
+        file = Path("bad.safetensors")
+        file.write_bytes((reference / "ncsnpp_ve_lsun/model.safetensors").read_bytes()[:-100])
+    elif kind == "extra keys":
+        torch.save({**tensors, "classifier.weight": torch.ones(2)}, file)
+    elif kind == "code":
+        torch.save({**tensors, "extra": Bomb(Path.cwd())}, file)
+    elif kind == "bare code":
+        file.write_bytes(pickle.dumps({"temb.dense.0.weight": Bomb(Path.cwd())}))
+    elif kind == "edm":
+        file = Path("edm.pkl")
+        file.write_bytes(EDM_PICKLE)
+    elif kind == "short average":
+        saved = torch.load(reference / SCORE_SDE_FILE, weights_only=True)
+        saved["ema"]["shadow_params"].pop()
+        torch.save(saved, file)
+        config = f"config={(reference / SCORE_SDE_FILE).parent / 'config.json'}"
+    else:
+        raise AssertionError(kind)
+    return [f"src={file}", config]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("truncated", ("bad.ckpt is not a whole checkpoint", "truncated")),
+        ("truncated safetensors", ("bad.safetensors is not a whole .safetensors file", "truncated")),
+        ("extra keys", ("bad.ckpt", "missing none; not expected classifier.weight")),
+        ("code", ("bad.ckpt", "could run code when loaded", "was not loaded", "torch.save(network.state_dict()")),
+        ("bare code", ("bad.ckpt", "could run code when loaded", "was not loaded")),
+        ("edm", ("edm.pkl", "EDM", "Convert it in its own checkout")),
+        ("short average", ("155 averaged tensors do not match its 156 trained ones",)),
+    ],
+)
+def test_bad_sources_are_refused_and_leave_nothing(
+    kind: str, words: tuple[str, ...], desk: Path, reference: Path, refused: Callable[..., str]
+) -> None:
+    message = refused("import", *damaged(kind, reference), "out=model.safetensors")
+    assert all(word in message for word in words), message
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["out=a.safetensors"], "src is required"),
+        (["src={ddim}"], "out is required"),
+        (["src=nowhere.pth", "out=a.safetensors"], "there is no checkpoint at nowhere.pth"),
+        (["src={ddim}", "out=a.pth"], "out=a.pth must be a .safetensors file"),
+        (["src={ddim}", "out=folder.safetensors"], "out=folder.safetensors is a folder; name a file in it"),
+        (["src={ddim}", "out=a.safetensors", "format=keras"], "format must be one of lightning, score_sde, ddim"),
+        (["src={ddim}", "out=a.safetensors", "weights=best"], "weights must be one of ema, raw, got 'best'"),
+        (["src={ddim}", "out=a.safetensors", "dtype=int8"], "dtype must be one of float32, float16, bfloat16 or null"),
+        (["src={ddim}", "out=a.safetensors", "preset=church"], "preset=church is not known; did you mean"),
+        (["src={ddim}", "out=a.safetensors", "preset=church_outdoor"], "not those of preset=church_outdoor: missing"),
+        (["src={ddim}", "out=a.safetensors"], "fits no preset"),
+        (["src={ddim}", "out=a.safetensors", "config=none.json"], "there is no configuration file none.json"),
+        (["src={ddim}", "out=a.safetensors", "config=text.png"], "config=text.png is not readable JSON"),
+        (["src={ddim}", "out=a.safetensors", "config=list.json"], "config=list.json must hold a JSON object, got list"),
+        (["src={ddim}", "out=a.safetensors", "config={config}", "preset=bedroom"], "a preset or a config, not both"),
+        (["src={ddim}", "out=a.safetensors", "config={config}", "format=score_sde"], "lacks 'training'"),
+        (["src=tiny.safetensors", "out=a.safetensors"], "tiny.safetensors is an editing checkpoint already"),
+        (["src=nothing", "out=a.safetensors"], "A folder of diffusers needs its config.json"),
+        (["src=guide.png", "out=a.safetensors"], "guide.png is not a whole checkpoint"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    arguments: list[str], message: str, desk: Path, reference: Path, refused: Callable[..., str]
+) -> None:
+    Path("folder.safetensors").mkdir()
+    Path("list.json").write_text("[1]")
+    places: dict[str, Any] = {"ddim": reference / DDIM_FILE, "config": reference / "sdedit_ddpm/config.json"}
+    assert message in refused("import", *(argument.format(**places) for argument in arguments))
+
+
+def test_lightning_checkpoints_take_no_preset(desk: Path, tiny_checkpoint: Path, refused: Callable[..., str]) -> None:
+    torch.save(lightning_checkpoint(tiny_checkpoint), "last.ckpt")
+    message = refused("import", "src=last.ckpt", "out=a.safetensors", "preset=bedroom")
+    assert "last.ckpt carries its own configuration: leave preset and config out" in message
+    message = refused("import", "src=last.ckpt", "out=a.safetensors", "weights=raw")
+    assert "it lacks sdedit_config or current_model_state" in message
+
+
+def test_the_help_lists_the_presets(command) -> None:
+    output = command("import", "--help").output
+    assert all(name in output for name in PRESETS)

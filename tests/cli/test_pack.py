@@ -1,0 +1,80 @@
+"""`sdedit pack` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def photos(desk: Path) -> Path:
+    """Seven images, the last two equal, and a text."""
+    folder = desk / "photos"
+    folder.mkdir()
+    for number in range(7):
+        Image.new("RGB", (24, 16), (40 * min(number, 5), 0, 0)).save(folder / f"{number}.png")
+    (folder / "text.jpg").write_text("text")
+    return folder
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_it_says_what_came_of_the_images(photos: Path, command, processes: int) -> None:
+    code, output, _ = command(
+        "pack", "src=photos/", "out=mine", "size=16", "val_fraction=0.3", f"processes={processes}"
+    )
+    manifest = json.loads(Path("mine/manifest.json").read_text())
+    counts = {split: facts["images"] for split, facts in manifest["splits"].items()}
+    assert code == 0 and sum(counts.values()) == 7 and counts["val"] > 0
+    lines = output.splitlines()
+    assert lines[0] == f"train: {counts['train']} images in 1 shards"
+    assert "1 of 8 images cannot be read and were left out:" in lines
+    assert "  cannot read image photos/text.jpg: it is not an image" in lines
+    assert "1 of 8 images equal an earlier one:" in lines
+    assert {"  photos/5.png = photos/6.png", "  photos/6.png = photos/5.png"} & set(lines)
+    assert lines[-1] == "train with: data.name=webdataset data.path=mine data.size=16"
+    assert command("pack", "src=photos", "out=mine", "size=16", "val_fraction=0.3").output == output
+
+
+def test_what_it_says_to_train_with_can_be_trained_with(photos: Path, command) -> None:
+    _, output, _ = command("pack", "src=photos", "out=mine", "size=16", "fit=random_crop", "margin=4", "processes=1")
+    arguments = output.splitlines()[-1].removeprefix("train with: ").split()
+    assert arguments[-1] == "data.random_crop=4"
+    small = [
+        "network.channels=8", "network.channel_multipliers=[1]", "network.blocks_per_level=1",
+        "network.attention_levels=[]", "data.batch_size=2", "trainer.max_steps=1", "trainer.enable_progress_bar=false",
+        "trainer.accelerator=cpu", "trainer.devices=1", "preview.count=0", "preview.samples=0", "out=run",
+    ]  # fmt: skip
+    assert command("train", *arguments, *small).code == 0
+
+
+def test_many_broken_images_are_not_all_named(photos: Path, command) -> None:
+    for number in range(9):
+        (photos / f"text{number}.png").write_text("text")
+    output = command("pack", "src=photos", "out=mine", "size=16", "processes=1").output
+    assert output.count("is not an image") == 5 and "  ... all of them: mine/manifest.json" in output
+    assert len(json.loads(Path("mine/manifest.json").read_text())["broken"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["out=mine", "size=16"], "src is required"),
+        (["src=photos", "size=16"], "out is required"),
+        (["src=photos", "out=mine"], "size is required"),
+        (["src=nowhere", "out=mine", "size=16"], "src=nowhere does not exist"),
+        (["src=nothing", "out=mine", "size=16"], "no images under nothing"),
+        (["src=text.png", "out=mine", "size=16"], "src=text.png is no archive"),
+        (["src=photos", "out=guide.png", "size=16"], "out=guide.png is a file"),
+        (["src=photos", "out=guide.png/x", "size=16"], "out=guide.png/x cannot be written"),
+        (["src=photos", "out=mine", "size=16", "samplse=4"], "unknown key samplse; did you mean samples?"),
+        (["src=photos", "out=mine", "size=16", "fit=squash"], "fit must be one of crop, resize, random_crop"),
+        (["src=photos", "out=mine", "size=16", "encoding=gif"], "encoding must be one of png, jpeg, webp, got 'gif'"),
+        (["src=photos", "out=mine", "size=0"], "size must be at least 1 pixel, got 0"),
+        (["src=photos", "out=mine", "size=16", "background=blurple"], "background must be a colour name"),
+    ],
+)
+def test_what_it_cannot_take_is_refused(photos: Path, refused, arguments: list[str], message: str) -> None:
+    assert message in refused("pack", *arguments)

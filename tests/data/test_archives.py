@@ -1,0 +1,67 @@
+"""Images in archives, whatever the archive."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sdedit_pl.data.archives import is_image, open_archive
+from sdedit_pl.data.images import ImageFormat, UnreadableImage
+
+FORMAT = ImageFormat(8)
+PACKED = {".tar.gz": gzip.compress, ".tgz": gzip.compress, ".tar.bz2": bz2.compress, ".tar.xz": lzma.compress}
+
+
+@pytest.fixture
+def archive(tmp_path: Path, write_shard: Callable[..., Path], encoded: Callable[[int], bytes]) -> Callable[..., Path]:
+    """Writes an archive of images 2 and 1, a text called image, and what is no image."""
+    members = {"b/2.v1.PNG": encoded(2), "a/1.png": encoded(1), "c.png": b"text", "t.txt": b"", "a/.h.png": b""}
+
+    def write(suffix: str) -> Path:
+        path = tmp_path / f"photos{suffix}"
+        if suffix == ".zip":
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+                for name, content in members.items():
+                    file.writestr(name, content)
+        else:
+            plain = write_shard("photos.tar", members)
+            path.write_bytes(PACKED.get(suffix, bytes)(plain.read_bytes()))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar", *PACKED])
+def test_images_are_listed_by_name_and_read_by_number(
+    archive: Callable[..., Path], suffix: str, tmp_path: Path
+) -> None:
+    path, scratch = archive(suffix), tmp_path / "unpacked.tar"
+    images = open_archive(path, FORMAT, scratch)
+    assert images.members == ["a/1.png", "b/2.v1.PNG", "c.png"] and len(images) == 3
+    assert [int(images.read(number)[0, 0, 0]) for number in (1, 0, 1)] == [2, 1, 2]
+    assert images.name(1) == f"{path}:b/2.v1.PNG"
+    with pytest.raises(UnreadableImage, match=r"photos.*:c\.png: it is not an image"):
+        images.read(2)
+    assert int(pickle.loads(pickle.dumps(images)).read(1)[0, 0, 0]) == 2
+    assert scratch.exists() == (suffix in PACKED)
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar", *PACKED])
+def test_a_cut_archive_is_refused(archive: Callable[..., Path], suffix: str, tmp_path: Path) -> None:
+    path = archive(suffix)
+    path.write_bytes(path.read_bytes()[: 1700 if suffix == ".tar" else 200])
+    with pytest.raises(ValueError, match=r"cannot read archive .*photos"):
+        open_archive(path, FORMAT, tmp_path / "unpacked.tar")
+    assert not (tmp_path / "unpacked.tar").exists()
+
+
+def test_names() -> None:
+    assert is_image("a/b.JPEG") and is_image("./b.webp")
+    assert not any(map(is_image, ["a.txt", ".a.png", "x/.thumbs/a.png", "__MACOSX/a.png", "a/"]))

@@ -1,0 +1,391 @@
+"""Packing: what the shards hold, that nothing but originals and settings decides it, and kills at any moment."""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+import signal
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+import webdataset
+from PIL import Image
+
+from sdedit_pl.data import ImageDataModule, TorchvisionSource, WebDatasetSource
+from sdedit_pl.data.fetch import sha256_of
+from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.data.pack import WORKSHOP, Job, pack
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """40 images of 24x16 px, three of them equal to another one, and two files that are none."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for number in range(40):
+        place = folder / ("more" if number % 3 else "") / f"im.{number:02d}.png"
+        pixels = np.random.default_rng(number % 37).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place)
+    (folder / "text.png").write_text("text")
+    (folder / "more" / "empty.jpg").touch()
+    return folder
+
+
+def job(photos: Path, folder: Path, **options: Any) -> Job:
+    return Job(**{"src": str(photos), "out": str(folder), "size": 16, "samples": 7, "processes": 1, **options})
+
+
+def packed(*arguments: Any, **options: Any) -> dict[str, Any]:
+    return pack(job(*arguments, **options), lambda done, total: None)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class TestResult:
+    def test_shards_are_full_and_their_manifest_is_right(self, photos: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        manifest = packed(photos, out, val_fraction=0.2)
+        assert json.loads((out / "manifest.json").read_text()) == manifest
+        assert sorted(path.name for path in out.iterdir()) == sorted(
+            ["manifest.json", *(shard["file"] for split in manifest["splits"].values() for shard in split["shards"])]
+        )
+        for facts in manifest["splits"].values():
+            counts = [shard["images"] for shard in facts["shards"]]
+            assert set(counts[:-1]) <= {7} and 1 <= counts[-1] <= 7 and sum(counts) == facts["images"]
+            for shard in facts["shards"]:
+                with tarfile.open(out / shard["file"]) as archive:
+                    assert len(archive.getnames()) == shard["images"]
+                    assert {(m.mtime, m.uid, m.uname) for m in archive} == {(0, 0, "")}
+                assert (out / shard["file"]).stat().st_size == shard["bytes"]
+                assert sha256_of(out / shard["file"]) == shard["sha256"]
+        assert sum(facts["images"] for facts in manifest["splits"].values()) == 40
+        assert manifest["splits"]["val"]["images"] >= 2
+
+    def test_training_sees_the_pixels_that_the_folder_gives(self, photos: Path, tmp_path: Path) -> None:
+        packed(photos, tmp_path / "out", val_fraction=0.0)
+        images = WebDatasetSource(str(tmp_path / "out"), 16, val_fraction=0.0).images("train")
+        originals = [np.asarray(Image.open(path)) for path in photos.rglob("im*.png")]
+        assert {images.read(number).permute(1, 2, 0).numpy().tobytes() for number in range(len(images))} == {
+            pixels[:, 4:20].tobytes() for pixels in originals
+        }
+
+    def test_other_programs_read_the_shards(self, photos: Path, tmp_path: Path) -> None:
+        packed(photos, tmp_path / "out", val_fraction=0.0)
+        shards = sorted(str(shard) for shard in (tmp_path / "out").glob("train-*.tar"))
+        samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8").to_tuple("png"))
+        assert len(samples) == 40 and samples[0][0].shape == (16, 16, 3)
+
+    def test_neighbours_in_a_shard_are_not_neighbours_by_name(self, photos: Path, tmp_path: Path) -> None:
+        packed(photos, tmp_path / "out", samples=100)
+        with tarfile.open(tmp_path / "out" / "train-000000.tar") as archive:
+            names = [name.partition("-")[2] for name in archive.getnames()]
+        assert names != sorted(names) and len(set(names)) == len(names)
+
+    def test_broken_and_equal_images_are_listed(self, photos: Path, tmp_path: Path) -> None:
+        manifest = packed(photos, tmp_path / "out")
+        assert {Path(entry["name"]).name for entry in manifest["broken"]} == {"text.png", "empty.jpg"}
+        assert {entry["reason"].rpartition(": ")[2] for entry in manifest["broken"]} == {
+            "it is not an image", "it is empty"
+        }  # fmt: skip
+        pairs = {frozenset(Path(entry[key]).name for key in ("name", "equals")) for entry in manifest["duplicates"]}
+        assert pairs == {frozenset({f"im.{n:02d}.png", f"im.{n + 37}.png"}) for n in range(3)}
+
+    def test_equal_images_can_be_dropped(self, photos: Path, tmp_path: Path) -> None:
+        manifest = packed(photos, tmp_path / "out", duplicates="drop")
+        assert sum(facts["images"] for facts in manifest["splits"].values()) == 37
+        assert len(manifest["duplicates"]) == 3
+
+    @pytest.mark.parametrize(("encoding", "quality", "kind"), [("jpeg", 90, "JPEG"), ("webp", 80, "WEBP")])
+    def test_encodings(self, photos: Path, tmp_path: Path, encoding: str, quality: int, kind: str) -> None:
+        packed(photos, tmp_path / "out", encoding=encoding, quality=quality)
+        with tarfile.open(tmp_path / "out" / "train-000000.tar") as archive:
+            member = archive.getmembers()[0]
+            content = archive.extractfile(member).read()  # type: ignore[union-attr]
+        assert Image.open(io.BytesIO(content)).format == kind
+        assert len(WebDatasetSource(str(tmp_path / "out"), 16).images("train")) > 30
+
+    def test_webp_at_quality_100_is_exact(self, photos: Path, tmp_path: Path) -> None:
+        results = []
+        for encoding in ("webp", "png"):
+            packed(photos, tmp_path / encoding, encoding=encoding, quality=100)
+            images = WebDatasetSource(str(tmp_path / encoding), 16).images("train")
+            results.append(torch.stack([images.read(number) for number in range(len(images))]))
+        assert torch.equal(*results)
+
+    def test_grey_and_colour(self, photos: Path, tmp_path: Path) -> None:
+        packed(photos, tmp_path / "grey", channels=1)
+        with tarfile.open(tmp_path / "grey" / "train-000000.tar") as archive:
+            assert Image.open(io.BytesIO(archive.extractfile(archive.getmembers()[0]).read())).mode == "L"  # type: ignore[union-attr]
+        packed(tmp_path / "grey" / "train-000000.tar", tmp_path / "colour")
+        images = WebDatasetSource(str(tmp_path / "colour"), 16).images("train")
+        assert torch.equal(images.read(0)[0], images.read(0)[2])
+
+
+class TestFit:
+    """An image of 32x16 px, red on the left, blue on the right."""
+
+    @pytest.fixture
+    def wide(self, tmp_path: Path) -> Path:
+        image = Image.new("RGB", (32, 16), "red")
+        image.paste("blue", (16, 0, 32, 16))
+        (tmp_path / "wide").mkdir()
+        image.save(tmp_path / "wide" / "a.png")
+        return tmp_path / "wide"
+
+    def read(self, folder: Path, **options: Any) -> torch.Tensor:
+        return WebDatasetSource(str(folder), 16, **options).images("train").read(0)
+
+    def test_crop_and_resize(self, wide: Path, tmp_path: Path) -> None:
+        packed(wide, tmp_path / "crop")
+        packed(wide, tmp_path / "resize", fit="resize")
+        crop, resize = self.read(tmp_path / "crop"), self.read(tmp_path / "resize")
+        assert crop[0, 0].tolist() == [255] * 8 + [0] * 8
+        assert resize[0, 0, :5].tolist() == [255] * 5 and resize[2, 0, 11:].tolist() == [255] * 5
+        assert resize[0, 0, 11:].tolist() == [0] * 5
+
+    def test_random_crop_keeps_a_margin_that_training_uses(self, tmp_path: Path) -> None:
+        pixels = np.arange(20 * 20 * 3, dtype=np.uint8).reshape(20, 20, 3)
+        (tmp_path / "square").mkdir()
+        Image.fromarray(pixels).save(tmp_path / "square" / "a.png")
+        packed(tmp_path / "square", tmp_path / "out", fit="random_crop", margin=4)
+        source = WebDatasetSource(str(tmp_path / "out"), 16, random_crop=4)
+        assert torch.equal(source.images("train").read(0), torch.from_numpy(pixels).permute(2, 0, 1))
+        batch = next(iter(ImageDataModule(source, batch_size=200, workers=0).training_loader()))
+        windows = torch.from_numpy(pixels).permute(2, 0, 1).unfold(1, 16, 1).unfold(2, 16, 1).permute(1, 2, 0, 3, 4)
+        expected = {window.contiguous().numpy().tobytes() for window in windows.flatten(0, 1)}
+        assert {image.contiguous().numpy().tobytes() for image in batch} == expected and len(expected) == 25
+
+    def test_the_margin_is_an_eighth_by_default(self, wide: Path, tmp_path: Path) -> None:
+        assert job(wide, tmp_path, fit="random_crop", size=64).image_format().decoded_size == 72
+
+
+class TestDivision:
+    def test_folders_train_and_val_are_kept(self, tmp_path: Path) -> None:
+        for number, name in enumerate(["train/a", "train/x/b", "val/c", "d"]):
+            (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "set" / f"{name}.png")
+        manifest = packed(tmp_path / "set", tmp_path / "out")
+        assert [manifest["splits"][split]["images"] for split in ("train", "val")] == [2, 1]
+        source = WebDatasetSource(str(tmp_path / "out"), 16)
+        assert source.images("val").read(0)[0, 0, 0] == 2
+
+    def test_of_an_archive_too_below_folders_that_all_share(
+        self, write_shard: Callable[..., Path], encoded: Callable[[int], bytes], tmp_path: Path
+    ) -> None:
+        names = ["photos/train/a.png", "photos/train/b.png", "photos/val/c.png"]
+        path = write_shard("set.tar", {name: encoded(number) for number, name in enumerate(names)})
+        manifest = packed(path, tmp_path / "out", size=8)
+        assert [manifest["splits"][split]["images"] for split in ("train", "val")] == [2, 1]
+        assert manifest["source"]["place"] == str(path)
+
+    def test_a_torchvision_set(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Small(torchvision.datasets.FakeData):
+            def __init__(self) -> None:
+                super().__init__(size=30, image_size=(3, 16, 16))
+
+        monkeypatch.setattr(torchvision.datasets, "FakeData", Small)
+        manifest = packed(tmp_path, tmp_path / "out", src="torchvision:FakeData", val_fraction=0.1)
+        source = TorchvisionSource("FakeData", 16, val_fraction=0.1)
+        assert [manifest["splits"][split]["images"] for split in ("train", "val")] == [
+            len(source.images(split)) for split in ("train", "val")
+        ]
+
+    def test_one_image_is_for_training(self, tmp_path: Path) -> None:
+        (tmp_path / "one").mkdir()
+        Image.new("RGB", (16, 16)).save(tmp_path / "one" / "a.png")
+        assert packed(tmp_path / "one", tmp_path / "out")["splits"]["val"] == {"images": 0, "shards": []}
+
+
+class TestExactness:
+    def test_the_number_of_processes_changes_nothing(self, photos: Path, tmp_path: Path) -> None:
+        for processes in (1, 3):
+            packed(photos, tmp_path / str(processes), processes=processes)
+        assert contents(tmp_path / "1") == contents(tmp_path / "3")
+
+    def test_the_same_command_again_changes_nothing(self, photos: Path, tmp_path: Path) -> None:
+        first = packed(photos, tmp_path / "out")
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+        assert packed(photos, tmp_path / "out") == first
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+
+    @pytest.mark.parametrize("processes", [1, 2])
+    @pytest.mark.parametrize("images", [3, 8, 20, 39, 42])
+    def test_a_killed_pack_goes_on_to_the_same_bytes(
+        self, photos: Path, tmp_path: Path, images: int, processes: int
+    ) -> None:
+        out, options = tmp_path / "out", {"duplicates": "drop", "val_fraction": 0.2}
+        packed(photos, tmp_path / "whole", **options)
+        killed_in(_kill_after_images, images, job(photos, out, processes=processes, **options))
+        assert not list(out.glob("*.tar")) and not (out / "manifest.json").exists()
+        kept = len(list((out / WORKSHOP).glob("*-*.json")))
+        assert kept >= (images - 4) // 7 - 1
+        seen: list[int] = []
+        pack(job(photos, out, **options), lambda done, total: seen.append(done))
+        assert contents(out) == contents(tmp_path / "whole")
+        assert kept < 2 or max(seen) > 1, "noted shards are not packed again"
+
+    @pytest.mark.parametrize("replacement", range(1, 16))
+    def test_a_kill_at_any_replacement_of_a_file_does_no_harm(
+        self, photos: Path, tmp_path: Path, replacement: int
+    ) -> None:
+        packed(photos, tmp_path / "whole", samples=15)
+        killed_in(_kill_at_replacement, replacement, job(photos, tmp_path / "out", samples=15))
+        packed(photos, tmp_path / "out", samples=15)
+        assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def killed_in(act: Callable[[int, Job], None], moment: int, work: Job) -> None:
+    process = multiprocessing.get_context("fork").Process(target=act, args=(moment, work))
+    process.start()
+    process.join()
+    assert process.exitcode in (-signal.SIGKILL, 0)
+
+
+def _kill_after_images(images: int, work: Job) -> None:
+    count = 0
+
+    def advance(done: int, total: int) -> None:
+        nonlocal count
+        count += done
+        if count >= images:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    pack(work, advance)
+
+
+def _kill_at_replacement(replacement: int, work: Job) -> None:
+    replace, count = Path.replace, 0
+
+    def counted(self: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count == replacement:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(self, target)
+
+    Path.replace = counted  # type: ignore[method-assign] - in this process only
+    pack(work, lambda done, total: None)
+
+
+class TestRefusals:
+    def refusal(self, tmp_path: Path, work: Callable[[], object]) -> str:
+        before = contents(tmp_path)
+        with pytest.raises(ValueError) as caught:
+            work()
+        assert contents(tmp_path) == before and "\n" not in str(caught.value)
+        return str(caught.value)
+
+    def test_other_originals_or_settings_in_the_same_folder(self, photos: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        packed(photos, out)
+        assert "out holds the result of another pack (size, samples differ); name another" in self.refusal(
+            tmp_path, lambda: packed(photos, out, size=8, samples=8)
+        )
+        Image.new("RGB", (8, 8)).save(photos / "new.png")
+        assert "out holds the result of another pack (src differ)" in self.refusal(
+            tmp_path, lambda: packed(photos, out)
+        )
+        (out / "manifest.json").unlink()
+        assert "out holds shards that are not of this pack" in self.refusal(tmp_path, lambda: packed(photos, out))
+        (out / "manifest.json").write_text("{}")
+        assert "manifest.json is not a file of `sdedit pack`" in self.refusal(tmp_path, lambda: packed(photos, out))
+
+    def test_an_unfinished_result_of_another_pack(self, photos: Path, tmp_path: Path) -> None:
+        killed_in(_kill_after_images, 30, job(photos, tmp_path / "out"))
+        assert "holds an unfinished result of another pack (size differ)" in self.refusal(
+            tmp_path, lambda: packed(photos, tmp_path / "out", size=8)
+        )
+
+    def test_places(self, photos: Path, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "file").touch()
+        cases = [
+            ({"src": str(tmp_path / "no")}, "no does not exist; give a folder, an archive or torchvision:NAME"),
+            ({"src": str(tmp_path / "empty")}, "no images under"),
+            ({"src": str(tmp_path / "file")}, "file is no archive: expected a name that ends in .zip, .tar"),
+            ({"src": "torchvision:CIFAR11"}, "torchvision.datasets has no 'CIFAR11'"),
+            ({"out": str(tmp_path / "file")}, "file is a file; name a folder"),
+            ({"out": str(tmp_path / "file" / "out")}, "out cannot be written: Not a directory; name another folder"),
+        ]
+        for options, message in cases:
+            assert message in self.refusal(
+                tmp_path, lambda options=options: packed(photos, tmp_path / "out", **options)
+            )
+            assert not (tmp_path / "out").exists()
+
+    def test_nothing_but_broken_images(self, tmp_path: Path) -> None:
+        (tmp_path / "set").mkdir()
+        (tmp_path / "set" / "a.png").write_text("text")
+        message = self.refusal(tmp_path, lambda: packed(tmp_path / "set", tmp_path / "new" / "out"))
+        assert "no image of" in message and "a.png: it is not an image" in message
+        assert not (tmp_path / "new").exists()
+
+    def test_a_second_process(self, photos: Path, tmp_path: Path) -> None:
+        def in_the_middle(done: int, total: int) -> None:
+            with pytest.raises(ValueError, match="another process is packing to"):
+                packed(photos, tmp_path / "out")
+
+        pack(job(photos, tmp_path / "out", samples=100), in_the_middle)
+        assert (tmp_path / "out" / "manifest.json").exists()
+
+    def test_a_full_disk_keeps_what_is_whole(
+        self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        packed(photos, tmp_path / "whole")
+        calls = iter(range(100))
+
+        def sync(descriptor: int) -> None:
+            if next(calls) == 2:
+                raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("sdedit_pl.data.pack.os.fsync", sync)
+        with pytest.raises(ValueError, match=r"cannot pack .* No space left .*Whole shards are kept, and the same"):
+            packed(photos, tmp_path / "out")
+        assert len(list((tmp_path / "out" / WORKSHOP).glob("*-*.json"))) == 2
+        packed(photos, tmp_path / "out")
+        assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"margin": 4}, "margin is for fit=random_crop, got fit=crop"),
+            ({"quality": 0}, r"quality must lie in 1\.\.100, got 0"),
+            ({"samples": 0}, "samples must be at least 1, got 0"),
+            ({"processes": 0}, "processes must be at least 1, got 0"),
+            ({"val_fraction": 1.0}, r"val_fraction must lie in \[0, 1\), got 1\.0"),
+            ({"size": 0}, "size must be at least 1 pixel, got 0"),
+            ({"channels": 4}, r"channels must be 3 \(RGB\) or 1 \(grey\), got 4"),
+            ({"fit": "random_crop", "margin": -1}, "random_crop is a margin in pixels, at least 0, got -1"),
+        ],
+    )
+    def test_settings(self, photos: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            job(photos, tmp_path / "out", **options)
+
+    def test_a_worker_that_dies_is_said(self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def die(self: object, pixels: object) -> bytes:
+            os._exit(9)
+
+        monkeypatch.setattr("sdedit_pl.data.bench.Encoding.encode", die)
+        with pytest.raises(
+            ValueError, match=r"a worker process was ended.*give fewer processes=\. Whole shards are kept"
+        ):
+            packed(photos, tmp_path / "out", processes=2)
+
+
+def test_the_margin_is_part_of_the_images_format() -> None:
+    image = torch.arange(3 * 100, dtype=torch.uint8).reshape(3, 10, 10)
+    image_format = ImageFormat(8, margin=2)
+    assert torch.equal(image_format.part(image, None), image[:, 1:9, 1:9])
+    assert torch.equal(image_format.part(image, (0, 2)), image[:, :8, 2:])
+    assert image_format.before_cutting() == ImageFormat(10)

@@ -1,0 +1,177 @@
+"""The recipe's options in whole runs: what is trained, averaged, watched, chosen and written."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_config, write_images
+
+from sdedit_pl.checkpoints import describe, load_denoiser
+from sdedit_pl.config import ConfigError
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.fit import fit
+from sdedit_pl.training.average import OTHERS
+from sdedit_pl.training.geometry import LABELS
+
+QUIET = ("preview.count=0", "preview.samples=0", "validation.memory_images=0")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two-colour images."""
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that others start from; not to be changed."""
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    attention = ("network.channel_multipliers=[1,2]", "network.attention_levels=[1]")
+    fit(tiny_config(f"data.path={images}", f"out={folder}", "trainer.max_steps=2", *attention, *QUIET))
+    return folder
+
+
+def logged(folder: Path, name: str) -> list[float]:
+    """The history of a quantity."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def resumable(folder: Path, step: int) -> dict:
+    return torch.load(folder / "checkpoints" / f"step={step:08d}.ckpt", weights_only=True)
+
+
+def assert_same(first: Denoiser, second: Denoiser) -> None:
+    """Equal weights, to the last bit."""
+    for name, weight in first.state_dict().items():
+        assert torch.equal(weight, second.state_dict()[name]), name
+
+
+def test_a_model_of_early_times_knows_where_its_knowledge_ends(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = (f"data.path={images}", f"out={out}", "times.t_max=0.4", "trainer.max_steps=2", "preview.steps=1")
+    with pytest.raises(ConfigError, match=r"preview: t0=0.5 is time 0.5 .*trained up to 0.4 only"):
+        fit(tiny_config(*settings))
+    assert not out.exists()
+    path = fit(tiny_config(*settings, "preview.t0=0.4", "trainer.val_check_interval=1"))
+    assert describe(path).model["t_max"] == 0.4
+    for checkpoint in (path, out / "checkpoints" / "step=00000002.ckpt"):
+        denoiser = load_denoiser(checkpoint)
+        with pytest.raises(ValueError, match=r"this model was trained up to 0.4 only"):
+            SDEdit(t0=0.6, steps=1)(denoiser, torch.zeros(1, 3, 8, 8))
+        assert SDEdit(t0=0.4, steps=1)(denoiser, torch.zeros(1, 3, 8, 8)).isfinite().all()
+    # VP reaches 2.0 at t = 0.4: the range from 0.8 to 3.2 is not trained as a whole
+    assert len(logged(out, "val/loss/sigma_0.2-0.8")) == 2
+    assert logged(out, "val/loss/sigma_0.8-3.2") == []
+
+
+def test_everything_at_once_is_resumed_bit_for_bit(images: Path, tmp_path: Path) -> None:
+    settings = (
+        f"data.path={images}",
+        "average.half_life_images=[20,200]",
+        "augment.probability=0.5",
+        "augment.recolour=0.5",
+        "uncertainty=true",
+        "weighting=soft_min_snr",
+        "optimizer.rate=1e-2",
+        "checkpoint.every_steps=1",
+        "checkpoint.keep=9",
+        "checkpoint.all_averages=true",
+        "validation.patience=9",
+        "trainer.val_check_interval=2",
+        "preview.count=0",
+        "preview.samples=0",
+    )
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    path = fit(tiny_config(*settings, f"out={whole}", "trainer.max_steps=6"))
+    shutil.copytree(whole, resumed)
+    for step in (4, 5, 6):
+        (resumed / "checkpoints" / f"step={step:08d}.ckpt").unlink()
+    fit(tiny_config(*settings, f"out={resumed}", "trainer.max_steps=6"))
+    found, expected = resumable(resumed, 6), resumable(whole, 6)
+    for part in ("state_dict", "current_model_state"):
+        assert all(torch.equal(weight, found[part][name]) for name, weight in expected[part].items())
+    assert any(name.startswith("uncertainty.") for name in expected["state_dict"])
+    (half_life,) = expected[OTHERS]
+    assert half_life == 200
+    for name, weight in expected[OTHERS][200].items():
+        assert torch.equal(weight, found[OTHERS][200][name])
+        assert torch.equal(weight, load_denoiser(whole / "model-200.safetensors").network.state_dict()[name])
+    assert_same(*(load_denoiser(folder / "model-200.safetensors") for folder in (whole, resumed)))
+    assert_same(load_denoiser(path), load_denoiser(resumed))
+    for name in ("val/loss", "val/loss/sigma_mean", "val/loss/sigma_mean/average_200", "val/memory/ratio"):
+        assert logged(whole, name) == logged(resumed, name) and len(logged(whole, name)) == 3
+    losses = {20: logged(whole, "val/loss/sigma_mean"), 200: logged(whole, "val/loss/sigma_mean/average_200")}
+    best = min((loss, 2 * place + 2, half_life) for half_life in losses for place, loss in enumerate(losses[half_life]))
+    facts = describe(path).training
+    assert (facts["steps"], facts["average_half_life_images"]) == best[1:]
+    assert facts["val/loss/sigma_mean"] == pytest.approx(best[0])
+
+
+def test_an_augmented_model_edits_and_trains_on_without_being_told(images: Path, tmp_path: Path) -> None:
+    settings = (f"data.path={images}", "trainer.max_steps=1", *QUIET)
+    path = fit(tiny_config(*settings, f"out={tmp_path / 'a'}", "augment.probability=0.5", "uncertainty=true"))
+    assert describe(path).model["augmentation_labels"] == LABELS
+    assert not any("uncertainty" in name for name in load_denoiser(path).state_dict())
+    edit = SDEdit(t0=0.5, steps=2)(load_denoiser(path), torch.zeros(1, 3, 8, 8))
+    assert edit.isfinite().all()
+    plain = fit(tiny_config(*settings, f"out={tmp_path / 'b'}", f"init_from={path}", "optimizer.rate=0"))
+    torch.testing.assert_close(SDEdit(t0=0.5, steps=2)(load_denoiser(plain), torch.zeros(1, 3, 8, 8)), edit)
+
+
+@pytest.mark.parametrize("only", ["attention", "biases", "normalisation", "label"])
+def test_a_part_of_a_model_is_trained_and_the_rest_stays(
+    only: str, trained: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    shape = ("network.channel_multipliers=[1,2]", "network.attention_levels=[1]")
+    settings = (f"data.path={images}", f"out={out}", f"init_from={trained}", *shape, *QUIET, "trainer.max_steps=2")
+    with caplog.at_level(logging.INFO):
+        path = fit(tiny_config(*settings, f"train.only=[{only}]", "optimizer.rate=1e-2"))
+    before, after = (load_denoiser(place).network.state_dict() for place in (trained, path))
+    changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
+    words = {"attention": ".attention.", "biases": "bias", "normalisation": "norm", "label": "label"}
+    assert changed and all(words[only] in name for name in changed)
+    moments = resumable(out, 2)["optimizer_states"][0]["state"]
+    frozen = resumable(out, 2)["current_model_state"]
+    assert 0 < len(moments) < len(frozen)
+    assert "M trained" in caplog.text
+    with pytest.raises(ConfigError, match=r"a run of another model \(train differ\)"):
+        fit(tiny_config(*settings, "trainer.max_steps=3"))
+
+
+def test_parts_need_a_trained_model_and_have_names(trained: Path, images: Path, tmp_path: Path) -> None:
+    settings = (f"data.path={images}", f"out={tmp_path / 'run'}", *QUIET)
+    with pytest.raises(ConfigError, match=r"train.only=\['attention'\] trains a part of a trained model; give"):
+        fit(tiny_config(*settings, "train.only=[attention]"))
+    shape = ("network.channel_multipliers=[1,2]", "network.attention_levels=[1]")
+    with pytest.raises(ConfigError, match=r"train.only: parts of a network are attention"):
+        fit(tiny_config(*settings, *shape, f"init_from={trained}", "train.only=[heads]"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_gets_no_better_ends_when_patience_does(images: Path, tmp_path: Path) -> None:
+    settings = (f"data.path={images}", f"out={tmp_path / 'run'}", *QUIET, "trainer.val_check_interval=1")
+    path = fit(tiny_config(*settings, "trainer.max_steps=20", "optimizer.rate=0", "validation.patience=2"))
+    assert len(logged(tmp_path / "run", "val/loss")) == 3
+    assert describe(path).training["steps"] == 1
+    with pytest.raises(ConfigError, match=r"validation.patience needs validation images"):
+        fit(tiny_config(*settings, f"out={tmp_path / 'other'}", "validation.patience=2", "data.val_fraction=0"))
+
+
+def test_the_last_weights_are_exported_where_that_is_asked_for(images: Path, tmp_path: Path) -> None:
+    settings = (f"data.path={images}", f"out={tmp_path / 'run'}", *QUIET, "trainer.val_check_interval=1")
+    path = fit(tiny_config(*settings, "trainer.max_steps=3", "optimizer.rate=0", "checkpoint.export=last"))
+    assert describe(path).training["steps"] == 3
+
+
+def test_settings_of_validation_that_mean_nothing_are_refused() -> None:
+    for edges in ("[0.5]", "[0.5,0.2]", "[0,1]"):
+        with pytest.raises(ConfigError, match="validation: sigma_edges must rise from above 0"):
+            tiny_config("data.path=unused", f"validation.sigma_edges={edges}")

@@ -1,0 +1,87 @@
+"""Augmentation as a training step uses it: told to the network or not, and apart from every other random number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from test_module import draws, tiny_module
+from tiny import tiny_config, two_colour_images
+from torch import Tensor
+
+from sdedit_pl.build import build_denoiser, model_config
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.training import Augmentation
+from sdedit_pl.training.geometry import LABELS
+
+
+def test_nothing_is_done_unless_asked_for() -> None:
+    images = two_colour_images(4, 8)
+    augmented, told = Augmentation()(images)
+    assert augmented is images and told is None and Augmentation().labels == 0
+
+
+def test_recolouring_is_not_told_and_geometry_is() -> None:
+    torch.manual_seed(0)
+    images = two_colour_images(16, 8)
+    recoloured, told = Augmentation(recolour=1.0)(images)
+    assert told is None and not torch.equal(recoloured, images)
+    transformed, told = Augmentation(probability=1.0)(images)
+    assert told is not None and told.shape == (16, LABELS) and transformed.shape == images.shape
+    assert transformed.min() >= -1 and transformed.max() <= 1
+
+
+@pytest.mark.parametrize("augment", ["augment.recolour=0.5", "augment.probability=0.5"])
+def test_the_other_random_numbers_are_what_they_are_without(augment: str) -> None:
+    assert all(torch.equal(a, b) for a, b in zip(draws(tiny_module(augment)), draws(tiny_module()), strict=True))
+
+
+def test_the_same_batch_is_augmented_in_the_same_way() -> None:
+    def seen(module: Any) -> list[Tensor]:
+        images: list[Tensor] = []
+
+        def record(denoiser: Denoiser, batch: Tensor, t: Tensor, noise: Tensor, told: Tensor) -> Tensor:
+            images.append(torch.cat([batch.flatten(1), told], 1))
+            return torch.zeros(len(batch))
+
+        module.losses = record
+        for batch in range(2):
+            module.training_step(two_colour_images(4, 8), batch)
+        return images
+
+    first, again = (seen(tiny_module("augment.probability=0.5", "augment.recolour=0.5")) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)) and not torch.equal(*first)
+
+
+def test_the_network_is_made_for_the_labels_and_learns_from_them() -> None:
+    module = tiny_module("augment.probability=1.0", "network.init_scale=1")
+    weight = module.denoiser.network.label_embedding.augmentation.weight
+    assert weight.shape[1] == LABELS and not weight.any()
+    module.training_step(two_colour_images(4, 8), 0).backward()
+    assert weight.grad.ne(0).any(0).sum() >= LABELS - 2  # all that were not zero in the whole batch
+
+
+def test_without_labels_a_model_that_knows_them_denoises_as_if_nothing_was_done() -> None:
+    config = tiny_config("data.path=unused", "augment.probability=0.1", "network.init_scale=1")
+    model = model_config(config)
+    assert model["augmentation_labels"] == LABELS
+    denoiser = build_denoiser(model).eval()
+    torch.nn.init.normal_(denoiser.network.label_embedding.augmentation.weight)
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([0.3, 0.7])
+    plain = denoiser.raw(x, t)
+    assert torch.equal(denoiser.raw(x, t, torch.zeros(2, LABELS)), plain)
+    assert not torch.allclose(denoiser.raw(x, t, torch.ones(2, LABELS)), plain)
+
+
+def test_labels_for_a_network_that_takes_none_are_refused() -> None:
+    denoiser = build_denoiser(model_config(tiny_config("data.path=unused")))
+    with pytest.raises(ValueError, match="takes no augmentation labels"):
+        denoiser.raw(torch.zeros(1, 3, 8, 8), torch.ones(1), torch.zeros(1, LABELS))
+
+
+@pytest.mark.parametrize("name", ["probability", "recolour"])
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_what_is_no_probability_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"augment: {name} must lie in \[0, 1\], got {value}"):
+        tiny_config("data.path=unused", f"augment.{name}={value}")

@@ -1,0 +1,123 @@
+"""Sheets of edits and samples."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from unittest.mock import Mock
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_config, two_colour_images
+from torch import Tensor
+
+from sdedit_pl.build import build_denoiser, build_module, model_config
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.training import ImageHalfLifeAveraging, Previews, ScoreModule
+
+EDIT = SDEdit(t0=0.5, steps=2)
+PADDING = 2
+"""Pixels between the images of a sheet."""
+
+
+@pytest.fixture
+def module() -> ScoreModule:
+    config = tiny_config("data.path=unused", "network.dropout=0.5", "network.init_scale=1")
+    return build_module(config, build_denoiser(model_config(config)))
+
+
+def trainer_at(step: int, rank: int = 0, *, sanity_checking: bool = False, loggers: Sequence[object] = ()) -> Mock:
+    """What previews ask a trainer for."""
+    trainer = Mock(spec=lightning.Trainer, global_step=step, is_global_zero=rank == 0, loggers=loggers)
+    trainer.sanity_checking = sanity_checking
+    trainer.precision_plugin.forward_context = nullcontext
+    return trainer
+
+
+class Saved:
+    """A logger that takes images."""
+
+    def __init__(self) -> None:
+        self.images: list[tuple[str, list[str], int]] = []
+
+    def log_image(self, key: str, images: list[str], step: int) -> None:
+        self.images.append((key, images, step))
+
+
+def test_previews_are_sheets_of_guides_edits_and_samples(module: ScoreModule, tmp_path: Path) -> None:
+    guides, logger = two_colour_images(3, 8), Saved()
+    callback = Previews(ImageHalfLifeAveraging(), tmp_path / "previews", guides, EDIT, (3, 8, 8), samples=2)
+    module.train()
+    for step in (4, 8):
+        callback.on_validation_epoch_end(trainer_at(step, loggers=[logger, object()]), module)
+    assert module.training  # and dropout was off: the sheets agree
+    paths = [tmp_path / "previews" / f"step-{step:08d}.png" for step in (4, 8)]
+    assert logger.images == [("preview", [str(path)], step) for path, step in zip(paths, (4, 8), strict=True)]
+    first, second = (np.asarray(Image.open(path).convert("RGB")) for path in paths)
+    assert np.array_equal(first, second)
+    assert first.shape == (3 * (8 + PADDING) + PADDING, 3 * (8 + PADDING) + PADDING, 3)
+    shown = ((guides + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    for column in range(3):
+        left = PADDING + column * (8 + PADDING)
+        assert np.abs(first[PADDING : PADDING + 8, left : left + 8].astype(int) - shown[column]).max() <= 1
+    row = slice(PADDING + 2 * (8 + PADDING), -PADDING)
+    assert (first[row, -8 - PADDING : -PADDING] == 255).all()  # two samples leave the third place blank
+    assert first[row, PADDING : PADDING + 8].std() > 1
+    module.denoiser.eval()
+    edits = callback.edit(module.denoiser, guides, seeds=[0, 1, 2])
+    assert torch.equal(callback.rows(module.denoiser, torch.device("cpu"))[1], edits)
+
+
+@pytest.mark.parametrize(("rank", "sanity", "samples"), [(1, False, 2), (0, True, 2), (0, False, 0)])
+def test_no_preview_on_other_devices_in_sanity_checks_or_without_anything_to_show(
+    rank: int, sanity: bool, samples: int, module: ScoreModule, tmp_path: Path
+) -> None:
+    guides = torch.empty(0, 3, 8, 8)
+    callback = Previews(ImageHalfLifeAveraging(), tmp_path / "previews", guides, EDIT, (3, 8, 8), samples)
+    callback.on_validation_epoch_end(trainer_at(4, rank, sanity_checking=sanity), module)
+    assert not (tmp_path / "previews").exists()
+
+
+def test_previews_show_the_averaged_weights(
+    module: ScoreModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    averaging, other = ImageHalfLifeAveraging(), build_denoiser(model_config(module.config))
+    monkeypatch.setattr(averaging, "averaged", lambda pl_module: other)
+    callback = Previews(averaging, tmp_path, None, EDIT, (3, 8, 8), samples=1)
+    shown: list[Denoiser] = []
+    monkeypatch.setattr(callback, "rows", lambda denoiser, device: shown.append(denoiser) or [torch.zeros(1, 3, 8, 8)])
+    callback.on_validation_epoch_end(trainer_at(4), module)
+    assert shown == [other]
+
+
+def test_a_full_disk_costs_the_sheet_and_not_the_training(
+    module: ScoreModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    callback = Previews(ImageHalfLifeAveraging(), tmp_path, None, EDIT, (3, 8, 8), samples=1)
+    monkeypatch.setattr("sdedit_pl.training.previews.save_image", fail)
+    callback.on_validation_epoch_end(trainer_at(4), module)
+    assert "step-00000004.png cannot be written" in caplog.text and "No space left" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_come_from_the_prior_and_do_not_depend_on_their_number(module: ScoreModule, tmp_path: Path) -> None:
+    denoiser = module.denoiser.eval()
+
+    def samples(count: int) -> Tensor:
+        callback = Previews(ImageHalfLifeAveraging(), tmp_path, None, EDIT, (3, 8, 8), count)
+        with torch.no_grad():
+            return callback.unconditional(denoiser, torch.device("cpu"))
+
+    three = samples(3)
+    torch.testing.assert_close(three[:1], samples(1), rtol=1e-4, atol=1e-4)
+    assert three.shape == (3, 3, 8, 8) and not torch.allclose(three[0], three[1], atol=0.1)
