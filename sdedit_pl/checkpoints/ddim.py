@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from sdedit_pl.checkpoints.conventions import discrete_vp
-from sdedit_pl.checkpoints.formats import CheckpointError, CheckpointFormat, Imported, names_in, read_plain
+from sdedit_pl.checkpoints.formats import (
+    CheckpointError,
+    CheckpointFormat,
+    Imported,
+    names_in,
+    published_configuration,
+    read_plain,
+)
 from sdedit_pl.checkpoints.layouts import Source, attention_levels, named_tensors, same, stacked
 from sdedit_pl.checkpoints.state_dicts import ONLY, Stored, import_network
 
@@ -77,14 +84,10 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: If the configuration lacks something or is of another type of network.
     """
-    try:
+    with published_configuration():
         model, size = config["model"], config["data"]["image_size"]
         image = {"size": size, "channels": model["in_channels"]}
         return {"image": image, "network": _network(model, size), **_convention(config["diffusion"])}
-    except KeyError as error:
-        raise CheckpointError(f"the published configuration lacks {error}") from error
-    except (TypeError, AttributeError) as error:
-        raise CheckpointError(f"the published configuration has a value of a wrong type: {error}") from error
 
 
 def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, Source]:

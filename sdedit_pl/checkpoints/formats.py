@@ -180,6 +180,17 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
+@contextmanager
+def published_configuration() -> Iterator[None]:
+    """Turns what a missing key or a value of a wrong type in a published configuration raises into an error of ours."""
+    try:
+        yield
+    except KeyError as error:
+        raise CheckpointError(f"the published configuration lacks {error}") from error
+    except (TypeError, AttributeError) as error:
+        raise CheckpointError(f"the published configuration has a value of a wrong type: {error}") from error
+
+
 def origin_of(path: Path, format: str, **facts: Any) -> dict[str, Any]:
     """Where a checkpoint came from: its file's name and hash, and the facts that are known (those that are not None).
 

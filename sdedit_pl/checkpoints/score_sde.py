@@ -20,7 +20,14 @@ from typing import Any
 from torch import Tensor
 
 from sdedit_pl.checkpoints.conventions import continuous_ve, continuous_vp, discrete_ve, discrete_vp
-from sdedit_pl.checkpoints.formats import CheckpointError, CheckpointFormat, Imported, names_in, read_plain
+from sdedit_pl.checkpoints.formats import (
+    CheckpointError,
+    CheckpointFormat,
+    Imported,
+    names_in,
+    published_configuration,
+    read_plain,
+)
 from sdedit_pl.checkpoints.layouts import (
     Difference,
     Source,
@@ -84,14 +91,10 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: If the configuration lacks something or asks for something that our networks do not have.
     """
-    try:
+    with published_configuration():
         model, data, training = config["model"], config["data"], config["training"]
         image = {"size": data["image_size"], "channels": data["num_channels"]}
         return {"image": image, "network": _network(model, data), **_convention(model, data, training)}
-    except KeyError as error:
-        raise CheckpointError(f"the published configuration lacks {error}") from error
-    except (TypeError, AttributeError) as error:
-        raise CheckpointError(f"the published configuration has a value of a wrong type: {error}") from error
 
 
 def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, Source]:
