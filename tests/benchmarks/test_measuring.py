@@ -69,7 +69,8 @@ def big(size: int) -> measuring.Run:
 
 @pytest.mark.slow
 def test_the_memory_of_a_process() -> None:
-    assert 64 * MIB <= measuring.peak_memory(big, 64 * MIB) < 72 * MIB
+    # the system's count of a process's pages lags behind by some of them on each core
+    assert 63 * MIB <= measuring.peak_memory(big, 64 * MIB) < 72 * MIB
 
 
 @pytest.mark.parametrize(
