@@ -10,20 +10,19 @@ Source: Dhariwal and Nichol, "Diffusion Models Beat GANs on Image Synthesis" (20
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from sdedit_pl.networks.layers import (
     Downsample,
     OutputHead,
     PositionalFeatures,
-    Resample,
     ResidualBlock,
     SelfAttention,
     Upsample,
     attention_heads,
 )
-from sdedit_pl.networks.unet import Layers, Shape, UNet, check_choice
+from sdedit_pl.networks.unet import Layers, Shape, UNet, check_resampling, resampling
 
 _EPSILON = 1e-5
 
@@ -105,21 +104,15 @@ class ADM(UNet):
             count = heads if head_channels is None else attention_heads(width, head_channels)
             return SelfAttention(width, heads=count, init_scale=init_scale, **norms)
 
-        def resampling(direction: Callable[..., Downsample | Upsample]) -> Callable[[int], Resample]:
-            def make(width: int) -> Resample:
-                if block == "ddpm":
-                    return direction(width, width, convolve=resample_with_convolution, fir_kernel=None)
-                return residual(width, width, resample=direction(width, width, convolve=False, fir_kernel=None))
-
-            return make
-
         super().__init__(
             shape,
             Layers(
                 residual=residual,
                 attention=attention,
-                downsample=resampling(partial(Downsample, pad_all_sides=True)),
-                upsample=resampling(Upsample),
+                downsample=resampling(
+                    partial(Downsample, pad_all_sides=True, fir_kernel=None), block, residual, resample_with_convolution
+                ),
+                upsample=resampling(partial(Upsample, fir_kernel=None), block, residual, resample_with_convolution),
                 head=partial(OutputHead, init_scale=init_scale, **norms),
             ),
             PositionalFeatures(channels, cosines_first=True, closed=False),
@@ -130,12 +123,8 @@ class ADM(UNet):
 
 def _check_options(head_channels: int | None, heads: int, block: str, resample_with_convolution: bool) -> None:
     """Raises a ValueError for an unknown value, and for two options of which one would silently have no effect."""
-    check_choice("block", block, ("biggan", "ddpm"))
+    check_resampling(block, resample_with_convolution)
     if head_channels is not None and heads != 1:
         raise ValueError(
             f"give head_channels or heads, not both, got {head_channels} and {heads}; heads=N needs head_channels=null"
-        )
-    if not resample_with_convolution and block != "ddpm":
-        raise ValueError(
-            "resample_with_convolution=False is for block='ddpm'; block='biggan' resamples inside its blocks"
         )

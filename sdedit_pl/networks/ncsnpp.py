@@ -13,7 +13,7 @@ appendix H.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from sdedit_pl.networks.layers import (
@@ -21,14 +21,13 @@ from sdedit_pl.networks.layers import (
     FourierFeatures,
     OutputHead,
     PositionalFeatures,
-    Resample,
     ResidualBlock,
     SelfAttention,
     Upsample,
     attention_heads,
 )
 from sdedit_pl.networks.pyramids import InputResidual, InputSkip, OutputResidual, OutputSkip
-from sdedit_pl.networks.unet import Layers, Shape, UNet, check_choice
+from sdedit_pl.networks.unet import Layers, Shape, UNet, check_choice, check_resampling, resampling
 
 
 class NCSNpp(UNet):
@@ -130,14 +129,6 @@ class NCSNpp(UNet):
             shortcut_init_scale=1.0 if block == "biggan" else 0.1,
         )
 
-        def resampling(direction: type[Downsample] | type[Upsample]) -> Callable[[int], Resample]:
-            def make(width: int) -> Resample:
-                if block == "ddpm":
-                    return direction(width, width, convolve=resample_with_convolution, fir_kernel=taps)
-                return residual(width, width, resample=direction(width, width, convolve=False, fir_kernel=taps))
-
-            return make
-
         input_joints = {
             "none": None,
             "input_skip": partial(InputSkip, combine=progressive_combine, fir_kernel=taps),
@@ -162,8 +153,8 @@ class NCSNpp(UNet):
                     epsilon=epsilon,
                     init_scale=init_scale,
                 ),
-                downsample=resampling(Downsample),
-                upsample=resampling(Upsample),
+                downsample=resampling(partial(Downsample, fir_kernel=taps), block, residual, resample_with_convolution),
+                upsample=resampling(partial(Upsample, fir_kernel=taps), block, residual, resample_with_convolution),
                 head=None if progressive == "output_skip" else head,
                 input_joint=input_joints[progressive_input],
                 output_joint=output_joints[progressive],
@@ -188,7 +179,7 @@ def _check_options(
 ) -> None:
     """Raises a ValueError for an unknown value, and for two options of which one would silently have no effect."""
     check_choice("label_embedding", label_embedding, ("fourier", "positional"))
-    check_choice("block", block, ("biggan", "ddpm"))
+    check_resampling(block, resample_with_convolution)
     check_choice("progressive", progressive, ("none", "output_skip", "residual"))
     check_choice("progressive_input", progressive_input, ("none", "input_skip", "residual"))
     check_choice("progressive_combine", progressive_combine, ("sum", "cat"))
@@ -196,10 +187,6 @@ def _check_options(
         raise ValueError(
             "progressive_combine='cat' says how progressive_input='input_skip' joins, but progressive_input is "
             f"{progressive_input!r}; use progressive_combine='sum'"
-        )
-    if not resample_with_convolution and block != "ddpm":
-        raise ValueError(
-            "resample_with_convolution=False is for block='ddpm'; block='biggan' resamples inside its blocks"
         )
     if shape.levels == 1 and (progressive == "residual" or progressive_input != "none"):
         raise ValueError(

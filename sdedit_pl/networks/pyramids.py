@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sdedit_pl.networks.layers import Downsample, OutputHead, Upsample, convolution, scaled_
+from sdedit_pl.networks.initialisation import convolution
+from sdedit_pl.networks.layers import Downsample, OutputHead, Upsample, scaled_
 from sdedit_pl.typing import Images
 
 TwiceAsLarge: TypeAlias = Float[Tensor, "B P 2*H 2*W"]

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from sdedit_pl.networks.initialisation import convolution
 from sdedit_pl.networks.layers import (
+    Downsample,
     FourierFeatures,
     LabelEmbedding,
     LabelVector,
@@ -27,7 +29,7 @@ from sdedit_pl.networks.layers import (
     Resample,
     ResidualBlock,
     SelfAttention,
-    convolution,
+    Upsample,
 )
 from sdedit_pl.networks.pyramids import InputJoint, OutputJoint
 from sdedit_pl.typing import Images, Times
@@ -229,6 +231,31 @@ class UNet(nn.Module):
         if self.checkpoint_gradients and torch.is_grad_enabled():
             return checkpoint(block, h, vector, use_reentrant=False)
         return block(h, vector)
+
+
+def resampling(
+    direction: Callable[..., Downsample | Upsample], block: str, residual: Callable[..., ResidualBlock], convolve: bool
+) -> Callable[[int], Resample]:
+    """How a U-Net makes the steps between its levels.
+
+    Args:
+        direction: (width, width, convolve=) to the step itself.
+        block: "biggan" resamples inside a residual block, "ddpm" without one.
+        residual: (width, width, resample=) to a residual block.
+        convolve: whether a step without a residual block is learned.
+    """
+    if block == "ddpm":
+        return lambda width: direction(width, width, convolve=convolve)
+    return lambda width: residual(width, width, resample=direction(width, width, convolve=False))
+
+
+def check_resampling(block: str, resample_with_convolution: bool) -> None:
+    """Raises a ValueError for an unknown `block`, and for one on which the other option would have no effect."""
+    check_choice("block", block, ("biggan", "ddpm"))
+    if not resample_with_convolution and block != "ddpm":
+        raise ValueError(
+            "resample_with_convolution=False is for block='ddpm'; block='biggan' resamples inside its blocks"
+        )
 
 
 def check_choice(option: str, value: str, choices: Sequence[str]) -> None:

@@ -1,0 +1,55 @@
+"""Convolutions, linear layers and normalisations as the score networks begin with them."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+
+def variance_scaling_(weight: Tensor, scale: float = 1.0) -> None:
+    """Draws `weight` uniformly with variance scale / (mean of fan-in and fan-out), in place.
+
+    A scale of zero stands for 1e-10: such a layer starts as (almost) no contribution, yet with a gradient.
+
+    Source: Ho et al. (2020), the initialisation of their released code, after Glorot and Bengio (2010).
+    """
+    receptive_field = weight[0, 0].numel()
+    fan = (weight.shape[0] + weight.shape[1]) * receptive_field / 2
+    bound = math.sqrt(3 * max(scale, 1e-10) / fan)
+    nn.init.uniform_(weight, -bound, bound)
+
+
+def convolution(
+    in_channels: int,
+    out_channels: int,
+    size: int,
+    *,
+    stride: int = 1,
+    padding: int | None = None,
+    init_scale: float = 1.0,
+) -> nn.Conv2d:
+    """Makes a convolution with variance-scaled weights and zero bias; `padding` keeps the size unless given."""
+    layer = nn.Conv2d(in_channels, out_channels, size, stride, size // 2 if padding is None else padding)
+    variance_scaling_(layer.weight, init_scale)
+    nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+    return layer
+
+
+def linear(in_features: int, out_features: int) -> nn.Linear:
+    """Makes a linear layer with variance-scaled weights and zero bias."""
+    layer = nn.Linear(in_features, out_features)
+    variance_scaling_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def group_norm(channels: int, smallest_group: int, epsilon: float = 1e-6, most_groups: int = 32) -> nn.GroupNorm:
+    """Makes a GroupNorm of up to `most_groups` groups with at least `smallest_group` channels in each.
+
+    The number of groups is the largest one that divides `channels`; where the published networks are defined, that is
+    their min(channels / smallest_group, most_groups).
+    """
+    most = max(1, min(most_groups, channels // smallest_group))
+    groups = next(count for count in range(most, 0, -1) if channels % count == 0)
+    return nn.GroupNorm(groups, channels, eps=epsilon)
