@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from command import Numbers, run_benchmark
 from jaxtyping import Float
-from plots import line_plot
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -34,6 +33,7 @@ from sdedit_pl.denoiser import Denoiser, Epsilon
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.grids import GRIDS
 from sdedit_pl.noise import mixed
+from sdedit_pl.plots import line_plot
 from sdedit_pl.sde import SDE, VPSDE
 from sdedit_pl.solvers import ERSDE, SOLVERS, Solver, UniPC
 from sdedit_pl.typing import Images, over_images
@@ -220,7 +220,7 @@ def all_solvers() -> dict[str, Solver]:
     }
 
 
-def affordable(sde: SDE, t0: float, solver: Solver, grid: str, evaluations: int) -> SDEdit | None:
+def affordable(sde: SDE, t0: float | str, solver: Solver, grid: str, evaluations: int) -> SDEdit | None:
     """The edit with most steps that calls the denoiser at most so often; None where solver or grid refuse it."""
     steps = (evaluations - 1) // solver.evaluations_per_step + 1  # the last step calls it once
     edit = SDEdit(t0, steps, solver=solver, grid=GRIDS[grid]())
@@ -250,7 +250,7 @@ def measure(config: Mapping[str, Any]) -> Numbers:
             floors[str(t0)] = right.distance(exact_edits(denoiser, guides, t0, config["samples"], generator))
             references[str(t0)] = {
                 "Algorithm 4": distance(SDEdit(t0, REFERENCE_STEPS, variant="paper")),
-                "ancestral": distance(SDEdit(t0, REFERENCE_STEPS)),
+                "ancestral": distance(SDEdit(t0, REFERENCE_STEPS, solver="ancestral")),
             }
             found = distances.setdefault(str(t0), {})
             for name, solver in solvers.items():
@@ -321,7 +321,8 @@ def plot(numbers: Numbers, folder: Path) -> None:
             title=f"Edits on a Gaussian mixture, t0 = {t0}",
             x_title="evaluations",
             y_title="sliced Wasserstein distance x 1000",
-            level=("exact edits", 1000 * numbers["floor"][t0]),
+            levels={"exact edits": 1000 * numbers["floor"][t0]},
+            logarithmic=True,
         )
         picture.save(folder / f"mixture_t0_{t0}.png")
 

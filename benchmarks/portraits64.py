@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import sdedit_pl
-from sdedit_pl.cli.edit import load_for_editing
+from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.cli.explain import explain, wants_help
 from sdedit_pl.cli.results import Results
 from sdedit_pl.config import Schema

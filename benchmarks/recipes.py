@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from plots import line_plot
 from torch import Tensor
 
 from sdedit_pl.build import build_data
@@ -37,6 +36,7 @@ from sdedit_pl.editing.strokes import stroke_painting
 from sdedit_pl.fit import fit
 from sdedit_pl.grids import start_time
 from sdedit_pl.metrics import FEATURES, Estimate, features_of, kernel_distance, squared_l2
+from sdedit_pl.plots import line_plot
 from sdedit_pl.sde import VPSDE
 from sdedit_pl.settings import TRAINING
 from sdedit_pl.typing import Images
@@ -386,7 +386,8 @@ def main(arguments: list[str]) -> int:
         title="KID of edits of simulated strokes, best rate of each recipe",
         x_title="images seen",
         y_title="KID to validation images",
-        level=("the strokes themselves", results["strokes"]["kid"]),
+        levels={"the strokes themselves": results["strokes"]["kid"]},
+        logarithmic=True,
     )
     plot.save(out / "kid.png")
     print(report(results))

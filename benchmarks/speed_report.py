@@ -9,6 +9,8 @@ from typing import Any
 from compared import DIFFUSERS, OURS
 from measuring import Spread, ratio
 
+from sdedit_pl.plots import bar_plot
+
 CEILING = "3x3 convolutions alone"
 PLOT_FILE = "ceiling.png"
 LEGEND = f"""\
@@ -164,25 +166,21 @@ def processes_line(found: Numbers) -> str:
 
 
 def plot_cases(numbers: Numbers, folder: Path) -> None:
-    """Draws how much of the ceiling each network reaches, where matplotlib is installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        return
+    """Draws how much of the ceiling each network reaches, where networks were measured."""
     cases = list(numbers.get("cases", {}).values())
     if not cases:
         return
-    figure = Figure(figsize=(8, 1 + 2.2 * len(cases)), layout="constrained")
-    for axes, case in zip(figure.subplots(len(cases), squeeze=False)[:, 0], cases, strict=True):
-        names = [name for name in case["facts"] if name != CEILING][::-1]
-        shares = [of_ceiling(case, name) for name in names]
-        errors = [[share.median - share.low for share in shares], [share.high - share.median for share in shares]]
-        colours = ["tab:blue" if name.startswith(OURS) else "tab:grey" for name in names]
-        axes.barh(names, [share.median for share in shares], xerr=errors, color=colours)
-        axes.axvline(1.0, color="black", linewidth=1)
-        axes.set_title(heading(case, "").strip(), fontsize="medium")
-        axes.set_xlabel(f"rate, as a share of that of the {CEILING}")
-    figure.savefig(folder / PLOT_FILE, dpi=120, metadata={"Software": None})
+    groups = {
+        heading(case, "").strip(): {name: of_ceiling(case, name) for name in case["facts"] if name != CEILING}
+        for case in cases
+    }
+    picture = bar_plot(
+        groups,
+        x_title=f"rate, as a share of that of the {CEILING}",
+        levels={CEILING: 1.0},
+        ours={name for bars in groups.values() for name in bars if name.startswith(OURS)},
+    )
+    picture.save(folder / PLOT_FILE)
 
 
 def shown(spread: Spread, unit: float, form: str) -> str:

@@ -346,8 +346,12 @@ def fit(value: Any, kind: Any, text: str | None) -> Any:
         return str(value) if isinstance(value, str | Path) else _Misfit(value)
     if kind is Path:
         return fit(value, str, text)
+    if origin is tuple and isinstance(value, str) and "," in value and not {str, Any} & set(arguments):
+        value = [parsed(part) for part in value.split(",")]  # `at=10,20` for [10, 20]
     if origin in (list, tuple, Sequence) and isinstance(value, list | tuple):
         return fit_items(value, origin, arguments)
+    if origin is dict and isinstance(value, Mapping):
+        return fit_entries(value, arguments[1])
     return _Misfit(value)
 
 
@@ -363,6 +367,12 @@ def fit_items(value: Sequence[Any], origin: Any, arguments: tuple[Any, ...]) -> 
     return _Misfit(value) if any(isinstance(item, _Misfit) for item in items) else items
 
 
+def fit_entries(value: Mapping[Any, Any], kind: Any) -> Any:
+    """A section of any names whose values are of the type `kind`, or a _Misfit."""
+    entries = {str(name): fit(entry, kind, None) for name, entry in value.items()}
+    return _Misfit(dict(value)) if any(isinstance(entry, _Misfit) for entry in entries.values()) else entries
+
+
 def describe(kind: Any) -> str:
     """A type in a user's words."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -374,5 +384,7 @@ def describe(kind: Any) -> str:
         fixed = origin is tuple and Ellipsis not in arguments
         items = [describe(item) for item in arguments if item is not Ellipsis] + ([] if fixed else ["..."])
         return f"a list [{', '.join(items)}]"
+    if origin is dict:
+        return f"a section of names, each with {describe(arguments[1])} (.NAME=...)"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
     return "null" if kind is type(None) else words.get(kind, str(kind))

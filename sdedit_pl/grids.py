@@ -175,6 +175,40 @@ class Restart(Karras):
         return torch.cat([main[: turn + 1], ways, main[turn + 1 :]])
 
 
+def with_jumps_back(times: Float[Tensor, "levels"], length: int, passes: int) -> Float[Tensor, "longer"]:
+    """Times that go through each `length` steps several times, with a jump back up between: RePaint's resampling.
+
+    Each pass harmonises the region that is free with the one that is written anew. The step to the end, and what is
+    left over above it, are taken once.
+
+    Args:
+        times: descending times, (steps + 1,).
+        length: steps of a jump, j.
+        passes: how often they are taken, r; 1 is no jump.
+
+    Raises:
+        ValueError: length or passes below 1, times that jump already, or too few for one jump.
+
+    Source: Lugmayr et al., "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", CVPR 2022, section
+    4.2 and appendix B.
+    """
+    if length < 1 or passes < 1:
+        raise ValueError(f"resample takes j >= 1 steps r >= 1 times, got {length},{passes}; RePaint's is 10,10")
+    if bool((times.diff() > 0).any()):
+        raise ValueError("resample makes jumps of its own, and this grid has some already; take another grid")
+    steps = len(times) - 1
+    if length >= steps:
+        raise ValueError(
+            f"resample={length},{passes} goes back {length} steps, and there are {steps}; "
+            f"take more steps, at least {length + 1}, or a smaller jump"
+        )
+    parts = [times[:1]]
+    for start in range(0, steps - length, length):
+        block = times[start + 1 : start + length + 1]
+        parts += [torch.cat([block, times[start : start + 1]]).repeat(passes - 1), block]
+    return torch.cat([*parts, times[(steps - 1) // length * length + 1 :]])
+
+
 def start_time(t0: float | str, sde: SDE) -> float:
     """The time that `t0` means: a number is a time, "sigma:1.2" the time at which sigma / alpha = 1.2.
 

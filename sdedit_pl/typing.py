@@ -2,7 +2,7 @@
 
 A batch of images is `Images`: float, (B, C, H, W), RGB in [-1, 1] when there are three channels. Diffusion times are
 `Times`: one t in (0, 1] for each image. A `Mask` is boolean with one channel, True where pixels may change,
-and has one entry for each image or one for all.
+and has one entry for each image or one for all; a `Strength` is its soft kind, in [0, 1].
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 Images: TypeAlias = Float[Tensor, "B C H W"]
 Times: TypeAlias = Float[Tensor, "B"]
 Mask: TypeAlias = Bool[Tensor, "#B 1 H W"]
+Strength: TypeAlias = Float[Tensor, "#B 1 H W"]
 
 
 def over_images(values: Float[Tensor, "B"]) -> Float[Tensor, "B 1 1 1"]:

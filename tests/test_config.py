@@ -302,3 +302,22 @@ def test_the_configuration_file_is_taken_out_of_the_arguments() -> None:
 def test_a_mistyped_config_is_near_to_it() -> None:
     with pytest.raises(ConfigError, match=r"unknown key confg; did you mean config\?"):
         SCHEMA.resolve({"name": "x", "confg": "a.yaml"}, taken=("config",))
+
+
+def test_a_section_of_names_of_the_users_own() -> None:
+    @dataclass
+    class Named:
+        """Counts, by name.
+
+        Args:
+            counts: how many of each.
+        """
+
+        counts: dict[str, int]
+
+    schema = Schema(top=Named, settings={}, families={})
+    given, typed = schema.read_arguments(["counts.cats=2", "counts.dogs=3.0"])
+    assert schema.resolve(given, typed) == {"counts": {"cats": 2, "dogs": 3}}
+    for wrong in ({"counts": {"cats": "many"}}, {"counts": 2}):
+        with pytest.raises(ConfigError, match=r"counts must be a section of names, each with a whole number \(\.NAME="):
+            schema.resolve(wrong)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sdedit_pl.cli.edit import SCHEMA as EDITING
-from sdedit_pl.cli.edit import build_edit
+from sdedit_pl.cli.edit import build_edits
 from sdedit_pl.config import read_file
 from sdedit_pl.resources import find_config
 from sdedit_pl.settings import TRAINING
@@ -54,7 +54,7 @@ def test_editing_commands_resolve_and_name_files_that_are_there(arguments: list[
         assert given["config"].endswith("edit.yaml")
         return
     config = EDITING.resolve(given, typed)
-    build_edit(config)
+    build_edits(config)
     paths = [config["ckpt"], config["guide"], config["mask"]]
     for path in paths:
         if path is not None and path.startswith(("checkpoints/", "data/")):

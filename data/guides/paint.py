@@ -1,4 +1,4 @@
-"""Make the bundled guides and masks: stroke paintings, stroke-edited pictures, pasted composites.
+"""Make the bundled guides, masks, strength maps and objects: what the project's examples edit.
 
 Three kinds, as an editor makes them by hand:
 
@@ -7,7 +7,8 @@ Three kinds, as an editor makes them by hand:
 - a composite: a patch cut roughly out of one picture of the validation split and laid on another; its mask is
   the patch, grown.
 
-Masks are white where the picture may change. Same code, same shards, same pictures, bit for bit.
+Masks are white where the picture may change. A strength map is the mask of a stroke edit that fades out around it, an
+object the patch of a composite by itself. Same code, same shards, same pictures, bit for bit.
 
 Run:
     python data/guides/paint.py
@@ -23,13 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brush import Brush, Point, smooth_path
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from portraits import PORTRAITS
 
 DATA = Path(__file__).resolve().parent.parent
 SEED = 2022
 SIZE = 64
 GROWTH = 3  # pixels, of 64, that a mask reaches beyond what was painted or pasted
+FADE = 6  # pixels, of 64, of the blur that a strength map fades with
 
 # fmt: off
 COAT = [
@@ -130,6 +132,12 @@ def grow(region: Image.Image) -> Image.Image:
     return region.point([0] + 255 * [255]).filter(ImageFilter.MaxFilter(2 * growth + 1))
 
 
+def fade(mask: Image.Image) -> Image.Image:
+    """Return the strength map that is white in the mask and falls to black around it."""
+    reach = FADE * mask.width // SIZE
+    return ImageChops.lighter(mask, mask.filter(ImageFilter.GaussianBlur(reach)))
+
+
 def lay_over(base: Image.Image, layer: Image.Image) -> Image.Image:
     """Return the RGB picture with the RGBA layer on it."""
     canvas = base.convert("RGBA")
@@ -149,10 +157,11 @@ def paste(composite: Composite, images: dict[str, Image.Image], size: int) -> tu
 
 
 def make_all(data: Path, size: int) -> None:
-    """Write every guide to `data/guides` and every mask to `data/masks`."""
+    """Write guides, masks, strength maps and objects to the folders of `data` of these names."""
     images = read_validation_images(data / "portraits64")
-    guides, masks = data / "guides", data / "masks"
-    masks.mkdir(exist_ok=True)
+    guides, masks, strengths, objects = (data / name for name in ("guides", "masks", "strengths", "objects"))
+    for folder in (masks, strengths, objects):
+        folder.mkdir(exist_ok=True)
     white = Image.new("RGB", (size, size), "white")
     for number, (name, paint) in enumerate(PORTRAITS.items()):
         brush = Brush(SEED + number, size)
@@ -164,11 +173,16 @@ def make_all(data: Path, size: int) -> None:
         layer = brush.layer()
         base = images[edit.base].resize((size, size), Image.Resampling.LANCZOS)
         lay_over(base, layer).save(guides / f"{name}.png", optimize=True)
-        grow(layer.getchannel("A")).save(masks / f"{name}.png", optimize=True)
+        mask = grow(layer.getchannel("A"))
+        mask.save(masks / f"{name}.png", optimize=True)
+        fade(mask).save(strengths / f"{name}.png", optimize=True)
     for name, composite in COMPOSITES.items():
         picture, region = paste(composite, images, size)
         picture.save(guides / f"{name}.png", optimize=True)
         grow(region).save(masks / f"{name}.png", optimize=True)
+        patch = images[composite.patch].resize((size, size), Image.Resampling.LANCZOS)
+        patch.putalpha(region)
+        patch.crop(region.getbbox()).save(objects / f"{name.removeprefix('pasted_')}.png", optimize=True)
 
 
 def main() -> None:

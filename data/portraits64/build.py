@@ -187,6 +187,9 @@ def build(package: Path, out: Path) -> str:
         for path in write_shards(out / subset, samples):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             report.append(f"  {path.name}  {path.stat().st_size} bytes  sha256 {digest}")
+    # Which images of val are of one design, and so no independent draws.
+    lines = [f"{name},{design_of(name)}\n" for name in val if name not in seen]
+    (out / "designs.csv").write_text("".join(lines), encoding="utf-8")
     return "\n".join(report)
 
 

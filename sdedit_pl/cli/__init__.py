@@ -15,6 +15,9 @@ VERBS: dict[str, str] = {
     "pack": "turn images into shards to train on",
     "train": "train a score model on a domain",
     "edit": "turn guides into images of a model's domain",
+    "calibrate": "find the t0 of a model on images of its domain",
+    "evaluate": "measure a model's edits as the paper does, and write a report",
+    "study": "ask people which of two methods' images they prefer",
     "demo": "edit the bundled guides with the bundled model",
     "info": "say what a checkpoint is",
     "import": "turn another program's checkpoint into one for editing",
@@ -79,7 +82,7 @@ def speaks() -> bool:
 
 def overview() -> str:
     """The verbs, a line each."""
-    lines = [f"  {verb:<8}{text}" for verb, text in VERBS.items()]
+    lines = [f"  {verb:<10}{text}" for verb, text in VERBS.items()]
     return "\n".join(["sdedit VERB key=value ...", "", *lines, "", "sdedit VERB --help lists the keys of a verb."])
 
 

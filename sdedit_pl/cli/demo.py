@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from sdedit_pl.cli import say
 from sdedit_pl.cli.arguments import configuration
-from sdedit_pl.cli.edit import image_shape, load_for_editing, read_guides, read_masks
+from sdedit_pl.cli.edit_inputs import image_shape, read_areas, read_guides
+from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.cli.results import Results
 from sdedit_pl.config import ConfigError, Schema, require_at_least
 from sdedit_pl.editing import SDEdit
@@ -29,7 +30,7 @@ class Arguments:
         guide: folder of guides.
         mask: folder of masks, named like their guides.
         t0: how far guides are noised.
-        steps: solver steps.
+        steps: solver steps; null for as many as are usual.
         samples: samples of each guide.
         columns: guides beside each other in the picture.
         device: auto, cpu, cuda, mps.
@@ -41,7 +42,7 @@ class Arguments:
     guide: str = "data/guides"
     mask: str = "data/masks"
     t0: float | str = 0.5
-    steps: int = 30
+    steps: int | None = None
     samples: int = 2
     columns: int = 3
     device: str = "auto"
@@ -76,6 +77,7 @@ def edits(config: dict) -> list[Edited]:
     edit, seeds = SDEdit(t0=config["t0"], steps=config["steps"]), range(config["samples"])
     denoiser, description = load_for_editing(config["ckpt"], config["device"])
     guides = read_guides(config["guide"], image_shape(description))
-    masks = read_masks(config["mask"], guides)
-    with tqdm(total=len(guides) * len(seeds) * edit.steps, unit="step", desc="editing", disable=None) as progress:
-        return list(edit_guides(denoiser, edit, guides, masks, seeds, on_step=progress.update))
+    areas = read_areas("mask", config["mask"], guides)
+    total = len(guides) * len(seeds) * edit.total_steps(denoiser.sde)
+    with tqdm(total=total, unit="step", desc="editing", disable=None) as progress:
+        return list(edit_guides(denoiser, edit, guides, areas, seeds, on_step=progress.update))

@@ -3,41 +3,38 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
-from jaxtyping import Bool
-from torch import Tensor
 from tqdm import tqdm
 
 from sdedit_pl.build import build_component
-from sdedit_pl.checkpoints import Description, files_of, load_described
-from sdedit_pl.checkpoints.formats import sha256
+from sdedit_pl.checkpoints import files_of
+from sdedit_pl.checkpoints.calibrated import calibrated_t0
 from sdedit_pl.cli import say
 from sdedit_pl.cli.arguments import configuration
+from sdedit_pl.cli.edit_inputs import Inputs, image_shape, read_inputs
+from sdedit_pl.cli.edit_model import load_for_editing, precision, prepared
+from sdedit_pl.cli.edit_results import RECORD_KEY, SHEET_FILE, SHEET_ROWS, Writer, earlier_results
 from sdedit_pl.cli.results import Results
-from sdedit_pl.config import ConfigError, Family, Key, Schema, read_file, require_at_least
+from sdedit_pl.config import Family, Key, Schema, read_file, require_at_least
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.files import Guide, find_guides, read_guide, read_mask
-from sdedit_pl.editing.runs import Edited, edit_guides
-from sdedit_pl.editing.sheets import contact_sheet, to_picture
+from sdedit_pl.editing.files import Guide
+from sdedit_pl.editing.runs import Area, Edited, edit_guides
+from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
+from sdedit_pl.editing.search import FoundT0, t0_for_l2
+from sdedit_pl.editing.trajectories import SHOWN_SAMPLES, RecordingDenoiser, Trajectory
 from sdedit_pl.grids import GRIDS
 from sdedit_pl.solvers import SOLVERS
 
 logger = logging.getLogger(__name__)
 
-RECORD_FILE = "edit.yaml"
-SHEET_FILE = "sheet.png"
-SHEET_ROWS = 32
-"""Guides on the contact sheet, at the most."""
-RECORD_KEY = "record"
+AUTO = "auto"
+DEFAULT_T0 = 0.5
 
 USAGE = """sdedit edit ckpt=FILE guide=FILE|FOLDER|GLOB [mask=FILE|FOLDER] [key=value ...]
 
@@ -57,44 +54,110 @@ class Arguments:
         guide: an image, a folder of images, a glob, or a [mask, image] file (.pth) of SDEdit's reference runner.
         mask: the image whose white pixels may change, or a folder of such images named like their guides; it takes the
             place of a mask that comes with the guide.
+        strength: in place of a mask, an image that says how far each pixel is noised (white from t0 on, black kept), or
+            a folder of such images.
+        paste: the picture of an object that is pasted on the guide; it and a border around it may change.
+        paste_mask: a picture of its size, white where the object is; null takes what is not transparent.
+        at: x,y of its upper left corner, in pixels of the guide's file.
+        scale: the size at which it is pasted, 1 for its own.
+        grow: how far around the object pixels may change, in pixels of the model.
+        feather: over how many pixels further the strength falls to 0.
         out: folder of the results.
-        t0: how far guides are noised: a time in (0, 1], or a noise level such as sigma:1.2. Higher is more realistic,
-            lower more faithful.
-        steps: solver steps from t0 to 0.
+        t0: how far guides are noised, a time in (0, 1] or a noise level such as sigma:1.2, or a list of them; higher is
+            more realistic, lower more faithful. auto takes the highest that changes a guide by no more than `l2`;
+            null what sdedit calibrate has found for the checkpoint, or else 0.5.
+        l2: with t0=auto, the squared difference allowed between a guide and its edit, summed over pixels in [0, 1].
+        steps: solver steps from t0 to 0; null for as many as the variant needs.
         repeats: how often the edit is repeated on its own result (K).
+        anneal: the t0 of a repeat relative to that of the one before, in (0, 1].
+        resample: j,r takes each j steps r times, which harmonises kept and new pixels; with a mask or strength map.
+        lowpass: N keeps what an image N times smaller shows of the guide; null for nothing.
+        lowpass_range: the times, from,to, at which it does.
         samples: how many samples of each guide.
         seed: of the first sample; the next has the next seed.
         variant: exact, or paper or reference, which follow the published algorithms and code to the letter.
-        batch: samples made at once; it changes nothing but speed and memory.
+        windows: edit guides at their own size, in overlapping windows: true for windows of the model's size, or theirs
+            in pixels.
+        overlap: pixels that neighbouring windows share at the least; null for half a window.
+        side: with windows, the shorter side that guides are resampled to; null for their own.
+        trajectory: leave besides, for each guide, the x_0 estimates along the way as an animation and a strip.
+        batch: samples made at once; null for as many as the memory holds. It changes nothing but speed and memory.
         device: auto, cpu, cuda, cuda:1, mps.
         precision: of the network; the state is always float32.
+        compile: compile the network, which pays for many samples.
         overwrite: replace the results in `out`.
     """
 
     ckpt: str
     guide: str
     mask: str | None = None
+    strength: str | None = None
+    paste: str | None = None
+    paste_mask: str | None = None
+    at: tuple[int, int] | None = None
+    scale: float = 1.0
+    grow: int = 3
+    feather: int = 0
     out: str = "outputs/edit"
-    t0: float | str = 0.5
-    steps: int = 100
+    t0: float | str | tuple[float | str, ...] | None = None
+    l2: float | None = None
+    steps: int | None = None
     repeats: int = 1
+    anneal: float = 1.0
+    resample: tuple[int, int] | None = None
+    lowpass: int | None = None
+    lowpass_range: tuple[float, float] = (0.0, 1.0)
     samples: int = 4
     seed: int = 0
     variant: str = "exact"
-    batch: int = 16
+    windows: bool | int = False
+    overlap: int | None = None
+    side: int | None = None
+    trajectory: bool = False
+    batch: int | None = None
     device: str = "auto"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         require_at_least(self, samples=1, batch=1, seed=0)
+        areas = [name for name in ("mask", "strength", "paste") if getattr(self, name) is not None]
+        if len(areas) > 1:
+            raise ValueError(f"{' and '.join(areas)} each say what may change; give one of them")
+        if (self.paste is None) != (self.at is None):
+            raise ValueError("paste and at go together: paste=IMAGE at=X,Y puts its upper left corner there")
+        if not self.windows and (self.overlap is not None or self.side is not None):
+            raise ValueError("overlap and side are for windows; give windows=true")
+        if (self.t0 == AUTO) != (self.l2 is not None):
+            raise ValueError("t0=auto and l2 go together: l2=NUMBER says how much a guide may change")
+        if isinstance(self.t0, tuple):
+            if len(set(self.t0)) != len(self.t0) or not self.t0:
+                raise ValueError(f"t0 is a list of different values, got {list(self.t0)}")
+            if self.trajectory:
+                raise ValueError("trajectory shows one t0 at a time; give one")
 
 
 FAMILIES = {
-    "solver": Family(SOLVERS, "ancestral", supplied=("predictor",)),  # a predictor is an object, not plain data
-    "grid": Family(GRIDS, "uniform"),
+    "solver": Family(SOLVERS, DEFAULT_SOLVER, supplied=("predictor",)),  # a predictor is an object, not plain data
+    "grid": Family(GRIDS, DEFAULT_GRID),
 }
 SCHEMA = Schema(top=Arguments, settings={}, families=FAMILIES)
+
+
+@dataclass(frozen=True)
+class Task:
+    """An edit of some of the guides.
+
+    Args:
+        edit: the edit.
+        guides: the guides' numbers.
+        mark: what tells the names of its samples from those of other tasks.
+    """
+
+    edit: SDEdit
+    guides: Sequence[int]
+    mark: str = ""
 
 
 def run(arguments: list[str]) -> None:
@@ -102,21 +165,24 @@ def run(arguments: list[str]) -> None:
     config = configuration(arguments, SCHEMA, USAGE, file_key=CONFIG_KEY, read=without_record)
     if config is None:
         return
-    edit = build_edit(config)
+    edits = build_edits(config)
     folder = Path(config["out"])
-    with Results(folder, earlier_samples(folder, config["overwrite"])) as results:
+    with Results(folder, earlier_results(folder, config["overwrite"])) as results:
         denoiser, description = load_for_editing(config["ckpt"], config["device"])
-        guides = read_guides(config["guide"], image_shape(description))
-        masks = read_masks(config["mask"], guides)
-        seeds = range(config["seed"], config["seed"] + config["samples"])
-        total = len(guides) * len(seeds) * edit.steps * edit.repeats
-        with tqdm(total=total, unit="step", desc="editing", disable=None) as progress, precision(config, denoiser):
-            edits = edit_guides(denoiser, edit, guides, masks, seeds, batch=config["batch"], on_step=progress.update)
-            samples = write_samples(results, edits)
-        write_record(results, samples, guides, config, files_of(description.path))
-    if len(guides) > SHEET_ROWS:
-        logger.info("%s shows the first %d of %d guides", SHEET_FILE, SHEET_ROWS, len(guides))
-    say(f"{len(guides) * len(seeds)} samples in {folder}; see {folder / SHEET_FILE}")
+        if config["t0"] is None:
+            config["t0"] = default_t0(description.path)
+            edits = build_edits(config)
+        denoiser = prepared(denoiser, config, image_shape(description)[1])
+        inputs = read_inputs(config, image_shape(description))
+        writer = Writer(results, config, inputs, files_of(description.path))
+        with precision(config, denoiser):
+            tasks = plan(config, edits, denoiser, inputs)
+            for task, edited, trajectory in edit_all(config, tasks, denoiser, inputs):
+                writer.write(task.edit.t0, task.mark, edited, trajectory)
+        writer.finish()
+    if len(inputs.guides) > SHEET_ROWS:
+        logger.info("%s shows the first %d of %d guides", SHEET_FILE, SHEET_ROWS, len(inputs.guides))
+    say(f"{writer.count} samples in {folder}; see {folder / SHEET_FILE}")
 
 
 def without_record(file: str) -> dict[str, Any]:
@@ -124,21 +190,25 @@ def without_record(file: str) -> dict[str, Any]:
     return {key: value for key, value in read_file(Path(file)).items() if key != RECORD_KEY}
 
 
-def build_edit(config: Mapping[str, Any]) -> SDEdit:
-    """The edit of a resolved configuration.
+def build_edits(config: Mapping[str, Any]) -> list[SDEdit]:
+    """The edits of a resolved configuration: one for each t0, with a placeholder where it is still to be found.
 
     Raises:
         ValueError: an argument out of range.
     """
     parts = {name: build_component(config, name, family) for name, family in FAMILIES.items()}
     defaults = {name: config[name]["name"] for name, family in FAMILIES.items() if parts[name] == default_of(family)}
-    return SDEdit(
-        t0=config["t0"],
-        steps=config["steps"],
-        repeats=config["repeats"],
-        variant=config["variant"],
+    options = ("steps", "repeats", "variant", "anneal", "lowpass")
+    edit = SDEdit(
+        resample=None if config["resample"] is None else tuple(config["resample"]),
+        lowpass_range=tuple(config["lowpass_range"]),
+        **{name: config[name] for name in options},
         **{**parts, **defaults},
     )
+    if config["t0"] in (None, AUTO):
+        return [edit]
+    given = config["t0"] if isinstance(config["t0"], list) else [config["t0"]]
+    return [replace(edit, t0=t0) for t0 in given]
 
 
 def default_of(family: Family) -> Any:
@@ -146,131 +216,77 @@ def default_of(family: Family) -> Any:
     return family.table[family.default]()
 
 
-def precision(config: Mapping[str, Any], denoiser: Denoiser) -> AbstractContextManager[object]:
-    """The context in which the network computes in the precision asked for.
-
-    Autocast leaves the label's embedding in float32: its phases of many turns mean nothing in half precision.
-    """
-    if config["precision"] == "float32":
-        return nullcontext()
-    device = next(denoiser.parameters()).device
-    return torch.autocast(device.type, dtype=getattr(torch, config["precision"]))
+def default_t0(checkpoint: Path) -> float | str:
+    """What calibration has found for a checkpoint, or the middle of the paper's range."""
+    found = calibrated_t0(checkpoint)
+    if found is None:
+        return DEFAULT_T0
+    logger.info("t0 = %s, as calibrated for %s", found, checkpoint)
+    return found
 
 
-def load_for_editing(ckpt: str, device: str) -> tuple[Denoiser, Description]:
-    """The denoiser of a checkpoint, on a device by name, and what the checkpoint says of itself.
-
-    Raises:
-        ConfigError: a device that torch does not know or have.
-        CheckpointError: see `sdedit_pl.checkpoints.load_denoiser`.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device={device} cannot be used here: {str(error).splitlines()[0]}") from error
-    return load_described(ckpt, device)
+def plan(config: Mapping[str, Any], edits: Sequence[SDEdit], denoiser: Denoiser, inputs: Inputs) -> list[Task]:
+    """Which guides are edited how."""
+    everything = range(len(inputs.guides))
+    if config["t0"] == AUTO:
+        found = search(config, edits[0], denoiser, inputs)
+        return [Task(replace(edits[0], t0=its.t0), [number]) for number, its in enumerate(found)]
+    if len(edits) == 1:
+        return [Task(edits[0], everything)]
+    return [Task(edit, everything, f"_t0_{str(edit.t0).replace(':', '')}") for edit in edits]
 
 
-def image_shape(description: Description) -> tuple[int, int]:
-    """(channels, size) of the images of a checkpoint's domain."""
-    image = description.model["image"]
-    return image["channels"], image["size"]
+def search(config: Mapping[str, Any], edit: SDEdit, denoiser: Denoiser, inputs: Inputs) -> list[FoundT0]:
+    """The t0 of each guide that changes its samples by no more than is allowed."""
+    with tqdm(unit="step", desc="searching t0", disable=None) as progress:
+        found = t0_for_l2(
+            denoiser,
+            edit,
+            inputs.guides,
+            inputs.areas,
+            seeds_of(config),
+            config["l2"],
+            batch=config["batch"],
+            on_step=progress.update,
+        )
+    for guide, its in zip(inputs.guides, found, strict=True):
+        logger.info("%s: t0 = %.3g, which changes it by %.3g", guide.path, its.t0, its.distance)
+    return found
 
 
-def read_guides(guide: str, shape: tuple[int, int]) -> list[Guide]:
-    """The guides of a path, folder or glob, with a notice for each that was resized."""
-    channels, size = shape
-    guides = [read_guide(path, size, channels) for path in find_guides(guide)]
-    for item in guides:
-        if item.resized:
-            width, height = item.original_size
-            cropped = " cropped to its central square and" if width != height else ""
-            logger.info("%s is %dx%d,%s resized to the model's %dx%d", item.path, width, height, cropped, size, size)
-    names = [item.path.stem for item in guides]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"guides need names of their own, got several called {', '.join(twice)}")
-    return guides
+def seeds_of(config: Mapping[str, Any]) -> range:
+    """The samples' seeds."""
+    return range(config["seed"], config["seed"] + config["samples"])
 
 
-def read_masks(mask: str | None, guides: Sequence[Guide]) -> list[Bool[Tensor, "1 1 H W"] | None]:
-    """The mask of each guide, its own where none is given, with a notice of those that have none; see `find_masks`."""
-    pairs = list(zip(guides, find_masks(mask, guides), strict=True))
-    masks = [guide.mask if file is None else read_mask(file, guide) for guide, file in pairs]
-    free = [guide.path.stem for guide, found in zip(guides, masks, strict=True) if found is None]
-    if free and mask is not None:
-        logger.info("no mask for %s: edited everywhere", ", ".join(free))
-    return masks
+def edit_all(
+    config: Mapping[str, Any], tasks: Sequence[Task], denoiser: Denoiser, inputs: Inputs
+) -> Iterator[tuple[Task, Edited, Trajectory | None]]:
+    """Every guide's edits, in the order of the tasks, with a progress bar."""
+    seeds = seeds_of(config)
+    total = sum(task.edit.total_steps(denoiser.sde) * len(task.guides) * len(seeds) for task in tasks)
+    with tqdm(total=total, unit="step", desc="editing", disable=None) as progress:
+        for task in tasks:
+            guides = [inputs.guides[number] for number in task.guides]
+            areas = [inputs.areas[number] for number in task.guides]
+            if config["trajectory"]:
+                for guide, area in zip(guides, areas, strict=True):
+                    yield task, *recorded(config, task.edit, denoiser, guide, area, progress)
+                continue
+            for edited in edit_guides(
+                denoiser, task.edit, guides, areas, seeds, batch=config["batch"], on_step=progress.update
+            ):
+                yield task, edited, None
 
 
-def find_masks(mask: str | None, guides: Sequence[Guide]) -> list[Path | None]:
-    """The mask's file for each guide: one for all, or a folder's file of the guide's name, where there is one.
-
-    Raises:
-        ConfigError: if there is no such file, or none for any guide.
-    """
-    if mask is None:
-        return [None] * len(guides)
-    path = Path(mask)
-    if not path.is_dir():
-        if not path.exists():
-            raise ConfigError(f"there is no mask at {mask}; give an image or a folder, white marks what may change")
-        return [path] * len(guides)
-    named = {file.stem: file for file in find_guides(mask)}
-    files = [named.get(guide.path.stem) for guide in guides]
-    if all(file is None for file in files):
-        raise ConfigError(f"no mask in {mask} is named like a guide; {guides[0].path.stem}.png would be")
-    return files
-
-
-def earlier_samples(folder: Path, overwrite: bool) -> list[Path]:
-    """The samples of an earlier edit in `folder`, which a new one replaces: those that its record names.
-
-    Raises:
-        ConfigError: if `folder` is a file, holds anything that is not to be overwritten, or an unreadable record.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"out={folder} is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise ConfigError(f"{folder} already holds files; give another out=, or overwrite=true")
-    file = folder / RECORD_FILE
-    record = read_file(file).get(RECORD_KEY) if file.is_file() else None
-    samples = record.get("samples") if isinstance(record, Mapping) else None
-    names = [name for name in samples if isinstance(name, str)] if isinstance(samples, Mapping) else []
-    return [folder / name for name in names if Path(name).name == name and Path(name).suffix == ".png"]
-
-
-def write_samples(folder: Path, edits: Iterable[Edited]) -> dict[str, dict[str, Any]]:
-    """Writes a PNG for each sample as it comes, and the contact sheet; returns the guide and seed of each file."""
-    samples, shown = {}, []
-    for edit in edits:
-        for image, seed in zip(edit.samples, edit.seeds, strict=True):
-            name = f"{edit.guide.path.stem}_seed{seed}.png"
-            to_picture(image).save(folder / name)
-            samples[name] = {"guide": str(edit.guide.path), "seed": seed}
-        if len(shown) < SHEET_ROWS:
-            shown.append(edit)
-    contact_sheet(shown).save(folder / SHEET_FILE)
-    return samples
-
-
-def write_record(
-    folder: Path,
-    samples: Mapping[str, Any],
-    guides: Sequence[Guide],
-    config: Mapping[str, Any],
-    checkpoint: Sequence[Path],
-) -> None:
-    """Writes what repeats the edit, with the hashes of the files that went in, those of the checkpoint among them."""
-    files = [guide.path for guide in guides] + [path for path in find_masks(config["mask"], guides) if path]
-    record = {
-        "sdedit_pl": version("sdedit_pl"),
-        "torch": str(torch.__version__),
-        "sha256": {str(file): sha256(file) for file in [*checkpoint, *files]},
-        "samples": dict(samples),
-    }
-    # A repetition asks anew whether it may overwrite.
-    repeated = {key: value for key, value in config.items() if key != "overwrite"}
-    (folder / RECORD_FILE).write_text(yaml.safe_dump({**repeated, RECORD_KEY: record}, sort_keys=False))
+def recorded(
+    config: Mapping[str, Any], edit: SDEdit, denoiser: Denoiser, guide: Guide, area: Area | None, progress: tqdm
+) -> tuple[Edited, Trajectory]:
+    """A guide's samples, and the way to the first of them: as many as are made at once and shown."""
+    seeds = seeds_of(config)
+    shown = min(config["batch"] or len(seeds), SHOWN_SAMPLES)
+    recording = RecordingDenoiser(denoiser)
+    (edited,) = edit_guides(recording, edit, [guide], [area], seeds[:shown], batch=shown, on_step=progress.update)
+    rest = edit_guides(denoiser, edit, [guide], [area], seeds[shown:], batch=config["batch"], on_step=progress.update)
+    samples = torch.cat([edited.samples, *(others.samples for others in rest)])
+    return replace(edited, samples=samples, seeds=tuple(seeds)), recording.trajectory()

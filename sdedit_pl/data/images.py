@@ -15,13 +15,13 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageColor, ImageOps
 from torch import Tensor
 
@@ -30,7 +30,7 @@ from sdedit_pl.typing import Images
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 # What Pillow's decoders raise on damaged data, besides OSError (which UnidentifiedImageError is).
-_DECODING_ERRORS = (
+DECODING_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -43,6 +43,9 @@ _DECODING_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
+
+# Where files say how an image is to be turned, as Pillow names it.
+_TURNING = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}
 
 # JPEG can be decoded at 1/2, 1/4 or 1/8, and any image be shrunk by whole factors first: fast, but coarse. Both stay
 # this many times above the target, so that Lanczos' filter does the last part.
@@ -124,17 +127,43 @@ def decode_image(file: bytes | BinaryIO, name: str, image_format: ImageFormat) -
     Raises:
         UnreadableImage: The file is not an image, or is truncated, empty or damaged.
     """
-    stream = io.BytesIO(file) if isinstance(file, bytes) else file
-    try:
-        with Image.open(stream) as image:
-            image.draft(None, (_REDUCING_GAP * image_format.decoded_size,) * 2)
+
+    def convert(image: Image.Image) -> UInt8[Tensor, "C H W"]:
+        side = _REDUCING_GAP * image_format.decoded_size
+        if min(image.size) >= 2 * side:
+            image.draft(None, (side, side))
+        image.load()  # a PNG file may say at its end how it is to be turned
+        if not _TURNING.isdisjoint(image.info):  # to look closer takes a tenth of a small image's time
             ImageOps.exif_transpose(image, in_place=True)
-            return _to_tensor(image, image_format)
-    except Image.UnidentifiedImageError:
-        reason = "it is empty" if isinstance(file, bytes) and not file else "it is not an image"
-        raise UnreadableImage(f"cannot read image {name}: {reason}") from None
-    except _DECODING_ERRORS as error:
-        raise UnreadableImage(f"cannot read image {name}: {error}") from None
+        return _to_tensor(image, image_format)
+
+    return _opened(file, name, convert)
+
+
+def decode_whole(
+    file: bytes, name: str, shape: tuple[int, int], channels: int = 3, background: str = "white"
+) -> UInt8[Tensor, "C H W"]:
+    """Decodes one image file and resamples it, whole, to (height, width) pixels.
+
+    Args:
+        file: Its bytes.
+        name: What messages call it.
+        shape: Height and width of the result.
+        channels: 3 for RGB, 1 for grey.
+        background: Colour under transparent pixels.
+
+    Raises:
+        UnreadableImage: The file is not an image, or is truncated, empty or damaged.
+    """
+
+    def convert(image: Image.Image) -> UInt8[Tensor, "C H W"]:
+        upright = _to_eight_bits(ImageOps.exif_transpose(image), ImageFormat(1, channels, background))
+        height, width = shape
+        if upright.size != (width, height):
+            upright = upright.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
+        return _channels_first(upright)
+
+    return _opened(file, name, convert)
 
 
 def image_to_tensor(image: Image.Image, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
@@ -153,13 +182,23 @@ def image_to_tensor(image: Image.Image, name: str, image_format: ImageFormat) ->
     """
     try:
         return _to_tensor(ImageOps.exif_transpose(image), image_format)
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise UnreadableImage(f"cannot read image {name}: {error}") from None
 
 
 def images_from_bytes(images: UInt8[Tensor, "B C H W"]) -> Images:
     """Maps uint8 0..255 to float32 [-1, 1], on the device where the images are."""
     return images.to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1.0
+
+
+def bytes_from_images(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """Maps [-1, 1] to uint8 0..255, rounded and clamped, on the device where the images are."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def as_saved(images: Images) -> Images:
+    """Images in [-1, 1] as files of 8 bits hold them: clamped and rounded, still in [-1, 1]."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
 
 def held_out(names: Sequence[str], fraction: float) -> list[bool]:
@@ -195,9 +234,31 @@ def held_out(names: Sequence[str], fraction: float) -> list[bool]:
 
 def _to_tensor(image: Image.Image, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
     """The pixels of an upright image in the format, as a view of memory that holds channels last."""
-    square = _square(_to_eight_bits(image, image_format), image_format.decoded_size, image_format.fit)
-    pixels = torch.from_numpy(np.array(square))
+    return _channels_first(_square(_to_eight_bits(image, image_format), image_format.decoded_size, image_format.fit))
+
+
+def _channels_first(image: Image.Image) -> UInt8[Tensor, "C H W"]:
+    pixels = torch.from_numpy(np.array(image))
     return pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels[None]
+
+
+def _opened(
+    file: bytes | BinaryIO, name: str, convert: Callable[[Image.Image], UInt8[Tensor, "C H W"]]
+) -> UInt8[Tensor, "C H W"]:
+    """What `convert` makes of an image file.
+
+    Raises:
+        UnreadableImage: The file is not an image, or is truncated, empty or damaged.
+    """
+    stream = io.BytesIO(file) if isinstance(file, bytes) else file
+    try:
+        with Image.open(stream) as image:
+            return convert(image)
+    except Image.UnidentifiedImageError:
+        reason = "it is empty" if isinstance(file, bytes) and not file else "it is not an image"
+        raise UnreadableImage(f"cannot read image {name}: {reason}") from None
+    except DECODING_ERRORS as error:
+        raise UnreadableImage(f"cannot read image {name}: {error}") from None
 
 
 def _to_eight_bits(image: Image.Image, image_format: ImageFormat) -> Image.Image:

@@ -2,7 +2,8 @@
 
 The guide is an image with coarse changes (strokes, a pasted patch). Noise of level t0 hides its lack of realism and
 keeps its layout; the reverse process, a sampler of the domain, fills realism in again. A high t0 is realistic, a low
-one is faithful. With a mask, pixels outside it are kept. With K repeats, each starts from the result of the one before.
+one is faithful. With a mask, pixels outside it are kept; with a strength map, each pixel has a t0 of its own. With K
+repeats, each starts from the result of the one before.
 
 Source: Meng et al., "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations", ICLR 2022,
 Algorithms 2 to 5.
@@ -18,15 +19,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.editing.variants import VARIANTS
-from sdedit_pl.grids import GRIDS, Grid, start_number, start_time
-from sdedit_pl.noise import Noise, SeededNoise
-from sdedit_pl.sampling import Callback, integrate
+from sdedit_pl.editing.constraints import Constraints, GradedRegion, LowFrequencies, Marginals
+from sdedit_pl.editing.inputs import fitting_mask, fitting_strength, with_noise
+from sdedit_pl.editing.variants import VARIANTS, Variant
+from sdedit_pl.grids import GRIDS, Grid, start_number, start_time, with_jumps_back
+from sdedit_pl.noise import Noise
+from sdedit_pl.sampling import Callback, Constraint, integrate
 from sdedit_pl.sde import SDE
 from sdedit_pl.solvers import SOLVERS, Solver
-from sdedit_pl.typing import Images, Mask
+from sdedit_pl.typing import Images, Mask, Strength, over_images
 
-_RANGE_TOLERANCE = 1e-3
+DEFAULT_SOLVER = "sde_dpm_solver_2m"
+DEFAULT_GRID = "uniform"
 
 
 @dataclass(frozen=True)
@@ -36,40 +40,54 @@ class SDEdit:
     Args:
         t0: the level that the guide is noised to: a time in (0, 1], or a noise level such as "sigma:1.2", which means
             the same for every SDE. The paper's lie in [0.3, 0.6].
-        steps: the number of steps from t0 to 0, whatever t0 is.
+        steps: the number of steps from t0 to 0, whatever t0 is; None for as many as the variant usually takes.
         repeats: how often the edit is run, each time on its own result (K).
         solver: a solver, or a name in `sdedit_pl.solvers.SOLVERS`.
         grid: a time grid, or a name in `sdedit_pl.grids.GRIDS`.
         variant: a name in `sdedit_pl.editing.variants.VARIANTS`; "paper" and "reference" bring their own solver and
             grid, and are only run with the default ones here.
+        anneal: the time that a repeat starts from, relative to that of the repeat before, in (0, 1].
+        resample: (j, r): each j steps are taken r times, with a jump back between, which harmonises what is kept with
+            what is new; for edits with a mask or a strength map.
+        lowpass: how much smaller an image is that still holds the low frequencies to be taken from the guide; None for
+            freedom in them.
+        lowpass_range: the times, from and to, at which they are.
 
     Raises:
-        ValueError: a value out of range, an unknown name, or a solver or grid that the variant is not defined for.
+        ValueError: a value out of range, an unknown name, or a solver, grid or option that the variant is not defined
+            for.
     """
 
     t0: float | str = 0.5
-    steps: int = 100
+    steps: int | None = None
     repeats: int = 1
-    solver: str | Solver = "ancestral"
-    grid: str | Grid = "uniform"
+    solver: str | Solver = DEFAULT_SOLVER
+    grid: str | Grid = DEFAULT_GRID
     variant: str = "exact"
+    anneal: float = 1.0
+    resample: tuple[int, int] | None = None
+    lowpass: int | None = None
+    lowpass_range: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         start_number(self.t0)
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}; 100 is a good start")
         if self.repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {self.repeats}; 1 runs the edit once")
-        if self.variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
-        for family, table, value in (("solver", SOLVERS, self.solver), ("grid", GRIDS, self.grid)):
+        for family, table, value in (
+            ("variant", VARIANTS, self.variant),
+            ("solver", SOLVERS, self.solver),
+            ("grid", GRIDS, self.grid),
+        ):
             if isinstance(value, str) and value not in table:
                 raise ValueError(f"{family} must be one of {', '.join(table)}, got {value!r}")
-        if VARIANTS[self.variant].solver is not None and (self.solver, self.grid) != ("ancestral", "uniform"):
-            raise ValueError(
-                f"variant={self.variant} brings its own solver and grid, got solver={self.solver!r} and "
-                f"grid={self.grid!r}; leave both at their defaults or take variant=exact"
-            )
+        if self.step_count < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}; {self._variant.steps} is usual")
+        self._check_options()
+
+    @property
+    def step_count(self) -> int:
+        """The number of steps from t0 to 0, but for those taken again."""
+        return self._variant.steps if self.steps is None else self.steps
 
     def __call__(
         self,
@@ -77,6 +95,7 @@ class SDEdit:
         guide: Images,
         *,
         edit_mask: Mask | None = None,
+        strength: Strength | None = None,
         seeds: Sequence[int] | None = None,
         noise: Noise | None = None,
         callback: Callback | None = None,
@@ -88,30 +107,34 @@ class SDEdit:
             guide: images in [-1, 1], (B, 3, H, W), on the device of the denoiser; one guide with several seeds gives
                 a sample for each seed.
             edit_mask: True where pixels may change, (B, 1, H, W) or (1, 1, H, W); all may where None.
+            strength: the t0 of each pixel as a fraction of the time t0, in [0, 1], in the shape of a mask, which it
+                takes the place of: pixels of strength 0 are kept.
             seeds: one seed for each sample, 0, 1, ... where None. A sample depends on its guide, mask and seed, not on
                 the batch that it is made in.
             noise: a source of noise in place of `seeds`.
-            callback: called with the state and its time after each of the repeats * steps steps.
+            callback: called with the state and its time after each of the `total_steps` steps.
 
         Returns:
             The edited images, (samples, 3, H, W), on the range of the guide but not clamped to it. Kept pixels equal
             the guide's bit for bit (`variant="exact"`).
 
         Raises:
-            ValueError: a guide, mask or number of seeds that does not fit, or a t0 that the SDE does not reach or the
-                model was not trained on.
+            ValueError: a guide, mask, strength map or number of seeds that does not fit, an option that needs a mask
+                without one, or a t0 that the SDE does not reach or the model was not trained on.
         """
         self.check(denoiser)
-        guide, noise = _with_noise(guide, seeds, noise)
-        if edit_mask is not None:
-            edit_mask = _fitting(edit_mask, guide)
-        variant, times = VARIANTS[self.variant], self.times(denoiser.sde)
-        marginals = variant.marginals(denoiser.sde, times, guide)
-        t0 = guide.new_full((len(guide),), times[0].item())
+        guide, noise = with_noise(guide, seeds, noise)
+        self._check_area(edit_mask, strength, guide)
+        edit_mask = None if edit_mask is None else fitting_mask(edit_mask, guide)
+        strength = None if strength is None else fitting_strength(strength, guide)
         image = result = guide
+        first_step = 0
         with torch.no_grad():
-            for first_step in range(0, self.repeats * len(times), len(times)):
+            for times in self.schedule(denoiser.sde):
+                marginals = self._variant.marginals(denoiser.sde, times, guide)
                 z = noise(first_step, 0, guide)
+                t0, lowest = (guide.new_full((len(guide),), times[index].item()) for index in (0, -2))
+                own_time = None if strength is None else strength * over_images(t0)
                 result = integrate(
                     denoiser,
                     self._solver(),
@@ -119,26 +142,37 @@ class SDEdit:
                     times,
                     noise=noise,
                     first_step=first_step + 1,
-                    last=variant.last,
-                    constraint=edit_mask if edit_mask is None else variant.kept(guide, edit_mask, marginals, z),
+                    last=self._variant.last,
+                    constraint=self._constraint(guide, image, edit_mask, own_time, marginals, z),
                     callback=callback,
                 )
-                image = result if edit_mask is None else torch.where(edit_mask, result, guide)
-        return image if variant.paste else result
+                changed = edit_mask if own_time is None else own_time >= over_images(lowest)
+                image = result if changed is None else torch.where(changed, result, image)
+                first_step += len(times)
+        return image if self._variant.paste else result
 
     def noised_guide(
         self, sde: SDE, guide: Images, *, seeds: Sequence[int] | None = None, noise: Noise | None = None
     ) -> Float[Tensor, "samples C H W"]:
         """The states that the first repeat starts from, (samples, 3, H, W); arguments as in `__call__`."""
-        guide, noise = _with_noise(guide, seeds, noise)
+        guide, noise = with_noise(guide, seeds, noise)
         times = self.times(sde)
         t0 = guide.new_full((len(guide),), times[0].item())
-        return VARIANTS[self.variant].marginals(sde, times, guide).perturb(guide, t0, noise(0, 0, guide))
+        return self._variant.marginals(sde, times, guide).perturb(guide, t0, noise(0, 0, guide))
 
-    def times(self, sde: SDE) -> Float[Tensor, "levels"]:
-        """The times that each repeat visits, from t0 to 0, (steps + 1,), float64 on the CPU."""
+    def times(self, sde: SDE, repeat: int = 0) -> Float[Tensor, "levels"]:
+        """The times that a repeat visits, from its t0 to 0, float64 on the CPU: (steps + 1,), more with jumps back."""
         grid = GRIDS[self.grid]() if isinstance(self.grid, str) else self.grid
-        return grid.times(sde, start_time(self.t0, sde), self.steps)
+        times = grid.times(sde, start_time(self.t0, sde) * self.anneal**repeat, self.step_count)
+        return times if self.resample is None else with_jumps_back(times, *self.resample)
+
+    def schedule(self, sde: SDE) -> list[Float[Tensor, "levels"]]:
+        """The times of all repeats."""
+        return [self.times(sde, repeat) for repeat in range(self.repeats)]
+
+    def total_steps(self, sde: SDE) -> int:
+        """How many steps the solver takes in all."""
+        return sum(int((times.diff() < 0).sum()) for times in self.schedule(sde))
 
     def check(self, denoiser: Denoiser) -> None:
         """Raises ValueError if t0 is a time that the SDE does not reach, or one later than the model was trained on."""
@@ -150,43 +184,66 @@ class SDEdit:
                 f"{denoiser.t_max:.3g} only (noise level {levels[1]:.3g}); take a t0 of at most {denoiser.t_max:.3g}"
             )
 
+    @property
+    def _variant(self) -> Variant:
+        return VARIANTS[self.variant]
+
     def _solver(self) -> Solver:
-        own = VARIANTS[self.variant].solver
+        own = self._variant.solver
         if own is not None:
             return own
         return SOLVERS[self.solver]() if isinstance(self.solver, str) else self.solver
 
+    def _constraint(
+        self,
+        guide: Images,
+        image: Images,
+        edit_mask: Mask | None,
+        own_time: Strength | None,
+        marginals: Marginals,
+        z: Images,
+    ) -> Constraint | None:
+        """What rewrites the states of a repeat that starts from `image`, noised with `z`."""
+        parts: list[Constraint] = []
+        if self.lowpass is not None:
+            parts.append(LowFrequencies(guide, marginals, self.lowpass, *self.lowpass_range))
+        if edit_mask is not None:
+            parts.append(self._variant.kept(image, edit_mask, marginals, z))
+        if own_time is not None:
+            parts.append(GradedRegion(image, own_time, marginals))
+        return None if not parts else parts[0] if len(parts) == 1 else Constraints(parts)
 
-def _with_noise(
-    guide: Images, seeds: Sequence[int] | None, noise: Noise | None
-) -> tuple[Float[Tensor, "samples C H W"], Noise]:
-    """The guide, one image for each sample, and the samples' noise."""
-    if guide.ndim != 4 or not guide.is_floating_point():
-        raise ValueError(f"a guide is a float tensor (B, C, H, W), got {guide.dtype} of shape {tuple(guide.shape)}")
-    if not bool(guide.isfinite().all()):
-        raise ValueError("the guide holds NaN or infinite values; expected images in [-1, 1]")
-    low, high = guide.min().item(), guide.max().item()
-    if low < -1 - _RANGE_TOLERANCE or high > 1 + _RANGE_TOLERANCE:
-        raise ValueError(f"a guide's pixels lie in [-1, 1], got [{low:.4g}, {high:.4g}]; map 0..255 with x / 127.5 - 1")
-    if noise is not None:
-        if seeds is not None:
-            raise ValueError("give seeds or noise, not both")
-        return guide, noise
-    seeds = range(len(guide)) if seeds is None else seeds
-    if len(guide) == 1:
-        guide = guide.expand(len(seeds), -1, -1, -1)
-    if len(seeds) != len(guide):
-        raise ValueError(f"{len(guide)} guides need {len(guide)} seeds, got {len(seeds)}; one guide takes any number")
-    return guide, SeededNoise(seeds)
+    def _check_options(self) -> None:
+        if not 0 < self.anneal <= 1:
+            raise ValueError(f"anneal must lie in (0, 1], got {self.anneal}; 1 starts every repeat from t0")
+        if self.anneal != 1 and self.repeats == 1:
+            raise ValueError(f"anneal={self.anneal} is for several repeats, got repeats=1; give repeats=2 or more")
+        if self.lowpass is not None and self.lowpass < 2:
+            raise ValueError(f"lowpass must be at least 2, got {self.lowpass}; 4 keeps coarse colours, 16 the mood")
+        low, high = self.lowpass_range
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"lowpass_range is a range of times within [0, 1], got {low} to {high}; 0,1 is all")
+        if self._variant.solver is None:
+            return
+        if (self.solver, self.grid) != (DEFAULT_SOLVER, DEFAULT_GRID):
+            raise ValueError(
+                f"variant={self.variant} brings its own solver and grid, got solver={self.solver!r} and "
+                f"grid={self.grid!r}; leave both at their defaults or take variant=exact"
+            )
+        if (self.anneal, self.resample, self.lowpass) != (1, None, None):
+            raise ValueError(
+                f"variant={self.variant} follows what was published, which has no anneal, resample or lowpass; take "
+                "variant=exact for these"
+            )
 
-
-def _fitting(edit_mask: Mask, guide: Images) -> Mask:
-    """The mask on the guide's device, if it fits the guide."""
-    expected = f"(1 or {len(guide)}, 1, {guide.shape[2]}, {guide.shape[3]})"
-    if edit_mask.dtype != torch.bool:
-        raise ValueError(f"edit_mask is boolean, True where pixels may change, got {edit_mask.dtype}; compare with > 0")
-    if edit_mask.ndim != 4 or edit_mask.shape[1:] != (1, *guide.shape[2:]) or len(edit_mask) not in (1, len(guide)):
-        raise ValueError(f"edit_mask must have shape {expected} for this guide, got {tuple(edit_mask.shape)}")
-    if not bool(edit_mask.flatten(1).any(1).all()):
-        raise ValueError("edit_mask is False everywhere: nothing may change; True marks what may")
-    return edit_mask.to(guide.device)
+    def _check_area(self, edit_mask: Mask | None, strength: Strength | None, guide: Images) -> None:
+        if edit_mask is not None and strength is not None:
+            raise ValueError("give edit_mask or strength, not both; a strength map is 0 where pixels are kept")
+        if strength is not None and self._variant.solver is not None:
+            raise ValueError(f"variant={self.variant} knows masks only, got a strength map; take variant=exact")
+        if self.resample is not None and edit_mask is None and strength is None:
+            raise ValueError("resample harmonises kept with new regions, and all is new here; give a mask, or leave it")
+        if self.lowpass is not None and self.lowpass > min(guide.shape[2:]):
+            raise ValueError(
+                f"lowpass={self.lowpass} is more than the {min(guide.shape[2:])} pixels of an image; take a smaller one"
+            )

@@ -31,6 +31,7 @@ class Variant:
     """What differs between the ways to run SDEdit.
 
     Args:
+        steps: how many are usual.
         solver: the only solver, on the uniform grid, that the variant is defined for; None: any, on any grid.
         last: what the last step returns, see `sdedit_pl.sampling.integrate`.
         kept_level: at which level kept pixels are written after a step, see `KeptRegion`.
@@ -39,6 +40,7 @@ class Variant:
         chain_marginals: whether images are noised by the product of the chain's steps instead of in closed form.
     """
 
+    steps: int
     solver: Solver | None = None
     last: LastStep = "denoised"
     kept_level: Literal["reached", "left"] = "reached"
@@ -86,8 +88,9 @@ class ChainMarginals:
 
 
 VARIANTS: dict[str, Variant] = {
-    "exact": Variant(),
+    "exact": Variant(steps=20),
     "paper": Variant(
+        steps=500,
         solver=Ancestral(variance="large", chain="paper"),
         last="sample",
         kept_level="left",
@@ -95,6 +98,6 @@ VARIANTS: dict[str, Variant] = {
         chain_marginals=True,
     ),
     "reference": Variant(
-        solver=Ancestral(variance="small"), last="mean", kept_level="left", one_noise=True, paste=False
+        steps=500, solver=Ancestral(variance="small"), last="mean", kept_level="left", one_noise=True, paste=False
     ),
 }

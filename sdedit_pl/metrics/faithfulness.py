@@ -5,9 +5,14 @@ Source: Meng et al., "SDEdit", ICLR 2022, section 5: L2 between guide and output
 
 from __future__ import annotations
 
-from jaxtyping import Float
+import abc
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from sdedit_pl.metrics.gathered import ImageMetric
 from sdedit_pl.typing import Images
 
 
@@ -22,3 +27,59 @@ def squared_l2(images: Images, others: Images) -> Float[Tensor, "B"]:
 def root_mean_square(images: Images, others: Images) -> Float[Tensor, "B"]:
     """The difference on [0, 1] as a root mean square over channels and pixels, which compares across sizes, (B,)."""
     return ((images - others) / 2).square().flatten(1).mean(1).sqrt()
+
+
+class ImageMean(ImageMetric, abc.ABC):
+    """The mean over images of a number of each, with its standard error.
+
+    `compute` returns the mean under the metric's name, and its error, of independent images, under `<name>_error`: nan
+    for a single image.
+
+    Args:
+        name: of the number.
+        options: of `torchmetrics.Metric`.
+    """
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(name, torch.empty(0), **options)
+        self.name = name
+
+    def compute(self) -> dict[str, Float[Tensor, ""]]:
+        """The mean and its error.
+
+        Raises:
+            TooFewImages: there is no image.
+        """
+        values, _ = self.gathered()
+        error = values.std() / len(values) ** 0.5 if len(values) > 1 else values.new_tensor(float("nan"))
+        return {self.name: values.mean(), f"{self.name}_error": error}
+
+
+class SquaredL2(ImageMean):
+    """The mean of `squared_l2` between edits and guides, as `squared_l2`.
+
+    Args:
+        options: of `torchmetrics.Metric`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("squared_l2", **options)
+
+    def update(self, images: Images, others: Images, numbers: Int[Tensor, "B"] | None = None) -> None:
+        """Adds edits and their guides, in [-1, 1], with the numbers of the edits."""
+        self.append(squared_l2(images, others), numbers)
+
+
+class RootMeanSquare(ImageMean):
+    """The mean of `root_mean_square` between edits and guides, as `rms`.
+
+    Args:
+        options: of `torchmetrics.Metric`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("rms", **options)
+
+    def update(self, images: Images, others: Images, numbers: Int[Tensor, "B"] | None = None) -> None:
+        """Adds edits and their guides, in [-1, 1], with the numbers of the edits."""
+        self.append(root_mean_square(images, others), numbers)

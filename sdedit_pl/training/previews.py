@@ -101,5 +101,5 @@ class Previews(lightning.Callback):
         """Samples from the prior, with as many steps as an edit takes."""
         noise = SeededNoise(range(self.samples))
         prior = denoiser.sde.prior_sample(noise(0, 0, torch.empty(self.samples, *self.image_shape, device=device)))
-        times = GRIDS["log_snr"]().times(denoiser.sde, 1.0, self.edit.steps)
+        times = GRIDS["log_snr"]().times(denoiser.sde, 1.0, self.edit.step_count)
         return integrate(denoiser, SOLVERS["ancestral"](), prior, times, noise=noise)

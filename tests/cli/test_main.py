@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sdedit_pl.cli import VERBS, demo, edit, export, import_, info, main, pack
+from sdedit_pl.cli import VERBS, calibrate, demo, edit, evaluate, export, import_, info, main, pack, study
 from sdedit_pl.config import Key, Schema, keys_of
 from sdedit_pl.settings import TRAINING
 
@@ -14,6 +14,9 @@ SCHEMAS = {
     "pack": pack.SCHEMA,
     "train": TRAINING,
     "edit": edit.SCHEMA,
+    "calibrate": calibrate.SCHEMA,
+    "evaluate": evaluate.SCHEMA,
+    "study": study.BUILD,
     "demo": demo.SCHEMA,
     "info": info.SCHEMA,
     "import": import_.SCHEMA,

@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 
 from sdedit_pl.cli import main
-from sdedit_pl.cli.edit import SCHEMA, build_edit, image_shape, load_for_editing, read_guides, read_masks
-from sdedit_pl.editing import sdedit
+from sdedit_pl.cli.edit import SCHEMA, build_edits
+from sdedit_pl.cli.edit_inputs import image_shape, read_areas, read_guides
+from sdedit_pl.cli.edit_model import load_for_editing
+from sdedit_pl.editing import inputs
 from sdedit_pl.editing.sheets import to_picture
 from sdedit_pl.noise import RecordedNoise
 
@@ -63,8 +65,8 @@ def test_edits_are_the_runners_numbers(run: str, runner: Path, reference: Path) 
     config = SCHEMA.resolve(given, typed)
     denoiser, description = load_for_editing(config["ckpt"], "cpu")
     guides = read_guides(config["guide"], image_shape(description))
-    masks = [mask for mask in read_masks(config["mask"], guides) if mask is not None]
-    samples = build_edit(config)(
+    masks = [mask for mask in read_areas("mask", config["mask"], guides) if mask is not None]
+    samples = build_edits(config)[0](
         denoiser,
         torch.cat([guide.image for guide in guides]),
         edit_mask=torch.cat(masks),
@@ -79,7 +81,7 @@ def test_the_whole_command_leaves_the_runners_pictures(
 ) -> None:
     """The command line itself, its seeds replaced by the record of what the runner drew, to one level of 255."""
     data = recorded(reference, run)
-    monkeypatch.setattr(sdedit, "SeededNoise", lambda seeds: RecordedNoise([z[: len(seeds)] for z in data["noise"]]))
+    monkeypatch.setattr(inputs, "SeededNoise", lambda seeds: RecordedNoise([z[: len(seeds)] for z in data["noise"]]))
     assert main(["edit", *arguments(data, f"{run}_0.pth"), "samples=1", "device=cpu", "out=edited"]) == 0
     found = np.asarray(Image.open(runner / "edited" / f"{run}_0_seed0.png")).astype(int)
     expected = np.asarray(to_picture(data["samples"][-1][0])).astype(int)

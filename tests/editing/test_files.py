@@ -10,7 +10,15 @@ import torch
 from PIL import Image
 
 from sdedit_pl.data.images import UnreadableImage
-from sdedit_pl.editing.files import Guide, find_guides, image_size, read_guide, read_mask
+from sdedit_pl.editing.files import (
+    Guide,
+    find_guides,
+    image_size,
+    read_guide,
+    read_large_guide,
+    read_mask,
+    read_strength,
+)
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 FREE = np.zeros((16, 16), dtype=bool)
@@ -153,3 +161,45 @@ def test_no_guides_are_refused(tmp_path: Path) -> None:
     for guide in ("none.png", "*.png"):
         with pytest.raises(ValueError, match=r"there is no guide at .*; give an image file, a folder or a glob"):
             find_guides(str(tmp_path / guide))
+
+
+def test_a_large_guide_keeps_its_size_and_proportions(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (20, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    guide = read_large_guide(tmp_path / "wide.png", 16)
+    assert guide.whole and not guide.resized and guide.original_size == (50, 20)
+    assert np.array_equal(((guide.image[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy(), pixels)
+    assert read_large_guide(tmp_path / "wide.png", 16, side=40).image.shape == (1, 3, 40, 100)
+    # ... but is never smaller than a window
+    assert read_large_guide(tmp_path / "wide.png", 32).image.shape == (1, 3, 32, 80)
+    assert read_large_guide(tmp_path / "wide.png", 16, channels=1).image.shape == (1, 1, 20, 50)
+
+
+def test_what_may_change_of_a_large_guide_is_not_cropped(tmp_path: Path) -> None:
+    free = np.zeros((20, 50), dtype=np.uint8)
+    free[:, 45:] = 255
+    Image.fromarray(np.zeros((20, 50, 3), dtype=np.uint8)).save(tmp_path / "wide.png")
+    Image.fromarray(free).save(tmp_path / "free.png")
+    guide = read_large_guide(tmp_path / "wide.png", 16)
+    assert np.array_equal(read_mask(tmp_path / "free.png", guide)[0, 0].numpy(), free > 0)
+    doubled = read_large_guide(tmp_path / "wide.png", 16, side=40)
+    strength = read_strength(tmp_path / "free.png", doubled)
+    assert strength.shape == (1, 1, 40, 100)
+    assert strength[..., :85].max() == 0 and strength[..., 95:].min() == 1
+
+
+def test_a_large_guide_of_the_runner_or_smaller_than_a_window_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "guide.png")
+    with pytest.raises(ValueError, match="at least a window's 16 pixels, got 12"):
+        read_large_guide(tmp_path / "guide.png", 16, side=12)
+    with pytest.raises(ValueError, match="has the model's size, which needs no windows"):
+        read_large_guide(tmp_path / "guide.pth", 16)
+
+
+def test_a_strength_map_holds_its_grey_values(guide: Guide, tmp_path: Path) -> None:
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(grey).save(tmp_path / "map.png")
+    assert torch.equal(read_strength(tmp_path / "map.png", guide)[0, 0], torch.from_numpy(grey).float() / 255)
+    Image.fromarray(0 * grey).save(tmp_path / "black.png")
+    with pytest.raises(ValueError, match="all black, so nothing may change; white is edited from t0 on"):
+        read_strength(tmp_path / "black.png", guide)

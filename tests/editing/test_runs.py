@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from sdedit_pl import SDEdit, load_denoiser
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.files import Guide
 from sdedit_pl.editing.runs import Edited, edit_guides
+from sdedit_pl.editing.windows import windowed
 from sdedit_pl.solvers import SOLVERS
 
 EDIT = SDEdit(t0=0.5, steps=5)
@@ -104,3 +106,67 @@ def test_every_solver_edits_with_a_network(denoiser: Denoiser, solver: str) -> N
     edit = SDEdit(steps=40, solver=solver)
     for edited in run(denoiser, batch=6, seeds=(0, 1), edit=edit):
         assert edited.samples.isfinite().all()
+
+
+@pytest.fixture
+def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
+    """Makes every device run out of memory above a number of samples; returns the batches that are tried."""
+    edit = SDEdit.__call__
+
+    def limit(room: int) -> list[int]:
+        batches: list[int] = []
+
+        def call(self: SDEdit, denoiser: Denoiser, guide: Tensor, **arguments: Any) -> Tensor:
+            batches.append(len(guide))
+            if len(guide) > room:
+                arguments["callback"](guide, 0.5)
+                raise torch.OutOfMemoryError("as a GPU says it")
+            return edit(self, denoiser, guide, **arguments)
+
+        monkeypatch.setattr(SDEdit, "__call__", call)
+        return batches
+
+    return limit
+
+
+def test_a_batch_that_does_not_fit_is_halved(denoiser: Denoiser, room_for: Callable[[int], list[int]]) -> None:
+    arguments = (denoiser, EDIT, some_guides(3), [None] * 3, SEEDS)
+    usual, steps = list(edit_guides(*arguments)), []
+    batches = room_for(2)
+    edits = list(edit_guides(*arguments, on_step=steps.append))
+    assert batches == [9, 4, 2, 2, 2, 2, 1]
+    assert sum(steps) == 3 * 3 * 5
+    for edited, its in zip(edits, usual, strict=True):
+        assert torch.equal(edited.samples, its.samples)
+
+
+@pytest.mark.parametrize(
+    ("room", "batch", "message"),
+    [(2, 3, "cpu has too little memory for batch=3; give a smaller one"), (0, None, "memory for a single sample")],
+)
+def test_a_batch_that_was_asked_for_or_is_one_sample_is_refused(
+    denoiser: Denoiser, room_for: Callable[[int], list[int]], room: int, batch: int | None, message: str
+) -> None:
+    room_for(room)
+    with pytest.raises(ValueError, match=message):
+        list(edit_guides(denoiser, EDIT, some_guides(1), [None], SEEDS, batch=batch, on_step=lambda samples: None))
+
+
+def test_masks_and_strength_maps_are_not_mixed(denoiser: Denoiser) -> None:
+    areas = [left_half(), left_half().float(), None]
+    with pytest.raises(ValueError, match="masks and strength maps cannot be given together"):
+        list(edit_guides(denoiser, EDIT, some_guides(3), areas, SEEDS))
+    maps = list(edit_guides(denoiser, EDIT, some_guides(3), [None, left_half().float(), None], SEEDS))
+    masks = list(edit_guides(denoiser, EDIT, some_guides(3), [None, left_half(), None], SEEDS))
+    for of_map, of_mask in zip(maps, masks, strict=True):
+        assert torch.equal(of_map.samples, of_mask.samples)
+
+
+def test_guides_of_several_sizes_are_edited_apart(denoiser: Denoiser) -> None:
+    guides = some_guides(3)
+    guides[1] = guides[1]._replace(image=torch.nn.functional.interpolate(guides[1].image, size=(20, 32)))
+    windows = windowed(denoiser, 16, 8)
+    edits = list(edit_guides(windows, EDIT, guides, [None] * 3, SEEDS))
+    assert [edited.samples.shape[2:] for edited in edits] == [(16, 16), (20, 32), (16, 16)]
+    alone = next(edit_guides(denoiser, EDIT, guides[2:], [None], SEEDS))
+    torch.testing.assert_close(edits[2].samples, alone.samples)

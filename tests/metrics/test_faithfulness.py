@@ -1,10 +1,12 @@
-"""Distances between images: on [0, 1], summed or averaged over pixels and channels."""
+"""Distances between images: on [0, 1], summed or averaged over pixels and channels, and their means."""
 
 from __future__ import annotations
 
+import pytest
 import torch
+from torchmetrics import MetricCollection
 
-from sdedit_pl.metrics import root_mean_square, squared_l2
+from sdedit_pl.metrics import RootMeanSquare, SquaredL2, root_mean_square, squared_l2
 
 
 def test_black_and_white_differ_by_one_in_every_number() -> None:
@@ -19,3 +21,36 @@ def test_each_image_is_compared_with_its_own() -> None:
     others[1, 0, 2, 3] = 0.5
     assert squared_l2(images, others).tolist() == [0.0, 0.0625]
     torch.testing.assert_close(root_mean_square(images, others)[1], torch.tensor((0.0625 / 192) ** 0.5))
+
+
+def test_metrics_are_means_over_images_with_their_standard_error() -> None:
+    black, greys = torch.full((4, 3, 2, 2), -1.0), torch.tensor([-1.0, 0.0, 0.0, 1.0])
+    others = greys.reshape(4, 1, 1, 1).expand(4, 3, 2, 2)
+    metrics = MetricCollection([SquaredL2(), RootMeanSquare()])
+    metrics.update(black[:3], others[:3])
+    metrics.update(black[3:], others[3:])
+    found = {name: value.item() for name, value in metrics.compute().items()}
+    l2, rms = torch.tensor([0.0, 3.0, 3.0, 12.0]), torch.tensor([0.0, 0.5, 0.5, 1.0])
+    expected = {
+        "squared_l2": l2.mean().item(),
+        "squared_l2_error": l2.std().item() / 2,
+        "rms": rms.mean().item(),
+        "rms_error": rms.std().item() / 2,
+    }
+    assert found == pytest.approx(expected)
+
+
+def test_metrics_of_a_first_batch_without_any_difference_stay_apart() -> None:
+    """Equal states make torchmetrics take two metrics for one: states of different things have different names."""
+    metrics = MetricCollection([SquaredL2(), RootMeanSquare()])
+    images = torch.zeros(2, 3, 4, 4)
+    metrics.update(images, images)
+    metrics.update(images, images + 1)
+    found = metrics.compute()
+    assert found["squared_l2"].item() == pytest.approx(6.0) and found["rms"].item() == pytest.approx(0.25)
+
+
+def test_the_error_of_a_single_image_is_unknown() -> None:
+    metric = SquaredL2()
+    metric.update(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2))
+    assert metric.compute()["squared_l2"] == 0 and metric.compute()["squared_l2_error"].isnan()

@@ -1,14 +1,17 @@
-"""Features: the classifier they come from still classifies, and its weights are checked."""
+"""Features: the classifier they come from still classifies, its weights are checked, one batch is held at a time."""
 
 from __future__ import annotations
 
 import pickle
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from colour import Colour
 
-from sdedit_pl.metrics import FEATURES, EfficientNetLite0, features_of
+from sdedit_pl.metrics import PIXELS, EfficientNetLite0, TooFewImages, features_of, stream_features
 from sdedit_pl.metrics.features import checked_weights
 
 
@@ -21,10 +24,9 @@ def images(count: int, side: int = 64) -> torch.Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.mark.parametrize("name", FEATURES)
-def test_features_are_vectors_that_tell_images_apart(name: str) -> None:
-    found = FEATURES[name]()(images(3))
-    assert found.ndim == 2 and len(found) == 3
+def test_features_are_vectors_that_tell_images_apart(extractor: EfficientNetLite0) -> None:
+    found = extractor(images(3))
+    assert found.shape == (3, 1280)
     assert torch.pdist(found).min() > 0.1
 
 
@@ -51,6 +53,42 @@ def test_batches_do_not_change_features(extractor: EfficientNetLite0) -> None:
     together, apart = features_of(extractor, images(5)), features_of(extractor, images(5), batch=2)
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
     assert not together.requires_grad
+
+
+def test_precision_and_mode_of_the_surroundings_do_not_matter(extractor: EfficientNetLite0) -> None:
+    expected = extractor(images(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = extractor.train()(images(2).requires_grad_())
+    assert found.dtype == torch.float32 and not found.requires_grad
+    assert found.equal(expected)
+
+
+def test_pixels_as_networks_take_them() -> None:
+    greys = torch.tensor([-1.0, -0.5, 0.0, 1.0, 1.5]).reshape(1, 1, 1, 5)
+    assert PIXELS["signed"](greys).equal(greys)
+    assert PIXELS["unit"](greys).flatten().tolist() == [0, 0.25, 0.5, 1, 1.25]
+    whole = PIXELS["uint8"](greys)
+    assert whole.dtype == torch.uint8 and whole.flatten().tolist() == [0, 64, 128, 255, 255]
+
+
+def test_one_batch_is_held_at_a_time() -> None:
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def batches() -> Iterator[torch.Tensor]:
+        for _ in range(4):
+            assert not [reference for reference in alive if reference() is not None]
+            batch = images(2, side=8)
+            alive.append(weakref.ref(batch))
+            yield batch
+            del batch
+
+    found = stream_features(Colour(), batches())
+    assert found.equal(Colour()(images(2, side=8)).repeat(4, 1)) and len(alive) == 4
+
+
+def test_no_images_have_no_features() -> None:
+    with pytest.raises(TooFewImages, match="features need at least 1 image, got none"):
+        stream_features(Colour(), [])
 
 
 def test_other_weights_are_refused_and_code_is_not_run(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
-"""KID: the published formula, no bias, and groups that only count across."""
+"""KID: the published formula, no bias, groups that only count across, and how sure it is."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch_fidelity.metric_kid import kid_features_to_metric
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from sdedit_pl.metrics import kernel_distance
-from sdedit_pl.metrics.kid import polynomial_kernel
+from sdedit_pl.metrics import TooFewImages, kernel_distance, kid
+from sdedit_pl.metrics.kid import kernel_distance_with_interval, polynomial_kernel, subset_distances
 
 
 def features(count: int, seed: int, shift: float = 0.0, dimension: int = 16) -> torch.Tensor:
@@ -101,3 +102,85 @@ def test_refuses_groups_of_one_set_alone_and_too_few() -> None:
         kernel_distance(x, x, torch.arange(6))
     with pytest.raises(ValueError, match="at least 3 groups in each set, got 2 in y"):
         kernel_distance(x, x, torch.arange(6), torch.arange(6) % 2)
+
+
+@pytest.mark.filterwarnings("ignore:Metric .* will save all extracted features")
+def test_subsets_are_those_of_torchmetrics() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randint(0, 10, (50, 3, 1, 1), generator=generator, dtype=torch.uint8)
+    generated = torch.randint(3, 12, (40, 3, 1, 1), generator=generator, dtype=torch.uint8)
+    other = KernelInceptionDistance(feature=Flat(), subsets=7, subset_size=30).set_dtype(torch.float64)
+    other.update(real, real=True)
+    other.update(generated, real=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        mean, deviation = other.compute()
+    found = subset_distances(generated.flatten(1).float(), real.flatten(1).float(), subsets=7, size=30, seed=5)
+    assert deviation > 0.01
+    assert found == pytest.approx((mean.item(), deviation.item()), rel=1e-5)
+
+
+def test_agrees_with_torch_fidelity_on_the_same_features() -> None:
+    x, y = features(60, 0, shift=0.4), features(60, 1)
+    whole = kid_features_to_metric(x.double(), y.double(), kid_subsets=1, kid_subset_size=60, verbose=False)
+    found = subset_distances(x, y, subsets=1, size=60)
+    assert found.mean == pytest.approx(whole["kernel_inception_distance_mean"], rel=1e-9)
+    assert found.deviation == 0
+    many = kid_features_to_metric(x.double(), y.double(), kid_subsets=400, kid_subset_size=30, verbose=False)
+    found = subset_distances(x, y, subsets=400, size=30)
+    deviation = many["kernel_inception_distance_std"]
+    assert abs(found.mean - many["kernel_inception_distance_mean"]) < 4 * deviation * (2 / 400) ** 0.5
+    assert found.deviation == pytest.approx(deviation, rel=0.25)
+
+
+def test_sets_larger_than_a_block_are_summed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, groups = features(12, 0), features(9, 1, shift=0.3), torch.arange(12) // 2
+    whole = kernel_distance_with_interval(x, y, groups, groups[:9])
+    subsets = subset_distances(x, y, 3, 8)
+    monkeypatch.setattr(kid, "_ROWS", 5)
+    estimate, interval = kernel_distance_with_interval(x, y, groups, groups[:9])
+    assert estimate == pytest.approx(whole[0]) and interval == pytest.approx(whole[1])
+    assert subset_distances(x, y, 3, 8) == pytest.approx(subsets)
+
+
+def test_the_interval_covers_the_distance_about_as_often_as_it_says() -> None:
+    found = [
+        kernel_distance_with_interval(features(40, 2 * k), features(40, 2 * k + 1, shift=0.6), draws=400)
+        for k in range(200)
+    ]
+    truth = sum(estimate.value for estimate, _ in found) / len(found)
+    covered = sum(interval.low <= truth <= interval.high for _, interval in found)
+    assert 0.88 <= covered / len(found) <= 0.99
+
+
+def test_the_interval_is_as_wide_as_the_number_of_groups_makes_it() -> None:
+    groups = torch.arange(20).repeat_interleave(5)
+    x = features(20, 0, shift=0.6).repeat_interleave(5, 0) + 0.1 * features(100, 2)
+    y = features(20, 1).repeat_interleave(5, 0) + 0.1 * features(100, 3)
+    alone, grouped = (kernel_distance_with_interval(x, y, *given)[1] for given in ((None, None), (groups, groups + 20)))
+    assert grouped.high - grouped.low > 1.5 * (alone.high - alone.low)
+
+
+def test_seeds_decide() -> None:
+    x, y = features(20, 0), features(20, 1, shift=0.3)
+    intervals = [kernel_distance_with_interval(x, y, draws=50, seed=seed)[1] for seed in (0, 0, 1)]
+    assert intervals[0] == intervals[1] != intervals[2]
+    subsets = [subset_distances(x, y, 5, 10, seed=seed) for seed in (0, 0, 1)]
+    assert subsets[0] == subsets[1] != subsets[2]
+
+
+def test_a_set_beside_itself_is_two_sets() -> None:
+    x = features(20, 0)
+    assert subset_distances(x, x, 3, 10) == subset_distances(x, x.clone(), 3, 10)
+    assert kernel_distance(x, x) == kernel_distance(x, x.clone())
+
+
+def test_too_small_a_set_is_told_how_many_images_are_needed() -> None:
+    with pytest.raises(
+        TooFewImages, match="subsets of 1000 images needs at least 1000 in each set, got 6 generated im"
+    ):
+        subset_distances(features(6, 0), features(2000, 1))
+    with pytest.raises(TooFewImages, match="got 5 real images; give more images, or subset_size=5 or less"):
+        subset_distances(features(6, 0), features(5, 1), size=6)
+    with pytest.raises(ValueError, match="a KID subset has at least 2 images, got subset_size=1"):
+        subset_distances(features(6, 0), features(5, 1), size=1)

@@ -1,0 +1,349 @@
+"""`sdedit evaluate`: the paper's evaluation of a model, on a user's own images."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from sdedit_pl.build import build_component
+from sdedit_pl.checkpoints import Description
+from sdedit_pl.checkpoints.calibrated import fingerprint
+from sdedit_pl.cli import say, speaks
+from sdedit_pl.cli.arguments import configuration
+from sdedit_pl.cli.calibrate import chosen_images
+from sdedit_pl.cli.edit import FAMILIES as EDIT_FAMILIES
+from sdedit_pl.cli.edit import default_of, default_t0
+from sdedit_pl.cli.edit_inputs import image_shape
+from sdedit_pl.cli.edit_model import load_for_editing
+from sdedit_pl.cli.results import Results
+from sdedit_pl.config import ConfigError, Family, Schema, construct, require_at_least
+from sdedit_pl.data.choice import ChosenImages
+from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.evaluation import ABLATIONS, BASELINES, TASKS, AblationValues, Settings, make_plan
+from sdedit_pl.evaluation.ablations import COMPARED, MODEL
+from sdedit_pl.evaluation.contents import make_report
+from sdedit_pl.evaluation.groups import group_numbers, read_groups, short_name
+from sdedit_pl.evaluation.making import EvaluationData, make_images
+from sdedit_pl.evaluation.measuring import LEAST_GROUPS, LEAST_IMAGES, Evaluation, Instruments
+from sdedit_pl.evaluation.others import find_outputs
+from sdedit_pl.evaluation.plan import GUIDE, MASK, ORIGINAL, OURS, Plan
+from sdedit_pl.evaluation.report import METRICS_FILE, REPORT_HTML, log_to_wandb
+from sdedit_pl.evaluation.store import Record, Store, check_place, digest_of
+from sdedit_pl.evaluation.tasks import Partners, partners
+from sdedit_pl.grids import start_time
+from sdedit_pl.metrics import FEATURES, FeatureExtractor, MaskedLPIPS, WeightsUnavailable
+from sdedit_pl.metrics.perceptual import SMALLEST
+
+logger = logging.getLogger(__name__)
+
+USAGE = """sdedit evaluate ckpt=FILE data=FOLDER|SHARDS [key=value ...]
+
+Makes the inputs of the paper's tasks from validation images, edits them, measures the edits and what they are compared
+with, and writes report.html, report.md and metrics.json to `out`, with all images. The same command goes on where it
+was interrupted; with other tasks, baselines, ablations or outputs it adds them."""
+
+FREE = ("out", "accelerator", "devices", "num_nodes", "batch", "wandb", "overwrite")
+"""Keys that change no number."""
+
+
+@dataclass
+class Arguments:
+    """What to evaluate, and how.
+
+    Args:
+        ckpt: the checkpoint; see sdedit edit.
+        data: images of the domain: a folder, or shards (a folder, file, pattern or URL).
+        out: folder of the results.
+        compare: another checkpoint for images of the same size, for the ablation sde: VE against VP, say.
+        split: val, the images that training holds out of `data`, or all, for data that training has not seen.
+        val_fraction: share of the images held out where data has no val of its own; as in training.
+        images: how many images, spread evenly over those there are; null for all.
+        groups: CSV file of lines `name,group`: images of one group (of one scene or person) are not taken for
+            independent by KID, nor pasted on each other; null for independent images.
+        tasks: of stroke_synthesis, stroke_editing, compositing.
+        baselines: of ddim, poisson, laplacian, nearest_sample; the guide itself is always one.
+        ablations: of t0, colours, repeats, steps, solver, sde; their values are the keys of the section ablation.
+        outputs: images of other systems, outputs.NAME=FOLDER: a folder for each task, named like it, of images named
+            like the guides in `out`.
+        t0: how far guides are noised; null for what sdedit calibrate has found for the checkpoint, or else 0.5.
+        steps: solver steps from t0 to 0; null for as many as the variant needs.
+        repeats: how often edits are repeated on their own result (K).
+        variant: exact, or paper or reference, which follow the published algorithms and code to the letter.
+        seed: of the inputs; edit number n has the seed `seed` + n.
+        lpips: network of the masked LPIPS, alex, vgg or squeeze; none leaves it out.
+        lpips_weights: torchvision's file of that network; null looks in torch's cache and then fetches it.
+        kid_subset: KID also as the mean over 100 random subsets of so many images, as other programs give it (1000 is
+            usual); null without.
+        batch: images edited at once on each device; it changes nothing but speed and memory.
+        accelerator: auto, cpu, gpu, ...
+        devices: devices on each node; auto takes all.
+        num_nodes: machines; they share the folder `out`.
+        wandb: project of Weights & Biases that the report goes to as well; null for none.
+        overwrite: make all images in `out` anew.
+    """
+
+    ckpt: str
+    data: str
+    out: str = "outputs/evaluation"
+    compare: str | None = None
+    split: Literal["val", "all"] = "val"
+    val_fraction: float = 0.05
+    images: int | None = None
+    groups: str | None = None
+    tasks: tuple[str, ...] = tuple(TASKS)
+    baselines: tuple[str, ...] = tuple(BASELINES)
+    ablations: tuple[str, ...] = ("t0", "colours")
+    outputs: dict[str, str] | None = None
+    t0: float | str | None = None
+    steps: int | None = None
+    repeats: int = 1
+    variant: str = "exact"
+    seed: int = 0
+    lpips: Literal["alex", "vgg", "squeeze", "none"] = "alex"
+    lpips_weights: str | None = None
+    kid_subset: int | None = None
+    batch: int = 16
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    wandb: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        require_at_least(self, images=LEAST_IMAGES, kid_subset=2, batch=1, seed=0, num_nodes=1)
+        wants_two = [name for name in self.ablations if name in ABLATIONS and ABLATIONS[name].compares]
+        if bool(wants_two) != (self.compare is not None):
+            raise ValueError("compare=CHECKPOINT and ablations=[sde] go together: one is measured by the other")
+        known = [GUIDE, MASK, *BASELINES]
+        for name in self.outputs or {}:
+            if name in known or name.startswith(OURS) or not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(
+                    f"outputs.{name}: another system needs a name of letters, digits, - and _ that is none of "
+                    f"{', '.join(known)} and does not begin with {OURS}"
+                )
+
+
+FAMILIES = {**EDIT_FAMILIES, "features": Family(FEATURES, "efficientnet_lite0")}
+SCHEMA = Schema(top=Arguments, settings={"ablation": AblationValues}, families=FAMILIES)
+
+
+def run(arguments: list[str]) -> None:
+    """Makes what is missing, measures everything and writes the report."""
+    config = configuration(arguments, SCHEMA, USAGE)
+    if config is None:
+        return
+    check_packages()
+    out = Path(config["out"])
+    check_place(out)
+    models, descriptions = load_models(config)
+    plan = make_plan(settings_of(config, descriptions[MODEL]))
+    plan.check(models)
+    shape = image_shape(descriptions[MODEL])
+    images = chosen_images(config, shape)
+    names = [short_name(name) for name in images.names]
+    groups = group_numbers(names, None if config["groups"] is None else read_groups(config["groups"]))
+    store = Store(out, len(names), ImageFormat(shape[1], shape[0]), paired(plan, groups))
+    check_counts(config, plan, store, groups)
+    record = record_of(config, plan, images, groups, descriptions)
+    record = record if config["overwrite"] else record.continuing(out)
+    outputs = find_outputs(config["outputs"] or {}, config["tasks"], store.count, store.format)
+    features = build_features(config)
+    lpips, notes = build_lpips(config, plan, store)
+    with first_process(out) as results:
+        data = EvaluationData(plan, images, store, record, config["batch"], config["overwrite"])
+        device = make_images(models, data, *(config[key] for key in ("accelerator", "devices", "num_nodes")))
+        if device is None or results is None:
+            return
+        instruments = Instruments(features, lpips, device, kid_subset=config["kid_subset"])
+        evaluation = Evaluation(plan, store, groups, outputs, instruments)
+        numbers = {
+            **facts(config, arguments, models, descriptions, evaluation),
+            "notes": notes,
+            **evaluation.measure(),
+        }
+        report = make_report(numbers, evaluation)
+        report.write(results)
+        (results / METRICS_FILE).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if config["wandb"] is not None:
+        log_to_wandb(report, config["wandb"], out, numbers)
+    say(f"{summary(numbers)}\nthe report: {out / REPORT_HTML}")
+
+
+def check_packages() -> None:
+    """Raises ConfigError where a package is missing that the report needs, which is written hours later."""
+    missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"the report needs {' and '.join(missing)}; pip install 'sdedit-pl[evaluation]'")
+
+
+def load_models(config: Mapping[str, Any]) -> tuple[dict[str, Denoiser], dict[str, Description]]:
+    """The evaluated model and, if there is one, the other; Lightning's Trainer moves them to their devices.
+
+    Raises:
+        ConfigError: models for images of different sizes.
+        CheckpointError: see `sdedit_pl.checkpoints.load_denoiser`.
+    """
+    files = {MODEL: config["ckpt"], **({} if config["compare"] is None else {COMPARED: config["compare"]})}
+    loaded = {name: load_for_editing(file, "cpu") for name, file in files.items()}
+    descriptions = {name: description for name, (_, description) in loaded.items()}
+    shapes = {name: image_shape(description) for name, description in descriptions.items()}
+    if len(set(shapes.values())) > 1:
+        (channels, size), (other_channels, other_size) = shapes.values()
+        raise ConfigError(
+            f"ckpt and compare must be of images of one size, got {size} px with {channels} channels and "
+            f"{other_size} px with {other_channels}"
+        )
+    return {name: denoiser for name, (denoiser, _) in loaded.items()}, descriptions
+
+
+def settings_of(config: Mapping[str, Any], description: Description) -> Settings:
+    """What is evaluated.
+
+    Raises:
+        ConfigError: an argument out of range, or an unknown name.
+    """
+    t0 = default_t0(description.path) if config["t0"] is None else config["t0"]
+    parts = {name: build_component(config, name, family) for name, family in EDIT_FAMILIES.items()}
+    # By name where it is the usual one, which is all that the published variants take.
+    parts |= {name: config[name]["name"] for name, family in EDIT_FAMILIES.items() if parts[name] == default_of(family)}
+    edit = construct("", SDEdit, t0=t0, **{key: config[key] for key in ("steps", "repeats", "variant")}, **parts)
+    chosen = {key: config[key] for key in ("tasks", "baselines", "ablations", "seed")}
+    return construct(
+        "", Settings, edit=edit, values=construct("ablation", AblationValues, **config["ablation"]), **chosen
+    )
+
+
+def paired(plan: Plan, groups: Sequence[int]) -> Partners:
+    """Which image is pasted on which, where the plan pastes at all."""
+    pastes = any(task.pastes for task in plan.inputs.values())
+    return partners(groups, plan.settings.seed) if pastes else Partners([], [])
+
+
+def check_counts(config: Mapping[str, Any], plan: Plan, store: Store, groups: Sequence[int]) -> None:
+    """Refuses sets that are too small to be measured, before anything is edited.
+
+    Raises:
+        ConfigError: fewer images, or groups of images, than a metric needs; it says how many are needed.
+    """
+    needed = max(LEAST_IMAGES, config["kid_subset"] or 0)
+    if store.count < needed:
+        raise ConfigError(
+            f"{'kid_subset' if needed > LEAST_IMAGES else 'an evaluation'} needs at least {needed} images, and there "
+            f"are {store.count} with split={config['split']} and images={config['images']}; give more images, "
+            "split=all if training has seen none of them, or a smaller kid_subset"
+        )
+    for found, whose in ((groups, "images"), (store.partners.groups, "pairs of groups that are pasted on each other")):
+        count = len(set(found))
+        if found and count < LEAST_GROUPS:
+            raise ConfigError(
+                f"KID needs at least {LEAST_GROUPS} groups of {whose}, and the {store.count} images have {count}; give "
+                f"more images" + (", or tasks without compositing" if whose != "images" else "")
+            )
+
+
+def record_of(
+    config: Mapping[str, Any],
+    plan: Plan,
+    images: ChosenImages,
+    groups: Sequence[int],
+    descriptions: Mapping[str, Description],
+) -> Record:
+    """What the images are made of."""
+    originals = {
+        "images": f"{len(images)} with names of sha256 {digest_of(images.names)}",
+        "format": "{} channels, {} px".format(*image_shape(descriptions[MODEL])),
+    }
+    identities = {name: fingerprint(description.path) for name, description in descriptions.items()}
+    return Record(originals, plan.recipes(identities, digest_of([str(group) for group in groups])))
+
+
+def build_features(config: Mapping[str, Any]) -> FeatureExtractor:
+    """What realism is measured on.
+
+    Raises:
+        ConfigError: its package is not installed.
+        ValueError: its weights are not there, or are other ones.
+    """
+    try:
+        return build_component(config, "features", FAMILIES["features"])
+    except ModuleNotFoundError as error:
+        raise ConfigError(str(error)) from error
+
+
+def build_lpips(config: Mapping[str, Any], plan: Plan, store: Store) -> tuple[MaskedLPIPS | None, list[str]]:
+    """What measures kept pixels, or None, and then why, where it is wanted and cannot be had."""
+    if config["lpips"] == "none" or not any(plan.inputs[task].masked for task in plan.tables):
+        return None, []
+    if store.format.size < SMALLEST:
+        return None, [f"There is no masked LPIPS: it needs images of at least {SMALLEST} px."]
+    try:
+        return MaskedLPIPS(config["lpips"], config["lpips_weights"]), []
+    except WeightsUnavailable as error:
+        reason = str(error).replace(" weights=", " lpips_weights=")
+        if speaks():
+            logger.warning("masked LPIPS is left out: %s", reason)
+        return None, [f"There is no masked LPIPS: {reason}."]
+
+
+def first_process(out: Path) -> AbstractContextManager[Path | None]:
+    """Where the report is written by the first process; nothing for the others."""
+    return Results(out) if speaks() else nullcontext()
+
+
+def facts(
+    config: Mapping[str, Any],
+    arguments: Sequence[str],
+    models: Mapping[str, Denoiser],
+    descriptions: Mapping[str, Description],
+    evaluation: Evaluation,
+) -> dict[str, Any]:
+    """What the numbers are of."""
+    plan, store = evaluation.plan, evaluation.store
+    edit, sde = plan.settings.edit, models[MODEL].sde
+    level = sde.noise_level(torch.tensor(start_time(edit.t0, sde), dtype=torch.float64))
+    told_edit = {"t0": edit.t0, "noise_level": level.item(), "steps": edit.step_count, "all": repr(edit)}
+    inputs = {ORIGINAL: store.originals, **{name: store.pictures(f"{name}/{GUIDE}") for name in plan.inputs}}
+    return {
+        **{name: identity(models[name], descriptions[name]) for name in models},
+        "settings": {**{key: value for key, value in config.items() if key not in FREE}, "edit": told_edit},
+        "command": f"sdedit evaluate {shlex.join(kept for kept in arguments if kept.partition('=')[0] not in FREE)}",
+        "images": {
+            "count": store.count,
+            "size": store.format.size,
+            "groups": len(set(evaluation.groups)),
+            "digests": {name: pictures.digest() for name, pictures in inputs.items()},
+        },
+        "features": {"name": config["features"]["name"], "identity": evaluation.instruments.features.identity},
+        "versions": {"sdedit_pl": version("sdedit_pl"), "torch": str(torch.__version__)},
+    }
+
+
+def identity(denoiser: Denoiser, description: Description) -> dict[str, Any]:
+    """Which model it was."""
+    return {
+        "file": str(description.path),
+        "sha256": fingerprint(description.path),
+        "parameters": description.parameters,
+        "sde": repr(denoiser.sde),
+    }
+
+
+def summary(numbers: Mapping[str, Any]) -> str:
+    """KID and L2 of each task's methods, a line each."""
+    return "\n".join(
+        f"{task}, {method}: KID {found['kid']:.4f}, L2 {found['squared_l2']:.2f}"
+        for task, methods in numbers["tasks"].items()
+        for method, found in methods.items()
+    )

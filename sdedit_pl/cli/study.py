@@ -1,0 +1,163 @@
+"""`sdedit study`: ask people which of two methods' images they prefer."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdedit_pl.cli import say
+from sdedit_pl.cli.arguments import configuration
+from sdedit_pl.cli.explain import wants_help
+from sdedit_pl.cli.results import Results
+from sdedit_pl.config import ConfigError, Schema, construct, nearest
+from sdedit_pl.study.plan import Plan
+from sdedit_pl.study.report import as_csv, summarise
+from sdedit_pl.study.server import StudyServer
+from sdedit_pl.study.store import Study
+from sdedit_pl.study.tables import as_markdown
+
+REPORT_FILES = ("report.md", "report.json", "answers.csv")
+
+BUILD_USAGE = """sdedit study build methods.NAME=FOLDER methods.OTHER=FOLDER guides=FOLDER [out=FILE] [key=value ...]
+
+Makes the file of a study: which two images are shown to whom, in which order, on which side, with which question. It
+holds copies of the images, and takes the answers."""
+SERVE_USAGE = """sdedit study serve study=FILE [host=0.0.0.0] [port=8000]
+
+Serves the raters' page until Ctrl-C. An answer is on the disk before it is acknowledged; the page keeps what it could
+not send, so that the server can be stopped and started again at any time. ?rater=NAME in the address names a rater."""
+REPORT_USAGE = """sdedit study report study=FILE [out=FOLDER] [key=value ...]
+
+Writes what came of a study, also while it is served: report.md, report.json and answers.csv."""
+
+
+@dataclass
+class Serving:
+    """What to serve, and where.
+
+    Args:
+        study: the study's file.
+        host: address to listen at: 127.0.0.1 for browsers on this machine, 0.0.0.0 for all that reach it.
+        port: to listen at; 0 for any that is free.
+    """
+
+    study: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+
+@dataclass
+class Reporting:
+    """What to report, and where to.
+
+    Args:
+        study: the study's file.
+        out: folder of the report.
+        threshold: raters who answer a smaller part of their catch trials rightly are left out.
+        overwrite: replace an earlier report in `out`.
+    """
+
+    study: str
+    out: str = "outputs/study"
+    threshold: float = 0.75
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must lie in [0, 1], got {self.threshold}; 0 leaves nobody out")
+
+
+BUILD = Schema(top=Plan, settings={}, families={})
+SERVE = Schema(top=Serving, settings={}, families={})
+REPORT = Schema(top=Reporting, settings={}, families={})
+
+
+def run(arguments: list[str]) -> None:
+    """Runs one of the steps: build, serve, report."""
+    step = arguments[0] if arguments else ""
+    if step in STEPS:
+        STEPS[step](arguments[1:])
+    elif wants_help(arguments):
+        for each in STEPS.values():
+            each(["--help"])
+            say("")
+    else:
+        got = f"got {step!r}{nearest(step, STEPS)}" if step else "got nothing"
+        raise ConfigError(f"sdedit study takes {', '.join(STEPS)} and then key=value ..., {got}")
+
+
+def build(arguments: list[str]) -> None:
+    """Writes the file of a new study; one that is there is never replaced, it may hold answers."""
+    config = configuration(arguments, BUILD, BUILD_USAGE)
+    if config is None:
+        return
+    from sdedit_pl.study.build import build_study  # loads PyTorch, which takes its time and which no other step needs
+
+    plan = construct("", Plan, **config)
+    out = Path(plan.out)
+    for file in (out, out.with_name(f"{out.name}-wal")):  # a log without its file would be taken for the new one's
+        if file.exists():
+            raise ConfigError(f"{file} is already there and may hold answers; give another out=, or move it away")
+    with Results(out.parent) as results:
+        made = build_study(plan, results / out.name)
+    say(
+        f"{made['items']} items, {made['asked']} comparisons in {made['forms']} forms; a form is what one "
+        f"rater is asked\nserve it with: sdedit study serve study={out}"
+    )
+
+
+def serve(arguments: list[str]) -> None:
+    """Serves a study until it is interrupted."""
+    config = configuration(arguments, SERVE, SERVE_USAGE)
+    if config is None:
+        return
+    with Study(Path(config["study"])) as study, StudyServer(study, config["host"], config["port"]) as server:
+        everywhere = config["host"] in ("0.0.0.0", "")
+        host = socket.gethostname() if everywhere else config["host"]
+        elsewhere = ", or at this machine's address in the network" if everywhere else ""
+        say(f"the page is at http://{host}:{server.port}/{elsewhere}; Ctrl-C ends")
+        sys.stdout.flush()  # also into a file or a pipe, where somebody waits for the address
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+        answers = study.answers()
+    raters = len({answer.rater for answer in answers})
+    say(f"{len(answers)} answers of {raters} raters so far; sdedit study report study={config['study']}")
+
+
+def report(arguments: list[str]) -> None:
+    """Writes the findings of a study."""
+    config = configuration(arguments, REPORT, REPORT_USAGE)
+    if config is None:
+        return
+    out = Path(config["out"])
+    check_free(out, REPORT_FILES, config["overwrite"])
+    with Study(Path(config["study"])) as study:
+        answers = study.answers()
+        findings = summarise(study.settings, study.raters(), answers, config["threshold"])
+    texts = (
+        as_markdown(findings),
+        json.dumps(findings, indent=1, ensure_ascii=False) + "\n",
+        as_csv(answers, findings["left_out"]),
+    )
+    with Results(out) as results:
+        for name, text in zip(REPORT_FILES, texts, strict=True):
+            (results / name).write_text(text, encoding="utf-8")
+    say(texts[0])
+    say(f"in {out}: {', '.join(REPORT_FILES)}")
+
+
+STEPS: dict[str, Callable[[list[str]], None]] = {"build": build, "serve": serve, "report": report}
+
+
+def check_free(folder: Path, names: Sequence[str], overwrite: bool) -> None:
+    """Raises a ConfigError if files of these names are in `folder` and not to be overwritten, or it is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"out={folder} is a file; name a folder")
+    found = [name for name in names if (folder / name).exists()]
+    if found and not overwrite:
+        raise ConfigError(f"{folder} already holds {found[0]}; give another out=, or overwrite=true")

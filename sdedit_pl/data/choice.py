@@ -1,0 +1,52 @@
+"""Some images of a source, to measure a model on: the same ones every time, read in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sdedit_pl.data.images import images_from_bytes
+from sdedit_pl.data.loader import checked_images
+from sdedit_pl.data.order import Draw
+from sdedit_pl.data.source import Source, assemble
+from sdedit_pl.typing import Images
+
+
+class ChosenImages:
+    """Images of a source, spread evenly over its order, in which neighbours are often alike.
+
+    Args:
+        source: where they come from.
+        splits: "val", "train" or both, one after the other.
+        count: how many, or fewer where there are fewer; None for all.
+
+    Raises:
+        ValueError: training images of a source that streams them.
+    """
+
+    def __init__(self, source: Source, splits: Sequence[str] = ("val",), count: int | None = None) -> None:
+        if source.streams and "train" in splits:
+            raise ValueError("training images behind a URL come as a stream; copy the shards, or take val alone")
+        source.prepare()
+        sets = [source.images(split) for split in splits]
+        places = [(images, index) for images in sets for index in range(len(images))]
+        wanted = len(places) if count is None else min(count, len(places))
+        self._source = source
+        self._places = [places[number * len(places) // wanted] for number in range(wanted)]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def names(self) -> list[str]:
+        """What messages call them."""
+        return [images.name(index) for images, index in self._places]
+
+    def batch(self, start: int, size: int) -> Images:
+        """`size` images from number `start` on, or fewer at the end, (B, C, H, W) in [-1, 1].
+
+        Raises:
+            UnreadableImage: none can be read, or more cannot than the source accepts.
+        """
+        draws = [(images, Draw(index, False)) for images, index in self._places[start : start + size]]
+        read = assemble(draws, self._source.format, self._source.attempts)
+        return images_from_bytes(checked_images(read, self._source))

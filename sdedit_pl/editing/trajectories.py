@@ -1,0 +1,204 @@
+"""What a model takes an edit for along the way: its estimates of x_0 from t0 down, as an animation and as a strip.
+
+At high levels an estimate is an average of all images that the state could come from, blurred and without detail:
+layout settles first, texture last. Estimates that stay the guide's for long tell of a t0 too low to change it, ones
+that have lost the guide from the first of a t0 too high.
+
+The estimates are those that the solver asks for anyway: a denoiser that hands another one's answers on keeps some of
+them. So the network is called no more often, and the result is the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from sdedit_pl.data.images import bytes_from_images
+from sdedit_pl.denoiser import Denoiser, Estimates
+from sdedit_pl.editing.sheets import cell_side, grid, to_picture
+from sdedit_pl.typing import Images
+
+ANIMATION_SUFFIXES = (".webp", ".gif")
+FRAME_MILLISECONDS = 80
+LAST_FRAME_MILLISECONDS = 2000
+LARGEST_SIDE = 256
+"""Pixels by which estimates are kept and shown, at the most."""
+SHOWN_SAMPLES = 8
+"""Samples of a guide that are shown, at the most."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The estimates of x_0 of a run, from its start to its end, evenly spaced over the evaluations.
+
+    Args:
+        times: the time of each.
+        noise_levels: the noise level sigma / alpha of each.
+        images: the estimates, (frames, B, C, H, W) in 0..255, on the CPU, made smaller where they were large.
+    """
+
+    times: tuple[float, ...]
+    noise_levels: tuple[float, ...]
+    images: UInt8[Tensor, "frames B C H W"]
+
+    def first(self, count: int) -> Trajectory:
+        """That of the first `count` samples of the batch."""
+        return Trajectory(self.times, self.noise_levels, self.images[:, :count])
+
+    def thinned(self, frames: int) -> Trajectory:
+        """With at most `frames` (2 or more) of the frames, the first and the last among them."""
+        last = len(self.times) - 1
+        chosen = sorted({round(last * index / (frames - 1)) for index in range(frames)})
+        times, levels = ([values[index] for index in chosen] for values in (self.times, self.noise_levels))
+        return Trajectory(tuple(times), tuple(levels), self.images[chosen])
+
+
+class RecordingDenoiser(Denoiser):
+    """A denoiser that answers as another one does, and keeps some of its estimates of x_0.
+
+    It is made for one run, all of whose images are at the same time. It keeps every n-th estimate, and the last one;
+    when there is room for no more, it drops each second one and doubles n. Nothing is read back from the device before
+    `trajectory` is called.
+
+    Args:
+        denoiser: the denoiser that answers.
+        frames: how many estimates are kept, at the most; at least 3.
+
+    Raises:
+        ValueError: `frames` below 3.
+    """
+
+    def __init__(self, denoiser: Denoiser, frames: int = 48) -> None:
+        super().__init__(
+            denoiser.network, denoiser.parameterisation, denoiser.sde, t_max=denoiser.t_max, at_once=denoiser.at_once
+        )
+        if frames < 3:
+            raise ValueError(f"a trajectory has at least 3 frames, the first, one between and the last, got {frames}")
+        self.train(denoiser.training)
+        self.denoiser = denoiser
+        self.frames = frames
+        self._kept: list[_Estimate] = []
+        self._latest: _Estimate | None = None
+        self._seen = 0
+        self._every = 1
+
+    def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+        """See `Denoiser`."""
+        x_0 = self.denoiser(x_t, t)
+        self._keep(_Estimate(t, x_0))
+        return x_0
+
+    def score(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+        """See `Denoiser`."""
+        return self.estimates(x_t, t).score
+
+    def estimates(self, x_t: Images, t: Float[Tensor, "B"]) -> Estimates:
+        """See `Denoiser`."""
+        estimates = self.denoiser.estimates(x_t, t)
+        self._keep(_Estimate(t, estimates.x_0))
+        return estimates
+
+    def trajectory(self) -> Trajectory:
+        """What has been kept.
+
+        Raises:
+            ValueError: there has been no evaluation.
+        """
+        if self._latest is None:
+            raise ValueError("there is a trajectory when an edit has been run with this denoiser, not before")
+        is_kept = (self._seen - 1) % self._every == 0
+        estimates = self._kept if is_kept else [*self._kept, self._latest.small()]
+        times = torch.stack([estimate.t[0] for estimate in estimates]).cpu().double()
+        images = torch.stack([estimate.x_0 for estimate in estimates]).cpu()
+        return Trajectory(tuple(times.tolist()), tuple(self.sde.noise_level(times).tolist()), images)
+
+    def _keep(self, estimate: _Estimate) -> None:
+        if self._seen % self._every == 0:
+            self._kept.append(estimate.small())
+            if len(self._kept) == self.frames:
+                self._kept, self._every = self._kept[::2], 2 * self._every
+        self._latest = estimate
+        self._seen += 1
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """An estimate of x_0 at the times `t`, on the device: floats in [-1, 1], or bytes."""
+
+    t: Tensor
+    x_0: Tensor
+
+    def small(self) -> _Estimate:
+        """In bytes, and no larger than they are shown."""
+        x_0 = self.x_0.float()
+        longer = max(x_0.shape[2:])
+        if longer > LARGEST_SIDE:
+            size = [max(1, side * LARGEST_SIDE // longer) for side in x_0.shape[2:]]
+            x_0 = interpolate(x_0, size, mode="bilinear", antialias=True)
+        return _Estimate(self.t, bytes_from_images(x_0))
+
+
+def strip(
+    trajectory: Trajectory, results: Float[Tensor, "B C H W"], seeds: Sequence[int], frames: int = 8
+) -> Image.Image:
+    """A row for each sample: its estimates of x_0, under their times and noise levels, and what it became.
+
+    Args:
+        trajectory: that of the samples, of which the first `SHOWN_SAMPLES` are shown.
+        results: the samples, in [-1, 1].
+        seeds: their seeds.
+        frames: how many estimates are shown, at the most; at least 2.
+    """
+    shown = trajectory.first(SHOWN_SAMPLES).thinned(frames)
+    rows = [[*map(to_picture, images)] for images in shown.images.unbind(1)]
+    for row, result in zip(rows, results[:SHOWN_SAMPLES], strict=True):
+        row.append(to_picture(result))
+    levels = zip(shown.times, shown.noise_levels, strict=True)
+    titles = [*(f"t {t:.3g}, level {level:.3g}" for t, level in levels), "result"]
+    return grid(rows, titles, _side(rows[0][-1]), row_titles=[f"seed {seed}" for seed in seeds[:SHOWN_SAMPLES]])
+
+
+def save_animation(file: Path, trajectory: Trajectory, results: Float[Tensor, "B C H W"], seeds: Sequence[int]) -> None:
+    """Writes the estimates of x_0 of samples beside each other as an animation that runs over and over.
+
+    Args:
+        file: WebP or GIF, by its suffix; WebP has all colours, GIF 256 of them in a frame.
+        trajectory: that of the samples, of which the first `SHOWN_SAMPLES` are shown.
+        results: the samples, in [-1, 1]: the last frame, which stays longer.
+        seeds: their seeds.
+
+    Raises:
+        ValueError: another suffix.
+    """
+    check_animation(file)
+    shown = trajectory.first(SHOWN_SAMPLES)
+    first, *others = _animation_frames(shown, results[:SHOWN_SAMPLES], seeds[:SHOWN_SAMPLES])
+    durations = [FRAME_MILLISECONDS] * len(others) + [LAST_FRAME_MILLISECONDS]
+    first.save(file, save_all=True, append_images=others, duration=durations, loop=0, quality=90)
+
+
+def check_animation(file: Path) -> None:
+    """Raises ValueError unless the suffix is that of an animation."""
+    if file.suffix.lower() not in ANIMATION_SUFFIXES:
+        raise ValueError(f"an animation is a {' or '.join(ANIMATION_SUFFIXES)} file, got {file.name}")
+
+
+def _animation_frames(
+    trajectory: Trajectory, results: Float[Tensor, "B C H W"], seeds: Sequence[int]
+) -> Iterator[Image.Image]:
+    captions = [*(f"t {t:.3g}" for t in trajectory.times), "result"]
+    for caption, images in zip(captions, [*trajectory.images, results], strict=True):
+        titles = [f"seed {seed}, {caption}" for seed in seeds]
+        yield grid([[*map(to_picture, images)]], titles, _side(to_picture(results[0])))
+
+
+def _side(picture: Image.Image) -> int:
+    """The side of the square to show a picture like this one in."""
+    return min(cell_side(picture), LARGEST_SIDE)

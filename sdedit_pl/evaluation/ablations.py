@@ -1,0 +1,120 @@
+"""What is varied of an edit, one thing at a time, on simulated strokes.
+
+Source: Meng et al., "SDEdit", ICLR 2022, figure 3 (t0) and table 4 (guide quality); section 4 and appendix C for VP and
+VE at one noise level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
+
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.evaluation.tasks import StrokeSynthesis
+from sdedit_pl.grids import start_number
+
+Value: TypeAlias = int | float | str
+
+MODEL, COMPARED = "ckpt", "compare"
+"""The two models that there can be, under the names of their arguments: the evaluated one, and another."""
+
+
+@dataclass
+class AblationValues:
+    """The values that an ablation takes, of each that is named in `ablations`.
+
+    Args:
+        t0: times or noise levels.
+        colours: of the simulated strokes.
+        repeats: how often the edit is repeated, K.
+        steps: numbers of solver steps.
+        solver: solvers, with their usual settings.
+        sde: noise levels at which the two models edit, as sigma / alpha on images in [-1, 1].
+    """
+
+    t0: tuple[float | str, ...] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    colours: tuple[int, ...] = (3, 6, 16, 30, 50)
+    repeats: tuple[int, ...] = (1, 2, 3)
+    steps: tuple[int, ...] = (10, 20, 50, 100, 200)
+    solver: tuple[str, ...] = ("ancestral", "ddim", "sde_dpm_solver_2m", "er_sde")
+    sde: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
+
+    def __post_init__(self) -> None:
+        for name, ablation in ABLATIONS.items():
+            values = getattr(self, name)
+            if not values:
+                raise ValueError(f"{name} needs at least one value; leave it out of ablations= to skip it")
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} holds a value twice: {list(values)}")
+            for value in values:
+                ablation.variants(SDEdit(), value)
+
+
+class Variant(NamedTuple):
+    """One edit of an ablation.
+
+    Args:
+        label: what it is called.
+        edit: the edit.
+        task: what guides are made by.
+        model: which model edits.
+    """
+
+    label: str
+    edit: SDEdit
+    task: StrokeSynthesis = StrokeSynthesis()
+    model: str = MODEL
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One thing that is varied.
+
+    Args:
+        title: what is varied, in words.
+        variants: the edits of one value, from the base edit.
+        compares: whether there are two models.
+    """
+
+    title: str
+    variants: Callable[[SDEdit, Value], Sequence[Variant]]
+    compares: bool = False
+
+
+def _at_t0(edit: SDEdit, value: Value) -> list[Variant]:
+    return [Variant(f"t0={value}", replace(edit, t0=value))]
+
+
+def _with_colours(edit: SDEdit, value: Value) -> list[Variant]:
+    if not 2 <= int(value) <= 256:
+        raise ValueError(f"a stroke painting has 2 to 256 colours, got {value}; the paper's have 6")
+    return [Variant(f"{value} colours", edit, StrokeSynthesis(int(value)))]
+
+
+def _repeated(edit: SDEdit, value: Value) -> list[Variant]:
+    return [Variant(f"K={value}", replace(edit, repeats=int(value)))]
+
+
+def _in_steps(edit: SDEdit, value: Value) -> list[Variant]:
+    return [Variant(f"{value} steps", replace(edit, steps=int(value)))]
+
+
+def _solved_by(edit: SDEdit, value: Value) -> list[Variant]:
+    return [Variant(str(value), replace(edit, solver=str(value)))]
+
+
+def _at_noise_level(edit: SDEdit, value: Value) -> list[Variant]:
+    t0 = f"sigma:{value:g}" if isinstance(value, int | float) else value
+    start_number(t0)
+    return [Variant(t0, replace(edit, t0=t0), model=model) for model in (MODEL, COMPARED)]
+
+
+ABLATIONS: dict[str, Ablation] = {
+    "t0": Ablation("how far guides are noised", _at_t0),
+    "colours": Ablation("the quality of guides", _with_colours),
+    "repeats": Ablation("how often the edit is repeated", _repeated),
+    "steps": Ablation("the number of solver steps", _in_steps),
+    "solver": Ablation("the solver", _solved_by),
+    "sde": Ablation("two models at the same noise level", _at_noise_level, compares=True),
+}

@@ -1,0 +1,206 @@
+"""What the report says: the sections made of an evaluation's numbers and images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from sdedit_pl.editing.sheets import grid, to_picture
+from sdedit_pl.evaluation.ablations import ABLATIONS, COMPARED, MODEL
+from sdedit_pl.evaluation.measuring import Evaluation
+from sdedit_pl.evaluation.pictures import Pictures
+from sdedit_pl.evaluation.plan import GUIDE, MASK, OURS
+from sdedit_pl.evaluation.report import Figure, Report, Section, Table
+from sdedit_pl.plots import Point, trade_off_plot
+
+SHEET_ROWS = 8
+"""Images on a sheet, at the most."""
+CELL = 128
+"""Height and width at which a sheet shows an image, in pixels."""
+
+TASK_TITLES = {
+    "stroke_synthesis": "Images from strokes",
+    "stroke_editing": "Strokes over images",
+    "compositing": "Pasted patches",
+}
+METHOD_TITLES = {
+    OURS: "SDEdit",
+    "ddim": "DDIM and back",
+    "poisson": "Poisson blending",
+    "laplacian": "Laplacian pyramid",
+    "nearest_sample": "nearest sample",
+}
+MEASURES: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]] = (
+    ("KID ↓", lambda found: _with_error(found, "kid", 4)),
+    ("95 % interval", lambda found: f"[{_number(found, 'kid_low', 4)}, {_number(found, 'kid_high', 4)}]"),
+    ("KID of subsets", lambda found: _with_error(found, "kid_subsets", 4, "kid_subsets_deviation")),
+    ("FID ↓", lambda found: _number(found, "fid", 2)),
+    ("L2 to guide ↓", lambda found: _with_error(found, "squared_l2", 2)),
+    ("RMS", lambda found: _number(found, "rms", 4)),
+    ("masked LPIPS ↓", lambda found: _with_error(found, "masked_lpips", 4)),
+    ("precision ↑", lambda found: _number(found, "precision", 3)),
+    ("recall ↑", lambda found: _number(found, "recall", 3)),
+    ("density ↑", lambda found: _number(found, "density", 3)),
+    ("coverage ↑", lambda found: _number(found, "coverage", 3)),
+)
+"""Title of a column -> its text; columns that no row has a number for are left out."""
+NONE = "-"
+
+
+def make_report(numbers: Mapping[str, Any], evaluation: Evaluation) -> Report:
+    """The report of an evaluation.
+
+    Args:
+        numbers: the contents of `metrics.json`.
+        evaluation: whose images it shows.
+    """
+    sections = [_overview(numbers)]
+    sections += [_task_section(task, found, evaluation) for task, found in numbers["tasks"].items()]
+    sections += [
+        _ablation_section(name, found, numbers["guides"], evaluation) for name, found in numbers["ablations"].items()
+    ]
+    sections.append(_how_section(numbers))
+    return Report(f"Evaluation of {numbers[MODEL]['file']}", sections)
+
+
+def chosen_rows(count: int, wanted: int = SHEET_ROWS) -> list[int]:
+    """`wanted` numbers below `count`, evenly spread: a choice that does not look at results."""
+    wanted = min(wanted, count)
+    return [(2 * index + 1) * count // (2 * wanted) for index in range(wanted)]
+
+
+def measures_table(rows: Mapping[str, Mapping[str, Any]], title: str, ours: str = "") -> Table:
+    """A table of what was measured: a row for each name, columns for what at least one has."""
+    texts = {column: [text(found) for found in rows.values()] for column, text in MEASURES}
+    shown = {column: cells for column, cells in texts.items() if any(set(cell) & set("0123456789") for cell in cells)}
+    lines = [[name, *(cells[index] for cells in shown.values())] for index, name in enumerate(rows)]
+    return Table([title, *shown], lines, ours)
+
+
+def sheet(columns: Mapping[str, Pictures], numbers: Sequence[int]) -> Image.Image:
+    """Pictures of some images: a row for each, a column for each method."""
+    shown = {title: [to_picture(image) for image in pictures.read(numbers)] for title, pictures in columns.items()}
+    rows = [list(row) for row in zip(*shown.values(), strict=True)]
+    return grid(rows, list(shown), CELL)
+
+
+def _overview(numbers: Mapping[str, Any]) -> Section:
+    checkpoint, settings, images = (numbers[key] for key in (MODEL, "settings", "images"))
+    paragraphs = [
+        f"{checkpoint['file']} (sha256 {checkpoint['sha256'][:16]}, {checkpoint['parameters']:,} parameters, "
+        f"{checkpoint['sde']}), on {images['count']} images of {images['size']} x {images['size']} px "
+        f"from {settings['data']}, split {settings['split']}.",
+        f"Edits start from t0 = {settings['edit']['t0']} (noise level {settings['edit']['noise_level']:.3g}) and take "
+        f"{settings['edit']['steps']} steps of {settings['solver']['name']} on the grid {settings['grid']['name']}, "
+        f"K = {settings['repeats']}, variant {settings['variant']}. DDIM goes up to the same t0 and back, in as many "
+        "steps each way; the nearest sample is chosen from as many unconditional samples as there are images.",
+        f"KID, FID, precision, recall, density and coverage compare with those images, on the features "
+        f"{numbers['features']['name']} ({numbers['features']['identity']}). Numbers on other features are on another "
+        "scale: compare within this report, or with reports on the same features.",
+        f"KID leaves out the pairs of an edit and an image of its own group ({images['groups']} groups; those that "
+        "are pasted on each other are one). Behind ± is the standard error over groups, the interval is a bootstrap "
+        "over groups. FID, precision, recall, density and coverage leave nothing out: where a mask keeps most of an "
+        "image, they find the image itself among those that they compare with.",
+        "L2 is the squared distance to the guide, summed over pixels on [0, 1]; it grows with the number of pixels, "
+        "RMS does not.",
+    ]
+    if COMPARED in numbers:
+        other = numbers[COMPARED]
+        paragraphs.append(
+            f"That is ckpt; compare is {other['file']} (sha256 {other['sha256'][:16]}, {other['parameters']:,} "
+            f"parameters, {other['sde']})."
+        )
+    return Section("What was measured", [*paragraphs, *numbers["notes"]])
+
+
+def _task_section(task: str, found: Mapping[str, Mapping[str, Any]], evaluation: Evaluation) -> Section:
+    methods = evaluation.methods(task)
+    titles = {method: METHOD_TITLES.get(method, method) for method in methods}
+    table = measures_table({titles[method]: measures for method, measures in found.items()}, "method", titles[OURS])
+    columns = {"original": evaluation.store.originals}
+    if evaluation.plan.inputs[task].masked:
+        columns["mask (white: free)"] = evaluation.store.pictures(f"{task}/{MASK}")
+    columns |= {titles[method]: pictures for method, pictures in methods.items()}
+    figure = Figure(
+        task,
+        "Every so many-th image, chosen before there were results.",
+        sheet(columns, chosen_rows(evaluation.store.count)),
+    )
+    document = (type(evaluation.plan.inputs[task]).__doc__ or "").split("\n\n")[0]
+    return Section(TASK_TITLES.get(task, task), [" ".join(document.split())], table, [figure])
+
+
+def _ablation_section(
+    name: str, found: Sequence[Mapping[str, Any]], guides: Mapping[str, Mapping[str, Any]], evaluation: Evaluation
+) -> Section:
+    ablation, store = ABLATIONS[name], evaluation.store
+    labels = [f"{row['model']}, {row['label']}" if ablation.compares else row["label"] for row in found]
+    edits = {label: store.pictures(row["images"]) for label, row in zip(labels, found, strict=True)}
+    sources = [row["images"].partition("/")[0] for row in found]
+    several = len(set(sources)) > 1
+    named = {
+        source: f"{GUIDE}, {row['label']}" if several else GUIDE for source, row in zip(sources, found, strict=True)
+    }
+    numbers = chosen_rows(store.count)
+    middle = numbers[len(numbers) // 2]
+    curves: dict[str, dict[str, Point]] = {}
+    for row in found:
+        curve = row["model"] if ablation.compares else "edits"
+        curves.setdefault(curve, {})[row["label"]] = (row["squared_l2"], _interval(row))
+    plot = trade_off_plot(
+        curves,
+        title=f"Realism against faithfulness: {ablation.title}",
+        x_title="L2 to guide (lower is more faithful)",
+        y_title="KID to validation images (lower is more realistic)",
+        levels={title: guides[source]["kid"] for source, title in named.items()},
+        pictures={label: to_picture(pictures.read([middle])[0]) for label, pictures in edits.items()},
+    )
+    # Each edit behind its guide.
+    shown = {"original": store.originals}
+    for source, (label, pictures) in zip(sources, edits.items(), strict=True):
+        shown |= {named[source]: store.pictures(f"{source}/{GUIDE}"), label: pictures}
+    return Section(
+        f"Ablation: {ablation.title}",
+        ["Simulated strokes of the validation images; everything else is as in the first section."],
+        measures_table(
+            {**{title: guides[source] for source, title in named.items()}, **dict(zip(labels, found, strict=True))},
+            "images",
+        ),
+        [
+            Figure(f"ablation_{name}", f"KID against L2; below, the edits of image {middle}.", plot),
+            Figure(f"ablation_{name}_images", "The same images as above.", sheet(shown, numbers)),
+        ],
+    )
+
+
+def _how_section(numbers: Mapping[str, Any]) -> Section:
+    digests = [[folder, digest] for folder, digest in numbers["images"]["digests"].items()]
+    return Section(
+        "How to repeat it",
+        [
+            f"Command: {numbers['command']}",
+            f"Versions: {', '.join(f'{name} {version}' for name, version in numbers['versions'].items())}.",
+            f"The inputs were made with seed {numbers['settings']['seed']}; who has inputs of the same digests has the "
+            "same pixels. They lie in the folder images beside this report. Outputs of another system, named like its "
+            "inputs, get columns of their own with outputs.NAME=FOLDER.",
+        ],
+        Table(["inputs", "sha256 of the pixels"], digests),
+    )
+
+
+def _interval(found: Mapping[str, Any]) -> float | tuple[float, float, float]:
+    if found["kid_low"] is None or found["kid_high"] is None:
+        return found["kid"]
+    return found["kid"], found["kid_low"], found["kid_high"]
+
+
+def _number(found: Mapping[str, Any], key: str, digits: int) -> str:
+    value = found.get(key)
+    return NONE if value is None else f"{value:.{digits}f}"
+
+
+def _with_error(found: Mapping[str, Any], key: str, digits: int, error: str = "") -> str:
+    value, deviation = _number(found, key, digits), _number(found, error or f"{key}_error", digits)
+    return value if deviation == NONE else f"{value} ± {deviation}"

@@ -1,0 +1,187 @@
+"""Measuring what an evaluation has made: one number after the other for each column, from its files.
+
+One process measures, a batch of images at a time; features of a column's images are all that is kept. KID leaves out
+the pairs of an edit and an image of the same group: an edit is close to the image that its guide was made of because it
+was made of it, and not because the model is good.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import MetricCollection
+from tqdm import tqdm
+
+from sdedit_pl.evaluation.others import choose_nearest
+from sdedit_pl.evaluation.pictures import Pictures
+from sdedit_pl.evaluation.plan import GUIDE, SAMPLES, Plan
+from sdedit_pl.evaluation.store import FEATURE_CACHE, Store
+from sdedit_pl.evaluation.ways import BASELINES
+from sdedit_pl.metrics import (
+    DensityCoverage,
+    FeatureExtractor,
+    FrechetDistance,
+    KernelDistance,
+    MaskedLPIPS,
+    PrecisionRecall,
+    RootMeanSquare,
+    SquaredL2,
+    cached_features,
+)
+from sdedit_pl.typing import Images
+
+logger = logging.getLogger(__name__)
+
+LEAST_IMAGES = 6
+"""Density and coverage look at the five nearest neighbours of an image."""
+LEAST_GROUPS = 3
+"""KID's error is taken from the estimates that leave one group out."""
+
+Measures = dict[str, float | None]
+"""Name -> value, None where it has none."""
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """What is measured with.
+
+    Args:
+        features: what realism is measured on.
+        lpips: what measures how well pixels outside a mask are kept; None where it cannot be had.
+        device: where both compute.
+        batch: images at a time.
+        kid_subset: size of the random subsets that KID is also averaged over, as other programs do; None for none.
+    """
+
+    features: FeatureExtractor
+    lpips: MaskedLPIPS | None
+    device: torch.device
+    batch: int = 32
+    kid_subset: int | None = None
+
+
+class Evaluation:
+    """Measures columns, each once.
+
+    Args:
+        plan: what was made.
+        store: where it lies.
+        groups: the group of each validation image.
+        outputs: task -> other system -> its images.
+        instruments: what is measured with.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        groups: list[int],
+        outputs: Mapping[str, Mapping[str, Pictures]],
+        instruments: Instruments,
+    ) -> None:
+        self.plan = plan
+        self.store = store
+        self.groups = groups
+        self.outputs = outputs
+        self.instruments = instruments
+        instruments.features.to(instruments.device)
+        if instruments.lpips is not None:
+            instruments.lpips.to(instruments.device)
+        self._realism: dict[bool, MetricCollection] = {}
+        self._measured: dict[str, Measures] = {}
+
+    def methods(self, task: str) -> dict[str, Pictures]:
+        """The columns of a task's table: name -> images."""
+        own = {method: self.store.pictures(f"{task}/{method}") for method in self.plan.tables[task]}
+        return {**own, **self.outputs.get(task, {})}
+
+    def measure(self) -> dict[str, Any]:
+        """The tables of all tasks and ablations."""
+        for task, methods in self.plan.tables.items():
+            for method in methods:
+                if method in BASELINES and BASELINES[method].nearest:
+                    guides, chosen = (self.store.pictures(f"{task}/{name}") for name in (GUIDE, method))
+                    choose_nearest(guides, self.store.pictures(SAMPLES), chosen, self.instruments.batch)
+        columns = [
+            (f"{task}/{method}", pictures)
+            for task in self.plan.tables
+            for method, pictures in self.methods(task).items()
+        ]
+        folders = [folder for variants in self.plan.ablations.values() for _, folder in variants]
+        sources = {folder.partition("/")[0] for folder in folders}
+        columns += [(folder, self.store.pictures(folder)) for folder in folders]
+        columns += [(f"{source}/{GUIDE}", self.store.pictures(f"{source}/{GUIDE}")) for source in sorted(sources)]
+        unique = dict(columns)
+        with tqdm(total=len(unique) * self.store.count, desc="measuring", unit="image", disable=None) as progress:
+            for folder, pictures in unique.items():
+                self._measured[folder] = self._measures(folder.partition("/")[0], pictures, progress)
+        return {
+            "tasks": {
+                task: {method: self._measured[f"{task}/{method}"] for method in self.methods(task)}
+                for task in self.plan.tables
+            },
+            "ablations": {
+                name: [
+                    {"model": variant.model, "label": variant.label, "images": folder, **self._measured[folder]}
+                    for variant, folder in variants
+                ]
+                for name, variants in self.plan.ablations.items()
+            },
+            "guides": {source: self._measured[f"{source}/{GUIDE}"] for source in sorted(sources)},
+        }
+
+    def _measures(self, source: str, pictures: Pictures, progress: tqdm) -> Measures:
+        task, instruments = self.plan.inputs[source], self.instruments
+        realism = self._realism_of(task.pastes)
+        faithfulness = MetricCollection({"squared_l2": SquaredL2(), "rms": RootMeanSquare()})
+        lpips = instruments.lpips if task.masked else None
+        if lpips is not None:
+            lpips.reset()
+        for numbers in pictures.batches(instruments.batch).numbers():
+            images, inputs, places = pictures.read(numbers), self.store.inputs(source, task, numbers), list(numbers)
+            numbered = torch.tensor(places)
+            faithfulness.update(images, inputs.guide, numbered)
+            images = _colour(images).to(instruments.device)
+            if lpips is not None and inputs.mask is not None:
+                guide, mask = (part.to(instruments.device) for part in (_colour(inputs.guide), inputs.mask))
+                lpips.update(images, guide, mask, numbered)
+            realism.update(instruments.features(images).cpu(), numbered)
+            progress.update(len(places))
+        found = {**faithfulness.compute(), **({} if lpips is None else lpips.compute()), **realism.compute()}
+        return {name: _plain(value) for name, value in found.items()}
+
+    def _realism_of(self, pastes: bool) -> MetricCollection:
+        """The metrics of realism, empty; images that were pasted on each other are of one group."""
+        if pastes not in self._realism:
+            instruments = self.instruments
+            originals = self.store.originals.in_colour().batches(instruments.batch)
+            reference = cached_features(instruments.features, originals, self.store.out / FEATURE_CACHE)
+            groups = torch.tensor(self.store.partners.groups if pastes else self.groups)
+            subsets = {"subsets": 0} if instruments.kid_subset is None else {"subset_size": instruments.kid_subset}
+            self._realism[pastes] = MetricCollection(
+                {
+                    "kid": KernelDistance(reference, groups, groups, **subsets),
+                    "fid": FrechetDistance(reference),
+                    "precision_recall": PrecisionRecall(reference),
+                    "density_coverage": DensityCoverage(reference),
+                }
+            )
+        self._realism[pastes].reset()
+        return self._realism[pastes]
+
+
+def _colour(images: Images) -> Images:
+    """Images with three channels, which networks for photographs take."""
+    return images.expand(-1, 3, -1, -1)
+
+
+def _plain(value: Tensor) -> float | None:
+    """A number of JSON, which has no NaN."""
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,127 @@
+"""Numbered PNG files: what an evaluation edits, and what came of it.
+
+Each image is a file of its own that appears whole or not at all, so that what is there is finished and what is missing
+is still to be made, in whatever order and by however many processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdedit_pl.data.images import ImageFormat, decode_image, images_from_bytes
+from sdedit_pl.editing.files import image_size
+from sdedit_pl.editing.sheets import to_picture
+from sdedit_pl.training.durable import whole_file
+from sdedit_pl.typing import Images, Mask
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A folder of images 000000.png, 000001.png, ... of one shape.
+
+    Args:
+        folder: the folder, made with the first image.
+        count: how many images it is to hold.
+        format: their size and channels.
+        files: the files, where they have other names.
+    """
+
+    folder: Path
+    count: int
+    format: ImageFormat
+    files: tuple[Path, ...] = ()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def file(self, number: int) -> Path:
+        """The file of an image."""
+        return self.files[number] if self.files else self.folder / f"{number:06d}.png"
+
+    def missing(self) -> list[int]:
+        """The numbers of the images that are not there yet."""
+        return [number for number in range(self.count) if not self.file(number).is_file()]
+
+    def write(self, number: int, image: Float[Tensor, "C H W"]) -> None:
+        """Writes an image, clamped to [-1, 1], with 8 bits a channel."""
+        with whole_file(self.file(number)) as unfinished:
+            to_picture(image).save(unfinished, format="PNG")
+
+    def read(self, numbers: Sequence[int]) -> Images:
+        """Some of the images, (B, C, S, S) in [-1, 1].
+
+        Raises:
+            UnreadableImage: a file is not a whole image.
+            OSError: a file is missing.
+        """
+        return images_from_bytes(torch.stack([self._decoded(number) for number in numbers]))
+
+    def read_masks(self, numbers: Sequence[int]) -> Mask:
+        """Some of the images as masks, True where they are white; raises what `read` does."""
+        return torch.stack([self._decoded(number)[:1] for number in numbers]) >= 128
+
+    def in_colour(self) -> Pictures:
+        """The same images, read with three channels."""
+        return replace(self, format=replace(self.format, channels=3))
+
+    def batches(self, size: int) -> Batches:
+        """All images, `size` at a time."""
+        return Batches(self, size)
+
+    def digest(self) -> str:
+        """A hash of all images' pixels, hexadecimal."""
+        found = hashlib.sha256()
+        for number in range(self.count):
+            found.update(hashlib.sha256(self._decoded(number).contiguous().numpy().tobytes()).digest())
+        return found.hexdigest()
+
+    def check_sizes(self) -> None:
+        """Refuses images of another size.
+
+        Raises:
+            ValueError: an image is not of the size that is expected.
+            UnreadableImage: a file is not an image.
+        """
+        expected = (self.format.size, self.format.size)
+        for number in range(self.count):
+            if (found := image_size(self.file(number))) != expected:
+                raise ValueError(
+                    f"{self.file(number)} is {found[0]}x{found[1]}, expected {expected[0]}x{expected[1]} like the "
+                    "images it is compared with; resize that system's outputs first"
+                )
+
+    def _decoded(self, number: int) -> Tensor:
+        path = self.file(number)
+        return decode_image(path.read_bytes(), str(path), self.format)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The images of a folder in batches, as often as they are asked for, one batch in memory at a time.
+
+    Args:
+        pictures: the images.
+        size: images in a batch.
+    """
+
+    pictures: Pictures
+    size: int
+
+    def __iter__(self) -> Iterator[Images]:
+        for numbers in self.numbers():
+            yield self.pictures.read(numbers)
+
+    def __len__(self) -> int:
+        return -(-len(self.pictures) // self.size)
+
+    def numbers(self) -> Iterator[range]:
+        """The numbers of each batch's images."""
+        for start in range(0, len(self.pictures), self.size):
+            yield range(start, min(start + self.size, len(self.pictures)))

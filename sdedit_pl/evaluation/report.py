@@ -1,0 +1,163 @@
+"""The report of an evaluation: sections of text, tables and pictures, and the forms that it is written in.
+
+`report.html` is one file with its pictures inside, which any browser opens without a network; `report.md` shows the
+same with pictures from the folder `figures`. Both are made of the numbers in `metrics.json` and of the images.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+REPORT_HTML, REPORT_MARKDOWN, METRICS_FILE = "report.html", "report.md", "metrics.json"
+FIGURES = "figures"
+TEMPLATE = "report.html.jinja"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Args:
+        titles: of the columns.
+        rows: the first text of each is its name.
+        ours: name of the row that stands out.
+    """
+
+    titles: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    ours: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture.
+
+    Args:
+        name: of its file, without suffix.
+        caption: what it shows.
+        picture: the picture.
+    """
+
+    name: str
+    caption: str
+    picture: Image.Image
+
+    @property
+    def png(self) -> bytes:
+        """The picture as a PNG file."""
+        content = io.BytesIO()
+        self.picture.save(content, format="PNG", optimize=True)
+        return content.getvalue()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report.
+
+    Args:
+        title: its heading.
+        paragraphs: its text.
+        table: its table, if it has one.
+        figures: its pictures.
+    """
+
+    title: str
+    paragraphs: Sequence[str] = ()
+    table: Table | None = None
+    figures: Sequence[Figure] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report.
+
+    Args:
+        title: of the whole.
+        sections: its parts.
+    """
+
+    title: str
+    sections: Sequence[Section]
+
+    def write(self, folder: Path) -> None:
+        """Writes the report in both forms, with its pictures, into a folder."""
+        pictures = {figure.name: figure.png for section in self.sections for figure in section.figures}
+        (folder / FIGURES).mkdir()
+        for name, content in pictures.items():
+            (folder / FIGURES / f"{name}.png").write_bytes(content)
+        (folder / REPORT_MARKDOWN).write_text(self.markdown(), encoding="utf-8")
+        (folder / REPORT_HTML).write_text(self.html(pictures), encoding="utf-8")
+
+    def markdown(self) -> str:
+        """The report as Markdown."""
+        blocks = [f"# {self.title}"]
+        for section in self.sections:
+            blocks += [f"## {section.title}", *(text.replace("<", "&lt;") for text in section.paragraphs)]
+            if section.table is not None:
+                blocks.append(markdown_table(section.table))
+            blocks += [
+                f"{figure.caption}\n\n![{figure.name}]({FIGURES}/{figure.name}.png)" for figure in section.figures
+            ]
+        return "\n\n".join(blocks) + "\n"
+
+    def html(self, pictures: Mapping[str, bytes]) -> str:
+        """The report as one HTML file; `pictures` are the figures' PNG files by name."""
+        import jinja2
+
+        text = files("sdedit_pl.evaluation").joinpath(TEMPLATE).read_text(encoding="utf-8")
+        template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(text)
+        encoded = {name: base64.b64encode(content).decode("ascii") for name, content in pictures.items()}
+        return template.render(report=self, pictures=encoded)
+
+
+def markdown_table(table: Table) -> str:
+    """A table as Markdown."""
+
+    def line(texts: Sequence[str]) -> str:
+        return f"| {' | '.join(text.replace('|', '/') for text in texts)} |"
+
+    rows = [[f"**{row[0]}**", *row[1:]] if row[0] == table.ours else row for row in table.rows]
+    return "\n".join([line(table.titles), line(["---"] * len(table.titles)), *map(line, rows)])
+
+
+def log_to_wandb(report: Report, project: str, folder: Path, numbers: Mapping[str, Any]) -> None:
+    """Logs a report's tables, pictures and numbers as a run of Weights & Biases.
+
+    Args:
+        report: the report.
+        project: the project's name; WANDB_MODE=offline needs no account, WANDB_ENTITY names a team.
+        folder: the evaluation's folder, whose name the run gets and in which W&B keeps its files.
+        numbers: the contents of `metrics.json`; its settings become the run's configuration.
+    """
+    import wandb
+
+    run = wandb.init(
+        project=project, name=folder.name, dir=str(folder), job_type="evaluation", config=dict(numbers["settings"])
+    )
+    logged: dict[str, Any] = {}
+    for section in report.sections:
+        if section.table is not None:
+            rows = [list(row) for row in section.table.rows]
+            logged[f"tables/{section.title}"] = wandb.Table(columns=list(section.table.titles), data=rows)
+        logged |= {
+            f"figures/{figure.name}": wandb.Image(figure.picture, caption=figure.caption) for figure in section.figures
+        }
+    run.log(logged)
+    run.summary.update(
+        {
+            f"{task}/{method}/{name}": value
+            for task, methods in numbers["tasks"].items()
+            for method, measures in methods.items()
+            for name, value in measures.items()
+            if value is not None
+        }
+    )
+    run.finish()

@@ -1,0 +1,152 @@
+"""The folder of an evaluation: its images, and a record of what they are, by which it is gone on with.
+
+    evaluation.json             what the images below were made of
+    images/original/            the validation images, 000000.png, 000001.png, ...
+    images/TASK/guide, mask     the inputs of a task
+    images/TASK/METHOD          what a method made of them
+
+Images are named by their number everywhere, so that the outputs of another system, made of the same inputs and named
+like them, can be put beside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdedit_pl.config import ConfigError
+from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.evaluation.pictures import Pictures
+from sdedit_pl.evaluation.plan import GUIDE, MASK, ORIGINAL
+from sdedit_pl.evaluation.tasks import Inputs, Partners, Task
+from sdedit_pl.training.durable import write_whole
+
+RECORD_FILE = "evaluation.json"
+IMAGES = "images"
+FEATURE_CACHE = "features"
+FORMAT = "sdedit_pl evaluation, version 1"
+
+
+@dataclass(frozen=True)
+class Store:
+    """The images of an evaluation.
+
+    Args:
+        out: the evaluation's folder.
+        count: how many validation images there are.
+        format: their size and channels.
+        partners: which image is pasted on which; empty where no task pastes.
+    """
+
+    out: Path
+    count: int
+    format: ImageFormat
+    partners: Partners
+
+    def pictures(self, folder: str) -> Pictures:
+        """The images of a folder, INPUTS/NAME."""
+        channels = 1 if folder.endswith(f"/{MASK}") else self.format.channels
+        return Pictures(self.out / IMAGES / folder, self.count, ImageFormat(self.format.size, channels))
+
+    @property
+    def originals(self) -> Pictures:
+        """The validation images."""
+        return self.pictures(ORIGINAL)
+
+    def inputs(self, name: str, task: Task | None, numbers: Sequence[int]) -> Inputs:
+        """Some of the inputs of a set; without a task, the validation images themselves."""
+        original = self.originals.read(numbers)
+        if task is None:
+            return Inputs(original, original)
+        return Inputs(
+            original,
+            self.pictures(f"{name}/{GUIDE}").read(numbers),
+            self.pictures(f"{name}/{MASK}").read_masks(numbers) if task.masked else None,
+            self.originals.read([self.partners.numbers[number] for number in numbers]) if task.pastes else None,
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the images of an evaluation were made of.
+
+    Args:
+        originals: what the validation images are: facts by name.
+        recipes: folder -> what its images depend on besides.
+    """
+
+    originals: Mapping[str, str]
+    recipes: Mapping[str, str]
+
+    def write(self, out: Path) -> None:
+        """Writes the record into the evaluation's folder."""
+        content = {"format": FORMAT, "originals": dict(self.originals), "recipes": dict(self.recipes)}
+        write_whole(out / RECORD_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    def continuing(self, out: Path) -> Record:
+        """This record, with the folders that an earlier evaluation in `out` has made besides.
+
+        Raises:
+            ConfigError: `out` is a file, holds other things than an evaluation, or one whose images or recipes differ.
+        """
+        before = _recorded(out)
+        if before is None:
+            return self
+        for name, value in self.originals.items():
+            _require_same(out, name, before.originals.get(name), value)
+        for folder, recipe in self.recipes.items():
+            _require_same(out, folder, before.recipes.get(folder, recipe), recipe)
+        return Record(self.originals, {**before.recipes, **self.recipes})
+
+
+def forget(out: Path) -> None:
+    """Removes an evaluation's images and record, the record last: what is interrupted is still an evaluation."""
+    shutil.rmtree(out / IMAGES, ignore_errors=True)
+    (out / RECORD_FILE).unlink(missing_ok=True)
+
+
+def check_place(out: Path) -> None:
+    """Raises ConfigError if `out` is a file, or a folder that holds other things than an evaluation."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"out={out} is a file; name a folder")
+    # Names that begin with a dot are of what is being written.
+    if (
+        out.is_dir()
+        and not (out / RECORD_FILE).is_file()
+        and any(not name.name.startswith(".") for name in out.iterdir())
+    ):
+        raise ConfigError(f"{out} already holds files, and no evaluation; give another out=")
+
+
+def digest_of(parts: Sequence[str]) -> str:
+    """A short hash of texts, hexadecimal."""
+    return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _recorded(out: Path) -> Record | None:
+    """The record in a folder; None where there is none."""
+    check_place(out)
+    file = out / RECORD_FILE
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"its format is {content['format']!r}")
+        return Record(dict(content["originals"]), dict(content["recipes"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{file} is not the record of an evaluation ({error}); give another out=, or overwrite=true"
+        ) from error
+
+
+def _require_same(out: Path, name: str, before: str | None, now: str) -> None:
+    if before != now:
+        raise ConfigError(
+            f"{out} holds an evaluation of another configuration: {name} was {before}, and is {now} now; give another "
+            "out=, or overwrite=true, which makes all images anew"
+        )

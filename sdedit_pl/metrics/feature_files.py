@@ -1,0 +1,158 @@
+"""Features of any network, from a file that needs nothing of the code which defined it: TorchScript or torch.export.
+
+What such a file can do is worth knowing before it is opened, for both kinds hold a program, not only weights:
+
+TorchScript (`torch.jit.save`) is run by torch's own interpreter. It cannot call Python, import, or unpickle anything.
+It can use as much time and memory as it likes, and call any of torch's operators, a few of which map files into memory
+with the rights of this process.
+
+torch.export (`torch.export.save`) is opened by a reader that trusts its file: it unpickles parts of it and evaluates
+expressions in it, so that a file made for the purpose runs whatever it wants when it is opened. Therefore it is opened
+only when the caller says `trusted=True`, which is the same decision as to run a script from that source.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from sdedit_pl.metrics.features import PIXELS, FeatureExtractor
+from sdedit_pl.metrics.weights import sha256_of
+from sdedit_pl.typing import Images
+
+_FAILURES = (AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What torch raises on a program that it cannot read, or whose run fails, depending on where that is."""
+
+
+class FeaturesError(ValueError):
+    """A file that does not give one vector for each image; the message says what came instead."""
+
+
+class FeaturesFile(FeatureExtractor):
+    """The network in a TorchScript or torch.export file, as a feature extractor.
+
+    It is called with a batch of images, (B, 3, H, W), and must return one vector for each, (B, D), of floating point.
+    B differs from call to call: a network is traced or exported for batches of any size, and on the CPU, since it may
+    keep the device that it was made on.
+
+    Args:
+        path: of the file.
+        pixels: what it takes for pixels: "signed" is [-1, 1], "unit" is [0, 1], both float32, "uint8" is whole numbers
+            from 0 to 255. Other normalisations, such as ImageNet's, belong into the file.
+        size: height and width that images are resampled to, bicubic and with antialiasing; else they come as they are.
+        trusted: that a torch.export file, which can run code when it is opened, may be.
+
+    Raises:
+        FeaturesError: the file is of neither kind or cannot be opened, or is of torch.export and not trusted.
+        ValueError: `pixels` or `size` out of range.
+    """
+
+    def __init__(self, path: str, pixels: str = "signed", size: int | None = None, trusted: bool = False) -> None:
+        if pixels not in PIXELS:
+            raise ValueError(f"pixels must be one of {', '.join(PIXELS)}, got {pixels!r}")
+        if size is not None and size < 1:
+            raise ValueError(f"size must be at least 1, got {size}; null leaves images at their size")
+        network = _network(Path(path), trusted)
+        super().__init__(pixels, f"file {sha256_of(Path(path))} pixels={pixels} size={size}")
+        self.path = path
+        self.size = size
+        self.network = network
+
+    def prepare(self, images: Images) -> Shaped[Tensor, "B C h w"]:
+        """Images of the size and the pixels that the file takes."""
+        if self.size is not None:
+            images = nn.functional.interpolate(images, size=self.size, mode="bicubic", antialias=True).clamp(-1, 1)
+        return super().prepare(images)
+
+    def vectors(self, prepared: Shaped[Tensor, "B C h w"]) -> Float[Tensor, "B D"]:
+        """What the file gives for a batch that has been prepared.
+
+        Raises:
+            FeaturesError: it refuses the batch, or does not give one vector of numbers for each image.
+        """
+        try:
+            found = self.network(prepared)
+        except torch.OutOfMemoryError:
+            raise
+        except _FAILURES as error:
+            raise FeaturesError(
+                f"{self.path} refuses {_described(prepared)}: {_gist(error)}; it must take batches of any size, and "
+                "images of this one (size= resamples them) and kind (pixels=)"
+            ) from error
+        if (
+            not isinstance(found, Tensor)
+            or found.ndim != 2
+            or len(found) != len(prepared)
+            or not found.is_floating_point()
+        ):
+            raise FeaturesError(
+                f"{self.path} must give one vector for each image, floating point of shape ({len(prepared)}, D), got "
+                f"{_described(found)}; let it end in pooling and flatten(1)"
+            )
+        if not found.isfinite().all():
+            raise FeaturesError(
+                f"{self.path} gives features that are infinite or no numbers; check what it takes for pixels, now "
+                f"pixels={self.pixels}"
+            )
+        return found
+
+
+def _network(path: Path, trusted: bool) -> nn.Module:
+    """The program in a file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except OSError as error:
+        raise FeaturesError(f"features file {path} cannot be read: {error.strerror}") from error
+    except zipfile.BadZipFile:
+        names = []
+    try:
+        if any(name.endswith("/constants.pkl") for name in names):
+            return _script(path)
+        if any(re.search(r"(^|/)models/[^/]+\.json$", name) for name in names):
+            return _exported(path, trusted)
+    except _FAILURES as error:
+        if isinstance(error, FeaturesError):
+            raise
+        raise FeaturesError(f"{path} cannot be opened: {_gist(error)}; is it damaged, or of another torch?") from error
+    raise FeaturesError(
+        f"{path} is neither a TorchScript nor a torch.export file; make one with torch.jit.trace(network, images).save"
+        "(path), or torch.export.save"
+    )
+
+
+def _script(path: Path) -> nn.Module:
+    with warnings.catch_warnings():  # that torch.export is to take its place
+        warnings.filterwarnings("ignore", message=".*torch.jit.load", category=FutureWarning)
+        return torch.jit.load(str(path), map_location="cpu").eval()
+
+
+def _exported(path: Path, trusted: bool) -> nn.Module:
+    if not trusted:
+        raise FeaturesError(
+            f"{path} is a torch.export file, which can run code when it is opened; give trusted=true if you trust its "
+            "source as you would a script, or save the network as TorchScript"
+        )
+    with path.open("rb") as file:  # by its name, it would have to end in .pt2
+        return torch.export.load(file).module()
+
+
+def _described(value: object) -> str:
+    """A value as an error message names it."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"
+
+
+def _gist(error: BaseException) -> str:
+    """The line of an error's message that says most: TorchScript puts its trace before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

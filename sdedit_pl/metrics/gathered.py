@@ -1,0 +1,99 @@
+"""Metrics that keep one entry for each image, from all processes, in the order of the images' numbers.
+
+What is computed of them is then a function of the set of images alone: the same to the last bit for one process and for
+several, whichever image was measured where and when.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+_UNNUMBERED = -1
+_ROUNDING = 1e-2
+"""Of the largest entry: what is more, between two entries of one image, is no rounding."""
+
+
+class TooFewImages(ValueError):
+    """Fewer images than a metric needs; the message says how many are needed."""
+
+
+class ImageMetric(Metric, abc.ABC):
+    """A metric over entries of images: a number or a vector for each.
+
+    Under a distributed strategy `compute` gathers the entries of all processes; they may have seen different numbers of
+    images, or none.
+
+    Args:
+        state: name of the entries. In a `MetricCollection`, metrics whose states have the same names and contents share
+            one copy of them, so that it must say what the entries are.
+        empty: no entries: their type, and their shape behind the first axis.
+        options: of `torchmetrics.Metric`.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    numbers: Any  # a list of tensors, or one tensor after they were gathered
+
+    def __init__(self, state: str, empty: Float[Tensor, "0 *entry"], **options: Any) -> None:
+        super().__init__(**options)
+        self._state = state
+        self._empty = {state: empty, "numbers": torch.empty(0, dtype=torch.int64)}
+        for name in self._empty:
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def append(self, entries: Float[Tensor, "B *entry"], numbers: Int[Tensor, "N"] | None) -> None:
+        """Adds the entries of some images.
+
+        Args:
+            entries: one for each image.
+            numbers: of the images, from 0; None for images that are all different and have none.
+
+        Raises:
+            ValueError: as many numbers are needed as entries, none of them negative.
+        """
+        if numbers is None:
+            numbers = torch.full((len(entries),), _UNNUMBERED)
+        elif len(numbers) != len(entries) or (numbers < 0).any():
+            raise ValueError(f"numbers are one for each of {len(entries)} images, from 0; got {numbers.tolist()}")
+        getattr(self, self._state).append(entries.detach())
+        self.numbers.append(numbers.to(entries.device, torch.int64))
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gathers the entries of all processes; see `torchmetrics.Metric.sync`."""
+        # A process without images would otherwise send a tensor of another type and shape than the others wait for.
+        for name, empty in self._empty.items():
+            held = getattr(self, name)
+            if isinstance(held, list) and not held:
+                held.append(empty.to(self.device))
+        super().sync(*args, **kwargs)
+
+    def gathered(self) -> tuple[Float[Tensor, "N *entry"], Int[Tensor, "N"]]:
+        """All entries, float64 on the CPU, and the numbers of their images (-1 for none); each number counts once.
+
+        Raises:
+            TooFewImages: there are none.
+            ValueError: an image came twice with different entries.
+        """
+        numbers = dim_zero_cat(self.numbers).cpu() if len(self.numbers) else torch.empty(0)
+        if not len(numbers):
+            raise TooFewImages(
+                f"{type(self).__name__} needs at least 1 image, got none; call update() before compute()"
+            )
+        order = numbers.argsort(stable=True)
+        entries, numbers = dim_zero_cat(getattr(self, self._state)).cpu().double()[order], numbers[order]
+        first = torch.ones(len(numbers), dtype=torch.bool)
+        first[1:] = (numbers[1:] != numbers[:-1]) | (numbers[1:] == _UNNUMBERED)
+        kept = entries[first]
+        # Samplers repeat images to fill their last batch up: the same image, in another batch.
+        difference = (entries - kept[first.cumsum(0) - 1]).abs().reshape(len(entries), -1).amax(1)
+        if (difference > _ROUNDING * kept.abs().max()).any():
+            number = numbers[difference.argmax()].item()
+            raise ValueError(f"image {number} came twice and differs; reset() between two sets of images")
+        return kept, numbers[first]

@@ -1,0 +1,50 @@
+"""The features that published KIDs and FIDs are measured on: InceptionV3 of 2015, with TensorFlow's weights.
+
+The network is that of torch-fidelity, which follows the original graph in its pooling and its resampling to 299 px.
+
+Source: Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016; Heusel et al., "GANs Trained by a Two
+Time-Scale Update Rule", NeurIPS 2017, for the distance between its pooled features.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from sdedit_pl.metrics.features import FeatureExtractor, not_installed
+from sdedit_pl.metrics.weights import PublishedWeights
+
+WEIGHTS = PublishedWeights(
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    ("pt_inception-2015-12-05-6726825d.pth",),
+)
+
+
+class InceptionV3(FeatureExtractor):
+    """The 2048 pooled features of InceptionV3; images of any size, taken as whole numbers from 0 to 255.
+
+    Args:
+        weights: path of weights-inception-2015-12-05-6726825d.pth (pytorch-fid's pt_inception-... is the same file);
+            else it is taken from the cache of torch.hub, and fetched if it is not there.
+
+    Raises:
+        ModuleNotFoundError: torch-fidelity is not installed.
+        WeightsUnavailable: the weights are not here and cannot be fetched, or are other ones.
+    """
+
+    def __init__(self, weights: str | None = None) -> None:
+        super().__init__("uint8", f"inception 2048 {WEIGHTS.sha256}")
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        except ModuleNotFoundError as error:
+            raise not_installed(error) from error
+        file = WEIGHTS.file(weights)
+        with torch.random.fork_rng(devices=[]):  # it starts from random weights
+            self.network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(file))
+        self.network.eval().requires_grad_(False)
+
+    def vectors(self, prepared: UInt8[Tensor, "B 3 h w"]) -> Float[Tensor, "B 2048"]:
+        """The features of pixels from 0 to 255, (B, 2048)."""
+        return self.network(prepared)[0]

@@ -1,0 +1,107 @@
+"""Published weights of the networks that measure: found on this machine or fetched once, and known by their hash.
+
+What such a network says is comparable with what others publish only if its weights are theirs to the bit, so a file of
+another hash is refused wherever it comes from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+_CHUNK = 1 << 20
+
+
+class WeightsUnavailable(ValueError):
+    """Weights that are not on this machine and cannot be fetched, or are others than the known ones.
+
+    Whoever measures several things catches it, says so, and reports the rest.
+    """
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """A file of weights as its publisher offers it.
+
+    Args:
+        url: where it is; its last part is the file's name.
+        sha256: of the file, in hexadecimal, or the first digits of it where its publisher gives no more.
+        other_names: under which other publishers offer the same file.
+    """
+
+    url: str
+    sha256: str
+    other_names: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.url.rpartition("/")[2]
+
+    def file(self, given: str | None = None) -> Path:
+        """The file: `given`, or the one in the cache of torch.hub, into which it is fetched if it is not there.
+
+        Raises:
+            WeightsUnavailable: there is no such file and it cannot be fetched, or it has another hash.
+        """
+        if given is not None:
+            return self._checked(Path(given).expanduser())
+        folder = Path(torch.hub.get_dir(), "checkpoints")
+        found = next((folder / name for name in (self.name, *self.other_names) if (folder / name).is_file()), None)
+        return self._checked(found or self._fetched(folder))
+
+    def _checked(self, file: Path) -> Path:
+        try:
+            found = sha256_of(file)
+        except OSError as error:
+            raise WeightsUnavailable(
+                f"{file} cannot be read ({error.strerror}); weights= takes the path of {self.name}"
+            ) from error
+        if not found.startswith(self.sha256):
+            raise WeightsUnavailable(
+                f"{file} has sha256 {found}, that of {self.name} begins with {self.sha256}: another release or "
+                f"damaged; remove it, and fetch {self.url} again"
+            )
+        return file
+
+    def _fetched(self, folder: Path) -> Path:
+        file = folder / self.name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{file}.lock"):
+                if not file.is_file():  # else another process has fetched it meanwhile
+                    torch.hub.download_url_to_file(self.url, str(file), self.sha256)
+        # torch.hub tells a wrong hash by a RuntimeError.
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            raise WeightsUnavailable(
+                f"the weights {self.name} are not here, and {self.url} cannot be fetched ({error}); bring the file by "
+                f"other means and give its path as weights=, or put it into {folder}"
+            ) from error
+        return file
+
+
+def checked_weights(path: Path, sha256: str) -> dict[str, Tensor]:
+    """Tensors of a PyTorch file with a known hash, loaded without executing anything it brings.
+
+    Raises:
+        ValueError: the file is another one.
+    """
+    found = sha256_of(path)
+    if found != sha256:
+        raise ValueError(f"{path} has sha256 {found}, expected {sha256}: another release or damaged; install it again")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,275 @@
+// The raters' page. A choice is kept in the browser from the moment it is made until the server has said that it is on
+// its disk; what could not be sent is sent again, also after the page was closed. The server takes an answer once,
+// however often it comes.
+"use strict";
+
+const AHEAD = 5; // trials whose images are loaded before they are needed
+const CHOSEN = 180; // milliseconds for which a choice is shown
+const SETTLING = 250; // milliseconds after new images in which a choice would be an accident
+const FIRST_WAIT = 500, LONGEST_WAIT = 5000; // milliseconds before something is tried again
+const TIMEOUT = 15000;
+
+const element = (id) => document.getElementById(id);
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+/** What the browser remembers; where it may not, what this page does, and the address then says who the rater is. */
+class Memory {
+  constructor() {
+    try {
+      localStorage.setItem("sdedit-study", "");
+      localStorage.removeItem("sdedit-study");
+      this.storage = localStorage;
+    } catch {
+      this.storage = null;
+      this.items = new Map();
+    }
+  }
+  get(key) { return this.storage ? this.storage.getItem(key) : (this.items.get(key) ?? null); }
+  set(key, value) { this.storage ? this.storage.setItem(key, value) : this.items.set(key, value); }
+  remove(key) { this.storage ? this.storage.removeItem(key) : this.items.delete(key); }
+  keys(prefix) {
+    const all = this.storage ? Object.keys(this.storage) : [...this.items.keys()];
+    return all.filter((key) => key.startsWith(prefix));
+  }
+}
+
+/** A request that the server will not take, however often it is sent. */
+class Refused extends Error {}
+
+/** Asks the server; fails with Refused, or with another error where it makes sense to try again. */
+async function ask(path, body) {
+  const request = { signal: AbortSignal.timeout(TIMEOUT), cache: "no-store" };
+  if (body) {
+    Object.assign(request, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  }
+  const response = await fetch(path, request);
+  if (response.status >= 500) throw new Error(`status ${response.status}`);
+  const reply = await response.json();
+  if (!response.ok) throw new Refused(reply.error);
+  return reply;
+}
+
+/** What `attempt` gives as soon as it does not fail; in between, `failed` is told. */
+async function persist(attempt, failed) {
+  for (let wait = FIRST_WAIT; ; wait = Math.min(2 * wait, LONGEST_WAIT)) {
+    try {
+      return await attempt();
+    } catch (error) {
+      if (error instanceof Refused) throw error;
+      failed();
+      await pause(wait);
+    }
+  }
+}
+
+/** The answers that the server may not have yet. */
+class Unsent {
+  constructor(memory, study, rater) {
+    this.memory = memory;
+    this.rater = rater;
+    this.prefix = `sdedit-study/${study}/${rater}/`;
+    this.sending = false;
+  }
+  /** Forgets the answers to trials that the server has not asked, as after a study was put back to an earlier copy. */
+  onlyTo(trials) {
+    const asked = new Set(trials.map((trial) => trial.id));
+    for (const trial of this.trials()) if (!asked.has(trial)) this.memory.remove(this.prefix + trial);
+  }
+  trials() { return this.memory.keys(this.prefix).map((key) => key.slice(this.prefix.length)); }
+  keep(trial, choice, milliseconds) {
+    this.memory.set(this.prefix + trial, JSON.stringify({ rater: this.rater, trial, choice, milliseconds }));
+  }
+  /** Sends until nothing is left; `changed` is told how many are, and whether the server can be reached. */
+  async send(changed) {
+    if (this.sending) return;
+    this.sending = true;
+    try {
+      for (let [trial] = this.trials(); trial !== undefined; [trial] = this.trials()) {
+        const answer = JSON.parse(this.memory.get(this.prefix + trial));
+        await persist(() => ask("api/answers", answer), () => changed(this.trials().length, false));
+        this.memory.remove(this.prefix + trial);
+        changed(this.trials().length, true);
+      }
+    } finally {
+      this.sending = false;
+    }
+  }
+}
+
+/** The images, each loaded once and held so that it appears at once. */
+class Images {
+  constructor() { this.loaded = new Map(); }
+  static address(id) { return `images/${id}.png`; }
+  load(id) {
+    if (!this.loaded.has(id)) {
+      this.loaded.set(id, persist(async () => {
+        const image = new Image();
+        image.src = Images.address(id);
+        await image.decode();
+        return image;
+      }, () => {}));
+    }
+    return this.loaded.get(id);
+  }
+  loadTrial(trial) { return Promise.all([trial.left, trial.right, trial.guide].filter(Boolean).map((id) => this.load(id))); }
+}
+
+class Page {
+  constructor() {
+    this.memory = new Memory();
+    this.images = new Images();
+    this.shown = null; // the trial on the screen, null while none can be answered
+  }
+
+  async open() {
+    try {
+      const { study, questions } = await persist(() => ask("api/study"), () => this.offline(0));
+      this.questions = questions;
+      this.rater = this.identify(study);
+      const { trials } = await persist(() => ask("api/join", { rater: this.rater }), () => this.offline(0));
+      this.trials = trials;
+      this.unsent = new Unsent(this.memory, study, this.rater);
+      this.unsent.onlyTo(trials);
+    } catch (error) {
+      return this.refused(error);
+    }
+    this.notify("");
+    const kept = new Set(this.unsent.trials());
+    this.left = this.trials.filter((trial) => !trial.answered && !kept.has(trial.id));
+    this.send();
+    this.listen();
+    this.left.slice(0, AHEAD).forEach((trial) => this.images.loadTrial(trial));
+    element("about-guide").hidden = !this.trials.some((trial) => trial.guide);
+    const begin = element("start");
+    begin.disabled = false;
+    begin.textContent = this.left.length < this.trials.length ? `Go on (${this.left.length} to go)` : `Start (${this.trials.length} pairs)`;
+    begin.addEventListener("click", () => this.next());
+    if (this.left.length === 0) this.next();
+  }
+
+  /** Who answers: whom the address names, else whom this browser has been before, else somebody new. */
+  identify(study) {
+    const key = `sdedit-study/${study}`;
+    const named = new URLSearchParams(location.search).get("rater");
+    if (named) {
+      element("name").textContent = `the name “${named}” that the address of this page carries`;
+      element("again").hidden = element("next-person").hidden = true;
+      return named;
+    }
+    element("again").addEventListener("click", () => {
+      this.memory.remove(key);
+      location.reload();
+    });
+    let rater = this.memory.get(key);
+    if (!rater) {
+      rater = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+      this.memory.set(key, rater);
+      if (!this.memory.storage) history.replaceState(null, "", `?rater=${rater}`);
+    }
+    return rater;
+  }
+
+  listen() {
+    for (const side of ["left", "right"]) element(side).addEventListener("click", () => this.choose(side));
+    const keys = { ArrowLeft: "left", 1: "left", ArrowRight: "right", 2: "right" };
+    addEventListener("keydown", (event) => {
+      const side = keys[event.key];
+      if (!side || event.repeat || event.altKey || event.ctrlKey || event.metaKey || element("trial").hidden) return;
+      event.preventDefault();
+      this.choose(side);
+    });
+  }
+
+  /** Shows the next trial, when its images are there. */
+  async next() {
+    this.shown = null;
+    element("welcome").hidden = true;
+    const done = this.trials.length - this.left.length;
+    element("top").hidden = false;
+    element("progress").max = this.trials.length;
+    element("progress").value = done;
+    element("count").textContent = `${done} of ${this.trials.length}`;
+    if (this.left.length === 0) return this.finish();
+
+    const trial = this.left[0];
+    const { text, hint } = this.questions[trial.question];
+    element("question").textContent = text;
+    element("hint").textContent = hint;
+    element("guide").hidden = !trial.guide;
+    element("images").className = trial.guide ? "waiting guided" : "waiting";
+    for (const side of ["left", "right"]) {
+      element(side).classList.remove("chosen");
+      element(side).disabled = true;
+    }
+    element("trial").hidden = false;
+
+    this.left.slice(0, AHEAD).forEach((ahead) => this.images.loadTrial(ahead));
+    const late = setTimeout(() => this.offline(this.unsent.trials().length), 3000);
+    await this.images.loadTrial(trial);
+    clearTimeout(late);
+    await Promise.allSettled(["left", "right", "guide"].filter((place) => trial[place]).map((place) => {
+      const image = element(place).querySelector("img");
+      image.src = Images.address(trial[place]);
+      return image.decode();
+    }));
+    element("images").classList.remove("waiting");
+    for (const side of ["left", "right"]) element(side).disabled = false;
+    element("question").focus({ preventScroll: true });
+    if (this.unsent.trials().length === 0) this.notify("");
+    this.shown = trial;
+    this.since = performance.now();
+  }
+
+  async choose(side) {
+    const took = performance.now() - this.since;
+    if (!this.shown || took < SETTLING) return;
+    const trial = this.shown;
+    this.shown = null;
+    this.unsent.keep(trial.id, side, Math.round(took));
+    this.send();
+    element(side).classList.add("chosen");
+    await pause(CHOSEN);
+    this.left.shift();
+    this.next();
+  }
+
+  async send() {
+    try {
+      await this.unsent.send((count, reached) => {
+        reached ? this.notify("") : this.offline(count);
+        if (this.left.length === 0) this.finish();
+      });
+    } catch (error) {
+      this.refused(error);
+    }
+  }
+
+  finish() {
+    const count = this.unsent.trials().length;
+    element("trial").hidden = true;
+    element("thanks").hidden = false;
+    element("again").disabled = count > 0;
+    element("outcome").textContent = count === 0
+      ? `All your ${this.trials.length} answers have arrived. You can close this page.`
+      : `${count} of your ${this.trials.length} answers are still on their way: please leave this page open.`;
+    if (document.activeElement === document.body) element("thanks").querySelector("h1").focus();
+  }
+
+  offline(count) {
+    const kept = count === 0 ? "" : count === 1 ? " Your last answer is kept here and sent as soon as it does."
+      : ` Your last ${count} answers are kept here and sent as soon as it does.`;
+    this.notify(`The server does not answer at the moment.${kept}`);
+  }
+
+  refused(error) {
+    this.shown = null;
+    this.notify(`That did not work: ${error.message}.`);
+  }
+
+  notify(text) {
+    if (element("notice").textContent !== text) element("notice").textContent = text;
+    element("notice").hidden = !text;
+  }
+}
+
+new Page().open();

@@ -1,0 +1,52 @@
+"""What raters are asked about two images: the three questions of the paper's human evaluation, in words of our own.
+
+Each is a forced choice between two methods' outputs for the same guide, without a tie. Realism is asked of the outputs
+alone; the other two show the guide.
+
+Source: Meng et al., "SDEdit", ICLR 2022, section 5 and the appendix on human evaluation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about two images.
+
+    Args:
+        text: the question.
+        hint: what to look at.
+        shows_guide: whether the guide is shown with the two images.
+        intact: what stands beside its own degraded copy in a catch trial: the guide, a real image where the study has
+            any, or an output of one of the methods.
+    """
+
+    text: str
+    hint: str
+    shows_guide: bool
+    intact: Literal["guide", "real", "output"]
+
+
+QUESTIONS = {
+    "realism": Question(
+        "Which image looks more realistic?",
+        "The one that could sooner be a real, flawless picture. Colours and brightness may differ.",
+        shows_guide=False,
+        intact="real",
+    ),
+    "faithfulness": Question(
+        "Which image is closer to the guide?",
+        "Compare places, shapes and colours with the guide. How real the image looks does not matter here.",
+        shows_guide=True,
+        intact="guide",
+    ),
+    "satisfaction": Question(
+        "Which image would you rather have?",
+        "Imagine that you made the guide and asked for a realistic picture of it. Weigh both.",
+        shows_guide=True,
+        intact="output",
+    ),
+}

@@ -1,0 +1,207 @@
+"""`sdedit calibrate`: what it leaves, that editing takes it, that it goes on, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tiny import write_images
+from torch import Tensor
+
+from sdedit_pl.checkpoints.calibrated import calibrated_t0
+from sdedit_pl.cli import calibrate
+from sdedit_pl.cli.calibration_report import Report
+from sdedit_pl.editing.calibration import Measured, Sweep, TradeOff
+from sdedit_pl.metrics import FEATURES, FeatureExtractor
+
+SIDECAR, PLOT, UNFINISHED = (f"tiny.safetensors.t0.{suffix}" for suffix in ("yaml", "png", "unfinished"))
+CALIBRATE = (
+    "calibrate", "ckpt=tiny.safetensors", "data=photos", "split=all", "features=colour", "steps=2", "batch=4",
+    "t0=[0.6,0.3,sigma:30]",
+)  # fmt: skip
+
+
+class Colour(FeatureExtractor):
+    """Features that cost nothing: mean and deviation of each channel."""
+
+    def __init__(self) -> None:
+        super().__init__("signed", "colour")
+
+    def vectors(self, prepared: Tensor) -> Tensor:
+        return torch.cat([prepared.mean((2, 3)), prepared.std((2, 3))], 1)
+
+
+@pytest.fixture(autouse=True)
+def photos(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ten images of the model's size, and features for them."""
+    monkeypatch.setitem(FEATURES, "colour", Colour)
+    return write_images(desk / "photos", count=10, size=16)
+
+
+def with_knee(monkeypatch: pytest.MonkeyPatch, knee: int | None) -> None:
+    """Makes every sweep have its knee at a level."""
+    trade_off = calibrate.trade_off
+    monkeypatch.setattr(calibrate, "trade_off", lambda sweep: replace(trade_off(sweep), knee=knee))
+
+
+def test_it_leaves_the_knee_and_the_curve_where_editing_finds_them(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_knee(monkeypatch, 2)
+    before = set(os.listdir())
+    code, output, errors = command(*CALIBRATE)
+    assert (code, errors) == (0, "")
+    assert set(os.listdir()) - before == {SIDECAR, PLOT}
+    lines = output.splitlines()
+    assert [line.split()[0] for line in lines[1:5]] == ["strokes", "0.3", "0.6", "sigma:30"]
+    verdict = "knee at t0=0.6 (sigma:6.1), in the paper's range 0.3 to 0.6 of the VP SDE (sigma:1.23 to sigma:6.1)"
+    assert verdict in lines
+    assert lines[-1] == f"{SIDECAR}, {PLOT}: sdedit edit takes t0 from there"
+    found = yaml.safe_load(Path(SIDECAR).read_text())
+    assert found["t0"] == 0.6 == calibrated_t0(Path("tiny.safetensors"))
+    assert [level["t0"] for level in found["levels"]] == [0.0, 0.3, 0.6, "sigma:30"]
+    assert found["levels"][0]["squared_l2"] == [0.0, 0.0, 0.0] and found["levels"][3]["noise_level"] == 30
+    assert all(low <= value <= high for level in found["levels"] for value, low, high in [level["squared_l2"]])
+    assert found["settings"]["images"] == 10 and found["settings"]["t0"] == [0.3, 0.6, "sigma:30"]
+    assert Image.open(PLOT).size[0] > 600
+
+
+def test_without_a_knee_editing_keeps_its_own_t0(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_knee(monkeypatch, None)
+    output = command(*CALIBRATE).output
+    assert "no knee: edits from no t0 gain more realism than they lose faithfulness" in output
+    assert output.endswith("sdedit edit goes on with its own t0\n")
+    assert yaml.safe_load(Path(SIDECAR).read_text())["t0"] is None and calibrated_t0(Path("tiny.safetensors")) is None
+
+
+def test_elsewhere_it_says_what_to_do_with_it(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_knee(monkeypatch, 1)
+    output = command(*CALIBRATE, "out=new/out", "images=3").output
+    assert output.endswith(f"new/out/{SIDECAR}, new/out/{PLOT}: give sdedit edit t0=0.3\n")
+    assert sorted(os.listdir("new/out")) == sorted([SIDECAR, PLOT]) and not Path(SIDECAR).exists()
+
+
+def test_it_goes_on_where_it_was_interrupted(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command(*CALIBRATE, "out=whole").code == 0
+    measured, batches = calibrate.measure_batch, []
+
+    def interrupted(*arguments: object) -> Sweep:
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        batches.append(len(arguments[2]))
+        return measured(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(calibrate, "measure_batch", interrupted)
+        assert command(*CALIBRATE, "out=parts").code == 130
+    assert os.listdir("parts") == [UNFINISHED] and batches == [4, 4]
+    code, _, errors = command(*CALIBRATE, "out=parts", "batch=1")
+    assert (code, errors) == (0, f"going on after 8 of 10 images: parts/{UNFINISHED}\n")
+    assert sorted(os.listdir("parts")) == sorted([SIDECAR, PLOT])
+    for name in (SIDECAR, PLOT):
+        assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes()
+
+
+def test_another_sweep_does_not_go_on_with_it(command, refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(calibrate, "trade_off", lambda sweep: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert command(*CALIBRATE).code == 130
+    message = refused(*CALIBRATE, "steps=3", "seed=1")
+    assert message == (
+        f"{UNFINISHED} is of a sweep that was interrupted and had another steps, seed; go on with that one, give "
+        "another out=, or overwrite=true"
+    )
+    assert command(*CALIBRATE, "steps=3", "seed=1", "overwrite=true").code == 0
+    assert not Path(UNFINISHED).exists()
+    assert f"{SIDECAR} is already there; give another out=, or overwrite=true" in refused(*CALIBRATE)
+    Path(UNFINISHED).write_text("text")
+    Path(SIDECAR).unlink()
+    assert f"{UNFINISHED} cannot be read" in refused(*CALIBRATE)
+
+
+def test_images_come_from_shards_too(photos: Path, command) -> None:
+    with tarfile.open("mine.tar", "w") as shard:
+        for file in sorted(photos.iterdir()):
+            shard.add(file, file.name)
+    assert command(*CALIBRATE, "data=mine.tar", "val_fraction=0", "out=shards").code == 0
+    assert command(*CALIBRATE, "val_fraction=0", "out=folder").code == 0
+    levels = [yaml.safe_load(Path(out, SIDECAR).read_text())["levels"] for out in ("shards", "folder")]
+    assert levels[0] == levels[1]
+
+
+def test_the_usual_levels_end_where_nothing_of_the_guide_is_left(command) -> None:
+    arguments = [argument for argument in CALIBRATE if not argument.startswith("t0=")]
+    assert command(*arguments, "images=3").code == 0
+    levels = yaml.safe_load(Path(SIDECAR).read_text())["levels"]
+    assert [level["t0"] for level in levels] == [0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
+
+
+def test_grey_images_have_features_too() -> None:
+    extract = calibrate.extractor({"features": {"name": "colour"}}, torch.device("cpu"))
+    assert torch.equal(extract(torch.ones(2, 1, 4, 4)), Colour()(torch.ones(2, 3, 4, 4)))
+
+
+@pytest.mark.parametrize(("level", "place"), [(1.2, "below"), (1.2341, "in"), (6.0974, "in"), (7.0, "above")])
+def test_the_verdict_compares_noise_levels_with_the_papers(level: float, place: str) -> None:
+    measured = [Measured(1.0, 0.9, 1.1)] * 4
+    found = TradeOff(measured, measured, 900.0, 2, [0.0, 0.0, 1.0, 0.0])
+    report = Report(found, [0.1, "sigma:x", 1.0], [0.1, level, 150.0])
+    assert f"knee at t0=sigma:x (sigma:{level:.3g}), {place} the paper's range" in report.verdict()
+    for end in (1, 3):
+        assert ", at an end of the sweep, " in replace(report, found=replace(found, knee=end)).verdict()
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_the_way_out(refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*arguments: object, **options: object) -> str:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", read_only)
+    assert "the checkpoint's folder . cannot be written; give another as out=FOLDER" in refused(*CALIBRATE)
+    assert "out=new cannot be written: Read-only file system; name another folder" in refused(*CALIBRATE, "out=new")
+
+
+def test_features_that_are_not_installed_are_named(refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Missing(Colour):
+        def __init__(self) -> None:
+            raise ModuleNotFoundError("features need the package efficientnet_lite_pytorch; pip install it")
+
+    monkeypatch.setitem(FEATURES, "colour", Missing)
+    assert refused(*CALIBRATE).startswith("features need the package efficientnet_lite_pytorch")
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("data=nowhere", ("no data=nowhere", "a folder of images, or shards")),
+        ("data=nothing", ("nothing",)),
+        ("data=*.tar", ("no shard matches *.tar",)),
+        ("data=", ("data must be text",)),
+        ("ckpt=missing", ("no checkpoint at missing",)),
+        ("ckpt=text.png", ("text.png",)),
+        ("split=test", ("split must be one of val, all", "'test'")),
+        ("split=val", ("at least 3 images", "data=photos has 1", "val_fraction=0.05", "split=all")),
+        ("val_fraction=2", ("val_fraction must lie in [0, 1)",)),
+        ("images=2", ("images must be at least 3, got 2",)),
+        ("batch=0", ("batch must be at least 1",)),
+        ("steps=0", ("steps must be at least 1",)),
+        ("seed=-1", ("seed must be at least 0",)),
+        ("features=inception_v9", ("features.name must be one of", "'inception_v9'")),
+        ("t0=[0.5]", ("at least two t0, got [0.5]",)),
+        ("t0=[0.5,1.5]", ("t0 must lie in (0, 1]", "got 1.5")),
+        ("t0=[0.5,0.5]", ("a t0 is given twice in [0.5, 0.5]",)),
+        ("t0=[0.5,sigma:1e9]", ("noise levels above", "sigma:1e9")),
+        ("t0=[0.5,much]", ("a time in (0, 1] or a noise level", "'much'")),
+        ("solver=ddmi", ("did you mean ddim?",)),
+        ("out=guide.png", ("out=guide.png is a file",)),
+        ("device=quantum", ("device=quantum cannot be used here",)),
+        ("imags=3", ("unknown key imags", "did you mean images?")),
+    ],
+)
+def test_what_it_cannot_take_is_refused(argument: str, words: tuple[str, ...], refused) -> None:
+    message = refused(*CALIBRATE, argument)
+    assert all(word in message for word in words), message

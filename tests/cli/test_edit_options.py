@@ -1,0 +1,178 @@
+"""`sdedit edit` beyond the paper's edits: strength maps, pastes, windows, several t0, trajectories."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+EDIT = ("edit", "ckpt=tiny.safetensors", "guide=guide.png", "steps=3", "samples=2")
+
+
+def pixels(file: str) -> np.ndarray:
+    return np.array(Image.open(file)).astype(int)
+
+
+@pytest.fixture
+def ramp(desk: Path) -> str:
+    """A strength map: black on the left, white on the right."""
+    Image.fromarray(np.tile(np.linspace(0, 255, 16).astype(np.uint8), (16, 1))).save("ramp.png")
+    return "ramp.png"
+
+
+def test_a_strength_map_keeps_black_and_changes_white(ramp: str, command) -> None:
+    assert command(*EDIT, f"strength={ramp}", "out=o", "t0=0.8", "steps=8").code == 0
+    change = abs(pixels("o/guide_seed0.png") - pixels("guide.png")).mean((0, 2))
+    assert change[0] == 0
+    assert change[-4:].mean() > change[1:5].mean()
+    assert set(yaml.safe_load(Path("o/edit.yaml").read_text())["record"]["sha256"]) >= {"ramp.png", "guide.png"}
+
+
+def test_strength_maps_of_a_folder_go_to_their_guides(ramp: str, command) -> None:
+    Path("guides").mkdir()
+    Path("maps").mkdir()
+    for name in ("a", "b"):
+        Image.open("guide.png").save(f"guides/{name}.png")
+    Image.open(ramp).save("maps/b.png")
+    code, _, errors = command(*EDIT, "guide=guides", "strength=maps", "out=o")
+    assert code == 0 and errors == "no strength for a: edited everywhere\n"
+    assert np.array_equal(pixels("o/b_seed0.png")[:, 0], pixels("guide.png")[:, 0])
+    assert not np.array_equal(pixels("o/a_seed0.png")[:, 0], pixels("guide.png")[:, 0])
+
+
+def test_several_t0_give_a_sheet_with_both_axes(desk: Path, command) -> None:
+    assert command(*EDIT, "t0=[0.2,sigma:1.2]", "out=o").code == 0
+    names = [f"guide_t0_{t0}_seed{seed}.png" for t0 in ("0.2", "sigma1.2") for seed in (0, 1)]
+    assert sorted(os.listdir("o")) == sorted(["edit.yaml", *names, "sheet.png"])
+    record = yaml.safe_load(Path("o/edit.yaml").read_text())
+    assert record["t0"] == [0.2, "sigma:1.2"]
+    assert record["record"]["samples"][names[2]] == {"guide": "guide.png", "t0": "sigma:1.2", "seed": 0}
+    assert command(*EDIT, "t0=0.2", "out=single").code == 0
+    assert np.array_equal(pixels("single/guide_seed1.png"), pixels(f"o/{names[1]}"))
+    assert command("edit", "config=o/edit.yaml", "out=again").code == 0
+    assert np.array_equal(pixels("again/sheet.png"), pixels("o/sheet.png"))
+
+
+def test_t0_auto_stays_within_the_l2_that_is_allowed(desk: Path, command, refused) -> None:
+    code, _, errors = command(*EDIT, "t0=auto", "l2=20", "out=o")
+    assert code == 0 and errors.startswith("guide.png: t0 = ")
+    guide = pixels("guide.png") / 255
+    distances = [((pixels(f"o/guide_seed{seed}.png") / 255 - guide) ** 2).sum() for seed in (0, 1)]
+    assert 5 < max(distances) <= 20
+    t0 = yaml.safe_load(Path("o/edit.yaml").read_text())["record"]["samples"]["guide_seed0.png"]["t0"]
+    assert command(*EDIT, f"t0={t0}", "out=direct").code == 0
+    assert np.array_equal(pixels("direct/guide_seed0.png"), pixels("o/guide_seed0.png"))
+    assert "even from t0=0.02, and 1e-05 is allowed" in refused(*EDIT, "t0=auto", "l2=0.00001", "out=new/out")
+
+
+def test_a_paste_makes_guide_and_mask(desk: Path, command) -> None:
+    Image.new("RGBA", (6, 6), (255, 0, 0, 255)).save("object.png")
+    assert command(*EDIT, "paste=object.png", "at=8,2", "grow=1", "out=o").code == 0
+    edited, guide = pixels("o/guide_seed0.png"), pixels("guide.png")
+    assert np.array_equal(edited[:, :7], guide[:, :7])
+    assert np.array_equal(edited[10:], guide[10:])
+    assert not np.array_equal(edited[3:7, 9:13], guide[3:7, 9:13])
+    assert "object.png" in yaml.safe_load(Path("o/edit.yaml").read_text())["record"]["sha256"]
+    assert command(*EDIT, "paste=object.png", "at=8,2", "grow=1", "feather=2", "out=soft").code == 0
+    assert np.array_equal(pixels("soft/guide_seed0.png")[:, :4], guide[:, :4])
+
+
+def test_windows_edit_a_guide_at_its_own_size(desk: Path, command) -> None:
+    large = np.random.default_rng(1).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+    mask = np.zeros((24, 40), dtype=np.uint8)
+    mask[:, 20:] = 255
+    Image.fromarray(large).save("large.png")
+    Image.fromarray(mask).save("half.png")
+    assert command(*EDIT, "guide=large.png", "mask=half.png", "windows=true", "overlap=6", "out=o").code == 0
+    edited = pixels("o/large_seed0.png")
+    assert edited.shape == (24, 40, 3)
+    assert np.array_equal(edited[:, :20], large[:, :20]) and not np.array_equal(edited[:, 20:], large[:, 20:])
+    code, _, errors = command(*EDIT, "guide=large.png", "windows=true", "side=16", "out=smaller")
+    assert code == 0 and errors == "large.png is 40x24, resized to 27x16\n"
+    assert pixels("smaller/large_seed0.png").shape == (16, 27, 3)
+
+
+def test_a_paste_may_be_edited_in_windows(desk: Path, command) -> None:
+    Image.new("RGB", (40, 24), "white").save("large.png")
+    Image.new("RGB", (10, 10), "red").save("object.png")
+    arguments = ("guide=large.png", "paste=object.png", "at=28,4", "windows=16", "out=o", "samples=1")
+    assert command(*EDIT, *arguments).code == 0
+    edited = pixels("o/large_seed0.png")
+    assert edited.shape == (24, 40, 3) and (edited[:, :24] == 255).all()
+
+
+def test_a_trajectory_leaves_an_animation_and_a_strip(desk: Path, command) -> None:
+    assert command(*EDIT, "trajectory=true", "out=o").code == 0
+    assert {"guide_trajectory.png", "guide_trajectory.webp"} <= set(os.listdir("o"))
+    with Image.open("o/guide_trajectory.webp") as animation:
+        assert animation.n_frames == 4  # pyright: ignore[reportAttributeAccessIssue]
+    assert command(*EDIT, "out=plain").code == 0
+    assert np.array_equal(pixels("o/guide_seed1.png"), pixels("plain/guide_seed1.png"))
+    assert command(*EDIT, "trajectory=true", "batch=1", "out=one_by_one").code == 0
+    assert np.array_equal(pixels("one_by_one/guide_seed1.png"), pixels("plain/guide_seed1.png"))
+    assert pixels("one_by_one/guide_trajectory.png").shape < pixels("o/guide_trajectory.png").shape
+    # ... which another edit replaces
+    assert command(*EDIT, "out=o", "overwrite=true").code == 0
+    assert sorted(os.listdir("o")) == sorted(os.listdir("plain"))
+
+
+def test_resampling_annealing_and_low_frequencies_are_options(desk: Path, command) -> None:
+    options = ("resample=1,2", "repeats=2", "anneal=0.5", "lowpass=4", "lowpass_range=0.1,0.5")
+    assert command(*EDIT, "mask=mask.png", *options, "out=o").code == 0
+    assert command("edit", "config=o/edit.yaml", "out=again").code == 0
+    assert np.array_equal(pixels("o/guide_seed0.png"), pixels("again/guide_seed0.png"))
+    assert command(*EDIT, "mask=mask.png", "out=plain").code == 0
+    assert not np.array_equal(pixels("o/guide_seed0.png"), pixels("plain/guide_seed0.png"))
+
+
+def test_the_network_can_be_compiled_or_run_in_lower_precision(desk: Path, command, monkeypatch) -> None:
+    compiled: list[object] = []
+    monkeypatch.setattr("torch.nn.Module.compile", lambda module: compiled.append(module))
+    assert command(*EDIT, "compile=true", "precision=bfloat16", "out=o").code == 0
+    assert len(compiled) == 1
+
+
+CONTRADICTIONS = {
+    "mask=mask.png strength=ramp.png": "mask and strength each say what may change; give one of them",
+    "mask=mask.png paste=guide.png at=0,0": "mask and paste each say what may change",
+    "paste=guide.png": "paste and at go together",
+    "at=3,4": "paste and at go together",
+    "at=3 paste=guide.png": "at must be a list [a whole number, a whole number] or null, got 3",
+    "windows=8": "windows of 8 px are smaller than the 16 px images that this model was trained on",
+    "windows=17 guide=wide.png": "windows must be a multiple of",
+    "windows=several": "windows must be true or false or a whole number, got 'several'",
+    "paste=guide.png at=90,0": "covers no pixel of the guide: pasted at 90,0",
+    "paste=guide.png at=0,0 guide=guides": "paste has one guide, the background, got 2 in guides",
+    "overlap=4": "overlap and side are for windows",
+    "windows=true overlap=16": "the overlap of windows of 16 px must lie in [0, 16), got 16",
+    "windows=true side=8": "side must be at least a window's 16 pixels, got 8",
+    "t0=auto": "t0=auto and l2 go together",
+    "l2=4": "t0=auto and l2 go together",
+    "t0=[0.3,0.3]": "t0 is a list of different values, got [0.3, 0.3]",
+    "t0=[]": "t0 is a list of different values, got []",
+    "t0=[0.3,2]": "t0 must lie in (0, 1], got 2",
+    "t0=[0.3,0.5] trajectory=true": "trajectory shows one t0 at a time",
+    "resample=5,2 mask=mask.png": "goes back 5 steps, and there are 3",
+    "resample=2,2": "all is new here; give a mask",
+    "resample=2": "resample must be a list [a whole number, a whole number] or null, got 2",
+    "strength=small.png": "a strength map must have its guide's size: guide.png is 16x16, small.png is 4x4",
+    "strength=black.png": "the strength map black.png is all black",
+    "strength=missing.png": "there is no strength at missing.png",
+    "anneal=0.5": "anneal=0.5 is for several repeats",
+    "lowpass=40": "lowpass=40 is more than the 16 pixels",
+    "variant=paper lowpass=4": "variant=paper follows what was published",
+}
+
+
+@pytest.mark.parametrize("arguments", CONTRADICTIONS)
+def test_contradictions_are_refused(arguments: str, ramp: str, refused) -> None:
+    Image.new("L", (4, 4), "white").save("small.png")
+    Path("guides").mkdir()
+    for name in ("a", "b"):
+        Image.open("guide.png").save(f"guides/{name}.png")
+    message = refused(*EDIT, *arguments.split(), "out=new/out")
+    assert CONTRADICTIONS[arguments] in message, message

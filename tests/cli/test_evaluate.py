@@ -1,0 +1,293 @@
+"""`sdedit evaluate` as a user meets it: the report, going on, what it refuses, and any number of processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdedit_pl.checkpoints import find_checkpoint
+from sdedit_pl.evaluation.making import ImageMaker
+from sdedit_pl.metrics import MaskedLPIPS, WeightsUnavailable
+
+EVALUATE = (
+    "evaluate", "ckpt=tiny.safetensors", "data=photos", "split=all", "steps=2", "out=o", "accelerator=cpu", "devices=1",
+    "features.size=32",
+)  # fmt: skip
+SMALL = (*EVALUATE, "tasks=[stroke_synthesis]", "baselines=[ddim]", "ablations=[]")
+COUNT = 7
+
+
+@pytest.fixture
+def photos(desk: Path) -> Path:
+    """Seven images of 16 px."""
+    folder = desk / "photos"
+    folder.mkdir()
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (COUNT, 4, 4, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).resize((16, 16), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def evaluated(photos: Path, command) -> Callable[..., dict[str, Any]]:
+    """Runs an evaluation that has to succeed, and returns its numbers."""
+
+    def evaluate(*arguments: str) -> dict[str, Any]:
+        code, _, errors = command(*arguments)
+        assert code == 0, errors
+        out = next(argument for argument in reversed(arguments) if argument.startswith("out=")).removeprefix("out=")
+        return json.loads(Path(out, "metrics.json").read_text())
+
+    return evaluate
+
+
+def images_in(folder: str) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob("*.png"))}
+
+
+class Sources(HTMLParser):
+    """What a page refers to."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_everything_is_made_measured_and_reported(evaluated, photos: Path) -> None:
+    shutil.copy(find_checkpoint("tiny.safetensors"), "other.safetensors")
+    ablations = ("t0=[0.3,0.5]", "colours=[3,6]", "sde=[0.5,2]")
+    numbers = evaluated(
+        *EVALUATE,
+        "compare=other.safetensors",
+        "ablations=[t0,colours,sde]",
+        *(f"ablation.{values}" for values in ablations),
+        "kid_subset=4",
+    )
+    tables = {task: list(methods) for task, methods in numbers["tasks"].items()}
+    assert tables == {
+        "stroke_synthesis": ["guide", "sdedit", "ddim", "nearest_sample"],
+        "stroke_editing": ["guide", "sdedit", "ddim", "nearest_sample"],
+        "compositing": ["guide", "sdedit", "ddim", "poisson", "laplacian", "nearest_sample"],
+    }
+    names = {"kid", "kid_error", "kid_low", "kid_high", "kid_subsets", "fid", "squared_l2", "rms", "precision"}
+    for methods in numbers["tasks"].values():
+        assert methods["guide"]["squared_l2"] == 0
+        assert all(names <= set(found) for found in methods.values())
+    # what ablations share with the tables is made once
+    found = {name: [row["images"] for row in rows] for name, rows in numbers["ablations"].items()}
+    assert found["t0"] == ["stroke_synthesis/sdedit_t0=0.3", "stroke_synthesis/sdedit"]
+    assert found["colours"] == ["stroke_synthesis_3_colours/sdedit", "stroke_synthesis/sdedit"]
+    assert [row["model"] for row in numbers["ablations"]["sde"]] == ["ckpt", "compare"] * 2
+    sde = [row["squared_l2"] for row in numbers["ablations"]["sde"]]
+    assert sde[0] == sde[1] and sde[2] == sde[3] != sde[0], "a copy of a model edits as the model does"
+    # the report stands alone
+    page = Path("o/report.html").read_text()
+    sources = Sources(page).found
+    assert all(source.startswith(("data:image/png;base64,", "#section-")) for source in sources)
+    assert sum(source.startswith("data:") for source in sources) == 3 + 2 * 3 == len(list(Path("o/figures").iterdir()))
+    linked = re.findall(r"\]\((.*?)\)", Path("o/report.md").read_text())
+    assert len(linked) == 9 and all(Path("o", link).is_file() for link in linked)
+    assert "needs images of at least 32 px" in page
+    assert len(images_in("o/images/compositing/poisson")) == COUNT
+
+
+def test_it_goes_on_where_it_was_interrupted(evaluated, command, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = evaluated(*SMALL, "out=whole", "batch=2")
+    step, made = ImageMaker.predict_step, []
+
+    def interrupted(self: ImageMaker, job_number: int, batch_idx: int) -> int:
+        if len(made) == 3:
+            raise OSError(28, "No space left on device", "o/images")
+        made.append(job_number)
+        return step(self, job_number, batch_idx)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ImageMaker, "predict_step", interrupted)
+        code, _, errors = command(*SMALL, "batch=2")
+    assert code == 2 and errors.splitlines()[-1] == "error: o/images: No space left on device"
+    before = {path: path.stat().st_mtime_ns for path in Path("o/images").rglob("*.png")}
+    assert sum(path.parent.name in ("sdedit", "ddim") for path in before) == 6
+    assert not Path("o/report.html").exists()
+    # the batch may be another one
+    assert evaluated(*SMALL, "batch=3") == whole
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert images_in("o/images") == images_in("whole/images")
+
+
+def test_more_can_be_added_and_less_asked_for(evaluated) -> None:
+    first = evaluated(*SMALL, "baselines=[]")
+    before = images_in("o/images")
+    more = evaluated(*SMALL, "tasks=[stroke_synthesis,stroke_editing]", "ablations=[t0]", "ablation.t0=[0.4]")
+    assert more["tasks"]["stroke_synthesis"]["sdedit"] == first["tasks"]["stroke_synthesis"]["sdedit"]
+    assert before.items() < images_in("o/images").items()
+    assert evaluated(*SMALL, "baselines=[]") == first
+
+
+def test_another_configuration_is_refused_and_overwriting_begins_anew(evaluated, refused, photos: Path) -> None:
+    first = evaluated(*SMALL)
+    message = refused(*SMALL, "t0=0.4")
+    assert (
+        "o holds an evaluation of another configuration: stroke_synthesis/sdedit was Edit(edit=SDEdit(t0=0.5" in message
+    )
+    assert "is Edit(edit=SDEdit(t0=0.4" in message and "overwrite=true" in message
+    assert "stroke_synthesis/guide was StrokeSynthesis(colours=6), seed=0" in refused(*SMALL, "seed=1")
+    assert "images was 7 with names" in refused(*SMALL, "images=6")
+    second = evaluated(*SMALL, "t0=0.4", "overwrite=true")
+    assert second["tasks"]["stroke_synthesis"]["sdedit"] != first["tasks"]["stroke_synthesis"]["sdedit"]
+    Path("o/evaluation.json").write_text("{")
+    assert "o/evaluation.json is not the record of an evaluation" in refused(*SMALL)
+
+
+def test_outputs_of_other_systems_get_columns(evaluated, refused) -> None:
+    evaluated(*SMALL)
+    Path("theirs").mkdir()
+    for number in range(COUNT):
+        guide = Image.open(f"o/images/stroke_synthesis/guide/{number:06d}.png")
+        guide.save(f"theirs/{number:06d}.webp", lossless=True)
+    shutil.copytree("o/images/stroke_synthesis/sdedit", "ours/stroke_synthesis")
+    tables = evaluated(*SMALL, "outputs.theirs=theirs", "outputs.ours=ours")["tasks"]["stroke_synthesis"]
+    assert list(tables) == ["guide", "sdedit", "ddim", "theirs", "ours"]
+    assert tables["theirs"] == tables["guide"] and tables["ours"] == tables["sdedit"]
+
+    Image.open("wide.png").save("theirs/000003.webp")
+    assert "theirs/000003.webp is 20x12, expected 16x16" in refused(*SMALL, "outputs.theirs=theirs")
+    os.rename("theirs/000003.webp", "theirs/extra.webp")
+    message = refused(*SMALL, "outputs.theirs=theirs")
+    assert "outputs.theirs: the images in theirs do not pair up with the 7 inputs" in message
+    assert "missing 000003.png; without an input extra.webp" in message
+    shutil.copy("theirs/000001.webp", "theirs/000001.png")
+    assert "holds 000001.png and 000001.webp; leave one" in refused(*SMALL, "outputs.theirs=theirs")
+    both = (*SMALL, "tasks=[stroke_synthesis,stroke_editing]", "outputs.theirs=theirs")
+    assert "must hold a folder for each task that the system has done (stroke_synthesis, stroke_editing)" in refused(
+        *both
+    )
+
+
+def test_images_of_one_group_are_not_independent(evaluated, refused, photos: Path) -> None:
+    Path("groups.csv").write_text("".join(f"{number}.png,{number // 2}\n" for number in range(COUNT)))
+    numbers = evaluated(*SMALL, "groups=groups.csv")
+    assert numbers["images"]["groups"] == 4
+    other = evaluated(*SMALL, "out=p")["tasks"]["stroke_synthesis"]["sdedit"]
+    grouped = numbers["tasks"]["stroke_synthesis"]["sdedit"]
+    assert grouped["kid"] != other["kid"] and grouped["fid"] == other["fid"]
+    everything = [argument for argument in EVALUATE if argument != "out=o"]
+    message = refused(*everything, "out=q", "groups=groups.csv")
+    assert "at least 3 groups of pairs of groups that are pasted on each other, and the 7 images have 2" in message
+    Path("groups.csv").write_text("0,a\n1\n")
+    assert "must hold lines `name,group`; line 2 does not" in refused(*SMALL, "out=q", "groups=groups.csv")
+    Path("groups.csv").write_text("0,a\n1,b\n")
+    assert "no group for 5 of 7 images, the first: 2" in refused(*SMALL, "out=q", "groups=groups.csv")
+
+
+BAD = {
+    "images=5": ("images must be at least 6, got 5",),
+    "kid_subset=8": ("kid_subset needs at least 8 images, and there are 7", "a smaller kid_subset"),
+    "tasks=[painting]": ("tasks are of stroke_synthesis, stroke_editing, compositing, got 'painting'",),
+    "baselines=[ddim,ddim]": ("baselines names one twice: ddim, ddim",),
+    "baselines=[e4e]": ("baselines are of ddim, poisson, laplacian, nearest_sample, got 'e4e'",),
+    "ablations=[speed]": ("ablations are of t0, colours, repeats, steps, solver, sde, got 'speed'",),
+    "ablations=[sde]": ("compare=CHECKPOINT and ablations=[sde] go together",),
+    "compare=tiny.safetensors": ("compare=CHECKPOINT and ablations=[sde] go together",),
+    "ablation.t0=[0.5,1.5]": ("ablation: t0 must lie in (0, 1], got 1.5",),
+    "ablation.t0=[0.5,0.5]": ("ablation: t0 holds a value twice",),
+    "ablation.colours=[1]": ("ablation: a stroke painting has 2 to 256 colours, got 1",),
+    "ablation.solver=[]": ("ablation: solver needs at least one value",),
+    "ablation.solver=[magic]": ("ablation: solver must be one of ancestral", "'magic'"),
+    "ablation.stesp=[3]": ("unknown key ablation.stesp; did you mean ablation.steps?",),
+    "tasks=[]": ("there is nothing to evaluate",),
+    "t0=sigma:1e9": ("noise levels above", "sigma:1e9"),
+    "steps=1": ("stroke_synthesis/ddim: DDIM encoding needs at least 2 steps, got 1",),
+    "outputs.sdedit=photos": ("outputs.sdedit: another system needs a name",),
+    "outputs.other=nowhere": ("outputs.other=nowhere is no folder",),
+    "groups=missing.csv": ("groups=missing.csv cannot be read",),
+    "data=nowhere": ("no data=nowhere",),
+    "ckpt=text.png": ("text.png",),
+    "out=guide.png": ("out=guide.png is a file",),
+    "out=elsewhere": ("elsewhere already holds files, and no evaluation",),
+    "out=guide.png/below": ("out=guide.png/below cannot be written",),
+    "accelerator=quantum": ("accelerator=quantum devices=1:",),
+    "features.name=file": ("features.path is required",),
+}
+
+
+@pytest.mark.parametrize("argument", BAD)
+def test_what_it_cannot_take_is_refused(argument: str, photos: Path, refused) -> None:
+    message = refused(*SMALL, argument)
+    assert all(words in message for words in BAD[argument]), message
+
+
+def test_a_missing_package_is_named_before_hours_of_editing(
+    photos: Path, refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert refused(*SMALL) == "the report needs matplotlib; pip install 'sdedit-pl[evaluation]'"
+
+
+def test_models_of_other_sizes_cannot_be_compared(photos: Path, refused) -> None:
+    checkpoint = Path(__file__).parents[2] / "checkpoints" / "portraits64.safetensors"
+    message = refused(*SMALL, f"compare={checkpoint}", "ablations=[sde]")
+    assert "must be of images of one size, got 16 px with 3 channels and 64 px with 3" in message
+
+
+def test_without_weights_of_lpips_everything_else_is_reported(
+    evaluated, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unavailable(self: MaskedLPIPS, network: str, weights: str | None) -> None:
+        raise WeightsUnavailable("the weights of alex cannot be fetched")
+
+    monkeypatch.setattr(MaskedLPIPS, "__init__", unavailable)
+    monkeypatch.setattr("sdedit_pl.cli.evaluate.SMALLEST", 16)
+    numbers = evaluated(*SMALL, "tasks=[stroke_editing]", "baselines=[]")
+    assert numbers["notes"] == ["There is no masked LPIPS: the weights of alex cannot be fetched."]
+    assert "masked_lpips" not in numbers["tasks"]["stroke_editing"]["sdedit"]
+    assert "the weights of alex cannot be fetched" in Path("o/report.html").read_text()
+
+
+def test_the_report_goes_to_wandb_as_tables_and_images(
+    evaluated, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for name in ("CONFIG", "CACHE", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home"))
+    evaluated(*SMALL, "wandb=paintings")
+    wandb.teardown()
+    (run,) = Path("o/wandb").glob("offline-run-*")
+    assert list(run.glob("files/media/images/figures/stroke_synthesis_*.png"))
+    assert list(run.glob("files/media/table/tables/*.table.json"))
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_report_of_one(photos: Path) -> None:
+    reports = []
+    for devices in (1, 2):
+        command = [sys.executable, "-m", "sdedit_pl", *SMALL, f"devices={devices}", f"out=o{devices}", "batch=2"]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+        root = str(Path(__file__).parents[2])
+        ended = subprocess.run(
+            command, env=environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}, capture_output=True, timeout=300
+        )
+        assert ended.returncode == 0, ended.stderr
+        reports.append(Path(f"o{devices}"))
+        assert ended.stdout.decode().count("the report:") == 1
+    one, two = reports
+    for name in ("metrics.json", "report.md", "report.html"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    assert images_in("o1/images") == images_in("o2/images")

@@ -1,0 +1,173 @@
+"""`sdedit study` as a user meets it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdedit_pl.cli import study as verb
+from sdedit_pl.config import keys_of
+from sdedit_pl.study.server import StudyServer
+from sdedit_pl.study.store import Study
+
+METHODS = ("methods.ours=ours", "methods.theirs=theirs")
+
+
+@pytest.fixture
+def folders(desk: Path) -> Path:
+    """Outputs of two methods for three guides."""
+    noise = np.random.default_rng(0)
+    for folder in ("ours", "theirs", "guides"):
+        Path(folder).mkdir()
+        for number in range(3):
+            Image.fromarray(noise.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(f"{folder}/{number}.png")
+    return desk
+
+
+@pytest.fixture
+def answered(folders: Path, command: Callable) -> Path:
+    """A study, in which one rater always prefers ours and misses no catch trial, and another knows only the left."""
+    assert command("study", "build", *METHODS, "guides=guides").code == 0
+    with Study(Path("study.sqlite")) as study:
+        for rater in ("careful", "careless"):
+            study.join(rater)
+            for trial, left, correct in study._rows(
+                "SELECT trials.id, left_source, correct FROM trials JOIN raters USING (form) WHERE token = ?", rater
+            ):
+                right_choice = correct or ("left" if left == "ours" else "right")
+                study.record(rater, trial, right_choice if rater == "careful" else "left", 1000)
+    return folders
+
+
+@pytest.mark.parametrize("step", ["build", "serve", "report"])
+def test_help_of_each_step(step: str, command) -> None:
+    code, output, _ = command("study", step, "--help")
+    assert code == 0 and output.startswith(f"sdedit study {step} ")
+    for key, known in keys_of({"build": verb.BUILD, "serve": verb.SERVE, "report": verb.REPORT}[step].top).items():
+        assert f"\n  {key} " in output and len(known.text) > 5
+    assert output.strip() in command("study", "--help").output
+
+
+def test_build_says_what_it_made(folders: Path, command) -> None:
+    code, output, _ = command("study", "build", *METHODS, "guides=guides", "out=new/mine.sqlite", "comparisons=3")
+    assert code == 0 and output.splitlines() == [
+        "3 items, 9 comparisons in 6 forms; a form is what one rater is asked",
+        "serve it with: sdedit study serve study=new/mine.sqlite",
+    ]
+    assert [path.name for path in Path("new").iterdir()] == ["mine.sqlite"]
+
+
+def test_serve_ends_with_an_interrupt(answered: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(server: StudyServer) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StudyServer, "serve_forever", interrupted)
+    code, output, errors = command("study", "serve", "study=study.sqlite", "port=0")
+    first, second = output.splitlines()
+    assert (code, errors) == (0, "")
+    assert first.startswith("the page is at http://127.0.0.1:") and first.endswith("/; Ctrl-C ends")
+    assert second == "24 answers of 2 raters so far; sdedit study report study=study.sqlite"
+
+
+def test_serving_and_reporting_need_no_pytorch() -> None:
+    """So that a server starts at once, on a small machine too."""
+    program = (
+        "import sys, sdedit_pl.cli.study as verb; sys.exit(str(sorted({'torch', 'PIL', 'numpy'} & set(sys.modules))))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stderr == "[]\n"
+
+
+def test_report_writes_tables_data_and_answers(answered: Path, command) -> None:
+    code, output, _ = command("study", "report", "study=study.sqlite", "out=found")
+    assert code == 0 and sorted(path.name for path in Path("found").iterdir()) == sorted(verb.REPORT_FILES)
+    text = Path("found/report.md").read_text()
+    assert text in output and "in found: report.md, report.json, answers.csv" in output
+    assert "| ours over theirs | 100.0 % [43.9, 100.0], 3 |" in text
+    assert "are left out: rater 2 (" in text
+    findings = json.loads(Path("found/report.json").read_text())
+    assert findings["left_out"] == [2] and findings["study"]["methods"] == {"ours": "ours", "theirs": "theirs"}
+    with Path("found/answers.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 24
+
+
+def test_report_replaces_an_earlier_one_when_told(answered: Path, command, refused) -> None:
+    assert command("study", "report", "study=study.sqlite", "out=found").code == 0
+    Path("found/notes.txt").write_text("mine")
+    assert refused("study", "report", "study=study.sqlite", "out=found") == (
+        "found already holds report.md; give another out=, or overwrite=true"
+    )
+    again = ("study", "report", "study=study.sqlite", "out=found", "threshold=0", "overwrite=true")
+    assert command(*again).code == 0
+    assert json.loads(Path("found/report.json").read_text())["left_out"] == []
+    assert Path("found/notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["study"], "sdedit study takes build, serve, report and then key=value ..., got nothing"),
+        (["study", "buidl"], "got 'buidl'; did you mean build?"),
+        (["study", "build"], "methods is required: methods.NAME=FOLDER"),
+        (["study", "build", "methods=ours"], "methods must be a section of names, each with text (.NAME=...), got"),
+        (["study", "build", "methods.ours=ours"], "a study compares at least 2 methods, got 1"),
+        (["study", "build", *METHODS], "faithfulness and satisfaction cannot be judged without guides=FOLDER"),
+        (["study", "build", *METHODS, "guides=none"], "there is no guide at none"),
+        (["study", "build", *METHODS, "guides=nothing"], "the folder nothing holds no images"),
+        (
+            ["study", "build", *METHODS, "guides=elsewhere"],
+            "these do not: another is not in methods.ours=ours;",
+        ),
+        (["study", "build", *METHODS, "guides=guides", "out=guide.png"], "guide.png is already there and may hold"),
+        (["study", "build", *METHODS, "guides=guides", "questions=[beauty]"], "questions must be some of realism, "),
+        (
+            ["study", "build", *METHODS, "guides=guides", "comparison=3"],
+            "unknown key comparison; did you mean comparisons",
+        ),
+        (["study", "serve"], "study is required: the study's file"),
+        (["study", "serve", "study=none.sqlite"], "there is no study at none.sqlite; `sdedit study build` makes one"),
+        (["study", "serve", "study=guide.png"], "guide.png is not a study, and left as it is"),
+        (["study", "report", "study=guide.png"], "guide.png is not a study, and left as it is"),
+        (["study", "report", "study=x", "threshold=2"], "threshold must lie in [0, 1], got 2.0; 0 leaves nobody out"),
+        (["study", "report", "study=x", "out=guide.png"], "out=guide.png is a file; name a folder"),
+    ],
+)
+def test_what_it_cannot_take_is_refused(folders: Path, refused, arguments: list[str], message: str) -> None:
+    assert message in refused(*arguments)
+
+
+def test_answers_are_never_overwritten(answered: Path, refused) -> None:
+    assert "study.sqlite is already there and may hold answers; give another out=" in refused(
+        "study", "build", *METHODS, "guides=guides"
+    )
+    Path("study.sqlite").rename("study.sqlite-wal")
+    assert "study.sqlite-wal is already there" in refused("study", "build", *METHODS, "guides=guides")
+
+
+def test_a_damaged_study_is_refused_and_left_as_it_is(answered: Path, refused) -> None:
+    whole = Path("study.sqlite").read_bytes()
+    Path("study.sqlite").write_bytes(whole[: len(whole) // 2])
+    for step in ("serve", "report"):
+        assert "the study study.sqlite is damaged (" in refused("study", step, "study=study.sqlite")
+
+
+def test_a_port_in_use_is_refused(answered: Path, refused) -> None:
+    with Study(Path("study.sqlite")) as study, StudyServer(study, "127.0.0.1", 0) as server:
+        port = server.port
+        study.close()
+        message = refused("study", "serve", "study=study.sqlite", f"port={port}")
+    assert message.startswith(
+        f"cannot listen at host=127.0.0.1 port={port}: Address already in use; give another port="
+    )
+
+
+def test_a_study_without_answers_has_no_report(folders: Path, command, refused) -> None:
+    assert command("study", "build", *METHODS, "guides=guides").code == 0
+    assert "the study has no answers yet" in refused("study", "report", "study=study.sqlite")

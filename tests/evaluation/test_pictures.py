@@ -1,0 +1,64 @@
+"""Numbered PNG files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.evaluation.pictures import Pictures
+
+
+def test_what_is_written_is_read_and_what_is_missing_is_known(tmp_path: Path) -> None:
+    pictures = Pictures(tmp_path / "a", 4, ImageFormat(5))
+    images = torch.randint(0, 256, (4, 3, 5, 5), generator=torch.Generator().manual_seed(0)) / 127.5 - 1
+    assert pictures.missing() == [0, 1, 2, 3]
+    for number in (2, 0):
+        pictures.write(number, images[number])
+    assert pictures.missing() == [1, 3]
+    assert torch.equal(pictures.read([2, 0]), images[[2, 0]])
+    assert sorted(file.name for file in (tmp_path / "a").iterdir()) == ["000000.png", "000002.png"]
+
+
+def test_values_are_clamped(tmp_path: Path) -> None:
+    pictures = Pictures(tmp_path, 1, ImageFormat(2))
+    pictures.write(0, torch.tensor([-3.0, 3.0]).expand(3, 2, 2))
+    assert pictures.read([0]).unique().tolist() == [-1, 1]
+
+
+def test_masks_are_white_where_pixels_may_change(tmp_path: Path) -> None:
+    mask = torch.rand(1, 6, 6, generator=torch.Generator().manual_seed(0)) > 0.5
+    pictures = Pictures(tmp_path, 1, ImageFormat(6, channels=1))
+    pictures.write(0, mask.float() * 2 - 1)
+    assert torch.equal(pictures.read_masks([0])[0], mask)
+    assert Image.open(pictures.file(0)).mode == "L"
+
+
+def test_batches_hold_every_image_once_as_often_as_asked(tmp_path: Path) -> None:
+    pictures = Pictures(tmp_path, 5, ImageFormat(2))
+    for number in range(5):
+        pictures.write(number, torch.full((3, 2, 2), number / 127.5 - 1))
+    batches = pictures.batches(2)
+    for _ in range(2):
+        values = [((batch[:, 0, 0, 0] + 1) * 127.5).round().int().tolist() for batch in batches]
+        assert values == [[0, 1], [2, 3], [4]]
+    assert [list(numbers) for numbers in batches.numbers()] == [[0, 1], [2, 3], [4]] and len(batches) == 3
+
+
+def test_the_digest_is_of_the_pixels(tmp_path: Path) -> None:
+    one, two = (Pictures(tmp_path / name, 1, ImageFormat(2)) for name in ("one", "two"))
+    one.write(0, torch.zeros(3, 2, 2))
+    (tmp_path / "two").mkdir()
+    Image.open(one.file(0)).save(two.file(0), compress_level=0)
+    assert one.file(0).read_bytes() != two.file(0).read_bytes() and one.digest() == two.digest()
+    two.write(0, torch.full((3, 2, 2), 0.1))
+    assert one.digest() != two.digest()
+
+
+def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (6, 4)).save(tmp_path / "000000.png")
+    with pytest.raises(ValueError, match=r"000000.png is 6x4, expected 4x4 .* resize"):
+        Pictures(tmp_path, 1, ImageFormat(4)).check_sizes()

@@ -1,0 +1,51 @@
+"""The report's forms: what is text stays text, and a picture is in the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sdedit_pl.evaluation.contents import chosen_rows, measures_table
+from sdedit_pl.evaluation.report import Figure, Report, Section, Table, markdown_table
+
+PICTURE = Image.new("RGB", (3, 2), "red")
+
+
+def report() -> Report:
+    table = Table(["name", "value"], [["a|b", "1 < 2"], ["ours", "<b>"]], "ours")
+    figure = Figure("dots", 'red & "round"', PICTURE)
+    return Report("Evaluation of <x>", [Section("One", ["<urlopen error>"], table, [figure])])
+
+
+def test_the_page_holds_its_pictures_and_escapes_text(tmp_path: Path) -> None:
+    report().write(tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<title>Evaluation of &lt;x&gt;</title>" in page and "&lt;urlopen error&gt;" in page and "<b>" not in page
+    assert '<tr class="ours"><td>ours</td>' in page and page.count('class="ours"') == 1
+    content = base64.b64decode(page.partition("base64,")[2].partition('"')[0])
+    assert content == (tmp_path / "figures" / "dots.png").read_bytes()
+    assert Image.open(io.BytesIO(content)).getpixel((0, 0)) == (255, 0, 0)
+    assert "http" not in page
+
+
+def test_markdown_keeps_its_tables_whole(tmp_path: Path) -> None:
+    text = report().markdown()
+    assert "| a/b | 1 < 2 |\n| **ours** | <b> |" in text and "&lt;urlopen error>" in text
+    assert "![dots](figures/dots.png)" in text
+    assert markdown_table(Table(["x"], [])) == "| x |\n| --- |"
+
+
+def test_a_table_shows_what_was_measured_and_nothing_else() -> None:
+    first = {"kid": 0.25, "kid_error": 0.125, "kid_low": None, "kid_high": None, "squared_l2": 3.0}
+    table = measures_table({"one": first, "two": {"kid": 0.5, "kid_error": None, "masked_lpips": 0.03}}, "method")
+    assert table.titles == ["method", "KID ↓", "L2 to guide ↓", "masked LPIPS ↓"]
+    assert table.rows == [["one", "0.2500 ± 0.1250", "3.00", "-"], ["two", "0.5000", "-", "0.0300"]]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(3, [0, 1, 2]), (8, list(range(8))), (32, list(range(2, 32, 4)))])
+def test_shown_images_are_spread_evenly(count: int, expected: list[int]) -> None:
+    assert chosen_rows(count) == expected
