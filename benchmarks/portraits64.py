@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -31,7 +31,7 @@ from sdedit_pl.cli.explain import explain, wants_help
 from sdedit_pl.cli.results import Results
 from sdedit_pl.config import Schema
 from sdedit_pl.data import WebDatasetSource
-from sdedit_pl.data.images import images_from_bytes
+from sdedit_pl.data.images import as_saved, images_from_bytes
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.strokes import stroke_painting
@@ -79,7 +79,7 @@ class Arguments:
     batch: int = 16
     images: int | None = None
     data: str = "data/portraits64"
-    features: str = "efficientnet_lite0"
+    features: Literal["inception", "efficientnet_lite0"] = "efficientnet_lite0"
     device: str = "auto"
     overwrite: bool = False
 
@@ -111,7 +111,7 @@ class Portraits:
 
     def made_into(self, pixels: Images, extract: Extract) -> Portraits:
         """What was made of these images, one for each, as files of 8 bits hold it."""
-        pixels = ((pixels.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+        pixels = as_saved(pixels)
         return Portraits(pixels, extract(pixels), self.designs)
 
     def joined(self, other: Portraits) -> Portraits:
@@ -318,8 +318,6 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         config = SCHEMA.resolve(*SCHEMA.read_arguments(arguments))
-        if config["features"] not in FEATURES:
-            raise ValueError(f"features must be one of {', '.join(FEATURES)}, got {config['features']!r}")
         out = Path(config["out"])
         with Results(out, replaced_in(out, config["overwrite"])) as folder:
             numbers = measure(config, folder)

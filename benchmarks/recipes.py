@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,7 @@ from sdedit_pl.build import build_data
 from sdedit_pl.checkpoints import describe, load_denoiser
 from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.config import Schema, require_at_least
+from sdedit_pl.data.images import as_saved
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.strokes import stroke_painting
 from sdedit_pl.fit import fit
@@ -84,7 +85,7 @@ class Arguments:
     precision: str = "bf16-mixed"
     compile: bool = False
     images: int | None = None
-    features: str = "efficientnet_lite0"
+    features: Literal["inception", "efficientnet_lite0"] = "efficientnet_lite0"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -95,8 +96,6 @@ class Arguments:
             raise ValueError(f"recipes are {', '.join(RECIPES)}, got {', '.join(sorted(unknown))}")
         if {"t_max", "fine_tuned"} & set(self.recipes) and "default" not in self.recipes:
             raise ValueError("t_max and fine_tuned take the best rate of default; add it to recipes")
-        if self.features not in FEATURES:
-            raise ValueError(f"features must be one of {', '.join(FEATURES)}, got {self.features!r}")
 
 
 SCHEMA = Schema(top=Arguments, settings={}, families={})
@@ -234,11 +233,8 @@ def measured(run: Run, settings: Mapping[str, Any], extract: Extract) -> dict[st
 
 def edits_of(edit: SDEdit, denoiser: Any, strokes: Images, batch: int = 32) -> Images:
     """One edit of each painting, rounded to 8 bits; the seed is its number."""
-    parts = [
-        edit(denoiser, strokes[part], seeds=part.tolist()).clamp(-1, 1)
-        for part in torch.arange(len(strokes)).split(batch)
-    ]
-    return ((torch.cat(parts) + 1) * 127.5).round() / 127.5 - 1
+    parts = [edit(denoiser, strokes[part], seeds=part.tolist()) for part in torch.arange(len(strokes)).split(batch)]
+    return as_saved(torch.cat(parts))
 
 
 def distance(edits: Float[Tensor, "N D"], originals: Float[Tensor, "N D"]) -> Estimate:

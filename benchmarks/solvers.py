@@ -43,7 +43,7 @@ from sdedit_pl.cli.edit_model import load_for_editing, precision
 from sdedit_pl.config import Family, Schema, require_at_least
 from sdedit_pl.data import FolderSource, WebDatasetSource
 from sdedit_pl.data.choice import ChosenImages
-from sdedit_pl.data.images import images_from_bytes
+from sdedit_pl.data.images import bytes_from_images, images_from_bytes
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.strokes import stroke_painting
 from sdedit_pl.grids import GRIDS
@@ -74,7 +74,8 @@ class Arguments:
         grids: names of grids.
         evaluations: how often the network may be called for an edit.
         references: long runs to compare with: paper (Algorithm 2 or 4, as the model's SDE asks for) and ancestral (the
-            package's own, on the SDE's exact transitions); the goal is about paper where both are measured.
+            package's own, on the SDE's exact transitions); tables and plots hold the others against ancestral where
+            both are measured, recommendations against each.
         reference_steps: of the references.
         images: edit so many validation images, evenly spaced through the split; null for all.
         samples: edits of each painting, each with a seed of its own; several narrow the intervals of L2 most.
@@ -251,9 +252,8 @@ class Measurement:
         }
 
     def _store(self, cell: Cell, sums: GroupSums, shown: Images) -> None:
-        pixels = ((shown + 1) * 127.5).round().to(torch.uint8)
         with whole_file(self.folder / "cells" / cell.file) as file:
-            save_file({"discrepancy": sums.discrepancy, "l2": sums.l2, "shown": pixels}, file)
+            save_file({"discrepancy": sums.discrepancy, "l2": sums.l2, "shown": bytes_from_images(shown)}, file)
 
     def _sums(self, record: Mapping[str, Any]) -> GroupSums:
         tensors = load_file(self.folder / "cells" / cell_of(record).file)

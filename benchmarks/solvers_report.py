@@ -12,8 +12,9 @@ from sdedit_pl.editing.sheets import grid, to_picture
 from sdedit_pl.plots import Value, line_plot
 from sdedit_pl.typing import Images
 
-REFERENCES = ("paper", "ancestral")
-"""Long runs that others are compared with; the goal is about the first of them that is measured."""
+REFERENCES = ("ancestral", "paper")
+"""Long runs that others are compared with. Tables and plots are about the first of them that is measured: the second
+ends on a state with noise in it, which every other run is better than."""
 
 SHEET_EVALUATIONS = (10, 20)
 SHEET_CELL = 192
@@ -42,18 +43,20 @@ class Block:
 
     Args:
         records: as `blocks` has them.
+        reference: the long run that the goal is about; None for the first that is measured.
 
     Attributes:
         references: the long runs.
-        goal: the one that the goal is about; None where none is measured.
+        goal: the one that the goal is about; None where it is not measured.
         held: the records that are held against it.
         counts: their numbers of evaluations, ascending.
     """
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    def __init__(self, records: Sequence[Record], reference: str | None = None) -> None:
         self.records = records
         self.references = [record for record in records if record["reference"]]
-        self.goal = self.references[0] if self.references else None
+        wanted = [record for record in self.references if reference in (None, record["solver"])]
+        self.goal = wanted[0] if wanted else None
         self.held = [record for record in records if not record["reference"] and self.versus(record)]
         self.counts = sorted({record["allowed"] for record in self.held})
 
@@ -124,15 +127,18 @@ def origin(results: Mapping[str, Any]) -> str:
 
 
 def recommendations(found: Mapping[tuple[str, int], Block]) -> str:
-    """The table of what to take."""
+    """The table of what to take, by each reference that is measured."""
     rows = []
-    for (t0, colours), block in found.items():
-        take = block.recommended()
-        name = "none" if take is None else f"{take['solver']}, {take['grid']}"
-        needed = "" if take is None else str(take["allowed"])
-        first = [count for count in block.counts if any(map(block.meets_goal, block.at(count)))]
-        rows.append([t0, str(colours), name, needed, str(first[0]) if first else "never"])
-    return table(["t0", "colours", "recommended", "evaluations", "any meets the goal from"], rows)
+    for (t0, colours), records in found.items():
+        for reference in records.references:
+            block = Block(records.records, reference["solver"])
+            take = block.recommended()
+            name = "none" if take is None else f"{take['solver']}, {take['grid']}"
+            needed = "" if take is None else str(take["allowed"])
+            first = [count for count in block.counts if any(map(block.meets_goal, block.at(count)))]
+            first_count = str(first[0]) if first else "never"
+            rows.append([t0, str(colours), reference["solver"], name, needed, first_count])
+    return table(["t0", "colours", "reference", "recommended", "evaluations", "any meets the goal from"], rows)
 
 
 def winners(found: Mapping[tuple[str, int], Block]) -> str:

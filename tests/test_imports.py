@@ -19,8 +19,8 @@ PACKAGE = Path(__file__).parents[1] / "sdedit_pl"
 
 LAYERS = (  # lowest first; a part may import itself and the layers below its own, nothing else
     ("typing",),
-    ("noise", "sde", "networks", "data", "metrics", "plots"),
-    ("denoiser", "grids"),
+    ("noise", "sde", "networks", "data", "plots"),
+    ("denoiser", "grids", "metrics"),
     ("losses", "solvers"),
     ("sampling",),
     ("editing",),

@@ -22,7 +22,7 @@ from sdedit_pl.cli.calibration_report import Report
 from sdedit_pl.cli.edit import FAMILIES as EDIT_FAMILIES
 from sdedit_pl.cli.edit_inputs import image_shape
 from sdedit_pl.cli.edit_model import load_for_editing, precision
-from sdedit_pl.cli.results import Results
+from sdedit_pl.cli.results import Results, refuse_replacing
 from sdedit_pl.cli.unfinished_sweep import UnfinishedSweep
 from sdedit_pl.config import ConfigError, Family, Schema, require_at_least
 from sdedit_pl.data import FolderSource, WebDatasetSource
@@ -129,8 +129,7 @@ def results_file(config: Mapping[str, Any], checkpoint: Path) -> Path:
     file = beside if config["out"] is None else Path(config["out"]) / beside.name
     if file.parent.exists() and not file.parent.is_dir():
         raise ConfigError(f"out={file.parent} is a file; name a folder")
-    if file.exists() and not config["overwrite"]:
-        raise ConfigError(f"{file} is already there; give another out=, or overwrite=true")
+    refuse_replacing(file, config["overwrite"])
     return file
 
 

@@ -11,7 +11,7 @@ from sdedit_pl.cli import say
 from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.edit_inputs import image_shape, read_areas, read_guides
 from sdedit_pl.cli.edit_model import load_for_editing
-from sdedit_pl.cli.results import Results
+from sdedit_pl.cli.results import Results, refuse_replacing
 from sdedit_pl.config import ConfigError, Schema, require_at_least
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.runs import Edited, edit_guides
@@ -63,8 +63,7 @@ def run(arguments: list[str]) -> None:
     out = Path(config["out"])
     if out.is_dir():
         raise ConfigError(f"out={out} is a folder; name a PNG file in it")
-    if out.exists() and not config["overwrite"]:
-        raise ConfigError(f"{out} is already there; give another out=, or overwrite=true")
+    refuse_replacing(out, config["overwrite"])
     if not Path(config["ckpt"]).exists():
         raise ConfigError(f"the demo runs in a checkout of the project: there is no {config['ckpt']} here")
     with Results(out.parent) as results:

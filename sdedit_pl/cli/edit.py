@@ -127,6 +127,8 @@ class Arguments:
             raise ValueError(f"{' and '.join(areas)} each say what may change; give one of them")
         if (self.paste is None) != (self.at is None):
             raise ValueError("paste and at go together: paste=IMAGE at=X,Y puts its upper left corner there")
+        if self.paste is None and (self.paste_mask, self.scale, self.grow, self.feather) != (None, 1.0, 3, 0):
+            raise ValueError("paste_mask, scale, grow and feather are for a paste; give paste=IMAGE at=X,Y")
         if not self.windows and (self.overlap is not None or self.side is not None):
             raise ValueError("overlap and side are for windows; give windows=true")
         if (self.t0 == AUTO) != (self.l2 is not None):
@@ -228,6 +230,9 @@ def default_t0(checkpoint: Path) -> float | str:
 def plan(config: Mapping[str, Any], edits: Sequence[SDEdit], denoiser: Denoiser, inputs: Inputs) -> list[Task]:
     """Which guides are edited how."""
     everything = range(len(inputs.guides))
+    if config["t0"] != AUTO:
+        for edit in edits:  # not when the first of them has been run
+            edit.check(denoiser)
     if config["t0"] == AUTO:
         found = search(config, edits[0], denoiser, inputs)
         return [Task(replace(edits[0], t0=its.t0), [number]) for number, its in enumerate(found)]

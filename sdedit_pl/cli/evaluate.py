@@ -126,9 +126,9 @@ class Arguments:
         wants_two = [name for name in self.ablations if name in ABLATIONS and ABLATIONS[name].compares]
         if bool(wants_two) != (self.compare is not None):
             raise ValueError("compare=CHECKPOINT and ablations=[sde] go together: one is measured by the other")
-        known = [GUIDE, MASK, *BASELINES]
+        known = [ORIGINAL, GUIDE, MASK, *BASELINES]
         for name in self.outputs or {}:
-            if name in known or name.startswith(OURS) or not name.replace("_", "").replace("-", "").isalnum():
+            if name in known or name.lower().startswith(OURS) or not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(
                     f"outputs.{name}: another system needs a name of letters, digits, - and _ that is none of "
                     f"{', '.join(known)} and does not begin with {OURS}"

@@ -9,7 +9,7 @@ from sdedit_pl.checkpoints import load_described
 from sdedit_pl.checkpoints.exports import EXPORTS
 from sdedit_pl.cli import say
 from sdedit_pl.cli.arguments import configuration
-from sdedit_pl.cli.results import Results
+from sdedit_pl.cli.results import Results, refuse_replacing
 from sdedit_pl.config import ConfigError, Schema, nearest
 
 USAGE = """sdedit export ckpt=FILE|FOLDER format=NAME out=FILE|FOLDER [key=value ...]
@@ -47,8 +47,7 @@ def run(arguments: list[str]) -> None:
     if config is None:
         return
     out = Path(config["out"])
-    if out.exists() and not config["overwrite"]:
-        raise ConfigError(f"{out} is already there; give another out=, or overwrite=true")
+    refuse_replacing(out, config["overwrite"])
     denoiser, description = load_described(config["ckpt"])
     with Results(out.parent) as results:
         EXPORTS[config["format"]]().write(denoiser, description.model, results / out.name)

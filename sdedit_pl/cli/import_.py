@@ -18,6 +18,7 @@ from sdedit_pl.checkpoints.presets import PRESETS
 from sdedit_pl.cli import say
 from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.explain import WIDTH
+from sdedit_pl.cli.results import refuse_replacing
 from sdedit_pl.config import ConfigError, Schema
 
 USAGE = f"""sdedit import src=FILE|FOLDER out=FILE.safetensors [preset=NAME | config=FILE.json] [key=value ...]
@@ -87,8 +88,7 @@ def check_out(out: Path, overwrite: bool) -> None:
         raise ConfigError(f"out={out} must be a .safetensors file: editing tells it by that")
     if out.is_dir():
         raise ConfigError(f"out={out} is a folder; name a file in it")
-    if out.exists() and not overwrite:
-        raise ConfigError(f"{out} is already there; give another out=, or overwrite=true")
+    refuse_replacing(out, overwrite)
 
 
 def read_json(file: Path) -> dict[str, Any]:

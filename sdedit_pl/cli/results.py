@@ -52,3 +52,13 @@ class Results:
             if published.is_dir():  # which nothing can replace as long as it is there
                 os.replace(published, self.staging / f"{file.name}.replaced")
             os.replace(file, published)
+
+
+def refuse_replacing(file: Path, overwrite: bool) -> None:
+    """Keeps what an earlier command has left.
+
+    Raises:
+        ConfigError: if `file` is there and not to be overwritten.
+    """
+    if file.exists() and not overwrite:
+        raise ConfigError(f"{file} is already there; give another out=, or overwrite=true")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jaxtyping import Float
+from torch import Tensor
+
 from sdedit_pl.data.images import images_from_bytes
 from sdedit_pl.data.loader import checked_images
 from sdedit_pl.data.order import Draw
@@ -40,6 +43,16 @@ class ChosenImages:
     def names(self) -> list[str]:
         """What messages call them."""
         return [images.name(index) for images, index in self._places]
+
+    def image(self, number: int) -> Float[Tensor, "C H W"]:
+        """One image, without another in its place where it cannot be read, in [-1, 1].
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        images, index = self._places[number]
+        pixels = self._source.format.part(images.read(index), Draw(index, False).corner)
+        return images_from_bytes(pixels[None])[0]
 
     def batch(self, start: int, size: int) -> Images:
         """`size` images from number `start` on, or fewer at the end, (B, C, H, W) in [-1, 1].

@@ -197,8 +197,8 @@ def bytes_from_images(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"
 
 
 def as_saved(images: Images) -> Images:
-    """Images in [-1, 1] as files of 8 bits hold them: clamped and rounded, still in [-1, 1]."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    """Images in [-1, 1] as files of 8 bits hold them: clamped and rounded, still in [-1, 1], float32."""
+    return images_from_bytes(bytes_from_images(images))
 
 
 def held_out(names: Sequence[str], fraction: float) -> list[bool]:

@@ -119,6 +119,7 @@ def distance_to(region: Bool[Tensor, "H W"], reach: int) -> Float[Tensor, "H W"]
 
     A squared distance is the sum of those along both axes, so that its minimum is taken along one after the other.
     """
+    reach = min(reach, sum(region.shape))  # further than that no two pixels are apart
     squared = torch.zeros(region.shape).masked_fill(~region, math.inf)
     for axis, sides in ((0, (0, 0, reach, reach)), (1, (reach, reach))):
         padded, length = pad(squared, sides, value=math.inf), region.shape[axis]

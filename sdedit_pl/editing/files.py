@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdedit_pl.data.images import (
+    DECODING_ERRORS,
     IMAGE_SUFFIXES,
     ImageFormat,
     UnreadableImage,
@@ -165,7 +166,7 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             width, height = image.size
             sideways = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (OSError, SyntaxError) as error:
+    except DECODING_ERRORS as error:
         raise UnreadableImage(f"cannot read image {path}: {error}") from None
     return (height, width) if sideways else (width, height)
 

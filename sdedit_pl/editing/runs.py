@@ -141,7 +141,7 @@ def _smaller(size: int, batch: int | None, device: torch.device) -> int:
     if size == 1:
         raise ValueError(f"{device} has too little memory for a single sample; edit a smaller image, or elsewhere")
     if batch is not None:
-        raise ValueError(f"{device} has too little memory for batch={batch}; give a smaller one, or none: one is found")
+        raise ValueError(f"{device} has too little memory for {size} samples at once; give a smaller batch than {size}")
     logger.info("%s has too little memory for %d samples at once; going on with %d", device, size, size // 2)
     return size // 2
 

@@ -22,7 +22,7 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.constraints import Constraints, GradedRegion, LowFrequencies, Marginals
 from sdedit_pl.editing.inputs import fitting_mask, fitting_strength, with_noise
 from sdedit_pl.editing.variants import VARIANTS, Variant
-from sdedit_pl.grids import GRIDS, Grid, start_number, start_time, with_jumps_back
+from sdedit_pl.grids import GRIDS, Grid, Uniform, start_number, start_time, with_jumps_back
 from sdedit_pl.noise import Noise
 from sdedit_pl.sampling import Callback, Constraint, integrate
 from sdedit_pl.sde import SDE
@@ -162,8 +162,7 @@ class SDEdit:
 
     def times(self, sde: SDE, repeat: int = 0) -> Float[Tensor, "levels"]:
         """The times that a repeat visits, from its t0 to 0, float64 on the CPU: (steps + 1,), more with jumps back."""
-        grid = GRIDS[self.grid]() if isinstance(self.grid, str) else self.grid
-        times = grid.times(sde, start_time(self.t0, sde) * self.anneal**repeat, self.step_count)
+        times = self._grid().times(sde, start_time(self.t0, sde) * self.anneal**repeat, self.step_count)
         return times if self.resample is None else with_jumps_back(times, *self.resample)
 
     def schedule(self, sde: SDE) -> list[Float[Tensor, "levels"]]:
@@ -194,6 +193,11 @@ class SDEdit:
             return own
         return SOLVERS[self.solver]() if isinstance(self.solver, str) else self.solver
 
+    def _grid(self) -> Grid:
+        if self._variant.solver is not None:
+            return Uniform()
+        return GRIDS[self.grid]() if isinstance(self.grid, str) else self.grid
+
     def _constraint(
         self,
         guide: Images,
@@ -223,6 +227,10 @@ class SDEdit:
         low, high = self.lowpass_range
         if not 0 <= low < high <= 1:
             raise ValueError(f"lowpass_range is a range of times within [0, 1], got {low} to {high}; 0,1 is all")
+        if self.lowpass is None and (low, high) != (0, 1):
+            raise ValueError(
+                f"lowpass_range={low},{high} is for lowpass, which is not given; lowpass=8 is a good start"
+            )
         if self._variant.solver is None:
             return
         if (self.solver, self.grid) != (DEFAULT_SOLVER, DEFAULT_GRID):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
+from sdedit_pl.data.images import bytes_from_images, images_from_bytes
 from sdedit_pl.typing import Images
 
 _PUBLISHED_KERNEL = 23
@@ -42,10 +43,10 @@ def stroke_painting(images: Images, colours: int = 6, kernel: int | None = None)
     if side < 3 or side % 2 == 0:
         raise ValueError(f"the median filter's kernel is odd and at least 3, got {side}; the paper's is 23 at 256 px")
     colour = images.detach().cpu().expand(-1, 3, -1, -1)
-    pixels = ((colour.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    pixels = bytes_from_images(colour).permute(0, 2, 3, 1).numpy()
     paintings = np.stack([_painted(Image.fromarray(image), colours, side) for image in pixels])
     painted = torch.from_numpy(paintings).permute(0, 3, 1, 2)[:, :channels]
-    return (painted.float() / 127.5 - 1).contiguous().to(images.device)
+    return images_from_bytes(painted).to(images.device)
 
 
 def scaled_kernel(side: int) -> int:

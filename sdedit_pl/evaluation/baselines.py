@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdedit_pl.data.images import bytes_from_images
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.grids import GRIDS
 from sdedit_pl.noise import SeededNoise
@@ -175,7 +176,7 @@ def _laplacian_pyramid(opencv: Any, image: np.ndarray, levels: int) -> list[np.n
 
 def _bytes(image: Float[Tensor, "C H W"]) -> np.ndarray:
     """An image as OpenCV blends it: uint8 (H, W, 3)."""
-    return ((_colour(image).clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).contiguous().numpy()
+    return bytes_from_images(_colour(image)).permute(1, 2, 0).contiguous().numpy()
 
 
 def _floats(image: Float[Tensor, "C H W"]) -> np.ndarray:

@@ -100,9 +100,11 @@ def _overview(numbers: Mapping[str, Any]) -> Section:
         f"{numbers['features']['name']} ({numbers['features']['identity']}). Numbers on other features are on another "
         "scale: compare within this report, or with reports on the same features.",
         f"KID leaves out the pairs of an edit and an image of its own group ({images['groups']} groups; those that "
-        "are pasted on each other are one). Behind ± is the standard error over groups, the interval is a bootstrap "
-        "over groups. FID, precision, recall, density and coverage leave nothing out: where a mask keeps most of an "
-        "image, they find the image itself among those that they compare with.",
+        "are pasted on each other are one). Behind ± is its standard error over groups, the interval is a bootstrap "
+        "over groups. Behind the ± of L2 and LPIPS is the standard error over images, each taken to be independent, "
+        "behind that of KID of subsets the deviation of the subsets. FID, precision, recall, density and coverage "
+        "leave nothing out: where a mask keeps most of an image, they find the image itself among those that they "
+        "compare with.",
         "L2 is the squared distance to the guide, summed over pixels on [0, 1]; it grows with the number of pixels, "
         "RMS does not.",
     ]

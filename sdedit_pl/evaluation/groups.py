@@ -21,17 +21,24 @@ def read_groups(file: str) -> dict[str, str]:
     """Reads which images belong together from a CSV file of lines `name,group`, without a heading.
 
     Raises:
-        ConfigError: there is no such file, or it has other lines.
+        ConfigError: there is no such file, it has other lines, or two groups for one name.
     """
     try:
-        with Path(file).open(newline="", encoding="utf-8") as opened:
+        with Path(file).open(newline="", encoding="utf-8-sig") as opened:
             rows = [row for row in csv.reader(opened) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"groups={file} cannot be read ({error}); give a CSV file of lines `name,group`") from error
     wrong = next((number for number, row in enumerate(rows, start=1) if len(row) != 2), None)
     if wrong is not None or not rows:
         raise ConfigError(f"groups={file} must hold lines `name,group`; line {wrong or 1} does not")
-    return {short_name(name.strip()): group.strip() for name, group in rows}
+    groups: dict[str, str] = {}
+    for name, group in ((short_name(name.strip()), group.strip()) for name, group in rows):
+        if groups.setdefault(name, group) != group:
+            raise ConfigError(
+                f"groups={file} has two groups for {name}, {groups[name]} and {group}; folders and suffixes do not "
+                "count, so give images of several groups names of their own"
+            )
+    return groups
 
 
 def group_numbers(names: Sequence[str], groups: Mapping[str, str] | None) -> list[int]:

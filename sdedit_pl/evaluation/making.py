@@ -71,7 +71,8 @@ class EvaluationData(lightning.LightningDataModule):
         self.record.write(self.store.out)
         originals = self.store.originals
         for number in tqdm(originals.missing(), desc="reading images", unit="image", disable=None):
-            originals.write(number, self.images.batch(number, 1)[0])
+            # The next readable one in its place would be measured twice, and be called by its name and group.
+            originals.write(number, self.images.image(number))
         for name in self.plan.inputs:
             self._write_inputs(name)
 

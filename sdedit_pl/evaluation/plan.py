@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.evaluation.ablations import ABLATIONS, COMPARED, MODEL, AblationValues, Variant
+from sdedit_pl.evaluation.ablations import ABLATIONS, MODEL, AblationValues, Variant
 from sdedit_pl.evaluation.tasks import TASKS, StrokeSynthesis, Task
 from sdedit_pl.evaluation.ways import BASELINES, Edit, Way
 
@@ -89,11 +89,6 @@ class Plan:
     columns: Mapping[str, Column]
     tables: Mapping[str, Sequence[str]]
     ablations: Mapping[str, Sequence[tuple[Variant, str]]]
-
-    @property
-    def compares(self) -> bool:
-        """Whether a second model is needed."""
-        return any(column.model == COMPARED for column in self.columns.values())
 
     def check(self, models: Mapping[str, Denoiser]) -> None:
         """Raises ValueError if something of the plan cannot be done; the message names it."""

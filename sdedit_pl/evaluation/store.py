@@ -104,9 +104,13 @@ class Record:
 
 
 def forget(out: Path) -> None:
-    """Removes an evaluation's images and record, the record last: what is interrupted is still an evaluation."""
-    shutil.rmtree(out / IMAGES, ignore_errors=True)
-    (out / RECORD_FILE).unlink(missing_ok=True)
+    """Removes an evaluation's images; the record stays until another replaces it, so that it is still an evaluation.
+
+    Raises:
+        OSError: an image cannot be removed, and would be taken for one of the new evaluation's.
+    """
+    if (out / IMAGES).exists():
+        shutil.rmtree(out / IMAGES)
 
 
 def check_place(out: Path) -> None:

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from sdedit_pl.data.images import bytes_from_images
 from sdedit_pl.metrics.gathered import TooFewImages
 from sdedit_pl.metrics.weights import checked_weights
 from sdedit_pl.typing import Images
@@ -31,7 +32,7 @@ _WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf7
 PIXELS: dict[str, Callable[[Images], Shaped[Tensor, "B C H W"]]] = {
     "signed": lambda images: images,
     "unit": lambda images: (images + 1) / 2,
-    "uint8": lambda images: ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8),
+    "uint8": bytes_from_images,
 }
 """What networks take for the pixels of images in [-1, 1]: those as they are, [0, 1], or whole numbers 0 to 255."""
 

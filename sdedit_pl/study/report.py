@@ -82,6 +82,7 @@ def summarise(
     raters = [rater_of(number, asked, answers, threshold) for number, asked in forms.items()]
     kept = {rater.rater for rater in raters if rater.kept}
     comparisons = [answer for answer in answers if answer.correct is None and answer.rater in kept]
+    pairs = pairs_of(list(settings["methods"]), settings["pairs"])
     lefts = sum(answer.choice == "left" for answer in comparisons)
     return {
         "study": dict(settings),
@@ -92,10 +93,10 @@ def summarise(
         "preferences": [
             asdict(preference(question, first, second, comparisons))
             for question in settings["questions"]
-            for first, second in pairs_of(list(settings["methods"]), settings["pairs"])
+            for first, second in pairs
         ],
         "agreement": [
-            {"question": question, **agreement(ratings(question, comparisons))._asdict()}
+            {"question": question, **agreement(ratings(question, pairs, comparisons))._asdict()}
             for question in settings["questions"]
         ],
         "left_side": _rate(lefts, len(comparisons)),
@@ -115,7 +116,7 @@ def rater_of(number: int, asked: int, answers: Iterable[Answer], threshold: floa
         catches=len(catches),
         caught=caught,
         seconds=median(times) if times else None,
-        kept=not catches or caught >= threshold * len(catches),
+        kept=not catches or caught / len(catches) >= threshold,
     )
 
 
@@ -129,12 +130,17 @@ def preference(question: str, first: str, second: str, comparisons: Iterable[Ans
     return Preference(question, first, second, **_rate(chosen.count(first), len(chosen)))
 
 
-def ratings(question: str, comparisons: Iterable[Answer]) -> list[list[str]]:
-    """The answers to a question, those about the same two images together."""
-    units: dict[tuple[str, frozenset[str]], list[str]] = defaultdict(list)
+def ratings(question: str, pairs: Iterable[tuple[str, str]], comparisons: Iterable[Answer]) -> list[list[bool]]:
+    """The answers to a question, those about the same two images together: whether the pair's first method was chosen.
+
+    Not which method: answers about other pairs could not agree with these by chance.
+    """
+    firsts = {frozenset(pair): pair[0] for pair in pairs}
+    units: dict[tuple[str, frozenset[str]], list[bool]] = defaultdict(list)
     for answer in comparisons:
         if answer.question == question:
-            units[answer.item, frozenset((answer.left, answer.right))].append(answer.preferred)
+            pair = frozenset((answer.left, answer.right))
+            units[answer.item, pair].append(answer.preferred == firsts[pair])
     return list(units.values())
 
 

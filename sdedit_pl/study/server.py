@@ -24,7 +24,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from socketserver import TCPServer
 from typing import Any, NamedTuple, cast, get_args
-from urllib.parse import urlsplit
 
 from sdedit_pl.study.design import Side, StudyError
 from sdedit_pl.study.questions import QUESTIONS
@@ -39,6 +38,7 @@ _PAGE = {
 }
 _IMAGE = re.compile(r"/images/([0-9a-f]+)\.png")
 _RATER = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_LENGTH = re.compile(r"[0-9]{1,9}")
 _LARGEST_BODY = 4096
 _LONGEST_ANSWER = 24 * 60 * 60 * 1000
 """Milliseconds that an answer can be said to have taken."""
@@ -159,8 +159,13 @@ class _Exchange(BaseHTTPRequestHandler):
     def study(self) -> Study:
         return cast(StudyServer, self.server).study
 
+    @property
+    def _path(self) -> str:
+        """What is asked for, without what the page alone reads of its address."""
+        return self.path.partition("?")[0]
+
     def do_GET(self) -> None:
-        path = urlsplit(self.path).path
+        path = self._path
         try:
             if path in _PAGE:
                 name, kind = _PAGE[path]
@@ -177,7 +182,7 @@ class _Exchange(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         try:
-            self._send_json(HTTPStatus.OK, self._posted(urlsplit(self.path).path, self._body()))
+            self._send_json(HTTPStatus.OK, self._posted(self._path, self._body()))
         except _Refused as refusal:
             self._send_json(refusal.status, {"error": str(refusal)})
         except sqlite3.Error as error:
@@ -199,7 +204,7 @@ class _Exchange(BaseHTTPRequestHandler):
     def _body(self) -> dict[str, Any]:
         """The JSON object that a request brings; one of another site's forms is none."""
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > _LARGEST_BODY:
+        if not _LENGTH.fullmatch(length) or int(length) > _LARGEST_BODY:
             self.close_connection = True  # what it goes on to send is not read, and would be taken for a request
             raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"send at most {_LARGEST_BODY} bytes, and say how many")
         content = self.rfile.read(int(length))
@@ -207,7 +212,7 @@ class _Exchange(BaseHTTPRequestHandler):
             raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send application/json")
         try:
             body = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _Refused(HTTPStatus.BAD_REQUEST, f"not JSON: {error}") from error
         if not isinstance(body, dict):
             raise _Refused(HTTPStatus.BAD_REQUEST, "send a JSON object")

@@ -14,7 +14,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -139,17 +139,16 @@ class Study:
         _check_header(path)
         self.path = path
         self._lock = RLock()
-        self._database = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=rw",
-            uri=True,
-            timeout=_LOCK_TIMEOUT,
-            isolation_level=None,
-            check_same_thread=False,
-        )
+        # Without a log beside it the file is all there is, and SQLite need not make one to read it.
+        reading = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
+        self._database = self._connected(reading)
         try:
             self.settings = self._checked_settings()
+            self._database.close()
+            self._database = self._connected("mode=rw")
             for pragma in ("synchronous = FULL", "wal_autocheckpoint = 1", "foreign_keys = ON"):
                 self._database.execute(f"PRAGMA {pragma}")
+            self._rows("SELECT 1 FROM study")  # makes the log, which takes a folder that can be written
         except (sqlite3.Error, ValueError, TypeError) as error:
             self._database.close()
             if isinstance(error, sqlite3.OperationalError):
@@ -239,6 +238,16 @@ class Study:
             )
         )
 
+    def _connected(self, mode: str) -> sqlite3.Connection:
+        """The file, opened; a log is moved into it as the last connection that may write closes."""
+        return sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?{mode}",
+            uri=True,
+            timeout=_LOCK_TIMEOUT,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+
     def _checked_settings(self) -> dict[str, Any]:
         """What the study was made of, from a file that SQLite finds nothing wrong with."""
         ((found,),) = self._rows("PRAGMA integrity_check(1)")
@@ -278,26 +287,29 @@ def write_study(
         settings: what it was made of; plain data, with the seed.
         forms: the trials of each form.
         pictures: the PNG file of every image that the trials show.
+
+    Raises:
+        StudyError: if it cannot be written.
     """
     content = [json.dumps(settings, sort_keys=True).encode(), *(pictures[subject] for subject in sorted(pictures))]
     key = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in content)).digest()
     names = {subject: _opaque(png, key) for subject, png in pictures.items()}
     unique = {names[subject]: png for subject, png in pictures.items()}
-    database = sqlite3.connect(path, isolation_level=None)
     try:
-        for pragma in (f"application_id = {APPLICATION_ID}", f"user_version = {VERSION}", "journal_mode = WAL"):
-            database.execute(f"PRAGMA {pragma}")
-        database.executescript(_TABLES)
-        database.execute("BEGIN")
-        database.execute("INSERT INTO study VALUES (?)", (json.dumps({"id": key.hex()[:16], **settings}),))
-        database.executemany("INSERT INTO images VALUES (?, ?)", sorted(unique.items()))
-        for form, trials in enumerate(forms):
-            for position, trial in enumerate(trials):
-                row = (_opaque(f"{form} {position}".encode(), key), form, position, *_columns(trial, names))
-                database.execute(f"INSERT INTO trials VALUES ({', '.join('?' * len(row))})", row)
-        database.execute("COMMIT")
-    finally:
-        database.close()
+        with closing(sqlite3.connect(path, isolation_level=None)) as database:
+            for pragma in (f"application_id = {APPLICATION_ID}", f"user_version = {VERSION}", "journal_mode = WAL"):
+                database.execute(f"PRAGMA {pragma}")
+            database.executescript(_TABLES)
+            database.execute("BEGIN")
+            database.execute("INSERT INTO study VALUES (?)", (json.dumps({"id": key.hex()[:16], **settings}),))
+            database.executemany("INSERT INTO images VALUES (?, ?)", sorted(unique.items()))
+            for form, trials in enumerate(forms):
+                for position, trial in enumerate(trials):
+                    row = (_opaque(f"{form} {position}".encode(), key), form, position, *_columns(trial, names))
+                    database.execute(f"INSERT INTO trials VALUES ({', '.join('?' * len(row))})", row)
+            database.execute("COMMIT")
+    except sqlite3.OperationalError as error:
+        raise StudyError(f"the study cannot be written: {error}") from error
 
 
 def _columns(trial: Trial, names: Mapping[Subject, str]) -> tuple[str | None, ...]:

@@ -71,7 +71,7 @@ def test_measures_every_cell_and_counts_its_evaluations(
     found = results_in(tmp_path)
     assert found["images"] == {"images": 12, "groups": 4} and found["guides"].keys() == {"3"}
     cells = list(found["cells"].values())
-    assert [cell["solver"] for cell in cells if cell["reference"]] == ["paper", "ancestral"]
+    assert [cell["solver"] for cell in cells if cell["reference"]] == ["ancestral", "paper"]
     assert {cell["evaluations"] for cell in cells if cell["reference"]} == {8}
     assert {cell["allowed"]: cell["evaluations"] for cell in cells if cell["solver"] == "edm_heun"} == {2: 1, 4: 3}
     assert len(cells) == 2 + 2 * 2 * 2
@@ -148,7 +148,7 @@ def test_edits_do_not_depend_on_which_cells_are_asked_for(arguments: list[str], 
     [
         ("solvers=[edm]", "solvers are of ancestral, "),
         ("grids=[even]", "grids are of uniform, "),
-        ("references=[reference]", "references are of paper, ancestral, got reference"),
+        ("references=[reference]", "references are of ancestral, paper, got reference"),
         ("features=vgg", "features.name must be one of "),
         ("evaluations=[4,8]", "evaluations lie in 1 to reference_steps - 1 = 7, got (4, 8)"),
         ("t0=[1.5]", "t0 must lie in (0, 1], got 1.5"),
@@ -205,8 +205,8 @@ def test_references_and_promising_cells_come_first() -> None:
     plan = solvers.planned(settings_with(), VPSDE())
     assert len(plan) == len(set(plan)) == 3 * 2 * (2 + 8 * 3 * 7)
     assert [(cell.t0, cell.colours, cell.solver, cell.allowed) for cell in plan[:2]] == [
-        (0.45, 6, "paper", 500),
         (0.45, 6, "ancestral", 500),
+        (0.45, 6, "paper", 500),
     ]
     early = 2 + len(solvers_plan.EARLY_SOLVERS) * len(solvers_plan.EARLY_EVALUATIONS)
     assert {cell.block for cell in plan[:early]} == {"t0 0.45, 6 colours"}

@@ -7,8 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
+
+from sdedit_pl.cli.edit import plan
+from sdedit_pl.cli.edit_inputs import Inputs
+from sdedit_pl.denoiser import Denoiser, Epsilon
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.sde import VPSDE
 
 EDIT = ("edit", "ckpt=tiny.safetensors", "guide=guide.png", "steps=3", "samples=2")
 
@@ -136,11 +143,20 @@ def test_the_network_can_be_compiled_or_run_in_lower_precision(desk: Path, comma
     assert len(compiled) == 1
 
 
+def test_a_time_that_the_model_does_not_know_is_refused_before_the_first_edit() -> None:
+    denoiser = Denoiser(torch.nn.Identity(), Epsilon(), VPSDE(), t_max=0.5)
+    with pytest.raises(ValueError, match=r"t0=0\.9 is time 0\.9"):
+        plan({"t0": [0.3, 0.9]}, [SDEdit(0.3), SDEdit(0.9)], denoiser, Inputs([], [], []))
+
+
 CONTRADICTIONS = {
     "mask=mask.png strength=ramp.png": "mask and strength each say what may change; give one of them",
     "mask=mask.png paste=guide.png at=0,0": "mask and paste each say what may change",
     "paste=guide.png": "paste and at go together",
     "at=3,4": "paste and at go together",
+    "paste_mask=mask.png": "paste_mask, scale, grow and feather are for a paste",
+    "mask=mask.png feather=2": "paste_mask, scale, grow and feather are for a paste",
+    "lowpass_range=0.3,1": "lowpass_range=0.3,1.0 is for lowpass",
     "at=3 paste=guide.png": "at must be a list [a whole number, a whole number] or null, got 3",
     "windows=8": "windows of 8 px are smaller than the 16 px images that this model was trained on",
     "windows=17 guide=wide.png": "windows must be a multiple of",

@@ -190,7 +190,9 @@ def test_images_of_one_group_are_not_independent(evaluated, refused, photos: Pat
     assert "at least 3 groups of pairs of groups that are pasted on each other, and the 7 images have 2" in message
     Path("groups.csv").write_text("0,a\n1\n")
     assert "must hold lines `name,group`; line 2 does not" in refused(*SMALL, "out=q", "groups=groups.csv")
-    Path("groups.csv").write_text("0,a\n1,b\n")
+    Path("groups.csv").write_text("x/0.png,a\ny/0.jpg,b\n")
+    assert "has two groups for 0, a and b" in refused(*SMALL, "out=q", "groups=groups.csv")
+    Path("groups.csv").write_text("\ufeff0,a\n1,b\n")
     assert "no group for 5 of 7 images, the first: 2" in refused(*SMALL, "out=q", "groups=groups.csv")
 
 
@@ -213,6 +215,8 @@ BAD = {
     "t0=sigma:1e9": ("noise levels above", "sigma:1e9"),
     "steps=1": ("stroke_synthesis/ddim: DDIM encoding needs at least 2 steps, got 1",),
     "outputs.sdedit=photos": ("outputs.sdedit: another system needs a name",),
+    "outputs.SDEdit=photos": ("outputs.SDEdit: another system needs a name",),
+    "outputs.original=photos": ("outputs.original: another system needs a name",),
     "outputs.other=nowhere": ("outputs.other=nowhere is no folder",),
     "groups=missing.csv": ("groups=missing.csv cannot be read",),
     "data=nowhere": ("no data=nowhere",),
@@ -236,6 +240,13 @@ def test_a_missing_package_is_named_before_hours_of_editing(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert refused(*SMALL) == "the report needs matplotlib; pip install 'sdedit-pl[evaluation]'"
+
+
+def test_an_image_that_cannot_be_read_has_no_stand_in(photos: Path, command) -> None:
+    (photos / "3.png").write_text("text")
+    code, _, errors = command(*SMALL)
+    assert (code, errors) == (2, "error: cannot read image photos/3.png: it is not an image\n")
+    assert len(images_in("o/images")) < COUNT and not Path("o/report.html").exists()
 
 
 def test_models_of_other_sizes_cannot_be_compared(photos: Path, refused) -> None:

@@ -45,6 +45,16 @@ def test_what_cannot_be_read_is_replaced_and_counted(tmp_path: Path) -> None:
         chosen.batch(0, 6)
 
 
+def test_one_by_one_they_are_the_same_and_nothing_replaces_them(tmp_path: Path) -> None:
+    source = FolderSource(str(write_images(tmp_path, count=6)), 8, val_fraction=0.5)
+    chosen = ChosenImages(source, SPLITS)
+    assert torch.equal(torch.stack([chosen.image(number) for number in range(6)]), chosen.batch(0, 6))
+    (tmp_path / "003.png").write_text("text")
+    number = next(number for number, name in enumerate(chosen.names) if name.endswith("003.png"))
+    with pytest.raises(UnreadableImage, match=r"003\.png"):
+        chosen.image(number)
+
+
 def test_training_images_that_are_streamed_cannot_be_chosen(tmp_path: Path) -> None:
     source = FolderSource(str(write_images(tmp_path)), 8)
     source.streams = True

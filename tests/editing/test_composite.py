@@ -106,6 +106,13 @@ def test_distances_are_euclidean(reach: int) -> None:
     torch.testing.assert_close(found, torch.where(exact <= reach + 1e-4, exact, math.inf), atol=1e-4, rtol=0)
 
 
+def test_no_reach_is_too_long() -> None:
+    region = torch.zeros(6, 9, dtype=torch.bool)
+    region[0, 0] = True
+    assert torch.equal(distance_to(region, 10**12), distance_to(region, 100))
+    assert distance_to(region, 10**12)[5, 8] == pytest.approx(math.hypot(5, 8))
+
+
 def test_widths_are_in_the_models_pixels_and_places_in_the_files(tmp_path: Path) -> None:
     large = saved(tmp_path, BACK.repeat(4, 0).repeat(4, 1), size=32)
     composite = pasted(tmp_path, large, Image.new("RGB", (4, 4), RED), (64, 48), grow=3)

@@ -196,6 +196,15 @@ def test_a_large_guide_of_the_runner_or_smaller_than_a_window_is_refused(tmp_pat
         read_large_guide(tmp_path / "guide.pth", 16)
 
 
+def test_a_large_guide_of_more_pixels_than_pillow_opens_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UnreadableImage, match=r"cannot read image .*huge\.png: .* exceeds limit"):
+        read_large_guide(tmp_path / "huge.png", 16)
+
+
 def test_a_strength_map_holds_its_grey_values(guide: Guide, tmp_path: Path) -> None:
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     Image.fromarray(grey).save(tmp_path / "map.png")

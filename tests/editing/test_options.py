@@ -128,8 +128,8 @@ def test_the_low_pass_filter_keeps_what_is_low_and_takes_away_what_is_high() -> 
     across = torch.arange(32.0)[None, None, None].expand(1, 1, 32, 32)
     slow, fast = torch.cos((across + 0.5) * torch.pi / 32), torch.cos(across * torch.pi)
     assert (low_frequencies(slow, 4) - slow).abs().max() < 0.02
-    assert low_frequencies(fast, 4).abs().max() < 0.05
-    assert torch.equal(low_frequencies(torch.ones(1, 1, 10, 6), 4), torch.ones(1, 1, 10, 6))
+    assert low_frequencies(fast, 4).abs().max() < 0.1
+    torch.testing.assert_close(low_frequencies(torch.ones(1, 1, 10, 6), 4), torch.ones(1, 1, 10, 6))
 
 
 def test_kept_pixels_stay_kept_under_a_low_pass_constraint() -> None:
@@ -145,6 +145,7 @@ def test_kept_pixels_stay_kept_under_a_low_pass_constraint() -> None:
         ({"anneal": 0.0, "repeats": 2}, r"anneal must lie in \(0, 1\], got 0.0"),
         ({"anneal": 0.5}, "anneal=0.5 is for several repeats, got repeats=1"),
         ({"lowpass": 1}, "lowpass must be at least 2, got 1"),
+        ({"lowpass_range": (0.3, 1.0)}, "lowpass_range=0.3,1.0 is for lowpass, which is not given"),
         ({"lowpass": 4, "lowpass_range": (0.6, 0.2)}, "a range of times within .* got 0.6 to 0.2"),
         ({"variant": "paper", "resample": (2, 2)}, "variant=paper follows what was published"),
         ({"variant": "reference", "repeats": 2, "anneal": 0.5}, "variant=reference follows what was published"),

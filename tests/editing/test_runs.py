@@ -142,7 +142,10 @@ def test_a_batch_that_does_not_fit_is_halved(denoiser: Denoiser, room_for: Calla
 
 @pytest.mark.parametrize(
     ("room", "batch", "message"),
-    [(2, 3, "cpu has too little memory for batch=3; give a smaller one"), (0, None, "memory for a single sample")],
+    [
+        (2, 3, "cpu has too little memory for 3 samples at once; give a smaller batch"),
+        (0, None, "memory for a single sample"),
+    ],
 )
 def test_a_batch_that_was_asked_for_or_is_one_sample_is_refused(
     denoiser: Denoiser, room_for: Callable[[int], list[int]], room: int, batch: int | None, message: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation import AblationValues, Settings, make_plan
 from sdedit_pl.evaluation.groups import group_numbers, short_name
 from sdedit_pl.evaluation.plan import Plan
-from sdedit_pl.evaluation.store import RECORD_FILE, Record, check_place
+from sdedit_pl.evaluation.store import RECORD_FILE, Record, check_place, forget
 from sdedit_pl.sde import SDES
 
 IDENTITIES = {"ckpt": "a", "compare": "b"}
@@ -37,7 +38,6 @@ def test_baselines_are_made_for_the_tasks_that_they_fit_and_samples_once() -> No
         "compositing/poisson",
         "compositing/laplacian",
     ]
-    assert not plan.compares
 
 
 def test_what_ablations_share_with_the_tables_is_one_column() -> None:
@@ -56,7 +56,6 @@ def test_what_ablations_share_with_the_tables_is_one_column() -> None:
 
 def test_two_models_edit_from_the_same_noise_levels() -> None:
     plan = planned(tasks=["stroke_synthesis"], ablations=["sde"], values=AblationValues(sde=(0.5, 2.0)))
-    assert plan.compares
     variants = [(variant.model, variant.edit.t0) for variant, _ in plan.ablations["sde"]]
     assert variants == [(name, level) for level in ("sigma:0.5", "sigma:2") for name in ("ckpt", "compare")]
     folders = [folder for _, folder in plan.ablations["sde"]]
@@ -110,6 +109,25 @@ def test_a_record_of_another_version_is_not_gone_on_with(tmp_path: Path) -> None
     (tmp_path / RECORD_FILE).write_text(json.dumps({"format": "other"}))
     with pytest.raises(ConfigError, match=r"not the record of an evaluation .*'other'"):
         Record({}, {}).continuing(tmp_path)
+
+
+def test_beginning_anew_removes_all_images_and_stays_an_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Record({}, {}).write(tmp_path)
+    forget(tmp_path)
+    (tmp_path / "images" / "original").mkdir(parents=True)
+    (tmp_path / "report.html").touch()
+    with monkeypatch.context() as patched, pytest.raises(PermissionError):
+
+        def forbidden(*_: object, **__: object) -> None:
+            raise PermissionError
+
+        patched.setattr(os, "rmdir", forbidden)
+        forget(tmp_path)
+    forget(tmp_path)
+    assert not (tmp_path / "images").exists()
+    check_place(tmp_path)
 
 
 def test_what_is_being_written_is_no_foreign_file(tmp_path: Path) -> None:

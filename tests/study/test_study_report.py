@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from itertools import product
 from typing import Any
 
 import pytest
@@ -89,6 +90,26 @@ def test_agreement_is_about_the_same_two_images_whatever_their_sides(findings: d
     # 20 ratings, 3 of them for theirs; one unit of ten is disagreed on
     assert realism["alpha"] == pytest.approx(1 - (2 / 20) / (2 * 3 * 17 / (20 * 19)))
     assert faithfulness == {"question": "faithfulness", "alpha": None, "share": None, "units": 0}
+
+
+def test_raters_by_chance_have_no_agreement_however_many_pairs_there_are() -> None:
+    """Of each pair, two raters answer four items in the four ways that there are."""
+    pairs = [("ours", "theirs"), ("ours", "others"), ("theirs", "others")]
+    given = [
+        answer(rater, "realism", f"item{number}", *pair, choice)
+        for pair in pairs
+        for number, choices in enumerate(product(("left", "right"), repeat=2))
+        for rater, choice in enumerate(choices)
+    ]
+    (realism, _) = summarise(SETTINGS, {0: 12, 1: 12}, given, 0.75)["agreement"]
+    # half of the pairs of ratings are equal, and 12 of 24 ratings are for the first method
+    assert realism["share"] == 0.5 and realism["alpha"] == pytest.approx(1 - 0.5 / (2 * 12 * 12 / (24 * 23)))
+    assert abs(realism["alpha"]) < 0.05
+
+
+def test_a_rater_at_the_threshold_is_kept() -> None:
+    given = [catch(1, "left" if number < 11 else "right") for number in range(20)]
+    assert summarise(SETTINGS, {1: 20}, given, 0.55)["left_out"] == []
 
 
 def test_a_study_without_answers_has_no_report() -> None:

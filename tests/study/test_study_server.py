@@ -36,7 +36,9 @@ class TestPage:
         wanted = set(re.findall(r'element\("([\w-]+)"\)', script)) | {"left", "right", "guide"}
         assert len(wanted) > 10 and wanted <= set(re.findall(r'id="([\w-]+)"', page))
 
-    @pytest.mark.parametrize("path", ["/none", "/images/", "/images/../index.html", "/images/00.png", "/page/study.js"])
+    @pytest.mark.parametrize(
+        "path", ["/none", "x://[/", "/images/", "/images/../index.html", "/images/00.png", "/page/study.js"]
+    )
     def test_there_is_nothing_else(self, client, path: str) -> None:
         assert (client.get(path).status, client.post(path, {}).status) == (404, 404)
 
@@ -133,6 +135,8 @@ class TestAnswers:
             (b"{}", {}, 415),
             (b" " * 5000, {"Content-Type": "application/json"}, 413),
             (b"{}", {"Content-Type": "application/json", "Content-Length": "-1"}, 413),
+            (b"{}", {"Content-Type": "application/json", "Content-Length": "9" * 5000}, 413),
+            (b"[" * 4000, {"Content-Type": "application/json"}, 400),
         ],
     )
     def test_what_is_no_json_is_refused(self, client, body: bytes, headers: dict[str, str], status: int) -> None:

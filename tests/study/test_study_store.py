@@ -12,7 +12,7 @@ from threading import Thread
 import pytest
 
 from sdedit_pl.study.design import StudyError
-from sdedit_pl.study.store import Study, UnknownTrial
+from sdedit_pl.study.store import Study, UnknownTrial, write_study
 
 
 @pytest.fixture
@@ -165,9 +165,29 @@ class TestOtherFiles:
         message = self.refusal(file)
         assert "is damaged (" in message and "left as it is" in message and ".recover" in message
 
+    def test_a_damaged_one_whose_server_was_killed_keeps_its_log(self, file: Path, tmp_path: Path) -> None:
+        killed = tmp_path / "killed"
+        killed.mkdir()
+        copies = [killed / file.name, killed / f"{file.name}-wal"]
+        with Study(file) as study:
+            study.join("a")
+            for copy in copies:
+                shutil.copyfile(file.with_name(copy.name), copy)
+        whole = copies[0].read_bytes()
+        copies[0].write_bytes(whole[:4096] + b"\xff" * 16384 + whole[20480:])
+        before = [copy.read_bytes() for copy in copies]
+        with pytest.raises(StudyError, match=r"is damaged .* left as it is"):
+            Study(copies[0])
+        assert [copy.read_bytes() for copy in copies] == before
+
     def test_one_that_may_not_be_opened(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def locked(self: Study) -> None:
             raise sqlite3.OperationalError("database is locked")
 
         monkeypatch.setattr(Study, "_checked_settings", locked)
         assert "cannot be opened: database is locked" in self.refusal(file)
+
+
+def test_one_that_cannot_be_written_is_an_error_in_words(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="the study cannot be written: unable to open database file"):
+        write_study(tmp_path / "nowhere" / "study.sqlite", {}, [], {})
