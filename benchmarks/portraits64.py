@@ -17,9 +17,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from command import refuse_unknown
 from jaxtyping import Float, Int
 from portraits64_report import edit_sheet, neighbour_sheet, report
 from torch import Tensor
@@ -79,7 +80,7 @@ class Arguments:
     batch: int = 16
     images: int | None = None
     data: str = "data/portraits64"
-    features: Literal["inception", "efficientnet_lite0"] = "efficientnet_lite0"
+    features: str = "efficientnet_lite0"
     device: str = "auto"
     overwrite: bool = False
 
@@ -256,6 +257,7 @@ def measure(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     levels = config["t0"] if isinstance(config["t0"], list) else [config["t0"]]
     ways = {str(t0): SDEdit(t0, config["steps"], solver=config["solver"], grid=config["grid"]) for t0 in levels}
     denoiser, description = load_for_editing(config["ckpt"], config["device"])
+    refuse_unknown("features", (config["features"],), tuple(name for name in FEATURES if name != "file"))
     extractor = FEATURES[config["features"]]()
 
     def extract(pixels: Images) -> Float[Tensor, "N D"]:

@@ -21,9 +21,10 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from command import refuse_unknown
 from jaxtyping import Float
 from torch import Tensor
 
@@ -85,7 +86,7 @@ class Arguments:
     precision: str = "bf16-mixed"
     compile: bool = False
     images: int | None = None
-    features: Literal["inception", "efficientnet_lite0"] = "efficientnet_lite0"
+    features: str = "efficientnet_lite0"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -96,6 +97,7 @@ class Arguments:
             raise ValueError(f"recipes are {', '.join(RECIPES)}, got {', '.join(sorted(unknown))}")
         if {"t_max", "fine_tuned"} & set(self.recipes) and "default" not in self.recipes:
             raise ValueError("t_max and fine_tuned take the best rate of default; add it to recipes")
+        refuse_unknown("features", (self.features,), tuple(name for name in FEATURES if name != "file"))
 
 
 SCHEMA = Schema(top=Arguments, settings={}, families={})

@@ -84,7 +84,7 @@ def test_it_goes_on_where_it_was(
         ("recipes=[edm]", "recipes are ddpm, default, t_max, fine_tuned, got edm"),
         ("recipes=[t_max]", "t_max and fine_tuned take the best rate of default"),
         ("budgets=[2]", "budgets of at least one batch"),
-        ("features=resnet", "features must be one of"),
+        ("features=resnet", "features are of inception"),
         ("data=nowhere", "nowhere"),
     ],
 )
