@@ -52,7 +52,6 @@ def arguments(data: dict[str, torch.Tensor], guide: str) -> list[str]:
         f"t0={t / 1000}",
         f"steps={t}",
         f"repeats={repeats}",
-        "solver=ancestral",
         "variant=reference",
     ]
 
