@@ -112,8 +112,8 @@ def _verified(address: Address, folder: Path) -> Path:
             _fetch(address, part)
             _check(address, part, expected)
             os.replace(part, file)
-    if address.sha256 is not None:
-        _remember(record, expected)
+        if address.sha256 is not None:
+            _remember(record, expected)
     return file
 
 
@@ -125,6 +125,7 @@ def _remembered(record: Path) -> str | None:
 
 
 def _remember(record: Path, digest: str) -> None:
+    """Keeps the hash of an address; whoever calls it holds the lock of the file, so that no other one of it writes."""
     record.parent.mkdir(parents=True, exist_ok=True)
     unfinished = record.with_name(f"{record.name}.{os.getpid()}")
     unfinished.write_text(json.dumps({"sha256": digest}))
