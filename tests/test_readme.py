@@ -80,7 +80,7 @@ def test_the_python_example_edits(monkeypatch: pytest.MonkeyPatch) -> None:
     mask[..., :32, :] = True
     snippet = next(body for body in SNIPPETS if "load_denoiser" in body)
     names: dict[str, object] = {"guide": guide, "mask": mask}
-    exec(compile(snippet.replace("steps=100", "steps=3"), "README.md", "exec"), names)
+    exec(compile(snippet.replace("t0=0.5", "t0=0.5, steps=3"), "README.md", "exec"), names)
     images = names["images"]
     assert isinstance(images, torch.Tensor) and images.shape == (2, 3, 64, 64)
     assert torch.equal(images[:, :, 32:], guide[:, :, 32:].expand(2, -1, -1, -1))
