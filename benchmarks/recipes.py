@@ -35,6 +35,7 @@ from sdedit_pl.config import Schema, require_at_least
 from sdedit_pl.data.images import as_saved
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.strokes import stroke_painting
+from sdedit_pl.files import write_whole
 from sdedit_pl.fit import fit
 from sdedit_pl.grids import start_time
 from sdedit_pl.metrics import FEATURES, Estimate, features_of, kernel_distance, squared_l2
@@ -300,10 +301,7 @@ class Comparison:
 
     def write(self) -> None:
         """Writes the file, whole or not at all."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.file.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(self.results, indent=2) + "\n", encoding="utf-8")
-        os.replace(unfinished, self.file)
+        write_whole(self.file, json.dumps(self.results, indent=2) + "\n")
 
 
 FREE = ("out", "budgets", "rates", "recipes", "compile")

@@ -96,7 +96,7 @@ class Kill:
 
 
 _CHECKPOINT = "sdedit_pl.training.resumption:ResumableCheckpoint"
-_STORE = "sdedit_pl.training.durable:_store"
+_STORE = "sdedit_pl.files:_store"
 _STEP = "sdedit_pl.training.module:ScoreModule.training_step"
 _VALIDATION = "sdedit_pl.training.module:ScoreModule.validation_step"
 

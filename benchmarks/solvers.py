@@ -37,7 +37,6 @@ from tqdm import tqdm
 
 from sdedit_pl.build import build_component
 from sdedit_pl.checkpoints import Description, files_of
-from sdedit_pl.checkpoints.formats import sha256
 from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.edit_model import load_for_editing, precision
 from sdedit_pl.config import Family, Schema, require_at_least
@@ -46,10 +45,10 @@ from sdedit_pl.data.choice import ChosenImages
 from sdedit_pl.data.images import bytes_from_images, images_from_bytes
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.strokes import stroke_painting
+from sdedit_pl.files import sha256_of, whole_file, write_whole
 from sdedit_pl.grids import GRIDS
 from sdedit_pl.metrics import FEATURES, features_of, squared_l2
 from sdedit_pl.metrics.paired import GroupSums, Interval, Resampling
-from sdedit_pl.training.durable import whole_file, write_whole
 from sdedit_pl.typing import Images
 
 USAGE = "python benchmarks/solvers.py ckpt=FILE out=FOLDER [key=value ...]"
@@ -279,7 +278,7 @@ class Measurement:
         measured = {
             "checkpoint": {
                 "file": str(description.path),
-                "sha256": [sha256(file) for file in files_of(description.path)],
+                "sha256": [sha256_of(file) for file in files_of(description.path)],
                 **{key: value for key, value in description.training.items() if key != "config"},
             },
             "settings": settings,

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from sdedit_pl.build import model_config, resolve_model
 from sdedit_pl.checkpoints.loading import RUN_FILE, describe, resumable_checkpoints
 from sdedit_pl.config import ConfigError
-from sdedit_pl.training.durable import write_whole
+from sdedit_pl.files import write_whole
 from sdedit_pl.training.resumption import damage
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,10 @@ from typing import Any
 
 import yaml
 
-from sdedit_pl.checkpoints.formats import CheckpointError, sha256
+from sdedit_pl.checkpoints.formats import CheckpointError
 from sdedit_pl.checkpoints.loading import files_of
 from sdedit_pl.config import read_file
+from sdedit_pl.files import sha256_of
 from sdedit_pl.grids import start_number
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,8 @@ def sidecar_of(checkpoint: Path) -> Path:
 def fingerprint(checkpoint: Path) -> str:
     """The sha256 of a checkpoint: of the file, or of the names and hashes of the files in a folder."""
     if checkpoint.is_file():
-        return sha256(checkpoint)
-    lines = [f"{file.relative_to(checkpoint).as_posix()} {sha256(file)}\n" for file in files_of(checkpoint)]
+        return sha256_of(checkpoint)
+    lines = [f"{file.relative_to(checkpoint).as_posix()} {sha256_of(file)}\n" for file in files_of(checkpoint)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

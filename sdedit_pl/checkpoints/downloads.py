@@ -22,7 +22,8 @@ from urllib.request import ProxyHandler, Request, build_opener
 from filelock import FileLock
 from tqdm import tqdm
 
-from sdedit_pl.checkpoints.formats import CheckpointError, sha256
+from sdedit_pl.checkpoints.formats import CheckpointError
+from sdedit_pl.files import sha256_of, write_whole
 
 CACHE_VARIABLE = "SDEDIT_CACHE"
 """Environment variable that names the cache folder."""
@@ -107,7 +108,7 @@ def _verified(address: Address, folder: Path) -> Path:
     file = folder / expected / address.file_name
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.parent / ".lock"):
-        if not file.is_file() or sha256(file) != expected:
+        if not file.is_file() or sha256_of(file) != expected:
             part = file.with_name(f"{file.name}.part")
             _fetch(address, part)
             _check(address, part, expected)
@@ -126,10 +127,7 @@ def _remembered(record: Path) -> str | None:
 
 def _remember(record: Path, digest: str) -> None:
     """Keeps the hash of an address; whoever calls it holds the lock of the file, so that no other one of it writes."""
-    record.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = record.with_name(f"{record.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps({"sha256": digest}))
-    os.replace(unfinished, record)
+    write_whole(record, json.dumps({"sha256": digest}))
 
 
 def _fetch(address: Address, part: Path) -> None:
@@ -191,7 +189,7 @@ def _receive(address: Address, response: http.client.HTTPResponse, part: Path, t
 
 
 def _check(address: Address, part: Path, expected: str) -> None:
-    found = sha256(part)
+    found = sha256_of(part)
     if found != expected:
         part.unlink()
         raise CheckpointError(

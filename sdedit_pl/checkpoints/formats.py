@@ -11,7 +11,6 @@ Adding one: a class in a file of its own, and its line in `FORMATS` in `table.py
 from __future__ import annotations
 
 import abc
-import hashlib
 import io
 import pickle
 import pickletools
@@ -28,6 +27,8 @@ from typing import IO, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from sdedit_pl.files import sha256_of
 
 PICKLES_OF_LEGACY_FILE = 5
 """Pickles at the start of a file of torch before 1.6: magic number, protocol, system, the object, its storages."""
@@ -197,16 +198,7 @@ def origin_of(path: Path, format: str, **facts: Any) -> dict[str, Any]:
     `training`, a mapping, is what is known of its training.
     """
     known = {key: value for key, value in facts.items() if value is not None}
-    return {"format": format, "file": path.name, "sha256": sha256(path), **known}
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file's bytes, in hexadecimal."""
-    with path.open("rb") as opened:
-        digest = hashlib.sha256()
-        while chunk := opened.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return {"format": format, "file": path.name, "sha256": sha256_of(path), **known}
 
 
 @contextmanager

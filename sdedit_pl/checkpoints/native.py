@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sdedit_pl.checkpoints.formats import CheckpointError, read_safetensors
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.training.durable import whole_file
+from sdedit_pl.files import whole_file
 
 FORMAT = "sdedit_pl"
 VERSION = 1

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 import yaml
 
-from sdedit_pl.checkpoints.formats import sha256
 from sdedit_pl.cli.edit_inputs import Inputs
 from sdedit_pl.config import ConfigError, read_file
 from sdedit_pl.editing.runs import Edited
 from sdedit_pl.editing.sheets import contact_sheet, to_picture, variation_sheet
 from sdedit_pl.editing.trajectories import Trajectory, save_animation, strip
+from sdedit_pl.files import sha256_of
 
 RECORD_FILE = "edit.yaml"
 SHEET_FILE = "sheet.png"
@@ -80,7 +80,7 @@ class Writer:
         record = {
             "sdedit_pl": version("sdedit_pl"),
             "torch": str(torch.__version__),
-            "sha256": {str(file): sha256(file) for file in self.files},
+            "sha256": {str(file): sha256_of(file) for file in self.files},
             "samples": self.samples,
             "others": self.others,
         }

@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from sdedit_pl.checkpoints import describe, files_of, find_checkpoint
-from sdedit_pl.checkpoints.formats import sha256
 from sdedit_pl.cli import say
 from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.config import Schema
+from sdedit_pl.files import sha256_of
 
 USAGE = "sdedit info ckpt=FILE|FOLDER\n\nSays what a checkpoint is: its model, training, size and origin."
 
@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> None:
     shown: dict[str, Any] = {
         "file": str(description.path),
         "format": description.format,
-        "sha256": {file.name: sha256(file) for file in files_of(checkpoint)},
+        "sha256": {file.name: sha256_of(file) for file in files_of(checkpoint)},
         "parameters": description.parameters,
         "weights": ", ".join(description.dtypes),
         "data_range": [-1, 1],

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from sdedit_pl.config import ConfigError
 from sdedit_pl.editing.calibration import Sweep
-from sdedit_pl.training.durable import whole_file
+from sdedit_pl.files import whole_file
 
 _SETTINGS = "settings"
 

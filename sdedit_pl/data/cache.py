@@ -25,10 +25,11 @@ from zipfile import BadZipFile
 import numpy as np
 from filelock import FileLock, Timeout
 
-from sdedit_pl.data.fetch import Absent, StreamInterrupted, fetch, is_remote, sha256_of, version_of
+from sdedit_pl.data.fetch import Absent, StreamInterrupted, fetch, is_remote, version_of
 from sdedit_pl.data.manifest import Shard
 from sdedit_pl.data.source import UnreadableShard
 from sdedit_pl.data.tars import Members, ShardFile, Stamp, list_members
+from sdedit_pl.files import sha256_of, whole_file
 
 # How often a shard is fetched that turns out damaged, before it is taken for what it is.
 _READINGS = 3
@@ -218,8 +219,7 @@ class ShardCache:
             return None
 
     def _write(self, shard: Shard, record: Record) -> None:
-        unfinished = self._path(shard, ".npz.part")
-        with open(unfinished, "wb") as file:
+        with whole_file(self._path(shard, ".npz")) as unfinished, open(unfinished, "wb") as file:
             np.savez(
                 file,
                 keys=record.members.keys,
@@ -228,7 +228,6 @@ class ShardCache:
                 sha256=record.sha256,
                 version=record.version,
             )
-        unfinished.replace(self._path(shard, ".npz"))
 
     @contextmanager
     def _locked(self, shard: Shard, timeout: float = -1.0) -> Iterator[None]:

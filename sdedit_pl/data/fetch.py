@@ -14,7 +14,6 @@ the command's server is not to be relied on, a manifest keeps their orders toget
 from __future__ import annotations
 
 import errno
-import hashlib
 import http.client
 import shutil
 import subprocess
@@ -100,15 +99,6 @@ def version_of(url: str) -> str:
         return _version_in(filesystem.info(path))
     except (OSError, http.client.HTTPException):
         return ""
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _transfer_of(url: str) -> Callable[[Path], str]:

@@ -28,11 +28,11 @@ from filelock import FileLock, Timeout
 from webdataset.writer import TarWriter
 
 from sdedit_pl.data.bench import Bench, Encoding, Packed, Work, in_order
-from sdedit_pl.data.fetch import sha256_of
 from sdedit_pl.data.images import ImageFormat, held_out
 from sdedit_pl.data.manifest import MANIFEST_FILE, manifest_text
 from sdedit_pl.data.originals import Originals, open_originals
 from sdedit_pl.data.source import SPLITS
+from sdedit_pl.files import sha256_of, write_whole
 
 WORKSHOP = ".packing"
 
@@ -197,7 +197,7 @@ class _Packing:
                 bench = Bench(self.originals.splits, self.job.image_encoding())
                 with in_order(bench, self.job.processes) as work:
                     notes = {split: list(self._notes(split, work)) for split in SPLITS}
-                _write_whole(ready, self._manifest(notes))
+                write_whole(ready, self._manifest(notes))
             for shards in json.loads(ready.read_text())["splits"].values():
                 for shard in shards["shards"]:
                     if (self.workshop / shard["file"]).exists():  # else a call before this one has moved it
@@ -218,7 +218,7 @@ class _Packing:
             self._require_same(job, "holds an unfinished result")
         elif any(self.out.glob("*.tar")):
             raise ValueError(f"{self.out} holds shards that are not of this pack; name another folder")
-        _write_whole(job, json.dumps({"settings": self.job.settings, "source": self.source}))
+        write_whole(job, json.dumps({"settings": self.job.settings, "source": self.source}))
 
     def _require_same(self, file: Path, holds: str) -> None:
         try:
@@ -273,7 +273,7 @@ class _Packing:
             return note
         note.bytes, note.sha256 = unfinished.stat().st_size, sha256_of(unfinished)
         unfinished.replace(self.workshop / name)
-        _write_whole(self.workshop / f"{Path(name).stem}.json", json.dumps(asdict(note)))
+        write_whole(self.workshop / f"{Path(name).stem}.json", json.dumps(asdict(note)))
         return note
 
     def _takes(self, packed: Packed, note: Note) -> bool:
@@ -313,12 +313,6 @@ class _Packing:
             broken=broken,
             duplicates=[{"name": name, "equals": first} for note in every for name, first in note.duplicates.items()],
         )
-
-
-def _write_whole(file: Path, text: str) -> None:
-    unfinished = file.with_name(f"{file.name}.part")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(file)
 
 
 def _remove_if_nothing_is_done(workshop: Path, new: list[Path]) -> None:

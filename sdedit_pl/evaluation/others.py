@@ -13,8 +13,8 @@ from torch.nn.functional import interpolate
 from sdedit_pl.config import ConfigError
 from sdedit_pl.data.images import IMAGE_SUFFIXES, ImageFormat
 from sdedit_pl.evaluation.pictures import Pictures
+from sdedit_pl.files import whole_file
 from sdedit_pl.metrics import nearest
-from sdedit_pl.training.durable import whole_file
 
 NAMED = 3
 """Files that an error names."""

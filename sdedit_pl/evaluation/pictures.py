@@ -18,7 +18,7 @@ from torch import Tensor
 from sdedit_pl.data.images import ImageFormat, decode_image, images_from_bytes
 from sdedit_pl.editing.files import image_size
 from sdedit_pl.editing.sheets import to_picture
-from sdedit_pl.training.durable import whole_file
+from sdedit_pl.files import whole_file
 from sdedit_pl.typing import Images, Mask
 
 

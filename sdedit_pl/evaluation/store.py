@@ -23,7 +23,7 @@ from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.evaluation.pictures import Pictures
 from sdedit_pl.evaluation.plan import GUIDE, MASK, ORIGINAL
 from sdedit_pl.evaluation.tasks import Inputs, Partners, Task
-from sdedit_pl.training.durable import write_whole
+from sdedit_pl.files import write_whole
 
 RECORD_FILE = "evaluation.json"
 IMAGES = "images"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 
 from filelock import FileLock
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sdedit_pl.files import whole_file
 from sdedit_pl.metrics.features import Batches, FeatureExtractor, stream_features
 from sdedit_pl.typing import Images
 
@@ -96,14 +96,11 @@ def _read(file: Path) -> Float[Tensor, "N D"] | None:
 
 
 def _write(file: Path, features: Float[Tensor, "N D"], identity: str) -> None:
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        save_file({_FEATURES: features.contiguous()}, unfinished, {_HASH: _hash(features), _IDENTITY: identity})
-        os.replace(unfinished, file)
+        with whole_file(file) as unfinished:
+            save_file({_FEATURES: features.contiguous()}, unfinished, {_HASH: _hash(features), _IDENTITY: identity})
     except (SafetensorError, OSError) as error:
         _warn_of_keeping(file.parent, error)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _hash(features: Float[Tensor, "N D"]) -> str:

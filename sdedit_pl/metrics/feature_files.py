@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from sdedit_pl.files import sha256_of
 from sdedit_pl.metrics.features import PIXELS, FeatureExtractor
-from sdedit_pl.metrics.weights import sha256_of
 from sdedit_pl.typing import Images
 
 _FAILURES = (AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)

@@ -6,7 +6,6 @@ another hash is refused wherever it comes from.
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-_CHUNK = 1 << 20
+from sdedit_pl.files import sha256_of
 
 
 class WeightsUnavailable(ValueError):
@@ -96,12 +95,3 @@ def checked_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     if found != sha256:
         raise ValueError(f"{path} has sha256 {found}, expected {sha256}: another release or damaged; install it again")
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -20,7 +20,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from sdedit_pl.training.durable import whole_file, write_whole
+from sdedit_pl.files import whole_file, write_whole
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from torchvision.utils import make_grid, save_image
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
+from sdedit_pl.files import whole_file
 from sdedit_pl.grids import GRIDS
 from sdedit_pl.noise import SeededNoise
 from sdedit_pl.sampling import integrate
 from sdedit_pl.solvers import SOLVERS
 from sdedit_pl.training.average import ImageHalfLifeAveraging
-from sdedit_pl.training.durable import whole_file
 from sdedit_pl.training.module import ScoreModule
 
 logger = logging.getLogger(__name__)

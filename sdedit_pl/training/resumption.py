@@ -22,8 +22,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
+from sdedit_pl.files import whole_file
 from sdedit_pl.training.divergence import DivergenceWatch
-from sdedit_pl.training.durable import whole_file
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.progress import between_steps
 from sdedit_pl.training.signals import Agreement, Interrupted, StopSignals, take_over_signals

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from sdedit_pl.checkpoints.calibrated import calibrated_t0, fingerprint, sidecar_of, write_calibration
-from sdedit_pl.checkpoints.formats import CheckpointError, sha256
+from sdedit_pl.checkpoints.formats import CheckpointError
 from sdedit_pl.config import ConfigError
+from sdedit_pl.files import sha256_of
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_it_comes_back_as_it_was_written(t0: float | str | None, checkpoint: Pat
     assert written == {
         "t0": t0,
         "checkpoint": "model.safetensors",
-        "sha256": sha256(checkpoint),
+        "sha256": sha256_of(checkpoint),
         "levels": [1, 2],
     }
 
@@ -79,6 +80,6 @@ def test_a_folders_weights_are_all_its_files(tmp_path: Path) -> None:
 def test_a_file_that_is_none_of_these_is_refused(
     text: str, error: type[ValueError], message: str, checkpoint: Path
 ) -> None:
-    sidecar_of(checkpoint).write_text(text.replace("SHA", sha256(checkpoint)))
+    sidecar_of(checkpoint).write_text(text.replace("SHA", sha256_of(checkpoint)))
     with pytest.raises(error, match=message):
         calibrated_t0(checkpoint)

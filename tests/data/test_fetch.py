@@ -10,7 +10,8 @@ import fsspec
 import pytest
 from shard_server import ShardServer
 
-from sdedit_pl.data.fetch import ATTEMPTS, Absent, StreamInterrupted, fetch, is_remote, sha256_of, version_of
+from sdedit_pl.data.fetch import ATTEMPTS, Absent, StreamInterrupted, fetch, is_remote, version_of
+from sdedit_pl.files import sha256_of
 
 CONTENT = bytes(range(256)) * 40
 

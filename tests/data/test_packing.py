@@ -20,9 +20,9 @@ import webdataset
 from PIL import Image
 
 from sdedit_pl.data import ImageDataModule, TorchvisionSource, WebDatasetSource
-from sdedit_pl.data.fetch import sha256_of
 from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.data.pack import WORKSHOP, Job, pack
+from sdedit_pl.files import sha256_of
 
 
 @pytest.fixture
@@ -345,10 +345,11 @@ class TestRefusals:
         calls = iter(range(100))
 
         def sync(descriptor: int) -> None:
-            if next(calls) == 2:
+            # The record of the job takes two, a shard one and its note two: this is the third shard.
+            if next(calls) == 8:
                 raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("sdedit_pl.data.pack.os.fsync", sync)
+        monkeypatch.setattr("os.fsync", sync)
         with pytest.raises(ValueError, match=r"cannot pack .* No space left .*Whole shards are kept, and the same"):
             packed(photos, tmp_path / "out")
         assert len(list((tmp_path / "out" / WORKSHOP).glob("*-*.json"))) == 2

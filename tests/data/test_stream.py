@@ -18,8 +18,9 @@ from shard_server import ShardServer
 from torch import Tensor
 
 from sdedit_pl.data import ImageDataModule, UnreadableImage, WebDatasetSource
-from sdedit_pl.data.fetch import StreamInterrupted, sha256_of
+from sdedit_pl.data.fetch import StreamInterrupted
 from sdedit_pl.data.manifest import MANIFEST_FILE, manifest_text
+from sdedit_pl.files import sha256_of
 
 WriteShard = Callable[..., Path]
 SIZES = (5, 3, 7, 4)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from sdedit_pl.files import sha256_of
 from sdedit_pl.metrics import InceptionV3, WeightsUnavailable, inception
-from sdedit_pl.metrics.weights import PublishedWeights, sha256_of
+from sdedit_pl.metrics.weights import PublishedWeights
 
 IMAGES = torch.rand(2, 3, 24, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torchvision.models import squeezenet1_1
 
+from sdedit_pl.files import sha256_of
 from sdedit_pl.metrics import MaskedLPIPS, WeightsUnavailable, perceptual
-from sdedit_pl.metrics.weights import PublishedWeights, sha256_of
+from sdedit_pl.metrics.weights import PublishedWeights
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES, GUIDES = torch.rand(2, 3, 3, 40, 40, generator=GENERATOR) * 2 - 1

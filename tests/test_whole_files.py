@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sdedit_pl.training.durable import whole_file, write_whole
+from sdedit_pl.files import whole_file, write_whole
 
 
 def test_a_file_appears_at_the_end_and_replaces_the_one_before(tmp_path: Path) -> None:

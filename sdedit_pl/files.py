@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, whatever happens while they are written.
+"""Files: written whole or not at all, whatever happens meanwhile, and told apart by a hash.
 
 A file is written under another name in the same folder, put on the storage, and renamed: a process that is killed
 leaves what was there before, and so does a full disk. The folder is put on the storage too, so that not even a power
@@ -7,10 +7,13 @@ cut brings back an older state than the one that later files were written after.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_CHUNK = 1 << 20
 
 
 @contextmanager
@@ -40,6 +43,15 @@ def write_whole(path: Path, text: str) -> None:
     """Writes a text file that is whole or not there at all; raises what `whole_file` does."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _store(path: Path) -> None:
