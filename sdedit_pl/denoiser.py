@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import abc
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -353,3 +354,19 @@ PARAMETERISATIONS: dict[str, type[Parameterisation]] = {
     "x_0": CleanImage,
     "edm": EDM,
 }
+
+
+def in_precision(denoiser: Denoiser, precision: str) -> AbstractContextManager[object]:
+    """The context in which a denoiser's network computes in some precision, while the state stays in float32.
+
+    Autocast leaves the label's embedding in float32: its phases of many turns mean nothing in half precision.
+
+    Args:
+        denoiser: on the device where it will compute; its weights are made to need a gradient, which is what autocast
+            keeps the copies that it makes of them by.
+        precision: float32, bfloat16 or float16.
+    """
+    if precision == "float32":
+        return nullcontext()
+    denoiser.requires_grad_(True)
+    return torch.autocast(next(denoiser.parameters()).device.type, dtype=getattr(torch, precision))

@@ -21,7 +21,7 @@ from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.calibration_report import Report
 from sdedit_pl.cli.edit import FAMILIES as EDIT_FAMILIES
 from sdedit_pl.cli.edit_inputs import image_shape
-from sdedit_pl.cli.edit_model import load_for_editing, precision
+from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.cli.results import Results, refuse_replacing
 from sdedit_pl.cli.unfinished_sweep import UnfinishedSweep
 from sdedit_pl.config import ConfigError, Family, Schema, require_at_least
@@ -30,7 +30,7 @@ from sdedit_pl.data.choice import ChosenImages
 from sdedit_pl.data.fetch import is_remote
 from sdedit_pl.data.manifest import MANIFEST_FILE
 from sdedit_pl.data.source import SPLITS
-from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.calibration import LEAST_IMAGES, Extract, Sweep, measure_batch, trade_off, usual_times
 from sdedit_pl.grids import start_time
@@ -222,7 +222,7 @@ def swept(
         logger.info("going on after %d of %d images: %s", done, len(chosen), unfinished.file)
     with (
         tqdm(total=steps * len(chosen), initial=steps * done, unit="step", desc="editing", disable=None) as progress,
-        precision(config, denoiser),
+        in_precision(denoiser, config["precision"]),
     ):
 
         def advance(x: Images, t: float) -> None:

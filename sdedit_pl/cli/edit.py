@@ -17,11 +17,11 @@ from sdedit_pl.checkpoints.calibrated import calibrated_t0
 from sdedit_pl.cli import say
 from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.edit_inputs import Inputs, image_shape, read_inputs
-from sdedit_pl.cli.edit_model import load_for_editing, precision, prepared
+from sdedit_pl.cli.edit_model import load_for_editing, prepared
 from sdedit_pl.cli.edit_results import RECORD_KEY, SHEET_FILE, SHEET_ROWS, Writer, earlier_results
 from sdedit_pl.cli.results import Results
 from sdedit_pl.config import Family, Key, Schema, read_file, require_at_least
-from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.files import Guide
 from sdedit_pl.editing.runs import Area, Edited, edit_guides
@@ -177,7 +177,7 @@ def run(arguments: list[str]) -> None:
         denoiser = prepared(denoiser, config, image_shape(description)[1])
         inputs = read_inputs(config, image_shape(description))
         writer = Writer(results, config, inputs, files_of(description.path))
-        with precision(config, denoiser):
+        with in_precision(denoiser, config["precision"]):
             tasks = plan(config, edits, denoiser, inputs)
             for task, edited, trajectory in edit_all(config, tasks, denoiser, inputs):
                 writer.write(task.edit.t0, task.mark, edited, trajectory)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -31,19 +30,6 @@ def load_for_editing(ckpt: str, device: str) -> tuple[Denoiser, Description]:
     # The layout that convolutions are fastest in, on a CPU as on a GPU.
     denoiser.network.to(memory_format=torch.channels_last)
     return denoiser, description
-
-
-def precision(config: Mapping[str, Any], denoiser: Denoiser) -> AbstractContextManager[object]:
-    """The context in which the network computes in the precision that a configuration asks for.
-
-    Autocast leaves the label's embedding in float32: its phases of many turns mean nothing in half precision.
-    """
-    if config["precision"] == "float32":
-        return nullcontext()
-    # It keeps the copies that it makes of weights only where these need a gradient.
-    denoiser.requires_grad_(True)
-    device = next(denoiser.parameters()).device
-    return torch.autocast(device.type, dtype=getattr(torch, config["precision"]))
 
 
 def prepared(denoiser: Denoiser, config: Mapping[str, Any], size: int) -> Denoiser:

@@ -35,7 +35,7 @@ from sdedit_pl.evaluation import ABLATIONS, BASELINES, TASKS, AblationValues, Se
 from sdedit_pl.evaluation.ablations import COMPARED, MODEL
 from sdedit_pl.evaluation.contents import make_report
 from sdedit_pl.evaluation.groups import group_numbers, read_groups, short_name
-from sdedit_pl.evaluation.making import EvaluationData, make_images
+from sdedit_pl.evaluation.making import Computing, EvaluationData, make_images
 from sdedit_pl.evaluation.measuring import LEAST_GROUPS, LEAST_IMAGES, Evaluation, Instruments
 from sdedit_pl.evaluation.others import find_outputs
 from sdedit_pl.evaluation.plan import GUIDE, MASK, ORIGINAL, OURS, Plan
@@ -86,7 +86,11 @@ class Arguments:
         lpips_weights: torchvision's file of that network; null looks in torch's cache and then fetches it.
         kid_subset: KID also as the mean over 100 random subsets of so many images, as other programs give it (1000 is
             usual); null without.
-        batch: images edited at once on each device; it changes nothing but speed and memory.
+        batch: images edited at once on each device; it changes nothing but speed and memory, and the last bit where a
+            device's arithmetic depends on it.
+        precision: of the network in edits; the state is always float32. On a CPU float32 is the exact and slow way, in
+            which images go through the network one by one.
+        compile: compile the network, which pays for many images.
         accelerator: auto, cpu, gpu, ...
         devices: devices on each node; auto takes all.
         num_nodes: machines; they share the folder `out`.
@@ -115,6 +119,8 @@ class Arguments:
     lpips_weights: str | None = None
     kid_subset: int | None = None
     batch: int = 16
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
     accelerator: str = "auto"
     devices: int | str = "auto"
     num_nodes: int = 1
@@ -163,7 +169,11 @@ def run(arguments: list[str]) -> None:
     lpips, notes = build_lpips(config, plan, store)
     with first_process(out) as results:
         data = EvaluationData(plan, images, store, record, config["batch"], config["overwrite"])
-        device = make_images(models, data, *(config[key] for key in ("accelerator", "devices", "num_nodes")))
+        device = make_images(
+            models,
+            data,
+            Computing(**{key: config[key] for key in ("accelerator", "devices", "num_nodes", "precision", "compile")}),
+        )
         if device is None or results is None:
             return
         instruments = Instruments(features, lpips, device, kid_subset=config["kid_subset"])
@@ -265,7 +275,8 @@ def record_of(
         "images": f"{len(images)} with names of sha256 {digest_of(images.names)}",
         "format": "{} channels, {} px".format(*image_shape(descriptions[MODEL])),
     }
-    identities = {name: fingerprint(description.path) for name, description in descriptions.items()}
+    how = "".join(f", {key}={config[key]}" for key in ("precision", "compile") if config[key] not in ("float32", False))
+    identities = {name: fingerprint(description.path) + how for name, description in descriptions.items()}
     return Record(originals, plan.recipes(identities, digest_of([str(group) for group in groups])))
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sdedit_pl.data.images import images_from_bytes
-from sdedit_pl.data.loader import checked_images
 from sdedit_pl.data.order import Draw
-from sdedit_pl.data.source import Source, assemble
+from sdedit_pl.data.source import Source
 from sdedit_pl.typing import Images
 
 
@@ -45,21 +45,15 @@ class ChosenImages:
         return [images.name(index) for images, index in self._places]
 
     def image(self, number: int) -> Float[Tensor, "C H W"]:
-        """One image, without another in its place where it cannot be read, in [-1, 1].
+        """One image in [-1, 1].
 
         Raises:
-            ValueError: it cannot be read.
+            UnreadableImage: it cannot be read. Another in its place would be measured twice, under the name of the one.
         """
         images, index = self._places[number]
         pixels = self._source.format.part(images.read(index), Draw(index, False).corner)
         return images_from_bytes(pixels[None])[0]
 
     def batch(self, start: int, size: int) -> Images:
-        """`size` images from number `start` on, or fewer at the end, (B, C, H, W) in [-1, 1].
-
-        Raises:
-            UnreadableImage: none can be read, or more cannot than the source accepts.
-        """
-        draws = [(images, Draw(index, False)) for images, index in self._places[start : start + size]]
-        read = assemble(draws, self._source.format, self._source.attempts)
-        return images_from_bytes(checked_images(read, self._source))
+        """`size` images from number `start` on, or fewer at the end, (B, C, H, W); else as `image`."""
+        return torch.stack([self.image(number) for number in range(start, min(start + size, len(self)))])

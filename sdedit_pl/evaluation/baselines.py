@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdedit_pl.data.images import bytes_from_images
+from sdedit_pl.data.images import bytes_from_images, images_from_bytes
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.grids import GRIDS
 from sdedit_pl.noise import SeededNoise
@@ -57,7 +57,7 @@ def poisson_blend(original: Images, pasted: Images, mask: Mask) -> Images:
         blend(_bytes(below), _bytes(above), where[0].numpy())
         for below, above, where in zip(original.cpu(), pasted.cpu(), mask.cpu(), strict=True)
     ]
-    return _images(blended, original) / 127.5 - 1
+    return images_from_bytes(_stacked(blended, original.shape[1])).to(original)
 
 
 def laplacian_blend(original: Images, pasted: Images, mask: Mask) -> Images:
@@ -84,7 +84,7 @@ def laplacian_blend(original: Images, pasted: Images, mask: Mask) -> Images:
         blend(_floats(below), _floats(above), where[0].numpy().astype(np.float32))
         for below, above, where in zip(original.cpu(), pasted.cpu(), mask.cpu(), strict=True)
     ]
-    return _images(blended, original)
+    return _stacked(blended, original.shape[1]).to(original)
 
 
 def load_opencv() -> Any:
@@ -187,6 +187,6 @@ def _colour(image: Float[Tensor, "C H W"]) -> Float[Tensor, "3 H W"]:
     return image.expand(3, -1, -1)
 
 
-def _images(pictures: list[np.ndarray], like: Images) -> Images:
-    """Pictures (H, W, 3) in the shape, dtype and device of `like`."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)[:, : like.shape[1]].to(like).contiguous()
+def _stacked(pictures: list[np.ndarray], channels: int) -> Tensor:
+    """The first channels of pictures (H, W, 3), as one tensor (B, channels, H, W)."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)[:, :channels].contiguous()

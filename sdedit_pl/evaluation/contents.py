@@ -32,6 +32,12 @@ METHOD_TITLES = {
     "laplacian": "Laplacian pyramid",
     "nearest_sample": "nearest sample",
 }
+METHODS = {
+    "ddim": "DDIM goes up to the same t0 and back, in as many steps each way.",
+    "nearest_sample": "The nearest sample is chosen from as many unconditional samples as there are images; one may be "
+    "the nearest of several guides.",
+}
+"""What is to be said of baselines besides their names."""
 MEASURES: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]] = (
     ("KID ↓", lambda found: _with_error(found, "kid", 4)),
     ("95 % interval", lambda found: f"[{_number(found, 'kid_low', 4)}, {_number(found, 'kid_high', 4)}]"),
@@ -94,14 +100,14 @@ def _overview(numbers: Mapping[str, Any]) -> Section:
         f"from {settings['data']}, split {settings['split']}.",
         f"Edits start from t0 = {settings['edit']['t0']} (noise level {settings['edit']['noise_level']:.3g}) and take "
         f"{settings['edit']['steps']} steps of {settings['solver']['name']} on the grid {settings['grid']['name']}, "
-        f"K = {settings['repeats']}, variant {settings['variant']}. DDIM goes up to the same t0 and back, in as many "
-        "steps each way; the nearest sample is chosen from as many unconditional samples as there are images.",
+        f"K = {settings['repeats']}, variant {settings['variant']}."
+        + "".join(f" {METHODS[name]}" for name in settings["baselines"] if name in METHODS),
         f"KID, FID, precision, recall, density and coverage compare with those images, on the features "
         f"{numbers['features']['name']} ({numbers['features']['identity']}). Numbers on other features are on another "
         "scale: compare within this report, or with reports on the same features.",
         f"KID leaves out the pairs of an edit and an image of its own group ({images['groups']} groups; those that "
         "are pasted on each other are one). Behind ± is its standard error over groups, the interval is a bootstrap "
-        "over groups. Behind the ± of L2 and LPIPS is the standard error over images, each taken to be independent, "
+        "over groups. Behind the ± of L2 and LPIPS is their standard error over groups, "
         "behind that of KID of subsets the deviation of the subsets. FID, precision, recall, density and coverage "
         "leave nothing out: where a mask keeps most of an image, they find the image itself among those that they "
         "compare with.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import lightning
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from sdedit_pl.config import ConfigError
 from sdedit_pl.data.choice import ChosenImages
-from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.evaluation.plan import GUIDE, MASK, Plan
 from sdedit_pl.evaluation.store import Record, Store, forget
 from sdedit_pl.evaluation.tasks import Inputs, draws_of
@@ -70,9 +71,16 @@ class EvaluationData(lightning.LightningDataModule):
             forget(self.store.out)
         self.record.write(self.store.out)
         originals = self.store.originals
-        for number in tqdm(originals.missing(), desc="reading images", unit="image", disable=None):
-            # The next readable one in its place would be measured twice, and be called by its name and group.
-            originals.write(number, self.images.image(number))
+        missing = set(originals.missing())
+        for number in tqdm(range(len(originals)), desc="reading images", unit="image", disable=None):
+            image = self.images.image(number)
+            if number in missing:
+                originals.write(number, image)
+            elif not torch.equal(originals.read([number])[0], image):
+                raise ConfigError(
+                    f"{self.images.names[number]} has changed: it is not the image that this evaluation was begun with "
+                    f"({originals.file(number)}); give another out=, or overwrite=true, which makes all images anew"
+                )
         for name in self.plan.inputs:
             self._write_inputs(name)
 
@@ -108,26 +116,54 @@ class EvaluationData(lightning.LightningDataModule):
             guides.write(number, inputs.guide[0])
 
 
+@dataclass(frozen=True)
+class Computing:
+    """What computes, and how.
+
+    Args:
+        accelerator: of Lightning's Trainer.
+        devices: on each node, of Lightning's Trainer.
+        num_nodes: of Lightning's Trainer.
+        precision: float32, bfloat16 or float16, of the networks.
+        compile: whether networks are compiled.
+    """
+
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    precision: str = "float32"
+    compile: bool = False
+
+    @property
+    def exact(self) -> bool:
+        """Whether an image on a CPU is to be the same to the last bit in any batch."""
+        return self.precision == "float32" and not self.compile
+
+
 class ImageMaker(lightning.LightningModule):
     """Makes the images of jobs and writes them.
 
     Args:
         models: name -> denoiser.
         data: the jobs.
+        computing: how their networks compute.
     """
 
-    def __init__(self, models: Mapping[str, Denoiser], data: EvaluationData) -> None:
+    def __init__(self, models: Mapping[str, Denoiser], data: EvaluationData, computing: Computing) -> None:
         super().__init__()
         self.networks = torch.nn.ModuleDict(models)
         self.models = dict(models)
         self.data = data
+        self.computing = computing
         self.progress: tqdm | None = None
 
     def on_predict_start(self) -> None:
         """Shows the progress of the first process; all have nearly equally much to do."""
         for model in self.models.values():
             # As in `sdedit_pl.checkpoints.load_denoiser`: one by one where that makes results exact.
-            model.at_once = 1 if self.device.type == "cpu" else None
+            model.at_once = 1 if self.device.type == "cpu" and self.computing.exact else None
+            if self.computing.compile:
+                model.network.compile()
         jobs = [self.data.jobs[number] for number in self.data.predict_dataloader()]
         hidden = True if not self.trainer.is_global_zero else None
         self.progress = tqdm(total=sum(map(self._steps, jobs)), desc="editing", unit="step", disable=hidden)
@@ -138,7 +174,9 @@ class ImageMaker(lightning.LightningModule):
         column = self.data.plan.columns[job.folder]
         inputs = self.data.inputs_of(job).to(self.device)
         seeds = [self.data.plan.settings.seed + number for number in job.numbers]
-        made = column.way(self.models[column.model], inputs, seeds, lambda x, t: self._advance(len(x)))
+        model = self.models[column.model]
+        with in_precision(model, self.computing.precision):
+            made = column.way(model, inputs, seeds, lambda x, t: self._advance(len(x)))
         pictures = self.data.store.pictures(job.folder)
         for number, image in zip(job.numbers, made.cpu(), strict=True):
             pictures.write(number, image)
@@ -158,9 +196,7 @@ class ImageMaker(lightning.LightningModule):
         return len(job.numbers) * column.way.total_steps(self.models[column.model])
 
 
-def make_images(
-    models: Mapping[str, Denoiser], data: EvaluationData, accelerator: str, devices: int | str, num_nodes: int
-) -> torch.device | None:
+def make_images(models: Mapping[str, Denoiser], data: EvaluationData, computing: Computing) -> torch.device | None:
     """Makes all images of a plan that are not there yet, on the devices of Lightning's Trainer.
 
     Returns:
@@ -172,9 +208,9 @@ def make_images(
     """
     try:
         trainer = lightning.Trainer(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=num_nodes,
+            accelerator=computing.accelerator,
+            devices=computing.devices,
+            num_nodes=computing.num_nodes,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -182,12 +218,12 @@ def make_images(
             use_distributed_sampler=False,
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
-        raise ConfigError(f"accelerator={accelerator} devices={devices}: {error}") from error
+        raise ConfigError(f"accelerator={computing.accelerator} devices={computing.devices}: {error}") from error
     try:
         with warnings.catch_warnings():
             # Of a finished evaluation that is measured again.
             warnings.filterwarnings("ignore", message="Total length of .* across ranks is zero")
-            trainer.predict(ImageMaker(models, data), datamodule=data, return_predictions=False)
+            trainer.predict(ImageMaker(models, data, computing), datamodule=data, return_predictions=False)
     except SystemExit as error:
         # What Lightning makes of Ctrl-C.
         raise KeyboardInterrupt from error

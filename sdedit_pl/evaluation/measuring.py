@@ -138,11 +138,13 @@ class Evaluation:
 
     def _measures(self, source: str, pictures: Pictures, progress: tqdm) -> Measures:
         task, instruments = self.plan.inputs[source], self.instruments
+        groups = self._groups(task.pastes)
         realism = self._realism_of(task.pastes)
-        faithfulness = MetricCollection({"squared_l2": SquaredL2(), "rms": RootMeanSquare()})
+        faithfulness = MetricCollection({"squared_l2": SquaredL2(groups), "rms": RootMeanSquare(groups)})
         lpips = instruments.lpips if task.masked else None
         if lpips is not None:
             lpips.reset()
+            lpips.groups = groups
         for numbers in pictures.batches(instruments.batch).numbers():
             images, inputs, places = pictures.read(numbers), self.store.inputs(source, task, numbers), list(numbers)
             numbered = torch.tensor(places)
@@ -156,13 +158,17 @@ class Evaluation:
         found = {**faithfulness.compute(), **({} if lpips is None else lpips.compute()), **realism.compute()}
         return {name: _plain(value) for name, value in found.items()}
 
+    def _groups(self, pastes: bool) -> Tensor:
+        """The group of each image; images that were pasted on each other are of one."""
+        return torch.tensor(self.store.partners.groups if pastes else self.groups)
+
     def _realism_of(self, pastes: bool) -> MetricCollection:
-        """The metrics of realism, empty; images that were pasted on each other are of one group."""
+        """The metrics of realism, empty."""
         if pastes not in self._realism:
             instruments = self.instruments
             originals = self.store.originals.in_colour().batches(instruments.batch)
             reference = cached_features(instruments.features, originals, self.store.out / FEATURE_CACHE)
-            groups = torch.tensor(self.store.partners.groups if pastes else self.groups)
+            groups = self._groups(pastes)
             subsets = {"subsets": 0} if instruments.kid_subset is None else {"subset_size": instruments.kid_subset}
             self._realism[pastes] = MetricCollection(
                 {

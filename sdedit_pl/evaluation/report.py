@@ -16,6 +16,8 @@ from typing import Any
 
 from PIL import Image
 
+from sdedit_pl.config import ConfigError
+
 REPORT_HTML, REPORT_MARKDOWN, METRICS_FILE = "report.html", "report.md", "metrics.json"
 FIGURES = "figures"
 TEMPLATE = "report.html.jinja"
@@ -136,12 +138,22 @@ def log_to_wandb(report: Report, project: str, folder: Path, numbers: Mapping[st
         project: the project's name; WANDB_MODE=offline needs no account, WANDB_ENTITY names a team.
         folder: the evaluation's folder, whose name the run gets and in which W&B keeps its files.
         numbers: the contents of `metrics.json`; its settings become the run's configuration.
+
+    Raises:
+        ConfigError: Weights & Biases refuses, or cannot be reached.
     """
     import wandb
+    from wandb.errors import Error
 
-    run = wandb.init(
-        project=project, name=folder.name, dir=str(folder), job_type="evaluation", config=dict(numbers["settings"])
-    )
+    try:
+        run = wandb.init(
+            project=project, name=folder.name, dir=str(folder), job_type="evaluation", config=dict(numbers["settings"])
+        )
+    except (Error, ValueError) as error:
+        raise ConfigError(
+            f"the report is in {folder / REPORT_HTML}, but not in wandb={project} ({str(error).splitlines()[0]}); log "
+            "in with `wandb login`, or set WANDB_MODE=offline, and give the command again: nothing is made twice"
+        ) from error
     logged: dict[str, Any] = {}
     for section in report.sections:
         if section.table is not None:

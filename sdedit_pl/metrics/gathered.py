@@ -24,6 +24,24 @@ class TooFewImages(ValueError):
     """Fewer images than a metric needs; the message says how many are needed."""
 
 
+def groups_of(numbers: Int[Tensor, "n"], groups: Int[Tensor, "N"]) -> Int[Tensor, "n"]:
+    """The groups of images.
+
+    Args:
+        numbers: of the images.
+        groups: the group of the image of each number.
+
+    Raises:
+        ValueError: an image has no number, or its number no group.
+    """
+    if numbers.min() < 0 or numbers.max() >= len(groups):
+        raise ValueError(
+            f"the {len(groups)} groups are of the images 0 to {len(groups) - 1}, got the numbers "
+            f"{numbers.min().item()} to {numbers.max().item()} (-1: none was given)"
+        )
+    return groups.cpu()[numbers]
+
+
 class ImageMetric(Metric, abc.ABC):
     """A metric over entries of images: a number or a vector for each.
 

@@ -11,8 +11,9 @@ are independent draws. It can be negative: two samples of one distribution scatt
 How sure it is, is told by leaving out one group after another (a standard error) and by bootstrap over groups (an
 interval): each group gets a weight from the exponential distribution, a pair the product of its groups' weights. As
 pairs within a group never count, an image that weighs much adds no pair with itself, and the bootstrap is centred on
-the estimate. Where the two sets are of one distribution both are too wide rather than too narrow, since the estimate
-then varies less than its parts.
+the estimate. (Groups drawn with replacement, as `paired` draws them, leave draws without a pair where the two sets have
+few groups, or others than each other.) Where the two sets are of one distribution both are too wide rather than too
+narrow, since the estimate then varies less than its parts.
 
 Libraries report something else: mean and deviation over random subsets of a given size, of all pairs of different
 images. The mean estimates the same distance; the deviation is that of so small a sample and no error of the mean.

@@ -5,7 +5,8 @@ that was made of them. So groups are drawn with replacement once, and every set 
 difference of two sets then has an interval of its own, far narrower than their two intervals suggest.
 
 As in `sdedit_pl.metrics.kid`, pairs of images from one group do not count, nor do those of a group and a second copy of
-it in the same draw, which are as dependent.
+it in the same draw, which are as dependent. The edits and their originals have the same groups here, so that draws with
+replacement leave both of them whole.
 
 Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, sections 8.3 (groups) and 13.3 (percentiles).
 """

@@ -53,6 +53,7 @@ class MaskedLPIPS(ImageMean):
         network: alex, vgg or squeeze.
         weights: path of torchvision's file of that network's ImageNet weights; else it is taken from the cache of
             torch.hub, and fetched if it is not there. (The lpips package holds the weights of the last layer only.)
+        groups: the group of the image of each number, (N,); None: each image is a group of its own.
         options: of `torchmetrics.Metric`.
 
     Raises:
@@ -60,10 +61,16 @@ class MaskedLPIPS(ImageMean):
         WeightsUnavailable: the weights are not here and cannot be fetched, or are other ones.
     """
 
-    def __init__(self, network: str = "alex", weights: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        network: str = "alex",
+        weights: str | None = None,
+        groups: Int[Tensor, "N"] | None = None,
+        **options: Any,
+    ) -> None:
         if network not in BACKBONES:
             raise ValueError(f"network must be one of {', '.join(BACKBONES)}, got {network!r}")
-        super().__init__("masked_lpips", **options)
+        super().__init__("masked_lpips", groups, **options)
         self.network = _lpips(network, BACKBONES[network], weights)
 
     def update(

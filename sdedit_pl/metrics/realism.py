@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sdedit_pl.metrics.frechet import Gaussian, frechet_distance
-from sdedit_pl.metrics.gathered import ImageMetric
+from sdedit_pl.metrics.gathered import ImageMetric, groups_of
 from sdedit_pl.metrics.kid import kernel_distance_with_interval, subset_distances
 from sdedit_pl.metrics.manifolds import density_and_coverage, neighbour_radii, precision_and_recall
 
@@ -107,8 +107,9 @@ class KernelDistance(FeatureMetric):
         if self.subsets:
             subsets = subset_distances(features, self.reference, self.subsets, self.subset_size, self.seed)
             found |= {"kid_subsets": subsets.mean, "kid_subsets_deviation": subsets.deviation}
+        groups = None if self.groups is None else groups_of(numbers, self.groups)
         estimate, interval = kernel_distance_with_interval(
-            features, self.reference, self._groups_of(numbers), self.reference_groups, seed=self.seed
+            features, self.reference, groups, self.reference_groups, seed=self.seed
         )
         found |= {
             "kid": estimate.value,
@@ -117,16 +118,6 @@ class KernelDistance(FeatureMetric):
             "kid_high": interval.high,
         }
         return _tensors(found)
-
-    def _groups_of(self, numbers: Int[Tensor, "n"]) -> Int[Tensor, "n"] | None:
-        if self.groups is None:
-            return None
-        if numbers.min() < 0 or numbers.max() >= len(self.groups):
-            raise ValueError(
-                f"the {len(self.groups)} groups are of the images 0 to {len(self.groups) - 1}, got the numbers "
-                f"{numbers.min().item()} to {numbers.max().item()} (-1: none was given)"
-            )
-        return self.groups.cpu()[numbers]
 
 
 class FrechetDistance(FeatureMetric):

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sdedit_pl.checkpoints import find_checkpoint
+from sdedit_pl.checkpoints.calibrated import fingerprint
 from sdedit_pl.evaluation.making import ImageMaker
 from sdedit_pl.metrics import MaskedLPIPS, WeightsUnavailable
 
@@ -149,6 +151,9 @@ def test_another_configuration_is_refused_and_overwriting_begins_anew(evaluated,
     assert "images was 7 with names" in refused(*SMALL, "images=6")
     second = evaluated(*SMALL, "t0=0.4", "overwrite=true")
     assert second["tasks"]["stroke_synthesis"]["sdedit"] != first["tasks"]["stroke_synthesis"]["sdedit"]
+    # another picture under the same name
+    shutil.copy(photos / "1.png", photos / "0.png")
+    assert "0.png has changed: it is not the image that this evaluation was begun with" in refused(*SMALL, "t0=0.4")
     Path("o/evaluation.json").write_text("{")
     assert "o/evaluation.json is not the record of an evaluation" in refused(*SMALL)
 
@@ -283,6 +288,36 @@ def test_the_report_goes_to_wandb_as_tables_and_images(
     (run,) = Path("o/wandb").glob("offline-run-*")
     assert list(run.glob("files/media/images/figures/stroke_synthesis_*.png"))
     assert list(run.glob("files/media/table/tables/*.table.json"))
+
+
+def test_a_refusal_of_wandb_is_told_behind_the_report(command, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+    from wandb.errors import CommError
+
+    def refusing(**_: Any) -> None:
+        raise CommError("entity nobody not found\nmore")
+
+    monkeypatch.setattr(wandb, "init", refusing)
+    code, _, errors = command(*SMALL, "baselines=[]", "wandb=paintings")
+    told = "error: the report is in o/report.html, but not in wandb=paintings (entity nobody not found); log in with"
+    assert code == 2 and errors.splitlines()[-1].startswith(told)
+    assert Path("o/report.html").is_file()
+
+
+@pytest.mark.parametrize("options", [("precision=bfloat16",), ("compile=true",)])
+def test_other_arithmetic_is_another_evaluation(
+    evaluated, refused, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    exact = evaluated(*SMALL, "baselines=[]")["tasks"]["stroke_synthesis"]["sdedit"]
+    made_by = f"model={fingerprint(find_checkpoint('tiny.safetensors'))}, {options[0]}"
+    assert made_by.lower() in refused(*SMALL, "baselines=[]", *options).lower()
+    other = evaluated(*SMALL, "baselines=[]", *options, "overwrite=true")["tasks"]["stroke_synthesis"]["sdedit"]
+    assert len(compiled) == (options[0] == "compile=true")
+    # of the squared distance, whose least step of 8 bits is far below
+    assert other["squared_l2"] == pytest.approx(exact["squared_l2"], rel=0.05)
+    assert options[0] == "compile=true" or other != exact
 
 
 @pytest.mark.slow

@@ -40,6 +40,24 @@ def test_metrics_are_means_over_images_with_their_standard_error() -> None:
     assert found == pytest.approx(expected)
 
 
+def test_the_error_is_that_of_groups() -> None:
+    """Images that are copies of each other say as much as one of them."""
+    values = torch.tensor([1.0, 2.0, 4.0, 9.0])
+
+    def error(groups: torch.Tensor | None, numbers: list[int]) -> float:
+        metric = SquaredL2(groups)
+        images = (2 * values[numbers].sqrt())[:, None, None, None]
+        metric.update(images, torch.zeros_like(images), torch.arange(len(numbers)))
+        return metric.compute()["squared_l2_error"].item()
+
+    alone = error(None, [0, 1, 2, 3])
+    copies = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    assert error(copies, [0, 0, 1, 1, 2, 2, 3, 3]) == pytest.approx(alone)
+    assert error(None, [0, 0, 1, 1, 2, 2, 3, 3]) < 0.8 * alone
+    with pytest.raises(ValueError, match="the 2 groups are of the images 0 to 1, got the numbers 0 to 3"):
+        error(torch.tensor([0, 1]), [0, 1, 2, 3])
+
+
 def test_metrics_of_a_first_batch_without_any_difference_stay_apart() -> None:
     """Equal states make torchmetrics take two metrics for one: states of different things have different names."""
     metrics = MetricCollection([SquaredL2(), RootMeanSquare()])
