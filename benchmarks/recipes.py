@@ -4,11 +4,13 @@
 
 Trained are, for each budget of images: (a) the DDPM recipe against this project's default at several rates; with the
 best of these rates (b) the default on the noise levels alone that edits visit, and (c) the default from the weights of
-a trained model, at that rate and at a fifth of it. Each run's learning-rate schedule spans its own budget, and its last
-weights are measured. Measured is the KID of edits of simulated strokes of the validation images against these images,
-without the pairs of an edit and its own original, beside the same number for the strokes.
+a trained model, at that rate and at a fifth of it. Rates are tried at the first budget, and the other budgets take
+what was best there. Each run's learning-rate schedule spans its own budget, and its last weights are measured.
+Measured is the KID of edits of simulated strokes of the validation images against these images, without the pairs of
+an edit and its own original, beside the same number for the strokes.
 
-Started again, it goes on where it was: every run resumes by itself, and one that is measured is not trained again.
+Started again, it goes on where it was: every run resumes by itself, and one that is measured is not trained again. Two
+commands with different `recipes` or `budgets` may share `out` at the same time.
 `out` then holds results.json, report.md, kid.png and the folder of each run.
 """
 
@@ -18,13 +20,14 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from command import refuse_unknown
+from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
 
@@ -33,6 +36,7 @@ from sdedit_pl.checkpoints import describe, load_denoiser
 from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.config import Schema, require_at_least
 from sdedit_pl.data.images import as_saved
+from sdedit_pl.denoiser import in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.strokes import stroke_painting
 from sdedit_pl.files import write_whole
@@ -61,13 +65,13 @@ class Arguments:
         out: folder of the runs and the results.
         size: height and width of the images in pixels.
         budgets: images seen, of each run.
-        rates: learning rates that the default recipe is tried with.
+        rates: learning rates that the default recipe is tried with, at the first budget.
         recipes: which of ddpm, default, t_max and fine_tuned to run; the last two need default.
         init_from: the model that fine_tuned starts from; its network section is everybody's.
         t0: noise levels that edits start from; t_max trains up to the highest of them.
         steps: solver steps of an edit.
         batch: images of a training step.
-        precision: of the network in training.
+        precision: of the network in training; with a 16-bit one its edits are made in bfloat16.
         compile: compile the network.
         images: edit the first so many validation images only; null for all.
         features: what KID is taken on.
@@ -82,7 +86,7 @@ class Arguments:
     recipes: tuple[str, ...] = ("ddpm", "default", "t_max", "fine_tuned")
     init_from: str = "checkpoints/portraits64.safetensors"
     t0: tuple[str, ...] = ("sigma:0.8", "sigma:1.6")
-    steps: int = 50
+    steps: int = 20
     batch: int = 32
     precision: str = "bf16-mixed"
     compile: bool = False
@@ -224,10 +228,13 @@ def measured(run: Run, settings: Mapping[str, Any], extract: Extract) -> dict[st
     originals = validation_images(config, settings["images"])
     denoiser = load_denoiser(checkpoint)
     denoiser.at_once = None
+    if settings["compile"]:
+        denoiser.network.compile()
     real, strokes = extract(originals), stroke_painting(originals)
     edits = {}
     for t0 in settings["t0"]:
-        edited = edits_of(SDEdit(t0=t0, steps=settings["steps"]), denoiser, strokes)
+        with in_precision(denoiser, "bfloat16" if "16" in settings["precision"] else "float32"):
+            edited = edits_of(SDEdit(t0=t0, steps=settings["steps"]), denoiser, strokes)
         kid = distance(extract(edited), real)
         edits[t0] = {"kid": kid.value, "error": kid.error, "l2": squared_l2(edited, strokes).mean().item()}
     facts = {key: value for key, value in describe(checkpoint).training.items() if key != "config"}
@@ -282,6 +289,7 @@ class Comparison:
 
     def run(self, run: Run) -> dict[str, Any]:
         """The result of a run, which is trained and measured if it is not there yet."""
+        self.refresh()
         if run.name not in self.results["runs"]:
             print(f"{run.name}: {steps_of(run, self.settings)} steps", flush=True)
             self.results["runs"][run.name] = measured(run, self.settings, self.extract)
@@ -299,9 +307,17 @@ class Comparison:
             self.results["strokes"] = {"kid": kid.value, "error": kid.error, "images": len(originals)}
             self.write()
 
+    def refresh(self) -> None:
+        """Takes in what other commands have measured meanwhile."""
+        if self.file.is_file():
+            self.results["runs"] |= json.loads(self.file.read_text(encoding="utf-8"))["runs"]
+
     def write(self) -> None:
-        """Writes the file, whole or not at all."""
-        write_whole(self.file, json.dumps(self.results, indent=2) + "\n")
+        """Writes the file, whole or not at all, with what other commands have measured meanwhile."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.file.with_suffix(".lock")):
+            self.refresh()
+            write_whole(self.file, json.dumps(self.results, indent=2) + "\n")
 
 
 FREE = ("out", "budgets", "rates", "recipes", "compile")
@@ -318,18 +334,14 @@ def compare(comparison: Comparison) -> None:
     """Trains and measures everything that is asked for."""
     settings = comparison.settings
     comparison.strokes()
+    rates: dict[str, Sequence[float]] = {"ddpm": (DDPM_RATE,), "default": settings["rates"]}
     for budget in settings["budgets"]:
-        if "ddpm" in settings["recipes"]:
-            comparison.run(Run("ddpm", DDPM_RATE, budget))
-        if "default" not in settings["recipes"]:
-            continue
-        tried = [comparison.run(Run("default", rate, budget)) for rate in settings["rates"]]
-        best = min(tried, key=kid_of)["rate"]
-        if "t_max" in settings["recipes"]:
-            comparison.run(Run("t_max", best, budget))
-        if "fine_tuned" in settings["recipes"]:
-            for rate in (best, best / 5):
-                comparison.run(Run("fine_tuned", rate, budget))
+        for recipe in [name for name in RECIPES if name in settings["recipes"]]:
+            tried = [comparison.run(Run(recipe, rate, budget)) for rate in rates[recipe]]
+            best = min(tried, key=kid_of)["rate"]
+            rates[recipe] = (best,)
+            if recipe == "default":
+                rates = {"t_max": (best,), "fine_tuned": (best, best / 5), **rates}
 
 
 def report(results: Mapping[str, Any]) -> str:
