@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from measuring import machine
 
-from sdedit_pl.cli.explain import explain, wants_help
-from sdedit_pl.cli.results import Results
+from sdedit_pl.cli.arguments import configuration
+from sdedit_pl.cli.results import Results, refuse_used
 from sdedit_pl.config import Schema
 
 Numbers = dict[str, Any]
@@ -39,12 +39,12 @@ def run_benchmark(
         report: from the numbers to Markdown.
         plot: draws the numbers into a folder.
     """
-    if wants_help(arguments):
-        print(explain(schema, usage))
-        return 0
-    try:
-        config = schema.resolve(*schema.read_arguments(arguments))
-        refuse_replacing(Path(config["out"]), config["overwrite"])
+
+    def run() -> str | None:
+        config = configuration(arguments, schema, usage)
+        if config is None:
+            return None
+        refuse_used(Path(config["out"]), config["overwrite"])
         if config["threads"] is not None:
             torch.set_num_threads(config["threads"])
         settings = {key: value for key, value in config.items() if key not in ("out", "overwrite")}
@@ -53,25 +53,23 @@ def run_benchmark(
             (folder / "results.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
             (folder / "report.md").write_text(report(numbers), encoding="utf-8")
             plot(numbers, folder)
+        return report(numbers)
+
+    return exit_code(run)
+
+
+def exit_code(run: Callable[[], str | None]) -> int:
+    """Runs a benchmark: prints the text that it returns, or its error in one line, and returns the exit code."""
+    try:
+        text = run()
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if os.environ.get("SDEDIT_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(report(numbers))
+    if text is not None:
+        print(text)
     return 0
-
-
-def refuse_replacing(out: Path, overwrite: bool) -> None:
-    """Keeps earlier results.
-
-    Raises:
-        ValueError: `out` is a file, or holds something that is not to be overwritten.
-    """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out={out} is a file; name a folder")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise ValueError(f"{out} already holds files; give another out=, or overwrite=true")
 
 
 def refuse_unknown(key: str, names: tuple[str, ...], known: Mapping[str, Any] | tuple[str, ...]) -> None:

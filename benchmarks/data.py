@@ -27,10 +27,11 @@ from typing import Any, Literal
 import numpy as np
 import PIL
 import torch
+from command import exit_code
 from PIL import Image
 
-from sdedit_pl.cli.explain import explain, wants_help
-from sdedit_pl.cli.results import Results
+from sdedit_pl.cli.arguments import configuration
+from sdedit_pl.cli.results import Results, refuse_used
 from sdedit_pl.config import Schema, require_at_least
 from sdedit_pl.data import ImageDataModule, WebDatasetSource
 from sdedit_pl.data.pack import Job, pack
@@ -176,32 +177,28 @@ def report(rows: list[Row], config: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def run(arguments: list[str]) -> str | None:
+    """Runs the measurement and returns its table; None where help was asked for."""
+    config = configuration(arguments, SCHEMA, USAGE)
+    if config is None:
+        return None
+    out = Path(config["out"])
+    refuse_used(out, config["overwrite"])
+    with tempfile.TemporaryDirectory() as shards, Results(out) as folder:
+        rows = [
+            measure(config, size, encoding, Path(shards))
+            for size in config["sizes"]
+            for encoding in config["encodings"]
+        ]
+        numbers = [{**row.__dict__, "ratio": row.ratio} for row in rows]
+        (folder / "data.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+        (folder / "data.md").write_text(report(rows, config), encoding="utf-8")
+    return report(rows, config)
+
+
 def main(arguments: list[str]) -> int:
     """Runs the measurement and returns the exit code."""
-    if wants_help(arguments):
-        print(explain(SCHEMA, USAGE))
-        return 0
-    try:
-        config = SCHEMA.resolve(*SCHEMA.read_arguments(arguments))
-        out = Path(config["out"])
-        if out.exists() and not config["overwrite"]:
-            raise ValueError(f"{out} is already there; give another out=, or overwrite=true")
-        with tempfile.TemporaryDirectory() as shards, Results(out) as folder:
-            rows = [
-                measure(config, size, encoding, Path(shards))
-                for size in config["sizes"]
-                for encoding in config["encodings"]
-            ]
-            numbers = [{**row.__dict__, "ratio": row.ratio} for row in rows]
-            (folder / "data.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-            (folder / "data.md").write_text(report(rows, config), encoding="utf-8")
-    except (ValueError, OSError) as error:
-        if os.environ.get("SDEDIT_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(report(rows, config))
-    return 0
+    return exit_code(lambda: run(arguments))
 
 
 if __name__ == "__main__":

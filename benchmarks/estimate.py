@@ -12,7 +12,6 @@ are not counted, the share that is reached depends on the network, and reading d
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any, cast
 
 import torch
 import yaml
+from command import exit_code
 from torch._subclasses import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -167,22 +167,19 @@ def described(found: Estimate) -> dict[str, Any]:
     }
 
 
+def run(arguments: list[str]) -> str | None:
+    """The estimate as YAML; None where help was asked for."""
+    config = configuration(
+        arguments, TRAINING, USAGE, file_key=CONFIG_KEY, read=lambda file: with_place(read_file(find_config(file)))
+    )
+    if config is None:
+        return None
+    return yaml.safe_dump(described(estimate(config)), sort_keys=False).rstrip()
+
+
 def main(arguments: list[str]) -> int:
     """Prints the estimate and returns the exit code."""
-    try:
-        config = configuration(
-            arguments, TRAINING, USAGE, file_key=CONFIG_KEY, read=lambda file: with_place(read_file(find_config(file)))
-        )
-        if config is None:
-            return 0
-        found = estimate(config)
-    except (ValueError, OSError) as error:
-        if os.environ.get("SDEDIT_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(yaml.safe_dump(described(found), sort_keys=False).rstrip())
-    return 0
+    return exit_code(lambda: run(arguments))
 
 
 if __name__ == "__main__":

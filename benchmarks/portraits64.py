@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from command import refuse_unknown
+from command import exit_code, refuse_unknown
 from jaxtyping import Float, Int
 from portraits64_report import edit_sheet, neighbour_sheet, report
 from torch import Tensor
 from tqdm import tqdm
 
 import sdedit_pl
+from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.edit_model import load_for_editing
-from sdedit_pl.cli.explain import explain, wants_help
-from sdedit_pl.cli.results import Results
+from sdedit_pl.cli.results import Results, refuse_used
 from sdedit_pl.config import Schema
 from sdedit_pl.data import WebDatasetSource
 from sdedit_pl.data.images import as_saved, images_from_bytes
@@ -300,39 +299,23 @@ def measure(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def replaced_in(out: Path, overwrite: bool) -> list[Path]:
-    """The pictures of an earlier measurement in `out`.
-
-    Raises:
-        ValueError: `out` is a file, or holds something that is not to be overwritten.
-    """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out={out} is a file; name a folder")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise ValueError(f"{out} already holds files; give another out=, or overwrite=true")
-    return sorted(out.glob("neighbours_t0_*.png"))
+def run(arguments: list[str]) -> str | None:
+    """Runs the measurement and returns its report; None where help was asked for."""
+    config = configuration(arguments, SCHEMA, USAGE)
+    if config is None:
+        return None
+    out = Path(config["out"])
+    refuse_used(out, config["overwrite"])
+    with Results(out, sorted(out.glob("neighbours_t0_*.png"))) as folder:
+        numbers = measure(config, folder)
+        (folder / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+        (folder / "report.md").write_text(report(numbers), encoding="utf-8")
+    return f"{report(numbers)}\npictures and numbers: {out}"
 
 
 def main(arguments: list[str]) -> int:
     """Runs the measurement and returns the exit code."""
-    if wants_help(arguments):
-        print(explain(SCHEMA, USAGE))
-        return 0
-    try:
-        config = SCHEMA.resolve(*SCHEMA.read_arguments(arguments))
-        out = Path(config["out"])
-        with Results(out, replaced_in(out, config["overwrite"])) as folder:
-            numbers = measure(config, folder)
-            (folder / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-            (folder / "report.md").write_text(report(numbers), encoding="utf-8")
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        if os.environ.get("SDEDIT_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(report(numbers))
-    print(f"pictures and numbers: {config['out']}")
-    return 0
+    return exit_code(lambda: run(arguments))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from command import refuse_unknown
+from command import exit_code, refuse_unknown
 from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
@@ -372,23 +371,16 @@ def curves(results: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
     return {recipe: sorted((float(x), y) for x, y in values.items()) for recipe, values in best.items()}
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the comparison and returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        settings = configuration(arguments, SCHEMA, USAGE)
-        if settings is None:
-            return 0
-        extractor = FEATURES[settings["features"]]()
-        comparison = Comparison(settings, lambda images: features_of(extractor, images))
-        compare(comparison)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        if os.environ.get("SDEDIT_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def run(arguments: list[str]) -> str | None:
+    """Runs the comparison and returns its table; None where help was asked for."""
+    settings = configuration(arguments, SCHEMA, USAGE)
+    if settings is None:
+        return None
+    extractor = FEATURES[settings["features"]]()
+    comparison = Comparison(settings, lambda images: features_of(extractor, images))
+    compare(comparison)
     out, results = Path(settings["out"]), comparison.results
-    (out / "report.md").write_text(report(results), encoding="utf-8")
+    write_whole(out / "report.md", report(results))
     plot = line_plot(
         curves(results),
         title="KID of edits of simulated strokes, best rate of each recipe",
@@ -398,9 +390,13 @@ def main(arguments: list[str]) -> int:
         logarithmic=True,
     )
     plot.save(out / "kid.png")
-    print(report(results))
-    print(f"numbers and plot: {out}")
-    return 0
+    return f"{report(results)}\nnumbers and plot: {out}"
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the comparison and returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return exit_code(lambda: run(arguments))
 
 
 if __name__ == "__main__":

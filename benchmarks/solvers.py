@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from command import refuse_unknown
+from command import exit_code, refuse_unknown
 from measuring import machine
 from mixture import all_solvers
 from portraits64 import Extract, Portraits, edited, read_design_of
@@ -38,11 +38,12 @@ from tqdm import tqdm
 from sdedit_pl.build import build_component
 from sdedit_pl.checkpoints import Description, files_of
 from sdedit_pl.cli.arguments import configuration
-from sdedit_pl.cli.edit_model import load_for_editing, precision
+from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.config import Family, Schema, require_at_least
 from sdedit_pl.data import FolderSource, WebDatasetSource
 from sdedit_pl.data.choice import ChosenImages
 from sdedit_pl.data.images import bytes_from_images, images_from_bytes
+from sdedit_pl.denoiser import in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.strokes import stroke_painting
 from sdedit_pl.files import sha256_of, whole_file, write_whole
@@ -199,7 +200,7 @@ class Measurement:
         began = time.perf_counter()
         with (
             tqdm(total=edit.step_count * len(guides), desc=cell.name, leave=False, disable=None) as bar,
-            precision(self.settings, self.denoiser),
+            in_precision(self.denoiser, self.settings["precision"]),
         ):
             pixels = edited(self.denoiser, edit, guides.pixels, self.settings["batch"], bar)
         seconds = time.perf_counter() - began
@@ -360,24 +361,21 @@ def measure_all(measurement: Measurement) -> None:
         measurement.draw()
 
 
+def run(arguments: list[str]) -> str | None:
+    """Runs the measurement and returns its report; None where help was asked for."""
+    settings = configuration(arguments, SCHEMA, USAGE)
+    if settings is None:
+        return None
+    if settings["threads"] is not None:
+        torch.set_num_threads(settings["threads"])
+    measurement = Measurement(settings)
+    measure_all(measurement)
+    return f"{report(measurement.results)}\nnumbers, plots and sheets: {settings['out']}"
+
+
 def main(arguments: list[str]) -> int:
     """Runs the measurement and returns the exit code."""
-    try:
-        settings = configuration(arguments, SCHEMA, USAGE)
-        if settings is None:
-            return 0
-        if settings["threads"] is not None:
-            torch.set_num_threads(settings["threads"])
-        measurement = Measurement(settings)
-        measure_all(measurement)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        if os.environ.get("SDEDIT_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(report(measurement.results))
-    print(f"numbers, plots and sheets: {settings['out']}")
-    return 0
+    return exit_code(lambda: run(arguments))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+def require_folder(out: Path) -> None:
+    """Raises ValueError if there is something under the name of a folder to write into that is none."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out={out} is a file; name a folder")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Writes a text file that is whole or not there at all; raises what `whole_file` does."""
     with whole_file(path) as unfinished:

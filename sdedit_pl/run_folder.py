@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from sdedit_pl.build import model_config, resolve_model
 from sdedit_pl.checkpoints.loading import RUN_FILE, describe, resumable_checkpoints
 from sdedit_pl.config import ConfigError
-from sdedit_pl.files import write_whole
+from sdedit_pl.files import require_folder, write_whole
 from sdedit_pl.training.resumption import damage
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,7 @@ def newest_checkpoint(folder: Path, config: Mapping[str, Any]) -> Path | None:
     Raises:
         ConfigError: the folder is a file, or holds a run of another model, or one that is not to be resumed.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"out={folder} is a file; name a folder")
+    require_folder(folder)
     newest = newest_whole(folder)
     if newest is None:
         if (folder / RUN_FILE).exists():

@@ -33,6 +33,7 @@ from sdedit_pl.data.source import SPLITS
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.calibration import LEAST_IMAGES, Extract, Sweep, measure_batch, trade_off, usual_times
+from sdedit_pl.files import require_folder
 from sdedit_pl.grids import start_time
 from sdedit_pl.metrics import FEATURES, features_of
 from sdedit_pl.typing import Images
@@ -127,8 +128,7 @@ def results_file(config: Mapping[str, Any], checkpoint: Path) -> Path:
     """
     beside = sidecar_of(checkpoint)
     file = beside if config["out"] is None else Path(config["out"]) / beside.name
-    if file.parent.exists() and not file.parent.is_dir():
-        raise ConfigError(f"out={file.parent} is a file; name a folder")
+    require_folder(file.parent)
     refuse_replacing(file, config["overwrite"])
     return file
 

@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from sdedit_pl.cli.edit_inputs import Inputs
-from sdedit_pl.config import ConfigError, read_file
+from sdedit_pl.cli.results import refuse_used
+from sdedit_pl.config import read_file
 from sdedit_pl.editing.runs import Edited
 from sdedit_pl.editing.sheets import contact_sheet, to_picture, variation_sheet
 from sdedit_pl.editing.trajectories import Trajectory, save_animation, strip
@@ -95,10 +96,7 @@ def earlier_results(folder: Path, overwrite: bool) -> list[Path]:
     Raises:
         ConfigError: if `folder` is a file, holds anything that is not to be overwritten, or an unreadable record.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"out={folder} is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise ConfigError(f"{folder} already holds files; give another out=, or overwrite=true")
+    refuse_used(folder, overwrite)
     file = folder / RECORD_FILE
     record = read_file(file).get(RECORD_KEY) if file.is_file() else None
     named = [record.get(kind) for kind in ("samples", "others")] if isinstance(record, Mapping) else []

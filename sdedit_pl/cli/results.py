@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdedit_pl.config import ConfigError
+from sdedit_pl.files import require_folder
 
 
 class Results:
@@ -52,6 +53,17 @@ class Results:
             if published.is_dir():  # which nothing can replace as long as it is there
                 os.replace(published, self.staging / f"{file.name}.replaced")
             os.replace(file, published)
+
+
+def refuse_used(folder: Path, overwrite: bool) -> None:
+    """Keeps what an earlier call has written.
+
+    Raises:
+        ValueError: `folder` is a file, or holds something that is not to be overwritten.
+    """
+    require_folder(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise ValueError(f"{folder} already holds files; give another out=, or overwrite=true")
 
 
 def refuse_replacing(file: Path, overwrite: bool) -> None:

@@ -15,6 +15,7 @@ from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.explain import wants_help
 from sdedit_pl.cli.results import Results
 from sdedit_pl.config import ConfigError, Schema, construct, nearest
+from sdedit_pl.files import require_folder
 from sdedit_pl.study.plan import Plan
 from sdedit_pl.study.report import as_csv, summarise
 from sdedit_pl.study.server import StudyServer
@@ -156,8 +157,7 @@ STEPS: dict[str, Callable[[list[str]], None]] = {"build": build, "serve": serve,
 
 def check_free(folder: Path, names: Sequence[str], overwrite: bool) -> None:
     """Raises a ConfigError if files of these names are in `folder` and not to be overwritten, or it is a file."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"out={folder} is a file; name a folder")
+    require_folder(folder)
     found = [name for name in names if (folder / name).exists()]
     if found and not overwrite:
         raise ConfigError(f"{folder} already holds {found[0]}; give another out=, or overwrite=true")

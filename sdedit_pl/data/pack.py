@@ -32,7 +32,7 @@ from sdedit_pl.data.images import ImageFormat, held_out
 from sdedit_pl.data.manifest import MANIFEST_FILE, manifest_text
 from sdedit_pl.data.originals import Originals, open_originals
 from sdedit_pl.data.source import SPLITS
-from sdedit_pl.files import sha256_of, write_whole
+from sdedit_pl.files import require_folder, sha256_of, write_whole
 
 WORKSHOP = ".packing"
 
@@ -147,8 +147,7 @@ def pack(job: Job, on_images: Callable[[int, int], None]) -> dict[str, Any]:
         ValueError: The originals cannot be read, or none of them; or `out` cannot be written, or holds something else.
     """
     out = Path(job.out)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out={out} is a file; name a folder")
+    require_folder(out)
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     workshop = out / WORKSHOP
     try:

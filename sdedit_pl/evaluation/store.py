@@ -23,7 +23,7 @@ from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.evaluation.pictures import Pictures
 from sdedit_pl.evaluation.plan import GUIDE, MASK, ORIGINAL
 from sdedit_pl.evaluation.tasks import Inputs, Partners, Task
-from sdedit_pl.files import write_whole
+from sdedit_pl.files import require_folder, write_whole
 
 RECORD_FILE = "evaluation.json"
 IMAGES = "images"
@@ -114,9 +114,8 @@ def forget(out: Path) -> None:
 
 
 def check_place(out: Path) -> None:
-    """Raises ConfigError if `out` is a file, or a folder that holds other things than an evaluation."""
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"out={out} is a file; name a folder")
+    """Raises ValueError if `out` is a file, or a folder that holds other things than an evaluation."""
+    require_folder(out)
     # Names that begin with a dot are of what is being written.
     if (
         out.is_dir()

@@ -34,7 +34,7 @@ def test_it_gives_a_row_for_each_size_and_encoding(photos: Path, capsys: pytest.
     ]  # fmt: skip
     assert all(min(row["bare"] + row["pipeline"]) > 0 for row in rows)
     assert (out / "data.md").read_text() in capsys.readouterr().out
-    assert benchmark.main(arguments) == 2 and "is already there" in capsys.readouterr().err
+    assert benchmark.main(arguments) == 2 and "already holds files" in capsys.readouterr().err
 
 
 def test_the_ratio_is_the_median_over_rounds() -> None:
