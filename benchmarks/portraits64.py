@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from command import exit_code, refuse_unknown
@@ -32,8 +32,9 @@ from sdedit_pl.cli.results import Results, refuse_used
 from sdedit_pl.config import Schema
 from sdedit_pl.data import WebDatasetSource
 from sdedit_pl.data.images import as_saved, images_from_bytes
-from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
+from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.editing.strokes import stroke_painting
 from sdedit_pl.metrics import (
     FEATURES,
@@ -59,10 +60,12 @@ class Arguments:
         ckpt: the model: a .safetensors or .ckpt file, or the folder of a run.
         out: folder of the results.
         t0: how far strokes are noised; a list, as in t0=[0.3,0.5,0.7], measures each.
-        steps: solver steps.
+        steps: solver steps; null for as many as sdedit edit takes.
         solver: the solver.
         grid: the time grid.
-        batch: images edited at once; it does not change them.
+        batch: images edited at once; it does not change them in float32.
+        precision: of the network in edits; the state is always float32.
+        compile: compile the network for them.
         images: measure the first so many validation images only; null for all.
         data: folder of the shards, with the build.py that made them.
         features: what KID and cosines are taken on.
@@ -73,10 +76,12 @@ class Arguments:
     ckpt: str
     out: str
     t0: float | str | list[float | str] = 0.5
-    steps: int = 50
-    solver: str = "ancestral"
-    grid: str = "uniform"
+    steps: int | None = None
+    solver: str = DEFAULT_SOLVER
+    grid: str = DEFAULT_GRID
     batch: int = 16
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
     images: int | None = None
     data: str = "data/portraits64"
     features: str = "efficientnet_lite0"
@@ -266,7 +271,15 @@ def measure(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     train, val = read_portraits(source, read_design_of(Path(config["data"]) / "build.py"), extract, config["images"])
     guides = val.made_into(stroke_painting(val.pixels), extract)
     before = time.perf_counter()
-    with tqdm(total=len(ways) * len(val) * config["steps"], desc="editing", unit="step", disable=None) as bar:
+    if config["compile"]:
+        denoiser.network.compile()
+    if config["compile"] or config["precision"] != "float32":
+        denoiser.at_once = None
+    steps = len(val) * sum(way.step_count for way in ways.values())
+    with (
+        tqdm(total=steps, desc="editing", unit="step", disable=None) as bar,
+        in_precision(denoiser, config["precision"]),
+    ):
         pixels = {t0: edited(denoiser, way, guides.pixels, config["batch"], bar) for t0, way in ways.items()}
     editing = time.perf_counter() - before
     edits = {t0: val.made_into(images, extract) for t0, images in pixels.items()}
@@ -286,7 +299,10 @@ def measure(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             "parameters": description.parameters,
             **{key: value for key, value in description.training.items() if key != "config"},
         },
-        "settings": {key: config[key] for key in ("t0", "steps", "solver", "grid", "data", "features")},
+        "settings": {
+            **{key: config[key] for key in ("t0", "solver", "grid", "precision", "compile", "data", "features")},
+            "steps": next(iter(ways.values())).step_count,
+        },
         "images": {"val": len(val), "train": len(train)},
         "sets": {name: compared(images, guides, val, train) for name, images in sets.items()},
         "train_halves": {
