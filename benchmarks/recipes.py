@@ -67,6 +67,8 @@ class Arguments:
         rates: learning rates that the default recipe is tried with, at the first budget.
         recipes: which of ddpm, default, t_max and fine_tuned to run; the last two need default.
         init_from: the model that fine_tuned starts from; its network section is everybody's.
+        patch: side of the patches that the network sees in place of that model's, for a cheaper network, which cannot be
+            fine_tuned; null for the same.
         t0: noise levels that edits start from; t_max trains up to the highest of them.
         steps: solver steps of an edit.
         batch: images of a training step.
@@ -84,6 +86,7 @@ class Arguments:
     rates: tuple[float, ...] = (2e-4, 5e-4, 1e-3)
     recipes: tuple[str, ...] = ("ddpm", "default", "t_max", "fine_tuned")
     init_from: str = "checkpoints/portraits64.safetensors"
+    patch: int | None = None
     t0: tuple[str, ...] = ("sigma:0.8", "sigma:1.6")
     steps: int = 20
     batch: int = 32
@@ -94,13 +97,17 @@ class Arguments:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_at_least(self, size=1, steps=1, batch=1, images=3, seed=0)
+        require_at_least(self, size=1, steps=1, batch=1, images=3, seed=0, patch=1)
         if not self.budgets or min(self.budgets) < self.batch or not self.rates or not self.t0:
             raise ValueError(f"give budgets of at least one batch ({self.batch} images), rates and t0")
         if unknown := set(self.recipes) - set(RECIPES):
             raise ValueError(f"recipes are {', '.join(RECIPES)}, got {', '.join(sorted(unknown))}")
         if {"t_max", "fine_tuned"} & set(self.recipes) and "default" not in self.recipes:
             raise ValueError("t_max and fine_tuned take the best rate of default; add it to recipes")
+        if self.patch is not None and "fine_tuned" in self.recipes:
+            raise ValueError(
+                f"fine_tuned needs the network of init_from, not one with patch={self.patch}; leave one out"
+            )
         refuse_unknown("features", (self.features,), tuple(name for name in FEATURES if name != "file"))
 
 
@@ -192,7 +199,9 @@ def training_config(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The resolved configuration of a run."""
     steps = steps_of(run, settings)
     # A model that fits the network of `init_from`, whatever else it is told while it trains.
-    network = describe(settings["init_from"]).model["network"]
+    network = dict(describe(settings["init_from"]).model["network"])
+    if settings["patch"] is not None:
+        network["patch"] = settings["patch"]
     shards = any(Path(settings["data"]).glob("*.tar"))
     common = {
         "out": str(Path(settings["out"]) / "runs" / run.name),
