@@ -67,8 +67,8 @@ class Arguments:
         rates: learning rates that the default recipe is tried with, at the first budget.
         recipes: which of ddpm, default, t_max and fine_tuned to run; the last two need default.
         init_from: the model that fine_tuned starts from; its network section is everybody's.
-        patch: side of the patches that the network sees in place of that model's, for a cheaper network, which cannot be
-            fine_tuned; null for the same.
+        patch: side of the patches that the network sees in place of that model's, for a cheaper network that fine_tuned
+            cannot have; null for the same.
         t0: noise levels that edits start from; t_max trains up to the highest of them.
         steps: solver steps of an edit.
         batch: images of a training step.
@@ -106,7 +106,7 @@ class Arguments:
             raise ValueError("t_max and fine_tuned take the best rate of default; add it to recipes")
         if self.patch is not None and "fine_tuned" in self.recipes:
             raise ValueError(
-                f"fine_tuned needs the network of init_from, not one with patch={self.patch}; leave one out"
+                f"fine_tuned needs the network of init_from, not patch={self.patch}; leave one out"
             )
         refuse_unknown("features", (self.features,), tuple(name for name in FEATURES if name != "file"))
 

@@ -83,7 +83,7 @@ def test_it_goes_on_where_it_was(
     [
         ("recipes=[edm]", "recipes are ddpm, default, t_max, fine_tuned, got edm"),
         ("recipes=[t_max]", "t_max and fine_tuned take the best rate of default"),
-        ("patch=2", "fine_tuned needs the network of init_from, not one with patch=2; leave one out"),
+        ("patch=2", "fine_tuned needs the network of init_from, not patch=2; leave one out"),
         ("budgets=[2]", "budgets of at least one batch"),
         ("features=resnet", "features are of inception"),
         ("data=nowhere", "nowhere"),
