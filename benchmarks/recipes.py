@@ -105,9 +105,7 @@ class Arguments:
         if {"t_max", "fine_tuned"} & set(self.recipes) and "default" not in self.recipes:
             raise ValueError("t_max and fine_tuned take the best rate of default; add it to recipes")
         if self.patch is not None and "fine_tuned" in self.recipes:
-            raise ValueError(
-                f"fine_tuned needs the network of init_from, not patch={self.patch}; leave one out"
-            )
+            raise ValueError(f"fine_tuned needs the network of init_from, not patch={self.patch}; leave one out")
         refuse_unknown("features", (self.features,), tuple(name for name in FEATURES if name != "file"))
 
 
