@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from tqdm import tqdm
 
 from sdedit_pl.build import build_component
@@ -22,20 +23,17 @@ from sdedit_pl.cli.calibration_report import Report
 from sdedit_pl.cli.edit import FAMILIES as EDIT_FAMILIES
 from sdedit_pl.cli.edit_inputs import image_shape
 from sdedit_pl.cli.edit_model import load_for_editing
+from sdedit_pl.cli.measured import FAMILIES, build_features, chosen_images
 from sdedit_pl.cli.results import Results, refuse_replacing
 from sdedit_pl.cli.unfinished_sweep import UnfinishedSweep
-from sdedit_pl.config import ConfigError, Family, Schema, require_at_least
-from sdedit_pl.data import FolderSource, WebDatasetSource
+from sdedit_pl.config import ConfigError, Schema, require_at_least
 from sdedit_pl.data.choice import ChosenImages
-from sdedit_pl.data.fetch import is_remote
-from sdedit_pl.data.manifest import MANIFEST_FILE
-from sdedit_pl.data.source import SPLITS
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.calibration import LEAST_IMAGES, Extract, Sweep, measure_batch, trade_off, usual_times
+from sdedit_pl.editing.calibration import LEAST_IMAGES, Sweep, measure_batch, trade_off, usual_times
 from sdedit_pl.files import require_folder
 from sdedit_pl.grids import start_time
-from sdedit_pl.metrics import FEATURES, features_of
+from sdedit_pl.metrics import features_of
 from sdedit_pl.typing import Images
 
 logger = logging.getLogger(__name__)
@@ -88,7 +86,6 @@ class Arguments:
             raise ValueError(f"a sweep has at least two t0, got {list(self.t0)}; t0=[0.3,0.4,0.5] has three")
 
 
-FAMILIES = {**EDIT_FAMILIES, "features": Family(FEATURES, "efficientnet_lite0")}
 SCHEMA = Schema(top=Arguments, settings={}, families=FAMILIES)
 
 FREE = ("ckpt", "out", "device", "batch", "overwrite")
@@ -169,29 +166,6 @@ def noise_levels(edits: Sequence[SDEdit], denoiser: Denoiser) -> list[float]:
     return denoiser.sde.noise_level(times).tolist()
 
 
-def chosen_images(config: Mapping[str, Any], shape: tuple[int, int]) -> ChosenImages:
-    """The images that are edited.
-
-    Raises:
-        ConfigError: there is no such data, or too few images in it.
-    """
-    data, fraction, (channels, size) = config["data"], config["val_fraction"], shape
-    place = Path(data)
-    if not (place.exists() or is_remote(data) or glob.has_magic(data) or "{" in data):
-        raise ConfigError(f"there is no data={data}; give a folder of images, or shards")
-    in_shards = not place.is_dir() or (place / MANIFEST_FILE).is_file() or any(place.glob("*.tar"))
-    kind = WebDatasetSource if in_shards else FolderSource
-    source = kind(data, size, channels, val_fraction=fraction)
-    chosen = ChosenImages(source, ("val",) if config["split"] == "val" else SPLITS, config["images"])
-    if len(chosen) < LEAST_IMAGES:
-        raise ConfigError(
-            f"a KID needs at least {LEAST_IMAGES} images, and data={data} has {len(chosen)} with "
-            f"split={config['split']} and val_fraction={fraction}; give a larger val_fraction, or split=all if "
-            "training has seen none of them"
-        )
-    return chosen
-
-
 def settings_of(config: Mapping[str, Any], edits: Sequence[SDEdit], chosen: ChosenImages) -> dict[str, Any]:
     """What the numbers of a sweep depend on, but for the checkpoint."""
     return {
@@ -214,7 +188,11 @@ def swept(
 ) -> Sweep:
     """The sweep over all images, batch by batch, from where it was interrupted."""
     device = next(denoiser.parameters()).device
-    extract = extractor(config, device)
+    features = build_features(config).to(device)
+
+    def extract(images: Images) -> Float[Tensor, "B D"]:
+        return features_of(features, images.to(device)).cpu()
+
     steps = sum(edit.total_steps(denoiser.sde) for edit in edits)
     sweep = unfinished.read()
     done = 0 if sweep is None else len(sweep)
@@ -236,19 +214,6 @@ def swept(
             unfinished.write(sweep)
     assert sweep is not None
     return sweep
-
-
-def extractor(config: Mapping[str, Any], device: torch.device) -> Extract:
-    """What turns images, RGB or grey, into features, which it leaves on the CPU.
-
-    Raises:
-        ConfigError: the package of the features is not installed, or their weights are not there.
-    """
-    try:
-        network = build_component(config, "features", FAMILIES["features"]).to(device)
-    except ModuleNotFoundError as error:
-        raise ConfigError(str(error)) from error
-    return lambda images: features_of(network, images.to(device).expand(-1, 3, -1, -1)).cpu()
 
 
 def use_of(t0: float | str | None, out: str | None) -> str:

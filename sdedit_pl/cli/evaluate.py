@@ -20,13 +20,13 @@ from sdedit_pl.checkpoints import Description
 from sdedit_pl.checkpoints.calibrated import fingerprint
 from sdedit_pl.cli import say, speaks
 from sdedit_pl.cli.arguments import configuration
-from sdedit_pl.cli.calibrate import chosen_images
 from sdedit_pl.cli.edit import FAMILIES as EDIT_FAMILIES
 from sdedit_pl.cli.edit import default_of, default_t0
 from sdedit_pl.cli.edit_inputs import image_shape
 from sdedit_pl.cli.edit_model import load_for_editing
+from sdedit_pl.cli.measured import FAMILIES, build_features, chosen_images
 from sdedit_pl.cli.results import Results
-from sdedit_pl.config import ConfigError, Family, Schema, construct, require_at_least
+from sdedit_pl.config import ConfigError, Schema, construct, require_at_least
 from sdedit_pl.data.choice import ChosenImages
 from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.denoiser import Denoiser
@@ -43,7 +43,7 @@ from sdedit_pl.evaluation.report import METRICS_FILE, REPORT_HTML, log_to_wandb
 from sdedit_pl.evaluation.store import Record, Store, check_place, digest_of
 from sdedit_pl.evaluation.tasks import Partners, partners
 from sdedit_pl.grids import start_time
-from sdedit_pl.metrics import FEATURES, FeatureExtractor, MaskedLPIPS, WeightsUnavailable
+from sdedit_pl.metrics import MaskedLPIPS, WeightsUnavailable
 from sdedit_pl.metrics.perceptual import SMALLEST
 
 logger = logging.getLogger(__name__)
@@ -141,7 +141,6 @@ class Arguments:
                 )
 
 
-FAMILIES = {**EDIT_FAMILIES, "features": Family(FEATURES, "efficientnet_lite0")}
 SCHEMA = Schema(top=Arguments, settings={"ablation": AblationValues}, families=FAMILIES)
 
 
@@ -278,19 +277,6 @@ def record_of(
     how = "".join(f", {key}={config[key]}" for key in ("precision", "compile") if config[key] not in ("float32", False))
     identities = {name: fingerprint(description.path) + how for name, description in descriptions.items()}
     return Record(originals, plan.recipes(identities, digest_of([str(group) for group in groups])))
-
-
-def build_features(config: Mapping[str, Any]) -> FeatureExtractor:
-    """What realism is measured on.
-
-    Raises:
-        ConfigError: its package is not installed.
-        ValueError: its weights are not there, or are other ones.
-    """
-    try:
-        return build_component(config, "features", FAMILIES["features"])
-    except ModuleNotFoundError as error:
-        raise ConfigError(str(error)) from error
 
 
 def build_lpips(config: Mapping[str, Any], plan: Plan, store: Store) -> tuple[MaskedLPIPS | None, list[str]]:

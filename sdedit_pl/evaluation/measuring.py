@@ -34,7 +34,6 @@ from sdedit_pl.metrics import (
     SquaredL2,
     cached_features,
 )
-from sdedit_pl.typing import Images
 
 logger = logging.getLogger(__name__)
 
@@ -149,9 +148,9 @@ class Evaluation:
             images, inputs, places = pictures.read(numbers), self.store.inputs(source, task, numbers), list(numbers)
             numbered = torch.tensor(places)
             faithfulness.update(images, inputs.guide, numbered)
-            images = _colour(images).to(instruments.device)
+            images = images.to(instruments.device)
             if lpips is not None and inputs.mask is not None:
-                guide, mask = (part.to(instruments.device) for part in (_colour(inputs.guide), inputs.mask))
+                guide, mask = (part.to(instruments.device) for part in (inputs.guide, inputs.mask))
                 lpips.update(images, guide, mask, numbered)
             realism.update(instruments.features(images).cpu(), numbered)
             progress.update(len(places))
@@ -166,7 +165,7 @@ class Evaluation:
         """The metrics of realism, empty."""
         if pastes not in self._realism:
             instruments = self.instruments
-            originals = self.store.originals.in_colour().batches(instruments.batch)
+            originals = self.store.originals.batches(instruments.batch)
             reference = cached_features(instruments.features, originals, self.store.out / FEATURE_CACHE)
             groups = self._groups(pastes)
             subsets = {"subsets": 0} if instruments.kid_subset is None else {"subset_size": instruments.kid_subset}
@@ -180,11 +179,6 @@ class Evaluation:
             )
         self._realism[pastes].reset()
         return self._realism[pastes]
-
-
-def _colour(images: Images) -> Images:
-    """Images with three channels, which networks for photographs take."""
-    return images.expand(-1, 3, -1, -1)
 
 
 def _plain(value: Tensor) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -66,10 +66,6 @@ class Pictures:
     def read_masks(self, numbers: Sequence[int]) -> Mask:
         """Some of the images as masks, True where they are white; raises what `read` does."""
         return torch.stack([self._decoded(number)[:1] for number in numbers]) >= 128
-
-    def in_colour(self) -> Pictures:
-        """The same images, read with three channels."""
-        return replace(self, format=replace(self.format, channels=3))
 
     def batches(self, size: int) -> Batches:
         """All images, `size` at a time."""

@@ -83,7 +83,7 @@ class MaskedLPIPS(ImageMean):
         """Adds edits and their guides.
 
         Args:
-            images: edits in [-1, 1].
+            images: edits in [-1, 1], grey or RGB.
             others: their guides.
             edit_mask: True for pixels that might change, which do not count; None: all count.
             numbers: of the edits.
@@ -99,7 +99,7 @@ class MaskedLPIPS(ImageMean):
     def _distances(self, images: Images, others: Images, edit_mask: Mask | None) -> Float[Tensor, "B"]:
         kept = images if edit_mask is None else torch.where(edit_mask, others, images)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            return self.network(kept, others).flatten()
+            return self.network(*(part.expand(-1, 3, -1, -1) for part in (kept, others))).flatten()
 
 
 def _lpips(network: str, published: PublishedWeights, weights: str | None) -> nn.Module:

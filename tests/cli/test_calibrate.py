@@ -141,11 +141,6 @@ def test_the_usual_levels_end_where_nothing_of_the_guide_is_left(command) -> Non
     assert [level["t0"] for level in levels] == [0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
 
 
-def test_grey_images_have_features_too() -> None:
-    extract = calibrate.extractor({"features": {"name": "colour"}}, torch.device("cpu"))
-    assert torch.equal(extract(torch.ones(2, 1, 4, 4)), Colour()(torch.ones(2, 3, 4, 4)))
-
-
 @pytest.mark.parametrize(("level", "place"), [(1.2, "below"), (1.2341, "in"), (6.0974, "in"), (7.0, "above")])
 def test_the_verdict_compares_noise_levels_with_the_papers(level: float, place: str) -> None:
     measured = [Measured(1.0, 0.9, 1.1)] * 4
