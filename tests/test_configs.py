@@ -12,6 +12,7 @@ from tiny import write_images
 
 from sdedit_pl.build import build_denoiser, model_config
 from sdedit_pl.checkpoints import describe, load_denoiser
+from sdedit_pl.checkpoints.transfer import initialise
 from sdedit_pl.config import keys_of, read_file
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.fit import fit
@@ -29,6 +30,7 @@ TINY = (
     "trainer.accumulate_grad_batches=1",
     "trainer.val_check_interval=1",
     "trainer.enable_progress_bar=false",
+    "init_from=null",  # whose network is larger
     "network.channels=8",
     "network.blocks_per_level=1",
     "data.batch_size=2",
@@ -95,3 +97,19 @@ def test_it_trains_at_tiny_size(file: Path, images: Path, tmp_path: Path) -> Non
     assert (tmp_path / "run" / "previews" / "step-00000001.png").is_file()
     denoiser = load_denoiser(path)
     assert denoiser(torch.zeros(1, 3, size, size), torch.tensor([0.5])).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if read_file(file).get("init_from")], ids=lambda file: file.stem
+)
+def test_what_it_begins_with_fits(file: Path) -> None:
+    config = TRAINING.resolve(TRAINING.merge(read_file(file), {"data": {"path": "unused"}}))
+    model = model_config(config)
+    begun = build_denoiser(model)
+    initialise(begun, model, str(CONFIGS.parent / config["init_from"]), rate=1.0)
+    trained = load_denoiser(CONFIGS.parent / config["init_from"])
+    assert begun.sde == trained.sde  # so that no noise level is new to it
+    weights = begun.network.state_dict()
+    assert all(
+        torch.equal(weights[name], weight) for name, weight in trained.network.state_dict().items() if name in weights
+    )

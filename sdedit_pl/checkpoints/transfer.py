@@ -132,7 +132,7 @@ def _warn_of_rate(description: Description, rate: float) -> None:
     if isinstance(own, float) and rate >= own > 0:
         logger.warning(
             "init_from: optimizer.rate=%g is no lower than the %g that the checkpoint was trained with, so that much "
-            "of it is forgotten; a fifth of that rate is a good start",
+            "of it is forgotten: right for images of another kind; for more of the same, begin with a fifth of it",
             rate,
             own,
         )
