@@ -7,15 +7,18 @@ best of these rates (b) the default on the noise levels alone that edits visit, 
 a trained model, at that rate and at a fifth of it. Rates are tried at the first budget, and the other budgets take
 what was best there. Each run's learning-rate schedule spans its own budget, and its last weights are measured.
 Measured is the KID of edits of simulated strokes of the validation images against these images, without the pairs of
-an edit and its own original, beside the same number for the strokes.
+an edit and its own original, beside the same number for the strokes; and the error of denoising validation images, at
+levels, with noise and with a weight that are the same for all. While models still leave noise in their edits, that
+error orders them, and KID does not.
 
 Started again, it goes on where it was: every run resumes by itself, and one that is measured is not trained again. Two
 commands with different `recipes` or `budgets` may share `out` at the same time.
-`out` then holds results.json, report.md, kid.png and the folder of each run.
+`out` then holds results.json, report.md, kid.png, error.png and the folder of each run.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import sys
@@ -43,6 +46,7 @@ from sdedit_pl.fit import fit
 from sdedit_pl.grids import start_time
 from sdedit_pl.metrics import FEATURES, Estimate, features_of, kernel_distance, squared_l2
 from sdedit_pl.plots import line_plot
+from sdedit_pl.run_folder import HISTORY_FILE
 from sdedit_pl.sde import VPSDE
 from sdedit_pl.settings import TRAINING
 from sdedit_pl.typing import Images
@@ -244,7 +248,17 @@ def measured(run: Run, settings: Mapping[str, Any], extract: Extract) -> dict[st
         kid = distance(extract(edited), real)
         edits[t0] = {"kid": kid.value, "error": kid.error, "l2": squared_l2(edited, strokes).mean().item()}
     facts = {key: value for key, value in describe(checkpoint).training.items() if key != "config"}
-    return {**asdict(run), "images_seen": facts["images_seen"], "edits": edits}
+    found = {"images_seen": facts["images_seen"], "errors": denoising_errors(Path(config["out"])), "edits": edits}
+    return {**asdict(run), **found}
+
+
+def denoising_errors(folder: Path) -> dict[str, float]:
+    """The last validation loss of a run for each range of noise levels: the same measure for every recipe."""
+    with (folder / HISTORY_FILE).open(newline="", encoding="utf-8") as file:
+        rows = [{key: value for key, value in row.items() if key.startswith(RANGE)} for row in csv.DictReader(file)]
+    *_, last = (row for row in rows if any(row.values()))
+    found = {key.removeprefix(RANGE): float(value) for key, value in last.items() if value}
+    return {name: error for name, error in found.items() if name != "mean"}
 
 
 def edits_of(edit: SDEdit, denoiser: Any, strokes: Images, batch: int = 32) -> Images:
@@ -326,6 +340,8 @@ class Comparison:
             write_whole(self.file, json.dumps(self.results, indent=2) + "\n")
 
 
+RANGE = "val/loss/sigma_"
+"""What the validation losses of ranges of noise levels begin with in a run's log."""
 FREE = ("out", "budgets", "rates", "recipes", "compile")
 """Settings that may change between two calls: they choose runs, or change nothing that is measured."""
 
@@ -353,10 +369,13 @@ def compare(comparison: Comparison) -> None:
 def report(results: Mapping[str, Any]) -> str:
     """The table of all runs."""
     levels = results["settings"]["t0"]
-    lines = ["| recipe | rate | images |" + "".join(f" KID, {t0} | L2 to strokes |" for t0 in levels)]
-    lines.append("|---" * (3 + 2 * len(levels)) + "|")
+    ranges = shared_ranges(results)
+    titles = ["recipe", "rate", "images", *(f"error, sigma {name}" for name in ranges)]
+    titles += [title for t0 in levels for title in (f"KID, {t0}", "L2 to strokes")]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for run in sorted(results["runs"].values(), key=lambda run: (run["budget"], run["recipe"], run["rate"])):
         cells = [run["recipe"], f"{run['rate']:g}", str(run["images_seen"])]
+        cells += [f"{run['errors'][name]:.3f}" for name in ranges]
         for t0 in levels:
             edit = run["edits"][t0]
             cells += [f"{edit['kid']:.3f} ± {edit['error']:.3f}", f"{edit['l2']:.0f}"]
@@ -369,12 +388,20 @@ def report(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def curves(results: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """The best KID of each recipe at each budget."""
+def shared_ranges(results: Mapping[str, Any]) -> list[str]:
+    """The ranges of noise levels that every run has an error in: those that t_max trains."""
+    first, *others = (run["errors"] for run in results["runs"].values())
+    return [name for name in first if all(name in errors for errors in others)]
+
+
+def curves(
+    results: Mapping[str, Any], number: Callable[[Mapping[str, Any]], float]
+) -> dict[str, list[tuple[float, float]]]:
+    """The least value of a number for each recipe at each budget."""
     best: dict[str, dict[int, float]] = {}
     for run in results["runs"].values():
         values = best.setdefault(run["recipe"], {})
-        values[run["images_seen"]] = min(kid_of(run), values.get(run["images_seen"], float("inf")))
+        values[run["images_seen"]] = min(number(run), values.get(run["images_seen"], float("inf")))
     return {recipe: sorted((float(x), y) for x, y in values.items()) for recipe, values in best.items()}
 
 
@@ -389,7 +416,7 @@ def run(arguments: list[str]) -> str | None:
     out, results = Path(settings["out"]), comparison.results
     write_whole(out / "report.md", report(results))
     plot = line_plot(
-        curves(results),
+        curves(results, kid_of),
         title="KID of edits of simulated strokes, best rate of each recipe",
         x_title="images seen",
         y_title="KID to validation images",
@@ -397,6 +424,15 @@ def run(arguments: list[str]) -> str | None:
         logarithmic=True,
     )
     plot.save(out / "kid.png")
+    ranges = shared_ranges(results)
+    plot = line_plot(
+        curves(results, lambda run: sum(run["errors"][name] for name in ranges) / len(ranges)),
+        title=f"Denoising error on validation images, sigma {' and '.join(ranges)}",
+        x_title="images seen",
+        y_title="error, weighted as EDM weighs it",
+        logarithmic=True,
+    )
+    plot.save(out / "error.png")
     return f"{report(results)}\nnumbers and plot: {out}"
 
 

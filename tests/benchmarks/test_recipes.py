@@ -54,7 +54,10 @@ def test_every_recipe_is_trained_on_as_many_images_and_measured(arguments: list[
     names = [run["recipe"] for run in found["runs"].values()]
     assert sorted(names) == ["ddpm", "default", "default", "fine_tuned", "fine_tuned", "t_max"]
     assert all(run["images_seen"] == 8 and len(run["edits"]) == 2 for run in found["runs"].values())
-    assert (tmp_path / "out" / "kid.png").is_file()
+    assert all(0 < error < 100 for run in found["runs"].values() for error in run["errors"].values())
+    ranges = {run["recipe"]: set(run["errors"]) for run in found["runs"].values()}
+    assert ranges["t_max"] < ranges["default"] == ranges["ddpm"] == ranges["fine_tuned"]
+    assert (tmp_path / "out" / "kid.png").is_file() and (tmp_path / "out" / "error.png").is_file()
     assert "| fine_tuned |" in (tmp_path / "out" / "report.md").read_text()
 
 
