@@ -29,7 +29,8 @@ def newest_checkpoint(folder: Path, config: Mapping[str, Any]) -> Path | None:
     """The checkpoint in a run's folder to resume from, or None where the run is new.
 
     Raises:
-        ConfigError: the folder is a file, or holds a run of another model, or one that is not to be resumed.
+        ConfigError: the folder holds a run of another model, or one that is not to be resumed.
+        ValueError: it is a file.
     """
     require_folder(folder)
     newest = newest_whole(folder)

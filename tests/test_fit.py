@@ -205,7 +205,7 @@ def test_runs_that_do_not_go_together_are_refused(finished: Path, images: Path, 
     with pytest.raises(ConfigError, match=r"a run of another model \(sde differ\)"):
         fit(tiny_config(*same, "sde=ve"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="is a file; name a folder"):
+    with pytest.raises(ValueError, match="is a file; name a folder"):
         fit(tiny_config(*same, f"out={tmp_path / 'file'}"))
     assert (finished / "config.yaml").read_text() == before
 

@@ -121,7 +121,8 @@ def results_file(config: Mapping[str, Any], checkpoint: Path) -> Path:
     """The file that the t0 goes into.
 
     Raises:
-        ConfigError: it is there and not to be overwritten, or `out` is a file.
+        ConfigError: it is there and not to be overwritten.
+        ValueError: `out` is a file.
     """
     beside = sidecar_of(checkpoint)
     file = beside if config["out"] is None else Path(config["out"]) / beside.name

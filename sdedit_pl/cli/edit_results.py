@@ -94,7 +94,7 @@ def earlier_results(folder: Path, overwrite: bool) -> list[Path]:
     """The files of an earlier edit in `folder`, which a new one replaces: those that its record names.
 
     Raises:
-        ConfigError: if `folder` is a file, holds anything that is not to be overwritten, or an unreadable record.
+        ValueError: if `folder` is a file, holds anything that is not to be overwritten, or an unreadable record.
     """
     refuse_used(folder, overwrite)
     file = folder / RECORD_FILE

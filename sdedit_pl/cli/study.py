@@ -156,7 +156,7 @@ STEPS: dict[str, Callable[[list[str]], None]] = {"build": build, "serve": serve,
 
 
 def check_free(folder: Path, names: Sequence[str], overwrite: bool) -> None:
-    """Raises a ConfigError if files of these names are in `folder` and not to be overwritten, or it is a file."""
+    """Raises a ValueError if files of these names are in `folder` and not to be overwritten, or it is a file."""
     require_folder(folder)
     found = [name for name in names if (folder / name).exists()]
     if found and not overwrite:

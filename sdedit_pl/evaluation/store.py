@@ -91,7 +91,8 @@ class Record:
         """This record, with the folders that an earlier evaluation in `out` has made besides.
 
         Raises:
-            ConfigError: `out` is a file, holds other things than an evaluation, or one whose images or recipes differ.
+            ConfigError: `out` holds other things than an evaluation, or one whose images or recipes differ.
+            ValueError: it is a file.
         """
         before = _recorded(out)
         if before is None:
