@@ -40,10 +40,7 @@ def run_benchmark(
         plot: draws the numbers into a folder.
     """
 
-    def run() -> str | None:
-        config = configuration(arguments, schema, usage)
-        if config is None:
-            return None
+    def run(config: dict[str, Any]) -> str:
         refuse_used(Path(config["out"]), config["overwrite"])
         if config["threads"] is not None:
             torch.set_num_threads(config["threads"])
@@ -55,20 +52,32 @@ def run_benchmark(
             plot(numbers, folder)
         return report(numbers)
 
-    return exit_code(run)
+    return run_command(arguments, schema, usage, run)
 
 
-def exit_code(run: Callable[[], str | None]) -> int:
-    """Runs a benchmark: prints the text that it returns, or its error in one line, and returns the exit code."""
+def run_command(
+    arguments: list[str], schema: Schema, usage: str, run: Callable[[dict[str, Any]], str], **options: Any
+) -> int:
+    """Runs a benchmark: prints its text, its help, or its error in one line, and returns the exit code.
+
+    Args:
+        arguments: of the command line.
+        schema: its keys.
+        usage: the first line of the help.
+        run: from the resolved keys to the text.
+        options: of `sdedit_pl.cli.arguments.configuration`.
+    """
     try:
-        text = run()
+        config = configuration(arguments, schema, usage, **options)
+        if config is None:
+            return 0
+        text = run(config)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if os.environ.get("SDEDIT_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if text is not None:
-        print(text)
+    print(text)
     return 0
 
 

@@ -27,10 +27,9 @@ from typing import Any, Literal
 import numpy as np
 import PIL
 import torch
-from command import exit_code
+from command import run_command
 from PIL import Image
 
-from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.results import Results, refuse_used
 from sdedit_pl.config import Schema, require_at_least
 from sdedit_pl.data import ImageDataModule, WebDatasetSource
@@ -177,11 +176,8 @@ def report(rows: list[Row], config: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run(arguments: list[str]) -> str | None:
-    """Runs the measurement and returns its table; None where help was asked for."""
-    config = configuration(arguments, SCHEMA, USAGE)
-    if config is None:
-        return None
+def run(config: dict[str, Any]) -> str:
+    """Runs the measurement and returns its table."""
     out = Path(config["out"])
     refuse_used(out, config["overwrite"])
     with tempfile.TemporaryDirectory() as shards, Results(out) as folder:
@@ -198,7 +194,7 @@ def run(arguments: list[str]) -> str | None:
 
 def main(arguments: list[str]) -> int:
     """Runs the measurement and returns the exit code."""
-    return exit_code(lambda: run(arguments))
+    return run_command(arguments, SCHEMA, USAGE, run)
 
 
 if __name__ == "__main__":

@@ -20,14 +20,13 @@ from typing import Any, cast
 
 import torch
 import yaml
-from command import exit_code
+from command import run_command
 from torch._subclasses import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdedit_pl.build import build_denoiser, build_module, model_config
-from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.train import CONFIG_KEY
 from sdedit_pl.config import read_file
 from sdedit_pl.resources import find_config
@@ -167,19 +166,18 @@ def described(found: Estimate) -> dict[str, Any]:
     }
 
 
-def run(arguments: list[str]) -> str | None:
-    """The estimate as YAML; None where help was asked for."""
-    config = configuration(
-        arguments, TRAINING, USAGE, file_key=CONFIG_KEY, read=lambda file: with_place(read_file(find_config(file)))
-    )
-    if config is None:
-        return None
+def run(config: dict[str, Any]) -> str:
+    """The estimate as YAML."""
     return yaml.safe_dump(described(estimate(config)), sort_keys=False).rstrip()
 
 
 def main(arguments: list[str]) -> int:
     """Prints the estimate and returns the exit code."""
-    return exit_code(lambda: run(arguments))
+
+    def read(file: str) -> dict[str, Any]:
+        return with_place(read_file(find_config(file)))
+
+    return run_command(arguments, TRAINING, USAGE, run, file_key=CONFIG_KEY, read=read)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from command import exit_code, refuse_unknown
+from command import refuse_unknown, run_command
 from jaxtyping import Float, Int
 from portraits64_report import edit_sheet, neighbour_sheet, report
 from torch import Tensor
 from tqdm import tqdm
 
 import sdedit_pl
-from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.cli.results import Results, refuse_used
 from sdedit_pl.config import Schema
@@ -315,11 +314,8 @@ def measure(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def run(arguments: list[str]) -> str | None:
-    """Runs the measurement and returns its report; None where help was asked for."""
-    config = configuration(arguments, SCHEMA, USAGE)
-    if config is None:
-        return None
+def run(config: dict[str, Any]) -> str:
+    """Runs the measurement and returns its report."""
     out = Path(config["out"])
     refuse_used(out, config["overwrite"])
     with Results(out, sorted(out.glob("neighbours_t0_*.png"))) as folder:
@@ -331,7 +327,7 @@ def run(arguments: list[str]) -> str | None:
 
 def main(arguments: list[str]) -> int:
     """Runs the measurement and returns the exit code."""
-    return exit_code(lambda: run(arguments))
+    return run_command(arguments, SCHEMA, USAGE, run)
 
 
 if __name__ == "__main__":

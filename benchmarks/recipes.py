@@ -28,14 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from command import exit_code, refuse_unknown
+from command import refuse_unknown, run_command
 from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
 
 from sdedit_pl.build import build_data
 from sdedit_pl.checkpoints import describe, load_denoiser
-from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.config import Schema, require_at_least
 from sdedit_pl.data.images import as_saved
 from sdedit_pl.denoiser import in_precision
@@ -405,11 +404,8 @@ def curves(
     return {recipe: sorted((float(x), y) for x, y in values.items()) for recipe, values in best.items()}
 
 
-def run(arguments: list[str]) -> str | None:
-    """Runs the comparison and returns its table; None where help was asked for."""
-    settings = configuration(arguments, SCHEMA, USAGE)
-    if settings is None:
-        return None
+def run(settings: dict[str, Any]) -> str:
+    """Runs the comparison and returns its table."""
     extractor = FEATURES[settings["features"]]()
     comparison = Comparison(settings, lambda images: features_of(extractor, images))
     compare(comparison)
@@ -439,7 +435,7 @@ def run(arguments: list[str]) -> str | None:
 def main(arguments: list[str]) -> int:
     """Runs the comparison and returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    return exit_code(lambda: run(arguments))
+    return run_command(arguments, SCHEMA, USAGE, run)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from command import exit_code, refuse_unknown
+from command import refuse_unknown, run_command
 from measuring import machine
 from mixture import all_solvers
 from portraits64 import Extract, Portraits, edited, read_design_of
@@ -37,7 +37,6 @@ from tqdm import tqdm
 
 from sdedit_pl.build import build_component
 from sdedit_pl.checkpoints import Description, files_of
-from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.config import Family, Schema, require_at_least
 from sdedit_pl.data import FolderSource, WebDatasetSource
@@ -361,11 +360,8 @@ def measure_all(measurement: Measurement) -> None:
         measurement.draw()
 
 
-def run(arguments: list[str]) -> str | None:
-    """Runs the measurement and returns its report; None where help was asked for."""
-    settings = configuration(arguments, SCHEMA, USAGE)
-    if settings is None:
-        return None
+def run(settings: dict[str, Any]) -> str:
+    """Runs the measurement and returns its report."""
     if settings["threads"] is not None:
         torch.set_num_threads(settings["threads"])
     measurement = Measurement(settings)
@@ -375,7 +371,7 @@ def run(arguments: list[str]) -> str | None:
 
 def main(arguments: list[str]) -> int:
     """Runs the measurement and returns the exit code."""
-    return exit_code(lambda: run(arguments))
+    return run_command(arguments, SCHEMA, USAGE, run)
 
 
 if __name__ == "__main__":
