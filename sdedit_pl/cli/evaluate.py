@@ -7,7 +7,7 @@ import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -161,18 +161,15 @@ def run(arguments: list[str]) -> None:
     groups = group_numbers(names, None if config["groups"] is None else read_groups(config["groups"]))
     store = Store(out, len(names), ImageFormat(shape[1], shape[0]), paired(plan, groups))
     check_counts(config, plan, store, groups)
-    record = record_of(config, plan, images, groups, descriptions)
+    computing = Computing(**{field.name: config[field.name] for field in fields(Computing)})
+    record = record_of(config, plan, images, groups, descriptions, computing)
     record = record if config["overwrite"] else record.continuing(out)
     outputs = find_outputs(config["outputs"] or {}, config["tasks"], store.count, store.format)
     features = build_features(config)
     lpips, notes = build_lpips(config, plan, store)
     with first_process(out) as results:
         data = EvaluationData(plan, images, store, record, config["batch"], config["overwrite"])
-        device = make_images(
-            models,
-            data,
-            Computing(**{key: config[key] for key in ("accelerator", "devices", "num_nodes", "precision", "compile")}),
-        )
+        device = make_images(models, data, computing)
         if device is None or results is None:
             return
         instruments = Instruments(features, lpips, device, kid_subset=config["kid_subset"])
@@ -268,14 +265,14 @@ def record_of(
     images: ChosenImages,
     groups: Sequence[int],
     descriptions: Mapping[str, Description],
+    computing: Computing,
 ) -> Record:
     """What the images are made of."""
     originals = {
         "images": f"{len(images)} with names of sha256 {digest_of(images.names)}",
         "format": "{} channels, {} px".format(*image_shape(descriptions[MODEL])),
     }
-    how = "".join(f", {key}={config[key]}" for key in ("precision", "compile") if config[key] not in ("float32", False))
-    identities = {name: fingerprint(description.path) + how for name, description in descriptions.items()}
+    identities = {name: fingerprint(description.path) + computing.told for name, description in descriptions.items()}
     return Record(originals, plan.recipes(identities, digest_of([str(group) for group in groups])))
 
 
