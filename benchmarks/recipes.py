@@ -5,7 +5,7 @@
 Trained are, for each budget of images: (a) the DDPM recipe against this project's default at several rates; with the
 best of these rates (b) the default on the noise levels alone that edits visit, and (c) the default from the weights of
 a trained model, at that rate and at a fifth of it. Rates are tried at the first budget, and the other budgets take
-what was best there. Each run's learning-rate schedule spans its own budget, and its last weights are measured.
+the one whose denoising error was least there. Each run's learning-rate schedule spans its own budget, and its last weights are measured.
 Measured is the KID of edits of simulated strokes of the validation images against these images, without the pairs of
 an edit and its own original, beside the same number for the strokes; and the error of denoising validation images, at
 levels, with noise and with a weight that are the same for all. While models still leave noise in their edits, that
@@ -351,6 +351,11 @@ def kid_of(result: Mapping[str, Any]) -> float:
     return sum(values) / len(values)
 
 
+def error_of(result: Mapping[str, Any]) -> float:
+    """The denoising error of a run, averaged over the ranges of noise levels that it has one in."""
+    return sum(result["errors"].values()) / len(result["errors"])
+
+
 def compare(comparison: Comparison) -> None:
     """Trains and measures everything that is asked for."""
     settings = comparison.settings
@@ -359,7 +364,7 @@ def compare(comparison: Comparison) -> None:
     for budget in settings["budgets"]:
         for recipe in [name for name in RECIPES if name in settings["recipes"]]:
             tried = [comparison.run(Run(recipe, rate, budget)) for rate in rates[recipe]]
-            best = min(tried, key=kid_of)["rate"]
+            best = min(tried, key=error_of)["rate"]
             rates[recipe] = (best,)
             if recipe == "default":
                 rates = {"t_max": (best,), "fine_tuned": (best, best / 5), **rates}
