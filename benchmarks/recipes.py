@@ -5,11 +5,11 @@
 Trained are, for each budget of images: (a) the DDPM recipe against this project's default at several rates; with the
 best of these rates (b) the default on the noise levels alone that edits visit, and (c) the default from the weights of
 a trained model, at that rate and at a fifth of it. Rates are tried at the first budget, and the other budgets take
-the one whose denoising error was least there. Each run's learning-rate schedule spans its own budget, and its last weights are measured.
-Measured is the KID of edits of simulated strokes of the validation images against these images, without the pairs of
-an edit and its own original, beside the same number for the strokes; and the error of denoising validation images, at
-levels, with noise and with a weight that are the same for all. While models still leave noise in their edits, that
-error orders them, and KID does not.
+the one whose denoising error was least there. Each run's learning-rate schedule spans its own budget, and its last
+weights are measured. Measured is the KID of edits of simulated strokes of the validation images against these images,
+without the pairs of an edit and its own original, beside the same number for the strokes; and the error of denoising
+validation images, at levels, with noise and with a weight that are the same for all. While models still leave noise in
+their edits, that error orders them, and KID does not.
 
 Started again, it goes on where it was: every run resumes by itself, and one that is measured is not trained again. Two
 commands with different `recipes` or `budgets` may share `out` at the same time.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import lzma
 import os
 import shutil
@@ -113,7 +114,7 @@ def open_archive(path: Path, image_format: ImageFormat, scratch: Path) -> TarIma
     Args:
         path: The archive.
         image_format: What every image is brought to.
-        scratch: Where a compressed tar is unpacked to; what is there is taken for its content.
+        scratch: Folder that a compressed tar is unpacked to, once for each state of its file.
 
     Raises:
         ValueError: The file is not a whole archive.
@@ -123,15 +124,22 @@ def open_archive(path: Path, image_format: ImageFormat, scratch: Path) -> TarIma
     opener = _OPENERS.get(path.suffix.lower())
     if opener is None:
         return TarImages(path, str(path), image_format)
-    if not scratch.exists():
-        unfinished = scratch.with_suffix(".part")
+    unpacked = scratch / f"unpacked-{_identity(path)}.tar"
+    if not unpacked.exists():
+        unfinished = unpacked.with_suffix(".part")
         try:
             with opener(path, "rb") as packed, open(unfinished, "wb") as plain:
                 shutil.copyfileobj(packed, plain, 2**20)
         except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
             raise ValueError(f"cannot read archive {path} to its end: {error}") from None
-        unfinished.replace(scratch)
-    return TarImages(scratch, str(path), image_format)
+        unfinished.replace(unpacked)
+    return TarImages(unpacked, str(path), image_format)
+
+
+def _identity(path: Path) -> str:
+    """What tells a file from other ones and from its own later content."""
+    facts = (os.fspath(path.resolve()), *Stamp.of(path.stat()))
+    return hashlib.blake2b(repr(facts).encode(errors="surrogateescape"), digest_size=12).hexdigest()
 
 
 def is_image(name: str) -> bool:

@@ -138,18 +138,39 @@ class _HttpTransfer:
         except urllib.error.URLError as error:
             raise _Broken(str(error.reason)) from None
         except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            raise _Broken(f"the connection broke: {error}") from None
+            raise _Broken(_broke(error)) from None
         return self.version
 
     def _save(self, answer: http.client.HTTPResponse, target: Path, first: int) -> None:
         """Writes the body from the byte `first` of the target on."""
         with open(target, "r+b" if first else "wb") as file:
             file.seek(first)
-            shutil.copyfileobj(answer, file, _CHUNK)
+            shutil.copyfileobj(_Body(answer), file, _CHUNK)
             end = file.tell()
         announced = answer.headers.get("Content-Length")
         if announced is not None and end - first < int(announced):
             raise _Broken(f"the connection broke after {end - first} of {announced} bytes")
+
+
+class _Body:
+    """The body of an answer, to be copied. What goes wrong in reading it, of whatever kind, is a broken transfer.
+
+    Args:
+        answer: The answer.
+    """
+
+    def __init__(self, answer: http.client.HTTPResponse) -> None:
+        self.answer = answer
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self.answer.read(size)
+        except (http.client.HTTPException, OSError) as error:
+            raise _Broken(_broke(error)) from None
+
+
+def _broke(error: Exception) -> str:
+    return f"the connection broke: {error}"
 
 
 def _version(answer: http.client.HTTPResponse) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -222,7 +223,7 @@ def held_out(names: Sequence[str], fraction: float) -> list[bool]:
         raise ValueError(f"val_fraction must lie in [0, 1), got {fraction}; 0 holds nothing out")
     if len(names) == 1:
         return [False]
-    hashes = [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") for name in names]
+    hashes = [int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest(), "big") for name in names]
     chosen = [value < fraction * 2**64 for value in hashes]
     if fraction > 0 and names:
         if not any(chosen):

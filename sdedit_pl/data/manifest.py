@@ -78,7 +78,8 @@ def manifest_text(splits: dict[str, list[dict[str, Any]]], **facts: Any) -> str:
             for split, shards in splits.items()
         },
     }
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    # A file's name may hold bytes that are no text: JSON's own escapes carry them.
+    return json.dumps(content, indent=1, ensure_ascii=False).encode(errors="backslashreplace").decode() + "\n"
 
 
 def _text(place: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class Originals:
 
     Args:
         splits: The images of each split, in the order in which they are packed: that of a hash of their names.
-        digest: Of the names and sizes of all originals: two places with the same digest hold the same images.
+        digest: Of the names and sizes of all originals: what tells a place from another one, or from its later state.
     """
 
     splits: dict[str, ImageSet]
@@ -73,7 +74,7 @@ def open_originals(
         place: Path, or `torchvision:` and the name of a class.
         image_format: What every image is brought to.
         val_fraction: Share for validation where the images are not divided already, in [0, 1).
-        scratch: File for what has to be unpacked.
+        scratch: Folder for what has to be unpacked.
         root: Folder of the torchvision data set.
         download: Whether to fetch it when it is not there.
 
@@ -109,8 +110,9 @@ def _of_torchvision(name: str, image_format: ImageFormat, val_fraction: float, r
 
 def _divided(images: ImageSet, names: Sequence[str], sizes: Sequence[int], val_fraction: float) -> Originals:
     """Divides images by the folders `train` and `val` if there are both, or else by a hash of their names."""
-    shared = os.path.commonpath([os.path.dirname(name) for name in names])
-    inner = [name.removeprefix(f"{shared}/") for name in names]
+    tidy = [posixpath.normpath(name) for name in names]  # an archive of the folder "." has names that begin with it
+    shared = posixpath.commonpath([posixpath.dirname(name) for name in tidy])
+    inner = [name.removeprefix(f"{shared}/") for name in tidy]
     folders = [name.partition("/")[0] for name in inner]
     if all(split in folders for split in SPLITS):
         chosen = {split: [folder == split for folder in folders] for split in SPLITS}

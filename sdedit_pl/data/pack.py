@@ -159,9 +159,7 @@ def pack(job: Job, on_images: Callable[[int, int], None]) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"out={out} cannot be written: {error.strerror}; name another folder") from error
     try:
-        originals = open_originals(
-            job.src, job.image_format(), job.val_fraction, workshop / "unpacked.tar", job.root, job.download
-        )
+        originals = open_originals(job.src, job.image_format(), job.val_fraction, workshop, job.root, job.download)
         return _Packing(job, originals, on_images).run()
     except BrokenProcessPool:
         raise ValueError(

@@ -16,6 +16,7 @@ The price of one order for all is that each node fetches every shard once an epo
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from typing import Any, NamedTuple
@@ -54,6 +55,7 @@ class StreamedImages(ImageSet):
         self.cache = cache
         self.format = image_format
         self._opened: OrderedDict[int, tuple[ShardFile, Members]] = OrderedDict()
+        self._owner = os.getpid()
         self._unreadable: dict[int, UnreadableShard] = {}
 
     def __len__(self) -> int:
@@ -82,6 +84,9 @@ class StreamedImages(ImageSet):
         return int(self.ends[shard]) if shard in self._unreadable else index + 1
 
     def _open(self, shard: int) -> tuple[ShardFile, Members]:
+        if self._owner != os.getpid():  # a forked process would open them again, and copies may be gone by now
+            self._opened.clear()
+            self._owner = os.getpid()
         if shard not in self._opened:
             if len(self._opened) >= OPEN_FILES:
                 self._opened.popitem(last=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import http.client
+import ssl
 from pathlib import Path
 
 import fsspec
@@ -47,6 +49,22 @@ def test_a_broken_transfer_goes_on_or_begins_again(
     fetch(f"{server.url}/a.tar", target)
     assert target.read_bytes() == CONTENT
     assert [header for _, _, header in server.requests] == [None, *asked]
+
+
+@pytest.mark.parametrize("error", [ssl.SSLError("bad record"), OSError(errno.ENETUNREACH, "Network is unreachable")])
+def test_an_error_of_the_network_is_a_broken_transfer_of_whatever_kind(
+    error: OSError, server: ShardServer, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, errors = http.client.HTTPResponse.read, [error]
+
+    def breaking(answer: http.client.HTTPResponse, *arguments: int) -> bytes:
+        if errors:
+            raise errors.pop()
+        return read(answer, *arguments)
+
+    monkeypatch.setattr("http.client.HTTPResponse.read", breaking)
+    fetch(f"{server.url}/a.tar", target)
+    assert target.read_bytes() == CONTENT and len(server.requests) == 2
 
 
 def test_a_file_that_changes_during_a_broken_transfer_is_copied_anew(

@@ -179,10 +179,11 @@ class TestDivision:
         source = WebDatasetSource(str(tmp_path / "out"), 16)
         assert source.images("val").read(0)[0, 0, 0] == 2
 
+    @pytest.mark.parametrize("above", ["photos/", "./", "./photos/", ""])
     def test_of_an_archive_too_below_folders_that_all_share(
-        self, write_shard: Callable[..., Path], encoded: Callable[[int], bytes], tmp_path: Path
+        self, above: str, write_shard: Callable[..., Path], encoded: Callable[[int], bytes], tmp_path: Path
     ) -> None:
-        names = ["photos/train/a.png", "photos/train/b.png", "photos/val/c.png"]
+        names = [f"{above}{name}.png" for name in ("train/a", "train/b", "val/c")]
         path = write_shard("set.tar", {name: encoded(number) for number, name in enumerate(names)})
         manifest = packed(path, tmp_path / "out", size=8)
         assert [manifest["splits"][split]["images"] for split in ("train", "val")] == [2, 1]
@@ -199,6 +200,17 @@ class TestDivision:
         assert [manifest["splits"][split]["images"] for split in ("train", "val")] == [
             len(source.images(split)) for split in ("train", "val")
         ]
+
+    def test_names_that_are_no_text(self, tmp_path: Path) -> None:
+        (tmp_path / "set").mkdir()
+        for number in range(3):
+            Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "set" / f"{number}.png")
+        os.rename(tmp_path / "set" / "0.png", os.fsencode(tmp_path / "set") + b"/\xff\xe9.png")
+        (tmp_path / "set" / os.fsdecode(b"\xfe.png")).touch()
+        manifest = packed(tmp_path / "set", tmp_path / "out", val_fraction=0.3)
+        assert json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8")) == manifest
+        assert sum(manifest["splits"][split]["images"] for split in ("train", "val")) == 3
+        assert os.fsencode(manifest["broken"][0]["name"]).endswith(b"/\xfe.png")
 
     def test_one_image_is_for_training(self, tmp_path: Path) -> None:
         (tmp_path / "one").mkdir()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sdedit_pl.data import ImageDataModule, UnreadableImage, WebDatasetSource
 from sdedit_pl.data.fetch import StreamInterrupted
+from sdedit_pl.data.images import images_from_bytes
 from sdedit_pl.data.manifest import MANIFEST_FILE, manifest_text
 from sdedit_pl.files import sha256_of
 
@@ -53,7 +54,11 @@ class Web:
         return WebDatasetSource(settings.pop("path", train), 8, **settings)
 
     def data(self, manifest: bool = False, **options: Any) -> ImageDataModule:
-        of_module = {key: options.pop(key) for key in ("batch_size", "workers", "seed") if key in options}
+        of_module = {
+            key: options.pop(key)
+            for key in ("batch_size", "val_batch_size", "workers", "seed", "cache")
+            if key in options
+        }
         arguments = {"batch_size": 3, "workers": 0, "flip": True, **of_module}
         return ImageDataModule(self.source(manifest, **options), **arguments)
 
@@ -170,6 +175,17 @@ def test_validation_images_come_from_their_shards(web: Web) -> None:
         assert val.name(1).endswith("val-0.tar:image 1")
         val.read(0)
         assert val.name(1).endswith("val-0.tar:101")
+
+
+def test_validation_goes_on_in_workers_when_the_cache_has_dropped_what_was_read_before(web: Web) -> None:
+    data = web.data(workers=1, cache=False, val_batch_size=3)
+    data.setup()
+    before = data.val_images(3)
+    for copy in (web.caches / "a").glob("*.tar"):
+        copy.unlink()
+    (batch,) = data.validation_loader()
+    data.teardown()
+    assert torch.equal(images_from_bytes(batch), before) and data.source.broken == {}
 
 
 def test_without_shards_for_it_there_is_no_validation(web: Web) -> None:
