@@ -46,6 +46,7 @@ from sdedit_pl.run_folder import (
     write_config,
 )
 from sdedit_pl.training.average import ImageHalfLifeAveraging
+from sdedit_pl.training.broken import BrokenImages
 from sdedit_pl.training.divergence import Diverged, DivergenceWatch
 from sdedit_pl.training.history import ContinuedWandb, CsvHistory
 from sdedit_pl.training.parts import freeze_all_but
@@ -67,6 +68,12 @@ def fit(config: Mapping[str, Any]) -> Path:
         Diverged: the loss or a weight is not finite any more.
         Interrupted: a signal asked for the end; a checkpoint was written, and the same call goes on from it.
     """
+    with StopSignals() as signals:
+        return train(config, signals)
+
+
+def train(config: Mapping[str, Any], signals: StopSignals) -> Path:
+    """What `fit` does; `signals` end it."""
     folder = Path(config["out"])
     newest = newest_checkpoint(folder, config)
     with torch.random.fork_rng(devices=[]):
@@ -91,29 +98,36 @@ def fit(config: Mapping[str, Any]) -> Path:
     logger.info("network: %.2f M parameters, %.2f M trained; run: %s", parameters / 1e6, trained / 1e6, folder)
     if newest is not None:
         logger.info("resuming from %s", newest)
-    with StopSignals() as signals:
-        settings = {key: config["checkpoint"][key] for key in ("every_steps", "every_minutes", "keep", "best")}
-        resumable = ResumableCheckpoint(folder / CHECKPOINTS, **settings, files=files, watch=watch, signals=signals)
-        bar = [RunProgress(log)] if config["trainer"]["enable_progress_bar"] else []
-        callbacks = [OwedValidation(), *bar, log, sheets, averaging, editing, *safeguards, resumable]
-        trainer = build_trainer(folder, config, callbacks, [*wandb_loggers(folder, config), history], files)
-        try:
-            announce(trainer, config)
-            trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
-        except Diverged as error:
-            last = newest_whole(folder)
-            kept = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
-            raise Diverged(f"{error}; {kept}") from error
-        finally:
-            if trainer.is_global_zero:
-                publish(trainer, folder, config)
+    settings = {key: config["checkpoint"][key] for key in ("every_steps", "every_minutes", "keep", "best")}
+    parts = {"files": files, "watch": watch, "signals": signals, "resumes_from": newest}
+    resumable = ResumableCheckpoint(folder / CHECKPOINTS, **settings, **parts)
+    bar = [RunProgress(log)] if config["trainer"]["enable_progress_bar"] else []
+    safeguards = [BrokenImages(data.source), *safeguards]
+    callbacks = [OwedValidation(), *bar, log, sheets, averaging, editing, *safeguards, resumable]
+    trainer = build_trainer(folder, config, callbacks, [*wandb_loggers(folder, config), history], files)
+    try:
+        announce(trainer, config)
+        trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+    except Diverged as error:
+        last = newest_whole(folder)
+        kept = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
+        raise Diverged(f"{error}; {kept}") from error
+    finally:
+        if trainer.is_global_zero:
+            publish(trainer, folder, config)
     failures = [*unwritten.values(), *filter(None, (files.failure, history.failure))]
     if failures:
-        raise OSError(
-            f"the training is through, but {'; '.join(failures)}; make room and run the same command again, "
-            f"which does what is missing"
-        )
+        raise OSError(f"the training is through, but {'; '.join(failures)}; make room and {what_is_left(folder)}")
     return folder / RUN_FILE
+
+
+def what_is_left(folder: Path) -> str:
+    """What to do after a training that could not write everything."""
+    if newest_whole(folder) is not None:
+        return "run the same command again, which does what is missing"
+    if (folder / RUN_FILE).exists():
+        return "nothing has to be done again: the model is there; to train it on, give it as init_from="
+    return "train again: there is neither a model nor a checkpoint"
 
 
 def editing_checkpoint(
@@ -223,7 +237,7 @@ def publish(trainer: lightning.Trainer, folder: Path, config: Mapping[str, Any])
     for destination in trainer.loggers:
         if not isinstance(destination, ContinuedWandb):
             continue
-        if finished and config["wandb"]["log_model"]:
+        if finished and config["wandb"]["log_model"] and (folder / RUN_FILE).is_file():
             import wandb
 
             artifact = wandb.Artifact(f"model-{destination.version}", type="model", metadata=plain(config))

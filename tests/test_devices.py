@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ import yaml
 from tiny import TINY, tiny_config
 from torchvision.utils import save_image
 
-from sdedit_pl.build import build_denoiser, build_module, model_config
+from sdedit_pl.build import build_data, build_denoiser, build_module, model_config
 from sdedit_pl.checkpoints import describe
 from sdedit_pl.fit import fit
 
@@ -82,6 +83,22 @@ def joint_gradients(config: dict[str, Any], ranks: list[dict[str, Any]]) -> dict
     return {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
 
 
+def val_loss(images: Path, average: dict[str, torch.Tensor]) -> float:
+    """The validation loss of one process that has all validation images in one batch, in float64."""
+    config = tiny_config(f"data.path={images}", *SETTINGS)
+    module = build_module(config, build_denoiser(model_config(config))).double().eval()
+    module.denoiser.load_state_dict(average)
+    data = build_data(config)
+    data.setup()
+    found: dict[str, float] = {}
+    module.log = lambda name, value, **options: found.update({name: value.item()})  # type: ignore[method-assign]
+    every = data.val_images(100).double()
+    module.trainer = SimpleNamespace(datamodule=SimpleNamespace(val_indices=lambda batch: range(len(every))))
+    with torch.no_grad():
+        module.validation_step(every, 0)
+    return found["val/loss"]
+
+
 def test_two_devices_train_as_one_with_the_joint_batch(images: Path, tmp_path: Path) -> None:
     exact = ("trainer.precision=64-true", "trainer.gradient_clip_val=null")
     process = start(driven(tmp_path, images, "none", "trainer.devices=2", *exact))
@@ -108,6 +125,7 @@ def test_two_devices_train_as_one_with_the_joint_batch(images: Path, tmp_path: P
     losses = [torch.cat([rank["steps"][step]["losses"] for rank in ranks]).mean().item() for step in range(4)]
     assert list(rows(run, "train/loss").values()) == pytest.approx(losses, rel=1e-6)
     assert list(rows(run, "train/images").values()) == [4, 8, 12, 16] and list(rows(run, "val/loss")) == [1, 3]
+    assert rows(run, "val/loss")[3] == pytest.approx(val_loss(images, first["average"]), rel=1e-6)
     assert second["written"] == [] and any("step=00000004.ckpt" in name for name in first["written"])
     assert describe(run).training["images_seen"] == 16
 

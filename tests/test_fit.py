@@ -16,6 +16,7 @@ from PIL import Image
 from tiny import tiny_config, write_images
 from torch import Tensor
 
+from sdedit_pl.build import build_data
 from sdedit_pl.checkpoints import describe, load_denoiser
 from sdedit_pl.config import ConfigError
 from sdedit_pl.denoiser import PARAMETERISATIONS
@@ -340,6 +341,43 @@ def test_a_full_disk_does_not_stop_a_run_but_is_told_at_its_end(
     assert not list(out.rglob("*.ckpt")) and not list(out.rglob("*.safetensors")) and not list(out.rglob(".*"))
     assert len(logged(out, "train/loss")) == 4
     assert fit(tiny_config(*settings)).is_file()  # with room again
+
+
+def test_a_disk_with_room_for_the_model_alone(images: Path, tmp_path: Path) -> None:
+    out, limits = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
+    settings = (f"data.path={images}", f"out={out}")
+    model = fit(tiny_config(f"data.path={images}", f"out={tmp_path / 'whole'}"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * model.stat().st_size, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"4\.ckpt cannot be written.*nothing has to be done again.* as init_from="):
+            fit(tiny_config(*settings))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(out.rglob("*.ckpt"))
+    assert_same(load_denoiser(out).state_dict(), load_denoiser(model).state_dict())
+
+
+def test_a_run_goes_on_with_other_batches_to_a_step(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, seen = ScoreModule.training_step, list[tuple[int, Tensor]]()
+
+    def noting(self: ScoreModule, batch: Tensor, batch_idx: int) -> Tensor:
+        seen.append((self.global_step, batch))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(ScoreModule, "training_step", noting)
+    settings = (f"data.path={images}", f"out={tmp_path / 'run'}", "trainer.val_check_interval=2")
+    for end, batch_size, accumulated in ((3, 4, 1), (5, 2, 2), (8, 1, 4), (10, 4, 1)):
+        given = (f"trainer.max_steps={end}", f"data.batch_size={batch_size}")
+        fit(tiny_config(*settings, *given, f"trainer.accumulate_grad_batches={accumulated}"))
+    assert [number for number, _ in seen] == [0, 1, 2, 3, 3, 4, 4, *[5] * 4, *[6] * 4, *[7] * 4, 8, 9]
+    data = build_data(tiny_config(*settings, "data.batch_size=40"))
+    data.setup()
+    expected = data.on_after_batch_transfer(next(iter(data.training_loader())), 0)
+    assert torch.equal(torch.cat([batch for _, batch in seen]), expected)
+    assert list(logged(tmp_path / "run", "val/loss")) == [1, 3, 5, 7, 9]
+    assert list(logged(tmp_path / "run", "train/images").values()) == [4.0 * step for step in range(1, 11)]
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])

@@ -73,11 +73,13 @@ class ResumableCheckpoint(Checkpoint):
         files: how they are written; given to the trainer too.
         watch: asked before each, so that none holds weights that are not finite.
         signals: what asks the run to stop.
+        resumes_from: the checkpoint that the run goes on from, which all devices must agree on.
         every_minutes: minutes between two of them, on the first device's clock; None for steps alone.
         best: also keep the one whose validation was best by the module's `criterion`, as best.ckpt.
 
     Raises:
-        ValueError: `every_steps` or `keep` below 1, or `every_minutes` not above 0.
+        ValueError: `every_steps` or `keep` below 1, or `every_minutes` not above 0; at the start of a training, devices
+            that go on from different checkpoints.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class ResumableCheckpoint(Checkpoint):
         files: DurableCheckpoints,
         watch: DivergenceWatch,
         signals: StopSignals,
+        resumes_from: Path | None = None,
         every_minutes: float | None = None,
         best: bool = True,
     ) -> None:
@@ -105,6 +108,7 @@ class ResumableCheckpoint(Checkpoint):
         self.files = files
         self.watch = watch
         self.signals = signals
+        self.resumes_from = resumes_from
         self.agreement = Agreement()
         self.lowest = float("inf")
         self._written_step = 0
@@ -120,9 +124,31 @@ class ResumableCheckpoint(Checkpoint):
         self.lowest = state_dict["lowest"]
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            take_over_signals(trainer)
-            self.agreement.begin(trainer.world_size)
+        if stage != "fit":
+            return
+        take_over_signals(trainer)
+        self.agreement.begin(trainer.world_size)
+        found = self.agreement.gathered(None if self.resumes_from is None else self.resumes_from.name)
+        if len(set(found)) > 1:
+            raise ValueError(
+                f"the devices do not see the same checkpoints in {self.folder}: their newest ones are "
+                f"{', '.join(map(str, found))}; `out` must lie on a file system that all nodes share"
+            )
+        self.signals.wait()
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Counts batches as if the steps before had accumulated as many as this run's, which may differ.
+
+        Lightning takes the end of a step, and of an interval between validations, from that count.
+        """
+        batches = checkpoint["global_step"] * trainer.accumulate_grad_batches
+        counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for part in (counts["total"], counts["current"]):
+            missing = batches - part["ready"]
+            for name in part:
+                part[name] += missing
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._written_step, self._written_at = trainer.global_step, time.monotonic()
@@ -145,7 +171,7 @@ class ResumableCheckpoint(Checkpoint):
             self._answered = asked
             self._write(trainer, pl_module)
         if stop:
-            raise Interrupted(stop, step)
+            raise Interrupted(stop, step, self.files.failure)
 
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any, **kwargs: Any
@@ -153,16 +179,14 @@ class ResumableCheckpoint(Checkpoint):
         # The step's checkpoint is there: a validation that is cut short is made up.
         stop, _ = self.agreement.largest(self.signals.received, self._asked)
         if stop:
-            raise Interrupted(stop, trainer.global_step)
+            raise Interrupted(stop, trainer.global_step, self.files.failure)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not self.best or not isinstance(pl_module, ScoreModule):
             return
         loss = trainer.callback_metrics[pl_module.criterion()].item()
-        if loss < self.lowest:
+        if loss < self.lowest and (not trainer.is_global_zero or self._keep_as_best(self.path(trainer.global_step))):
             self.lowest = loss
-            if trainer.is_global_zero:
-                self._keep_as_best(self.path(trainer.global_step))
 
     def path(self, step: int) -> Path:
         """The checkpoint after an optimiser step."""
@@ -191,7 +215,10 @@ class ResumableCheckpoint(Checkpoint):
             for old in written[: -self.keep]:
                 old.unlink()
 
-    def _keep_as_best(self, checkpoint: Path) -> None:
+    def _keep_as_best(self, checkpoint: Path) -> bool:
+        """Puts a checkpoint in the place of the best one, and returns whether it could be written."""
+        if not checkpoint.exists():  # for which there was no room
+            return False
         try:
             with whole_file(self.folder / BEST) as unfinished:
                 try:
@@ -200,6 +227,8 @@ class ResumableCheckpoint(Checkpoint):
                     shutil.copyfile(checkpoint, unfinished)
         except OSError as error:
             logger.warning("%s cannot be written: %s", self.folder / BEST, error.strerror)
+            return False
+        return True
 
 
 class OwedValidation(lightning.Callback):

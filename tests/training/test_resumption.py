@@ -208,9 +208,43 @@ def test_a_signal_ends_the_run_after_the_steps_checkpoint(
     run = Run(tmp_path, module, accumulate)
     run.train(0, 5)
     with run.signals, pytest.raises(Interrupted, match=f"{signal.Signals(signum).name} after step 6;"):
+        run.signals.wait()
         os.kill(os.getpid(), signum)
         run.train(5, 9)
     assert run.kept() == named(5, 6)
+
+
+def test_a_signal_on_a_full_disk_does_not_promise_a_checkpoint(module: ScoreModule, tmp_path: Path) -> None:
+    run = Run(tmp_path, module)
+    run.train(0, 5)
+    run.signals.received = signal.SIGTERM
+    words = r"after step 6, but .*6\.ckpt cannot be written: .*; the same command goes on from the newest checkpoint"
+    with full_disk(5000), pytest.raises(Interrupted, match=words):
+        run.train(5, 9)
+    assert run.kept() == named(4, 5)
+
+
+def test_a_best_checkpoint_that_cannot_be_written_is_not_taken_for_it(
+    module: ScoreModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, module, every_steps=1, keep=9)
+    run.train(0, 3)
+    run.validate(1, 2.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", Mock(side_effect=OSError(28, "No space left on device")))
+        run.validate(2, 1.0)
+    assert run.kept()[BEST] == 1
+    run.validate(3, 1.5)
+    assert run.kept()[BEST] == 3
+
+
+def test_devices_that_would_go_on_from_different_checkpoints_end(module: ScoreModule, tmp_path: Path) -> None:
+    callback = Run(tmp_path, module, resumes_from=tmp_path / "step=00000004.ckpt").callback
+    callback.agreement = Mock(gathered=lambda name: [name, None])
+    trainer = Mock(spec=lightning.Trainer, world_size=2)
+    trainer._signal_connector, trainer.fit_loop = Mock(), Mock()
+    with pytest.raises(ValueError, match=r"newest ones are step=00000004\.ckpt, None; `out` must lie on a file system"):
+        callback.setup(trainer, module, "fit")
 
 
 def test_a_signal_ends_a_validation_at_once(module: ScoreModule, tmp_path: Path) -> None:

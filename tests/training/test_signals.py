@@ -20,6 +20,7 @@ from sdedit_pl.training.signals import EXIT_CODES, Agreement, Interrupted, StopS
 def test_the_first_signal_is_remembered_and_handlers_are_put_back(signum: int, code: int) -> None:
     before = [signal.getsignal(known) for known in EXIT_CODES]
     with StopSignals() as signals:
+        signals.wait()
         assert signals.received == 0
         os.kill(os.getpid(), signum)
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -29,12 +30,23 @@ def test_the_first_signal_is_remembered_and_handlers_are_put_back(signum: int, c
     assert stop.exit_code == code and str(stop).startswith(f"stopped by {signal.Signals(signum).name} after step 7;")
 
 
+@pytest.mark.parametrize("signum", EXIT_CODES)
+def test_before_the_first_step_nothing_is_waited_for(signum: int) -> None:
+    words = f"{signal.Signals(signum).name} before its first step; the same command begins again"
+    with pytest.raises(Interrupted, match=words) as stopped, StopSignals():
+        os.kill(os.getpid(), signum)
+        time.sleep(10)
+    assert stopped.value.exit_code == EXIT_CODES[signal.Signals(signum)]
+
+
 def test_a_second_interrupt_does_not_wait_and_a_second_sigterm_does() -> None:
     with StopSignals() as signals:
+        signals.wait()
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGTERM)
     assert signals.received == signal.SIGTERM
-    with pytest.raises(KeyboardInterrupt), StopSignals():
+    with pytest.raises(KeyboardInterrupt), StopSignals() as signals:
+        signals.wait()
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -88,6 +100,7 @@ def test_one_device_agrees_with_itself_at_once() -> None:
     agreement = Agreement()
     agreement.begin(1)
     assert agreement.largest(0, 3) == [0, 3] and agreement.largest(15, 0) == [15, 0]
+    assert agreement.gathered("name") == ["name"]
 
 
 AGREEING = """
@@ -99,6 +112,7 @@ agreement = Agreement()
 agreement.begin(2)
 heard = [agreement.largest(15 if (rank, call) == (1, 2) else 0, 10 * call + rank) for call in range(5)]
 assert heard == [[0, 0], [0, 1], [0, 11], [15, 21], [0, 31]], heard
+assert agreement.gathered({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
 if rank == 0:
     dist.barrier()
     try:
