@@ -175,11 +175,37 @@ def test_a_loss_that_is_no_number_on_one_device_ends_both(images: Path, tmp_path
     assert "the loss of step 3 is not finite" in output and "step=00000002.ckpt" in output
 
 
-@pytest.mark.slow
-def test_two_nodes_started_by_torchrun(images: Path, tmp_path: Path) -> None:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_tasks_that_slurm_has_started_end_at_its_signal_with_the_code_that_requeues(
+    images: Path, tmp_path: Path
+) -> None:
+    job = {"SLURM_JOB_ID": "12345", "SLURM_JOB_NAME": "sdedit", "SLURM_NODELIST": "localhost", "SLURM_NNODES": "1"}
+    job |= {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODEID": "0", "MASTER_PORT": str(free_port())}
+    driver = driven(
+        tmp_path, images, "signal", "trainer.devices=2", "trainer.max_steps=6", "checkpoint.every_steps=100"
+    )
+    tasks = [
+        start(driver, **job, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank), MASTER_ADDR="127.0.0.1")
+        for rank in range(2)
+    ]
+    outputs = [task.communicate(timeout=300)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [75, 0], outputs
+    assert "stopped by SIGUSR1 after step" in outputs[0] and "stopped" not in outputs[1]
+    assert max(path.name for path in (tmp_path / "run" / "checkpoints").glob("step=*"))[5:13] in (
+        "00000003",
+        "00000004",
+    )
+
+
+@pytest.mark.slow
+def test_two_nodes_started_by_torchrun(images: Path, tmp_path: Path) -> None:
+    port = free_port()
     meeting = ["--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={port}"]
     driver = driven(tmp_path, images, "none", "trainer.devices=1", "trainer.num_nodes=2")
     nodes = [start(["-m", "torch.distributed.run", *meeting, f"--node_rank={rank}", *driver]) for rank in range(2)]

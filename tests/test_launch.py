@@ -39,6 +39,7 @@ def test_slurm_starts_the_job_again_only_where_the_training_asks_for_it(code: in
     ended, (start, *rest) = launch("slurm.sh", programs, SLURM | {"SRUN_CODE": str(code)})
     assert ended == code and rest == (["scontrol requeue 12345"] if code == 75 else [])
     assert "sdedit train trainer.devices=4 trainer.num_nodes=2" in start
+    assert "--kill-on-bad-exit=0" in start  # else a code of a task that is killed for the first one's 75 hides it
     assert start.endswith(" config=domain64 data.path=a b")
 
 

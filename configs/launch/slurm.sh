@@ -12,7 +12,7 @@
 #SBATCH --ntasks-per-node=4
 #SBATCH --gpus-per-node=4
 # As many as data.workers, and one more.
-#SBATCH --cpus-per-task=4
+#SBATCH --cpus-per-task=5
 #SBATCH --time=12:00:00
 # Three minutes before the limit every task gets SIGUSR1: the step in progress ends, a checkpoint is written, and the
 # training ends with the code 75. Give it longer where a step and a checkpoint take longer.
@@ -23,8 +23,9 @@
 #SBATCH --open-mode=append
 #SBATCH --output=sdedit-%j.out
 
-# A task that fails ends the others, which would wait for it.
-srun --kill-on-bad-exit=1 sdedit train \
+# A task that fails ends the others by itself. srun does so after ten minutes, and not at once: the code 75 comes from the
+# first task, and the others would be killed with codes that hide it.
+srun --kill-on-bad-exit=0 --wait=600 sdedit train \
     trainer.devices="$SLURM_NTASKS_PER_NODE" trainer.num_nodes="$SLURM_NNODES" trainer.enable_progress_bar=false "$@"
 code=$?
 
