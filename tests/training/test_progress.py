@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -16,9 +17,13 @@ from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from sdedit_pl.build import build_averaging, build_denoiser, build_module, model_config
-from sdedit_pl.training import ScoreModule, TrainingLog
+from sdedit_pl.data import FolderSource
+from sdedit_pl.training import ResumableCheckpoint, ScoreModule, TrainingLog
+from sdedit_pl.training.broken import BrokenImages
 from sdedit_pl.training.divergence import DivergenceWatch
 from sdedit_pl.training.progress import RunProgress
+from sdedit_pl.training.resumption import DurableCheckpoints
+from sdedit_pl.training.signals import StopSignals
 
 
 class Clock:
@@ -121,10 +126,10 @@ class Reading(lightning.Callback):
 
 @pytest.mark.parametrize(("callbacks", "read_after"), [([], 5), ([Reading()], 0)], ids=["log", "each batch"])
 def test_the_training_loop_reads_nothing_from_the_device_between_log_entries(
-    callbacks: list[lightning.Callback], read_after: int, monkeypatch: pytest.MonkeyPatch
+    callbacks: list[lightning.Callback], read_after: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # All of Lightning's loop on tensors without values, whatever asks for one raises: forward and backward passes,
-    # clipping, optimiser, schedule, average, watch and log.
+    # clipping, optimiser, schedule, average, watch, log, bar, signals and the clock of checkpoints.
     monkeypatch.setattr(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, raising=False)
     monkeypatch.setattr(torch.nn.Module, "_apply", lambda module, *arguments, **options: module)  # moves to a device
     config = tiny_config(
@@ -135,6 +140,15 @@ def test_the_training_loop_reads_nothing_from_the_device_between_log_entries(
         "average.half_life_images=[50,100]",
         "uncertainty=true",
     )
+    watch = DivergenceWatch()
+    log, files, signals = TrainingLog(5, watch), DurableCheckpoints(), StopSignals()
+    settings = {"every_steps": 1000, "every_minutes": 60.0, "keep": 1, "files": files, "watch": watch}
+    watching = [
+        RunProgress(log),
+        log,
+        BrokenImages(FolderSource("unused", 8)),
+        ResumableCheckpoint(tmp_path, signals=signals, **settings),
+    ]
     with FakeTensorMode():
         module = build_module(config, build_denoiser(model_config(config)))
         trainer = lightning.Trainer(
@@ -146,10 +160,9 @@ def test_the_training_loop_reads_nothing_from_the_device_between_log_entries(
             log_every_n_steps=5,
             logger=False,
             enable_checkpointing=False,
-            enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
-            callbacks=[*callbacks, TrainingLog(5, DivergenceWatch()), build_averaging(config)],
+            callbacks=[*callbacks, *watching, build_averaging(config)],
         )
         with pytest.raises(DataDependentOutputException):
             trainer.fit(module, datamodule=EndlessImages())
