@@ -159,7 +159,6 @@ def test_the_training_loop_reads_nothing_from_the_device_between_log_entries(
             accumulate_grad_batches=2,
             log_every_n_steps=5,
             logger=False,
-            enable_checkpointing=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
             callbacks=[*callbacks, *watching, build_averaging(config)],
