@@ -27,7 +27,7 @@ from sdedit_pl.build import (
 )
 from sdedit_pl.checkpoints.loading import RUN_FILE
 from sdedit_pl.checkpoints.native import save_denoiser
-from sdedit_pl.checkpoints.transfer import initialise
+from sdedit_pl.checkpoints.transfer import TOLD, initialise
 from sdedit_pl.config import ConfigError
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
@@ -79,8 +79,8 @@ def train(config: Mapping[str, Any], signals: StopSignals) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
         denoiser = build_denoiser(model_config(config))
-    if config["init_from"] and newest is None:
-        initialise(denoiser, model_config(config), config["init_from"], rate=config["optimizer"]["rate"])
+    if newest is None:
+        begin(denoiser, config)
     trained = choose_trained(denoiser, config)
     data = build_data(config)
     data.setup()
@@ -188,6 +188,35 @@ def build_trainer(
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {error}") from error
+
+
+def begin(denoiser: Denoiser, config: Mapping[str, Any]) -> None:
+    """Gives a new run the weights that it starts from, and refuses what could not be learned from there.
+
+    Raises:
+        ConfigError: `init_from` does not fit; or the network would not know the noise level, or the augmentation.
+    """
+    if not config["init_from"]:
+        if config["network"].get("label_embedding") == "fourier" and _counts_time(denoiser):
+            raise ConfigError(
+                f"network.label_embedding=fourier has no likeness between the neighbouring times of parameterisation="
+                f"{config['parameterisation']['name']}, whose label goes up to "
+                f"{denoiser.parameterisation.label_scale:g}; set network.label_embedding=positional"
+            )
+        return
+    initialise(denoiser, model_config(config), config["init_from"], rate=config["optimizer"]["rate"])
+    only, told = config["train"]["only"], denoiser.network.state_dict().get(TOLD)
+    if only and "label" not in only and told is not None and not told.any():
+        raise ConfigError(
+            f"train.only={list(only)} leaves out what tells the network of augmentation, of which init_from knows "
+            f"nothing: edits would be turned and moved like the images; add label to train.only, or set "
+            f"augment.probability=0"
+        )
+
+
+def _counts_time(denoiser: Denoiser) -> bool:
+    """Whether the network is told the time as a large number: Fourier features are of numbers of order one."""
+    return denoiser.parameterisation.label == "time" and abs(denoiser.parameterisation.label_scale) > 100
 
 
 def choose_trained(denoiser: Denoiser, config: Mapping[str, Any]) -> int:

@@ -271,11 +271,23 @@ def test_every_name_of_the_tables_goes_through_a_run(sde: str, images: Path, tmp
         parameterisation, weighting, times = (table[turn % len(table)] for table in names)
         out = tmp_path / str(turn)
         choice = (f"sde={sde}", f"parameterisation={parameterisation}", f"weighting={weighting}", f"times={times}")
+        if PARAMETERISATIONS[parameterisation]().label == "time":
+            choice += ("network.label_embedding=positional",)
         settings = (f"data.path={images}", f"out={out}", *NO_PREVIEWS)
         fit(tiny_config(*settings, *choice, "trainer.max_steps=1"))
         (loss,) = logged(out, "train/loss").values()
         assert 0 < loss < float("inf")
         assert all(weight.isfinite().all() for weight in load_denoiser(out).state_dict().values())
+
+
+@pytest.mark.parametrize("parameterisation", ["epsilon", "v"])
+def test_times_that_a_network_cannot_tell_apart_are_refused(
+    parameterisation: str, images: Path, tmp_path: Path
+) -> None:
+    settings = (f"data.path={images}", f"out={tmp_path / 'run'}", f"parameterisation={parameterisation}")
+    with pytest.raises(ConfigError, match=f"={parameterisation}, whose label goes up to 999; set .*=positional"):
+        fit(tiny_config(*settings))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_without_validation_images_trains(images: Path, tmp_path: Path) -> None:

@@ -153,7 +153,17 @@ def test_parts_need_a_trained_model_and_have_names(trained: Path, images: Path, 
     shape = ("network.channel_multipliers=[1,2]", "network.attention_levels=[1]")
     with pytest.raises(ConfigError, match=r"train.only: parts of a network are attention"):
         fit(tiny_config(*settings, *shape, f"init_from={trained}", "train.only=[heads]"))
+    augmented = ("augment.probability=0.5", f"init_from={trained}")
+    with pytest.raises(ConfigError, match=r"edits would be turned and moved .* add label to train.only"):
+        fit(tiny_config(*settings, *shape, *augmented, "train.only=[attention]"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_part_with_the_label_can_be_told_of_augmentation(trained: Path, images: Path, tmp_path: Path) -> None:
+    shape = ("network.channel_multipliers=[1,2]", "network.attention_levels=[1]", "trainer.max_steps=2")
+    settings = (f"data.path={images}", f"out={tmp_path / 'run'}", *shape, *QUIET, "augment.probability=1")
+    path = fit(tiny_config(*settings, f"init_from={trained}", "train.only=[attention,label]", "optimizer.rate=1e-2"))
+    assert load_denoiser(path).network.state_dict()["label_embedding.augmentation.weight"].any()
 
 
 def test_a_run_that_gets_no_better_ends_when_patience_does(images: Path, tmp_path: Path) -> None:

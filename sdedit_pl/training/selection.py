@@ -33,8 +33,8 @@ class EditingCheckpoint(lightning.Callback):
     """Writes averaged weights as the one file that editing takes, after validations.
 
     Of several averages the best one is taken. With `best` the file holds the best validation so far: weights that have
-    begun to repeat the training images are worse on others. Where nothing was ever validated, it holds those at the
-    end.
+    begun to repeat the training images are worse on others. Without, it holds those at the end, of the average that was
+    best at the last validation. Where nothing was ever validated, it holds the first average's at the end.
 
     Args:
         averaging: the callback that holds the averages.
@@ -60,20 +60,23 @@ class EditingCheckpoint(lightning.Callback):
         self.best = best
         self.all_averages = all_averages
         self.lowest: float | None = None
+        self.preferred: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run has to know: the loss of what the file holds."""
-        return {"lowest": self.lowest}
+        """What a resumed run has to know: the loss of what the file holds, and the average that was best lately."""
+        return {"lowest": self.lowest, "preferred": self.preferred}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up what `state_dict` gave."""
         self.lowest = state_dict["lowest"]
+        self.preferred = state_dict.get("preferred")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.sanity_checking or not isinstance(pl_module, ScoreModule):
             return
         self._write_all(trainer, pl_module)
         half_life, loss = best_average(self.averaging, trainer, pl_module)
+        self.preferred = half_life
         if self.best and self.lowest is not None and not loss < self.lowest:
             logger.info("step %d: %s keeps weights of a lower loss", trainer.global_step, self.path.name)
             return
@@ -86,7 +89,8 @@ class EditingCheckpoint(lightning.Callback):
             return
         self._write_all(trainer, pl_module)
         if not self.best or self.lowest is None or not self.path.is_file():
-            self._write(trainer, pl_module, self.averaging.half_lives[0], {})
+            half_life = self.preferred if self.preferred in self.averaging.half_lives else self.averaging.half_lives[0]
+            self._write(trainer, pl_module, half_life, {})
 
     def _write(
         self, trainer: lightning.Trainer, pl_module: ScoreModule, half_life: int, losses: dict[str, float]

@@ -63,7 +63,15 @@ def test_without_best_every_validation_and_the_end_are_written(module: ScoreModu
     run.validate(1, 0.1, 0.2)
     run.validate(2, 0.4, 0.3)
     run.checkpoint.on_fit_end(run.trainer, module)
-    assert [(name, facts["steps"]) for _, name, facts in run.written] == [("short", 1), ("long", 2), ("short", 2)]
+    run.trainer.global_step = 3
+    run.checkpoint.on_fit_end(run.trainer, module)
+    expected = [("short", 1), ("long", 2), ("long", 2), ("long", 3)]
+    assert [(name, facts["steps"]) for _, name, facts in run.written] == expected
+    resumed = Run(module, tmp_path / "model.safetensors", best=False)
+    resumed.checkpoint.load_state_dict(run.checkpoint.state_dict())
+    resumed.trainer.global_step = 3
+    resumed.checkpoint.on_fit_end(resumed.trainer, module)
+    assert [name for _, name, _ in resumed.written] == ["long"]
 
 
 def test_a_run_without_validation_writes_its_last_weights(module: ScoreModule, tmp_path: Path) -> None:
