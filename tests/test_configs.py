@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from pathlib import Path
@@ -60,7 +61,7 @@ def command(file: Path) -> list[str]:
 def test_there_are_configurations_and_they_are_found_by_name() -> None:
     domains = {"cifar10", "celeba64", "ffhq256", "lsun_church256", "lsun_bedroom256", "afhq64"}
     assert {"portraits64", "domain64", "domain256"} <= {file.stem for file in FILES}
-    assert domains <= {file.stem.rpartition("_")[0] for file in FILES}
+    assert {f"{domain}_{sde}" for domain in domains for sde in ("ve", "vp")} <= {file.stem for file in FILES}
     assert CONFIGS in config_folders()
     assert all(find_config(file.stem).samefile(file) for file in FILES)
 
@@ -74,6 +75,61 @@ def test_the_headers_command_runs_this_configuration(file: Path) -> None:
     assert TRAINING.resolve(config) == config  # what a run's folder keeps can be run again
     with torch.device("meta"):
         build_denoiser(model_config(config))  # at its own size
+
+
+# What the papers and their repositories print: images a step, learning rate, steps, steps of warm-up, EMA rate a step,
+# dropout, channels, their multipliers, blocks a level, the largest sigma on images in [0, 1] (VE).
+SCORE_SDE = (2e-4, 1_300_000, 5000, 0.999, 0.1, 128, [1, 2, 2, 2], 4)
+NCSNPP_256 = (64, 2e-4, 2_400_000, 5000, 0.999, 0.0, 128, [1, 1, 2, 2, 2, 2, 2], 2)
+DDPM_256 = (5000, 0.9999, 0.0, 128, [1, 1, 2, 2, 4, 4], 2, None)
+PUBLISHED = {
+    "cifar10_ve": (128, *SCORE_SDE, 50),
+    "cifar10_vp": (128, 2e-4, 1_300_000, 5000, 0.9999, 0.1, 128, [1, 2, 2, 2], 4, None),
+    "cifar10_ddpm": (128, 2e-4, 800_000, 5000, 0.9999, 0.1, 128, [1, 2, 2, 2], 2, None),
+    "celeba64_ve": (128, *SCORE_SDE, 90),
+    "celeba64_vp": (128, 2e-4, 500_000, 5000, 0.9999, 0.1, 128, [1, 2, 2, 2, 4], 2, None),
+    "ffhq256_ve": (*NCSNPP_256, 348),
+    "ffhq256_vp": (64, 2e-5, 500_000, *DDPM_256),
+    "lsun_bedroom256_ve": (*NCSNPP_256, 378),
+    "lsun_bedroom256_vp": (64, 2e-5, 2_400_000, *DDPM_256),
+    "lsun_church256_ve": (*NCSNPP_256, 380),
+    "lsun_church256_vp": (64, 2e-5, 1_200_000, *DDPM_256),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_its_settings_are_the_published_ones(name: str) -> None:
+    config = TRAINING.resolve(read_file(CONFIGS / f"{name}.yaml"))
+    batch, rate, steps, warmup, decay, dropout, channels, multipliers, blocks, largest = PUBLISHED[name]
+    settings = config["trainer"]
+    devices = 1 if settings["devices"] == "auto" else settings["devices"]
+    joint = config["data"]["batch_size"] * devices * settings["accumulate_grad_batches"]
+    assert (joint, config["optimizer"]["rate"], settings["max_steps"]) == (batch, rate, steps)
+    assert (config["schedule"]["name"], config["schedule"]["warmup_steps"]) == ("constant", warmup)
+    assert config["average"]["half_life_images"] == pytest.approx(math.log(0.5) / math.log(decay) * batch, rel=0.01)
+    assert settings["gradient_clip_val"] == 1.0 and config["augment"]["probability"] == 0
+    network = config["network"]
+    assert (network["dropout"], network["channels"], network["blocks_per_level"]) == (dropout, channels, blocks)
+    assert list(network["channel_multipliers"]) == multipliers
+    # attention at 16 x 16 and nowhere else
+    assert [config["data"]["size"] >> level for level in network["attention_levels"]] == [16]
+    assert config["data"]["flip"] == (name != "lsun_bedroom256_vp")
+    assert config["sde"].get("sigma_max") == (None if largest is None else 2 * largest)
+    assert config["reduction"] == ("sum" if largest else "mean")
+    denoiser_reads = (network.get("label_embedding", "positional") == "fourier") == (largest is not None)
+    assert denoiser_reads and config["weighting"]["name"] == "noise"
+
+
+@pytest.mark.parametrize("sde", ["ve", "vp"])
+def test_afhq_is_trained_as_edm_does(sde: str) -> None:
+    config = TRAINING.resolve(read_file(CONFIGS / f"afhq64_{sde}.yaml"))
+    assert config["data"]["batch_size"] * config["trainer"]["devices"] == 256
+    assert (config["optimizer"]["rate"], config["network"]["dropout"]) == (2e-4, 0.25)
+    assert config["augment"]["probability"] == 0.15 and config["trainer"]["gradient_clip_val"] is None
+    assert (config["times"]["mean"], config["times"]["deviation"]) == (-1.2, 1.2)
+    assert config["average"]["half_life_images"] == 500_000
+    assert config["trainer"]["max_steps"] * 256 == pytest.approx(200e6, rel=0.01)
+    assert config["schedule"]["warmup_steps"] * 256 == pytest.approx(10e6, rel=0.01)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
