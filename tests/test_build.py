@@ -10,13 +10,14 @@ import pytest
 import torch
 from tiny import tiny_config
 
-from sdedit_pl.build import build_component, build_data, build_denoiser, build_module, model_config
+from sdedit_pl.build import build_averaging, build_component, build_data, build_denoiser, build_module, model_config
 from sdedit_pl.cli.edit import FAMILIES
 from sdedit_pl.config import ConfigError
 from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
 from sdedit_pl.networks import NETWORKS
 from sdedit_pl.sde import SDES
+from sdedit_pl.settings import TRAINING
 from sdedit_pl.solvers import DDIM
 from sdedit_pl.training.optimizers import OPTIMIZERS, SCHEDULES
 
@@ -97,6 +98,18 @@ def test_every_name_of_a_family_builds_with_its_defaults(section: str, table: di
         # The tiny configuration has a rate of its own.
         given = [f"{section}={name}", *(["optimizer.rate=2e-4"] if section == "optimizer" else [])]
         assert build_component(config(*given), section) == cls()
+
+
+def test_a_configuration_that_says_nothing_trains_as_edm_does() -> None:
+    config = TRAINING.resolve({"data": {"path": "unused", "size": 64}})
+    named = {section: config[section]["name"] for section in ("parameterisation", "weighting", "times", "sde")}
+    assert named == {"parameterisation": "edm", "weighting": "edm", "times": "log_normal", "sde": "vp"}
+    assert (config["times"]["mean"], config["times"]["deviation"]) == (-1.2, 1.2)
+
+
+def test_weights_of_a_trained_model_are_an_average_already() -> None:
+    assert not build_averaging(config()).continues
+    assert build_averaging(config("init_from=trained.safetensors")).continues
 
 
 def test_supplied_arguments_are_the_programs() -> None:

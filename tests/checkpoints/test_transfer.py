@@ -87,6 +87,18 @@ def test_what_knows_the_noise_level_alone_goes_on_under_any_sde(tmp_path: Path) 
     torch.testing.assert_close(*denoised, rtol=1e-4, atol=1e-5)
 
 
+def test_a_learned_variance_is_left_and_the_estimate_is_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given, path = trained(tmp_path, "parameterisation=epsilon_and_variance", "sde=ddpm")
+    with caplog.at_level(logging.INFO):
+        taken = started(path, "parameterisation=epsilon", "sde=ddpm")
+    assert "left the learned variance" in caplog.text
+    assert weights_of(taken)["head.convolution.bias"].shape == (3,) != weights_of(given)["head.convolution.bias"].shape
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([0.2, 0.6])
+    torch.testing.assert_close(taken.eval()(x, t), given.eval()(x, t))
+
+
 REFUSED = [
     ((), ("data.size=32",), "was trained at 16 px, this run has data.size=32.*details and noise of that scale"),
     (("network.patch=2",), (), r"has network.patch=2, this configuration 1: its first and last layers see patches"),
