@@ -185,14 +185,33 @@ class ImageDataModule(LightningDataModule):
         per_step = self.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
         return consumed + (self.trainer.global_step - at_step) * per_step
 
-    def state_dict(self) -> dict[str, int]:
-        """What a checkpoint keeps: the images consumed, the same number on every device."""
+    def state_dict(self) -> dict[str, int | None]:
+        """What a checkpoint keeps: the images consumed, the same number on every device, and how many there are."""
         step = 0 if self.trainer is None else self.trainer.global_step
-        return {"consumed_samples": self.consumed_samples, "global_step": step}
+        return {
+            "consumed_samples": self.consumed_samples,
+            "global_step": step,
+            "training_images": self._training_images(),
+        }
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continues after the images that the run of a checkpoint has consumed, whatever its devices and batch size."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues after the images that the run of a checkpoint has consumed, whatever its devices and batch size.
+
+        A warning says where there were more or fewer images, whose order was another one.
+        """
         self._consumed_at_step = (state_dict["consumed_samples"], state_dict["global_step"])
+        before, now = state_dict.get("training_images"), self._training_images()
+        if None not in (before, now) and before != now:
+            logger.warning(
+                "there are %d training images, and were %d when the checkpoint was written: from here on they come in "
+                "another order, in which some that were seen in this epoch come again",
+                now,
+                before,
+            )
+
+    def _training_images(self) -> int | None:
+        """How many there are; None for a stream, which need not know."""
+        return None if self.source.streams else len(self._images("train"))
 
     def _read(self, images: ImageSet, count: int) -> Iterator[Images]:
         """The first `count` images, or fewer where there are fewer, one by one."""

@@ -294,7 +294,17 @@ class TestResume:
         with pytest.raises(RuntimeError, match="power failure"):
             fit(data, Recorder(fails_at=5), tmp_path)
         assert multiprocessing.active_children() == []
-        assert data.consumed_samples == 20 and data.state_dict() == {"consumed_samples": 20, "global_step": 5}
+        expected = {"consumed_samples": 20, "global_step": 5, "training_images": 18}
+        assert data.consumed_samples == 20 and data.state_dict() == expected
+
+    def test_a_set_that_has_shrunk_is_named(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+        state = module_over(folder).state_dict()
+        module_over(folder).load_state_dict(state)
+        module_over(folder).load_state_dict({key: state[key] for key in ("consumed_samples", "global_step")})
+        assert not caplog.records
+        (folder / "000.png").unlink()
+        module_over(folder).load_state_dict(state)
+        assert "there are 17 training images, and were 18 when the checkpoint was written" in caplog.text
 
     def test_a_new_run_with_the_same_data_module_starts_at_the_beginning(self, folder: Path, tmp_path: Path) -> None:
         data = module_over(folder)
