@@ -162,7 +162,8 @@ class _Body:
     def __init__(self, answer: http.client.HTTPResponse) -> None:
         self.answer = answer
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
+        """The next `size` bytes, or fewer at the end."""
         try:
             return self.answer.read(size)
         except (http.client.HTTPException, OSError) as error:

@@ -89,7 +89,8 @@ class EditingCheckpoint(lightning.Callback):
             return
         self._write_all(trainer, pl_module)
         if not self.best or self.lowest is None or not self.path.is_file():
-            half_life = self.preferred if self.preferred in self.averaging.half_lives else self.averaging.half_lives[0]
+            first, *others = self.averaging.half_lives
+            half_life = next((other for other in others if other == self.preferred), first)
             self._write(trainer, pl_module, half_life, {})
 
     def _write(
