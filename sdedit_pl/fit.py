@@ -66,7 +66,7 @@ def fit(config: Mapping[str, Any]) -> Path:
         ConfigError: the configuration cannot be used, or the run's folder holds a run of another model.
         ValueError, OSError: data or a checkpoint cannot be read, or the folder not written.
         Diverged: the loss or a weight is not finite any more.
-        Interrupted: a signal asked for the end; a checkpoint was written, and the same call goes on from it.
+        Interrupted: a signal asked for the end; the same call goes on from the last step's checkpoint, or begins again.
     """
     with StopSignals() as signals:
         return train(config, signals)
