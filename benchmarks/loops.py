@@ -119,7 +119,6 @@ def measure_loops(file: Path, steps: int, rounds: int) -> dict[str, Any]:
         "config": str(file),
         "batch": data.batch_size,
         "precision": config["trainer"]["precision"],
-        "workers": data.workers,
         "steps": steps,
         "seconds": turns.seconds,
     }
