@@ -352,9 +352,9 @@ def kid_of(result: Mapping[str, Any]) -> float:
     return sum(values) / len(values)
 
 
-def error_of(result: Mapping[str, Any]) -> float:
-    """The denoising error of a run, averaged over the ranges of noise levels that it has one in."""
-    return sum(result["errors"].values()) / len(result["errors"])
+def error_of(result: Mapping[str, Any], ranges: Sequence[str]) -> float:
+    """The denoising error of a run, averaged over some ranges of noise levels."""
+    return sum(result["errors"][name] for name in ranges) / len(ranges)
 
 
 def compare(comparison: Comparison) -> None:
@@ -365,7 +365,7 @@ def compare(comparison: Comparison) -> None:
     for budget in settings["budgets"]:
         for recipe in [name for name in RECIPES if name in settings["recipes"]]:
             tried = [comparison.run(Run(recipe, rate, budget)) for rate in rates[recipe]]
-            best = min(tried, key=error_of)["rate"]
+            best = min(tried, key=lambda run: error_of(run, list(run["errors"])))["rate"]
             rates[recipe] = (best,)
             if recipe == "default":
                 rates = {"t_max": (best,), "fine_tuned": (best, best / 5), **rates}
@@ -428,7 +428,7 @@ def run(settings: dict[str, Any]) -> str:
     plot.save(out / "kid.png")
     ranges = shared_ranges(results)
     plot = line_plot(
-        curves(results, lambda run: sum(run["errors"][name] for name in ranges) / len(ranges)),
+        curves(results, lambda run: error_of(run, ranges)),
         title=f"Denoising error on validation images, sigma {' and '.join(ranges)}",
         x_title="images seen",
         y_title="error, weighted as EDM weighs it",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import lightning
-from torch import Tensor
 
 from sdedit_pl.data.source import Broken, Source
 from sdedit_pl.training.signals import Agreement
@@ -31,14 +30,7 @@ class BrokenImages(lightning.Callback):
             self.agreement.begin(trainer.world_size)
             self._shared = 0
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Tensor,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, *_: Any) -> None:
         """Exchanges the names, when a device has met something new.
 
         Raises:
