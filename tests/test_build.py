@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_config
+from support.tiny import tiny_config
 
 from sdedit_pl.build import build_averaging, build_component, build_data, build_denoiser, build_module, model_config
 from sdedit_pl.cli.edit import FAMILIES

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import write_images
+from support.tiny import write_images
 
 from sdedit_pl.build import build_denoiser, model_config
 from sdedit_pl.checkpoints import describe, load_denoiser

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from oracles import GaussianDenoiser
+from support.oracles import GaussianDenoiser
 from torch import Tensor, nn
 
 from sdedit_pl.denoiser import EDM, PARAMETERISATIONS, Denoiser, Epsilon, Parameterisation, Score, Velocity

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tiny import TINY, tiny_config
+from support.tiny import TINY, tiny_config
 from torchvision.utils import save_image
 
 from sdedit_pl.build import build_data, build_denoiser, build_module, model_config
@@ -24,7 +24,7 @@ from sdedit_pl.checkpoints import describe
 from sdedit_pl.fit import fit
 
 ROOT = Path(__file__).parents[1]
-DRIVER = Path(__file__).parent / "devices_driver.py"
+DRIVER = Path(__file__).parent / "support" / "devices_driver.py"
 SETTINGS = (
     "network.dropout=0",
     "network.init_scale=1",

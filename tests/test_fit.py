@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from tiny import tiny_config, write_images
+from support.tiny import tiny_config, write_images
 from torch import Tensor
 
 from sdedit_pl.build import build_data

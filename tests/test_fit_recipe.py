@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_config, write_images
+from support.tiny import tiny_config, write_images
 
 from sdedit_pl.checkpoints import describe, load_denoiser
 from sdedit_pl.config import ConfigError

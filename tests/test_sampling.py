@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from oracles import GaussianDenoiser, moments_at_end
+from support.oracles import GaussianDenoiser, moments_at_end
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdedit_pl.denoiser import Denoiser

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import tiny_config
+from support.tiny import tiny_config
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_config, write_images
+from support.tiny import tiny_config, write_images
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

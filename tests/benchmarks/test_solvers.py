@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import tiny_config, write_images
+from support.tiny import tiny_config, write_images
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

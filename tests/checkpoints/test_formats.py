@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from damage import Bomb
 from safetensors.torch import save_file
+from support.damage import Bomb
 
 from sdedit_pl.checkpoints import CheckpointError
 from sdedit_pl.checkpoints.formats import names_in, origin_of, read_plain

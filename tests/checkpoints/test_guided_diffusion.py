@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from guided_oracle import Guided, guided_unet, random_tensors
+from support.guided_oracle import Guided, guided_unet, random_tensors
 from torch import Tensor
 
 from sdedit_pl.build import build_denoiser, resolve_model

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from damage import DAMAGES, Bomb, Damage, contents, lightning_checkpoint
+from support.damage import DAMAGES, Bomb, Damage, contents, lightning_checkpoint
 
 import sdedit_pl
 from sdedit_pl.checkpoints import CheckpointError, describe, find_checkpoint, load_denoiser, save_denoiser

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_config
+from support.tiny import tiny_config
 
 from sdedit_pl.build import build_denoiser, model_config
 from sdedit_pl.checkpoints import save_denoiser

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from damage import DAMAGES, Damage, lightning_checkpoint
 from PIL import Image
+from support.damage import DAMAGES, Damage, lightning_checkpoint
 
 from sdedit_pl.cli.edit import SCHEMA, build_edits
 from sdedit_pl.cli.results import Results

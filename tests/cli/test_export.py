@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from diffusers_models import AS_DDPM, AS_NCSNPP, save_pipeline
+from support.diffusers_models import AS_DDPM, AS_NCSNPP, save_pipeline
 
 from sdedit_pl import save_denoiser
 from sdedit_pl.build import build_denoiser, model_config

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from damage import Bomb, lightning_checkpoint
 from PIL import Image
 from safetensors.torch import load_file
+from support.damage import Bomb, lightning_checkpoint
 
 from sdedit_pl.checkpoints import FORMATS, describe, load_denoiser, loading, native
 from sdedit_pl.checkpoints.presets import PRESETS, Preset

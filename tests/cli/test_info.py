@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from damage import DAMAGES, Damage, lightning_checkpoint
+from support.damage import DAMAGES, Damage, lightning_checkpoint
 
 from sdedit_pl.checkpoints import describe
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from tiny import TINY, write_images
+from support.tiny import TINY, write_images
 from torch import Tensor
 
 from sdedit_pl.training import ScoreModule

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from shard_server import ShardServer
+from support.shard_server import ShardServer
 
 SIZE = 8
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import write_images
+from support.tiny import write_images
 
 from sdedit_pl.data import FolderSource, UnreadableImage
 from sdedit_pl.data.choice import ChosenImages

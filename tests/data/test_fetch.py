@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from shard_server import ShardServer
+from support.shard_server import ShardServer
 
 from sdedit_pl.data.fetch import ATTEMPTS, Absent, StreamInterrupted, fetch, is_remote, version_of
 from sdedit_pl.files import sha256_of

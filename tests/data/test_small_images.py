@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_config, two_colour_images, write_images
+from support.tiny import tiny_config, two_colour_images, write_images
 
 from sdedit_pl.build import build_data
 

@@ -14,7 +14,7 @@ import fsspec
 import pytest
 import torch
 from PIL import Image
-from shard_server import ShardServer
+from support.shard_server import ShardServer
 from torch import Tensor
 
 from sdedit_pl.data import ImageDataModule, UnreadableImage, WebDatasetSource

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from oracles import GaussianDenoiser, MixtureDenoiser
+from support.oracles import GaussianDenoiser, MixtureDenoiser
 
 from sdedit_pl.denoiser import PARAMETERISATIONS, Denoiser
 from sdedit_pl.editing import VARIANTS, SDEdit

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracles import GaussianDenoiser
+from support.oracles import GaussianDenoiser
 from torch import nn
 
 from sdedit_pl.data.images import as_saved

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oracles import GaussianDenoiser
+from support.oracles import GaussianDenoiser
 
 from sdedit_pl.build import build_denoiser
 from sdedit_pl.checkpoints import FORMATS

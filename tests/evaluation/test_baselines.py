@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from oracles import GaussianDenoiser
+from support.oracles import GaussianDenoiser
 from torch import nn
 
 from sdedit_pl.evaluation.baselines import encode, laplacian_blend, poisson_blend, round_trip, unconditional

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from oracles import GaussianDenoiser
+from support.oracles import GaussianDenoiser
 
 from sdedit_pl.config import ConfigError
 from sdedit_pl.editing import SDEdit

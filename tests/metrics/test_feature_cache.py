@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from colour import Colour
+from support.colour import Colour
 
 from sdedit_pl.metrics import TooFewImages, cached_features
 from sdedit_pl.metrics.feature_cache import content_hash

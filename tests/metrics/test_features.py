@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from colour import Colour
+from support.colour import Colour
 
 from sdedit_pl.metrics import PIXELS, EfficientNetLite0, TooFewImages, features_of, stream_features
 from sdedit_pl.metrics.features import checked_weights

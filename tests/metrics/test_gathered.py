@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gathering_driver
 import pytest
 import torch
+from support import gathering_driver
 
 from sdedit_pl.metrics import FrechetDistance, SquaredL2, TooFewImages
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracles import ConstantNoise, GaussianDenoiser
+from support.oracles import ConstantNoise, GaussianDenoiser
 
 from sdedit_pl.noise import SeededNoise, StepNoise
 from sdedit_pl.sde import SDES, VESDE, VPSDE, DiscreteVPSDE

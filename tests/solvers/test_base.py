@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracles import GaussianDenoiser
+from support.oracles import GaussianDenoiser
 
 from sdedit_pl.grids import Uniform
 from sdedit_pl.noise import SeededNoise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracles import MixtureDenoiser
+from support.oracles import MixtureDenoiser
 
 from sdedit_pl.noise import SeededNoise, StepNoise
 from sdedit_pl.sde import SDES

@@ -17,7 +17,7 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from jaxtyping import Float
-from oracles import MixtureDenoiser
+from support.oracles import MixtureDenoiser
 from torch import Tensor
 
 from sdedit_pl.grids import GRIDS, Karras

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from oracles import GaussianDenoiser, MixtureDenoiser
+from support.oracles import GaussianDenoiser, MixtureDenoiser
 
 from sdedit_pl.grids import GRIDS, Karras, Uniform
 from sdedit_pl.noise import SeededNoise, StepNoise

@@ -13,7 +13,7 @@ from itertools import pairwise
 import pytest
 import torch
 from jaxtyping import Float
-from oracles import GaussianDenoiser, MixtureDenoiser, moments_at_end
+from support.oracles import GaussianDenoiser, MixtureDenoiser, moments_at_end
 from torch import Tensor
 
 from sdedit_pl.grids import LogSNR, Uniform, start_time

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oracles import GaussianDenoiser
+from support.oracles import GaussianDenoiser
 
 from sdedit_pl.noise import RecordedNoise
 from sdedit_pl.sampling import integrate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracles import GaussianDenoiser, MixtureDenoiser
+from support.oracles import GaussianDenoiser, MixtureDenoiser
 
 from sdedit_pl.grids import Karras, Uniform
 from sdedit_pl.noise import SeededNoise

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from support.tiny import tiny_config, two_colour_images
 from test_module import draws, tiny_module
-from tiny import tiny_config, two_colour_images
 from torch import Tensor
 
 from sdedit_pl.build import build_denoiser, model_config

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import lightning
 import pytest
 import torch
-from tiny import tiny_config, write_images
+from support.tiny import tiny_config, write_images
 from torch import Tensor, nn
 
 from sdedit_pl.build import build_averaging, build_data, build_denoiser, build_module, model_config

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import lightning
 import pytest
 import torch
-from tiny import tiny_config
+from support.tiny import tiny_config
 from torch import Tensor
 
 from sdedit_pl.build import build_denoiser, build_module, model_config

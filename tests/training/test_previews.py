@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import tiny_config, two_colour_images
+from support.tiny import tiny_config, two_colour_images
 from torch import Tensor
 
 from sdedit_pl.build import build_denoiser, build_module, model_config

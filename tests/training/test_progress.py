@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import lightning
 import pytest
 import torch
-from tiny import tiny_config
+from support.tiny import tiny_config
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import lightning
 import pytest
-from tiny import tiny_config
+from support.tiny import tiny_config
 
 from sdedit_pl.build import build_denoiser, build_module, model_config
 from sdedit_pl.denoiser import Denoiser

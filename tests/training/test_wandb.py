@@ -13,7 +13,7 @@ import pytest
 import wandb
 import yaml
 from PIL import Image
-from tiny import tiny_config, write_images
+from support.tiny import tiny_config, write_images
 from torch import Tensor
 from wandb.proto import wandb_internal_pb2
 

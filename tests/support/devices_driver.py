@@ -1,6 +1,6 @@
 """A training on several devices that tells what each of them did; run by the tests of several devices.
 
-    python tests/devices_driver.py REPORTS DEED [key=value ...]
+    python tests/support/devices_driver.py REPORTS DEED [key=value ...]
 
 Every process writes REPORTS/rank-R.pt: the batches, times, noise and losses of its training steps, the gradients of the
 first step, the average at the end, and which files below `out` it has opened for writing. The deeds of rank 1, at the

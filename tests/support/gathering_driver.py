@@ -1,6 +1,6 @@
 """Metrics over the images that fall to one of several processes; run by test_gathered.py.
 
-    python tests/metrics/gathering_driver.py RANK FOLDER
+    python tests/support/gathering_driver.py RANK FOLDER
 
 Joins the other of two processes through a file in FOLDER, and writes FOLDER/RANK.pt: what `measured` returns for each
 of `SHARES`.
