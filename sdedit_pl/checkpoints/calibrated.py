@@ -16,7 +16,7 @@ import yaml
 
 from sdedit_pl.checkpoints.formats import CheckpointError
 from sdedit_pl.checkpoints.loading import files_of
-from sdedit_pl.config import read_file
+from sdedit_pl.configuration.yaml_text import read_file
 from sdedit_pl.files import sha256_of
 from sdedit_pl.grids import start_number
 

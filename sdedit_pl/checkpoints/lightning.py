@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from sdedit_pl.build import model_config
 from sdedit_pl.checkpoints.formats import (
     CheckpointError,
     CheckpointFormat,
@@ -18,6 +17,7 @@ from sdedit_pl.checkpoints.formats import (
     origin_of,
     read_plain,
 )
+from sdedit_pl.configuration import ConfigError
 
 CONFIG_KEY = "sdedit_config"
 NETWORK_PREFIX = "denoiser.network."
@@ -49,9 +49,12 @@ class LightningFormat(CheckpointFormat):
                 f"{path} is not a whole checkpoint of this project's training: it lacks {CONFIG_KEY} or "
                 f"{STATES[weights]}; take another checkpoint of the run"
             )
+        # Imported here because it imports Lightning, which no other checkpoint needs.
+        from sdedit_pl.configuration.training_config import model_of_run
+
         try:
-            model = model_config(run)
-        except (KeyError, TypeError) as error:
+            model = model_of_run(run)
+        except (ConfigError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"the configuration in {path} cannot be read ({error}); take another") from error
         used = {
             name.removeprefix(NETWORK_PREFIX): (name,)

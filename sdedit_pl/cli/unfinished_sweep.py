@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import ConfigError
 from sdedit_pl.editing.calibration import Sweep
 from sdedit_pl.files import whole_file
 

@@ -11,7 +11,7 @@ import yaml
 
 from sdedit_pl.checkpoints.calibrated import calibrated_t0, fingerprint, sidecar_of, write_calibration
 from sdedit_pl.checkpoints.formats import CheckpointError
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import ConfigError
 from sdedit_pl.files import sha256_of
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from sdedit_pl.cli import study as verb
-from sdedit_pl.config import keys_of
+from sdedit_pl.configuration.schema import keys_of
 from sdedit_pl.study.server import StudyServer
 from sdedit_pl.study.store import Study
 
