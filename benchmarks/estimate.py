@@ -33,7 +33,7 @@ from sdedit_pl.configuration.schema import schema_of
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.configuration.yaml_text import read_file
 from sdedit_pl.resources import find_config
-from sdedit_pl.training import ScoreModule
+from sdedit_pl.training.module import ScoreModule
 
 USAGE = (
     "python benchmarks/estimate.py config=NAME [key=value ...]\n\nEstimates operations, memory and time of a training."

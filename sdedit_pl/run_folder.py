@@ -12,10 +12,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from sdedit_pl.checkpoints.loading import RUN_FILE, describe, resumable_checkpoints
 from sdedit_pl.configuration import ConfigError
-from sdedit_pl.configuration.model_config import ModelConfig
-from sdedit_pl.configuration.training_config import TrainingConfig, model_of_run
+from sdedit_pl.configuration.model_config import ModelConfig, model_of_run
+from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.files import require_folder, write_whole
-from sdedit_pl.training.resumption import damage
+from sdedit_pl.training.checkpoint_io import damage
 
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from sdedit_pl.checkpoints.formats import (
     read_plain,
 )
 from sdedit_pl.configuration import ConfigError
+from sdedit_pl.configuration.model_config import model_of_run
 
 CONFIG_KEY = "sdedit_config"
 NETWORK_PREFIX = "denoiser.network."
@@ -49,9 +50,6 @@ class LightningFormat(CheckpointFormat):
                 f"{path} is not a whole checkpoint of this project's training: it lacks {CONFIG_KEY} or "
                 f"{STATES[weights]}; take another checkpoint of the run"
             )
-        # Imported here because it imports Lightning, which no other checkpoint needs.
-        from sdedit_pl.configuration.training_config import model_of_run
-
         try:
             model = model_of_run(run)
         except (ConfigError, KeyError, TypeError, AttributeError) as error:

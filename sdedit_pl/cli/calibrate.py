@@ -16,21 +16,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdedit_pl.build.components import build_unless_usual
-from sdedit_pl.checkpoints.calibrated import fingerprint, sidecar_of, write_calibration
+from sdedit_pl.calibration.calibration_report import Report
+from sdedit_pl.calibration.sweep import LEAST_IMAGES, Sweep, measure_batch, trade_off, usual_times
+from sdedit_pl.calibration.t0_sidecar import sidecar_of, write_calibration
+from sdedit_pl.calibration.unfinished_sweep import UnfinishedSweep
+from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.cli import say
-from sdedit_pl.cli.calibration_report import Report
 from sdedit_pl.cli.edit_inputs import image_shape
 from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.cli.measured import build_features, chosen_images
 from sdedit_pl.cli.results import Results, refuse_replacing
-from sdedit_pl.cli.unfinished_sweep import UnfinishedSweep
 from sdedit_pl.configuration import Component, ConfigError, family, require_at_least
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.resolution import as_data
 from sdedit_pl.data.choice import ChosenImages
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.calibration import LEAST_IMAGES, Sweep, measure_batch, trade_off, usual_times
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.files import require_folder
 from sdedit_pl.grids import GRIDS, Grid, start_time

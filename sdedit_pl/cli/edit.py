@@ -12,8 +12,9 @@ import torch
 from tqdm import tqdm
 
 from sdedit_pl.build.components import build_unless_usual
+from sdedit_pl.calibration.t0_search import FoundT0, t0_for_l2
+from sdedit_pl.calibration.t0_sidecar import calibrated_t0
 from sdedit_pl.checkpoints import files_of
-from sdedit_pl.checkpoints.calibrated import calibrated_t0
 from sdedit_pl.cli import say
 from sdedit_pl.cli.edit_arguments import AUTO, Arguments
 from sdedit_pl.cli.edit_inputs import Inputs, image_shape, read_inputs
@@ -24,10 +25,9 @@ from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.yaml_text import read_file
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.files import Guide
-from sdedit_pl.editing.runs import Area, Edited, edit_guides
-from sdedit_pl.editing.search import FoundT0, t0_for_l2
+from sdedit_pl.editing.many_guides import Area, Edited, edit_guides
 from sdedit_pl.editing.trajectories import SHOWN_SAMPLES, RecordingDenoiser, Trajectory
+from sdedit_pl.guides.guide_files import Guide
 
 logger = logging.getLogger(__name__)
 

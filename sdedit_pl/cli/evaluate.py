@@ -17,7 +17,7 @@ import torch
 
 from sdedit_pl.build.components import build_unless_usual
 from sdedit_pl.checkpoints import Description
-from sdedit_pl.checkpoints.calibrated import fingerprint
+from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.cli import say, speaks
 from sdedit_pl.cli.edit import default_t0
 from sdedit_pl.cli.edit_inputs import image_shape

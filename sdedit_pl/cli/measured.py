@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from sdedit_pl.build.components import build_component
+from sdedit_pl.calibration.sweep import LEAST_IMAGES
 from sdedit_pl.configuration import Component, ConfigError
 from sdedit_pl.data import FolderSource, WebDatasetSource
 from sdedit_pl.data.choice import ChosenImages
 from sdedit_pl.data.fetch import is_remote
 from sdedit_pl.data.manifest import MANIFEST_FILE
 from sdedit_pl.data.source import SPLITS
-from sdedit_pl.editing.calibration import LEAST_IMAGES
 from sdedit_pl.metrics import FeatureExtractor
 
 

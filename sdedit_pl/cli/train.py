@@ -8,7 +8,7 @@ from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.configuration.yaml_text import read_file
 from sdedit_pl.fit import fit
 from sdedit_pl.resources import find_config
-from sdedit_pl.training.signals import Interrupted
+from sdedit_pl.training.stop_signals import Interrupted
 
 USAGE = """sdedit train config=NAME|FILE.yaml [key=value ...]
 

@@ -12,6 +12,7 @@ from sdedit_pl.denoiser import PARAMETERISATIONS, Parameterisation
 from sdedit_pl.networks import NETWORKS
 from sdedit_pl.networks.unet import UNet
 from sdedit_pl.sde import SDE, SDES
+from sdedit_pl.training.augmentation import Augmentation
 
 SUPPLIED_TO_NETWORK = ("output_channels", "image_channels", "augmentation_labels")
 """Constructor arguments of a network that follow from the rest of a configuration."""
@@ -66,3 +67,19 @@ class ModelConfig:
     def as_data(self) -> dict[str, Any]:
         """The description as plain data, as checkpoints keep it."""
         return as_data(self)
+
+
+def model_of_run(data: Mapping[str, Any]) -> ModelConfig:
+    """The denoiser of a run's configuration as a checkpoint keeps it, perhaps of a former version with fewer keys.
+
+    Raises:
+        ConfigError, KeyError: it describes no denoiser that this version knows.
+    """
+    return ModelConfig.from_data(
+        {
+            "image": {key: data["data"][key] for key in ("size", "channels")},
+            "t_max": data.get("times", {}).get("t_max", 1.0),
+            "augmentation_labels": Augmentation(**data.get("augment", {})).labels,
+            **{section: data[section] for section in ("sde", "network", "parameterisation")},
+        }
+    )

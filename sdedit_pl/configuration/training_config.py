@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -250,19 +249,3 @@ class TrainingConfig:
     def as_data(self) -> dict[str, Any]:
         """Every key as plain data, as a run's folder and its checkpoints keep it."""
         return as_data(self)
-
-
-def model_of_run(data: Mapping[str, Any]) -> ModelConfig:
-    """The denoiser of a run's configuration as a checkpoint keeps it, perhaps of a former version with fewer keys.
-
-    Raises:
-        ConfigError, KeyError: it describes no denoiser that this version knows.
-    """
-    return ModelConfig.from_data(
-        {
-            "image": {key: data["data"][key] for key in ("size", "channels")},
-            "t_max": data.get("times", {}).get("t_max", 1.0),
-            "augmentation_labels": Augmentation(**data.get("augment", {})).labels,
-            **{section: data[section] for section in ("sde", "network", "parameterisation")},
-        }
-    )

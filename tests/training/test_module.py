@@ -17,7 +17,7 @@ from sdedit_pl.build.training_run import build_module
 from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.losses import WEIGHTINGS
 from sdedit_pl.sde import SDES
-from sdedit_pl.training import ScoreModule
+from sdedit_pl.training.module import ScoreModule
 
 TRAINABLE = [name for name, kind in PARAMETERISATIONS.items() if not kind().learned_variance]
 

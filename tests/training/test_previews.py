@@ -21,7 +21,9 @@ from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.build.training_run import build_module
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.training import ImageHalfLifeAveraging, Previews, ScoreModule
+from sdedit_pl.training.average import ImageHalfLifeAveraging
+from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.previews import Previews
 
 EDIT = SDEdit(t0=0.5, steps=2)
 PADDING = 2
