@@ -167,7 +167,7 @@ def edits_of(arguments: Arguments, denoiser: Denoiser) -> list[SDEdit]:
         edit.check(denoiser)
     edits.sort(key=lambda edit: start_time(edit.t0, denoiser.sde))
     if len({start_time(edit.t0, denoiser.sde) for edit in edits}) < len(edits):
-        raise ConfigError(f"a t0 is given twice in {wanted}")
+        raise ConfigError(f"a t0 is given twice in {list(wanted)}")
     return edits
 
 

@@ -15,6 +15,7 @@ from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints.conventions import continuous_ve, continuous_vp, discrete_vp
 from sdedit_pl.checkpoints.diffusers_folder import DiffusersFormat
 from sdedit_pl.checkpoints.exports import EXPORTS, ExportError
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 
 TOLERANCE = 1e-5
@@ -38,7 +39,7 @@ def of_table(prediction: str = "epsilon", schedule: str = "linear") -> dict[str,
     return sections
 
 
-def random_denoiser(model: dict[str, Any]) -> Denoiser:
+def random_denoiser(model: ModelConfig) -> Denoiser:
     """A denoiser none of whose weights is zero."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
@@ -49,8 +50,9 @@ def random_denoiser(model: dict[str, Any]) -> Denoiser:
 
 
 def export(model: dict[str, Any], out: Path) -> Denoiser:
-    denoiser = random_denoiser(model)
-    EXPORTS["diffusers"]().write(denoiser, model, out)
+    described = ModelConfig.from_data(model)
+    denoiser = random_denoiser(described)
+    EXPORTS["diffusers"]().write(denoiser, described, out)
     return denoiser
 
 
@@ -198,9 +200,9 @@ FOURIER = {**SKIP, "label_embedding": "fourier"}
     ],
 )
 def test_what_cannot_be_expressed_is_refused(model: dict[str, Any], message: str, tmp_path: Path) -> None:
-    model = {"image": IMAGE, "network": PLAIN, **model}
+    described = ModelConfig.from_data({"image": IMAGE, "network": PLAIN, **model})
     with pytest.raises(ExportError, match=message):
-        EXPORTS["diffusers"]().write(build_denoiser(model), model, tmp_path / "out")
+        EXPORTS["diffusers"]().write(build_denoiser(described), described, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -122,7 +122,7 @@ class TestExactness:
         options = {**AS_DDPM, "out_channels": 6}
         unet = save_pipeline(tmp_path, options, variance_type="learned_range")
         imported = read(tmp_path)
-        assert imported.model["parameterisation"]["name"] == "epsilon_and_variance"
+        assert imported.model.parameterisation.name == "epsilon_and_variance"
         x, index = noise_like(options, 1), torch.tensor([700])
         with torch.no_grad():
             expected = unet(x, index).sample
@@ -264,7 +264,7 @@ class TestLayouts:
         file = Path(shutil.copy(saved / "unet" / f"{WEIGHTS}.safetensors", tmp_path))
         with pytest.raises(CheckpointError, match=r"there is no .*config\.json.*weights alone need preset=NAME"):
             read(file)
-        monkeypatch.setitem(PRESETS, "tiny", Preset("diffusers", read(saved).model))
+        monkeypatch.setitem(PRESETS, "tiny", Preset("diffusers", read(saved).model.as_data()))
         assert self.same_weights(file, saved, preset="tiny").origin["preset"] == "tiny"
 
     def test_averaged_and_raw_weights_of_a_training_checkpoint(self, folder: Path, saved: Path) -> None:

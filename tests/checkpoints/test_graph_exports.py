@@ -21,6 +21,7 @@ from sdedit_pl.checkpoints.exports import EXPORTS, ExportError
 from sdedit_pl.checkpoints.exports import onnx as onnx_export
 from sdedit_pl.checkpoints.exports.estimator import METADATA_KEY, Estimator, check
 from sdedit_pl.cli import main
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 
 FORMATS = ("onnx", "torch_export")
@@ -40,7 +41,8 @@ def tiny(
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build_denoiser(model).eval().requires_grad_(False), model
+        described = ModelConfig.from_data(model)
+        return build_denoiser(described).eval().requires_grad_(False), described
 
 
 MODELS = {
@@ -94,7 +96,7 @@ def test_estimates_are_the_denoisers_own_for_any_batch(
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
     names = Estimator(denoiser).outputs
     assert len(names) == (3 if name == "learned variance" else 2)
-    assert configuration(form, tmp_path / "model") == model
+    assert configuration(form, tmp_path / "model") == model.as_data()
     run = loaded(form, tmp_path / "model", names)
     for batch in (1, 4):
         t = torch.linspace(0.2, 0.9, batch)

@@ -17,6 +17,7 @@ from sdedit_pl.checkpoints import CheckpointError, load_denoiser, save_weights
 from sdedit_pl.checkpoints.guided_diffusion import GuidedDiffusionFormat, model_of, read_flags
 from sdedit_pl.checkpoints.presets import PRESETS
 from sdedit_pl.checkpoints.transfer import initialise
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.losses import DataWeighting, UniformTimes
 from sdedit_pl.noise import SeededNoise, StepNoise
@@ -222,7 +223,8 @@ def test_fine_tuning_starts_from_the_estimate_and_leaves_the_variance(
     imported = GuidedDiffusionFormat().read(saved(tmp_path, random_tensors(options)), config=options.config())
     file = tmp_path / "imported.safetensors"
     save_weights(file, imported.weights, imported.model)
-    model = {**imported.model, "parameterisation": {**imported.model["parameterisation"], "name": "epsilon"}}
+    known = imported.model.as_data()
+    model = ModelConfig.from_data({**known, "parameterisation": {**known["parameterisation"], "name": "epsilon"}})
     denoiser, trained, x = build_denoiser(model), load_denoiser(file), images(options)
     with caplog.at_level(logging.INFO, "sdedit_pl"):
         initialise(denoiser, model, str(file), rate=1e-5)

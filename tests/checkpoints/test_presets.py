@@ -17,6 +17,7 @@ from sdedit_pl.checkpoints import FORMATS, CheckpointError, ddim, score_sde
 from sdedit_pl.checkpoints.layouts import Source, network_arguments
 from sdedit_pl.checkpoints.presets import PRESETS, UNIT, Preset
 from sdedit_pl.checkpoints.state_dicts import ONLY, Stored, import_network
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.networks import NETWORKS
 
 COUNTS = {
@@ -49,14 +50,14 @@ SOURCES = {
 
 def meta_network(preset: Preset) -> Mapping[str, Tensor]:
     """The state dict of a preset's network, without memory."""
-    name, arguments = network_arguments(preset.model)
+    name, arguments = network_arguments(ModelConfig.from_data(preset.model))
     with torch.device("meta"):
         return NETWORKS[name](**arguments).state_dict()
 
 
 def published(preset: Preset) -> dict[str, Tensor]:
     """The state dict that the authors' code has of a preset, without memory."""
-    sources = SOURCES[preset.format](*network_arguments(preset.model))
+    sources = SOURCES[preset.format](*network_arguments(ModelConfig.from_data(preset.model)))
     return {
         name: torch.empty(shape, device="meta")
         for ours, tensor in meta_network(preset).items()
@@ -82,7 +83,7 @@ def test_a_preset_is_a_model_of_a_known_format(name: str) -> None:
     preset = PRESETS[name]
     assert preset.format in FORMATS
     with torch.device("meta"):
-        denoiser = build_denoiser(preset.model)
+        denoiser = build_denoiser(ModelConfig.from_data(preset.model))
     assert preset.model["image"]["size"] % denoiser.network.size_divisor == 0
 
 

@@ -25,7 +25,7 @@ def trained(folder: Path, *arguments: str) -> tuple[Denoiser, str]:
         for weight in denoiser.parameters():
             weight.add_(torch.randn_like(weight))
     path = folder / "trained.safetensors"
-    save_denoiser(path, denoiser, config.model, {"config": config})
+    save_denoiser(path, denoiser, config.model, {"config": config.as_data()})
     return denoiser, str(path)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.build.training_run import build_module
+from sdedit_pl.configuration.model_config import model_of_run
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.training.average import ImageHalfLifeAveraging
