@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdedit_pl.training.history import CsvHistory
+from sdedit_pl.training.loggers import CsvHistory
 
 
 def rows(path: Path) -> list[dict[str, str]]:

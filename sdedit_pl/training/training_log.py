@@ -12,11 +12,10 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor
 
 from sdedit_pl.training.average import images_seen
-from sdedit_pl.training.divergence import DivergenceWatch
+from sdedit_pl.training.divergence_watch import DivergenceWatch
 from sdedit_pl.training.module import ScoreModule
 
 
@@ -90,35 +89,6 @@ class TrainingLog(lightning.Callback):
         self._last = (images, now)
         for logger in trainer.loggers:
             logger.log_metrics(self.latest, step=trainer.global_step - 1)
-
-
-class RunProgress(TQDMProgressBar):
-    """A progress bar over the batches of the whole run, with the time left, also after a resume.
-
-    Args:
-        log: whose latest entry it shows.
-        refresh_rate: batches between two updates.
-    """
-
-    def __init__(self, log: TrainingLog, refresh_rate: int = 10) -> None:
-        super().__init__(refresh_rate=refresh_rate)
-        self.log_shown = log
-
-    def init_train_tqdm(self) -> Any:
-        """The bar, from the batch that the run is at to its last."""
-        bar = super().init_train_tqdm()
-        bar.total = self.trainer.max_steps * self.trainer.accumulate_grad_batches
-        bar.initial = bar.n = self.trainer.global_step * self.trainer.accumulate_grad_batches
-        return bar
-
-    def get_metrics(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
-        """The latest numbers of the log and of the validation."""
-        shown = dict(super().get_metrics(trainer, pl_module))
-        shown.pop("v_num", None)
-        names = ("train/loss", "train/images_per_second")
-        return {name: self.log_shown.latest[name] for name in names if name in self.log_shown.latest} | shown
 
 
 def between_steps(trainer: lightning.Trainer, batch_idx: int) -> bool:

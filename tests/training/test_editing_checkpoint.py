@@ -13,8 +13,10 @@ from support.tiny import tiny_config
 
 from sdedit_pl.build import build_denoiser, build_module, model_config
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.training import EditingCheckpoint, ImageHalfLifeAveraging, ScoreModule
-from sdedit_pl.training.selection import Patience
+from sdedit_pl.training.average import ImageHalfLifeAveraging
+from sdedit_pl.training.early_stopping import Patience
+from sdedit_pl.training.editing_checkpoint import EditingCheckpoint
+from sdedit_pl.training.module import ScoreModule
 
 CRITERION = "val/loss/sigma_mean"
 

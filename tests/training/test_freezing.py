@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sdedit_pl.networks import DDPM, NCSNpp
-from sdedit_pl.training.parts import PARTS, freeze_all_but
+from sdedit_pl.training.freezing import PARTS, freeze_all_but
 
 SHAPE = {"channels": 8, "channel_multipliers": (1, 2), "blocks_per_level": 1, "attention_levels": (1,)}
 

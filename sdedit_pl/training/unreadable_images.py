@@ -7,10 +7,10 @@ from typing import Any
 import lightning
 
 from sdedit_pl.data.source import Broken, Source
-from sdedit_pl.training.signals import Agreement
+from sdedit_pl.training.device_agreement import Agreement
 
 
-class BrokenImages(lightning.Callback):
+class UnreadableImageCounts(lightning.Callback):
     """Lets every device know the unreadable images that any of them has met.
 
     Each device reads its own share of the images. Only together do they know whether the source's limit is exceeded,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sdedit_pl.denoiser import EDM, PARAMETERISATIONS, Denoiser
 from sdedit_pl.losses import EDMWeighting
 from sdedit_pl.sde import SDES
-from sdedit_pl.training.buckets import NoiseBucket, noise_buckets
+from sdedit_pl.training.noise_level_buckets import NoiseBucket, noise_buckets
 
 EDGES = (0.05, 0.2, 0.8, 3.2)
 UNIFORM = (torch.arange(64, dtype=torch.float64) + 0.5) / 64
@@ -46,7 +46,7 @@ def test_levels_are_log_uniform_in_the_range(sde_name: str, monkeypatch: pytest.
         levels.append(sde.noise_level(t))
         return t
 
-    monkeypatch.setattr("sdedit_pl.training.buckets.denoising_loss", record)
+    monkeypatch.setattr("sdedit_pl.training.noise_level_buckets.denoising_loss", record)
     images = torch.zeros(64, 3, 2, 2, dtype=torch.float64)
     NoiseBucket(0.2, 0.8).losses(Denoiser(Nothing(), EDM(), sde), images, UNIFORM, images)
     torch.testing.assert_close(levels[0].log(), torch.tensor(0.2).log() + torch.tensor(4.0).log() * UNIFORM)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from sdedit_pl.training.geometry import LABELS, Transformation
+from sdedit_pl.training.geometric_augmentation import LABELS, Transformation
 
 SIZE = 64
 

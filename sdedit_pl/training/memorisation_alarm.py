@@ -39,7 +39,7 @@ ALARMING = 0.5
 """Ratio of the two median squared distances below which edits count as memory."""
 
 
-class MemoryAlarm(lightning.Callback):
+class MemorisationAlarm(lightning.Callback):
     """Logs, after each validation, how near edits are to the training images, and warns once where they repeat them.
 
     `val/memory/edits` and `val/memory/originals` are the median distances (mean square over pixels and channels, on

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from sdedit_pl.training.recolour import recolour
+from sdedit_pl.training.recolouring import recolour
 
 
 def scene(count: int = 1, size: int = 32) -> Tensor:

@@ -11,53 +11,26 @@ import logging
 import os
 import shutil
 import time
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from sdedit_pl.files import whole_file
-from sdedit_pl.training.divergence import DivergenceWatch
+from sdedit_pl.training.checkpoint_io import DurableCheckpoints
+from sdedit_pl.training.device_agreement import Agreement
+from sdedit_pl.training.divergence_watch import DivergenceWatch
+from sdedit_pl.training.lightning_internals import ignore_signals, recount_batches, validation_is_due
 from sdedit_pl.training.module import ScoreModule
-from sdedit_pl.training.progress import between_steps
-from sdedit_pl.training.signals import Agreement, Interrupted, StopSignals, take_over_signals
+from sdedit_pl.training.stop_signals import Interrupted, StopSignals
+from sdedit_pl.training.training_log import between_steps
 
 logger = logging.getLogger(__name__)
 
 BEST = "best.ckpt"
 """The checkpoint whose validation was best, beside the newest ones."""
-
-
-class DurableCheckpoints(TorchCheckpointIO):
-    """Writes Lightning's checkpoints so that each is whole or not there at all.
-
-    A file that cannot be written, as on a full disk, raises nothing: only the first device writes, and the others would
-    wait for it. What went wrong stays in `failure` until a checkpoint has been written.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.failure: str | None = None
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes a checkpoint, or says in `failure` why not."""
-        try:
-            with whole_file(Path(path)) as unfinished, unfinished.open("wb") as file:
-                torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:
-            # torch's writer trips over its own position when the file refuses a write.
-            refused = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(refused, OSError):
-                raise
-            self.failure = f"{path} cannot be written: {refused.strerror}"
-        else:
-            self.failure = None
 
 
 class ResumableCheckpoint(Checkpoint):
@@ -126,7 +99,7 @@ class ResumableCheckpoint(Checkpoint):
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        take_over_signals(trainer)
+        ignore_signals(trainer)
         self.agreement.begin(trainer.world_size)
         found = self.agreement.gathered(None if self.resumes_from is None else self.resumes_from.name)
         if len(set(found)) > 1:
@@ -139,16 +112,7 @@ class ResumableCheckpoint(Checkpoint):
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Counts batches as if the steps before had accumulated as many as this run's, which may differ.
-
-        Lightning takes the end of a step, and of an interval between validations, from that count.
-        """
-        batches = checkpoint["global_step"] * trainer.accumulate_grad_batches
-        counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        for part in (counts["total"], counts["current"]):
-            missing = batches - part["ready"]
-            for name in part:
-                part[name] += missing
+        recount_batches(checkpoint, trainer.accumulate_grad_batches)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._written_step, self._written_at = trainer.global_step, time.monotonic()
@@ -229,46 +193,3 @@ class ResumableCheckpoint(Checkpoint):
             logger.warning("%s cannot be written: %s", self.folder / BEST, error.strerror)
             return False
         return True
-
-
-class OwedValidation(lightning.Callback):
-    """Validates first where a run resumes from a checkpoint whose step a validation follows.
-
-    The validation had not come to its end, or what callbacks learned from it is not in the checkpoint.
-    """
-
-    def __init__(self) -> None:
-        self._max_steps = -1
-
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        # Where no step is left Lightning begins no training, and with it no validation of the last step.
-        self._max_steps = trainer.max_steps
-        trainer.fit_loop.epoch_loop.max_steps = -1
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        trainer.fit_loop.epoch_loop.max_steps = self._max_steps
-        if trainer.global_step == 0 or not validation_is_due(trainer):
-            return
-        # As the training loop does after a step.
-        validation = trainer.fit_loop.epoch_loop.val_loop
-        validation.restarting = False
-        trainer.validating = True
-        validation.run()
-        trainer.training = True
-
-
-def validation_is_due(trainer: lightning.Trainer) -> bool:
-    """Whether the last batch is one that a validation follows."""
-    interval = trainer.val_check_batch
-    batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
-    return bool(trainer.enable_validation and interval and batches % interval == 0)
-
-
-def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's file, or None where all of its bytes are those that were written."""
-    try:
-        with zipfile.ZipFile(checkpoint) as archive:
-            part = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
-        return str(error)
-    return None if part is None else f"its part {part} has changed"

@@ -7,7 +7,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from sdedit_pl.sde import SDES
-from sdedit_pl.training.uncertainty import LogUncertainty
+from sdedit_pl.training.learned_uncertainty import LogUncertainty
 
 TIMES = torch.linspace(0.02, 1, 64)
 

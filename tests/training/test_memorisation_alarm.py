@@ -13,8 +13,9 @@ from support.tiny import tiny_config
 from torch import Tensor
 
 from sdedit_pl.build import build_denoiser, build_module, model_config
-from sdedit_pl.training import ImageHalfLifeAveraging, ScoreModule
-from sdedit_pl.training.memory import ALARMING, MemoryAlarm
+from sdedit_pl.training.average import ImageHalfLifeAveraging
+from sdedit_pl.training.memorisation_alarm import ALARMING, MemorisationAlarm
+from sdedit_pl.training.module import ScoreModule
 
 
 def pictures(count: int, seed: int, size: int = 32) -> Tensor:
@@ -32,15 +33,15 @@ def module() -> ScoreModule:
     return build_module(config, build_denoiser(model_config(config)))
 
 
-def alarm_over(module: ScoreModule, edits: Tensor) -> MemoryAlarm:
+def alarm_over(module: ScoreModule, edits: Tensor) -> MemorisationAlarm:
     """An alarm whose edits are given."""
     small = torch.nn.functional.interpolate(TRAIN, size=16, mode="area")
-    alarm = MemoryAlarm(ImageHalfLifeAveraging(), module.denoiser, VAL, small)
+    alarm = MemorisationAlarm(ImageHalfLifeAveraging(), module.denoiser, VAL, small)
     alarm.edit = Mock(return_value=edits)
     return alarm
 
 
-def validated(alarm: MemoryAlarm, module: ScoreModule) -> dict[str, float]:
+def validated(alarm: MemorisationAlarm, module: ScoreModule) -> dict[str, float]:
     """What a validation logs."""
     logged: dict[str, float] = {}
     module.log = lambda name, value, **options: logged.update({name: value})  # type: ignore[method-assign]
@@ -79,7 +80,7 @@ def test_edits_start_where_the_model_was_trained_and_run_on_it() -> None:
     config = tiny_config("data.path=unused", "data.size=32", "times.t_max=0.3")
     module = build_module(config, build_denoiser(model_config(config)))
     small = torch.nn.functional.interpolate(TRAIN, size=16, mode="area")
-    alarm = MemoryAlarm(ImageHalfLifeAveraging(), module.denoiser, VAL[:3], small)
+    alarm = MemorisationAlarm(ImageHalfLifeAveraging(), module.denoiser, VAL[:3], small)
     alarm.edit.check(module.denoiser)
     module.denoiser.train()
     assert validated(alarm, module)["val/memory/edits"] > 0 and module.denoiser.training

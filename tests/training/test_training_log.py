@@ -18,12 +18,14 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from sdedit_pl.build import build_averaging, build_denoiser, build_module, model_config
 from sdedit_pl.data import FolderSource
-from sdedit_pl.training import ResumableCheckpoint, ScoreModule, TrainingLog
-from sdedit_pl.training.broken import BrokenImages
-from sdedit_pl.training.divergence import DivergenceWatch
-from sdedit_pl.training.progress import RunProgress
-from sdedit_pl.training.resumption import DurableCheckpoints
-from sdedit_pl.training.signals import StopSignals
+from sdedit_pl.training.checkpoint_io import DurableCheckpoints
+from sdedit_pl.training.divergence_watch import DivergenceWatch
+from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.progress_bar import RunProgress
+from sdedit_pl.training.resumable_checkpoints import ResumableCheckpoint
+from sdedit_pl.training.stop_signals import StopSignals
+from sdedit_pl.training.training_log import TrainingLog
+from sdedit_pl.training.unreadable_images import UnreadableImageCounts
 
 
 class Clock:
@@ -31,7 +33,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr("sdedit_pl.training.progress.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("sdedit_pl.training.training_log.time.monotonic", lambda: self.now)
 
 
 class Rows:
@@ -146,7 +148,7 @@ def test_the_training_loop_reads_nothing_from_the_device_between_log_entries(
     watching = [
         RunProgress(log),
         log,
-        BrokenImages(FolderSource("unused", 8)),
+        UnreadableImageCounts(FolderSource("unused", 8)),
         ResumableCheckpoint(tmp_path, signals=signals, **settings),
     ]
     with FakeTensorMode():

@@ -13,7 +13,9 @@ import lightning
 import pytest
 from torch import multiprocessing
 
-from sdedit_pl.training.signals import EXIT_CODES, Agreement, Interrupted, StopSignals, take_over_signals
+from sdedit_pl.training.device_agreement import Agreement
+from sdedit_pl.training.lightning_internals import ignore_signals
+from sdedit_pl.training.stop_signals import EXIT_CODES, Interrupted, StopSignals
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
@@ -92,7 +94,7 @@ def test_what_lightning_does_on_signals_is_still_where_it_is_taken_from() -> Non
         (trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor"),
     ]
     assert all(callable(getattr(owner, name)) and name not in vars(owner) for owner, name in taken)
-    take_over_signals(trainer)
+    ignore_signals(trainer)
     assert all(name in vars(owner) for owner, name in taken)
 
 
@@ -105,7 +107,7 @@ def test_one_device_agrees_with_itself_at_once() -> None:
 
 AGREEING = """
 import sys, torch.distributed as dist
-from sdedit_pl.training.signals import Agreement
+from sdedit_pl.training.device_agreement import Agreement
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
 agreement = Agreement()

@@ -14,7 +14,7 @@ import torch
 from sdedit_pl.data import FolderSource
 from sdedit_pl.data.images import UnreadableImage
 from sdedit_pl.data.source import Broken
-from sdedit_pl.training.broken import BrokenImages
+from sdedit_pl.training.unreadable_images import UnreadableImageCounts
 
 SHARING = """
 import logging, sys, torch.distributed as dist
@@ -22,12 +22,12 @@ from unittest.mock import Mock
 from sdedit_pl.data import FolderSource
 from sdedit_pl.data.images import UnreadableImage
 from sdedit_pl.data.source import Broken
-from sdedit_pl.training.broken import BrokenImages
+from sdedit_pl.training.unreadable_images import UnreadableImageCounts
 logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(message)s")
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
 source = FolderSource("unused", 8, broken_limit=4)
-shared = BrokenImages(source)
+shared = UnreadableImageCounts(source)
 shared.setup(Mock(world_size=2), Mock(), "fit")
 met = {1: ["a", "shared"], 4: ["shared"], 9: ["d"]} if rank else {1: ["shared"], 6: ["b"], 9: ["c"]}
 for step in range(13):
@@ -65,7 +65,7 @@ def test_they_count_together_and_each_is_named_by_the_first(tmp_path: Path) -> N
 def test_one_device_counts_alone() -> None:
     source = FolderSource("unused", 8, broken_limit=1)
     trainer, module = Mock(spec=lightning.Trainer, world_size=1), Mock(spec=lightning.LightningModule)
-    shared = BrokenImages(source)
+    shared = UnreadableImageCounts(source)
     shared.setup(trainer, module, "fit")
     source.record([Broken("a", "cannot read a")])
     for step in range(2):

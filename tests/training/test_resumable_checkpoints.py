@@ -20,10 +20,11 @@ import torch
 from support.tiny import tiny_config
 
 from sdedit_pl.build import build_denoiser, build_module, model_config
-from sdedit_pl.training import ResumableCheckpoint, ScoreModule
-from sdedit_pl.training.divergence import Diverged, DivergenceWatch
-from sdedit_pl.training.resumption import BEST, DurableCheckpoints, damage
-from sdedit_pl.training.signals import Interrupted, StopSignals
+from sdedit_pl.training.checkpoint_io import DurableCheckpoints, damage
+from sdedit_pl.training.divergence_watch import Diverged, DivergenceWatch
+from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.resumable_checkpoints import BEST, ResumableCheckpoint
+from sdedit_pl.training.stop_signals import Interrupted, StopSignals
 
 VALIDATION = 1000
 
@@ -121,7 +122,7 @@ def test_minutes_bring_one_too_whatever_the_steps(
     module: ScoreModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr("sdedit_pl.training.resumption.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("sdedit_pl.training.resumable_checkpoints.time.monotonic", lambda: clock.now)
     run = Run(tmp_path, module, every_steps=9, every_minutes=1.5, keep=9)
     run.max_steps = 20
     run.callback.on_train_start(run.trainer(0), module)

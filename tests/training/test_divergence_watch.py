@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sdedit_pl.training.divergence import Diverged, DivergenceWatch
+from sdedit_pl.training.divergence_watch import Diverged, DivergenceWatch
 
 NAN, INFINITE = float("nan"), float("inf")
 
