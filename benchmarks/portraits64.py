@@ -34,7 +34,7 @@ from sdedit_pl.data.images import as_saved, images_from_bytes
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
-from sdedit_pl.editing.strokes import stroke_painting
+from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.metrics import (
     FEATURES,
     Estimate,

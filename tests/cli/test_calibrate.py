@@ -15,10 +15,10 @@ from PIL import Image
 from support.tiny import write_images
 from torch import Tensor
 
-from sdedit_pl.checkpoints.calibrated import calibrated_t0
+from sdedit_pl.calibration.calibration_report import Report
+from sdedit_pl.calibration.sweep import Sweep, TradeOff
+from sdedit_pl.calibration.t0_sidecar import calibrated_t0
 from sdedit_pl.cli import calibrate
-from sdedit_pl.cli.calibration_report import Report
-from sdedit_pl.editing.calibration import Sweep, TradeOff
 from sdedit_pl.metrics import FEATURES, Estimate, FeatureExtractor
 
 SIDECAR, PLOT, UNFINISHED = (f"tiny.safetensors.t0.{suffix}" for suffix in ("yaml", "png", "unfinished"))

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from sdedit_pl.checkpoints import find_checkpoint
-from sdedit_pl.checkpoints.calibrated import fingerprint
+from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.evaluation.making import ImageMaker
 from sdedit_pl.metrics import MaskedLPIPS, WeightsUnavailable
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from sdedit_pl.data.images import as_saved
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.sdedit import SDEdit
-from sdedit_pl.editing.strokes import stroke_painting
+from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.metrics import Estimate, kernel_distance, squared_l2
 from sdedit_pl.metrics.intervals import percentile_interval
 from sdedit_pl.metrics.paired_bootstrap import GroupSums, PairedBootstrap

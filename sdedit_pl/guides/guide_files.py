@@ -21,7 +21,7 @@ from sdedit_pl.data.images import (
     decode_whole,
     images_from_bytes,
 )
-from sdedit_pl.editing.runner_files import RUNNER_SUFFIX, read_mask_and_image
+from sdedit_pl.guides.reference_runner import RUNNER_SUFFIX, read_mask_and_image
 
 
 class Guide(NamedTuple):

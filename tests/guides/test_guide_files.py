@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from sdedit_pl.data.images import UnreadableImage
-from sdedit_pl.editing.files import (
+from sdedit_pl.guides.guide_files import (
     Guide,
     find_guides,
     image_size,

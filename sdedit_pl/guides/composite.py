@@ -33,8 +33,8 @@ from sdedit_pl.data.images import (
     image_to_tensor,
     images_from_bytes,
 )
-from sdedit_pl.editing.files import Guide
-from sdedit_pl.editing.sheets import to_picture
+from sdedit_pl.guides.guide_files import Guide
+from sdedit_pl.picture_grid import to_picture
 
 _COVERED = 128
 """From this alpha of 255 on, a pixel is the object's."""
