@@ -32,8 +32,8 @@ from sdedit_pl.config import ConfigError
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.files import find_guides, read_guide
-from sdedit_pl.editing.strokes import stroke_painting
+from sdedit_pl.guides.guide_files import find_guides, read_guide
+from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.run_folder import (
     CHECKPOINTS,
     HISTORY_FILE,

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sdedit_pl.editing.files import find_guides
+from sdedit_pl.guides.guide_files import find_guides
 from sdedit_pl.study.design import GUIDE, REAL, StudyError, Subject, deal, pairs_of
 from sdedit_pl.study.pictures import common_shape, degraded, pair_up, png_bytes, read_picture
 from sdedit_pl.study.plan import Plan

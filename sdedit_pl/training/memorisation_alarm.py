@@ -24,7 +24,7 @@ from torch.nn.functional import interpolate
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.strokes import stroke_painting
+from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.metrics import nearest
 from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.module import ScoreModule

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sdedit_pl.data.images import UnreadableImage
-from sdedit_pl.editing.composite import Composite, Paste, compose, distance_to
-from sdedit_pl.editing.files import Guide, read_guide, read_large_guide
-from sdedit_pl.editing.sheets import to_picture
+from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.guides.composite import Composite, Paste, compose, distance_to
+from sdedit_pl.guides.guide_files import Guide, read_guide, read_large_guide
+from sdedit_pl.picture_grid import to_picture
 
 BACK = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 RED = (255, 0, 0)

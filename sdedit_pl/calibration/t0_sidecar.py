@@ -6,7 +6,6 @@ its weights, and the t0 of the old ones says nothing about the new.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +13,9 @@ from typing import Any
 
 import yaml
 
+from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.formats import CheckpointError
-from sdedit_pl.checkpoints.loading import files_of
 from sdedit_pl.config import read_file
-from sdedit_pl.files import sha256_of
 from sdedit_pl.grids import start_number
 
 logger = logging.getLogger(__name__)
@@ -32,14 +30,6 @@ _HEADER = """\
 def sidecar_of(checkpoint: Path) -> Path:
     """The file beside a checkpoint (a file or a folder) that holds its t0."""
     return checkpoint.with_name(checkpoint.name + SUFFIX)
-
-
-def fingerprint(checkpoint: Path) -> str:
-    """The sha256 of a checkpoint: of the file, or of the names and hashes of the files in a folder."""
-    if checkpoint.is_file():
-        return sha256_of(checkpoint)
-    lines = [f"{file.relative_to(checkpoint).as_posix()} {sha256_of(file)}\n" for file in files_of(checkpoint)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def write_calibration(file: Path, checkpoint: Path, t0: float | str | None, found: Mapping[str, Any]) -> None:

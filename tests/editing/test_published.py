@@ -15,7 +15,7 @@ from sdedit_pl.build import build_denoiser
 from sdedit_pl.checkpoints import FORMATS
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.variants import ChainMarginals
+from sdedit_pl.editing.published import ChainMarginals
 from sdedit_pl.grids import Uniform
 from sdedit_pl.noise import RecordedNoise, SeededNoise
 from sdedit_pl.sde import SDES, VESDE, VPSDE

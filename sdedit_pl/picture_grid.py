@@ -1,4 +1,4 @@
-"""Pictures of edits: single images, and sheets of them with titles, such as a row for each guide."""
+"""Images as pictures, and grids of pictures with titles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from sdedit_pl.data.images import bytes_from_images
-from sdedit_pl.editing.runs import Edited
 
 MARGIN = 6
 TITLE_HEIGHT = 20
@@ -20,39 +19,6 @@ def to_picture(image: Float[Tensor, "C H W"] | UInt8[Tensor, "C H W"]) -> Image.
     """An image in [-1, 1], clamped, or in 0..255, as 8-bit RGB or grey."""
     pixels = (bytes_from_images(image) if image.is_floating_point() else image).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-
-
-def contact_sheet(edits: Sequence[Edited], *, columns: int = 1) -> Image.Image:
-    """Guide, noised guide and samples of each edit in a row; in the guide, pixels that are kept are faded.
-
-    Args:
-        edits: one row each.
-        columns: how many edits stand beside each other.
-    """
-    titles = ["guide", f"guide at t0, seed {edits[0].seeds[0]}", *(f"seed {seed}" for seed in edits[0].seeds)]
-    rows = [[_marked(edit), to_picture(edit.noised[0]), *map(to_picture, edit.samples)] for edit in edits]
-    return grid(rows, titles, cell_side(rows[0][0]), columns)
-
-
-def variation_sheet(edits: Sequence[Sequence[Edited]], t0s: Sequence[float | str]) -> Image.Image:
-    """Samples of guides at several t0: a row for each t0, a column for each seed, and the guide once beside them.
-
-    Args:
-        edits: for each guide its edits with the same seeds, one for each t0.
-        t0s: the rows' t0, as `SDEdit` takes it.
-
-    Raises:
-        ValueError: a guide that has not one edit for each t0.
-    """
-    rows: list[list[Image.Image | None]] = []
-    for variations in edits:
-        if len(variations) != len(t0s):
-            raise ValueError(f"{len(t0s)} t0 make {len(t0s)} edits of a guide, got {len(variations)}")
-        for index, edit in enumerate(variations):
-            rows.append([None if index else _marked(edit), *map(to_picture, edit.samples)])
-    titles = ["guide", *(f"seed {seed}" for seed in edits[0][0].seeds)]
-    row_titles = [f"t0 = {t0}" for t0 in t0s] * len(edits)
-    return grid(rows, titles, cell_side(_marked(edits[0][0])), row_titles=row_titles)
 
 
 def cell_side(picture: Image.Image) -> int:
@@ -104,10 +70,3 @@ def grid(
 def _width(titles: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
     """The room that the titles of rows take with their margin; none for no titles."""
     return max((round(font.getlength(title)) + 2 * MARGIN for title in titles), default=0)
-
-
-def _marked(edit: Edited) -> Image.Image:
-    """The guide, pixels faded towards grey as far as they are kept."""
-    if edit.area is None:
-        return to_picture(edit.guide.image[0])
-    return to_picture((edit.guide.image * (1 + edit.area.cpu()) / 2)[0])

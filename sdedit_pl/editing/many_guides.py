@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.editing.files import Guide
 from sdedit_pl.editing.sdedit import SDEdit
+from sdedit_pl.guides.guide_files import Guide
 
 logger = logging.getLogger(__name__)
 

@@ -10,18 +10,10 @@ import torch
 from PIL import Image
 
 from sdedit_pl.data.images import bytes_from_images
-from sdedit_pl.editing.files import Guide
-from sdedit_pl.editing.runs import Edited
-from sdedit_pl.editing.sheets import (
-    MARGIN,
-    SMALLEST_CELL,
-    TITLE_HEIGHT,
-    cell_side,
-    contact_sheet,
-    grid,
-    to_picture,
-    variation_sheet,
-)
+from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
+from sdedit_pl.editing.many_guides import Edited
+from sdedit_pl.guides.guide_files import Guide
+from sdedit_pl.picture_grid import MARGIN, SMALLEST_CELL, TITLE_HEIGHT, cell_side, grid, to_picture
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255)}
 STEP = SMALLEST_CELL + MARGIN

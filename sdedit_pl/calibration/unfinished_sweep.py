@@ -11,8 +11,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from sdedit_pl.calibration.sweep import Sweep
 from sdedit_pl.config import ConfigError
-from sdedit_pl.editing.calibration import Sweep
 from sdedit_pl.files import whole_file
 
 _SETTINGS = "settings"

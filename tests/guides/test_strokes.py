@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdedit_pl.editing.strokes import scaled_kernel, stroke_painting
+from sdedit_pl.guides.strokes import scaled_kernel, stroke_painting
 
 
 def photograph(side: int = 64) -> torch.Tensor:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from sdedit_pl import SDEdit, load_denoiser
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.editing.files import Guide
-from sdedit_pl.editing.runs import Edited, edit_guides
+from sdedit_pl.editing.many_guides import Edited, edit_guides
 from sdedit_pl.editing.windows import windowed
+from sdedit_pl.guides.guide_files import Guide
 from sdedit_pl.solvers import SOLVERS
 
 EDIT = SDEdit(t0=0.5, steps=5)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdedit_pl.editing.files import find_guides, read_guide
+from sdedit_pl.guides.guide_files import find_guides, read_guide
 
 IMAGE = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
 KEPT = torch.zeros(3, 8, 8)

@@ -7,8 +7,7 @@ import torch
 from support.oracles import GaussianDenoiser
 from torch import Tensor
 
-from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.calibration import (
+from sdedit_pl.calibration.sweep import (
     Sweep,
     knees,
     measure_batch,
@@ -16,7 +15,8 @@ from sdedit_pl.editing.calibration import (
     trade_off,
     usual_times,
 )
-from sdedit_pl.editing.strokes import stroke_painting
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.metrics import kernel_distance, squared_l2
 from sdedit_pl.sde import VESDE, VPSDE, DiscreteVPSDE
 
