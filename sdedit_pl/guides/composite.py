@@ -20,19 +20,13 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageChops
 from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.transforms.functional import pil_to_tensor
 
-from sdedit_pl.data.images import (
-    DECODING_ERRORS,
-    ImageFormat,
-    UnreadableImage,
-    decode_whole,
-    image_to_tensor,
-    images_from_bytes,
-)
+from sdedit_pl.data.image_files import UnreadableImage, open_image, upright
+from sdedit_pl.data.images import ImageFormat, decode_whole, image_to_tensor, images_from_bytes
 from sdedit_pl.guides.guide_files import Guide
 from sdedit_pl.picture_grid import to_picture
 
@@ -197,10 +191,11 @@ def _upright(path: Path) -> Image.Image:
     if not path.is_file():
         raise ValueError(f"there is no picture at {path}; give an image file")
     try:
-        with Image.open(path) as image:
-            picture = ImageOps.exif_transpose(image)
-    except DECODING_ERRORS as error:
-        raise UnreadableImage(f"cannot read image {path}: {error}; give a whole image file") from None
+        with open_image(path, str(path)) as image:
+            image.load()
+            picture = upright(image)
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{error}; give a whole image file") from None
     if picture.mode.startswith(("I", "F")):
         raise UnreadableImage(f"{path} has more than 8 bits a channel; save it with 8")
     return picture.convert("RGBA")

@@ -9,18 +9,10 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 from torch import Tensor
 
-from sdedit_pl.data.images import (
-    DECODING_ERRORS,
-    IMAGE_SUFFIXES,
-    ImageFormat,
-    UnreadableImage,
-    decode_image,
-    decode_whole,
-    images_from_bytes,
-)
+from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images, open_image, orientation
+from sdedit_pl.data.images import ImageFormat, decode_image, decode_whole, images_from_bytes
 from sdedit_pl.guides.reference_runner import RUNNER_SUFFIX, read_mask_and_image
 
 
@@ -55,7 +47,7 @@ def find_guides(guide: str) -> list[Path]:
     """
     path = Path(guide)
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        found = [path / name for name in list_images(path)]
         if not found:
             raise ValueError(f"the folder {guide} holds no images ({', '.join(IMAGE_SUFFIXES)})")
         return found
@@ -162,12 +154,9 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         UnreadableImage: the file is not an image.
     """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            sideways = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except DECODING_ERRORS as error:
-        raise UnreadableImage(f"cannot read image {path}: {error}") from None
+    with open_image(path, str(path)) as image:
+        width, height = image.size
+        sideways = orientation(image) in (5, 6, 7, 8)
     return (height, width) if sideways else (width, height)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdedit_pl.data.images import UnreadableImage
+from sdedit_pl.data.image_files import UnreadableImage
 from sdedit_pl.guides.composite import Composite, Paste, compose, distance_to
 from sdedit_pl.guides.guide_files import Guide, read_guide, read_large_guide
 from sdedit_pl.picture_grid import to_picture

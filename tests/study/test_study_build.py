@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from sdedit_pl.data.images import UnreadableImage
+from sdedit_pl.data.image_files import UnreadableImage
 from sdedit_pl.study.build import build_study
 from sdedit_pl.study.design import StudyError
 from sdedit_pl.study.pictures import degraded, pair_up

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sdedit_pl.data import FolderSource
-from sdedit_pl.data.images import UnreadableImage
+from sdedit_pl.data.image_files import UnreadableImage
 from sdedit_pl.data.source import Broken
 from sdedit_pl.training.unreadable_images import UnreadableImageCounts
 
@@ -20,7 +20,7 @@ SHARING = """
 import logging, sys, torch.distributed as dist
 from unittest.mock import Mock
 from sdedit_pl.data import FolderSource
-from sdedit_pl.data.images import UnreadableImage
+from sdedit_pl.data.image_files import UnreadableImage
 from sdedit_pl.data.source import Broken
 from sdedit_pl.training.unreadable_images import UnreadableImageCounts
 logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(message)s")
