@@ -24,8 +24,8 @@ from sdedit_pl.editing import SDEdit
 from sdedit_pl.fit import fit
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
 from sdedit_pl.sde import SDES
-from sdedit_pl.training import ScoreModule
-from sdedit_pl.training.divergence import Diverged
+from sdedit_pl.training.divergence_watch import Diverged
+from sdedit_pl.training.module import ScoreModule
 
 NO_PREVIEWS = ("preview.count=0", "preview.samples=0", "trainer.val_check_interval=1000")
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -29,7 +29,7 @@ from sdedit_pl.data.fetch import Absent, StreamInterrupted, fetch, is_remote, ve
 from sdedit_pl.data.manifest import Shard
 from sdedit_pl.data.source import UnreadableShard
 from sdedit_pl.data.tars import Members, ShardFile, Stamp, list_members
-from sdedit_pl.files import sha256_of, whole_file
+from sdedit_pl.files import sha256_of, write_whole
 
 # How often a shard is fetched that turns out damaged, before it is taken for what it is.
 _READINGS = 3
@@ -155,7 +155,7 @@ class ShardCache:
             return opened, record.members
         except Absent as error:
             if not expected:  # else its images are known, and others stand in for them
-                note = self._path(shard, ".npz")
+                note = self._path(shard, ".json")
                 problem = f"{error} (noted in {note}: remove it for a new run that is to try again)"
                 self._write(shard, Record(Members.none(problem), "", ""))
             raise UnreadableShard(shard.place, f"cannot read shard {shard.place}: {error}") from None
@@ -211,23 +211,24 @@ class ShardCache:
 
     def _record(self, shard: Shard) -> Record | None:
         try:
-            with np.load(self._path(shard, ".npz")) as stored:
-                texts = (str(stored[name]) for name in ("problem", "sha256", "version"))
-                problem, sha256, version = texts
-                return Record(Members(stored["keys"], stored["places"], problem), sha256, version)
-        except (FileNotFoundError, NotADirectoryError, BadZipFile, ValueError, KeyError, EOFError):
+            stored = json.loads(self._path(shard, ".json").read_bytes())
+            keys = np.array([os.fsencode(key) for key in stored["keys"]], dtype=np.bytes_)
+            places = np.array(stored["places"], dtype=np.int64).reshape(-1, 2)
+            return Record(Members(keys, places, stored["problem"]), stored["sha256"], stored["version"])
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return None
 
     def _write(self, shard: Shard, record: Record) -> None:
-        with whole_file(self._path(shard, ".npz")) as unfinished, open(unfinished, "wb") as file:
-            np.savez(
-                file,
-                keys=record.members.keys,
-                places=record.members.places,
-                problem=record.members.problem,
-                sha256=record.sha256,
-                version=record.version,
-            )
+        # Not npz: numpy parses its headers with `ast`, which CPython 3.11 cannot do in two threads at once
+        # (python/cpython#106905), and shards are prefetched in a thread.
+        stored = {
+            "keys": [os.fsdecode(key) for key in record.members.keys.tolist()],
+            "places": record.members.places.tolist(),
+            "problem": record.members.problem,
+            "sha256": record.sha256,
+            "version": record.version,
+        }
+        write_whole(self._path(shard, ".json"), json.dumps(stored))
 
     @contextmanager
     def _locked(self, shard: Shard, timeout: float = -1.0) -> Iterator[None]:
@@ -259,7 +260,7 @@ class ShardCache:
         else:
             advice = (
                 "has changed since it was first read; put the old file back, or, to begin a new run on the new one, "
-                f"remove {self._path(shard, '.npz')}"
+                f"remove {self._path(shard, '.json')}"
             )
         return UnreadableShard(shard.place, f"shard {shard.place} {advice}")
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from sdedit_pl.data.images import ImageFormat, decode_image, decode_whole
-from sdedit_pl.editing.files import find_guides, image_size
+from sdedit_pl.guides.guide_files import find_guides, image_size
 from sdedit_pl.study.trial_design import StudyError
 
 _SEED = re.compile(r"_seed\d+$")  # suffix that `sdedit edit` gives to a sample

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from sdedit_pl.training.geometry import LABELS, Transformation
-from sdedit_pl.training.recolour import recolour
+from sdedit_pl.training.geometric_augmentation import LABELS, Transformation
+from sdedit_pl.training.recolouring import recolour
 from sdedit_pl.typing import Images
 
 

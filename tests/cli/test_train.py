@@ -15,7 +15,7 @@ from PIL import Image
 from support.tiny import TINY, write_images
 from torch import Tensor
 
-from sdedit_pl.training import ScoreModule
+from sdedit_pl.training.module import ScoreModule
 
 TRAIN = ("train", "config=tiny.yaml", "out=new/run")
 REFUSALS = {

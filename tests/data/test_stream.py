@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import os
 import pickle
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -219,6 +222,25 @@ class TestCache:
             assert torch.equal(images(small, 57), images(web.data(shuffle_shards=shards), 57))
             assert 1 <= web.copies(f"b{shards}") <= 3 and web.copies() == 4
 
+    def test_records_are_read_in_many_threads_without_parsing_python(
+        self, web: Web, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """CPython 3.11 cannot run `ast.parse` in two threads at once."""
+        parse, threads = ast.parse, []
+
+        def noticed(*arguments: Any, **options: Any) -> ast.AST:
+            threads.append(threading.current_thread().name)
+            return parse(*arguments, **options)
+
+        monkeypatch.setattr("ast.parse", noticed)
+        cache, shards = web.source().cache, web.source()._find_shards()[0]
+        with ThreadPoolExecutor(8) as readers:
+            read = list(readers.map(cache.members, shards * 50))
+        assert [members.keys.tolist() for members in read] == [
+            cache.members(shard).keys.tolist() for shard in shards
+        ] * 50
+        assert threads == []
+
     def test_training_begins_with_the_first_window(self, web: Web) -> None:
         stream = web.data(True, shuffle_shards=1).training_loader()._arguments["dataset"]
         stream._prefetched = 0  # nothing in the background
@@ -373,7 +395,7 @@ def test_processes_of_a_node_can_be_killed_while_they_fetch(web: Web) -> None:
     expected = images(web.data(), 19)
     cache = web.caches / "b"
     cache.mkdir()
-    for copy in (web.caches / "a").glob("*.npz"):
+    for copy in (web.caches / "a").glob("*.json"):
         (cache / copy.with_suffix(".part").name).write_bytes(b"a part")
         (cache / copy.with_suffix(".lock").name).touch()
         (cache / f".{copy.name}.tmp").write_bytes(b"a part")

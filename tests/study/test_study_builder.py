@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from sdedit_pl.data.images import UnreadableImage
+from sdedit_pl.data.image_files import UnreadableImage
 from sdedit_pl.study.study_builder import build_study
 from sdedit_pl.study.study_images import degraded_copy, pair_files
 from sdedit_pl.study.study_plan import StudyPlan

@@ -179,7 +179,7 @@ class TestListen:
     def test_a_port_in_use_is_refused(self) -> None:
         with listen("127.0.0.1", 0) as first:
             port = first.getsockname()[1]
-            with pytest.raises(StudyError, match=f"host=127.0.0.1 port={port}: Address already in use.*give another port="):
+            with pytest.raises(StudyError, match=f"host=127.0.0.1 port={port}: Address already in use.*another port="):
                 listen("127.0.0.1", port)
 
     @pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("127.0.0.1", 70000)])
