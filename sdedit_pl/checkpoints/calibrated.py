@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from sdedit_pl.checkpoints.formats import CheckpointError
-from sdedit_pl.checkpoints.loading import files_of
+from sdedit_pl.checkpoints.locating import files_of
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.config import read_file
 from sdedit_pl.files import sha256_of
 from sdedit_pl.grids import start_number

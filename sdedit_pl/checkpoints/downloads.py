@@ -22,7 +22,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 from filelock import FileLock
 from tqdm import tqdm
 
-from sdedit_pl.checkpoints.formats import CheckpointError
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.files import sha256_of, write_whole
 
 CACHE_VARIABLE = "SDEDIT_CACHE"

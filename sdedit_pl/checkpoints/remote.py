@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdedit_pl.checkpoints.downloads import downloaded
-from sdedit_pl.checkpoints.formats import CheckpointError
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sdedit_pl.checkpoints.calibrated import calibrated_t0, fingerprint, sidecar_of, write_calibration
-from sdedit_pl.checkpoints.formats import CheckpointError
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.config import ConfigError
 from sdedit_pl.files import sha256_of
 
