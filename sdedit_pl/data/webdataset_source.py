@@ -34,10 +34,12 @@ class WebDatasetSource(Source):
 
     The members of a sample share a key, the name up to the first dot of its last part; the sample's image is the first
     member whose remaining name is an image suffix (.png, .jpg, .webp ...). In a sample without such a member, every
-    image counts by its own name, so that names with dots (IMG_2024.01.00.png) are not lost. Validation images are, in this order of preference: those
-    in the shards `val_path`; those that a manifest names for it, or `val-*.tar` when `path` is a folder that has
-    `train-*.tar` too; or, of local shards, a share `val_fraction` of the images, chosen by a hash of their keys. Shards
-    of `val_path` are left out of training. Damaged shards are counted like unreadable images.
+    image counts by its own name, so that names with dots (IMG_2024.01.00.png) are not lost.
+
+    Validation images are, in this order of preference: those in the shards `val_path`; those that a manifest names for
+    it, or `val-*.tar` when `path` is a folder that has `train-*.tar` too; or, of local shards, a share `val_fraction`
+    of the images, chosen by a hash of their keys. Shards of `val_path` are left out of training. Damaged shards are
+    counted like unreadable images.
 
     Args:
         path: Shards: a folder of .tar files, a file or URL, a pattern such as a-{000000..000006}.tar or a-*.tar, the
