@@ -16,7 +16,8 @@ from sdedit_pl.data.choice import ChosenImages
 from sdedit_pl.data.fetch import is_remote
 from sdedit_pl.data.manifest import MANIFEST_FILE
 from sdedit_pl.data.source import SPLITS
-from sdedit_pl.metrics import FEATURES, FeatureExtractor
+from sdedit_pl.metrics import FEATURES
+from sdedit_pl.metrics.features import FeatureExtractor
 
 FAMILIES = {**EDIT_FAMILIES, "features": Family(FEATURES, "efficientnet_lite0")}
 
