@@ -6,14 +6,13 @@ wherever it comes from.
 
 from __future__ import annotations
 
-import http.client
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
+from sdedit_pl.downloads import DownloadFailed, download_once
 from sdedit_pl.files import sha256_of
 
 
@@ -69,12 +68,8 @@ class PublishedWeights:
     def _fetched(self, folder: Path) -> Path:
         file = folder / self.name
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{file}.lock"):
-                if not file.is_file():  # another process may have downloaded it meanwhile
-                    torch.hub.download_url_to_file(self.url, str(file), self.sha256)
-        # torch.hub raises RuntimeError for a wrong hash.
-        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            download_once(self.url, file, self.sha256)
+        except (OSError, DownloadFailed) as error:
             raise WeightsUnavailable(
                 f"the weights {self.name} are missing, and {self.url} cannot be downloaded ({error}); copy the file "
                 f"here and give its path as weights=, or put it into {folder}"
