@@ -34,7 +34,7 @@ from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.files import require_folder
 from sdedit_pl.grids import start_time
-from sdedit_pl.metrics import features_of
+from sdedit_pl.metrics.features import features_of
 from sdedit_pl.typing import Images
 
 logger = logging.getLogger(__name__)

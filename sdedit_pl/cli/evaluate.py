@@ -43,8 +43,8 @@ from sdedit_pl.evaluation.report import METRICS_FILE, REPORT_HTML, log_to_wandb
 from sdedit_pl.evaluation.store import Record, Store, check_place, digest_of
 from sdedit_pl.evaluation.tasks import Partners, partners
 from sdedit_pl.grids import start_time
-from sdedit_pl.metrics import MaskedLPIPS, WeightsUnavailable
-from sdedit_pl.metrics.perceptual import SMALLEST
+from sdedit_pl.metrics.masked_lpips import SMALLEST, MaskedLPIPS
+from sdedit_pl.metrics.published_weights import WeightsUnavailable
 
 logger = logging.getLogger(__name__)
 
