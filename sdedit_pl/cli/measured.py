@@ -13,9 +13,9 @@ from sdedit_pl.cli.edit import FAMILIES as EDIT_FAMILIES
 from sdedit_pl.config import ConfigError, Family
 from sdedit_pl.data import FolderSource, WebDatasetSource
 from sdedit_pl.data.choice import ChosenImages
-from sdedit_pl.data.fetch import is_remote
 from sdedit_pl.data.manifest import MANIFEST_FILE
 from sdedit_pl.data.source import SPLITS
+from sdedit_pl.downloads import is_remote
 from sdedit_pl.metrics import FEATURES, FeatureExtractor
 
 FAMILIES = {**EDIT_FAMILIES, "features": Family(FEATURES, "efficientnet_lite0")}

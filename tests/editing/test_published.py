@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.oracles import GaussianDenoiser
+from support.recorded_noise import RecordedNoise
 
 from sdedit_pl.build import build_denoiser
 from sdedit_pl.checkpoints import FORMATS
@@ -17,7 +18,7 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.published import ChainMarginals
 from sdedit_pl.grids import Uniform
-from sdedit_pl.noise import RecordedNoise, SeededNoise
+from sdedit_pl.noise import SeededNoise
 from sdedit_pl.sde import SDES, VESDE, VPSDE
 from sdedit_pl.typing import Images, Mask
 

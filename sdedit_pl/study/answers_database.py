@@ -1,11 +1,10 @@
-"""The file of a study: its images, its forms, its raters and their answers, in one SQLite database.
+"""The SQLite database of a study: images, forms, raters and their answers.
 
-An answer is on the disk before it is acknowledged: every commit is synchronised (`synchronous=FULL`). The write-ahead
-log lets a report be made while raters answer; it is moved into the file after every commit, so that the file alone is
-whole whenever nobody is answering. The first answer of a rater to a trial is the one that counts, and the same answer
-sent again changes nothing.
+An answer is on disk before it is acknowledged: every commit is synchronised (`synchronous=FULL`). The write-ahead log
+allows a report while raters answer; it is moved into the file after every commit, so that the file alone is complete
+whenever no answer is being written. A rater's first answer to a trial counts; sending it again changes nothing.
 
-A file that is not a study, or is damaged, is refused as it is opened, before anything is written to it.
+A file that is damaged or not a study is refused when it is opened, before anything is written to it.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
 
-from sdedit_pl.study.design import Side, StudyError, Subject, Trial
+from sdedit_pl.study.trial_design import Side, StudyError, Trial, TrialImage
 
 APPLICATION_ID = 0x53444564
-"""What marks the file as a study's in SQLite's header: "SDEd"."""
+"""Identifies the file as a study in SQLite's header; the ASCII bytes of "SDEd"."""
 VERSION = 1
 
 _MAGIC = b"SQLite format 3\0"
 _LOCK_TIMEOUT = 30
-"""Seconds for which a commit waits for another program that has the file."""
+"""Seconds that a commit waits for another program's lock on the file."""
 
 _TABLES = """
 CREATE TABLE study (settings TEXT NOT NULL);
@@ -66,18 +65,18 @@ CREATE TABLE answers (
 
 
 class UnknownTrial(StudyError):
-    """An answer of a rater, or to a trial, that the study does not have."""
+    """The study has no such rater, or the trial is not part of the rater's form."""
 
 
 class ShownTrial(NamedTuple):
-    """What a rater's page is told of a trial: nothing that says whose the images are.
+    """A trial as the rater's page receives it: nothing in it reveals which method made an image.
 
     Args:
-        id: of the trial.
+        id: id of the trial.
         question: a key of QUESTIONS.
         left: id of the image on the left.
         right: id of the image on the right.
-        guide: id of the guide's image, None where it is not shown.
+        guide: id of the guide's image; None if it is not shown.
         answered: whether the rater has answered it.
     """
 
@@ -91,20 +90,20 @@ class ShownTrial(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, with all that is known of it.
+    """A stored answer.
 
     Args:
-        rater: number of the rater, in the order in which they came.
+        rater: number of the rater, in the order of joining.
         form: number of the form.
-        position: of the trial in the form.
+        position: position of the trial in the form.
         question: a key of QUESTIONS.
         item: name of the item.
-        left: whose image stood on the left, see `Subject.label`.
-        right: whose image stood on the right.
+        left: origin of the image on the left, see `TrialImage.label`.
+        right: origin of the image on the right.
         choice: the side chosen.
-        correct: the right answer of a catch trial; None in a comparison.
-        milliseconds: from the images' appearance to the choice.
-        received: when it was stored, in UTC.
+        correct: the correct side in a catch trial; None in a comparison.
+        milliseconds: time from the appearance of the images to the choice; None if unknown.
+        received: time of storage, ISO 8601 in UTC.
     """
 
     rater: int
@@ -121,25 +120,22 @@ class Answer:
 
     @property
     def preferred(self) -> str:
-        """Whose image was chosen."""
+        """Origin of the chosen image."""
         return self.left if self.choice == "left" else self.right
 
 
-class Study:
-    """An opened study; its methods may be called by several threads.
-
-    Args:
-        path: the file.
+class StudyDatabase:
+    """An open study database; its methods are thread-safe.
 
     Raises:
-        StudyError: if there is none, it is not a study of this version, or it is damaged.
+        StudyError: if the file does not exist, is damaged, or is not a study of this version.
     """
 
     def __init__(self, path: Path) -> None:
         _check_header(path)
         self.path = path
         self._lock = RLock()
-        # Without a log beside it the file is all there is, and SQLite need not make one to read it.
+        # `immutable` stops SQLite from creating a log beside the file, but would ignore one that exists.
         reading = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
         self._database = self._connected(reading)
         try:
@@ -148,32 +144,31 @@ class Study:
             self._database = self._connected("mode=rw")
             for pragma in ("synchronous = FULL", "wal_autocheckpoint = 1", "foreign_keys = ON"):
                 self._database.execute(f"PRAGMA {pragma}")
-            self._rows("SELECT 1 FROM study")  # makes the log, which takes a folder that can be written
+            self._rows("SELECT 1 FROM study")  # creates the log, and so fails in a folder that is not writable
         except (sqlite3.Error, ValueError, TypeError) as error:
             self._database.close()
             if isinstance(error, sqlite3.OperationalError):
                 raise StudyError(f"the study {path} cannot be opened: {error}") from error
             raise StudyError(
-                f"the study {path} is damaged ({error}), and left as it is; take a copy of it from before, or save "
-                f"what can be saved with: sqlite3 {path} .recover"
+                f"the study {path} is damaged ({error}) and was not changed; restore a backup, or recover what is left "
+                f"with: sqlite3 {path} .recover"
             ) from error
 
-    def __enter__(self) -> Study:
+    def __enter__(self) -> StudyDatabase:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Closes the file."""
         with self._lock:
             self._database.close()
 
     def join(self, token: str) -> list[ShownTrial]:
-        """The trials of a rater, in order; a new one gets the form that the fewest raters have.
+        """The rater's trials in order; a new rater gets the form that the fewest raters have.
 
         Args:
-            token: what the rater's browser calls itself.
+            token: the name by which the rater's browser identifies itself.
         """
         with self._transaction() as database:
             number = self._number(token)
@@ -194,20 +189,20 @@ class Study:
         return [ShownTrial(*row[:-1], answered=bool(row[-1])) for row in rows]
 
     def record(self, token: str, trial: str, choice: Side, milliseconds: int | None) -> Side:
-        """Stores an answer, unless there is one already, and returns the one that is stored.
+        """Stores an answer unless one exists, and returns the stored choice.
 
         Raises:
-            UnknownTrial: if no rater has this token, or the trial is not of this rater's form.
+            UnknownTrial: if no rater has this token, or the trial is not part of the rater's form.
         """
         with self._transaction() as database:
             number = self._number(token)
             if number is None:
-                raise UnknownTrial("this study does not know you; load the page again")
+                raise UnknownTrial("this study does not know you; reload the page")
             asked = database.execute(
                 "SELECT 1 FROM trials JOIN raters USING (form) WHERE trials.id = ? AND number = ?", (trial, number)
             ).fetchone()
             if asked is None:
-                raise UnknownTrial("this study did not ask you that; load the page again")
+                raise UnknownTrial("this study did not ask you that; reload the page")
             database.execute(
                 "INSERT INTO answers VALUES (?, ?, ?, ?, ?) ON CONFLICT (rater, trial) DO NOTHING",
                 (number, trial, choice, milliseconds, _now()),
@@ -217,12 +212,12 @@ class Study:
             ).fetchone()[0]
 
     def image(self, identity: str) -> bytes | None:
-        """The PNG file of an image; None where the study has none of this id."""
+        """The PNG file of an image; None if the id is unknown."""
         rows = self._rows("SELECT png FROM images WHERE id = ?", identity)
         return rows[0][0] if rows else None
 
     def answers(self) -> list[Answer]:
-        """All answers, by rater, in the order in which they were asked."""
+        """All answers, sorted by rater and then by position in the form."""
         rows = self._rows(
             "SELECT rater, form, position, question, item, left_source, right_source, choice, correct, milliseconds, "
             "received FROM answers JOIN trials ON trials.id = trial ORDER BY rater, position"
@@ -230,7 +225,7 @@ class Study:
         return [Answer(*row) for row in rows]
 
     def raters(self) -> dict[int, int]:
-        """For each rater, by number, how many trials the form has."""
+        """Number of the rater -> number of trials in the rater's form."""
         return dict(
             self._rows(
                 "SELECT number, (SELECT count(*) FROM trials WHERE trials.form = raters.form) FROM raters "
@@ -239,7 +234,6 @@ class Study:
         )
 
     def _connected(self, mode: str) -> sqlite3.Connection:
-        """The file, opened; a log is moved into it as the last connection that may write closes."""
         return sqlite3.connect(
             f"{self.path.absolute().as_uri()}?{mode}",
             uri=True,
@@ -249,7 +243,7 @@ class Study:
         )
 
     def _checked_settings(self) -> dict[str, Any]:
-        """What the study was made of, from a file that SQLite finds nothing wrong with."""
+        """The study's settings; raises sqlite3.DatabaseError if the file fails SQLite's integrity check."""
         ((found,),) = self._rows("PRAGMA integrity_check(1)")
         if found != "ok":
             raise sqlite3.DatabaseError(" ".join(found.split()))
@@ -266,7 +260,7 @@ class Study:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """What is written in the block is on the disk when it ends; on an error, none of it is."""
+        """Commits the block's changes to disk when it ends, or none of them after an error."""
         with self._lock:
             self._database.execute("BEGIN IMMEDIATE")
             try:
@@ -278,23 +272,23 @@ class Study:
 
 
 def write_study(
-    path: Path, settings: Mapping[str, Any], forms: Sequence[Sequence[Trial]], pictures: Mapping[Subject, bytes]
+    path: Path, settings: Mapping[str, Any], forms: Sequence[Sequence[Trial]], pictures: Mapping[TrialImage, bytes]
 ) -> None:
-    """Writes a new study.
+    """Writes the database of a new study.
 
     Args:
-        path: of the file, which must not be there.
-        settings: what it was made of; plain data, with the seed.
+        path: the file, which must not exist.
+        settings: JSON-serialisable settings of the study, including the seed.
         forms: the trials of each form.
-        pictures: the PNG file of every image that the trials show.
+        pictures: PNG file of each image of the trials.
 
     Raises:
-        StudyError: if it cannot be written.
+        StudyError: if the file cannot be written.
     """
-    content = [json.dumps(settings, sort_keys=True).encode(), *(pictures[subject] for subject in sorted(pictures))]
+    content = [json.dumps(settings, sort_keys=True).encode(), *(pictures[image] for image in sorted(pictures))]
     key = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in content)).digest()
-    names = {subject: _opaque(png, key) for subject, png in pictures.items()}
-    unique = {names[subject]: png for subject, png in pictures.items()}
+    names = {image: _opaque(png, key) for image, png in pictures.items()}
+    unique = {names[image]: png for image, png in pictures.items()}
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as database:
             for pragma in (f"application_id = {APPLICATION_ID}", f"user_version = {VERSION}", "journal_mode = WAL"):
@@ -312,8 +306,8 @@ def write_study(
         raise StudyError(f"the study cannot be written: {error}") from error
 
 
-def _columns(trial: Trial, names: Mapping[Subject, str]) -> tuple[str | None, ...]:
-    """A trial's columns from `question` on."""
+def _columns(trial: Trial, names: Mapping[TrialImage, str]) -> tuple[str | None, ...]:
+    """The values of a trial's columns from `question` to `correct`."""
     return (
         trial.question,
         trial.item,
@@ -327,7 +321,7 @@ def _columns(trial: Trial, names: Mapping[Subject, str]) -> tuple[str | None, ..
 
 
 def _opaque(content: bytes, key: bytes) -> str:
-    """A name for `content` that says nothing of it to who does not have the key."""
+    """A name for `content` that reveals nothing about it without the key."""
     return hashlib.blake2b(content, key=key, digest_size=12).hexdigest()
 
 
@@ -336,13 +330,16 @@ def _now() -> str:
 
 
 def _check_header(path: Path) -> None:
-    """Raises a StudyError unless a file's first bytes, read without SQLite, are those of a study of this version."""
+    """Raises a StudyError unless the file's header, read without SQLite, is that of a study of this version."""
     if not path.is_file():
         raise StudyError(f"there is no study at {path}; `sdedit study build` makes one")
     with path.open("rb") as file:
         header = file.read(100)
     version, application = (int.from_bytes(header[start : start + 4], "big") for start in (60, 68))
     if not header.startswith(_MAGIC) or application != APPLICATION_ID:
-        raise StudyError(f"{path} is not a study, and left as it is; give a file that `sdedit study build` has made")
+        raise StudyError(f"{path} is not a study and was not changed; give a file made by `sdedit study build`")
     if version != VERSION:
-        raise StudyError(f"{path} is a study of version {version}, this program reads {VERSION}; use the one it is of")
+        raise StudyError(
+            f"{path} is a study of version {version}, and this program reads version {VERSION}; use the sdedit_pl "
+            "release that made it"
+        )

@@ -1,4 +1,4 @@
-"""What a study found: how often one method is preferred to another, and how far the answers can be trusted."""
+"""The findings of a study: preference rates, the agreement of the raters, and the checks of their attention."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from dataclasses import asdict, dataclass, fields
 from statistics import median
 from typing import Any
 
-from sdedit_pl.study.design import StudyError, pairs_of
-from sdedit_pl.study.statistics import CONFIDENCE, agreement, wilson
-from sdedit_pl.study.store import Answer
+from sdedit_pl.study.answers_database import Answer
+from sdedit_pl.study.rater_statistics import CONFIDENCE, rater_agreement, wilson_interval
+from sdedit_pl.study.trial_design import StudyError, method_pairs
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
 class Rater:
-    """What is known of a rater.
+    """A rater's answers in numbers.
 
     Args:
-        rater: the number, in the order in which they came.
-        answers: how many the rater gave, catch trials among them.
-        asked: how many the form asks.
-        catches: how many of them were catch trials.
-        caught: how many of those were answered rightly.
-        seconds: the median time for an answer; None where no time is known.
+        rater: number of the rater, in the order of joining.
+        answers: number of answers, including those to catch trials.
+        asked: number of trials in the rater's form.
+        catches: number of catch trials answered.
+        caught: number of catch trials answered correctly.
+        seconds: median time per answer; None if unknown.
         kept: whether the answers count.
     """
 
@@ -40,15 +42,15 @@ class Rater:
 
 @dataclass(frozen=True)
 class Preference:
-    """How often a method was preferred to another.
+    """How often one method was preferred to another.
 
     Args:
         question: a key of QUESTIONS.
-        first: the method that the rate is of.
-        second: the other one.
-        preferred: answers for the first one.
-        answers: how many there are.
-        rate: preferred of answers; None without any, and so are its bounds.
+        first: the method whose rate this is.
+        second: the other method.
+        preferred: number of answers that prefer `first`.
+        answers: number of answers.
+        rate: preferred / answers; None without answers, as are the bounds.
         low: lower bound of the rate.
         high: upper bound of the rate.
     """
@@ -66,23 +68,23 @@ class Preference:
 def summarise(
     settings: Mapping[str, Any], forms: Mapping[int, int], answers: Sequence[Answer], threshold: float
 ) -> dict[str, Any]:
-    """The findings of a study, as plain data.
+    """The findings of a study as JSON-serialisable data.
 
     Args:
-        settings: what the study was made of.
-        forms: for each rater, by number, how many trials the form has.
-        answers: all of them.
-        threshold: raters who answered a smaller part of their catch trials rightly are left out.
+        settings: settings stored in the study.
+        forms: number of each rater -> number of trials in the rater's form.
+        answers: all answers.
+        threshold: raters are excluded if they answered a smaller fraction of their catch trials correctly.
 
     Raises:
         StudyError: if there are no answers.
     """
     if not answers:
         raise StudyError("the study has no answers yet; `sdedit study serve` collects them")
-    raters = [rater_of(number, asked, answers, threshold) for number, asked in forms.items()]
+    raters = [_rater(number, asked, answers, threshold) for number, asked in forms.items()]
     kept = {rater.rater for rater in raters if rater.kept}
     comparisons = [answer for answer in answers if answer.correct is None and answer.rater in kept]
-    pairs = pairs_of(list(settings["methods"]), settings["pairs"])
+    pairs = method_pairs(list(settings["methods"]), settings["pairs"])
     lefts = sum(answer.choice == "left" for answer in comparisons)
     return {
         "study": dict(settings),
@@ -91,20 +93,39 @@ def summarise(
         "raters": [asdict(rater) for rater in raters],
         "left_out": [rater.rater for rater in raters if not rater.kept],
         "preferences": [
-            asdict(preference(question, first, second, comparisons))
+            asdict(_preference(question, first, second, comparisons))
             for question in settings["questions"]
             for first, second in pairs
         ],
         "agreement": [
-            {"question": question, **agreement(ratings(question, pairs, comparisons))._asdict()}
+            {"question": question, **rater_agreement(_ratings(question, pairs, comparisons))._asdict()}
             for question in settings["questions"]
         ],
         "left_side": _rate(lefts, len(comparisons)),
     }
 
 
-def rater_of(number: int, asked: int, answers: Iterable[Answer], threshold: float) -> Rater:
-    """What a rater did. One who has met no catch trial is kept: nothing speaks against the answers."""
+def answers_csv(answers: Iterable[Answer], left_out: Iterable[int]) -> str:
+    """All answers as CSV, one per line, with the preferred origin and whether the answer counts.
+
+    Text that a spreadsheet would take for a formula is prefixed with an apostrophe.
+    """
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow([*(field.name for field in fields(Answer)), "preferred", "counts"])
+    excluded = set(left_out)
+    for answer in answers:
+        counts = answer.correct is None and answer.rater not in excluded
+        writer.writerow([_not_a_formula(cell) for cell in (*asdict(answer).values(), answer.preferred, int(counts))])
+    return table.getvalue()
+
+
+def _not_a_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
+
+
+def _rater(number: int, asked: int, answers: Iterable[Answer], threshold: float) -> Rater:
+    """A rater's numbers. A rater who has met no catch trial is kept."""
     given = [answer for answer in answers if answer.rater == number]
     catches = [answer for answer in given if answer.correct is not None]
     caught = sum(answer.choice == answer.correct for answer in catches)
@@ -120,8 +141,7 @@ def rater_of(number: int, asked: int, answers: Iterable[Answer], threshold: floa
     )
 
 
-def preference(question: str, first: str, second: str, comparisons: Iterable[Answer]) -> Preference:
-    """How often the answers to a question about two methods were for the first one."""
+def _preference(question: str, first: str, second: str, comparisons: Iterable[Answer]) -> Preference:
     chosen = [
         answer.preferred
         for answer in comparisons
@@ -130,10 +150,10 @@ def preference(question: str, first: str, second: str, comparisons: Iterable[Ans
     return Preference(question, first, second, **_rate(chosen.count(first), len(chosen)))
 
 
-def ratings(question: str, pairs: Iterable[tuple[str, str]], comparisons: Iterable[Answer]) -> list[list[bool]]:
-    """The answers to a question, those about the same two images together: whether the pair's first method was chosen.
+def _ratings(question: str, pairs: Iterable[tuple[str, str]], comparisons: Iterable[Answer]) -> list[list[bool]]:
+    """The answers to a question, grouped by item and pair: whether each chose the pair's first method.
 
-    Not which method: answers about other pairs could not agree with these by chance.
+    The methods' names would not do as ratings: answers about different pairs could not agree even by chance.
     """
     firsts = {frozenset(pair): pair[0] for pair in pairs}
     units: dict[tuple[str, frozenset[str]], list[bool]] = defaultdict(list)
@@ -144,19 +164,7 @@ def ratings(question: str, pairs: Iterable[tuple[str, str]], comparisons: Iterab
     return list(units.values())
 
 
-def as_csv(answers: Iterable[Answer], left_out: Iterable[int]) -> str:
-    """All answers, a line each, and whether they count."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow([*(field.name for field in fields(Answer)), "preferred", "counts"])
-    excluded = set(left_out)
-    for answer in answers:
-        counts = answer.correct is None and answer.rater not in excluded
-        writer.writerow([*asdict(answer).values(), answer.preferred, int(counts)])
-    return table.getvalue()
-
-
 def _rate(successes: int, trials: int) -> dict[str, Any]:
-    low, high = wilson(successes, trials) if trials else (None, None)
+    low, high = wilson_interval(successes, trials) if trials else (None, None)
     rate = successes / trials if trials else None
     return {"preferred": successes, "answers": trials, "rate": rate, "low": low, "high": high}

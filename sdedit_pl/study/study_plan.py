@@ -1,4 +1,4 @@
-"""What a study compares, and how: all that is decided before an image is read."""
+"""The settings of a new study: methods to compare, questions, and the size of a rater's form."""
 
 from __future__ import annotations
 
@@ -6,31 +6,32 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from sdedit_pl.study.design import StudyError
 from sdedit_pl.study.questions import QUESTIONS
+from sdedit_pl.study.trial_design import StudyError
 
 _METHOD = re.compile(r"[\w+-]+")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a study compares, and how.
+class StudyPlan:
+    """The settings of a new study.
 
     Args:
         methods: methods.NAME=FOLDER for each method, a folder of its outputs or a pattern ('edits/*_seed0.png'). Files
-            pair up by name. Rates are those at which an earlier one is preferred to a later one.
-        out: the study's file, which also receives the answers.
-        guides: folder or pattern of the guides; null for a study of realism alone.
-        real: folder or pattern of real images of the domain, for the catch trials about realism; null takes the
-            methods' outputs, beside their degraded copies all the same.
-        questions: which of realism, faithfulness and satisfaction are asked.
-        pairs: all compares every two methods, first the first one with each other one, as in the paper.
-        comparisons: how many a rater is asked at the most, catch trials apart; null for all.
-        catches: catch trials for each rater.
-        seed: of what is asked of whom, in which order and on which side.
+            are paired by name. A preference rate is the rate at which the earlier method is preferred to the later.
+        out: the study's database file, which also stores the answers.
+        guides: folder or pattern of the guides; null if only realism is asked.
+        real: folder or pattern of real images of the domain, for the catch trials about realism; null uses outputs
+            of the methods instead.
+        questions: any of realism, faithfulness and satisfaction.
+        pairs: all compares every pair of methods; first compares the first method with each other one, as in the
+            paper.
+        comparisons: maximum number of comparisons per rater, not counting catch trials; null for all.
+        catches: number of catch trials per rater.
+        seed: seed of the forms, the order and the sides.
 
     Raises:
-        StudyError: an argument that makes no study.
+        StudyError: if an argument is invalid.
     """
 
     methods: dict[str, str]
@@ -51,7 +52,7 @@ class Plan:
             )
         for name in self.methods:
             if not _METHOD.fullmatch(name):
-                raise StudyError(f"a method's name has letters, digits, _, + and -, got {name!r}")
+                raise StudyError(f"a method's name consists of letters, digits, _, + and -, got {name!r}")
         if not self.questions or set(self.questions) - set(QUESTIONS) or len(set(self.questions)) < len(self.questions):
             raise StudyError(f"questions must be some of {', '.join(QUESTIONS)}, got [{','.join(self.questions)}]")
         showing = [question for question in self.questions if QUESTIONS[question].shows_guide]

@@ -1,18 +1,17 @@
-// The raters' page. A choice is kept in the browser from the moment it is made until the server has said that it is on
-// its disk; what could not be sent is sent again, also after the page was closed. The server takes an answer once,
-// however often it comes.
+// The raters' page. The browser stores a choice until the server has confirmed that the answer is on disk. Unsent
+// answers are sent again, even after the page was closed and reopened. The server stores an answer only once.
 "use strict";
 
 const AHEAD = 5; // trials whose images are loaded before they are needed
 const CHOSEN = 180; // milliseconds for which a choice is shown
-const SETTLING = 250; // milliseconds after new images in which a choice would be an accident
-const FIRST_WAIT = 500, LONGEST_WAIT = 5000; // milliseconds before something is tried again
+const SETTLING = 250; // milliseconds after new images in which a choice is ignored as accidental
+const FIRST_WAIT = 500, LONGEST_WAIT = 5000; // milliseconds before a retry
 const TIMEOUT = 15000;
 
 const element = (id) => document.getElementById(id);
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-/** What the browser remembers; where it may not, what this page does, and the address then says who the rater is. */
+/** The browser's storage. If it is blocked, values live as long as the page, and the address identifies the rater. */
 class Memory {
   constructor() {
     try {
@@ -33,23 +32,25 @@ class Memory {
   }
 }
 
-/** A request that the server will not take, however often it is sent. */
+/** The server rejects the request, and repeating it would not help. */
 class Refused extends Error {}
 
-/** Asks the server; fails with Refused, or with another error where it makes sense to try again. */
-async function ask(path, body) {
-  const request = { signal: AbortSignal.timeout(TIMEOUT), cache: "no-store" };
-  if (body) {
-    Object.assign(request, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
-  }
-  const response = await fetch(path, request);
+/** Sends a request; throws Refused, or another error if it makes sense to try again. */
+async function post(path, body) {
+  const response = await fetch(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(body),
+    signal: AbortSignal.timeout(TIMEOUT),
+    cache: "no-store",
+  });
   if (response.status >= 500) throw new Error(`status ${response.status}`);
   const reply = await response.json();
   if (!response.ok) throw new Refused(reply.error);
   return reply;
 }
 
-/** What `attempt` gives as soon as it does not fail; in between, `failed` is told. */
+/** Repeats `attempt` until it succeeds and returns its result; calls `failed` after each failure. */
 async function persist(attempt, failed) {
   for (let wait = FIRST_WAIT; ; wait = Math.min(2 * wait, LONGEST_WAIT)) {
     try {
@@ -62,7 +63,7 @@ async function persist(attempt, failed) {
   }
 }
 
-/** The answers that the server may not have yet. */
+/** The answers that the server has not confirmed. */
 class Unsent {
   constructor(memory, study, rater) {
     this.memory = memory;
@@ -70,7 +71,7 @@ class Unsent {
     this.prefix = `sdedit-study/${study}/${rater}/`;
     this.sending = false;
   }
-  /** Forgets the answers to trials that the server has not asked, as after a study was put back to an earlier copy. */
+  /** Drops answers to trials that the server does not ask, as after the study was restored from a backup. */
   onlyTo(trials) {
     const asked = new Set(trials.map((trial) => trial.id));
     for (const trial of this.trials()) if (!asked.has(trial)) this.memory.remove(this.prefix + trial);
@@ -79,14 +80,14 @@ class Unsent {
   keep(trial, choice, milliseconds) {
     this.memory.set(this.prefix + trial, JSON.stringify({ rater: this.rater, trial, choice, milliseconds }));
   }
-  /** Sends until nothing is left; `changed` is told how many are, and whether the server can be reached. */
+  /** Sends all answers; calls `changed` with the number left and whether the server was reached. */
   async send(changed) {
     if (this.sending) return;
     this.sending = true;
     try {
       for (let [trial] = this.trials(); trial !== undefined; [trial] = this.trials()) {
         const answer = JSON.parse(this.memory.get(this.prefix + trial));
-        await persist(() => ask("api/answers", answer), () => changed(this.trials().length, false));
+        await persist(() => post("api/answers", answer), () => changed(this.trials().length, false));
         this.memory.remove(this.prefix + trial);
         changed(this.trials().length, true);
       }
@@ -96,7 +97,7 @@ class Unsent {
   }
 }
 
-/** The images, each loaded once and held so that it appears at once. */
+/** The images, each loaded once and kept so that it appears without delay. */
 class Images {
   constructor() { this.loaded = new Map(); }
   static address(id) { return `images/${id}.png`; }
@@ -118,17 +119,17 @@ class Page {
   constructor() {
     this.memory = new Memory();
     this.images = new Images();
-    this.shown = null; // the trial on the screen, null while none can be answered
+    this.shown = null; // the trial on the screen; null while no answer is accepted
   }
 
   async open() {
     try {
-      const { study, questions } = await persist(() => ask("api/study"), () => this.offline(0));
+      const { id, questions } = JSON.parse(element("study").textContent);
       this.questions = questions;
-      this.rater = this.identify(study);
-      const { trials } = await persist(() => ask("api/join", { rater: this.rater }), () => this.offline(0));
+      this.rater = this.identify(id);
+      const { trials } = await persist(() => post("api/join", { rater: this.rater }), () => this.offline(0));
       this.trials = trials;
-      this.unsent = new Unsent(this.memory, study, this.rater);
+      this.unsent = new Unsent(this.memory, id, this.rater);
       this.unsent.onlyTo(trials);
     } catch (error) {
       return this.refused(error);
@@ -142,12 +143,12 @@ class Page {
     element("about-guide").hidden = !this.trials.some((trial) => trial.guide);
     const begin = element("start");
     begin.disabled = false;
-    begin.textContent = this.left.length < this.trials.length ? `Go on (${this.left.length} to go)` : `Start (${this.trials.length} pairs)`;
+    begin.textContent = this.left.length < this.trials.length ? `Continue (${this.left.length} to go)` : `Start (${this.trials.length} pairs)`;
     begin.addEventListener("click", () => this.next());
     if (this.left.length === 0) this.next();
   }
 
-  /** Who answers: whom the address names, else whom this browser has been before, else somebody new. */
+  /** The rater: the name in the address, else the one stored in this browser, else a new one. */
   identify(study) {
     const key = `sdedit-study/${study}`;
     const named = new URLSearchParams(location.search).get("rater");
@@ -180,7 +181,7 @@ class Page {
     });
   }
 
-  /** Shows the next trial, when its images are there. */
+  /** Shows the next trial once its images are loaded. */
   async next() {
     this.shown = null;
     element("welcome").hidden = true;
@@ -251,13 +252,13 @@ class Page {
     element("again").disabled = count > 0;
     element("outcome").textContent = count === 0
       ? `All your ${this.trials.length} answers have arrived. You can close this page.`
-      : `${count} of your ${this.trials.length} answers are still on their way: please leave this page open.`;
+      : `${count} of your ${this.trials.length} answers are still being sent: please leave this page open.`;
     if (document.activeElement === document.body) element("thanks").querySelector("h1").focus();
   }
 
   offline(count) {
-    const kept = count === 0 ? "" : count === 1 ? " Your last answer is kept here and sent as soon as it does."
-      : ` Your last ${count} answers are kept here and sent as soon as it does.`;
+    const kept = count === 0 ? "" : count === 1 ? " Your last answer is stored here and will be sent later."
+      : ` Your last ${count} answers are stored here and will be sent later.`;
     this.notify(`The server does not answer at the moment.${kept}`);
   }
 

@@ -1,15 +1,17 @@
-"""Which comparisons a study makes, and how they are dealt to raters.
+"""The design of a study: which comparisons are made, and how they are distributed over raters.
 
-A comparison is a question about two methods' outputs for one item (a guide and what the methods made of it). All of
-(question, pair of methods, item) are asked. They are dealt into forms, each of which a rater fills in:
+A comparison is one question about two methods' outputs for one item (a guide and the outputs made from it). Every
+combination of question, pair of methods and item is asked. The comparisons are dealt into forms; a rater answers one
+form.
 
-- Every comparison is in one form, and every (question, pair) has as many in one form as in another, or one more.
-- Sides alternate within a form, and every form has a mirror with the sides exchanged: over the two of them each method
-  of each comparison stands on the left once.
-- A form is asked in blocks, a question each. The order of the blocks rotates from form to form, the order within a
-  block is random, and so is the place of the catch trials: an intact image beside a heavily degraded copy of it.
+- Each comparison appears in exactly one form. For every question and pair, the number of comparisons differs by at
+  most one between forms.
+- Sides alternate within a form, and every form has a mirrored twin with the sides exchanged, so that over both forms
+  each method of a comparison stands on the left once.
+- A form has one block per question. The order of the blocks rotates from form to form; the order within a block is
+  random, including the positions of the catch trials (an intact image beside a heavily degraded copy of it).
 
-Everything is a function of the seed.
+The design is a function of the seed.
 """
 
 from __future__ import annotations
@@ -25,30 +27,29 @@ from sdedit_pl.study.questions import QUESTIONS
 Side: TypeAlias = Literal["left", "right"]
 
 GUIDE, REAL = "(guide)", "(real)"
-"""Sources of images that are no method; the brackets keep them apart from methods' names."""
+"""Origins of images that no method made. Names of methods cannot contain brackets, so these cannot clash with one."""
 
 
 class StudyError(ValueError):
-    """A study that cannot be built, served or reported; its message says why and what to do."""
+    """A study cannot be built, served or reported."""
 
 
-class Subject(NamedTuple):
-    """What an image shows.
+class TrialImage(NamedTuple):
+    """An image that a trial shows.
 
     Args:
-        source: a method's name, GUIDE or REAL.
-        item: the name that the files have in common; for REAL the real image's own.
-        degraded: whether it is the degraded copy.
+        origin: name of a method, GUIDE or REAL.
+        item: name that the files of an item share; for REAL, the name of the real image.
+        degraded: True for the degraded copy of a catch trial.
     """
 
-    source: str
+    origin: str
     item: str
     degraded: bool = False
 
     @property
     def label(self) -> str:
-        """The source, or that it is a degraded copy."""
-        return "(degraded)" if self.degraded else self.source
+        return "(degraded)" if self.degraded else self.origin
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Trial:
 
     Args:
         question: a key of QUESTIONS.
-        item: whose guide is shown, where the question shows one.
+        item: the item whose guide is shown, if the question shows one.
         left: the image on the left.
         right: the image on the right.
         correct: the side of the intact image in a catch trial; None in a comparison.
@@ -65,33 +66,32 @@ class Trial:
 
     question: str
     item: str
-    left: Subject
-    right: Subject
+    left: TrialImage
+    right: TrialImage
     correct: Side | None = None
 
     @property
-    def guide(self) -> Subject | None:
-        """The guide's image, where the question shows it."""
-        return Subject(GUIDE, self.item) if QUESTIONS[self.question].shows_guide else None
+    def guide(self) -> TrialImage | None:
+        """The guide, or None if the question does not show it."""
+        return TrialImage(GUIDE, self.item) if QUESTIONS[self.question].shows_guide else None
 
     @property
-    def subjects(self) -> list[Subject]:
-        """All images of the trial."""
-        return [subject for subject in (self.guide, self.left, self.right) if subject is not None]
+    def images(self) -> list[TrialImage]:
+        return [image for image in (self.guide, self.left, self.right) if image is not None]
 
     def mirrored(self) -> Trial:
-        """The same with the sides exchanged."""
+        """The same trial with the sides exchanged."""
         other: dict[Side | None, Side | None] = {"left": "right", "right": "left", None: None}
         return Trial(self.question, self.item, self.right, self.left, other[self.correct])
 
 
-def pairs_of(methods: Sequence[str], pairs: Literal["all", "first"]) -> list[tuple[str, str]]:
-    """The methods that are compared: every two of them, or the first with each other one."""
+def method_pairs(methods: Sequence[str], pairs: Literal["all", "first"]) -> list[tuple[str, str]]:
+    """The pairs of methods to compare: all of them, or those that contain the first method."""
     every = list(itertools.combinations(methods, 2))
     return every if pairs == "all" else every[: len(methods) - 1]
 
 
-def deal(
+def design_forms(
     items: Sequence[str],
     questions: Sequence[str],
     pairs: Sequence[tuple[str, str]],
@@ -101,19 +101,19 @@ def deal(
     seed: int,
     real: Sequence[str] = (),
 ) -> list[list[Trial]]:
-    """The forms of a study, every second one the mirror of the one before it.
+    """Deals all comparisons and the catch trials into forms.
 
     Args:
         items: names of the items.
         questions: keys of QUESTIONS.
-        pairs: of methods, see `pairs_of`.
-        comparisons: at the most in a form; None for all in one.
-        catches: catch trials in a form, besides.
-        seed: of all that is random.
-        real: names of the real images that catch trials may show.
+        pairs: pairs of methods, see `method_pairs`.
+        comparisons: maximum number of comparisons in a form; None puts all into one form (and its mirror).
+        catches: number of catch trials per form, in addition to the comparisons.
+        seed: seed of all random choices.
+        real: names of real images for catch trials.
 
     Returns:
-        The trials of each form, in the order in which they are asked.
+        The trials of each form in the order in which they are asked. Every odd form mirrors the form before it.
     """
     generator = random.Random(seed)
     asked = [
@@ -126,11 +126,11 @@ def deal(
     forms = []
     for number in range(count):
         dealt = [
-            Trial(question, item, Subject(first, item), Subject(second, item))
+            Trial(question, item, TrialImage(first, item), TrialImage(second, item))
             for question, (first, second), item in asked[number::count]
         ]
         caught = [
-            _catch(questions[index % len(questions)], items, methods, real, generator) for index in range(catches)
+            _catch_trial(questions[index % len(questions)], items, methods, real, generator) for index in range(catches)
         ]
         trials = [trial for group in (dealt, caught) for trial in _alternating(group, number)]
         for form in (trials, [trial.mirrored() for trial in trials]):
@@ -138,29 +138,29 @@ def deal(
     return forms
 
 
-def _catch(
+def _catch_trial(
     question: str, items: Sequence[str], methods: Sequence[str], real: Sequence[str], generator: random.Random
 ) -> Trial:
     """A trial with a known answer.
 
-    Any output of a method is better than its own degraded copy, so that it stands in where there is no real image.
+    Without a real image, a method's output serves: any output is better than its own degraded copy.
     """
     item, method = generator.choice(items), generator.choice(methods)
-    intact = Subject(method, item)
+    intact = TrialImage(method, item)
     if QUESTIONS[question].intact == "guide":
-        intact = Subject(GUIDE, item)
+        intact = TrialImage(GUIDE, item)
     elif QUESTIONS[question].intact == "real" and real:
-        intact = Subject(REAL, generator.choice(real))
+        intact = TrialImage(REAL, generator.choice(real))
     return Trial(question, item, intact, intact._replace(degraded=True), "left")
 
 
 def _alternating(trials: Sequence[Trial], first: int) -> list[Trial]:
-    """The trials, every second one mirrored, beginning with the first one where `first` is odd."""
+    """Mirrors every second trial, beginning with the first one if `first` is odd."""
     return [trial.mirrored() if (index + first) % 2 else trial for index, trial in enumerate(trials)]
 
 
 def _in_blocks(trials: Sequence[Trial], questions: Sequence[str], generator: random.Random) -> list[Trial]:
-    """The trials of one question after those of another, each block shuffled."""
+    """Groups the trials by question and shuffles each group."""
     blocks = ([trial for trial in trials if trial.question == question] for question in questions)
     return [trial for block in blocks for trial in generator.sample(block, len(block))]
 

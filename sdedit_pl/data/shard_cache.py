@@ -1,13 +1,12 @@
-"""Shards of other machines, kept on this one: whole files in a folder that all processes of a node share.
+"""Local copies of remote shards, in a folder that all processes of a node share.
 
-A shard is fetched once a node, by whichever process needs it first while the others wait at its lock, and appears in
-the folder whole or not at all. When the files exceed the limit, the least recently opened ones are removed; a process
-that still reads one goes on with it. What stays for good is a small record of each shard that was ever fetched: which
-images it holds, where, and the hash of the file. With the records of all shards before it, any position of the order
-can be found without fetching them again.
+A shard is downloaded once per node, by the process that needs it first; the others wait at its lock. When the copies
+exceed the limit, the least recently opened ones are removed; a process that still reads one keeps its open file. A
+record of every downloaded shard stays: the places of its images and the file's hash. With the records of all shards,
+any position of the training order is found without another download.
 
-A shard whose hash is not that of its record, or of the manifest, has changed. It is not read: places that were listed
-in another file would give other images than those that the run has seen so far.
+A shard whose hash differs from its record's, or from the manifest's, has changed. It is not read: the recorded places
+would give other images than those that the run has seen.
 """
 
 from __future__ import annotations
@@ -25,23 +24,27 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from sdedit_pl.data.fetch import Absent, StreamInterrupted, fetch, is_remote, version_of
 from sdedit_pl.data.manifest import Shard
 from sdedit_pl.data.source import UnreadableShard
 from sdedit_pl.data.tars import Members, ShardFile, Stamp, list_members
-from sdedit_pl.files import sha256_of, write_whole
+from sdedit_pl.downloads import DownloadInterrupted, FileAbsent, WrongFile, download, is_remote, version_of
+from sdedit_pl.files import write_whole
 
-# How often a shard is fetched that turns out damaged, before it is taken for what it is.
-_READINGS = 3
+# A damaged shard is downloaded this many times before it is used up to the damage: the transfer may be at fault.
+_DOWNLOADS = 3
 
 
-class Record(NamedTuple):
-    """What is known of a shard that was fetched.
+class StreamInterrupted(ValueError):
+    """A stream of shards that cannot continue: a server that does not answer, or no room for its files."""
+
+
+class ShardRecord(NamedTuple):
+    """A shard that was downloaded.
 
     Args:
         members: Its images.
-        sha256: Of the file; empty where there is none.
-        version: As the server names it; may be empty.
+        sha256: Hash of the file; empty where there is no file.
+        version: The server's name for this version; may be empty.
     """
 
     members: Members
@@ -50,11 +53,11 @@ class Record(NamedTuple):
 
 
 class ShardCache:
-    """Local copies of remote shards; local shards are read where they are.
+    """Local copies of remote shards; local shards are read in place.
 
     Args:
-        folder: Of the copies and records.
-        limit: Bytes of copies above which the least recently opened ones go. At least what is being fetched stays.
+        folder: Folder of the copies and records.
+        limit: Bytes of copies above which the least recently opened ones are removed. A shard in use always stays.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -64,7 +67,7 @@ class ShardCache:
         self._local: dict[str, tuple[Members, Stamp]] = {}
 
     def members(self, shard: Shard) -> Members:
-        """The images of a shard, which is fetched unless they are known. Of one that does not exist: none.
+        """The images of a shard, which is downloaded unless they are known; none if the shard does not exist.
 
         Raises:
             StreamInterrupted: The server does not answer, or there is no room.
@@ -76,12 +79,12 @@ class ShardCache:
             try:
                 return self.open(shard)[1]
             except UnreadableShard:
-                record = self._record(shard)  # of a shard that is not there
+                record = self._record(shard)  # of a shard that does not exist
         assert record is not None
         return record.members
 
     def open(self, shard: Shard) -> tuple[ShardFile, Members]:
-        """A shard to read from, fetched if it is not there, and its images.
+        """A shard's open file, downloaded if there is no copy, and its images.
 
         Raises:
             UnreadableShard: It does not exist or has changed.
@@ -97,13 +100,13 @@ class ShardCache:
         return found
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
-        """Fetches those shards that are not there and that no other process is fetching, while there is room for one.
+        """Downloads the shards without a copy that no other process is downloading, while there is room.
 
-        What fails is left to be met, and reported, by whoever needs it.
+        Failures are left to the process that needs the shard, which meets and reports them.
         """
         for shard in shards:
             sizes = [status.st_size for _, status in self._copies()]
-            if not is_remote(shard.place) or self._busy_with(shards) + max(sizes, default=0) > self.limit:
+            if not is_remote(shard.place) or self._size_of_copies(shards) + max(sizes, default=0) > self.limit:
                 continue
             try:
                 if self._find(shard) is None:
@@ -114,24 +117,24 @@ class ShardCache:
                 continue
 
     def _find(self, shard: Shard) -> tuple[ShardFile, Members] | None:
-        """The copy that is there, or None."""
+        """The copy of a shard, opened, or None."""
         record = self._record(shard)
         if record is None or not record.sha256 or (shard.sha256 or record.sha256) != record.sha256:
             return None
         file = self._copy(shard, record.sha256)
         try:
             status = file.stat()
-            os.utime(file, ns=(time.time_ns(), status.st_mtime_ns))  # the order in which copies are removed
+            os.utime(file, ns=(time.time_ns(), status.st_mtime_ns))  # copies are removed in the order of these times
             opened = ShardFile(file, shard.place, Stamp.of(status))
-            opened.opened()  # from here on it may be removed
+            opened.opened()  # the copy may be removed from here on
         except FileNotFoundError:
             return None
         if shard.sha256 is None:
             self._confirm(shard, record)
         return opened, record.members
 
-    def _confirm(self, shard: Shard, record: Record) -> None:
-        """Asks once whether the server still has the version that was copied."""
+    def _confirm(self, shard: Shard, record: ShardRecord) -> None:
+        """Checks, once per shard, that the server still has the version that was copied."""
         if shard.place not in self._confirmed:
             now = version_of(shard.place)
             if now and record.version and now != record.version:
@@ -139,47 +142,49 @@ class ShardCache:
             self._confirmed.add(shard.place)
 
     def _fetch(self, shard: Shard, kept: Sequence[Shard]) -> tuple[ShardFile, Members]:
-        """Fetches a shard under its lock; copies of the shards `kept` are not removed for it."""
+        """Downloads a shard, whose lock is held; copies of the shards `kept` are not removed for it."""
         before = self._record(shard)
         expected = shard.sha256 or (before.sha256 if before else "")
-        part = self._path(shard, ".part")
+        new = self._path(shard, ".new")
         try:
-            record = self._fetched(shard, part, expected)
+            record = self._download(shard, new, expected)
             self._write(shard, record)
             file = self._copy(shard, record.sha256)
-            part.replace(file)
+            new.replace(file)
             self._confirmed.add(shard.place)
             opened = ShardFile(file, shard.place, Stamp.of(file.stat()))
             opened.opened()
             self._remove_oldest(kept)
             return opened, record.members
-        except Absent as error:
-            if not expected:  # else its images are known, and others stand in for them
+        except FileAbsent as error:
+            if not expected:  # otherwise its images are known, and others replace them
                 note = self._path(shard, ".json")
                 problem = f"{error} (noted in {note}: remove it for a new run that is to try again)"
-                self._write(shard, Record(Members.none(problem), "", ""))
+                self._write(shard, ShardRecord(Members.none(problem), "", ""))
             raise UnreadableShard(shard.place, f"cannot read shard {shard.place}: {error}") from None
+        except DownloadInterrupted as error:
+            raise StreamInterrupted(
+                f"cannot fetch {shard.place}: {error}; when it can be reached again, run the same command again"
+            ) from None
         except OSError as error:
             raise self._unusable(error) from error
-        finally:
-            part.unlink(missing_ok=True)
 
-    def _fetched(self, shard: Shard, part: Path, expected: str) -> Record:
-        """Fetches a shard to a file; again when it comes damaged, or with another hash than `expected` if that is one.
+    def _download(self, shard: Shard, new: Path, expected: str) -> ShardRecord:
+        """Downloads a shard; repeatedly if it is damaged or has another hash than expected.
 
-        A shard that is not known and comes damaged each time is taken as it is.
+        A shard of unknown hash that is damaged every time is used up to the damage.
         """
-        for _ in range(_READINGS):
-            version = fetch(shard.place, part)
-            record = Record(list_members(part)[0], sha256_of(part), version)
-            if record.sha256 == expected or (not expected and not record.members.problem):
-                return record
-        if expected:
-            raise self._changed(shard)
-        return record
+        for attempt in range(_DOWNLOADS):
+            try:
+                sha256 = download(shard.place, new, expected)
+            except WrongFile:
+                continue
+            members = list_members(new)[0]
+            if expected or not members.problem or attempt == _DOWNLOADS - 1:
+                return ShardRecord(members, sha256, version_of(shard.place))
+        raise self._changed(shard)
 
-    def _busy_with(self, shards: Sequence[Shard]) -> int:
-        """Bytes of the copies of these shards."""
+    def _size_of_copies(self, shards: Sequence[Shard]) -> int:
         names = self._names(shards)
         return sum(status.st_size for copy, status in self._copies() if copy.name.partition("-")[0] in names)
 
@@ -209,16 +214,16 @@ class ShardCache:
             self._local[shard.place] = list_members(shard.place)
         return self._local[shard.place]
 
-    def _record(self, shard: Shard) -> Record | None:
+    def _record(self, shard: Shard) -> ShardRecord | None:
         try:
             stored = json.loads(self._path(shard, ".json").read_bytes())
             keys = np.array([os.fsencode(key) for key in stored["keys"]], dtype=np.bytes_)
             places = np.array(stored["places"], dtype=np.int64).reshape(-1, 2)
-            return Record(Members(keys, places, stored["problem"]), stored["sha256"], stored["version"])
+            return ShardRecord(Members(keys, places, stored["problem"]), stored["sha256"], stored["version"])
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return None
 
-    def _write(self, shard: Shard, record: Record) -> None:
+    def _write(self, shard: Shard, record: ShardRecord) -> None:
         # Not npz: numpy parses its headers with `ast`, which CPython 3.11 cannot do in two threads at once
         # (python/cpython#106905), and shards are prefetched in a thread.
         stored = {
@@ -232,7 +237,7 @@ class ShardCache:
 
     @contextmanager
     def _locked(self, shard: Shard, timeout: float = -1.0) -> Iterator[None]:
-        """Keeps other processes from fetching the shard; raises Timeout if one does so for longer than `timeout`."""
+        """Keeps other processes from downloading the shard; raises Timeout if one does so for longer than `timeout`."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self._path(shard, ".lock"), timeout=timeout)
