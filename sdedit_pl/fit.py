@@ -25,9 +25,9 @@ from sdedit_pl.build import (
     build_safeguards,
     model_config,
 )
-from sdedit_pl.checkpoints.loading import RUN_FILE
+from sdedit_pl.checkpoints.init_from import TOLD, initialise
+from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.checkpoints.native import save_denoiser
-from sdedit_pl.checkpoints.transfer import TOLD, initialise
 from sdedit_pl.config import ConfigError
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.denoiser import Denoiser

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urldefrag, urlsplit
 
-from sdedit_pl.checkpoints.formats import CheckpointError
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.downloads import LOOPBACK, DownloadFailed, WrongFile, cache_folder, download_once
 from sdedit_pl.files import write_whole
 

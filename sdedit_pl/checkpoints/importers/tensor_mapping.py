@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sdedit_pl.build import build_component, resolve_model
-from sdedit_pl.checkpoints.formats import CheckpointError, Mapped
-from sdedit_pl.networks import NETWORKS
+from sdedit_pl.checkpoints.importers.checkpoint_format import Mapped
+from sdedit_pl.checkpoints.network_shapes import state_shapes
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
 
 
 @dataclass(frozen=True)
-class Source:
+class TensorSource:
     """The published tensors that one of ours is made of, by name, and how."""
 
     names: tuple[str, ...]
     make: Callable[[Sequence[Tensor]], Tensor]
 
 
-def same(name: str) -> Source:
+def same(name: str) -> TensorSource:
     """The tensor as it is, but for trailing axes of length one, which the reader adds."""
-    return Source((name,), lambda tensors: tensors[0])
+    return TensorSource((name,), lambda tensors: tensors[0])
 
 
-def transposed(name: str) -> Source:
+def transposed(name: str) -> TensorSource:
     """A matrix (in, out) as (out, in)."""
-    return Source((name,), lambda tensors: tensors[0].t())
+    return TensorSource((name,), lambda tensors: tensors[0].t())
 
 
-def stacked(sources: Sequence[Source]) -> Source:
+def stacked(sources: Sequence[TensorSource]) -> TensorSource:
     """Several sources of one tensor each, one after the other along the output channels."""
     names = tuple(name for source in sources for name in source.names)
-    return Source(
+    return TensorSource(
         names,
         lambda tensors: torch.cat([source.make([tensor]) for source, tensor in zip(sources, tensors, strict=True)]),
     )
@@ -77,10 +75,10 @@ class Difference:
 
 
 def difference(
-    tensors: Mapping[str, Tensor], sources: Mapping[str, Source], name: str, arguments: Mapping[str, Any]
+    tensors: Mapping[str, Tensor], sources: Mapping[str, TensorSource], name: str, arguments: Mapping[str, Any]
 ) -> Difference:
     """Compares the names and shapes in a file with those of a network; takes what `read_network` takes."""
-    expected = _expected(name, arguments)
+    expected = state_shapes(name, arguments)
     wanted = [published for ours in expected for published in sources[ours].names]
     assert len(wanted) == len(set(wanted))
     missing = [published for published in wanted if published not in tensors]
@@ -95,7 +93,7 @@ def difference(
 
 
 def read_network(
-    tensors: Mapping[str, Tensor], sources: Mapping[str, Source], name: str, arguments: Mapping[str, Any]
+    tensors: Mapping[str, Tensor], sources: Mapping[str, TensorSource], name: str, arguments: Mapping[str, Any]
 ) -> dict[str, Tensor]:
     """Makes a network's state dict, using every published tensor exactly once.
 
@@ -120,24 +118,11 @@ def read_network(
         )
     return {
         ours: _made(sources[ours], [tensors[published] for published in sources[ours].names], meta.dim()).contiguous()
-        for ours, meta in _expected(name, arguments).items()
+        for ours, meta in state_shapes(name, arguments).items()
     }
 
 
-def network_arguments(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name in `NETWORKS` and the constructor's arguments of a model's network, every one present.
-
-    Raises:
-        ConfigError: on unknown names or keys.
-    """
-    resolved, channels = resolve_model(model), model["image"]["channels"]
-    section = resolved["network"]
-    outputs = build_component(resolved, "parameterisation").output_channels(channels)
-    arguments = {key: value for key, value in section.items() if key != "name"}
-    return section["name"], {"image_channels": channels, "output_channels": outputs, **arguments}
-
-
-def mapped(state: Iterable[str], sources: Mapping[str, Source], ignored: Mapping[str, str]) -> Mapped:
+def mapped(state: Iterable[str], sources: Mapping[str, TensorSource], ignored: Mapping[str, str]) -> Mapped:
     """The report of what `read_network` has used.
 
     Args:
@@ -162,25 +147,13 @@ def named_tensors(state: Any, what: str) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
-def _expected(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict of a network, without memory."""
-    return _state_of(json.dumps([name, arguments]))
-
-
-@lru_cache(maxsize=64)
-def _state_of(network: str) -> dict[str, Tensor]:
-    name, arguments = json.loads(network)
-    with torch.device("meta"):
-        return NETWORKS[name](**arguments).state_dict()
-
-
-def _made(source: Source, tensors: Sequence[Tensor], axes: int) -> Tensor:
+def _made(source: TensorSource, tensors: Sequence[Tensor], axes: int) -> Tensor:
     """One of our tensors, with trailing axes of length one up to `axes`."""
     tensor = source.make(tensors)
     return tensor.reshape(tensor.shape + (1,) * (axes - tensor.dim()))
 
 
-def _shape_made(source: Source, tensors: Sequence[Tensor], axes: int) -> tuple[int, ...] | str:
+def _shape_made(source: TensorSource, tensors: Sequence[Tensor], axes: int) -> tuple[int, ...] | str:
     """The shape that a source would give, found without touching a number; in words where it would give none."""
     try:
         return tuple(_made(source, [tensor.to("meta") for tensor in tensors], axes).shape)

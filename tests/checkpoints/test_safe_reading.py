@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from support.damage import Bomb
 
 from sdedit_pl.checkpoints import CheckpointError
-from sdedit_pl.checkpoints.formats import names_in, origin_of, read_plain
+from sdedit_pl.checkpoints.importers.checkpoint_format import origin_of
+from sdedit_pl.checkpoints.safe_reading import names_in, read_plain
 
 STATE = {"conv.weight": torch.ones(2, 3), "conv.bias": torch.zeros(2)}
 EDM_PICKLE = b"\x80\x02ctorch_utils.persistence\n_reconstruct_persistent_obj\n(tR."

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from sdedit_pl.build import build_denoiser, resolve_model
 from sdedit_pl.checkpoints import CheckpointError, load_denoiser, save_weights
-from sdedit_pl.checkpoints.guided_diffusion import GuidedDiffusionFormat, model_of, read_flags
-from sdedit_pl.checkpoints.presets import PRESETS
-from sdedit_pl.checkpoints.transfer import initialise
+from sdedit_pl.checkpoints.importers.from_guided_diffusion import GuidedDiffusionFormat, model_of, read_flags
+from sdedit_pl.checkpoints.importers.presets import PRESETS
+from sdedit_pl.checkpoints.init_from import initialise
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.losses import DataWeighting, UniformTimes
 from sdedit_pl.noise import SeededNoise, StepNoise

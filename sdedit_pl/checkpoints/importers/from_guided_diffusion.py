@@ -15,10 +15,11 @@ from typing import Any
 
 from torch import Tensor
 
-from sdedit_pl.checkpoints.conventions import discrete_vp
-from sdedit_pl.checkpoints.formats import CheckpointError, CheckpointFormat, Imported, names_in, read_plain
-from sdedit_pl.checkpoints.layouts import Source, attention_levels, named_tensors, same
-from sdedit_pl.checkpoints.state_dicts import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported
+from sdedit_pl.checkpoints.importers.model_choice import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.importers.noise_conventions import discrete_vp
+from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource, attention_levels, named_tensors, same
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
 from sdedit_pl.config import nearest
 
 NAME = "guided_diffusion"
@@ -166,7 +167,7 @@ def model_of(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {"image": {"size": size, "channels": 3}, "network": network, **_convention(flags)}
 
 
-def network_sources(name: str, arguments: Mapping[str, Any], *, by_head: bool) -> dict[str, Source]:
+def network_sources(name: str, arguments: Mapping[str, Any], *, by_head: bool) -> dict[str, TensorSource]:
     """Where each tensor of our network stands in a published state dict, without `module.` in front.
 
     Args:
@@ -175,7 +176,7 @@ def network_sources(name: str, arguments: Mapping[str, Any], *, by_head: bool) -
         by_head: Whether the rows of `qkv` are one head's after the other's.
     """
     layers = [*_RENAMED.items()]
-    sources: dict[str, Source] = {}
+    sources: dict[str, TensorSource] = {}
     for theirs, ours, kind in _modules(arguments):
         if kind == "attention":
             width = arguments["channels"] * arguments["channel_multipliers"][_level(ours, arguments)]
@@ -194,13 +195,13 @@ def network_sources(name: str, arguments: Mapping[str, Any], *, by_head: bool) -
     return sources
 
 
-def _heads_together(name: str, heads: int) -> Source:
+def _heads_together(name: str, heads: int) -> TensorSource:
     """Rows of (head, query or key or value, channel) as (query or key or value, head, channel)."""
 
     def make(tensors: Any) -> Tensor:
         return tensors[0].unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
 
-    return Source((name,), make)
+    return TensorSource((name,), make)
 
 
 def _modules(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sdedit_pl.checkpoints.conventions import continuous_ve, continuous_vp, discrete_ve, discrete_vp
+from sdedit_pl.checkpoints.importers.noise_conventions import continuous_ve, continuous_vp, discrete_ve, discrete_vp
 
 CENTERED, UNIT = (-1.0, 1.0), (0.0, 1.0)
 """The two ranges of images."""

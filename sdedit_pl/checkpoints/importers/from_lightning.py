@@ -9,15 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from sdedit_pl.build import model_config
-from sdedit_pl.checkpoints.formats import (
-    CheckpointError,
-    CheckpointFormat,
-    Imported,
-    Mapped,
-    names_in,
-    origin_of,
-    read_plain,
-)
+from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported, Mapped, origin_of
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
 
 CONFIG_KEY = "sdedit_config"
 NETWORK_PREFIX = "denoiser.network."

@@ -19,26 +19,20 @@ from typing import Any
 
 from torch import Tensor
 
-from sdedit_pl.checkpoints.conventions import continuous_ve, continuous_vp, discrete_ve, discrete_vp
-from sdedit_pl.checkpoints.formats import (
-    CheckpointError,
-    CheckpointFormat,
-    Imported,
-    names_in,
-    published_configuration,
-    read_plain,
-)
-from sdedit_pl.checkpoints.layouts import (
+from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported, published_configuration
+from sdedit_pl.checkpoints.importers.model_choice import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.importers.noise_conventions import continuous_ve, continuous_vp, discrete_ve, discrete_vp
+from sdedit_pl.checkpoints.importers.presets import CENTERED, UNIT
+from sdedit_pl.checkpoints.importers.tensor_mapping import (
     Difference,
-    Source,
+    TensorSource,
     attention_levels,
     named_tensors,
     same,
     stacked,
     transposed,
 )
-from sdedit_pl.checkpoints.presets import CENTERED, UNIT
-from sdedit_pl.checkpoints.state_dicts import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
 
 TABLE = "sigmas"
 """A published network's own table of noise levels, which belongs to the SDE."""
@@ -97,7 +91,7 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
         return {"image": image, "network": _network(model, data), **_convention(model, data, training)}
 
 
-def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, Source]:
+def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, TensorSource]:
     """Where each tensor of our network stands in a published state dict, without `module.` in front.
 
     Args:
@@ -298,9 +292,9 @@ def _slots(name: str, arguments: Mapping[str, Any]) -> Iterator[Slot]:
         yield "head.convolution", "plain"
 
 
-def _layers(renamed: Mapping[str, str], prefix: str) -> dict[str, Source]:
+def _layers(renamed: Mapping[str, str], prefix: str) -> dict[str, TensorSource]:
     """Maps `weight` and `bias` of each published layer, {theirs: ours}; `NIN` layers are transposed."""
-    sources: dict[str, Source] = {}
+    sources: dict[str, TensorSource] = {}
     for theirs, ours in renamed.items():
         nin = theirs.startswith("NIN")
         weight, bias = (f"{prefix}{theirs}.{name}" for name in (("W", "b") if nin else ("weight", "bias")))
@@ -309,7 +303,7 @@ def _layers(renamed: Mapping[str, str], prefix: str) -> dict[str, Source]:
     return sources
 
 
-def _attention(prefix: str) -> dict[str, Source]:
+def _attention(prefix: str) -> dict[str, TensorSource]:
     projections: Sequence[str] = [f"{prefix}NIN_{index}" for index in range(3)]
     return {
         **_layers({"GroupNorm_0": "norm", "NIN_3": "output"}, prefix),

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdedit_pl.checkpoints.conventions import continuous_ve, discrete_vp
-from sdedit_pl.checkpoints.formats import CheckpointError
+from sdedit_pl.checkpoints.importers.noise_conventions import continuous_ve, discrete_vp
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
 
 UNET_DEFAULTS: dict[str, Any] = {
     "sample_size": None,

@@ -15,8 +15,15 @@ from typing import Any
 import torch
 from torch.export import Dim
 
-from sdedit_pl.checkpoints.exports.base import Export
-from sdedit_pl.checkpoints.exports.estimator import INPUTS, METADATA_KEY, Estimator, check, example, metadata
+from sdedit_pl.checkpoints.exporters.export_format import Export
+from sdedit_pl.checkpoints.exporters.exported_function import (
+    INPUTS,
+    METADATA_KEY,
+    Estimator,
+    check,
+    example,
+    metadata,
+)
 from sdedit_pl.denoiser import Denoiser
 
 

@@ -16,8 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sdedit_pl.build import build_denoiser
-from sdedit_pl.checkpoints import FORMATS, CheckpointError, Imported, ddim, score_sde
-from sdedit_pl.checkpoints.layouts import difference, network_arguments
+from sdedit_pl.checkpoints import CheckpointError
+from sdedit_pl.checkpoints.importers import FORMATS, from_ddim, from_score_sde, importer
+from sdedit_pl.checkpoints.importers.checkpoint_format import Imported
+from sdedit_pl.checkpoints.importers.tensor_mapping import difference
+from sdedit_pl.checkpoints.network_shapes import network_arguments
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.typing import over_images
 
@@ -43,7 +46,7 @@ class Case(NamedTuple):
 
     def read(self, file: Path | None = None, **arguments: Any) -> Imported:
         """What its format makes of it, or of another file."""
-        return FORMATS[self.format]().read(file or self.file, config=self.config, **arguments)
+        return importer(self.format).read(file or self.file, config=self.config, **arguments)
 
     def tensors(self) -> dict[str, Tensor]:
         """Its network's state dict as published."""
@@ -180,8 +183,8 @@ def test_every_number_is_used_once_and_reported(case, name: str) -> None:
 @pytest.mark.parametrize("name", [*SCORE_SDE, "sdedit_ddpm", "score_sde_checkpoint"])
 def test_a_format_recognises_its_own_files_and_no_others(case, name: str, tiny_checkpoint: Path) -> None:
     published = case(name)
-    assert [format for format, kind in FORMATS.items() if kind().recognises(published.file)] == [published.format]
-    assert not FORMATS[published.format]().recognises(tiny_checkpoint)
+    assert [format for format in FORMATS if importer(format).recognises(published.file)] == [published.format]
+    assert not importer(published.format).recognises(tiny_checkpoint)
 
 
 @pytest.mark.parametrize("name", ["ncsnpp_ve_lsun", "sdedit_ddpm"])
@@ -193,7 +196,7 @@ def test_data_parallel_names_are_understood_in_every_kind_of_file(case, name: st
         save_file(wrapped, file)
     else:
         torch.save(wrapped, file, _use_new_zipfile_serialization=suffix == "zip.pth")
-    assert FORMATS[published.format]().recognises(file)
+    assert importer(published.format).recognises(file)
     assert max(relative_errors(published, published.read(file))) < TOLERANCE
 
 
@@ -274,8 +277,8 @@ def test_the_published_order_is_known_for_every_option(case, block: str) -> None
             resamp_with_conv=learned,
             embedding_type=embedding,
         )
-        name, arguments = network_arguments(score_sde.model_of(config))
-        found = difference({}, score_sde.network_sources(name, arguments), name, arguments)
+        name, arguments = network_arguments(from_score_sde.model_of(config))
+        found = difference({}, from_score_sde.network_sources(name, arguments), name, arguments)
         assert len(found.missing) == found.wanted > 100
         assert all(re.fullmatch(r"all_modules\.\d+\..+", theirs) for theirs in found.missing)
 
@@ -283,14 +286,14 @@ def test_the_published_order_is_known_for_every_option(case, block: str) -> None
 def test_attention_is_placed_by_resolution(case) -> None:
     config = case("ncsnpp_ve_lsun").config
     config["data"]["image_size"] = 32
-    assert score_sde.model_of(config)["network"]["attention_levels"] == [2]
+    assert from_score_sde.model_of(config)["network"]["attention_levels"] == [2]
 
 
 def test_a_discrete_ve_model_is_labelled_by_the_index_of_its_sigma(case) -> None:
     config = case("ncsnpp_ve_cifar10").config
     config["training"]["continuous"] = False
     config["model"].update(embedding_type="positional", num_scales=11)
-    denoiser = build_denoiser(score_sde.model_of(config))
+    denoiser = build_denoiser(from_score_sde.model_of(config))
     t = torch.linspace(0, 1, 11, dtype=torch.float64)
     label = denoiser.parameterisation.network_label(denoiser.sde, t)
     torch.testing.assert_close(label, torch.arange(10, -1, -1, dtype=torch.float64))
@@ -302,7 +305,7 @@ def test_a_discrete_vp_model_has_the_table_of_its_betas(case) -> None:
     config = case("ncsnpp_vp_ddpmpp").config
     config["training"]["continuous"] = False
     config["model"]["num_scales"] = 500
-    denoiser = build_denoiser(score_sde.model_of(config))
+    denoiser = build_denoiser(from_score_sde.model_of(config))
     betas = torch.linspace(0.1 / 500, 20 / 500, 500, dtype=torch.float64)
     t = torch.arange(1, 501) / 500
     torch.testing.assert_close(denoiser.sde.alpha(t.double()), (1 - betas).cumprod(0).sqrt())
@@ -313,7 +316,7 @@ def test_a_discrete_vp_model_has_the_table_of_its_betas(case) -> None:
 def test_sub_vp_is_continuous_whatever_the_configuration_says(case) -> None:
     config = case("ncsnpp_vp_ddpmpp").config
     config["training"].update(sde="subvpsde", continuous=False)
-    model = score_sde.model_of(config)
+    model = from_score_sde.model_of(config)
     assert model["sde"]["name"] == "subvp" and model["parameterisation"]["label_scale"] == 999
 
 
@@ -371,4 +374,4 @@ def test_bayesian_networks_of_ddim_carry_a_tensor_that_is_not_used(case, tmp_pat
 def test_a_quadratic_schedule_of_ddim_is_ours_by_another_name(case) -> None:
     config = case("sdedit_ddpm").config
     config["diffusion"]["beta_schedule"] = "quad"
-    assert ddim.model_of(config)["sde"]["schedule"] == "scaled_linear"
+    assert from_ddim.model_of(config)["sde"]["schedule"] == "scaled_linear"

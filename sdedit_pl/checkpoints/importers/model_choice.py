@@ -13,16 +13,11 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from sdedit_pl.checkpoints.formats import CheckpointError, Imported, origin_of
-from sdedit_pl.checkpoints.layouts import (
-    Difference,
-    Source,
-    difference,
-    mapped,
-    network_arguments,
-    read_network,
-)
-from sdedit_pl.checkpoints.presets import CENTERED, PRESETS, Preset
+from sdedit_pl.checkpoints.importers.checkpoint_format import Imported, origin_of
+from sdedit_pl.checkpoints.importers.presets import CENTERED, PRESETS, Preset
+from sdedit_pl.checkpoints.importers.tensor_mapping import Difference, TensorSource, difference, mapped, read_network
+from sdedit_pl.checkpoints.network_shapes import network_arguments
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.config import nearest
 
 Model: TypeAlias = Mapping[str, Any]
@@ -54,7 +49,7 @@ def import_network(
     path: Path,
     format: str,
     stored: Stored,
-    sources_of: Callable[[str, Mapping[str, Any]], Mapping[str, Source]],
+    sources_of: Callable[[str, Mapping[str, Any]], Mapping[str, TensorSource]],
     *,
     preset: str | None,
     configured: Model | None,

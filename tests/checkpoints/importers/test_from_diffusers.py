@@ -13,16 +13,19 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
+from support.denoisers import same_model
 from support.diffusers_models import AS_DDPM, AS_NCSNPP, NETWORKS, PLAIN, SKIP, random_unet, save_pipeline
 from torch import Tensor
 
 from sdedit_pl.build import build_denoiser
-from sdedit_pl.checkpoints import FORMATS, CheckpointError, Imported, diffusers_unet, load_denoiser
-from sdedit_pl.checkpoints.diffusers_folder import DiffusersFormat
-from sdedit_pl.checkpoints.diffusers_layout import network_sources
-from sdedit_pl.checkpoints.diffusers_unet import read_unet
-from sdedit_pl.checkpoints.layouts import difference
-from sdedit_pl.checkpoints.presets import PRESETS, Preset
+from sdedit_pl.checkpoints import CheckpointError, load_denoiser
+from sdedit_pl.checkpoints.importers import diffusers_config, importer
+from sdedit_pl.checkpoints.importers.checkpoint_format import Imported
+from sdedit_pl.checkpoints.importers.diffusers_config import read_unet
+from sdedit_pl.checkpoints.importers.diffusers_tensor_names import network_sources
+from sdedit_pl.checkpoints.importers.from_diffusers import DiffusersFormat
+from sdedit_pl.checkpoints.importers.presets import PRESETS, Preset
+from sdedit_pl.checkpoints.importers.tensor_mapping import difference
 from sdedit_pl.denoiser import Denoiser
 
 TOLERANCE = 1e-5
@@ -196,7 +199,7 @@ class TestLayouts:
         return imported
 
     def test_the_folder_is_told_from_others(self, saved: Path, tmp_path: Path) -> None:
-        recognises = FORMATS["diffusers"]().recognises
+        recognises = importer("diffusers").recognises
         assert (
             recognises(saved) and recognises(saved / "unet") and recognises(saved / "unet" / f"{WEIGHTS}.safetensors")
         )
@@ -205,8 +208,7 @@ class TestLayouts:
         assert not recognises(tmp_path / "other.bin")
 
     def test_editing_takes_it_as_it_is(self, saved: Path) -> None:
-        x, t = noise_like(AS_DDPM, 1), torch.tensor([0.4])
-        assert torch.equal(load_denoiser(saved)(x, t), denoiser_of(read(saved))(x, t))
+        assert same_model(load_denoiser(saved), denoiser_of(read(saved)))
 
     def test_what_it_was_and_became_is_recorded(self, saved: Path) -> None:
         imported = read(saved)
@@ -425,10 +427,10 @@ class TestRefusals:
 
 def test_the_defaults_are_the_library_s_own() -> None:
     for cls, defaults in (
-        (UNet2DModel, diffusers_unet.UNET_DEFAULTS),
-        (DDIMScheduler, diffusers_unet.SCHEDULER_DEFAULTS),
+        (UNet2DModel, diffusers_config.UNET_DEFAULTS),
+        (DDIMScheduler, diffusers_config.SCHEDULER_DEFAULTS),
     ):
         own = {name: parameter.default for name, parameter in inspect.signature(cls.__init__).parameters.items()}
         assert {key: own.get(key, value) for key, value in defaults.items()} == defaults
-    assert set(inspect.signature(UNet2DModel.__init__).parameters) - {"self"} == set(diffusers_unet.UNET_DEFAULTS)
-    assert SKIP.keys() | PLAIN.keys() <= diffusers_unet.UNET_DEFAULTS.keys()
+    assert set(inspect.signature(UNet2DModel.__init__).parameters) - {"self"} == set(diffusers_config.UNET_DEFAULTS)
+    assert SKIP.keys() | PLAIN.keys() <= diffusers_config.UNET_DEFAULTS.keys()

@@ -16,9 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sdedit_pl.build import resolve_model
-from sdedit_pl.checkpoints.diffusers_folder import CONFIG, INDEX, NETWORK_CLASS, SCHEDULER_CONFIG, WEIGHTS
-from sdedit_pl.checkpoints.diffusers_layout import published_state
-from sdedit_pl.checkpoints.diffusers_unet import (
+from sdedit_pl.checkpoints.exporters.export_format import Export, ExportError
+from sdedit_pl.checkpoints.importers.diffusers_config import (
     LEARNED,
     PREDICTIONS,
     SCHEDULES,
@@ -27,10 +26,11 @@ from sdedit_pl.checkpoints.diffusers_unet import (
     read_unet,
     skip_groups,
 )
-from sdedit_pl.checkpoints.exports.base import Export, ExportError
-from sdedit_pl.checkpoints.formats import CheckpointError
-from sdedit_pl.checkpoints.layouts import network_arguments
-from sdedit_pl.checkpoints.transfer import TOLD
+from sdedit_pl.checkpoints.importers.diffusers_tensor_names import published_state
+from sdedit_pl.checkpoints.importers.from_diffusers import CONFIG, INDEX, NETWORK_CLASS, SCHEDULER_CONFIG, WEIGHTS
+from sdedit_pl.checkpoints.init_from import TOLD
+from sdedit_pl.checkpoints.network_shapes import network_arguments
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.denoiser import Denoiser
 
 BLOCKS = {"ddpm": "", "ncsnpp": "Skip"}

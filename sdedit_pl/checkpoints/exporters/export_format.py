@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdedit_pl.checkpoints.native import CheckpointError
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.denoiser import Denoiser
 
 

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from sdedit_pl.build import build_denoiser
-from sdedit_pl.checkpoints import FORMATS, CheckpointError, ddim, score_sde
-from sdedit_pl.checkpoints.layouts import Source, network_arguments
-from sdedit_pl.checkpoints.presets import PRESETS, UNIT, Preset
-from sdedit_pl.checkpoints.state_dicts import ONLY, Stored, import_network
+from sdedit_pl.checkpoints import CheckpointError
+from sdedit_pl.checkpoints.importers import FORMATS, from_ddim, from_score_sde
+from sdedit_pl.checkpoints.importers.model_choice import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.importers.noise_conventions import continuous_ve
+from sdedit_pl.checkpoints.importers.presets import PRESETS, UNIT, Preset
+from sdedit_pl.checkpoints.network_shapes import network_arguments
+from sdedit_pl.denoiser import Score
 from sdedit_pl.networks import NETWORKS
 
 COUNTS = {
@@ -42,8 +45,8 @@ COUNTS = {
 """Numbers that the authors' own code counts, the fixed Fourier frequencies among them."""
 SIGMAS = {"church": 380, "bedroom": 378, "ffhq_256": 348, "celebahq_256": 348, "ffhq": 1348, "celebahq": 1348}
 SOURCES = {
-    "score_sde": score_sde.network_sources,
-    "ddim": ddim.network_sources,
+    "score_sde": from_score_sde.network_sources,
+    "ddim": from_ddim.network_sources,
 }
 
 
@@ -124,7 +127,7 @@ def test_a_published_table_tells_ve_models_apart(tmp_path: Path) -> None:
         read(preset, tmp_path / "file")
     for sigma_max, told in ((380.0, "ve/church_ncsnpp_continuous"), (378.0, "ve/bedroom_ncsnpp_continuous")):
         table = torch.tensor([sigma_max, 0.01])
-        assert read(preset, tmp_path / "file", refine=partial(score_sde.with_table, table=table)) == told
+        assert read(preset, tmp_path / "file", refine=partial(from_score_sde.with_table, table=table)) == told
 
 
 def test_models_that_only_their_sde_tells_apart_need_a_name(tmp_path: Path) -> None:
@@ -165,3 +168,7 @@ def test_a_wrong_preset_is_refused_with_the_likeliest(tmp_path: Path) -> None:
 def test_names_that_do_not_go_with_the_file_are_refused(arguments: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=message):
         read(PRESETS["vp/ddpm/church"], tmp_path / "file", {}, **arguments)
+
+
+def test_the_label_of_ve_models_is_the_default_of_the_score_parameterisation() -> None:
+    assert continuous_ve(50.0)["parameterisation"]["label_offset"] == Score().label_offset

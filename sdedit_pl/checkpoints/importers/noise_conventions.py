@@ -1,13 +1,16 @@
-"""What published programs feed their networks and take their outputs for, as SDE and parameterisation of this package.
+"""The conventions of published programs, as SDE and parameterisation of this package.
 
-Each returns the sections `sde` and `parameterisation` of a model's configuration, for images in [-1, 1].
+Each function returns the sections `sde` and `parameterisation` of a model's configuration, for images in [-1, 1]. The
+module imports no torch, so that the presets can be listed quickly.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from sdedit_pl.denoiser import Score
+HALF_NOISE_LEVEL = -math.log(2.0)
+"""Label offset of VE models of images in [0, 1], whose sigma is half of ours: the default of `denoiser.Score`."""
 
 
 def discrete_vp(
@@ -55,14 +58,15 @@ def continuous_ve(sigma_max: float, sigma_min: float = 0.01, *, centered: bool =
 
     Source: Song et al. (2021), appendix C.
     """
-    label = {"label": "log_noise_level", "label_scale": 1.0, "label_offset": 0.0 if centered else Score().label_offset}
+    label = {"label": "log_noise_level", "label_scale": 1.0, "label_offset": 0.0 if centered else HALF_NOISE_LEVEL}
     return {"sde": _ve(sigma_max, sigma_min, centered), "parameterisation": {"name": "score", **label}}
 
 
 def discrete_ve(sigma_max: float, sigma_min: float, steps: int, *, centered: bool = False) -> dict[str, Any]:
-    """A network that estimates sigma times the score, given the index in a table of falling sigmas; see above.
+    """A network that estimates sigma times the score of a VE SDE, given the index in a table of falling sigmas.
 
-    The published table has `steps` geometrically spaced sigmas; sigma_max has the index 0.
+    Arguments are those of `continuous_ve`. The published table has `steps` geometrically spaced sigmas; sigma_max has
+    the index 0.
     """
     label = {"label": "time", "label_scale": 1.0 - steps, "label_offset": steps - 1.0}
     return {"sde": _ve(sigma_max, sigma_min, centered), "parameterisation": {"name": "score", **label}}

@@ -12,17 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sdedit_pl.checkpoints.conventions import discrete_vp
-from sdedit_pl.checkpoints.formats import (
-    CheckpointError,
-    CheckpointFormat,
-    Imported,
-    names_in,
-    published_configuration,
-    read_plain,
-)
-from sdedit_pl.checkpoints.layouts import Source, attention_levels, named_tensors, same, stacked
-from sdedit_pl.checkpoints.state_dicts import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported, published_configuration
+from sdedit_pl.checkpoints.importers.model_choice import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.importers.noise_conventions import discrete_vp
+from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource, attention_levels, named_tensors, same, stacked
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
 
 UNUSED = "logvar"
 """What "bayesian" networks carry and do not use."""
@@ -90,14 +84,14 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
         return {"image": image, "network": _network(model, size), **_convention(config["diffusion"])}
 
 
-def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, Source]:
+def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, TensorSource]:
     """Where each tensor of our network stands in a published state dict, without `module.` in front.
 
     Args:
         name: The network's name in `NETWORKS`; this layout has "ddpm" alone.
         arguments: Its constructor's arguments.
     """
-    sources: dict[str, Source] = {}
+    sources: dict[str, TensorSource] = {}
     for theirs, ours in _layers(arguments):
         for parameter in ("weight", "bias"):
             sources[f"{ours}.{parameter}"] = same(f"{theirs}.{parameter}")

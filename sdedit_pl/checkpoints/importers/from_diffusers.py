@@ -13,12 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sdedit_pl.checkpoints.diffusers_layout import has_old_names, network_sources, without_copies
-from sdedit_pl.checkpoints.diffusers_unet import read_scheduler, read_unet
-from sdedit_pl.checkpoints.formats import CheckpointError, CheckpointFormat, Imported, names_in, read_plain
-from sdedit_pl.checkpoints.layouts import named_tensors
-from sdedit_pl.checkpoints.presets import CENTERED, UNIT
-from sdedit_pl.checkpoints.state_dicts import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported
+from sdedit_pl.checkpoints.importers.diffusers_config import read_scheduler, read_unet
+from sdedit_pl.checkpoints.importers.diffusers_tensor_names import has_old_names, network_sources, without_copies
+from sdedit_pl.checkpoints.importers.model_choice import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.importers.presets import CENTERED, UNIT
+from sdedit_pl.checkpoints.importers.tensor_mapping import named_tensors
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
 
 INDEX = "model_index.json"
 CONFIG = "config.json"

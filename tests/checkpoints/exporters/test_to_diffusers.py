@@ -12,9 +12,10 @@ from diffusers import DDPMPipeline, DiffusionPipeline, ScoreSdeVePipeline
 from torch import Tensor
 
 from sdedit_pl.build import build_denoiser
-from sdedit_pl.checkpoints.conventions import continuous_ve, continuous_vp, discrete_vp
-from sdedit_pl.checkpoints.diffusers_folder import DiffusersFormat
-from sdedit_pl.checkpoints.exports import EXPORTS, ExportError
+from sdedit_pl.checkpoints.exporters import exporter
+from sdedit_pl.checkpoints.exporters.export_format import ExportError
+from sdedit_pl.checkpoints.importers.from_diffusers import DiffusersFormat
+from sdedit_pl.checkpoints.importers.noise_conventions import continuous_ve, continuous_vp, discrete_vp
 from sdedit_pl.denoiser import Denoiser
 
 TOLERANCE = 1e-5
@@ -50,7 +51,7 @@ def random_denoiser(model: dict[str, Any]) -> Denoiser:
 
 def export(model: dict[str, Any], out: Path) -> Denoiser:
     denoiser = random_denoiser(model)
-    EXPORTS["diffusers"]().write(denoiser, model, out)
+    exporter("diffusers").write(denoiser, model, out)
     return denoiser
 
 
@@ -200,7 +201,7 @@ FOURIER = {**SKIP, "label_embedding": "fourier"}
 def test_what_cannot_be_expressed_is_refused(model: dict[str, Any], message: str, tmp_path: Path) -> None:
     model = {"image": IMAGE, "network": PLAIN, **model}
     with pytest.raises(ExportError, match=message):
-        EXPORTS["diffusers"]().write(build_denoiser(model), model, tmp_path / "out")
+        exporter("diffusers").write(build_denoiser(model), model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

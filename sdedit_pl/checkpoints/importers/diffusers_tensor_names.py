@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdedit_pl.checkpoints.layouts import Source, same, stacked
+from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource, same, stacked
 
 _RESIDUAL = {
     "norm1": "norm_1",
@@ -33,7 +33,7 @@ _PARAMETERS = ("weight", "bias")
 
 def network_sources(
     name: str, arguments: Mapping[str, Any], *, old_names: bool = False, cosines_first: bool = False
-) -> dict[str, Source]:
+) -> dict[str, TensorSource]:
     """Where each tensor of our network comes from.
 
     Args:
@@ -63,7 +63,7 @@ def network_sources(
             return torch.cat([sines, cosines, rest], dim=1)
 
         first = next(iter(_LABEL))
-        sources[f"{_LABEL[first]}.weight"] = Source((f"{first}.weight",), sines_first)
+        sources[f"{_LABEL[first]}.weight"] = TensorSource((f"{first}.weight",), sines_first)
     return sources
 
 

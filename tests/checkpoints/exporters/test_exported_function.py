@@ -17,9 +17,9 @@ from torch import Tensor
 
 from sdedit_pl import load_denoiser
 from sdedit_pl.build import build_denoiser
-from sdedit_pl.checkpoints.exports import EXPORTS, ExportError
-from sdedit_pl.checkpoints.exports import onnx as onnx_export
-from sdedit_pl.checkpoints.exports.estimator import METADATA_KEY, Estimator, check
+from sdedit_pl.checkpoints.exporters import exporter, to_onnx
+from sdedit_pl.checkpoints.exporters.export_format import ExportError
+from sdedit_pl.checkpoints.exporters.exported_function import METADATA_KEY, Estimator, check
 from sdedit_pl.cli import main
 from sdedit_pl.denoiser import Denoiser
 
@@ -89,7 +89,7 @@ def test_estimates_are_the_denoisers_own_for_any_batch(
 ) -> None:
     denoiser, model = MODELS[name]
     with caplog.at_level(logging.INFO, "sdedit_pl"):
-        EXPORTS[form]().write(denoiser, model, tmp_path / "model")
+        exporter(form).write(denoiser, model, tmp_path / "model")
     assert "largest relative error of the export against the network: " in caplog.text
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
     names = Estimator(denoiser).outputs
@@ -136,7 +136,7 @@ def test_without_the_libraries_of_onnx(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = util.find_spec
-    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name.startswith("onnx") else there(name))
+    monkeypatch.setattr(to_onnx, "find_spec", lambda name: None if name.startswith("onnx") else there(name))
     assert main(["export", f"ckpt={tiny_checkpoint}", "format=onnx", f"out={tmp_path / 'model.onnx'}"]) == 2
     assert "needs onnx, onnxruntime, onnxscript: pip install 'sdedit-pl[onnx]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -144,6 +144,6 @@ def test_without_the_libraries_of_onnx(
 
 def test_weights_beyond_what_a_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     denoiser, model = MODELS["smallest"]
-    monkeypatch.setattr(onnx_export, "LARGEST", 1000)
+    monkeypatch.setattr(to_onnx, "LARGEST", 1000)
     with pytest.raises(ExportError, match=r"holds up to 2 GiB, the weights are .*; take format=torch_export"):
-        EXPORTS["onnx"]().write(denoiser, model, tmp_path / "model.onnx")
+        exporter("onnx").write(denoiser, model, tmp_path / "model.onnx")

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sdedit_pl.checkpoints.exports.base import ExportError
+from sdedit_pl.checkpoints.exporters.export_format import ExportError
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.noise import SeededNoise
 from sdedit_pl.typing import over_images

@@ -12,7 +12,7 @@ from support.tiny import tiny_config
 
 from sdedit_pl.build import build_denoiser, model_config
 from sdedit_pl.checkpoints import save_denoiser
-from sdedit_pl.checkpoints.transfer import TOLD, initialise
+from sdedit_pl.checkpoints.init_from import TOLD, initialise
 from sdedit_pl.config import ConfigError
 from sdedit_pl.denoiser import Denoiser
 

@@ -18,8 +18,15 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
-from sdedit_pl.checkpoints.exports.base import Export, ExportError
-from sdedit_pl.checkpoints.exports.estimator import INPUTS, METADATA_KEY, Estimator, check, example, metadata
+from sdedit_pl.checkpoints.exporters.export_format import Export, ExportError
+from sdedit_pl.checkpoints.exporters.exported_function import (
+    INPUTS,
+    METADATA_KEY,
+    Estimator,
+    check,
+    example,
+    metadata,
+)
 from sdedit_pl.denoiser import Denoiser
 
 OPSET = 18
