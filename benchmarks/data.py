@@ -36,7 +36,7 @@ from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.resolution import as_data
 from sdedit_pl.data import ImageDataModule, WebDatasetSource
 from sdedit_pl.data.pack import Job, pack
-from sdedit_pl.data.tars import ShardFile, list_members
+from sdedit_pl.data.shard_files import ShardFile, list_members
 
 USAGE = "python benchmarks/data.py src=FOLDER|ARCHIVE out=FOLDER [key=value ...]"
 

@@ -32,7 +32,7 @@ from safetensors.torch import load_file
 from sdedit_pl import load_denoiser
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import save_denoiser
-from sdedit_pl.checkpoints.presets import PRESETS
+from sdedit_pl.checkpoints.importers.presets import PRESETS
 from sdedit_pl.configuration.model_config import ModelConfig
 
 MODEL = ModelConfig.from_data(PRESETS["church_outdoor"].model)

@@ -37,16 +37,11 @@ from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.grids import GRIDS
 from sdedit_pl.guides.strokes import stroke_painting
-from sdedit_pl.metrics import (
-    FEATURES,
-    Estimate,
-    features_of,
-    kernel_distance,
-    nearest,
-    nearest_by_angle,
-    root_mean_square,
-    squared_l2,
-)
+from sdedit_pl.metrics import FEATURES
+from sdedit_pl.metrics.distances import nearest_by_angle, nearest_by_distance, root_mean_square, squared_l2
+from sdedit_pl.metrics.features import features_of
+from sdedit_pl.metrics.intervals import Estimate
+from sdedit_pl.metrics.kid import kernel_distance
 from sdedit_pl.solvers import SOLVERS
 from sdedit_pl.typing import Images
 
@@ -157,7 +152,7 @@ class Closeness:
     @classmethod
     def of(cls, images: Portraits, train: Portraits) -> Closeness:
         """The closeness of `images` to `train`."""
-        l2, index = nearest(images.pixels.flatten(1) / 2, train.pixels.flatten(1) / 2)
+        l2, index = nearest_by_distance(images.pixels.flatten(1) / 2, train.pixels.flatten(1) / 2)
         cosine, other = nearest_by_angle(images.features, train.features)
         return cls(l2, cosine, train.pixels[index], train.pixels[other])
 
@@ -219,13 +214,18 @@ def edited(denoiser: Denoiser, edit: SDEdit, guides: Images, batch: int, progres
     )
 
 
+def with_error(estimate: Estimate) -> dict[str, float]:
+    """A distance as results hold it."""
+    return {"value": estimate.value, "error": estimate.error}
+
+
 def compared(images: Portraits, guides: Portraits, val: Portraits, train: Portraits) -> dict[str, Any]:
     """The numbers of a set of images, one for each validation image."""
     numbers: dict[str, Any] = {}
     for name, others in (("val", val), ("train", train)):
         if images is not others:
-            numbers[f"kid_to_{name}"] = images.kid(others)._asdict()
-            numbers[f"kid_to_{name}_all_pairs"] = images.kid_of_all_pairs(others)._asdict()
+            numbers[f"kid_to_{name}"] = with_error(images.kid(others))
+            numbers[f"kid_to_{name}_all_pairs"] = with_error(images.kid_of_all_pairs(others))
     for name, others in (("guide", guides), ("original", val)):
         numbers[f"squared_l2_to_{name}"] = squared_l2(images.pixels, others.pixels).mean().item()
         numbers[f"rms_to_{name}"] = root_mean_square(images.pixels, others.pixels).mean().item()
@@ -272,7 +272,7 @@ def measure(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     def extract(pixels: Images) -> Float[Tensor, "N D"]:
         return features_of(extractor, pixels)
 
-    source = WebDatasetSource(config["data"], description.model["image"]["size"])
+    source = WebDatasetSource(config["data"], description.model.image.size)
     train, val = read_portraits(source, read_design_of(Path(config["data"]) / "build.py"), extract, config["images"])
     guides = val.made_into(stroke_painting(val.pixels), extract)
     before = time.perf_counter()

@@ -60,34 +60,6 @@ class SeededNoise:
         return images.to(device=like.device, dtype=like.dtype, non_blocking=True)
 
 
-@dataclass(frozen=True)
-class RecordedNoise:
-    """A replay of recorded noise: one tensor for each step, in order, from step 0 on.
-
-    Args:
-        tensors: the recorded tensors, each in the shape of the batch.
-    """
-
-    tensors: Sequence[Tensor]
-
-    def __call__(self, step: int, draw: int, like: Images) -> Images:
-        """See `Noise`.
-
-        Raises:
-            ValueError: the record has no such draw, or one of another shape.
-        """
-        if draw != 0 or not 0 <= step < len(self.tensors):
-            raise ValueError(
-                f"the record holds the first draw of {len(self.tensors)} steps, asked for draw {draw} of step {step}"
-            )
-        recorded = self.tensors[step]
-        if recorded.shape != like.shape:
-            raise ValueError(
-                f"the noise recorded for step {step} has shape {tuple(recorded.shape)}, the state {tuple(like.shape)}"
-            )
-        return recorded.to(device=like.device, dtype=like.dtype)
-
-
 class StepNoise:
     """The noise of one step of the time loop.
 

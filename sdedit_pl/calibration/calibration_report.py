@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from sdedit_pl.calibration.sweep import PAPER_RANGE, Measured, TradeOff, paper_noise_levels
+from sdedit_pl.calibration.sweep import PAPER_RANGE, TradeOff, paper_noise_levels
+from sdedit_pl.metrics.intervals import Estimate
 from sdedit_pl.picture_grid import to_picture
 from sdedit_pl.plots import trade_off_plot
 from sdedit_pl.typing import Images
@@ -21,8 +22,8 @@ class Level(NamedTuple):
 
     t0: float | str
     noise_level: float
-    kid: Measured
-    l2: Measured
+    kid: Estimate
+    l2: Estimate
     knee_share: float
 
     @property
@@ -88,8 +89,8 @@ class Report:
                 {
                     "t0": level.t0,
                     "noise_level": round(level.noise_level, 4),
-                    "kid": [round(number, 5) for number in level.kid],
-                    "squared_l2": [round(number, 2) for number in level.l2],
+                    "kid": [round(number, 5) for number in level.kid.with_interval],
+                    "squared_l2": [round(number, 2) for number in level.l2.with_interval],
                     "knee_in": round(level.knee_share, 3),
                 }
                 for level in self.levels
@@ -107,7 +108,7 @@ class Report:
         found = f"knee at t0={knee.t0} (sigma:{knee.noise_level:.3g})" if knee else "no knee"
         return trade_off_plot(
             {
-                "edits": {level.label: (level.l2, level.kid) for level in levels},
+                "edits": {level.label: (level.l2.with_interval, level.kid.with_interval) for level in levels},
                 "line of the knee": {"": (0.0, levels[0].kid.value), "unrelated": (self.found.unrelated_l2, 0.0)},
             },
             title=f"{name}: {found}",
@@ -118,7 +119,7 @@ class Report:
         )
 
 
-def shown(measured: Measured, form: str) -> str:
+def shown(estimate: Estimate, form: str) -> str:
     """A value with its interval."""
-    value, low, high = (format(number, form) for number in measured)
+    value, low, high = (format(number, form) for number in estimate.with_interval)
     return f"{value} [{low}, {high}]"

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -29,9 +29,10 @@ from sdedit_pl.data.images import as_saved
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.sdedit import SDEdit
 from sdedit_pl.guides.strokes import stroke_painting
-from sdedit_pl.metrics import kernel_distance, squared_l2
-from sdedit_pl.metrics.intervals import Interval
-from sdedit_pl.metrics.paired import GroupSums, Resampling
+from sdedit_pl.metrics.distances import squared_l2
+from sdedit_pl.metrics.intervals import Estimate, percentile_interval
+from sdedit_pl.metrics.kid import kernel_distance
+from sdedit_pl.metrics.paired_bootstrap import GroupSums, PairedBootstrap
 from sdedit_pl.sampling import Callback
 from sdedit_pl.sde import VPSDE
 from sdedit_pl.typing import Images
@@ -91,14 +92,6 @@ class Sweep:
         return (of_all_pairs - own).item() / (4 * count * (count - 1))
 
 
-class Measured(NamedTuple):
-    """A value and the ends of its bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True)
 class TradeOff:
     """Realism and faithfulness of each level of a sweep.
@@ -112,8 +105,8 @@ class TradeOff:
             none.
     """
 
-    kid: list[Measured]
-    l2: list[Measured]
+    kid: list[Estimate]
+    l2: list[Estimate]
     unrelated_l2: float
     knee: int | None
     knee_shares: list[float]
@@ -155,7 +148,7 @@ def measure_batch(
 
 
 def trade_off(sweep: Sweep, draws: int = 2000) -> TradeOff:
-    """KID, L2 and knee of a sweep, with their intervals over `draws` resamplings of its images.
+    """KID, L2 and knee of a sweep, with their intervals over `draws` bootstrap draws of its images.
 
     Raises:
         ValueError: fewer than three images.
@@ -163,15 +156,16 @@ def trade_off(sweep: Sweep, draws: int = 2000) -> TradeOff:
     if len(sweep) < LEAST_IMAGES:
         raise ValueError(f"a KID and its interval need at least {LEAST_IMAGES} images, got {len(sweep)}")
     groups = torch.arange(len(sweep))
-    resampling = Resampling.of(groups, draws)
+    bootstrap = PairedBootstrap.of(groups, draws)
     kid, l2, kid_draws, l2_draws = [], [], [], []
     for edits, distances in zip(sweep.edits.unbind(1), sweep.squared_l2.unbind(1), strict=True):
         sums = GroupSums.of(edits, sweep.originals, distances, groups)
-        kid_draws.append(resampling.kid(sums.discrepancy))
-        l2_draws.append(resampling.l2(sums.l2))
-        value = kernel_distance(edits, sweep.originals, groups, groups).value
-        kid.append(Measured(value, *Interval.of(kid_draws[-1])))
-        l2.append(Measured(distances.mean().item(), *Interval.of(l2_draws[-1])))
+        kid_draws.append(bootstrap.kid(sums.discrepancy))
+        l2_draws.append(bootstrap.l2(sums.l2))
+        found = kernel_distance(edits, sweep.originals, groups, groups)
+        kid.append(Estimate(found.value, found.error, *percentile_interval(kid_draws[-1])))
+        low, high = percentile_interval(l2_draws[-1])
+        l2.append(Estimate(distances.mean().item(), low=low, high=high))
     unrelated = sweep.unrelated_l2()
     knee = int(knees(_values(l2), _values(kid), unrelated))
     drawn = knees(torch.stack(l2_draws, 1), torch.stack(kid_draws, 1), unrelated)
@@ -205,5 +199,5 @@ def paper_noise_levels() -> tuple[float, float]:
     return low, high
 
 
-def _values(levels: Sequence[Measured]) -> Float[Tensor, "levels"]:
+def _values(levels: Sequence[Estimate]) -> Float[Tensor, "levels"]:
     return torch.tensor([level.value for level in levels], dtype=torch.float64)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from sdedit_pl.cli import say
@@ -15,11 +16,9 @@ from sdedit_pl.cli.results import Results
 from sdedit_pl.configuration import ConfigError, nearest
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.files import require_folder
-from sdedit_pl.study.plan import Plan
-from sdedit_pl.study.report import as_csv, summarise
-from sdedit_pl.study.server import StudyServer
-from sdedit_pl.study.store import Study
-from sdedit_pl.study.tables import as_markdown
+from sdedit_pl.study.answers_database import StudyDatabase
+from sdedit_pl.study.study_findings import answers_csv, summarise
+from sdedit_pl.study.study_plan import StudyPlan
 
 REPORT_FILES = ("report.md", "report.json", "answers.csv")
 
@@ -27,7 +26,7 @@ BUILD_USAGE = """sdedit study build methods.NAME=FOLDER methods.OTHER=FOLDER gui
 
 Makes the file of a study: which two images are shown to whom, in which order, on which side, with which question. It
 holds copies of the images, and takes the answers."""
-SERVE_USAGE = """sdedit study serve study=FILE [host=0.0.0.0] [port=8000]
+SERVE_USAGE = """sdedit study serve study=FILE [host=127.0.0.1] [port=8000]
 
 Serves the raters' page until Ctrl-C. An answer is on the disk before it is acknowledged; the page keeps what it could
 not send, so that the server can be stopped and started again at any time. ?rater=NAME in the address names a rater."""
@@ -44,11 +43,14 @@ class Serving:
         study: the study's file.
         host: address to listen at: 127.0.0.1 for browsers on this machine, 0.0.0.0 for all that reach it.
         port: to listen at; 0 for any that is free.
+        names: further host names by which raters reach the server, as behind a proxy. IP addresses, localhost and
+            this machine's name always work; requests for other names are refused against DNS rebinding.
     """
 
     study: str
     host: str = "127.0.0.1"
     port: int = 8000
+    names: tuple[str, ...] = ()
 
 
 @dataclass
@@ -58,7 +60,7 @@ class Reporting:
     Args:
         study: the study's file.
         out: folder of the report.
-        threshold: raters who answer a smaller part of their catch trials rightly are left out.
+        threshold: raters who answer a smaller fraction of their catch trials correctly are left out.
         overwrite: replace an earlier report in `out`.
     """
 
@@ -73,7 +75,7 @@ class Reporting:
 
 
 COMMANDS = {
-    "build": Command(BUILD_USAGE, Plan),
+    "build": Command(BUILD_USAGE, StudyPlan),
     "serve": Command(SERVE_USAGE, Serving),
     "report": Command(REPORT_USAGE, Reporting),
 }
@@ -91,7 +93,7 @@ def run(words: list[str]) -> None:
 def build(words: list[str]) -> None:
     """Writes the file of a new study; one that is there is never replaced, it may hold answers."""
     plan = COMMANDS["build"].parse(words)
-    from sdedit_pl.study.build import build_study  # loads PyTorch, which takes its time and which no other step needs
+    from sdedit_pl.study.study_builder import build_study  # imports PyTorch, which no other step needs
 
     out = Path(plan.out)
     for file in (out, out.with_name(f"{out.name}-wal")):  # a log without its file would be taken for the new one's
@@ -108,14 +110,17 @@ def build(words: list[str]) -> None:
 def serve(words: list[str]) -> None:
     """Serves a study until it is interrupted."""
     arguments = COMMANDS["serve"].parse(words)
-    with Study(Path(arguments.study)) as study, StudyServer(study, arguments.host, arguments.port) as server:
+    _require_packages("serve", "jinja2", "pydantic", "starlette", "uvicorn")
+    from sdedit_pl.study.study_server import listen, serve_study
+
+    with StudyDatabase(Path(arguments.study)) as study, listen(arguments.host, arguments.port) as listening:
         everywhere = arguments.host in ("0.0.0.0", "")
         host = socket.gethostname() if everywhere else arguments.host
         elsewhere = ", or at this machine's address in the network" if everywhere else ""
-        say(f"the page is at http://{host}:{server.port}/{elsewhere}; Ctrl-C ends")
+        say(f"the page is at http://{host}:{listening.getsockname()[1]}/{elsewhere}; Ctrl-C ends")
         sys.stdout.flush()  # also into a file or a pipe, where somebody waits for the address
         with suppress(KeyboardInterrupt):
-            server.serve_forever()
+            serve_study(study, listening, arguments.names)
         answers = study.answers()
     raters = len({answer.rater for answer in answers})
     say(f"{len(answers)} answers of {raters} raters so far; sdedit study report study={arguments.study}")
@@ -126,19 +131,28 @@ def report(words: list[str]) -> None:
     arguments = COMMANDS["report"].parse(words)
     out = Path(arguments.out)
     check_free(out, REPORT_FILES, arguments.overwrite)
-    with Study(Path(arguments.study)) as study:
+    _require_packages("report", "jinja2", "scipy")
+    from sdedit_pl.study.study_report import report_markdown
+
+    with StudyDatabase(Path(arguments.study)) as study:
         answers = study.answers()
         findings = summarise(study.settings, study.raters(), answers, arguments.threshold)
     texts = (
-        as_markdown(findings),
+        report_markdown(findings),
         json.dumps(findings, indent=1, ensure_ascii=False) + "\n",
-        as_csv(answers, findings["left_out"]),
+        answers_csv(answers, findings["left_out"]),
     )
     with Results(out) as results:
         for name, text in zip(REPORT_FILES, texts, strict=True):
             (results / name).write_text(text, encoding="utf-8")
     say(texts[0])
     say(f"in {out}: {', '.join(REPORT_FILES)}")
+
+
+def _require_packages(step: str, *packages: str) -> None:
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ConfigError(f"sdedit study {step} needs {' and '.join(missing)}; pip install 'sdedit-pl[study]'")
 
 
 STEPS: dict[str, Callable[[list[str]], None]] = {"build": build, "serve": serve, "report": report}

@@ -23,6 +23,7 @@ from sdedit_pl.editing.constraints import KeptRegion, Marginals
 from sdedit_pl.sampling import LastStep
 from sdedit_pl.sde import SDE
 from sdedit_pl.solvers import Ancestral, Solver
+from sdedit_pl.solvers.published_chains import paper_step
 from sdedit_pl.typing import Images, Mask, Times, over_images
 
 
@@ -75,7 +76,7 @@ class ChainMarginals:
     def of(cls, sde: SDE, times: Float[Tensor, "levels"], like: Images) -> ChainMarginals:
         """The chain of SDEdit's algorithms over the descending `times`, on the device and in the dtype of `like`."""
         ascending = times.flip(0)
-        steps = sde.paper_transition(ascending[1:], ascending[:-1])
+        steps = paper_step(sde, ascending[1:], ascending[:-1])
         alpha = torch.nn.functional.pad(steps.scale.cumprod(0), (1, 0), value=1.0) * sde.alpha(ascending[:1])
         gained = torch.nn.functional.pad((steps.deviation / alpha[1:]).square().cumsum(0), (1, 0))
         sigma = alpha * (gained + sde.noise_level(ascending[:1]).square()).sqrt()

@@ -14,10 +14,10 @@ from sdedit_pl.files import whole_file
 
 
 class DurableCheckpoints(TorchCheckpointIO):
-    """Writes Lightning's checkpoints so that each is whole or not there at all.
+    """Writes each of Lightning's checkpoints completely or not at all.
 
-    A file that cannot be written, as on a full disk, raises nothing: only the first device writes, and the others would
-    wait for it. What went wrong stays in `failure` until a checkpoint has been written.
+    A file that cannot be written, for example on a full disk, raises no error: only the first device writes, and the
+    others would wait for it forever. The reason stays in `failure` until a checkpoint has been written.
     """
 
     def __init__(self) -> None:
@@ -25,12 +25,11 @@ class DurableCheckpoints(TorchCheckpointIO):
         self.failure: str | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes a checkpoint, or says in `failure` why not."""
         try:
             with whole_file(Path(path)) as unfinished, unfinished.open("wb") as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:
-            # torch's writer trips over its own position when the file refuses a write.
+            # If a write fails, torch's writer raises a RuntimeError about its position while handling the OSError.
             refused = error if isinstance(error, OSError) else error.__context__
             if not isinstance(refused, OSError):
                 raise
@@ -40,7 +39,7 @@ class DurableCheckpoints(TorchCheckpointIO):
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's file, or None where all of its bytes are those that were written."""
+    """Describes the damage of a checkpoint, or returns None if its checksums are correct."""
     try:
         with zipfile.ZipFile(checkpoint) as archive:
             part = archive.testzip()

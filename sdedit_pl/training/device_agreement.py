@@ -1,7 +1,7 @@
-"""Lets the devices of a run agree on small numbers without making any of them wait for its accelerator.
+"""Exchanges small numbers between the devices of a run without waiting for an accelerator.
 
-Lightning's own broadcasts wait for the device at every step. Here the numbers travel in the background, on the CPU, and
-arrive one step later.
+Lightning's broadcasts wait for the accelerator at every step. Here the numbers travel in the background, on the CPU,
+and arrive one step later.
 """
 
 from __future__ import annotations
@@ -13,36 +13,35 @@ import torch.distributed
 
 
 class Agreement:
-    """Lets every device know the largest of the numbers that each of them tells.
+    """Computes maxima over all devices.
 
-    With several devices, what is told comes back at the next call: nothing waits for a message on its way, and
-    nothing for the accelerator. All devices call it equally often. As soon as one of the devices is gone, the others
-    get an error here.
+    With several devices a call returns the maxima of the previous call, so that no call waits for a message in transit.
+    All devices must call equally often. When one of them has died, the calls of the others raise RuntimeError.
     """
 
     def __init__(self) -> None:
         self._group: Any = None
-        self._told: tuple[Any, torch.Tensor] | None = None
+        self._pending: tuple[Any, torch.Tensor] | None = None
 
     def begin(self, world_size: int) -> None:
-        """Connects the devices, `world_size` of them; each calls it."""
-        self._told = None
+        """Connects the `world_size` devices; each of them must call it."""
+        self._pending = None
         self._group = torch.distributed.new_group(backend="gloo") if world_size > 1 else None
 
     def largest(self, *numbers: int) -> list[int]:
-        """The largest that any device told, place by place: now on one device, and at the last call on several."""
+        """Elementwise maxima over all devices: of this call on one device, of the previous call on several."""
         if self._group is None:
             return list(numbers)
-        last = self._told
+        last = self._pending
         if last is not None:
             last[0].wait()
-        told = torch.tensor(numbers)
-        work = torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX, group=self._group, async_op=True)
-        self._told = (work, told)
+        maxima = torch.tensor(numbers)
+        work = torch.distributed.all_reduce(maxima, torch.distributed.ReduceOp.MAX, group=self._group, async_op=True)
+        self._pending = (work, maxima)
         return [0] * len(numbers) if last is None else last[1].tolist()
 
     def gathered(self, thing: Any) -> list[Any]:
-        """What each device gives, in their order. All wait for each other here."""
+        """Collects an object from each device, in order of rank. The devices wait for each other."""
         if self._group is None:
             return [thing]
         things: list[Any] = [None] * torch.distributed.get_world_size(self._group)

@@ -1,8 +1,8 @@
-"""Noticing a loss that is no number any more, without waiting for the device at every step.
+"""Detects a loss that is not finite without waiting for the accelerator at every step.
 
-Each step adds to a counter on the device: the steps in a row, since the last look, whose loss was finite. Only looking
-at it waits for the device, which happens where a log entry is made and before anything is written, so that no
-checkpoint ever holds weights that are not finite, and the step is still known exactly.
+A counter on the accelerator counts the consecutive steps with a finite loss since the last check. Only the check waits
+for the accelerator. Checks happen at log entries and before anything is written: no checkpoint ever holds weights that
+are not finite, and the error still names the exact step.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from torch import Tensor, nn
 
 
 class Diverged(ValueError):
-    """Training that came to a loss or to weights that are not finite; its message names the step."""
+    """The loss or the weights are not finite; the message names the step."""
 
 
 class DivergenceWatch:
-    """Counts the steps whose loss was finite, on the device, and says which was the first that was not."""
+    """Finds the first step whose loss was not finite."""
 
     def __init__(self) -> None:
         self._first_step = 0
         self._steps = 0
         self._finite: Tensor | None = None
-        """Of the steps since the last look: how many had finite losses before the first that had not."""
+        """Steps since the last check before the first loss that was not finite."""
 
     def observe(self, loss: Float[Tensor, ""], step: int) -> None:
-        """Takes the loss of the optimiser step `step`, counted from 1, on its device."""
+        """Records the loss of the optimiser step `step`, counted from 1, without leaving its device."""
         if self._finite is None:
             self._first_step, self._steps = step, 0
             self._finite = torch.zeros_like(loss, dtype=torch.float32)
-        # Once a step does not count, no later one does: the count lags behind the steps.
+        # After one step that does not count, the counter lags behind and no later step counts.
         self._finite = self._finite + (loss.isfinite() & (self._finite == self._steps))
         self._steps += 1
 
-    def look(self, trainer: lightning.Trainer, network: nn.Module) -> None:
-        """Waits for the device and looks at all losses since the last look, and at the weights.
+    def check(self, trainer: lightning.Trainer, network: nn.Module) -> None:
+        """Checks the losses since the last check and the weights; waits for the accelerator.
 
-        All devices call it after the same step; the first bad loss of any of them counts.
+        All devices call it after the same step. The first bad loss of any device counts.
 
         Raises:
-            Diverged: a loss was not finite, or a weight is not.
+            Diverged: a loss or a weight is not finite.
         """
         weights = [weight.detach() for weight in network.parameters()]
         norms = torch.stack(torch._foreach_norm(weights))  # pyright: ignore[reportPrivateImportUsage]

@@ -15,14 +15,14 @@ logger = logging.getLogger(__name__)
 
 
 class Patience(lightning.Callback):
-    """Ends a run whose validation loss, of the best average, has not fallen for some validations.
+    """Ends a run when the validation loss of the best average has not decreased for some validations.
 
     Args:
         averaging: the callback that holds the averages.
-        validations: how many may pass without a lower loss than before.
+        validations: number of validations without a lower loss after which the run ends.
 
     Raises:
-        ValueError: `validations` below 1.
+        ValueError: `validations` is below 1.
     """
 
     def __init__(self, averaging: ImageHalfLifeAveraging, validations: int) -> None:
@@ -34,11 +34,9 @@ class Patience(lightning.Callback):
         self.waited = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run has to know."""
         return {"lowest": self.lowest, "waited": self.waited}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up what `state_dict` gave."""
         self.lowest, self.waited = state_dict["lowest"], state_dict["waited"]
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -51,7 +49,7 @@ class Patience(lightning.Callback):
         self.waited += 1
         if self.waited >= self.validations:
             logger.info(
-                "step %d: %s has not fallen for %d validations; the run ends",
+                "step %d: %s has not decreased for %d validations; the run ends",
                 *(trainer.global_step, pl_module.criterion(), self.waited),
             )
             trainer.should_stop = True

@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 def best_average(
     averaging: ImageHalfLifeAveraging, trainer: lightning.Trainer, module: ScoreModule
 ) -> tuple[int, float]:
-    """The half-life of the average with the lowest `ScoreModule.criterion` in the validation that has ended, and it.
+    """The average with the lowest `ScoreModule.criterion` in the latest validation: its half-life and its loss.
 
-    The criterion is reduced over all devices, so that they choose alike.
+    The criterion is reduced over all devices, so that all devices choose the same average.
     """
     first, *others = averaging.half_lives
     names = {first: module.criterion(), **{other: module.criterion(other) for other in others}}
@@ -30,19 +30,19 @@ def best_average(
 
 
 class EditingCheckpoint(lightning.Callback):
-    """Writes averaged weights as the one file that editing takes, after validations.
+    """Writes averaged weights after validations, as the file that editing uses.
 
-    Of several averages the best one is taken. With `best` the file holds the best validation so far: weights that have
-    begun to repeat the training images are worse on others. Without, it holds those at the end, of the average that was
-    best at the last validation. Where nothing was ever validated, it holds the first average's at the end.
+    With `best` the file holds the average with the lowest validation loss so far: weights that have started to memorise
+    training images have a higher loss on others. Without `best` it holds the weights after the last step, of the
+    average that was best at the last validation. A run without any validation writes its first average at the end.
 
     Args:
         averaging: the callback that holds the averages.
-        path: the file.
-        save: writes a denoiser to a file, given the facts of its training: steps, images seen, half-life of the average
-            and its validation loss.
-        best: whether a validation has to be better than all before it.
-        all_averages: whether to write the newest weights of each average too, each to a file of its own beside it.
+        path: the file to write.
+        save: writes a denoiser to a file, together with facts of its training: steps, images seen, half-life of the
+            average and its validation loss.
+        best: whether to write only after a validation with a lower loss than all before it.
+        all_averages: whether to also write the newest weights of each average, to model-HALFLIFE.safetensors.
     """
 
     def __init__(
@@ -63,11 +63,10 @@ class EditingCheckpoint(lightning.Callback):
         self.preferred: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run has to know: the loss of what the file holds, and the average that was best lately."""
+        """The loss of the weights in the file, and the best average of the latest validation."""
         return {"lowest": self.lowest, "preferred": self.preferred}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up what `state_dict` gave."""
         self.lowest = state_dict["lowest"]
         self.preferred = state_dict.get("preferred")
 
@@ -78,13 +77,13 @@ class EditingCheckpoint(lightning.Callback):
         half_life, loss = best_average(self.averaging, trainer, pl_module)
         self.preferred = half_life
         if self.best and self.lowest is not None and not loss < self.lowest:
-            logger.info("step %d: %s keeps weights of a lower loss", trainer.global_step, self.path.name)
+            logger.info("step %d: %s already has weights with a lower loss", trainer.global_step, self.path.name)
             return
         self.lowest = loss
         self._write(trainer, pl_module, half_life, {pl_module.criterion(): loss})
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        # Also where nothing was left to train: the process may have ended between the last step and this.
+        # A resumed run gets here even if no step was left: the former process may have ended before this call.
         if not isinstance(pl_module, ScoreModule):
             return
         self._write_all(trainer, pl_module)

@@ -1,6 +1,6 @@
-"""Training a part of a trained network and leaving the rest as it is.
+"""Freezes all but some parts of a trained network.
 
-With few images, moving fewer weights forgets less of what the others know.
+On few images, training fewer weights preserves more of what the network has learned before.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ PARTS: dict[str, Callable[[nn.Module], Iterator[nn.Parameter]]] = {
     "normalisation": lambda network: _of(network, nn.GroupNorm),
     "label": lambda network: _label(network),
 }
-"""Name -> the parameters of a network that belong to it: its self-attentions; everything that is added; the scales and
-offsets of its normalisations; what the noise level goes through."""
+"""Name -> the parameters of that part of a network: self-attention layers, all biases, scales and offsets of the
+normalisations, and the layers that embed the noise level."""
 
 
 def freeze_all_but(network: nn.Module, parts: Sequence[str]) -> int:
-    """Leaves a gradient to the parameters of some parts alone.
+    """Switches off the gradients of all parameters outside `parts`.
 
     Args:
-        network: changed in place.
-        parts: names in `PARTS`; none of them leaves everything to be trained.
+        network: modified in place.
+        parts: names in `PARTS`; an empty sequence trains everything.
 
     Returns:
-        How many numbers are trained.
+        The number of trained parameters.
 
     Raises:
-        ValueError: an unknown name, or parts that this network has not.
+        ValueError: a name is unknown, or the network does not have that part.
     """
     if unknown := [part for part in parts if part not in PARTS]:
         raise ValueError(f"parts of a network are {', '.join(PARTS)}, got {', '.join(map(repr, unknown))}")

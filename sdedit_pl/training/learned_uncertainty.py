@@ -1,12 +1,12 @@
-"""How uncertain the denoiser must be at each noise level, learned beside it.
+"""Learned weighting of the loss by the uncertainty at each noise level.
 
-Levels of noise differ in how well images can be told from them, so that a weighting made by hand lets some dominate
-the gradient. With u(s), a learned number of the noise level s, the objective
+The loss at different noise levels differs by orders of magnitude, so that with a fixed weighting some levels dominate
+the gradient. With u(s), a learned function of the noise level s, the objective
 
     loss / e^u + u
 
-is least at u = ln E[loss at s], where every level's loss is divided by its own mean: all levels weigh alike, and go on
-doing so while they fall at different rates. u has no part in denoising.
+is minimal at u = ln E[loss at s]. There the loss of each level is divided by its own mean: all levels have the same
+weight, also while their losses fall at different rates. u is not used for denoising.
 
 Source: Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", CVPR 2024, section 2 and
 appendix B.1, after Kendall and Gal, "What Uncertainties Do We Need in Bayesian Deep Learning for Computer Vision?",
@@ -25,13 +25,13 @@ from sdedit_pl.sde import SDE
 from sdedit_pl.typing import Times
 
 _HARMONICS = 32
-_PERIOD = 32.0  # of the slowest wave, in ln s: all levels that any SDE here reaches lie well within one
+_PERIOD = 32.0  # in ln s; longer than the range of noise levels of any SDE here
 
 
 class LogUncertainty(nn.Module):
-    """u(s): a sum of waves in ln s, 0 everywhere at first.
+    """u(s), a Fourier series in ln s that starts as 0.
 
-    The source draws the waves' frequencies at random; here they are harmonics, so that no buffer has to be kept.
+    Deviation from the source, which draws the frequencies at random: harmonics need no buffer.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class LogUncertainty(nn.Module):
         nn.init.zeros_(self.weights.bias)
 
     def forward(self, sde: SDE, t: Times) -> Times:
-        """The logarithm of the loss to be expected at the times `t`, (B,)."""
+        """The logarithm of the expected loss at the times `t`."""
         with torch.autocast(t.device.type, enabled=False):
             log_level = -sde.log_snr(t.float()) / 2
             harmonics = torch.arange(1, _HARMONICS + 1, device=t.device, dtype=log_level.dtype)
@@ -49,6 +49,6 @@ class LogUncertainty(nn.Module):
             return self.weights(torch.cat([phase.cos(), phase.sin()], dim=1)).squeeze(1)
 
     def objective(self, losses: Float[Tensor, "B"], sde: SDE, t: Times) -> Float[Tensor, "B"]:
-        """What training minimises in place of the `losses` of images at the times `t`."""
+        """The training objective, from the `losses` of images at the times `t`."""
         u = self(sde, t)
         return losses * (-u).exp() + u

@@ -1,7 +1,7 @@
-"""What a run has logged, over all its restarts, without a gap and without anything double.
+"""Loggers that keep one history over all restarts of a run, without gaps or duplicates.
 
-A run that was killed has logged steps that no checkpoint holds, and a resumed one trains them again. In the CSV file
-their rows are dropped; Weights & Biases forgets nothing that it was given, so that it is not given a number again.
+A run that was killed has logged steps that no checkpoint holds; the resumed run trains and logs them again. The CSV
+file drops the old rows. Weights & Biases cannot forget an entry, so it does not receive the same entry twice.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ logger = logging.getLogger(__name__)
 
 
 class CsvHistory(Logger):
-    """One CSV file: a row for each log entry, with the number, from 0, of the optimiser step that it came after.
+    """Writes a CSV file with a row for each log entry and a column `step`, the optimiser step counted from 0.
 
-    Rows that a full disk does not take are kept and written with a later one.
+    Rows that cannot be written, for example on a full disk, are written with a later row.
 
     Args:
         path: the file.
-        steps: optimiser steps that are in the weights; rows of later steps are dropped, and what is logged again for
-            an earlier one, as a validation that is made up, takes the place of its row.
+        steps: number of optimiser steps in the weights. Rows of later steps are dropped. An entry that is logged again
+            for an earlier step, such as a repeated validation, replaces its row.
     """
 
     def __init__(self, path: Path, steps: int = 0) -> None:
@@ -43,46 +43,45 @@ class CsvHistory(Logger):
         self._columns = ["step"]
         self._unwritten: list[dict[str, Any]] = []
         self._steps = steps
-        self._take_up()
+        self._drop_later_rows()
 
     @property
     def name(self) -> str:
-        """The logger's name."""
         return "csv"
 
     @property
     def version(self) -> None:
-        """None: there is one file for all restarts."""
+        """None: all restarts write to the same file."""
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run's folder holds its configuration."""
+        """Does nothing: the run's folder already holds the configuration."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Adds a row, which is in the file when this returns, unless the disk is full."""
+        """Adds a row to the file before it returns, unless the disk is full."""
         values = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
-        values.pop("epoch", None)  # which Lightning adds; there is one without end
+        values.pop("epoch", None)  # added by Lightning; a run is one endless epoch
         self._unwritten.append({"step": step, **values})
         try:
             self._write()
         except OSError as error:
             if self.failure is None:
                 self.failure = f"{self.path} cannot be written: {error.strerror}"
-                logger.warning("%s; its rows are kept until it can", self.failure)
+                logger.warning("%s; its rows are kept in memory until then", self.failure)
         else:
             self.failure = None
             self._unwritten = []
 
     @rank_zero_only
-    def _take_up(self) -> None:
+    def _drop_later_rows(self) -> None:
         rows = self._rows()
         if rows:
             self._columns = list(rows[0])
             self._rewrite([row for row in rows if int(row["step"]) < self._steps])
 
     def _rows(self) -> list[dict[str, str]]:
-        """The rows of the file, without a last one whose writing was cut off."""
+        """The rows of the file, without an incomplete last row."""
         if not self.path.is_file():
             return []
         text = self.path.read_text(encoding="utf-8")
@@ -114,18 +113,18 @@ class CsvHistory(Logger):
 
 
 def _same(row: Mapping[str, str], later: Mapping[str, Any]) -> bool:
-    """Whether a row of the file is the entry that is logged again: of the same step, the same quantities."""
+    """Whether a row of the file has the step and the quantities of the entry `later`."""
     return row["step"] == str(later["step"]) and {name for name, value in row.items() if value} == later.keys()
 
 
 class ContinuedWandb(WandbLogger):
-    """Goes on in the Weights & Biases run that the folder's earlier trainings began.
+    """Continues the Weights & Biases run of earlier processes that trained in the same folder.
 
-    The x axis of its curves is the optimiser step and not W&B's own count of entries, which cannot go back.
+    The x axis of its curves is the optimiser step, because W&B's own counter cannot go back.
 
     Args:
-        memory: JSON file that remembers the run and, of each quantity, the last step that W&B has been given.
-        settings: of WandbLogger.
+        memory: JSON file with the id of the W&B run and, for each quantity, the last logged step.
+        settings: arguments of WandbLogger.
     """
 
     def __init__(self, memory: Path, **settings: Any) -> None:
@@ -136,7 +135,7 @@ class ContinuedWandb(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Logs what was not logged before for this step or a later one."""
+        """Logs the quantities that have no entry yet for this step or a later one."""
         new = {name: value for name, value in metrics.items() if step is None or step > self._given.get(name, -1)}
         if new:
             super().log_metrics(new, step)
@@ -146,7 +145,7 @@ class ContinuedWandb(WandbLogger):
 
     @rank_zero_only
     def remember(self) -> None:
-        """Writes what a resumed run needs to know."""
+        """Writes the JSON file."""
         try:
             write_whole(self.memory, json.dumps({"id": self.version, "logged": self._given}))
         except OSError as error:

@@ -1,14 +1,15 @@
-"""An alarm for models that repeat their training images instead of making new ones.
+"""Detects models that reproduce their training images instead of generating new ones.
 
-Edits of simulated strokes of validation images are compared with the training images: the distance to the nearest one,
-beside that of the validation images themselves, which no model has seen. Where edits lie much nearer, they are memory.
+After each validation, simulated stroke paintings of validation images are edited. The distance from an edit to the
+nearest training image is compared with the same distance of the unseen validation images. Much smaller distances mean
+memorised images.
 
-Distances are squared and between pixels, averaged down to a side of 16 px, with the training images' mirror images
-among them. Details are left out on purpose: images that are not sharp yet lack them, which takes them far from
-everything at full size (the blurred originals of the bundled domain are 1.4 times as far at 64 px, and 4 times by the
-features of a classifier, but 1.0 times at 16 px), and the layout is what a copied image cannot hide. This needs no
-other network and works on any domain. A model trained on the 838 bundled portraits for 232,000 images, whose edits do
-repeat them, gave 0.82 at the noise level 1.2, 0.52 at 3.4 and 0.35 at 25.
+The distance is the mean squared difference of pixels at 16 px, over the training images and their mirror images. The
+low resolution is deliberate: early in training, edits lack detail and would be far from everything at full resolution
+(blurred originals of the bundled domain are 1.4 times as far at 64 px and 4 times as far in a classifier's features,
+but 1.0 times at 16 px), while the layout of a copied image remains visible. No other network is needed, and any domain
+works. A model trained on the 838 bundled portraits for 232,000 images, which does reproduce them, had ratios of 0.82 at
+noise level 1.2, 0.52 at 3.4 and 0.35 at 25.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch.nn.functional import interpolate
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.guides.strokes import stroke_painting
-from sdedit_pl.metrics import nearest
+from sdedit_pl.metrics.distances import nearest_by_distance
 from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.typing import Images
@@ -32,24 +33,24 @@ from sdedit_pl.typing import Images
 logger = logging.getLogger(__name__)
 
 SIDE = 16
-"""Height and width that images are compared at."""
+"""Height and width at which images are compared."""
 NOISE_LEVEL, STEPS = 10.0, 20
-"""Of the edits: little of the strokes is left at that level, so that the model gives what it has."""
+"""Start and number of steps of the edits. Little of the strokes is left at this level, so that the model decides."""
 ALARMING = 0.5
-"""Ratio of the two median squared distances below which edits count as memory."""
+"""Ratio of the two median distances below which edits count as memorised."""
 
 
 class MemorisationAlarm(lightning.Callback):
-    """Logs, after each validation, how near edits are to the training images, and warns once where they repeat them.
+    """Logs after each validation how close edits are to the training images, and warns once of memorisation.
 
-    `val/memory/edits` and `val/memory/originals` are the median distances (mean square over pixels and channels, on
-    [-1, 1]), `val/memory/ratio` is the first by the second.
+    Logs the median distances `val/memory/edits` and `val/memory/originals` (mean square over pixels and channels of
+    images in [-1, 1]) and their quotient `val/memory/ratio`.
 
     Args:
         averaging: the callback that holds the averaged weights.
-        denoiser: the model that is trained, for the noise levels that it knows.
+        denoiser: the trained model, which determines the available noise levels.
         originals: validation images in [-1, 1].
-        seen: the training images, averaged down to `SIDE`.
+        seen: training images, downscaled to `SIDE`.
     """
 
     def __init__(
@@ -85,12 +86,12 @@ class MemorisationAlarm(lightning.Callback):
             logger.warning(
                 "step %d: edits are %.2f times as far from the nearest training image as validation images are, so the "
                 "model repeats its training images; more images, data.flip=true, augment.probability, network.dropout, "
-                "a smaller network or fewer steps (validation.patience ends a run in time) help",
+                "a smaller network or fewer steps (validation.patience stops a run in time) help",
                 *(trainer.global_step, ratio),
             )
 
     def distance(self, images: Images) -> float:
-        """The median distance of `images` to the nearest training image or mirror image, squared, a pixel."""
+        """Median distance of `images` to the nearest training image or mirror image, as a mean square."""
         side = min(SIDE, *images.shape[2:])
         small = interpolate(images, size=(side, side), mode="area").flatten(1)
-        return (nearest(small, self._seen).measure.median() / small.shape[1]).item()
+        return (nearest_by_distance(small, self._seen).measure.median() / small.shape[1]).item()

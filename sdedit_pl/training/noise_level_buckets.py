@@ -1,9 +1,9 @@
-"""Ranges of noise levels on which a model is compared, with others and with itself in the course of training.
+"""Validation losses in ranges of noise levels, which compare between runs and over the course of one run.
 
-A validation loss over the training's own distribution of noise levels hides where a model gets better or worse:
-overfitting begins at some levels while others still improve. And it cannot be compared between runs that draw or weigh
-levels differently. So each validation image is denoised once in each bucket, at a level and with noise that never
-change, and errors have EDM's weight, whatever the run is trained with: then a bucket's loss is of order one.
+A validation loss over the training distribution of noise levels hides at which levels a model overfits, and does not
+compare between runs that sample or weight levels differently. Instead, each validation image is denoised once in each
+bucket, always at the same level and with the same noise. The error has EDM's weight whatever the run trains with, which
+makes the loss of a bucket of order one.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from sdedit_pl.losses import EDMWeighting, denoising_loss
 from sdedit_pl.typing import Images
 
 BUCKETS_MEAN = "sigma_mean"
-"""What the mean over the buckets is called in logs."""
+"""Name of the mean over the buckets in logs."""
 
 
 @dataclass(frozen=True)
 class NoiseBucket:
-    """The noise levels sigma / alpha from `low` to `high`."""
+    """The range of noise levels sigma / alpha from `low` to `high`."""
 
     low: float
     high: float
 
     @property
     def name(self) -> str:
-        """What logs call it: sigma_0.05-0.2."""
+        """Name in logs, for example sigma_0.05-0.2."""
         return f"sigma_{self.low:g}-{self.high:g}"
 
     def losses(
         self, denoiser: Denoiser, images: Images, uniform: Float[Tensor, "B"], noise: Images
     ) -> Float[Tensor, "B"]:
-        """The loss of each image at the quantile `uniform` of the bucket, whose levels are log-uniform."""
+        """Loss of each image at the quantile `uniform` of the log-uniform distribution over the bucket."""
         level = self.low * (uniform * math.log(self.high / self.low)).exp()
         t = denoiser.sde.time_at_noise_level(level).clamp(max=denoiser.t_max)
         return denoising_loss(denoiser, images, t, noise, EDMWeighting())
 
 
 def noise_buckets(edges: Sequence[float], denoiser: Denoiser) -> tuple[NoiseBucket, ...]:
-    """The buckets between `edges`, but for those that reach beyond what the denoiser is trained on."""
+    """Buckets between consecutive `edges`, without those above the highest noise level the denoiser is trained on."""
     highest = denoiser.sde.noise_level(torch.tensor(denoiser.t_max, dtype=torch.float64)).item()
     return tuple(NoiseBucket(low, high) for low, high in pairwise(edges) if high <= highest)

@@ -1,4 +1,4 @@
-"""Makes up for a validation that a former process did not finish."""
+"""Runs a validation that a former process did not finish."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from sdedit_pl.training.lightning_internals import run_validation, set_max_steps
 
 
 class OverdueValidation(lightning.Callback):
-    """Validates first where a run resumes from a checkpoint whose step a validation follows.
+    """Validates first when a run resumes from a checkpoint that precedes a validation.
 
-    The validation had not come to its end, or what callbacks learned from it is not in the checkpoint.
+    Either that validation did not finish, or its results are not in the checkpoint.
     """
 
     def __init__(self) -> None:
         self._max_steps = -1
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        # Where no step is left Lightning begins no training, and with it no validation of the last step.
+        # With no step left, Lightning would skip on_train_start and with it this validation.
         self._max_steps = trainer.max_steps
         set_max_steps(trainer, -1)
 

@@ -1,16 +1,17 @@
-"""Recolouring: training images in which one colour has become another.
+"""Recolouring: replaces one colour of a training image by a random other colour.
 
-A domain of few designs knows few colours: whoever paints a green coat where the training images have none gets
-another garment. Here a pixel is chosen, everything of about its colour takes on a random other colour, and light and
-shade stay. The pixel is one away from the centre rather than near it, where the subject itself is. White and black stay
-as they are, and with them plain backgrounds and outlines.
+A domain of few designs has few colours: a green coat in a guide becomes another garment if no training image has a
+green coat. Recolouring picks a pixel and changes the colour of all similar pixels, while light and shade stay. Pixels
+far from the centre, where the subject is, are picked more often. White and black, and with them plain backgrounds and
+outlines, do not change. Torchvision's ColorJitter cannot replace it: its hue shift turns all colours of an image
+together, skin as well as coat, and its brightness, contrast and saturation change white and black.
 
-A colour of channels in [0, 1] is split into its lightness, the mean Y of its channels, and its tint
-q = (colour - Y) / (Y + 0.1), which a shadow leaves nearly unchanged. Pixels whose (q, Y) are near those of the chosen
-one are moved to the tint q + new tint - chosen tint and the lightness gain * Y, as far as they belong to it and have
-room for a tint between black and white.
+A colour with channels in [0, 1] is split into its lightness Y, the mean of its channels, and its tint
+q = (colour - Y) / (Y + 0.1), which is nearly independent of shadows. Pixels whose (q, Y) is near that of the picked
+pixel get the tint q + new tint - picked tint and the lightness gain * Y, in proportion to their similarity and to the
+room that their lightness leaves for a tint.
 
-The augmentation is meant to leak: images of the new colours are part of what the model learns.
+The augmentation leaks on purpose: the model learns images with the new colours.
 """
 
 from __future__ import annotations
@@ -23,27 +24,27 @@ from torch import Tensor
 
 from sdedit_pl.typing import Images, over_images
 
-# How far, in tint and in lightness, pixels belong to the chosen one: standard deviations of the membership.
+# Standard deviations of the similarity to the picked pixel, in tint and in lightness.
 _TINT_REACH, _LIGHTNESS_REACH = 0.25, 0.25
-# Largest length of a new tint, and the factors between which lightness is changed.
+# Largest norm of a new tint, and largest factor (or divisor) of the lightness.
 _LARGEST_TINT, _LARGEST_GAIN = 1.1, 1.7
 _DARK = 0.1
 
 
 def recolour(images: Images, probability: float) -> Images:
-    """Gives one colour of some of the images another tint and lightness.
+    """Gives one colour of some images another tint and lightness.
 
     Random numbers come from the default generator of the images' device.
 
     Args:
         images: RGB in [-1, 1].
-        probability: of an image to be recoloured, in [0, 1].
+        probability: probability that an image is recoloured, in [0, 1].
 
     Returns:
-        The images, in [-1, 1].
+        Images in [-1, 1].
 
     Raises:
-        ValueError: images that are not RGB.
+        ValueError: the images are not RGB.
     """
     if images.shape[1] != 3:
         raise ValueError(f"recolouring needs images of 3 channels (RGB), got {images.shape[1]}")
@@ -65,7 +66,7 @@ def recolour(images: Images, probability: float) -> Images:
 
 
 def _distance_from_centre(images: Images) -> Float[Tensor, "H W"]:
-    """Of each pixel, squared, in shares of the image's size."""
+    """Squared distance of each pixel from the centre; the image has a width of 1."""
     rows, columns = (
         torch.linspace(-0.5, 0.5, size, device=images.device, dtype=images.dtype) for size in images.shape[-2:]
     )
@@ -73,20 +74,20 @@ def _distance_from_centre(images: Images) -> Float[Tensor, "H W"]:
 
 
 def _drawn(weights: Float[Tensor, "B P"], uniform: Float[Tensor, "B"]) -> Int[Tensor, "B"]:
-    """An index of each row, drawn with probabilities in proportion to the weights."""
+    """Draws an index for each row with probabilities proportional to the weights."""
     summed = weights.cumsum(1)
     index = torch.searchsorted(summed, uniform.unsqueeze(1) * summed[:, -1:], right=True)
     return index.squeeze(1).clamp(max=weights.shape[1] - 1)
 
 
 def _at(values: Images, pixel: Int[Tensor, "B"]) -> Float[Tensor, "B C 1 1"]:
-    """One pixel of each image."""
+    """Picks one pixel of each image."""
     index = pixel.view(-1, 1, 1).expand(-1, values.shape[1], 1)
     return values.flatten(2).gather(2, index).unsqueeze(-1)
 
 
 def _direction(angle: Float[Tensor, "B"]) -> Float[Tensor, "B 3 1 1"]:
-    """Unit vectors in the plane of tints, whose channels sum to zero."""
+    """Unit vectors in the plane of tints, where channels sum to zero."""
     thirds = torch.tensor([0.0, 1.0, 2.0], device=angle.device, dtype=angle.dtype) * (2 * math.pi / 3)
     channels = (angle.unsqueeze(1) + thirds).cos() * math.sqrt(2 / 3)
     return channels.unsqueeze(-1).unsqueeze(-1)

@@ -1,8 +1,8 @@
-"""Checkpoints to resume from: when they are written, which are kept, and what a resumed run owes.
+"""Writes the checkpoints that a run resumes from, and removes old ones.
 
-A checkpoint holds the state after an optimiser step. It is written before the validation that may be due after the
-same step, so that nothing of the training is lost where a validation, which may be long, does not come to its end; a
-run that resumes there validates first.
+A checkpoint holds the state after an optimiser step. It is written before a validation of the same step, so that no
+training is lost if the validation, which may take long, does not finish. A run that resumes there validates first
+(`overdue_validation.py`).
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from sdedit_pl.training.training_log import between_steps
 logger = logging.getLogger(__name__)
 
 BEST = "best.ckpt"
-"""The checkpoint whose validation was best, beside the newest ones."""
+"""Name of the checkpoint with the lowest validation loss."""
 
 
 class ResumableCheckpoint(Checkpoint):
-    """Writes checkpoints at intervals, before validations, when a signal stops the run, and after the last step.
+    """Writes checkpoints at intervals, before validations, on a stop signal and after the last step.
 
-    Which are there is read from the folder, so that it may be moved and the settings changed between two runs. On a
-    signal, the run ends after the step's checkpoint, on all devices after the same step.
+    Existing checkpoints are found by listing the folder, so that it can be moved and the settings can change between
+    two runs. A signal ends the run on all devices after the same step.
 
     Args:
-        folder: where they go, as step=NNNNNNNN.ckpt.
-        every_steps: optimiser steps between two of them.
-        keep: how many of the newest are kept.
-        files: how they are written; given to the trainer too.
-        watch: asked before each, so that none holds weights that are not finite.
-        signals: what asks the run to stop.
-        resumes_from: the checkpoint that the run goes on from, which all devices must agree on.
-        every_minutes: minutes between two of them, on the first device's clock; None for steps alone.
-        best: also keep the one whose validation was best by the module's `criterion`, as best.ckpt.
+        folder: folder for the files step=NNNNNNNN.ckpt.
+        every_steps: optimiser steps between two checkpoints.
+        keep: number of newest checkpoints to keep.
+        files: writes the files; the trainer must use the same object.
+        watch: checked before each checkpoint, so that none holds weights that are not finite.
+        signals: asks the run to stop.
+        resumes_from: the checkpoint that the run resumes from, which must be the same on all devices.
+        every_minutes: minutes between two checkpoints, on the first device's clock; None counts steps only.
+        best: also keep the checkpoint with the lowest `ScoreModule.criterion`, as best.ckpt.
 
     Raises:
-        ValueError: `every_steps` or `keep` below 1, or `every_minutes` not above 0; at the start of a training, devices
-            that go on from different checkpoints.
+        ValueError: `every_steps` or `keep` is below 1, or `every_minutes` is not above 0; at the start of training, the
+            devices resume from different checkpoints.
     """
 
     def __init__(
@@ -86,14 +86,13 @@ class ResumableCheckpoint(Checkpoint):
         self.lowest = float("inf")
         self._written_step = 0
         self._written_at = 0.0
-        self._asked = self._answered = 0  # checkpoints that the clock asked for, and those written for it
+        self._requested = self._served = 0  # checkpoints requested by the clock, and those written on its request
 
     def state_dict(self) -> dict[str, float]:
-        """What a checkpoint keeps: the lowest validation loss before it."""
+        """The lowest validation loss before the checkpoint."""
         return {"lowest": self.lowest}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Takes up the lowest validation loss before the checkpoint."""
         self.lowest = state_dict["lowest"]
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
@@ -104,7 +103,7 @@ class ResumableCheckpoint(Checkpoint):
         found = self.agreement.gathered(None if self.resumes_from is None else self.resumes_from.name)
         if len(set(found)) > 1:
             raise ValueError(
-                f"the devices do not see the same checkpoints in {self.folder}: their newest ones are "
+                f"the devices see different checkpoints in {self.folder}: their newest ones are "
                 f"{', '.join(map(str, found))}; `out` must lie on a file system that all nodes share"
             )
         self.signals.wait()
@@ -128,11 +127,11 @@ class ResumableCheckpoint(Checkpoint):
         if between_steps(trainer, batch_idx):
             return
         step = trainer.global_step
-        self._look_at_the_clock(trainer)
-        stop, asked = self.agreement.largest(self.signals.received, self._asked)
+        self._check_clock(trainer)
+        stop, requested = self.agreement.largest(self.signals.received, self._requested)
         at_interval = step % self.every_steps == 0 or step == trainer.max_steps
-        if at_interval or stop or asked > self._answered or validation_is_due(trainer):
-            self._answered = asked
+        if at_interval or stop or requested > self._served or validation_is_due(trainer):
+            self._served = requested
             self._write(trainer, pl_module)
         if stop:
             raise Interrupted(stop, step, self.files.failure)
@@ -140,8 +139,8 @@ class ResumableCheckpoint(Checkpoint):
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        # The step's checkpoint is there: a validation that is cut short is made up.
-        stop, _ = self.agreement.largest(self.signals.received, self._asked)
+        # The checkpoint of this step exists; the resumed run repeats the validation.
+        stop, _ = self.agreement.largest(self.signals.received, self._requested)
         if stop:
             raise Interrupted(stop, trainer.global_step, self.files.failure)
 
@@ -156,32 +155,32 @@ class ResumableCheckpoint(Checkpoint):
         """The checkpoint after an optimiser step."""
         return self.folder / f"step={step:08d}.ckpt"
 
-    def _look_at_the_clock(self, trainer: lightning.Trainer) -> None:
+    def _check_clock(self, trainer: lightning.Trainer) -> None:
         now = time.monotonic()
         if self.every_minutes is None or now - self._written_at < 60 * self.every_minutes:
             return
         self._written_at = now
         if trainer.is_global_zero:
-            self._asked += 1
+            self._requested += 1
 
     def _write(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         step = trainer.global_step
         if step == self._written_step:
             return
-        self.watch.look(trainer, pl_module)
+        self.watch.check(trainer, pl_module)
         trainer.save_checkpoint(self.path(step), weights_only=False)
         self._written_step, self._written_at = step, time.monotonic()
         if self.files.failure is not None:
-            logger.warning("%s; training goes on, and the checkpoints before it stay", self.files.failure)
+            logger.warning("%s; training continues, and earlier checkpoints are kept", self.files.failure)
         elif trainer.is_global_zero:
-            # Later ones are damaged: the run would have resumed from them.
+            # Any later checkpoint is damaged; otherwise the run would have resumed from it.
             written = [path for path in sorted(self.folder.glob("step=*.ckpt")) if path <= self.path(step)]
             for old in written[: -self.keep]:
                 old.unlink()
 
     def _keep_as_best(self, checkpoint: Path) -> bool:
-        """Puts a checkpoint in the place of the best one, and returns whether it could be written."""
-        if not checkpoint.exists():  # for which there was no room
+        """Copies a checkpoint to best.ckpt and returns whether that was possible."""
+        if not checkpoint.exists():  # the disk was full
             return False
         try:
             with whole_file(self.folder / BEST) as unfinished:

@@ -1,14 +1,9 @@
-"""Signals that end a run early, and how all devices come to end it after the same step.
+"""Signals that end a run early, after a checkpoint.
 
-SIGTERM and SIGUSR1 (a cluster that needs the machine, or whose time limit is near) and SIGINT (Ctrl-C) let the current
-step finish; a checkpoint follows and the process ends, with 75 (EX_TEMPFAIL: to be started again) for the cluster's
-signals and 130 for Ctrl-C. A second Ctrl-C does not wait.
-
-Before the first step there is nothing to wait for: then a signal ends the process at once, with the same codes.
-
-Lightning has handlers of its own, which these replace: with several devices they wait for the device at every step,
-and from inside a handler they start a broadcast that the other devices may not expect. What every device has to know
-goes round in the background instead, on the CPU, and arrives one step later.
+After SIGTERM or SIGUSR1 (from a cluster that needs the machine, or whose time limit is near) or SIGINT (Ctrl-C), the
+current step finishes, a checkpoint is written and the process exits: with 75 (EX_TEMPFAIL, run again) after a cluster's
+signal, with 130 after Ctrl-C. A second Ctrl-C ends the process at once. So does any of these signals before the first
+step, when there is nothing to save, with the same exit codes.
 """
 
 from __future__ import annotations
@@ -20,42 +15,42 @@ from types import FrameType, TracebackType
 from typing import Any
 
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
-"""Signals that are waited for, and the exit codes of a training that they ended."""
+"""The signals that stop a run, with the exit codes."""
 
 
 class Interrupted(Exception):
-    """A run that a signal has ended, after a checkpoint; the same training goes on from there.
+    """A signal ended the run; the same command resumes it.
 
     Args:
         signum: the signal.
-        step: optimiser steps that were done; None where it had not come to its first one.
-        problem: why there is no checkpoint of that step.
+        step: number of finished optimiser steps; None before the first one.
+        problem: the reason why that step has no checkpoint.
     """
 
     def __init__(self, signum: int, step: int | None, problem: str | None = None) -> None:
         self.signal = signal.Signals(signum)
         self.step = step
         if step is None:
-            text = "before its first step; the same command begins again"
+            text = "before its first step; run the same command to start again"
         elif problem is None:
-            text = f"after step {step}; the same command goes on from there"
+            text = f"after step {step}; run the same command to resume there"
         else:
-            text = f"after step {step}, but {problem}; the same command goes on from the newest checkpoint"
+            text = f"after step {step}, but {problem}; run the same command to resume from the newest checkpoint"
         super().__init__(f"stopped by {self.signal.name} {text}")
 
     @property
     def exit_code(self) -> int:
-        """What the process should end with."""
+        """The exit code of the process."""
         return EXIT_CODES[self.signal]
 
 
 class StopSignals:
-    """Remembers, inside its `with` block, the first signal that asked this process to stop.
+    """Records, inside its `with` block, the first signal that asks this process to stop.
 
-    Until `wait` is called it raises Interrupted there and then.
+    A signal raises Interrupted at once until `wait` is called.
 
-    Worker processes that are forked inside the block live on: the training that they work for ends them. A second
-    SIGTERM does end a worker, so that nothing that insists is left waiting.
+    Worker processes that are forked inside the block ignore the first signal, because the training process ends them. A
+    second SIGTERM does end a worker.
     """
 
     def __init__(self) -> None:
@@ -79,7 +74,7 @@ class StopSignals:
         self._before = {}
 
     def wait(self) -> None:
-        """From here on signals are remembered, and who asks for `received` ends the run in its own time."""
+        """Stops raising Interrupted; from now on the caller checks `received` and ends the run itself."""
         self._waits = True
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:

@@ -1,8 +1,8 @@
-"""What is said of a run while it trains: its loss, its rate of images, how far it is.
+"""Logs the training loss and speed at intervals.
 
-Lightning's own log of a training step reads a number from the device at every step that is to be shown in the progress
-bar. Here the device is asked at the logging intervals alone; the loss is then reduced over the devices, and what was
-logged is in the loggers before a checkpoint of the same step is written.
+Lightning's `log` reads a number from the accelerator at every step whose value is shown in the progress bar. Here that
+happens at log entries only. The loss is then reduced over the devices, and every entry reaches the loggers before a
+checkpoint of the same step is written.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from sdedit_pl.training.module import ScoreModule
 
 
 class TrainingLog(lightning.Callback):
-    """Logs the loss, the learning rate, the images seen since the very first step, and how many a second.
+    """Logs the loss, the learning rate, the images seen since the first run, and images per second.
 
-    The loss is that of one optimiser step: the mean over its batches and over all devices. Entries carry the number,
-    from 0, of the optimiser step, as Lightning's do.
+    The loss is the mean of one optimiser step, over its batches and over all devices. Entries carry the number of the
+    optimiser step, counted from 0 as in Lightning.
 
     Args:
         every_steps: optimiser steps between two entries.
-        watch: told every loss, and asked at every entry and before every validation.
+        watch: receives every loss and is checked at every entry and before every validation.
 
     Raises:
-        ValueError: `every_steps` below 1.
+        ValueError: `every_steps` is below 1.
     """
 
     def __init__(self, every_steps: int, watch: DivergenceWatch) -> None:
@@ -64,18 +64,18 @@ class TrainingLog(lightning.Callback):
         self._losses = []
         self.watch.observe(loss, trainer.global_step)
         if trainer.global_step % self.every_steps == 0:
-            self.watch.look(trainer, pl_module)
+            self.watch.check(trainer, pl_module)
             self._log(trainer, loss)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.watch.look(trainer, pl_module)
+        self.watch.check(trainer, pl_module)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        # Time spent validating is not the training's rate.
+        # Validation time does not count towards images per second.
         self._last = None
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.watch.look(trainer, pl_module)
+        self.watch.check(trainer, pl_module)
 
     def _log(self, trainer: lightning.Trainer, loss: Tensor) -> None:
         images, now = images_seen(trainer), time.monotonic()
@@ -92,5 +92,5 @@ class TrainingLog(lightning.Callback):
 
 
 def between_steps(trainer: lightning.Trainer, batch_idx: int) -> bool:
-    """Whether the batch was not the last of its optimiser step, where gradients are accumulated."""
+    """Whether more batches of the same optimiser step follow, because gradients are accumulated."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches != 0

@@ -1,4 +1,4 @@
-"""Unreadable images, counted over all devices."""
+"""Counts unreadable images over all devices."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from sdedit_pl.training.device_agreement import Agreement
 
 
 class UnreadableImageCounts(lightning.Callback):
-    """Lets every device know the unreadable images that any of them has met.
+    """Shares between the devices which images could not be read.
 
-    Each device reads its own share of the images. Only together do they know whether the source's limit is exceeded,
-    which then ends all of them, and the first device, which speaks for all, names what the others have met.
+    Each device reads its own share of the images, so that only all of them together can tell whether the source's limit
+    is exceeded, which ends the run everywhere. The first device logs the names that the others found.
 
     Args:
-        source: Counts and names what could not be read in this process.
+        source: the source that counts and names the images that this process could not read.
     """
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.agreement = Agreement()
-        self._shared = 0  # that every device knew at the last exchange
+        self._shared = 0  # number of names that all devices knew after the last exchange
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -31,10 +31,10 @@ class UnreadableImageCounts(lightning.Callback):
             self._shared = 0
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Exchanges the names, when a device has met something new.
+        """Exchanges names if a device has found a new one.
 
         Raises:
-            UnreadableImage: all devices together have met more than the source accepts.
+            UnreadableImage: there are more unreadable images than the source accepts, over all devices.
         """
         (most,) = self.agreement.largest(len(self.source.broken))
         if most > self._shared:

@@ -96,7 +96,7 @@ def test_labels_say_what_was_done_and_nothing_is_zero() -> None:
 
 def test_each_transformation_has_its_probability_and_its_distribution() -> None:
     torch.manual_seed(0)
-    drawn = Transformation.drawn(40_000, 0.3, torch.zeros(1))
+    drawn = Transformation.random(40_000, 0.3, torch.zeros(1))
     shares = {name: values.ne(0).float().mean().item() for name, values in drawn._asdict().items()}
     assert shares.pop("mirrored") == pytest.approx(0.5, abs=0.01)
     assert shares.pop("upside_down") == pytest.approx(0.15, abs=0.01)
@@ -113,7 +113,7 @@ def test_each_transformation_has_its_probability_and_its_distribution() -> None:
 
 def test_probability_zero_mirrors_at_most_and_one_does_everything() -> None:
     torch.manual_seed(0)
-    never, always = (Transformation.drawn(1000, probability, torch.zeros(1)) for probability in (0.0, 1.0))
+    never, always = (Transformation.random(1000, probability, torch.zeros(1)) for probability in (0.0, 1.0))
     assert never._resamples().max() == 0 and always._resamples().min() > 0
 
 
@@ -130,10 +130,10 @@ def test_autocast_changes_nothing() -> None:
 def test_it_reads_nothing_from_the_device_and_stays_there() -> None:
     with FakeTensorMode(), torch.device("cuda"):
         images = torch.zeros(4, 3, 32, 32)
-        done = Transformation.drawn(4, 0.5, images)
+        done = Transformation.random(4, 0.5, images)
         assert done(images).device.type == done.labels.device.type == "cuda"
 
 
 def test_images_that_are_not_square_are_refused() -> None:
-    with pytest.raises(ValueError, match="turns square images, got 8 x 16"):
+    with pytest.raises(ValueError, match="square images, got 8 x 16"):
         transformation(angle=1.0)(torch.zeros(1, 3, 8, 16))
