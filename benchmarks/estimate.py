@@ -31,7 +31,7 @@ from sdedit_pl.cli.train import CONFIG_KEY
 from sdedit_pl.config import read_file
 from sdedit_pl.resources import find_config
 from sdedit_pl.settings import TRAINING
-from sdedit_pl.training import ScoreModule
+from sdedit_pl.training.module import ScoreModule
 
 USAGE = (
     "python benchmarks/estimate.py config=NAME [key=value ...]\n\nEstimates operations, memory and time of a training."

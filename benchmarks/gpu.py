@@ -16,14 +16,11 @@ diffusers), profile (kernels of a training step), train (a run stopped by the cl
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
-import math
 import signal
 import statistics
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

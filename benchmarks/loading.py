@@ -32,7 +32,7 @@ from safetensors.torch import load_file
 from sdedit_pl import load_denoiser
 from sdedit_pl.build import build_denoiser
 from sdedit_pl.checkpoints import save_denoiser
-from sdedit_pl.checkpoints.presets import PRESETS
+from sdedit_pl.checkpoints.importers.presets import PRESETS
 
 MODEL = PRESETS["church_outdoor"].model
 GOAL = 1.2

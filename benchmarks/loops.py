@@ -27,10 +27,10 @@ from sdedit_pl.data.images import images_from_bytes
 from sdedit_pl.fit import build_trainer
 from sdedit_pl.losses import denoising_loss
 from sdedit_pl.settings import TRAINING
-from sdedit_pl.training.divergence import DivergenceWatch
+from sdedit_pl.training.checkpoint_io import DurableCheckpoints
+from sdedit_pl.training.divergence_watch import DivergenceWatch
 from sdedit_pl.training.module import ScoreModule
-from sdedit_pl.training.progress import TrainingLog
-from sdedit_pl.training.resumption import DurableCheckpoints
+from sdedit_pl.training.training_log import TrainingLog
 
 
 class BareLoop:

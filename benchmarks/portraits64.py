@@ -34,7 +34,7 @@ from sdedit_pl.data.images import as_saved, images_from_bytes
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
-from sdedit_pl.editing.strokes import stroke_painting
+from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.metrics import (
     FEATURES,
     Estimate,
@@ -216,13 +216,18 @@ def edited(denoiser: Denoiser, edit: SDEdit, guides: Images, batch: int, progres
     )
 
 
+def with_error(estimate: Estimate) -> dict[str, float]:
+    """A distance as results hold it."""
+    return {"value": estimate.value, "error": estimate.error}
+
+
 def compared(images: Portraits, guides: Portraits, val: Portraits, train: Portraits) -> dict[str, Any]:
     """The numbers of a set of images, one for each validation image."""
     numbers: dict[str, Any] = {}
     for name, others in (("val", val), ("train", train)):
         if images is not others:
-            numbers[f"kid_to_{name}"] = images.kid(others)._asdict()
-            numbers[f"kid_to_{name}_all_pairs"] = images.kid_of_all_pairs(others)._asdict()
+            numbers[f"kid_to_{name}"] = with_error(images.kid(others))
+            numbers[f"kid_to_{name}_all_pairs"] = with_error(images.kid_of_all_pairs(others))
     for name, others in (("guide", guides), ("original", val)):
         numbers[f"squared_l2_to_{name}"] = squared_l2(images.pixels, others.pixels).mean().item()
         numbers[f"rms_to_{name}"] = root_mean_square(images.pixels, others.pixels).mean().item()

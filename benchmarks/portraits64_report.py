@@ -10,8 +10,8 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from sdedit_pl.editing.sheets import grid, to_picture
 from sdedit_pl.metrics import squared_l2
+from sdedit_pl.picture_grid import grid, to_picture
 from sdedit_pl.typing import Images
 
 if TYPE_CHECKING:

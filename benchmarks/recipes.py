@@ -39,10 +39,10 @@ from sdedit_pl.config import Schema, require_at_least
 from sdedit_pl.data.images import as_saved
 from sdedit_pl.denoiser import in_precision
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.strokes import stroke_painting
 from sdedit_pl.files import write_whole
 from sdedit_pl.fit import fit
 from sdedit_pl.grids import start_time
+from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.metrics import FEATURES, Estimate, features_of, kernel_distance, squared_l2
 from sdedit_pl.plots import line_plot
 from sdedit_pl.run_folder import HISTORY_FILE

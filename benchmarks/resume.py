@@ -95,7 +95,7 @@ class Kill:
         setattr(target, name, killing)
 
 
-_CHECKPOINT = "sdedit_pl.training.resumption:ResumableCheckpoint"
+_CHECKPOINT = "sdedit_pl.training.resumable_checkpoints:ResumableCheckpoint"
 _STORE = "sdedit_pl.files:_store"
 _STEP = "sdedit_pl.training.module:ScoreModule.training_step"
 _VALIDATION = "sdedit_pl.training.module:ScoreModule.validation_step"
@@ -103,13 +103,13 @@ _VALIDATION = "sdedit_pl.training.module:ScoreModule.validation_step"
 KILLS: dict[str, tuple[Kill, ...]] = {
     "right after the start": (Kill(f"{_CHECKPOINT}.on_train_start", 1),),
     "between two batches of step 4": (Kill(_STEP, 8),),
-    "after step 4, before its log entry": (Kill("sdedit_pl.training.progress:TrainingLog.on_train_batch_end", 8),),
+    "after step 4, before its log entry": (Kill("sdedit_pl.training.training_log:TrainingLog.on_train_batch_end", 8),),
     "between log entry and checkpoint of step 4": (Kill(f"{_CHECKPOINT}.on_train_batch_end", 8),),
     "half way through the checkpoint of step 4": (Kill(_STORE, 1, "step=00000004.ckpt", half=True),),
     "half way through the very first checkpoint": (Kill(_STORE, 1, "step=00000002.ckpt", half=True),),
     "before old checkpoints are removed, step 4": (Kill("pathlib:Path.unlink", 1, "/step=00000002.ckpt"),),
     "between checkpoint and validation of step 4": (
-        Kill("sdedit_pl.training.progress:TrainingLog.on_validation_start", 2),
+        Kill("sdedit_pl.training.training_log:TrainingLog.on_validation_start", 2),
     ),
     "in the validation after step 4": (Kill(_VALIDATION, 4),),
     "half way through a preview": (Kill(_STORE, 1, "step-00000004.png", half=True),),
@@ -117,7 +117,7 @@ KILLS: dict[str, tuple[Kill, ...]] = {
     "before the best checkpoint has its name": (Kill(_STORE, 2, "best.ckpt"),),
     "right after the validation of step 4": (Kill(_STEP, 9),),
     "in the validation after the last step": (Kill(_VALIDATION, 6),),
-    "at the very end": (Kill("sdedit_pl.training.selection:EditingCheckpoint.on_fit_end", 1),),
+    "at the very end": (Kill("sdedit_pl.training.editing_checkpoint:EditingCheckpoint.on_fit_end", 1),),
     "in step 4, and again in step 4": (Kill(_STEP, 7), Kill(_STEP, 2)),
     "in step 6, and again in the validation owed": (Kill(_STEP, 11), Kill(_VALIDATION, 2)),
 }

@@ -25,9 +25,10 @@ from typing import Any, Literal
 
 import torch
 from command import refuse_unknown, run_command
+from jaxtyping import Float
 from measuring import machine
 from mixture import all_solvers
-from portraits64 import Extract, Portraits, edited, read_design_of
+from portraits64 import Extract, Portraits, edited, read_design_of, with_error
 from portraits64_report import spread
 from safetensors.torch import load_file, save_file
 from solvers_plan import Cell, evaluations_of, planned
@@ -44,11 +45,12 @@ from sdedit_pl.data.choice import ChosenImages
 from sdedit_pl.data.images import bytes_from_images, images_from_bytes
 from sdedit_pl.denoiser import in_precision
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.strokes import stroke_painting
 from sdedit_pl.files import sha256_of, whole_file, write_whole
 from sdedit_pl.grids import GRIDS
+from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.metrics import FEATURES, features_of, squared_l2
-from sdedit_pl.metrics.paired import GroupSums, Interval, Resampling
+from sdedit_pl.metrics.intervals import percentile_interval
+from sdedit_pl.metrics.paired_bootstrap import GroupSums, PairedBootstrap
 from sdedit_pl.typing import Images
 
 USAGE = "python benchmarks/solvers.py ckpt=FILE out=FOLDER [key=value ...]"
@@ -182,14 +184,14 @@ class Measurement:
         images = read_originals(settings, description, extract)
         self.originals = images[torch.arange(len(images)).repeat(settings["samples"])]
         self.chosen = spread(len(images), IMAGES_SHOWN)
-        self.resampling = Resampling.of(self.originals.designs)
+        self.bootstrap = PairedBootstrap.of(self.originals.designs)
         self.guides = {
             colours: self.originals.made_into(stroke_painting(self.originals.pixels, int(colours)), extract)
             for colours in dict.fromkeys([*self.results["guides"], *map(str, settings["colours"])])
         }
         self.results["images"] = {"images": len(images), "groups": len(images.designs.unique())}
         for colours, guides in self.guides.items():
-            self.results["guides"][colours] = guides.kid(self.originals)._asdict()
+            self.results["guides"][colours] = with_error(guides.kid(self.originals))
 
     def measure(self, cell: Cell) -> dict[str, Any]:
         """The record of a cell, which is edited and measured, compared with its references, and written."""
@@ -214,10 +216,10 @@ class Measurement:
             "evaluations": self.network.images / len(guides),
             "stochastic": cell.solver == "paper" or all_solvers()[cell.solver].stochastic,
             "kid": {
-                **edits.kid(self.originals)._asdict(),
-                **Interval.of(self.resampling.kid(sums.discrepancy))._asdict(),
+                **with_error(edits.kid(self.originals)),
+                **interval(self.bootstrap.kid(sums.discrepancy)),
             },
-            "l2": {"value": l2.mean().item(), **Interval.of(self.resampling.l2(sums.l2))._asdict()},
+            "l2": {"value": l2.mean().item(), **interval(self.bootstrap.l2(sums.l2))},
             "seconds_per_edit": seconds / len(guides),
             "load": os.getloadavg()[0],
             "versus": {},
@@ -239,14 +241,14 @@ class Measurement:
     def _comparison(self, record: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
         """How a cell differs from a reference."""
         sums, reference_sums = self._sums(record), self._sums(reference)
-        differences = self.resampling.kid(sums.discrepancy - reference_sums.discrepancy)
-        ratios = self.resampling.l2(sums.l2) / self.resampling.l2(reference_sums.l2)
+        differences = self.bootstrap.kid(sums.discrepancy - reference_sums.discrepancy)
+        ratios = self.bootstrap.l2(sums.l2) / self.bootstrap.l2(reference_sums.l2)
         kid, wanted, ratio = record["kid"]["value"], reference["kid"], record["l2"]["value"] / reference["l2"]["value"]
         place = "below" if kid < wanted["low"] else "above" if kid > wanted["high"] else "inside"
         return {
-            "kid": {"value": kid - wanted["value"], **Interval.of(differences)._asdict()},
+            "kid": {"value": kid - wanted["value"], **interval(differences)},
             "kid_place": place,
-            "l2": {"value": ratio - 1, **Interval.of(ratios - 1)._asdict()},
+            "l2": {"value": ratio - 1, **interval(ratios - 1)},
             "meets_goal": place != "above" and abs(ratio - 1) <= L2_TOLERANCE,
         }
 
@@ -293,6 +295,12 @@ class Measurement:
         if earlier["checkpoint"]["sha256"] != measured["checkpoint"]["sha256"]:
             raise ValueError(f"{file} was measured with other weights than {description.path}; give another out=")
         return {**earlier, **measured}
+
+
+def interval(drawn: Float[Tensor, "draws"]) -> dict[str, float]:
+    """The ends of a bootstrap interval."""
+    low, high = percentile_interval(drawn)
+    return {"low": low, "high": high}
 
 
 def cell_of(record: Mapping[str, Any]) -> Cell:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from portraits64_report import table
 
-from sdedit_pl.editing.sheets import grid, to_picture
+from sdedit_pl.picture_grid import grid, to_picture
 from sdedit_pl.plots import Value, line_plot
 from sdedit_pl.typing import Images
 

@@ -18,10 +18,10 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.settings import MODEL_SECTIONS, TRAINING
 from sdedit_pl.training.augmentation import Augmentation
 from sdedit_pl.training.average import ImageHalfLifeAveraging
-from sdedit_pl.training.memory import SIDE, MemoryAlarm
+from sdedit_pl.training.early_stopping import Patience
+from sdedit_pl.training.learned_uncertainty import LogUncertainty
+from sdedit_pl.training.memorisation_alarm import SIDE, MemorisationAlarm
 from sdedit_pl.training.module import ScoreModule
-from sdedit_pl.training.selection import Patience
-from sdedit_pl.training.uncertainty import LogUncertainty
 
 
 def build_component(config: Mapping[str, Any], section: str, family: Family | None = None, **supplied: Any) -> Any:
@@ -146,5 +146,5 @@ def build_safeguards(
         watching.append(Patience(averaging, settings["patience"]))
     seen = data.small_training_images(SIDE, settings["memory_images"])
     if seen is not None and len(originals):
-        watching.append(MemoryAlarm(averaging, denoiser, originals, seen))
+        watching.append(MemorisationAlarm(averaging, denoiser, originals, seen))
     return watching

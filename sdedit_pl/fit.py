@@ -25,15 +25,15 @@ from sdedit_pl.build import (
     build_safeguards,
     model_config,
 )
-from sdedit_pl.checkpoints.loading import RUN_FILE
+from sdedit_pl.checkpoints.init_from import TOLD, initialise
+from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.checkpoints.native import save_denoiser
-from sdedit_pl.checkpoints.transfer import TOLD, initialise
 from sdedit_pl.config import ConfigError
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.files import find_guides, read_guide
-from sdedit_pl.editing.strokes import stroke_painting
+from sdedit_pl.guides.guide_files import find_guides, read_guide
+from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.run_folder import (
     CHECKPOINTS,
     HISTORY_FILE,
@@ -46,15 +46,18 @@ from sdedit_pl.run_folder import (
     write_config,
 )
 from sdedit_pl.training.average import ImageHalfLifeAveraging
-from sdedit_pl.training.broken import BrokenImages
-from sdedit_pl.training.divergence import Diverged, DivergenceWatch
-from sdedit_pl.training.history import ContinuedWandb, CsvHistory
-from sdedit_pl.training.parts import freeze_all_but
+from sdedit_pl.training.checkpoint_io import DurableCheckpoints
+from sdedit_pl.training.divergence_watch import Diverged, DivergenceWatch
+from sdedit_pl.training.editing_checkpoint import EditingCheckpoint
+from sdedit_pl.training.freezing import freeze_all_but
+from sdedit_pl.training.loggers import ContinuedWandb, CsvHistory
+from sdedit_pl.training.overdue_validation import OverdueValidation
 from sdedit_pl.training.previews import Previews
-from sdedit_pl.training.progress import RunProgress, TrainingLog
-from sdedit_pl.training.resumption import DurableCheckpoints, OwedValidation, ResumableCheckpoint
-from sdedit_pl.training.selection import EditingCheckpoint
-from sdedit_pl.training.signals import StopSignals
+from sdedit_pl.training.progress_bar import RunProgress
+from sdedit_pl.training.resumable_checkpoints import ResumableCheckpoint
+from sdedit_pl.training.stop_signals import StopSignals
+from sdedit_pl.training.training_log import TrainingLog
+from sdedit_pl.training.unreadable_images import UnreadableImageCounts
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +105,8 @@ def train(config: Mapping[str, Any], signals: StopSignals) -> Path:
     parts = {"files": files, "watch": watch, "signals": signals, "resumes_from": newest}
     resumable = ResumableCheckpoint(folder / CHECKPOINTS, **settings, **parts)
     bar = [RunProgress(log)] if config["trainer"]["enable_progress_bar"] else []
-    safeguards = [BrokenImages(data.source), *safeguards]
-    callbacks = [OwedValidation(), *bar, log, sheets, averaging, editing, *safeguards, resumable]
+    safeguards = [UnreadableImageCounts(data.source), *safeguards]
+    callbacks = [OverdueValidation(), *bar, log, sheets, averaging, editing, *safeguards, resumable]
     trainer = build_trainer(folder, config, callbacks, [*wandb_loggers(folder, config), history], files)
     try:
         announce(trainer, config)

@@ -66,9 +66,9 @@ class SeededNoise:
 class PrefetchedNoise:
     """The same noise, drawn by threads for the steps ahead while the device works on the present one.
 
-    Drawing on the CPU takes some 1.2 ms for an image of 256 px: as long as a GPU takes for a step. The first draw of each
-    step is prefetched once a first one is asked for (a solver of the ODE asks for none); further draws are made when
-    they are asked for. Use as a context manager, which ends the threads.
+    Drawing an image of 256 px takes over a millisecond, about as long as a GPU takes for a step. Prefetching begins with
+    the first draw that is asked for, so that a solver without noise costs nothing; only draw 0 of a step is prefetched.
+    Use as a context manager, which ends the threads.
 
     Args:
         noise: the seeds.
@@ -102,40 +102,12 @@ class PrefetchedNoise:
 
 
 def host_buffer(like: Images) -> Tensor:
-    """Memory for a draw: float32 on the CPU; pinned for a GPU, so that the copy waits for nothing that is queued there."""
+    """Memory for a draw, float32 on the CPU; pinned for a GPU, so that the copy does not wait for the device."""
     return torch.empty(like.shape, dtype=torch.float32, pin_memory=like.device.type == "cuda")
 
 
 def _moved(images: Tensor, like: Images) -> Images:
     return images.to(device=like.device, dtype=like.dtype, non_blocking=True)
-
-
-@dataclass(frozen=True)
-class RecordedNoise:
-    """A replay of recorded noise: one tensor for each step, in order, from step 0 on.
-
-    Args:
-        tensors: the recorded tensors, each in the shape of the batch.
-    """
-
-    tensors: Sequence[Tensor]
-
-    def __call__(self, step: int, draw: int, like: Images) -> Images:
-        """See `Noise`.
-
-        Raises:
-            ValueError: the record has no such draw, or one of another shape.
-        """
-        if draw != 0 or not 0 <= step < len(self.tensors):
-            raise ValueError(
-                f"the record holds the first draw of {len(self.tensors)} steps, asked for draw {draw} of step {step}"
-            )
-        recorded = self.tensors[step]
-        if recorded.shape != like.shape:
-            raise ValueError(
-                f"the noise recorded for step {step} has shape {tuple(recorded.shape)}, the state {tuple(like.shape)}"
-            )
-        return recorded.to(device=like.device, dtype=like.dtype)
 
 
 class StepNoise:

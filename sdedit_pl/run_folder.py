@@ -11,10 +11,11 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
 from sdedit_pl.build import model_config, resolve_model
-from sdedit_pl.checkpoints.loading import RUN_FILE, describe, resumable_checkpoints
+from sdedit_pl.checkpoints.loading import describe
+from sdedit_pl.checkpoints.locating import RUN_FILE, resumable_checkpoints
 from sdedit_pl.config import ConfigError
 from sdedit_pl.files import require_folder, write_whole
-from sdedit_pl.training.resumption import damage
+from sdedit_pl.training.checkpoint_io import damage
 
 logger = logging.getLogger(__name__)
 

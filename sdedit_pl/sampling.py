@@ -1,4 +1,4 @@
-"""The time loop: a solver taken over a grid of times, which decrease but for jumps back up.
+"""The time loop, which takes a solver over a grid of times that decrease but for jumps back up; and sampling with it.
 
 The loop knows neither what is sampled nor why: unconditional sampling starts it from the prior at t = 1, editing from a
 noised guide at t0, a constraint rewrites the state after each step. Where a time is later than the one before it, the
@@ -9,7 +9,7 @@ never runs dry.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
@@ -19,8 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.grids import Grid, LogSNR
 from sdedit_pl.noise import Noise, PrefetchedNoise, SeededNoise, StepNoise
 from sdedit_pl.sde import SDE
+from sdedit_pl.solvers.ancestral import Ancestral
 from sdedit_pl.solvers.base import Solver
 from sdedit_pl.typing import Images, Times, over_images
 
@@ -110,6 +112,47 @@ def integrate(
             if callback is not None and not is_jump:
                 callback(x, then)
     return x
+
+
+def sample(
+    denoiser: Denoiser,
+    shape: tuple[int, int, int],
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    solver: Solver | None = None,
+    grid: Grid | None = None,
+    device: torch.device | str | None = None,
+    callback: Callback | None = None,
+) -> Float[Tensor, "samples C H W"]:
+    """Draws unconditional samples: noise from the prior at t = 1, integrated down to t = 0.
+
+    Args:
+        denoiser: a model trained on all times up to t = 1.
+        shape: (C, H, W) of a sample.
+        seeds: one for each sample, which depends on its seed and not on the batch.
+        steps: the number of solver steps.
+        solver: how steps are taken; None for the ancestral solver.
+        grid: how the steps are spread; None for equal steps in the log-SNR.
+        device: where to sample; None for the device of the denoiser's weights.
+        callback: called after each step.
+
+    Returns:
+        Samples in about [-1, 1], float32, not clamped.
+
+    Raises:
+        ValueError: a model that was not trained up to t = 1, or fewer than one step or seed.
+    """
+    if denoiser.t_max < 1:
+        raise ValueError(
+            f"a model trained on the times up to {denoiser.t_max:g} cannot start from noise; "
+            "unconditional samples need one trained up to 1"
+        )
+    device = next(denoiser.parameters()).device if device is None else device
+    noise = SeededNoise(seeds)
+    prior = denoiser.sde.prior_sample(noise(0, 0, torch.empty(len(seeds), *shape, device=device)))
+    times = (grid or LogSNR()).times(denoiser.sde, 1.0, steps)
+    return integrate(denoiser, solver or Ancestral(), prior, times, noise=noise, callback=callback)
 
 
 def _checked(times: Float[Tensor, "levels"], last: LastStep) -> tuple[list[float], list[Float[Tensor, "stretch"]]]:

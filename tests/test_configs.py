@@ -13,7 +13,7 @@ from support.tiny import write_images
 
 from sdedit_pl.build import build_denoiser, model_config
 from sdedit_pl.checkpoints import describe, load_denoiser
-from sdedit_pl.checkpoints.transfer import initialise
+from sdedit_pl.checkpoints.init_from import initialise
 from sdedit_pl.config import keys_of, read_file
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.fit import fit

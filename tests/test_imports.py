@@ -19,9 +19,10 @@ PACKAGE = Path(__file__).parents[1] / "sdedit_pl"
 
 LAYERS = (  # lowest first; a part may import itself and the layers below its own, nothing else
     ("typing", "files"),
+    ("downloads", "settings_record"),
     ("noise", "sde", "networks", "data", "plots"),
-    ("denoiser", "grids", "metrics"),
-    ("losses", "solvers"),
+    ("denoiser", "grids", "metrics", "picture_grid"),
+    ("losses", "solvers", "guides"),
     ("sampling",),
     ("editing",),
     ("study",),
@@ -30,7 +31,7 @@ LAYERS = (  # lowest first; a part may import itself and the layers below its ow
     ("settings", "resources"),
     ("build",),
     ("checkpoints",),
-    ("run_folder", "evaluation"),
+    ("run_folder", "calibration", "evaluation"),
     ("fit",),
     ("app",),
     ("cli",),

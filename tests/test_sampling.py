@@ -8,12 +8,13 @@ from itertools import pairwise
 import pytest
 import torch
 from support.oracles import GaussianDenoiser, moments_at_end
+from support.recorded_noise import RecordedNoise
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.grids import Uniform
-from sdedit_pl.noise import RecordedNoise, SeededNoise, StepNoise
-from sdedit_pl.sampling import integrate
+from sdedit_pl.noise import SeededNoise, StepNoise
+from sdedit_pl.sampling import integrate, sample
 from sdedit_pl.sde import SDE, SDES, VESDE, VPSDE
 from sdedit_pl.solvers import DDIM, SOLVERS, Ancestral, Solver, State, UniPC
 from sdedit_pl.typing import Images, Times
@@ -218,3 +219,20 @@ def test_impossible_times_are_refused(times: list[float], message: str) -> None:
 def test_half_precision_states_are_refused() -> None:
     with pytest.raises(ValueError, match=r"float32 or float64, got torch\.float16; convert"):
         integrate(DENOISER, Ancestral(), X.half(), TIMES, noise=NOISE)
+
+
+def test_unconditional_samples_are_of_the_domain_and_depend_on_their_seed_alone() -> None:
+    denoiser = GaussianDenoiser(VPSDE(), mean=0.3, deviation=0.2)
+    samples = sample(denoiser, (3, 16, 16), [1, 2, 3], steps=50, device="cpu")
+    assert samples.mean().item() == pytest.approx(0.3, abs=0.03)
+    assert samples.std().item() == pytest.approx(0.2, abs=0.03)
+    assert torch.equal(sample(denoiser, (3, 16, 16), [2], steps=50, device="cpu")[0], samples[1])
+    other = sample(denoiser, (3, 16, 16), [2], steps=50, solver=DDIM(), grid=Uniform(), device="cpu")
+    assert not torch.equal(other[0], samples[1])
+
+
+def test_a_model_of_low_times_has_no_unconditional_samples() -> None:
+    denoiser = GaussianDenoiser(VPSDE())
+    denoiser.t_max = 0.6
+    with pytest.raises(ValueError, match=r"up to 0.6 cannot start from noise"):
+        sample(denoiser, (3, 4, 4), [0], steps=5, device="cpu")

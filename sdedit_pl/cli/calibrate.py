@@ -16,21 +16,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdedit_pl.build import build_component
-from sdedit_pl.checkpoints.calibrated import fingerprint, sidecar_of, write_calibration
+from sdedit_pl.calibration.calibration_report import Report
+from sdedit_pl.calibration.sweep import LEAST_IMAGES, Sweep, measure_batch, trade_off, usual_times
+from sdedit_pl.calibration.t0_sidecar import sidecar_of, write_calibration
+from sdedit_pl.calibration.unfinished_sweep import UnfinishedSweep
+from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.cli import say
 from sdedit_pl.cli.arguments import configuration
-from sdedit_pl.cli.calibration_report import Report
 from sdedit_pl.cli.edit import FAMILIES as EDIT_FAMILIES
 from sdedit_pl.cli.edit_inputs import image_shape
 from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.cli.measured import FAMILIES, build_features, chosen_images
 from sdedit_pl.cli.results import Results, refuse_replacing
-from sdedit_pl.cli.unfinished_sweep import UnfinishedSweep
 from sdedit_pl.config import ConfigError, Schema, require_at_least
 from sdedit_pl.data.choice import ChosenImages
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.calibration import LEAST_IMAGES, Sweep, measure_batch, trade_off, usual_times
 from sdedit_pl.files import require_folder
 from sdedit_pl.grids import start_time
 from sdedit_pl.metrics import features_of

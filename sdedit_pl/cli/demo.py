@@ -14,8 +14,8 @@ from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.cli.results import Results, refuse_replacing
 from sdedit_pl.config import ConfigError, Schema, require_at_least
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.runs import Edited, edit_guides
-from sdedit_pl.editing.sheets import contact_sheet
+from sdedit_pl.editing.contact_sheets import contact_sheet
+from sdedit_pl.editing.many_guides import Edited, edit_guides
 
 USAGE = "sdedit demo [key=value ...]\n\nEdits the bundled guides with the bundled model, in a checkout of the project."
 

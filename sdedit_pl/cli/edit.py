@@ -12,8 +12,9 @@ import torch
 from tqdm import tqdm
 
 from sdedit_pl.build import build_component
+from sdedit_pl.calibration.t0_search import FoundT0, t0_for_l2
+from sdedit_pl.calibration.t0_sidecar import calibrated_t0
 from sdedit_pl.checkpoints import files_of
-from sdedit_pl.checkpoints.calibrated import calibrated_t0
 from sdedit_pl.cli import say
 from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.edit_inputs import Inputs, image_shape, read_inputs
@@ -23,12 +24,11 @@ from sdedit_pl.cli.results import Results
 from sdedit_pl.config import Family, Key, Schema, read_file, require_at_least
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.files import Guide
-from sdedit_pl.editing.runs import Area, Edited, edit_guides
+from sdedit_pl.editing.many_guides import Area, Edited, edit_guides
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
-from sdedit_pl.editing.search import FoundT0, t0_for_l2
 from sdedit_pl.editing.trajectories import SHOWN_SAMPLES, RecordingDenoiser, Trajectory
 from sdedit_pl.grids import GRIDS
+from sdedit_pl.guides.guide_files import Guide
 from sdedit_pl.solvers import SOLVERS
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from typing import Any
 from sdedit_pl.checkpoints import Description
 from sdedit_pl.cli.edit_model import window_size
 from sdedit_pl.config import ConfigError
-from sdedit_pl.editing.composite import Paste, compose
-from sdedit_pl.editing.files import Guide, find_guides, read_guide, read_large_guide, read_mask, read_strength
-from sdedit_pl.editing.runs import Area
+from sdedit_pl.editing.many_guides import Area
+from sdedit_pl.guides.composite import Paste, compose
+from sdedit_pl.guides.guide_files import Guide, find_guides, read_guide, read_large_guide, read_mask, read_strength
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,11 @@ import yaml
 from sdedit_pl.cli.edit_inputs import Inputs
 from sdedit_pl.cli.results import refuse_used
 from sdedit_pl.config import read_file
-from sdedit_pl.editing.runs import Edited
-from sdedit_pl.editing.sheets import contact_sheet, to_picture, variation_sheet
+from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
+from sdedit_pl.editing.many_guides import Edited
 from sdedit_pl.editing.trajectories import Trajectory, save_animation, strip
 from sdedit_pl.files import sha256_of
+from sdedit_pl.picture_grid import to_picture
 
 RECORD_FILE = "edit.yaml"
 SHEET_FILE = "sheet.png"

@@ -17,7 +17,7 @@ import torch
 
 from sdedit_pl.build import build_component
 from sdedit_pl.checkpoints import Description
-from sdedit_pl.checkpoints.calibrated import fingerprint
+from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.cli import say, speaks
 from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.edit import FAMILIES as EDIT_FAMILIES

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdedit_pl.checkpoints import load_described
-from sdedit_pl.checkpoints.exports import EXPORTS
+from sdedit_pl.checkpoints.exporters import EXPORTS, exporter
 from sdedit_pl.cli import say
 from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.results import Results, refuse_replacing
@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> None:
     refuse_replacing(out, config["overwrite"])
     denoiser, description = load_described(config["ckpt"])
     with Results(out.parent) as results:
-        EXPORTS[config["format"]]().write(denoiser, description.model, results / out.name)
+        exporter(config["format"]).write(denoiser, description.model, results / out.name)
         check_replaceable(out, results / out.name)
     say(f"{config['format']}: {out}")
 

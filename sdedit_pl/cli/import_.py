@@ -12,9 +12,12 @@ from typing import Any, Literal
 import torch
 
 from sdedit_pl.build import resolve_model
-from sdedit_pl.checkpoints import FORMATS, Description, Imported, describe, find_checkpoint, save_weights
-from sdedit_pl.checkpoints.loading import assemble, describe_import, format_of
-from sdedit_pl.checkpoints.presets import PRESETS
+from sdedit_pl.checkpoints import Description, describe, find_checkpoint, save_weights
+from sdedit_pl.checkpoints.importers import FORMATS, importer
+from sdedit_pl.checkpoints.importers.checkpoint_format import Imported
+from sdedit_pl.checkpoints.importers.presets import PRESETS
+from sdedit_pl.checkpoints.loading import assemble_denoiser
+from sdedit_pl.checkpoints.locating import foreign_format
 from sdedit_pl.cli import say
 from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.explain import WIDTH
@@ -71,10 +74,10 @@ def run(arguments: list[str]) -> None:
     published = None if config["config"] is None else read_json(Path(config["config"]))
     source = find_checkpoint(config["src"])
     format = config["format"] or told_format(source)
-    imported = FORMATS[format]().read(source, weights=config["weights"], preset=config["preset"], config=published)
-    description = describe_import(source, format, imported)
+    imported = importer(format).read(source, weights=config["weights"], preset=config["preset"], config=published)
+    description = imported.description(source)
     # Proves that it can be edited with before anything is written.
-    assemble(description, imported.weights)
+    assemble_denoiser(description, imported.weights)
     dtype = None if config["dtype"] is None else getattr(torch, config["dtype"])
     model = resolve_model(imported.model)
     save_weights(out, imported.weights, model, description.training, description.origin, dtype=dtype)
@@ -114,7 +117,7 @@ def told_format(source: Path) -> str:
     Raises:
         ConfigError: if it looks like none that is known.
     """
-    format = format_of(source)
+    format = foreign_format(source)
     if format is None:
         describe(source)
         raise ConfigError(f"{source} is an editing checkpoint already: sdedit edit ckpt={source} takes it")

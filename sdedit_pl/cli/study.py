@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from sdedit_pl.cli import say
@@ -16,11 +17,9 @@ from sdedit_pl.cli.explain import wants_help
 from sdedit_pl.cli.results import Results
 from sdedit_pl.config import ConfigError, Schema, construct, nearest
 from sdedit_pl.files import require_folder
-from sdedit_pl.study.plan import Plan
-from sdedit_pl.study.report import as_csv, summarise
-from sdedit_pl.study.server import StudyServer
-from sdedit_pl.study.store import Study
-from sdedit_pl.study.tables import as_markdown
+from sdedit_pl.study.answers_database import StudyDatabase
+from sdedit_pl.study.study_findings import answers_csv, summarise
+from sdedit_pl.study.study_plan import StudyPlan
 
 REPORT_FILES = ("report.md", "report.json", "answers.csv")
 
@@ -28,7 +27,7 @@ BUILD_USAGE = """sdedit study build methods.NAME=FOLDER methods.OTHER=FOLDER gui
 
 Makes the file of a study: which two images are shown to whom, in which order, on which side, with which question. It
 holds copies of the images, and takes the answers."""
-SERVE_USAGE = """sdedit study serve study=FILE [host=0.0.0.0] [port=8000]
+SERVE_USAGE = """sdedit study serve study=FILE [host=127.0.0.1] [port=8000]
 
 Serves the raters' page until Ctrl-C. An answer is on the disk before it is acknowledged; the page keeps what it could
 not send, so that the server can be stopped and started again at any time. ?rater=NAME in the address names a rater."""
@@ -45,11 +44,14 @@ class Serving:
         study: the study's file.
         host: address to listen at: 127.0.0.1 for browsers on this machine, 0.0.0.0 for all that reach it.
         port: to listen at; 0 for any that is free.
+        names: further host names by which raters reach the server, as behind a proxy. IP addresses, localhost and
+            this machine's name always work; requests for other names are refused against DNS rebinding.
     """
 
     study: str
     host: str = "127.0.0.1"
     port: int = 8000
+    names: tuple[str, ...] = ()
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Reporting:
     Args:
         study: the study's file.
         out: folder of the report.
-        threshold: raters who answer a smaller part of their catch trials rightly are left out.
+        threshold: raters who answer a smaller fraction of their catch trials correctly are left out.
         overwrite: replace an earlier report in `out`.
     """
 
@@ -73,7 +75,7 @@ class Reporting:
             raise ValueError(f"threshold must lie in [0, 1], got {self.threshold}; 0 leaves nobody out")
 
 
-BUILD = Schema(top=Plan, settings={}, families={})
+BUILD = Schema(top=StudyPlan, settings={}, families={})
 SERVE = Schema(top=Serving, settings={}, families={})
 REPORT = Schema(top=Reporting, settings={}, families={})
 
@@ -97,9 +99,9 @@ def build(arguments: list[str]) -> None:
     config = configuration(arguments, BUILD, BUILD_USAGE)
     if config is None:
         return
-    from sdedit_pl.study.build import build_study  # loads PyTorch, which takes its time and which no other step needs
+    from sdedit_pl.study.study_builder import build_study  # imports PyTorch, which no other step needs
 
-    plan = construct("", Plan, **config)
+    plan = construct("", StudyPlan, **config)
     out = Path(plan.out)
     for file in (out, out.with_name(f"{out.name}-wal")):  # a log without its file would be taken for the new one's
         if file.exists():
@@ -117,14 +119,17 @@ def serve(arguments: list[str]) -> None:
     config = configuration(arguments, SERVE, SERVE_USAGE)
     if config is None:
         return
-    with Study(Path(config["study"])) as study, StudyServer(study, config["host"], config["port"]) as server:
+    _require_packages("serve", "jinja2", "pydantic", "starlette", "uvicorn")
+    from sdedit_pl.study.study_server import listen, serve_study
+
+    with StudyDatabase(Path(config["study"])) as study, listen(config["host"], config["port"]) as listening:
         everywhere = config["host"] in ("0.0.0.0", "")
         host = socket.gethostname() if everywhere else config["host"]
         elsewhere = ", or at this machine's address in the network" if everywhere else ""
-        say(f"the page is at http://{host}:{server.port}/{elsewhere}; Ctrl-C ends")
+        say(f"the page is at http://{host}:{listening.getsockname()[1]}/{elsewhere}; Ctrl-C ends")
         sys.stdout.flush()  # also into a file or a pipe, where somebody waits for the address
         with suppress(KeyboardInterrupt):
-            server.serve_forever()
+            serve_study(study, listening, config["names"])
         answers = study.answers()
     raters = len({answer.rater for answer in answers})
     say(f"{len(answers)} answers of {raters} raters so far; sdedit study report study={config['study']}")
@@ -137,19 +142,28 @@ def report(arguments: list[str]) -> None:
         return
     out = Path(config["out"])
     check_free(out, REPORT_FILES, config["overwrite"])
-    with Study(Path(config["study"])) as study:
+    _require_packages("report", "jinja2", "scipy")
+    from sdedit_pl.study.study_report import report_markdown
+
+    with StudyDatabase(Path(config["study"])) as study:
         answers = study.answers()
         findings = summarise(study.settings, study.raters(), answers, config["threshold"])
     texts = (
-        as_markdown(findings),
+        report_markdown(findings),
         json.dumps(findings, indent=1, ensure_ascii=False) + "\n",
-        as_csv(answers, findings["left_out"]),
+        answers_csv(answers, findings["left_out"]),
     )
     with Results(out) as results:
         for name, text in zip(REPORT_FILES, texts, strict=True):
             (results / name).write_text(text, encoding="utf-8")
     say(texts[0])
     say(f"in {out}: {', '.join(REPORT_FILES)}")
+
+
+def _require_packages(step: str, *packages: str) -> None:
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ConfigError(f"sdedit study {step} needs {' and '.join(missing)}; pip install 'sdedit-pl[study]'")
 
 
 STEPS: dict[str, Callable[[list[str]], None]] = {"build": build, "serve": serve, "report": report}

@@ -8,7 +8,7 @@ from sdedit_pl.config import Key, read_file
 from sdedit_pl.fit import fit
 from sdedit_pl.resources import find_config
 from sdedit_pl.settings import TRAINING
-from sdedit_pl.training.signals import Interrupted
+from sdedit_pl.training.stop_signals import Interrupted
 
 USAGE = """sdedit train config=NAME|FILE.yaml [key=value ...]
 

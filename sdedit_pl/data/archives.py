@@ -22,7 +22,8 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
-from sdedit_pl.data.images import IMAGE_SUFFIXES, ImageFormat, UnreadableImage, decode_image
+from sdedit_pl.data.image_files import UnreadableImage, is_image_name
+from sdedit_pl.data.images import ImageFormat, decode_image
 from sdedit_pl.data.source import ImageSet
 from sdedit_pl.data.tars import ShardFile, Stamp
 
@@ -49,7 +50,7 @@ class TarImages(ImageSet):
         self.file = ShardFile(path, title, Stamp.of(path.stat()))
         try:
             with tarfile.open(path, "r:") as archive:
-                found = {m.name: (m.offset_data, m.size) for m in archive if m.isfile() and is_image(m.name)}
+                found = {m.name: (m.offset_data, m.size) for m in archive if m.isfile() and is_image_name(m.name)}
         except (tarfile.TarError, OSError) as error:
             raise ValueError(f"cannot read archive {title} to its end: {error}") from None
         self.members = sorted(found)
@@ -83,10 +84,12 @@ class ZipImages(ImageSet):
         self._owner = 0
         try:
             with zipfile.ZipFile(path) as archive:
-                found = {entry.filename: entry.file_size for entry in archive.infolist() if is_image(entry.filename)}
+                found = {
+                    entry.filename: entry.file_size for entry in archive.infolist() if is_image_name(entry.filename)
+                }
         except (zipfile.BadZipFile, OSError) as error:
             raise ValueError(f"cannot read archive {path}: {error}") from None
-        self.members = sorted(found)
+        self.members = sorted(filter(is_image_name, found))
         self.places = [(0, found[name]) for name in self.members]
 
     def __len__(self) -> int:
@@ -140,10 +143,3 @@ def _identity(path: Path) -> str:
     """What tells a file from other ones and from its own later content."""
     facts = (os.fspath(path.resolve()), *Stamp.of(path.stat()))
     return hashlib.blake2b(repr(facts).encode(errors="surrogateescape"), digest_size=12).hexdigest()
-
-
-def is_image(name: str) -> bool:
-    """Whether a member of an archive is an image by its name; hidden files and those that macOS adds are not."""
-    parts = name.split("/")
-    hidden = any((part.startswith(".") and part != ".") or part == "__MACOSX" for part in parts)
-    return name.lower().endswith(IMAGE_SUFFIXES) and not hidden

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from sdedit_pl.data.images import IMAGE_SUFFIXES, ImageFormat, UnreadableImage, decode_image, held_out
+from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images
+from sdedit_pl.data.images import ImageFormat, decode_image, held_out
 from sdedit_pl.data.source import ImageSet, Source, check_split
 
 
@@ -120,21 +121,7 @@ def image_paths(root: Path) -> list[str]:
         raise ValueError(f"data folder {root} does not exist")
     if not root.is_dir():
         raise ValueError(f"{root} is a file, expected a folder of images; .tar shards: the webdataset source")
-    paths = []
-    visited = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in visited:  # reached by a link before
-            subfolders.clear()
-            continue
-        visited.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        relative = Path(folder).relative_to(root)
-        paths += [
-            (relative / name).as_posix()
-            for name in files
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-        ]
+    paths = list_images(root, recursive=True)
     if not paths:
         raise ValueError(f"no images under {root}; expected files that end in {', '.join(IMAGE_SUFFIXES)}")
-    return sorted(paths)
+    return paths

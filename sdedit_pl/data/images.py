@@ -12,49 +12,26 @@ transpose there is free on a GPU, and here it would cost a tenth of the time tha
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import struct
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor
 from torch import Tensor
 
+from sdedit_pl.data.image_files import DECODING_ERRORS, UnreadableImage, open_image, upright
 from sdedit_pl.typing import Images
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-
-# What Pillow's decoders raise on damaged data, besides OSError (which UnidentifiedImageError is).
-DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    IndexError,
-    KeyError,
-    OverflowError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-
-# Where files say how an image is to be turned, as Pillow names it.
+# Pillow's names of the metadata that may hold an orientation.
 _TURNING = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}
 
 # JPEG can be decoded at 1/2, 1/4 or 1/8, and any image be shrunk by whole factors first: fast, but coarse. Both stay
 # this many times above the target, so that Lanczos' filter does the last part.
 _REDUCING_GAP = 3
-
-
-class UnreadableImage(ValueError):
-    """An image that cannot be decoded: not an image, truncated, empty or damaged. The message names it and says why."""
 
 
 @dataclass(frozen=True)
@@ -128,17 +105,13 @@ def decode_image(file: bytes | BinaryIO, name: str, image_format: ImageFormat) -
     Raises:
         UnreadableImage: The file is not an image, or is truncated, empty or damaged.
     """
-
-    def convert(image: Image.Image) -> UInt8[Tensor, "C H W"]:
+    with open_image(file, name) as image:
         side = _REDUCING_GAP * image_format.decoded_size
         if min(image.size) >= 2 * side:
             image.draft(None, (side, side))
-        image.load()  # a PNG file may say at its end how it is to be turned
-        if not _TURNING.isdisjoint(image.info):  # to look closer takes a tenth of a small image's time
-            ImageOps.exif_transpose(image, in_place=True)
-        return _to_tensor(image, image_format)
-
-    return _opened(file, name, convert)
+        image.load()  # a PNG file may have its EXIF data at the end
+        # Looking for an orientation takes a tenth of a small image's time.
+        return _to_tensor(image if _TURNING.isdisjoint(image.info) else upright(image), image_format)
 
 
 def decode_whole(
@@ -156,15 +129,13 @@ def decode_whole(
     Raises:
         UnreadableImage: The file is not an image, or is truncated, empty or damaged.
     """
-
-    def convert(image: Image.Image) -> UInt8[Tensor, "C H W"]:
-        upright = _to_eight_bits(ImageOps.exif_transpose(image), ImageFormat(1, channels, background))
+    with open_image(file, name) as image:
+        image.load()
+        picture = _to_eight_bits(upright(image), ImageFormat(1, channels, background))
         height, width = shape
-        if upright.size != (width, height):
-            upright = upright.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
-        return _channels_first(upright)
-
-    return _opened(file, name, convert)
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
+        return _channels_first(picture)
 
 
 def image_to_tensor(image: Image.Image, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
@@ -182,7 +153,8 @@ def image_to_tensor(image: Image.Image, name: str, image_format: ImageFormat) ->
         UnreadableImage: The image's data cannot be decoded.
     """
     try:
-        return _to_tensor(ImageOps.exif_transpose(image), image_format)
+        image.load()
+        return _to_tensor(upright(image), image_format)
     except DECODING_ERRORS as error:
         raise UnreadableImage(f"cannot read image {name}: {error}") from None
 
@@ -241,25 +213,6 @@ def _to_tensor(image: Image.Image, image_format: ImageFormat) -> UInt8[Tensor, "
 def _channels_first(image: Image.Image) -> UInt8[Tensor, "C H W"]:
     pixels = torch.from_numpy(np.array(image))
     return pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels[None]
-
-
-def _opened(
-    file: bytes | BinaryIO, name: str, convert: Callable[[Image.Image], UInt8[Tensor, "C H W"]]
-) -> UInt8[Tensor, "C H W"]:
-    """What `convert` makes of an image file.
-
-    Raises:
-        UnreadableImage: The file is not an image, or is truncated, empty or damaged.
-    """
-    stream = io.BytesIO(file) if isinstance(file, bytes) else file
-    try:
-        with Image.open(stream) as image:
-            return convert(image)
-    except Image.UnidentifiedImageError:
-        reason = "it is empty" if isinstance(file, bytes) and not file else "it is not an image"
-        raise UnreadableImage(f"cannot read image {name}: {reason}") from None
-    except DECODING_ERRORS as error:
-        raise UnreadableImage(f"cannot read image {name}: {error}") from None
 
 
 def _to_eight_bits(image: Image.Image, image_format: ImageFormat) -> Image.Image:

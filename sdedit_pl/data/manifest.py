@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdedit_pl.data.fetch import Absent, fetch, is_remote
+from sdedit_pl.downloads import DownloadFailed, download, is_remote
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "sdedit_pl shards, version 1"
@@ -40,8 +40,7 @@ def read_manifest(place: str) -> dict[str, list[Shard]]:
         place: Path or URL of the manifest; its shards lie beside it.
 
     Raises:
-        ValueError: There is no such file, or it is not a manifest.
-        StreamInterrupted: The server did not answer.
+        ValueError: There is no such file, the server does not answer, or it is not a manifest.
     """
     folder = place.rpartition("/")[0] if is_remote(place) else str(Path(place).parent)
     try:
@@ -55,8 +54,8 @@ def read_manifest(place: str) -> dict[str, list[Shard]]:
             ]
             for split, facts in content["splits"].items()
         }
-    except Absent as error:
-        raise ValueError(f"cannot read the manifest {place}: {error}") from None
+    except DownloadFailed as error:
+        raise ValueError(f"cannot fetch the manifest {place}: {error}; run the same command again") from None
     except OSError as error:
         raise ValueError(f"cannot read the manifest {place}: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
@@ -87,5 +86,5 @@ def _text(place: str) -> str:
         return Path(place).read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / MANIFEST_FILE
-        fetch(place, copy)
+        download(place, copy)
         return copy.read_text(encoding="utf-8")

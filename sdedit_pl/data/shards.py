@@ -16,14 +16,15 @@ import numpy as np
 from torch.utils.data import Dataset
 from webdataset.shardlists import expand_urls
 
-from sdedit_pl.data.cache import ShardCache
-from sdedit_pl.data.fetch import is_remote
-from sdedit_pl.data.images import IMAGE_SUFFIXES, ImageFormat, held_out
+from sdedit_pl.data.image_files import IMAGE_SUFFIXES
+from sdedit_pl.data.images import ImageFormat, held_out
 from sdedit_pl.data.manifest import MANIFEST_FILE, Shard, read_manifest
 from sdedit_pl.data.order import Changes, WindowOrder
+from sdedit_pl.data.shard_cache import ShardCache
 from sdedit_pl.data.source import SPLITS, Batch, Broken, CachedImages, ImageSet, Source, check_split
 from sdedit_pl.data.stream import ShardStream, StreamedImages
 from sdedit_pl.data.tars import ShardImages, list_shards
+from sdedit_pl.downloads import is_remote
 
 
 class WebDatasetSource(Source):

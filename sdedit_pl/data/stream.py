@@ -4,7 +4,7 @@ Of the ways to read such shards, this is the simplest that keeps every promise o
 position is a pure function of the seed and of how many images each shard holds (`order.WindowOrder`): no image comes
 twice within an epoch, and a run goes on exactly where it was from one number, the images consumed, whatever its
 devices, nodes and workers were before. There is no buffer whose content would have to be saved. A window's shards are
-fetched whole, front to back, into a cache on the node (`cache.ShardCache`), and its images are read there by number;
+fetched whole, front to back, into a cache on the node (`ShardCache`), and its images are read there by number;
 a server needs neither range requests nor many small ones.
 
 How many images a shard holds is known from a manifest, or else from having fetched the shard once, which the cache
@@ -26,11 +26,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sdedit_pl.data.cache import ShardCache
-from sdedit_pl.data.fetch import StreamInterrupted
 from sdedit_pl.data.images import ImageFormat, decode_image
 from sdedit_pl.data.manifest import Shard
 from sdedit_pl.data.order import Draw, WindowOrder
+from sdedit_pl.data.shard_cache import ShardCache, StreamInterrupted
 from sdedit_pl.data.source import Batch, Broken, ImageSet, UnreadableShard, assemble
 from sdedit_pl.data.tars import OPEN_FILES, Members, ShardFile
 

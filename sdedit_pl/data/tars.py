@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from sdedit_pl.data.images import IMAGE_SUFFIXES, ImageFormat, decode_image
+from sdedit_pl.data.image_files import IMAGE_SUFFIXES
+from sdedit_pl.data.images import ImageFormat, decode_image
 from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
 
 # Files that one process keeps open; systems commonly allow a process 1024.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from sdedit_pl.editing.published import VARIANTS, Variant
 from sdedit_pl.editing.sdedit import SDEdit
-from sdedit_pl.editing.variants import VARIANTS, Variant
 
 __all__ = ["VARIANTS", "SDEdit", "Variant"]

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.constraints import Constraints, GradedRegion, LowFrequencies, Marginals
-from sdedit_pl.editing.inputs import fitting_mask, fitting_strength, with_noise
-from sdedit_pl.editing.variants import VARIANTS, Variant
+from sdedit_pl.editing.published import VARIANTS, Variant
 from sdedit_pl.grids import GRIDS, Grid, Uniform, start_number, start_time, with_jumps_back
+from sdedit_pl.guides.tensor_checks import fitting_mask, fitting_strength, with_noise
 from sdedit_pl.noise import Noise
 from sdedit_pl.sampling import Callback, Constraint, integrate
 from sdedit_pl.sde import SDE
@@ -44,7 +44,7 @@ class SDEdit:
         repeats: how often the edit is run, each time on its own result (K).
         solver: a solver, or a name in `sdedit_pl.solvers.SOLVERS`.
         grid: a time grid, or a name in `sdedit_pl.grids.GRIDS`.
-        variant: a name in `sdedit_pl.editing.variants.VARIANTS`; "paper" and "reference" bring their own solver and
+        variant: a name in `sdedit_pl.editing.published.VARIANTS`; "paper" and "reference" bring their own solver and
             grid, and are only run with the default ones here.
         anneal: the time that a repeat starts from, relative to that of the repeat before, in (0, 1].
         resample: (j, r): each j steps are taken r times, with a jump back between, which harmonises what is kept with

@@ -22,7 +22,7 @@ from torch.nn.functional import interpolate
 
 from sdedit_pl.data.images import bytes_from_images
 from sdedit_pl.denoiser import Denoiser, Estimates
-from sdedit_pl.editing.sheets import cell_side, grid, to_picture
+from sdedit_pl.picture_grid import cell_side, grid, to_picture
 from sdedit_pl.typing import Images
 
 ANIMATION_SUFFIXES = (".webp", ".gif")

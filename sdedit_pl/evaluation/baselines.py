@@ -22,10 +22,9 @@ from torch import Tensor
 
 from sdedit_pl.data.images import bytes_from_images, images_from_bytes
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.grids import GRIDS
 from sdedit_pl.noise import SeededNoise
 from sdedit_pl.sampling import Callback, integrate
-from sdedit_pl.solvers import DDIM, SOLVERS
+from sdedit_pl.solvers import DDIM
 from sdedit_pl.typing import Images, Mask, over_images
 
 _SHRUNK = 3
@@ -139,29 +138,6 @@ def round_trip(
     state = encode(denoiser, images, times, callback)
     # DDIM draws nothing.
     return integrate(denoiser, DDIM(), state, times, noise=SeededNoise(range(len(images))), callback=callback)
-
-
-def unconditional(
-    denoiser: Denoiser,
-    shape: tuple[int, int, int],
-    seeds: list[int],
-    steps: int,
-    callback: Callback | None = None,
-) -> Images:
-    """Samples from the prior, ancestral and with log-SNR steps.
-
-    Args:
-        denoiser: a model that is trained on all times.
-        shape: (C, H, W) of the samples.
-        seeds: one for each sample.
-        steps: solver steps.
-        callback: called after each step.
-    """
-    noise = SeededNoise(seeds)
-    like = next(denoiser.parameters()).new_empty(len(seeds), *shape)
-    times = GRIDS["log_snr"]().times(denoiser.sde, 1.0, steps)
-    prior = denoiser.sde.prior_sample(noise(0, 0, like))
-    return integrate(denoiser, SOLVERS["ancestral"](), prior, times, noise=noise, callback=callback)
 
 
 def _laplacian_pyramid(opencv: Any, image: np.ndarray, levels: int) -> list[np.ndarray]:

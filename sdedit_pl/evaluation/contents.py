@@ -7,12 +7,12 @@ from typing import Any
 
 from PIL import Image
 
-from sdedit_pl.editing.sheets import grid, to_picture
 from sdedit_pl.evaluation.ablations import ABLATIONS, COMPARED, MODEL
 from sdedit_pl.evaluation.measuring import Evaluation
 from sdedit_pl.evaluation.pictures import Pictures
 from sdedit_pl.evaluation.plan import GUIDE, MASK, OURS
 from sdedit_pl.evaluation.report import Figure, Report, Section, Table
+from sdedit_pl.picture_grid import grid, to_picture
 from sdedit_pl.plots import Point, trade_off_plot
 
 SHEET_ROWS = 8

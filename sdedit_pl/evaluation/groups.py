@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sdedit_pl.config import ConfigError
-from sdedit_pl.data.images import IMAGE_SUFFIXES
+from sdedit_pl.data.image_files import IMAGE_SUFFIXES
 
 
 def short_name(name: str) -> str:

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from sdedit_pl.config import ConfigError
-from sdedit_pl.data.images import IMAGE_SUFFIXES, ImageFormat
+from sdedit_pl.data.image_files import list_images
+from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.evaluation.pictures import Pictures
 from sdedit_pl.files import whole_file
 from sdedit_pl.metrics import nearest
@@ -84,11 +85,10 @@ def choose_nearest(guides: Pictures, samples: Pictures, chosen: Pictures, batch:
 def _paired(key: str, folder: Path, count: int, image_format: ImageFormat) -> Pictures:
     """The images of a folder in the order of the inputs."""
     files: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
-        if file.suffix.lower() in IMAGE_SUFFIXES:
-            if file.stem in files:
-                raise ConfigError(f"{key}: {folder} holds {files[file.stem].name} and {file.name}; leave one of them")
-            files[file.stem] = file
+    for file in (folder / name for name in list_images(folder)):
+        if file.stem in files:
+            raise ConfigError(f"{key}: {folder} holds {files[file.stem].name} and {file.name}; leave one of them")
+        files[file.stem] = file
     inputs = Pictures(folder, count, image_format)
     expected = [inputs.file(number).stem for number in range(count)]
     missing = [f"{stem}.png" for stem in expected if stem not in files]

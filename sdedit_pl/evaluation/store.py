@@ -12,7 +12,6 @@ like them, can be put beside.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,12 +22,14 @@ from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.evaluation.pictures import Pictures
 from sdedit_pl.evaluation.plan import GUIDE, MASK, ORIGINAL
 from sdedit_pl.evaluation.tasks import Inputs, Partners, Task
-from sdedit_pl.files import require_folder, write_whole
+from sdedit_pl.files import require_folder
+from sdedit_pl.settings_record import SettingsRecord, require_same_settings
 
 RECORD_FILE = "evaluation.json"
 IMAGES = "images"
 FEATURE_CACHE = "features"
 FORMAT = "sdedit_pl evaluation, version 1"
+REMEDY = "give another out=, or overwrite=true, which makes all images anew"
 
 
 @dataclass(frozen=True)
@@ -84,24 +85,23 @@ class Record:
 
     def write(self, out: Path) -> None:
         """Writes the record into the evaluation's folder."""
-        content = {"format": FORMAT, "originals": dict(self.originals), "recipes": dict(self.recipes)}
-        write_whole(out / RECORD_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        _file(out).write({"originals": dict(self.originals), "recipes": dict(self.recipes)})
 
     def continuing(self, out: Path) -> Record:
         """This record, with the folders that an earlier evaluation in `out` has made besides.
 
         Raises:
-            ConfigError: `out` holds other things than an evaluation, or one whose images or recipes differ.
-            ValueError: it is a file.
+            ValueError: `out` is a file, or holds other things than an evaluation, or one whose images or recipes
+                differ.
         """
-        before = _recorded(out)
+        check_place(out)
+        before = _file(out).read()
         if before is None:
             return self
-        for name, value in self.originals.items():
-            _require_same(out, name, before.originals.get(name), value)
-        for folder, recipe in self.recipes.items():
-            _require_same(out, folder, before.recipes.get(folder, recipe), recipe)
-        return Record(self.originals, {**before.recipes, **self.recipes})
+        recipes = before.get("recipes", {})
+        again = {folder: recipe for folder, recipe in self.recipes.items() if folder in recipes}
+        require_same_settings(out, before.get("originals", {}) | recipes, {**self.originals, **again}, REMEDY)
+        return Record(self.originals, {**recipes, **self.recipes})
 
 
 def forget(out: Path) -> None:
@@ -131,26 +131,5 @@ def digest_of(parts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def _recorded(out: Path) -> Record | None:
-    """The record in a folder; None where there is none."""
-    check_place(out)
-    file = out / RECORD_FILE
-    if not file.is_file():
-        return None
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise ValueError(f"its format is {content['format']!r}")
-        return Record(dict(content["originals"]), dict(content["recipes"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{file} is not the record of an evaluation ({error}); give another out=, or overwrite=true"
-        ) from error
-
-
-def _require_same(out: Path, name: str, before: str | None, now: str) -> None:
-    if before != now:
-        raise ConfigError(
-            f"{out} holds an evaluation of another configuration: {name} was {before}, and is {now} now; give another "
-            "out=, or overwrite=true, which makes all images anew"
-        )
+def _file(out: Path) -> SettingsRecord:
+    return SettingsRecord(out / RECORD_FILE, FORMAT, REMEDY)

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sdedit_pl.editing.strokes import stroke_painting
+from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.noise import mixed
 from sdedit_pl.typing import Images, Mask
 

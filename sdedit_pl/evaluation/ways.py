@@ -14,11 +14,11 @@ import torch
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.evaluation.baselines import laplacian_blend, load_opencv, poisson_blend, round_trip, unconditional
+from sdedit_pl.evaluation.baselines import laplacian_blend, load_opencv, poisson_blend, round_trip
 from sdedit_pl.evaluation.tasks import Inputs, Task
 from sdedit_pl.grids import GRIDS, start_time
 from sdedit_pl.noise import mixed
-from sdedit_pl.sampling import Callback
+from sdedit_pl.sampling import Callback, sample
 from sdedit_pl.typing import Images, Mask
 
 _SAMPLING = 1
@@ -145,7 +145,7 @@ class Sample:
         """See `Way`."""
         channels, height, width = inputs.guide.shape[1:]
         own = [mixed(seed, _SAMPLING) for seed in seeds]
-        return unconditional(denoiser, (channels, height, width), own, self.steps, callback)
+        return sample(denoiser, (channels, height, width), own, steps=self.steps, callback=callback)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from sdedit_pl.metrics.feature_files import FeaturesError, FeaturesFile
 from sdedit_pl.metrics.features import PIXELS, EfficientNetLite0, FeatureExtractor, features_of, stream_features
 from sdedit_pl.metrics.gathered import TooFewImages
 from sdedit_pl.metrics.inception import InceptionV3
-from sdedit_pl.metrics.kid import Estimate, kernel_distance
+from sdedit_pl.metrics.intervals import Estimate
+from sdedit_pl.metrics.kid import kernel_distance
 from sdedit_pl.metrics.neighbours import Neighbours, nearest, nearest_by_angle
 from sdedit_pl.metrics.perceptual import MaskedLPIPS
 from sdedit_pl.metrics.realism import DensityCoverage, FrechetDistance, KernelDistance, PrecisionRecall

@@ -1,24 +1,47 @@
-"""Bootstrap intervals: between which two numbers the middle 95 % of what came out of the draws lies."""
+"""Estimates with their standard errors and bootstrap intervals.
+
+The bootstrap is Rubin's: in each draw every independent group of images gets a weight from the exponential
+distribution, which stands in for how often a draw with replacement would contain it. Every group stays in every draw,
+so that statistics over pairs of different groups are always defined. Intervals are percentiles of the draws.
+
+Source: Rubin, "The Bayesian Bootstrap", 1981; Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, sections
+8.3 (groups) and 13.3 (percentiles).
+"""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 COVERAGE = 0.95
 
 
-class Interval(NamedTuple):
-    """A bootstrap interval."""
+class Estimate(NamedTuple):
+    """A value, its standard error and the ends of its 95 % interval; nan for what was not computed."""
 
-    low: float
-    high: float
+    value: float
+    error: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
 
-    @classmethod
-    def of(cls, draws: Float[Tensor, "draws"]) -> Interval:
-        """The percentile interval of what came out of the draws, of `COVERAGE`."""
-        tail = (1 - COVERAGE) / 2
-        low, high = draws.quantile(draws.new_tensor([tail, 1 - tail])).tolist()
-        return cls(low, high)
+    @property
+    def with_interval(self) -> tuple[float, float, float]:
+        """Value, low and high."""
+        return self.value, self.low, self.high
+
+
+def bootstrap_weights(groups: int, draws: int, seed: int) -> Float[Tensor, "groups draws"]:
+    """The weight of each group in each draw, float64, with mean 1."""
+    weights = torch.empty(groups, draws, dtype=torch.float64)
+    return weights.exponential_(generator=torch.Generator().manual_seed(seed))
+
+
+def percentile_interval(drawn: Float[Tensor, "draws"]) -> tuple[float, float]:
+    """The ends of the interval that holds the middle 95 % of the draws of a statistic."""
+    tail = (1 - COVERAGE) / 2
+    low, high = drawn.quantile(drawn.new_tensor([tail, 1 - tail])).tolist()
+    return low, high

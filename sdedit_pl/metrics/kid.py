@@ -3,24 +3,21 @@
     KID = E k(x, x') + E k(y, y') - 2 E k(x, y),        k(a, b) = (a . b / d + 1)^3
 
 with x, x' independent images of one set, y, y' of the other and d the dimension of the features. The usual estimate
-takes each mean over all pairs of different images. It is unbiased where images are independent, within a set and
-between the sets. Variations of one design are not, nor is an edit of the image that its guide was made of; so images
-may be given groups, and then only pairs from different groups count. The estimate is unbiased again, for groups that
-are independent draws. It can be negative: two samples of one distribution scatter around 0.
+takes each mean over all pairs of different images. It is unbiased if images are independent, within a set and between
+the sets. Variations of one design are not independent, nor are an edit and the image that its guide was made from.
+Images can therefore be given groups; only pairs from different groups count. The estimate is then unbiased for groups
+that are independent draws. It can be negative: estimates from two samples of one distribution scatter around 0.
 
-How sure it is, is told by leaving out one group after another (a standard error) and by bootstrap over groups (an
-interval): each group gets a weight from the exponential distribution, a pair the product of its groups' weights. As
-pairs within a group never count, an image that weighs much adds no pair with itself, and the bootstrap is centred on
-the estimate. (Groups drawn with replacement, as `paired` draws them, leave draws without a pair where the two sets have
-few groups, or others than each other.) Where the two sets are of one distribution both are too wide rather than too
-narrow, since the estimate then varies less than its parts.
+The standard error is the jackknife's over groups, the interval that of the bootstrap over groups
+(`sdedit_pl.metrics.intervals`); a pair weighs the product of its groups' weights. Pairs within a group never count, so
+that an image with a large weight adds no pair with itself, and the bootstrap is centred on the estimate. If the two
+sets have the same distribution, both are too wide rather than too narrow.
 
-Libraries report something else: mean and deviation over random subsets of a given size, of all pairs of different
-images. The mean estimates the same distance; the deviation is that of so small a sample and no error of the mean.
+Libraries report the mean and deviation over random subsets of a given size (`subset_distances`). The mean estimates the
+same distance; the deviation is that of so small a sample and not the error of the mean.
 
 Source: Binkowski et al., "Demystifying MMD GANs", ICLR 2018, section 4; the paired form without the pairs (x_i, y_i) is
-equation 4 of Gretton et al., "A Kernel Two-Sample Test", 2012, with groups in place of single draws; Rubin, "The
-Bayesian Bootstrap", 1981, for the weights.
+equation 4 of Gretton et al., "A Kernel Two-Sample Test", 2012, with groups in place of single draws.
 """
 
 from __future__ import annotations
@@ -33,18 +30,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sdedit_pl.metrics.gathered import TooFewImages
-from sdedit_pl.metrics.intervals import Interval
+from sdedit_pl.metrics.intervals import Estimate, bootstrap_weights, percentile_interval
 
 _DEGREE = 3
 _ROWS = 1024
 """Images whose kernels with all others are held at a time."""
-
-
-class Estimate(NamedTuple):
-    """A value and its standard error."""
-
-    value: float
-    error: float
 
 
 class Subsets(NamedTuple):
@@ -59,47 +49,38 @@ def kernel_distance(
     y: Float[Tensor, "M D"],
     x_groups: Int[Tensor, "N"] | None = None,
     y_groups: Int[Tensor, "M"] | None = None,
-) -> Estimate:
-    """The KID of two sets of features, with its standard error from the estimates that leave one group out.
-
-    Args:
-        x: features of the one set, (N, D).
-        y: features of the other, (M, D).
-        x_groups: group of each image of `x`, (N,); None, for both sets: each image is a group of its own.
-        y_groups: group of each image of `y`, (M,); equal numbers are one group, also across the two sets.
-
-    Returns:
-        The unbiased estimate, and its jackknife error over groups.
-
-    Raises:
-        ValueError: groups for one set alone, or less than three groups in a set.
-    """
-    return _estimate(_means_of_distance(x, y, x_groups, y_groups))
-
-
-def kernel_distance_with_interval(
-    x: Float[Tensor, "N D"],
-    y: Float[Tensor, "M D"],
-    x_groups: Int[Tensor, "N"] | None = None,
-    y_groups: Int[Tensor, "M"] | None = None,
-    draws: int = 1000,
+    draws: int = 0,
     seed: int = 0,
-) -> tuple[Estimate, Interval]:
-    """What `kernel_distance` returns, and the interval by bootstrap over groups.
+) -> Estimate:
+    """The KID of two sets of features, with its jackknife error over groups.
 
     Args:
-        x: as there, and so the next three.
-        y: features of the other set.
-        x_groups: group of each image of `x`.
-        y_groups: group of each image of `y`.
-        draws: of the bootstrap.
+        x: features of one set, (N, D).
+        y: features of the other, (M, D).
+        x_groups: the group of each image of `x`, (N,); None, for both sets, makes each image a group of its own.
+        y_groups: the group of each image of `y`, (M,); equal numbers are one group, also across the two sets.
+        draws: of the bootstrap; 0 computes no interval.
         seed: of the bootstrap.
 
     Raises:
-        ValueError: as there.
+        ValueError: groups for one set alone, or fewer than three groups in a set.
     """
-    means = _means_of_distance(x, y, x_groups, y_groups, draws, seed)
-    return _estimate(means), Interval.of(means.drawn)
+    if x_groups is None and y_groups is None:
+        x_groups, y_groups = torch.arange(len(x)), torch.arange(len(x), len(x) + len(y))
+    if x_groups is None or y_groups is None:
+        raise ValueError("groups are needed for both sets or for none; give x_groups and y_groups")
+    for name, groups in (("x", x_groups), ("y", y_groups)):
+        if len(groups.unique()) < 3:
+            raise TooFewImages(f"the error needs at least 3 groups in each set, got {len(groups.unique())} in {name}")
+    groups, numbers = torch.cat([x_groups, y_groups]).cpu().unique(return_inverse=True)
+    weights = bootstrap_weights(len(groups), draws, seed)
+    x_numbers, y_numbers = numbers.split([len(x), len(y)])
+    x_set, y_set = _Grouped(x, x_numbers, weights), _Grouped(y, y_numbers, weights)
+    parts = _means(x_set, x_set), _means(y_set, y_set), _means(x_set, y_set)
+    means = _Means(*(within_x + within_y - 2 * between for within_x, within_y, between in zip(*parts, strict=True)))
+    variance = (means.without - means.all).square().sum() * (len(groups) - 1) / len(groups)
+    estimate = Estimate(means.all.item(), variance.sqrt().item())
+    return Estimate(*estimate[:2], *percentile_interval(means.drawn)) if draws else estimate
 
 
 def subset_distances(
@@ -144,7 +125,7 @@ def polynomial_kernel(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Float
 
 @dataclass(frozen=True)
 class _Grouped:
-    """A set of features in groups that weigh differently in each draw.
+    """A set of features in groups, with a weight of each group in each draw.
 
     Args:
         features: (N, D).
@@ -157,7 +138,7 @@ class _Grouped:
     weights: Float[Tensor, "G draws"]
 
     def sizes(self) -> Float[Tensor, "G"]:
-        """How many images each group has."""
+        """The number of images in each group."""
         return self.groups.bincount(minlength=len(self.weights)).double()
 
 
@@ -173,38 +154,6 @@ class _Means(NamedTuple):
     all: Float[Tensor, ""]
     without: Float[Tensor, "G"]
     drawn: Float[Tensor, "draws"]
-
-
-def _estimate(means: _Means) -> Estimate:
-    """The value over all pairs, and its jackknife error."""
-    groups = len(means.without)
-    variance = (means.without - means.all).square().sum() * (groups - 1) / groups
-    return Estimate(means.all.item(), variance.sqrt().item())
-
-
-def _means_of_distance(
-    x: Float[Tensor, "N D"],
-    y: Float[Tensor, "M D"],
-    x_groups: Int[Tensor, "N"] | None,
-    y_groups: Int[Tensor, "M"] | None,
-    draws: int = 0,
-    seed: int = 0,
-) -> _Means:
-    """The distance over all pairs, without each group, and in each draw."""
-    if x_groups is None and y_groups is None:
-        x_groups, y_groups = torch.arange(len(x)), torch.arange(len(x), len(x) + len(y))
-    if x_groups is None or y_groups is None:
-        raise ValueError("groups are needed for both sets or for none; give x_groups and y_groups")
-    for name, groups in (("x", x_groups), ("y", y_groups)):
-        if len(groups.unique()) < 3:
-            raise TooFewImages(f"the error needs at least 3 groups in each set, got {len(groups.unique())} in {name}")
-    groups, numbers = torch.cat([x_groups, y_groups]).cpu().unique(return_inverse=True)
-    weights = torch.empty(len(groups), draws, dtype=torch.float64)
-    weights.exponential_(generator=torch.Generator().manual_seed(seed))
-    x_numbers, y_numbers = numbers.split([len(x), len(y)])
-    x_set, y_set = _Grouped(x, x_numbers, weights), _Grouped(y, y_numbers, weights)
-    parts = _means(x_set, x_set), _means(y_set, y_set), _means(x_set, y_set)
-    return _Means(*(within_x + within_y - 2 * between for within_x, within_y, between in zip(*parts, strict=True)))
 
 
 def _means(x: _Grouped, y: _Grouped) -> _Means:

@@ -22,8 +22,10 @@ from torch import Tensor
 
 from sdedit_pl.metrics.frechet import Gaussian, frechet_distance
 from sdedit_pl.metrics.gathered import ImageMetric, groups_of
-from sdedit_pl.metrics.kid import kernel_distance_with_interval, subset_distances
+from sdedit_pl.metrics.kid import kernel_distance, subset_distances
 from sdedit_pl.metrics.manifolds import density_and_coverage, neighbour_radii, precision_and_recall
+
+BOOTSTRAP_DRAWS = 1000
 
 Numbers = dict[str, Float[Tensor, ""]]
 
@@ -108,15 +110,8 @@ class KernelDistance(FeatureMetric):
             subsets = subset_distances(features, self.reference, self.subsets, self.subset_size, self.seed)
             found |= {"kid_subsets": subsets.mean, "kid_subsets_deviation": subsets.deviation}
         groups = None if self.groups is None else groups_of(numbers, self.groups)
-        estimate, interval = kernel_distance_with_interval(
-            features, self.reference, groups, self.reference_groups, seed=self.seed
-        )
-        found |= {
-            "kid": estimate.value,
-            "kid_error": estimate.error,
-            "kid_low": interval.low,
-            "kid_high": interval.high,
-        }
+        kid = kernel_distance(features, self.reference, groups, self.reference_groups, BOOTSTRAP_DRAWS, self.seed)
+        found |= {"kid": kid.value, "kid_error": kid.error, "kid_low": kid.low, "kid_high": kid.high}
         return _tensors(found)
 
 

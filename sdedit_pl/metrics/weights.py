@@ -6,14 +6,13 @@ another hash is refused wherever it comes from.
 
 from __future__ import annotations
 
-import http.client
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
+from sdedit_pl.downloads import DownloadFailed, download_once
 from sdedit_pl.files import sha256_of
 
 
@@ -72,12 +71,8 @@ class PublishedWeights:
     def _fetched(self, folder: Path) -> Path:
         file = folder / self.name
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{file}.lock"):
-                if not file.is_file():  # else another process has fetched it meanwhile
-                    torch.hub.download_url_to_file(self.url, str(file), self.sha256)
-        # torch.hub tells a wrong hash by a RuntimeError.
-        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            download_once(self.url, file, self.sha256)
+        except (OSError, DownloadFailed) as error:
             raise WeightsUnavailable(
                 f"the weights {self.name} are not here, and {self.url} cannot be fetched ({error}); bring the file by "
                 f"other means and give its path as weights=, or put it into {folder}"

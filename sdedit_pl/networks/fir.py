@@ -4,10 +4,10 @@ Doubling an image inserts a zero after each sample and low-passes the result; ha
 second sample. The low-pass filter is the outer product of a short sequence of taps with itself, normalised to sum
 one, and pixels outside the image count as zero.
 
-There are two ways to compute the same numbers. Under `torch.compile` a filter is a weighted sum of shifted (and strided)
-views, one axis after the other: it fuses into one kernel in the dtype of the activations, and so does its gradient,
-without atomics. Otherwise it is a depthwise (transposed) convolution, which makes no temporary tensors. Autocast does
-not lower the precision of that one, because CPUs lack a fast bfloat16 kernel for it (measured: 15 times slower).
+Under `torch.compile` a filter is a weighted sum of shifted (and strided) views, one axis after the other: it fuses into
+one kernel in the dtype of the activations, and so does its gradient, without atomics. Otherwise it is a depthwise
+(transposed) convolution, which makes no temporary tensors. Autocast does not lower the precision of the convolution,
+because CPUs lack a fast bfloat16 kernel for it (measured: 15 times slower).
 
 Source: Zhang, "Making Convolutional Networks Shift-Invariant Again" (2019); Karras et al., "Analyzing and Improving
 the Image Quality of StyleGAN" (2020), appendix B; Song et al., "Score-Based Generative Modeling through Stochastic
@@ -118,8 +118,8 @@ class FIRDownsample(FIRFilter):
 class FIRUpsample(nn.Module):
     """Doubles height and width: (B, C, H, W) to (B, C, 2H, 2W).
 
-    The filter's gain is 4, because three of four samples are inserted zeros. Even and odd outputs are two filters of the
-    samples themselves; for the taps (1, 3, 3, 1), the weights 1/4 and 3/4 of bilinear interpolation.
+    The filter's gain is 4, because three of four samples are inserted zeros. Even and odd outputs are two filters of
+    the samples themselves; for the taps (1, 3, 3, 1), the weights 1/4 and 3/4 of bilinear interpolation.
     """
 
     kernel: Tensor

@@ -1,7 +1,7 @@
-"""What raters are asked about two images: the three questions of the paper's human evaluation, in words of our own.
+"""The three questions of the paper's human evaluation, in our own words.
 
-Each is a forced choice between two methods' outputs for the same guide, without a tie. Realism is asked of the outputs
-alone; the other two show the guide.
+Each is a forced choice between two methods' outputs for the same guide; there are no ties. Realism is judged from the
+outputs alone; the other two questions show the guide.
 
 Source: Meng et al., "SDEdit", ICLR 2022, section 5 and the appendix on human evaluation.
 """
@@ -18,10 +18,10 @@ class Question:
 
     Args:
         text: the question.
-        hint: what to look at.
+        hint: advice on what to judge.
         shows_guide: whether the guide is shown with the two images.
-        intact: what stands beside its own degraded copy in a catch trial: the guide, a real image where the study has
-            any, or an output of one of the methods.
+        intact: the intact image of a catch trial: the guide, a real image (an output if the study has none), or an
+            output of one of the methods.
     """
 
     text: str
@@ -33,7 +33,7 @@ class Question:
 QUESTIONS = {
     "realism": Question(
         "Which image looks more realistic?",
-        "The one that could sooner be a real, flawless picture. Colours and brightness may differ.",
+        "Choose the one that looks more like a real picture without flaws. Colours and brightness may differ.",
         shows_guide=False,
         intact="real",
     ),

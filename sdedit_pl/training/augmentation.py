@@ -1,8 +1,8 @@
-"""What is done to training images before they are noised.
+"""Random changes of training images before noise is added.
 
-Two augmentations, one of each kind: geometry, which the network is told of and which therefore does not leak into what
-it generates (`geometry.py`), and recolouring, which is meant to leak (`recolour.py`). Mirroring without a label, for
-domains that look alike in the mirror, is the data's.
+Geometric augmentation does not leak into generated images, because the network is conditioned on it
+(`geometric_augmentation.py`). Recolouring leaks on purpose (`recolouring.py`). Mirroring without conditioning, for
+domains that are symmetric, belongs to the data (`data.flip`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from sdedit_pl.training.geometry import LABELS, Transformation
-from sdedit_pl.training.recolour import recolour
+from sdedit_pl.training.geometric_augmentation import LABELS, Transformation
+from sdedit_pl.training.recolouring import recolour
 from sdedit_pl.typing import Images
 
 
@@ -22,14 +22,14 @@ class Augmentation:
     """Random changes of training images.
 
     Args:
-        probability: of each geometric transformation of an image: turning it upside down, scaling, rotating, stretching
-            and shifting it; above 0, half of the images are mirrored as well. EDM trains with 0.12 (CIFAR-10) and 0.15
-            (FFHQ and AFHQ at 64 px). The network is told, so that its images are not changed.
-        recolour: probability that one colour of an image becomes another, which the model learns as part of the domain;
-            for domains that have few colours.
+        probability: probability of each geometric transformation of an image (vertical flip, scaling, rotation,
+            stretch, shift); above 0, half of the images are mirrored as well. The network is conditioned on them, so
+            that generated images do not show them. EDM trains with 0.12 (CIFAR-10) and 0.15 (FFHQ and AFHQ at 64 px).
+        recolour: probability that one colour of an image is replaced by another. The model learns the new colours as
+            part of the domain; meant for domains with few colours.
 
     Raises:
-        ValueError: a probability out of [0, 1].
+        ValueError: a probability lies outside [0, 1].
     """
 
     probability: float = 0.0
@@ -42,11 +42,11 @@ class Augmentation:
 
     @property
     def labels(self) -> int:
-        """How many numbers tell the network what was done; 0 where it is not told."""
+        """Size of the label that the network is conditioned on; 0 without geometric augmentation."""
         return LABELS if self.probability else 0
 
     def __call__(self, images: Images) -> tuple[Images, Float[Tensor, "B labels"] | None]:
-        """Augmented images in [-1, 1], and the labels for the network.
+        """Returns augmented images in [-1, 1] and the labels for the network.
 
         Random numbers come from the default generator of the images' device.
         """
@@ -54,5 +54,5 @@ class Augmentation:
             images = recolour(images, self.recolour)
         if not self.probability:
             return images, None
-        transformation = Transformation.drawn(len(images), self.probability, images)
+        transformation = Transformation.random(len(images), self.probability, images)
         return transformation(images), transformation.labels

@@ -18,9 +18,9 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.losses import TimeSampler, Weighting, denoising_loss
 from sdedit_pl.noise import SeededNoise, mixed
 from sdedit_pl.training.augmentation import Augmentation
-from sdedit_pl.training.buckets import BUCKETS_MEAN, NoiseBucket, noise_buckets
+from sdedit_pl.training.learned_uncertainty import LogUncertainty
+from sdedit_pl.training.noise_level_buckets import BUCKETS_MEAN, NoiseBucket, noise_buckets
 from sdedit_pl.training.optimizers import Adam, Schedule
-from sdedit_pl.training.uncertainty import LogUncertainty
 from sdedit_pl.typing import Images, Times
 
 TRAINING, VALIDATION = 0, 1
@@ -183,7 +183,7 @@ class ScoreModule(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        # Lightning refuses to clip for a fused optimiser, because of gradients that carry a scale; here they carry none.
+        # Lightning refuses to clip for a fused optimiser, which might hold scaled gradients; here they are not scaled.
         if gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(
                 [parameter for group in optimizer.param_groups for parameter in group["params"]], gradient_clip_val

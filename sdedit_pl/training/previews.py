@@ -1,4 +1,4 @@
-"""Sheets of edits and samples that show how far a model is."""
+"""Writes preview images of edits and samples during training."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ logger = logging.getLogger(__name__)
 
 
 class Previews(lightning.Callback):
-    """Writes a sheet of edits and samples of the averaged model after every validation.
+    """Writes a sheet of edits and unconditional samples of the averaged model after every validation.
 
-    Each guide stands above its edit, on the same noise every time, so that sheets of one run compare; unconditional
-    samples follow. Sheets are PNG files in `folder` and images of any logger that takes them.
+    The sheet shows each guide above its edit and then the samples. The noise is always the same, so that the sheets of
+    a run compare. A sheet is a PNG file in `folder` and is also passed to loggers that accept images.
 
     Args:
         averaging: the callback that holds the averaged weights.
-        folder: where the sheets go.
-        guides: guides in [-1, 1], or None for samples alone.
-        edit: the edit of the guides.
-        image_shape: (C, H, W) of the samples.
-        samples: how many samples.
+        folder: folder of the sheets.
+        guides: guides in [-1, 1], or None for samples only.
+        edit: the edit to apply to the guides.
+        image_shape: (C, H, W) of a sample.
+        samples: number of samples.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Previews(lightning.Callback):
         try:
             with whole_file(path) as unfinished:
                 save_image(sheet, unfinished, format="png")
-        except OSError as error:  # of one device, for which the others would wait
+        except OSError as error:  # raised on one device only; the others would wait for it
             logger.warning("%s cannot be written: %s", path, error)
             return
         for destination in trainer.loggers:
@@ -85,7 +85,7 @@ class Previews(lightning.Callback):
 
     @torch.inference_mode()
     def rows(self, denoiser: Denoiser, device: torch.device) -> list[Float[Tensor, "_ C H W"]]:
-        """The sheet's rows: guides, their edits, samples."""
+        """The rows of the sheet: guides, their edits, samples."""
         training = denoiser.training
         denoiser.eval()
         rows = []
@@ -98,7 +98,7 @@ class Previews(lightning.Callback):
         return rows
 
     def unconditional(self, denoiser: Denoiser, device: torch.device) -> Float[Tensor, "N C H W"]:
-        """Samples from the prior, with as many steps as an edit takes."""
+        """Samples from the prior, with as many steps as an edit."""
         noise = SeededNoise(range(self.samples))
         prior = denoiser.sde.prior_sample(noise(0, 0, torch.empty(self.samples, *self.image_shape, device=device)))
         times = GRIDS["log_snr"]().times(denoiser.sde, 1.0, self.edit.step_count)

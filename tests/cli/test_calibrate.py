@@ -15,11 +15,11 @@ from PIL import Image
 from support.tiny import write_images
 from torch import Tensor
 
-from sdedit_pl.checkpoints.calibrated import calibrated_t0
+from sdedit_pl.calibration.calibration_report import Report
+from sdedit_pl.calibration.sweep import Sweep, TradeOff
+from sdedit_pl.calibration.t0_sidecar import calibrated_t0
 from sdedit_pl.cli import calibrate
-from sdedit_pl.cli.calibration_report import Report
-from sdedit_pl.editing.calibration import Measured, Sweep, TradeOff
-from sdedit_pl.metrics import FEATURES, FeatureExtractor
+from sdedit_pl.metrics import FEATURES, Estimate, FeatureExtractor
 
 SIDECAR, PLOT, UNFINISHED = (f"tiny.safetensors.t0.{suffix}" for suffix in ("yaml", "png", "unfinished"))
 CALIBRATE = (
@@ -143,7 +143,7 @@ def test_the_usual_levels_end_where_nothing_of_the_guide_is_left(command) -> Non
 
 @pytest.mark.parametrize(("level", "place"), [(1.2, "below"), (1.2341, "in"), (6.0974, "in"), (7.0, "above")])
 def test_the_verdict_compares_noise_levels_with_the_papers(level: float, place: str) -> None:
-    measured = [Measured(1.0, 0.9, 1.1)] * 4
+    measured = [Estimate(1.0, low=0.9, high=1.1)] * 4
     found = TradeOff(measured, measured, 900.0, 2, [0.0, 0.0, 1.0, 0.0])
     report = Report(found, [0.1, "sigma:x", 1.0], [0.1, level, 150.0])
     assert f"knee at t0=sigma:x (sigma:{level:.3g}), {place} the paper's range" in report.verdict()

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from sdedit_pl.checkpoints import find_checkpoint
-from sdedit_pl.checkpoints.calibrated import fingerprint
+from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.evaluation.making import ImageMaker
 from sdedit_pl.metrics import MaskedLPIPS, WeightsUnavailable
 
@@ -143,9 +143,7 @@ def test_more_can_be_added_and_less_asked_for(evaluated) -> None:
 def test_another_configuration_is_refused_and_overwriting_begins_anew(evaluated, refused, photos: Path) -> None:
     first = evaluated(*SMALL)
     message = refused(*SMALL, "t0=0.4")
-    assert (
-        "o holds an evaluation of another configuration: stroke_synthesis/sdedit was Edit(edit=SDEdit(t0=0.5" in message
-    )
+    assert "o was made with other settings: stroke_synthesis/sdedit was Edit(edit=SDEdit(t0=0.5" in message
     assert "is Edit(edit=SDEdit(t0=0.4" in message and "overwrite=true" in message
     assert "stroke_synthesis/guide was StrokeSynthesis(colours=6), seed=0" in refused(*SMALL, "seed=1")
     assert "images was 7 with names" in refused(*SMALL, "images=6")
@@ -155,7 +153,7 @@ def test_another_configuration_is_refused_and_overwriting_begins_anew(evaluated,
     shutil.copy(photos / "1.png", photos / "0.png")
     assert "0.png has changed: it is not the image that this evaluation was begun with" in refused(*SMALL, "t0=0.4")
     Path("o/evaluation.json").write_text("{")
-    assert "o/evaluation.json is not the record of an evaluation" in refused(*SMALL)
+    assert "o/evaluation.json cannot be read as a record" in refused(*SMALL)
 
 
 def test_outputs_of_other_systems_get_columns(evaluated, refused) -> None:

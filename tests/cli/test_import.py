@@ -16,8 +16,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from support.damage import Bomb, lightning_checkpoint
 
-from sdedit_pl.checkpoints import FORMATS, describe, load_denoiser, loading, native
-from sdedit_pl.checkpoints.presets import PRESETS, Preset
+from sdedit_pl.checkpoints import describe, load_denoiser, loading, native
+from sdedit_pl.checkpoints.importers import importer
+from sdedit_pl.checkpoints.importers.presets import PRESETS, Preset
 
 DDIM_FILE, SCORE_SDE_FILE = "sdedit_ddpm/model.ckpt", "score_sde_checkpoint/checkpoint_1.pth"
 EDM_PICKLE = b"\x80\x02ctorch_utils.persistence\n_reconstruct_persistent_obj\n(tR."
@@ -27,7 +28,7 @@ EDM_PICKLE = b"\x80\x02ctorch_utils.persistence\n_reconstruct_persistent_obj\n(t
 def tiny_preset(reference: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Makes the tiny network of the parity data a published one; returns its name."""
     config = json.loads((reference / "sdedit_ddpm/config.json").read_text())
-    model = FORMATS["ddim"]().read(reference / DDIM_FILE, config=config).model
+    model = importer("ddim").read(reference / DDIM_FILE, config=config).model
     monkeypatch.setitem(PRESETS, "tiny", Preset("ddim", model, {"variance": "fixedsmall"}))
     return "tiny"
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.recorded_noise import RecordedNoise
 
 from sdedit_pl.cli import main
 from sdedit_pl.cli.edit import SCHEMA, build_edits
 from sdedit_pl.cli.edit_inputs import image_shape, read_areas, read_guides
 from sdedit_pl.cli.edit_model import load_for_editing
-from sdedit_pl.editing import inputs
-from sdedit_pl.editing.sheets import to_picture
-from sdedit_pl.noise import RecordedNoise
+from sdedit_pl.guides import tensor_checks
+from sdedit_pl.picture_grid import to_picture
 
 RUNS = ("edit_masked", "edit_unmasked")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reference_runner.md"
@@ -80,7 +80,9 @@ def test_the_whole_command_leaves_the_runners_pictures(
 ) -> None:
     """The command line itself, its seeds replaced by the record of what the runner drew, to one level of 255."""
     data = recorded(reference, run)
-    monkeypatch.setattr(inputs, "SeededNoise", lambda seeds: RecordedNoise([z[: len(seeds)] for z in data["noise"]]))
+    monkeypatch.setattr(
+        tensor_checks, "SeededNoise", lambda seeds: RecordedNoise([z[: len(seeds)] for z in data["noise"]])
+    )
     assert main(["edit", *arguments(data, f"{run}_0.pth"), "samples=1", "device=cpu", "out=edited"]) == 0
     found = np.asarray(Image.open(runner / "edited" / f"{run}_0_seed0.png")).astype(int)
     expected = np.asarray(to_picture(data["samples"][-1][0])).astype(int)

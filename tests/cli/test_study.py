@@ -9,14 +9,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from sdedit_pl.cli import study as verb
 from sdedit_pl.config import keys_of
-from sdedit_pl.study.server import StudyServer
-from sdedit_pl.study.store import Study
+from sdedit_pl.study import study_server
+from sdedit_pl.study.answers_database import StudyDatabase
 
 METHODS = ("methods.ours=ours", "methods.theirs=theirs")
 
@@ -36,7 +37,7 @@ def folders(desk: Path) -> Path:
 def answered(folders: Path, command: Callable) -> Path:
     """A study, in which one rater always prefers ours and misses no catch trial, and another knows only the left."""
     assert command("study", "build", *METHODS, "guides=guides").code == 0
-    with Study(Path("study.sqlite")) as study:
+    with StudyDatabase(Path("study.sqlite")) as study:
         for rater in ("careful", "careless"):
             study.join(rater)
             for trial, left, correct in study._rows(
@@ -66,10 +67,10 @@ def test_build_says_what_it_made(folders: Path, command) -> None:
 
 
 def test_serve_ends_with_an_interrupt(answered: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(server: StudyServer) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(StudyServer, "serve_forever", interrupted)
+    monkeypatch.setattr(study_server, "serve_study", interrupted)
     code, output, errors = command("study", "serve", "study=study.sqlite", "port=0")
     first, second = output.splitlines()
     assert (code, errors) == (0, "")
@@ -77,10 +78,36 @@ def test_serve_ends_with_an_interrupt(answered: Path, command, monkeypatch: pyte
     assert second == "24 answers of 2 raters so far; sdedit study report study=study.sqlite"
 
 
+def test_a_killed_server_has_stored_every_acknowledged_answer(folders: Path, command) -> None:
+    assert command("study", "build", *METHODS, "guides=guides").code == 0
+    serve = [sys.executable, "-m", "sdedit_pl", "study", "serve", "study=study.sqlite", "port=0"]
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[4].rstrip(";")
+        with httpx.Client(base_url=address) as client:
+            trials = client.post("api/join", json={"rater": "a"}).json()["trials"]
+            for trial in trials[:5]:
+                body = {"rater": "a", "trial": trial["id"], "choice": "left", "milliseconds": 1}
+                assert client.post("api/answers", json=body).json() == {"choice": "left"}
+        process.kill()
+    with StudyDatabase(Path("study.sqlite")) as study:
+        assert len(study.answers()) == 5
+
+
+@pytest.mark.parametrize("step", ["serve", "report"])
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    step: str, answered: Path, refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verb, "find_spec", lambda name: None)
+    message = refused("study", step, "study=study.sqlite")
+    assert "needs jinja2 and " in message and message.endswith("; pip install 'sdedit-pl[study]'")
+
+
 def test_serving_and_reporting_need_no_pytorch() -> None:
-    """So that a server starts at once, on a small machine too."""
+    """A server starts instantly, even on a small machine."""
     program = (
-        "import sys, sdedit_pl.cli.study as verb; sys.exit(str(sorted({'torch', 'PIL', 'numpy'} & set(sys.modules))))"
+        "import sys, sdedit_pl.cli.study, sdedit_pl.study.study_server, sdedit_pl.study.study_report; "
+        "sys.exit(str(sorted({'torch', 'PIL', 'numpy'} & set(sys.modules))))"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stderr == "[]\n"
 
@@ -91,7 +118,7 @@ def test_report_writes_tables_data_and_answers(answered: Path, command) -> None:
     text = Path("found/report.md").read_text()
     assert text in output and "in found: report.md, report.json, answers.csv" in output
     assert "| ours over theirs | 100.0 % [43.9, 100.0], 3 |" in text
-    assert "are left out: rater 2 (" in text
+    assert "are excluded: rater 2 (" in text
     findings = json.loads(Path("found/report.json").read_text())
     assert findings["left_out"] == [2] and findings["study"]["methods"] == {"ours": "ours", "theirs": "theirs"}
     with Path("found/answers.csv").open() as file:
@@ -119,11 +146,12 @@ def test_report_replaces_an_earlier_one_when_told(answered: Path, command, refus
         (["study", "build", "methods=ours"], "methods must be a section of names, each with text (.NAME=...), got"),
         (["study", "build", "methods.ours=ours"], "a study compares at least 2 methods, got 1"),
         (["study", "build", *METHODS], "faithfulness and satisfaction cannot be judged without guides=FOLDER"),
-        (["study", "build", *METHODS, "guides=none"], "there is no guide at none"),
+        (["study", "build", *METHODS, "guides=none"], "guides=none: there is no guide at none"),
+        (["study", "build", "methods.ours=ours", "methods.theirs=none", "guides=guides"], "methods.theirs=none: "),
         (["study", "build", *METHODS, "guides=nothing"], "the folder nothing holds no images"),
         (
             ["study", "build", *METHODS, "guides=elsewhere"],
-            "these do not: another is not in methods.ours=ours;",
+            "another is not in methods.ours=ours;",
         ),
         (["study", "build", *METHODS, "guides=guides", "out=guide.png"], "guide.png is already there and may hold"),
         (["study", "build", *METHODS, "guides=guides", "questions=[beauty]"], "questions must be some of realism, "),
@@ -133,8 +161,8 @@ def test_report_replaces_an_earlier_one_when_told(answered: Path, command, refus
         ),
         (["study", "serve"], "study is required: the study's file"),
         (["study", "serve", "study=none.sqlite"], "there is no study at none.sqlite; `sdedit study build` makes one"),
-        (["study", "serve", "study=guide.png"], "guide.png is not a study, and left as it is"),
-        (["study", "report", "study=guide.png"], "guide.png is not a study, and left as it is"),
+        (["study", "serve", "study=guide.png"], "guide.png is not a study and was not changed"),
+        (["study", "report", "study=guide.png"], "guide.png is not a study and was not changed"),
         (["study", "report", "study=x", "threshold=2"], "threshold must lie in [0, 1], got 2.0; 0 leaves nobody out"),
         (["study", "report", "study=x", "out=guide.png"], "out=guide.png is a file; name a folder"),
     ],
@@ -159,13 +187,10 @@ def test_a_damaged_study_is_refused_and_left_as_it_is(answered: Path, refused) -
 
 
 def test_a_port_in_use_is_refused(answered: Path, refused) -> None:
-    with Study(Path("study.sqlite")) as study, StudyServer(study, "127.0.0.1", 0) as server:
-        port = server.port
-        study.close()
+    with study_server.listen("127.0.0.1", 0) as listening:
+        port = listening.getsockname()[1]
         message = refused("study", "serve", "study=study.sqlite", f"port={port}")
-    assert message.startswith(
-        f"cannot listen at host=127.0.0.1 port={port}: Address already in use; give another port="
-    )
+    assert f"port={port}: Address already in use" in message and "give another port=" in message
 
 
 def test_a_study_without_answers_has_no_report(folders: Path, command, refused) -> None:

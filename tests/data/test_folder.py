@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sdedit_pl.data.folder import FolderSource, image_paths
-from sdedit_pl.data.images import UnreadableImage
+from sdedit_pl.data.image_files import UnreadableImage
 from sdedit_pl.data.source import ImageSet
 
 NumberedFolder = Callable[..., Path]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sdedit_pl.data.images import ImageFormat, UnreadableImage, decode_image, held_out, images_from_bytes
+from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.images import ImageFormat, decode_image, held_out, images_from_bytes
 
 EIGHT = ImageFormat(8)
 

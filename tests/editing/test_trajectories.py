@@ -15,7 +15,6 @@ from torch._subclasses import FakeTensorMode
 from sdedit_pl import SDEdit, load_denoiser
 from sdedit_pl.data.images import bytes_from_images
 from sdedit_pl.denoiser import PARAMETERISATIONS, CleanImage, Denoiser
-from sdedit_pl.editing.sheets import MARGIN, SMALLEST_CELL, TITLE_HEIGHT
 from sdedit_pl.editing.trajectories import (
     LARGEST_SIDE,
     SHOWN_SAMPLES,
@@ -25,6 +24,7 @@ from sdedit_pl.editing.trajectories import (
     save_animation,
     strip,
 )
+from sdedit_pl.picture_grid import MARGIN, SMALLEST_CELL, TITLE_HEIGHT
 from sdedit_pl.sde import VESDE, VPSDE
 from sdedit_pl.solvers import SOLVERS
 from sdedit_pl.typing import Images

@@ -9,7 +9,7 @@ import torch
 from support.oracles import GaussianDenoiser
 from torch import nn
 
-from sdedit_pl.evaluation.baselines import encode, laplacian_blend, poisson_blend, round_trip, unconditional
+from sdedit_pl.evaluation.baselines import encode, laplacian_blend, poisson_blend, round_trip
 from sdedit_pl.grids import GRIDS
 from sdedit_pl.sde import SDES
 from sdedit_pl.typing import Images, Mask
@@ -101,13 +101,3 @@ def test_every_step_is_told() -> None:
     reached: list[float] = []
     round_trip(denoiser, torch.zeros(2, 3, 4, 4), times, lambda x, t: reached.append(t))
     assert len(reached) == 2 * 6 - 1 and max(reached) == 0.5 and reached[-1] == 0
-
-
-def test_unconditional_samples_are_of_the_domain_and_of_their_seeds() -> None:
-    denoiser = GaussianDenoiser(SDES["vp"](), mean=0.3, deviation=0.2)
-    denoiser.network = nn.Linear(1, 1)
-    samples = unconditional(denoiser, (3, 16, 16), [1, 2, 3], steps=50)
-    assert samples.mean().item() == pytest.approx(0.3, abs=0.03) and samples.std().item() == pytest.approx(
-        0.2, abs=0.03
-    )
-    assert torch.equal(unconditional(denoiser, (3, 16, 16), [2], steps=50)[0], samples[1])

@@ -17,6 +17,7 @@ from sdedit_pl.evaluation.groups import group_numbers, short_name
 from sdedit_pl.evaluation.plan import Plan
 from sdedit_pl.evaluation.store import RECORD_FILE, Record, check_place, forget
 from sdedit_pl.sde import SDES
+from sdedit_pl.settings_record import SettingsChanged
 
 IDENTITIES = {"ckpt": "a", "compare": "b"}
 
@@ -99,15 +100,15 @@ def test_a_record_keeps_what_others_made(tmp_path: Path) -> None:
     Record({"images": "4"}, {"a": "1", "b": "2"}).write(tmp_path)
     later = Record({"images": "4"}, {"b": "2", "c": "3"}).continuing(tmp_path)
     assert later.recipes == {"a": "1", "b": "2", "c": "3"}
-    with pytest.raises(ConfigError, match="b was 2, and is 5 now"):
+    with pytest.raises(SettingsChanged, match="b was 2, and is 5 now"):
         Record({"images": "4"}, {"b": "5"}).continuing(tmp_path)
-    with pytest.raises(ConfigError, match="images was 4, and is 3 now"):
+    with pytest.raises(SettingsChanged, match="images was 4, and is 3 now"):
         Record({"images": "3"}, {"b": "2"}).continuing(tmp_path)
 
 
 def test_a_record_of_another_version_is_not_gone_on_with(tmp_path: Path) -> None:
     (tmp_path / RECORD_FILE).write_text(json.dumps({"format": "other"}))
-    with pytest.raises(ConfigError, match=r"not the record of an evaluation .*'other'"):
+    with pytest.raises(ValueError, match=r"evaluation.json has the format 'other'"):
         Record({}, {}).continuing(tmp_path)
 
 

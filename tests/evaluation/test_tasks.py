@@ -8,8 +8,8 @@ from itertools import combinations
 import pytest
 import torch
 
-from sdedit_pl.editing.strokes import stroke_painting
 from sdedit_pl.evaluation.tasks import TASKS, Inputs, StrokeSynthesis, brush_stroke, draws_of, ellipse, partners
+from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.typing import Images
 
 

@@ -8,7 +8,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from sdedit_pl.metrics import TooFewImages, kernel_distance, kid
-from sdedit_pl.metrics.kid import kernel_distance_with_interval, polynomial_kernel, subset_distances
+from sdedit_pl.metrics.kid import polynomial_kernel, subset_distances
 
 
 def features(count: int, seed: int, shift: float = 0.0, dimension: int = 16) -> torch.Tensor:
@@ -135,21 +135,17 @@ def test_agrees_with_torch_fidelity_on_the_same_features() -> None:
 
 def test_sets_larger_than_a_block_are_summed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y, groups = features(12, 0), features(9, 1, shift=0.3), torch.arange(12) // 2
-    whole = kernel_distance_with_interval(x, y, groups, groups[:9])
+    whole = kernel_distance(x, y, groups, groups[:9], draws=100)
     subsets = subset_distances(x, y, 3, 8)
     monkeypatch.setattr(kid, "_ROWS", 5)
-    estimate, interval = kernel_distance_with_interval(x, y, groups, groups[:9])
-    assert estimate == pytest.approx(whole[0]) and interval == pytest.approx(whole[1])
+    assert kernel_distance(x, y, groups, groups[:9], draws=100) == pytest.approx(whole)
     assert subset_distances(x, y, 3, 8) == pytest.approx(subsets)
 
 
 def test_the_interval_covers_the_distance_about_as_often_as_it_says() -> None:
-    found = [
-        kernel_distance_with_interval(features(40, 2 * k), features(40, 2 * k + 1, shift=0.6), draws=400)
-        for k in range(200)
-    ]
-    truth = sum(estimate.value for estimate, _ in found) / len(found)
-    covered = sum(interval.low <= truth <= interval.high for _, interval in found)
+    found = [kernel_distance(features(40, 2 * k), features(40, 2 * k + 1, shift=0.6), draws=400) for k in range(200)]
+    truth = sum(estimate.value for estimate in found) / len(found)
+    covered = sum(estimate.low <= truth <= estimate.high for estimate in found)
     assert 0.88 <= covered / len(found) <= 0.99
 
 
@@ -157,13 +153,13 @@ def test_the_interval_is_as_wide_as_the_number_of_groups_makes_it() -> None:
     groups = torch.arange(20).repeat_interleave(5)
     x = features(20, 0, shift=0.6).repeat_interleave(5, 0) + 0.1 * features(100, 2)
     y = features(20, 1).repeat_interleave(5, 0) + 0.1 * features(100, 3)
-    alone, grouped = (kernel_distance_with_interval(x, y, *given)[1] for given in ((None, None), (groups, groups + 20)))
+    alone, grouped = (kernel_distance(x, y, *given, draws=1000) for given in ((None, None), (groups, groups + 20)))
     assert grouped.high - grouped.low > 1.5 * (alone.high - alone.low)
 
 
 def test_seeds_decide() -> None:
     x, y = features(20, 0), features(20, 1, shift=0.3)
-    intervals = [kernel_distance_with_interval(x, y, draws=50, seed=seed)[1] for seed in (0, 0, 1)]
+    intervals = [kernel_distance(x, y, draws=50, seed=seed) for seed in (0, 0, 1)]
     assert intervals[0] == intervals[1] != intervals[2]
     subsets = [subset_distances(x, y, 5, 10, seed=seed) for seed in (0, 0, 1)]
     assert subsets[0] == subsets[1] != subsets[2]

@@ -1,4 +1,4 @@
-"""The page in a real browser: two raters at once, one at a desk and one on a phone, and a server that is killed."""
+"""The page in a real browser: a rater at a desk and one on a phone at once, and a server that is killed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from sdedit_pl.study.store import Study
+from sdedit_pl.study.answers_database import StudyDatabase
 
 pytestmark = pytest.mark.slow
 
 PATIENCE = 300
-"""Seconds for anything to happen, on a machine that is busy with other things."""
+"""Seconds that the tests wait for anything, as the machine may be busy."""
 
 QUIET = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
@@ -42,16 +42,16 @@ PHONE = {"deviceMetrics": {"width": 390, "height": 844, "pixelRatio": 3.0, "touc
 
 
 def program(*names: str) -> str:
-    """Path of the first of these programs that there is."""
+    """Path of the first of these programs that is installed."""
     found = next((path for name in names if (path := shutil.which(name))), None)
     if found is None:
-        pytest.fail(f"the page is tested in Chromium, and there is no {names[0]}: apt install chromium chromium-driver")
+        pytest.fail(f"these tests need Chromium, and {names[0]} is not installed: apt install chromium chromium-driver")
     return found
 
 
 @contextmanager
 def browser(profile: Path, phone: bool = False) -> Iterator[webdriver.Chrome]:
-    """A browser of its own, with its own memory."""
+    """A browser with its own storage."""
     options = webdriver.ChromeOptions()
     options.binary_location = program("chromium", "chromium-browser", "google-chrome", "chrome")
     for argument in (*QUIET, "--window-size=1280,800", f"--user-data-dir={profile}"):
@@ -66,7 +66,7 @@ def browser(profile: Path, phone: bool = False) -> Iterator[webdriver.Chrome]:
 
 
 class Server:
-    """`sdedit study serve` as a process of its own, at one port through all its lives."""
+    """A process of `sdedit study serve` that keeps its port when it is restarted."""
 
     def __init__(self, study: Path) -> None:
         with socket.socket() as probe:
@@ -87,7 +87,7 @@ class Server:
     def answers(self) -> bool:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
-            connection.request("GET", "/api/study")
+            connection.request("GET", "/")
             return connection.getresponse().status == 200
         except OSError:
             return False
@@ -102,7 +102,6 @@ class Server:
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
-    """Waits for a condition."""
     end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, f"waited {PATIENCE} s for {what}"
@@ -118,7 +117,7 @@ def server(build: Callable[..., Path]) -> Iterator[Server]:
 
 
 class Rater:
-    """Somebody who answers in a browser, and remembers what."""
+    """A rater who answers in a browser and records the answers."""
 
     def __init__(self, driver: webdriver.Chrome, url: str, press: Callable[[webdriver.Chrome, str], None]) -> None:
         self.driver = driver
@@ -137,13 +136,13 @@ class Rater:
         return self.element("left").is_displayed() and self.element("left").is_enabled()
 
     def answer(self) -> None:
-        """Answers the trial on the screen, every third time with the image on the left."""
+        """Answers the trial on the screen, every third one with the image on the left."""
         WebDriverWait(self.driver, PATIENCE).until(lambda _: self.ready())
         side = "left" if len(self.given) % 3 == 1 else "right"
         shown = [self.driver.find_element(By.CSS_SELECTOR, f"#{place} img") for place in ("left", "right")]
         names = [Path(image.get_attribute("src") or "").stem for image in shown]
         before = self.element("count").text
-        time.sleep(0.3)  # a choice in the first moments of new images would be an accident
+        time.sleep(0.3)  # the page ignores choices right after new images appear
         self.press(self.driver, side)
         self.given.append((*names, side))
         WebDriverWait(self.driver, PATIENCE, 0.05).until(lambda _: self.element("count").text != before)
@@ -155,7 +154,7 @@ class Rater:
     def finished(self) -> bool:
         return "answers have arrived" in self.element("outcome").text
 
-    def stored_in(self, study: Study, number: int) -> list[tuple[str, str, str]]:
+    def stored_in(self, study: StudyDatabase, number: int) -> list[tuple[str, str, str]]:
         query = (
             "SELECT left_image, right_image, choice FROM answers JOIN trials ON trials.id = trial "
             f"WHERE rater = {number} ORDER BY position"
@@ -175,7 +174,7 @@ def by_tap(driver: webdriver.Chrome, side: str) -> None:
 def test_two_raters_at_once_and_a_killed_server_lose_and_double_nothing(server: Server, tmp_path: Path) -> None:
     with browser(tmp_path / "desk") as desk, browser(tmp_path / "phone", phone=True) as phone:
         raters = [Rater(desk, server.url, by_key)]
-        raters[0].begin()  # the first to come, so that who is who is known
+        raters[0].begin()  # the first to join, so that the raters' numbers are known
         raters.append(Rater(phone, server.url, by_tap))
         raters[1].begin()
         total = int(raters[0].element("count").text.split()[-1])
@@ -209,13 +208,13 @@ def test_two_raters_at_once_and_a_killed_server_lose_and_double_nothing(server: 
             server.start()
             restarted.set()
             until(lambda: both_have(12), "four more of each")
-            server.kill()  # in the middle of whatever the two are doing
+            server.kill()  # in the middle of the raters' requests
             server.start()
             for part in parts:
                 part.result()
         assert [rater.unsent() for rater in raters] == [0, 0]
         server.kill()
-        with Study(server.study) as study:
+        with StudyDatabase(server.study) as study:
             assert study.raters() == {1: total, 2: total}
             assert len(study.answers()) == 2 * total
             for number, rater in enumerate(raters, 1):
@@ -248,7 +247,7 @@ def test_a_rater_at_a_desk_needs_no_mouse_and_one_on_a_phone_no_scrolling(server
         assert guided == {True, False}
 
 
-def test_the_address_can_name_a_rater_who_then_goes_on_anywhere(server: Server, tmp_path: Path) -> None:
+def test_a_rater_named_in_the_address_can_continue_in_another_browser(server: Server, tmp_path: Path) -> None:
     address = f"{server.url}?rater=somebody"
     with browser(tmp_path / "one") as driver:
         rater = Rater(driver, address, by_tap)

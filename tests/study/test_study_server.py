@@ -1,179 +1,188 @@
-"""The server as a browser meets it: the page, the images, the answers, and what it refuses."""
+"""The study's web server: the page, its images, answers, and refused requests."""
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import sqlite3
-from collections.abc import Callable
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 
-from sdedit_pl.study.design import StudyError
+from sdedit_pl.study.answers_database import StudyDatabase
 from sdedit_pl.study.questions import QUESTIONS
-from sdedit_pl.study.server import StudyServer
-from sdedit_pl.study.store import Study
+from sdedit_pl.study.study_server import listen
+from sdedit_pl.study.trial_design import StudyError
 
 
 class TestPage:
     @pytest.mark.parametrize(
-        ("path", "kind"), [("/", "text/html"), ("/study.css", "text/css"), ("/study.js", "text/javascript")]
+        ("path", "kind"),
+        [("/", "text/html"), ("/static/study.css", "text/css"), ("/static/study.js", "text/javascript")],
     )
-    def test_it_needs_nothing_from_elsewhere(self, client, path: str, kind: str) -> None:
-        reply = client.get(path)
-        assert reply.status == 200 and reply.headers["Content-Type"] == f"{kind}; charset=utf-8"
-        assert not re.search(rb"https?:|//[a-z]+\.|@import", reply.body)
+    def test_it_loads_nothing_from_other_sites(self, browser, path: str, kind: str) -> None:
+        reply = browser.get(path)
+        assert reply.status_code == 200 and reply.headers["Content-Type"] == f"{kind}; charset=utf-8"
+        assert not re.search(r"https?:|//[a-z]+\.|@import", reply.text)
         assert "default-src 'none'" in reply.headers["Content-Security-Policy"]
+        assert reply.headers["Cache-Control"] == "no-cache"
 
-    def test_a_raters_name_in_the_address_is_the_pages_own_business(self, client) -> None:
-        assert client.get("/?rater=someone").body == client.get("/").body
+    def test_it_is_the_same_for_every_rater(self, browser) -> None:
+        assert browser.get("/?rater=someone").text == browser.get("/").text
 
-    def test_all_that_the_script_looks_for_is_in_the_page(self, client) -> None:
-        script, page = client.get("/study.js").body.decode(), client.get("/").body.decode()
+    def test_it_contains_the_questions_in_words(self, browser, study: StudyDatabase) -> None:
+        content = re.search(r'<script id="study" type="application/json">(.*?)</script>', browser.get("/").text)
+        assert content is not None and json.loads(content[1]) == {
+            "id": study.settings["id"],
+            "questions": {name: {"text": asked.text, "hint": asked.hint} for name, asked in QUESTIONS.items()},
+        }
+
+    def test_it_contains_all_elements_that_the_script_uses(self, browser) -> None:
+        script, page = browser.get("/static/study.js").text, browser.get("/").text
         wanted = set(re.findall(r'element\("([\w-]+)"\)', script)) | {"left", "right", "guide"}
         assert len(wanted) > 10 and wanted <= set(re.findall(r'id="([\w-]+)"', page))
 
-    @pytest.mark.parametrize(
-        "path", ["/none", "x://[/", "/images/", "/images/../index.html", "/images/00.png", "/page/study.js"]
-    )
-    def test_there_is_nothing_else(self, client, path: str) -> None:
-        assert (client.get(path).status, client.post(path, {}).status) == (404, 404)
+    @pytest.mark.parametrize("path", ["/none", "/images/", "/images/00.png", "/static/../index.html.jinja", "/static"])
+    def test_nothing_else_is_served(self, browser, path: str) -> None:
+        assert browser.get(path).status_code == 404
 
 
 class TestTrials:
-    def test_questions_are_in_words(self, client) -> None:
-        told = client.get("/api/study").json["questions"]
-        assert told == {name: {"text": asked.text, "hint": asked.hint} for name, asked in QUESTIONS.items()}
-
-    def test_nothing_tells_whose_an_image_is_or_which_answer_is_right(self, client) -> None:
-        replies = [client.post("/api/join", {"rater": f"r{number}"}) for number in range(4)]
-        told = b"".join(reply.body for reply in replies).decode()
+    def test_nothing_reveals_a_method_or_a_correct_answer(self, browser) -> None:
+        trials = [browser.join(f"r{number}") for number in range(4)]
+        text = json.dumps(trials)
         for secret in ("ours", "theirs", "others", "alder", "birch", "cedar", "dogwood", "degraded", "correct"):
-            assert secret not in told
-        for trial in replies[0].json["trials"]:
+            assert secret not in text
+        for trial in trials[0]:
             assert trial.keys() == {"id", "question", "left", "right", "guide", "answered"}
 
-    def test_images_are_kept_by_the_browser(self, client, served: StudyServer) -> None:
-        trial = client.join("a")[0]
-        reply = client.get(f"/images/{trial['left']}.png")
-        assert reply.body == served.study.image(trial["left"]) and reply.body.startswith(b"\x89PNG")
+    def test_browsers_may_cache_images(self, browser, study: StudyDatabase) -> None:
+        identity = browser.join("a")[0]["left"]
+        reply = browser.get(f"/images/{identity}.png")
+        assert reply.content == study.image(identity) and reply.content.startswith(b"\x89PNG")
         assert reply.headers["Content-Type"] == "image/png" and "immutable" in reply.headers["Cache-Control"]
 
-    def test_joining_again_changes_nothing(self, client, served: StudyServer) -> None:
-        assert client.join("a") == client.join("a") != client.join("b")
-        assert len(served.study.raters()) == 2
+    def test_joining_again_changes_nothing(self, browser, study: StudyDatabase) -> None:
+        assert browser.join("a") == browser.join("a") != browser.join("b")
+        assert len(study.raters()) == 2
 
 
 class TestAnswers:
-    def test_one_is_stored_before_it_is_acknowledged(self, client, served: StudyServer) -> None:
-        for count, trial in enumerate(client.join("a"), 1):
-            reply = client.answer("a", trial["id"], "left")
-            assert (reply.status, reply.json) == (200, {"choice": "left"})
-            with Study(served.study.path) as elsewhere:
+    def test_an_answer_is_on_disk_before_it_is_acknowledged(self, browser, study: StudyDatabase) -> None:
+        for count, trial in enumerate(browser.join("a"), 1):
+            reply = browser.answer("a", trial["id"], "left")
+            assert (reply.status_code, reply.json()) == (200, {"choice": "left"})
+            with StudyDatabase(study.path) as elsewhere:
                 assert len(elsewhere.answers()) == count
-        assert all(trial["answered"] for trial in client.join("a"))
+        assert all(trial["answered"] for trial in browser.join("a"))
 
-    def test_sent_again_it_counts_once_and_the_first_stands(self, client, served: StudyServer) -> None:
-        trial = client.join("a")[0]["id"]
-        replies = [client.answer("a", trial, choice) for choice in ("right", "right", "left")]
-        assert [reply.json for reply in replies] == [{"choice": "right"}] * 3
-        assert [answer.choice for answer in served.study.answers()] == ["right"]
+    def test_repeated_answers_count_once_and_the_first_stands(self, browser, study: StudyDatabase) -> None:
+        trial = browser.join("a")[0]["id"]
+        replies = [browser.answer("a", trial, choice) for choice in ("right", "right", "left")]
+        assert [reply.json() for reply in replies] == [{"choice": "right"}] * 3
+        assert [answer.choice for answer in study.answers()] == ["right"]
 
-    def test_no_time_need_be_known(self, client, served: StudyServer) -> None:
-        assert client.answer("a", client.join("a")[0]["id"], "left", None).status == 200
-        assert served.study.answers()[0].milliseconds is None
+    def test_the_time_is_optional(self, browser, study: StudyDatabase) -> None:
+        assert browser.answer("a", browser.join("a")[0]["id"], "left", None).status_code == 200
+        assert study.answers()[0].milliseconds is None
 
-    def test_raters_at_once(self, client, served: StudyServer) -> None:
+    def test_several_raters_at_once(self, browser, study: StudyDatabase) -> None:
         def take_part(rater: str) -> None:
-            for trial in client.join(rater):
+            for trial in browser.join(rater):
                 for _ in range(2):
-                    assert client.answer(rater, trial["id"], "left").status == 200
+                    assert browser.answer(rater, trial["id"], "left").status_code == 200
 
         threads = [Thread(target=take_part, args=(f"rater{number}",)) for number in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(served.study.answers()) == sum(served.study.raters().values()) > 40
+        assert len(study.answers()) == sum(study.raters().values()) > 40
 
     @pytest.mark.parametrize(
         ("change", "status", "message"),
         [
             ({"rater": "nobody"}, 404, "this study does not know you"),
             ({"trial": "0" * 24}, 404, "this study did not ask you that"),
-            ({"rater": "a b"}, 400, "a rater is called by 1 to 64 letters"),
-            ({"rater": "x" * 65}, 400, "a rater is called by 1 to 64 letters"),
-            ({"rater": 7}, 400, "a rater is called by 1 to 64 letters"),
-            ({"trial": 7}, 400, "an answer has a trial's id, and left or right as its choice"),
-            ({"choice": "both"}, 400, "an answer has a trial's id, and left or right as its choice"),
-            ({"choice": ["left"]}, 400, "an answer has a trial's id, and left or right as its choice"),
-            ({"milliseconds": -1}, 400, "milliseconds must be a whole number from 0 to"),
-            ({"milliseconds": 1e20}, 400, "milliseconds must be a whole number from 0 to"),
-            ({"milliseconds": True}, 400, "milliseconds must be a whole number from 0 to"),
-            ({"method": "ours"}, 400, "an answer has rater, trial, choice, milliseconds, got rater, trial"),
+            ({"rater": "a b"}, 400, "rater: "),
+            ({"rater": "a\n"}, 400, "rater: "),
+            ({"rater": "x" * 65}, 400, "rater: "),
+            ({"rater": 7}, 400, "rater: "),
+            ({"trial": 7}, 400, "trial: "),
+            ({"choice": "both"}, 400, "choice: Input should be 'left' or 'right'"),
+            ({"choice": ["left"]}, 400, "choice: "),
+            ({"milliseconds": -1}, 400, "milliseconds: Input should be greater than or equal to 0"),
+            ({"milliseconds": 1e20}, 400, "milliseconds: "),
+            ({"milliseconds": True}, 400, "milliseconds: "),
+            ({"method": "ours"}, 400, "method: Extra inputs are not permitted"),
         ],
     )
-    def test_what_is_no_answer_is_refused(
-        self, client, served: StudyServer, change: dict[str, Any], status: int, message: str
+    def test_an_invalid_answer_is_refused(
+        self, browser, study: StudyDatabase, change: dict[str, Any], status: int, message: str
     ) -> None:
-        trial = client.join("a")[0]["id"]
+        trial = browser.join("a")[0]["id"]
         body = {"rater": "a", "trial": trial, "choice": "left", "milliseconds": 1, **change}
-        reply = client.post("/api/answers", body)
-        assert reply.status == status and message in reply.json["error"]
-        assert served.study.answers() == []
+        reply = browser.post("/api/answers", json=body)
+        assert reply.status_code == status and message in reply.json()["error"]
+        assert study.answers() == []
 
     @pytest.mark.parametrize(
-        ("body", "headers", "status"),
+        ("body", "kind", "status"),
         [
-            (b"{", {"Content-Type": "application/json"}, 400),
-            (b"\xff", {"Content-Type": "application/json"}, 400),
-            (b"[]", {"Content-Type": "application/json"}, 400),
-            (b"rater=a", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
-            (b"{}", {}, 415),
-            (b" " * 5000, {"Content-Type": "application/json"}, 413),
-            (b"{}", {"Content-Type": "application/json", "Content-Length": "-1"}, 413),
-            (b"{}", {"Content-Type": "application/json", "Content-Length": "9" * 5000}, 413),
-            (b"[" * 4000, {"Content-Type": "application/json"}, 400),
+            (b"{", "application/json", 400),
+            (b"\xff", "application/json", 400),
+            (b"[]", "application/json", 400),
+            (b"[" * 4000, "application/json", 400),
+            (b" " * 5000, "application/json", 413),
+            (b"rater=a", "application/x-www-form-urlencoded", 415),
+            (b"{}", "", 415),
         ],
     )
-    def test_what_is_no_json_is_refused(self, client, body: bytes, headers: dict[str, str], status: int) -> None:
-        reply = client.send("POST", "/api/join", body, headers)
-        assert reply.status == status and reply.json["error"]
+    def test_a_body_that_is_not_json_is_refused(self, browser, body: bytes, kind: str, status: int) -> None:
+        reply = browser.post("/api/join", content=body, headers={"Content-Type": kind})
+        assert reply.status_code == status and reply.json()["error"]
 
-    def test_when_it_cannot_be_stored_the_page_is_asked_to_try_again(
-        self, client, served: StudyServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    def test_the_page_retries_an_answer_that_cannot_be_stored(
+        self, browser, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         def full(*_: object) -> None:
             raise sqlite3.OperationalError("database or disk is full")
 
-        trial = client.join("a")[0]["id"]
+        trial = browser.join("a")[0]["id"]
         with monkeypatch.context() as patch:
-            patch.setattr(Study, "record", full)
-            reply = client.answer("a", trial, "left")
-        assert reply.status == 503 and "cannot be read or written at the moment" in reply.json["error"]
+            patch.setattr(StudyDatabase, "record", full)
+            reply = browser.answer("a", trial, "left")
+        assert reply.status_code == 503 and "cannot be read or written at the moment" in reply.json()["error"]
         assert "database or disk is full" in caplog.text
-        assert client.answer("a", trial, "left").status == 200
+        assert browser.answer("a", trial, "left").status_code == 200
 
 
-class TestAddress:
-    def test_a_port_in_use_is_refused(self, build: Callable[..., Path]) -> None:
-        with socket.socket() as other, Study(build()) as study:
-            other.bind(("127.0.0.1", 0))
-            other.listen()
-            port = other.getsockname()[1]
-            with pytest.raises(
-                StudyError, match=f"cannot listen at host=127.0.0.1 port={port}: Address already in use"
-            ):
-                StudyServer(study, "127.0.0.1", port)
+class TestHost:
+    """A page of another site can reach the server under its own name by DNS rebinding, but not read from it."""
 
-    def test_two_servers_do_not_share_a_port(self, served: StudyServer) -> None:
-        with pytest.raises(StudyError, match="Address already in use; give another port="):
-            StudyServer(served.study, "127.0.0.1", served.port)
+    @pytest.mark.parametrize("host", ["127.0.0.1", "192.168.1.7:8000", "[::1]:8000", "LOCALHOST", "study.example.org"])
+    def test_addresses_and_known_names_are_served(self, browser, host: str) -> None:
+        assert browser.get("/", headers={"Host": host}).status_code == 200
+
+    def test_this_machines_name_is_served(self, browser) -> None:
+        assert browser.get("/", headers={"Host": socket.gethostname()}).status_code == 200
+
+    @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example"])
+    def test_other_names_are_refused(self, browser, host: str) -> None:
+        reply = browser.get("/", headers={"Host": host})
+        assert reply.status_code == 400 and f"names=[{host.partition(':')[0]}]" in reply.json()["error"]
+
+
+class TestListen:
+    def test_a_port_in_use_is_refused(self) -> None:
+        with listen("127.0.0.1", 0) as first:
+            port = first.getsockname()[1]
+            with pytest.raises(StudyError, match=f"host=127.0.0.1 port={port}: Address already in use.*another port="):
+                listen("127.0.0.1", port)
 
     @pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("127.0.0.1", 70000)])
-    def test_an_address_that_is_none_is_refused(self, build: Callable[..., Path], host: str, port: int) -> None:
-        with Study(build()) as study, pytest.raises(StudyError, match=f"cannot listen at host={host} port={port}: "):
-            StudyServer(study, host, port)
+    def test_an_invalid_address_is_refused(self, host: str, port: int) -> None:
+        with pytest.raises(StudyError, match=f"cannot listen at host={host} port={port}"):
+            listen(host, port)

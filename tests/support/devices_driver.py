@@ -22,8 +22,8 @@ from torch import Tensor
 
 import sdedit_pl.fit as fit_module
 from sdedit_pl.cli.train import run
-from sdedit_pl.training import ScoreModule
 from sdedit_pl.training.average import ImageHalfLifeAveraging
+from sdedit_pl.training.module import ScoreModule
 
 REPORT: dict[str, Any] = {"steps": [], "written": []}
 

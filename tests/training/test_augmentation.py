@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sdedit_pl.build import build_denoiser, model_config
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.training import Augmentation
-from sdedit_pl.training.geometry import LABELS
+from sdedit_pl.training.augmentation import Augmentation
+from sdedit_pl.training.geometric_augmentation import LABELS
 
 
 def test_nothing_is_done_unless_asked_for() -> None:

@@ -18,7 +18,8 @@ from sdedit_pl.build import build_averaging, build_data, build_denoiser, build_m
 from sdedit_pl.denoiser import Denoiser, Epsilon
 from sdedit_pl.losses import DataWeighting, UniformTimes
 from sdedit_pl.sde import VPSDE
-from sdedit_pl.training import ImageHalfLifeAveraging, ScoreModule
+from sdedit_pl.training.average import ImageHalfLifeAveraging
+from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.optimizers import Adam, Constant
 
 

@@ -16,7 +16,7 @@ from sdedit_pl.build import build_denoiser, build_module, model_config
 from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.losses import WEIGHTINGS
 from sdedit_pl.sde import SDES
-from sdedit_pl.training import ScoreModule
+from sdedit_pl.training.module import ScoreModule
 
 TRAINABLE = [name for name, kind in PARAMETERISATIONS.items() if not kind().learned_variance]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from wandb.proto import wandb_internal_pb2
 
 from sdedit_pl.fit import fit
-from sdedit_pl.training import ScoreModule
+from sdedit_pl.training.module import ScoreModule
 
 BLOCK = 32768
 HEADER = 7

@@ -1,0 +1,125 @@
+"""What a calibration says: its numbers as text and as data, and its plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from sdedit_pl.calibration.sweep import PAPER_RANGE, TradeOff, paper_noise_levels
+from sdedit_pl.metrics import Estimate
+from sdedit_pl.picture_grid import to_picture
+from sdedit_pl.plots import trade_off_plot
+from sdedit_pl.typing import Images
+
+STROKES = "strokes"
+
+
+class Level(NamedTuple):
+    """A level of a sweep: its t0 and noise level, 0 for the paintings themselves, and what was measured there."""
+
+    t0: float | str
+    noise_level: float
+    kid: Estimate
+    l2: Estimate
+    knee_share: float
+
+    @property
+    def label(self) -> str:
+        """What plots and tables call it."""
+        return str(self.t0) if self.noise_level else STROKES
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished sweep.
+
+    Args:
+        found: its curve.
+        t0: of each level but the paintings, which are the first.
+        noise_levels: sigma / alpha there.
+    """
+
+    found: TradeOff
+    t0: Sequence[float | str]
+    noise_levels: Sequence[float]
+
+    @property
+    def levels(self) -> Iterator[Level]:
+        """The levels, the paintings first."""
+        found = self.found
+        columns = [0.0, *self.t0], [0.0, *self.noise_levels], found.kid, found.l2, found.knee_shares
+        return (Level(*row) for row in zip(*columns, strict=True))
+
+    @property
+    def knee(self) -> Level | None:
+        """The knee, if there is one."""
+        return None if self.found.knee is None else list(self.levels)[self.found.knee]
+
+    def verdict(self) -> str:
+        """What came out, in a sentence."""
+        number, knee = self.found.knee, self.knee
+        if number is None or knee is None:
+            return "no knee: edits from no t0 gain more realism than they lose faithfulness"
+        low, high = paper_noise_levels()
+        # A time that the paper names may be off by rounding when it is written as a noise level.
+        place = "below" if knee.noise_level < 0.999 * low else "above" if knee.noise_level > 1.001 * high else "in"
+        at_end = "" if 1 < number < len(self.t0) else ", at an end of the sweep"
+        return (
+            f"knee at t0={knee.t0} (sigma:{knee.noise_level:.3g}){at_end}, {place} the paper's range "
+            f"{PAPER_RANGE[0]} to {PAPER_RANGE[1]} of the VP SDE (sigma:{low:.3g} to sigma:{high:.3g})"
+        )
+
+    def table(self) -> str:
+        """A line for each level."""
+        lines = [f"{'t0':>12} {'sigma':>7} {'KID [95 %]':>24} {'L2 [95 %]':>26} {'knee in':>8}"]
+        for level in self.levels:
+            kid, l2 = shown(level.kid, ".3f"), shown(level.l2, ".1f")
+            lines.append(f"{level.label:>12} {level.noise_level:>7.3g} {kid:>24} {l2:>26} {level.knee_share:>8.0%}")
+        return "\n".join([*lines, "(the last column: of all resamplings of the images)"])
+
+    def as_data(self) -> dict[str, Any]:
+        """All numbers as plain data; intervals as [value, low, high]."""
+        return {
+            "verdict": self.verdict(),
+            "unrelated_squared_l2": round(self.found.unrelated_l2, 2),
+            "levels": [
+                {
+                    "t0": level.t0,
+                    "noise_level": round(level.noise_level, 4),
+                    "kid": [round(number, 5) for number in level.kid.with_interval],
+                    "squared_l2": [round(number, 2) for number in level.l2.with_interval],
+                    "knee_in": round(level.knee_share, 3),
+                }
+                for level in self.levels
+            ],
+        }
+
+    def plot(self, name: str, shown: Images) -> Image.Image:
+        """KID against L2.
+
+        Args:
+            name: of the checkpoint.
+            shown: the painting of an image and its edits, one for each level.
+        """
+        levels, knee = list(self.levels), self.knee
+        found = f"knee at t0={knee.t0} (sigma:{knee.noise_level:.3g})" if knee else "no knee"
+        return trade_off_plot(
+            {
+                "edits": {level.label: (level.l2.with_interval, level.kid.with_interval) for level in levels},
+                "line of the knee": {"": (0.0, levels[0].kid.value), "unrelated": (self.found.unrelated_l2, 0.0)},
+            },
+            title=f"{name}: {found}",
+            x_title="squared L2 to the strokes (bars: 95 % intervals)",
+            y_title="KID to the originals",
+            marked={} if knee is None else {"knee": knee.label},
+            pictures={level.label: to_picture(image) for level, image in zip(levels, shown, strict=True)},
+        )
+
+
+def shown(estimate: Estimate, form: str) -> str:
+    """A value with its interval."""
+    value, low, high = (format(number, form) for number in estimate.with_interval)
+    return f"{value} [{low}, {high}]"

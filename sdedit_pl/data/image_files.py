@@ -1,0 +1,123 @@
+"""Image files: which names count as images, how folders are listed, and the one place that opens a file.
+
+A name counts by its suffix. Hidden files (`.DS_Store`, `._a.png`) and everything in hidden folders or in `__MACOSX` is
+ignored, in folders and archives alike.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
+
+# Pillow's decoders that may run. A file's content decides, not its suffix: a .png may hold a GIF.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+
+# Raised by Pillow's decoders on damaged data, besides OSError (a base class of UnidentifiedImageError).
+DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class UnreadableImage(ValueError):
+    """An image that cannot be decoded: not an image, truncated, empty or damaged. The message names it and says why."""
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a relative path, with "/" between its parts, names an image that is not hidden."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not any(map(_is_hidden, name.split("/")))
+
+
+def list_images(folder: Path, recursive: bool = False) -> list[str]:
+    """Lists the images in a folder and, if `recursive`, in its sub-folders; links are followed.
+
+    Returns:
+        Paths relative to the folder, sorted, with "/" between their parts on every system.
+    """
+    if not recursive:
+        return sorted(entry.name for entry in os.scandir(folder) if is_image_name(entry.name) and entry.is_file())
+    names = []
+    visited = set()
+    for current, subfolders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(current)
+        if real in visited:  # reached by a link before
+            subfolders.clear()
+            continue
+        visited.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not _is_hidden(name))
+        relative = Path(current).relative_to(folder)
+        names += [path for path in ((relative / file).as_posix() for file in files) if is_image_name(path)]
+    return sorted(names)
+
+
+@contextmanager
+def open_image(file: bytes | BinaryIO | Path, name: str) -> Iterator[Image.Image]:
+    """Opens an image file for the length of a `with` block.
+
+    Args:
+        file: Its bytes, an open binary file or a path.
+        name: The image's name in messages.
+
+    Raises:
+        UnreadableImage: The file is not an image, or is truncated, empty or damaged; also for what Pillow raises
+            within the block, where the pixels are decoded.
+    """
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
+            yield image
+    except UnreadableImage:
+        raise
+    except Image.UnidentifiedImageError:
+        reason = "it is empty" if isinstance(file, bytes) and not file else "it is not an image"
+        raise UnreadableImage(f"cannot read image {name}: {reason}") from None
+    except DECODING_ERRORS as error:
+        raise UnreadableImage(f"cannot read image {name}: {error}") from None
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 (upright) where the file has none or its EXIF data is damaged."""
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except DECODING_ERRORS:
+        return 1
+    return found if found in _TURNS else 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says."""
+    turn = _TURNS.get(orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _is_hidden(part: str) -> bool:
+    return (part.startswith(".") and part not in (".", "..")) or part == "__MACOSX"

@@ -1,0 +1,72 @@
+"""Images as pictures, and grids of pictures with titles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
+
+from sdedit_pl.data.images import bytes_from_images
+
+MARGIN = 6
+TITLE_HEIGHT = 20
+SMALLEST_CELL, LARGEST_CELL = 128, 512
+
+
+def to_picture(image: Float[Tensor, "C H W"] | UInt8[Tensor, "C H W"]) -> Image.Image:
+    """An image in [-1, 1], clamped, or in 0..255, as 8-bit RGB or grey."""
+    pixels = (bytes_from_images(image) if image.is_floating_point() else image).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def cell_side(picture: Image.Image) -> int:
+    """The side of the square to show pictures like this one in: enlarged by a whole factor where they are small."""
+    longer = max(picture.size)
+    return min(longer * max(1, -(-SMALLEST_CELL // longer)), LARGEST_CELL)
+
+
+def grid(
+    rows: Sequence[Sequence[Image.Image | None]],
+    titles: Sequence[str],
+    cell: int,
+    columns: int = 1,
+    *,
+    row_titles: Sequence[str] = (),
+) -> Image.Image:
+    """Pictures in rows under titles.
+
+    Args:
+        rows: the pictures of each row; None leaves a place free.
+        titles: one for each place of a row.
+        cell: the side, in pixels, of the square that each picture is fitted into.
+        columns: how many rows stand beside each other.
+        row_titles: one for each row, on its left, if any.
+    """
+    font = ImageFont.load_default()
+    gutter = _width(row_titles, font)
+    step = cell + MARGIN
+    block = gutter + step * len(titles) + 3 * MARGIN
+    lines = -(-len(rows) // columns)
+    sheet = Image.new("RGB", (block * columns - 2 * MARGIN, TITLE_HEIGHT + step * lines + MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, row in enumerate(rows):
+        left, top = block * (index // lines) + MARGIN, TITLE_HEIGHT + step * (index % lines)
+        if row_titles:
+            draw.text((left, top + cell // 2), row_titles[index], fill="black", font=font, anchor="lm")
+            left += gutter
+        for column, picture in enumerate(row):
+            if picture is not None:
+                scaled = ImageOps.contain(picture.convert("RGB"), (cell, cell), Image.Resampling.BICUBIC)
+                centred = ((cell - scaled.width) // 2, (cell - scaled.height) // 2)
+                sheet.paste(scaled, (left + step * column + centred[0], top + centred[1]))
+        if index % lines == 0:
+            for column, title in enumerate(titles):
+                draw.text((left + step * column + 2, 4), title, fill="black", font=font)
+    return sheet
+
+
+def _width(titles: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+    """The room that the titles of rows take with their margin; none for no titles."""
+    return max((round(font.getlength(title)) + 2 * MARGIN for title in titles), default=0)

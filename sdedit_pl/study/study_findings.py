@@ -1,0 +1,170 @@
+"""The findings of a study: preference rates, the agreement of the raters, and the checks of their attention."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from statistics import median
+from typing import Any
+
+from sdedit_pl.study.answers_database import Answer
+from sdedit_pl.study.rater_statistics import CONFIDENCE, rater_agreement, wilson_interval
+from sdedit_pl.study.trial_design import StudyError, method_pairs
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True)
+class Rater:
+    """A rater's answers in numbers.
+
+    Args:
+        rater: number of the rater, in the order of joining.
+        answers: number of answers, including those to catch trials.
+        asked: number of trials in the rater's form.
+        catches: number of catch trials answered.
+        caught: number of catch trials answered correctly.
+        seconds: median time per answer; None if unknown.
+        kept: whether the answers count.
+    """
+
+    rater: int
+    answers: int
+    asked: int
+    catches: int
+    caught: int
+    seconds: float | None
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Preference:
+    """How often one method was preferred to another.
+
+    Args:
+        question: a key of QUESTIONS.
+        first: the method whose rate this is.
+        second: the other method.
+        preferred: number of answers that prefer `first`.
+        answers: number of answers.
+        rate: preferred / answers; None without answers, as are the bounds.
+        low: lower bound of the rate.
+        high: upper bound of the rate.
+    """
+
+    question: str
+    first: str
+    second: str
+    preferred: int
+    answers: int
+    rate: float | None
+    low: float | None
+    high: float | None
+
+
+def summarise(
+    settings: Mapping[str, Any], forms: Mapping[int, int], answers: Sequence[Answer], threshold: float
+) -> dict[str, Any]:
+    """The findings of a study as JSON-serialisable data.
+
+    Args:
+        settings: settings stored in the study.
+        forms: number of each rater -> number of trials in the rater's form.
+        answers: all answers.
+        threshold: raters are excluded if they answered a smaller fraction of their catch trials correctly.
+
+    Raises:
+        StudyError: if there are no answers.
+    """
+    if not answers:
+        raise StudyError("the study has no answers yet; `sdedit study serve` collects them")
+    raters = [_rater(number, asked, answers, threshold) for number, asked in forms.items()]
+    kept = {rater.rater for rater in raters if rater.kept}
+    comparisons = [answer for answer in answers if answer.correct is None and answer.rater in kept]
+    pairs = method_pairs(list(settings["methods"]), settings["pairs"])
+    lefts = sum(answer.choice == "left" for answer in comparisons)
+    return {
+        "study": dict(settings),
+        "confidence": CONFIDENCE,
+        "threshold": threshold,
+        "raters": [asdict(rater) for rater in raters],
+        "left_out": [rater.rater for rater in raters if not rater.kept],
+        "preferences": [
+            asdict(_preference(question, first, second, comparisons))
+            for question in settings["questions"]
+            for first, second in pairs
+        ],
+        "agreement": [
+            {"question": question, **rater_agreement(_ratings(question, pairs, comparisons))._asdict()}
+            for question in settings["questions"]
+        ],
+        "left_side": _rate(lefts, len(comparisons)),
+    }
+
+
+def answers_csv(answers: Iterable[Answer], left_out: Iterable[int]) -> str:
+    """All answers as CSV, one per line, with the preferred origin and whether the answer counts.
+
+    Text that a spreadsheet would take for a formula is prefixed with an apostrophe.
+    """
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow([*(field.name for field in fields(Answer)), "preferred", "counts"])
+    excluded = set(left_out)
+    for answer in answers:
+        counts = answer.correct is None and answer.rater not in excluded
+        writer.writerow([_not_a_formula(cell) for cell in (*asdict(answer).values(), answer.preferred, int(counts))])
+    return table.getvalue()
+
+
+def _not_a_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
+
+
+def _rater(number: int, asked: int, answers: Iterable[Answer], threshold: float) -> Rater:
+    """A rater's numbers. A rater who has met no catch trial is kept."""
+    given = [answer for answer in answers if answer.rater == number]
+    catches = [answer for answer in given if answer.correct is not None]
+    caught = sum(answer.choice == answer.correct for answer in catches)
+    times = [answer.milliseconds / 1000 for answer in given if answer.milliseconds is not None]
+    return Rater(
+        rater=number,
+        answers=len(given),
+        asked=asked,
+        catches=len(catches),
+        caught=caught,
+        seconds=median(times) if times else None,
+        kept=not catches or caught / len(catches) >= threshold,
+    )
+
+
+def _preference(question: str, first: str, second: str, comparisons: Iterable[Answer]) -> Preference:
+    chosen = [
+        answer.preferred
+        for answer in comparisons
+        if answer.question == question and {answer.left, answer.right} == {first, second}
+    ]
+    return Preference(question, first, second, **_rate(chosen.count(first), len(chosen)))
+
+
+def _ratings(question: str, pairs: Iterable[tuple[str, str]], comparisons: Iterable[Answer]) -> list[list[bool]]:
+    """The answers to a question, grouped by item and pair: whether each chose the pair's first method.
+
+    The methods' names would not do as ratings: answers about different pairs could not agree even by chance.
+    """
+    firsts = {frozenset(pair): pair[0] for pair in pairs}
+    units: dict[tuple[str, frozenset[str]], list[bool]] = defaultdict(list)
+    for answer in comparisons:
+        if answer.question == question:
+            pair = frozenset((answer.left, answer.right))
+            units[answer.item, pair].append(answer.preferred == firsts[pair])
+    return list(units.values())
+
+
+def _rate(successes: int, trials: int) -> dict[str, Any]:
+    low, high = wilson_interval(successes, trials) if trials else (None, None)
+    rate = successes / trials if trials else None
+    return {"preferred": successes, "answers": trials, "rate": rate, "low": low, "high": high}

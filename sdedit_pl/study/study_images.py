@@ -1,0 +1,127 @@
+"""The images of a study: pairing the files of several folders by name, and degraded copies for catch trials.
+
+All images of an item are re-encoded as PNG files of one size without metadata, so that neither format, size nor headers
+reveal which method made an image.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sdedit_pl.data.images import ImageFormat, decode_image, decode_whole
+from sdedit_pl.guides.guide_files import find_guides, image_size
+from sdedit_pl.study.trial_design import StudyError
+
+_SEED = re.compile(r"_seed\d+$")  # suffix that `sdedit edit` gives to a sample
+_BLOCKS = 6
+_NOISE = 50
+_NAMED = 4
+
+
+def pair_files(sources: Mapping[str, str]) -> dict[str, dict[str, Path]]:
+    """Pairs the files of several folders by name.
+
+    Args:
+        sources: configuration key -> folder of images or glob pattern. A file's name is taken without its extension
+            and without the suffix `_seed0` of an edit's sample.
+
+    Returns:
+        name -> key -> file, sorted by name.
+
+    Raises:
+        StudyError: if a source has no images, has two files with one name, or lacks a name that another source has.
+    """
+    found = {key: _files_by_name(key, source) for key, source in sources.items()}
+    names = sorted(set().union(*found.values()))
+    lacking = [
+        f"{_listed(missing)} {'is' if len(missing) == 1 else 'are'} not in {key}={sources[key]}"
+        for key, files in found.items()
+        if (missing := [name for name in names if name not in files])
+    ]
+    if lacking:
+        raise StudyError(
+            f"files are paired by name, and some have no partner: {'; '.join(lacking)}. Complete the folders, or "
+            "select files with a pattern, as in methods.ours='edits/*_seed0.png'"
+        )
+    return {name: {key: files[name] for key, files in found.items()} for name in names}
+
+
+def image_files(key: str, source: str) -> list[Path]:
+    """The image files of the folder or pattern `source`, which was given as `key`.
+
+    Raises:
+        StudyError: if there are none.
+    """
+    try:
+        return find_guides(source)
+    except ValueError as error:
+        raise StudyError(f"{key}={source}: {error}") from error
+
+
+def common_shape(name: str, outputs: Mapping[str, Path]) -> tuple[int, int]:
+    """Height and width in pixels of all methods' outputs for one guide.
+
+    Raises:
+        StudyError: if the outputs differ in size.
+        UnreadableImage: if a file is not an image.
+    """
+    sizes = {method: image_size(file) for method, file in outputs.items()}
+    if len(set(sizes.values())) > 1:
+        shown = ", ".join(f"{method} {width}x{height}" for method, (width, height) in sizes.items())
+        raise StudyError(f"all methods' outputs for one guide must have the same size; for {name} they are {shown}")
+    width, height = next(iter(sizes.values()))
+    return height, width
+
+
+def read_picture(file: Path, shape: tuple[int, int]) -> Image.Image:
+    """Reads an image file as upright RGB, resampled to `shape` (height, width) if its size differs.
+
+    As in editing, a square shape takes the central crop, any other shape the whole image.
+
+    Raises:
+        UnreadableImage: if the file is not a complete image.
+    """
+    height, width = shape
+    content, name = file.read_bytes(), str(file)
+    square = height == width
+    pixels = decode_image(content, name, ImageFormat(height)) if square else decode_whole(content, name, shape)
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def degraded_copy(picture: Image.Image, seed: int) -> Image.Image:
+    """A copy that is clearly worse and further from the original: a few coarse blocks under strong noise."""
+    blocks = picture.resize((_BLOCKS, _BLOCKS), Image.Resampling.BOX).resize(picture.size, Image.Resampling.NEAREST)
+    noise = np.random.default_rng(seed).normal(0, _NOISE, (*picture.size[::-1], 3))
+    return Image.fromarray((np.asarray(blocks) + noise).round().clip(0, 255).astype(np.uint8))
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """Encodes a picture as a PNG file without metadata."""
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _files_by_name(key: str, source: str) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for file in image_files(key, source):
+        name = _SEED.sub("", file.stem)
+        if name in files:
+            raise StudyError(
+                f"{key}={source} has two files for {name}, {files[name].name} and {file.name}; select one of them "
+                f"with a pattern, as in {key}='{file.parent}/*_seed0.png'"
+            )
+        files[name] = file
+    return files
+
+
+def _listed(names: list[str]) -> str:
+    """The first few names and the number of the others."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

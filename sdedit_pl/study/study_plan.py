@@ -1,0 +1,64 @@
+"""The settings of a new study: methods to compare, questions, and the size of a rater's form."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from sdedit_pl.study.questions import QUESTIONS
+from sdedit_pl.study.trial_design import StudyError
+
+_METHOD = re.compile(r"[\w+-]+")
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """The settings of a new study.
+
+    Args:
+        methods: methods.NAME=FOLDER for each method, a folder of its outputs or a pattern ('edits/*_seed0.png'). Files
+            are paired by name. A preference rate is the rate at which the earlier method is preferred to the later.
+        out: the study's database file, which also stores the answers.
+        guides: folder or pattern of the guides; null if only realism is asked.
+        real: folder or pattern of real images of the domain, for the catch trials about realism; null uses outputs
+            of the methods instead.
+        questions: any of realism, faithfulness and satisfaction.
+        pairs: all compares every pair of methods; first compares the first method with each other one, as in the
+            paper.
+        comparisons: maximum number of comparisons per rater, not counting catch trials; null for all.
+        catches: number of catch trials per rater.
+        seed: seed of the forms, the order and the sides.
+
+    Raises:
+        StudyError: if an argument is invalid.
+    """
+
+    methods: dict[str, str]
+    out: str = "study.sqlite"
+    guides: str | None = None
+    real: str | None = None
+    questions: tuple[str, ...] = tuple(QUESTIONS)
+    pairs: Literal["all", "first"] = "all"
+    comparisons: int | None = 30
+    catches: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.methods) < 2:
+            raise StudyError(
+                f"a study compares at least 2 methods, got {len(self.methods)}; give methods.ours=FOLDER "
+                "methods.theirs=FOLDER"
+            )
+        for name in self.methods:
+            if not _METHOD.fullmatch(name):
+                raise StudyError(f"a method's name consists of letters, digits, _, + and -, got {name!r}")
+        if not self.questions or set(self.questions) - set(QUESTIONS) or len(set(self.questions)) < len(self.questions):
+            raise StudyError(f"questions must be some of {', '.join(QUESTIONS)}, got [{','.join(self.questions)}]")
+        showing = [question for question in self.questions if QUESTIONS[question].shows_guide]
+        if showing and self.guides is None:
+            raise StudyError(f"{' and '.join(showing)} cannot be judged without guides=FOLDER; or ask [realism] alone")
+        if self.comparisons is not None and self.comparisons < 1:
+            raise StudyError(f"comparisons must be at least 1, got {self.comparisons}; null asks all")
+        if self.catches < 0:
+            raise StudyError(f"catches must be at least 0, got {self.catches}")

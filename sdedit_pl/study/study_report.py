@@ -1,0 +1,35 @@
+"""The report of a study's findings: the tables of a paper, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+_TEMPLATE = "study_report.md.jinja"
+
+
+def report_markdown(findings: Mapping[str, Any]) -> str:
+    """The findings returned by `summarise` as a Markdown document."""
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment.filters |= {"counted": _counted, "percent": _percent, "rate": _rate}
+    text = resources.files("sdedit_pl.study").joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    rates = {(row["first"], row["second"], row["question"]): row for row in findings["preferences"]}
+    pairs = dict.fromkeys((row["first"], row["second"]) for row in findings["preferences"])
+    return environment.from_string(text).render(findings, pairs=pairs, rates=rates)
+
+
+def _rate(row: Mapping[str, Any]) -> str:
+    if row["rate"] is None:
+        return "no answers"
+    return f"{_percent(row['rate'])} [{100 * row['low']:.1f}, {100 * row['high']:.1f}], {row['answers']}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,170 @@
+"""The design of a study: which comparisons are made, and how they are distributed over raters.
+
+A comparison is one question about two methods' outputs for one item (a guide and the outputs made from it). Every
+combination of question, pair of methods and item is asked. The comparisons are dealt into forms; a rater answers one
+form.
+
+- Each comparison appears in exactly one form. For every question and pair, the number of comparisons differs by at
+  most one between forms.
+- Sides alternate within a form, and every form has a mirrored twin with the sides exchanged, so that over both forms
+  each method of a comparison stands on the left once.
+- A form has one block per question. The order of the blocks rotates from form to form; the order within a block is
+  random, including the positions of the catch trials (an intact image beside a heavily degraded copy of it).
+
+The design is a function of the seed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+from sdedit_pl.study.questions import QUESTIONS
+
+Side: TypeAlias = Literal["left", "right"]
+
+GUIDE, REAL = "(guide)", "(real)"
+"""Origins of images that no method made. Names of methods cannot contain brackets, so these cannot clash with one."""
+
+
+class StudyError(ValueError):
+    """A study cannot be built, served or reported."""
+
+
+class TrialImage(NamedTuple):
+    """An image that a trial shows.
+
+    Args:
+        origin: name of a method, GUIDE or REAL.
+        item: name that the files of an item share; for REAL, the name of the real image.
+        degraded: True for the degraded copy of a catch trial.
+    """
+
+    origin: str
+    item: str
+    degraded: bool = False
+
+    @property
+    def label(self) -> str:
+        return "(degraded)" if self.degraded else self.origin
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A question about two images, as a rater sees it.
+
+    Args:
+        question: a key of QUESTIONS.
+        item: the item whose guide is shown, if the question shows one.
+        left: the image on the left.
+        right: the image on the right.
+        correct: the side of the intact image in a catch trial; None in a comparison.
+    """
+
+    question: str
+    item: str
+    left: TrialImage
+    right: TrialImage
+    correct: Side | None = None
+
+    @property
+    def guide(self) -> TrialImage | None:
+        """The guide, or None if the question does not show it."""
+        return TrialImage(GUIDE, self.item) if QUESTIONS[self.question].shows_guide else None
+
+    @property
+    def images(self) -> list[TrialImage]:
+        return [image for image in (self.guide, self.left, self.right) if image is not None]
+
+    def mirrored(self) -> Trial:
+        """The same trial with the sides exchanged."""
+        other: dict[Side | None, Side | None] = {"left": "right", "right": "left", None: None}
+        return Trial(self.question, self.item, self.right, self.left, other[self.correct])
+
+
+def method_pairs(methods: Sequence[str], pairs: Literal["all", "first"]) -> list[tuple[str, str]]:
+    """The pairs of methods to compare: all of them, or those that contain the first method."""
+    every = list(itertools.combinations(methods, 2))
+    return every if pairs == "all" else every[: len(methods) - 1]
+
+
+def design_forms(
+    items: Sequence[str],
+    questions: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    comparisons: int | None,
+    catches: int,
+    seed: int,
+    real: Sequence[str] = (),
+) -> list[list[Trial]]:
+    """Deals all comparisons and the catch trials into forms.
+
+    Args:
+        items: names of the items.
+        questions: keys of QUESTIONS.
+        pairs: pairs of methods, see `method_pairs`.
+        comparisons: maximum number of comparisons in a form; None puts all into one form (and its mirror).
+        catches: number of catch trials per form, in addition to the comparisons.
+        seed: seed of all random choices.
+        real: names of real images for catch trials.
+
+    Returns:
+        The trials of each form in the order in which they are asked. Every odd form mirrors the form before it.
+    """
+    generator = random.Random(seed)
+    asked = [
+        (question, pair, item)
+        for question, pair in itertools.product(questions, pairs)
+        for item in generator.sample(items, len(items))
+    ]
+    methods = list(dict.fromkeys(itertools.chain(*pairs)))
+    count = 1 if comparisons is None else -(-len(asked) // comparisons)
+    forms = []
+    for number in range(count):
+        dealt = [
+            Trial(question, item, TrialImage(first, item), TrialImage(second, item))
+            for question, (first, second), item in asked[number::count]
+        ]
+        caught = [
+            _catch_trial(questions[index % len(questions)], items, methods, real, generator) for index in range(catches)
+        ]
+        trials = [trial for group in (dealt, caught) for trial in _alternating(group, number)]
+        for form in (trials, [trial.mirrored() for trial in trials]):
+            forms.append(_in_blocks(form, _rotated(questions, len(forms)), generator))
+    return forms
+
+
+def _catch_trial(
+    question: str, items: Sequence[str], methods: Sequence[str], real: Sequence[str], generator: random.Random
+) -> Trial:
+    """A trial with a known answer.
+
+    Without a real image, a method's output serves: any output is better than its own degraded copy.
+    """
+    item, method = generator.choice(items), generator.choice(methods)
+    intact = TrialImage(method, item)
+    if QUESTIONS[question].intact == "guide":
+        intact = TrialImage(GUIDE, item)
+    elif QUESTIONS[question].intact == "real" and real:
+        intact = TrialImage(REAL, generator.choice(real))
+    return Trial(question, item, intact, intact._replace(degraded=True), "left")
+
+
+def _alternating(trials: Sequence[Trial], first: int) -> list[Trial]:
+    """Mirrors every second trial, beginning with the first one if `first` is odd."""
+    return [trial.mirrored() if (index + first) % 2 else trial for index, trial in enumerate(trials)]
+
+
+def _in_blocks(trials: Sequence[Trial], questions: Sequence[str], generator: random.Random) -> list[Trial]:
+    """Groups the trials by question and shuffles each group."""
+    blocks = ([trial for trial in trials if trial.question == question] for question in questions)
+    return [trial for block in blocks for trial in generator.sample(block, len(block))]
+
+
+def _rotated(questions: Sequence[str], turns: int) -> list[str]:
+    turns %= len(questions)
+    return [*questions[turns:], *questions[:turns]]

@@ -1,0 +1,55 @@
+"""Ends a run whose validation loss has stopped falling."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import lightning
+
+from sdedit_pl.training.average import ImageHalfLifeAveraging
+from sdedit_pl.training.editing_checkpoint import best_average
+from sdedit_pl.training.module import ScoreModule
+
+logger = logging.getLogger(__name__)
+
+
+class Patience(lightning.Callback):
+    """Ends a run when the validation loss of the best average has not decreased for some validations.
+
+    Args:
+        averaging: the callback that holds the averages.
+        validations: number of validations without a lower loss after which the run ends.
+
+    Raises:
+        ValueError: `validations` is below 1.
+    """
+
+    def __init__(self, averaging: ImageHalfLifeAveraging, validations: int) -> None:
+        if validations < 1:
+            raise ValueError(f"patience must last for at least 1 validation, got {validations}")
+        self.averaging = averaging
+        self.validations = validations
+        self.lowest = float("inf")
+        self.waited = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"lowest": self.lowest, "waited": self.waited}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.lowest, self.waited = state_dict["lowest"], state_dict["waited"]
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.sanity_checking or not isinstance(pl_module, ScoreModule):
+            return
+        _, loss = best_average(self.averaging, trainer, pl_module)
+        if loss < self.lowest:
+            self.lowest, self.waited = loss, 0
+            return
+        self.waited += 1
+        if self.waited >= self.validations:
+            logger.info(
+                "step %d: %s has not decreased for %d validations; the run ends",
+                *(trainer.global_step, pl_module.criterion(), self.waited),
+            )
+            trainer.should_stop = True

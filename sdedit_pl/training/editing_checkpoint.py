@@ -1,0 +1,116 @@
+"""Writes the weights that editing uses: those with the lowest validation loss, or the last ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.training.average import ImageHalfLifeAveraging, images_seen
+from sdedit_pl.training.module import ScoreModule
+
+logger = logging.getLogger(__name__)
+
+
+def best_average(
+    averaging: ImageHalfLifeAveraging, trainer: lightning.Trainer, module: ScoreModule
+) -> tuple[int, float]:
+    """The average with the lowest `ScoreModule.criterion` in the latest validation: its half-life and its loss.
+
+    The criterion is reduced over all devices, so that all devices choose the same average.
+    """
+    first, *others = averaging.half_lives
+    names = {first: module.criterion(), **{other: module.criterion(other) for other in others}}
+    losses = {half_life: float(trainer.callback_metrics[name]) for half_life, name in names.items()}
+    return min(losses.items(), key=lambda item: item[1])
+
+
+class EditingCheckpoint(lightning.Callback):
+    """Writes averaged weights after validations, as the file that editing uses.
+
+    With `best` the file holds the average with the lowest validation loss so far: weights that have started to memorise
+    training images have a higher loss on others. Without `best` it holds the weights after the last step, of the
+    average that was best at the last validation. A run without any validation writes its first average at the end.
+
+    Args:
+        averaging: the callback that holds the averages.
+        path: the file to write.
+        save: writes a denoiser to a file, together with facts of its training: steps, images seen, half-life of the
+            average and its validation loss.
+        best: whether to write only after a validation with a lower loss than all before it.
+        all_averages: whether to also write the newest weights of each average, to model-HALFLIFE.safetensors.
+    """
+
+    def __init__(
+        self,
+        averaging: ImageHalfLifeAveraging,
+        path: Path,
+        save: Callable[[Path, Denoiser, dict[str, Any]], None],
+        *,
+        best: bool = True,
+        all_averages: bool = False,
+    ) -> None:
+        self.averaging = averaging
+        self.path = path
+        self.save = save
+        self.best = best
+        self.all_averages = all_averages
+        self.lowest: float | None = None
+        self.preferred: int | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The loss of the weights in the file, and the best average of the latest validation."""
+        return {"lowest": self.lowest, "preferred": self.preferred}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.lowest = state_dict["lowest"]
+        self.preferred = state_dict.get("preferred")
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.sanity_checking or not isinstance(pl_module, ScoreModule):
+            return
+        self._write_all(trainer, pl_module)
+        half_life, loss = best_average(self.averaging, trainer, pl_module)
+        self.preferred = half_life
+        if self.best and self.lowest is not None and not loss < self.lowest:
+            logger.info("step %d: %s already has weights with a lower loss", trainer.global_step, self.path.name)
+            return
+        self.lowest = loss
+        self._write(trainer, pl_module, half_life, {pl_module.criterion(): loss})
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        # A resumed run gets here even if no step was left: the former process may have ended before this call.
+        if not isinstance(pl_module, ScoreModule):
+            return
+        self._write_all(trainer, pl_module)
+        if not self.best or self.lowest is None or not self.path.is_file():
+            first, *others = self.averaging.half_lives
+            half_life = next((other for other in others if other == self.preferred), first)
+            self._write(trainer, pl_module, half_life, {})
+
+    def _write(
+        self, trainer: lightning.Trainer, pl_module: ScoreModule, half_life: int, losses: dict[str, float]
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.save(self.path, self.averaging.averages(pl_module)[half_life], _facts(trainer, half_life) | losses)
+        logger.info("step %d: wrote %s", trainer.global_step, self.path)
+
+    def _write_all(self, trainer: lightning.Trainer, pl_module: ScoreModule) -> None:
+        if not trainer.is_global_zero or not self.all_averages:
+            return
+        for half_life, denoiser in self.averaging.averages(pl_module).items():
+            path = self.path.with_name(f"{self.path.stem}-{half_life}{self.path.suffix}")
+            self.save(path, denoiser, _facts(trainer, half_life))
+
+
+def _facts(trainer: lightning.Trainer, half_life: int) -> dict[str, Any]:
+    return {
+        "steps": trainer.global_step,
+        "images_seen": images_seen(trainer),
+        "average_half_life_images": half_life,
+    }

@@ -1,0 +1,58 @@
+"""Freezes all but some parts of a trained network.
+
+On few images, training fewer weights preserves more of what the network has learned before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from torch import nn
+
+from sdedit_pl.networks.layers import LabelEmbedding, ResidualBlock, SelfAttention
+
+PARTS: dict[str, Callable[[nn.Module], Iterator[nn.Parameter]]] = {
+    "attention": lambda network: _of(network, SelfAttention),
+    "biases": lambda network: (weight for name, weight in network.named_parameters() if name.endswith("bias")),
+    "normalisation": lambda network: _of(network, nn.GroupNorm),
+    "label": lambda network: _label(network),
+}
+"""Name -> the parameters of that part of a network: self-attention layers, all biases, scales and offsets of the
+normalisations, and the layers that embed the noise level."""
+
+
+def freeze_all_but(network: nn.Module, parts: Sequence[str]) -> int:
+    """Switches off the gradients of all parameters outside `parts`.
+
+    Args:
+        network: modified in place.
+        parts: names in `PARTS`; an empty sequence trains everything.
+
+    Returns:
+        The number of trained parameters.
+
+    Raises:
+        ValueError: a name is unknown, or the network does not have that part.
+    """
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise ValueError(f"parts of a network are {', '.join(PARTS)}, got {', '.join(map(repr, unknown))}")
+    if parts:
+        network.requires_grad_(False)
+        for part in parts:
+            found = list(PARTS[part](network))
+            if not found:
+                raise ValueError(f"this network has no {part} to train; take another part, or network.attention_levels")
+            for parameter in found:
+                parameter.requires_grad_(True)
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def _of(network: nn.Module, kind: type[nn.Module]) -> Iterator[nn.Parameter]:
+    return (weight for part in network.modules() if isinstance(part, kind) for weight in part.parameters())
+
+
+def _label(network: nn.Module) -> Iterator[nn.Parameter]:
+    yield from _of(network, LabelEmbedding)
+    for part in network.modules():
+        if isinstance(part, ResidualBlock):
+            yield from part.label_projection.parameters()

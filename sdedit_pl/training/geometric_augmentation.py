@@ -1,0 +1,145 @@
+"""Geometric augmentation that does not leak into generated images, because the network is conditioned on it.
+
+Each transformation is applied with some probability and is parameterised so that zero leaves the image unchanged. Its
+parameters form a label that the network receives beside the noise level. Sampling uses the label zero.
+
+Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022, appendix F.2
+and table 6, after Karras et al., "Training Generative Adversarial Networks with Limited Data", NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from sdedit_pl.typing import Images, over_images
+
+LABELS = 9
+"""Length of the label of an image; see `Transformation.labels`."""
+
+# Standard deviations of log2(scale), log2(stretch) and the shift as a fraction of the image.
+_SCALE, _STRETCH, _SHIFT = 0.2, 0.2, 0.125
+# Fraction of the stretches that are not aligned with the image axes.
+_OBLIQUE = 0.5
+# Samples per pixel and axis, enough for the smallest scales that are drawn.
+_SUPERSAMPLING = 2
+
+
+class Transformation(NamedTuple):
+    """The transformations of a batch of images, applied in this order; all zero is the identity.
+
+    Args:
+        mirrored: 1 flips the image horizontally.
+        upside_down: 1 flips it vertically.
+        scale: enlarges it by 2^(0.2 scale).
+        angle: rotates it, in radians.
+        stretch: enlarges it by 2^(0.2 stretch) along one axis and shrinks it by the same factor across that axis.
+        axis: the angle of that axis, in radians.
+        shift_x: moves it to the right by 0.125 shift_x of its width.
+        shift_y: moves it down by 0.125 shift_y of its height.
+    """
+
+    mirrored: Float[Tensor, "B"]
+    upside_down: Float[Tensor, "B"]
+    scale: Float[Tensor, "B"]
+    angle: Float[Tensor, "B"]
+    stretch: Float[Tensor, "B"]
+    axis: Float[Tensor, "B"]
+    shift_x: Float[Tensor, "B"]
+    shift_y: Float[Tensor, "B"]
+
+    @classmethod
+    def random(cls, count: int, probability: float, like: Tensor) -> Transformation:
+        """Draws transformations from the default generator of the device of `like`.
+
+        Args:
+            count: number of images.
+            probability: probability of each transformation, in [0, 1]. As in EDM, half of all images are mirrored
+                whatever the probability, and a vertical flip has half the probability.
+            like: a tensor with the dtype and device to use.
+        """
+        made = (torch.rand(5, count, device=like.device, dtype=like.dtype) < probability).to(like.dtype)
+        normal = torch.randn(4, count, device=like.device, dtype=like.dtype)
+        uniform = torch.rand(5, count, device=like.device, dtype=like.dtype)
+        half_turns = math.pi * (2 * uniform[2:4] - 1)
+        return cls(
+            mirrored=(uniform[0] < 0.5).to(like.dtype),
+            upside_down=made[0] * (uniform[1] < 0.5),
+            scale=made[1] * normal[0],
+            angle=made[2] * half_turns[0],
+            stretch=made[3] * normal[1],
+            axis=(uniform[4] < _OBLIQUE) * half_turns[1],
+            shift_x=made[4] * normal[2],
+            shift_y=made[4] * normal[3],
+        )
+
+    @property
+    def labels(self) -> Float[Tensor, "B 9"]:
+        """The label of each image, a continuous function of the transformation (also where angles wrap around)."""
+        return torch.stack(
+            [
+                self.mirrored,
+                self.upside_down,
+                self.scale,
+                self.angle.cos() - 1,
+                self.angle.sin(),
+                self.stretch * self.axis.cos(),
+                self.stretch * self.axis.sin(),
+                self.shift_x,
+                self.shift_y,
+            ],
+            dim=1,
+        )
+
+    def __call__(self, images: Images) -> Images:
+        """Transforms images; areas outside the original are filled by reflection.
+
+        Images that are only flipped keep their pixel values exactly.
+
+        Raises:
+            ValueError: the images are not square.
+        """
+        height, width = images.shape[2:]
+        if height != width:
+            raise ValueError(f"augmentation needs square images, got {height} x {width}")
+        images = torch.where(over_images(self.mirrored) > 0, images.flip(3), images)
+        images = torch.where(over_images(self.upside_down) > 0, images.flip(2), images)
+        return torch.where(over_images(self._resamples()) > 0, self._resampled(images), images)
+
+    def _resamples(self) -> Float[Tensor, "B"]:
+        """Above 0 where the image has to be resampled."""
+        return torch.stack([self.scale, self.angle, self.stretch, self.shift_x, self.shift_y]).abs().amax(0)
+
+    def _resampled(self, images: Images) -> Images:
+        size = images.shape[2]
+        with torch.autocast(images.device.type, enabled=False):
+            grid = F.affine_grid(
+                self._sources(), [len(images), 1, _SUPERSAMPLING * size, _SUPERSAMPLING * size], align_corners=False
+            )
+            fine = F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+            # The antialiasing filter removes detail finer than a pixel.
+            small = F.interpolate(fine, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+        return small.clamp(-1, 1)
+
+    def _sources(self) -> Float[Tensor, "B 2 3"]:
+        """The affine maps from positions in the result to positions in the source image, both in [-1, 1]."""
+        shrink = (-_SCALE * self.scale).exp2()
+        along = (-_STRETCH * self.stretch).exp2()
+        turn, tilt, back = _rotation(-self.angle), _rotation(self.axis), _rotation(-self.axis)
+        zero = torch.zeros_like(along)
+        squeeze = torch.stack([torch.stack([along, zero], 1), torch.stack([zero, 1 / along], 1)], 1)
+        linear = shrink[:, None, None] * (turn @ tilt @ squeeze @ back)
+        # The image has a width of 2 in these coordinates.
+        shift = 2 * _SHIFT * torch.stack([self.shift_x, self.shift_y], 1)
+        return torch.cat([linear, -linear @ shift.unsqueeze(2)], 2)
+
+
+def _rotation(angle: Float[Tensor, "B"]) -> Float[Tensor, "B 2 2"]:
+    """Rotation matrices by `angle`, from the x axis (right) towards the y axis (down)."""
+    cosine, sine = angle.cos(), angle.sin()
+    return torch.stack([torch.stack([cosine, -sine], 1), torch.stack([sine, cosine], 1)], 1)

@@ -1,0 +1,54 @@
+"""Learned weighting of the loss by the uncertainty at each noise level.
+
+The loss at different noise levels differs by orders of magnitude, so that with a fixed weighting some levels dominate
+the gradient. With u(s), a learned function of the noise level s, the objective
+
+    loss / e^u + u
+
+is minimal at u = ln E[loss at s]. There the loss of each level is divided by its own mean: all levels have the same
+weight, also while their losses fall at different rates. u is not used for denoising.
+
+Source: Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", CVPR 2024, section 2 and
+appendix B.1, after Kendall and Gal, "What Uncertainties Do We Need in Bayesian Deep Learning for Computer Vision?",
+NeurIPS 2017.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sdedit_pl.sde import SDE
+from sdedit_pl.typing import Times
+
+_HARMONICS = 32
+_PERIOD = 32.0  # in ln s; longer than the range of noise levels of any SDE here
+
+
+class LogUncertainty(nn.Module):
+    """u(s), a Fourier series in ln s that starts as 0.
+
+    Deviation from the source, which draws the frequencies at random: harmonics need no buffer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Linear(2 * _HARMONICS, 1)
+        nn.init.zeros_(self.weights.weight)
+        nn.init.zeros_(self.weights.bias)
+
+    def forward(self, sde: SDE, t: Times) -> Times:
+        """The logarithm of the expected loss at the times `t`."""
+        with torch.autocast(t.device.type, enabled=False):
+            log_level = -sde.log_snr(t.float()) / 2
+            harmonics = torch.arange(1, _HARMONICS + 1, device=t.device, dtype=log_level.dtype)
+            phase = torch.outer(log_level, harmonics * (2 * math.pi / _PERIOD))
+            return self.weights(torch.cat([phase.cos(), phase.sin()], dim=1)).squeeze(1)
+
+    def objective(self, losses: Float[Tensor, "B"], sde: SDE, t: Times) -> Float[Tensor, "B"]:
+        """The training objective, from the `losses` of images at the times `t`."""
+        u = self(sde, t)
+        return losses * (-u).exp() + u

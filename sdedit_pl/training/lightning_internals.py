@@ -1,0 +1,72 @@
+"""Every use of Lightning that its public interface does not offer, each with its reason and with what would replace it.
+
+`pyproject.toml` admits the Lightning releases that these functions were tested with. To admit another one, run
+`tests/training` with it: `test_lightning_internals.py` checks that each attribute still exists.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+
+
+def ignore_signals(trainer: lightning.Trainer) -> None:
+    """Stops Lightning from handling signals and from broadcasting them.
+
+    Why: its handlers replace those of `StopSignals`, and with several devices the training loop waits for the
+    accelerator at every step to ask whether SIGTERM has arrived.
+    Replacement: a Trainer option that switches off signal handling.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+
+
+def validation_is_due(trainer: lightning.Trainer) -> bool:
+    """Whether a validation follows the last training batch.
+
+    Why: a checkpoint has to be written before the validation of the same step. Lightning decides whether to validate
+    after the last callback and counts batches over all epochs in its loop alone.
+    Replacement: a public count of batches, or a hook that runs before validation and outside of it.
+    """
+    interval = trainer.val_check_batch
+    batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+    return bool(trainer.enable_validation and interval and batches % interval == 0)
+
+
+def set_max_steps(trainer: lightning.Trainer, steps: int) -> None:
+    """Changes the number of optimiser steps of a running fit; -1 for no limit.
+
+    Why: a run that resumes at its last step skips training and with it the validation that is still due.
+    `Trainer.max_steps` is read-only.
+    Replacement: a setter, or `Trainer.fit` that restores callbacks even where no step is left.
+    """
+    trainer.fit_loop.epoch_loop.max_steps = steps
+
+
+def run_validation(trainer: lightning.Trainer) -> None:
+    """Validates in the middle of a fit, as the training loop does after a step.
+
+    Why: `Trainer.validate` ends the fit and loses its state.
+    Replacement: a method that runs the validation loop during a fit.
+    """
+    validation = trainer.fit_loop.epoch_loop.val_loop
+    validation.restarting = False
+    trainer.validating = True
+    validation.run()
+    trainer.training = True
+
+
+def recount_batches(checkpoint: dict[str, Any], accumulated: int) -> None:
+    """Sets the batch count of a checkpoint to what it would be with `accumulated` batches in each optimiser step.
+
+    Why: Lightning derives the end of a step and the interval between validations from the number of batches. A run
+    that resumes with another accumulate_grad_batches would step and validate at the wrong batches.
+    Replacement: counting validations in optimiser steps.
+    """
+    batches = checkpoint["global_step"] * accumulated
+    counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for part in (counts["total"], counts["current"]):
+        missing = batches - part["ready"]
+        for name in part:
+            part[name] += missing

@@ -1,0 +1,152 @@
+"""Loggers that keep one history over all restarts of a run, without gaps or duplicates.
+
+A run that was killed has logged steps that no checkpoint holds; the resumed run trains and logs them again. The CSV
+file drops the old rows. Weights & Biases cannot forget an entry, so it does not receive the same entry twice.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from sdedit_pl.files import whole_file, write_whole
+
+logger = logging.getLogger(__name__)
+
+
+class CsvHistory(Logger):
+    """Writes a CSV file with a row for each log entry and a column `step`, the optimiser step counted from 0.
+
+    Rows that cannot be written, for example on a full disk, are written with a later row.
+
+    Args:
+        path: the file.
+        steps: number of optimiser steps in the weights. Rows of later steps are dropped. An entry that is logged again
+            for an earlier step, such as a repeated validation, replaces its row.
+    """
+
+    def __init__(self, path: Path, steps: int = 0) -> None:
+        super().__init__()
+        self.path = path
+        self.failure: str | None = None
+        self._columns = ["step"]
+        self._unwritten: list[dict[str, Any]] = []
+        self._steps = steps
+        self._drop_later_rows()
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> None:
+        """None: all restarts write to the same file."""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: the run's folder already holds the configuration."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Adds a row to the file before it returns, unless the disk is full."""
+        values = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
+        values.pop("epoch", None)  # added by Lightning; a run is one endless epoch
+        self._unwritten.append({"step": step, **values})
+        try:
+            self._write()
+        except OSError as error:
+            if self.failure is None:
+                self.failure = f"{self.path} cannot be written: {error.strerror}"
+                logger.warning("%s; its rows are kept in memory until then", self.failure)
+        else:
+            self.failure = None
+            self._unwritten = []
+
+    @rank_zero_only
+    def _drop_later_rows(self) -> None:
+        rows = self._rows()
+        if rows:
+            self._columns = list(rows[0])
+            self._rewrite([row for row in rows if int(row["step"]) < self._steps])
+
+    def _rows(self) -> list[dict[str, str]]:
+        """The rows of the file, without an incomplete last row."""
+        if not self.path.is_file():
+            return []
+        text = self.path.read_text(encoding="utf-8")
+        return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
+
+    def _write(self) -> None:
+        new = [name for row in self._unwritten for name in row if name not in self._columns]
+        again = any(row["step"] < self._steps for row in self._unwritten)
+        if new or again or not self.path.is_file():
+            rows = [row for row in self._rows() if not any(_same(row, later) for later in self._unwritten)]
+            self._columns += dict.fromkeys(new)
+            self._rewrite([*rows, *self._unwritten])
+            return
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self._columns).writerows(self._unwritten)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            os.truncate(self.path, size)
+            raise
+
+    def _rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        with whole_file(self.path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def _same(row: Mapping[str, str], later: Mapping[str, Any]) -> bool:
+    """Whether a row of the file has the step and the quantities of the entry `later`."""
+    return row["step"] == str(later["step"]) and {name for name, value in row.items() if value} == later.keys()
+
+
+class ContinuedWandb(WandbLogger):
+    """Continues the Weights & Biases run of earlier processes that trained in the same folder.
+
+    The x axis of its curves is the optimiser step, because W&B's own counter cannot go back.
+
+    Args:
+        memory: JSON file with the id of the W&B run and, for each quantity, the last logged step.
+        settings: arguments of WandbLogger.
+    """
+
+    def __init__(self, memory: Path, **settings: Any) -> None:
+        self.memory = memory
+        remembered = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {}
+        self._given: dict[str, int] = remembered.get("logged", {})
+        super().__init__(id=remembered.get("id"), resume="allow", **settings)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Logs the quantities that have no entry yet for this step or a later one."""
+        new = {name: value for name, value in metrics.items() if step is None or step > self._given.get(name, -1)}
+        if new:
+            super().log_metrics(new, step)
+        if new and step is not None:
+            self._given |= dict.fromkeys(new, step)
+            self.remember()
+
+    @rank_zero_only
+    def remember(self) -> None:
+        """Writes the JSON file."""
+        try:
+            write_whole(self.memory, json.dumps({"id": self.version, "logged": self._given}))
+        except OSError as error:
+            logger.warning("%s cannot be written (%s): a resumed run may log points twice", self.memory, error.strerror)

@@ -1,0 +1,97 @@
+"""Detects models that reproduce their training images instead of generating new ones.
+
+After each validation, simulated stroke paintings of validation images are edited. The distance from an edit to the
+nearest training image is compared with the same distance of the unseen validation images. Much smaller distances mean
+memorised images.
+
+The distance is the mean squared difference of pixels at 16 px, over the training images and their mirror images. The
+low resolution is deliberate: early in training, edits lack detail and would be far from everything at full resolution
+(blurred originals of the bundled domain are 1.4 times as far at 64 px and 4 times as far in a classifier's features,
+but 1.0 times at 16 px), while the layout of a copied image remains visible. No other network is needed, and any domain
+works. A model trained on the 838 bundled portraits for 232,000 images, which does reproduce them, had ratios of 0.82 at
+noise level 1.2, 0.52 at 3.4 and 0.35 at 25.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import lightning
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.guides.strokes import stroke_painting
+from sdedit_pl.metrics import nearest
+from sdedit_pl.training.average import ImageHalfLifeAveraging
+from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.typing import Images
+
+logger = logging.getLogger(__name__)
+
+SIDE = 16
+"""Height and width at which images are compared."""
+NOISE_LEVEL, STEPS = 10.0, 20
+"""Start and number of steps of the edits. Little of the strokes is left at this level, so that the model decides."""
+ALARMING = 0.5
+"""Ratio of the two median distances below which edits count as memorised."""
+
+
+class MemorisationAlarm(lightning.Callback):
+    """Logs after each validation how close edits are to the training images, and warns once of memorisation.
+
+    Logs the median distances `val/memory/edits` and `val/memory/originals` (mean square over pixels and channels of
+    images in [-1, 1]) and their quotient `val/memory/ratio`.
+
+    Args:
+        averaging: the callback that holds the averaged weights.
+        denoiser: the trained model, which determines the available noise levels.
+        originals: validation images in [-1, 1].
+        seen: training images, downscaled to `SIDE`.
+    """
+
+    def __init__(
+        self,
+        averaging: ImageHalfLifeAveraging,
+        denoiser: Denoiser,
+        originals: Images,
+        seen: Float[Tensor, "N C side side"],
+    ) -> None:
+        highest = denoiser.sde.noise_level(torch.tensor(denoiser.t_max, dtype=torch.float64)).item()
+        self.averaging = averaging
+        self.edit = SDEdit(t0=f"sigma:{min(NOISE_LEVEL, 0.999 * highest)}", steps=STEPS)
+        self.originals = originals
+        self._seen = torch.cat([seen, seen.flip(-1)]).flatten(1)
+        self._warned = False
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
+            return
+        denoiser = self.averaging.averaged(pl_module)
+        training = denoiser.training
+        denoiser.eval()
+        guides = stroke_painting(self.originals).to(pl_module.device)
+        with trainer.precision_plugin.forward_context():
+            edits = self.edit(denoiser, guides, seeds=list(range(len(guides)))).clamp(-1, 1).float().cpu()
+        denoiser.train(training)
+        distances = {"edits": self.distance(edits), "originals": self.distance(self.originals)}
+        ratio = distances["edits"] / max(distances["originals"], 1e-6)
+        for name, value in {**distances, "ratio": ratio}.items():
+            pl_module.log(f"val/memory/{name}", value, rank_zero_only=True)
+        if ratio < ALARMING and not self._warned:
+            self._warned = True
+            logger.warning(
+                "step %d: edits are %.2f times as far from the nearest training image as validation images are, so the "
+                "model repeats its training images; more images, data.flip=true, augment.probability, network.dropout, "
+                "a smaller network or fewer steps (validation.patience stops a run in time) help",
+                *(trainer.global_step, ratio),
+            )
+
+    def distance(self, images: Images) -> float:
+        """Median distance of `images` to the nearest training image or mirror image, as a mean square."""
+        side = min(SIDE, *images.shape[2:])
+        small = interpolate(images, size=(side, side), mode="area").flatten(1)
+        return (nearest(small, self._seen).measure.median() / small.shape[1]).item()

@@ -1,0 +1,52 @@
+"""Validation losses in ranges of noise levels, which compare between runs and over the course of one run.
+
+A validation loss over the training distribution of noise levels hides at which levels a model overfits, and does not
+compare between runs that sample or weight levels differently. Instead, each validation image is denoised once in each
+bucket, always at the same level and with the same noise. The error has EDM's weight whatever the run trains with, which
+makes the loss of a bucket of order one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.losses import EDMWeighting, denoising_loss
+from sdedit_pl.typing import Images
+
+BUCKETS_MEAN = "sigma_mean"
+"""Name of the mean over the buckets in logs."""
+
+
+@dataclass(frozen=True)
+class NoiseBucket:
+    """The range of noise levels sigma / alpha from `low` to `high`."""
+
+    low: float
+    high: float
+
+    @property
+    def name(self) -> str:
+        """Name in logs, for example sigma_0.05-0.2."""
+        return f"sigma_{self.low:g}-{self.high:g}"
+
+    def losses(
+        self, denoiser: Denoiser, images: Images, uniform: Float[Tensor, "B"], noise: Images
+    ) -> Float[Tensor, "B"]:
+        """Loss of each image at the quantile `uniform` of the log-uniform distribution over the bucket."""
+        level = self.low * (uniform * math.log(self.high / self.low)).exp()
+        t = denoiser.sde.time_at_noise_level(level).clamp(max=denoiser.t_max)
+        return denoising_loss(denoiser, images, t, noise, EDMWeighting())
+
+
+def noise_buckets(edges: Sequence[float], denoiser: Denoiser) -> tuple[NoiseBucket, ...]:
+    """Buckets between consecutive `edges`, without those above the highest noise level the denoiser is trained on."""
+    highest = denoiser.sde.noise_level(torch.tensor(denoiser.t_max, dtype=torch.float64)).item()
+    return tuple(NoiseBucket(low, high) for low, high in pairwise(edges) if high <= highest)

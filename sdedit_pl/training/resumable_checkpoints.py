@@ -1,0 +1,194 @@
+"""Writes the checkpoints that a run resumes from, and removes old ones.
+
+A checkpoint holds the state after an optimiser step. It is written before a validation of the same step, so that no
+training is lost if the validation, which may take long, does not finish. A run that resumes there validates first
+(`overdue_validation.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
+
+from sdedit_pl.files import whole_file
+from sdedit_pl.training.checkpoint_io import DurableCheckpoints
+from sdedit_pl.training.device_agreement import Agreement
+from sdedit_pl.training.divergence_watch import DivergenceWatch
+from sdedit_pl.training.lightning_internals import ignore_signals, recount_batches, validation_is_due
+from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.stop_signals import Interrupted, StopSignals
+from sdedit_pl.training.training_log import between_steps
+
+logger = logging.getLogger(__name__)
+
+BEST = "best.ckpt"
+"""Name of the checkpoint with the lowest validation loss."""
+
+
+class ResumableCheckpoint(Checkpoint):
+    """Writes checkpoints at intervals, before validations, on a stop signal and after the last step.
+
+    Existing checkpoints are found by listing the folder, so that it can be moved and the settings can change between
+    two runs. A signal ends the run on all devices after the same step.
+
+    Args:
+        folder: folder for the files step=NNNNNNNN.ckpt.
+        every_steps: optimiser steps between two checkpoints.
+        keep: number of newest checkpoints to keep.
+        files: writes the files; the trainer must use the same object.
+        watch: checked before each checkpoint, so that none holds weights that are not finite.
+        signals: asks the run to stop.
+        resumes_from: the checkpoint that the run resumes from, which must be the same on all devices.
+        every_minutes: minutes between two checkpoints, on the first device's clock; None counts steps only.
+        best: also keep the checkpoint with the lowest `ScoreModule.criterion`, as best.ckpt.
+
+    Raises:
+        ValueError: `every_steps` or `keep` is below 1, or `every_minutes` is not above 0; at the start of training, the
+            devices resume from different checkpoints.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        every_steps: int,
+        keep: int,
+        *,
+        files: DurableCheckpoints,
+        watch: DivergenceWatch,
+        signals: StopSignals,
+        resumes_from: Path | None = None,
+        every_minutes: float | None = None,
+        best: bool = True,
+    ) -> None:
+        if every_steps < 1 or keep < 1 or (every_minutes is not None and not every_minutes > 0):
+            raise ValueError(
+                f"checkpoints need every_steps and keep of at least 1 and every_minutes above 0, "
+                f"got every_steps={every_steps}, keep={keep}, every_minutes={every_minutes}"
+            )
+        self.folder = folder
+        self.every_steps = every_steps
+        self.every_minutes = every_minutes
+        self.keep = keep
+        self.best = best
+        self.files = files
+        self.watch = watch
+        self.signals = signals
+        self.resumes_from = resumes_from
+        self.agreement = Agreement()
+        self.lowest = float("inf")
+        self._written_step = 0
+        self._written_at = 0.0
+        self._requested = self._served = 0  # checkpoints requested by the clock, and those written on its request
+
+    def state_dict(self) -> dict[str, float]:
+        """The lowest validation loss before the checkpoint."""
+        return {"lowest": self.lowest}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.lowest = state_dict["lowest"]
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        ignore_signals(trainer)
+        self.agreement.begin(trainer.world_size)
+        found = self.agreement.gathered(None if self.resumes_from is None else self.resumes_from.name)
+        if len(set(found)) > 1:
+            raise ValueError(
+                f"the devices see different checkpoints in {self.folder}: their newest ones are "
+                f"{', '.join(map(str, found))}; `out` must lie on a file system that all nodes share"
+            )
+        self.signals.wait()
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        recount_batches(checkpoint, trainer.accumulate_grad_batches)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._written_step, self._written_at = trainer.global_step, time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Tensor,
+        batch_idx: int,
+    ) -> None:
+        if between_steps(trainer, batch_idx):
+            return
+        step = trainer.global_step
+        self._check_clock(trainer)
+        stop, requested = self.agreement.largest(self.signals.received, self._requested)
+        at_interval = step % self.every_steps == 0 or step == trainer.max_steps
+        if at_interval or stop or requested > self._served or validation_is_due(trainer):
+            self._served = requested
+            self._write(trainer, pl_module)
+        if stop:
+            raise Interrupted(stop, step, self.files.failure)
+
+    def on_validation_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        # The checkpoint of this step exists; the resumed run repeats the validation.
+        stop, _ = self.agreement.largest(self.signals.received, self._requested)
+        if stop:
+            raise Interrupted(stop, trainer.global_step, self.files.failure)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not self.best or not isinstance(pl_module, ScoreModule):
+            return
+        loss = trainer.callback_metrics[pl_module.criterion()].item()
+        if loss < self.lowest and (not trainer.is_global_zero or self._keep_as_best(self.path(trainer.global_step))):
+            self.lowest = loss
+
+    def path(self, step: int) -> Path:
+        """The checkpoint after an optimiser step."""
+        return self.folder / f"step={step:08d}.ckpt"
+
+    def _check_clock(self, trainer: lightning.Trainer) -> None:
+        now = time.monotonic()
+        if self.every_minutes is None or now - self._written_at < 60 * self.every_minutes:
+            return
+        self._written_at = now
+        if trainer.is_global_zero:
+            self._requested += 1
+
+    def _write(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        step = trainer.global_step
+        if step == self._written_step:
+            return
+        self.watch.check(trainer, pl_module)
+        trainer.save_checkpoint(self.path(step), weights_only=False)
+        self._written_step, self._written_at = step, time.monotonic()
+        if self.files.failure is not None:
+            logger.warning("%s; training continues, and earlier checkpoints are kept", self.files.failure)
+        elif trainer.is_global_zero:
+            # Any later checkpoint is damaged; otherwise the run would have resumed from it.
+            written = [path for path in sorted(self.folder.glob("step=*.ckpt")) if path <= self.path(step)]
+            for old in written[: -self.keep]:
+                old.unlink()
+
+    def _keep_as_best(self, checkpoint: Path) -> bool:
+        """Copies a checkpoint to best.ckpt and returns whether that was possible."""
+        if not checkpoint.exists():  # the disk was full
+            return False
+        try:
+            with whole_file(self.folder / BEST) as unfinished:
+                try:
+                    os.link(checkpoint, unfinished)
+                except OSError:  # a file system without hard links
+                    shutil.copyfile(checkpoint, unfinished)
+        except OSError as error:
+            logger.warning("%s cannot be written: %s", self.folder / BEST, error.strerror)
+            return False
+        return True

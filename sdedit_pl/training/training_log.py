@@ -1,0 +1,96 @@
+"""Logs the training loss and speed at intervals.
+
+Lightning's `log` reads a number from the accelerator at every step whose value is shown in the progress bar. Here that
+happens at log entries only. The loss is then reduced over the devices, and every entry reaches the loggers before a
+checkpoint of the same step is written.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from sdedit_pl.training.average import images_seen
+from sdedit_pl.training.divergence_watch import DivergenceWatch
+from sdedit_pl.training.module import ScoreModule
+
+
+class TrainingLog(lightning.Callback):
+    """Logs the loss, the learning rate, the images seen since the first run, and images per second.
+
+    The loss is the mean of one optimiser step, over its batches and over all devices. Entries carry the number of the
+    optimiser step, counted from 0 as in Lightning.
+
+    Args:
+        every_steps: optimiser steps between two entries.
+        watch: receives every loss and is checked at every entry and before every validation.
+
+    Raises:
+        ValueError: `every_steps` is below 1.
+    """
+
+    def __init__(self, every_steps: int, watch: DivergenceWatch) -> None:
+        if every_steps < 1:
+            raise ValueError(f"log entries need at least 1 step between them, got {every_steps}")
+        self.every_steps = every_steps
+        self.watch = watch
+        self.latest: dict[str, float] = {}
+        self._losses: list[Tensor] = []
+        self._rate = 0.0
+        self._last: tuple[int, float] | None = None
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Tensor, batch_idx: int
+    ) -> None:
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]  # before the schedule moves on
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Tensor,
+        batch_idx: int,
+    ) -> None:
+        assert isinstance(pl_module, ScoreModule)
+        self._losses.append(pl_module.batch_loss)
+        if between_steps(trainer, batch_idx):
+            return
+        loss = torch.stack(self._losses).mean()
+        self._losses = []
+        self.watch.observe(loss, trainer.global_step)
+        if trainer.global_step % self.every_steps == 0:
+            self.watch.check(trainer, pl_module)
+            self._log(trainer, loss)
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.watch.check(trainer, pl_module)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        # Validation time does not count towards images per second.
+        self._last = None
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.watch.check(trainer, pl_module)
+
+    def _log(self, trainer: lightning.Trainer, loss: Tensor) -> None:
+        images, now = images_seen(trainer), time.monotonic()
+        self.latest = {
+            "train/loss": trainer.strategy.all_gather(loss).mean().item(),
+            "train/rate": self._rate,
+            "train/images": float(images),
+        }
+        if self._last is not None and images > self._last[0]:
+            self.latest["train/images_per_second"] = (images - self._last[0]) / (now - self._last[1])
+        self._last = (images, now)
+        for logger in trainer.loggers:
+            logger.log_metrics(self.latest, step=trainer.global_step - 1)
+
+
+def between_steps(trainer: lightning.Trainer, batch_idx: int) -> bool:
+    """Whether more batches of the same optimiser step follow, because gradients are accumulated."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches != 0

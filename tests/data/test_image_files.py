@@ -1,0 +1,60 @@
+"""Which files count as images, and files whose EXIF data is damaged."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sdedit_pl.data.image_files import UnreadableImage, is_image_name, list_images, open_image, orientation
+from sdedit_pl.data.images import ImageFormat, decode_image, decode_whole, image_to_tensor
+
+# As left by phones, editors and download tools: bytes written as their literal, no TIFF header, cut short.
+DAMAGED_EXIF = {
+    "literal.jpg": b"Exif\x00\x00b'Exif\\x00\\x00II",
+    "literal.webp": b"b'Exif\\x00\\x00II",
+    "no_tiff_header.png": b"Exif\x00\x00\x00\x08\x00\x02\x01\x12\x00\x03\x00\x00",
+    "short.jpg": b"Exif\x00\x00II*\x00",
+}
+
+
+def test_names() -> None:
+    assert all(map(is_image_name, ["a/b.JPEG", "./b.webp", "c.jfif", "c.JPE", "d.png", "../e.jpg"]))
+    assert not any(map(is_image_name, ["a.txt", "._a.png", "x/.thumbs/a.png", "__MACOSX/a.png", "a/", ".DS_Store"]))
+
+
+def test_one_folder_or_all_below_it(tmp_path: Path) -> None:
+    for name in ("b.png", "a.jfif", "c/d.jpe", "._a.png", ".DS_Store", ".git/e.png", "t.txt", "folder.png/x.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list_images(tmp_path) == ["a.jfif", "b.png"]
+    assert list_images(tmp_path, recursive=True) == ["a.jfif", "b.png", "c/d.jpe", "folder.png/x.png"]
+
+
+@pytest.mark.parametrize("name", DAMAGED_EXIF)
+def test_an_image_with_damaged_exif_data_is_used_unturned(name: str) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    files = []
+    for options in ({}, {"exif": DAMAGED_EXIF[name]}):
+        stream = io.BytesIO()
+        picture.save(stream, Image.registered_extensions()[Path(name).suffix], **options)
+        files.append(stream.getvalue())
+    plain, damaged = files
+    assert damaged != plain
+    expected = decode_image(plain, "a", ImageFormat(8))
+    assert torch.equal(decode_image(damaged, "a", ImageFormat(8)), expected)
+    assert torch.equal(decode_whole(damaged, "a", (8, 8)), expected)
+    with open_image(damaged, "a") as image:
+        assert orientation(image) == 1
+        assert torch.equal(image_to_tensor(image, "a", ImageFormat(8)), expected)
+
+
+def test_decoders_that_are_not_needed_do_not_run() -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "EPS")
+    with pytest.raises(UnreadableImage, match=r"a\.png: it is not an image"), open_image(stream.getvalue(), "a.png"):
+        pass

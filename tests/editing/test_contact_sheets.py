@@ -1,0 +1,150 @@
+"""Pictures of edits: pixels and the places of contact sheets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sdedit_pl.data.images import bytes_from_images
+from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
+from sdedit_pl.editing.many_guides import Edited
+from sdedit_pl.guides.guide_files import Guide
+from sdedit_pl.picture_grid import MARGIN, SMALLEST_CELL, TITLE_HEIGHT, cell_side, grid, to_picture
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255)}
+STEP = SMALLEST_CELL + MARGIN
+
+
+def flat(value: float) -> torch.Tensor:
+    return torch.full((1, 3, 16, 16), value)
+
+
+def edited(area: torch.Tensor | None = None, guide: float = 0.5, samples: tuple[float, float] = (0.0, 1.0)) -> Edited:
+    """An edit whose pictures are flat: guide 0.5, noised guide -1, samples 0 and 1."""
+    pictures = torch.cat([flat(value) for value in samples])
+    return Edited(Guide(Path("g.png"), flat(guide), (16, 16)), area, flat(-1.0), pictures, (4, 5))
+
+
+def cell(sheet: Image.Image, row: int, column: int, left: int = 0) -> np.ndarray:
+    """The pixels of a picture of a sheet."""
+    x, y = left + MARGIN + STEP * column, TITLE_HEIGHT + STEP * row
+    return np.array(sheet.crop((x, y, x + SMALLEST_CELL, y + SMALLEST_CELL)))
+
+
+def test_pixels_are_rounded_and_clamped() -> None:
+    values = torch.tensor([-3.0, -1.0, -0.5, 0.0, 1 / 255, 1.0, 3.0])
+    pixels = np.array(to_picture(values.expand(3, 1, -1)))
+    assert pixels.tolist() == [[[level] * 3 for level in (0, 0, 64, 128, 128, 255, 255)]]
+
+
+def test_bytes_come_back() -> None:
+    levels = torch.arange(256).expand(3, 1, -1)
+    assert np.array_equal(np.array(to_picture(levels / 127.5 - 1))[0, :, 0], np.arange(256))
+    assert np.array_equal(np.array(to_picture(bytes_from_images(levels / 127.5 - 1)))[0, :, 0], np.arange(256))
+
+
+def test_one_channel_is_a_grey_picture() -> None:
+    picture = to_picture(torch.zeros(1, 4, 5))
+    assert picture.mode == "L" and picture.size == (5, 4)
+
+
+def test_a_contact_sheet_is_a_row_of_guide_noised_guide_and_samples() -> None:
+    sheet = contact_sheet([edited(), edited(guide=-0.5)])
+    assert sheet.size == (MARGIN + 4 * STEP, TITLE_HEIGHT + 2 * STEP + MARGIN)
+    for row, guide in enumerate((191, 64)):
+        for column, level in enumerate((guide, 0, 128, 255)):
+            assert (cell(sheet, row, column) == level).all(), (row, column)
+    gap = np.array(sheet)[TITLE_HEIGHT:, MARGIN + SMALLEST_CELL : MARGIN + STEP]
+    assert (gap == 255).all(), "pictures must not touch"
+    titles = np.array(sheet)[:TITLE_HEIGHT]
+    for column in range(4):
+        assert (titles[:, MARGIN + STEP * column : MARGIN + STEP * column + SMALLEST_CELL] < 128).any(), "no title"
+
+
+def test_columns_stand_beside_each_other_from_top_to_bottom() -> None:
+    sheet = contact_sheet([edited(guide=value) for value in (-1.0, 0.0, 1.0)], columns=2)
+    block = 4 * STEP + 3 * MARGIN
+    assert sheet.size == (2 * block - 2 * MARGIN, TITLE_HEIGHT + 2 * STEP + MARGIN)
+    assert (cell(sheet, 0, 0) == 0).all() and (cell(sheet, 1, 0) == 128).all()
+    assert (cell(sheet, 0, 0, left=block) == 255).all()
+
+
+def test_kept_pixels_of_the_guide_are_faded() -> None:
+    mask = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    mask[..., :8] = True
+    guide = cell(contact_sheet([edited(mask)]), 0, 0)
+    assert (guide[:, : SMALLEST_CELL // 2 - 16] == 191).all() and (guide[:, SMALLEST_CELL // 2 + 16 :] == 159).all()
+
+
+@pytest.mark.parametrize(("size", "width"), [(16, 128), (64, 128), (100, 200), (128, 128), (256, 256)])
+def test_small_images_are_enlarged_by_whole_factors(size: int, width: int) -> None:
+    image = torch.zeros(1, 3, size, size)
+    sheet = contact_sheet([Edited(Guide(Path("g.png"), image, (size, size)), None, image, image, (0,))])
+    assert sheet.width == MARGIN + 3 * (width + MARGIN)
+
+
+def test_a_grid_puts_pictures_where_their_rows_and_titles_are() -> None:
+    rows = [[Image.new("RGB", (4, 4), name) for name in COLOURS] for _ in range(2)]
+    sheet = grid(rows, list(COLOURS), SMALLEST_CELL)
+    for row in range(2):
+        for column, colour in enumerate(COLOURS.values()):
+            assert (cell(sheet, row, column) == colour).all()
+
+
+def test_pixels_of_the_guide_are_faded_by_a_strength_map_as_far_as_they_are_kept() -> None:
+    strength = torch.linspace(0, 1, 16).expand(1, 1, 16, 16)
+    guide = cell(contact_sheet([edited(strength)]), 0, 0).astype(int)[64, :, 0]
+    np.testing.assert_allclose(guide[[0, 64, -1]], [159, 176, 191], atol=2)
+    assert (np.diff(guide) >= 0).all()
+
+
+def test_a_variation_sheet_has_a_row_for_each_t0_and_a_column_for_each_seed() -> None:
+    first = [edited(samples=(level, -level)) for level in (0.2, 0.6)]
+    second = [edited(guide=-0.5, samples=(level, -level)) for level in (0.4, 0.8)]
+    sheet = variation_sheet([first, second], [0.3, "sigma:1.2"])
+    gutter = sheet.width - MARGIN - 3 * STEP
+    assert gutter > 0 and sheet.height == TITLE_HEIGHT + 4 * STEP + MARGIN
+    pixels = np.array(sheet)
+    for row, (guide, level) in enumerate(((191, 0.2), (None, 0.6), (64, 0.4), (None, 0.8))):
+        expected = [255 if guide is None else guide, round((level + 1) * 127.5), round((1 - level) * 127.5)]
+        for column, value in enumerate(expected):
+            assert (cell(sheet, row, column, left=gutter) == value).all(), (row, column)
+        title = pixels[TITLE_HEIGHT + STEP * row :][:SMALLEST_CELL, : MARGIN + gutter]
+        assert (title < 128).any() and (title[:, -MARGIN:] == 255).all(), "a row's title is missing or too long"
+    for column in range(3):
+        left = MARGIN + gutter + STEP * column
+        assert (pixels[:TITLE_HEIGHT, left : left + SMALLEST_CELL] < 128).any(), "no title"
+
+
+def test_a_guide_without_an_edit_for_each_t0_is_refused() -> None:
+    with pytest.raises(ValueError, match="2 t0 make 2 edits of a guide, got 1"):
+        variation_sheet([[edited()]], [0.3, 0.6])
+
+
+def test_a_grid_leaves_places_free_and_names_rows_in_every_column_of_rows() -> None:
+    red = Image.new("RGB", (4, 4), "red")
+    sheet = grid([[red, None], [None, red]], ["a", "b"], SMALLEST_CELL, columns=2, row_titles=["first", "second one"])
+    gutter = (sheet.width + 2 * MARGIN) // 2 - 2 * STEP - 3 * MARGIN
+    block = gutter + 2 * STEP + 3 * MARGIN
+    for index, column in ((0, 0), (1, 1)):
+        left = block * index + gutter
+        assert (cell(sheet, 0, column, left) == COLOURS["red"]).all() and (
+            cell(sheet, 0, 1 - column, left) == 255
+        ).all()
+        name = np.array(sheet)[TITLE_HEIGHT:, block * index : block * index + gutter]
+        assert (name < 128).any()
+
+
+def test_pictures_that_are_not_square_keep_their_proportions() -> None:
+    wide = Image.new("RGB", (32, 16), "red")
+    pixels = cell(grid([[wide]], ["a"], cell_side(wide)), 0, 0)
+    assert (pixels[32:96] == COLOURS["red"]).all() and (pixels[:32] == 255).all() and (pixels[96:] == 255).all()
+
+
+@pytest.mark.parametrize(("size", "side"), [((16, 8), 128), ((100, 130), 130), ((700, 300), 512)])
+def test_cells_hold_the_longer_side_of_a_picture(size: tuple[int, int], side: int) -> None:
+    assert cell_side(Image.new("RGB", size)) == side

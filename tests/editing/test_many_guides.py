@@ -1,0 +1,175 @@
+"""Editing many guides with many seeds: a sample is its guide's, mask's and seed's alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sdedit_pl import SDEdit, load_denoiser
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.editing.many_guides import Edited, edit_guides
+from sdedit_pl.editing.windows import windowed
+from sdedit_pl.guides.guide_files import Guide
+from sdedit_pl.solvers import SOLVERS
+
+EDIT = SDEdit(t0=0.5, steps=5)
+SEEDS = (3, 0, 8)
+SAME = {"rtol": 0.0, "atol": 0.0}
+
+
+@pytest.fixture(scope="module")
+def denoiser(tiny_checkpoint: Path) -> Denoiser:
+    return load_denoiser(tiny_checkpoint)
+
+
+def some_guides(count: int) -> list[Guide]:
+    images = torch.rand(count, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return [Guide(Path(f"{number}.png"), image, (16, 16)) for number, image in enumerate(images)]
+
+
+def left_half() -> Tensor:
+    mask = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    mask[..., :8] = True
+    return mask
+
+
+def run(denoiser: Denoiser, batch: int, seeds: Sequence[int] = SEEDS, edit: SDEdit = EDIT) -> list[Edited]:
+    guides = some_guides(3)
+    return list(edit_guides(denoiser, edit, guides, [None, left_half(), None], seeds, batch=batch))
+
+
+def test_the_python_interface_edits(tiny_checkpoint: Path) -> None:
+    guide, mask = some_guides(1)[0].image, left_half()
+    images = SDEdit(t0=0.5, steps=4, solver="ancestral")(
+        load_denoiser(tiny_checkpoint), guide, edit_mask=mask, seeds=[0, 1]
+    )
+    assert images.shape == (2, 3, 16, 16) and images.isfinite().all()
+    assert torch.equal(images[..., 8:], guide[..., 8:].expand(2, -1, -1, -1))
+    assert not torch.equal(images[0], images[1])
+
+
+def test_each_guide_gets_a_sample_for_each_seed_in_order(denoiser: Denoiser) -> None:
+    edits = run(denoiser, batch=4)
+    assert [edited.guide.path.name for edited in edits] == ["0.png", "1.png", "2.png"]
+    for edited, mask in zip(edits, (None, left_half(), None), strict=True):
+        assert edited.seeds == SEEDS and edited.samples.shape == (3, 3, 16, 16)
+        for seed, sample in zip(SEEDS, edited.samples, strict=True):
+            alone = EDIT(denoiser, edited.guide.image, edit_mask=mask, seeds=[seed])
+            torch.testing.assert_close(sample, alone[0], **SAME)
+        assert torch.equal(edited.noised, EDIT.noised_guide(denoiser.sde, edited.guide.image, seeds=[3]))
+    kept = edits[1].samples[..., 8:]
+    assert torch.equal(kept, edits[1].guide.image[..., 8:].expand_as(kept))
+    assert not torch.equal(edits[0].samples[..., 8:], edits[0].guide.image[..., 8:].expand_as(kept))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 7, 100])
+def test_the_batch_changes_nothing(denoiser: Denoiser, batch: int) -> None:
+    for expected, edited in zip(run(denoiser, batch=3), run(denoiser, batch), strict=True):
+        torch.testing.assert_close(edited.samples, expected.samples, **SAME)
+
+
+def test_further_seeds_change_nothing(denoiser: Denoiser) -> None:
+    more = run(denoiser, batch=5, seeds=(9, *SEEDS, 1))
+    for expected, edited in zip(run(denoiser, batch=5), more, strict=True):
+        torch.testing.assert_close(edited.samples[1:4], expected.samples, **SAME)
+
+
+def test_steps_are_reported_for_every_sample(denoiser: Denoiser) -> None:
+    steps: list[int] = []
+    edit = SDEdit(steps=4, repeats=2)
+    list(edit_guides(denoiser, edit, some_guides(2), [None, None], SEEDS, batch=4, on_step=steps.append))
+    assert sum(steps) == 2 * len(SEEDS) * edit.steps * edit.repeats
+    assert max(steps) == 4
+
+
+def test_guides_come_as_soon_as_they_are_done(denoiser: Denoiser) -> None:
+    steps: list[int] = []
+    edits = edit_guides(denoiser, EDIT, some_guides(2), [None, None], [0], batch=1, on_step=steps.append)
+    next(edits)
+    assert sum(steps) == EDIT.steps
+
+
+def test_what_cannot_be_edited_is_refused(denoiser: Denoiser) -> None:
+    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
+        run(denoiser, batch=0)
+    with pytest.raises(ValueError, match="2 guides need 2 masks, None where all may change, got 1"):
+        list(edit_guides(denoiser, EDIT, some_guides(2), [None], [0]))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_edits_with_a_network(denoiser: Denoiser, solver: str) -> None:
+    edit = SDEdit(steps=40, solver=solver)
+    for edited in run(denoiser, batch=6, seeds=(0, 1), edit=edit):
+        assert edited.samples.isfinite().all()
+
+
+@pytest.fixture
+def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
+    """Makes every device run out of memory above a number of samples; returns the batches that are tried."""
+    edit = SDEdit.__call__
+
+    def limit(room: int) -> list[int]:
+        batches: list[int] = []
+
+        def call(self: SDEdit, denoiser: Denoiser, guide: Tensor, **arguments: Any) -> Tensor:
+            batches.append(len(guide))
+            if len(guide) > room:
+                arguments["callback"](guide, 0.5)
+                raise torch.OutOfMemoryError("as a GPU says it")
+            return edit(self, denoiser, guide, **arguments)
+
+        monkeypatch.setattr(SDEdit, "__call__", call)
+        return batches
+
+    return limit
+
+
+def test_a_batch_that_does_not_fit_is_halved(denoiser: Denoiser, room_for: Callable[[int], list[int]]) -> None:
+    arguments = (denoiser, EDIT, some_guides(3), [None] * 3, SEEDS)
+    usual, steps = list(edit_guides(*arguments)), []
+    batches = room_for(2)
+    edits = list(edit_guides(*arguments, on_step=steps.append))
+    assert batches == [9, 4, 2, 2, 2, 2, 1]
+    assert sum(steps) == 3 * 3 * 5
+    for edited, its in zip(edits, usual, strict=True):
+        assert torch.equal(edited.samples, its.samples)
+
+
+@pytest.mark.parametrize(
+    ("room", "batch", "message"),
+    [
+        (2, 3, "cpu has too little memory for 3 samples at once; give a smaller batch"),
+        (0, None, "memory for a single sample"),
+    ],
+)
+def test_a_batch_that_was_asked_for_or_is_one_sample_is_refused(
+    denoiser: Denoiser, room_for: Callable[[int], list[int]], room: int, batch: int | None, message: str
+) -> None:
+    room_for(room)
+    with pytest.raises(ValueError, match=message):
+        list(edit_guides(denoiser, EDIT, some_guides(1), [None], SEEDS, batch=batch, on_step=lambda samples: None))
+
+
+def test_masks_and_strength_maps_are_not_mixed(denoiser: Denoiser) -> None:
+    areas = [left_half(), left_half().float(), None]
+    with pytest.raises(ValueError, match="masks and strength maps cannot be given together"):
+        list(edit_guides(denoiser, EDIT, some_guides(3), areas, SEEDS))
+    maps = list(edit_guides(denoiser, EDIT, some_guides(3), [None, left_half().float(), None], SEEDS))
+    masks = list(edit_guides(denoiser, EDIT, some_guides(3), [None, left_half(), None], SEEDS))
+    for of_map, of_mask in zip(maps, masks, strict=True):
+        assert torch.equal(of_map.samples, of_mask.samples)
+
+
+def test_guides_of_several_sizes_are_edited_apart(denoiser: Denoiser) -> None:
+    guides = some_guides(3)
+    guides[1] = guides[1]._replace(image=torch.nn.functional.interpolate(guides[1].image, size=(20, 32)))
+    windows = windowed(denoiser, 16, 8)
+    edits = list(edit_guides(windows, EDIT, guides, [None] * 3, SEEDS))
+    assert [edited.samples.shape[2:] for edited in edits] == [(16, 16), (20, 32), (16, 16)]
+    alone = next(edit_guides(denoiser, EDIT, guides[2:], [None], SEEDS))
+    torch.testing.assert_close(edits[2].samples, alone.samples)

@@ -1,0 +1,96 @@
+"""The log of a run over its restarts: no gap and nothing double."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from sdedit_pl.training.loggers import CsvHistory
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def filled(path: Path, steps: int, losses_of: tuple[int, ...] = ()) -> CsvHistory:
+    """A history of the given number of steps, with a validation after some."""
+    history = CsvHistory(path)
+    for step in range(steps):
+        history.log_metrics({"train/loss": torch.tensor(step / 4), "train/images": 8.0 * step}, step)
+        if step in losses_of:
+            history.log_metrics({"val/loss": 1 + step / 4, "epoch": 0}, step)
+    return history
+
+
+def test_every_entry_is_in_the_file_at_once_and_columns_come_as_they_are_met(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "metrics.csv"
+    filled(path, 3, losses_of=(1,))
+    assert path.read_text().splitlines() == [
+        "step,train/loss,train/images,val/loss",
+        "0,0.0,0.0,",
+        "1,0.25,8.0,",
+        "1,,,1.25",
+        "2,0.5,16.0,",
+    ]
+    assert [file.name for file in path.parent.iterdir()] == ["metrics.csv"]
+
+
+@pytest.mark.parametrize("steps", range(5))
+def test_rows_of_steps_that_are_trained_again_are_dropped(steps: int, tmp_path: Path) -> None:
+    whole, resumed = tmp_path / "whole.csv", tmp_path / "resumed.csv"
+    for path in (whole, resumed):
+        filled(path, 4, losses_of=(1, 3))
+    history = CsvHistory(resumed, steps)
+    assert [int(row["step"]) for row in rows(resumed)] == sorted([*range(steps), *(s for s in (1, 3) if s < steps)])
+    for step in range(steps, 4):
+        history.log_metrics({"train/loss": step / 4, "train/images": 8.0 * step}, step)
+        if step in (1, 3):
+            history.log_metrics({"val/loss": 1 + step / 4}, step)
+    assert rows(resumed) == rows(whole)
+
+
+def test_a_validation_that_is_made_up_takes_the_place_of_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    filled(path, 3, losses_of=(1,))
+    before = rows(path)
+    resumed = CsvHistory(path, 2)
+    resumed.log_metrics({"val/loss": 1.25}, 1)
+    assert rows(path) == before[:3]
+    resumed.log_metrics({"train/loss": 0.5, "train/images": 16.0}, 2)
+    assert rows(path) == before
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_row_whose_writing_was_cut_off_is_dropped(cut: int, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    filled(path, 4)
+    before = rows(path)
+    path.write_bytes(path.read_bytes()[:-cut])
+    CsvHistory(path, 9).log_metrics({"train/loss": 0.75, "train/images": 24.0}, 3)
+    assert rows(path) == before
+
+
+def test_what_a_full_disk_refuses_is_written_when_there_is_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metrics.csv"
+    history = filled(path, 2)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, limits[1]))
+    try:
+        for step in (2, 3):
+            history.log_metrics({"train/loss": step / 4, "train/images": 8.0 * step}, step)
+            assert len(rows(path)) == 2 and path.read_text().endswith("\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert history.failure is not None
+    (warning,) = (record.message for record in caplog.records if record.levelno == logging.WARNING)
+    assert "metrics.csv cannot be written: File too large" in warning
+    history.log_metrics({"train/loss": 1.0, "train/images": 32.0}, 4)
+    assert [row["step"] for row in rows(path)] == ["0", "1", "2", "3", "4"] and history.failure is None
