@@ -66,9 +66,9 @@ class SeededNoise:
 class PrefetchedNoise:
     """The same noise, drawn by threads for the steps ahead while the device works on the present one.
 
-    Drawing an image of 256 px takes over a millisecond, about as long as a GPU takes for a step. Prefetching begins with
-    the first draw that is asked for, so that a solver without noise costs nothing; only draw 0 of a step is prefetched.
-    Use as a context manager, which ends the threads.
+    Drawing an image of 256 px takes over a millisecond, about as long as a GPU takes for a step. Prefetching begins
+    with the first draw that is asked for, so that a solver without noise costs nothing; only draw 0 of a step is
+    prefetched. Use as a context manager, which ends the threads.
 
     Args:
         noise: the seeds.
