@@ -40,7 +40,8 @@ def network_arguments(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     section = resolved["network"]
     outputs = build_component(resolved, "parameterisation").output_channels(channels)
     arguments = {key: value for key, value in section.items() if key != "name"}
-    return section["name"], {"image_channels": channels, "output_channels": outputs, **arguments}
+    given = {"image_channels": channels, "output_channels": outputs}
+    return section["name"], {**given, "augmentation_labels": resolved["augmentation_labels"], **arguments}
 
 
 def state_shapes(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
