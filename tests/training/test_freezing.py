@@ -47,7 +47,7 @@ def test_parts_add_up_and_no_part_trains_everything() -> None:
 
 
 def test_unknown_and_missing_parts_are_refused() -> None:
-    with pytest.raises(ValueError, match="attention, biases, .*got 'attenton'"):
+    with pytest.raises(ValueError, match=r"attention, biases, .*got 'attenton'"):
         freeze_all_but(NCSNpp(**SHAPE), ["attenton"])
     with pytest.raises(ValueError, match="no attention"):
         freeze_all_but(torch.nn.Linear(2, 2), ["attention"])

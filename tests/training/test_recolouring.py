@@ -77,5 +77,5 @@ def test_it_reads_nothing_from_the_accelerator() -> None:
 
 
 def test_images_that_are_not_rgb_are_refused() -> None:
-    with pytest.raises(ValueError, match="RGB.*got 1"):
+    with pytest.raises(ValueError, match=r"RGB.*got 1"):
         recolour(torch.zeros(1, 1, 8, 8), 0.5)
