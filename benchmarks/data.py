@@ -34,7 +34,7 @@ from sdedit_pl.cli.results import Results, refuse_used
 from sdedit_pl.config import Schema, require_at_least
 from sdedit_pl.data import ImageDataModule, WebDatasetSource
 from sdedit_pl.data.pack import Job, pack
-from sdedit_pl.data.tars import ShardFile, list_members
+from sdedit_pl.data.shard_files import ShardFile, list_members
 
 USAGE = "python benchmarks/data.py src=FOLDER|ARCHIVE out=FOLDER [key=value ...]"
 

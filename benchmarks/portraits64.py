@@ -35,16 +35,11 @@ from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.guides.strokes import stroke_painting
-from sdedit_pl.metrics import (
-    FEATURES,
-    Estimate,
-    features_of,
-    kernel_distance,
-    nearest,
-    nearest_by_angle,
-    root_mean_square,
-    squared_l2,
-)
+from sdedit_pl.metrics import FEATURES
+from sdedit_pl.metrics.distances import nearest_by_angle, nearest_by_distance, root_mean_square, squared_l2
+from sdedit_pl.metrics.features import features_of
+from sdedit_pl.metrics.intervals import Estimate
+from sdedit_pl.metrics.kid import kernel_distance
 from sdedit_pl.typing import Images
 
 USAGE = "python benchmarks/portraits64.py ckpt=FILE out=FOLDER [key=value ...]"
@@ -154,7 +149,7 @@ class Closeness:
     @classmethod
     def of(cls, images: Portraits, train: Portraits) -> Closeness:
         """The closeness of `images` to `train`."""
-        l2, index = nearest(images.pixels.flatten(1) / 2, train.pixels.flatten(1) / 2)
+        l2, index = nearest_by_distance(images.pixels.flatten(1) / 2, train.pixels.flatten(1) / 2)
         cosine, other = nearest_by_angle(images.features, train.features)
         return cls(l2, cosine, train.pixels[index], train.pixels[other])
 

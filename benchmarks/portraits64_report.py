@@ -10,7 +10,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from sdedit_pl.metrics import squared_l2
+from sdedit_pl.metrics.distances import squared_l2
 from sdedit_pl.picture_grid import grid, to_picture
 from sdedit_pl.typing import Images
 

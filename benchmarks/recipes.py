@@ -43,7 +43,11 @@ from sdedit_pl.files import write_whole
 from sdedit_pl.fit import fit
 from sdedit_pl.grids import start_time
 from sdedit_pl.guides.strokes import stroke_painting
-from sdedit_pl.metrics import FEATURES, Estimate, features_of, kernel_distance, squared_l2
+from sdedit_pl.metrics import FEATURES
+from sdedit_pl.metrics.distances import squared_l2
+from sdedit_pl.metrics.features import features_of
+from sdedit_pl.metrics.intervals import Estimate
+from sdedit_pl.metrics.kid import kernel_distance
 from sdedit_pl.plots import line_plot
 from sdedit_pl.run_folder import HISTORY_FILE
 from sdedit_pl.sde import VPSDE

@@ -41,14 +41,16 @@ from sdedit_pl.checkpoints import Description, files_of
 from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.config import Family, Schema, require_at_least
 from sdedit_pl.data import FolderSource, WebDatasetSource
-from sdedit_pl.data.choice import ChosenImages
+from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.data.images import bytes_from_images, images_from_bytes
 from sdedit_pl.denoiser import in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.files import sha256_of, whole_file, write_whole
 from sdedit_pl.grids import GRIDS
 from sdedit_pl.guides.strokes import stroke_painting
-from sdedit_pl.metrics import FEATURES, features_of, squared_l2
+from sdedit_pl.metrics import FEATURES
+from sdedit_pl.metrics.distances import squared_l2
+from sdedit_pl.metrics.features import features_of
 from sdedit_pl.metrics.intervals import percentile_interval
 from sdedit_pl.metrics.paired_bootstrap import GroupSums, PairedBootstrap
 from sdedit_pl.typing import Images

@@ -27,7 +27,7 @@ from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.cli.measured import FAMILIES, build_features, chosen_images
 from sdedit_pl.cli.results import Results
 from sdedit_pl.config import ConfigError, Schema, construct, require_at_least
-from sdedit_pl.data.choice import ChosenImages
+from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
@@ -43,8 +43,8 @@ from sdedit_pl.evaluation.report import METRICS_FILE, REPORT_HTML, log_to_wandb
 from sdedit_pl.evaluation.store import Record, Store, check_place, digest_of
 from sdedit_pl.evaluation.tasks import Partners, partners
 from sdedit_pl.grids import start_time
-from sdedit_pl.metrics import MaskedLPIPS, WeightsUnavailable
-from sdedit_pl.metrics.perceptual import SMALLEST
+from sdedit_pl.metrics.masked_lpips import SMALLEST, MaskedLPIPS
+from sdedit_pl.metrics.published_weights import WeightsUnavailable
 
 logger = logging.getLogger(__name__)
 

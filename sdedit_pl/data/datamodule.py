@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
+from sdedit_pl.data.batches import Batch, CachedImages, ReadableImages
 from sdedit_pl.data.images import ImageFormat, images_from_bytes
 from sdedit_pl.data.loader import ImageLoader, checked_images
 from sdedit_pl.data.order import (
@@ -31,7 +32,8 @@ from sdedit_pl.data.order import (
     TrainingPositions,
     ValidationBatches,
 )
-from sdedit_pl.data.source import SPLITS, Batch, CachedImages, ImageSet, ReadableImages, Source
+from sdedit_pl.data.source import ImageSet, Source
+from sdedit_pl.data.splits import SPLITS
 from sdedit_pl.typing import Images
 
 logger = logging.getLogger(__name__)

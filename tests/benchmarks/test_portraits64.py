@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import portraits64  # noqa: E402
 import portraits64_report  # noqa: E402
 
-from sdedit_pl.metrics import Estimate  # noqa: E402
+from sdedit_pl.metrics.intervals import Estimate  # noqa: E402
 
 
 @pytest.fixture(scope="module")

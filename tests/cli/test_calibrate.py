@@ -19,7 +19,9 @@ from sdedit_pl.calibration.calibration_report import Report
 from sdedit_pl.calibration.sweep import Sweep, TradeOff
 from sdedit_pl.calibration.t0_sidecar import calibrated_t0
 from sdedit_pl.cli import calibrate
-from sdedit_pl.metrics import FEATURES, Estimate, FeatureExtractor
+from sdedit_pl.metrics import FEATURES
+from sdedit_pl.metrics.features import FeatureExtractor
+from sdedit_pl.metrics.intervals import Estimate
 
 SIDECAR, PLOT, UNFINISHED = (f"tiny.safetensors.t0.{suffix}" for suffix in ("yaml", "png", "unfinished"))
 CALIBRATE = (

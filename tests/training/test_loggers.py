@@ -1,14 +1,14 @@
-"""The log of a run over its restarts: no gap and nothing double."""
+"""The CSV history of a run over its restarts: no gaps and no duplicates."""
 
 from __future__ import annotations
 
 import csv
 import logging
-import resource
 from pathlib import Path
 
 import pytest
 import torch
+from support.full_disk import full_disk
 
 from sdedit_pl.training.loggers import CsvHistory
 
@@ -81,14 +81,10 @@ def test_what_a_full_disk_refuses_is_written_when_there_is_room(
 ) -> None:
     path = tmp_path / "metrics.csv"
     history = filled(path, 2)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, limits[1]))
-    try:
+    with full_disk(path.stat().st_size + 5):
         for step in (2, 3):
             history.log_metrics({"train/loss": step / 4, "train/images": 8.0 * step}, step)
             assert len(rows(path)) == 2 and path.read_text().endswith("\n")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert history.failure is not None
     (warning,) = (record.message for record in caplog.records if record.levelno == logging.WARNING)
     assert "metrics.csv cannot be written: File too large" in warning

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
-import lightning
 import pytest
 from torch import multiprocessing
 
-from sdedit_pl.training.device_agreement import Agreement
-from sdedit_pl.training.lightning_internals import ignore_signals
 from sdedit_pl.training.stop_signals import EXIT_CODES, Interrupted, StopSignals
 
 
@@ -85,57 +80,3 @@ def test_in_another_thread_nothing_is_caught_and_nothing_fails() -> None:
     thread.start()
     thread.join()
     assert handlers == [before]
-
-
-def test_what_lightning_does_on_signals_is_still_where_it_is_taken_from() -> None:
-    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    taken = [
-        (trainer._signal_connector, "register_signal_handlers"),
-        (trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor"),
-    ]
-    assert all(callable(getattr(owner, name)) and name not in vars(owner) for owner, name in taken)
-    ignore_signals(trainer)
-    assert all(name in vars(owner) for owner, name in taken)
-
-
-def test_one_device_agrees_with_itself_at_once() -> None:
-    agreement = Agreement()
-    agreement.begin(1)
-    assert agreement.largest(0, 3) == [0, 3] and agreement.largest(15, 0) == [15, 0]
-    assert agreement.gathered("name") == ["name"]
-
-
-AGREEING = """
-import sys, torch.distributed as dist
-from sdedit_pl.training.device_agreement import Agreement
-rank = int(sys.argv[1])
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
-agreement = Agreement()
-agreement.begin(2)
-heard = [agreement.largest(15 if (rank, call) == (1, 2) else 0, 10 * call + rank) for call in range(5)]
-assert heard == [[0, 0], [0, 1], [0, 11], [15, 21], [0, 31]], heard
-assert agreement.gathered({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
-if rank == 0:
-    dist.barrier()
-    try:
-        for _ in range(100):
-            agreement.largest(0, 0)
-    except RuntimeError as error:
-        print("the other is gone:", error)
-else:
-    dist.barrier()
-    import os
-    os._exit(0)
-"""
-
-
-def test_two_devices_hear_the_same_one_call_later_and_notice_when_the_other_is_gone(tmp_path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", AGREEING, str(rank), str(tmp_path / "meeting")], stdout=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert "the other is gone" in outputs[0]

@@ -1,14 +1,14 @@
-"""Features of any network, from a file that needs nothing of the code which defined it: TorchScript or torch.export.
+"""Features of any network, from a file that does not need the code that defined it: TorchScript or torch.export.
 
-What such a file can do is worth knowing before it is opened, for both kinds hold a program, not only weights:
+Both kinds hold a program, not only weights, with different risks:
 
 TorchScript (`torch.jit.save`) is run by torch's own interpreter. It cannot call Python, import, or unpickle anything.
-It can use as much time and memory as it likes, and call any of torch's operators, a few of which map files into memory
-with the rights of this process.
+It can use any amount of time and memory, and call any of torch's operators, a few of which map files into memory with
+the rights of this process.
 
-torch.export (`torch.export.save`) is opened by a reader that trusts its file: it unpickles parts of it and evaluates
-expressions in it, so that a file made for the purpose runs whatever it wants when it is opened. Therefore it is opened
-only when the caller says `trusted=True`, which is the same decision as to run a script from that source.
+torch.export (`torch.export.save`) files are opened by a reader that trusts them: it unpickles parts and evaluates
+expressions, so that a malicious file can run any code when it is opened. Such a file is opened only with
+`trusted=True`, which is the same decision as to run a script from that source.
 """
 
 from __future__ import annotations
@@ -27,29 +27,28 @@ from sdedit_pl.metrics.features import PIXELS, FeatureExtractor
 from sdedit_pl.typing import Images
 
 _FAILURES = (AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
-"""What torch raises on a program that it cannot read, or whose run fails, depending on where that is."""
+"""Errors that torch raises for a program that it cannot read, or that fails, depending on where it fails."""
 
 
 class FeaturesError(ValueError):
-    """A file that does not give one vector for each image; the message says what came instead."""
+    """A file that does not return one vector for each image; the message describes its output."""
 
 
 class FeaturesFile(FeatureExtractor):
     """The network in a TorchScript or torch.export file, as a feature extractor.
 
-    It is called with a batch of images, (B, 3, H, W), and must return one vector for each, (B, D), of floating point.
-    B differs from call to call: a network is traced or exported for batches of any size, and on the CPU, since it may
-    keep the device that it was made on.
+    It is called with a batch of images, (B, 3, H, W), and must return one floating-point vector for each, (B, D). Trace
+    or export the network for any batch size, and on the CPU, since it may keep the device that it was made on.
 
     Args:
         path: of the file.
-        pixels: what it takes for pixels: "signed" is [-1, 1], "unit" is [0, 1], both float32, "uint8" is whole numbers
-            from 0 to 255. Other normalisations, such as ImageNet's, belong into the file.
-        size: height and width that images are resampled to, bicubic and with antialiasing; else they come as they are.
-        trusted: that a torch.export file, which can run code when it is opened, may be.
+        pixels: the pixel range it expects: "signed" is [-1, 1], "unit" is [0, 1], both float32; "uint8" is integers
+            from 0 to 255. Other normalisations, such as ImageNet's, belong in the file.
+        size: height and width that images are resampled to, bicubic and with antialiasing; null keeps their size.
+        trusted: whether to open a torch.export file, which can run code when it is opened.
 
     Raises:
-        FeaturesError: the file is of neither kind or cannot be opened, or is of torch.export and not trusted.
+        FeaturesError: the file is of neither kind or cannot be opened, or is a torch.export file and not trusted.
         ValueError: `pixels` or `size` out of range.
     """
 
@@ -65,16 +64,16 @@ class FeaturesFile(FeatureExtractor):
         self.network = network
 
     def prepare(self, images: Images) -> Shaped[Tensor, "B C h w"]:
-        """Images of the size and the pixels that the file takes."""
+        """Images with the size and the pixel range that the file expects."""
         if self.size is not None:
             images = nn.functional.interpolate(images, size=self.size, mode="bicubic", antialias=True).clamp(-1, 1)
         return super().prepare(images)
 
     def vectors(self, prepared: Shaped[Tensor, "B C h w"]) -> Float[Tensor, "B D"]:
-        """What the file gives for a batch that has been prepared.
+        """The file's output for a prepared batch.
 
         Raises:
-            FeaturesError: it refuses the batch, or does not give one vector of numbers for each image.
+            FeaturesError: it refuses the batch, or does not return one finite vector for each image.
         """
         try:
             found = self.network(prepared)
@@ -92,12 +91,12 @@ class FeaturesFile(FeatureExtractor):
             or not found.is_floating_point()
         ):
             raise FeaturesError(
-                f"{self.path} must give one vector for each image, floating point of shape ({len(prepared)}, D), got "
+                f"{self.path} must return one vector for each image, floating point of shape ({len(prepared)}, D), got "
                 f"{_described(found)}; let it end in pooling and flatten(1)"
             )
         if not found.isfinite().all():
             raise FeaturesError(
-                f"{self.path} gives features that are infinite or no numbers; check what it takes for pixels, now "
+                f"{self.path} returns features that are infinite or nan; check the pixel range that it expects, now "
                 f"pixels={self.pixels}"
             )
         return found
@@ -128,7 +127,7 @@ def _network(path: Path, trusted: bool) -> nn.Module:
 
 
 def _script(path: Path) -> nn.Module:
-    with warnings.catch_warnings():  # that torch.export is to take its place
+    with warnings.catch_warnings():  # it announces torch.export as its successor
         warnings.filterwarnings("ignore", message=".*torch.jit.load", category=FutureWarning)
         return torch.jit.load(str(path), map_location="cpu").eval()
 
@@ -139,7 +138,7 @@ def _exported(path: Path, trusted: bool) -> nn.Module:
             f"{path} is a torch.export file, which can run code when it is opened; give trusted=true if you trust its "
             "source as you would a script, or save the network as TorchScript"
         )
-    with path.open("rb") as file:  # by its name, it would have to end in .pt2
+    with path.open("rb") as file:  # torch.export.load would require a path that ends in .pt2
         return torch.export.load(file).module()
 
 
@@ -153,6 +152,6 @@ def _described(value: object) -> str:
 
 
 def _gist(error: BaseException) -> str:
-    """The line of an error's message that says most: TorchScript puts its trace before it."""
+    """The last line of an error's message: TorchScript puts its trace before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -1,10 +1,9 @@
-"""LPIPS outside an edit: whether what was to be kept still looks the same.
+"""LPIPS outside an edit: how much the kept pixels look different.
 
-Pixels that may change are taken from the guide in both images, so that they differ nowhere but among the kept ones: an
-edit that keeps these to the bit is at 0, and without a mask the distance is LPIPS as it is. The mean goes over the
-whole image: the smaller the part that is kept, the smaller the distance. (How the masked LPIPS of the SDEdit paper
-fills the region of the edit is not published. A constant in it, the other way in use, adds an edge that neither image
-has.)
+Pixels that may change are taken from the guide in both images, so that the images differ only in the kept pixels. An
+edit that keeps these exactly has distance 0, and without a mask the distance is plain LPIPS. The mean is over the whole
+image: the smaller the kept part, the smaller the distance. (The SDEdit paper does not say how its masked LPIPS fills
+the edited region. A constant fill, the other common choice, adds an edge that neither image has.)
 
 Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018, version 0.1
 of the lpips package; Meng et al., "SDEdit", ICLR 2022, section 5, for the masked form.
@@ -22,11 +21,11 @@ from torch import Tensor, nn
 from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights, WeightsEnum
 
 from sdedit_pl.metrics.faithfulness import ImageMean
-from sdedit_pl.metrics.weights import PublishedWeights
+from sdedit_pl.metrics.published_weights import PublishedWeights
 from sdedit_pl.typing import Images, Mask
 
 SMALLEST = 32
-"""Height and width below which the networks have no pixels left in their last layer."""
+"""Height and width below which the last layer of the networks has no pixels."""
 
 
 def _torchvision(weights: WeightsEnum) -> PublishedWeights:
@@ -45,20 +44,20 @@ BACKBONES = {
 
 
 class MaskedLPIPS(ImageMean):
-    """The mean LPIPS between edits and guides where nothing was to change, as `masked_lpips`.
+    """The mean LPIPS between edits and guides in the kept pixels, as `masked_lpips`.
 
-    Its network is part of its state dict: keep it off a LightningModule whose checkpoints are to stay small.
+    Its network is part of its state dict: as an attribute of a LightningModule it would enlarge every checkpoint.
 
     Args:
         network: alex, vgg or squeeze.
-        weights: path of torchvision's file of that network's ImageNet weights; else it is taken from the cache of
-            torch.hub, and fetched if it is not there. (The lpips package holds the weights of the last layer only.)
-        groups: the group of the image of each number, (N,); None: each image is a group of its own.
+        weights: path of torchvision's file of that network's ImageNet weights; None takes it from the cache of
+            torch.hub and downloads it if necessary. (The lpips package holds the weights of the last layer only.)
+        groups: the group of the image of each number, (N,); None makes each image a group of its own.
         options: of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: another network.
-        WeightsUnavailable: the weights are not here and cannot be fetched, or are other ones.
+        ValueError: an unknown network.
+        WeightsUnavailable: the weights cannot be found or downloaded, or have another hash.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class MaskedLPIPS(ImageMean):
         Args:
             images: edits in [-1, 1], grey or RGB.
             others: their guides.
-            edit_mask: True for pixels that might change, which do not count; None: all count.
+            edit_mask: True for pixels that may change, which do not count; None counts all.
             numbers: of the edits.
 
         Raises:
@@ -93,7 +92,7 @@ class MaskedLPIPS(ImageMean):
         """
         if min(images.shape[2:]) < SMALLEST:
             size = " x ".join(map(str, images.shape[2:]))
-            raise ValueError(f"LPIPS takes images of at least {SMALLEST} x {SMALLEST} px, got {size}")
+            raise ValueError(f"LPIPS needs images of at least {SMALLEST} x {SMALLEST} px, got {size}")
         self.append(self._distances(images.float(), others.float(), edit_mask), numbers)
 
     def _distances(self, images: Images, others: Images, edit_mask: Mask | None) -> Float[Tensor, "B"]:
@@ -107,7 +106,7 @@ def _lpips(network: str, published: PublishedWeights, weights: str | None) -> nn
     import lpips
 
     trunk = torch.load(published.file(weights), map_location="cpu", weights_only=True)
-    # The package would fetch the weights itself, unchecked, or make random ones, from everybody's random numbers.
+    # The package would download the weights unchecked, or draw random ones from the global generator.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
         made = lpips.LPIPS(net=network, pnet_rand=True, verbose=False)

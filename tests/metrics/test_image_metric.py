@@ -1,4 +1,4 @@
-"""Entries of images: gathered from processes, in the order of their numbers, each once."""
+"""Entries of images, gathered from processes in the order of their numbers, each once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 import torch
 from support import gathering_driver
 
-from sdedit_pl.metrics import FrechetDistance, SquaredL2, TooFewImages
+from sdedit_pl.metrics.faithfulness import SquaredL2
+from sdedit_pl.metrics.realism import FrechetDistance
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,22 +38,22 @@ def test_images_without_numbers_all_count() -> None:
 
 
 def test_two_sets_without_a_reset_between_are_noticed() -> None:
-    with pytest.raises(ValueError, match=r"image 1 came twice and differs; reset\(\) between two sets of images"):
+    with pytest.raises(ValueError, match=r"image 1 came twice .* reset\(\)"):
         l2_of([([0.0, 0.5], [0, 1]), ([0.0, 0.7], [0, 1])])
 
 
 def test_refuses_numbers_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"numbers are one for each of 2 images, from 0; got \[0, -1\]"):
+    with pytest.raises(ValueError, match=r"2 images, got \[0, -1\]"):
         l2_of([([0.0, 1.0], [0, -1])])
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
 def test_no_image_is_an_error() -> None:
-    with pytest.raises(TooFewImages, match="SquaredL2 needs at least 1 image, got none"):
+    with pytest.raises(ValueError, match="SquaredL2 needs at least 1 image, got none"):
         SquaredL2().compute()
     metric = FrechetDistance(torch.zeros(5, 2))
     metric.update(torch.zeros(0, 2))
-    with pytest.raises(TooFewImages, match="FrechetDistance needs at least 1 image, got none"):
+    with pytest.raises(ValueError, match="FrechetDistance needs at least 1 image, got none"):
         metric.compute()
 
 

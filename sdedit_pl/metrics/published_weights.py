@@ -1,7 +1,7 @@
-"""Published weights of the networks that measure: found on this machine or fetched once, and known by their hash.
+"""Published weights of measuring networks, found on this machine or downloaded once, and checked by their hash.
 
-What such a network says is comparable with what others publish only if its weights are theirs to the bit, so a file of
-another hash is refused wherever it comes from.
+Numbers compare with published ones only if the weights are the same to the bit. A file with another hash is refused
+wherever it comes from.
 """
 
 from __future__ import annotations
@@ -17,20 +17,17 @@ from sdedit_pl.files import sha256_of
 
 
 class WeightsUnavailable(ValueError):
-    """Weights that are not on this machine and cannot be fetched, or are others than the known ones.
-
-    Whoever measures several things catches it, says so, and reports the rest.
-    """
+    """Weights that cannot be found or downloaded, or have another hash."""
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """A file of weights as its publisher offers it.
+    """A published file of weights.
 
     Args:
-        url: where it is; its last part is the file's name.
-        sha256: of the file, in hexadecimal, or the first digits of it where its publisher gives no more.
-        other_names: under which other publishers offer the same file.
+        url: its address; the last part is the file's name.
+        sha256: of the file, in hexadecimal, or its first digits if the publisher gives no more.
+        other_names: names that other publishers give the same file.
     """
 
     url: str
@@ -43,10 +40,10 @@ class PublishedWeights:
         return self.url.rpartition("/")[2]
 
     def file(self, given: str | None = None) -> Path:
-        """The file: `given`, or the one in the cache of torch.hub, into which it is fetched if it is not there.
+        """The file: `given`, or the one in the cache of torch.hub, downloaded into it if necessary.
 
         Raises:
-            WeightsUnavailable: there is no such file and it cannot be fetched, or it has another hash.
+            WeightsUnavailable: there is no such file and it cannot be downloaded, or it has another hash.
         """
         if given is not None:
             return self._checked(Path(given).expanduser())
@@ -64,7 +61,7 @@ class PublishedWeights:
         if not found.startswith(self.sha256):
             raise WeightsUnavailable(
                 f"{file} has sha256 {found}, that of {self.name} begins with {self.sha256}: another release or "
-                f"damaged; remove it, and fetch {self.url} again"
+                f"damaged; remove it, and download {self.url} again"
             )
         return file
 
@@ -74,17 +71,17 @@ class PublishedWeights:
             download_once(self.url, file, self.sha256)
         except (OSError, DownloadFailed) as error:
             raise WeightsUnavailable(
-                f"the weights {self.name} are not here, and {self.url} cannot be fetched ({error}); bring the file by "
-                f"other means and give its path as weights=, or put it into {folder}"
+                f"the weights {self.name} are missing, and {self.url} cannot be downloaded ({error}); copy the file "
+                f"here and give its path as weights=, or put it into {folder}"
             ) from error
         return file
 
 
 def checked_weights(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Tensors of a PyTorch file with a known hash, loaded without executing anything it brings.
+    """Tensors of a PyTorch file with a known hash, loaded without executing code from it.
 
     Raises:
-        ValueError: the file is another one.
+        ValueError: the file has another hash.
     """
     found = sha256_of(path)
     if found != sha256:

@@ -1,4 +1,4 @@
-"""Closeness to the training images: the nearest one, which tells how much of a result is memory."""
+"""Distances between images in pixels on [0, 1], and the nearest of a set of images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from sdedit_pl.typing import Images
+
+
+def squared_l2(images: Images, others: Images) -> Float[Tensor, "B"]:
+    """The squared norm of the difference of images in [-1, 1], on [0, 1] and summed over channels and pixels, (B,).
+
+    It grows with the number of pixels: compare it between images of one size only.
+
+    Source: Meng et al., "SDEdit", ICLR 2022, section 5.
+    """
+    return ((images - others) / 2).square().flatten(1).sum(1)
+
+
+def root_mean_square(images: Images, others: Images) -> Float[Tensor, "B"]:
+    """The difference on [0, 1] as a root mean square over channels and pixels, comparable across image sizes, (B,)."""
+    return ((images - others) / 2).square().flatten(1).mean(1).sqrt()
 
 
 class Neighbours(NamedTuple):
@@ -22,7 +39,7 @@ class Neighbours(NamedTuple):
     index: Int[Tensor, "N"]
 
 
-def nearest(queries: Float[Tensor, "N D"], references: Float[Tensor, "M D"]) -> Neighbours:
+def nearest_by_distance(queries: Float[Tensor, "N D"], references: Float[Tensor, "M D"]) -> Neighbours:
     """The reference at the smallest squared distance from each query; the first of equals."""
     # In float64 the fast form |q|^2 + |r|^2 - 2 q . r loses nothing that matters.
     distances = torch.cdist(queries.double(), references.double(), compute_mode="use_mm_for_euclid_dist")

@@ -1,7 +1,7 @@
-"""Metrics that keep one entry for each image, from all processes, in the order of the images' numbers.
+"""Metrics that keep one entry per image, gathered from all processes and sorted by the images' numbers.
 
-What is computed of them is then a function of the set of images alone: the same to the last bit for one process and for
-several, whichever image was measured where and when.
+The result is a function of the set of images alone: the same to the last bit for one process and for several, whichever
+image was measured where and when.
 """
 
 from __future__ import annotations
@@ -17,11 +17,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 _UNNUMBERED = -1
 _ROUNDING = 1e-2
-"""Of the largest entry: what is more, between two entries of one image, is no rounding."""
-
-
-class TooFewImages(ValueError):
-    """Fewer images than a metric needs; the message says how many are needed."""
+"""Relative to the largest entry: a larger difference between two entries of one image is not rounding."""
 
 
 def groups_of(numbers: Int[Tensor, "n"], groups: Int[Tensor, "N"]) -> Int[Tensor, "n"]:
@@ -32,26 +28,26 @@ def groups_of(numbers: Int[Tensor, "n"], groups: Int[Tensor, "N"]) -> Int[Tensor
         groups: the group of the image of each number.
 
     Raises:
-        ValueError: an image has no number, or its number no group.
+        ValueError: an image has no number, or its number has no group.
     """
     if numbers.min() < 0 or numbers.max() >= len(groups):
         raise ValueError(
-            f"the {len(groups)} groups are of the images 0 to {len(groups) - 1}, got the numbers "
-            f"{numbers.min().item()} to {numbers.max().item()} (-1: none was given)"
+            f"groups are given for the images 0 to {len(groups) - 1}, got the numbers {numbers.min().item()} to "
+            f"{numbers.max().item()} (-1: none was given)"
         )
     return groups.cpu()[numbers]
 
 
 class ImageMetric(Metric, abc.ABC):
-    """A metric over entries of images: a number or a vector for each.
+    """A metric over one entry per image, a number or a vector.
 
     Under a distributed strategy `compute` gathers the entries of all processes; they may have seen different numbers of
     images, or none.
 
     Args:
         state: name of the entries. In a `MetricCollection`, metrics whose states have the same names and contents share
-            one copy of them, so that it must say what the entries are.
-        empty: no entries: their type, and their shape behind the first axis.
+            one copy of them; the name must identify the contents.
+        empty: an empty tensor with the dtype and the trailing shape of the entries.
         options: of `torchmetrics.Metric`.
     """
 
@@ -71,21 +67,21 @@ class ImageMetric(Metric, abc.ABC):
 
         Args:
             entries: one for each image.
-            numbers: of the images, from 0; None for images that are all different and have none.
+            numbers: of the images, from 0; None if all images are different and have no numbers.
 
         Raises:
-            ValueError: as many numbers are needed as entries, none of them negative.
+            ValueError: not one number per entry, or a negative one.
         """
         if numbers is None:
             numbers = torch.full((len(entries),), _UNNUMBERED)
         elif len(numbers) != len(entries) or (numbers < 0).any():
-            raise ValueError(f"numbers are one for each of {len(entries)} images, from 0; got {numbers.tolist()}")
+            raise ValueError(f"expected one number from 0 for each of {len(entries)} images, got {numbers.tolist()}")
         getattr(self, self._state).append(entries.detach())
         self.numbers.append(numbers.to(entries.device, torch.int64))
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gathers the entries of all processes; see `torchmetrics.Metric.sync`."""
-        # A process without images would otherwise send a tensor of another type and shape than the others wait for.
+        # A process without images would otherwise send a tensor of another dtype and shape than the others expect.
         for name, empty in self._empty.items():
             held = getattr(self, name)
             if isinstance(held, list) and not held:
@@ -96,20 +92,17 @@ class ImageMetric(Metric, abc.ABC):
         """All entries, float64 on the CPU, and the numbers of their images (-1 for none); each number counts once.
 
         Raises:
-            TooFewImages: there are none.
-            ValueError: an image came twice with different entries.
+            ValueError: there are no images, or an image came twice with different entries.
         """
         numbers = dim_zero_cat(self.numbers).cpu() if len(self.numbers) else torch.empty(0)
         if not len(numbers):
-            raise TooFewImages(
-                f"{type(self).__name__} needs at least 1 image, got none; call update() before compute()"
-            )
+            raise ValueError(f"{type(self).__name__} needs at least 1 image, got none; call update() before compute()")
         order = numbers.argsort(stable=True)
         entries, numbers = dim_zero_cat(getattr(self, self._state)).cpu().double()[order], numbers[order]
         first = torch.ones(len(numbers), dtype=torch.bool)
         first[1:] = (numbers[1:] != numbers[:-1]) | (numbers[1:] == _UNNUMBERED)
         kept = entries[first]
-        # Samplers repeat images to fill their last batch up: the same image, in another batch.
+        # Samplers fill their last batch with images that were already seen.
         difference = (entries - kept[first.cumsum(0) - 1]).abs().reshape(len(entries), -1).amax(1)
         if (difference > _ROUNDING * kept.abs().max()).any():
             number = numbers[difference.argmax()].item()
