@@ -12,6 +12,7 @@ reason the loaders given to Lightning are plain iterables, whose samplers and st
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,6 +45,11 @@ CACHE_BYTES = 256 * 2**20
 _CACHE_CHUNK = 64
 
 
+def available_cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class ImageDataModule(LightningDataModule):
     """Training and validation batches of one source.
 
@@ -51,8 +57,8 @@ class ImageDataModule(LightningDataModule):
         source: Where images come from.
         batch_size: Images a training step on each device; may exceed the number of images.
         val_batch_size: Images a validation batch on each device; null for `batch_size`.
-        workers: Processes that decode images, for each device; 0 decodes in the training process. A set in memory
-            needs none.
+        workers: Processes that decode images, for each device, but never more than its share of the machine's cores;
+            0 decodes in the training process. A set in memory needs none.
         seed: Of the order of training images and of their flips and crops.
         flip: Whether training images are mirrored left to right with probability one half.
         cache: Whether to decode once and keep all images in memory; null for when they take less than 256 MiB.
@@ -259,6 +265,8 @@ class ImageDataModule(LightningDataModule):
 
     def _loader(self, dataset: Dataset[Batch], workers: int, **batching: Any) -> ImageLoader:
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        devices = 1 if self.trainer is None else self.trainer.num_devices
+        workers = min(workers, max(1, available_cores() // devices))
         loader = ImageLoader(dataset, self.source, workers, self.seed, pin_memory=on_cuda, **batching)
         self._loaders.append(loader)
         return loader

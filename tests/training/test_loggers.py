@@ -28,7 +28,7 @@ def filled(path: Path, steps: int, losses_of: tuple[int, ...] = ()) -> CsvHistor
     return history
 
 
-def test_every_entry_is_in_the_file_at_once_and_columns_come_as_they_are_met(tmp_path: Path) -> None:
+def test_every_entry_is_written_at_once_and_columns_are_added_as_needed(tmp_path: Path) -> None:
     path = tmp_path / "new" / "metrics.csv"
     filled(path, 3, losses_of=(1,))
     assert path.read_text().splitlines() == [
@@ -55,7 +55,7 @@ def test_rows_of_steps_that_are_trained_again_are_dropped(steps: int, tmp_path: 
     assert rows(resumed) == rows(whole)
 
 
-def test_a_validation_that_is_made_up_takes_the_place_of_its_row(tmp_path: Path) -> None:
+def test_a_repeated_validation_replaces_its_row(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     filled(path, 3, losses_of=(1,))
     before = rows(path)
@@ -67,7 +67,7 @@ def test_a_validation_that_is_made_up_takes_the_place_of_its_row(tmp_path: Path)
 
 
 @pytest.mark.parametrize("cut", range(1, 12))
-def test_a_row_whose_writing_was_cut_off_is_dropped(cut: int, tmp_path: Path) -> None:
+def test_an_incomplete_last_row_is_dropped(cut: int, tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     filled(path, 4)
     before = rows(path)
@@ -76,9 +76,7 @@ def test_a_row_whose_writing_was_cut_off_is_dropped(cut: int, tmp_path: Path) ->
     assert rows(path) == before
 
 
-def test_what_a_full_disk_refuses_is_written_when_there_is_room(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_rows_that_a_full_disk_refuses_are_written_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "metrics.csv"
     history = filled(path, 2)
     with full_disk(path.stat().st_size + 5):

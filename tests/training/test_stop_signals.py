@@ -1,4 +1,4 @@
-"""Signals that end a run, and how devices agree on its last step."""
+"""Signals that end a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sdedit_pl.training.stop_signals import EXIT_CODES, Interrupted, StopSignals
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
-def test_the_first_signal_is_remembered_and_handlers_are_put_back(signum: int, code: int) -> None:
+def test_the_first_signal_is_recorded_and_handlers_are_restored(signum: int, code: int) -> None:
     before = [signal.getsignal(known) for known in EXIT_CODES]
     with StopSignals() as signals:
         signals.wait()
@@ -28,7 +28,7 @@ def test_the_first_signal_is_remembered_and_handlers_are_put_back(signum: int, c
 
 
 @pytest.mark.parametrize("signum", EXIT_CODES)
-def test_before_the_first_step_nothing_is_waited_for(signum: int) -> None:
+def test_before_the_first_step_a_signal_ends_the_process_at_once(signum: int) -> None:
     words = f"{signal.Signals(signum).name} before its first step"
     with pytest.raises(Interrupted, match=words) as stopped, StopSignals():
         os.kill(os.getpid(), signum)
@@ -36,7 +36,7 @@ def test_before_the_first_step_nothing_is_waited_for(signum: int) -> None:
     assert stopped.value.exit_code == EXIT_CODES[signal.Signals(signum)]
 
 
-def test_a_second_interrupt_does_not_wait_and_a_second_sigterm_does() -> None:
+def test_a_second_interrupt_ends_at_once_and_a_second_sigterm_does_not() -> None:
     with StopSignals() as signals:
         signals.wait()
         for _ in range(3):
@@ -48,7 +48,7 @@ def test_a_second_interrupt_does_not_wait_and_a_second_sigterm_does() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_workers_outlive_a_signal_to_all_and_not_an_insistent_one() -> None:
+def test_workers_survive_a_first_signal_but_not_a_second_sigterm() -> None:
     def work(ready: multiprocessing.SimpleQueue) -> None:
         ready.put(True)
         time.sleep(60)
@@ -68,7 +68,7 @@ def test_workers_outlive_a_signal_to_all_and_not_an_insistent_one() -> None:
     assert worker.exitcode == -signal.SIGTERM
 
 
-def test_in_another_thread_nothing_is_caught_and_nothing_fails() -> None:
+def test_another_thread_installs_no_handlers() -> None:
     handlers = []
 
     def run() -> None:
