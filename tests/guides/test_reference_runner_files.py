@@ -26,7 +26,7 @@ def test_files_are_converted_to_this_packages_conventions(mask: torch.Tensor, ki
     guide = read_guide(saved(tmp_path, kind([mask, IMAGE])), 8)
     assert guide.mask is not None and guide.mask.shape == (1, 1, 8, 8) and guide.mask.dtype == torch.bool
     assert torch.equal(guide.mask[0, 0], KEPT[0] != 1), (
-        "the runner keeps pixels at 1, this package changes pixels at True"
+        "the runner keeps pixels at 1"
     )
     torch.testing.assert_close(guide.image, IMAGE[None] * 2 - 1)
     assert not guide.resized
