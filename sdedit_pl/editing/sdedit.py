@@ -210,7 +210,7 @@ class SDEdit:
         if self.anneal != 1 and self.repeats == 1:
             raise ValueError(f"anneal={self.anneal} requires several repeats, got repeats=1; give repeats=2 or more")
         if self.lowpass is not None and self.lowpass < 2:
-            raise ValueError(f"lowpass must be at least 2, got {self.lowpass}; 4 keeps coarse colours, 16 the overall tone")
+            raise ValueError(f"lowpass must be at least 2, got {self.lowpass}; 4 keeps coarse colours, 16 the tone")
         low, high = self.lowpass_range
         if not 0 <= low < high <= 1:
             raise ValueError(f"lowpass_range is a range of times within [0, 1], got {low} to {high}; 0,1 is all")
@@ -236,7 +236,7 @@ class SDEdit:
         if strength is not None and self._variant.solver is not None:
             raise ValueError(f"variant={self.variant} takes no strength map, only masks; use variant=exact")
         if self.resample is not None and edit_mask is None and strength is None:
-            raise ValueError("resample harmonises kept and new pixels, and none is kept here; give a mask, or omit resample")
+            raise ValueError("resample harmonises kept and new pixels; none are kept here: give a mask or omit resample")
         if self.lowpass is not None and self.lowpass > min(guide.shape[2:]):
             raise ValueError(
                 f"lowpass={self.lowpass} exceeds the {min(guide.shape[2:])} pixels of an image; give a smaller one"
