@@ -18,6 +18,7 @@ from sdedit_pl.evaluation.plan import Plan
 from sdedit_pl.evaluation.store import RECORD_FILE, Record, check_place, forget
 from sdedit_pl.sde import SDES
 from sdedit_pl.settings_record import SettingsChanged
+from sdedit_pl.solvers import SOLVERS
 
 IDENTITIES = {"ckpt": "a", "compare": "b"}
 
@@ -47,7 +48,11 @@ def test_what_ablations_share_with_the_tables_is_one_column() -> None:
     )
     shared = ["t0", "repeats", "steps", "solver", "colours"]
     plan = planned(
-        SDEdit(steps=20, solver="ancestral"), tasks=["stroke_synthesis"], baselines=[], ablations=shared, values=values
+        SDEdit(steps=20, solver=SOLVERS["ancestral"]()),
+        tasks=["stroke_synthesis"],
+        baselines=[],
+        ablations=shared,
+        values=values,
     )
     folders = {name: [folder for _, folder in variants] for name, variants in plan.ablations.items()}
     assert all("stroke_synthesis/sdedit" in found for found in folders.values())
@@ -83,7 +88,7 @@ def test_what_images_depend_on_is_in_their_recipes() -> None:
     assert changed(planned(edit).recipes(IDENTITIES, "others")) == {"compositing/guide"}
     assert changed(planned(edit).recipes({"ckpt": "c"}, "groups")) == set(planned(edit).columns)
     edits = {"stroke_synthesis/sdedit", "stroke_editing/sdedit", "compositing/sdedit"}
-    assert changed(planned(replace(edit, solver="ddim")).recipes(IDENTITIES, "groups")) == edits
+    assert changed(planned(replace(edit, solver=SOLVERS["ddim"]())).recipes(IDENTITIES, "groups")) == edits
 
 
 def test_what_cannot_be_done_names_its_folder() -> None:
