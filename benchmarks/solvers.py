@@ -41,7 +41,7 @@ from sdedit_pl.checkpoints import Description, files_of
 from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.config import Family, Schema, require_at_least
 from sdedit_pl.data import FolderSource, WebDatasetSource
-from sdedit_pl.data.choice import ChosenImages
+from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.data.images import bytes_from_images, images_from_bytes
 from sdedit_pl.denoiser import in_precision
 from sdedit_pl.editing import SDEdit

@@ -12,9 +12,8 @@ from sdedit_pl.build import build_denoiser
 from sdedit_pl.checkpoints.importers import FORMATS, importer
 from sdedit_pl.checkpoints.locating import find_checkpoint, foreign_format
 from sdedit_pl.checkpoints.native import Description, read_weights
-from sdedit_pl.checkpoints.network_shapes import without_weights
+from sdedit_pl.checkpoints.network_shapes import network_arguments, state_shapes, without_weights
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_plain
-from sdedit_pl.config import ConfigError
 from sdedit_pl.denoiser import Denoiser
 
 
@@ -35,7 +34,7 @@ def load_denoiser(path: str | Path, device: str | torch.device = "cpu") -> Denoi
 
     Raises:
         CheckpointError: if it is missing, truncated, of an unknown program, names a component that this package does
-            not have, holds code instead of data, or its weights do not fit its configuration.
+            not have, holds code instead of data, or its weights do not fit its configuration or are not finite.
     """
     return load_described(path, device)[0]
 
@@ -81,26 +80,26 @@ def assemble_denoiser(
     Raises:
         CheckpointError: if this version cannot build it, or the tensors are not its own.
     """
+    file = description.path
     try:
+        _check_shapes(file, state_shapes(*network_arguments(description.model)), tensors)
         with torch.random.fork_rng(devices=[]), without_weights():
             denoiser = build_denoiser(description.model)
-    except (ConfigError, KeyError, TypeError) as error:
+    except CheckpointError as error:
+        raise error if str(file) in str(error) else CheckpointError(f"{file}: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{description.path} describes a model that this version cannot build: {error}; it may come from a newer "
-            "version"
+            f"{file} describes a model that this version cannot build: {error}; it may come from a newer version"
         ) from error
-    _check_tensors(description.path, denoiser.network.state_dict(), tensors)
-    weights = {
-        name: tensor.to(device, torch.float32 if tensor.is_floating_point() else None)
-        for name, tensor in tensors.items()
-    }
+    weights = {name: _weight(file, name, tensor, device) for name, tensor in tensors.items()}
     denoiser.network.load_state_dict(weights, strict=True, assign=True)
     denoiser.at_once = 1 if torch.device(device).type == "cpu" else None
     # Moves buffers outside the state dict, such as FIR kernels.
     return denoiser.to(device).eval().requires_grad_(False)
 
 
-def _check_tensors(file: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def _check_shapes(file: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Raises a CheckpointError unless the tensors found are those expected."""
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or extra:
         raise CheckpointError(
@@ -113,3 +112,24 @@ def _check_tensors(file: Path, expected: Mapping[str, Tensor], found: Mapping[st
                 f"the weights in {file} do not fit its own configuration: {name} must be {tuple(tensor.shape)}, "
                 f"is {tuple(found[name].shape)}"
             )
+
+
+def _weight(file: Path, name: str, tensor: Tensor, device: str | torch.device) -> Tensor:
+    """A tensor in float32 on a device.
+
+    Raises:
+        CheckpointError: if it holds whole numbers, NaN or infinity.
+    """
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"the weights in {file} are {kind} numbers ({name}), expected floating-point ones; a quantised network has "
+            "to be converted back by the program that quantised it"
+        )
+    weight = tensor.to(device, torch.float32)
+    if not torch.stack(weight.aminmax()).isfinite().all():
+        raise CheckpointError(
+            f"the weights in {file} hold NaN or infinite numbers ({name}): their training diverged, or the file was "
+            "altered; take an earlier checkpoint"
+        )
+    return weight

@@ -1,4 +1,4 @@
-"""Finding checkpoints: files, folders of runs, and what is published under a name or an address."""
+"""Finding checkpoints: files, runs' folders, bundled ones by name, published ones by address."""
 
 from __future__ import annotations
 
@@ -11,23 +11,27 @@ from sdedit_pl.checkpoints.safe_reading import CheckpointError
 
 RUN_FILE = "model.safetensors"
 """The editing checkpoint in a run's folder."""
+_PACKAGE = Path(__file__).resolve().parents[1]
+BUNDLES = (_PACKAGE / "bundled_checkpoints", _PACKAGE.parent / "checkpoints")
+"""Folders of the bundled checkpoints: in an installed package, and in a checkout."""
 
 
 def find_checkpoint(path: str | Path) -> Path:
     """The file of a checkpoint, or the folder of another program's checkpoint.
 
     Args:
-        path: a file, a run's folder, or an address or W&B artifact (see `remote.py`). A run's folder stands for its
-            editing checkpoint, or without one for its newest training checkpoint.
+        path: a file, a run's folder, an address or W&B artifact (see `remote.py`), or a bundled checkpoint, as
+            "portraits64" or "checkpoints/portraits64.safetensors". A run's folder stands for its editing checkpoint, or
+            without one for its newest training checkpoint.
 
     Raises:
         CheckpointError: if there is none.
     """
     path = local_checkpoint(path)
+    if not path.exists():
+        path = bundled_checkpoint(path)
     if path.is_file():
         return path
-    if not path.exists():
-        raise CheckpointError(f"there is no checkpoint at {path}; give a .safetensors or .ckpt file, or a run's folder")
     if (path / RUN_FILE).is_file():
         return path / RUN_FILE
     if resumable := resumable_checkpoints(path):
@@ -37,6 +41,25 @@ def find_checkpoint(path: str | Path) -> Path:
     raise CheckpointError(
         f"the folder {path} holds neither {RUN_FILE} nor checkpoints/*.ckpt: not a run's folder? A folder of diffusers "
         "needs its config.json"
+    )
+
+
+def bundled_checkpoint(name: str | Path) -> Path:
+    """The file of a checkpoint that comes with this package.
+
+    Args:
+        name: such as "portraits64" or "checkpoints/portraits64.safetensors".
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    bundled = {file.stem: file for folder in reversed(BUNDLES) for file in sorted(folder.glob("*.safetensors"))}
+    for stem, file in bundled.items():
+        if Path(name) in (Path(stem), Path("checkpoints") / file.name):
+            return file
+    raise CheckpointError(
+        f"there is no checkpoint at {name}; give a .safetensors or .ckpt file, a run's folder, or the name of a "
+        f"bundled one: {', '.join(bundled)}"
     )
 
 

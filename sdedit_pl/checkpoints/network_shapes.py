@@ -1,8 +1,13 @@
-"""The tensors that a model's network needs, found without memory for weights."""
+"""The tensors that a model's network needs, found without memory for weights.
+
+A checkpoint's configuration is not trusted: it is compared with the tensors in the file before a network is built from
+it, and a configuration of more than `MOST_TENSORS` tensors is refused while it is counted.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +19,13 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sdedit_pl.build import build_component, resolve_model
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.networks import NETWORKS
+
+MOST_TENSORS = 10_000
+"""Most tensors of a network; the largest published ones have about a thousand."""
+LARGEST_COUNT = 2**20
+"""Largest whole number in a model's configuration: channels, blocks, steps, pixels."""
 
 
 def network_arguments(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -22,16 +33,23 @@ def network_arguments(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
     Raises:
         ConfigError: on unknown names or keys.
+        CheckpointError: on a number that is not finite, or too large for any model.
     """
+    _check_numbers("", model)
     resolved, channels = resolve_model(model), model["image"]["channels"]
     section = resolved["network"]
     outputs = build_component(resolved, "parameterisation").output_channels(channels)
     arguments = {key: value for key, value in section.items() if key != "name"}
-    return section["name"], {"image_channels": channels, "output_channels": outputs, **arguments}
+    given = {"image_channels": channels, "output_channels": outputs}
+    return section["name"], {**given, "augmentation_labels": resolved["augmentation_labels"], **arguments}
 
 
 def state_shapes(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict of a network on the device "meta"; not to be changed."""
+    """The state dict of a network on the device "meta"; not to be changed.
+
+    Raises:
+        CheckpointError: if it has more than `MOST_TENSORS` tensors, or larger ones than torch can address.
+    """
     return _state_shapes(json.dumps([name, arguments]))
 
 
@@ -40,12 +58,19 @@ def without_weights() -> Iterator[None]:
     """Within, modules get parameters on the device "meta"; their buffers are real.
 
     A whole network built on "meta" would lack the buffers that are not in its state dict (FIR kernels, frequencies).
+
+    Raises:
+        CheckpointError: if more than `MOST_TENSORS` parameters are made.
     """
-    builder = threading.get_ident()
+    builder, count = threading.get_ident(), 0
 
     def empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        nonlocal count
         if parameter is None or threading.get_ident() != builder:
             return None
+        count += 1
+        if count > MOST_TENSORS:
+            raise CheckpointError(f"a network of more than {MOST_TENSORS:,} tensors is no model of this package")
         return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 
     # torch's annotation omits that the hook's result replaces the parameter.
@@ -59,5 +84,22 @@ def without_weights() -> Iterator[None]:
 @lru_cache(maxsize=64)
 def _state_shapes(network: str) -> dict[str, Tensor]:
     name, arguments = json.loads(network)
-    with torch.device("meta"):
-        return NETWORKS[name](**arguments).state_dict()
+    with torch.device("meta"), without_weights():
+        try:
+            return NETWORKS[name](**arguments).state_dict()
+        except (RuntimeError, OverflowError) as error:
+            raise CheckpointError(f"the configured network has tensors of an impossible size: {error}") from error
+
+
+def _check_numbers(path: str, value: Any) -> None:
+    """Raises a CheckpointError for numbers in plain data that no model has."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            _check_numbers(f"{path}.{key}" if path else str(key), entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            _check_numbers(path, entry)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise CheckpointError(f"{path} must be a finite number, got {value}")
+    elif isinstance(value, int) and abs(value) > LARGEST_COUNT:
+        raise CheckpointError(f"{path} is {value:,}, more than any model has ({LARGEST_COUNT:,})")

@@ -27,7 +27,7 @@ from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.cli.measured import FAMILIES, build_features, chosen_images
 from sdedit_pl.cli.results import Results
 from sdedit_pl.config import ConfigError, Schema, construct, require_at_least
-from sdedit_pl.data.choice import ChosenImages
+from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit

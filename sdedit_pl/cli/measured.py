@@ -12,9 +12,9 @@ from sdedit_pl.calibration.sweep import LEAST_IMAGES
 from sdedit_pl.cli.edit import FAMILIES as EDIT_FAMILIES
 from sdedit_pl.config import ConfigError, Family
 from sdedit_pl.data import FolderSource, WebDatasetSource
-from sdedit_pl.data.choice import ChosenImages
-from sdedit_pl.data.manifest import MANIFEST_FILE
-from sdedit_pl.data.source import SPLITS
+from sdedit_pl.data.chosen_images import ChosenImages
+from sdedit_pl.data.shard_manifest import MANIFEST_FILE
+from sdedit_pl.data.splits import SPLITS
 from sdedit_pl.downloads import is_remote
 from sdedit_pl.metrics import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor

@@ -24,9 +24,9 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from sdedit_pl.data.manifest import Shard
+from sdedit_pl.data.shard_files import Members, ShardFile, Stamp, list_members, warn_of_extra_images
+from sdedit_pl.data.shard_manifest import Shard
 from sdedit_pl.data.source import UnreadableShard
-from sdedit_pl.data.tars import Members, ShardFile, Stamp, list_members
 from sdedit_pl.downloads import DownloadInterrupted, FileAbsent, WrongFile, download, is_remote, version_of
 from sdedit_pl.files import write_whole
 
@@ -64,6 +64,7 @@ class ShardCache:
         self.folder = folder
         self.limit = limit
         self._confirmed: set[str] = set()
+        self._warned = False
         self._local: dict[str, tuple[Members, Stamp]] = {}
 
     def members(self, shard: Shard) -> Members:
@@ -180,6 +181,9 @@ class ShardCache:
             except WrongFile:
                 continue
             members = list_members(new)[0]
+            if not self._warned:
+                warn_of_extra_images([f"{shard.place}:{name}" for name in members.extra])
+                self._warned = bool(members.extra)
             if expected or not members.problem or attempt == _DOWNLOADS - 1:
                 return ShardRecord(members, sha256, version_of(shard.place))
         raise self._changed(shard)

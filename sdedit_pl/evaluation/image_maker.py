@@ -17,7 +17,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
-from sdedit_pl.data.choice import ChosenImages
+from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.evaluation.editing_tasks import TaskInputs, draws_of
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, EvaluationPlan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from support.damage import DAMAGES, Bomb, Damage, contents, lightning_checkpoint
 from support.denoisers import same_model
 
 import sdedit_pl
-from sdedit_pl.checkpoints import CheckpointError, describe, find_checkpoint, load_denoiser, save_denoiser
+from sdedit_pl.checkpoints import CheckpointError, describe, load_denoiser, save_denoiser
 from sdedit_pl.denoiser import Denoiser
 
 X = torch.linspace(-2, 2, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
@@ -83,21 +82,6 @@ def test_a_training_checkpoint_gives_the_same_denoiser(tiny_checkpoint: Path, tm
     description = describe(path)
     assert description.format == "lightning" and description.training["steps"] == 7
     assert description.model == describe(tiny_checkpoint).model
-
-
-def test_a_runs_folder_stands_for_its_editing_checkpoint_or_else_the_newest_to_resume(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    for age, step in ((10, 2), (20, 1)):
-        file = folder / f"step={step}.ckpt"
-        torch.save(lightning_checkpoint(tiny_checkpoint), file)
-        os.utime(file, (file.stat().st_atime, file.stat().st_mtime - age))
-    assert find_checkpoint(tmp_path) == folder / "step=2.ckpt"
-    assert same_model(load_denoiser(tmp_path), load_denoiser(tiny_checkpoint))
-    (tmp_path / "model.safetensors").write_bytes(tiny_checkpoint.read_bytes())
-    assert find_checkpoint(tmp_path) == tmp_path / "model.safetensors"
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.name)

@@ -13,6 +13,7 @@ from support.damage import Bomb
 
 from sdedit_pl.checkpoints import CheckpointError
 from sdedit_pl.checkpoints.importers.checkpoint_format import origin_of
+from sdedit_pl.checkpoints.importers.tensor_mapping import named_tensors
 from sdedit_pl.checkpoints.safe_reading import names_in, read_plain
 
 STATE = {"conv.weight": torch.ones(2, 3), "conv.bias": torch.zeros(2)}
@@ -86,3 +87,9 @@ def test_the_origin_names_the_file_by_its_hash(tmp_path: Path) -> None:
         "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
         "weights": "ema",
     }
+
+
+def test_a_tensor_of_more_numbers_than_are_stored_is_refused(tmp_path: Path) -> None:
+    torch.save({"conv.weight": torch.ones(1).expand(10**9)}, tmp_path / "expanded.pth")
+    with pytest.raises(CheckpointError, match=r"conv\.weight.*more numbers than are stored"):
+        named_tensors(read_plain(tmp_path / "expanded.pth"), "the network")

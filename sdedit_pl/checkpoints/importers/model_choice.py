@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from sdedit_pl.checkpoints.importers.checkpoint_format import Imported, origin_of
+from sdedit_pl.checkpoints.importers.checkpoint_format import Imported, Mapped, origin_of
 from sdedit_pl.checkpoints.importers.presets import CENTERED, PRESETS, Preset
-from sdedit_pl.checkpoints.importers.tensor_mapping import Difference, TensorSource, difference, mapped, read_network
-from sdedit_pl.checkpoints.network_shapes import network_arguments
+from sdedit_pl.checkpoints.importers.tensor_mapping import Difference, TensorSource, difference, state_made
+from sdedit_pl.checkpoints.network_shapes import network_arguments, state_shapes
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.config import nearest
 
@@ -78,14 +78,15 @@ def import_network(
         name, arguments = network_arguments(model)
         network = repr((name, arguments))
         if network not in differences:
-            differences[network] = difference(stored.tensors, sources_of(name, arguments), name, arguments)
+            expected = state_shapes(name, arguments)  # first: it refuses networks that are too large to list
+            differences[network] = difference(stored.tensors, sources_of(name, arguments), expected)
         return refine(differences[network], model)
 
     given = None if configured is None else Preset(format, configured, data_range=data_range)
     chosen, found = choose_model(str(path), format, preset, given, compare)
     name, arguments = network_arguments(found.model)
     sources = sources_of(name, arguments)
-    weights = read_network(stored.tensors, sources, name, arguments)
+    weights = state_made(stored.tensors, sources, state_shapes(name, arguments))
     facts = {
         "preset": chosen,
         "weights": stored.weights,
@@ -96,7 +97,7 @@ def import_network(
         model=dict(found.model),
         weights=weights,
         origin=origin_of(path, format, **facts, training=None if stored.training is None else dict(stored.training)),
-        mapped=mapped(weights, sources, stored.ignored),
+        mapped=Mapped({ours: sources[ours].names for ours in weights}, stored.ignored),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the key maps of published checkpoints share: where each of our tensors comes from, and the strict reading."""
+"""From published tensors to a network's state dict: which of them make each of ours, and how the two differ."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdedit_pl.checkpoints.importers.checkpoint_format import Mapped
-from sdedit_pl.checkpoints.network_shapes import state_shapes
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 
 
 @dataclass(frozen=True)
 class TensorSource:
-    """The published tensors that one of ours is made of, by name, and how."""
+    """How one of our tensors is made of published ones.
+
+    Args:
+        names: the published ones.
+        make: from them to ours.
+    """
 
     names: tuple[str, ...]
     make: Callable[[Sequence[Tensor]], Tensor]
 
 
 def same(name: str) -> TensorSource:
-    """The tensor as it is, but for trailing axes of length one, which the reader adds."""
+    """The tensor itself; trailing axes of length one are added when it is read."""
     return TensorSource((name,), lambda tensors: tensors[0])
 
 
@@ -33,7 +36,7 @@ def transposed(name: str) -> TensorSource:
 
 
 def stacked(sources: Sequence[TensorSource]) -> TensorSource:
-    """Several sources of one tensor each, one after the other along the output channels."""
+    """Several sources of one tensor each, concatenated along the output channels."""
     names = tuple(name for source in sources for name in source.names)
     return TensorSource(
         names,
@@ -75,10 +78,16 @@ class Difference:
 
 
 def difference(
-    tensors: Mapping[str, Tensor], sources: Mapping[str, TensorSource], name: str, arguments: Mapping[str, Any]
+    tensors: Mapping[str, Tensor], sources: Mapping[str, TensorSource], expected: Mapping[str, Tensor]
 ) -> Difference:
-    """Compares the names and shapes in a file with those of a network; takes what `read_network` takes."""
-    expected = state_shapes(name, arguments)
+    """Compares the names and shapes in a file with those of a network.
+
+    Args:
+        tensors: the published tensors by name.
+        sources: where each of our tensors would come from. Surplus ones, such as a shortcut where the channels do not
+            change, are ignored.
+        expected: the network's state dict, from `state_shapes`.
+    """
     wanted = [published for ours in expected for published in sources[ours].names]
     assert len(wanted) == len(set(wanted))
     missing = [published for published in wanted if published not in tensors]
@@ -92,58 +101,33 @@ def difference(
     return Difference(missing, sorted(set(tensors).difference(wanted)), misshapen, len(wanted))
 
 
-def read_network(
-    tensors: Mapping[str, Tensor], sources: Mapping[str, TensorSource], name: str, arguments: Mapping[str, Any]
+def state_made(
+    tensors: Mapping[str, Tensor], sources: Mapping[str, TensorSource], expected: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Makes a network's state dict, using every published tensor exactly once.
-
-    Args:
-        tensors: The published tensors by name.
-        sources: Where each of our tensors would come from; those that the network lacks (a shortcut where the channels
-            do not change) are left out.
-        name: The network's name in `NETWORKS`.
-        arguments: Its constructor's arguments.
+    """Makes a network's state dict of published tensors that have no `difference` from it.
 
     Returns:
-        The state dict, in the order of the network's own, each tensor contiguous and of the type in the file.
-
-    Raises:
-        CheckpointError: If tensors are missing, left over or of another shape.
+        The state dict, in the order of `expected`, each tensor contiguous and of the type in the file.
     """
-    found = difference(tensors, sources, name, arguments)
-    if found:
-        raise CheckpointError(
-            f"the tensors are not those of the configured {name!r}: {found}; check the configuration that goes with "
-            "the file"
-        )
     return {
         ours: _made(sources[ours], [tensors[published] for published in sources[ours].names], meta.dim()).contiguous()
-        for ours, meta in state_shapes(name, arguments).items()
+        for ours, meta in expected.items()
     }
-
-
-def mapped(state: Iterable[str], sources: Mapping[str, TensorSource], ignored: Mapping[str, str]) -> Mapped:
-    """The report of what `read_network` has used.
-
-    Args:
-        state: our names.
-        sources: where each came from.
-        ignored: names in the file that are not needed, with the reason.
-    """
-    return Mapped({ours: sources[ours].names for ours in state}, dict(ignored))
 
 
 def named_tensors(state: Any, what: str) -> dict[str, Tensor]:
     """A state dict of another program, its names without the `module.` of data parallelism.
 
     Raises:
-        CheckpointError: If it is anything else than tensors by name.
+        CheckpointError: if it is not tensors by name, or a tensor has more numbers than the file.
     """
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"{what} must be tensors by name, got {type(state).__name__}; the file was altered?")
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise CheckpointError(f"{what} must be tensors by name, got {type(tensor).__name__} under {name!r}")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"{what} has {name!r} of shape {tuple(tensor.shape)}, more numbers than are stored")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
@@ -154,7 +138,7 @@ def _made(source: TensorSource, tensors: Sequence[Tensor], axes: int) -> Tensor:
 
 
 def _shape_made(source: TensorSource, tensors: Sequence[Tensor], axes: int) -> tuple[int, ...] | str:
-    """The shape that a source would give, found without touching a number; in words where it would give none."""
+    """The shape that a source would give, found without reading numbers; the shapes given if there is none."""
     try:
         return tuple(_made(source, [tensor.to("meta") for tensor in tensors], axes).shape)
     except (RuntimeError, IndexError):

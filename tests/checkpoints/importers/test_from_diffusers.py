@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import pickle
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
+from support.damage import Bomb
 from support.denoisers import same_model
 from support.diffusers_models import AS_DDPM, AS_NCSNPP, NETWORKS, PLAIN, SKIP, random_unet, save_pipeline
 from torch import Tensor
@@ -26,6 +27,7 @@ from sdedit_pl.checkpoints.importers.diffusers_tensor_names import network_sourc
 from sdedit_pl.checkpoints.importers.from_diffusers import DiffusersFormat
 from sdedit_pl.checkpoints.importers.presets import PRESETS, Preset
 from sdedit_pl.checkpoints.importers.tensor_mapping import difference
+from sdedit_pl.checkpoints.network_shapes import state_shapes
 from sdedit_pl.denoiser import Denoiser
 
 TOLERANCE = 1e-5
@@ -186,7 +188,7 @@ def test_published_networks_map_tensor_by_tensor(options: dict[str, Any], parame
         tensors = UNet2DModel(**options).state_dict()
     network = read_unet(options)
     sources = network_sources(network.name, network.arguments)
-    assert not difference(tensors, sources, network.name, network.arguments)
+    assert not difference(tensors, sources, state_shapes(network.name, network.arguments))
     assert sum(tensor.numel() for tensor in tensors.values()) == parameters
 
 
@@ -289,16 +291,6 @@ class TestLayouts:
         self.same_weights(folder, saved)
 
 
-class Marker:
-    """Something that touches a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return Path.touch, (self.path,)
-
-
 ATTENDING_DOWN_ALONE = {"up_block_types": ["UpBlock2D", "UpBlock2D"]}
 MIXED = {"down_block_types": ["SkipDownBlock2D", "AttnDownBlock2D"]}
 RESNETS = {"down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"]}
@@ -308,7 +300,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"act_fn": "gelu"}, r"act_fn='gelu' has no equal here: expected 'silu' or 'swish'"),
+            ({"act_fn": "gelu"}, r"act_fn='gelu' is not supported: expected 'silu' or 'swish'"),
             ({"norm_num_groups": 3}, r"norm_num_groups=3 .* must divide block_out_channels, \[32, 64\]"),
             ({"norm_num_groups": None}, "norm_num_groups=None"),
             ({"attn_norm_num_groups": 4}, "attn_norm_num_groups=4 .* expected None or 32"),
@@ -333,8 +325,14 @@ class TestRefusals:
             ({"sample_size": None}, "sample_size=None cannot be read"),
             (ATTENDING_DOWN_ALONE, "the same levels must attend on both ways"),
             (MIXED, "expected all of DownBlock2D, .*, or all of SkipDownBlock2D"),
-            (RESNETS, "ResnetDownsampleBlock2D.* has no equal here"),
+            (RESNETS, "ResnetDownsampleBlock2D.* is not supported"),
             ({"dual_path": "yes"}, "dual_path='yes' is not known here"),
+            ({"layers_per_block": 20_000}, "more than 10,000 tensors"),
+            ({"layers_per_block": 10**9}, "network.blocks_per_level is 1,000,000,000"),
+            ({"block_out_channels": [10**9, 10**9]}, "network.channels is 1,000,000,000"),
+            ({"in_channels": 10**9, "out_channels": 10**9}, "image.channels is 1,000,000,000"),
+            ({"sample_size": 10**9}, "image.size is 1,000,000,000"),
+            ({"dropout": math.nan}, "network.dropout must be a finite number"),
             ({"layers_per_block": 2}, "not those of the configuration: missing down_blocks.0.resnets.1"),
             ({"block_out_channels": 32}, "a value of a wrong type"),
             ({"_class_name": "UNet2DConditionModel"}, "describes a 'UNet2DConditionModel', expected a UNet2DModel"),
@@ -418,11 +416,11 @@ class TestRefusals:
 
     def test_of_a_pickle_with_code(self, folder: Path, tmp_path: Path) -> None:
         (folder / "unet" / f"{WEIGHTS}.safetensors").unlink()
-        marker = tmp_path / "marker"
-        (folder / "unet" / f"{WEIGHTS}.bin").write_bytes(pickle.dumps({"conv_in.weight": Marker(marker)}))
+        bomb = Bomb(tmp_path)
+        (folder / "unet" / f"{WEIGHTS}.bin").write_bytes(pickle.dumps({"conv_in.weight": bomb}))
         with pytest.raises(CheckpointError, match="it was not loaded"):
             read(folder)
-        assert not marker.exists()
+        assert not bomb.marker.exists()
 
 
 def test_the_defaults_are_the_library_s_own() -> None:

@@ -20,7 +20,7 @@ from sdedit_pl.checkpoints import CheckpointError
 from sdedit_pl.checkpoints.importers import FORMATS, from_ddim, from_score_sde, importer
 from sdedit_pl.checkpoints.importers.checkpoint_format import Imported
 from sdedit_pl.checkpoints.importers.tensor_mapping import difference
-from sdedit_pl.checkpoints.network_shapes import network_arguments
+from sdedit_pl.checkpoints.network_shapes import network_arguments, state_shapes
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.typing import over_images
 
@@ -278,7 +278,7 @@ def test_the_published_order_is_known_for_every_option(case, block: str) -> None
             embedding_type=embedding,
         )
         name, arguments = network_arguments(from_score_sde.model_of(config))
-        found = difference({}, from_score_sde.network_sources(name, arguments), name, arguments)
+        found = difference({}, from_score_sde.network_sources(name, arguments), state_shapes(name, arguments))
         assert len(found.missing) == found.wanted > 100
         assert all(re.fullmatch(r"all_modules\.\d+\..+", theirs) for theirs in found.missing)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sdedit_pl.data import UnreadableImage, WebDatasetSource
+from sdedit_pl.data.shard_files import ShardFile, list_members, split_key
 from sdedit_pl.data.source import UnreadableShard
-from sdedit_pl.data.tars import ShardFile, list_members, split_key
 
 WriteShard = Callable[..., Path]
 

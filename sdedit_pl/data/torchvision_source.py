@@ -14,8 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sdedit_pl.data.images import ImageFormat, UnreadableImage, held_out, image_to_tensor
-from sdedit_pl.data.source import SPLITS, ImageSet, Source, check_split
+from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.images import ImageFormat, image_to_tensor
+from sdedit_pl.data.source import ImageSet, Source
+from sdedit_pl.data.splits import SPLITS, check_split, held_out
 
 # What torchvision's classes raise when their files are not there or damaged, or an argument is wrong.
 _REFUSALS = (RuntimeError, OSError, ValueError, TypeError)

@@ -9,9 +9,9 @@ import torch
 from support.tiny import write_images
 
 from sdedit_pl.data import FolderSource, UnreadableImage
-from sdedit_pl.data.choice import ChosenImages
+from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.data.images import images_from_bytes
-from sdedit_pl.data.source import SPLITS
+from sdedit_pl.data.splits import SPLITS
 
 
 def test_they_are_spread_evenly(tmp_path: Path) -> None:

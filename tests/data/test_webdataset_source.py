@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sdedit_pl.data import ImageDataModule, WebDatasetSource
-from sdedit_pl.data.manifest import MANIFEST_FILE, Shard, manifest_text
-from sdedit_pl.data.shards import find_shards
+from sdedit_pl.data.shard_manifest import MANIFEST_FILE, Shard, manifest_text
 from sdedit_pl.data.source import ImageSet
+from sdedit_pl.data.webdataset_source import find_shards
 
 WriteShard = Callable[..., Path]
 PORTRAITS = Path(__file__).parents[2] / "data" / "portraits64"
@@ -64,9 +64,28 @@ def test_val_path_is_left_out_of_training(folder: Path) -> None:
 
 
 def test_a_sample_is_the_first_image_of_its_key(write_shard: WriteShard, encoded: Callable[[int], bytes]) -> None:
-    members = {"a/1.json": b"{}", "a/1.PNG": encoded(1), "a/1.jpg": b"?", "b.c/2.png": encoded(2), "3.seg.png": b"?"}
+    members = {"a/1.json": b"{}", "a/1.PNG": encoded(1), "a/1.jpg": b"?", "b.c/2.png": encoded(2)}
+    members["b.c/2.seg.png"] = b"?"
     source = WebDatasetSource(str(write_shard("x.tar", members)), 8, val_fraction=0.0)
     assert numbers(source.images("train")) == [1, 2]
+
+
+def test_names_with_dots_are_images_of_their_own(
+    write_shard: WriteShard, encoded: Callable[[int], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    dotted = {f"IMG_2024.01.{number:02d}.png": encoded(number) for number in range(4)}
+    plain = {f"{number:04d}.png": encoded(number) for number in range(4, 7)}
+    for members, expected in (
+        (dotted, range(4)),
+        (dotted | plain, range(7)),
+        (plain | {"._0004.a.png": b""}, [4, 5, 6]),
+    ):
+        source = WebDatasetSource(str(write_shard("x.tar", members)), 8, val_fraction=0.0)
+        assert numbers(source.images("train")) == list(expected)
+    assert not caplog.records
+    source = WebDatasetSource(str(write_shard("x.tar", {**plain, "0005.seg.png": encoded(1)})), 8, val_fraction=0.0)
+    assert numbers(source.images("train")) == [4, 5, 6]
+    assert "1 images are left out" in caplog.text and "0005.seg.png" in caplog.text
 
 
 def test_broken_images_and_shards_are_counted_and_named(

@@ -1,7 +1,7 @@
 """Training images from shards that lie on other machines, in an order that any device can compute.
 
 Of the ways to read such shards, this is the simplest that keeps every promise of local files. Which image comes at a
-position is a pure function of the seed and of how many images each shard holds (`order.WindowOrder`): no image comes
+position is a pure function of the seed and of how many images each shard holds (`WindowOrder`): no image comes
 twice within an epoch, and a run goes on exactly where it was from one number, the images consumed, whatever its
 devices, nodes and workers were before. There is no buffer whose content would have to be saved. A window's shards are
 fetched whole, front to back, into a cache on the node (`ShardCache`), and its images are read there by number;
@@ -26,12 +26,13 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sdedit_pl.data.batches import Batch, read_batch
 from sdedit_pl.data.images import ImageFormat, decode_image
-from sdedit_pl.data.manifest import Shard
 from sdedit_pl.data.order import Draw, WindowOrder
 from sdedit_pl.data.shard_cache import ShardCache, StreamInterrupted
-from sdedit_pl.data.source import Batch, Broken, ImageSet, UnreadableShard, assemble
-from sdedit_pl.data.tars import OPEN_FILES, Members, ShardFile
+from sdedit_pl.data.shard_files import OPEN_FILES, Members, ShardFile
+from sdedit_pl.data.shard_manifest import Shard
+from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
 
 # A batch can reach from one window into the next.
 _WINDOWS_AT_HAND = 2
@@ -157,7 +158,7 @@ class ShardStream(Dataset[Batch]):
         try:
             places = [self._at(position) for position in positions]
             self._prefetch(next(reversed(self._windows.values())))
-            batch = assemble(places, self.format, self.attempts)
+            batch = read_batch(places, self.format, self.attempts)
         except StreamInterrupted as error:
             batch = Batch(None, [], str(error))
         broken, self._broken = self._broken + batch.broken, []

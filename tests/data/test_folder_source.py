@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdedit_pl.data.folder import FolderSource, image_paths
+from sdedit_pl.data.folder_source import FolderSource, image_paths
 from sdedit_pl.data.image_files import UnreadableImage
 from sdedit_pl.data.source import ImageSet
 

@@ -16,25 +16,30 @@ import numpy as np
 from torch.utils.data import Dataset
 from webdataset.shardlists import expand_urls
 
+from sdedit_pl.data.batches import Batch, CachedImages
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES
-from sdedit_pl.data.images import ImageFormat, held_out
-from sdedit_pl.data.manifest import MANIFEST_FILE, Shard, read_manifest
+from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.data.order import Changes, WindowOrder
 from sdedit_pl.data.shard_cache import ShardCache
-from sdedit_pl.data.source import SPLITS, Batch, Broken, CachedImages, ImageSet, Source, check_split
-from sdedit_pl.data.stream import ShardStream, StreamedImages
-from sdedit_pl.data.tars import ShardImages, list_shards
+from sdedit_pl.data.shard_files import ShardImages, list_shards
+from sdedit_pl.data.shard_manifest import MANIFEST_FILE, UNFINISHED_FOLDER, Shard, read_manifest
+from sdedit_pl.data.shard_stream import ShardStream, StreamedImages
+from sdedit_pl.data.source import Broken, ImageSet, Source
+from sdedit_pl.data.splits import SPLITS, check_split, held_out
 from sdedit_pl.downloads import is_remote
 
 
 class WebDatasetSource(Source):
     """Images in WebDataset shards: local tar files, or tar files behind URLs.
 
-    A sample is what shares a key, the member's name up to the first dot of its last part; its image is the first
-    member whose remaining name is png, jpg, jpeg or webp. Validation images are, in this order of preference: those
-    in the shards `val_path`; those that a manifest names for it, or `val-*.tar` when `path` is a folder that has
-    `train-*.tar` too; or, of local shards, a share `val_fraction` of the images, chosen by a hash of their keys. Shards
-    of `val_path` are left out of training. Damaged shards are counted like unreadable images.
+    The members of a sample share a key, the name up to the first dot of its last part; the sample's image is the first
+    member whose remaining name is an image suffix (.png, .jpg, .webp ...). In a sample without such a member, every
+    image counts by its own name, so that names with dots (IMG_2024.01.00.png) are not lost.
+
+    Validation images are, in this order of preference: those in the shards `val_path`; those that a manifest names for
+    it, or `val-*.tar` when `path` is a folder that has `train-*.tar` too; or, of local shards, a share `val_fraction`
+    of the images, chosen by a hash of their keys. Shards of `val_path` are left out of training. Damaged shards are
+    counted like unreadable images.
 
     Args:
         path: Shards: a folder of .tar files, a file or URL, a pattern such as a-{000000..000006}.tar or a-*.tar, the
@@ -200,6 +205,8 @@ def _shards_of(part: str) -> tuple[list[Shard], list[Shard]]:
     if not folder:
         patterns = expand_urls(part) if "{" in part else [part]
         return [Shard(place) for pattern in patterns for place in _expand_wildcards(pattern)], []
+    if (Path(part) / UNFINISHED_FOLDER).is_dir():
+        raise ValueError(f"the shards in {part} are not complete; run the same `sdedit pack` again to complete them")
     tars = sorted(str(tar) for tar in Path(part).glob("*.tar"))
     if not tars:
         raise ValueError(f"no shards in {part}; expected files that end in .tar; images: the folder source")

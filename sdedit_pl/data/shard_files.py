@@ -7,6 +7,7 @@ size and time of change with those at the listing.
 
 from __future__ import annotations
 
+import logging
 import os
 import tarfile
 from collections import OrderedDict
@@ -19,9 +20,11 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from sdedit_pl.data.image_files import IMAGE_SUFFIXES
+from sdedit_pl.data.image_files import IMAGE_SUFFIXES, is_image_name
 from sdedit_pl.data.images import ImageFormat, decode_image
 from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
+
+logger = logging.getLogger(__name__)
 
 # Files that one process keeps open; systems commonly allow a process 1024.
 OPEN_FILES = 128
@@ -34,11 +37,13 @@ class Members(NamedTuple):
         keys: Their keys, bytes (N,).
         places: First byte and length of each, int64 (N, 2).
         problem: Why the listing ends before the shard does; empty for a whole shard.
+        extra: Names of images that are left out because their sample has another one.
     """
 
     keys: np.ndarray
     places: np.ndarray
     problem: str = ""
+    extra: Sequence[str] = ()
 
     @classmethod
     def none(cls, problem: str) -> Members:
@@ -175,53 +180,74 @@ class ShardImages(ImageSet):
 
 
 def list_shards(shards: Sequence[str], image_format: ImageFormat) -> tuple[ShardImages, list[Broken]]:
-    """Lists the images in local shards from their headers, without reading the images.
+    """Lists the images in local shards from the tar headers, without reading the images.
 
     Args:
         shards: Paths of uncompressed tar files.
-        image_format: What every image is brought to.
+        image_format: Format that every image is brought to.
 
     Returns:
-        The images in the order of the shards, and the shards that are damaged; of those, the images before the damage
-        are listed.
+        The images in the order of the shards, and the damaged shards; of those, the images before the damage are
+        listed.
     """
     keys, places, stamps = [], [], []
     broken: list[Broken] = []
+    extra: list[str] = []
     for number, shard in enumerate(shards):
         members, stamp = list_members(shard)
         broken += members.damage(shard)
+        extra += [f"{shard}:{name}" for name in members.extra]
         keys.append(members.keys)
         places.append(np.insert(members.places, 0, number, axis=1))
         stamps.append(stamp)
+    warn_of_extra_images(extra)
     table = np.concatenate(places) if places else np.zeros((0, 3), dtype=np.int64)
     every_key = np.concatenate(keys) if keys else np.zeros(0, dtype=np.bytes_)
     return ShardImages(list(shards), stamps, every_key, table, image_format), broken
 
 
 def list_members(path: str | Path) -> tuple[Members, Stamp]:
-    """Lists the images of one shard: of each key the first member that is an image.
+    """Lists the images of one shard, one per sample; see `WebDatasetSource` for the rule.
 
     Returns:
-        The images, of a damaged shard those before the damage, and the stamp of the file.
+        The images (of a damaged shard those before the damage) and the file's stamp.
     """
-    known: set[str] = set()
-    keys: list[bytes] = []
-    places: list[tuple[int, int]] = []
     problem, stamp = "", Stamp(0, 0)
+    found: list[tuple[str, tuple[int, int]]] = []
     try:
         stamp = Stamp.of(os.stat(path))
         with tarfile.open(path, "r:") as archive:
             for member in archive:
-                key, suffix = split_key(member.name)
-                if member.isfile() and suffix in IMAGE_SUFFIXES and key not in known:
-                    known.add(key)
-                    keys.append(os.fsencode(key))
-                    places.append((member.offset_data, member.size))
-            if stamp.size < archive.offset + tarfile.BLOCKSIZE:  # cut between two members: nothing else would tell
+                if member.isfile() and is_image_name(member.name):
+                    found.append((member.name, (member.offset_data, member.size)))
+            if stamp.size < archive.offset + tarfile.BLOCKSIZE:  # cut between two members, which raises nothing
                 problem = "its end is missing"
     except (tarfile.TarError, OSError) as error:
         problem = str(error)
-    return Members(np.array(keys, dtype=np.bytes_), np.array(places, dtype=np.int64).reshape(-1, 2), problem), stamp
+    samples = {key for name, _ in found for key, suffix in [split_key(name)] if suffix in IMAGE_SUFFIXES}
+    images: dict[str, tuple[int, int]] = {}
+    extra: list[str] = []
+    for name, place in found:
+        key, suffix = split_key(name)
+        if key not in samples:
+            key = name.rpartition(".")[0]
+        elif suffix not in IMAGE_SUFFIXES:
+            extra.append(name)
+            continue
+        images.setdefault(key, place)
+    keys = np.array([os.fsencode(key) for key in images], dtype=np.bytes_)
+    return Members(keys, np.array(list(images.values()), dtype=np.int64).reshape(-1, 2), problem, extra), stamp
+
+
+def warn_of_extra_images(names: Sequence[str]) -> None:
+    """Logs how many images are left out because their sample has another one."""
+    if names:
+        logger.warning(
+            "%d images are left out because their sample has another one: a sample's name ends at the first dot. The "
+            "first is %s; to use them too, rename them without dots",
+            len(names),
+            names[0],
+        )
 
 
 def split_key(name: str) -> tuple[str, str]:
