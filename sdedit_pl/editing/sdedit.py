@@ -236,7 +236,7 @@ class SDEdit:
         if strength is not None and self._variant.solver is not None:
             raise ValueError(f"variant={self.variant} takes no strength map, only masks; use variant=exact")
         if self.resample is not None and edit_mask is None and strength is None:
-            raise ValueError("resample harmonises kept and new pixels; none are kept here: give a mask or omit resample")
+            raise ValueError("resample harmonises kept and new pixels; none are kept here: give a mask")
         if self.lowpass is not None and self.lowpass > min(guide.shape[2:]):
             raise ValueError(
                 f"lowpass={self.lowpass} exceeds the {min(guide.shape[2:])} pixels of an image; give a smaller one"
