@@ -22,7 +22,7 @@ from support.colour import Colour
 from sdedit_pl.checkpoints import find_checkpoint
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.evaluation.image_maker import ImageMaker
-from sdedit_pl.metrics import FEATURES
+from sdedit_pl.metrics.feature_table import FEATURES
 from sdedit_pl.metrics.masked_lpips import MaskedLPIPS
 from sdedit_pl.metrics.published_weights import WeightsUnavailable
 
