@@ -36,8 +36,8 @@ from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.files import require_folder
 from sdedit_pl.grids import GRIDS, Grid, start_time
-from sdedit_pl.metrics import FEATURES, FeatureExtractor
-from sdedit_pl.metrics.features import features_of
+from sdedit_pl.metrics.feature_table import FEATURES
+from sdedit_pl.metrics.features import FeatureExtractor, features_of
 from sdedit_pl.solvers import SOLVERS, Solver
 from sdedit_pl.typing import Images
 

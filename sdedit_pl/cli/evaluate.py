@@ -52,7 +52,8 @@ from sdedit_pl.evaluation.other_systems import find_outputs
 from sdedit_pl.evaluation.report_document import METRICS_FILE, REPORT_HTML, log_to_wandb
 from sdedit_pl.evaluation.report_sections import make_report
 from sdedit_pl.grids import GRIDS, Grid, start_time
-from sdedit_pl.metrics import FEATURES, FeatureExtractor
+from sdedit_pl.metrics.feature_table import FEATURES
+from sdedit_pl.metrics.features import FeatureExtractor
 from sdedit_pl.metrics.masked_lpips import SMALLEST, MaskedLPIPS
 from sdedit_pl.metrics.published_weights import WeightsUnavailable
 from sdedit_pl.solvers import SOLVERS, Solver
