@@ -103,7 +103,7 @@ class ScoreModule(lightning.LightningModule):
 
     def compile_losses(self) -> None:
         """Compiles the loss as a whole: noising, preconditioning, network and weighting in one graph."""
-        self.losses = torch.compile(self.losses)
+        self.losses = torch.compile(self.losses, dynamic=False)
 
     def on_validation_start(self) -> None:
         # A compiled network would be compiled anew for evaluation and for each size of a last batch or a preview.
