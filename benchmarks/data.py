@@ -33,8 +33,8 @@ from PIL import Image
 from sdedit_pl.cli.results import Results, refuse_used
 from sdedit_pl.config import Schema, require_at_least
 from sdedit_pl.data import ImageDataModule, WebDatasetSource
-from sdedit_pl.data.pack import Job, pack
 from sdedit_pl.data.shard_files import ShardFile, list_members
+from sdedit_pl.data.shard_packing import PackSettings, pack
 
 USAGE = "python benchmarks/data.py src=FOLDER|ARCHIVE out=FOLDER [key=value ...]"
 
@@ -98,7 +98,7 @@ def measure(config: dict[str, Any], size: int, encoding: str, folder: Path) -> R
     """Packs, and lets both sides take turns."""
     shards = folder / f"{size}-{encoding}"
     pack(
-        Job(src=config["src"], out=str(shards), size=size, encoding=encoding, val_fraction=0.0),  # pyright: ignore
+        PackSettings(src=config["src"], out=str(shards), size=size, encoding=encoding, val_fraction=0.0),  # pyright: ignore
         lambda done, total: None,
     )
     source = WebDatasetSource(str(shards), size, val_fraction=0.0)

@@ -105,10 +105,7 @@ def build_module(config: Mapping[str, Any], denoiser: Denoiser) -> ScoreModule:
     """The LightningModule that trains `denoiser` as the configuration says."""
     if config["channels_last"]:
         denoiser = denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    if config["compile"]:
-        # In place, so that the weights keep their names.
-        denoiser.network.compile()
-    return ScoreModule(
+    module = ScoreModule(
         denoiser,
         build_component(config, "weighting"),
         build_component(config, "times"),
@@ -121,6 +118,9 @@ def build_module(config: Mapping[str, Any], denoiser: Denoiser) -> ScoreModule:
         seed=config["seed"],
         config=dict(config),
     )
+    if config["compile"]:
+        module.compile_losses()
+    return module
 
 
 def build_averaging(config: Mapping[str, Any]) -> ImageHalfLifeAveraging:

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from sdedit_pl.typing import Images, over_images
 
@@ -267,13 +268,17 @@ class DiscreteVPSDE(SDE):
     @property
     def betas(self) -> Float[Tensor, "steps"]:
         """The table, float64 on the CPU."""
-        fraction = torch.linspace(0, 1, self.steps, dtype=torch.float64, device="cpu")
+        return self.betas_on(torch.device("cpu"))
+
+    def betas_on(self, device: torch.device) -> Float[Tensor, "steps"]:
+        """The table, float64 on a device, where it is computed."""
+        fraction = torch.linspace(0, 1, self.steps, dtype=torch.float64, device=device)
         if self.schedule == "linear":
             return self.beta_start + (self.beta_end - self.beta_start) * fraction
         if self.schedule == "scaled_linear":
             first, last = math.sqrt(self.beta_start), math.sqrt(self.beta_end)
             return (first + (last - first) * fraction).square()
-        edges = torch.arange(self.steps + 1, dtype=torch.float64, device="cpu") / self.steps
+        edges = torch.arange(self.steps + 1, dtype=torch.float64, device=device) / self.steps
         cosine = ((edges + 0.008) / 1.008 * math.pi / 2).cos().square()
         return (1 - cosine[1:] / cosine[:-1]).clamp(max=0.999)
 
@@ -315,17 +320,21 @@ class _BetaTable(NamedTuple):
 
 def _new_beta_table(sde: DiscreteVPSDE, device: torch.device) -> _BetaTable:
     with torch.inference_mode(False), torch.no_grad():
-        logarithms = torch.log1p(-sde.betas)
+        logarithms = torch.log1p(-sde.betas_on(device))
         log_alpha = torch.nn.functional.pad((logarithms / 2).cumsum(0), (1, 0))
-        return _BetaTable(log_alpha.to(device), (logarithms * (sde.steps / 2)).to(device))
+        return _BetaTable(log_alpha, logarithms * (sde.steps / 2))
 
 
 _kept_beta_table = lru_cache(maxsize=64)(_new_beta_table)
 
 
 def _beta_table(sde: DiscreteVPSDE, device: torch.device) -> _BetaTable:
-    """The table on a device, computed once. While a graph is exported it is computed as part of that graph."""
-    return (_new_beta_table if torch.compiler.is_compiling() else _kept_beta_table)(sde, device)
+    """The table on a device, computed once.
+
+    Where operations are traced or faked, its tensors would be of that trace: there it is computed anew.
+    """
+    traced = torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
+    return (_new_beta_table if traced else _kept_beta_table)(sde, device)
 
 
 def _derivative(

@@ -9,8 +9,8 @@ from tqdm import tqdm
 from sdedit_pl.cli import say
 from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.config import Schema
-from sdedit_pl.data.pack import Job, pack
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE
+from sdedit_pl.data.shard_packing import PackSettings, pack
 
 USAGE = """sdedit pack src=FOLDER|ARCHIVE|torchvision:NAME out=FOLDER size=PIXELS [key=value ...]
 
@@ -21,7 +21,7 @@ interrupted. Train on them with data.name=webdataset data.path=FOLDER."""
 _NAMED = 5
 
 
-SCHEMA = Schema(top=Job, settings={}, families={})
+SCHEMA = Schema(top=PackSettings, settings={}, families={})
 
 
 def run(arguments: list[str]) -> None:
@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> None:
             progress.total = total
             progress.update(done)
 
-        manifest = pack(Job(**config), advance)
+        manifest = pack(PackSettings(**config), advance)
     say("\n".join(summary(manifest, config["out"])))
 
 

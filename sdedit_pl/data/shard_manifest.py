@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from sdedit_pl.downloads import DownloadFailed, download, is_remote
 
 MANIFEST_FILE = "manifest.json"
+UNFINISHED_FOLDER = ".packing"
+"""Inside the folder of shards that are not complete yet."""
 FORMAT = "sdedit_pl shards, version 1"
 
 

@@ -22,7 +22,7 @@ from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.data.order import Changes, WindowOrder
 from sdedit_pl.data.shard_cache import ShardCache
 from sdedit_pl.data.shard_files import ShardImages, list_shards
-from sdedit_pl.data.shard_manifest import MANIFEST_FILE, Shard, read_manifest
+from sdedit_pl.data.shard_manifest import MANIFEST_FILE, UNFINISHED_FOLDER, Shard, read_manifest
 from sdedit_pl.data.shard_stream import ShardStream, StreamedImages
 from sdedit_pl.data.source import Broken, ImageSet, Source
 from sdedit_pl.data.splits import SPLITS, check_split, held_out
@@ -205,6 +205,8 @@ def _shards_of(part: str) -> tuple[list[Shard], list[Shard]]:
     if not folder:
         patterns = expand_urls(part) if "{" in part else [part]
         return [Shard(place) for pattern in patterns for place in _expand_wildcards(pattern)], []
+    if (Path(part) / UNFINISHED_FOLDER).is_dir():
+        raise ValueError(f"the shards in {part} are not complete; run the same `sdedit pack` again to complete them")
     tars = sorted(str(tar) for tar in Path(part).glob("*.tar"))
     if not tars:
         raise ValueError(f"no shards in {part}; expected files that end in .tar; images: the folder source")
