@@ -45,7 +45,6 @@ from sdedit_pl.run_folder import (
     steps_in,
     write_config,
 )
-from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.divergence_watch import Diverged, DivergenceWatch
 from sdedit_pl.training.editing_checkpoint import EditingCheckpoint
@@ -58,6 +57,7 @@ from sdedit_pl.training.resumable_checkpoints import ResumableCheckpoint
 from sdedit_pl.training.stop_signals import StopSignals
 from sdedit_pl.training.training_log import TrainingLog
 from sdedit_pl.training.unreadable_images import UnreadableImageCounts
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 logger = logging.getLogger(__name__)
 

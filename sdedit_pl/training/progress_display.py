@@ -10,8 +10,8 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from sdedit_pl.training.average import images_seen
-from sdedit_pl.training.training_log import TrainingLog, between_steps
+from sdedit_pl.training.step_counts import between_steps, images_seen
+from sdedit_pl.training.training_log import TrainingLog
 
 logger = logging.getLogger(__name__)
 
