@@ -16,8 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdedit_pl.build import build_component
-from sdedit_pl.calibration.calibration_report import Report
-from sdedit_pl.calibration.sweep import LEAST_IMAGES, Sweep, measure_batch, trade_off, usual_times
+from sdedit_pl.calibration.calibration_report import CalibrationReport
+from sdedit_pl.calibration.knee import trade_off
+from sdedit_pl.calibration.sweep import LEAST_IMAGES, Sweep, measure_batch, usual_times
 from sdedit_pl.calibration.t0_sidecar import sidecar_of, write_calibration
 from sdedit_pl.calibration.unfinished_sweep import UnfinishedSweep
 from sdedit_pl.checkpoints.fingerprint import fingerprint
@@ -110,7 +111,7 @@ def run(arguments: list[str]) -> None:
         if config["overwrite"]:
             unfinished.discard()
         sweep = swept(config, denoiser, edits, chosen, unfinished)
-        report = Report(trade_off(sweep), [edit.t0 for edit in edits], noise_levels(edits, denoiser))
+        report = CalibrationReport(trade_off(sweep), [edit.t0 for edit in edits], noise_levels(edits, denoiser))
         t0 = None if report.knee is None else report.knee.t0
         write_calibration(results / file.name, checkpoint, t0, {**report.as_data(), "settings": settings})
         report.plot(checkpoint.name, sweep.shown).save(results / file.with_suffix(".png").name)

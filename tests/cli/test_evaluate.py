@@ -20,7 +20,7 @@ from PIL import Image
 
 from sdedit_pl.checkpoints import find_checkpoint
 from sdedit_pl.checkpoints.fingerprint import fingerprint
-from sdedit_pl.evaluation.making import ImageMaker
+from sdedit_pl.evaluation.image_maker import ImageMaker
 from sdedit_pl.metrics.masked_lpips import MaskedLPIPS
 from sdedit_pl.metrics.published_weights import WeightsUnavailable
 
@@ -144,8 +144,8 @@ def test_more_can_be_added_and_less_asked_for(evaluated) -> None:
 def test_another_configuration_is_refused_and_overwriting_begins_anew(evaluated, refused, photos: Path) -> None:
     first = evaluated(*SMALL)
     message = refused(*SMALL, "t0=0.4")
-    assert "o was made with other settings: stroke_synthesis/sdedit was Edit(edit=SDEdit(t0=0.5" in message
-    assert "is Edit(edit=SDEdit(t0=0.4" in message and "overwrite=true" in message
+    assert "o was made with other settings: stroke_synthesis/sdedit was SDEditMethod(edit=SDEdit(t0=0.5" in message
+    assert "is SDEditMethod(edit=SDEdit(t0=0.4" in message and "overwrite=true" in message
     assert "stroke_synthesis/guide was StrokeSynthesis(colours=6), seed=0" in refused(*SMALL, "seed=1")
     assert "images was 7 with names" in refused(*SMALL, "images=6")
     second = evaluated(*SMALL, "t0=0.4", "overwrite=true")
@@ -175,9 +175,9 @@ def test_outputs_of_other_systems_get_columns(evaluated, refused) -> None:
     assert "outputs.theirs: the images in theirs do not pair up with the 7 inputs" in message
     assert "missing 000003.png; without an input extra.webp" in message
     shutil.copy("theirs/000001.webp", "theirs/000001.png")
-    assert "holds 000001.png and 000001.webp; leave one" in refused(*SMALL, "outputs.theirs=theirs")
+    assert "holds 000001.png and 000001.webp" in refused(*SMALL, "outputs.theirs=theirs")
     both = (*SMALL, "tasks=[stroke_synthesis,stroke_editing]", "outputs.theirs=theirs")
-    assert "must hold a folder for each task that the system has done (stroke_synthesis, stroke_editing)" in refused(
+    assert "must hold a folder for each task with outputs (stroke_synthesis, stroke_editing)" in refused(
         *both
     )
 
@@ -197,16 +197,16 @@ def test_images_of_one_group_are_not_independent(evaluated, refused, photos: Pat
     Path("groups.csv").write_text("x/0.png,a\ny/0.jpg,b\n")
     assert "has two groups for 0, a and b" in refused(*SMALL, "out=q", "groups=groups.csv")
     Path("groups.csv").write_text("\ufeff0,a\n1,b\n")
-    assert "no group for 5 of 7 images, the first: 2" in refused(*SMALL, "out=q", "groups=groups.csv")
+    assert "no group for 5 of 7 images, the first is 2" in refused(*SMALL, "out=q", "groups=groups.csv")
 
 
 BAD = {
     "images=5": ("images must be at least 6, got 5",),
     "kid_subset=8": ("kid_subset needs at least 8 images, and there are 7", "a smaller kid_subset"),
-    "tasks=[painting]": ("tasks are of stroke_synthesis, stroke_editing, compositing, got 'painting'",),
-    "baselines=[ddim,ddim]": ("baselines names one twice: ddim, ddim",),
-    "baselines=[e4e]": ("baselines are of ddim, poisson, laplacian, nearest_sample, got 'e4e'",),
-    "ablations=[speed]": ("ablations are of t0, colours, repeats, steps, solver, sde, got 'speed'",),
+    "tasks=[painting]": ("tasks must be some of stroke_synthesis, stroke_editing, compositing, got 'painting'",),
+    "baselines=[ddim,ddim]": ("baselines names an entry twice: ddim, ddim",),
+    "baselines=[e4e]": ("baselines must be some of ddim, poisson, laplacian, nearest_sample, got 'e4e'",),
+    "ablations=[speed]": ("ablations must be some of t0, colours, repeats, steps, solver, sde, got 'speed'",),
     "ablations=[sde]": ("compare=CHECKPOINT and ablations=[sde] go together",),
     "compare=tiny.safetensors": ("compare=CHECKPOINT and ablations=[sde] go together",),
     "ablation.t0=[0.5,1.5]": ("ablation: t0 must lie in (0, 1], got 1.5",),
@@ -221,12 +221,12 @@ BAD = {
     "outputs.sdedit=photos": ("outputs.sdedit: another system needs a name",),
     "outputs.SDEdit=photos": ("outputs.SDEdit: another system needs a name",),
     "outputs.original=photos": ("outputs.original: another system needs a name",),
-    "outputs.other=nowhere": ("outputs.other=nowhere is no folder",),
+    "outputs.other=nowhere": ("outputs.other=nowhere is not a folder",),
     "groups=missing.csv": ("groups=missing.csv cannot be read",),
     "data=nowhere": ("no data=nowhere",),
     "ckpt=text.png": ("text.png",),
     "out=guide.png": ("out=guide.png is a file",),
-    "out=elsewhere": ("elsewhere already holds files, and no evaluation",),
+    "out=elsewhere": ("elsewhere already holds files, but no evaluation",),
     "out=guide.png/below": ("out=guide.png/below cannot be written",),
     "accelerator=quantum": ("accelerator=quantum devices=1:",),
     "features.name=file": ("features.path is required",),

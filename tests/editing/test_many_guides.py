@@ -97,7 +97,7 @@ def test_guides_come_as_soon_as_they_are_done(denoiser: Denoiser) -> None:
 def test_what_cannot_be_edited_is_refused(denoiser: Denoiser) -> None:
     with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
         run(denoiser, batch=0)
-    with pytest.raises(ValueError, match="2 guides need 2 masks, .* got 1"):
+    with pytest.raises(ValueError, match=r"2 guides need 2 masks, .* got 1"):
         list(edit_guides(denoiser, EDIT, some_guides(2), [None], [0]))
 
 

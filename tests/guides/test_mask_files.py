@@ -73,7 +73,7 @@ def test_a_mask_of_another_size_or_all_black_is_refused(guide: Guide, tmp_path: 
     with pytest.raises(ValueError, match=r"size of its guide: .*guide.png is 16x16, .*wide.png is 20x12"):
         read_mask(tmp_path / "wide.png", guide)
     Image.new("L", (16, 16), 127).save(tmp_path / "dark.png")
-    with pytest.raises(ValueError, match="dark.png is all black.*white"):
+    with pytest.raises(ValueError, match=r"dark.png is all black.*white"):
         read_mask(tmp_path / "dark.png", guide)
 
 
@@ -95,5 +95,5 @@ def test_a_strength_map_holds_its_grey_values(guide: Guide, tmp_path: Path) -> N
     Image.fromarray(grey).save(tmp_path / "map.png")
     assert torch.equal(read_strength(tmp_path / "map.png", guide)[0, 0], torch.from_numpy(grey).float() / 255)
     Image.fromarray(0 * grey).save(tmp_path / "black.png")
-    with pytest.raises(ValueError, match="black.png is all black.*white"):
+    with pytest.raises(ValueError, match=r"black.png is all black.*white"):
         read_strength(tmp_path / "black.png", guide)
