@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
 from sdedit_pl.training.step_counts import between_steps, images_seen
 from sdedit_pl.training.training_log import TrainingLog
@@ -102,8 +102,10 @@ class RunProgressBar(TQDMProgressBar):
         }
 
 
-class ProgressLines(lightning.Callback):
+class ProgressLines(ProgressBar):
     """Logs a line after ten steps and then every minute: the step, the latest loss, the speed and the time left.
+
+    Lightning takes it for a progress bar and adds none of its own.
 
     Args:
         log: the log whose latest loss is shown.
@@ -111,14 +113,22 @@ class ProgressLines(lightning.Callback):
     """
 
     def __init__(self, log: TrainingLog, speed: TrainingSpeed) -> None:
+        super().__init__()
         self.training_log = log
         self.speed = speed
+        self.enabled = True
         self._latest = float("-inf")
+
+    def disable(self) -> None:
+        self.enabled = False
+
+    def enable(self) -> None:
+        self.enabled = True
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.speed.images_per_second is None or between_steps(trainer, batch_idx):
+        if not self.enabled or self.speed.images_per_second is None or between_steps(trainer, batch_idx):
             return
         now = time.monotonic()
         if now - self._latest < _SECONDS_BETWEEN_LINES:

@@ -26,7 +26,8 @@ def test_a_log_file_gets_a_line_after_ten_steps_and_then_every_minute(
 ) -> None:
     clock, log, callbacks = display(monkeypatch, terminal=False)
     with caplog.at_level(logging.INFO, "sdedit_pl"):
-        trainer = quiet_trainer(300, [clock, log, *callbacks], accumulate=accumulate, validate_every=250)
+        callbacks = [clock, log, *callbacks]
+        trainer = quiet_trainer(300, callbacks, accumulate=accumulate, validate_every=250, enable_progress_bar=True)
         trainer.fit(OneWeight(), datamodule=Batches(8))
     lines = [record.message for record in caplog.records if record.name.endswith("progress_display")]
     every = 120 // accumulate  # steps a minute
@@ -59,5 +60,5 @@ def test_nothing_is_shown_of_a_speed_before_ten_steps(
 ) -> None:
     clock, log, callbacks = display(monkeypatch, terminal=False)
     with caplog.at_level(logging.INFO, "sdedit_pl"):
-        quiet_trainer(9, [clock, log, *callbacks]).fit(OneWeight(), datamodule=Batches())
+        quiet_trainer(9, [clock, log, *callbacks], enable_progress_bar=True).fit(OneWeight(), datamodule=Batches())
     assert isinstance(callbacks[1], ProgressLines) and not [r for r in caplog.records if "images/s" in r.message]
