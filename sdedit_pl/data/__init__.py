@@ -1,4 +1,4 @@
-"""Images for training and validation: sources, their order, and the Lightning data module over them."""
+"""Images for training and validation: sources, their order and the Lightning data module."""
 
 from __future__ import annotations
 
