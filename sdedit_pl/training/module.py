@@ -103,7 +103,7 @@ class ScoreModule(lightning.LightningModule):
 
     def compile_losses(self) -> None:
         """Compiles the whole loss into one graph: noising, preconditioning, network and weighting."""
-        self.losses = torch.compile(self.losses)
+        self.losses = torch.compile(self.losses, dynamic=False)
 
     def on_validation_start(self) -> None:
         # A compiled network would be recompiled for evaluation and for every new batch size.

@@ -12,7 +12,7 @@ from sdedit_pl.metrics.kid import kernel_distance
 
 
 def sweep_of(count: int, kid_shift: list[float], l2: list[float]) -> Sweep:
-    """A sweep whose edits have the originals' features but for a shift, and a known L2, 100 of unrelated images."""
+    """A sweep of edits with shifted features and a known L2; the L2 of unrelated images is 100."""
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(count, 8, generator=generator)
     levels = len(kid_shift)
@@ -27,7 +27,7 @@ def sweep_of(count: int, kid_shift: list[float], l2: list[float]) -> Sweep:
 class TestKnee:
     across = torch.linspace(0, 1, 11, dtype=torch.float64)
 
-    def test_it_is_where_the_slope_is_that_of_the_line(self) -> None:
+    def test_the_slope_at_the_knee_is_that_of_the_line(self) -> None:
         # d/dx (1 - x)^p = -1 at x = 1 - p^(-1 / (p - 1)): 0.5 for p = 2 and 0.37 for p = 4, on a grid of 0.1.
         curves = torch.stack([(1 - self.across) ** 2, (1 - self.across) ** 4])
         assert knees(self.across.expand(2, -1), curves, 1.0).tolist() == [5, 4]
@@ -61,7 +61,7 @@ class TestTradeOff:
             assert l2.value == pytest.approx(sweep.squared_l2[:, level].mean().item()) and l2.low <= l2.value <= l2.high
         assert found.knee == 1 and found.knee_shares[1] > 0.9 and sum(found.knee_shares) <= 1 + 1e-9
 
-    def test_an_uncertain_knee_is_said_to_be(self) -> None:
+    def test_an_uncertain_knee_has_a_low_share(self) -> None:
         sure = trade_off(sweep_of(40, [1.0, 0.1, 0.05], [0.0, 10.0, 100.0]), draws=100)
         unsure = trade_off(sweep_of(4, [0.06, 0.05, 0.04, 0.03, 0.0], [0.0, 25.0, 50.0, 75.0, 100.0]), draws=100)
         assert max(sure.knee_shares) == 1 and max(unsure.knee_shares) < 0.9

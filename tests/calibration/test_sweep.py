@@ -19,7 +19,7 @@ from sdedit_pl.sde import VESDE, VPSDE, DiscreteVPSDE
 
 
 def colour(images: Tensor) -> Tensor:
-    """Features that cost nothing: mean and deviation of each channel."""
+    """Cheap features: mean and standard deviation of each channel."""
     return torch.cat([images.mean((2, 3)), images.std((2, 3))], 1)
 
 
@@ -36,7 +36,7 @@ class TestSweep:
         seeds = range(first, first + len(images))
         return measure_batch(GaussianDenoiser(VPSDE(), 0.0, 3.0), self.edits, images, seeds, colour)
 
-    def test_the_first_level_is_the_painting_and_the_others_move_away_from_it(self) -> None:
+    def test_the_first_level_is_the_painting_and_higher_levels_are_further_from_it(self) -> None:
         images = originals()
         sweep = self.measured(images)
         assert len(sweep) == 6 and sweep.edits.shape == (6, 4, 6) and sweep.shown.shape == (4, 3, 12, 12)
@@ -44,7 +44,7 @@ class TestSweep:
         assert torch.equal(sweep.originals, colour(images)) and (sweep.squared_l2[:, 0] == 0).all()
         assert (sweep.squared_l2.diff(dim=1) > 0).all()
 
-    def test_images_are_measured_as_files_hold_them(self) -> None:
+    def test_images_are_rounded_to_8_bits_before_they_are_measured(self) -> None:
         shown = (self.measured(originals()).shown + 1) * 127.5
         assert (shown - shown.round()).abs().max() < 1e-3 and shown.min() >= 0 and shown.max() <= 255
 
@@ -62,7 +62,7 @@ class TestSweep:
         )
         assert seen == [2] * 18
 
-    def test_unrelated_images_are_all_pairs_but_an_images_own(self) -> None:
+    def test_unrelated_l2_averages_over_all_pairs_of_different_images(self) -> None:
         images = originals()
         paintings = stroke_painting(images)
         sweep = measure_batch(GaussianDenoiser(VPSDE()), [SDEdit(0.5, steps=1)], images, range(6), colour)
@@ -73,7 +73,7 @@ class TestSweep:
 
 
 class TestUsualTimes:
-    def test_the_usual_times_have_the_noise_levels_of_those_of_the_vp_sde(self) -> None:
+    def test_they_have_the_same_noise_levels_for_every_sde(self) -> None:
         assert usual_times(GaussianDenoiser(VPSDE())) == [0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
         assert usual_times(GaussianDenoiser(DiscreteVPSDE())) == [0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
         sde = VESDE(0.02, 200.0)
@@ -81,7 +81,7 @@ class TestUsualTimes:
         expected = VPSDE().noise_level(torch.tensor([0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0], dtype=torch.float64))
         assert torch.allclose(levels, expected, rtol=0.05)
 
-    def test_they_end_with_what_the_model_was_trained_on(self) -> None:
+    def test_they_end_at_the_largest_time_of_the_model(self) -> None:
         denoiser = GaussianDenoiser(VPSDE())
         denoiser.t_max = 0.45
         assert usual_times(denoiser) == [0.2, 0.3, 0.4, 0.45]
