@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from sdedit_pl.build import build_component
 from sdedit_pl.config import Family, Schema, require_at_least
-from sdedit_pl.metrics import FEATURES
 from sdedit_pl.metrics.feature_cache import cached_features
+from sdedit_pl.metrics.feature_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor, stream_features
 from sdedit_pl.plots import bar_plot
 from sdedit_pl.typing import Images

@@ -16,7 +16,7 @@ from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE
 from sdedit_pl.data.splits import SPLITS
 from sdedit_pl.downloads import is_remote
-from sdedit_pl.metrics import FEATURES
+from sdedit_pl.metrics.feature_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor
 
 FAMILIES = {**EDIT_FAMILIES, "features": Family(FEATURES, "efficientnet_lite0")}

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.denoiser import Denoiser, in_precision
+from sdedit_pl.editing.batch_invariance import images_per_call
 from sdedit_pl.evaluation.editing_tasks import TaskInputs, draws_of
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, EvaluationPlan
 from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, remove_images
@@ -168,7 +169,7 @@ class ImageMaker(lightning.LightningModule):
         """Prepares the models, and shows the progress of the first process; all have nearly equal work."""
         for model in self.models.values():
             # As in `sdedit_pl.checkpoints.load_denoiser`: one by one if that makes results exact.
-            model.at_once = 1 if self.device.type == "cpu" and self.computing.exact else None
+            model.at_once = images_per_call(self.device) if self.computing.exact else None
             if self.computing.compile:
                 model.network.compile()
         batches = [self.data.batches[number] for number in self.data.predict_dataloader()]
