@@ -17,11 +17,11 @@ from sdedit_pl.data import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.settings import MODEL_SECTIONS, TRAINING
 from sdedit_pl.training.augmentation import Augmentation
-from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.early_stopping import Patience
 from sdedit_pl.training.learned_uncertainty import LogUncertainty
 from sdedit_pl.training.memorisation_alarm import SIDE, MemorisationAlarm
 from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 
 def build_component(config: Mapping[str, Any], section: str, family: Family | None = None, **supplied: Any) -> Any:

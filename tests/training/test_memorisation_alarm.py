@@ -13,9 +13,9 @@ from support.tiny import tiny_config
 from torch import Tensor
 
 from sdedit_pl.build import build_denoiser, build_module, model_config
-from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.memorisation_alarm import ALARMING, MemorisationAlarm
 from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 
 def pictures(count: int, seed: int, size: int = 32) -> Tensor:

@@ -19,9 +19,9 @@ from support.tiny import tiny_config, two_colour_images
 from sdedit_pl.build import build_denoiser, build_module, model_config
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.previews import Previews
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 EDIT = SDEdit(t0=0.5, steps=2)
 PADDING = 2
