@@ -28,12 +28,14 @@ from tqdm import tqdm
 import sdedit_pl
 from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.cli.results import Results, refuse_used
-from sdedit_pl.config import Schema
+from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.resolution import as_data
 from sdedit_pl.data import WebDatasetSource
 from sdedit_pl.data.images import as_saved, images_from_bytes
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
+from sdedit_pl.grids import GRIDS
 from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.metrics import (
     FEATURES,
@@ -45,6 +47,7 @@ from sdedit_pl.metrics import (
     root_mean_square,
     squared_l2,
 )
+from sdedit_pl.solvers import SOLVERS
 from sdedit_pl.typing import Images
 
 USAGE = "python benchmarks/portraits64.py ckpt=FILE out=FOLDER [key=value ...]"
@@ -88,7 +91,7 @@ class Arguments:
     overwrite: bool = False
 
 
-SCHEMA = Schema(top=Arguments, settings={}, families={})
+COMMAND = Command(USAGE, Arguments)
 
 Extract = Callable[[Images], Float[Tensor, "N D"]]
 
@@ -263,7 +266,10 @@ def measure(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """
     started = time.perf_counter()
     levels = config["t0"] if isinstance(config["t0"], list) else [config["t0"]]
-    ways = {str(t0): SDEdit(t0, config["steps"], solver=config["solver"], grid=config["grid"]) for t0 in levels}
+    ways = {
+        str(t0): SDEdit(t0, config["steps"], solver=SOLVERS[config["solver"]](), grid=GRIDS[config["grid"]]())
+        for t0 in levels
+    }
     denoiser, description = load_for_editing(config["ckpt"], config["device"])
     refuse_unknown("features", (config["features"],), tuple(name for name in FEATURES if name != "file"))
     extractor = FEATURES[config["features"]]()
@@ -332,7 +338,7 @@ def run(config: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Runs the measurement and returns the exit code."""
-    return run_command(arguments, SCHEMA, USAGE, run)
+    return run_command(arguments, COMMAND, lambda parsed: run(as_data(parsed)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 import pytest
 
-from sdedit_pl.config import REQUIRED, ConfigError, Family, Schema, keys_of, read_file, take_file
+from sdedit_pl.configuration import ConfigError
+from sdedit_pl.configuration.schema import REQUIRED, Family, keys_of
+from sdedit_pl.configuration.yaml_text import read_file
 
 
 @dataclass

@@ -12,7 +12,7 @@ import torch
 from support.tiny import tiny_config, write_images
 
 from sdedit_pl.checkpoints import describe, load_denoiser
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import ConfigError
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.fit import fit

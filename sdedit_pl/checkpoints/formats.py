@@ -1,7 +1,7 @@
 """Checkpoints of other programs: what a format has to offer, and the safe ways to look into a file.
 
-A format turns a file or folder that another program wrote into this package's terms: a configuration of the model, as
-`sdedit_pl.build.build_denoiser` takes it, and the network's weights under our names. Reading never runs anything that a
+A format turns a file or folder that another program wrote into this package's terms: a description of the model and
+the network's weights under our names. Reading never runs anything that a
 file brings: tensors come from safetensors or through torch's weights-only unpickler, and what a file is made of is told
 from the names in it, which are found without unpickling.
 
@@ -28,6 +28,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.files import sha256_of
 
 PICKLES_OF_LEGACY_FILE = 5
@@ -75,14 +76,14 @@ class Imported:
     """A foreign checkpoint in this package's terms.
 
     Args:
-        model: configuration of the denoiser: `image` {size, channels}, `sde`, `network` and `parameterisation`.
+        model: description of the denoiser.
         weights: the network's state dict under our names, on the CPU, of the types in the file.
         origin: where it came from, as plain data that JSON can hold: format, preset, file, sha256, weights (ema or
             raw), step, sampling, ...
         mapped: what became of the tensors in the file.
     """
 
-    model: dict[str, Any]
+    model: ModelConfig
     weights: dict[str, Tensor]
     origin: dict[str, Any]
     mapped: Mapped

@@ -19,7 +19,7 @@ from sdedit_pl.checkpoints.conventions import discrete_vp
 from sdedit_pl.checkpoints.formats import CheckpointError, CheckpointFormat, Imported, names_in, read_plain
 from sdedit_pl.checkpoints.layouts import Source, attention_levels, named_tensors, same
 from sdedit_pl.checkpoints.state_dicts import ONLY, Stored, import_network
-from sdedit_pl.config import nearest
+from sdedit_pl.configuration import nearest
 
 NAME = "guided_diffusion"
 CLASSES = "label_emb.weight"

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdedit_pl.build import build_component, resolve_model
+from sdedit_pl.build.components import build_component
 from sdedit_pl.checkpoints.formats import CheckpointError, Mapped
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.networks import NETWORKS
 
 
@@ -124,17 +125,11 @@ def read_network(
     }
 
 
-def network_arguments(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name in `NETWORKS` and the constructor's arguments of a model's network, every one present.
-
-    Raises:
-        ConfigError: on unknown names or keys.
-    """
-    resolved, channels = resolve_model(model), model["image"]["channels"]
-    section = resolved["network"]
-    outputs = build_component(resolved, "parameterisation").output_channels(channels)
-    arguments = {key: value for key, value in section.items() if key != "name"}
-    return section["name"], {"image_channels": channels, "output_channels": outputs, **arguments}
+def network_arguments(model: ModelConfig) -> tuple[str, dict[str, Any]]:
+    """The name in `NETWORKS` and the constructor's arguments of a model's network, every one present."""
+    channels = model.image.channels
+    outputs = build_component(model.parameterisation).output_channels(channels)
+    return model.network.name, {"image_channels": channels, "output_channels": outputs, **model.network.values}
 
 
 def mapped(state: Iterable[str], sources: Mapping[str, Source], ignored: Mapping[str, str]) -> Mapped:

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from sdedit_pl.build import model_config
 from sdedit_pl.checkpoints.formats import (
     CheckpointError,
     CheckpointFormat,
@@ -18,6 +17,8 @@ from sdedit_pl.checkpoints.formats import (
     origin_of,
     read_plain,
 )
+from sdedit_pl.configuration import ConfigError
+from sdedit_pl.configuration.model_config import model_of_run
 
 CONFIG_KEY = "sdedit_config"
 NETWORK_PREFIX = "denoiser.network."
@@ -50,8 +51,8 @@ class LightningFormat(CheckpointFormat):
                 f"{STATES[weights]}; take another checkpoint of the run"
             )
         try:
-            model = model_config(run)
-        except (KeyError, TypeError) as error:
+            model = model_of_run(run)
+        except (ConfigError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"the configuration in {path} cannot be read ({error}); take another") from error
         used = {
             name.removeprefix(NETWORK_PREFIX): (name,)

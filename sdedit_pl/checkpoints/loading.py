@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from sdedit_pl.build import build_denoiser
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints.formats import CheckpointError, Imported, read_plain
 from sdedit_pl.checkpoints.native import Description, described, is_native, read_weights
 from sdedit_pl.checkpoints.remote import local_checkpoint
 from sdedit_pl.checkpoints.table import FORMATS
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import ConfigError
 from sdedit_pl.denoiser import Denoiser
 
 RUN_FILE = "model.safetensors"
@@ -60,7 +60,7 @@ def assemble(description: Description, tensors: Mapping[str, Tensor], device: st
     try:
         with torch.random.fork_rng(devices=[]), without_weights():
             denoiser = build_denoiser(description.model)
-    except (ConfigError, KeyError, TypeError) as error:
+    except (ConfigError, TypeError) as error:
         raise CheckpointError(
             f"{description.path} describes a model that this version cannot build: {error}; it may come from a newer "
             "version"

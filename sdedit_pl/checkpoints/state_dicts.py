@@ -23,7 +23,8 @@ from sdedit_pl.checkpoints.layouts import (
     read_network,
 )
 from sdedit_pl.checkpoints.presets import CENTERED, PRESETS, Preset
-from sdedit_pl.config import nearest
+from sdedit_pl.configuration import nearest
+from sdedit_pl.configuration.model_config import ModelConfig
 
 Model: TypeAlias = Mapping[str, Any]
 """Configuration of a denoiser: `image`, `sde`, `network` and `parameterisation`."""
@@ -80,7 +81,7 @@ def import_network(
     differences: dict[str, Difference] = {}  # many presets share a network
 
     def compare(model: Model) -> Difference:
-        name, arguments = network_arguments(model)
+        name, arguments = network_arguments(ModelConfig.from_data(model))
         network = repr((name, arguments))
         if network not in differences:
             differences[network] = difference(stored.tensors, sources_of(name, arguments), name, arguments)
@@ -88,7 +89,8 @@ def import_network(
 
     given = None if configured is None else Preset(format, configured, data_range=data_range)
     chosen, found = choose_model(str(path), format, preset, given, compare)
-    name, arguments = network_arguments(found.model)
+    model = ModelConfig.from_data(found.model)
+    name, arguments = network_arguments(model)
     sources = sources_of(name, arguments)
     weights = read_network(stored.tensors, sources, name, arguments)
     facts = {
@@ -98,7 +100,7 @@ def import_network(
         "sampling": dict(found.sampling) or None,
     }
     return Imported(
-        model=dict(found.model),
+        model=model,
         weights=weights,
         origin=origin_of(path, format, **facts, training=None if stored.training is None else dict(stored.training)),
         mapped=mapped(weights, sources, stored.ignored),

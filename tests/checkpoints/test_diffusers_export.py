@@ -11,7 +11,7 @@ import torch
 from diffusers import DDPMPipeline, DiffusionPipeline, ScoreSdeVePipeline
 from torch import Tensor
 
-from sdedit_pl.build import build_denoiser
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints.conventions import continuous_ve, continuous_vp, discrete_vp
 from sdedit_pl.checkpoints.diffusers_folder import DiffusersFormat
 from sdedit_pl.checkpoints.exports import EXPORTS, ExportError

@@ -16,7 +16,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from support.diffusers_models import AS_DDPM, AS_NCSNPP, NETWORKS, PLAIN, SKIP, random_unet, save_pipeline
 from torch import Tensor
 
-from sdedit_pl.build import build_denoiser
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import FORMATS, CheckpointError, Imported, diffusers_unet, load_denoiser
 from sdedit_pl.checkpoints.diffusers_folder import DiffusersFormat
 from sdedit_pl.checkpoints.diffusers_layout import network_sources

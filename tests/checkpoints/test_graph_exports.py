@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sdedit_pl import load_denoiser
-from sdedit_pl.build import build_denoiser
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints.exports import EXPORTS, ExportError
 from sdedit_pl.checkpoints.exports import onnx as onnx_export
 from sdedit_pl.checkpoints.exports.estimator import METADATA_KEY, Estimator, check

@@ -12,7 +12,7 @@ import torch
 from support.guided_oracle import Guided, guided_unet, random_tensors
 from torch import Tensor
 
-from sdedit_pl.build import build_denoiser, resolve_model
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import CheckpointError, load_denoiser, save_weights
 from sdedit_pl.checkpoints.guided_diffusion import GuidedDiffusionFormat, model_of, read_flags
 from sdedit_pl.checkpoints.presets import PRESETS
@@ -142,7 +142,7 @@ def test_a_cosine_schedule_of_4000_steps(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.format == "guided_diffusion"])
 def test_published_size(name: str) -> None:
     with torch.device("meta"):
-        denoiser = build_denoiser(PRESETS[name].model)
+        denoiser = build_denoiser(ModelConfig.from_data(PRESETS[name].model))
     assert sum(parameter.numel() for parameter in denoiser.parameters()) == 552_814_086  # published as 552.8 M
 
 
@@ -162,7 +162,7 @@ def test_the_published_flags_are_the_preset() -> None:
         "use_fp16": True,
         "use_scale_shift_norm": True,
     }
-    assert resolve_model(model_of(read_flags(flags))) == resolve_model(PRESETS["lsun_bedroom"].model)
+    assert ModelConfig.from_data(model_of(read_flags(flags))) == ModelConfig.from_data(PRESETS["lsun_bedroom"].model)
 
 
 def test_every_number_is_used_once_and_named_in_the_report(tmp_path: Path) -> None:

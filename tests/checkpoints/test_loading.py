@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from sdedit_pl.build import build_denoiser
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import Description, describe, loading, native, save_denoiser
 from sdedit_pl.checkpoints.loading import load_denoiser, load_described, without_weights
 from sdedit_pl.networks import NETWORKS

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdedit_pl.build import build_denoiser
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import FORMATS, CheckpointError, ddim, score_sde
 from sdedit_pl.checkpoints.layouts import Source, network_arguments
 from sdedit_pl.checkpoints.presets import PRESETS, UNIT, Preset

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sdedit_pl.build import build_denoiser
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import FORMATS, CheckpointError, Imported, ddim, score_sde
 from sdedit_pl.checkpoints.layouts import difference, network_arguments
 from sdedit_pl.denoiser import Denoiser

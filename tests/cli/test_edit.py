@@ -15,8 +15,9 @@ import yaml
 from PIL import Image
 from support.damage import DAMAGES, Damage, lightning_checkpoint
 
-from sdedit_pl.cli.edit import SCHEMA, build_edits
+from sdedit_pl.cli.edit import COMMAND, build_edits
 from sdedit_pl.cli.results import Results
+from sdedit_pl.editing.sdedit import DEFAULT_SOLVER
 from sdedit_pl.solvers import SOLVERS
 
 EDIT = ("edit", "ckpt=tiny.safetensors", "guide=guide.png", "steps=3")
@@ -257,9 +258,8 @@ def test_names_that_look_like_numbers_stay_names(desk: Path, command) -> None:
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_can_be_named(solver: str) -> None:
-    given, typed = SCHEMA.read_arguments(["ckpt=c", "guide=g", f"solver={solver}"])
-    (edit,) = build_edits(SCHEMA.resolve(given, typed))
-    assert edit.solver in (solver, SOLVERS[solver]())
+    (edit,) = build_edits(COMMAND.parse(["ckpt=c", "guide=g", f"solver={solver}"]))
+    assert edit.solver == (None if solver == DEFAULT_SOLVER else SOLVERS[solver]())
 
 
 @pytest.mark.parametrize("variant", ["paper", "reference"])

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from sdedit_pl.cli import VERBS, calibrate, demo, edit, evaluate, export, import_, info, main, pack, study
-from sdedit_pl.config import Key, Schema, keys_of
-from sdedit_pl.settings import TRAINING
+from sdedit_pl.configuration.schema import Key, keys_of
 
 SCHEMAS = {
     "pack": pack.SCHEMA,

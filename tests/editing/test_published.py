@@ -11,7 +11,7 @@ import pytest
 import torch
 from support.oracles import GaussianDenoiser
 
-from sdedit_pl.build import build_denoiser
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import FORMATS
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit

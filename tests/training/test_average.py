@@ -14,7 +14,8 @@ import torch
 from support.tiny import tiny_config, write_images
 from torch import Tensor, nn
 
-from sdedit_pl.build import build_averaging, build_data, build_denoiser, build_module, model_config
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.build.training_run import build_averaging, build_data, build_module
 from sdedit_pl.denoiser import Denoiser, Epsilon
 from sdedit_pl.losses import DataWeighting, UniformTimes
 from sdedit_pl.sde import VPSDE
@@ -179,7 +180,7 @@ class Failing(ScoreModule):
 
 def test_an_exception_in_validation_leaves_the_trained_weights_in_the_module(tmp_path: Path) -> None:
     config = tiny_config(f"data.path={write_images(tmp_path / 'images')}", "trainer.val_check_interval=2")
-    module = build_module(config, build_denoiser(model_config(config)))
+    module = build_module(config, build_denoiser(config.model))
     module.__class__ = Failing
     averaging = build_averaging(config)
     trainer = lightning.Trainer(

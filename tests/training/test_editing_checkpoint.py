@@ -11,7 +11,8 @@ import lightning
 import pytest
 from support.tiny import tiny_config
 
-from sdedit_pl.build import build_denoiser, build_module, model_config
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.build.training_run import build_module
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.early_stopping import Patience
@@ -24,7 +25,7 @@ CRITERION = "val/loss/sigma_mean"
 @pytest.fixture(scope="module")
 def module() -> ScoreModule:
     config = tiny_config("data.path=unused")
-    return build_module(config, build_denoiser(model_config(config)))
+    return build_module(config, build_denoiser(config.model))
 
 
 class Run:

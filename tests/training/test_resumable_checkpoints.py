@@ -19,7 +19,8 @@ import pytest
 import torch
 from support.tiny import tiny_config
 
-from sdedit_pl.build import build_denoiser, build_module, model_config
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.build.training_run import build_module
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints, damage
 from sdedit_pl.training.divergence_watch import Diverged, DivergenceWatch
 from sdedit_pl.training.module import ScoreModule
@@ -32,7 +33,7 @@ VALIDATION = 1000
 @pytest.fixture
 def module() -> ScoreModule:
     config = tiny_config("data.path=unused")
-    return build_module(config, build_denoiser(model_config(config)))
+    return build_module(config, build_denoiser(config.model))
 
 
 class Run:

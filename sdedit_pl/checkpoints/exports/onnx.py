@@ -9,10 +9,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch.export import Dim
 
 from sdedit_pl.checkpoints.exports.base import Export, ExportError
 from sdedit_pl.checkpoints.exports.estimator import INPUTS, METADATA_KEY, Estimator, check, example, metadata
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 
 OPSET = 18
@@ -31,7 +31,7 @@ LARGEST = 2**31 - 2**24
 class ONNXExport(Export):
     """The estimates as an ONNX graph in one file, for any size of the batch."""
 
-    def write(self, denoiser: Denoiser, model: Mapping[str, Any], out: Path) -> None:
+    def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
         absent = [library for library in LIBRARIES if find_spec(library) is None]
         if absent:
             raise ExportError(
