@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from sdedit_pl import load_denoiser
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import save_denoiser
-from sdedit_pl.checkpoints.presets import PRESETS
+from sdedit_pl.checkpoints.importers.presets import PRESETS
 from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.model_config import ModelConfig

@@ -300,15 +300,23 @@ class Denoiser(nn.Module):
         coefficients = self.parameterisation.coefficients(self.sde, t)
         return self._affine(coefficients, coefficients.score, x_t, t)
 
-    def raw(self, x_t: Images, t: Float[Tensor, "B"], augmentation: Float[Tensor, "B labels"] | None = None) -> Images:
+    def raw(
+        self,
+        x_t: Images,
+        t: Float[Tensor, "B"],
+        augmentation: Float[Tensor, "B labels"] | None = None,
+        *,
+        coefficients: Coefficients | None = None,
+    ) -> Images:
         """The network's own output, on which training regresses the parameterisation's target.
 
         Args:
             x_t: noised images.
             t: their times, in (0, 1].
-            augmentation: what was done to the clean images, for a network that is told; None for nothing.
+            augmentation: what was done to the clean images, for a network with augmentation labels; None for nothing.
+            coefficients: of the parameterisation at `t`, where they are known already.
         """
-        coefficients = self.parameterisation.coefficients(self.sde, t)
+        coefficients = coefficients or self.parameterisation.coefficients(self.sde, t)
         return self._outputs(coefficients, x_t, t, augmentation)[:, : x_t.shape[1]]
 
     def estimates(self, x_t: Images, t: Float[Tensor, "B"]) -> Estimates:
@@ -339,7 +347,8 @@ class Denoiser(nn.Module):
         filled = torch.cat([x, x[-1:].expand(missing, -1, -1, -1)])
         labels = torch.cat([label, label[-1:].expand(missing)])
         groups = zip(filled.split(size), labels.split(size), strict=True)
-        return torch.cat([self.network(*group) for group in groups])[: len(x)]
+        # Cloned, because a network under CUDA graphs returns the same memory at every call.
+        return torch.cat([self.network(*group).clone() for group in groups])[: len(x)]
 
     def _affine(self, coefficients: Coefficients, affine: Affine, x_t: Images, t: Times) -> Images:
         output = self._outputs(coefficients, x_t, t)[:, : x_t.shape[1]]
@@ -357,16 +366,17 @@ PARAMETERISATIONS: dict[str, type[Parameterisation]] = {
 
 
 def in_precision(denoiser: Denoiser, precision: str) -> AbstractContextManager[object]:
-    """The context in which a denoiser's network computes in some precision, while the state stays in float32.
+    """Converts a denoiser's network for inference in `precision`, for good; the state stays in float32.
 
-    Autocast leaves the label's embedding in float32: its phases of many turns mean nothing in half precision.
+    The label's embedding stays in float32, because its phases of many turns mean nothing in 16 bits. Weights are
+    converted once and not at every call, as autocast would.
 
     Args:
-        denoiser: on the device where it will compute; its weights are made to need a gradient, which is what autocast
-            keeps the copies that it makes of them by.
+        denoiser: the model; its network has `label_embedding`, as those of this package have, or is converted whole.
         precision: float32, bfloat16 or float16.
     """
-    if precision == "float32":
-        return nullcontext()
-    denoiser.requires_grad_(True)
-    return torch.autocast(next(denoiser.parameters()).device.type, dtype=getattr(torch, precision))
+    if precision != "float32":
+        for name, part in denoiser.network.named_children():
+            if name != "label_embedding":
+                part.to(getattr(torch, precision))
+    return nullcontext()

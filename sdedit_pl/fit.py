@@ -20,9 +20,9 @@ from lightning.pytorch.loggers.logger import Logger
 from sdedit_pl.build.components import build_component
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.build.training_run import build_averaging, build_data, build_module, build_safeguards
-from sdedit_pl.checkpoints.loading import RUN_FILE
+from sdedit_pl.checkpoints.init_from import TOLD, initialise
+from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.checkpoints.native import save_denoiser
-from sdedit_pl.checkpoints.transfer import TOLD, initialise
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.data import ImageDataModule

@@ -253,7 +253,8 @@ def denoising_loss(
         raise ValueError(f"the loss over an image's pixels is its mean or its sum, got {reduction!r}")
     coefficients = denoiser.parameterisation.coefficients(denoiser.sde, t)
     target = over_images(coefficients.target.x_0) * x_0 + over_images(coefficients.target.noise) * noise
-    output = denoiser.raw(denoiser.sde.perturb(x_0, t, noise), t, augmentation)
+    x_t = denoiser.sde.perturb(x_0, t, noise)
+    output = denoiser.raw(x_t, t, augmentation, coefficients=coefficients)
     error = (output - target).square().flatten(1)
     total = error.mean(1) if reduction == "mean" else error.sum(1)
     return weighting.weight(denoiser.sde, t) * coefficients.x_0.out.square() * total

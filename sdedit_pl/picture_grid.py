@@ -16,13 +16,13 @@ SMALLEST_CELL, LARGEST_CELL = 128, 512
 
 
 def to_picture(image: Float[Tensor, "C H W"] | UInt8[Tensor, "C H W"]) -> Image.Image:
-    """An image in [-1, 1], clamped, or in 0..255, as 8-bit RGB or grey."""
+    """An 8-bit RGB or grey picture of a float image in [-1, 1], which is clamped, or of a uint8 image."""
     pixels = (bytes_from_images(image) if image.is_floating_point() else image).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def cell_side(picture: Image.Image) -> int:
-    """The side of the square to show pictures like this one in: enlarged by a whole factor where they are small."""
+    """The side of the square cell for a picture: small pictures are enlarged by a whole factor."""
     longer = max(picture.size)
     return min(longer * max(1, -(-SMALLEST_CELL // longer)), LARGEST_CELL)
 
@@ -35,14 +35,14 @@ def grid(
     *,
     row_titles: Sequence[str] = (),
 ) -> Image.Image:
-    """Pictures in rows under titles.
+    """Arranges pictures in rows under titles.
 
     Args:
-        rows: the pictures of each row; None leaves a place free.
-        titles: one for each place of a row.
-        cell: the side, in pixels, of the square that each picture is fitted into.
-        columns: how many rows stand beside each other.
-        row_titles: one for each row, on its left, if any.
+        rows: the pictures of each row; None leaves a cell empty.
+        titles: column titles.
+        cell: side, in pixels, of the square cell that each picture is fitted into.
+        columns: number of rows side by side.
+        row_titles: titles on the left of the rows, one for each row or none.
     """
     font = ImageFont.load_default()
     gutter = _width(row_titles, font)
@@ -68,5 +68,5 @@ def grid(
 
 
 def _width(titles: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
-    """The room that the titles of rows take with their margin; none for no titles."""
+    """Width of a column of row titles with its margins; 0 without titles."""
     return max((round(font.getlength(title)) + 2 * MARGIN for title in titles), default=0)

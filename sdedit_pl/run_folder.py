@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
-from sdedit_pl.checkpoints.loading import RUN_FILE, describe, resumable_checkpoints
+from sdedit_pl.checkpoints.loading import describe
+from sdedit_pl.checkpoints.locating import RUN_FILE, resumable_checkpoints
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.model_config import ModelConfig, model_of_run
 from sdedit_pl.configuration.training_config import TrainingConfig

@@ -10,6 +10,7 @@ never runs dry.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.grids import Grid, LogSNR
-from sdedit_pl.noise import Noise, SeededNoise, StepNoise
+from sdedit_pl.noise import Noise, PrefetchedNoise, SeededNoise, StepNoise
 from sdedit_pl.sde import SDE
 from sdedit_pl.solvers.ancestral import Ancestral
 from sdedit_pl.solvers.base import Solver
@@ -90,7 +91,9 @@ def integrate(
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"the state of a solver is float32 or float64, got {x.dtype}; convert it first")
     states = [solver.initial_state(denoiser.sde, descent) for descent in descents]
-    with torch.no_grad():
+    with torch.no_grad(), ExitStack() as stack:
+        if x.device.type != "cpu" and isinstance(noise, SeededNoise):
+            noise = stack.enter_context(PrefetchedNoise(noise, last_step=first_step + len(levels) - 2))
         if constraint is not None:
             x = constraint.start(x, _everywhere(levels[0], x), StepNoise(noise, first_step - 1, x))
         state = states.pop(0)

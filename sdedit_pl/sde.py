@@ -4,11 +4,13 @@ Every equation here is linear and isotropic,
 
     dx = f(t) x dt + g(t) dw,    x_t | x_0 ~ N(alpha(t) x_0, sigma(t)^2 I),    t in (0, 1],
 
-so that an SDE is two functions of time, alpha and sigma, and everything else follows from them: f = (log alpha)',
+so an SDE is two functions of time, alpha and sigma. The rest follows from them: f = (log alpha)',
 g^2 = (sigma^2)' - 2 f sigma^2, and the signal-to-noise ratio alpha^2 / sigma^2, which falls monotonically and therefore
-maps a noise level of one SDE to the time of another. An SDE is a frozen dataclass of floats: comparable, free of
-devices, rebuilt from a checkpoint's own configuration. Times are tensors of any shape, on any device; results have
-their shape, device and dtype.
+maps a noise level of one SDE to the time of another. An SDE is a frozen dataclass of floats: comparable, independent of
+devices, rebuilt from a checkpoint's own configuration. Times are tensors of any shape on any device; results have the
+shape, device and dtype of the times.
+
+The discrete chains of published samplers are in `sdedit_pl.solvers.published_chains`.
 
 Source: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", ICLR 2021 (VE, VP,
 sub-VP: section 3.4 and appendix B); Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (beta table).
@@ -18,21 +20,24 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from sdedit_pl.typing import Images, over_images
 
 
 class ForwardStep(NamedTuple):
-    """A step of a forward chain, x_t = scale x_s + deviation z, and what its posterior needs; each of t's shape.
+    """One step of a forward chain, x_t = scale x_s + deviation z; all fields have the shape of t.
 
-    `retained` is the part of the noise's variance at t that was there at s already,
-    (scale sigma(s))^2 / sigma(t)^2 = 1 - deviation^2 / sigma(t)^2.
+    `retained` is the share of the noise variance at t that was already present at s,
+    (scale sigma(s))^2 / sigma(t)^2 = 1 - deviation^2 / sigma(t)^2; the posterior of the step needs it.
     """
 
     scale: Tensor
@@ -42,58 +47,51 @@ class ForwardStep(NamedTuple):
 
 @dataclass(frozen=True)
 class SDE(abc.ABC):
-    """A linear SDE on t in (0, 1]; see the module's docstring for the equation."""
+    """A linear SDE on t in (0, 1], given by log alpha, sigma and the inverse of their signal-to-noise ratio.
+
+    Drift and diffusion are derived by automatic differentiation; subclasses override them where a closed form is more
+    exact.
+    """
 
     @abc.abstractmethod
     def log_alpha(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
-        """Natural logarithm of the factor alpha(t) that the clean image is scaled by."""
+        """Natural logarithm of alpha(t), the factor that scales the clean image."""
 
     @abc.abstractmethod
     def sigma(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         """Standard deviation sigma(t) of the noise in x_t, in units of the image range."""
 
     @abc.abstractmethod
+    def time_at_log_snr(self, log_snr: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
+        """Inverse of `log_snr`, not clamped to (0, 1]."""
+
     def drift_coefficient(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         """The factor f(t) of the drift f(t) x."""
+        return _derivative(self.log_alpha, t)
 
-    @abc.abstractmethod
     def diffusion(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         """The diffusion coefficient g(t)."""
-
-    @abc.abstractmethod
-    def time_at_log_snr(self, log_snr: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
-        """The time at which `log_snr` is reached, not clamped to (0, 1]: the inverse of `log_snr`."""
+        variance_growth = _derivative(lambda time: self.sigma(time).square(), t)
+        return (variance_growth - 2 * self.drift_coefficient(t) * self.sigma(t).square()).clamp(min=0).sqrt()
 
     def alpha(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
-        """The factor alpha(t) that the clean image is scaled by."""
+        """The factor alpha(t) that scales the clean image."""
         return self.log_alpha(t).exp()
 
     def log_snr(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
-        """Logarithm of the signal-to-noise ratio, ln(alpha(t)^2 / sigma(t)^2); falls with t."""
+        """Logarithm of the signal-to-noise ratio, ln(alpha(t)^2 / sigma(t)^2); decreases with t."""
         return 2 * (self.log_alpha(t) - self.sigma(t).log())
 
     def noise_level(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
-        """Noise relative to the signal, sigma(t) / alpha(t): the same for every SDE at the same difficulty."""
+        """Noise relative to the signal, sigma(t) / alpha(t); comparable across SDEs."""
         return self.sigma(t) / self.alpha(t)
 
     def time_at_noise_level(self, noise_level: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         """The time at which sigma / alpha equals `noise_level`, not clamped to (0, 1]."""
         return self.time_at_log_snr(-2 * noise_level.log())
 
-    def discretize(
-        self, t: Float[Tensor, "*times"], steps: int | Float[Tensor, "*times"]
-    ) -> tuple[Float[Tensor, "*times"], Float[Tensor, "*times"]]:
-        """One forward step of the chain of `steps` levels that the published samplers reverse.
-
-        Returns (f, G) of x_{i+1} = x_i + f x_i + G z. Here Euler-Maruyama's, with dt = 1 / steps; an SDE that was
-        published as a discrete chain returns that chain's numbers.
-
-        Source: Song et al. 2021, appendix E (reverse diffusion sampling).
-        """
-        return self.drift_coefficient(t) / steps, self.diffusion(t) / steps**0.5
-
     def transition(self, t: Float[Tensor, "*times"], s: Float[Tensor, "*times"]) -> ForwardStep:
-        """The SDE's own transition from `s` to a later `t`, for steps of any length; `s` may be 0."""
+        """The exact transition from `s` to a later `t`, of any length; `s` may be 0."""
         gained = self.log_snr(t) - self.log_snr(s)
         return ForwardStep(
             scale=(self.log_alpha(t) - self.log_alpha(s)).exp(),
@@ -101,45 +99,27 @@ class SDE(abc.ABC):
             retained=gained.exp(),
         )
 
-    def paper_transition(self, t: Float[Tensor, "*times"], s: Float[Tensor, "*times"]) -> ForwardStep:
-        """The transition that SDEdit's Algorithms 2 to 5 reverse; the exact one where they have none for this SDE."""
-        return self.transition(t, s)
-
-    def table_transition(self, t: Float[Tensor, "*times"], s: Float[Tensor, "*times"]) -> ForwardStep:
-        """The step to `t` of the chain of `discretize` whose steps are as long as that from `s` to `t`."""
-        drift, deviation = self.discretize(t, (1 / (t - s)).round())
-        return ForwardStep(1 + drift, deviation, (1 - (deviation / self.sigma(t)).square()).clamp(min=0))
-
     def perturb(self, x_0: Images, t: Float[Tensor, "B"], noise: Images) -> Images:
         """A sample of x_t given x_0: alpha(t) x_0 + sigma(t) noise, with standard normal `noise`."""
         return over_images(self.alpha(t)) * x_0 + over_images(self.sigma(t)) * noise
 
     @property
     def prior_deviation(self) -> float:
-        """Standard deviation of the prior N(0, deviation^2 I) that stands for x_1."""
+        """Standard deviation of the prior N(0, deviation^2 I), which approximates the distribution of x_1."""
         return 1.0
 
     def prior_sample(self, noise: Images) -> Images:
         """A sample of the prior, made of standard normal `noise`."""
         return noise * self.prior_deviation
 
-    def prior_log_density(self, x: Images) -> Float[Tensor, "B"]:
-        """Log density of `x` under the prior, summed over pixels and channels, in nats."""
-        dimensions = x[0].numel()
-        variance = self.prior_deviation**2
-        energy = x.square().flatten(1).sum(1) / (2 * variance)
-        return -energy - dimensions / 2 * math.log(2 * math.pi * variance)
-
 
 @dataclass(frozen=True)
-class VPSDE(SDE):
-    """Variance-preserving SDE with linear beta(t): dx = -beta(t)/2 x dt + sqrt(beta(t)) dw.
+class LinearBetaSDE(SDE):
+    """An SDE whose drift is -beta(t)/2 x with linear beta(t).
 
     Args:
         beta_min: beta at t = 0.
         beta_max: beta at t = 1.
-
-    Source: Song et al. 2021, equation 11 and appendix B.
     """
 
     beta_min: float = 0.1
@@ -159,41 +139,34 @@ class VPSDE(SDE):
     def log_alpha(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         return -t * (self.beta_min / 2 + (self.beta_max - self.beta_min) / 4 * t)
 
-    def sigma(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
-        return (-torch.expm1(2 * self.log_alpha(t))).sqrt()
-
     def drift_coefficient(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         return -self.beta(t) / 2
 
-    def diffusion(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
-        return self.beta(t).sqrt()
-
-    def time_at_log_snr(self, log_snr: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
-        return self._time_at_log_alpha(-torch.nn.functional.softplus(-log_snr) / 2)
-
-    def discretize(
-        self, t: Float[Tensor, "*times"], steps: int | Float[Tensor, "*times"]
-    ) -> tuple[Float[Tensor, "*times"], Float[Tensor, "*times"]]:
-        """The DDPM chain whose `steps` betas run linearly from beta_min / steps to beta_max / steps."""
-        beta = self.beta(level_index(t, steps) / last_index(steps)) / steps
-        return (1 - beta).sqrt() - 1, beta.sqrt()
-
-    def paper_transition(self, t: Float[Tensor, "*times"], s: Float[Tensor, "*times"]) -> ForwardStep:
-        """x_t = sqrt(1 - beta(t) (t - s)) x_s + sqrt(beta(t) (t - s)) z.
-
-        Source: Meng et al., "SDEdit", ICLR 2022, Algorithm 4.
-        """
-        beta = self.beta(t) * (t - s)
-        retained = (1 - beta / -torch.expm1(2 * self.log_alpha(t))).clamp(min=0)
-        return ForwardStep((1 - beta).sqrt(), beta.sqrt(), retained)
-
-    def _time_at_log_alpha(self, log_alpha: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
+    def time_at_log_alpha(self, log_alpha: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
+        """Inverse of `log_alpha`."""
         slope = self.beta_max - self.beta_min
         return -2 * log_alpha / (self.beta_min / 2 + (self.beta_min**2 / 4 - slope * log_alpha).sqrt())
 
 
 @dataclass(frozen=True)
-class SubVPSDE(VPSDE):
+class VPSDE(LinearBetaSDE):
+    """Variance-preserving SDE: dx = -beta(t)/2 x dt + sqrt(beta(t)) dw, so that alpha^2 + sigma^2 = 1.
+
+    Source: Song et al. 2021, equation 11 and appendix B.
+    """
+
+    def sigma(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
+        return (-torch.expm1(2 * self.log_alpha(t))).sqrt()
+
+    def diffusion(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
+        return self.beta(t).sqrt()
+
+    def time_at_log_snr(self, log_snr: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
+        return self.time_at_log_alpha(-torch.nn.functional.softplus(-log_snr) / 2)
+
+
+@dataclass(frozen=True)
+class SubVPSDE(LinearBetaSDE):
     """Sub-VP SDE: the drift of the VP SDE with less diffusion, so that sigma(t) = 1 - alpha(t)^2.
 
     Source: Song et al. 2021, equation 12 and appendix B.
@@ -207,15 +180,7 @@ class SubVPSDE(VPSDE):
 
     def time_at_log_snr(self, log_snr: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         # alpha / (1 - alpha^2) = 1 / (2 sinh(-log alpha))
-        return self._time_at_log_alpha(-torch.asinh((-log_snr / 2).exp() / 2))
-
-    def discretize(
-        self, t: Float[Tensor, "*times"], steps: int | Float[Tensor, "*times"]
-    ) -> tuple[Float[Tensor, "*times"], Float[Tensor, "*times"]]:
-        return SDE.discretize(self, t, steps)
-
-    def paper_transition(self, t: Float[Tensor, "*times"], s: Float[Tensor, "*times"]) -> ForwardStep:
-        return SDE.transition(self, t, s)
+        return self.time_at_log_alpha(-torch.asinh((-log_snr / 2).exp() / 2))
 
 
 @dataclass(frozen=True)
@@ -245,7 +210,7 @@ class VESDE(SDE):
 
     @property
     def log_ratio(self) -> float:
-        """ln(sigma_max / sigma_min): how fast the logarithm of sigma grows."""
+        """ln(sigma_max / sigma_min), the growth rate of ln sigma."""
         return math.log(self.sigma_max / self.sigma_min)
 
     def log_alpha(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
@@ -263,25 +228,6 @@ class VESDE(SDE):
     def time_at_log_snr(self, log_snr: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         return (-log_snr / 2 - math.log(self.sigma_min)) / self.log_ratio
 
-    def discretize(
-        self, t: Float[Tensor, "*times"], steps: int | Float[Tensor, "*times"]
-    ) -> tuple[Float[Tensor, "*times"], Float[Tensor, "*times"]]:
-        """The chain of `steps` geometrically spaced sigmas, whose level below the lowest one is noise-free."""
-        sigma, retained = self._table(t, steps)
-        return torch.zeros_like(t), sigma * (1 - retained).sqrt()
-
-    def table_transition(self, t: Float[Tensor, "*times"], s: Float[Tensor, "*times"]) -> ForwardStep:
-        sigma, retained = self._table(t, (1 / (t - s)).round())
-        return ForwardStep(torch.ones_like(t), sigma * (1 - retained).sqrt(), retained)
-
-    def _table(
-        self, t: Float[Tensor, "*times"], steps: int | Float[Tensor, "*times"]
-    ) -> tuple[Float[Tensor, "*times"], Float[Tensor, "*times"]]:
-        """The chain's sigma at its level below `t`, and the part of its square that the level before has already."""
-        index = level_index(t, steps)
-        ratio = (torch.full_like(t, -2 * self.log_ratio) / last_index(steps)).exp()
-        return self.sigma(index / last_index(steps)), torch.where(index == 0, 0.0, ratio)
-
     @property
     def prior_deviation(self) -> float:
         return self.sigma_max
@@ -289,9 +235,9 @@ class VESDE(SDE):
 
 @dataclass(frozen=True)
 class DiscreteVPSDE(SDE):
-    """The table of DDPM, read as a VP SDE: index i of `steps` betas is time t = (i + 1) / steps.
+    """DDPM's table of betas, read as a VP SDE: index i of `steps` betas is time t = (i + 1) / steps.
 
-    At those times alpha^2 is the table's running product of 1 - beta; between them log alpha is interpolated linearly,
+    At those times alpha^2 is the table's running product of 1 - beta. Between them log alpha is interpolated linearly,
     which is the VP SDE with a piecewise constant beta(t).
 
     Args:
@@ -319,15 +265,20 @@ class DiscreteVPSDE(SDE):
                 f"the published table has 1e-4, 0.02 and 1000"
             )
 
-    def betas(self, like: Float[Tensor, "..."]) -> Float[Tensor, "steps"]:
-        """The table in float64, on the device of `like`."""
-        fraction = torch.linspace(0, 1, self.steps, dtype=torch.float64, device=like.device)
+    @property
+    def betas(self) -> Float[Tensor, "steps"]:
+        """The table, float64 on the CPU."""
+        return self.betas_on(torch.device("cpu"))
+
+    def betas_on(self, device: torch.device) -> Float[Tensor, "steps"]:
+        """The table, float64 on a device, where it is computed."""
+        fraction = torch.linspace(0, 1, self.steps, dtype=torch.float64, device=device)
         if self.schedule == "linear":
             return self.beta_start + (self.beta_end - self.beta_start) * fraction
         if self.schedule == "scaled_linear":
             first, last = math.sqrt(self.beta_start), math.sqrt(self.beta_end)
             return (first + (last - first) * fraction).square()
-        edges = torch.arange(self.steps + 1, dtype=torch.float64, device=like.device) / self.steps
+        edges = torch.arange(self.steps + 1, dtype=torch.float64, device=device) / self.steps
         cosine = ((edges + 0.008) / 1.008 * math.pi / 2).cos().square()
         return (1 - cosine[1:] / cosine[:-1]).clamp(max=0.999)
 
@@ -339,50 +290,60 @@ class DiscreteVPSDE(SDE):
 
     def drift_coefficient(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         """N/2 log(1 - beta_i) on the interval (i/N, (i+1)/N]."""
-        # the guard keeps a time that a float rounds just above a knot in the interval below it
+        # the margin keeps a time that float32 rounds to just above a knot in the interval below it
         index = (t.double() * self.steps - 5e-4).ceil().long().sub(1).clamp(0, self.steps - 1)
-        return (torch.log1p(-self.betas(t))[index] * (self.steps / 2)).to(t.dtype)
+        return _beta_table(self, t.device).drift[index].to(t.dtype)
 
     def diffusion(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         return (-2 * self.drift_coefficient(t)).sqrt()
 
     def time_at_log_snr(self, log_snr: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
         log_alpha = -torch.nn.functional.softplus(-log_snr.double()) / 2
-        knots = self._knots(log_snr)
+        knots = _beta_table(self, log_snr.device).log_alpha
         index = torch.searchsorted(-knots, -log_alpha).sub(1).clamp(0, self.steps - 1)
         fraction = (log_alpha - knots[index]) / (knots[index + 1] - knots[index])
         return ((index + fraction) / self.steps).to(log_snr.dtype)
 
-    def discretize(
-        self, t: Float[Tensor, "*times"], steps: int | Float[Tensor, "*times"]
-    ) -> tuple[Float[Tensor, "*times"], Float[Tensor, "*times"]]:
-        """The step of a chain of `steps` levels that ends at `t`: the table's own beta where steps = N."""
-        retained = self._log_alpha_double(t) - self._log_alpha_double((t - 1 / steps).clamp(min=0))
-        return torch.expm1(retained).to(t.dtype), (-torch.expm1(2 * retained)).sqrt().to(t.dtype)
-
-    def _knots(self, like: Float[Tensor, "..."]) -> Float[Tensor, "knots"]:
-        """log alpha at t = 0, 1/N, ..., 1, in float64."""
-        steps = torch.log1p(-self.betas(like)) / 2
-        return torch.nn.functional.pad(steps.cumsum(0), (1, 0))
-
     def _log_alpha_double(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
-        knots = self._knots(t)
+        knots = _beta_table(self, t.device).log_alpha
         position = t.double() * self.steps
         index = position.floor().long().clamp(0, self.steps - 1)
         return torch.lerp(knots[index], knots[index + 1], position - index)
 
 
-def level_index(t: Float[Tensor, "*times"], steps: int | Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
-    """Index of the level of a chain of `steps` levels on [0, 1] at or below `t`, as a float.
+class _BetaTable(NamedTuple):
+    """Functions of a beta table at its knots, float64: log alpha at 0, 1/N, ..., 1, and the drift between them."""
 
-    The half of a thousandth keeps a time that a float rounds just below its level on that level.
+    log_alpha: Float[Tensor, "knots"]
+    drift: Float[Tensor, "steps"]
+
+
+def _new_beta_table(sde: DiscreteVPSDE, device: torch.device) -> _BetaTable:
+    with torch.inference_mode(False), torch.no_grad():
+        logarithms = torch.log1p(-sde.betas_on(device))
+        log_alpha = torch.nn.functional.pad((logarithms / 2).cumsum(0), (1, 0))
+        return _BetaTable(log_alpha, logarithms * (sde.steps / 2))
+
+
+_kept_beta_table = lru_cache(maxsize=64)(_new_beta_table)
+
+
+def _beta_table(sde: DiscreteVPSDE, device: torch.device) -> _BetaTable:
+    """The table on a device, computed once.
+
+    Where operations are traced or faked, its tensors would be of that trace: there it is computed anew.
     """
-    return (t * (steps - 1) + 5e-4).floor()
+    traced = torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
+    return (_new_beta_table if traced else _kept_beta_table)(sde, device)
 
 
-def last_index(steps: int | Float[Tensor, "*times"]) -> int | Float[Tensor, "*times"]:
-    """Index of the last of `steps` levels, as a divisor: 1 for a single level, whose own index is 0."""
-    return steps - 1 + (steps == 1)
+def _derivative(
+    function: Callable[[Float[Tensor, "*times"]], Float[Tensor, "*times"]], t: Float[Tensor, "*times"]
+) -> Float[Tensor, "*times"]:
+    with torch.inference_mode(False), torch.enable_grad():
+        t = t.detach().clone().requires_grad_()
+        (slope,) = torch.autograd.grad((function(t) + 0 * t).sum(), t)  # + 0 t: VE's log alpha does not depend on t
+    return slope
 
 
 SDES: dict[str, type[SDE]] = {"vp": VPSDE, "subvp": SubVPSDE, "ve": VESDE, "ddpm": DiscreteVPSDE}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.shard_server import ShardServer
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +37,23 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors"
     save_denoiser(path, denoiser, model, {"steps": 7, "images_seen": 28})
     return path
+
+
+@pytest.fixture
+def shard_server(tmp_path: Path) -> Iterator[ShardServer]:
+    """Serves the folder `served` of the test."""
+    folder = tmp_path / "served"
+    folder.mkdir(exist_ok=True)
+    server = ShardServer(folder)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeats downloads at once."""
+    monkeypatch.setattr("sdedit_pl.downloads.PAUSE", 0.0)

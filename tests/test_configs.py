@@ -13,7 +13,7 @@ from support.tiny import write_images
 
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import describe, load_denoiser
-from sdedit_pl.checkpoints.transfer import initialise
+from sdedit_pl.checkpoints.init_from import initialise
 from sdedit_pl.configuration.command_line import read_arguments
 from sdedit_pl.configuration.resolution import merge, resolve
 from sdedit_pl.configuration.schema import keys_of

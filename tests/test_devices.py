@@ -22,6 +22,7 @@ from torchvision.utils import save_image
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.build.training_run import build_data, build_module
 from sdedit_pl.checkpoints import describe
+from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.fit import fit
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +75,7 @@ def reports(folder: Path, count: int = 2) -> list[dict[str, Any]]:
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(count)]
 
 
-def joint_gradients(config: dict[str, Any], ranks: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+def joint_gradients(config: TrainingConfig, ranks: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """The gradients of one process that has the batches of all in its first step, in float64."""
     module = build_module(config, build_denoiser(config.model)).double()
     module.load_state_dict(ranks[0]["weights"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdedit_pl.noise import RecordedNoise, SeededNoise, StepNoise, mixed
+from sdedit_pl.noise import SeededNoise, StepNoise, mixed
 
 LIKE = torch.zeros(3, 3, 8, 8)
 
@@ -52,19 +52,6 @@ def test_hash_is_splitmix64() -> None:
     assert mixed(0) == 0xE220A8397B1DCDAF  # the first output of the published generator from state 0
     assert len({mixed(seed, step, draw) for seed in range(20) for step in range(20) for draw in range(20)}) == 8000
     assert 0 <= mixed(2**64 - 1, 1, 2) < 2**64
-
-
-def test_a_record_is_replayed_by_step() -> None:
-    record = [torch.full((3, 3, 8, 8), float(step)) for step in range(3)]
-    noise = RecordedNoise(record)
-    assert noise(2, 0, LIKE).mean() == 2
-    assert noise(0, 0, LIKE.double()).dtype == torch.float64
-    with pytest.raises(ValueError, match="first draw of 3 steps, asked for draw 0 of step 3"):
-        noise(3, 0, LIKE)
-    with pytest.raises(ValueError, match="asked for draw 1 of step 0"):
-        noise(0, 1, LIKE)
-    with pytest.raises(ValueError, match=r"step 1 has shape \(3, 3, 8, 8\), the state \(2, 3, 8, 8\)"):
-        noise(1, 0, LIKE[:2])
 
 
 def test_a_step_shares_one_draw_and_hands_out_fresh_ones() -> None:

@@ -78,11 +78,12 @@ def test_tested_versions_satisfy_the_requirements_and_cover_them():
             assert requirement.specifier.contains(Version(specifier.version)), f"{pin} is not {requirement}"
 
 
-def test_wheel_holds_the_package_and_the_configs_and_nothing_else(wheel: Path):
+def test_wheel_holds_the_package_the_configs_the_checkpoints_and_nothing_else(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert CONFIGS, "there should be configs to ship"
     assert {f"sdedit_pl/configs/{name}" for name in CONFIGS} <= names
+    assert {"sdedit_pl/bundled_checkpoints/portraits64.safetensors", "sdedit_pl/bundled_checkpoints/README.md"} <= names
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sdedit_pl").rglob("*.py")}
     assert modules <= names
     assert {name.partition("/")[0] for name in names} == {"sdedit_pl", "sdedit_pl-0.1.0.dist-info"}
@@ -102,6 +103,13 @@ def test_installed_package_runs_outside_a_checkout(installed: Path, tmp_path: Pa
     output = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
     assert output.startswith(str(installed))
     assert not list(tmp_path.iterdir()), "asking for help should write nothing"
+
+
+@pytest.mark.parametrize("name", ["portraits64", "checkpoints/portraits64.safetensors"])
+def test_installed_package_finds_its_checkpoints_outside_a_checkout(name: str, installed: Path, tmp_path: Path):
+    code = f"import sys, sdedit_pl.checkpoints; sys.stdout.write(str(sdedit_pl.checkpoints.find_checkpoint({name!r})))"
+    found = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
+    assert found == str(installed / "sdedit_pl" / "bundled_checkpoints" / "portraits64.safetensors")
 
 
 @pytest.mark.parametrize("verb", ["train", "edit"])

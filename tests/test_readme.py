@@ -15,6 +15,7 @@ from sdedit_pl.configuration.command_line import read_arguments
 from sdedit_pl.configuration.resolution import merge, resolve
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.configuration.yaml_text import read_file
+from sdedit_pl.grids import GRIDS
 from sdedit_pl.resources import find_config
 from sdedit_pl.solvers import SOLVERS
 
@@ -95,7 +96,7 @@ def test_the_example_of_a_new_solver_works(monkeypatch: pytest.MonkeyPatch) -> N
     from sdedit_pl import SDEdit, load_denoiser
 
     denoiser = load_denoiser(ROOT / "checkpoints/portraits64.safetensors")
-    edited = SDEdit(t0=0.5, steps=2, solver=SOLVERS["jump"](), grid=LogSNR())(
+    edited = SDEdit(t0=0.5, steps=2, solver=SOLVERS["jump"](), grid=GRIDS["log_snr"]())(
         denoiser, torch.zeros(1, 3, 64, 64), seeds=[0]
     )
     assert torch.isfinite(edited).all()

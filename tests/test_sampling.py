@@ -8,11 +8,12 @@ from itertools import pairwise
 import pytest
 import torch
 from support.oracles import GaussianDenoiser, moments_at_end
+from support.recorded_noise import RecordedNoise
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.grids import Uniform
-from sdedit_pl.noise import RecordedNoise, SeededNoise, StepNoise
+from sdedit_pl.noise import SeededNoise, StepNoise
 from sdedit_pl.sampling import integrate, sample
 from sdedit_pl.sde import SDE, SDES, VESDE, VPSDE
 from sdedit_pl.solvers import DDIM, SOLVERS, Ancestral, Solver, State, UniPC

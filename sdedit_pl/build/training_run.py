@@ -33,10 +33,7 @@ def build_module(config: TrainingConfig, denoiser: Denoiser) -> ScoreModule:
     """The LightningModule that trains `denoiser`."""
     if config.channels_last:
         denoiser = denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    if config.compile:
-        # In place, so that the weights keep their names.
-        denoiser.network.compile()
-    return ScoreModule(
+    module = ScoreModule(
         denoiser,
         build_component(config.weighting),
         build_component(config.times),
@@ -49,6 +46,9 @@ def build_module(config: TrainingConfig, denoiser: Denoiser) -> ScoreModule:
         seed=config.seed,
         config=config.as_data(),
     )
+    if config.compile:
+        module.compile_losses()
+    return module
 
 
 def build_averaging(config: TrainingConfig) -> ImageHalfLifeAveraging:

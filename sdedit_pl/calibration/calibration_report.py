@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from sdedit_pl.calibration.sweep import PAPER_RANGE, TradeOff, paper_noise_levels
-from sdedit_pl.metrics import Estimate
+from sdedit_pl.metrics.intervals import Estimate
 from sdedit_pl.picture_grid import to_picture
 from sdedit_pl.plots import trade_off_plot
 from sdedit_pl.typing import Images

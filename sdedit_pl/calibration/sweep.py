@@ -29,8 +29,9 @@ from sdedit_pl.data.images import as_saved
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.sdedit import SDEdit
 from sdedit_pl.guides.strokes import stroke_painting
-from sdedit_pl.metrics import Estimate, kernel_distance, squared_l2
-from sdedit_pl.metrics.intervals import percentile_interval
+from sdedit_pl.metrics.distances import squared_l2
+from sdedit_pl.metrics.intervals import Estimate, percentile_interval
+from sdedit_pl.metrics.kid import kernel_distance
 from sdedit_pl.metrics.paired_bootstrap import GroupSums, PairedBootstrap
 from sdedit_pl.sampling import Callback
 from sdedit_pl.sde import VPSDE

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from sdedit_pl.checkpoints.fingerprint import fingerprint
-from sdedit_pl.checkpoints.formats import CheckpointError
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.configuration.yaml_text import read_file
 from sdedit_pl.grids import start_number
 

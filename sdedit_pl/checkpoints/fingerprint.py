@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from sdedit_pl.checkpoints.loading import files_of
+from sdedit_pl.checkpoints.locating import files_of
 from sdedit_pl.files import sha256_of
 
 

@@ -1,7 +1,7 @@
-"""This project's editing checkpoints: one `.safetensors` file of a network's weights and what they mean.
+"""This project's editing checkpoints: one `.safetensors` file of a network's weights.
 
-Its metadata hold, as JSON, the configuration of the model, the facts of its training and, of an imported one, where it
-came from. It cannot run anything: a configuration names components of this package's tables and nothing else.
+Its metadata hold, as JSON, the configuration of the model, facts of its training and, if it was imported, its origin.
+It cannot run code: a configuration names components in this package's tables and nothing else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sdedit_pl.checkpoints.formats import CheckpointError, read_safetensors
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_safetensors
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
@@ -29,16 +29,16 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Description:
-    """What a checkpoint says of itself.
+    """A checkpoint's model and history.
 
     Args:
         path: the file or folder.
         format: "sdedit_pl", or the foreign format that it is read in.
         model: description of the denoiser.
         training: facts of its training, such as steps and images seen, and the run's configuration.
-        parameters: numbers of the network.
-        dtypes: their types.
-        origin: of a foreign or an imported one, where it came from.
+        parameters: how many floating-point numbers the network has.
+        dtypes: their types in the file.
+        origin: of a foreign or imported one: its program, file and preset.
     """
 
     path: Path
@@ -48,6 +48,21 @@ class Description:
     parameters: int
     dtypes: tuple[str, ...]
     origin: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        format: str,
+        model: ModelConfig,
+        training: dict[str, Any],
+        origin: dict[str, Any],
+        tensors: Mapping[str, Tensor],
+    ) -> Description:
+        """A description with the number and types of the tensors."""
+        floating = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
+        dtypes = tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in floating}))
+        return cls(path, format, model, training, sum(tensor.numel() for tensor in floating), dtypes, origin)
 
 
 def save_denoiser(
@@ -61,10 +76,10 @@ def save_denoiser(
     """Writes an editing checkpoint; the file appears whole or not at all.
 
     Args:
-        path: the `.safetensors` file, replaced if it is there.
-        denoiser: whose network's weights are written.
-        model: the description that `sdedit_pl.build.model.build_denoiser` builds the same denoiser from.
-        training: facts worth knowing later: plain data.
+        path: the `.safetensors` file, replaced if it exists.
+        denoiser: its network's weights are written.
+        model: the denoiser's description, as `sdedit_pl.build.model.build_denoiser` takes it.
+        training: facts of its training, as plain data.
         dtype: of the floating-point weights in the file.
     """
     save_weights(path, denoiser.network.state_dict(), model, training, dtype=dtype)
@@ -79,18 +94,18 @@ def save_weights(
     *,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Writes an editing checkpoint of a network's state dict; takes what `save_denoiser` does.
+    """Writes an editing checkpoint of a network's state dict; see `save_denoiser`.
 
     Args:
-        path: the `.safetensors` file, replaced if it is there.
+        path: the `.safetensors` file, replaced if it exists.
         weights: the state dict.
         model: description of the denoiser.
-        training: facts of its training.
+        training: facts of its training, as plain data.
         origin: where it came from, as plain data.
         dtype: of the floating-point weights in the file; None keeps theirs.
 
     Raises:
-        OSError: the file cannot be written; what was there before stays.
+        OSError: the file cannot be written; a file that was there before is unchanged.
     """
     path = Path(path)
     tensors = {
@@ -105,12 +120,12 @@ def save_weights(
         with whole_file(path) as unfinished:
             save_file(tensors, unfinished, metadata=metadata)
             unfinished.chmod(0o644)
-    except SafetensorError as error:  # the library's word for a full disk
+    except SafetensorError as error:  # a full disk
         raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def is_native(file: Path) -> bool:
-    """Whether a file is an editing checkpoint, as far as its header tells."""
+    """Whether a file's header is that of an editing checkpoint."""
     if file.suffix != ".safetensors" or not file.is_file():
         return False
     try:
@@ -121,7 +136,7 @@ def is_native(file: Path) -> bool:
 
 
 def read_weights(file: Path) -> tuple[Description, dict[str, Tensor]]:
-    """Reads an editing checkpoint; its tensors stay in the file until they are used.
+    """Reads an editing checkpoint; its tensors stay mapped to the file.
 
     Raises:
         CheckpointError: if it is truncated, of another program, or of a newer version.
@@ -146,7 +161,7 @@ def read_weights(file: Path) -> tuple[Description, dict[str, Tensor]]:
         ) from error
     if not all(isinstance(part, dict) for part in (model, training, origin)):
         raise CheckpointError(f"the configuration in {file} must be JSON objects: model, training and origin")
-    return described(file, FORMAT, model_from(file, model), training, origin, tensors), tensors
+    return Description.of(file, FORMAT, model_from(file, model), training, origin, tensors), tensors
 
 
 def model_from(path: Path, data: Mapping[str, Any]) -> ModelConfig:
@@ -161,17 +176,3 @@ def model_from(path: Path, data: Mapping[str, Any]) -> ModelConfig:
         raise CheckpointError(
             f"{path} describes a model that this version cannot build: {error}; it may come from a newer version"
         ) from error
-
-
-def described(
-    path: Path,
-    format: str,
-    model: ModelConfig,
-    training: dict[str, Any],
-    origin: dict[str, Any],
-    tensors: Mapping[str, Tensor],
-) -> Description:
-    """A description, with the numbers and types of the tensors."""
-    floating = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
-    dtypes = tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in floating}))
-    return Description(path, format, model, training, sum(tensor.numel() for tensor in floating), dtypes, origin)

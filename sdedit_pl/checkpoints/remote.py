@@ -1,14 +1,18 @@
-"""Checkpoints that are named by where they are published: Weights & Biases artifacts and addresses.
+"""Checkpoints that are named by where they are published, instead of by a path.
 
-`wandb:entity/project/name:alias` and `https://host/file#sha256=...` stand wherever the path of a checkpoint does.
+`https://host/file#sha256=...`: an address. The file is used only if its SHA-256 is the one in the address, or the one
+of an earlier download from the same address. Downloads lie under their hash in the folder SDEDIT_CACHE (`sdedit_pl` in
+the user's cache folder if not set).
 
-An artifact is kept where W&B's own client keeps them, in the folder WANDB_ARTIFACT_DIR (`artifacts` without it), under
-`entity/project/name:vN`. Without a network or with WANDB_MODE=offline that folder is all there is; `name:alias`, as
-`wandb artifact get` leaves it, is taken then too.
+`wandb:entity/project/name:alias`: an artifact of Weights & Biases, kept where W&B's own client keeps it: in the folder
+WANDB_ARTIFACT_DIR (`artifacts` if not set), under `entity/project/name:vN`. Offline, or with WANDB_MODE=offline, that
+folder is the only source; `name:alias`, the layout of `wandb artifact get`, is accepted there too.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import re
@@ -16,15 +20,36 @@ import tempfile
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote, urldefrag, urlsplit
 
-from sdedit_pl.checkpoints.downloads import downloaded
-from sdedit_pl.checkpoints.formats import CheckpointError
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
+from sdedit_pl.downloads import LOOPBACK, DownloadFailed, WrongFile, cache_folder, download_once
+from sdedit_pl.files import write_whole
 
 logger = logging.getLogger(__name__)
 
 ARTIFACT_FOLDER_VARIABLE = "WANDB_ARTIFACT_DIR"
 _SEPARATOR = "-" if os.name == "nt" else ":"
-"""Between name and version in a folder's name; Windows allows no colon, and W&B's client evades it the same way."""
+"""Between name and version in a folder's name; Windows allows no colon, and W&B's client replaces it the same way."""
+
+
+class Address(NamedTuple):
+    """A URL and the SHA-256 of its file, None where the address does not name it."""
+
+    url: str
+    sha256: str | None
+
+    @property
+    def shown(self) -> str:
+        """The address for messages, without user and query, which may hold a password."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    @property
+    def file_name(self) -> str:
+        """A safe file name with the suffix of the URL's path; formats are told apart by it."""
+        name = unquote(urlsplit(self.url).path).rpartition("/")[2]
+        return re.sub(r"[^\w.+-]", "_", name).lstrip(".") or "checkpoint"
 
 
 class Artifact(NamedTuple):
@@ -47,25 +72,69 @@ class Artifact(NamedTuple):
 
     @property
     def folder_name(self) -> str:
-        """The name of its folder, as W&B's client has it."""
+        """Name of its folder in W&B's client."""
         return f"{self.name}{_SEPARATOR}{self.version}"
 
 
 def local_checkpoint(source: str | Path) -> Path:
-    """The file or folder on this machine that `source` stands for: fetched if it is published, else as it is.
+    """The local file or folder of `source`, a path, an address or an artifact; downloads it if necessary.
 
     Raises:
-        CheckpointError: if it cannot be fetched; see `downloaded` for addresses.
+        CheckpointError: The name is malformed, the file cannot be downloaded, its hash is unknown or is another one.
     """
     if isinstance(source, str) and source.startswith("wandb:"):
         root = Path(os.environ.get(ARTIFACT_FOLDER_VARIABLE) or "artifacts").absolute()
-        return _content(_fetched(_parsed(source), root))
+        return _content(_fetched_artifact(_parsed_artifact(source), root))
     if isinstance(source, str) and re.match(r"https?://", source):
-        return downloaded(source)
+        return _fetched_address(_parsed_address(source), cache_folder())
     return Path(source)
 
 
-def _parsed(source: str) -> Artifact:
+def _parsed_address(source: str) -> Address:
+    url, fragment = urldefrag(source)
+    parts = urlsplit(url)
+    if not parts.hostname or (parts.scheme != "https" and parts.hostname not in LOOPBACK):
+        raise CheckpointError(
+            f"a checkpoint is fetched over https, got {Address(url, None).shown}; "
+            "give https://host/file, or fetch the file yourself and give its path"
+        )
+    if not fragment:
+        return Address(url, None)
+    match = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
+    if match is None:
+        raise CheckpointError(f"the address's end must be #sha256=<64 hexadecimal digits>, got #{fragment}")
+    return Address(url, match[1].lower())
+
+
+# A command asks for its checkpoint several times; the file is hashed once.
+@cache
+def _fetched_address(address: Address, folder: Path) -> Path:
+    record = folder / "addresses" / hashlib.sha256(address.url.encode()).hexdigest()
+    expected = address.sha256 or (json.loads(record.read_text())["sha256"] if record.is_file() else None)
+    if expected is None:
+        raise CheckpointError(
+            f"{address.shown} was never fetched before, so its hash is required: add #sha256=<64 hexadecimal digits>, "
+            "as its publisher states it or `sha256sum` of a copy that you trust"
+        )
+    file = folder / expected / address.file_name
+    try:
+        download_once(address.url, file, expected)
+    except WrongFile as error:
+        raise CheckpointError(
+            f"{address.shown} is another file than asked for: {error}; it was removed. Check the hash, or ask the "
+            "publisher whether the file was replaced"
+        ) from error
+    except DownloadFailed as error:
+        raise CheckpointError(
+            f"{address.shown} cannot be fetched ({error}); check the address, or bring the file here by other means "
+            "and give its path"
+        ) from error
+    if address.sha256 is not None:
+        write_whole(record, json.dumps({"sha256": expected}))
+    return file
+
+
+def _parsed_artifact(source: str) -> Artifact:
     match = re.fullmatch(r"wandb:([^/:]+)/([^/:]+)/([^/:]+):([^/:]+)", source)
     if match is None or any(part.strip(".") == "" for part in match.groups()):
         raise CheckpointError(
@@ -75,16 +144,16 @@ def _parsed(source: str) -> Artifact:
     return Artifact(*match.groups())
 
 
-# An alias may move on; within one command it stands for one version.
+# An alias may move; within one command it stands for one version.
 @cache
-def _fetched(artifact: Artifact, root: Path) -> Path:
+def _fetched_artifact(artifact: Artifact, root: Path) -> Path:
     own = root / artifact.entity / artifact.project
     if artifact.fixed and (own / artifact.folder_name).is_dir():
         return own / artifact.folder_name
     if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
-        return _without_network(artifact, root, f"WANDB_MODE={os.environ['WANDB_MODE']}")
+        return _kept_artifact(artifact, root, f"WANDB_MODE={os.environ['WANDB_MODE']}")
 
-    import wandb  # takes its time, and most commands do without
+    import wandb  # slow to import, and most commands do not need it
     from wandb.errors import Error
 
     try:
@@ -97,15 +166,15 @@ def _fetched(artifact: Artifact, root: Path) -> Path:
                 os.replace(Path(unfinished, "files"), folder)
         return folder
     except (Error, ValueError) as error:
-        return _without_network(artifact, root, str(error).partition("\n")[0].rstrip("."))
+        return _kept_artifact(artifact, root, str(error).partition("\n")[0].rstrip("."))
 
 
-def _without_network(artifact: Artifact, root: Path, reason: str) -> Path:
-    """The artifact's folder from an earlier time."""
+def _kept_artifact(artifact: Artifact, root: Path, reason: str) -> Path:
+    """The artifact's folder from an earlier download; `reason` says why there is no new one."""
     own = root / artifact.entity / artifact.project
     for folder in (own / artifact.folder_name, root / artifact.folder_name):
         if folder.is_dir():
-            logger.info("%s is taken from %s, where it was put before (%s)", artifact.path, folder, reason)
+            logger.info("%s: using the copy in %s (%s)", artifact.path, folder, reason)
             return folder
     there = sorted(f"v{folder.name.rpartition('v')[2]}" for folder in own.glob(f"{artifact.name}{_SEPARATOR}v*"))
     versions = f"; its versions {', '.join(there)} are" if there else ""
@@ -116,7 +185,7 @@ def _without_network(artifact: Artifact, root: Path, reason: str) -> Path:
 
 
 def _content(folder: Path) -> Path:
-    """An artifact's only file, such as the model.ckpt that Lightning uploads, or the folder where there are several."""
+    """An artifact's only file, such as Lightning's model.ckpt; the folder if it holds several."""
     files = [file for file in folder.rglob("*") if file.is_file()]
     if not files:
         raise CheckpointError(f"the artifact's folder {folder} is empty; remove it to fetch the artifact again")

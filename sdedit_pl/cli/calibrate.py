@@ -29,13 +29,14 @@ from sdedit_pl.cli.results import Results, refuse_replacing
 from sdedit_pl.configuration import Component, ConfigError, family, require_at_least
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.resolution import as_data
-from sdedit_pl.data.choice import ChosenImages
+from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.files import require_folder
 from sdedit_pl.grids import GRIDS, Grid, start_time
-from sdedit_pl.metrics import FEATURES, FeatureExtractor, features_of
+from sdedit_pl.metrics import FEATURES, FeatureExtractor
+from sdedit_pl.metrics.features import features_of
 from sdedit_pl.solvers import SOLVERS, Solver
 from sdedit_pl.typing import Images
 
@@ -167,7 +168,7 @@ def edits_of(arguments: Arguments, denoiser: Denoiser) -> list[SDEdit]:
         edit.check(denoiser)
     edits.sort(key=lambda edit: start_time(edit.t0, denoiser.sde))
     if len({start_time(edit.t0, denoiser.sde) for edit in edits}) < len(edits):
-        raise ConfigError(f"a t0 is given twice in {wanted}")
+        raise ConfigError(f"a t0 is given twice in {list(wanted)}")
     return edits
 
 

@@ -13,7 +13,8 @@ from sdedit_pl.cli.edit_model import window_size
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.editing.many_guides import Area
 from sdedit_pl.guides.composite import Paste, compose
-from sdedit_pl.guides.guide_files import Guide, find_guides, read_guide, read_large_guide, read_mask, read_strength
+from sdedit_pl.guides.guide_files import Guide, find_guides, read_guide, read_large_guide
+from sdedit_pl.guides.mask_files import read_mask, read_strength
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from sdedit_pl.cli.results import Results
 from sdedit_pl.configuration import Component, ConfigError, family, require_at_least
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.resolution import as_data
-from sdedit_pl.data.choice import ChosenImages
+from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
@@ -44,8 +44,9 @@ from sdedit_pl.evaluation.report import METRICS_FILE, REPORT_HTML, log_to_wandb
 from sdedit_pl.evaluation.store import Record, Store, check_place, digest_of
 from sdedit_pl.evaluation.tasks import Partners, partners
 from sdedit_pl.grids import GRIDS, Grid, start_time
-from sdedit_pl.metrics import FEATURES, FeatureExtractor, MaskedLPIPS, WeightsUnavailable
-from sdedit_pl.metrics.perceptual import SMALLEST
+from sdedit_pl.metrics import FEATURES, FeatureExtractor
+from sdedit_pl.metrics.masked_lpips import SMALLEST, MaskedLPIPS
+from sdedit_pl.metrics.published_weights import WeightsUnavailable
 from sdedit_pl.solvers import SOLVERS, Solver
 
 logger = logging.getLogger(__name__)

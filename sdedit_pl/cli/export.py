@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdedit_pl.checkpoints import load_described
-from sdedit_pl.checkpoints.exports import EXPORTS
+from sdedit_pl.checkpoints.exporters import EXPORTS, exporter
 from sdedit_pl.cli import say
 from sdedit_pl.cli.results import Results, refuse_replacing
 from sdedit_pl.configuration import ConfigError, nearest
@@ -48,7 +48,7 @@ def run(words: list[str]) -> None:
     refuse_replacing(out, arguments.overwrite)
     denoiser, description = load_described(arguments.ckpt)
     with Results(out.parent) as results:
-        EXPORTS[arguments.format]().write(denoiser, description.model, results / out.name)
+        exporter(arguments.format).write(denoiser, description.model, results / out.name)
         check_replaceable(out, results / out.name)
     say(f"{arguments.format}: {out}")
 

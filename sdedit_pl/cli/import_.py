@@ -11,9 +11,12 @@ from typing import Any, Literal
 
 import torch
 
-from sdedit_pl.checkpoints import FORMATS, Description, Imported, describe, find_checkpoint, save_weights
-from sdedit_pl.checkpoints.loading import assemble, describe_import, format_of
-from sdedit_pl.checkpoints.presets import PRESETS
+from sdedit_pl.checkpoints import Description, describe, find_checkpoint, save_weights
+from sdedit_pl.checkpoints.importers import FORMATS, importer
+from sdedit_pl.checkpoints.importers.checkpoint_format import Imported
+from sdedit_pl.checkpoints.importers.presets import PRESETS
+from sdedit_pl.checkpoints.loading import assemble_denoiser
+from sdedit_pl.checkpoints.locating import foreign_format
 from sdedit_pl.cli import say
 from sdedit_pl.cli.explain import WIDTH
 from sdedit_pl.cli.results import refuse_replacing
@@ -68,10 +71,10 @@ def run(words: list[str]) -> None:
     published = None if arguments.config is None else read_json(Path(arguments.config))
     source = find_checkpoint(arguments.src)
     format = arguments.format or told_format(source)
-    imported = FORMATS[format]().read(source, weights=arguments.weights, preset=arguments.preset, config=published)
-    description = describe_import(source, format, imported)
+    imported = importer(format).read(source, weights=arguments.weights, preset=arguments.preset, config=published)
+    description = imported.description(source)
     # Proves that it can be edited with before anything is written.
-    assemble(description, imported.weights)
+    assemble_denoiser(description, imported.weights)
     dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
     save_weights(out, imported.weights, imported.model, description.training, description.origin, dtype=dtype)
     say("\n".join(report(description, imported)))
@@ -110,7 +113,7 @@ def told_format(source: Path) -> str:
     Raises:
         ConfigError: if it looks like none that is known.
     """
-    format = format_of(source)
+    format = foreign_format(source)
     if format is None:
         describe(source)
         raise ConfigError(f"{source} is an editing checkpoint already: sdedit edit ckpt={source} takes it")

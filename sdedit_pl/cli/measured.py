@@ -10,11 +10,11 @@ from sdedit_pl.build.components import build_component
 from sdedit_pl.calibration.sweep import LEAST_IMAGES
 from sdedit_pl.configuration import Component, ConfigError
 from sdedit_pl.data import FolderSource, WebDatasetSource
-from sdedit_pl.data.choice import ChosenImages
-from sdedit_pl.data.fetch import is_remote
-from sdedit_pl.data.manifest import MANIFEST_FILE
-from sdedit_pl.data.source import SPLITS
-from sdedit_pl.metrics import FeatureExtractor
+from sdedit_pl.data.chosen_images import ChosenImages
+from sdedit_pl.data.shard_manifest import MANIFEST_FILE
+from sdedit_pl.data.splits import SPLITS
+from sdedit_pl.downloads import is_remote
+from sdedit_pl.metrics.features import FeatureExtractor
 
 
 def chosen_images(

@@ -8,8 +8,8 @@ from tqdm import tqdm
 
 from sdedit_pl.cli import say
 from sdedit_pl.configuration.command_line import Command
-from sdedit_pl.data.manifest import MANIFEST_FILE
 from sdedit_pl.data.pack import Job, pack
+from sdedit_pl.data.shard_manifest import MANIFEST_FILE
 
 USAGE = """sdedit pack src=FOLDER|ARCHIVE|torchvision:NAME out=FOLDER size=PIXELS [key=value ...]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -73,7 +73,7 @@ def read_arguments(cls: type, words: Iterable[str]) -> tuple[dict[str, Any], dic
     return typing.cast(dict[str, Any], OmegaConf.to_container(merged)), typed
 
 
-def take_file(given: dict[str, Any], typed: typing.Mapping[str, str]) -> str | None:
+def take_file(given: dict[str, Any], typed: Mapping[str, str]) -> str | None:
     """Removes `config=FILE` from a command line's arguments; None where it is absent.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sdedit_pl.configuration.model_config import SUPPLIED_TO_NETWORK, ImageShape, ModelConfig
 from sdedit_pl.configuration.resolution import as_data
-from sdedit_pl.configuration.schema import Component, family, require_at_least
+from sdedit_pl.configuration.schema import Component, construct, family, require_at_least
 from sdedit_pl.data import DATA_SOURCES, ImageDataModule, Source
 from sdedit_pl.denoiser import PARAMETERISATIONS, Parameterisation
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS, TimeSampler, Weighting
@@ -232,7 +232,7 @@ class TrainingConfig:
     @property
     def image(self) -> ImageShape:
         """The size and channels of the images."""
-        return ImageShape(self.data.values["size"], self.data.values["channels"])
+        return construct("data", ImageShape, size=self.data.values["size"], channels=self.data.values["channels"])
 
     @property
     def model(self) -> ModelConfig:

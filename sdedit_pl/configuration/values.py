@@ -6,6 +6,7 @@ That mode converts lists to tuples and whole numbers to floats, and nothing else
 from __future__ import annotations
 
 import json
+import typing
 from functools import cache
 from typing import Any
 
@@ -43,11 +44,11 @@ def converted(path: str, value: Any, key: Key, typed: str | None = None) -> Any:
         except ValidationError as error:
             refusal = refusal or error
     assert refusal is not None
-    raise ConfigError(_in_words(path, value, refusal)) from refusal
+    raise ConfigError(_in_words(path, value, key.kind, refusal)) from refusal
 
 
 @cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter:
     return TypeAdapter(kind)
 
 
@@ -60,15 +61,34 @@ def _with_whole_numbers(value: Any) -> Any:
     """A value with integers in place of floats without a fraction: YAML's 1e3 is a float."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
+    if isinstance(value, dict):
+        return {name: _with_whole_numbers(entry) for name, entry in value.items()}
     return [_with_whole_numbers(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _in_words(path: str, value: Any, refusal: ValidationError) -> str:
+def _in_words(path: str, value: Any, kind: Any, refusal: ValidationError) -> str:
     """One line that says what was expected, from the errors that lie deepest in the value."""
     errors = refusal.errors(include_url=False, include_context=False)
-    places = [[part for part in error["loc"] if isinstance(part, int)] for error in errors]
-    deepest = max(map(len, places))
-    chosen = [error for error, place in zip(errors, places, strict=True) if len(place) == deepest]
-    place = "".join(f"[{index}]" for index in next(place for place in places if len(place) == deepest))
-    expected = " or ".join(dict.fromkeys(error["msg"].removeprefix("Input should be ") for error in chosen))
-    return f"{path}{place} must be {expected}, got {chosen[0]['input'] if place else value!r}"
+    places = [_place(value, error["loc"]) for error in errors]
+    deepest = max(places, key=len)
+    chosen = [error for error, place in zip(errors, places, strict=True) if place == deepest]
+    expected = [
+        "given" if error["type"] == "missing" else error["msg"].removeprefix("Input should be ") for error in chosen
+    ]
+    if not deepest and type(None) in typing.get_args(kind):
+        expected.append("null")
+    got = chosen[0]["input"] if deepest else value
+    return f"{path}{''.join(deepest)} must be {' or '.join(dict.fromkeys(expected))}, got {got!r}"
+
+
+def _place(value: Any, location: tuple[int | str, ...]) -> list[str]:
+    """Where in a value an error lies, as indices and keys; pydantic names the options of a union among them."""
+    place = []
+    for part in location:
+        if isinstance(part, int):
+            place.append(f"[{part}]")
+            value = value[part] if isinstance(value, list | tuple) and part < len(value) else None
+        elif isinstance(value, dict) and part in value:
+            place.append(f".{part}")
+            value = value[part]
+    return place

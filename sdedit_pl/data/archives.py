@@ -24,8 +24,8 @@ from torch import Tensor
 
 from sdedit_pl.data.image_files import UnreadableImage, is_image_name
 from sdedit_pl.data.images import ImageFormat, decode_image
+from sdedit_pl.data.shard_files import ShardFile, Stamp
 from sdedit_pl.data.source import ImageSet
-from sdedit_pl.data.tars import ShardFile, Stamp
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 

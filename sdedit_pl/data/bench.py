@@ -21,7 +21,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from sdedit_pl.data.images import UnreadableImage
+from sdedit_pl.data.image_files import UnreadableImage
 from sdedit_pl.data.source import ImageSet
 
 # Originals that a process takes at a time.

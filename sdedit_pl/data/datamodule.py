@@ -12,6 +12,7 @@ reason the loaders given to Lightning are plain iterables, whose samplers and st
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
+from sdedit_pl.data.batches import Batch, CachedImages, ReadableImages
 from sdedit_pl.data.images import ImageFormat, images_from_bytes
 from sdedit_pl.data.loader import ImageLoader, checked_images
 from sdedit_pl.data.order import (
@@ -31,7 +33,8 @@ from sdedit_pl.data.order import (
     TrainingPositions,
     ValidationBatches,
 )
-from sdedit_pl.data.source import SPLITS, Batch, CachedImages, ImageSet, ReadableImages, Source
+from sdedit_pl.data.source import ImageSet, Source
+from sdedit_pl.data.splits import SPLITS
 from sdedit_pl.typing import Images
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,11 @@ CACHE_BYTES = 256 * 2**20
 _CACHE_CHUNK = 64
 
 
+def available_cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class ImageDataModule(LightningDataModule):
     """Training and validation batches of one source.
 
@@ -49,8 +57,8 @@ class ImageDataModule(LightningDataModule):
         source: Where images come from.
         batch_size: Images a training step on each device; may exceed the number of images.
         val_batch_size: Images a validation batch on each device; null for `batch_size`.
-        workers: Processes that decode images, for each device; 0 decodes in the training process. A set in memory
-            needs none.
+        workers: Processes that decode images, for each device, but never more than its share of the machine's cores;
+            0 decodes in the training process. A set in memory needs none.
         seed: Of the order of training images and of their flips and crops.
         flip: Whether training images are mirrored left to right with probability one half.
         cache: Whether to decode once and keep all images in memory; null for when they take less than 256 MiB.
@@ -257,6 +265,8 @@ class ImageDataModule(LightningDataModule):
 
     def _loader(self, dataset: Dataset[Batch], workers: int, **batching: Any) -> ImageLoader:
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        devices = 1 if self.trainer is None else self.trainer.num_devices
+        workers = min(workers, max(1, available_cores() // devices))
         loader = ImageLoader(dataset, self.source, workers, self.seed, pin_memory=on_cuda, **batching)
         self._loaders.append(loader)
         return loader

@@ -11,9 +11,6 @@ transpose there is free on a GPU, and here it would cost a tenth of the time tha
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal
 
@@ -172,37 +169,6 @@ def bytes_from_images(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"
 def as_saved(images: Images) -> Images:
     """Images in [-1, 1] as files of 8 bits hold them: clamped and rounded, still in [-1, 1], float32."""
     return images_from_bytes(bytes_from_images(images))
-
-
-def held_out(names: Sequence[str], fraction: float) -> list[bool]:
-    """Chooses validation images by a hash of their names.
-
-    The choice does not depend on order or on the presence of the other images, so that a set that grows keeps its
-    split. When the fraction would leave validation or training empty, the image with the lowest or highest hash moves
-    over; a single image is for training.
-
-    Args:
-        names: One for each image.
-        fraction: Expected share of validation images, in [0, 1). With 0 nothing is held out.
-
-    Returns:
-        For each name, True when it belongs to validation.
-
-    Raises:
-        ValueError: A fraction outside [0, 1).
-    """
-    if not 0.0 <= fraction < 1.0:
-        raise ValueError(f"val_fraction must lie in [0, 1), got {fraction}; 0 holds nothing out")
-    if len(names) == 1:
-        return [False]
-    hashes = [int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest(), "big") for name in names]
-    chosen = [value < fraction * 2**64 for value in hashes]
-    if fraction > 0 and names:
-        if not any(chosen):
-            chosen[hashes.index(min(hashes))] = True
-        if all(chosen):
-            chosen[hashes.index(max(hashes))] = False
-    return chosen
 
 
 def _to_tensor(image: Image.Image, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:

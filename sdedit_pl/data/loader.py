@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sdedit_pl.data.images import UnreadableImage
-from sdedit_pl.data.source import Batch, Source
+from sdedit_pl.data.batches import Batch
+from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.source import Source
 
 
 class ImageLoader(Iterable[Tensor]):

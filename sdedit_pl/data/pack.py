@@ -28,10 +28,10 @@ from filelock import FileLock, Timeout
 from webdataset.writer import TarWriter
 
 from sdedit_pl.data.bench import Bench, Encoding, Packed, Work, in_order
-from sdedit_pl.data.images import ImageFormat, held_out
-from sdedit_pl.data.manifest import MANIFEST_FILE, manifest_text
+from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.data.originals import Originals, open_originals
-from sdedit_pl.data.source import SPLITS
+from sdedit_pl.data.shard_manifest import MANIFEST_FILE, manifest_text
+from sdedit_pl.data.splits import SPLITS, held_out
 from sdedit_pl.files import require_folder, sha256_of, write_whole
 
 WORKSHOP = ".packing"

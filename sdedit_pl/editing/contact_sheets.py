@@ -11,11 +11,11 @@ from sdedit_pl.picture_grid import cell_side, grid, to_picture
 
 
 def contact_sheet(edits: Sequence[Edited], *, columns: int = 1) -> Image.Image:
-    """Guide, noised guide and samples of each edit in a row; in the guide, pixels that are kept are faded.
+    """A picture with a row for each edit: guide, noised guide and samples. Kept pixels of the guide are faded.
 
     Args:
-        edits: one row each.
-        columns: how many edits stand beside each other.
+        edits: the edits, with the same number of samples.
+        columns: number of edits side by side.
     """
     titles = ["guide", f"guide at t0, seed {edits[0].seeds[0]}", *(f"seed {seed}" for seed in edits[0].seeds)]
     rows = [[_marked(edit), to_picture(edit.noised[0]), *map(to_picture, edit.samples)] for edit in edits]
@@ -23,14 +23,14 @@ def contact_sheet(edits: Sequence[Edited], *, columns: int = 1) -> Image.Image:
 
 
 def variation_sheet(edits: Sequence[Sequence[Edited]], t0s: Sequence[float | str]) -> Image.Image:
-    """Samples of guides at several t0: a row for each t0, a column for each seed, and the guide once beside them.
+    """A picture of samples at several t0: a row for each guide and t0, a column for each seed.
 
     Args:
-        edits: for each guide its edits with the same seeds, one for each t0.
-        t0s: the rows' t0, as `SDEdit` takes it.
+        edits: for each guide, its edits with the same seeds, one for each t0.
+        t0s: the values of t0, as passed to `SDEdit`.
 
     Raises:
-        ValueError: a guide that has not one edit for each t0.
+        ValueError: the number of edits of a guide differs from the number of t0.
     """
     rows: list[list[Image.Image | None]] = []
     for variations in edits:
@@ -44,7 +44,7 @@ def variation_sheet(edits: Sequence[Sequence[Edited]], t0s: Sequence[float | str
 
 
 def _marked(edit: Edited) -> Image.Image:
-    """The guide, pixels faded towards grey as far as they are kept."""
+    """The guide, with kept pixels faded towards grey."""
     if edit.area is None:
         return to_picture(edit.guide.image[0])
     return to_picture((edit.guide.image * (1 + edit.area.cpu()) / 2)[0])

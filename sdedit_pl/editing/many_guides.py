@@ -1,4 +1,4 @@
-"""Editing many guides with many seeds, in batches of any size."""
+"""Edits of many guides with many seeds, in batches."""
 
 from __future__ import annotations
 
@@ -6,34 +6,31 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product, takewhile
-from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.sdedit import SDEdit
 from sdedit_pl.guides.guide_files import Guide
+from sdedit_pl.guides.mask_files import Area
 
 logger = logging.getLogger(__name__)
 
-Area: TypeAlias = Bool[Tensor, "1 1 H W"] | Float[Tensor, "1 1 H W"]
-"""What may change of a guide: an edit mask (bool), or a strength map (float in [0, 1])."""
-
 HOST_BATCH = 16
 DEVICE_BATCH = 256
-"""Samples made at once where nothing else is said: on a CPU, where more are not faster, and on a GPU at the most."""
+"""Default batch sizes on a CPU, where larger ones are not faster, and on a GPU, where memory may force smaller ones."""
 
 
 @dataclass(frozen=True)
 class Edited:
-    """A guide and what became of it.
+    """A guide with its samples.
 
     Args:
         guide: the guide.
-        area: what of it could change; None where all could.
-        noised: the state that the first sample started from, (1, C, H, W).
+        area: its editable part; None for all of it.
+        noised: initial state of the first sample, (1, C, H, W).
         samples: (samples, C, H, W), one for each of `seeds`.
         seeds: the samples' seeds.
     """
@@ -55,30 +52,30 @@ def edit_guides(
     batch: int | None = None,
     on_step: Callable[[int], object] | None = None,
 ) -> Iterator[Edited]:
-    """Edits each guide with each seed, and yields a guide when all its samples are there.
+    """Edits each guide with each seed and yields guides as soon as all their samples are complete.
 
-    A sample depends on its guide, area and seed, not on the batch that it is made in.
+    A sample depends on its guide, area and seed, not on its batch.
 
     Args:
-        denoiser: the model, on the device that edits.
+        denoiser: the model, on the device to use.
         edit: the edit.
-        guides: the guides; only those of one size are edited at once.
-        areas: the edit mask or the strength map of each guide, or None; not masks and maps together.
+        guides: the guides; a batch contains guides of one size only.
+        areas: edit mask or strength map of each guide, or None; masks and maps cannot be combined.
         seeds: the seeds, the same for every guide.
-        batch: samples that are made at once, of one guide or several; None for as many as the device's memory holds.
-        on_step: called with the number of samples after each solver step of a batch, with a negative number when a
-            batch has to be made anew.
+        batch: samples per batch, of one or more guides; None for as many as the device's memory holds.
+        on_step: called after each solver step with the number of samples in the batch, and with a negative number when
+            a batch is repeated because memory ran out.
 
     Raises:
-        ValueError: on a batch below 1 or too large for the device, another number of areas than of guides, masks and
-            maps together, and what `SDEdit` raises.
+        ValueError: the batch is below 1 or too large for the device, the numbers of areas and guides differ, masks and
+            maps are combined, or `SDEdit` refuses its input.
     """
     if batch is not None and batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
     if len(areas) != len(guides):
-        raise ValueError(f"{len(guides)} guides need {len(guides)} masks, None where all may change, got {len(areas)}")
+        raise ValueError(f"{len(guides)} guides need {len(guides)} masks, None for no mask, got {len(areas)}")
     if len({area.dtype for area in areas if area is not None}) > 1:
-        raise ValueError("masks and strength maps cannot be given together; give a map, 0 or 1, in place of a mask")
+        raise ValueError("masks and strength maps cannot be combined; replace each mask by a map of 0 and 1")
     device = next(denoiser.parameters()).device
     todo = list(product(range(len(guides)), seeds))
     size = batch or (HOST_BATCH if device.type == "cpu" else DEVICE_BATCH)
@@ -112,7 +109,7 @@ def _edited(
     chunk: Sequence[tuple[int, int]],
     tick: _Tick | None,
 ) -> Float[Tensor, "samples C H W"]:
-    """The samples of pairs (guide, seed), on the CPU."""
+    """The samples of (guide, seed) pairs, on the CPU."""
     device = next(denoiser.parameters()).device
     images = torch.cat([guides[index].image for index, _ in chunk]).to(device)
     area = _joined([areas[index] for index, _ in chunk], images)
@@ -128,26 +125,26 @@ def _edited(
 
 
 def _of_one_size(chunk: list[tuple[int, int]], guides: Sequence[Guide]) -> list[tuple[int, int]]:
-    """The first pairs (guide, seed) whose guides are as large as the first one's."""
+    """The leading (guide, seed) pairs whose guides have the size of the first one."""
     return list(takewhile(lambda pair: guides[pair[0]].image.shape == guides[chunk[0][0]].image.shape, chunk))
 
 
 def _smaller(size: int, batch: int | None, device: torch.device) -> int:
-    """A batch that may fit where one of `size` did not.
+    """Half the batch size, after one of `size` ran out of memory.
 
     Raises:
-        ValueError: the size was asked for, or a single sample is too large.
+        ValueError: the user chose the batch size, or a single sample is too large.
     """
     if size == 1:
-        raise ValueError(f"{device} has too little memory for a single sample; edit a smaller image, or elsewhere")
+        raise ValueError(f"{device} has too little memory for a single sample; use a smaller image or another device")
     if batch is not None:
-        raise ValueError(f"{device} has too little memory for {size} samples at once; give a smaller batch than {size}")
-    logger.info("%s has too little memory for %d samples at once; going on with %d", device, size, size // 2)
+        raise ValueError(f"{device} has too little memory for a batch of {size} samples; give a smaller batch")
+    logger.info("%s has too little memory for a batch of %d samples; continuing with %d", device, size, size // 2)
     return size // 2
 
 
 def _joined(areas: Sequence[Area | None], images: Float[Tensor, "B C H W"]) -> Tensor | None:
-    """The masks or maps of a batch, (B, 1, H, W), or None where none of its images has one."""
+    """The masks or maps of a batch, (B, 1, H, W), or None if no image has one."""
     kinds = {area.dtype for area in areas if area is not None}
     if not kinds:
         return None
@@ -157,7 +154,7 @@ def _joined(areas: Sequence[Area | None], images: Float[Tensor, "B C H W"]) -> T
 
 @dataclass
 class _Tick:
-    """A solver callback that reports how many samples took a step."""
+    """A solver callback that reports the number of samples that took a step."""
 
     on_step: Callable[[int], object]
     samples: int
@@ -168,5 +165,5 @@ class _Tick:
         self.on_step(self.samples)
 
     def take_back(self) -> None:
-        """Reports the steps of a batch that has failed as not taken."""
+        """Takes the reported steps of a failed batch back."""
         self.on_step(-self.reported)

@@ -1,11 +1,13 @@
-"""The three published ways to run SDEdit.
+"""Variants of SDEdit: this package's own and the two published ones.
 
-- exact, the default: any solver on any grid; kept pixels are written at the level of the edited ones and are the
-  original's, bit for bit, in the result.
-- paper: Algorithms 2 and 3 (VE) and 4 and 5 (VP) to the letter: kept pixels at the level before the step, every step
-  with noise, the guide noised by the product of the chain's steps, and no paste at the end. Sub-VP and beta tables,
-  for which the paper has no algorithm, use their exact transitions.
-- reference: the paper's code: the small variance, one noise for all kept pixels of a repeat, no paste at the end.
+- exact, the default: any solver on any grid; kept pixels are written at the level of the edited ones, and the result
+  has the original's kept pixels bit for bit.
+- paper: Algorithms 2 and 3 (VE) and 4 and 5 (VP) to the letter: kept pixels are written at the level before the step,
+  every step adds noise, the guide is noised by the product of the chain's steps, and kept pixels are not restored at
+  the end. Sub-VP and beta tables, for which the paper has no algorithm, use their exact transitions.
+- reference: the paper's code: small variance, one noise for all kept pixels of a repeat, no restoring at the end.
+
+The forward chains of published samplers are in `sdedit_pl.solvers.published_chains`, beside the solvers that use them.
 
 Source: Meng et al., "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations", ICLR 2022.
 """
@@ -23,21 +25,22 @@ from sdedit_pl.editing.constraints import KeptRegion, Marginals
 from sdedit_pl.sampling import LastStep
 from sdedit_pl.sde import SDE
 from sdedit_pl.solvers import Ancestral, Solver
+from sdedit_pl.solvers.published_chains import paper_step
 from sdedit_pl.typing import Images, Mask, Times, over_images
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs between the ways to run SDEdit.
+    """The differences between the variants of SDEdit.
 
     Args:
-        steps: how many are usual.
-        solver: the only solver, on the uniform grid, that the variant is defined for; None: any, on any grid.
-        last: what the last step returns, see `sdedit_pl.sampling.integrate`.
-        kept_level: at which level kept pixels are written after a step, see `KeptRegion`.
-        one_noise: whether all kept pixels of a repeat are made of the noise that noised the guide.
-        paste: whether the original's pixels are put back outside the mask at the end.
-        chain_marginals: whether images are noised by the product of the chain's steps instead of in closed form.
+        steps: default number of steps.
+        solver: the solver that the variant prescribes, on the uniform grid; None allows any solver on any grid.
+        last: result of the last step, see `sdedit_pl.sampling.integrate`.
+        kept_level: level at which kept pixels are written after a step, see `KeptRegion`.
+        one_noise: whether the noise of the guide also noises the kept pixels of all steps of a repeat.
+        paste: whether the original's pixels are restored outside the mask at the end.
+        chain_marginals: whether images are noised by the product of the chain's steps instead of the closed form.
     """
 
     steps: int
@@ -49,22 +52,22 @@ class Variant:
     chain_marginals: bool = False
 
     def marginals(self, sde: SDE, times: Float[Tensor, "levels"], like: Images) -> Marginals:
-        """What noises images to the levels of `times`; its tensors stand on the device of `like`."""
+        """The marginals at the levels of `times`, on the device of `like`."""
         return ChainMarginals.of(sde, times, like) if self.chain_marginals else sde
 
     def kept(self, image: Images, edit_mask: Mask, marginals: Marginals, noise: Images) -> KeptRegion:
-        """What keeps `image` outside `edit_mask` in a repeat whose start was made of `noise`."""
+        """The constraint that keeps `image` outside `edit_mask` in a repeat that `noise` has started."""
         return KeptRegion(image, edit_mask, marginals, self.kept_level, noise if self.one_noise else None)
 
 
 @dataclass(frozen=True)
 class ChainMarginals:
-    """The marginals of a discrete chain: x_t = alpha x_0 + sigma z with alpha the product of its steps' scales.
+    """The marginals of a discrete chain: x_t = alpha x_0 + sigma z, where alpha is the product of the steps' scales.
 
     Args:
         times: the chain's times, ascending, (levels,).
-        alpha: the scale of the image at each of them.
-        sigma: the deviation of the noise at each of them.
+        alpha: scale of the image at these times.
+        sigma: standard deviation of the noise at these times.
     """
 
     times: Float[Tensor, "levels"]
@@ -75,14 +78,14 @@ class ChainMarginals:
     def of(cls, sde: SDE, times: Float[Tensor, "levels"], like: Images) -> ChainMarginals:
         """The chain of SDEdit's algorithms over the descending `times`, on the device and in the dtype of `like`."""
         ascending = times.flip(0)
-        steps = sde.paper_transition(ascending[1:], ascending[:-1])
+        steps = paper_step(sde, ascending[1:], ascending[:-1])
         alpha = torch.nn.functional.pad(steps.scale.cumprod(0), (1, 0), value=1.0) * sde.alpha(ascending[:1])
         gained = torch.nn.functional.pad((steps.deviation / alpha[1:]).square().cumsum(0), (1, 0))
         sigma = alpha * (gained + sde.noise_level(ascending[:1]).square()).sqrt()
         return cls(*(table.to(like) for table in (ascending, alpha, sigma)))
 
     def perturb(self, x_0: Images, t: Times, noise: Images) -> Images:
-        """A sample of x_t given x_0, for times `t` of the chain."""
+        """A sample of x_t given x_0; `t` is rounded to the nearest time of the chain."""
         level = (self.times - t[:, None]).abs().argmin(1)
         return over_images(self.alpha[level]) * x_0 + over_images(self.sigma[level]) * noise
 

@@ -1,11 +1,11 @@
-"""What a model takes an edit for along the way: its estimates of x_0 from t0 down, as an animation and as a strip.
+"""Trajectories of edits: the estimates of x_0 from t0 to 0, shown as an animation and as a strip.
 
-At high levels an estimate is an average of all images that the state could come from, blurred and without detail:
-layout settles first, texture last. Estimates that stay the guide's for long tell of a t0 too low to change it, ones
-that have lost the guide from the first of a t0 too high.
+At high noise levels an estimate averages all images that the state could come from: layout settles first, texture last.
+If the estimates resemble the guide for long, t0 is too low to change it; if already the first one does not, t0 is too
+high.
 
-The estimates are those that the solver asks for anyway: a denoiser that hands another one's answers on keeps some of
-them. So the network is called no more often, and the result is the same, bit for bit.
+A wrapper around the denoiser records the estimates that the solver requests anyway. The network is not called more
+often, and the result is the same bit for bit.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ ANIMATION_SUFFIXES = (".webp", ".gif")
 FRAME_MILLISECONDS = 80
 LAST_FRAME_MILLISECONDS = 2000
 LARGEST_SIDE = 256
-"""Pixels by which estimates are kept and shown, at the most."""
+"""Largest side, in pixels, of recorded estimates."""
 SHOWN_SAMPLES = 8
-"""Samples of a guide that are shown, at the most."""
+"""Maximal number of samples shown for a guide."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The estimates of x_0 of a run, from its start to its end, evenly spaced over the evaluations.
+    """The estimates of x_0 of a run in order, evenly spaced over the evaluations.
 
     Args:
-        times: the time of each.
-        noise_levels: the noise level sigma / alpha of each.
-        images: the estimates, (frames, B, C, H, W) in 0..255, on the CPU, made smaller where they were large.
+        times: the time of each estimate.
+        noise_levels: the noise level sigma / alpha of each estimate.
+        images: the estimates, (frames, B, C, H, W) in 0..255, on the CPU, with sides of at most `LARGEST_SIDE`.
     """
 
     times: tuple[float, ...]
@@ -49,11 +49,11 @@ class Trajectory:
     images: UInt8[Tensor, "frames B C H W"]
 
     def first(self, count: int) -> Trajectory:
-        """That of the first `count` samples of the batch."""
+        """The trajectory of the first `count` samples of the batch."""
         return Trajectory(self.times, self.noise_levels, self.images[:, :count])
 
     def thinned(self, frames: int) -> Trajectory:
-        """With at most `frames` (2 or more) of the frames, the first and the last among them."""
+        """The trajectory with at most `frames` (2 or more) frames, including the first and the last."""
         last = len(self.times) - 1
         chosen = sorted({round(last * index / (frames - 1)) for index in range(frames)})
         times, levels = ([values[index] for index in chosen] for values in (self.times, self.noise_levels))
@@ -61,18 +61,17 @@ class Trajectory:
 
 
 class RecordingDenoiser(Denoiser):
-    """A denoiser that answers as another one does, and keeps some of its estimates of x_0.
+    """A wrapper around a denoiser that records some of its estimates of x_0 during one run.
 
-    It is made for one run, all of whose images are at the same time. It keeps every n-th estimate, and the last one;
-    when there is room for no more, it drops each second one and doubles n. Nothing is read back from the device before
-    `trajectory` is called.
+    It keeps every n-th estimate and the last one. When `frames` estimates have been kept, every second one is dropped
+    and n is doubled. Nothing is read back from the device before `trajectory` is called.
 
     Args:
-        denoiser: the denoiser that answers.
-        frames: how many estimates are kept, at the most; at least 3.
+        denoiser: the wrapped denoiser.
+        frames: maximal number of recorded estimates, at least 3.
 
     Raises:
-        ValueError: `frames` below 3.
+        ValueError: `frames` is below 3.
     """
 
     def __init__(self, denoiser: Denoiser, frames: int = 48) -> None:
@@ -80,7 +79,7 @@ class RecordingDenoiser(Denoiser):
             denoiser.network, denoiser.parameterisation, denoiser.sde, t_max=denoiser.t_max, at_once=denoiser.at_once
         )
         if frames < 3:
-            raise ValueError(f"a trajectory has at least 3 frames, the first, one between and the last, got {frames}")
+            raise ValueError(f"a trajectory has at least 3 frames (first, middle, last), got {frames}")
         self.train(denoiser.training)
         self.denoiser = denoiser
         self.frames = frames
@@ -90,29 +89,26 @@ class RecordingDenoiser(Denoiser):
         self._every = 1
 
     def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
-        """See `Denoiser`."""
         x_0 = self.denoiser(x_t, t)
         self._keep(_Estimate(t, x_0))
         return x_0
 
     def score(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
-        """See `Denoiser`."""
         return self.estimates(x_t, t).score
 
     def estimates(self, x_t: Images, t: Float[Tensor, "B"]) -> Estimates:
-        """See `Denoiser`."""
         estimates = self.denoiser.estimates(x_t, t)
         self._keep(_Estimate(t, estimates.x_0))
         return estimates
 
     def trajectory(self) -> Trajectory:
-        """What has been kept.
+        """The recorded estimates.
 
         Raises:
-            ValueError: there has been no evaluation.
+            ValueError: the denoiser has not been evaluated yet.
         """
         if self._latest is None:
-            raise ValueError("there is a trajectory when an edit has been run with this denoiser, not before")
+            raise ValueError("the denoiser has recorded no trajectory yet; run an edit with it first")
         is_kept = (self._seen - 1) % self._every == 0
         estimates = self._kept if is_kept else [*self._kept, self._latest.small()]
         times = torch.stack([estimate.t[0] for estimate in estimates]).cpu().double()
@@ -136,7 +132,7 @@ class _Estimate:
     x_0: Tensor
 
     def small(self) -> _Estimate:
-        """In bytes, and no larger than they are shown."""
+        """The estimate in bytes, reduced to sides of at most `LARGEST_SIDE`."""
         x_0 = self.x_0.float()
         longer = max(x_0.shape[2:])
         if longer > LARGEST_SIDE:
@@ -148,13 +144,13 @@ class _Estimate:
 def strip(
     trajectory: Trajectory, results: Float[Tensor, "B C H W"], seeds: Sequence[int], frames: int = 8
 ) -> Image.Image:
-    """A row for each sample: its estimates of x_0, under their times and noise levels, and what it became.
+    """A picture with a row for each sample: estimates of x_0 with their times and noise levels, then the result.
 
     Args:
-        trajectory: that of the samples, of which the first `SHOWN_SAMPLES` are shown.
+        trajectory: the trajectory of the samples; the first `SHOWN_SAMPLES` of them are shown.
         results: the samples, in [-1, 1].
         seeds: their seeds.
-        frames: how many estimates are shown, at the most; at least 2.
+        frames: maximal number of estimates in a row, at least 2.
     """
     shown = trajectory.first(SHOWN_SAMPLES).thinned(frames)
     rows = [[*map(to_picture, images)] for images in shown.images.unbind(1)]
@@ -166,16 +162,16 @@ def strip(
 
 
 def save_animation(file: Path, trajectory: Trajectory, results: Float[Tensor, "B C H W"], seeds: Sequence[int]) -> None:
-    """Writes the estimates of x_0 of samples beside each other as an animation that runs over and over.
+    """Writes a looping animation of the estimates of x_0, with the samples side by side.
 
     Args:
-        file: WebP or GIF, by its suffix; WebP has all colours, GIF 256 of them in a frame.
-        trajectory: that of the samples, of which the first `SHOWN_SAMPLES` are shown.
-        results: the samples, in [-1, 1]: the last frame, which stays longer.
+        file: a WebP or GIF file, by its suffix; a GIF frame has only 256 colours.
+        trajectory: the trajectory of the samples; the first `SHOWN_SAMPLES` of them are shown.
+        results: the samples, in [-1, 1]; they form the last frame, which is shown longer.
         seeds: their seeds.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: the file has another suffix.
     """
     check_animation(file)
     shown = trajectory.first(SHOWN_SAMPLES)
@@ -185,7 +181,7 @@ def save_animation(file: Path, trajectory: Trajectory, results: Float[Tensor, "B
 
 
 def check_animation(file: Path) -> None:
-    """Raises ValueError unless the suffix is that of an animation."""
+    """Raises ValueError unless the file's suffix is .webp or .gif."""
     if file.suffix.lower() not in ANIMATION_SUFFIXES:
         raise ValueError(f"an animation is a {' or '.join(ANIMATION_SUFFIXES)} file, got {file.name}")
 
@@ -200,5 +196,4 @@ def _animation_frames(
 
 
 def _side(picture: Image.Image) -> int:
-    """The side of the square to show a picture like this one in."""
     return min(cell_side(picture), LARGEST_SIDE)

@@ -1,18 +1,18 @@
-"""Images larger than a model's: its network sees overlapping windows, and what it says of them is blended.
+"""Images larger than those of the model: the network sees overlapping windows, and its outputs are blended.
 
     F(x) = sum_k w_k F_k,    F_k = F(window k of x),    sum_k w_k = 1 at every pixel
 
-The estimate of x_0 is affine in the network's output F, with coefficients that are the same for all pixels
-(`sdedit_pl.denoiser`), and so is the score. To blend the outputs is therefore to blend the estimates, and a solver is
-handed a denoiser of large images that it cannot tell from another one: it blends at each step, so that windows agree
-on what they share before they diverge.
+The estimate of x_0 and the score are affine in the network's output F, with the same coefficients for all pixels
+(`sdedit_pl.denoiser`). Blending the outputs therefore blends the estimates, and solvers need not know about windows.
+Blending happens at every step, so that neighbouring windows agree on their overlap before they diverge.
 
-A window's weight is a raised cosine in both directions, least where the window's border hides its surroundings from
-the network, and divided by the sum over all windows: at the border of the image, where there is but one, it is 1.
+The weight of a window is a raised cosine in both directions, smallest at the window's border, where the network sees
+least of the surroundings. Weights are normalised by their sum over all windows; at the border of the image, where only
+one window reaches, the weight is 1.
 
-A window is all that the network sees at once. That suits domains whose parts look like their wholes, such as textures.
-Where each image holds one thing, such as a face, a high t0 puts one into each window, and a low one leaves an enlarged
-part grainy, which is unlike what the network knows.
+The network never sees more than a window. This suits domains whose parts look like the whole, such as textures. Where
+every image shows one object, such as a face, a high t0 puts an object into each window, and a low one leaves enlarged
+parts grainy.
 
 Source: Bar-Tal et al., "MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation", ICML 2023, section 3,
 with weights.
@@ -34,11 +34,11 @@ from sdedit_pl.typing import Images, Times
 
 
 class Strip(NamedTuple):
-    """The rows, or the columns, of windows that lie beside each other.
+    """The extent of windows along one axis.
 
     Args:
-        pixels: where they are in the image.
-        weights: the windows' weights along them, (size,), in (0, 1].
+        pixels: rows or columns of the image.
+        weights: the window's normalised weights along them, (size,), in (0, 1].
     """
 
     pixels: slice
@@ -46,20 +46,20 @@ class Strip(NamedTuple):
 
 
 class Windowed(nn.Module):
-    """A network of large images, made of one of small ones.
+    """A network for large images that evaluates a network for small ones on overlapping windows.
 
-    The images of a batch are taken one after the other, so that a result does not depend on its batch, and memory not
-    on the size of either: the network sees at most `at_once` windows.
+    The images of a batch are processed one after the other, so that a result does not depend on its batch, and memory
+    depends neither on the batch nor on the size of the images.
 
     Args:
         network: maps (B, C, size, size) and labels (B,) to (B, outputs, size, size).
         size: height and width of a window.
-        overlap: pixels that neighbouring windows share at the least, below `size`. With 0, every border is a seam.
-        offset: pixels, down and right, by which the windows are moved that touch no border of the image.
-        at_once: how many windows of an image the network is given at once, at the most.
+        overlap: minimal overlap of neighbouring windows in pixels, below `size`. With 0, seams are visible.
+        offset: shift, down and right, of the windows that do not touch the border of the image.
+        at_once: maximal number of windows in one call of the network.
 
     Raises:
-        ValueError: a value out of range, or a `size` that the network cannot divide.
+        ValueError: a value is out of range, or the network cannot process windows of `size`.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class Windowed(nn.Module):
             above = max(-(-size // divisor), 1) * divisor
             raise ValueError(
                 f"windows must be a multiple of {divisor} px for this network (its down-sampling and patch), got "
-                f"{size}; {above} is the next one"
+                f"{size}; the next multiple is {above}"
             )
         if not 0 <= overlap < size:
             raise ValueError(
-                f"the overlap of windows of {size} px must lie in [0, {size}), got {overlap}; {size // 2} is a good one"
+                f"the overlap of windows of {size} px must lie in [0, {size}), got {overlap}; try {size // 2}"
             )
         if min(offset) < 0:
-            raise ValueError(f"windows are moved down and right, by an offset of at least 0, got {offset}")
+            raise ValueError(f"the offset of windows, down and right, must be at least 0, got {offset}")
         if at_once < 1:
             raise ValueError(f"at_once must be at least 1 window, got {at_once}")
         self.network = network
@@ -88,20 +88,16 @@ class Windowed(nn.Module):
         self.at_once = at_once
 
     def forward(self, images: Images, label: Times) -> Float[Tensor, "B outputs H W"]:
-        """The blended output, in float32 at the least.
-
-        Args:
-            images: of any height and width from `size` on.
-            label: one number for each image.
+        """The blended output, in float32 or a wider dtype.
 
         Raises:
-            ValueError: images smaller than a window.
+            ValueError: the images are smaller than a window.
         """
         height, width = images.shape[2:]
         if min(height, width) < self.size:
             raise ValueError(
-                f"images of {width}x{height} are smaller than a window of {self.size}x{self.size}; give larger ones, "
-                "or take the model without windows"
+                f"images of {width}x{height} are smaller than a window of {self.size}x{self.size}; give larger images, "
+                "or use the model without windows"
             )
         rows, columns = (self._strips(images, axis) for axis in (0, 1))
         places = list(product(rows, columns))
@@ -125,7 +121,7 @@ class Windowed(nn.Module):
         return blended
 
     def _strips(self, images: Images, axis: int) -> list[Strip]:
-        """The strips that cover rows (`axis` 0) or columns (1); made on the device, so that nothing is moved there."""
+        """The strips that cover rows (`axis` 0) or columns (1); created on the device, to avoid a copy per call."""
         length = images.shape[2 + axis]
         dtype = torch.promote_types(images.dtype, torch.float32)
         places = (torch.arange(self.size, device=images.device, dtype=dtype) + 0.5) / self.size
@@ -139,10 +135,10 @@ class Windowed(nn.Module):
 
 
 def window_starts(length: int, size: int, overlap: int, offset: int = 0) -> list[int]:
-    """Where windows of `size` begin that cover `length` pixels, ascending.
+    """The ascending first pixels of windows of `size` that cover `length` pixels.
 
-    The first begins at 0, the last ends with the image; those between are evenly spaced, as few as share `overlap`
-    pixels with their neighbours, and begin `offset` pixels later.
+    The first window begins at 0 and the last ends with the image. Those between are evenly spaced and shifted by
+    `offset`; there are as few as an overlap of at least `overlap` allows.
     """
     span = length - size
     if span == 0:
@@ -160,24 +156,25 @@ def windowed(
     offset: tuple[int, int] = (0, 0),
     at_once: int = 16,
 ) -> Denoiser:
-    """The denoiser of images of `size` and larger, which sees them in windows.
+    """A denoiser for images of at least `size`, which evaluates another one on overlapping windows.
 
     Args:
-        denoiser: of images of one size; the result shares its weights.
+        denoiser: the denoiser for images of one size; the result shares its weights.
         size: height and width of a window, best the size that the network was trained on.
-        overlap: pixels that neighbouring windows share at the least.
-        trained_size: the size of the images that the network was trained on, if known; windows below it are refused.
+        overlap: minimal overlap of neighbouring windows in pixels.
+        trained_size: size of the training images, if known; smaller windows are refused.
         offset: see `Windowed`.
-        at_once: how many windows the network is given at once, at the most, if the denoiser takes whole batches. One
-            with a number of its own (`Denoiser.at_once`) keeps it: an image then has the same bits in every batch.
+        at_once: maximal number of windows in one call of the network, where the denoiser does not prescribe one
+            (`Denoiser.at_once`).
 
     Raises:
-        ValueError: windows that the network cannot take or has never seen so small, or an overlap not below them.
+        ValueError: the network cannot process windows of this size, they are smaller than the training images, or the
+            overlap is not below their size.
     """
     if trained_size is not None and size < trained_size:
         raise ValueError(
-            f"windows of {size} px are smaller than the {trained_size} px images that this model was trained on, and "
-            f"it has never seen so little of one; take windows of {trained_size} px"
+            f"windows of {size} px are smaller than the {trained_size} px images that this model was trained on; use "
+            f"windows of {trained_size} px"
         )
     own = denoiser.at_once
     network = Windowed(denoiser.network, size, overlap, offset=offset, at_once=at_once if own is None else own)

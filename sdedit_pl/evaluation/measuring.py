@@ -23,17 +23,11 @@ from sdedit_pl.evaluation.pictures import Pictures
 from sdedit_pl.evaluation.plan import GUIDE, SAMPLES, Plan
 from sdedit_pl.evaluation.store import FEATURE_CACHE, Store
 from sdedit_pl.evaluation.ways import BASELINES
-from sdedit_pl.metrics import (
-    DensityCoverage,
-    FeatureExtractor,
-    FrechetDistance,
-    KernelDistance,
-    MaskedLPIPS,
-    PrecisionRecall,
-    RootMeanSquare,
-    SquaredL2,
-    cached_features,
-)
+from sdedit_pl.metrics.faithfulness import RootMeanSquare, SquaredL2
+from sdedit_pl.metrics.feature_cache import cached_features
+from sdedit_pl.metrics.features import FeatureExtractor
+from sdedit_pl.metrics.masked_lpips import MaskedLPIPS
+from sdedit_pl.metrics.realism import DensityCoverage, FrechetDistance, KernelDistance, PrecisionRecall
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from sdedit_pl.data.image_files import list_images
 from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.evaluation.pictures import Pictures
 from sdedit_pl.files import whole_file
-from sdedit_pl.metrics import nearest
+from sdedit_pl.metrics.distances import nearest_by_distance
 
 NAMED = 3
 """Files that an error names."""
@@ -77,7 +77,8 @@ def choose_nearest(guides: Pictures, samples: Pictures, chosen: Pictures, batch:
     small_samples = torch.cat([_small(images) for images in samples.batches(batch)])
     for start in range(0, len(missing), batch):
         numbers = missing[start : start + batch]
-        for number, index in zip(numbers, nearest(_small(guides.read(numbers)), small_samples).index, strict=True):
+        nearest = nearest_by_distance(_small(guides.read(numbers)), small_samples).index
+        for number, index in zip(numbers, nearest, strict=True):
             with whole_file(chosen.file(number)) as unfinished:
                 unfinished.write_bytes(samples.file(int(index)).read_bytes())
 

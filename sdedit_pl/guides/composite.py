@@ -1,13 +1,13 @@
-"""Composites as guides: an object cut out of one picture, pasted roughly on another one.
+"""Composites as guides: an object cut out of one picture and pasted on another.
 
-The paste is made in the background file's own pixels, of which `at` speaks, and then brought to the model's like any
-guide. What may change is the object and a border around it, so that an edit gives the object the background's lighting
-and hides the cut. Widths of this border are in the model's pixels, in which an edit works:
+The object is pasted in the pixels of the background file, to which `at` refers; the result is then cropped and
+resampled like any guide. The object and a border around it may change, so that an edit adapts the lighting and hides
+the cut. The widths of the border are in pixels of the model:
 
-    edit mask     True up to `grow` pixels away from the object
-    strength map  1 there, then falling evenly to 0 over `feather` pixels more
+    edit mask     True up to `grow` pixels from the object
+    strength map  1 there, then falling linearly to 0 over `feather` more pixels
 
-An object's edge is as soft as its alpha; pixels are mixed as files hold them, in sRGB.
+The object is blended by its alpha, in sRGB.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from sdedit_pl.guides.guide_files import Guide
 from sdedit_pl.picture_grid import to_picture
 
 _COVERED = 128
-"""From this alpha of 255 on, a pixel is the object's."""
+"""Alpha, of 255, from which a pixel belongs to the object."""
 
 
 @dataclass(frozen=True)
 class Paste:
-    """What is pasted, and where.
+    """An object and its place on the background.
 
     Args:
-        path: the object's picture. Transparent pixels are not part of the object; without any, and without a mask, it
-            is the whole rectangle.
-        at: (x, y) of the picture's upper left corner, in pixels of the background's file; what lies outside of that is
+        path: the object's picture. Transparent pixels are not part of the object; a picture without any is one
+            rectangular object, unless `mask` is given.
+        at: (x, y) of the picture's upper left corner in pixels of the background file; parts outside the background are
             cut off.
-        scale: the size at which it is pasted, 1 for its own.
-        mask: a picture of the object picture's size, white where the object is, grey where it is in part.
-        grow: how far around the object pixels may change, in pixels of the model.
-        feather: over how many pixels more the strength falls to 0.
+        scale: factor by which the picture is resized.
+        mask: a picture of the same size, white inside the object, grey where the object covers a pixel partly.
+        grow: width of the editable border, in pixels of the model.
+        feather: width over which the strength then falls to 0, in pixels of the model.
 
     Raises:
-        ValueError: a scale that is not above 0, or a width below 0.
+        ValueError: `scale` is not positive, or a width is negative.
     """
 
     path: Path
@@ -61,7 +61,7 @@ class Paste:
 
     def __post_init__(self) -> None:
         if not 0 < self.scale < math.inf:
-            raise ValueError(f"scale must be above 0, got {self.scale}; 1 pastes the object in its own size")
+            raise ValueError(f"scale must be positive, got {self.scale}; 1 keeps the object's size")
         if self.grow < 0 or self.feather < 0:
             raise ValueError(
                 f"grow and feather are widths in pixels, at least 0, got grow={self.grow}, feather={self.feather}"
@@ -72,8 +72,8 @@ class Composite(NamedTuple):
     """A guide with a pasted object.
 
     Args:
-        guide: the guide, named like its background, with the edit mask as its own.
-        strength: the soft mask, in [0, 1]: 1 where the edit mask is True.
+        guide: the guide, with the path of its background and the edit mask of the paste.
+        strength: the strength map of the paste, in [0, 1]; 1 where the edit mask is True.
     """
 
     guide: Guide
@@ -81,12 +81,12 @@ class Composite(NamedTuple):
 
 
 def compose(background: Guide, paste: Paste) -> Composite:
-    """Pastes an object on a guide, whose file is read again for its own pixels.
+    """Pastes an object on a guide, whose file is read again at full resolution.
 
     Raises:
-        UnreadableImage: a file is not a whole image.
-        ValueError: there is no such file, an object that is transparent everywhere or covers no pixel of the guide, or
-            a mask of another size than its picture.
+        UnreadableImage: a file is not an intact image.
+        ValueError: a file is missing, the object is fully transparent or covers no pixel of the guide, or the mask has
+            another size than the picture.
     """
     width, height = background.original_size
     channels = background.image.shape[1]
@@ -109,11 +109,11 @@ def compose(background: Guide, paste: Paste) -> Composite:
 
 
 def distance_to(region: Bool[Tensor, "H W"], reach: int) -> Float[Tensor, "H W"]:
-    """The distance of each pixel to the nearest one of a region, in pixels; infinite where it is more than `reach`.
+    """The Euclidean distance of each pixel to a region, in pixels; infinite beyond `reach`.
 
-    A squared distance is the sum of those along both axes, so that its minimum is taken along one after the other.
+    The squared distance is a sum over both axes, so its minimum can be taken along one axis after the other.
     """
-    reach = min(reach, sum(region.shape))  # further than that no two pixels are apart
+    reach = min(reach, sum(region.shape))  # the largest distance within the image
     squared = torch.zeros(region.shape).masked_fill(~region, math.inf)
     for axis, sides in ((0, (0, 0, reach, reach)), (1, (reach, reach))):
         padded, length = pad(squared, sides, value=math.inf), region.shape[axis]
@@ -123,7 +123,6 @@ def distance_to(region: Bool[Tensor, "H W"], reach: int) -> Float[Tensor, "H W"]
 
 
 def _strength(distance: Float[Tensor, "H W"], paste: Paste) -> Float[Tensor, "H W"]:
-    """The strength of pixels at a distance from the object."""
     if paste.feather == 0:
         return (distance <= paste.grow).float()
     return ((paste.grow + paste.feather - distance) / paste.feather).clamp(0, 1)
@@ -132,10 +131,10 @@ def _strength(distance: Float[Tensor, "H W"], paste: Paste) -> Float[Tensor, "H 
 def _visible(
     cutout: Image.Image, size: tuple[int, int], at: tuple[int, int], canvas: tuple[int, int]
 ) -> tuple[Image.Image | None, tuple[int, int]]:
-    """What can be seen on a canvas of a cutout at a size and place, and the place of its corner; None for nothing.
+    """The visible part of a cutout at some size and place on a canvas, or None, and the position of its corner.
 
-    Only that part is resampled, whatever the size. Pillow multiplies by alpha first, so that no colour of transparent
-    pixels comes in.
+    Only the visible part is resampled, so that memory does not grow with the size. Pillow premultiplies by alpha, so
+    that the colour of transparent pixels does not leak in.
     """
     left, top = max(0, at[0]), max(0, at[1])
     right, bottom = min(canvas[0], at[0] + size[0]), min(canvas[1], at[1] + size[1])
@@ -143,13 +142,13 @@ def _visible(
         return None, (left, top)
     across, down = cutout.width / size[0], cutout.height / size[1]
     box = ((left - at[0]) * across, (top - at[1]) * down, (right - at[0]) * across, (bottom - at[1]) * down)
-    # Rounding must not lead out of the cutout, which Pillow refuses.
+    # Pillow refuses a box that rounding has moved out of the cutout.
     box = (box[0], box[1], min(box[2], cutout.width), min(box[3], cutout.height))
     return cutout.resize((right - left, bottom - top), Image.Resampling.LANCZOS, box=box), (left, top)
 
 
 def _as_guide(picture: Image.Image, guide: Guide) -> UInt8[Tensor, "C H W"]:
-    """A picture of the size of the guide's file, brought to the guide's pixels as the guide was."""
+    """A picture of the guide's original size, cropped and resampled like the guide."""
     height, width = guide.image.shape[2:]
     if not guide.whole:
         channels = len(picture.getbands())
@@ -165,12 +164,12 @@ def _covers_nothing(background: Guide, paste: Paste, size: tuple[int, int]) -> s
     square = "" if background.whole or width == height else f", of which the central {side}x{side} are edited"
     return (
         f"{paste.path} covers no pixel of the guide: pasted at {paste.at[0]},{paste.at[1]} (its upper left corner) as "
-        f"{size[0]}x{size[1]}, on {background.path}, which is {width}x{height}{square}; give another at or scale"
+        f"{size[0]}x{size[1]}, on {background.path}, which is {width}x{height}{square}; change at or scale"
     )
 
 
 def _cutout(paste: Paste) -> Image.Image:
-    """The object in its own pixels, RGBA."""
+    """The object at its own size, RGBA."""
     cutout, within = _upright(paste.path), ""
     if paste.mask is not None:
         mask, within = _upright(paste.mask), f" within the mask {paste.mask}"
@@ -178,11 +177,11 @@ def _cutout(paste: Paste) -> Image.Image:
             sizes = (
                 f"{path} is {part.width}x{part.height}" for path, part in ((paste.path, cutout), (paste.mask, mask))
             )
-            raise ValueError(f"an object's mask must have its picture's size: {', '.join(sizes)}")
+            raise ValueError(f"the mask of an object must have the size of its picture: {', '.join(sizes)}")
         white = ImageChops.multiply(mask.convert("L"), mask.getchannel("A"))
         cutout.putalpha(ImageChops.multiply(cutout.getchannel("A"), white))
     if cutout.getchannel("A").getbbox() is None:
-        raise ValueError(f"{paste.path} is transparent everywhere{within}, so there is no object to paste")
+        raise ValueError(f"{paste.path} is fully transparent{within}: there is no object to paste")
     return cutout
 
 

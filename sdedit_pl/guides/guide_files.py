@@ -1,13 +1,13 @@
-"""Guides, masks and strength maps from image files, and from the files of SDEdit's reference runner."""
+"""Guides read from image files, or from the files of SDEdit's reference runner."""
 
 from __future__ import annotations
 
 import glob
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
@@ -15,16 +15,18 @@ from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_ima
 from sdedit_pl.data.images import ImageFormat, decode_image, decode_whole, images_from_bytes
 from sdedit_pl.guides.reference_runner import RUNNER_SUFFIX, read_mask_and_image
 
+logger = logging.getLogger(__name__)
+
 
 class Guide(NamedTuple):
-    """A guide as the model takes it.
+    """A guide at the size that the model edits.
 
     Args:
         path: the file.
         image: float32 (1, C, H, W) in [-1, 1].
-        original_size: (width, height) of the file's image.
-        mask: the edit mask that the file brings besides, True where pixels may change.
-        whole: whether it is the whole of the file's image, and not its central square.
+        original_size: (width, height) of the image in the file.
+        mask: the edit mask stored in the same file, if any; True where pixels may change.
+        whole: whether `image` shows the whole image of the file; otherwise its central square.
     """
 
     path: Path
@@ -35,15 +37,15 @@ class Guide(NamedTuple):
 
     @property
     def resized(self) -> bool:
-        """Whether the file's image was of another size."""
+        """Whether the image in the file has another size."""
         return self.original_size != (self.image.shape[-1], self.image.shape[-2])
 
 
 def find_guides(guide: str) -> list[Path]:
-    """The files that a path, a folder or a glob stands for, in the order of their names.
+    """The files that a path, folder or glob names, sorted by name; of a folder, its images.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: there are none.
     """
     path = Path(guide)
     if path.is_dir():
@@ -60,96 +62,76 @@ def find_guides(guide: str) -> list[Path]:
 
 
 def read_guide(path: Path, size: int, channels: int = 3) -> Guide:
-    """Reads a guide; another size is cropped to its central square and resampled.
+    """Reads a guide; an image of another size is cropped to its central square and resampled to `size`.
 
-    A `.pth` file is one of SDEdit's reference runner, and has the model's size.
+    A `.pth` file belongs to SDEdit's reference runner and must have the model's size.
 
     Raises:
-        UnreadableImage: the file is not a whole image.
-        ValueError: the `.pth` file is none of the runner's, or of another size.
+        UnreadableImage: the file is not an intact image.
+        ValueError: the `.pth` file has another content or size.
     """
     if path.suffix == RUNNER_SUFFIX:
         mask, image = read_mask_and_image(path, size, channels)
         return Guide(path, image, (size, size), mask)
     image_format = ImageFormat(size, channels)
-    pixels = _readable(path, lambda file: decode_image(file, str(path), image_format))
+    pixels = readable(path, lambda file: decode_image(file, str(path), image_format))
     return Guide(path, images_from_bytes(pixels[None]), image_size(path))
 
 
 def read_large_guide(path: Path, smallest: int, channels: int = 3, side: int | None = None) -> Guide:
-    """Reads a guide that is edited in windows, at its own proportions.
+    """Reads a guide for editing in windows: the whole image, at its own proportions.
 
     Args:
         path: the file.
-        smallest: the size of a window, which height and width have at least; a smaller image is enlarged to it.
+        smallest: window size in pixels; images with a shorter side are enlarged to it.
         channels: 3 for RGB, 1 for grey.
-        side: the shorter side that the image is resampled to; None for its own.
+        side: length to which the shorter side is resampled; None keeps the image's own.
 
     Raises:
-        UnreadableImage: the file is not a whole image.
-        ValueError: a `.pth` file, or `side` below a window's size.
+        UnreadableImage: the file is not an intact image.
+        ValueError: a `.pth` file, or `side` below the window size.
     """
     if path.suffix == RUNNER_SUFFIX:
-        raise ValueError(f"{path} has the model's size, which needs no windows; leave windows out")
+        raise ValueError(f"{path} has the model's size and needs no windows; omit windows")
     if side is not None and side < smallest:
-        raise ValueError(f"side must be at least a window's {smallest} pixels, got {side}")
+        raise ValueError(f"side must be at least the window size, {smallest} pixels, got {side}")
     width, height = image_size(path)
     shorter = max(min(width, height) if side is None else side, smallest)
     scale = shorter / min(width, height)
     shape = max(round(height * scale), smallest), max(round(width * scale), smallest)
-    pixels = _readable(path, lambda file: decode_whole(file, str(path), shape, channels))
+    pixels = readable(path, lambda file: decode_whole(file, str(path), shape, channels))
     return Guide(path, images_from_bytes(pixels[None]), (width, height), whole=True)
 
 
-def read_mask(path: Path, guide: Guide) -> Bool[Tensor, "1 1 H W"]:
-    """Reads the edit mask of a guide: white (128 of 255 and above) may change; transparent pixels may not.
+def read_guides(guide: str, shape: tuple[int, int], window: int | None = None, side: int | None = None) -> list[Guide]:
+    """Reads the guides that a path, folder or glob names and logs each one that was resized.
+
+    Args:
+        guide: the path, folder or glob.
+        shape: (channels, size) of the model's images.
+        window: size of the windows in which guides are edited at their own proportions; None for the model's size.
+        side: see `read_large_guide`.
 
     Raises:
-        UnreadableImage: the file is not a whole image.
-        ValueError: the mask is of another size than the guide, or all black.
+        ValueError: there are no guides, or two with the same name.
     """
-    mask = _grey("mask", path, guide) >= 128
-    if not torch.any(mask):
-        raise ValueError(f"the mask {path} is all black, so nothing may change; white marks what may")
-    return mask
-
-
-def read_strength(path: Path, guide: Guide) -> Float[Tensor, "1 1 H W"]:
-    """Reads the strength map of a guide: white is edited from t0 on, black and transparent pixels are kept.
-
-    Raises:
-        UnreadableImage: the file is not a whole image.
-        ValueError: the map is of another size than the guide, or all black.
-    """
-    strength = _grey("strength map", path, guide).float() / 255
-    if not torch.any(strength):
-        raise ValueError(f"the strength map {path} is all black, so nothing may change; white is edited from t0 on")
-    return strength
-
-
-def _grey(kind: str, path: Path, guide: Guide) -> UInt8[Tensor, "1 1 H W"]:
-    """The grey values of an image that goes with a guide."""
-    height, width = guide.image.shape[-2:]
-    square = ImageFormat(width, channels=1, background="black")
-
-    def decode(file: bytes) -> UInt8[Tensor, "1 H W"]:
-        if guide.whole:
-            return decode_whole(file, str(path), (height, width), square.channels, square.background)
-        return decode_image(file, str(path), square)
-
-    pixels = _readable(path, decode)
-    if image_size(path) != guide.original_size:
-        width, height = guide.original_size
-        given_width, given_height = image_size(path)
-        raise ValueError(
-            f"a {kind} must have its guide's size: {guide.path} is {width}x{height}, "
-            f"{path} is {given_width}x{given_height}"
-        )
-    return pixels[None]
+    channels, size = shape
+    if window is None:
+        guides = [read_guide(path, size, channels) for path in find_guides(guide)]
+    else:
+        guides = [read_large_guide(path, window, channels, side) for path in find_guides(guide)]
+    for item in guides:
+        if item.resized:
+            logger.info("%s", _description_of_resizing(item))
+    names = [item.path.stem for item in guides]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"guides need different names, got several called {', '.join(repeated)}")
+    return guides
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of an image file, upright.
+    """(width, height) of an image file, after rotation by its EXIF orientation.
 
     Raises:
         UnreadableImage: the file is not an image.
@@ -160,9 +142,21 @@ def image_size(path: Path) -> tuple[int, int]:
     return (height, width) if sideways else (width, height)
 
 
-def _readable(path: Path, decode: Callable[[bytes], UInt8[Tensor, "C H W"]]) -> UInt8[Tensor, "C H W"]:
-    """What `decode` makes of a file, whose error says what to give."""
+def readable(path: Path, decode: Callable[[bytes], UInt8[Tensor, "C H W"]]) -> UInt8[Tensor, "C H W"]:
+    """Decodes a file.
+
+    Raises:
+        UnreadableImage: `decode` failed; the message names the accepted formats.
+    """
     try:
         return decode(path.read_bytes())
     except UnreadableImage as error:
         raise UnreadableImage(f"{error}; give a whole image file ({', '.join(IMAGE_SUFFIXES)})") from None
+
+
+def _description_of_resizing(guide: Guide) -> str:
+    width, height = guide.original_size
+    cropped = " cropped to its central square and" if width != height and not guide.whole else ""
+    model = "" if guide.whole else "the model's "
+    size = "x".join(str(length) for length in reversed(guide.image.shape[-2:]))
+    return f"{guide.path} is {width}x{height},{cropped} resized to {model}{size}"

@@ -1,8 +1,7 @@
 """The `[mask, image]` files (`.pth`) of SDEdit's reference runner.
 
-A file is a list of two tensors: the mask, 1 where pixels are kept, with the channels of the image, and the image,
-(C, H, W) in [0, 1]. Both conventions end here: images in [-1, 1], and masks that are True where pixels may change.
-Files are read weights-only, so that none can run code.
+A file is a list of two tensors: the mask, 1 where pixels are kept, and the image, (C, H, W) in [0, 1]. Both are
+converted to this package's conventions. Files are read with `weights_only`, so that they cannot run code.
 
 Source: runners/image_editing.py of ermongroup/SDEdit, which edits where mask != 1 (its README has it the other way).
 """
@@ -22,7 +21,7 @@ RUNNER_SUFFIX = ".pth"
 
 
 class MaskAndImage(NamedTuple):
-    """What a file holds, in this package's conventions.
+    """The content of a file, in this package's conventions.
 
     Args:
         edit_mask: True where pixels may change.
@@ -37,8 +36,8 @@ def read_mask_and_image(path: Path, size: int, channels: int) -> MaskAndImage:
     """Reads a file of the reference runner.
 
     Raises:
-        ValueError: it holds code, is damaged, is something else than a mask and an image of `channels` and `size`, or
-            its mask keeps everything.
+        ValueError: it contains code, is damaged, is not a mask and an image of `channels` and `size`, or its mask
+            keeps every pixel.
     """
     pair = _loaded(path)
     if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
@@ -57,7 +56,7 @@ def read_mask_and_image(path: Path, size: int, channels: int) -> MaskAndImage:
 
 
 def _edit_mask(path: Path, mask: Tensor, image: Tensor) -> Bool[Tensor, "1 1 H W"]:
-    """The mask with one channel, True where the runner's is not 1."""
+    """The mask with one channel, True where the runner's mask is not 1."""
     height, width = image.shape[-2:]
     if tuple(mask.shape) not in (tuple(image.shape), (1, height, width), (height, width)):
         expected = tuple(image.shape)
@@ -78,7 +77,7 @@ def _edit_mask(path: Path, mask: Tensor, image: Tensor) -> Bool[Tensor, "1 1 H W
 def _loaded(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on foreign pickles, which end in an error of ours
+            warnings.simplefilter("ignore")  # torch's about foreign pickles, which raise an error below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(

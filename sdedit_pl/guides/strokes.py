@@ -1,7 +1,7 @@
-"""Stroke paintings simulated from photographs: a median filter, then few colours.
+"""Stroke paintings simulated from photographs: a median filter, then a small palette.
 
-The filter takes detail away like a thick brush, the adaptive palette leaves flat areas of colour. Both depend on the
-image alone, so that the same image always gives the same painting.
+The filter removes detail like a thick brush, and the adaptive palette leaves flat areas of colour. The result is
+deterministic.
 
 Source: Meng et al., "SDEdit", ICLR 2022, section 4.1 and appendix D.2: kernel 23 and 6 colours at 256 px.
 """
@@ -23,16 +23,16 @@ def stroke_painting(images: Images, colours: int = 6, kernel: int | None = None)
     """Simulated stroke paintings of images.
 
     Args:
-        images: RGB or grey images in [-1, 1], (B, 3 or 1, H, W); values beyond are clamped.
-        colours: colours of each painting, in [2, 256]; the paper's ablation runs from 3 to 50.
-        kernel: side of the median filter in pixels, odd, at least 3; by default the published 23 at 256 px, scaled to
-            the shorter side of the images.
+        images: RGB or grey images, clamped to [-1, 1], (B, 3 or 1, H, W).
+        colours: colours of each painting, in [2, 256]; the paper's ablation uses 3 to 50.
+        kernel: side of the median filter in pixels, odd, at least 3; None scales the published 23 at 256 px to the
+            shorter side of the images.
 
     Returns:
-        The paintings, in the shape of `images`, in [-1, 1], float32, on their device.
+        The paintings in [-1, 1], float32, with the shape and device of `images`.
 
     Raises:
-        ValueError: images that are neither RGB nor grey, or `colours` or `kernel` out of range.
+        ValueError: the images are neither RGB nor grey, or `colours` or `kernel` is out of range.
     """
     channels = images.shape[1]
     if channels not in (1, 3):
@@ -50,7 +50,7 @@ def stroke_painting(images: Images, colours: int = 6, kernel: int | None = None)
 
 
 def scaled_kernel(side: int) -> int:
-    """The published kernel for images of `side` pixels: the nearest odd number, at least 3."""
+    """The published kernel scaled to images of `side` pixels: the nearest odd number, at least 3."""
     return max(3, 2 * round((side * _PUBLISHED_KERNEL / _PUBLISHED_SIDE - 1) / 2) + 1)
 
 

@@ -1,6 +1,7 @@
-"""What an edit is given: guides, what may change of them, and the seeds of their samples.
+"""Checks of the tensors that an edit receives: guides, masks, strength maps and their seeds.
 
-Values are checked where they can be read without waiting: a tensor that stands on a GPU already is taken at its word.
+Shapes and dtypes are always checked. Values are checked on the CPU only, because reading them from a GPU would wait for
+its queue.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ _RANGE_TOLERANCE = 1e-3
 def with_noise(
     guide: Images, seeds: Sequence[int] | None, noise: Noise | None
 ) -> tuple[Float[Tensor, "samples C H W"], Noise]:
-    """The guide, one image for each sample, and the samples' noise.
+    """Checks a guide and expands it to one image per sample, with the noise of the samples.
 
     Args:
         guide: images in [-1, 1], (B, C, H, W).
-        seeds: one seed for each sample, 0, 1, ... where None; one guide takes any number.
-        noise: a source of noise in place of seeds.
+        seeds: one seed per sample, 0, 1, ... if None; a single guide takes any number of seeds.
+        noise: a source of noise instead of seeds.
 
     Raises:
-        ValueError: a guide that is no batch of images in [-1, 1], or seeds that do not fit it.
+        ValueError: the guide is not a batch of images in [-1, 1], or the number of seeds does not fit.
     """
     if guide.ndim != 4 or not guide.is_floating_point():
         raise ValueError(f"a guide is a float tensor (B, C, H, W), got {guide.dtype} of shape {tuple(guide.shape)}")
@@ -42,29 +43,31 @@ def with_noise(
     if len(guide) == 1:
         guide = guide.expand(len(seeds), -1, -1, -1)
     if len(seeds) != len(guide):
-        raise ValueError(f"{len(guide)} guides need {len(guide)} seeds, got {len(seeds)}; one guide takes any number")
+        raise ValueError(
+            f"{len(guide)} guides need {len(guide)} seeds, got {len(seeds)}; a single guide takes any number"
+        )
     return guide, SeededNoise(seeds)
 
 
 def fitting_mask(edit_mask: Mask, guide: Images) -> Mask:
-    """The mask on the guide's device.
+    """Checks an edit mask and moves it to the guide's device.
 
     Raises:
-        ValueError: it is not boolean, does not fit the guide, or is False everywhere in an image.
+        ValueError: the mask is not boolean, does not fit the guide, or is False everywhere in an image.
     """
     if edit_mask.dtype != torch.bool:
         raise ValueError(f"edit_mask is boolean, True where pixels may change, got {edit_mask.dtype}; compare with > 0")
     _check_shape("edit_mask", edit_mask, guide)
     if edit_mask.device.type == "cpu" and not bool(edit_mask.flatten(1).any(1).all()):
-        raise ValueError("edit_mask is False everywhere: nothing may change; True marks what may")
+        raise ValueError("edit_mask is False everywhere: nothing may change; True marks editable pixels")
     return edit_mask.to(guide.device)
 
 
 def fitting_strength(strength: Strength, guide: Images) -> Strength:
-    """The strength map on the guide's device and in its dtype.
+    """Checks a strength map and converts it to the guide's device and dtype.
 
     Raises:
-        ValueError: it is not of floats in [0, 1], does not fit the guide, or is 0 everywhere in an image.
+        ValueError: the map does not contain floats in [0, 1], does not fit the guide, or is 0 everywhere in an image.
     """
     if not strength.is_floating_point():
         raise ValueError(f"strength is a map of floats in [0, 1], got {strength.dtype}; divide 0..255 by 255")
@@ -74,7 +77,7 @@ def fitting_strength(strength: Strength, guide: Images) -> Strength:
         if not 0 <= low <= high <= 1:
             raise ValueError(f"strength lies in [0, 1], got [{low:.4g}, {high:.4g}]; divide 0..255 by 255")
         if not bool(strength.flatten(1).any(1).all()):
-            raise ValueError("strength is 0 everywhere: nothing may change; 1 marks what is edited from t0 on")
+            raise ValueError("strength is 0 everywhere: nothing may change; 1 marks pixels edited from t0")
     return strength.to(guide)
 
 

@@ -1,47 +1,33 @@
-"""Faithfulness: how far an edit is from its guide, in pixels on [0, 1].
-
-Source: Meng et al., "SDEdit", ICLR 2022, section 5: L2 between guide and output, summed over pixels in [0, 1].
-"""
+"""Faithfulness of a set of edits: the mean distance to their guides, with its standard error."""
 
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdedit_pl.metrics.gathered import ImageMetric, groups_of
+from sdedit_pl.metrics.distances import root_mean_square, squared_l2
+from sdedit_pl.metrics.image_metric import ImageMetric, groups_of
 from sdedit_pl.typing import Images
 
 
-def squared_l2(images: Images, others: Images) -> Float[Tensor, "B"]:
-    """The squared norm of the difference of images in [-1, 1], on [0, 1] and summed over channels and pixels, (B,).
-
-    It grows with the number of pixels: compare it between images of one size only.
-    """
-    return ((images - others) / 2).square().flatten(1).sum(1)
-
-
-def root_mean_square(images: Images, others: Images) -> Float[Tensor, "B"]:
-    """The difference on [0, 1] as a root mean square over channels and pixels, which compares across sizes, (B,)."""
-    return ((images - others) / 2).square().flatten(1).mean(1).sqrt()
-
-
 class ImageMean(ImageMetric, abc.ABC):
-    """The mean over images of a number of each, with its standard error.
+    """The mean over images of one number per image, with its standard error.
 
     `compute` returns the mean under the metric's name, and its error under `<name>_error`: that of independent groups,
-    nan for a single one.
+    nan for a single group.
 
     Args:
         name: of the number.
-        groups: the group of the image of each number, (N,); None: each image is a group of its own.
+        groups: the group of the image of each number, (N,); None makes each image a group of its own.
         options: of `torchmetrics.Metric`.
 
     Source: Liang and Zeger, "Longitudinal data analysis using generalized linear models", 1986, for the error, with the
-    usual G / (G - 1) for G groups; with groups of one image it is the deviation over the root of the number.
+    usual G / (G - 1) for G groups; with groups of one image it is the standard deviation over the root of their number.
     """
 
     def __init__(self, name: str, groups: Int[Tensor, "N"] | None = None, **options: Any) -> None:
@@ -53,8 +39,7 @@ class ImageMean(ImageMetric, abc.ABC):
         """The mean and its error.
 
         Raises:
-            TooFewImages: there is no image.
-            ValueError: an image whose number has no group.
+            ValueError: there is no image, or an image has no group.
         """
         values, numbers = self.gathered()
         groups = torch.arange(len(values)) if self.groups is None else groups_of(numbers, self.groups)
@@ -66,33 +51,40 @@ class ImageMean(ImageMetric, abc.ABC):
         return {self.name: mean, f"{self.name}_error": variance.sqrt() / len(values)}
 
 
-class SquaredL2(ImageMean):
-    """The mean of `squared_l2` between edits and guides, as `squared_l2`.
+class GuideDistance(ImageMean):
+    """The mean of a distance between edits and guides.
 
     Args:
+        name: of the distance.
+        distance: edits and guides in [-1, 1] to a number for each.
         groups: see `ImageMean`.
         options: of `torchmetrics.Metric`.
     """
 
-    def __init__(self, groups: Int[Tensor, "N"] | None = None, **options: Any) -> None:
-        super().__init__("squared_l2", groups, **options)
+    def __init__(
+        self,
+        name: str,
+        distance: Callable[[Images, Images], Float[Tensor, "B"]],
+        groups: Int[Tensor, "N"] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(name, groups, **options)
+        self.distance = distance
 
     def update(self, images: Images, others: Images, numbers: Int[Tensor, "B"] | None = None) -> None:
         """Adds edits and their guides, in [-1, 1], with the numbers of the edits."""
-        self.append(squared_l2(images, others), numbers)
+        self.append(self.distance(images, others), numbers)
 
 
-class RootMeanSquare(ImageMean):
-    """The mean of `root_mean_square` between edits and guides, as `rms`.
-
-    Args:
-        groups: see `ImageMean`.
-        options: of `torchmetrics.Metric`.
-    """
+class SquaredL2(GuideDistance):
+    """The mean of `squared_l2` between edits and guides, as `squared_l2`; see `GuideDistance`."""
 
     def __init__(self, groups: Int[Tensor, "N"] | None = None, **options: Any) -> None:
-        super().__init__("rms", groups, **options)
+        super().__init__("squared_l2", squared_l2, groups, **options)
 
-    def update(self, images: Images, others: Images, numbers: Int[Tensor, "B"] | None = None) -> None:
-        """Adds edits and their guides, in [-1, 1], with the numbers of the edits."""
-        self.append(root_mean_square(images, others), numbers)
+
+class RootMeanSquare(GuideDistance):
+    """The mean of `root_mean_square` between edits and guides, as `rms`; see `GuideDistance`."""
+
+    def __init__(self, groups: Int[Tensor, "N"] | None = None, **options: Any) -> None:
+        super().__init__("rms", root_mean_square, groups, **options)

@@ -1,10 +1,10 @@
-"""Features of a set of images, kept in a file: a reference set is the same in every evaluation.
+"""Cached features of a set of images: a reference set is the same in every evaluation.
 
-    name of the file = SHA-256(identity of the extractor, shape and bytes of every image in order)
+    file name = SHA-256(identity of the extractor, shape and bytes of every image in order)
 
-so that what is read belongs to these very images and this very network, whatever the folder they came from, the size of
-their batches and the options of the command were. (Features that another device computed may differ in their last
-digits.) A file is complete or not there, and carries the hash of its numbers: one that was damaged is not used.
+The features read therefore belong to exactly these images and this network, whatever their folder, batch size or the
+options of the command. (Features from another device may differ in their last digits.) A file is complete or absent,
+and carries a hash of its numbers: a damaged one is not used.
 """
 
 from __future__ import annotations
@@ -29,31 +29,30 @@ _FEATURES, _HASH, _IDENTITY = "features", "sha256", "identity"
 
 
 def cached_features(extractor: FeatureExtractor, batches: Batches, folder: Path | None) -> Float[Tensor, "N D"]:
-    """The features of images that come in batches, float32 (N, D) on the CPU, from the cache if they are there.
+    """The features of batches of images, float32 (N, D) on the CPU, from the cache if it holds them.
 
-    At most one batch is held at a time. Of several processes that want the features of one set, one computes them while
-    the others wait.
+    One batch is held at a time. If several processes need the features of one set, one computes them while the others
+    wait.
 
     Args:
         extractor: the network.
-        batches: the images; they are gone through twice, to know them, and for their features if these are not there.
-        folder: of the cache; None for none. Where it cannot be written, a warning is logged.
+        batches: the images; iterated twice, for their hash and, if they are not cached, for their features.
+        folder: of the cache; None disables it. A folder that cannot be written only logs a warning.
 
     Raises:
-        TooFewImages: there are no images.
-        ValueError: `batches` can be gone through only once.
+        ValueError: there are no images, or `batches` can be iterated only once.
     """
     if folder is None:
         return stream_features(extractor, batches)
     if iter(batches) is batches:
-        raise ValueError("images are gone through twice; give a list or a loader in the place of an iterator")
+        raise ValueError("images are iterated twice; give a list or a loader instead of an iterator")
     file = folder / f"{content_hash(extractor, batches)}.safetensors"
     lock = FileLock(f"{file}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
-        _warn_of_keeping(folder, error)
+        _warn_not_cached(folder, error)
         return stream_features(extractor, batches)
     try:
         features = _read(file)
@@ -66,7 +65,7 @@ def cached_features(extractor: FeatureExtractor, batches: Batches, folder: Path 
 
 
 def content_hash(extractor: FeatureExtractor, batches: Batches) -> str:
-    """The SHA-256 of what features depend on: the extractor's identity and the images, however they are batched."""
+    """The SHA-256 of the extractor's identity and the images, independent of how they are batched."""
     digest = hashlib.sha256(extractor.identity.encode())
 
     def add(images: Images) -> None:
@@ -74,13 +73,13 @@ def content_hash(extractor: FeatureExtractor, batches: Batches) -> str:
             digest.update(repr(tuple(image.shape)).encode())
             digest.update(image.flatten().numpy().data)
 
-    for _ in map(add, batches):  # whereas a loop over the batches would hold one while the next is made
+    for _ in map(add, batches):  # a loop over the batches would hold one while the next is made
         pass
     return digest.hexdigest()
 
 
 def _read(file: Path) -> Float[Tensor, "N D"] | None:
-    """The features in a file; None where there is none, or a damaged one."""
+    """The features in a file; None if it is missing or damaged."""
     if not file.is_file():
         return None
     try:
@@ -90,7 +89,7 @@ def _read(file: Path) -> Float[Tensor, "N D"] | None:
         logger.warning("%s is damaged (%s): features are computed again", file, error)
         return None
     if facts.get(_HASH) != _hash(features):
-        logger.warning("%s is damaged (its numbers are not those that were written): features are computed again", file)
+        logger.warning("%s is damaged (its hash differs): features are computed again", file)
         return None
     return features
 
@@ -100,7 +99,7 @@ def _write(file: Path, features: Float[Tensor, "N D"], identity: str) -> None:
         with whole_file(file) as unfinished:
             save_file({_FEATURES: features.contiguous()}, unfinished, {_HASH: _hash(features), _IDENTITY: identity})
     except (SafetensorError, OSError) as error:
-        _warn_of_keeping(file.parent, error)
+        _warn_not_cached(file.parent, error)
 
 
 def _hash(features: Float[Tensor, "N D"]) -> str:
@@ -110,5 +109,5 @@ def _hash(features: Float[Tensor, "N D"]) -> str:
     return digest.hexdigest()
 
 
-def _warn_of_keeping(folder: Path, error: OSError | SafetensorError) -> None:
-    logger.warning("features cannot be kept in %s (%s): they are computed in each run", folder, error)
+def _warn_not_cached(folder: Path, error: OSError | SafetensorError) -> None:
+    logger.warning("features cannot be cached in %s (%s): every run computes them again", folder, error)

@@ -1,12 +1,12 @@
 """Features of images, for distances between sets of them.
 
-    images in [-1, 1]  --prepare-->  what a network takes  --vectors-->  one vector for each image
+    images in [-1, 1]  --prepare-->  the network's input  --vectors-->  one vector for each image
 
-Distances on the features of one network order sets much as those of another do, on another scale: numbers are compared
-only where the features are the same, which `FeatureExtractor.identity` tells.
+Distances on the features of different networks order sets similarly, but on different scales. Numbers compare only if
+the features have the same `FeatureExtractor.identity`.
 
-EfficientNet-lite0 is here because its ImageNet weights come as a Python package, so that nothing is downloaded while
-measuring. It is not what published KIDs and FIDs were measured on; that is `InceptionV3`.
+EfficientNet-lite0 is included because its ImageNet weights come as a Python package, so that measuring needs no
+download. Published KIDs and FIDs are measured on `InceptionV3` instead.
 
 Source: Tan and Le, "EfficientNet", ICML 2019; the lite variants are those of the TensorFlow TPU models.
 """
@@ -23,8 +23,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from sdedit_pl.data.images import bytes_from_images
-from sdedit_pl.metrics.gathered import TooFewImages
-from sdedit_pl.metrics.weights import checked_weights
+from sdedit_pl.metrics.published_weights import checked_weights
 from sdedit_pl.typing import Images
 
 _WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -34,20 +33,20 @@ PIXELS: dict[str, Callable[[Images], Shaped[Tensor, "B C H W"]]] = {
     "unit": lambda images: (images + 1) / 2,
     "uint8": bytes_from_images,
 }
-"""What networks take for the pixels of images in [-1, 1]: those as they are, [0, 1], or whole numbers 0 to 255."""
+"""Pixel ranges that networks expect, from images in [-1, 1]: unchanged, [0, 1], or integers from 0 to 255."""
 
 
 Batches: TypeAlias = Iterable[Float[Tensor, "_ C H W"]]
-"""Images that come in batches, the last of which may be smaller."""
+"""Batches of images; the last may be smaller."""
 
 
 class FeatureExtractor(nn.Module, abc.ABC):
-    """What turns images in [-1, 1] into one vector each, always in evaluation mode, full precision, without gradients.
+    """Maps images in [-1, 1] to one vector each, always in evaluation mode, full precision and without gradients.
 
     Args:
-        pixels: what its network takes for pixels, of `PIXELS`.
-        identity: everything that its features depend on beside the images: the network, the hash of its weights, how
-            images are prepared.
+        pixels: the pixel range that its network expects, a key of `PIXELS`.
+        identity: everything besides the images that the features depend on: the network, the hash of its weights, the
+            preparation of images.
     """
 
     _place: Tensor
@@ -60,40 +59,40 @@ class FeatureExtractor(nn.Module, abc.ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that it computes on."""
         return self._place.device
 
     def prepare(self, images: Images) -> Shaped[Tensor, "B C h w"]:
-        """What the network takes in the place of images in [-1, 1]."""
+        """The network's input for images in [-1, 1]."""
         return PIXELS[self.pixels](images)
 
     @abc.abstractmethod
     def vectors(self, prepared: Shaped[Tensor, "B C h w"]) -> Float[Tensor, "B D"]:
-        """What the network gives for a batch that has been prepared."""
+        """The network's output for a prepared batch."""
 
     def forward(self, images: Images) -> Float[Tensor, "B D"]:
         """The features of a batch of images in [-1, 1], grey or RGB, float32 (B, D)."""
         images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-        # Edits may be made in half precision; how they are measured must not depend on it.
+        # Edits may be made in half precision; their measurement must not depend on it.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             return self.vectors(self.prepare(images.float())).float()
 
     def train(self, mode: bool = True) -> FeatureExtractor:
-        """Changes nothing: what measures stays in evaluation mode."""
+        """Does nothing: an extractor stays in evaluation mode."""
         return self
 
 
 class EfficientNetLite0(FeatureExtractor):
-    """1280 features of EfficientNet-lite0, for machines without a network: they compare with no published number.
+    """1280 features of EfficientNet-lite0, which needs no download; numbers do not compare with published ones.
 
-    They are those before its classifier, averaged over places, in [0, 6].
+    They are the features before its classifier, averaged over positions, in [0, 6].
 
     Args:
         size: height and width that images are resampled to, bicubic and with antialiasing.
 
     Raises:
         ModuleNotFoundError: the packages of the network and its weights are not installed.
-        ValueError: the weights are not the known ones.
+        ValueError: the installed weights have another hash.
     """
 
     def __init__(self, size: int = 128) -> None:
@@ -110,12 +109,12 @@ class EfficientNetLite0(FeatureExtractor):
         self.network.eval().requires_grad_(False)
 
     def prepare(self, images: Images) -> Float[Tensor, "B 3 size size"]:
-        """Images of the network's size and normalisation, (x - 127) / 128 of pixels from 0 to 255."""
+        """Images with the network's size and normalisation, (x - 127) / 128 of pixels from 0 to 255."""
         resized = nn.functional.interpolate(images, size=self.size, mode="bicubic", antialias=True)
         return ((resized + 1) * 127.5 - 127) / 128
 
     def vectors(self, prepared: Float[Tensor, "B 3 size size"]) -> Float[Tensor, "B 1280"]:
-        """The features of a batch that has been prepared, (B, 1280)."""
+        """The features of a prepared batch, (B, 1280)."""
         return self.network.extract_features(prepared).mean((2, 3))
 
 
@@ -128,22 +127,20 @@ def features_of(
 
 
 def stream_features(extractor: FeatureExtractor, batches: Batches) -> Float[Tensor, "N D"]:
-    """The features of images that come in batches, float32 (N, D) on the CPU.
-
-    At most one batch is held at a time.
+    """The features of batches of images, float32 (N, D) on the CPU; one batch is held at a time.
 
     Raises:
-        TooFewImages: there are none.
+        ValueError: there are no images.
     """
 
     def features(images: Images) -> Float[Tensor, "B D"]:
         return extractor(images.to(extractor.device))
 
-    # A loop's variable would hold the last batch while the next one is made; `map` lets it go. The features stay where
-    # they are until the end, so that a GPU is not waited for after each batch.
+    # A loop's variable would hold the last batch while the next one is made; `map` releases it. The features stay on
+    # their device until the end, so that nothing waits for a GPU after each batch.
     found = list(map(features, batches))
     if not found:
-        raise TooFewImages("features need at least 1 image, got none")
+        raise ValueError("features need at least 1 image, got none")
     return torch.cat(found).cpu()
 
 

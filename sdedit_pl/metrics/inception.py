@@ -1,6 +1,6 @@
-"""The features that published KIDs and FIDs are measured on: InceptionV3 of 2015, with TensorFlow's weights.
+"""InceptionV3 of 2015 with TensorFlow's weights, the features of published KIDs and FIDs.
 
-The network is that of torch-fidelity, which follows the original graph in its pooling and its resampling to 299 px.
+The network is torch-fidelity's, which follows the original graph in its pooling and its resampling to 299 px.
 
 Source: Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016; Heusel et al., "GANs Trained by a Two
 Time-Scale Update Rule", NeurIPS 2017, for the distance between its pooled features.
@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sdedit_pl.metrics.features import FeatureExtractor, not_installed
-from sdedit_pl.metrics.weights import PublishedWeights
+from sdedit_pl.metrics.published_weights import PublishedWeights
 
 WEIGHTS = PublishedWeights(
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
@@ -23,15 +23,15 @@ WEIGHTS = PublishedWeights(
 
 
 class InceptionV3(FeatureExtractor):
-    """The 2048 pooled features of InceptionV3; images of any size, taken as whole numbers from 0 to 255.
+    """The 2048 pooled features of InceptionV3, for images of any size.
 
     Args:
         weights: path of weights-inception-2015-12-05-6726825d.pth (pytorch-fid's pt_inception-... is the same file);
-            else it is taken from the cache of torch.hub, and fetched if it is not there.
+            null takes it from the cache of torch.hub and downloads it if necessary.
 
     Raises:
         ModuleNotFoundError: torch-fidelity is not installed.
-        WeightsUnavailable: the weights are not here and cannot be fetched, or are other ones.
+        WeightsUnavailable: the weights cannot be found or downloaded, or have another hash.
     """
 
     def __init__(self, weights: str | None = None) -> None:
@@ -46,5 +46,5 @@ class InceptionV3(FeatureExtractor):
         self.network.eval().requires_grad_(False)
 
     def vectors(self, prepared: UInt8[Tensor, "B 3 h w"]) -> Float[Tensor, "B 2048"]:
-        """The features of pixels from 0 to 255, (B, 2048)."""
+        """The features of pixels in [0, 255], (B, 2048)."""
         return self.network(prepared)[0]

@@ -29,7 +29,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdedit_pl.metrics.gathered import TooFewImages
 from sdedit_pl.metrics.intervals import Estimate, bootstrap_weights, percentile_interval
 
 _DEGREE = 3
@@ -71,7 +70,7 @@ def kernel_distance(
         raise ValueError("groups are needed for both sets or for none; give x_groups and y_groups")
     for name, groups in (("x", x_groups), ("y", y_groups)):
         if len(groups.unique()) < 3:
-            raise TooFewImages(f"the error needs at least 3 groups in each set, got {len(groups.unique())} in {name}")
+            raise ValueError(f"the error needs at least 3 groups in each set, got {len(groups.unique())} in {name}")
     groups, numbers = torch.cat([x_groups, y_groups]).cpu().unique(return_inverse=True)
     weights = bootstrap_weights(len(groups), draws, seed)
     x_numbers, y_numbers = numbers.split([len(x), len(y)])
@@ -96,14 +95,13 @@ def subset_distances(
         seed: of the subsets.
 
     Raises:
-        TooFewImages: a set has less than `size` images.
-        ValueError: a size below 2.
+        ValueError: a size below 2, or a set of fewer than `size` images.
     """
     if size < 2:
         raise ValueError(f"a KID subset has at least 2 images, got subset_size={size}")
     for name, features in (("generated", x), ("real", y)):
         if len(features) < size:
-            raise TooFewImages(
+            raise ValueError(
                 f"KID over subsets of {size} images needs at least {size} in each set, got {len(features)} {name} "
                 f"images; give more images, or subset_size={len(features)} or less"
             )
@@ -125,11 +123,11 @@ def polynomial_kernel(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Float
 
 @dataclass(frozen=True)
 class _Grouped:
-    """A set of features in groups, with a weight of each group in each draw.
+    """A set of features in groups, with the weight of each group in each draw.
 
     Args:
         features: (N, D).
-        groups: number of the group of each, (N,).
+        groups: the group of each, (N,), from 0.
         weights: of each group in each draw, (G, draws).
     """
 
@@ -143,11 +141,11 @@ class _Grouped:
 
 
 class _Means(NamedTuple):
-    """Means over the pairs from different groups.
+    """Means over the pairs of images from different groups.
 
     Args:
-        all: of all of them.
-        without: without the pairs of each group, (G,).
+        all: over all pairs.
+        without: leaving out the pairs of each group, (G,).
         drawn: weighted by each draw, (draws,).
     """
 
@@ -183,7 +181,7 @@ def _subset_sums(
     y_chosen: Float[Tensor, "M subsets"],
     own: bool = False,
 ) -> Float[Tensor, "subsets"]:
-    """The sum of the kernel over the pairs in each subset; of a set with its `own`, without each image with itself."""
+    """The sum of the kernel over the pairs in each subset; `own` leaves out the pairs of an image with itself."""
     found = torch.zeros(x_chosen.shape[1]).double()
     for rows in torch.arange(len(x)).split(_ROWS):
         kernel = polynomial_kernel(x[rows], y).cpu()

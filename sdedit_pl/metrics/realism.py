@@ -1,18 +1,33 @@
-"""Realism of a set of images as metrics over features, for Lightning and for loops of one's own.
+"""Realism of a set of images: distances between its features and those of real images, as metrics.
 
     realism = MetricCollection([KernelDistance(reference), FrechetDistance(reference)])
     for images, numbers in edits:
         realism.update(extractor(images), numbers)
     realism.compute()
 
-Images go through the extractor once, outside of the metrics; those in a `MetricCollection` share one copy of the
-features. The reference set is given whole on every process. Everything is computed in float64 on the CPU, so that the
-numbers are the same on every device.
+Images pass through the extractor once, outside the metrics; metrics in a `MetricCollection` share one copy of the
+features. Every process holds the whole reference set. All computation is in float64 on the CPU, so that the numbers are
+the same on every device. FID, precision and recall are those of torch-fidelity.
+
+FID is biased upwards, the more so the fewer images there are. Precision, recall, density and coverage assume that a set
+fills the union of balls around its images, each with the distance to the k-th nearest other image as its radius; they
+depend on the number of images too. Compare only sets of equal size.
+
+    precision   share of the generated images inside a ball of a real one
+    recall      share of the real images inside a ball of a generated one
+    density     number of balls of real images around a generated one, over k, on average: an outlier's large ball
+                counts no more than any other; may exceed 1
+    coverage    share of the real images whose ball holds a generated one
+
+Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", NeurIPS 2017, equation 6 (FID); Kynkaanniemi et
+al., "Improved Precision and Recall Metric for Assessing Generative Models", NeurIPS 2019, equations 1 and 2 (k = 3);
+Naeem et al., "Reliable Fidelity and Diversity Metrics for Generative Models", ICML 2020, equations 3 and 4 (k = 5).
 """
 
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -20,12 +35,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdedit_pl.metrics.frechet import Gaussian, frechet_distance
-from sdedit_pl.metrics.gathered import ImageMetric, groups_of
+from sdedit_pl.metrics.features import not_installed
+from sdedit_pl.metrics.image_metric import ImageMetric, groups_of
 from sdedit_pl.metrics.kid import kernel_distance, subset_distances
-from sdedit_pl.metrics.manifolds import density_and_coverage, neighbour_radii, precision_and_recall
 
 BOOTSTRAP_DRAWS = 1000
+_ROWS = 1024
+"""Images whose distances to all others are held at a time."""
+_BORDER = 1e-9
+"""Relative to a radius: an image on the border of a ball is inside, up to this rounding."""
+_ROUNDING = 1e-12
+"""Relative to the squared lengths of two vectors: a smaller squared distance is rounding."""
 
 Numbers = dict[str, Float[Tensor, ""]]
 
@@ -59,21 +79,21 @@ class FeatureMetric(ImageMetric, abc.ABC):
 class KernelDistance(FeatureMetric):
     """KID, as `kid`, with its standard error `kid_error` and the ends of its 95 % interval, `kid_low` and `kid_high`.
 
-    `kid_subsets` and `kid_subsets_deviation` are what torchmetrics and torch-fidelity report; `sdedit_pl.metrics.kid`
-    says how the two differ.
+    `kid_subsets` and `kid_subsets_deviation` are the numbers that torchmetrics and torch-fidelity report;
+    `sdedit_pl.metrics.kid` describes the difference.
 
     Args:
         reference: features of the real images, (M, D).
-        groups: the group of the image of each number, (N,); None: each image is a group of its own.
+        groups: the group of the image of each number, (N,); None makes each image a group of its own.
         reference_groups: the group of each real image, (M,). Images of one group are not independent, also across the
             two sets: pairs of them do not count.
-        subsets: how many random subsets; 0 for none, and then none of the two numbers.
+        subsets: how many random subsets; 0 leaves out the two numbers of subsets.
         subset_size: images of each set in a subset.
         seed: of the subsets and the bootstrap.
         options: of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: groups for one of the sets alone, or not for each reference image.
+        ValueError: groups for one of the sets alone, or not one for each reference image.
     """
 
     def __init__(
@@ -98,11 +118,10 @@ class KernelDistance(FeatureMetric):
         self.seed = seed
 
     def compute(self) -> Numbers:
-        """The distance of all edits so far.
+        """The KID of all edits so far.
 
         Raises:
-            TooFewImages: less than a subset in a set, or less than three groups.
-            ValueError: an edit whose number has no group.
+            ValueError: fewer images than a subset or three groups in a set, or an edit without a group.
         """
         features, numbers = self.gathered()
         found: dict[str, float] = {}
@@ -124,25 +143,32 @@ class FrechetDistance(FeatureMetric):
     """
 
     @cached_property
-    def _real(self) -> Gaussian:
-        return Gaussian.of(self.reference)
+    def _reference_statistics(self) -> dict[str, Any]:
+        return _statistics(self.reference)
 
     def compute(self) -> Numbers:
-        """The distance of all edits so far.
+        """The FID of all edits so far.
 
         Raises:
-            TooFewImages: less than two images in a set.
+            ModuleNotFoundError: torch-fidelity is not installed.
+            ValueError: fewer than two images in a set.
         """
         features, _ = self.gathered()
-        return _tensors({"fid": frechet_distance(Gaussian.of(features), self._real)})
+        try:
+            from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+        except ModuleNotFoundError as error:
+            raise not_installed(error) from error
+        found = fid_statistics_to_metric(_statistics(features), self._reference_statistics, verbose=False)
+        # Rounding can bring the distance of equal sets below 0.
+        return _tensors({"fid": max(0.0, found[KEY_METRIC_FID])})
 
 
 class BallMetric(FeatureMetric, abc.ABC):
-    """A metric over balls around images, up to their nearest neighbours.
+    """A metric over balls around images that reach to their k-th nearest neighbours.
 
     Args:
         reference: features of the real images, (M, D).
-        neighbours: which nearest other image a ball reaches to.
+        neighbours: k.
         options: of `torchmetrics.Metric`.
 
     Raises:
@@ -155,55 +181,102 @@ class BallMetric(FeatureMetric, abc.ABC):
             raise ValueError(f"neighbours must be at least 1, got {neighbours}")
         self.neighbours = neighbours
 
-    @cached_property
-    def _radii(self) -> Float[Tensor, "M"]:
-        return neighbour_radii(self.reference, self.neighbours)
-
 
 class PrecisionRecall(BallMetric):
-    """Precision and recall of Kynkaanniemi et al., as `precision` and `recall`.
-
-    Args:
-        reference: features of the real images, (M, D).
-        neighbours: which nearest other image a ball reaches to.
-        options: of `torchmetrics.Metric`.
-    """
+    """Precision and recall of Kynkaanniemi et al., as `precision` and `recall`; arguments as of `BallMetric`."""
 
     def __init__(self, reference: Float[Tensor, "M D"], neighbours: int = 3, **options: Any) -> None:
         super().__init__(reference, neighbours, **options)
 
     def compute(self) -> Numbers:
-        """Both, of all edits so far.
+        """Precision and recall of all edits so far.
 
         Raises:
-            TooFewImages: a set has no more images than neighbours.
+            ModuleNotFoundError: torch-fidelity is not installed.
+            ValueError: a set has no more images than neighbours.
         """
         features, _ = self.gathered()
-        precision, recall = precision_and_recall(self.reference, features, self._radii, self.neighbours)
-        return _tensors({"precision": precision, "recall": recall})
+        try:
+            from torch_fidelity.metric_prc import prc_features_to_metric
+        except ModuleNotFoundError as error:
+            raise not_installed(error) from error
+        for images in (self.reference, features):
+            _require_neighbours(images, self.neighbours)
+        found = prc_features_to_metric(
+            features,
+            self.reference.double(),
+            prc_neighborhood=self.neighbours,
+            prc_batch_size=_ROWS,
+            save_cpu_ram=True,
+            verbose=False,
+        )
+        return _tensors({name: found[name] for name in ("precision", "recall")})
 
 
 class DensityCoverage(BallMetric):
-    """Density and coverage of Naeem et al., as `density` and `coverage`.
-
-    Args:
-        reference: features of the real images, (M, D).
-        neighbours: which nearest other image a ball reaches to.
-        options: of `torchmetrics.Metric`.
-    """
+    """Density and coverage of Naeem et al., as `density` and `coverage`; arguments as of `BallMetric`."""
 
     def __init__(self, reference: Float[Tensor, "M D"], neighbours: int = 5, **options: Any) -> None:
         super().__init__(reference, neighbours, **options)
 
+    @cached_property
+    def _radii(self) -> Float[Tensor, "M"]:
+        return neighbour_radii(self.reference, self.neighbours)
+
     def compute(self) -> Numbers:
-        """Both, of all edits so far.
+        """Density and coverage of all edits so far.
 
         Raises:
-            TooFewImages: the reference set has no more images than neighbours.
+            ValueError: the reference set has no more images than neighbours.
         """
         features, _ = self.gathered()
-        density, coverage = density_and_coverage(self.reference, features, self._radii, self.neighbours)
-        return _tensors({"density": density, "coverage": coverage})
+        in_balls, covered = 0, torch.zeros(len(self.reference), dtype=torch.bool)
+        for distances in _distances(features, self.reference):
+            inside = distances <= self._radii * (1 + _BORDER)
+            in_balls += int(inside.sum())
+            covered |= inside.any(0)
+        density = in_balls / len(features) / self.neighbours
+        return _tensors({"density": density, "coverage": covered.double().mean().item()})
+
+
+def neighbour_radii(features: Float[Tensor, "N D"], neighbours: int) -> Float[Tensor, "N"]:
+    """The distance of each image to its `neighbours`-th nearest other one, float64 (N,).
+
+    Raises:
+        ValueError: there are not that many others.
+    """
+    _require_neighbours(features, neighbours)
+    # The nearest is the image itself, at 0.
+    radii = [distances.kthvalue(neighbours + 1, dim=1).values for distances in _distances(features, features)]
+    return torch.cat(radii)
+
+
+def _distances(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Iterator[Float[Tensor, "rows M"]]:
+    """The distances of the images in `x` to all in `y`, float64, some rows at a time."""
+    x, y = x.cpu().double(), y.cpu().double()
+    lengths = y.square().sum(1)
+    for rows in x.split(_ROWS):
+        scale = rows.square().sum(1)[:, None] + lengths
+        squared = scale - 2 * rows @ y.T
+        squared[squared < _ROUNDING * scale] = 0  # of equal images, and rounding below 0
+        yield squared.sqrt()
+
+
+def _statistics(features: Float[Tensor, "N D"]) -> dict[str, Any]:
+    """Mean and covariance of features, as torch-fidelity computes them, in float64."""
+    from torch_fidelity.metric_fid import fid_features_to_statistics
+
+    if len(features) < 2:
+        raise ValueError(f"FID needs at least 2 images in each set, got {len(features)}")
+    return fid_features_to_statistics(features.double())
+
+
+def _require_neighbours(features: Float[Tensor, "N D"], neighbours: int) -> None:
+    if len(features) <= neighbours:
+        raise ValueError(
+            f"balls to the {neighbours} nearest neighbours need at least {neighbours + 1} images in each set, got "
+            f"{len(features)}"
+        )
 
 
 def _tensors(numbers: dict[str, float]) -> Numbers:

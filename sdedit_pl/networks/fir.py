@@ -2,9 +2,12 @@
 
 Doubling an image inserts a zero after each sample and low-passes the result; halving low-passes and keeps every
 second sample. The low-pass filter is the outer product of a short sequence of taps with itself, normalised to sum
-one, and pixels outside the image count as zero. Both are depthwise (transposed) convolutions here, so that they run
-on any device and in `torch.compile`. Autocast does not lower their precision: they are a small part of a network's
-arithmetic, and CPUs lack a fast bfloat16 kernel for transposed depthwise convolutions (measured: 15 times slower).
+one, and pixels outside the image count as zero.
+
+Under `torch.compile` a filter is a weighted sum of shifted (and strided) views, one axis after the other: it fuses into
+one kernel in the dtype of the activations, and so does its gradient, without atomics. Otherwise it is a depthwise
+(transposed) convolution, which makes no temporary tensors. Autocast does not lower the precision of the convolution,
+because CPUs lack a fast bfloat16 kernel for it (measured: 15 times slower).
 
 Source: Zhang, "Making Convolutional Networks Shift-Invariant Again" (2019); Karras et al., "Analyzing and Improving
 the Image Quality of StyleGAN" (2020), appendix B; Song et al., "Score-Based Generative Modeling through Stochastic
@@ -77,12 +80,16 @@ class FIRFilter(nn.Module):
     ) -> None:
         super().__init__()
         self.register_buffer("kernel", depthwise_kernel(channels, taps, gain).flip(2, 3), persistent=False)
+        self.taps = normalised(taps, math.sqrt(gain))[::-1]
+        self.margins = (before, after)
         self.stride = stride
         self.padding = min(before, after)
         self.extra = (before - self.padding, after - self.padding)
 
     def forward(self, x: Images) -> Float[Tensor, "B C H_out W_out"]:
         """Filters `x` of shape (B, C, H, W)."""
+        if torch.compiler.is_compiling():
+            return self.fused(x)
         if any(self.extra):
             x = F.pad(x, self.extra * 2)
         with torch.autocast(x.device.type, enabled=False):
@@ -90,6 +97,14 @@ class FIRFilter(nn.Module):
                 x.to(self.kernel.dtype), self.kernel, stride=self.stride, padding=self.padding, groups=x.shape[1]
             )
         return y.to(x.dtype)
+
+    def fused(self, x: Images) -> Float[Tensor, "B C H_out W_out"]:
+        """The same as sums of views."""
+        x = F.pad(x, self.margins * 2)
+        for axis in (2, 3):
+            length = (x.shape[axis] - len(self.taps)) // self.stride + 1
+            x = weighted_sum(x, list(enumerate(self.taps)), axis, length, self.stride)
+        return x
 
 
 class FIRDownsample(FIRFilter):
@@ -103,7 +118,8 @@ class FIRDownsample(FIRFilter):
 class FIRUpsample(nn.Module):
     """Doubles height and width: (B, C, H, W) to (B, C, 2H, 2W).
 
-    The filter's gain is 4, for three of four samples are inserted zeros.
+    The filter's gain is 4, because three of four samples are inserted zeros. Even and odd outputs are two filters of
+    the samples themselves; for the taps (1, 3, 3, 1), the weights 1/4 and 3/4 of bilinear interpolation.
     """
 
     kernel: Tensor
@@ -114,12 +130,54 @@ class FIRUpsample(nn.Module):
         surplus = len(taps) - 2
         self.padding = surplus // 2
         self.crop = surplus - 2 * self.padding
+        # Output 2 i + phase is the sum of weights[k] x[i + (phase + padding - k) / 2] over the k of its parity.
+        weights = list(enumerate(normalised(taps, gain=2.0)))
+        self.phases = [
+            [((phase + self.padding - k) // 2, weight) for k, weight in weights if (phase + self.padding - k) % 2 == 0]
+            for phase in (0, 1)
+        ]
+        offsets = [offset for phase in self.phases for offset, _ in phase]
+        self.margins = (max(0, -min(offsets)), max(0, *offsets))
 
     def forward(self, x: Images) -> Float[Tensor, "B C 2*H 2*W"]:
         """Doubles `x` of shape (B, C, H, W)."""
+        if torch.compiler.is_compiling():
+            return self.fused(x)
         with torch.autocast(x.device.type, enabled=False):
             y = F.conv_transpose2d(
                 x.to(self.kernel.dtype), self.kernel, stride=2, padding=self.padding, groups=x.shape[1]
             )
         y = y.to(x.dtype)
         return y[..., : -self.crop, : -self.crop] if self.crop else y
+
+    def fused(self, x: Images) -> Float[Tensor, "B C 2*H 2*W"]:
+        """The same as sums of views."""
+        for axis in (2, 3):
+            length = x.shape[axis]
+            padded = F.pad(x, (0, 0) * (3 - axis) + self.margins)
+            parts = [
+                weighted_sum(padded, [(self.margins[0] + offset, weight) for offset, weight in phase], axis, length)
+                for phase in self.phases
+            ]
+            x = torch.stack(parts, axis + 1).flatten(axis, axis + 1)
+        return x
+
+
+def normalised(taps: Sequence[float], gain: float) -> list[float]:
+    """The taps, scaled to sum to `gain`."""
+    total = math.fsum(taps)
+    return [gain * tap / total for tap in taps]
+
+
+def weighted_sum(x: Tensor, terms: Sequence[tuple[int, float]], axis: int, length: int, stride: int = 1) -> Tensor:
+    """Sums weight * (`length` samples of `x` along `axis` from `start` on, `stride` apart) over (start, weight)."""
+
+    def samples(start: int) -> Tensor:
+        kept = slice(start, start + (length - 1) * stride + 1, stride)
+        return x[(slice(None),) * axis + (kept,)]
+
+    (first, weight), *rest = terms
+    total = samples(first) * weight
+    for start, weight in rest:
+        total = total + samples(start) * weight
+    return total

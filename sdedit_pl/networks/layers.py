@@ -187,7 +187,8 @@ class Upsample(nn.Module):
         # Zeros are inserted and convolved in one step; the filter follows, so that the border is padded only once.
         weight = self.convolution.weight.flip(2, 3).transpose(0, 1)
         y = self.filter(F.conv_transpose2d(x, weight, stride=2))
-        return y if self.convolution.bias is None else y + self.convolution.bias[:, None, None]
+        bias = self.convolution.bias  # in the dtype of the features: autocast would let float32 promote them
+        return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
 
 class ResidualBlock(nn.Module):

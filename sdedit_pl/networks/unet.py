@@ -188,8 +188,10 @@ class UNet(nn.Module):
         """
         check_images(images, self.shape.image_channels, self.size_divisor)
         patch = self.shape.patch
-        x = F.pixel_unshuffle(images, patch) if patch > 1 else images
-        vector = self.label_embedding(label, augmentation)
+        # The label's embedding stays in float32 where the rest is converted to 16 bits; see `convert_network`.
+        dtype = self.stem.weight.dtype
+        x = (F.pixel_unshuffle(images, patch) if patch > 1 else images).to(dtype)
+        vector = self.label_embedding(label, augmentation).to(dtype)
         kept = self._descend(x, vector)
         h = kept[-1]
         for block in self.middle:

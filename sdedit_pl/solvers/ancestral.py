@@ -24,7 +24,8 @@ from torch import Tensor
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.noise import StepNoise
 from sdedit_pl.sde import SDE
-from sdedit_pl.solvers.base import Solver, State, forward_steps, require_chain
+from sdedit_pl.solvers.base import Solver, State
+from sdedit_pl.solvers.published_chains import chain_named, require_possible_steps
 from sdedit_pl.typing import Images, Times, over_images
 
 VARIANCES = ("auto", "small", "large", "learned")
@@ -51,19 +52,19 @@ class Ancestral(Solver):
             raise ValueError(
                 f"the variance of an ancestral step is one of {', '.join(VARIANCES)}, got {self.variance!r}"
             )
-        forward_steps(self.chain)
+        chain_named(self.chain)
 
     @property
     def stochastic(self) -> bool:
         return True
 
     def initial_state(self, sde: SDE, times: Float[Tensor, "levels"]) -> State:
-        require_chain(self.chain, sde, times)
+        require_possible_steps(self.chain, sde, times)
 
     def step(
         self, denoiser: Denoiser, x_t: Images, t: Times, s: Times, state: State, noise: StepNoise
     ) -> tuple[Images, State]:
-        forward = forward_steps(self.chain)(denoiser.sde, t, s)
+        forward = chain_named(self.chain)(denoiser.sde, t, s)
         largest = forward.deviation
         smallest = largest * forward.retained.sqrt() / forward.scale
         learned = self.variance == "auto" and denoiser.parameterisation.learned_variance

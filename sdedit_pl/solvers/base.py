@@ -1,8 +1,7 @@
-"""What a solver is: one step of a reverse process, from a noised image at time t to one at an earlier time s.
+"""The interface of solvers: one step of a reverse process, from a noised image at time t to an earlier time s.
 
-A solver holds hyper-parameters only. What it remembers from step to step (the history of a multistep solver) lives in a
-state that it makes at the start of a run and hands back after each step, so that one solver object serves any number
-of runs at once.
+A solver holds hyper-parameters only. The history of a multistep solver lives in a state that the solver creates at the
+start of a run and returns after each step, so that one solver object serves any number of runs at once.
 
 Source: Anderson, "Reverse-time diffusion equation models", 1982; Song et al. 2021, equations 6 and 13.
 """
@@ -10,7 +9,6 @@ Source: Anderson, "Reverse-time diffusion equation models", 1982; Song et al. 20
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,7 +17,7 @@ from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.noise import StepNoise
-from sdedit_pl.sde import SDE, ForwardStep
+from sdedit_pl.sde import SDE
 from sdedit_pl.typing import Images, Times
 
 State: TypeAlias = Any
@@ -69,41 +67,3 @@ class Solver(abc.ABC):
         Returns:
             The images at time `s`, in the dtype of `x_t`, and the state for the next step.
         """
-
-
-def forward_steps(chain: str) -> Callable[[SDE, Times, Times], ForwardStep]:
-    """The forward step from s to t that a solver reverses, as a function of (sde, t, s).
-
-    Args:
-        chain: "exact" (the SDE's own transition, for steps of any length), "paper" (that of SDEdit's algorithms) or
-            "table" (that of the discrete chains of score_sde).
-
-    Raises:
-        ValueError: another name.
-    """
-    if chain not in CHAINS:
-        raise ValueError(f"the chain that a solver reverses is one of {', '.join(CHAINS)}, got {chain!r}")
-    return CHAINS[chain]
-
-
-def require_chain(chain: str, sde: SDE, times: Float[Tensor, "levels"]) -> None:
-    """Refuses a chain with a step so long that its beta would exceed 1.
-
-    Raises:
-        ValueError: the chain has no step between two of the times.
-    """
-    scale = forward_steps(chain)(sde, times[:-1], times[1:]).scale
-    impossible = (~(scale > 0)).nonzero().flatten().tolist()
-    if impossible:
-        longest = max(times[index].item() - times[index + 1].item() for index in impossible)
-        raise ValueError(
-            f"a step of {longest:.3g} is too long for the {chain!r} chain of this SDE (its beta would exceed 1); take "
-            "more steps, or a solver on the exact chain, whose steps may be of any length"
-        )
-
-
-CHAINS: dict[str, Callable[[SDE, Times, Times], ForwardStep]] = {
-    "exact": lambda sde, t, s: sde.transition(t, s),
-    "paper": lambda sde, t, s: sde.paper_transition(t, s),
-    "table": lambda sde, t, s: sde.table_transition(t, s),
-}

@@ -10,7 +10,7 @@ from typing import Any, cast
 import lightning
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.training.module import ScoreModule
@@ -49,14 +49,13 @@ class ImageHalfLifeAveraging(WeightAveraging):
             )
         if len(set(half_lives)) < len(half_lives):
             raise ValueError(f"half_life_images must differ from each other, got {list(half_lives)}")
-        super().__init__(use_buffers=False, multi_avg_fn=self._update)
+        super().__init__(use_buffers=False)
         self.half_lives = half_lives
         self.ramp = 0.0 if continues else ramp
         self.continues = continues
-        self._images_seen = 0
-        self._images_per_step = 0
         self._swapped = False
         self._others: dict[int, Denoiser] = {}
+        self._weights: list[tuple[list[Tensor], list[Tensor]]] = []
 
     def decay(self, images_seen: int, images_per_step: int, half_life: int | None = None) -> float:
         """Share of the average that one optimiser step of `images_per_step` images keeps; None is the first average."""
@@ -68,7 +67,7 @@ class ImageHalfLifeAveraging(WeightAveraging):
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
-            # Asked for its value at every update: on the CPU, that waits for no device.
+            # Read at every update, which on the CPU waits for no device.
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
             if self.continues:
                 self._average_model.n_averaged += 1
@@ -94,12 +93,10 @@ class ImageHalfLifeAveraging(WeightAveraging):
         batch: Tensor,
         batch_idx: int,
     ) -> None:
-        self._images_per_step = batch.shape[0] * trainer.world_size * trainer.accumulate_grad_batches
-        self._images_seen = images_seen(trainer)
-        before = self._latest_update_step
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self._latest_update_step != before:
-            self._update_others(cast(ScoreModule, pl_module).denoiser)
+        if trainer.global_step > self._latest_update_step:
+            images_per_step = batch.shape[0] * trainer.world_size * trainer.accumulate_grad_batches
+            self._update(pl_module, images_seen(trainer), images_per_step)
+            self._latest_update_step = trainer.global_step
 
     def averages(self, pl_module: ScoreModule) -> dict[int, Denoiser]:
         """The denoiser of each average at the moment, by its half-life, the first one first; not to be changed."""
@@ -140,20 +137,22 @@ class ImageHalfLifeAveraging(WeightAveraging):
         if self._swapped:
             self._swap_models(pl_module)
 
-    def _update(self, average: Any, current: Any, count: Any) -> None:
-        weight = 1 - self.decay(self._images_seen, self._images_per_step)
-        torch._foreach_lerp_(list(average), list(current), weight)  # pyright: ignore[reportPrivateImportUsage]
-
     @torch.no_grad()
-    def _update_others(self, denoiser: Denoiser) -> None:
+    def _update(self, pl_module: lightning.LightningModule, images_seen: int, images_per_step: int) -> None:
+        """One update of every average: a kernel for each, and nothing that waits for the device.
+
+        Lightning's own would copy its counter to the device at every step, which waits for all that is queued there.
+        """
         assert self._average_model is not None
-        current: list[Tensor] = list(denoiser.parameters())
-        # The first average that there is are the weights themselves.
-        first = int(self._average_model.n_averaged) == 1
-        for half_life, other in self._others.items():
-            weight = 1.0 if first else 1 - self.decay(self._images_seen, self._images_per_step, half_life)
-            averages: list[Tensor] = list(other.parameters())
-            torch._foreach_lerp_(averages, current, weight)  # pyright: ignore[reportPrivateImportUsage]
+        if not self._weights:
+            pairs: list[tuple[nn.Module, nn.Module]] = [(self._average_model.module, pl_module)]
+            pairs += [(other, cast(ScoreModule, pl_module).denoiser) for other in self._others.values()]
+            self._weights = [(list(average.parameters()), list(current.parameters())) for average, current in pairs]
+        first = int(self._average_model.n_averaged) == 0
+        for half_life, (average, current) in zip(self.half_lives, self._weights, strict=True):
+            weight = 1.0 if first else 1 - self.decay(images_seen, images_per_step, half_life)
+            torch._foreach_lerp_(average, current, weight)  # pyright: ignore[reportPrivateImportUsage, reportArgumentType]
+        self._average_model.n_averaged += 1
 
 
 def images_seen(trainer: lightning.Trainer) -> int:

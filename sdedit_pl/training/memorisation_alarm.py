@@ -25,7 +25,7 @@ from torch.nn.functional import interpolate
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.guides.strokes import stroke_painting
-from sdedit_pl.metrics import nearest
+from sdedit_pl.metrics.distances import nearest_by_distance
 from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.typing import Images
@@ -94,4 +94,4 @@ class MemorisationAlarm(lightning.Callback):
         """Median distance of `images` to the nearest training image or mirror image, as a mean square."""
         side = min(SIDE, *images.shape[2:])
         small = interpolate(images, size=(side, side), mode="area").flatten(1)
-        return (nearest(small, self._seen).measure.median() / small.shape[1]).item()
+        return (nearest_by_distance(small, self._seen).measure.median() / small.shape[1]).item()

@@ -14,10 +14,7 @@ from torchvision.utils import make_grid, save_image
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.files import whole_file
-from sdedit_pl.grids import GRIDS
-from sdedit_pl.noise import SeededNoise
-from sdedit_pl.sampling import integrate
-from sdedit_pl.solvers import SOLVERS
+from sdedit_pl.sampling import sample
 from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.module import ScoreModule
 
@@ -93,13 +90,7 @@ class Previews(lightning.Callback):
             guides = self.guides.to(device)
             rows += [guides, self.edit(denoiser, guides, seeds=list(range(len(guides))))]
         if self.samples:
-            rows.append(self.unconditional(denoiser, device))
+            seeds, steps = range(self.samples), self.edit.step_count
+            rows.append(sample(denoiser, self.image_shape, seeds, steps=steps, device=device))
         denoiser.train(training)
         return rows
-
-    def unconditional(self, denoiser: Denoiser, device: torch.device) -> Float[Tensor, "N C H W"]:
-        """Samples from the prior, with as many steps as an edit."""
-        noise = SeededNoise(range(self.samples))
-        prior = denoiser.sde.prior_sample(noise(0, 0, torch.empty(self.samples, *self.image_shape, device=device)))
-        times = GRIDS["log_snr"]().times(denoiser.sde, 1.0, self.edit.step_count)
-        return integrate(denoiser, SOLVERS["ancestral"](), prior, times, noise=noise)

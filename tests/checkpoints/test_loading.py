@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import Description, describe, loading, native, save_denoiser
 from sdedit_pl.checkpoints.loading import load_denoiser, load_described, without_weights
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.networks import NETWORKS
 
 X = torch.linspace(-2, 2, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
@@ -33,7 +35,7 @@ def model_of(network: dict[str, Any]) -> dict[str, Any]:
 )
 def test_a_loaded_network_computes_what_the_saved_one_did(network: dict[str, Any], tmp_path: Path) -> None:
     """Also where it needs what the file does not hold: FIR kernels, sinusoids' frequencies."""
-    model = model_of(network)
+    model = ModelConfig.from_data(model_of(network))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(1)
         saved = build_denoiser(model).eval()
@@ -46,7 +48,8 @@ def test_a_loaded_network_computes_what_the_saved_one_did(network: dict[str, Any
         assert torch.equal(buffer, loaded.get_buffer(name)), name
     t = torch.tensor([0.1, 0.9])
     with torch.no_grad():
-        assert torch.equal(saved(X, t), loaded(X, t))
+        # Copies, because rounding depends on the alignment of weights in memory.
+        assert torch.equal(deepcopy(saved)(X, t), deepcopy(loaded)(X, t))
 
 
 def test_weights_are_not_copied(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,9 @@ from sdedit_pl.calibration.calibration_report import Report
 from sdedit_pl.calibration.sweep import Sweep, TradeOff
 from sdedit_pl.calibration.t0_sidecar import calibrated_t0
 from sdedit_pl.cli import calibrate
-from sdedit_pl.metrics import FEATURES, Estimate, FeatureExtractor
+from sdedit_pl.metrics import FEATURES
+from sdedit_pl.metrics.features import FeatureExtractor
+from sdedit_pl.metrics.intervals import Estimate
 
 SIDECAR, PLOT, UNFINISHED = (f"tiny.safetensors.t0.{suffix}" for suffix in ("yaml", "png", "unfinished"))
 CALIBRATE = (
@@ -175,10 +177,10 @@ def test_features_that_are_not_installed_are_named(refused, monkeypatch: pytest.
         ("data=nowhere", ("no data=nowhere", "a folder of images, or shards")),
         ("data=nothing", ("nothing",)),
         ("data=*.tar", ("no shard matches *.tar",)),
-        ("data=", ("data must be text",)),
+        ("data=", ("data must be a valid string",)),
         ("ckpt=missing", ("no checkpoint at missing",)),
         ("ckpt=text.png", ("text.png",)),
-        ("split=test", ("split must be one of val, all", "'test'")),
+        ("split=test", ("split must be 'val' or 'all'", "'test'")),
         ("split=val", ("at least 3 images", "data=photos has 1", "val_fraction=0.05", "split=all")),
         ("val_fraction=2", ("val_fraction must lie in [0, 1)",)),
         ("images=2", ("images must be at least 3, got 2",)),

@@ -21,7 +21,8 @@ from PIL import Image
 from sdedit_pl.checkpoints import find_checkpoint
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.evaluation.making import ImageMaker
-from sdedit_pl.metrics import MaskedLPIPS, WeightsUnavailable
+from sdedit_pl.metrics.masked_lpips import MaskedLPIPS
+from sdedit_pl.metrics.published_weights import WeightsUnavailable
 
 EVALUATE = (
     "evaluate", "ckpt=tiny.safetensors", "data=photos", "split=all", "steps=2", "out=o", "accelerator=cpu", "devices=1",

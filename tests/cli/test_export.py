@@ -14,8 +14,9 @@ from support.diffusers_models import AS_DDPM, AS_NCSNPP, save_pipeline
 
 from sdedit_pl import save_denoiser
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.checkpoints.conventions import discrete_vp
-from sdedit_pl.checkpoints.exports import EXPORTS, Export, ExportError
+from sdedit_pl.checkpoints.exporters.export_format import Export, ExportError
+from sdedit_pl.checkpoints.importers.noise_conventions import discrete_vp
+from sdedit_pl.cli import export
 from sdedit_pl.configuration.resolution import resolve
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.denoiser import Denoiser
@@ -93,7 +94,7 @@ def test_a_failure_in_the_middle_leaves_nothing(
             (out / "part").touch()
             raise ExportError("the disk is full of examples")
 
-    monkeypatch.setitem(EXPORTS, "diffusers", Failing)
+    monkeypatch.setattr(export, "exporter", lambda format: Failing())
     assert refused("export", f"ckpt={table}", "out=deep/made") == "the disk is full of examples"
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.recorded_noise import RecordedNoise
 
 from sdedit_pl.cli import main
 from sdedit_pl.cli.edit import COMMAND, build_edits
 from sdedit_pl.cli.edit_inputs import image_shape, read_areas, read_guides
 from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.guides import tensor_checks
-from sdedit_pl.noise import RecordedNoise
 from sdedit_pl.picture_grid import to_picture
 
 RUNS = ("edit_masked", "edit_unmasked")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import io
 import tarfile
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.shard_server import ShardServer
 
 SIZE = 8
 
@@ -66,23 +64,3 @@ def write_shard(tmp_path: Path) -> Callable[..., Path]:
 def encoded() -> Callable[[int], bytes]:
     """The PNG file of image number i."""
     return lambda number: png(numbered_image(number))
-
-
-@pytest.fixture
-def shard_server(tmp_path: Path) -> Iterator[ShardServer]:
-    """Serves the folder `served` of the test."""
-    folder = tmp_path / "served"
-    folder.mkdir(exist_ok=True)
-    server = ShardServer(folder)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attempts follow each other at once."""
-    monkeypatch.setattr("sdedit_pl.data.fetch.PAUSE", 0.0)

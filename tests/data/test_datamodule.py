@@ -59,6 +59,17 @@ def test_a_small_set_is_kept_in_memory_and_needs_no_workers(
     larger.teardown()
 
 
+def test_there_are_at_most_as_many_workers_as_cores(
+    numbered_folder: NumberedFolder, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr("sdedit_pl.data.datamodule.available_cores", lambda: 1)
+    data = module_over(numbered_folder(range(6)), workers=64, cache=False)
+    next(iter(data.training_loader()))
+    assert len(multiprocessing.active_children()) == 1
+    data.teardown()
+    assert not [warning for warning in recwarn if "worker" in str(warning.message)]
+
+
 @pytest.mark.parametrize("cache", [False, True])
 def test_order_and_flips_do_not_depend_on_workers_or_cache(numbered_folder: NumberedFolder, cache: bool) -> None:
     folder = numbered_folder(range(20))

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from sdedit_pl.data.image_files import UnreadableImage
-from sdedit_pl.data.images import ImageFormat, decode_image, held_out, images_from_bytes
+from sdedit_pl.data.images import ImageFormat, decode_image, images_from_bytes
+from sdedit_pl.data.splits import held_out
 
 EIGHT = ImageFormat(8)
 

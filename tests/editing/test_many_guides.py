@@ -97,7 +97,7 @@ def test_guides_come_as_soon_as_they_are_done(denoiser: Denoiser) -> None:
 def test_what_cannot_be_edited_is_refused(denoiser: Denoiser) -> None:
     with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
         run(denoiser, batch=0)
-    with pytest.raises(ValueError, match="2 guides need 2 masks, None where all may change, got 1"):
+    with pytest.raises(ValueError, match="2 guides need 2 masks, .* got 1"):
         list(edit_guides(denoiser, EDIT, some_guides(2), [None], [0]))
 
 
@@ -143,7 +143,7 @@ def test_a_batch_that_does_not_fit_is_halved(denoiser: Denoiser, room_for: Calla
 @pytest.mark.parametrize(
     ("room", "batch", "message"),
     [
-        (2, 3, "cpu has too little memory for 3 samples at once; give a smaller batch"),
+        (2, 3, "cpu has too little memory .* 3 samples; give a smaller batch"),
         (0, None, "memory for a single sample"),
     ],
 )
@@ -157,7 +157,7 @@ def test_a_batch_that_was_asked_for_or_is_one_sample_is_refused(
 
 def test_masks_and_strength_maps_are_not_mixed(denoiser: Denoiser) -> None:
     areas = [left_half(), left_half().float(), None]
-    with pytest.raises(ValueError, match="masks and strength maps cannot be given together"):
+    with pytest.raises(ValueError, match="masks and strength maps cannot be combined"):
         list(edit_guides(denoiser, EDIT, some_guides(3), areas, SEEDS))
     maps = list(edit_guides(denoiser, EDIT, some_guides(3), [None, left_half().float(), None], SEEDS))
     masks = list(edit_guides(denoiser, EDIT, some_guides(3), [None, left_half(), None], SEEDS))

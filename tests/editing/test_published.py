@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 from support.oracles import GaussianDenoiser
+from support.recorded_noise import RecordedNoise
 
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.checkpoints import FORMATS
+from sdedit_pl.checkpoints.importers import importer
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.published import ChainMarginals
 from sdedit_pl.grids import Uniform
-from sdedit_pl.noise import RecordedNoise, SeededNoise
+from sdedit_pl.noise import SeededNoise
 from sdedit_pl.sde import SDES, VESDE, VPSDE
 from sdedit_pl.typing import Images, Mask
 
@@ -85,7 +86,7 @@ def test_paper_is_its_algorithms_to_the_letter(sde, algorithm: Callable[..., Ima
 def recorded_denoiser(folder: Path) -> Denoiser:
     """The tiny U-Net that the recorded runs were made with; its label is the table's index."""
     config = json.loads((folder / "config.json").read_text())
-    imported = FORMATS["ddim"]().read(folder / "edit_model.safetensors", config=config)
+    imported = importer("ddim").read(folder / "edit_model.safetensors", config=config)
     denoiser = build_denoiser(imported.model)
     denoiser.network.load_state_dict(imported.weights)
     return denoiser.eval()

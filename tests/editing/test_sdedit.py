@@ -11,7 +11,7 @@ from support.oracles import GaussianDenoiser, MixtureDenoiser
 from sdedit_pl.denoiser import PARAMETERISATIONS, Denoiser
 from sdedit_pl.editing import VARIANTS, SDEdit
 from sdedit_pl.grids import LogSNR, Uniform
-from sdedit_pl.noise import RecordedNoise, SeededNoise
+from sdedit_pl.noise import SeededNoise
 from sdedit_pl.sampling import integrate
 from sdedit_pl.sde import SDE, SDES, VESDE, VPSDE
 from sdedit_pl.solvers import DDIM, SOLVERS, Ancestral
@@ -204,7 +204,6 @@ def _run(guide: torch.Tensor | None = None, **arguments) -> Callable[[], Images]
         (_run(guides()[0]), r"a guide is a float tensor \(B, C, H, W\), got torch.float32 of shape \(3, 8, 8\)"),
         (_run((guides() * 127).to(torch.int8)), r"a guide is a float tensor .* got torch.int8"),
         (_run(edit_mask=left_half(3)), r"shape \(1 or 4, 1, 8, 8\) for this guide, got \(3, 1, 8, 8\)"),
-        (_run(noise=RecordedNoise([torch.zeros(4, 3, 8, 8)])), "first draw of 1 steps"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

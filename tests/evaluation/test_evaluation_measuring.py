@@ -18,7 +18,9 @@ from sdedit_pl.evaluation.others import choose_nearest
 from sdedit_pl.evaluation.pictures import Pictures
 from sdedit_pl.evaluation.store import Store
 from sdedit_pl.evaluation.tasks import Partners
-from sdedit_pl.metrics import FeatureExtractor, kernel_distance, squared_l2
+from sdedit_pl.metrics.distances import squared_l2
+from sdedit_pl.metrics.features import FeatureExtractor
+from sdedit_pl.metrics.kid import kernel_distance
 from sdedit_pl.typing import Images
 
 COUNT = 9

@@ -41,7 +41,7 @@ def pixels_of(composite: Composite) -> np.ndarray:
 
 
 def disc(side: int, colour: tuple[int, int, int] = RED, around: tuple[int, int, int] = (0, 255, 0)) -> Image.Image:
-    """A disc, transparent around it, where another colour hides."""
+    """A disc; the transparent pixels around it have another colour."""
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     inside = (x**2 + y**2 < (side / 2) ** 2)[..., None]
     return Image.fromarray(np.where(inside, (*colour, 255), (*around, 0)).astype(np.uint8))
@@ -65,7 +65,7 @@ def test_a_rectangle_lands_with_its_upper_left_corner_at_the_place(tmp_path: Pat
 def test_what_lies_outside_is_cut_off_and_the_rest_is_as_on_a_larger_canvas(
     tmp_path: Path, background: Guide, at: tuple[int, int], scale: float
 ) -> None:
-    # Levels that the filter overshoots to no limit of, where Pillow cuts off in an order that depends on the sizes.
+    # Levels at which the filter does not overshoot the limits, where Pillow's order of clipping depends on the sizes.
     patch = Image.fromarray(np.random.default_rng(1).integers(100, 156, (12, 10, 4), dtype=np.uint8))
     cut = pixels_of(pasted(tmp_path, background, patch, at, scale=scale))
     wide = np.pad(BACK, ((20, 20), (20, 20), (0, 0)))
@@ -179,31 +179,31 @@ def test_a_grey_model_gets_a_grey_composite(tmp_path: Path, background: Guide) -
 
 @pytest.mark.parametrize("at", [(32, 0), (0, -5), (-5, 40)])
 def test_an_object_outside_of_the_background_is_refused(at: tuple[int, int], tmp_path: Path, background: Guide) -> None:
-    message = rf"object.png covers no pixel .* at {at[0]},{at[1]} .* as 5x5, on .*background.png, which is 32x32; give"
+    message = rf"object.png covers no pixel .* at {at[0]},{at[1]} .* 5x5, on .*background.png, .* 32x32; change at"
     with pytest.raises(ValueError, match=message):
         pasted(tmp_path, background, Image.new("RGB", (10, 10)), at, scale=0.5)
 
 
 def test_an_object_outside_of_the_central_square_or_too_small_is_refused(tmp_path: Path) -> None:
     wide = saved(tmp_path, np.zeros((32, 64, 3), dtype=np.uint8), size=16)
-    with pytest.raises(ValueError, match=r"which is 64x32, of which the central 32x32 are edited; give another at or"):
+    with pytest.raises(ValueError, match=r"64x32, of which the central 32x32 are edited; change at"):
         pasted(tmp_path, wide, Image.new("RGB", (10, 10)), (2, 2))
-    with pytest.raises(ValueError, match=r"covers no pixel of the guide: pasted at 30,9 .* as 1x1"):
+    with pytest.raises(ValueError, match=r"covers no pixel .* at 30,9 .* 1x1"):
         pasted(tmp_path, wide, Image.new("RGB", (10, 10)), (30, 9), scale=0.01)
 
 
 def test_objects_that_are_none_are_refused(tmp_path: Path, background: Guide) -> None:
-    with pytest.raises(ValueError, match=r"object.png is transparent everywhere, so there is no object to paste"):
+    with pytest.raises(ValueError, match=r"object.png is fully transparent: there is no object"):
         pasted(tmp_path, background, Image.new("RGBA", (4, 4), (9, 9, 9, 0)), (1, 1))
     Image.new("L", (4, 4)).save(tmp_path / "black.png")
-    with pytest.raises(ValueError, match=r"transparent everywhere within the mask .*black.png, so there is no object"):
+    with pytest.raises(ValueError, match=r"transparent within the mask .*black.png: there is no object"):
         pasted(tmp_path, background, Image.new("RGB", (4, 4)), (1, 1), mask=tmp_path / "black.png")
-    with pytest.raises(ValueError, match=r"its picture's size: .*object.png is 5x4, .*black.png is 4x4"):
+    with pytest.raises(ValueError, match=r"size of its picture: .*object.png is 5x4, .*black.png is 4x4"):
         pasted(tmp_path, background, Image.new("RGB", (5, 4)), (1, 1), mask=tmp_path / "black.png")
-    with pytest.raises(ValueError, match=r"there is no picture at .*none.png; give an image file"):
+    with pytest.raises(ValueError, match=r"no picture at .*none.png; give an image"):
         compose(background, Paste(tmp_path / "none.png", (0, 0)))
     (tmp_path / "text.png").write_bytes(b"not at all")
-    with pytest.raises(UnreadableImage, match=r"cannot read image .*text.png: .*; give a whole image file"):
+    with pytest.raises(UnreadableImage, match=r"text.png: .*; give a whole image"):
         compose(background, Paste(tmp_path / "text.png", (0, 0)))
     with pytest.raises(UnreadableImage, match=r"cannot read image .*text.png: it is not an image"):
         compose(background._replace(path=tmp_path / "text.png"), Paste(tmp_path / "object.png", (0, 0)))
@@ -214,11 +214,11 @@ def test_objects_that_are_none_are_refused(tmp_path: Path, background: Guide) ->
 
 @pytest.mark.parametrize("options", [{"scale": 0.0}, {"scale": -1.0}, {"scale": math.inf}, {"scale": math.nan}])
 def test_scales_are_above_0(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"scale must be above 0, got .*; 1 pastes the object in its own size"):
+    with pytest.raises(ValueError, match=r"scale must be positive, got"):
         Paste(Path("object.png"), (0, 0), **options)
 
 
 @pytest.mark.parametrize("options", [{"grow": -1}, {"feather": -2}])
 def test_widths_are_not_below_0(options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"grow and feather are widths in pixels, at least 0, got grow="):
+    with pytest.raises(ValueError, match="widths in pixels, at least 0, got grow="):
         Paste(Path("object.png"), (0, 0), **options)

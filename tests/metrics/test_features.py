@@ -1,4 +1,4 @@
-"""Features: the classifier they come from still classifies, its weights are checked, one batch is held at a time."""
+"""Features: the network behind them classifies, its weights are checked, one batch is held at a time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 import torch
 from support.colour import Colour
 
-from sdedit_pl.metrics import PIXELS, EfficientNetLite0, TooFewImages, features_of, stream_features
-from sdedit_pl.metrics.features import checked_weights
+from sdedit_pl.metrics.features import PIXELS, EfficientNetLite0, checked_weights, features_of, stream_features
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +23,13 @@ def images(count: int, side: int = 64) -> torch.Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def test_features_are_vectors_that_tell_images_apart(extractor: EfficientNetLite0) -> None:
+def test_features_of_different_images_differ(extractor: EfficientNetLite0) -> None:
     found = extractor(images(3))
     assert found.shape == (3, 1280)
     assert torch.pdist(found).min() > 0.1
 
 
-def test_the_network_sees_pixels_in_its_own_range(extractor: EfficientNetLite0, monkeypatch) -> None:
+def test_the_network_gets_pixels_in_its_own_range(extractor: EfficientNetLite0, monkeypatch) -> None:
     seen = []
     monkeypatch.setattr(extractor.network, "extract_features", lambda x: seen.append(x) or torch.zeros(1, 1280, 4, 4))
     extractor(torch.tensor([-1.0, 0.0, 1.0]).reshape(1, 3, 1, 1).expand(1, 3, 64, 64))
@@ -40,7 +39,7 @@ def test_the_network_sees_pixels_in_its_own_range(extractor: EfficientNetLite0, 
 
 
 def test_the_weights_are_those_of_a_trained_network(extractor: EfficientNetLite0) -> None:
-    """A disk on a plain ground is some round thing: far from the 1 in 1000 of a network that knows nothing."""
+    """A disk on a plain ground has a class with far more than the 1 in 1000 of an untrained network."""
     grid = torch.linspace(-1, 1, 128)
     inside = (grid[:, None].square() + grid.square()).sqrt() < 0.7
     ball = torch.where(inside, torch.tensor([1.0, 0.2, -0.9])[:, None, None], torch.tensor(0.9))[None]
@@ -55,7 +54,7 @@ def test_batches_do_not_change_features(extractor: EfficientNetLite0) -> None:
     assert not together.requires_grad
 
 
-def test_precision_and_mode_of_the_surroundings_do_not_matter(extractor: EfficientNetLite0) -> None:
+def test_autocast_and_training_mode_do_not_matter(extractor: EfficientNetLite0) -> None:
     expected = extractor(images(2))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = extractor.train()(images(2).requires_grad_())
@@ -63,7 +62,7 @@ def test_precision_and_mode_of_the_surroundings_do_not_matter(extractor: Efficie
     assert found.equal(expected)
 
 
-def test_pixels_as_networks_take_them() -> None:
+def test_pixel_ranges() -> None:
     greys = torch.tensor([-1.0, -0.5, 0.0, 1.0, 1.5]).reshape(1, 1, 1, 5)
     assert PIXELS["signed"](greys).equal(greys)
     assert PIXELS["unit"](greys).flatten().tolist() == [0, 0.25, 0.5, 1, 1.25]
@@ -87,7 +86,7 @@ def test_one_batch_is_held_at_a_time() -> None:
 
 
 def test_no_images_have_no_features() -> None:
-    with pytest.raises(TooFewImages, match="features need at least 1 image, got none"):
+    with pytest.raises(ValueError, match="at least 1 image, got none"):
         stream_features(Colour(), [])
 
 

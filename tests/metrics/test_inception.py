@@ -1,4 +1,4 @@
-"""InceptionV3: the network of torch-fidelity on whole pixels, with no weights but the published ones."""
+"""InceptionV3: torch-fidelity's network on 8-bit pixels, with the published weights only."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import torch
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from sdedit_pl.files import sha256_of
-from sdedit_pl.metrics import InceptionV3, WeightsUnavailable, inception
-from sdedit_pl.metrics.weights import PublishedWeights
+from sdedit_pl.metrics import inception
+from sdedit_pl.metrics.inception import InceptionV3
+from sdedit_pl.metrics.published_weights import PublishedWeights, WeightsUnavailable
 
 IMAGES = torch.rand(2, 3, 24, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of the published shapes; the published ones are not at hand in a test."""
+    """Weights of the published shapes; the tests do not download the published ones."""
     file = tmp_path_factory.mktemp("weights") / "random.pth"
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -43,7 +44,5 @@ def test_features_are_those_of_torch_fidelity(weights: Path, monkeypatch: pytest
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other.pth").write_bytes(b"other")
-    with pytest.raises(
-        WeightsUnavailable, match=r"that of weights-inception-2015-12-05-6726825d.pth begins with 672682"
-    ):
+    with pytest.raises(WeightsUnavailable, match=r"weights-inception-2015-12-05-6726825d.pth begins with 672682"):
         InceptionV3(str(tmp_path / "other.pth"))

@@ -1,4 +1,4 @@
-"""Comparisons over resampled groups: the same KID as elsewhere, intervals of the right width, differences that are."""
+"""One bootstrap for several sets: the usual KID, intervals of the right width, narrow ones for differences."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdedit_pl.metrics import kernel_distance
 from sdedit_pl.metrics.intervals import percentile_interval
+from sdedit_pl.metrics.kid import kernel_distance
 from sdedit_pl.metrics.paired_bootstrap import GroupSums, PairedBootstrap, members
 
 GROUPS = torch.tensor([5, 5, 2, 2, 2, 9, 1, 1, 4, 4])

@@ -89,6 +89,15 @@ def test_autocast_leaves_the_filter_in_full_precision():
         assert lowered.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("taps", [BOX, TRIANGLE, PUBLISHED, BINOMIAL, LOPSIDED, LONG])
+def test_the_compiled_form_equals_the_convolutions(taps):
+    x = torch.randn(2, 3, 10, 8, dtype=torch.float64)
+    layers = [FIRUpsample(3, taps), FIRDownsample(3, taps)]
+    layers += [FIRFilter(3, taps, before=3, after=1, gain=4.0), FIRFilter(3, taps, before=2, after=3)]
+    for layer in layers:
+        torch.testing.assert_close(layer.fused(x), layer.double()(x), rtol=1e-6, atol=1e-6)
+
+
 def test_filters_are_not_saved():
     assert not FIRUpsample(4, PUBLISHED).state_dict()
     assert not FIRDownsample(4, PUBLISHED).state_dict()

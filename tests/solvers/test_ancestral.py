@@ -40,7 +40,7 @@ def test_algorithm_4() -> None:
 def test_ddpm(variance: str) -> None:
     """Algorithm 2 of DDPM on its table: from index i = 1000 t - 1 to i - 1."""
     denoiser = GaussianDenoiser(DiscreteVPSDE())
-    betas = denoiser.sde.betas(T)
+    betas = denoiser.sde.betas
     index = (T * 1000).round().long() - 1
     products = (1 - betas).cumprod(0)
     beta, here, below = (

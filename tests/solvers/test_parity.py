@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from support.oracles import GaussianDenoiser
+from support.recorded_noise import RecordedNoise
 
-from sdedit_pl.noise import RecordedNoise
 from sdedit_pl.sampling import integrate
 from sdedit_pl.sde import SDE, VESDE, VPSDE
 from sdedit_pl.solvers import Ancestral, EulerMaruyama, ReverseDiffusion, Solver

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdedit_pl.metrics import FeatureExtractor
+from sdedit_pl.metrics.features import FeatureExtractor
 
 
 class Colour(FeatureExtractor):

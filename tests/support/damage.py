@@ -1,8 +1,9 @@
-"""Checkpoints as they go wrong: each made of a good one, with words that the error has to say."""
+"""Damaged checkpoints: each made of a good one, with words that the error must contain."""
 
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -89,13 +90,58 @@ def misshape(tensors: dict[str, Tensor], model: dict[str, Any], metadata: dict[s
     tensors["stem.weight"] = torch.zeros(8, 3, 5, 5)
 
 
+def overstate(model: dict[str, Any], section: str, key: str, value: Any) -> None:
+    model[section][key] = value
+
+
 CODE = ("run code", "not loaded")
-DAMAGES = (
+UNREADABLE = (
     Damage("missing.safetensors", lambda good, bad: None, ("there is no checkpoint", ".ckpt", "folder")),
     Damage("text.safetensors", lambda good, bad: bad.write_text("hello\n" * 20), ("not a whole .safetensors",)),
     Damage("empty.safetensors", lambda good, bad: bad.touch(), ("not a whole .safetensors", "truncated")),
     Damage("cut.safetensors", without_its_end, ("not a whole .safetensors", "truncated", "copy or download")),
     Damage("foreign.safetensors", lambda good, bad: save_file({"w": torch.ones(3)}, bad), ("no sdedit_pl config",)),
+    Damage(
+        "broken.safetensors",
+        rewritten(lambda tensors, model, metadata: metadata.update(model="{'name': ")),
+        ("configuration", "cannot be read"),
+    ),
+    Damage(
+        "array.safetensors",
+        rewritten(lambda tensors, model, metadata: metadata.update(training="[1]")),
+        ("configuration", "JSON objects"),
+    ),
+    Damage(
+        "newer.safetensors",
+        rewritten(lambda tensors, model, metadata: metadata.update(version="2")),
+        ("is of version 2", "reads up to 1", "update"),
+    ),
+    Damage(
+        "unversioned.safetensors",
+        rewritten(lambda tensors, model, metadata: metadata.update(version="one")),
+        ("is of version one",),
+    ),
+    Damage("code.ckpt", bomb, CODE),
+    Damage("plain.ckpt", plain_bomb, CODE),
+    Damage("plain.pt", plain_bomb, CODE),
+    Damage("text.ckpt", lambda good, bad: bad.write_text("hello\n"), ("not a whole checkpoint",)),
+    Damage("empty.ckpt", lambda good, bad: bad.touch(), ("not a whole checkpoint", "truncated")),
+    Damage("cut.ckpt", shortened_pickle, ("not a whole checkpoint", "truncated")),
+    Damage(
+        "foreign.ckpt",
+        lambda good, bad: torch.save({"state_dict": {"w": torch.ones(3)}, "epoch": 3}, bad),
+        ("not a checkpoint of this project", "no configuration"),
+    ),
+    Damage("tensor.ckpt", lambda good, bad: torch.save(torch.ones(3), bad), ("not a checkpoint of this project",)),
+    Damage(
+        "hollow.ckpt",
+        lambda good, bad: torch.save({"sdedit_config": {"data": 3}, "state_dict": {}}, bad),
+        ("configuration", "cannot be read"),
+    ),
+    Damage("folder", lambda good, bad: bad.mkdir(), ("neither model.safetensors nor checkpoints/*.ckpt",)),
+)
+"""Files that say nothing of a model."""
+UNFIT = (
     Damage(
         "transformer.safetensors",
         rewritten(lambda tensors, model, metadata: model["network"].update(name="transformer")),
@@ -141,48 +187,43 @@ DAMAGES = (
         rewritten(lambda tensors, model, metadata: tensors.update(odd=torch.zeros(1))),
         ("not expected ['odd']", "do not fit its own configuration"),
     ),
+    *(
+        Damage(
+            f"{section}_{key}_{value}.safetensors",
+            rewritten(lambda tensors, model, metadata, change=(section, key, value): overstate(model, *change)),
+            words,
+        )
+        for section, key, value, words in (
+            ("network", "channels", 20_000, ("(20000,), is (8,)",)),
+            ("network", "blocks_per_level", 20_000, ("more than 10,000 tensors",)),
+            ("network", "blocks_per_level", 10**9, ("network.blocks_per_level is 1,000,000,000",)),
+            ("network", "dropout", math.nan, ("network.dropout must be a finite number, got nan",)),
+            ("image", "channels", 10**9, ("image.channels is 1,000,000,000",)),
+            ("image", "channels", 5, ("stem.weight must be (8, 5, 3, 3)",)),
+            ("sde", "beta_max", math.inf, ("sde.beta_max must be a finite number, got inf",)),
+        )
+    ),
+    Damage(
+        "nan.safetensors",
+        rewritten(lambda tensors, model, metadata: tensors["head.norm.bias"].fill_(math.nan)),
+        ("NaN or infinite", "head.norm.bias", "earlier checkpoint"),
+    ),
+    Damage(
+        "infinite.safetensors",
+        rewritten(lambda tensors, model, metadata: tensors["head.norm.bias"][0].fill_(-math.inf)),
+        ("NaN or infinite", "head.norm.bias"),
+    ),
+    Damage(
+        "whole.safetensors",
+        rewritten(lambda tensors, model, metadata: tensors.update({"stem.bias": tensors["stem.bias"].to(torch.int8)})),
+        ("int8 numbers (stem.bias)", "floating-point"),
+    ),
     Damage("shape.safetensors", rewritten(misshape), ("stem.weight must be (8, 3, 3, 3), is (8, 3, 5, 5)",)),
-    Damage(
-        "broken.safetensors",
-        rewritten(lambda tensors, model, metadata: metadata.update(model="{'name': ")),
-        ("configuration", "cannot be read"),
-    ),
-    Damage(
-        "array.safetensors",
-        rewritten(lambda tensors, model, metadata: metadata.update(training="[1]")),
-        ("configuration", "JSON objects"),
-    ),
-    Damage(
-        "newer.safetensors",
-        rewritten(lambda tensors, model, metadata: metadata.update(version="2")),
-        ("is of version 2", "reads up to 1", "update"),
-    ),
-    Damage(
-        "unversioned.safetensors",
-        rewritten(lambda tensors, model, metadata: metadata.update(version="one")),
-        ("is of version one",),
-    ),
-    Damage("code.ckpt", bomb, CODE),
-    Damage("plain.ckpt", plain_bomb, CODE),
-    Damage("plain.pt", plain_bomb, CODE),
-    Damage("text.ckpt", lambda good, bad: bad.write_text("hello\n"), ("not a whole checkpoint",)),
-    Damage("empty.ckpt", lambda good, bad: bad.touch(), ("not a whole checkpoint", "truncated")),
-    Damage("cut.ckpt", shortened_pickle, ("not a whole checkpoint", "truncated")),
-    Damage(
-        "foreign.ckpt",
-        lambda good, bad: torch.save({"state_dict": {"w": torch.ones(3)}, "epoch": 3}, bad),
-        ("not a checkpoint of this project", "no configuration"),
-    ),
-    Damage("tensor.ckpt", lambda good, bad: torch.save(torch.ones(3), bad), ("not a checkpoint of this project",)),
-    Damage(
-        "hollow.ckpt",
-        lambda good, bad: torch.save({"sdedit_config": {"data": 3}, "state_dict": {}}, bad),
-        ("configuration", "cannot be read"),
-    ),
     Damage(
         "bare.ckpt",
         lambda good, bad: torch.save({**lightning_checkpoint(good), "state_dict": {"w": 3}}, bad),
         ("do not fit its own configuration",),
     ),
-    Damage("folder", lambda good, bad: bad.mkdir(), ("neither model.safetensors nor checkpoints/*.ckpt",)),
 )
+"""Files whose model cannot be built, or is not that of their weights."""
+DAMAGES = (*UNREADABLE, *UNFIT)

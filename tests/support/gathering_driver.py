@@ -14,14 +14,8 @@ from pathlib import Path
 import torch
 from torchmetrics import MetricCollection
 
-from sdedit_pl.metrics import (
-    DensityCoverage,
-    FrechetDistance,
-    KernelDistance,
-    PrecisionRecall,
-    RootMeanSquare,
-    SquaredL2,
-)
+from sdedit_pl.metrics.faithfulness import RootMeanSquare, SquaredL2
+from sdedit_pl.metrics.realism import DensityCoverage, FrechetDistance, KernelDistance, PrecisionRecall
 
 COUNT, FEATURES = 20, 6
 

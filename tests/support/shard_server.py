@@ -1,4 +1,4 @@
-"""A local HTTP server of shards with the habits of bad ones."""
+"""A local HTTP server of files that can misbehave."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import cast
 
 
 class ShardServer(ThreadingHTTPServer):
-    """Serves a folder; can be slow to admit ranges, break off, fall silent or forget files.
+    """Serves a folder; can break off, hide lengths or answer every request with an error.
 
     Attributes:
-        requests: Method, path and Range header of everything asked so far.
-        ranges: Whether it knows ranges.
-        lengths: Whether it says how long a file is.
-        breaks: For how many more answers it closes the connection in the middle.
-        status: What it answers to everything, unless None.
+        requests: Method and path of all requests so far.
+        lengths: Whether answers carry a Content-Length.
+        breaks: Number of further GET requests whose connection closes in the middle of the file.
+        status: Status code of all answers, unless None.
     """
 
     daemon_threads = True
@@ -24,8 +23,8 @@ class ShardServer(ThreadingHTTPServer):
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
         self.folder = folder
-        self.requests: list[tuple[str, str, str | None]] = []
-        self.ranges = self.lengths = True
+        self.requests: list[tuple[str, str]] = []
+        self.lengths = True
         self.breaks = 0
         self.status: int | None = None
 
@@ -34,8 +33,8 @@ class ShardServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def fetched(self) -> list[str]:
-        """Paths of the files that were asked for, one for each time."""
-        return [path for method, path, _ in self.requests if method == "GET"]
+        """Paths of all GET requests."""
+        return [path for method, path in self.requests if method == "GET"]
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -47,28 +46,21 @@ class _Answer(BaseHTTPRequestHandler):
 
     def answer(self, with_body: bool) -> None:
         server = cast(ShardServer, self.server)
-        asked = self.headers.get("Range")
-        server.requests.append((self.command, self.path, asked))
-        file = server.folder / self.path.lstrip("/")
+        path = self.path.partition("?")[0]
+        server.requests.append((self.command, path))
+        file = server.folder / path.lstrip("/")
         if server.status is not None or not file.is_file():
             self.send_error(server.status or 404)
             return
         body = file.read_bytes()
-        tag = f'"{hashlib.sha256(body).hexdigest()[:8]}"'
-        first = 0
-        if server.ranges and asked and self.headers.get("If-Range") in (None, tag):
-            first = int(asked.removeprefix("bytes=").rstrip("-"))
-        self.send_response(206 if first else 200)
-        self.send_header("ETag", tag)
+        self.send_response(200)
+        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()[:8]}"')
         if server.lengths:
-            self.send_header("Content-Length", str(len(body) - first))
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if with_body:
-            end = len(body)
-            if server.breaks:
-                server.breaks -= 1
-                end = (first + len(body)) // 2
-            self.wfile.write(body[first:end])
+            breaks, server.breaks = server.breaks > 0, max(server.breaks - 1, 0)
+            self.wfile.write(body[: len(body) // 2] if breaks else body)
 
     def log_message(self, format: str, *arguments: object) -> None:
         pass

@@ -65,7 +65,7 @@ def test_the_network_is_made_for_the_labels_and_learns_from_them() -> None:
 def test_without_labels_a_model_that_knows_them_denoises_as_if_nothing_was_done() -> None:
     config = tiny_config("data.path=unused", "augment.probability=0.1", "network.init_scale=1")
     model = config.model
-    assert model["augmentation_labels"] == LABELS
+    assert model.augmentation_labels == LABELS
     denoiser = build_denoiser(model).eval()
     torch.nn.init.normal_(denoiser.network.label_embedding.augmentation.weight)
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([0.3, 0.7])

@@ -1,4 +1,4 @@
-"""A loss that is no number any more: noticed late, named exactly."""
+"""A loss that is not finite is found late, but its step is named exactly."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def watched(losses: Sequence[float], first_step: int = 1) -> DivergenceWatch:
 def test_the_first_step_without_a_finite_loss_is_named(place: int, bad: float) -> None:
     losses = [0.5] * 5
     losses[place] = bad
-    with pytest.raises(Diverged, match=f"the loss of step {place + 101} is not finite; lower optimizer.rate"):
+    with pytest.raises(Diverged, match=f"the loss of step {place + 101} is not finite;.* optimizer.rate"):
         watched(losses, 101).check(trainer_at(105), nn.Linear(2, 2))
 
 
-def test_finite_losses_and_weights_pass_and_the_next_look_begins_anew() -> None:
+def test_finite_losses_and_weights_pass_and_the_next_check_starts_anew() -> None:
     watch, network = watched([0.5, 0.1]), nn.Linear(2, 2)
     watch.check(trainer_at(2), network)
     watch.check(trainer_at(2), network)  # nothing new
@@ -47,7 +47,7 @@ def test_finite_losses_and_weights_pass_and_the_next_look_begins_anew() -> None:
         watch.check(trainer_at(5), network)
 
 
-def test_weights_are_looked_at_too() -> None:
+def test_weights_are_checked_too() -> None:
     network = nn.Linear(2, 2)
     nn.init.constant_(network.bias, NAN)
     with pytest.raises(Diverged, match="the weights after step 7 are not finite"):
@@ -56,7 +56,7 @@ def test_weights_are_looked_at_too() -> None:
 
 def test_the_first_bad_loss_of_any_device_counts_on_all() -> None:
     def with_another_device(seen: Tensor) -> Tensor:
-        return torch.stack([seen, torch.tensor([3.0, 0.0])])  # whose last three steps had no finite loss
+        return torch.stack([seen, torch.tensor([3.0, 0.0])])  # its last three losses were not finite
 
     for losses in ([0.5] * 5, [0.5, 0.5, 0.5, NAN, NAN]):
         with pytest.raises(Diverged, match="step 3 "):

@@ -1,4 +1,4 @@
-"""Which weights of a network a part is, and that the rest is frozen."""
+"""Which weights belong to each part of a network, and that the rest is frozen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def trained(network: torch.nn.Module) -> set[str]:
 
 @pytest.mark.parametrize("kind", [NCSNpp, DDPM])
 @pytest.mark.parametrize("part", PARTS)
-def test_every_part_is_some_of_each_network(kind: type[torch.nn.Module], part: str) -> None:
+def test_each_network_has_every_part(kind: type[torch.nn.Module], part: str) -> None:
     network = kind(**SHAPE)
     count = freeze_all_but(network, [part])
     names = trained(network)
@@ -25,7 +25,7 @@ def test_every_part_is_some_of_each_network(kind: type[torch.nn.Module], part: s
     assert 0 < count == sum(sizes[name] for name in names) < sum(sizes.values())
 
 
-def test_the_parts_are_what_they_are_called() -> None:
+def test_parts_hold_the_weights_that_their_names_promise() -> None:
     network = NCSNpp(**SHAPE)
     freeze_all_but(network, ["attention"])
     assert all(".attention." in name or name.startswith("middle.0.attention") for name in trained(network))
@@ -38,7 +38,7 @@ def test_the_parts_are_what_they_are_called() -> None:
     assert all("label" in name for name in trained(network))
 
 
-def test_parts_add_up_and_none_is_everything() -> None:
+def test_parts_add_up_and_no_part_trains_everything() -> None:
     network = NCSNpp(**SHAPE)
     alone = [freeze_all_but(network, [part]) for part in ("attention", "label")]
     assert freeze_all_but(network, ["attention", "label"]) == sum(alone)
@@ -46,8 +46,8 @@ def test_parts_add_up_and_none_is_everything() -> None:
     assert freeze_all_but(whole, []) == sum(weight.numel() for weight in whole.parameters())
 
 
-def test_what_is_no_part_or_not_there_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"parts of a network are attention, biases, .*got 'attenton'"):
+def test_unknown_and_missing_parts_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"attention, biases, .*got 'attenton'"):
         freeze_all_but(NCSNpp(**SHAPE), ["attenton"])
-    with pytest.raises(ValueError, match="this network has no attention to train"):
+    with pytest.raises(ValueError, match="no attention"):
         freeze_all_but(torch.nn.Linear(2, 2), ["attention"])

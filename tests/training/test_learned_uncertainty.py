@@ -1,4 +1,4 @@
-"""Learned uncertainty: it begins as nothing, finds the mean loss of every level, and then all levels weigh alike."""
+"""Learned uncertainty: it starts at zero, learns the mean loss of each level and then balances the levels."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def test_at_first_the_objective_is_the_loss(sde: str) -> None:
 def test_it_learns_the_loss_of_each_level_and_balances_the_gradients(sde_name: str) -> None:
     sde, uncertainty = SDES[sde_name](), LogUncertainty()
     level = sde.noise_level(TIMES)
-    expected = 3 * level / (1 + level.square()) + 0.05  # over more than an order of magnitude
+    expected = 3 * level / (1 + level.square()) + 0.05
     optimizer = torch.optim.Adam(uncertainty.parameters(), 0.03)
     noise = torch.Generator().manual_seed(0)
     for _ in range(800):
-        losses = expected * torch.rand(64, generator=noise) * 2  # of that mean
+        losses = expected * torch.rand(64, generator=noise) * 2
         optimizer.zero_grad()
         uncertainty.objective(losses, sde, TIMES).mean().backward()
         optimizer.step()
@@ -36,7 +36,7 @@ def test_it_learns_the_loss_of_each_level_and_balances_the_gradients(sde_name: s
     assert balanced.min() > 0.6 and balanced.max() < 1.6
 
 
-def test_a_level_means_the_same_under_every_sde() -> None:
+def test_it_is_a_function_of_the_noise_level_under_every_sde() -> None:
     uncertainty = LogUncertainty()
     torch.nn.init.normal_(uncertainty.weights.weight)
     level = torch.tensor([0.05, 0.7, 3.0])
@@ -44,7 +44,7 @@ def test_a_level_means_the_same_under_every_sde() -> None:
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-4)
 
 
-def test_it_keeps_full_precision_under_autocast_and_reads_nothing_from_the_device() -> None:
+def test_it_keeps_full_precision_under_autocast_and_reads_nothing_from_the_accelerator() -> None:
     uncertainty = LogUncertainty()
     torch.nn.init.normal_(uncertainty.weights.weight)
     plain = uncertainty(SDES["vp"](), TIMES)

@@ -1,14 +1,14 @@
-"""The log of a run over its restarts: no gap and nothing double."""
+"""The CSV history of a run over its restarts: no gaps and no duplicates."""
 
 from __future__ import annotations
 
 import csv
 import logging
-import resource
 from pathlib import Path
 
 import pytest
 import torch
+from support.full_disk import full_disk
 
 from sdedit_pl.training.loggers import CsvHistory
 
@@ -28,7 +28,7 @@ def filled(path: Path, steps: int, losses_of: tuple[int, ...] = ()) -> CsvHistor
     return history
 
 
-def test_every_entry_is_in_the_file_at_once_and_columns_come_as_they_are_met(tmp_path: Path) -> None:
+def test_every_entry_is_written_at_once_and_columns_are_added_as_needed(tmp_path: Path) -> None:
     path = tmp_path / "new" / "metrics.csv"
     filled(path, 3, losses_of=(1,))
     assert path.read_text().splitlines() == [
@@ -55,7 +55,7 @@ def test_rows_of_steps_that_are_trained_again_are_dropped(steps: int, tmp_path: 
     assert rows(resumed) == rows(whole)
 
 
-def test_a_validation_that_is_made_up_takes_the_place_of_its_row(tmp_path: Path) -> None:
+def test_a_repeated_validation_replaces_its_row(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     filled(path, 3, losses_of=(1,))
     before = rows(path)
@@ -67,7 +67,7 @@ def test_a_validation_that_is_made_up_takes_the_place_of_its_row(tmp_path: Path)
 
 
 @pytest.mark.parametrize("cut", range(1, 12))
-def test_a_row_whose_writing_was_cut_off_is_dropped(cut: int, tmp_path: Path) -> None:
+def test_an_incomplete_last_row_is_dropped(cut: int, tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     filled(path, 4)
     before = rows(path)
@@ -76,19 +76,13 @@ def test_a_row_whose_writing_was_cut_off_is_dropped(cut: int, tmp_path: Path) ->
     assert rows(path) == before
 
 
-def test_what_a_full_disk_refuses_is_written_when_there_is_room(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_rows_that_a_full_disk_refuses_are_written_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "metrics.csv"
     history = filled(path, 2)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, limits[1]))
-    try:
+    with full_disk(path.stat().st_size + 5):
         for step in (2, 3):
             history.log_metrics({"train/loss": step / 4, "train/images": 8.0 * step}, step)
             assert len(rows(path)) == 2 and path.read_text().endswith("\n")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert history.failure is not None
     (warning,) = (record.message for record in caplog.records if record.levelno == logging.WARNING)
     assert "metrics.csv cannot be written: File too large" in warning

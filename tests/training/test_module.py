@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.build.training_run import build_module
 from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.losses import WEIGHTINGS
-from sdedit_pl.sde import SDES
+from sdedit_pl.sde import SDES, _kept_beta_table
 from sdedit_pl.training.module import ScoreModule
 
 TRAINABLE = [name for name, kind in PARAMETERISATIONS.items() if not kind().learned_variance]
@@ -26,7 +27,7 @@ def tiny_module(*arguments: str, rank: int = 0) -> ScoreModule:
     """A module outside of any training loop, as the device `rank` has it."""
     config = tiny_config("data.path=unused", *arguments)
     with torch.random.fork_rng():
-        torch.manual_seed(config["seed"])
+        torch.manual_seed(config.seed)
         module = build_module(config, build_denoiser(config.model))
     trainer: Any = SimpleNamespace(global_rank=rank, max_steps=100)
     module._trainer = trainer
@@ -205,6 +206,15 @@ def attentive(sde: str, times: str) -> tuple[str, ...]:
     return (f"sde={sde}", f"times={times}", "network.channel_multipliers=[1,2]", "network.attention_levels=[1]")
 
 
+@pytest.fixture
+def fresh_tables() -> Iterator[None]:
+    """Keeps real tensors in the SDEs' caches apart from fake ones."""
+    _kept_beta_table.cache_clear()
+    yield
+    _kept_beta_table.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_tables")
 @pytest.mark.parametrize(("sde", "times"), SDES_AND_TIMES)
 def test_a_training_step_reads_nothing_from_the_device(sde: str, times: str) -> None:
     # A fake tensor has no values, so that whatever waits for one raises.
@@ -220,6 +230,7 @@ def test_a_training_step_reads_nothing_from_the_device(sde: str, times: str) -> 
             module.training_step(torch.zeros(4, 3, 8, 8), 0).item()
 
 
+@pytest.mark.usefixtures("fresh_tables")
 @pytest.mark.parametrize(("sde", "times"), SDES_AND_TIMES)
 def test_a_forward_pass_copies_nothing_between_devices(sde: str, times: str) -> None:
     # Fake tensors can be on a GPU that is not there; mixing devices raises, and so does copying between them.
@@ -227,6 +238,7 @@ def test_a_forward_pass_copies_nothing_between_devices(sde: str, times: str) -> 
         with torch.device("cuda"):
             module = tiny_module(*attentive(sde, times))
             batch = torch.zeros(4, 3, 8, 8)
+        module.training_step(batch, 0)  # tables are copied once
         with NoTransfers():
             assert module.training_step(batch, 0).device.type == "cuda"
             with pytest.raises(AssertionError, match="copied from cuda"):

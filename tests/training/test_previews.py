@@ -15,10 +15,10 @@ import pytest
 import torch
 from PIL import Image
 from support.tiny import tiny_config, two_colour_images
-from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.build.training_run import build_module
+from sdedit_pl.configuration.model_config import model_of_run
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.training.average import ImageHalfLifeAveraging
@@ -111,16 +111,3 @@ def test_a_full_disk_costs_the_sheet_and_not_the_training(
     callback.on_validation_epoch_end(trainer_at(4), module)
     assert "step-00000004.png cannot be written" in caplog.text and "No space left" in caplog.text
     assert list(tmp_path.iterdir()) == []
-
-
-def test_samples_come_from_the_prior_and_do_not_depend_on_their_number(module: ScoreModule, tmp_path: Path) -> None:
-    denoiser = module.denoiser.eval()
-
-    def samples(count: int) -> Tensor:
-        callback = Previews(ImageHalfLifeAveraging(), tmp_path, None, EDIT, (3, 8, 8), count)
-        with torch.no_grad():
-            return callback.unconditional(denoiser, torch.device("cpu"))
-
-    three = samples(3)
-    torch.testing.assert_close(three[:1], samples(1), rtol=1e-4, atol=1e-4)
-    assert three.shape == (3, 3, 8, 8) and not torch.allclose(three[0], three[1], atol=0.1)

@@ -1,4 +1,4 @@
-"""Recolouring: what changes, what stays, and that it depends on the generator alone."""
+"""Recolouring: what changes, what stays, and that it depends only on the random generator."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_white_and_black_stay() -> None:
     assert ((changed - images).abs().amax((1, 2, 3)) > 0.05).float().mean() > 0.9
 
 
-def test_one_colour_becomes_another_evenly() -> None:
+def test_one_colour_is_replaced_uniformly() -> None:
     torch.manual_seed(0)
     images = scene(64)
     changed = recolour(images, 1.0)
@@ -39,7 +39,7 @@ def test_one_colour_becomes_another_evenly() -> None:
         (square - images[..., rows, rows]).abs().amax((1, 2, 3)) > 0.1
         for square, rows in ((blue, slice(4, 14)), (red, slice(18, 24)))
     ]
-    assert moved[0].float().mean() > 0.8  # away from the centre and larger
+    assert moved[0].float().mean() > 0.8  # further from the centre, and larger
     assert not (moved[0] & moved[1]).all()
 
 
@@ -50,7 +50,7 @@ def test_values_stay_in_range() -> None:
     assert changed.isfinite().all() and changed.min() >= -1 and changed.max() <= 1
 
 
-def test_probability_zero_changes_nothing_and_a_third_a_third() -> None:
+def test_the_probability_is_the_share_of_changed_images() -> None:
     torch.manual_seed(0)
     images = scene(600)
     assert torch.equal(recolour(images, 0.0), images)
@@ -58,12 +58,12 @@ def test_probability_zero_changes_nothing_and_a_third_a_third() -> None:
     assert share == pytest.approx(0.3, abs=0.06)
 
 
-def test_an_image_without_any_colour_to_choose_stays() -> None:
+def test_images_without_colours_stay() -> None:
     images = torch.cat([torch.ones(1, 3, 8, 8), -torch.ones(1, 3, 8, 8)])
     assert torch.equal(recolour(images, 1.0), images)
 
 
-def test_it_is_a_function_of_the_generators_state() -> None:
+def test_it_is_a_function_of_the_random_state() -> None:
     images = scene(4)
     torch.manual_seed(5)
     first, second = recolour(images, 1.0), recolour(images, 1.0)
@@ -71,11 +71,11 @@ def test_it_is_a_function_of_the_generators_state() -> None:
     assert torch.equal(recolour(images, 1.0), first) and not torch.equal(first, second)
 
 
-def test_it_reads_nothing_from_the_device() -> None:
+def test_it_reads_nothing_from_the_accelerator() -> None:
     with FakeTensorMode(), torch.device("cuda"):
         assert recolour(torch.zeros(4, 3, 16, 16), 0.5).device.type == "cuda"
 
 
 def test_images_that_are_not_rgb_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"needs images of 3 channels \(RGB\), got 1"):
+    with pytest.raises(ValueError, match=r"RGB.*got 1"):
         recolour(torch.zeros(1, 1, 8, 8), 0.5)

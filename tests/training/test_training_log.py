@@ -1,8 +1,7 @@
-"""The log of a training, and that between two entries nothing waits for the device."""
+"""Log entries, and that the training loop does not wait for the accelerator between them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +10,9 @@ from unittest.mock import Mock
 import lightning
 import pytest
 import torch
+from lightning.pytorch.loggers.logger import Logger
+from support.one_weight import Batches, OneWeight, quiet_trainer
 from support.tiny import tiny_config
-from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
@@ -21,7 +21,6 @@ from sdedit_pl.build.training_run import build_averaging, build_module
 from sdedit_pl.data import FolderSource
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.divergence_watch import DivergenceWatch
-from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.progress_bar import RunProgress
 from sdedit_pl.training.resumable_checkpoints import ResumableCheckpoint
 from sdedit_pl.training.stop_signals import StopSignals
@@ -29,95 +28,71 @@ from sdedit_pl.training.training_log import TrainingLog
 from sdedit_pl.training.unreadable_images import UnreadableImageCounts
 
 
-class Clock:
-    """A clock that stands still between the ticks of a test."""
+class Rows(Logger):
+    """A logger that keeps its entries."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        monkeypatch.setattr("sdedit_pl.training.training_log.time.monotonic", lambda: self.now)
-
-
-class Rows:
-    """A logger that remembers."""
+    name, version = "rows", None
 
     def __init__(self) -> None:
+        super().__init__()
         self.rows: list[tuple[int, dict[str, float]]] = []
 
-    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:  # type: ignore[override]
         self.rows.append((step, metrics))
+
+    def log_hyperparams(self, *arguments: Any) -> None:
+        pass
 
     def of(self, name: str) -> list[float]:
         return [metrics[name] for _, metrics in self.rows if name in metrics]
 
 
-@pytest.fixture
-def module() -> ScoreModule:
-    config = tiny_config("data.path=unused")
-    return build_module(config, build_denoiser(config.model))
+class Clock(lightning.Callback):
+    """A clock on which a batch takes half a second and a validation 100 seconds."""
 
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+        self.now = 0.0
+        for module in modules:
+            monkeypatch.setattr(f"sdedit_pl.training.{module}.time", SimpleNamespace(monotonic=lambda: self.now))
 
-def trainer_at(step: int, images: int, accumulate: int, logger: Rows) -> Mock:
-    trainer = Mock(spec=lightning.Trainer, global_step=step, accumulate_grad_batches=accumulate, loggers=[logger])
-    trainer.datamodule = SimpleNamespace(consumed_samples=images)
-    trainer.strategy.all_gather = lambda tensor: tensor
-    trainer.optimizers = [SimpleNamespace(param_groups=[{"lr": step / 8}])]
-    return trainer
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        self.now += 0.5
+
+    def on_validation_batch_start(self, *arguments: Any) -> None:
+        self.now += 100
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("every", [1, 4])
-def test_an_entry_is_of_one_step_and_its_rate_without_validation(
-    every: int, accumulate: int, module: ScoreModule, monkeypatch: pytest.MonkeyPatch
+def test_an_entry_is_of_one_step_and_its_speed_without_validation(
+    every: int, accumulate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, log, logger = Clock(monkeypatch), TrainingLog(every, DivergenceWatch()), Rows()
-    for batch in range(24 * accumulate):
-        clock.now += 0.5  # a batch of 8 images in half a second
-        step = (batch + 1) // accumulate
-        before = trainer_at(batch // accumulate, 0, accumulate, logger)
-        trainer = trainer_at(step, step * 8 * accumulate, accumulate, logger)
-        log.on_train_batch_start(before, module, torch.zeros(8, 3, 8, 8), batch)
-        module.batch_loss = torch.tensor(float(batch))
-        log.on_train_batch_end(trainer, module, None, torch.zeros(8, 3, 8, 8), batch)
-        if step == 12 and (batch + 1) % accumulate == 0:
-            clock.now += 100
-            log.on_validation_end(trainer, module)
+    clock, log, logger = Clock(monkeypatch, "training_log"), TrainingLog(every, DivergenceWatch()), Rows()
+    trainer = quiet_trainer(24, [clock, log], accumulate=accumulate, validate_every=12, logger=[logger])
+    trainer.fit(OneWeight(), datamodule=Batches(8))
     logged = list(range(every, 25, every))
-    assert [step for step, _ in logger.rows] == [step - 1 for step in logged]
+    assert [step for step, metrics in logger.rows if "train/loss" in metrics] == [step - 1 for step in logged]
     assert logger.of("train/images") == [step * 8.0 * accumulate for step in logged]
-    assert logger.of("train/rate") == [(step - 1) / 8 for step in logged]  # of the step, not of the next
+    assert logger.of("train/rate") == [2e-4] * len(logged)
     middle = (accumulate - 1) / 2
     assert logger.of("train/loss") == [(step - 1) * accumulate + middle for step in logged]
-    rates = logger.of("train/images_per_second")
-    assert rates == pytest.approx([16.0] * (24 // every - 2))  # two intervals have no beginning: the first of each part
+    # The first interval of the run and of the part after the validation have no beginning.
+    assert logger.of("train/images_per_second") == pytest.approx([16.0] * (24 // every - 2))
 
 
-def test_a_logging_interval_that_means_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 1 step between them, got 0"):
+def test_an_invalid_logging_interval_is_refused() -> None:
+    with pytest.raises(ValueError, match="got 0"):
         TrainingLog(0, DivergenceWatch())
 
 
-def test_the_progress_bar_shows_the_latest_entry(module: ScoreModule) -> None:
+def test_the_progress_bar_shows_the_latest_entry() -> None:
     log = TrainingLog(1, DivergenceWatch())
-    trainer = Mock(spec=lightning.Trainer, progress_bar_metrics={"val/loss": 0.5}, loggers=[])
+    trainer, module = Mock(spec=lightning.Trainer, progress_bar_metrics={"val/loss": 0.5}, loggers=[]), OneWeight()
     bar = RunProgress(log)
     assert bar.get_metrics(trainer, module) == {"val/loss": 0.5}
     log.latest = {"train/loss": 0.25, "train/rate": 1e-3, "train/images_per_second": 40.0}
     shown = bar.get_metrics(trainer, module)
     assert shown == {"train/loss": 0.25, "train/images_per_second": 40.0, "val/loss": 0.5}
-
-
-class EndlessImages(lightning.LightningDataModule):
-    """Batches without end."""
-
-    consumed_samples = 0
-
-    def train_dataloader(self) -> Any:
-        class Batches:
-            def __iter__(self) -> Iterator[Tensor]:
-                while True:
-                    yield torch.zeros(4, 3, 8, 8)
-
-        return Batches()
 
 
 class Reading(lightning.Callback):
@@ -158,6 +133,7 @@ def test_the_training_loop_reads_nothing_from_the_device_between_log_entries(
             accelerator="cpu",
             devices=1,
             max_steps=20,
+            limit_val_batches=0,
             gradient_clip_val=1.0,
             accumulate_grad_batches=2,
             log_every_n_steps=5,
@@ -167,5 +143,5 @@ def test_the_training_loop_reads_nothing_from_the_device_between_log_entries(
             callbacks=[*callbacks, *watching, build_averaging(config)],
         )
         with pytest.raises(DataDependentOutputException):
-            trainer.fit(module, datamodule=EndlessImages())
+            trainer.fit(module, datamodule=Batches())
     assert trainer.global_step == read_after

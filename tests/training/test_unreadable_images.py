@@ -1,76 +1,64 @@
-"""Unreadable images of several devices."""
+"""Unreadable images on several devices."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import logging
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import lightning
 import pytest
-import torch
+from support.processes import on_two_devices
 
 from sdedit_pl.data import FolderSource
-from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.images import UnreadableImage
 from sdedit_pl.data.source import Broken
 from sdedit_pl.training.unreadable_images import UnreadableImageCounts
 
-SHARING = """
-import logging, sys, torch.distributed as dist
-from unittest.mock import Mock
-from sdedit_pl.data import FolderSource
-from sdedit_pl.data.image_files import UnreadableImage
-from sdedit_pl.data.source import Broken
-from sdedit_pl.training.unreadable_images import UnreadableImageCounts
-logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(message)s")
-rank = int(sys.argv[1])
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
-source = FolderSource("unused", 8, broken_limit=4)
-shared = UnreadableImageCounts(source)
-shared.setup(Mock(world_size=2), Mock(), "fit")
-met = {1: ["a", "shared"], 4: ["shared"], 9: ["d"]} if rank else {1: ["shared"], 6: ["b"], 9: ["c"]}
-for step in range(13):
-    source.record([Broken(name, f"cannot read {name}") for name in met.get(step, [])])
-    try:
-        shared.on_train_batch_end(Mock(), Mock(), None, None, step)
-    except UnreadableImage as error:
-        print(f"step {step}: {error}")
-        break
-    if step == 8:
-        assert sorted(source.broken) == ["a", "b", "shared"], source.broken
-"""
+
+def counts(source: FolderSource, devices: int) -> UnreadableImageCounts:
+    """The callback at the start of a training."""
+    shared = UnreadableImageCounts(source)
+    shared.setup(Mock(spec=lightning.Trainer, world_size=devices), Mock(spec=lightning.LightningModule), "fit")
+    return shared
 
 
-def test_they_count_together_and_each_is_named_by_the_first(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", SHARING, str(rank), str(tmp_path / "meeting")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    ends = [[line for line in output.splitlines() if line.startswith("step")] for output in outputs]
-    assert ends == [
-        [f"step 10: 5 unreadable images exceed broken_limit = 4; the last: cannot read {last}"] for last in "dc"
-    ]
-    named = [line.partition(": ")[2] for line in outputs[0].splitlines() if line.startswith("skipped")]
-    assert sorted(named) == [f"cannot read {name}" for name in ("a", "b", "c", "d", "shared")]
+def test_devices_count_together_and_the_first_one_names_all(tmp_path: Path) -> None:
+    met = [{1: ["shared"], 6: ["b"], 9: ["c"]}, {1: ["a", "shared"], 4: ["shared"], 9: ["d"]}]
+
+    def work(rank: int) -> Any:
+        warnings: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger("sdedit_pl").addHandler(handler)
+        source = FolderSource("unused", 8, broken_limit=4)
+        shared = counts(source, devices=2)
+        known: list[str] = []
+        for step in range(13):
+            source.record([Broken(name, f"cannot read {name}") for name in met[rank].get(step, [])])
+            try:
+                shared.on_train_batch_end()
+            except UnreadableImage as error:
+                return step, str(error), known, sorted(warnings)
+            if step == 8:
+                known = sorted(source.broken)
+        return None
+
+    first, second = on_two_devices(work, tmp_path)
+    for rank, (step, error, known, _) in enumerate((first, second)):
+        assert step == 10 and known == ["a", "b", "shared"]
+        assert "5 unreadable images exceed broken_limit = 4" in error and f"cannot read {'dc'[rank]}" in error
+    assert all(f"cannot read {name}" in "".join(first[3]) for name in ("a", "b", "c", "d", "shared"))
 
 
 def test_one_device_counts_alone() -> None:
     source = FolderSource("unused", 8, broken_limit=1)
-    trainer, module = Mock(spec=lightning.Trainer, world_size=1), Mock(spec=lightning.LightningModule)
-    shared = UnreadableImageCounts(source)
-    shared.setup(trainer, module, "fit")
+    shared = counts(source, devices=1)
     source.record([Broken("a", "cannot read a")])
-    for step in range(2):
-        shared.on_train_batch_end(trainer, module, None, torch.zeros(1), step)
+    for _ in range(2):
+        shared.on_train_batch_end()
     assert source.broken == {"a": "cannot read a"}
     source.broken["b"] = "cannot read b"
     with pytest.raises(UnreadableImage, match="2 unreadable images exceed broken_limit = 1"):
-        shared.on_train_batch_end(trainer, module, None, torch.zeros(1), 2)
+        shared.on_train_batch_end()

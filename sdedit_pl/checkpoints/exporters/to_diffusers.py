@@ -1,0 +1,193 @@
+"""Writes the folder of a diffusers pipeline: DDPMPipeline for a table of betas, ScoreSdeVePipeline for a VE model.
+
+What can be expressed is decided by reading back: a configuration is written for diffusers as near to the model as there
+is one, then read as the importer reads it, and every argument in which the two differ stands in the way.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from sdedit_pl.checkpoints.exporters.export_format import Export, ExportError
+from sdedit_pl.checkpoints.importers.diffusers_config import (
+    LEARNED,
+    PREDICTIONS,
+    SCHEDULES,
+    Network,
+    read_scheduler,
+    read_unet,
+    skip_groups,
+)
+from sdedit_pl.checkpoints.importers.diffusers_tensor_names import published_state
+from sdedit_pl.checkpoints.importers.from_diffusers import CONFIG, INDEX, NETWORK_CLASS, SCHEDULER_CONFIG, WEIGHTS
+from sdedit_pl.checkpoints.init_from import TOLD
+from sdedit_pl.checkpoints.network_shapes import network_arguments
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
+from sdedit_pl.configuration.model_config import ModelConfig
+from sdedit_pl.configuration.resolution import as_data
+from sdedit_pl.denoiser import Denoiser
+
+BLOCKS = {"ddpm": "", "ncsnpp": "Skip"}
+"""What stands in the names of diffusers' blocks for a network of ours."""
+OF_TRAINING = frozenset(("init_scale", "fourier_scale", "checkpoint_gradients", "augmentation_labels"))
+"""Arguments of a network that change nothing in what a trained one computes."""
+GROUPS = frozenset(("smallest_group", "most_groups"))
+"""Arguments that say together how many groups each normalisation has."""
+
+
+class DiffusersExport(Export):
+    """A pipeline's folder: `unet/`, `scheduler/` and `model_index.json`."""
+
+    def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
+        if model.t_max < 1:
+            raise ExportError(
+                f"the model was trained up to t={model.t_max} alone, and diffusers' pipelines begin at t=1, pure "
+                f"noise, where it means nothing"
+            )
+        name, arguments = network_arguments(model)
+        scheduler = _scheduler_config(model)
+        unet = _unet_config(name, arguments, model, denoiser.network)
+        _check(model, unet, scheduler)
+        state = {key: tensor for key, tensor in denoiser.network.state_dict().items() if key != TOLD}
+        pipeline = "ScoreSdeVePipeline" if _is_ve(model) else "DDPMPipeline"
+        classes = {"unet": ["diffusers", NETWORK_CLASS], "scheduler": ["diffusers", scheduler["_class_name"]]}
+        out.mkdir()
+        _write_json(out / INDEX, {"_class_name": pipeline, **classes})
+        _write_json(out / "unet" / CONFIG, unet)
+        _write_json(out / "scheduler" / SCHEDULER_CONFIG, scheduler)
+        save_file(published_state(state, name, arguments), out / "unet" / WEIGHTS[0], metadata={"format": "pt"})
+
+
+def _is_ve(model: ModelConfig) -> bool:
+    return model.sde.name == "ve"
+
+
+def _unet_config(name: str, arguments: Mapping[str, Any], model: ModelConfig, network: nn.Module) -> dict[str, Any]:
+    """The configuration of the UNet2DModel that is nearest to a network of ours.
+
+    Raises:
+        ExportError: if there is none of its kind.
+    """
+    if name not in BLOCKS:
+        raise ExportError(
+            f"network.name={name} has no equal among the blocks of diffusers' {NETWORK_CLASS} that are written; "
+            f"{' and '.join(BLOCKS)} have"
+        )
+    channels, skip = arguments["channels"], name == "ncsnpp"
+    fourier = arguments.get("label_embedding") == "fourier"
+    if fourier != _is_ve(model):
+        raise ExportError(
+            f"a network with {'Fourier' if fourier else 'positional'} features of its label and sde.name="
+            f"{model.sde.name} do not go together in diffusers: Fourier features are its VE models', positional "
+            f"ones those of tables of betas"
+        )
+    down = [
+        f"{'Attn' if level in arguments['attention_levels'] else ''}{BLOCKS[name]}DownBlock2D"
+        for level in range(len(arguments["channel_multipliers"]))
+    ]
+    return {
+        "_class_name": NETWORK_CLASS,
+        "sample_size": model.image.size,
+        "in_channels": arguments["image_channels"],
+        "out_channels": arguments["output_channels"],
+        # VE models of diffusers noise images in [0, 1] and map them to [-1, 1] inside.
+        "center_input_sample": fourier,
+        "time_embedding_type": "fourier" if fourier else "positional",
+        "freq_shift": 1 if arguments["close_frequencies"] else 0,
+        "flip_sin_to_cos": False,
+        "down_block_types": down,
+        "up_block_types": [block.replace("Down", "Up") for block in reversed(down)],
+        "block_out_channels": [channels * multiplier for multiplier in arguments["channel_multipliers"]],
+        "layers_per_block": arguments["blocks_per_level"],
+        "mid_block_scale_factor": math.sqrt(2) if skip else 1,
+        "downsample_padding": 1 if skip or arguments["pad_all_sides"] else 0,
+        "dropout": arguments["dropout"],
+        "act_fn": "silu",
+        "attention_head_dim": arguments["head_channels"],
+        "norm_num_groups": _groups(network, skip),
+        "norm_eps": arguments["epsilon"],
+    }
+
+
+def _groups(network: nn.Module, skip: bool) -> int | None:
+    """norm_num_groups: of every normalisation in a network; None where each has as many as NCSN++ has.
+
+    Raises:
+        ExportError: if they are otherwise.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
+    if skip:
+        for norm in norms:
+            if norm.num_groups != skip_groups(norm.num_channels):
+                raise ExportError(
+                    f"the network normalises {norm.num_channels} channels in {norm.num_groups} groups, and diffusers' "
+                    f"SkipDownBlock2D in {skip_groups(norm.num_channels)}"
+                )
+        return None
+    counts = sorted({norm.num_groups for norm in norms})
+    if len(counts) > 1:
+        raise ExportError(
+            f"the network normalises {' and '.join(map(str, counts))} groups of channels in different places, and "
+            f"diffusers' DownBlock2D one number, norm_num_groups, everywhere"
+        )
+    return counts[0]
+
+
+def _scheduler_config(model: ModelConfig) -> dict[str, Any]:
+    """The configuration of the scheduler that is nearest to a model's SDE and parameterisation.
+
+    Raises:
+        ExportError: if there is none of its kind.
+    """
+    sde, parameterisation = model.sde.values, model.parameterisation.name
+    if _is_ve(model) and parameterisation == "score":
+        ends = {key: sde[key] / 2 for key in ("sigma_min", "sigma_max")}
+        return {"_class_name": "ScoreSdeVeScheduler", **ends}
+    estimated = {ours: theirs for theirs, ours in PREDICTIONS.items()} | {"epsilon_and_variance": "epsilon"}
+    if model.sde.name != "ddpm" or parameterisation not in estimated:
+        raise ExportError(
+            f"sde.name={model.sde.name} with parameterisation.name={parameterisation} has no scheduler in diffusers: "
+            f"there is one for sde=ddpm with {', '.join(estimated)}, and one for sde=ve with score"
+        )
+    return {
+        "_class_name": "DDPMScheduler",
+        "num_train_timesteps": sde["steps"],
+        "beta_start": sde["beta_start"],
+        "beta_end": sde["beta_end"],
+        "beta_schedule": {ours: theirs for theirs, ours in SCHEDULES.items()}[sde["schedule"]],
+        "prediction_type": estimated[parameterisation],
+        "variance_type": LEARNED if parameterisation == "epsilon_and_variance" else "fixed_small",
+        "clip_sample": True,
+    }
+
+
+def _check(model: ModelConfig, unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
+    """Raises an ExportError unless what was written for diffusers means the model."""
+    try:
+        network: Network = read_unet(unet)
+        convention = read_scheduler(scheduler, network)
+    except CheckpointError as error:
+        raise ExportError(f"the model cannot be written for diffusers: {error}") from error
+    written = ModelConfig.from_data({**model.as_data(), **convention, "network": network.section})
+    for section in ("network", "sde", "parameterisation"):
+        left_out = OF_TRAINING | GROUPS if section == "network" else frozenset()
+        own, theirs = as_data(getattr(model, section)), as_data(getattr(written, section))
+        for key, value in own.items():
+            if key not in left_out and theirs.get(key) != value:
+                raise ExportError(
+                    f"{section}.{key}={value} cannot be written for diffusers, whose "
+                    f"{NETWORK_CLASS if section == 'network' else scheduler['_class_name']} has "
+                    f"{theirs.get(key)} in its place"
+                )
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,105 @@
+"""The interface of an importer: a file or folder of another program, in this package's terms.
+
+An importer returns the description of the model and the network's weights under our names. It reads files through
+`sdedit_pl.checkpoints.safe_reading` alone, which runs no code from them.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sdedit_pl.checkpoints.native import Description
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
+from sdedit_pl.configuration.model_config import ModelConfig
+from sdedit_pl.files import sha256_of
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Which tensors in a file were used, and which were not.
+
+    Args:
+        used: our name -> the names in the file that it is made of.
+        ignored: name in the file -> why it is not needed.
+    """
+
+    used: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ignored: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A foreign checkpoint in this package's terms.
+
+    Args:
+        model: description of the denoiser.
+        weights: the network's state dict under our names, on the CPU, of the types in the file.
+        origin: where it came from, as plain data that JSON can hold: format, preset, file, sha256, weights (ema or
+            raw), step, sampling, ...
+        mapped: which tensors in the file were used, and which were not.
+    """
+
+    model: ModelConfig
+    weights: dict[str, Tensor]
+    origin: dict[str, Any]
+    mapped: Mapped
+
+    def description(self, path: Path) -> Description:
+        """The description of the checkpoint, which lies at `path`."""
+        origin = {key: value for key, value in self.origin.items() if key != "training"}
+        format, training = origin["format"], self.origin.get("training", {})
+        return Description.of(path, format, self.model, training, origin, self.weights)
+
+
+class CheckpointFormat(abc.ABC):
+    """A layout of checkpoints that another program writes."""
+
+    @abc.abstractmethod
+    def recognises(self, path: Path) -> bool:
+        """Whether the file or folder at `path` looks like this format; cheap, and runs no code from it."""
+
+    @abc.abstractmethod
+    def read(
+        self,
+        path: Path,
+        *,
+        weights: str = "ema",
+        preset: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> Imported:
+        """Reads a file or folder strictly: every tensor is used exactly once, or named with the reason why not.
+
+        Args:
+            path: the file or folder.
+            weights: "ema", the averaged weights, or "raw"; ignored for a file that holds one set only.
+            preset: published name of the model, a key of `sdedit_pl.checkpoints.importers.presets.PRESETS`.
+            config: the configuration published with it. Without a config and a preset, the model is derived from the
+                file.
+
+        Raises:
+            CheckpointError: if it is damaged, holds code, or does not fit the preset or configuration.
+        """
+
+
+@contextmanager
+def published_configuration() -> Iterator[None]:
+    """Raises a CheckpointError for a missing key or a value of a wrong type in a published configuration."""
+    try:
+        yield
+    except KeyError as error:
+        raise CheckpointError(f"the published configuration lacks {error}") from error
+    except (TypeError, AttributeError) as error:
+        raise CheckpointError(f"the published configuration has a value of a wrong type: {error}") from error
+
+
+def origin_of(path: Path, format: str, **facts: Any) -> dict[str, Any]:
+    """The `origin` of an imported checkpoint: its file's name and hash, and those facts that are not None."""
+    known = {key: value for key, value in facts.items() if value is not None}
+    return {"format": format, "file": path.name, "sha256": sha256_of(path), **known}

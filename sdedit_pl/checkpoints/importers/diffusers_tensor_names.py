@@ -1,0 +1,159 @@
+"""How the tensors of diffusers' UNet2DModel are named, to and from our networks' names.
+
+Two families of its blocks are networks of ours: DownBlock2D, UpBlock2D and their attending kin are "ddpm";
+SkipDownBlock2D, SkipUpBlock2D and theirs are the "ncsnpp" in which the image travels down beside the features and is
+put together on the way up. `down_blocks` are numbered like our levels; `up_blocks` begin at the lowest resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource, same, stacked
+
+_RESIDUAL = {
+    "norm1": "norm_1",
+    "conv1": "conv_1",
+    "time_emb_proj": "label_projection",
+    "norm2": "norm_2",
+    "conv2": "conv_2",
+    "conv_shortcut": "shortcut",
+}
+_QKV, _OUTPUT = ("to_q", "to_k", "to_v"), "to_out.0"
+_OLD_QKV, _OLD_OUTPUT = ("query", "key", "value"), "proj_attn"
+"""Names of attention's layers before release 0.17."""
+_LABEL = {"time_embedding.linear_1": "label_embedding.hidden", "time_embedding.linear_2": "label_embedding.output"}
+_FREQUENCIES = ("time_proj.weight", "label_embedding.features.frequencies")
+_PARAMETERS = ("weight", "bias")
+
+
+def network_sources(
+    name: str, arguments: Mapping[str, Any], *, old_names: bool = False, cosines_first: bool = False
+) -> dict[str, TensorSource]:
+    """Where each tensor of our network comes from.
+
+    Args:
+        name: "ddpm" or "ncsnpp".
+        arguments: its constructor's arguments.
+        old_names: whether attention's layers have the names of diffusers before release 0.17.
+        cosines_first: whether the label's cosines stand before its sines; the first layer's columns are put in our
+            order then.
+    """
+    sources = {
+        f"{ours}.{parameter}": same(f"{theirs}.{parameter}")
+        for theirs, ours in _layers(name, arguments)
+        for parameter in _PARAMETERS
+    }
+    projections, output = (_OLD_QKV, _OLD_OUTPUT) if old_names else (_QKV, _OUTPUT)
+    for theirs, ours in _attentions(name, arguments):
+        for parameter in _PARAMETERS:
+            sources[f"{ours}.norm.{parameter}"] = same(f"{theirs}.group_norm.{parameter}")
+            sources[f"{ours}.qkv.{parameter}"] = stacked([same(f"{theirs}.{part}.{parameter}") for part in projections])
+            sources[f"{ours}.output.{parameter}"] = same(f"{theirs}.{output}.{parameter}")
+    sources[_FREQUENCIES[1]] = same(_FREQUENCIES[0])
+    if cosines_first:
+        half = arguments["channels"] // 2
+
+        def sines_first(tensors: Sequence[Tensor]) -> Tensor:
+            cosines, sines, rest = tensors[0].tensor_split([half, 2 * half], dim=1)
+            return torch.cat([sines, cosines, rest], dim=1)
+
+        first = next(iter(_LABEL))
+        sources[f"{_LABEL[first]}.weight"] = TensorSource((f"{first}.weight",), sines_first)
+    return sources
+
+
+def has_old_names(names: Iterable[str]) -> bool:
+    """Whether attention's layers have the names of diffusers before release 0.17."""
+    return any(f".{_OLD_OUTPUT}." in name for name in names)
+
+
+def without_copies(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors without those that the first releases saved under a second name, and why each is left out."""
+    first, second = _FREQUENCIES[0], "time_proj.W"
+    if second not in tensors or first not in tensors or not torch.equal(tensors[first], tensors[second]):
+        return dict(tensors), {}
+    rest = {name: tensor for name, tensor in tensors.items() if name != second}
+    return rest, {second: f"the same as {first}"}
+
+
+def published_state(state: Mapping[str, Tensor], name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Our network's state dict under diffusers' names: the inverse of reading, with the sines first."""
+    rest = dict(state)
+    published: dict[str, Tensor] = {}
+    for theirs, ours in _layers(name, arguments):
+        for parameter in _PARAMETERS:
+            if f"{ours}.{parameter}" in rest:
+                published[f"{theirs}.{parameter}"] = rest.pop(f"{ours}.{parameter}")
+    for theirs, ours in _attentions(name, arguments):
+        for parameter in _PARAMETERS:
+            published[f"{theirs}.group_norm.{parameter}"] = rest.pop(f"{ours}.norm.{parameter}")
+            # 1 x 1 convolutions of ours are linear layers there.
+            published[f"{theirs}.{_OUTPUT}.{parameter}"] = _linear(rest.pop(f"{ours}.output.{parameter}"))
+            stack = rest.pop(f"{ours}.qkv.{parameter}").chunk(3)
+            for part, tensor in zip(_QKV, stack, strict=True):
+                published[f"{theirs}.{part}.{parameter}"] = _linear(tensor)
+    if _FREQUENCIES[1] in rest:
+        published[_FREQUENCIES[0]] = rest.pop(_FREQUENCIES[1])
+    assert not rest, f"without a name in diffusers: {sorted(rest)}"
+    return {theirs: tensor.contiguous() for theirs, tensor in published.items()}
+
+
+def _linear(tensor: Tensor) -> Tensor:
+    return tensor.flatten(1) if tensor.dim() > 1 else tensor
+
+
+def _layers(name: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields (their name, our name) of every layer outside attention that the network might have."""
+    yield from _LABEL.items()
+    yield "conv_in", "stem"
+    for theirs, ours in _residuals(name, arguments):
+        for their_layer, our_layer in _RESIDUAL.items():
+            yield f"{theirs}.{their_layer}", f"{ours}.{our_layer}"
+    lowest = len(arguments["channel_multipliers"]) - 1
+    if name == "ddpm":
+        yield from (("conv_norm_out", "head.norm"), ("conv_out", "head.convolution"))
+        for level in range(lowest):
+            yield f"down_blocks.{level}.downsamplers.0.conv", f"down.{level}.resample.convolution"
+            yield f"up_blocks.{level}.upsamplers.0.conv", f"up.{lowest - level}.resample.convolution"
+        return
+    heads = {"": "output_pyramid.0"}
+    for level in range(lowest):
+        yield f"down_blocks.{level}.skip_conv", f"input_pyramid.{level}.projection"
+        heads[f"up_blocks.{level}."] = f"output_pyramid.{lowest - level}"
+    for theirs, ours in heads.items():
+        norm, convolution = ("skip_norm", "skip_conv") if theirs else ("conv_norm_out", "conv_out")
+        yield f"{theirs}{norm}", f"{ours}.head.norm"
+        yield f"{theirs}{convolution}", f"{ours}.head.convolution"
+
+
+def _residuals(name: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields (their name, our name) of every residual block."""
+    levels, blocks = len(arguments["channel_multipliers"]), arguments["blocks_per_level"]
+    for index in range(2):
+        yield f"mid_block.resnets.{index}", f"middle.{index}.residual"
+    for level in range(levels):
+        above = levels - 1 - level
+        for index in range(blocks):
+            yield f"down_blocks.{level}.resnets.{index}", f"down.{level}.blocks.{index}.residual"
+        for index in range(blocks + 1):
+            yield f"up_blocks.{level}.resnets.{index}", f"up.{above}.blocks.{index}.residual"
+        if name == "ncsnpp" and above:
+            yield f"down_blocks.{level}.resnet_down", f"down.{level}.resample"
+            yield f"up_blocks.{level}.resnet_up", f"up.{above}.resample"
+
+
+def _attentions(name: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields (their name, our name) of every attention."""
+    lowest, blocks = len(arguments["channel_multipliers"]) - 1, arguments["blocks_per_level"]
+    yield "mid_block.attentions.0", "middle.0.attention"
+    for level in arguments["attention_levels"]:
+        for index in range(blocks):
+            yield f"down_blocks.{level}.attentions.{index}", f"down.{level}.blocks.{index}.attention"
+        attending = range(blocks + 1) if name == "ddpm" else [blocks]
+        for number, index in enumerate(attending):
+            yield f"up_blocks.{lowest - level}.attentions.{number}", f"up.{level}.blocks.{index}.attention"

@@ -1,0 +1,193 @@
+"""Checkpoints of ermongroup/SDEdit, ermongroup/ddim and pesser/pytorch_diffusion (`.ckpt`).
+
+One layout: `down.i`, `mid` and `up.i` (i is the level on both sides), attention beside the blocks it follows, 1 x 1
+convolutions for query, key, value and output. Published files hold the bare state dict; the trainer saves a list of
+state dict, optimiser, epoch, step and the averaged weights by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported, published_configuration
+from sdedit_pl.checkpoints.importers.model_choice import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.importers.noise_conventions import discrete_vp
+from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource, attention_levels, named_tensors, same, stacked
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
+
+UNUSED = "logvar"
+"""What "bayesian" networks carry and do not use."""
+_SCHEDULES = {"linear": "linear", "quad": "scaled_linear"}
+"""Their names of schedules of betas -> ours."""
+_BLOCK = {
+    "norm1": "norm_1",
+    "conv1": "conv_1",
+    "temb_proj": "label_projection",
+    "norm2": "norm_2",
+    "conv2": "conv_2",
+    "nin_shortcut": "shortcut",
+}
+_RENAMED = {
+    "temb.dense.0": "label_embedding.hidden",
+    "temb.dense.1": "label_embedding.output",
+    "conv_in": "stem",
+    "norm_out": "head.norm",
+    "conv_out": "head.convolution",
+}
+
+
+class DDIMFormat(CheckpointFormat):
+    """Checkpoints of SDEdit and DDIM: the network's state dict alone, or what the trainer saves.
+
+    `config` is the published configuration's sections `model`, `data` and `diffusion`.
+    """
+
+    def recognises(self, path: Path) -> bool:
+        return any(name.removeprefix("module.") == "temb.dense.0.weight" for name in names_in(path))
+
+    def read(
+        self,
+        path: Path,
+        *,
+        weights: str = "ema",
+        preset: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> Imported:
+        stored = _stored(path, read_plain(path), weights)
+        tensors = {name: tensor for name, tensor in stored.tensors.items() if name != UNUSED}
+        ignored = {UNUSED: "never used by the network that carries it"} if UNUSED in stored.tensors else {}
+        return import_network(
+            path,
+            "ddim",
+            replace(stored, tensors=tensors, ignored=ignored),
+            network_sources,
+            preset=preset,
+            configured=None if config is None else model_of(config),
+        )
+
+
+def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Translates a published configuration to a model of ours.
+
+    Args:
+        config: The published configuration's sections `model`, `data` and `diffusion` as plain mappings.
+
+    Raises:
+        CheckpointError: If the configuration lacks something or is of another type of network.
+    """
+    with published_configuration():
+        model, size = config["model"], config["data"]["image_size"]
+        image = {"size": size, "channels": model["in_channels"]}
+        return {"image": image, "network": _network(model, size), **_convention(config["diffusion"])}
+
+
+def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, TensorSource]:
+    """Where each tensor of our network stands in a published state dict, without `module.` in front.
+
+    Args:
+        name: The network's name in `NETWORKS`; this layout has "ddpm" alone.
+        arguments: Its constructor's arguments.
+    """
+    sources: dict[str, TensorSource] = {}
+    for theirs, ours in _layers(arguments):
+        for parameter in ("weight", "bias"):
+            sources[f"{ours}.{parameter}"] = same(f"{theirs}.{parameter}")
+    for theirs, ours in _attentions(arguments):
+        for parameter in ("weight", "bias"):
+            projections = [same(f"{theirs}.{projection}.{parameter}") for projection in "qkv"]
+            sources[f"{ours}.norm.{parameter}"] = same(f"{theirs}.norm.{parameter}")
+            sources[f"{ours}.qkv.{parameter}"] = stacked(projections)
+            sources[f"{ours}.output.{parameter}"] = same(f"{theirs}.proj_out.{parameter}")
+    return sources
+
+
+def _stored(path: Path, saved: Any, weights: str) -> Stored:
+    """The weights asked for in what a file holds.
+
+    Raises:
+        CheckpointError: If the file is a trainer's and does not hold them.
+    """
+    if not isinstance(saved, list):
+        return Stored(named_tensors(saved, f"the network in {path}"), ONLY)
+    if len(saved) not in (4, 5):
+        raise CheckpointError(
+            f"{path} is a list of {len(saved)}; the trainer of SDEdit and DDIM saves 5 things: network, optimiser, "
+            "epoch, step and averaged weights (4 without an average)"
+        )
+    training = {"epochs": saved[2], "steps": saved[3]}
+    training = {key: value for key, value in training.items() if isinstance(value, int)}
+    raw = named_tensors(saved[0], f"the network in {path}")
+    if weights == "raw":
+        return Stored(raw, weights, training)
+    if len(saved) == 4:
+        raise CheckpointError(f"{path} holds no averaged weights; weights=raw takes those it has")
+    averaged = named_tensors(saved[4], f"the averaged weights in {path}")
+    if missing := sorted(raw.keys() - averaged.keys() - {UNUSED}):
+        raise CheckpointError(
+            f"{path} holds {len(averaged)} averaged tensors for {len(raw)} trained ones, none for {missing[0]}; the "
+            "file was altered; weights=raw takes the trained ones"
+        )
+    return Stored(averaged, weights, training)
+
+
+def _network(model: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+    if model.get("type", "simple") not in ("simple", "bayesian"):
+        raise CheckpointError(f"model.type must be 'simple' or 'bayesian' to be read, got {model['type']!r}")
+    if model["in_channels"] != model["out_ch"]:
+        raise CheckpointError(
+            f"model.out_ch must be model.in_channels, {model['in_channels']}, to be read: one estimate of the noise "
+            f"for each channel; got {model['out_ch']}"
+        )
+    return {
+        "name": "ddpm",
+        "channels": model["ch"],
+        "channel_multipliers": list(model["ch_mult"]),
+        "blocks_per_level": model["num_res_blocks"],
+        "attention_levels": list(attention_levels(image_size, len(model["ch_mult"]), model["attn_resolutions"])),
+        "attend_after": "block",
+        "dropout": float(model["dropout"]),
+        "resample_with_convolution": model["resamp_with_conv"],
+    }
+
+
+def _convention(diffusion: Mapping[str, Any]) -> dict[str, Any]:
+    schedule = diffusion["beta_schedule"]
+    if schedule not in _SCHEDULES:
+        known = ", ".join(_SCHEDULES)
+        raise CheckpointError(f"diffusion.beta_schedule must be one of {known} to be read, got {schedule!r}")
+    ends = float(diffusion["beta_start"]), float(diffusion["beta_end"])
+    return discrete_vp(*ends, diffusion["num_diffusion_timesteps"], _SCHEDULES[schedule])
+
+
+def _blocks(arguments: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """Yields (side, level, index) of every block outside the middle."""
+    for level in range(len(arguments["channel_multipliers"])):
+        for side, count in (("down", arguments["blocks_per_level"]), ("up", arguments["blocks_per_level"] + 1)):
+            for index in range(count):
+                yield side, level, index
+
+
+def _layers(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields (their name, our name) of every layer outside attention that the network might have."""
+    yield from _RENAMED.items()
+    blocks = [("mid.block_1", "middle.0"), ("mid.block_2", "middle.1")]
+    blocks += [
+        (f"{side}.{level}.block.{index}", f"{side}.{level}.blocks.{index}") for side, level, index in _blocks(arguments)
+    ]
+    for theirs, ours in blocks:
+        for their_layer, our_layer in _BLOCK.items():
+            yield f"{theirs}.{their_layer}", f"{ours}.residual.{our_layer}"
+    for level in range(len(arguments["channel_multipliers"])):
+        for side in ("down", "up"):
+            yield f"{side}.{level}.{side}sample.conv", f"{side}.{level}.resample.convolution"
+
+
+def _attentions(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields (their name, our name) of every attention."""
+    yield "mid.attn_1", "middle.0.attention"
+    for side, level, index in _blocks(arguments):
+        if level in arguments["attention_levels"]:
+            yield f"{side}.{level}.attn.{index}", f"{side}.{level}.blocks.{index}.attention"

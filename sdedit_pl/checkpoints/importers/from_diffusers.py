@@ -1,0 +1,207 @@
+"""Folders of diffusers: a pipeline of a UNet2DModel and a scheduler, or the network's folder alone.
+
+A pipeline's components lie in subfolders (`unet`, `scheduler`) or, in folders of the first releases, beside
+`model_index.json`. A training checkpoint of diffusers' example scripts has `unet`, `unet_ema` and no scheduler.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported
+from sdedit_pl.checkpoints.importers.diffusers_config import read_scheduler, read_unet
+from sdedit_pl.checkpoints.importers.diffusers_tensor_names import has_old_names, network_sources, without_copies
+from sdedit_pl.checkpoints.importers.model_choice import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.importers.presets import CENTERED, UNIT
+from sdedit_pl.checkpoints.importers.tensor_mapping import named_tensors
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
+
+INDEX = "model_index.json"
+CONFIG = "config.json"
+SCHEDULER_CONFIG = "scheduler_config.json"
+NETWORK_CLASS = "UNet2DModel"
+AVERAGED = "unet_ema"
+"""Folder of the averaged network in a training checkpoint."""
+WEIGHTS = tuple(
+    f"diffusion_pytorch_model{variant}.{suffix}" for variant in ("", ".fp16") for suffix in ("safetensors", "bin")
+)
+"""Names of the file of weights, the first that is there being taken."""
+
+
+class DiffusersFormat(CheckpointFormat):
+    """A pipeline's or a network's folder, or the file of weights in one.
+
+    `config` is the scheduler's configuration, for a folder that has none. A file of weights alone needs a preset.
+    """
+
+    def recognises(self, path: Path) -> bool:
+        if path.is_dir():
+            return (path / INDEX).is_file() or any(_is_network(folder) for folder in _network_folders(path))
+        return any(name.startswith("down_blocks.0.resnets.0.") for name in names_in(path))
+
+    def read(
+        self,
+        path: Path,
+        *,
+        weights: str = "ema",
+        preset: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> Imported:
+        folder = path if path.is_dir() else path.parent
+        _check_pipeline(folder)
+        place = _network_folder(folder, weights)
+        described = _described(folder, place, config) if preset is None else _nothing_described(place, preset, config)
+        file = _weights_file(place) if path.is_dir() else path
+        tensors, ignored = without_copies(named_tensors(read_plain(file), f"the weights in {file}"))
+        imported = import_network(
+            file,
+            "diffusers",
+            Stored(tensors, _kind(folder, place), ignored=ignored),
+            partial(network_sources, old_names=has_old_names(tensors), cosines_first=described.cosines_first),
+            preset=preset,
+            configured=described.model,
+            data_range=described.data_range,
+        )
+        facts: dict[str, Any] = {"file": str(file.relative_to(folder.parent))}
+        if described.sampling is not None:
+            facts["sampling"] = described.sampling
+        return replace(imported, origin=imported.origin | facts)
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the configurations in a folder say.
+
+    Args:
+        model: configuration of the denoiser; None if there are none.
+        cosines_first: whether the label's cosines stand before its sines.
+        sampling: the scheduler's configuration.
+        data_range: of the images that noise is added to: those of its VE models lie in [0, 1].
+    """
+
+    model: dict[str, Any] | None = None
+    cosines_first: bool = False
+    sampling: dict[str, Any] | None = None
+    data_range: tuple[float, float] = CENTERED
+
+
+def _described(folder: Path, place: Path, config: Mapping[str, Any] | None) -> Described:
+    """What the configurations of the network in `place`, and of its scheduler, say.
+
+    Raises:
+        CheckpointError: if one is missing, or if there is no such model here.
+    """
+    network_config = _read_json(place / CONFIG)
+    if network_config.get("_class_name") != NETWORK_CLASS:
+        raise CheckpointError(
+            f"{place / CONFIG} describes a {network_config.get('_class_name')!r}, expected a {NETWORK_CLASS}: models "
+            f"of other classes, such as those that follow a text, cannot be read"
+        )
+    scheduler = _scheduler(folder) if config is None else dict(config)
+    try:
+        network = read_unet(network_config)
+        convention = read_scheduler(scheduler, network)
+    except (TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
+        raise CheckpointError(f"the configuration of {folder} has a value of a wrong type: {error}") from error
+    image = {"size": network.size, "channels": network.arguments["image_channels"]}
+    return Described(
+        model={"image": image, "network": network.section, **convention},
+        cosines_first=network.cosines_first,
+        sampling={key.removeprefix("_"): value for key, value in scheduler.items() if key != "_diffusers_version"},
+        data_range=UNIT if network.fourier else CENTERED,
+    )
+
+
+def _nothing_described(place: Path, preset: str, config: Mapping[str, Any] | None) -> Described:
+    """For weights alone, which a preset describes.
+
+    Raises:
+        CheckpointError: if a configuration does so too.
+    """
+    if config is not None or _is_network(place):
+        raise CheckpointError(
+            f"{place} has a configuration, and preset={preset} is another word for what it says: leave the preset out"
+        )
+    return Described()
+
+
+def _pipeline(folder: Path) -> Path | None:
+    """The folder of the pipeline that is in a folder, or that a network's folder is part of."""
+    return next((place for place in (folder, folder.parent) if (place / INDEX).is_file()), None)
+
+
+def _check_pipeline(folder: Path) -> None:
+    """Raises a CheckpointError if a pipeline has more to it than a network on pixels and a scheduler."""
+    pipeline = _pipeline(folder)
+    index = {} if pipeline is None else _read_json(pipeline / INDEX)
+    others = [name for name in index if not name.startswith("_") and name not in ("unet", "scheduler")]
+    if others:
+        raise CheckpointError(
+            f"{folder} is a {index.get('_class_name', 'pipeline')} with {', '.join(others)}, expected unet and "
+            f"scheduler alone: its network does not see pixels, or not only them"
+        )
+
+
+def _network_folders(folder: Path) -> tuple[Path, ...]:
+    return folder / AVERAGED, folder / "unet", folder
+
+
+def _is_network(folder: Path) -> bool:
+    return (folder / CONFIG).is_file()
+
+
+def _network_folder(folder: Path, weights: str) -> Path:
+    """Where the network lies; the averaged one, if there are two and that is asked for."""
+    places = _network_folders(folder)[0 if weights == "ema" else 1 :]
+    return next((place for place in places if _is_network(place)), folder)
+
+
+def _kind(folder: Path, place: Path) -> str:
+    """Which weights lie in `place`."""
+    if place.name == AVERAGED:
+        return "ema"
+    return "raw" if _is_network(folder / AVERAGED) else ONLY
+
+
+def _scheduler(folder: Path) -> dict[str, Any]:
+    """The scheduler's configuration of the pipeline in a folder, or of the one that a network's folder is part of."""
+    places = [place for base in (folder, _pipeline(folder) or folder) for place in (base / "scheduler", base)]
+    found = next((place / SCHEDULER_CONFIG for place in places if (place / SCHEDULER_CONFIG).is_file()), None)
+    if found is None:
+        raise CheckpointError(
+            f"{folder} holds a network and no scheduler/{SCHEDULER_CONFIG}, so that the noise it was trained on is "
+            f"unknown; give the configuration of that scheduler, config=FILE.json"
+        )
+    return _read_json(found)
+
+
+def _weights_file(place: Path) -> Path:
+    file = next((place / name for name in WEIGHTS if (place / name).is_file()), None)
+    if file is None:
+        raise CheckpointError(f"{place} holds no weights; expected {WEIGHTS[0]} or {WEIGHTS[1]} beside {CONFIG}")
+    return file
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """What a JSON file holds, which has to be an object.
+
+    Raises:
+        CheckpointError: if it is missing or something else.
+    """
+    if not file.is_file():
+        raise CheckpointError(
+            f"there is no {file}; a folder of diffusers has one, and it says what its weights mean; weights alone need "
+            f"preset=NAME"
+        )
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not JSON ({error}); copy or download it again") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{file} must hold a JSON object, got {type(found).__name__}")
+    return found

@@ -1,0 +1,280 @@
+"""Checkpoints of openai/guided-diffusion and openai/improved-diffusion (`.pt`), for models without classes.
+
+A file is the bare state dict of one network; which weights they are (the trainer writes `model*.pt` and `ema_*.pt`) its
+name tells a reader. The way down is one list, `input_blocks`, the way up another, `output_blocks`: each entry is a
+residual block with what follows it. The rows of `qkv` belong to one head after the other, or with
+`use_new_attention_order` to queries, keys and values as ours do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported
+from sdedit_pl.checkpoints.importers.model_choice import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.importers.noise_conventions import discrete_vp
+from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource, attention_levels, named_tensors, same
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
+from sdedit_pl.configuration import nearest
+
+NAME = "guided_diffusion"
+CLASSES = "label_emb.weight"
+"""What networks with classes have besides."""
+DEFAULTS: dict[str, Any] = {
+    "image_size": 64,
+    "num_channels": 128,
+    "num_res_blocks": 2,
+    "num_heads": 4,
+    "num_heads_upsample": -1,
+    "num_head_channels": -1,
+    "attention_resolutions": "16,8",
+    "channel_mult": "",
+    "dropout": 0.0,
+    "class_cond": False,
+    "use_scale_shift_norm": True,
+    "resblock_updown": False,
+    "use_new_attention_order": False,
+    "learn_sigma": False,
+    "diffusion_steps": 1000,
+    "noise_schedule": "linear",
+    "predict_xstart": False,
+    "rescale_timesteps": False,
+}
+"""The flags of guided-diffusion's program that say what a model is; improved-diffusion's rescales timesteps."""
+IRRELEVANT = (
+    "batch_size",
+    "clip_denoised",
+    "model_path",
+    "num_samples",
+    "rescale_learned_sigmas",
+    "sigma_small",
+    "timestep_respacing",
+    "use_checkpoint",
+    "use_ddim",
+    "use_fp16",
+    "use_kl",
+)
+"""Further flags, of its memory, its training loss and its sampling."""
+MULTIPLIERS = {32: "1,2,2,2", 64: "1,2,3,4", 128: "1,1,2,3,4", 256: "1,1,2,2,4,4", 512: "1,1,2,2,4,4"}
+"""`channel_mult` by image size, where it is left empty."""
+_RENAMED = {
+    "time_embed.0": "label_embedding.hidden",
+    "time_embed.2": "label_embedding.output",
+    "input_blocks.0.0": "stem",
+    "out.0": "head.norm",
+    "out.2": "head.convolution",
+}
+_BLOCK = {
+    "in_layers.0": "norm_1",
+    "in_layers.2": "conv_1",
+    "emb_layers.1": "label_projection",
+    "out_layers.0": "norm_2",
+    "out_layers.3": "conv_2",
+    "skip_connection": "shortcut",
+}
+
+
+class GuidedDiffusionFormat(CheckpointFormat):
+    """Checkpoints of guided-diffusion and improved-diffusion: a network's state dict.
+
+    `config` holds the flags of their program, `{"image_size": 256, "attention_resolutions": "32,16,8", ...}`; what it
+    leaves out has guided-diffusion's default.
+    """
+
+    def recognises(self, path: Path) -> bool:
+        names = {name.removeprefix("module.") for name in names_in(path)}
+        return {f"{name}.weight" for name in _RENAMED} <= names
+
+    def read(
+        self,
+        path: Path,
+        *,
+        weights: str = "ema",
+        preset: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> Imported:
+        tensors = named_tensors(read_plain(path), f"the network in {path}")
+        if CLASSES in tensors:
+            raise CheckpointError(
+                f"{path} is a model of classes ({CLASSES}), which this package's networks do not take; editing needs "
+                "one without, such as 256x256_diffusion_uncond.pt or lsun_bedroom.pt"
+            )
+        flags = None if config is None else read_flags(config)
+        by_head = flags is None or not flags["use_new_attention_order"]
+        return import_network(
+            path,
+            NAME,
+            Stored(tensors, ONLY),
+            partial(network_sources, by_head=by_head),
+            preset=preset,
+            configured=None if flags is None else model_of(flags),
+        )
+
+
+def read_flags(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of a configuration, every one of `DEFAULTS` present and of its type.
+
+    Raises:
+        CheckpointError: on a flag that the program does not have, a value of another type, or a model that this package
+            has no equal of.
+    """
+    for flag in config:
+        if flag not in DEFAULTS and flag not in IRRELEVANT:
+            known = nearest(str(flag), [*DEFAULTS, *IRRELEVANT])
+            raise CheckpointError(f"guided-diffusion has no flag {flag!r}{known}")
+    flags = {flag: _value(flag, config.get(flag, default)) for flag, default in DEFAULTS.items()}
+    for flag, what in (("class_cond", "a model of classes"), ("predict_xstart", "a network that estimates x_0")):
+        if flags[flag]:
+            raise CheckpointError(f"{flag}=true is {what}, which this package does not read")
+    if flags["num_head_channels"] == -1 and flags["num_heads_upsample"] not in (-1, flags["num_heads"]):
+        raise CheckpointError(
+            f"num_heads_upsample={flags['num_heads_upsample']} with num_heads={flags['num_heads']}: this package's "
+            "networks have the same heads on the way down and up"
+        )
+    if not flags["channel_mult"]:
+        if flags["image_size"] not in MULTIPLIERS:
+            raise CheckpointError(f"give channel_mult: it has no default for image_size={flags['image_size']}")
+        flags["channel_mult"] = MULTIPLIERS[flags["image_size"]]
+    return flags
+
+
+def model_of(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Translates the program's flags, from `read_flags`, to a model of ours.
+
+    Raises:
+        CheckpointError: If the schedule is another one than linear or cosine.
+    """
+    size, head_channels = flags["image_size"], flags["num_head_channels"]
+    multipliers, resolutions = (_numbers(flag, flags[flag]) for flag in ("channel_mult", "attention_resolutions"))
+    heads = {"head_channels": None, "heads": flags["num_heads"]} if head_channels == -1 else {}
+    network = {
+        "name": "adm",
+        "channels": flags["num_channels"],
+        "channel_multipliers": multipliers,
+        "blocks_per_level": flags["num_res_blocks"],
+        "attention_levels": list(attention_levels(size, len(multipliers), resolutions)),
+        "head_channels": head_channels,
+        **heads,
+        "modulate": flags["use_scale_shift_norm"],
+        "block": "biggan" if flags["resblock_updown"] else "ddpm",
+        "dropout": flags["dropout"],
+    }
+    return {"image": {"size": size, "channels": 3}, "network": network, **_convention(flags)}
+
+
+def network_sources(name: str, arguments: Mapping[str, Any], *, by_head: bool) -> dict[str, TensorSource]:
+    """Where each tensor of our network stands in a published state dict, without `module.` in front.
+
+    Args:
+        name: The network's name in `NETWORKS`; this layout has "adm" alone.
+        arguments: Its constructor's arguments.
+        by_head: Whether the rows of `qkv` are one head's after the other's.
+    """
+    layers = [*_RENAMED.items()]
+    sources: dict[str, TensorSource] = {}
+    for theirs, ours, kind in _modules(arguments):
+        if kind == "attention":
+            width = arguments["channels"] * arguments["channel_multipliers"][_level(ours, arguments)]
+            heads = width // arguments["head_channels"] if arguments["head_channels"] else arguments["heads"]
+            layers += [(f"{theirs}.norm", f"{ours}.norm"), (f"{theirs}.proj_out", f"{ours}.output")]
+            for parameter in ("weight", "bias"):
+                rows = f"{theirs}.qkv.{parameter}"
+                sources[f"{ours}.qkv.{parameter}"] = _heads_together(rows, heads) if by_head else same(rows)
+        elif kind in ("op", "conv"):
+            layers.append((f"{theirs}.{kind}", f"{ours}.convolution"))
+        else:
+            layers += [(f"{theirs}.{their_layer}", f"{ours}.{our_layer}") for their_layer, our_layer in _BLOCK.items()]
+    for theirs, ours in layers:
+        for parameter in ("weight", "bias"):
+            sources[f"{ours}.{parameter}"] = same(f"{theirs}.{parameter}")
+    return sources
+
+
+def _heads_together(name: str, heads: int) -> TensorSource:
+    """Rows of (head, query or key or value, channel) as (query or key or value, head, channel)."""
+
+    def make(tensors: Any) -> Tensor:
+        return tensors[0].unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+
+    return TensorSource((name,), make)
+
+
+def _modules(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yields (their name, our name, kind) of blocks, attentions and what resamples; op and conv are plain layers."""
+    blocks, last = arguments["blocks_per_level"], len(arguments["channel_multipliers"]) - 1
+    down, up = ("residual", "residual") if arguments["block"] == "biggan" else ("op", "conv")
+    entry = 1
+    for level in range(last + 1):
+        attends = level in arguments["attention_levels"]
+        for block in range(blocks):
+            yield from _block(f"input_blocks.{entry}", f"down.{level}.blocks.{block}", attends)
+            entry += 1
+        if level < last:
+            yield f"input_blocks.{entry}.0", f"down.{level}.resample", down
+            entry += 1
+    yield from _block("middle_block", "middle.0", True)
+    yield "middle_block.2", "middle.1.residual", "residual"
+    entry = 0
+    for level in reversed(range(last + 1)):
+        attends = level in arguments["attention_levels"]
+        for block in range(blocks + 1):
+            yield from _block(f"output_blocks.{entry}", f"up.{level}.blocks.{block}", attends)
+            if level and block == blocks:
+                yield f"output_blocks.{entry}.{1 + attends}", f"up.{level}.resample", up
+            entry += 1
+
+
+def _block(theirs: str, ours: str, attends: bool) -> Iterator[tuple[str, str, str]]:
+    yield f"{theirs}.0", f"{ours}.residual", "residual"
+    if attends:
+        yield f"{theirs}.1", f"{ours}.attention", "attention"
+
+
+def _level(ours: str, arguments: Mapping[str, Any]) -> int:
+    """The level of one of our modules; the middle is at the lowest."""
+    side, level, *_ = ours.split(".")
+    return len(arguments["channel_multipliers"]) - 1 if side == "middle" else int(level)
+
+
+def _convention(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections `sde` and `parameterisation`: the betas of 1000 steps, scaled to any number of them."""
+    steps, schedule = flags["diffusion_steps"], flags["noise_schedule"]
+    if schedule not in ("linear", "cosine"):
+        raise CheckpointError(f"noise_schedule must be linear or cosine, got {schedule!r}")
+    scale = 1000 / steps
+    betas = {"beta_start": 1e-4 * scale, "beta_end": 0.02 * scale} if schedule == "linear" else {}
+    rescaled = flags["rescale_timesteps"]
+    return discrete_vp(
+        **betas,
+        steps=steps,
+        schedule=schedule,
+        learned_variance=flags["learn_sigma"],
+        index_scale=scale if rescaled else 1.0,
+    )
+
+
+def _value(flag: str, value: Any) -> Any:
+    """A flag's value as its default's type; lists of numbers may be lists or text.
+
+    Raises:
+        CheckpointError: If it is of another type.
+    """
+    default = DEFAULTS[flag]
+    if isinstance(default, str) and isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    fits = isinstance(value, int | float) if isinstance(default, float) else type(value) is type(default)
+    if not fits:
+        raise CheckpointError(f"{flag} must be like {default!r}, got {value!r}")
+    return value
+
+
+def _numbers(flag: str, text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise CheckpointError(f"{flag} must be whole numbers with commas between, got {text!r}") from None

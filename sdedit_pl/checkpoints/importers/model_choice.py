@@ -1,0 +1,187 @@
+"""Reading a network's state dict of another program: which model it belongs to, and its weights under our names.
+
+What the formats share that keep tensors by name: the model comes from a published configuration, a preset, or the
+tensors themselves where only one preset has their names and shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from sdedit_pl.checkpoints.importers.checkpoint_format import Imported, Mapped, origin_of
+from sdedit_pl.checkpoints.importers.presets import CENTERED, PRESETS, Preset
+from sdedit_pl.checkpoints.importers.tensor_mapping import Difference, TensorSource, difference, state_made
+from sdedit_pl.checkpoints.network_shapes import network_arguments, state_shapes
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
+from sdedit_pl.configuration import nearest
+from sdedit_pl.configuration.model_config import ModelConfig
+
+Model: TypeAlias = Mapping[str, Any]
+"""Configuration of a denoiser: `image`, `sde`, `network` and `parameterisation`."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a file holds of one network.
+
+    Args:
+        tensors: by name, those that are not needed left out.
+        weights: which they are: "ema", "raw" or, where the file does not say, "the only ones in the file".
+        training: facts of its training, if the file has any.
+        ignored: names in the file that are not needed, with the reason.
+    """
+
+    tensors: Mapping[str, Tensor]
+    weights: str
+    training: Mapping[str, Any] | None = None
+    ignored: Mapping[str, str] = field(default_factory=dict)
+
+
+ONLY = "the only ones in the file"
+"""What `Stored.weights` says where a file holds one set of weights and does not name it."""
+
+
+def import_network(
+    path: Path,
+    format: str,
+    stored: Stored,
+    sources_of: Callable[[str, Mapping[str, Any]], Mapping[str, TensorSource]],
+    *,
+    preset: str | None,
+    configured: Model | None,
+    data_range: tuple[float, float] = CENTERED,
+    refine: Callable[[Difference, Model], Difference] = lambda found, model: found,
+) -> Imported:
+    """Reads a network out of its tensors, strictly.
+
+    Args:
+        path: the file.
+        format: name of its format.
+        stored: what it holds.
+        sources_of: from a network's name and arguments to where each of our tensors would come from.
+        preset: name of a preset, and
+        configured: the model of a configuration; both None to tell the model from the tensors.
+        data_range: of the images that a configured model's authors noised.
+        refine: adds to how the file differs from a model what names and shapes do not show.
+
+    Raises:
+        CheckpointError: if the tensors do not fit the model, or do not tell it.
+    """
+
+    differences: dict[str, Difference] = {}  # many presets share a network
+
+    def compare(model: Model) -> Difference:
+        name, arguments = network_arguments(ModelConfig.from_data(model))
+        network = repr((name, arguments))
+        if network not in differences:
+            expected = state_shapes(name, arguments)  # first: it refuses networks that are too large to list
+            differences[network] = difference(stored.tensors, sources_of(name, arguments), expected)
+        return refine(differences[network], model)
+
+    given = None if configured is None else Preset(format, configured, data_range=data_range)
+    chosen, found = choose_model(str(path), format, preset, given, compare)
+    model = ModelConfig.from_data(found.model)
+    name, arguments = network_arguments(model)
+    sources = sources_of(name, arguments)
+    weights = state_made(stored.tensors, sources, state_shapes(name, arguments))
+    facts = {
+        "preset": chosen,
+        "weights": stored.weights,
+        "data_range": list(found.data_range),
+        "sampling": dict(found.sampling) or None,
+    }
+    return Imported(
+        model=model,
+        weights=weights,
+        origin=origin_of(path, format, **facts, training=None if stored.training is None else dict(stored.training)),
+        mapped=Mapped({ours: sources[ours].names for ours in weights}, stored.ignored),
+    )
+
+
+def find_preset(name: str, format: str) -> Preset:
+    """The preset of a name.
+
+    Raises:
+        CheckpointError: if there is none, or it belongs to another format.
+    """
+    if name not in PRESETS:
+        raise CheckpointError(f"preset={name} is not known{nearest(name, PRESETS)}")
+    if PRESETS[name].format != format:
+        own = [other for other, preset in PRESETS.items() if preset.format == format]
+        raise CheckpointError(
+            f"preset={name} is a model in the format {PRESETS[name].format}, the file is in {format}, whose presets "
+            f"are {', '.join(own)}"
+        )
+    return PRESETS[name]
+
+
+def choose_model(
+    what: str,
+    format: str,
+    preset: str | None,
+    configured: Preset | None,
+    compare: Callable[[Model], Difference],
+) -> tuple[str | None, Preset]:
+    """The model that the tensors in a file belong to: of a configuration, of a preset, or told from the tensors.
+
+    Its name comes with it, or several names where they stand for the same model; None for a configuration.
+
+    Args:
+        what: the file, for messages.
+        format: name of its format.
+        preset: name of a preset, and
+        configured: what a configuration says; both None to tell the model from the tensors.
+        compare: how the file differs from a model.
+
+    Raises:
+        CheckpointError: if the tensors do not fit, naming the first that differ and the likeliest preset; if no preset
+            fits; or if several do that differ in what tensors do not tell.
+    """
+    if preset is not None and configured is not None:
+        raise CheckpointError(f"give {what} a preset or a config, not both: each says what the model is")
+    if configured is not None:
+        return None, _fitting(what, "the configuration", configured, compare)
+    if preset is not None:
+        return preset, _fitting(what, f"preset={preset}", find_preset(preset, format), compare)
+    fitting = {name: found for name, found in _presets_of(format).items() if not compare(found.model)}
+    if not fitting:
+        raise CheckpointError(
+            f"{what} fits no preset{_likeliest(format, compare)}; give config=FILE.json, the configuration published "
+            f"with it as JSON, to sdedit import, or preset=NAME (sdedit import --help lists them)"
+        )
+    first = next(iter(fitting.values()))
+    if any(found.model != first.model for found in fitting.values()):
+        raise CheckpointError(
+            f"{what} fits the presets {', '.join(fitting)}, which differ in what tensors do not tell (SDE, label, "
+            f"dropout); say which: preset=NAME with sdedit import"
+        )
+    return " or ".join(fitting), first
+
+
+def _presets_of(format: str) -> dict[str, Preset]:
+    return {name: found for name, found in PRESETS.items() if found.format == format}
+
+
+def _fitting(what: str, source: str, preset: Preset, compare: Callable[[Model], Difference]) -> Preset:
+    """The preset, if the tensors are its own."""
+    found = compare(preset.model)
+    if found:
+        likeliest = _likeliest(preset.format, compare)
+        raise CheckpointError(f"the tensors in {what} are not those of {source}: {found}{likeliest}")
+    return preset
+
+
+def _likeliest(format: str, compare: Callable[[Model], Difference]) -> str:
+    """'; the likeliest preset is ...', if any is likely."""
+    differences = {name: compare(found.model) for name, found in _presets_of(format).items()}
+    least = min(map(len, differences.values()), default=0)
+    nearest_ones = [name for name, found in differences.items() if len(found) == least]
+    if not nearest_ones or 2 * least > differences[nearest_ones[0]].wanted:
+        return ""
+    fits = "" if least == 0 else f" ({least} of its {differences[nearest_ones[0]].wanted} tensors differ)"
+    return f"; the likeliest preset is {' or '.join(nearest_ones)}{fits}"

@@ -1,0 +1,152 @@
+"""From published tensors to a network's state dict: which of them make each of ours, and how the two differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """How one of our tensors is made of published ones.
+
+    Args:
+        names: the published ones.
+        make: from them to ours.
+    """
+
+    names: tuple[str, ...]
+    make: Callable[[Sequence[Tensor]], Tensor]
+
+
+def same(name: str) -> TensorSource:
+    """The tensor itself; trailing axes of length one are added when it is read."""
+    return TensorSource((name,), lambda tensors: tensors[0])
+
+
+def transposed(name: str) -> TensorSource:
+    """A matrix (in, out) as (out, in)."""
+    return TensorSource((name,), lambda tensors: tensors[0].t())
+
+
+def stacked(sources: Sequence[TensorSource]) -> TensorSource:
+    """Several sources of one tensor each, concatenated along the output channels."""
+    names = tuple(name for source in sources for name in source.names)
+    return TensorSource(
+        names,
+        lambda tensors: torch.cat([source.make([tensor]) for source, tensor in zip(sources, tensors, strict=True)]),
+    )
+
+
+def attention_levels(image_size: int, levels: int, resolutions: Iterable[int]) -> tuple[int, ...]:
+    """Translates resolutions at which a published network attends to indices of levels."""
+    wanted = set(resolutions)
+    return tuple(level for level in range(levels) if image_size // 2**level in wanted)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How tensors in a file differ from those that a network needs.
+
+    Args:
+        missing: names that are not in the file.
+        surplus: names in the file that the network has no place for.
+        misshapen: sentences about tensors of another shape.
+        wanted: how many tensors the network is made of.
+    """
+
+    missing: Sequence[str]
+    surplus: Sequence[str]
+    misshapen: Sequence[str]
+    wanted: int
+
+    def __len__(self) -> int:
+        """How many tensors differ."""
+        return len(self.missing) + len(self.surplus) + len(self.misshapen)
+
+    def __str__(self) -> str:
+        """The first that differ, in words."""
+        if self.missing or self.surplus:
+            return f"missing {_first(self.missing)}; not expected {_first(self.surplus)}"
+        return _first(self.misshapen, 1)
+
+
+def difference(
+    tensors: Mapping[str, Tensor], sources: Mapping[str, TensorSource], expected: Mapping[str, Tensor]
+) -> Difference:
+    """Compares the names and shapes in a file with those of a network.
+
+    Args:
+        tensors: the published tensors by name.
+        sources: where each of our tensors would come from. Surplus ones, such as a shortcut where the channels do not
+            change, are ignored.
+        expected: the network's state dict, from `state_shapes`.
+    """
+    wanted = [published for ours in expected for published in sources[ours].names]
+    assert len(wanted) == len(set(wanted))
+    missing = [published for published in wanted if published not in tensors]
+    misshapen = []
+    for ours, meta in expected.items():
+        names = sources[ours].names
+        if set(names) <= tensors.keys():
+            shape = _shape_made(sources[ours], [tensors[published] for published in names], meta.dim())
+            if shape != tuple(meta.shape):
+                misshapen.append(f"{', '.join(names)} should give {ours!r} of shape {tuple(meta.shape)}, got {shape}")
+    return Difference(missing, sorted(set(tensors).difference(wanted)), misshapen, len(wanted))
+
+
+def state_made(
+    tensors: Mapping[str, Tensor], sources: Mapping[str, TensorSource], expected: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Makes a network's state dict of published tensors that have no `difference` from it.
+
+    Returns:
+        The state dict, in the order of `expected`, each tensor contiguous and of the type in the file.
+    """
+    return {
+        ours: _made(sources[ours], [tensors[published] for published in sources[ours].names], meta.dim()).contiguous()
+        for ours, meta in expected.items()
+    }
+
+
+def named_tensors(state: Any, what: str) -> dict[str, Tensor]:
+    """A state dict of another program, its names without the `module.` of data parallelism.
+
+    Raises:
+        CheckpointError: if it is not tensors by name, or a tensor has more numbers than the file.
+    """
+    if not isinstance(state, Mapping) or not state:
+        raise CheckpointError(f"{what} must be tensors by name, got {type(state).__name__}; the file was altered?")
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{what} must be tensors by name, got {type(tensor).__name__} under {name!r}")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"{what} has {name!r} of shape {tuple(tensor.shape)}, more numbers than are stored")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _made(source: TensorSource, tensors: Sequence[Tensor], axes: int) -> Tensor:
+    """One of our tensors, with trailing axes of length one up to `axes`."""
+    tensor = source.make(tensors)
+    return tensor.reshape(tensor.shape + (1,) * (axes - tensor.dim()))
+
+
+def _shape_made(source: TensorSource, tensors: Sequence[Tensor], axes: int) -> tuple[int, ...] | str:
+    """The shape that a source would give, found without reading numbers; the shapes given if there is none."""
+    try:
+        return tuple(_made(source, [tensor.to("meta") for tensor in tensors], axes).shape)
+    except (RuntimeError, IndexError):
+        return " and ".join(str(tuple(tensor.shape)) for tensor in tensors)
+
+
+def _first(names: Sequence[str], count: int = 3) -> str:
+    if not names:
+        return "none"
+    rest = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + rest

@@ -1,0 +1,80 @@
+"""Finding checkpoints: files, runs' folders, bundled ones by name, published ones by address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sdedit_pl.checkpoints.importers import FORMATS, importer
+from sdedit_pl.checkpoints.native import is_native
+from sdedit_pl.checkpoints.remote import local_checkpoint
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
+
+RUN_FILE = "model.safetensors"
+"""The editing checkpoint in a run's folder."""
+_PACKAGE = Path(__file__).resolve().parents[1]
+BUNDLES = (_PACKAGE / "bundled_checkpoints", _PACKAGE.parent / "checkpoints")
+"""Folders of the bundled checkpoints: in an installed package, and in a checkout."""
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The file of a checkpoint, or the folder of another program's checkpoint.
+
+    Args:
+        path: a file, a run's folder, an address or W&B artifact (see `remote.py`), or a bundled checkpoint, as
+            "portraits64" or "checkpoints/portraits64.safetensors". A run's folder stands for its editing checkpoint, or
+            without one for its newest training checkpoint.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    path = local_checkpoint(path)
+    if not path.exists():
+        path = bundled_checkpoint(path)
+    if path.is_file():
+        return path
+    if (path / RUN_FILE).is_file():
+        return path / RUN_FILE
+    if resumable := resumable_checkpoints(path):
+        return resumable[-1]
+    if foreign_format(path) is not None:
+        return path
+    raise CheckpointError(
+        f"the folder {path} holds neither {RUN_FILE} nor checkpoints/*.ckpt: not a run's folder? A folder of diffusers "
+        "needs its config.json"
+    )
+
+
+def bundled_checkpoint(name: str | Path) -> Path:
+    """The file of a checkpoint that comes with this package.
+
+    Args:
+        name: such as "portraits64" or "checkpoints/portraits64.safetensors".
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    bundled = {file.stem: file for folder in reversed(BUNDLES) for file in sorted(folder.glob("*.safetensors"))}
+    for stem, file in bundled.items():
+        if Path(name) in (Path(stem), Path("checkpoints") / file.name):
+            return file
+    raise CheckpointError(
+        f"there is no checkpoint at {name}; give a .safetensors or .ckpt file, a run's folder, or the name of a "
+        f"bundled one: {', '.join(bundled)}"
+    )
+
+
+def files_of(checkpoint: Path) -> list[Path]:
+    """The files of a checkpoint that `find_checkpoint` returned."""
+    return [checkpoint] if checkpoint.is_file() else sorted(file for file in checkpoint.rglob("*") if file.is_file())
+
+
+def resumable_checkpoints(run: Path) -> list[Path]:
+    """The training checkpoints in a run's folder, ordered by the steps in their names."""
+    return sorted((run / "checkpoints").glob("step=*.ckpt"))
+
+
+def foreign_format(path: Path) -> str | None:
+    """The format in `FORMATS` of the file or folder at `path`; None for this project's own and for unknown ones."""
+    if is_native(path):
+        return None
+    return next((name for name in FORMATS if importer(name).recognises(path)), None)

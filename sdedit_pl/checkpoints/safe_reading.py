@@ -1,0 +1,149 @@
+"""Reading files of tensors without running code from them.
+
+Tensors come from safetensors or through torch's weights-only unpickler. A file's format is recognised by the names in
+it, which are found without unpickling.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+PICKLES_OF_LEGACY_FILE = 5
+"""Pickles at the start of a file of torch before 1.6: magic number, protocol, system, the object, its storages."""
+DAMAGE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""Exceptions of torch and the standard library on a damaged file or one of another kind."""
+CONVERT = (
+    "open it in an environment that you trust, with the program that wrote it, and save the state dict of its network "
+    "alone: torch.save(network.state_dict(), 'weights.pth')"
+)
+
+
+class CheckpointError(ValueError):
+    """A file that is not a checkpoint this package can use; its message says why and what to do."""
+
+
+def names_in(path: Path) -> set[str]:
+    """The names in a file: of its tensors (safetensors), or every string of a pickle, without unpickling.
+
+    Empty for a folder, a damaged file, and a file of any other kind.
+    """
+    if not path.is_file():
+        return set()
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as opened:
+                return set(opened.keys())
+        except (SafetensorError, OSError):
+            return set()
+    names = set()
+    try:
+        with _pickles(path) as (stream, count):
+            for _ in range(count):
+                # A module's or class's name is an argument too: "torch._utils _rebuild_tensor_v2".
+                names.update(argument for _, argument, _ in pickletools.genops(stream) if isinstance(argument, str))
+    except DAMAGE:
+        return names
+    return names
+
+
+def read_plain(path: Path) -> Any:
+    """The tensors of a `.safetensors` file, or the object in a torch file of tensors and plain data.
+
+    Tensors are on the CPU. Where the file allows it, they are mapped to memory and read when they are used.
+
+    Raises:
+        CheckpointError: if it is damaged, or a pickle of more than tensors and plain data.
+    """
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's warnings on foreign pickles; they end in an error of ours
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+    except DAMAGE as error:
+        if isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
+            raise CheckpointError(_refusal(path, error)) from error
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint; it is truncated (copy or download it again) or something else: editing "
+            f"takes .safetensors, .ckpt, .pth and .pt files and folders of runs"
+        ) from error
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a `.safetensors` file, mapped to memory, and its metadata.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole .safetensors file ({error}); it is truncated (copy or download it again) or "
+            "something else: editing takes .safetensors, .ckpt, .pth and .pt files and folders of runs"
+        ) from error
+
+
+@contextmanager
+def _pickles(path: Path) -> Iterator[tuple[IO[bytes], int]]:
+    """A stream at the pickles of a torch file, and how many there are at most."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as stream:
+            yield stream, PICKLES_OF_LEGACY_FILE
+        return
+    with zipfile.ZipFile(path) as archive:
+        name = next((name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"), None)
+        yield io.BytesIO(b"" if name is None else archive.read(name)), 1
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins with a whole pickle; nothing is unpickled."""
+    try:
+        with _pickles(path) as (stream, _):
+            return any(opcode.name == "STOP" for opcode, *_ in pickletools.genops(stream))
+    except DAMAGE:
+        return False
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    """The message for a pickle of objects that was not loaded: the reason and the remedy."""
+    if "_reconstruct_persistent_obj" in " ".join(names_in(path)):
+        return (
+            f"{path} is a pickle of the kind that EDM and StyleGAN publish: it brings its own source code, which would "
+            "run when loaded; it was not loaded. Convert it in its own checkout, where that code is at home, to a "
+            "state dict: torch.save(pickle.load(file)['ema'].state_dict(), 'weights.pth')"
+        )
+    needed = re.search(r"GLOBAL (\S+)", str(error))
+    what = "objects" if needed is None else f"objects ({needed.group(1)})"
+    return (
+        f"{path} holds {what} other than weights and plain data, which could run code when loaded; it was not loaded. "
+        f"To use it, {CONVERT}"
+    )

@@ -1,0 +1,117 @@
+"""Batches of images: reading them, with the next readable image in place of an unreadable one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.data.order import Draw
+from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
+
+
+class Batch(NamedTuple):
+    """What a worker hands over.
+
+    Args:
+        images: uint8 (B, C, H, W), or None when there can be no batch.
+        broken: The images and shards that were met for the batch and could not be read.
+        failure: Why there can be no batch.
+    """
+
+    images: Tensor | None
+    broken: list[Broken]
+    failure: str = ""
+
+
+class ReadableImages(Dataset[Batch]):
+    """Batches of an image set in which every unreadable image is replaced by the next readable one.
+
+    The replacement depends on the set alone, so that the order of all other images stays as it is.
+
+    Args:
+        images: The set.
+        image_format: What the images of a batch are cut to.
+        attempts: How many images in a row may be unreadable before the batch is given up; None: the whole set.
+    """
+
+    def __init__(self, images: ImageSet, image_format: ImageFormat, attempts: int | None = None) -> None:
+        self.images = images
+        self.format = image_format
+        self.attempts = attempts
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([Draw(index, False)])
+
+    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
+        """Reads a whole batch; the DataLoader looks for this name."""
+        return read_batch([(self.images, draw) for draw in draws], self.format, self.attempts)
+
+
+def read_batch(
+    places: Sequence[tuple[ImageSet, Draw]], image_format: ImageFormat, attempts: int | None = None
+) -> Batch:
+    """Reads the images of a batch, or the next readable ones in their place.
+
+    Args:
+        places: The set of each image, and which of its images, how changed.
+        image_format: What the images of the batch are cut to.
+        attempts: How many images in a row may be unreadable before the batch is given up; None: all of their set.
+    """
+    broken: list[Broken] = []
+    batch = image_format.empty(len(places))
+    for row, (images, draw) in zip(batch, places, strict=True):
+        image, failed = _first_readable(images, draw.index, attempts)
+        broken += failed
+        if image is None:
+            count = len({name for name, _ in failed})
+            return Batch(None, broken, f"none of {count} images in a row can be read; the first: {failed[0].reason}")
+        part = image_format.part(image, draw.corner)
+        row.copy_(part.flip(-1) if draw.flipped else part)
+    return Batch(batch, broken)
+
+
+def _first_readable(images: ImageSet, index: int, attempts: int | None) -> tuple[Tensor | None, list[Broken]]:
+    """The image, or the first readable one that stands in for it, and what could not be read before."""
+    failed: list[Broken] = []
+    candidate = index
+    while candidate < index + len(images) and (attempts is None or len(failed) < attempts):
+        number = candidate % len(images)
+        try:
+            return images.read(number), failed
+        except UnreadableShard as error:
+            failed.append(Broken(error.shard, str(error)))
+        except UnreadableImage as error:
+            failed.append(Broken(images.name(number), str(error)))
+        candidate += images.after(number) - number
+    return None, failed
+
+
+class CachedImages(ImageSet):
+    """Decoded images in memory.
+
+    Args:
+        pixels: uint8 (N, C, H, W).
+    """
+
+    in_memory = True
+
+    def __init__(self, pixels: UInt8[Tensor, "N C H W"]) -> None:
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def name(self, index: int) -> str:
+        return f"image {index}"
+
+    def read(self, index: int) -> UInt8[Tensor, "C H W"]:
+        return self.pixels[index]

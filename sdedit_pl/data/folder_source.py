@@ -1,0 +1,128 @@
+"""Images in a folder and its sub-folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
+from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images
+from sdedit_pl.data.images import ImageFormat, decode_image
+from sdedit_pl.data.source import ImageSet, Source
+from sdedit_pl.data.splits import check_split, held_out
+
+
+class FolderSource(Source):
+    """PNG, JPEG and WebP files in a folder and its sub-folders, in the order of their relative paths.
+
+    Validation images are, in this order of preference: those under `val_path`; those under `path/val` when both
+    `path/train` and `path/val` are folders (training then takes `path/train` alone); or a share `val_fraction` of the
+    images, chosen by a hash of their relative paths. A `val_path` inside `path` is left out of training. Names that
+    begin with a dot are skipped, links are followed.
+
+    Args:
+        path: Folder of images.
+        size: Height and width in pixels; larger or smaller images are resampled, the longer side is cropped.
+        channels: 3 for RGB, 1 for grey.
+        val_path: Folder of validation images.
+        val_fraction: Share of the images held out for validation where there is no folder for it; 0 for none.
+        background: Colour under transparent pixels, a name or #rrggbb.
+        random_crop: Margin in pixels: images are decoded so much higher and wider than `size`, and training cuts a
+            part out at random.
+        broken_limit: Unreadable images that end the run when exceeded; null for no limit.
+
+    Raises:
+        ValueError: An argument outside its range.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        size: int,
+        channels: int = 3,
+        val_path: str | None = None,
+        val_fraction: float = 0.05,
+        background: str = "white",
+        random_crop: int = 0,
+        broken_limit: int | None = None,
+    ) -> None:
+        super().__init__(ImageFormat(size, channels, background, random_crop), broken_limit)
+        self.path = path
+        self.val_path = val_path
+        self.val_fraction = val_fraction
+
+    def images(self, split: str) -> ImageSet:
+        check_split(split)
+        root = Path(self.path)
+        if self.val_path is not None:
+            return self._images_besides_val_path(split, Path(self.val_path))
+        if (root / "train").is_dir() and (root / "val").is_dir():
+            return FolderImages(root / split, image_paths(root / split), self.format)
+        paths = image_paths(root)
+        chosen = held_out(paths, self.val_fraction)
+        wanted = [path for path, is_val in zip(paths, chosen, strict=True) if is_val == (split == "val")]
+        return FolderImages(root, wanted, self.format)
+
+    def _images_besides_val_path(self, split: str, val_root: Path) -> ImageSet:
+        if split == "val":
+            return FolderImages(val_root, image_paths(val_root), self.format)
+        root = Path(self.path)
+        real_val_root = val_root.resolve()
+        paths = [path for path in image_paths(root) if real_val_root not in (root / path).resolve().parents]
+        if not paths:
+            raise ValueError(f"all images under {root} lie in val_path {val_root}; training needs images of its own")
+        return FolderImages(root, paths, self.format)
+
+
+class FolderImages(ImageSet):
+    """Image files under a folder, listed in an array: worker processes share it without copying.
+
+    Args:
+        root: The folder.
+        paths: Relative to it, with "/" between their parts.
+        image_format: What every image is brought to.
+    """
+
+    def __init__(self, root: Path, paths: list[str], image_format: ImageFormat) -> None:
+        self.root = root
+        self.paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
+        self.format = image_format
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        return os.path.join(self.root, os.fsdecode(self.paths[index]))
+
+    def read(self, index: int) -> UInt8[Tensor, "C H W"]:
+        try:
+            with open(self.name(index), "rb", buffering=0) as opened:
+                file = opened.read()
+        except OSError as error:
+            raise UnreadableImage(f"cannot read image {self.name(index)}: {error.strerror}") from None
+        return decode_image(file, self.name(index), self.format)
+
+
+def image_paths(root: Path) -> list[str]:
+    """Lists the image files under a folder by their suffix, recursively.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        Paths relative to it, sorted, with "/" between their parts on every system.
+
+    Raises:
+        ValueError: No such folder, or no image in it.
+    """
+    if not root.exists():
+        raise ValueError(f"data folder {root} does not exist")
+    if not root.is_dir():
+        raise ValueError(f"{root} is a file, expected a folder of images; .tar shards: the webdataset source")
+    paths = list_images(root, recursive=True)
+    if not paths:
+        raise ValueError(f"no images under {root}; expected files that end in {', '.join(IMAGE_SUFFIXES)}")
+    return paths

@@ -1,0 +1,257 @@
+"""Tar files of images: where their images lie, and reading one without the others.
+
+The positions are listed once from the headers; from then on an image is one seek and one read in a file that stays
+open. A file that changes under a run would give parts of other images, or other images, so every read compares its
+size and time of change with those at the listing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tarfile
+from collections import OrderedDict
+from collections.abc import Sequence
+from io import FileIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
+from sdedit_pl.data.image_files import IMAGE_SUFFIXES, is_image_name
+from sdedit_pl.data.images import ImageFormat, decode_image
+from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
+
+logger = logging.getLogger(__name__)
+
+# Files that one process keeps open; systems commonly allow a process 1024.
+OPEN_FILES = 128
+
+
+class Members(NamedTuple):
+    """The images of one shard.
+
+    Args:
+        keys: Their keys, bytes (N,).
+        places: First byte and length of each, int64 (N, 2).
+        problem: Why the listing ends before the shard does; empty for a whole shard.
+        extra: Names of images that are left out because their sample has another one.
+    """
+
+    keys: np.ndarray
+    places: np.ndarray
+    problem: str = ""
+    extra: Sequence[str] = ()
+
+    @classmethod
+    def none(cls, problem: str) -> Members:
+        """Those of a shard that cannot be read at all."""
+        return cls(np.zeros(0, dtype=np.bytes_), np.zeros((0, 2), dtype=np.int64), problem)
+
+    def damage(self, shard: str) -> list[Broken]:
+        """What to report of a shard: nothing of a whole one."""
+        extent = " to its end" if len(self.keys) else ""
+        return [Broken(shard, f"cannot read shard {shard}{extent}: {self.problem}")] if self.problem else []
+
+
+class Stamp(NamedTuple):
+    """What tells a file from a changed one: its size in bytes and the time of its last change in nanoseconds."""
+
+    size: int
+    changed: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        return cls(status.st_size, status.st_mtime_ns)
+
+
+class ShardFile:
+    """A shard that is read by place, in any process; opened at the first read.
+
+    Args:
+        path: The tar file.
+        name: What messages call it.
+        stamp: The file's at its listing.
+    """
+
+    def __init__(self, path: str | Path, name: str, stamp: Stamp) -> None:
+        self.path = path
+        self.name = name
+        self.stamp = stamp
+        self._file: FileIO | None = None
+        self._owner = 0
+
+    def read(self, first: int, length: int) -> bytes:
+        """The bytes from `first` on.
+
+        Raises:
+            UnreadableShard: The file has vanished, has changed or cannot be read.
+        """
+        try:
+            file = self.opened()
+            if Stamp.of(os.fstat(file.fileno())) != self.stamp:
+                raise UnreadableShard(
+                    self.name,
+                    f"shard {self.name} has changed since its images were listed; put the old file back, or start "
+                    "the same command again to train on the new one",
+                )
+            file.seek(first)
+            return file.read(length)
+        except FileNotFoundError:
+            raise UnreadableShard(
+                self.name, f"shard {self.name} has vanished; put it back and start the same command again"
+            ) from None
+        except OSError as error:
+            raise UnreadableShard(self.name, f"cannot read shard {self.name}: {error.strerror}") from None
+
+    def opened(self) -> FileIO:
+        """The open file: a process of its own opens its own, for a forked one would share the position."""
+        if self._file is None or self._owner != os.getpid():
+            self._file, self._owner = FileIO(self.path), os.getpid()
+        return self._file
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}
+
+
+class ShardImages(ImageSet):
+    """Images at known places in local tar files, listed in arrays: worker processes share those without copying.
+
+    Args:
+        shards: Paths of the tar files.
+        stamps: Of each shard at its listing.
+        keys: Key of each image, bytes (N,).
+        places: int64 (N, 3): for each image the number of its shard, its first byte there and its length; by shard.
+        image_format: What every image is brought to.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        stamps: Sequence[Stamp],
+        keys: np.ndarray,
+        places: np.ndarray,
+        image_format: ImageFormat,
+    ) -> None:
+        self.shards = shards
+        self.stamps = stamps
+        self.keys = keys
+        self.places = places
+        self.format = image_format
+        self._files: OrderedDict[int, ShardFile] = OrderedDict()
+        self._unreadable: dict[int, UnreadableShard] = {}
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def name(self, index: int) -> str:
+        return f"{self.shards[self.places[index, 0]]}:{os.fsdecode(self.keys[index])}"
+
+    def read(self, index: int) -> UInt8[Tensor, "C H W"]:
+        shard, first, length = self.places[index].tolist()
+        if shard in self._unreadable:
+            raise self._unreadable[shard]
+        try:
+            image = self._file(shard).read(first, length)
+        except UnreadableShard as error:
+            self._unreadable[shard] = error
+            raise
+        return decode_image(image, self.name(index), self.format)
+
+    def after(self, index: int) -> int:
+        shard = self.places[index, 0]
+        if int(shard) not in self._unreadable:
+            return index + 1
+        return int(np.searchsorted(self.places[:, 0], shard, side="right"))
+
+    def subset(self, chosen: np.ndarray) -> ShardImages:
+        """The images where `chosen`, bool (N,), is true."""
+        return ShardImages(self.shards, self.stamps, self.keys[chosen], self.places[chosen], self.format)
+
+    def _file(self, shard: int) -> ShardFile:
+        if shard not in self._files:
+            if len(self._files) >= OPEN_FILES:
+                self._files.popitem(last=False)
+            self._files[shard] = ShardFile(self.shards[shard], self.shards[shard], self.stamps[shard])
+        self._files.move_to_end(shard)
+        return self._files[shard]
+
+
+def list_shards(shards: Sequence[str], image_format: ImageFormat) -> tuple[ShardImages, list[Broken]]:
+    """Lists the images in local shards from the tar headers, without reading the images.
+
+    Args:
+        shards: Paths of uncompressed tar files.
+        image_format: Format that every image is brought to.
+
+    Returns:
+        The images in the order of the shards, and the damaged shards; of those, the images before the damage are
+        listed.
+    """
+    keys, places, stamps = [], [], []
+    broken: list[Broken] = []
+    extra: list[str] = []
+    for number, shard in enumerate(shards):
+        members, stamp = list_members(shard)
+        broken += members.damage(shard)
+        extra += [f"{shard}:{name}" for name in members.extra]
+        keys.append(members.keys)
+        places.append(np.insert(members.places, 0, number, axis=1))
+        stamps.append(stamp)
+    warn_of_extra_images(extra)
+    table = np.concatenate(places) if places else np.zeros((0, 3), dtype=np.int64)
+    every_key = np.concatenate(keys) if keys else np.zeros(0, dtype=np.bytes_)
+    return ShardImages(list(shards), stamps, every_key, table, image_format), broken
+
+
+def list_members(path: str | Path) -> tuple[Members, Stamp]:
+    """Lists the images of one shard, one per sample; see `WebDatasetSource` for the rule.
+
+    Returns:
+        The images (of a damaged shard those before the damage) and the file's stamp.
+    """
+    problem, stamp = "", Stamp(0, 0)
+    found: list[tuple[str, tuple[int, int]]] = []
+    try:
+        stamp = Stamp.of(os.stat(path))
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if member.isfile() and is_image_name(member.name):
+                    found.append((member.name, (member.offset_data, member.size)))
+            if stamp.size < archive.offset + tarfile.BLOCKSIZE:  # cut between two members, which raises nothing
+                problem = "its end is missing"
+    except (tarfile.TarError, OSError) as error:
+        problem = str(error)
+    samples = {key for name, _ in found for key, suffix in [split_key(name)] if suffix in IMAGE_SUFFIXES}
+    images: dict[str, tuple[int, int]] = {}
+    extra: list[str] = []
+    for name, place in found:
+        key, suffix = split_key(name)
+        if key not in samples:
+            key = name.rpartition(".")[0]
+        elif suffix not in IMAGE_SUFFIXES:
+            extra.append(name)
+            continue
+        images.setdefault(key, place)
+    keys = np.array([os.fsencode(key) for key in images], dtype=np.bytes_)
+    return Members(keys, np.array(list(images.values()), dtype=np.int64).reshape(-1, 2), problem, extra), stamp
+
+
+def warn_of_extra_images(names: Sequence[str]) -> None:
+    """Logs how many images are left out because their sample has another one."""
+    if names:
+        logger.warning(
+            "%d images are left out because their sample has another one: a sample's name ends at the first dot. The "
+            "first is %s; to use them too, rename them without dots",
+            len(names),
+            names[0],
+        )
+
+
+def split_key(name: str) -> tuple[str, str]:
+    """Splits a member's name at the first dot of its last part: "a.b/c.seg.PNG" into "a.b/c" and ".seg.png"."""
+    folder, slash, file = name.rpartition("/")
+    stem, dot, suffix = file.partition(".")
+    return folder + slash + stem, dot + suffix.lower()

@@ -1,0 +1,231 @@
+"""Training images from shards that lie on other machines, in an order that any device can compute.
+
+Of the ways to read such shards, this is the simplest that keeps every promise of local files. Which image comes at a
+position is a pure function of the seed and of how many images each shard holds (`WindowOrder`): no image comes
+twice within an epoch, and a run goes on exactly where it was from one number, the images consumed, whatever its
+devices, nodes and workers were before. There is no buffer whose content would have to be saved. A window's shards are
+fetched whole, front to back, into a cache on the node (`ShardCache`), and its images are read there by number;
+a server needs neither range requests nor many small ones.
+
+How many images a shard holds is known from a manifest, or else from having fetched the shard once, which the cache
+remembers. Training begins in either case with the first window. Without a manifest, a run that goes on with an empty
+cache fetches the shards up to its position again.
+
+The price of one order for all is that each node fetches every shard once an epoch, unless its cache holds them all.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sdedit_pl.data.batches import Batch, read_batch
+from sdedit_pl.data.images import ImageFormat, decode_image
+from sdedit_pl.data.order import Draw, WindowOrder
+from sdedit_pl.data.shard_cache import ShardCache, StreamInterrupted
+from sdedit_pl.data.shard_files import OPEN_FILES, Members, ShardFile
+from sdedit_pl.data.shard_manifest import Shard
+from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
+
+# A batch can reach from one window into the next.
+_WINDOWS_AT_HAND = 2
+
+
+class StreamedImages(ImageSet):
+    """The images of some shards, one shard after the other; each shard is fetched when its first image is read.
+
+    Args:
+        shards: Where they are.
+        counts: How many images each holds.
+        cache: Fetches them.
+        image_format: What every image is brought to.
+    """
+
+    def __init__(self, shards: list[Shard], counts: list[int], cache: ShardCache, image_format: ImageFormat) -> None:
+        self.shards = shards
+        self.counts = counts
+        self.ends = np.cumsum(counts, dtype=np.int64)
+        self.cache = cache
+        self.format = image_format
+        self._opened: OrderedDict[int, tuple[ShardFile, Members]] = OrderedDict()
+        self._owner = os.getpid()
+        self._unreadable: dict[int, UnreadableShard] = {}
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def name(self, index: int) -> str:
+        shard, place = self._place(index)
+        known = self._opened.get(shard)
+        key = f"image {place}" if known is None else known[1].keys[place].decode(errors="surrogateescape")
+        return f"{self.shards[shard].place}:{key}"
+
+    def read(self, index: int) -> UInt8[Tensor, "C H W"]:
+        shard, place = self._place(index)
+        if shard in self._unreadable:
+            raise self._unreadable[shard]
+        try:
+            file, members = self._open(shard)
+            image = file.read(*members.places[place].tolist())
+        except UnreadableShard as error:
+            self._unreadable[shard] = error
+            raise
+        return decode_image(image, self.name(index), self.format)
+
+    def after(self, index: int) -> int:
+        shard = self._place(index)[0]
+        return int(self.ends[shard]) if shard in self._unreadable else index + 1
+
+    def _open(self, shard: int) -> tuple[ShardFile, Members]:
+        if self._owner != os.getpid():  # a forked process would open them again, and copies may be gone by now
+            self._opened.clear()
+            self._owner = os.getpid()
+        if shard not in self._opened:
+            if len(self._opened) >= OPEN_FILES:
+                self._opened.popitem(last=False)
+            place, count = self.shards[shard].place, self.counts[shard]
+            file, members = self.cache.open(self.shards[shard])
+            if len(members.keys) != count:
+                raise UnreadableShard(place, f"shard {place} holds {len(members.keys)} images, expected {count}")
+            self._opened[shard] = file, members
+        self._opened.move_to_end(shard)
+        return self._opened[shard]
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The shard of an image, and its number there."""
+        shard = int(np.searchsorted(self.ends, index, side="right"))
+        return shard, index - (int(self.ends[shard - 1]) if shard else 0)
+
+
+class Window(NamedTuple):
+    """A window of the order.
+
+    Args:
+        epoch: Its epoch,
+        number: and its number there.
+        first: Position of its first image in the stream.
+        images: Its images, shard by shard.
+    """
+
+    epoch: int
+    number: int
+    first: int
+    images: StreamedImages
+
+
+class ShardStream(Dataset[Batch]):
+    """Batches of training images by their positions in the stream.
+
+    Args:
+        shards: Where they are, in an order that does not change.
+        cache: Fetches them.
+        image_format: What every image is brought to.
+        order: Which image comes when.
+        attempts: How many images in a row may be unreadable; None: a whole window.
+    """
+
+    def __init__(
+        self,
+        shards: list[Shard],
+        cache: ShardCache,
+        image_format: ImageFormat,
+        order: WindowOrder,
+        attempts: int | None = None,
+    ) -> None:
+        self.shards = shards
+        self.cache = cache
+        self.format = image_format
+        self.order = order
+        self.attempts = attempts
+        self._counts: dict[int, int] = {}
+        self._windows: OrderedDict[int, Window] = OrderedDict()
+        self._broken: list[Broken] = []
+        self._prefetching: threading.Thread | None = None
+        self._prefetched = -1  # first position of the window for which that was done
+
+    def __getitem__(self, position: int) -> Batch:
+        return self.__getitems__([position])
+
+    def __getitems__(self, positions: list[int]) -> Batch:
+        """Reads a whole batch; the DataLoader looks for this name."""
+        try:
+            places = [self._at(position) for position in positions]
+            self._prefetch(next(reversed(self._windows.values())))
+            batch = read_batch(places, self.format, self.attempts)
+        except StreamInterrupted as error:
+            batch = Batch(None, [], str(error))
+        broken, self._broken = self._broken + batch.broken, []
+        return batch._replace(broken=broken)
+
+    def _at(self, position: int) -> tuple[ImageSet, Draw]:
+        """The image at a position of the stream."""
+        window = self._window(position)
+        draw = self.order.draw(window.epoch, window.number, len(window.images), position - window.first)
+        return window.images, draw
+
+    def _window(self, position: int) -> Window:
+        for window in self._windows.values():
+            if window.first <= position < window.first + len(window.images):
+                return window
+        window = self._find_window(position)
+        self._windows[window.first] = window
+        if len(self._windows) > _WINDOWS_AT_HAND:
+            self._windows.popitem(last=False)
+        return window
+
+    def _find_window(self, position: int) -> Window:
+        """Walks from the beginning of the epoch; it takes the counts of the shards on the way."""
+        epoch, first = 0, 0
+        if len(self._counts) == len(self.shards):
+            epoch = position // self._images_in_all()
+            first = epoch * self._images_in_all()
+        while True:
+            for number, shards in enumerate(self.order.windows(epoch)):
+                counts = [self._count(shard) for shard in shards]
+                if position < first + sum(counts):
+                    chosen = [self.shards[shard] for shard in shards]
+                    return Window(epoch, number, first, StreamedImages(chosen, counts, self.cache, self.format))
+                first += sum(counts)
+            epoch = position // self._images_in_all()
+            first = epoch * self._images_in_all()
+
+    def _images_in_all(self) -> int:
+        count = sum(self._counts.values())
+        if count == 0:
+            reason = f"; {self._broken[0].reason}" if self._broken else ""
+            raise StreamInterrupted(f"no images in {len(self.shards)} shards, the first {self.shards[0].place}{reason}")
+        return count
+
+    def _count(self, number: int) -> int:
+        """Images in a shard."""
+        if number not in self._counts:
+            shard = self.shards[number]
+            if shard.images is not None:
+                self._counts[number] = shard.images
+            else:
+                members = self.cache.members(shard)
+                self._counts[number] = len(members.keys)
+                self._broken += members.damage(shard.place)
+        return self._counts[number]
+
+    def _prefetch(self, window: Window) -> None:
+        """Fetches the rest of a window and the next one in the background, once."""
+        busy = self._prefetching is not None and self._prefetching.is_alive()
+        if busy or self._prefetched == window.first:
+            return
+        self._prefetched = window.first
+        windows = self.order.windows(window.epoch)
+        following = (windows + self.order.windows(window.epoch + 1))[window.number + 1]
+        wanted = [*window.images.shards, *(self.shards[shard] for shard in following)]
+        self._prefetching = threading.Thread(target=self.cache.prefetch, args=(wanted,), daemon=True)
+        self._prefetching.start()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_prefetching": None}

@@ -1,0 +1,46 @@
+"""Training and validation: the names of the splits, and which images are held out where nothing else divides a set."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+
+SPLITS = ("train", "val")
+
+
+def check_split(split: str) -> None:
+    """Raises ValueError for a split other than "train" and "val"."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; a source has {' and '.join(SPLITS)}")
+
+
+def held_out(names: Sequence[str], fraction: float) -> list[bool]:
+    """Chooses validation images by a hash of their names.
+
+    The choice depends neither on the order nor on the other images, so that a set that grows keeps its split. If the
+    fraction would leave validation or training empty, the image with the lowest or highest hash changes sides; a single
+    image goes to training.
+
+    Args:
+        names: One per image.
+        fraction: Expected share of validation images, in [0, 1). With 0 nothing is held out.
+
+    Returns:
+        For each name, True if it belongs to validation.
+
+    Raises:
+        ValueError: A fraction outside [0, 1).
+    """
+    if not 0.0 <= fraction < 1.0:
+        raise ValueError(f"val_fraction must lie in [0, 1), got {fraction}; 0 holds nothing out")
+    if len(names) == 1:
+        return [False]
+    hashes = [int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest(), "big") for name in names]
+    chosen = [value < fraction * 2**64 for value in hashes]
+    if fraction > 0 and names:
+        if not any(chosen):
+            chosen[hashes.index(min(hashes))] = True
+        if all(chosen):
+            chosen[hashes.index(max(hashes))] = False
+    return chosen

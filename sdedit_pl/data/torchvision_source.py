@@ -1,0 +1,159 @@
+"""Data sets that torchvision publishes, by the name of their class."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from typing import Any
+
+import numpy as np
+import torchvision
+from filelock import FileLock
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.images import ImageFormat, image_to_tensor
+from sdedit_pl.data.source import ImageSet, Source
+from sdedit_pl.data.splits import SPLITS, check_split, held_out
+
+# What torchvision's classes raise when their files are not there or damaged, or an argument is wrong.
+_REFUSALS = (RuntimeError, OSError, ValueError, TypeError)
+
+
+class TorchvisionSource(Source):
+    """The images of a torchvision data set; labels are dropped.
+
+    Validation images are those of `train=False` when the class has that argument, of `split=val_split` when it is
+    given, or else a share `val_fraction` of the training images, chosen by a hash of their numbers.
+
+    Args:
+        dataset: Class in torchvision.datasets, such as CIFAR10.
+        size: Height and width in pixels; larger or smaller images are resampled, the longer side is cropped.
+        root: Folder where the data set lies.
+        download: Whether to fetch it when it is not there.
+        channels: 3 for RGB, 1 for grey.
+        train_split: For classes with a `split` argument, its value for training; null for the class's own default.
+        val_split: For classes with a `split` argument, its value for validation.
+        val_fraction: Share of the images held out for validation where the class has no split for it; 0 for none.
+        background: Colour under transparent pixels, a name or #rrggbb.
+        random_crop: Margin in pixels: images are decoded so much higher and wider than `size`, and training cuts a
+            part out at random.
+        broken_limit: Unreadable images that end the run when exceeded; null for no limit.
+
+    Raises:
+        ValueError: No such class, or an argument outside its range.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        size: int,
+        root: str = "data/torchvision",
+        download: bool = False,
+        channels: int = 3,
+        train_split: str | None = None,
+        val_split: str | None = None,
+        val_fraction: float = 0.05,
+        background: str = "white",
+        random_crop: int = 0,
+        broken_limit: int | None = None,
+    ) -> None:
+        super().__init__(ImageFormat(size, channels, background, random_crop), broken_limit)
+        if dataset not in torchvision.datasets.__all__:
+            raise ValueError(
+                f"torchvision.datasets has no {dataset!r}; it has {', '.join(torchvision.datasets.__all__)}"
+            )
+        self.dataset = dataset
+        self.root = root
+        self.download = download
+        self.train_split = train_split
+        self.val_split = val_split
+        self.val_fraction = val_fraction
+
+    def prepare(self) -> None:
+        if self.download:
+            for split in SPLITS:
+                self.images(split)
+
+    def images(self, split: str) -> TorchvisionImages:
+        check_split(split)
+        is_val = split == "val"
+        known = set(inspect.signature(getattr(torchvision.datasets, self.dataset)).parameters)
+        if "train" in known:
+            return self._open(known, train=not is_val)
+        if (self.train_split is not None or self.val_split is not None) and "split" not in known:
+            raise ValueError(f"torchvision's {self.dataset} has no splits; leave train_split and val_split empty")
+        if is_val and self.val_split is not None:
+            return self._open(known, split=self.val_split)
+        train = self._open(known, **({} if self.train_split is None else {"split": self.train_split}))
+        if self.val_split is not None:
+            return train
+        chosen = np.array(held_out([str(index) for index in range(len(train))], self.val_fraction), dtype=bool)
+        return train.subset(np.flatnonzero(chosen == is_val))
+
+    def _open(self, known: set[str], **split: bool | str) -> TorchvisionImages:
+        """The images of the class, built with those of our arguments that it knows."""
+        places = {"root": self.root, "download": self.download}
+        arguments = {name: value for name, value in places.items() if name in known}
+        try:
+            if arguments.get("download"):
+                dataset = self._download(arguments, split)
+            else:
+                dataset = self._construct(arguments, split)
+        except _REFUSALS as error:
+            raise ValueError(
+                f"cannot open torchvision's {self.dataset} in {self.root}: {error}; download=true fetches most sets"
+            ) from error
+        return TorchvisionImages(dataset, self.dataset, np.arange(len(dataset)), self.format)
+
+    def _construct(self, arguments: dict[str, Any], split: dict[str, bool | str]) -> Any:
+        return getattr(torchvision.datasets, self.dataset)(**arguments, **split)
+
+    def _download(self, arguments: dict[str, Any], split: dict[str, bool | str]) -> Any:
+        """The data set, fetched if it is not there: of the processes that ask at once the first one does it."""
+        os.makedirs(self.root, exist_ok=True)
+        with FileLock(os.path.join(self.root, f".{self.dataset}.lock")):
+            try:
+                return self._construct({**arguments, "download": False}, split)
+            except _REFUSALS:
+                return self._construct(arguments, split)
+
+
+class TorchvisionImages(ImageSet):
+    """Some images of a torchvision data set whose items begin with a Pillow image.
+
+    Args:
+        dataset: The data set.
+        title: What messages call it.
+        indices: The images taken, int (N,).
+        image_format: What every image is brought to.
+    """
+
+    def __init__(self, dataset: Dataset, title: str, indices: np.ndarray, image_format: ImageFormat) -> None:
+        self.dataset = dataset
+        self.title = title
+        self.indices = indices
+        self.format = image_format
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        return f"{self.title} image {self.indices[index]}"
+
+    def read(self, index: int) -> UInt8[Tensor, "C H W"]:
+        try:
+            item = self.dataset[int(self.indices[index])]
+        except (OSError, SyntaxError, EOFError) as error:
+            raise UnreadableImage(f"cannot read {self.name(index)}: {error}") from None
+        image = item[0] if isinstance(item, tuple) else item
+        if not isinstance(image, Image.Image):
+            raise ValueError(f"torchvision's {self.title} gives {type(image).__name__}, expected Pillow images")
+        return image_to_tensor(image, self.name(index), self.format)
+
+    def subset(self, places: np.ndarray) -> TorchvisionImages:
+        """The images at these places of this set, int (M,)."""
+        return TorchvisionImages(self.dataset, self.title, self.indices[places], self.format)

@@ -1,0 +1,225 @@
+"""WebDataset shards: tar files whose members are images, one image a sample.
+
+Local shards are read by number. Their members' positions are listed once from the tar headers, after which an image
+is one seek and one read: training has the same exact order, resuming and independence of devices and workers as a
+folder, with more workers than shards too. Shards behind a URL (`https:`, `s3:`, `pipe:`...) are streamed through a
+cache, with the same properties and a shuffle within some shards at a time (`stream`).
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset
+from webdataset.shardlists import expand_urls
+
+from sdedit_pl.data.batches import Batch, CachedImages
+from sdedit_pl.data.image_files import IMAGE_SUFFIXES
+from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.data.order import Changes, WindowOrder
+from sdedit_pl.data.shard_cache import ShardCache
+from sdedit_pl.data.shard_files import ShardImages, list_shards
+from sdedit_pl.data.shard_manifest import MANIFEST_FILE, Shard, read_manifest
+from sdedit_pl.data.shard_stream import ShardStream, StreamedImages
+from sdedit_pl.data.source import Broken, ImageSet, Source
+from sdedit_pl.data.splits import SPLITS, check_split, held_out
+from sdedit_pl.downloads import is_remote
+
+
+class WebDatasetSource(Source):
+    """Images in WebDataset shards: local tar files, or tar files behind URLs.
+
+    The members of a sample share a key, the name up to the first dot of its last part; the sample's image is the first
+    member whose remaining name is an image suffix (.png, .jpg, .webp ...). In a sample without such a member, every
+    image counts by its own name, so that names with dots (IMG_2024.01.00.png) are not lost.
+
+    Validation images are, in this order of preference: those in the shards `val_path`; those that a manifest names for
+    it, or `val-*.tar` when `path` is a folder that has `train-*.tar` too; or, of local shards, a share `val_fraction`
+    of the images, chosen by a hash of their keys. Shards of `val_path` are left out of training. Damaged shards are
+    counted like unreadable images.
+
+    Args:
+        path: Shards: a folder of .tar files, a file or URL, a pattern such as a-{000000..000006}.tar or a-*.tar, the
+            manifest.json that `sdedit pack` wrote beside them, or a list of these.
+        size: Height and width in pixels; larger or smaller images are resampled, the longer side is cropped.
+        channels: 3 for RGB, 1 for grey.
+        val_path: Shards of validation images, given like `path`.
+        val_fraction: Share of the images held out for validation where no shards are for it; 0 for none.
+        background: Colour under transparent pixels, a name or #rrggbb.
+        random_crop: Margin in pixels: images are decoded so much higher and wider than `size`, and training cuts a
+            part out at random.
+        shuffle_shards: Of shards behind URLs, how many are shuffled together; local ones are shuffled as a whole.
+        cache_folder: Where copies of shards behind URLs are kept, on a local disk that the processes of a node share.
+        cache_gigabytes: Size of the copies above which the oldest go; twice `shuffle_shards` shards should fit.
+        broken_limit: Unreadable images and shards that end the run when exceeded; null for no limit.
+
+    Raises:
+        ValueError: An argument outside its range.
+    """
+
+    def __init__(
+        self,
+        path: str | list[str],
+        size: int,
+        channels: int = 3,
+        val_path: str | list[str] | None = None,
+        val_fraction: float = 0.05,
+        background: str = "white",
+        random_crop: int = 0,
+        shuffle_shards: int = 8,
+        cache_folder: str = "~/.cache/sdedit_pl/shards",
+        cache_gigabytes: float = 50.0,
+        broken_limit: int | None = None,
+    ) -> None:
+        super().__init__(ImageFormat(size, channels, background, random_crop), broken_limit)
+        if shuffle_shards < 1:
+            raise ValueError(f"shuffle_shards must be at least 1, got {shuffle_shards}")
+        if not cache_gigabytes > 0:
+            raise ValueError(f"cache_gigabytes must be positive, got {cache_gigabytes}")
+        self.path = path
+        self.val_path = val_path
+        self.val_fraction = val_fraction
+        self.shuffle_shards = shuffle_shards
+        self.cache = ShardCache(Path(cache_folder).expanduser(), int(cache_gigabytes * 1e9))
+        self.streams = any(is_remote(place) for place in _as_list(path))
+        self._shards: tuple[list[Shard], list[Shard]] | None = None
+
+    def images(self, split: str) -> ImageSet:
+        check_split(split)
+        train_shards, val_shards = self._find_shards()
+        if split == "val" and val_shards:
+            return self._images_in(val_shards)
+        if self.streams:  # nothing can be held out of a stream
+            return CachedImages(self.format.empty())
+        train = self._local_images(train_shards)
+        if val_shards:
+            return train
+        chosen = np.array(held_out([os.fsdecode(key) for key in train.keys], self.val_fraction), dtype=bool)
+        return train.subset(chosen if split == "val" else ~chosen)
+
+    def stream(self, seed: int, changes: Changes) -> Dataset[Batch]:
+        shards = self._find_shards()[0]
+        self._check_room(shards)
+        order = WindowOrder(len(shards), self.shuffle_shards, seed, changes)
+        return ShardStream(shards, self.cache, self.format, order, self.attempts)
+
+    def _find_shards(self) -> tuple[list[Shard], list[Shard]]:
+        if self._shards is None:
+            train, val = find_shards(self.path)
+            if self.val_path is not None:
+                other, named_val = find_shards(self.val_path)
+                val = named_val or other
+                places = {shard.place for shard in val}
+                train = [shard for shard in train if shard.place not in places]
+                if not train:
+                    raise ValueError(
+                        f"every shard of {self.path} is also one of val_path; training needs shards of its own"
+                    )
+            self._shards = train, val
+        return self._shards
+
+    def _images_in(self, shards: list[Shard]) -> ImageSet:
+        if not any(is_remote(shard.place) for shard in shards):
+            return self._local_images(shards)
+        counts, broken = [], []
+        for shard in shards:
+            if shard.images is None:
+                members = self.cache.members(shard)
+                broken += members.damage(shard.place)
+            counts.append(len(members.keys) if shard.images is None else shard.images)
+        self._check(sum(counts), shards, broken)
+        return StreamedImages(shards, counts, self.cache, self.format)
+
+    def _local_images(self, shards: list[Shard]) -> ShardImages:
+        images, broken = list_shards([shard.place for shard in shards], self.format)
+        self._check(len(images), shards, broken)
+        return images
+
+    def _check_room(self, shards: list[Shard]) -> None:
+        """Refuses a cache in which the windows of the shuffle would drive each other out."""
+        sizes = sorted((shard.size or 0 for shard in shards if is_remote(shard.place)), reverse=True)
+        needed = sum(sizes[: 2 * self.shuffle_shards])
+        if needed > self.cache.limit:
+            raise ValueError(
+                f"cache_gigabytes = {self.cache.limit / 1e9:g} is too small to shuffle {self.shuffle_shards} shards "
+                f"while the next ones come: give {needed / 1e9:.3g}, or lower shuffle_shards"
+            )
+
+    def _check(self, count: int, shards: list[Shard], broken: list[Broken]) -> None:
+        """Records what is broken, and refuses shards without images."""
+        self.record(broken)
+        if count == 0:
+            raise ValueError(
+                f"no images in {len(shards)} shards, the first {shards[0].place}; expected members named "
+                f"{', '.join('KEY' + suffix for suffix in IMAGE_SUFFIXES)}"
+                + (f"; {broken[0].reason}" if broken else "")
+            )
+
+
+def find_shards(path: str | list[str]) -> tuple[list[Shard], list[Shard]]:
+    """Expands folders, patterns and manifests.
+
+    Args:
+        path: A folder of .tar files, a file, a URL, a pattern with braces or (locally) wildcards, a manifest, or a
+            list of these.
+
+    Returns:
+        Training shards and validation shards; the latter only from manifests, and from folders that hold both
+        `train-*.tar` and `val-*.tar`.
+
+    Raises:
+        ValueError: No such folder or file, no shard in it, or a shard of another size than its manifest says.
+    """
+    train: list[Shard] = []
+    val: list[Shard] = []
+    for part in _as_list(path):
+        of_train, of_val = _shards_of(part)
+        train += of_train
+        val += of_val
+    local = [shard for shard in train + val if not is_remote(shard.place)]
+    missing = [shard.place for shard in local if not Path(shard.place).is_file()]
+    if missing:
+        raise ValueError(f"{len(missing)} of {len(train + val)} shards do not exist, the first: {missing[0]}")
+    for shard in local:
+        if shard.size is not None and os.stat(shard.place).st_size != shard.size:
+            raise ValueError(
+                f"{shard.place} has {os.stat(shard.place).st_size} bytes, and {shard.size} in its manifest: it has "
+                "changed since it was packed; pack again"
+            )
+    if not train:
+        raise ValueError("path names no shards; expected a folder of .tar files, a pattern or a list")
+    return train, val
+
+
+def _shards_of(part: str) -> tuple[list[Shard], list[Shard]]:
+    """The training and validation shards that one folder, pattern, URL or manifest names."""
+    folder = not is_remote(part) and Path(part).is_dir()
+    if folder and (Path(part) / MANIFEST_FILE).is_file():
+        part, folder = str(Path(part) / MANIFEST_FILE), False
+    if part.endswith(f"/{MANIFEST_FILE}") or part == MANIFEST_FILE:
+        splits = read_manifest(part)
+        return splits.get("train", []), splits.get("val", [])
+    if not folder:
+        patterns = expand_urls(part) if "{" in part else [part]
+        return [Shard(place) for pattern in patterns for place in _expand_wildcards(pattern)], []
+    tars = sorted(str(tar) for tar in Path(part).glob("*.tar"))
+    if not tars:
+        raise ValueError(f"no shards in {part}; expected files that end in .tar; images: the folder source")
+    train, val = ([Shard(tar) for tar in tars if Path(tar).name.startswith(f"{split}-")] for split in SPLITS)
+    return (train, val) if train and val else ([Shard(tar) for tar in tars], [])
+
+
+def _as_list(path: str | list[str]) -> list[str]:
+    return [path] if isinstance(path, str) else list(path)
+
+
+def _expand_wildcards(pattern: str) -> list[str]:
+    if is_remote(pattern) or not glob.has_magic(pattern) or Path(pattern).exists():
+        return [pattern]
+    found = sorted(glob.glob(pattern))
+    if not found:
+        raise ValueError(f"no shard matches {pattern}")
+    return found

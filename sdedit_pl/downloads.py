@@ -1,0 +1,198 @@
+"""Downloads: one function for every file that comes over a network.
+
+Schemes are those of fsspec (`https:`, `s3:`, `gs:` ...), and `pipe:COMMAND` for the standard output of a shell command.
+A file appears under its name only when it is complete and, if its SHA-256 is known, has that hash. Broken transfers are
+retried with growing pauses.
+
+Three failures are told apart, because they call for different reactions: the file does not exist (`FileAbsent`), the
+server does not answer (`DownloadInterrupted`), or the file is not the expected one (`WrongFile`). A command that fails
+does not say which of the first two it met; it counts as the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from sdedit_pl.files import sha256_of
+
+ATTEMPTS = 6
+
+# Seconds before the second attempt; each further pause is twice as long.
+PAUSE = 1.0
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Hosts that are reached without a proxy."""
+
+_CONNECT_TIMEOUT = 30.0
+_READ_TIMEOUT = 60.0
+_ABSENT_STATUS = (400, 401, 403, 404, 405, 410, 451)
+
+
+class DownloadFailed(ValueError):
+    """A file that was not downloaded. Messages give the reason, not the URL, whose query may hold a password."""
+
+
+class FileAbsent(DownloadFailed):
+    """There is no such file, or it may not be read; asking again would change nothing."""
+
+
+class DownloadInterrupted(DownloadFailed):
+    """The server does not answer, or the connection broke in every attempt."""
+
+
+class WrongFile(DownloadFailed):
+    """The file has another hash than expected."""
+
+
+def is_remote(place: str) -> bool:
+    """Whether a place is a URL or a `pipe:` command rather than a local path."""
+    return "://" in place or place.startswith("pipe:")
+
+
+def download(url: str, target: Path, sha256: str = "", attempts: int = ATTEMPTS, progress: bool = False) -> str:
+    """Downloads a file; `target` is replaced when the file is complete, and untouched before.
+
+    Args:
+        url: A URL, or `pipe:` and a shell command.
+        target: Path of the result, in an existing folder. No other process may write to it at the same time.
+        sha256: Expected SHA-256 in hexadecimal, or its first digits; empty to accept any.
+        attempts: Number of transfers before the download is given up.
+        progress: Whether to show a progress bar on a terminal.
+
+    Returns:
+        The file's SHA-256 in hexadecimal.
+
+    Raises:
+        DownloadFailed: see its three kinds. Nothing is left of the file.
+        OSError: The target cannot be written.
+    """
+    part = target.with_name(f"{target.name}.part")
+    try:
+        _transfer_repeatedly(url, part, attempts, target.name if progress else "")
+        found = sha256_of(part)
+        if not found.startswith(sha256):
+            raise WrongFile(f"its sha256 is {found}, expected {sha256}")
+        part.replace(target)
+        return found
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def download_once(url: str, target: Path, sha256: str, attempts: int = 3) -> None:
+    """Downloads a file unless it is there with its hash; processes that ask at the same time wait for the first.
+
+    Raises:
+        as `download` does.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if not target.is_file() or not sha256_of(target).startswith(sha256):
+            download(url, target, sha256, attempts, progress=True)
+
+
+def version_of(url: str) -> str:
+    """The entity tag or modification time of the file that the server has now; empty where it is not known."""
+    if url.startswith("pipe:"):
+        return ""
+    with suppress(*_transfer_errors(), ImportError, ValueError):
+        filesystem, path = _filesystem(url)
+        facts: Mapping[str, Any] = filesystem.info(path)
+        return str(next((facts[key] for key in ("ETag", "etag", "mtime", "LastModified") if facts.get(key)), ""))
+    return ""
+
+
+def _transfer_repeatedly(url: str, part: Path, attempts: int, shown: str) -> None:
+    problem = ""
+    for attempt in range(attempts):
+        if attempt:
+            time.sleep(PAUSE * 2 ** (attempt - 1))
+        problem = _transfer(url, part, shown)
+        if not problem:
+            return
+    if url.startswith("pipe:"):
+        raise FileAbsent(f"{problem}, {attempts} times")
+    raise DownloadInterrupted(f"{problem}, {attempts} times")
+
+
+def _transfer(url: str, part: Path, shown: str) -> str:
+    """Copies the file once; returns why the transfer broke, or an empty string."""
+    from aiohttp import ClientResponseError, InvalidURL  # importing it takes longer than most commands should
+    from fsspec.callbacks import NoOpCallback, TqdmCallback
+
+    if url.startswith("pipe:"):
+        return _copy_output(url.removeprefix("pipe:"), part)
+    try:
+        filesystem, path = _filesystem(url)
+    except (ImportError, ValueError) as error:
+        raise DownloadInterrupted(str(error)) from None
+    bar = {"unit": "B", "unit_scale": True, "desc": shown, "disable": None}
+    try:
+        filesystem.get_file(path, str(part), callback=TqdmCallback(tqdm_kwargs=bar) if shown else NoOpCallback())
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileAbsent("there is no such file") from None
+    except PermissionError as error:
+        raise FileAbsent(f"it may not be read ({error})") from None
+    except ClientResponseError as error:
+        answer = f"the server answers {error.status} {error.message}"
+        if error.status in _ABSENT_STATUS:
+            raise FileAbsent(answer) from None
+        return answer
+    except InvalidURL:
+        raise FileAbsent("its URL is not valid") from None
+    except _transfer_errors() as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return str(error) or type(error).__name__
+    return ""
+
+
+def _copy_output(command: str, part: Path) -> str:
+    with open(part, "wb") as file:
+        done = subprocess.run(command, shell=True, stdout=file, stderr=subprocess.PIPE, check=False)
+    if not done.returncode:
+        return ""
+    said = done.stderr.decode(errors="replace").strip().splitlines()
+    return f"the command ended with code {done.returncode}" + (f" ({said[-1]})" if said else "")
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    """The file system of a URL and the path there."""
+    import aiohttp
+    import fsspec
+
+    if not url.startswith(("http://", "https://")):
+        return fsspec.core.url_to_fs(url)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT, sock_read=_READ_TIMEOUT)
+    proxies = urlsplit(url).hostname not in LOOPBACK
+    filesystem = fsspec.filesystem(
+        urlsplit(url).scheme,
+        client_kwargs={"timeout": timeout, "trust_env": proxies},
+        headers={"User-Agent": "sdedit_pl", "Accept-Encoding": "identity"},
+        encoded=True,  # signed URLs are sent as given
+    )
+    return filesystem, url
+
+
+def _transfer_errors() -> tuple[type[Exception], ...]:
+    """Raised by file systems for a broken connection, whatever its kind."""
+    import aiohttp
+
+    return (OSError, aiohttp.ClientError, asyncio.TimeoutError)
+
+
+def cache_folder() -> Path:
+    """The folder of downloads: $SDEDIT_CACHE, or sdedit_pl in the user's cache folder."""
+    if given := os.environ.get("SDEDIT_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdedit_pl"

@@ -1,0 +1,157 @@
+"""Features of any network, from a file that does not need the code that defined it: TorchScript or torch.export.
+
+Both kinds hold a program, not only weights, with different risks:
+
+TorchScript (`torch.jit.save`) is run by torch's own interpreter. It cannot call Python, import, or unpickle anything.
+It can use any amount of time and memory, and call any of torch's operators, a few of which map files into memory with
+the rights of this process.
+
+torch.export (`torch.export.save`) files are opened by a reader that trusts them: it unpickles parts and evaluates
+expressions, so that a malicious file can run any code when it is opened. Such a file is opened only with
+`trusted=True`, which is the same decision as to run a script from that source.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from sdedit_pl.files import sha256_of
+from sdedit_pl.metrics.features import PIXELS, FeatureExtractor
+from sdedit_pl.typing import Images
+
+_FAILURES = (AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""Errors that torch raises for a program that it cannot read, or that fails, depending on where it fails."""
+
+
+class FeaturesError(ValueError):
+    """A file that does not return one vector for each image; the message describes its output."""
+
+
+class FeaturesFile(FeatureExtractor):
+    """The network in a TorchScript or torch.export file, as a feature extractor.
+
+    It is called with a batch of images, (B, 3, H, W), and must return one floating-point vector for each, (B, D). Trace
+    or export the network for any batch size, and on the CPU, since it may keep the device that it was made on.
+
+    Args:
+        path: of the file.
+        pixels: the pixel range it expects: "signed" is [-1, 1], "unit" is [0, 1], both float32; "uint8" is integers
+            from 0 to 255. Other normalisations, such as ImageNet's, belong in the file.
+        size: height and width that images are resampled to, bicubic and with antialiasing; null keeps their size.
+        trusted: whether to open a torch.export file, which can run code when it is opened.
+
+    Raises:
+        FeaturesError: the file is of neither kind or cannot be opened, or is a torch.export file and not trusted.
+        ValueError: `pixels` or `size` out of range.
+    """
+
+    def __init__(self, path: str, pixels: str = "signed", size: int | None = None, trusted: bool = False) -> None:
+        if pixels not in PIXELS:
+            raise ValueError(f"pixels must be one of {', '.join(PIXELS)}, got {pixels!r}")
+        if size is not None and size < 1:
+            raise ValueError(f"size must be at least 1, got {size}; null leaves images at their size")
+        network = _network(Path(path), trusted)
+        super().__init__(pixels, f"file {sha256_of(Path(path))} pixels={pixels} size={size}")
+        self.path = path
+        self.size = size
+        self.network = network
+
+    def prepare(self, images: Images) -> Shaped[Tensor, "B C h w"]:
+        """Images with the size and the pixel range that the file expects."""
+        if self.size is not None:
+            images = nn.functional.interpolate(images, size=self.size, mode="bicubic", antialias=True).clamp(-1, 1)
+        return super().prepare(images)
+
+    def vectors(self, prepared: Shaped[Tensor, "B C h w"]) -> Float[Tensor, "B D"]:
+        """The file's output for a prepared batch.
+
+        Raises:
+            FeaturesError: it refuses the batch, or does not return one finite vector for each image.
+        """
+        try:
+            found = self.network(prepared)
+        except torch.OutOfMemoryError:
+            raise
+        except _FAILURES as error:
+            raise FeaturesError(
+                f"{self.path} refuses {_described(prepared)}: {_gist(error)}; it must take batches of any size, and "
+                "images of this one (size= resamples them) and kind (pixels=)"
+            ) from error
+        if (
+            not isinstance(found, Tensor)
+            or found.ndim != 2
+            or len(found) != len(prepared)
+            or not found.is_floating_point()
+        ):
+            raise FeaturesError(
+                f"{self.path} must return one vector for each image, floating point of shape ({len(prepared)}, D), got "
+                f"{_described(found)}; let it end in pooling and flatten(1)"
+            )
+        if not found.isfinite().all():
+            raise FeaturesError(
+                f"{self.path} returns features that are infinite or nan; check the pixel range that it expects, now "
+                f"pixels={self.pixels}"
+            )
+        return found
+
+
+def _network(path: Path, trusted: bool) -> nn.Module:
+    """The program in a file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except OSError as error:
+        raise FeaturesError(f"features file {path} cannot be read: {error.strerror}") from error
+    except zipfile.BadZipFile:
+        names = []
+    try:
+        if any(name.endswith("/constants.pkl") for name in names):
+            return _script(path)
+        if any(re.search(r"(^|/)models/[^/]+\.json$", name) for name in names):
+            return _exported(path, trusted)
+    except _FAILURES as error:
+        if isinstance(error, FeaturesError):
+            raise
+        raise FeaturesError(f"{path} cannot be opened: {_gist(error)}; is it damaged, or of another torch?") from error
+    raise FeaturesError(
+        f"{path} is neither a TorchScript nor a torch.export file; make one with torch.jit.trace(network, images).save"
+        "(path), or torch.export.save"
+    )
+
+
+def _script(path: Path) -> nn.Module:
+    with warnings.catch_warnings():  # it announces torch.export as its successor
+        warnings.filterwarnings("ignore", message=".*torch.jit.load", category=FutureWarning)
+        return torch.jit.load(str(path), map_location="cpu").eval()
+
+
+def _exported(path: Path, trusted: bool) -> nn.Module:
+    if not trusted:
+        raise FeaturesError(
+            f"{path} is a torch.export file, which can run code when it is opened; give trusted=true if you trust its "
+            "source as you would a script, or save the network as TorchScript"
+        )
+    with path.open("rb") as file:  # torch.export.load would require a path that ends in .pt2
+        return torch.export.load(file).module()
+
+
+def _described(value: object) -> str:
+    """A value as an error message names it."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"
+
+
+def _gist(error: BaseException) -> str:
+    """The last line of an error's message: TorchScript puts its trace before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,110 @@
+"""Metrics that keep one entry per image, gathered from all processes and sorted by the images' numbers.
+
+The result is a function of the set of images alone: the same to the last bit for one process and for several, whichever
+image was measured where and when.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+_UNNUMBERED = -1
+_ROUNDING = 1e-2
+"""Relative to the largest entry: a larger difference between two entries of one image is not rounding."""
+
+
+def groups_of(numbers: Int[Tensor, "n"], groups: Int[Tensor, "N"]) -> Int[Tensor, "n"]:
+    """The groups of images.
+
+    Args:
+        numbers: of the images.
+        groups: the group of the image of each number.
+
+    Raises:
+        ValueError: an image has no number, or its number has no group.
+    """
+    if numbers.min() < 0 or numbers.max() >= len(groups):
+        raise ValueError(
+            f"groups are given for the images 0 to {len(groups) - 1}, got the numbers {numbers.min().item()} to "
+            f"{numbers.max().item()} (-1: none was given)"
+        )
+    return groups.cpu()[numbers]
+
+
+class ImageMetric(Metric, abc.ABC):
+    """A metric over one entry per image, a number or a vector.
+
+    Under a distributed strategy `compute` gathers the entries of all processes; they may have seen different numbers of
+    images, or none.
+
+    Args:
+        state: name of the entries. In a `MetricCollection`, metrics whose states have the same names and contents share
+            one copy of them; the name must identify the contents.
+        empty: an empty tensor with the dtype and the trailing shape of the entries.
+        options: of `torchmetrics.Metric`.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    numbers: Any  # a list of tensors, or one tensor after they were gathered
+
+    def __init__(self, state: str, empty: Float[Tensor, "0 *entry"], **options: Any) -> None:
+        super().__init__(**options)
+        self._state = state
+        self._empty = {state: empty, "numbers": torch.empty(0, dtype=torch.int64)}
+        for name in self._empty:
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def append(self, entries: Float[Tensor, "B *entry"], numbers: Int[Tensor, "N"] | None) -> None:
+        """Adds the entries of some images.
+
+        Args:
+            entries: one for each image.
+            numbers: of the images, from 0; None if all images are different and have no numbers.
+
+        Raises:
+            ValueError: not one number per entry, or a negative one.
+        """
+        if numbers is None:
+            numbers = torch.full((len(entries),), _UNNUMBERED)
+        elif len(numbers) != len(entries) or (numbers < 0).any():
+            raise ValueError(f"expected one number from 0 for each of {len(entries)} images, got {numbers.tolist()}")
+        getattr(self, self._state).append(entries.detach())
+        self.numbers.append(numbers.to(entries.device, torch.int64))
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gathers the entries of all processes; see `torchmetrics.Metric.sync`."""
+        # A process without images would otherwise send a tensor of another dtype and shape than the others expect.
+        for name, empty in self._empty.items():
+            held = getattr(self, name)
+            if isinstance(held, list) and not held:
+                held.append(empty.to(self.device))
+        super().sync(*args, **kwargs)
+
+    def gathered(self) -> tuple[Float[Tensor, "N *entry"], Int[Tensor, "N"]]:
+        """All entries, float64 on the CPU, and the numbers of their images (-1 for none); each number counts once.
+
+        Raises:
+            ValueError: there are no images, or an image came twice with different entries.
+        """
+        numbers = dim_zero_cat(self.numbers).cpu() if len(self.numbers) else torch.empty(0)
+        if not len(numbers):
+            raise ValueError(f"{type(self).__name__} needs at least 1 image, got none; call update() before compute()")
+        order = numbers.argsort(stable=True)
+        entries, numbers = dim_zero_cat(getattr(self, self._state)).cpu().double()[order], numbers[order]
+        first = torch.ones(len(numbers), dtype=torch.bool)
+        first[1:] = (numbers[1:] != numbers[:-1]) | (numbers[1:] == _UNNUMBERED)
+        kept = entries[first]
+        # Samplers fill their last batch with images that were already seen.
+        difference = (entries - kept[first.cumsum(0) - 1]).abs().reshape(len(entries), -1).amax(1)
+        if (difference > _ROUNDING * kept.abs().max()).any():
+            number = numbers[difference.argmax()].item()
+            raise ValueError(f"image {number} came twice and differs; reset() between two sets of images")
+        return kept, numbers[first]

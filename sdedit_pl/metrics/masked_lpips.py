@@ -1,0 +1,115 @@
+"""LPIPS outside an edit: how much the kept pixels look different.
+
+Pixels that may change are taken from the guide in both images, so that the images differ only in the kept pixels. An
+edit that keeps these exactly has distance 0, and without a mask the distance is plain LPIPS. The mean is over the whole
+image: the smaller the kept part, the smaller the distance. (The SDEdit paper does not say how its masked LPIPS fills
+the edited region. A constant fill, the other common choice, adds an edge that neither image has.)
+
+Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018, version 0.1
+of the lpips package; Meng et al., "SDEdit", ICLR 2022, section 5, for the masked form.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights, WeightsEnum
+
+from sdedit_pl.metrics.faithfulness import ImageMean
+from sdedit_pl.metrics.published_weights import PublishedWeights
+from sdedit_pl.typing import Images, Mask
+
+SMALLEST = 32
+"""Height and width below which the last layer of the networks has no pixels."""
+
+
+def _torchvision(weights: WeightsEnum) -> PublishedWeights:
+    """The file of a torchvision model; its name ends in the first digits of its hash."""
+    digits = re.search(r"-([0-9a-f]{8})\.pth$", weights.url)
+    assert digits is not None
+    return PublishedWeights(weights.url, digits[1])
+
+
+BACKBONES = {
+    "alex": _torchvision(AlexNet_Weights.IMAGENET1K_V1),
+    "vgg": _torchvision(VGG16_Weights.IMAGENET1K_V1),
+    "squeeze": _torchvision(SqueezeNet1_1_Weights.IMAGENET1K_V1),
+}
+"""The networks that LPIPS is calibrated for."""
+
+
+class MaskedLPIPS(ImageMean):
+    """The mean LPIPS between edits and guides in the kept pixels, as `masked_lpips`.
+
+    Its network is part of its state dict: as an attribute of a LightningModule it would enlarge every checkpoint.
+
+    Args:
+        network: alex, vgg or squeeze.
+        weights: path of torchvision's file of that network's ImageNet weights; None takes it from the cache of
+            torch.hub and downloads it if necessary. (The lpips package holds the weights of the last layer only.)
+        groups: the group of the image of each number, (N,); None makes each image a group of its own.
+        options: of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: an unknown network.
+        WeightsUnavailable: the weights cannot be found or downloaded, or have another hash.
+    """
+
+    def __init__(
+        self,
+        network: str = "alex",
+        weights: str | None = None,
+        groups: Int[Tensor, "N"] | None = None,
+        **options: Any,
+    ) -> None:
+        if network not in BACKBONES:
+            raise ValueError(f"network must be one of {', '.join(BACKBONES)}, got {network!r}")
+        super().__init__("masked_lpips", groups, **options)
+        self.network = _lpips(network, BACKBONES[network], weights)
+
+    def update(
+        self,
+        images: Images,
+        others: Images,
+        edit_mask: Mask | None = None,
+        numbers: Int[Tensor, "B"] | None = None,
+    ) -> None:
+        """Adds edits and their guides.
+
+        Args:
+            images: edits in [-1, 1], grey or RGB.
+            others: their guides.
+            edit_mask: True for pixels that may change, which do not count; None counts all.
+            numbers: of the edits.
+
+        Raises:
+            ValueError: images smaller than 32 px.
+        """
+        if min(images.shape[2:]) < SMALLEST:
+            size = " x ".join(map(str, images.shape[2:]))
+            raise ValueError(f"LPIPS needs images of at least {SMALLEST} x {SMALLEST} px, got {size}")
+        self.append(self._distances(images.float(), others.float(), edit_mask), numbers)
+
+    def _distances(self, images: Images, others: Images, edit_mask: Mask | None) -> Float[Tensor, "B"]:
+        kept = images if edit_mask is None else torch.where(edit_mask, others, images)
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            return self.network(*(part.expand(-1, 3, -1, -1) for part in (kept, others))).flatten()
+
+
+def _lpips(network: str, published: PublishedWeights, weights: str | None) -> nn.Module:
+    """The network of the lpips package, with the weights of its backbone."""
+    import lpips
+
+    trunk = torch.load(published.file(weights), map_location="cpu", weights_only=True)
+    # The package would download the weights unchecked, or draw random ones from the global generator.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
+        made = lpips.LPIPS(net=network, pnet_rand=True, verbose=False)
+    names = {name: re.sub(r"^slice\d+", "features", name) for name in made.net.state_dict()}
+    made.net.load_state_dict({name: trunk[published_name] for name, published_name in names.items()})
+    return made.eval().requires_grad_(False)

@@ -1,0 +1,89 @@
+"""Published weights of measuring networks, found on this machine or downloaded once, and checked by their hash.
+
+Numbers compare with published ones only if the weights are the same to the bit. A file with another hash is refused
+wherever it comes from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sdedit_pl.downloads import DownloadFailed, download_once
+from sdedit_pl.files import sha256_of
+
+
+class WeightsUnavailable(ValueError):
+    """Weights that cannot be found or downloaded, or have another hash."""
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """A published file of weights.
+
+    Args:
+        url: its address; the last part is the file's name.
+        sha256: of the file, in hexadecimal, or its first digits if the publisher gives no more.
+        other_names: names that other publishers give the same file.
+    """
+
+    url: str
+    sha256: str
+    other_names: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.url.rpartition("/")[2]
+
+    def file(self, given: str | None = None) -> Path:
+        """The file: `given`, or the one in the cache of torch.hub, downloaded into it if necessary.
+
+        Raises:
+            WeightsUnavailable: there is no such file and it cannot be downloaded, or it has another hash.
+        """
+        if given is not None:
+            return self._checked(Path(given).expanduser())
+        folder = Path(torch.hub.get_dir(), "checkpoints")
+        found = next((folder / name for name in (self.name, *self.other_names) if (folder / name).is_file()), None)
+        return self._checked(found or self._fetched(folder))
+
+    def _checked(self, file: Path) -> Path:
+        try:
+            found = sha256_of(file)
+        except OSError as error:
+            raise WeightsUnavailable(
+                f"{file} cannot be read ({error.strerror}); weights= takes the path of {self.name}"
+            ) from error
+        if not found.startswith(self.sha256):
+            raise WeightsUnavailable(
+                f"{file} has sha256 {found}, that of {self.name} begins with {self.sha256}: another release or "
+                f"damaged; remove it, and download {self.url} again"
+            )
+        return file
+
+    def _fetched(self, folder: Path) -> Path:
+        file = folder / self.name
+        try:
+            download_once(self.url, file, self.sha256)
+        except (OSError, DownloadFailed) as error:
+            raise WeightsUnavailable(
+                f"the weights {self.name} are missing, and {self.url} cannot be downloaded ({error}); copy the file "
+                f"here and give its path as weights=, or put it into {folder}"
+            ) from error
+        return file
+
+
+def checked_weights(path: Path, sha256: str) -> dict[str, Tensor]:
+    """Tensors of a PyTorch file with a known hash, loaded without executing code from it.
+
+    Raises:
+        ValueError: the file has another hash.
+    """
+    found = sha256_of(path)
+    if found != sha256:
+        raise ValueError(f"{path} has sha256 {found}, expected {sha256}: another release or damaged; install it again")
+    return torch.load(path, map_location="cpu", weights_only=True)

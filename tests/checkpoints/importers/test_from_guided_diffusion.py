@@ -1,0 +1,244 @@
+"""guided-diffusion's checkpoints: the published network's numbers, its sampler's step, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support.guided_oracle import Guided, guided_unet, random_tensors
+from torch import Tensor
+
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.checkpoints import CheckpointError, load_denoiser, save_weights
+from sdedit_pl.checkpoints.importers.from_guided_diffusion import GuidedDiffusionFormat, model_of, read_flags
+from sdedit_pl.checkpoints.importers.presets import PRESETS
+from sdedit_pl.checkpoints.init_from import initialise
+from sdedit_pl.configuration.model_config import ModelConfig
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.losses import DataWeighting, UniformTimes
+from sdedit_pl.noise import SeededNoise, StepNoise
+from sdedit_pl.solvers import Ancestral
+from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.optimizers import Adam, Constant
+from sdedit_pl.typing import over_images
+
+TOLERANCE = 1e-5
+CASES = {
+    "guided": Guided(),
+    "head channels": Guided(num_head_channels=16, num_channels=64),
+    "new order": Guided(use_new_attention_order=True),
+    "attention at every resolution": Guided(
+        channel_mult=(1, 2, 3), attention_resolutions=(16, 8, 4), num_heads=1, num_head_channels=32, num_res_blocks=2
+    ),
+    "no attention but in the middle": Guided(attention_resolutions=(64,)),
+    "improved": Guided(resblock_updown=False, num_res_blocks=2),
+    "label added": Guided(use_scale_shift_norm=False, learn_sigma=False),
+}
+INDICES = torch.tensor([0.0, 41.0, 500.0, 999.0])
+
+
+def images(options: Guided, count: int = 4) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, 3, options.image_size, options.image_size, generator=generator)
+
+
+def saved(folder: Path, tensors: dict[str, Tensor]) -> Path:
+    torch.save(tensors, folder / "ema_0.9999_100000.pt")
+    return folder / "ema_0.9999_100000.pt"
+
+
+def read(folder: Path, options: Guided, tensors: dict[str, Tensor], **flags: object) -> Denoiser:
+    """The denoiser of a file of `tensors`."""
+    imported = GuidedDiffusionFormat().read(saved(folder, tensors), config={**options.config(), **flags})
+    denoiser = build_denoiser(imported.model).eval()
+    denoiser.network.load_state_dict(imported.weights, strict=True)
+    return denoiser
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+def test_outputs_are_the_published_networks_own(options: Guided, tmp_path: Path) -> None:
+    tensors = random_tensors(options)
+    denoiser, x = read(tmp_path, options, tensors), images(options)
+    with torch.no_grad():
+        found, expected = denoiser.network(x, INDICES), guided_unet(tensors, options, x, INDICES)
+    assert found.shape[1] == options.out_channels
+    error = relative_error(found, expected)
+    assert error < TOLERANCE, f"relative error {error:.2e}"
+
+
+@pytest.mark.parametrize("options", [CASES["guided"], CASES["label added"]], ids=["learned variance", "fixed variance"])
+def test_score_and_estimate_are_those_of_the_noise_alone(options: Guided, tmp_path: Path) -> None:
+    """At table index i, t = (i + 1) / 1000; the variance's channels leave x_0 and the score alone."""
+    tensors = random_tensors(options)
+    denoiser, x = read(tmp_path, options, tensors), images(options)
+    alphas = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+    alpha, sigma = (over_images(table[INDICES.long()].sqrt().float()) for table in (alphas, 1 - alphas))
+    t = (INDICES + 1) / 1000
+    with torch.no_grad():
+        noise = guided_unet(tensors, options, x, INDICES)[:, :3]
+        assert relative_error(denoiser.score(x, t), -noise / sigma) < TOLERANCE
+        assert relative_error(denoiser(x, t), (x - sigma * noise) / alpha) < TOLERANCE
+        assert denoiser.raw(x, t).shape == x.shape
+
+
+def posterior_step(tensors: dict[str, Tensor], options: Guided, x: Tensor, i: int, j: int, z: Tensor) -> Tensor:
+    """From index i to a lower j (-1 is the image) of the respaced table, as the published sampler does it, unclipped.
+
+    Written with the posterior's mean and the logarithms of its variances.
+    """
+    products = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+    here, below = products[i], products[j] if j >= 0 else torch.ones((), dtype=torch.float64)
+    beta = 1 - here / below
+    noise, v = guided_unet(tensors, options, x, torch.full((len(x),), float(i))).double().chunk(2, dim=1)
+    x_0 = (x.double() - (1 - here).sqrt() * noise) / here.sqrt()
+    mean = (below.sqrt() * beta * x_0 + (1 - beta).sqrt() * (1 - below) * x.double()) / (1 - here)
+    if j < 0:
+        return mean
+    smallest, largest = (beta * (1 - below) / (1 - here)).log(), beta.log()
+    share = (v + 1) / 2
+    return mean + (share * largest + (1 - share) * smallest).mul(0.5).exp() * z.double()
+
+
+@pytest.mark.parametrize(("i", "j"), [(30, 29), (500, 499), (999, 949), (300, 250), (20, -1)])
+def test_an_ancestral_step_of_any_length_takes_the_learned_variance(i: int, j: int, tmp_path: Path) -> None:
+    options = CASES["guided"]
+    tensors, x = random_tensors(options), images(options)
+    denoiser, noise = read(tmp_path, options, tensors), SeededNoise([3, 4, 5, 6])
+    t, s = (torch.full((4,), (index + 1) / 1000, dtype=torch.float64) for index in (i, j))
+    with torch.no_grad():
+        expected = posterior_step(tensors, options, x, i, j, noise(1, 0, x))
+        for variance in ("learned", "auto"):
+            found, _ = Ancestral(variance).step(denoiser, x.double(), t, s, None, StepNoise(noise, 1, x))
+            assert relative_error(found, expected) < TOLERANCE
+        small, _ = Ancestral("small").step(denoiser, x.double(), t, s, None, StepNoise(noise, 1, x))
+    assert (relative_error(small, expected) < TOLERANCE) is (j < 0), "the small variance is another one"
+
+
+def test_schedules_and_labels() -> None:
+    """The table and its indices as they are."""
+    model = PRESETS["lsun_bedroom"].model
+    assert model["sde"] == {"name": "ddpm", "beta_start": 1e-4, "beta_end": 0.02, "steps": 1000, "schedule": "linear"}
+    assert model["parameterisation"]["label_scale"] == 1000.0 and model["parameterisation"]["label_offset"] == -1.0
+
+
+def test_a_cosine_schedule_of_4000_steps(tmp_path: Path) -> None:
+    options = CASES["improved"]
+    flags = {"noise_schedule": "cosine", "diffusion_steps": 4000, "rescale_timesteps": True}
+    denoiser = read(tmp_path, options, random_tensors(options), **flags)
+    t = torch.tensor([1.0, 0.5], dtype=torch.float64)
+    index = 4000 * t - 1
+    torch.testing.assert_close(denoiser.parameterisation.network_label(denoiser.sde, t), index / 4)
+    cosine = math.cos((0.5 + 0.008) / 1.008 * math.pi / 2) / math.cos(0.008 / 1.008 * math.pi / 2)
+    assert denoiser.sde.alpha(t[1:]).item() == pytest.approx(cosine, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.format == "guided_diffusion"])
+def test_published_size(name: str) -> None:
+    with torch.device("meta"):
+        denoiser = build_denoiser(ModelConfig.from_data(PRESETS[name].model))
+    assert sum(parameter.numel() for parameter in denoiser.parameters()) == 552_814_086  # published as 552.8 M
+
+
+def test_the_published_flags_are_the_preset() -> None:
+    """The flags that the authors give for their LSUN models, but for their dropout."""
+    flags = {
+        "attention_resolutions": "32,16,8",
+        "class_cond": False,
+        "diffusion_steps": 1000,
+        "image_size": 256,
+        "learn_sigma": True,
+        "noise_schedule": "linear",
+        "num_channels": 256,
+        "num_head_channels": 64,
+        "num_res_blocks": 2,
+        "resblock_updown": True,
+        "use_fp16": True,
+        "use_scale_shift_norm": True,
+    }
+    assert ModelConfig.from_data(model_of(read_flags(flags))) == ModelConfig.from_data(PRESETS["lsun_bedroom"].model)
+
+
+def test_every_number_is_used_once_and_named_in_the_report(tmp_path: Path) -> None:
+    options = CASES["guided"]
+    tensors = random_tensors(options)
+    imported = GuidedDiffusionFormat().read(saved(tmp_path, tensors), config=options.config())
+    there = torch.cat([tensor.flatten() for tensor in tensors.values()]).sort().values
+    here = torch.cat([tensor.flatten() for tensor in imported.weights.values()]).sort().values
+    assert torch.equal(there, here)
+    assert sorted(name for names in imported.mapped.used.values() for name in names) == sorted(tensors)
+
+
+def test_recognition(tmp_path: Path, reference: Path, tiny_checkpoint: Path) -> None:
+    form = GuidedDiffusionFormat()
+    assert form.recognises(saved(tmp_path, random_tensors(CASES["guided"])))
+    assert not form.recognises(reference / "sdedit_ddpm" / "model.ckpt")
+    assert not form.recognises(tiny_checkpoint)
+    assert not form.recognises(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"num_chanels": 32}, "no flag 'num_chanels'; did you mean num_channels"),
+        ({"class_cond": True}, "class_cond=true is a model of classes"),
+        ({"predict_xstart": True}, "estimates x_0"),
+        ({"num_heads_upsample": 2}, "same heads on the way down and up"),
+        ({"noise_schedule": "sqrt"}, "noise_schedule must be linear or cosine, got 'sqrt'"),
+        ({"num_channels": "32"}, "num_channels must be like 128, got '32'"),
+        ({"channel_mult": "1,two"}, "channel_mult must be whole numbers with commas between, got '1,two'"),
+        ({"channel_mult": "", "image_size": 48}, "give channel_mult: it has no default for image_size=48"),
+        ({"num_channels": 64}, "not those of the configuration.*should give"),
+        ({"num_heads": 3}, "not those of the configuration|share"),
+    ],
+)
+def test_flags_that_cannot_be_read_are_refused(flags: dict[str, object], message: str, tmp_path: Path) -> None:
+    options = CASES["guided"]
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, options, random_tensors(options), **flags)
+
+
+def test_models_of_classes_are_refused(tmp_path: Path) -> None:
+    file = saved(tmp_path, {**random_tensors(CASES["guided"]), "label_emb.weight": torch.zeros(1000, 128)})
+    with pytest.raises(CheckpointError, match=r"a model of classes \(label_emb.weight\).*256x256_diffusion_uncond"):
+        GuidedDiffusionFormat().read(file, config=CASES["guided"].config())
+
+
+def test_a_network_that_is_no_preset_asks_for_its_flags(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"fits no preset.*give config=FILE.json"):
+        GuidedDiffusionFormat().read(saved(tmp_path, random_tensors(CASES["guided"])))
+
+
+def test_fine_tuning_starts_from_the_estimate_and_leaves_the_variance(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = CASES["guided"]
+    imported = GuidedDiffusionFormat().read(saved(tmp_path, random_tensors(options)), config=options.config())
+    file = tmp_path / "imported.safetensors"
+    save_weights(file, imported.weights, imported.model)
+    known = imported.model.as_data()
+    model = ModelConfig.from_data({**known, "parameterisation": {**known["parameterisation"], "name": "epsilon"}})
+    denoiser, trained, x = build_denoiser(model), load_denoiser(file), images(options)
+    with caplog.at_level(logging.INFO, "sdedit_pl"):
+        initialise(denoiser, model, str(file), rate=1e-5)
+    assert "left the learned variance" in caplog.text
+    t = (INDICES + 1) / 1000
+    with torch.no_grad():
+        assert relative_error(denoiser.eval()(x, t), trained(x, t)) < TOLERANCE
+    with pytest.raises(ValueError, match="would leave a learned variance behind; take a parameterisation without one"):
+        ScoreModule(trained, DataWeighting(), UniformTimes(), Adam(), Constant())
+
+
+def test_a_model_without_a_learned_variance_says_so(tmp_path: Path) -> None:
+    options = replace(CASES["guided"], learn_sigma=False)
+    denoiser, x = read(tmp_path, options, random_tensors(options)), images(options)
+    t = torch.full((4,), 0.5)
+    with pytest.raises(ValueError, match="has learned one, this one's parameterisation is Epsilon"):
+        Ancestral("learned").step(denoiser, x, t, t / 2, None, StepNoise(SeededNoise(range(4)), 1, x))

@@ -1,0 +1,57 @@
+"""Networks without weights: real shapes, no memory, and a bound on configurations that overstate."""
+
+from __future__ import annotations
+
+import resource
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.damage import contents
+from torch import nn
+
+from sdedit_pl.checkpoints import CheckpointError, describe, load_denoiser
+from sdedit_pl.checkpoints.native import save_weights
+from sdedit_pl.checkpoints.network_shapes import state_shapes, without_weights
+
+
+def test_a_module_built_without_weights_has_shapes_and_buffers() -> None:
+    with without_weights():
+        layer = nn.BatchNorm2d(3)
+    assert layer.weight.is_meta and layer.weight.shape == (3,) and layer.weight.requires_grad
+    assert torch.equal(layer.get_buffer("running_var"), torch.ones(3))
+    assert not nn.Linear(2, 2).weight.is_meta
+
+
+def test_other_threads_build_as_usual() -> None:
+    built: list[nn.Linear] = []
+    with without_weights():
+        thread = threading.Thread(target=lambda: built.append(nn.Linear(2, 3)))
+        thread.start()
+        thread.join()
+    assert not built[0].weight.is_meta
+
+
+def test_an_overstated_width_takes_no_memory(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    model = describe(tiny_checkpoint).model
+    model["network"] |= {"channels": 20_000, "attention_levels": [0, 1]}
+    save_weights(tmp_path / "wide.safetensors", contents(tiny_checkpoint)[0], model)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match="do not fit its own configuration"):
+        load_denoiser(tmp_path / "wide.safetensors")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+@pytest.mark.parametrize("blocks", [5000, 10**6])
+def test_an_overstated_depth_is_refused_while_it_is_counted(blocks: int) -> None:
+    arguments: dict[str, Any] = {"image_channels": 3, "output_channels": 3, "channels": 8, "blocks_per_level": blocks}
+    with pytest.raises(CheckpointError, match="more than 10,000 tensors"):
+        state_shapes("ddpm", arguments)
+
+
+def test_tensors_that_torch_cannot_address_are_refused() -> None:
+    arguments = {"image_channels": 3, "output_channels": 3, "channels": 10**6, "channel_multipliers": [10**6]}
+    with pytest.raises(CheckpointError, match="impossible size"):
+        state_shapes("ddpm", {**arguments, "attention_levels": []})

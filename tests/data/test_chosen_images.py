@@ -1,0 +1,52 @@
+"""Chosen images: which they are, and that they are read as everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.tiny import write_images
+
+from sdedit_pl.data import FolderSource, UnreadableImage
+from sdedit_pl.data.chosen_images import ChosenImages
+from sdedit_pl.data.images import images_from_bytes
+from sdedit_pl.data.splits import SPLITS
+
+
+def test_they_are_spread_evenly(tmp_path: Path) -> None:
+    source = FolderSource(str(write_images(tmp_path, count=20)), 8, val_fraction=0.5)
+    val = source.images("val")
+    everything = [val.name(index) for index in range(len(val))]
+    for count in (1, 3, len(val), 1000, None):
+        names = ChosenImages(source, count=count).names
+        wanted = len(val) if count is None else min(count, len(val))
+        assert names == [everything[number * len(val) // wanted] for number in range(wanted)]
+    both = ChosenImages(source, SPLITS)
+    assert len(both) == 20 and both.names[-len(val) :] == everything
+
+
+def test_batches_hold_them_in_order(tmp_path: Path) -> None:
+    source = FolderSource(str(write_images(tmp_path, count=20)), 8, val_fraction=0.5)
+    chosen = ChosenImages(source, count=5)
+    together = torch.cat([chosen.batch(0, 2), chosen.batch(2, 2), chosen.batch(4, 2)])
+    val = source.images("val")
+    pixels = torch.stack([val.read(number * len(val) // 5) for number in range(5)])
+    assert torch.equal(together, images_from_bytes(pixels)) and torch.equal(together, chosen.batch(0, 5))
+
+
+def test_nothing_replaces_what_cannot_be_read(tmp_path: Path) -> None:
+    source = FolderSource(str(write_images(tmp_path, count=6)), 8, val_fraction=0.5, broken_limit=3)
+    chosen = ChosenImages(source, SPLITS)
+    (tmp_path / "003.png").write_text("text")
+    number = next(number for number, name in enumerate(chosen.names) if name.endswith("003.png"))
+    with pytest.raises(UnreadableImage, match=r"003\.png"):
+        chosen.batch(number - number % 2, 2)
+
+
+def test_training_images_that_are_streamed_cannot_be_chosen(tmp_path: Path) -> None:
+    source = FolderSource(str(write_images(tmp_path)), 8)
+    source.streams = True
+    with pytest.raises(ValueError, match="come as a stream; copy the shards, or take val alone"):
+        ChosenImages(source, SPLITS)
+    assert len(ChosenImages(source)) > 0

@@ -1,0 +1,81 @@
+"""Images in local tar files: listing, reading by place, and files that change under a run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sdedit_pl.data import UnreadableImage, WebDatasetSource
+from sdedit_pl.data.shard_files import ShardFile, list_members, split_key
+from sdedit_pl.data.source import UnreadableShard
+
+WriteShard = Callable[..., Path]
+
+
+def test_a_key_ends_at_the_first_dot_of_the_last_part() -> None:
+    assert split_key("b.c/3.seg.PNG") == ("b.c/3", ".seg.png")
+    assert split_key("plain") == ("plain", "")
+
+
+def test_listed_places_hold_the_files(write_shard: WriteShard, encoded: Callable[[int], bytes]) -> None:
+    path = write_shard("a.tar", {"1.png": encoded(1), "t.txt": b"text", "2.PNG": encoded(2), "2.jpg": b"?"})
+    members, stamp = list_members(path)
+    file = ShardFile(path, "a", stamp)
+    assert members.keys.tolist() == [b"1", b"2"] and members.problem == ""
+    assert [file.read(*place) for place in members.places.tolist()] == [encoded(1), encoded(2)]
+
+
+def test_a_cut_shard_is_listed_up_to_the_damage(write_shard: WriteShard) -> None:
+    path = write_shard("a.tar", range(4))
+    path.write_bytes(path.read_bytes()[:1700])
+    members, _ = list_members(path)
+    assert members.keys.tolist() == [b"000", b"001"]
+    assert members.damage("a.tar")[0].reason == "cannot read shard a.tar to its end: unexpected end of data"
+    path.write_bytes(b"no tar file" * 100)
+    assert list_members(path)[0].damage("a.tar")[0].reason.startswith("cannot read shard a.tar: ")
+
+
+def test_forked_processes_read_at_places_of_their_own(write_shard: WriteShard) -> None:
+    images = WebDatasetSource(str(write_shard("a.tar", range(40))), 8, val_fraction=0.0).images("train")
+    images.read(0)  # opens the shard before the fork
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        assert pool.map(_number, [(images, index) for index in range(40)] * 5) == list(range(40)) * 5
+
+
+def _number(place: tuple) -> int:
+    images, index = place
+    return int(images.read(index)[0, 0, 0])
+
+
+class TestChange:
+    """Two shards of four images, of which the first meets an accident."""
+
+    @pytest.fixture
+    def shards(self, write_shard: WriteShard) -> list[Path]:
+        return [write_shard("a.tar", range(4)), write_shard("b.tar", range(4, 8))]
+
+    def read(self, images: object, index: int) -> int:
+        return int(images.read(index)[0, 0, 0])  # type: ignore[attr-defined]
+
+    def test_one_that_changes_is_named_and_passed_over_as_a_whole(self, shards: list[Path]) -> None:
+        images = WebDatasetSource([str(shard) for shard in shards], 8, val_fraction=0.0).images("train")
+        assert self.read(images, 1) == 1 and images.after(1) == 2
+        shards[0].write_bytes(shards[0].read_bytes()[:-512] + b"\1" * 512)
+        os.utime(shards[0], ns=(0, 0))
+        for index in (1, 3):
+            with pytest.raises(UnreadableShard, match=r"a\.tar has changed since its images were listed; put the old"):
+                images.read(index)
+        assert images.after(1) == 4 and self.read(images, 4) == 4
+
+    def test_one_that_vanishes_is_read_on_while_open(self, shards: list[Path]) -> None:
+        source = WebDatasetSource([str(shard) for shard in shards], 8, val_fraction=0.0)
+        images, late = source.images("train"), source.images("train")
+        images.read(0)
+        shards[0].unlink()
+        assert [self.read(images, index) for index in range(8)] == list(range(8))
+        with pytest.raises(UnreadableImage, match=r"a\.tar has vanished; put it back and start the same command again"):
+            late.read(0)

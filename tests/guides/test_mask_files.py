@@ -1,0 +1,99 @@
+"""Edit masks and strength maps from image files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sdedit_pl.guides.guide_files import Guide, read_guide, read_large_guide
+from sdedit_pl.guides.mask_files import read_mask, read_strength
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+FREE = np.zeros((16, 16), dtype=bool)
+FREE[3:9, 5:14] = True
+GREY = FREE.astype(np.uint8) * 255
+
+
+def palette(index_of_white: int) -> Image.Image:
+    """The mask as indices of a palette in which white is not the largest."""
+    image = Image.fromarray(np.where(FREE, index_of_white, 5).astype(np.uint8))
+    image.putpalette(
+        [channel for index in range(256) for channel in ([255] * 3 if index == index_of_white else [0] * 3)]
+    )
+    return image
+
+
+MASKS = {
+    "1": Image.fromarray(GREY).convert("1"),
+    "L": Image.fromarray(GREY),
+    "L at the threshold": Image.fromarray(np.where(FREE, 128, 127).astype(np.uint8)),
+    "P": palette(1),
+    "P reversed": palette(200),
+    "RGB": Image.fromarray(GREY).convert("RGB"),
+    "LA": Image.fromarray(GREY).convert("LA"),
+    "RGBA": Image.fromarray(GREY).convert("RGBA"),
+    "RGBA transparent": Image.fromarray(np.stack([*[np.full_like(GREY, 255)] * 3, GREY], axis=-1)),
+    "16 bit": Image.fromarray(FREE.astype(np.uint16) * 65535),
+    "16 bit at the threshold": Image.fromarray(np.where(FREE, 32896, 32639).astype(np.uint16)),
+}
+
+
+@pytest.fixture
+def guide(tmp_path: Path) -> Guide:
+    Image.fromarray(PIXELS).save(tmp_path / "guide.png")
+    return read_guide(tmp_path / "guide.png", 16)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_mask_of_any_mode_is_white_where_pixels_may_change(name: str, guide: Guide, tmp_path: Path) -> None:
+    MASKS[name].save(tmp_path / "mask.png")
+    mask = read_mask(tmp_path / "mask.png", guide)
+    assert mask.shape == (1, 1, 16, 16) and mask.dtype == torch.bool
+    assert np.array_equal(mask[0, 0].numpy(), FREE)
+
+
+def test_a_mask_follows_its_guide_to_the_models_size(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 32)).save(tmp_path / "guide.png")
+    wide = np.zeros((32, 64), dtype=np.uint8)
+    wide[8:24, 24:40] = 255  # the middle of the central square
+    wide[:, :16] = 255  # cropped away
+    Image.fromarray(wide).save(tmp_path / "mask.png")
+    mask = read_mask(tmp_path / "mask.png", read_guide(tmp_path / "guide.png", 16))
+    expected = torch.zeros(16, 16, dtype=torch.bool)
+    expected[4:12, 4:12] = True
+    assert torch.equal(mask[0, 0], expected)
+
+
+def test_a_mask_of_another_size_or_all_black_is_refused(guide: Guide, tmp_path: Path) -> None:
+    Image.new("L", (20, 12), "white").save(tmp_path / "wide.png")
+    with pytest.raises(ValueError, match=r"size of its guide: .*guide.png is 16x16, .*wide.png is 20x12"):
+        read_mask(tmp_path / "wide.png", guide)
+    Image.new("L", (16, 16), 127).save(tmp_path / "dark.png")
+    with pytest.raises(ValueError, match="dark.png is all black.*white"):
+        read_mask(tmp_path / "dark.png", guide)
+
+
+def test_what_may_change_of_a_large_guide_is_not_cropped(tmp_path: Path) -> None:
+    free = np.zeros((20, 50), dtype=np.uint8)
+    free[:, 45:] = 255
+    Image.fromarray(np.zeros((20, 50, 3), dtype=np.uint8)).save(tmp_path / "wide.png")
+    Image.fromarray(free).save(tmp_path / "free.png")
+    guide = read_large_guide(tmp_path / "wide.png", 16)
+    assert np.array_equal(read_mask(tmp_path / "free.png", guide)[0, 0].numpy(), free > 0)
+    doubled = read_large_guide(tmp_path / "wide.png", 16, side=40)
+    strength = read_strength(tmp_path / "free.png", doubled)
+    assert strength.shape == (1, 1, 40, 100)
+    assert strength[..., :85].max() == 0 and strength[..., 95:].min() == 1
+
+
+def test_a_strength_map_holds_its_grey_values(guide: Guide, tmp_path: Path) -> None:
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(grey).save(tmp_path / "map.png")
+    assert torch.equal(read_strength(tmp_path / "map.png", guide)[0, 0], torch.from_numpy(grey).float() / 255)
+    Image.fromarray(0 * grey).save(tmp_path / "black.png")
+    with pytest.raises(ValueError, match="black.png is all black.*white"):
+        read_strength(tmp_path / "black.png", guide)

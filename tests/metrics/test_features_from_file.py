@@ -1,0 +1,172 @@
+"""Features from files: their input, the output they must return, and the files that are refused."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from sdedit_pl.metrics.features import stream_features
+from sdedit_pl.metrics.features_from_file import FeaturesError, FeaturesFile
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+
+IMAGES = torch.rand(3, 3, 8, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+class Means(nn.Module):
+    """The mean of each channel, times a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.float().mean((2, 3)) * self.weight
+
+
+class Maps(nn.Module):
+    """A map instead of a vector for each image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * 2
+
+
+class Joint(nn.Module):
+    """One vector for the whole batch."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3)).mean(0, keepdim=True)
+
+
+class Classes(nn.Module):
+    """Integers."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3)).argmax(1, keepdim=True)
+
+
+class Several(nn.Module):
+    """Two outputs."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images.mean((2, 3)), images.mean((2, 3))
+
+
+class Rooted(nn.Module):
+    """nan for dark images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3)).sqrt()
+
+
+def scripted(network: nn.Module, folder: Path) -> str:
+    torch.jit.script(network).save(str(folder / "network.pt"))
+    return str(folder / "network.pt")
+
+
+def exported(network: nn.Module, folder: Path, any_batch: bool = True) -> str:
+    shapes = ({0: Dim("batch")},) if any_batch else None
+    program = torch.export.export(network, (torch.zeros(2, 3, 8, 6),), dynamic_shapes=shapes)
+    with (folder / "network.features").open("wb") as file:  # the suffix does not decide the kind of the file
+        torch.export.save(program, file)
+    return str(folder / "network.features")
+
+
+def test_a_torchscript_file(tmp_path: Path) -> None:
+    extractor = FeaturesFile(scripted(Means(), tmp_path))
+    torch.testing.assert_close(extractor(IMAGES), Means()(IMAGES))
+    torch.testing.assert_close(stream_features(extractor, IMAGES.split(2)), Means()(IMAGES))
+
+
+def test_a_torch_export_file(tmp_path: Path) -> None:
+    extractor = FeaturesFile(exported(Means(), tmp_path), trusted=True)
+    torch.testing.assert_close(stream_features(extractor, IMAGES.split(2)), Means()(IMAGES))
+    extractor.train(False)  # which exported networks refuse
+
+
+def test_a_torch_export_file_is_not_opened_unless_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = exported(Means(), tmp_path)
+    monkeypatch.setattr(torch.export, "load", lambda *_: pytest.fail("opened"))
+    with pytest.raises(FeaturesError, match=r"can run code .* trusted=true"):
+        FeaturesFile(path)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "low", "high", "kind"),
+    [("signed", -1, 1, torch.float32), ("unit", 0, 1, torch.float32), ("uint8", 0, 255, torch.uint8)],
+)
+def test_files_get_pixels_in_the_range_they_expect(
+    tmp_path: Path, pixels: str, low: float, high: float, kind: torch.dtype
+) -> None:
+    extractor = FeaturesFile(scripted(Means(), tmp_path), pixels=pixels)
+    blacks_and_whites = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 3, 4, 4)
+    assert extractor.prepare(blacks_and_whites).dtype == kind
+    torch.testing.assert_close(extractor(blacks_and_whites), torch.tensor([[low], [high]]) * Means().weight.detach())
+
+
+def test_files_get_images_of_the_size_they_expect(tmp_path: Path) -> None:
+    prepared = FeaturesFile(scripted(Means(), tmp_path), size=5).prepare(IMAGES)
+    assert prepared.shape == (3, 3, 5, 5) and prepared.abs().max() <= 1
+
+
+def test_the_identity_differs_between_files_and_preparations(tmp_path: Path) -> None:
+    path = scripted(Means(), tmp_path)
+    found = {FeaturesFile(path, **given).identity for given in ({}, {"size": 4}, {"pixels": "unit"})}
+    found.add(FeaturesFile(scripted(Rooted(), tmp_path)).identity)
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Maps(), r"shape \(3, D\), got float32 of shape \(3, 3, 8, 6\); let it end in pooling"),
+        (Joint(), r"shape \(3, D\), got float32 of shape \(1, 3\)"),
+        (Classes(), r"shape \(3, D\), got int64 of shape \(3, 1\)"),
+        (Several(), r"shape \(3, D\), got a tuple of 2"),
+        (Rooted(), "infinite or nan; .* pixels=signed"),
+        (nn.Sequential(nn.Conv2d(4, 2, 1), nn.Flatten()), r"refuses float32 of shape \(3, 3, 8, 6\): .*channels"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_files_with_other_results_are_refused(tmp_path: Path, network: nn.Module, message: str) -> None:
+    extractor = FeaturesFile(scripted(network, tmp_path))
+    with pytest.raises(FeaturesError, match=message):
+        extractor(IMAGES - 0.5)
+
+
+def test_a_fixed_batch_is_refused(tmp_path: Path) -> None:
+    extractor = FeaturesFile(exported(Means(), tmp_path, any_batch=False), trusted=True)
+    with pytest.raises(FeaturesError, match=r"refuses float32 of shape \(3, 3, 8, 6\): .* batches of any"):
+        extractor(IMAGES)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save(Means().state_dict(), file)
+    with pytest.raises(FeaturesError, match=r"neither a TorchScript nor a torch.export file; make one with"):
+        FeaturesFile(str(file))
+    file.write_text("no network")
+    with pytest.raises(FeaturesError, match=r"neither a TorchScript nor"):
+        FeaturesFile(str(file))
+    with pytest.raises(FeaturesError, match=r"missing.pt cannot be read: No such file"):
+        FeaturesFile(str(tmp_path / "missing.pt"))
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    for name in ("network/constants.pkl", "network/models/model.json"):
+        with zipfile.ZipFile(tmp_path / "network.pt", "w") as archive:
+            archive.writestr(name, b"")
+        with pytest.raises(FeaturesError, match=r"network.pt cannot be opened: .* damaged"):
+            FeaturesFile(str(tmp_path / "network.pt"), trusted=True)
+
+
+def test_refuses_arguments_out_of_range(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="pixels must be one of signed, unit, uint8, got 'float'"):
+        FeaturesFile("network.pt", pixels="float")
+    with pytest.raises(ValueError, match="size must be at least 1, got 0"):
+        FeaturesFile("network.pt", size=0)

@@ -1,0 +1,21 @@
+"""Comparing denoisers."""
+
+from __future__ import annotations
+
+import torch
+
+from sdedit_pl.denoiser import Denoiser
+
+
+def same_model(one: Denoiser, other: Denoiser) -> bool:
+    """Whether two denoisers have the same SDE, parameterisation and weights, to the bit.
+
+    Their outputs may differ in the last bit: rounding depends on the alignment of memory, and weights that are mapped
+    to files are aligned as the files have them.
+    """
+    ours, theirs = one.network.state_dict(), other.network.state_dict()
+    return (
+        (one.sde, one.parameterisation, one.t_max) == (other.sde, other.parameterisation, other.t_max)
+        and ours.keys() == theirs.keys()
+        and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    )

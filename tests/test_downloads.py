@@ -1,0 +1,147 @@
+"""Transfers that break, files that are absent or wrong, and several processes that want the same file."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+import pytest
+from support.shard_server import ShardServer
+
+from sdedit_pl.downloads import (
+    ATTEMPTS,
+    DownloadInterrupted,
+    FileAbsent,
+    WrongFile,
+    download,
+    download_once,
+    is_remote,
+    version_of,
+)
+
+CONTENT = bytes(range(256)) * 40
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+pytestmark = pytest.mark.usefixtures("without_pauses")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "copy"
+
+
+@pytest.fixture
+def server(shard_server: ShardServer) -> ShardServer:
+    (shard_server.folder / "a.tar").write_bytes(CONTENT)
+    return shard_server
+
+
+def test_places() -> None:
+    assert all(map(is_remote, ["https://h/a.tar", "s3://b/a.tar", "pipe:cat a.tar", "file:///a.tar"]))
+    assert not any(map(is_remote, ["a.tar", "/a/b.tar", "C:/a.tar"]))
+
+
+def test_a_file_replaces_an_earlier_one(server: ShardServer, target: Path) -> None:
+    target.write_text("an earlier, longer file" * 1000)
+    assert download(f"{server.url}/a.tar", target, SHA256[:9]) == SHA256
+    assert target.read_bytes() == CONTENT and list(target.parent.glob("copy*")) == [target]
+
+
+def test_a_version_changes_with_the_file(server: ShardServer) -> None:
+    before = version_of(f"{server.url}/a.tar")
+    (server.folder / "a.tar").write_bytes(CONTENT[::-1])
+    assert version_of(f"{server.url}/a.tar") != before != ""
+    assert version_of(f"{server.url}/b.tar") == version_of("pipe:true") == version_of("nosuch://a") == ""
+
+
+@pytest.mark.parametrize("lengths", [True, False])
+def test_a_broken_transfer_is_repeated_and_never_counts_as_whole(
+    server: ShardServer, target: Path, lengths: bool
+) -> None:
+    server.breaks, server.lengths = 2, lengths
+    if lengths:
+        download(f"{server.url}/a.tar", target)
+    else:  # only the hash shows that bytes are missing
+        for _ in range(2):
+            with pytest.raises(WrongFile):
+                download(f"{server.url}/a.tar", target, SHA256)
+            assert not target.exists()
+        download(f"{server.url}/a.tar", target, SHA256)
+    assert target.read_bytes() == CONTENT
+
+
+def test_pauses_double(server: ShardServer, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("sdedit_pl.downloads.PAUSE", 1.0)
+    monkeypatch.setattr("sdedit_pl.downloads.time.sleep", pauses.append)
+    server.status = 503
+    with pytest.raises(DownloadInterrupted, match=f"the server answers 503 .*, {ATTEMPTS} times"):
+        download(f"{server.url}/a.tar", target)
+    assert pauses == [1, 2, 4, 8, 16] and not target.exists()
+
+
+def test_an_absent_file_is_asked_for_once(server: ShardServer, target: Path) -> None:
+    with pytest.raises(FileAbsent, match="there is no such file"):
+        download(f"{server.url}/b.tar", target)
+    server.status = 403
+    with pytest.raises(FileAbsent, match="the server answers 403 Forbidden"):
+        download(f"{server.url}/a.tar", target)
+    assert len(server.fetched()) == 2
+
+
+def test_a_wrong_file_is_removed(server: ShardServer, target: Path) -> None:
+    target.write_text("before")
+    with pytest.raises(WrongFile, match=f"its sha256 is {SHA256}, expected {'0' * 64}"):
+        download(f"{server.url}/a.tar", target, "0" * 64)
+    assert target.read_text() == "before" and list(target.parent.glob("copy*")) == [target]
+
+
+def test_a_server_that_is_down_interrupts(server: ShardServer, target: Path) -> None:
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(DownloadInterrupted, match=f"Cannot connect .*, {ATTEMPTS} times"):
+        download(f"{server.url}/a.tar", target)
+
+
+def test_commands(tmp_path: Path, target: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(CONTENT)
+    download(f"pipe:cat {tmp_path}/a.tar", target)
+    assert target.read_bytes() == CONTENT
+    with pytest.raises(FileAbsent, match=rf"the command ended with code 3 \(alas\), {ATTEMPTS} times"):
+        download("pipe:echo alas >&2; exit 3", target)
+    count = tmp_path / "count"
+    download(f"pipe:echo >> {count}; test $(wc -l < {count}) = 3 && cat {tmp_path}/a.tar", target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_other_schemes(target: Path) -> None:
+    with fsspec.open("memory://bucket/a.tar", "wb") as file:
+        file.write(CONTENT)
+    assert download("memory://bucket/a.tar", target) == SHA256 and target.read_bytes() == CONTENT
+    with pytest.raises(FileAbsent):
+        download("memory://bucket/b.tar", target)
+    with pytest.raises(DownloadInterrupted, match="Protocol not known: nosuch"):
+        download("nosuch://bucket/a.tar", target)
+
+
+def test_a_full_disk_is_not_a_broken_transfer(
+    server: ShardServer, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fsspec.implementations.http.open", no_room, raising=False)
+    with pytest.raises(OSError, match="No space left"):
+        download(f"{server.url}/a.tar", target)
+
+
+def test_several_at_once_download_once(server: ShardServer, target: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: download_once(f"{server.url}/a.tar", target, SHA256), range(4)))
+    assert target.read_bytes() == CONTENT and len(server.fetched()) == 1
+    target.write_bytes(CONTENT[:-1])
+    download_once(f"{server.url}/a.tar", target, SHA256)
+    assert target.read_bytes() == CONTENT and len(server.fetched()) == 2
