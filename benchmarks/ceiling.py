@@ -21,6 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdedit_pl.typing import Images, Times
 
+_OPTIONS = ((1, 1), False, (0, 0), 1, (True, True, False))  # dilation, transposed, its padding, groups, gradients
+
 
 @dataclass(frozen=True)
 class Convolution:
@@ -87,19 +89,7 @@ class ConvolutionsAlone:
         with torch.no_grad():
             for each, images, weight in self._calls:
                 output = F.conv2d(images, weight, None, each.stride, each.padding)
-                torch.ops.aten.convolution_backward(
-                    output,
-                    images,
-                    weight,
-                    None,
-                    each.stride,
-                    each.padding,
-                    (1, 1),
-                    False,
-                    (0, 0),
-                    1,
-                    (True, True, False),
-                )
+                torch.ops.aten.convolution_backward(output, images, weight, None, each.stride, each.padding, *_OPTIONS)
 
 
 def _random(shape: tuple[int, ...]) -> Float[Tensor, "N C H W"]:
