@@ -34,6 +34,7 @@ from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.model_config import ModelConfig
 
 GOAL = 1.2
+NOT_READ, FROM_DISK = "not read", "read from disk"
 LOADERS: dict[str, Callable[[Path], list[torch.Tensor]]] = {
     "safetensors.torch.load_file": lambda file: list(load_file(file).values()),
     "sdedit_pl.load_denoiser": lambda file: list(load_denoiser(file).network.state_dict().values()),
@@ -54,25 +55,26 @@ class Arguments:
         require_at_least(self, repeats=1)
 
 
-def load(loader: str, file: Path, read: bool) -> float:
-    """Loads the file, reads the weights if asked to, and returns the seconds."""
-    started = time.perf_counter()
-    tensors = LOADERS[loader](file)
-    if read:
-        sum(float(tensor.sum()) for tensor in tensors)
-    return time.perf_counter() - started
+def loading(loader: str, file: Path, weights: str) -> Callable[[], float]:
+    """A run that loads the file, reads the weights if asked to, and returns the seconds; all modules are imported."""
+    LOADERS[loader](file)
+    if weights == FROM_DISK:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def run() -> float:
+        started = time.perf_counter()
+        tensors = LOADERS[loader](file)
+        if weights != NOT_READ:
+            sum(float(tensor.sum()) for tensor in tensors)
+        return time.perf_counter() - started
+
+    return run
 
 
-def loading(loader: str, file: Path, read: bool) -> Callable[[], float]:
-    """The run whose memory is measured."""
-    return lambda: load(loader, file, read)
-
-
-def drop_cached_pages(file: Path) -> None:
-    """Makes the next reader of the file fetch it from disk; Linux only."""
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
-        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+def seconds_of(loader: str, file: Path, weights: str) -> float:
+    return loading(loader, file, weights)()
 
 
 def compare(arguments: Arguments) -> str:
@@ -86,17 +88,15 @@ def compare(arguments: Arguments) -> str:
             "| loader | weights | seconds | of safetensors | peak memory (MB) |",
             "| --- | --- | --- | --- | --- |",
         ]
-        for weights in ("not read", "read from the cache", "read from disk"):
-            read, seconds = weights != "not read", {loader: [] for loader in LOADERS}
+        for weights in (NOT_READ, "read from the cache", FROM_DISK):
+            seconds = {loader: [] for loader in LOADERS}
             for _ in range(arguments.repeats):
                 for loader, times in seconds.items():
-                    if weights == "read from disk":
-                        drop_cached_pages(file)
-                    times.append(apart(load, loader, file, read))
+                    times.append(apart(seconds_of, loader, file, weights))
             medians = {loader: statistics.median(times) for loader, times in seconds.items()}
             for loader, median in medians.items():
                 share = median / medians["safetensors.torch.load_file"]
-                memory = peak_memory(loading, loader, file, read) / 1e6
+                memory = peak_memory(loading, loader, file, weights) / 1e6
                 lines.append(f"| {loader} | {weights} | {median:.3f} | {share:.2f} | {memory:.0f} |")
     return "\n".join([*lines, "", f"goal: at most {GOAL} of safetensors, with the weights read"])
 
