@@ -38,8 +38,8 @@ from sdedit_pl.editing import SDEdit
 from sdedit_pl.fit import fit
 from sdedit_pl.grids import start_time
 from sdedit_pl.guides.strokes import stroke_painting
-from sdedit_pl.metrics import FEATURES
 from sdedit_pl.metrics.distances import squared_l2
+from sdedit_pl.metrics.feature_table import FEATURES
 from sdedit_pl.metrics.features import features_of
 from sdedit_pl.metrics.kid import kernel_distance
 from sdedit_pl.run_folder import HISTORY_FILE

@@ -1,7 +1,6 @@
 """Images in an archive (.zip, .tar and compressed .tar), read by number.
 
-Names are those in the archive without the folders that all of them share. A compressed tar can only be read from front
-to back, so it is unpacked to a plain one first.
+Images are listed by name. A compressed tar can only be read from front to back, so it is decompressed first.
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".tgz": gzip.open, 
 
 
 class TarImages(ImageSet):
-    """The images in a plain tar file, by name.
+    """The images in an uncompressed tar file.
 
     Args:
         path: The tar file.
-        title: What messages call it.
-        image_format: What every image is brought to.
+        title: Its name in messages.
+        image_format: Format that every image is brought to.
 
     Raises:
-        ValueError: The file is not a whole tar file.
+        ValueError: The file is not a complete tar file.
     """
 
     def __init__(self, path: Path, title: str, image_format: ImageFormat) -> None:
@@ -56,6 +55,11 @@ class TarImages(ImageSet):
         self.members = sorted(found)
         self.places = [found[name] for name in self.members]
 
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of each image's file."""
+        return [size for _, size in self.places]
+
     def __len__(self) -> int:
         return len(self.members)
 
@@ -67,14 +71,14 @@ class TarImages(ImageSet):
 
 
 class ZipImages(ImageSet):
-    """The images in a zip file, by name.
+    """The images in a zip file.
 
     Args:
         path: The zip file.
-        image_format: What every image is brought to.
+        image_format: Format that every image is brought to.
 
     Raises:
-        ValueError: The file is not a whole zip file.
+        ValueError: The file is not a complete zip file.
     """
 
     def __init__(self, path: Path, image_format: ImageFormat) -> None:
@@ -84,13 +88,11 @@ class ZipImages(ImageSet):
         self._owner = 0
         try:
             with zipfile.ZipFile(path) as archive:
-                found = {
-                    entry.filename: entry.file_size for entry in archive.infolist() if is_image_name(entry.filename)
-                }
+                found = {entry.filename: entry.file_size for entry in archive.infolist()}
         except (zipfile.BadZipFile, OSError) as error:
             raise ValueError(f"cannot read archive {path}: {error}") from None
         self.members = sorted(filter(is_image_name, found))
-        self.places = [(0, found[name]) for name in self.members]
+        self.sizes = [found[name] for name in self.members]
 
     def __len__(self) -> int:
         return len(self.members)
@@ -99,7 +101,7 @@ class ZipImages(ImageSet):
         return f"{self.path}:{self.members[index]}"
 
     def read(self, index: int) -> UInt8[Tensor, "C H W"]:
-        if self._archive is None or self._owner != os.getpid():  # a forked process would share the position
+        if self._archive is None or self._owner != os.getpid():  # forked processes would share the file's position
             self._archive, self._owner = zipfile.ZipFile(self.path), os.getpid()
         try:
             image = self._archive.read(self.members[index])
@@ -112,34 +114,29 @@ class ZipImages(ImageSet):
 
 
 def open_archive(path: Path, image_format: ImageFormat, scratch: Path) -> TarImages | ZipImages:
-    """The images in an archive.
+    """Lists the images in an archive.
 
     Args:
         path: The archive.
-        image_format: What every image is brought to.
-        scratch: Folder that a compressed tar is unpacked to, once for each state of its file.
+        image_format: Format that every image is brought to.
+        scratch: Folder for decompressed tars; each version of an archive is decompressed once.
 
     Raises:
-        ValueError: The file is not a whole archive.
+        ValueError: The file is not a complete archive.
     """
     if path.name.lower().endswith(".zip"):
         return ZipImages(path, image_format)
     opener = _OPENERS.get(path.suffix.lower())
     if opener is None:
         return TarImages(path, str(path), image_format)
-    unpacked = scratch / f"unpacked-{_identity(path)}.tar"
+    version = repr((os.fspath(path.resolve()), *Stamp.of(path.stat()))).encode(errors="surrogateescape")
+    unpacked = scratch / f"unpacked-{hashlib.blake2b(version, digest_size=12).hexdigest()}.tar"
     if not unpacked.exists():
         unfinished = unpacked.with_suffix(".part")
         try:
             with opener(path, "rb") as packed, open(unfinished, "wb") as plain:
                 shutil.copyfileobj(packed, plain, 2**20)
-        except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
             raise ValueError(f"cannot read archive {path} to its end: {error}") from None
         unfinished.replace(unpacked)
     return TarImages(unpacked, str(path), image_format)
-
-
-def _identity(path: Path) -> str:
-    """What tells a file from other ones and from its own later content."""
-    facts = (os.fspath(path.resolve()), *Stamp.of(path.stat()))
-    return hashlib.blake2b(repr(facts).encode(errors="surrogateescape"), digest_size=12).hexdigest()

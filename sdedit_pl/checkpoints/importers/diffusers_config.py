@@ -1,9 +1,8 @@
-"""What configurations of diffusers mean: a UNet2DModel as a network of ours, a scheduler as SDE and parameterisation.
+"""Configurations of diffusers: a UNet2DModel as a network of ours, a scheduler as SDE and parameterisation.
 
-Every key of a configuration is either expressed exactly or refused with its value; where a key is absent, the default
-of the class in diffusers stands. A UNet2DModel with time_embedding_type "fourier" is the score network of a VE model on
-images in [0, 1]: it takes sigma, embeds its logarithm, and divides its output by it. One with "positional" takes the
-index in a table of betas.
+Each key is either expressed exactly or refused with its value; an absent key has the default of its class in diffusers.
+A UNet2DModel with time_embedding_type "fourier" is the score network of a VE model on images in [0, 1]: it takes sigma,
+embeds its logarithm, and divides its output by it. One with "positional" takes the index in a table of betas.
 """
 
 from __future__ import annotations
@@ -46,11 +45,11 @@ UNET_DEFAULTS: dict[str, Any] = {
     "num_class_embeds": None,
     "num_train_timesteps": None,
 }
-"""UNet2DModel's own."""
+"""Defaults of UNet2DModel."""
 AVERAGE_KEYS = frozenset(
     ("decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup")
 )
-"""What diffusers' EMAModel adds to the configuration of the network that it averages."""
+"""Keys that diffusers' EMAModel adds to the configuration of its network."""
 SCHEDULER_DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 1e-4,
@@ -61,15 +60,15 @@ SCHEDULER_DEFAULTS: dict[str, Any] = {
     "prediction_type": "epsilon",
     "rescale_betas_zero_snr": False,
 }
-"""The keys of DDPMScheduler, DDIMScheduler and PNDMScheduler that say what noise there is and what is estimated."""
+"""Keys of DDPMScheduler, DDIMScheduler and PNDMScheduler that define the noise and the network's target."""
 VE_SCHEDULER_DEFAULTS = {"sigma_min": 0.01, "sigma_max": 1348.0}
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-"""Their schedule of betas -> ours."""
+"""Schedule of betas there -> here."""
 PREDICTIONS = {"epsilon": "epsilon", "sample": "x_0", "v_prediction": "v"}
-"""What their network estimates -> our parameterisation."""
+"""prediction_type -> our parameterisation."""
 FIXED_VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
 LEARNED = "learned_range"
-"""The kind of variance that a network with twice the output channels estimates."""
+"""variance_type of a network with twice the output channels."""
 
 _PLAIN = {"DownBlock2D": False, "AttnDownBlock2D": True, "UpBlock2D": False, "AttnUpBlock2D": True}
 _SKIP = {"SkipDownBlock2D": False, "AttnSkipDownBlock2D": True, "SkipUpBlock2D": False, "AttnSkipUpBlock2D": True}
@@ -84,10 +83,10 @@ class Network:
 
     Args:
         name: of our network.
-        arguments: its constructor's.
-        cosines_first: whether the label's cosines stand before its sines.
-        fourier: whether it is the score network of a VE model, or one of a table of betas.
-        learned_variance: whether it has as many output channels again, for the variance.
+        arguments: its constructor's arguments.
+        cosines_first: whether the label's cosines precede its sines.
+        fourier: whether it is the score network of a VE model; otherwise it is one of a table of betas.
+        learned_variance: whether it has twice the output channels, the second half for the variance.
         size: height and width of its images.
     """
 
@@ -109,7 +108,7 @@ def read_unet(config: Mapping[str, Any]) -> Network:
     """The network that a UNet2DModel's configuration describes.
 
     Raises:
-        CheckpointError: naming the key and its value, if our networks cannot do the same.
+        CheckpointError: with the key and its value, if our networks cannot express it.
     """
     unet = _Keys("UNet2DModel", config, UNET_DEFAULTS)
     unet.refuse_others(UNET_DEFAULTS.keys() | AVERAGE_KEYS)
@@ -151,11 +150,11 @@ def read_unet(config: Mapping[str, Any]) -> Network:
 
 
 def read_scheduler(config: Mapping[str, Any], network: Network) -> dict[str, Any]:
-    """The sections `sde` and `parameterisation` that go with a scheduler's configuration.
+    """The sections `sde` and `parameterisation` of a scheduler's configuration.
 
     Raises:
-        CheckpointError: naming the key and its value, if there is no SDE or parameterisation of ours like it, or if
-            its network takes labels of another kind.
+        CheckpointError: with the key and its value, if no SDE or parameterisation of ours expresses it, or if the
+            network takes labels of another kind.
     """
     name = config.get("_class_name")
     if name == "ScoreSdeVeScheduler" and network.fourier:
@@ -183,12 +182,12 @@ def read_scheduler(config: Mapping[str, Any], network: Network) -> dict[str, Any
 
 
 class _Keys:
-    """A configuration's keys, those that were not written at the default of their class.
+    """The keys of a configuration, with the defaults of its class.
 
     Args:
-        what: the class.
+        what: the class, for messages.
         config: the keys that were written.
-        defaults: the keys of the class that mean something here.
+        defaults: the keys of the class that this package reads.
     """
 
     def __init__(self, what: str, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -202,18 +201,20 @@ class _Keys:
         """Raises a CheckpointError unless the key has one of these values."""
         if self[key] not in values:
             expected = " or ".join(map(repr, values))
-            raise CheckpointError(f"{self.what} with {key}={self[key]!r} has no equal here: expected {expected}")
+            raise CheckpointError(f"{self.what} with {key}={self[key]!r} is not supported: expected {expected}")
 
     def refuse_others(self, known: Iterable[str]) -> None:
-        """Raises a CheckpointError if a key is set that is not among the known ones."""
+        """Raises a CheckpointError if a key is set that is not known."""
         others = {key: value for key, value in self.values.items() if key not in known and not key.startswith("_")}
         for key, value in others.items():
             if value is not None and value is not False:
-                raise CheckpointError(f"{self.what} with {key}={value!r} is not known here; what it changes is unknown")
+                raise CheckpointError(
+                    f"{self.what} with {key}={value!r} is not known here, so that its effect is unknown"
+                )
 
 
 def _blocks(unet: _Keys) -> tuple[bool, tuple[int, ...]]:
-    """Whether the blocks are of the Skip family, and the levels that attend."""
+    """Whether the blocks are of the Skip family, and the levels with attention."""
     down = [name.removeprefix("UNetRes") for name in unet["down_block_types"]]
     up = [name.removeprefix("UNetRes") for name in unet["up_block_types"]]
     for family in (_PLAIN, _SKIP):
@@ -221,12 +222,12 @@ def _blocks(unet: _Keys) -> tuple[bool, tuple[int, ...]]:
             attending = [family[name] for name in down]
             if attending != [family[name] for name in reversed(up)]:
                 raise CheckpointError(
-                    f"UNet2DModel with down_block_types={down} and up_block_types={up} has no equal here: the same "
+                    f"UNet2DModel with down_block_types={down} and up_block_types={up} is not supported: the same "
                     f"levels must attend on both ways, and up_block_types begin at the lowest"
                 )
             return family is _SKIP, tuple(level for level, attends in enumerate(attending) if attends)
     raise CheckpointError(
-        f"UNet2DModel with down_block_types={down} and up_block_types={up} has no equal here: expected all of "
+        f"UNet2DModel with down_block_types={down} and up_block_types={up} is not supported: expected all of "
         f"{', '.join(_PLAIN)}, or all of {', '.join(_SKIP)}"
     )
 
@@ -236,18 +237,18 @@ def _widths(unet: _Keys) -> tuple[int, tuple[int, ...]]:
     widths = tuple(unet["block_out_channels"])
     if len(widths) != len(unet["down_block_types"]) or any(width < 1 or width % widths[0] for width in widths):
         raise CheckpointError(
-            f"UNet2DModel with block_out_channels={list(widths)} has no equal here: expected one for each of "
+            f"UNet2DModel with block_out_channels={list(widths)} is not supported: expected one for each of "
             f"down_block_types, whole multiples of the first"
         )
     return widths[0], tuple(width // widths[0] for width in widths)
 
 
 def _head_channels(unet: _Keys, widths: Iterable[int]) -> int | None:
-    """Channels of each head of the attentions over so many channels; None for one head of all of them."""
+    """Channels of each head of attentions of these widths; None for a single head."""
     head = unet["attention_head_dim"]
     if head is not None and any(width % head for width in widths):
         raise CheckpointError(
-            f"UNet2DModel with attention_head_dim={head!r} has no equal here: it must divide the channels that attend, "
+            f"UNet2DModel with attention_head_dim={head!r} is not supported: it must divide the channels that attend, "
             f"{sorted(set(widths))}"
         )
     return head
@@ -267,7 +268,7 @@ def _size(unet: _Keys) -> int:
 
 
 def _plain_arguments(unet: _Keys) -> dict[str, Any]:
-    """What `DDPM` takes besides."""
+    """Further arguments of `DDPM`."""
     unet.require("downsample_type", "conv")
     unet.require("upsample_type", "conv")
     unet.require("downsample_padding", 0, 1)
@@ -276,7 +277,7 @@ def _plain_arguments(unet: _Keys) -> dict[str, Any]:
     unet.require("attn_norm_num_groups", None, groups)
     if not isinstance(groups, int) or any(width % groups for width in unet["block_out_channels"]):
         raise CheckpointError(
-            f"UNet2DModel with norm_num_groups={groups!r} has no equal here: it must divide block_out_channels, "
+            f"UNet2DModel with norm_num_groups={groups!r} is not supported: it must divide block_out_channels, "
             f"{list(unet['block_out_channels'])}"
         )
     return {
@@ -288,7 +289,7 @@ def _plain_arguments(unet: _Keys) -> dict[str, Any]:
 
 
 def _skip_arguments(unet: _Keys, attention: Iterable[int], fourier: bool) -> dict[str, Any]:
-    """What `NCSNpp` takes besides."""
+    """Further arguments of `NCSNpp`."""
     unet.require("in_channels", SKIP_IMAGE_CHANNELS)
     if not math.isclose(unet["mid_block_scale_factor"], math.sqrt(2), rel_tol=1e-6):
         unet.require("mid_block_scale_factor", math.sqrt(2))
@@ -298,7 +299,7 @@ def _skip_arguments(unet: _Keys, attention: Iterable[int], fourier: bool) -> dic
     unet.require("attn_norm_num_groups", None, skip_groups(widths[-1]))
     if any(skip_groups(widths[level]) != SKIP_ATTENTION_GROUPS for level in attention):
         raise CheckpointError(
-            f"UNet2DModel with block_out_channels={widths} has no equal here: its attention blocks normalise "
+            f"UNet2DModel with block_out_channels={widths} is not supported: its attention blocks normalise "
             f"{SKIP_ATTENTION_GROUPS} groups, ours groups of four channels or more; they agree from 128 channels on"
         )
     return {

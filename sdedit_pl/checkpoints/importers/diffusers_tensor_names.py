@@ -1,8 +1,8 @@
-"""How the tensors of diffusers' UNet2DModel are named, to and from our networks' names.
+"""The names of tensors in diffusers' UNet2DModel, to and from our networks' names.
 
-Two families of its blocks are networks of ours: DownBlock2D, UpBlock2D and their attending kin are "ddpm";
-SkipDownBlock2D, SkipUpBlock2D and theirs are the "ncsnpp" in which the image travels down beside the features and is
-put together on the way up. `down_blocks` are numbered like our levels; `up_blocks` begin at the lowest resolution.
+DownBlock2D, UpBlock2D and their variants with attention are our "ddpm". SkipDownBlock2D, SkipUpBlock2D and theirs are
+our "ncsnpp" with the input pyramid "input_skip" and the output pyramid "output_skip". `down_blocks` are numbered like
+our levels; `up_blocks` begin at the lowest resolution.
 """
 
 from __future__ import annotations
@@ -34,14 +34,13 @@ _PARAMETERS = ("weight", "bias")
 def network_sources(
     name: str, arguments: Mapping[str, Any], *, old_names: bool = False, cosines_first: bool = False
 ) -> dict[str, TensorSource]:
-    """Where each tensor of our network comes from.
+    """The published tensors of each of ours.
 
     Args:
         name: "ddpm" or "ncsnpp".
         arguments: its constructor's arguments.
         old_names: whether attention's layers have the names of diffusers before release 0.17.
-        cosines_first: whether the label's cosines stand before its sines; the first layer's columns are put in our
-            order then.
+        cosines_first: whether the label's cosines precede its sines; then the first layer's columns are reordered.
     """
     sources = {
         f"{ours}.{parameter}": same(f"{theirs}.{parameter}")
@@ -73,7 +72,7 @@ def has_old_names(names: Iterable[str]) -> bool:
 
 
 def without_copies(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors without those that the first releases saved under a second name, and why each is left out."""
+    """The tensors without the copy that the first releases saved under a second name, and the reason by name."""
     first, second = _FREQUENCIES[0], "time_proj.W"
     if second not in tensors or first not in tensors or not torch.equal(tensors[first], tensors[second]):
         return dict(tensors), {}
@@ -82,7 +81,7 @@ def without_copies(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], di
 
 
 def published_state(state: Mapping[str, Tensor], name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Our network's state dict under diffusers' names: the inverse of reading, with the sines first."""
+    """Our network's state dict under diffusers' names, sines before cosines: the inverse of `network_sources`."""
     rest = dict(state)
     published: dict[str, Tensor] = {}
     for theirs, ours in _layers(name, arguments):
@@ -92,7 +91,7 @@ def published_state(state: Mapping[str, Tensor], name: str, arguments: Mapping[s
     for theirs, ours in _attentions(name, arguments):
         for parameter in _PARAMETERS:
             published[f"{theirs}.group_norm.{parameter}"] = rest.pop(f"{ours}.norm.{parameter}")
-            # 1 x 1 convolutions of ours are linear layers there.
+            # Our 1 x 1 convolutions are linear layers there.
             published[f"{theirs}.{_OUTPUT}.{parameter}"] = _linear(rest.pop(f"{ours}.output.{parameter}"))
             stack = rest.pop(f"{ours}.qkv.{parameter}").chunk(3)
             for part, tensor in zip(_QKV, stack, strict=True):
@@ -108,7 +107,7 @@ def _linear(tensor: Tensor) -> Tensor:
 
 
 def _layers(name: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields (their name, our name) of every layer outside attention that the network might have."""
+    """Yields (published name, our name) of each layer outside attention that the network may have."""
     yield from _LABEL.items()
     yield "conv_in", "stem"
     for theirs, ours in _residuals(name, arguments):
@@ -132,7 +131,7 @@ def _layers(name: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]
 
 
 def _residuals(name: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields (their name, our name) of every residual block."""
+    """Yields (published name, our name) of each residual block."""
     levels, blocks = len(arguments["channel_multipliers"]), arguments["blocks_per_level"]
     for index in range(2):
         yield f"mid_block.resnets.{index}", f"middle.{index}.residual"
@@ -148,7 +147,7 @@ def _residuals(name: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, s
 
 
 def _attentions(name: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields (their name, our name) of every attention."""
+    """Yields (published name, our name) of each attention."""
     lowest, blocks = len(arguments["channel_multipliers"]) - 1, arguments["blocks_per_level"]
     yield "mid_block.attentions.0", "middle.0.attention"
     for level in arguments["attention_levels"]:

@@ -1,8 +1,8 @@
 """Checkpoints of ermongroup/SDEdit, ermongroup/ddim and pesser/pytorch_diffusion (`.ckpt`).
 
-One layout: `down.i`, `mid` and `up.i` (i is the level on both sides), attention beside the blocks it follows, 1 x 1
-convolutions for query, key, value and output. Published files hold the bare state dict; the trainer saves a list of
-state dict, optimiser, epoch, step and the averaged weights by name.
+The layout is `down.i`, `mid` and `up.i`, where i is the level on both sides. Attentions are listed beside the blocks
+that they follow, with 1 x 1 convolutions for query, key, value and output. Published files hold a bare state dict; the
+trainer saves a list of state dict, optimiser, epoch, step and the averaged weights by name.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource, attenti
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
 
 UNUSED = "logvar"
-"""What "bayesian" networks carry and do not use."""
+"""A tensor that "bayesian" networks have and never use."""
 _SCHEDULES = {"linear": "linear", "quad": "scaled_linear"}
-"""Their names of schedules of betas -> ours."""
+"""Published name of a schedule of betas -> ours."""
 _BLOCK = {
     "norm1": "norm_1",
     "conv1": "conv_1",
@@ -40,7 +40,7 @@ _RENAMED = {
 
 
 class DDIMFormat(CheckpointFormat):
-    """Checkpoints of SDEdit and DDIM: the network's state dict alone, or what the trainer saves.
+    """Checkpoints of SDEdit and DDIM: a state dict, or a trainer's list.
 
     `config` is the published configuration's sections `model`, `data` and `diffusion`.
     """
@@ -73,10 +73,10 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Translates a published configuration to a model of ours.
 
     Args:
-        config: The published configuration's sections `model`, `data` and `diffusion` as plain mappings.
+        config: its sections `model`, `data` and `diffusion`.
 
     Raises:
-        CheckpointError: If the configuration lacks something or is of another type of network.
+        CheckpointError: if it lacks something or is of another type of network.
     """
     with published_configuration():
         model, size = config["model"], config["data"]["image_size"]
@@ -85,11 +85,11 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, TensorSource]:
-    """Where each tensor of our network stands in a published state dict, without `module.` in front.
+    """The published tensors of each of ours, without `module.` in front.
 
     Args:
-        name: The network's name in `NETWORKS`; this layout has "ddpm" alone.
-        arguments: Its constructor's arguments.
+        name: the network's name in `NETWORKS`; this layout is of "ddpm" alone.
+        arguments: its constructor's arguments.
     """
     sources: dict[str, TensorSource] = {}
     for theirs, ours in _layers(arguments):
@@ -105,10 +105,10 @@ def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor
 
 
 def _stored(path: Path, saved: Any, weights: str) -> Stored:
-    """The weights asked for in what a file holds.
+    """The requested weights in the object that a file holds.
 
     Raises:
-        CheckpointError: If the file is a trainer's and does not hold them.
+        CheckpointError: if the file is a trainer's and does not hold them.
     """
     if not isinstance(saved, list):
         return Stored(named_tensors(saved, f"the network in {path}"), ONLY)
@@ -163,7 +163,7 @@ def _convention(diffusion: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _blocks(arguments: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
-    """Yields (side, level, index) of every block outside the middle."""
+    """Yields (side, level, index) of each block outside the middle."""
     for level in range(len(arguments["channel_multipliers"])):
         for side, count in (("down", arguments["blocks_per_level"]), ("up", arguments["blocks_per_level"] + 1)):
             for index in range(count):
@@ -171,7 +171,7 @@ def _blocks(arguments: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
 
 
 def _layers(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields (their name, our name) of every layer outside attention that the network might have."""
+    """Yields (published name, our name) of each layer outside attention that the network may have."""
     yield from _RENAMED.items()
     blocks = [("mid.block_1", "middle.0"), ("mid.block_2", "middle.1")]
     blocks += [
@@ -186,7 +186,7 @@ def _layers(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _attentions(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields (their name, our name) of every attention."""
+    """Yields (published name, our name) of each attention."""
     yield "mid.attn_1", "middle.0.attention"
     for side, level, index in _blocks(arguments):
         if level in arguments["attention_levels"]:

@@ -1,7 +1,7 @@
 """Folders of diffusers: a pipeline of a UNet2DModel and a scheduler, or the network's folder alone.
 
-A pipeline's components lie in subfolders (`unet`, `scheduler`) or, in folders of the first releases, beside
-`model_index.json`. A training checkpoint of diffusers' example scripts has `unet`, `unet_ema` and no scheduler.
+A pipeline's components are in subfolders (`unet`, `scheduler`); the first releases put them beside `model_index.json`.
+A training checkpoint of diffusers' example scripts has `unet`, `unet_ema` and no scheduler.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ AVERAGED = "unet_ema"
 WEIGHTS = tuple(
     f"diffusion_pytorch_model{variant}.{suffix}" for variant in ("", ".fp16") for suffix in ("safetensors", "bin")
 )
-"""Names of the file of weights, the first that is there being taken."""
+"""Names of the file of weights, in order of preference."""
 
 
 class DiffusersFormat(CheckpointFormat):
@@ -55,33 +55,33 @@ class DiffusersFormat(CheckpointFormat):
         folder = path if path.is_dir() else path.parent
         _check_pipeline(folder)
         place = _network_folder(folder, weights)
-        described = _described(folder, place, config) if preset is None else _nothing_described(place, preset, config)
+        configs = _read_configs(folder, place, config) if preset is None else _refuse_configs(place, preset, config)
         file = _weights_file(place) if path.is_dir() else path
         tensors, ignored = without_copies(named_tensors(read_plain(file), f"the weights in {file}"))
         imported = import_network(
             file,
             "diffusers",
             Stored(tensors, _kind(folder, place), ignored=ignored),
-            partial(network_sources, old_names=has_old_names(tensors), cosines_first=described.cosines_first),
+            partial(network_sources, old_names=has_old_names(tensors), cosines_first=configs.cosines_first),
             preset=preset,
-            configured=described.model,
-            data_range=described.data_range,
+            configured=configs.model,
+            data_range=configs.data_range,
         )
         facts: dict[str, Any] = {"file": str(file.relative_to(folder.parent))}
-        if described.sampling is not None:
-            facts["sampling"] = described.sampling
+        if configs.sampling is not None:
+            facts["sampling"] = configs.sampling
         return replace(imported, origin=imported.origin | facts)
 
 
 @dataclass(frozen=True)
-class Described:
-    """What the configurations in a folder say.
+class FolderConfig:
+    """The contents of the configurations in a folder.
 
     Args:
-        model: configuration of the denoiser; None if there are none.
-        cosines_first: whether the label's cosines stand before its sines.
+        model: configuration of the denoiser; None without configurations.
+        cosines_first: whether the label's cosines precede its sines.
         sampling: the scheduler's configuration.
-        data_range: of the images that noise is added to: those of its VE models lie in [0, 1].
+        data_range: of the images that noise is added to; [0, 1] for VE models.
     """
 
     model: dict[str, Any] | None = None
@@ -90,11 +90,11 @@ class Described:
     data_range: tuple[float, float] = CENTERED
 
 
-def _described(folder: Path, place: Path, config: Mapping[str, Any] | None) -> Described:
-    """What the configurations of the network in `place`, and of its scheduler, say.
+def _read_configs(folder: Path, place: Path, config: Mapping[str, Any] | None) -> FolderConfig:
+    """Reads the configurations of the network in `place` and of its scheduler.
 
     Raises:
-        CheckpointError: if one is missing, or if there is no such model here.
+        CheckpointError: if one is missing, or if this package has no such model.
     """
     network_config = _read_json(place / CONFIG)
     if network_config.get("_class_name") != NETWORK_CLASS:
@@ -109,7 +109,7 @@ def _described(folder: Path, place: Path, config: Mapping[str, Any] | None) -> D
     except (TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(f"the configuration of {folder} has a value of a wrong type: {error}") from error
     image = {"size": network.size, "channels": network.arguments["image_channels"]}
-    return Described(
+    return FolderConfig(
         model={"image": image, "network": network.section, **convention},
         cosines_first=network.cosines_first,
         sampling={key.removeprefix("_"): value for key, value in scheduler.items() if key != "_diffusers_version"},
@@ -117,26 +117,26 @@ def _described(folder: Path, place: Path, config: Mapping[str, Any] | None) -> D
     )
 
 
-def _nothing_described(place: Path, preset: str, config: Mapping[str, Any] | None) -> Described:
-    """For weights alone, which a preset describes.
+def _refuse_configs(place: Path, preset: str, config: Mapping[str, Any] | None) -> FolderConfig:
+    """No configurations, for weights alone whose model is a preset.
 
     Raises:
-        CheckpointError: if a configuration does so too.
+        CheckpointError: if there is a configuration as well.
     """
     if config is not None or _is_network(place):
         raise CheckpointError(
-            f"{place} has a configuration, and preset={preset} is another word for what it says: leave the preset out"
+            f"{place} has a configuration, and preset={preset} is a second description: leave the preset out"
         )
-    return Described()
+    return FolderConfig()
 
 
 def _pipeline(folder: Path) -> Path | None:
-    """The folder of the pipeline that is in a folder, or that a network's folder is part of."""
+    """The pipeline's folder: the folder itself, or the one above a network's folder."""
     return next((place for place in (folder, folder.parent) if (place / INDEX).is_file()), None)
 
 
 def _check_pipeline(folder: Path) -> None:
-    """Raises a CheckpointError if a pipeline has more to it than a network on pixels and a scheduler."""
+    """Raises a CheckpointError if a pipeline has other parts than a network and a scheduler."""
     pipeline = _pipeline(folder)
     index = {} if pipeline is None else _read_json(pipeline / INDEX)
     others = [name for name in index if not name.startswith("_") and name not in ("unet", "scheduler")]
@@ -156,20 +156,20 @@ def _is_network(folder: Path) -> bool:
 
 
 def _network_folder(folder: Path, weights: str) -> Path:
-    """Where the network lies; the averaged one, if there are two and that is asked for."""
+    """The network's folder; of two, the averaged network's if `weights` is "ema"."""
     places = _network_folders(folder)[0 if weights == "ema" else 1 :]
     return next((place for place in places if _is_network(place)), folder)
 
 
 def _kind(folder: Path, place: Path) -> str:
-    """Which weights lie in `place`."""
+    """Whether the weights in `place` are averaged, raw or the only ones."""
     if place.name == AVERAGED:
         return "ema"
     return "raw" if _is_network(folder / AVERAGED) else ONLY
 
 
 def _scheduler(folder: Path) -> dict[str, Any]:
-    """The scheduler's configuration of the pipeline in a folder, or of the one that a network's folder is part of."""
+    """The scheduler's configuration, from a pipeline's folder or from the one above a network's."""
     places = [place for base in (folder, _pipeline(folder) or folder) for place in (base / "scheduler", base)]
     found = next((place / SCHEDULER_CONFIG for place in places if (place / SCHEDULER_CONFIG).is_file()), None)
     if found is None:
@@ -188,15 +188,14 @@ def _weights_file(place: Path) -> Path:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """What a JSON file holds, which has to be an object.
+    """The object in a JSON file.
 
     Raises:
         CheckpointError: if it is missing or something else.
     """
     if not file.is_file():
         raise CheckpointError(
-            f"there is no {file}; a folder of diffusers has one, and it says what its weights mean; weights alone need "
-            f"preset=NAME"
+            f"there is no {file}, which describes the weights in a folder of diffusers; weights alone need preset=NAME"
         )
     try:
         found = json.loads(file.read_text(encoding="utf-8"))

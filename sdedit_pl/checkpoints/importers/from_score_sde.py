@@ -1,11 +1,10 @@
 """Checkpoints of yang-song/score_sde_pytorch (`.pth`).
 
-That code keeps a network as one flat list of modules, `all_modules.N.*`, in the order of construction, so that N means
-something only together with the configuration. Here the order is written down once, as a sequence of slots, each the
-name of one of our modules and the kind of layer that it is.
+A network there is one flat list of modules, `all_modules.N.*`, in the order of construction; the configuration decides
+which module is N. `_slots` yields that order, as the names of our modules and the kinds of their layers.
 
-Two layouts of linear maps occur: `NIN_k.W` is (in, out) where a 1 x 1 convolution's weight is (out, in, 1, 1), and
-query, key and value are three layers where ours is one.
+Linear maps have two layouts: `NIN_k.W` is (in, out) where a 1 x 1 convolution's weight is (out, in, 1, 1). Query, key
+and value are three layers where ours is one.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ from sdedit_pl.checkpoints.importers.tensor_mapping import (
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
 
 TABLE = "sigmas"
-"""A published network's own table of noise levels, which belongs to the SDE."""
+"""The table of noise levels that a published network carries. It belongs to the SDE."""
 _OWN_NAME = re.compile(r"(module\.)?all_modules\.\d+\..+")
 _UNTRAINED = re.compile(rf"(module\.)?({TABLE}|all_modules\.\d+\.W)")
 
 Slot = tuple[str, str]
-"""The name of one of our modules and its kind: a key of `_KINDS`, or "" for a module without parameters."""
+"""The name of one of our modules, and its kind as a key of `_KINDS`."""
 
 
 class ScoreSDEFormat(CheckpointFormat):
-    """Checkpoints of score_sde_pytorch: what its trainer saves, or the network's state dict alone.
+    """Checkpoints of score_sde_pytorch: a trainer's dictionary, or a network's state dict.
 
     `config` is the published configuration's sections `model`, `data` and `training`.
     """
@@ -63,7 +62,11 @@ class ScoreSDEFormat(CheckpointFormat):
         stored = _stored(path, read_plain(path), weights)
         tensors = dict(stored.tensors)
         table = tensors.pop(TABLE, None)
-        ignored = {} if table is None else {TABLE: "the SDE's table of noise levels, which the model has as numbers"}
+        ignored = (
+            {}
+            if table is None
+            else {TABLE: "the SDE's table of noise levels, which the model's configuration contains"}
+        )
         return import_network(
             path,
             "score_sde",
@@ -80,10 +83,10 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Translates a published configuration to a model of ours.
 
     Args:
-        config: The published configuration's sections `model`, `data` and `training` as plain mappings.
+        config: its sections `model`, `data` and `training`.
 
     Raises:
-        CheckpointError: If the configuration lacks something or asks for something that our networks do not have.
+        CheckpointError: if it lacks something, or needs something that our networks do not have.
     """
     with published_configuration():
         model, data, training = config["model"], config["data"], config["training"]
@@ -92,11 +95,11 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, TensorSource]:
-    """Where each tensor of our network stands in a published state dict, without `module.` in front.
+    """The published tensors of each of ours, without `module.` in front.
 
     Args:
-        name: The network's name in `NETWORKS`.
-        arguments: Its constructor's arguments.
+        name: the network's name in `NETWORKS`.
+        arguments: its constructor's arguments.
     """
     return {
         f"{module}.{ours}": source
@@ -106,18 +109,18 @@ def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor
 
 
 def averaged_state(published: Mapping[str, Tensor], shadow_params: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Puts a checkpoint's averaged weights, which are stored without names, under their names.
+    """Names a checkpoint's averaged weights, which are stored as a list.
 
     Args:
-        published: The checkpoint's state dict under `model`, in its order.
-        shadow_params: The checkpoint's list under `ema`: one tensor for each parameter that is trained.
+        published: the checkpoint's state dict under `model`, in its order.
+        shadow_params: the checkpoint's list under `ema`: one tensor for each trained parameter.
 
     Returns:
-        `published` with the averaged weights in place of the raw ones. The Fourier frequencies and `sigmas`, which are
-        not trained and have no average, stay.
+        `published` with averaged weights instead of raw ones. The Fourier frequencies and `sigmas` are not trained and
+        have no average; they are kept.
 
     Raises:
-        CheckpointError: If the two do not belong together.
+        CheckpointError: if the two differ in number or shapes.
     """
     trained = [key for key in published if not _UNTRAINED.fullmatch(key)]
     if [published[key].shape for key in trained] != [tensor.shape for tensor in shadow_params]:
@@ -129,10 +132,10 @@ def averaged_state(published: Mapping[str, Tensor], shadow_params: Sequence[Tens
 
 
 def _stored(path: Path, saved: Any, weights: str) -> Stored:
-    """The weights asked for in what a file holds.
+    """The requested weights in the object that a file holds.
 
     Raises:
-        CheckpointError: If the file holds neither a trainer's checkpoint with them nor a state dict.
+        CheckpointError: if it is neither a trainer's dictionary with them nor a state dict.
     """
     if not isinstance(saved, Mapping) or "model" not in saved:
         return Stored(named_tensors(saved, f"the network in {path}"), ONLY)
@@ -150,9 +153,9 @@ def _stored(path: Path, saved: Any, weights: str) -> Stored:
 
 
 def with_table(found: Difference, model: Mapping[str, Any], table: Tensor | None) -> Difference:
-    """A difference, with one more if the file's table of noise levels is not that of a VE model.
+    """Adds to a difference if the file's table of noise levels is not that of a VE model.
 
-    A published VE model on images in [0, 1] has half of our sigmas; the table falls.
+    The table falls. Of a model on images in [0, 1] it has half of our sigmas.
     """
     if table is None or table.dim() != 1 or model["sde"]["name"] != "ve":
         return found
@@ -206,7 +209,7 @@ def _convention(model: Mapping[str, Any], data: Mapping[str, Any], training: Map
     """The sections `sde` and `parameterisation` of a published configuration.
 
     Raises:
-        CheckpointError: If it combines options in a way that no published model does and no parameterisation says.
+        CheckpointError: if it combines options as no published model does and no parameterisation can express.
     """
     kind, continuous = training["sde"].lower(), training["continuous"]
     divides, centered = model["scale_by_sigma"], data["centered"]
@@ -242,7 +245,7 @@ def _convention(model: Mapping[str, Any], data: Mapping[str, Any], training: Map
 
 
 def _slots(name: str, arguments: Mapping[str, Any]) -> Iterator[Slot]:
-    """Yields our modules in the order of the published list."""
+    """Yields our modules in the order of the published list; "" is the kind of one without parameters."""
     levels = range(len(arguments["channel_multipliers"]))
     blocks = arguments["blocks_per_level"]
     attending = arguments["attention_levels"]

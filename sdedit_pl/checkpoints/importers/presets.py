@@ -1,7 +1,6 @@
-"""Published models by name: what a file of weights alone does not say.
+"""Published models by name, for files of weights without a configuration.
 
-A preset holds a published model in this package's terms and how its authors sampled from it. Three things make models
-of one network different: their SDE, the range of their images and their label.
+Models of the same network differ in their SDE, the range of their images and their label.
 
 Source: the configurations that the authors released: ermongroup/SDEdit, ermongroup/ddim and pesser/pytorch_diffusion;
 yang-song/score_sde_pytorch; the folders google/ddpm-* and google/ncsnpp-* for diffusers.
@@ -16,7 +15,7 @@ from typing import Any
 from sdedit_pl.checkpoints.importers.noise_conventions import continuous_ve, continuous_vp, discrete_ve, discrete_vp
 
 CENTERED, UNIT = (-1.0, 1.0), (0.0, 1.0)
-"""The two ranges of images."""
+"""Ranges of images: of VP models, and of published VE models."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,9 @@ class Preset:
 
     Args:
         format: name of its checkpoints' format.
-        model: configuration of the denoiser: `image`, `sde`, `network` and `parameterisation`.
-        sampling: how its authors sampled: facts for a reader, in the words of their program.
-        data_range: of the images that its authors noised. The model is in terms of [-1, 1], whatever it is.
+        model: configuration of the denoiser on images in [-1, 1]: `image`, `sde`, `network` and `parameterisation`.
+        sampling: how its authors sampled, in the words of their program; for information only.
+        data_range: range of the images that its authors added noise to.
     """
 
     format: str
@@ -115,7 +114,7 @@ _ADM_256 = {
         "block": "biggan",
     }
 }
-"""Without the dropout of 0.1 that all but lsun_horse_nodropout of LSUN were trained with: editing has none."""
+"""Without dropout, which editing does not use; all LSUN models but lsun_horse_nodropout were trained with 0.1."""
 _GUIDED = Preset(
     "guided_diffusion",
     {**_image(256), **_ADM_256, **discrete_vp(learned_variance=True)},
@@ -147,7 +146,7 @@ _DDIM_32 = Preset(
 
 
 def _diffusers(preset: Preset) -> Preset:
-    """A model that was published for diffusers too."""
+    """The same model as published for diffusers."""
     return replace(preset, format="diffusers")
 
 

@@ -300,7 +300,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"act_fn": "gelu"}, r"act_fn='gelu' has no equal here: expected 'silu' or 'swish'"),
+            ({"act_fn": "gelu"}, r"act_fn='gelu' is not supported: expected 'silu' or 'swish'"),
             ({"norm_num_groups": 3}, r"norm_num_groups=3 .* must divide block_out_channels, \[32, 64\]"),
             ({"norm_num_groups": None}, "norm_num_groups=None"),
             ({"attn_norm_num_groups": 4}, "attn_norm_num_groups=4 .* expected None or 32"),
@@ -325,7 +325,7 @@ class TestRefusals:
             ({"sample_size": None}, "sample_size=None cannot be read"),
             (ATTENDING_DOWN_ALONE, "the same levels must attend on both ways"),
             (MIXED, "expected all of DownBlock2D, .*, or all of SkipDownBlock2D"),
-            (RESNETS, "ResnetDownsampleBlock2D.* has no equal here"),
+            (RESNETS, "ResnetDownsampleBlock2D.* is not supported"),
             ({"dual_path": "yes"}, "dual_path='yes' is not known here"),
             ({"layers_per_block": 20_000}, "more than 10,000 tensors"),
             ({"layers_per_block": 10**9}, "network.blocks_per_level is 1,000,000,000"),

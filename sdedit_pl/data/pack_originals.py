@@ -1,8 +1,7 @@
-"""What `sdedit pack` can take images from, and how it divides them into training and validation.
+"""The originals of `sdedit pack`: a folder, an archive or a torchvision data set, divided into training and validation.
 
-Images under `train/` and `val/` (of a folder, or of an archive below the folders that all its members share), a
-torchvision set's own splits, or else a share chosen by a hash of the names, as the sources of training do it. Files
-beside `train/` and `val/` are left out.
+The division follows the folders `train` and `val` (below the folders that all members of an archive share) if there are
+both, files beside them being left out; a torchvision set's own splits; or else a hash of the names.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ class Originals:
     """The images to pack.
 
     Args:
-        splits: The images of each split, in the order in which they are packed: that of a hash of their names.
-        digest: Of the names and sizes of all originals: what tells a place from another one, or from its later state.
+        splits: The images of each split in packing order, that of a hash of their names.
+        digest: Hash of the names and sizes of all originals, to notice that they changed.
     """
 
     splits: dict[str, ImageSet]
@@ -44,13 +43,8 @@ class Originals:
         return sum(map(len, self.splits.values()))
 
 
-class SomeImages(ImageSet):
-    """Some images of another set.
-
-    Args:
-        images: The other set.
-        numbers: Which, int (N,).
-    """
+class ReorderedImages(ImageSet):
+    """The images of another set whose numbers are given, int (N,), in that order."""
 
     def __init__(self, images: ImageSet, numbers: np.ndarray) -> None:
         self.images = images
@@ -69,15 +63,15 @@ class SomeImages(ImageSet):
 def open_originals(
     place: str, image_format: ImageFormat, val_fraction: float, scratch: Path, root: str, download: bool
 ) -> Originals:
-    """The images in a folder, an archive or a torchvision data set.
+    """Lists the images in a folder, an archive or a torchvision data set.
 
     Args:
-        place: Path, or `torchvision:` and the name of a class.
-        image_format: What every image is brought to.
-        val_fraction: Share for validation where the images are not divided already, in [0, 1).
-        scratch: Folder for what has to be unpacked.
+        place: A path, or `torchvision:` and the name of a class.
+        image_format: Format that every image is brought to.
+        val_fraction: Share for validation if the images are not divided already, in [0, 1).
+        scratch: Folder for unpacked archives.
         root: Folder of the torchvision data set.
-        download: Whether to fetch it when it is not there.
+        download: Whether to download a torchvision data set that is not there.
 
     Raises:
         ValueError: There is no such place, it cannot be read, or it holds no images.
@@ -91,7 +85,7 @@ def open_originals(
         archive = open_archive(path, image_format, scratch)
         if not len(archive):
             raise ValueError(f"no images in {place}")
-        return _divided(archive, archive.members, [size for _, size in archive.places], val_fraction)
+        return _divided(archive, archive.members, archive.sizes, val_fraction)
     if not path.exists():
         raise ValueError(f"src={place} does not exist; give a folder, an archive or {TORCHVISION}NAME")
     names = image_paths(path)
@@ -105,13 +99,12 @@ def _of_torchvision(name: str, image_format: ImageFormat, val_fraction: float, r
     for split in SPLITS:
         found = source.images(split)
         images = TorchvisionImages(found.dataset, found.title, found.indices, image_format)
-        splits[split] = SomeImages(images, _mixed(np.arange(len(images)), [str(number) for number in images.indices]))
+        splits[split] = _mixed(images, np.arange(len(images)), [str(number) for number in images.indices])
     return Originals(splits, _digest([f"{TORCHVISION}{name} {split} {len(splits[split])}" for split in SPLITS]))
 
 
 def _divided(images: ImageSet, names: Sequence[str], sizes: Sequence[int], val_fraction: float) -> Originals:
-    """Divides images by the folders `train` and `val` if there are both, or else by a hash of their names."""
-    tidy = [posixpath.normpath(name) for name in names]  # an archive of the folder "." has names that begin with it
+    tidy = [posixpath.normpath(name) for name in names]  # names in an archive of the folder "." begin with "./"
     shared = posixpath.commonpath([posixpath.dirname(name) for name in tidy])
     inner = [name.removeprefix(f"{shared}/") for name in tidy]
     folders = [name.partition("/")[0] for name in inner]
@@ -121,16 +114,15 @@ def _divided(images: ImageSet, names: Sequence[str], sizes: Sequence[int], val_f
         is_val = held_out(inner, val_fraction)
         chosen = {"train": [not val for val in is_val], "val": is_val}
     splits: dict[str, ImageSet] = {
-        split: SomeImages(images, _mixed(np.flatnonzero(np.array(taken, dtype=bool)), inner))
-        for split, taken in chosen.items()
+        split: _mixed(images, np.flatnonzero(np.array(taken, dtype=bool)), inner) for split, taken in chosen.items()
     }
     return Originals(splits, _digest([f"{name} {size}" for name, size in zip(names, sizes, strict=True)]))
 
 
-def _mixed(numbers: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Numbers of images in the order of a hash of their names."""
+def _mixed(images: ImageSet, numbers: np.ndarray, names: Sequence[str]) -> ReorderedImages:
+    """The images with the given numbers in the order of a hash of their names."""
     keys = {number: _digest(["order", names[int(number)]]) for number in numbers}
-    return np.array(sorted(numbers, key=lambda number: keys[number]), dtype=np.int64)
+    return ReorderedImages(images, np.array(sorted(numbers, key=lambda number: keys[number]), dtype=np.int64))
 
 
 def _digest(facts: Sequence[str]) -> str:

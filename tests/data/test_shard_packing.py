@@ -21,7 +21,8 @@ from PIL import Image
 
 from sdedit_pl.data import ImageDataModule, TorchvisionSource, WebDatasetSource
 from sdedit_pl.data.images import ImageFormat
-from sdedit_pl.data.pack import WORKSHOP, Job, pack
+from sdedit_pl.data.shard_manifest import UNFINISHED_FOLDER
+from sdedit_pl.data.shard_packing import PackSettings, pack
 from sdedit_pl.files import sha256_of
 
 
@@ -39,12 +40,12 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def job(photos: Path, folder: Path, **options: Any) -> Job:
-    return Job(**{"src": str(photos), "out": str(folder), "size": 16, "samples": 7, "processes": 1, **options})
+def settings(photos: Path, folder: Path, **options: Any) -> PackSettings:
+    return PackSettings(**{"src": str(photos), "out": str(folder), "size": 16, "samples": 7, "processes": 1, **options})
 
 
 def packed(*arguments: Any, **options: Any) -> dict[str, Any]:
-    return pack(job(*arguments, **options), lambda done, total: None)
+    return pack(settings(*arguments, **options), lambda done, total: None)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -166,7 +167,7 @@ class TestFit:
         assert {image.contiguous().numpy().tobytes() for image in batch} == expected and len(expected) == 25
 
     def test_the_margin_is_an_eighth_by_default(self, wide: Path, tmp_path: Path) -> None:
-        assert job(wide, tmp_path, fit="random_crop", size=64).image_format().decoded_size == 72
+        assert settings(wide, tmp_path, fit="random_crop", size=64).image_format().decoded_size == 72
 
 
 class TestDivision:
@@ -218,6 +219,12 @@ class TestDivision:
         assert packed(tmp_path / "one", tmp_path / "out")["splits"]["val"] == {"images": 0, "shards": []}
 
 
+def require_refused_by_training(folder: Path) -> None:
+    with pytest.raises(ValueError, match="are not complete; run the same `sdedit pack` again"):
+        WebDatasetSource(str(folder), 16).images("train")
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 class TestExactness:
     def test_the_number_of_processes_changes_nothing(self, photos: Path, tmp_path: Path) -> None:
         for processes in (1, 3):
@@ -232,17 +239,18 @@ class TestExactness:
 
     @pytest.mark.parametrize("processes", [1, 2])
     @pytest.mark.parametrize("images", [3, 8, 20, 39, 42])
-    def test_a_killed_pack_goes_on_to_the_same_bytes(
+    def test_a_killed_pack_resumes_to_the_same_bytes(
         self, photos: Path, tmp_path: Path, images: int, processes: int
     ) -> None:
         out, options = tmp_path / "out", {"duplicates": "drop", "val_fraction": 0.2}
         packed(photos, tmp_path / "whole", **options)
-        killed_in(_kill_after_images, images, job(photos, out, processes=processes, **options))
+        killed_in(_kill_after_images, images, settings(photos, out, processes=processes, **options))
         assert not list(out.glob("*.tar")) and not (out / "manifest.json").exists()
-        kept = len(list((out / WORKSHOP).glob("*-*.json")))
+        require_refused_by_training(out)
+        kept = len(list((out / UNFINISHED_FOLDER).glob("*-*.json")))
         assert kept >= (images - 4) // 7 - 1
         seen: list[int] = []
-        pack(job(photos, out, **options), lambda done, total: seen.append(done))
+        pack(settings(photos, out, **options), lambda done, total: seen.append(done))
         assert contents(out) == contents(tmp_path / "whole")
         assert kept < 2 or max(seen) > 1, "noted shards are not packed again"
 
@@ -251,19 +259,21 @@ class TestExactness:
         self, photos: Path, tmp_path: Path, replacement: int
     ) -> None:
         packed(photos, tmp_path / "whole", samples=15)
-        killed_in(_kill_at_replacement, replacement, job(photos, tmp_path / "out", samples=15))
+        killed_in(_kill_at_replacement, replacement, settings(photos, tmp_path / "out", samples=15))
+        if not (tmp_path / "out" / "manifest.json").exists():
+            require_refused_by_training(tmp_path / "out")
         packed(photos, tmp_path / "out", samples=15)
         assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def killed_in(act: Callable[[int, Job], None], moment: int, work: Job) -> None:
+def killed_in(act: Callable[[int, PackSettings], None], moment: int, work: PackSettings) -> None:
     process = multiprocessing.get_context("fork").Process(target=act, args=(moment, work))
     process.start()
     process.join()
     assert process.exitcode in (-signal.SIGKILL, 0)
 
 
-def _kill_after_images(images: int, work: Job) -> None:
+def _kill_after_images(images: int, work: PackSettings) -> None:
     count = 0
 
     def advance(done: int, total: int) -> None:
@@ -275,7 +285,7 @@ def _kill_after_images(images: int, work: Job) -> None:
     pack(work, advance)
 
 
-def _kill_at_replacement(replacement: int, work: Job) -> None:
+def _kill_at_replacement(replacement: int, work: PackSettings) -> None:
     replace, count = Path.replace, 0
 
     def counted(self: Path, target: Path) -> Path:
@@ -300,21 +310,18 @@ class TestRefusals:
     def test_other_originals_or_settings_in_the_same_folder(self, photos: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         packed(photos, out)
-        assert "out holds the result of another pack (size, samples differ); name another" in self.refusal(
-            tmp_path, lambda: packed(photos, out, size=8, samples=8)
-        )
+        refusal = self.refusal(tmp_path, lambda: packed(photos, out, size=8, samples=8))
+        assert "settings.size was 16, and is 8 now; settings.samples was 7, and is 8 now" in refusal
         Image.new("RGB", (8, 8)).save(photos / "new.png")
-        assert "out holds the result of another pack (src differ)" in self.refusal(
-            tmp_path, lambda: packed(photos, out)
-        )
+        assert "source.images was 42, and is 43 now" in self.refusal(tmp_path, lambda: packed(photos, out))
         (out / "manifest.json").unlink()
         assert "out holds shards that are not of this pack" in self.refusal(tmp_path, lambda: packed(photos, out))
         (out / "manifest.json").write_text("{}")
-        assert "manifest.json is not a file of `sdedit pack`" in self.refusal(tmp_path, lambda: packed(photos, out))
+        assert "manifest.json is not a manifest of `sdedit pack`" in self.refusal(tmp_path, lambda: packed(photos, out))
 
     def test_an_unfinished_result_of_another_pack(self, photos: Path, tmp_path: Path) -> None:
-        killed_in(_kill_after_images, 30, job(photos, tmp_path / "out"))
-        assert "holds an unfinished result of another pack (size differ)" in self.refusal(
+        killed_in(_kill_after_images, 30, settings(photos, tmp_path / "out"))
+        assert "settings.size was 16, and is 8 now" in self.refusal(
             tmp_path, lambda: packed(photos, tmp_path / "out", size=8)
         )
 
@@ -347,7 +354,7 @@ class TestRefusals:
             with pytest.raises(ValueError, match="another process is packing to"):
                 packed(photos, tmp_path / "out")
 
-        pack(job(photos, tmp_path / "out", samples=100), in_the_middle)
+        pack(settings(photos, tmp_path / "out", samples=100), in_the_middle)
         assert (tmp_path / "out" / "manifest.json").exists()
 
     def test_a_full_disk_keeps_what_is_whole(
@@ -362,9 +369,9 @@ class TestRefusals:
                 raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("os.fsync", sync)
-        with pytest.raises(ValueError, match=r"cannot pack .* No space left .*Whole shards are kept, and the same"):
+        with pytest.raises(ValueError, match=r"cannot pack .* No space left .*Complete shards are kept; run the same"):
             packed(photos, tmp_path / "out")
-        assert len(list((tmp_path / "out" / WORKSHOP).glob("*-*.json"))) == 2
+        assert len(list((tmp_path / "out" / UNFINISHED_FOLDER).glob("*-*.json"))) == 2
         packed(photos, tmp_path / "out")
         assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
@@ -383,16 +390,14 @@ class TestRefusals:
     )
     def test_settings(self, photos: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            job(photos, tmp_path / "out", **options)
+            settings(photos, tmp_path / "out", **options)
 
     def test_a_worker_that_dies_is_said(self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def die(self: object, pixels: object) -> bytes:
             os._exit(9)
 
-        monkeypatch.setattr("sdedit_pl.data.bench.Encoding.encode", die)
-        with pytest.raises(
-            ValueError, match=r"a worker process was ended.*give fewer processes=\. Whole shards are kept"
-        ):
+        monkeypatch.setattr("sdedit_pl.data.image_encoding.ImageEncoding.encode", die)
+        with pytest.raises(ValueError, match=r"DataLoader worker .*give fewer processes=\. Complete shards are kept"):
             packed(photos, tmp_path / "out", processes=2)
 
 

@@ -1,0 +1,130 @@
+"""From a decoded image to a file's bytes, and many of them in worker processes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.loader import available_cores
+from sdedit_pl.data.source import ImageSet
+
+# Images that a worker encodes before it hands them over.
+_CHUNK = 16
+
+_SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+
+
+class WorkerDied(RuntimeError):
+    """A worker process was killed, most likely because memory ran out."""
+
+
+@dataclass(frozen=True)
+class ImageEncoding:
+    """Kind and quality of image files.
+
+    Args:
+        kind: png (exact), jpeg or webp.
+        quality: Of jpeg and webp, 1 to 100; webp at 100 is exact.
+
+    Raises:
+        ValueError: A quality outside its range.
+    """
+
+    kind: Literal["png", "jpeg", "webp"]
+    quality: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality must lie in 1..100, got {self.quality}")
+
+    @property
+    def suffix(self) -> str:
+        return _SUFFIXES[self.kind]
+
+    def encode(self, pixels: UInt8[Tensor, "C H W"]) -> bytes:
+        """The bytes of an image's file."""
+        array = pixels.permute(1, 2, 0).numpy()
+        image = Image.fromarray(array[..., 0] if len(pixels) == 1 else array)
+        file = io.BytesIO()
+        if self.kind == "jpeg":
+            image.save(file, "JPEG", quality=self.quality, subsampling="4:4:4")
+        elif self.kind == "webp":
+            image.save(file, "WEBP", quality=self.quality, lossless=self.quality == 100)
+        else:
+            image.save(file, "PNG")
+        return file.getvalue()
+
+
+class EncodedImage(NamedTuple):
+    """One image of a set, encoded.
+
+    Args:
+        number: Its number in the set.
+        name: Its name in messages.
+        digest: Hash of its pixels.
+        file: Its encoded file; empty if it cannot be read.
+        problem: Why it cannot be read.
+    """
+
+    number: int
+    name: str
+    digest: str
+    file: bytes
+    problem: str = ""
+
+
+class _EncodedImages(Dataset[EncodedImage]):
+    def __init__(self, images: ImageSet, encoding: ImageEncoding) -> None:
+        self.images = images
+        self.encoding = encoding
+
+    def __getitem__(self, number: int) -> EncodedImage:
+        name = self.images.name(number)
+        try:
+            pixels = self.images.read(number)
+        except UnreadableImage as error:
+            return EncodedImage(number, name, "", b"", str(error))
+        digest = hashlib.blake2b(pixels.permute(1, 2, 0).numpy().tobytes(), digest_size=16).hexdigest()
+        return EncodedImage(number, name, digest, self.encoding.encode(pixels))
+
+
+def encode_all(
+    images: ImageSet, encoding: ImageEncoding, start: int = 0, processes: int | None = None
+) -> Iterator[EncodedImage]:
+    """Encodes the images of a set in their order.
+
+    Args:
+        images: The set.
+        encoding: Kind and quality of the files.
+        start: Number of the first image.
+        processes: Worker processes; None for one per core, 1 to work in this process.
+
+    Raises:
+        WorkerDied: A worker process was killed.
+    """
+    processes = processes or available_cores()
+    loader = DataLoader(
+        _EncodedImages(images, encoding),
+        batch_size=_CHUNK,
+        sampler=range(start, len(images)),
+        num_workers=processes if processes > 1 else 0,
+        collate_fn=list,
+        generator=torch.Generator(),  # otherwise the workers' seeds would advance the global generator
+    )
+    try:
+        for chunk in loader:
+            yield from chunk
+    except RuntimeError as error:
+        if "DataLoader worker" in str(error):
+            raise WorkerDied(str(error)) from None
+        raise

@@ -1,0 +1,326 @@
+"""Packs images into WebDataset shards: decoded and encoded on all cores, written in one order.
+
+The files depend on the originals and the settings alone, neither on the number of processes nor on interruptions. The
+originals come in the order of a hash of their names, so that neighbours in a shard have nothing else in common: a
+stream shuffles only a few shards at a time.
+
+Work happens in the hidden folder `.packing` inside the result. A complete shard gets a note beside it, so that the same
+command resumes behind the last complete shard after a kill at any moment. At the end the manifest is written, the
+shards are moved to their place, and then the manifest: a folder with a manifest is complete, and a folder with
+`.packing` and no manifest is refused by training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+from webdataset.writer import TarWriter
+
+from sdedit_pl.data.image_encoding import EncodedImage, ImageEncoding, WorkerDied, encode_all
+from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.data.pack_originals import Originals, open_originals
+from sdedit_pl.data.shard_manifest import MANIFEST_FILE, UNFINISHED_FOLDER, manifest_text
+from sdedit_pl.data.splits import SPLITS, held_out
+from sdedit_pl.files import require_folder, sha256_of, write_whole
+from sdedit_pl.settings_record import SettingsRecord, require_same_settings
+
+_REMEDY = "name another folder"
+_KEPT = "Complete shards are kept; run the same command again to resume"
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """Packs images into shards.
+
+    Args:
+        src: Folder of images, archive (.zip, .tar, .tar.gz ...), or torchvision: and the name of a class.
+        out: Folder of the shards and their manifest.json.
+        size: Height and width in pixels that training will use.
+        fit: crop takes the central square; resize changes an image's proportions; random_crop takes the central square
+            with a margin, from which training cuts random parts.
+        margin: Pixels of that margin; null for an eighth of `size`.
+        channels: 3 for RGB, 1 for grey.
+        background: Colour under transparent pixels, a name or #rrggbb.
+        encoding: png (exact), jpeg or webp.
+        quality: Of jpeg and webp, 1 to 100; webp at 100 is exact.
+        val_fraction: Share of the images for validation if they are not in folders train and val; 0 for none.
+        duplicates: Images that are equal in every pixel: keep and report them, or drop all but the first.
+        samples: Images per shard.
+        processes: Processes that decode and encode; null for one per core.
+        root: Folder of a torchvision data set.
+        download: Whether to download a torchvision data set that is not there.
+
+    Raises:
+        ValueError: An argument outside its range.
+    """
+
+    src: str
+    out: str
+    size: int
+    fit: Literal["crop", "resize", "random_crop"] = "crop"
+    margin: int | None = None
+    channels: int = 3
+    background: str = "white"
+    encoding: Literal["png", "jpeg", "webp"] = "png"
+    quality: int = 95
+    val_fraction: float = 0.05
+    duplicates: Literal["keep", "drop"] = "keep"
+    samples: int = 2000
+    processes: int | None = None
+    root: str = "data/torchvision"
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        if self.margin is not None and self.fit != "random_crop":
+            raise ValueError(f"margin is for fit=random_crop, got fit={self.fit}")
+        for name, value in (("samples", self.samples), ("processes", self.processes)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        held_out([], self.val_fraction)  # these three raise for values outside their ranges
+        self.image_format()
+        self.image_encoding()
+
+    @property
+    def margin_pixels(self) -> int:
+        """The margin around `size` in the shards; 0 without random crops."""
+        return (self.size // 8 if self.margin is None else self.margin) if self.fit == "random_crop" else 0
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings that the shards depend on, besides the originals."""
+        elsewhere = ("src", "out", "processes", "root", "download")
+        return {key: value for key, value in asdict(self).items() if key not in elsewhere}
+
+    def image_format(self) -> ImageFormat:
+        fit: Literal["crop", "resize"] = "resize" if self.fit == "resize" else "crop"
+        return ImageFormat(self.size, self.channels, self.background, self.margin_pixels, fit)
+
+    def image_encoding(self) -> ImageEncoding:
+        return ImageEncoding(self.encoding, self.quality)
+
+
+@dataclass
+class ShardNote:
+    """A complete shard, and how far the originals were packed when it was complete.
+
+    Args:
+        file: Its name; empty if the last originals of a split gave no image.
+        images: Number of its images.
+        bytes: Its size.
+        sha256: Its hash.
+        following: Number of the split's next original.
+        digests: Digest of each image's pixels -> name of its original.
+        broken: Unreadable originals that were met for the shard -> the reason.
+        duplicates: Originals that were met for the shard and equal an earlier one -> the earlier one.
+    """
+
+    file: str
+    images: int = 0
+    bytes: int = 0
+    sha256: str = ""
+    following: int = 0
+    digests: dict[str, str] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+    duplicates: dict[str, str] = field(default_factory=dict)
+
+
+def pack(settings: PackSettings, on_images: Callable[[int, int], None]) -> dict[str, Any]:
+    """Writes shards, or completes those of an interrupted call.
+
+    Args:
+        settings: Originals, place and form of the shards.
+        on_images: Called with the number of originals done since the last call, and the number of all originals.
+
+    Returns:
+        The content of the manifest.
+
+    Raises:
+        ValueError: No original can be read, or `out` cannot be written or holds something else.
+    """
+    out = Path(settings.out)
+    require_folder(out)
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    workshop = out / UNFINISHED_FOLDER
+    try:
+        workshop.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(workshop / "lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"another process is packing to {out}") from None
+    except OSError as error:
+        raise ValueError(f"out={out} cannot be written: {error.strerror}; {_REMEDY}") from error
+    try:
+        originals = open_originals(
+            settings.src, settings.image_format(), settings.val_fraction, workshop, settings.root, settings.download
+        )
+        return _Packing(settings, originals, on_images).run()
+    except WorkerDied as error:
+        raise ValueError(f"{error}: maybe memory ran out; give fewer processes=. {_KEPT}") from None
+    except OSError as error:
+        raise ValueError(f"cannot pack {settings.src} to {out}: {error}. {_KEPT}") from error
+    finally:
+        lock.release()
+        _remove_if_nothing_is_done(workshop, new)
+
+
+class _Packing:
+    """One pack into one folder."""
+
+    def __init__(self, settings: PackSettings, originals: Originals, on_images: Callable[[int, int], None]) -> None:
+        self.out = Path(settings.out)
+        self.workshop = self.out / UNFINISHED_FOLDER
+        self.settings = settings
+        self.originals = originals
+        self.on_images = on_images
+        self.source = {"place": settings.src, "images": len(originals), "sha256": originals.digest}
+        self.first_with: dict[str, str] = {}  # digest of an image's pixels -> name of the first image that has them
+
+    def run(self) -> dict[str, Any]:
+        done, ready = self.out / MANIFEST_FILE, self.workshop / MANIFEST_FILE
+        if done.is_file():
+            self._require_same(self._manifest(done))
+        else:
+            self._begin()
+            if not ready.is_file():
+                write_whole(ready, self._new_manifest({split: list(self._shards(split)) for split in SPLITS}))
+            for facts in self._manifest(ready)["splits"].values():
+                for shard in facts["shards"]:
+                    if (self.workshop / shard["file"]).exists():  # otherwise an earlier call has moved it
+                        (self.workshop / shard["file"]).replace(self.out / shard["file"])
+            ready.replace(done)
+        for note in self.workshop.glob("*.json"):
+            note.unlink()
+        return self._manifest(done)
+
+    def _begin(self) -> None:
+        """Records the settings of a new pack, or compares them with those of the unfinished one.
+
+        Raises:
+            ValueError: They differ, or the folder holds shards of another origin.
+        """
+        record = SettingsRecord(self.workshop / "settings", "sdedit_pl unfinished pack, version 1", _REMEDY)
+        before = record.read()
+        if before is not None:
+            self._require_same(before)
+        elif any(self.out.glob("*.tar")):
+            raise ValueError(f"{self.out} holds shards that are not of this pack; {_REMEDY}")
+        else:
+            record.write(self._recorded())
+
+    def _recorded(self) -> dict[str, Any]:
+        """The settings and originals that the shards depend on, whatever the originals' place."""
+        return {"settings": self.settings.recorded(), "source": {key: self.source[key] for key in ("images", "sha256")}}
+
+    def _require_same(self, before: dict[str, Any]) -> None:
+        require_same_settings(self.out, before, self._recorded(), _REMEDY)
+
+    def _manifest(self, file: Path) -> dict[str, Any]:
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            if {"settings", "source", "splits"} <= manifest.keys():
+                return manifest
+        except (ValueError, AttributeError):
+            pass
+        raise ValueError(f"{file} is not a manifest of `sdedit pack`; {_REMEDY}")
+
+    def _shards(self, split: str) -> Iterator[ShardNote]:
+        """The shards of a split: the complete ones, then the others; the last note may have no shard."""
+        number = following = 0
+        while (file := self.workshop / f"{split}-{number:06d}.json").is_file():
+            note = ShardNote(**json.loads(file.read_text()))
+            self.on_images(note.following - following, len(self.originals))
+            number, following = number + 1, note.following
+            yield self._remembered(note)
+        images = self.originals.splits[split]
+        encoded = encode_all(images, self.settings.image_encoding(), following, self.settings.processes)
+        while following < len(images):
+            note = self._write_shard(f"{split}-{number:06d}.tar", following, len(images), encoded)
+            number, following = number + 1, note.following
+            yield self._remembered(note)
+
+    def _remembered(self, note: ShardNote) -> ShardNote:
+        self.first_with |= note.digests
+        note.digests = {}
+        return note
+
+    def _write_shard(self, name: str, following: int, end: int, encoded: Iterator[EncodedImage]) -> ShardNote:
+        """Writes one shard and its note; neither if no original can be read."""
+        note = ShardNote(name, following=following)
+        unfinished = self.workshop / f"{name}.part"
+        with open(unfinished, "wb") as file:
+            # Without owner and time, so that equal images make equal files.
+            with TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False) as archive:
+                while note.images < self.settings.samples and note.following < end:
+                    image = next(encoded)
+                    note.following += 1
+                    self.on_images(1, len(self.originals))
+                    if self._takes(image, note):
+                        archive.write({"__key__": _key(image), self.settings.image_encoding().suffix[1:]: image.file})
+                        note.images += 1
+            file.flush()
+            os.fsync(file.fileno())
+        if note.images == 0:
+            unfinished.unlink()
+            note.file = ""
+            return note
+        note.bytes, note.sha256 = unfinished.stat().st_size, sha256_of(unfinished)
+        unfinished.replace(self.workshop / name)
+        write_whole(self.workshop / f"{Path(name).stem}.json", json.dumps(asdict(note)))
+        return note
+
+    def _takes(self, image: EncodedImage, note: ShardNote) -> bool:
+        """Whether the image goes into the shard; notes it as unreadable or duplicate if it is."""
+        if image.problem:
+            note.broken[image.name] = image.problem
+            return False
+        first = self.first_with.get(image.digest) or note.digests.get(image.digest)
+        if first is None:
+            note.digests[image.digest] = image.name
+            return True
+        note.duplicates[image.name] = first
+        return self.settings.duplicates == "keep"
+
+    def _new_manifest(self, notes: dict[str, list[ShardNote]]) -> str:
+        every = [note for split in SPLITS for note in notes[split]]
+        broken = [{"name": name, "reason": reason} for note in every for name, reason in note.broken.items()]
+        if not any(note.images for note in every):
+            first = broken[0]["reason"] if broken else "there are none"
+            raise ValueError(f"no image of {self.source['place']} can be read; the first: {first}")
+        return manifest_text(
+            {
+                split: [
+                    {"file": note.file, "images": note.images, "bytes": note.bytes, "sha256": note.sha256}
+                    for note in of_split
+                    if note.images
+                ]
+                for split, of_split in notes.items()
+            },
+            source=self.source,
+            settings=self.settings.recorded(),
+            broken=broken,
+            duplicates=[{"name": name, "equals": first} for note in every for name, first in note.duplicates.items()],
+        )
+
+
+def _key(image: EncodedImage) -> str:
+    """Name of an image in its shard; without dots, which would end the name of the sample."""
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(image.name.rpartition(":")[2]).stem).strip("-")[:60]
+    return f"{image.number:08d}-{stem}"
+
+
+def _remove_if_nothing_is_done(workshop: Path, new: list[Path]) -> None:
+    """Removes a workshop without complete shards, and the folders `new` that were made for it, if they are empty."""
+    if any(workshop.glob("*.json")):
+        return
+    shutil.rmtree(workshop, ignore_errors=True)
+    for folder in new:
+        with suppress(OSError):
+            folder.rmdir()
