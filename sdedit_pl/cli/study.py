@@ -9,10 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sdedit_pl.cli import say
-from sdedit_pl.cli.results import Results
 from sdedit_pl.configuration import ConfigError, nearest
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.files import require_folder
+from sdedit_pl.result_folder import ResultFolder
 from sdedit_pl.study.answers_database import StudyDatabase
 from sdedit_pl.study.study_settings import StudyPlan, StudyReporting, StudyServing
 
@@ -54,7 +54,7 @@ def build(words: list[str]) -> None:
     for file in (out, out.with_name(f"{out.name}-wal")):
         if file.exists():
             raise ConfigError(f"{file} is already there and may hold answers; give another out=, or move it away")
-    with Results(out.parent) as results:
+    with ResultFolder(out.parent) as results:
         made = build_study(plan, results / out.name)
     say(
         f"{made['items']} items, {made['asked']} comparisons in {made['forms']} forms; each rater answers one form\n"
@@ -92,7 +92,7 @@ def report(words: list[str]) -> None:
         raise ConfigError(f"{out} already holds {earlier[0]}; give another out=, or overwrite=true")
     with StudyDatabase(Path(arguments.study)) as study:
         texts = study_report(study, arguments.threshold)
-    with Results(out) as results:
+    with ResultFolder(out) as results:
         for name, text in texts.items():
             (results / name).write_text(text, encoding="utf-8")
     say(texts["report.md"])
