@@ -30,11 +30,13 @@ import torch
 from command import run_command
 from PIL import Image
 
-from sdedit_pl.cli.results import Results, refuse_used
-from sdedit_pl.config import Schema, require_at_least
+from sdedit_pl.configuration import require_at_least
+from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.resolution import as_data
 from sdedit_pl.data import ImageDataModule, WebDatasetSource
 from sdedit_pl.data.shard_files import ShardFile, list_members
 from sdedit_pl.data.shard_packing import PackSettings, pack
+from sdedit_pl.result_folder import ResultFolder, refuse_used
 
 USAGE = "python benchmarks/data.py src=FOLDER|ARCHIVE out=FOLDER [key=value ...]"
 
@@ -69,7 +71,7 @@ class Arguments:
         require_at_least(self, workers=1, batch=1, images=1, rounds=1)
 
 
-SCHEMA = Schema(top=Arguments, settings={}, families={})
+COMMAND = Command(USAGE, Arguments)
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def run(config: dict[str, Any]) -> str:
     """Runs the measurement and returns its table."""
     out = Path(config["out"])
     refuse_used(out, config["overwrite"])
-    with tempfile.TemporaryDirectory() as shards, Results(out) as folder:
+    with tempfile.TemporaryDirectory() as shards, ResultFolder(out) as folder:
         rows = [
             measure(config, size, encoding, Path(shards))
             for size in config["sizes"]
@@ -194,7 +196,7 @@ def run(config: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Runs the measurement and returns the exit code."""
-    return run_command(arguments, SCHEMA, USAGE, run)
+    return run_command(arguments, COMMAND, lambda parsed: run(as_data(parsed)))
 
 
 if __name__ == "__main__":

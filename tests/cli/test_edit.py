@@ -15,8 +15,10 @@ import yaml
 from PIL import Image
 from support.damage import DAMAGES, Damage, lightning_checkpoint
 
-from sdedit_pl.cli.edit import SCHEMA, build_edits
-from sdedit_pl.cli.results import Results
+from sdedit_pl.cli.edit import COMMAND
+from sdedit_pl.edit_runs.edit_plan import build_edits
+from sdedit_pl.editing.sdedit import DEFAULT_SOLVER
+from sdedit_pl.result_folder import ResultFolder
 from sdedit_pl.solvers import SOLVERS
 
 EDIT = ("edit", "ckpt=tiny.safetensors", "guide=guide.png", "steps=3")
@@ -30,9 +32,9 @@ BAD_GUIDES = {
     ".": ("cut.png",),
 }
 BAD_MASKS = {
-    "missing.png": ("no mask at missing.png", "white marks what may change"),
-    "black.png": ("black.png is all black", "white marks what may"),
-    "wide.png": ("its guide's size", "guide.png is 16x16", "wide.png is 20x12"),
+    "missing.png": ("no mask at missing.png", "white where pixels may change"),
+    "black.png": ("black.png is all black", "white"),
+    "wide.png": ("size of its guide", "guide.png is 16x16", "wide.png is 20x12"),
     "empty.png": ("empty.png", "it is empty"),
     "cut.png": ("cut.png", "truncated"),
     "text.png": ("text.png", "not an image"),
@@ -50,8 +52,8 @@ BAD_VALUES = {
     "t0=sigma:1e9": ("noise levels above", "up to", "sigma:1e9"),
     "steps=0": ("steps must be at least 1", "got 0"),
     "steps=-3": ("steps must be at least 1", "got -3"),
-    "steps=2.5": ("steps must be a whole number", "2.5"),
-    "steps=many": ("steps must be a whole number", "'many'"),
+    "steps=2.5": ("steps must be a valid integer or null", "2.5"),
+    "steps=many": ("steps must be a valid integer or null", "'many'"),
     "repeats=0": ("repeats must be at least 1", "got 0"),
     "samples=0": ("samples must be at least 1", "got 0"),
     "batch=0": ("batch must be at least 1", "got 0"),
@@ -62,8 +64,8 @@ BAD_VALUES = {
     "solver={name: [ddim]}": ("solver.name must be one of",),
     "grid.rho=3": ("unknown key grid.rho of grid.name=uniform",),
     "device=quantum": ("device=quantum cannot be used here",),
-    "precision=int8": ("precision must be one of float32, bfloat16, float16", "'int8'"),
-    "overwrite=perhaps": ("overwrite must be true or false", "'perhaps'"),
+    "precision=int8": ("precision must be 'float32', ", "'int8'"),
+    "overwrite=perhaps": ("overwrite must be a valid boolean", "'perhaps'"),
     "stesp=3": ("unknown key stesp", "did you mean steps?"),
     "confg=edit.yaml": ("unknown key confg", "did you mean config?"),
     "steps": ("arguments are key=value", "'steps'"),
@@ -77,7 +79,7 @@ BAD_VALUES = {
     "out=guide.png": ("out=guide.png is a file", "name a folder"),
     "out=guide.png/below/it": ("out=guide.png/below/it cannot be written", "name another folder"),
     "out=elsewhere": ("elsewhere already holds files", "overwrite=true"),
-    "ckpt=": ("ckpt must be text",),
+    "ckpt=": ("ckpt must be a valid string",),
 }
 
 
@@ -122,7 +124,7 @@ def test_missing_arguments_are_named(refused: Callable[..., str]) -> None:
     assert refused("edit", "ckpt=tiny.safetensors").startswith("guide is required: an image, a folder")
 
 
-def test_a_device_that_is_not_there_is_refused(refused: Callable[..., str]) -> None:
+def test_a_missing_device_is_refused(refused: Callable[..., str]) -> None:
     assert "device=cuda:99 cannot be used here" in refused(*EDIT, "device=cuda:99")
 
 
@@ -134,7 +136,7 @@ def test_a_broken_configuration_is_refused(desk: Path, refused: Callable[..., st
     Path("typo.yaml").write_text("solver: {name: ddim, etta: 1}\n")
     assert "did you mean solver.eta?" in refused(*EDIT, "config=typo.yaml")
     Path("kind.yaml").write_text("steps: several\n")
-    assert "steps must be a whole number or null, got 'several'" in refused(*EDIT[:3], "config=kind.yaml")
+    assert "steps must be a valid integer or null, got 'several'" in refused(*EDIT[:3], "config=kind.yaml")
 
 
 def test_the_console_shows_one_line_and_exit_code_2(desk: Path) -> None:
@@ -145,7 +147,7 @@ def test_the_console_shows_one_line_and_exit_code_2(desk: Path) -> None:
     assert not (desk / "outputs").exists()
 
 
-def test_an_edit_leaves_its_samples_a_sheet_and_its_record(desk: Path, command) -> None:
+def test_an_edit_writes_samples_a_sheet_and_a_record(desk: Path, command) -> None:
     code, output, errors = command(*EDIT, "mask=mask.png", "out=new/out", "samples=3", "seed=5")
     assert (code, errors) == (0, "")
     assert output == "3 samples in new/out; see new/out/sheet.png\n"
@@ -175,12 +177,12 @@ def test_the_record_repeats_the_edit_bit_for_bit(desk: Path, command) -> None:
     assert settings["t0"] == "sigma:1.2"
 
 
-def test_repeating_an_edit_does_not_overwrite_what_it_overwrote(desk: Path, command, refused) -> None:
+def test_a_repeated_edit_must_ask_for_overwriting_again(desk: Path, command, refused) -> None:
     assert command(*EDIT, "samples=1", "out=a", "overwrite=true").code == 0
     assert "a already holds files" in refused("edit", "config=a/edit.yaml")
 
 
-def test_overwriting_replaces_the_earlier_edits_samples_and_nothing_else(desk: Path, command, refused) -> None:
+def test_overwriting_replaces_only_the_samples_of_the_earlier_edit(desk: Path, command, refused) -> None:
     assert command(*EDIT, "out=a", "samples=3").code == 0
     Path("a/notes.txt").write_text("keep me")
     Path("a/guide_seed9.png").write_bytes(b"not of this edit")
@@ -210,7 +212,7 @@ def test_a_failure_while_overwriting_keeps_the_earlier_results(desk: Path, comma
 
 
 def test_an_interrupted_edit_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), Results(tmp_path / "new" / "out") as folder:
+    with pytest.raises(KeyboardInterrupt), ResultFolder(tmp_path / "new" / "out") as folder:
         (folder / "half.png").touch()
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
@@ -257,9 +259,8 @@ def test_names_that_look_like_numbers_stay_names(desk: Path, command) -> None:
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_can_be_named(solver: str) -> None:
-    given, typed = SCHEMA.read_arguments(["ckpt=c", "guide=g", f"solver={solver}"])
-    (edit,) = build_edits(SCHEMA.resolve(given, typed))
-    assert edit.solver in (solver, SOLVERS[solver]())
+    (edit,) = build_edits(COMMAND.parse(["ckpt=c", "guide=g", f"solver={solver}"]))
+    assert edit.solver == (None if solver == DEFAULT_SOLVER else SOLVERS[solver]())
 
 
 @pytest.mark.parametrize("variant", ["paper", "reference"])
