@@ -22,7 +22,7 @@ from sdedit_pl.build import build_component, resolve_model
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.networks import NETWORKS
 
-MOST_TENSORS = 10_000
+MOST_TENSORS = 5_000
 """Most tensors of a network; the largest published ones have about a thousand."""
 LARGEST_COUNT = 2**20
 """Largest whole number in a model's configuration: channels, blocks, steps, pixels."""

@@ -195,7 +195,7 @@ UNFIT = (
         )
         for section, key, value, words in (
             ("network", "channels", 20_000, ("(20000,), is (8,)",)),
-            ("network", "blocks_per_level", 20_000, ("more than 10,000 tensors",)),
+            ("network", "blocks_per_level", 20_000, ("more than 5,000 tensors",)),
             ("network", "blocks_per_level", 10**9, ("network.blocks_per_level is 1,000,000,000",)),
             ("network", "dropout", math.nan, ("network.dropout must be a finite number, got nan",)),
             ("image", "channels", 10**9, ("image.channels is 1,000,000,000",)),

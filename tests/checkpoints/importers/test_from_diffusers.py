@@ -327,7 +327,7 @@ class TestRefusals:
             (MIXED, "expected all of DownBlock2D, .*, or all of SkipDownBlock2D"),
             (RESNETS, "ResnetDownsampleBlock2D.* is not supported"),
             ({"dual_path": "yes"}, "dual_path='yes' is not known here"),
-            ({"layers_per_block": 20_000}, "more than 10,000 tensors"),
+            ({"layers_per_block": 20_000}, "more than 5,000 tensors"),
             ({"layers_per_block": 10**9}, "network.blocks_per_level is 1,000,000,000"),
             ({"block_out_channels": [10**9, 10**9]}, "network.channels is 1,000,000,000"),
             ({"in_channels": 10**9, "out_channels": 10**9}, "image.channels is 1,000,000,000"),
