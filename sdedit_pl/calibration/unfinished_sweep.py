@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from sdedit_pl.calibration.sweep import Sweep
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import ConfigError
 from sdedit_pl.files import whole_file
 
 _SETTINGS = "settings"

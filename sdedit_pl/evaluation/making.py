@@ -17,7 +17,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import ConfigError
 from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.evaluation.plan import GUIDE, MASK, Plan

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import ConfigError
 from sdedit_pl.data.image_files import list_images
 from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.evaluation.pictures import Pictures

@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import ConfigError
 
 REPORT_HTML, REPORT_MARKDOWN, METRICS_FILE = "report.html", "report.md", "metrics.json"
 FIGURES = "figures"

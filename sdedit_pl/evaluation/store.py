@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import ConfigError
 from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.evaluation.pictures import Pictures
 from sdedit_pl.evaluation.plan import GUIDE, MASK, ORIGINAL

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.oracles import GaussianDenoiser
 
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import ConfigError
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation import AblationValues, Settings, make_plan
 from sdedit_pl.evaluation.groups import group_numbers, short_name
