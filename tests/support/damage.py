@@ -39,7 +39,7 @@ def contents(good: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def rewritten(change: Change) -> Callable[[Path, Path], None]:
-    """What copies an editing checkpoint with a change."""
+    """A function that copies an editing checkpoint with a change."""
 
     def make(good: Path, bad: Path) -> None:
         tensors, metadata = contents(good)
@@ -51,7 +51,7 @@ def rewritten(change: Change) -> Callable[[Path, Path], None]:
 
 
 def lightning_checkpoint(good: Path) -> dict[str, Any]:
-    """What training writes of the same model, as far as editing reads it."""
+    """The same model as a training checkpoint, with the parts that editing reads."""
     tensors, metadata = contents(good)
     model = json.loads(metadata["model"])
     config = {"data": model.pop("image"), **model}
