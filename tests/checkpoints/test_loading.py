@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -64,3 +66,28 @@ def test_weights_are_not_copied(tiny_checkpoint: Path, monkeypatch: pytest.Monke
     assert description == describe(tiny_checkpoint) and len(reads) == 2
     for name, tensor in denoiser.network.state_dict().items():
         assert tensor.data_ptr() == reads[0][name].data_ptr(), name
+
+
+def test_loading_imports_nothing_of_training_and_no_other_format(tiny_checkpoint: Path) -> None:
+    code = f"""
+import sys
+from sdedit_pl import load_denoiser
+load_denoiser({str(tiny_checkpoint)!r})
+sys.stdout.write(" ".join(sys.modules))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(run.stdout.split())
+    for library in (
+        "lightning",
+        "torchvision",
+        "torchmetrics",
+        "scipy",
+        "wandb",
+        "webdataset",
+        "onnx",
+        "diffusers",
+        "sympy",
+    ):
+        assert library not in imported
+    importers = {name for name in imported if name.startswith("sdedit_pl.checkpoints.importers.")}
+    assert not importers
