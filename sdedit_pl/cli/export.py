@@ -18,7 +18,7 @@ Writes a model in another program's format. A model that the format cannot expre
 
 @dataclass
 class Arguments:
-    """What to export, and to which format.
+    """A model to export, and the format.
 
     Args:
         ckpt: the model, as `sdedit edit` takes it.

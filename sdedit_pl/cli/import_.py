@@ -28,7 +28,7 @@ Reads every tensor of another program's checkpoint, and writes an editing checkp
 
 @dataclass
 class Arguments:
-    """What to import, and as what.
+    """A checkpoint to import, and its model.
 
     Args:
         src: the checkpoint: a file, or a folder of diffusers.

@@ -15,7 +15,7 @@ USAGE = "sdedit info ckpt=FILE|FOLDER\n\nDescribes a checkpoint: its model, trai
 
 @dataclass
 class Arguments:
-    """What to describe.
+    """The checkpoint to describe.
 
     Args:
         ckpt: an editing checkpoint (.safetensors), a training checkpoint (.ckpt), a run's folder, a bundled

@@ -107,7 +107,7 @@ def read(of: Preset, file: Path, tensors: Mapping[str, Tensor] | None = None, **
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("church_outdoor", "celeba_hq or bedroom or church_outdoor"),
         ("ddim/cifar10", "ddim/cifar10"),
@@ -116,9 +116,9 @@ def read(of: Preset, file: Path, tensors: Mapping[str, Tensor] | None = None, **
         ("vp/ddpm/church", "vp/ddpm/bedroom or vp/ddpm/celebahq or vp/ddpm/church"),
     ],
 )
-def test_unique_shapes_identify_a_model(name: str, told: str, tmp_path: Path) -> None:
+def test_unique_shapes_identify_a_model(name: str, expected: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert read(PRESETS[name], tmp_path / "file") == told
+    assert read(PRESETS[name], tmp_path / "file") == expected
 
 
 def test_a_table_of_noise_levels_identifies_a_ve_model(tmp_path: Path) -> None:
@@ -127,9 +127,9 @@ def test_a_table_of_noise_levels_identifies_a_ve_model(tmp_path: Path) -> None:
     preset = PRESETS["ve/church_ncsnpp_continuous"]
     with pytest.raises(CheckpointError, match=r"differ in their SDE.*preset=NAME"):
         read(preset, tmp_path / "file")
-    for sigma_max, told in ((380.0, "ve/church_ncsnpp_continuous"), (378.0, "ve/bedroom_ncsnpp_continuous")):
+    for sigma_max, expected in ((380.0, "ve/church_ncsnpp_continuous"), (378.0, "ve/bedroom_ncsnpp_continuous")):
         table = torch.tensor([sigma_max, 0.01])
-        assert read(preset, tmp_path / "file", refine=partial(from_score_sde.with_table, table=table)) == told
+        assert read(preset, tmp_path / "file", refine=partial(from_score_sde.with_table, table=table)) == expected
 
 
 def test_models_that_differ_in_their_sde_alone_need_a_preset(tmp_path: Path) -> None:
