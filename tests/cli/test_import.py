@@ -125,7 +125,7 @@ def test_an_edit_reads_its_checkpoint_once(desk: Path, command, monkeypatch: pyt
     assert reads == [Path("tiny.safetensors")]
 
 
-def test_an_import_replaces_a_file_on_request_only(
+def test_an_import_replaces_files_on_request_only(
     desk: Path, reference: Path, tiny_preset: str, command, refused
 ) -> None:
     arguments = (f"src={reference / DDIM_FILE}", "out=model.safetensors")
