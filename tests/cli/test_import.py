@@ -171,7 +171,7 @@ def damaged(kind: str, reference: Path) -> list[str]:
         ("extra keys", ("bad.ckpt", "missing none; not expected classifier.weight")),
         ("code", ("bad.ckpt", "could run code when loaded", "was not loaded", "torch.save(network.state_dict()")),
         ("bare code", ("bad.ckpt", "could run code when loaded", "was not loaded")),
-        ("edm", ("edm.pkl", "EDM", "Convert it in its own checkout")),
+        ("edm", ("edm.pkl", "EDM", "Convert it to a state dict")),
         ("short average", ("155 averaged tensors do not match its 156 trained ones",)),
     ],
 )

@@ -1,4 +1,4 @@
-"""Checkpoints of openai/guided-diffusion and openai/improved-diffusion (`.pt`), for models without classes.
+"""Checkpoints of openai/guided-diffusion and openai/improved-diffusion (`.pt`), unconditional models.
 
 A file is the bare state dict of one network; only its name says which weights they are (the trainer writes `model*.pt`
 and `ema_*.pt`). The lists `input_blocks` (down) and `output_blocks` (up) have one entry for each residual block and the
@@ -101,8 +101,8 @@ class GuidedDiffusionFormat(CheckpointFormat):
         tensors = named_tensors(read_plain(path), f"the network in {path}")
         if CLASSES in tensors:
             raise CheckpointError(
-                f"{path} is a model of classes ({CLASSES}), which this package's networks do not take; editing needs "
-                "one without, such as 256x256_diffusion_uncond.pt or lsun_bedroom.pt"
+                f"{path} is a class-conditional model ({CLASSES}), which this package does not support; editing needs "
+                "an unconditional one, such as 256x256_diffusion_uncond.pt or lsun_bedroom.pt"
             )
         flags = None if config is None else read_flags(config)
         by_head = flags is None or not flags["use_new_attention_order"]
@@ -127,7 +127,7 @@ def read_flags(config: Mapping[str, Any]) -> dict[str, Any]:
             known = nearest(str(flag), [*DEFAULTS, *IRRELEVANT])
             raise CheckpointError(f"guided-diffusion has no flag {flag!r}{known}")
     flags = {flag: _value(flag, config.get(flag, default)) for flag, default in DEFAULTS.items()}
-    for flag, what in (("class_cond", "a model of classes"), ("predict_xstart", "a network that estimates x_0")):
+    for flag, what in (("class_cond", "a class-conditional model"), ("predict_xstart", "a network that estimates x_0")):
         if flags[flag]:
             raise CheckpointError(f"{flag}=true is {what}, which this package does not read")
     if flags["num_head_channels"] == -1 and flags["num_heads_upsample"] not in (-1, flags["num_heads"]):
