@@ -137,8 +137,8 @@ def _refusal(path: Path, error: Exception) -> str:
     """The message for a pickle of objects that was not loaded: the reason and the remedy."""
     if "_reconstruct_persistent_obj" in " ".join(names_in(path)):
         return (
-            f"{path} is a pickle of the kind that EDM and StyleGAN publish: it contains source code, which would run when "
-            "loaded; it was not loaded. Convert it to a state dict in a checkout of its own code: "
+            f"{path} is a pickle of the kind that EDM and StyleGAN publish: it contains source code, which would run "
+            "when loaded; it was not loaded. Convert it to a state dict in a checkout of its own code: "
             "torch.save(pickle.load(file)['ema'].state_dict(), 'weights.pth')"
         )
     needed = re.search(r"GLOBAL (\S+)", str(error))
