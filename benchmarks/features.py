@@ -27,9 +27,9 @@ from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.resolution import resolve_component
 from sdedit_pl.configuration.schema import Family
-from sdedit_pl.metrics import FEATURES, FeatureExtractor
 from sdedit_pl.metrics.feature_cache import cached_features
-from sdedit_pl.metrics.features import stream_features
+from sdedit_pl.metrics.feature_table import FEATURES
+from sdedit_pl.metrics.features import FeatureExtractor, stream_features
 from sdedit_pl.plots import bar_plot
 from sdedit_pl.typing import Images
 

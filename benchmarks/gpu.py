@@ -37,6 +37,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import gpu_training
+
 from sdedit_pl.denoiser import EDM, Denoiser, Epsilon, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.losses import EDMWeighting, LogNormalNoise, denoising_loss
@@ -522,54 +524,51 @@ def same_weights(*runs: Path) -> bool:
 
 def edits(bench: Bench) -> dict[str, Any]:
     """An edit in 20 steps with the DDPM network at 256 px, in bf16 and compiled, beside diffusers' loop."""
-    settings, size = ({**DDPM256, "channels": 32}, 64) if bench.tiny else (DDPM256, 256)
-    steps, rows = 2 if bench.tiny else 20, []
-    table = partial(DiscreteVPSDE, 1e-4, 0.02, 1000)
-    for batch, mode in ((1, "reduce-overhead"), (16, "default")):
-        guide = torch.rand(batch, 3, size, size, device=bench.device) * 2 - 1
-        seeds = list(range(batch))
-
-        def ours(compiled: bool, batch: int = batch, mode: str = mode) -> Denoiser:
-            torch._dynamo.reset()
-            denoiser = random_denoiser("ddpm", settings, table(), Epsilon(label_scale=1000.0, label_offset=-1.0))
-            denoiser = denoiser.to(bench.device, memory_format=torch.channels_last)  # pyright: ignore
-            in_precision(denoiser, "bfloat16")
-            denoiser.eval().requires_grad_(False)
-            if compiled:
-                denoiser.network.compile(mode=None if mode == "default" else mode)
-            return denoiser
-
-        for name, compiled in (
-            ("ours, compiled", True),
-            ("diffusers, compiled", True),
-            ("ours", False),
-            ("diffusers", False),
-        ):
-            if bench.device.type == "cuda":
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
-            try:
-                if name.startswith("ours"):
-                    denoiser = ours(compiled)
-                    run = partial(SDEdit(t0=0.5, steps=steps), denoiser, guide, seeds=seeds)
-                else:
-                    run = diffusers_edit(bench, settings, guide, steps, mode if compiled else None)
-                began = time.perf_counter()
-                run()
-                bench.synchronise()
-                first = time.perf_counter() - began
-                milliseconds = bench.milliseconds(run, 5, 2)
-                row = {"edit": name, "batch": batch, "ms": round(milliseconds, 1), "first, s": round(first, 1)}
-                row |= usage(bench, network_flops(settings, size) * batch * steps, milliseconds)
-            except TimeoutError:
-                raise
-            except Exception as failure:  # noqa: BLE001 (the row says so)
-                row = {"edit": name, "batch": batch, "ms": f"{type(failure).__name__}: {failure}"[:300]}
+    rows = []
+    for batch in (1, 16):
+        for name in ("ours, compiled", "diffusers, compiled", "ours", "diffusers"):
+            row = {"edit": name, "batch": batch, **measured_edit(bench, name, batch)}
             rows.append(row)
             (bench.out / "edits_rows.json").write_text(json.dumps(rows, indent=1))
             sys.stdout.write(f"   {row}\n")
             sys.stdout.flush()
     return {"rows": rows}
+
+
+def measured_edit(bench: Bench, name: str, batch: int, ready: Callable[[], object] = lambda: None) -> dict[str, Any]:
+    """Milliseconds of an edit; `ready` is called between the first run, which compiles, and the measured ones."""
+    settings, size = ({**DDPM256, "channels": 32}, 64) if bench.tiny else (DDPM256, 256)
+    steps = 2 if bench.tiny else 20
+    mode = "reduce-overhead" if batch == 1 else "default"  # CUDA graphs, where launches are what takes the time
+    torch._dynamo.reset()
+    if bench.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    guide = torch.rand(batch, 3, size, size, device=bench.device) * 2 - 1
+    try:
+        if name.startswith("ours"):
+            sde = DiscreteVPSDE(1e-4, 0.02, 1000)
+            denoiser = random_denoiser("ddpm", settings, sde, Epsilon(label_scale=1000.0, label_offset=-1.0))
+            denoiser = denoiser.to(bench.device, memory_format=torch.channels_last)  # pyright: ignore
+            in_precision(denoiser, "bfloat16")
+            denoiser.eval().requires_grad_(False)
+            if "compiled" in name:
+                denoiser.network.compile(mode=mode, dynamic=False)
+            run = partial(SDEdit(t0=0.5, steps=steps), denoiser, guide, seeds=list(range(batch)))
+        else:
+            run = diffusers_edit(bench, settings, guide, steps, mode if "compiled" in name else None)
+        began = time.perf_counter()
+        run()
+        bench.synchronise()
+        first = time.perf_counter() - began
+        ready()
+        milliseconds = bench.milliseconds(run, 5, 2)
+        row = {"ms": round(milliseconds, 1), "first, s": round(first, 1)}
+        return row | usage(bench, network_flops(settings, size) * batch * steps, milliseconds)
+    except TimeoutError:
+        raise
+    except Exception as failure:  # noqa: BLE001 (the row says so)
+        return {"ms": f"{type(failure).__name__}: {failure}"[:300]}
 
 
 def network_flops(settings: dict[str, Any], size: int) -> float:
@@ -602,7 +601,7 @@ def diffusers_edit(
     )
     unet = unet.to(bench.device, torch.bfloat16, memory_format=torch.channels_last).eval().requires_grad_(False)  # pyright: ignore
     if mode is not None:
-        unet.compile(mode=None if mode == "default" else mode)
+        unet.compile(mode=mode, dynamic=False)
     scheduler = DPMSolverMultistepScheduler(beta_schedule="linear", algorithm_type="sde-dpmsolver++")
 
     @torch.no_grad()
@@ -621,13 +620,14 @@ def diffusers_edit(
     return run
 
 
-def profile(bench: Bench) -> dict[str, Any]:
+def profile(bench: Bench, ready: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """Three training steps of `domain64`, as a table of kernels by their time on the device."""
     settings, size, batch = ({**DOMAIN64, "channels": 16}, 16, 2) if bench.tiny else (DOMAIN64, 64, 256)
     loop = Loop(bench, settings, batch, size)
     for _ in range(3):
         loop.step()
     bench.synchronise()
+    ready()
     kinds = [torch.profiler.ProfilerActivity.CPU]
     if bench.device.type == "cuda":
         kinds.append(torch.profiler.ProfilerActivity.CUDA)
@@ -653,14 +653,13 @@ def profile(bench: Bench) -> dict[str, Any]:
         }
         for event in sorted(events, key=spent, reverse=True)[:30]
     ]
-    return {"device ms a step": round(total / 3e3, 2), "rows": rows}
+    milliseconds = bench.milliseconds(loop.step, 8, 2)
+    return {"device ms a step": round(total / 3e3, 2), "wall ms a step": round(milliseconds, 2), "rows": rows}
 
 
 def train(bench: Bench) -> dict[str, Any]:
-    """A training stopped by the clock; see `train.py` in this folder's README for its keys."""
-    from gpu_training import run
-
-    return run(bench, Loop)
+    """A training stopped by the clock; `gpu_training.py` explains its keys."""
+    return gpu_training.run(bench, Loop)
 
 
 STAGES: dict[str, tuple[Callable[[Bench], dict[str, Any]], float]] = {

@@ -251,7 +251,7 @@ def measure(config: Mapping[str, Any]) -> Numbers:
             floors[str(t0)] = right.distance(exact_edits(denoiser, guides, t0, config["samples"], generator))
             references[str(t0)] = {
                 "Algorithm 4": distance(SDEdit(t0, REFERENCE_STEPS, variant="paper")),
-                "ancestral": distance(SDEdit(t0, REFERENCE_STEPS, solver="ancestral")),
+                "ancestral": distance(SDEdit(t0, REFERENCE_STEPS, solver=SOLVERS["ancestral"]())),
             }
             found = distances.setdefault(str(t0), {})
             for name, solver in solvers.items():

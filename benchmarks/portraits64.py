@@ -37,8 +37,8 @@ from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.grids import GRIDS
 from sdedit_pl.guides.strokes import stroke_painting
-from sdedit_pl.metrics import FEATURES
 from sdedit_pl.metrics.distances import nearest_by_angle, nearest_by_distance, root_mean_square, squared_l2
+from sdedit_pl.metrics.feature_table import FEATURES
 from sdedit_pl.metrics.features import features_of
 from sdedit_pl.metrics.intervals import Estimate
 from sdedit_pl.metrics.kid import kernel_distance

@@ -46,8 +46,8 @@ from sdedit_pl.files import write_whole
 from sdedit_pl.fit import fit
 from sdedit_pl.grids import start_time
 from sdedit_pl.guides.strokes import stroke_painting
-from sdedit_pl.metrics import FEATURES
 from sdedit_pl.metrics.distances import squared_l2
+from sdedit_pl.metrics.feature_table import FEATURES
 from sdedit_pl.metrics.features import features_of
 from sdedit_pl.metrics.intervals import Estimate
 from sdedit_pl.metrics.kid import kernel_distance

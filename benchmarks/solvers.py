@@ -51,8 +51,8 @@ from sdedit_pl.editing import SDEdit
 from sdedit_pl.files import sha256_of, whole_file, write_whole
 from sdedit_pl.grids import GRIDS
 from sdedit_pl.guides.strokes import stroke_painting
-from sdedit_pl.metrics import FEATURES
 from sdedit_pl.metrics.distances import squared_l2
+from sdedit_pl.metrics.feature_table import FEATURES
 from sdedit_pl.metrics.features import features_of
 from sdedit_pl.metrics.intervals import percentile_interval
 from sdedit_pl.metrics.paired_bootstrap import GroupSums, PairedBootstrap

@@ -40,7 +40,6 @@ from sdedit_pl.run_folder import (
     steps_in,
     write_config,
 )
-from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.divergence_watch import Diverged, DivergenceWatch
 from sdedit_pl.training.editing_checkpoint import EditingCheckpoint
@@ -48,11 +47,12 @@ from sdedit_pl.training.freezing import freeze_all_but
 from sdedit_pl.training.loggers import ContinuedWandb, CsvHistory
 from sdedit_pl.training.overdue_validation import OverdueValidation
 from sdedit_pl.training.previews import Previews
-from sdedit_pl.training.progress_bar import RunProgress
+from sdedit_pl.training.progress_display import progress_display
 from sdedit_pl.training.resumable_checkpoints import ResumableCheckpoint
 from sdedit_pl.training.stop_signals import StopSignals
 from sdedit_pl.training.training_log import TrainingLog
 from sdedit_pl.training.unreadable_images import UnreadableImageCounts
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
         signals=signals,
         resumes_from=newest,
     )
-    bar = [RunProgress(log)] if config.trainer.enable_progress_bar else []
+    bar = progress_display(log) if config.trainer.enable_progress_bar else []
     safeguards = [UnreadableImageCounts(data.source), *safeguards]
     callbacks = [OverdueValidation(), *bar, log, sheets, averaging, editing, *safeguards, resumable]
     trainer = build_trainer(folder, config, callbacks, [*wandb_loggers(folder, config), history], files)

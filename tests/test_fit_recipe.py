@@ -16,8 +16,8 @@ from sdedit_pl.configuration import ConfigError
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.fit import fit
-from sdedit_pl.training.average import OTHERS
 from sdedit_pl.training.geometric_augmentation import LABELS
+from sdedit_pl.training.weight_averaging import OTHERS
 
 QUIET = ("preview.count=0", "preview.samples=0", "validation.memory_images=0")
 

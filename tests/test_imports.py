@@ -185,7 +185,7 @@ class TestTheChecksThemselves:
             ("networks", "def late():\n    import sdedit_pl.sde", False),
             ("sde", "from sdedit_pl.networks import layers", False),
             ("training", "from sdedit_pl.configuration import ConfigError", False),
-            ("cli", "from sdedit_pl.build import build", True),
+            ("cli", "from sdedit_pl.build.model import build_denoiser", True),
         ],
     )
     def test_direction(self, importer: str, statement: str, allowed: bool):

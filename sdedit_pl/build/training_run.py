@@ -10,11 +10,11 @@ from sdedit_pl.configuration.schema import ConfigError, construct, keys_of
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.early_stopping import Patience
 from sdedit_pl.training.learned_uncertainty import LogUncertainty
 from sdedit_pl.training.memorisation_alarm import SIDE, MemorisationAlarm
 from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 
 def build_data(config: TrainingConfig) -> ImageDataModule:

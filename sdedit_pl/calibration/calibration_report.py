@@ -1,4 +1,4 @@
-"""What a calibration says: its numbers as text and as data, and its plot."""
+"""The report of a calibration: a table, plain data and a plot."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from PIL import Image
 
-from sdedit_pl.calibration.sweep import PAPER_RANGE, TradeOff, paper_noise_levels
+from sdedit_pl.calibration.knee import TradeOff
 from sdedit_pl.metrics.intervals import Estimate
 from sdedit_pl.picture_grid import to_picture
 from sdedit_pl.plots import trade_off_plot
+from sdedit_pl.sde import VPSDE
 from sdedit_pl.typing import Images
 
 STROKES = "strokes"
+"""Label of the stroke paintings in tables and plots."""
+PAPER_RANGE = (0.3, 0.6)
+"""Range of t0 that SDEdit recommends, as times of its VP SDE."""
 
 
 class Level(NamedTuple):
-    """A level of a sweep: its t0 and noise level, 0 for the paintings themselves, and what was measured there."""
+    """A level of a sweep, with t0 and noise level 0 for the paintings."""
 
     t0: float | str
     noise_level: float
@@ -28,18 +33,18 @@ class Level(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What plots and tables call it."""
+        """The level's name in tables and plots."""
         return str(self.t0) if self.noise_level else STROKES
 
 
 @dataclass(frozen=True)
-class Report:
-    """A finished sweep.
+class CalibrationReport:
+    """The result of a finished sweep.
 
     Args:
-        found: its curve.
-        t0: of each level but the paintings, which are the first.
-        noise_levels: sigma / alpha there.
+        found: the trade-off of its levels.
+        t0: t0 of each level except the paintings.
+        noise_levels: sigma / alpha at these t0.
     """
 
     found: TradeOff
@@ -48,23 +53,22 @@ class Report:
 
     @property
     def levels(self) -> Iterator[Level]:
-        """The levels, the paintings first."""
+        """All levels, beginning with the paintings."""
         found = self.found
         columns = [0.0, *self.t0], [0.0, *self.noise_levels], found.kid, found.l2, found.knee_shares
         return (Level(*row) for row in zip(*columns, strict=True))
 
     @property
     def knee(self) -> Level | None:
-        """The knee, if there is one."""
         return None if self.found.knee is None else list(self.levels)[self.found.knee]
 
     def verdict(self) -> str:
-        """What came out, in a sentence."""
+        """The knee and its place relative to the paper's range, in one sentence."""
         number, knee = self.found.knee, self.knee
         if number is None or knee is None:
             return "no knee: edits from no t0 gain more realism than they lose faithfulness"
         low, high = paper_noise_levels()
-        # A time that the paper names may be off by rounding when it is written as a noise level.
+        # The margins allow for the rounding of times that were written as noise levels.
         place = "below" if knee.noise_level < 0.999 * low else "above" if knee.noise_level > 1.001 * high else "in"
         at_end = "" if 1 < number < len(self.t0) else ", at an end of the sweep"
         return (
@@ -73,15 +77,15 @@ class Report:
         )
 
     def table(self) -> str:
-        """A line for each level."""
+        """One line per level, as text."""
         lines = [f"{'t0':>12} {'sigma':>7} {'KID [95 %]':>24} {'L2 [95 %]':>26} {'knee in':>8}"]
         for level in self.levels:
             kid, l2 = shown(level.kid, ".3f"), shown(level.l2, ".1f")
             lines.append(f"{level.label:>12} {level.noise_level:>7.3g} {kid:>24} {l2:>26} {level.knee_share:>8.0%}")
-        return "\n".join([*lines, "(the last column: of all resamplings of the images)"])
+        return "\n".join([*lines, "(last column: share of the bootstrap draws in which this level is the knee)"])
 
     def as_data(self) -> dict[str, Any]:
-        """All numbers as plain data; intervals as [value, low, high]."""
+        """All numbers as plain data; estimates are [value, low, high]."""
         return {
             "verdict": self.verdict(),
             "unrelated_squared_l2": round(self.found.unrelated_l2, 2),
@@ -98,11 +102,11 @@ class Report:
         }
 
     def plot(self, name: str, shown: Images) -> Image.Image:
-        """KID against L2.
+        """A plot of KID against L2.
 
         Args:
-            name: of the checkpoint.
-            shown: the painting of an image and its edits, one for each level.
+            name: the checkpoint's name.
+            shown: one image at each level.
         """
         levels, knee = list(self.levels), self.knee
         found = f"knee at t0={knee.t0} (sigma:{knee.noise_level:.3g})" if knee else "no knee"
@@ -117,6 +121,12 @@ class Report:
             marked={} if knee is None else {"knee": knee.label},
             pictures={level.label: to_picture(image) for level, image in zip(levels, shown, strict=True)},
         )
+
+
+def paper_noise_levels() -> tuple[float, float]:
+    """The noise levels sigma / alpha at the ends of `PAPER_RANGE`."""
+    low, high = VPSDE().noise_level(torch.tensor(PAPER_RANGE, dtype=torch.float64)).tolist()
+    return low, high
 
 
 def shown(estimate: Estimate, form: str) -> str:

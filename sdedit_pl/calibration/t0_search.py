@@ -1,10 +1,10 @@
-"""The t0 of an image by how far its edit may go from it: a bisection, as the paper finds t0 on an image.
+"""Search for the t0 of each guide, given the largest allowed distance between a guide and its edits.
 
-The distance of an edit to its guide grows with t0 on the whole but not strictly: another t0 is another noise level and
-another way down. So nothing is said of times that were not tried; what is found has been edited and measured, and the
-same seeds give that edit again.
+The distance of an edit to its guide grows with t0 on average but not strictly, so the bisection makes no claim about
+times that it has not tried. The edit from the t0 that it returns has been made and measured, and the same seeds make it
+again.
 
-Source: Meng et al., "SDEdit", ICLR 2022 (t0 by binary search).
+Source: Meng et al., "SDEdit", ICLR 2022 (binary search for t0).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ BISECTIONS = 6
 
 
 class FoundT0(NamedTuple):
-    """What was found for a guide.
+    """The t0 of a guide.
 
     Args:
         t0: a time.
-        distance: the largest distance to the guide among its samples from there.
+        distance: the largest distance between the guide and its samples from t0.
     """
 
     t0: float
@@ -55,45 +55,50 @@ def t0_for_l2(
     batch: int | None = None,
     on_step: Callable[[int], object] | None = None,
 ) -> list[FoundT0]:
-    """The t0 of each guide, found by bisection of the times from `lowest` to the largest that the model knows.
+    """Finds the t0 of each guide by bisection between `lowest` and the model's largest time.
 
-    It costs `bisections` edits of each guide and seed, and one more where none of them stayed within what is allowed.
+    The cost is `bisections` edits of each guide and seed, plus one if none of them stayed within `allowed`.
 
     Args:
-        denoiser: the model, on the device that edits.
-        edit: the edit, but for its t0.
+        denoiser: the model, on the device to use.
+        edit: the edit; its t0 is ignored.
         guides: the guides.
-        areas: the edit mask or the strength map of each guide, or None.
-        seeds: of the samples, the same for every guide.
-        allowed: the largest distance to its guide that a sample may have.
-        measure: images and guides to a distance each: `squared_l2`, the paper's, summed over the pixels of the whole
-            image, or `root_mean_square`, a pixel's.
+        areas: edit mask or strength map of each guide, or None.
+        seeds: seeds of the samples, the same for every guide.
+        allowed: largest allowed distance between a sample and its guide.
+        measure: maps images and guides to distances: `squared_l2` (the paper's, summed over the image) or
+            `root_mean_square` (per pixel).
         lowest: the lowest t0, a time.
-        bisections: how often the range is halved; the time found is known to its 2^-bisections-th part.
-        batch: samples made at once; see `edit_guides`.
-        on_step: called with the number of samples after each solver step of a batch.
+        bisections: number of halvings of the range.
+        batch: samples per batch, see `edit_guides`.
+        on_step: see `edit_guides`.
 
     Returns:
-        For each guide the largest t0 tried at which all its samples, as files of 8 bits hold them, are within
-        `allowed`. Editing from there with the same seeds stays within it too, up to the rounding of devices on which
-        that depends on the batch.
+        For each guide, the largest t0 tried at which all samples, rounded to 8 bits, are within `allowed`. Edits from
+        this t0 with the same seeds are within it too, except for the rounding on devices where it depends on the batch.
 
     Raises:
-        ValueError: not even the edits from `lowest` stay within what is allowed, an argument is out of range, or what
-            `edit_guides` raises.
+        ValueError: even the edits from `lowest` exceed `allowed`, an argument is out of range, or `edit_guides` refuses
+            its input.
     """
     if not allowed > 0:
-        raise ValueError(f"the distance that is allowed must be positive, got {allowed}; 0 would be the guide itself")
+        raise ValueError(f"the allowed distance must be positive, got {allowed}; only the guide itself has distance 0")
     if not 0 < lowest < denoiser.t_max:
-        raise ValueError(f"the lowest t0 must lie in (0, {denoiser.t_max:.3g}), the times of this model, got {lowest}")
+        raise ValueError(f"the lowest t0 must lie in the times of this model, (0, {denoiser.t_max:.3g}), got {lowest}")
     if bisections < 1:
-        raise ValueError(f"bisections must be at least 1, got {bisections}; {BISECTIONS} are usual")
+        raise ValueError(f"bisections must be at least 1, got {bisections}; the default is {BISECTIONS}")
 
     def distances(t0: float, chosen: Sequence[int]) -> list[float]:
         """The largest distance of the samples of each chosen guide."""
-        its_guides, its_areas = [guides[number] for number in chosen], [areas[number] for number in chosen]
-        way = replace(edit, t0=t0)
-        edits = edit_guides(denoiser, way, its_guides, its_areas, seeds, batch=batch, on_step=on_step)
+        edits = edit_guides(
+            denoiser,
+            replace(edit, t0=t0),
+            [guides[number] for number in chosen],
+            [areas[number] for number in chosen],
+            seeds,
+            batch=batch,
+            on_step=on_step,
+        )
         return [
             measure(as_saved(edited.samples), edited.guide.image.expand_as(edited.samples)).max().item()
             for edited in edits
@@ -103,7 +108,7 @@ def t0_for_l2(
     best: list[FoundT0 | None] = [None] * len(guides)
     for _ in range(bisections):
         tried = [(below + above) / 2 for below, above in zip(low, high, strict=True)]
-        for t0 in sorted(set(tried)):  # guides whose ranges have not parted yet share their batches
+        for t0 in sorted(set(tried)):  # guides with the same t0 share batches
             chosen = [number for number, time in enumerate(tried) if time == t0]
             for number, distance in zip(chosen, distances(t0, chosen), strict=True):
                 if distance <= allowed:
@@ -114,8 +119,8 @@ def t0_for_l2(
     for number, distance in zip(left, distances(lowest, left), strict=True):
         if distance > allowed:
             raise ValueError(
-                f"edits of {guides[number].path} differ from it by {distance:.4g} even from t0={lowest:g}, and "
-                f"{allowed:.4g} is allowed; allow more, or give a t0"
+                f"edits of {guides[number].path} differ from it by {distance:.4g} even from t0={lowest:g}, more than "
+                f"the allowed {allowed:.4g}; allow more, or give a t0"
             )
         best[number] = FoundT0(lowest, distance)
     return [found for found in best if found is not None]

@@ -1,7 +1,7 @@
-"""The t0 that was found for a checkpoint, in a YAML file beside it: what `sdedit calibrate` leaves and editing takes.
+"""The YAML file beside a checkpoint that holds its calibrated t0: `sdedit calibrate` writes it and editing reads it.
 
-The file tells by a hash which checkpoint it was made for, so that it does not outlive it: a run that goes on replaces
-its weights, and the t0 of the old ones says nothing about the new.
+The file contains the hash of the checkpoint. It is ignored once the weights have changed, for example because training
+was resumed.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ logger = logging.getLogger(__name__)
 
 SUFFIX = ".t0.yaml"
 _HEADER = """\
-# What `sdedit calibrate` found. `sdedit edit` takes t0 from here where none is given, as long as this file lies beside
-# the checkpoint that it was made for.
+# Written by `sdedit calibrate`. Without t0=, `sdedit edit` uses the t0 in this file, as long as it lies beside the
+# checkpoint that it was made for.
 """
 
 
 def sidecar_of(checkpoint: Path) -> Path:
-    """The file beside a checkpoint (a file or a folder) that holds its t0."""
+    """Path of the t0 file beside a checkpoint, which is a file or a folder."""
     return checkpoint.with_name(checkpoint.name + SUFFIX)
 
 
 def write_calibration(file: Path, checkpoint: Path, t0: float | str | None, found: Mapping[str, Any]) -> None:
-    """Writes the t0 of a checkpoint.
+    """Writes the t0 file of a checkpoint.
 
     Args:
-        file: where to.
-        checkpoint: what it was found for.
-        t0: a time or a noise level, None where the sweep showed none to take.
-        found: how it was found, as plain data.
+        file: the file to write.
+        checkpoint: the calibrated checkpoint.
+        t0: a time or a noise level; None if the sweep has no knee.
+        found: the measurements, as plain data.
     """
     facts = {"t0": t0, "checkpoint": checkpoint.name, "sha256": fingerprint(checkpoint), **found}
     text = yaml.safe_dump(facts, sort_keys=False, default_flow_style=None, width=120)
@@ -47,18 +47,18 @@ def write_calibration(file: Path, checkpoint: Path, t0: float | str | None, foun
 
 
 def calibrated_t0(checkpoint: Path) -> float | str | None:
-    """The t0 that was found for a checkpoint.
+    """The calibrated t0 of a checkpoint.
 
     Args:
-        checkpoint: what `find_checkpoint` returns.
+        checkpoint: a path returned by `find_checkpoint`.
 
     Returns:
-        A time or a noise level such as "sigma:1.2"; None where there is no file beside the checkpoint, one that was
-        made for other weights (of which a notice tells), or one that says that there is no knee.
+        A time or a noise level such as "sigma:1.2". None if there is no t0 file beside the checkpoint, if the file was
+        made for other weights (which is logged), or if the sweep had no knee.
 
     Raises:
-        CheckpointError: the file is not one of these.
-        ConfigError: nor even a YAML file.
+        CheckpointError: the file has another content.
+        ConfigError: the file is not valid YAML.
     """
     file = sidecar_of(checkpoint)
     if not file.is_file():
@@ -66,9 +66,9 @@ def calibrated_t0(checkpoint: Path) -> float | str | None:
     found = read_file(file)
     t0 = found.get("t0")
     if "t0" not in found or not isinstance(found.get("sha256"), str) or not isinstance(t0, float | int | str | None):
-        raise CheckpointError(f"{file} is not what `sdedit calibrate` writes; delete it, or calibrate again")
+        raise CheckpointError(f"{file} is not a file of `sdedit calibrate`; delete it, or calibrate again")
     if found["sha256"] != fingerprint(checkpoint):
-        logger.warning("%s was made for other weights than those in %s: not used", file, checkpoint)
+        logger.warning("%s was made for other weights than those of %s and is ignored", file, checkpoint)
         return None
     if t0 is None:
         return None

@@ -15,6 +15,7 @@ from sdedit_pl.checkpoints.native import Description, read_weights
 from sdedit_pl.checkpoints.network_shapes import check_numbers, without_weights
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_plain
 from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.editing.batch_invariance import images_per_call
 
 
 def load_denoiser(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
@@ -92,7 +93,7 @@ def assemble_denoiser(
     _check_shapes(file, denoiser.network.state_dict(), tensors)
     weights = {name: _weight(file, name, tensor, device) for name, tensor in tensors.items()}
     denoiser.network.load_state_dict(weights, strict=True, assign=True)
-    denoiser.at_once = 1 if torch.device(device).type == "cpu" else None
+    denoiser.at_once = images_per_call(device)
     # Moves buffers outside the state dict, such as FIR kernels.
     return denoiser.to(device).eval().requires_grad_(False)
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdedit_pl.build.components import build_unless_usual
-from sdedit_pl.calibration.calibration_report import Report
-from sdedit_pl.calibration.sweep import LEAST_IMAGES, Sweep, measure_batch, trade_off, usual_times
+from sdedit_pl.calibration.calibration_report import CalibrationReport
+from sdedit_pl.calibration.knee import trade_off
+from sdedit_pl.calibration.sweep import LEAST_IMAGES, Sweep, measure_batch, usual_times
 from sdedit_pl.calibration.t0_sidecar import sidecar_of, write_calibration
 from sdedit_pl.calibration.unfinished_sweep import UnfinishedSweep
 from sdedit_pl.checkpoints.fingerprint import fingerprint
@@ -35,8 +36,8 @@ from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.files import require_folder
 from sdedit_pl.grids import GRIDS, Grid, start_time
-from sdedit_pl.metrics import FEATURES, FeatureExtractor
-from sdedit_pl.metrics.features import features_of
+from sdedit_pl.metrics.feature_table import FEATURES
+from sdedit_pl.metrics.features import FeatureExtractor, features_of
 from sdedit_pl.solvers import SOLVERS, Solver
 from sdedit_pl.typing import Images
 
@@ -120,7 +121,7 @@ def run(words: list[str]) -> None:
         if arguments.overwrite:
             unfinished.discard()
         sweep = swept(arguments, denoiser, edits, chosen, unfinished)
-        report = Report(trade_off(sweep), [edit.t0 for edit in edits], noise_levels(edits, denoiser))
+        report = CalibrationReport(trade_off(sweep), [edit.t0 for edit in edits], noise_levels(edits, denoiser))
         t0 = None if report.knee is None else report.knee.t0
         write_calibration(results / file.name, checkpoint, t0, {**report.as_data(), "settings": settings})
         report.plot(checkpoint.name, sweep.shown).save(results / file.with_suffix(".png").name)

@@ -32,19 +32,28 @@ from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
-from sdedit_pl.evaluation import ABLATIONS, BASELINES, TASKS, AblationValues, Settings, make_plan
-from sdedit_pl.evaluation.ablations import COMPARED, MODEL
-from sdedit_pl.evaluation.contents import make_report
-from sdedit_pl.evaluation.groups import group_numbers, read_groups, short_name
-from sdedit_pl.evaluation.making import Computing, EvaluationData, make_images
-from sdedit_pl.evaluation.measuring import LEAST_GROUPS, LEAST_IMAGES, Evaluation, Instruments
-from sdedit_pl.evaluation.others import find_outputs
-from sdedit_pl.evaluation.plan import GUIDE, MASK, ORIGINAL, OURS, Plan
-from sdedit_pl.evaluation.report import METRICS_FILE, REPORT_HTML, log_to_wandb
-from sdedit_pl.evaluation.store import Record, Store, check_place, digest_of
-from sdedit_pl.evaluation.tasks import Partners, partners
+from sdedit_pl.evaluation.ablations import ABLATIONS, COMPARED, MODEL, AblationValues
+from sdedit_pl.evaluation.editing_tasks import TASKS
+from sdedit_pl.evaluation.evaluation_plan import (
+    GUIDE,
+    MASK,
+    ORIGINAL,
+    OURS,
+    EvaluationPlan,
+    EvaluationSettings,
+    make_plan,
+)
+from sdedit_pl.evaluation.image_groups import Partners, group_numbers, partners, read_groups, short_name
+from sdedit_pl.evaluation.image_maker import ComputeSettings, EvaluationData, make_images
+from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, check_place, digest_of
+from sdedit_pl.evaluation.measurement import LEAST_GROUPS, LEAST_IMAGES, Instruments, Measurement
+from sdedit_pl.evaluation.methods import BASELINES
+from sdedit_pl.evaluation.other_systems import find_outputs
+from sdedit_pl.evaluation.report_document import METRICS_FILE, REPORT_HTML, log_to_wandb
+from sdedit_pl.evaluation.report_sections import make_report
 from sdedit_pl.grids import GRIDS, Grid, start_time
-from sdedit_pl.metrics import FEATURES, FeatureExtractor
+from sdedit_pl.metrics.feature_table import FEATURES
+from sdedit_pl.metrics.features import FeatureExtractor
 from sdedit_pl.metrics.masked_lpips import SMALLEST, MaskedLPIPS
 from sdedit_pl.metrics.published_weights import WeightsUnavailable
 from sdedit_pl.solvers import SOLVERS, Solver
@@ -170,9 +179,9 @@ def run(words: list[str]) -> None:
     )
     names = [short_name(name) for name in images.names]
     groups = group_numbers(names, None if arguments.groups is None else read_groups(arguments.groups))
-    store = Store(out, len(names), ImageFormat(shape[1], shape[0]), paired(plan, groups))
+    store = ImageStore(out, len(names), ImageFormat(shape[1], shape[0]), paired(plan, groups))
     check_counts(arguments, plan, store, groups)
-    computing = Computing(**{field.name: getattr(arguments, field.name) for field in fields(Computing)})
+    computing = ComputeSettings(**{field.name: getattr(arguments, field.name) for field in fields(ComputeSettings)})
     record = record_of(arguments, plan, images, groups, descriptions, computing)
     record = record if arguments.overwrite else record.continuing(out)
     outputs = find_outputs(arguments.outputs or {}, arguments.tasks, store.count, store.format)
@@ -184,7 +193,7 @@ def run(words: list[str]) -> None:
         if device is None or results is None:
             return
         instruments = Instruments(features, lpips, device, kid_subset=arguments.kid_subset)
-        evaluation = Evaluation(plan, store, groups, outputs, instruments)
+        evaluation = Measurement(plan, store, groups, outputs, instruments)
         numbers = {
             **facts(arguments, words, models, descriptions, evaluation),
             "notes": notes,
@@ -225,7 +234,7 @@ def load_models(arguments: Arguments) -> tuple[dict[str, Denoiser], dict[str, De
     return {name: denoiser for name, (denoiser, _) in loaded.items()}, descriptions
 
 
-def settings_of(arguments: Arguments, description: Description) -> Settings:
+def settings_of(arguments: Arguments, description: Description) -> EvaluationSettings:
     """What is evaluated.
 
     Raises:
@@ -240,7 +249,7 @@ def settings_of(arguments: Arguments, description: Description) -> Settings:
         grid=build_unless_usual(arguments.grid),
         variant=arguments.variant,
     )
-    return Settings(
+    return EvaluationSettings(
         edit=edit,
         tasks=arguments.tasks,
         baselines=arguments.baselines,
@@ -250,13 +259,13 @@ def settings_of(arguments: Arguments, description: Description) -> Settings:
     )
 
 
-def paired(plan: Plan, groups: Sequence[int]) -> Partners:
+def paired(plan: EvaluationPlan, groups: Sequence[int]) -> Partners:
     """Which image is pasted on which, where the plan pastes at all."""
     pastes = any(task.pastes for task in plan.inputs.values())
     return partners(groups, plan.settings.seed) if pastes else Partners([], [])
 
 
-def check_counts(arguments: Arguments, plan: Plan, store: Store, groups: Sequence[int]) -> None:
+def check_counts(arguments: Arguments, plan: EvaluationPlan, store: ImageStore, groups: Sequence[int]) -> None:
     """Refuses sets that are too small to be measured, before anything is edited.
 
     Raises:
@@ -280,22 +289,22 @@ def check_counts(arguments: Arguments, plan: Plan, store: Store, groups: Sequenc
 
 def record_of(
     arguments: Arguments,
-    plan: Plan,
+    plan: EvaluationPlan,
     images: ChosenImages,
     groups: Sequence[int],
     descriptions: Mapping[str, Description],
-    computing: Computing,
-) -> Record:
+    computing: ComputeSettings,
+) -> EvaluationRecord:
     """What the images are made of."""
     originals = {
         "images": f"{len(images)} with names of sha256 {digest_of(images.names)}",
         "format": "{} channels, {} px".format(*image_shape(descriptions[MODEL])),
     }
-    identities = {name: fingerprint(description.path) + computing.told for name, description in descriptions.items()}
-    return Record(originals, plan.recipes(identities, digest_of([str(group) for group in groups])))
+    identities = {name: fingerprint(description.path) + computing.recipe for name, description in descriptions.items()}
+    return EvaluationRecord(originals, plan.recipes(identities, digest_of([str(group) for group in groups])))
 
 
-def build_lpips(arguments: Arguments, plan: Plan, store: Store) -> tuple[MaskedLPIPS | None, list[str]]:
+def build_lpips(arguments: Arguments, plan: EvaluationPlan, store: ImageStore) -> tuple[MaskedLPIPS | None, list[str]]:
     """What measures kept pixels, or None, and then why, where it is wanted and cannot be had."""
     if arguments.lpips == "none" or not any(plan.inputs[task].masked for task in plan.tables):
         return None, []
@@ -320,7 +329,7 @@ def facts(
     words: Sequence[str],
     models: Mapping[str, Denoiser],
     descriptions: Mapping[str, Description],
-    evaluation: Evaluation,
+    evaluation: Measurement,
 ) -> dict[str, Any]:
     """What the numbers are of."""
     plan, store = evaluation.plan, evaluation.store

@@ -8,8 +8,8 @@ from tqdm import tqdm
 
 from sdedit_pl.cli import say
 from sdedit_pl.configuration.command_line import Command
-from sdedit_pl.data.pack import Job, pack
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE
+from sdedit_pl.data.shard_packing import PackSettings, pack
 
 USAGE = """sdedit pack src=FOLDER|ARCHIVE|torchvision:NAME out=FOLDER size=PIXELS [key=value ...]
 
@@ -20,7 +20,7 @@ interrupted. Train on them with data.name=webdataset data.path=FOLDER."""
 _NAMED = 5
 
 
-COMMAND = Command(USAGE, Job)
+COMMAND = Command(USAGE, PackSettings)
 
 
 def run(words: list[str]) -> None:

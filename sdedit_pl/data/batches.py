@@ -16,12 +16,12 @@ from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
 
 
 class Batch(NamedTuple):
-    """What a worker hands over.
+    """A batch as a worker hands it over.
 
     Args:
-        images: uint8 (B, C, H, W), or None when there can be no batch.
-        broken: The images and shards that were met for the batch and could not be read.
-        failure: Why there can be no batch.
+        images: uint8 (B, C, H, W), or None if the batch failed.
+        broken: Unreadable images and shards that were met for the batch.
+        failure: Why the batch failed.
     """
 
     images: Tensor | None
@@ -30,14 +30,14 @@ class Batch(NamedTuple):
 
 
 class ReadableImages(Dataset[Batch]):
-    """Batches of an image set in which every unreadable image is replaced by the next readable one.
+    """Batches of an image set in which the next readable image replaces an unreadable one.
 
-    The replacement depends on the set alone, so that the order of all other images stays as it is.
+    The replacement depends on the set alone, so that the order of all other images does not change.
 
     Args:
         images: The set.
-        image_format: What the images of a batch are cut to.
-        attempts: How many images in a row may be unreadable before the batch is given up; None: the whole set.
+        image_format: Format that images are cut to.
+        attempts: Number of unreadable images in a row after which a batch fails; None for the whole set.
     """
 
     def __init__(self, images: ImageSet, image_format: ImageFormat, attempts: int | None = None) -> None:
@@ -52,19 +52,19 @@ class ReadableImages(Dataset[Batch]):
         return self.__getitems__([Draw(index, False)])
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
-        """Reads a whole batch; the DataLoader looks for this name."""
+        """Reads a batch; DataLoader calls a method of this name if there is one."""
         return read_batch([(self.images, draw) for draw in draws], self.format, self.attempts)
 
 
 def read_batch(
     places: Sequence[tuple[ImageSet, Draw]], image_format: ImageFormat, attempts: int | None = None
 ) -> Batch:
-    """Reads the images of a batch, or the next readable ones in their place.
+    """Reads a batch, with the next readable image in place of an unreadable one.
 
     Args:
-        places: The set of each image, and which of its images, how changed.
-        image_format: What the images of the batch are cut to.
-        attempts: How many images in a row may be unreadable before the batch is given up; None: all of their set.
+        places: For each image its set, its number there and its changes.
+        image_format: Format that images are cut to.
+        attempts: Number of unreadable images in a row after which the batch fails; None for the whole set.
     """
     broken: list[Broken] = []
     batch = image_format.empty(len(places))
@@ -80,7 +80,7 @@ def read_batch(
 
 
 def _first_readable(images: ImageSet, index: int, attempts: int | None) -> tuple[Tensor | None, list[Broken]]:
-    """The image, or the first readable one that stands in for it, and what could not be read before."""
+    """The first readable image from `index` on, and the unreadable ones before it."""
     failed: list[Broken] = []
     candidate = index
     while candidate < index + len(images) and (attempts is None or len(failed) < attempts):
@@ -96,11 +96,7 @@ def _first_readable(images: ImageSet, index: int, attempts: int | None) -> tuple
 
 
 class CachedImages(ImageSet):
-    """Decoded images in memory.
-
-    Args:
-        pixels: uint8 (N, C, H, W).
-    """
+    """Decoded images in memory."""
 
     in_memory = True
 

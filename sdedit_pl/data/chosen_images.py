@@ -1,4 +1,4 @@
-"""Some images of a source, to measure a model on: the same ones every time, read in batches."""
+"""A fixed choice of a source's images, to measure models on."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class ChosenImages:
     """Images of a source, spread evenly over its order, in which neighbours are often alike.
 
     Args:
-        source: where they come from.
+        source: The source.
         splits: "val", "train" or both, one after the other.
-        count: how many, or fewer where there are fewer; None for all.
+        count: Number of images, or fewer if the source has fewer; None for all.
 
     Raises:
-        ValueError: training images of a source that streams them.
+        ValueError: Training images of a source that streams them.
     """
 
     def __init__(self, source: Source, splits: Sequence[str] = ("val",), count: int | None = None) -> None:
@@ -41,19 +41,19 @@ class ChosenImages:
 
     @property
     def names(self) -> list[str]:
-        """What messages call them."""
+        """The images' names in messages."""
         return [images.name(index) for images, index in self._places]
 
     def image(self, number: int) -> Float[Tensor, "C H W"]:
         """One image in [-1, 1].
 
         Raises:
-            UnreadableImage: it cannot be read. Another in its place would be measured twice, under the name of the one.
+            UnreadableImage: It cannot be read. No other image replaces it, because that one would be measured twice.
         """
         images, index = self._places[number]
         pixels = self._source.format.part(images.read(index), Draw(index, False).corner)
         return images_from_bytes(pixels[None])[0]
 
     def batch(self, start: int, size: int) -> Images:
-        """`size` images from number `start` on, or fewer at the end, (B, C, H, W); else as `image`."""
+        """`size` images from number `start` on, or fewer at the end, (B, C, H, W); raises what `image` does."""
         return torch.stack([self.image(number) for number in range(start, min(start + size, len(self)))])

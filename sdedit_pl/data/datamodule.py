@@ -1,18 +1,17 @@
-"""The data of a run, for Lightning: batches of any source in an order that survives restarts.
+"""The Lightning data module: batches of any source in an order that survives restarts.
 
 Workers hand over uint8 images, which become float32 in [-1, 1] on the device. Training is one endless stream (see
-`order.py`) and Lightning sees one endless epoch: set the length of a run with `max_steps`, and validate with
+`order.py`), so Lightning sees one endless epoch: set the length of a run with `max_steps`, and validate with
 `val_check_interval=STEPS, check_val_every_n_epoch=None`.
 
-Where a resumed run continues follows from the optimiser steps that are in the weights, and not from what a loader has
-handed out: a batch that was prefetched, or whose step did not finish, was not consumed and comes again. For the same
-reason the loaders given to Lightning are plain iterables, whose samplers and states it leaves alone.
+The position of a resumed run follows from the optimiser steps in its weights, not from the batches that a loader has
+handed out: a batch that was prefetched, or whose step did not finish, was not consumed and is repeated. For this reason
+the loaders are plain iterables, whose samplers and states Lightning does not touch.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +23,7 @@ from torch.utils.data import Dataset
 
 from sdedit_pl.data.batches import Batch, CachedImages, ReadableImages
 from sdedit_pl.data.images import ImageFormat, images_from_bytes
-from sdedit_pl.data.loader import ImageLoader, checked_images
+from sdedit_pl.data.loader import ImageLoader, available_cores, checked_images
 from sdedit_pl.data.order import (
     Changes,
     Share,
@@ -39,15 +38,10 @@ from sdedit_pl.typing import Images
 
 logger = logging.getLogger(__name__)
 
-# Sets that take less than this decoded are kept in memory, unless told otherwise.
+# Decoded sets below this size are kept in memory if `cache` is null.
 CACHE_BYTES = 256 * 2**20
 
 _CACHE_CHUNK = 64
-
-
-def available_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class ImageDataModule(LightningDataModule):
@@ -55,13 +49,13 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         source: Where images come from.
-        batch_size: Images a training step on each device; may exceed the number of images.
-        val_batch_size: Images a validation batch on each device; null for `batch_size`.
-        workers: Processes that decode images, for each device, but never more than its share of the machine's cores;
-            0 decodes in the training process. A set in memory needs none.
-        seed: Of the order of training images and of their flips and crops.
+        batch_size: Images per training step on each device; may exceed the number of images.
+        val_batch_size: Images per validation batch on each device; null for `batch_size`.
+        workers: Processes per device that decode images, at most the device's share of the machine's cores; 0 decodes
+            in the training process. A set in memory needs none.
+        seed: Seed of the order of training images and of their flips and crops.
         flip: Whether training images are mirrored left to right with probability one half.
-        cache: Whether to decode once and keep all images in memory; null for when they take less than 256 MiB.
+        cache: Whether to decode once and keep all images in memory; null to do so if they take less than 256 MiB.
 
     Raises:
         ValueError: A batch size below 1 or a negative number of workers.
@@ -94,14 +88,14 @@ class ImageDataModule(LightningDataModule):
         self.cache = cache
         self._sets: dict[str, ImageSet] = {}
         self._loaders: list[ImageLoader] = []
-        self._consumed_at_step = (0, 0)  # images consumed, at which optimiser step
+        self._consumed_at_step = (0, 0)  # images consumed, and the optimiser step at that time
 
     def prepare_data(self) -> None:
-        """Lets the source fetch what is missing. Lightning calls it, in one process of each node."""
+        """Downloads missing data. Lightning calls it, in one process per node."""
         self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        """Lists the images, and reads them into memory if they are to be kept there. Lightning calls it."""
+        """Lists the images, and reads small sets into memory. Lightning calls it."""
         if stage == "fit" and self.trainer is not None and self.trainer.global_step == 0:
             self._consumed_at_step = (0, 0)  # a new run; a resumed one loads its state after this
         for split in ("val",) if self.source.streams else SPLITS:
@@ -119,22 +113,16 @@ class ImageDataModule(LightningDataModule):
         self.teardown()
 
     def train_dataloader(self) -> ImageLoader:
-        """Endless batches for this device, uint8 (B, C, H, W), from the first image not consumed yet."""
+        """Endless batches for this device, uint8 (B, C, H, W), from the first image that was not consumed yet."""
         rank, world_size = self._rank_and_world_size()
         return self.training_loader(rank, world_size, self.consumed_samples)
 
     def val_dataloader(self) -> ImageLoader | list[Any]:
-        """The validation images of this device in order, uint8 (B, C, H, W); an empty list when there are none."""
+        """The validation images of this device in order, uint8 (B, C, H, W); an empty list if there are none."""
         return self.validation_loader(*self._rank_and_world_size()) if len(self._images("val")) else []
 
     def training_loader(self, rank: int = 0, world_size: int = 1, start: int = 0) -> ImageLoader:
-        """Training batches as the given device sees them.
-
-        Args:
-            rank: Number of the device, in [0, world_size).
-            world_size: Number of devices.
-            start: Images that all devices together have consumed before.
-        """
+        """Training batches of device `rank` of `world_size`, after the first `start` images of all devices."""
         share = Share(self.batch_size, rank, world_size, start)
         changes = Changes(self.flip, self.source.format.margin)
         if self.source.streams:
@@ -145,34 +133,27 @@ class ImageDataModule(LightningDataModule):
         return self._image_set_loader(images, TrainingBatches(order, share))
 
     def validation_loader(self, rank: int = 0, world_size: int = 1) -> ImageLoader:
-        """Validation batches as the given device sees them."""
+        """Validation batches of device `rank` of `world_size`."""
         return self._image_set_loader(self._images("val"), self._validation_batches(rank, world_size))
 
     def val_indices(self, batch_idx: int) -> range:
-        """Which validation images the `batch_idx`-th batch of this device holds: noise can be keyed by image."""
+        """Numbers of the validation images in this device's batch `batch_idx`, to key noise by image."""
         return self._validation_batches(*self._rank_and_world_size()).indices(batch_idx)
 
     def val_images(self, count: int) -> Images:
-        """The first validation images.
-
-        Args:
-            count: How many, or fewer where the set has fewer.
-
-        Returns:
-            float32 (count, C, H, W) in [-1, 1], on the CPU.
-        """
+        """The first `count` validation images, or all if there are fewer: float32 in [-1, 1], on the CPU."""
         images = self._images("val")
         return torch.cat([images_from_bytes(self.source.format.empty()), *self._read(images, count)])
 
     def small_training_images(self, side: int, at_most: int) -> Images | None:
-        """All training images, averaged down to `side` pixels, to compare others with.
+        """All training images averaged down to `side` pixels, to find the nearest neighbours of others.
 
         Args:
-            side: Height and width; smaller images stay as they are.
-            at_most: How many may be read.
+            side: Height and width; smaller images keep their size.
+            at_most: Largest number of images to read.
 
         Returns:
-            float32 (N, C, side, side) in [-1, 1], on the CPU; None where there are more, or the source streams them.
+            float32 (N, C, side, side) in [-1, 1], on the CPU; None if there are more images, or the source streams.
         """
         if self.source.streams or len(self._images("train")) > at_most:
             return None
@@ -181,12 +162,12 @@ class ImageDataModule(LightningDataModule):
         return torch.cat([interpolate(image, size=(side, side), mode="area") for image in chosen])
 
     def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Images:
-        """Converts uint8 images to float32 in [-1, 1] on the device where they have arrived."""
+        """Converts uint8 images to float32 in [-1, 1] on their device."""
         return images_from_bytes(batch)
 
     @property
     def consumed_samples(self) -> int:
-        """Training images in the weights so far, over all devices and over the runs that this one resumes."""
+        """Training images consumed so far, over all devices and over the runs that this one resumes."""
         consumed, at_step = self._consumed_at_step
         if self.trainer is None:
             return consumed
@@ -194,7 +175,7 @@ class ImageDataModule(LightningDataModule):
         return consumed + (self.trainer.global_step - at_step) * per_step
 
     def state_dict(self) -> dict[str, int | None]:
-        """What a checkpoint keeps: the images consumed, the same number on every device, and how many there are."""
+        """The state for a checkpoint: images consumed (equal on every device) and images in the set."""
         step = 0 if self.trainer is None else self.trainer.global_step
         return {
             "consumed_samples": self.consumed_samples,
@@ -203,26 +184,26 @@ class ImageDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues after the images that the run of a checkpoint has consumed, whatever its devices and batch size.
+        """Continues after the images that a checkpoint's run has consumed, whatever its devices and batch size.
 
-        A warning says where there were more or fewer images, whose order was another one.
+        Logs a warning if the number of training images has changed, because then their order has too.
         """
         self._consumed_at_step = (state_dict["consumed_samples"], state_dict["global_step"])
         before, now = state_dict.get("training_images"), self._training_images()
         if None not in (before, now) and before != now:
             logger.warning(
-                "there are %d training images, and were %d when the checkpoint was written: from here on they come in "
-                "another order, in which some that were seen in this epoch come again",
+                "there are %d training images, and were %d when the checkpoint was written: their order changes, "
+                "and some images repeat in this epoch",
                 now,
                 before,
             )
 
     def _training_images(self) -> int | None:
-        """How many there are; None for a stream, which need not know."""
+        """Number of training images; None for a stream, which may not know it."""
         return None if self.source.streams else len(self._images("train"))
 
     def _read(self, images: ImageSet, count: int) -> Iterator[Images]:
-        """The first `count` images, or fewer where there are fewer, one by one."""
+        """The first `count` images, or all if there are fewer, one by one."""
         readable = ReadableImages(images, self.source.format)
         for index in range(min(count, len(images))):
             yield images_from_bytes(checked_images(readable[index], self.source))

@@ -20,19 +20,19 @@ class FolderSource(Source):
 
     Validation images are, in this order of preference: those under `val_path`; those under `path/val` when both
     `path/train` and `path/val` are folders (training then takes `path/train` alone); or a share `val_fraction` of the
-    images, chosen by a hash of their relative paths. A `val_path` inside `path` is left out of training. Names that
-    begin with a dot are skipped, links are followed.
+    images, chosen by a hash of their relative paths. A `val_path` inside `path` is left out of training. Hidden files
+    and folders are skipped, links are followed.
 
     Args:
         path: Folder of images.
         size: Height and width in pixels; larger or smaller images are resampled, the longer side is cropped.
         channels: 3 for RGB, 1 for grey.
         val_path: Folder of validation images.
-        val_fraction: Share of the images held out for validation where there is no folder for it; 0 for none.
+        val_fraction: Share of the images held out for validation if no folder holds them; 0 for none.
         background: Colour under transparent pixels, a name or #rrggbb.
-        random_crop: Margin in pixels: images are decoded so much higher and wider than `size`, and training cuts a
-            part out at random.
-        broken_limit: Unreadable images that end the run when exceeded; null for no limit.
+        random_crop: Margin in pixels by which images are decoded higher and wider than `size`; training cuts random
+            parts out of them.
+        broken_limit: Number of unreadable images that ends the run when exceeded; null for no limit.
 
     Raises:
         ValueError: An argument outside its range.
@@ -78,12 +78,12 @@ class FolderSource(Source):
 
 
 class FolderImages(ImageSet):
-    """Image files under a folder, listed in an array: worker processes share it without copying.
+    """Image files under a folder, listed in an array that worker processes share without copying.
 
     Args:
         root: The folder.
-        paths: Relative to it, with "/" between their parts.
-        image_format: What every image is brought to.
+        paths: Paths relative to it, with "/" between their parts.
+        image_format: Format that every image is brought to.
     """
 
     def __init__(self, root: Path, paths: list[str], image_format: ImageFormat) -> None:
@@ -107,13 +107,7 @@ class FolderImages(ImageSet):
 
 
 def image_paths(root: Path) -> list[str]:
-    """Lists the image files under a folder by their suffix, recursively.
-
-    Args:
-        root: The folder.
-
-    Returns:
-        Paths relative to it, sorted, with "/" between their parts on every system.
+    """Lists the images under a folder, see `list_images`.
 
     Raises:
         ValueError: No such folder, or no image in it.

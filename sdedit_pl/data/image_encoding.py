@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.loader import available_cores
 from sdedit_pl.data.source import ImageSet
 
 # Images that a worker encodes before it hands them over.
@@ -112,7 +112,7 @@ def encode_all(
     Raises:
         WorkerDied: A worker process was killed.
     """
-    processes = processes or _cores()
+    processes = processes or available_cores()
     loader = DataLoader(
         _EncodedImages(images, encoding),
         batch_size=_CHUNK,
@@ -128,8 +128,3 @@ def encode_all(
         if "DataLoader worker" in str(error):
             raise WorkerDied(str(error)) from None
         raise
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

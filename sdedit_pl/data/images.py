@@ -1,12 +1,11 @@
-"""From the bytes of an image file to a square uint8 tensor: one way for every source.
+"""Decodes image files to square uint8 tensors, in the same way for every source, and maps uint8 to [-1, 1] and back.
 
-An image is turned upright (EXIF), composited on a background where it is transparent, brought to RGB or grey with
-8 bits a channel, cropped to its central square and resampled to `size` with Lanczos' filter, which averages over
-what it removes. An image that already has the size keeps its pixels exactly. Colour profiles are not applied: values
-are taken as sRGB.
+An image is turned upright (EXIF), composited on a background where it is transparent, converted to RGB or grey with 8
+bits per channel, cropped to its central square and resampled to `size` with a Lanczos filter, which averages over the
+removed pixels. An image of the right size keeps its pixels exactly. Colour profiles are ignored: values count as sRGB.
 
-Decoded images lie in memory as files hold them, channels last; float images on the device are contiguous. To
-transpose there is free on a GPU, and here it would cost a tenth of the time that a small image takes to decode.
+Decoded images have the memory layout of files, channels last; float images on the device are contiguous. Transposing is
+free on a GPU, while on the CPU it would cost a tenth of the time that decoding a small image takes.
 """
 
 from __future__ import annotations
@@ -26,22 +25,22 @@ from sdedit_pl.typing import Images
 # Pillow's names of the metadata that may hold an orientation.
 _TURNING = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}
 
-# JPEG can be decoded at 1/2, 1/4 or 1/8, and any image be shrunk by whole factors first: fast, but coarse. Both stay
-# this many times above the target, so that Lanczos' filter does the last part.
+# JPEG can be decoded at 1/2, 1/4 or 1/8, and any image can first be shrunk by a whole factor: fast, but coarse. Both
+# stay this many times above the target size, and the Lanczos filter does the rest.
 _REDUCING_GAP = 3
 
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """What every image of a data set is brought to.
+    """Size, channels and background that every image of a data set is brought to.
 
     Args:
         size: Height and width in pixels.
         channels: 3 for RGB, 1 for grey.
         background: Colour under transparent pixels, a name or #rrggbb.
-        margin: Pixels by which images are decoded higher and wider than `size`, so that training can cut a part of
-            `size` out at random; validation takes the central one.
-        fit: How an image becomes a square: "crop" takes its central one, "resize" changes its proportions.
+        margin: Pixels by which images are decoded higher and wider than `size`; training cuts random parts of `size`
+            out of them, validation the central part.
+        fit: How an image becomes a square: "crop" takes its central square, "resize" changes its proportions.
 
     Raises:
         ValueError: `size` < 1, `margin` < 0, `channels` neither 1 nor 3, or a background that is not a colour.
@@ -69,19 +68,19 @@ class ImageFormat:
 
     @property
     def decoded_size(self) -> int:
-        """Height and width of an image as it is decoded, before a part is cut out."""
+        """Height and width of a decoded image, before a part is cut out."""
         return self.size + self.margin
 
     def before_cutting(self) -> ImageFormat:
-        """The format of images as they are decoded."""
+        """The format of decoded images, before a part is cut out."""
         return replace(self, size=self.decoded_size, margin=0)
 
     def empty(self, count: int = 0) -> UInt8[Tensor, "N C H W"]:
-        """Room for `count` images of this format: uint8 (count, channels, size, size), not initialised."""
+        """An uninitialised batch of this format: uint8 (count, channels, size, size)."""
         return torch.empty(count, self.size, self.size, self.channels, dtype=torch.uint8).permute(0, 3, 1, 2)
 
     def part(self, image: UInt8[Tensor, "C _ _"], corner: tuple[int, int] | None) -> UInt8[Tensor, "C H W"]:
-        """The part of a decoded image whose first row and column are `corner`, or the central one for None."""
+        """The part of a decoded image whose first row and column are `corner`; the central part for None."""
         if not self.margin:
             return image
         top, left = (self.margin // 2, self.margin // 2) if corner is None else corner
@@ -93,7 +92,7 @@ def decode_image(file: bytes | BinaryIO, name: str, image_format: ImageFormat) -
 
     Args:
         file: Its bytes, or an open binary file.
-        name: What messages call it.
+        name: The image's name in messages.
         image_format: Size, channels and background of the result.
 
     Returns:
@@ -114,11 +113,11 @@ def decode_image(file: bytes | BinaryIO, name: str, image_format: ImageFormat) -
 def decode_whole(
     file: bytes, name: str, shape: tuple[int, int], channels: int = 3, background: str = "white"
 ) -> UInt8[Tensor, "C H W"]:
-    """Decodes one image file and resamples it, whole, to (height, width) pixels.
+    """Decodes one image file and resamples all of it, uncropped, to (height, width) pixels.
 
     Args:
         file: Its bytes.
-        name: What messages call it.
+        name: The image's name in messages.
         shape: Height and width of the result.
         channels: 3 for RGB, 1 for grey.
         background: Colour under transparent pixels.
@@ -136,11 +135,11 @@ def decode_whole(
 
 
 def image_to_tensor(image: Image.Image, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
-    """Brings an image that Pillow has opened to the format of a data set.
+    """Brings an image opened by Pillow to the format of a data set.
 
     Args:
-        image: Of any mode and size.
-        name: What messages call it.
+        image: An image of any mode and size.
+        name: The image's name in messages.
         image_format: Size, channels and background of the result.
 
     Returns:
@@ -157,22 +156,22 @@ def image_to_tensor(image: Image.Image, name: str, image_format: ImageFormat) ->
 
 
 def images_from_bytes(images: UInt8[Tensor, "B C H W"]) -> Images:
-    """Maps uint8 0..255 to float32 [-1, 1], on the device where the images are."""
+    """Maps uint8 0..255 to float32 [-1, 1], on the images' device."""
     return images.to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1.0
 
 
 def bytes_from_images(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """Maps [-1, 1] to uint8 0..255, rounded and clamped, on the device where the images are."""
+    """Maps [-1, 1] to uint8 0..255, rounded and clamped, on the images' device."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def as_saved(images: Images) -> Images:
-    """Images in [-1, 1] as files of 8 bits hold them: clamped and rounded, still in [-1, 1], float32."""
+    """Images in [-1, 1] with the precision of an 8-bit file: clamped and rounded, float32 in [-1, 1]."""
     return images_from_bytes(bytes_from_images(images))
 
 
 def _to_tensor(image: Image.Image, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
-    """The pixels of an upright image in the format, as a view of memory that holds channels last."""
+    """The pixels of an upright image in the format, a view of memory with channels last."""
     return _channels_first(_square(_to_eight_bits(image, image_format), image_format.decoded_size, image_format.fit))
 
 
@@ -184,7 +183,7 @@ def _channels_first(image: Image.Image) -> UInt8[Tensor, "C H W"]:
 def _to_eight_bits(image: Image.Image, image_format: ImageFormat) -> Image.Image:
     """RGB or grey with 8 bits a channel, transparency composited on the background."""
     target = "RGB" if image_format.channels == 3 else "L"
-    if image.mode.startswith("I"):  # 16-bit grey: rounded to 8 bits, where Pillow's own conversion clips at 255
+    if image.mode.startswith("I"):  # 16-bit grey is rounded to 8 bits; Pillow's own conversion clips at 255
         image = Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).clip(0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         foreground = image.convert("RGBA")

@@ -1,7 +1,8 @@
-"""The loader that a data module hands to Lightning: a plain iterable of image batches over torch's DataLoader."""
+"""The data module's loaders: plain iterables of image batches over torch's DataLoader."""
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Generator, Iterable
 from typing import Any
@@ -16,13 +17,13 @@ from sdedit_pl.data.source import Source
 
 
 class ImageLoader(Iterable[Tensor]):
-    """Batches of images from worker processes; what could not be read is reported to the source on the way.
+    """Batches of images from worker processes; unreadable images are reported to the source.
 
     Args:
-        dataset: Gives `Batch`.
-        source: Counts and names what could not be read.
-        workers: Processes, kept between two passes.
-        seed: Of the workers' generators.
+        dataset: A data set of `Batch`.
+        source: Counts and names unreadable images.
+        workers: Number of processes; they stay between two passes.
+        seed: Seed of the workers' generators.
         batching: Other arguments of DataLoader.
     """
 
@@ -32,8 +33,9 @@ class ImageLoader(Iterable[Tensor]):
             "dataset": dataset,
             "num_workers": workers,
             "persistent_workers": workers > 0,
-            "collate_fn": _as_it_is,
-            "generator": torch.Generator().manual_seed(seed),  # else starting workers would move the global stream
+            "collate_fn": _unchanged,
+            # Without one, the workers' seeds would advance the global generator.
+            "generator": torch.Generator().manual_seed(seed),
             **batching,
         }
         self._opened: DataLoader[Batch] | None = None
@@ -53,9 +55,9 @@ class ImageLoader(Iterable[Tensor]):
         return len(self._loader())
 
     def close(self) -> None:
-        """Ends the worker processes and all passes; a new pass starts new ones.
+        """Ends all passes and the worker processes; a new pass starts new processes.
 
-        Left to the garbage collector, workers that a traceback still refers to can take seconds each to end.
+        The garbage collector can take seconds for each worker that a traceback still refers to.
         """
         for batches in list(self._passes):
             batches.close()
@@ -72,10 +74,10 @@ class ImageLoader(Iterable[Tensor]):
 
 
 def checked_images(batch: Batch, source: Source) -> Tensor:
-    """Takes a batch's images and reports its unreadable ones.
+    """The images of a batch, whose unreadable images are reported to the source.
 
     Raises:
-        UnreadableImage: There can be no batch, or more unreadable ones than the source accepts.
+        UnreadableImage: The batch failed, or there are more unreadable images than the source accepts.
     """
     source.record(batch.broken)
     if batch.images is None:
@@ -83,5 +85,10 @@ def checked_images(batch: Batch, source: Source) -> Tensor:
     return batch.images
 
 
-def _as_it_is(batch: Any) -> Any:
+def available_cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _unchanged(batch: Any) -> Any:
     return batch

@@ -1,16 +1,15 @@
-"""Which image is the p-th of training, for every p: a pure function of the seed and of how many images there are.
+"""The order of images: a pure function of the seed and of the number of images.
 
-Position p, counted from the start of training over all devices, lies in epoch p // n, and is the (p mod n)-th of that
-epoch's permutation. Nothing else enters: not the number of devices, of workers, nor where the run was interrupted. A
-step on W devices with B images each covers the next W B positions, and device r takes every W-th of them, from the
-r-th on; so any W gives the same order of images, and resuming needs one number, the images consumed.
+Position p, counted from the start of training over all devices, is image p mod n of the permutation of epoch p // n. It
+depends neither on the number of devices or workers nor on interruptions. A step on W devices with B images each covers
+the next W B positions, of which device r takes every W-th, starting with the r-th. Any W therefore gives the same
+order, and resuming needs one number, the images consumed.
 
-Images that are read by number are permuted as a whole (`TrainingOrder`). Of shards that come over a network only a few
-are at hand at a time: they are permuted, cut into windows of a few shards each, and the images are permuted within each
-window (`WindowOrder`).
+Images that are read by number are permuted as a whole (`TrainingOrder`). Remote shards are permuted and cut into
+windows of a few shards, and the images are permuted within each window (`WindowOrder`), because only a few shards are
+on disk at a time.
 
-Training has no epochs beyond that: the stream never ends, a batch may reach over from one permutation into the next,
-and it may be larger than the whole set.
+Training has no other epochs: the stream never ends, and a batch may span two permutations or exceed the whole set.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ class Draw(NamedTuple):
     """One image of a batch.
 
     Args:
-        index: Which one.
+        index: Its number in the set.
         flipped: Whether it is mirrored left to right.
-        corner: Row and column, in pixels, where the part that is cut out begins; None for the central part.
+        corner: First row and column, in pixels, of the part that is cut out; None for the central part.
     """
 
     index: int
@@ -41,10 +40,10 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Share:
-    """What one device takes of the stream of training images.
+    """One device's share of the stream of training images.
 
     Args:
-        batch_size: Images a step on each device.
+        batch_size: Images per step on each device.
         rank: Number of this device, in [0, world_size).
         world_size: Number of devices over all nodes.
         start: Images that all devices together have consumed before.
@@ -67,7 +66,7 @@ class Share:
             raise ValueError(f"start counts consumed images and cannot be negative, got {self.start}")
 
     def positions(self) -> Iterator[np.ndarray]:
-        """The positions of this device's images in the stream, int64 (batch_size,) for each step, without end."""
+        """The stream positions of this device's images, int64 (batch_size,) for each step, endlessly."""
         of_this_rank = self.start + self.rank + self.world_size * np.arange(self.batch_size)
         for step in itertools.count():
             yield of_this_rank + step * self.world_size * self.batch_size
@@ -75,11 +74,11 @@ class Share:
 
 @dataclass(frozen=True)
 class Changes:
-    """How training images are changed, drawn anew in every epoch.
+    """Random changes of training images, drawn anew in every epoch.
 
     Args:
         flip: Whether each image is mirrored with probability one half.
-        margin: Pixels by which images are higher and wider than the part that is cut out of them at random.
+        margin: Pixels by which images are higher and wider than the random part that is cut out of them.
     """
 
     flip: bool = False
@@ -92,8 +91,8 @@ class TrainingOrder:
 
     Args:
         count: Number of images in the set.
-        seed: Of permutations and changes.
-        changes: How images are changed.
+        seed: Seed of the permutations and changes.
+        changes: Random changes of the images.
     """
 
     count: int
@@ -101,7 +100,7 @@ class TrainingOrder:
     changes: Changes = Changes()
 
     def at(self, positions: np.ndarray) -> list[Draw]:
-        """The images at the given positions of the stream, in their order."""
+        """The images at the given positions of the stream."""
         draws = []
         for position in positions.tolist():
             epoch, place = divmod(position, self.count)
@@ -111,17 +110,17 @@ class TrainingOrder:
 
 @dataclass(frozen=True)
 class WindowOrder:
-    """The order of images in shards of which a few are at hand at a time.
+    """The order of images in shards of which only a few are on disk at a time.
 
-    In every epoch the shards are permuted and cut into windows of `width` shards, the last one with what is left. The
-    images of a window come in a permutation of their own, before those of the next window. To say which image is at a
-    position takes the numbers of images in the shards of its window and of the windows before.
+    In every epoch the shards are permuted and cut into windows of `width` shards; the last window may be smaller. The
+    images of a window are permuted, and come before those of the next window. Finding the image at a position takes the
+    numbers of images in the shards of its window and of the windows before it.
 
     Args:
         shards: Number of shards.
-        width: Shards in a window; with all of them in one, the images are permuted as a whole.
-        seed: Of permutations and changes.
-        changes: How images are changed.
+        width: Shards per window; with all shards in one window, the images are permuted as a whole.
+        seed: Seed of the permutations and changes.
+        changes: Random changes of the images.
     """
 
     shards: int
@@ -130,18 +129,18 @@ class WindowOrder:
     changes: Changes = Changes()
 
     def windows(self, epoch: int) -> list[list[int]]:
-        """The shards of each window of an epoch, in their order."""
+        """The shards of each window of an epoch."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.shards).tolist()
         return [order[first : first + self.width] for first in range(0, self.shards, self.width)]
 
     def draw(self, epoch: int, window: int, count: int, place: int) -> Draw:
-        """The image at a place of a window that holds `count` images, numbered as its shards lie in the window."""
-        # From 1 on: numpy takes a missing last number for 0, and (seed, epoch) has ordered the shards.
+        """The image at a place of a window of `count` images, which are numbered shard by shard."""
+        # From 1: numpy treats (seed, epoch) as (seed, epoch, 0), which orders the shards.
         return _shuffled((self.seed, epoch, window + 1), count, self.changes).draw(place)
 
 
 class TrainingBatches(Sampler[list[Draw]]):
-    """The batches of one device, without end."""
+    """Endless batches of one device."""
 
     def __init__(self, order: TrainingOrder, share: Share) -> None:
         self.order = order
@@ -153,7 +152,7 @@ class TrainingBatches(Sampler[list[Draw]]):
 
 
 class TrainingPositions(Sampler[list[int]]):
-    """The positions of one device's batches, without end, for a data set that knows the order itself."""
+    """Positions of one device's endless batches, for a data set that knows the order itself."""
 
     def __init__(self, share: Share) -> None:
         self.share = share
@@ -164,12 +163,11 @@ class TrainingPositions(Sampler[list[int]]):
 
 
 class ValidationBatches(Sampler[list[Draw]]):
-    """The validation images of one device, in order, each image on exactly one device.
+    """The validation images of one device, in order; each image belongs to exactly one device.
 
-    Every device gets the same number of batches (with fewer, the others would wait for it), the smallest number for
-    which none exceeds the batch size, and all batches hold equally many images to within one; so nothing is dropped
-    or padded, and a mean over batches is nearly the mean over images. Only a set with fewer images than devices
-    repeats images.
+    Every device gets the same number of batches, so that none waits for another: the smallest number for which no batch
+    exceeds the batch size. Batch sizes differ by at most one image. Nothing is dropped or padded, and a mean over
+    batches is nearly the mean over images. Only a set with fewer images than devices repeats images.
     """
 
     def __init__(self, count: int, share: Share) -> None:
@@ -184,7 +182,7 @@ class ValidationBatches(Sampler[list[Draw]]):
             yield [Draw(index, False) for index in self.indices(batch)]
 
     def indices(self, batch: int) -> range:
-        """Which images the `batch`-th batch of this device holds."""
+        """The images of this device's batch with number `batch`."""
         parts = len(self) * self.share.world_size
         part = batch * self.share.world_size + self.share.rank
         first, end = (self.count * bound // parts for bound in (part, part + 1))
@@ -192,7 +190,7 @@ class ValidationBatches(Sampler[list[Draw]]):
 
 
 class _Shuffled(NamedTuple):
-    """A permutation of images and how each is changed; the last two are None where no image is."""
+    """A permutation of images and their changes; None for a kind of change that is off."""
 
     permutation: np.ndarray
     flips: np.ndarray | None
@@ -207,6 +205,6 @@ class _Shuffled(NamedTuple):
 def _shuffled(key: tuple[int, ...], count: int, changes: Changes) -> _Shuffled:
     generator = np.random.default_rng(key)
     permutation = generator.permutation(count)
-    flips = generator.integers(0, 2, count, dtype=np.int8)  # drawn in any case: a margin's corners stay as they are
+    flips = generator.integers(0, 2, count, dtype=np.int8)  # always drawn, so that corners do not depend on flips
     corners = generator.integers(0, changes.margin + 1, (count, 2), dtype=np.int32) if changes.margin else None
     return _Shuffled(permutation, flips if changes.flip else None, corners)

@@ -1,8 +1,8 @@
-"""Tar files of images: where their images lie, and reading one without the others.
+"""Local shards: tar files whose images are listed once and then read by position.
 
-The positions are listed once from the headers; from then on an image is one seek and one read in a file that stays
-open. A file that changes under a run would give parts of other images, or other images, so every read compares its
-size and time of change with those at the listing.
+The positions come from the tar headers; an image is then one seek and one read in an open file. A file that changes
+during a run would give other images or parts of them, so every read compares the file's size and modification time with
+those at the listing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
 
 logger = logging.getLogger(__name__)
 
-# Files that one process keeps open; systems commonly allow a process 1024.
+# Files that a process keeps open; systems commonly allow 1024.
 OPEN_FILES = 128
 
 
@@ -47,17 +47,17 @@ class Members(NamedTuple):
 
     @classmethod
     def none(cls, problem: str) -> Members:
-        """Those of a shard that cannot be read at all."""
+        """The members of a shard that cannot be read at all."""
         return cls(np.zeros(0, dtype=np.bytes_), np.zeros((0, 2), dtype=np.int64), problem)
 
     def damage(self, shard: str) -> list[Broken]:
-        """What to report of a shard: nothing of a whole one."""
+        """The report of a damaged shard; empty for a whole one."""
         extent = " to its end" if len(self.keys) else ""
         return [Broken(shard, f"cannot read shard {shard}{extent}: {self.problem}")] if self.problem else []
 
 
 class Stamp(NamedTuple):
-    """What tells a file from a changed one: its size in bytes and the time of its last change in nanoseconds."""
+    """Size in bytes and modification time in nanoseconds of a file, to notice that it has changed."""
 
     size: int
     changed: int
@@ -68,12 +68,12 @@ class Stamp(NamedTuple):
 
 
 class ShardFile:
-    """A shard that is read by place, in any process; opened at the first read.
+    """A shard that is read by position, in any process; opened at the first read.
 
     Args:
         path: The tar file.
-        name: What messages call it.
-        stamp: The file's at its listing.
+        name: Its name in messages.
+        stamp: Its stamp when its images were listed.
     """
 
     def __init__(self, path: str | Path, name: str, stamp: Stamp) -> None:
@@ -84,7 +84,7 @@ class ShardFile:
         self._owner = 0
 
     def read(self, first: int, length: int) -> bytes:
-        """The bytes from `first` on.
+        """Reads `length` bytes from position `first`.
 
         Raises:
             UnreadableShard: The file has vanished, has changed or cannot be read.
@@ -94,20 +94,20 @@ class ShardFile:
             if Stamp.of(os.fstat(file.fileno())) != self.stamp:
                 raise UnreadableShard(
                     self.name,
-                    f"shard {self.name} has changed since its images were listed; put the old file back, or start "
-                    "the same command again to train on the new one",
+                    f"shard {self.name} has changed since its images were listed; put the old file back, or run the "
+                    "same command again to train on the new one",
                 )
             file.seek(first)
             return file.read(length)
         except FileNotFoundError:
             raise UnreadableShard(
-                self.name, f"shard {self.name} has vanished; put it back and start the same command again"
+                self.name, f"shard {self.name} has vanished; put it back and run the same command again"
             ) from None
         except OSError as error:
             raise UnreadableShard(self.name, f"cannot read shard {self.name}: {error.strerror}") from None
 
     def opened(self) -> FileIO:
-        """The open file: a process of its own opens its own, for a forked one would share the position."""
+        """The open file; every process opens its own, because forked processes would share the position."""
         if self._file is None or self._owner != os.getpid():
             self._file, self._owner = FileIO(self.path), os.getpid()
         return self._file
@@ -117,14 +117,14 @@ class ShardFile:
 
 
 class ShardImages(ImageSet):
-    """Images at known places in local tar files, listed in arrays: worker processes share those without copying.
+    """Images at known positions in local tar files, listed in arrays that worker processes share without copying.
 
     Args:
         shards: Paths of the tar files.
-        stamps: Of each shard at its listing.
+        stamps: Stamp of each shard when its images were listed.
         keys: Key of each image, bytes (N,).
-        places: int64 (N, 3): for each image the number of its shard, its first byte there and its length; by shard.
-        image_format: What every image is brought to.
+        places: Shard number, first byte and length of each image, int64 (N, 3), ordered by shard.
+        image_format: Format that every image is brought to.
     """
 
     def __init__(

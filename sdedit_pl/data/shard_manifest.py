@@ -1,7 +1,6 @@
-"""The list of shards that `sdedit pack` leaves beside them: how many images each holds, its size and its hash.
+"""The manifest that `sdedit pack` writes beside its shards: the number of images, size and hash of each.
 
-With a manifest the order of training is known before any shard has been read, and a shard that is not the one that
-was packed is noticed.
+With a manifest the training order is known before any shard is read, and a changed shard is noticed.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ FORMAT = "sdedit_pl shards, version 1"
 
 
 class Shard(NamedTuple):
-    """A shard, and what a manifest says of it.
+    """A shard and its entry in a manifest; without a manifest only its place is known.
 
     Args:
         place: Path, URL or `pipe:` command.
-        images: How many it holds; None without a manifest, and so are the others.
-        size: In bytes.
-        sha256: Hexadecimal.
+        images: Number of its images.
+        size: Size in bytes.
+        sha256: Hash in hexadecimal.
     """
 
     place: str
@@ -39,7 +38,7 @@ def read_manifest(place: str) -> dict[str, list[Shard]]:
     """Reads the shards of each split from a manifest.
 
     Args:
-        place: Path or URL of the manifest; its shards lie beside it.
+        place: Path or URL of the manifest; the shards lie beside it.
 
     Raises:
         ValueError: There is no such file, the server does not answer, or it is not a manifest.
@@ -68,8 +67,8 @@ def manifest_text(splits: dict[str, list[dict[str, Any]]], **facts: Any) -> str:
     """The text of a manifest.
 
     Args:
-        splits: For each split its shards, each as {"file", "images", "bytes", "sha256"}.
-        facts: What else it says.
+        splits: Split -> its shards, each as {"file", "images", "bytes", "sha256"}.
+        facts: Further entries.
     """
     content = {
         "format": FORMAT,
@@ -79,7 +78,7 @@ def manifest_text(splits: dict[str, list[dict[str, Any]]], **facts: Any) -> str:
             for split, shards in splits.items()
         },
     }
-    # A file's name may hold bytes that are no text: JSON's own escapes carry them.
+    # File names may hold bytes that are not text; JSON's escapes preserve them.
     return json.dumps(content, indent=1, ensure_ascii=False).encode(errors="backslashreplace").decode() + "\n"
 
 

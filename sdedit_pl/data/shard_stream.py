@@ -1,17 +1,17 @@
-"""Training images from shards that lie on other machines, in an order that any device can compute.
+"""Training images from remote shards, in an order that any device can compute.
 
-Of the ways to read such shards, this is the simplest that keeps every promise of local files. Which image comes at a
-position is a pure function of the seed and of how many images each shard holds (`WindowOrder`): no image comes
-twice within an epoch, and a run goes on exactly where it was from one number, the images consumed, whatever its
-devices, nodes and workers were before. There is no buffer whose content would have to be saved. A window's shards are
-fetched whole, front to back, into a cache on the node (`ShardCache`), and its images are read there by number;
-a server needs neither range requests nor many small ones.
+This is the simplest way to read remote shards with all guarantees of local files. The image at a position is a pure
+function of the seed and of the number of images in each shard (`WindowOrder`): no image repeats within an epoch, and a
+run resumes exactly from one number, the images consumed, whatever its devices, nodes and workers were before. There is
+no shuffle buffer to save. The shards of a window are downloaded whole into a cache on the node (`ShardCache`), and
+their images are read there by number; the server needs no range requests.
 
-How many images a shard holds is known from a manifest, or else from having fetched the shard once, which the cache
-remembers. Training begins in either case with the first window. Without a manifest, a run that goes on with an empty
-cache fetches the shards up to its position again.
+The number of images in a shard is known from a manifest, or from a former download, which the cache records. Training
+begins with the first window in either case. Without a manifest, a run that resumes with an empty cache downloads the
+shards up to its position again.
 
-The price of one order for all is that each node fetches every shard once an epoch, unless its cache holds them all.
+The price of one order for all devices is that each node downloads every shard once per epoch, unless its cache holds
+all of them.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from sdedit_pl.data.shard_files import OPEN_FILES, Members, ShardFile
 from sdedit_pl.data.shard_manifest import Shard
 from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
 
-# A batch can reach from one window into the next.
-_WINDOWS_AT_HAND = 2
+# A batch can span two windows.
+_OPEN_WINDOWS = 2
 
 
 class StreamedImages(ImageSet):
-    """The images of some shards, one shard after the other; each shard is fetched when its first image is read.
+    """The images of some shards, shard by shard; a shard is downloaded when its first image is read.
 
     Args:
-        shards: Where they are.
-        counts: How many images each holds.
-        cache: Fetches them.
-        image_format: What every image is brought to.
+        shards: The shards.
+        counts: Number of images in each.
+        cache: Local copies of them.
+        image_format: Format that every image is brought to.
     """
 
     def __init__(self, shards: list[Shard], counts: list[int], cache: ShardCache, image_format: ImageFormat) -> None:
@@ -84,7 +84,7 @@ class StreamedImages(ImageSet):
         return int(self.ends[shard]) if shard in self._unreadable else index + 1
 
     def _open(self, shard: int) -> tuple[ShardFile, Members]:
-        if self._owner != os.getpid():  # a forked process would open them again, and copies may be gone by now
+        if self._owner != os.getpid():  # file positions would be shared with the parent process
             self._opened.clear()
             self._owner = os.getpid()
         if shard not in self._opened:
@@ -108,9 +108,9 @@ class Window(NamedTuple):
     """A window of the order.
 
     Args:
-        epoch: Its epoch,
-        number: and its number there.
-        first: Position of its first image in the stream.
+        epoch: Its epoch.
+        number: Its number in the epoch.
+        first: Stream position of its first image.
         images: Its images, shard by shard.
     """
 
@@ -124,11 +124,11 @@ class ShardStream(Dataset[Batch]):
     """Batches of training images by their positions in the stream.
 
     Args:
-        shards: Where they are, in an order that does not change.
-        cache: Fetches them.
-        image_format: What every image is brought to.
-        order: Which image comes when.
-        attempts: How many images in a row may be unreadable; None: a whole window.
+        shards: The shards, in an order that does not change.
+        cache: Local copies of them.
+        image_format: Format that every image is brought to.
+        order: Order of their images.
+        attempts: Number of unreadable images in a row after which a batch fails; None for a whole window.
     """
 
     def __init__(
@@ -148,13 +148,13 @@ class ShardStream(Dataset[Batch]):
         self._windows: OrderedDict[int, Window] = OrderedDict()
         self._broken: list[Broken] = []
         self._prefetching: threading.Thread | None = None
-        self._prefetched = -1  # first position of the window for which that was done
+        self._prefetched = -1  # first position of the window whose successor was prefetched
 
     def __getitem__(self, position: int) -> Batch:
         return self.__getitems__([position])
 
     def __getitems__(self, positions: list[int]) -> Batch:
-        """Reads a whole batch; the DataLoader looks for this name."""
+        """Reads a batch; DataLoader calls a method of this name if there is one."""
         try:
             places = [self._at(position) for position in positions]
             self._prefetch(next(reversed(self._windows.values())))
@@ -176,12 +176,12 @@ class ShardStream(Dataset[Batch]):
                 return window
         window = self._find_window(position)
         self._windows[window.first] = window
-        if len(self._windows) > _WINDOWS_AT_HAND:
+        if len(self._windows) > _OPEN_WINDOWS:
             self._windows.popitem(last=False)
         return window
 
     def _find_window(self, position: int) -> Window:
-        """Walks from the beginning of the epoch; it takes the counts of the shards on the way."""
+        """Finds a window by adding up the shards' images from the beginning of the epoch."""
         epoch, first = 0, 0
         if len(self._counts) == len(self.shards):
             epoch = position // self._images_in_all()
@@ -216,7 +216,7 @@ class ShardStream(Dataset[Batch]):
         return self._counts[number]
 
     def _prefetch(self, window: Window) -> None:
-        """Fetches the rest of a window and the next one in the background, once."""
+        """Downloads the rest of a window and the next window in the background, once."""
         busy = self._prefetching is not None and self._prefetching.is_alive()
         if busy or self._prefetched == window.first:
             return

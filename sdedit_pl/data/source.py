@@ -1,8 +1,8 @@
-"""What a data source is: named images that can be read one by one, in two splits.
+"""The interface of data sources: named images that can be read one by one, in two splits.
 
-A source is one class in one file: it derives from `Source`, implements `images(split)`, takes flat keyword
-arguments, and has a line in the table of the package. Order, batches, mirroring, caching, devices and resuming are not
-its concern.
+A source is one class in one file: it derives from `Source`, implements `images(split)`, takes flat keyword arguments
+and has a line in the table of the package. Order, batches, mirroring, caching, devices and resuming are not its
+concern.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ logger = logging.getLogger(__name__)
 
 
 class Broken(NamedTuple):
-    """An image that could not be read, and why."""
+    """An image or shard that could not be read, and why."""
 
     name: str
     reason: str
 
 
 class ImageSet(abc.ABC):
-    """The images of one split, by number. Must survive pickling and be safe to read from several processes.
+    """The images of one split, by number; can be pickled and read from several processes.
 
     Attributes:
-        in_memory: Whether they are decoded already, so that reading them needs no worker processes.
+        in_memory: Whether the images are decoded already, so that no worker processes are needed.
     """
 
     in_memory: bool = False
@@ -45,7 +45,7 @@ class ImageSet(abc.ABC):
 
     @abc.abstractmethod
     def name(self, index: int) -> str:
-        """What messages call an image: a path, or shard and member."""
+        """An image's name in messages: its path, or its shard and member."""
 
     @abc.abstractmethod
     def read(self, index: int) -> UInt8[Tensor, "C H W"]:
@@ -56,19 +56,19 @@ class ImageSet(abc.ABC):
 
         Raises:
             UnreadableImage: The image cannot be decoded.
-            UnreadableShard: Nor can others that lie in the same file.
+            UnreadableShard: The file that holds it and other images cannot be read.
         """
 
     def after(self, index: int) -> int:
-        """Which image stands in for one that cannot be read: the next, or the first one that lies in another file."""
+        """Number of the image that replaces an unreadable one: the next, or the first in another file."""
         return index + 1
 
 
 class UnreadableShard(UnreadableImage):
-    """A file of many images that cannot be read, or no longer: it is counted once, not once for each of its images.
+    """A file of many images that cannot be read, or not any more; counted once, not once per image.
 
     Args:
-        shard: What messages call it.
+        shard: Its name in messages.
         reason: The message.
     """
 
@@ -78,15 +78,15 @@ class UnreadableShard(UnreadableImage):
 
 
 class Source(abc.ABC):
-    """Where images come from.
+    """A source of images.
 
     Args:
-        image_format: What every image is brought to.
-        broken_limit: Distinct unreadable images that end the run when exceeded; None for no limit.
+        image_format: Format that every image is brought to.
+        broken_limit: Number of distinct unreadable images that ends the run when exceeded; None for no limit.
 
     Attributes:
-        broken: Name and reason of every image met so far that could not be read.
-        streams: Whether training images come as a stream (`stream`) and not by number (`images("train")`).
+        broken: Name of every unreadable image met so far -> the reason.
+        streams: Whether training images come as a stream (`stream`) instead of by number (`images("train")`).
     """
 
     streams: bool = False
@@ -100,25 +100,25 @@ class Source(abc.ABC):
 
     @property
     def attempts(self) -> int | None:
-        """How many images in a row can be unreadable before `broken_limit` is certainly exceeded; None: any number."""
+        """Number of unreadable images in a row that certainly exceeds `broken_limit`; None without a limit."""
         return None if self.broken_limit is None else self.broken_limit + 1
 
-    def prepare(self) -> None:  # noqa: B027 - most sources have nothing to fetch
-        """Fetches what is not there yet. One process of each node calls it before any other method."""
+    def prepare(self) -> None:  # noqa: B027 - most sources have nothing to download
+        """Downloads missing data. One process per node calls it before any other method."""
 
     @abc.abstractmethod
     def images(self, split: str) -> ImageSet:
-        """The images of a split, in an order that depends on nothing but the data.
+        """The images of a split, in an order that depends on the data alone.
 
         Args:
-            split: "train" or "val". The val set may be empty.
+            split: "train" or "val", which may be empty.
 
         Raises:
             ValueError: An unknown split, or a place that does not exist or holds no images.
         """
 
     def stream(self, seed: int, changes: Changes) -> Dataset[Any]:
-        """Batches of training images by their positions in the stream, for a source that `streams`."""
+        """Batches of training images by their positions in the stream, of a source that `streams`."""
         raise NotImplementedError(f"{type(self).__name__} reads images by number")
 
     def record(self, broken: Sequence[Broken]) -> None:

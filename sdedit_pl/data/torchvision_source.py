@@ -1,4 +1,4 @@
-"""Data sets that torchvision publishes, by the name of their class."""
+"""torchvision's data sets as a source."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from sdedit_pl.data.images import ImageFormat, image_to_tensor
 from sdedit_pl.data.source import ImageSet, Source
 from sdedit_pl.data.splits import SPLITS, check_split, held_out
 
-# What torchvision's classes raise when their files are not there or damaged, or an argument is wrong.
+# Raised by torchvision's classes for absent or damaged files and wrong arguments.
 _REFUSALS = (RuntimeError, OSError, ValueError, TypeError)
 
 
 class TorchvisionSource(Source):
     """The images of a torchvision data set; labels are dropped.
 
-    Validation images are those of `train=False` when the class has that argument, of `split=val_split` when it is
+    Validation images are those of `train=False` if the class has that argument, those of `split=val_split` if it is
     given, or else a share `val_fraction` of the training images, chosen by a hash of their numbers.
 
     Args:
         dataset: Class in torchvision.datasets, such as CIFAR10.
         size: Height and width in pixels; larger or smaller images are resampled, the longer side is cropped.
-        root: Folder where the data set lies.
-        download: Whether to fetch it when it is not there.
+        root: Folder of the data set.
+        download: Whether to download it if it is not there.
         channels: 3 for RGB, 1 for grey.
-        train_split: For classes with a `split` argument, its value for training; null for the class's own default.
-        val_split: For classes with a `split` argument, its value for validation.
-        val_fraction: Share of the images held out for validation where the class has no split for it; 0 for none.
+        train_split: Value of the class's `split` argument for training; null for the class's default.
+        val_split: Value of the class's `split` argument for validation.
+        val_fraction: Share of the images held out for validation if the class has no split for it; 0 for none.
         background: Colour under transparent pixels, a name or #rrggbb.
-        random_crop: Margin in pixels: images are decoded so much higher and wider than `size`, and training cuts a
-            part out at random.
-        broken_limit: Unreadable images that end the run when exceeded; null for no limit.
+        random_crop: Margin in pixels by which images are decoded higher and wider than `size`; training cuts random
+            parts out of them.
+        broken_limit: Number of unreadable images that ends the run when exceeded; null for no limit.
 
     Raises:
         ValueError: No such class, or an argument outside its range.
@@ -95,7 +95,7 @@ class TorchvisionSource(Source):
         return train.subset(np.flatnonzero(chosen == is_val))
 
     def _open(self, known: set[str], **split: bool | str) -> TorchvisionImages:
-        """The images of the class, built with those of our arguments that it knows."""
+        """The images of the class, constructed with those of our arguments that it has."""
         places = {"root": self.root, "download": self.download}
         arguments = {name: value for name, value in places.items() if name in known}
         try:
@@ -113,7 +113,7 @@ class TorchvisionSource(Source):
         return getattr(torchvision.datasets, self.dataset)(**arguments, **split)
 
     def _download(self, arguments: dict[str, Any], split: dict[str, bool | str]) -> Any:
-        """The data set, fetched if it is not there: of the processes that ask at once the first one does it."""
+        """The data set, downloaded if it is not there, by one of the processes that ask at the same time."""
         os.makedirs(self.root, exist_ok=True)
         with FileLock(os.path.join(self.root, f".{self.dataset}.lock")):
             try:
@@ -127,9 +127,9 @@ class TorchvisionImages(ImageSet):
 
     Args:
         dataset: The data set.
-        title: What messages call it.
-        indices: The images taken, int (N,).
-        image_format: What every image is brought to.
+        title: Its name in messages.
+        indices: Numbers of the images, int (N,).
+        image_format: Format that every image is brought to.
     """
 
     def __init__(self, dataset: Dataset, title: str, indices: np.ndarray, image_format: ImageFormat) -> None:
@@ -155,5 +155,5 @@ class TorchvisionImages(ImageSet):
         return image_to_tensor(image, self.name(index), self.format)
 
     def subset(self, places: np.ndarray) -> TorchvisionImages:
-        """The images at these places of this set, int (M,)."""
+        """The images at the given places of this set, int (M,)."""
         return TorchvisionImages(self.dataset, self.title, self.indices[places], self.format)

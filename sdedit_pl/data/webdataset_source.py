@@ -1,9 +1,9 @@
-"""WebDataset shards: tar files whose members are images, one image a sample.
+"""WebDataset shards as a source: tar files with one image per sample.
 
-Local shards are read by number. Their members' positions are listed once from the tar headers, after which an image
-is one seek and one read: training has the same exact order, resuming and independence of devices and workers as a
-folder, with more workers than shards too. Shards behind a URL (`https:`, `s3:`, `pipe:`...) are streamed through a
-cache, with the same properties and a shuffle within some shards at a time (`stream`).
+Images in local shards are read by number, from positions that are listed once (`shard_files.py`): training has the same
+exact order, resuming and independence of devices and workers as with a folder, and can have more workers than shards.
+Remote shards (`https:`, `s3:`, `pipe:`...) are streamed through a cache with the same properties, but are shuffled a
+few at a time (`shard_stream.py`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sdedit_pl.downloads import is_remote
 
 
 class WebDatasetSource(Source):
-    """Images in WebDataset shards: local tar files, or tar files behind URLs.
+    """Images in WebDataset shards, local or remote tar files.
 
     The members of a sample share a key, the name up to the first dot of its last part; the sample's image is the first
     member whose remaining name is an image suffix (.png, .jpg, .webp ...). In a sample without such a member, every
@@ -47,14 +47,14 @@ class WebDatasetSource(Source):
         size: Height and width in pixels; larger or smaller images are resampled, the longer side is cropped.
         channels: 3 for RGB, 1 for grey.
         val_path: Shards of validation images, given like `path`.
-        val_fraction: Share of the images held out for validation where no shards are for it; 0 for none.
+        val_fraction: Share of the images held out for validation if no shards hold them; 0 for none.
         background: Colour under transparent pixels, a name or #rrggbb.
-        random_crop: Margin in pixels: images are decoded so much higher and wider than `size`, and training cuts a
-            part out at random.
-        shuffle_shards: Of shards behind URLs, how many are shuffled together; local ones are shuffled as a whole.
-        cache_folder: Where copies of shards behind URLs are kept, on a local disk that the processes of a node share.
-        cache_gigabytes: Size of the copies above which the oldest go; twice `shuffle_shards` shards should fit.
-        broken_limit: Unreadable images and shards that end the run when exceeded; null for no limit.
+        random_crop: Margin in pixels by which images are decoded higher and wider than `size`; training cuts random
+            parts out of them.
+        shuffle_shards: Number of remote shards that are shuffled together; local shards are shuffled as a whole.
+        cache_folder: Folder for copies of remote shards, on a local disk that all processes of a node share.
+        cache_gigabytes: Size above which the oldest copies are removed; must hold twice `shuffle_shards` shards.
+        broken_limit: Number of unreadable images and shards that ends the run when exceeded; null for no limit.
 
     Raises:
         ValueError: An argument outside its range.
@@ -139,17 +139,17 @@ class WebDatasetSource(Source):
         return images
 
     def _check_room(self, shards: list[Shard]) -> None:
-        """Refuses a cache in which the windows of the shuffle would drive each other out."""
+        """Raises ValueError for a cache that cannot hold two windows of the shuffle."""
         sizes = sorted((shard.size or 0 for shard in shards if is_remote(shard.place)), reverse=True)
         needed = sum(sizes[: 2 * self.shuffle_shards])
         if needed > self.cache.limit:
             raise ValueError(
                 f"cache_gigabytes = {self.cache.limit / 1e9:g} is too small to shuffle {self.shuffle_shards} shards "
-                f"while the next ones come: give {needed / 1e9:.3g}, or lower shuffle_shards"
+                f"while the next ones are downloaded: give {needed / 1e9:.3g}, or lower shuffle_shards"
             )
 
     def _check(self, count: int, shards: list[Shard], broken: list[Broken]) -> None:
-        """Records what is broken, and refuses shards without images."""
+        """Records damaged shards, and raises ValueError if there are no images."""
         self.record(broken)
         if count == 0:
             raise ValueError(

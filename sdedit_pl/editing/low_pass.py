@@ -29,20 +29,23 @@ def reduced(images: Images, height: int, width: int) -> Float[Tensor, "B C h w"]
 
     Images are reduced one at a time, each from memory of its own, so that the rounding does not depend on the batch.
     """
-    rows = _reduction(images.shape[2], height, images.device, images.dtype)
-    columns = _reduction(images.shape[3], width, images.device, images.dtype)
+    reduction = _kept_reduction if type(images) is Tensor else _reduction  # fake tensors must not be kept
+    rows = reduction(images.shape[2], height, images.device, images.dtype)
+    columns = reduction(images.shape[3], width, images.device, images.dtype)
     return torch.stack([rows @ (image.clone() @ columns.T) for image in images])
 
 
-@lru_cache(maxsize=32)
 def _reduction(length: int, reduced_length: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "out in"]:
     """The matrix that reduces `length` pixels; its rows are bicubic kernels, normalised within the image."""
     with torch.inference_mode(False):
         scale = length / reduced_length
-        centres = (torch.arange(reduced_length, dtype=torch.float64) + 0.5) * scale
-        pixels = torch.arange(length, dtype=torch.float64) + 0.5
+        centres = (torch.arange(reduced_length, dtype=torch.float64, device="cpu") + 0.5) * scale
+        pixels = torch.arange(length, dtype=torch.float64, device="cpu") + 0.5
         weights = _bicubic((pixels - centres[:, None]).abs() / scale)
         return (weights / weights.sum(1, keepdim=True)).to(device, dtype)
+
+
+_kept_reduction = lru_cache(maxsize=32)(_reduction)
 
 
 def _bicubic(distance: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:

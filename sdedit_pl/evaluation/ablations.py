@@ -1,4 +1,4 @@
-"""What is varied of an edit, one thing at a time, on simulated strokes.
+"""Ablations of an edit: one setting varied at a time, on simulated strokes.
 
 Source: Meng et al., "SDEdit", ICLR 2022, figure 3 (t0) and table 4 (guide quality); section 4 and appendix C for VP and
 VE at one noise level.
@@ -12,27 +12,27 @@ from typing import NamedTuple, TypeAlias
 
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.sdedit import DEFAULT_SOLVER
-from sdedit_pl.evaluation.tasks import StrokeSynthesis
+from sdedit_pl.evaluation.editing_tasks import StrokeSynthesis
 from sdedit_pl.grids import start_number
 from sdedit_pl.solvers import SOLVERS
 
 Value: TypeAlias = int | float | str
 
 MODEL, COMPARED = "ckpt", "compare"
-"""The two models that there can be, under the names of their arguments: the evaluated one, and another."""
+"""The evaluated model and the one it is compared with, under the names of their command line keys."""
 
 
 @dataclass
 class AblationValues:
-    """The values that an ablation takes, of each that is named in `ablations`.
+    """The values of each ablation; only those named in `ablations` are used.
 
     Args:
         t0: times or noise levels.
-        colours: of the simulated strokes.
-        repeats: how often the edit is repeated, K.
+        colours: numbers of colours of the simulated strokes.
+        repeats: numbers of repeats of the edit, K.
         steps: numbers of solver steps.
-        solver: solvers, with their usual settings.
-        sde: noise levels at which the two models edit, as sigma / alpha on images in [-1, 1].
+        solver: solvers, with their default settings.
+        sde: noise levels at which both models edit, as sigma / alpha on images in [-1, 1].
     """
 
     t0: tuple[float | str, ...] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -53,14 +53,14 @@ class AblationValues:
                 ablation.variants(SDEdit(), value)
 
 
-class Variant(NamedTuple):
+class AblationVariant(NamedTuple):
     """One edit of an ablation.
 
     Args:
-        label: what it is called.
+        label: its name in tables and plots.
         edit: the edit.
-        task: what guides are made by.
-        model: which model edits.
+        task: the task that makes the guides.
+        model: the name of the model that edits.
     """
 
     label: str
@@ -71,48 +71,50 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True)
 class Ablation:
-    """One thing that is varied.
+    """A setting that is varied.
 
     Args:
-        title: what is varied, in words.
-        variants: the edits of one value, from the base edit.
-        compares: whether there are two models.
+        title: of the setting, for the report.
+        variants: makes the edits with one value from the base edit.
+        compares: whether it compares two models.
     """
 
     title: str
-    variants: Callable[[SDEdit, Value], Sequence[Variant]]
+    variants: Callable[[SDEdit, Value], Sequence[AblationVariant]]
     compares: bool = False
 
 
-def _at_t0(edit: SDEdit, value: Value) -> list[Variant]:
-    return [Variant(f"t0={value}", replace(edit, t0=value))]
+def _at_t0(edit: SDEdit, value: Value) -> list[AblationVariant]:
+    return [AblationVariant(f"t0={value}", replace(edit, t0=value))]
 
 
-def _with_colours(edit: SDEdit, value: Value) -> list[Variant]:
+def _with_colours(edit: SDEdit, value: Value) -> list[AblationVariant]:
     if not 2 <= int(value) <= 256:
-        raise ValueError(f"a stroke painting has 2 to 256 colours, got {value}; the paper's have 6")
-    return [Variant(f"{value} colours", edit, StrokeSynthesis(int(value)))]
+        raise ValueError(f"a stroke painting has 2 to 256 colours, got {value}; the paper uses 6")
+    return [AblationVariant(f"{value} colours", edit, StrokeSynthesis(int(value)))]
 
 
-def _repeated(edit: SDEdit, value: Value) -> list[Variant]:
-    return [Variant(f"K={value}", replace(edit, repeats=int(value)))]
+def _repeated(edit: SDEdit, value: Value) -> list[AblationVariant]:
+    return [AblationVariant(f"K={value}", replace(edit, repeats=int(value)))]
 
 
-def _in_steps(edit: SDEdit, value: Value) -> list[Variant]:
-    return [Variant(f"{value} steps", replace(edit, steps=int(value)))]
+def _in_steps(edit: SDEdit, value: Value) -> list[AblationVariant]:
+    return [AblationVariant(f"{value} steps", replace(edit, steps=int(value)))]
 
 
-def _solved_by(edit: SDEdit, value: Value) -> list[Variant]:
+def _solved_by(edit: SDEdit, value: Value) -> list[AblationVariant]:
     if value not in SOLVERS:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {value!r}")
     # None where it is the usual one, as in the tables' edits.
-    return [Variant(str(value), replace(edit, solver=None if value == DEFAULT_SOLVER else SOLVERS[str(value)]()))]
+    return [
+        AblationVariant(str(value), replace(edit, solver=None if value == DEFAULT_SOLVER else SOLVERS[str(value)]()))
+    ]
 
 
-def _at_noise_level(edit: SDEdit, value: Value) -> list[Variant]:
+def _at_noise_level(edit: SDEdit, value: Value) -> list[AblationVariant]:
     t0 = f"sigma:{value:g}" if isinstance(value, int | float) else value
     start_number(t0)
-    return [Variant(t0, replace(edit, t0=t0), model=model) for model in (MODEL, COMPARED)]
+    return [AblationVariant(t0, replace(edit, t0=t0), model=model) for model in (MODEL, COMPARED)]
 
 
 ABLATIONS: dict[str, Ablation] = {

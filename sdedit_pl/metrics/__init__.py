@@ -1,13 +1,1 @@
 """Measures of edits: faithfulness to the guide, realism of a set, and closeness to the training images."""
-
-from __future__ import annotations
-
-from sdedit_pl.metrics.features import EfficientNetLite0, FeatureExtractor
-from sdedit_pl.metrics.features_from_file import FeaturesFile
-from sdedit_pl.metrics.inception import InceptionV3
-
-FEATURES: dict[str, type[FeatureExtractor]] = {
-    "inception": InceptionV3,
-    "efficientnet_lite0": EfficientNetLite0,
-    "file": FeaturesFile,
-}

@@ -63,6 +63,8 @@ class NCSNpp(UNet):
         init_scale: Scale of the initial weights of every residual branch's last convolution; 0 means next to nothing.
         patch: 1, 2 or 4. Above 1 the network works on patches of that size folded into channels, at 1/patch of the
             resolution: cheaper, a little less sharp. Ours, not the paper's.
+        refine: Channels of two convolutions at full resolution after the patches, which take the patches' grid out of
+            smooth areas; 0 for none. Ours, not the paper's.
         checkpoint_gradients: Whether to recompute activations in the backward pass, trading time for memory.
         augmentation_labels: Numbers that may tell the network how a training image was augmented.
 
@@ -95,6 +97,7 @@ class NCSNpp(UNet):
         epsilon: float = 1e-6,
         init_scale: float = 0.0,
         patch: int = 1,
+        refine: int = 0,
         checkpoint_gradients: bool = False,
         augmentation_labels: int = 0,
     ) -> None:
@@ -118,7 +121,7 @@ class NCSNpp(UNet):
             resample_with_convolution=resample_with_convolution,
         )
         taps = tuple(fir_kernel) if fir else None
-        image_width = shape.output_channels * patch**2
+        image_width = (refine or shape.output_channels) * patch**2
         residual = partial(
             ResidualBlock,
             label_channels=shape.label_channels,
@@ -164,6 +167,7 @@ class NCSNpp(UNet):
             else PositionalFeatures(channels, closed=close_frequencies),
             checkpoint_gradients=checkpoint_gradients,
             augmentation_labels=augmentation_labels,
+            refine=refine,
         )
 
 

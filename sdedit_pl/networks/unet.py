@@ -136,6 +136,29 @@ class Level(nn.Module):
         self.resample = resample
 
 
+class Refinement(nn.Module):
+    """Two 3 x 3 convolutions at full resolution, over features that come from patches and the network's own input.
+
+    Without them, each pixel of a patch is the output of a filter of its own, and smooth areas show the patches' grid.
+
+    Args:
+        image_channels: Channels of the network's input.
+        channels: Channels of the features.
+        output_channels: Channels of the output.
+    """
+
+    def __init__(self, image_channels: int, channels: int, output_channels: int) -> None:
+        super().__init__()
+        self.entry = convolution(image_channels, channels, 3)
+        self.middle = convolution(2 * channels, channels, 3)
+        self.exit = convolution(channels, output_channels, 3, init_scale=0.0)
+
+    def forward(self, h: Images, images: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out H W"]:
+        """Maps features (B, channels, H, W) and images (B, image_channels, H, W) to (B, output_channels, H, W)."""
+        joined = F.silu(torch.cat([h, self.entry(images)], dim=1))
+        return self.exit(F.silu(self.middle(joined)))
+
+
 class UNet(nn.Module):
     """A U-Net of some shape, put together from `layers`; `NCSNpp` and `DDPM` choose both."""
 
@@ -147,8 +170,14 @@ class UNet(nn.Module):
         *,
         checkpoint_gradients: bool,
         augmentation_labels: int = 0,
+        refine: int = 0,
     ) -> None:
         super().__init__()
+        if refine < 0 or (refine and shape.patch == 1):
+            raise ValueError(
+                f"refine is the number of channels at full resolution behind patches, or 0; got {refine} with "
+                f"patch={shape.patch}"
+            )
         self.shape = shape
         self.checkpoint_gradients = checkpoint_gradients
         self.label_embedding = LabelEmbedding(features, shape.label_channels, augmentation_labels)
@@ -162,8 +191,9 @@ class UNet(nn.Module):
         up, output_joints = _way_up(shape, layers, kept)
         self.up = nn.ModuleList(up)
         self.output_pyramid = nn.ModuleList(output_joints)
-        outside = shape.output_channels * shape.patch**2
+        outside = (refine or shape.output_channels) * shape.patch**2
         self.head = None if layers.head is None else layers.head(shape.widths[0], outside)
+        self.refinement = Refinement(shape.image_channels, refine, shape.output_channels) if refine else None
 
     @property
     def size_divisor(self) -> int:
@@ -197,7 +227,8 @@ class UNet(nn.Module):
         for block in self.middle:
             h = self._run(block, h, vector)
         h = self._ascend(h, kept, vector)
-        return F.pixel_shuffle(h, patch) if patch > 1 else h
+        h = F.pixel_shuffle(h, patch) if patch > 1 else h
+        return h if self.refinement is None else self.refinement(h, images.to(dtype))
 
     def _descend(self, x: Images, vector: LabelVector) -> list[Tensor]:
         h, pyramid = self.stem(x), x

@@ -1,4 +1,4 @@
-"""The search for t0: what it returns has been edited, is allowed, and is the largest tried."""
+"""The search for t0: its result has been edited, is allowed, and is the largest one tried."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EDIT = SDEdit(0.5, steps=5)
 
 @pytest.fixture
 def denoiser() -> GaussianDenoiser:
-    """An exact one, with a parameter that says where it stands."""
+    """An exact denoiser, with a parameter that has a device."""
     model = GaussianDenoiser(VPSDE(), 0.0, 3.0)
     model.place = nn.Parameter(torch.zeros(()))
     return model
@@ -34,7 +34,7 @@ def guide(name: str, value: float = 0.0) -> Guide:
 
 
 def distance_at(denoiser: GaussianDenoiser, t0: float, of: Guide, seeds: list[int]) -> float:
-    """The largest distance of the samples from `t0`."""
+    """The largest distance between the guide and its samples from `t0`."""
     edited = as_saved(replace(EDIT, t0=t0)(denoiser, of.image, seeds=seeds))
     return squared_l2(edited, of.image.expand_as(edited)).max().item()
 
@@ -44,27 +44,27 @@ def found(denoiser: GaussianDenoiser, guides: list[Guide], allowed: float, **opt
 
 
 @pytest.mark.parametrize("allowed", [2.0, 15.0, 30.0])
-def test_it_is_the_largest_time_on_the_way_that_is_allowed(denoiser: GaussianDenoiser, allowed: float) -> None:
+def test_the_result_is_the_largest_allowed_time_of_the_bisection(denoiser: GaussianDenoiser, allowed: float) -> None:
     (result,) = found(denoiser, [guide("a")], allowed, seeds=[3, 4])
     assert result.distance == distance_at(denoiser, result.t0, guide("a"), [3, 4]) <= allowed
     step = (1 - LOWEST_T0) / 2**BISECTIONS
     assert distance_at(denoiser, result.t0 + step, guide("a"), [3, 4]) > allowed
 
 
-def test_all_samples_are_within_what_is_allowed(denoiser: GaussianDenoiser) -> None:
+def test_all_samples_are_within_the_allowed_distance(denoiser: GaussianDenoiser) -> None:
     together = found(denoiser, [guide("a")], 30.0, seeds=[0, 1, 2, 3])[0].t0
     alone = [found(denoiser, [guide("a")], 30.0, seeds=[seed])[0].t0 for seed in range(4)]
     assert together == min(alone) < max(alone)
 
 
-def test_each_guide_has_its_own_whatever_it_is_searched_with(denoiser: GaussianDenoiser) -> None:
+def test_the_t0_of_a_guide_does_not_depend_on_other_guides(denoiser: GaussianDenoiser) -> None:
     guides = [guide("a"), guide("b", -0.8), guide("c", 0.3)]
     together = found(denoiser, guides, 30.0, seeds=[1, 2], batch=4)
     assert together == [found(denoiser, [one], 30.0, seeds=[1, 2])[0] for one in guides]
     assert len({result.t0 for result in together}) > 1
 
 
-def test_it_can_be_a_pixels_distance(denoiser: GaussianDenoiser) -> None:
+def test_the_distance_can_be_per_pixel(denoiser: GaussianDenoiser) -> None:
     summed = found(denoiser, [guide("a")], 0.3**2 * 192)
     a_pixel = found(denoiser, [guide("a")], 0.3, measure=root_mean_square)
     assert a_pixel[0].t0 == summed[0].t0
@@ -77,25 +77,25 @@ def test_kept_pixels_allow_more_noise(denoiser: GaussianDenoiser) -> None:
     assert half[0].t0 > found(denoiser, [guide("a")], 15.0)[0].t0
 
 
-def test_it_ends_at_the_ends_of_the_range(denoiser: GaussianDenoiser) -> None:
+def test_results_reach_both_ends_of_the_range(denoiser: GaussianDenoiser) -> None:
     denoiser.t_max = 0.6
     assert found(denoiser, [guide("a")], 1e6, bisections=3)[0].t0 == pytest.approx(0.6 - (0.6 - LOWEST_T0) / 8)
     least = distance_at(denoiser, LOWEST_T0, guide("a"), [0])
     assert found(denoiser, [guide("a")], 1.001 * least, bisections=2) == [FoundT0(LOWEST_T0, least)]
 
 
-def test_it_costs_what_it_says(denoiser: GaussianDenoiser) -> None:
+def test_the_number_of_edits_is_as_documented(denoiser: GaussianDenoiser) -> None:
     steps: list[int] = []
     found(denoiser, [guide("a"), guide("b")], 15.0, seeds=[0, 1, 2], bisections=4, on_step=steps.append)
     assert sum(steps) == 4 * 2 * 3 * EDIT.step_count
 
 
-def test_what_cannot_be_found_is_refused(denoiser: GaussianDenoiser) -> None:
+def test_unreachable_distances_and_wrong_arguments_are_refused(denoiser: GaussianDenoiser) -> None:
     with pytest.raises(ValueError, match=r"edits of b\.png differ from it by .* even from t0=0\.02.* allow more"):
         found(denoiser, [guide("b")], 1e-6)
-    with pytest.raises(ValueError, match="must be positive, got 0"):
+    with pytest.raises(ValueError, match="positive, got 0"):
         found(denoiser, [guide("a")], 0.0)
-    with pytest.raises(ValueError, match=r"must lie in \(0, 1\), the times of this model, got 1"):
+    with pytest.raises(ValueError, match=r"times of this model, \(0, 1\), got 1"):
         found(denoiser, [guide("a")], 1.0, lowest=1.0)
     with pytest.raises(ValueError, match="bisections must be at least 1, got 0"):
         found(denoiser, [guide("a")], 1.0, bisections=0)

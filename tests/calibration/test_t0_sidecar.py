@@ -70,9 +70,9 @@ def test_a_folders_weights_are_all_its_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("t0: 0.4\n", CheckpointError, "is not what `sdedit calibrate` writes; delete it"),
-        ("sha256: abc\n", CheckpointError, "is not what `sdedit calibrate` writes"),
-        ("t0: [0.4]\nsha256: abc\n", CheckpointError, "is not what `sdedit calibrate` writes"),
+        ("t0: 0.4\n", CheckpointError, "not a file of `sdedit calibrate`; delete it"),
+        ("sha256: abc\n", CheckpointError, "not a file of `sdedit calibrate`"),
+        ("t0: [0.4]\nsha256: abc\n", CheckpointError, "not a file of `sdedit calibrate`"),
         ("t0: 1.5\nsha256: SHA\n", CheckpointError, r"t0 must lie in \(0, 1\], got 1.5.*calibrate again"),
         ("t0: half\nsha256: SHA\n", CheckpointError, "a time in .* or a noise level such as sigma:1.2, got 'half'"),
         ("t0: [", ConfigError, "is not a readable YAML file"),

@@ -15,13 +15,11 @@ from PIL import Image
 from support.tiny import write_images
 from torch import Tensor
 
-from sdedit_pl.calibration.calibration_report import Report
-from sdedit_pl.calibration.sweep import Sweep, TradeOff
+from sdedit_pl.calibration.sweep import Sweep
 from sdedit_pl.calibration.t0_sidecar import calibrated_t0
 from sdedit_pl.cli import calibrate
-from sdedit_pl.metrics import FEATURES
+from sdedit_pl.metrics.feature_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor
-from sdedit_pl.metrics.intervals import Estimate
 
 SIDECAR, PLOT, UNFINISHED = (f"tiny.safetensors.t0.{suffix}" for suffix in ("yaml", "png", "unfinished"))
 CALIBRATE = (
@@ -114,10 +112,7 @@ def test_another_sweep_does_not_go_on_with_it(command, refused, monkeypatch: pyt
         patched.setattr(calibrate, "trade_off", lambda sweep: (_ for _ in ()).throw(KeyboardInterrupt))
         assert command(*CALIBRATE).code == 130
     message = refused(*CALIBRATE, "steps=3", "seed=1")
-    assert message == (
-        f"{UNFINISHED} is of a sweep that was interrupted and had another steps, seed; go on with that one, give "
-        "another out=, or overwrite=true"
-    )
+    assert UNFINISHED in message and "seed was 0, and is 1 now" in message and "overwrite=true" in message
     assert command(*CALIBRATE, "steps=3", "seed=1", "overwrite=true").code == 0
     assert not Path(UNFINISHED).exists()
     assert f"{SIDECAR} is already there; give another out=, or overwrite=true" in refused(*CALIBRATE)
@@ -141,16 +136,6 @@ def test_the_usual_levels_end_where_nothing_of_the_guide_is_left(command) -> Non
     assert command(*arguments, "images=3").code == 0
     levels = yaml.safe_load(Path(SIDECAR).read_text())["levels"]
     assert [level["t0"] for level in levels] == [0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
-
-
-@pytest.mark.parametrize(("level", "place"), [(1.2, "below"), (1.2341, "in"), (6.0974, "in"), (7.0, "above")])
-def test_the_verdict_compares_noise_levels_with_the_papers(level: float, place: str) -> None:
-    measured = [Estimate(1.0, low=0.9, high=1.1)] * 4
-    found = TradeOff(measured, measured, 900.0, 2, [0.0, 0.0, 1.0, 0.0])
-    report = Report(found, [0.1, "sigma:x", 1.0], [0.1, level, 150.0])
-    assert f"knee at t0=sigma:x (sigma:{level:.3g}), {place} the paper's range" in report.verdict()
-    for end in (1, 3):
-        assert ", at an end of the sweep, " in replace(report, found=replace(found, knee=end)).verdict()
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_the_way_out(refused, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,8 +32,8 @@ BAD_GUIDES = {
 }
 BAD_MASKS = {
     "missing.png": ("no mask at missing.png", "white marks what may change"),
-    "black.png": ("black.png is all black", "white marks what may"),
-    "wide.png": ("its guide's size", "guide.png is 16x16", "wide.png is 20x12"),
+    "black.png": ("black.png is all black", "white"),
+    "wide.png": ("size", "guide.png is 16x16", "wide.png is 20x12"),
     "empty.png": ("empty.png", "it is empty"),
     "cut.png": ("cut.png", "truncated"),
     "text.png": ("text.png", "not an image"),

@@ -77,5 +77,5 @@ class TestChange:
         images.read(0)
         shards[0].unlink()
         assert [self.read(images, index) for index in range(8)] == list(range(8))
-        with pytest.raises(UnreadableImage, match=r"a\.tar has vanished; put it back and start the same command again"):
+        with pytest.raises(UnreadableImage, match=r"a\.tar has vanished; put it back and run the same command again"):
             late.read(0)

@@ -113,7 +113,7 @@ class TestOrder:
         assert [sorted(epoch) for epoch in epochs] == [list(ALL)] * 3
         assert epochs[0] != epochs[1] != epochs[2] and epochs[0] != list(ALL)
 
-    @pytest.mark.parametrize(("batch_size", "world_size", "workers"), [(3, 1, 5), (2, 3, 0), (1, 2, 2), (24, 1, 0)])
+    @pytest.mark.parametrize(("batch_size", "world_size", "workers"), [(2, 3, 0), (1, 2, 2), (24, 1, 0)])
     def test_it_is_one_whatever_the_devices_workers_and_batches(
         self, web: Web, manifest: bool, batch_size: int, world_size: int, workers: int
     ) -> None:
@@ -121,7 +121,7 @@ class TestOrder:
         other = web.data(manifest, batch_size=batch_size, workers=workers, cache_folder=str(web.caches / "b"))
         assert torch.equal(images(other, 48, world_size), expected)
 
-    @pytest.mark.parametrize("start", [1, 12, 19, 40])
+    @pytest.mark.parametrize("start", [12, 40])
     def test_a_resumed_run_continues_it_bit_for_bit_with_other_devices_and_an_empty_cache(
         self, web: Web, manifest: bool, start: int
     ) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of edits: pixels and the places of contact sheets."""
+"""Contact sheets: which picture is in which cell."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from sdedit_pl.data.images import bytes_from_images
 from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
 from sdedit_pl.editing.many_guides import Edited
 from sdedit_pl.guides.guide_files import Guide
-from sdedit_pl.picture_grid import MARGIN, SMALLEST_CELL, TITLE_HEIGHT, cell_side, grid, to_picture
+from sdedit_pl.picture_grid import MARGIN, SMALLEST_CELL, TITLE_HEIGHT
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255)}
 STEP = SMALLEST_CELL + MARGIN
 
 
@@ -33,23 +31,6 @@ def cell(sheet: Image.Image, row: int, column: int, left: int = 0) -> np.ndarray
     """The pixels of a picture of a sheet."""
     x, y = left + MARGIN + STEP * column, TITLE_HEIGHT + STEP * row
     return np.array(sheet.crop((x, y, x + SMALLEST_CELL, y + SMALLEST_CELL)))
-
-
-def test_pixels_are_rounded_and_clamped() -> None:
-    values = torch.tensor([-3.0, -1.0, -0.5, 0.0, 1 / 255, 1.0, 3.0])
-    pixels = np.array(to_picture(values.expand(3, 1, -1)))
-    assert pixels.tolist() == [[[level] * 3 for level in (0, 0, 64, 128, 128, 255, 255)]]
-
-
-def test_bytes_come_back() -> None:
-    levels = torch.arange(256).expand(3, 1, -1)
-    assert np.array_equal(np.array(to_picture(levels / 127.5 - 1))[0, :, 0], np.arange(256))
-    assert np.array_equal(np.array(to_picture(bytes_from_images(levels / 127.5 - 1)))[0, :, 0], np.arange(256))
-
-
-def test_one_channel_is_a_grey_picture() -> None:
-    picture = to_picture(torch.zeros(1, 4, 5))
-    assert picture.mode == "L" and picture.size == (5, 4)
 
 
 def test_a_contact_sheet_is_a_row_of_guide_noised_guide_and_samples() -> None:
@@ -87,14 +68,6 @@ def test_small_images_are_enlarged_by_whole_factors(size: int, width: int) -> No
     assert sheet.width == MARGIN + 3 * (width + MARGIN)
 
 
-def test_a_grid_puts_pictures_where_their_rows_and_titles_are() -> None:
-    rows = [[Image.new("RGB", (4, 4), name) for name in COLOURS] for _ in range(2)]
-    sheet = grid(rows, list(COLOURS), SMALLEST_CELL)
-    for row in range(2):
-        for column, colour in enumerate(COLOURS.values()):
-            assert (cell(sheet, row, column) == colour).all()
-
-
 def test_pixels_of_the_guide_are_faded_by_a_strength_map_as_far_as_they_are_kept() -> None:
     strength = torch.linspace(0, 1, 16).expand(1, 1, 16, 16)
     guide = cell(contact_sheet([edited(strength)]), 0, 0).astype(int)[64, :, 0]
@@ -123,28 +96,3 @@ def test_a_variation_sheet_has_a_row_for_each_t0_and_a_column_for_each_seed() ->
 def test_a_guide_without_an_edit_for_each_t0_is_refused() -> None:
     with pytest.raises(ValueError, match="2 t0 make 2 edits of a guide, got 1"):
         variation_sheet([[edited()]], [0.3, 0.6])
-
-
-def test_a_grid_leaves_places_free_and_names_rows_in_every_column_of_rows() -> None:
-    red = Image.new("RGB", (4, 4), "red")
-    sheet = grid([[red, None], [None, red]], ["a", "b"], SMALLEST_CELL, columns=2, row_titles=["first", "second one"])
-    gutter = (sheet.width + 2 * MARGIN) // 2 - 2 * STEP - 3 * MARGIN
-    block = gutter + 2 * STEP + 3 * MARGIN
-    for index, column in ((0, 0), (1, 1)):
-        left = block * index + gutter
-        assert (cell(sheet, 0, column, left) == COLOURS["red"]).all() and (
-            cell(sheet, 0, 1 - column, left) == 255
-        ).all()
-        name = np.array(sheet)[TITLE_HEIGHT:, block * index : block * index + gutter]
-        assert (name < 128).any()
-
-
-def test_pictures_that_are_not_square_keep_their_proportions() -> None:
-    wide = Image.new("RGB", (32, 16), "red")
-    pixels = cell(grid([[wide]], ["a"], cell_side(wide)), 0, 0)
-    assert (pixels[32:96] == COLOURS["red"]).all() and (pixels[:32] == 255).all() and (pixels[96:] == 255).all()
-
-
-@pytest.mark.parametrize(("size", "side"), [((16, 8), 128), ((100, 130), 130), ((700, 300), 512)])
-def test_cells_hold_the_longer_side_of_a_picture(size: tuple[int, int], side: int) -> None:
-    assert cell_side(Image.new("RGB", size)) == side

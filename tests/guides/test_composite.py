@@ -1,4 +1,4 @@
-"""Composites: where an object lands, what it brings along, and what may change around it."""
+"""Composites: placement and colours of the object, and the editable area around it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def background(tmp_path: Path) -> Guide:
 
 
 def saved(folder: Path, pixels: np.ndarray, size: int | None = None) -> Guide:
-    """A background's guide, square in the size of its file if none is given."""
+    """The guide of a background; `size` defaults to the height of the file."""
     Image.fromarray(pixels).save(folder / "background.png")
     return read_guide(folder / "background.png", size or pixels.shape[0])
 
@@ -47,7 +47,7 @@ def disc(side: int, colour: tuple[int, int, int] = RED, around: tuple[int, int, 
     return Image.fromarray(np.where(inside, (*colour, 255), (*around, 0)).astype(np.uint8))
 
 
-def test_a_rectangle_lands_with_its_upper_left_corner_at_the_place(tmp_path: Path, background: Guide) -> None:
+def test_the_upper_left_corner_is_placed_at_at(tmp_path: Path, background: Guide) -> None:
     patch = np.random.default_rng(1).integers(0, 256, (5, 9, 3), dtype=np.uint8)
     composite = pasted(tmp_path, background, Image.fromarray(patch), (20, 3), grow=0)
     expected = BACK.copy()
@@ -62,7 +62,7 @@ def test_a_rectangle_lands_with_its_upper_left_corner_at_the_place(tmp_path: Pat
 
 @pytest.mark.parametrize("at", [(-4, -3), (26, 28), (-4, 28), (30, 5)])
 @pytest.mark.parametrize("scale", [1.0, 1.7, 0.6])
-def test_what_lies_outside_is_cut_off_and_the_rest_is_as_on_a_larger_canvas(
+def test_parts_outside_the_background_are_cut_off(
     tmp_path: Path, background: Guide, at: tuple[int, int], scale: float
 ) -> None:
     # Levels at which the filter does not overshoot the limits, where Pillow's order of clipping depends on the sizes.
@@ -74,7 +74,7 @@ def test_what_lies_outside_is_cut_off_and_the_rest_is_as_on_a_larger_canvas(
     assert not np.array_equal(cut, BACK)
 
 
-def test_no_colour_of_transparent_pixels_comes_in(tmp_path: Path) -> None:
+def test_the_colour_of_transparent_pixels_does_not_leak_in(tmp_path: Path) -> None:
     grey = saved(tmp_path, np.full((64, 64, 3), 100, dtype=np.uint8))
     for scale in (0.4, 1.0, 2.3):
         pixels = pixels_of(pasted(tmp_path, grey, disc(24), (4, 4), scale=scale)).astype(int)
@@ -82,17 +82,17 @@ def test_no_colour_of_transparent_pixels_comes_in(tmp_path: Path) -> None:
         assert green.max() <= 101 and np.abs(green - blue).max() <= 1, "the green around the disc must not show"
         assert red.max() == 255 and green.min() == 0
         area = (red > 177).sum() / (math.pi / 4 * (24 * scale) ** 2)
-        assert area == pytest.approx(1, abs=0.15), "the disc has the size that it was scaled to"
+        assert area == pytest.approx(1, abs=0.15), "the disc has the scaled size"
 
 
-def test_the_mask_grows_by_round_borders_and_the_strength_falls_evenly(tmp_path: Path, background: Guide) -> None:
+def test_the_mask_grows_by_a_round_border_and_the_strength_falls_linearly(tmp_path: Path, background: Guide) -> None:
     dot = Image.new("RGB", (1, 1), RED)
     composite = pasted(tmp_path, background, dot, (16, 12), grow=3, feather=4)
     y, x = np.mgrid[:32, :32]
     distance = np.hypot(y - 12, x - 16)
     mask, strength = composite.guide.mask, composite.strength[0, 0]
     assert mask is not None and np.array_equal(mask[0, 0].numpy(), distance <= 3)
-    assert mask.sum() == 29  # whole points in a circle of radius 3
+    assert mask.sum() == 29  # lattice points in a circle of radius 3
     np.testing.assert_allclose(strength.numpy(), np.clip((7 - distance) / 4, 0, 1), atol=1e-6)
     assert torch.equal(strength == 1, mask[0, 0])
 
@@ -106,14 +106,14 @@ def test_distances_are_euclidean(reach: int) -> None:
     torch.testing.assert_close(found, torch.where(exact <= reach + 1e-4, exact, math.inf), atol=1e-4, rtol=0)
 
 
-def test_no_reach_is_too_long() -> None:
+def test_any_reach_is_allowed() -> None:
     region = torch.zeros(6, 9, dtype=torch.bool)
     region[0, 0] = True
     assert torch.equal(distance_to(region, 10**12), distance_to(region, 100))
     assert distance_to(region, 10**12)[5, 8] == pytest.approx(math.hypot(5, 8))
 
 
-def test_widths_are_in_the_models_pixels_and_places_in_the_files(tmp_path: Path) -> None:
+def test_widths_are_in_pixels_of_the_model_and_places_in_pixels_of_the_file(tmp_path: Path) -> None:
     large = saved(tmp_path, BACK.repeat(4, 0).repeat(4, 1), size=32)
     composite = pasted(tmp_path, large, Image.new("RGB", (4, 4), RED), (64, 48), grow=3)
     y, x = np.mgrid[:32, :32]
@@ -132,7 +132,7 @@ def test_a_wide_background_is_cropped_after_pasting(tmp_path: Path) -> None:
     assert np.array_equal(pixels_of(large), expected) and large.strength.shape == (1, 1, 32, 64)
 
 
-def test_a_large_guide_is_resampled_like_one_without_an_object(tmp_path: Path, background: Guide) -> None:
+def test_a_large_composite_is_resampled_like_a_plain_guide(tmp_path: Path, background: Guide) -> None:
     guide = read_large_guide(background.path, 16, side=20)
     composite = pasted(tmp_path, guide, Image.new("RGB", (2, 2), RED), (0, 0))
     assert torch.equal(composite.guide.image[..., 8:, 8:], guide.image[..., 8:, 8:])
@@ -150,13 +150,13 @@ def test_a_mask_of_its_own_cuts_the_object_out(tmp_path: Path, background: Guide
     expected[10:16, 10:16] = share * np.array(RED) + (1 - share) * expected[10:16, 10:16]
     np.testing.assert_allclose(pixels_of(composite), expected, atol=1)
     assert composite.guide.mask is not None and composite.guide.mask.sum() == 8, (
-        "a fifth of a pixel is not the object's"
+        "a pixel covered by a fifth is not part of the object"
     )
 
 
 def test_photographs_taken_sideways_are_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned clockwise by a quarter to be upright
+    exif[0x0112] = 6  # rotate clockwise by 90 degrees
     wide = Image.fromarray(np.concatenate([BACK, BACK[::-1]], axis=1))
     wide.save(tmp_path / "background.png", exif=exif)
     stripe = np.zeros((2, 6, 3), dtype=np.uint8)
@@ -192,7 +192,7 @@ def test_an_object_outside_of_the_central_square_or_too_small_is_refused(tmp_pat
         pasted(tmp_path, wide, Image.new("RGB", (10, 10)), (30, 9), scale=0.01)
 
 
-def test_objects_that_are_none_are_refused(tmp_path: Path, background: Guide) -> None:
+def test_unusable_objects_and_backgrounds_are_refused(tmp_path: Path, background: Guide) -> None:
     with pytest.raises(ValueError, match=r"object.png is fully transparent: there is no object"):
         pasted(tmp_path, background, Image.new("RGBA", (4, 4), (9, 9, 9, 0)), (1, 1))
     Image.new("L", (4, 4)).save(tmp_path / "black.png")
@@ -213,12 +213,12 @@ def test_objects_that_are_none_are_refused(tmp_path: Path, background: Guide) ->
 
 
 @pytest.mark.parametrize("options", [{"scale": 0.0}, {"scale": -1.0}, {"scale": math.inf}, {"scale": math.nan}])
-def test_scales_are_above_0(options: dict[str, float]) -> None:
+def test_the_scale_must_be_positive(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"scale must be positive, got"):
         Paste(Path("object.png"), (0, 0), **options)
 
 
 @pytest.mark.parametrize("options", [{"grow": -1}, {"feather": -2}])
-def test_widths_are_not_below_0(options: dict[str, int]) -> None:
+def test_widths_must_not_be_negative(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="widths in pixels, at least 0, got grow="):
         Paste(Path("object.png"), (0, 0), **options)

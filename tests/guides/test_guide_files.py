@@ -60,9 +60,7 @@ def test_a_photograph_taken_sideways_is_upright(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"), [(b"", "it is empty"), (b"GIF89 or so", "it is not an image"), (None, "truncated")]
 )
-def test_a_file_that_is_no_whole_image_is_refused(
-    content: bytes | None, reason: str, guide: Guide, tmp_path: Path
-) -> None:
+def test_damaged_images_are_refused(content: bytes | None, reason: str, guide: Guide, tmp_path: Path) -> None:
     path = tmp_path / "bad.png"
     path.write_bytes(guide.path.read_bytes()[:200] if content is None else content)
     for read in (lambda: read_guide(path, 16), lambda: read_mask(path, guide)):
@@ -86,7 +84,7 @@ def test_a_file_a_folder_and_a_glob_name_guides(tmp_path: Path) -> None:
     assert found("**/*.png") == ["b.png", "deep/d.png"]
 
 
-def test_a_name_with_the_signs_of_a_glob_is_a_name_first(tmp_path: Path) -> None:
+def test_a_file_whose_name_looks_like_a_glob_is_found(tmp_path: Path) -> None:
     for name in ("a[1].png", "a1.png"):
         (tmp_path / name).touch()
     assert find_guides(str(tmp_path / "a[1].png")) == [tmp_path / "a[1].png"]
@@ -107,12 +105,12 @@ def test_a_large_guide_keeps_its_size_and_proportions(tmp_path: Path) -> None:
     assert guide.whole and not guide.resized and guide.original_size == (50, 20)
     assert np.array_equal(((guide.image[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy(), pixels)
     assert read_large_guide(tmp_path / "wide.png", 16, side=40).image.shape == (1, 3, 40, 100)
-    # ... but is never smaller than a window
+    # but never smaller than a window
     assert read_large_guide(tmp_path / "wide.png", 32).image.shape == (1, 3, 32, 80)
     assert read_large_guide(tmp_path / "wide.png", 16, channels=1).image.shape == (1, 1, 20, 50)
 
 
-def test_a_large_guide_of_the_runner_or_smaller_than_a_window_is_refused(tmp_path: Path) -> None:
+def test_runner_files_and_sides_below_a_window_are_refused_as_large_guides(tmp_path: Path) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "guide.png")
     with pytest.raises(ValueError, match="16 pixels, got 12"):
         read_large_guide(tmp_path / "guide.png", 16, side=12)

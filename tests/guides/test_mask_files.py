@@ -19,7 +19,7 @@ GREY = FREE.astype(np.uint8) * 255
 
 
 def palette(index_of_white: int) -> Image.Image:
-    """The mask as indices of a palette in which white is not the largest."""
+    """The mask as a palette image in which white does not have the largest index."""
     image = Image.fromarray(np.where(FREE, index_of_white, 5).astype(np.uint8))
     image.putpalette(
         [channel for index in range(256) for channel in ([255] * 3 if index == index_of_white else [0] * 3)]
@@ -49,7 +49,7 @@ def guide(tmp_path: Path) -> Guide:
 
 
 @pytest.mark.parametrize("name", MASKS)
-def test_a_mask_of_any_mode_is_white_where_pixels_may_change(name: str, guide: Guide, tmp_path: Path) -> None:
+def test_masks_of_any_mode_are_true_where_white(name: str, guide: Guide, tmp_path: Path) -> None:
     MASKS[name].save(tmp_path / "mask.png")
     mask = read_mask(tmp_path / "mask.png", guide)
     assert mask.shape == (1, 1, 16, 16) and mask.dtype == torch.bool
@@ -73,11 +73,11 @@ def test_a_mask_of_another_size_or_all_black_is_refused(guide: Guide, tmp_path: 
     with pytest.raises(ValueError, match=r"size of its guide: .*guide.png is 16x16, .*wide.png is 20x12"):
         read_mask(tmp_path / "wide.png", guide)
     Image.new("L", (16, 16), 127).save(tmp_path / "dark.png")
-    with pytest.raises(ValueError, match="dark.png is all black.*white"):
+    with pytest.raises(ValueError, match=r"dark.png is all black.*white"):
         read_mask(tmp_path / "dark.png", guide)
 
 
-def test_what_may_change_of_a_large_guide_is_not_cropped(tmp_path: Path) -> None:
+def test_masks_and_maps_of_large_guides_are_not_cropped(tmp_path: Path) -> None:
     free = np.zeros((20, 50), dtype=np.uint8)
     free[:, 45:] = 255
     Image.fromarray(np.zeros((20, 50, 3), dtype=np.uint8)).save(tmp_path / "wide.png")
@@ -95,5 +95,5 @@ def test_a_strength_map_holds_its_grey_values(guide: Guide, tmp_path: Path) -> N
     Image.fromarray(grey).save(tmp_path / "map.png")
     assert torch.equal(read_strength(tmp_path / "map.png", guide)[0, 0], torch.from_numpy(grey).float() / 255)
     Image.fromarray(0 * grey).save(tmp_path / "black.png")
-    with pytest.raises(ValueError, match="black.png is all black.*white"):
+    with pytest.raises(ValueError, match=r"black.png is all black.*white"):
         read_strength(tmp_path / "black.png", guide)

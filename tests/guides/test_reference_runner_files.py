@@ -1,4 +1,4 @@
-"""The `[mask, image]` files of SDEdit's reference runner, and what is no such file."""
+"""The `[mask, image]` files of SDEdit's reference runner, and files that are refused."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def saved(folder: Path, value: object) -> Path:
 
 @pytest.mark.parametrize("mask", [KEPT, KEPT[:1], KEPT[0], KEPT.bool(), KEPT.int()], ids=str)
 @pytest.mark.parametrize("kind", [list, tuple])
-def test_the_runners_conventions_end_here(mask: torch.Tensor, kind: type, tmp_path: Path) -> None:
+def test_files_are_converted_to_this_packages_conventions(mask: torch.Tensor, kind: type, tmp_path: Path) -> None:
     guide = read_guide(saved(tmp_path, kind([mask, IMAGE])), 8)
     assert guide.mask is not None and guide.mask.shape == (1, 1, 8, 8) and guide.mask.dtype == torch.bool
-    assert torch.equal(guide.mask[0, 0], KEPT[0] != 1), "1 is kept there, True may change here"
+    assert torch.equal(guide.mask[0, 0], KEPT[0] != 1), "the runner keeps pixels at 1"
     torch.testing.assert_close(guide.image, IMAGE[None] * 2 - 1)
     assert not guide.resized
 
@@ -36,7 +36,7 @@ def test_double_and_half_images(tmp_path: Path) -> None:
         torch.testing.assert_close(image, IMAGE[None] * 2 - 1, rtol=0, atol=2e-3)
 
 
-def test_a_folder_of_guides_holds_pictures_only(tmp_path: Path) -> None:
+def test_runner_files_in_a_folder_are_not_guides(tmp_path: Path) -> None:
     file = saved(tmp_path, [KEPT, IMAGE])
     assert find_guides(str(file)) == [file] == find_guides(str(tmp_path / "*.pth"))
     with pytest.raises(ValueError, match="holds no images"):
@@ -61,12 +61,12 @@ def test_a_folder_of_guides_holds_pictures_only(tmp_path: Path) -> None:
         (IMAGE, r"got float32 of shape \(3, 8, 8\)"),
     ],
 )
-def test_what_is_no_such_file(value: object, message: str, tmp_path: Path) -> None:
+def test_other_contents_are_refused(value: object, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         read_guide(saved(tmp_path, value), 8)
 
 
-def test_damaged_files(tmp_path: Path) -> None:
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
     whole = saved(tmp_path, [KEPT, IMAGE]).read_bytes()
     for damaged in (b"", b"no pickle", whole[:-200]):
         (tmp_path / "guide.pth").write_bytes(damaged)
@@ -75,7 +75,7 @@ def test_damaged_files(tmp_path: Path) -> None:
 
 
 class Trap:
-    """What creates a marker when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -86,6 +86,6 @@ class Trap:
 
 def test_code_is_not_run(tmp_path: Path) -> None:
     file = saved(tmp_path, [KEPT, Trap(tmp_path / "marker")])
-    with pytest.raises(ValueError, match=r"which could run code when loaded.*it was not loaded"):
+    with pytest.raises(ValueError, match=r"could run code.*not loaded"):
         read_guide(file, 8)
     assert not (tmp_path / "marker").exists()

@@ -1,4 +1,4 @@
-"""Simulated strokes: few flat colours, no detail, the same painting every time."""
+"""Simulated strokes: few flat colours, no detail, deterministic."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sdedit_pl.guides.strokes import scaled_kernel, stroke_painting
 
 
 def photograph(side: int = 64) -> torch.Tensor:
-    """A smooth picture with noise on it, of many colours."""
+    """A smooth gradient with noise."""
     ramp = torch.linspace(-1, 1, side)
     picture = torch.stack([ramp.expand(side, side), ramp[:, None].expand(side, side), -ramp.expand(side, side)])
     noise = torch.randn(3, side, side, generator=torch.Generator().manual_seed(0))
@@ -21,13 +21,13 @@ def colours_of(image: torch.Tensor) -> int:
 
 
 @pytest.mark.parametrize("colours", [3, 6, 16])
-def test_a_painting_has_as_many_colours_as_wanted(colours: int) -> None:
+def test_a_painting_has_the_requested_number_of_colours(colours: int) -> None:
     painting = stroke_painting(photograph(), colours=colours)[0]
     assert colours_of(photograph()[0]) > 1000
     assert colours - 1 <= colours_of(painting) <= colours
 
 
-def test_a_painting_is_near_its_image() -> None:
+def test_a_painting_resembles_its_image() -> None:
     image = photograph()
     assert (stroke_painting(image) - image).abs().mean() < 0.35
     assert stroke_painting(image).abs().max() <= 1
@@ -42,7 +42,7 @@ def test_details_thinner_than_half_the_brush_vanish() -> None:
     assert (painting[..., 2:15, 2:15] == 1).all()
 
 
-def test_a_flat_image_stays() -> None:
+def test_a_flat_image_is_unchanged() -> None:
     image = torch.full((1, 3, 16, 16), 51 / 127.5 - 1)
     torch.testing.assert_close(stroke_painting(image), image)
 
@@ -55,12 +55,12 @@ def test_the_same_image_gives_the_same_painting_in_any_batch() -> None:
 
 
 @pytest.mark.parametrize(("side", "kernel"), [(256, 23), (512, 45), (128, 11), (64, 5), (32, 3), (8, 3)])
-def test_the_kernel_grows_with_the_image(side: int, kernel: int) -> None:
+def test_the_kernel_scales_with_the_image(side: int, kernel: int) -> None:
     assert scaled_kernel(side) == kernel
     assert abs(scaled_kernel(side) - max(3, side * 23 / 256)) <= 1
 
 
-def test_the_kernel_may_be_given() -> None:
+def test_the_kernel_can_be_chosen() -> None:
     image = photograph()
     assert torch.equal(stroke_painting(image, kernel=5), stroke_painting(image))
     assert not torch.equal(stroke_painting(image, kernel=11), stroke_painting(image))
@@ -74,7 +74,7 @@ def test_the_kernel_may_be_given() -> None:
         ({"kernel": 1}, "odd and at least 3, got 1"),
     ],
 )
-def test_impossible_paintings_are_refused(arguments: dict[str, int], message: str) -> None:
+def test_arguments_out_of_range_are_refused(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         stroke_painting(photograph(), **arguments)
 

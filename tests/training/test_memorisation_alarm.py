@@ -14,9 +14,9 @@ from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.build.training_run import build_module
-from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.memorisation_alarm import ALARMING, MemorisationAlarm
 from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 
 def pictures(count: int, seed: int, size: int = 32) -> Tensor:

@@ -21,9 +21,9 @@ from sdedit_pl.build.training_run import build_module
 from sdedit_pl.configuration.model_config import model_of_run
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.previews import Previews
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 EDIT = SDEdit(t0=0.5, steps=2)
 PADDING = 2

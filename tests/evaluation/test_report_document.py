@@ -1,4 +1,4 @@
-"""The report's forms: what is text stays text, and a picture is in the page."""
+"""The report as HTML and Markdown: escaped text, embedded figures, and tables of the measures present."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sdedit_pl.evaluation.contents import chosen_rows, measures_table
-from sdedit_pl.evaluation.report import Figure, Report, Section, Table, markdown_table
+from sdedit_pl.evaluation.report_document import Figure, ReportDocument, Section, Table, markdown_table
+from sdedit_pl.evaluation.report_sections import chosen_rows, measures_table
 
 PICTURE = Image.new("RGB", (3, 2), "red")
 
 
-def report() -> Report:
+def report() -> ReportDocument:
     table = Table(["name", "value"], [["a|b", "1 < 2"], ["ours", "<b>"]], "ours")
     figure = Figure("dots", 'red & "round"', PICTURE)
-    return Report("Evaluation of <x>", [Section("One", ["<urlopen error>"], table, [figure])])
+    return ReportDocument("Evaluation of <x>", [Section("One", ["<urlopen error>"], table, [figure])])
 
 
 def test_the_page_holds_its_pictures_and_escapes_text(tmp_path: Path) -> None:
@@ -32,14 +32,14 @@ def test_the_page_holds_its_pictures_and_escapes_text(tmp_path: Path) -> None:
     assert "http" not in page
 
 
-def test_markdown_keeps_its_tables_whole(tmp_path: Path) -> None:
+def test_markdown_escapes_text_in_tables(tmp_path: Path) -> None:
     text = report().markdown()
     assert "| a/b | 1 < 2 |\n| **ours** | <b> |" in text and "&lt;urlopen error>" in text
     assert "![dots](figures/dots.png)" in text
     assert markdown_table(Table(["x"], [])) == "| x |\n| --- |"
 
 
-def test_a_table_shows_what_was_measured_and_nothing_else() -> None:
+def test_a_table_shows_only_measures_that_exist() -> None:
     first = {"kid": 0.25, "kid_error": 0.125, "kid_low": None, "kid_high": None, "squared_l2": 3.0}
     table = measures_table({"one": first, "two": {"kid": 0.5, "kid_error": None, "masked_lpips": 0.03}}, "method")
     assert table.titles == ["method", "KID ↓", "L2 to guide ↓", "masked LPIPS ↓"]

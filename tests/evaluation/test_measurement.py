@@ -1,4 +1,4 @@
-"""What is measured of files: the numbers that the metrics give of the images themselves."""
+"""Measurement from files gives the numbers of the images themselves."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.evaluation import Settings, make_plan
-from sdedit_pl.evaluation.measuring import Evaluation, Instruments
-from sdedit_pl.evaluation.others import choose_nearest
-from sdedit_pl.evaluation.pictures import Pictures
-from sdedit_pl.evaluation.store import Store
-from sdedit_pl.evaluation.tasks import Partners
+from sdedit_pl.evaluation.evaluation_plan import EvaluationSettings, make_plan
+from sdedit_pl.evaluation.image_groups import Partners
+from sdedit_pl.evaluation.image_store import ImageStore
+from sdedit_pl.evaluation.measurement import Instruments, Measurement, choose_nearest
+from sdedit_pl.evaluation.numbered_images import NumberedImages
 from sdedit_pl.metrics.distances import squared_l2
 from sdedit_pl.metrics.features import FeatureExtractor
 from sdedit_pl.metrics.kid import kernel_distance
@@ -45,16 +44,16 @@ def noise_images(seed: int) -> Images:
 
 
 @pytest.fixture
-def evaluate(tmp_path: Path, written: Callable[[str, Images], Pictures]) -> Callable[..., dict]:
+def evaluate(tmp_path: Path, written: Callable[[str, Images], NumberedImages]) -> Callable[..., dict]:
     """Measures three sets of images, of which two are originals and guides, in groups."""
     sets = {"original": noise_images(0), "guide": noise_images(1), "sdedit": noise_images(2) * 0.5}
     for name, images in sets.items():
         written(f"images/{name if name == 'original' else f'stroke_synthesis/{name}'}", images)
 
     def measured(groups: list[int], instruments: Instruments) -> dict:
-        plan = make_plan(Settings(SDEdit(steps=2), tasks=["stroke_synthesis"], baselines=[]))
-        store = Store(tmp_path, COUNT, ImageFormat(8), Partners([], []))
-        return Evaluation(plan, store, groups, {}, instruments).measure()["tasks"]["stroke_synthesis"]
+        plan = make_plan(EvaluationSettings(SDEdit(steps=2), tasks=["stroke_synthesis"], baselines=[]))
+        store = ImageStore(tmp_path, COUNT, ImageFormat(8), Partners([], []))
+        return Measurement(plan, store, groups, {}, instruments).measure()["tasks"]["stroke_synthesis"]
 
     return measured
 
@@ -78,21 +77,23 @@ def test_one_batch_of_images_is_in_memory_at_a_time(evaluate) -> None:
     assert extractor.largest_batch == 2
 
 
-def test_the_nearest_sample_is_chosen_whatever_the_batch(written: Callable[[str, Images], Pictures], tmp_path: Path):
+def test_the_nearest_sample_is_chosen_whatever_the_batch(
+    written: Callable[[str, Images], NumberedImages], tmp_path: Path
+):
     samples = noise_images(5)
     order = torch.tensor([3, 1, 8, 0, 3, 7, 2, 2, 5])
     guides = written("guides", (samples[order] + 0.02).clamp(-1, 1))
     for batch in (1, 4, 20):
-        chosen = Pictures(tmp_path / f"chosen{batch}", COUNT, ImageFormat(8))
+        chosen = NumberedImages(tmp_path / f"chosen{batch}", COUNT, ImageFormat(8))
         choose_nearest(guides, written("samples", samples), chosen, batch)
         assert torch.equal(chosen.read(range(COUNT)), samples[order])
 
 
-def test_large_images_are_compared_averaged(written: Callable[[str, Images], Pictures], tmp_path: Path) -> None:
+def test_large_images_are_compared_averaged(written: Callable[[str, Images], NumberedImages], tmp_path: Path) -> None:
     dark, bright = torch.full((3, 64, 64), -0.8), torch.full((3, 64, 64), 0.8)
     checkered = torch.ones(3, 64, 64)
     checkered[:, ::2, ::2] = checkered[:, 1::2, 1::2] = -1
-    chosen = Pictures(tmp_path / "chosen", 1, ImageFormat(64))
+    chosen = NumberedImages(tmp_path / "chosen", 1, ImageFormat(64))
     grey = written("guides", torch.zeros(1, 3, 64, 64))
     choose_nearest(grey, written("samples", torch.stack([dark, checkered, bright])), chosen, 2)
     assert chosen.read([0]).unique().tolist() == [-1, 1]

@@ -1,7 +1,7 @@
-"""Numbered PNG files: what an evaluation edits, and what came of it.
+"""Folders of numbered PNG files: the images that an evaluation edits, and the results.
 
-Each image is a file of its own that appears whole or not at all, so that what is there is finished and what is missing
-is still to be made, in whatever order and by however many processes.
+Each file appears whole or not at all. An image that exists is finished, a missing one is still to be made, in any order
+and by any number of processes.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from sdedit_pl.typing import Images, Mask
 
 
 @dataclass(frozen=True)
-class Pictures:
+class NumberedImages:
     """A folder of images 000000.png, 000001.png, ... of one shape.
 
     Args:
-        folder: the folder, made with the first image.
-        count: how many images it is to hold.
+        folder: the folder, created with the first image.
+        count: the number of images when complete.
         format: their size and channels.
-        files: the files, where they have other names.
+        files: the files, if they have other names.
     """
 
     folder: Path
@@ -46,7 +46,7 @@ class Pictures:
         return self.files[number] if self.files else self.folder / f"{number:06d}.png"
 
     def missing(self) -> list[int]:
-        """The numbers of the images that are not there yet."""
+        """The numbers of the missing images."""
         return [number for number in range(self.count) if not self.file(number).is_file()]
 
     def write(self, number: int, image: Float[Tensor, "C H W"]) -> None:
@@ -64,33 +64,28 @@ class Pictures:
         return images_from_bytes(torch.stack([self._decoded(number) for number in numbers]))
 
     def read_masks(self, numbers: Sequence[int]) -> Mask:
-        """Some of the images as masks, True where they are white; raises what `read` does."""
+        """Some of the images as masks, True where they are white; raises the same errors as `read`."""
         return torch.stack([self._decoded(number)[:1] for number in numbers]) >= 128
 
-    def batches(self, size: int) -> Batches:
+    def batches(self, size: int) -> NumberedBatches:
         """All images, `size` at a time."""
-        return Batches(self, size)
+        return NumberedBatches(self, size)
 
     def digest(self) -> str:
-        """A hash of all images' pixels, hexadecimal."""
+        """The SHA-256 of all images' pixels, hexadecimal."""
         found = hashlib.sha256()
         for number in range(self.count):
             found.update(hashlib.sha256(self._decoded(number).contiguous().numpy().tobytes()).digest())
         return found.hexdigest()
 
     def check_sizes(self) -> None:
-        """Refuses images of another size.
-
-        Raises:
-            ValueError: an image is not of the size that is expected.
-            UnreadableImage: a file is not an image.
-        """
+        """Raises ValueError if an image has another size, UnreadableImage if a file is not an image."""
         expected = (self.format.size, self.format.size)
         for number in range(self.count):
             if (found := image_size(self.file(number))) != expected:
                 raise ValueError(
                     f"{self.file(number)} is {found[0]}x{found[1]}, expected {expected[0]}x{expected[1]} like the "
-                    "images it is compared with; resize that system's outputs first"
+                    "inputs; resize that system's outputs first"
                 )
 
     def _decoded(self, number: int) -> Tensor:
@@ -99,15 +94,15 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Batches:
-    """The images of a folder in batches, as often as they are asked for, one batch in memory at a time.
+class NumberedBatches:
+    """The images of a folder in batches, one in memory at a time; can be iterated repeatedly.
 
     Args:
         pictures: the images.
         size: images in a batch.
     """
 
-    pictures: Pictures
+    pictures: NumberedImages
     size: int
 
     def __iter__(self) -> Iterator[Images]:

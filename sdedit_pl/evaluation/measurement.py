@@ -1,52 +1,54 @@
-"""Measuring what an evaluation has made: one number after the other for each column, from its files.
+"""Measurement of an evaluation's images, column by column, from their files.
 
-One process measures, a batch of images at a time; features of a column's images are all that is kept. KID leaves out
-the pairs of an edit and an image of the same group: an edit is close to the image that its guide was made of because it
-was made of it, and not because the model is good.
+One process measures a batch of images at a time and keeps only the features of a column. KID leaves out the pairs of an
+edit and an image of the same group: an edit is close to the image behind its guide because it was made from it, not
+because the model is good.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchmetrics import MetricCollection
 from tqdm import tqdm
 
-from sdedit_pl.evaluation.others import choose_nearest
-from sdedit_pl.evaluation.pictures import Pictures
-from sdedit_pl.evaluation.plan import GUIDE, SAMPLES, Plan
-from sdedit_pl.evaluation.store import FEATURE_CACHE, Store
-from sdedit_pl.evaluation.ways import BASELINES
+from sdedit_pl.evaluation.evaluation_plan import GUIDE, SAMPLES, EvaluationPlan
+from sdedit_pl.evaluation.image_store import FEATURE_CACHE, ImageStore
+from sdedit_pl.evaluation.methods import BASELINES
+from sdedit_pl.evaluation.numbered_images import NumberedImages
+from sdedit_pl.files import whole_file
+from sdedit_pl.metrics.distances import nearest_by_distance
 from sdedit_pl.metrics.faithfulness import RootMeanSquare, SquaredL2
 from sdedit_pl.metrics.feature_cache import cached_features
 from sdedit_pl.metrics.features import FeatureExtractor
 from sdedit_pl.metrics.masked_lpips import MaskedLPIPS
 from sdedit_pl.metrics.realism import DensityCoverage, FrechetDistance, KernelDistance, PrecisionRecall
 
-logger = logging.getLogger(__name__)
-
 LEAST_IMAGES = 6
-"""Density and coverage look at the five nearest neighbours of an image."""
+"""Density and coverage need the five nearest neighbours of an image."""
+COMPARED_SIDE = 32
+"""Height and width to which images are averaged down to find the nearest, in pixels."""
 LEAST_GROUPS = 3
-"""KID's error is taken from the estimates that leave one group out."""
+"""KID's standard error needs estimates that leave one group out."""
 
 Measures = dict[str, float | None]
-"""Name -> value, None where it has none."""
+"""Name -> value, None if it is not finite."""
 
 
 @dataclass(frozen=True)
 class Instruments:
-    """What is measured with.
+    """The metrics of an evaluation.
 
     Args:
-        features: what realism is measured on.
-        lpips: what measures how well pixels outside a mask are kept; None where it cannot be had.
+        features: extracts the features for realism.
+        lpips: measures the kept pixels of masked tasks; None leaves it out.
         device: where both compute.
         batch: images at a time.
         kid_subset: size of the random subsets that KID is also averaged over, as other programs do; None for none.
@@ -59,23 +61,23 @@ class Instruments:
     kid_subset: int | None = None
 
 
-class Evaluation:
-    """Measures columns, each once.
+class Measurement:
+    """Measures each column of an evaluation once.
 
     Args:
-        plan: what was made.
-        store: where it lies.
+        plan: the plan.
+        store: its images.
         groups: the group of each validation image.
         outputs: task -> other system -> its images.
-        instruments: what is measured with.
+        instruments: the metrics.
     """
 
     def __init__(
         self,
-        plan: Plan,
-        store: Store,
+        plan: EvaluationPlan,
+        store: ImageStore,
         groups: list[int],
-        outputs: Mapping[str, Mapping[str, Pictures]],
+        outputs: Mapping[str, Mapping[str, NumberedImages]],
         instruments: Instruments,
     ) -> None:
         self.plan = plan
@@ -89,7 +91,7 @@ class Evaluation:
         self._realism: dict[bool, MetricCollection] = {}
         self._measured: dict[str, Measures] = {}
 
-    def methods(self, task: str) -> dict[str, Pictures]:
+    def methods(self, task: str) -> dict[str, NumberedImages]:
         """The columns of a task's table: name -> images."""
         own = {method: self.store.pictures(f"{task}/{method}") for method in self.plan.tables[task]}
         return {**own, **self.outputs.get(task, {})}
@@ -129,7 +131,7 @@ class Evaluation:
             "guides": {source: self._measured[f"{source}/{GUIDE}"] for source in sorted(sources)},
         }
 
-    def _measures(self, source: str, pictures: Pictures, progress: tqdm) -> Measures:
+    def _measures(self, source: str, pictures: NumberedImages, progress: tqdm) -> Measures:
         task, instruments = self.plan.inputs[source], self.instruments
         groups = self._groups(task.pastes)
         realism = self._realism_of(task.pastes)
@@ -152,11 +154,11 @@ class Evaluation:
         return {name: _plain(value) for name, value in found.items()}
 
     def _groups(self, pastes: bool) -> Tensor:
-        """The group of each image; images that were pasted on each other are of one."""
+        """The group of each image; groups that were pasted on each other are one."""
         return torch.tensor(self.store.partners.groups if pastes else self.groups)
 
     def _realism_of(self, pastes: bool) -> MetricCollection:
-        """The metrics of realism, empty."""
+        """The metrics of realism, reset."""
         if pastes not in self._realism:
             instruments = self.instruments
             originals = self.store.originals.batches(instruments.batch)
@@ -175,7 +177,33 @@ class Evaluation:
         return self._realism[pastes]
 
 
+def choose_nearest(guides: NumberedImages, samples: NumberedImages, chosen: NumberedImages, batch: int) -> None:
+    """Copies the nearest sample for each guide, by the squared distance of both averaged down to 32 px.
+
+    Args:
+        guides: the guides.
+        samples: the samples to choose from.
+        chosen: receives the copies; existing ones are kept.
+        batch: images read at a time.
+    """
+    missing = chosen.missing()
+    if not missing:
+        return
+    small_samples = torch.cat([_small(images) for images in samples.batches(batch)])
+    for start in range(0, len(missing), batch):
+        numbers = missing[start : start + batch]
+        nearest = nearest_by_distance(_small(guides.read(numbers)), small_samples).index
+        for number, index in zip(numbers, nearest, strict=True):
+            with whole_file(chosen.file(number)) as unfinished:
+                unfinished.write_bytes(samples.file(int(index)).read_bytes())
+
+
+def _small(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+    side = min(COMPARED_SIDE, images.shape[-1])
+    return interpolate(images, size=(side, side), mode="area").flatten(1)
+
+
 def _plain(value: Tensor) -> float | None:
-    """A number of JSON, which has no NaN."""
+    """A number for JSON, which has no nan."""
     number = float(value)
     return number if math.isfinite(number) else None

@@ -1,4 +1,4 @@
-"""What the report says: the sections made of an evaluation's numbers and images."""
+"""The sections of the report, made from an evaluation's numbers and images."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from PIL import Image
 
 from sdedit_pl.evaluation.ablations import ABLATIONS, COMPARED, MODEL
-from sdedit_pl.evaluation.measuring import Evaluation
-from sdedit_pl.evaluation.pictures import Pictures
-from sdedit_pl.evaluation.plan import GUIDE, MASK, OURS
-from sdedit_pl.evaluation.report import Figure, Report, Section, Table
+from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, OURS
+from sdedit_pl.evaluation.measurement import Measurement
+from sdedit_pl.evaluation.numbered_images import NumberedImages
+from sdedit_pl.evaluation.report_document import Figure, ReportDocument, Section, Table
 from sdedit_pl.picture_grid import grid, to_picture
 from sdedit_pl.plots import Point, trade_off_plot
 
 SHEET_ROWS = 8
-"""Images on a sheet, at the most."""
+"""Maximum number of images on a sheet."""
 CELL = 128
-"""Height and width at which a sheet shows an image, in pixels."""
+"""Height and width of an image on a sheet, in pixels."""
 
 TASK_TITLES = {
     "stroke_synthesis": "Images from strokes",
@@ -32,12 +32,12 @@ METHOD_TITLES = {
     "laplacian": "Laplacian pyramid",
     "nearest_sample": "nearest sample",
 }
-METHODS = {
-    "ddim": "DDIM goes up to the same t0 and back, in as many steps each way.",
-    "nearest_sample": "The nearest sample is chosen from as many unconditional samples as there are images; one may be "
-    "the nearest of several guides.",
+METHOD_NOTES = {
+    "ddim": "DDIM encodes to the same t0 and decodes from there, with the same number of steps each.",
+    "nearest_sample": "The nearest sample is chosen from as many unconditional samples as there are images; one sample "
+    "may be the nearest to several guides.",
 }
-"""What is to be said of baselines besides their names."""
+"""Explanations of baselines."""
 MEASURES: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]] = (
     ("KID ↓", lambda found: _with_error(found, "kid", 4)),
     ("95 % interval", lambda found: f"[{_number(found, 'kid_low', 4)}, {_number(found, 'kid_high', 4)}]"),
@@ -51,16 +51,16 @@ MEASURES: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]] = (
     ("density ↑", lambda found: _number(found, "density", 3)),
     ("coverage ↑", lambda found: _number(found, "coverage", 3)),
 )
-"""Title of a column -> its text; columns that no row has a number for are left out."""
+"""Title of a column -> its text; columns without any number are left out."""
 NONE = "-"
 
 
-def make_report(numbers: Mapping[str, Any], evaluation: Evaluation) -> Report:
+def make_report(numbers: Mapping[str, Any], evaluation: Measurement) -> ReportDocument:
     """The report of an evaluation.
 
     Args:
         numbers: the contents of `metrics.json`.
-        evaluation: whose images it shows.
+        evaluation: the measured images, which it shows.
     """
     sections = [_overview(numbers)]
     sections += [_task_section(task, found, evaluation) for task, found in numbers["tasks"].items()]
@@ -68,25 +68,25 @@ def make_report(numbers: Mapping[str, Any], evaluation: Evaluation) -> Report:
         _ablation_section(name, found, numbers["guides"], evaluation) for name, found in numbers["ablations"].items()
     ]
     sections.append(_how_section(numbers))
-    return Report(f"Evaluation of {numbers[MODEL]['file']}", sections)
+    return ReportDocument(f"Evaluation of {numbers[MODEL]['file']}", sections)
 
 
 def chosen_rows(count: int, wanted: int = SHEET_ROWS) -> list[int]:
-    """`wanted` numbers below `count`, evenly spread: a choice that does not look at results."""
+    """`wanted` numbers below `count`, evenly spread, and so independent of results."""
     wanted = min(wanted, count)
     return [(2 * index + 1) * count // (2 * wanted) for index in range(wanted)]
 
 
 def measures_table(rows: Mapping[str, Mapping[str, Any]], title: str, ours: str = "") -> Table:
-    """A table of what was measured: a row for each name, columns for what at least one has."""
+    """A table of measures: a row per name, and a column per measure that at least one row has."""
     texts = {column: [text(found) for found in rows.values()] for column, text in MEASURES}
     shown = {column: cells for column, cells in texts.items() if any(set(cell) & set("0123456789") for cell in cells)}
     lines = [[name, *(cells[index] for cells in shown.values())] for index, name in enumerate(rows)]
     return Table([title, *shown], lines, ours)
 
 
-def sheet(columns: Mapping[str, Pictures], numbers: Sequence[int]) -> Image.Image:
-    """Pictures of some images: a row for each, a column for each method."""
+def sheet(columns: Mapping[str, NumberedImages], numbers: Sequence[int]) -> Image.Image:
+    """A grid of images: a row per image, a column per method."""
     shown = {title: [to_picture(image) for image in pictures.read(numbers)] for title, pictures in columns.items()}
     rows = [list(row) for row in zip(*shown.values(), strict=True)]
     return grid(rows, list(shown), CELL)
@@ -101,39 +101,38 @@ def _overview(numbers: Mapping[str, Any]) -> Section:
         f"Edits start from t0 = {settings['edit']['t0']} (noise level {settings['edit']['noise_level']:.3g}) and take "
         f"{settings['edit']['steps']} steps of {settings['solver']['name']} on the grid {settings['grid']['name']}, "
         f"K = {settings['repeats']}, variant {settings['variant']}."
-        + "".join(f" {METHODS[name]}" for name in settings["baselines"] if name in METHODS),
-        f"KID, FID, precision, recall, density and coverage compare with those images, on the features "
-        f"{numbers['features']['name']} ({numbers['features']['identity']}). Numbers on other features are on another "
-        "scale: compare within this report, or with reports on the same features.",
-        f"KID leaves out the pairs of an edit and an image of its own group ({images['groups']} groups; those that "
-        "are pasted on each other are one). Behind ± is its standard error over groups, the interval is a bootstrap "
-        "over groups. Behind the ± of L2 and LPIPS is their standard error over groups, "
-        "behind that of KID of subsets the deviation of the subsets. FID, precision, recall, density and coverage "
-        "leave nothing out: where a mask keeps most of an image, they find the image itself among those that they "
-        "compare with.",
+        + "".join(f" {METHOD_NOTES[name]}" for name in settings["baselines"] if name in METHOD_NOTES),
+        f"KID, FID, precision, recall, density and coverage compare with these images, on the features "
+        f"{numbers['features']['name']} ({numbers['features']['identity']}). Other features have another scale: "
+        "compare numbers within this report, or with reports on the same features.",
+        f"KID leaves out the pairs of an edit and an image of its own group ({images['groups']} groups; groups "
+        "pasted on each other count as one). ± gives the standard error over groups for KID, L2 and LPIPS, and the "
+        "deviation of the subsets for KID of subsets; the interval is a bootstrap over groups. FID, precision, recall, "
+        "density and coverage leave nothing out: if a mask keeps most of an image, the image itself is among those "
+        "that they compare with.",
         "L2 is the squared distance to the guide, summed over pixels on [0, 1]; it grows with the number of pixels, "
         "RMS does not.",
     ]
     if COMPARED in numbers:
         other = numbers[COMPARED]
         paragraphs.append(
-            f"That is ckpt; compare is {other['file']} (sha256 {other['sha256'][:16]}, {other['parameters']:,} "
+            f"This is ckpt; compare is {other['file']} (sha256 {other['sha256'][:16]}, {other['parameters']:,} "
             f"parameters, {other['sde']})."
         )
     return Section("What was measured", [*paragraphs, *numbers["notes"]])
 
 
-def _task_section(task: str, found: Mapping[str, Mapping[str, Any]], evaluation: Evaluation) -> Section:
+def _task_section(task: str, found: Mapping[str, Mapping[str, Any]], evaluation: Measurement) -> Section:
     methods = evaluation.methods(task)
     titles = {method: METHOD_TITLES.get(method, method) for method in methods}
     table = measures_table({titles[method]: measures for method, measures in found.items()}, "method", titles[OURS])
     columns = {"original": evaluation.store.originals}
     if evaluation.plan.inputs[task].masked:
-        columns["mask (white: free)"] = evaluation.store.pictures(f"{task}/{MASK}")
+        columns["mask (white: may change)"] = evaluation.store.pictures(f"{task}/{MASK}")
     columns |= {titles[method]: pictures for method, pictures in methods.items()}
     figure = Figure(
         task,
-        "Every so many-th image, chosen before there were results.",
+        "Evenly spaced images, chosen before there were results.",
         sheet(columns, chosen_rows(evaluation.store.count)),
     )
     document = (type(evaluation.plan.inputs[task]).__doc__ or "").split("\n\n")[0]
@@ -141,7 +140,7 @@ def _task_section(task: str, found: Mapping[str, Mapping[str, Any]], evaluation:
 
 
 def _ablation_section(
-    name: str, found: Sequence[Mapping[str, Any]], guides: Mapping[str, Mapping[str, Any]], evaluation: Evaluation
+    name: str, found: Sequence[Mapping[str, Any]], guides: Mapping[str, Mapping[str, Any]], evaluation: Measurement
 ) -> Section:
     ablation, store = ABLATIONS[name], evaluation.store
     labels = [f"{row['model']}, {row['label']}" if ablation.compares else row["label"] for row in found]
@@ -165,13 +164,13 @@ def _ablation_section(
         levels={title: guides[source]["kid"] for source, title in named.items()},
         pictures={label: to_picture(pictures.read([middle])[0]) for label, pictures in edits.items()},
     )
-    # Each edit behind its guide.
+    # Each edit after its guide.
     shown = {"original": store.originals}
     for source, (label, pictures) in zip(sources, edits.items(), strict=True):
         shown |= {named[source]: store.pictures(f"{source}/{GUIDE}"), label: pictures}
     return Section(
         f"Ablation: {ablation.title}",
-        ["Simulated strokes of the validation images; everything else is as in the first section."],
+        ["Simulated strokes of the validation images; all other settings are those of the first section."],
         measures_table(
             {**{title: guides[source] for source, title in named.items()}, **dict(zip(labels, found, strict=True))},
             "images",
@@ -186,13 +185,13 @@ def _ablation_section(
 def _how_section(numbers: Mapping[str, Any]) -> Section:
     digests = [[folder, digest] for folder, digest in numbers["images"]["digests"].items()]
     return Section(
-        "How to repeat it",
+        "How to reproduce it",
         [
             f"Command: {numbers['command']}",
             f"Versions: {', '.join(f'{name} {version}' for name, version in numbers['versions'].items())}.",
-            f"The inputs were made with seed {numbers['settings']['seed']}; who has inputs of the same digests has the "
-            "same pixels. They lie in the folder images beside this report. Outputs of another system, named like its "
-            "inputs, get columns of their own with outputs.NAME=FOLDER.",
+            f"The inputs were made with seed {numbers['settings']['seed']}; equal digests mean equal pixels. They are "
+            "in the folder images beside this report. outputs.NAME=FOLDER adds columns with the outputs of another "
+            "system, named like its inputs.",
         ],
         Table(["inputs", "sha256 of the pixels"], digests),
     )

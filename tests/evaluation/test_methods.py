@@ -1,4 +1,4 @@
-"""Blending against its invariances, DDIM encoding against the exact solution of the ODE."""
+"""Blending against its invariances, and DDIM encoding against the exact solution of the ODE."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from support.oracles import GaussianDenoiser
 from torch import nn
 
-from sdedit_pl.evaluation.baselines import encode, laplacian_blend, poisson_blend, round_trip
+from sdedit_pl.evaluation.blending import laplacian_blend, poisson_blend
+from sdedit_pl.evaluation.methods import ddim_encode, ddim_round_trip
 from sdedit_pl.grids import GRIDS
 from sdedit_pl.sde import SDES
 from sdedit_pl.typing import Images, Mask
@@ -28,9 +29,9 @@ def disc(size: int = 32) -> Mask:
     return (places[:, None].square() + places.square() < (size / 3.5) ** 2)[None, None]
 
 
-def test_poisson_blending_forgets_a_constant_and_keeps_gradients() -> None:
+def test_poisson_blending_ignores_a_constant_and_keeps_gradients() -> None:
     below, above = smooth_image(0), smooth_image(1)
-    # what differs by a constant has the same gradients
+    # images that differ by a constant have the same gradients
     assert (poisson_blend(below, below + 0.3, disc()) - below).abs().max() <= 3 * ONE_BYTE
     blended = poisson_blend(below, above, disc())
     assert torch.equal(blended[..., 0], below[..., 0]) and torch.equal(blended[..., :2, :], below[..., :2, :])
@@ -65,9 +66,9 @@ def test_a_batch_of_grey_images_is_blended_one_by_one(blend) -> None:
         assert torch.equal(together[part], blend(below[part], above[part], masks[part]))
 
 
-def test_blending_without_opencv_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_opencv_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ValueError, match=r"pip install 'sdedit-pl\[evaluation\]', or leave it out: baselines=\[ddim\]"):
+    with pytest.raises(ValueError, match=r"pip install 'sdedit-pl\[evaluation\]'"):
         poisson_blend(smooth_image(0), smooth_image(1), disc())
 
 
@@ -86,8 +87,8 @@ def test_encoding_follows_the_probability_flow(name: str) -> None:
             denoiser.marginal_mean(high)
             + relative * (denoiser.marginal_variance(high) / denoiser.marginal_variance(low)).sqrt()
         )
-        encoded = encode(denoiser, images, times)
-        trip = round_trip(denoiser, images, times)
+        encoded = ddim_encode(denoiser, images, times)
+        trip = ddim_round_trip(denoiser, images, times)
         return (encoded - exact).abs().max().item(), (trip - images).abs().max().item()
 
     coarse, fine = errors(50), errors(200)
@@ -95,9 +96,9 @@ def test_encoding_follows_the_probability_flow(name: str) -> None:
     assert fine[1] < 0.02 and fine[1] < 0.5 * coarse[1] + 1e-3
 
 
-def test_every_step_is_told() -> None:
+def test_the_callback_sees_every_step() -> None:
     denoiser = GaussianDenoiser(SDES["vp"]())
     times = GRIDS["log_snr"]().times(denoiser.sde, 0.5, 6)
     reached: list[float] = []
-    round_trip(denoiser, torch.zeros(2, 3, 4, 4), times, lambda x, t: reached.append(t))
+    ddim_round_trip(denoiser, torch.zeros(2, 3, 4, 4), times, lambda x, t: reached.append(t))
     assert len(reached) == 2 * 6 - 1 and max(reached) == 0.5 and reached[-1] == 0

@@ -1,12 +1,11 @@
-"""The folder of an evaluation: its images, and a record of what they are, by which it is gone on with.
+"""The folder of an evaluation: its images, and a record of their settings, which lets a later command continue it.
 
-    evaluation.json             what the images below were made of
+    evaluation.json             the settings of the images below
     images/original/            the validation images, 000000.png, 000001.png, ...
     images/TASK/guide, mask     the inputs of a task
-    images/TASK/METHOD          what a method made of them
+    images/TASK/METHOD          the images that a method made from them
 
-Images are named by their number everywhere, so that the outputs of another system, made of the same inputs and named
-like them, can be put beside.
+Images are named by number everywhere, so that they pair up with the outputs of another system for the same inputs.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdedit_pl.configuration import ConfigError
 from sdedit_pl.data.images import ImageFormat
-from sdedit_pl.evaluation.pictures import Pictures
-from sdedit_pl.evaluation.plan import GUIDE, MASK, ORIGINAL
-from sdedit_pl.evaluation.tasks import Inputs, Partners, Task
+from sdedit_pl.evaluation.editing_tasks import EditingTask, TaskInputs
+from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, ORIGINAL
+from sdedit_pl.evaluation.image_groups import Partners
+from sdedit_pl.evaluation.numbered_images import NumberedImages
 from sdedit_pl.files import require_folder
 from sdedit_pl.settings_record import SettingsRecord, require_same_settings
 
@@ -33,14 +32,14 @@ REMEDY = "give another out=, or overwrite=true, which makes all images anew"
 
 
 @dataclass(frozen=True)
-class Store:
+class ImageStore:
     """The images of an evaluation.
 
     Args:
         out: the evaluation's folder.
-        count: how many validation images there are.
+        count: number of validation images.
         format: their size and channels.
-        partners: which image is pasted on which; empty where no task pastes.
+        partners: the image pasted on each image; empty if no task pastes.
     """
 
     out: Path
@@ -48,22 +47,22 @@ class Store:
     format: ImageFormat
     partners: Partners
 
-    def pictures(self, folder: str) -> Pictures:
-        """The images of a folder, INPUTS/NAME."""
+    def pictures(self, folder: str) -> NumberedImages:
+        """The images of a folder INPUTS/NAME."""
         channels = 1 if folder.endswith(f"/{MASK}") else self.format.channels
-        return Pictures(self.out / IMAGES / folder, self.count, ImageFormat(self.format.size, channels))
+        return NumberedImages(self.out / IMAGES / folder, self.count, ImageFormat(self.format.size, channels))
 
     @property
-    def originals(self) -> Pictures:
+    def originals(self) -> NumberedImages:
         """The validation images."""
         return self.pictures(ORIGINAL)
 
-    def inputs(self, name: str, task: Task | None, numbers: Sequence[int]) -> Inputs:
-        """Some of the inputs of a set; without a task, the validation images themselves."""
+    def inputs(self, name: str, task: EditingTask | None, numbers: Sequence[int]) -> TaskInputs:
+        """Some inputs of a set; without a task, the validation images themselves."""
         original = self.originals.read(numbers)
         if task is None:
-            return Inputs(original, original)
-        return Inputs(
+            return TaskInputs(original, original)
+        return TaskInputs(
             original,
             self.pictures(f"{name}/{GUIDE}").read(numbers),
             self.pictures(f"{name}/{MASK}").read_masks(numbers) if task.masked else None,
@@ -72,12 +71,12 @@ class Store:
 
 
 @dataclass(frozen=True)
-class Record:
-    """What the images of an evaluation were made of.
+class EvaluationRecord:
+    """The settings that the images of an evaluation depend on.
 
     Args:
-        originals: what the validation images are: facts by name.
-        recipes: folder -> what its images depend on besides.
+        originals: facts that identify the validation images, by name.
+        recipes: folder -> everything else that its images depend on.
     """
 
     originals: Mapping[str, str]
@@ -87,12 +86,11 @@ class Record:
         """Writes the record into the evaluation's folder."""
         _file(out).write({"originals": dict(self.originals), "recipes": dict(self.recipes)})
 
-    def continuing(self, out: Path) -> Record:
-        """This record, with the folders that an earlier evaluation in `out` has made besides.
+    def continuing(self, out: Path) -> EvaluationRecord:
+        """This record, with the further folders of an earlier evaluation in `out`.
 
         Raises:
-            ValueError: `out` is a file, or holds other things than an evaluation, or one whose images or recipes
-                differ.
+            ValueError: `out` is a file, or holds anything but an evaluation of the same images and recipes.
         """
         check_place(out)
         before = _file(out).read()
@@ -101,29 +99,29 @@ class Record:
         recipes = before.get("recipes", {})
         again = {folder: recipe for folder, recipe in self.recipes.items() if folder in recipes}
         require_same_settings(out, before.get("originals", {}) | recipes, {**self.originals, **again}, REMEDY)
-        return Record(self.originals, {**recipes, **self.recipes})
+        return EvaluationRecord(self.originals, {**recipes, **self.recipes})
 
 
-def forget(out: Path) -> None:
-    """Removes an evaluation's images; the record stays until another replaces it, so that it is still an evaluation.
+def remove_images(out: Path) -> None:
+    """Removes an evaluation's images. Its record stays until a new one replaces it, so that it remains an evaluation.
 
     Raises:
-        OSError: an image cannot be removed, and would be taken for one of the new evaluation's.
+        OSError: an image cannot be removed; the new evaluation would take it for its own.
     """
     if (out / IMAGES).exists():
         shutil.rmtree(out / IMAGES)
 
 
 def check_place(out: Path) -> None:
-    """Raises ValueError if `out` is a file, or a folder that holds other things than an evaluation."""
+    """Raises ValueError if `out` is a file, or a folder that holds anything but an evaluation."""
     require_folder(out)
-    # Names that begin with a dot are of what is being written.
+    # Files that are being written have names that begin with a dot.
     if (
         out.is_dir()
         and not (out / RECORD_FILE).is_file()
         and any(not name.name.startswith(".") for name in out.iterdir())
     ):
-        raise ConfigError(f"{out} already holds files, and no evaluation; give another out=")
+        raise ValueError(f"{out} already holds files, but no evaluation; give another out=")
 
 
 def digest_of(parts: Sequence[str]) -> str:

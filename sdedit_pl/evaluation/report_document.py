@@ -1,7 +1,7 @@
-"""The report of an evaluation: sections of text, tables and pictures, and the forms that it is written in.
+"""The report document: sections of text, tables and figures, written as HTML and Markdown or logged to W&B.
 
-`report.html` is one file with its pictures inside, which any browser opens without a network; `report.md` shows the
-same with pictures from the folder `figures`. Both are made of the numbers in `metrics.json` and of the images.
+`report.html` embeds its figures and opens in any browser offline; `report.md` links to the same figures in the folder
+`figures`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from typing import Any
 
 from PIL import Image
 
-from sdedit_pl.configuration import ConfigError
-
 REPORT_HTML, REPORT_MARKDOWN, METRICS_FILE = "report.html", "report.md", "metrics.json"
 FIGURES = "figures"
 TEMPLATE = "report.html.jinja"
@@ -30,7 +28,7 @@ class Table:
     Args:
         titles: of the columns.
         rows: the first text of each is its name.
-        ours: name of the row that stands out.
+        ours: name of the highlighted row.
     """
 
     titles: Sequence[str]
@@ -40,13 +38,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture.
-
-    Args:
-        name: of its file, without suffix.
-        caption: what it shows.
-        picture: the picture.
-    """
+    """A picture with a caption; `name` is the name of its file, without suffix."""
 
     name: str
     caption: str
@@ -62,14 +54,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report.
-
-    Args:
-        title: its heading.
-        paragraphs: its text.
-        table: its table, if it has one.
-        figures: its pictures.
-    """
+    """A section of the report: a heading, then paragraphs, a table and figures."""
 
     title: str
     paragraphs: Sequence[str] = ()
@@ -78,19 +63,14 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Report:
-    """A report.
-
-    Args:
-        title: of the whole.
-        sections: its parts.
-    """
+class ReportDocument:
+    """A report."""
 
     title: str
     sections: Sequence[Section]
 
     def write(self, folder: Path) -> None:
-        """Writes the report in both forms, with its pictures, into a folder."""
+        """Writes the report as HTML and Markdown, and its figures, into a folder."""
         pictures = {figure.name: figure.png for section in self.sections for figure in section.figures}
         (folder / FIGURES).mkdir()
         for name, content in pictures.items():
@@ -111,7 +91,7 @@ class Report:
         return "\n\n".join(blocks) + "\n"
 
     def html(self, pictures: Mapping[str, bytes]) -> str:
-        """The report as one HTML file; `pictures` are the figures' PNG files by name."""
+        """The report as one HTML page; `pictures` maps the figures' names to their PNG files."""
         import jinja2
 
         text = files("sdedit_pl.evaluation").joinpath(TEMPLATE).read_text(encoding="utf-8")
@@ -130,17 +110,17 @@ def markdown_table(table: Table) -> str:
     return "\n".join([line(table.titles), line(["---"] * len(table.titles)), *map(line, rows)])
 
 
-def log_to_wandb(report: Report, project: str, folder: Path, numbers: Mapping[str, Any]) -> None:
-    """Logs a report's tables, pictures and numbers as a run of Weights & Biases.
+def log_to_wandb(report: ReportDocument, project: str, folder: Path, numbers: Mapping[str, Any]) -> None:
+    """Logs a report's tables, figures and numbers as a run of Weights & Biases.
 
     Args:
         report: the report.
         project: the project's name; WANDB_MODE=offline needs no account, WANDB_ENTITY names a team.
-        folder: the evaluation's folder, whose name the run gets and in which W&B keeps its files.
+        folder: the evaluation's folder; it names the run and holds W&B's files.
         numbers: the contents of `metrics.json`; its settings become the run's configuration.
 
     Raises:
-        ConfigError: Weights & Biases refuses, or cannot be reached.
+        ValueError: Weights & Biases refuses, or cannot be reached.
     """
     import wandb
     from wandb.errors import Error
@@ -150,9 +130,9 @@ def log_to_wandb(report: Report, project: str, folder: Path, numbers: Mapping[st
             project=project, name=folder.name, dir=str(folder), job_type="evaluation", config=dict(numbers["settings"])
         )
     except (Error, ValueError) as error:
-        raise ConfigError(
+        raise ValueError(
             f"the report is in {folder / REPORT_HTML}, but not in wandb={project} ({str(error).splitlines()[0]}); log "
-            "in with `wandb login`, or set WANDB_MODE=offline, and give the command again: nothing is made twice"
+            "in with `wandb login`, or set WANDB_MODE=offline, and repeat the command: finished images are reused"
         ) from error
     logged: dict[str, Any] = {}
     for section in report.sections:

@@ -1,8 +1,8 @@
-"""Making all images of a plan, on all devices, and going on where an earlier attempt was interrupted.
+"""Makes all images of a plan on all devices; after an interruption, only the missing ones.
 
 Lightning's Trainer starts the processes and places the models. The first process writes the validation images and the
-inputs; then every process lists what is missing and takes every so many-th batch of it. An image depends on its inputs
-and its seed alone, not on who makes it or in which batch, so that the files are the same for any number of devices.
+inputs; then every process lists the missing batches and makes its share of them. An image depends only on its inputs
+and its seed, not on the process or the batch, so that the files are the same for any number of devices.
 """
 
 from __future__ import annotations
@@ -17,45 +17,46 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
-from sdedit_pl.configuration import ConfigError
 from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.denoiser import Denoiser, in_precision
-from sdedit_pl.evaluation.plan import GUIDE, MASK, Plan
-from sdedit_pl.evaluation.store import Record, Store, forget
-from sdedit_pl.evaluation.tasks import Inputs, draws_of
+from sdedit_pl.editing.batch_invariance import images_per_call
+from sdedit_pl.evaluation.editing_tasks import TaskInputs, draws_of
+from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, EvaluationPlan
+from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, remove_images
 
 
-class Job(NamedTuple):
-    """A batch of images to make.
-
-    Args:
-        folder: the column's folder.
-        numbers: of the images.
-    """
+class PendingImages(NamedTuple):
+    """A batch of missing images of a column: its folder, and the images' numbers."""
 
     folder: str
     numbers: Sequence[int]
 
 
 class EvaluationData(lightning.LightningDataModule):
-    """The inputs of an evaluation, and the jobs of this process.
+    """The inputs of an evaluation, and the batches that this process makes.
 
     Args:
-        plan: what is made.
+        plan: the plan.
         images: the validation images.
-        store: where everything lies.
-        record: what it is made of.
-        batch: images of a job.
-        overwrite: whether to begin anew.
+        store: receives the images.
+        record: the settings that the images depend on.
+        batch: images in a batch.
+        overwrite: whether to make all images again.
     """
 
     def __init__(
-        self, plan: Plan, images: ChosenImages, store: Store, record: Record, batch: int = 16, overwrite: bool = False
+        self,
+        plan: EvaluationPlan,
+        images: ChosenImages,
+        store: ImageStore,
+        record: EvaluationRecord,
+        batch: int = 16,
+        overwrite: bool = False,
     ) -> None:
         super().__init__()
-        # The folder is shared between nodes: the first process of all prepares it.
+        # Nodes share the folder: only the first process of all prepares it.
         self.prepare_data_per_node = False
-        # A process may have nothing left to do.
+        # A process may have no batch left to make.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.plan = plan
         self.images = images
@@ -63,12 +64,12 @@ class EvaluationData(lightning.LightningDataModule):
         self.record = record
         self.batch = batch
         self.overwrite = overwrite
-        self.jobs: list[Job] = []
+        self.batches: list[PendingImages] = []
 
     def prepare_data(self) -> None:
-        """Writes the validation images and the inputs that are missing. Lightning calls it in the first process."""
+        """Writes the missing validation images and inputs. Lightning calls it in the first process."""
         if self.overwrite:
-            forget(self.store.out)
+            remove_images(self.store.out)
         self.record.write(self.store.out)
         originals = self.store.originals
         missing = set(originals.missing())
@@ -77,7 +78,7 @@ class EvaluationData(lightning.LightningDataModule):
             if number in missing:
                 originals.write(number, image)
             elif not torch.equal(originals.read([number])[0], image):
-                raise ConfigError(
+                raise ValueError(
                     f"{self.images.names[number]} has changed: it is not the image that this evaluation was begun with "
                     f"({originals.file(number)}); give another out=, or overwrite=true, which makes all images anew"
                 )
@@ -85,23 +86,24 @@ class EvaluationData(lightning.LightningDataModule):
             self._write_inputs(name)
 
     def setup(self, stage: str | None = None) -> None:
-        """Lists what is missing. Lightning calls it in every process, before any of them begins to edit."""
-        self.jobs = []
+        """Lists the missing images. Lightning calls it in every process, before any of them starts to edit."""
+        self.batches = []
         for folder in self.plan.columns:
             missing = self.store.pictures(folder).missing()
-            self.jobs += [
-                Job(folder, missing[start : start + self.batch]) for start in range(0, len(missing), self.batch)
+            self.batches += [
+                PendingImages(folder, missing[start : start + self.batch])
+                for start in range(0, len(missing), self.batch)
             ]
 
     def predict_dataloader(self) -> list[int]:
-        """The numbers of this process's jobs."""
+        """The numbers of this process's batches."""
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        return list(range(rank, len(self.jobs), world_size))
+        return list(range(rank, len(self.batches), world_size))
 
-    def inputs_of(self, job: Job) -> Inputs:
-        """The inputs of a job."""
-        name = self.plan.columns[job.folder].inputs
-        return self.store.inputs(name, self.plan.inputs.get(name), job.numbers)
+    def inputs_of(self, batch: PendingImages) -> TaskInputs:
+        """The inputs of a batch."""
+        name = self.plan.columns[batch.folder].inputs
+        return self.store.inputs(name, self.plan.inputs.get(name), batch.numbers)
 
     def _write_inputs(self, name: str) -> None:
         task, store = self.plan.inputs[name], self.store
@@ -110,22 +112,22 @@ class EvaluationData(lightning.LightningDataModule):
             original = store.originals.read([number])
             other = store.originals.read([store.partners.numbers[number]]) if task.pastes else original
             inputs = task.inputs(original, other, draws_of(self.plan.settings.seed, number, type(task).__name__))
-            # The guide is written last: where it is, the mask is as well.
+            # The guide is written last: if it exists, so does the mask.
             if inputs.mask is not None:
                 masks.write(number, inputs.mask[0].float() * 2 - 1)
             guides.write(number, inputs.guide[0])
 
 
 @dataclass(frozen=True)
-class Computing:
-    """What computes, and how.
+class ComputeSettings:
+    """Devices and arithmetic.
 
     Args:
         accelerator: of Lightning's Trainer.
         devices: on each node, of Lightning's Trainer.
         num_nodes: of Lightning's Trainer.
-        precision: float32, bfloat16 or float16, of the networks.
-        compile: whether networks are compiled.
+        precision: of the networks: float32, bfloat16 or float16.
+        compile: whether to compile the networks.
     """
 
     accelerator: str = "auto"
@@ -136,26 +138,26 @@ class Computing:
 
     @property
     def exact(self) -> bool:
-        """Whether an image on a CPU is to be the same to the last bit in any batch."""
-        return not self.told
+        """Whether an image made on a CPU must be the same to the last bit in any batch."""
+        return not self.recipe
 
     @property
-    def told(self) -> str:
-        """What recipes say of the arithmetic, which changes images; nothing of float32."""
+    def recipe(self) -> str:
+        """The arithmetic's part of a recipe, since it changes images; empty for plain float32."""
         parts = [f"precision={self.precision}"] * (self.precision != "float32") + ["compile=true"] * self.compile
         return "".join(f", {part}" for part in parts)
 
 
 class ImageMaker(lightning.LightningModule):
-    """Makes the images of jobs and writes them.
+    """Makes and writes batches of images.
 
     Args:
         models: name -> denoiser.
-        data: the jobs.
-        computing: how their networks compute.
+        data: the batches.
+        computing: the arithmetic of the networks.
     """
 
-    def __init__(self, models: Mapping[str, Denoiser], data: EvaluationData, computing: Computing) -> None:
+    def __init__(self, models: Mapping[str, Denoiser], data: EvaluationData, computing: ComputeSettings) -> None:
         super().__init__()
         self.networks = torch.nn.ModuleDict(models)
         self.models = dict(models)
@@ -164,32 +166,32 @@ class ImageMaker(lightning.LightningModule):
         self.progress: tqdm | None = None
 
     def on_predict_start(self) -> None:
-        """Shows the progress of the first process; all have nearly equally much to do."""
+        """Prepares the models, and shows the progress of the first process; all have nearly equal work."""
         for model in self.models.values():
-            # As in `sdedit_pl.checkpoints.load_denoiser`: one by one where that makes results exact.
-            model.at_once = 1 if self.device.type == "cpu" and self.computing.exact else None
+            # As in `sdedit_pl.checkpoints.load_denoiser`: one by one if that makes results exact.
+            model.at_once = images_per_call(self.device) if self.computing.exact else None
             if self.computing.compile:
                 model.network.compile()
-        jobs = [self.data.jobs[number] for number in self.data.predict_dataloader()]
+        batches = [self.data.batches[number] for number in self.data.predict_dataloader()]
         hidden = True if not self.trainer.is_global_zero else None
-        self.progress = tqdm(total=sum(map(self._steps, jobs)), desc="editing", unit="step", disable=hidden)
+        self.progress = tqdm(total=sum(map(self._steps, batches)), desc="editing", unit="step", disable=hidden)
 
-    def predict_step(self, job_number: int, batch_idx: int) -> int:
-        """Makes the images of a job; returns how many."""
-        job = self.data.jobs[job_number]
-        column = self.data.plan.columns[job.folder]
-        inputs = self.data.inputs_of(job).to(self.device)
-        seeds = [self.data.plan.settings.seed + number for number in job.numbers]
+    def predict_step(self, batch_number: int, batch_idx: int) -> int:
+        """Makes the images of a batch; returns their number."""
+        batch = self.data.batches[batch_number]
+        column = self.data.plan.columns[batch.folder]
+        inputs = self.data.inputs_of(batch).to(self.device)
+        seeds = [self.data.plan.settings.seed + number for number in batch.numbers]
         model = self.models[column.model]
         with in_precision(model, self.computing.precision):
-            made = column.way(model, inputs, seeds, lambda x, t: self._advance(len(x)))
-        pictures = self.data.store.pictures(job.folder)
-        for number, image in zip(job.numbers, made.cpu(), strict=True):
+            made = column.method(model, inputs, seeds, lambda x, t: self._advance(len(x)))
+        pictures = self.data.store.pictures(batch.folder)
+        for number, image in zip(batch.numbers, made.cpu(), strict=True):
             pictures.write(number, image)
         return len(seeds)
 
     def on_predict_end(self) -> None:
-        """Ends the progress bar."""
+        """Closes the progress bar."""
         if self.progress is not None:
             self.progress.close()
 
@@ -197,20 +199,22 @@ class ImageMaker(lightning.LightningModule):
         if self.progress is not None:
             self.progress.update(images)
 
-    def _steps(self, job: Job) -> int:
-        column = self.data.plan.columns[job.folder]
-        return len(job.numbers) * column.way.total_steps(self.models[column.model])
+    def _steps(self, batch: PendingImages) -> int:
+        column = self.data.plan.columns[batch.folder]
+        return len(batch.numbers) * column.method.total_steps(self.models[column.model])
 
 
-def make_images(models: Mapping[str, Denoiser], data: EvaluationData, computing: Computing) -> torch.device | None:
-    """Makes all images of a plan that are not there yet, on the devices of Lightning's Trainer.
+def make_images(
+    models: Mapping[str, Denoiser], data: EvaluationData, computing: ComputeSettings
+) -> torch.device | None:
+    """Makes all missing images of a plan on the devices of Lightning's Trainer.
 
     Returns:
-        The device of the first process, whose part it is to measure the images; None in the others, which are done.
+        The device of the first process, which measures the images; None in the others, which are done.
 
     Raises:
-        ConfigError: devices that Lightning refuses or this machine has not.
-        ValueError, OSError: images cannot be read or written.
+        ValueError: devices that Lightning refuses or this machine lacks, or an image that cannot be read.
+        OSError: an image cannot be read or written.
     """
     try:
         trainer = lightning.Trainer(
@@ -224,17 +228,17 @@ def make_images(models: Mapping[str, Denoiser], data: EvaluationData, computing:
             use_distributed_sampler=False,
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
-        raise ConfigError(f"accelerator={computing.accelerator} devices={computing.devices}: {error}") from error
+        raise ValueError(f"accelerator={computing.accelerator} devices={computing.devices}: {error}") from error
     try:
         with warnings.catch_warnings():
-            # Of a finished evaluation that is measured again.
+            # A finished evaluation that is measured again has nothing to make.
             warnings.filterwarnings("ignore", message="Total length of .* across ranks is zero")
             trainer.predict(ImageMaker(models, data, computing), datamodule=data, return_predictions=False)
     except SystemExit as error:
-        # What Lightning makes of Ctrl-C.
+        # Lightning turns Ctrl-C into SystemExit.
         raise KeyboardInterrupt from error
     trainer.strategy.barrier("all images are made")
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # What follows is the first process's alone, and nothing in it may wait for the others.
+        # Only the first process continues; nothing in it may wait for the others.
         torch.distributed.destroy_process_group()
     return trainer.strategy.root_device if trainer.is_global_zero else None

@@ -1,4 +1,4 @@
-"""Numbered PNG files."""
+"""Folders of numbered PNG files."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from sdedit_pl.data.images import ImageFormat
-from sdedit_pl.evaluation.pictures import Pictures
+from sdedit_pl.evaluation.numbered_images import NumberedImages
 
 
-def test_what_is_written_is_read_and_what_is_missing_is_known(tmp_path: Path) -> None:
-    pictures = Pictures(tmp_path / "a", 4, ImageFormat(5))
+def test_images_are_read_as_written_and_missing_ones_are_listed(tmp_path: Path) -> None:
+    pictures = NumberedImages(tmp_path / "a", 4, ImageFormat(5))
     images = torch.randint(0, 256, (4, 3, 5, 5), generator=torch.Generator().manual_seed(0)) / 127.5 - 1
     assert pictures.missing() == [0, 1, 2, 3]
     for number in (2, 0):
@@ -24,21 +24,21 @@ def test_what_is_written_is_read_and_what_is_missing_is_known(tmp_path: Path) ->
 
 
 def test_values_are_clamped(tmp_path: Path) -> None:
-    pictures = Pictures(tmp_path, 1, ImageFormat(2))
+    pictures = NumberedImages(tmp_path, 1, ImageFormat(2))
     pictures.write(0, torch.tensor([-3.0, 3.0]).expand(3, 2, 2))
     assert pictures.read([0]).unique().tolist() == [-1, 1]
 
 
 def test_masks_are_white_where_pixels_may_change(tmp_path: Path) -> None:
     mask = torch.rand(1, 6, 6, generator=torch.Generator().manual_seed(0)) > 0.5
-    pictures = Pictures(tmp_path, 1, ImageFormat(6, channels=1))
+    pictures = NumberedImages(tmp_path, 1, ImageFormat(6, channels=1))
     pictures.write(0, mask.float() * 2 - 1)
     assert torch.equal(pictures.read_masks([0])[0], mask)
     assert Image.open(pictures.file(0)).mode == "L"
 
 
-def test_batches_hold_every_image_once_as_often_as_asked(tmp_path: Path) -> None:
-    pictures = Pictures(tmp_path, 5, ImageFormat(2))
+def test_batches_hold_every_image_once_in_each_iteration(tmp_path: Path) -> None:
+    pictures = NumberedImages(tmp_path, 5, ImageFormat(2))
     for number in range(5):
         pictures.write(number, torch.full((3, 2, 2), number / 127.5 - 1))
     batches = pictures.batches(2)
@@ -49,7 +49,7 @@ def test_batches_hold_every_image_once_as_often_as_asked(tmp_path: Path) -> None
 
 
 def test_the_digest_is_of_the_pixels(tmp_path: Path) -> None:
-    one, two = (Pictures(tmp_path / name, 1, ImageFormat(2)) for name in ("one", "two"))
+    one, two = (NumberedImages(tmp_path / name, 1, ImageFormat(2)) for name in ("one", "two"))
     one.write(0, torch.zeros(3, 2, 2))
     (tmp_path / "two").mkdir()
     Image.open(one.file(0)).save(two.file(0), compress_level=0)
@@ -61,4 +61,4 @@ def test_the_digest_is_of_the_pixels(tmp_path: Path) -> None:
 def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
     Image.new("RGB", (6, 4)).save(tmp_path / "000000.png")
     with pytest.raises(ValueError, match=r"000000.png is 6x4, expected 4x4 .* resize"):
-        Pictures(tmp_path, 1, ImageFormat(4)).check_sizes()
+        NumberedImages(tmp_path, 1, ImageFormat(4)).check_sizes()

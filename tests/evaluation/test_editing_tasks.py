@@ -1,14 +1,20 @@
-"""The simulated tasks: the same inputs for everybody, masks that are what has changed, and who pastes on whom."""
+"""The simulated tasks: reproducible inputs, and masks that are exactly the changed pixels."""
 
 from __future__ import annotations
 
 import hashlib
-from itertools import combinations
 
 import pytest
 import torch
 
-from sdedit_pl.evaluation.tasks import TASKS, Inputs, StrokeSynthesis, brush_stroke, draws_of, ellipse, partners
+from sdedit_pl.evaluation.editing_tasks import (
+    TASKS,
+    StrokeSynthesis,
+    TaskInputs,
+    brush_stroke,
+    draws_of,
+    ellipse,
+)
 from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.typing import Images
 
@@ -17,7 +23,7 @@ def images(count: int = 2, size: int = 32, channels: int = 3) -> Images:
     return torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def made(task: str, seed: int = 0, number: int = 0, channels: int = 3) -> Inputs:
+def made(task: str, seed: int = 0, number: int = 0, channels: int = 3) -> TaskInputs:
     original, other = images(channels=channels).split(1)
     return TASKS[task]().inputs(original, other, draws_of(seed, number, task))
 
@@ -33,7 +39,7 @@ def test_inputs_are_a_function_of_seed_and_number(task: str) -> None:
 
 @pytest.mark.parametrize("task", ["stroke_editing", "compositing"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_what_has_changed_is_the_mask(task: str, channels: int) -> None:
+def test_the_mask_is_exactly_the_changed_pixels(task: str, channels: int) -> None:
     original = images(channels=channels)[:1]
     for number in range(20):
         guide, mask = made(task, number=number, channels=channels)[1:3]
@@ -56,7 +62,7 @@ def test_synthesis_starts_from_simulated_strokes_of_any_number_of_colours() -> N
 def test_strokes_are_thick_and_patches_touch_no_edge() -> None:
     for number in range(50):
         stroke = brush_stroke(64, draws_of(0, number, "stroke"))
-        # a disc of the least radius fits in
+        # a disc of the smallest radius fits
         assert stroke.sum() > 3.14 * (0.05 * 64) ** 2
         patch = ellipse(16, draws_of(0, number, "patch"))
         edge = torch.ones_like(patch)
@@ -65,33 +71,9 @@ def test_strokes_are_thick_and_patches_touch_no_edge() -> None:
         assert patch.any(0).sum() <= 9 and patch.any(1).sum() <= 9
 
 
-def test_draws_do_not_depend_on_the_version_of_anything() -> None:
+def test_draws_are_the_same_in_all_versions() -> None:
     draw = draws_of(3, 7, "StrokeEditing")
     mask = brush_stroke(64, draw)
     digest = hashlib.sha256(mask.numpy().tobytes()).hexdigest()[:16]
     assert [round(draw(), 12) for _ in range(2)] == [0.908646567061, 0.196885971835]
     assert digest == "2e67ec51f47eebb4"
-
-
-@pytest.mark.parametrize("sizes", [[1] * 8, [1] * 9, [4, 1, 3], [2, 5], [3, 1, 1, 7, 2]])
-def test_groups_paste_on_each_other_and_on_no_one_else(sizes: list[int]) -> None:
-    groups = [group for group, size in enumerate(sizes) for _ in range(size)]
-    found = partners(groups, seed=5)
-    assert found == partners(groups, seed=5)
-    for number, other in enumerate(found.numbers):
-        assert groups[other] != groups[number]
-        assert found.groups[other] == found.groups[number]
-    for one, two in combinations(range(len(groups)), 2):
-        if groups[one] == groups[two]:
-            assert found.groups[one] == found.groups[two]
-    # as many independent groups as there can be
-    assert len(set(found.groups)) == len(sizes) // 2
-
-
-def test_another_seed_pairs_others() -> None:
-    assert partners(range(20), 0).numbers != partners(range(20), 1).numbers
-
-
-def test_one_group_cannot_be_pasted_on_another() -> None:
-    with pytest.raises(ValueError, match="of another group, got 1 group"):
-        partners([0, 0, 0], 0)

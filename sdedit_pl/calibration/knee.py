@@ -1,0 +1,89 @@
+"""The trade-off between realism and faithfulness in a sweep, and its knee.
+
+Each level of a sweep is a point (L2, KID). The knee is the level furthest below the line from the paintings (L2 = 0, at
+their KID) to unrelated images of the domain (at their L2 to the paintings, KID = 0), with each axis scaled to the ends
+of that line. At this level the sum of two shares is least: the L2 relative to that of unrelated images, and the KID
+relative to that of the paintings. A perfect model would reach both ends of the line, and they are known without a
+model, so the knee does not depend on where the sweep ends. It is as precise as the spacing of the levels.
+
+Source: Satopaa et al., "Finding a 'Kneedle' in a Haystack", ICDCS workshops 2011. That method draws the line between
+the ends of the curve, which an extended sweep would move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sdedit_pl.calibration.sweep import LEAST_IMAGES, Sweep
+from sdedit_pl.metrics.intervals import Estimate, percentile_interval
+from sdedit_pl.metrics.kid import kernel_distance
+from sdedit_pl.metrics.paired_bootstrap import GroupSums, PairedBootstrap
+
+_BELOW = 1e-6
+"""Least distance of the knee below the line, relative to the line's ends."""
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """Realism and faithfulness of each level of a sweep.
+
+    Args:
+        kid: KID between the level's images and the originals.
+        l2: mean squared L2 distance to the paintings.
+        unrelated_l2: the same for unrelated images of the domain.
+        knee: index of the knee; None if there is none.
+        knee_shares: share of the bootstrap draws in which each level is the knee. They sum to less than 1 if some draws
+            have no knee.
+    """
+
+    kid: list[Estimate]
+    l2: list[Estimate]
+    unrelated_l2: float
+    knee: int | None
+    knee_shares: list[float]
+
+
+def trade_off(sweep: Sweep, draws: int = 2000) -> TradeOff:
+    """KID, L2 and knee of a sweep, with intervals over `draws` bootstrap draws of its images.
+
+    Raises:
+        ValueError: the sweep has fewer than three images.
+    """
+    if len(sweep) < LEAST_IMAGES:
+        raise ValueError(f"a KID and its interval need at least {LEAST_IMAGES} images, got {len(sweep)}")
+    groups = torch.arange(len(sweep))
+    bootstrap = PairedBootstrap.of(groups, draws)
+    kid, l2, kid_draws, l2_draws = [], [], [], []
+    for edits, distances in zip(sweep.edits.unbind(1), sweep.squared_l2.unbind(1), strict=True):
+        sums = GroupSums.of(edits, sweep.originals, distances, groups)
+        kid_draws.append(bootstrap.kid(sums.discrepancy))
+        l2_draws.append(bootstrap.l2(sums.l2))
+        found = kernel_distance(edits, sweep.originals, groups, groups)
+        kid.append(Estimate(found.value, found.error, *percentile_interval(kid_draws[-1])))
+        low, high = percentile_interval(l2_draws[-1])
+        l2.append(Estimate(distances.mean().item(), low=low, high=high))
+    unrelated = sweep.unrelated_l2()
+    knee = int(knees(_values(l2), _values(kid), unrelated))
+    drawn = knees(torch.stack(l2_draws, 1), torch.stack(kid_draws, 1), unrelated)
+    shares = [(drawn == level).double().mean().item() for level in range(len(kid))]
+    return TradeOff(kid, l2, unrelated, None if knee < 0 else knee, shares)
+
+
+def knees(
+    l2: Float[Tensor, "*curves levels"], kid: Float[Tensor, "*curves levels"], unrelated_l2: float
+) -> Int[Tensor, "*curves"]:
+    """Index of the knee of each curve; level 0 are the paintings.
+
+    It is -1 if no level lies below the line, or if the KID of the paintings is not positive.
+    """
+    paintings = kid[..., :1]
+    height, level = (l2 / unrelated_l2 + kid / paintings).min(-1)
+    return torch.where((paintings[..., 0] > 0) & (height < 1 - _BELOW), level, -1)
+
+
+def _values(levels: Sequence[Estimate]) -> Float[Tensor, "levels"]:
+    return torch.tensor([level.value for level in levels], dtype=torch.float64)

@@ -1,0 +1,118 @@
+"""Blending a patch into an image without a model, by OpenCV: Poisson and Laplacian-pyramid blending.
+
+Source: Perez et al., "Poisson Image Editing", 2003; Burt and Adelson, "A Multiresolution Spline", 1983.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdedit_pl.data.images import bytes_from_images, images_from_bytes
+from sdedit_pl.typing import Images, Mask
+
+_SHRUNK = 3
+"""Pixels by which OpenCV's Poisson blending shrinks its mask, most of a small patch; the mask is grown first."""
+_COARSEST = 8
+"""Smallest side of the top image of a Laplacian pyramid, in pixels."""
+
+
+def poisson_blend(original: Images, pasted: Images, mask: Mask) -> Images:
+    """Joins the gradients of `pasted` inside the mask to `original` around it.
+
+    Args:
+        original: images in [-1, 1], (B, C, H, W).
+        pasted: images that the masked pixels come from, in the shape of `original`.
+        mask: True where the patch is, (B, 1, H, W); it must not touch the edge.
+
+    Raises:
+        ValueError: OpenCV is not installed.
+    """
+    opencv = load_opencv()
+
+    def blend(below: np.ndarray, above: np.ndarray, where: np.ndarray) -> np.ndarray:
+        grown = opencv.dilate(where.astype(np.uint8) * 255, np.ones((3, 3), np.uint8), iterations=_SHRUNK)
+        left, top, width, height = opencv.boundingRect(grown)
+        middle = left + width // 2, top + height // 2
+        return opencv.seamlessClone(above, below, grown, middle, opencv.NORMAL_CLONE)
+
+    blended = [
+        blend(_bytes(below), _bytes(above), where[0].numpy())
+        for below, above, where in zip(original.cpu(), pasted.cpu(), mask.cpu(), strict=True)
+    ]
+    return images_from_bytes(_stacked(blended, original.shape[1])).to(original)
+
+
+def laplacian_blend(original: Images, pasted: Images, mask: Mask) -> Images:
+    """Joins each octave of `pasted` and `original` over a seam as wide as its details.
+
+    Arguments and errors are those of `poisson_blend`, but the mask may touch the edge.
+    """
+    opencv = load_opencv()
+    levels = max(1, int(math.log2(min(original.shape[2:]) / _COARSEST)))
+
+    def blend(below: np.ndarray, above: np.ndarray, where: np.ndarray) -> np.ndarray:
+        weights = [where]
+        for _ in range(levels):
+            weights.append(opencv.pyrDown(weights[-1]))
+        pyramids = [_laplacian_pyramid(opencv, image, levels) for image in (below, above)]
+        mixed = [low + (high - low) * weight[..., None] for low, high, weight in zip(*pyramids, weights, strict=True)]
+        result = mixed.pop()
+        while mixed:
+            detail = mixed.pop()
+            result = opencv.pyrUp(result, dstsize=detail.shape[1::-1]) + detail
+        return result
+
+    blended = [
+        blend(_floats(below), _floats(above), where[0].numpy().astype(np.float32))
+        for below, above, where in zip(original.cpu(), pasted.cpu(), mask.cpu(), strict=True)
+    ]
+    return _stacked(blended, original.shape[1]).to(original)
+
+
+def load_opencv() -> Any:
+    """Imports OpenCV.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        import cv2
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "blending needs OpenCV; pip install 'sdedit-pl[evaluation]', or leave it out: baselines=[ddim]"
+        ) from error
+    return cv2
+
+
+def _laplacian_pyramid(opencv: Any, image: np.ndarray, levels: int) -> list[np.ndarray]:
+    """The details that each halving of an image removes, then the smallest image."""
+    details = []
+    for _ in range(levels):
+        smaller = opencv.pyrDown(image)
+        details.append(image - opencv.pyrUp(smaller, dstsize=image.shape[1::-1]))
+        image = smaller
+    return [*details, image]
+
+
+def _bytes(image: Float[Tensor, "C H W"]) -> np.ndarray:
+    """An image for OpenCV, uint8 (H, W, 3)."""
+    return bytes_from_images(_colour(image)).permute(1, 2, 0).contiguous().numpy()
+
+
+def _floats(image: Float[Tensor, "C H W"]) -> np.ndarray:
+    return _colour(image).float().permute(1, 2, 0).contiguous().numpy()
+
+
+def _colour(image: Float[Tensor, "C H W"]) -> Float[Tensor, "3 H W"]:
+    return image.expand(3, -1, -1)
+
+
+def _stacked(pictures: list[np.ndarray], channels: int) -> Tensor:
+    """The first channels of pictures (H, W, 3), as one tensor (B, channels, H, W)."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)[:, :channels].contiguous()

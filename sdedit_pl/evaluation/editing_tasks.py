@@ -1,0 +1,174 @@
+"""The editing tasks of the paper, simulated: a user's strokes or pasted patch, made from a validation image and a seed.
+
+Inputs depend on the images and on (seed, number of the image) alone. Strokes and patches are computed from the numbers
+of Python's generator, which are the same in all its versions, and from distances, without a drawing library: two people
+who evaluate on the same images get the same inputs.
+
+Source: Meng et al., "SDEdit", ICLR 2022, sections 4.1 to 4.3 and appendix D.2.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sdedit_pl.guides.strokes import stroke_painting
+from sdedit_pl.noise import mixed
+from sdedit_pl.typing import Images, Mask
+
+Draw: TypeAlias = Callable[[], float]
+"""The next number of a generator, uniform in [0, 1)."""
+
+
+class TaskInputs(NamedTuple):
+    """The inputs of an editing method.
+
+    Args:
+        original: the images that the guides were made from, (B, C, H, W).
+        guide: the guides.
+        mask: True where pixels may change, (B, 1, H, W); None if all may.
+        pasted: the images that the changed pixels come from; None if nothing was pasted.
+    """
+
+    original: Images
+    guide: Images
+    mask: Mask | None = None
+    pasted: Images | None = None
+
+    def to(self, device: torch.device) -> TaskInputs:
+        """The inputs on another device."""
+        mask, pasted = (None if part is None else part.to(device) for part in (self.mask, self.pasted))
+        return TaskInputs(self.original.to(device), self.guide.to(device), mask, pasted)
+
+
+@dataclass(frozen=True)
+class EditingTask(abc.ABC):
+    """Makes a guide, and for some tasks a mask, from an image."""
+
+    @property
+    def masked(self) -> bool:
+        """Whether guides come with a mask."""
+        return False
+
+    @property
+    def pastes(self) -> bool:
+        """Whether guides are made from two images."""
+        return False
+
+    @abc.abstractmethod
+    def inputs(self, original: Images, other: Images, draw: Draw) -> TaskInputs:
+        """The inputs made from one image.
+
+        Args:
+            original: the image, (1, C, H, W) in [-1, 1].
+            other: the image to paste from, for a task that pastes.
+            draw: the random numbers of this image.
+        """
+
+
+@dataclass(frozen=True)
+class StrokeSynthesis(EditingTask):
+    """Simulated stroke paintings, to be turned into images.
+
+    Args:
+        colours: number of colours of a painting.
+    """
+
+    colours: int = 6
+
+    def inputs(self, original: Images, other: Images, draw: Draw) -> TaskInputs:
+        return TaskInputs(original, stroke_painting(original, self.colours))
+
+
+@dataclass(frozen=True)
+class StrokeEditing(EditingTask):
+    """One to three strokes of a thick brush over an image, each with its own colour, uniform on the RGB cube.
+
+    A stroke is three segments long and a tenth to a fifth of the side wide; the strokes are the mask.
+    """
+
+    @property
+    def masked(self) -> bool:
+        return True
+
+    def inputs(self, original: Images, other: Images, draw: Draw) -> TaskInputs:
+        guide, mask = original, torch.zeros(original.shape[2:], dtype=torch.bool)
+        for _ in range(1 + int(3 * draw())):
+            stroke = brush_stroke(original.shape[-1], draw)
+            colour = original.new_tensor([2 * draw() - 1 for _ in range(original.shape[1])])
+            guide = torch.where(stroke, colour[:, None, None], guide)
+            mask |= stroke
+        return TaskInputs(original, guide, mask[None, None])
+
+
+@dataclass(frozen=True)
+class Compositing(EditingTask):
+    """A patch of one image pasted on another at the same place, an ellipse with diameters of 1/4 to 1/2 of the side."""
+
+    @property
+    def masked(self) -> bool:
+        return True
+
+    @property
+    def pastes(self) -> bool:
+        return True
+
+    def inputs(self, original: Images, other: Images, draw: Draw) -> TaskInputs:
+        mask = ellipse(original.shape[-1], draw)[None, None]
+        return TaskInputs(original, torch.where(mask, other, original), mask, other)
+
+
+def draws_of(seed: int, number: int, task: str) -> Draw:
+    """The random numbers of one image in one task."""
+    return random.Random(mixed(seed, number, *task.encode())).random
+
+
+def brush_stroke(side: int, draw: Draw) -> Bool[Tensor, "S S"]:
+    """The pixels of an image of `side` pixels that a brush stroke covers: those near a bent line."""
+    radius = side * (0.05 + 0.05 * draw())
+    points = [torch.tensor([0.2 + 0.6 * draw(), 0.2 + 0.6 * draw()], dtype=torch.float64) * side]
+    heading = 2 * math.pi * draw()
+    for _ in range(3):
+        step = torch.tensor([math.sin(heading), math.cos(heading)], dtype=torch.float64)
+        points.append(points[-1] + step * side * (0.1 + 0.1 * draw()))
+        heading += (draw() - 0.5) * 2 * math.pi / 3
+    covered = [_distance(_places(side), start, end) <= radius for start, end in pairwise(points)]
+    return torch.stack(covered).any(0)
+
+
+def ellipse(side: int, draw: Draw) -> Bool[Tensor, "S S"]:
+    """The pixels of an ellipse in an image of `side` pixels; it does not touch the edges."""
+    centre = torch.tensor([0.3 + 0.4 * draw(), 0.3 + 0.4 * draw()], dtype=torch.float64) * side
+    half_axes = torch.tensor([0.125 + 0.125 * draw(), 0.125 + 0.125 * draw()], dtype=torch.float64) * side
+    return ((_places(side) - centre) / half_axes).square().sum(-1) <= 1
+
+
+def _places(side: int) -> Float[Tensor, "S S 2"]:
+    """Row and column of each pixel's centre."""
+    middles = torch.arange(side, dtype=torch.float64) + 0.5
+    return torch.stack(torch.meshgrid(middles, middles, indexing="ij"), dim=-1)
+
+
+def _distance(
+    places: Float[Tensor, "S S 2"], start: Float[Tensor, "2"], end: Float[Tensor, "2"]
+) -> Float[Tensor, "S S"]:
+    """The distance of each place from a line segment."""
+    along = end - start
+    share = ((places - start) @ along / along.square().sum()).clamp(0, 1)
+    return (places - start - share[..., None] * along).norm(dim=-1)
+
+
+TASKS: dict[str, type[EditingTask]] = {
+    "stroke_synthesis": StrokeSynthesis,
+    "stroke_editing": StrokeEditing,
+    "compositing": Compositing,
+}

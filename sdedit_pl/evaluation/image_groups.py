@@ -1,0 +1,103 @@
+"""Groups of validation images that are not independent: given by name, or joined by pasting one on the other."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sdedit_pl.data.image_files import IMAGE_SUFFIXES
+from sdedit_pl.noise import mixed
+
+
+def short_name(name: str) -> str:
+    """An image's name without folder, shard and suffix."""
+    last = re.split(r"[/\\:]", name)[-1]
+    return last.rsplit(".", 1)[0] if last.lower().endswith(IMAGE_SUFFIXES) else last
+
+
+def read_groups(file: str) -> dict[str, str]:
+    """Reads a CSV file of lines `name,group`, without a header, into name -> group.
+
+    Raises:
+        ValueError: the file cannot be read, has other lines, or has two groups for one name.
+    """
+    try:
+        with Path(file).open(newline="", encoding="utf-8-sig") as opened:
+            rows = [row for row in csv.reader(opened) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"groups={file} cannot be read ({error}); give a CSV file of lines `name,group`") from error
+    wrong = next((number for number, row in enumerate(rows, start=1) if len(row) != 2), None)
+    if wrong is not None or not rows:
+        raise ValueError(f"groups={file} must hold lines `name,group`; line {wrong or 1} does not")
+    groups: dict[str, str] = {}
+    for name, group in ((short_name(name.strip()), group.strip()) for name, group in rows):
+        if groups.setdefault(name, group) != group:
+            raise ValueError(
+                f"groups={file} has two groups for {name}, {groups[name]} and {group}; folders and suffixes are "
+                "ignored, so images of different groups need different names"
+            )
+    return groups
+
+
+def group_numbers(names: Sequence[str], groups: Mapping[str, str] | None) -> list[int]:
+    """The number of each image's group; without groups, each image is a group of its own.
+
+    Raises:
+        ValueError: an image without a group.
+    """
+    if groups is None:
+        return list(range(len(names)))
+    lacking = [name for name in names if name not in groups]
+    if lacking:
+        raise ValueError(
+            f"groups= has no group for {len(lacking)} of {len(names)} images, the first is {lacking[0]}; "
+            "give every image a line `name,group`"
+        )
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(groups[name], len(numbers)) for name in names]
+
+
+class Partners(NamedTuple):
+    """The image pasted on each image, and the groups that are dependent because of it.
+
+    Args:
+        numbers: for each image, the number of the image pasted on it.
+        groups: for each image, the number of its joint group: groups that paste on each other are one.
+    """
+
+    numbers: list[int]
+    groups: list[int]
+
+
+def partners(groups: Sequence[int], seed: int) -> Partners:
+    """Pairs groups that paste on each other; the last three form a circle if the number of groups is odd.
+
+    A composite depends on both of its images. If groups pasted on any other group, all groups would depend on each
+    other and no two edits would be independent.
+
+    Args:
+        groups: the group of each image.
+        seed: of the choice.
+
+    Raises:
+        ValueError: there is only one group.
+    """
+    members: dict[int, list[int]] = {}
+    for number, group in enumerate(groups):
+        members.setdefault(group, []).append(number)
+    if len(members) < 2:
+        raise ValueError(f"compositing pastes images on images of another group, got {len(members)} group")
+    order = sorted(members, key=lambda group: mixed(seed, members[group][0]))
+    circles = [order[start : start + 2] for start in range(0, len(order), 2)]
+    if len(circles[-1]) == 1:
+        circles[-2:] = [circles[-2] + circles[-1]]
+    numbers, joined = [0] * len(groups), [0] * len(groups)
+    for name, circle in enumerate(circles):
+        for group, source in zip(circle, circle[1:] + circle[:1], strict=True):
+            for number in members[group]:
+                numbers[number] = members[source][mixed(seed, number, 1) % len(members[source])]
+                joined[number] = name
+    return Partners(numbers, joined)

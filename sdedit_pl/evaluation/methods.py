@@ -1,0 +1,209 @@
+"""The methods that an evaluation compares, each making an image from a task's inputs: SDEdit and its baselines.
+
+Blending knows nothing of the domain. DDIM encoding follows the probability-flow ODE from the guide up to t0 and back
+down; it keeps the guide, and its lack of realism too. An unconditional sample is as realistic as the model allows and
+follows no guide; the nearest of a set of samples to a guide shows the result of choosing.
+
+A method is a frozen dataclass of settings whose text (`repr`) covers everything that its images depend on besides the
+inputs, the model and the seeds. Every image has its own seed, so that it is the same in any batch and on any device.
+
+Source: Song, Meng and Ermon, "Denoising Diffusion Implicit Models", ICLR 2021, section 4.3, for DDIM encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.evaluation.blending import laplacian_blend, load_opencv, poisson_blend
+from sdedit_pl.evaluation.editing_tasks import EditingTask, TaskInputs
+from sdedit_pl.grids import GRIDS, start_time
+from sdedit_pl.noise import SeededNoise, mixed
+from sdedit_pl.sampling import Callback, integrate, sample
+from sdedit_pl.solvers import DDIM
+from sdedit_pl.typing import Images, Mask, over_images
+
+_SAMPLING = 1
+"""Separates the seeds of unconditional samples from those of edits."""
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A method of making images."""
+
+    def check(self, denoiser: Denoiser) -> None:
+        """Raises ValueError if the model or this machine does not allow this method."""
+        ...
+
+    def total_steps(self, denoiser: Denoiser) -> int:
+        """The number of solver steps per image."""
+        ...
+
+    def __call__(self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback) -> Images:
+        """Makes an image from each input, on its device; `callback` is called after each step."""
+        ...
+
+
+@dataclass(frozen=True)
+class SDEditMethod:
+    """SDEdit with its settings."""
+
+    edit: SDEdit
+
+    def check(self, denoiser: Denoiser) -> None:
+        self.edit.check(denoiser)
+        self.edit.schedule(denoiser.sde)
+
+    def total_steps(self, denoiser: Denoiser) -> int:
+        return self.edit.total_steps(denoiser.sde)
+
+    def __call__(self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback) -> Images:
+        return self.edit(denoiser, inputs.guide, edit_mask=inputs.mask, seeds=seeds, callback=callback)
+
+
+@dataclass(frozen=True)
+class DDIMRoundTrip:
+    """DDIM encoding of the guide up to t0 and decoding from there; kept pixels are restored afterwards.
+
+    Args:
+        t0: a time or noise level, as of `SDEdit`.
+        steps: steps in each direction.
+    """
+
+    t0: float | str
+    steps: int
+
+    def check(self, denoiser: Denoiser) -> None:
+        SDEdit(t0=self.t0, steps=self.steps).check(denoiser)
+        if self.steps < 2:
+            raise ValueError(f"DDIM encoding needs at least 2 steps, got {self.steps}; more, or baselines without ddim")
+
+    def total_steps(self, denoiser: Denoiser) -> int:
+        return 2 * self.steps - 1
+
+    def __call__(self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback) -> Images:
+        times = GRIDS["log_snr"]().times(denoiser.sde, start_time(self.t0, denoiser.sde), self.steps)
+        decoded = ddim_round_trip(denoiser, inputs.guide, times, callback)
+        return decoded if inputs.mask is None else torch.where(inputs.mask, decoded, inputs.guide)
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Blending of the pasted image with the original, without a model.
+
+    Args:
+        kind: "poisson" or "laplacian".
+    """
+
+    kind: str
+
+    def check(self, denoiser: Denoiser) -> None:
+        load_opencv()
+
+    def total_steps(self, denoiser: Denoiser) -> int:
+        return 0
+
+    def __call__(self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback) -> Images:
+        assert inputs.pasted is not None and inputs.mask is not None
+        return _BLENDS[self.kind](inputs.original, inputs.pasted, inputs.mask)
+
+
+@dataclass(frozen=True)
+class UnconditionalSample:
+    """An unconditional sample; only the shape of the inputs is used.
+
+    Args:
+        steps: solver steps.
+    """
+
+    steps: int
+
+    def check(self, denoiser: Denoiser) -> None:
+        if denoiser.t_max < 1:
+            raise ValueError(
+                f"a model trained on the times up to {denoiser.t_max:g} cannot start from noise and has no "
+                "unconditional samples; leave nearest_sample out of baselines="
+            )
+
+    def total_steps(self, denoiser: Denoiser) -> int:
+        return self.steps
+
+    def __call__(self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback) -> Images:
+        channels, height, width = inputs.guide.shape[1:]
+        own = [mixed(seed, _SAMPLING) for seed in seeds]
+        return sample(denoiser, (channels, height, width), own, steps=self.steps, callback=callback)
+
+
+def ddim_encode(
+    denoiser: Denoiser, images: Images, times: Float[Tensor, "levels"], callback: Callback | None = None
+) -> Images:
+    """Integrates the probability-flow ODE from images up to the first of `times`, by DDIM's steps.
+
+        dy / dr = -sigma score,   y = x / alpha, r = sigma / alpha
+
+    The images are treated as states at the last time but one of `times`, whose noise is invisible.
+
+    Args:
+        denoiser: the model.
+        images: in [-1, 1], (B, C, H, W).
+        times: the decreasing times of decoding, at least three; the last, where the ODE has no slope, is not used.
+        callback: called after each step with the state and the time it has reached.
+
+    Returns:
+        The states at `times[0]`.
+    """
+    sde, y = denoiser.sde, images
+    alpha = over_images(sde.alpha(images.new_full((len(images),), times[0].item())))
+    with torch.no_grad():
+        for now, later in pairwise(times.flip(0)[1:].tolist()):
+            t, s = (images.new_full((len(images),), time) for time in (now, later))
+            slope = -over_images(sde.sigma(t)) * denoiser.score(over_images(sde.alpha(t)) * y, t)
+            y = y + over_images(sde.noise_level(s) - sde.noise_level(t)) * slope
+            if callback is not None:
+                callback(y, later)
+    return alpha * y
+
+
+def ddim_round_trip(
+    denoiser: Denoiser, images: Images, times: Float[Tensor, "levels"], callback: Callback | None = None
+) -> Images:
+    """Encodes images with `ddim_encode` and decodes them with DDIM; its arguments."""
+    state = ddim_encode(denoiser, images, times, callback)
+    # DDIM draws nothing.
+    return integrate(denoiser, DDIM(), state, times, noise=SeededNoise(range(len(images))), callback=callback)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A method that SDEdit is compared with.
+
+    Args:
+        method: makes the method from t0 and steps.
+        fits: whether it applies to a task.
+        nearest: whether it makes a set of images, the nearest of which is chosen for each guide.
+    """
+
+    method: Callable[[float | str, int], Method]
+    fits: Callable[[EditingTask], bool] = lambda task: True
+    nearest: bool = False
+
+
+_BLENDS: dict[str, Callable[[Images, Images, Mask], Images]] = {
+    "poisson": poisson_blend,
+    "laplacian": laplacian_blend,
+}
+BASELINES: dict[str, Baseline] = {
+    "ddim": Baseline(DDIMRoundTrip),
+    "poisson": Baseline(lambda t0, steps: Blend("poisson"), lambda task: task.pastes),
+    "laplacian": Baseline(lambda t0, steps: Blend("laplacian"), lambda task: task.pastes),
+    "nearest_sample": Baseline(lambda t0, steps: UnconditionalSample(steps), nearest=True),
+}
+"""The baselines, besides the guide itself and other systems' outputs."""

@@ -1,0 +1,77 @@
+"""Outputs of other systems for the inputs of an evaluation, paired with them by file name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sdedit_pl.data.image_files import list_images
+from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.evaluation.numbered_images import NumberedImages
+
+NAMED = 3
+"""Number of files that an error lists."""
+
+
+def find_outputs(
+    folders: Mapping[str, str], tasks: Sequence[str], count: int, image_format: ImageFormat
+) -> dict[str, dict[str, NumberedImages]]:
+    """The outputs of other systems for each task.
+
+    A system's folder holds one folder per task, or the images themselves if there is only one task. Its images are
+    named like the inputs they were made from, 000000.png and so on, with any image suffix.
+
+    Args:
+        folders: name of a system -> its folder.
+        tasks: names of the tasks.
+        count: inputs of each task.
+        image_format: of the inputs.
+
+    Returns:
+        Task -> system -> images, for the tasks that the system has outputs for.
+
+    Raises:
+        ValueError: a folder that is missing, has no folder of a task, or does not pair up with the inputs, or images of
+            another size.
+    """
+    found: dict[str, dict[str, NumberedImages]] = {task: {} for task in tasks}
+    for name, place in folders.items():
+        folder = Path(place)
+        if not folder.is_dir():
+            raise ValueError(f"outputs.{name}={place} is not a folder; give a folder of images named like the inputs")
+        done = {task: folder / task for task in tasks if (folder / task).is_dir()}
+        if not done and len(tasks) == 1:
+            done = {tasks[0]: folder}
+        if not done:
+            raise ValueError(
+                f"outputs.{name}={place} must hold a folder for each task with outputs ({', '.join(tasks)}), "
+                "and holds none of them"
+            )
+        for task, images in done.items():
+            found[task][name] = _paired(f"outputs.{name}", images, count, image_format)
+    return found
+
+
+def _paired(key: str, folder: Path, count: int, image_format: ImageFormat) -> NumberedImages:
+    """The images of a folder, in the order of the inputs."""
+    files: dict[str, Path] = {}
+    for file in (folder / name for name in list_images(folder)):
+        if file.stem in files:
+            raise ValueError(f"{key}: {folder} holds {files[file.stem].name} and {file.name}; remove one of them")
+        files[file.stem] = file
+    inputs = NumberedImages(folder, count, image_format)
+    expected = [inputs.file(number).stem for number in range(count)]
+    missing = [f"{stem}.png" for stem in expected if stem not in files]
+    extra = [files[stem].name for stem in sorted(files.keys() - set(expected))]
+    if missing or extra:
+        differences = [
+            f"{problem} {', '.join(names[:NAMED])}" + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+            for problem, names in (("missing", missing), ("without an input", extra))
+            if names
+        ]
+        raise ValueError(
+            f"{key}: the images in {folder} do not pair up with the {count} inputs: {'; '.join(differences)}"
+        )
+    pictures = NumberedImages(folder, count, image_format, tuple(files[stem] for stem in expected))
+    pictures.check_sizes()
+    return pictures

@@ -1,0 +1,216 @@
+"""One evaluation from start to end: its checks, the images, their measures, and the report.
+
+Everything that can be refused is checked before anything is edited, since editing takes hours.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from sdedit_pl.checkpoints import Description
+from sdedit_pl.checkpoints.fingerprint import fingerprint
+from sdedit_pl.data.chosen_images import ChosenImages
+from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.evaluation.ablations import MODEL
+from sdedit_pl.evaluation.evaluation_plan import GUIDE, ORIGINAL, EvaluationPlan, EvaluationSettings, make_plan
+from sdedit_pl.evaluation.image_groups import Partners, group_numbers, partners, read_groups, short_name
+from sdedit_pl.evaluation.image_maker import ComputeSettings, EvaluationData, make_images
+from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, check_place, digest_of
+from sdedit_pl.evaluation.measurement import LEAST_GROUPS, LEAST_IMAGES, Instruments, Measurement
+from sdedit_pl.evaluation.other_systems import find_outputs
+from sdedit_pl.evaluation.report_document import ReportDocument
+from sdedit_pl.evaluation.report_sections import make_report
+from sdedit_pl.grids import start_time
+from sdedit_pl.metrics.features import FeatureExtractor
+from sdedit_pl.metrics.masked_lpips import SMALLEST, MaskedLPIPS
+from sdedit_pl.metrics.published_weights import WeightsUnavailable
+
+logger = logging.getLogger(__name__)
+
+
+class EvaluatedModel(NamedTuple):
+    """A denoiser, and the description of the checkpoint that it was loaded from."""
+
+    denoiser: Denoiser
+    description: Description
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """The options of an evaluation besides its plan.
+
+    Args:
+        out: folder of the results.
+        computing: devices and arithmetic.
+        groups: CSV file of the images' groups; None for independent images.
+        outputs: name of another system -> folder of its outputs.
+        lpips: network of the masked LPIPS; "none" leaves it out.
+        lpips_weights: file of that network's weights; None for the cache or a download.
+        kid_subset: size of the random subsets of KID; None for none.
+        batch: images edited at once on each device.
+        overwrite: whether to make all images in `out` again.
+    """
+
+    out: Path
+    computing: ComputeSettings = field(default_factory=ComputeSettings)
+    groups: str | None = None
+    outputs: Mapping[str, str] | None = None
+    lpips: str = "alex"
+    lpips_weights: str | None = None
+    kid_subset: int | None = None
+    batch: int = 16
+    overwrite: bool = False
+
+
+def run_evaluation(
+    settings: EvaluationSettings,
+    models: Mapping[str, EvaluatedModel],
+    images: ChosenImages,
+    image_format: ImageFormat,
+    features: FeatureExtractor,
+    options: EvaluationOptions,
+    provenance: Mapping[str, Any],
+) -> tuple[dict[str, Any], ReportDocument] | None:
+    """Makes the missing images, measures everything and makes the report.
+
+    Args:
+        settings: what to evaluate.
+        models: the models, under `MODEL` and, for some ablations, `COMPARED`.
+        images: the validation images.
+        image_format: their size and channels.
+        features: extracts the features for realism.
+        options: the other options.
+        provenance: "settings" and "command" for `metrics.json`, as plain data.
+
+    Returns:
+        The contents of `metrics.json` and the report; None in all processes but the first.
+
+    Raises:
+        ValueError: anything in the arguments that cannot be evaluated.
+        OSError: an image cannot be read or written.
+    """
+    check_packages()
+    check_place(options.out)
+    denoisers = {name: model.denoiser for name, model in models.items()}
+    plan = make_plan(settings)
+    plan.check(denoisers)
+    names = [short_name(name) for name in images.names]
+    groups = group_numbers(names, None if options.groups is None else read_groups(options.groups))
+    store = ImageStore(options.out, len(names), image_format, _partners(plan, groups))
+    check_counts(store, groups, options.kid_subset)
+    record = _record(plan, images, groups, models, image_format, options.computing)
+    record = record if options.overwrite else record.continuing(options.out)
+    outputs = find_outputs(options.outputs or {}, settings.tasks, store.count, store.format)
+    lpips, notes = _masked_lpips(plan, store, options)
+    data = EvaluationData(plan, images, store, record, options.batch, options.overwrite)
+    device = make_images(denoisers, data, options.computing)
+    if device is None:
+        return None
+    instruments = Instruments(features, lpips, device, kid_subset=options.kid_subset)
+    measurement = Measurement(plan, store, groups, outputs, instruments)
+    numbers = {**_facts(measurement, models, provenance), "notes": notes, **measurement.measure()}
+    return numbers, make_report(numbers, measurement)
+
+
+def check_packages() -> None:
+    """Raises ValueError if a package is missing that only measuring and reporting need, hours later."""
+    missing = [name for name in ("jinja2", "matplotlib", "torch_fidelity") if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"the report needs {' and '.join(missing)}; pip install 'sdedit-pl[evaluation]'")
+
+
+def check_counts(store: ImageStore, groups: Sequence[int], kid_subset: int | None) -> None:
+    """Raises ValueError if a metric needs more images, or more groups of images, than there are."""
+    needed = max(LEAST_IMAGES, kid_subset or 0)
+    if store.count < needed:
+        raise ValueError(
+            f"{'kid_subset' if needed > LEAST_IMAGES else 'an evaluation'} needs at least {needed} images, got "
+            f"{store.count}; give more images, split=all if training has seen none of them, or a smaller kid_subset"
+        )
+    for found, kind in ((groups, "images"), (store.partners.groups, "pairs of groups that are pasted on each other")):
+        count = len(set(found))
+        if found and count < LEAST_GROUPS:
+            raise ValueError(
+                f"KID needs at least {LEAST_GROUPS} groups of {kind}, and the {store.count} images have {count}; give "
+                "more images" + (", or tasks without compositing" if kind != "images" else "")
+            )
+
+
+def _partners(plan: EvaluationPlan, groups: Sequence[int]) -> Partners:
+    """The image pasted on each image; empty if no task pastes."""
+    pastes = any(task.pastes for task in plan.inputs.values())
+    return partners(groups, plan.settings.seed) if pastes else Partners([], [])
+
+
+def _record(
+    plan: EvaluationPlan,
+    images: ChosenImages,
+    groups: Sequence[int],
+    models: Mapping[str, EvaluatedModel],
+    image_format: ImageFormat,
+    computing: ComputeSettings,
+) -> EvaluationRecord:
+    originals = {
+        "images": f"{len(images)} with names of sha256 {digest_of(images.names)}",
+        "format": f"{image_format.channels} channels, {image_format.size} px",
+    }
+    identities = {name: fingerprint(model.description.path) + computing.recipe for name, model in models.items()}
+    return EvaluationRecord(originals, plan.recipes(identities, digest_of([str(group) for group in groups])))
+
+
+def _masked_lpips(
+    plan: EvaluationPlan, store: ImageStore, options: EvaluationOptions
+) -> tuple[MaskedLPIPS | None, list[str]]:
+    """The masked LPIPS; or None, and a note for the report if it was wanted but is not available."""
+    if options.lpips == "none" or not any(plan.inputs[task].masked for task in plan.tables):
+        return None, []
+    if store.format.size < SMALLEST:
+        return None, [f"There is no masked LPIPS: it needs images of at least {SMALLEST} px."]
+    try:
+        return MaskedLPIPS(options.lpips, options.lpips_weights), []
+    except WeightsUnavailable as error:
+        reason = str(error).replace(" weights=", " lpips_weights=")
+        logger.warning("masked LPIPS is left out: %s", reason)
+        return None, [f"There is no masked LPIPS: {reason}."]
+
+
+def _facts(
+    measurement: Measurement, models: Mapping[str, EvaluatedModel], provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The part of `metrics.json` that identifies what was measured."""
+    plan, store, features = measurement.plan, measurement.store, measurement.instruments.features
+    edit, sde = plan.settings.edit, models[MODEL].denoiser.sde
+    level = sde.noise_level(torch.tensor(start_time(edit.t0, sde), dtype=torch.float64))
+    described_edit = {"t0": edit.t0, "noise_level": level.item(), "steps": edit.step_count, "all": repr(edit)}
+    inputs = {ORIGINAL: store.originals, **{name: store.pictures(f"{name}/{GUIDE}") for name in plan.inputs}}
+    return {
+        **{name: _identity(model) for name, model in models.items()},
+        "settings": {**provenance["settings"], "edit": described_edit},
+        "command": provenance["command"],
+        "images": {
+            "count": store.count,
+            "size": store.format.size,
+            "groups": len(set(measurement.groups)),
+            "digests": {name: pictures.digest() for name, pictures in inputs.items()},
+        },
+        "features": {"name": provenance["settings"]["features"]["name"], "identity": features.identity},
+        "versions": {"sdedit_pl": version("sdedit_pl"), "torch": str(torch.__version__)},
+    }
+
+
+def _identity(model: EvaluatedModel) -> dict[str, Any]:
+    return {
+        "file": str(model.description.path),
+        "sha256": fingerprint(model.description.path),
+        "parameters": model.description.parameters,
+        "sde": repr(model.denoiser.sde),
+    }

@@ -1,0 +1,53 @@
+"""The folder of an evaluation: its record, which refuses changed settings, and foreign files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from sdedit_pl.evaluation.image_store import RECORD_FILE, EvaluationRecord, check_place, remove_images
+from sdedit_pl.settings_record import SettingsChanged
+
+
+def test_a_record_keeps_the_folders_of_earlier_commands(tmp_path: Path) -> None:
+    EvaluationRecord({"images": "4"}, {"a": "1", "b": "2"}).write(tmp_path)
+    later = EvaluationRecord({"images": "4"}, {"b": "2", "c": "3"}).continuing(tmp_path)
+    assert later.recipes == {"a": "1", "b": "2", "c": "3"}
+    with pytest.raises(SettingsChanged, match="b was 2, and is 5 now"):
+        EvaluationRecord({"images": "4"}, {"b": "5"}).continuing(tmp_path)
+    with pytest.raises(SettingsChanged, match="images was 4, and is 3 now"):
+        EvaluationRecord({"images": "3"}, {"b": "2"}).continuing(tmp_path)
+
+
+def test_a_record_of_another_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / RECORD_FILE).write_text(json.dumps({"format": "other"}))
+    with pytest.raises(ValueError, match=r"evaluation.json has the format 'other'"):
+        EvaluationRecord({}, {}).continuing(tmp_path)
+
+
+def test_without_its_images_it_remains_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    EvaluationRecord({}, {}).write(tmp_path)
+    remove_images(tmp_path)
+    (tmp_path / "images" / "original").mkdir(parents=True)
+    (tmp_path / "report.html").touch()
+    with monkeypatch.context() as patched, pytest.raises(PermissionError):
+
+        def forbidden(*_: object, **__: object) -> None:
+            raise PermissionError
+
+        patched.setattr(os, "rmdir", forbidden)
+        remove_images(tmp_path)
+    remove_images(tmp_path)
+    assert not (tmp_path / "images").exists()
+    check_place(tmp_path)
+
+
+def test_foreign_files_are_refused_but_not_unfinished_ones(tmp_path: Path) -> None:
+    (tmp_path / ".o.tmp").mkdir()
+    check_place(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match="already holds files, but no evaluation"):
+        check_place(tmp_path)

@@ -1,0 +1,70 @@
+"""Images as pictures, and the places of pictures in a grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sdedit_pl.data.images import bytes_from_images
+from sdedit_pl.picture_grid import MARGIN, SMALLEST_CELL, TITLE_HEIGHT, cell_side, grid, to_picture
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255)}
+STEP = SMALLEST_CELL + MARGIN
+
+
+def cell(sheet: Image.Image, row: int, column: int, left: int = 0) -> np.ndarray:
+    """The pixels of a picture of a sheet."""
+    x, y = left + MARGIN + STEP * column, TITLE_HEIGHT + STEP * row
+    return np.array(sheet.crop((x, y, x + SMALLEST_CELL, y + SMALLEST_CELL)))
+
+
+def test_pixels_are_rounded_and_clamped() -> None:
+    values = torch.tensor([-3.0, -1.0, -0.5, 0.0, 1 / 255, 1.0, 3.0])
+    pixels = np.array(to_picture(values.expand(3, 1, -1)))
+    assert pixels.tolist() == [[[level] * 3 for level in (0, 0, 64, 128, 128, 255, 255)]]
+
+
+def test_bytes_come_back() -> None:
+    levels = torch.arange(256).expand(3, 1, -1)
+    assert np.array_equal(np.array(to_picture(levels / 127.5 - 1))[0, :, 0], np.arange(256))
+    assert np.array_equal(np.array(to_picture(bytes_from_images(levels / 127.5 - 1)))[0, :, 0], np.arange(256))
+
+
+def test_one_channel_is_a_grey_picture() -> None:
+    picture = to_picture(torch.zeros(1, 4, 5))
+    assert picture.mode == "L" and picture.size == (5, 4)
+
+
+def test_a_grid_puts_pictures_where_their_rows_and_titles_are() -> None:
+    rows = [[Image.new("RGB", (4, 4), name) for name in COLOURS] for _ in range(2)]
+    sheet = grid(rows, list(COLOURS), SMALLEST_CELL)
+    for row in range(2):
+        for column, colour in enumerate(COLOURS.values()):
+            assert (cell(sheet, row, column) == colour).all()
+
+
+def test_a_grid_leaves_places_free_and_names_rows_in_every_column_of_rows() -> None:
+    red = Image.new("RGB", (4, 4), "red")
+    sheet = grid([[red, None], [None, red]], ["a", "b"], SMALLEST_CELL, columns=2, row_titles=["first", "second one"])
+    gutter = (sheet.width + 2 * MARGIN) // 2 - 2 * STEP - 3 * MARGIN
+    block = gutter + 2 * STEP + 3 * MARGIN
+    for index, column in ((0, 0), (1, 1)):
+        left = block * index + gutter
+        assert (cell(sheet, 0, column, left) == COLOURS["red"]).all() and (
+            cell(sheet, 0, 1 - column, left) == 255
+        ).all()
+        name = np.array(sheet)[TITLE_HEIGHT:, block * index : block * index + gutter]
+        assert (name < 128).any()
+
+
+def test_pictures_that_are_not_square_keep_their_proportions() -> None:
+    wide = Image.new("RGB", (32, 16), "red")
+    pixels = cell(grid([[wide]], ["a"], cell_side(wide)), 0, 0)
+    assert (pixels[32:96] == COLOURS["red"]).all() and (pixels[:32] == 255).all() and (pixels[96:] == 255).all()
+
+
+@pytest.mark.parametrize(("size", "side"), [((16, 8), 128), ((100, 130), 130), ((700, 300), 512)])
+def test_cells_hold_the_longer_side_of_a_picture(size: tuple[int, int], side: int) -> None:
+    assert cell_side(Image.new("RGB", size)) == side
