@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Literal
 from sdedit_pl.checkpoints.importers import FORMATS
 from sdedit_pl.checkpoints.importers.presets import PRESETS
 from sdedit_pl.cli import say
-from sdedit_pl.cli.results import refuse_replacing
+from sdedit_pl.cli.explain import WIDTH
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.result_folder import refuse_replacing
 
 if TYPE_CHECKING:
     from sdedit_pl.checkpoints import Description
@@ -23,7 +24,7 @@ USAGE = f"""sdedit import src=FILE|FOLDER out=FILE.safetensors [preset=NAME | co
 
 Reads every tensor of another program's checkpoint, and writes an editing checkpoint.
 
-{fill("The presets: " + ", ".join(PRESETS), 100, break_on_hyphens=False)}."""
+{fill("The presets: " + ", ".join(PRESETS), WIDTH, break_on_hyphens=False)}."""
 
 
 @dataclass
