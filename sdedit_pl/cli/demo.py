@@ -39,7 +39,7 @@ class Arguments:
     """
 
     out: str = "outputs/demo.png"
-    ckpt: str = "checkpoints/portraits64.safetensors"
+    ckpt: str = "portraits64"
     guide: str = "data/guides"
     mask: str = "data/masks"
     t0: float | str = 0.5
@@ -63,8 +63,8 @@ def run(words: list[str]) -> None:
     if out.is_dir():
         raise ConfigError(f"out={out} is a folder; name a PNG file in it")
     refuse_replacing(out, arguments.overwrite)
-    if not Path(arguments.ckpt).exists():
-        raise ConfigError(f"the demo runs in a checkout of the project: there is no {arguments.ckpt} here")
+    if not Path(arguments.guide).exists():
+        raise ConfigError(f"the demo's guides are in a checkout of the project: there is no {arguments.guide} here")
     with ResultFolder(out.parent) as results:
         contact_sheet(demo_edits(arguments), columns=arguments.columns).save(results / out.name, format="PNG")
     say(f"guides and their edits: {out}")
