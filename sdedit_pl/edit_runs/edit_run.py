@@ -15,10 +15,12 @@ from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.edit_runs.edit_plan import EditTask, build_edits, default_t0, edit_tasks
 from sdedit_pl.edit_runs.edit_results import SHEET_FILE, SHEET_ROWS, EditWriter, earlier_results
 from sdedit_pl.edit_runs.edit_settings import EditSettings
+from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.many_guides import Edited, edit_guides
 from sdedit_pl.editing.trajectories import Trajectory, edit_with_trajectory
 from sdedit_pl.editing.windows import windowed
 from sdedit_pl.guides.edit_inputs import EditInputs, read_edit_inputs
+from sdedit_pl.machine import inference_arithmetic, log_arithmetic, prepare_network, this_machine
 from sdedit_pl.result_folder import ResultFolder
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,6 @@ def run_edit(settings: EditSettings) -> int:
             settings = replace(settings, t0=default_t0(description.path))
             edits = build_edits(settings)
         shape = description.image_shape
-        denoiser = prepared(denoiser, settings, shape)
         inputs = read_edit_inputs(
             settings.guide,
             shape,
@@ -48,6 +49,8 @@ def run_edit(settings: EditSettings) -> int:
             window=settings.window_size(shape),
             side=settings.side,
         )
+        settings = prepare(denoiser, settings, edits, len(inputs.guides))
+        denoiser = with_windows(denoiser, settings, shape)
         writer = EditWriter(unpublished, settings, [*files_of(description.path), *inputs.files])
         with in_precision(denoiser, settings.precision):
             tasks = edit_tasks(settings, edits, denoiser, inputs)
@@ -59,10 +62,23 @@ def run_edit(settings: EditSettings) -> int:
     return writer.count
 
 
-def prepared(denoiser: Denoiser, settings: EditSettings, shape: tuple[int, int]) -> Denoiser:
-    """The denoiser, compiled and with windows if the settings say so; `shape` is (channels, size) of its images."""
-    if settings.compile:
-        denoiser.network.compile()
+def prepare(denoiser: Denoiser, settings: EditSettings, edits: Sequence[SDEdit], guides: int) -> EditSettings:
+    """Prepares the network for its device and returns the settings with what `auto` stands for.
+
+    Raises:
+        ValueError: the device does not have what the settings ask for.
+    """
+    machine = this_machine(next(denoiser.parameters()).device.type)
+    evaluations = sum(edit.total_steps(denoiser.sde) for edit in edits) * guides * settings.samples
+    arithmetic = inference_arithmetic(machine, evaluations, settings.precision, settings.compile)
+    prepare_network(denoiser.network, arithmetic)
+    if (arithmetic.precision, arithmetic.compile) != ("float32", False):
+        log_arithmetic(arithmetic, machine)
+    return replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)
+
+
+def with_windows(denoiser: Denoiser, settings: EditSettings, shape: tuple[int, int]) -> Denoiser:
+    """The denoiser, with windows if the settings say so; `shape` is (channels, size) of its images."""
     window = settings.window_size(shape)
     if window is None:
         return denoiser
