@@ -126,7 +126,7 @@ def _choose_model(
     """The preset's name (None for a configuration; several joined by "or" if they are the same model) and the model.
 
     Raises:
-        CheckpointError: if the tensors in the file `what` do not fit, if no preset fits, or if several different ones do.
+        CheckpointError: if the tensors in the file `what` do not fit, or no preset or several different presets do.
     """
     if preset is not None and configured is not None:
         raise CheckpointError(f"give {what} a preset or a config, not both: each describes the model")
