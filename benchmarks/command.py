@@ -13,10 +13,11 @@ import torch
 from measuring import machine
 
 from sdedit_pl.cli import wants_help
-from sdedit_pl.cli.explain import explain
 from sdedit_pl.cli.results import Results, refuse_used
 from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.help_text import explain
 from sdedit_pl.configuration.resolution import as_data
+from sdedit_pl.configuration.schema import keys_of, schema_of
 
 Numbers = dict[str, Any]
 
@@ -66,7 +67,7 @@ def run_command(arguments: list[str], command: Command[Any], run: Callable[[Any]
         options: of `Command.parse`.
     """
     if wants_help(arguments):
-        print(explain(command))
+        print(explain(command.usage, schema_of(command.arguments), keys_of, command.file))
         return 0
     try:
         text = run(command.parse(arguments, **options))
