@@ -1,8 +1,8 @@
 """Reads declarations from the package's source files without importing them, so that help does not wait for PyTorch.
 
-A name is resolved as Python would: an assignment is evaluated, an import within the package is followed. A class becomes
-a `SourceClass`. Functions and names of other libraries become an `Unknown`, which answers any use with itself. The
-standard library is imported.
+A name is resolved as Python would: an assignment is evaluated, an import within the package is followed. A class
+becomes a `SourceClass`. Functions and names of other libraries become an `Unknown`, which answers any use with itself.
+The standard library is imported.
 """
 
 from __future__ import annotations
