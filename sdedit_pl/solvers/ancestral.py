@@ -4,9 +4,10 @@ The forward step x_t = a x_s + b z is reversed by
 
     x_s = (x_t + b^2 score(x_t, t)) / a + c z.
 
-The large variance, c^2 = b^2, is exact for data of unit variance. The small one, that of the posterior given x_0, is
-exact for data that consist of a single image and is better with few steps. The true variance lies between them.
-Networks with a learned variance predict it for each pixel, as an interpolation weight on a logarithmic scale.
+The large variance, c^2 = b^2, is exact for data of unit variance. The small one, c^2 = (b sigma_s / sigma_t)^2, that of
+the posterior given x_0, is exact for data that consist of a single image and is better with few steps. The true
+variance lies between them. Networks with a learned variance predict it for each pixel, as an interpolation weight on a
+logarithmic scale.
 
 Source: Ho et al. 2020, Algorithm 2 and section 3.2; Meng et al., "SDEdit", ICLR 2022, Algorithms 2 (VE) and 4 (VP);
 Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models", ICML 2021, equation 15, and section 4 for
