@@ -22,7 +22,7 @@ PAPER_RANGE = (0.3, 0.6)
 """Range of t0 that SDEdit recommends, as times of its VP SDE."""
 
 
-class Level(NamedTuple):
+class SweepLevel(NamedTuple):
     """A level of a sweep, with t0 and noise level 0 for the paintings."""
 
     t0: float | str
@@ -43,24 +43,29 @@ class CalibrationReport:
 
     Args:
         found: the trade-off of its levels.
-        t0: t0 of each level except the paintings.
+        t0s: t0 of each level except the paintings.
         noise_levels: sigma / alpha at these t0.
     """
 
     found: TradeOff
-    t0: Sequence[float | str]
+    t0s: Sequence[float | str]
     noise_levels: Sequence[float]
 
     @property
-    def levels(self) -> Iterator[Level]:
+    def levels(self) -> Iterator[SweepLevel]:
         """All levels, beginning with the paintings."""
         found = self.found
-        columns = [0.0, *self.t0], [0.0, *self.noise_levels], found.kid, found.l2, found.knee_shares
-        return (Level(*row) for row in zip(*columns, strict=True))
+        columns = [0.0, *self.t0s], [0.0, *self.noise_levels], found.kid, found.l2, found.knee_shares
+        return (SweepLevel(*row) for row in zip(*columns, strict=True))
 
     @property
-    def knee(self) -> Level | None:
+    def knee(self) -> SweepLevel | None:
         return None if self.found.knee is None else list(self.levels)[self.found.knee]
+
+    @property
+    def t0(self) -> float | str | None:
+        """The t0 of the knee, or None."""
+        return None if self.knee is None else self.knee.t0
 
     def verdict(self) -> str:
         """The knee and its place relative to the paper's range, in one sentence."""
@@ -70,7 +75,7 @@ class CalibrationReport:
         low, high = paper_noise_levels()
         # The margins allow for the rounding of times that were written as noise levels.
         place = "below" if knee.noise_level < 0.999 * low else "above" if knee.noise_level > 1.001 * high else "in"
-        at_end = "" if 1 < number < len(self.t0) else ", at an end of the sweep"
+        at_end = "" if 1 < number < len(self.t0s) else ", at an end of the sweep"
         return (
             f"knee at t0={knee.t0} (sigma:{knee.noise_level:.3g}){at_end}, {place} the paper's range "
             f"{PAPER_RANGE[0]} to {PAPER_RANGE[1]} of the VP SDE (sigma:{low:.3g} to sigma:{high:.3g})"
@@ -80,7 +85,7 @@ class CalibrationReport:
         """One line per level, as text."""
         lines = [f"{'t0':>12} {'sigma':>7} {'KID [95 %]':>24} {'L2 [95 %]':>26} {'knee in':>8}"]
         for level in self.levels:
-            kid, l2 = shown(level.kid, ".3f"), shown(level.l2, ".1f")
+            kid, l2 = formatted_estimate(level.kid, ".3f"), formatted_estimate(level.l2, ".1f")
             lines.append(f"{level.label:>12} {level.noise_level:>7.3g} {kid:>24} {l2:>26} {level.knee_share:>8.0%}")
         return "\n".join([*lines, "(last column: share of the bootstrap draws in which this level is the knee)"])
 
@@ -129,7 +134,7 @@ def paper_noise_levels() -> tuple[float, float]:
     return low, high
 
 
-def shown(estimate: Estimate, form: str) -> str:
+def formatted_estimate(estimate: Estimate, form: str) -> str:
     """A value with its interval."""
     value, low, high = (format(number, form) for number in estimate.with_interval)
     return f"{value} [{low}, {high}]"

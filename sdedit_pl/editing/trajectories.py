@@ -10,8 +10,8 @@ often, and the result is the same bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,11 @@ from torch.nn.functional import interpolate
 
 from sdedit_pl.data.images import bytes_from_images
 from sdedit_pl.denoiser import Denoiser, Estimates
-from sdedit_pl.picture_grid import cell_side, grid, to_picture
+from sdedit_pl.editing.many_guides import Edited, edit_guides
+from sdedit_pl.editing.sdedit import SDEdit
+from sdedit_pl.guides.guide_files import Guide
+from sdedit_pl.guides.mask_files import Area
+from sdedit_pl.picture_grid import cell_side, picture_grid, to_picture
 from sdedit_pl.typing import Images
 
 ANIMATION_SUFFIXES = (".webp", ".gif")
@@ -141,6 +145,28 @@ class _Estimate:
         return _Estimate(self.t, bytes_from_images(x_0))
 
 
+def edit_with_trajectory(
+    denoiser: Denoiser,
+    edit: SDEdit,
+    guide: Guide,
+    area: Area | None,
+    seeds: Sequence[int],
+    *,
+    batch: int | None = None,
+    on_step: Callable[[int], object] | None = None,
+) -> tuple[Edited, Trajectory]:
+    """Edits a guide like `edit_guides` and records the trajectory of its first samples.
+
+    The recorded samples form one batch; there are at most `SHOWN_SAMPLES` of them.
+    """
+    shown = min(batch or len(seeds), SHOWN_SAMPLES)
+    recording = RecordingDenoiser(denoiser)
+    (edited,) = edit_guides(recording, edit, [guide], [area], seeds[:shown], batch=shown, on_step=on_step)
+    rest = edit_guides(denoiser, edit, [guide], [area], seeds[shown:], batch=batch, on_step=on_step)
+    samples = torch.cat([edited.samples, *(others.samples for others in rest)])
+    return replace(edited, samples=samples, seeds=tuple(seeds)), recording.trajectory()
+
+
 def strip(
     trajectory: Trajectory, results: Float[Tensor, "B C H W"], seeds: Sequence[int], frames: int = 8
 ) -> Image.Image:
@@ -158,7 +184,7 @@ def strip(
         row.append(to_picture(result))
     levels = zip(shown.times, shown.noise_levels, strict=True)
     titles = [*(f"t {t:.3g}, level {level:.3g}" for t, level in levels), "result"]
-    return grid(rows, titles, _side(rows[0][-1]), row_titles=[f"seed {seed}" for seed in seeds[:SHOWN_SAMPLES]])
+    return picture_grid(rows, titles, _side(rows[0][-1]), row_titles=[f"seed {seed}" for seed in seeds[:SHOWN_SAMPLES]])
 
 
 def save_animation(file: Path, trajectory: Trajectory, results: Float[Tensor, "B C H W"], seeds: Sequence[int]) -> None:
@@ -192,7 +218,7 @@ def _animation_frames(
     captions = [*(f"t {t:.3g}" for t in trajectory.times), "result"]
     for caption, images in zip(captions, [*trajectory.images, results], strict=True):
         titles = [f"seed {seed}, {caption}" for seed in seeds]
-        yield grid([[*map(to_picture, images)]], titles, _side(to_picture(results[0])))
+        yield picture_grid([[*map(to_picture, images)]], titles, _side(to_picture(results[0])))
 
 
 def _side(picture: Image.Image) -> int:
