@@ -14,7 +14,8 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sdedit_pl.build import build_denoiser, build_module, model_config
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.build.training_run import build_module
 from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.losses import WEIGHTINGS
 from sdedit_pl.sde import SDES, _kept_beta_table
@@ -27,8 +28,8 @@ def tiny_module(*arguments: str, rank: int = 0) -> ScoreModule:
     """A module outside of any training loop, as the device `rank` has it."""
     config = tiny_config("data.path=unused", *arguments)
     with torch.random.fork_rng():
-        torch.manual_seed(config["seed"])
-        module = build_module(config, build_denoiser(model_config(config)))
+        torch.manual_seed(config.seed)
+        module = build_module(config, build_denoiser(config.model))
     trainer: Any = SimpleNamespace(global_rank=rank, max_steps=100)
     module._trainer = trainer
     module.log = lambda *arguments, **options: None  # type: ignore[method-assign]

@@ -14,7 +14,8 @@ from support.tiny import tiny_config
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from sdedit_pl.build import build_averaging, build_denoiser, build_module, model_config
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.build.training_run import build_averaging, build_module
 from sdedit_pl.data import FolderSource
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.divergence_watch import DivergenceWatch
@@ -101,7 +102,7 @@ def test_the_training_loop_reads_nothing_from_the_device_between_log_entries(
         ResumableCheckpoint(tmp_path, signals=signals, **settings),
     ]
     with FakeTensorMode():
-        module = build_module(config, build_denoiser(model_config(config)))
+        module = build_module(config, build_denoiser(config.model))
         trainer = lightning.Trainer(
             accelerator="cpu",
             devices=1,
