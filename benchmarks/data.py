@@ -35,8 +35,9 @@ from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.resolution import as_data
 from sdedit_pl.data import ImageDataModule, WebDatasetSource
+from sdedit_pl.data.pack_settings import PackSettings
 from sdedit_pl.data.shard_files import ShardFile, list_members
-from sdedit_pl.data.shard_packing import PackSettings, pack
+from sdedit_pl.data.shard_packing import pack
 
 USAGE = "python benchmarks/data.py src=FOLDER|ARCHIVE out=FOLDER [key=value ...]"
 

@@ -21,8 +21,9 @@ from PIL import Image
 
 from sdedit_pl.data import ImageDataModule, TorchvisionSource, WebDatasetSource
 from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.data.pack_settings import PackSettings
 from sdedit_pl.data.shard_manifest import UNFINISHED_FOLDER
-from sdedit_pl.data.shard_packing import PackSettings, pack
+from sdedit_pl.data.shard_packing import pack
 from sdedit_pl.files import sha256_of
 
 
@@ -167,7 +168,7 @@ class TestFit:
         assert {image.contiguous().numpy().tobytes() for image in batch} == expected and len(expected) == 25
 
     def test_the_margin_is_an_eighth_by_default(self, wide: Path, tmp_path: Path) -> None:
-        assert settings(wide, tmp_path, fit="random_crop", size=64).image_format().decoded_size == 72
+        assert settings(wide, tmp_path, fit="random_crop", size=64).margin_pixels == 8
 
 
 class TestDivision:
@@ -390,7 +391,7 @@ class TestRefusals:
     )
     def test_settings(self, photos: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            settings(photos, tmp_path / "out", **options)
+            packed(photos, tmp_path / "out", **options)
 
     def test_the_death_of_a_worker_is_reported(
         self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
