@@ -64,6 +64,11 @@ class Description:
         dtypes = tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in floating}))
         return cls(path, format, model, training, sum(tensor.numel() for tensor in floating), dtypes, origin)
 
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(channels, size) of the model's images."""
+        return self.model.image.channels, self.model.image.size
+
 
 def save_denoiser(
     path: str | Path,

@@ -15,21 +15,18 @@ from typing import Any, Literal
 
 import torch
 
-from sdedit_pl.build.components import build_unless_usual
+from sdedit_pl.build.components import build_component, build_unless_usual
 from sdedit_pl.checkpoints import Description
 from sdedit_pl.checkpoints.fingerprint import fingerprint
+from sdedit_pl.checkpoints.load_for_editing import load_for_editing
 from sdedit_pl.cli import say, speaks
-from sdedit_pl.cli.edit import default_t0
-from sdedit_pl.cli.edit_inputs import image_shape
-from sdedit_pl.cli.edit_model import load_for_editing
-from sdedit_pl.cli.measured import build_features, chosen_images
-from sdedit_pl.cli.results import Results
 from sdedit_pl.configuration import Component, ConfigError, family, require_at_least
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.resolution import as_data
-from sdedit_pl.data.chosen_images import ChosenImages
+from sdedit_pl.data.chosen_images import ChosenImages, choose_images
 from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.edit_runs.edit_plan import default_t0
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.evaluation.ablations import ABLATIONS, COMPARED, MODEL, AblationValues
@@ -56,6 +53,7 @@ from sdedit_pl.metrics.feature_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor
 from sdedit_pl.metrics.masked_lpips import SMALLEST, MaskedLPIPS
 from sdedit_pl.metrics.published_weights import WeightsUnavailable
+from sdedit_pl.result_folder import ResultFolder
 from sdedit_pl.solvers import SOLVERS, Solver
 
 logger = logging.getLogger(__name__)
@@ -169,13 +167,14 @@ def run(words: list[str]) -> None:
     models, descriptions = load_models(arguments)
     plan = make_plan(settings_of(arguments, descriptions[MODEL]))
     plan.check(models)
-    shape = image_shape(descriptions[MODEL])
-    images = chosen_images(
+    shape = descriptions[MODEL].image_shape
+    images = choose_images(
         arguments.data,
         shape,
         split=arguments.split,
         val_fraction=arguments.val_fraction,
         count=arguments.images,
+        least=LEAST_IMAGES,
     )
     names = [short_name(name) for name in images.names]
     groups = group_numbers(names, None if arguments.groups is None else read_groups(arguments.groups))
@@ -185,7 +184,7 @@ def run(words: list[str]) -> None:
     record = record_of(arguments, plan, images, groups, descriptions, computing)
     record = record if arguments.overwrite else record.continuing(out)
     outputs = find_outputs(arguments.outputs or {}, arguments.tasks, store.count, store.format)
-    features = build_features(arguments.features)
+    features = build_component(arguments.features)
     lpips, notes = build_lpips(arguments, plan, store)
     with first_process(out) as results:
         data = EvaluationData(plan, images, store, record, arguments.batch, arguments.overwrite)
@@ -224,7 +223,7 @@ def load_models(arguments: Arguments) -> tuple[dict[str, Denoiser], dict[str, De
     files = {MODEL: arguments.ckpt, **({} if arguments.compare is None else {COMPARED: arguments.compare})}
     loaded = {name: load_for_editing(file, "cpu") for name, file in files.items()}
     descriptions = {name: description for name, (_, description) in loaded.items()}
-    shapes = {name: image_shape(description) for name, description in descriptions.items()}
+    shapes = {name: description.image_shape for name, description in descriptions.items()}
     if len(set(shapes.values())) > 1:
         (channels, size), (other_channels, other_size) = shapes.values()
         raise ConfigError(
@@ -298,7 +297,7 @@ def record_of(
     """What the images are made of."""
     originals = {
         "images": f"{len(images)} with names of sha256 {digest_of(images.names)}",
-        "format": "{} channels, {} px".format(*image_shape(descriptions[MODEL])),
+        "format": "{} channels, {} px".format(*descriptions[MODEL].image_shape),
     }
     identities = {name: fingerprint(description.path) + computing.recipe for name, description in descriptions.items()}
     return EvaluationRecord(originals, plan.recipes(identities, digest_of([str(group) for group in groups])))
@@ -321,7 +320,7 @@ def build_lpips(arguments: Arguments, plan: EvaluationPlan, store: ImageStore) -
 
 def first_process(out: Path) -> AbstractContextManager[Path | None]:
     """Where the report is written by the first process; nothing for the others."""
-    return Results(out) if speaks() else nullcontext()
+    return ResultFolder(out) if speaks() else nullcontext()
 
 
 def facts(

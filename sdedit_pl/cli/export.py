@@ -8,9 +8,9 @@ from pathlib import Path
 from sdedit_pl.checkpoints import load_described
 from sdedit_pl.checkpoints.exporters import EXPORTS, exporter
 from sdedit_pl.cli import say
-from sdedit_pl.cli.results import Results, refuse_replacing
 from sdedit_pl.configuration import ConfigError, nearest
 from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.result_folder import ResultFolder, refuse_replacing
 
 USAGE = """sdedit export ckpt=FILE|FOLDER format=NAME out=FILE|FOLDER [key=value ...]
 
@@ -47,7 +47,7 @@ def run(words: list[str]) -> None:
     out = Path(arguments.out)
     refuse_replacing(out, arguments.overwrite)
     denoiser, description = load_described(arguments.ckpt)
-    with Results(out.parent) as results:
+    with ResultFolder(out.parent) as results:
         exporter(arguments.format).write(denoiser, description.model, results / out.name)
         check_replaceable(out, results / out.name)
     say(f"{arguments.format}: {out}")

@@ -19,9 +19,9 @@ from sdedit_pl.checkpoints.loading import assemble_denoiser
 from sdedit_pl.checkpoints.locating import foreign_format
 from sdedit_pl.cli import say
 from sdedit_pl.cli.explain import WIDTH
-from sdedit_pl.cli.results import refuse_replacing
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.result_folder import refuse_replacing
 
 USAGE = f"""sdedit import src=FILE|FOLDER out=FILE.safetensors [preset=NAME | config=FILE.json] [key=value ...]
 
