@@ -37,7 +37,7 @@ def test_one_channel_is_a_grey_picture() -> None:
     assert picture.mode == "L" and picture.size == (5, 4)
 
 
-def test_a_grid_puts_pictures_where_their_rows_and_titles_are() -> None:
+def test_pictures_are_in_the_cells_of_their_rows_and_titles() -> None:
     rows = [[Image.new("RGB", (4, 4), name) for name in COLOURS] for _ in range(2)]
     sheet = grid(rows, list(COLOURS), SMALLEST_CELL)
     for row in range(2):
@@ -45,7 +45,7 @@ def test_a_grid_puts_pictures_where_their_rows_and_titles_are() -> None:
             assert (cell(sheet, row, column) == colour).all()
 
 
-def test_a_grid_leaves_places_free_and_names_rows_in_every_column_of_rows() -> None:
+def test_cells_can_be_empty_and_every_column_has_row_titles() -> None:
     red = Image.new("RGB", (4, 4), "red")
     sheet = grid([[red, None], [None, red]], ["a", "b"], SMALLEST_CELL, columns=2, row_titles=["first", "second one"])
     gutter = (sheet.width + 2 * MARGIN) // 2 - 2 * STEP - 3 * MARGIN

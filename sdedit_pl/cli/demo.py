@@ -26,20 +26,20 @@ class Arguments:
     """The demonstration.
 
     Args:
-        out: the picture that it makes.
-        ckpt: the model.
+        out: PNG file of the resulting picture.
+        ckpt: the model's checkpoint.
         guide: folder of guides.
         mask: folder of masks, named like their guides.
-        t0: how far guides are noised.
-        steps: solver steps; null for as many as are usual.
-        samples: samples of each guide.
-        columns: guides beside each other in the picture.
-        device: auto, cpu, cuda, mps.
+        t0: time or noise level at which the reverse process starts.
+        steps: number of solver steps; null for the default.
+        samples: number of samples per guide.
+        columns: number of guides per row of the picture.
+        device: auto, cpu, cuda or mps.
         overwrite: replace the picture.
     """
 
     out: str = "outputs/demo.png"
-    ckpt: str = "checkpoints/portraits64.safetensors"
+    ckpt: str = "portraits64"
     guide: str = "data/guides"
     mask: str = "data/masks"
     t0: float | str = 0.5
@@ -63,15 +63,15 @@ def run(words: list[str]) -> None:
     if out.is_dir():
         raise ConfigError(f"out={out} is a folder; name a PNG file in it")
     refuse_replacing(out, arguments.overwrite)
-    if not Path(arguments.ckpt).exists():
-        raise ConfigError(f"the demo runs in a checkout of the project: there is no {arguments.ckpt} here")
+    if not Path(arguments.guide).exists():
+        raise ConfigError(f"the demo's guides are in a checkout of the project: there is no {arguments.guide} here")
     with ResultFolder(out.parent) as results:
-        contact_sheet(edits(arguments), columns=arguments.columns).save(results / out.name, format="PNG")
+        contact_sheet(demo_edits(arguments), columns=arguments.columns).save(results / out.name, format="PNG")
     say(f"guides and their edits: {out}")
 
 
-def edits(arguments: Arguments) -> list[Edited]:
-    """The edits of all guides."""
+def demo_edits(arguments: Arguments) -> list[Edited]:
+    """Edits all guides with all seeds."""
     edit, seeds = SDEdit(t0=arguments.t0, steps=arguments.steps), range(arguments.samples)
     denoiser, description = load_for_editing(arguments.ckpt, arguments.device)
     guides = read_guides(arguments.guide, description.image_shape)
