@@ -34,7 +34,6 @@ LAYERS = (  # lowest first; a part may import itself and the layers below its ow
     ("checkpoints",),
     ("run_folder", "calibration", "evaluation"),
     ("fit", "edit_runs"),
-    ("app",),
     ("cli",),
     ("__init__", "__main__"),
 )
