@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdedit_pl.data.folder_source import FolderSource
 from sdedit_pl.data.images import images_from_bytes
 from sdedit_pl.data.order import Draw
+from sdedit_pl.data.shard_manifest import MANIFEST_FILE
 from sdedit_pl.data.source import Source
+from sdedit_pl.data.splits import SPLITS
+from sdedit_pl.data.webdataset_source import WebDatasetSource
+from sdedit_pl.downloads import is_remote
 from sdedit_pl.typing import Images
 
 
@@ -57,3 +65,42 @@ class ChosenImages:
     def batch(self, start: int, size: int) -> Images:
         """`size` images from number `start` on, or fewer at the end, (B, C, H, W); raises what `image` does."""
         return torch.stack([self.image(number) for number in range(start, min(start + size, len(self)))])
+
+
+def choose_images(
+    data: str,
+    size: int,
+    channels: int,
+    split: Literal["val", "all"],
+    val_fraction: float,
+    count: int | None,
+    least: int,
+) -> ChosenImages:
+    """Chooses images of a folder or of shards.
+
+    Args:
+        data: A folder of images, or shards (a folder, file, pattern or URL).
+        size: Height and width.
+        channels: 3 for RGB, 1 for grey.
+        split: "val" for the validation images, "all" for all images.
+        val_fraction: Share of the images held out if the data has no val split.
+        count: Number of images, spread evenly; None for all.
+        least: Smallest number of images that can be measured.
+
+    Raises:
+        ValueError: There is no such data, too few images in it, or training images of a stream are wanted.
+    """
+    place = Path(data)
+    if not (place.exists() or is_remote(data) or glob.has_magic(data) or "{" in data):
+        raise ValueError(f"there is no data={data}; give a folder of images, or shards")
+    in_shards = not place.is_dir() or (place / MANIFEST_FILE).is_file() or any(place.glob("*.tar"))
+    source_class = WebDatasetSource if in_shards else FolderSource
+    source = source_class(data, size, channels, val_fraction=val_fraction)
+    chosen = ChosenImages(source, ("val",) if split == "val" else SPLITS, count)
+    if len(chosen) < least:
+        raise ValueError(
+            f"KID needs at least {least} images, and data={data} has {len(chosen)} with split={split} and "
+            f"val_fraction={val_fraction}; give more images, a larger val_fraction, or split=all if training has seen "
+            "none of them"
+        )
+    return chosen
