@@ -12,17 +12,18 @@ from typing import Any
 import torch
 from measuring import machine
 
-from sdedit_pl.cli.arguments import configuration
+from sdedit_pl.cli import wants_help
+from sdedit_pl.cli.explain import explain
 from sdedit_pl.cli.results import Results, refuse_used
-from sdedit_pl.config import Schema
+from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.resolution import as_data
 
 Numbers = dict[str, Any]
 
 
 def run_benchmark(
     arguments: list[str],
-    schema: Schema,
-    usage: str,
+    command: Command[Any],
     measure: Callable[[Mapping[str, Any]], Numbers],
     report: Callable[[Numbers], str],
     plot: Callable[[Numbers, Path], None],
@@ -33,14 +34,14 @@ def run_benchmark(
 
     Args:
         arguments: of the command line.
-        schema: its keys, among them `out`, `threads` and `overwrite`.
-        usage: the first line of the help.
+        command: its keys, among them `out`, `threads` and `overwrite`.
         measure: from the resolved keys to the numbers.
         report: from the numbers to Markdown.
         plot: draws the numbers into a folder.
     """
 
-    def run(config: dict[str, Any]) -> str:
+    def run(parsed: Any) -> str:
+        config = as_data(parsed)
         refuse_used(Path(config["out"]), config["overwrite"])
         if config["threads"] is not None:
             torch.set_num_threads(config["threads"])
@@ -52,26 +53,23 @@ def run_benchmark(
             plot(numbers, folder)
         return report(numbers)
 
-    return run_command(arguments, schema, usage, run)
+    return run_command(arguments, command, run)
 
 
-def run_command(
-    arguments: list[str], schema: Schema, usage: str, run: Callable[[dict[str, Any]], str], **options: Any
-) -> int:
+def run_command(arguments: list[str], command: Command[Any], run: Callable[[Any], str], **options: Any) -> int:
     """Runs a benchmark: prints its text, its help, or its error in one line, and returns the exit code.
 
     Args:
         arguments: of the command line.
-        schema: its keys.
-        usage: the first line of the help.
-        run: from the resolved keys to the text.
-        options: of `sdedit_pl.cli.arguments.configuration`.
+        command: its keys.
+        run: from the typed arguments to the text.
+        options: of `Command.parse`.
     """
+    if wants_help(arguments):
+        print(explain(command))
+        return 0
     try:
-        config = configuration(arguments, schema, usage, **options)
-        if config is None:
-            return 0
-        text = run(config)
+        text = run(command.parse(arguments, **options))
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if os.environ.get("SDEDIT_TRACEBACK"):
             raise

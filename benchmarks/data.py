@@ -31,7 +31,9 @@ from command import run_command
 from PIL import Image
 
 from sdedit_pl.cli.results import Results, refuse_used
-from sdedit_pl.config import Schema, require_at_least
+from sdedit_pl.configuration import require_at_least
+from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.resolution import as_data
 from sdedit_pl.data import ImageDataModule, WebDatasetSource
 from sdedit_pl.data.shard_files import ShardFile, list_members
 from sdedit_pl.data.shard_packing import PackSettings, pack
@@ -69,7 +71,7 @@ class Arguments:
         require_at_least(self, workers=1, batch=1, images=1, rounds=1)
 
 
-SCHEMA = Schema(top=Arguments, settings={}, families={})
+COMMAND = Command(USAGE, Arguments)
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ def run(config: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Runs the measurement and returns the exit code."""
-    return run_command(arguments, SCHEMA, USAGE, run)
+    return run_command(arguments, COMMAND, lambda parsed: run(as_data(parsed)))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ are not counted, the share that is reached depends on the network, and reading d
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -26,11 +25,14 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdedit_pl.build import build_denoiser, build_module, model_config
-from sdedit_pl.cli.train import CONFIG_KEY
-from sdedit_pl.config import read_file
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.build.training_run import build_module
+from sdedit_pl.cli.train import COMMAND as TRAIN
+from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import schema_of
+from sdedit_pl.configuration.training_config import TrainingConfig
+from sdedit_pl.configuration.yaml_text import read_file
 from sdedit_pl.resources import find_config
-from sdedit_pl.settings import TRAINING
 from sdedit_pl.training.module import ScoreModule
 
 USAGE = (
@@ -89,50 +91,50 @@ class Estimate:
         return self.flops / self.images * self.total_images / (rate * gpu.share) / 3600
 
 
-def estimate(config: Mapping[str, Any]) -> Estimate:
+def estimate(config: TrainingConfig) -> Estimate:
     """The estimate of a resolved configuration, whose devices are taken for GPUs; "auto" is one."""
-    trainer, size = config["trainer"], config["data"]["size"]
-    batch, devices = config["data"]["batch_size"], trainer["devices"]
+    trainer, size = config.trainer, config.image.size
+    batch, devices = config.data.values["batch_size"], trainer.devices
     devices = devices if isinstance(devices, int) else int(devices) if devices.isdecimal() else 1
     # On the CPU: the backward pass of a GPU's fake tensors asks for a GPU. What is kept for it is the same.
     with FakeTensorMode():
         module = stepping(config)
         optimizer = module.optimizer.build([weight for weight in module.parameters() if weight.requires_grad])
-        images = torch.empty(batch, config["data"]["channels"], size, size)
+        images = torch.empty(batch, config.image.channels, size, size)
         tracker = MemTracker()
         tracker.track_external(module, optimizer)
-        step(module, optimizer, images, trainer["precision"])  # makes what the optimiser keeps
+        step(module, optimizer, images, trainer.precision)  # makes what the optimiser keeps
         with tracker:
-            step(module, optimizer, images, trainer["precision"])
+            step(module, optimizer, images, trainer.precision)
         peak = tracker.get_tracker_snapshot("peak")
         # Attention as plain matrix products: the counter does not know the fused kernel, which keeps less in memory.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            step(module, optimizer, images, trainer["precision"])
+            step(module, optimizer, images, trainer.precision)
     parameters = sum(weight.numel() for weight in module.denoiser.network.parameters())
-    half_lives = config["average"]["half_life_images"]
+    half_lives = config.average.half_life_images
     averages = 1 if isinstance(half_lives, int) else len(half_lives)
-    per_step = batch * devices * trainer["num_nodes"] * trainer["accumulate_grad_batches"]
+    per_step = batch * devices * trainer.num_nodes * trainer.accumulate_grad_batches
     return Estimate(
         parameters=parameters,
         flops=counter.get_total_flops(),
         memory=peak[torch.device("cpu")]["Total"] + averages * 4 * parameters,
         images=batch,
-        total_images=trainer["max_steps"] * per_step,
-        half_precision="16" in trainer["precision"],
+        total_images=trainer.max_steps * per_step,
+        half_precision="16" in trainer.precision,
     )
 
 
 def with_place(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration that says where its images are, which some leave to the command line and nothing here reads."""
-    data = {"name": TRAINING.families["data"].default, **config.get("data", {})}
-    place = {"path": "anywhere"} if "path" in TRAINING.families["data"].keys(data["name"]) else {}
+    data = {"name": schema_of(TrainingConfig).families["data"].default, **config.get("data", {})}
+    place = {"path": "anywhere"} if "path" in schema_of(TrainingConfig).families["data"].keys(data["name"]) else {}
     return {**config, "data": {**place, **data}}
 
 
-def stepping(config: Mapping[str, Any]) -> ScoreModule:
+def stepping(config: TrainingConfig) -> ScoreModule:
     """The module of a configuration, able to take a training step outside of a training loop."""
-    module = build_module({**config, "compile": False}, build_denoiser(model_config(config)))
-    module._trainer = cast(Any, SimpleNamespace(global_rank=0, max_steps=config["trainer"]["max_steps"]))
+    module = build_module(replace(config, compile=False), build_denoiser(config.model))
+    module._trainer = cast(Any, SimpleNamespace(global_rank=0, max_steps=config.trainer.max_steps))
     module.log = lambda *arguments, **options: None
     return module
 
@@ -166,7 +168,7 @@ def described(found: Estimate) -> dict[str, Any]:
     }
 
 
-def run(config: dict[str, Any]) -> str:
+def run(config: TrainingConfig) -> str:
     """The estimate as YAML."""
     return yaml.safe_dump(described(estimate(config)), sort_keys=False).rstrip()
 
@@ -177,7 +179,7 @@ def main(arguments: list[str]) -> int:
     def read(file: str) -> dict[str, Any]:
         return with_place(read_file(find_config(file)))
 
-    return run_command(arguments, TRAINING, USAGE, run, file_key=CONFIG_KEY, read=read)
+    return run_command(arguments, Command(USAGE, TrainingConfig, TRAIN.file), run, read=read)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,11 @@ from measuring import Spread, in_turns, ratio
 from speed_report import environment, shown, table
 from tqdm import tqdm
 
-from sdedit_pl.build import build_component
-from sdedit_pl.config import Family, Schema, require_at_least
+from sdedit_pl.build.components import build_component
+from sdedit_pl.configuration import Component, family, require_at_least
+from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.resolution import resolve_component
+from sdedit_pl.configuration.schema import Family
 from sdedit_pl.metrics.feature_cache import cached_features
 from sdedit_pl.metrics.feature_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor, stream_features
@@ -57,13 +60,13 @@ class Arguments:
     rounds: int = 10
     threads: int | None = None
     overwrite: bool = False
+    features: Component = family(FEATURES, "efficientnet_lite0")
 
     def __post_init__(self) -> None:
         require_at_least(self, images=1, size=1, batch=1, rounds=1, threads=1)
 
 
-FAMILY = Family(FEATURES, "efficientnet_lite0")
-SCHEMA = Schema(top=Arguments, settings={}, families={"features": FAMILY})
+COMMAND = Command(USAGE, Arguments)
 
 
 def measure(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +76,9 @@ def measure(config: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: features that cannot be had.
         ModuleNotFoundError: a package that is not installed.
     """
-    extractor = build_component(config, "features", FAMILY)
+    extractor = build_component(
+        resolve_component("features", config["features"], Family(FEATURES, "efficientnet_lite0"))
+    )
     shape = (config["images"], 3, config["size"], config["size"])
     batches = (torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1).split(config["batch"])
     with (
@@ -134,7 +139,7 @@ def plot(numbers: Mapping[str, Any], folder: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Runs the measurement and returns the exit code."""
-    return run_benchmark(arguments, SCHEMA, USAGE, measure, report, plot)
+    return run_benchmark(arguments, COMMAND, measure, report, plot)
 
 
 if __name__ == "__main__":

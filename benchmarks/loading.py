@@ -30,11 +30,12 @@ import torch
 from safetensors.torch import load_file
 
 from sdedit_pl import load_denoiser
-from sdedit_pl.build import build_denoiser
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import save_denoiser
 from sdedit_pl.checkpoints.importers.presets import PRESETS
+from sdedit_pl.configuration.model_config import ModelConfig
 
-MODEL = PRESETS["church_outdoor"].model
+MODEL = ModelConfig.from_data(PRESETS["church_outdoor"].model)
 GOAL = 1.2
 
 

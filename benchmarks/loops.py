@@ -20,13 +20,15 @@ import lightning
 import torch
 from torch import Tensor
 
-from sdedit_pl.build import build_averaging, build_data, build_denoiser, build_module, model_config
-from sdedit_pl.config import read_file
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.build.training_run import build_averaging, build_data, build_module
+from sdedit_pl.configuration.resolution import resolve
+from sdedit_pl.configuration.training_config import TrainingConfig
+from sdedit_pl.configuration.yaml_text import read_file
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.data.images import images_from_bytes
 from sdedit_pl.fit import build_trainer
 from sdedit_pl.losses import denoising_loss
-from sdedit_pl.settings import TRAINING
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.divergence_watch import DivergenceWatch
 from sdedit_pl.training.module import ScoreModule
@@ -108,9 +110,9 @@ def measure_loops(file: Path, steps: int, rounds: int) -> dict[str, Any]:
     config = _prepared(file, steps * (rounds + 1))
     data = build_data(config)
     data.setup()
-    module = build_module(config, build_denoiser(model_config(config)))
-    turns = Turns(BareLoop(module, _first_batch(data), config["trainer"]["gradient_clip_val"]), steps)
-    log = TrainingLog(config["trainer"]["log_every_n_steps"], DivergenceWatch())
+    module = build_module(config, build_denoiser(config.model))
+    turns = Turns(BareLoop(module, _first_batch(data), config.trainer.gradient_clip_val), steps)
+    log = TrainingLog(config.trainer.log_every_n_steps, DivergenceWatch())
     with tempfile.TemporaryDirectory() as folder:
         callbacks = [log, build_averaging(config), turns]
         trainer = build_trainer(Path(folder), config, callbacks, [], DurableCheckpoints())
@@ -118,13 +120,13 @@ def measure_loops(file: Path, steps: int, rounds: int) -> dict[str, Any]:
     return {
         "config": str(file),
         "batch": data.batch_size,
-        "precision": config["trainer"]["precision"],
+        "precision": config.trainer.precision,
         "steps": steps,
         "seconds": turns.seconds,
     }
 
 
-def _prepared(file: Path, steps: int) -> dict[str, Any]:
+def _prepared(file: Path, steps: int) -> TrainingConfig:
     """A configuration for so many steps on the CPU, without what is not the training's loop."""
     given: dict[str, Any] = dict(read_file(file))
     own: Mapping[str, Any] = {
@@ -134,7 +136,7 @@ def _prepared(file: Path, steps: int) -> dict[str, Any]:
         "limit_val_batches": 0,
         "enable_progress_bar": False,
     }
-    return TRAINING.resolve({**given, "trainer": {**given.get("trainer", {}), **own}})
+    return resolve(TrainingConfig, {**given, "trainer": {**given.get("trainer", {}), **own}})
 
 
 def _first_batch(data: ImageDataModule) -> Tensor:

@@ -28,7 +28,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sdedit_pl.config import Schema, require_at_least
+from sdedit_pl.configuration import require_at_least
+from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.denoiser import Denoiser, Epsilon
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.grids import GRIDS
@@ -77,7 +78,7 @@ class Arguments:
         require_at_least(self, guides=1, samples=2, directions=1, modes=1)
 
 
-SCHEMA = Schema(top=Arguments, settings={}, families={})
+COMMAND = Command(USAGE, Arguments)
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ def measure(config: Mapping[str, Any]) -> Numbers:
             floors[str(t0)] = right.distance(exact_edits(denoiser, guides, t0, config["samples"], generator))
             references[str(t0)] = {
                 "Algorithm 4": distance(SDEdit(t0, REFERENCE_STEPS, variant="paper")),
-                "ancestral": distance(SDEdit(t0, REFERENCE_STEPS, solver="ancestral")),
+                "ancestral": distance(SDEdit(t0, REFERENCE_STEPS, solver=SOLVERS["ancestral"]())),
             }
             found = distances.setdefault(str(t0), {})
             for name, solver in solvers.items():
@@ -328,4 +329,4 @@ def plot(numbers: Numbers, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_benchmark(sys.argv[1:], SCHEMA, USAGE, measure, report, plot))
+    raise SystemExit(run_benchmark(sys.argv[1:], COMMAND, measure, report, plot))

@@ -23,7 +23,8 @@ from speed_report import CEILING, network_report, plot_cases
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sdedit_pl.config import Schema, require_at_least
+from sdedit_pl.configuration import require_at_least
+from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.denoiser import Denoiser, Epsilon
 from sdedit_pl.grids import Uniform
 from sdedit_pl.noise import SeededNoise
@@ -72,7 +73,7 @@ class Arguments:
         refuse_unknown("solvers", (self.solver,), SOLVERS)
 
 
-SCHEMA = Schema(top=Arguments, settings={}, families={})
+COMMAND = Command(USAGE, Arguments)
 
 
 class Nothing(nn.Module):
@@ -153,7 +154,7 @@ def measure(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Runs the measurement and returns the exit code."""
-    return run_benchmark(arguments, SCHEMA, USAGE, measure, network_report, plot_cases)
+    return run_benchmark(arguments, COMMAND, measure, network_report, plot_cases)
 
 
 if __name__ == "__main__":

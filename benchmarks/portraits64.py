@@ -28,18 +28,21 @@ from tqdm import tqdm
 import sdedit_pl
 from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.cli.results import Results, refuse_used
-from sdedit_pl.config import Schema
+from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.resolution import as_data
 from sdedit_pl.data import WebDatasetSource
 from sdedit_pl.data.images import as_saved, images_from_bytes
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
+from sdedit_pl.grids import GRIDS
 from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.metrics.distances import nearest_by_angle, nearest_by_distance, root_mean_square, squared_l2
 from sdedit_pl.metrics.feature_table import FEATURES
 from sdedit_pl.metrics.features import features_of
 from sdedit_pl.metrics.intervals import Estimate
 from sdedit_pl.metrics.kid import kernel_distance
+from sdedit_pl.solvers import SOLVERS
 from sdedit_pl.typing import Images
 
 USAGE = "python benchmarks/portraits64.py ckpt=FILE out=FOLDER [key=value ...]"
@@ -83,7 +86,7 @@ class Arguments:
     overwrite: bool = False
 
 
-SCHEMA = Schema(top=Arguments, settings={}, families={})
+COMMAND = Command(USAGE, Arguments)
 
 Extract = Callable[[Images], Float[Tensor, "N D"]]
 
@@ -258,7 +261,10 @@ def measure(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """
     started = time.perf_counter()
     levels = config["t0"] if isinstance(config["t0"], list) else [config["t0"]]
-    ways = {str(t0): SDEdit(t0, config["steps"], solver=config["solver"], grid=config["grid"]) for t0 in levels}
+    ways = {
+        str(t0): SDEdit(t0, config["steps"], solver=SOLVERS[config["solver"]](), grid=GRIDS[config["grid"]]())
+        for t0 in levels
+    }
     denoiser, description = load_for_editing(config["ckpt"], config["device"])
     refuse_unknown("features", (config["features"],), tuple(name for name in FEATURES if name != "file"))
     extractor = FEATURES[config["features"]]()
@@ -266,7 +272,7 @@ def measure(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     def extract(pixels: Images) -> Float[Tensor, "N D"]:
         return features_of(extractor, pixels)
 
-    source = WebDatasetSource(config["data"], description.model["image"]["size"])
+    source = WebDatasetSource(config["data"], description.model.image.size)
     train, val = read_portraits(source, read_design_of(Path(config["data"]) / "build.py"), extract, config["images"])
     guides = val.made_into(stroke_painting(val.pixels), extract)
     before = time.perf_counter()
@@ -327,7 +333,7 @@ def run(config: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Runs the measurement and returns the exit code."""
-    return run_command(arguments, SCHEMA, USAGE, run)
+    return run_command(arguments, COMMAND, lambda parsed: run(as_data(parsed)))
 
 
 if __name__ == "__main__":

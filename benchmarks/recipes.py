@@ -33,9 +33,12 @@ from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
 
-from sdedit_pl.build import build_data
+from sdedit_pl.build.training_run import build_data
 from sdedit_pl.checkpoints import describe, load_denoiser
-from sdedit_pl.config import Schema, require_at_least
+from sdedit_pl.configuration import require_at_least
+from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.resolution import as_data, resolve
+from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.data.images import as_saved
 from sdedit_pl.denoiser import in_precision
 from sdedit_pl.editing import SDEdit
@@ -51,7 +54,6 @@ from sdedit_pl.metrics.kid import kernel_distance
 from sdedit_pl.plots import line_plot
 from sdedit_pl.run_folder import HISTORY_FILE
 from sdedit_pl.sde import VPSDE
-from sdedit_pl.settings import TRAINING
 from sdedit_pl.typing import Images
 
 USAGE = (
@@ -116,7 +118,7 @@ class Arguments:
         refuse_unknown("features", (self.features,), tuple(name for name in FEATURES if name != "file"))
 
 
-SCHEMA = Schema(top=Arguments, settings={}, families={})
+COMMAND = Command(USAGE, Arguments)
 
 
 @dataclass(frozen=True)
@@ -201,11 +203,11 @@ def steps_of(run: Run, settings: Mapping[str, Any]) -> int:
     return run.budget // settings["batch"]
 
 
-def training_config(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
+def training_config(run: Run, settings: Mapping[str, Any]) -> TrainingConfig:
     """The resolved configuration of a run."""
     steps = steps_of(run, settings)
     # A model that fits the network of `init_from`, whatever else it is told while it trains.
-    network = dict(describe(settings["init_from"]).model["network"])
+    network = dict(as_data(describe(settings["init_from"]).model.network))
     if settings["patch"] is not None:
         network["patch"] = settings["patch"]
     shards = any(Path(settings["data"]).glob("*.tar"))
@@ -232,7 +234,7 @@ def training_config(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
         "preview": {"t0": settings["t0"][-1]},
         "validation": {"memory_images": 0},
     }
-    return TRAINING.resolve({**common, **RECIPES[run.recipe](run, settings)})
+    return resolve(TrainingConfig, {**common, **RECIPES[run.recipe](run, settings)})
 
 
 def measured(run: Run, settings: Mapping[str, Any], extract: Extract) -> dict[str, Any]:
@@ -252,7 +254,7 @@ def measured(run: Run, settings: Mapping[str, Any], extract: Extract) -> dict[st
         kid = distance(extract(edited), real)
         edits[t0] = {"kid": kid.value, "error": kid.error, "l2": squared_l2(edited, strokes).mean().item()}
     facts = {key: value for key, value in describe(checkpoint).training.items() if key != "config"}
-    found = {"images_seen": facts["images_seen"], "errors": denoising_errors(Path(config["out"])), "edits": edits}
+    found = {"images_seen": facts["images_seen"], "errors": denoising_errors(Path(config.out)), "edits": edits}
     return {**asdict(run), **found}
 
 
@@ -277,13 +279,13 @@ def distance(edits: Float[Tensor, "N D"], originals: Float[Tensor, "N D"]) -> Es
     return kernel_distance(edits, originals, numbers, numbers)
 
 
-def validation_images(config: Mapping[str, Any], count: int | None) -> Images:
+def validation_images(config: TrainingConfig, count: int | None) -> Images:
     """The first validation images, or all."""
     data = build_data(config)
     data.setup()
     images = data.val_images(sys.maxsize if count is None else count)
     if len(images) < 3:
-        raise ValueError(f"{config['data']['path']} has {len(images)} validation images; KID needs at least 3")
+        raise ValueError(f"{config.data.values['path']} has {len(images)} validation images; KID needs at least 3")
     return images
 
 
@@ -445,7 +447,7 @@ def run(settings: dict[str, Any]) -> str:
 def main(arguments: list[str]) -> int:
     """Runs the comparison and returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    return run_command(arguments, SCHEMA, USAGE, run)
+    return run_command(arguments, COMMAND, lambda parsed: run(as_data(parsed)))
 
 
 if __name__ == "__main__":

@@ -28,8 +28,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.utils import save_image
 
+from sdedit_pl.configuration.resolution import merge, resolve
+from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.fit import fit
-from sdedit_pl.settings import TRAINING
 
 STEPS = 6
 CONFIG: dict[str, Any] = {
@@ -148,7 +149,7 @@ def _child(images: Path, folder: Path, kill: Kill | None) -> None:
     if kill is not None:
         kill.arm()
     own = {"out": str(folder), "data": {"path": str(images)}}
-    fit(TRAINING.resolve(TRAINING.merge(CONFIG, own)))
+    fit(resolve(TrainingConfig, merge(TrainingConfig, CONFIG, own)))
 
 
 # Forks processes off one that has imported everything and never trained.

@@ -36,10 +36,13 @@ from solvers_report import REFERENCES, blocks, draw, report
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sdedit_pl.build import build_component
+from sdedit_pl.build.components import build_component
 from sdedit_pl.checkpoints import Description, files_of
 from sdedit_pl.cli.edit_model import load_for_editing
-from sdedit_pl.config import Family, Schema, require_at_least
+from sdedit_pl.configuration import Component, family, require_at_least
+from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.resolution import as_data, resolve_component
+from sdedit_pl.configuration.schema import Family
 from sdedit_pl.data import FolderSource, WebDatasetSource
 from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.data.images import bytes_from_images, images_from_bytes
@@ -119,6 +122,7 @@ class Arguments:
     compile: bool = False
     device: str = "auto"
     threads: int | None = None
+    features: Component = family(FEATURES, "efficientnet_lite0")
 
     def __post_init__(self) -> None:
         require_at_least(self, images=LEAST_IMAGES, samples=1, batch=1, threads=1)
@@ -133,8 +137,7 @@ class Arguments:
             SDEdit(t0)
 
 
-FAMILIES = {"features": Family(FEATURES, "efficientnet_lite0")}
-SCHEMA = Schema(top=Arguments, settings={}, families=FAMILIES)
+COMMAND = Command(USAGE, Arguments)
 
 
 class CountedNetwork(nn.Module):
@@ -177,7 +180,9 @@ class Measurement:
         self.denoiser = denoiser
         self.denoiser.network = self.network = CountedNetwork(denoiser.network)
         self.denoiser.at_once = None
-        extractor = build_component(settings, "features", FAMILIES["features"])
+        extractor = build_component(
+            resolve_component("features", settings["features"], Family(FEATURES, "efficientnet_lite0"))
+        )
 
         def extract(pixels: Images) -> Tensor:
             return features_of(extractor, pixels)
@@ -316,11 +321,11 @@ def read_originals(settings: Mapping[str, Any], description: Description, extrac
     Raises:
         ValueError: images that cannot be read or grouped, or a model of other images than RGB.
     """
-    image = description.model["image"]
-    if image["channels"] != 3:
+    image = description.model.image
+    if image.channels != 3:
         raise ValueError(f"features are taken of RGB images, and {description.path} makes images of one channel")
     shards = any(Path(settings["data"]).glob("*.tar"))
-    source = (WebDatasetSource if shards else FolderSource)(settings["data"], image["size"])
+    source = (WebDatasetSource if shards else FolderSource)(settings["data"], image.size)
     chosen = ChosenImages(source, count=settings["images"])
     if len(chosen) < LEAST_IMAGES:
         raise ValueError(f"{settings['data']} has {len(chosen)} validation images; KID needs at least {LEAST_IMAGES}")
@@ -381,7 +386,7 @@ def run(settings: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Runs the measurement and returns the exit code."""
-    return run_command(arguments, SCHEMA, USAGE, run)
+    return run_command(arguments, COMMAND, lambda parsed: run(as_data(parsed)))
 
 
 if __name__ == "__main__":

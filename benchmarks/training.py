@@ -25,7 +25,8 @@ from speed_report import CEILING, plot_cases, training_report
 from torch import nn
 from tqdm import tqdm
 
-from sdedit_pl.config import Schema, require_at_least
+from sdedit_pl.configuration import require_at_least
+from sdedit_pl.configuration.command_line import Command
 
 USAGE = "python benchmarks/training.py out=FOLDER [key=value ...]"
 PARTS = ("loop", "step", "checkpointing", "processes")
@@ -76,7 +77,7 @@ class Arguments:
             raise ValueError(f"cases must name at least one of {', '.join(CASES)}")
 
 
-SCHEMA = Schema(top=Arguments, settings={}, families={})
+COMMAND = Command(USAGE, Arguments)
 
 
 def gradient_of(case: Case, network: nn.Module, layout: str) -> Run:
@@ -185,7 +186,7 @@ def measure(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Runs the measurement and returns the exit code."""
-    return run_benchmark(arguments, SCHEMA, USAGE, measure, training_report, plot_cases)
+    return run_benchmark(arguments, COMMAND, measure, training_report, plot_cases)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ model, to edit with), `previews/` and `metrics.csv` (what was logged, over all r
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 
-from sdedit_pl.build import (
-    build_averaging,
-    build_data,
-    build_denoiser,
-    build_module,
-    build_safeguards,
-    model_config,
-)
+from sdedit_pl.build.components import build_component
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.build.training_run import build_averaging, build_data, build_module, build_safeguards
 from sdedit_pl.checkpoints.init_from import TOLD, initialise
 from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.checkpoints.native import save_denoiser
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import ConfigError
+from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
@@ -41,11 +37,9 @@ from sdedit_pl.run_folder import (
     WANDB_FILE,
     newest_checkpoint,
     newest_whole,
-    plain,
     steps_in,
     write_config,
 )
-from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.divergence_watch import Diverged, DivergenceWatch
 from sdedit_pl.training.editing_checkpoint import EditingCheckpoint
@@ -53,16 +47,17 @@ from sdedit_pl.training.freezing import freeze_all_but
 from sdedit_pl.training.loggers import ContinuedWandb, CsvHistory
 from sdedit_pl.training.overdue_validation import OverdueValidation
 from sdedit_pl.training.previews import Previews
-from sdedit_pl.training.progress_bar import RunProgress
+from sdedit_pl.training.progress_display import progress_display
 from sdedit_pl.training.resumable_checkpoints import ResumableCheckpoint
 from sdedit_pl.training.stop_signals import StopSignals
 from sdedit_pl.training.training_log import TrainingLog
 from sdedit_pl.training.unreadable_images import UnreadableImageCounts
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 logger = logging.getLogger(__name__)
 
 
-def fit(config: Mapping[str, Any]) -> Path:
+def fit(config: TrainingConfig) -> Path:
     """Trains as a resolved configuration says, and returns the editing checkpoint.
 
     Raises:
@@ -75,13 +70,13 @@ def fit(config: Mapping[str, Any]) -> Path:
         return train(config, signals)
 
 
-def train(config: Mapping[str, Any], signals: StopSignals) -> Path:
+def train(config: TrainingConfig, signals: StopSignals) -> Path:
     """What `fit` does; `signals` end it."""
-    folder = Path(config["out"])
+    folder = Path(config.out)
     newest = newest_checkpoint(folder, config)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config["seed"])
-        denoiser = build_denoiser(model_config(config))
+        torch.manual_seed(config.seed)
+        denoiser = build_denoiser(config.model)
     if newest is None:
         begin(denoiser, config)
     trained = choose_trained(denoiser, config)
@@ -94,17 +89,25 @@ def train(config: Mapping[str, Any], signals: StopSignals) -> Path:
     write_config(folder, config)
 
     history, files, watch = CsvHistory(folder / HISTORY_FILE, steps_in(newest)), DurableCheckpoints(), DivergenceWatch()
-    log = TrainingLog(config["trainer"]["log_every_n_steps"], watch)
+    log = TrainingLog(config.trainer.log_every_n_steps, watch)
     unwritten: dict[Path, str] = {}
     editing = editing_checkpoint(config, folder, averaging, unwritten)
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     logger.info("network: %.2f M parameters, %.2f M trained; run: %s", parameters / 1e6, trained / 1e6, folder)
     if newest is not None:
         logger.info("resuming from %s", newest)
-    settings = {key: config["checkpoint"][key] for key in ("every_steps", "every_minutes", "keep", "best")}
-    parts = {"files": files, "watch": watch, "signals": signals, "resumes_from": newest}
-    resumable = ResumableCheckpoint(folder / CHECKPOINTS, **settings, **parts)
-    bar = [RunProgress(log)] if config["trainer"]["enable_progress_bar"] else []
+    resumable = ResumableCheckpoint(
+        folder / CHECKPOINTS,
+        every_steps=config.checkpoint.every_steps,
+        every_minutes=config.checkpoint.every_minutes,
+        keep=config.checkpoint.keep,
+        best=config.checkpoint.best,
+        files=files,
+        watch=watch,
+        signals=signals,
+        resumes_from=newest,
+    )
+    bar = progress_display(log) if config.trainer.enable_progress_bar else []
     safeguards = [UnreadableImageCounts(data.source), *safeguards]
     callbacks = [OverdueValidation(), *bar, log, sheets, averaging, editing, *safeguards, resumable]
     trainer = build_trainer(folder, config, callbacks, [*wandb_loggers(folder, config), history], files)
@@ -134,28 +137,28 @@ def what_is_left(folder: Path) -> str:
 
 
 def editing_checkpoint(
-    config: Mapping[str, Any], folder: Path, averaging: ImageHalfLifeAveraging, unwritten: dict[Path, str]
+    config: TrainingConfig, folder: Path, averaging: ImageHalfLifeAveraging, unwritten: dict[Path, str]
 ) -> EditingCheckpoint:
     """Writes the editing checkpoint of a run; a file that cannot be written is named in `unwritten` until it can."""
-    settings = config["checkpoint"]
+    settings = config.checkpoint
 
     def save(path: Path, averaged: Denoiser, facts: dict[str, Any]) -> None:
-        dtype = getattr(torch, settings["dtype"])
+        dtype = getattr(torch, settings.dtype)
         try:
-            save_denoiser(path, averaged, model_config(config), {**facts, "config": plain(config)}, dtype=dtype)
+            save_denoiser(path, averaged, config.model, {**facts, "config": config.as_data()}, dtype=dtype)
         except OSError as error:
             unwritten[path] = f"{path} cannot be written: {error.strerror or error}"
             logger.warning("%s; training goes on", unwritten[path])
         else:
             unwritten.pop(path, None)
 
-    best = settings["export"] == "best"
-    return EditingCheckpoint(averaging, folder / RUN_FILE, save, best=best, all_averages=settings["all_averages"])
+    best = settings.export == "best"
+    return EditingCheckpoint(averaging, folder / RUN_FILE, save, best=best, all_averages=settings.all_averages)
 
 
 def build_trainer(
     folder: Path,
-    config: Mapping[str, Any],
+    config: TrainingConfig,
     callbacks: list[Callback],
     loggers: list[Logger],
     files: DurableCheckpoints,
@@ -165,17 +168,18 @@ def build_trainer(
     Raises:
         ConfigError: devices, a precision or another setting that Lightning refuses or this machine has not.
     """
-    settings = config["trainer"]
-    if settings["max_steps"] < 1:
-        raise ConfigError(f"trainer.max_steps must be at least 1, got {settings['max_steps']}")
-    if settings["precision"] in ("bf16-true", "16-true"):
+    settings = config.trainer
+    if settings.max_steps < 1:
+        raise ConfigError(f"trainer.max_steps must be at least 1, got {settings.max_steps}")
+    if settings.precision in ("bf16-true", "16-true"):
         raise ConfigError(
-            f"trainer.precision={settings['precision']} would keep the average of the weights in 16 bits, too few "
-            f"for it to move; take {settings['precision'].replace('true', 'mixed')}"
+            f"trainer.precision={settings.precision} would keep the average of the weights in 16 bits, too few "
+            f"for it to move; take {settings.precision.replace('true', 'mixed')}"
         )
     # Lightning counts batches, and a validation between the batches of one step would be of weights it does not change.
-    interval = settings["val_check_interval"] * settings["accumulate_grad_batches"]
-    given = {key: value for key, value in settings.items() if value is not None} | {"val_check_interval": interval}
+    interval = settings.val_check_interval * settings.accumulate_grad_batches
+    given: dict[str, Any] = {key: value for key, value in asdict(settings).items() if value is not None}
+    given["val_check_interval"] = interval
     try:
         return lightning.Trainer(
             **given,
@@ -193,22 +197,22 @@ def build_trainer(
         raise ConfigError(f"trainer: {error}") from error
 
 
-def begin(denoiser: Denoiser, config: Mapping[str, Any]) -> None:
+def begin(denoiser: Denoiser, config: TrainingConfig) -> None:
     """Gives a new run the weights that it starts from, and refuses what could not be learned from there.
 
     Raises:
         ConfigError: `init_from` does not fit; or the network would not know the noise level, or the augmentation.
     """
-    if not config["init_from"]:
-        if config["network"].get("label_embedding") == "fourier" and _counts_time(denoiser):
+    if not config.init_from:
+        if config.network.values.get("label_embedding") == "fourier" and _counts_time(denoiser):
             raise ConfigError(
                 f"network.label_embedding=fourier has no likeness between the neighbouring times of parameterisation="
-                f"{config['parameterisation']['name']}, whose label goes up to "
+                f"{config.parameterisation.name}, whose label goes up to "
                 f"{denoiser.parameterisation.label_scale:g}; set network.label_embedding=positional"
             )
         return
-    initialise(denoiser, model_config(config), config["init_from"], rate=config["optimizer"]["rate"])
-    only, told = config["train"]["only"], denoiser.network.state_dict().get(TOLD)
+    initialise(denoiser, config.model, config.init_from, rate=build_component(config.optimizer).rate)
+    only, told = config.train.only, denoiser.network.state_dict().get(TOLD)
     if only and "label" not in only and told is not None and not told.any():
         raise ConfigError(
             f"train.only={list(only)} leaves out what tells the network of augmentation, of which init_from knows "
@@ -222,14 +226,14 @@ def _counts_time(denoiser: Denoiser) -> bool:
     return denoiser.parameterisation.label == "time" and abs(denoiser.parameterisation.label_scale) > 100
 
 
-def choose_trained(denoiser: Denoiser, config: Mapping[str, Any]) -> int:
+def choose_trained(denoiser: Denoiser, config: TrainingConfig) -> int:
     """Freezes what `train.only` leaves out, and returns how many numbers of the network are trained.
 
     Raises:
         ConfigError: an unknown part, or a part of a network that has not been trained as a whole.
     """
-    only = config["train"]["only"]
-    if only and not config["init_from"]:
+    only = config.train.only
+    if only and not config.init_from:
         raise ConfigError(f"train.only={list(only)} trains a part of a trained model; give the model as init_from=")
     try:
         return freeze_all_but(denoiser.network, only)
@@ -237,49 +241,49 @@ def choose_trained(denoiser: Denoiser, config: Mapping[str, Any]) -> int:
         raise ConfigError(f"train.only: {error}") from error
 
 
-def wandb_loggers(folder: Path, config: Mapping[str, Any]) -> list[ContinuedWandb]:
+def wandb_loggers(folder: Path, config: TrainingConfig) -> list[ContinuedWandb]:
     """The Weights & Biases logger of a run that wants one; a resumed run goes on in the same Weights & Biases run."""
-    if config["logger"] != "wandb":
+    if config.logger != "wandb":
         return []
-    settings = config["wandb"]
+    settings = config.wandb
     return [
         ContinuedWandb(
             folder / WANDB_FILE,
-            name=settings["name"] or folder.name,
+            name=settings.name or folder.name,
             save_dir=folder,
-            project=settings["project"],
-            entity=settings["entity"],
-            group=settings["group"],
-            tags=list(settings["tags"]),
+            project=settings.project,
+            entity=settings.entity,
+            group=settings.group,
+            tags=list(settings.tags),
         )
     ]
 
 
-def announce(trainer: lightning.Trainer, config: Mapping[str, Any]) -> None:
+def announce(trainer: lightning.Trainer, config: TrainingConfig) -> None:
     """Opens the Weights & Biases run, if there is one, with the configuration, and remembers it for a resumed run."""
     for destination in trainer.loggers:
         if isinstance(destination, ContinuedWandb):
-            destination.log_hyperparams(plain(config))
+            destination.log_hyperparams(config.as_data())
             destination.remember()
 
 
-def publish(trainer: lightning.Trainer, folder: Path, config: Mapping[str, Any]) -> None:
+def publish(trainer: lightning.Trainer, folder: Path, config: TrainingConfig) -> None:
     """Ends the Weights & Biases run, if there is one; a finished training hands it the editing checkpoint."""
     finished = trainer.state.finished
     for destination in trainer.loggers:
         if not isinstance(destination, ContinuedWandb):
             continue
-        if finished and config["wandb"]["log_model"] and (folder / RUN_FILE).is_file():
+        if finished and config.wandb.log_model and (folder / RUN_FILE).is_file():
             import wandb
 
-            artifact = wandb.Artifact(f"model-{destination.version}", type="model", metadata=plain(config))
+            artifact = wandb.Artifact(f"model-{destination.version}", type="model", metadata=config.as_data())
             artifact.add_file(str(folder / RUN_FILE))
             destination.experiment.log_artifact(artifact, aliases=["latest"])
         destination.experiment.finish(exit_code=0 if finished else 1)
 
 
 def previews(
-    config: Mapping[str, Any], data: ImageDataModule, averaging: Any, folder: Path, denoiser: Denoiser
+    config: TrainingConfig, data: ImageDataModule, averaging: Any, folder: Path, denoiser: Denoiser
 ) -> Callback:
     """The previews of a run: given guides, or simulated strokes of the first validation images, and samples.
 
@@ -287,15 +291,15 @@ def previews(
         ConfigError: edits from later times than the run trains on.
         ValueError: guides that cannot be read, or a t0 that the SDE does not reach.
     """
-    settings, size = config["preview"], config["data"]["size"]
-    if settings["guides"] and settings["count"]:
-        files = find_guides(settings["guides"])[: settings["count"]]
+    settings, size = config.preview, config.image.size
+    if settings.guides and settings.count:
+        files = find_guides(settings.guides)[: settings.count]
         guides = torch.cat([read_guide(file, size, data.source.format.channels).image for file in files])
     else:
-        originals = data.val_images(settings["count"])
+        originals = data.val_images(settings.count)
         guides = stroke_painting(originals) if len(originals) else originals
-    edit, samples = SDEdit(t0=settings["t0"], steps=settings["steps"]), settings["samples"]
-    if settings["count"]:
+    edit, samples = SDEdit(t0=settings.t0, steps=settings.steps), settings.samples
+    if settings.count:
         try:
             edit.check(denoiser)
         except ValueError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import ConfigError
 
 PACKAGE = Path(__file__).resolve().parent
 

@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
-from sdedit_pl.build import model_config, resolve_model
 from sdedit_pl.checkpoints.loading import describe
 from sdedit_pl.checkpoints.locating import RUN_FILE, resumable_checkpoints
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import ConfigError
+from sdedit_pl.configuration.model_config import ModelConfig, model_of_run
+from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.files import require_folder, write_whole
 from sdedit_pl.training.checkpoint_io import damage
 
@@ -26,7 +27,7 @@ PREVIEWS = "previews"
 WANDB_FILE = "wandb.json"
 
 
-def newest_checkpoint(folder: Path, config: Mapping[str, Any]) -> Path | None:
+def newest_checkpoint(folder: Path, config: TrainingConfig) -> Path | None:
     """The checkpoint in a run's folder to resume from, or None where the run is new.
 
     Raises:
@@ -39,13 +40,15 @@ def newest_checkpoint(folder: Path, config: Mapping[str, Any]) -> Path | None:
         if (folder / RUN_FILE).exists():
             raise ConfigError(f"{folder} holds a trained model and nothing to resume from; give another out=")
         return None
-    if not config["resume"]:
+    if not config.resume:
         raise ConfigError(f"{folder} already holds a run and resume=false; give another out=, or remove the folder")
     try:
-        before = plain(described(describe(newest).training["config"]))
-    except (KeyError, TypeError) as error:
+        run = describe(newest).training["config"]
+        before = fixed_settings(model_of_run(run), run)
+    except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"the configuration in {newest} cannot be read ({error}); give another out=") from error
-    changed = [section for section, value in plain(described(config)).items() if before[section] != value]
+    now = fixed_settings(config.model, config.as_data())
+    changed = [section for section, value in now.items() if before[section] != value]
     if changed:
         raise ConfigError(
             f"{folder} holds a run of another model ({', '.join(changed)} differ); give another out=, "
@@ -78,17 +81,19 @@ def steps_in(checkpoint: Path | None) -> int:
     return 0 if checkpoint is None else int(checkpoint.stem.removeprefix("step="))
 
 
-def described(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run cannot go on with when it is changed: the model, and which weights are trained beside or within it."""
-    keys = {"uncertainty": False, "train": {"only": []}}
-    return {
-        **resolve_model(model_config(config)),
-        **{key: config.get(key, default) for key, default in keys.items()},
-    }
+def fixed_settings(model: ModelConfig, run: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a resumed run cannot change: the model, and which weights are trained beside or within it.
+
+    Args:
+        model: the run's model.
+        run: its configuration as plain data, perhaps of a former version with fewer keys.
+    """
+    trained = {"uncertainty": run.get("uncertainty", False), "train": run.get("train", {"only": []})}
+    return {**model.as_data(), **trained}
 
 
 @rank_zero_only
-def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+def write_config(folder: Path, config: TrainingConfig) -> None:
     """Makes the run's folder and writes every key of the configuration there.
 
     Raises:
@@ -96,13 +101,6 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """
     try:
         # Whole or not at all: other devices may be reading it.
-        write_whole(folder / CONFIG_FILE, yaml.safe_dump(plain(config), sort_keys=False))
+        write_whole(folder / CONFIG_FILE, yaml.safe_dump(config.as_data(), sort_keys=False))
     except OSError as error:
         raise ConfigError(f"out={folder} cannot be written: {error.strerror}; name another folder") from error
-
-
-def plain(value: Any) -> Any:
-    """Nested tuples as lists, for YAML."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -23,11 +23,12 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from sdedit_pl import save_denoiser
-    from sdedit_pl.build import build_denoiser, model_config
-    from sdedit_pl.settings import TRAINING
+    from sdedit_pl.build.model import build_denoiser
+    from sdedit_pl.configuration.resolution import resolve
+    from sdedit_pl.configuration.training_config import TrainingConfig
 
     shape = {"channels": 8, "channel_multipliers": [1, 2], "blocks_per_level": 1, "attention_levels": [1]}
-    model = model_config(TRAINING.resolve({"data": {"path": "unused", "size": 16}, "network": shape}))
+    model = resolve(TrainingConfig, {"data": {"path": "unused", "size": 16}, "network": shape}).model
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         denoiser = build_denoiser(model)

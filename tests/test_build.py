@@ -10,28 +10,32 @@ import pytest
 import torch
 from support.tiny import tiny_config
 
-from sdedit_pl.build import build_averaging, build_component, build_data, build_denoiser, build_module, model_config
-from sdedit_pl.cli.edit import FAMILIES
-from sdedit_pl.config import ConfigError
+from sdedit_pl.build.components import build_component
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.build.training_run import build_averaging, build_data, build_module
+from sdedit_pl.configuration import ConfigError
+from sdedit_pl.configuration.model_config import ModelConfig
+from sdedit_pl.configuration.resolution import resolve, resolve_component
+from sdedit_pl.configuration.schema import Family
+from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
 from sdedit_pl.networks import NETWORKS
 from sdedit_pl.sde import SDES
-from sdedit_pl.settings import TRAINING
-from sdedit_pl.solvers import DDIM
+from sdedit_pl.solvers import DDIM, SOLVERS
 from sdedit_pl.training.optimizers import OPTIMIZERS, SCHEDULES
 
 SMALL = ("network.channels=8", "network.channel_multipliers=[1,2]", "network.blocks_per_level=1")
 
 
-def config(*arguments: str) -> dict[str, Any]:
+def config(*arguments: str) -> TrainingConfig:
     return tiny_config("data.path=unused", *arguments)
 
 
 @pytest.mark.parametrize(("network", "parameterisation", "sde"), [*product(NETWORKS, PARAMETERISATIONS, SDES)])
 def test_every_combination_denoises(network: str, parameterisation: str, sde: str) -> None:
     arguments = (f"network={network}", *SMALL, f"parameterisation={parameterisation}", f"sde={sde}")
-    denoiser = build_denoiser(model_config(config(*arguments)))
+    denoiser = build_denoiser(config(*arguments).model)
     assert type(denoiser.network) is NETWORKS[network]
     assert type(denoiser.sde) is SDES[sde]
     assert type(denoiser.parameterisation) is PARAMETERISATIONS[parameterisation]
@@ -47,7 +51,7 @@ def test_arguments_arrive() -> None:
         *SMALL,
         "network.attention_levels=[1]",
     )
-    denoiser = build_denoiser(model_config(config(*given)))
+    denoiser = build_denoiser(config(*given).model)
     assert denoiser.sde == SDES["ve"](sigma_max=348.0)
     assert denoiser.parameterisation == PARAMETERISATIONS["edm"](data_deviation=0.4)
     assert denoiser.network.shape.channel_multipliers == (1, 2)
@@ -55,21 +59,22 @@ def test_arguments_arrive() -> None:
 
 
 def test_a_model_survives_the_json_of_a_checkpoint() -> None:
-    model = model_config(config(*SMALL, "network.fir_kernel=[1,2,1]"))
-    assert set(model) == {"image", "sde", "network", "parameterisation", "t_max", "augmentation_labels"}
-    assert json.loads(json.dumps(model)) == model
-    first, second = build_denoiser(model).network, build_denoiser(json.loads(json.dumps(model))).network
+    model = config(*SMALL, "network.fir_kernel=[1,2,1]").model
+    kept = json.loads(json.dumps(model.as_data()))
+    assert set(kept) == {"image", "sde", "network", "parameterisation", "t_max", "augmentation_labels"}
+    assert ModelConfig.from_data(kept) == model
+    first, second = (build_denoiser(each).network for each in (model, ModelConfig.from_data(kept)))
     assert first.shape == second.shape and first.state_dict().keys() == second.state_dict().keys()
 
 
 def test_a_model_of_an_older_version_gets_the_defaults_of_new_keys() -> None:
-    model = model_config(config(*SMALL))
-    del model["network"]["init_scale"], model["sde"]["beta_max"]
-    assert build_denoiser(model).sde == SDES["vp"]()
+    model = config(*SMALL).model.as_data()
+    del model["network"]["init_scale"], model["sde"]["beta_max"], model["t_max"]
+    assert ModelConfig.from_data(model) == config(*SMALL).model
 
 
 def test_grey_images_are_of_one_channel() -> None:
-    denoiser = build_denoiser(model_config(config(*SMALL, "data.channels=1")))
+    denoiser = build_denoiser(config(*SMALL, "data.channels=1").model)
     assert denoiser(torch.zeros(1, 1, 8, 8), torch.tensor([0.5])).shape == (1, 1, 8, 8)
 
 
@@ -78,7 +83,7 @@ def test_grey_images_are_of_one_channel() -> None:
     [
         (("data.size=30", "network.channel_multipliers=[1,1,1]"), "multiple of 4 .* got 30; the nearest are 28 and 32"),
         (("data.size=3", "network.patch=4"), "multiple of 4 .* got 3; the nearest are 4 and 4"),
-        (("data.size=0",), "image.size must be a positive whole number, got 0"),
+        (("data.size=0",), "data: size must be at least 1, got 0"),
         (("network.attention_levels=[4]",), r"network: attention_levels .* got \[4\]"),
         (("sde.beta_max=0",), "sde: .*beta_max=0"),
         (("parameterisation.data_deviation=0",), "parameterisation: data_deviation must be positive"),
@@ -86,7 +91,7 @@ def test_grey_images_are_of_one_channel() -> None:
 )
 def test_what_cannot_be_built_is_refused_by_section(arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build_denoiser(model_config(config(*arguments)))
+        build_denoiser(config(*arguments).model)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +102,11 @@ def test_every_name_of_a_family_builds_with_its_defaults(section: str, table: di
     for name, cls in table.items():
         # The tiny configuration has a rate of its own.
         given = [f"{section}={name}", *(["optimizer.rate=2e-4"] if section == "optimizer" else [])]
-        assert build_component(config(*given), section) == cls()
+        assert build_component(getattr(config(*given), section)) == cls()
 
 
 def test_a_configuration_that_says_nothing_trains_as_edm_does() -> None:
-    config = TRAINING.resolve({"data": {"path": "unused", "size": 64}})
+    config = resolve(TrainingConfig, {"data": {"path": "unused", "size": 64}}).as_data()
     named = {section: config[section]["name"] for section in ("parameterisation", "weighting", "times", "sde")}
     assert named == {"parameterisation": "edm", "weighting": "edm", "times": "log_normal", "sde": "vp"}
     assert (config["times"]["mean"], config["times"]["deviation"]) == (-1.2, 1.2)
@@ -113,7 +118,8 @@ def test_weights_of_a_trained_model_are_an_average_already() -> None:
 
 
 def test_supplied_arguments_are_the_programs() -> None:
-    assert build_component({"solver": {"name": "ddim", "eta": 0.3}}, "solver", FAMILIES["solver"]) == DDIM(eta=0.3)
+    component = resolve_component("solver", {"name": "ddim", "eta": 0.3}, Family(SOLVERS, "ancestral"))
+    assert build_component(component) == DDIM(eta=0.3)
 
 
 def test_data_takes_the_keys_of_its_source_and_those_of_all_sources(tmp_path: Any) -> None:
@@ -127,7 +133,7 @@ def test_data_takes_the_keys_of_its_source_and_those_of_all_sources(tmp_path: An
 
 def test_a_module_holds_its_configuration_and_channels_last_weights() -> None:
     settings = config(*SMALL, "channels_last=true", "reduction=sum", "seed=3")
-    module = build_module(settings, build_denoiser(model_config(settings)))
-    assert module.reduction == "sum" and module.seed == 3 and module.config == settings
+    module = build_module(settings, build_denoiser(settings.model))
+    assert module.reduction == "sum" and module.seed == 3 and module.config == settings.as_data()
     weight = module.denoiser.network.stem.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)

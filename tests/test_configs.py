@@ -11,14 +11,17 @@ import pytest
 import torch
 from support.tiny import write_images
 
-from sdedit_pl.build import build_denoiser, model_config
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import describe, load_denoiser
 from sdedit_pl.checkpoints.init_from import initialise
-from sdedit_pl.config import keys_of, read_file
+from sdedit_pl.configuration.command_line import read_arguments
+from sdedit_pl.configuration.resolution import merge, resolve
+from sdedit_pl.configuration.schema import keys_of
+from sdedit_pl.configuration.training_config import TrainingConfig
+from sdedit_pl.configuration.yaml_text import read_file
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.fit import fit
 from sdedit_pl.resources import config_folders, find_config
-from sdedit_pl.settings import TRAINING
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.glob("*.yaml"))
@@ -68,13 +71,13 @@ def test_there_are_configurations_and_they_are_found_by_name() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_headers_command_runs_this_configuration(file: Path) -> None:
-    given, typed = TRAINING.read_arguments(command(file))
+    given, typed = read_arguments(TrainingConfig, command(file))
     assert given.pop("config") == file.stem
-    config = TRAINING.resolve(TRAINING.merge(read_file(file), given), typed)
-    assert config["out"] == typed["out"] != "runs/default"
-    assert TRAINING.resolve(config) == config  # what a run's folder keeps can be run again
+    config = resolve(TrainingConfig, merge(TrainingConfig, read_file(file), given), typed)
+    assert config.out == typed["out"] != "runs/default"
+    assert resolve(TrainingConfig, config.as_data()) == config  # what a run's folder keeps can be run again
     with torch.device("meta"):
-        build_denoiser(model_config(config))  # at its own size
+        build_denoiser(config.model)  # at its own size
 
 
 # What the papers and their repositories print: images a step, learning rate, steps, steps of warm-up, EMA rate a step,
@@ -99,7 +102,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_its_settings_are_the_published_ones(name: str) -> None:
-    config = TRAINING.resolve(read_file(CONFIGS / f"{name}.yaml"))
+    config = resolve(TrainingConfig, read_file(CONFIGS / f"{name}.yaml")).as_data()
     batch, rate, steps, warmup, decay, dropout, channels, multipliers, blocks, largest = PUBLISHED[name]
     settings = config["trainer"]
     devices = 1 if settings["devices"] == "auto" else settings["devices"]
@@ -122,7 +125,7 @@ def test_its_settings_are_the_published_ones(name: str) -> None:
 
 @pytest.mark.parametrize("sde", ["ve", "vp"])
 def test_afhq_is_trained_as_edm_does(sde: str) -> None:
-    config = TRAINING.resolve(read_file(CONFIGS / f"afhq64_{sde}.yaml"))
+    config = resolve(TrainingConfig, read_file(CONFIGS / f"afhq64_{sde}.yaml")).as_data()
     assert config["data"]["batch_size"] * config["trainer"]["devices"] == 256
     assert (config["optimizer"]["rate"], config["network"]["dropout"]) == (2e-4, 0.25)
     assert config["augment"]["probability"] == 0.15 and config["trainer"]["gradient_clip_val"] is None
@@ -142,13 +145,13 @@ def test_its_header_says_what_it_takes(file: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_it_trains_at_tiny_size(file: Path, images: Path, tmp_path: Path) -> None:
-    given, _ = TRAINING.read_arguments([*command(file), *TINY, f"out={tmp_path / 'run'}"])
+    given, _ = read_arguments(TrainingConfig, [*command(file), *TINY, f"out={tmp_path / 'run'}"])
     given.pop("config")
-    config = TRAINING.merge(read_file(file), given)
+    config = merge(TrainingConfig, read_file(file), given)
     shared = {key: value for key, value in config["data"].items() if key in keys_of(ImageDataModule)}
     size = max(SIZE, config["data"]["size"] // 4)  # networks for larger images halve them more often
     config["data"] = {**shared, "name": "folder", "path": str(images), "size": size, "val_fraction": 0.3}
-    path = fit(TRAINING.resolve(config))
+    path = fit(resolve(TrainingConfig, config))
     assert describe(path).training["steps"] == 1
     assert (tmp_path / "run" / "previews" / "step-00000001.png").is_file()
     denoiser = load_denoiser(path)
@@ -159,11 +162,11 @@ def test_it_trains_at_tiny_size(file: Path, images: Path, tmp_path: Path) -> Non
     "file", [file for file in FILES if read_file(file).get("init_from")], ids=lambda file: file.stem
 )
 def test_what_it_begins_with_fits(file: Path) -> None:
-    config = TRAINING.resolve(TRAINING.merge(read_file(file), {"data": {"path": "unused"}}))
-    model = model_config(config)
+    config = resolve(TrainingConfig, merge(TrainingConfig, read_file(file), {"data": {"path": "unused"}}))
+    model = config.model
     begun = build_denoiser(model)
-    initialise(begun, model, str(CONFIGS.parent / config["init_from"]), rate=1.0)
-    trained = load_denoiser(CONFIGS.parent / config["init_from"])
+    initialise(begun, model, str(CONFIGS.parent / config.init_from), rate=1.0)
+    trained = load_denoiser(CONFIGS.parent / config.init_from)
     assert begun.sde == trained.sde  # so that no noise level is new to it
     weights = begun.network.state_dict()
     assert all(

@@ -19,8 +19,10 @@ import yaml
 from support.tiny import TINY, tiny_config
 from torchvision.utils import save_image
 
-from sdedit_pl.build import build_data, build_denoiser, build_module, model_config
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.build.training_run import build_data, build_module
 from sdedit_pl.checkpoints import describe
+from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.fit import fit
 
 ROOT = Path(__file__).parents[1]
@@ -73,9 +75,9 @@ def reports(folder: Path, count: int = 2) -> list[dict[str, Any]]:
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(count)]
 
 
-def joint_gradients(config: dict[str, Any], ranks: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+def joint_gradients(config: TrainingConfig, ranks: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """The gradients of one process that has the batches of all in its first step, in float64."""
-    module = build_module(config, build_denoiser(model_config(config))).double()
+    module = build_module(config, build_denoiser(config.model)).double()
     module.load_state_dict(ranks[0]["weights"])
     module.train()
     joint = {name: torch.cat([rank["steps"][0][name] for rank in ranks]) for name in ("images", "t", "noise")}
@@ -86,7 +88,7 @@ def joint_gradients(config: dict[str, Any], ranks: list[dict[str, Any]]) -> dict
 def val_loss(images: Path, average: dict[str, torch.Tensor]) -> float:
     """The validation loss of one process that has all validation images in one batch, in float64."""
     config = tiny_config(f"data.path={images}", *SETTINGS)
-    module = build_module(config, build_denoiser(model_config(config))).double().eval()
+    module = build_module(config, build_denoiser(config.model)).double().eval()
     module.denoiser.load_state_dict(average)
     data = build_data(config)
     data.setup()

@@ -16,9 +16,9 @@ from PIL import Image
 from support.tiny import tiny_config, write_images
 from torch import Tensor
 
-from sdedit_pl.build import build_data
+from sdedit_pl.build.training_run import build_data
 from sdedit_pl.checkpoints import describe, load_denoiser
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import ConfigError
 from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.fit import fit
@@ -161,8 +161,7 @@ def test_a_run_goes_on_by_itself_to_a_later_end_with_the_new_settings(
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     settings = ("trainer.max_steps=6", "optimizer.rate=2e-3", "optimizer.betas=[0.8,0.9]", "checkpoint.export=last")
-    config = tiny_config(f"data.path={images}", f"out={folder}", *settings)
-    fit(config | {"schedule": {"name": "trapezoid", "warmup_steps": 0, "decay_steps": 4}})
+    fit(tiny_config(f"data.path={images}", f"out={folder}", *settings, "schedule=trapezoid", "schedule.decay_steps=4"))
     assert list(logged(folder, "train/images").values()) == [4, 8, 12, 16, 20, 24]
     assert list(logged(folder, "train/rate").values())[4:] == pytest.approx([2e-3 * 0.5, 2e-3 * 0.25])
     assert yaml.safe_load((folder / "config.yaml").read_text())["optimizer"]["rate"] == 2e-3

@@ -12,12 +12,12 @@ import torch
 from support.tiny import tiny_config, write_images
 
 from sdedit_pl.checkpoints import describe, load_denoiser
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import ConfigError
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.fit import fit
-from sdedit_pl.training.average import OTHERS
 from sdedit_pl.training.geometric_augmentation import LABELS
+from sdedit_pl.training.weight_averaging import OTHERS
 
 QUIET = ("preview.count=0", "preview.samples=0", "validation.memory_images=0")
 
@@ -60,7 +60,7 @@ def test_a_model_of_early_times_knows_where_its_knowledge_ends(images: Path, tmp
         fit(tiny_config(*settings))
     assert not out.exists()
     path = fit(tiny_config(*settings, "preview.t0=0.4", "trainer.val_check_interval=1"))
-    assert describe(path).model["t_max"] == 0.4
+    assert describe(path).model.t_max == 0.4
     for checkpoint in (path, out / "checkpoints" / "step=00000002.ckpt"):
         denoiser = load_denoiser(checkpoint)
         with pytest.raises(ValueError, match=r"this model was trained up to 0.4 only"):
@@ -117,7 +117,7 @@ def test_everything_at_once_is_resumed_bit_for_bit(images: Path, tmp_path: Path)
 def test_an_augmented_model_edits_and_trains_on_without_being_told(images: Path, tmp_path: Path) -> None:
     settings = (f"data.path={images}", "trainer.max_steps=1", *QUIET)
     path = fit(tiny_config(*settings, f"out={tmp_path / 'a'}", "augment.probability=0.5", "uncertainty=true"))
-    assert describe(path).model["augmentation_labels"] == LABELS
+    assert describe(path).model.augmentation_labels == LABELS
     assert not any("uncertainty" in name for name in load_denoiser(path).state_dict())
     edit = SDEdit(t0=0.5, steps=2)(load_denoiser(path), torch.zeros(1, 3, 8, 8))
     assert edit.isfinite().all()

@@ -27,8 +27,8 @@ LAYERS = (  # lowest first; a part may import itself and the layers below its ow
     ("editing",),
     ("study",),
     ("training",),
-    ("config",),
-    ("settings", "resources"),
+    ("configuration",),
+    ("resources",),
     ("build",),
     ("checkpoints",),
     ("run_folder", "calibration", "evaluation"),
@@ -184,8 +184,8 @@ class TestTheChecksThemselves:
             ("networks", "from sdedit_pl.typing import Images", True),
             ("networks", "def late():\n    import sdedit_pl.sde", False),
             ("sde", "from sdedit_pl.networks import layers", False),
-            ("training", "from sdedit_pl.config import Config", False),
-            ("cli", "from sdedit_pl.build import build", True),
+            ("training", "from sdedit_pl.configuration import ConfigError", False),
+            ("cli", "from sdedit_pl.build.model import build_denoiser", True),
         ],
     )
     def test_direction(self, importer: str, statement: str, allowed: bool):

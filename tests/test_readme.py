@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdedit_pl.cli.edit import SCHEMA as EDITING
+from sdedit_pl.cli.edit import COMMAND as EDITING
 from sdedit_pl.cli.edit import build_edits
-from sdedit_pl.config import read_file
+from sdedit_pl.configuration.command_line import read_arguments
+from sdedit_pl.configuration.resolution import merge, resolve
+from sdedit_pl.configuration.training_config import TrainingConfig
+from sdedit_pl.configuration.yaml_text import read_file
+from sdedit_pl.grids import GRIDS
 from sdedit_pl.resources import find_config
-from sdedit_pl.settings import TRAINING
 from sdedit_pl.solvers import SOLVERS
 
 ROOT = Path(__file__).parent.parent
@@ -41,21 +44,19 @@ def test_the_readme_has_commands_of_every_kind() -> None:
 
 @pytest.mark.parametrize("arguments", named("train.py"), ids=" ".join)
 def test_training_commands_resolve(arguments: list[str]) -> None:
-    given, typed = TRAINING.read_arguments(arguments)
+    given, typed = read_arguments(TrainingConfig, arguments)
     base = read_file(find_config(given.pop("config")))
-    config = TRAINING.resolve(TRAINING.merge(base, given), typed)
-    assert config["out"].startswith("runs/")
+    config = resolve(TrainingConfig, merge(TrainingConfig, base, given), typed)
+    assert config.out.startswith("runs/")
 
 
 @pytest.mark.parametrize("arguments", named("edit.py"), ids=" ".join)
 def test_editing_commands_resolve_and_name_files_that_are_there(arguments: list[str]) -> None:
-    given, typed = EDITING.read_arguments(arguments)
-    if "config" in given:
-        assert given["config"].endswith("edit.yaml")
+    if any(word.startswith("config=") for word in arguments):
         return
-    config = EDITING.resolve(given, typed)
-    build_edits(config)
-    paths = [config["ckpt"], config["guide"], config["mask"]]
+    parsed = EDITING.parse(arguments)
+    build_edits(parsed)
+    paths = [parsed.ckpt, parsed.guide, parsed.mask]
     for path in paths:
         if path is not None and path.startswith(("checkpoints/", "data/")):
             assert (ROOT / path).is_file()
@@ -95,5 +96,7 @@ def test_the_example_of_a_new_solver_works(monkeypatch: pytest.MonkeyPatch) -> N
     from sdedit_pl import SDEdit, load_denoiser
 
     denoiser = load_denoiser(ROOT / "checkpoints/portraits64.safetensors")
-    edited = SDEdit(t0=0.5, steps=2, solver="jump", grid="log_snr")(denoiser, torch.zeros(1, 3, 64, 64), seeds=[0])
+    edited = SDEdit(t0=0.5, steps=2, solver=SOLVERS["jump"](), grid=GRIDS["log_snr"]())(
+        denoiser, torch.zeros(1, 3, 64, 64), seeds=[0]
+    )
     assert torch.isfinite(edited).all()

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sdedit_pl.build import resolve_model
 from sdedit_pl.checkpoints.loading import load_described
 from sdedit_pl.checkpoints.native import Description
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import Component, ConfigError
+from sdedit_pl.configuration.model_config import ImageShape, ModelConfig
+from sdedit_pl.configuration.resolution import as_data
 from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.networks.unet import UNet
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +30,12 @@ TOLD = "label_embedding.augmentation.weight"
 """The weights for augmentation labels, which may be left or stay at zero."""
 
 
-def initialise(denoiser: Denoiser, model: Mapping[str, Any], path: str, *, rate: float) -> None:
+def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float) -> None:
     """Gives a denoiser the weights of an editing checkpoint, and logs which it took and which it left.
 
     Args:
         denoiser: changed in place.
-        model: its configuration, as `sdedit_pl.build.model_config` gives it.
+        model: its description.
         path: the checkpoint, or the folder of a run.
         rate: learning rate of the run that begins; a warning says where it is not below the checkpoint's own.
 
@@ -43,9 +44,9 @@ def initialise(denoiser: Denoiser, model: Mapping[str, Any], path: str, *, rate:
         CheckpointError: it cannot be read.
     """
     trained, description = load_described(path)
-    theirs, ours = resolve_model(description.model), resolve_model(model)
-    _check_image(path, theirs["image"], ours["image"])
-    _check_network(path, theirs["network"], ours["network"])
+    theirs = description.model
+    _check_image(path, theirs.image, model.image)
+    _check_network(path, theirs.network, model.network)
     _check_meaning(path, theirs, trained, denoiser)
     given, own = trained.network.state_dict(), denoiser.network.state_dict()
     if trained.parameterisation.learned_variance:
@@ -68,36 +69,37 @@ def initialise(denoiser: Denoiser, model: Mapping[str, Any], path: str, *, rate:
     _warn_of_rate(description, rate)
 
 
-def _check_image(path: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    if given["channels"] != own["channels"]:
+def _check_image(path: str, given: ImageShape, own: ImageShape) -> None:
+    if given.channels != own.channels:
         raise ConfigError(
-            f"init_from={path} was trained on images of {given['channels']} channels, this run has {own['channels']}; "
-            f"set data.channels={given['channels']}"
+            f"init_from={path} was trained on images of {given.channels} channels, this run has {own.channels}; "
+            f"set data.channels={given.channels}"
         )
-    if given["size"] != own["size"]:
+    if given.size != own.size:
         raise ConfigError(
-            f"init_from={path} was trained at {given['size']} px, this run has data.size={own['size']}: its weights "
-            f"expect details and noise of that scale; set data.size={given['size']}, or train without init_from"
+            f"init_from={path} was trained at {given.size} px, this run has data.size={own.size}: its weights "
+            f"expect details and noise of that scale; set data.size={given.size}, or train without init_from"
         )
 
 
-def _check_network(path: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+def _check_network(path: str, theirs: Component[UNet], ours: Component[UNet]) -> None:
+    given, own = as_data(theirs), as_data(ours)
     if given.get("patch") != own.get("patch"):
         raise ConfigError(
             f"init_from={path} has network.patch={given.get('patch')}, this configuration {own.get('patch')}: its "
             f"first and last layers see patches of another size; set network.patch={given.get('patch')}"
         )
     keys = [key for key in given if key not in FREE and key in own]
-    differing = [key for key in keys if _listed(given[key]) != _listed(own[key])]
+    differing = [key for key in keys if given[key] != own[key]]
     if differing:
-        differences = ", ".join(f"{key}={_listed(given[key])} there and {_listed(own[key])} here" for key in differing)
+        differences = ", ".join(f"{key}={given[key]} there and {own[key]} here" for key in differing)
         raise ConfigError(
             f"init_from={path} has another network than this configuration: {differences}; "
             f"train with its network section (`sdedit info ckpt={path}` shows it)"
         )
 
 
-def _check_meaning(path: str, model: Mapping[str, Any], trained: Denoiser, denoiser: Denoiser) -> None:
+def _check_meaning(path: str, model: ModelConfig, trained: Denoiser, denoiser: Denoiser) -> None:
     sections = (
         ["parameterisation"] if denoiser.parameterisation.knows_noise_level_alone else ["parameterisation", "sde"]
     )
@@ -106,7 +108,7 @@ def _check_meaning(path: str, model: Mapping[str, Any], trained: Denoiser, denoi
         if meanings[section] != getattr(denoiser, section):
             raise ConfigError(
                 f"init_from={path} was trained with another {section}, which gives its weights another meaning: "
-                f"{model[section]}; train with that {section}"
+                f"{as_data(getattr(model, section))}; train with that {section}"
             )
 
 
@@ -136,8 +138,3 @@ def _warn_of_rate(description: Description, rate: float) -> None:
             rate,
             own,
         )
-
-
-def _listed(value: Any) -> Any:
-    """Tuples as lists, as a checkpoint's JSON has them."""
-    return list(value) if isinstance(value, tuple) else value

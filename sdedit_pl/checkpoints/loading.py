@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdedit_pl.build import build_denoiser
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints.importers import FORMATS, importer
 from sdedit_pl.checkpoints.locating import find_checkpoint, foreign_format
 from sdedit_pl.checkpoints.native import Description, read_weights
@@ -88,7 +88,7 @@ def assemble_denoiser(
             denoiser = build_denoiser(description.model)
     except CheckpointError as error:
         raise error if str(file) in str(error) else CheckpointError(f"{file}: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise CheckpointError(
             f"{file} describes a model that this version cannot build: {error}; it may come from a newer version"
         ) from error

@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_safetensors
+from sdedit_pl.configuration import ConfigError
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.files import whole_file
 
@@ -32,7 +34,7 @@ class Description:
     Args:
         path: the file or folder.
         format: "sdedit_pl", or the foreign format that it is read in.
-        model: configuration of the denoiser.
+        model: description of the denoiser.
         training: facts of its training, such as steps and images seen, and the run's configuration.
         parameters: how many floating-point numbers the network has.
         dtypes: their types in the file.
@@ -41,7 +43,7 @@ class Description:
 
     path: Path
     format: str
-    model: dict[str, Any]
+    model: ModelConfig
     training: dict[str, Any]
     parameters: int
     dtypes: tuple[str, ...]
@@ -52,7 +54,7 @@ class Description:
         cls,
         path: Path,
         format: str,
-        model: dict[str, Any],
+        model: ModelConfig,
         training: dict[str, Any],
         origin: dict[str, Any],
         tensors: Mapping[str, Tensor],
@@ -66,7 +68,7 @@ class Description:
 def save_denoiser(
     path: str | Path,
     denoiser: Denoiser,
-    model: Mapping[str, Any],
+    model: ModelConfig,
     training: Mapping[str, Any] | None = None,
     *,
     dtype: torch.dtype = torch.float32,
@@ -76,7 +78,7 @@ def save_denoiser(
     Args:
         path: the `.safetensors` file, replaced if it exists.
         denoiser: its network's weights are written.
-        model: the denoiser's configuration, as `sdedit_pl.build.build_denoiser` takes it.
+        model: the denoiser's description, as `sdedit_pl.build.model.build_denoiser` takes it.
         training: facts of its training, as plain data.
         dtype: of the floating-point weights in the file.
     """
@@ -86,7 +88,7 @@ def save_denoiser(
 def save_weights(
     path: str | Path,
     weights: Mapping[str, Tensor],
-    model: Mapping[str, Any],
+    model: ModelConfig,
     training: Mapping[str, Any] | None = None,
     origin: Mapping[str, Any] | None = None,
     *,
@@ -97,7 +99,7 @@ def save_weights(
     Args:
         path: the `.safetensors` file, replaced if it exists.
         weights: the state dict.
-        model: configuration of the denoiser.
+        model: description of the denoiser.
         training: facts of its training, as plain data.
         origin: where it came from, as plain data.
         dtype: of the floating-point weights in the file; None keeps theirs.
@@ -110,7 +112,7 @@ def save_weights(
         name: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
         for name, tensor in weights.items()
     }
-    metadata = {"format": FORMAT, "version": str(VERSION), "model": json.dumps(model)}
+    metadata = {"format": FORMAT, "version": str(VERSION), "model": json.dumps(model.as_data())}
     metadata["training"] = json.dumps(dict(training or {}))
     if origin:
         metadata["origin"] = json.dumps(dict(origin))
@@ -159,4 +161,18 @@ def read_weights(file: Path) -> tuple[Description, dict[str, Tensor]]:
         ) from error
     if not all(isinstance(part, dict) for part in (model, training, origin)):
         raise CheckpointError(f"the configuration in {file} must be JSON objects: model, training and origin")
-    return Description.of(file, FORMAT, model, training, origin, tensors), tensors
+    return Description.of(file, FORMAT, model_from(file, model), training, origin, tensors), tensors
+
+
+def model_from(path: Path, data: Mapping[str, Any]) -> ModelConfig:
+    """The model that plain data in a checkpoint describe.
+
+    Raises:
+        CheckpointError: this version knows no such model.
+    """
+    try:
+        return ModelConfig.from_data(data)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{path} describes a model that this version cannot build: {error}; it may come from a newer version"
+        ) from error

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from sdedit_pl.build import build_component, resolve_model
+from sdedit_pl.build.components import build_component
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.networks import NETWORKS
 
 MOST_TENSORS = 10_000
@@ -28,20 +29,19 @@ LARGEST_COUNT = 2**20
 """Largest whole number in a model's configuration: channels, blocks, steps, pixels."""
 
 
-def network_arguments(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def network_arguments(model: ModelConfig) -> tuple[str, dict[str, Any]]:
     """The name in `NETWORKS` of a model's network, and its constructor's arguments.
 
     Raises:
-        ConfigError: on unknown names or keys.
         CheckpointError: on a number that is not finite, or too large for any model.
     """
-    _check_numbers("", model)
-    resolved, channels = resolve_model(model), model["image"]["channels"]
-    section = resolved["network"]
-    outputs = build_component(resolved, "parameterisation").output_channels(channels)
-    arguments = {key: value for key, value in section.items() if key != "name"}
-    given = {"image_channels": channels, "output_channels": outputs}
-    return section["name"], {**given, "augmentation_labels": resolved["augmentation_labels"], **arguments}
+    _check_numbers("", model.as_data())
+    given = {
+        "image_channels": model.image.channels,
+        "output_channels": build_component(model.parameterisation).output_channels(model.image.channels),
+        "augmentation_labels": model.augmentation_labels,
+    }
+    return model.network.name, {**given, **model.network.values}
 
 
 def state_shapes(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -6,10 +6,11 @@ import keyword
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
 
 VERBS: dict[str, str] = {
     "pack": "turn images into shards to train on",
@@ -40,10 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:
         return fail(f"unknown verb {verb!r}; the verbs are {', '.join(VERBS)}")
-    run: Callable[[list[str]], None] = import_module(module_of(verb)).run
+    module = import_module(module_of(verb))
+    if wants_help(rest):
+        say(help_of(module, rest))
+        return 0
     try:
         with notices():
-            run(rest)
+            module.run(rest)
     except (ValueError, OSError) as error:
         if os.environ.get("SDEDIT_TRACEBACK"):
             raise
@@ -51,6 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return fail("interrupted", 130)
     return 0
+
+
+def wants_help(words: Sequence[str]) -> bool:
+    """Whether a command line asks for the keys."""
+    return any(word in ("-h", "--help", "help") for word in words)
+
+
+def help_of(module: ModuleType, words: Sequence[str]) -> str:
+    """The help of a verb, or of each of its steps unless the first word names one."""
+    from sdedit_pl.cli.explain import explain
+
+    commands = getattr(module, "COMMANDS", None) or {"": module.COMMAND}
+    chosen = [commands[words[0]]] if words[0] in commands else commands.values()
+    return "\n\n".join(map(explain, chosen))
 
 
 def module_of(verb: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from sdedit_pl.build import build_component
+from sdedit_pl.build.components import build_unless_usual
 from sdedit_pl.calibration.calibration_report import CalibrationReport
 from sdedit_pl.calibration.knee import trade_off
 from sdedit_pl.calibration.sweep import LEAST_IMAGES, Sweep, measure_batch, usual_times
@@ -23,19 +23,22 @@ from sdedit_pl.calibration.t0_sidecar import sidecar_of, write_calibration
 from sdedit_pl.calibration.unfinished_sweep import UnfinishedSweep
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.cli import say
-from sdedit_pl.cli.arguments import configuration
-from sdedit_pl.cli.edit import FAMILIES as EDIT_FAMILIES
 from sdedit_pl.cli.edit_inputs import image_shape
 from sdedit_pl.cli.edit_model import load_for_editing
-from sdedit_pl.cli.measured import FAMILIES, build_features, chosen_images
+from sdedit_pl.cli.measured import build_features, chosen_images
 from sdedit_pl.cli.results import Results, refuse_replacing
-from sdedit_pl.config import ConfigError, Schema, require_at_least
+from sdedit_pl.configuration import Component, ConfigError, family, require_at_least
+from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.resolution import as_data
 from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
+from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.files import require_folder
-from sdedit_pl.grids import start_time
-from sdedit_pl.metrics.features import features_of
+from sdedit_pl.grids import GRIDS, Grid, start_time
+from sdedit_pl.metrics.feature_table import FEATURES
+from sdedit_pl.metrics.features import FeatureExtractor, features_of
+from sdedit_pl.solvers import SOLVERS, Solver
 from sdedit_pl.typing import Images
 
 logger = logging.getLogger(__name__)
@@ -47,7 +50,7 @@ against L2 (faithfulness). Leaves NAME.t0.yaml and NAME.t0.png beside the checkp
 The same command goes on where it was interrupted."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Arguments:
     """What to calibrate, and on what.
 
@@ -81,6 +84,9 @@ class Arguments:
     device: str = "auto"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     overwrite: bool = False
+    solver: Component[Solver] = family(SOLVERS, DEFAULT_SOLVER, supplied=("predictor",))
+    grid: Component[Grid] = family(GRIDS, DEFAULT_GRID)
+    features: Component[FeatureExtractor] = family(FEATURES, "efficientnet_lite0")
 
     def __post_init__(self) -> None:
         require_at_least(self, images=LEAST_IMAGES, seed=0, batch=1)
@@ -88,38 +94,42 @@ class Arguments:
             raise ValueError(f"a sweep has at least two t0, got {list(self.t0)}; t0=[0.3,0.4,0.5] has three")
 
 
-SCHEMA = Schema(top=Arguments, settings={}, families=FAMILIES)
+COMMAND = Command(USAGE, Arguments)
 
 FREE = ("ckpt", "out", "device", "batch", "overwrite")
 """Keys that change no number, or nothing but its rounding."""
 
 
-def run(arguments: list[str]) -> None:
+def run(words: list[str]) -> None:
     """Sweeps t0, and writes the knee, the numbers and the plot of the curve."""
-    config = configuration(arguments, SCHEMA, USAGE)
-    if config is None:
-        return
-    denoiser, description = load_for_editing(config["ckpt"], config["device"])
+    arguments = COMMAND.parse(words)
+    denoiser, description = load_for_editing(arguments.ckpt, arguments.device)
     checkpoint = description.path
-    file = results_file(config, checkpoint)
-    edits = edits_of(config, denoiser)
-    with results_in(file.parent, config["out"]) as results:
-        chosen = chosen_images(config, image_shape(description))
-        settings = settings_of(config, edits, chosen)
+    file = results_file(arguments, checkpoint)
+    edits = edits_of(arguments, denoiser)
+    with results_in(file.parent, arguments.out) as results:
+        chosen = chosen_images(
+            arguments.data,
+            image_shape(description),
+            split=arguments.split,
+            val_fraction=arguments.val_fraction,
+            count=arguments.images,
+        )
+        settings = settings_of(arguments, edits, chosen)
         depends = {**settings, "checkpoint": fingerprint(checkpoint)}
         unfinished = UnfinishedSweep(file.with_suffix(".unfinished"), depends)
-        if config["overwrite"]:
+        if arguments.overwrite:
             unfinished.discard()
-        sweep = swept(config, denoiser, edits, chosen, unfinished)
+        sweep = swept(arguments, denoiser, edits, chosen, unfinished)
         report = CalibrationReport(trade_off(sweep), [edit.t0 for edit in edits], noise_levels(edits, denoiser))
         t0 = None if report.knee is None else report.knee.t0
         write_calibration(results / file.name, checkpoint, t0, {**report.as_data(), "settings": settings})
         report.plot(checkpoint.name, sweep.shown).save(results / file.with_suffix(".png").name)
     unfinished.discard()
-    say(f"{report.table()}\n{report.verdict()}\n{file}, {file.with_suffix('.png')}{use_of(t0, config['out'])}")
+    say(f"{report.table()}\n{report.verdict()}\n{file}, {file.with_suffix('.png')}{use_of(t0, arguments.out)}")
 
 
-def results_file(config: Mapping[str, Any], checkpoint: Path) -> Path:
+def results_file(arguments: Arguments, checkpoint: Path) -> Path:
     """The file that the t0 goes into.
 
     Raises:
@@ -127,9 +137,9 @@ def results_file(config: Mapping[str, Any], checkpoint: Path) -> Path:
         ValueError: `out` is a file.
     """
     beside = sidecar_of(checkpoint)
-    file = beside if config["out"] is None else Path(config["out"]) / beside.name
+    file = beside if arguments.out is None else Path(arguments.out) / beside.name
     require_folder(file.parent)
-    refuse_replacing(file, config["overwrite"])
+    refuse_replacing(file, arguments.overwrite)
     return file
 
 
@@ -146,20 +156,20 @@ def results_in(folder: Path, out: str | None) -> Results:
         ) from error
 
 
-def edits_of(config: Mapping[str, Any], denoiser: Denoiser) -> list[SDEdit]:
+def edits_of(arguments: Arguments, denoiser: Denoiser) -> list[SDEdit]:
     """The edit of each level, from the lowest noise level to the highest.
 
     Raises:
         ValueError: an argument out of range, or a t0 that is given twice or that the model does not know.
     """
-    parts = {name: build_component(config, name, family) for name, family in EDIT_FAMILIES.items()}
-    wanted = usual_times(denoiser) if config["t0"] is None else config["t0"]
-    edits = [SDEdit(t0, config["steps"], **parts) for t0 in wanted]
+    solver, grid = build_unless_usual(arguments.solver), build_unless_usual(arguments.grid)
+    wanted = usual_times(denoiser) if arguments.t0 is None else arguments.t0
+    edits = [SDEdit(t0, arguments.steps, solver=solver, grid=grid) for t0 in wanted]
     for edit in edits:
         edit.check(denoiser)
     edits.sort(key=lambda edit: start_time(edit.t0, denoiser.sde))
     if len({start_time(edit.t0, denoiser.sde) for edit in edits}) < len(edits):
-        raise ConfigError(f"a t0 is given twice in {wanted}")
+        raise ConfigError(f"a t0 is given twice in {list(wanted)}")
     return edits
 
 
@@ -169,10 +179,10 @@ def noise_levels(edits: Sequence[SDEdit], denoiser: Denoiser) -> list[float]:
     return denoiser.sde.noise_level(times).tolist()
 
 
-def settings_of(config: Mapping[str, Any], edits: Sequence[SDEdit], chosen: ChosenImages) -> dict[str, Any]:
+def settings_of(arguments: Arguments, edits: Sequence[SDEdit], chosen: ChosenImages) -> dict[str, Any]:
     """What the numbers of a sweep depend on, but for the checkpoint."""
     return {
-        **{key: value for key, value in config.items() if key not in FREE},
+        **{key: value for key, value in as_data(arguments).items() if key not in FREE},
         "t0": [edit.t0 for edit in edits],
         "steps": edits[0].step_count,
         "images": len(chosen),
@@ -183,7 +193,7 @@ def settings_of(config: Mapping[str, Any], edits: Sequence[SDEdit], chosen: Chos
 
 
 def swept(
-    config: Mapping[str, Any],
+    arguments: Arguments,
     denoiser: Denoiser,
     edits: Sequence[SDEdit],
     chosen: ChosenImages,
@@ -191,7 +201,7 @@ def swept(
 ) -> Sweep:
     """The sweep over all images, batch by batch, from where it was interrupted."""
     device = next(denoiser.parameters()).device
-    features = build_features(config).to(device)
+    features = build_features(arguments.features).to(device)
 
     def extract(images: Images) -> Float[Tensor, "B D"]:
         return features_of(features, images.to(device)).cpu()
@@ -203,15 +213,15 @@ def swept(
         logger.info("going on after %d of %d images: %s", done, len(chosen), unfinished.file)
     with (
         tqdm(total=steps * len(chosen), initial=steps * done, unit="step", desc="editing", disable=None) as progress,
-        in_precision(denoiser, config["precision"]),
+        in_precision(denoiser, arguments.precision),
     ):
 
         def advance(x: Images, t: float) -> None:
             progress.update(len(x))
 
-        for start in range(done, len(chosen), config["batch"]):
-            originals = chosen.batch(start, config["batch"]).to(device)
-            seeds = [config["seed"] + start + number for number in range(len(originals))]
+        for start in range(done, len(chosen), arguments.batch):
+            originals = chosen.batch(start, arguments.batch).to(device)
+            seeds = [arguments.seed + start + number for number in range(len(originals))]
             found = measure_batch(denoiser, edits, originals, seeds, extract, advance)
             sweep = found if sweep is None else sweep.joined(found)
             unfinished.write(sweep)

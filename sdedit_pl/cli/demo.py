@@ -8,11 +8,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sdedit_pl.cli import say
-from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.edit_inputs import image_shape, read_areas, read_guides
 from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.cli.results import Results, refuse_replacing
-from sdedit_pl.config import ConfigError, Schema, require_at_least
+from sdedit_pl.configuration import ConfigError, require_at_least
+from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.contact_sheets import contact_sheet
 from sdedit_pl.editing.many_guides import Edited, edit_guides
@@ -52,31 +52,29 @@ class Arguments:
         require_at_least(self, samples=1, columns=1)
 
 
-SCHEMA = Schema(top=Arguments, settings={}, families={})
+COMMAND = Command(USAGE, Arguments)
 
 
-def run(arguments: list[str]) -> None:
+def run(words: list[str]) -> None:
     """Edits the bundled guides and writes one picture."""
-    config = configuration(arguments, SCHEMA, USAGE)
-    if config is None:
-        return
-    out = Path(config["out"])
+    arguments = COMMAND.parse(words)
+    out = Path(arguments.out)
     if out.is_dir():
         raise ConfigError(f"out={out} is a folder; name a PNG file in it")
-    refuse_replacing(out, config["overwrite"])
-    if not Path(config["ckpt"]).exists():
-        raise ConfigError(f"the demo runs in a checkout of the project: there is no {config['ckpt']} here")
+    refuse_replacing(out, arguments.overwrite)
+    if not Path(arguments.ckpt).exists():
+        raise ConfigError(f"the demo runs in a checkout of the project: there is no {arguments.ckpt} here")
     with Results(out.parent) as results:
-        contact_sheet(edits(config), columns=config["columns"]).save(results / out.name, format="PNG")
+        contact_sheet(edits(arguments), columns=arguments.columns).save(results / out.name, format="PNG")
     say(f"guides and their edits: {out}")
 
 
-def edits(config: dict) -> list[Edited]:
+def edits(arguments: Arguments) -> list[Edited]:
     """The edits of all guides."""
-    edit, seeds = SDEdit(t0=config["t0"], steps=config["steps"]), range(config["samples"])
-    denoiser, description = load_for_editing(config["ckpt"], config["device"])
-    guides = read_guides(config["guide"], image_shape(description))
-    areas = read_areas("mask", config["mask"], guides)
+    edit, seeds = SDEdit(t0=arguments.t0, steps=arguments.steps), range(arguments.samples)
+    denoiser, description = load_for_editing(arguments.ckpt, arguments.device)
+    guides = read_guides(arguments.guide, image_shape(description))
+    areas = read_areas("mask", arguments.mask, guides)
     total = len(guides) * len(seeds) * edit.total_steps(denoiser.sde)
     with tqdm(total=total, unit="step", desc="editing", disable=None) as progress:
         return list(edit_guides(denoiser, edit, guides, areas, seeds, on_step=progress.update))

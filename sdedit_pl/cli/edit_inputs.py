@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sdedit_pl.checkpoints import Description
+from sdedit_pl.cli.edit_arguments import Arguments
 from sdedit_pl.cli.edit_model import window_size
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import ConfigError
 from sdedit_pl.editing.many_guides import Area
 from sdedit_pl.guides.composite import Paste, compose
 from sdedit_pl.guides.guide_files import Guide, find_guides, read_guide, read_large_guide
@@ -36,36 +36,36 @@ class Inputs:
 
 def image_shape(description: Description) -> tuple[int, int]:
     """(channels, size) of the images of a checkpoint's domain."""
-    image = description.model["image"]
-    return image["channels"], image["size"]
+    return description.model.image.channels, description.model.image.size
 
 
-def read_inputs(config: Mapping[str, Any], shape: tuple[int, int]) -> Inputs:
+def read_inputs(arguments: Arguments, shape: tuple[int, int]) -> Inputs:
     """Reads what the arguments name.
 
     Args:
-        config: the resolved arguments.
+        arguments: the verb's arguments.
         shape: (channels, size) of the model's images.
 
     Raises:
         ConfigError: files that are not there or do not fit together.
     """
-    guides = read_guides(config["guide"], shape, window_size(config, shape[1]), config["side"])
-    if config["paste"] is not None:
-        return read_paste(config, guides)
-    kind = "mask" if config["strength"] is None else "strength"
-    areas = read_areas(kind, config[kind], guides)
-    found = [path for path in find_areas(kind, config[kind], guides) if path is not None]
+    guides = read_guides(arguments.guide, shape, window_size(arguments, shape[1]), arguments.side)
+    if arguments.paste is not None:
+        return read_paste(arguments, guides)
+    kind, area = ("mask", arguments.mask) if arguments.strength is None else ("strength", arguments.strength)
+    areas = read_areas(kind, area, guides)
+    found = [path for path in find_areas(kind, area, guides) if path is not None]
     return Inputs(guides, areas, [*(guide.path for guide in guides), *found])
 
 
-def read_paste(config: Mapping[str, Any], guides: Sequence[Guide]) -> Inputs:
+def read_paste(arguments: Arguments, guides: Sequence[Guide]) -> Inputs:
     """The guide that a paste makes, with its mask, or its strength map where it fades."""
     if len(guides) > 1:
-        raise ConfigError(f"paste has one guide, the background, got {len(guides)} in {config['guide']}")
-    mask = None if config["paste_mask"] is None else Path(config["paste_mask"])
-    x, y = config["at"]
-    paste = Paste(Path(config["paste"]), (x, y), config["scale"], mask, config["grow"], config["feather"])
+        raise ConfigError(f"paste has one guide, the background, got {len(guides)} in {arguments.guide}")
+    mask = None if arguments.paste_mask is None else Path(arguments.paste_mask)
+    assert arguments.paste is not None and arguments.at is not None
+    x, y = arguments.at
+    paste = Paste(Path(arguments.paste), (x, y), arguments.scale, mask, arguments.grow, arguments.feather)
     composite = compose(guides[0], paste)
     files = [guides[0].path, paste.path, *([] if mask is None else [mask])]
     return Inputs([composite.guide], [composite.strength if paste.feather else composite.guide.mask], files)

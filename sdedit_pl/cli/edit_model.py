@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 
 from sdedit_pl.checkpoints import Description, load_described
-from sdedit_pl.config import ConfigError
+from sdedit_pl.cli.edit_arguments import Arguments
+from sdedit_pl.configuration import ConfigError
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.windows import windowed
 
@@ -32,29 +30,29 @@ def load_for_editing(ckpt: str, device: str) -> tuple[Denoiser, Description]:
     return denoiser, description
 
 
-def prepared(denoiser: Denoiser, config: Mapping[str, Any], size: int) -> Denoiser:
+def prepared(denoiser: Denoiser, arguments: Arguments, size: int) -> Denoiser:
     """The denoiser, compiled and seeing windows where a configuration asks for it.
 
     Args:
         denoiser: of images of the model's size.
-        config: the resolved arguments.
+        arguments: the verb's arguments.
         size: height and width of the model's images.
     """
-    if config["compile"]:
+    if arguments.compile:
         denoiser.network.compile()
-    window = window_size(config, size)
+    window = window_size(arguments, size)
     if window is None:
         return denoiser
-    overlap = window // 2 if config["overlap"] is None else config["overlap"]
+    overlap = window // 2 if arguments.overlap is None else arguments.overlap
     return windowed(denoiser, window, overlap, trained_size=size)
 
 
-def window_size(config: Mapping[str, Any], size: int) -> int | None:
+def window_size(arguments: Arguments, size: int) -> int | None:
     """Height and width of the windows that a configuration asks for; None for no windows.
 
     Args:
-        config: the resolved arguments.
+        arguments: the verb's arguments.
         size: height and width of the model's images.
     """
-    windows = config["windows"]
+    windows = arguments.windows
     return size if windows is True else windows or None

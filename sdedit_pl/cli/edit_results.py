@@ -10,9 +10,11 @@ from typing import Any
 import torch
 import yaml
 
+from sdedit_pl.cli.edit_arguments import Arguments
 from sdedit_pl.cli.edit_inputs import Inputs
 from sdedit_pl.cli.results import refuse_used
-from sdedit_pl.config import read_file
+from sdedit_pl.configuration.resolution import as_data
+from sdedit_pl.configuration.yaml_text import read_file
 from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
 from sdedit_pl.editing.many_guides import Edited
 from sdedit_pl.editing.trajectories import Trajectory, save_animation, strip
@@ -32,14 +34,14 @@ class Writer:
 
     Args:
         folder: where.
-        config: the resolved arguments.
+        arguments: the verb's arguments.
         inputs: what was edited.
         checkpoint: the files of the model.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], inputs: Inputs, checkpoint: Sequence[Path]) -> None:
+    def __init__(self, folder: Path, arguments: Arguments, inputs: Inputs, checkpoint: Sequence[Path]) -> None:
         self.folder = folder
-        self.config = config
+        self.arguments = arguments
         self.files = [*checkpoint, *inputs.files]
         self.samples: dict[str, dict[str, Any]] = {}
         self.others: list[str] = []
@@ -74,7 +76,7 @@ class Writer:
 
     def finish(self) -> None:
         """Writes the sheet and the record."""
-        if isinstance(self.config["t0"], list):
+        if isinstance(self.arguments.t0, tuple):
             sheet = variation_sheet(list(zip(*self.shown.values(), strict=True)), list(self.shown))
         else:
             sheet = contact_sheet([edited for edits in self.shown.values() for edited in edits][:SHEET_ROWS])
@@ -87,7 +89,7 @@ class Writer:
             "others": self.others,
         }
         # A repetition asks anew whether it may overwrite.
-        repeated = {key: value for key, value in self.config.items() if key != "overwrite"}
+        repeated = {key: value for key, value in as_data(self.arguments).items() if key != "overwrite"}
         (self.folder / RECORD_FILE).write_text(yaml.safe_dump({**repeated, RECORD_KEY: record}, sort_keys=False))
 
 

@@ -15,22 +15,23 @@ from typing import Any, Literal
 
 import torch
 
-from sdedit_pl.build import build_component
+from sdedit_pl.build.components import build_unless_usual
 from sdedit_pl.checkpoints import Description
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.cli import say, speaks
-from sdedit_pl.cli.arguments import configuration
-from sdedit_pl.cli.edit import FAMILIES as EDIT_FAMILIES
-from sdedit_pl.cli.edit import default_of, default_t0
+from sdedit_pl.cli.edit import default_t0
 from sdedit_pl.cli.edit_inputs import image_shape
 from sdedit_pl.cli.edit_model import load_for_editing
-from sdedit_pl.cli.measured import FAMILIES, build_features, chosen_images
+from sdedit_pl.cli.measured import build_features, chosen_images
 from sdedit_pl.cli.results import Results
-from sdedit_pl.config import ConfigError, Schema, construct, require_at_least
+from sdedit_pl.configuration import Component, ConfigError, family, require_at_least
+from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.resolution import as_data
 from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
+from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.evaluation.ablations import ABLATIONS, COMPARED, MODEL, AblationValues
 from sdedit_pl.evaluation.editing_tasks import TASKS
 from sdedit_pl.evaluation.evaluation_plan import (
@@ -50,9 +51,12 @@ from sdedit_pl.evaluation.methods import BASELINES
 from sdedit_pl.evaluation.other_systems import find_outputs
 from sdedit_pl.evaluation.report_document import METRICS_FILE, REPORT_HTML, log_to_wandb
 from sdedit_pl.evaluation.report_sections import make_report
-from sdedit_pl.grids import start_time
+from sdedit_pl.grids import GRIDS, Grid, start_time
+from sdedit_pl.metrics.feature_table import FEATURES
+from sdedit_pl.metrics.features import FeatureExtractor
 from sdedit_pl.metrics.masked_lpips import SMALLEST, MaskedLPIPS
 from sdedit_pl.metrics.published_weights import WeightsUnavailable
+from sdedit_pl.solvers import SOLVERS, Solver
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +70,7 @@ FREE = ("out", "accelerator", "devices", "num_nodes", "batch", "wandb", "overwri
 """Keys that change no number."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Arguments:
     """What to evaluate, and how.
 
@@ -134,6 +138,10 @@ class Arguments:
     num_nodes: int = 1
     wandb: str | None = None
     overwrite: bool = False
+    ablation: AblationValues
+    solver: Component[Solver] = family(SOLVERS, DEFAULT_SOLVER, supplied=("predictor",))
+    grid: Component[Grid] = family(GRIDS, DEFAULT_GRID)
+    features: Component[FeatureExtractor] = family(FEATURES, "efficientnet_lite0")
 
     def __post_init__(self) -> None:
         require_at_least(self, images=LEAST_IMAGES, kid_subset=2, batch=1, seed=0, num_nodes=1)
@@ -149,49 +157,53 @@ class Arguments:
                 )
 
 
-SCHEMA = Schema(top=Arguments, settings={"ablation": AblationValues}, families=FAMILIES)
+COMMAND = Command(USAGE, Arguments)
 
 
-def run(arguments: list[str]) -> None:
+def run(words: list[str]) -> None:
     """Makes what is missing, measures everything and writes the report."""
-    config = configuration(arguments, SCHEMA, USAGE)
-    if config is None:
-        return
+    arguments = COMMAND.parse(words)
     check_packages()
-    out = Path(config["out"])
+    out = Path(arguments.out)
     check_place(out)
-    models, descriptions = load_models(config)
-    plan = make_plan(settings_of(config, descriptions[MODEL]))
+    models, descriptions = load_models(arguments)
+    plan = make_plan(settings_of(arguments, descriptions[MODEL]))
     plan.check(models)
     shape = image_shape(descriptions[MODEL])
-    images = chosen_images(config, shape)
+    images = chosen_images(
+        arguments.data,
+        shape,
+        split=arguments.split,
+        val_fraction=arguments.val_fraction,
+        count=arguments.images,
+    )
     names = [short_name(name) for name in images.names]
-    groups = group_numbers(names, None if config["groups"] is None else read_groups(config["groups"]))
+    groups = group_numbers(names, None if arguments.groups is None else read_groups(arguments.groups))
     store = ImageStore(out, len(names), ImageFormat(shape[1], shape[0]), paired(plan, groups))
-    check_counts(config, plan, store, groups)
-    computing = ComputeSettings(**{field.name: config[field.name] for field in fields(ComputeSettings)})
-    record = record_of(config, plan, images, groups, descriptions, computing)
-    record = record if config["overwrite"] else record.continuing(out)
-    outputs = find_outputs(config["outputs"] or {}, config["tasks"], store.count, store.format)
-    features = build_features(config)
-    lpips, notes = build_lpips(config, plan, store)
+    check_counts(arguments, plan, store, groups)
+    computing = ComputeSettings(**{field.name: getattr(arguments, field.name) for field in fields(ComputeSettings)})
+    record = record_of(arguments, plan, images, groups, descriptions, computing)
+    record = record if arguments.overwrite else record.continuing(out)
+    outputs = find_outputs(arguments.outputs or {}, arguments.tasks, store.count, store.format)
+    features = build_features(arguments.features)
+    lpips, notes = build_lpips(arguments, plan, store)
     with first_process(out) as results:
-        data = EvaluationData(plan, images, store, record, config["batch"], config["overwrite"])
+        data = EvaluationData(plan, images, store, record, arguments.batch, arguments.overwrite)
         device = make_images(models, data, computing)
         if device is None or results is None:
             return
-        instruments = Instruments(features, lpips, device, kid_subset=config["kid_subset"])
+        instruments = Instruments(features, lpips, device, kid_subset=arguments.kid_subset)
         evaluation = Measurement(plan, store, groups, outputs, instruments)
         numbers = {
-            **facts(config, arguments, models, descriptions, evaluation),
+            **facts(arguments, words, models, descriptions, evaluation),
             "notes": notes,
             **evaluation.measure(),
         }
         report = make_report(numbers, evaluation)
         report.write(results)
         (results / METRICS_FILE).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if config["wandb"] is not None:
-        log_to_wandb(report, config["wandb"], out, numbers)
+    if arguments.wandb is not None:
+        log_to_wandb(report, arguments.wandb, out, numbers)
     say(f"{summary(numbers)}\nthe report: {out / REPORT_HTML}")
 
 
@@ -202,14 +214,14 @@ def check_packages() -> None:
         raise ConfigError(f"the report needs {' and '.join(missing)}; pip install 'sdedit-pl[evaluation]'")
 
 
-def load_models(config: Mapping[str, Any]) -> tuple[dict[str, Denoiser], dict[str, Description]]:
+def load_models(arguments: Arguments) -> tuple[dict[str, Denoiser], dict[str, Description]]:
     """The evaluated model and, if there is one, the other; Lightning's Trainer moves them to their devices.
 
     Raises:
         ConfigError: models for images of different sizes.
         CheckpointError: see `sdedit_pl.checkpoints.load_denoiser`.
     """
-    files = {MODEL: config["ckpt"], **({} if config["compare"] is None else {COMPARED: config["compare"]})}
+    files = {MODEL: arguments.ckpt, **({} if arguments.compare is None else {COMPARED: arguments.compare})}
     loaded = {name: load_for_editing(file, "cpu") for name, file in files.items()}
     descriptions = {name: description for name, (_, description) in loaded.items()}
     shapes = {name: image_shape(description) for name, description in descriptions.items()}
@@ -222,20 +234,28 @@ def load_models(config: Mapping[str, Any]) -> tuple[dict[str, Denoiser], dict[st
     return {name: denoiser for name, (denoiser, _) in loaded.items()}, descriptions
 
 
-def settings_of(config: Mapping[str, Any], description: Description) -> EvaluationSettings:
+def settings_of(arguments: Arguments, description: Description) -> EvaluationSettings:
     """What is evaluated.
 
     Raises:
-        ConfigError: an argument out of range, or an unknown name.
+        ValueError: an argument out of range, or an unknown name.
     """
-    t0 = default_t0(description.path) if config["t0"] is None else config["t0"]
-    parts = {name: build_component(config, name, family) for name, family in EDIT_FAMILIES.items()}
-    # By name where it is the usual one, which is all that the published variants take.
-    parts |= {name: config[name]["name"] for name, family in EDIT_FAMILIES.items() if parts[name] == default_of(family)}
-    edit = construct("", SDEdit, t0=t0, **{key: config[key] for key in ("steps", "repeats", "variant")}, **parts)
-    chosen = {key: config[key] for key in ("tasks", "baselines", "ablations", "seed")}
-    return construct(
-        "", EvaluationSettings, edit=edit, values=construct("ablation", AblationValues, **config["ablation"]), **chosen
+    t0 = default_t0(description.path) if arguments.t0 is None else arguments.t0
+    edit = SDEdit(
+        t0=t0,
+        steps=arguments.steps,
+        repeats=arguments.repeats,
+        solver=build_unless_usual(arguments.solver),
+        grid=build_unless_usual(arguments.grid),
+        variant=arguments.variant,
+    )
+    return EvaluationSettings(
+        edit=edit,
+        tasks=arguments.tasks,
+        baselines=arguments.baselines,
+        ablations=arguments.ablations,
+        values=arguments.ablation,
+        seed=arguments.seed,
     )
 
 
@@ -245,17 +265,17 @@ def paired(plan: EvaluationPlan, groups: Sequence[int]) -> Partners:
     return partners(groups, plan.settings.seed) if pastes else Partners([], [])
 
 
-def check_counts(config: Mapping[str, Any], plan: EvaluationPlan, store: ImageStore, groups: Sequence[int]) -> None:
+def check_counts(arguments: Arguments, plan: EvaluationPlan, store: ImageStore, groups: Sequence[int]) -> None:
     """Refuses sets that are too small to be measured, before anything is edited.
 
     Raises:
         ConfigError: fewer images, or groups of images, than a metric needs; it says how many are needed.
     """
-    needed = max(LEAST_IMAGES, config["kid_subset"] or 0)
+    needed = max(LEAST_IMAGES, arguments.kid_subset or 0)
     if store.count < needed:
         raise ConfigError(
             f"{'kid_subset' if needed > LEAST_IMAGES else 'an evaluation'} needs at least {needed} images, and there "
-            f"are {store.count} with split={config['split']} and images={config['images']}; give more images, "
+            f"are {store.count} with split={arguments.split} and images={arguments.images}; give more images, "
             "split=all if training has seen none of them, or a smaller kid_subset"
         )
     for found, whose in ((groups, "images"), (store.partners.groups, "pairs of groups that are pasted on each other")):
@@ -268,7 +288,7 @@ def check_counts(config: Mapping[str, Any], plan: EvaluationPlan, store: ImageSt
 
 
 def record_of(
-    config: Mapping[str, Any],
+    arguments: Arguments,
     plan: EvaluationPlan,
     images: ChosenImages,
     groups: Sequence[int],
@@ -284,16 +304,14 @@ def record_of(
     return EvaluationRecord(originals, plan.recipes(identities, digest_of([str(group) for group in groups])))
 
 
-def build_lpips(
-    config: Mapping[str, Any], plan: EvaluationPlan, store: ImageStore
-) -> tuple[MaskedLPIPS | None, list[str]]:
+def build_lpips(arguments: Arguments, plan: EvaluationPlan, store: ImageStore) -> tuple[MaskedLPIPS | None, list[str]]:
     """What measures kept pixels, or None, and then why, where it is wanted and cannot be had."""
-    if config["lpips"] == "none" or not any(plan.inputs[task].masked for task in plan.tables):
+    if arguments.lpips == "none" or not any(plan.inputs[task].masked for task in plan.tables):
         return None, []
     if store.format.size < SMALLEST:
         return None, [f"There is no masked LPIPS: it needs images of at least {SMALLEST} px."]
     try:
-        return MaskedLPIPS(config["lpips"], config["lpips_weights"]), []
+        return MaskedLPIPS(arguments.lpips, arguments.lpips_weights), []
     except WeightsUnavailable as error:
         reason = str(error).replace(" weights=", " lpips_weights=")
         if speaks():
@@ -307,8 +325,8 @@ def first_process(out: Path) -> AbstractContextManager[Path | None]:
 
 
 def facts(
-    config: Mapping[str, Any],
-    arguments: Sequence[str],
+    arguments: Arguments,
+    words: Sequence[str],
     models: Mapping[str, Denoiser],
     descriptions: Mapping[str, Description],
     evaluation: Measurement,
@@ -321,15 +339,15 @@ def facts(
     inputs = {ORIGINAL: store.originals, **{name: store.pictures(f"{name}/{GUIDE}") for name in plan.inputs}}
     return {
         **{name: identity(models[name], descriptions[name]) for name in models},
-        "settings": {**{key: value for key, value in config.items() if key not in FREE}, "edit": told_edit},
-        "command": f"sdedit evaluate {shlex.join(kept for kept in arguments if kept.partition('=')[0] not in FREE)}",
+        "settings": {**{key: value for key, value in as_data(arguments).items() if key not in FREE}, "edit": told_edit},
+        "command": f"sdedit evaluate {shlex.join(kept for kept in words if kept.partition('=')[0] not in FREE)}",
         "images": {
             "count": store.count,
             "size": store.format.size,
             "groups": len(set(evaluation.groups)),
             "digests": {name: pictures.digest() for name, pictures in inputs.items()},
         },
-        "features": {"name": config["features"]["name"], "identity": evaluation.instruments.features.identity},
+        "features": {"name": arguments.features.name, "identity": evaluation.instruments.features.identity},
         "versions": {"sdedit_pl": version("sdedit_pl"), "torch": str(torch.__version__)},
     }
 

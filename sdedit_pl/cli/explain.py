@@ -6,26 +6,18 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from sdedit_pl.config import REQUIRED, Key, Schema, keys_of
+from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import REQUIRED, Key, keys_of, schema_of
 
 WIDTH = 110
 
 
-def wants_help(arguments: list[str]) -> bool:
-    """Whether the arguments ask for the keys."""
-    return any(argument in ("-h", "--help", "help") for argument in arguments)
-
-
-def explain(schema: Schema, usage: str, extra: Mapping[str, Key] | None = None) -> str:
-    """All keys of a schema, as text.
-
-    Args:
-        schema: whose keys.
-        usage: the first lines.
-        extra: keys that the verb itself takes.
-    """
-    lines = [usage, "", *key_lines({**(extra or {}), **keys_of(schema.top)})]
-    for section, declared in schema.settings.items():
+def explain(command: Command[Any]) -> str:
+    """All keys of a command, as text."""
+    schema = schema_of(command.arguments)
+    extra = {} if command.file is None else {"config": Key(str, None, command.file)}
+    lines = [command.usage, "", *key_lines({**extra, **schema.keys})]
+    for section, declared in schema.sections.items():
         lines += ["", f"{section}: {summary(declared)}", *key_lines(keys_of(declared), f"{section}.")]
     for section, family in schema.families.items():
         lines += ["", f"{section} (one of {', '.join(family.table)}; default {family.default})"]

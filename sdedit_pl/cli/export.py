@@ -8,9 +8,9 @@ from pathlib import Path
 from sdedit_pl.checkpoints import load_described
 from sdedit_pl.checkpoints.exporters import EXPORTS, exporter
 from sdedit_pl.cli import say
-from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.results import Results, refuse_replacing
-from sdedit_pl.config import ConfigError, Schema, nearest
+from sdedit_pl.configuration import ConfigError, nearest
+from sdedit_pl.configuration.command_line import Command
 
 USAGE = """sdedit export ckpt=FILE|FOLDER format=NAME out=FILE|FOLDER [key=value ...]
 
@@ -38,21 +38,19 @@ class Arguments:
             raise ValueError(f"format={self.format} is not known{nearest(self.format, EXPORTS)}")
 
 
-SCHEMA = Schema(top=Arguments, settings={}, families={})
+COMMAND = Command(USAGE, Arguments)
 
 
-def run(arguments: list[str]) -> None:
+def run(words: list[str]) -> None:
     """Writes the model, or nothing at all."""
-    config = configuration(arguments, SCHEMA, USAGE)
-    if config is None:
-        return
-    out = Path(config["out"])
-    refuse_replacing(out, config["overwrite"])
-    denoiser, description = load_described(config["ckpt"])
+    arguments = COMMAND.parse(words)
+    out = Path(arguments.out)
+    refuse_replacing(out, arguments.overwrite)
+    denoiser, description = load_described(arguments.ckpt)
     with Results(out.parent) as results:
-        exporter(config["format"]).write(denoiser, description.model, results / out.name)
+        exporter(arguments.format).write(denoiser, description.model, results / out.name)
         check_replaceable(out, results / out.name)
-    say(f"{config['format']}: {out}")
+    say(f"{arguments.format}: {out}")
 
 
 def check_replaceable(out: Path, new: Path) -> None:

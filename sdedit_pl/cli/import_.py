@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 
-from sdedit_pl.build import resolve_model
 from sdedit_pl.checkpoints import Description, describe, find_checkpoint, save_weights
 from sdedit_pl.checkpoints.importers import FORMATS, importer
 from sdedit_pl.checkpoints.importers.checkpoint_format import Imported
@@ -19,10 +18,10 @@ from sdedit_pl.checkpoints.importers.presets import PRESETS
 from sdedit_pl.checkpoints.loading import assemble_denoiser
 from sdedit_pl.checkpoints.locating import foreign_format
 from sdedit_pl.cli import say
-from sdedit_pl.cli.arguments import configuration
 from sdedit_pl.cli.explain import WIDTH
 from sdedit_pl.cli.results import refuse_replacing
-from sdedit_pl.config import ConfigError, Schema
+from sdedit_pl.configuration import ConfigError
+from sdedit_pl.configuration.command_line import Command
 
 USAGE = f"""sdedit import src=FILE|FOLDER out=FILE.safetensors [preset=NAME | config=FILE.json] [key=value ...]
 
@@ -61,26 +60,23 @@ class Arguments:
             raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {self.format!r}")
 
 
-SCHEMA = Schema(top=Arguments, settings={}, families={})
+COMMAND = Command(USAGE, Arguments)
 
 
-def run(arguments: list[str]) -> None:
+def run(words: list[str]) -> None:
     """Reads the source, writes the editing checkpoint and says what became of it."""
-    config = configuration(arguments, SCHEMA, USAGE)
-    if config is None:
-        return
-    out = Path(config["out"])
-    check_out(out, config["overwrite"])
-    published = None if config["config"] is None else read_json(Path(config["config"]))
-    source = find_checkpoint(config["src"])
-    format = config["format"] or told_format(source)
-    imported = importer(format).read(source, weights=config["weights"], preset=config["preset"], config=published)
+    arguments = COMMAND.parse(words)
+    out = Path(arguments.out)
+    check_out(out, arguments.overwrite)
+    published = None if arguments.config is None else read_json(Path(arguments.config))
+    source = find_checkpoint(arguments.src)
+    format = arguments.format or told_format(source)
+    imported = importer(format).read(source, weights=arguments.weights, preset=arguments.preset, config=published)
     description = imported.description(source)
     # Proves that it can be edited with before anything is written.
     assemble_denoiser(description, imported.weights)
-    dtype = None if config["dtype"] is None else getattr(torch, config["dtype"])
-    model = resolve_model(imported.model)
-    save_weights(out, imported.weights, model, description.training, description.origin, dtype=dtype)
+    dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
+    save_weights(out, imported.weights, imported.model, description.training, description.origin, dtype=dtype)
     say("\n".join(report(description, imported)))
     say(f"edit with: sdedit edit ckpt={out} guide=...")
 
@@ -133,8 +129,9 @@ def report(description: Description, imported: Imported) -> Iterator[str]:
     yield f"  tensors: {used} in the file became {len(mapped.used)}; {len(mapped.ignored)} not needed"
     yield from (f"    {name}: {reason}" for name, reason in mapped.ignored.items())
     yield f"  parameters: {description.parameters:,}"
+    model = imported.model.as_data()
     for section in ("image", "sde", "parameterisation"):
-        facts = ", ".join(f"{key} {value}" for key, value in imported.model[section].items())
+        facts = ", ".join(f"{key} {value}" for key, value in model[section].items())
         yield f"  {section}: {facts}"
     low, high = origin.get("data_range", (-1, 1))
     yield f"  images: in [-1, 1] here, in [{low:g}, {high:g}] where it comes from"

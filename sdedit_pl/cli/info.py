@@ -9,8 +9,7 @@ import yaml
 
 from sdedit_pl.checkpoints import describe, files_of, find_checkpoint
 from sdedit_pl.cli import say
-from sdedit_pl.cli.arguments import configuration
-from sdedit_pl.config import Schema
+from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.files import sha256_of
 
 USAGE = "sdedit info ckpt=FILE|FOLDER\n\nSays what a checkpoint is: its model, training, size and origin."
@@ -28,15 +27,13 @@ class Arguments:
     ckpt: str
 
 
-SCHEMA = Schema(top=Arguments, settings={}, families={})
+COMMAND = Command(USAGE, Arguments)
 
 
-def run(arguments: list[str]) -> None:
+def run(words: list[str]) -> None:
     """Prints a checkpoint's description as YAML."""
-    config = configuration(arguments, SCHEMA, USAGE)
-    if config is None:
-        return
-    checkpoint = find_checkpoint(config["ckpt"])
+    arguments = COMMAND.parse(words)
+    checkpoint = find_checkpoint(arguments.ckpt)
     description = describe(checkpoint)
     shown: dict[str, Any] = {
         "file": str(description.path),
@@ -45,7 +42,7 @@ def run(arguments: list[str]) -> None:
         "parameters": description.parameters,
         "weights": ", ".join(description.dtypes),
         "data_range": [-1, 1],
-        "model": description.model,
+        "model": description.model.as_data(),
         "training": {key: value for key, value in description.training.items() if key != "config"},
         "origin": description.origin,
     }

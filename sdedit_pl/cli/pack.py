@@ -7,8 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sdedit_pl.cli import say
-from sdedit_pl.cli.arguments import configuration
-from sdedit_pl.config import Schema
+from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE
 from sdedit_pl.data.shard_packing import PackSettings, pack
 
@@ -21,22 +20,20 @@ interrupted. Train on them with data.name=webdataset data.path=FOLDER."""
 _NAMED = 5
 
 
-SCHEMA = Schema(top=PackSettings, settings={}, families={})
+COMMAND = Command(USAGE, PackSettings)
 
 
-def run(arguments: list[str]) -> None:
+def run(words: list[str]) -> None:
     """Packs, and says what came of it."""
-    config = configuration(arguments, SCHEMA, USAGE)
-    if config is None:
-        return
+    arguments = COMMAND.parse(words)
     with tqdm(unit="image", desc="packing", disable=None) as progress:
 
         def advance(done: int, total: int) -> None:
             progress.total = total
             progress.update(done)
 
-        manifest = pack(PackSettings(**config), advance)
-    say("\n".join(summary(manifest, config["out"])))
+        manifest = pack(arguments, advance)
+    say("\n".join(summary(manifest, arguments.out)))
 
 
 def summary(manifest: dict[str, Any], out: str) -> list[str]:

@@ -12,10 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sdedit_pl.cli import say
-from sdedit_pl.cli.arguments import configuration
-from sdedit_pl.cli.explain import wants_help
 from sdedit_pl.cli.results import Results
-from sdedit_pl.config import ConfigError, Schema, construct, nearest
+from sdedit_pl.configuration import ConfigError, nearest
+from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.files import require_folder
 from sdedit_pl.study.answers_database import StudyDatabase
 from sdedit_pl.study.study_findings import answers_csv, summarise
@@ -75,33 +74,27 @@ class Reporting:
             raise ValueError(f"threshold must lie in [0, 1], got {self.threshold}; 0 leaves nobody out")
 
 
-BUILD = Schema(top=StudyPlan, settings={}, families={})
-SERVE = Schema(top=Serving, settings={}, families={})
-REPORT = Schema(top=Reporting, settings={}, families={})
+COMMANDS = {
+    "build": Command(BUILD_USAGE, StudyPlan),
+    "serve": Command(SERVE_USAGE, Serving),
+    "report": Command(REPORT_USAGE, Reporting),
+}
 
 
-def run(arguments: list[str]) -> None:
+def run(words: list[str]) -> None:
     """Runs one of the steps: build, serve, report."""
-    step = arguments[0] if arguments else ""
-    if step in STEPS:
-        STEPS[step](arguments[1:])
-    elif wants_help(arguments):
-        for each in STEPS.values():
-            each(["--help"])
-            say("")
-    else:
+    step = words[0] if words else ""
+    if step not in STEPS:
         got = f"got {step!r}{nearest(step, STEPS)}" if step else "got nothing"
         raise ConfigError(f"sdedit study takes {', '.join(STEPS)} and then key=value ..., {got}")
+    STEPS[step](words[1:])
 
 
-def build(arguments: list[str]) -> None:
+def build(words: list[str]) -> None:
     """Writes the file of a new study; one that is there is never replaced, it may hold answers."""
-    config = configuration(arguments, BUILD, BUILD_USAGE)
-    if config is None:
-        return
+    plan = COMMANDS["build"].parse(words)
     from sdedit_pl.study.study_builder import build_study  # imports PyTorch, which no other step needs
 
-    plan = construct("", StudyPlan, **config)
     out = Path(plan.out)
     for file in (out, out.with_name(f"{out.name}-wal")):  # a log without its file would be taken for the new one's
         if file.exists():
@@ -114,40 +107,36 @@ def build(arguments: list[str]) -> None:
     )
 
 
-def serve(arguments: list[str]) -> None:
+def serve(words: list[str]) -> None:
     """Serves a study until it is interrupted."""
-    config = configuration(arguments, SERVE, SERVE_USAGE)
-    if config is None:
-        return
+    arguments = COMMANDS["serve"].parse(words)
     _require_packages("serve", "jinja2", "pydantic", "starlette", "uvicorn")
     from sdedit_pl.study.study_server import listen, serve_study
 
-    with StudyDatabase(Path(config["study"])) as study, listen(config["host"], config["port"]) as listening:
-        everywhere = config["host"] in ("0.0.0.0", "")
-        host = socket.gethostname() if everywhere else config["host"]
+    with StudyDatabase(Path(arguments.study)) as study, listen(arguments.host, arguments.port) as listening:
+        everywhere = arguments.host in ("0.0.0.0", "")
+        host = socket.gethostname() if everywhere else arguments.host
         elsewhere = ", or at this machine's address in the network" if everywhere else ""
         say(f"the page is at http://{host}:{listening.getsockname()[1]}/{elsewhere}; Ctrl-C ends")
         sys.stdout.flush()  # also into a file or a pipe, where somebody waits for the address
         with suppress(KeyboardInterrupt):
-            serve_study(study, listening, config["names"])
+            serve_study(study, listening, arguments.names)
         answers = study.answers()
     raters = len({answer.rater for answer in answers})
-    say(f"{len(answers)} answers of {raters} raters so far; sdedit study report study={config['study']}")
+    say(f"{len(answers)} answers of {raters} raters so far; sdedit study report study={arguments.study}")
 
 
-def report(arguments: list[str]) -> None:
+def report(words: list[str]) -> None:
     """Writes the findings of a study."""
-    config = configuration(arguments, REPORT, REPORT_USAGE)
-    if config is None:
-        return
-    out = Path(config["out"])
-    check_free(out, REPORT_FILES, config["overwrite"])
+    arguments = COMMANDS["report"].parse(words)
+    out = Path(arguments.out)
+    check_free(out, REPORT_FILES, arguments.overwrite)
     _require_packages("report", "jinja2", "scipy")
     from sdedit_pl.study.study_report import report_markdown
 
-    with StudyDatabase(Path(config["study"])) as study:
+    with StudyDatabase(Path(arguments.study)) as study:
         answers = study.answers()
-        findings = summarise(study.settings, study.raters(), answers, config["threshold"])
+        findings = summarise(study.settings, study.raters(), answers, arguments.threshold)
     texts = (
         report_markdown(findings),
         json.dumps(findings, indent=1, ensure_ascii=False) + "\n",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from sdedit_pl.cli import fail, say, speaks
-from sdedit_pl.cli.arguments import configuration
-from sdedit_pl.config import Key, read_file
+from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.training_config import TrainingConfig
+from sdedit_pl.configuration.yaml_text import read_file
 from sdedit_pl.fit import fit
 from sdedit_pl.resources import find_config
-from sdedit_pl.settings import TRAINING
 from sdedit_pl.training.stop_signals import Interrupted
 
 USAGE = """sdedit train config=NAME|FILE.yaml [key=value ...]
@@ -15,16 +15,14 @@ USAGE = """sdedit train config=NAME|FILE.yaml [key=value ...]
 Trains a score model and leaves in `out` the checkpoint that editing takes, previews and logs. The same command again
 goes on from the newest checkpoint. SIGTERM and SIGUSR1 (clusters) and Ctrl-C end it after a checkpoint, with the exit
 codes 75, 75 and 130."""
-CONFIG_KEY = Key(str, None, "a YAML file, or the name of a bundled configuration; without one, the defaults")
+COMMAND = Command(
+    USAGE, TrainingConfig, "a YAML file, or the name of a bundled configuration; without one, the defaults"
+)
 
 
-def run(arguments: list[str]) -> None:
+def run(words: list[str]) -> None:
     """Reads the configuration and trains."""
-    config = configuration(
-        arguments, TRAINING, USAGE, file_key=CONFIG_KEY, read=lambda file: read_file(find_config(file))
-    )
-    if config is None:
-        return
+    config = COMMAND.parse(words, read=lambda file: read_file(find_config(file)))
     try:
         checkpoint = fit(config)
     except Interrupted as stop:

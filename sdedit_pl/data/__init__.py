@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from sdedit_pl.data.datamodule import ImageDataModule
-from sdedit_pl.data.folder_source import FolderSource
-from sdedit_pl.data.image_files import UnreadableImage
-from sdedit_pl.data.source import Source
-from sdedit_pl.data.torchvision_source import TorchvisionSource
-from sdedit_pl.data.webdataset_source import WebDatasetSource
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-DATA_SOURCES: dict[str, type[Source]] = {
-    "folder": FolderSource,
-    "webdataset": WebDatasetSource,
-    "torchvision": TorchvisionSource,
-}
+if TYPE_CHECKING:
+    from sdedit_pl.data.datamodule import ImageDataModule
+    from sdedit_pl.data.folder_source import FolderSource
+    from sdedit_pl.data.image_files import UnreadableImage
+    from sdedit_pl.data.source import Source
+    from sdedit_pl.data.sources import DATA_SOURCES
+    from sdedit_pl.data.torchvision_source import TorchvisionSource
+    from sdedit_pl.data.webdataset_source import WebDatasetSource
 
 __all__ = [
     "DATA_SOURCES",
@@ -24,3 +23,20 @@ __all__ = [
     "UnreadableImage",
     "WebDatasetSource",
 ]
+
+_HOMES = {
+    "DATA_SOURCES": "sources",
+    "FolderSource": "folder_source",
+    "ImageDataModule": "datamodule",
+    "Source": "source",
+    "TorchvisionSource": "torchvision_source",
+    "UnreadableImage": "image_files",
+    "WebDatasetSource": "webdataset_source",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used: reading a guide must not load Lightning and torchvision."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -42,10 +42,10 @@ class SDEdit:
             the same for every SDE. The paper's lie in [0.3, 0.6].
         steps: the number of steps from t0 to 0, whatever t0 is; None for as many as the variant usually takes.
         repeats: how often the edit is run, each time on its own result (K).
-        solver: a solver, or a name in `sdedit_pl.solvers.SOLVERS`.
-        grid: a time grid, or a name in `sdedit_pl.grids.GRIDS`.
+        solver: the solver; None for `DEFAULT_SOLVER`, or the variant's own.
+        grid: the time grid; None for `DEFAULT_GRID`, or the variant's own.
         variant: a name in `sdedit_pl.editing.published.VARIANTS`; "paper" and "reference" bring their own solver and
-            grid, and are only run with the default ones here.
+            grid, and take no other.
         anneal: the time that a repeat starts from, relative to that of the repeat before, in (0, 1].
         resample: (j, r): each j steps are taken r times, with a jump back between, which harmonises what is kept with
             what is new; for edits with a mask or a strength map.
@@ -61,8 +61,8 @@ class SDEdit:
     t0: float | str = 0.5
     steps: int | None = None
     repeats: int = 1
-    solver: str | Solver = DEFAULT_SOLVER
-    grid: str | Grid = DEFAULT_GRID
+    solver: Solver | None = None
+    grid: Grid | None = None
     variant: str = "exact"
     anneal: float = 1.0
     resample: tuple[int, int] | None = None
@@ -73,13 +73,8 @@ class SDEdit:
         start_number(self.t0)
         if self.repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {self.repeats}; 1 runs the edit once")
-        for family, table, value in (
-            ("variant", VARIANTS, self.variant),
-            ("solver", SOLVERS, self.solver),
-            ("grid", GRIDS, self.grid),
-        ):
-            if isinstance(value, str) and value not in table:
-                raise ValueError(f"{family} must be one of {', '.join(table)}, got {value!r}")
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
         if self.step_count < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}; {self._variant.steps} is usual")
         self._check_options()
@@ -188,15 +183,10 @@ class SDEdit:
         return VARIANTS[self.variant]
 
     def _solver(self) -> Solver:
-        own = self._variant.solver
-        if own is not None:
-            return own
-        return SOLVERS[self.solver]() if isinstance(self.solver, str) else self.solver
+        return self._variant.solver or self.solver or SOLVERS[DEFAULT_SOLVER]()
 
     def _grid(self) -> Grid:
-        if self._variant.solver is not None:
-            return Uniform()
-        return GRIDS[self.grid]() if isinstance(self.grid, str) else self.grid
+        return Uniform() if self._variant.solver is not None else self.grid or GRIDS[DEFAULT_GRID]()
 
     def _constraint(
         self,
@@ -233,10 +223,10 @@ class SDEdit:
             )
         if self._variant.solver is None:
             return
-        if (self.solver, self.grid) != (DEFAULT_SOLVER, DEFAULT_GRID):
+        if self.solver is not None or self.grid is not None:
+            given = self.grid if self.solver is None else self.solver
             raise ValueError(
-                f"variant={self.variant} brings its own solver and grid, got solver={self.solver!r} and "
-                f"grid={self.grid!r}; leave both at their defaults or take variant=exact"
+                f"variant={self.variant} brings its own solver and grid, got {given!r}; omit both or take variant=exact"
             )
         if (self.anneal, self.resample, self.lowpass) != (1, None, None):
             raise ValueError(

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 from sdedit_pl.editing import SDEdit
+from sdedit_pl.editing.sdedit import DEFAULT_SOLVER
 from sdedit_pl.evaluation.editing_tasks import StrokeSynthesis
 from sdedit_pl.grids import start_number
+from sdedit_pl.solvers import SOLVERS
 
 Value: TypeAlias = int | float | str
 
@@ -101,7 +103,12 @@ def _in_steps(edit: SDEdit, value: Value) -> list[AblationVariant]:
 
 
 def _solved_by(edit: SDEdit, value: Value) -> list[AblationVariant]:
-    return [AblationVariant(str(value), replace(edit, solver=str(value)))]
+    if value not in SOLVERS:
+        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {value!r}")
+    # None where it is the usual one, as in the tables' edits.
+    return [
+        AblationVariant(str(value), replace(edit, solver=None if value == DEFAULT_SOLVER else SOLVERS[str(value)]()))
+    ]
 
 
 def _at_noise_level(edit: SDEdit, value: Value) -> list[AblationVariant]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import lightning
 
-from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.editing_checkpoint import best_average
 from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 logger = logging.getLogger(__name__)
 

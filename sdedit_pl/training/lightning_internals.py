@@ -6,9 +6,16 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import nn
 
 
 def ignore_signals(trainer: lightning.Trainer) -> None:
@@ -70,3 +77,79 @@ def recount_batches(checkpoint: dict[str, Any], accumulated: int) -> None:
         missing = batches - part["ready"]
         for name in part:
             part[name] += missing
+
+
+@contextmanager
+def without_notices() -> Iterator[None]:
+    """Hides two of Lightning's messages inside the block.
+
+    Why: advertisements for litlogger and litmodels are no news of a run, and the deprecation of torch's LeafSpec
+    concerns code of Lightning only.
+    Replacement: Trainer options that switch the tips off, and a Lightning release that does not use LeafSpec.
+    """
+    messages = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    messages.addFilter(_is_no_tip)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+            yield
+    finally:
+        messages.removeFilter(_is_no_tip)
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return not any(name in record.getMessage() for name in ("litlogger", "litmodels"))
+
+
+class AccessibleWeightAveraging(WeightAveraging):
+    """Lightning's weight averaging with its private state as properties.
+
+    Why: updates, previews and editing checkpoints need the averaged module itself. During a validation Lightning
+    exchanges the weights of the module and of the average, without telling which ones the module holds. It leaves them
+    exchanged after an exception.
+    Replacement: public properties of `WeightAveraging`.
+
+    Attributes:
+        exchanged: whether the module currently holds the averaged weights, and the average those of the module.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(use_buffers=False)
+        self.exchanged = False
+
+    @property
+    def average(self) -> nn.Module | None:
+        """The averaged copy of the LightningModule; None outside of a fit."""
+        return None if self._average_model is None else self._average_model.module
+
+    @property
+    def updates(self) -> int:
+        """Number of updates of the average, which checkpoints keep."""
+        assert self._average_model is not None
+        return int(self._average_model.n_averaged)
+
+    @updates.setter
+    def updates(self, count: int) -> None:
+        assert self._average_model is not None
+        # On the CPU, so that reading it waits for no accelerator.
+        self._average_model.n_averaged = torch.tensor(count)
+
+    @property
+    def latest_update_step(self) -> int:
+        """The optimiser step of the latest update."""
+        return self._latest_update_step
+
+    @latest_update_step.setter
+    def latest_update_step(self, step: int) -> None:
+        self._latest_update_step = step
+
+    def _swap_models(self, pl_module: lightning.LightningModule) -> None:
+        super()._swap_models(pl_module)
+        self.exchanged = not self.exchanged
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        # An exception during validation leaves the weights exchanged.
+        if self.exchanged:
+            self._swap_models(pl_module)

@@ -26,8 +26,8 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.metrics.distances import nearest_by_distance
-from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 from sdedit_pl.typing import Images
 
 logger = logging.getLogger(__name__)
@@ -70,13 +70,9 @@ class MemorisationAlarm(lightning.Callback):
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
             return
-        denoiser = self.averaging.averaged(pl_module)
-        training = denoiser.training
-        denoiser.eval()
         guides = stroke_painting(self.originals).to(pl_module.device)
-        with trainer.precision_plugin.forward_context():
+        with self.averaging.evaluated(trainer, pl_module) as denoiser:
             edits = self.edit(denoiser, guides, seeds=list(range(len(guides)))).clamp(-1, 1).float().cpu()
-        denoiser.train(training)
         distances = {"edits": self.distance(edits), "originals": self.distance(self.originals)}
         ratio = distances["edits"] / max(distances["originals"], 1e-6)
         for name, value in {**distances, "ratio": ratio}.items():

@@ -1,12 +1,13 @@
-"""The LightningModule: one training step of denoising score matching, on random numbers that can be replayed.
+"""The LightningModule: a training step of denoising score matching with reproducible random numbers.
 
-Every random number of a step is a function of (seed, rank, batch number): a resumed run draws what the
-uninterrupted one would have drawn, and no two ranks draw the same noise.
+Every random number of a step is a function of (seed, rank, number of the batch). A resumed run draws the same numbers
+as an uninterrupted one, and no two ranks draw the same noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning
@@ -24,9 +25,9 @@ from sdedit_pl.training.optimizers import Adam, Schedule
 from sdedit_pl.typing import Images, Times
 
 TRAINING, VALIDATION = 0, 1
-"""Domains of the random streams, so that a validation batch never repeats a training batch's noise."""
+"""Domains of the random streams, so that validation never repeats the noise of training."""
 GOLDEN_RATIO = (5**0.5 - 1) / 2
-"""Multiples of it, without their whole part, fill [0, 1) evenly, however many are taken."""
+"""The fractional parts of its multiples fill [0, 1) evenly, whatever their number."""
 
 
 class ScoreModule(lightning.LightningModule):
@@ -34,19 +35,19 @@ class ScoreModule(lightning.LightningModule):
 
     Args:
         denoiser: the model.
-        weighting: cost of an error at each time.
+        weighting: weight of the error at each time.
         times: distribution of training times.
         optimizer: optimiser settings.
         schedule: learning-rate schedule.
-        reduction: of the squared error over an image's pixels, "mean" or "sum".
-        augmentation: what is done to training images; None for nothing.
-        uncertainty: learned beside the denoiser; None minimises the weighted loss itself.
-        sigma_edges: noise levels between which validation looks at each range by itself.
-        seed: of every random number of training.
+        reduction: reduction of the squared error over the pixels of an image, "mean" or "sum".
+        augmentation: random changes of training images; None for no changes.
+        uncertainty: learned weighting of the noise levels; None minimises the weighted loss itself.
+        sigma_edges: edges of the ranges of noise levels that validation reports separately.
+        seed: seed of all random numbers of training.
         config: the resolved configuration as plain data, written into every checkpoint.
 
     Raises:
-        ValueError: if the denoiser has a learned variance.
+        ValueError: the denoiser has a learned variance.
     """
 
     def __init__(
@@ -67,8 +68,8 @@ class ScoreModule(lightning.LightningModule):
         super().__init__()
         if denoiser.parameterisation.learned_variance:
             raise ValueError(
-                "training fits the estimate alone and would leave a learned variance behind; take a parameterisation "
-                "without one, epsilon for epsilon_and_variance; init_from= takes such models all the same"
+                "training fits the estimate only and cannot train a learned variance; take a parameterisation without "
+                "one, epsilon for epsilon_and_variance; init_from= accepts models with a learned variance"
             )
         self.denoiser = denoiser
         self.weighting = weighting
@@ -87,36 +88,35 @@ class ScoreModule(lightning.LightningModule):
 
     def training_step(self, batch: Float[Tensor, "B C H W"], batch_idx: int) -> Tensor:
         """Mean loss of a batch of clean images in [-1, 1]."""
-        # Dropout draws from the default generator only, whose state no checkpoint keeps: each batch starts it afresh.
-        torch.manual_seed(mixed(self.seed, self.global_rank, self.batches_done, TRAINING))
-        uniform = torch.rand(batch.shape[0], device=batch.device, dtype=torch.float32)
-        noise = torch.randn(batch.shape, device=batch.device, dtype=torch.float32)
-        images, told = self.augmentation(batch)
-        t = self.times.times(self.denoiser.sde, uniform)
-        losses = self.losses(self.denoiser, images, t, noise, told)
-        self.batch_loss = losses.detach().mean()  # to be logged, but not at every step: that waits for the device
+        with seeded(mixed(self.seed, self.global_rank, self.batches_done, TRAINING), batch.device):
+            uniform = torch.rand(batch.shape[0], device=batch.device, dtype=torch.float32)
+            noise = torch.randn(batch.shape, device=batch.device, dtype=torch.float32)
+            images, labels = self.augmentation(batch)
+            t = self.times.times(self.denoiser.sde, uniform)
+            losses = self.losses(self.denoiser, images, t, noise, labels)
+        self.batch_loss = losses.detach().mean()  # not logged here, which would wait for the accelerator
         if self.uncertainty is not None:
             losses = self.uncertainty.objective(losses, self.denoiser.sde, t)
-        # Counted here and not in on_train_batch_end, which comes after the checkpoint of this batch is written.
+        # Not counted in on_train_batch_end, which Lightning calls after the checkpoint of this batch is written.
         self.batches_done += 1
         return losses.mean()
 
     def compile_losses(self) -> None:
-        """Compiles the loss as a whole: noising, preconditioning, network and weighting in one graph."""
+        """Compiles the whole loss into one graph: noising, preconditioning, network and weighting."""
         self.losses = torch.compile(self.losses, dynamic=False)
 
     def on_validation_start(self) -> None:
-        # A compiled network would be compiled anew for evaluation and for each size of a last batch or a preview.
+        # A compiled network would be recompiled for evaluation and for every new batch size.
         torch.compiler.set_stance("force_eager")
 
     def on_validation_end(self) -> None:
         torch.compiler.set_stance("default")
 
     def validation_step(self, batch: Float[Tensor, "B C H W"], batch_idx: int) -> None:
-        """Loss at times spread evenly over the training distribution and over each bucket, on noise that never changes.
+        """Logs the loss at times spread evenly over the training distribution and over each bucket.
 
-        An image has its own noise and times, so that the loss depends neither on the batch size nor on the devices.
-        Further averages of the weights are validated by their `criterion` alone.
+        Noise and times belong to the image and never change, so that the loss depends neither on the batch size nor on
+        the devices. For further averages of the weights only their `criterion` is logged.
         """
         data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         indices = data.val_indices(batch_idx)
@@ -135,14 +135,14 @@ class ScoreModule(lightning.LightningModule):
 
     @property
     def buckets(self) -> tuple[NoiseBucket, ...]:
-        """The ranges of noise levels to validate on: those between `sigma_edges` that are trained."""
+        """The ranges of noise levels between `sigma_edges`, without those that are not trained."""
         return noise_buckets(self.sigma_edges, self.denoiser)
 
     def criterion(self, half_life: int | None = None) -> str:
-        """The logged number by which weights are chosen: the lowest is best.
+        """Name of the logged loss by which weights are chosen; lower is better.
 
         Args:
-            half_life: of one of the further `averages`, in images; None for the average that Lightning validates.
+            half_life: half-life of one of the further `averages`; None for the average that Lightning validates.
         """
         name = f"val/loss/{BUCKETS_MEAN}" if self.buckets else "val/loss"
         return name if half_life is None else f"{name}/average_{half_life}"
@@ -163,14 +163,14 @@ class ScoreModule(lightning.LightningModule):
     def _bucket_losses(
         self, denoiser: Denoiser, images: Images, uniform: Float[Tensor, "B"], noise: Images
     ) -> dict[str, Tensor]:
-        """The losses of each image in each bucket, and their mean over the buckets, by their names in logs."""
+        """Loss of each image in each bucket and their mean over the buckets, by name in logs."""
         found = {f"val/loss/{bucket.name}": bucket.losses(denoiser, images, uniform, noise) for bucket in self.buckets}
         return found | {self.criterion(): torch.stack(list(found.values())).mean(0)} if found else {}
 
     def configure_optimizers(self) -> Any:
-        """The optimiser and its schedule, stepped after every optimiser step."""
+        """The optimiser and its schedule, which advances with every optimiser step."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        # Under 16-mixed, a fused optimiser would take the scale off the gradients itself, after they have been clipped.
+        # Under 16-mixed, a fused optimiser would unscale the gradients itself, after clipping.
         fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
         optimizer = self.optimizer.build(trained, fused=fused)
         steps = self.trainer.max_steps
@@ -183,30 +183,42 @@ class ScoreModule(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        # Lightning refuses to clip for a fused optimiser, which might hold scaled gradients; here they are not scaled.
+        # Lightning refuses to clip for fused optimisers, whose gradients may be scaled; here they never are.
         if gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(
                 [parameter for group in optimizer.param_groups for parameter in group["params"]], gradient_clip_val
             )
 
     def on_train_start(self) -> None:
-        # A checkpoint brings the settings that it was written under; the configuration's hold from here on.
+        # Lightning restores the settings in the checkpoint; from here on those of the configuration apply.
         factor = self.schedule.factor(self.global_step, self.trainer.max_steps)
         scheduler: Any = self.lr_schedulers()
         scheduler.base_lrs = [self.optimizer.rate] * len(scheduler.base_lrs)
         optimizer = scheduler.optimizer
         for group in optimizer.param_groups:
             group |= optimizer.defaults | {"lr": self.optimizer.rate * factor}
-            if group["fused"]:  # reads its count of steps on the device; a checkpoint of a CPU has it elsewhere
+            if group["fused"]:  # needs its step count on the accelerator; a checkpoint written on a CPU has it there
                 for parameter in group["params"]:
                     if "step" in (state := optimizer.state.get(parameter, {})):
                         state["step"] = state["step"].to(parameter.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the configuration, as plain data, so that a checkpoint says by itself what it is."""
+        """Adds the configuration, as plain data, so that a checkpoint describes itself."""
         checkpoint["sdedit_config"] = self.config
         checkpoint["sdedit_batches_done"] = self.batches_done
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the count of batches, which numbers the random streams."""
+        """Restores the number of batches, which determines the random streams."""
         self.batches_done = checkpoint["sdedit_batches_done"]
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds the default generators of the CPU and of `device` inside the block, and restores them afterwards.
+
+    Dropout has no generator argument. With the state restored, nothing outside the block depends on the seed.
+    """
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
+        torch.manual_seed(seed)
+        yield

@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules.
 
-A schedule is the factor on the learning rate as a function of the optimiser steps taken; being a function of nothing
-else, it is right after any resume, also one with another number of steps.
+A schedule gives the factor on the learning rate as a function of the optimiser step only. It is therefore correct after
+any resume, also if the total number of steps has changed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Schedule(abc.ABC):
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The rate as it is, as score_sde and DDPM train."""
+    """A constant rate, as in score_sde and DDPM."""
 
     def decay(self, step: int, steps: int) -> float:
         return 1.0
@@ -55,11 +55,11 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Trapezoid(Schedule):
-    """Constant, then linear to 0 over the last steps: a run can be prolonged until the moment the descent begins.
+    """Constant, then linear to 0 over the last steps; a run can be extended until the decay begins.
 
     Args:
         warmup_steps: optimiser steps over which the rate rises linearly from 0.
-        decay_steps: optimiser steps of the descent at the end.
+        decay_steps: optimiser steps of the decay at the end.
     """
 
     decay_steps: int = 1000
@@ -79,7 +79,7 @@ class InverseSquareRoot(Schedule):
 
     Args:
         warmup_steps: optimiser steps over which the rate rises linearly from 0.
-        reference_steps: where the fall begins.
+        reference_steps: optimiser step at which the decay begins.
 
     Source: Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", CVPR 2024, equation 67.
     """
@@ -120,7 +120,7 @@ class Adam:
     weight_decay: float = 0.0
 
     def build(self, parameters: list[torch.nn.Parameter], *, fused: bool = False) -> torch.optim.Optimizer:
-        """The torch optimiser of these settings; `fused` takes a step in one kernel, on a GPU."""
+        """Builds the torch optimiser; `fused` takes a step in one kernel on a GPU."""
         return torch.optim.Adam(parameters, self.rate, self.betas, self.eps, self.weight_decay, fused=fused)
 
 
@@ -132,13 +132,13 @@ class AdamW(Adam):
         rate: learning rate at the schedule's factor 1.
         betas: decay rates of the two moments.
         eps: added to the root of the second moment.
-        weight_decay: share of each weight that is taken off at every step, times the rate.
+        weight_decay: fraction of each weight that is subtracted at every step, times the rate.
     """
 
     weight_decay: float = 0.01
 
     def build(self, parameters: list[torch.nn.Parameter], *, fused: bool = False) -> torch.optim.Optimizer:
-        """The torch optimiser of these settings; `fused` takes a step in one kernel, on a GPU."""
+        """Builds the torch optimiser; `fused` takes a step in one kernel on a GPU."""
         return torch.optim.AdamW(parameters, self.rate, self.betas, self.eps, self.weight_decay, fused=fused)
 
 

@@ -15,8 +15,8 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.files import whole_file
 from sdedit_pl.sampling import sample
-from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +55,8 @@ class Previews(lightning.Callback):
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
             return
-        with trainer.precision_plugin.forward_context():
-            rows = self.rows(self.averaging.averaged(pl_module), pl_module.device)
+        with self.averaging.evaluated(trainer, pl_module) as denoiser:
+            rows = self.rows(denoiser, pl_module.device)
         if not rows:
             return
         columns = max(len(row) for row in rows)
@@ -80,11 +80,8 @@ class Previews(lightning.Callback):
             if log_image is not None:
                 log_image("preview", [str(path)], step=trainer.global_step)
 
-    @torch.inference_mode()
     def rows(self, denoiser: Denoiser, device: torch.device) -> list[Float[Tensor, "_ C H W"]]:
         """The rows of the sheet: guides, their edits, samples."""
-        training = denoiser.training
-        denoiser.eval()
         rows = []
         if self.guides is not None and len(self.guides):
             guides = self.guides.to(device)
@@ -92,5 +89,4 @@ class Previews(lightning.Callback):
         if self.samples:
             seeds, steps = range(self.samples), self.edit.step_count
             rows.append(sample(denoiser, self.image_shape, seeds, steps=steps, device=device))
-        denoiser.train(training)
         return rows

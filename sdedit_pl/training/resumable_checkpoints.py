@@ -24,8 +24,8 @@ from sdedit_pl.training.device_agreement import Agreement
 from sdedit_pl.training.divergence_watch import DivergenceWatch
 from sdedit_pl.training.lightning_internals import ignore_signals, recount_batches, validation_is_due
 from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.step_counts import between_steps
 from sdedit_pl.training.stop_signals import Interrupted, StopSignals
-from sdedit_pl.training.training_log import between_steps
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ import lightning
 import torch
 from torch import Tensor
 
-from sdedit_pl.training.average import images_seen
 from sdedit_pl.training.divergence_watch import DivergenceWatch
 from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.step_counts import between_steps, images_seen
 
 
 class TrainingLog(lightning.Callback):
@@ -89,8 +89,3 @@ class TrainingLog(lightning.Callback):
         self._last = (images, now)
         for logger in trainer.loggers:
             logger.log_metrics(self.latest, step=trainer.global_step - 1)
-
-
-def between_steps(trainer: lightning.Trainer, batch_idx: int) -> bool:
-    """Whether more batches of the same optimiser step follow, because gradients are accumulated."""
-    return (batch_idx + 1) % trainer.accumulate_grad_batches != 0

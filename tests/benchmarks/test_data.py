@@ -46,7 +46,7 @@ def test_the_ratio_is_the_median_over_rounds() -> None:
     [
         ("rounds=0", "rounds must be at least 1, got 0"),
         ("src=nowhere", "nowhere"),
-        ("encodings=[gif]", "encodings must be a list"),
+        ("encodings=[gif]", "encodings[0] must be 'png'"),
     ],
 )
 def test_bad_input_is_refused(photos: Path, argument: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,7 @@ def test_an_edit_that_solver_or_grid_refuse_is_left_out() -> None:
 def run(folder: Path, *more: str) -> int:
     small = ["t0=[0.3]", "evaluations=[5,10]", "guides=2", "samples=8", "directions=4"]
     return mixture.run_benchmark(
-        [f"out={folder}", *small, *more], mixture.SCHEMA, mixture.USAGE, mixture.measure, mixture.report, mixture.plot
+        [f"out={folder}", *small, *more], mixture.COMMAND, mixture.measure, mixture.report, mixture.plot
     )
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from sdedit_pl import save_denoiser
-from sdedit_pl.build import build_denoiser, model_config
-from sdedit_pl.settings import TRAINING
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.configuration.resolution import resolve
+from sdedit_pl.configuration.training_config import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -26,7 +27,7 @@ from sdedit_pl.metrics.intervals import Estimate  # noqa: E402
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = {"name": "ncsnpp", "channels": 8, "channel_multipliers": [1], "attention_levels": [], "patch": 4}
-    model = model_config(TRAINING.resolve({"data": {"path": "none", "size": 64}, "network": network}))
+    model = resolve(TrainingConfig, {"data": {"path": "none", "size": 64}, "network": network}).model
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     save_denoiser(file, build_denoiser(model), model, {"steps": 7, "images_seen": 112})

@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import recipes
 
 from sdedit_pl import save_denoiser
-from sdedit_pl.build import build_denoiser, model_config
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.configuration.resolution import as_data
 
 
 def colour(images: torch.Tensor) -> torch.Tensor:
@@ -27,7 +28,7 @@ def colour(images: torch.Tensor) -> torch.Tensor:
 def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setitem(recipes.FEATURES, "colour", lambda: colour)
     config = tiny_config("data.path=unused")
-    save_denoiser(tmp_path / "start.safetensors", build_denoiser(model_config(config)), model_config(config), {})
+    save_denoiser(tmp_path / "start.safetensors", build_denoiser(config.model), config.model, {})
     given = {
         "data": write_images(tmp_path / "images", count=60),
         "out": tmp_path / "out",
@@ -100,9 +101,10 @@ def test_what_cannot_be_compared_is_refused(
 
 
 def test_recipes_differ_in_what_they_are_about_and_nothing_else(arguments: list[str]) -> None:
-    settings = recipes.SCHEMA.resolve(*recipes.SCHEMA.read_arguments(arguments))
+    settings = as_data(recipes.COMMAND.parse(arguments))
     configs = {
-        name: recipes.training_config(recipes.Run(name, 1e-3, 400), settings) for name in ("default", "t_max", "ddpm")
+        name: recipes.training_config(recipes.Run(name, 1e-3, 400), settings).as_data()
+        for name in ("default", "t_max", "ddpm")
     }
     differing = {key for key, value in configs["default"].items() if configs["t_max"][key] != value}
     assert differing == {"out", "times"}

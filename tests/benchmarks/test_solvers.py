@@ -19,7 +19,8 @@ import solvers_plan
 import solvers_report
 
 from sdedit_pl import save_denoiser
-from sdedit_pl.build import build_denoiser, model_config
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.configuration.resolution import as_data
 from sdedit_pl.sde import VPSDE
 
 
@@ -31,7 +32,7 @@ def colour(images: torch.Tensor) -> torch.Tensor:
 @pytest.fixture
 def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setitem(solvers.FEATURES, "colour", lambda: colour)
-    model = model_config(tiny_config("data.path=unused"))
+    model = tiny_config("data.path=unused").model
     torch.manual_seed(0)
     save_denoiser(tmp_path / "tiny.safetensors", build_denoiser(model), model, {"steps": 7})
     write_images(tmp_path / "images" / "train", 1)
@@ -127,7 +128,7 @@ def test_it_goes_on_where_it_was(
 def test_other_weights_are_other_results(arguments: list[str], tmp_path: Path, capsys) -> None:
     few = [*arguments, "solvers=[]", "references=[ancestral]"]
     assert solvers.main(few) == 0
-    model = model_config(tiny_config("data.path=unused"))
+    model = tiny_config("data.path=unused").model
     torch.manual_seed(1)
     save_denoiser(tmp_path / "tiny.safetensors", build_denoiser(model), model, {})
     assert solvers.main(few) == 2
@@ -167,7 +168,7 @@ def test_what_cannot_be_measured_is_refused(
 
 
 def test_a_model_of_grey_images_is_refused(arguments: list[str], tmp_path: Path, capsys) -> None:
-    model = model_config(tiny_config("data.path=unused", "data.channels=1"))
+    model = tiny_config("data.path=unused", "data.channels=1").model
     save_denoiser(tmp_path / "grey.safetensors", build_denoiser(model), model, {})
     assert solvers.main([*arguments, f"ckpt={tmp_path / 'grey.safetensors'}"]) == 2
     assert "features are taken of RGB images" in capsys.readouterr().err
@@ -198,7 +199,7 @@ def test_samples_of_a_guide_are_edits_of_their_own(arguments: list[str], tmp_pat
 
 
 def settings_with(**changes: Any) -> dict[str, Any]:
-    return {**solvers.SCHEMA.resolve({"ckpt": "c", "out": "o"}), **changes}
+    return {**as_data(solvers.COMMAND.parse(["ckpt=c", "out=o"])), **changes}
 
 
 def test_references_and_promising_cells_come_first() -> None:

@@ -12,7 +12,7 @@ import yaml
 from sdedit_pl.calibration.t0_sidecar import calibrated_t0, sidecar_of, write_calibration
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import ConfigError
 from sdedit_pl.files import sha256_of
 
 

@@ -10,28 +10,28 @@ import pytest
 import torch
 from support.tiny import tiny_config
 
-from sdedit_pl.build import build_denoiser, model_config
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import save_denoiser
 from sdedit_pl.checkpoints.init_from import TOLD, initialise
-from sdedit_pl.config import ConfigError
+from sdedit_pl.configuration import ConfigError
 from sdedit_pl.denoiser import Denoiser
 
 
 def trained(folder: Path, *arguments: str) -> tuple[Denoiser, str]:
     """A model whose weights are all its own, and its checkpoint."""
     config = tiny_config("data.path=unused", "data.size=16", *arguments)
-    denoiser = build_denoiser(model_config(config))
+    denoiser = build_denoiser(config.model)
     with torch.no_grad():
         for weight in denoiser.parameters():
             weight.add_(torch.randn_like(weight))
     path = folder / "trained.safetensors"
-    save_denoiser(path, denoiser, model_config(config), {"config": config})
+    save_denoiser(path, denoiser, config.model, {"config": config.as_data()})
     return denoiser, str(path)
 
 
 def started(path: str, *arguments: str, rate: float = 1e-4) -> Denoiser:
     """A model of some configuration that starts from a checkpoint."""
-    model = model_config(tiny_config("data.path=unused", "data.size=16", *arguments))
+    model = tiny_config("data.path=unused", "data.size=16", *arguments).model
     denoiser = build_denoiser(model)
     initialise(denoiser, model, path, rate=rate)
     return denoiser

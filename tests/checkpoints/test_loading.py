@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from sdedit_pl.build import build_denoiser
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import Description, describe, loading, native, save_denoiser
-from sdedit_pl.checkpoints.loading import load_denoiser, load_described
-from sdedit_pl.checkpoints.network_shapes import without_weights
+from sdedit_pl.checkpoints.loading import load_denoiser, load_described, without_weights
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.networks import NETWORKS
 
 X = torch.linspace(-2, 2, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
@@ -35,7 +35,7 @@ def model_of(network: dict[str, Any]) -> dict[str, Any]:
 )
 def test_a_loaded_network_computes_what_the_saved_one_did(network: dict[str, Any], tmp_path: Path) -> None:
     """Also where it needs what the file does not hold: FIR kernels, sinusoids' frequencies."""
-    model = model_of(network)
+    model = ModelConfig.from_data(model_of(network))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(1)
         saved = build_denoiser(model).eval()

@@ -12,6 +12,7 @@ from support.denoisers import same_model
 
 import sdedit_pl
 from sdedit_pl.checkpoints import CheckpointError, describe, load_denoiser, save_denoiser
+from sdedit_pl.configuration.model_config import ImageShape
 from sdedit_pl.denoiser import Denoiser
 
 X = torch.linspace(-2, 2, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
@@ -70,7 +71,8 @@ def test_loading_leaves_the_global_generator_alone(tiny_checkpoint: Path) -> Non
 def test_a_checkpoint_says_what_it_is(tiny_checkpoint: Path) -> None:
     description = describe(tiny_checkpoint)
     assert description.format == "sdedit_pl"
-    assert description.model["network"]["channels"] == 8 and description.model["image"] == {"size": 16, "channels": 3}
+    assert description.model.network.values["channels"] == 8
+    assert description.model.image == ImageShape(size=16, channels=3)
     assert description.training == {"steps": 7, "images_seen": 28}
     assert description.parameters == sum(tensor.numel() for tensor in contents(tiny_checkpoint)[0].values())
 

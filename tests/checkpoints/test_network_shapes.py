@@ -15,6 +15,7 @@ from torch import nn
 from sdedit_pl.checkpoints import CheckpointError, describe, load_denoiser
 from sdedit_pl.checkpoints.native import save_weights
 from sdedit_pl.checkpoints.network_shapes import state_shapes, without_weights
+from sdedit_pl.configuration.model_config import ModelConfig
 
 
 def test_a_module_built_without_weights_has_shapes_and_buffers() -> None:
@@ -35,9 +36,10 @@ def test_other_threads_build_as_usual() -> None:
 
 
 def test_an_overstated_width_takes_no_memory(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    model = describe(tiny_checkpoint).model
+    model = describe(tiny_checkpoint).model.as_data()
     model["network"] |= {"channels": 20_000, "attention_levels": [0, 1]}
-    save_weights(tmp_path / "wide.safetensors", contents(tiny_checkpoint)[0], model)
+    wide = ModelConfig.from_data(model)
+    save_weights(tmp_path / "wide.safetensors", contents(tiny_checkpoint)[0], wide)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CheckpointError, match="do not fit its own configuration"):
         load_denoiser(tmp_path / "wide.safetensors")

@@ -13,12 +13,13 @@ from diffusers import DiffusionPipeline
 from support.diffusers_models import AS_DDPM, AS_NCSNPP, save_pipeline
 
 from sdedit_pl import save_denoiser
-from sdedit_pl.build import build_denoiser, model_config
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints.exporters.export_format import Export, ExportError
 from sdedit_pl.checkpoints.importers.noise_conventions import discrete_vp
 from sdedit_pl.cli import export
+from sdedit_pl.configuration.resolution import resolve
+from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.settings import TRAINING
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def table(desk: Path) -> str:
         "attention_levels": [],
     }
     settings = {"data": {"path": "unused", "size": 16}, "network": network, **discrete_vp()}
-    model = model_config(TRAINING.resolve(settings))
+    model = resolve(TrainingConfig, settings).model
     save_denoiser(desk / "table.safetensors", build_denoiser(model), model)
     return "table.safetensors"
 

@@ -28,7 +28,7 @@ EDM_PICKLE = b"\x80\x02ctorch_utils.persistence\n_reconstruct_persistent_obj\n(t
 def tiny_preset(reference: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Makes the tiny network of the parity data a published one; returns its name."""
     config = json.loads((reference / "sdedit_ddpm/config.json").read_text())
-    model = importer("ddim").read(reference / DDIM_FILE, config=config).model
+    model = importer("ddim").read(reference / DDIM_FILE, config=config).model.as_data()
     monkeypatch.setitem(PRESETS, "tiny", Preset("ddim", model, {"variance": "fixedsmall"}))
     return "tiny"
 
@@ -190,8 +190,8 @@ def test_bad_sources_are_refused_and_leave_nothing(
         (["src={ddim}", "out=a.pth"], "out=a.pth must be a .safetensors file"),
         (["src={ddim}", "out=folder.safetensors"], "out=folder.safetensors is a folder; name a file in it"),
         (["src={ddim}", "out=a.safetensors", "format=keras"], "format must be one of lightning, score_sde, ddim"),
-        (["src={ddim}", "out=a.safetensors", "weights=best"], "weights must be one of ema, raw, got 'best'"),
-        (["src={ddim}", "out=a.safetensors", "dtype=int8"], "dtype must be one of float32, float16, bfloat16 or null"),
+        (["src={ddim}", "out=a.safetensors", "weights=best"], "weights must be 'ema' or 'raw', got 'best'"),
+        (["src={ddim}", "out=a.safetensors", "dtype=int8"], "dtype must be 'float32', 'float16' or 'bfloat16' or null"),
         (["src={ddim}", "out=a.safetensors", "preset=church"], "preset=church is not known; did you mean"),
         (["src={ddim}", "out=a.safetensors", "preset=church_outdoor"], "not those of preset=church_outdoor: missing"),
         (["src={ddim}", "out=a.safetensors"], "fits no preset"),

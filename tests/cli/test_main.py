@@ -6,28 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from sdedit_pl.cli import VERBS, calibrate, demo, edit, evaluate, export, import_, info, main, pack, study
-from sdedit_pl.config import Key, Schema, keys_of
-from sdedit_pl.settings import TRAINING
+from sdedit_pl.cli import VERBS, calibrate, demo, edit, evaluate, export, import_, info, main, pack, study, train
+from sdedit_pl.configuration.schema import Key, keys_of, schema_of
 
-SCHEMAS = {
-    "pack": pack.SCHEMA,
-    "train": TRAINING,
-    "edit": edit.SCHEMA,
-    "calibrate": calibrate.SCHEMA,
-    "evaluate": evaluate.SCHEMA,
-    "study": study.BUILD,
-    "demo": demo.SCHEMA,
-    "info": info.SCHEMA,
-    "import": import_.SCHEMA,
-    "export": export.SCHEMA,
+COMMANDS = {
+    "pack": pack.COMMAND,
+    "train": train.COMMAND,
+    "edit": edit.COMMAND,
+    "calibrate": calibrate.COMMAND,
+    "evaluate": evaluate.COMMAND,
+    "study": study.COMMANDS["build"],
+    "demo": demo.COMMAND,
+    "info": info.COMMAND,
+    "import": import_.COMMAND,
+    "export": export.COMMAND,
 }
 
 
-def every_key(schema: Schema) -> dict[str, Key]:
+def every_key(cls: type) -> dict[str, Key]:
     """The keys of all sections, `section=name.key` for those that go with a name."""
-    keys = keys_of(schema.top)
-    for section, declared in schema.settings.items():
+    schema = schema_of(cls)
+    keys = dict(schema.keys)
+    for section, declared in schema.sections.items():
         keys |= {f"{section}.{key}": value for key, value in keys_of(declared).items()}
     for section, family in schema.families.items():
         for name in family.table:
@@ -35,8 +35,8 @@ def every_key(schema: Schema) -> dict[str, Key]:
     return keys
 
 
-def test_every_verb_has_a_schema_here() -> None:
-    assert SCHEMAS.keys() == VERBS.keys()
+def test_every_verb_has_a_command_here() -> None:
+    assert COMMANDS.keys() == VERBS.keys()
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -44,7 +44,7 @@ def test_help_lists_every_key_with_its_meaning_and_default(verb: str, command) -
     code, output, errors = command(verb, "--help")
     assert (code, errors) == (0, "")
     lines = [line.strip() for line in output.splitlines()]
-    for name, key in every_key(SCHEMAS[verb]).items():
+    for name, key in every_key(COMMANDS[verb].arguments).items():
         section, _, rest = name.partition("=")
         shown = f"{section}.{rest.partition('.')[2]}" if rest else name
         assert any(line.split()[:1] == [shown] for line in lines), f"{shown} is not in the help"

@@ -14,7 +14,7 @@ from PIL import Image
 from support.recorded_noise import RecordedNoise
 
 from sdedit_pl.cli import main
-from sdedit_pl.cli.edit import SCHEMA, build_edits
+from sdedit_pl.cli.edit import COMMAND, build_edits
 from sdedit_pl.cli.edit_inputs import image_shape, read_areas, read_guides
 from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.guides import tensor_checks
@@ -60,12 +60,11 @@ def arguments(data: dict[str, torch.Tensor], guide: str) -> list[str]:
 def test_edits_are_the_runners_numbers(run: str, runner: Path, reference: Path) -> None:
     """Everything but the noise comes through what `sdedit edit` itself calls."""
     data = recorded(reference, run)
-    given, typed = SCHEMA.read_arguments(arguments(data, f"{run}_*.pth"))
-    config = SCHEMA.resolve(given, typed)
-    denoiser, description = load_for_editing(config["ckpt"], "cpu")
-    guides = read_guides(config["guide"], image_shape(description))
-    masks = [mask for mask in read_areas("mask", config["mask"], guides) if mask is not None]
-    samples = build_edits(config)[0](
+    parsed = COMMAND.parse(arguments(data, f"{run}_*.pth"))
+    denoiser, description = load_for_editing(parsed.ckpt, "cpu")
+    guides = read_guides(parsed.guide, image_shape(description))
+    masks = [mask for mask in read_areas("mask", parsed.mask, guides) if mask is not None]
+    samples = build_edits(parsed)[0](
         denoiser,
         torch.cat([guide.image for guide in guides]),
         edit_mask=torch.cat(masks),
@@ -117,11 +116,9 @@ def test_every_flag_of_the_runner_is_in_the_table() -> None:
 
 def test_the_documents_keys_are_ours() -> None:
     """Each `key=value` of the document is one that `sdedit edit` or `sdedit import` takes."""
-    from sdedit_pl.cli.import_ import SCHEMA as IMPORT
+    from sdedit_pl.cli.import_ import COMMAND as IMPORT
 
     text = DOCUMENT.read_text()
     for line in re.findall(r"^sdedit (?:edit|import) .*$", text, re.MULTILINE):
         verb, *rest = line.removeprefix("sdedit ").split()
-        schema = SCHEMA if verb == "edit" else IMPORT
-        given, typed = schema.read_arguments(rest)
-        schema.resolve(given, typed)
+        (COMMAND if verb == "edit" else IMPORT).parse(rest)

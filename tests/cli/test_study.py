@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from sdedit_pl.cli import study as verb
-from sdedit_pl.config import keys_of
+from sdedit_pl.configuration.schema import keys_of
 from sdedit_pl.study import study_server
 from sdedit_pl.study.answers_database import StudyDatabase
 
@@ -52,7 +52,7 @@ def answered(folders: Path, command: Callable) -> Path:
 def test_help_of_each_step(step: str, command) -> None:
     code, output, _ = command("study", step, "--help")
     assert code == 0 and output.startswith(f"sdedit study {step} ")
-    for key, known in keys_of({"build": verb.BUILD, "serve": verb.SERVE, "report": verb.REPORT}[step].top).items():
+    for key, known in keys_of(verb.COMMANDS[step].arguments).items():
         assert f"\n  {key} " in output and len(known.text) > 5
     assert output.strip() in command("study", "--help").output
 
@@ -143,7 +143,7 @@ def test_report_replaces_an_earlier_one_when_told(answered: Path, command, refus
         (["study"], "sdedit study takes build, serve, report and then key=value ..., got nothing"),
         (["study", "buidl"], "got 'buidl'; did you mean build?"),
         (["study", "build"], "methods is required: methods.NAME=FOLDER"),
-        (["study", "build", "methods=ours"], "methods must be a section of names, each with text (.NAME=...), got"),
+        (["study", "build", "methods=ours"], "methods must be an object, got"),
         (["study", "build", "methods.ours=ours"], "a study compares at least 2 methods, got 1"),
         (["study", "build", *METHODS], "faithfulness and satisfaction cannot be judged without guides=FOLDER"),
         (["study", "build", *METHODS, "guides=none"], "guides=none: there is no guide at none"),

@@ -57,7 +57,9 @@ def test_an_edit_reads_nothing_back(sde: str, solver: str, options: dict) -> Non
     with FakeGPU():
         denoiser = Denoiser(Blur(), Epsilon(), SDES[sde]()).to("cuda")
         guide, strength = torch.zeros(2, 3, 8, 8, device="cuda"), torch.ones(1, 1, 8, 8, device="cuda")
-        edited = SDEdit(t0=0.5, steps=12, solver=solver, **options)(denoiser, guide, strength=strength, seeds=[1, 2])
+        edited = SDEdit(t0=0.5, steps=12, solver=SOLVERS[solver](), **options)(
+            denoiser, guide, strength=strength, seeds=[1, 2]
+        )
     assert isinstance(edited, FakeTensor) and edited.device.type == "cuda" and edited.shape == guide.shape
 
 

@@ -45,7 +45,7 @@ def run(denoiser: Denoiser, batch: int, seeds: Sequence[int] = SEEDS, edit: SDEd
 
 def test_the_python_interface_edits(tiny_checkpoint: Path) -> None:
     guide, mask = some_guides(1)[0].image, left_half()
-    images = SDEdit(t0=0.5, steps=4, solver="ancestral")(
+    images = SDEdit(t0=0.5, steps=4, solver=SOLVERS["ancestral"]())(
         load_denoiser(tiny_checkpoint), guide, edit_mask=mask, seeds=[0, 1]
     )
     assert images.shape == (2, 3, 16, 16) and images.isfinite().all()
@@ -103,7 +103,7 @@ def test_what_cannot_be_edited_is_refused(denoiser: Denoiser) -> None:
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_edits_with_a_network(denoiser: Denoiser, solver: str) -> None:
-    edit = SDEdit(steps=40, solver=solver)
+    edit = SDEdit(steps=40, solver=SOLVERS[solver]())
     for edited in run(denoiser, batch=6, seeds=(0, 1), edit=edit):
         assert edited.samples.isfinite().all()
 

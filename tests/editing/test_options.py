@@ -8,6 +8,7 @@ from support.oracles import GaussianDenoiser, MixtureDenoiser
 
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.low_pass import low_frequencies
+from sdedit_pl.grids import GRIDS
 from sdedit_pl.noise import SeededNoise
 from sdedit_pl.sde import SDE, SDES, VESDE, VPSDE
 from sdedit_pl.solvers import SOLVERS
@@ -32,7 +33,7 @@ def test_black_is_kept_bit_for_bit_and_white_is_edited_as_without_a_map(sde: SDE
     """The denoiser sees each pixel alone, so that what happens beside one does not change it."""
     guide, strength = guides(), torch.zeros(1, 1, 8, 8)
     strength[..., 4:] = 1
-    edit, denoiser = SDEdit(t0=0.6, steps=12, repeats=2, solver=solver), GaussianDenoiser(sde)
+    edit, denoiser = SDEdit(t0=0.6, steps=12, repeats=2, solver=SOLVERS[solver]()), GaussianDenoiser(sde)
     edited = edit(denoiser, guide, strength=strength)
     assert torch.equal(edited[..., :4], guide[..., :4])
     assert torch.equal(edited, edit(denoiser, guide, edit_mask=strength > 0.5))
@@ -45,7 +46,7 @@ def test_a_pixel_between_is_edited_from_its_own_time(solver: str) -> None:
     """With one step left below its time, the edit of a pixel is that of a run which starts there."""
     sde, guide, strength = VPSDE(), guides(), torch.ones(1, 1, 8, 8)
     strength[..., 1:] = 0.15  # released at 0.09, of the times 0.12 and 0.06
-    edit = SDEdit(t0=0.6, steps=10, solver=solver, grid="uniform")
+    edit = SDEdit(t0=0.6, steps=10, solver=SOLVERS[solver](), grid=GRIDS["uniform"]())
     edited = edit(GaussianDenoiser(sde), guide, strength=strength)
     last = torch.full((2,), 0.06)
     expected = GaussianDenoiser(sde)(sde.perturb(guide, last, SeededNoise(range(2))(9, 0, guide)), last)
@@ -63,7 +64,7 @@ def test_a_higher_strength_changes_more() -> None:
 @every_sde
 @pytest.mark.parametrize("grid", ["uniform", "restart"])
 def test_a_strength_map_survives_repeats_and_jumps(sde: SDE, grid: str) -> None:
-    edit = SDEdit(t0="sigma:2", steps=20, repeats=3, anneal=0.8, grid=grid)
+    edit = SDEdit(t0="sigma:2", steps=20, repeats=3, anneal=0.8, grid=GRIDS[grid]())
     edited = edit(MixtureDenoiser(sde), guides(), strength=ramp())
     assert torch.equal(edited[..., 0], guides()[..., 0])
     assert edited.isfinite().all()
@@ -73,7 +74,7 @@ def test_a_strength_map_survives_repeats_and_jumps(sde: SDE, grid: str) -> None:
 @every_solver
 def test_resampling_goes_with_every_solver(sde: SDE, solver: str) -> None:
     mask = ramp() > 0.5
-    edit, denoiser = SDEdit(t0=0.6, steps=9, solver=solver, resample=(2, 3)), MixtureDenoiser(sde)
+    edit, denoiser = SDEdit(t0=0.6, steps=9, solver=SOLVERS[solver](), resample=(2, 3)), MixtureDenoiser(sde)
     edited, times = edit(denoiser, guides(), edit_mask=mask), []
     assert torch.equal(edited[..., :4], guides()[..., :4])
     # ... and new pixels are on the data, whose modes are -0.5 and 0.5
@@ -106,7 +107,7 @@ def test_an_annealed_repeat_is_an_edit_of_the_result_before() -> None:
 def test_low_frequencies_are_the_guides_and_high_ones_the_domains(sde: SDE, solver: str) -> None:
     guide = guides(2, 32)
     plain, held = (
-        SDEdit(t0="sigma:8", steps=12, solver=solver, lowpass=lowpass)(MixtureDenoiser(sde), guide)
+        SDEdit(t0="sigma:8", steps=12, solver=SOLVERS[solver](), lowpass=lowpass)(MixtureDenoiser(sde), guide)
         for lowpass in (None, 8)
     )
     distance = [(low_frequencies(edited - guide, 8)).square().mean().item() for edited in (plain, held)]
@@ -161,7 +162,7 @@ def test_impossible_options_are_refused(arguments: dict, message: str) -> None:
         ({"resample": (2, 2)}, {}, "all is new here; give a mask"),
         ({"resample": (4, 2)}, {"strength": ramp()}, "goes back 4 steps, and there are 4; take more steps, at least 5"),
         ({"resample": (0, 2)}, {"strength": ramp()}, "takes j >= 1 steps r >= 1 times, got 0,2"),
-        ({"resample": (1, 2), "grid": "restart", "steps": 20}, {"strength": ramp()}, "has some already"),
+        ({"resample": (1, 2), "grid": GRIDS["restart"](), "steps": 20}, {"strength": ramp()}, "has some already"),
         ({"lowpass": 9}, {}, "lowpass=9 is more than the 8 pixels"),
     ],
 )

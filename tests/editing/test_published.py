@@ -12,7 +12,7 @@ import torch
 from support.oracles import GaussianDenoiser
 from support.recorded_noise import RecordedNoise
 
-from sdedit_pl.build import build_denoiser
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints.importers import importer
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit

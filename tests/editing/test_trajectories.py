@@ -75,7 +75,7 @@ def some_trajectory(count: int = 2, frames: int = 5, size: int = 16) -> Trajecto
 def test_an_edit_is_the_same_bit_for_bit_and_costs_no_evaluation(tiny_checkpoint: Path, solver: str) -> None:
     denoiser, calls = load_denoiser(tiny_checkpoint), []
     denoiser.network.register_forward_hook(lambda *_: calls.append(1))
-    edit = SDEdit(t0=0.1, steps=3, solver=solver)
+    edit = SDEdit(t0=0.1, steps=3, solver=SOLVERS[solver]())
     plain, cost = edit(denoiser, guide(), seeds=[3]), len(calls)
     watched = RecordingDenoiser(denoiser)
     assert torch.equal(edit(watched, guide(), seeds=[3]), plain)

@@ -14,6 +14,7 @@ from sdedit_pl import SDEdit, load_denoiser
 from sdedit_pl.denoiser import PARAMETERISATIONS, CleanImage, Denoiser, EpsilonAndVariance
 from sdedit_pl.editing.windows import Windowed, window_starts, windowed
 from sdedit_pl.sde import VPSDE
+from sdedit_pl.solvers import SOLVERS
 from sdedit_pl.typing import Images
 
 SIZE, OVERLAP = 16, 8
@@ -179,7 +180,7 @@ def test_an_edit_depends_little_on_where_the_windows_lie(solver: str) -> None:
 
     def difference(overlap: int) -> Tensor:
         network = Denoiser(Blur(1), CleanImage(), VPSDE())
-        edit = SDEdit(t0=0.5, steps=10, solver=solver)
+        edit = SDEdit(t0=0.5, steps=10, solver=SOLVERS[solver]())
         first, second = (edit(windowed(network, SIZE, overlap, offset=offset), guide) for offset in OFFSETS)
         return (first - second).abs()
 

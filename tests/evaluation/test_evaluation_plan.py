@@ -11,6 +11,7 @@ from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation.ablations import AblationValues
 from sdedit_pl.evaluation.evaluation_plan import EvaluationPlan, EvaluationSettings, make_plan
 from sdedit_pl.sde import SDES
+from sdedit_pl.solvers import DDIM, Ancestral
 
 IDENTITIES = {"ckpt": "a", "compare": "b"}
 
@@ -40,7 +41,7 @@ def test_ablations_share_columns_with_the_tables() -> None:
     )
     shared = ["t0", "repeats", "steps", "solver", "colours"]
     plan = planned(
-        SDEdit(steps=20, solver="ancestral"), tasks=["stroke_synthesis"], baselines=[], ablations=shared, values=values
+        SDEdit(steps=20, solver=Ancestral()), tasks=["stroke_synthesis"], baselines=[], ablations=shared, values=values
     )
     folders = {name: [folder for _, folder in variants] for name, variants in plan.ablations.items()}
     assert all("stroke_synthesis/sdedit" in found for found in folders.values())
@@ -76,7 +77,7 @@ def test_recipes_hold_everything_that_images_depend_on() -> None:
     assert changed(planned(edit).recipes(IDENTITIES, "others")) == {"compositing/guide"}
     assert changed(planned(edit).recipes({"ckpt": "c"}, "groups")) == set(planned(edit).columns)
     edits = {"stroke_synthesis/sdedit", "stroke_editing/sdedit", "compositing/sdedit"}
-    assert changed(planned(replace(edit, solver="ddim")).recipes(IDENTITIES, "groups")) == edits
+    assert changed(planned(replace(edit, solver=DDIM())).recipes(IDENTITIES, "groups")) == edits
 
 
 def test_a_column_that_cannot_be_made_is_named() -> None:

@@ -25,9 +25,7 @@ def saved(folder: Path, value: object) -> Path:
 def test_files_are_converted_to_this_packages_conventions(mask: torch.Tensor, kind: type, tmp_path: Path) -> None:
     guide = read_guide(saved(tmp_path, kind([mask, IMAGE])), 8)
     assert guide.mask is not None and guide.mask.shape == (1, 1, 8, 8) and guide.mask.dtype == torch.bool
-    assert torch.equal(guide.mask[0, 0], KEPT[0] != 1), (
-        "the runner keeps pixels at 1"
-    )
+    assert torch.equal(guide.mask[0, 0], KEPT[0] != 1), "the runner keeps pixels at 1"
     torch.testing.assert_close(guide.image, IMAGE[None] * 2 - 1)
     assert not guide.resized
 

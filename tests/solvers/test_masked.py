@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sdedit_pl.denoiser import Denoiser, Epsilon
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.constraints import KeptRegion
-from sdedit_pl.grids import LogSNR
+from sdedit_pl.grids import GRIDS, LogSNR
 from sdedit_pl.noise import SeededNoise
 from sdedit_pl.sampling import integrate
 from sdedit_pl.sde import SDE, VESDE, VPSDE
@@ -89,13 +89,13 @@ def test_a_history_does_no_harm_beside_kept_pixels_with_new_noise_at_each_level(
     assert (distance < 0.03).all()
 
 
-@pytest.mark.parametrize("solver", [*SOLVERS, UniPC(3), ERSDE(2)], ids=str)
-def test_kept_pixels_stay_bit_for_bit_and_samples_do_not_depend_on_their_batch(solver: str | Solver) -> None:
+@pytest.mark.parametrize("solver", [*(kind() for kind in SOLVERS.values()), UniPC(3), ERSDE(2)], ids=str)
+def test_kept_pixels_stay_bit_for_bit_and_samples_do_not_depend_on_their_batch(solver: Solver) -> None:
     generator = torch.Generator().manual_seed(0)
     guide = torch.rand(4, 3, 8, 2, generator=generator) * 2 - 1
     mask = torch.rand(4, 1, 8, 2, generator=generator) > 0.4
     edit, denoiser, seeds = (
-        SDEdit(t0=0.5, steps=40, repeats=2, solver=solver, grid="restart"),
+        SDEdit(t0=0.5, steps=40, repeats=2, solver=solver, grid=GRIDS["restart"]()),
         PairDenoiser(VPSDE()),
         [5, 6, 7, 8],
     )

@@ -22,8 +22,8 @@ from torch import Tensor
 
 import sdedit_pl.fit as fit_module
 from sdedit_pl.cli.train import run
-from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 REPORT: dict[str, Any] = {"steps": [], "written": []}
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
+import pytest
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
@@ -83,6 +85,26 @@ class Endless:
             yield torch.zeros(self.batch_size, 3, 8, 8)
 
 
+class Clock(lightning.Callback):
+    """A clock on which a batch takes half a second and a validation 100 seconds.
+
+    Args:
+        monkeypatch: replaces the clock in some modules of sdedit_pl.training.
+        modules: their names.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+        self.now = 0.0
+        for module in modules:
+            monkeypatch.setattr(f"sdedit_pl.training.{module}.time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        self.now += 0.5
+
+    def on_validation_batch_start(self, *arguments: Any) -> None:
+        self.now += 100
+
+
 def quiet_trainer(
     max_steps: int,
     callbacks: Sequence[lightning.Callback],
@@ -105,9 +127,8 @@ def quiet_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        enable_progress_bar=False,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         callbacks=list(callbacks),
         plugins=[] if files is None else [files],
-        **{"logger": False, **options},
+        **{"logger": False, "enable_progress_bar": False, **options},
     )

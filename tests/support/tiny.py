@@ -10,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.utils import save_image
 
-from sdedit_pl.settings import TRAINING
+from sdedit_pl.configuration.command_line import read_arguments
+from sdedit_pl.configuration.resolution import merge, resolve
+from sdedit_pl.configuration.training_config import TrainingConfig
 
 TINY: dict[str, Any] = {
     "data": {"size": 8, "batch_size": 4, "workers": 0, "val_fraction": 0.3},
@@ -38,10 +40,10 @@ TINY: dict[str, Any] = {
 """A run of seconds on 8 px images, but for `data.path` and `out`."""
 
 
-def tiny_config(*arguments: str) -> dict[str, Any]:
+def tiny_config(*arguments: str) -> TrainingConfig:
     """The resolved configuration of a tiny run, changed by a command line's arguments."""
-    given, typed = TRAINING.read_arguments(arguments)
-    return TRAINING.resolve(TRAINING.merge(TINY, given), typed)
+    given, typed = read_arguments(TrainingConfig, arguments)
+    return resolve(TrainingConfig, merge(TrainingConfig, TINY, given), typed)
 
 
 def two_colour_images(count: int, size: int, seed: int = 0) -> Float[Tensor, "B 3 H W"]:

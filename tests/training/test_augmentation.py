@@ -10,7 +10,7 @@ from support.tiny import tiny_config, two_colour_images
 from test_module import draws, tiny_module
 from torch import Tensor
 
-from sdedit_pl.build import build_denoiser, model_config
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.training.augmentation import Augmentation
 from sdedit_pl.training.geometric_augmentation import LABELS
@@ -64,8 +64,8 @@ def test_the_network_is_made_for_the_labels_and_learns_from_them() -> None:
 
 def test_without_labels_a_model_that_knows_them_denoises_as_if_nothing_was_done() -> None:
     config = tiny_config("data.path=unused", "augment.probability=0.1", "network.init_scale=1")
-    model = model_config(config)
-    assert model["augmentation_labels"] == LABELS
+    model = config.model
+    assert model.augmentation_labels == LABELS
     denoiser = build_denoiser(model).eval()
     torch.nn.init.normal_(denoiser.network.label_embedding.augmentation.weight)
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([0.3, 0.7])
@@ -75,7 +75,7 @@ def test_without_labels_a_model_that_knows_them_denoises_as_if_nothing_was_done(
 
 
 def test_labels_for_a_network_that_takes_none_are_refused() -> None:
-    denoiser = build_denoiser(model_config(tiny_config("data.path=unused")))
+    denoiser = build_denoiser(tiny_config("data.path=unused").model)
     with pytest.raises(ValueError, match="takes no augmentation labels"):
         denoiser.raw(torch.zeros(1, 3, 8, 8), torch.ones(1), torch.zeros(1, LABELS))
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support.one_weight import Batches, OneWeight, quiet_trainer
 
-from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.early_stopping import Patience
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 LOSSES = [(0.5, 0.6), (0.6, 0.4), (0.45, 0.5), (0.39, 0.7), (0.4, 0.5), (0.41, float("nan")), (0.1, 0.1)]
 

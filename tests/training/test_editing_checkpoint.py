@@ -10,8 +10,8 @@ import pytest
 from support.one_weight import Batches, OneWeight, quiet_trainer
 
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.editing_checkpoint import EditingCheckpoint
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 CRITERION = "val/loss"
 

@@ -12,10 +12,11 @@ import torch
 from support.tiny import tiny_config
 from torch import Tensor
 
-from sdedit_pl.build import build_denoiser, build_module, model_config
-from sdedit_pl.training.average import ImageHalfLifeAveraging
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.build.training_run import build_module
 from sdedit_pl.training.memorisation_alarm import ALARMING, MemorisationAlarm
 from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 
 def pictures(count: int, seed: int, size: int = 32) -> Tensor:
@@ -30,7 +31,7 @@ TRAIN, VAL = pictures(40, 0), pictures(12, 1)
 @pytest.fixture
 def module() -> ScoreModule:
     config = tiny_config("data.path=unused", "data.size=32")
-    return build_module(config, build_denoiser(model_config(config)))
+    return build_module(config, build_denoiser(config.model))
 
 
 def alarm_over(module: ScoreModule, edits: Tensor) -> MemorisationAlarm:
@@ -78,7 +79,7 @@ def test_distances_are_mean_squares_at_sixteen_pixels(module: ScoreModule) -> No
 
 def test_edits_start_where_the_model_was_trained_and_run_on_it() -> None:
     config = tiny_config("data.path=unused", "data.size=32", "times.t_max=0.3")
-    module = build_module(config, build_denoiser(model_config(config)))
+    module = build_module(config, build_denoiser(config.model))
     small = torch.nn.functional.interpolate(TRAIN, size=16, mode="area")
     alarm = MemorisationAlarm(ImageHalfLifeAveraging(), module.denoiser, VAL[:3], small)
     alarm.edit.check(module.denoiser)

@@ -1,8 +1,9 @@
-"""One training step: it learns, its random numbers can be replayed, and it never waits for the device."""
+"""A training step: it learns, its random numbers are reproducible, and it never waits for the accelerator."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sdedit_pl.build import build_denoiser, build_module, model_config
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.build.training_run import build_module
 from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.losses import WEIGHTINGS
 from sdedit_pl.sde import SDES, _kept_beta_table
@@ -26,8 +28,8 @@ def tiny_module(*arguments: str, rank: int = 0) -> ScoreModule:
     """A module outside of any training loop, as the device `rank` has it."""
     config = tiny_config("data.path=unused", *arguments)
     with torch.random.fork_rng():
-        torch.manual_seed(config["seed"])
-        module = build_module(config, build_denoiser(model_config(config)))
+        torch.manual_seed(config.seed)
+        module = build_module(config, build_denoiser(config.model))
     trainer: Any = SimpleNamespace(global_rank=rank, max_steps=100)
     module._trainer = trainer
     module.log = lambda *arguments, **options: None  # type: ignore[method-assign]
@@ -94,7 +96,15 @@ def test_random_numbers_are_a_function_of_the_seed_the_rank_and_the_batch() -> N
     assert noise.mean().abs() < 0.1 and (noise.std() - 1).abs() < 0.1
 
 
-def test_a_resumed_run_draws_what_the_uninterrupted_one_draws() -> None:
+def test_a_training_step_does_not_move_the_global_stream() -> None:
+    module = tiny_module("network.dropout=0.5", "augment.probability=0.5")
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    module.training_step(two_colour_images(4, 8), 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_resumed_run_draws_the_numbers_of_an_uninterrupted_one() -> None:
     whole = tiny_module()
     expected = draws(whole, 5)
     checkpoint: dict[str, Any] = {}
@@ -231,8 +241,9 @@ def test_a_training_step_reads_nothing_from_the_device(sde: str, times: str) -> 
 
 @pytest.mark.usefixtures("fresh_tables")
 @pytest.mark.parametrize(("sde", "times"), SDES_AND_TIMES)
-def test_a_forward_pass_copies_nothing_between_devices(sde: str, times: str) -> None:
-    # Fake tensors can be on a GPU that is not there; mixing devices raises, and so does copying between them.
+def test_a_forward_pass_copies_nothing_between_devices(sde: str, times: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Fake tensors can be on a GPU that does not exist; mixing devices raises, and so does copying between them.
+    monkeypatch.setattr("torch.random.fork_rng", lambda *arguments, **options: nullcontext())
     with FakeTensorMode():
         with torch.device("cuda"):
             module = tiny_module(*attentive(sde, times))

@@ -16,12 +16,14 @@ import torch
 from PIL import Image
 from support.tiny import tiny_config, two_colour_images
 
-from sdedit_pl.build import build_denoiser, build_module, model_config
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.build.training_run import build_module
+from sdedit_pl.configuration.model_config import model_of_run
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.training.average import ImageHalfLifeAveraging
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.previews import Previews
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 EDIT = SDEdit(t0=0.5, steps=2)
 PADDING = 2
@@ -31,7 +33,7 @@ PADDING = 2
 @pytest.fixture
 def module() -> ScoreModule:
     config = tiny_config("data.path=unused", "network.dropout=0.5", "network.init_scale=1")
-    return build_module(config, build_denoiser(model_config(config)))
+    return build_module(config, build_denoiser(config.model))
 
 
 def trainer_at(step: int, rank: int = 0, *, sanity_checking: bool = False, loggers: Sequence[object] = ()) -> Mock:
@@ -89,7 +91,7 @@ def test_no_preview_on_other_devices_in_sanity_checks_or_without_anything_to_sho
 def test_previews_show_the_averaged_weights(
     module: ScoreModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    averaging, other = ImageHalfLifeAveraging(), build_denoiser(model_config(module.config))
+    averaging, other = ImageHalfLifeAveraging(), build_denoiser(model_of_run(module.config))
     monkeypatch.setattr(averaging, "averaged", lambda pl_module: other)
     callback = Previews(averaging, tmp_path, None, EDIT, (3, 8, 8), samples=1)
     shown: list[Denoiser] = []

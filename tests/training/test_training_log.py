@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 import lightning
 import pytest
 import torch
 from lightning.pytorch.loggers.logger import Logger
-from support.one_weight import Batches, OneWeight, quiet_trainer
+from support.one_weight import Batches, Clock, OneWeight, quiet_trainer
 from support.tiny import tiny_config
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from sdedit_pl.build import build_averaging, build_denoiser, build_module, model_config
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.build.training_run import build_averaging, build_module
 from sdedit_pl.data import FolderSource
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.divergence_watch import DivergenceWatch
-from sdedit_pl.training.progress_bar import RunProgress
+from sdedit_pl.training.progress_display import RunProgressBar, TrainingSpeed
 from sdedit_pl.training.resumable_checkpoints import ResumableCheckpoint
 from sdedit_pl.training.stop_signals import StopSignals
 from sdedit_pl.training.training_log import TrainingLog
@@ -46,21 +45,6 @@ class Rows(Logger):
         return [metrics[name] for _, metrics in self.rows if name in metrics]
 
 
-class Clock(lightning.Callback):
-    """A clock on which a batch takes half a second and a validation 100 seconds."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
-        self.now = 0.0
-        for module in modules:
-            monkeypatch.setattr(f"sdedit_pl.training.{module}.time", SimpleNamespace(monotonic=lambda: self.now))
-
-    def on_train_batch_start(self, *arguments: Any) -> None:
-        self.now += 0.5
-
-    def on_validation_batch_start(self, *arguments: Any) -> None:
-        self.now += 100
-
-
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("every", [1, 4])
 def test_an_entry_is_of_one_step_and_its_speed_without_validation(
@@ -82,16 +66,6 @@ def test_an_entry_is_of_one_step_and_its_speed_without_validation(
 def test_an_invalid_logging_interval_is_refused() -> None:
     with pytest.raises(ValueError, match="got 0"):
         TrainingLog(0, DivergenceWatch())
-
-
-def test_the_progress_bar_shows_the_latest_entry() -> None:
-    log = TrainingLog(1, DivergenceWatch())
-    trainer, module = Mock(spec=lightning.Trainer, progress_bar_metrics={"val/loss": 0.5}, loggers=[]), OneWeight()
-    bar = RunProgress(log)
-    assert bar.get_metrics(trainer, module) == {"val/loss": 0.5}
-    log.latest = {"train/loss": 0.25, "train/rate": 1e-3, "train/images_per_second": 40.0}
-    shown = bar.get_metrics(trainer, module)
-    assert shown == {"train/loss": 0.25, "train/images_per_second": 40.0, "val/loss": 0.5}
 
 
 class Reading(lightning.Callback):
@@ -118,16 +92,17 @@ def test_the_training_loop_reads_nothing_from_the_device_between_log_entries(
         "uncertainty=true",
     )
     watch = DivergenceWatch()
-    log, files, signals = TrainingLog(5, watch), DurableCheckpoints(), StopSignals()
+    log, speed, files, signals = TrainingLog(5, watch), TrainingSpeed(), DurableCheckpoints(), StopSignals()
     settings = {"every_steps": 1000, "every_minutes": 60.0, "keep": 1, "files": files, "watch": watch}
     watching = [
-        RunProgress(log),
+        speed,
+        RunProgressBar(log, speed),
         log,
         UnreadableImageCounts(FolderSource("unused", 8)),
         ResumableCheckpoint(tmp_path, signals=signals, **settings),
     ]
     with FakeTensorMode():
-        module = build_module(config, build_denoiser(model_config(config)))
+        module = build_module(config, build_denoiser(config.model))
         trainer = lightning.Trainer(
             accelerator="cpu",
             devices=1,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from sdedit_pl.checkpoints.safe_reading import CheckpointError
+from sdedit_pl.checkpoints.native import CheckpointError
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 
 
@@ -19,13 +18,12 @@ class Export(abc.ABC):
     """A format that denoisers can be written in."""
 
     @abc.abstractmethod
-    def write(self, denoiser: Denoiser, model: Mapping[str, Any], out: Path) -> None:
+    def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
         """Writes the denoiser to `out`.
 
         Args:
             denoiser: in evaluation mode, on the CPU.
-            model: the configuration that `sdedit_pl.build.build_denoiser` makes the same denoiser of, with sections
-                image, sde, network and parameterisation.
+            model: the description that `build_denoiser` builds the same denoiser from.
             out: the file or folder to make. Nothing is there yet, and its folder exists. The caller sees to it that
                 `out` appears whole or not at all, so that nothing need be tidied up on an error.
 

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sdedit_pl.checkpoints.exporters.export_format import ExportError
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.noise import SeededNoise
 from sdedit_pl.typing import over_images
@@ -51,18 +51,18 @@ class Estimator(nn.Module):
         return tuple(estimate.to(x_t.dtype) for estimate in estimates if estimate is not None)
 
 
-def example(model: Mapping[str, Any], batch: int) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B"]]:
+def example(model: ModelConfig, batch: int) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B"]]:
     """Inputs of the shape that a graph is made for."""
-    size = model["image"]["size"]
-    return torch.zeros(batch, model["image"]["channels"], size, size), torch.full((batch,), 0.5)
+    size = model.image.size
+    return torch.zeros(batch, model.image.channels, size, size), torch.full((batch,), 0.5)
 
 
-def metadata(model: Mapping[str, Any]) -> str:
+def metadata(model: ModelConfig) -> str:
     """The model's configuration, as it goes into the file."""
-    return json.dumps(dict(model))
+    return json.dumps(model.as_data())
 
 
-def check(denoiser: Denoiser, model: Mapping[str, Any], run: Callable[[Tensor, Tensor], Sequence[Tensor]]) -> float:
+def check(denoiser: Denoiser, model: ModelConfig, run: Callable[[Tensor, Tensor], Sequence[Tensor]]) -> float:
     """Compares an exported graph with the denoiser, over times and sizes of the batch.
 
     Args:

@@ -15,7 +15,6 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from sdedit_pl.build import resolve_model
 from sdedit_pl.checkpoints.exporters.export_format import Export, ExportError
 from sdedit_pl.checkpoints.importers.diffusers_config import (
     LEARNED,
@@ -31,6 +30,8 @@ from sdedit_pl.checkpoints.importers.from_diffusers import CONFIG, INDEX, NETWOR
 from sdedit_pl.checkpoints.init_from import TOLD
 from sdedit_pl.checkpoints.network_shapes import network_arguments
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
+from sdedit_pl.configuration.model_config import ModelConfig
+from sdedit_pl.configuration.resolution import as_data
 from sdedit_pl.denoiser import Denoiser
 
 BLOCKS = {"ddpm": "", "ncsnpp": "Skip"}
@@ -44,19 +45,18 @@ GROUPS = frozenset(("smallest_group", "most_groups"))
 class DiffusersExport(Export):
     """A pipeline's folder: `unet/`, `scheduler/` and `model_index.json`."""
 
-    def write(self, denoiser: Denoiser, model: Mapping[str, Any], out: Path) -> None:
-        resolved = resolve_model(model)
-        if resolved["t_max"] < 1:
+    def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
+        if model.t_max < 1:
             raise ExportError(
-                f"the model was trained up to t={resolved['t_max']} alone, and diffusers' pipelines begin at t=1, pure "
+                f"the model was trained up to t={model.t_max} alone, and diffusers' pipelines begin at t=1, pure "
                 f"noise, where it means nothing"
             )
-        name, arguments = network_arguments(resolved)
-        scheduler = _scheduler_config(resolved)
-        unet = _unet_config(name, arguments, resolved, denoiser.network)
-        _check(resolved, unet, scheduler)
+        name, arguments = network_arguments(model)
+        scheduler = _scheduler_config(model)
+        unet = _unet_config(name, arguments, model, denoiser.network)
+        _check(model, unet, scheduler)
         state = {key: tensor for key, tensor in denoiser.network.state_dict().items() if key != TOLD}
-        pipeline = "ScoreSdeVePipeline" if _is_ve(resolved) else "DDPMPipeline"
+        pipeline = "ScoreSdeVePipeline" if _is_ve(model) else "DDPMPipeline"
         classes = {"unet": ["diffusers", NETWORK_CLASS], "scheduler": ["diffusers", scheduler["_class_name"]]}
         out.mkdir()
         _write_json(out / INDEX, {"_class_name": pipeline, **classes})
@@ -65,13 +65,11 @@ class DiffusersExport(Export):
         save_file(published_state(state, name, arguments), out / "unet" / WEIGHTS[0], metadata={"format": "pt"})
 
 
-def _is_ve(model: Mapping[str, Any]) -> bool:
-    return model["sde"]["name"] == "ve"
+def _is_ve(model: ModelConfig) -> bool:
+    return model.sde.name == "ve"
 
 
-def _unet_config(
-    name: str, arguments: Mapping[str, Any], model: Mapping[str, Any], network: nn.Module
-) -> dict[str, Any]:
+def _unet_config(name: str, arguments: Mapping[str, Any], model: ModelConfig, network: nn.Module) -> dict[str, Any]:
     """The configuration of the UNet2DModel that is nearest to a network of ours.
 
     Raises:
@@ -87,7 +85,7 @@ def _unet_config(
     if fourier != _is_ve(model):
         raise ExportError(
             f"a network with {'Fourier' if fourier else 'positional'} features of its label and sde.name="
-            f"{model['sde']['name']} do not go together in diffusers: Fourier features are its VE models', positional "
+            f"{model.sde.name} do not go together in diffusers: Fourier features are its VE models', positional "
             f"ones those of tables of betas"
         )
     down = [
@@ -96,7 +94,7 @@ def _unet_config(
     ]
     return {
         "_class_name": NETWORK_CLASS,
-        "sample_size": model["image"]["size"],
+        "sample_size": model.image.size,
         "in_channels": arguments["image_channels"],
         "out_channels": arguments["output_channels"],
         # VE models of diffusers noise images in [0, 1] and map them to [-1, 1] inside.
@@ -142,20 +140,20 @@ def _groups(network: nn.Module, skip: bool) -> int | None:
     return counts[0]
 
 
-def _scheduler_config(model: Mapping[str, Any]) -> dict[str, Any]:
+def _scheduler_config(model: ModelConfig) -> dict[str, Any]:
     """The configuration of the scheduler that is nearest to a model's SDE and parameterisation.
 
     Raises:
         ExportError: if there is none of its kind.
     """
-    sde, parameterisation = model["sde"], model["parameterisation"]["name"]
+    sde, parameterisation = model.sde.values, model.parameterisation.name
     if _is_ve(model) and parameterisation == "score":
         ends = {key: sde[key] / 2 for key in ("sigma_min", "sigma_max")}
         return {"_class_name": "ScoreSdeVeScheduler", **ends}
     estimated = {ours: theirs for theirs, ours in PREDICTIONS.items()} | {"epsilon_and_variance": "epsilon"}
-    if sde["name"] != "ddpm" or parameterisation not in estimated:
+    if model.sde.name != "ddpm" or parameterisation not in estimated:
         raise ExportError(
-            f"sde.name={sde['name']} with parameterisation.name={parameterisation} has no scheduler in diffusers: "
+            f"sde.name={model.sde.name} with parameterisation.name={parameterisation} has no scheduler in diffusers: "
             f"there is one for sde=ddpm with {', '.join(estimated)}, and one for sde=ve with score"
         )
     return {
@@ -170,28 +168,24 @@ def _scheduler_config(model: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check(model: Mapping[str, Any], unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
+def _check(model: ModelConfig, unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
     """Raises an ExportError unless what was written for diffusers means the model."""
     try:
         network: Network = read_unet(unet)
         convention = read_scheduler(scheduler, network)
     except CheckpointError as error:
         raise ExportError(f"the model cannot be written for diffusers: {error}") from error
-    written = resolve_model({**model, **convention, "network": network.section})
+    written = ModelConfig.from_data({**model.as_data(), **convention, "network": network.section})
     for section in ("network", "sde", "parameterisation"):
         left_out = OF_TRAINING | GROUPS if section == "network" else frozenset()
-        for key, value in model[section].items():
-            if key not in left_out and _plain(written[section].get(key)) != _plain(value):
+        own, theirs = as_data(getattr(model, section)), as_data(getattr(written, section))
+        for key, value in own.items():
+            if key not in left_out and theirs.get(key) != value:
                 raise ExportError(
-                    f"{section}.{key}={_plain(value)} cannot be written for diffusers, whose "
+                    f"{section}.{key}={value} cannot be written for diffusers, whose "
                     f"{NETWORK_CLASS if section == 'network' else scheduler['_class_name']} has "
-                    f"{_plain(written[section].get(key))} in its place"
+                    f"{theirs.get(key)} in its place"
                 )
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -9,10 +9,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +26,7 @@ from sdedit_pl.checkpoints.exporters.exported_function import (
     example,
     metadata,
 )
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 
 OPSET = 18
@@ -38,7 +38,7 @@ LARGEST = 2**31 - 2**24
 class ONNXExport(Export):
     """The estimates as an ONNX graph in one file, for any size of the batch."""
 
-    def write(self, denoiser: Denoiser, model: Mapping[str, Any], out: Path) -> None:
+    def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
         absent = [library for library in LIBRARIES if find_spec(library) is None]
         if absent:
             raise ExportError(

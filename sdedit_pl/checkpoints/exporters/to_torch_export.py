@@ -8,9 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.export import Dim
@@ -24,13 +22,14 @@ from sdedit_pl.checkpoints.exporters.exported_function import (
     example,
     metadata,
 )
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 
 
 class TorchExport(Export):
     """The estimates as a torch.export program, for any size of the batch."""
 
-    def write(self, denoiser: Denoiser, model: Mapping[str, Any], out: Path) -> None:
+    def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
         batch = Dim("batch")
         with torch.no_grad():
             program = torch.export.export(

@@ -1,8 +1,7 @@
 """The interface of an importer: a file or folder of another program, in this package's terms.
 
-An importer returns the configuration of the model, as `sdedit_pl.build.build_denoiser` takes it, and the network's
-weights under our names. It reads files through `sdedit_pl.checkpoints.safe_reading` alone, which runs no code from
-them.
+An importer returns the description of the model and the network's weights under our names. It reads files through
+`sdedit_pl.checkpoints.safe_reading` alone, which runs no code from them.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.files import sha256_of
 
 
@@ -39,14 +39,14 @@ class Imported:
     """A foreign checkpoint in this package's terms.
 
     Args:
-        model: configuration of the denoiser: `image` {size, channels}, `sde`, `network` and `parameterisation`.
+        model: description of the denoiser.
         weights: the network's state dict under our names, on the CPU, of the types in the file.
         origin: where it came from, as plain data that JSON can hold: format, preset, file, sha256, weights (ema or
             raw), step, sampling, ...
         mapped: which tensors in the file were used, and which were not.
     """
 
-    model: dict[str, Any]
+    model: ModelConfig
     weights: dict[str, Tensor]
     origin: dict[str, Any]
     mapped: Mapped

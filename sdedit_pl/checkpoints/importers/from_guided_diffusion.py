@@ -20,7 +20,7 @@ from sdedit_pl.checkpoints.importers.model_choice import ONLY, Stored, import_ne
 from sdedit_pl.checkpoints.importers.noise_conventions import discrete_vp
 from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource, attention_levels, named_tensors, same
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
-from sdedit_pl.config import nearest
+from sdedit_pl.configuration import nearest
 
 NAME = "guided_diffusion"
 CLASSES = "label_emb.weight"

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from sdedit_pl.build import model_config
 from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported, Mapped, origin_of
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
+from sdedit_pl.configuration import ConfigError
+from sdedit_pl.configuration.model_config import model_of_run
 
 CONFIG_KEY = "sdedit_config"
 NETWORK_PREFIX = "denoiser.network."
@@ -43,8 +44,8 @@ class LightningFormat(CheckpointFormat):
                 f"{STATES[weights]}; take another checkpoint of the run"
             )
         try:
-            model = model_config(run)
-        except (KeyError, TypeError) as error:
+            model = model_of_run(run)
+        except (ConfigError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"the configuration in {path} cannot be read ({error}); take another") from error
         used = {
             name.removeprefix(NETWORK_PREFIX): (name,)

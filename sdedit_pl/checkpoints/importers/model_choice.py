@@ -18,7 +18,8 @@ from sdedit_pl.checkpoints.importers.presets import CENTERED, PRESETS, Preset
 from sdedit_pl.checkpoints.importers.tensor_mapping import Difference, TensorSource, difference, state_made
 from sdedit_pl.checkpoints.network_shapes import network_arguments, state_shapes
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
-from sdedit_pl.config import nearest
+from sdedit_pl.configuration import nearest
+from sdedit_pl.configuration.model_config import ModelConfig
 
 Model: TypeAlias = Mapping[str, Any]
 """Configuration of a denoiser: `image`, `sde`, `network` and `parameterisation`."""
@@ -75,7 +76,7 @@ def import_network(
     differences: dict[str, Difference] = {}  # many presets share a network
 
     def compare(model: Model) -> Difference:
-        name, arguments = network_arguments(model)
+        name, arguments = network_arguments(ModelConfig.from_data(model))
         network = repr((name, arguments))
         if network not in differences:
             expected = state_shapes(name, arguments)  # first: it refuses networks that are too large to list
@@ -84,7 +85,8 @@ def import_network(
 
     given = None if configured is None else Preset(format, configured, data_range=data_range)
     chosen, found = choose_model(str(path), format, preset, given, compare)
-    name, arguments = network_arguments(found.model)
+    model = ModelConfig.from_data(found.model)
+    name, arguments = network_arguments(model)
     sources = sources_of(name, arguments)
     weights = state_made(stored.tensors, sources, state_shapes(name, arguments))
     facts = {
@@ -94,7 +96,7 @@ def import_network(
         "sampling": dict(found.sampling) or None,
     }
     return Imported(
-        model=dict(found.model),
+        model=model,
         weights=weights,
         origin=origin_of(path, format, **facts, training=None if stored.training is None else dict(stored.training)),
         mapped=Mapped({ours: sources[ours].names for ours in weights}, stored.ignored),

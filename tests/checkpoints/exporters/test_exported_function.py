@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from sdedit_pl import load_denoiser
-from sdedit_pl.build import build_denoiser
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints.exporters import exporter, to_onnx
 from sdedit_pl.checkpoints.exporters.export_format import ExportError
 from sdedit_pl.checkpoints.exporters.exported_function import METADATA_KEY, Estimator, check
 from sdedit_pl.cli import main
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 
 FORMATS = ("onnx", "torch_export")
@@ -28,7 +29,7 @@ FORMATS = ("onnx", "torch_export")
 
 def tiny(
     sde: str | dict[str, Any], network: str | dict[str, Any], parameterisation: str
-) -> tuple[Denoiser, dict[str, Any]]:
+) -> tuple[Denoiser, ModelConfig]:
     """A small model of random weights and its configuration."""
     shape = {"channels": 8, "channel_multipliers": [1, 2], "blocks_per_level": 1, "init_scale": 1.0}
     named = {"name": network} if isinstance(network, str) else network
@@ -40,7 +41,8 @@ def tiny(
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build_denoiser(model).eval().requires_grad_(False), model
+        described = ModelConfig.from_data(model)
+        return build_denoiser(described).eval().requires_grad_(False), described
 
 
 MODELS = {
@@ -94,7 +96,7 @@ def test_estimates_are_the_denoisers_own_for_any_batch(
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
     names = Estimator(denoiser).outputs
     assert len(names) == (3 if name == "learned variance" else 2)
-    assert configuration(form, tmp_path / "model") == model
+    assert configuration(form, tmp_path / "model") == model.as_data()
     run = loaded(form, tmp_path / "model", names)
     for batch in (1, 4):
         t = torch.linspace(0.2, 0.9, batch)

@@ -11,11 +11,12 @@ import torch
 from diffusers import DDPMPipeline, DiffusionPipeline, ScoreSdeVePipeline
 from torch import Tensor
 
-from sdedit_pl.build import build_denoiser
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints.exporters import exporter
 from sdedit_pl.checkpoints.exporters.export_format import ExportError
 from sdedit_pl.checkpoints.importers.from_diffusers import DiffusersFormat
 from sdedit_pl.checkpoints.importers.noise_conventions import continuous_ve, continuous_vp, discrete_vp
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 
 TOLERANCE = 1e-5
@@ -39,7 +40,7 @@ def of_table(prediction: str = "epsilon", schedule: str = "linear") -> dict[str,
     return sections
 
 
-def random_denoiser(model: dict[str, Any]) -> Denoiser:
+def random_denoiser(model: ModelConfig) -> Denoiser:
     """A denoiser none of whose weights is zero."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
@@ -50,8 +51,9 @@ def random_denoiser(model: dict[str, Any]) -> Denoiser:
 
 
 def export(model: dict[str, Any], out: Path) -> Denoiser:
-    denoiser = random_denoiser(model)
-    exporter("diffusers").write(denoiser, model, out)
+    described = ModelConfig.from_data(model)
+    denoiser = random_denoiser(described)
+    exporter("diffusers").write(denoiser, described, out)
     return denoiser
 
 
@@ -199,9 +201,9 @@ FOURIER = {**SKIP, "label_embedding": "fourier"}
     ],
 )
 def test_what_cannot_be_expressed_is_refused(model: dict[str, Any], message: str, tmp_path: Path) -> None:
-    model = {"image": IMAGE, "network": PLAIN, **model}
+    described = ModelConfig.from_data({"image": IMAGE, "network": PLAIN, **model})
     with pytest.raises(ExportError, match=message):
-        exporter("diffusers").write(build_denoiser(model), model, tmp_path / "out")
+        exporter("diffusers").write(build_denoiser(described), described, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -18,7 +18,7 @@ from support.denoisers import same_model
 from support.diffusers_models import AS_DDPM, AS_NCSNPP, NETWORKS, PLAIN, SKIP, random_unet, save_pipeline
 from torch import Tensor
 
-from sdedit_pl.build import build_denoiser
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import CheckpointError, load_denoiser
 from sdedit_pl.checkpoints.importers import diffusers_config, importer
 from sdedit_pl.checkpoints.importers.checkpoint_format import Imported
@@ -127,7 +127,7 @@ class TestExactness:
         options = {**AS_DDPM, "out_channels": 6}
         unet = save_pipeline(tmp_path, options, variance_type="learned_range")
         imported = read(tmp_path)
-        assert imported.model["parameterisation"]["name"] == "epsilon_and_variance"
+        assert imported.model.parameterisation.name == "epsilon_and_variance"
         x, index = noise_like(options, 1), torch.tensor([700])
         with torch.no_grad():
             expected = unet(x, index).sample
@@ -268,7 +268,7 @@ class TestLayouts:
         file = Path(shutil.copy(saved / "unet" / f"{WEIGHTS}.safetensors", tmp_path))
         with pytest.raises(CheckpointError, match=r"there is no .*config\.json.*weights alone need preset=NAME"):
             read(file)
-        monkeypatch.setitem(PRESETS, "tiny", Preset("diffusers", read(saved).model))
+        monkeypatch.setitem(PRESETS, "tiny", Preset("diffusers", read(saved).model.as_data()))
         assert self.same_weights(file, saved, preset="tiny").origin["preset"] == "tiny"
 
     def test_averaged_and_raw_weights_of_a_training_checkpoint(self, folder: Path, saved: Path) -> None:

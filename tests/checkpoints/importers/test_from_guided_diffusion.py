@@ -12,11 +12,12 @@ import torch
 from support.guided_oracle import Guided, guided_unet, random_tensors
 from torch import Tensor
 
-from sdedit_pl.build import build_denoiser, resolve_model
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import CheckpointError, load_denoiser, save_weights
 from sdedit_pl.checkpoints.importers.from_guided_diffusion import GuidedDiffusionFormat, model_of, read_flags
 from sdedit_pl.checkpoints.importers.presets import PRESETS
 from sdedit_pl.checkpoints.init_from import initialise
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.losses import DataWeighting, UniformTimes
 from sdedit_pl.noise import SeededNoise, StepNoise
@@ -142,7 +143,7 @@ def test_a_cosine_schedule_of_4000_steps(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.format == "guided_diffusion"])
 def test_published_size(name: str) -> None:
     with torch.device("meta"):
-        denoiser = build_denoiser(PRESETS[name].model)
+        denoiser = build_denoiser(ModelConfig.from_data(PRESETS[name].model))
     assert sum(parameter.numel() for parameter in denoiser.parameters()) == 552_814_086  # published as 552.8 M
 
 
@@ -162,7 +163,7 @@ def test_the_published_flags_are_the_preset() -> None:
         "use_fp16": True,
         "use_scale_shift_norm": True,
     }
-    assert resolve_model(model_of(read_flags(flags))) == resolve_model(PRESETS["lsun_bedroom"].model)
+    assert ModelConfig.from_data(model_of(read_flags(flags))) == ModelConfig.from_data(PRESETS["lsun_bedroom"].model)
 
 
 def test_every_number_is_used_once_and_named_in_the_report(tmp_path: Path) -> None:
@@ -222,7 +223,8 @@ def test_fine_tuning_starts_from_the_estimate_and_leaves_the_variance(
     imported = GuidedDiffusionFormat().read(saved(tmp_path, random_tensors(options)), config=options.config())
     file = tmp_path / "imported.safetensors"
     save_weights(file, imported.weights, imported.model)
-    model = {**imported.model, "parameterisation": {**imported.model["parameterisation"], "name": "epsilon"}}
+    known = imported.model.as_data()
+    model = ModelConfig.from_data({**known, "parameterisation": {**known["parameterisation"], "name": "epsilon"}})
     denoiser, trained, x = build_denoiser(model), load_denoiser(file), images(options)
     with caplog.at_level(logging.INFO, "sdedit_pl"):
         initialise(denoiser, model, str(file), rate=1e-5)

@@ -12,13 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdedit_pl.build import build_denoiser
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import CheckpointError
 from sdedit_pl.checkpoints.importers import FORMATS, from_ddim, from_score_sde
 from sdedit_pl.checkpoints.importers.model_choice import ONLY, Stored, import_network
 from sdedit_pl.checkpoints.importers.noise_conventions import continuous_ve
 from sdedit_pl.checkpoints.importers.presets import PRESETS, UNIT, Preset
+from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource
 from sdedit_pl.checkpoints.network_shapes import network_arguments
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Score
 from sdedit_pl.networks import NETWORKS
 
@@ -52,14 +54,14 @@ SOURCES = {
 
 def meta_network(preset: Preset) -> Mapping[str, Tensor]:
     """The state dict of a preset's network, without memory."""
-    name, arguments = network_arguments(preset.model)
+    name, arguments = network_arguments(ModelConfig.from_data(preset.model))
     with torch.device("meta"):
         return NETWORKS[name](**arguments).state_dict()
 
 
 def published(preset: Preset) -> dict[str, Tensor]:
     """The state dict that the authors' code has of a preset, without memory."""
-    sources = SOURCES[preset.format](*network_arguments(preset.model))
+    sources = SOURCES[preset.format](*network_arguments(ModelConfig.from_data(preset.model)))
     return {
         name: torch.empty(shape, device="meta")
         for ours, tensor in meta_network(preset).items()
@@ -67,7 +69,7 @@ def published(preset: Preset) -> dict[str, Tensor]:
     }
 
 
-def published_shapes(source: Source, shape: torch.Size) -> list[tuple[str, tuple[int, ...]]]:
+def published_shapes(source: TensorSource, shape: torch.Size) -> list[tuple[str, tuple[int, ...]]]:
     """Names and shapes of the tensors that one of ours is made of."""
     parts = len(source.names)
     part = (shape[0] // parts, *shape[1:])
@@ -85,7 +87,7 @@ def test_a_preset_is_a_model_of_a_known_format(name: str) -> None:
     preset = PRESETS[name]
     assert preset.format in FORMATS
     with torch.device("meta"):
-        denoiser = build_denoiser(preset.model)
+        denoiser = build_denoiser(ModelConfig.from_data(preset.model))
     assert preset.model["image"]["size"] % denoiser.network.size_divisor == 0
 
 

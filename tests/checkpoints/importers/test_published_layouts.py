@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sdedit_pl.build import build_denoiser
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import CheckpointError
 from sdedit_pl.checkpoints.importers import FORMATS, from_ddim, from_score_sde, importer
 from sdedit_pl.checkpoints.importers.checkpoint_format import Imported
 from sdedit_pl.checkpoints.importers.tensor_mapping import difference
 from sdedit_pl.checkpoints.network_shapes import network_arguments, state_shapes
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.typing import over_images
 
@@ -277,7 +278,7 @@ def test_the_published_order_is_known_for_every_option(case, block: str) -> None
             resamp_with_conv=learned,
             embedding_type=embedding,
         )
-        name, arguments = network_arguments(from_score_sde.model_of(config))
+        name, arguments = network_arguments(ModelConfig.from_data(from_score_sde.model_of(config)))
         found = difference({}, from_score_sde.network_sources(name, arguments), state_shapes(name, arguments))
         assert len(found.missing) == found.wanted > 100
         assert all(re.fullmatch(r"all_modules\.\d+\..+", theirs) for theirs in found.missing)
@@ -293,7 +294,7 @@ def test_a_discrete_ve_model_is_labelled_by_the_index_of_its_sigma(case) -> None
     config = case("ncsnpp_ve_cifar10").config
     config["training"]["continuous"] = False
     config["model"].update(embedding_type="positional", num_scales=11)
-    denoiser = build_denoiser(from_score_sde.model_of(config))
+    denoiser = build_denoiser(ModelConfig.from_data(from_score_sde.model_of(config)))
     t = torch.linspace(0, 1, 11, dtype=torch.float64)
     label = denoiser.parameterisation.network_label(denoiser.sde, t)
     torch.testing.assert_close(label, torch.arange(10, -1, -1, dtype=torch.float64))
@@ -305,7 +306,7 @@ def test_a_discrete_vp_model_has_the_table_of_its_betas(case) -> None:
     config = case("ncsnpp_vp_ddpmpp").config
     config["training"]["continuous"] = False
     config["model"]["num_scales"] = 500
-    denoiser = build_denoiser(from_score_sde.model_of(config))
+    denoiser = build_denoiser(ModelConfig.from_data(from_score_sde.model_of(config)))
     betas = torch.linspace(0.1 / 500, 20 / 500, 500, dtype=torch.float64)
     t = torch.arange(1, 501) / 500
     torch.testing.assert_close(denoiser.sde.alpha(t.double()), (1 - betas).cumprod(0).sqrt())
@@ -327,7 +328,7 @@ def test_sub_vp_is_continuous_whatever_the_configuration_says(case) -> None:
         ("ncsnpp_ve_cifar10", "model", "nonlinearity", "elu", "model.nonlinearity must be 'swish'"),
         ("ncsnpp_ve_cifar10", "model", "conditional", False, "conditional=false is not supported"),
         ("ncsnpp_ve_cifar10", "model", "name", "ncsnv2_64", "model.name must be 'ncsnpp' or 'ddpm'"),
-        ("ncsnpp_ve_cifar10", "model", "nf", None, "network.channels must be a whole number, got None"),
+        ("ncsnpp_ve_cifar10", "model", "nf", None, "network.channels must be a valid integer, got None"),
         ("ncsnpp_ve_cifar10", "model", "ch_mult", 3, "has a value of a wrong type"),
         ("ncsnpp_ve_cifar10", "model", "scale_by_sigma", False, "scale_by_sigma=false with a VE SDE is not supp"),
         ("ncsnpp_ve_cifar10", "training", "continuous", False, "continuous=false with model.embedding_type=fourier"),
@@ -336,7 +337,7 @@ def test_sub_vp_is_continuous_whatever_the_configuration_says(case) -> None:
         ("ncsnpp_vp_ddpmpp", "model", "scale_by_sigma", True, "got true and true"),
         ("sdedit_ddpm", "model", "type", "deep", "model.type must be 'simple' or 'bayesian' to be read, got 'deep'"),
         ("sdedit_ddpm", "model", "out_ch", 6, "model.out_ch must be model.in_channels, 3, to be read"),
-        ("sdedit_ddpm", "model", "ch", "wide", "network.channels must be a whole number, got 'wide'"),
+        ("sdedit_ddpm", "model", "ch", "wide", "network.channels must be a valid integer, got 'wide'"),
         ("sdedit_ddpm", "model", "ch_mult", 2, "has a value of a wrong type"),
         ("sdedit_ddpm", "diffusion", "beta_schedule", "jsd", "must be one of linear, quad to be read, got 'jsd'"),
     ],

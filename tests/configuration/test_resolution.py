@@ -9,27 +9,11 @@ from typing import Any, Literal
 
 import pytest
 
-from sdedit_pl.config import REQUIRED, ConfigError, Family, Schema, keys_of, read_file, take_file
-
-
-@dataclass
-class Top:
-    """Everything.
-
-    Args:
-        name: what it is called; the text may
-            go on over lines: and hold colons.
-        count: how many.
-        start: a number, or a name of one.
-        note: anything said, or nothing.
-        mode: how.
-    """
-
-    name: str
-    count: int = 2
-    start: float | str = 0.5
-    note: str | None = None
-    mode: Literal["slow", "fast"] = "slow"
+from sdedit_pl.configuration import Component, ConfigError, family
+from sdedit_pl.configuration.command_line import read_arguments, take_file
+from sdedit_pl.configuration.resolution import as_data, merge, resolve
+from sdedit_pl.configuration.schema import REQUIRED, keys_of
+from sdedit_pl.configuration.yaml_text import read_file
 
 
 @dataclass
@@ -92,18 +76,41 @@ def home(street: str = "here") -> None:
     """
 
 
-PETS = Family({"dog": Dog, "cat": Cat}, "dog", shared=home)
-SCHEMA = Schema(top=Top, settings={"shape": Shape}, families={"pet": PETS})
+@dataclass(kw_only=True)
+class Everything:
+    """Everything.
+
+    Args:
+        name: what it is called; the text may
+            run over lines: and hold colons.
+        count: how many.
+        start: a number, or a name of one.
+        note: anything said, or nothing.
+        mode: how.
+    """
+
+    name: str
+    count: int = 2
+    start: float | str = 0.5
+    note: str | None = None
+    mode: Literal["slow", "fast"] = "slow"
+    shape: Shape
+    pet: Component[Pet] = family({"dog": Dog, "cat": Cat}, "dog", shared=home)
 
 
-def resolve(*arguments: str, base: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What the program gets of a file's contents and a command line."""
-    given, typed = SCHEMA.read_arguments(["name=x", *arguments])
-    return SCHEMA.resolve(SCHEMA.merge(base or {}, given), typed)
+def resolved(*arguments: str, base: dict[str, Any] | None = None) -> Everything:
+    """The object that a file's contents and a command line describe."""
+    given, typed = read_arguments(Everything, ["name=x", *arguments])
+    return resolve(Everything, merge(Everything, base or {}, given), typed)
+
+
+def data(*arguments: str, base: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The same as plain data."""
+    return as_data(resolved(*arguments, base=base))
 
 
 def test_every_key_is_there_with_its_default() -> None:
-    assert resolve() == {
+    assert data() == {
         "name": "x",
         "count": 2,
         "start": 0.5,
@@ -115,15 +122,15 @@ def test_every_key_is_there_with_its_default() -> None:
 
 
 def test_resolving_again_changes_nothing() -> None:
-    once = resolve("pet=cat", "shape.sizes=[4]", "note=n")
-    assert SCHEMA.resolve(once) == once
+    once = resolved("pet=cat", "shape.sizes=[4]", "note=n")
+    assert resolve(Everything, as_data(once)) == once
 
 
 def test_meanings_come_from_the_docstrings_of_a_class_and_its_parents() -> None:
     keys = keys_of(Dog)
     assert {name: key.text for name, key in keys.items()} == {"age": "in years.", "size": "of the dog."}
-    assert keys_of(Top)["name"].text == "what it is called; the text may go on over lines: and hold colons."
-    assert keys_of(Top)["name"].default is REQUIRED and keys["size"].kind is int
+    assert keys_of(Everything)["name"].text == "what it is called; the text may run over lines: and hold colons."
+    assert keys_of(Everything)["name"].default is REQUIRED and keys["size"].kind is int
 
 
 @pytest.mark.parametrize(
@@ -151,13 +158,13 @@ def test_meanings_come_from_the_docstrings_of_a_class_and_its_parents() -> None:
     ],
 )
 def test_values_of_the_command_line(argument: str, key: str, value: Any) -> None:
-    resolved = resolve(argument)[key]
-    assert resolved == value and type(resolved) is type(value)
+    found = getattr(resolved(argument), key)
+    assert found == value and type(found) is type(value)
 
 
 def test_null_for_a_text_that_must_be_there_is_refused() -> None:
-    with pytest.raises(ConfigError, match="name must be text, got None"):
-        resolve("name=null")
+    with pytest.raises(ConfigError, match="name must be a valid string, got None"):
+        data("name=null")
 
 
 @pytest.mark.parametrize(
@@ -170,22 +177,22 @@ def test_null_for_a_text_that_must_be_there_is_refused() -> None:
     ],
 )
 def test_lists_and_sections_of_the_command_line(argument: str, value: dict[str, Any]) -> None:
-    assert resolve(argument)["shape"] == {"sizes": [1, 2], "pair": [0.5, 1.0], "open": False, **value}
+    assert data(argument)["shape"] == {"sizes": [1, 2], "pair": [0.5, 1.0], "open": False, **value}
 
 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("count=many", "count must be a whole number, got 'many'"),
-        ("count=2.5", "count must be a whole number, got 2.5"),
-        ("count=true", "count must be a whole number, got True"),
-        ("count=", "count must be a whole number, got None"),
-        ("count.more=1", "count must be a whole number, got {'more': 1}"),
-        ("mode=medium", "mode must be one of slow, fast, got 'medium'"),
-        ("shape.open=1", "shape.open must be true or false, got 1"),
-        ("shape.sizes=3", "shape.sizes must be a list [a whole number, ...], got 3"),
-        ("shape.sizes=[a]", "shape.sizes must be a list [a whole number, ...], got ['a']"),
-        ("shape.pair=[1]", "shape.pair must be a list [a number, a number], got [1]"),
+        ("count=many", "count must be a valid integer, got 'many'"),
+        ("count=2.5", "count must be a valid integer, got 2.5"),
+        ("count=true", "count must be a valid integer, got True"),
+        ("count=", "count must be a valid integer, got None"),
+        ("count.more=1", "count must be a valid integer, got {'more': 1}"),
+        ("mode=medium", "mode must be 'slow' or 'fast', got 'medium'"),
+        ("shape.open=1", "shape.open must be a valid boolean, got 1"),
+        ("shape.sizes=3", "shape.sizes must be a valid array, got 3"),
+        ("shape.sizes=[a]", "shape.sizes[0] must be a valid integer, got 'a'"),
+        ("shape.pair=[1]", "shape.pair[1] must be given, got [1]"),
         ("shape.pair=[2,1]", "shape: pair must rise, got (2.0, 1.0)"),
         ("shape=big", "shape must be a section (`shape.key=...`), got 'big'"),
         ("shape=0", "shape must be a section (`shape.key=...`), got 0"),
@@ -204,60 +211,60 @@ def test_lists_and_sections_of_the_command_line(argument: str, value: dict[str, 
 )
 def test_refusals_say_what_was_expected_and_what_came(argument: str, message: str) -> None:
     with pytest.raises(ConfigError) as refusal:
-        resolve(argument)
+        data(argument)
     assert str(refusal.value).startswith(message)
 
 
 def test_a_missing_value_is_named_with_its_meaning() -> None:
     with pytest.raises(ConfigError, match="name is required: what it is called"):
-        SCHEMA.resolve({})
+        resolve(Everything, {})
 
 
 def test_the_last_of_two_arguments_wins() -> None:
-    assert resolve("count=3", "count=4")["count"] == 4
-    assert resolve("pet=cat", "pet=dog")["pet"]["name"] == "dog"
+    assert data("count=3", "count=4")["count"] == 4
+    assert data("pet=cat", "pet=dog")["pet"]["name"] == "dog"
 
 
 @pytest.mark.parametrize("arguments", [("pet=cat", "pet.lives=7"), ("pet.lives=7", "pet=cat")])
 def test_a_name_and_its_keys_come_in_any_order(arguments: tuple[str, ...]) -> None:
-    assert resolve(*arguments)["pet"] == {"name": "cat", "street": "here", "age": 1.0, "lives": 7}
+    assert data(*arguments)["pet"] == {"name": "cat", "street": "here", "age": 1.0, "lives": 7}
 
 
 def test_a_files_values_stand_under_the_command_lines() -> None:
     base = {"count": 5, "shape": {"sizes": [3], "open": True}, "pet": {"name": "dog", "size": 8}}
-    resolved = resolve("shape.open=false", "pet.age=2", base=base)
-    assert resolved["count"] == 5 and resolved["shape"] == {"sizes": [3], "pair": [0.5, 1.0], "open": False}
-    assert resolved["pet"] == {"name": "dog", "street": "here", "age": 2.0, "size": 8}
+    found = data("shape.open=false", "pet.age=2", base=base)
+    assert found["count"] == 5 and found["shape"] == {"sizes": [3], "pair": [0.5, 1.0], "open": False}
+    assert found["pet"] == {"name": "dog", "street": "here", "age": 2.0, "size": 8}
 
 
 def test_another_name_than_the_files_keeps_the_keys_that_it_takes_too() -> None:
     base = {"pet": {"name": "dog", "size": 8, "age": 4, "street": "there"}}
-    assert resolve("pet=cat", base=base)["pet"] == {"name": "cat", "street": "there", "age": 4.0, "lives": 9}
-    assert resolve("pet=dog", base=base)["pet"]["size"] == 8
+    assert data("pet=cat", base=base)["pet"] == {"name": "cat", "street": "there", "age": 4.0, "lives": 9}
+    assert data("pet=dog", base=base)["pet"]["size"] == 8
     for name in ("cow", "[cat]"):
         with pytest.raises(ConfigError, match="name must be one of dog, cat"):
-            resolve(f"pet.name={name}", base=base)
+            data(f"pet.name={name}", base=base)
 
 
 def test_the_default_name_is_the_files_where_it_gives_none() -> None:
     base = {"pet": {"size": 8}}
-    assert resolve("pet=dog", base=base)["pet"]["size"] == 8
-    assert "size" not in resolve("pet=cat", base=base)["pet"]
+    assert data("pet=dog", base=base)["pet"]["size"] == 8
+    assert "size" not in data("pet=cat", base=base)["pet"]
 
 
 def test_a_file_may_give_a_component_by_its_name_alone() -> None:
-    assert resolve(base={"pet": "cat"})["pet"]["lives"] == 9
-    assert resolve("pet.lives=3", base={"pet": "cat"})["pet"]["lives"] == 3
-    assert resolve("pet=dog", base={"pet": "cat"})["pet"]["size"] == 3
+    assert data(base={"pet": "cat"})["pet"]["lives"] == 9
+    assert data("pet.lives=3", base={"pet": "cat"})["pet"]["lives"] == 3
+    assert data("pet=dog", base={"pet": "cat"})["pet"]["size"] == 3
 
 
 def test_an_empty_section_is_one_left_out() -> None:
-    assert resolve(base={"shape": None, "pet": None}) == resolve()
+    assert data(base={"shape": None, "pet": None}) == data()
 
 
 def test_what_typed_text_means_does_not_leak_to_the_files_values() -> None:
-    with pytest.raises(ConfigError, match="name must be text, got 12"):
-        SCHEMA.resolve({"name": 12})
+    with pytest.raises(ConfigError, match="name must be a valid string, got 12"):
+        resolve(Everything, {"name": 12})
 
 
 @pytest.mark.parametrize(
@@ -291,17 +298,17 @@ def test_a_file_is_read_with_its_numbers(tmp_path: Path) -> None:
 
 
 def test_the_configuration_file_is_taken_out_of_the_arguments() -> None:
-    given, typed = SCHEMA.read_arguments(["config=0001", "count=3"])
+    given, typed = read_arguments(Everything, ["config=0001", "count=3"])
     assert take_file(given, typed) == "0001" and given == {"count": 3}
     assert take_file(given, typed) is None
     for argument in ("config=", "config.count=3"):
         with pytest.raises(ConfigError, match="config must be a file"):
-            take_file(*SCHEMA.read_arguments([argument]))
+            take_file(*read_arguments(Everything, [argument]))
 
 
 def test_a_mistyped_config_is_near_to_it() -> None:
     with pytest.raises(ConfigError, match=r"unknown key confg; did you mean config\?"):
-        SCHEMA.resolve({"name": "x", "confg": "a.yaml"}, taken=("config",))
+        resolve(Everything, {"name": "x", "confg": "a.yaml"}, taken=("config",))
 
 
 def test_a_section_of_names_of_the_users_own() -> None:
@@ -315,9 +322,11 @@ def test_a_section_of_names_of_the_users_own() -> None:
 
         counts: dict[str, int]
 
-    schema = Schema(top=Named, settings={}, families={})
-    given, typed = schema.read_arguments(["counts.cats=2", "counts.dogs=3.0"])
-    assert schema.resolve(given, typed) == {"counts": {"cats": 2, "dogs": 3}}
-    for wrong in ({"counts": {"cats": "many"}}, {"counts": 2}):
-        with pytest.raises(ConfigError, match=r"counts must be a section of names, each with a whole number \(\.NAME="):
-            schema.resolve(wrong)
+    given, typed = read_arguments(Named, ["counts.cats=2", "counts.dogs=3.0"])
+    assert resolve(Named, given, typed).counts == {"cats": 2, "dogs": 3}
+    for wrong, message in (
+        ({"cats": "many"}, "counts.cats must be .*integer.*'many'"),
+        (2, "counts must be an object, got 2"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            resolve(Named, {"counts": wrong})

@@ -12,7 +12,7 @@ import pytest
 import torch
 from support.one_weight import Batches, OneWeight, quiet_trainer
 
-from sdedit_pl.training.average import ImageHalfLifeAveraging
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 
 class AverageRecord(lightning.Callback):

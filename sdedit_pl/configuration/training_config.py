@@ -4,51 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
-from sdedit_pl.config import Family, Schema, require_at_least
-from sdedit_pl.data import DATA_SOURCES, ImageDataModule
-from sdedit_pl.denoiser import PARAMETERISATIONS
-from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
+from sdedit_pl.configuration.model_config import SUPPLIED_TO_NETWORK, ImageShape, ModelConfig
+from sdedit_pl.configuration.resolution import as_data
+from sdedit_pl.configuration.schema import Component, construct, family, require_at_least
+from sdedit_pl.data import DATA_SOURCES, ImageDataModule, Source
+from sdedit_pl.denoiser import PARAMETERISATIONS, Parameterisation
+from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS, TimeSampler, Weighting
 from sdedit_pl.networks import NETWORKS
-from sdedit_pl.sde import SDES
+from sdedit_pl.networks.unet import UNet
+from sdedit_pl.sde import SDE, SDES
 from sdedit_pl.training.augmentation import Augmentation
-from sdedit_pl.training.optimizers import OPTIMIZERS, SCHEDULES
+from sdedit_pl.training.optimizers import OPTIMIZERS, SCHEDULES, Adam, Schedule
 
 
-@dataclass
-class Run:
-    """The run as a whole.
-
-    Args:
-        out: folder of the run: checkpoints, previews, logs, the resolved configuration.
-        seed: of every random number.
-        init_from: editing checkpoint to start from; without one, weights start at random.
-        resume: continue from the newest checkpoint in `out`, if there is one.
-        compile: compile the network with torch.compile.
-        channels_last: keep convolutions, and with them feature maps, in channels-last memory order.
-        reduction: of the squared error over an image's pixels, mean or sum.
-        uncertainty: learn, beside the network, how large the loss is at each noise level, and divide it by that.
-        logger: csv (and PNG previews) or wandb.
-    """
-
-    out: str = "runs/default"
-    seed: int = 0
-    init_from: str | None = None
-    resume: bool = True
-    compile: bool = False
-    channels_last: bool = False
-    reduction: Literal["mean", "sum"] = "mean"
-    uncertainty: bool = False
-    logger: Literal["csv", "wandb"] = "csv"
-
-    def __post_init__(self) -> None:
-        require_at_least(self, seed=0)
-        if self.seed >= 2**63:
-            raise ValueError(f"seed must be below 2^63, got {self.seed}")
-
-
-@dataclass
+@dataclass(frozen=True)
 class TrainerSettings:
     """Lightning's Trainer, under its own names.
 
@@ -87,7 +58,7 @@ class TrainerSettings:
             raise ValueError(f"gradient_clip_val must be positive, got {self.gradient_clip_val}; null does not clip")
 
 
-@dataclass
+@dataclass(frozen=True)
 class CheckpointSettings:
     """Checkpoints to resume from, in the folder `checkpoints` of the run.
 
@@ -116,7 +87,7 @@ class CheckpointSettings:
             raise ValueError(f"every_minutes must be positive, got {self.every_minutes}; null counts steps alone")
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainSettings:
     """What is trained of the network.
 
@@ -128,7 +99,7 @@ class TrainSettings:
     only: tuple[str, ...] = ()
 
 
-@dataclass
+@dataclass(frozen=True)
 class ValidationSettings:
     """What is watched on the validation images, which get the same noise every time.
 
@@ -152,7 +123,7 @@ class ValidationSettings:
             raise ValueError(f"sigma_edges must rise from above 0, at least two of them or none, got {list(edges)}")
 
 
-@dataclass
+@dataclass(frozen=True)
 class AverageSettings:
     """The exponential moving averages of the weights, which previews and editing use.
 
@@ -166,7 +137,7 @@ class AverageSettings:
     ramp: float = 0.05
 
 
-@dataclass
+@dataclass(frozen=True)
 class PreviewSettings:
     """Sheets of edits and samples, written after every validation.
 
@@ -188,7 +159,7 @@ class PreviewSettings:
         require_at_least(self, count=0, samples=0, steps=1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class WandbSettings:
     """Weights & Biases, for logger=wandb. WANDB_MODE=offline needs no account.
 
@@ -209,30 +180,72 @@ class WandbSettings:
     log_model: bool = True
 
 
-TRAINING = Schema(
-    top=Run,
-    settings={
-        "trainer": TrainerSettings,
-        "checkpoint": CheckpointSettings,
-        "preview": PreviewSettings,
-        "wandb": WandbSettings,
-        "average": AverageSettings,
-        "augment": Augmentation,
-        "train": TrainSettings,
-        "validation": ValidationSettings,
-    },
-    families={
-        "data": Family(DATA_SOURCES, "folder", shared=ImageDataModule, supplied=("source", "seed", "image_size")),
-        "sde": Family(SDES, "vp"),
-        "network": Family(NETWORKS, "ncsnpp", supplied=("output_channels", "image_channels", "augmentation_labels")),
-        "parameterisation": Family(PARAMETERISATIONS, "edm"),
-        "weighting": Family(WEIGHTINGS, "edm"),
-        "times": Family(TIME_SAMPLERS, "log_normal"),
-        "optimizer": Family(OPTIMIZERS, "adam"),
-        "schedule": Family(SCHEDULES, "constant"),
-    },
-)
-"""Every key of a training configuration."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """A training run.
 
-MODEL_SECTIONS = ("sde", "network", "parameterisation")
-"""What a denoiser is made of: the sections that a checkpoint carries."""
+    Args:
+        out: folder of the run: checkpoints, previews, logs, the resolved configuration.
+        seed: of every random number.
+        init_from: editing checkpoint to start from; without one, weights start at random.
+        resume: continue from the newest checkpoint in `out`, if there is one.
+        compile: compile the network with torch.compile.
+        channels_last: keep convolutions, and with them feature maps, in channels-last memory order.
+        reduction: of the squared error over an image's pixels, mean or sum.
+        uncertainty: learn, beside the network, how large the loss is at each noise level, and divide it by that.
+        logger: csv (and PNG previews) or wandb.
+    """
+
+    out: str = "runs/default"
+    seed: int = 0
+    init_from: str | None = None
+    resume: bool = True
+    compile: bool = False
+    channels_last: bool = False
+    reduction: Literal["mean", "sum"] = "mean"
+    uncertainty: bool = False
+    logger: Literal["csv", "wandb"] = "csv"
+    trainer: TrainerSettings
+    checkpoint: CheckpointSettings
+    preview: PreviewSettings
+    wandb: WandbSettings
+    average: AverageSettings
+    augment: Augmentation
+    train: TrainSettings
+    validation: ValidationSettings
+    data: Component[Source] = family(
+        DATA_SOURCES, "folder", shared=ImageDataModule, supplied=("source", "seed", "image_size")
+    )
+    sde: Component[SDE] = family(SDES, "vp")
+    network: Component[UNet] = family(NETWORKS, "ncsnpp", supplied=SUPPLIED_TO_NETWORK)
+    parameterisation: Component[Parameterisation] = family(PARAMETERISATIONS, "edm")
+    weighting: Component[Weighting] = family(WEIGHTINGS, "edm")
+    times: Component[TimeSampler] = family(TIME_SAMPLERS, "log_normal")
+    optimizer: Component[Adam] = family(OPTIMIZERS, "adam")
+    schedule: Component[Schedule] = family(SCHEDULES, "constant")
+
+    def __post_init__(self) -> None:
+        require_at_least(self, seed=0)
+        if self.seed >= 2**63:
+            raise ValueError(f"seed must be below 2^63, got {self.seed}")
+
+    @property
+    def image(self) -> ImageShape:
+        """The size and channels of the images."""
+        return construct("data", ImageShape, size=self.data.values["size"], channels=self.data.values["channels"])
+
+    @property
+    def model(self) -> ModelConfig:
+        """The denoiser that is trained."""
+        return ModelConfig(
+            image=self.image,
+            t_max=self.times.values["t_max"],
+            augmentation_labels=self.augment.labels,
+            sde=self.sde,
+            network=self.network,
+            parameterisation=self.parameterisation,
+        )
+
+    def as_data(self) -> dict[str, Any]:
+        """Every key as plain data, as a run's folder and its checkpoints keep it."""
+        return as_data(self)

@@ -3,38 +3,43 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, cast
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
 from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.training.lightning_internals import AccessibleWeightAveraging
 from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.step_counts import images_seen
 
 logger = logging.getLogger(__name__)
 
 OTHERS = "sdedit_averages"
-"""Where a checkpoint keeps the networks of the further averages, by their half-lives."""
+"""Key of a checkpoint with the networks of the further averages, by half-life."""
 
 
-class ImageHalfLifeAveraging(WeightAveraging):
-    """Averages the weights so that an image's influence halves every `half_life_images` images.
+class ImageHalfLifeAveraging(AccessibleWeightAveraging):
+    """Averages the weights so that the influence of an image halves every `half_life_images` images.
 
     Counting in images makes the average independent of the batch size and of the number of devices. Early in training
-    the half-life is the share `ramp` of the images seen, so that the first weights are soon forgotten.
+    the half-life is the fraction `ramp` of the images seen, so that the initial weights are soon forgotten.
 
-    Of several half-lives the first is the average that Lightning validates and previews show; further ones are kept
-    beside it, and the module validates them too.
+    With several half-lives, Lightning validates the first average and previews show it. The others are kept beside it
+    and validated by the module.
 
     Args:
-        half_life_images: images after which an update's weight in the average has halved; one number or several.
-        ramp: largest half-life as a share of the images seen so far; 0 switches the ramp off.
-        continues: whether the first weights are an average already, as those of an editing checkpoint are: then they
-            are not forgotten by a ramp.
+        half_life_images: number of images after which the weight of an update has halved; one number or several.
+        ramp: largest half-life as a fraction of the images seen so far; 0 switches the ramp off.
+        continues: whether the initial weights are already an average, as those of an editing checkpoint are; then no
+            ramp forgets them.
+
+    Raises:
+        ValueError: a half-life is below 1 or occurs twice, or `ramp` is negative.
 
     Source: Karras et al. 2022, appendix F.3.
     """
@@ -49,16 +54,15 @@ class ImageHalfLifeAveraging(WeightAveraging):
             )
         if len(set(half_lives)) < len(half_lives):
             raise ValueError(f"half_life_images must differ from each other, got {list(half_lives)}")
-        super().__init__(use_buffers=False)
+        super().__init__()
         self.half_lives = half_lives
         self.ramp = 0.0 if continues else ramp
         self.continues = continues
-        self._swapped = False
         self._others: dict[int, Denoiser] = {}
         self._weights: list[tuple[list[Tensor], list[Tensor]]] = []
 
     def decay(self, images_seen: int, images_per_step: int, half_life: int | None = None) -> float:
-        """Share of the average that one optimiser step of `images_per_step` images keeps; None is the first average."""
+        """Fraction of the average that an optimiser step of `images_per_step` images keeps; None: first half-life."""
         images = float(half_life or self.half_lives[0])
         if self.ramp:
             images = min(images, self.ramp * images_seen)
@@ -66,11 +70,9 @@ class ImageHalfLifeAveraging(WeightAveraging):
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if self._average_model is not None:
-            # Read at every update, which on the CPU waits for no device.
-            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
-            if self.continues:
-                self._average_model.n_averaged += 1
+        self._weights = []
+        if self.average is not None:
+            self.updates = int(self.continues)
             denoiser = cast(ScoreModule, pl_module).denoiser
             self._others = {
                 half_life: deepcopy(denoiser).to(pl_module.device).requires_grad_(False).eval()
@@ -79,9 +81,9 @@ class ImageHalfLifeAveraging(WeightAveraging):
             cast(ScoreModule, pl_module).averages = self._others
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        # Lightning makes the average before the module has its precision.
-        if self._average_model is not None:
-            self._average_model.module.to(pl_module.dtype)
+        # Lightning copies the module before it has its precision.
+        if self.average is not None:
+            self.average.to(pl_module.dtype)
         for denoiser in self._others.values():
             denoiser.to(pl_module.dtype)
 
@@ -93,24 +95,32 @@ class ImageHalfLifeAveraging(WeightAveraging):
         batch: Tensor,
         batch_idx: int,
     ) -> None:
-        if trainer.global_step > self._latest_update_step:
+        if trainer.global_step > self.latest_update_step:
             images_per_step = batch.shape[0] * trainer.world_size * trainer.accumulate_grad_batches
             self._update(pl_module, images_seen(trainer), images_per_step)
-            self._latest_update_step = trainer.global_step
+            self.latest_update_step = trainer.global_step
 
     def averages(self, pl_module: ScoreModule) -> dict[int, Denoiser]:
-        """The denoiser of each average at the moment, by its half-life, the first one first; not to be changed."""
+        """The denoiser of each average, by half-life, the first one first; do not change them."""
         return {self.half_lives[0]: self.averaged(pl_module), **self._others}
 
     def averaged(self, pl_module: ScoreModule) -> Denoiser:
-        """The denoiser that holds the averaged weights at the moment; not to be changed."""
-        if self._average_model is None or self._swapped:
+        """The denoiser that currently holds the first average; do not change it."""
+        if self.average is None or self.exchanged:
             return pl_module.denoiser
-        return cast(ScoreModule, self._average_model.module).denoiser
+        return cast(ScoreModule, self.average).denoiser
 
-    def _swap_models(self, pl_module: lightning.LightningModule) -> None:
-        super()._swap_models(pl_module)
-        self._swapped = not self._swapped
+    @contextmanager
+    def evaluated(self, trainer: lightning.Trainer, pl_module: ScoreModule) -> Iterator[Denoiser]:
+        """Gives the denoiser of the first average in evaluation mode, under the precision of the run."""
+        denoiser = self.averaged(pl_module)
+        training = denoiser.training
+        denoiser.eval()
+        try:
+            with torch.inference_mode(), trainer.precision_plugin.forward_context():
+                yield denoiser
+        finally:
+            denoiser.train(training)
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -126,36 +136,23 @@ class ImageHalfLifeAveraging(WeightAveraging):
         kept = checkpoint.get(OTHERS, {})
         for half_life, other in self._others.items():
             if half_life not in kept:
-                logger.info("the average of half-life %d begins as that of %d", half_life, self.half_lives[0])
+                logger.info("the average of half-life %d starts from that of %d", half_life, self.half_lives[0])
             weights = kept.get(half_life, self.averaged(cast(ScoreModule, pl_module)).network.state_dict())
             other.network.load_state_dict(weights)
 
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
-        # A failure or an interrupt in validation leaves the two sets of weights exchanged.
-        if self._swapped:
-            self._swap_models(pl_module)
-
     @torch.no_grad()
     def _update(self, pl_module: lightning.LightningModule, images_seen: int, images_per_step: int) -> None:
-        """One update of every average: a kernel for each, and nothing that waits for the device.
+        """Updates every average with one kernel each, without waiting for the accelerator.
 
-        Lightning's own would copy its counter to the device at every step, which waits for all that is queued there.
+        Lightning's update copies its counter to the accelerator, which waits for all queued work.
         """
-        assert self._average_model is not None
+        assert self.average is not None
         if not self._weights:
-            pairs: list[tuple[nn.Module, nn.Module]] = [(self._average_model.module, pl_module)]
+            pairs: list[tuple[nn.Module, nn.Module]] = [(self.average, pl_module)]
             pairs += [(other, cast(ScoreModule, pl_module).denoiser) for other in self._others.values()]
             self._weights = [(list(average.parameters()), list(current.parameters())) for average, current in pairs]
-        first = int(self._average_model.n_averaged) == 0
+        first = self.updates == 0
         for half_life, (average, current) in zip(self.half_lives, self._weights, strict=True):
             weight = 1.0 if first else 1 - self.decay(images_seen, images_per_step, half_life)
             torch._foreach_lerp_(average, current, weight)  # pyright: ignore[reportPrivateImportUsage, reportArgumentType]
-        self._average_model.n_averaged += 1
-
-
-def images_seen(trainer: lightning.Trainer) -> int:
-    """Training images in the weights so far, over all devices and over the runs that this one resumes."""
-    data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-    return data.consumed_samples
+        self.updates += 1

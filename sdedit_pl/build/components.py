@@ -1,0 +1,32 @@
+"""The object that a component describes."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from sdedit_pl.configuration.schema import Component, construct, keys_of
+
+T = TypeVar("T")
+
+
+def build_component(component: Component[T], **supplied: Any) -> T:
+    """An instance of the component's class.
+
+    Args:
+        component: the class and its values.
+        supplied: arguments of its constructor that no configuration can give.
+
+    Raises:
+        ConfigError: the class refuses its arguments.
+    """
+    arguments = {key: value for key, value in component.values.items() if key in keys_of(component.cls)}
+    return construct(component.section, component.cls, **arguments, **supplied)
+
+
+def build_unless_usual(component: Component[T]) -> T | None:
+    """An instance of the component's class, or None where the class and all its values are the family's defaults.
+
+    Raises:
+        ConfigError: the class refuses its arguments.
+    """
+    return None if component.usual else build_component(component)

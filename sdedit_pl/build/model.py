@@ -1,0 +1,33 @@
+"""The denoiser that a description describes."""
+
+from __future__ import annotations
+
+from sdedit_pl.build.components import build_component
+from sdedit_pl.configuration.model_config import ModelConfig
+from sdedit_pl.configuration.schema import ConfigError, construct
+from sdedit_pl.denoiser import Denoiser
+
+
+def build_denoiser(model: ModelConfig) -> Denoiser:
+    """The denoiser of a description, with weights as its network initialises them.
+
+    Raises:
+        ConfigError: arguments that a class refuses, or an image size that the network cannot divide.
+    """
+    size, channels = model.image.size, model.image.channels
+    parameterisation = build_component(model.parameterisation)
+    network = build_component(
+        model.network,
+        image_channels=channels,
+        output_channels=parameterisation.output_channels(channels),
+        augmentation_labels=model.augmentation_labels,
+    )
+    divisor = network.size_divisor
+    if size % divisor:
+        below, above = max(divisor, size // divisor * divisor), (size // divisor + 1) * divisor
+        raise ConfigError(
+            f"data.size must be a multiple of {divisor} for this network (its down-sampling and patch), got {size}; "
+            f"the nearest are {below} and {above}"
+        )
+    parts = {"parameterisation": parameterisation, "sde": build_component(model.sde)}
+    return construct("times", Denoiser, network=network, **parts, t_max=model.t_max)

@@ -1,0 +1,79 @@
+"""The parts of a training run: data, the LightningModule, and callbacks."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from sdedit_pl.build.components import build_component
+from sdedit_pl.configuration.schema import ConfigError, construct, keys_of
+from sdedit_pl.configuration.training_config import TrainingConfig
+from sdedit_pl.data import ImageDataModule
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.training.early_stopping import Patience
+from sdedit_pl.training.learned_uncertainty import LogUncertainty
+from sdedit_pl.training.memorisation_alarm import SIDE, MemorisationAlarm
+from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
+
+
+def build_data(config: TrainingConfig) -> ImageDataModule:
+    """The data module.
+
+    Raises:
+        ConfigError: the source or the module refuses its arguments.
+    """
+    of_source, of_module = keys_of(config.data.cls), keys_of(ImageDataModule)
+    shared = {key: value for key, value in config.data.values.items() if key in of_module and key not in of_source}
+    source = build_component(config.data)
+    return construct("data", ImageDataModule, source=source, seed=config.seed, **shared)
+
+
+def build_module(config: TrainingConfig, denoiser: Denoiser) -> ScoreModule:
+    """The LightningModule that trains `denoiser`."""
+    if config.channels_last:
+        denoiser = denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    module = ScoreModule(
+        denoiser,
+        build_component(config.weighting),
+        build_component(config.times),
+        build_component(config.optimizer),
+        build_component(config.schedule),
+        reduction=config.reduction,
+        augmentation=config.augment,
+        sigma_edges=config.validation.sigma_edges,
+        uncertainty=LogUncertainty() if config.uncertainty else None,
+        seed=config.seed,
+        config=config.as_data(),
+    )
+    if config.compile:
+        module.compile_losses()
+    return module
+
+
+def build_averaging(config: TrainingConfig) -> ImageHalfLifeAveraging:
+    """The callback that averages the weights; those of `init_from` are an average already."""
+    half_lives, ramp = config.average.half_life_images, config.average.ramp
+    continues = config.init_from is not None
+    return construct("average", ImageHalfLifeAveraging, half_life_images=half_lives, ramp=ramp, continues=continues)
+
+
+def build_safeguards(
+    config: TrainingConfig, data: ImageDataModule, averaging: ImageHalfLifeAveraging, denoiser: Denoiser
+) -> list[Callback]:
+    """Callbacks for runs on few images: the alarm for memorised images, and early stopping.
+
+    Raises:
+        ConfigError: patience without validation images.
+    """
+    settings = config.validation
+    originals = data.val_images(settings.memory_edits)
+    watching: list[Callback] = []
+    if settings.patience is not None:
+        if not len(originals):
+            raise ConfigError("validation.patience needs validation images, and there are none; see data.val_fraction")
+        watching.append(Patience(averaging, settings.patience))
+    seen = data.small_training_images(SIDE, settings.memory_images)
+    if seen is not None and len(originals):
+        watching.append(MemorisationAlarm(averaging, denoiser, originals, seen))
+    return watching

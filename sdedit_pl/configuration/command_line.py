@@ -1,0 +1,86 @@
+"""Command lines: dot lists `key=value`, and the command that declares which keys it takes."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sdedit_pl.configuration.resolution import merge, resolve
+from sdedit_pl.configuration.schema import REQUIRED, ConfigError, schema_of
+from sdedit_pl.configuration.yaml_text import parsed, read_file
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Command(Generic[T]):
+    """A command of the command line.
+
+    Args:
+        usage: the first lines of its help.
+        arguments: the dataclass of its keys.
+        file: description of the key `config=FILE`; None for a command without it.
+    """
+
+    usage: str
+    arguments: type[T]
+    file: str | None = None
+
+    def parse(self, words: list[str], read: Callable[[str], dict[str, Any]] | None = None) -> T:
+        """The typed arguments of a command line.
+
+        Args:
+            words: the command line after the verb.
+            read: reads the file of `config=`; None for a plain YAML file.
+
+        Raises:
+            ConfigError: arguments or a file that do not fit the keys.
+        """
+        given, typed = read_arguments(self.arguments, words)
+        file = None if self.file is None else take_file(given, typed)
+        base = {} if file is None else read(file) if read else read_file(Path(file))
+        taken = () if self.file is None else ("config",)
+        return resolve(self.arguments, merge(self.arguments, base, given), typed, taken)
+
+
+def read_arguments(cls: type, words: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The dot list `a.b=value ...` of a command line, parsed as YAML values and as typed.
+
+    `section=name` is short for `section.name=name` where the section names a class.
+
+    Raises:
+        ConfigError: an argument that is not `key=value`.
+    """
+    families = schema_of(cls).families
+    merged = OmegaConf.create({})
+    typed: dict[str, str] = {}
+    for word in words:
+        key, separator, text = word.partition("=")
+        if not separator or not key or key.startswith("-"):
+            raise ConfigError(f"arguments are key=value, got {word!r}; --help lists the keys")
+        key = f"{key}.name" if key in families else key
+        try:
+            OmegaConf.update(merged, key, parsed(text), force_add=True)
+        except (OmegaConfBaseException, AttributeError, TypeError) as error:
+            raise ConfigError(f"{word!r} contradicts an earlier argument, or is no key: {error}") from error
+        typed[key] = text
+    return typing.cast(dict[str, Any], OmegaConf.to_container(merged)), typed
+
+
+def take_file(given: dict[str, Any], typed: Mapping[str, str]) -> str | None:
+    """Removes `config=FILE` from a command line's arguments; None where it is absent.
+
+    Raises:
+        ConfigError: it is empty, or `config` is used as a section.
+    """
+    if given.pop("config", REQUIRED) is REQUIRED:
+        return None
+    if not typed.get("config"):
+        raise ConfigError("config must be a file, config=FILE.yaml, got no name; its keys are given without `config.`")
+    return typed["config"]

@@ -1,0 +1,85 @@
+"""The description of a denoiser: what a checkpoint carries beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sdedit_pl.configuration.resolution import as_data, resolve
+from sdedit_pl.configuration.schema import Component, ConfigError, family, require_at_least
+from sdedit_pl.denoiser import PARAMETERISATIONS, Parameterisation
+from sdedit_pl.networks import NETWORKS
+from sdedit_pl.networks.unet import UNet
+from sdedit_pl.sde import SDE, SDES
+from sdedit_pl.training.augmentation import Augmentation
+
+SUPPLIED_TO_NETWORK = ("output_channels", "image_channels", "augmentation_labels")
+"""Constructor arguments of a network that follow from the rest of a configuration."""
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """Images of a domain: their height and width in pixels, and their channels."""
+
+    size: int
+    channels: int
+
+    def __post_init__(self) -> None:
+        require_at_least(self, size=1, channels=1)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A denoiser.
+
+    Args:
+        image: its images.
+        t_max: latest time that it is trained for.
+        augmentation_labels: how many numbers condition the network on augmentation; 0 for none.
+        sde: its SDE.
+        network: its network.
+        parameterisation: its parameterisation.
+    """
+
+    image: ImageShape
+    t_max: float = 1.0
+    augmentation_labels: int = 0
+    sde: Component[SDE] = family(SDES, "vp")
+    network: Component[UNet] = family(NETWORKS, "ncsnpp", supplied=SUPPLIED_TO_NETWORK)
+    parameterisation: Component[Parameterisation] = family(PARAMETERISATIONS, "edm")
+
+    def __post_init__(self) -> None:
+        require_at_least(self, augmentation_labels=0)
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> ModelConfig:
+        """The description in a checkpoint; keys that it lacks get their defaults.
+
+        Raises:
+            ConfigError: a missing section, an unknown name or key, or a wrong type.
+        """
+        for section in ("image", "sde", "network", "parameterisation"):
+            if section not in data:
+                raise ConfigError(f"the model's description lacks {section}")
+        return resolve(cls, data)
+
+    def as_data(self) -> dict[str, Any]:
+        """The description as plain data, as checkpoints keep it."""
+        return as_data(self)
+
+
+def model_of_run(data: Mapping[str, Any]) -> ModelConfig:
+    """The denoiser of a run's configuration as a checkpoint keeps it, perhaps of a former version with fewer keys.
+
+    Raises:
+        ConfigError, KeyError: it describes no denoiser that this version knows.
+    """
+    return ModelConfig.from_data(
+        {
+            "image": {key: data["data"][key] for key in ("size", "channels")},
+            "t_max": data.get("times", {}).get("t_max", 1.0),
+            "augmentation_labels": Augmentation(**data.get("augment", {})).labels,
+            **{section: data[section] for section in ("sde", "network", "parameterisation")},
+        }
+    )

@@ -1,0 +1,161 @@
+"""How keys are declared: dataclasses, families of classes, and the signatures and docstrings that describe them."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+REQUIRED = object()
+"""Default of a key without one."""
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key, the expected type and the value."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key: its type annotation, its default or REQUIRED, and its description."""
+
+    kind: Any
+    default: Any
+    text: str
+
+
+@dataclass(frozen=True)
+class Family(Generic[T]):
+    """The classes that a component can name.
+
+    Args:
+        table: name -> class.
+        default: the name used where none is given.
+        shared: a class whose constructor takes the section's other keys.
+        supplied: constructor arguments that the program gives and no configuration can.
+    """
+
+    table: Mapping[str, Callable[..., T]]
+    default: str
+    shared: Callable[..., Any] | None = None
+    supplied: tuple[str, ...] = ()
+
+    def keys(self, name: str) -> dict[str, Key]:
+        """The keys that go with the class `name`."""
+        keys = {} if self.shared is None else keys_of(self.shared)
+        keys |= keys_of(self.table[name])
+        return {key: value for key, value in keys.items() if key not in self.supplied}
+
+
+@dataclass(frozen=True)
+class Component(Generic[T]):
+    """A class of a family and the values of its section.
+
+    Args:
+        section: the section's name, for messages.
+        name: the class's name in the table.
+        cls: the class.
+        values: every key of the section but `name`; those of `Family.shared` are among them.
+        usual: whether the class and all values are the family's defaults.
+    """
+
+    section: str
+    name: str
+    cls: Callable[..., T]
+    values: Mapping[str, Any]
+    usual: bool = False
+
+
+def family(
+    table: Mapping[str, Callable[..., Any]],
+    default: str,
+    *,
+    shared: Callable[..., Any] | None = None,
+    supplied: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field that holds a `Component`; takes the arguments of `Family`."""
+    return field(kw_only=True, metadata={"family": Family(table, default, shared, supplied)})
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The keys of a dataclass by kind.
+
+    Args:
+        keys: those outside of any section.
+        sections: section -> the dataclass of its keys.
+        families: section -> the classes that it can name.
+    """
+
+    keys: Mapping[str, Key]
+    sections: Mapping[str, type]
+    families: Mapping[str, Family[Any]]
+
+
+@cache
+def schema_of(cls: type) -> Schema:
+    """The schema that a dataclass declares."""
+    families = {item.name: item.metadata["family"] for item in fields(cls) if "family" in item.metadata}
+    keys = {name: key for name, key in keys_of(cls).items() if name not in families}
+    sections = {name: key.kind for name, key in keys.items() if isinstance(key.kind, type) and is_dataclass(key.kind)}
+    return Schema({name: key for name, key in keys.items() if name not in sections}, sections, families)
+
+
+def keys_of(source: Callable[..., Any]) -> dict[str, Key]:
+    """The arguments of a class, as keys: types from its annotations, texts from the `Args:` of its docstrings."""
+    function = source.__init__ if inspect.isclass(source) else source
+    hints = typing.get_type_hints(function)
+    texts: dict[str, str] = {}
+    for owner in reversed(inspect.getmro(source) if inspect.isclass(source) else (source,)):
+        texts |= argument_texts(owner.__doc__ or "")
+    keys = {}
+    for name, parameter in inspect.signature(source).parameters.items():
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        default = REQUIRED if parameter.default in (parameter.empty, MISSING) else parameter.default
+        keys[name] = Key(hints.get(name, Any), default, texts.get(name, ""))
+    return keys
+
+
+def argument_texts(docstring: str) -> dict[str, str]:
+    """The entries `name: text` of a docstring's `Args:` section."""
+    section = re.search(r"^Args:\n(.*?)(?:\n\S|\Z)", inspect.cleandoc(docstring), re.DOTALL | re.MULTILINE)
+    if section is None:
+        return {}
+    entries = re.findall(r"^    (\w+)(?: \([^)]*\))?: (.*?)(?=^    \w|\Z)", section.group(1), re.DOTALL | re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def construct(section: str, cls: Callable[..., T], **arguments: Any) -> T:
+    """`cls(**arguments)`, with the section's name in front of its refusal.
+
+    Raises:
+        ConfigError: if the class raises ValueError.
+    """
+    try:
+        return cls(**arguments)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{section}: {error}" if section else str(error)) from error
+
+
+def require_at_least(settings: Any, **least: int) -> None:
+    """Raises ValueError if an attribute of `settings` that is not None is below its least sensible value."""
+    for key, smallest in least.items():
+        value = getattr(settings, key)
+        if value is not None and value < smallest:
+            raise ValueError(f"{key} must be at least {smallest}, got {value}")
+
+
+def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """'; did you mean ...?' with the known word most like `word`, or the list of known words."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {prefix}{close[0]}?" if close else f"; known: {', '.join(known)}"

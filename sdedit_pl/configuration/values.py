@@ -1,0 +1,94 @@
+"""Conversion of values to the types of their keys, by pydantic in its strict JSON mode.
+
+That mode converts lists to tuples and whole numbers to floats, and nothing else: no `true` for 1, no "10" for 10.
+"""
+
+from __future__ import annotations
+
+import json
+import typing
+from functools import cache
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from sdedit_pl.configuration.schema import REQUIRED, ConfigError, Key
+from sdedit_pl.configuration.yaml_text import parsed
+
+
+def converted(path: str, value: Any, key: Key, typed: str | None = None) -> Any:
+    """`value` in the type of a key; lists become tuples.
+
+    Args:
+        path: the key's full name, for messages.
+        value: as read from YAML.
+        key: the key.
+        typed: the value as typed on the command line, which text keeps (00012 is not 10).
+
+    Raises:
+        ConfigError: the value is missing or of another type.
+    """
+    if value is REQUIRED:
+        raise ConfigError(f"{path} is required: {key.text or 'give it in the file or as ' + path + '=...'}")
+    if key.kind is Any:
+        return value
+    candidates = [_with_whole_numbers(value)]
+    if typed is not None and value is not None:
+        candidates.insert(0 if isinstance(value, str) else 1, typed)
+    if isinstance(value, str) and "," in value:
+        candidates.append([parsed(part) for part in value.split(",")])  # `at=10,20` for [10, 20]
+    refusal: ValidationError | None = None
+    for candidate in candidates:
+        try:
+            return as_tuples(_adapter(key.kind).validate_json(json.dumps(candidate, default=str), strict=True))
+        except ValidationError as error:
+            refusal = refusal or error
+    assert refusal is not None
+    raise ConfigError(_in_words(path, value, key.kind, refusal)) from refusal
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter:
+    return TypeAdapter(kind)
+
+
+def as_tuples(value: Any) -> Any:
+    """A value with tuples in place of its lists, at any depth."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _with_whole_numbers(value: Any) -> Any:
+    """A value with integers in place of floats without a fraction: YAML's 1e3 is a float."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _with_whole_numbers(entry) for name, entry in value.items()}
+    return [_with_whole_numbers(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _in_words(path: str, value: Any, kind: Any, refusal: ValidationError) -> str:
+    """One line that says what was expected, from the errors that lie deepest in the value."""
+    errors = refusal.errors(include_url=False, include_context=False)
+    places = [_place(value, error["loc"]) for error in errors]
+    deepest = max(places, key=len)
+    chosen = [error for error, place in zip(errors, places, strict=True) if place == deepest]
+    expected = [
+        "given" if error["type"] == "missing" else error["msg"].removeprefix("Input should be ") for error in chosen
+    ]
+    if not deepest and type(None) in typing.get_args(kind):
+        expected.append("null")
+    got = chosen[0]["input"] if deepest else value
+    return f"{path}{''.join(deepest)} must be {' or '.join(dict.fromkeys(expected))}, got {got!r}"
+
+
+def _place(value: Any, location: tuple[int | str, ...]) -> list[str]:
+    """Where in a value an error lies, as indices and keys; pydantic names the options of a union among them."""
+    place = []
+    for part in location:
+        if isinstance(part, int):
+            place.append(f"[{part}]")
+            value = value[part] if isinstance(value, list | tuple) and part < len(value) else None
+        elif isinstance(value, dict) and part in value:
+            place.append(f".{part}")
+            value = value[part]
+    return place
