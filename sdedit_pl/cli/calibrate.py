@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from sdedit_pl.build.components import build_unless_usual
+from sdedit_pl.build.components import build_component, build_unless_usual
 from sdedit_pl.calibration.calibration_report import CalibrationReport
 from sdedit_pl.calibration.knee import trade_off
 from sdedit_pl.calibration.sweep import LEAST_IMAGES, Sweep, measure_batch, usual_times
@@ -23,14 +23,12 @@ from sdedit_pl.calibration.t0_sidecar import sidecar_of, write_calibration
 from sdedit_pl.calibration.unfinished_sweep import UnfinishedSweep
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.cli import say
-from sdedit_pl.cli.edit_inputs import image_shape
 from sdedit_pl.cli.edit_model import load_for_editing
-from sdedit_pl.cli.measured import build_features, chosen_images
 from sdedit_pl.cli.results import Results, refuse_replacing
 from sdedit_pl.configuration import Component, ConfigError, family, require_at_least
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.resolution import as_data
-from sdedit_pl.data.chosen_images import ChosenImages
+from sdedit_pl.data.chosen_images import ChosenImages, choose_images
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
@@ -108,12 +106,14 @@ def run(words: list[str]) -> None:
     file = results_file(arguments, checkpoint)
     edits = edits_of(arguments, denoiser)
     with results_in(file.parent, arguments.out) as results:
-        chosen = chosen_images(
+        chosen = choose_images(
             arguments.data,
-            image_shape(description),
-            split=arguments.split,
-            val_fraction=arguments.val_fraction,
-            count=arguments.images,
+            description.model.image.size,
+            description.model.image.channels,
+            arguments.split,
+            arguments.val_fraction,
+            arguments.images,
+            least=LEAST_IMAGES,
         )
         settings = settings_of(arguments, edits, chosen)
         depends = {**settings, "checkpoint": fingerprint(checkpoint)}
@@ -201,7 +201,7 @@ def swept(
 ) -> Sweep:
     """The sweep over all images, batch by batch, from where it was interrupted."""
     device = next(denoiser.parameters()).device
-    features = build_features(arguments.features).to(device)
+    features = build_component(arguments.features).to(device)
 
     def extract(images: Images) -> Float[Tensor, "B D"]:
         return features_of(features, images.to(device)).cpu()

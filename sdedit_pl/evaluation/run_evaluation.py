@@ -78,7 +78,8 @@ def run_evaluation(
     image_format: ImageFormat,
     features: FeatureExtractor,
     options: EvaluationOptions,
-    provenance: Mapping[str, Any],
+    keys: Mapping[str, Any],
+    command: str,
 ) -> tuple[dict[str, Any], ReportDocument] | None:
     """Makes the missing images, measures everything and makes the report.
 
@@ -89,7 +90,8 @@ def run_evaluation(
         image_format: their size and channels.
         features: extracts the features for realism.
         options: the other options.
-        provenance: "settings" and "command" for `metrics.json`, as plain data.
+        keys: the keys of the command, as plain data, for `metrics.json`.
+        command: the command, for the report.
 
     Returns:
         The contents of `metrics.json` and the report; None in all processes but the first.
@@ -117,7 +119,7 @@ def run_evaluation(
         return None
     instruments = Instruments(features, lpips, device, kid_subset=options.kid_subset)
     measurement = Measurement(plan, store, groups, outputs, instruments)
-    numbers = {**_facts(measurement, models, provenance), "notes": notes, **measurement.measure()}
+    numbers = {**_facts(measurement, models, keys, command), "notes": notes, **measurement.measure()}
     return numbers, make_report(numbers, measurement)
 
 
@@ -184,7 +186,7 @@ def _masked_lpips(
 
 
 def _facts(
-    measurement: Measurement, models: Mapping[str, EvaluatedModel], provenance: Mapping[str, Any]
+    measurement: Measurement, models: Mapping[str, EvaluatedModel], keys: Mapping[str, Any], command: str
 ) -> dict[str, Any]:
     """The part of `metrics.json` that identifies what was measured."""
     plan, store, features = measurement.plan, measurement.store, measurement.instruments.features
@@ -194,15 +196,15 @@ def _facts(
     inputs = {ORIGINAL: store.originals, **{name: store.pictures(f"{name}/{GUIDE}") for name in plan.inputs}}
     return {
         **{name: _identity(model) for name, model in models.items()},
-        "settings": {**provenance["settings"], "edit": described_edit},
-        "command": provenance["command"],
+        "settings": {**keys, "edit": described_edit},
+        "command": command,
         "images": {
             "count": store.count,
             "size": store.format.size,
             "groups": len(set(measurement.groups)),
             "digests": {name: pictures.digest() for name, pictures in inputs.items()},
         },
-        "features": {"name": provenance["settings"]["features"]["name"], "identity": features.identity},
+        "features": {"name": keys["features"]["name"], "identity": features.identity},
         "versions": {"sdedit_pl": version("sdedit_pl"), "torch": str(torch.__version__)},
     }
 

@@ -145,4 +145,4 @@ def stream_features(extractor: FeatureExtractor, batches: Batches) -> Float[Tens
 
 def not_installed(error: ModuleNotFoundError) -> ValueError:
     """The error to raise where a package of the extra `metrics` is missing."""
-    return ValueError(f"features need the package {error.name}; pip install 'sdedit-pl[metrics]' installs it")
+    return ValueError(f"the metrics need the package {error.name}; pip install 'sdedit-pl[metrics]' installs it")
