@@ -14,9 +14,9 @@ from measuring import machine
 
 from sdedit_pl.cli import wants_help
 from sdedit_pl.cli.explain import explain
-from sdedit_pl.cli.results import Results, refuse_used
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.resolution import as_data
+from sdedit_pl.result_folder import ResultFolder, refuse_used
 
 Numbers = dict[str, Any]
 
@@ -47,7 +47,7 @@ def run_benchmark(
             torch.set_num_threads(config["threads"])
         settings = {key: value for key, value in config.items() if key not in ("out", "overwrite")}
         numbers = {"settings": settings, "machine": machine(), **measure(config)}
-        with Results(Path(config["out"])) as folder:
+        with ResultFolder(Path(config["out"])) as folder:
             (folder / "results.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
             (folder / "report.md").write_text(report(numbers), encoding="utf-8")
             plot(numbers, folder)

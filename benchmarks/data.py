@@ -30,13 +30,13 @@ import torch
 from command import run_command
 from PIL import Image
 
-from sdedit_pl.cli.results import Results, refuse_used
 from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.resolution import as_data
 from sdedit_pl.data import ImageDataModule, WebDatasetSource
 from sdedit_pl.data.shard_files import ShardFile, list_members
 from sdedit_pl.data.shard_packing import PackSettings, pack
+from sdedit_pl.result_folder import ResultFolder, refuse_used
 
 USAGE = "python benchmarks/data.py src=FOLDER|ARCHIVE out=FOLDER [key=value ...]"
 
@@ -182,7 +182,7 @@ def run(config: dict[str, Any]) -> str:
     """Runs the measurement and returns its table."""
     out = Path(config["out"])
     refuse_used(out, config["overwrite"])
-    with tempfile.TemporaryDirectory() as shards, Results(out) as folder:
+    with tempfile.TemporaryDirectory() as shards, ResultFolder(out) as folder:
         rows = [
             measure(config, size, encoding, Path(shards))
             for size in config["sizes"]

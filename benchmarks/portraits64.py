@@ -26,8 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import sdedit_pl
-from sdedit_pl.cli.edit_model import load_for_editing
-from sdedit_pl.cli.results import Results, refuse_used
+from sdedit_pl.checkpoints.load_for_editing import load_for_editing
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.resolution import as_data
 from sdedit_pl.data import WebDatasetSource
@@ -42,6 +41,7 @@ from sdedit_pl.metrics.feature_table import FEATURES
 from sdedit_pl.metrics.features import features_of
 from sdedit_pl.metrics.intervals import Estimate
 from sdedit_pl.metrics.kid import kernel_distance
+from sdedit_pl.result_folder import ResultFolder, refuse_used
 from sdedit_pl.solvers import SOLVERS
 from sdedit_pl.typing import Images
 
@@ -324,7 +324,7 @@ def run(config: dict[str, Any]) -> str:
     """Runs the measurement and returns its report."""
     out = Path(config["out"])
     refuse_used(out, config["overwrite"])
-    with Results(out, sorted(out.glob("neighbours_t0_*.png"))) as folder:
+    with ResultFolder(out, sorted(out.glob("neighbours_t0_*.png"))) as folder:
         numbers = measure(config, folder)
         (folder / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
         (folder / "report.md").write_text(report(numbers), encoding="utf-8")

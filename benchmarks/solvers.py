@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from sdedit_pl.build.components import build_component
 from sdedit_pl.checkpoints import Description, files_of
-from sdedit_pl.cli.edit_model import load_for_editing
+from sdedit_pl.checkpoints.load_for_editing import load_for_editing
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.resolution import as_data, resolve_component

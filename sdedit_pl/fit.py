@@ -20,7 +20,7 @@ from lightning.pytorch.loggers.logger import Logger
 from sdedit_pl.build.components import build_component
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.build.training_run import build_averaging, build_data, build_module, build_safeguards
-from sdedit_pl.checkpoints.init_from import TOLD, initialise
+from sdedit_pl.checkpoints.init_from import AUGMENTATION_WEIGHT, initialise
 from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.checkpoints.native import save_denoiser
 from sdedit_pl.configuration import ConfigError
@@ -212,7 +212,7 @@ def begin(denoiser: Denoiser, config: TrainingConfig) -> None:
             )
         return
     initialise(denoiser, config.model, config.init_from, rate=build_component(config.optimizer).rate)
-    only, told = config.train.only, denoiser.network.state_dict().get(TOLD)
+    only, told = config.train.only, denoiser.network.state_dict().get(AUGMENTATION_WEIGHT)
     if only and "label" not in only and told is not None and not told.any():
         raise ConfigError(
             f"train.only={list(only)} leaves out what tells the network of augmentation, of which init_from knows "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from sdedit_pl.configuration.schema import Component, construct, keys_of
+from sdedit_pl.configuration.schema import Component, ConfigError, construct, keys_of
 
 T = TypeVar("T")
 
@@ -17,10 +17,13 @@ def build_component(component: Component[T], **supplied: Any) -> T:
         supplied: arguments of its constructor that no configuration can give.
 
     Raises:
-        ConfigError: the class refuses its arguments.
+        ConfigError: the class refuses its arguments, or needs a package that is not installed.
     """
     arguments = {key: value for key, value in component.values.items() if key in keys_of(component.cls)}
-    return construct(component.section, component.cls, **arguments, **supplied)
+    try:
+        return construct(component.section, component.cls, **arguments, **supplied)
+    except ModuleNotFoundError as error:
+        raise ConfigError(str(error)) from error
 
 
 def build_unless_usual(component: Component[T]) -> T | None:

@@ -43,24 +43,29 @@ class CalibrationReport:
 
     Args:
         found: the trade-off of its levels.
-        t0: t0 of each level except the paintings.
+        t0s: t0 of each level except the paintings.
         noise_levels: sigma / alpha at these t0.
     """
 
     found: TradeOff
-    t0: Sequence[float | str]
+    t0s: Sequence[float | str]
     noise_levels: Sequence[float]
 
     @property
     def levels(self) -> Iterator[Level]:
         """All levels, beginning with the paintings."""
         found = self.found
-        columns = [0.0, *self.t0], [0.0, *self.noise_levels], found.kid, found.l2, found.knee_shares
+        columns = [0.0, *self.t0s], [0.0, *self.noise_levels], found.kid, found.l2, found.knee_shares
         return (Level(*row) for row in zip(*columns, strict=True))
 
     @property
     def knee(self) -> Level | None:
         return None if self.found.knee is None else list(self.levels)[self.found.knee]
+
+    @property
+    def t0(self) -> float | str | None:
+        """The t0 of the knee, or None."""
+        return None if self.knee is None else self.knee.t0
 
     def verdict(self) -> str:
         """The knee and its place relative to the paper's range, in one sentence."""
@@ -70,7 +75,7 @@ class CalibrationReport:
         low, high = paper_noise_levels()
         # The margins allow for the rounding of times that were written as noise levels.
         place = "below" if knee.noise_level < 0.999 * low else "above" if knee.noise_level > 1.001 * high else "in"
-        at_end = "" if 1 < number < len(self.t0) else ", at an end of the sweep"
+        at_end = "" if 1 < number < len(self.t0s) else ", at an end of the sweep"
         return (
             f"knee at t0={knee.t0} (sigma:{knee.noise_level:.3g}){at_end}, {place} the paper's range "
             f"{PAPER_RANGE[0]} to {PAPER_RANGE[1]} of the VP SDE (sigma:{low:.3g} to sigma:{high:.3g})"

@@ -1,9 +1,8 @@
 """Starting a training run from a trained model.
 
-Weights mean something only together with the arithmetic around them, so what a checkpoint was trained with has to be
-what it goes on with: the shape of the network, the size of the images, the parameterisation and, where that depends on
-it, the SDE. Free to differ is what starts no weight anew: dropout, the noise levels that are trained, and whether the
-network is told of augmentation, whose weights start at zero and are not missed.
+The run must have the checkpoint's network, image size, parameterisation and, where that depends on it, SDE, because
+weights are meaningful only with the arithmetic around them. Settings that do not change the shape of any weight may
+differ: dropout and the noise levels that are trained. So may conditioning on augmentation, whose weights start at zero.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ from sdedit_pl.networks.unet import UNet
 
 logger = logging.getLogger(__name__)
 
-FREE = ("dropout", "checkpoint_gradients", "init_scale", "fourier_scale")
-"""Arguments of a network that may differ: they change how it is trained, or only how its weights begin."""
-TOLD = "label_embedding.augmentation.weight"
-"""The weights for augmentation labels, which may be left or stay at zero."""
+MAY_DIFFER = ("dropout", "checkpoint_gradients", "init_scale", "fourier_scale")
+"""Arguments of a network that affect its training or its initial weights only."""
+AUGMENTATION_WEIGHT = "label_embedding.augmentation.weight"
+"""The weights for augmentation labels, which either side may lack."""
 
 
 def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float) -> None:
-    """Gives a denoiser the weights of an editing checkpoint, and logs which it took and which it left.
+    """Gives a denoiser the weights of a checkpoint, and logs which are used.
 
     Args:
         denoiser: changed in place.
         model: its description.
-        path: the checkpoint, or the folder of a run.
-        rate: learning rate of the run that begins; a warning says where it is not below the checkpoint's own.
+        path: the checkpoint, as `find_checkpoint` takes it.
+        rate: learning rate of the run; a warning is logged if it is not below the checkpoint's.
 
     Raises:
-        ConfigError: its weights do not fit, or would mean something else here.
-        CheckpointError: it cannot be read.
+        ConfigError: the weights do not fit, or have another meaning in this run.
+        CheckpointError: the checkpoint cannot be read.
     """
     trained, description = load_described(path)
     theirs = description.model
@@ -51,21 +50,23 @@ def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float
     given, own = trained.network.state_dict(), denoiser.network.state_dict()
     if trained.parameterisation.learned_variance:
         given = _without_variance(given)
-        logger.info("init_from: left the learned variance, as training fits the estimate alone")
+        logger.info("init_from: left out the learned variance, because training fits the estimate alone")
     _check_shapes(path, given, own)
     taken = {name: weight for name, weight in given.items() if name in own}
     denoiser.network.load_state_dict(own | taken, strict=True)
     count = sum(weight.numel() for weight in taken.values())
     logger.info("init_from=%s: took %d tensors (%.2f M numbers)", path, len(taken), count / 1e6)
-    if TOLD in given.keys() - own.keys():
-        logger.info("init_from: left %s, as this run does not tell the network of augmentation", TOLD)
-    if TOLD in own.keys() - given.keys():
-        logger.info("init_from: %s starts at zero, as the checkpoint was not told of augmentation", TOLD)
+    if AUGMENTATION_WEIGHT in given.keys() - own.keys():
+        logger.info("init_from: left out %s, because this run has no augmentation", AUGMENTATION_WEIGHT)
+    if AUGMENTATION_WEIGHT in own.keys() - given.keys():
+        logger.info(
+            "init_from: %s starts at zero, because the checkpoint was trained without augmentation", AUGMENTATION_WEIGHT
+        )
     levels = [
         part.sde.noise_level(torch.tensor(part.t_max, dtype=torch.float64)).item() for part in (trained, denoiser)
     ]
     if levels[0] < 0.99 * levels[1]:
-        logger.info("init_from: was trained up to noise level %.3g; what lies above, up to %.3g, is new to it", *levels)
+        logger.info("init_from: was trained up to noise level %.3g; levels up to %.3g are new to it", *levels)
     _warn_of_rate(description, rate)
 
 
@@ -89,7 +90,7 @@ def _check_network(path: str, theirs: Component[UNet], ours: Component[UNet]) ->
             f"init_from={path} has network.patch={given.get('patch')}, this configuration {own.get('patch')}: its "
             f"first and last layers see patches of another size; set network.patch={given.get('patch')}"
         )
-    keys = [key for key in given if key not in FREE and key in own]
+    keys = [key for key in given if key not in MAY_DIFFER and key in own]
     differing = [key for key in keys if given[key] != own[key]]
     if differing:
         differences = ", ".join(f"{key}={given[key]} there and {own[key]} here" for key in differing)
@@ -107,13 +108,13 @@ def _check_meaning(path: str, model: ModelConfig, trained: Denoiser, denoiser: D
     for section in sections:
         if meanings[section] != getattr(denoiser, section):
             raise ConfigError(
-                f"init_from={path} was trained with another {section}, which gives its weights another meaning: "
+                f"init_from={path} was trained with another {section}, so that its weights have another meaning: "
                 f"{as_data(getattr(model, section))}; train with that {section}"
             )
 
 
 def _check_shapes(path: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    unlike = sorted((given.keys() ^ own.keys()) - {TOLD})
+    unlike = sorted((given.keys() ^ own.keys()) - {AUGMENTATION_WEIGHT})
     unlike += sorted(name for name in given.keys() & own.keys() if given[name].shape != own[name].shape)
     if unlike:
         raise ConfigError(
@@ -123,7 +124,7 @@ def _check_shapes(path: str, given: Mapping[str, Tensor], own: Mapping[str, Tens
 
 
 def _without_variance(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a network with the first half of its output channels."""
+    """The weights without the second half of the output channels."""
     outputs = ("head.convolution.weight", "head.convolution.bias")
     return {name: weight[: len(weight) // 2] if name in outputs else weight for name, weight in given.items()}
 
@@ -133,8 +134,8 @@ def _warn_of_rate(description: Description, rate: float) -> None:
     own = config.get("optimizer", {}).get("rate") if isinstance(config, Mapping) else None
     if isinstance(own, float) and rate >= own > 0:
         logger.warning(
-            "init_from: optimizer.rate=%g is no lower than the %g that the checkpoint was trained with, so that much "
-            "of it is forgotten: right for images of another kind; for more of the same, begin with a fifth of it",
+            "init_from: optimizer.rate=%g is not below %g, the checkpoint's own, so the run will forget much of what "
+            "the checkpoint learned; for a similar domain begin with a fifth of its rate",
             rate,
             own,
         )

@@ -12,7 +12,7 @@ from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints.importers import FORMATS, importer
 from sdedit_pl.checkpoints.locating import find_checkpoint, foreign_format
 from sdedit_pl.checkpoints.native import Description, read_weights
-from sdedit_pl.checkpoints.network_shapes import network_arguments, state_shapes, without_weights
+from sdedit_pl.checkpoints.network_shapes import check_numbers, without_weights
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_plain
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.batch_invariance import images_per_call
@@ -83,15 +83,14 @@ def assemble_denoiser(
     """
     file = description.path
     try:
-        _check_shapes(file, state_shapes(*network_arguments(description.model)), tensors)
-        with torch.random.fork_rng(devices=[]), without_weights():
+        check_numbers(description.model.as_data())
+        with without_weights():
             denoiser = build_denoiser(description.model)
-    except CheckpointError as error:
-        raise error if str(file) in str(error) else CheckpointError(f"{file}: {error}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(
             f"{file} describes a model that this version cannot build: {error}; it may come from a newer version"
         ) from error
+    _check_shapes(file, denoiser.network.state_dict(), tensors)
     weights = {name: _weight(file, name, tensor, device) for name, tensor in tensors.items()}
     denoiser.network.load_state_dict(weights, strict=True, assign=True)
     denoiser.at_once = images_per_call(device)

@@ -64,6 +64,11 @@ class Description:
         dtypes = tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in floating}))
         return cls(path, format, model, training, sum(tensor.numel() for tensor in floating), dtypes, origin)
 
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(channels, size) of the model's images."""
+        return self.model.image.channels, self.model.image.size
+
 
 def save_denoiser(
     path: str | Path,
@@ -144,8 +149,8 @@ def read_weights(file: Path) -> tuple[Description, dict[str, Tensor]]:
     tensors, metadata = read_safetensors(file)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{file} holds tensors but no sdedit_pl configuration, so what they are is unknown; expected a file that "
-            "training or import of this project wrote, or one in a format that sdedit import knows"
+            f"{file} holds tensors but no sdedit_pl configuration, so its model is unknown; expected a file written by "
+            "this project's training or import, or in a format that sdedit import reads"
         )
     version = metadata.get("version", "")
     if not version.isdecimal() or int(version) > VERSION:

@@ -1,7 +1,7 @@
 """The tensors that a model's network needs, found without memory for weights.
 
-A checkpoint's configuration is not trusted: it is compared with the tensors in the file before a network is built from
-it, and a configuration of more than `MOST_TENSORS` tensors is refused while it is counted.
+A checkpoint's configuration is not trusted, and may overstate its network. Nothing here takes memory or time in
+proportion to it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from sdedit_pl.build.components import build_component
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.networks import NETWORKS
 
-MOST_TENSORS = 10_000
+MOST_TENSORS = 5_000
 """Most tensors of a network; the largest published ones have about a thousand."""
 LARGEST_COUNT = 2**20
 """Largest whole number in a model's configuration: channels, blocks, steps, pixels."""
@@ -33,9 +34,9 @@ def network_arguments(model: ModelConfig) -> tuple[str, dict[str, Any]]:
     """The name in `NETWORKS` of a model's network, and its constructor's arguments.
 
     Raises:
-        CheckpointError: on a number that is not finite, or too large for any model.
+        CheckpointError: see `check_numbers`.
     """
-    _check_numbers("", model.as_data())
+    check_numbers(model.as_data())
     given = {
         "image_channels": model.image.channels,
         "output_channels": build_component(model.parameterisation).output_channels(model.image.channels),
@@ -44,8 +45,26 @@ def network_arguments(model: ModelConfig) -> tuple[str, dict[str, Any]]:
     return model.network.name, {**given, **model.network.values}
 
 
+def check_numbers(value: Any, path: str = "") -> None:
+    """Checks the numbers in plain data that describe a model.
+
+    Raises:
+        CheckpointError: on a number that is not finite, or a whole number above `LARGEST_COUNT`.
+    """
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            check_numbers(entry, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            check_numbers(entry, path)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise CheckpointError(f"{path} must be a finite number, got {value}")
+    elif isinstance(value, int) and abs(value) > LARGEST_COUNT:
+        raise CheckpointError(f"{path} is {value:,}, more than any model has ({LARGEST_COUNT:,})")
+
+
 def state_shapes(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict of a network on the device "meta"; not to be changed.
+    """The state dict of a network without memory for its weights; not to be changed.
 
     Raises:
         CheckpointError: if it has more than `MOST_TENSORS` tensors, or larger ones than torch can address.
@@ -55,16 +74,17 @@ def state_shapes(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Within, modules get parameters on the device "meta"; their buffers are real.
+    """Within, this thread builds modules whose parameters have a shape and no memory, and whose buffers are real.
 
-    A whole network built on "meta" would lack the buffers that are not in its state dict (FIR kernels, frequencies).
+    The device "meta" alone would leave out the buffers that are not in a state dict (FIR kernels, frequencies). Random
+    numbers that are drawn within do not change the global generator.
 
     Raises:
         CheckpointError: if more than `MOST_TENSORS` parameters are made.
     """
     builder, count = threading.get_ident(), 0
 
-    def empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
         nonlocal count
         if parameter is None or threading.get_ident() != builder:
             return None
@@ -74,32 +94,27 @@ def without_weights() -> Iterator[None]:
         return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 
     # torch's annotation omits that the hook's result replaces the parameter.
-    hook = register_module_parameter_registration_hook(empty)  # pyright: ignore[reportArgumentType]
+    hook = register_module_parameter_registration_hook(on_meta)  # pyright: ignore[reportArgumentType]
     try:
-        yield
+        with torch.random.fork_rng(devices=[]), _EmptyOnMeta():
+            yield
     finally:
         hook.remove()
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Makes `torch.empty`, which torch's layers allocate their parameters with, allocate nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return func(*args, **({**kwargs, "device": "meta"} if func is torch.empty else kwargs))
 
 
 @lru_cache(maxsize=64)
 def _state_shapes(network: str) -> dict[str, Tensor]:
     name, arguments = json.loads(network)
-    with torch.device("meta"), without_weights():
+    with without_weights():
         try:
             return NETWORKS[name](**arguments).state_dict()
         except (RuntimeError, OverflowError) as error:
             raise CheckpointError(f"the configured network has tensors of an impossible size: {error}") from error
-
-
-def _check_numbers(path: str, value: Any) -> None:
-    """Raises a CheckpointError for numbers in plain data that no model has."""
-    if isinstance(value, Mapping):
-        for key, entry in value.items():
-            _check_numbers(f"{path}.{key}" if path else str(key), entry)
-    elif isinstance(value, list | tuple):
-        for entry in value:
-            _check_numbers(path, entry)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise CheckpointError(f"{path} must be a finite number, got {value}")
-    elif isinstance(value, int) and abs(value) > LARGEST_COUNT:
-        raise CheckpointError(f"{path} is {value:,}, more than any model has ({LARGEST_COUNT:,})")

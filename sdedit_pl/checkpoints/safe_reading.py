@@ -40,8 +40,8 @@ DAMAGE = (
 )
 """Exceptions of torch and the standard library on a damaged file or one of another kind."""
 CONVERT = (
-    "open it in an environment that you trust, with the program that wrote it, and save the state dict of its network "
-    "alone: torch.save(network.state_dict(), 'weights.pth')"
+    "open it with the program that wrote it, in an isolated environment, and save the state dict of its network alone: "
+    "torch.save(network.state_dict(), 'weights.pth')"
 )
 
 
@@ -137,9 +137,9 @@ def _refusal(path: Path, error: Exception) -> str:
     """The message for a pickle of objects that was not loaded: the reason and the remedy."""
     if "_reconstruct_persistent_obj" in " ".join(names_in(path)):
         return (
-            f"{path} is a pickle of the kind that EDM and StyleGAN publish: it brings its own source code, which would "
-            "run when loaded; it was not loaded. Convert it in its own checkout, where that code is at home, to a "
-            "state dict: torch.save(pickle.load(file)['ema'].state_dict(), 'weights.pth')"
+            f"{path} is a pickle of the kind that EDM and StyleGAN publish: it contains source code, which would run "
+            "when loaded; it was not loaded. Convert it to a state dict in a checkout of its own code: "
+            "torch.save(pickle.load(file)['ema'].state_dict(), 'weights.pth')"
         )
     needed = re.search(r"GLOBAL (\S+)", str(error))
     what = "objects" if needed is None else f"objects ({needed.group(1)})"

@@ -7,15 +7,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sdedit_pl.checkpoints.load_for_editing import load_for_editing
 from sdedit_pl.cli import say
-from sdedit_pl.cli.edit_inputs import image_shape, read_areas, read_guides
-from sdedit_pl.cli.edit_model import load_for_editing
-from sdedit_pl.cli.results import Results, refuse_replacing
 from sdedit_pl.configuration import ConfigError, require_at_least
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.contact_sheets import contact_sheet
 from sdedit_pl.editing.many_guides import Edited, edit_guides
+from sdedit_pl.guides.guide_files import read_guides
+from sdedit_pl.guides.mask_files import read_areas
+from sdedit_pl.result_folder import ResultFolder, refuse_replacing
 
 USAGE = "sdedit demo [key=value ...]\n\nEdits the bundled guides with the bundled model, in a checkout of the project."
 
@@ -38,7 +39,7 @@ class Arguments:
     """
 
     out: str = "outputs/demo.png"
-    ckpt: str = "checkpoints/portraits64.safetensors"
+    ckpt: str = "portraits64"
     guide: str = "data/guides"
     mask: str = "data/masks"
     t0: float | str = 0.5
@@ -62,9 +63,9 @@ def run(words: list[str]) -> None:
     if out.is_dir():
         raise ConfigError(f"out={out} is a folder; name a PNG file in it")
     refuse_replacing(out, arguments.overwrite)
-    if not Path(arguments.ckpt).exists():
-        raise ConfigError(f"the demo runs in a checkout of the project: there is no {arguments.ckpt} here")
-    with Results(out.parent) as results:
+    if not Path(arguments.guide).exists():
+        raise ConfigError(f"the demo's guides are in a checkout of the project: there is no {arguments.guide} here")
+    with ResultFolder(out.parent) as results:
         contact_sheet(edits(arguments), columns=arguments.columns).save(results / out.name, format="PNG")
     say(f"guides and their edits: {out}")
 
@@ -73,7 +74,7 @@ def edits(arguments: Arguments) -> list[Edited]:
     """The edits of all guides."""
     edit, seeds = SDEdit(t0=arguments.t0, steps=arguments.steps), range(arguments.samples)
     denoiser, description = load_for_editing(arguments.ckpt, arguments.device)
-    guides = read_guides(arguments.guide, image_shape(description))
+    guides = read_guides(arguments.guide, description.image_shape)
     areas = read_areas("mask", arguments.mask, guides)
     total = len(guides) * len(seeds) * edit.total_steps(denoiser.sde)
     with tqdm(total=total, unit="step", desc="editing", disable=None) as progress:

@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from sdedit_pl.build.components import build_component, build_unless_usual
+from sdedit_pl.checkpoints.load_for_editing import load_for_editing
 from sdedit_pl.cli import say, speaks
-from sdedit_pl.cli.edit import default_t0
-from sdedit_pl.cli.edit_model import load_for_editing
 from sdedit_pl.cli.evaluate_arguments import Arguments
-from sdedit_pl.cli.results import Results
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.resolution import as_data
 from sdedit_pl.data.chosen_images import choose_images
-from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.edit_runs.edit_plan import default_t0
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation.ablations import COMPARED, MODEL
 from sdedit_pl.evaluation.evaluation_plan import EvaluationSettings
@@ -28,6 +26,7 @@ from sdedit_pl.evaluation.image_store import check_place
 from sdedit_pl.evaluation.measurement import LEAST_IMAGES
 from sdedit_pl.evaluation.report_document import METRICS_FILE, REPORT_HTML, log_to_wandb
 from sdedit_pl.evaluation.run_evaluation import EvaluatedModel, EvaluationOptions, run_evaluation
+from sdedit_pl.result_folder import ResultFolder
 
 USAGE = """sdedit evaluate ckpt=FILE data=FOLDER|SHARDS [key=value ...]
 
@@ -47,16 +46,20 @@ def run(words: list[str]) -> None:
     out = Path(arguments.out)
     check_place(out)
     models = load_models(arguments)
-    image = models[MODEL].description.model.image
     shown = [word for word in words if word.partition("=")[0] not in FREE]
-    choice = (arguments.split, arguments.val_fraction, arguments.images)
     # The first process alone writes the report.
-    with Results(out) if speaks() else nullcontext() as results:
+    with ResultFolder(out) if speaks() else nullcontext() as results:
         found = run_evaluation(
             settings_of(arguments, models[MODEL]),
             models,
-            choose_images(arguments.data, image.size, image.channels, *choice, least=LEAST_IMAGES),
-            ImageFormat(image.size, image.channels),
+            choose_images(
+                arguments.data,
+                models[MODEL].description.image_shape,
+                split=arguments.split,
+                val_fraction=arguments.val_fraction,
+                count=arguments.images,
+                least=LEAST_IMAGES,
+            ),
             build_component(arguments.features),
             options_of(arguments),
             {key: value for key, value in as_data(arguments).items() if key not in FREE},
@@ -80,15 +83,14 @@ def load_models(arguments: Arguments) -> dict[str, EvaluatedModel]:
     """
     files = {MODEL: arguments.ckpt, **({} if arguments.compare is None else {COMPARED: arguments.compare})}
     models = {name: EvaluatedModel(*load_for_editing(file, "cpu")) for name, file in files.items()}
-    images = [model.description.model.image for model in models.values()]
-    if len({(image.size, image.channels) for image in images}) > 1:
-        shapes = " and ".join(f"{image.size} px with {image.channels} channels" for image in images)
-        raise ValueError(f"ckpt and compare must have images of one size, got {shapes}")
+    shapes = [model.description.image_shape for model in models.values()]
+    if len(set(shapes)) > 1:
+        found = " and ".join(f"{size} px with {channels} channels" for channels, size in shapes)
+        raise ValueError(f"ckpt and compare must have images of one size, got {found}")
     return models
 
 
 def settings_of(arguments: Arguments, model: EvaluatedModel) -> EvaluationSettings:
-    """The settings of the evaluation; raises ValueError for an argument out of range or an unknown name."""
     edit = SDEdit(
         t0=default_t0(model.description.path) if arguments.t0 is None else arguments.t0,
         steps=arguments.steps,
@@ -102,11 +104,9 @@ def settings_of(arguments: Arguments, model: EvaluatedModel) -> EvaluationSettin
 
 
 def options_of(arguments: Arguments) -> EvaluationOptions:
-    """The options of the evaluation, which have the names of the keys."""
-    given = {name: getattr(arguments, name) for name in ("precision", "compile", "accelerator", "devices", "num_nodes")}
+    computing = ComputeSettings(**{field.name: getattr(arguments, field.name) for field in fields(ComputeSettings)})
     names = [field.name for field in fields(EvaluationOptions) if field.name not in ("out", "computing")]
-    chosen: dict[str, Any] = {name: getattr(arguments, name) for name in names}
-    return EvaluationOptions(Path(arguments.out), ComputeSettings(**given), **chosen)
+    return EvaluationOptions(Path(arguments.out), computing, **{name: getattr(arguments, name) for name in names})
 
 
 def summary(numbers: Mapping[str, Any]) -> str:

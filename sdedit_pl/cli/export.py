@@ -1,29 +1,28 @@
-"""`sdedit export`: write a model in the form of another program."""
+"""`sdedit export`: write a model in another program's format."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdedit_pl.checkpoints import load_described
 from sdedit_pl.checkpoints.exporters import EXPORTS, exporter
 from sdedit_pl.cli import say
-from sdedit_pl.cli.results import Results, refuse_replacing
 from sdedit_pl.configuration import ConfigError, nearest
 from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.result_folder import ResultFolder, refuse_replacing
 
 USAGE = """sdedit export ckpt=FILE|FOLDER format=NAME out=FILE|FOLDER [key=value ...]
 
-Writes a model in the form of another program. What that has no words for is refused, with the reason."""
+Writes a model in another program's format. A model that the format cannot express is refused, with the reason."""
 
 
 @dataclass
 class Arguments:
-    """What to write, and how.
+    """A model to export, and the format.
 
     Args:
-        ckpt: the model: whatever editing takes.
-        out: the file or folder to make.
+        ckpt: the model, as `sdedit edit` takes it.
+        out: the file or folder to write.
         format: of out: diffusers (a pipeline's folder), onnx or torch_export (the network's file).
         overwrite: replace out, if it is an earlier export.
     """
@@ -42,19 +41,21 @@ COMMAND = Command(USAGE, Arguments)
 
 
 def run(words: list[str]) -> None:
-    """Writes the model, or nothing at all."""
+    """Writes the export; nothing is left of one that fails."""
     arguments = COMMAND.parse(words)
+    from sdedit_pl.checkpoints import load_described
+
     out = Path(arguments.out)
     refuse_replacing(out, arguments.overwrite)
     denoiser, description = load_described(arguments.ckpt)
-    with Results(out.parent) as results:
+    with ResultFolder(out.parent) as results:
         exporter(arguments.format).write(denoiser, description.model, results / out.name)
         check_replaceable(out, results / out.name)
     say(f"{arguments.format}: {out}")
 
 
 def check_replaceable(out: Path, new: Path) -> None:
-    """Raises a ConfigError if something is at `out` that writing `new` should not destroy."""
+    """Raises a ConfigError if `out` exists and is not an earlier export of the same kind as `new`."""
     if not out.exists():
         return
     if out.is_dir() != new.is_dir():
@@ -65,5 +66,5 @@ def check_replaceable(out: Path, new: Path) -> None:
         others = sorted({entry.name for entry in out.iterdir()} - {entry.name for entry in new.iterdir()})
         if others:
             raise ConfigError(
-                f"out={out} is not an earlier export alone, it holds {others[0]}; empty it, or give another out="
+                f"out={out} is not an earlier export, it holds {others[0]}; empty it, or give another out="
             )

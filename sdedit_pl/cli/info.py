@@ -1,4 +1,4 @@
-"""`sdedit info`: say what a checkpoint is."""
+"""`sdedit info`: describe a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from typing import Any
 
 import yaml
 
-from sdedit_pl.checkpoints import describe, files_of, find_checkpoint
 from sdedit_pl.cli import say
 from sdedit_pl.configuration.command_line import Command
-from sdedit_pl.files import sha256_of
 
-USAGE = "sdedit info ckpt=FILE|FOLDER\n\nSays what a checkpoint is: its model, training, size and origin."
+USAGE = "sdedit info ckpt=FILE|FOLDER\n\nDescribes a checkpoint: its model, training, size and origin."
 
 
 @dataclass
 class Arguments:
-    """What to describe.
+    """The checkpoint to describe.
 
     Args:
-        ckpt: an editing checkpoint (.safetensors), a training checkpoint (.ckpt), the folder of a run, or a checkpoint
-            of another program.
+        ckpt: an editing checkpoint (.safetensors), a training checkpoint (.ckpt), a run's folder, a bundled
+            checkpoint's name, or a checkpoint of another program.
     """
 
     ckpt: str
@@ -33,6 +31,9 @@ COMMAND = Command(USAGE, Arguments)
 def run(words: list[str]) -> None:
     """Prints a checkpoint's description as YAML."""
     arguments = COMMAND.parse(words)
+    from sdedit_pl.checkpoints import describe, files_of, find_checkpoint
+    from sdedit_pl.files import sha256_of
+
     checkpoint = find_checkpoint(arguments.ckpt)
     description = describe(checkpoint)
     shown: dict[str, Any] = {

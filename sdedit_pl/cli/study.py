@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sdedit_pl.cli import say
-from sdedit_pl.cli.results import Results
 from sdedit_pl.configuration import ConfigError, nearest
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.files import require_folder
+from sdedit_pl.result_folder import ResultFolder
 from sdedit_pl.study.answers_database import StudyDatabase
 from sdedit_pl.study.study_findings import answers_csv, summarise
 from sdedit_pl.study.study_plan import StudyPlan
@@ -99,7 +99,7 @@ def build(words: list[str]) -> None:
     for file in (out, out.with_name(f"{out.name}-wal")):  # a log without its file would be taken for the new one's
         if file.exists():
             raise ConfigError(f"{file} is already there and may hold answers; give another out=, or move it away")
-    with Results(out.parent) as results:
+    with ResultFolder(out.parent) as results:
         made = build_study(plan, results / out.name)
     say(
         f"{made['items']} items, {made['asked']} comparisons in {made['forms']} forms; a form is what one "
@@ -142,7 +142,7 @@ def report(words: list[str]) -> None:
         json.dumps(findings, indent=1, ensure_ascii=False) + "\n",
         answers_csv(answers, findings["left_out"]),
     )
-    with Results(out) as results:
+    with ResultFolder(out) as results:
         for name, text in zip(REPORT_FILES, texts, strict=True):
             (results / name).write_text(text, encoding="utf-8")
     say(texts[0])

@@ -69,38 +69,36 @@ class ChosenImages:
 
 def choose_images(
     data: str,
-    size: int,
-    channels: int,
+    shape: tuple[int, int],
+    *,
     split: Literal["val", "all"],
     val_fraction: float,
     count: int | None,
-    least: int,
+    least: int = 1,
 ) -> ChosenImages:
     """Chooses images of a folder or of shards.
 
     Args:
-        data: A folder of images, or shards (a folder, file, pattern or URL).
-        size: Height and width.
-        channels: 3 for RGB, 1 for grey.
-        split: "val" for the validation images, "all" for all images.
-        val_fraction: Share of the images held out if the data has no val split.
-        count: Number of images, spread evenly; None for all.
-        least: Smallest number of images that can be measured.
+        data: a folder of images, or shards (a folder, file, pattern or URL).
+        shape: (channels, size) of the images.
+        split: the validation images, or all.
+        val_fraction: share of the images held out if the data has no val split of its own.
+        count: number of images; None for all.
+        least: smallest number of images that suffices.
 
     Raises:
-        ValueError: There is no such data, too few images in it, or training images of a stream are wanted.
+        ValueError: there is no such data, or fewer than `least` images.
     """
+    channels, size = shape
     place = Path(data)
     if not (place.exists() or is_remote(data) or glob.has_magic(data) or "{" in data):
         raise ValueError(f"there is no data={data}; give a folder of images, or shards")
     in_shards = not place.is_dir() or (place / MANIFEST_FILE).is_file() or any(place.glob("*.tar"))
-    source_class = WebDatasetSource if in_shards else FolderSource
-    source = source_class(data, size, channels, val_fraction=val_fraction)
+    source = (WebDatasetSource if in_shards else FolderSource)(data, size, channels, val_fraction=val_fraction)
     chosen = ChosenImages(source, ("val",) if split == "val" else SPLITS, count)
     if len(chosen) < least:
         raise ValueError(
-            f"KID needs at least {least} images, and data={data} has {len(chosen)} with split={split} and "
-            f"val_fraction={val_fraction}; give more images, a larger val_fraction, or split=all if training has seen "
-            "none of them"
+            f"at least {least} images are needed, and data={data} has {len(chosen)} with split={split} and "
+            f"val_fraction={val_fraction}; give a larger val_fraction, or split=all if training has seen none of them"
         )
     return chosen

@@ -1,9 +1,9 @@
 """SDEdit: noise a guide to t0, then run the reverse process from there.
 
-The guide is an image with coarse changes (strokes, a pasted patch). Noise of level t0 hides its lack of realism and
-keeps its layout; the reverse process, a sampler of the domain, fills realism in again. A high t0 is realistic, a low
-one is faithful. With a mask, pixels outside it are kept; with a strength map, each pixel has a t0 of its own. With K
-repeats, each starts from the result of the one before.
+The guide is an image with coarse changes, such as strokes or a pasted patch. Noise of level t0 hides its unrealistic
+details and keeps its layout; the reverse process, a sampler of the domain, adds realistic details. A high t0 favours
+realism, a low one faithfulness to the guide. With a mask, pixels outside it are kept; with a strength map, each pixel
+has its own t0. With K repeats, each one starts from the result of the one before.
 
 Source: Meng et al., "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations", ICLR 2022,
 Algorithms 2 to 5.
@@ -35,27 +35,25 @@ DEFAULT_GRID = "uniform"
 
 @dataclass(frozen=True)
 class SDEdit:
-    """An edit: how far a guide is noised and how it is brought back.
+    """The settings of an edit; calling it with a denoiser and a guide edits.
 
     Args:
-        t0: the level that the guide is noised to: a time in (0, 1], or a noise level such as "sigma:1.2", which means
-            the same for every SDE. The paper's lie in [0.3, 0.6].
-        steps: the number of steps from t0 to 0, whatever t0 is; None for as many as the variant usually takes.
-        repeats: how often the edit is run, each time on its own result (K).
+        t0: how far the guide is noised: a time in (0, 1], or a noise level such as "sigma:1.2", which means the same
+            for every SDE. The paper recommends [0.3, 0.6].
+        steps: number of steps from t0 to 0, independent of t0; None for the variant's default.
+        repeats: number of runs, each on the result of the one before (K).
         solver: the solver; None for `DEFAULT_SOLVER`, or the variant's own.
         grid: the time grid; None for `DEFAULT_GRID`, or the variant's own.
-        variant: a name in `sdedit_pl.editing.published.VARIANTS`; "paper" and "reference" bring their own solver and
-            grid, and take no other.
-        anneal: the time that a repeat starts from, relative to that of the repeat before, in (0, 1].
-        resample: (j, r): each j steps are taken r times, with a jump back between, which harmonises what is kept with
-            what is new; for edits with a mask or a strength map.
-        lowpass: how much smaller an image is that still holds the low frequencies to be taken from the guide; None for
-            freedom in them.
-        lowpass_range: the times, from and to, at which they are.
+        variant: a name in `sdedit_pl.editing.published.VARIANTS`; "paper" and "reference" prescribe their solver and
+            grid.
+        anneal: start time of a repeat relative to that of the one before, in (0, 1].
+        resample: (j, r) takes each j steps r times, with a jump back in between, which harmonises kept and new pixels;
+            requires a mask or a strength map.
+        lowpass: keeps the guide's low frequencies, those of an image smaller by this factor; None keeps none.
+        lowpass_range: the first and the last time at which `lowpass` applies.
 
     Raises:
-        ValueError: a value out of range, an unknown name, or a solver, grid or option that the variant is not defined
-            for.
+        ValueError: a value is out of range, a name is unknown, or the variant does not allow a solver, grid or option.
     """
 
     t0: float | str = 0.5
@@ -76,12 +74,12 @@ class SDEdit:
         if self.variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
         if self.step_count < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}; {self._variant.steps} is usual")
+            raise ValueError(f"steps must be at least 1, got {self.steps}; the default is {self._variant.steps}")
         self._check_options()
 
     @property
     def step_count(self) -> int:
-        """The number of steps from t0 to 0, but for those taken again."""
+        """Number of steps from t0 to 0, not counting resampled ones."""
         return self._variant.steps if self.steps is None else self.steps
 
     def __call__(
@@ -95,27 +93,26 @@ class SDEdit:
         noise: Noise | None = None,
         callback: Callback | None = None,
     ) -> Float[Tensor, "samples C H W"]:
-        """Edits.
+        """Edits guides.
 
         Args:
             denoiser: the model of the domain.
-            guide: images in [-1, 1], (B, 3, H, W), on the device of the denoiser; one guide with several seeds gives
-                a sample for each seed.
-            edit_mask: True where pixels may change, (B, 1, H, W) or (1, 1, H, W); all may where None.
-            strength: the t0 of each pixel as a fraction of the time t0, in [0, 1], in the shape of a mask, which it
-                takes the place of: pixels of strength 0 are kept.
-            seeds: one seed for each sample, 0, 1, ... where None. A sample depends on its guide, mask and seed, not on
-                the batch that it is made in.
-            noise: a source of noise in place of `seeds`.
+            guide: images in [-1, 1], (B, 3, H, W), on the denoiser's device; a single guide gives one sample per seed.
+            edit_mask: True where pixels may change, (B, 1, H, W) or (1, 1, H, W); None for everywhere.
+            strength: instead of a mask, the t0 of each pixel as a fraction of the time t0, in [0, 1], with the shape of
+                a mask; pixels of strength 0 are kept.
+            seeds: one seed per sample, 0, 1, ... if None. A sample depends on its guide, mask and seed, not on its
+                batch.
+            noise: a source of noise instead of `seeds`.
             callback: called with the state and its time after each of the `total_steps` steps.
 
         Returns:
-            The edited images, (samples, 3, H, W), on the range of the guide but not clamped to it. Kept pixels equal
-            the guide's bit for bit (`variant="exact"`).
+            The edited images, (samples, 3, H, W), not clamped to [-1, 1]. With `variant="exact"`, kept pixels equal
+            those of the guide bit for bit.
 
         Raises:
-            ValueError: a guide, mask, strength map or number of seeds that does not fit, an option that needs a mask
-                without one, or a t0 that the SDE does not reach or the model was not trained on.
+            ValueError: guide, mask, strength map and seeds do not fit each other, an option requires a mask, or t0
+                exceeds the range of the SDE or of the model's training.
         """
         self.check(denoiser)
         guide, noise = with_noise(guide, seeds, noise)
@@ -149,27 +146,27 @@ class SDEdit:
     def noised_guide(
         self, sde: SDE, guide: Images, *, seeds: Sequence[int] | None = None, noise: Noise | None = None
     ) -> Float[Tensor, "samples C H W"]:
-        """The states that the first repeat starts from, (samples, 3, H, W); arguments as in `__call__`."""
+        """The initial states of the first repeat, (samples, 3, H, W); arguments as in `__call__`."""
         guide, noise = with_noise(guide, seeds, noise)
         times = self.times(sde)
         t0 = guide.new_full((len(guide),), times[0].item())
         return self._variant.marginals(sde, times, guide).perturb(guide, t0, noise(0, 0, guide))
 
     def times(self, sde: SDE, repeat: int = 0) -> Float[Tensor, "levels"]:
-        """The times that a repeat visits, from its t0 to 0, float64 on the CPU: (steps + 1,), more with jumps back."""
+        """The times of a repeat from its t0 to 0, float64 on the CPU, (steps + 1,) or longer with jumps back."""
         times = self._grid().times(sde, start_time(self.t0, sde) * self.anneal**repeat, self.step_count)
         return times if self.resample is None else with_jumps_back(times, *self.resample)
 
     def schedule(self, sde: SDE) -> list[Float[Tensor, "levels"]]:
-        """The times of all repeats."""
+        """The times of each repeat."""
         return [self.times(sde, repeat) for repeat in range(self.repeats)]
 
     def total_steps(self, sde: SDE) -> int:
-        """How many steps the solver takes in all."""
+        """Number of solver steps over all repeats."""
         return sum(int((times.diff() < 0).sum()) for times in self.schedule(sde))
 
     def check(self, denoiser: Denoiser) -> None:
-        """Raises ValueError if t0 is a time that the SDE does not reach, or one later than the model was trained on."""
+        """Raises ValueError if t0 exceeds the range of the SDE or of the model's training."""
         t0 = start_time(self.t0, denoiser.sde)
         if t0 > denoiser.t_max * (1 + 1e-6):
             levels = denoiser.sde.noise_level(torch.tensor([t0, denoiser.t_max], dtype=torch.float64)).tolist()
@@ -197,7 +194,7 @@ class SDEdit:
         marginals: Marginals,
         z: Images,
     ) -> Constraint | None:
-        """What rewrites the states of a repeat that starts from `image`, noised with `z`."""
+        """The constraint of a repeat that starts from `image`, noised with `z`."""
         parts: list[Constraint] = []
         if self.lowpass is not None:
             parts.append(LowFrequencies(guide, marginals, self.lowpass, *self.lowpass_range))
@@ -211,15 +208,15 @@ class SDEdit:
         if not 0 < self.anneal <= 1:
             raise ValueError(f"anneal must lie in (0, 1], got {self.anneal}; 1 starts every repeat from t0")
         if self.anneal != 1 and self.repeats == 1:
-            raise ValueError(f"anneal={self.anneal} is for several repeats, got repeats=1; give repeats=2 or more")
+            raise ValueError(f"anneal={self.anneal} requires several repeats, got repeats=1; give repeats=2 or more")
         if self.lowpass is not None and self.lowpass < 2:
-            raise ValueError(f"lowpass must be at least 2, got {self.lowpass}; 4 keeps coarse colours, 16 the mood")
+            raise ValueError(f"lowpass must be at least 2, got {self.lowpass}; 4 keeps coarse colours, 16 the tone")
         low, high = self.lowpass_range
         if not 0 <= low < high <= 1:
             raise ValueError(f"lowpass_range is a range of times within [0, 1], got {low} to {high}; 0,1 is all")
         if self.lowpass is None and (low, high) != (0, 1):
             raise ValueError(
-                f"lowpass_range={low},{high} is for lowpass, which is not given; lowpass=8 is a good start"
+                f"lowpass_range={low},{high} requires lowpass; try lowpass=8"
             )
         if self._variant.solver is None:
             return
@@ -230,18 +227,17 @@ class SDEdit:
             )
         if (self.anneal, self.resample, self.lowpass) != (1, None, None):
             raise ValueError(
-                f"variant={self.variant} follows what was published, which has no anneal, resample or lowpass; take "
-                "variant=exact for these"
+                f"variant={self.variant} has no anneal, resample or lowpass, as published; use variant=exact for these"
             )
 
     def _check_area(self, edit_mask: Mask | None, strength: Strength | None, guide: Images) -> None:
         if edit_mask is not None and strength is not None:
-            raise ValueError("give edit_mask or strength, not both; a strength map is 0 where pixels are kept")
+            raise ValueError("give edit_mask or strength, not both; a strength of 0 keeps a pixel")
         if strength is not None and self._variant.solver is not None:
-            raise ValueError(f"variant={self.variant} knows masks only, got a strength map; take variant=exact")
+            raise ValueError(f"variant={self.variant} takes no strength map, only masks; use variant=exact")
         if self.resample is not None and edit_mask is None and strength is None:
-            raise ValueError("resample harmonises kept with new regions, and all is new here; give a mask, or leave it")
+            raise ValueError("resample harmonises kept and new pixels; none are kept here: give a mask")
         if self.lowpass is not None and self.lowpass > min(guide.shape[2:]):
             raise ValueError(
-                f"lowpass={self.lowpass} is more than the {min(guide.shape[2:])} pixels of an image; take a smaller one"
+                f"lowpass={self.lowpass} exceeds the {min(guide.shape[2:])} pixels of an image; give a smaller one"
             )

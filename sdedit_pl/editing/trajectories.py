@@ -10,8 +10,8 @@ often, and the result is the same bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,6 +22,10 @@ from torch.nn.functional import interpolate
 
 from sdedit_pl.data.images import bytes_from_images
 from sdedit_pl.denoiser import Denoiser, Estimates
+from sdedit_pl.editing.many_guides import Edited, edit_guides
+from sdedit_pl.editing.sdedit import SDEdit
+from sdedit_pl.guides.guide_files import Guide
+from sdedit_pl.guides.mask_files import Area
 from sdedit_pl.picture_grid import cell_side, grid, to_picture
 from sdedit_pl.typing import Images
 
@@ -139,6 +143,28 @@ class _Estimate:
             size = [max(1, side * LARGEST_SIDE // longer) for side in x_0.shape[2:]]
             x_0 = interpolate(x_0, size, mode="bilinear", antialias=True)
         return _Estimate(self.t, bytes_from_images(x_0))
+
+
+def edit_with_trajectory(
+    denoiser: Denoiser,
+    edit: SDEdit,
+    guide: Guide,
+    area: Area | None,
+    seeds: Sequence[int],
+    *,
+    batch: int | None = None,
+    on_step: Callable[[int], object] | None = None,
+) -> tuple[Edited, Trajectory]:
+    """Edits a guide like `edit_guides` and records the trajectory of its first samples.
+
+    The recorded samples form one batch; there are at most `SHOWN_SAMPLES` of them.
+    """
+    shown = min(batch or len(seeds), SHOWN_SAMPLES)
+    recording = RecordingDenoiser(denoiser)
+    (edited,) = edit_guides(recording, edit, [guide], [area], seeds[:shown], batch=shown, on_step=on_step)
+    rest = edit_guides(denoiser, edit, [guide], [area], seeds[shown:], batch=batch, on_step=on_step)
+    samples = torch.cat([edited.samples, *(others.samples for others in rest)])
+    return replace(edited, samples=samples, seeds=tuple(seeds)), recording.trajectory()
 
 
 def strip(

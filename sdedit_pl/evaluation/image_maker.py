@@ -168,7 +168,6 @@ class ImageMaker(lightning.LightningModule):
     def on_predict_start(self) -> None:
         """Prepares the models, and shows the progress of the first process; all have nearly equal work."""
         for model in self.models.values():
-            # As in `sdedit_pl.checkpoints.load_denoiser`: one by one if that makes results exact.
             model.at_once = images_per_call(self.device) if self.computing.exact else None
             if self.computing.compile:
                 model.network.compile()

@@ -75,7 +75,6 @@ def run_evaluation(
     settings: EvaluationSettings,
     models: Mapping[str, EvaluatedModel],
     images: ChosenImages,
-    image_format: ImageFormat,
     features: FeatureExtractor,
     options: EvaluationOptions,
     keys: Mapping[str, Any],
@@ -87,7 +86,6 @@ def run_evaluation(
         settings: what to evaluate.
         models: the models, under `MODEL` and, for some ablations, `COMPARED`.
         images: the validation images.
-        image_format: their size and channels.
         features: extracts the features for realism.
         options: the other options.
         keys: the keys of the command, as plain data, for `metrics.json`.
@@ -105,11 +103,12 @@ def run_evaluation(
     denoisers = {name: model.denoiser for name, model in models.items()}
     plan = make_plan(settings)
     plan.check(denoisers)
+    channels, size = models[MODEL].description.image_shape
     names = [short_name(name) for name in images.names]
     groups = group_numbers(names, None if options.groups is None else read_groups(options.groups))
-    store = ImageStore(options.out, len(names), image_format, _partners(plan, groups))
+    store = ImageStore(options.out, len(names), ImageFormat(size, channels), _partners(plan, groups))
     check_counts(store, groups, options.kid_subset)
-    record = _record(plan, images, groups, models, image_format, options.computing)
+    record = _record(plan, images, groups, models, options.computing)
     record = record if options.overwrite else record.continuing(options.out)
     outputs = find_outputs(options.outputs or {}, settings.tasks, store.count, store.format)
     lpips, notes = _masked_lpips(plan, store, options)
@@ -158,12 +157,11 @@ def _record(
     images: ChosenImages,
     groups: Sequence[int],
     models: Mapping[str, EvaluatedModel],
-    image_format: ImageFormat,
     computing: ComputeSettings,
 ) -> EvaluationRecord:
     originals = {
         "images": f"{len(images)} with names of sha256 {digest_of(images.names)}",
-        "format": f"{image_format.channels} channels, {image_format.size} px",
+        "format": "{} channels, {} px".format(*models[MODEL].description.image_shape),
     }
     identities = {name: fingerprint(model.description.path) + computing.recipe for name, model in models.items()}
     return EvaluationRecord(originals, plan.recipes(identities, digest_of([str(group) for group in groups])))

@@ -1,19 +1,19 @@
-"""From files to denoisers: no second copy, and what no file holds is still right."""
+"""From files to denoisers: weights are not copied, and buffers that no file holds are right."""
 
 from __future__ import annotations
 
-import threading
+import subprocess
+import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import Description, describe, loading, native, save_denoiser
-from sdedit_pl.checkpoints.loading import load_denoiser, load_described, without_weights
+from sdedit_pl.checkpoints.loading import load_denoiser, load_described
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.networks import NETWORKS
 
@@ -34,7 +34,7 @@ def model_of(network: dict[str, Any]) -> dict[str, Any]:
     ids=str,
 )
 def test_a_loaded_network_computes_what_the_saved_one_did(network: dict[str, Any], tmp_path: Path) -> None:
-    """Also where it needs what the file does not hold: FIR kernels, sinusoids' frequencies."""
+    """Also if it has buffers that are not in the file: FIR kernels, frequencies."""
     model = ModelConfig.from_data(model_of(network))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(1)
@@ -53,7 +53,7 @@ def test_a_loaded_network_computes_what_the_saved_one_did(network: dict[str, Any
 
 
 def test_weights_are_not_copied(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The network's own memory is that which the file was read into."""
+    """The network uses the memory that the file is mapped to."""
     reads: list[dict[str, torch.Tensor]] = []
 
     def read(file: Path) -> tuple[Description, dict[str, torch.Tensor]]:
@@ -68,18 +68,26 @@ def test_weights_are_not_copied(tiny_checkpoint: Path, monkeypatch: pytest.Monke
         assert tensor.data_ptr() == reads[0][name].data_ptr(), name
 
 
-def test_a_module_built_without_weights_has_shapes_and_buffers() -> None:
-    with without_weights():
-        layer = nn.BatchNorm2d(3)
-    assert layer.weight.is_meta and layer.weight.shape == (3,) and layer.weight.requires_grad
-    assert torch.equal(layer.get_buffer("running_var"), torch.ones(3))
-    assert not nn.Linear(2, 2).weight.is_meta
-
-
-def test_other_threads_build_as_ever() -> None:
-    built: list[nn.Linear] = []
-    with without_weights():
-        thread = threading.Thread(target=lambda: built.append(nn.Linear(2, 3)))
-        thread.start()
-        thread.join()
-    assert not built[0].weight.is_meta
+def test_loading_imports_nothing_of_training_and_no_other_format(tiny_checkpoint: Path) -> None:
+    code = f"""
+import sys
+from sdedit_pl import load_denoiser
+load_denoiser({str(tiny_checkpoint)!r})
+sys.stdout.write(" ".join(sys.modules))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(run.stdout.split())
+    for library in (
+        "lightning",
+        "torchvision",
+        "torchmetrics",
+        "scipy",
+        "wandb",
+        "webdataset",
+        "onnx",
+        "diffusers",
+        "sympy",
+    ):
+        assert library not in imported
+    importers = {name for name in imported if name.startswith("sdedit_pl.checkpoints.importers.")}
+    assert not importers

@@ -1,4 +1,4 @@
-"""What a path, a run's folder and the name of a bundled checkpoint stand for."""
+"""Finding checkpoints by path, by a run's folder and by the name of a bundled one."""
 
 from __future__ import annotations
 

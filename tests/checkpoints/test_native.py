@@ -1,4 +1,4 @@
-"""This project's checkpoints: what is written is read, and nothing else is."""
+"""Editing checkpoints: they are read as written; damaged ones are refused and nothing in them runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tree(folder: Path) -> dict[str, int]:
 
 
 def written_again(good: Path, path: Path, dtype: torch.dtype) -> Denoiser:
-    """Saves a checkpoint's denoiser in a precision and returns it as it was."""
+    """Saves a checkpoint's denoiser in a precision, and returns the denoiser."""
     denoiser = load_denoiser(good)
     save_denoiser(path, denoiser, describe(good).model, {"steps": 3}, dtype=dtype)
     return denoiser
@@ -68,7 +68,7 @@ def test_loading_leaves_the_global_generator_alone(tiny_checkpoint: Path) -> Non
     assert torch.equal(torch.rand(4), expected)
 
 
-def test_a_checkpoint_says_what_it_is(tiny_checkpoint: Path) -> None:
+def test_a_description_has_the_model_and_its_training(tiny_checkpoint: Path) -> None:
     description = describe(tiny_checkpoint)
     assert description.format == "sdedit_pl"
     assert description.model.network.values["channels"] == 8
@@ -87,7 +87,7 @@ def test_a_training_checkpoint_gives_the_same_denoiser(tiny_checkpoint: Path, tm
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.name)
-def test_what_is_no_checkpoint_is_refused_and_not_run(damage: Damage, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused_and_not_run(damage: Damage, tiny_checkpoint: Path, tmp_path: Path) -> None:
     bad = tmp_path / damage.name
     damage.make(tiny_checkpoint, bad)
     before = tree(tmp_path)
@@ -103,7 +103,7 @@ def test_the_booby_trap_works(tmp_path: Path) -> None:
     assert (tmp_path / "executed").exists()
 
 
-def test_a_failed_save_leaves_the_file_before_it(
+def test_a_failed_save_keeps_the_earlier_file(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.safetensors"

@@ -15,9 +15,9 @@ from PIL import Image
 from support.tiny import write_images
 from torch import Tensor
 
+from sdedit_pl.calibration import calibration_run
 from sdedit_pl.calibration.sweep import Sweep
 from sdedit_pl.calibration.t0_sidecar import calibrated_t0
-from sdedit_pl.cli import calibrate
 from sdedit_pl.metrics.feature_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor
 
@@ -47,8 +47,8 @@ def photos(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def with_knee(monkeypatch: pytest.MonkeyPatch, knee: int | None) -> None:
     """Makes every sweep have its knee at a level."""
-    trade_off = calibrate.trade_off
-    monkeypatch.setattr(calibrate, "trade_off", lambda sweep: replace(trade_off(sweep), knee=knee))
+    trade_off = calibration_run.trade_off
+    monkeypatch.setattr(calibration_run, "trade_off", lambda sweep: replace(trade_off(sweep), knee=knee))
 
 
 def test_it_leaves_the_knee_and_the_curve_where_editing_finds_them(command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_without_a_knee_editing_keeps_its_own_t0(command, monkeypatch: pytest.Mo
     with_knee(monkeypatch, None)
     output = command(*CALIBRATE).output
     assert "no knee: edits from no t0 gain more realism than they lose faithfulness" in output
-    assert output.endswith("sdedit edit goes on with its own t0\n")
+    assert output.endswith("sdedit edit uses its own default t0\n")
     assert yaml.safe_load(Path(SIDECAR).read_text())["t0"] is None and calibrated_t0(Path("tiny.safetensors")) is None
 
 
@@ -88,7 +88,7 @@ def test_elsewhere_it_says_what_to_do_with_it(command, monkeypatch: pytest.Monke
 
 def test_it_goes_on_where_it_was_interrupted(command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command(*CALIBRATE, "out=whole").code == 0
-    measured, batches = calibrate.measure_batch, []
+    measured, batches = calibration_run.measure_batch, []
 
     def interrupted(*arguments: object) -> Sweep:
         if len(batches) == 2:
@@ -97,11 +97,11 @@ def test_it_goes_on_where_it_was_interrupted(command, monkeypatch: pytest.Monkey
         return measured(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(calibrate, "measure_batch", interrupted)
+        patched.setattr(calibration_run, "measure_batch", interrupted)
         assert command(*CALIBRATE, "out=parts").code == 130
     assert os.listdir("parts") == [UNFINISHED] and batches == [4, 4]
     code, _, errors = command(*CALIBRATE, "out=parts", "batch=1")
-    assert (code, errors) == (0, f"going on after 8 of 10 images: parts/{UNFINISHED}\n")
+    assert (code, errors) == (0, f"resuming after 8 of 10 images: parts/{UNFINISHED}\n")
     assert sorted(os.listdir("parts")) == sorted([SIDECAR, PLOT])
     for name in (SIDECAR, PLOT):
         assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes()
@@ -109,7 +109,7 @@ def test_it_goes_on_where_it_was_interrupted(command, monkeypatch: pytest.Monkey
 
 def test_another_sweep_does_not_go_on_with_it(command, refused, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(calibrate, "trade_off", lambda sweep: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(calibration_run, "trade_off", lambda sweep: (_ for _ in ()).throw(KeyboardInterrupt))
         assert command(*CALIBRATE).code == 130
     message = refused(*CALIBRATE, "steps=3", "seed=1")
     assert UNFINISHED in message and "seed was 0, and is 1 now" in message and "overwrite=true" in message

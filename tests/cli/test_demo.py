@@ -45,7 +45,7 @@ def test_it_replaces_its_picture_only_when_told_to(command, refused: Callable[..
     [
         ("out=guides", "out=guides is a folder; name a PNG file"),
         ("out=guide.png/demo.png", "cannot be written"),
-        ("ckpt=missing.safetensors", "there is no missing.safetensors here"),
+        ("ckpt=missing.safetensors", "no checkpoint at missing.safetensors"),
         ("ckpt=text.png", "not a whole checkpoint"),
         ("guide=nothing", "holds no images"),
         ("mask=elsewhere", "no mask in elsewhere is named like a guide"),
@@ -60,5 +60,5 @@ def test_bad_input_is_refused(argument: str, words: str, refused: Callable[..., 
     assert words in refused(*DEMO, "out=new/demo.png", argument)
 
 
-def test_outside_a_checkout_it_says_so(refused: Callable[..., str]) -> None:
-    assert "runs in a checkout of the project" in refused("demo")
+def test_outside_a_checkout_its_guides_are_missed(refused: Callable[..., str]) -> None:
+    assert "a checkout of the project: there is no data/guides" in refused("demo")

@@ -15,9 +15,10 @@ import yaml
 from PIL import Image
 from support.damage import DAMAGES, Damage, lightning_checkpoint
 
-from sdedit_pl.cli.edit import COMMAND, build_edits
-from sdedit_pl.cli.results import Results
+from sdedit_pl.cli.edit import COMMAND
+from sdedit_pl.edit_runs.edit_plan import build_edits
 from sdedit_pl.editing.sdedit import DEFAULT_SOLVER
+from sdedit_pl.result_folder import ResultFolder
 from sdedit_pl.solvers import SOLVERS
 
 EDIT = ("edit", "ckpt=tiny.safetensors", "guide=guide.png", "steps=3")
@@ -31,9 +32,9 @@ BAD_GUIDES = {
     ".": ("cut.png",),
 }
 BAD_MASKS = {
-    "missing.png": ("no mask at missing.png", "white marks what may change"),
+    "missing.png": ("no mask at missing.png", "white where pixels may change"),
     "black.png": ("black.png is all black", "white"),
-    "wide.png": ("size", "guide.png is 16x16", "wide.png is 20x12"),
+    "wide.png": ("size of its guide", "guide.png is 16x16", "wide.png is 20x12"),
     "empty.png": ("empty.png", "it is empty"),
     "cut.png": ("cut.png", "truncated"),
     "text.png": ("text.png", "not an image"),
@@ -123,7 +124,7 @@ def test_missing_arguments_are_named(refused: Callable[..., str]) -> None:
     assert refused("edit", "ckpt=tiny.safetensors").startswith("guide is required: an image, a folder")
 
 
-def test_a_device_that_is_not_there_is_refused(refused: Callable[..., str]) -> None:
+def test_a_missing_device_is_refused(refused: Callable[..., str]) -> None:
     assert "device=cuda:99 cannot be used here" in refused(*EDIT, "device=cuda:99")
 
 
@@ -146,7 +147,7 @@ def test_the_console_shows_one_line_and_exit_code_2(desk: Path) -> None:
     assert not (desk / "outputs").exists()
 
 
-def test_an_edit_leaves_its_samples_a_sheet_and_its_record(desk: Path, command) -> None:
+def test_an_edit_writes_samples_a_sheet_and_a_record(desk: Path, command) -> None:
     code, output, errors = command(*EDIT, "mask=mask.png", "out=new/out", "samples=3", "seed=5")
     assert (code, errors) == (0, "")
     assert output == "3 samples in new/out; see new/out/sheet.png\n"
@@ -176,12 +177,12 @@ def test_the_record_repeats_the_edit_bit_for_bit(desk: Path, command) -> None:
     assert settings["t0"] == "sigma:1.2"
 
 
-def test_repeating_an_edit_does_not_overwrite_what_it_overwrote(desk: Path, command, refused) -> None:
+def test_a_repeated_edit_must_ask_for_overwriting_again(desk: Path, command, refused) -> None:
     assert command(*EDIT, "samples=1", "out=a", "overwrite=true").code == 0
     assert "a already holds files" in refused("edit", "config=a/edit.yaml")
 
 
-def test_overwriting_replaces_the_earlier_edits_samples_and_nothing_else(desk: Path, command, refused) -> None:
+def test_overwriting_replaces_only_the_samples_of_the_earlier_edit(desk: Path, command, refused) -> None:
     assert command(*EDIT, "out=a", "samples=3").code == 0
     Path("a/notes.txt").write_text("keep me")
     Path("a/guide_seed9.png").write_bytes(b"not of this edit")
@@ -211,7 +212,7 @@ def test_a_failure_while_overwriting_keeps_the_earlier_results(desk: Path, comma
 
 
 def test_an_interrupted_edit_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), Results(tmp_path / "new" / "out") as folder:
+    with pytest.raises(KeyboardInterrupt), ResultFolder(tmp_path / "new" / "out") as folder:
         (folder / "half.png").touch()
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []

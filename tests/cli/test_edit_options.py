@@ -11,10 +11,11 @@ import torch
 import yaml
 from PIL import Image
 
-from sdedit_pl.cli.edit import COMMAND, plan
-from sdedit_pl.cli.edit_inputs import Inputs
+from sdedit_pl.cli.edit import COMMAND
 from sdedit_pl.denoiser import Denoiser, Epsilon
+from sdedit_pl.edit_runs.edit_plan import edit_tasks
 from sdedit_pl.editing import SDEdit
+from sdedit_pl.guides.edit_inputs import EditInputs
 from sdedit_pl.sde import VPSDE
 
 EDIT = ("edit", "ckpt=tiny.safetensors", "guide=guide.png", "steps=3", "samples=2")
@@ -73,7 +74,7 @@ def test_t0_auto_stays_within_the_l2_that_is_allowed(desk: Path, command, refuse
     t0 = yaml.safe_load(Path("o/edit.yaml").read_text())["record"]["samples"]["guide_seed0.png"]["t0"]
     assert command(*EDIT, f"t0={t0}", "out=direct").code == 0
     assert np.array_equal(pixels("direct/guide_seed0.png"), pixels("o/guide_seed0.png"))
-    assert "even from t0=0.02, and 1e-05 is allowed" in refused(*EDIT, "t0=auto", "l2=0.00001", "out=new/out")
+    assert "even from t0=0.02, more than the allowed 1e-05" in refused(*EDIT, "t0=auto", "l2=0.00001", "out=new/out")
 
 
 def test_a_paste_makes_guide_and_mask(desk: Path, command) -> None:
@@ -122,7 +123,7 @@ def test_a_trajectory_leaves_an_animation_and_a_strip(desk: Path, command) -> No
     assert command(*EDIT, "trajectory=true", "batch=1", "out=one_by_one").code == 0
     assert np.array_equal(pixels("one_by_one/guide_seed1.png"), pixels("plain/guide_seed1.png"))
     assert pixels("one_by_one/guide_trajectory.png").shape < pixels("o/guide_trajectory.png").shape
-    # ... which another edit replaces
+    # another edit replaces both files
     assert command(*EDIT, "out=o", "overwrite=true").code == 0
     assert sorted(os.listdir("o")) == sorted(os.listdir("plain"))
 
@@ -147,7 +148,7 @@ def test_a_time_that_the_model_does_not_know_is_refused_before_the_first_edit() 
     denoiser = Denoiser(torch.nn.Identity(), Epsilon(), VPSDE(), t_max=0.5)
     arguments = COMMAND.parse(["ckpt=c", "guide=g", "t0=[0.3,0.9]"])
     with pytest.raises(ValueError, match=r"t0=0\.9 is time 0\.9"):
-        plan(arguments, [SDEdit(0.3), SDEdit(0.9)], denoiser, Inputs([], [], []))
+        edit_tasks(arguments, [SDEdit(0.3), SDEdit(0.9)], denoiser, EditInputs([], [], []))
 
 
 CONTRADICTIONS = {
@@ -157,13 +158,13 @@ CONTRADICTIONS = {
     "at=3,4": "paste and at go together",
     "paste_mask=mask.png": "paste_mask, scale, grow and feather are for a paste",
     "mask=mask.png feather=2": "paste_mask, scale, grow and feather are for a paste",
-    "lowpass_range=0.3,1": "lowpass_range=0.3,1.0 is for lowpass",
+    "lowpass_range=0.3,1": "lowpass_range=0.3,1.0 requires lowpass",
     "at=3 paste=guide.png": "at must be a valid array or null, got 3",
     "windows=8": "windows of 8 px are smaller than the 16 px images that this model was trained on",
     "windows=17 guide=wide.png": "windows must be a multiple of",
     "windows=several": "windows must be a valid boolean or a valid integer, got 'several'",
     "paste=guide.png at=90,0": "covers no pixel of the guide: pasted at 90,0",
-    "paste=guide.png at=0,0 guide=guides": "paste has one guide, the background, got 2 in guides",
+    "paste=guide.png at=0,0 guide=guides": "paste needs exactly one guide, the background, got 2 in guides",
     "overlap=4": "overlap and side are for windows",
     "windows=true overlap=16": "the overlap of windows of 16 px must lie in [0, 16), got 16",
     "windows=true side=8": "16 pixels, got 8",
@@ -174,14 +175,14 @@ CONTRADICTIONS = {
     "t0=[0.3,2]": "t0 must lie in (0, 1], got 2",
     "t0=[0.3,0.5] trajectory=true": "trajectory shows one t0 at a time",
     "resample=5,2 mask=mask.png": "goes back 5 steps, and there are 3",
-    "resample=2,2": "all is new here; give a mask",
+    "resample=2,2": "give a mask",
     "resample=2": "resample must be a valid array or null, got 2",
     "strength=small.png": "guide.png is 16x16, small.png is 4x4",
     "strength=black.png": "the strength map black.png is all black",
     "strength=missing.png": "there is no strength at missing.png",
-    "anneal=0.5": "anneal=0.5 is for several repeats",
-    "lowpass=40": "lowpass=40 is more than the 16 pixels",
-    "variant=paper lowpass=4": "variant=paper follows what was published",
+    "anneal=0.5": "anneal=0.5 requires several repeats",
+    "lowpass=40": "lowpass=40 exceeds the 16 pixels",
+    "variant=paper lowpass=4": "variant=paper has no anneal",
 }
 
 

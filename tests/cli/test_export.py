@@ -1,4 +1,4 @@
-"""`sdedit export`: what it writes, what it leaves alone, and the way round through diffusers."""
+"""`sdedit export`: its files, those that it keeps, and the round trip through diffusers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_it_writes_a_folder_that_diffusers_loads(table: str, command: Callable[.
 
 
 @pytest.mark.parametrize(("options", "t0"), [(AS_DDPM, 0.5), (AS_NCSNPP, 0.4)], ids=["table of betas", "ve"])
-def test_the_way_round_changes_no_pixel(
+def test_a_round_trip_changes_no_pixel(
     options: Mapping[str, Any], t0: float, desk: Path, command: Callable[..., Any]
 ) -> None:
     """Diffusers -> import -> edit -> export -> diffusers loads and saves -> import -> edit."""
@@ -64,7 +64,7 @@ def test_the_way_round_changes_no_pixel(
     assert direct == pictures[0]
 
 
-def test_what_is_there_stays_unless_told(table: str, desk: Path, refused: Callable[..., str], command) -> None:
+def test_an_export_is_replaced_on_request_only(table: str, desk: Path, refused: Callable[..., str], command) -> None:
     assert command("export", f"ckpt={table}", "out=made").code == 0
     assert "made is already there" in refused("export", f"ckpt={table}", "out=made")
     Path("made/unet/config.json").write_text("{}")
@@ -73,14 +73,14 @@ def test_what_is_there_stays_unless_told(table: str, desk: Path, refused: Callab
     assert not [path for path in desk.iterdir() if path.name.startswith(".")]
 
 
-def test_overwriting_spares_what_is_no_export(table: str, refused: Callable[..., str]) -> None:
+def test_overwriting_spares_other_files(table: str, refused: Callable[..., str]) -> None:
     order = ("export", f"ckpt={table}", "overwrite=true")
     assert "out=guide.png is a file, the export is not" in refused(*order, "out=guide.png")
-    assert "out=elsewhere is not an earlier export alone, it holds another.png" in refused(*order, "out=elsewhere")
+    assert "out=elsewhere is not an earlier export, it holds another.png" in refused(*order, "out=elsewhere")
     assert "cannot be written" in refused(*order, "out=guide.png/inside")
 
 
-def test_what_cannot_be_expressed_leaves_nothing(refused: Callable[..., str]) -> None:
+def test_a_refused_export_leaves_nothing(refused: Callable[..., str]) -> None:
     message = refused("export", "ckpt=tiny.safetensors", "out=made", "format=diffusers")
     assert message.startswith("sde.name=vp with parameterisation.name=edm has no scheduler in diffusers")
 

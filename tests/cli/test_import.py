@@ -1,4 +1,4 @@
-"""`sdedit import`, from published files to edits, and what it refuses."""
+"""`sdedit import`, from published files to edits, and refusals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EDM_PICKLE = b"\x80\x02ctorch_utils.persistence\n_reconstruct_persistent_obj\n(t
 
 @pytest.fixture
 def tiny_preset(reference: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Makes the tiny network of the parity data a published one; returns its name."""
+    """Makes the tiny network of the parity data a preset; returns its name."""
     config = json.loads((reference / "sdedit_ddpm/config.json").read_text())
     model = importer("ddim").read(reference / DDIM_FILE, config=config).model.as_data()
     monkeypatch.setitem(PRESETS, "tiny", Preset("ddim", model, {"variance": "fixedsmall"}))
@@ -34,12 +34,12 @@ def tiny_preset(reference: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def pixels(folder: Path) -> dict[str, np.ndarray]:
-    """The samples in a folder of an edit."""
+    """The samples in the folder of an edit."""
     return {file.name: np.asarray(Image.open(file)) for file in sorted(folder.glob("guide_seed*.png"))}
 
 
 def test_an_import_edits_as_its_source_does(desk: Path, reference: Path, tiny_preset: str, command) -> None:
-    """The source is taken directly where its model can be told, and gives the same pictures as the import."""
+    """A source whose model can be derived from the file is edited with directly, and gives the same pictures."""
     source = reference / DDIM_FILE
     code, output, errors = command("import", f"src={source}", "out=model.safetensors")
     assert (code, errors) == (0, "")
@@ -125,7 +125,9 @@ def test_an_edit_reads_its_checkpoint_once(desk: Path, command, monkeypatch: pyt
     assert reads == [Path("tiny.safetensors")]
 
 
-def test_an_import_replaces_only_what_it_may(desk: Path, reference: Path, tiny_preset: str, command, refused) -> None:
+def test_an_import_replaces_files_on_request_only(
+    desk: Path, reference: Path, tiny_preset: str, command, refused
+) -> None:
     arguments = (f"src={reference / DDIM_FILE}", "out=model.safetensors")
     assert command("import", *arguments).code == 0
     assert "model.safetensors is already there; give another out=, or overwrite=true" in refused("import", *arguments)
@@ -133,7 +135,7 @@ def test_an_import_replaces_only_what_it_may(desk: Path, reference: Path, tiny_p
 
 
 def damaged(kind: str, reference: Path) -> list[str]:
-    """Leaves a damaged source in the working directory and returns the arguments that would import it."""
+    """Writes a damaged source to the working directory and returns the arguments that import it."""
     config = f"config={reference / 'sdedit_ddpm/config.json'}"
     tensors = torch.load(reference / DDIM_FILE, weights_only=True)
     file = Path("bad.ckpt")
@@ -169,7 +171,7 @@ def damaged(kind: str, reference: Path) -> list[str]:
         ("extra keys", ("bad.ckpt", "missing none; not expected classifier.weight")),
         ("code", ("bad.ckpt", "could run code when loaded", "was not loaded", "torch.save(network.state_dict()")),
         ("bare code", ("bad.ckpt", "could run code when loaded", "was not loaded")),
-        ("edm", ("edm.pkl", "EDM", "Convert it in its own checkout")),
+        ("edm", ("edm.pkl", "EDM", "Convert it to a state dict")),
         ("short average", ("155 averaged tensors do not match its 156 trained ones",)),
     ],
 )

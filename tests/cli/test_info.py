@@ -1,4 +1,4 @@
-"""`sdedit info`: what it says of a checkpoint, and what it refuses."""
+"""`sdedit info`: its description of a checkpoint, and refusals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.damage import UNREADABLE, Damage, lightning_checkpoint
 from sdedit_pl.checkpoints import describe
 
 
-def test_it_says_what_a_checkpoint_is(desk: Path, tiny_checkpoint: Path, command) -> None:
+def test_it_describes_a_checkpoint(desk: Path, tiny_checkpoint: Path, command) -> None:
     code, output, errors = command("info", "ckpt=tiny.safetensors")
     assert (code, errors) == (0, "")
     said = yaml.safe_load(output)
@@ -35,7 +35,7 @@ def test_it_reads_a_training_checkpoint(desk: Path, tiny_checkpoint: Path, comma
 
 
 @pytest.mark.parametrize("damage", UNREADABLE, ids=lambda damage: damage.name)
-def test_what_is_no_checkpoint_is_refused_and_not_run(
+def test_a_damaged_checkpoint_is_refused_and_not_run(
     damage: Damage, desk: Path, tiny_checkpoint: Path, refused: Callable[..., str]
 ) -> None:
     damage.make(tiny_checkpoint, desk / damage.name)
@@ -43,6 +43,6 @@ def test_what_is_no_checkpoint_is_refused_and_not_run(
     assert all(words in message for words in (damage.name, *damage.words)), message
 
 
-def test_a_checkpoint_has_to_be_named(refused: Callable[..., str]) -> None:
+def test_a_checkpoint_is_required(refused: Callable[..., str]) -> None:
     assert refused("info").startswith("ckpt is required")
     assert "did you mean ckpt?" in refused("info", "cpkt=tiny.safetensors")

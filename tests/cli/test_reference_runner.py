@@ -1,4 +1,4 @@
-"""A user of SDEdit's reference runner comes over: its checkpoint, its files, its numbers."""
+"""Compatibility with SDEdit's reference runner: its checkpoint, its files, its numbers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 from support.recorded_noise import RecordedNoise
 
+from sdedit_pl.checkpoints.load_for_editing import load_for_editing
 from sdedit_pl.cli import main
-from sdedit_pl.cli.edit import COMMAND, build_edits
-from sdedit_pl.cli.edit_inputs import image_shape, read_areas, read_guides
-from sdedit_pl.cli.edit_model import load_for_editing
+from sdedit_pl.cli.edit import COMMAND
+from sdedit_pl.edit_runs.edit_plan import build_edits
 from sdedit_pl.guides import tensor_checks
+from sdedit_pl.guides.guide_files import read_guides
+from sdedit_pl.guides.mask_files import read_areas
 from sdedit_pl.picture_grid import to_picture
 
 RUNS = ("edit_masked", "edit_unmasked")
@@ -58,11 +60,11 @@ def arguments(data: dict[str, torch.Tensor], guide: str) -> list[str]:
 
 @pytest.mark.parametrize("run", RUNS)
 def test_edits_are_the_runners_numbers(run: str, runner: Path, reference: Path) -> None:
-    """Everything but the noise comes through what `sdedit edit` itself calls."""
+    """Everything except the noise comes from the functions behind `sdedit edit`."""
     data = recorded(reference, run)
     parsed = COMMAND.parse(arguments(data, f"{run}_*.pth"))
     denoiser, description = load_for_editing(parsed.ckpt, "cpu")
-    guides = read_guides(parsed.guide, image_shape(description))
+    guides = read_guides(parsed.guide, description.image_shape)
     masks = [mask for mask in read_areas("mask", parsed.mask, guides) if mask is not None]
     samples = build_edits(parsed)[0](
         denoiser,
@@ -74,10 +76,10 @@ def test_edits_are_the_runners_numbers(run: str, runner: Path, reference: Path) 
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_the_whole_command_leaves_the_runners_pictures(
+def test_the_command_writes_the_runners_pictures(
     run: str, runner: Path, reference: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command line itself, its seeds replaced by the record of what the runner drew, to one level of 255."""
+    """The command with the recorded noise of the runner, to one level of 255."""
     data = recorded(reference, run)
     monkeypatch.setattr(
         tensor_checks, "SeededNoise", lambda seeds: RecordedNoise([z[: len(seeds)] for z in data["noise"]])
@@ -88,9 +90,7 @@ def test_the_whole_command_leaves_the_runners_pictures(
     assert np.abs(found - expected).max() <= 1
 
 
-def test_a_mask_that_is_given_takes_the_place_of_the_files_own(
-    runner: Path, reference: Path, command: Callable[..., Any]
-) -> None:
+def test_a_given_mask_replaces_the_mask_of_the_file(runner: Path, reference: Path, command: Callable[..., Any]) -> None:
     kept = np.zeros((16, 16), dtype=np.uint8)
     kept[:, :4] = 255
     Image.fromarray(kept).save("mask.png")
@@ -115,7 +115,7 @@ def test_every_flag_of_the_runner_is_in_the_table() -> None:
 
 
 def test_the_documents_keys_are_ours() -> None:
-    """Each `key=value` of the document is one that `sdedit edit` or `sdedit import` takes."""
+    """Each `key=value` in the document is accepted by `sdedit edit` or `sdedit import`."""
     from sdedit_pl.cli.import_ import COMMAND as IMPORT
 
     text = DOCUMENT.read_text()

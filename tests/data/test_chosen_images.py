@@ -54,9 +54,10 @@ def test_training_images_that_are_streamed_cannot_be_chosen(tmp_path: Path) -> N
 
 def test_data_is_a_folder_or_shards(tmp_path: Path) -> None:
     folder = str(write_images(tmp_path / "photos", count=6))
-    chosen = choose_images(folder, 8, 3, "all", 0.5, 4, least=3)
+    settings = {"split": "all", "val_fraction": 0.5, "count": 4}
+    chosen = choose_images(folder, (3, 8), **settings, least=3)
     assert len(chosen) == 4 and chosen.image(0).shape == (3, 8, 8)
-    with pytest.raises(ValueError, match=r"at least 5 images, .* has 4 with split=all"):
-        choose_images(folder, 8, 3, "all", 0.5, 4, least=5)
+    with pytest.raises(ValueError, match=r"at least 5 images .* has 4 with split=all"):
+        choose_images(folder, (3, 8), **settings, least=5)
     with pytest.raises(ValueError, match="no data=missing"):
-        choose_images("missing", 8, 3, "all", 0.5, None, least=3)
+        choose_images("missing", (3, 8), **settings)

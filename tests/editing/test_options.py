@@ -136,13 +136,13 @@ def test_kept_pixels_stay_kept_under_a_low_pass_constraint() -> None:
     ("arguments", "message"),
     [
         ({"anneal": 0.0, "repeats": 2}, r"anneal must lie in \(0, 1\], got 0.0"),
-        ({"anneal": 0.5}, "anneal=0.5 is for several repeats, got repeats=1"),
+        ({"anneal": 0.5}, "anneal=0.5 requires several repeats, got repeats=1"),
         ({"lowpass": 1}, "lowpass must be at least 2, got 1"),
-        ({"lowpass_range": (0.3, 1.0)}, "lowpass_range=0.3,1.0 is for lowpass, which is not given"),
+        ({"lowpass_range": (0.3, 1.0)}, "lowpass_range=0.3,1.0 requires lowpass"),
         ({"lowpass": 4, "lowpass_range": (0.6, 0.2)}, "a range of times within .* got 0.6 to 0.2"),
-        ({"variant": "paper", "resample": (2, 2)}, "variant=paper follows what was published"),
-        ({"variant": "reference", "repeats": 2, "anneal": 0.5}, "variant=reference follows what was published"),
-        ({"variant": "paper", "lowpass": 4}, "take variant=exact for these"),
+        ({"variant": "paper", "resample": (2, 2)}, "variant=paper has no anneal"),
+        ({"variant": "reference", "repeats": 2, "anneal": 0.5}, "variant=reference has no anneal"),
+        ({"variant": "paper", "lowpass": 4}, "variant=exact"),
     ],
 )
 def test_impossible_options_are_refused(arguments: dict, message: str) -> None:
@@ -158,12 +158,12 @@ def test_impossible_options_are_refused(arguments: dict, message: str) -> None:
         ({}, {"strength": 255 * ramp()}, r"strength lies in \[0, 1\], got \[0, 255\]; divide"),
         ({}, {"strength": ramp() > 0.5}, "a map of floats in .* got torch.bool"),
         ({}, {"strength": 0 * ramp()}, "0 everywhere: nothing may change"),
-        ({"variant": "paper"}, {"strength": ramp()}, "variant=paper knows masks only"),
-        ({"resample": (2, 2)}, {}, "all is new here; give a mask"),
+        ({"variant": "paper"}, {"strength": ramp()}, "variant=paper takes no strength map"),
+        ({"resample": (2, 2)}, {}, "give a mask"),
         ({"resample": (4, 2)}, {"strength": ramp()}, "goes back 4 steps, and there are 4; take more steps, at least 5"),
         ({"resample": (0, 2)}, {"strength": ramp()}, "takes j >= 1 steps r >= 1 times, got 0,2"),
         ({"resample": (1, 2), "grid": GRIDS["restart"](), "steps": 20}, {"strength": ramp()}, "has some already"),
-        ({"lowpass": 9}, {}, "lowpass=9 is more than the 8 pixels"),
+        ({"lowpass": 9}, {}, "lowpass=9 exceeds the 8 pixels"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

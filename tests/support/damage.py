@@ -39,7 +39,7 @@ def contents(good: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def rewritten(change: Change) -> Callable[[Path, Path], None]:
-    """What copies an editing checkpoint with a change."""
+    """A function that copies an editing checkpoint with a change."""
 
     def make(good: Path, bad: Path) -> None:
         tensors, metadata = contents(good)
@@ -51,7 +51,7 @@ def rewritten(change: Change) -> Callable[[Path, Path], None]:
 
 
 def lightning_checkpoint(good: Path) -> dict[str, Any]:
-    """What training writes of the same model, as far as editing reads it."""
+    """The same model as a training checkpoint, with the parts that editing reads."""
     tensors, metadata = contents(good)
     model = json.loads(metadata["model"])
     config = {"data": model.pop("image"), **model}
@@ -195,7 +195,7 @@ UNFIT = (
         )
         for section, key, value, words in (
             ("network", "channels", 20_000, ("(20000,), is (8,)",)),
-            ("network", "blocks_per_level", 20_000, ("more than 10,000 tensors",)),
+            ("network", "blocks_per_level", 20_000, ("more than 5,000 tensors",)),
             ("network", "blocks_per_level", 10**9, ("network.blocks_per_level is 1,000,000,000",)),
             ("network", "dropout", math.nan, ("network.dropout must be a finite number, got nan",)),
             ("image", "channels", 10**9, ("image.channels is 1,000,000,000",)),

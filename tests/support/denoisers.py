@@ -1,8 +1,9 @@
-"""Comparing denoisers."""
+"""Comparing denoisers and what they compute."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser
 
@@ -19,3 +20,8 @@ def same_model(one: Denoiser, other: Denoiser) -> bool:
         and ours.keys() == theirs.keys()
         and all(torch.equal(ours[name], theirs[name]) for name in ours)
     )
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Largest absolute error over the largest absolute value."""
+    return ((found - expected).abs().max() / expected.abs().max()).item()

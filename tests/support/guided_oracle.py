@@ -1,6 +1,6 @@
 """The U-Net of guided-diffusion restated as one flat function of its tensors, under their published names.
 
-It shares no code with the package: the oracle that the network and the reader of its checkpoints are held to.
+It shares no code with the package. Tests compare the network and the importer of its checkpoints with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Guided:
-    """The options of the published program that shape its network, under its names, and the image's channels."""
+    """The published program's options that define its network, under its names, and the image's channels."""
 
     image_size: int = 16
     num_channels: int = 32
@@ -35,7 +35,7 @@ class Guided:
         return self.image_channels * (2 if self.learn_sigma else 1)
 
     def config(self) -> dict[str, object]:
-        """As the program's command line has it."""
+        """The flags of the program's command line."""
         return {
             "image_size": self.image_size,
             "num_channels": self.num_channels,
@@ -54,9 +54,9 @@ class Guided:
 
 
 def plan(options: Guided) -> list[tuple[str, str, int, int]]:
-    """What runs, in order: (name, kind, channels in, channels out) with kind conv, res, down, up or attn.
+    """The layers in order, as (name, kind, channels in, channels out) with kind conv, res, down, up or attn.
 
-    A name's last number counts within its entry of input_blocks or output_blocks; where an entry ends is told by it.
+    A name's last number counts the layers within an entry of input_blocks or output_blocks.
     """
     base, levels = options.num_channels, len(options.channel_mult)
     steps = [("input_blocks.0.0", "conv", options.image_channels, base)]
@@ -91,7 +91,7 @@ def plan(options: Guided) -> list[tuple[str, str, int, int]]:
 
 
 def random_tensors(options: Guided, seed: int = 0) -> dict[str, Tensor]:
-    """A state dict of the published names and shapes, filled with numbers of which none is zero."""
+    """A state dict of the published names and shapes, filled with random numbers, none of them zero."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def layer(name: str, *weight: int) -> None:

@@ -1,17 +1,17 @@
-"""What it means to export: a denoiser in the form of another program."""
+"""The interface of an exporter to another program's format."""
 
 from __future__ import annotations
 
 import abc
 from pathlib import Path
 
-from sdedit_pl.checkpoints.native import CheckpointError
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 
 
 class ExportError(CheckpointError):
-    """A denoiser that the other format cannot express; the message says what stands in the way and what to do."""
+    """A denoiser that the format cannot express; the message gives the reason and a remedy."""
 
 
 class Export(abc.ABC):
@@ -23,10 +23,10 @@ class Export(abc.ABC):
 
         Args:
             denoiser: in evaluation mode, on the CPU.
-            model: the description that `build_denoiser` builds the same denoiser from.
-            out: the file or folder to make. Nothing is there yet, and its folder exists. The caller sees to it that
-                `out` appears whole or not at all, so that nothing need be tidied up on an error.
+            model: its description.
+            out: the file or folder to make. It does not exist yet, its parent does. The caller removes what is left
+                after an error.
 
         Raises:
-            ExportError: if the format has no way to say what the denoiser computes.
+            ExportError: if the format cannot express the denoiser.
         """

@@ -1,12 +1,12 @@
-"""What the graph formats export of a denoiser: one function of tensors, with the SDE's arithmetic inside.
+"""The function that graph formats (ONNX, torch.export) export: a denoiser with the SDE's arithmetic inside.
 
     (x_t, t) -> x_0, score[, variance_weight]
 
-x_t: float32 (B, C, H, W) in [-1, 1] plus noise, of the model's own size, any B; t: float32 (B,) in (0, 1]. Out come the
-estimate of x_0, the score and, for a model with a learned variance, where that lies (see `sdedit_pl.denoiser`), each in
-the shape of x_t. Times are turned into alpha, sigma and labels in float64, because a graph has no `expm1`. What a
-sampler needs besides, alpha and sigma at the times that it visits, follows from the model's configuration, which goes
-into the file as JSON under METADATA_KEY.
+x_t is float32 (B, C, H, W), images in [-1, 1] plus noise, of the model's size and any B; t is float32 (B,) in (0, 1].
+The outputs are the estimate of x_0, the score and, for a model with a learned variance, its weight (see
+`sdedit_pl.denoiser`), each in the shape of x_t. Times are converted to alpha, sigma and labels in float64, because a
+graph has no `expm1`. A sampler also needs alpha and sigma at its times; they follow from the model's configuration,
+which is in the file as JSON under METADATA_KEY.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 INPUTS = ("x_t", "t")
 METADATA_KEY = "sdedit_pl"
 TOLERANCE = 1e-4
-"""Largest error allowed, relative to the largest number of an image."""
+"""Largest error allowed, relative to the largest absolute value in an image."""
 TIMES = (0.01, 0.1, 0.3, 0.5, 1.0)
-"""Where an export is compared with the network, as shares of the times that it was trained on."""
+"""Times at which an export is compared with the network, as shares of t_max."""
 
 
 class Estimator(nn.Module):
@@ -40,7 +40,7 @@ class Estimator(nn.Module):
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
-        # Without `at_once`: whole batches, whose size is then free.
+        # Without `at_once`, which would fix the size of the batch.
         self.denoiser = Denoiser(denoiser.network, denoiser.parameterisation, denoiser.sde)
         self.outputs = ("x_0", "score", "variance_weight")[: 2 + denoiser.parameterisation.learned_variance]
         self.eval()
@@ -51,27 +51,29 @@ class Estimator(nn.Module):
         return tuple(estimate.to(x_t.dtype) for estimate in estimates if estimate is not None)
 
 
-def example(model: ModelConfig, batch: int) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B"]]:
-    """Inputs of the shape that a graph is made for."""
+def example_inputs(model: ModelConfig, batch: int) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B"]]:
+    """Inputs to trace the graph with."""
     size = model.image.size
     return torch.zeros(batch, model.image.channels, size, size), torch.full((batch,), 0.5)
 
 
-def metadata(model: ModelConfig) -> str:
-    """The model's configuration, as it goes into the file."""
+def model_metadata(model: ModelConfig) -> str:
+    """The model's configuration as JSON."""
     return json.dumps(model.as_data())
 
 
-def check(denoiser: Denoiser, model: ModelConfig, run: Callable[[Tensor, Tensor], Sequence[Tensor]]) -> float:
-    """Compares an exported graph with the denoiser, over times and sizes of the batch.
+def compare_with_denoiser(
+    denoiser: Denoiser, model: ModelConfig, run: Callable[[Tensor, Tensor], Sequence[Tensor]]
+) -> float:
+    """Compares an exported graph with the denoiser at several times and batch sizes.
 
     Args:
         denoiser: the model.
         model: its configuration.
-        run: the graph that was read back from its file, as a function of x_t and t.
+        run: the graph, read back from its file, as a function of x_t and t.
 
     Returns:
-        The largest error, relative to the largest number of an image.
+        The largest error, relative to the largest absolute value in an image.
 
     Raises:
         ExportError: if it exceeds `TOLERANCE`.
@@ -79,7 +81,7 @@ def check(denoiser: Denoiser, model: ModelConfig, run: Callable[[Tensor, Tensor]
     estimator, largest = Estimator(denoiser), 0.0
     for batch in (1, len(TIMES)):
         t = torch.tensor(TIMES[-batch:]) * denoiser.t_max
-        like, _ = example(model, batch)
+        like, _ = example_inputs(model, batch)
         x_t = denoiser.sde.perturb(like, t, SeededNoise(range(batch))(0, 0, like))
         with torch.no_grad():
             expected = estimator(x_t, t)
@@ -90,8 +92,7 @@ def check(denoiser: Denoiser, model: ModelConfig, run: Callable[[Tensor, Tensor]
             if not error <= TOLERANCE:
                 raise ExportError(
                     f"the exported {name} differs from the network's by {error:.1e} of its largest number, more than "
-                    f"{TOLERANCE:.0e}, so that nothing was written; another version of torch or of the runtime may do "
-                    "better"
+                    f"{TOLERANCE:.0e}; nothing was written; try another version of torch or of the runtime"
                 )
     logger.info("largest relative error of the export against the network: %.1e", largest)
     return largest

@@ -1,7 +1,7 @@
 """Writes the folder of a diffusers pipeline: DDPMPipeline for a table of betas, ScoreSdeVePipeline for a VE model.
 
-What can be expressed is decided by reading back: a configuration is written for diffusers as near to the model as there
-is one, then read as the importer reads it, and every argument in which the two differ stands in the way.
+The configuration of diffusers that is nearest to the model is read back as the importer reads it. An argument in which
+the two differ cannot be expressed, and is refused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sdedit_pl.checkpoints.importers.diffusers_config import (
 )
 from sdedit_pl.checkpoints.importers.diffusers_tensor_names import published_state
 from sdedit_pl.checkpoints.importers.from_diffusers import CONFIG, INDEX, NETWORK_CLASS, SCHEDULER_CONFIG, WEIGHTS
-from sdedit_pl.checkpoints.init_from import TOLD
+from sdedit_pl.checkpoints.init_from import AUGMENTATION_WEIGHT
 from sdedit_pl.checkpoints.network_shapes import network_arguments
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.configuration.model_config import ModelConfig
@@ -35,11 +35,11 @@ from sdedit_pl.configuration.resolution import as_data
 from sdedit_pl.denoiser import Denoiser
 
 BLOCKS = {"ddpm": "", "ncsnpp": "Skip"}
-"""What stands in the names of diffusers' blocks for a network of ours."""
+"""Our network -> prefix of the names of its blocks in diffusers."""
 OF_TRAINING = frozenset(("init_scale", "fourier_scale", "checkpoint_gradients", "augmentation_labels"))
-"""Arguments of a network that change nothing in what a trained one computes."""
+"""Arguments of a network that do not affect the outputs of a trained one."""
 GROUPS = frozenset(("smallest_group", "most_groups"))
-"""Arguments that say together how many groups each normalisation has."""
+"""Arguments that determine the number of groups of each normalisation."""
 
 
 class DiffusersExport(Export):
@@ -48,14 +48,14 @@ class DiffusersExport(Export):
     def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
         if model.t_max < 1:
             raise ExportError(
-                f"the model was trained up to t={model.t_max} alone, and diffusers' pipelines begin at t=1, pure "
-                f"noise, where it means nothing"
+                f"the model was trained up to t={model.t_max}, and diffusers' pipelines begin at t=1, pure noise; "
+                f"train with times.t_max=1 to export"
             )
         name, arguments = network_arguments(model)
         scheduler = _scheduler_config(model)
         unet = _unet_config(name, arguments, model, denoiser.network)
         _check(model, unet, scheduler)
-        state = {key: tensor for key, tensor in denoiser.network.state_dict().items() if key != TOLD}
+        state = {key: tensor for key, tensor in denoiser.network.state_dict().items() if key != AUGMENTATION_WEIGHT}
         pipeline = "ScoreSdeVePipeline" if _is_ve(model) else "DDPMPipeline"
         classes = {"unet": ["diffusers", NETWORK_CLASS], "scheduler": ["diffusers", scheduler["_class_name"]]}
         out.mkdir()
@@ -73,20 +73,20 @@ def _unet_config(name: str, arguments: Mapping[str, Any], model: ModelConfig, ne
     """The configuration of the UNet2DModel that is nearest to a network of ours.
 
     Raises:
-        ExportError: if there is none of its kind.
+        ExportError: if there is none.
     """
     if name not in BLOCKS:
         raise ExportError(
-            f"network.name={name} has no equal among the blocks of diffusers' {NETWORK_CLASS} that are written; "
-            f"{' and '.join(BLOCKS)} have"
+            f"network.name={name} cannot be expressed with the blocks of diffusers' {NETWORK_CLASS}; "
+            f"{' and '.join(BLOCKS)} can"
         )
     channels, skip = arguments["channels"], name == "ncsnpp"
     fourier = arguments.get("label_embedding") == "fourier"
     if fourier != _is_ve(model):
         raise ExportError(
             f"a network with {'Fourier' if fourier else 'positional'} features of its label and sde.name="
-            f"{model.sde.name} do not go together in diffusers: Fourier features are its VE models', positional "
-            f"ones those of tables of betas"
+            f"{model.sde.name} cannot be combined in diffusers: its VE models have Fourier features, those of tables "
+            f"of betas positional ones"
         )
     down = [
         f"{'Attn' if level in arguments['attention_levels'] else ''}{BLOCKS[name]}DownBlock2D"
@@ -117,10 +117,10 @@ def _unet_config(name: str, arguments: Mapping[str, Any], model: ModelConfig, ne
 
 
 def _groups(network: nn.Module, skip: bool) -> int | None:
-    """norm_num_groups: of every normalisation in a network; None where each has as many as NCSN++ has.
+    """norm_num_groups of a network; None if each normalisation has as many groups as in NCSN++.
 
     Raises:
-        ExportError: if they are otherwise.
+        ExportError: if the normalisations of a network without skips differ, or those with skips are not NCSN++'s.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
     if skip:
@@ -144,7 +144,7 @@ def _scheduler_config(model: ModelConfig) -> dict[str, Any]:
     """The configuration of the scheduler that is nearest to a model's SDE and parameterisation.
 
     Raises:
-        ExportError: if there is none of its kind.
+        ExportError: if there is none.
     """
     sde, parameterisation = model.sde.values, model.parameterisation.name
     if _is_ve(model) and parameterisation == "score":
@@ -169,7 +169,7 @@ def _scheduler_config(model: ModelConfig) -> dict[str, Any]:
 
 
 def _check(model: ModelConfig, unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
-    """Raises an ExportError unless what was written for diffusers means the model."""
+    """Raises an ExportError unless diffusers' configurations, read back, give the model."""
     try:
         network: Network = read_unet(unet)
         convention = read_scheduler(scheduler, network)

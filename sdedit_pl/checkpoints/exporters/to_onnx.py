@@ -3,7 +3,7 @@
     session = onnxruntime.InferenceSession("model.onnx")
     x_0, score = session.run(["x_0", "score"], {"x_t": x_t, "t": t})
 
-`estimator` says what the function is. The model's configuration is in the metadata of the file.
+The function is described in `exported_function`. The model's configuration is in the metadata of the file.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from sdedit_pl.checkpoints.exporters.exported_function import (
     INPUTS,
     METADATA_KEY,
     Estimator,
-    check,
-    example,
-    metadata,
+    compare_with_denoiser,
+    example_inputs,
+    model_metadata,
 )
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
@@ -32,11 +32,11 @@ from sdedit_pl.denoiser import Denoiser
 OPSET = 18
 LIBRARIES = ("onnx", "onnxruntime", "onnxscript")
 LARGEST = 2**31 - 2**24
-"""Bytes of weights that one file takes: protobuf ends at 2 GiB, and the graph is in it too."""
+"""Most bytes of weights in one file: protobuf is limited to 2 GiB, which includes the graph."""
 
 
 class ONNXExport(Export):
-    """The estimates as an ONNX graph in one file, for any size of the batch."""
+    """The estimates as an ONNX graph in one file, for any batch size."""
 
     def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
         absent = [library for library in LIBRARIES if find_spec(library) is None]
@@ -53,8 +53,8 @@ class ONNXExport(Export):
         import onnxruntime
 
         estimator = Estimator(denoiser)
-        program = _program(estimator, example(model, 2))
-        program.model.metadata_props[METADATA_KEY] = metadata(model)
+        program = _program(estimator, example_inputs(model, 2))
+        program.model.metadata_props[METADATA_KEY] = model_metadata(model)
         program.save(out, external_data=False)
         session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
 
@@ -62,19 +62,19 @@ class ONNXExport(Export):
             outputs = session.run(list(estimator.outputs), {"x_t": x_t.numpy(), "t": t.numpy()})
             return [torch.from_numpy(output) for output in outputs]
 
-        check(denoiser, model, run)
+        compare_with_denoiser(denoiser, model, run)
 
 
 def _program(estimator: Estimator, inputs: tuple[Tensor, Tensor]) -> torch.onnx.ONNXProgram:
-    """The graph, with a free size of the batch.
+    """The graph, for any batch size.
 
     Raises:
-        ExportError: if torch has no ONNX for something in the network.
+        ExportError: if torch cannot express part of the network in ONNX.
     """
     batch = Dim("batch")
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that both inputs share the axis `batch`, which is meant
+            warnings.simplefilter("ignore")  # the warning that both inputs share the axis `batch`
             program = torch.onnx.export(
                 estimator,
                 inputs,

@@ -3,7 +3,8 @@
     program = torch.export.load("model.pt2").module()
     x_0, score = program(x_t, t)
 
-`estimator` says what the function is. The file is made for CPUs; torch.export.passes.move_to_device_pass moves it.
+The function is described in `exported_function`. The file is for the CPU; torch.export.passes.move_to_device_pass moves
+its graph to another device.
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ from sdedit_pl.checkpoints.exporters.exported_function import (
     INPUTS,
     METADATA_KEY,
     Estimator,
-    check,
-    example,
-    metadata,
+    compare_with_denoiser,
+    example_inputs,
+    model_metadata,
 )
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 
 
 class TorchExport(Export):
-    """The estimates as a torch.export program, for any size of the batch."""
+    """The estimates as a torch.export program, for any batch size."""
 
     def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
         batch = Dim("batch")
         with torch.no_grad():
             program = torch.export.export(
-                Estimator(denoiser), example(model, 2), dynamic_shapes={name: {0: batch} for name in INPUTS}
+                Estimator(denoiser), example_inputs(model, 2), dynamic_shapes={name: {0: batch} for name in INPUTS}
             )
         file = out.with_name(f"{out.name}.pt2")  # torch refuses other suffixes
-        torch.export.save(program, file, extra_files={METADATA_KEY: metadata(model)})
-        check(denoiser, model, torch.export.load(file).module())
+        torch.export.save(program, file, extra_files={METADATA_KEY: model_metadata(model)})
+        compare_with_denoiser(denoiser, model, torch.export.load(file).module())
         file.rename(out)

@@ -1,9 +1,9 @@
-"""Checkpoints of openai/guided-diffusion and openai/improved-diffusion (`.pt`), for models without classes.
+"""Checkpoints of openai/guided-diffusion and openai/improved-diffusion (`.pt`), unconditional models.
 
-A file is the bare state dict of one network; which weights they are (the trainer writes `model*.pt` and `ema_*.pt`) its
-name tells a reader. The way down is one list, `input_blocks`, the way up another, `output_blocks`: each entry is a
-residual block with what follows it. The rows of `qkv` belong to one head after the other, or with
-`use_new_attention_order` to queries, keys and values as ours do.
+A file is the bare state dict of one network; only its name says which weights they are (the trainer writes `model*.pt`
+and `ema_*.pt`). The lists `input_blocks` (down) and `output_blocks` (up) have one entry for each residual block and the
+layers that follow it. The rows of `qkv` are grouped by head, or with `use_new_attention_order` by query, key and value,
+as ours are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sdedit_pl.configuration import nearest
 
 NAME = "guided_diffusion"
 CLASSES = "label_emb.weight"
-"""What networks with classes have besides."""
+"""A tensor of networks with classes."""
 DEFAULTS: dict[str, Any] = {
     "image_size": 64,
     "num_channels": 128,
@@ -45,7 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "predict_xstart": False,
     "rescale_timesteps": False,
 }
-"""The flags of guided-diffusion's program that say what a model is; improved-diffusion's rescales timesteps."""
+"""guided-diffusion's flags that define a model; improved-diffusion has rescale_timesteps=True."""
 IRRELEVANT = (
     "batch_size",
     "clip_denoised",
@@ -59,9 +59,9 @@ IRRELEVANT = (
     "use_fp16",
     "use_kl",
 )
-"""Further flags, of its memory, its training loss and its sampling."""
+"""Further flags, of memory, training loss and sampling."""
 MULTIPLIERS = {32: "1,2,2,2", 64: "1,2,3,4", 128: "1,1,2,3,4", 256: "1,1,2,2,4,4", 512: "1,1,2,2,4,4"}
-"""`channel_mult` by image size, where it is left empty."""
+"""Image size -> the default of `channel_mult`."""
 _RENAMED = {
     "time_embed.0": "label_embedding.hidden",
     "time_embed.2": "label_embedding.output",
@@ -82,8 +82,8 @@ _BLOCK = {
 class GuidedDiffusionFormat(CheckpointFormat):
     """Checkpoints of guided-diffusion and improved-diffusion: a network's state dict.
 
-    `config` holds the flags of their program, `{"image_size": 256, "attention_resolutions": "32,16,8", ...}`; what it
-    leaves out has guided-diffusion's default.
+    `config` holds the flags of their program, `{"image_size": 256, "attention_resolutions": "32,16,8", ...}`; absent
+    flags have guided-diffusion's defaults.
     """
 
     def recognises(self, path: Path) -> bool:
@@ -101,8 +101,8 @@ class GuidedDiffusionFormat(CheckpointFormat):
         tensors = named_tensors(read_plain(path), f"the network in {path}")
         if CLASSES in tensors:
             raise CheckpointError(
-                f"{path} is a model of classes ({CLASSES}), which this package's networks do not take; editing needs "
-                "one without, such as 256x256_diffusion_uncond.pt or lsun_bedroom.pt"
+                f"{path} is a class-conditional model ({CLASSES}), which this package does not support; editing needs "
+                "an unconditional one, such as 256x256_diffusion_uncond.pt or lsun_bedroom.pt"
             )
         flags = None if config is None else read_flags(config)
         by_head = flags is None or not flags["use_new_attention_order"]
@@ -117,18 +117,17 @@ class GuidedDiffusionFormat(CheckpointFormat):
 
 
 def read_flags(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags of a configuration, every one of `DEFAULTS` present and of its type.
+    """The flags of a configuration, with `DEFAULTS` for absent ones.
 
     Raises:
-        CheckpointError: on a flag that the program does not have, a value of another type, or a model that this package
-            has no equal of.
+        CheckpointError: on an unknown flag, a value of another type, or a model that this package cannot express.
     """
     for flag in config:
         if flag not in DEFAULTS and flag not in IRRELEVANT:
             known = nearest(str(flag), [*DEFAULTS, *IRRELEVANT])
             raise CheckpointError(f"guided-diffusion has no flag {flag!r}{known}")
     flags = {flag: _value(flag, config.get(flag, default)) for flag, default in DEFAULTS.items()}
-    for flag, what in (("class_cond", "a model of classes"), ("predict_xstart", "a network that estimates x_0")):
+    for flag, what in (("class_cond", "a class-conditional model"), ("predict_xstart", "a network that estimates x_0")):
         if flags[flag]:
             raise CheckpointError(f"{flag}=true is {what}, which this package does not read")
     if flags["num_head_channels"] == -1 and flags["num_heads_upsample"] not in (-1, flags["num_heads"]):
@@ -147,7 +146,7 @@ def model_of(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Translates the program's flags, from `read_flags`, to a model of ours.
 
     Raises:
-        CheckpointError: If the schedule is another one than linear or cosine.
+        CheckpointError: if the schedule is neither linear nor cosine.
     """
     size, head_channels = flags["image_size"], flags["num_head_channels"]
     multipliers, resolutions = (_numbers(flag, flags[flag]) for flag in ("channel_mult", "attention_resolutions"))
@@ -168,12 +167,12 @@ def model_of(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def network_sources(name: str, arguments: Mapping[str, Any], *, by_head: bool) -> dict[str, TensorSource]:
-    """Where each tensor of our network stands in a published state dict, without `module.` in front.
+    """The published tensors of each of ours, without `module.` in front.
 
     Args:
-        name: The network's name in `NETWORKS`; this layout has "adm" alone.
-        arguments: Its constructor's arguments.
-        by_head: Whether the rows of `qkv` are one head's after the other's.
+        name: the network's name in `NETWORKS`; this layout is of "adm" alone.
+        arguments: its constructor's arguments.
+        by_head: whether the rows of `qkv` are grouped by head.
     """
     layers = [*_RENAMED.items()]
     sources: dict[str, TensorSource] = {}
@@ -205,7 +204,7 @@ def _heads_together(name: str, heads: int) -> TensorSource:
 
 
 def _modules(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yields (their name, our name, kind) of blocks, attentions and what resamples; op and conv are plain layers."""
+    """Yields (published name, our name, kind) of residual blocks, attentions and resampling layers (op, conv)."""
     blocks, last = arguments["blocks_per_level"], len(arguments["channel_multipliers"]) - 1
     down, up = ("residual", "residual") if arguments["block"] == "biggan" else ("op", "conv")
     entry = 1
@@ -259,10 +258,10 @@ def _convention(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(flag: str, value: Any) -> Any:
-    """A flag's value as its default's type; lists of numbers may be lists or text.
+    """A flag's value in the type of its default; a list of numbers may be a list or text.
 
     Raises:
-        CheckpointError: If it is of another type.
+        CheckpointError: if it is of another type.
     """
     default = DEFAULTS[flag]
     if isinstance(default, str) and isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Checkpoints that this project's training resumes from: Lightning's `.ckpt`."""
+"""This project's training checkpoints: Lightning's `.ckpt`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sdedit_pl.configuration.model_config import model_of_run
 CONFIG_KEY = "sdedit_config"
 NETWORK_PREFIX = "denoiser.network."
 STATES = {"ema": "state_dict", "raw": "current_model_state"}
-"""Where Lightning's averaging callback leaves which weights."""
+"""Kind of weights -> the key that Lightning's averaging callback keeps them under."""
 
 
 class LightningFormat(CheckpointFormat):
-    """What this project's training resumes from: averaged weights, raw ones, the optimiser and its configuration."""
+    """Training checkpoints: averaged and raw weights, the optimiser's state and the run's configuration."""
 
     def recognises(self, path: Path) -> bool:
         return CONFIG_KEY in names_in(path)
@@ -52,7 +52,7 @@ class LightningFormat(CheckpointFormat):
             for name, tensor in state.items()
             if isinstance(tensor, Tensor) and str(name).startswith(NETWORK_PREFIX)
         }
-        others = {name: "no tensor of the network" for name in state.keys() - {name for (name,) in used.values()}}
+        others = {name: "not a tensor of the network" for name in state.keys() - {name for (name,) in used.values()}}
         return Imported(
             model=model,
             weights={ours: state[name] for ours, (name,) in used.items()},

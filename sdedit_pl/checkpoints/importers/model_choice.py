@@ -1,7 +1,7 @@
-"""Reading a network's state dict of another program: which model it belongs to, and its weights under our names.
+"""Reading another program's state dict: the model it belongs to, and its weights under our names.
 
-What the formats share that keep tensors by name: the model comes from a published configuration, a preset, or the
-tensors themselves where only one preset has their names and shapes.
+The model is that of a published configuration, of a preset, or of the only preset whose tensors have the same names and
+shapes.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Model: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file holds of one network.
+    """A network's tensors in a file.
 
     Args:
-        tensors: by name, those that are not needed left out.
-        weights: which they are: "ema", "raw" or, where the file does not say, "the only ones in the file".
+        tensors: by name, without those that are not needed.
+        weights: their kind: "ema", "raw" or, where the file does not say, `ONLY`.
         training: facts of its training, if the file has any.
         ignored: names in the file that are not needed, with the reason.
     """
@@ -43,7 +43,7 @@ class Stored:
 
 
 ONLY = "the only ones in the file"
-"""What `Stored.weights` says where a file holds one set of weights and does not name it."""
+"""`Stored.weights` of a file with one set of weights whose kind is unknown."""
 
 
 def import_network(
@@ -57,20 +57,20 @@ def import_network(
     data_range: tuple[float, float] = CENTERED,
     refine: Callable[[Difference, Model], Difference] = lambda found, model: found,
 ) -> Imported:
-    """Reads a network out of its tensors, strictly.
+    """Reads a network from its tensors, strictly.
 
     Args:
         path: the file.
         format: name of its format.
-        stored: what it holds.
-        sources_of: from a network's name and arguments to where each of our tensors would come from.
-        preset: name of a preset, and
-        configured: the model of a configuration; both None to tell the model from the tensors.
-        data_range: of the images that a configured model's authors noised.
-        refine: adds to how the file differs from a model what names and shapes do not show.
+        stored: the file's tensors.
+        sources_of: from a network's name and arguments to the published tensors of each of ours.
+        preset: name of a preset, or None.
+        configured: the model of a published configuration, or None. Without both, the tensors determine the model.
+        data_range: of the images that a configured model's authors added noise to.
+        refine: adds differences between the file and a model that names and shapes do not show.
 
     Raises:
-        CheckpointError: if the tensors do not fit the model, or do not tell it.
+        CheckpointError: if the tensors do not fit the model, or do not determine it.
     """
 
     differences: dict[str, Difference] = {}  # many presets share a network
@@ -127,20 +127,21 @@ def choose_model(
     configured: Preset | None,
     compare: Callable[[Model], Difference],
 ) -> tuple[str | None, Preset]:
-    """The model that the tensors in a file belong to: of a configuration, of a preset, or told from the tensors.
-
-    Its name comes with it, or several names where they stand for the same model; None for a configuration.
+    """The model that the tensors in a file belong to, and its name.
 
     Args:
         what: the file, for messages.
         format: name of its format.
-        preset: name of a preset, and
-        configured: what a configuration says; both None to tell the model from the tensors.
-        compare: how the file differs from a model.
+        preset: name of a preset, or None.
+        configured: the model of a published configuration, or None. Without both, the tensors determine the model.
+        compare: the difference between the file and a model.
+
+    Returns:
+        The preset's name, several joined by "or" if they are the same model, or None for a configuration; the model.
 
     Raises:
-        CheckpointError: if the tensors do not fit, naming the first that differ and the likeliest preset; if no preset
-            fits; or if several do that differ in what tensors do not tell.
+        CheckpointError: if the tensors do not fit (with the first that differ and the likeliest preset), if no preset
+            fits, or if several fit that differ in more than tensors.
     """
     if preset is not None and configured is not None:
         raise CheckpointError(f"give {what} a preset or a config, not both: each says what the model is")
@@ -157,8 +158,8 @@ def choose_model(
     first = next(iter(fitting.values()))
     if any(found.model != first.model for found in fitting.values()):
         raise CheckpointError(
-            f"{what} fits the presets {', '.join(fitting)}, which differ in what tensors do not tell (SDE, label, "
-            f"dropout); say which: preset=NAME with sdedit import"
+            f"{what} fits the presets {', '.join(fitting)}, which differ in their SDE, label or dropout; choose one: "
+            f"preset=NAME with sdedit import"
         )
     return " or ".join(fitting), first
 
@@ -168,7 +169,7 @@ def _presets_of(format: str) -> dict[str, Preset]:
 
 
 def _fitting(what: str, source: str, preset: Preset, compare: Callable[[Model], Difference]) -> Preset:
-    """The preset, if the tensors are its own."""
+    """The preset, if the tensors fit it."""
     found = compare(preset.model)
     if found:
         likeliest = _likeliest(preset.format, compare)
@@ -177,7 +178,7 @@ def _fitting(what: str, source: str, preset: Preset, compare: Callable[[Model], 
 
 
 def _likeliest(format: str, compare: Callable[[Model], Difference]) -> str:
-    """'; the likeliest preset is ...', if any is likely."""
+    """'; the likeliest preset is ...', or nothing if none has half of the tensors."""
     differences = {name: compare(found.model) for name, found in _presets_of(format).items()}
     least = min(map(len, differences.values()), default=0)
     nearest_ones = [name for name, found in differences.items() if len(found) == least]

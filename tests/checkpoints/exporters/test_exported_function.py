@@ -19,7 +19,7 @@ from sdedit_pl import load_denoiser
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints.exporters import exporter, to_onnx
 from sdedit_pl.checkpoints.exporters.export_format import ExportError
-from sdedit_pl.checkpoints.exporters.exported_function import METADATA_KEY, Estimator, check
+from sdedit_pl.checkpoints.exporters.exported_function import METADATA_KEY, Estimator, compare_with_denoiser
 from sdedit_pl.cli import main
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
@@ -117,9 +117,9 @@ def test_an_export_that_computes_something_else_is_refused() -> None:
         return [denoiser(x_t, t), 1.001 * denoiser.score(x_t, t)]
 
     with pytest.raises(ExportError, match=r"the exported score differs from the network's by 1.0e-03.*nothing was wri"):
-        check(denoiser, model, run)
+        compare_with_denoiser(denoiser, model, run)
     with pytest.raises(ExportError, match=r"the exported x_0 differs from the network's by nan"):
-        check(denoiser, model, lambda x_t, t: [torch.full_like(x_t, torch.nan)] * 2)
+        compare_with_denoiser(denoiser, model, lambda x_t, t: [torch.full_like(x_t, torch.nan)] * 2)
 
 
 @pytest.mark.slow

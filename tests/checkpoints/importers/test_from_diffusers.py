@@ -14,7 +14,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from support.damage import Bomb
-from support.denoisers import same_model
+from support.denoisers import relative_error, same_model
 from support.diffusers_models import AS_DDPM, AS_NCSNPP, NETWORKS, PLAIN, SKIP, random_unet, save_pipeline
 from torch import Tensor
 
@@ -44,10 +44,9 @@ def denoiser_of(imported: Imported) -> Denoiser:
     return denoiser.eval().requires_grad_(False)
 
 
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Largest absolute error over the largest absolute value, the worst of the batch."""
-    error, largest = ((one.flatten(1).abs().amax(1)) for one in (actual - expected, expected))
-    return (error / largest).max().item()
+def worst_error(found: Tensor, expected: Tensor) -> float:
+    """The largest `relative_error` of an image in a batch."""
+    return max(map(relative_error, found, expected))
 
 
 def noise_like(options: dict[str, Any], batch: int) -> Tensor:
@@ -88,7 +87,7 @@ class TestExactness:
             else:
                 index = torch.tensor([0, 1, 500, 999])
                 expected, actual = unet(x, index).sample, network(x, index.float())
-        assert relative_error(actual, expected) < TOLERANCE
+        assert worst_error(actual, expected) < TOLERANCE
 
     @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
     @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
@@ -107,11 +106,11 @@ class TestExactness:
             alpha_squared = scheduler.alphas_cumprod[index]
             score = (alpha_squared.sqrt() * expected - x) / (1 - alpha_squared)
             t = torch.tensor([(index + 1) / 100], dtype=torch.float64)
-            assert relative_error(denoiser(x, t), expected) < TOLERANCE
-            assert relative_error(denoiser.score(x, t), score) < TOLERANCE
+            assert worst_error(denoiser(x, t), expected) < TOLERANCE
+            assert worst_error(denoiser.score(x, t), score) < TOLERANCE
 
     def test_estimates_of_ve_models_are_on_our_range(self, tmp_path: Path) -> None:
-        """There an image in [0, 1] is noised with sigma, here one in [-1, 1] with twice as much."""
+        """There images in [0, 1] get noise of sigma, here images in [-1, 1] twice as much."""
         unet = save_pipeline(tmp_path, AS_NCSNPP, sigma_min=0.02, sigma_max=40.0)
         denoiser = denoiser_of(read(tmp_path))
         assert denoiser.sde.sigma(torch.ones(1)).item() == pytest.approx(80.0)
@@ -120,8 +119,8 @@ class TestExactness:
         score = unet(theirs.float(), sigma.float()).sample.detach().double()
         x_0 = theirs + sigma.view(4, 1, 1, 1).square() * score
         t, ours = denoiser.sde.time_at_noise_level(2 * sigma), 2 * theirs - 1
-        assert relative_error(denoiser(ours, t), 2 * x_0 - 1) < TOLERANCE
-        assert relative_error(denoiser.score(ours, t), score / 2) < TOLERANCE
+        assert worst_error(denoiser(ours, t), 2 * x_0 - 1) < TOLERANCE
+        assert worst_error(denoiser.score(ours, t), score / 2) < TOLERANCE
 
     def test_a_learned_variance_is_read(self, tmp_path: Path) -> None:
         options = {**AS_DDPM, "out_channels": 6}
@@ -131,7 +130,7 @@ class TestExactness:
         x, index = noise_like(options, 1), torch.tensor([700])
         with torch.no_grad():
             expected = unet(x, index).sample
-        assert relative_error(denoiser_of(imported).network(x, index.float()), expected) < TOLERANCE
+        assert worst_error(denoiser_of(imported).network(x, index.float()), expected) < TOLERANCE
 
 
 PUBLISHED = {
@@ -194,13 +193,13 @@ def test_published_networks_map_tensor_by_tensor(options: dict[str, Any], parame
 
 class TestLayouts:
     def same_weights(self, path: Path, saved: Path, **options: Any) -> Imported:
-        """Reads `path` and makes sure of the same model and weights as in `saved`."""
+        """Reads `path` and asserts that its model and weights are those of `saved`."""
         expected, imported = read(saved), read(path, **options)
         assert imported.model == expected.model
         assert all(torch.equal(tensor, expected.weights[name]) for name, tensor in imported.weights.items())
         return imported
 
-    def test_the_folder_is_told_from_others(self, saved: Path, tmp_path: Path) -> None:
+    def test_it_recognises_its_folders_and_no_others(self, saved: Path, tmp_path: Path) -> None:
         recognises = importer("diffusers").recognises
         assert (
             recognises(saved) and recognises(saved / "unet") and recognises(saved / "unet" / f"{WEIGHTS}.safetensors")
@@ -209,10 +208,10 @@ class TestLayouts:
         torch.save({"weight": torch.zeros(1)}, tmp_path / "other.bin")
         assert not recognises(tmp_path / "other.bin")
 
-    def test_editing_takes_it_as_it_is(self, saved: Path) -> None:
+    def test_editing_takes_it_without_an_import(self, saved: Path) -> None:
         assert same_model(load_denoiser(saved), denoiser_of(read(saved)))
 
-    def test_what_it_was_and_became_is_recorded(self, saved: Path) -> None:
+    def test_its_origin_and_tensors_are_recorded(self, saved: Path) -> None:
         imported = read(saved)
         assert imported.origin["format"] == "diffusers"
         assert imported.origin["file"] == f"saved/unet/{WEIGHTS}.safetensors"
@@ -258,7 +257,7 @@ class TestLayouts:
         scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
         alone = folder.rename(folder.parent / "alone") / "unet"
         (alone.parent / "model_index.json").unlink()
-        with pytest.raises(CheckpointError, match=r"holds a network and no scheduler/scheduler_config\.json.*config="):
+        with pytest.raises(CheckpointError, match=r"no scheduler/scheduler_config\.json.*config="):
             read(alone)
         self.same_weights(alone, saved, config=scheduler)
 
@@ -266,7 +265,7 @@ class TestLayouts:
         self, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         file = Path(shutil.copy(saved / "unet" / f"{WEIGHTS}.safetensors", tmp_path))
-        with pytest.raises(CheckpointError, match=r"there is no .*config\.json.*weights alone need preset=NAME"):
+        with pytest.raises(CheckpointError, match=r"no .*config\.json.*preset=NAME"):
             read(file)
         monkeypatch.setitem(PRESETS, "tiny", Preset("diffusers", read(saved).model.as_data()))
         assert self.same_weights(file, saved, preset="tiny").origin["preset"] == "tiny"
@@ -300,7 +299,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"act_fn": "gelu"}, r"act_fn='gelu' is not supported: expected 'silu' or 'swish'"),
+            ({"act_fn": "gelu"}, "act_fn='gelu'.*expected 'silu' or 'swish'"),
             ({"norm_num_groups": 3}, r"norm_num_groups=3 .* must divide block_out_channels, \[32, 64\]"),
             ({"norm_num_groups": None}, "norm_num_groups=None"),
             ({"attn_norm_num_groups": 4}, "attn_norm_num_groups=4 .* expected None or 32"),
@@ -327,7 +326,7 @@ class TestRefusals:
             (MIXED, "expected all of DownBlock2D, .*, or all of SkipDownBlock2D"),
             (RESNETS, "ResnetDownsampleBlock2D.* is not supported"),
             ({"dual_path": "yes"}, "dual_path='yes' is not known here"),
-            ({"layers_per_block": 20_000}, "more than 10,000 tensors"),
+            ({"layers_per_block": 20_000}, "more than 5,000 tensors"),
             ({"layers_per_block": 10**9}, "network.blocks_per_level is 1,000,000,000"),
             ({"block_out_channels": [10**9, 10**9]}, "network.channels is 1,000,000,000"),
             ({"in_channels": 10**9, "out_channels": 10**9}, "image.channels is 1,000,000,000"),
@@ -335,7 +334,7 @@ class TestRefusals:
             ({"dropout": math.nan}, "network.dropout must be a finite number"),
             ({"layers_per_block": 2}, "not those of the configuration: missing down_blocks.0.resnets.1"),
             ({"block_out_channels": 32}, "a value of a wrong type"),
-            ({"_class_name": "UNet2DConditionModel"}, "describes a 'UNet2DConditionModel', expected a UNet2DModel"),
+            ({"_class_name": "UNet2DConditionModel"}, "'UNet2DConditionModel', expected a UNet2DModel"),
         ],
     )
     def test_of_a_network(self, changes: dict[str, Any], message: str, folder: Path) -> None:
@@ -369,7 +368,7 @@ class TestRefusals:
             ),
             ({"prediction_type": "flow"}, "prediction_type='flow'"),
             ({"variance_type": "learned_range"}, "variance_type='learned_range'"),
-            ({"_class_name": "ScoreSdeVeScheduler"}, "'positional' is read with .* DDPMScheduler.*, got 'ScoreSdeVe"),
+            ({"_class_name": "ScoreSdeVeScheduler"}, "'positional'.*DDPMScheduler.*'ScoreSdeVe"),
             ({"_class_name": "EDMEulerScheduler"}, "got 'EDMEulerScheduler'"),
         ],
     )
@@ -381,17 +380,17 @@ class TestRefusals:
     def test_of_a_table_of_betas_for_a_ve_model(self, tmp_path: Path) -> None:
         save_pipeline(tmp_path, AS_NCSNPP)
         change(tmp_path / "scheduler" / "scheduler_config.json", _class_name="DDPMScheduler")
-        with pytest.raises(CheckpointError, match="'fourier' is read with the noise of ScoreSdeVeScheduler, got 'DDPM"):
+        with pytest.raises(CheckpointError, match=r"'fourier'.*ScoreSdeVeScheduler.*'DDPM"):
             read(tmp_path)
 
     def test_of_latents(self, folder: Path) -> None:
         change(folder / "model_index.json", _class_name="LDMPipeline", vqvae=["diffusers", "VQModel"])
         for place in (folder, folder / "unet"):
-            with pytest.raises(CheckpointError, match="is a LDMPipeline with vqvae, expected unet and scheduler alone"):
+            with pytest.raises(CheckpointError, match="LDMPipeline with vqvae"):
                 read(place)
 
     def test_of_a_preset_beside_a_configuration(self, folder: Path) -> None:
-        with pytest.raises(CheckpointError, match=r"has a configuration, and preset=celeba_hq .* leave the preset out"):
+        with pytest.raises(CheckpointError, match=r"preset=celeba_hq .* leave the preset out"):
             read(folder, preset="celeba_hq")
 
     @pytest.mark.parametrize("name", ["config.json", f"{WEIGHTS}.safetensors"])

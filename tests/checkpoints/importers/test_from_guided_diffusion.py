@@ -1,4 +1,4 @@
-"""guided-diffusion's checkpoints: the published network's numbers, its sampler's step, and what is refused."""
+"""guided-diffusion's checkpoints: the published network's outputs, its sampler's step, and refusals."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.denoisers import relative_error
 from support.guided_oracle import Guided, guided_unet, random_tensors
 from torch import Tensor
 
@@ -59,10 +60,6 @@ def read(folder: Path, options: Guided, tensors: dict[str, Tensor], **flags: obj
     return denoiser
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    return ((found - expected).abs().max() / expected.abs().max()).item()
-
-
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 def test_outputs_are_the_published_networks_own(options: Guided, tmp_path: Path) -> None:
     tensors = random_tensors(options)
@@ -76,7 +73,7 @@ def test_outputs_are_the_published_networks_own(options: Guided, tmp_path: Path)
 
 @pytest.mark.parametrize("options", [CASES["guided"], CASES["label added"]], ids=["learned variance", "fixed variance"])
 def test_score_and_estimate_are_those_of_the_noise_alone(options: Guided, tmp_path: Path) -> None:
-    """At table index i, t = (i + 1) / 1000; the variance's channels leave x_0 and the score alone."""
+    """At table index i, t = (i + 1) / 1000; the variance's channels do not affect x_0 and the score."""
     tensors = random_tensors(options)
     denoiser, x = read(tmp_path, options, tensors), images(options)
     alphas = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
@@ -90,9 +87,9 @@ def test_score_and_estimate_are_those_of_the_noise_alone(options: Guided, tmp_pa
 
 
 def posterior_step(tensors: dict[str, Tensor], options: Guided, x: Tensor, i: int, j: int, z: Tensor) -> Tensor:
-    """From index i to a lower j (-1 is the image) of the respaced table, as the published sampler does it, unclipped.
+    """The published sampler's step from index i to a lower j (-1 is the image) of the respaced table, unclipped.
 
-    Written with the posterior's mean and the logarithms of its variances.
+    It uses the posterior's mean and the logarithms of its variances.
     """
     products = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
     here, below = products[i], products[j] if j >= 0 else torch.ones((), dtype=torch.float64)
@@ -119,11 +116,10 @@ def test_an_ancestral_step_of_any_length_takes_the_learned_variance(i: int, j: i
             found, _ = Ancestral(variance).step(denoiser, x.double(), t, s, None, StepNoise(noise, 1, x))
             assert relative_error(found, expected) < TOLERANCE
         small, _ = Ancestral("small").step(denoiser, x.double(), t, s, None, StepNoise(noise, 1, x))
-    assert (relative_error(small, expected) < TOLERANCE) is (j < 0), "the small variance is another one"
+    assert (relative_error(small, expected) < TOLERANCE) is (j < 0), "the small variance differs"
 
 
 def test_schedules_and_labels() -> None:
-    """The table and its indices as they are."""
     model = PRESETS["lsun_bedroom"].model
     assert model["sde"] == {"name": "ddpm", "beta_start": 1e-4, "beta_end": 0.02, "steps": 1000, "schedule": "linear"}
     assert model["parameterisation"]["label_scale"] == 1000.0 and model["parameterisation"]["label_offset"] == -1.0
@@ -148,7 +144,7 @@ def test_published_size(name: str) -> None:
 
 
 def test_the_published_flags_are_the_preset() -> None:
-    """The flags that the authors give for their LSUN models, but for their dropout."""
+    """The authors' flags for their LSUN models, without dropout."""
     flags = {
         "attention_resolutions": "32,16,8",
         "class_cond": False,
@@ -187,14 +183,14 @@ def test_recognition(tmp_path: Path, reference: Path, tiny_checkpoint: Path) -> 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"num_chanels": 32}, "no flag 'num_chanels'; did you mean num_channels"),
-        ({"class_cond": True}, "class_cond=true is a model of classes"),
+        ({"num_chanels": 32}, "num_chanels.*did you mean num_channels"),
+        ({"class_cond": True}, "class_cond=true"),
         ({"predict_xstart": True}, "estimates x_0"),
-        ({"num_heads_upsample": 2}, "same heads on the way down and up"),
-        ({"noise_schedule": "sqrt"}, "noise_schedule must be linear or cosine, got 'sqrt'"),
-        ({"num_channels": "32"}, "num_channels must be like 128, got '32'"),
-        ({"channel_mult": "1,two"}, "channel_mult must be whole numbers with commas between, got '1,two'"),
-        ({"channel_mult": "", "image_size": 48}, "give channel_mult: it has no default for image_size=48"),
+        ({"num_heads_upsample": 2}, "num_heads_upsample=2"),
+        ({"noise_schedule": "sqrt"}, "noise_schedule.*'sqrt'"),
+        ({"num_channels": "32"}, "num_channels.*'32'"),
+        ({"channel_mult": "1,two"}, "channel_mult.*'1,two'"),
+        ({"channel_mult": "", "image_size": 48}, "give channel_mult.*image_size=48"),
         ({"num_channels": 64}, "not those of the configuration.*should give"),
         ({"num_heads": 3}, "not those of the configuration|share"),
     ],
@@ -205,9 +201,9 @@ def test_flags_that_cannot_be_read_are_refused(flags: dict[str, object], message
         read(tmp_path, options, random_tensors(options), **flags)
 
 
-def test_models_of_classes_are_refused(tmp_path: Path) -> None:
+def test_class_conditional_models_are_refused(tmp_path: Path) -> None:
     file = saved(tmp_path, {**random_tensors(CASES["guided"]), "label_emb.weight": torch.zeros(1000, 128)})
-    with pytest.raises(CheckpointError, match=r"a model of classes \(label_emb.weight\).*256x256_diffusion_uncond"):
+    with pytest.raises(CheckpointError, match=r"label_emb\.weight.*256x256_diffusion_uncond"):
         GuidedDiffusionFormat().read(file, config=CASES["guided"].config())
 
 
@@ -228,11 +224,11 @@ def test_fine_tuning_starts_from_the_estimate_and_leaves_the_variance(
     denoiser, trained, x = build_denoiser(model), load_denoiser(file), images(options)
     with caplog.at_level(logging.INFO, "sdedit_pl"):
         initialise(denoiser, model, str(file), rate=1e-5)
-    assert "left the learned variance" in caplog.text
+    assert "left out the learned variance" in caplog.text
     t = (INDICES + 1) / 1000
     with torch.no_grad():
         assert relative_error(denoiser.eval()(x, t), trained(x, t)) < TOLERANCE
-    with pytest.raises(ValueError, match="would leave a learned variance behind; take a parameterisation without one"):
+    with pytest.raises(ValueError, match=r"learned variance.*parameterisation without one"):
         ScoreModule(trained, DataWeighting(), UniformTimes(), Adam(), Constant())
 
 
@@ -240,5 +236,5 @@ def test_a_model_without_a_learned_variance_says_so(tmp_path: Path) -> None:
     options = replace(CASES["guided"], learn_sigma=False)
     denoiser, x = read(tmp_path, options, random_tensors(options)), images(options)
     t = torch.full((4,), 0.5)
-    with pytest.raises(ValueError, match="has learned one, this one's parameterisation is Epsilon"):
+    with pytest.raises(ValueError, match="parameterisation is Epsilon"):
         Ancestral("learned").step(denoiser, x, t, t / 2, None, StepNoise(SeededNoise(range(4)), 1, x))

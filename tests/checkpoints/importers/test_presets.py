@@ -107,7 +107,7 @@ def read(of: Preset, file: Path, tensors: Mapping[str, Tensor] | None = None, **
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("church_outdoor", "celeba_hq or bedroom or church_outdoor"),
         ("ddim/cifar10", "ddim/cifar10"),
@@ -116,23 +116,23 @@ def read(of: Preset, file: Path, tensors: Mapping[str, Tensor] | None = None, **
         ("vp/ddpm/church", "vp/ddpm/bedroom or vp/ddpm/celebahq or vp/ddpm/church"),
     ],
 )
-def test_a_model_is_told_from_shapes_where_these_are_its_own(name: str, told: str, tmp_path: Path) -> None:
+def test_unique_shapes_identify_a_model(name: str, expected: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert read(PRESETS[name], tmp_path / "file") == told
+    assert read(PRESETS[name], tmp_path / "file") == expected
 
 
-def test_a_published_table_tells_ve_models_apart(tmp_path: Path) -> None:
-    """The four models of 256 px have one network; the file's table of noise levels says whose it is."""
+def test_a_table_of_noise_levels_identifies_a_ve_model(tmp_path: Path) -> None:
+    """The four models of 256 px have the same network; the file's table of noise levels identifies the model."""
     (tmp_path / "file").touch()
     preset = PRESETS["ve/church_ncsnpp_continuous"]
-    with pytest.raises(CheckpointError, match=r"which differ in what tensors do not tell .* preset=NAME"):
+    with pytest.raises(CheckpointError, match=r"differ in their SDE.*preset=NAME"):
         read(preset, tmp_path / "file")
-    for sigma_max, told in ((380.0, "ve/church_ncsnpp_continuous"), (378.0, "ve/bedroom_ncsnpp_continuous")):
+    for sigma_max, expected in ((380.0, "ve/church_ncsnpp_continuous"), (378.0, "ve/bedroom_ncsnpp_continuous")):
         table = torch.tensor([sigma_max, 0.01])
-        assert read(preset, tmp_path / "file", refine=partial(from_score_sde.with_table, table=table)) == told
+        assert read(preset, tmp_path / "file", refine=partial(from_score_sde.with_table, table=table)) == expected
 
 
-def test_models_that_only_their_sde_tells_apart_need_a_name(tmp_path: Path) -> None:
+def test_models_that_differ_in_their_sde_alone_need_a_preset(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     preset = PRESETS["vp/cifar10_ddpmpp_continuous"]
     with pytest.raises(CheckpointError, match=r"fits the presets vp/cifar10_ddpmpp, .*, subvp/cifar10_ddpmpp_cont"):
@@ -163,11 +163,11 @@ def test_a_wrong_preset_is_refused_with_the_likeliest(tmp_path: Path) -> None:
             {"preset": "ve/church_ncsnpp"},
             r"ve/church_ncsnpp is not known; did you mean ve/church_ncsnpp_continuous\?",
         ),
-        ({"preset": "church_outdoor"}, "preset=church_outdoor is a model in the format ddim, the file is in score_sde"),
+        ({"preset": "church_outdoor"}, "preset=church_outdoor .* format ddim.*score_sde"),
         ({"preset": "vp/ddpm/church", "configured": {}}, "a preset or a config, not both"),
     ],
 )
-def test_names_that_do_not_go_with_the_file_are_refused(arguments: Any, message: str, tmp_path: Path) -> None:
+def test_presets_that_do_not_fit_the_file_are_refused(arguments: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=message):
         read(PRESETS["vp/ddpm/church"], tmp_path / "file", {}, **arguments)
 

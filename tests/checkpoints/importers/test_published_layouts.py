@@ -35,7 +35,7 @@ class Case(NamedTuple):
 
     Args:
         format: its name in `FORMATS`.
-        file: it.
+        file: its file.
         config: the configuration published with it.
         io: inputs and outputs of the published network.
     """
@@ -46,7 +46,7 @@ class Case(NamedTuple):
     io: dict[str, Tensor]
 
     def read(self, file: Path | None = None, **arguments: Any) -> Imported:
-        """What its format makes of it, or of another file."""
+        """Imports it, or another file, with its configuration."""
         return importer(self.format).read(file or self.file, config=self.config, **arguments)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -81,7 +81,7 @@ def built(imported: Imported) -> Denoiser:
 def published_score(case: Case, denoiser: Denoiser, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(x_t, t, score) on images in [-1, 1] of a published network's recorded input and output.
 
-    Times are float64: a float32 one is a rounded label, which Fourier features of high frequency turn into 1e-4.
+    Times are float64: the rounding of a float32 label becomes an error of 1e-4 in Fourier features of high frequency.
     """
     x, label, output = (part.double() for part in (case.io["x"], case.io["time_cond"], output))
     if case.format == "ddim":
@@ -140,7 +140,7 @@ def test_a_checkpoint_without_an_average_says_so(case, without: str, tmp_path: P
     saved = torch.load(published.file, weights_only=True)
     del (saved if without == "ema" else saved["ema"])[without]
     torch.save(saved, tmp_path / "raw.pth")
-    with pytest.raises(CheckpointError, match=r"holds no averaged weights; weights=raw takes those under `model`"):
+    with pytest.raises(CheckpointError, match="no averaged weights; weights=raw"):
         published.read(tmp_path / "raw.pth")
 
 
@@ -157,14 +157,14 @@ def test_a_trainers_list_of_ddim(case, tmp_path: Path) -> None:
     for name, tensor in published.read(file, weights="raw").weights.items():
         assert torch.equal(tensor, exact[name] + 1), name
     torch.save([raw, {}, 3, 77], file)
-    with pytest.raises(CheckpointError, match="holds no averaged weights; weights=raw takes those it has"):
+    with pytest.raises(CheckpointError, match="no averaged weights; weights=raw"):
         published.read(file)
     averaged.pop("conv_in.bias")
     torch.save([raw, {}, 3, 77, averaged], file)
-    with pytest.raises(CheckpointError, match=r"143 averaged tensors for 144 trained ones, none for conv_in\.bias"):
+    with pytest.raises(CheckpointError, match=r"143 averaged.*144 trained.*conv_in\.bias"):
         published.read(file)
     torch.save([raw, {}], file)
-    with pytest.raises(CheckpointError, match="is a list of 2; the trainer of SDEdit and DDIM saves 5 things"):
+    with pytest.raises(CheckpointError, match=r"is a list of 2; .* 5 things"):
         published.read(file)
 
 
@@ -255,8 +255,8 @@ def test_a_table_of_other_noise_levels_is_refused(case) -> None:
 
 
 @pytest.mark.parametrize("block", ["biggan", "ddpm"])
-def test_the_published_order_is_known_for_every_option(case, block: str) -> None:
-    """Whatever the options, each of our tensors has a published source: nothing is looked up in vain."""
+def test_each_tensor_has_a_source_for_all_options(case, block: str) -> None:
+    """For all options, each of our tensors has a published source."""
     config = case("ncsnpp_ve_lsun").config
     for progressive, progressive_input, combine, fir, learned, embedding in product(
         ("none", "output_skip", "residual"),
@@ -302,7 +302,7 @@ def test_a_discrete_ve_model_is_labelled_by_the_index_of_its_sigma(case) -> None
     torch.testing.assert_close(denoiser.sde.sigma(t).flip(0), 2 * published)
 
 
-def test_a_discrete_vp_model_has_the_table_of_its_betas(case) -> None:
+def test_a_discrete_vp_model_has_its_table_of_betas(case) -> None:
     config = case("ncsnpp_vp_ddpmpp").config
     config["training"]["continuous"] = False
     config["model"]["num_scales"] = 500
@@ -324,7 +324,7 @@ def test_sub_vp_is_continuous_whatever_the_configuration_says(case) -> None:
 @pytest.mark.parametrize(
     ("name", "section", "option", "value", "message"),
     [
-        ("ncsnpp_ve_cifar10", "model", "normalization", "InstanceNorm++", "model.normalization must be 'groupnorm'"),
+        ("ncsnpp_ve_cifar10", "model", "normalization", "InstanceNorm++", "model.normalization.*'groupnorm'"),
         ("ncsnpp_ve_cifar10", "model", "nonlinearity", "elu", "model.nonlinearity must be 'swish'"),
         ("ncsnpp_ve_cifar10", "model", "conditional", False, "conditional=false is not supported"),
         ("ncsnpp_ve_cifar10", "model", "name", "ncsnv2_64", "model.name must be 'ncsnpp' or 'ddpm'"),
@@ -335,11 +335,11 @@ def test_sub_vp_is_continuous_whatever_the_configuration_says(case) -> None:
         ("ncsnpp_ve_cifar10", "training", "sde", "cosine", "training.sde must be vesde, vpsde or subvpsde"),
         ("ncsnpp_vp_ddpmpp", "data", "centered", False, "with model.scale_by_sigma=false and data.centered=true"),
         ("ncsnpp_vp_ddpmpp", "model", "scale_by_sigma", True, "got true and true"),
-        ("sdedit_ddpm", "model", "type", "deep", "model.type must be 'simple' or 'bayesian' to be read, got 'deep'"),
-        ("sdedit_ddpm", "model", "out_ch", 6, "model.out_ch must be model.in_channels, 3, to be read"),
+        ("sdedit_ddpm", "model", "type", "deep", "model.type.*'deep'"),
+        ("sdedit_ddpm", "model", "out_ch", 6, "model.out_ch.*in_channels, 3"),
         ("sdedit_ddpm", "model", "ch", "wide", "network.channels must be a valid integer, got 'wide'"),
         ("sdedit_ddpm", "model", "ch_mult", 2, "has a value of a wrong type"),
-        ("sdedit_ddpm", "diffusion", "beta_schedule", "jsd", "must be one of linear, quad to be read, got 'jsd'"),
+        ("sdedit_ddpm", "diffusion", "beta_schedule", "jsd", "beta_schedule.*linear, quad.*'jsd'"),
     ],
 )
 def test_configurations_that_we_cannot_build_are_refused(
@@ -363,7 +363,7 @@ def test_an_incomplete_configuration_is_refused(case, name: str, section: str) -
         published.read()
 
 
-def test_bayesian_networks_of_ddim_carry_a_tensor_that_is_not_used(case, tmp_path: Path) -> None:
+def test_the_unused_tensor_of_bayesian_networks_is_ignored(case, tmp_path: Path) -> None:
     published = case("sdedit_ddpm")
     published.config["model"]["type"] = "bayesian"
     torch.save({**published.tensors(), "logvar": torch.zeros(1000)}, tmp_path / "bayesian.ckpt")
@@ -372,7 +372,7 @@ def test_bayesian_networks_of_ddim_carry_a_tensor_that_is_not_used(case, tmp_pat
     assert max(relative_errors(published, imported)) < TOLERANCE
 
 
-def test_a_quadratic_schedule_of_ddim_is_ours_by_another_name(case) -> None:
+def test_a_quadratic_schedule_of_ddim_is_scaled_linear(case) -> None:
     config = case("sdedit_ddpm").config
     config["diffusion"]["beta_schedule"] = "quad"
     assert from_ddim.model_of(config)["sde"]["schedule"] == "scaled_linear"

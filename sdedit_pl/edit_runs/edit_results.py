@@ -1,4 +1,4 @@
-"""What an edit leaves in its folder: samples, sheets, and a record that repeats it."""
+"""The result files of an edit: samples, sheets, and a record from which the edit can be repeated."""
 
 from __future__ import annotations
 
@@ -10,56 +10,54 @@ from typing import Any
 import torch
 import yaml
 
-from sdedit_pl.cli.edit_arguments import Arguments
-from sdedit_pl.cli.edit_inputs import Inputs
-from sdedit_pl.cli.results import refuse_used
 from sdedit_pl.configuration.resolution import as_data
 from sdedit_pl.configuration.yaml_text import read_file
+from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
 from sdedit_pl.editing.many_guides import Edited
 from sdedit_pl.editing.trajectories import Trajectory, save_animation, strip
 from sdedit_pl.files import sha256_of
 from sdedit_pl.picture_grid import to_picture
+from sdedit_pl.result_folder import refuse_used
 
 RECORD_FILE = "edit.yaml"
 SHEET_FILE = "sheet.png"
 SHEET_ROWS = 32
-"""Guides on the contact sheet, at the most."""
+"""Maximal number of guides on the contact sheet."""
 RECORD_KEY = "record"
 RESULT_SUFFIXES = (".png", ".webp")
 
 
-class Writer:
-    """Writes edits as they come, and in the end what shows and repeats them.
+class EditWriter:
+    """Writes samples as they come, and at the end the sheet and the record.
 
     Args:
-        folder: where.
-        arguments: the verb's arguments.
-        inputs: what was edited.
-        checkpoint: the files of the model.
+        folder: the folder to write to.
+        settings: the settings of the edit.
+        files: the files that the results depend on; the record holds their hashes.
     """
 
-    def __init__(self, folder: Path, arguments: Arguments, inputs: Inputs, checkpoint: Sequence[Path]) -> None:
+    def __init__(self, folder: Path, settings: EditSettings, files: Sequence[Path]) -> None:
         self.folder = folder
-        self.arguments = arguments
-        self.files = [*checkpoint, *inputs.files]
+        self.settings = settings
+        self.files = files
         self.samples: dict[str, dict[str, Any]] = {}
         self.others: list[str] = []
         self.shown: dict[float | str, list[Edited]] = {}
 
     @property
     def count(self) -> int:
-        """How many samples have been written."""
+        """The number of samples written so far."""
         return len(self.samples)
 
     def write(self, t0: float | str, mark: str, edited: Edited, trajectory: Trajectory | None) -> None:
-        """Writes a PNG for each sample of a guide, and its trajectory if there is one.
+        """Writes a PNG file for each sample of a guide, and its trajectory if there is one.
 
         Args:
-            t0: where the samples started.
-            mark: a part of their names.
+            t0: the t0 of the samples.
+            mark: suffix of their names.
             edited: the samples.
-            trajectory: the way there.
+            trajectory: the trajectory of the first samples.
         """
         name = f"{edited.guide.path.stem}{mark}"
         for image, seed in zip(edited.samples, edited.seeds, strict=True):
@@ -67,16 +65,13 @@ class Writer:
             to_picture(image).save(self.folder / file)
             self.samples[file] = {"guide": str(edited.guide.path), "t0": t0, "seed": seed}
         if trajectory is not None:
-            self.others += [f"{name}_trajectory.png", f"{name}_trajectory.webp"]
-            shown = trajectory.images.shape[1]
-            strip(trajectory, edited.samples[:shown], edited.seeds[:shown]).save(self.folder / self.others[-2])
-            save_animation(self.folder / self.others[-1], trajectory, edited.samples[:shown], edited.seeds[:shown])
+            self._write_trajectory(name, edited, trajectory)
         if len(self.shown.setdefault(t0, [])) < SHEET_ROWS:
             self.shown[t0].append(edited)
 
     def finish(self) -> None:
         """Writes the sheet and the record."""
-        if isinstance(self.arguments.t0, tuple):
+        if isinstance(self.settings.t0, tuple):
             sheet = variation_sheet(list(zip(*self.shown.values(), strict=True)), list(self.shown))
         else:
             sheet = contact_sheet([edited for edits in self.shown.values() for edited in edits][:SHEET_ROWS])
@@ -88,16 +83,29 @@ class Writer:
             "samples": self.samples,
             "others": self.others,
         }
-        # A repetition asks anew whether it may overwrite.
-        repeated = {key: value for key, value in as_data(self.arguments).items() if key != "overwrite"}
+        # A repetition must ask for overwriting again.
+        repeated = {key: value for key, value in as_data(self.settings).items() if key != "overwrite"}
         (self.folder / RECORD_FILE).write_text(yaml.safe_dump({**repeated, RECORD_KEY: record}, sort_keys=False))
+
+    def _write_trajectory(self, name: str, edited: Edited, trajectory: Trajectory) -> None:
+        still, animation = f"{name}_trajectory.png", f"{name}_trajectory.webp"
+        shown = trajectory.images.shape[1]
+        results, seeds = edited.samples[:shown], edited.seeds[:shown]
+        strip(trajectory, results, seeds).save(self.folder / still)
+        save_animation(self.folder / animation, trajectory, results, seeds)
+        self.others += [still, animation]
+
+
+def read_settings_file(file: str) -> dict[str, Any]:
+    """The settings in a YAML file, such as the record of an edit, without what the edit has recorded beside them."""
+    return {key: value for key, value in read_file(Path(file)).items() if key != RECORD_KEY}
 
 
 def earlier_results(folder: Path, overwrite: bool) -> list[Path]:
-    """The files of an earlier edit in `folder`, which a new one replaces: those that its record names.
+    """The result files of an earlier edit in `folder`, listed in its record, which a new edit replaces.
 
     Raises:
-        ValueError: if `folder` is a file, holds anything that is not to be overwritten, or an unreadable record.
+        ValueError: `folder` is a file, holds files that may not be overwritten, or has an unreadable record.
     """
     refuse_used(folder, overwrite)
     file = folder / RECORD_FILE

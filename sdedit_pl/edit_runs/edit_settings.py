@@ -1,60 +1,63 @@
-"""The arguments of `sdedit edit`."""
+"""The settings of `sdedit edit`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.grids import GRIDS, Grid
+from sdedit_pl.guides.composite import Paste
 from sdedit_pl.solvers import SOLVERS, Solver
 
 AUTO = "auto"
+"""Value of t0 that requests a search for it."""
 
 
 @dataclass(kw_only=True)
-class Arguments:
+class EditSettings:
     """What to edit, and how.
 
     Args:
         ckpt: an editing checkpoint (.safetensors), a training checkpoint (.ckpt), the folder of a run, or a checkpoint
-            of another program that can be told by itself (otherwise: sdedit import); or where one is published,
-            wandb:entity/project/name:alias or https://host/file#sha256=... (fetched once).
+            of another program that can be recognised (otherwise use sdedit import); or where it is published,
+            wandb:entity/project/name:alias or https://host/file#sha256=... (downloaded once).
         guide: an image, a folder of images, a glob, or a [mask, image] file (.pth) of SDEdit's reference runner.
-        mask: the image whose white pixels may change, or a folder of such images named like their guides; it takes the
-            place of a mask that comes with the guide.
-        strength: in place of a mask, an image that says how far each pixel is noised (white from t0 on, black kept), or
-            a folder of such images.
-        paste: the picture of an object that is pasted on the guide; it and a border around it may change.
-        paste_mask: a picture of its size, white where the object is; null takes what is not transparent.
-        at: x,y of its upper left corner, in pixels of the guide's file.
-        scale: the size at which it is pasted, 1 for its own.
-        grow: how far around the object pixels may change, in pixels of the model.
-        feather: over how many pixels further the strength falls to 0.
+        mask: an image whose white pixels may change, or a folder of such images named like their guides; it replaces a
+            mask in the guide's own file.
+        strength: instead of a mask, an image that sets how far each pixel is noised (white from t0, black kept), or a
+            folder of such images.
+        paste: picture of an object to paste on the guide; the object and a border around it may change.
+        paste_mask: picture of the same size, white inside the object; null uses the opaque pixels.
+        at: x,y of the object's upper left corner, in pixels of the guide's file.
+        scale: factor by which the object is resized.
+        grow: width of the editable border around the object, in pixels of the model.
+        feather: width over which the strength then falls to 0, in pixels of the model.
         out: folder of the results.
         t0: how far guides are noised, a time in (0, 1] or a noise level such as sigma:1.2, or a list of them; higher is
-            more realistic, lower more faithful. auto takes the highest that changes a guide by no more than `l2`;
-            null what sdedit calibrate has found for the checkpoint, or else 0.5.
-        l2: with t0=auto, the squared difference allowed between a guide and its edit, summed over pixels in [0, 1].
-        steps: solver steps from t0 to 0; null for as many as the variant needs.
-        repeats: how often the edit is repeated on its own result (K).
-        anneal: the t0 of a repeat relative to that of the one before, in (0, 1].
+            more realistic, lower more faithful. auto finds the highest one that changes a guide by at most `l2`;
+            null uses the result of sdedit calibrate for the checkpoint, or else 0.5.
+        l2: with t0=auto, the largest squared difference between a guide and its edit, summed over pixels in [0, 1].
+        steps: solver steps from t0 to 0; null for the variant's default.
+        repeats: number of runs of the edit, each on the result of the one before (K).
+        anneal: t0 of a repeat relative to that of the one before, in (0, 1].
         resample: j,r takes each j steps r times, which harmonises kept and new pixels; with a mask or strength map.
-        lowpass: N keeps what an image N times smaller shows of the guide; null for nothing.
-        lowpass_range: the times, from,to, at which it does.
-        samples: how many samples of each guide.
-        seed: of the first sample; the next has the next seed.
+        lowpass: N keeps the guide's low frequencies, those of an image N times smaller; null keeps none.
+        lowpass_range: times, from,to, at which lowpass applies.
+        samples: number of samples of each guide.
+        seed: seed of the first sample; the next ones count up from it.
         variant: exact, or paper or reference, which follow the published algorithms and code to the letter.
-        windows: edit guides at their own size, in overlapping windows: true for windows of the model's size, or theirs
-            in pixels.
-        overlap: pixels that neighbouring windows share at the least; null for half a window.
-        side: with windows, the shorter side that guides are resampled to; null for their own.
-        trajectory: leave besides, for each guide, the x_0 estimates along the way as an animation and a strip.
-        batch: samples made at once; null for as many as the memory holds. It changes nothing but speed and memory.
+        windows: edit guides at their own size, in overlapping windows: true for windows of the model's size, or their
+            size in pixels.
+        overlap: minimal overlap of neighbouring windows in pixels; null for half a window.
+        side: with windows, length to which the shorter side of guides is resampled; null for their own.
+        trajectory: also write, for each guide, the x_0 estimates along the way as an animation and a strip.
+        batch: samples per batch; null for as many as fit into memory. It affects only speed and memory.
         device: auto, cpu, cuda, cuda:1, mps.
         precision: of the network; the state is always float32.
-        compile: compile the network, which pays for many samples.
+        compile: compile the network, which pays off for many samples.
         overwrite: replace the results in `out`.
     """
 
@@ -110,3 +113,20 @@ class Arguments:
                 raise ValueError(f"t0 is a list of different values, got {list(self.t0)}")
             if self.trajectory:
                 raise ValueError("trajectory shows one t0 at a time; give one")
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the samples of each guide."""
+        return range(self.seed, self.seed + self.samples)
+
+    @property
+    def pasted_object(self) -> Paste | None:
+        """The object to paste, if any."""
+        if self.paste is None or self.at is None:
+            return None
+        mask = None if self.paste_mask is None else Path(self.paste_mask)
+        return Paste(Path(self.paste), self.at, self.scale, mask, self.grow, self.feather)
+
+    def window_size(self, shape: tuple[int, int]) -> int | None:
+        """Size of the windows, or None without windows; `shape` is (channels, size) of the model's images."""
+        return shape[1] if self.windows is True else self.windows or None

@@ -1,4 +1,4 @@
-"""Where a verb leaves its files and folders: all of them when it has succeeded, none when it has not."""
+"""Folders of results in which all files appear together after success, and none after an error."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from sdedit_pl.configuration import ConfigError
 from sdedit_pl.files import require_folder
 
 
-class Results:
-    """A folder that files appear in together, when the `with` block ends without an error.
+class ResultFolder:
+    """A context that yields a temporary folder and moves its files to `folder` if the block ends without an error.
 
-    The block is given a folder to write to, on the file system of the real one.
+    The temporary folder is on the same file system.
 
     Args:
-        folder: where the files go; made with its parents at the end, what has the same names is replaced.
+        folder: the destination; it is created with its parents at the end, and files with the same names are replaced.
         replaced: files of earlier results, removed at the end.
 
     Raises:
-        ConfigError: if `folder` cannot be written.
+        ConfigError: `folder` cannot be written.
     """
 
     def __init__(self, folder: Path, replaced: Sequence[Path] = ()) -> None:
@@ -50,27 +50,19 @@ class Results:
             file.unlink(missing_ok=True)
         for file in sorted(self.staging.iterdir()):
             published = self.folder / file.name
-            if published.is_dir():  # which nothing can replace as long as it is there
+            if published.is_dir():  # os.replace cannot replace a folder
                 os.replace(published, self.staging / f"{file.name}.replaced")
             os.replace(file, published)
 
 
 def refuse_used(folder: Path, overwrite: bool) -> None:
-    """Keeps what an earlier call has written.
-
-    Raises:
-        ValueError: `folder` is a file, or holds something that is not to be overwritten.
-    """
+    """Raises ValueError if `folder` is a file, or holds files and `overwrite` is not set."""
     require_folder(folder)
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise ValueError(f"{folder} already holds files; give another out=, or overwrite=true")
 
 
 def refuse_replacing(file: Path, overwrite: bool) -> None:
-    """Keeps what an earlier command has left.
-
-    Raises:
-        ConfigError: if `file` is there and not to be overwritten.
-    """
+    """Raises ConfigError if `file` exists and `overwrite` is not set."""
     if file.exists() and not overwrite:
         raise ConfigError(f"{file} is already there; give another out=, or overwrite=true")

@@ -1,0 +1,192 @@
+"""One run of `sdedit calibrate`: from its settings to the t0 file and the plot of the trade-off."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from sdedit_pl.build.components import build_component, build_unless_usual
+from sdedit_pl.calibration.calibration_report import CalibrationReport
+from sdedit_pl.calibration.calibration_settings import CalibrationSettings
+from sdedit_pl.calibration.knee import trade_off
+from sdedit_pl.calibration.sweep import LEAST_IMAGES, Sweep, measure_batch, usual_times
+from sdedit_pl.calibration.t0_sidecar import sidecar_of, write_calibration
+from sdedit_pl.calibration.unfinished_sweep import UnfinishedSweep
+from sdedit_pl.checkpoints.fingerprint import fingerprint
+from sdedit_pl.checkpoints.load_for_editing import load_for_editing
+from sdedit_pl.configuration.resolution import as_data
+from sdedit_pl.data.chosen_images import ChosenImages, choose_images
+from sdedit_pl.denoiser import Denoiser, in_precision
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.files import require_folder
+from sdedit_pl.grids import start_time
+from sdedit_pl.metrics.features import features_of
+from sdedit_pl.result_folder import ResultFolder, refuse_replacing
+from sdedit_pl.typing import Images
+
+logger = logging.getLogger(__name__)
+
+FREE_SETTINGS = ("ckpt", "out", "device", "batch", "overwrite")
+"""Settings that change the measurements at most by rounding."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A finished calibration.
+
+    Args:
+        report: its report.
+        file: the t0 file.
+        plot: the plot of the trade-off.
+    """
+
+    report: CalibrationReport
+    file: Path
+    plot: Path
+
+
+def calibrate(settings: CalibrationSettings) -> Calibration:
+    """Measures a sweep, or resumes an interrupted one, and writes the t0 file and the plot.
+
+    Raises:
+        ValueError: settings or files do not allow the sweep, or an interrupted one had other settings.
+    """
+    denoiser, description = load_for_editing(settings.ckpt, settings.device)
+    checkpoint = description.path
+    file = result_file(settings, checkpoint)
+    plot = file.with_suffix(".png")
+    edits = edits_by_noise_level(settings, denoiser)
+    with result_folder(file.parent, settings.out) as unpublished:
+        chosen = choose_images(
+            settings.data,
+            description.image_shape,
+            split=settings.split,
+            val_fraction=settings.val_fraction,
+            count=settings.images,
+            least=LEAST_IMAGES,
+        )
+        recorded = recorded_settings(settings, edits, chosen)
+        unfinished = UnfinishedSweep(
+            file.with_suffix(".unfinished"), {**recorded, "checkpoint": fingerprint(checkpoint)}
+        )
+        if settings.overwrite:
+            unfinished.discard()
+        sweep = measured_sweep(settings, denoiser, edits, chosen, unfinished)
+        report = CalibrationReport(trade_off(sweep), [edit.t0 for edit in edits], noise_levels(edits, denoiser))
+        write_calibration(unpublished / file.name, checkpoint, report.t0, {**report.as_data(), "settings": recorded})
+        report.plot(checkpoint.name, sweep.shown).save(unpublished / plot.name)
+    unfinished.discard()
+    return Calibration(report, file, plot)
+
+
+def result_file(settings: CalibrationSettings, checkpoint: Path) -> Path:
+    """The path of the t0 file.
+
+    Raises:
+        ValueError: the file exists and may not be overwritten, or `settings.out` is a file.
+    """
+    beside = sidecar_of(checkpoint)
+    file = beside if settings.out is None else Path(settings.out) / beside.name
+    require_folder(file.parent)
+    refuse_replacing(file, settings.overwrite)
+    return file
+
+
+def result_folder(folder: Path, out: str | None) -> ResultFolder:
+    """The folder of the results.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    try:
+        return ResultFolder(folder)
+    except ValueError as error:
+        if out is not None:
+            raise
+        raise ValueError(
+            f"the checkpoint's folder {folder} cannot be written; give another as out=FOLDER, and pass the t0 found to "
+            "sdedit edit"
+        ) from error
+
+
+def edits_by_noise_level(settings: CalibrationSettings, denoiser: Denoiser) -> list[SDEdit]:
+    """The edit of each level, in ascending order of noise levels.
+
+    Raises:
+        ValueError: an argument is out of range, or a t0 is given twice or exceeds the model's training.
+    """
+    solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
+    t0s = usual_times(denoiser) if settings.t0 is None else settings.t0
+    edits = [SDEdit(t0, settings.steps, solver=solver, grid=grid) for t0 in t0s]
+    for edit in edits:
+        edit.check(denoiser)
+    edits.sort(key=lambda edit: start_time(edit.t0, denoiser.sde))
+    if len({start_time(edit.t0, denoiser.sde) for edit in edits}) < len(edits):
+        raise ValueError(f"a t0 is given twice in {list(t0s)}")
+    return edits
+
+
+def noise_levels(edits: Sequence[SDEdit], denoiser: Denoiser) -> list[float]:
+    """The noise level sigma / alpha of each edit's t0."""
+    times = torch.tensor([start_time(edit.t0, denoiser.sde) for edit in edits], dtype=torch.float64)
+    return denoiser.sde.noise_level(times).tolist()
+
+
+def recorded_settings(settings: CalibrationSettings, edits: Sequence[SDEdit], chosen: ChosenImages) -> dict[str, Any]:
+    """All settings that the measurements depend on, except the checkpoint."""
+    return {
+        **{key: value for key, value in as_data(settings).items() if key not in FREE_SETTINGS},
+        "t0": [edit.t0 for edit in edits],
+        "steps": edits[0].step_count,
+        "images": len(chosen),
+        "names_sha256": hashlib.sha256("\n".join(chosen.names).encode()).hexdigest(),
+        "sdedit_pl": version("sdedit_pl"),
+        "torch": str(torch.__version__),
+    }
+
+
+def measured_sweep(
+    settings: CalibrationSettings,
+    denoiser: Denoiser,
+    edits: Sequence[SDEdit],
+    chosen: ChosenImages,
+    unfinished: UnfinishedSweep,
+) -> Sweep:
+    """The sweep over all images, continued after those that an interrupted run has measured."""
+    device = next(denoiser.parameters()).device
+    extractor = build_component(settings.features).to(device)
+
+    def extract(images: Images) -> Float[Tensor, "B D"]:
+        return features_of(extractor, images.to(device)).cpu()
+
+    steps = sum(edit.total_steps(denoiser.sde) for edit in edits)
+    sweep = unfinished.read()
+    done = 0 if sweep is None else len(sweep)
+    if done:
+        logger.info("resuming after %d of %d images: %s", done, len(chosen), unfinished.file)
+    with (
+        tqdm(total=steps * len(chosen), initial=steps * done, unit="step", desc="editing", disable=None) as progress,
+        in_precision(denoiser, settings.precision),
+    ):
+
+        def advance(x: Images, t: float) -> None:
+            progress.update(len(x))
+
+        for start in range(done, len(chosen), settings.batch):
+            originals = chosen.batch(start, settings.batch).to(device)
+            seeds = [settings.seed + start + number for number in range(len(originals))]
+            batch = measure_batch(denoiser, edits, originals, seeds, extract, advance)
+            sweep = batch if sweep is None else sweep.joined(batch)
+            unfinished.write(sweep)
+    assert sweep is not None
+    return sweep

@@ -1,0 +1,85 @@
+"""Importing: another program's checkpoint becomes an editing checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdedit_pl.checkpoints.importers import importer
+from sdedit_pl.checkpoints.importers.checkpoint_format import Imported
+from sdedit_pl.checkpoints.loading import assemble_denoiser, describe
+from sdedit_pl.checkpoints.locating import find_checkpoint, foreign_format
+from sdedit_pl.checkpoints.native import Description, save_weights
+from sdedit_pl.configuration import ConfigError
+
+
+def import_checkpoint(
+    source: str,
+    out: Path,
+    *,
+    format: str | None = None,
+    weights: str = "ema",
+    preset: str | None = None,
+    config: Path | None = None,
+    dtype: str | None = None,
+) -> tuple[Description, Imported]:
+    """Writes a checkpoint of another program as an editing checkpoint.
+
+    Args:
+        source: as `find_checkpoint` takes it.
+        out: the `.safetensors` file, replaced if it exists.
+        format: of the source; None to recognise it.
+        weights: "ema" or "raw".
+        preset: published name of the model.
+        config: JSON file of the configuration published with the checkpoint.
+        dtype: of the weights in `out`; None keeps theirs.
+
+    Returns:
+        The description of the source, and what was read from it.
+
+    Raises:
+        CheckpointError: the source cannot be read, or edited with; nothing is written then.
+        ConfigError: `config` is no JSON object, or the source is an editing checkpoint already.
+    """
+    published = None if config is None else _read_published(config)
+    path = find_checkpoint(source)
+    imported = importer(format or _recognised_format(path)).read(path, weights=weights, preset=preset, config=published)
+    description = imported.description(path)
+    assemble_denoiser(description, imported.weights)  # raises if it cannot be edited with
+    kind = None if dtype is None else getattr(torch, dtype)
+    save_weights(out, imported.weights, imported.model, description.training, description.origin, dtype=kind)
+    return description, imported
+
+
+def _read_published(file: Path) -> dict[str, Any]:
+    """A published configuration.
+
+    Raises:
+        ConfigError: if there is no such file, or it is not a JSON object.
+    """
+    if not file.is_file():
+        raise ConfigError(f"there is no configuration file {file}; give the published configuration as JSON")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"config={file} is not readable JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"config={file} must hold a JSON object, got {type(config).__name__}")
+    return config
+
+
+def _recognised_format(path: Path) -> str:
+    """The format of a checkpoint.
+
+    Raises:
+        CheckpointError: if none is recognised.
+        ConfigError: if it is an editing checkpoint.
+    """
+    format = foreign_format(path)
+    if format is None:
+        describe(path)
+        raise ConfigError(f"{path} is an editing checkpoint already: sdedit edit ckpt={path} takes it")
+    return format

@@ -1,0 +1,1 @@
+"""Edits from files to files: `sdedit edit` without its command line."""

@@ -1,0 +1,101 @@
+"""Which guides an edit run edits, and from which t0."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sdedit_pl.build.components import build_unless_usual
+from sdedit_pl.calibration.t0_search import t0_for_l2
+from sdedit_pl.calibration.t0_sidecar import calibrated_t0
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.edit_runs.edit_settings import AUTO, EditSettings
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.guides.edit_inputs import EditInputs
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_T0 = 0.5
+
+
+@dataclass(frozen=True)
+class EditTask:
+    """One edit of some of the guides.
+
+    Args:
+        edit: the edit.
+        guides: indices of the guides.
+        mark: suffix that distinguishes the names of its samples from those of other tasks.
+    """
+
+    edit: SDEdit
+    guides: Sequence[int]
+    mark: str = ""
+
+
+def build_edits(settings: EditSettings) -> list[SDEdit]:
+    """The edits, one for each t0; a single one with the default t0 if t0 is not known yet.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    edit = SDEdit(
+        steps=settings.steps,
+        repeats=settings.repeats,
+        solver=build_unless_usual(settings.solver),
+        grid=build_unless_usual(settings.grid),
+        variant=settings.variant,
+        anneal=settings.anneal,
+        resample=settings.resample,
+        lowpass=settings.lowpass,
+        lowpass_range=settings.lowpass_range,
+    )
+    if settings.t0 is None or settings.t0 == AUTO:
+        return [edit]
+    return [replace(edit, t0=t0) for t0 in (settings.t0 if isinstance(settings.t0, tuple) else [settings.t0])]
+
+
+def default_t0(checkpoint: Path) -> float | str:
+    """The calibrated t0 of a checkpoint, or the middle of the paper's range."""
+    calibrated = calibrated_t0(checkpoint)
+    if calibrated is None:
+        return DEFAULT_T0
+    logger.info("t0 = %s, as calibrated for %s", calibrated, checkpoint)
+    return calibrated
+
+
+def edit_tasks(
+    settings: EditSettings, edits: Sequence[SDEdit], denoiser: Denoiser, inputs: EditInputs
+) -> list[EditTask]:
+    """The tasks: one per t0 for all guides, or one per guide if its t0 has to be found."""
+    if settings.t0 == AUTO:
+        return found_tasks(settings, edits[0], denoiser, inputs)
+    for edit in edits:  # all of them, before the first is run
+        edit.check(denoiser)
+    guides = range(len(inputs.guides))
+    if len(edits) == 1:
+        return [EditTask(edits[0], guides)]
+    return [EditTask(edit, guides, f"_t0_{str(edit.t0).replace(':', '')}") for edit in edits]
+
+
+def found_tasks(settings: EditSettings, edit: SDEdit, denoiser: Denoiser, inputs: EditInputs) -> list[EditTask]:
+    """One task per guide, with the highest t0 that changes the guide by at most `settings.l2`."""
+    assert settings.l2 is not None
+    with tqdm(unit="step", desc="searching t0", disable=None) as progress:
+        found = t0_for_l2(
+            denoiser,
+            edit,
+            inputs.guides,
+            inputs.areas,
+            settings.seeds,
+            settings.l2,
+            batch=settings.batch,
+            on_step=progress.update,
+        )
+    for guide, result in zip(inputs.guides, found, strict=True):
+        logger.info("%s: t0 = %.3g, which changes it by %.3g", guide.path, result.t0, result.distance)
+    return [EditTask(replace(edit, t0=result.t0), [number]) for number, result in enumerate(found)]

@@ -1,0 +1,90 @@
+"""One run of `sdedit edit`: from its settings to the files of its results."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sdedit_pl.checkpoints import files_of
+from sdedit_pl.checkpoints.load_for_editing import load_for_editing
+from sdedit_pl.denoiser import Denoiser, in_precision
+from sdedit_pl.edit_runs.edit_plan import EditTask, build_edits, default_t0, edit_tasks
+from sdedit_pl.edit_runs.edit_results import SHEET_FILE, SHEET_ROWS, EditWriter, earlier_results
+from sdedit_pl.edit_runs.edit_settings import EditSettings
+from sdedit_pl.editing.many_guides import Edited, edit_guides
+from sdedit_pl.editing.trajectories import Trajectory, edit_with_trajectory
+from sdedit_pl.editing.windows import windowed
+from sdedit_pl.guides.edit_inputs import EditInputs, read_edit_inputs
+from sdedit_pl.result_folder import ResultFolder
+
+logger = logging.getLogger(__name__)
+
+
+def run_edit(settings: EditSettings) -> int:
+    """Edits the guides and writes samples, contact sheet and record to `settings.out`; returns the number of samples.
+
+    Raises:
+        ValueError: settings, files or the device do not allow the edit. No result is written then.
+    """
+    edits = build_edits(settings)
+    folder = Path(settings.out)
+    with ResultFolder(folder, earlier_results(folder, settings.overwrite)) as unpublished:
+        denoiser, description = load_for_editing(settings.ckpt, settings.device)
+        if settings.t0 is None:
+            settings = replace(settings, t0=default_t0(description.path))
+            edits = build_edits(settings)
+        shape = description.image_shape
+        denoiser = prepared(denoiser, settings, shape)
+        inputs = read_edit_inputs(
+            settings.guide,
+            shape,
+            mask=settings.mask,
+            strength=settings.strength,
+            paste=settings.pasted_object,
+            window=settings.window_size(shape),
+            side=settings.side,
+        )
+        writer = EditWriter(unpublished, settings, [*files_of(description.path), *inputs.files])
+        with in_precision(denoiser, settings.precision):
+            tasks = edit_tasks(settings, edits, denoiser, inputs)
+            for task, edited, trajectory in edit_all(settings, tasks, denoiser, inputs):
+                writer.write(task.edit.t0, task.mark, edited, trajectory)
+        writer.finish()
+    if len(inputs.guides) > SHEET_ROWS:
+        logger.info("%s shows the first %d of %d guides", SHEET_FILE, SHEET_ROWS, len(inputs.guides))
+    return writer.count
+
+
+def prepared(denoiser: Denoiser, settings: EditSettings, shape: tuple[int, int]) -> Denoiser:
+    """The denoiser, compiled and with windows if the settings say so; `shape` is (channels, size) of its images."""
+    if settings.compile:
+        denoiser.network.compile()
+    window = settings.window_size(shape)
+    if window is None:
+        return denoiser
+    overlap = window // 2 if settings.overlap is None else settings.overlap
+    return windowed(denoiser, window, overlap, trained_size=shape[1])
+
+
+def edit_all(
+    settings: EditSettings, tasks: Sequence[EditTask], denoiser: Denoiser, inputs: EditInputs
+) -> Iterator[tuple[EditTask, Edited, Trajectory | None]]:
+    """Yields the edits of all guides in the order of the tasks and shows a progress bar."""
+    seeds, batch = settings.seeds, settings.batch
+    total = sum(task.edit.total_steps(denoiser.sde) * len(task.guides) * len(seeds) for task in tasks)
+    with tqdm(total=total, unit="step", desc="editing", disable=None) as progress:
+        step = progress.update
+        for task in tasks:
+            edit = task.edit
+            guides = [inputs.guides[number] for number in task.guides]
+            areas = [inputs.areas[number] for number in task.guides]
+            if settings.trajectory:
+                for guide, area in zip(guides, areas, strict=True):
+                    yield task, *edit_with_trajectory(denoiser, edit, guide, area, seeds, batch=batch, on_step=step)
+            else:
+                for edited in edit_guides(denoiser, edit, guides, areas, seeds, batch=batch, on_step=step):
+                    yield task, edited, None

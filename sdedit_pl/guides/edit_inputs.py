@@ -1,0 +1,67 @@
+"""The inputs of an edit: guides with their masks or strength maps, or one guide with a pasted object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdedit_pl.guides.composite import Paste, compose
+from sdedit_pl.guides.guide_files import Guide, read_guides
+from sdedit_pl.guides.mask_files import Area, find_areas, read_areas
+
+
+@dataclass(frozen=True)
+class EditInputs:
+    """Guides and their editable parts.
+
+    Args:
+        guides: the guides.
+        areas: mask or strength map of each guide, or None.
+        files: all files that were read.
+    """
+
+    guides: Sequence[Guide]
+    areas: Sequence[Area | None]
+    files: Sequence[Path]
+
+
+def read_edit_inputs(
+    guide: str,
+    shape: tuple[int, int],
+    *,
+    mask: str | None = None,
+    strength: str | None = None,
+    paste: Paste | None = None,
+    window: int | None = None,
+    side: int | None = None,
+) -> EditInputs:
+    """Reads the files of an edit.
+
+    Args:
+        guide: a path, folder or glob.
+        shape: (channels, size) of the model's images.
+        mask: a mask file or a folder of them.
+        strength: a strength map file or a folder of them, instead of a mask.
+        paste: an object to paste on the only guide, instead of a mask.
+        window: window size for guides at their own proportions; None for the model's size.
+        side: with windows, length to which the shorter side is resampled.
+
+    Raises:
+        ValueError: files are missing or do not fit together.
+    """
+    guides = read_guides(guide, shape, window, side)
+    if paste is not None:
+        return _with_paste(paste, guides, guide)
+    kind, place = ("mask", mask) if strength is None else ("strength", strength)
+    area_files = [file for file in find_areas(kind, place, guides) if file is not None]
+    return EditInputs(guides, read_areas(kind, place, guides), [*(guide.path for guide in guides), *area_files])
+
+
+def _with_paste(paste: Paste, guides: Sequence[Guide], place: str) -> EditInputs:
+    if len(guides) > 1:
+        raise ValueError(f"paste needs exactly one guide, the background, got {len(guides)} in {place}")
+    composite = compose(guides[0], paste)
+    area = composite.strength if paste.feather else composite.guide.mask
+    files = [guides[0].path, paste.path, *([] if paste.mask is None else [paste.mask])]
+    return EditInputs([composite.guide], [area], files)
