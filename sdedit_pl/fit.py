@@ -44,11 +44,13 @@ from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.divergence_watch import Diverged, DivergenceWatch
 from sdedit_pl.training.editing_checkpoint import EditingCheckpoint
 from sdedit_pl.training.freezing import freeze_all_but
+from sdedit_pl.training.lightning_internals import without_notices
 from sdedit_pl.training.loggers import ContinuedWandb, CsvHistory
 from sdedit_pl.training.overdue_validation import OverdueValidation
 from sdedit_pl.training.previews import Previews
 from sdedit_pl.training.progress_display import progress_display
 from sdedit_pl.training.resumable_checkpoints import ResumableCheckpoint
+from sdedit_pl.training.run_lock import run_lock
 from sdedit_pl.training.stop_signals import StopSignals
 from sdedit_pl.training.training_log import TrainingLog
 from sdedit_pl.training.unreadable_images import UnreadableImageCounts
@@ -58,20 +60,21 @@ logger = logging.getLogger(__name__)
 
 
 def fit(config: TrainingConfig) -> Path:
-    """Trains as a resolved configuration says, and returns the editing checkpoint.
+    """Trains and returns the path of the editing checkpoint.
 
     Raises:
         ConfigError: the configuration cannot be used, or the run's folder holds a run of another model.
-        ValueError, OSError: data or a checkpoint cannot be read, or the folder not written.
-        Diverged: the loss or a weight is not finite any more.
-        Interrupted: a signal asked for the end; the same call goes on from the last step's checkpoint, or begins again.
+        ValueError, OSError: data or a checkpoint cannot be read, another training is running in the folder, or a file
+            cannot be written.
+        Diverged: the loss or a weight is not finite.
+        Interrupted: a signal ended the run; the same call resumes it.
     """
-    with StopSignals() as signals:
+    with StopSignals() as signals, run_lock(Path(config.out)), without_notices():
         return train(config, signals)
 
 
 def train(config: TrainingConfig, signals: StopSignals) -> Path:
-    """What `fit` does; `signals` end it."""
+    """Runs training in a locked folder; a signal in `signals` ends it early."""
     folder = Path(config.out)
     newest = newest_checkpoint(folder, config)
     with torch.random.fork_rng(devices=[]):
@@ -176,8 +179,9 @@ def build_trainer(
             f"trainer.precision={settings.precision} would keep the average of the weights in 16 bits, too few "
             f"for it to move; take {settings.precision.replace('true', 'mixed')}"
         )
-    # Lightning counts batches, and a validation between the batches of one step would be of weights it does not change.
-    interval = settings.val_check_interval * settings.accumulate_grad_batches
+    # Lightning counts batches, and validating between the batches of a step would be useless. A run that is shorter
+    # than the interval validates once at its end.
+    interval = min(settings.val_check_interval, settings.max_steps) * settings.accumulate_grad_batches
     given: dict[str, Any] = {key: value for key, value in asdict(settings).items() if value is not None}
     given["val_check_interval"] = interval
     try:

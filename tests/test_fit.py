@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import resource
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
 from sdedit_pl.sde import SDES
 from sdedit_pl.training.divergence_watch import Diverged
 from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.run_lock import run_lock
 
 NO_PREVIEWS = ("preview.count=0", "preview.samples=0", "trainer.val_check_interval=1000")
 
@@ -170,7 +172,7 @@ def test_a_run_goes_on_by_itself_to_a_later_end_with_the_new_settings(
 
 
 def test_the_last_step_is_in_a_checkpoint_whatever_the_interval(images: Path, tmp_path: Path) -> None:
-    settings = (f"data.path={images}", f"out={tmp_path / 'run'}", "checkpoint.every_steps=3", *NO_PREVIEWS)
+    settings = (f"data.path={images}", f"out={tmp_path / 'run'}", "checkpoint.every_steps=3", "checkpoint.best=false")
     fit(tiny_config(*settings, "trainer.max_steps=4"))
     names = [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())]
     assert names == ["step=00000003.ckpt", "step=00000004.ckpt"]
@@ -193,6 +195,22 @@ def test_a_finished_run_trains_no_more_but_lacks_nothing(finished: Path, images:
     assert all(path.read_bytes() == content for path, content in kept.items())
     assert_same(load_denoiser(path).state_dict(), load_denoiser(finished).state_dict())
     assert describe(path).training["images_seen"] == 16
+
+
+def test_a_run_shorter_than_the_validation_interval_validates_at_its_end(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    fit(tiny_config(f"data.path={images}", f"out={out}", "trainer.max_steps=2", "trainer.val_check_interval=1000"))
+    assert list(logged(out, "val/loss")) == [1]
+    assert [path.name for path in (out / "previews").iterdir()] == ["step-00000002.png"]
+
+
+def test_a_second_training_in_the_same_folder_is_refused(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdedit_pl.fit.run_lock", partial(run_lock, seconds=0.1))
+    out = tmp_path / "run"
+    with run_lock(out), pytest.raises(ValueError, match=f"another training is running in {out}; .* out="):
+        fit(tiny_config(f"data.path={images}", f"out={out}"))
 
 
 def test_runs_that_do_not_go_together_are_refused(finished: Path, images: Path, tmp_path: Path) -> None:
@@ -349,7 +367,7 @@ def test_a_full_disk_does_not_stop_a_run_but_is_told_at_its_end(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "step=00000002.ckpt cannot be written: File too large" in caplog.text
-    assert not list(out.rglob("*.ckpt")) and not list(out.rglob("*.safetensors")) and not list(out.rglob(".*"))
+    assert not list(out.rglob("*.ckpt")) and not list(out.rglob("*.safetensors")) and not list(out.rglob("*.tmp"))
     assert len(logged(out, "train/loss")) == 4
     assert fit(tiny_config(*settings)).is_file()  # with room again
 

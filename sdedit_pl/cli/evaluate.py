@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sdedit_pl.build.components import build_component, build_unless_usual
-from sdedit_pl.checkpoints.load_for_editing import load_for_editing
+from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.cli import say, speaks
 from sdedit_pl.cli.evaluate_arguments import Arguments
 from sdedit_pl.configuration.command_line import Command

@@ -22,7 +22,7 @@ def run_lock(folder: Path, seconds: float = _SECONDS) -> Iterator[None]:
     """Holds the lock of a run's folder, which is created if necessary.
 
     The operating system releases the lock when its process dies. Of several processes that train together, the first
-    one holds it. A folder that this call creates and that stays empty is removed again.
+    one holds it. Folders that this call creates and that stay empty are removed again.
 
     Args:
         folder: the folder of the run.
@@ -35,7 +35,7 @@ def run_lock(folder: Path, seconds: float = _SECONDS) -> Iterator[None]:
     if rank_zero_only.rank != 0 or os.environ.get("NODE_RANK", "0") != "0":
         yield
         return
-    created = not folder.exists()
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = FileLock(folder / LOCK_FILE, timeout=seconds)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,5 +52,6 @@ def run_lock(folder: Path, seconds: float = _SECONDS) -> Iterator[None]:
         if created and os.listdir(folder) == [LOCK_FILE]:
             with suppress(OSError):
                 (folder / LOCK_FILE).unlink()
-                folder.rmdir()
+                for path in created:
+                    path.rmdir()
         lock.release()

@@ -56,12 +56,12 @@ def test_a_second_training_is_refused_until_the_first_has_died(tmp_path: Path, m
 
 def test_only_folders_that_stay_empty_are_removed(tmp_path: Path) -> None:
     for name in ("empty", "used"):
-        with pytest.raises(RuntimeError), run_lock(tmp_path / name):
+        with pytest.raises(RuntimeError), run_lock(tmp_path / name / "run"):
             if name == "used":
-                (tmp_path / name / "config.yaml").touch()
+                (tmp_path / name / "run" / "config.yaml").touch()
             raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["used"]
-    assert {path.name for path in (tmp_path / "used").iterdir()} == {LOCK_FILE, "config.yaml"}
+    assert {path.name for path in (tmp_path / "used" / "run").iterdir()} == {LOCK_FILE, "config.yaml"}
 
 
 def test_a_place_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
