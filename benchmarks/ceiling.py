@@ -1,8 +1,8 @@
 """The ceiling of a network's speed: its own 3 x 3 convolutions and nothing else.
 
 Nearly all arithmetic of a diffusion model's U-Net is in its 3 x 3 convolutions. Run alone, one after the other at their
-real shapes and in channels-last order, they show the rate (FLOP/s) that this machine's library reaches; whatever a
-network takes beyond that is normalisation, activation, attention, copies and Python.
+real shapes and in channels-last order, they show the rate (FLOP/s) that this machine's library reaches. Any further
+time of the network is spent on normalisation, activation, attention, copies and Python.
 """
 
 from __future__ import annotations
@@ -21,17 +21,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdedit_pl.typing import Images, Times
 
+_OPTIONS = ((1, 1), False, (0, 0), 1, (True, True, False))  # dilation, transposed, its padding, groups, gradients
+
 
 @dataclass(frozen=True)
 class Convolution:
-    """A 3 x 3 convolution that a network computes.
-
-    Args:
-        images: shape of its input.
-        weight: shape of its weight.
-        stride: its stride.
-        padding: its padding.
-    """
+    """A 3 x 3 convolution of a network; `images` and `weight` are the shapes of its input and weight."""
 
     images: tuple[int, ...]
     weight: tuple[int, ...]
@@ -40,7 +35,7 @@ class Convolution:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations, a multiplication and an addition each."""
+        """Number of floating-point operations; a multiply-add counts as two."""
         batch, _, *sides = self.images
         pixels = [
             (side + 2 * edge - 3) // step + 1 for side, edge, step in zip(sides, self.padding, self.stride, strict=True)
@@ -49,7 +44,7 @@ class Convolution:
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes the 3 x 3 convolutions that are computed while it is on."""
+    """Records the 3 x 3 convolutions that are computed while it is active."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,18 +60,14 @@ class _Recorder(TorchDispatchMode):
 
 
 def convolutions_of(network: nn.Module, images: Images, label: Times) -> list[Convolution]:
-    """The 3 x 3 convolutions of a network for such images, in their order; nothing is computed."""
+    """The 3 x 3 convolutions of a network in order, found on fake tensors without computing anything."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _Recorder() as recorder:
         network(images, label)
     return recorder.found
 
 
 class ConvolutionsAlone:
-    """Convolutions on random numbers, each with weights of its own, one after the other.
-
-    Args:
-        convolutions: which.
-    """
+    """Runs convolutions on random numbers one after the other, each with its own weights."""
 
     def __init__(self, convolutions: Sequence[Convolution]) -> None:
         self._convolutions = convolutions
@@ -85,33 +76,20 @@ class ConvolutionsAlone:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of `forward`, two for each product that is added; backward has twice as many."""
+        """Number of floating-point operations of `forward`; the backward pass has twice as many."""
         return sum(each.flops for each in self._convolutions)
 
     def forward(self) -> None:
-        """Computes each."""
         with torch.inference_mode():
             for each, images, weight in self._calls:
                 F.conv2d(images, weight, None, each.stride, each.padding)
 
     def forward_and_backward(self) -> None:
-        """Computes each, and the gradients of its input and weight from random gradients of its output."""
+        """Computes each convolution and the gradients of its input and weight from those of its output."""
         with torch.no_grad():
             for each, images, weight in self._calls:
                 output = F.conv2d(images, weight, None, each.stride, each.padding)
-                torch.ops.aten.convolution_backward(
-                    output,
-                    images,
-                    weight,
-                    None,
-                    each.stride,
-                    each.padding,
-                    (1, 1),
-                    False,
-                    (0, 0),
-                    1,
-                    (True, True, False),
-                )
+                torch.ops.aten.convolution_backward(output, images, weight, None, each.stride, each.padding, *_OPTIONS)
 
 
 def _random(shape: tuple[int, ...]) -> Float[Tensor, "N C H W"]:

@@ -1,4 +1,4 @@
-"""What the benchmarks of speed have in common as commands: arguments, the folder of results, errors in one line."""
+"""The command line of a benchmark: typed arguments, a folder of results, and errors in one line."""
 
 from __future__ import annotations
 
@@ -7,69 +7,63 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from measuring import machine
 
 from sdedit_pl.cli import wants_help
-from sdedit_pl.cli.explain import explain
 from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.help_text import explain
 from sdedit_pl.configuration.resolution import as_data
+from sdedit_pl.configuration.schema import keys_of, schema_of
 from sdedit_pl.result_folder import ResultFolder, refuse_used
 
+T = TypeVar("T")
 Numbers = dict[str, Any]
 
 
 def run_benchmark(
-    arguments: list[str],
-    command: Command[Any],
-    measure: Callable[[Mapping[str, Any]], Numbers],
-    report: Callable[[Numbers], str],
-    plot: Callable[[Numbers, Path], None],
+    words: list[str], command: Command[Any], measure: Callable[[Any], Numbers], report: Callable[[Numbers], str]
 ) -> int:
-    """Runs a benchmark and returns the exit code.
-
-    The folder `out` gets `results.json` (every number), `report.md` (the tables, also printed) and a picture of `plot`.
+    """Runs a benchmark, writes `results.json` and `report.md` into `out`, prints the report, returns the exit code.
 
     Args:
-        arguments: of the command line.
-        command: its keys, among them `out`, `threads` and `overwrite`.
-        measure: from the resolved keys to the numbers.
+        words: the command line.
+        command: its keys; among them are `out`, `threads` and `overwrite`.
+        measure: from the arguments to the numbers.
         report: from the numbers to Markdown.
-        plot: draws the numbers into a folder.
     """
 
-    def run(parsed: Any) -> str:
-        config = as_data(parsed)
-        refuse_used(Path(config["out"]), config["overwrite"])
-        if config["threads"] is not None:
-            torch.set_num_threads(config["threads"])
-        settings = {key: value for key, value in config.items() if key not in ("out", "overwrite")}
-        numbers = {"settings": settings, "machine": machine(), **measure(config)}
-        with ResultFolder(Path(config["out"])) as folder:
+    def run(arguments: Any) -> str:
+        refuse_used(Path(arguments.out), arguments.overwrite)
+        if arguments.threads is not None:
+            torch.set_num_threads(arguments.threads)
+        settings = {key: value for key, value in as_data(arguments).items() if key not in ("out", "overwrite")}
+        numbers = {"settings": settings, "machine": machine(), **measure(arguments)}
+        text = report(numbers)
+        with ResultFolder(Path(arguments.out)) as folder:
             (folder / "results.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-            (folder / "report.md").write_text(report(numbers), encoding="utf-8")
-            plot(numbers, folder)
-        return report(numbers)
+            (folder / "report.md").write_text(text, encoding="utf-8")
+        return text
 
-    return run_command(arguments, command, run)
+    return run_command(words, command, run)
 
 
-def run_command(arguments: list[str], command: Command[Any], run: Callable[[Any], str], **options: Any) -> int:
-    """Runs a benchmark: prints its text, its help, or its error in one line, and returns the exit code.
+def run_command(words: list[str], command: Command[T], run: Callable[[T], str], **options: Any) -> int:
+    """Prints the text returned by `run`, the help, or an error in one line; returns the exit code.
 
     Args:
-        arguments: of the command line.
+        words: the command line.
         command: its keys.
-        run: from the typed arguments to the text.
-        options: of `Command.parse`.
+        run: from the arguments to the text.
+        options: options of `Command.parse`.
     """
-    if wants_help(arguments):
-        print(explain(command))
+    if wants_help(words):
+        print(explain(command.usage, schema_of(command.arguments), keys_of, command.file))
         return 0
     try:
-        text = run(command.parse(arguments, **options))
+        text = run(command.parse(words, **options))
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if os.environ.get("SDEDIT_TRACEBACK"):
             raise
@@ -80,10 +74,6 @@ def run_command(arguments: list[str], command: Command[Any], run: Callable[[Any]
 
 
 def refuse_unknown(key: str, names: tuple[str, ...], known: Mapping[str, Any] | tuple[str, ...]) -> None:
-    """Refuses a list with a name that is not known.
-
-    Raises:
-        ValueError: there is one.
-    """
+    """Raises ValueError if one of `names` is not among `known`."""
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"{key} are of {', '.join(known)}, got {', '.join(unknown)}")
+        raise ValueError(f"{key} must be some of {', '.join(known)}, got {', '.join(unknown)}")

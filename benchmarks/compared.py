@@ -1,12 +1,13 @@
-"""The networks that are compared: ours at published sizes, and those of other libraries of the same shape.
+"""The compared networks: ours at published sizes, and networks of other libraries of the same shape.
 
     ncsnpp   NCSN++ for CIFAR-10, continuous VE (score_sde): 62.8 M parameters
     ddpm     DDPM's U-Net for CIFAR-10: 35.7 M
     ddpm256  DDPM's U-Net for 256 px, as SDEdit's bedroom and church models: 113.7 M
 
-diffusers has both kinds of U-Net. Its NCSN++ adds the image at every level on both ways, the CIFAR-10 model on the way
-down through convolutions, so that ours has 1 % more parameters. denoising-diffusion-pytorch has one U-Net only, at the
-same widths smaller: linear attention at every level and a block less at each on the way up. Compare rates there.
+diffusers has both kinds of U-Net. Its NCSN++ adds the image at every level of both paths, the CIFAR-10 model only on
+the way down and through convolutions, so ours has 1 % more parameters. denoising-diffusion-pytorch has a single U-Net,
+which is smaller at the same widths: linear attention at every level, and one block less per level on the way up.
+Compare its rate, not its time.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ LAYOUTS = {"channels last": torch.channels_last, "contiguous": torch.contiguous_
 
 @dataclass(frozen=True)
 class Case:
-    """Networks of one shape, and what they are run on.
+    """Networks of one shape and their inputs.
 
     Args:
-        title: what it is.
-        networks: library -> the network, from its width (channels at full resolution) and the size of images.
-        channels: the width.
-        size: height and width of images.
-        batch: images at once.
+        title: heading in reports.
+        networks: library -> constructor of the network from its width and the size of images.
+        channels: width, the number of channels at full resolution.
+        size: height and width of the images in pixels.
+        batch: batch size.
     """
 
     title: str
@@ -47,53 +48,46 @@ class Case:
     size: int
     batch: int
 
-    def resized(self, channels: int | None, size: int | None, batch: int | None) -> Case:
-        """The case with what is not None in place of its own."""
-        return replace(self, channels=channels or self.channels, size=size or self.size, batch=batch or self.batch)
-
     def described(self) -> dict[str, Any]:
-        """What a report says of it."""
         return {"title": self.title, "channels": self.channels, "size": self.size, "batch": self.batch}
 
     def rows(self, libraries: Collection[str]) -> dict[str, tuple[str, str]]:
-        """Name of a row -> library and layout, of those `libraries` that have this network."""
+        """Name of a row -> library and layout, for those of `libraries` that have this network."""
         chosen = [library for library in self.networks if library in libraries]
         return {f"{library}, {layout}": (library, layout) for library in chosen for layout in LAYOUTS}
 
     def network(self, library: str, layout: str) -> nn.Module:
-        """The network of a library with the weights that the seed 0 gives, in a layout of `LAYOUTS`."""
+        """The network of a library, initialised with seed 0, in a layout of `LAYOUTS`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = self.networks[library](self.channels, self.size)
         return network.to(memory_format=LAYOUTS[layout])  # pyright: ignore[reportCallIssue]
 
     def parameters(self, library: str) -> int:
-        """How many numbers the network of a library learns."""
         with torch.device("meta"):
             network = self.networks[library](self.channels, self.size)
         return sum(parameter.numel() for parameter in network.parameters())
 
     def inputs(self, layout: str) -> tuple[Images, Times]:
-        """Images and labels, the same ones each time."""
+        """Images and labels, always the same."""
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(self.batch, 3, self.size, self.size, generator=generator)
         return images.contiguous(memory_format=LAYOUTS[layout]), torch.linspace(0.1, 2.0, self.batch)
 
 
 class Sample(nn.Module):
-    """A network of diffusers, which wraps its output, as one that returns it."""
+    """Unwraps the output of a network of diffusers."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Images, label: Times) -> Tensor:
-        """The network's output."""
         return self.network(images, label, return_dict=False)[0]
 
 
 def diffusers_unet(channels: int, size: int, multipliers: tuple[int, ...], **options: object) -> nn.Module:
-    """A UNet2DModel with attention in one head, as its published checkpoints have it."""
+    """A UNet2DModel with one attention head, like its published checkpoints."""
     from diffusers import UNet2DModel
 
     widths = tuple(channels * multiplier for multiplier in multipliers)
@@ -172,3 +166,9 @@ CASES: dict[str, Case] = {
         batch=1,
     ),
 }
+
+
+def resized_cases(names: Collection[str], channels: int | None, size: int | None, batch: int | None) -> dict[str, Case]:
+    """Some of CASES, with the width, size and batch size replaced where given."""
+    changes = {key: value for key, value in {"channels": channels, "size": size, "batch": batch}.items() if value}
+    return {name: replace(CASES[name], **changes) for name in names}

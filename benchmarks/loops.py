@@ -1,10 +1,10 @@
-"""A training as `train.py` runs it, which takes turns with a bare loop that does the same arithmetic.
+"""Compares the training loop of `train.py` with a bare loop that does the same arithmetic.
 
-Within one run of Lightning: after each turn of its steps, a callback trains a copy of the model for as many steps on
-one fixed batch, with Lightning's clock stopped. Both compute the loss and its gradient, clip it, step Adam and the
-average of the weights; the bare loop has no data pipeline, no augmentation, no log and no callbacks. Worker processes,
-where a configuration has any, would decode during the bare loop's turns: one whose images are kept in memory compares
-the two most fairly.
+Both take turns within one run of Lightning: after each turn of Lightning's steps, a callback trains a copy of the model
+for as many steps on one fixed batch, while Lightning's clock is stopped. Both compute the loss and its gradient, clip
+it, and step Adam and the average of the weights. The bare loop has no data pipeline, augmentation, log or callbacks.
+Worker processes would decode images during the bare loop's turns, so that a configuration that keeps its images in
+memory gives the fairest comparison.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from sdedit_pl.training.training_log import TrainingLog
 
 
 class BareLoop:
-    """Training steps and nothing else.
+    """Training steps of a copy of the module's denoiser and nothing else.
 
     Args:
-        module: what is trained; a copy of its denoiser is.
+        module: the module.
         images: the batch, in [-1, 1].
-        clip: largest norm of the gradient, or None.
+        clip: maximum norm of the gradient, or None.
     """
 
     def __init__(self, module: ScoreModule, images: Tensor, clip: float | None) -> None:
@@ -69,12 +69,7 @@ class BareLoop:
 
 
 class Turns(lightning.Callback):
-    """Times Lightning's steps and those of a bare loop in turns.
-
-    Args:
-        bare: the other loop.
-        steps: of a turn.
-    """
+    """Times turns of `steps` steps of Lightning and of the bare loop."""
 
     def __init__(self, bare: BareLoop, steps: int) -> None:
         self.bare = bare
@@ -89,23 +84,23 @@ class Turns(lightning.Callback):
         for _ in range(self.steps):
             self.bare.step(trainer)
         resumed = time.perf_counter()
-        if self._started is not None:  # the first turns are not counted
+        if self._started is not None:  # the first turn of each is not counted
             self.seconds["Lightning"].append((ended - self._started) / self.steps)
             self.seconds["bare loop"].append((resumed - ended) / self.steps)
         self._started = resumed
 
 
 def measure_loops(file: Path, steps: int, rounds: int) -> dict[str, Any]:
-    """The seconds a step of both loops in each round.
+    """Seconds per step of both loops in each round.
 
     Args:
         file: a training configuration.
-        steps: of a turn.
-        rounds: how many count.
+        steps: number of steps in a turn.
+        rounds: number of rounds that count.
 
     Raises:
-        ValueError: a configuration that cannot be used.
-        OSError: data that cannot be read.
+        ValueError: the configuration is invalid.
+        OSError: the data cannot be read.
     """
     config = _prepared(file, steps * (rounds + 1))
     data = build_data(config)
@@ -127,7 +122,7 @@ def measure_loops(file: Path, steps: int, rounds: int) -> dict[str, Any]:
 
 
 def _prepared(file: Path, steps: int) -> TrainingConfig:
-    """A configuration for so many steps on the CPU, without what is not the training's loop."""
+    """The configuration with `steps` steps on the CPU, without validation and progress bar."""
     given: dict[str, Any] = dict(read_file(file))
     own: Mapping[str, Any] = {
         "max_steps": steps,

@@ -1,13 +1,13 @@
-"""How the benchmarks of speed measure: time in turns within one process, memory in a process of its own, work in FLOPs.
+"""Measurement of speed: times of runs that take turns in one process, peak memory in a fresh process, and FLOPs.
 
-Two programs timed one after the other are compared as much by the machine's mood as by their own merits. Here they take
-turns, A B C, A B C, and what is reported is the median over the rounds of the ratio within a round.
+A machine's speed drifts, so that runs timed one after the other cannot be compared. Here they take turns, A B C, A B C,
+and reports give the median over the rounds of the ratio within a round.
 
-Peak memory is measured twice, as what a run adds to a network that is loaded and has done nothing. Tensors: the most
-bytes that tensors hold at once, counted operation by operation on tensors without contents, so that the number is
-exact, the same everywhere and costs no time. Process: the high-water mark of a fresh process's resident memory (VmHWM,
-which Linux resets on request; `ru_maxrss` would begin at what the process that started it once needed). That sees the
-scratch memory of libraries, too, and what the allocator does not give back, and so varies from run to run.
+Peak memory is measured in two ways, both as the increase over a loaded network. Tensors: the largest number of bytes
+that tensors hold at once, counted per operation on fake tensors, so that it is exact and machine-independent. Process:
+the high-water mark of a fresh process's resident memory (VmHWM, which Linux resets on request; `ru_maxrss` would start
+at the peak of the parent process). It includes the scratch memory of libraries and memory that the allocator keeps, and
+varies from run to run.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of one value or more."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0])
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -57,11 +56,11 @@ def in_turns(
 ) -> dict[str, list[float]]:
     """The seconds of each run in each round.
 
-    A round more goes before and is not counted: in it libraries choose kernels and memory is asked for the first time.
+    A first round is not counted: in it libraries choose kernels and memory is allocated for the first time.
 
     Args:
-        runs: name -> what is timed, in the order of their turns.
-        rounds: how many count.
+        runs: name -> function to time, in the order of their turns.
+        rounds: number of rounds that count.
         advance: called after each run.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -76,16 +75,16 @@ def in_turns(
 
 
 def ratio(seconds: Mapping[str, Sequence[float]], name: str, reference: str) -> Spread:
-    """How long `name` takes in units of `reference`, over the rounds that they shared."""
+    """The time of `name` divided by that of `reference`, per round."""
     return Spread.of([one / other for one, other in zip(seconds[name], seconds[reference], strict=True)])
 
 
 class Counted(NamedTuple):
-    """What a run costs wherever it runs.
+    """The machine-independent cost of a run.
 
     Args:
         flops: floating-point operations of its matrix products and convolutions.
-        tensors: the most bytes that the tensors which it makes hold at once.
+        tensors: peak memory of the tensors that it creates, in bytes.
     """
 
     flops: int
@@ -93,7 +92,7 @@ class Counted(NamedTuple):
 
 
 class _LiveTensors(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations make, for as long as they live."""
+    """Counts the bytes of the tensors that operations create, while they live."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +123,7 @@ class _LiveTensors(TorchDispatchMode):
 
 
 def counted(run: Run) -> Counted:
-    """What a run computes and holds, found on tensors without contents: nothing is really computed."""
+    """Counts the cost of a run on fake tensors, without computing anything."""
     # The counter of torch does not know the fused attention of CPUs.
     aten = torch.ops.aten
     attention = {
@@ -142,7 +141,7 @@ def counted(run: Run) -> Counted:
 
 
 def apart(function: Callable[..., Result], *arguments: Any) -> Result:
-    """What `function` returns in a fresh process with as many threads as this one has."""
+    """The result of `function` in a fresh process with as many threads as this one."""
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         1, mp_context=fresh, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
@@ -151,17 +150,17 @@ def apart(function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def peak_memory(prepare: Callable[..., Run], *arguments: Any) -> int:
-    """Bytes that a run adds to a fresh process at its worst moment.
+    """Peak increase in resident memory of a fresh process during a run, in bytes.
 
     Args:
-        prepare: loads everything and returns the run; a function of a module, for it is sent to the process.
-        arguments: its arguments.
+        prepare: loads everything and returns the run; must be picklable.
+        arguments: arguments of `prepare`.
     """
     return apart(_peak_memory, prepare, *arguments)
 
 
 def machine() -> dict[str, Any]:
-    """What numbers depend on."""
+    """The machine and the versions on which the numbers depend."""
     return {
         "processor": _processor(),
         "threads": torch.get_num_threads(),
@@ -182,7 +181,7 @@ def _peak_memory(prepare: Callable[..., Run], *arguments: Any) -> int:
 
 
 def _status(key: str) -> int:
-    """A number of bytes that Linux tells about this process."""
+    """A number of bytes from Linux's status of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 

@@ -1,15 +1,14 @@
-"""Measures how fast networks are and what memory they need, and what the time loop adds to them.
+"""Measures the time and memory of a network's forward pass, and the overhead of the time loop.
 
     python benchmarks/network.py out=outputs/network
 
-Our NCSN++ and DDPM U-Net at published sizes against those of diffusers, beside the 3 x 3 convolutions that they consist
-of. `--help` lists the keys; benchmarks/README.md says what is measured, and why so.
+Compares our NCSN++ and DDPM U-Net at published sizes with those of diffusers and with their own 3 x 3 convolutions.
+`--help` lists the keys; benchmarks/README.md describes the method.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,9 +16,9 @@ from typing import Any
 import torch
 from ceiling import ConvolutionsAlone, convolutions_of
 from command import refuse_unknown, run_benchmark
-from compared import CASES, DIFFUSERS, LIBRARIES, OURS, Case
+from compared import CASES, DIFFUSERS, LIBRARIES, OURS, Case, resized_cases
 from measuring import Run, counted, in_turns, peak_memory
-from speed_report import CEILING, network_report, plot_cases
+from speed_report import CEILING, network_report
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -42,15 +41,15 @@ class Arguments:
 
     Args:
         out: folder of the results.
-        cases: which networks, of ncsnpp, ddpm and ddpm256.
-        libraries: whose.
-        rounds: how often each is timed.
+        cases: networks, some of ncsnpp, ddpm and ddpm256.
+        libraries: libraries that provide the networks.
+        rounds: number of timings of each network.
         solver: the solver whose time loop is measured.
-        steps: its steps.
-        threads: of torch; null for as many as it takes by itself.
-        channels: width of the networks in place of the published one.
-        size: height and width of images in place of the published one.
-        batch: images at once in place of the usual number.
+        steps: number of its steps.
+        threads: number of threads of torch; null for its default.
+        channels: width of the networks; null for the published one.
+        size: height and width of the images in pixels; null for the published one.
+        batch: batch size; null for the usual one.
         overwrite: replace earlier results.
     """
 
@@ -77,14 +76,13 @@ COMMAND = Command(USAGE, Arguments)
 
 
 class Nothing(nn.Module):
-    """A network that costs nothing: it returns its input."""
+    """A network without cost: it returns its input."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(()))
 
     def forward(self, images: Images, label: Times) -> Tensor:
-        """Returns `images`."""
         return images
 
 
@@ -100,10 +98,10 @@ def forward_of(case: Case, library: str, layout: str) -> Run:
     return forward
 
 
-def measure_case(case: Case, config: Mapping[str, Any], bar: tqdm) -> dict[str, Any]:
-    """Times, FLOPs and memory of a case's networks, and of their convolutions alone."""
+def measure_case(case: Case, arguments: Arguments, bar: tqdm) -> dict[str, Any]:
+    """Times, FLOPs and memory of a case's networks and of their convolutions alone."""
     alone = ConvolutionsAlone(convolutions_of(case.network(OURS, "contiguous"), *case.inputs("contiguous")))
-    rows = case.rows(config["libraries"])
+    rows = case.rows(arguments.libraries)
     runs = {row: forward_of(case, *chosen) for row, chosen in rows.items()}
     facts = {
         row: {
@@ -113,19 +111,19 @@ def measure_case(case: Case, config: Mapping[str, Any], bar: tqdm) -> dict[str, 
         }
         for row, (library, layout) in rows.items()
     }
-    seconds = in_turns({CEILING: alone.forward, **runs}, config["rounds"], bar.update)
-    loop = measure_loop(case, config, bar)
+    seconds = in_turns({CEILING: alone.forward, **runs}, arguments.rounds, bar.update)
+    loop = measure_loop(case, arguments, bar)
     return {**case.described(), "seconds": seconds, "facts": facts | {CEILING: {"flops": alone.flops}}, "loop": loop}
 
 
-def measure_loop(case: Case, config: Mapping[str, Any], bar: tqdm) -> dict[str, Any]:
-    """Times of the time loop over our network, of the bare network calls, and of the loop over a network of no cost."""
+def measure_loop(case: Case, arguments: Arguments, bar: tqdm) -> dict[str, Any]:
+    """Times of the time loop with our network, of its network calls alone, and of the loop without a network."""
     images, label = case.inputs("channels last")
     network = case.network(OURS, "channels last").eval()
-    solver, sde = SOLVERS[config["solver"]](), VPSDE()
-    times = Uniform().times(sde, 0.5, config["steps"])
+    solver, sde = SOLVERS[arguments.solver](), VPSDE()
+    times = Uniform().times(sde, 0.5, arguments.steps)
     noise = SeededNoise(range(case.batch))
-    calls = (config["steps"] - 1) * solver.evaluations_per_step + 1  # the last step is one estimate of x_0
+    calls = (arguments.steps - 1) * solver.evaluations_per_step + 1  # the last step is one estimate of x_0
 
     def bare() -> None:
         with torch.no_grad():
@@ -136,25 +134,25 @@ def measure_loop(case: Case, config: Mapping[str, Any], bar: tqdm) -> dict[str, 
         return partial(integrate, Denoiser(network, Epsilon(), sde), solver, images, times, noise=noise)
 
     runs = {"bare calls": bare, "integrate": loop_over(network), "integrate, no network": loop_over(Nothing())}
-    return {"calls": calls, "seconds": in_turns(runs, config["rounds"], bar.update)}
+    return {"calls": calls, "seconds": in_turns(runs, arguments.rounds, bar.update)}
 
 
-def measure(config: Mapping[str, Any]) -> dict[str, Any]:
+def measure(arguments: Arguments) -> dict[str, Any]:
     """The numbers of all cases.
 
     Raises:
-        ValueError: networks that cannot be built at the given width and size.
-        ModuleNotFoundError: a library that is not installed.
+        ValueError: a network cannot be built at the given width and size.
+        ModuleNotFoundError: a library is not installed.
     """
-    resizing = {key: config[key] for key in ("channels", "size", "batch")}
+    cases = resized_cases(arguments.cases, arguments.channels, arguments.size, arguments.batch)
     with tqdm(desc="timing", unit="run", disable=None) as bar:
-        cases = {name: measure_case(CASES[name].resized(**resizing), config, bar) for name in config["cases"]}
-    return {"cases": cases}
+        found = {name: measure_case(case, arguments, bar) for name, case in cases.items()}
+    return {"cases": found}
 
 
-def main(arguments: list[str]) -> int:
+def main(words: list[str]) -> int:
     """Runs the measurement and returns the exit code."""
-    return run_benchmark(arguments, COMMAND, measure, network_report, plot_cases)
+    return run_benchmark(words, COMMAND, measure, network_report)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,24 @@
-"""The tables and the picture of the benchmarks of speed, from their numbers alone."""
+"""The Markdown reports of the speed benchmarks, made from their numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from compared import DIFFUSERS, OURS
 from measuring import Spread, ratio
 
-from sdedit_pl.plots import bar_plot
-
 CEILING = "3x3 convolutions alone"
-PLOT_FILE = "ceiling.png"
 LEGEND = f"""\
-Times are medians over the rounds, ratios medians of the ratio within a round, quartiles in brackets. GFLOP are those of
-matrix products and convolutions, a multiplication and an addition each. "Of the ceiling" is the rate over that of
-"{CEILING}". Memory is what the run adds at its worst moment to a loaded network: of tensors, and of
-the process."""
+Times are medians over the rounds, ratios medians of the ratio within a round, with quartiles in brackets. GFLOP counts
+matrix products and convolutions; a multiply-add is two operations. "Of the ceiling" is the rate divided by that of
+"{CEILING}". Memory is the peak increase over a loaded network: of tensors, and of the process."""
 
 Numbers = Mapping[str, Any]
 
 
 def network_report(numbers: Numbers) -> str:
-    """The numbers of `network.py` as Markdown."""
+    """The report of `network.py`."""
     blocks = ["# Networks: time and memory of a forward pass", environment(numbers), LEGEND]
     for case in numbers["cases"].values():
         blocks += [heading(case), case_table(case), against_goals(case), loop_line(case["loop"])]
@@ -31,34 +26,31 @@ def network_report(numbers: Numbers) -> str:
 
 
 def training_report(numbers: Numbers) -> str:
-    """The numbers of `training.py` as Markdown, of those parts that were run."""
+    """The report of the parts of `training.py` that were run."""
     blocks = ["# Training: time and memory of a step", environment(numbers)]
     if "loop" in numbers:
         blocks += ["## The loop", loops_line(numbers["loop"])]
     if "cases" in numbers:
-        blocks += ["## The step", f"{LEGEND} It holds the gradients; that of the process also Adam's two moments."]
+        blocks += ["## The step", f"{LEGEND} It includes gradients; for the process also Adam's two moments."]
         for case in numbers["cases"].values():
             blocks += [heading(case, "###"), case_table(case), against_goals(case)]
     if "checkpointing" in numbers:
         blocks += ["## Recomputing activations", checkpointing_table(numbers["checkpointing"])]
-    if "processes" in numbers:
-        blocks += ["## Two processes", processes_line(numbers["processes"])]
     return "\n\n".join(blocks) + "\n"
 
 
 def environment(numbers: Numbers) -> str:
-    """What was measured with what."""
-    rounds = numbers["settings"]["rounds"]
-    return f"{rounds} rounds; " + ", ".join(f"{key} {value}" for key, value in numbers["machine"].items()) + "."
+    """The settings and the machine, in one line."""
+    facts = {"rounds": numbers["settings"].get("rounds", 1), **numbers["machine"]}
+    return ", ".join(f"{key} {value}" for key, value in facts.items()) + "."
 
 
 def heading(case: Numbers, level: str = "##") -> str:
-    """The title of a case."""
     return f"{level} {case['title']}, {case['batch']} x {case['size']} px, width {case['channels']}"
 
 
 def case_table(case: Numbers) -> str:
-    """A row for each network and for the convolutions alone."""
+    """One row per network and one for the convolutions alone."""
     seconds, rows = case["seconds"], []
     reference = fastest(case, DIFFUSERS)
     for name, facts in case["facts"].items():
@@ -90,20 +82,20 @@ def case_table(case: Numbers) -> str:
 
 
 def fastest(case: Numbers, library: str) -> str | None:
-    """The row of a library with the least median time, if it has one."""
+    """The row of a library with the smallest median time; None if it has no row."""
     rows = [name for name in case["seconds"] if name.startswith(f"{library},")]
     return min(rows, key=lambda name: Spread.of(case["seconds"][name]).median, default=None)
 
 
 def of_ceiling(case: Numbers, name: str) -> Spread:
-    """The rate of a row as a share of that of the convolutions alone."""
+    """The rate of a row divided by that of the convolutions alone."""
     work = case["facts"][name]["flops"] / case["facts"][CEILING]["flops"]
     inverse = ratio(case["seconds"], CEILING, name)
     return Spread(*(work * value for value in inverse))
 
 
 def against_goals(case: Numbers) -> str:
-    """Our fastest row against the fastest of diffusers and the ceiling, in a sentence."""
+    """One sentence that compares our fastest row with the fastest of diffusers and with the ceiling."""
     ours, other = fastest(case, OURS), fastest(case, DIFFUSERS)
     if ours is None:
         return "This package was not measured."
@@ -121,31 +113,31 @@ def against_goals(case: Numbers) -> str:
 
 
 def loop_line(loop: Numbers) -> str:
-    """What the time loop costs, in a sentence."""
+    """One sentence on the cost of the time loop."""
     seconds = loop["seconds"]
     own = Spread.of([time / loop["calls"] for time in seconds["integrate, no network"]])
     share = ratio(seconds, "integrate, no network", "bare calls")
     whole = ratio(seconds, "integrate", "bare calls")
     return (
-        f"`integrate` without a network: {shown(own, 1e3, '.3f')} ms an evaluation, {shown(share, 100, '.2f')} % of "
+        f"`integrate` without a network: {shown(own, 1e3, '.3f')} ms per evaluation, {shown(share, 100, '.2f')} % of "
         f"the bare network calls; with it, {shown(whole, 1, '.4f')} of their time."
     )
 
 
 def loops_line(loop: Numbers) -> str:
-    """Lightning's loop against a bare one, in a sentence."""
+    """One sentence that compares Lightning's loop with the bare loop."""
     seconds = loop["seconds"]
     speed = ratio(seconds, "bare loop", "Lightning")
     steps = {name: Spread.of(seconds[name]) for name in seconds}
     return (
         f"`{loop['config']}`, batches of {loop['batch']}, {loop['precision']}, turns of {loop['steps']} steps: "
-        f"{shown(steps['Lightning'], 1e3, '.1f')} ms a step with the data pipeline, "
+        f"{shown(steps['Lightning'], 1e3, '.1f')} ms per step with the data pipeline, "
         f"{shown(steps['bare loop'], 1e3, '.1f')} ms bare: {shown(speed, 1, '.3f')} of the bare loop's speed."
     )
 
 
 def checkpointing_table(case: Numbers) -> str:
-    """Time and memory with activations kept and recomputed."""
+    """Time and memory with kept and with recomputed activations."""
     rows = []
     for name, facts in case["facts"].items():
         time, cost = Spread.of(case["seconds"][name]), ratio(case["seconds"], name, "kept")
@@ -154,42 +146,13 @@ def checkpointing_table(case: Numbers) -> str:
     return heading(case, "###") + "\n\n" + table(["activations", "ms", "over kept", "tensors, MB", "process, MB"], rows)
 
 
-def processes_line(found: Numbers) -> str:
-    """Two processes against one, in a sentence."""
-    one, two = (shown(Spread.of(found["rates"][name]), 1, ".2f") for name in ("one process", "two processes"))
-    share = ratio(found["rates"], "two processes", "one process")
-    threads = found["threads"]
-    return (
-        f"{found['title']}, joint batch {found['batch']}: {two} images a second in two gloo processes of "
-        f"{threads // 2} threads each, {one} in one of {threads}: {shown(share, 1, '.3f')} of its rate."
-    )
-
-
-def plot_cases(numbers: Numbers, folder: Path) -> None:
-    """Draws how much of the ceiling each network reaches, where networks were measured."""
-    cases = list(numbers.get("cases", {}).values())
-    if not cases:
-        return
-    groups = {
-        heading(case, "").strip(): {name: of_ceiling(case, name) for name in case["facts"] if name != CEILING}
-        for case in cases
-    }
-    picture = bar_plot(
-        groups,
-        x_title=f"rate, as a share of that of the {CEILING}",
-        levels={CEILING: 1.0},
-        ours={name for bars in groups.values() for name in bars if name.startswith(OURS)},
-    )
-    picture.save(folder / PLOT_FILE)
-
-
 def shown(spread: Spread, unit: float, form: str) -> str:
-    """A median with its quartiles, in a unit."""
+    """A median with its quartiles, multiplied by `unit` and formatted by `form`."""
     median, low, high = (format(value * unit, form) for value in spread)
     return f"{median} [{low}, {high}]"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, its first column to the left and the others to the right."""
+    """A Markdown table; columns after the first are right-aligned."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,15 +1,14 @@
-"""Measures what training costs: the loop, the step against other libraries, recomputing, and a second process.
+"""Measures the cost of training: the loop, the step against other libraries, and recomputing.
 
     python benchmarks/training.py out=outputs/training
 
-Four parts, each of which can be run alone, as in parts=[step]: `loop`, `step`, `checkpointing`, `processes`. `--help`
-lists the keys; benchmarks/README.md says what is measured, and why so.
+Three parts can be run separately, as in parts=[step]: `loop`, `step`, `checkpointing`. `--help` lists the keys;
+benchmarks/README.md describes the method.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from typing import Any
 import torch
 from ceiling import ConvolutionsAlone, convolutions_of
 from command import refuse_unknown, run_benchmark
-from compared import CASES, LIBRARIES, OURS, Case
-from distributed import images_a_second
+from compared import CASES, LIBRARIES, OURS, Case, resized_cases
 from loops import measure_loops
 from measuring import Run, counted, in_turns, peak_memory
-from speed_report import CEILING, plot_cases, training_report
+from speed_report import CEILING, training_report
 from torch import nn
 from tqdm import tqdm
 
@@ -29,7 +27,7 @@ from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.command_line import Command
 
 USAGE = "python benchmarks/training.py out=FOLDER [key=value ...]"
-PARTS = ("loop", "step", "checkpointing", "processes")
+PARTS = ("loop", "step", "checkpointing")
 LAYOUT = "channels last"
 
 
@@ -39,17 +37,16 @@ class Arguments:
 
     Args:
         out: folder of the results.
-        parts: of loop, step, checkpointing and processes.
-        cases: networks that the part `step` compares, of ncsnpp, ddpm and ddpm256; other parts take the first.
-        libraries: whose.
-        rounds: how often each is timed.
+        parts: some of loop, step and checkpointing.
+        cases: networks compared in the part `step`, some of ncsnpp, ddpm and ddpm256; other parts take the first.
+        libraries: libraries that provide the networks.
+        rounds: number of timings of each network.
         config: training configuration of the part `loop`.
         loop_steps: training steps of a turn in the part `loop`.
-        process_steps: training steps of a turn in the part `processes`.
-        threads: of torch; null for as many as it takes by itself.
-        channels: width of the networks in place of the published one.
-        size: height and width of images in place of the published one.
-        batch: images at once in place of the usual number.
+        threads: number of threads of torch; null for its default.
+        channels: width of the networks; null for the published one.
+        size: height and width of the images in pixels; null for the published one.
+        batch: batch size; null for the usual one.
         overwrite: replace earlier results.
     """
 
@@ -60,7 +57,6 @@ class Arguments:
     rounds: int = 8
     config: str = "configs/portraits64.yaml"
     loop_steps: int = 25
-    process_steps: int = 2
     threads: int | None = None
     channels: int | None = None
     size: int | None = None
@@ -68,7 +64,7 @@ class Arguments:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        counts = {"loop_steps": 1, "process_steps": 1, "threads": 1, "channels": 1, "size": 1, "batch": 1}
+        counts = {"loop_steps": 1, "threads": 1, "channels": 1, "size": 1, "batch": 1}
         require_at_least(self, rounds=1, **counts)
         refuse_unknown("parts", self.parts, PARTS)
         refuse_unknown("cases", self.cases, CASES)
@@ -92,14 +88,7 @@ def gradient_of(case: Case, network: nn.Module, layout: str) -> Run:
 
 
 def step_of(case: Case, library: str, layout: str, recompute: bool = False) -> Run:
-    """A training step with Adam, of which the first is done.
-
-    Args:
-        case: the networks.
-        library: whose.
-        layout: of memory.
-        recompute: whether our network recomputes activations in the backward pass.
-    """
+    """A training step with Adam; with `recompute`, our network recomputes activations in the backward pass."""
     network = case.network(library, layout).train()
     if recompute:
         network.checkpoint_gradients = True
@@ -126,67 +115,47 @@ def facts_of(case: Case, library: str, layout: str, recompute: bool = False) -> 
     }
 
 
-def measure_steps(case: Case, config: Mapping[str, Any], bar: tqdm) -> dict[str, Any]:
-    """Training steps of the libraries, and their convolutions alone."""
+def measure_steps(case: Case, arguments: Arguments, bar: tqdm) -> dict[str, Any]:
+    """Training steps of the libraries' networks, and of their convolutions alone."""
     alone = ConvolutionsAlone(convolutions_of(case.network(OURS, "contiguous"), *case.inputs("contiguous")))
-    rows = case.rows(config["libraries"])
+    rows = case.rows(arguments.libraries)
     facts = {row: facts_of(case, *chosen) for row, chosen in rows.items()}
     runs = {row: step_of(case, *chosen) for row, chosen in rows.items()}
-    seconds = in_turns({CEILING: alone.forward_and_backward, **runs}, config["rounds"], bar.update)
+    seconds = in_turns({CEILING: alone.forward_and_backward, **runs}, arguments.rounds, bar.update)
     return {**case.described(), "seconds": seconds, "facts": facts | {CEILING: {"flops": 3 * alone.flops}}}
 
 
-def measure_checkpointing(case: Case, config: Mapping[str, Any], bar: tqdm) -> dict[str, Any]:
+def measure_checkpointing(case: Case, arguments: Arguments, bar: tqdm) -> dict[str, Any]:
     """Our training step with activations kept and recomputed."""
     ways = {"kept": False, "recomputed": True}
     facts = {way: facts_of(case, OURS, LAYOUT, recompute) for way, recompute in ways.items()}
     runs = {way: step_of(case, OURS, LAYOUT, recompute) for way, recompute in ways.items()}
-    return {**case.described(), "seconds": in_turns(runs, config["rounds"], bar.update), "facts": facts}
+    return {**case.described(), "seconds": in_turns(runs, arguments.rounds, bar.update), "facts": facts}
 
 
-def measure_processes(case: Case, config: Mapping[str, Any], bar: tqdm) -> dict[str, Any]:
-    """Images a second of one process on all cores and of two on half of them each, in turns.
-
-    Raises:
-        ValueError: a batch or a number of threads that two processes cannot share.
-    """
-    threads = torch.get_num_threads()
-    if case.batch % 2 or threads % 2:
-        raise ValueError(f"two processes share a batch of {case.batch} and {threads} threads; make both even")
-    rates: dict[str, list[float]] = {"one process": [], "two processes": []}
-    for _ in range(config["rounds"]):
-        for world, name in enumerate(rates, start=1):
-            rates[name].append(images_a_second(case, world, threads // world, config["process_steps"]))
-            bar.update()
-    return {**case.described(), "threads": threads, "rates": rates}
-
-
-def measure(config: Mapping[str, Any]) -> dict[str, Any]:
+def measure(arguments: Arguments) -> dict[str, Any]:
     """The numbers of all parts.
 
     Raises:
-        ValueError: networks or a training configuration that cannot be built.
-        ModuleNotFoundError: a library that is not installed.
+        ValueError: a network or the training configuration cannot be built.
+        ModuleNotFoundError: a library is not installed.
     """
-    resizing = {key: config[key] for key in ("channels", "size", "batch")}
-    cases = {name: CASES[name].resized(**resizing) for name in config["cases"]}
+    cases = resized_cases(arguments.cases, arguments.channels, arguments.size, arguments.batch)
     first = next(iter(cases.values()))
     numbers: dict[str, Any] = {}
     with tqdm(desc="timing", unit="run", disable=None) as bar:
-        if "loop" in config["parts"]:
-            numbers["loop"] = measure_loops(Path(config["config"]), config["loop_steps"], config["rounds"])
-        if "step" in config["parts"]:
-            numbers["cases"] = {name: measure_steps(case, config, bar) for name, case in cases.items()}
-        if "checkpointing" in config["parts"]:
-            numbers["checkpointing"] = measure_checkpointing(first, config, bar)
-        if "processes" in config["parts"]:
-            numbers["processes"] = measure_processes(first, config, bar)
+        if "loop" in arguments.parts:
+            numbers["loop"] = measure_loops(Path(arguments.config), arguments.loop_steps, arguments.rounds)
+        if "step" in arguments.parts:
+            numbers["cases"] = {name: measure_steps(case, arguments, bar) for name, case in cases.items()}
+        if "checkpointing" in arguments.parts:
+            numbers["checkpointing"] = measure_checkpointing(first, arguments, bar)
     return numbers
 
 
-def main(arguments: list[str]) -> int:
+def main(words: list[str]) -> int:
     """Runs the measurement and returns the exit code."""
-    return run_benchmark(arguments, COMMAND, measure, training_report, plot_cases)
+    return run_benchmark(words, COMMAND, measure, training_report)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from sdedit_pl.cli.edit import COMMAND as EDITING
-from sdedit_pl.cli.edit import build_edits
 from sdedit_pl.configuration.command_line import read_arguments
 from sdedit_pl.configuration.resolution import merge, resolve
 from sdedit_pl.configuration.training_config import TrainingConfig

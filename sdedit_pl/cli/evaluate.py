@@ -18,7 +18,7 @@ import torch
 from sdedit_pl.build.components import build_component, build_unless_usual
 from sdedit_pl.checkpoints import Description
 from sdedit_pl.checkpoints.fingerprint import fingerprint
-from sdedit_pl.checkpoints.load_for_editing import load_for_editing
+from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.cli import say, speaks
 from sdedit_pl.configuration import Component, ConfigError, family, require_at_least
 from sdedit_pl.configuration.command_line import Command

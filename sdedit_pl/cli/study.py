@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,67 +14,24 @@ from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.files import require_folder
 from sdedit_pl.result_folder import ResultFolder
 from sdedit_pl.study.answers_database import StudyDatabase
-from sdedit_pl.study.study_findings import answers_csv, summarise
-from sdedit_pl.study.study_plan import StudyPlan
-
-REPORT_FILES = ("report.md", "report.json", "answers.csv")
+from sdedit_pl.study.study_settings import StudyPlan, StudyReporting, StudyServing
 
 BUILD_USAGE = """sdedit study build methods.NAME=FOLDER methods.OTHER=FOLDER guides=FOLDER [out=FILE] [key=value ...]
 
-Makes the file of a study: which two images are shown to whom, in which order, on which side, with which question. It
-holds copies of the images, and takes the answers."""
+Creates a study's database file. It holds copies of the images and decides which two images each rater sees, in which
+order, on which sides and with which question. It also stores the answers."""
 SERVE_USAGE = """sdedit study serve study=FILE [host=127.0.0.1] [port=8000]
 
-Serves the raters' page until Ctrl-C. An answer is on the disk before it is acknowledged; the page keeps what it could
-not send, so that the server can be stopped and started again at any time. ?rater=NAME in the address names a rater."""
+Serves the raters' page until Ctrl-C. An answer is on disk before it is acknowledged, and the page keeps answers that it
+could not send, so the server can be stopped and restarted at any time. ?rater=NAME in the address names a rater."""
 REPORT_USAGE = """sdedit study report study=FILE [out=FOLDER] [key=value ...]
 
-Writes what came of a study, also while it is served: report.md, report.json and answers.csv."""
-
-
-@dataclass
-class Serving:
-    """What to serve, and where.
-
-    Args:
-        study: the study's file.
-        host: address to listen at: 127.0.0.1 for browsers on this machine, 0.0.0.0 for all that reach it.
-        port: to listen at; 0 for any that is free.
-        names: further host names by which raters reach the server, as behind a proxy. IP addresses, localhost and
-            this machine's name always work; requests for other names are refused against DNS rebinding.
-    """
-
-    study: str
-    host: str = "127.0.0.1"
-    port: int = 8000
-    names: tuple[str, ...] = ()
-
-
-@dataclass
-class Reporting:
-    """What to report, and where to.
-
-    Args:
-        study: the study's file.
-        out: folder of the report.
-        threshold: raters who answer a smaller fraction of their catch trials correctly are left out.
-        overwrite: replace an earlier report in `out`.
-    """
-
-    study: str
-    out: str = "outputs/study"
-    threshold: float = 0.75
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must lie in [0, 1], got {self.threshold}; 0 leaves nobody out")
-
+Writes the findings of a study, which may still be served: report.md, report.json and answers.csv."""
 
 COMMANDS = {
     "build": Command(BUILD_USAGE, StudyPlan),
-    "serve": Command(SERVE_USAGE, Serving),
-    "report": Command(REPORT_USAGE, Reporting),
+    "serve": Command(SERVE_USAGE, StudyServing),
+    "report": Command(REPORT_USAGE, StudyReporting),
 }
 
 
@@ -91,19 +45,20 @@ def run(words: list[str]) -> None:
 
 
 def build(words: list[str]) -> None:
-    """Writes the file of a new study; one that is there is never replaced, it may hold answers."""
+    """Writes a new study; an existing file is never replaced, as it may hold answers."""
     plan = COMMANDS["build"].parse(words)
     from sdedit_pl.study.study_builder import build_study  # imports PyTorch, which no other step needs
 
     out = Path(plan.out)
-    for file in (out, out.with_name(f"{out.name}-wal")):  # a log without its file would be taken for the new one's
+    # SQLite would apply an orphaned log to the new file.
+    for file in (out, out.with_name(f"{out.name}-wal")):
         if file.exists():
             raise ConfigError(f"{file} is already there and may hold answers; give another out=, or move it away")
     with ResultFolder(out.parent) as results:
         made = build_study(plan, results / out.name)
     say(
-        f"{made['items']} items, {made['asked']} comparisons in {made['forms']} forms; a form is what one "
-        f"rater is asked\nserve it with: sdedit study serve study={out}"
+        f"{made['items']} items, {made['asked']} comparisons in {made['forms']} forms; each rater answers one form\n"
+        f"serve it with: sdedit study serve study={out}"
     )
 
 
@@ -111,14 +66,12 @@ def serve(words: list[str]) -> None:
     """Serves a study until it is interrupted."""
     arguments = COMMANDS["serve"].parse(words)
     _require_packages("serve", "jinja2", "pydantic", "starlette", "uvicorn")
-    from sdedit_pl.study.study_server import listen, serve_study
+    from sdedit_pl.study.study_server import listen, page_url, serve_study
 
     with StudyDatabase(Path(arguments.study)) as study, listen(arguments.host, arguments.port) as listening:
-        everywhere = arguments.host in ("0.0.0.0", "")
-        host = socket.gethostname() if everywhere else arguments.host
-        elsewhere = ", or at this machine's address in the network" if everywhere else ""
-        say(f"the page is at http://{host}:{listening.getsockname()[1]}/{elsewhere}; Ctrl-C ends")
-        sys.stdout.flush()  # also into a file or a pipe, where somebody waits for the address
+        elsewhere = ", or at this machine's network address" if arguments.host in ("", "0.0.0.0", "::") else ""
+        say(f"the page is at {page_url(arguments.host, listening)}{elsewhere}; Ctrl-C stops the server")
+        sys.stdout.flush()  # a program that reads the address from a pipe gets it now
         with suppress(KeyboardInterrupt):
             serve_study(study, listening, arguments.names)
         answers = study.answers()
@@ -127,40 +80,29 @@ def serve(words: list[str]) -> None:
 
 
 def report(words: list[str]) -> None:
-    """Writes the findings of a study."""
+    """Writes the report of a study."""
     arguments = COMMANDS["report"].parse(words)
-    out = Path(arguments.out)
-    check_free(out, REPORT_FILES, arguments.overwrite)
     _require_packages("report", "jinja2", "scipy")
-    from sdedit_pl.study.study_report import report_markdown
+    from sdedit_pl.study.study_report import REPORT_FILES, study_report
 
+    out = Path(arguments.out)
+    require_folder(out)
+    earlier = [name for name in REPORT_FILES if (out / name).exists()]
+    if earlier and not arguments.overwrite:
+        raise ConfigError(f"{out} already holds {earlier[0]}; give another out=, or overwrite=true")
     with StudyDatabase(Path(arguments.study)) as study:
-        answers = study.answers()
-        findings = summarise(study.settings, study.raters(), answers, arguments.threshold)
-    texts = (
-        report_markdown(findings),
-        json.dumps(findings, indent=1, ensure_ascii=False) + "\n",
-        answers_csv(answers, findings["left_out"]),
-    )
+        texts = study_report(study, arguments.threshold)
     with ResultFolder(out) as results:
-        for name, text in zip(REPORT_FILES, texts, strict=True):
+        for name, text in texts.items():
             (results / name).write_text(text, encoding="utf-8")
-    say(texts[0])
-    say(f"in {out}: {', '.join(REPORT_FILES)}")
+    say(texts["report.md"])
+    say(f"in {out}: {', '.join(texts)}")
+
+
+STEPS: dict[str, Callable[[list[str]], None]] = {"build": build, "serve": serve, "report": report}
 
 
 def _require_packages(step: str, *packages: str) -> None:
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise ConfigError(f"sdedit study {step} needs {' and '.join(missing)}; pip install 'sdedit-pl[study]'")
-
-
-STEPS: dict[str, Callable[[list[str]], None]] = {"build": build, "serve": serve, "report": report}
-
-
-def check_free(folder: Path, names: Sequence[str], overwrite: bool) -> None:
-    """Raises a ValueError if files of these names are in `folder` and not to be overwritten, or it is a file."""
-    require_folder(folder)
-    found = [name for name in names if (folder / name).exists()]
-    if found and not overwrite:
-        raise ConfigError(f"{folder} already holds {found[0]}; give another out=, or overwrite=true")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -44,7 +46,31 @@ def linear(in_features: int, out_features: int) -> nn.Linear:
     return layer
 
 
-def group_norm(channels: int, smallest_group: int, epsilon: float = 1e-6, most_groups: int = 32) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm that keeps channels-last memory where it is compiled for a GPU.
+
+    PyTorch's own turns channels-last feature maps into NCHW ones on a GPU, also in the graph that `torch.compile` makes
+    of it. The gradient of every convolution before it then copies its feature maps back (measured on an H200: 16 % of a
+    training step).
+    """
+
+    def forward(self, input: Float[Tensor, "B C *size"]) -> Float[Tensor, "B C *size"]:
+        """Normalises feature maps (B, C, H, W)."""
+        if torch.compiler.is_compiling() and input.device.type == "cuda":
+            return self.fused(input)
+        return super().forward(input)
+
+    def fused(self, input: Float[Tensor, "B C *size"]) -> Float[Tensor, "B C *size"]:
+        """The same on a view whose last two axes are the groups and their channels; statistics are float32."""
+        x = input.movedim(1, -1).unflatten(-1, (self.num_groups, -1))
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        others = (*range(1, x.dim() - 2), x.dim() - 1)
+        variance, mean = torch.var_mean(x, dim=others, correction=0, keepdim=True)
+        x = ((x - mean) * (variance + self.eps).rsqrt()).flatten(-2)
+        return (x * self.weight + self.bias).movedim(-1, 1).to(input.dtype)
+
+
+def group_norm(channels: int, smallest_group: int, epsilon: float = 1e-6, most_groups: int = 32) -> GroupNorm:
     """Makes a GroupNorm of up to `most_groups` groups with at least `smallest_group` channels in each.
 
     The number of groups is the largest one that divides `channels`; where the published networks are defined, that is
@@ -52,4 +78,4 @@ def group_norm(channels: int, smallest_group: int, epsilon: float = 1e-6, most_g
     """
     most = max(1, min(most_groups, channels // smallest_group))
     groups = next(count for count in range(most, 0, -1) if channels % count == 0)
-    return nn.GroupNorm(groups, channels, eps=epsilon)
+    return GroupNorm(groups, channels, eps=epsilon)

@@ -1,14 +1,35 @@
-"""The report of a study's findings: the tables of a paper, in Markdown."""
+"""The report of a study: tables in Markdown, the findings as JSON and all answers as CSV."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
 import jinja2
 
+from sdedit_pl.study.answers_database import StudyDatabase
+from sdedit_pl.study.study_findings import answers_csv, summarise
+
+REPORT_FILES = ("report.md", "report.json", "answers.csv")
 _TEMPLATE = "study_report.md.jinja"
+
+
+def study_report(study: StudyDatabase, threshold: float) -> dict[str, str]:
+    """The text of each file of REPORT_FILES; `threshold` is that of `summarise`.
+
+    Raises:
+        StudyError: if the study has no answers.
+    """
+    answers = study.answers()
+    findings = summarise(study.settings, study.raters(), answers, threshold)
+    texts = (
+        report_markdown(findings),
+        json.dumps(findings, indent=1, ensure_ascii=False) + "\n",
+        answers_csv(answers, findings["left_out"]),
+    )
+    return dict(zip(REPORT_FILES, texts, strict=True))
 
 
 def report_markdown(findings: Mapping[str, Any]) -> str:

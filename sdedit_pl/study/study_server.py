@@ -147,6 +147,12 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+def page_url(host: str, listening: socket.socket) -> str:
+    """The page's address; with this machine's name if the socket listens at all addresses."""
+    name = socket.gethostname() if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listening.getsockname()[1]}/"
+
+
 def serve_study(study: StudyDatabase, listening: socket.socket, names: Collection[str] = ()) -> None:
     """Serves a study at a socket from `listen` until Ctrl-C, then raises KeyboardInterrupt."""
     config = uvicorn.Config(

@@ -1,4 +1,4 @@
-"""`sdedit calibrate`: what it leaves, that editing takes it, that it goes on, and what it refuses."""
+"""`sdedit calibrate`: its results, their use in editing, resumption, and refused arguments."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CALIBRATE = (
 
 
 class Colour(FeatureExtractor):
-    """Features that cost nothing: mean and deviation of each channel."""
+    """Cheap features: mean and standard deviation of each channel."""
 
     def __init__(self) -> None:
         super().__init__("signed", "colour")
@@ -46,12 +46,12 @@ def photos(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def with_knee(monkeypatch: pytest.MonkeyPatch, knee: int | None) -> None:
-    """Makes every sweep have its knee at a level."""
+    """Sets the knee of every sweep."""
     trade_off = calibration_run.trade_off
     monkeypatch.setattr(calibration_run, "trade_off", lambda sweep: replace(trade_off(sweep), knee=knee))
 
 
-def test_it_leaves_the_knee_and_the_curve_where_editing_finds_them(command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_writes_the_knee_and_the_curve_where_editing_finds_them(command, monkeypatch: pytest.MonkeyPatch) -> None:
     with_knee(monkeypatch, 2)
     before = set(os.listdir())
     code, output, errors = command(*CALIBRATE)
@@ -71,7 +71,7 @@ def test_it_leaves_the_knee_and_the_curve_where_editing_finds_them(command, monk
     assert Image.open(PLOT).size[0] > 600
 
 
-def test_without_a_knee_editing_keeps_its_own_t0(command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_knee_editing_uses_its_default_t0(command, monkeypatch: pytest.MonkeyPatch) -> None:
     with_knee(monkeypatch, None)
     output = command(*CALIBRATE).output
     assert "no knee: edits from no t0 gain more realism than they lose faithfulness" in output
@@ -79,14 +79,14 @@ def test_without_a_knee_editing_keeps_its_own_t0(command, monkeypatch: pytest.Mo
     assert yaml.safe_load(Path(SIDECAR).read_text())["t0"] is None and calibrated_t0(Path("tiny.safetensors")) is None
 
 
-def test_elsewhere_it_says_what_to_do_with_it(command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_another_folder_it_reports_the_t0_to_pass(command, monkeypatch: pytest.MonkeyPatch) -> None:
     with_knee(monkeypatch, 1)
     output = command(*CALIBRATE, "out=new/out", "images=3").output
     assert output.endswith(f"new/out/{SIDECAR}, new/out/{PLOT}: give sdedit edit t0=0.3\n")
     assert sorted(os.listdir("new/out")) == sorted([SIDECAR, PLOT]) and not Path(SIDECAR).exists()
 
 
-def test_it_goes_on_where_it_was_interrupted(command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_command_resumes_an_interrupted_sweep(command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command(*CALIBRATE, "out=whole").code == 0
     measured, batches = calibration_run.measure_batch, []
 
@@ -107,7 +107,7 @@ def test_it_goes_on_where_it_was_interrupted(command, monkeypatch: pytest.Monkey
         assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes()
 
 
-def test_another_sweep_does_not_go_on_with_it(command, refused, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_with_other_settings_does_not_resume_it(command, refused, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(calibration_run, "trade_off", lambda sweep: (_ for _ in ()).throw(KeyboardInterrupt))
         assert command(*CALIBRATE).code == 130
@@ -131,14 +131,14 @@ def test_images_come_from_shards_too(photos: Path, command) -> None:
     assert levels[0] == levels[1]
 
 
-def test_the_usual_levels_end_where_nothing_of_the_guide_is_left(command) -> None:
+def test_the_default_levels_end_at_t0_1(command) -> None:
     arguments = [argument for argument in CALIBRATE if not argument.startswith("t0=")]
     assert command(*arguments, "images=3").code == 0
     levels = yaml.safe_load(Path(SIDECAR).read_text())["levels"]
     assert [level["t0"] for level in levels] == [0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
 
 
-def test_a_folder_that_cannot_be_written_is_named_with_the_way_out(refused, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_folder_is_named_with_the_remedy(refused, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_only(*arguments: object, **options: object) -> str:
         raise OSError(30, "Read-only file system")
 
@@ -184,6 +184,6 @@ def test_features_that_are_not_installed_are_named(refused, monkeypatch: pytest.
         ("imags=3", ("unknown key imags", "did you mean images?")),
     ],
 )
-def test_what_it_cannot_take_is_refused(argument: str, words: tuple[str, ...], refused) -> None:
+def test_wrong_arguments_are_refused(argument: str, words: tuple[str, ...], refused) -> None:
     message = refused(*CALIBRATE, argument)
     assert all(word in message for word in words), message

@@ -1,4 +1,4 @@
-"""`sdedit demo`: the picture of the bundled guides, here with a small model and guides of our own."""
+"""`sdedit demo`, with a small model and small guides."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEMO = ("demo", "ckpt=tiny.safetensors", "guide=guides", "mask=masks", "steps=2"
 
 @pytest.fixture(autouse=True)
 def folders(desk: Path) -> None:
-    """Three guides, of which one has a mask."""
+    """Three guides; one has a mask."""
     Path("guides").mkdir()
     Path("masks").mkdir()
     for name in "abc":
@@ -22,7 +22,7 @@ def folders(desk: Path) -> None:
     Image.open("mask.png").save("masks/b.png")
 
 
-def test_it_makes_one_picture_and_says_where(command) -> None:
+def test_it_writes_one_picture_and_prints_its_path(command) -> None:
     code, output, errors = command(*DEMO, "out=new/demo.png")
     assert (code, output) == (0, "guides and their edits: new/demo.png\n")
     assert errors == "no mask for a, c: edited everywhere\n"
@@ -32,7 +32,7 @@ def test_it_makes_one_picture_and_says_where(command) -> None:
     assert 2 * 4 * 128 < width < 2 * 4 * 150 and 2 * 128 < height < 2 * 150
 
 
-def test_it_replaces_its_picture_only_when_told_to(command, refused: Callable[..., str]) -> None:
+def test_it_replaces_its_picture_only_on_request(command, refused: Callable[..., str]) -> None:
     assert command(*DEMO, "out=demo.png", "columns=1").code == 0
     before = Path("demo.png").read_bytes()
     assert "demo.png is already there" in refused(*DEMO, "out=demo.png")

@@ -18,7 +18,6 @@ from support.damage import DAMAGES, Damage, lightning_checkpoint
 from sdedit_pl.cli.edit import COMMAND
 from sdedit_pl.edit_runs.edit_plan import build_edits
 from sdedit_pl.editing.sdedit import DEFAULT_SOLVER
-from sdedit_pl.result_folder import ResultFolder
 from sdedit_pl.solvers import SOLVERS
 
 EDIT = ("edit", "ckpt=tiny.safetensors", "guide=guide.png", "steps=3")
@@ -209,13 +208,6 @@ def test_a_failure_while_overwriting_keeps_the_earlier_results(desk: Path, comma
     refused(*EDIT, "out=a", "overwrite=true", "ckpt=text.png")
     Path("a/edit.yaml").write_text("record: [")
     assert "a/edit.yaml is not a readable YAML file" in refused(*EDIT, "out=a", "overwrite=true")
-
-
-def test_an_interrupted_edit_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), ResultFolder(tmp_path / "new" / "out") as folder:
-        (folder / "half.png").touch()
-        raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_batch_does_not_change_the_files(desk: Path, command) -> None:

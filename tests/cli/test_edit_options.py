@@ -1,4 +1,4 @@
-"""`sdedit edit` beyond the paper's edits: strength maps, pastes, windows, several t0, trajectories."""
+"""`sdedit edit` beyond the paper: strength maps, pastes, windows, several t0, trajectories."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_strength_map_keeps_black_and_changes_white(ramp: str, command) -> Non
     assert set(yaml.safe_load(Path("o/edit.yaml").read_text())["record"]["sha256"]) >= {"ramp.png", "guide.png"}
 
 
-def test_strength_maps_of_a_folder_go_to_their_guides(ramp: str, command) -> None:
+def test_strength_maps_in_a_folder_are_matched_by_name(ramp: str, command) -> None:
     Path("guides").mkdir()
     Path("maps").mkdir()
     for name in ("a", "b"):
@@ -65,7 +65,7 @@ def test_several_t0_give_a_sheet_with_both_axes(desk: Path, command) -> None:
     assert np.array_equal(pixels("again/sheet.png"), pixels("o/sheet.png"))
 
 
-def test_t0_auto_stays_within_the_l2_that_is_allowed(desk: Path, command, refused) -> None:
+def test_t0_auto_stays_within_the_allowed_l2(desk: Path, command, refused) -> None:
     code, _, errors = command(*EDIT, "t0=auto", "l2=20", "out=o")
     assert code == 0 and errors.startswith("guide.png: t0 = ")
     guide = pixels("guide.png") / 255
@@ -113,7 +113,7 @@ def test_a_paste_may_be_edited_in_windows(desk: Path, command) -> None:
     assert edited.shape == (24, 40, 3) and (edited[:, :24] == 255).all()
 
 
-def test_a_trajectory_leaves_an_animation_and_a_strip(desk: Path, command) -> None:
+def test_a_trajectory_is_written_as_an_animation_and_a_strip(desk: Path, command) -> None:
     assert command(*EDIT, "trajectory=true", "out=o").code == 0
     assert {"guide_trajectory.png", "guide_trajectory.webp"} <= set(os.listdir("o"))
     with Image.open("o/guide_trajectory.webp") as animation:
@@ -144,7 +144,7 @@ def test_the_network_can_be_compiled_or_run_in_lower_precision(desk: Path, comma
     assert len(compiled) == 1
 
 
-def test_a_time_that_the_model_does_not_know_is_refused_before_the_first_edit() -> None:
+def test_a_t0_beyond_the_models_training_is_refused_before_the_first_edit() -> None:
     denoiser = Denoiser(torch.nn.Identity(), Epsilon(), VPSDE(), t_max=0.5)
     arguments = COMMAND.parse(["ckpt=c", "guide=g", "t0=[0.3,0.9]"])
     with pytest.raises(ValueError, match=r"t0=0\.9 is time 0\.9"):

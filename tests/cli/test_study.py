@@ -18,6 +18,7 @@ from sdedit_pl.cli import study as verb
 from sdedit_pl.configuration.schema import keys_of
 from sdedit_pl.study import study_server
 from sdedit_pl.study.answers_database import StudyDatabase
+from sdedit_pl.study.study_report import REPORT_FILES
 
 METHODS = ("methods.ours=ours", "methods.theirs=theirs")
 
@@ -35,7 +36,7 @@ def folders(desk: Path) -> Path:
 
 @pytest.fixture
 def answered(folders: Path, command: Callable) -> Path:
-    """A study, in which one rater always prefers ours and misses no catch trial, and another knows only the left."""
+    """A study with a rater who prefers ours and passes all catch trials, and one who always chooses the left image."""
     assert command("study", "build", *METHODS, "guides=guides").code == 0
     with StudyDatabase(Path("study.sqlite")) as study:
         for rater in ("careful", "careless"):
@@ -57,10 +58,10 @@ def test_help_of_each_step(step: str, command) -> None:
     assert output.strip() in command("study", "--help").output
 
 
-def test_build_says_what_it_made(folders: Path, command) -> None:
+def test_build_reports_the_size_of_the_study(folders: Path, command) -> None:
     code, output, _ = command("study", "build", *METHODS, "guides=guides", "out=new/mine.sqlite", "comparisons=3")
     assert code == 0 and output.splitlines() == [
-        "3 items, 9 comparisons in 6 forms; a form is what one rater is asked",
+        "3 items, 9 comparisons in 6 forms; each rater answers one form",
         "serve it with: sdedit study serve study=new/mine.sqlite",
     ]
     assert [path.name for path in Path("new").iterdir()] == ["mine.sqlite"]
@@ -74,7 +75,7 @@ def test_serve_ends_with_an_interrupt(answered: Path, command, monkeypatch: pyte
     code, output, errors = command("study", "serve", "study=study.sqlite", "port=0")
     first, second = output.splitlines()
     assert (code, errors) == (0, "")
-    assert first.startswith("the page is at http://127.0.0.1:") and first.endswith("/; Ctrl-C ends")
+    assert first.startswith("the page is at http://127.0.0.1:") and first.endswith("/; Ctrl-C stops the server")
     assert second == "24 answers of 2 raters so far; sdedit study report study=study.sqlite"
 
 
@@ -114,7 +115,7 @@ def test_serving_and_reporting_need_no_pytorch() -> None:
 
 def test_report_writes_tables_data_and_answers(answered: Path, command) -> None:
     code, output, _ = command("study", "report", "study=study.sqlite", "out=found")
-    assert code == 0 and sorted(path.name for path in Path("found").iterdir()) == sorted(verb.REPORT_FILES)
+    assert code == 0 and {path.name for path in Path("found").iterdir()} == set(REPORT_FILES)
     text = Path("found/report.md").read_text()
     assert text in output and "in found: report.md, report.json, answers.csv" in output
     assert "| ours over theirs | 100.0 % [43.9, 100.0], 3 |" in text
@@ -125,7 +126,7 @@ def test_report_writes_tables_data_and_answers(answered: Path, command) -> None:
         assert len(list(csv.DictReader(file))) == 24
 
 
-def test_report_replaces_an_earlier_one_when_told(answered: Path, command, refused) -> None:
+def test_report_replaces_an_earlier_one_on_request(answered: Path, command, refused) -> None:
     assert command("study", "report", "study=study.sqlite", "out=found").code == 0
     Path("found/notes.txt").write_text("mine")
     assert refused("study", "report", "study=study.sqlite", "out=found") == (
@@ -143,7 +144,7 @@ def test_report_replaces_an_earlier_one_when_told(answered: Path, command, refus
         (["study"], "sdedit study takes build, serve, report and then key=value ..., got nothing"),
         (["study", "buidl"], "got 'buidl'; did you mean build?"),
         (["study", "build"], "methods is required: methods.NAME=FOLDER"),
-        (["study", "build", "methods=ours"], "methods must be an object, got"),
+        (["study", "build", "methods=ours"], "methods must be "),
         (["study", "build", "methods.ours=ours"], "a study compares at least 2 methods, got 1"),
         (["study", "build", *METHODS], "faithfulness and satisfaction cannot be judged without guides=FOLDER"),
         (["study", "build", *METHODS, "guides=none"], "guides=none: there is no guide at none"),
@@ -159,15 +160,15 @@ def test_report_replaces_an_earlier_one_when_told(answered: Path, command, refus
             ["study", "build", *METHODS, "guides=guides", "comparison=3"],
             "unknown key comparison; did you mean comparisons",
         ),
-        (["study", "serve"], "study is required: the study's file"),
+        (["study", "serve"], "study is required: the study's database file"),
         (["study", "serve", "study=none.sqlite"], "there is no study at none.sqlite; `sdedit study build` makes one"),
         (["study", "serve", "study=guide.png"], "guide.png is not a study and was not changed"),
         (["study", "report", "study=guide.png"], "guide.png is not a study and was not changed"),
-        (["study", "report", "study=x", "threshold=2"], "threshold must lie in [0, 1], got 2.0; 0 leaves nobody out"),
+        (["study", "report", "study=x", "threshold=2"], "threshold must lie in [0, 1], got 2.0; "),
         (["study", "report", "study=x", "out=guide.png"], "out=guide.png is a file; name a folder"),
     ],
 )
-def test_what_it_cannot_take_is_refused(folders: Path, refused, arguments: list[str], message: str) -> None:
+def test_invalid_arguments_are_refused(folders: Path, refused, arguments: list[str], message: str) -> None:
     assert message in refused(*arguments)
 
 

@@ -1,4 +1,4 @@
-"""The kept region: at which level it is written, and with which noise."""
+"""The kept region: the level and the noise of its pixels."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def test_the_start_is_written_at_its_own_level() -> None:
     assert torch.equal(start[..., 2:], SDE.perturb(IMAGE, T, step_noise().shared)[..., 2:])
 
 
-def test_at_no_noise_the_kept_pixels_are_the_images_own() -> None:
+def test_at_time_zero_kept_pixels_equal_the_image() -> None:
     after = KeptRegion(IMAGE, MASK, SDE).after_step(STATE, T, S, step_noise())
     assert torch.equal(after[1, :, :, 2:], IMAGE[1, :, :, 2:])
 
 
-def test_one_noise_may_serve_all_writes() -> None:
+def test_all_writes_can_use_one_noise() -> None:
     fixed = torch.full_like(IMAGE, 0.5)
     after = KeptRegion(IMAGE, MASK, SDE, noise=fixed).after_step(STATE, T, S, step_noise())
     assert torch.equal(after[..., 2:], SDE.perturb(IMAGE, S, fixed)[..., 2:])

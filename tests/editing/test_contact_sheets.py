@@ -46,7 +46,7 @@ def test_a_contact_sheet_is_a_row_of_guide_noised_guide_and_samples() -> None:
         assert (titles[:, MARGIN + STEP * column : MARGIN + STEP * column + SMALLEST_CELL] < 128).any(), "no title"
 
 
-def test_columns_stand_beside_each_other_from_top_to_bottom() -> None:
+def test_columns_are_filled_from_top_to_bottom() -> None:
     sheet = contact_sheet([edited(guide=value) for value in (-1.0, 0.0, 1.0)], columns=2)
     block = 4 * STEP + 3 * MARGIN
     assert sheet.size == (2 * block - 2 * MARGIN, TITLE_HEIGHT + 2 * STEP + MARGIN)
@@ -68,7 +68,7 @@ def test_small_images_are_enlarged_by_whole_factors(size: int, width: int) -> No
     assert sheet.width == MARGIN + 3 * (width + MARGIN)
 
 
-def test_pixels_of_the_guide_are_faded_by_a_strength_map_as_far_as_they_are_kept() -> None:
+def test_a_strength_map_fades_the_guide_gradually() -> None:
     strength = torch.linspace(0, 1, 16).expand(1, 1, 16, 16)
     guide = cell(contact_sheet([edited(strength)]), 0, 0).astype(int)[64, :, 0]
     np.testing.assert_allclose(guide[[0, 64, -1]], [159, 176, 191], atol=2)

@@ -18,7 +18,7 @@ from sdedit_pl.solvers import SOLVERS
 
 
 class FakeGPU(FakeTensorMode):
-    """Does what concerns "cuda" on fake tensors, and the rest on the CPU as ever."""
+    """Runs operations on "cuda" with fake tensors, and all others on the CPU."""
 
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)

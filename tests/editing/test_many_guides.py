@@ -1,4 +1,4 @@
-"""Editing many guides with many seeds: a sample is its guide's, mask's and seed's alone."""
+"""Edits of many guides with many seeds: a sample depends only on its guide, mask and seed."""
 
 from __future__ import annotations
 
@@ -87,14 +87,14 @@ def test_steps_are_reported_for_every_sample(denoiser: Denoiser) -> None:
     assert max(steps) == 4
 
 
-def test_guides_come_as_soon_as_they_are_done(denoiser: Denoiser) -> None:
+def test_guides_are_yielded_as_soon_as_they_are_complete(denoiser: Denoiser) -> None:
     steps: list[int] = []
     edits = edit_guides(denoiser, EDIT, some_guides(2), [None, None], [0], batch=1, on_step=steps.append)
     next(edits)
     assert sum(steps) == EDIT.steps
 
 
-def test_what_cannot_be_edited_is_refused(denoiser: Denoiser) -> None:
+def test_wrong_batches_and_numbers_of_masks_are_refused(denoiser: Denoiser) -> None:
     with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
         run(denoiser, batch=0)
     with pytest.raises(ValueError, match=r"2 guides need 2 masks, .* got 1"):
@@ -110,7 +110,7 @@ def test_every_solver_edits_with_a_network(denoiser: Denoiser, solver: str) -> N
 
 @pytest.fixture
 def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
-    """Makes every device run out of memory above a number of samples; returns the batches that are tried."""
+    """Limits the memory of every device to a number of samples; returns the list of attempted batch sizes."""
     edit = SDEdit.__call__
 
     def limit(room: int) -> list[int]:
@@ -120,7 +120,7 @@ def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
             batches.append(len(guide))
             if len(guide) > room:
                 arguments["callback"](guide, 0.5)
-                raise torch.OutOfMemoryError("as a GPU says it")
+                raise torch.OutOfMemoryError("as on a GPU")
             return edit(self, denoiser, guide, **arguments)
 
         monkeypatch.setattr(SDEdit, "__call__", call)
@@ -147,7 +147,7 @@ def test_a_batch_that_does_not_fit_is_halved(denoiser: Denoiser, room_for: Calla
         (0, None, "memory for a single sample"),
     ],
 )
-def test_a_batch_that_was_asked_for_or_is_one_sample_is_refused(
+def test_a_requested_batch_or_a_single_sample_is_not_halved(
     denoiser: Denoiser, room_for: Callable[[int], list[int]], room: int, batch: int | None, message: str
 ) -> None:
     room_for(room)

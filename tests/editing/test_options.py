@@ -1,4 +1,4 @@
-"""Edits beyond the paper's: strength maps, resampling, low frequencies, repeats that anneal t0."""
+"""Edits beyond the paper: strength maps, resampling, low frequencies, annealed repeats."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ramp() -> Strength:
 @every_sde
 @every_solver
 def test_black_is_kept_bit_for_bit_and_white_is_edited_as_without_a_map(sde: SDE, solver: str) -> None:
-    """The denoiser sees each pixel alone, so that what happens beside one does not change it."""
+    """The denoiser works pixel by pixel, so that pixels do not influence each other."""
     guide, strength = guides(), torch.zeros(1, 1, 8, 8)
     strength[..., 4:] = 1
     edit, denoiser = SDEdit(t0=0.6, steps=12, repeats=2, solver=SOLVERS[solver]()), GaussianDenoiser(sde)
@@ -43,7 +43,7 @@ def test_black_is_kept_bit_for_bit_and_white_is_edited_as_without_a_map(sde: SDE
 
 @every_solver
 def test_a_pixel_between_is_edited_from_its_own_time(solver: str) -> None:
-    """With one step left below its time, the edit of a pixel is that of a run which starts there."""
+    """If one step is left below a pixel's time, its edit equals a run that starts there."""
     sde, guide, strength = VPSDE(), guides(), torch.ones(1, 1, 8, 8)
     strength[..., 1:] = 0.15  # released at 0.09, of the times 0.12 and 0.06
     edit = SDEdit(t0=0.6, steps=10, solver=SOLVERS[solver](), grid=GRIDS["uniform"]())
@@ -72,18 +72,18 @@ def test_a_strength_map_survives_repeats_and_jumps(sde: SDE, grid: str) -> None:
 
 @every_sde
 @every_solver
-def test_resampling_goes_with_every_solver(sde: SDE, solver: str) -> None:
+def test_resampling_works_with_every_solver(sde: SDE, solver: str) -> None:
     mask = ramp() > 0.5
     edit, denoiser = SDEdit(t0=0.6, steps=9, solver=SOLVERS[solver](), resample=(2, 3)), MixtureDenoiser(sde)
     edited, times = edit(denoiser, guides(), edit_mask=mask), []
     assert torch.equal(edited[..., :4], guides()[..., :4])
-    # ... and new pixels are on the data, whose modes are -0.5 and 0.5
+    # new pixels lie near the modes of the data, -0.5 and 0.5
     assert (edited[..., 4:].abs() - 0.5).abs().mean() < 0.35
     edit(denoiser, guides(), edit_mask=mask, callback=lambda x, time: times.append(time))
     assert len(times) == edit.total_steps(sde) == 9 + 4 * 2 * 2
 
 
-def test_annealed_repeats_start_lower_each_time() -> None:
+def test_each_annealed_repeat_starts_lower() -> None:
     edit = SDEdit(t0=0.8, steps=5, repeats=3, anneal=0.5)
     assert [times[0].item() for times in edit.schedule(VPSDE())] == pytest.approx([0.8, 0.4, 0.2])
     times: list[float] = []
@@ -104,7 +104,7 @@ def test_an_annealed_repeat_is_an_edit_of_the_result_before() -> None:
 
 @every_sde
 @every_solver
-def test_low_frequencies_are_the_guides_and_high_ones_the_domains(sde: SDE, solver: str) -> None:
+def test_low_frequencies_come_from_the_guide_and_high_ones_from_the_domain(sde: SDE, solver: str) -> None:
     guide = guides(2, 32)
     plain, held = (
         SDEdit(t0="sigma:8", steps=12, solver=SOLVERS[solver](), lowpass=lowpass)(MixtureDenoiser(sde), guide)

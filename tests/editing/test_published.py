@@ -1,4 +1,4 @@
-"""The variants against their sources: the paper's algorithms written out, and recorded runs of its code."""
+"""The variants against the paper's algorithms, written out, and recorded runs of its code."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def algorithm_4_and_5(denoiser: Denoiser, edit_mask: Mask) -> Images:
 @pytest.mark.parametrize(
     ("sde", "algorithm"), [(VESDE(), algorithm_2_and_3), (VPSDE(), algorithm_4_and_5)], ids=["ve", "vp"]
 )
-def test_paper_is_its_algorithms_to_the_letter(sde, algorithm: Callable[..., Images], masked: bool) -> None:
+def test_paper_equals_its_algorithms(sde, algorithm: Callable[..., Images], masked: bool) -> None:
     edit_mask = torch.ones(1, 1, 6, 6, dtype=torch.bool)
     if masked:
         edit_mask[..., :3] = False
@@ -84,7 +84,7 @@ def test_paper_is_its_algorithms_to_the_letter(sde, algorithm: Callable[..., Ima
 
 
 def recorded_denoiser(folder: Path) -> Denoiser:
-    """The tiny U-Net that the recorded runs were made with; its label is the table's index."""
+    """The tiny U-Net of the recorded runs; its label is the index in the beta table."""
     config = json.loads((folder / "config.json").read_text())
     imported = importer("ddim").read(folder / "edit_model.safetensors", config=config)
     denoiser = build_denoiser(imported.model)
@@ -94,7 +94,7 @@ def recorded_denoiser(folder: Path) -> Denoiser:
 
 @pytest.mark.parametrize("run", ["edit_unmasked", "edit_masked"])
 def test_reference_reproduces_recorded_runs(run: str, reference: Path) -> None:
-    """Whole runs of the paper's code, after each repeat, from the noises that it drew. Its mask is 1 where kept."""
+    """Runs of the paper's code, compared after each repeat, with its recorded noise. Its mask is 1 where kept."""
     with np.load(reference / f"sdedit_ddpm/{run}.npz") as archive:
         recorded = {key: torch.from_numpy(np.asarray(value)) for key, value in archive.items()}
     denoiser = recorded_denoiser(reference / "sdedit_ddpm")
@@ -109,7 +109,7 @@ def test_reference_reproduces_recorded_runs(run: str, reference: Path) -> None:
 
 
 def test_variants_differ_where_they_should() -> None:
-    """Kept pixels: exact leaves the guide's own, the others a noise of the lowest level."""
+    """Kept pixels equal the guide in exact, and carry noise of the lowest level in the others."""
     mask = torch.zeros(1, 1, 6, 6, dtype=torch.bool)
     mask[..., 3:] = True
     kept = {

@@ -1,4 +1,4 @@
-"""SDEdit with exact denoisers: what is kept, what the limits of t0 are, and what an edit does not depend on."""
+"""SDEdit with exact denoisers: kept pixels, the limits of t0, and independence of the batch."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def test_a_vanishing_t0_returns_the_guide(sde: SDE, solver: str) -> None:
 
 @every_sde
 def test_t0_of_one_is_unconditional_sampling(sde: SDE) -> None:
-    """Of the guide, a trace of alpha(1) is left beside the prior's noise; with the same noise the images agree."""
+    """With the same noise the images agree, up to the trace alpha(1) of the guide in the edit's initial state."""
     denoiser, guide, noise = MixtureDenoiser(sde), guides(), SeededNoise(range(4))
     edit = SDEdit(t0=1.0, steps=100, solver=SOLVERS["ancestral"](), grid=GRIDS["uniform"]())(denoiser, guide)
     times = Uniform().times(sde, 1.0, 100)
     sample = integrate(denoiser, Ancestral(), sde.prior_sample(noise(0, 0, guide)), times, noise=noise)
     assert (edit - sample).abs().mean() < 0.03
-    # ... which a lower t0 does not do
+    # a lower t0 gives other images
     assert (
         SDEdit(t0=0.3, steps=100, solver=SOLVERS["ancestral"](), grid=GRIDS["uniform"]())(denoiser, guide) - sample
     ).abs().mean() > 0.2
@@ -107,7 +107,7 @@ def test_seeds_count_from_zero_by_default() -> None:
 
 
 @every_sde
-def test_t0_as_a_noise_level_noises_alike_whatever_the_sde_and_the_steps(sde: SDE) -> None:
+def test_t0_as_a_noise_level_means_the_same_for_every_sde_and_number_of_steps(sde: SDE) -> None:
     guide = guides()
     expected = guide + 1.2 * SeededNoise(range(4))(0, 0, guide)
     for steps in (1, 50):
@@ -118,8 +118,8 @@ def test_t0_as_a_noise_level_noises_alike_whatever_the_sde_and_the_steps(sde: SD
 
 @every_variant
 @every_sde
-def test_the_noised_guide_is_where_the_run_starts(sde: SDE, variant: str) -> None:
-    """Seen through a step that is so short that it changes next to nothing."""
+def test_the_noised_guide_is_the_initial_state(sde: SDE, variant: str) -> None:
+    """Checked after one very short step, which changes hardly anything."""
     edit, guide, states = SDEdit(t0=0.5, steps=400, variant=variant), guides(1), []
     edit(GaussianDenoiser(sde), guide, seeds=[9], callback=lambda x, time: states.append(x))
     noised = edit.noised_guide(sde, guide, seeds=[9])
@@ -127,7 +127,7 @@ def test_the_noised_guide_is_where_the_run_starts(sde: SDE, variant: str) -> Non
 
 
 class Later:
-    """The noise of another source, from a later step on."""
+    """The noise of another source, shifted by a number of steps."""
 
     def __init__(self, noise: SeededNoise, steps: int) -> None:
         self.noise = noise
@@ -143,7 +143,7 @@ def test_a_repeat_starts_from_the_result_before_with_new_noise(mask: Mask | None
     once, twice = (SDEdit(steps=8, repeats=repeats) for repeats in (1, 2))
     first = once(denoiser, guide, edit_mask=mask, noise=noise)
     low, high = first.min().item(), first.max().item()
-    assert low >= -1 and high <= 1, "the second call below needs a valid guide"
+    assert low >= -1 and high <= 1, "the next edit requires a valid guide"
     second = once(denoiser, first, edit_mask=mask, noise=Later(noise, 9))
     assert torch.equal(twice(denoiser, guide, edit_mask=mask, noise=noise), second)
     assert not torch.equal(first, second)
@@ -226,7 +226,7 @@ def test_too_few_steps_for_the_papers_chain_are_refused() -> None:
         SDEdit(t0=1.0, steps=4, variant="paper")(GaussianDenoiser(VPSDE()), guides())
 
 
-def test_a_start_later_than_the_model_was_trained_on_is_refused() -> None:
+def test_a_t0_beyond_the_models_training_is_refused() -> None:
     denoiser = Denoiser(torch.nn.Conv2d(3, 3, 1), PARAMETERISATIONS["edm"](), SDES["vp"](), t_max=0.4)
     for t0 in (0.41, "sigma:5"):
         with pytest.raises(ValueError, match=r"this model was trained up to 0.4 only \(noise level 2.03\); take a t0"):

@@ -1,4 +1,4 @@
-"""Trajectories: recording changes nothing, keeps evenly spaced estimates, and ends in pictures that name them."""
+"""Trajectories: recording leaves edits unchanged, keeps evenly spaced estimates, and is shown with titles."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def guide(count: int = 1, size: int = 16) -> Images:
 
 
 def recorded(evaluations: int, frames: int = 8) -> Trajectory:
-    """What is kept of estimates that are their own numbers, at times that fall from 1 by a thousandth each."""
+    """The trajectory of estimates equal to their numbers, at times that fall from 1 in steps of 0.001."""
     denoiser = RecordingDenoiser(Denoiser(Counted(), CleanImage(), VPSDE()), frames)
     for number in range(evaluations):
         denoiser(torch.zeros(2, 3, 4, 4), torch.full((2,), 1 - number / 1000))
@@ -59,7 +59,7 @@ def recorded(evaluations: int, frames: int = 8) -> Trajectory:
 
 
 def numbers(trajectory: Trajectory) -> list[int]:
-    """Which evaluations the frames are of."""
+    """The numbers of the evaluations that the frames show."""
     return trajectory.images[:, 0, 0, 0, 0].tolist()
 
 
@@ -94,7 +94,7 @@ def test_published_variants_are_recorded_too(tiny_checkpoint: Path, variant: str
 
 
 @pytest.mark.parametrize("name", PARAMETERISATIONS)
-def test_every_answer_is_the_denoisers_and_leaves_its_estimate(name: str) -> None:
+def test_every_method_returns_the_denoisers_result_and_records_it(name: str) -> None:
     parameterisation, x, t = PARAMETERISATIONS[name](), guide(), torch.tensor([0.4])
     network = nn.Conv2d(3, parameterisation.output_channels(3), 3, padding=1)
     denoiser = Denoiser(Labelled(network), parameterisation, VPSDE())
@@ -108,7 +108,7 @@ def test_every_answer_is_the_denoisers_and_leaves_its_estimate(name: str) -> Non
 
 
 class Labelled(nn.Module):
-    """A network that is not told the noise level."""
+    """A network that ignores the noise level."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ def test_many_evaluations_are_kept_evenly_spaced_with_the_first_and_the_last(fra
         assert len(set(gaps[:-1])) <= 1 and all(0 < gap <= gaps[0] for gap in gaps[-1:])
 
 
-def test_kept_estimates_are_no_larger_than_they_are_shown() -> None:
+def test_recorded_estimates_are_reduced_to_their_shown_size() -> None:
     denoiser = RecordingDenoiser(Denoiser(Counted(), CleanImage(), VESDE()))
     denoiser(torch.zeros(1, 3, 2 * LARGEST_SIDE, LARGEST_SIDE), torch.tensor([0.5]))
     assert denoiser.trajectory().images.shape == (1, 1, 3, LARGEST_SIDE, LARGEST_SIDE // 2)
@@ -159,7 +159,7 @@ def test_thinning_keeps_both_ends() -> None:
 
 
 def gutter(sheet: Image.Image, columns: int) -> int:
-    """How wide the titles of a sheet's rows are."""
+    """Width of the row titles of a sheet."""
     return sheet.width - MARGIN - columns * STEP
 
 
@@ -180,7 +180,7 @@ def test_a_strip_has_a_row_for_each_sample_and_ends_on_the_results() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".gif", ".GIF"])
-def test_an_animation_has_a_frame_for_each_estimate_and_stays_on_the_result(tmp_path: Path, suffix: str) -> None:
+def test_an_animation_shows_each_estimate_and_pauses_at_the_result(tmp_path: Path, suffix: str) -> None:
     results = torch.stack([torch.full((3, 16, 16), level / 127.5 - 1) for level in (200, 210)])
     file = tmp_path / f"animation{suffix}"
     save_animation(file, some_trajectory(), results, [7, 8])
@@ -199,7 +199,7 @@ def test_an_animation_has_a_frame_for_each_estimate_and_stays_on_the_result(tmp_
         assert set(durations[:-1]) == {80} and durations[-1] == 2000
 
 
-def test_many_or_large_samples_make_no_giant_pictures(tmp_path: Path) -> None:
+def test_pictures_of_many_or_large_samples_are_bounded(tmp_path: Path) -> None:
     count, results = SHOWN_SAMPLES + 3, torch.zeros(SHOWN_SAMPLES + 3, 3, 600, 600)
     trajectory = some_trajectory(count, frames=2, size=LARGEST_SIDE)
     seeds: Sequence[int] = range(count)

@@ -1,4 +1,4 @@
-"""Windows: they cover, they blend without seams, and what they cost does not grow with the image."""
+"""Windows: they cover the image, blend without seams, and bound the memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OFFSETS = ((0, 0), (3, 5))
 
 
 class Pixelwise(nn.Module):
-    """A network that looks at each pixel alone."""
+    """A pixelwise network."""
 
     def __init__(self, outputs: int = 1) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Pixelwise(nn.Module):
 
 
 class Blur(nn.Module):
-    """A network that sees up to `reach` pixels around each, and beyond a window's border the border's pixels."""
+    """A network that averages over `reach` pixels around each, and repeats border pixels outside its input."""
 
     def __init__(self, reach: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Blur(nn.Module):
 
 
 class Levels(nn.Module):
-    """A network that gives each window a grey level of its own: the worst disagreement of neighbours."""
+    """A network whose outputs alternate between 0 and 1 from window to window: the largest disagreement."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,18 +88,18 @@ def test_windows_are_evenly_spaced() -> None:
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("shape", [(16, 16), (16, 37), (41, 32), (33, 50)])
 @pytest.mark.parametrize("overlap", [0, 5, 8, 15])
-def test_what_a_pixel_decides_alone_is_the_same_with_windows(
+def test_pixelwise_networks_give_the_same_with_windows(
     shape: tuple[int, int], overlap: int, offset: tuple[int, int]
 ) -> None:
     network, x = Pixelwise(), images(2, 3, *shape)
     whole = network(x, label(2))
     blended = Windowed(network, SIZE, overlap, offset=offset)(x, label(2))
     torch.testing.assert_close(blended, whole, rtol=1e-6, atol=1e-6)
-    assert torch.equal(blended[..., 0, 0], whole[..., 0, 0]), "a pixel of a single window is that window's"
+    assert torch.equal(blended[..., 0, 0], whole[..., 0, 0]), "a pixel in one window only equals that window's output"
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
-def test_pixels_that_every_window_shows_with_their_surroundings_are_exact(offset: tuple[int, int]) -> None:
+def test_pixels_far_from_the_borders_of_windows_are_exact(offset: tuple[int, int]) -> None:
     network, x, reach = Blur(2), images(1, 3, 48, 48), 2
     whole = network(x, label())
     blended = Windowed(network, SIZE, OVERLAP, offset=offset)(x, label())
@@ -115,11 +115,11 @@ def test_pixels_that_every_window_shows_with_their_surroundings_are_exact(offset
     assert 0.1 < hidden.float().mean() < 0.9
     error = (blended - whole).abs().amax((0, 1))
     assert error[~hidden].max() < 1e-6
-    assert error[hidden].max() > 1e-3, "the borders of windows do differ, or the test shows nothing"
+    assert error[hidden].max() > 1e-3, "errors at the borders of windows must be visible for the test to be meaningful"
 
 
 def test_outputs_that_differ_from_window_to_window_leave_no_seam() -> None:
-    """Along a row, the blend of windows of levels 0 and 1 rises nowhere faster than a cosine of the overlap does."""
+    """Along a row, the blend of windows at 0 and 1 is nowhere steeper than a cosine over the overlap."""
     x = torch.zeros(1, 1, SIZE, 5 * SIZE)
     blended = Windowed(Levels(), SIZE, OVERLAP)(x, label())[0, 0, 0]
     steps = blended.diff().abs()
@@ -127,14 +127,14 @@ def test_outputs_that_differ_from_window_to_window_leave_no_seam() -> None:
     assert steps.max() < 1.01 * torch.pi / 2 / OVERLAP
     starts = window_starts(5 * SIZE, SIZE, OVERLAP)
     borders = torch.tensor([*starts[1:], *(start + SIZE for start in starts[:-1])]) - 1
-    assert steps[borders].mean() < 0.5 * steps.mean(), "gradients are least where windows begin and end"
+    assert steps[borders].mean() < 0.5 * steps.mean(), "gradients are smallest where windows begin and end"
     hard = Windowed(Levels(), SIZE, 0)(x, label())[0, 0, 0].diff().abs()
     assert hard.max() == 1, "without an overlap there are seams"
 
 
 @pytest.mark.parametrize("name", PARAMETERISATIONS)
-def test_to_blend_outputs_is_to_blend_estimates(name: str) -> None:
-    """The denoiser's estimates with windows are the weighted mean of its estimates of each window."""
+def test_blending_outputs_blends_estimates(name: str) -> None:
+    """With windows, the estimates are weighted means of the estimates for each window."""
     parameterisation = PARAMETERISATIONS[name]()
     network = Twice(Blur(3)) if parameterisation.learned_variance else Blur(3)
     denoiser = Denoiser(network, parameterisation, VPSDE())
@@ -172,9 +172,9 @@ def test_a_learned_variance_is_blended_too() -> None:
 
 @pytest.mark.parametrize("solver", ["ancestral", "dpm_solver_2m"])
 def test_an_edit_depends_little_on_where_the_windows_lie(solver: str) -> None:
-    """An edit of twice the windows' size, with a denoiser that is wrong at their borders.
+    """An edit of twice the window size with a denoiser that is wrong at window borders.
 
-    The tolerance: 0.02 of the range of 2 at the worst, a tenth of what windows without an overlap make of it.
+    The largest difference is at most 0.02, of a range of 2, and a tenth of that without overlap.
     """
     guide = nn.functional.interpolate(images(1, 3, 8, 8).clamp(-1, 1), (32, 32), mode="bilinear")
 
@@ -242,7 +242,7 @@ def test_weights_time_range_and_mode_are_the_denoisers(tiny_checkpoint: Path) ->
     assert {id(weight) for weight in large.parameters()} == {id(weight) for weight in denoiser.parameters()}
 
 
-def test_windows_that_cannot_be_are_refused(tiny_checkpoint: Path) -> None:
+def test_impossible_windows_are_refused(tiny_checkpoint: Path) -> None:
     denoiser = load_denoiser(tiny_checkpoint)
     with pytest.raises(ValueError, match=r"windows of 8 px are smaller than the 16 px images .* windows of 16 px"):
         windowed(denoiser, 8, 4, trained_size=16)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
 from sdedit_pl.networks.layers import (
@@ -128,3 +129,21 @@ def test_strided_convolution_pads_on_the_right_and_below():
     layer = Downsample(1, 1, convolve=True, fir_kernel=None)
     torch.nn.init.ones_(layer.convolution.weight)
     assert layer(torch.ones(1, 1, 4, 4)).flatten().tolist() == [9.0, 6.0, 6.0, 4.0]
+
+
+def test_the_compiled_group_norm_equals_pytorchs_and_keeps_the_layout():
+    x = (3 * torch.randn(2, 24, 6, 4, dtype=torch.float64) + 1).to(memory_format=torch.channels_last)
+    norm = group_norm(24, 4).double()
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    torch.testing.assert_close(norm.fused(x), norm(x))
+    assert norm.fused(x).is_contiguous(memory_format=torch.channels_last)
+    assert norm.bfloat16().fused(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_pytorchs_group_norm_still_gives_up_channels_last_on_a_gpu():
+    """Once this fails, `GroupNorm.fused` is no longer needed."""
+    with FakeTensorMode(), torch.device("cuda"):
+        x = torch.empty(2, 24, 6, 4).to(memory_format=torch.channels_last)
+        assert not torch.nn.functional.group_norm(x, 6).is_contiguous(memory_format=torch.channels_last)
+        assert group_norm(24, 4).fused(x).is_contiguous(memory_format=torch.channels_last)

@@ -43,7 +43,7 @@ def build(folders: Path) -> Callable[..., Path]:
     """Builds a study of the three methods; keyword arguments change its plan."""
     # Imported here because the hook that checks annotations is not installed yet when this file is read.
     from sdedit_pl.study.study_builder import build_study
-    from sdedit_pl.study.study_plan import StudyPlan
+    from sdedit_pl.study.study_settings import StudyPlan
 
     def make(out: str = "study.sqlite", **changes: Any) -> Path:
         methods = {name: name for name in ("ours", "theirs", "others")}

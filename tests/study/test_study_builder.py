@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 from sdedit_pl.data.image_files import UnreadableImage
 from sdedit_pl.study.study_builder import build_study
 from sdedit_pl.study.study_images import degraded_copy, pair_files
-from sdedit_pl.study.study_plan import StudyPlan
+from sdedit_pl.study.study_settings import StudyPlan
 from sdedit_pl.study.trial_design import StudyError
 
 ITEMS = ("alder", "birch", "cedar", "dogwood")

@@ -1,4 +1,4 @@
-"""The settings of a new study: methods to compare, questions, and the size of a rater's form."""
+"""The settings of a study: how it is built, served and reported."""
 
 from __future__ import annotations
 
@@ -62,3 +62,45 @@ class StudyPlan:
             raise StudyError(f"comparisons must be at least 1, got {self.comparisons}; null asks all")
         if self.catches < 0:
             raise StudyError(f"catches must be at least 0, got {self.catches}")
+
+
+@dataclass(frozen=True)
+class StudyServing:
+    """Where a study is served.
+
+    Args:
+        study: the study's database file.
+        host: address to listen at; 127.0.0.1 serves browsers on this machine only, 0.0.0.0 any that can reach it.
+        port: port to listen at; 0 for any free one.
+        names: further host names by which raters reach the server, as behind a proxy. IP addresses, localhost and this
+            machine's name always work; a request for any other name is refused, against DNS rebinding.
+    """
+
+    study: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StudyReporting:
+    """The report of a study.
+
+    Args:
+        study: the study's database file.
+        out: folder of the report.
+        threshold: raters are excluded if they answer a smaller fraction of their catch trials correctly.
+        overwrite: replace an earlier report in `out`.
+
+    Raises:
+        StudyError: if the threshold is out of range.
+    """
+
+    study: str
+    out: str = "outputs/study"
+    threshold: float = 0.75
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise StudyError(f"threshold must lie in [0, 1], got {self.threshold}; 0 excludes nobody")

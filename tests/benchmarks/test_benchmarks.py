@@ -1,0 +1,119 @@
+"""The benchmarks run at tiny sizes, count operations and memory exactly, and confirm the networks' small memory."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import ceiling  # noqa: E402
+import compared  # noqa: E402
+import measuring  # noqa: E402
+
+MIB = 2**20
+TINY_NETWORKS = "libraries=[sdedit_pl] channels=8 size=16 batch=1 rounds=1"
+TINY_TRAINING = (
+    "{'data': {'path': 'photos', 'size': 8, 'batch_size': 2}, 'network': {'name': 'ncsnpp', 'channels': 8, "
+    "'channel_multipliers': [1], 'attention_levels': [], 'blocks_per_level': 1}}"
+)
+RUNS = {
+    "network": f"{TINY_NETWORKS} cases=[ncsnpp] steps=2",
+    "training": f"{TINY_NETWORKS} cases=[ddpm] config=tiny.yaml loop_steps=2",
+    "features": "images=4 batch=2 size=16 rounds=1",
+    "data": "src=photos sizes=[8,16] encodings=[png] images=8 batch=4 rounds=2",
+    "mixture": "t0=[0.5] evaluations=[3] guides=1 samples=8 directions=4 modes=2",
+}
+
+
+def script(name: str) -> ModuleType:
+    """A benchmark; `peak_memory`, which starts a process, returns a constant in it."""
+    module = import_module(name)
+    if hasattr(module, "peak_memory"):
+        vars(module)["peak_memory"] = lambda prepare, *arguments: 10**6
+    return module
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for number in range(10):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"photos/{number}.png")
+    Path("tiny.yaml").write_text(TINY_TRAINING)
+
+
+@pytest.mark.usefixtures("photos")
+@pytest.mark.parametrize("name", [*RUNS, "estimate"])
+def test_scripts_run_and_refuse_unknown_keys(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main = script(name).main
+    if name == "estimate":
+        assert main(["config=tiny.yaml", "trainer.max_steps=10"]) == 0
+        assert "RTX 4090" in capsys.readouterr().out
+    else:
+        assert main([*RUNS[name].split(), "out=out"]) == 0, capsys.readouterr().err
+        assert json.loads(Path("out/results.json").read_text())["machine"]
+        assert Path("out/report.md").read_text().strip() in capsys.readouterr().out
+        assert main([*RUNS[name].split(), "out=out"]) == 2 and "overwrite=true" in capsys.readouterr().err
+    assert main([*RUNS.get(name, "config=tiny.yaml").split(), "out=new", "sed=1"]) == 2
+    assert "unknown key sed" in capsys.readouterr().err and not Path("new").exists()
+
+
+def test_operations_and_tensors_are_counted_exactly() -> None:
+    weight, x = torch.randn(5, 4, 3, 3), torch.randn(2, 4, 8, 8)
+    query, ones = torch.randn(1, 1, 6, 10), torch.zeros(MIB // 4)
+    assert measuring.counted(lambda: F.conv2d(x, weight, padding=1)).flops == 2 * 2 * 64 * 5 * 4 * 9
+    assert measuring.counted(lambda: F.scaled_dot_product_attention(query, query, query)).flops == 2 * 2 * 6 * 6 * 10
+
+    def run() -> None:
+        y = ones + 1
+        z = y.view(2, -1) * 2
+        del y
+        z.add_(1)
+        (z + 1).reshape(-1)
+
+    assert measuring.counted(run).tensors == 2 * MIB
+    assert measuring.counted(lambda: ones.add_(1)).tensors == 0
+    network = compared.CASES["ddpm"].networks[compared.OURS](8, 8)
+    alone = ceiling.ConvolutionsAlone(ceiling.convolutions_of(network, torch.zeros(2, 3, 8, 8), torch.zeros(2)))
+    assert alone.flops == measuring.counted(alone.forward).flops
+    assert 3 * alone.flops == measuring.counted(alone.forward_and_backward).flops
+
+
+@pytest.mark.parametrize("name", compared.CASES)
+def test_networks_need_less_memory_than_those_of_diffusers(name: str) -> None:
+    """At published sizes parameters agree within 2 %; a forward pass needs at most 0.8 of the tensors' memory."""
+    published = {"ncsnpp": 62.8e6, "ddpm": 35.7e6, "ddpm256": 113.7e6}[name]
+    assert compared.CASES[name].parameters(compared.OURS) == pytest.approx(published, rel=2e-3)
+    assert compared.CASES[name].parameters(compared.DIFFUSERS) == pytest.approx(published, rel=0.02)
+
+    def tensors(library: str, size: int, batch: int, train: bool) -> int:
+        case = compared.resized_cases([name], 32, size, batch)[name]
+        network: nn.Module = case.network(library, "channels last").train(train)
+        inputs = case.inputs("channels last")
+
+        def run() -> None:
+            with torch.set_grad_enabled(train):
+                output = network(*inputs)
+            if train:
+                output.square().mean().backward()
+
+        return measuring.counted(run).tensors
+
+    forward = {library: tensors(library, 64, 1, train=False) for library in (compared.OURS, compared.DIFFUSERS)}
+    assert forward[compared.OURS] <= 0.8 * forward[compared.DIFFUSERS]
+    if name != "ddpm256":
+        step = {library: tensors(library, 32, 2, train=True) for library in (compared.OURS, compared.DIFFUSERS)}
+        assert step[compared.OURS] <= step[compared.DIFFUSERS]
