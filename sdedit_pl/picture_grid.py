@@ -27,7 +27,7 @@ def cell_side(picture: Image.Image) -> int:
     return min(longer * max(1, -(-SMALLEST_CELL // longer)), LARGEST_CELL)
 
 
-def grid(
+def picture_grid(
     rows: Sequence[Sequence[Image.Image | None]],
     titles: Sequence[str],
     cell: int,

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from sdedit_pl.data.images import bytes_from_images
-from sdedit_pl.picture_grid import MARGIN, SMALLEST_CELL, TITLE_HEIGHT, cell_side, grid, to_picture
+from sdedit_pl.picture_grid import MARGIN, SMALLEST_CELL, TITLE_HEIGHT, cell_side, picture_grid, to_picture
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255)}
 STEP = SMALLEST_CELL + MARGIN
@@ -39,7 +39,7 @@ def test_one_channel_is_a_grey_picture() -> None:
 
 def test_pictures_are_in_the_cells_of_their_rows_and_titles() -> None:
     rows = [[Image.new("RGB", (4, 4), name) for name in COLOURS] for _ in range(2)]
-    sheet = grid(rows, list(COLOURS), SMALLEST_CELL)
+    sheet = picture_grid(rows, list(COLOURS), SMALLEST_CELL)
     for row in range(2):
         for column, colour in enumerate(COLOURS.values()):
             assert (cell(sheet, row, column) == colour).all()
@@ -47,7 +47,9 @@ def test_pictures_are_in_the_cells_of_their_rows_and_titles() -> None:
 
 def test_cells_can_be_empty_and_every_column_has_row_titles() -> None:
     red = Image.new("RGB", (4, 4), "red")
-    sheet = grid([[red, None], [None, red]], ["a", "b"], SMALLEST_CELL, columns=2, row_titles=["first", "second one"])
+    sheet = picture_grid(
+        [[red, None], [None, red]], ["a", "b"], SMALLEST_CELL, columns=2, row_titles=["first", "second one"]
+    )
     gutter = (sheet.width + 2 * MARGIN) // 2 - 2 * STEP - 3 * MARGIN
     block = gutter + 2 * STEP + 3 * MARGIN
     for index, column in ((0, 0), (1, 1)):
@@ -61,7 +63,7 @@ def test_cells_can_be_empty_and_every_column_has_row_titles() -> None:
 
 def test_pictures_that_are_not_square_keep_their_proportions() -> None:
     wide = Image.new("RGB", (32, 16), "red")
-    pixels = cell(grid([[wide]], ["a"], cell_side(wide)), 0, 0)
+    pixels = cell(picture_grid([[wide]], ["a"], cell_side(wide)), 0, 0)
     assert (pixels[32:96] == COLOURS["red"]).all() and (pixels[:32] == 255).all() and (pixels[96:] == 255).all()
 
 

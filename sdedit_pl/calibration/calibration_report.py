@@ -22,7 +22,7 @@ PAPER_RANGE = (0.3, 0.6)
 """Range of t0 that SDEdit recommends, as times of its VP SDE."""
 
 
-class Level(NamedTuple):
+class SweepLevel(NamedTuple):
     """A level of a sweep, with t0 and noise level 0 for the paintings."""
 
     t0: float | str
@@ -52,14 +52,14 @@ class CalibrationReport:
     noise_levels: Sequence[float]
 
     @property
-    def levels(self) -> Iterator[Level]:
+    def levels(self) -> Iterator[SweepLevel]:
         """All levels, beginning with the paintings."""
         found = self.found
         columns = [0.0, *self.t0s], [0.0, *self.noise_levels], found.kid, found.l2, found.knee_shares
-        return (Level(*row) for row in zip(*columns, strict=True))
+        return (SweepLevel(*row) for row in zip(*columns, strict=True))
 
     @property
-    def knee(self) -> Level | None:
+    def knee(self) -> SweepLevel | None:
         return None if self.found.knee is None else list(self.levels)[self.found.knee]
 
     @property
@@ -85,7 +85,7 @@ class CalibrationReport:
         """One line per level, as text."""
         lines = [f"{'t0':>12} {'sigma':>7} {'KID [95 %]':>24} {'L2 [95 %]':>26} {'knee in':>8}"]
         for level in self.levels:
-            kid, l2 = shown(level.kid, ".3f"), shown(level.l2, ".1f")
+            kid, l2 = formatted_estimate(level.kid, ".3f"), formatted_estimate(level.l2, ".1f")
             lines.append(f"{level.label:>12} {level.noise_level:>7.3g} {kid:>24} {l2:>26} {level.knee_share:>8.0%}")
         return "\n".join([*lines, "(last column: share of the bootstrap draws in which this level is the knee)"])
 
@@ -134,7 +134,7 @@ def paper_noise_levels() -> tuple[float, float]:
     return low, high
 
 
-def shown(estimate: Estimate, form: str) -> str:
+def formatted_estimate(estimate: Estimate, form: str) -> str:
     """A value with its interval."""
     value, low, high = (format(number, form) for number in estimate.with_interval)
     return f"{value} [{low}, {high}]"

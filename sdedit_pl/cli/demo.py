@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from sdedit_pl.checkpoints.load_for_editing import load_for_editing
 from sdedit_pl.cli import say
 from sdedit_pl.configuration import ConfigError, require_at_least
 from sdedit_pl.configuration.command_line import Command
-from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.contact_sheets import contact_sheet
-from sdedit_pl.editing.many_guides import Edited, edit_guides
-from sdedit_pl.guides.guide_files import read_guides
-from sdedit_pl.guides.mask_files import read_areas
 from sdedit_pl.result_folder import ResultFolder, refuse_replacing
 
-USAGE = "sdedit demo [key=value ...]\n\nEdits the bundled guides with the bundled model, in a checkout of the project."
+if TYPE_CHECKING:
+    from PIL import Image
+
+USAGE = "sdedit demo [key=value ...]\n\nEdits the guides of a checkout of the project with the bundled model."
 
 
 @dataclass
@@ -66,16 +62,26 @@ def run(words: list[str]) -> None:
     if not Path(arguments.guide).exists():
         raise ConfigError(f"the demo's guides are in a checkout of the project: there is no {arguments.guide} here")
     with ResultFolder(out.parent) as results:
-        contact_sheet(demo_edits(arguments), columns=arguments.columns).save(results / out.name, format="PNG")
+        demo_sheet(arguments).save(results / out.name, format="PNG")
     say(f"guides and their edits: {out}")
 
 
-def demo_edits(arguments: Arguments) -> list[Edited]:
-    """Edits all guides with all seeds."""
+def demo_sheet(arguments: Arguments) -> Image.Image:
+    """Edits all guides with all seeds, and returns a picture of them."""
+    from tqdm import tqdm
+
+    from sdedit_pl.checkpoints.loading import load_for_editing
+    from sdedit_pl.editing import SDEdit
+    from sdedit_pl.editing.contact_sheets import contact_sheet
+    from sdedit_pl.editing.many_guides import edit_guides
+    from sdedit_pl.guides.guide_files import read_guides
+    from sdedit_pl.guides.mask_files import read_areas
+
     edit, seeds = SDEdit(t0=arguments.t0, steps=arguments.steps), range(arguments.samples)
     denoiser, description = load_for_editing(arguments.ckpt, arguments.device)
     guides = read_guides(arguments.guide, description.image_shape)
     areas = read_areas("mask", arguments.mask, guides)
     total = len(guides) * len(seeds) * edit.total_steps(denoiser.sde)
     with tqdm(total=total, unit="step", desc="editing", disable=None) as progress:
-        return list(edit_guides(denoiser, edit, guides, areas, seeds, on_step=progress.update))
+        edits = list(edit_guides(denoiser, edit, guides, areas, seeds, on_step=progress.update))
+    return contact_sheet(edits, columns=arguments.columns)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sdedit_pl.checkpoints import files_of
-from sdedit_pl.checkpoints.load_for_editing import load_for_editing
+from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.edit_runs.edit_plan import EditTask, build_edits, default_t0, edit_tasks
 from sdedit_pl.edit_runs.edit_results import SHEET_FILE, SHEET_ROWS, EditWriter, earlier_results

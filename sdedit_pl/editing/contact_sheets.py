@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from sdedit_pl.editing.many_guides import Edited
-from sdedit_pl.picture_grid import cell_side, grid, to_picture
+from sdedit_pl.picture_grid import cell_side, picture_grid, to_picture
 
 
 def contact_sheet(edits: Sequence[Edited], *, columns: int = 1) -> Image.Image:
@@ -19,7 +19,7 @@ def contact_sheet(edits: Sequence[Edited], *, columns: int = 1) -> Image.Image:
     """
     titles = ["guide", f"guide at t0, seed {edits[0].seeds[0]}", *(f"seed {seed}" for seed in edits[0].seeds)]
     rows = [[_marked(edit), to_picture(edit.noised[0]), *map(to_picture, edit.samples)] for edit in edits]
-    return grid(rows, titles, cell_side(rows[0][0]), columns)
+    return picture_grid(rows, titles, cell_side(rows[0][0]), columns)
 
 
 def variation_sheet(edits: Sequence[Sequence[Edited]], t0s: Sequence[float | str]) -> Image.Image:
@@ -40,7 +40,7 @@ def variation_sheet(edits: Sequence[Sequence[Edited]], t0s: Sequence[float | str
             rows.append([None if index else _marked(edit), *map(to_picture, edit.samples)])
     titles = ["guide", *(f"seed {seed}" for seed in edits[0][0].seeds)]
     row_titles = [f"t0 = {t0}" for t0 in t0s] * len(edits)
-    return grid(rows, titles, cell_side(_marked(edits[0][0])), row_titles=row_titles)
+    return picture_grid(rows, titles, cell_side(_marked(edits[0][0])), row_titles=row_titles)
 
 
 def _marked(edit: Edited) -> Image.Image:

@@ -26,7 +26,7 @@ from sdedit_pl.editing.many_guides import Edited, edit_guides
 from sdedit_pl.editing.sdedit import SDEdit
 from sdedit_pl.guides.guide_files import Guide
 from sdedit_pl.guides.mask_files import Area
-from sdedit_pl.picture_grid import cell_side, grid, to_picture
+from sdedit_pl.picture_grid import cell_side, picture_grid, to_picture
 from sdedit_pl.typing import Images
 
 ANIMATION_SUFFIXES = (".webp", ".gif")
@@ -184,7 +184,7 @@ def strip(
         row.append(to_picture(result))
     levels = zip(shown.times, shown.noise_levels, strict=True)
     titles = [*(f"t {t:.3g}, level {level:.3g}" for t, level in levels), "result"]
-    return grid(rows, titles, _side(rows[0][-1]), row_titles=[f"seed {seed}" for seed in seeds[:SHOWN_SAMPLES]])
+    return picture_grid(rows, titles, _side(rows[0][-1]), row_titles=[f"seed {seed}" for seed in seeds[:SHOWN_SAMPLES]])
 
 
 def save_animation(file: Path, trajectory: Trajectory, results: Float[Tensor, "B C H W"], seeds: Sequence[int]) -> None:
@@ -218,7 +218,7 @@ def _animation_frames(
     captions = [*(f"t {t:.3g}" for t in trajectory.times), "result"]
     for caption, images in zip(captions, [*trajectory.images, results], strict=True):
         titles = [f"seed {seed}, {caption}" for seed in seeds]
-        yield grid([[*map(to_picture, images)]], titles, _side(to_picture(results[0])))
+        yield picture_grid([[*map(to_picture, images)]], titles, _side(to_picture(results[0])))
 
 
 def _side(picture: Image.Image) -> int:

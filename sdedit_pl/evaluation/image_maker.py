@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import lightning
@@ -23,6 +23,7 @@ from sdedit_pl.editing.batch_invariance import images_per_call
 from sdedit_pl.evaluation.editing_tasks import TaskInputs, draws_of
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, EvaluationPlan
 from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, remove_images
+from sdedit_pl.machine import AutoBool, inference_arithmetic, log_arithmetic, prepare_network, this_machine
 
 
 class PendingImages(NamedTuple):
@@ -126,15 +127,27 @@ class ComputeSettings:
         accelerator: of Lightning's Trainer.
         devices: on each node, of Lightning's Trainer.
         num_nodes: of Lightning's Trainer.
-        precision: of the networks: float32, bfloat16 or float16.
-        compile: whether to compile the networks.
+        precision: of the networks: float32, tf32, bfloat16, float16 or auto.
+        compile: whether to compile the networks, or auto.
     """
 
     accelerator: str = "auto"
     devices: int | str = "auto"
     num_nodes: int = 1
     precision: str = "float32"
-    compile: bool = False
+    compile: AutoBool = False
+
+    def resolved(self, evaluations: int) -> ComputeSettings:
+        """The settings with what `auto` stands for on this machine, for a number of evaluations of the network.
+
+        Raises:
+            ValueError: the machine does not have what the settings ask for.
+        """
+        machine = this_machine(self.accelerator)
+        found = inference_arithmetic(machine, evaluations, self.precision, self.compile)
+        if (found.precision, found.compile) != ("float32", False):
+            log_arithmetic(found, machine)
+        return replace(self, precision=found.precision, compile=found.compile)
 
     @property
     def exact(self) -> bool:
@@ -144,7 +157,7 @@ class ComputeSettings:
     @property
     def recipe(self) -> str:
         """The arithmetic's part of a recipe, since it changes images; empty for plain float32."""
-        parts = [f"precision={self.precision}"] * (self.precision != "float32") + ["compile=true"] * self.compile
+        parts = [f"precision={self.precision}"] * (self.precision != "float32") + ["compile=true"] * bool(self.compile)
         return "".join(f", {part}" for part in parts)
 
 
@@ -169,8 +182,9 @@ class ImageMaker(lightning.LightningModule):
         """Prepares the models, and shows the progress of the first process; all have nearly equal work."""
         for model in self.models.values():
             model.at_once = images_per_call(self.device) if self.computing.exact else None
-            if self.computing.compile:
-                model.network.compile()
+            machine = this_machine(self.device.type)
+            settings = self.computing
+            prepare_network(model.network, inference_arithmetic(machine, 0, settings.precision, settings.compile))
         batches = [self.data.batches[number] for number in self.data.predict_dataloader()]
         hidden = True if not self.trainer.is_global_zero else None
         self.progress = tqdm(total=sum(map(self._steps, batches)), desc="editing", unit="step", disable=hidden)

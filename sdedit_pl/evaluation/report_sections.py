@@ -12,7 +12,7 @@ from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, OURS
 from sdedit_pl.evaluation.measurement import Measurement
 from sdedit_pl.evaluation.numbered_images import NumberedImages
 from sdedit_pl.evaluation.report_document import Figure, ReportDocument, Section, Table
-from sdedit_pl.picture_grid import grid, to_picture
+from sdedit_pl.picture_grid import picture_grid, to_picture
 from sdedit_pl.plots import Point, trade_off_plot
 
 SHEET_ROWS = 8
@@ -89,7 +89,7 @@ def sheet(columns: Mapping[str, NumberedImages], numbers: Sequence[int]) -> Imag
     """A grid of images: a row per image, a column per method."""
     shown = {title: [to_picture(image) for image in pictures.read(numbers)] for title, pictures in columns.items()}
     rows = [list(row) for row in zip(*shown.values(), strict=True)]
-    return grid(rows, list(shown), CELL)
+    return picture_grid(rows, list(shown), CELL)
 
 
 def _overview(numbers: Mapping[str, Any]) -> Section:

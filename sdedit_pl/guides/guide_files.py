@@ -74,7 +74,7 @@ def read_guide(path: Path, size: int, channels: int = 3) -> Guide:
         mask, image = read_mask_and_image(path, size, channels)
         return Guide(path, image, (size, size), mask)
     image_format = ImageFormat(size, channels)
-    pixels = readable(path, lambda file: decode_image(file, str(path), image_format))
+    pixels = decoded_file(path, lambda file: decode_image(file, str(path), image_format))
     return Guide(path, images_from_bytes(pixels[None]), image_size(path))
 
 
@@ -99,7 +99,7 @@ def read_large_guide(path: Path, smallest: int, channels: int = 3, side: int | N
     shorter = max(min(width, height) if side is None else side, smallest)
     scale = shorter / min(width, height)
     shape = max(round(height * scale), smallest), max(round(width * scale), smallest)
-    pixels = readable(path, lambda file: decode_whole(file, str(path), shape, channels))
+    pixels = decoded_file(path, lambda file: decode_whole(file, str(path), shape, channels))
     return Guide(path, images_from_bytes(pixels[None]), (width, height), whole=True)
 
 
@@ -142,7 +142,7 @@ def image_size(path: Path) -> tuple[int, int]:
     return (height, width) if sideways else (width, height)
 
 
-def readable(path: Path, decode: Callable[[bytes], UInt8[Tensor, "C H W"]]) -> UInt8[Tensor, "C H W"]:
+def decoded_file(path: Path, decode: Callable[[bytes], UInt8[Tensor, "C H W"]]) -> UInt8[Tensor, "C H W"]:
     """Decodes a file.
 
     Raises:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from sdedit_pl.data.images import ImageFormat, decode_image, decode_whole
-from sdedit_pl.guides.guide_files import Guide, find_guides, image_size, readable
+from sdedit_pl.guides.guide_files import Guide, decoded_file, find_guides, image_size
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _grey(kind: str, path: Path, guide: Guide) -> UInt8[Tensor, "1 1 H W"]:
             return decode_whole(file, str(path), (height, width), square.channels, square.background)
         return decode_image(file, str(path), square)
 
-    pixels = readable(path, decode)
+    pixels = decoded_file(path, decode)
     if image_size(path) != guide.original_size:
         width, height = guide.original_size
         given_width, given_height = image_size(path)

@@ -4,13 +4,14 @@ The forward step x_t = a x_s + b z is reversed by
 
     x_s = (x_t + b^2 score(x_t, t)) / a + c z.
 
-c^2 = b^2 (large variance) is exact for data of unit variance, the posterior's given x_0, c^2 = (b sigma_s / sigma_t)^2
-(small variance), for data that is a single image; the small one does better on few steps. The truth lies between, and
-some networks have learned where, pixel by pixel, as a share of the way on a logarithmic scale.
+The large variance, c^2 = b^2, is exact for data of unit variance. The small one, c^2 = (b sigma_s / sigma_t)^2, that of
+the posterior given x_0, is exact for data that consist of a single image and is better with few steps. The true
+variance lies between them. Networks with a learned variance predict it for each pixel, as an interpolation weight on a
+logarithmic scale.
 
 Source: Ho et al. 2020, Algorithm 2 and section 3.2; Meng et al., "SDEdit", ICLR 2022, Algorithms 2 (VE) and 4 (VP);
 Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models", ICML 2021, equation 15, and section 4 for
-steps of any length: the bounds are those of the step that is taken.
+steps of any length, for which the bounds are those of the step taken.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ class Ancestral(Solver):
     """The ancestral sampler, for any SDE.
 
     Args:
-        variance: of a step's noise: "small" (better on few steps), "large" (exact for data of unit variance),
-            "learned" (by the network, between these), or "auto": learned where the model has one, else small. SDEdit's
-            algorithms take the large one, its reference code and score_sde's for VE the small one, score_sde's for VP
-            the large one.
-        chain: the forward chain that is reversed: "exact" (the SDE's own, for steps of any length), "paper" (that of
+        variance: variance of a step's noise: "small" (better with few steps), "large" (exact for data of unit
+            variance), "learned" (predicted by the network, between the two), or "auto" (learned if the model has one,
+            else small). SDEdit's algorithms use the large one, its reference code the small one; score_sde uses the
+            small one for VE and the large one for VP.
+        chain: the reversed forward chain: "exact" (the SDE's own transition, for steps of any length), "paper" (that of
             SDEdit's algorithms) or "table" (that of score_sde).
     """
 
@@ -72,8 +73,8 @@ class Ancestral(Solver):
             _, score, weight = denoiser.estimates(x_t, t)
             if weight is None:
                 raise ValueError(
-                    f"variance=learned needs a model that has learned one, this one's parameterisation is "
-                    f"{type(denoiser.parameterisation).__name__}; take variance=auto, small or large"
+                    f"variance=learned requires a model with a learned variance, got the parameterisation "
+                    f"{type(denoiser.parameterisation).__name__}; use variance=auto, small or large"
                 )
             deviation = _between(over_images(smallest), over_images(largest), weight)
         else:
@@ -86,6 +87,6 @@ class Ancestral(Solver):
 def _between(
     smallest: Float[Tensor, "B 1 1 1"], largest: Float[Tensor, "B 1 1 1"], weight: Images
 ) -> Float[Tensor, "B C H W"]:
-    """The deviation whose logarithm lies at `weight` of the way; none in a step to an image, whose smallest is 0."""
+    """Logarithmic interpolation between the two deviations; 0 where the smallest is 0, in a step to t = 0."""
     deviation = largest * (smallest / largest) ** (1 - weight)
     return torch.where(smallest > 0, deviation, torch.zeros_like(deviation))

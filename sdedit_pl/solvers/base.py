@@ -25,7 +25,7 @@ State: TypeAlias = Any
 
 @dataclass(frozen=True)
 class Solver(abc.ABC):
-    """A way to take a step of the reverse SDE, or of the ODE with the same marginals."""
+    """A solver of the reverse SDE, or of the ODE with the same marginals."""
 
     @property
     def order(self) -> float:
@@ -34,16 +34,16 @@ class Solver(abc.ABC):
 
     @property
     def evaluations_per_step(self) -> int:
-        """How often a step calls the network."""
+        """Number of network evaluations in a step."""
         return 1
 
     @property
     @abc.abstractmethod
     def stochastic(self) -> bool:
-        """Whether steps add noise, which contracts a guide's mismatch with the domain; an ODE solver keeps it."""
+        """Whether steps add noise. Noise reduces a guide's mismatch with the domain; an ODE solver preserves it."""
 
     def initial_state(self, sde: SDE, times: Float[Tensor, "levels"]) -> State:
-        """What the first step of a run over `times`, (steps + 1,) on the CPU, is handed as its state.
+        """The state of a run over `times`, (steps + 1,) on the CPU, before its first step.
 
         Raises:
             ValueError: the solver cannot take these steps.
@@ -54,15 +54,15 @@ class Solver(abc.ABC):
     def step(
         self, denoiser: Denoiser, x_t: Images, t: Times, s: Times, state: State, noise: StepNoise
     ) -> tuple[Images, State]:
-        """Takes a step.
+        """Takes a step from `t` to `s`.
 
         Args:
-            denoiser: gives the x_0 estimate and the score.
+            denoiser: provides the x_0 estimate and the score.
             x_t: images at time `t`.
-            t: the time of each image, (B,).
-            s: the time to reach, (B,), below `t`.
-            state: what `initial_state` or the step before returned.
-            noise: this step's noise; `noise.shared` is the z of the transition.
+            t: time of each image, (B,).
+            s: target time of each image, (B,), below `t`.
+            state: the state returned by `initial_state` or by the previous step.
+            noise: noise of this step; `noise.shared` is the z of the transition.
 
         Returns:
             The images at time `s`, in the dtype of `x_t`, and the state for the next step.

@@ -1,12 +1,12 @@
 """Predictor-corrector sampling: Langevin steps at time t, then a predictor's step to s.
 
-A Langevin step x <- x + e score + sqrt(2 e) z leaves the density p_t as it is when e is small. Its size follows from a
-wanted ratio between what the score and what the noise moves,
+A Langevin step x <- x + e score + sqrt(2 e) z preserves the density p_t if e is small. The step size follows from the
+requested ratio between the contributions of score and noise,
 
     e = 2 a (snr |z| / |score|)^2,    a = alpha_t^2 / alpha_s^2.
 
-The ratio stays when the grid is refined, and with it a bias of the order of snr^2 in the variance: the predictor's
-order is that of the limit up to this bias.
+The ratio does not change when the grid is refined, and causes a bias of the order of snr^2 in the variance. The order
+of the predictor is the order of convergence up to this bias.
 
 Source: Song et al. 2021, Algorithms 4 and 5.
 """
@@ -31,13 +31,13 @@ from sdedit_pl.typing import Images, Times, over_images
 class PredictorCorrector(Solver):
     """The predictor-corrector sampler.
 
-    The published code takes the norms' means over the batch; here each image has its own, so that a sample does not
+    The published code averages the norms over the batch. Here each image has its own norm, so that a sample does not
     depend on its batch.
 
     Args:
-        predictor: the solver that goes from t to s.
-        corrector_steps: Langevin steps before each of its steps.
-        snr: the ratio between score and noise; published: 0.16 for VE at 32 px, 0.075 at 256 px.
+        predictor: the solver that steps from t to s.
+        corrector_steps: Langevin steps before each step of the predictor.
+        snr: ratio between score and noise; the published values for VE are 0.16 at 32 px and 0.075 at 256 px.
     """
 
     predictor: Solver = field(default_factory=ReverseDiffusion)
@@ -48,7 +48,7 @@ class PredictorCorrector(Solver):
         if self.corrector_steps < 1 or not self.snr > 0:
             raise ValueError(
                 f"a corrector needs at least one step and a positive snr, got corrector_steps={self.corrector_steps}, "
-                f"snr={self.snr}; without a corrector, take the predictor itself"
+                f"snr={self.snr}; to omit the corrector, use the predictor alone"
             )
 
     @property
@@ -80,6 +80,6 @@ class PredictorCorrector(Solver):
 def norms(images: Images) -> Float[Tensor, "B"]:
     """The Euclidean norm of each image.
 
-    One reduction for each, because how a joint one is split over threads, and so its last bit, depends on the batch.
+    Each norm is a reduction of its own: a joint one would be split over threads, and rounded, depending on the batch.
     """
     return torch.stack([torch.linalg.vector_norm(image) for image in images])

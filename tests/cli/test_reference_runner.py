@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from support.recorded_noise import RecordedNoise
 
-from sdedit_pl.checkpoints.load_for_editing import load_for_editing
+from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.cli import main
 from sdedit_pl.cli.edit import COMMAND
 from sdedit_pl.edit_runs.edit_plan import build_edits
