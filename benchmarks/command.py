@@ -13,9 +13,10 @@ import torch
 from measuring import machine
 
 from sdedit_pl.cli import wants_help
-from sdedit_pl.cli.explain import explain
 from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.help_text import explain
 from sdedit_pl.configuration.resolution import as_data
+from sdedit_pl.configuration.schema import keys_of, schema_of
 from sdedit_pl.result_folder import ResultFolder, refuse_used
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ def run_command(words: list[str], command: Command[T], run: Callable[[T], str], 
         options: options of `Command.parse`.
     """
     if wants_help(words):
-        print(explain(command))
+        print(explain(command.usage, schema_of(command.arguments), keys_of, command.file))
         return 0
     try:
         text = run(command.parse(words, **options))

@@ -1,8 +1,8 @@
-"""Files: written whole or not at all, whatever happens meanwhile, and told apart by a hash.
+"""Atomic writing of files, and their hashes.
 
-A file is written under another name in the same folder, put on the storage, and renamed: a process that is killed
-leaves what was there before, and so does a full disk. The folder is put on the storage too, so that not even a power
-cut brings back an older state than the one that later files were written after.
+A file is written under another name in the same folder, synchronised to the disk and renamed: a killed process or a
+full disk leaves the former file. The folder is synchronised too, so that after a power cut no file is older than files
+that were written later.
 """
 
 from __future__ import annotations
@@ -18,35 +18,32 @@ _CHUNK = 1 << 20
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Gives the name to write under; at the end of the block that file becomes `path`.
-
-    Args:
-        path: the file, replaced if it is there; its folder is made.
+    """Yields a temporary path, whose file replaces `path` at the end of the block; makes the folder if necessary.
 
     Raises:
-        OSError: the file cannot be written, or put on the storage. What was there before stays as it was.
+        OSError: The file cannot be written or synchronised; a former file at `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.unlink(missing_ok=True)  # of a process that was killed; it may be a hard link to a file in use
+    unfinished.unlink(missing_ok=True)  # left by a killed process; it may be a hard link to a file in use
     try:
         yield unfinished
         _store(unfinished)
         unfinished.replace(path)
         _store(path.parent)
     finally:
-        # Still there after an error, and where it and the file before are hard links to the same.
+        # It still exists after an error, and if it and the former file are hard links to the same file.
         unfinished.unlink(missing_ok=True)
 
 
 def require_folder(out: Path) -> None:
-    """Raises ValueError if there is something under the name of a folder to write into that is none."""
+    """Raises ValueError if `out` exists and is not a folder."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file; name a folder")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file that is whole or not there at all; raises what `whole_file` does."""
+    """Writes a text file atomically; raises what `whole_file` does."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 

@@ -9,8 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import version
-from types import ModuleType
 
 VERBS: dict[str, str] = {
     "pack": "turn images into shards to train on",
@@ -36,15 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(overview())
         return 0 if arguments else 2
     if arguments[0] == "--version":
+        from importlib.metadata import version
+
         say(version("sdedit_pl"))
         return 0
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:
         return fail(f"unknown verb {verb!r}; the verbs are {', '.join(VERBS)}")
-    module = import_module(module_of(verb))
     if wants_help(rest):
-        say(help_of(module, rest))
+        say(help_of(module_of(verb), rest))
         return 0
+    module = import_module(module_of(verb))
     try:
         with notices():
             module.run(rest)
@@ -62,13 +62,19 @@ def wants_help(words: Sequence[str]) -> bool:
     return any(word in ("-h", "--help", "help") for word in words)
 
 
-def help_of(module: ModuleType, words: Sequence[str]) -> str:
-    """The help of a verb, or of each of its steps unless the first word names one."""
-    from sdedit_pl.cli.explain import explain
+def help_of(module: str, words: Sequence[str]) -> str:
+    """The help of a verb, or of each of its steps unless the first word names one; read without importing the verb."""
+    from sdedit_pl.configuration.help_text import explain
+    from sdedit_pl.configuration.source_reading import evaluate, source_keys, source_schema
 
-    commands = getattr(module, "COMMANDS", None) or {"": module.COMMAND}
+    try:
+        commands = evaluate(module, "COMMANDS")
+    except KeyError:
+        commands = {"": evaluate(module, "COMMAND")}
     chosen = [commands[words[0]]] if words[0] in commands else commands.values()
-    return "\n\n".join(map(explain, chosen))
+    return "\n\n".join(
+        explain(command.usage, source_schema(command.arguments), source_keys, command.file) for command in chosen
+    )
 
 
 def module_of(verb: str) -> str:

@@ -94,7 +94,7 @@ class Schema:
     """
 
     keys: Mapping[str, Key]
-    sections: Mapping[str, type]
+    sections: Mapping[str, Callable[..., Any]]
     families: Mapping[str, Family[Any]]
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock, Timeout
 from webdataset.writer import TarWriter
@@ -28,83 +28,14 @@ from webdataset.writer import TarWriter
 from sdedit_pl.data.image_encoding import EncodedImage, ImageEncoding, WorkerDied, encode_all
 from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.data.pack_originals import Originals, open_originals
+from sdedit_pl.data.pack_settings import PackSettings
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE, UNFINISHED_FOLDER, manifest_text
-from sdedit_pl.data.splits import SPLITS, held_out
+from sdedit_pl.data.splits import SPLITS
 from sdedit_pl.files import require_folder, sha256_of, write_whole
 from sdedit_pl.settings_record import SettingsRecord, require_same_settings
 
 _REMEDY = "name another folder"
 _KEPT = "Complete shards are kept; run the same command again to resume"
-
-
-@dataclass(frozen=True)
-class PackSettings:
-    """Packs images into shards.
-
-    Args:
-        src: Folder of images, archive (.zip, .tar, .tar.gz ...), or torchvision: and the name of a class.
-        out: Folder of the shards and their manifest.json.
-        size: Height and width in pixels that training will use.
-        fit: crop takes the central square; resize changes an image's proportions; random_crop takes the central square
-            with a margin, from which training cuts random parts.
-        margin: Pixels of that margin; null for an eighth of `size`.
-        channels: 3 for RGB, 1 for grey.
-        background: Colour under transparent pixels, a name or #rrggbb.
-        encoding: png (exact), jpeg or webp.
-        quality: Of jpeg and webp, 1 to 100; webp at 100 is exact.
-        val_fraction: Share of the images for validation if they are not in folders train and val; 0 for none.
-        duplicates: Images that are equal in every pixel: keep and report them, or drop all but the first.
-        samples: Images per shard.
-        processes: Processes that decode and encode; null for one per core.
-        root: Folder of a torchvision data set.
-        download: Whether to download a torchvision data set that is not there.
-
-    Raises:
-        ValueError: An argument outside its range.
-    """
-
-    src: str
-    out: str
-    size: int
-    fit: Literal["crop", "resize", "random_crop"] = "crop"
-    margin: int | None = None
-    channels: int = 3
-    background: str = "white"
-    encoding: Literal["png", "jpeg", "webp"] = "png"
-    quality: int = 95
-    val_fraction: float = 0.05
-    duplicates: Literal["keep", "drop"] = "keep"
-    samples: int = 2000
-    processes: int | None = None
-    root: str = "data/torchvision"
-    download: bool = False
-
-    def __post_init__(self) -> None:
-        if self.margin is not None and self.fit != "random_crop":
-            raise ValueError(f"margin is for fit=random_crop, got fit={self.fit}")
-        for name, value in (("samples", self.samples), ("processes", self.processes)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        held_out([], self.val_fraction)  # these three raise for values outside their ranges
-        self.image_format()
-        self.image_encoding()
-
-    @property
-    def margin_pixels(self) -> int:
-        """The margin around `size` in the shards; 0 without random crops."""
-        return (self.size // 8 if self.margin is None else self.margin) if self.fit == "random_crop" else 0
-
-    def recorded(self) -> dict[str, Any]:
-        """The settings that the shards depend on, besides the originals."""
-        elsewhere = ("src", "out", "processes", "root", "download")
-        return {key: value for key, value in asdict(self).items() if key not in elsewhere}
-
-    def image_format(self) -> ImageFormat:
-        fit: Literal["crop", "resize"] = "resize" if self.fit == "resize" else "crop"
-        return ImageFormat(self.size, self.channels, self.background, self.margin_pixels, fit)
-
-    def image_encoding(self) -> ImageEncoding:
-        return ImageEncoding(self.encoding, self.quality)
 
 
 @dataclass
@@ -143,8 +74,17 @@ def pack(settings: PackSettings, on_images: Callable[[int, int], None]) -> dict[
         The content of the manifest.
 
     Raises:
-        ValueError: No original can be read, or `out` cannot be written or holds something else.
+        ValueError: No original can be read, `out` cannot be written or holds something else, or a setting is outside
+            its range.
     """
+    image_format = ImageFormat(
+        settings.size,
+        settings.channels,
+        settings.background,
+        settings.margin_pixels,
+        "resize" if settings.fit == "resize" else "crop",
+    )
+    encoding = ImageEncoding(settings.encoding, settings.quality)
     out = Path(settings.out)
     require_folder(out)
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
@@ -159,9 +99,9 @@ def pack(settings: PackSettings, on_images: Callable[[int, int], None]) -> dict[
         raise ValueError(f"out={out} cannot be written: {error.strerror}; {_REMEDY}") from error
     try:
         originals = open_originals(
-            settings.src, settings.image_format(), settings.val_fraction, workshop, settings.root, settings.download
+            settings.src, image_format, settings.val_fraction, workshop, settings.root, settings.download
         )
-        return _Packing(settings, originals, on_images).run()
+        return _Packing(settings, encoding, originals, on_images).run()
     except WorkerDied as error:
         raise ValueError(f"{error}: maybe memory ran out; give fewer processes=. {_KEPT}") from None
     except OSError as error:
@@ -174,10 +114,17 @@ def pack(settings: PackSettings, on_images: Callable[[int, int], None]) -> dict[
 class _Packing:
     """One pack into one folder."""
 
-    def __init__(self, settings: PackSettings, originals: Originals, on_images: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        settings: PackSettings,
+        encoding: ImageEncoding,
+        originals: Originals,
+        on_images: Callable[[int, int], None],
+    ) -> None:
         self.out = Path(settings.out)
         self.workshop = self.out / UNFINISHED_FOLDER
         self.settings = settings
+        self.encoding = encoding
         self.originals = originals
         self.on_images = on_images
         self.source = {"place": settings.src, "images": len(originals), "sha256": originals.digest}
@@ -240,7 +187,7 @@ class _Packing:
             number, following = number + 1, note.following
             yield self._remembered(note)
         images = self.originals.splits[split]
-        encoded = encode_all(images, self.settings.image_encoding(), following, self.settings.processes)
+        encoded = encode_all(images, self.encoding, following, self.settings.processes)
         while following < len(images):
             note = self._write_shard(f"{split}-{number:06d}.tar", following, len(images), encoded)
             number, following = number + 1, note.following
@@ -263,7 +210,7 @@ class _Packing:
                     note.following += 1
                     self.on_images(1, len(self.originals))
                     if self._takes(image, note):
-                        archive.write({"__key__": _key(image), self.settings.image_encoding().suffix[1:]: image.file})
+                        archive.write({"__key__": _key(image), self.encoding.suffix[1:]: image.file})
                         note.images += 1
             file.flush()
             os.fsync(file.fileno())

@@ -215,9 +215,7 @@ class SDEdit:
         if not 0 <= low < high <= 1:
             raise ValueError(f"lowpass_range is a range of times within [0, 1], got {low} to {high}; 0,1 is all")
         if self.lowpass is None and (low, high) != (0, 1):
-            raise ValueError(
-                f"lowpass_range={low},{high} requires lowpass; try lowpass=8"
-            )
+            raise ValueError(f"lowpass_range={low},{high} requires lowpass; try lowpass=8")
         if self._variant.solver is None:
             return
         if self.solver is not None or self.grid is not None:

@@ -18,12 +18,12 @@ from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageChops
 from torch import Tensor
 from torch.nn.functional import pad
-from torchvision.transforms.functional import pil_to_tensor
 
 from sdedit_pl.data.image_files import UnreadableImage, open_image, upright
 from sdedit_pl.data.images import ImageFormat, decode_whole, image_to_tensor, images_from_bytes
@@ -155,7 +155,7 @@ def _as_guide(picture: Image.Image, guide: Guide) -> UInt8[Tensor, "C H W"]:
         return image_to_tensor(picture, str(guide.path), ImageFormat(width, channels))
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    return pil_to_tensor(picture)
+    return torch.from_numpy(np.array(picture)).reshape(height, width, -1).permute(2, 0, 1)
 
 
 def _covers_nothing(background: Guide, paste: Paste, size: tuple[int, int]) -> str:

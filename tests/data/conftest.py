@@ -1,4 +1,4 @@
-"""Small data sets on disk whose images can be told apart by their pixels."""
+"""Small data sets on disk whose images differ in every pixel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZE = 8
 
 
 def numbered_image(number: int) -> Image.Image:
-    """8x8 RGB, every pixel `number`, but for the right half, which is 255: a mirrored one can be told."""
+    """8x8 RGB: `number` in the left half, 255 in the right half, so that mirroring shows."""
     pixels = np.full((SIZE, SIZE, 3), number, dtype=np.uint8)
     pixels[:, SIZE // 2 :] = 255
     return Image.fromarray(pixels)

@@ -1,4 +1,4 @@
-"""Images in archives, whatever the archive."""
+"""Images in archives of all kinds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACKED = {".tar.gz": gzip.compress, ".tgz": gzip.compress, ".tar.bz2": bz2.compr
 
 @pytest.fixture
 def archive(tmp_path: Path, write_shard: Callable[..., Path], encoded: Callable[[int], bytes]) -> Callable[..., Path]:
-    """Writes an archive of images 2 and 1, a text called image, and what is no image."""
+    """Writes an archive of images 2 and 1, a text that is named like an image, and other files."""
     members = {"b/2.v1.PNG": encoded(2), "a/1.png": encoded(1), "c.png": b"text", "t.txt": b"", "a/.h.png": b""}
 
     def write(suffix: str) -> Path:
@@ -66,7 +66,7 @@ def test_a_cut_archive_is_refused(archive: Callable[..., Path], suffix: str, tmp
     assert not any(tmp_path.glob("unpacked*.tar"))
 
 
-def test_what_was_unpacked_from_another_archive_or_an_earlier_one_is_not_taken(
+def test_a_copy_of_another_archive_or_an_earlier_version_is_not_used(
     archive: Callable[..., Path], encoded: Callable[[int], bytes], tmp_path: Path
 ) -> None:
     path, scratch = archive(".tar.gz"), tmp_path / "scratch"

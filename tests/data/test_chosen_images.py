@@ -1,4 +1,4 @@
-"""Chosen images: which they are, and that they are read as everywhere."""
+"""Chosen images: their spread over a source, and reading them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from support.tiny import write_images
 
 from sdedit_pl.data import FolderSource, UnreadableImage
-from sdedit_pl.data.chosen_images import ChosenImages
+from sdedit_pl.data.chosen_images import ChosenImages, choose_images
 from sdedit_pl.data.images import images_from_bytes
 from sdedit_pl.data.splits import SPLITS
 
@@ -35,7 +35,7 @@ def test_batches_hold_them_in_order(tmp_path: Path) -> None:
     assert torch.equal(together, images_from_bytes(pixels)) and torch.equal(together, chosen.batch(0, 5))
 
 
-def test_nothing_replaces_what_cannot_be_read(tmp_path: Path) -> None:
+def test_nothing_replaces_an_unreadable_image(tmp_path: Path) -> None:
     source = FolderSource(str(write_images(tmp_path, count=6)), 8, val_fraction=0.5, broken_limit=3)
     chosen = ChosenImages(source, SPLITS)
     (tmp_path / "003.png").write_text("text")
@@ -47,6 +47,17 @@ def test_nothing_replaces_what_cannot_be_read(tmp_path: Path) -> None:
 def test_training_images_that_are_streamed_cannot_be_chosen(tmp_path: Path) -> None:
     source = FolderSource(str(write_images(tmp_path)), 8)
     source.streams = True
-    with pytest.raises(ValueError, match="come as a stream; copy the shards, or take val alone"):
+    with pytest.raises(ValueError, match="stream; copy the shards, or take val alone"):
         ChosenImages(source, SPLITS)
     assert len(ChosenImages(source)) > 0
+
+
+def test_data_is_a_folder_or_shards(tmp_path: Path) -> None:
+    folder = str(write_images(tmp_path / "photos", count=6))
+    settings = {"split": "all", "val_fraction": 0.5, "count": 4}
+    chosen = choose_images(folder, (3, 8), **settings, least=3)
+    assert len(chosen) == 4 and chosen.image(0).shape == (3, 8, 8)
+    with pytest.raises(ValueError, match=r"at least 5 images .* has 4 with split=all"):
+        choose_images(folder, (3, 8), **settings, least=5)
+    with pytest.raises(ValueError, match="no data=missing"):
+        choose_images("missing", (3, 8), **settings)

@@ -1,4 +1,4 @@
-"""Which files a folder source finds, in which order, and how it splits them."""
+"""The files of a folder source, their order and their division into splits."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_val_path_is_validation_and_not_training_even_inside_path(numbered_folde
     assert numbers(inside.images("train")) == [1, 2] and numbers(inside.images("val")) == [3]
     beside = FolderSource(str(outer), 8, val_path=str(other))
     assert numbers(beside.images("train")) == [1, 2, 3] and numbers(beside.images("val")) == [4]
-    with pytest.raises(ValueError, match=r"all images under .*other lie in val_path .*other; training needs images"):
+    with pytest.raises(ValueError, match=r"all images under .*other lie in val_path"):
         FolderSource(str(other), 8, val_path=str(other)).images("train")
 
 
@@ -76,9 +76,7 @@ def test_places_without_images_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no images under .*empty; expected files that end in \.png, \.jpg, \.jpeg, "):
         FolderSource(str(tmp_path / "empty"), 8).images("train")
     (tmp_path / "a.tar").touch()
-    with pytest.raises(
-        ValueError, match=r"a\.tar is a file, expected a folder of images; \.tar shards: the webdataset"
-    ):
+    with pytest.raises(ValueError, match=r"a\.tar is a file, .*webdataset"):
         FolderSource(str(tmp_path / "a.tar"), 8).images("train")
 
 

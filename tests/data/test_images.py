@@ -1,4 +1,4 @@
-"""Decoding: every kind of file becomes the same kind of tensor, and damaged files one kind of error."""
+"""Decoding: every kind of file gives the same kind of tensor, and damaged files one kind of error."""
 
 from __future__ import annotations
 

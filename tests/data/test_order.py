@@ -1,4 +1,4 @@
-"""The order of training images is a function of the position alone; the union over devices is that order."""
+"""The order of training images depends on the position alone; the union over devices is that order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ORDER = TrainingOrder(count=10, seed=3, changes=Changes(flip=True))
 
 
 def first_steps(world_size: int, batch_size: int, steps: int, start: int = 0) -> list[list[Draw]]:
-    """Per step, what all devices draw together, device after device and image after image."""
+    """The draws of all devices in each step."""
     ranks = [
         list(islice(TrainingBatches(ORDER, Share(batch_size, rank, world_size, start)), steps))
         for rank in range(world_size)
@@ -95,7 +95,7 @@ def test_one_device_validates_in_order() -> None:
         ((1, 0, 1, -1), "start counts consumed images and cannot be negative, got -1"),
     ],
 )
-def test_shares_that_cannot_be_are_refused(share: tuple[int, ...], message: str) -> None:
+def test_impossible_shares_are_refused(share: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Share(*share)
 
@@ -104,7 +104,7 @@ COUNTS = (5, 2, 9, 4, 7)
 
 
 def window_pass(order: WindowOrder, epoch: int) -> list[list[tuple[int, int]]]:
-    """Shard and number there of the images of each window of an epoch, in their order."""
+    """The images of each window of an epoch, as shard and number in the shard."""
     windows = []
     for number, shards in enumerate(order.windows(epoch)):
         images = [(shard, image) for shard in shards for image in range(COUNTS[shard])]
@@ -114,7 +114,7 @@ def window_pass(order: WindowOrder, epoch: int) -> list[list[tuple[int, int]]]:
 
 
 @pytest.mark.parametrize("width", [1, 2, 5, 9])
-def test_windows_bring_every_image_of_every_shard_once_an_epoch(width: int) -> None:
+def test_an_epoch_of_windows_has_every_image_of_every_shard_once(width: int) -> None:
     order = WindowOrder(len(COUNTS), width, seed=3)
     epochs = [window_pass(order, epoch) for epoch in range(3)]
     expected = sorted((shard, image) for shard, count in enumerate(COUNTS) for image in range(count))

@@ -1,4 +1,4 @@
-"""Packing: what the shards hold, that nothing but originals and settings decides it, and kills at any moment."""
+"""Packing: the content of the shards, its dependence on originals and settings alone, and kills at any moment."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from PIL import Image
 
 from sdedit_pl.data import ImageDataModule, TorchvisionSource, WebDatasetSource
 from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.data.pack_settings import PackSettings
 from sdedit_pl.data.shard_manifest import UNFINISHED_FOLDER
-from sdedit_pl.data.shard_packing import PackSettings, pack
+from sdedit_pl.data.shard_packing import pack
 from sdedit_pl.files import sha256_of
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """40 images of 24x16 px, three of them equal to another one, and two files that are none."""
+    """40 images of 24x16 px, of which three equal another one, and two files that are not images."""
     folder = tmp_path / "photos"
     (folder / "more").mkdir(parents=True)
     for number in range(40):
@@ -167,7 +168,7 @@ class TestFit:
         assert {image.contiguous().numpy().tobytes() for image in batch} == expected and len(expected) == 25
 
     def test_the_margin_is_an_eighth_by_default(self, wide: Path, tmp_path: Path) -> None:
-        assert settings(wide, tmp_path, fit="random_crop", size=64).image_format().decoded_size == 72
+        assert settings(wide, tmp_path, fit="random_crop", size=64).margin_pixels == 8
 
 
 class TestDivision:
@@ -181,7 +182,7 @@ class TestDivision:
         assert source.images("val").read(0)[0, 0, 0] == 2
 
     @pytest.mark.parametrize("above", ["photos/", "./", "./photos/", ""])
-    def test_of_an_archive_too_below_folders_that_all_share(
+    def test_folders_train_and_val_of_an_archive_below_shared_folders(
         self, above: str, write_shard: Callable[..., Path], encoded: Callable[[int], bytes], tmp_path: Path
     ) -> None:
         names = [f"{above}{name}.png" for name in ("train/a", "train/b", "val/c")]
@@ -202,7 +203,7 @@ class TestDivision:
             len(source.images(split)) for split in ("train", "val")
         ]
 
-    def test_names_that_are_no_text(self, tmp_path: Path) -> None:
+    def test_names_that_are_not_text(self, tmp_path: Path) -> None:
         (tmp_path / "set").mkdir()
         for number in range(3):
             Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "set" / f"{number}.png")
@@ -342,7 +343,7 @@ class TestRefusals:
             )
             assert not (tmp_path / "out").exists()
 
-    def test_nothing_but_broken_images(self, tmp_path: Path) -> None:
+    def test_originals_without_a_readable_image(self, tmp_path: Path) -> None:
         (tmp_path / "set").mkdir()
         (tmp_path / "set" / "a.png").write_text("text")
         message = self.refusal(tmp_path, lambda: packed(tmp_path / "set", tmp_path / "new" / "out"))
@@ -357,7 +358,7 @@ class TestRefusals:
         pack(settings(photos, tmp_path / "out", samples=100), in_the_middle)
         assert (tmp_path / "out" / "manifest.json").exists()
 
-    def test_a_full_disk_keeps_what_is_whole(
+    def test_a_full_disk_keeps_complete_shards(
         self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         packed(photos, tmp_path / "whole")
@@ -390,9 +391,11 @@ class TestRefusals:
     )
     def test_settings(self, photos: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            settings(photos, tmp_path / "out", **options)
+            packed(photos, tmp_path / "out", **options)
 
-    def test_a_worker_that_dies_is_said(self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_death_of_a_worker_is_reported(
+        self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def die(self: object, pixels: object) -> bytes:
             os._exit(9)
 

@@ -1,4 +1,4 @@
-"""Training on shards behind URLs: the order, resuming, what is broken, and the cache between."""
+"""Training on remote shards: order, resuming, damaged shards and the cache."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def web(shard_server: ShardServer, write_shard: WriteShard, tmp_path: Path) -> W
 
 
 def steps(data: ImageDataModule, count: int, world_size: int = 1, start: int = 0) -> list[Tensor]:
-    """What all devices together see in each step, image after image."""
+    """The images of all devices in each step."""
     try:
         ranks = [list(islice(data.training_loader(rank, world_size, start), count)) for rank in range(world_size)]
     finally:
@@ -107,14 +107,14 @@ def images(data: ImageDataModule, count: int, world_size: int = 1, start: int = 
 
 @pytest.mark.parametrize("manifest", [False, True])
 class TestOrder:
-    def test_every_epoch_brings_every_image_once(self, web: Web, manifest: bool) -> None:
+    def test_every_epoch_has_every_image_once(self, web: Web, manifest: bool) -> None:
         seen = values(images(web.data(manifest), 3 * len(ALL)))
         epochs = [seen[first : first + len(ALL)] for first in range(0, len(seen), len(ALL))]
         assert [sorted(epoch) for epoch in epochs] == [list(ALL)] * 3
         assert epochs[0] != epochs[1] != epochs[2] and epochs[0] != list(ALL)
 
     @pytest.mark.parametrize(("batch_size", "world_size", "workers"), [(2, 3, 0), (1, 2, 2), (24, 1, 0)])
-    def test_it_is_one_whatever_the_devices_workers_and_batches(
+    def test_it_does_not_depend_on_devices_workers_or_batch_size(
         self, web: Web, manifest: bool, batch_size: int, world_size: int, workers: int
     ) -> None:
         expected = images(web.data(manifest), 48)
@@ -122,9 +122,7 @@ class TestOrder:
         assert torch.equal(images(other, 48, world_size), expected)
 
     @pytest.mark.parametrize("start", [12, 40])
-    def test_a_resumed_run_continues_it_bit_for_bit_with_other_devices_and_an_empty_cache(
-        self, web: Web, manifest: bool, start: int
-    ) -> None:
+    def test_a_run_resumes_it_with_other_devices_and_an_empty_cache(self, web: Web, manifest: bool, start: int) -> None:
         expected = images(web.data(manifest, random_crop=0), start + 24)[start:]
         assert torch.equal(images(web.data(manifest, workers=2), 24, start=start), expected)
         elsewhere = web.data(manifest, batch_size=2, cache_folder=str(web.caches / "b"))
@@ -181,7 +179,7 @@ def test_validation_images_come_from_their_shards(web: Web) -> None:
         assert val.name(1).endswith("val-0.tar:101")
 
 
-def test_validation_goes_on_in_workers_when_the_cache_has_dropped_what_was_read_before(web: Web) -> None:
+def test_validation_in_workers_survives_the_removal_of_copies(web: Web) -> None:
     data = web.data(workers=1, cache=False, val_batch_size=3)
     data.setup()
     before = data.val_images(3)
@@ -195,7 +193,7 @@ def test_validation_goes_on_in_workers_when_the_cache_has_dropped_what_was_read_
 def test_without_shards_for_it_there_is_no_validation(web: Web) -> None:
     data = web.data(val_path=None)
     assert data.val_dataloader() == [] and data.val_images(4).shape == (0, 3, 8, 8)
-    with pytest.raises(ValueError, match="cache=true needs shards that are local files"):
+    with pytest.raises(ValueError, match=r"cache=true needs .*local"):
         ImageDataModule(data.source, cache=True)
 
 
@@ -253,12 +251,12 @@ class TestCache:
         stream._prefetching.join()
         assert web.copies() == 2
 
-    def test_a_run_goes_on_without_the_server_when_all_is_there(self, web: Web) -> None:
+    def test_a_run_continues_without_the_server_if_all_shards_are_cached(self, web: Web) -> None:
         expected = images(web.data(), 38)
         web.server.status = 503
         assert torch.equal(images(web.data(val_path=None), 38), expected)
 
-    def test_a_shard_that_breaks_off_comes_whole_in_the_end(self, web: Web) -> None:
+    def test_a_broken_transfer_is_repeated_until_the_shard_is_whole(self, web: Web) -> None:
         expected = images(web.data(), 19)
         for lengths in (True, False):
             web.server.breaks, web.server.lengths = 2, lengths
@@ -266,16 +264,14 @@ class TestCache:
             data = web.data(cache_folder=cache)
             assert torch.equal(images(data, 19), expected) and not data.source.broken
 
-    def test_one_too_small_for_its_windows_is_refused(self, web: Web) -> None:
-        with pytest.raises(
-            ValueError, match=r"cache_gigabytes = 1e-05 is too small to shuffle 2 shards .*shuffle_shar"
-        ):
+    def test_a_cache_too_small_for_its_windows_is_refused(self, web: Web) -> None:
+        with pytest.raises(ValueError, match=r"cache_gigabytes = 1e-05 is too small .*lower shuffle_shards"):
             web.data(True, cache_gigabytes=1e-5).training_loader()
 
     @pytest.mark.parametrize("workers", [0, 1])
     def test_a_folder_that_cannot_be_written_is_named(self, web: Web, workers: int) -> None:
         web.caches.write_text("a file")
-        with pytest.raises(ValueError, match=r"cache_folder=.*/a cannot be written: .*; name another folder") as caught:
+        with pytest.raises(ValueError, match=r"cache_folder=.*/a cannot be written.*another folder") as caught:
             images(web.data(True, val_path=None, workers=workers), 3)
         assert "\n" not in str(caught.value)
 
@@ -284,7 +280,7 @@ class TestCache:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr("fsspec.implementations.http.open", no_room, raising=False)
-        with pytest.raises(ValueError, match=r"no room left in cache_folder=.*; make some, or lower cache_gigabytes"):
+        with pytest.raises(ValueError, match=r"no room left in cache_folder=.*lower cache_gigabytes"):
             images(web.data(val_path=None), 3)
         assert not list(web.caches.glob("a/*.part"))
 
@@ -292,7 +288,7 @@ class TestCache:
 class TestBroken:
     @pytest.fixture
     def damaged(self, web: Web, write_shard: WriteShard, encoded: Callable[[int], bytes]) -> Web:
-        """One image of shard 0 is none, shard 1 is cut, shard 2 is not there."""
+        """Shard 0 holds text in place of an image, shard 1 is cut, shard 2 is absent."""
         folder = web.server.folder
         write_shard("served/train-0.tar", {"000.png": encoded(0), "001.png": b"none", "002.txt": b"text"})
         (folder / "train-1.tar").write_bytes((folder / "train-1.tar").read_bytes()[:1700])
@@ -300,7 +296,7 @@ class TestBroken:
         return web
 
     @pytest.mark.parametrize("workers", [0, 2])
-    def test_it_is_counted_named_and_skipped(self, damaged: Web, workers: int) -> None:
+    def test_damage_is_counted_named_and_skipped(self, damaged: Web, workers: int) -> None:
         data = damaged.data(workers=workers)
         seen = values(images(data, 24))
         assert set(seen) == {0, 5, 6, 15, 16, 17, 18}
@@ -311,12 +307,12 @@ class TestBroken:
         again = damaged.data(workers=2)
         assert torch.equal(images(again, 24, start=5), images(data, 29)[5:])
 
-    def test_more_than_the_limit_end_the_run(self, damaged: Web) -> None:
-        with pytest.raises(UnreadableImage, match="3 unreadable images exceed broken_limit = 2; the last: "):
+    def test_exceeding_the_limit_ends_the_run(self, damaged: Web) -> None:
+        with pytest.raises(UnreadableImage, match="3 unreadable images exceed broken_limit = 2"):
             images(damaged.data(broken_limit=2), 40)
         images(damaged.data(broken_limit=3), 40)
 
-    def test_a_shard_of_the_manifest_that_has_vanished_is_stood_in_for(self, web: Web) -> None:
+    def test_others_replace_the_images_of_an_absent_shard(self, web: Web) -> None:
         whole = values(images(web.data(True), 38))
         (web.server.folder / "train-2.tar").unlink()
         data = web.data(True, cache_folder=str(web.caches / "b"), shuffle_shards=2)
@@ -326,14 +322,14 @@ class TestBroken:
         assert [a for a, b in zip(whole, seen, strict=True) if a != b] == [a for a in whole if a in missing]
         assert [name.rpartition("/")[2] for name in data.source.broken] == ["train-2.tar"]
 
-    def test_a_shard_that_is_not_the_one_of_its_manifest_is_named(self, web: Web, write_shard: WriteShard) -> None:
+    def test_a_shard_that_differs_from_its_manifest_is_named(self, web: Web, write_shard: WriteShard) -> None:
         write_shard("served/train-2.tar", range(50, 57))
         data = web.data(True)
         assert not set(values(images(data, 38))) & set(range(50, 57))
         (reason,) = data.source.broken.values()
-        assert reason.endswith("train-2.tar is not the one in its manifest; upload both again")
+        assert "train-2.tar is not the one in its manifest" in reason
 
-    def test_one_that_changes_under_a_run_is_named(self, web: Web, write_shard: WriteShard) -> None:
+    def test_a_shard_that_changes_during_a_run_is_named(self, web: Web, write_shard: WriteShard) -> None:
         stream = web.data(workers=0).training_loader()
         batches = iter(stream)
         [next(batches) for _ in range(8)]  # all shards were seen
@@ -343,9 +339,9 @@ class TestBroken:
         seen = [value for batch in islice(batches, 14) for value in values(batch)]
         assert not set(seen) & set(range(50, 57))
         (reason,) = stream.source.broken.values()
-        assert "train-2.tar has changed since it was first read; put the old file back, or, to begin a new" in reason
+        assert "train-2.tar has changed since it was first read" in reason
 
-    def test_one_that_changed_since_its_copy_was_made_is_named(self, web: Web, write_shard: WriteShard) -> None:
+    def test_a_shard_that_changed_after_it_was_copied_is_named(self, web: Web, write_shard: WriteShard) -> None:
         images(web.data(), 24)
         write_shard("served/train-2.tar", range(50, 57))
         data = web.data()
@@ -361,20 +357,16 @@ class TestBroken:
         web.write_manifest()
         assert sorted(values(images(web.data(True), 19))) == sorted({*ALL, *range(50, 57)} - set(range(8, 15)))
 
-    def test_nothing_but_broken_shards_end_the_run(self, web: Web) -> None:
+    def test_a_run_without_readable_shards_ends(self, web: Web) -> None:
         for shard in web.server.folder.glob("train-*.tar"):
             shard.unlink()
-        with pytest.raises(
-            UnreadableImage, match=r"no images in 4 shards, the first .*train-0\.tar; cannot read shard"
-        ):
+        with pytest.raises(UnreadableImage, match=r"no images in 4 shards.*train-0\.tar"):
             images(web.data(), 3)
-        with pytest.raises(
-            UnreadableImage, match="none of 2 images in a row can be read; the first: cannot read shard"
-        ):
+        with pytest.raises(UnreadableImage, match="none of 2 images in a row can be read"):
             images(web.data(True), 3)
 
     @pytest.mark.parametrize("workers", [0, 2])
-    def test_a_silent_server_ends_the_run_and_the_next_one_goes_on(self, web: Web, workers: int) -> None:
+    def test_a_silent_server_ends_the_run_and_the_next_one_continues(self, web: Web, workers: int) -> None:
         expected = images(web.data(cache_folder=str(web.caches / "b")), 24)
         data = web.data(workers=workers, val_path=None)
         web.server.status = 503
@@ -393,7 +385,7 @@ class TestBroken:
 
 
 def test_processes_of_a_node_can_be_killed_while_they_fetch(web: Web) -> None:
-    """What a killed process leaves, a lock file and a part of a shard, does not stand in the way of the next."""
+    """The lock file and partial shard of a killed process do not disturb the next."""
     expected = images(web.data(), 19)
     cache = web.caches / "b"
     cache.mkdir()

@@ -1,4 +1,4 @@
-"""All training images at once, small enough to compare others with."""
+"""Small copies of all training images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_training_images_are_averaged_down(side: int, tmp_path: Path) -> None:
     )
 
 
-def test_more_than_may_be_read_are_none(tmp_path: Path) -> None:
+def test_too_many_images_give_none(tmp_path: Path) -> None:
     data = build_data(tiny_config(f"data.path={write_images(tmp_path, count=12)}", "data.val_fraction=0"))
     assert data.small_training_images(8, at_most=11) is None
     assert data.small_training_images(8, at_most=0) is None

@@ -1,4 +1,4 @@
-"""torchvision's data sets by name."""
+"""torchvision's data sets as a source."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_class_with_a_train_flag_has_its_own_validation_images(cifar: tuple[Pa
     assert torch.equal(torch.stack([train.read(0), train.read(1), val.read(0)]), pixels)
 
 
-def test_prepare_fetches_only_when_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepare_downloads_only_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
 
     class Recorded(torchvision.datasets.FakeData):
@@ -92,7 +92,7 @@ def _open_in_a_process(root: str, start: Any) -> None:
     assert len(TorchvisionSource("SVHN", 8, root=root, download=True, val_fraction=0.0).images("train")) == 4
 
 
-def test_of_several_processes_one_downloads(tmp_path: Path) -> None:
+def test_one_of_several_processes_downloads(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     start = context.Barrier(3)
     processes = [context.Process(target=_open_in_a_process, args=(str(tmp_path), start)) for _ in range(3)]
@@ -104,12 +104,12 @@ def test_of_several_processes_one_downloads(tmp_path: Path) -> None:
     assert (tmp_path / "downloads").read_text() == "once\n"
 
 
-def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
+def test_sets_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"torchvision\.datasets has no 'CIFAR11'; it has .*CIFAR10"):
         TorchvisionSource("CIFAR11", 8)
     with pytest.raises(ValueError, match=r"cannot open torchvision's CIFAR10 in .*not found.*download=true fetches"):
         TorchvisionSource("CIFAR10", 8, root=str(tmp_path)).images("train")
-    with pytest.raises(ValueError, match="torchvision's FakeData has no splits; leave train_split and val_split empty"):
+    with pytest.raises(ValueError, match="FakeData has no splits; leave train_split and val_split empty"):
         TorchvisionSource("FakeData", 8, val_split="val").images("val")
     with pytest.raises(ValueError, match=r"cannot open torchvision's SVHN in .*Unknown value 'tset'"):
         TorchvisionSource("SVHN", 8, root=str(tmp_path), train_split="tset").images("train")

@@ -1,0 +1,69 @@
+"""The arguments of `sdedit pack`, in a module that loads quickly."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from sdedit_pl.data.splits import held_out
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """Packs images into shards.
+
+    Args:
+        src: Folder of images, archive (.zip, .tar, .tar.gz ...), or torchvision: and the name of a class.
+        out: Folder of the shards and their manifest.json.
+        size: Height and width in pixels that training will use.
+        fit: crop takes the central square; resize changes an image's proportions; random_crop takes the central square
+            with a margin, from which training cuts random parts.
+        margin: Pixels of that margin; null for an eighth of `size`.
+        channels: 3 for RGB, 1 for grey.
+        background: Colour under transparent pixels, a name or #rrggbb.
+        encoding: png (exact), jpeg or webp.
+        quality: Of jpeg and webp, 1 to 100; webp at 100 is exact.
+        val_fraction: Share of the images for validation if they are not in folders train and val; 0 for none.
+        duplicates: Images that are equal in every pixel: keep and report them, or drop all but the first.
+        samples: Images per shard.
+        processes: Processes that decode and encode; null for one per core.
+        root: Folder of a torchvision data set.
+        download: Whether to download a torchvision data set that is not there.
+
+    Raises:
+        ValueError: An argument outside its range. `pack` checks size, channels, background and quality.
+    """
+
+    src: str
+    out: str
+    size: int
+    fit: Literal["crop", "resize", "random_crop"] = "crop"
+    margin: int | None = None
+    channels: int = 3
+    background: str = "white"
+    encoding: Literal["png", "jpeg", "webp"] = "png"
+    quality: int = 95
+    val_fraction: float = 0.05
+    duplicates: Literal["keep", "drop"] = "keep"
+    samples: int = 2000
+    processes: int | None = None
+    root: str = "data/torchvision"
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        if self.margin is not None and self.fit != "random_crop":
+            raise ValueError(f"margin is for fit=random_crop, got fit={self.fit}")
+        for name, value in (("samples", self.samples), ("processes", self.processes)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        held_out([], self.val_fraction)  # raises for a value outside its range
+
+    @property
+    def margin_pixels(self) -> int:
+        """The margin around `size` in the shards; 0 without random crops."""
+        return (self.size // 8 if self.margin is None else self.margin) if self.fit == "random_crop" else 0
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings that the shards depend on, besides the originals."""
+        elsewhere = ("src", "out", "processes", "root", "download")
+        return {key: value for key, value in asdict(self).items() if key not in elsewhere}

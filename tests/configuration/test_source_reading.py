@@ -1,0 +1,57 @@
+"""Keys read from source files equal those of the imported classes, and reading them imports no library."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from sdedit_pl.cli import VERBS, module_of
+from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.help_text import explain
+from sdedit_pl.configuration.schema import Key, keys_of, schema_of
+from sdedit_pl.configuration.source_reading import evaluate, source_keys, source_schema
+
+STEPS = [(verb, step) for verb in VERBS for step in (("build", "serve", "report") if verb == "study" else ("",))]
+
+
+def without_types(keys: Any) -> dict[str, Key]:
+    return {name: replace(key, kind=Any) for name, key in keys.items()}
+
+
+@pytest.mark.parametrize(("verb", "step"), STEPS)
+def test_help_from_source_is_the_help_of_the_classes(verb: str, step: str) -> None:
+    module = module_of(verb)
+    imported = import_module(module)
+    real: Command[Any] = imported.COMMANDS[step] if step else imported.COMMAND
+    read = evaluate(module, "COMMANDS")[step] if step else evaluate(module, "COMMAND")
+    from_classes, from_source = schema_of(real.arguments), source_schema(read.arguments)
+    assert (read.usage, read.file) == (real.usage, real.file)
+    assert dict(from_source.keys) == without_types(from_classes.keys)
+    assert list(from_source.sections) == list(from_classes.sections)
+    for name, family in from_classes.families.items():
+        assert list(family.table) == list(from_source.families[name].table)
+        for word, cls in family.table.items():
+            found, expected = source_keys(from_source.families[name].table[word]), without_types(keys_of(cls))
+            for supplied in family.supplied:
+                assert (found.pop(supplied, None) is None) == (expected.pop(supplied, None) is None)
+            assert found == expected, (name, word)
+    assert explain(read.usage, from_source, source_keys, read.file) == explain(
+        real.usage, from_classes, keys_of, real.file
+    )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_imports_neither_torch_nor_any_other_library(verb: str) -> None:
+    program = (
+        "import sys; from sdedit_pl.cli import main\n"
+        f"assert main([{verb!r}, '--help']) == 0\n"
+        "heavy = {'torch', 'numpy', 'pydantic', 'omegaconf', 'yaml', 'PIL'}\n"
+        "print(sorted(heavy & sys.modules.keys()), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
