@@ -1,7 +1,7 @@
-"""A training run, from its start or from where it was, to its end.
+"""A training run, from its start or its newest checkpoint to its end.
 
 The folder of a run holds `config.yaml` (every key), `checkpoints/` (to resume from), `model.safetensors` (the averaged
-model, to edit with), `previews/` and `metrics.csv` (what was logged, over all restarts).
+model, to edit with), `previews/` and `metrics.csv` (the log, over all restarts).
 """
 
 from __future__ import annotations
@@ -126,23 +126,23 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
             publish(trainer, folder, config)
     failures = [*unwritten.values(), *filter(None, (files.failure, history.failure))]
     if failures:
-        raise OSError(f"the training is through, but {'; '.join(failures)}; make room and {what_is_left(folder)}")
+        raise OSError(f"training has finished, but {'; '.join(failures)}; make room and {what_is_left(folder)}")
     return folder / RUN_FILE
 
 
 def what_is_left(folder: Path) -> str:
-    """What to do after a training that could not write everything."""
+    """The remedy after a training that could not write every file."""
     if newest_whole(folder) is not None:
-        return "run the same command again, which does what is missing"
+        return "run the same command again to write what is missing"
     if (folder / RUN_FILE).exists():
-        return "nothing has to be done again: the model is there; to train it on, give it as init_from="
-    return "train again: there is neither a model nor a checkpoint"
+        return "the model is complete; to train it further, give it as init_from="
+    return "train again: neither a model nor a checkpoint was written"
 
 
 def editing_checkpoint(
     config: TrainingConfig, folder: Path, averaging: ImageHalfLifeAveraging, unwritten: dict[Path, str]
 ) -> EditingCheckpoint:
-    """Writes the editing checkpoint of a run; a file that cannot be written is named in `unwritten` until it can."""
+    """The callback that writes the editing checkpoint; `unwritten` holds a message for each file that failed last."""
     settings = config.checkpoint
 
     def save(path: Path, averaged: Denoiser, facts: dict[str, Any]) -> None:
@@ -151,7 +151,7 @@ def editing_checkpoint(
             save_denoiser(path, averaged, config.model, {**facts, "config": config.as_data()}, dtype=dtype)
         except OSError as error:
             unwritten[path] = f"{path} cannot be written: {error.strerror or error}"
-            logger.warning("%s; training goes on", unwritten[path])
+            logger.warning("%s; training continues", unwritten[path])
         else:
             unwritten.pop(path, None)
 
@@ -169,7 +169,7 @@ def build_trainer(
     """Lightning's Trainer of a run.
 
     Raises:
-        ConfigError: devices, a precision or another setting that Lightning refuses or this machine has not.
+        ConfigError: Lightning refuses a setting, or this machine lacks the devices.
     """
     settings = config.trainer
     if settings.max_steps < 1:
@@ -202,15 +202,15 @@ def build_trainer(
 
 
 def begin(denoiser: Denoiser, config: TrainingConfig) -> None:
-    """Gives a new run the weights that it starts from, and refuses what could not be learned from there.
+    """Loads the weights of `init_from` into a new run, and refuses networks that could not learn.
 
     Raises:
-        ConfigError: `init_from` does not fit; or the network would not know the noise level, or the augmentation.
+        ConfigError: `init_from` does not fit, or the network would not be conditioned on the noise level or augmentation.
     """
     if not config.init_from:
         if config.network.values.get("label_embedding") == "fourier" and _counts_time(denoiser):
             raise ConfigError(
-                f"network.label_embedding=fourier has no likeness between the neighbouring times of parameterisation="
+                f"network.label_embedding=fourier embeds neighbouring times far apart with parameterisation="
                 f"{config.parameterisation.name}, whose label goes up to "
                 f"{denoiser.parameterisation.label_scale:g}; set network.label_embedding=positional"
             )
@@ -219,22 +219,22 @@ def begin(denoiser: Denoiser, config: TrainingConfig) -> None:
     only, told = config.train.only, denoiser.network.state_dict().get(AUGMENTATION_WEIGHT)
     if only and "label" not in only and told is not None and not told.any():
         raise ConfigError(
-            f"train.only={list(only)} leaves out what tells the network of augmentation, of which init_from knows "
-            f"nothing: edits would be turned and moved like the images; add label to train.only, or set "
+            f"train.only={list(only)} leaves out the weights for augmentation labels, which init_from has not "
+            f"trained: edits would be turned and moved like the images; add label to train.only, or set "
             f"augment.probability=0"
         )
 
 
 def _counts_time(denoiser: Denoiser) -> bool:
-    """Whether the network is told the time as a large number: Fourier features are of numbers of order one."""
+    """Whether the label is a time up to a large number; Fourier features suit labels of order one."""
     return denoiser.parameterisation.label == "time" and abs(denoiser.parameterisation.label_scale) > 100
 
 
 def choose_trained(denoiser: Denoiser, config: TrainingConfig) -> int:
-    """Freezes what `train.only` leaves out, and returns how many numbers of the network are trained.
+    """Freezes all parameters outside `train.only` and returns the number of trained ones.
 
     Raises:
-        ConfigError: an unknown part, or a part of a network that has not been trained as a whole.
+        ConfigError: an unknown part, or no `init_from` whose part could be trained.
     """
     only = config.train.only
     if only and not config.init_from:
@@ -246,7 +246,7 @@ def choose_trained(denoiser: Denoiser, config: TrainingConfig) -> int:
 
 
 def wandb_loggers(folder: Path, config: TrainingConfig) -> list[ContinuedWandb]:
-    """The Weights & Biases logger of a run that wants one; a resumed run goes on in the same Weights & Biases run."""
+    """The Weights & Biases logger, if configured; a resumed run continues the same Weights & Biases run."""
     if config.logger != "wandb":
         return []
     settings = config.wandb
@@ -264,7 +264,7 @@ def wandb_loggers(folder: Path, config: TrainingConfig) -> list[ContinuedWandb]:
 
 
 def announce(trainer: lightning.Trainer, config: TrainingConfig) -> None:
-    """Opens the Weights & Biases run, if there is one, with the configuration, and remembers it for a resumed run."""
+    """Logs the configuration to Weights & Biases, if configured, and stores the run's id for resuming."""
     for destination in trainer.loggers:
         if isinstance(destination, ContinuedWandb):
             destination.log_hyperparams(config.as_data())
@@ -272,7 +272,7 @@ def announce(trainer: lightning.Trainer, config: TrainingConfig) -> None:
 
 
 def publish(trainer: lightning.Trainer, folder: Path, config: TrainingConfig) -> None:
-    """Ends the Weights & Biases run, if there is one; a finished training hands it the editing checkpoint."""
+    """Ends the Weights & Biases run, if any; after a finished training it first uploads the editing checkpoint."""
     finished = trainer.state.finished
     for destination in trainer.loggers:
         if not isinstance(destination, ContinuedWandb):
@@ -289,11 +289,11 @@ def publish(trainer: lightning.Trainer, folder: Path, config: TrainingConfig) ->
 def previews(
     config: TrainingConfig, data: ImageDataModule, averaging: Any, folder: Path, denoiser: Denoiser
 ) -> Callback:
-    """The previews of a run: given guides, or simulated strokes of the first validation images, and samples.
+    """The preview callback: edits of the configured guides or of simulated strokes, and samples.
 
     Raises:
-        ConfigError: edits from later times than the run trains on.
-        ValueError: guides that cannot be read, or a t0 that the SDE does not reach.
+        ConfigError: t0 is later than the times that the run trains on.
+        ValueError: guides cannot be read, or the SDE does not reach t0.
     """
     settings, size = config.preview, config.image.size
     if settings.guides and settings.count:

@@ -1,4 +1,4 @@
-"""The folder of a training run: what lies where, and what a run that is started again goes on from."""
+"""The folder of a training run: its files, and the checkpoint that a restarted run resumes from."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ WANDB_FILE = "wandb.json"
 
 
 def newest_checkpoint(folder: Path, config: TrainingConfig) -> Path | None:
-    """The checkpoint in a run's folder to resume from, or None where the run is new.
+    """The checkpoint in a run's folder to resume from, or None for a new run.
 
     Raises:
-        ConfigError: the folder holds a run of another model, or one that is not to be resumed.
-        ValueError: it is a file.
+        ConfigError: the folder holds a run of another model, or a run although `resume` is false.
+        ValueError: `folder` is a file.
     """
     require_folder(folder)
     newest = newest_whole(folder)
@@ -58,7 +58,7 @@ def newest_checkpoint(folder: Path, config: TrainingConfig) -> Path | None:
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint in a run's folder that is not damaged; the damaged ones are named and passed over.
+    """The newest intact checkpoint in a run's folder; None if there is no checkpoint. Damaged ones are logged.
 
     Raises:
         ConfigError: all of them are damaged.
@@ -68,7 +68,7 @@ def newest_whole(folder: Path) -> Path | None:
         problem = damage(checkpoint)
         if problem is None:
             return checkpoint
-        logger.warning("%s is damaged (%s) and passed over", checkpoint, problem)
+        logger.warning("%s is damaged (%s) and skipped", checkpoint, problem)
     if checkpoints:
         raise ConfigError(
             f"all checkpoints in {folder / CHECKPOINTS} are damaged; put back a copy of one, or give another out="
@@ -77,12 +77,12 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def steps_in(checkpoint: Path | None) -> int:
-    """Optimiser steps in a checkpoint, which its name tells; 0 where there is none."""
+    """Optimiser steps in a checkpoint, from its name; 0 for None."""
     return 0 if checkpoint is None else int(checkpoint.stem.removeprefix("step="))
 
 
 def fixed_settings(model: ModelConfig, run: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a resumed run cannot change: the model, and which weights are trained beside or within it.
+    """The settings that a resumed run cannot change: the model and the set of trained weights.
 
     Args:
         model: the run's model.
@@ -94,7 +94,7 @@ def fixed_settings(model: ModelConfig, run: Mapping[str, Any]) -> dict[str, Any]
 
 @rank_zero_only
 def write_config(folder: Path, config: TrainingConfig) -> None:
-    """Makes the run's folder and writes every key of the configuration there.
+    """Creates the run's folder and writes every key of the configuration there.
 
     Raises:
         ConfigError: the folder cannot be written.

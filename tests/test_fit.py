@@ -341,7 +341,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
     damaged: Path, finished: Path, images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fit(tiny_config(f"data.path={images}", f"out={damaged}", "trainer.val_check_interval=2"))
-    assert "step=00000004.ckpt is damaged" in caplog.text and "passed over" in caplog.text
+    assert "step=00000004.ckpt is damaged" in caplog.text and "skipped" in caplog.text
     for part in ("state_dict", "current_model_state", "optimizer_states"):
         assert_same(read(damaged, 4)[part], read(finished, 4)[part], part)
     assert logged(damaged, "val/loss") == logged(finished, "val/loss")
@@ -362,7 +362,7 @@ def test_a_full_disk_does_not_stop_a_run_but_is_told_at_its_end(
     settings = (f"data.path={images}", f"out={out}", "trainer.val_check_interval=2")
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))  # room for the log, the sheets, no weights
     try:
-        with pytest.raises(OSError, match=r"the training is through, but .*model.safetensors.*step=00000004.ckpt"):
+        with pytest.raises(OSError, match=r"training has finished, but .*model.safetensors.*step=00000004.ckpt"):
             fit(tiny_config(*settings))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -378,7 +378,7 @@ def test_a_disk_with_room_for_the_model_alone(images: Path, tmp_path: Path) -> N
     model = fit(tiny_config(f"data.path={images}", f"out={tmp_path / 'whole'}"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (2 * model.stat().st_size, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"4\.ckpt cannot be written.*nothing has to be done again.* as init_from="):
+        with pytest.raises(OSError, match=r"4\.ckpt cannot be written.*the model is complete.* as init_from="):
             fit(tiny_config(*settings))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
