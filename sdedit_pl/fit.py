@@ -1,7 +1,7 @@
-"""A training run, from its start or its newest checkpoint to its end.
+"""Starts or resumes a training run.
 
 The folder of a run holds `config.yaml` (every key), `checkpoints/` (to resume from), `model.safetensors` (the averaged
-model, to edit with), `previews/` and `metrics.csv` (the log, over all restarts).
+model, for editing), `previews/` and `metrics.csv` (the log of all restarts).
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
         torch.manual_seed(config.seed)
         denoiser = build_denoiser(config.model)
     if newest is None:
-        begin(denoiser, config)
-    trained = choose_trained(denoiser, config)
+        initialise_new_run(denoiser, config)
+    trained = freeze_untrained(denoiser, config)
     data = build_data(config)
     data.setup()
     averaging = build_averaging(config)
@@ -115,7 +115,7 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
     callbacks = [OverdueValidation(), *bar, log, sheets, averaging, editing, *safeguards, resumable]
     trainer = build_trainer(folder, config, callbacks, [*wandb_loggers(folder, config), history], files)
     try:
-        announce(trainer, config)
+        open_wandb(trainer, config)
         trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
     except Diverged as error:
         last = newest_whole(folder)
@@ -123,26 +123,26 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
         raise Diverged(f"{error}; {kept}") from error
     finally:
         if trainer.is_global_zero:
-            publish(trainer, folder, config)
+            close_wandb(trainer, folder, config)
     failures = [*unwritten.values(), *filter(None, (files.failure, history.failure))]
     if failures:
-        raise OSError(f"training has finished, but {'; '.join(failures)}; make room and {what_is_left(folder)}")
+        raise OSError(f"training has finished, but {'; '.join(failures)}; make room and {remedy(folder)}")
     return folder / RUN_FILE
 
 
-def what_is_left(folder: Path) -> str:
-    """The remedy after a training that could not write every file."""
+def remedy(folder: Path) -> str:
+    """Tells the user how to continue after a training that could not write every file."""
     if newest_whole(folder) is not None:
         return "run the same command again to write what is missing"
     if (folder / RUN_FILE).exists():
-        return "the model is complete; to train it further, give it as init_from="
-    return "train again: neither a model nor a checkpoint was written"
+        return "nothing else is needed, because the model was written; to train it further, give it as init_from="
+    return "train again, because neither a model nor a checkpoint was written"
 
 
 def editing_checkpoint(
     config: TrainingConfig, folder: Path, averaging: ImageHalfLifeAveraging, unwritten: dict[Path, str]
 ) -> EditingCheckpoint:
-    """The callback that writes the editing checkpoint; `unwritten` holds a message for each file that failed last."""
+    """The callback that writes the editing checkpoint; keeps errors in `unwritten` until a later write succeeds."""
     settings = config.checkpoint
 
     def save(path: Path, averaged: Denoiser, facts: dict[str, Any]) -> None:
@@ -166,18 +166,18 @@ def build_trainer(
     loggers: list[Logger],
     files: DurableCheckpoints,
 ) -> lightning.Trainer:
-    """Lightning's Trainer of a run.
+    """Builds Lightning's Trainer.
 
     Raises:
-        ConfigError: Lightning refuses a setting, or this machine lacks the devices.
+        ConfigError: Lightning refuses a setting, or this machine does not have the devices.
     """
     settings = config.trainer
     if settings.max_steps < 1:
         raise ConfigError(f"trainer.max_steps must be at least 1, got {settings.max_steps}")
     if settings.precision in ("bf16-true", "16-true"):
         raise ConfigError(
-            f"trainer.precision={settings.precision} would keep the average of the weights in 16 bits, too few "
-            f"for it to move; take {settings.precision.replace('true', 'mixed')}"
+            f"trainer.precision={settings.precision} would keep the average of the weights in 16 bits, too few for its "
+            f"small updates; set trainer.precision={settings.precision.replace('true', 'mixed')}"
         )
     # Lightning counts batches, and validating between the batches of a step would be useless. A run that is shorter
     # than the interval validates once at its end.
@@ -201,40 +201,40 @@ def build_trainer(
         raise ConfigError(f"trainer: {error}") from error
 
 
-def begin(denoiser: Denoiser, config: TrainingConfig) -> None:
-    """Loads the weights of `init_from` into a new run, and refuses networks that could not learn.
+def initialise_new_run(denoiser: Denoiser, config: TrainingConfig) -> None:
+    """Loads the weights of `init_from` and refuses configurations that cannot be learned.
 
     Raises:
-        ConfigError: `init_from` does not fit, or the network would not be conditioned on the noise level or augmentation.
+        ConfigError: `init_from` does not fit, or the network could not use the noise level or the augmentation label.
     """
     if not config.init_from:
         if config.network.values.get("label_embedding") == "fourier" and _counts_time(denoiser):
             raise ConfigError(
-                f"network.label_embedding=fourier embeds neighbouring times far apart with parameterisation="
-                f"{config.parameterisation.name}, whose label goes up to "
-                f"{denoiser.parameterisation.label_scale:g}; set network.label_embedding=positional"
+                f"network.label_embedding=fourier needs labels of order one, and those of parameterisation="
+                f"{config.parameterisation.name} go up to {denoiser.parameterisation.label_scale:g}; "
+                f"set network.label_embedding=positional"
             )
         return
     initialise(denoiser, config.model, config.init_from, rate=build_component(config.optimizer).rate)
-    only, told = config.train.only, denoiser.network.state_dict().get(AUGMENTATION_WEIGHT)
-    if only and "label" not in only and told is not None and not told.any():
+    only, weight = config.train.only, denoiser.network.state_dict().get(AUGMENTATION_WEIGHT)
+    if only and "label" not in only and weight is not None and not weight.any():
         raise ConfigError(
-            f"train.only={list(only)} leaves out the weights for augmentation labels, which init_from has not "
-            f"trained: edits would be turned and moved like the images; add label to train.only, or set "
+            f"train.only={list(only)} freezes the augmentation label, which init_from was not trained with, so that "
+            f"edits would be rotated and shifted like training images; add label to train.only, or set "
             f"augment.probability=0"
         )
 
 
 def _counts_time(denoiser: Denoiser) -> bool:
-    """Whether the label is a time up to a large number; Fourier features suit labels of order one."""
+    """Whether the label of the noise level is a large number, for which Fourier features are unsuitable."""
     return denoiser.parameterisation.label == "time" and abs(denoiser.parameterisation.label_scale) > 100
 
 
-def choose_trained(denoiser: Denoiser, config: TrainingConfig) -> int:
-    """Freezes all parameters outside `train.only` and returns the number of trained ones.
+def freeze_untrained(denoiser: Denoiser, config: TrainingConfig) -> int:
+    """Freezes the parts outside `train.only` and returns the number of trained parameters.
 
     Raises:
-        ConfigError: an unknown part, or no `init_from` whose part could be trained.
+        ConfigError: a part is unknown, or there is no `init_from`.
     """
     only = config.train.only
     if only and not config.init_from:
@@ -246,7 +246,7 @@ def choose_trained(denoiser: Denoiser, config: TrainingConfig) -> int:
 
 
 def wandb_loggers(folder: Path, config: TrainingConfig) -> list[ContinuedWandb]:
-    """The Weights & Biases logger, if configured; a resumed run continues the same Weights & Biases run."""
+    """The Weights & Biases logger, if the configuration has one; a resumed run continues the same W&B run."""
     if config.logger != "wandb":
         return []
     settings = config.wandb
@@ -263,16 +263,16 @@ def wandb_loggers(folder: Path, config: TrainingConfig) -> list[ContinuedWandb]:
     ]
 
 
-def announce(trainer: lightning.Trainer, config: TrainingConfig) -> None:
-    """Logs the configuration to Weights & Biases, if configured, and stores the run's id for resuming."""
+def open_wandb(trainer: lightning.Trainer, config: TrainingConfig) -> None:
+    """Starts the W&B run, if there is one, with the configuration, and records its id for a resumed run."""
     for destination in trainer.loggers:
         if isinstance(destination, ContinuedWandb):
             destination.log_hyperparams(config.as_data())
             destination.remember()
 
 
-def publish(trainer: lightning.Trainer, folder: Path, config: TrainingConfig) -> None:
-    """Ends the Weights & Biases run, if any; after a finished training it first uploads the editing checkpoint."""
+def close_wandb(trainer: lightning.Trainer, folder: Path, config: TrainingConfig) -> None:
+    """Ends the W&B run, if there is one; uploads the editing checkpoint of a finished training if asked to."""
     finished = trainer.state.finished
     for destination in trainer.loggers:
         if not isinstance(destination, ContinuedWandb):
@@ -289,11 +289,11 @@ def publish(trainer: lightning.Trainer, folder: Path, config: TrainingConfig) ->
 def previews(
     config: TrainingConfig, data: ImageDataModule, averaging: Any, folder: Path, denoiser: Denoiser
 ) -> Callback:
-    """The preview callback: edits of the configured guides or of simulated strokes, and samples.
+    """The previews: edits of the given guides, or of simulated strokes of validation images, and samples.
 
     Raises:
-        ConfigError: t0 is later than the times that the run trains on.
-        ValueError: guides cannot be read, or the SDE does not reach t0.
+        ConfigError: the model is not trained up to preview.t0.
+        ValueError: a guide cannot be read, or the SDE does not reach preview.t0.
     """
     settings, size = config.preview, config.image.size
     if settings.guides and settings.count:
@@ -309,7 +309,7 @@ def previews(
         except ValueError as error:
             raise ConfigError(f"preview: {error}") from error
     if samples and denoiser.t_max < 1:
-        logger.info("no samples in previews: a model of the times up to %g cannot start from noise", denoiser.t_max)
+        logger.info("no samples in previews: a model trained up to t = %g cannot start from noise", denoiser.t_max)
         samples = 0
     shape = (data.source.format.channels, size, size)
     return Previews(averaging, folder / PREVIEWS, guides, edit, shape, samples)

@@ -20,7 +20,7 @@ VERBS: dict[str, str] = {
     "demo": "edit the bundled guides with the bundled model",
     "info": "describe a checkpoint",
     "import": "turn another program's checkpoint into one for editing",
-    "export": "write a model in the form of another program",
+    "export": "write a model in another program's format",
 }
 
 
