@@ -18,9 +18,9 @@ VERBS: dict[str, str] = {
     "evaluate": "measure a model's edits as the paper does, and write a report",
     "study": "ask people which of two methods' images they prefer",
     "demo": "edit the bundled guides with the bundled model",
-    "info": "say what a checkpoint is",
+    "info": "describe a checkpoint",
     "import": "turn another program's checkpoint into one for editing",
-    "export": "write a model in the form of another program",
+    "export": "write a model in another program's format",
 }
 
 
