@@ -1,7 +1,7 @@
-"""A training run, from its start or from where it was, to its end.
+"""Starts or resumes a training run.
 
 The folder of a run holds `config.yaml` (every key), `checkpoints/` (to resume from), `model.safetensors` (the averaged
-model, to edit with), `previews/` and `metrics.csv` (what was logged, over all restarts).
+model, for editing), `previews/` and `metrics.csv` (the log of all restarts).
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
         torch.manual_seed(config.seed)
         denoiser = build_denoiser(config.model)
     if newest is None:
-        begin(denoiser, config)
-    trained = choose_trained(denoiser, config)
+        initialise_new_run(denoiser, config)
+    trained = freeze_untrained(denoiser, config)
     data = build_data(config)
     data.setup()
     averaging = build_averaging(config)
@@ -115,7 +115,7 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
     callbacks = [OverdueValidation(), *bar, log, sheets, averaging, editing, *safeguards, resumable]
     trainer = build_trainer(folder, config, callbacks, [*wandb_loggers(folder, config), history], files)
     try:
-        announce(trainer, config)
+        open_wandb(trainer, config)
         trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
     except Diverged as error:
         last = newest_whole(folder)
@@ -123,26 +123,26 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
         raise Diverged(f"{error}; {kept}") from error
     finally:
         if trainer.is_global_zero:
-            publish(trainer, folder, config)
+            close_wandb(trainer, folder, config)
     failures = [*unwritten.values(), *filter(None, (files.failure, history.failure))]
     if failures:
-        raise OSError(f"the training is through, but {'; '.join(failures)}; make room and {what_is_left(folder)}")
+        raise OSError(f"training has finished, but {'; '.join(failures)}; make room and {remedy(folder)}")
     return folder / RUN_FILE
 
 
-def what_is_left(folder: Path) -> str:
-    """What to do after a training that could not write everything."""
+def remedy(folder: Path) -> str:
+    """Tells the user how to continue after a training that could not write every file."""
     if newest_whole(folder) is not None:
-        return "run the same command again, which does what is missing"
+        return "run the same command again to write what is missing"
     if (folder / RUN_FILE).exists():
-        return "nothing has to be done again: the model is there; to train it on, give it as init_from="
-    return "train again: there is neither a model nor a checkpoint"
+        return "nothing else is needed, because the model was written; to train it further, give it as init_from="
+    return "train again, because neither a model nor a checkpoint was written"
 
 
 def editing_checkpoint(
     config: TrainingConfig, folder: Path, averaging: ImageHalfLifeAveraging, unwritten: dict[Path, str]
 ) -> EditingCheckpoint:
-    """Writes the editing checkpoint of a run; a file that cannot be written is named in `unwritten` until it can."""
+    """The callback that writes the editing checkpoint; keeps errors in `unwritten` until a later write succeeds."""
     settings = config.checkpoint
 
     def save(path: Path, averaged: Denoiser, facts: dict[str, Any]) -> None:
@@ -151,7 +151,7 @@ def editing_checkpoint(
             save_denoiser(path, averaged, config.model, {**facts, "config": config.as_data()}, dtype=dtype)
         except OSError as error:
             unwritten[path] = f"{path} cannot be written: {error.strerror or error}"
-            logger.warning("%s; training goes on", unwritten[path])
+            logger.warning("%s; training continues", unwritten[path])
         else:
             unwritten.pop(path, None)
 
@@ -166,18 +166,18 @@ def build_trainer(
     loggers: list[Logger],
     files: DurableCheckpoints,
 ) -> lightning.Trainer:
-    """Lightning's Trainer of a run.
+    """Builds Lightning's Trainer.
 
     Raises:
-        ConfigError: devices, a precision or another setting that Lightning refuses or this machine has not.
+        ConfigError: Lightning refuses a setting, or this machine does not have the devices.
     """
     settings = config.trainer
     if settings.max_steps < 1:
         raise ConfigError(f"trainer.max_steps must be at least 1, got {settings.max_steps}")
     if settings.precision in ("bf16-true", "16-true"):
         raise ConfigError(
-            f"trainer.precision={settings.precision} would keep the average of the weights in 16 bits, too few "
-            f"for it to move; take {settings.precision.replace('true', 'mixed')}"
+            f"trainer.precision={settings.precision} would keep the average of the weights in 16 bits, too few for its "
+            f"small updates; set trainer.precision={settings.precision.replace('true', 'mixed')}"
         )
     # Lightning counts batches, and validating between the batches of a step would be useless. A run that is shorter
     # than the interval validates once at its end.
@@ -201,40 +201,40 @@ def build_trainer(
         raise ConfigError(f"trainer: {error}") from error
 
 
-def begin(denoiser: Denoiser, config: TrainingConfig) -> None:
-    """Gives a new run the weights that it starts from, and refuses what could not be learned from there.
+def initialise_new_run(denoiser: Denoiser, config: TrainingConfig) -> None:
+    """Loads the weights of `init_from` and refuses configurations that cannot be learned.
 
     Raises:
-        ConfigError: `init_from` does not fit; or the network would not know the noise level, or the augmentation.
+        ConfigError: `init_from` does not fit, or the network could not use the noise level or the augmentation label.
     """
     if not config.init_from:
         if config.network.values.get("label_embedding") == "fourier" and _counts_time(denoiser):
             raise ConfigError(
-                f"network.label_embedding=fourier has no likeness between the neighbouring times of parameterisation="
-                f"{config.parameterisation.name}, whose label goes up to "
-                f"{denoiser.parameterisation.label_scale:g}; set network.label_embedding=positional"
+                f"network.label_embedding=fourier needs labels of order one, and those of parameterisation="
+                f"{config.parameterisation.name} go up to {denoiser.parameterisation.label_scale:g}; "
+                f"set network.label_embedding=positional"
             )
         return
     initialise(denoiser, config.model, config.init_from, rate=build_component(config.optimizer).rate)
-    only, told = config.train.only, denoiser.network.state_dict().get(AUGMENTATION_WEIGHT)
-    if only and "label" not in only and told is not None and not told.any():
+    only, weight = config.train.only, denoiser.network.state_dict().get(AUGMENTATION_WEIGHT)
+    if only and "label" not in only and weight is not None and not weight.any():
         raise ConfigError(
-            f"train.only={list(only)} leaves out what tells the network of augmentation, of which init_from knows "
-            f"nothing: edits would be turned and moved like the images; add label to train.only, or set "
+            f"train.only={list(only)} freezes the augmentation label, which init_from was not trained with, so that "
+            f"edits would be rotated and shifted like training images; add label to train.only, or set "
             f"augment.probability=0"
         )
 
 
 def _counts_time(denoiser: Denoiser) -> bool:
-    """Whether the network is told the time as a large number: Fourier features are of numbers of order one."""
+    """Whether the label of the noise level is a large number, for which Fourier features are unsuitable."""
     return denoiser.parameterisation.label == "time" and abs(denoiser.parameterisation.label_scale) > 100
 
 
-def choose_trained(denoiser: Denoiser, config: TrainingConfig) -> int:
-    """Freezes what `train.only` leaves out, and returns how many numbers of the network are trained.
+def freeze_untrained(denoiser: Denoiser, config: TrainingConfig) -> int:
+    """Freezes the parts outside `train.only` and returns the number of trained parameters.
 
     Raises:
-        ConfigError: an unknown part, or a part of a network that has not been trained as a whole.
+        ConfigError: a part is unknown, or there is no `init_from`.
     """
     only = config.train.only
     if only and not config.init_from:
@@ -246,7 +246,7 @@ def choose_trained(denoiser: Denoiser, config: TrainingConfig) -> int:
 
 
 def wandb_loggers(folder: Path, config: TrainingConfig) -> list[ContinuedWandb]:
-    """The Weights & Biases logger of a run that wants one; a resumed run goes on in the same Weights & Biases run."""
+    """The Weights & Biases logger, if the configuration has one; a resumed run continues the same W&B run."""
     if config.logger != "wandb":
         return []
     settings = config.wandb
@@ -263,16 +263,16 @@ def wandb_loggers(folder: Path, config: TrainingConfig) -> list[ContinuedWandb]:
     ]
 
 
-def announce(trainer: lightning.Trainer, config: TrainingConfig) -> None:
-    """Opens the Weights & Biases run, if there is one, with the configuration, and remembers it for a resumed run."""
+def open_wandb(trainer: lightning.Trainer, config: TrainingConfig) -> None:
+    """Starts the W&B run, if there is one, with the configuration, and records its id for a resumed run."""
     for destination in trainer.loggers:
         if isinstance(destination, ContinuedWandb):
             destination.log_hyperparams(config.as_data())
             destination.remember()
 
 
-def publish(trainer: lightning.Trainer, folder: Path, config: TrainingConfig) -> None:
-    """Ends the Weights & Biases run, if there is one; a finished training hands it the editing checkpoint."""
+def close_wandb(trainer: lightning.Trainer, folder: Path, config: TrainingConfig) -> None:
+    """Ends the W&B run, if there is one; uploads the editing checkpoint of a finished training if asked to."""
     finished = trainer.state.finished
     for destination in trainer.loggers:
         if not isinstance(destination, ContinuedWandb):
@@ -289,11 +289,11 @@ def publish(trainer: lightning.Trainer, folder: Path, config: TrainingConfig) ->
 def previews(
     config: TrainingConfig, data: ImageDataModule, averaging: Any, folder: Path, denoiser: Denoiser
 ) -> Callback:
-    """The previews of a run: given guides, or simulated strokes of the first validation images, and samples.
+    """The previews: edits of the given guides, or of simulated strokes of validation images, and samples.
 
     Raises:
-        ConfigError: edits from later times than the run trains on.
-        ValueError: guides that cannot be read, or a t0 that the SDE does not reach.
+        ConfigError: the model is not trained up to preview.t0.
+        ValueError: a guide cannot be read, or the SDE does not reach preview.t0.
     """
     settings, size = config.preview, config.image.size
     if settings.guides and settings.count:
@@ -309,7 +309,7 @@ def previews(
         except ValueError as error:
             raise ConfigError(f"preview: {error}") from error
     if samples and denoiser.t_max < 1:
-        logger.info("no samples in previews: a model of the times up to %g cannot start from noise", denoiser.t_max)
+        logger.info("no samples in previews: a model trained up to t = %g cannot start from noise", denoiser.t_max)
         samples = 0
     shape = (data.source.format.channels, size, size)
     return Previews(averaging, folder / PREVIEWS, guides, edit, shape, samples)

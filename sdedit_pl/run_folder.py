@@ -1,4 +1,4 @@
-"""The folder of a training run: what lies where, and what a run that is started again goes on from."""
+"""The folder of a training run: its files, and the checkpoint that a run resumes from."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.model_config import ModelConfig, model_of_run
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.files import require_folder, write_whole
+from sdedit_pl.settings_record import require_same_settings
 from sdedit_pl.training.checkpoint_io import damage
 
 logger = logging.getLogger(__name__)
@@ -28,11 +29,12 @@ WANDB_FILE = "wandb.json"
 
 
 def newest_checkpoint(folder: Path, config: TrainingConfig) -> Path | None:
-    """The checkpoint in a run's folder to resume from, or None where the run is new.
+    """The checkpoint in a run's folder to resume from, or None for a new run.
 
     Raises:
-        ConfigError: the folder holds a run of another model, or one that is not to be resumed.
-        ValueError: it is a file.
+        ConfigError: the folder holds a run that cannot be resumed, or resume=false.
+        SettingsChanged: the folder holds a run of another model.
+        ValueError: the folder is a file.
     """
     require_folder(folder)
     newest = newest_whole(folder)
@@ -47,37 +49,32 @@ def newest_checkpoint(folder: Path, config: TrainingConfig) -> Path | None:
         before = fixed_settings(model_of_run(run), run)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"the configuration in {newest} cannot be read ({error}); give another out=") from error
-    now = fixed_settings(config.model, config.as_data())
-    changed = [section for section, value in now.items() if before[section] != value]
-    if changed:
-        raise ConfigError(
-            f"{folder} holds a run of another model ({', '.join(changed)} differ); give another out=, "
-            f"or its own configuration, {folder / CONFIG_FILE}"
-        )
+    remedy = f"give another out=, or use the configuration of that run, {folder / CONFIG_FILE}"
+    require_same_settings(folder, before, fixed_settings(config.model, config.as_data()), remedy)
     return newest
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint in a run's folder that is not damaged; the damaged ones are named and passed over.
+    """The newest intact checkpoint in a run's folder; logs the names of damaged ones.
 
     Raises:
-        ConfigError: all of them are damaged.
+        ConfigError: all checkpoints are damaged.
     """
     checkpoints = resumable_checkpoints(folder)
     for checkpoint in reversed(checkpoints):
         problem = damage(checkpoint)
         if problem is None:
             return checkpoint
-        logger.warning("%s is damaged (%s) and passed over", checkpoint, problem)
+        logger.warning("%s is damaged (%s) and is skipped", checkpoint, problem)
     if checkpoints:
         raise ConfigError(
-            f"all checkpoints in {folder / CHECKPOINTS} are damaged; put back a copy of one, or give another out="
+            f"all checkpoints in {folder / CHECKPOINTS} are damaged; restore a copy of one, or give another out="
         )
     return None
 
 
 def steps_in(checkpoint: Path | None) -> int:
-    """Optimiser steps in a checkpoint, which its name tells; 0 where there is none."""
+    """Number of optimiser steps in a checkpoint, from its name; 0 for None."""
     return 0 if checkpoint is None else int(checkpoint.stem.removeprefix("step="))
 
 
@@ -94,13 +91,13 @@ def fixed_settings(model: ModelConfig, run: Mapping[str, Any]) -> dict[str, Any]
 
 @rank_zero_only
 def write_config(folder: Path, config: TrainingConfig) -> None:
-    """Makes the run's folder and writes every key of the configuration there.
+    """Creates the run's folder and writes every key of the configuration there.
 
     Raises:
         ConfigError: the folder cannot be written.
     """
     try:
-        # Whole or not at all: other devices may be reading it.
+        # Completely or not at all, because other devices may be reading it.
         write_whole(folder / CONFIG_FILE, yaml.safe_dump(config.as_data(), sort_keys=False))
     except OSError as error:
         raise ConfigError(f"out={folder} cannot be written: {error.strerror}; name another folder") from error

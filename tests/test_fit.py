@@ -25,6 +25,7 @@ from sdedit_pl.editing import SDEdit
 from sdedit_pl.fit import fit
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
 from sdedit_pl.sde import SDES
+from sdedit_pl.settings_record import SettingsChanged
 from sdedit_pl.training.divergence_watch import Diverged
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.run_lock import run_lock
@@ -218,9 +219,9 @@ def test_runs_that_do_not_go_together_are_refused(finished: Path, images: Path, 
     before = (finished / "config.yaml").read_text()
     with pytest.raises(ConfigError, match="already holds a run and resume=false"):
         fit(tiny_config(*same, "resume=false"))
-    with pytest.raises(ConfigError, match=r"a run of another model \(image, network differ\)"):
+    with pytest.raises(SettingsChanged, match=r"image.size was 8, .* 16 now; network.channels was 8, .* another out="):
         fit(tiny_config(*same, "data.size=16", "network.channels=16"))
-    with pytest.raises(ConfigError, match=r"a run of another model \(sde differ\)"):
+    with pytest.raises(SettingsChanged, match=r"sde.name was vp, .* ve now"):
         fit(tiny_config(*same, "sde=ve"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file; name a folder"):
@@ -302,7 +303,7 @@ def test_times_that_a_network_cannot_tell_apart_are_refused(
     parameterisation: str, images: Path, tmp_path: Path
 ) -> None:
     settings = (f"data.path={images}", f"out={tmp_path / 'run'}", f"parameterisation={parameterisation}")
-    with pytest.raises(ConfigError, match=f"={parameterisation}, whose label goes up to 999; set .*=positional"):
+    with pytest.raises(ConfigError, match=f"={parameterisation} go up to 999; .*=positional"):
         fit(tiny_config(*settings))
     assert not (tmp_path / "run").exists()
 
@@ -341,7 +342,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
     damaged: Path, finished: Path, images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fit(tiny_config(f"data.path={images}", f"out={damaged}", "trainer.val_check_interval=2"))
-    assert "step=00000004.ckpt is damaged" in caplog.text and "passed over" in caplog.text
+    assert "step=00000004.ckpt is damaged" in caplog.text
     for part in ("state_dict", "current_model_state", "optimizer_states"):
         assert_same(read(damaged, 4)[part], read(finished, 4)[part], part)
     assert logged(damaged, "val/loss") == logged(finished, "val/loss")
@@ -350,7 +351,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(damaged: Path, images: Path) -> None:
     resumable(damaged, 2).write_bytes(b"")
     before = {path: path.read_bytes() for path in damaged.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=r"all checkpoints in .* are damaged; put back a copy"):
+    with pytest.raises(ConfigError, match=r"all checkpoints in .* are damaged"):
         fit(tiny_config(f"data.path={images}", f"out={damaged}"))
     assert before == {path: path.read_bytes() for path in damaged.rglob("*") if path.is_file()}
 
@@ -362,7 +363,7 @@ def test_a_full_disk_does_not_stop_a_run_but_is_told_at_its_end(
     settings = (f"data.path={images}", f"out={out}", "trainer.val_check_interval=2")
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))  # room for the log, the sheets, no weights
     try:
-        with pytest.raises(OSError, match=r"the training is through, but .*model.safetensors.*step=00000004.ckpt"):
+        with pytest.raises(OSError, match=r"model.safetensors.*step=00000004.ckpt.*make room"):
             fit(tiny_config(*settings))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -378,7 +379,7 @@ def test_a_disk_with_room_for_the_model_alone(images: Path, tmp_path: Path) -> N
     model = fit(tiny_config(f"data.path={images}", f"out={tmp_path / 'whole'}"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (2 * model.stat().st_size, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"4\.ckpt cannot be written.*nothing has to be done again.* as init_from="):
+        with pytest.raises(OSError, match=r"4\.ckpt cannot be written.* init_from="):
             fit(tiny_config(*settings))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -411,7 +412,7 @@ def test_a_run_goes_on_with_other_batches_to_a_step(
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
 def test_a_precision_in_which_no_average_moves_is_refused(precision: str, images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"{precision} would keep the average .* take {precision[:-5]}-mixed"):
+    with pytest.raises(ConfigError, match=f"={precision} .*={precision[:-5]}-mixed"):
         fit(tiny_config(f"data.path={images}", f"out={tmp_path / 'run'}", f"trainer.precision={precision}"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -33,7 +34,6 @@ LAYERS = (  # lowest first; a part may import itself and the layers below its ow
     ("checkpoints",),
     ("run_folder", "calibration", "evaluation"),
     ("fit", "edit_runs"),
-    ("app",),
     ("cli",),
     ("__init__", "__main__"),
 )
@@ -168,6 +168,54 @@ def test_every_library_imported_is_a_declared_requirement():
             if library == PACKAGE.name or library in sys.stdlib_module_names:
                 continue
             assert library in provided, f"{module}, line {line}: {library} is not in pyproject.toml"
+
+
+def room_imports() -> dict[str, set[str]]:
+    """Room -> the rooms that it imports, but for those that every room may import."""
+    found: dict[str, set[str]] = {room: set() for room in RANK if room not in (*LAYERS[0], *LAYERS[-1])}
+    for module in MODULES:
+        for _, name in imports(syntax(module)):
+            imported = name.partition(".")[2].partition(".")[0]
+            if (
+                part(module) in found
+                and imported in found
+                and name.startswith(PACKAGE.name)
+                and imported != part(module)
+            ):
+                found[part(module)].add(imported)
+    return found
+
+
+def essential(graph: dict[str, set[str]]) -> set[tuple[str, str]]:
+    """The edges of a graph without cycles that do not follow from others."""
+
+    @cache
+    def below(room: str) -> frozenset[str]:
+        return frozenset(graph[room]).union(*(below(other) for other in graph[room]))
+
+    return {
+        (room, other)
+        for room, others in graph.items()
+        for other in others
+        if not any(other in below(between) for between in others)
+    }
+
+
+class TestContributing:
+    TEXT = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+    def test_the_picture_shows_the_imports(self):
+        picture = re.search(r"```mermaid\n(.*?)```", self.TEXT, re.DOTALL)
+        assert picture is not None
+        drawn = re.findall(r"(\w+) --> (\w+)", picture.group(1))
+        imported = essential(room_imports())
+        lines = "\n".join(f"    {room} --> {other}" for room, other in sorted(imported))
+        assert set(drawn) == imported, f"the picture in CONTRIBUTING.md should be\n{lines}"
+
+    def test_the_files_that_it_names_exist(self):
+        named = re.findall(r"`((?:sdedit_pl|tests)/[\w/.]+)`", self.TEXT)
+        assert len(named) > 30
+        assert not [name for name in named if not (PACKAGE.parent / name).exists()]
 
 
 class TestTheChecksThemselves:

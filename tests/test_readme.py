@@ -14,6 +14,7 @@ from sdedit_pl.configuration.command_line import read_arguments
 from sdedit_pl.configuration.resolution import merge, resolve
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.configuration.yaml_text import read_file
+from sdedit_pl.edit_runs.edit_plan import build_edits
 from sdedit_pl.grids import GRIDS
 from sdedit_pl.resources import find_config
 from sdedit_pl.solvers import SOLVERS

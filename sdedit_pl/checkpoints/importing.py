@@ -55,11 +55,7 @@ def import_checkpoint(
 
 
 def _read_published(file: Path) -> dict[str, Any]:
-    """A published configuration.
-
-    Raises:
-        ConfigError: if there is no such file, or it is not a JSON object.
-    """
+    """A published configuration, which must be a JSON object."""
     if not file.is_file():
         raise ConfigError(f"there is no configuration file {file}; give the published configuration as JSON")
     try:
@@ -72,12 +68,7 @@ def _read_published(file: Path) -> dict[str, Any]:
 
 
 def _recognised_format(path: Path) -> str:
-    """The format of a checkpoint.
-
-    Raises:
-        CheckpointError: if none is recognised.
-        ConfigError: if it is an editing checkpoint.
-    """
+    """The format of a checkpoint; raises if none is recognised or it is an editing checkpoint."""
     format = foreign_format(path)
     if format is None:
         describe(path)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sdedit_pl.data.folder_source import FolderSource
     from sdedit_pl.data.image_files import UnreadableImage
     from sdedit_pl.data.source import Source
-    from sdedit_pl.data.sources import DATA_SOURCES
+    from sdedit_pl.data.source_table import DATA_SOURCES
     from sdedit_pl.data.torchvision_source import TorchvisionSource
     from sdedit_pl.data.webdataset_source import WebDatasetSource
 
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DATA_SOURCES": "sources",
+    "DATA_SOURCES": "source_table",
     "FolderSource": "folder_source",
     "ImageDataModule": "datamodule",
     "Source": "source",

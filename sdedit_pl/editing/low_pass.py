@@ -1,9 +1,4 @@
-"""A low-pass filter for images: reduce them with an antialiased bicubic kernel, then enlarge them again.
-
-The reduction is a product with one matrix for each axis. `torch.nn.functional.interpolate(antialias=True)` gives the
-same result up to rounding, but fails on CUDA from a reduction by about 48 on, where its kernel does not fit into shared
-memory.
-"""
+"""A low-pass filter for images: reduce them with an antialiased bicubic kernel, then enlarge them again."""
 
 from __future__ import annotations
 
@@ -18,21 +13,26 @@ from sdedit_pl.typing import Images
 
 
 def low_frequencies(images: Images, factor: int) -> Images:
-    """Images without the frequencies that an image `factor` times smaller cannot hold."""
+    """Images without the frequencies that an image `factor` times smaller cannot hold.
+
+    torch's antialiased interpolation fails on CUDA from a factor of about 48 on, where its kernel does not fit into
+    shared memory. Off the CPU, a matrix product with the same weights takes its place.
+    """
     height, width = images.shape[2:]
-    small = reduced(images, max(1, height // factor), max(1, width // factor))
+    small_height, small_width = max(1, height // factor), max(1, width // factor)
+    if images.device.type == "cpu":
+        small = interpolate(images, (small_height, small_width), mode="bicubic", antialias=True)
+    else:
+        small = reduced_by_matrices(images, small_height, small_width)
     return interpolate(small, (height, width), mode="bicubic")
 
 
-def reduced(images: Images, height: int, width: int) -> Float[Tensor, "B C h w"]:
-    """Images reduced to `height` and `width` with an antialiased bicubic kernel.
-
-    Images are reduced one at a time, each from memory of its own, so that the rounding does not depend on the batch.
-    """
+def reduced_by_matrices(images: Images, height: int, width: int) -> Float[Tensor, "B C h w"]:
+    """Images reduced to `height` and `width` like torch's antialiased bicubic interpolation, up to rounding."""
     reduction = _kept_reduction if type(images) is Tensor else _reduction  # fake tensors must not be kept
     rows = reduction(images.shape[2], height, images.device, images.dtype)
     columns = reduction(images.shape[3], width, images.device, images.dtype)
-    return torch.stack([rows @ (image.clone() @ columns.T) for image in images])
+    return rows @ (images @ columns.T)
 
 
 def _reduction(length: int, reduced_length: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "out in"]:

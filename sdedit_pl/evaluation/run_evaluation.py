@@ -75,10 +75,10 @@ def run_evaluation(
     settings: EvaluationSettings,
     models: Mapping[str, EvaluatedModel],
     images: ChosenImages,
-    image_format: ImageFormat,
     features: FeatureExtractor,
     options: EvaluationOptions,
-    provenance: Mapping[str, Any],
+    keys: Mapping[str, Any],
+    command: str,
 ) -> tuple[dict[str, Any], ReportDocument] | None:
     """Makes the missing images, measures everything and makes the report.
 
@@ -86,10 +86,10 @@ def run_evaluation(
         settings: what to evaluate.
         models: the models, under `MODEL` and, for some ablations, `COMPARED`.
         images: the validation images.
-        image_format: their size and channels.
         features: extracts the features for realism.
         options: the other options.
-        provenance: "settings" and "command" for `metrics.json`, as plain data.
+        keys: the keys of the command, as plain data, for `metrics.json`.
+        command: the command, for the report.
 
     Returns:
         The contents of `metrics.json` and the report; None in all processes but the first.
@@ -103,11 +103,12 @@ def run_evaluation(
     denoisers = {name: model.denoiser for name, model in models.items()}
     plan = make_plan(settings)
     plan.check(denoisers)
+    channels, size = models[MODEL].description.image_shape
     names = [short_name(name) for name in images.names]
     groups = group_numbers(names, None if options.groups is None else read_groups(options.groups))
-    store = ImageStore(options.out, len(names), image_format, _partners(plan, groups))
+    store = ImageStore(options.out, len(names), ImageFormat(size, channels), _partners(plan, groups))
     check_counts(store, groups, options.kid_subset)
-    record = _record(plan, images, groups, models, image_format, options.computing)
+    record = _record(plan, images, groups, models, options.computing)
     record = record if options.overwrite else record.continuing(options.out)
     outputs = find_outputs(options.outputs or {}, settings.tasks, store.count, store.format)
     lpips, notes = _masked_lpips(plan, store, options)
@@ -117,7 +118,7 @@ def run_evaluation(
         return None
     instruments = Instruments(features, lpips, device, kid_subset=options.kid_subset)
     measurement = Measurement(plan, store, groups, outputs, instruments)
-    numbers = {**_facts(measurement, models, provenance), "notes": notes, **measurement.measure()}
+    numbers = {**_facts(measurement, models, keys, command), "notes": notes, **measurement.measure()}
     return numbers, make_report(numbers, measurement)
 
 
@@ -156,12 +157,11 @@ def _record(
     images: ChosenImages,
     groups: Sequence[int],
     models: Mapping[str, EvaluatedModel],
-    image_format: ImageFormat,
     computing: ComputeSettings,
 ) -> EvaluationRecord:
     originals = {
         "images": f"{len(images)} with names of sha256 {digest_of(images.names)}",
-        "format": f"{image_format.channels} channels, {image_format.size} px",
+        "format": "{} channels, {} px".format(*models[MODEL].description.image_shape),
     }
     identities = {name: fingerprint(model.description.path) + computing.recipe for name, model in models.items()}
     return EvaluationRecord(originals, plan.recipes(identities, digest_of([str(group) for group in groups])))
@@ -184,7 +184,7 @@ def _masked_lpips(
 
 
 def _facts(
-    measurement: Measurement, models: Mapping[str, EvaluatedModel], provenance: Mapping[str, Any]
+    measurement: Measurement, models: Mapping[str, EvaluatedModel], keys: Mapping[str, Any], command: str
 ) -> dict[str, Any]:
     """The part of `metrics.json` that identifies what was measured."""
     plan, store, features = measurement.plan, measurement.store, measurement.instruments.features
@@ -194,15 +194,15 @@ def _facts(
     inputs = {ORIGINAL: store.originals, **{name: store.pictures(f"{name}/{GUIDE}") for name in plan.inputs}}
     return {
         **{name: _identity(model) for name, model in models.items()},
-        "settings": {**provenance["settings"], "edit": described_edit},
-        "command": provenance["command"],
+        "settings": {**keys, "edit": described_edit},
+        "command": command,
         "images": {
             "count": store.count,
             "size": store.format.size,
             "groups": len(set(measurement.groups)),
             "digests": {name: pictures.digest() for name, pictures in inputs.items()},
         },
-        "features": {"name": provenance["settings"]["features"]["name"], "identity": features.identity},
+        "features": {"name": keys["features"]["name"], "identity": features.identity},
         "versions": {"sdedit_pl": version("sdedit_pl"), "torch": str(torch.__version__)},
     }
 

@@ -91,8 +91,7 @@ class EfficientNetLite0(FeatureExtractor):
         size: height and width that images are resampled to, bicubic and with antialiasing.
 
     Raises:
-        ModuleNotFoundError: the packages of the network and its weights are not installed.
-        ValueError: the installed weights have another hash.
+        ValueError: the packages of the network and its weights are not installed, or the weights have another hash.
     """
 
     def __init__(self, size: int = 128) -> None:
@@ -144,8 +143,6 @@ def stream_features(extractor: FeatureExtractor, batches: Batches) -> Float[Tens
     return torch.cat(found).cpu()
 
 
-def not_installed(error: ModuleNotFoundError) -> ModuleNotFoundError:
+def not_installed(error: ModuleNotFoundError) -> ValueError:
     """The error to raise where a package of the extra `metrics` is missing."""
-    return ModuleNotFoundError(
-        f"features need the package {error.name}; pip install 'sdedit-pl[metrics]' installs it", name=error.name
-    )
+    return ValueError(f"the metrics need the package {error.name}; pip install 'sdedit-pl[metrics]' installs it")

@@ -30,7 +30,7 @@ class InceptionV3(FeatureExtractor):
             null takes it from the cache of torch.hub and downloads it if necessary.
 
     Raises:
-        ModuleNotFoundError: torch-fidelity is not installed.
+        ValueError: torch-fidelity is not installed.
         WeightsUnavailable: the weights cannot be found or downloaded, or have another hash.
     """
 

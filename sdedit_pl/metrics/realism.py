@@ -150,8 +150,7 @@ class FrechetDistance(FeatureMetric):
         """The FID of all edits so far.
 
         Raises:
-            ModuleNotFoundError: torch-fidelity is not installed.
-            ValueError: fewer than two images in a set.
+            ValueError: fewer than two images in a set, or torch-fidelity is not installed.
         """
         features, _ = self.gathered()
         try:
@@ -192,8 +191,7 @@ class PrecisionRecall(BallMetric):
         """Precision and recall of all edits so far.
 
         Raises:
-            ModuleNotFoundError: torch-fidelity is not installed.
-            ValueError: a set has no more images than neighbours.
+            ValueError: a set has no more images than neighbours, or torch-fidelity is not installed.
         """
         features, _ = self.gathered()
         try:

@@ -150,10 +150,10 @@ def test_a_read_only_folder_is_named_with_the_remedy(refused, monkeypatch: pytes
 def test_features_that_are_not_installed_are_named(refused, monkeypatch: pytest.MonkeyPatch) -> None:
     class Missing(Colour):
         def __init__(self) -> None:
-            raise ModuleNotFoundError("features need the package efficientnet_lite_pytorch; pip install it")
+            raise ValueError("features need the package efficientnet_lite_pytorch; pip install it")
 
     monkeypatch.setitem(FEATURES, "colour", Missing)
-    assert refused(*CALIBRATE).startswith("features need the package efficientnet_lite_pytorch")
+    assert "need the package efficientnet_lite_pytorch" in refused(*CALIBRATE)
 
 
 @pytest.mark.parametrize(

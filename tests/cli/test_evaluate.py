@@ -160,7 +160,7 @@ def test_changed_settings_are_refused_unless_overwriting(evaluated, refused, pho
     assert second["tasks"]["stroke_synthesis"]["sdedit"] != first["tasks"]["stroke_synthesis"]["sdedit"]
     # another image with the same name
     shutil.copy(photos / "1.png", photos / "0.png")
-    assert "0.png has changed: it is not the image that this evaluation was begun with" in refused(*SMALL, "t0=0.4")
+    assert "0.png has changed: it is not the image that this evaluation started with" in refused(*SMALL, "t0=0.4")
     Path("o/evaluation.json").write_text("{")
     assert "o/evaluation.json cannot be read as a record" in refused(*SMALL)
 
@@ -208,13 +208,13 @@ def test_images_of_one_group_do_not_count_as_independent(evaluated, refused, pho
 
 BAD = {
     "images=5": ("images must be at least 6, got 5",),
-    "kid_subset=8": ("kid_subset needs at least 8 images, and there are 7", "a smaller kid_subset"),
+    "kid_subset=8": ("kid_subset needs at least 8 images, got 7", "a smaller kid_subset"),
     "tasks=[painting]": ("tasks must be some of stroke_synthesis, stroke_editing, compositing, got 'painting'",),
     "baselines=[ddim,ddim]": ("baselines names an entry twice: ddim, ddim",),
     "baselines=[e4e]": ("baselines must be some of ddim, poisson, laplacian, nearest_sample, got 'e4e'",),
     "ablations=[speed]": ("ablations must be some of t0, colours, repeats, steps, solver, sde, got 'speed'",),
-    "ablations=[sde]": ("compare=CHECKPOINT and ablations=[sde] go together",),
-    "compare=tiny.safetensors": ("compare=CHECKPOINT and ablations=[sde] go together",),
+    "ablations=[sde]": ("compare=CHECKPOINT and ablations=[sde] need each other",),
+    "compare=tiny.safetensors": ("compare=CHECKPOINT and ablations=[sde] need each other",),
     "ablation.t0=[0.5,1.5]": ("ablation: t0 must lie in (0, 1], got 1.5",),
     "ablation.t0=[0.5,0.5]": ("ablation: t0 holds a value twice",),
     "ablation.colours=[1]": ("ablation: a stroke painting has 2 to 256 colours, got 1",),
@@ -260,7 +260,7 @@ def test_an_unreadable_image_is_an_error(photos: Path, command) -> None:
 def test_models_of_other_sizes_cannot_be_compared(photos: Path, refused) -> None:
     checkpoint = Path(__file__).parents[2] / "checkpoints" / "portraits64.safetensors"
     message = refused(*SMALL, f"compare={checkpoint}", "ablations=[sde]")
-    assert "must be of images of one size, got 16 px with 3 channels and 64 px with 3" in message
+    assert "images of one size, got 16 px with 3 channels and 64 px with 3" in message
 
 
 def test_without_lpips_weights_everything_else_is_reported(
@@ -270,7 +270,7 @@ def test_without_lpips_weights_everything_else_is_reported(
         raise WeightsUnavailable("the weights of alex cannot be fetched")
 
     monkeypatch.setattr(MaskedLPIPS, "__init__", unavailable)
-    monkeypatch.setattr("sdedit_pl.cli.evaluate.SMALLEST", 16)
+    monkeypatch.setattr("sdedit_pl.evaluation.run_evaluation.SMALLEST", 16)
     numbers = evaluated(*SMALL, "tasks=[stroke_editing]", "baselines=[]")
     assert numbers["notes"] == ["There is no masked LPIPS: the weights of alex cannot be fetched."]
     assert "masked_lpips" not in numbers["tasks"]["stroke_editing"]["sdedit"]

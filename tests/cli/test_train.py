@@ -112,11 +112,11 @@ def test_a_folder_with_another_run_is_refused(desk: Path, command, refused: Call
     short = (*TRAIN, "trainer.max_steps=1", "checkpoint.every_steps=1", "preview.samples=0", "preview.count=0")
     assert command(*short).code == 0
     said = refused(*short, "network.channels=12")
-    assert "new/run holds a run of another model (network differ)" in said and "give another out=" in said
+    assert "new/run was made with other settings: network." in said and "give another out=" in said
     assert "sde" in refused(*short, "sde=subvp") and "image" in refused(*short, "data.size=16")
     assert "resume=false" in refused(*short, "resume=false")
     Path("new/run/config.yaml").unlink()  # the checkpoint itself says what it is of
-    assert "another model (sde differ)" in refused(*short, "sde=ve")
+    assert "sde.name was vp, and is ve now" in refused(*short, "sde=ve")
     (checkpoint,) = Path("new/run/checkpoints").glob("step=*.ckpt")
     torch.save({"state_dict": {}}, checkpoint)
     assert "is not a checkpoint of this project's training" in refused(*short)

@@ -9,7 +9,7 @@ import torch
 from support.tiny import write_images
 
 from sdedit_pl.data import FolderSource, UnreadableImage
-from sdedit_pl.data.chosen_images import ChosenImages
+from sdedit_pl.data.chosen_images import ChosenImages, choose_images
 from sdedit_pl.data.images import images_from_bytes
 from sdedit_pl.data.splits import SPLITS
 
@@ -50,3 +50,14 @@ def test_training_images_that_are_streamed_cannot_be_chosen(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="stream; copy the shards, or take val alone"):
         ChosenImages(source, SPLITS)
     assert len(ChosenImages(source)) > 0
+
+
+def test_data_is_a_folder_or_shards(tmp_path: Path) -> None:
+    folder = str(write_images(tmp_path / "photos", count=6))
+    settings = {"split": "all", "val_fraction": 0.5, "count": 4}
+    chosen = choose_images(folder, (3, 8), **settings, least=3)
+    assert len(chosen) == 4 and chosen.image(0).shape == (3, 8, 8)
+    with pytest.raises(ValueError, match=r"at least 5 images .* has 4 with split=all"):
+        choose_images(folder, (3, 8), **settings, least=5)
+    with pytest.raises(ValueError, match="no data=missing"):
+        choose_images("missing", (3, 8), **settings)

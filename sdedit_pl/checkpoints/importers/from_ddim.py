@@ -72,9 +72,6 @@ class DDIMFormat(CheckpointFormat):
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Translates a published configuration to a model of ours.
 
-    Args:
-        config: its sections `model`, `data` and `diffusion`.
-
     Raises:
         CheckpointError: if it lacks something or is of another type of network.
     """
@@ -85,12 +82,7 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, TensorSource]:
-    """The published tensors of each of ours, without `module.` in front.
-
-    Args:
-        name: the network's name in `NETWORKS`; this layout is of "ddpm" alone.
-        arguments: its constructor's arguments.
-    """
+    """The published tensors of each of ours, without `module.` in front; the layout is of the network "ddpm" alone."""
     sources: dict[str, TensorSource] = {}
     for theirs, ours in _layers(arguments):
         for parameter in ("weight", "bias"):

@@ -167,10 +167,10 @@ def model_of(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def network_sources(name: str, arguments: Mapping[str, Any], *, by_head: bool) -> dict[str, TensorSource]:
-    """The published tensors of each of ours, without `module.` in front.
+    """The published tensors of each of ours, without `module.` in front; the layout is of the network "adm" alone.
 
     Args:
-        name: the network's name in `NETWORKS`; this layout is of "adm" alone.
+        name: "adm".
         arguments: its constructor's arguments.
         by_head: whether the rows of `qkv` are grouped by head.
     """

@@ -82,9 +82,6 @@ class ScoreSDEFormat(CheckpointFormat):
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Translates a published configuration to a model of ours.
 
-    Args:
-        config: its sections `model`, `data` and `training`.
-
     Raises:
         CheckpointError: if it lacks something, or needs something that our networks do not have.
     """
@@ -95,12 +92,7 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, TensorSource]:
-    """The published tensors of each of ours, without `module.` in front.
-
-    Args:
-        name: the network's name in `NETWORKS`.
-        arguments: its constructor's arguments.
-    """
+    """The published tensors of each of ours, without `module.` in front."""
     return {
         f"{module}.{ours}": source
         for number, (module, kind) in enumerate(_slots(name, arguments))

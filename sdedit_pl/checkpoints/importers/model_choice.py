@@ -84,7 +84,7 @@ def import_network(
         return refine(differences[network], model)
 
     given = None if configured is None else Preset(format, configured, data_range=data_range)
-    chosen, found = choose_model(str(path), format, preset, given, compare)
+    chosen, found = _choose_model(str(path), format, preset, given, compare)
     model = ModelConfig.from_data(found.model)
     name, arguments = network_arguments(model)
     sources = sources_of(name, arguments)
@@ -103,12 +103,8 @@ def import_network(
     )
 
 
-def find_preset(name: str, format: str) -> Preset:
-    """The preset of a name.
-
-    Raises:
-        CheckpointError: if there is none, or it belongs to another format.
-    """
+def _preset_of(name: str, format: str) -> Preset:
+    """The preset of a name, if it belongs to the format."""
     if name not in PRESETS:
         raise CheckpointError(f"preset={name} is not known{nearest(name, PRESETS)}")
     if PRESETS[name].format != format:
@@ -120,35 +116,24 @@ def find_preset(name: str, format: str) -> Preset:
     return PRESETS[name]
 
 
-def choose_model(
+def _choose_model(
     what: str,
     format: str,
     preset: str | None,
     configured: Preset | None,
     compare: Callable[[Model], Difference],
 ) -> tuple[str | None, Preset]:
-    """The model that the tensors in a file belong to, and its name.
-
-    Args:
-        what: the file, for messages.
-        format: name of its format.
-        preset: name of a preset, or None.
-        configured: the model of a published configuration, or None. Without both, the tensors determine the model.
-        compare: the difference between the file and a model.
-
-    Returns:
-        The preset's name, several joined by "or" if they are the same model, or None for a configuration; the model.
+    """The preset's name (None for a configuration; several joined by "or" if they are the same model) and the model.
 
     Raises:
-        CheckpointError: if the tensors do not fit (with the first that differ and the likeliest preset), if no preset
-            fits, or if several fit that differ in more than tensors.
+        CheckpointError: if the tensors in the file `what` do not fit, or no preset or several different presets do.
     """
     if preset is not None and configured is not None:
-        raise CheckpointError(f"give {what} a preset or a config, not both: each says what the model is")
+        raise CheckpointError(f"give {what} a preset or a config, not both: each describes the model")
     if configured is not None:
         return None, _fitting(what, "the configuration", configured, compare)
     if preset is not None:
-        return preset, _fitting(what, f"preset={preset}", find_preset(preset, format), compare)
+        return preset, _fitting(what, f"preset={preset}", _preset_of(preset, format), compare)
     fitting = {name: found for name, found in _presets_of(format).items() if not compare(found.model)}
     if not fitting:
         raise CheckpointError(

@@ -1,0 +1,105 @@
+"""The arguments of `sdedit evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sdedit_pl.configuration import Component, family, require_at_least
+from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
+from sdedit_pl.evaluation.ablations import ABLATIONS, AblationValues
+from sdedit_pl.evaluation.editing_tasks import TASKS
+from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, ORIGINAL, OURS
+from sdedit_pl.evaluation.measurement import LEAST_IMAGES
+from sdedit_pl.evaluation.methods import BASELINES
+from sdedit_pl.grids import GRIDS, Grid
+from sdedit_pl.metrics.feature_table import FEATURES
+from sdedit_pl.metrics.features import FeatureExtractor
+from sdedit_pl.solvers import SOLVERS, Solver
+
+
+@dataclass(kw_only=True)
+class Arguments:
+    """The evaluation, its data and its output.
+
+    Args:
+        ckpt: the checkpoint; see sdedit edit.
+        data: images of the domain: a folder, or shards (a folder, file, pattern or URL).
+        out: folder of the results.
+        compare: another checkpoint for images of the same size, for the ablation sde, such as VE against VP.
+        split: val, the images that training holds out of `data`, or all, for data that training has not seen.
+        val_fraction: share of the images held out if data has no val split; as in training.
+        images: how many images, spread evenly over those available; null for all.
+        groups: CSV file of lines `name,group`. Images of one group (of one scene or person) do not count as independent
+            in KID and are not pasted on each other; null for independent images.
+        tasks: some of stroke_synthesis, stroke_editing, compositing.
+        baselines: some of ddim, poisson, laplacian, nearest_sample; the guide itself is always one.
+        ablations: some of t0, colours, repeats, steps, solver, sde; the section ablation holds their values.
+        outputs: outputs.NAME=FOLDER adds the images of another system, in a folder for each task, named like the task,
+            with images named like the guides in `out`.
+        t0: how far guides are noised; null for the t0 from sdedit calibrate, or 0.5 without one.
+        steps: solver steps from t0 to 0; null for the variant's default.
+        repeats: how often edits are repeated on their own result (K).
+        variant: exact, or paper or reference, which follow the published algorithms and code to the letter.
+        seed: of the inputs; edit number n has the seed `seed` + n.
+        lpips: network of the masked LPIPS, alex, vgg or squeeze; none leaves it out.
+        lpips_weights: torchvision's file of that network; null takes it from torch's cache or downloads it.
+        kid_subset: also reports KID as the mean over 100 random subsets of this size, as other programs do (1000 is
+            usual); null leaves it out.
+        batch: images edited at once on each device; affects only speed and memory, and the last bit on devices whose
+            arithmetic depends on the batch.
+        precision: of the network in edits; the state is always float32. On a CPU float32 is exact and slow: images pass
+            through the network one by one.
+        compile: compile the network, which pays off for many images.
+        accelerator: auto, cpu, gpu, ...
+        devices: devices on each node; auto takes all.
+        num_nodes: machines; they share the folder `out`.
+        wandb: project of Weights & Biases that also receives the report; null for none.
+        overwrite: make all images in `out` again.
+    """
+
+    ckpt: str
+    data: str
+    out: str = "outputs/evaluation"
+    compare: str | None = None
+    split: Literal["val", "all"] = "val"
+    val_fraction: float = 0.05
+    images: int | None = None
+    groups: str | None = None
+    tasks: tuple[str, ...] = tuple(TASKS)
+    baselines: tuple[str, ...] = tuple(BASELINES)
+    ablations: tuple[str, ...] = ("t0", "colours")
+    outputs: dict[str, str] | None = None
+    t0: float | str | None = None
+    steps: int | None = None
+    repeats: int = 1
+    variant: str = "exact"
+    seed: int = 0
+    lpips: Literal["alex", "vgg", "squeeze", "none"] = "alex"
+    lpips_weights: str | None = None
+    kid_subset: int | None = None
+    batch: int = 16
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    wandb: str | None = None
+    overwrite: bool = False
+    ablation: AblationValues
+    solver: Component[Solver] = family(SOLVERS, DEFAULT_SOLVER, supplied=("predictor",))
+    grid: Component[Grid] = family(GRIDS, DEFAULT_GRID)
+    features: Component[FeatureExtractor] = family(FEATURES, "efficientnet_lite0")
+
+    def __post_init__(self) -> None:
+        require_at_least(self, images=LEAST_IMAGES, kid_subset=2, batch=1, seed=0, num_nodes=1)
+        wants_two = [name for name in self.ablations if name in ABLATIONS and ABLATIONS[name].compares]
+        if bool(wants_two) != (self.compare is not None):
+            raise ValueError("compare=CHECKPOINT and ablations=[sde] need each other; give both or neither")
+        known = [ORIGINAL, GUIDE, MASK, *BASELINES]
+        for name in self.outputs or {}:
+            if name in known or name.lower().startswith(OURS) or not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(
+                    f"outputs.{name}: another system needs a name of letters, digits, - and _ that is none of "
+                    f"{', '.join(known)} and does not begin with {OURS}"
+                )
