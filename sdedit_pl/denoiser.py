@@ -380,8 +380,16 @@ def in_precision(denoiser: Denoiser, precision: str) -> AbstractContextManager[o
         A context in which a GPU computes float32 as IEEE defines it, or in TF32 if that is the precision.
     """
     if precision in ("bfloat16", "float16"):
-        for name, part in denoiser.network.named_children():
-            if name != "label_embedding":
-                part.to(getattr(torch, precision))
+        _convert_all_but_labels(denoiser.network, getattr(torch, precision))
     on_gpu = any(weight.is_cuda for weight in denoiser.parameters())
     return tensor_float32(precision == "tf32") if on_gpu else nullcontext()
+
+
+def _convert_all_but_labels(network: nn.Module, dtype: torch.dtype) -> None:
+    """Converts the parts of a network, or of one that another module wraps, except its label embedding."""
+    for name, part in network.named_children():
+        if name != "label_embedding":
+            if any(inner.endswith("label_embedding") for inner, _ in part.named_modules()):
+                _convert_all_but_labels(part, dtype)
+            else:
+                part.to(dtype)

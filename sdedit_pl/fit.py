@@ -110,7 +110,7 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
     editing = editing_checkpoint(config, folder, averaging, unwritten)
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     logger.info("network: %.2f M parameters, %.2f M trained; run: %s", parameters / 1e6, trained / 1e6, folder)
-    log_arithmetic(Arithmetic(config.trainer.precision, config.compile, config.channels_last is True), machine)
+    log_arithmetic(Arithmetic(config.trainer.precision, config.compile is True, config.channels_last is True), machine)
     if newest is not None:
         logger.info("resuming from %s", newest)
     resumable = ResumableCheckpoint(

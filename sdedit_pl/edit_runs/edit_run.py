@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
 from tqdm import tqdm
 
 from sdedit_pl.checkpoints import files_of
@@ -15,7 +16,6 @@ from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.edit_runs.edit_plan import EditTask, build_edits, default_t0, edit_tasks
 from sdedit_pl.edit_runs.edit_results import SHEET_FILE, SHEET_ROWS, EditWriter, earlier_results
 from sdedit_pl.edit_runs.edit_settings import EditSettings
-from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.many_guides import Edited, edit_guides
 from sdedit_pl.editing.trajectories import Trajectory, edit_with_trajectory
 from sdedit_pl.editing.windows import windowed
@@ -40,6 +40,8 @@ def run_edit(settings: EditSettings) -> int:
             settings = replace(settings, t0=default_t0(description.path))
             edits = build_edits(settings)
         shape = description.image_shape
+        network = denoiser.network
+        denoiser = with_windows(denoiser, settings, shape)
         inputs = read_edit_inputs(
             settings.guide,
             shape,
@@ -49,8 +51,8 @@ def run_edit(settings: EditSettings) -> int:
             window=settings.window_size(shape),
             side=settings.side,
         )
-        settings = prepare(denoiser, settings, edits, len(inputs.guides))
-        denoiser = with_windows(denoiser, settings, shape)
+        steps = sum(edit.total_steps(denoiser.sde) for edit in edits)
+        settings = prepare(network, settings, steps * len(inputs.guides) * settings.samples)
         writer = EditWriter(unpublished, settings, [*files_of(description.path), *inputs.files])
         with in_precision(denoiser, settings.precision):
             tasks = edit_tasks(settings, edits, denoiser, inputs)
@@ -62,16 +64,20 @@ def run_edit(settings: EditSettings) -> int:
     return writer.count
 
 
-def prepare(denoiser: Denoiser, settings: EditSettings, edits: Sequence[SDEdit], guides: int) -> EditSettings:
+def prepare(network: nn.Module, settings: EditSettings, evaluations: int) -> EditSettings:
     """Prepares the network for its device and returns the settings with what `auto` stands for.
+
+    Args:
+        network: the network, on its device.
+        settings: the settings of the edit.
+        evaluations: how often the network is evaluated for one image.
 
     Raises:
         ValueError: the device does not have what the settings ask for.
     """
-    machine = this_machine(next(denoiser.parameters()).device.type)
-    evaluations = sum(edit.total_steps(denoiser.sde) for edit in edits) * guides * settings.samples
+    machine = this_machine(next(network.parameters()).device.type)
     arithmetic = inference_arithmetic(machine, evaluations, settings.precision, settings.compile)
-    prepare_network(denoiser.network, arithmetic)
+    prepare_network(network, arithmetic)
     if (arithmetic.precision, arithmetic.compile) != ("float32", False):
         log_arithmetic(arithmetic, machine)
     return replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)

@@ -111,7 +111,10 @@ def run_evaluation(
     groups = group_numbers(names, None if options.groups is None else read_groups(options.groups))
     store = ImageStore(options.out, len(names), ImageFormat(size, channels), _partners(plan, groups))
     check_counts(store, groups, options.kid_subset)
-    record = _record(plan, images, groups, models, options.computing)
+    # Counted without the plan's columns, of which later runs may add some: the images must not depend on them.
+    steps = settings.edit.total_steps(denoisers[MODEL].sde)
+    computing = options.computing.resolved(LEAST_COLUMNS * store.count * steps)
+    record = _record(plan, images, groups, models, computing)
     record = record if options.overwrite else record.continuing(options.out)
     outputs = find_outputs(options.outputs or {}, settings.tasks, store.count, store.format)
     lpips, notes = _masked_lpips(plan, store, options)
