@@ -143,10 +143,7 @@ class ComputeSettings:
         Raises:
             ValueError: the machine does not have what the settings ask for.
         """
-        machine = this_machine(self.accelerator)
-        found = inference_arithmetic(machine, evaluations, self.precision, self.compile)
-        if (found.precision, found.compile) != ("float32", False):
-            log_arithmetic(found, machine)
+        found = inference_arithmetic(this_machine(self.accelerator), evaluations, self.precision, self.compile)
         return replace(self, precision=found.precision, compile=found.compile)
 
     @property
@@ -180,11 +177,13 @@ class ImageMaker(lightning.LightningModule):
 
     def on_predict_start(self) -> None:
         """Prepares the models, and shows the progress of the first process; all have nearly equal work."""
+        machine = this_machine(self.device.type)
+        arithmetic = inference_arithmetic(machine, 0, self.computing.precision, self.computing.compile)
+        if self.computing.recipe and self.trainer.is_global_zero:
+            log_arithmetic(arithmetic, machine)
         for model in self.models.values():
             model.at_once = images_per_call(self.device) if self.computing.exact else None
-            machine = this_machine(self.device.type)
-            settings = self.computing
-            prepare_network(model.network, inference_arithmetic(machine, 0, settings.precision, settings.compile))
+            prepare_network(model.network, arithmetic)
         batches = [self.data.batches[number] for number in self.data.predict_dataloader()]
         hidden = True if not self.trainer.is_global_zero else None
         self.progress = tqdm(total=sum(map(self._steps, batches)), desc="editing", unit="step", disable=hidden)
