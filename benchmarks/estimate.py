@@ -147,7 +147,6 @@ def read_config(file: str) -> dict[str, Any]:
 
 
 def main(words: list[str]) -> int:
-    """Prints the estimate and returns the exit code."""
     return run_command(words, Command(USAGE, TrainingConfig, TRAIN.file), report, read=read_config)
 
 

@@ -135,9 +135,14 @@ def counted(run: Run) -> Counted:
     # Twice: the counter of FLOPs keeps recomputed activations alive until the next garbage collection.
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False, custom_mapping=attention) as work:
         run()
+    return Counted(work.get_total_flops(), peak_tensors(run))
+
+
+def peak_tensors(run: Run) -> int:
+    """Peak memory of the tensors that a run creates, in bytes, found on fake tensors."""
     with FakeTensorMode(allow_non_fake_inputs=True), _LiveTensors() as live:
         run()
-    return Counted(work.get_total_flops(), live.peak)
+    return live.peak
 
 
 def apart(function: Callable[..., Result], *arguments: Any) -> Result:

@@ -235,7 +235,6 @@ def report(numbers: Mapping[str, Any]) -> str:
 
 
 def main(words: list[str]) -> int:
-    """Runs the measurement and returns the exit code."""
     return run_benchmark(words, Command(USAGE, Arguments), measure, report)
 
 

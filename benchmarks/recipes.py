@@ -239,7 +239,6 @@ def report(numbers: Mapping[str, Any]) -> str:
 
 
 def main(words: list[str]) -> int:
-    """Runs the comparison and returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     return run_benchmark(words, Command(USAGE, Arguments), measure, report)
 

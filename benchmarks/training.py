@@ -154,7 +154,6 @@ def measure(arguments: Arguments) -> dict[str, Any]:
 
 
 def main(words: list[str]) -> int:
-    """Runs the measurement and returns the exit code."""
     return run_benchmark(words, COMMAND, measure, training_report)
 
 

@@ -1,4 +1,4 @@
-"""Where the configurations are: in a checkout at the top, in an installed package inside it."""
+"""Bundled configurations: at the top of a checkout, inside an installed package."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def config_folders() -> list[Path]:
-    """The folders that bundled configurations are found in, the first that has one wins."""
+    """The folders of bundled configurations, in the order in which they are searched."""
     return [folder for folder in (PACKAGE / "configs", PACKAGE.parent / "configs") if folder.is_dir()]
 
 
 def find_config(name: str) -> Path:
-    """The file of a configuration given as a path or by the name of a bundled one.
+    """The file of a configuration, from its path or the name of a bundled one.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: there is no such configuration.
     """
     path = Path(name)
     if path.is_file():

@@ -53,7 +53,7 @@ class SettingsRecord:
     remedy: str
 
     def read(self) -> dict[str, Any] | None:
-        """The recorded settings, or None where there is no record.
+        """The recorded settings, or None if there is no record.
 
         Raises:
             ValueError: the file is not a record of this format.

@@ -8,20 +8,12 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import Float
+from support.sdes import PUBLISHED, every_sde
 from torch import Tensor
 
 from sdedit_pl.sde import SDE, SDES, VESDE, VPSDE, DiscreteVPSDE, SubVPSDE
 from sdedit_pl.solvers.published_chains import level_step
 from sdedit_pl.typing import Images, over_images
-
-PUBLISHED = {
-    "ve": VESDE(0.01, 50.0),
-    "ve_lsun": VESDE(0.01, 380.0),
-    "vp": VPSDE(0.1, 20.0),
-    "subvp": SubVPSDE(0.1, 20.0),
-}
-EVERY = [*(cls() for cls in SDES.values()), DiscreteVPSDE(schedule="scaled_linear"), DiscreteVPSDE(schedule="cosine")]
-every_sde = pytest.mark.parametrize("sde", EVERY, ids=[*SDES, "ddpm-scaled_linear", "ddpm-cosine"])
 
 # off the knots of a table of 1000, where a piecewise constant beta has no value
 TIMES = torch.tensor([0.00025, 0.00105, 0.0123, 0.10005, 0.33335, 0.50005, 0.77777, 0.99905], dtype=torch.float64)

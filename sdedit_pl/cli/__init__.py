@@ -18,16 +18,16 @@ VERBS: dict[str, str] = {
     "evaluate": "measure a model's edits as the paper does, and write a report",
     "study": "ask people which of two methods' images they prefer",
     "demo": "edit the bundled guides with the bundled model",
-    "info": "say what a checkpoint is",
+    "info": "describe a checkpoint",
     "import": "turn another program's checkpoint into one for editing",
-    "export": "write a model in the form of another program",
+    "export": "write a model in another program's format",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a verb and returns the exit code: 0, or 2 after one line that says what was wrong with the input.
+    """Runs a verb and returns the exit code: 0, or 2 after an error message of one line.
 
-    SDEDIT_TRACEBACK=1 shows where in the program the error arose.
+    With SDEDIT_TRACEBACK=1 the error is raised instead.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -78,16 +78,13 @@ def help_of(module: str, words: Sequence[str]) -> str:
 
 
 def module_of(verb: str) -> str:
-    """The module of a verb; one that is a word of Python's own ends in an underscore."""
+    """The module of a verb; that of a Python keyword ends in an underscore."""
     return f"sdedit_pl.cli.{verb}_" if keyword.iskeyword(verb) else f"sdedit_pl.cli.{verb}"
 
 
 @contextmanager
 def notices() -> Iterator[None]:
-    """Sends this package's log messages to the standard error; those of libraries stay as they set them up.
-
-    Of several processes that train together, the first speaks.
-    """
+    """Sends log messages of this package to standard error, in the first process of a distributed run only."""
     package, handler = logging.getLogger("sdedit_pl"), logging.StreamHandler()
     handler.addFilter(lambda record: speaks())
     package.setLevel(logging.INFO)
@@ -99,31 +96,31 @@ def notices() -> Iterator[None]:
 
 
 def speaks() -> bool:
-    """Whether this is the first of the processes that a launcher (Lightning, torchrun, SLURM) has started."""
+    """Whether this is the first process of a launcher (Lightning, torchrun, SLURM)."""
     ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
     return next((rank for rank in ranks if rank is not None), "0") == "0"
 
 
 def overview() -> str:
-    """The verbs, a line each."""
+    """The list of verbs."""
     lines = [f"  {verb:<10}{text}" for verb, text in VERBS.items()]
     return "\n".join(["sdedit VERB key=value ...", "", *lines, "", "sdedit VERB --help lists the keys of a verb."])
 
 
 def in_words(error: Exception) -> str:
-    """An error's message; one of the operating system without its number."""
+    """The message of an error, without the number of an operating-system error."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
 
 
 def say(text: str) -> None:
-    """Writes a line to the standard output, of several processes once."""
+    """Writes a line to standard output, in the first process only."""
     if speaks():
         sys.stdout.write(text + "\n")
 
 
 def fail(message: str, code: int = 2) -> int:
-    """Writes the error, on one line, and returns the exit code."""
+    """Writes an error message on one line and returns the exit code."""
     sys.stderr.write(f"error: {'; '.join(line.strip() for line in message.splitlines() if line.strip())}\n")
     return code

@@ -20,7 +20,7 @@ from sdedit_pl.solvers import SOLVERS, Solver
 
 @dataclass(kw_only=True)
 class Arguments:
-    """What to evaluate, and how.
+    """The evaluation, its data and its output.
 
     Args:
         ckpt: the checkpoint; see sdedit edit.

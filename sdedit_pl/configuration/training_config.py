@@ -21,19 +21,19 @@ from sdedit_pl.training.optimizers import OPTIMIZERS, SCHEDULES, Adam, Schedule
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """Lightning's Trainer, under its own names.
+    """Arguments of Lightning's Trainer.
 
     Args:
-        max_steps: optimiser steps in all, over all restarts.
+        max_steps: total number of optimiser steps, over all restarts.
         accelerator: auto, cpu, gpu, ...
-        devices: devices on each node; auto takes all.
-        num_nodes: machines.
+        devices: devices on each node; auto uses all.
+        num_nodes: number of machines.
         strategy: auto, ddp, ...
-        precision: of the network: 32-true, bf16-mixed, 16-mixed, ...
-        accumulate_grad_batches: batches of one optimiser step.
+        precision: precision of the network: 32-true, bf16-mixed, 16-mixed, ...
+        accumulate_grad_batches: batches in one optimiser step.
         gradient_clip_val: largest norm of the gradient; null switches clipping off.
         val_check_interval: optimiser steps between two validations.
-        limit_val_batches: batches of a validation; null takes all.
+        limit_val_batches: batches in a validation; null uses all.
         log_every_n_steps: optimiser steps between two log entries.
         enable_progress_bar: show a progress bar.
     """
@@ -63,13 +63,13 @@ class CheckpointSettings:
     """Checkpoints to resume from, in the folder `checkpoints` of the run.
 
     Args:
-        every_steps: optimiser steps between two of them; there is one before each validation too.
-        every_minutes: minutes between two of them, whatever the steps; null for steps alone.
-        keep: how many of the newest are kept.
+        every_steps: optimiser steps between two checkpoints; another is written before each validation.
+        every_minutes: minutes between two checkpoints, independent of steps; null counts steps only.
+        keep: number of newest checkpoints to keep.
         best: also keep, as best.ckpt, the one with the lowest validation loss: val/loss, or with validation.sigma_edges
             its mean over those ranges.
-        dtype: of the weights in the run's editing checkpoint `model.safetensors`.
-        export: which weights that holds: best, of the validation and the average with the lowest loss, or last.
+        dtype: type of the weights in the editing checkpoint `model.safetensors`.
+        export: weights in that file: best (of the validation and average with the lowest loss) or last.
         all_averages: also write the newest weights of each average, as model-HALFLIFE.safetensors.
     """
 
@@ -89,11 +89,11 @@ class CheckpointSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What is trained of the network.
+    """The trained part of the network.
 
     Args:
-        only: parts of a model given as init_from: attention, biases, normalisation, label; the rest stays as it is.
-            Empty trains all.
+        only: parts of the model in init_from to train: attention, biases, normalisation, label. The other parts are
+            frozen. [] trains all.
     """
 
     only: tuple[str, ...] = ()
@@ -101,14 +101,14 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class ValidationSettings:
-    """What is watched on the validation images, which get the same noise every time.
+    """Validation, which uses the same noise every time.
 
     Args:
-        sigma_edges: noise levels between which the loss is given by itself, val/loss/sigma_A-B; [] for none.
-        patience: validations without a better loss (the mean over those ranges, of the best average) after which the
-            run ends; null never ends it.
-        memory_images: largest training set that is searched for what edits may have been remembered from; 0 for none.
-        memory_edits: edits of simulated strokes of validation images that are compared with it.
+        sigma_edges: edges of noise-level ranges whose loss is logged separately, as val/loss/sigma_A-B; [] for none.
+        patience: validations without a lower loss (the mean over those ranges, of the best average) after which the
+            run ends; null never ends it early.
+        memory_images: largest training set that is searched for memorised images; 0 disables the search.
+        memory_edits: number of edits of simulated strokes that are compared with the training set.
     """
 
     sigma_edges: tuple[float, ...] = (0.05, 0.2, 0.8, 3.2)
@@ -125,12 +125,12 @@ class ValidationSettings:
 
 @dataclass(frozen=True)
 class AverageSettings:
-    """The exponential moving averages of the weights, which previews and editing use.
+    """Exponential moving averages of the weights, used by previews and editing.
 
     Args:
-        half_life_images: images after which an update's weight in the average has halved. Of a list, an average of each
-            is kept and validated; previews show the first.
-        ramp: largest half-life as a share of the images seen so far; 0 switches the ramp off.
+        half_life_images: images after which the contribution of an update has halved. A list keeps and validates one
+            average for each entry; previews show the first.
+        ramp: largest half-life as a fraction of the images seen so far; 0 disables the ramp.
     """
 
     half_life_images: int | tuple[int, ...] = 500_000
@@ -139,13 +139,13 @@ class AverageSettings:
 
 @dataclass(frozen=True)
 class PreviewSettings:
-    """Sheets of edits and samples, written after every validation.
+    """Sheets of edits and samples, written after each validation.
 
     Args:
-        guides: folder, file or glob of guides; null takes simulated strokes of the first validation images.
-        count: how many guides.
-        samples: how many unconditional samples.
-        t0: where the edits start: a time in (0, 1], or a noise level such as sigma:1.2.
+        guides: folder, file or glob of guides; null uses simulated strokes of the first validation images.
+        count: number of guides.
+        samples: number of unconditional samples.
+        t0: start of the edits: a time in (0, 1], or a noise level such as sigma:1.2.
         steps: solver steps of an edit and of a sample.
     """
 
@@ -164,11 +164,11 @@ class WandbSettings:
     """Weights & Biases, for logger=wandb. WANDB_MODE=offline needs no account.
 
     Args:
-        project: the project's name.
-        entity: user or team; null takes the account's default.
-        name: the run's name; null takes the name of the run's folder.
-        group: of runs that belong together.
-        tags: of the run.
+        project: name of the project.
+        entity: user or team; null uses the default of the account.
+        name: name of the run; null uses the name of its folder.
+        group: group of the run.
+        tags: tags of the run.
         log_model: upload the editing checkpoint as an artifact at the end.
     """
 
@@ -186,13 +186,13 @@ class TrainingConfig:
 
     Args:
         out: folder of the run: checkpoints, previews, logs, the resolved configuration.
-        seed: of every random number.
-        init_from: editing checkpoint to start from; without one, weights start at random.
+        seed: seed of all random numbers.
+        init_from: editing checkpoint to start from; null starts from random weights.
         resume: continue from the newest checkpoint in `out`, if there is one.
         compile: compile the network with torch.compile.
-        channels_last: keep convolutions, and with them feature maps, in channels-last memory order.
-        reduction: of the squared error over an image's pixels, mean or sum.
-        uncertainty: learn, beside the network, how large the loss is at each noise level, and divide it by that.
+        channels_last: store convolutions and feature maps in channels-last memory order.
+        reduction: reduction of the squared error over the pixels of an image, mean or sum.
+        uncertainty: learn the size of the loss at each noise level and divide the loss by it.
         logger: csv (and PNG previews) or wandb.
     """
 

@@ -79,8 +79,8 @@ class EvaluationData(lightning.LightningDataModule):
                 originals.write(number, image)
             elif not torch.equal(originals.read([number])[0], image):
                 raise ValueError(
-                    f"{self.images.names[number]} has changed: it is not the image that this evaluation was begun with "
-                    f"({originals.file(number)}); give another out=, or overwrite=true, which makes all images anew"
+                    f"{self.images.names[number]} has changed: it is not the image that this evaluation started with "
+                    f"({originals.file(number)}); give another out=, or overwrite=true, which makes all images again"
                 )
         for name in self.plan.inputs:
             self._write_inputs(name)

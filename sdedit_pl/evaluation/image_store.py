@@ -28,7 +28,7 @@ RECORD_FILE = "evaluation.json"
 IMAGES = "images"
 FEATURE_CACHE = "features"
 FORMAT = "sdedit_pl evaluation, version 1"
-REMEDY = "give another out=, or overwrite=true, which makes all images anew"
+REMEDY = "give another out=, or overwrite=true, which makes all images again"
 
 
 @dataclass(frozen=True)

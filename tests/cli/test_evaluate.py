@@ -160,7 +160,7 @@ def test_changed_settings_are_refused_unless_overwriting(evaluated, refused, pho
     assert second["tasks"]["stroke_synthesis"]["sdedit"] != first["tasks"]["stroke_synthesis"]["sdedit"]
     # another image with the same name
     shutil.copy(photos / "1.png", photos / "0.png")
-    assert "0.png has changed: it is not the image that this evaluation was begun with" in refused(*SMALL, "t0=0.4")
+    assert "0.png has changed: it is not the image that this evaluation started with" in refused(*SMALL, "t0=0.4")
     Path("o/evaluation.json").write_text("{")
     assert "o/evaluation.json cannot be read as a record" in refused(*SMALL)
 
