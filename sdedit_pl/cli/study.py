@@ -65,7 +65,7 @@ def build(words: list[str]) -> None:
 def serve(words: list[str]) -> None:
     """Serves a study until it is interrupted."""
     arguments = COMMANDS["serve"].parse(words)
-    _require_packages("serve", "jinja2", "pydantic", "starlette", "uvicorn")
+    _require_packages("serve", "jinja2", "starlette", "uvicorn")
     from sdedit_pl.study.study_server import listen, page_url, serve_study
 
     with StudyDatabase(Path(arguments.study)) as study, listen(arguments.host, arguments.port) as listening:
