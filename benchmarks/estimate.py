@@ -27,11 +27,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.build.training_run import build_module
 from sdedit_pl.cli.train import COMMAND as TRAIN
+from sdedit_pl.configuration.bundled_configs import find_config
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.schema import schema_of
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.configuration.yaml_text import read_file
-from sdedit_pl.resources import find_config
 from sdedit_pl.training.module import ScoreModule
 
 USAGE = "python benchmarks/estimate.py config=NAME [key=value ...]\n\nEstimates operations, memory and time of a run."

@@ -29,7 +29,7 @@ LAYERS = (  # lowest first; a part may import itself and the layers below its ow
     ("study",),
     ("training",),
     ("configuration",),
-    ("resources", "result_folder"),
+    ("result_folder",),
     ("build",),
     ("checkpoints",),
     ("run_folder", "calibration", "evaluation"),

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from sdedit_pl.cli import fail, say, speaks
+from sdedit_pl.configuration.bundled_configs import find_config
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.configuration.yaml_text import read_file
 from sdedit_pl.fit import fit
-from sdedit_pl.resources import find_config
 from sdedit_pl.training.stop_signals import Interrupted
 
 USAGE = """sdedit train config=NAME|FILE.yaml [key=value ...]
 
-Trains a score model and leaves in `out` the checkpoint that editing takes, previews and logs. The same command again
-goes on from the newest checkpoint. SIGTERM and SIGUSR1 (clusters) and Ctrl-C end it after a checkpoint, with the exit
-codes 75, 75 and 130."""
+Trains a score model and writes the checkpoint for editing, previews and logs to `out`. The same command resumes from
+the newest checkpoint. SIGTERM and SIGUSR1 (clusters) and Ctrl-C end training after a checkpoint, with the exit codes
+75, 75 and 130."""
 COMMAND = Command(
-    USAGE, TrainingConfig, "a YAML file, or the name of a bundled configuration; without one, the defaults"
+    USAGE, TrainingConfig, "a YAML file or the name of a bundled configuration; without it, the defaults apply"
 )
 
 
 def run(words: list[str]) -> None:
-    """Reads the configuration and trains."""
+    """Trains and reports the editing checkpoint."""
     config = COMMAND.parse(words, read=lambda file: read_file(find_config(file)))
     try:
         checkpoint = fit(config)
     except Interrupted as stop:
-        # The first process speaks and carries the code: where one ends with a code, launchers kill the others.
+        # Only the first process exits with the code: launchers kill the others as soon as one fails.
         raise SystemExit(fail(str(stop), stop.exit_code) if speaks() else 0) from stop
     say(f"edit with: sdedit edit ckpt={checkpoint} guide=...")
