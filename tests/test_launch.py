@@ -15,7 +15,7 @@ MEETING = {"NODE_RANK": "1", "MASTER": "first", "GPUS": "4"}
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """A folder of programs that write down how they were called; srun ends with the code SRUN_CODE."""
+    """A folder of programs that record their calls; srun exits with SRUN_CODE."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("srun", "scontrol", "torchrun"):
@@ -35,15 +35,15 @@ def launch(script: str, programs: Path, environment: dict[str, str]) -> tuple[in
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 75, 137])
-def test_slurm_starts_the_job_again_only_where_the_training_asks_for_it(code: int, programs: Path) -> None:
+def test_slurm_requeues_the_job_only_after_exit_code_75(code: int, programs: Path) -> None:
     ended, (start, *rest) = launch("slurm.sh", programs, SLURM | {"SRUN_CODE": str(code)})
     assert ended == code and rest == (["scontrol requeue 12345"] if code == 75 else [])
     assert "sdedit train trainer.devices=4 trainer.num_nodes=2" in start
-    assert "--kill-on-bad-exit=0" in start  # else a code of a task that is killed for the first one's 75 hides it
+    assert "--kill-on-bad-exit=0" in start  # otherwise tasks killed because of the first one's 75 would hide that code
     assert start.endswith(" config=domain64 data.path=a b")
 
 
-def test_torchrun_is_told_the_machines(programs: Path) -> None:
+def test_torchrun_gets_the_machines(programs: Path) -> None:
     ended, (start,) = launch("torchrun.sh", programs, MEETING)
     assert ended == 0
     assert (
@@ -54,7 +54,7 @@ def test_torchrun_is_told_the_machines(programs: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["NODE_RANK", "MASTER"])
-def test_torchrun_needs_a_place_among_the_machines(missing: str, programs: Path) -> None:
+def test_torchrun_needs_the_rank_and_the_address_of_the_first_machine(missing: str, programs: Path) -> None:
     given = {name: value for name, value in MEETING.items() if name != missing}
     ended, calls = launch("torchrun.sh", programs, given)
     assert ended != 0 and calls == []

@@ -32,10 +32,10 @@ class TrainerSettings:
         precision: precision of the network: 32-true, bf16-mixed, 16-mixed, ...
         accumulate_grad_batches: batches in one optimiser step.
         gradient_clip_val: largest norm of the gradient; null switches clipping off.
-        val_check_interval: optimiser steps between two validations.
+        val_check_interval: optimiser steps between two validations; a shorter run validates at its end.
         limit_val_batches: batches in a validation; null uses all.
         log_every_n_steps: optimiser steps between two log entries.
-        enable_progress_bar: show a progress bar.
+        enable_progress_bar: show progress, as a bar in a terminal and as a line a minute elsewhere.
     """
 
     max_steps: int = 100_000

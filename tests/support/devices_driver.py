@@ -1,11 +1,11 @@
-"""A training on several devices that tells what each of them did; run by the tests of several devices.
+"""A training on several devices whose processes report what they did; run by tests/test_devices.py.
 
     python tests/support/devices_driver.py REPORTS DEED [key=value ...]
 
 Every process writes REPORTS/rank-R.pt: the batches, times, noise and losses of its training steps, the gradients of the
-first step, the average at the end, and which files below `out` it has opened for writing. The deeds of rank 1, at the
-beginning of its third step: "none"; "die", by an exception; "kill", by SIGKILL; "signal", a SIGUSR1 to itself; "nan",
-a loss that is no number.
+first step, the average at the end, and the files below `out` that it opened for writing. DEED is what rank 1 does in
+its third step: "none"; "die", raise an exception; "kill", send itself SIGKILL; "signal", send itself SIGUSR1; "nan",
+return a loss that is not finite.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REPORT: dict[str, Any] = {"steps": [], "written": []}
 
 
 class Reporter(lightning.Callback):
-    """Notes the gradients of the first step, and everything at the end."""
+    """Records the gradients of the first step, and writes the report at the end."""
 
     def __init__(self, reports: Path) -> None:
         self.reports = reports
@@ -47,7 +47,7 @@ class Reporter(lightning.Callback):
 
 
 def main(reports: Path, deed: str, *arguments: str) -> None:
-    """Trains with everything that reports, or does, something in place."""
+    """Trains with the reports and the deed in place."""
     out = next(argument for argument in arguments if argument.startswith("out=")).removeprefix("out=")
     sys.addaudithook(lambda event, given: _note_writing(out, event, given))
     losses, step, trainer = ScoreModule.losses, ScoreModule.training_step, lightning.Trainer
@@ -63,7 +63,7 @@ def main(reports: Path, deed: str, *arguments: str) -> None:
         if self.global_rank != 1 or batch_idx != 2 or deed == "none":
             return loss
         if deed == "die":
-            raise RuntimeError("rank 1 has had enough")
+            raise RuntimeError("rank 1 fails")
         if deed == "nan":
             self.batch_loss = self.batch_loss * float("nan")
             return loss * float("nan")

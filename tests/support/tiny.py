@@ -1,4 +1,4 @@
-"""Images, configurations and runs so small that a test can train on them."""
+"""Images and configurations for runs of a few seconds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TINY: dict[str, Any] = {
     "checkpoint": {"every_steps": 4, "keep": 3},
     "preview": {"count": 2, "samples": 1, "steps": 2},
 }
-"""A run of seconds on 8 px images, but for `data.path` and `out`."""
+"""A run of seconds on 8 px images, without `data.path` and `out`."""
 
 
 def tiny_config(*arguments: str) -> TrainingConfig:

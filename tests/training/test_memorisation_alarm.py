@@ -1,4 +1,4 @@
-"""The alarm for models that repeat their training images."""
+"""The alarm for models that reproduce their training images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def module() -> ScoreModule:
 
 
 def alarm_over(module: ScoreModule, edits: Tensor) -> MemorisationAlarm:
-    """An alarm whose edits are given."""
+    """An alarm with given edits."""
     small = torch.nn.functional.interpolate(TRAIN, size=16, mode="area")
     alarm = MemorisationAlarm(ImageHalfLifeAveraging(), module.denoiser, VAL, small)
     alarm.edit = Mock(return_value=edits)
@@ -43,7 +43,7 @@ def alarm_over(module: ScoreModule, edits: Tensor) -> MemorisationAlarm:
 
 
 def validated(alarm: MemorisationAlarm, module: ScoreModule) -> dict[str, float]:
-    """What a validation logs."""
+    """The numbers that a validation logs."""
     logged: dict[str, float] = {}
     module.log = lambda name, value, **options: logged.update({name: value})  # type: ignore[method-assign]
     trainer = Mock(spec=lightning.Trainer, sanity_checking=False, is_global_zero=True, global_step=5)
@@ -62,7 +62,7 @@ def test_copies_of_training_images_raise_the_alarm_once(module: ScoreModule, cap
         assert len(caplog.records) == 1 and "repeats its training images" in caplog.text
 
 
-def test_new_images_do_not_however_blurred_they_are(module: ScoreModule, caplog: pytest.LogCaptureFixture) -> None:
+def test_new_images_raise_no_alarm_even_if_blurred(module: ScoreModule, caplog: pytest.LogCaptureFixture) -> None:
     small = torch.nn.functional.interpolate(pictures(12, 2), size=16, mode="area")
     blurred = torch.nn.functional.interpolate(small, size=32, mode="bilinear")
     for edits in (pictures(12, 2), blurred):

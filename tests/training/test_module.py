@@ -25,7 +25,7 @@ TRAINABLE = [name for name, kind in PARAMETERISATIONS.items() if not kind().lear
 
 
 def tiny_module(*arguments: str, rank: int = 0) -> ScoreModule:
-    """A module outside of any training loop, as the device `rank` has it."""
+    """A module without a training loop, on the device `rank`."""
     config = tiny_config("data.path=unused", *arguments)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
@@ -37,16 +37,16 @@ def tiny_module(*arguments: str, rank: int = 0) -> ScoreModule:
 
 
 def draws(module: ScoreModule, batches: int = 3) -> list[Tensor]:
-    """Everything random in some training steps: the quantiles of the times and the noise."""
+    """The random numbers of some training steps: times and noise."""
     drawn: list[Tensor] = []
 
-    def record(denoiser: Any, images: Tensor, t: Tensor, noise: Tensor, told: Tensor | None) -> Tensor:
+    def record(denoiser: Any, images: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
         drawn.append(torch.cat([t, noise.flatten()]))
         return torch.zeros(len(images))
 
     module.losses = record  # type: ignore[method-assign]
     for batch in range(batches):
-        torch.rand(batch)  # what else draws from the global stream changes nothing
+        torch.rand(batch)  # other draws from the global stream change nothing
         module.training_step(torch.zeros(4, 3, 8, 8), batch)
     return drawn
 
@@ -70,10 +70,12 @@ def test_the_loss_falls_on_a_domain_of_four_images() -> None:
     assert mean_loss() < 0.6 * before
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("parameterisation", TRAINABLE)
 @pytest.mark.parametrize("sde", SDES)
-def test_every_combination_takes_a_step(sde: str, parameterisation: str, weighting: str) -> None:
+def test_every_combination_takes_a_step(sde: str, parameterisation: str) -> None:
+    # Each SDE meets each parameterisation and each weighting.
+    turn = list(SDES).index(sde) + TRAINABLE.index(parameterisation)
+    weighting = list(WEIGHTINGS)[turn % len(WEIGHTINGS)]
     module = tiny_module(
         f"sde={sde}", f"parameterisation={parameterisation}", f"weighting={weighting}", "times=uniform"
     )

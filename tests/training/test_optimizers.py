@@ -1,4 +1,4 @@
-"""Learning-rate schedules in closed form, and what the optimisers are told."""
+"""Learning-rate schedules in closed form, and the settings of the optimisers."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_schedules_follow_their_formulas() -> None:
     assert InverseSquareRoot(reference_steps=100).factor(400, 1) == pytest.approx(0.5)
 
 
-def test_schedules_that_mean_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="warmup_steps must be 0 or more, got -1"):
+def test_invalid_schedules_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"warmup_steps .* got -1"):
         Constant(warmup_steps=-1)
-    with pytest.raises(ValueError, match="decay_steps must be 0 or more, got -5"):
+    with pytest.raises(ValueError, match=r"decay_steps .* got -5"):
         Trapezoid(decay_steps=-5)
-    with pytest.raises(ValueError, match="reference_steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"reference_steps .* got 0"):
         InverseSquareRoot(reference_steps=0)
 
 
@@ -65,7 +65,7 @@ def test_optimisers_take_their_settings(optimizer: str) -> None:
 
 @pytest.mark.parametrize(("optimizer", "remaining"), [(Adam, 1.0 - 0.1), (AdamW, 1.0 - 0.1 * 0.5)])
 def test_weight_decay_is_a_penalty_in_adam_and_decoupled_in_adamw(optimizer: type[Adam], remaining: float) -> None:
-    # Without a gradient, Adam's first step is the rate, whatever the penalty's size; AdamW's is the share taken off.
+    # Without a gradient, Adam's first step is the rate, whatever the penalty; AdamW subtracts rate * penalty.
     weight = torch.nn.Parameter(torch.ones(1))
     weight.grad = torch.zeros(1)
     optimizer(rate=0.1, weight_decay=0.5).build([weight]).step()

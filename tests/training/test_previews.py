@@ -1,4 +1,4 @@
-"""Sheets of edits and samples."""
+"""Preview sheets of edits and samples."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def module() -> ScoreModule:
 
 
 def trainer_at(step: int, rank: int = 0, *, sanity_checking: bool = False, loggers: Sequence[object] = ()) -> Mock:
-    """What previews ask a trainer for."""
+    """A trainer with the attributes that previews need."""
     trainer = Mock(spec=lightning.Trainer, global_step=step, is_global_zero=rank == 0, loggers=loggers)
     trainer.sanity_checking = sanity_checking
     trainer.precision_plugin.forward_context = nullcontext
@@ -79,7 +79,7 @@ def test_previews_are_sheets_of_guides_edits_and_samples(module: ScoreModule, tm
 
 
 @pytest.mark.parametrize(("rank", "sanity", "samples"), [(1, False, 2), (0, True, 2), (0, False, 0)])
-def test_no_preview_on_other_devices_in_sanity_checks_or_without_anything_to_show(
+def test_no_sheet_on_other_devices_in_sanity_checks_or_without_images(
     rank: int, sanity: bool, samples: int, module: ScoreModule, tmp_path: Path
 ) -> None:
     guides = torch.empty(0, 3, 8, 8)
@@ -100,7 +100,7 @@ def test_previews_show_the_averaged_weights(
     assert shown == [other]
 
 
-def test_a_full_disk_costs_the_sheet_and_not_the_training(
+def test_a_full_disk_loses_the_sheet_but_does_not_stop_training(
     module: ScoreModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:

@@ -1,4 +1,4 @@
-"""Weights & Biases without a network or an account: what a run leaves in its folder, and which run goes on."""
+"""Weights & Biases without a network or an account: the content of a run, and which run is continued."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEADER = 7
 
 @pytest.fixture(autouse=True)
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """W&B in offline mode, with its caches in the test's folder and nobody to answer a prompt."""
+    """W&B in offline mode, with caches in the test's folder and without prompts."""
     for name in ("WANDB_API_KEY", "WANDB_PROJECT", "WANDB_RUN_ID", "WANDB_ENTITY", "WANDB_NAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -47,7 +47,7 @@ def records(file: Path) -> list[Any]:
     """The records of a W&B datastore: LevelDB's log format after a header of seven bytes."""
     content, position, parts, found = file.read_bytes(), HEADER, [], []
     while position + HEADER <= len(content):
-        if BLOCK - position % BLOCK < HEADER:  # no room for another header: the next block begins
+        if BLOCK - position % BLOCK < HEADER:  # no room for another header: skip to the next block
             position += BLOCK - position % BLOCK
             continue
         length, kind = int.from_bytes(content[position + 4 : position + 6], "little"), content[position + 6]
@@ -62,8 +62,8 @@ def records(file: Path) -> list[Any]:
 
 
 def runs(folder: Path) -> list[list[Any]]:
-    """The records of every time that W&B was started, in order."""
-    wandb.teardown()  # what is still in the service's buffers is written
+    """The records of each start of W&B, in order."""
+    wandb.teardown()  # writes the buffers of the service
     files = folder.glob("wandb/offline-run-*/*.wandb")
     return [records(file) for file in sorted(files, key=lambda file: file.stat().st_mtime_ns)]
 
@@ -115,7 +115,7 @@ def test_an_offline_run_holds_losses_previews_configuration_and_checkpoint(
     assert [ended.exit_code for ended in of_kind(run, "exit")] == [0]
 
 
-def test_a_resumed_run_goes_on_in_the_same_wandb_run(settings: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_resumed_run_continues_the_same_wandb_run(settings: tuple[str, ...], tmp_path: Path) -> None:
     for steps in (2, 4):
         fit(tiny_config(*settings, f"trainer.max_steps={steps}", "wandb.log_model=false"))
         assert wandb.run is None
@@ -123,7 +123,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(settings: tuple[str, ...], 
     assert of_kind(first, "run")[0].run_id == of_kind(second, "run")[0].run_id
     assert of_kind(first, "run")[0].run_id == json.loads((tmp_path / "run" / "wandb.json").read_text())["id"]
     steps = [[step for step, _ in history(run, "train/loss")] for run in (first, second)]
-    assert steps == [[0, 1], [2, 3]]  # no gap and nothing double
+    assert steps == [[0, 1], [2, 3]]  # no gaps and no duplicates
     assert not of_kind(first, "artifact") and not of_kind(second, "artifact")
 
 
@@ -137,7 +137,7 @@ def test_steps_that_are_trained_again_are_logged_once(
 
     step, stops = ScoreModule.training_step, (5, 4, None)
     lasting = ("trainer.max_steps=6", "trainer.val_check_interval=3", "wandb.log_model=false")
-    for stop in stops:  # each after a validation and steps that are in no checkpoint
+    for stop in stops:  # each after a validation and after steps without a checkpoint
         with monkeypatch.context() as patched, nullcontext() if stop is None else pytest.raises(RuntimeError):
             patched.setattr(ScoreModule, "training_step", failing)
             fit(tiny_config(*settings, *lasting))
@@ -154,7 +154,7 @@ def test_steps_that_are_trained_again_are_logged_once(
     assert sheets == [3, 6]
 
 
-def test_a_run_that_failed_ends_as_failed_and_the_next_is_its_own(
+def test_a_failed_run_ends_as_failed_and_another_folder_starts_a_new_run(
     settings: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: ScoreModule, batch: object, batch_idx: int) -> None:
@@ -170,7 +170,7 @@ def test_a_run_that_failed_ends_as_failed_and_the_next_is_its_own(
     assert of_kind(runs(other)[0], "run")[0].run_id != of_kind(run, "run")[0].run_id
 
 
-def test_without_asking_for_it_nothing_is_started(
+def test_wandb_starts_only_on_request(
     settings: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wandb, "init", lambda **options: pytest.fail("W&B was started"))
