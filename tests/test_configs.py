@@ -165,8 +165,8 @@ def test_what_it_begins_with_fits(file: Path) -> None:
     config = resolve(TrainingConfig, merge(TrainingConfig, read_file(file), {"data": {"path": "unused"}}))
     model = config.model
     begun = build_denoiser(model)
-    initialise(begun, model, str(CONFIGS.parent / config.init_from), rate=1.0)
-    trained = load_denoiser(CONFIGS.parent / config.init_from)
+    initialise(begun, model, str(config.init_from), rate=1.0)
+    trained = load_denoiser(str(config.init_from))
     assert begun.sde == trained.sde  # so that no noise level is new to it
     weights = begun.network.state_dict()
     assert all(

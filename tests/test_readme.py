@@ -89,13 +89,13 @@ def test_the_python_example_edits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_example_of_a_new_solver_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SOLVERS, "jump", SOLVERS["ancestral"])  # taken out again afterwards
+    monkeypatch.setitem(SOLVERS, "jump", SOLVERS["ancestral"])  # so that it is removed afterwards
     names: dict[str, object] = {"__name__": "readme_example"}
     snippet = next(body for body in SNIPPETS if 'SOLVERS["jump"]' in body)
     exec(compile(snippet, "README.md", "exec"), names)
     from sdedit_pl import SDEdit, load_denoiser
 
-    denoiser = load_denoiser(ROOT / "checkpoints/portraits64.safetensors")
+    denoiser = load_denoiser("portraits64")
     edited = SDEdit(t0=0.5, steps=2, solver=SOLVERS["jump"](), grid=GRIDS["log_snr"]())(
         denoiser, torch.zeros(1, 3, 64, 64), seeds=[0]
     )
