@@ -25,13 +25,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.build.training_run import build_module, resolve_arithmetic
+from sdedit_pl.build.training_parts import build_module, resolve_arithmetic
 from sdedit_pl.cli.train import COMMAND as TRAIN
 from sdedit_pl.configuration.bundled_configs import find_config
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.schema import schema_of
 from sdedit_pl.configuration.training_config import TrainingConfig
-from sdedit_pl.configuration.yaml_text import read_file
+from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.machine import Machine
 from sdedit_pl.training.module import ScoreModule
 

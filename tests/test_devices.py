@@ -20,7 +20,7 @@ from support.tiny import TINY, tiny_config
 from torchvision.utils import save_image
 
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.build.training_run import build_data, build_module
+from sdedit_pl.build.training_parts import build_data, build_module
 from sdedit_pl.checkpoints import describe
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.fit import fit
