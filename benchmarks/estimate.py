@@ -90,7 +90,7 @@ def estimate(config: TrainingConfig) -> Estimate:
     devices = int(trainer.devices) if str(trainer.devices).isdecimal() else 1
     # On the CPU, as the backward pass on a GPU's fake tensors needs a GPU; it keeps the same tensors.
     with FakeTensorMode():
-        module = build_module(replace(config, compile=False), build_denoiser(config.model))
+        module = build_module(replace(config, compile=False, channels_last=False), build_denoiser(config.model))
         module._trainer = cast(Any, SimpleNamespace(global_rank=0, max_steps=trainer.max_steps))
         module.log = lambda *arguments, **options: None
         optimizer = module.optimizer.build([weight for weight in module.parameters() if weight.requires_grad])
