@@ -2,8 +2,8 @@
 
 Images in local shards are read by number, from positions that are listed once (`local_shards.py`): training has the
 same exact order, resuming and independence of devices and workers as with a folder, and can have more workers than
-shards. Remote shards (`https:`, `s3:`, `pipe:`...) are streamed through a cache with the same properties, but are shuffled a
-few at a time (`remote_shards.py`).
+shards. Remote shards (`https:`, `s3:`, `pipe:`...) are streamed through a cache with the same properties, but are
+shuffled a few at a time (`remote_shards.py`).
 """
 
 from __future__ import annotations
