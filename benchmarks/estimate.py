@@ -25,13 +25,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.build.training_run import build_module
+from sdedit_pl.build.training_run import build_module, resolve_arithmetic
 from sdedit_pl.cli.train import COMMAND as TRAIN
 from sdedit_pl.configuration.bundled_configs import find_config
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.schema import schema_of
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.configuration.yaml_text import read_file
+from sdedit_pl.machine import Machine
 from sdedit_pl.training.module import ScoreModule
 
 USAGE = "python benchmarks/estimate.py config=NAME [key=value ...]\n\nEstimates operations, memory and time of a run."
@@ -46,8 +47,15 @@ class GPU(NamedTuple):
     share: float
 
 
-GPUS = (GPU("A100 SXM", 312e12, 156e12, 0.3), GPU("RTX 4090", 165e12, 83e12, 0.3))
-"""Rates as published by NVIDIA, the 32-bit ones with TF32; the shares are assumptions."""
+GPUS = (
+    GPU("H100 SXM", 989e12, 495e12, 0.15),
+    GPU("A100 SXM", 312e12, 156e12, 0.3),
+    GPU("RTX 4090", 165e12, 83e12, 0.3),
+)
+"""Rates as published by NVIDIA, the 32-bit ones with TF32.
+
+The share of the H100 is what an H200, which has the same arithmetic, reached (results/gpu); the others are assumptions.
+"""
 
 
 class Estimate(NamedTuple):
@@ -76,7 +84,8 @@ class Estimate(NamedTuple):
 
 
 def estimate(config: TrainingConfig) -> Estimate:
-    """The estimate of a configuration; devices are taken for GPUs, and "auto" counts as one."""
+    """The estimate of a configuration; devices are taken for GPUs with bf16, and "auto" counts as one."""
+    config = resolve_arithmetic(config, Machine("cuda", "a GPU", bf16=True))
     trainer, image, batch = config.trainer, config.image, config.data.values["batch_size"]
     devices = int(trainer.devices) if str(trainer.devices).isdecimal() else 1
     # On the CPU, as the backward pass on a GPU's fake tensors needs a GPU; it keeps the same tensors.

@@ -30,6 +30,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sdedit_pl.machine import tensor_float32
 from sdedit_pl.sde import SDE
 from sdedit_pl.typing import Images, Times, over_images
 
@@ -366,10 +367,22 @@ def in_precision(denoiser: Denoiser, precision: str) -> AbstractContextManager[o
 
     Args:
         denoiser: the model; its network has `label_embedding`, as those of this package have, or is converted whole.
-        precision: float32, bfloat16 or float16.
+        precision: float32, tf32, bfloat16 or float16.
+
+    Returns:
+        A context in which a GPU computes float32 as IEEE defines it, or in TF32 if that is the precision.
     """
-    if precision != "float32":
-        for name, part in denoiser.network.named_children():
-            if name != "label_embedding":
-                part.to(getattr(torch, precision))
-    return nullcontext()
+    if precision in ("bfloat16", "float16"):
+        _convert_all_but_labels(denoiser.network, getattr(torch, precision))
+    on_gpu = any(weight.is_cuda for weight in denoiser.parameters())
+    return tensor_float32(precision == "tf32") if on_gpu else nullcontext()
+
+
+def _convert_all_but_labels(network: nn.Module, dtype: torch.dtype) -> None:
+    """Converts the parts of a network, or of one that another module wraps, except its label embedding."""
+    for name, part in network.named_children():
+        if name != "label_embedding":
+            if any(inner.endswith("label_embedding") for inner, _ in part.named_modules()):
+                _convert_all_but_labels(part, dtype)
+            else:
+                part.to(dtype)

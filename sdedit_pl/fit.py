@@ -7,7 +7,10 @@ model, for editing), `previews/` and `metrics.csv` (the log of all restarts).
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import asdict
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +22,24 @@ from lightning.pytorch.loggers.logger import Logger
 
 from sdedit_pl.build.components import build_component
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.build.training_run import build_averaging, build_data, build_module, build_safeguards
+from sdedit_pl.build.training_run import (
+    build_averaging,
+    build_data,
+    build_module,
+    build_safeguards,
+    resolve_arithmetic,
+)
 from sdedit_pl.checkpoints.init_from import AUGMENTATION_WEIGHT, initialise
 from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.checkpoints.native import save_denoiser
-from sdedit_pl.configuration import ConfigError
+from sdedit_pl.configuration.schema import ConfigError, construct
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.guides.guide_files import find_guides, read_guide
 from sdedit_pl.guides.strokes import stroke_painting
+from sdedit_pl.machine import Arithmetic, Machine, check_devices, log_arithmetic, tensor_float32, this_machine
 from sdedit_pl.run_folder import (
     CHECKPOINTS,
     HISTORY_FILE,
@@ -44,8 +54,10 @@ from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.divergence_watch import Diverged, DivergenceWatch
 from sdedit_pl.training.editing_checkpoint import EditingCheckpoint
 from sdedit_pl.training.freezing import freeze_all_but
-from sdedit_pl.training.lightning_internals import without_notices
+from sdedit_pl.training.lightning_internals import configure_ddp, without_notices
 from sdedit_pl.training.loggers import ContinuedWandb, CsvHistory
+from sdedit_pl.training.memory_trial import largest_batch, trial_step
+from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.overdue_validation import OverdueValidation
 from sdedit_pl.training.previews import Previews
 from sdedit_pl.training.progress_display import progress_display
@@ -77,6 +89,7 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
     """Runs training in a locked folder; a signal in `signals` ends it early."""
     folder = Path(config.out)
     newest = newest_checkpoint(folder, config)
+    config, machine = for_this_machine(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         denoiser = build_denoiser(config.model)
@@ -97,6 +110,7 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
     editing = editing_checkpoint(config, folder, averaging, unwritten)
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     logger.info("network: %.2f M parameters, %.2f M trained; run: %s", parameters / 1e6, trained / 1e6, folder)
+    log_arithmetic(Arithmetic(config.trainer.precision, config.compile is True, config.channels_last is True), machine)
     if newest is not None:
         logger.info("resuming from %s", newest)
     resumable = ResumableCheckpoint(
@@ -114,9 +128,13 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
     safeguards = [UnreadableImageCounts(data.source), *safeguards]
     callbacks = [OverdueValidation(), *bar, log, sheets, averaging, editing, *safeguards, resumable]
     trainer = build_trainer(folder, config, callbacks, [*wandb_loggers(folder, config), history], files)
+    out_of_memory = False
     try:
         open_wandb(trainer, config)
-        trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+        with tensor_float32(config.trainer.tf32) if machine.device == "cuda" else nullcontext():
+            trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+    except torch.OutOfMemoryError:
+        out_of_memory = True  # answered below, where no traceback holds the step's tensors
     except Diverged as error:
         last = newest_whole(folder)
         kept = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
@@ -124,10 +142,45 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
     finally:
         if trainer.is_global_zero:
             close_wandb(trainer, folder, config)
+    if out_of_memory:
+        raise ConfigError(memory_advice(module, trainer, config))
     failures = [*unwritten.values(), *filter(None, (files.failure, history.failure))]
     if failures:
         raise OSError(f"training has finished, but {'; '.join(failures)}; make room and {remedy(folder)}")
     return folder / RUN_FILE
+
+
+def for_this_machine(config: TrainingConfig) -> tuple[TrainingConfig, Machine]:
+    """The configuration without `auto` in its arithmetic, and the machine that decided.
+
+    Raises:
+        ConfigError: the machine does not have what a key asks for, or the strategy is not supported.
+    """
+    settings = config.trainer
+    sharded = [name for name in ("fsdp", "deepspeed", "model_parallel") if settings.strategy.startswith(name)]
+    if sharded:
+        raise ConfigError(
+            f"trainer.strategy={settings.strategy} spreads one network over several devices, and averages, previews "
+            f"and checkpoints need it whole; take ddp, since a network that edits images fits on one device"
+        )
+    machine = this_machine(settings.accelerator)
+    construct("", check_devices, machine=machine, devices=settings.devices)
+    return resolve_arithmetic(config, machine), machine
+
+
+def memory_advice(module: ScoreModule, trainer: lightning.Trainer, config: TrainingConfig) -> str:
+    """One line for a run without enough memory: the batch that fits, found by taking a step with it."""
+    batch, accumulated = config.data.values["batch_size"], config.trainer.accumulate_grad_batches
+    shape = (config.image.channels, config.image.size, config.image.size)
+    fitting = largest_batch(partial(trial_step, module, trainer, shape), batch)
+    problem = f"{trainer.strategy.root_device} has too little memory for data.batch_size={batch}"
+    if fitting is None:
+        return f"{problem}, and for a single image; take a smaller network, or network.checkpoint_gradients=true"
+    images = accumulated * batch
+    return (
+        f"{problem}; data.batch_size={fitting} trainer.accumulate_grad_batches={images // fitting} fits and keeps "
+        f"{images} images a step"
+    )
 
 
 def remedy(folder: Path) -> str:
@@ -171,7 +224,7 @@ def build_trainer(
     Raises:
         ConfigError: Lightning refuses a setting, or this machine does not have the devices.
     """
-    settings = config.trainer
+    settings = resolve_arithmetic(config, this_machine(config.trainer.accelerator)).trainer
     if settings.max_steps < 1:
         raise ConfigError(f"trainer.max_steps must be at least 1, got {settings.max_steps}")
     if settings.precision in ("bf16-true", "16-true"):
@@ -184,8 +237,11 @@ def build_trainer(
     interval = min(settings.val_check_interval, settings.max_steps) * settings.accumulate_grad_batches
     given: dict[str, Any] = {key: value for key, value in asdict(settings).items() if value is not None}
     given["val_check_interval"] = interval
+    given["benchmark"] = given.pop("cudnn_benchmark")
+    timeout = timedelta(minutes=given.pop("ddp_timeout_minutes"))
+    del given["tf32"]
     try:
-        return lightning.Trainer(
+        trainer = lightning.Trainer(
             **given,
             default_root_dir=folder,
             logger=loggers,
@@ -199,6 +255,10 @@ def build_trainer(
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {error}") from error
+    # With accumulation some steps exchange no gradients, which a static graph does not allow.
+    static = not config.train.only and not config.uncertainty and settings.accumulate_grad_batches == 1
+    configure_ddp(trainer, timeout=timeout, static_graph=static)
+    return trainer
 
 
 def initialise_new_run(denoiser: Denoiser, config: TrainingConfig) -> None:

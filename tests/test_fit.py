@@ -24,6 +24,7 @@ from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.fit import fit
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
+from sdedit_pl.machine import Machine
 from sdedit_pl.sde import SDES
 from sdedit_pl.settings_record import SettingsChanged
 from sdedit_pl.training.divergence_watch import Diverged
@@ -448,3 +449,56 @@ def test_a_compiled_network_trains_as_the_plain_one(finished: Path, images: Path
     assert not any("_orig_mod" in name for name in read(out, 4)["state_dict"])
     losses, expected = (list(logged(folder, "train/loss").values()) for folder in (out, plain))
     assert losses == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("room", "advice"), [(1, "batch_size=1 trainer.accumulate_grad_batches=8 .* 8 images"), (0, "checkpoint_gradients")]
+)
+def test_a_run_without_memory_names_the_batch_that_fits(
+    room: int, advice: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = ScoreModule.losses
+
+    def limited(self: ScoreModule, denoiser: Any, batch: Tensor, *others: Any) -> Tensor:
+        if len(batch) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return losses(self, denoiser, batch, *others)
+
+    monkeypatch.setattr(ScoreModule, "losses", limited)
+    settings = (f"data.path={images}", f"out={tmp_path / 'run'}", "trainer.accumulate_grad_batches=2")
+    with pytest.raises(ConfigError, match=f"memory for data.batch_size=4.*{advice}"):
+        fit(tiny_config(*settings, "augment.probability=0.5"))
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_2"])
+def test_strategies_that_share_out_the_network_are_refused(strategy: str, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"strategy={strategy} .* take ddp"):
+        fit(tiny_config(f"data.path={images}", f"out={tmp_path / 'run'}", f"trainer.strategy={strategy}"))
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("trainer.devices=8", "trainer.devices=8, .* has 1 .*trainer.devices=1"),
+        ("trainer.precision=bf16-mixed", "trainer.precision=bf16-mixed .*V100.* 16-mixed"),
+        ("compile=true", "compile=true .*triton.* compile=false"),
+    ],
+)
+def test_what_the_gpu_cannot_do_is_refused_before_anything_is_written(
+    option: str, words: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Machine("cuda", "NVIDIA V100", bf16=False, missing_compiler="the package triton", count=1)
+    monkeypatch.setattr("sdedit_pl.fit.this_machine", lambda accelerator: gpu)
+    with pytest.raises(ConfigError, match=words):
+        fit(tiny_config(f"data.path={images}", f"out={tmp_path / 'run'}", option))
+    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").rglob("*.yaml"))
+
+
+def test_the_resolved_arithmetic_is_recorded_and_printed(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "sdedit_pl")
+    fit(tiny_config(f"data.path={images}", f"out={tmp_path / 'run'}", "trainer.max_steps=1", *NO_PREVIEWS))
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (config["trainer"]["precision"], config["compile"], config["channels_last"]) == ("32-true", False, False)
+    assert "arithmetic: 32-true, NCHW (CPU" in caplog.text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from lightning.pytorch.callbacks import Callback
 
@@ -10,6 +12,7 @@ from sdedit_pl.configuration.schema import ConfigError, construct, keys_of
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.machine import Machine, this_machine, training_arithmetic
 from sdedit_pl.training.early_stopping import Patience
 from sdedit_pl.training.learned_uncertainty import LogUncertainty
 from sdedit_pl.training.memorisation_alarm import SIDE, MemorisationAlarm
@@ -29,8 +32,31 @@ def build_data(config: TrainingConfig) -> ImageDataModule:
     return construct("data", ImageDataModule, source=source, seed=config.seed, **shared)
 
 
+def resolve_arithmetic(config: TrainingConfig, machine: Machine) -> TrainingConfig:
+    """The configuration with the values that `auto` stands for on a machine.
+
+    Raises:
+        ConfigError: the machine does not have what a key asks for.
+    """
+    settings, size = config.trainer, config.image.size
+    batch = config.data.values["batch_size"]
+    pixels = settings.max_steps * settings.accumulate_grad_batches * batch * size**2
+    found = construct(
+        "",
+        training_arithmetic,
+        machine=machine,
+        pixels=pixels,
+        precision=settings.precision,
+        compile=config.compile,
+        channels_last=config.channels_last,
+    )
+    trainer = replace(settings, precision=found.precision)
+    return replace(config, trainer=trainer, compile=found.compile, channels_last=found.channels_last)
+
+
 def build_module(config: TrainingConfig, denoiser: Denoiser) -> ScoreModule:
     """The LightningModule that trains `denoiser`."""
+    config = resolve_arithmetic(config, this_machine(config.trainer.accelerator))
     if config.channels_last:
         denoiser = denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     module = ScoreModule(

@@ -9,6 +9,7 @@ from sdedit_pl.calibration.sweep import LEAST_IMAGES
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.grids import GRIDS, Grid
+from sdedit_pl.machine import AutoBool, InferencePrecision
 from sdedit_pl.metrics.feature_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor
 from sdedit_pl.solvers import SOLVERS, Solver
@@ -32,7 +33,9 @@ class CalibrationSettings:
         seed: seed of the first image's edits; the next ones count up from it.
         batch: images per batch.
         device: auto, cpu, cuda, cuda:1, mps.
-        precision: of the network; the state is always float32.
+        precision: of the network; the state is always float32. float32 is IEEE's, tf32 its faster variant on GPUs; auto
+            is bfloat16 on GPUs with bf16, and float32 elsewhere.
+        compile: compile the network; auto does on GPUs with bf16 for 10,000 or more evaluations of the network.
         overwrite: replace earlier results.
     """
 
@@ -47,7 +50,8 @@ class CalibrationSettings:
     seed: int = 0
     batch: int = 16
     device: str = "auto"
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: InferencePrecision = "auto"
+    compile: AutoBool = "auto"
     overwrite: bool = False
     solver: Component[Solver] = family(SOLVERS, DEFAULT_SOLVER, supplied=("predictor",))
     grid: Component[Grid] = family(GRIDS, DEFAULT_GRID)

@@ -13,6 +13,7 @@ from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, ORIGINAL, OURS
 from sdedit_pl.evaluation.measurement import LEAST_IMAGES
 from sdedit_pl.evaluation.methods import BASELINES
 from sdedit_pl.grids import GRIDS, Grid
+from sdedit_pl.machine import AutoBool, InferencePrecision
 from sdedit_pl.metrics.feature_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor
 from sdedit_pl.solvers import SOLVERS, Solver
@@ -48,9 +49,10 @@ class Arguments:
             usual); null leaves it out.
         batch: images edited at once on each device; affects only speed and memory, and the last bit on devices whose
             arithmetic depends on the batch.
-        precision: of the network in edits; the state is always float32. On a CPU float32 is exact and slow: images pass
-            through the network one by one.
-        compile: compile the network, which pays off for many images.
+        precision: of the network in edits; the state is always float32. auto is bfloat16 on GPUs with bf16 and float32
+            elsewhere. float32 is IEEE's, tf32 its faster variant on GPUs. On a CPU float32 is exact and slow: images
+            pass through the network one by one.
+        compile: compile the network; auto does on GPUs with bf16 for 2,000 or more images times steps.
         accelerator: auto, cpu, gpu, ...
         devices: devices on each node; auto takes all.
         num_nodes: machines; they share the folder `out`.
@@ -79,8 +81,8 @@ class Arguments:
     lpips_weights: str | None = None
     kid_subset: int | None = None
     batch: int = 16
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    compile: bool = False
+    precision: InferencePrecision = "auto"
+    compile: AutoBool = "auto"
     accelerator: str = "auto"
     devices: int | str = "auto"
     num_nodes: int = 1

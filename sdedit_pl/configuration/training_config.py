@@ -12,6 +12,7 @@ from sdedit_pl.configuration.schema import Component, construct, family, require
 from sdedit_pl.data import DATA_SOURCES, ImageDataModule, Source
 from sdedit_pl.denoiser import PARAMETERISATIONS, Parameterisation
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS, TimeSampler, Weighting
+from sdedit_pl.machine import AutoBool
 from sdedit_pl.networks import NETWORKS
 from sdedit_pl.networks.unet import UNet
 from sdedit_pl.sde import SDE, SDES
@@ -28,8 +29,14 @@ class TrainerSettings:
         accelerator: auto, cpu, gpu, ...
         devices: devices on each node; auto uses all.
         num_nodes: number of machines.
-        strategy: auto, ddp, ...
-        precision: precision of the network: 32-true, bf16-mixed, 16-mixed, ...
+        strategy: auto, ddp, ...; strategies that split one network between devices (fsdp, deepspeed) are refused.
+        ddp_timeout_minutes: how long devices wait for one another before the run ends.
+        precision: precision of the network: 32-true, bf16-mixed, 16-mixed, ...; auto is bf16-mixed on GPUs with bf16
+            and, in long runs, on CPUs with AMX, and 32-true elsewhere.
+        tf32: round factors in float32 products and convolutions to TF32 on GPUs that can, which is faster; false
+            computes them in IEEE float32.
+        cudnn_benchmark: let cuDNN choose its algorithms by trial, which is faster; trials may end differently, so that
+            only false lets a resumed run on a GPU repeat an uninterrupted one to the bit.
         accumulate_grad_batches: batches in one optimiser step.
         gradient_clip_val: largest norm of the gradient; null switches clipping off.
         val_check_interval: optimiser steps between two validations; a shorter run validates at its end.
@@ -43,7 +50,10 @@ class TrainerSettings:
     devices: int | str = "auto"
     num_nodes: int = 1
     strategy: str = "auto"
-    precision: str = "32-true"
+    ddp_timeout_minutes: float = 30.0
+    precision: str = "auto"
+    tf32: bool = True
+    cudnn_benchmark: bool = True
     accumulate_grad_batches: int = 1
     gradient_clip_val: float | None = 1.0
     val_check_interval: int = 1000
@@ -56,6 +66,8 @@ class TrainerSettings:
         require_at_least(self, **counts, log_every_n_steps=1, limit_val_batches=0)
         if self.gradient_clip_val is not None and not self.gradient_clip_val > 0:
             raise ValueError(f"gradient_clip_val must be positive, got {self.gradient_clip_val}; null does not clip")
+        if not self.ddp_timeout_minutes > 0:
+            raise ValueError(f"ddp_timeout_minutes must be positive, got {self.ddp_timeout_minutes}")
 
 
 @dataclass(frozen=True)
@@ -189,8 +201,8 @@ class TrainingConfig:
         seed: seed of all random numbers.
         init_from: editing checkpoint to start from; null starts from random weights.
         resume: continue from the newest checkpoint in `out`, if there is one.
-        compile: compile the network with torch.compile.
-        channels_last: store convolutions and feature maps in channels-last memory order.
+        compile: compile the loss with torch.compile; auto does in long runs on GPUs with bf16 and on CPUs with AMX.
+        channels_last: keep weights and feature maps in channels-last memory order; auto does if the loss is compiled.
         reduction: reduction of the squared error over the pixels of an image, mean or sum.
         uncertainty: learn the size of the loss at each noise level and divide the loss by it.
         logger: csv (and PNG previews) or wandb.
@@ -200,8 +212,8 @@ class TrainingConfig:
     seed: int = 0
     init_from: str | None = None
     resume: bool = True
-    compile: bool = False
-    channels_last: bool = False
+    compile: AutoBool = "auto"
+    channels_last: AutoBool = "auto"
     reduction: Literal["mean", "sum"] = "mean"
     uncertainty: bool = False
     logger: Literal["csv", "wandb"] = "csv"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
 from tqdm import tqdm
 
 from sdedit_pl.checkpoints import files_of
@@ -19,6 +20,7 @@ from sdedit_pl.editing.many_guides import Edited, edit_guides
 from sdedit_pl.editing.trajectories import Trajectory, edit_with_trajectory
 from sdedit_pl.editing.windows import windowed
 from sdedit_pl.guides.edit_inputs import EditInputs, read_edit_inputs
+from sdedit_pl.machine import inference_arithmetic, log_arithmetic, prepare_network, this_machine
 from sdedit_pl.result_folder import ResultFolder
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,8 @@ def run_edit(settings: EditSettings) -> int:
             settings = replace(settings, t0=default_t0(description.path))
             edits = build_edits(settings)
         shape = description.image_shape
-        denoiser = prepared(denoiser, settings, shape)
+        network = denoiser.network
+        denoiser = with_windows(denoiser, settings, shape)
         inputs = read_edit_inputs(
             settings.guide,
             shape,
@@ -48,6 +51,8 @@ def run_edit(settings: EditSettings) -> int:
             window=settings.window_size(shape),
             side=settings.side,
         )
+        steps = sum(edit.total_steps(denoiser.sde) for edit in edits)
+        settings = prepare(network, settings, steps * len(inputs.guides) * settings.samples)
         writer = EditWriter(unpublished, settings, [*files_of(description.path), *inputs.files])
         with in_precision(denoiser, settings.precision):
             tasks = edit_tasks(settings, edits, denoiser, inputs)
@@ -59,10 +64,27 @@ def run_edit(settings: EditSettings) -> int:
     return writer.count
 
 
-def prepared(denoiser: Denoiser, settings: EditSettings, shape: tuple[int, int]) -> Denoiser:
-    """The denoiser, compiled and with windows if the settings say so; `shape` is (channels, size) of its images."""
-    if settings.compile:
-        denoiser.network.compile()
+def prepare(network: nn.Module, settings: EditSettings, evaluations: int) -> EditSettings:
+    """Prepares the network for its device and returns the settings with what `auto` stands for.
+
+    Args:
+        network: the network, on its device.
+        settings: the settings of the edit.
+        evaluations: how often the network is evaluated for one image.
+
+    Raises:
+        ValueError: the device does not have what the settings ask for.
+    """
+    machine = this_machine(next(network.parameters()).device.type)
+    arithmetic = inference_arithmetic(machine, evaluations, settings.precision, settings.compile)
+    prepare_network(network, arithmetic)
+    if (arithmetic.precision, arithmetic.compile) != ("float32", False):
+        log_arithmetic(arithmetic, machine)
+    return replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)
+
+
+def with_windows(denoiser: Denoiser, settings: EditSettings, shape: tuple[int, int]) -> Denoiser:
+    """The denoiser, with windows if the settings say so; `shape` is (channels, size) of its images."""
     window = settings.window_size(shape)
     if window is None:
         return denoiser

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import lightning
@@ -23,6 +23,7 @@ from sdedit_pl.editing.batch_invariance import images_per_call
 from sdedit_pl.evaluation.editing_tasks import TaskInputs, draws_of
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, EvaluationPlan
 from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, remove_images
+from sdedit_pl.machine import AutoBool, inference_arithmetic, log_arithmetic, prepare_network, this_machine
 
 
 class PendingImages(NamedTuple):
@@ -126,15 +127,24 @@ class ComputeSettings:
         accelerator: of Lightning's Trainer.
         devices: on each node, of Lightning's Trainer.
         num_nodes: of Lightning's Trainer.
-        precision: of the networks: float32, bfloat16 or float16.
-        compile: whether to compile the networks.
+        precision: of the networks: float32, tf32, bfloat16, float16 or auto.
+        compile: whether to compile the networks, or auto.
     """
 
     accelerator: str = "auto"
     devices: int | str = "auto"
     num_nodes: int = 1
     precision: str = "float32"
-    compile: bool = False
+    compile: AutoBool = False
+
+    def resolved(self, evaluations: int) -> ComputeSettings:
+        """The settings with what `auto` stands for on this machine, for a number of evaluations of the network.
+
+        Raises:
+            ValueError: the machine does not have what the settings ask for.
+        """
+        found = inference_arithmetic(this_machine(self.accelerator), evaluations, self.precision, self.compile)
+        return replace(self, precision=found.precision, compile=found.compile)
 
     @property
     def exact(self) -> bool:
@@ -144,7 +154,7 @@ class ComputeSettings:
     @property
     def recipe(self) -> str:
         """The arithmetic's part of a recipe, since it changes images; empty for plain float32."""
-        parts = [f"precision={self.precision}"] * (self.precision != "float32") + ["compile=true"] * self.compile
+        parts = [f"precision={self.precision}"] * (self.precision != "float32") + ["compile=true"] * bool(self.compile)
         return "".join(f", {part}" for part in parts)
 
 
@@ -167,10 +177,13 @@ class ImageMaker(lightning.LightningModule):
 
     def on_predict_start(self) -> None:
         """Prepares the models, and shows the progress of the first process; all have nearly equal work."""
+        machine = this_machine(self.device.type)
+        arithmetic = inference_arithmetic(machine, 0, self.computing.precision, self.computing.compile)
+        if self.computing.recipe and self.trainer.is_global_zero:
+            log_arithmetic(arithmetic, machine)
         for model in self.models.values():
             model.at_once = images_per_call(self.device) if self.computing.exact else None
-            if self.computing.compile:
-                model.network.compile()
+            prepare_network(model.network, arithmetic)
         batches = [self.data.batches[number] for number in self.data.predict_dataloader()]
         hidden = True if not self.trainer.is_global_zero else None
         self.progress = tqdm(total=sum(map(self._steps, batches)), desc="editing", unit="step", disable=hidden)

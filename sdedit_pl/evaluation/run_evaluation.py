@@ -36,6 +36,9 @@ from sdedit_pl.metrics.published_weights import WeightsUnavailable
 
 logger = logging.getLogger(__name__)
 
+LEAST_COLUMNS = 5
+"""Columns of edits that nearly every evaluation makes; see `sdedit_pl.machine` for when compiling pays off."""
+
 
 class EvaluatedModel(NamedTuple):
     """A denoiser, and the description of the checkpoint that it was loaded from."""
@@ -108,12 +111,15 @@ def run_evaluation(
     groups = group_numbers(names, None if options.groups is None else read_groups(options.groups))
     store = ImageStore(options.out, len(names), ImageFormat(size, channels), _partners(plan, groups))
     check_counts(store, groups, options.kid_subset)
-    record = _record(plan, images, groups, models, options.computing)
+    # Counted without the plan's columns, of which later runs may add some: the images must not depend on them.
+    steps = settings.edit.total_steps(denoisers[MODEL].sde)
+    computing = options.computing.resolved(LEAST_COLUMNS * store.count * steps)
+    record = _record(plan, images, groups, models, computing)
     record = record if options.overwrite else record.continuing(options.out)
     outputs = find_outputs(options.outputs or {}, settings.tasks, store.count, store.format)
     lpips, notes = _masked_lpips(plan, store, options)
     data = EvaluationData(plan, images, store, record, options.batch, options.overwrite)
-    device = make_images(denoisers, data, options.computing)
+    device = make_images(denoisers, data, computing)
     if device is None:
         return None
     instruments = Instruments(features, lpips, device, kid_subset=options.kid_subset)

@@ -64,7 +64,6 @@ class EditingCheckpoint(lightning.Callback):
         self.preferred: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The loss of the weights in the file, and the best average of the latest validation."""
         return {"lowest": self.lowest, "preferred": self.preferred}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -10,11 +10,13 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 
@@ -62,6 +64,25 @@ def run_validation(trainer: lightning.Trainer) -> None:
     trainer.validating = True
     validation.run()
     trainer.training = True
+
+
+def configure_ddp(trainer: lightning.Trainer, *, timeout: timedelta, static_graph: bool) -> None:
+    """Sets how the processes of a distributed run exchange gradients; without effect on a run of one process.
+
+    Gradients are views of the buffers that are exchanged, which saves a copy of them in memory.
+
+    Args:
+        trainer: the Trainer, before its fit.
+        timeout: how long processes wait for one another.
+        static_graph: whether every step uses the same parameters.
+
+    Why: only the Trainer knows which strategy `auto` is and how its processes are started, and a strategy that is
+    constructed by hand must be given both.
+    Replacement: Trainer options for arguments of the strategy that `auto` chooses.
+    """
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._ddp_kwargs |= {"gradient_as_bucket_view": True, "static_graph": static_graph}
+        trainer.strategy._timeout = timeout
 
 
 def recount_batches(checkpoint: dict[str, Any], accumulated: int) -> None:

@@ -203,12 +203,10 @@ class ScoreModule(lightning.LightningModule):
                         state["step"] = state["step"].to(parameter.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the configuration, as plain data, so that a checkpoint describes itself."""
         checkpoint["sdedit_config"] = self.config
         checkpoint["sdedit_batches_done"] = self.batches_done
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the number of batches, which determines the random streams."""
         self.batches_done = checkpoint["sdedit_batches_done"]
 
 

@@ -89,7 +89,6 @@ class ResumableCheckpoint(Checkpoint):
         self._requested = self._served = 0  # checkpoints requested by the clock, and those written on its request
 
     def state_dict(self) -> dict[str, float]:
-        """The lowest validation loss before the checkpoint."""
         return {"lowest": self.lowest}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:

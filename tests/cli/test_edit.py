@@ -63,7 +63,7 @@ BAD_VALUES = {
     "solver={name: [ddim]}": ("solver.name must be one of",),
     "grid.rho=3": ("unknown key grid.rho of grid.name=uniform",),
     "device=quantum": ("device=quantum cannot be used here",),
-    "precision=int8": ("precision must be 'float32', ", "'int8'"),
+    "precision=int8": ("'float32', ", "'int8'"),
     "overwrite=perhaps": ("overwrite must be a valid boolean", "'perhaps'"),
     "stesp=3": ("unknown key stesp", "did you mean steps?"),
     "confg=edit.yaml": ("unknown key confg", "did you mean config?"),

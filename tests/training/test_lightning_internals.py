@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 import lightning
@@ -14,7 +15,12 @@ from lightning.pytorch.callbacks import WeightAveraging
 from support.one_weight import OneWeight, quiet_trainer
 
 import sdedit_pl
-from sdedit_pl.training.lightning_internals import AccessibleWeightAveraging, ignore_signals, without_notices
+from sdedit_pl.training.lightning_internals import (
+    AccessibleWeightAveraging,
+    configure_ddp,
+    ignore_signals,
+    without_notices,
+)
 
 PACKAGE = Path(sdedit_pl.__file__).parent
 INTERNALS = PACKAGE / "training" / "lightning_internals.py"
@@ -84,3 +90,15 @@ def test_only_tips_and_one_deprecation_are_hidden(caplog: pytest.LogCaptureFixtu
             warnings.warn("another warning", UserWarning, stacklevel=1)
     assert "GPU available" in caplog.text and "Tip" not in caplog.text
     assert [str(warning.message) for warning in caught] == ["another warning"]
+
+
+def test_distributed_settings_reach_ddp_and_no_other_strategy() -> None:
+    quiet = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    two = lightning.Trainer(devices=2, **quiet)
+    configure_ddp(two, timeout=timedelta(minutes=7), static_graph=True)
+    assert two.strategy._timeout == timedelta(minutes=7)
+    assert two.strategy._ddp_kwargs == {"gradient_as_bucket_view": True, "static_graph": True}
+    one = lightning.Trainer(devices=1, **quiet)
+    before = dict(vars(one.strategy))
+    configure_ddp(one, timeout=timedelta(minutes=7), static_graph=True)
+    assert vars(one.strategy) == before

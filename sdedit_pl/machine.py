@@ -1,0 +1,225 @@
+"""The arithmetic for the machine at hand: what `auto` means for `precision`, `compile` and `channels_last`.
+
+The rule, for which `docs/performance.md` has the measurements:
+
+    machine                            training                                  editing, evaluating, calibrating
+    GPU with bf16 tensor cores         bf16-mixed; compiled in channels-last     bfloat16; compiled from 10,000
+                                       from 300,000 images of 64 px a device     evaluations of the network
+    CPU with AMX                       the same from 20,000 images of 64 px;     float32, not compiled
+                                       below that as any other CPU
+    other CPU, other accelerator       float32, not compiled                     float32, not compiled
+
+Compiling takes 40 to 100 seconds, which shorter runs do not win back. Without a compiler, `auto` does not compile.
+Compiled training keeps feature maps in channels-last order; eager training on a GPU is faster without, since PyTorch's
+GroupNorm gives that order up.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+AutoBool = bool | Literal["auto"]
+InferencePrecision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
+
+LONG_TRAINING = {"cuda": 300_000 * 64**2, "cpu": 20_000 * 64**2}
+"""Pixels of the images on one device from which training wins back the time of compiling.
+
+On an H200 `domain64` trains 1,119 images a second in eager NCHW and 1,608 compiled, after 80 seconds of compiling:
+equal after 290,000 images. The number for CPUs with AMX is an estimate: `portraits64` trains about 40 images a second
+there when compiled.
+"""
+MANY_EVALUATIONS = 10_000
+"""Evaluations of the network (images times steps) from which an edit on a GPU wins back the time of compiling.
+
+On an H200 compiling the DDPM network of 256 px takes 40 seconds and saves 9.6 ms of each evaluation in batches of 1 and
+2.9 ms in batches of 16: equal after 4,200 and 13,000 evaluations.
+"""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The properties of a machine that decide on its arithmetic.
+
+    Args:
+        device: type of the device that computes: cuda, cpu, mps, ...
+        name: name of the device, for messages.
+        bf16: whether it has fast units for bfloat16 (tensor cores, AMX).
+        missing_compiler: what `torch.compile` lacks; None if it has everything.
+        count: number of devices; None if any number of processes may be started, as on a CPU.
+    """
+
+    device: str
+    name: str
+    bf16: bool
+    missing_compiler: str | None = None
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a network computes.
+
+    Args:
+        precision: a precision of Lightning's Trainer in training; otherwise float32, tf32, bfloat16 or float16.
+        compile: whether it is compiled.
+        channels_last: whether its feature maps are kept in channels-last order.
+    """
+
+    precision: str
+    compile: bool
+    channels_last: bool
+
+    def __str__(self) -> str:
+        return ", ".join(
+            [self.precision] + ["compiled"] * self.compile + ["channels-last" if self.channels_last else "NCHW"]
+        )
+
+
+def this_machine(accelerator: str = AUTO) -> Machine:
+    """The machine at hand; `accelerator` is a device of torch or an accelerator of Lightning."""
+    device = _device_type(accelerator)
+    if device == "cuda":
+        return Machine(
+            device,
+            torch.cuda.get_device_name(),
+            bf16=torch.version.hip is not None or torch.cuda.get_device_capability() >= (8, 0),
+            missing_compiler=_missing_compiler("triton"),
+            count=torch.cuda.device_count(),
+        )
+    if device == "cpu":
+        amx = _has_amx()
+        return Machine(device, "CPU with AMX" if amx else "CPU", bf16=amx, missing_compiler=_missing_compiler())
+    return Machine(device, device, bf16=False, missing_compiler=_missing_compiler())
+
+
+def training_arithmetic(
+    machine: Machine, pixels: int, precision: str, compile: AutoBool, channels_last: AutoBool
+) -> Arithmetic:
+    """The arithmetic of a training run.
+
+    Args:
+        machine: the machine.
+        pixels: pixels of all images that each device trains on, an image counted every time.
+        precision: the key trainer.precision.
+        compile: the key compile.
+        channels_last: the key channels_last.
+
+    Raises:
+        ValueError: the machine does not have what a key asks for.
+    """
+    if precision.startswith("bf16") and machine.device == "cuda" and not machine.bf16:
+        raise ValueError(
+            f"trainer.precision={precision} needs a GPU with bf16, and {machine.name} has none; take 16-mixed or "
+            f"32-true, or leave it at auto, which is 32-true here"
+        )
+    _check_compiler(machine, compile)
+    long = pixels >= LONG_TRAINING.get(machine.device, 0)
+    pays = machine.bf16 and long and machine.missing_compiler is None
+    if precision == AUTO:
+        precision = "bf16-mixed" if machine.bf16 and (machine.device == "cuda" or pays) else "32-true"
+    compiled = pays if compile == AUTO else bool(compile)
+    return Arithmetic(precision, compiled, compiled if channels_last == AUTO else bool(channels_last))
+
+
+def inference_arithmetic(machine: Machine, evaluations: int, precision: str, compile: AutoBool) -> Arithmetic:
+    """The arithmetic of edits.
+
+    Args:
+        machine: the machine.
+        evaluations: how often the network is evaluated for one image.
+        precision: float32 (IEEE), tf32, bfloat16, float16 or auto.
+        compile: whether to compile, or auto.
+
+    Raises:
+        ValueError: the machine does not have what an argument asks for.
+    """
+    on_gpu = machine.device == "cuda"
+    if on_gpu and not machine.bf16 and precision in ("bfloat16", "tf32"):
+        raise ValueError(
+            f"precision={precision} needs a GPU with bf16 and TF32, and {machine.name} has neither; take float16 or "
+            f"float32"
+        )
+    _check_compiler(machine, compile)
+    if precision == AUTO:
+        precision = "bfloat16" if on_gpu and machine.bf16 else "float32"
+    if compile == AUTO:
+        compile = on_gpu and machine.bf16 and machine.missing_compiler is None and evaluations >= MANY_EVALUATIONS
+    # On a CPU channels-last is the faster order, compiled or not.
+    return Arithmetic(precision, compile, bool(compile) or not on_gpu)
+
+
+def check_devices(machine: Machine, devices: int | str) -> None:
+    """Raises ValueError if a machine has fewer devices than the key trainer.devices asks for."""
+    wanted = int(devices) if str(devices).isdecimal() else 0
+    if machine.count is not None and wanted > machine.count:
+        raise ValueError(
+            f"trainer.devices={devices}, but this machine has {machine.count} ({machine.name}); take "
+            f"trainer.devices={machine.count} or auto, and trainer.num_nodes for more machines"
+        )
+
+
+def prepare_network(network: nn.Module, arithmetic: Arithmetic) -> None:
+    """Gives a network the memory order of an arithmetic, and compiles it where the arithmetic says so."""
+    network.to(memory_format=torch.channels_last if arithmetic.channels_last else torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+    if arithmetic.compile:
+        network.compile()
+
+
+@contextmanager
+def tensor_float32(allowed: bool) -> Iterator[None]:
+    """Allows or forbids that NVIDIA GPUs round factors in float32 products and convolutions to TF32 (10 bits)."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def log_arithmetic(arithmetic: Arithmetic, machine: Machine) -> None:
+    """Logs the resolved arithmetic in one line."""
+    logger.info("arithmetic: %s (%s)", arithmetic, machine.name)
+
+
+def _check_compiler(machine: Machine, compile: AutoBool) -> None:
+    if compile is True and machine.missing_compiler is not None:
+        raise ValueError(
+            f"compile=true needs {machine.missing_compiler}, which is not here; install it or set compile=false"
+        )
+
+
+def _device_type(accelerator: str) -> str:
+    """The type of the device that an accelerator of Lightning or a device of torch stands for."""
+    if accelerator in (AUTO, "gpu"):
+        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return found if found != "cpu" or accelerator == AUTO else "gpu"
+    return accelerator.partition(":")[0]
+
+
+def _has_amx() -> bool:
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text() and torch.backends.mkldnn.is_available()
+    except OSError:
+        return False
+
+
+def _missing_compiler(*packages: str) -> str | None:
+    """What is missing for `torch.compile`: one of `packages`, or a C++ compiler; None if nothing is."""
+    for package in packages:
+        if find_spec(package) is None:
+            return f"the package {package}"
+    found = any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl"))
+    return None if found else "a C++ compiler (g++)"

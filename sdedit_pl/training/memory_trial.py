@@ -1,0 +1,65 @@
+"""The batch that fits into a device's memory, found by taking training steps."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import lightning
+import torch
+
+from sdedit_pl.training.module import ScoreModule
+
+
+def largest_batch(step: Callable[[int], object], too_large: int) -> int | None:
+    """The largest tried batch whose step fits into memory; None if not even one image does.
+
+    Tried are divisors of `too_large`, each at most half of the one before, so that accumulated gradients of the smaller
+    batch can replace the larger one.
+
+    Args:
+        step: a step with a batch of the given size.
+        too_large: a batch that does not fit.
+    """
+    batch = too_large
+    while batch > 1:
+        batch = max(size for size in range(1, batch // 2 + 1) if too_large % size == 0)
+        release_memory()
+        try:
+            step(batch)
+        except torch.OutOfMemoryError:
+            continue
+        return batch
+    return None
+
+
+def trial_step(module: ScoreModule, trainer: lightning.Trainer, shape: tuple[int, int, int], batch: int) -> None:
+    """A training step on zeros, without its update of the weights, with room for what the optimiser keeps.
+
+    Args:
+        module: the module of a run that has ended.
+        trainer: its trainer, which has moved the module to the CPU.
+        shape: (channels, height, width) of an image.
+        batch: images of the step.
+    """
+    device = trainer.strategy.root_device
+    module.to(device).train()
+    kept = [torch.empty_like(weight) for weight in module.parameters() if weight.requires_grad for _ in range(2)]
+    images, noise = (torch.zeros(batch, *shape, device=device) for _ in range(2))
+    t = module.times.times(module.denoiser.sde, torch.full((batch,), 0.5, device=device))
+    labels = module.augmentation(images)[1]
+    try:
+        with trainer.precision_plugin.forward_context():
+            module.losses(module.denoiser, images, t, noise, labels).mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    finally:
+        module.zero_grad(set_to_none=True)
+        kept.clear()
+
+
+def release_memory() -> None:
+    """Frees the memory of tensors that nothing refers to."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
