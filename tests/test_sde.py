@@ -99,7 +99,7 @@ def test_noise_levels_of_the_paper() -> None:
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "cosine"])
 def test_table_is_read_at_its_times(schedule: str) -> None:
-    """alpha^2 at t = (i + 1) / N is the cumulative product of 1 - beta, and score_sde's chain of N steps has its betas."""
+    """alpha^2 at t = (i + 1) / N is cumprod(1 - beta), and score_sde's chain of N steps has its betas."""
     sde = DiscreteVPSDE(steps=50, schedule=schedule)
     t = torch.arange(1, 51, dtype=torch.float64) / 50
     betas = sde.betas

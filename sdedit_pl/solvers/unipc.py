@@ -100,7 +100,7 @@ def weights(places: Sequence[Times], length: Times) -> list[Times]:
     moments = [moment(power, length) for power in range(1, len(places) + 1)]
     found = []
     for own, place in enumerate(places):
-        # coefficients of the Lagrange polynomial of this point, in ascending powers; M_1, M_2, ... weight their sum, c_m
+        # coefficients of this point's Lagrange polynomial, in ascending powers; M_1, M_2, ... weight their sum, c_m
         polynomial = [torch.ones_like(place)]
         for other in (*places[:own], *places[own + 1 :]):
             scale = place - other
