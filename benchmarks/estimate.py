@@ -25,13 +25,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.build.training_run import build_module, resolve_arithmetic
+from sdedit_pl.build.training_parts import build_module, resolve_arithmetic
 from sdedit_pl.cli.train import COMMAND as TRAIN
 from sdedit_pl.configuration.bundled_configs import find_config
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.schema import schema_of
 from sdedit_pl.configuration.training_config import TrainingConfig
-from sdedit_pl.configuration.yaml_text import read_file
+from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.machine import Machine
 from sdedit_pl.training.module import ScoreModule
 
@@ -90,7 +90,7 @@ def estimate(config: TrainingConfig) -> Estimate:
     devices = int(trainer.devices) if str(trainer.devices).isdecimal() else 1
     # On the CPU, as the backward pass on a GPU's fake tensors needs a GPU; it keeps the same tensors.
     with FakeTensorMode():
-        module = build_module(replace(config, compile=False), build_denoiser(config.model))
+        module = build_module(replace(config, compile=False, channels_last=False), build_denoiser(config.model))
         module._trainer = cast(Any, SimpleNamespace(global_rank=0, max_steps=trainer.max_steps))
         module.log = lambda *arguments, **options: None
         optimizer = module.optimizer.build([weight for weight in module.parameters() if weight.requires_grad])

@@ -22,11 +22,11 @@ from measuring import Spread, in_turns, ratio
 from speed_report import environment, shown, table
 from tqdm import tqdm
 
-from sdedit_pl.build.components import build_component
+from sdedit_pl.build.component import build_component
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.feature_cache import cached_features
-from sdedit_pl.metrics.feature_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor, stream_features
 from sdedit_pl.typing import Images
 

@@ -21,18 +21,18 @@ import torch
 from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.build.training_run import build_averaging, build_data, build_module
-from sdedit_pl.configuration.resolution import resolve
+from sdedit_pl.build.training_parts import build_averaging, build_data, build_module
+from sdedit_pl.configuration.resolving import resolve
 from sdedit_pl.configuration.training_config import TrainingConfig
-from sdedit_pl.configuration.yaml_text import read_file
+from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.data import ImageDataModule
-from sdedit_pl.data.images import images_from_bytes
+from sdedit_pl.data.image_decoding import images_from_bytes
 from sdedit_pl.fit import build_trainer
 from sdedit_pl.losses import denoising_loss
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.divergence_watch import DivergenceWatch
+from sdedit_pl.training.loss_logging import TrainingLog
 from sdedit_pl.training.module import ScoreModule
-from sdedit_pl.training.training_log import TrainingLog
 
 
 class BareLoop:

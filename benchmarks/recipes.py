@@ -26,21 +26,21 @@ import torch
 from command import refuse_unknown, run_benchmark
 from speed_report import environment, table
 
-from sdedit_pl.build.training_run import build_data
+from sdedit_pl.build.training_parts import build_data
 from sdedit_pl.checkpoints import describe, load_denoiser
 from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.command_line import Command
-from sdedit_pl.configuration.resolution import as_data, resolve
+from sdedit_pl.configuration.resolving import as_data, resolve
 from sdedit_pl.configuration.training_config import TrainingConfig
-from sdedit_pl.data.images import as_saved
+from sdedit_pl.data.image_decoding import as_saved
 from sdedit_pl.denoiser import in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.fit import fit
 from sdedit_pl.grids import start_time
 from sdedit_pl.guides.strokes import stroke_painting
-from sdedit_pl.metrics.distances import squared_l2
-from sdedit_pl.metrics.feature_table import FEATURES
+from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import features_of
+from sdedit_pl.metrics.image_distances import squared_l2
 from sdedit_pl.metrics.kid import kernel_distance
 from sdedit_pl.run_folder import HISTORY_FILE
 from sdedit_pl.sde import VPSDE

@@ -20,9 +20,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 
-from sdedit_pl.build.components import build_component
+from sdedit_pl.build.component import build_component
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.build.training_run import (
+from sdedit_pl.build.training_parts import (
     build_averaging,
     build_data,
     build_module,
@@ -55,16 +55,16 @@ from sdedit_pl.training.divergence_watch import Diverged, DivergenceWatch
 from sdedit_pl.training.editing_checkpoint import EditingCheckpoint
 from sdedit_pl.training.freezing import freeze_all_but
 from sdedit_pl.training.lightning_internals import configure_ddp, without_notices
-from sdedit_pl.training.loggers import ContinuedWandb, CsvHistory
+from sdedit_pl.training.loss_logging import TrainingLog
 from sdedit_pl.training.memory_trial import largest_batch, trial_step
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.overdue_validation import OverdueValidation
 from sdedit_pl.training.previews import Previews
 from sdedit_pl.training.progress_display import progress_display
+from sdedit_pl.training.restartable_loggers import ContinuedWandb, CsvHistory
 from sdedit_pl.training.resumable_checkpoints import ResumableCheckpoint
 from sdedit_pl.training.run_lock import run_lock
 from sdedit_pl.training.stop_signals import StopSignals
-from sdedit_pl.training.training_log import TrainingLog
 from sdedit_pl.training.unreadable_images import UnreadableImageCounts
 from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 

@@ -24,7 +24,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from sdedit_pl import save_denoiser
     from sdedit_pl.build.model import build_denoiser
-    from sdedit_pl.configuration.resolution import resolve
+    from sdedit_pl.configuration.resolving import resolve
     from sdedit_pl.configuration.training_config import TrainingConfig
 
     shape = {"channels": 8, "channel_multipliers": [1, 2], "blocks_per_level": 1, "attention_levels": [1]}

@@ -16,10 +16,10 @@ from sdedit_pl.checkpoints import describe, load_denoiser
 from sdedit_pl.checkpoints.init_from import initialise
 from sdedit_pl.configuration.bundled_configs import config_folders, find_config
 from sdedit_pl.configuration.command_line import read_arguments
-from sdedit_pl.configuration.resolution import merge, resolve
+from sdedit_pl.configuration.resolving import merge, resolve
 from sdedit_pl.configuration.schema import keys_of
 from sdedit_pl.configuration.training_config import TrainingConfig
-from sdedit_pl.configuration.yaml_text import read_file
+from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.fit import fit
 

@@ -20,7 +20,7 @@ from support.tiny import TINY, tiny_config
 from torchvision.utils import save_image
 
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.build.training_run import build_data, build_module
+from sdedit_pl.build.training_parts import build_data, build_module
 from sdedit_pl.checkpoints import describe
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.fit import fit
@@ -217,3 +217,17 @@ def test_two_nodes_started_by_torchrun(images: Path, tmp_path: Path) -> None:
     assert first["world_size"] == second["world_size"] == 2 and second["written"] == []
     assert all(torch.equal(weight, second["average"][name]) for name, weight in first["average"].items())
     assert list(rows(tmp_path / "run", "train/images").values()) == [4, 8, 12, 16]
+
+
+@pytest.mark.slow
+def test_two_devices_compile_a_network_that_keeps_few_activations(images: Path, tmp_path: Path) -> None:
+    losses = {}
+    for name, compiled in (("plain", "false"), ("compiled", "true")):
+        folder = tmp_path / name
+        folder.mkdir()
+        arguments = ("network.checkpoint_gradients=true", f"compile={compiled}", "channels_last=false")
+        process = start(driven(folder, images, "none", "trainer.devices=2", *arguments))
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output
+        losses[name] = list(rows(folder / "run", "train/loss").values())
+    assert losses["compiled"] == pytest.approx(losses["plain"], rel=1e-3)

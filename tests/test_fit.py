@@ -17,7 +17,7 @@ from PIL import Image
 from support.tiny import tiny_config, write_images
 from torch import Tensor
 
-from sdedit_pl.build.training_run import build_data
+from sdedit_pl.build.training_parts import build_data
 from sdedit_pl.checkpoints import describe, load_denoiser
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.denoiser import PARAMETERISATIONS

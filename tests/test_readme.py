@@ -12,9 +12,9 @@ import torch
 from sdedit_pl.cli.edit import COMMAND as EDITING
 from sdedit_pl.configuration.bundled_configs import find_config
 from sdedit_pl.configuration.command_line import read_arguments
-from sdedit_pl.configuration.resolution import merge, resolve
+from sdedit_pl.configuration.resolving import merge, resolve
 from sdedit_pl.configuration.training_config import TrainingConfig
-from sdedit_pl.configuration.yaml_text import read_file
+from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.edit_runs.edit_plan import build_edits
 from sdedit_pl.grids import GRIDS
 from sdedit_pl.solvers import SOLVERS

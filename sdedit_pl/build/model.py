@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sdedit_pl.build.components import build_component
+from sdedit_pl.build.component import build_component
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.configuration.schema import ConfigError, construct
 from sdedit_pl.denoiser import Denoiser

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from sdedit_pl.build.components import build_component, build_unless_usual
+from sdedit_pl.build.component import build_component, build_unless_usual
 from sdedit_pl.calibration.calibration_report import CalibrationReport
 from sdedit_pl.calibration.calibration_settings import CalibrationSettings
 from sdedit_pl.calibration.knee import trade_off
@@ -24,7 +24,7 @@ from sdedit_pl.calibration.t0_sidecar import sidecar_of, write_calibration
 from sdedit_pl.calibration.unfinished_sweep import UnfinishedSweep
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.loading import load_for_editing
-from sdedit_pl.configuration.resolution import as_data
+from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.chosen_images import ChosenImages, choose_images
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit

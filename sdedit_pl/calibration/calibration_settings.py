@@ -10,7 +10,7 @@ from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.grids import GRIDS, Grid
 from sdedit_pl.machine import AutoBool, InferencePrecision
-from sdedit_pl.metrics.feature_table import FEATURES
+from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor
 from sdedit_pl.solvers import SOLVERS, Solver
 

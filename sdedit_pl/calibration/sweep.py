@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdedit_pl.data.images import as_saved
+from sdedit_pl.data.image_decoding import as_saved
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.sdedit import SDEdit
 from sdedit_pl.guides.strokes import stroke_painting
-from sdedit_pl.metrics.distances import squared_l2
+from sdedit_pl.metrics.image_distances import squared_l2
 from sdedit_pl.sampling import Callback
 from sdedit_pl.sde import VPSDE
 from sdedit_pl.typing import Images

@@ -16,13 +16,13 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from sdedit_pl.data.images import as_saved
+from sdedit_pl.data.image_decoding import as_saved
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.many_guides import edit_guides
 from sdedit_pl.editing.sdedit import SDEdit
 from sdedit_pl.guides.guide_files import Guide
 from sdedit_pl.guides.mask_files import Area
-from sdedit_pl.metrics.distances import squared_l2
+from sdedit_pl.metrics.image_distances import squared_l2
 from sdedit_pl.typing import Images
 
 LOWEST_T0 = 0.02

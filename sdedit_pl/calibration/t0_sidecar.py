@@ -15,7 +15,7 @@ import yaml
 
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
-from sdedit_pl.configuration.yaml_text import read_file
+from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.grids import start_number
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from sdedit_pl.checkpoints.loading import load_described
 from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.configuration import Component, ConfigError
 from sdedit_pl.configuration.model_config import ImageShape, ModelConfig
-from sdedit_pl.configuration.resolution import as_data
+from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.networks.unet import UNet
 

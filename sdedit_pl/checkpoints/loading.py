@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.checkpoints.expected_tensors import check_numbers, without_weights
 from sdedit_pl.checkpoints.importers import FORMATS, importer
 from sdedit_pl.checkpoints.locating import find_checkpoint, foreign_format
 from sdedit_pl.checkpoints.native import Description, read_weights
-from sdedit_pl.checkpoints.network_shapes import check_numbers, without_weights
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_plain
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.editing.batch_invariance import images_per_call
+from sdedit_pl.editing.images_per_call import images_per_call
 
 
 def load_denoiser(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:

@@ -65,7 +65,7 @@ def wants_help(words: Sequence[str]) -> bool:
 def help_of(module: str, words: Sequence[str]) -> str:
     """The help of a verb, or of each of its steps unless the first word names one; read without importing the verb."""
     from sdedit_pl.configuration.help_text import explain
-    from sdedit_pl.configuration.source_reading import evaluate, source_keys, source_schema
+    from sdedit_pl.configuration.static_declarations import evaluate, source_keys, source_schema
 
     try:
         commands = evaluate(module, "COMMANDS")

@@ -10,12 +10,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sdedit_pl.build.components import build_component, build_unless_usual
+from sdedit_pl.build.component import build_component, build_unless_usual
 from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.cli import say, speaks
 from sdedit_pl.cli.evaluate_arguments import Arguments
 from sdedit_pl.configuration.command_line import Command
-from sdedit_pl.configuration.resolution import as_data
+from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.chosen_images import choose_images
 from sdedit_pl.edit_runs.edit_plan import default_t0
 from sdedit_pl.editing import SDEdit

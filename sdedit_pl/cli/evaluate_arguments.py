@@ -14,7 +14,7 @@ from sdedit_pl.evaluation.measurement import LEAST_IMAGES
 from sdedit_pl.evaluation.methods import BASELINES
 from sdedit_pl.grids import GRIDS, Grid
 from sdedit_pl.machine import AutoBool, InferencePrecision
-from sdedit_pl.metrics.feature_table import FEATURES
+from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor
 from sdedit_pl.solvers import SOLVERS, Solver
 

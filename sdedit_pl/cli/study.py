@@ -13,7 +13,7 @@ from sdedit_pl.configuration import ConfigError, nearest
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.files import require_folder
 from sdedit_pl.result_folder import ResultFolder
-from sdedit_pl.study.answers_database import StudyDatabase
+from sdedit_pl.study.study_database import StudyDatabase
 from sdedit_pl.study.study_settings import StudyPlan, StudyReporting, StudyServing
 
 BUILD_USAGE = """sdedit study build methods.NAME=FOLDER methods.OTHER=FOLDER guides=FOLDER [out=FILE] [key=value ...]

@@ -6,7 +6,7 @@ from sdedit_pl.cli import fail, say, speaks
 from sdedit_pl.configuration.bundled_configs import find_config
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.training_config import TrainingConfig
-from sdedit_pl.configuration.yaml_text import read_file
+from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.fit import fit
 from sdedit_pl.training.stop_signals import Interrupted
 

@@ -11,9 +11,9 @@ from typing import Any, Generic, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdedit_pl.configuration.resolution import merge, resolve
+from sdedit_pl.configuration.resolving import merge, resolve
 from sdedit_pl.configuration.schema import REQUIRED, ConfigError, schema_of
-from sdedit_pl.configuration.yaml_text import parsed, read_file
+from sdedit_pl.configuration.yaml_reading import parsed, read_file
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdedit_pl.configuration.resolution import as_data, resolve
+from sdedit_pl.configuration.resolving import as_data, resolve
 from sdedit_pl.configuration.schema import Component, ConfigError, family, require_at_least
 from sdedit_pl.denoiser import PARAMETERISATIONS, Parameterisation
 from sdedit_pl.networks import NETWORKS

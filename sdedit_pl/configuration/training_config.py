@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from sdedit_pl.configuration.model_config import SUPPLIED_TO_NETWORK, ImageShape, ModelConfig
-from sdedit_pl.configuration.resolution import as_data
+from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.schema import Component, construct, family, require_at_least
 from sdedit_pl.data import DATA_SOURCES, ImageDataModule, Source
 from sdedit_pl.denoiser import PARAMETERISATIONS, Parameterisation

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from sdedit_pl.configuration.schema import REQUIRED, ConfigError, Key
-from sdedit_pl.configuration.yaml_text import parsed
+from sdedit_pl.configuration.yaml_reading import parsed
 
 
 def converted(path: str, value: Any, key: Key, typed: str | None = None) -> Any:

@@ -21,9 +21,9 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
+from sdedit_pl.data.image_decoding import ImageFormat, decode_image
 from sdedit_pl.data.image_files import UnreadableImage, is_image_name
-from sdedit_pl.data.images import ImageFormat, decode_image
-from sdedit_pl.data.shard_files import ShardFile, Stamp
+from sdedit_pl.data.local_shards import ShardFile, Stamp
 from sdedit_pl.data.source import ImageSet
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")

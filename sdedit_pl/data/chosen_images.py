@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdedit_pl.data.folder_source import FolderSource
-from sdedit_pl.data.images import images_from_bytes
+from sdedit_pl.data.image_decoding import images_from_bytes
 from sdedit_pl.data.order import Draw
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE
 from sdedit_pl.data.source import Source

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
-from sdedit_pl.data.batches import Batch, CachedImages, ReadableImages
-from sdedit_pl.data.images import ImageFormat, images_from_bytes
+from sdedit_pl.data.batch_reading import Batch, CachedImages, ReadableImages
+from sdedit_pl.data.image_decoding import ImageFormat, images_from_bytes
 from sdedit_pl.data.loader import ImageLoader, available_cores, checked_images
 from sdedit_pl.data.order import (
     Changes,

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
+from sdedit_pl.data.image_decoding import ImageFormat, decode_image
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images
-from sdedit_pl.data.images import ImageFormat, decode_image
 from sdedit_pl.data.source import ImageSet, Source
 from sdedit_pl.data.splits import check_split, held_out
 

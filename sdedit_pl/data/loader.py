@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sdedit_pl.data.batches import Batch
+from sdedit_pl.data.batch_reading import Batch
 from sdedit_pl.data.image_files import UnreadableImage
 from sdedit_pl.data.source import Source
 

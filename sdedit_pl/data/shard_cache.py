@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from sdedit_pl.data.shard_files import Members, ShardFile, Stamp, list_members, warn_of_extra_images
+from sdedit_pl.data.local_shards import Members, ShardFile, Stamp, list_members, warn_of_extra_images
 from sdedit_pl.data.shard_manifest import Shard
 from sdedit_pl.data.source import UnreadableShard
 from sdedit_pl.downloads import DownloadInterrupted, FileAbsent, WrongFile, download, is_remote, version_of

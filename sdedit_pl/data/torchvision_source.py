@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sdedit_pl.data.image_decoding import ImageFormat, image_to_tensor
 from sdedit_pl.data.image_files import UnreadableImage
-from sdedit_pl.data.images import ImageFormat, image_to_tensor
 from sdedit_pl.data.source import ImageSet, Source
 from sdedit_pl.data.splits import SPLITS, check_split, held_out
 

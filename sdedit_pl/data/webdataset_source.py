@@ -1,9 +1,9 @@
 """WebDataset shards as a source: tar files with one image per sample.
 
-Images in local shards are read by number, from positions that are listed once (`shard_files.py`): training has the same
-exact order, resuming and independence of devices and workers as with a folder, and can have more workers than shards.
-Remote shards (`https:`, `s3:`, `pipe:`...) are streamed through a cache with the same properties, but are shuffled a
-few at a time (`shard_stream.py`).
+Images in local shards are read by number, from positions that are listed once (`local_shards.py`): training has the
+same exact order, resuming and independence of devices and workers as with a folder, and can have more workers than
+shards. Remote shards (`https:`, `s3:`, `pipe:`...) are streamed through a cache with the same properties, but are
+shuffled a few at a time (`remote_shards.py`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 from torch.utils.data import Dataset
 from webdataset.shardlists import expand_urls
 
-from sdedit_pl.data.batches import Batch, CachedImages
+from sdedit_pl.data.batch_reading import Batch, CachedImages
+from sdedit_pl.data.image_decoding import ImageFormat
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES
-from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.data.local_shards import ShardImages, list_shards
 from sdedit_pl.data.order import Changes, WindowOrder
+from sdedit_pl.data.remote_shards import ShardStream, StreamedImages
 from sdedit_pl.data.shard_cache import ShardCache
-from sdedit_pl.data.shard_files import ShardImages, list_shards
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE, UNFINISHED_FOLDER, Shard, read_manifest
-from sdedit_pl.data.shard_stream import ShardStream, StreamedImages
 from sdedit_pl.data.source import Broken, ImageSet, Source
 from sdedit_pl.data.splits import SPLITS, check_split, held_out
 from sdedit_pl.downloads import is_remote

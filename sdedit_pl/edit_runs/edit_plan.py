@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sdedit_pl.build.components import build_unless_usual
+from sdedit_pl.build.component import build_unless_usual
 from sdedit_pl.calibration.t0_search import t0_for_l2
 from sdedit_pl.calibration.t0_sidecar import calibrated_t0
 from sdedit_pl.denoiser import Denoiser

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 import yaml
 
-from sdedit_pl.configuration.resolution import as_data
-from sdedit_pl.configuration.yaml_text import read_file
+from sdedit_pl.configuration.resolving import as_data
+from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
 from sdedit_pl.editing.many_guides import Edited

@@ -12,7 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
-from sdedit_pl.editing.low_pass import low_frequencies
+from sdedit_pl.editing.low_pass_filter import low_frequencies
 from sdedit_pl.noise import StepNoise
 from sdedit_pl.sampling import Constraint
 from sdedit_pl.typing import Images, Mask, Strength, Times, over_images

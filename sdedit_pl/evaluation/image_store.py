@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.data.image_decoding import ImageFormat
+from sdedit_pl.evaluation.dependent_images import Partners
 from sdedit_pl.evaluation.editing_tasks import EditingTask, TaskInputs
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, ORIGINAL
-from sdedit_pl.evaluation.image_groups import Partners
 from sdedit_pl.evaluation.numbered_images import NumberedImages
 from sdedit_pl.files import require_folder
 from sdedit_pl.settings_record import SettingsRecord, require_same_settings

@@ -24,10 +24,10 @@ from sdedit_pl.evaluation.image_store import FEATURE_CACHE, ImageStore
 from sdedit_pl.evaluation.methods import BASELINES
 from sdedit_pl.evaluation.numbered_images import NumberedImages
 from sdedit_pl.files import whole_file
-from sdedit_pl.metrics.distances import nearest_by_distance
 from sdedit_pl.metrics.faithfulness import RootMeanSquare, SquaredL2
 from sdedit_pl.metrics.feature_cache import cached_features
 from sdedit_pl.metrics.features import FeatureExtractor
+from sdedit_pl.metrics.image_distances import nearest_by_distance
 from sdedit_pl.metrics.masked_lpips import MaskedLPIPS
 from sdedit_pl.metrics.realism import DensityCoverage, FrechetDistance, KernelDistance, PrecisionRecall
 

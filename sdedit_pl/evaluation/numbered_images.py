@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdedit_pl.data.images import ImageFormat, decode_image, images_from_bytes
+from sdedit_pl.data.image_decoding import ImageFormat, decode_image, images_from_bytes
 from sdedit_pl.files import whole_file
 from sdedit_pl.guides.guide_files import image_size
 from sdedit_pl.picture_grid import to_picture

@@ -18,11 +18,11 @@ import torch
 from sdedit_pl.checkpoints import Description
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.data.chosen_images import ChosenImages
-from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.data.image_decoding import ImageFormat
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.evaluation.ablations import MODEL
+from sdedit_pl.evaluation.dependent_images import Partners, group_numbers, partners, read_groups, short_name
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, ORIGINAL, EvaluationPlan, EvaluationSettings, make_plan
-from sdedit_pl.evaluation.image_groups import Partners, group_numbers, partners, read_groups, short_name
 from sdedit_pl.evaluation.image_maker import ComputeSettings, EvaluationData, make_images
 from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, check_place, digest_of
 from sdedit_pl.evaluation.measurement import LEAST_GROUPS, LEAST_IMAGES, Instruments, Measurement
@@ -30,9 +30,9 @@ from sdedit_pl.evaluation.other_systems import find_outputs
 from sdedit_pl.evaluation.report_document import ReportDocument
 from sdedit_pl.evaluation.report_sections import make_report
 from sdedit_pl.grids import start_time
+from sdedit_pl.metrics.checked_weights import WeightsUnavailable
 from sdedit_pl.metrics.features import FeatureExtractor
 from sdedit_pl.metrics.masked_lpips import SMALLEST, MaskedLPIPS
-from sdedit_pl.metrics.published_weights import WeightsUnavailable
 
 logger = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from PIL import Image, ImageChops
 from torch import Tensor
 from torch.nn.functional import pad
 
+from sdedit_pl.data.image_decoding import ImageFormat, decode_whole, image_to_tensor, images_from_bytes
 from sdedit_pl.data.image_files import UnreadableImage, open_image, upright
-from sdedit_pl.data.images import ImageFormat, decode_whole, image_to_tensor, images_from_bytes
 from sdedit_pl.guides.guide_files import Guide
 from sdedit_pl.picture_grid import to_picture
 

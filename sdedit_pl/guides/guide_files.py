@@ -11,8 +11,8 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from sdedit_pl.data.image_decoding import ImageFormat, decode_image, decode_whole, images_from_bytes
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images, open_image, orientation
-from sdedit_pl.data.images import ImageFormat, decode_image, decode_whole, images_from_bytes
 from sdedit_pl.guides.reference_runner_files import RUNNER_SUFFIX, read_mask_and_image
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from sdedit_pl.data.images import ImageFormat, decode_image, decode_whole
+from sdedit_pl.data.image_decoding import ImageFormat, decode_image, decode_whole
 from sdedit_pl.guides.guide_files import Guide, decoded_file, find_guides, image_size
 
 logger = logging.getLogger(__name__)

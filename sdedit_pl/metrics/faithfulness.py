@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdedit_pl.metrics.distances import root_mean_square, squared_l2
+from sdedit_pl.metrics.image_distances import root_mean_square, squared_l2
 from sdedit_pl.metrics.image_metric import ImageMetric, groups_of
 from sdedit_pl.typing import Images
 

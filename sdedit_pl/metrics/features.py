@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from sdedit_pl.data.images import bytes_from_images
-from sdedit_pl.metrics.published_weights import checked_weights
+from sdedit_pl.data.image_decoding import bytes_from_images
+from sdedit_pl.metrics.checked_weights import checked_weights
 from sdedit_pl.typing import Images
 
 _WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"

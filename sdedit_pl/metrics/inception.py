@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from sdedit_pl.metrics.checked_weights import PublishedWeights
 from sdedit_pl.metrics.features import FeatureExtractor, not_installed
-from sdedit_pl.metrics.published_weights import PublishedWeights
 
 WEIGHTS = PublishedWeights(
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",

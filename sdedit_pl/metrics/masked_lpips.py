@@ -20,8 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights, WeightsEnum
 
+from sdedit_pl.metrics.checked_weights import PublishedWeights
 from sdedit_pl.metrics.faithfulness import ImageMean
-from sdedit_pl.metrics.published_weights import PublishedWeights
 from sdedit_pl.typing import Images, Mask
 
 SMALLEST = 32

@@ -3,7 +3,7 @@
     folders of edits -> build_study -> database file -> serve_study, raters' browsers -> the same file with answers
     -> summarise -> preference rates
 
-Only `study_builder` and `study_images` import PyTorch, so that a small machine can serve and report a study and the
+Only `study_builder` and `paired_images` import PyTorch, so that a small machine can serve and report a study and the
 server starts instantly. For the same reason this file imports nothing.
 
 Source: Meng et al., "SDEdit", ICLR 2022, section 5: pairwise comparisons of realism, and of faithfulness and

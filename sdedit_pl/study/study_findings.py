@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from statistics import median
 from typing import Any
 
-from sdedit_pl.study.answers_database import Answer
 from sdedit_pl.study.rater_statistics import CONFIDENCE, rater_agreement, wilson_interval
+from sdedit_pl.study.study_database import Answer
 from sdedit_pl.study.trial_design import StudyError, method_pairs
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")

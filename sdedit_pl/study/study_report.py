@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from sdedit_pl.study.answers_database import StudyDatabase
+from sdedit_pl.study.study_database import StudyDatabase
 from sdedit_pl.study.study_findings import answers_csv, summarise
 
 REPORT_FILES = ("report.md", "report.json", "answers.csv")

@@ -33,8 +33,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from sdedit_pl.study.answers_database import StudyDatabase, UnknownTrial
 from sdedit_pl.study.questions import QUESTIONS
+from sdedit_pl.study.study_database import StudyDatabase, UnknownTrial
 from sdedit_pl.study.trial_design import Side, StudyError
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import lightning
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.training.module import ScoreModule
-from sdedit_pl.training.step_counts import images_seen
+from sdedit_pl.training.trainer_position import images_seen
 from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 logger = logging.getLogger(__name__)

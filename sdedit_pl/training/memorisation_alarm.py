@@ -25,7 +25,7 @@ from torch.nn.functional import interpolate
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.guides.strokes import stroke_painting
-from sdedit_pl.metrics.distances import nearest_by_distance
+from sdedit_pl.metrics.image_distances import nearest_by_distance
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 from sdedit_pl.typing import Images

@@ -10,8 +10,8 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
-from sdedit_pl.training.step_counts import between_steps, images_seen
-from sdedit_pl.training.training_log import TrainingLog
+from sdedit_pl.training.loss_logging import TrainingLog
+from sdedit_pl.training.trainer_position import between_steps, images_seen
 
 logger = logging.getLogger(__name__)
 

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from sdedit_pl.files import whole_file
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
-from sdedit_pl.training.device_agreement import Agreement
 from sdedit_pl.training.divergence_watch import DivergenceWatch
 from sdedit_pl.training.lightning_internals import ignore_signals, recount_batches, validation_is_due
 from sdedit_pl.training.module import ScoreModule
-from sdedit_pl.training.step_counts import between_steps
+from sdedit_pl.training.number_exchange import Agreement
 from sdedit_pl.training.stop_signals import Interrupted, StopSignals
+from sdedit_pl.training.trainer_position import between_steps
 
 logger = logging.getLogger(__name__)
 

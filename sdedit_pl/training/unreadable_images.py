@@ -7,7 +7,7 @@ from typing import Any
 import lightning
 
 from sdedit_pl.data.source import Broken, Source
-from sdedit_pl.training.device_agreement import Agreement
+from sdedit_pl.training.number_exchange import Agreement
 
 
 class UnreadableImageCounts(lightning.Callback):

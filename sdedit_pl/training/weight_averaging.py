@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.training.lightning_internals import AccessibleWeightAveraging
 from sdedit_pl.training.module import ScoreModule
-from sdedit_pl.training.step_counts import images_seen
+from sdedit_pl.training.trainer_position import images_seen
 
 logger = logging.getLogger(__name__)
 

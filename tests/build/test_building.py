@@ -10,12 +10,12 @@ import pytest
 import torch
 from support.tiny import tiny_config
 
-from sdedit_pl.build.components import build_component
+from sdedit_pl.build.component import build_component
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.build.training_run import build_averaging, build_data, build_module
+from sdedit_pl.build.training_parts import build_averaging, build_data, build_module
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.model_config import ModelConfig
-from sdedit_pl.configuration.resolution import resolve, resolve_component
+from sdedit_pl.configuration.resolving import resolve, resolve_component
 from sdedit_pl.configuration.schema import Family
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.denoiser import PARAMETERISATIONS

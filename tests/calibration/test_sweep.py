@@ -14,7 +14,7 @@ from sdedit_pl.calibration.sweep import (
 )
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.guides.strokes import stroke_painting
-from sdedit_pl.metrics.distances import squared_l2
+from sdedit_pl.metrics.image_distances import squared_l2
 from sdedit_pl.sde import VESDE, VPSDE, DiscreteVPSDE
 
 

@@ -11,10 +11,10 @@ from support.oracles import GaussianDenoiser
 from torch import nn
 
 from sdedit_pl.calibration.t0_search import BISECTIONS, LOWEST_T0, FoundT0, t0_for_l2
-from sdedit_pl.data.images import as_saved
+from sdedit_pl.data.image_decoding import as_saved
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.guides.guide_files import Guide
-from sdedit_pl.metrics.distances import root_mean_square, squared_l2
+from sdedit_pl.metrics.image_distances import root_mean_square, squared_l2
 from sdedit_pl.sde import VPSDE
 
 EDIT = SDEdit(0.5, steps=5)

@@ -18,7 +18,7 @@ from torch import Tensor
 from sdedit_pl.calibration import calibration_run
 from sdedit_pl.calibration.sweep import Sweep
 from sdedit_pl.calibration.t0_sidecar import calibrated_t0
-from sdedit_pl.metrics.feature_table import FEATURES
+from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor
 
 SIDECAR, PLOT, UNFINISHED = (f"tiny.safetensors.t0.{suffix}" for suffix in ("yaml", "png", "unfinished"))

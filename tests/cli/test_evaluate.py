@@ -22,9 +22,9 @@ from support.colour import Colour
 from sdedit_pl.checkpoints import find_checkpoint
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.evaluation.image_maker import ImageMaker
-from sdedit_pl.metrics.feature_table import FEATURES
+from sdedit_pl.metrics.checked_weights import WeightsUnavailable
+from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.masked_lpips import MaskedLPIPS
-from sdedit_pl.metrics.published_weights import WeightsUnavailable
 
 EVALUATE = (
     "evaluate", "ckpt=tiny.safetensors", "data=photos", "split=all", "steps=2", "out=o", "accelerator=cpu", "devices=1",

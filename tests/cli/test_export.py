@@ -17,7 +17,7 @@ from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints.exporters.export_format import Export, ExportError
 from sdedit_pl.checkpoints.importers.noise_conventions import discrete_vp
 from sdedit_pl.cli import export
-from sdedit_pl.configuration.resolution import resolve
+from sdedit_pl.configuration.resolving import resolve
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.denoiser import Denoiser
 

@@ -17,7 +17,7 @@ from PIL import Image
 from sdedit_pl.cli import study as verb
 from sdedit_pl.configuration.schema import keys_of
 from sdedit_pl.study import study_server
-from sdedit_pl.study.answers_database import StudyDatabase
+from sdedit_pl.study.study_database import StudyDatabase
 from sdedit_pl.study.study_report import REPORT_FILES
 
 METHODS = ("methods.ours=ours", "methods.theirs=theirs")

@@ -10,7 +10,7 @@ from support.tiny import write_images
 
 from sdedit_pl.data import FolderSource, UnreadableImage
 from sdedit_pl.data.chosen_images import ChosenImages, choose_images
-from sdedit_pl.data.images import images_from_bytes
+from sdedit_pl.data.image_decoding import images_from_bytes
 from sdedit_pl.data.splits import SPLITS
 
 

@@ -25,7 +25,7 @@ from sdedit_pl.data import (
     UnreadableImage,
     WebDatasetSource,
 )
-from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.data.image_decoding import ImageFormat
 from sdedit_pl.data.source import ImageSet
 
 NumberedFolder = Callable[..., Path]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from sdedit_pl.data.image_decoding import ImageFormat, decode_image, decode_whole, image_to_tensor
 from sdedit_pl.data.image_files import UnreadableImage, is_image_name, list_images, open_image, orientation
-from sdedit_pl.data.images import ImageFormat, decode_image, decode_whole, image_to_tensor
 
 # As left by phones, editors and download tools: bytes written as their literal, no TIFF header, cut short.
 DAMAGED_EXIF = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.tiny import tiny_config, two_colour_images, write_images
 
-from sdedit_pl.build.training_run import build_data
+from sdedit_pl.build.training_parts import build_data
 
 
 @pytest.mark.parametrize("side", [4, 8, 16])

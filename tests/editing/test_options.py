@@ -7,7 +7,7 @@ import torch
 from support.oracles import GaussianDenoiser, MixtureDenoiser
 
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.low_pass import low_frequencies
+from sdedit_pl.editing.low_pass_filter import low_frequencies
 from sdedit_pl.grids import GRIDS
 from sdedit_pl.noise import SeededNoise
 from sdedit_pl.sde import SDE, SDES, VESDE, VPSDE

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.data.image_decoding import ImageFormat
 from sdedit_pl.evaluation.numbered_images import NumberedImages
 from sdedit_pl.typing import Images
 

@@ -10,15 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.data.image_decoding import ImageFormat
 from sdedit_pl.editing import SDEdit
+from sdedit_pl.evaluation.dependent_images import Partners
 from sdedit_pl.evaluation.evaluation_plan import EvaluationSettings, make_plan
-from sdedit_pl.evaluation.image_groups import Partners
 from sdedit_pl.evaluation.image_store import ImageStore
 from sdedit_pl.evaluation.measurement import Instruments, Measurement, choose_nearest
 from sdedit_pl.evaluation.numbered_images import NumberedImages
-from sdedit_pl.metrics.distances import squared_l2
 from sdedit_pl.metrics.features import FeatureExtractor
+from sdedit_pl.metrics.image_distances import squared_l2
 from sdedit_pl.metrics.kid import kernel_distance
 from sdedit_pl.typing import Images
 

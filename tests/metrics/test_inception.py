@@ -10,8 +10,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from sdedit_pl.files import sha256_of
 from sdedit_pl.metrics import inception
+from sdedit_pl.metrics.checked_weights import PublishedWeights, WeightsUnavailable
 from sdedit_pl.metrics.inception import InceptionV3
-from sdedit_pl.metrics.published_weights import PublishedWeights, WeightsUnavailable
 
 IMAGES = torch.rand(2, 3, 24, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

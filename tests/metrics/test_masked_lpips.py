@@ -11,8 +11,8 @@ from torchvision.models import squeezenet1_1
 
 from sdedit_pl.files import sha256_of
 from sdedit_pl.metrics import masked_lpips
+from sdedit_pl.metrics.checked_weights import PublishedWeights, WeightsUnavailable
 from sdedit_pl.metrics.masked_lpips import MaskedLPIPS
-from sdedit_pl.metrics.published_weights import PublishedWeights, WeightsUnavailable
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES, GUIDES = torch.rand(2, 3, 3, 40, 40, generator=GENERATOR) * 2 - 1

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 if TYPE_CHECKING:
     from httpx import Response
 
-    from sdedit_pl.study.answers_database import StudyDatabase
+    from sdedit_pl.study.study_database import StudyDatabase
 
 ITEMS = ("alder", "birch", "cedar", "dogwood")
 
@@ -55,7 +55,7 @@ def build(folders: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def study(build: Callable[..., Path]) -> Iterator[StudyDatabase]:
-    from sdedit_pl.study.answers_database import StudyDatabase
+    from sdedit_pl.study.study_database import StudyDatabase
 
     with StudyDatabase(build()) as database:
         yield database

@@ -24,7 +24,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from sdedit_pl.study.answers_database import StudyDatabase
+from sdedit_pl.study.study_database import StudyDatabase
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.study.paired_images import degraded_copy, pair_files
 from sdedit_pl.study.study_builder import build_study
-from sdedit_pl.study.study_images import degraded_copy, pair_files
 from sdedit_pl.study.study_settings import StudyPlan
 from sdedit_pl.study.trial_design import StudyError
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sdedit_pl.study.answers_database import Answer
 from sdedit_pl.study.rater_statistics import wilson_interval
+from sdedit_pl.study.study_database import Answer
 from sdedit_pl.study.study_findings import answers_csv, summarise
 from sdedit_pl.study.study_report import report_markdown
 from sdedit_pl.study.trial_design import StudyError

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sdedit_pl.study.answers_database import StudyDatabase
 from sdedit_pl.study.questions import QUESTIONS
+from sdedit_pl.study.study_database import StudyDatabase
 from sdedit_pl.study.study_server import listen
 from sdedit_pl.study.trial_design import StudyError
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.utils import save_image
 
-from sdedit_pl.configuration.resolution import merge, resolve
+from sdedit_pl.configuration.resolving import merge, resolve
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.fit import fit
 
@@ -98,13 +98,13 @@ _VALIDATION = "sdedit_pl.training.module:ScoreModule.validation_step"
 KILLS: dict[str, tuple[Kill, ...]] = {
     "right after the start": (Kill(f"{_CHECKPOINT}.on_train_start", 1),),
     "between two batches of step 4": (Kill(_STEP, 8),),
-    "after step 4, before its log entry": (Kill("sdedit_pl.training.training_log:TrainingLog.on_train_batch_end", 8),),
+    "after step 4, before its log entry": (Kill("sdedit_pl.training.loss_logging:TrainingLog.on_train_batch_end", 8),),
     "between log entry and checkpoint of step 4": (Kill(f"{_CHECKPOINT}.on_train_batch_end", 8),),
     "halfway through the checkpoint of step 4": (Kill(_STORE, 1, "step=00000004.ckpt", half=True),),
     "halfway through the very first checkpoint": (Kill(_STORE, 1, "step=00000002.ckpt", half=True),),
     "before old checkpoints are removed, step 4": (Kill("pathlib:Path.unlink", 1, "/step=00000002.ckpt"),),
     "between checkpoint and validation of step 4": (
-        Kill("sdedit_pl.training.training_log:TrainingLog.on_validation_start", 2),
+        Kill("sdedit_pl.training.loss_logging:TrainingLog.on_validation_start", 2),
     ),
     "in the validation after step 4": (Kill(_VALIDATION, 4),),
     "halfway through a preview": (Kill(_STORE, 1, "step-00000004.png", half=True),),

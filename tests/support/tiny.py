@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from sdedit_pl.configuration.command_line import read_arguments
-from sdedit_pl.configuration.resolution import merge, resolve
+from sdedit_pl.configuration.resolving import merge, resolve
 from sdedit_pl.configuration.training_config import TrainingConfig
 
 TINY: dict[str, Any] = {

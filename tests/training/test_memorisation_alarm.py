@@ -13,7 +13,7 @@ from support.tiny import tiny_config
 from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.build.training_run import build_module
+from sdedit_pl.build.training_parts import build_module
 from sdedit_pl.training.memorisation_alarm import ALARMING, MemorisationAlarm
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging

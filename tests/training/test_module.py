@@ -15,7 +15,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.build.training_run import build_module
+from sdedit_pl.build.training_parts import build_module
 from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.losses import WEIGHTINGS
 from sdedit_pl.sde import SDES, _kept_beta_table

@@ -17,7 +17,7 @@ from PIL import Image
 from support.tiny import tiny_config, two_colour_images
 
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.build.training_run import build_module
+from sdedit_pl.build.training_parts import build_module
 from sdedit_pl.configuration.model_config import model_of_run
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit

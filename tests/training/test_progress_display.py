@@ -10,8 +10,8 @@ import pytest
 from support.one_weight import Batches, Clock, OneWeight, quiet_trainer
 
 from sdedit_pl.training.divergence_watch import DivergenceWatch
+from sdedit_pl.training.loss_logging import TrainingLog
 from sdedit_pl.training.progress_display import ProgressLines, RunProgressBar, progress_display
-from sdedit_pl.training.training_log import TrainingLog
 
 
 def display(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> tuple[Clock, TrainingLog, list[lightning.Callback]]:

@@ -18,8 +18,8 @@ from support.full_disk import full_disk
 from support.one_weight import Batches, OneWeight, quiet_trainer
 
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints, damage
-from sdedit_pl.training.device_agreement import Agreement
 from sdedit_pl.training.divergence_watch import Diverged, DivergenceWatch
+from sdedit_pl.training.number_exchange import Agreement
 from sdedit_pl.training.resumable_checkpoints import BEST, ResumableCheckpoint
 from sdedit_pl.training.stop_signals import Interrupted, StopSignals
 

@@ -12,7 +12,7 @@ import pytest
 from support.processes import on_two_devices
 
 from sdedit_pl.data import FolderSource
-from sdedit_pl.data.images import UnreadableImage
+from sdedit_pl.data.image_decoding import UnreadableImage
 from sdedit_pl.data.source import Broken
 from sdedit_pl.training.unreadable_images import UnreadableImageCounts
 

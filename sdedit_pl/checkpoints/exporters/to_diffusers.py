@@ -15,6 +15,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
+from sdedit_pl.checkpoints.expected_tensors import network_arguments
 from sdedit_pl.checkpoints.exporters.export_format import Export, ExportError
 from sdedit_pl.checkpoints.importers.diffusers_config import (
     LEARNED,
@@ -28,10 +29,9 @@ from sdedit_pl.checkpoints.importers.diffusers_config import (
 from sdedit_pl.checkpoints.importers.diffusers_tensor_names import published_state
 from sdedit_pl.checkpoints.importers.from_diffusers import CONFIG, INDEX, NETWORK_CLASS, SCHEDULER_CONFIG, WEIGHTS
 from sdedit_pl.checkpoints.init_from import AUGMENTATION_WEIGHT
-from sdedit_pl.checkpoints.network_shapes import network_arguments
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.configuration.model_config import ModelConfig
-from sdedit_pl.configuration.resolution import as_data
+from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.denoiser import Denoiser
 
 BLOCKS = {"ddpm": "", "ncsnpp": "Skip"}

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported
-from sdedit_pl.checkpoints.importers.model_choice import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.importers.network_import import ONLY, Stored, import_network
 from sdedit_pl.checkpoints.importers.noise_conventions import discrete_vp
 from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource, attention_levels, named_tensors, same
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain

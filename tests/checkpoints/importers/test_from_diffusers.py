@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import CheckpointError, load_denoiser
+from sdedit_pl.checkpoints.expected_tensors import state_shapes
 from sdedit_pl.checkpoints.importers import diffusers_config, importer
 from sdedit_pl.checkpoints.importers.checkpoint_format import Imported
 from sdedit_pl.checkpoints.importers.diffusers_config import read_unet
@@ -27,7 +28,6 @@ from sdedit_pl.checkpoints.importers.diffusers_tensor_names import network_sourc
 from sdedit_pl.checkpoints.importers.from_diffusers import DiffusersFormat
 from sdedit_pl.checkpoints.importers.presets import PRESETS, Preset
 from sdedit_pl.checkpoints.importers.tensor_mapping import difference
-from sdedit_pl.checkpoints.network_shapes import state_shapes
 from sdedit_pl.denoiser import Denoiser
 
 TOLERANCE = 1e-5

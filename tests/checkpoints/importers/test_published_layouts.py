@@ -17,10 +17,10 @@ from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import CheckpointError
+from sdedit_pl.checkpoints.expected_tensors import network_arguments, state_shapes
 from sdedit_pl.checkpoints.importers import FORMATS, from_ddim, from_score_sde, importer
 from sdedit_pl.checkpoints.importers.checkpoint_format import Imported
 from sdedit_pl.checkpoints.importers.tensor_mapping import difference
-from sdedit_pl.checkpoints.network_shapes import network_arguments, state_shapes
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.typing import over_images

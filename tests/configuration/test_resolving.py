@@ -11,9 +11,9 @@ import pytest
 
 from sdedit_pl.configuration import Component, ConfigError, family
 from sdedit_pl.configuration.command_line import read_arguments, take_file
-from sdedit_pl.configuration.resolution import as_data, merge, resolve
+from sdedit_pl.configuration.resolving import as_data, merge, resolve
 from sdedit_pl.configuration.schema import REQUIRED, keys_of
-from sdedit_pl.configuration.yaml_text import read_file
+from sdedit_pl.configuration.yaml_reading import read_file
 
 
 @dataclass

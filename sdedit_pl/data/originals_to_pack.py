@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sdedit_pl.data.archives import ARCHIVE_SUFFIXES, open_archive
 from sdedit_pl.data.folder_source import FolderImages, image_paths
-from sdedit_pl.data.images import ImageFormat
+from sdedit_pl.data.image_decoding import ImageFormat
 from sdedit_pl.data.source import ImageSet
 from sdedit_pl.data.splits import SPLITS, held_out
 from sdedit_pl.data.torchvision_source import TorchvisionImages, TorchvisionSource

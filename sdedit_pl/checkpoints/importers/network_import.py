@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from sdedit_pl.checkpoints.expected_tensors import network_arguments, state_shapes
 from sdedit_pl.checkpoints.importers.checkpoint_format import Imported, Mapped, origin_of
 from sdedit_pl.checkpoints.importers.presets import CENTERED, PRESETS, Preset
 from sdedit_pl.checkpoints.importers.tensor_mapping import Difference, TensorSource, difference, state_made
-from sdedit_pl.checkpoints.network_shapes import network_arguments, state_shapes
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.configuration import nearest
 from sdedit_pl.configuration.model_config import ModelConfig

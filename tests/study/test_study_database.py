@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 
-from sdedit_pl.study.answers_database import StudyDatabase, UnknownTrial, write_study
+from sdedit_pl.study.study_database import StudyDatabase, UnknownTrial, write_study
 from sdedit_pl.study.trial_design import StudyError
 
 

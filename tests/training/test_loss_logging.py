@@ -15,14 +15,14 @@ from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.build.training_run import build_averaging, build_module
+from sdedit_pl.build.training_parts import build_averaging, build_module
 from sdedit_pl.data import FolderSource
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.divergence_watch import DivergenceWatch
+from sdedit_pl.training.loss_logging import TrainingLog
 from sdedit_pl.training.progress_display import RunProgressBar, TrainingSpeed
 from sdedit_pl.training.resumable_checkpoints import ResumableCheckpoint
 from sdedit_pl.training.stop_signals import StopSignals
-from sdedit_pl.training.training_log import TrainingLog
 from sdedit_pl.training.unreadable_images import UnreadableImageCounts
 
 
@@ -50,7 +50,7 @@ class Rows(Logger):
 def test_an_entry_is_of_one_step_and_its_speed_without_validation(
     every: int, accumulate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, log, logger = Clock(monkeypatch, "training_log"), TrainingLog(every, DivergenceWatch()), Rows()
+    clock, log, logger = Clock(monkeypatch, "loss_logging"), TrainingLog(every, DivergenceWatch()), Rows()
     trainer = quiet_trainer(24, [clock, log], accumulate=accumulate, validate_every=12, logger=[logger])
     trainer.fit(OneWeight(), datamodule=Batches(8))
     logged = list(range(every, 25, every))

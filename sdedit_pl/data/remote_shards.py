@@ -26,11 +26,11 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sdedit_pl.data.batches import Batch, read_batch
-from sdedit_pl.data.images import ImageFormat, decode_image
+from sdedit_pl.data.batch_reading import Batch, read_batch
+from sdedit_pl.data.image_decoding import ImageFormat, decode_image
+from sdedit_pl.data.local_shards import OPEN_FILES, Members, ShardFile
 from sdedit_pl.data.order import Draw, WindowOrder
 from sdedit_pl.data.shard_cache import ShardCache, StreamInterrupted
-from sdedit_pl.data.shard_files import OPEN_FILES, Members, ShardFile
 from sdedit_pl.data.shard_manifest import Shard
 from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
 

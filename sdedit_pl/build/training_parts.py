@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from sdedit_pl.build.components import build_component
+from sdedit_pl.build.component import build_component
 from sdedit_pl.configuration.schema import ConfigError, construct, keys_of
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.data import ImageDataModule

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from sdedit_pl.build.components import build_component
+from sdedit_pl.build.component import build_component
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.networks import NETWORKS

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from sdedit_pl.evaluation.image_groups import group_numbers, partners, short_name
+from sdedit_pl.evaluation.dependent_images import group_numbers, partners, short_name
 
 
 @pytest.mark.parametrize(

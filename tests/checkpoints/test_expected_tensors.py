@@ -13,8 +13,8 @@ from support.damage import contents
 from torch import nn
 
 from sdedit_pl.checkpoints import CheckpointError, describe, load_denoiser
+from sdedit_pl.checkpoints.expected_tensors import state_shapes, without_weights
 from sdedit_pl.checkpoints.native import save_weights
-from sdedit_pl.checkpoints.network_shapes import state_shapes, without_weights
 from sdedit_pl.configuration.model_config import ModelConfig
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch.distributed
 from support.processes import on_two_devices
 
-from sdedit_pl.training.device_agreement import Agreement
+from sdedit_pl.training.number_exchange import Agreement
 
 
 def test_one_device_agrees_with_itself_at_once() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdedit_pl.data.images import ImageFormat, decode_image, decode_whole
+from sdedit_pl.data.image_decoding import ImageFormat, decode_image, decode_whole
 from sdedit_pl.guides.guide_files import find_guides, image_size
 from sdedit_pl.study.trial_design import StudyError
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.full_disk import full_disk
 
-from sdedit_pl.training.loggers import CsvHistory
+from sdedit_pl.training.restartable_loggers import CsvHistory
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
+from sdedit_pl.data.image_decoding import ImageFormat, decode_image
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES, is_image_name
-from sdedit_pl.data.images import ImageFormat, decode_image
 from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
 
 logger = logging.getLogger(__name__)

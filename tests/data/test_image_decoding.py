@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from sdedit_pl.data.image_decoding import ImageFormat, decode_image, images_from_bytes
 from sdedit_pl.data.image_files import UnreadableImage
-from sdedit_pl.data.images import ImageFormat, decode_image, images_from_bytes
 from sdedit_pl.data.splits import held_out
 
 EIGHT = ImageFormat(8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sdedit_pl.metrics.distances import nearest_by_angle, nearest_by_distance, root_mean_square, squared_l2
+from sdedit_pl.metrics.image_distances import nearest_by_angle, nearest_by_distance, root_mean_square, squared_l2
 
 REFERENCES = torch.tensor([[0.0, 1.0], [3.0, 3.0], [1.0, 0.0]])
 

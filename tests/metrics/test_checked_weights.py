@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdedit_pl.metrics.published_weights import PublishedWeights, WeightsUnavailable
+from sdedit_pl.metrics.checked_weights import PublishedWeights, WeightsUnavailable
 
 CONTENT = b"numbers"
 HASH = hashlib.sha256(CONTENT).hexdigest()

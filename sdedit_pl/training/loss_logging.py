@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdedit_pl.training.divergence_watch import DivergenceWatch
 from sdedit_pl.training.module import ScoreModule
-from sdedit_pl.training.step_counts import between_steps, images_seen
+from sdedit_pl.training.trainer_position import between_steps, images_seen
 
 
 class TrainingLog(lightning.Callback):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sdedit_pl.data import UnreadableImage, WebDatasetSource
-from sdedit_pl.data.shard_files import ShardFile, list_members, split_key
+from sdedit_pl.data.local_shards import ShardFile, list_members, split_key
 from sdedit_pl.data.source import UnreadableShard
 
 WriteShard = Callable[..., Path]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from sdedit_pl.editing.low_pass import low_frequencies, reduced_by_matrices
+from sdedit_pl.editing.low_pass_filter import low_frequencies, reduced_by_matrices
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (37, 50), (96, 200)])

@@ -9,8 +9,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sdedit_pl.data.image_decoding import ImageFormat
 from sdedit_pl.data.image_files import UnreadableImage
-from sdedit_pl.data.images import ImageFormat
 from sdedit_pl.data.order import Draw
 from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
 
