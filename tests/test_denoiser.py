@@ -9,7 +9,16 @@ import torch
 from support.oracles import GaussianDenoiser
 from torch import Tensor, nn
 
-from sdedit_pl.denoiser import EDM, PARAMETERISATIONS, Denoiser, Epsilon, Parameterisation, Score, Velocity
+from sdedit_pl.denoiser import (
+    EDM,
+    PARAMETERISATIONS,
+    Denoiser,
+    Epsilon,
+    Parameterisation,
+    Score,
+    Velocity,
+    in_precision,
+)
 from sdedit_pl.networks import NCSNpp
 from sdedit_pl.sde import SDE, SDES, VESDE, VPSDE
 from sdedit_pl.typing import Images, Times, over_images
@@ -162,3 +171,12 @@ def test_with_groups_an_image_is_the_same_bit_for_bit_in_every_batch(at_once: in
 def test_groups_hold_at_least_one_image() -> None:
     with pytest.raises(ValueError, match="at_once must be at least 1, or None for whole batches, got 0"):
         Denoiser(nn.Identity(), EDM(), VPSDE(), at_once=0)
+
+
+def test_a_network_is_converted_except_its_label_embedding_also_inside_windows() -> None:
+    network = nn.ModuleDict({"label_embedding": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    for wrapped in (network, nn.ModuleDict({"network": network})):
+        network.float()
+        in_precision(Denoiser(wrapped, Epsilon(), VPSDE()), "bfloat16")
+        assert network["label_embedding"].weight.dtype == torch.float32  # pyright: ignore
+        assert network["head"].weight.dtype == torch.bfloat16  # pyright: ignore

@@ -18,6 +18,7 @@ from support.damage import DAMAGES, Damage, lightning_checkpoint
 from sdedit_pl.cli.edit import COMMAND
 from sdedit_pl.edit_runs.edit_plan import build_edits
 from sdedit_pl.editing.sdedit import DEFAULT_SOLVER
+from sdedit_pl.machine import Machine
 from sdedit_pl.solvers import SOLVERS
 
 EDIT = ("edit", "ckpt=tiny.safetensors", "guide=guide.png", "steps=3")
@@ -277,3 +278,12 @@ def test_a_run_folder_and_a_training_checkpoint_edit_alike(desk: Path, tiny_chec
     for name, ckpt in (("a", "tiny.safetensors"), ("b", "run"), ("c", "run/checkpoints/step=00000007.ckpt")):
         assert command(*arguments, f"ckpt={ckpt}", f"out={name}").code == 0
     assert pictures("a") == pictures("b") == pictures("c")
+
+
+def test_the_resolved_arithmetic_is_recorded(desk: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Machine("cuda", "NVIDIA H100", bf16=True, count=1)
+    monkeypatch.setattr("sdedit_pl.edit_runs.edit_run.this_machine", lambda device: gpu)
+    code, _, errors = command(*EDIT, "out=new/out")
+    assert code == 0 and "arithmetic: bfloat16, NCHW (NVIDIA H100)" in errors
+    record = yaml.safe_load(Path("new/out/edit.yaml").read_text())
+    assert (record["precision"], record["compile"]) == ("bfloat16", False)
