@@ -1,18 +1,17 @@
 """A denoiser: a raw network, the arithmetic around it, and the SDE whose noise it removes.
 
-The network F sees c_in x_t and a label of the noise level. A parameterisation says what F's output means, as two affine
-maps whose coefficients depend on t alone:
+The network F takes c_in x_t and a label of the noise level. A parameterisation defines the meaning of F's output by two
+affine maps with coefficients that depend only on t:
 
     x_0 estimate = x_0.skip x_t + x_0.out F(c_in x_t, label)
     score        = score.skip x_t + score.out F(c_in x_t, label)
 
-and which target F is regressed on, target.x_0 x_0 + target.noise z for x_t = alpha x_0 + sigma z. The three agree
-(Tweedie: x_0 = (x_t + sigma^2 score) / alpha) but are written out separately, because deriving one from another cancels
-catastrophically at small sigma. Everything is stated for any SDE through alpha, sigma and the noise level
-s = sigma / alpha.
+and by F's training target, target.x_0 x_0 + target.noise z for x_t = alpha x_0 + sigma z. The three agree (Tweedie:
+x_0 = (x_t + sigma^2 score) / alpha) but are written out separately, because deriving one from another cancels
+catastrophically at small sigma. All formulas hold for any SDE, with the noise level s = sigma / alpha.
 
-A network may have as many output channels again, which say where the variance of a reverse step lies between its
-bounds. F is the first half then; who does not ask for the second never sees it.
+A network may have twice as many output channels. F is then the first half; the second half is the learned variance of a
+reverse step, which only `Denoiser.estimates` returns.
 
 Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022, table 1;
 Salimans and Ho, "Progressive Distillation", ICLR 2022 (v); Nichol and Dhariwal, "Improved Denoising Diffusion
@@ -44,14 +43,14 @@ class Affine(NamedTuple):
 
 
 class Target(NamedTuple):
-    """x_0 x_0 + noise z: what the network is trained to return."""
+    """x_0 x_0 + noise z, the training target of the network."""
 
     x_0: Times
     noise: Times
 
 
 class Coefficients(NamedTuple):
-    """What a parameterisation is at the times t, each of shape (B,)."""
+    """Coefficients of a parameterisation at given times, each of shape (B,)."""
 
     c_in: Times
     x_0: Affine
@@ -60,13 +59,10 @@ class Coefficients(NamedTuple):
 
 
 class Estimates(NamedTuple):
-    """All that one evaluation of the network says.
+    """Estimates from one evaluation of the network.
 
-    Args:
-        x_0: the estimate of x_0.
-        score: the estimate of the score.
-        variance_weight: where the variance of a reverse step lies between its bounds on a logarithmic scale, 0 for the
-            smallest and 1 for the largest; None without a learned variance.
+    `variance_weight` interpolates the variance of a reverse step on a logarithmic scale, from the smallest (0) to the
+    largest (1); None without a learned variance.
     """
 
     x_0: Images
@@ -76,14 +72,14 @@ class Estimates(NamedTuple):
 
 @dataclass(frozen=True)
 class Parameterisation(abc.ABC):
-    """What a network's input and output mean.
+    """The meaning of a network's input and output.
 
-    The label that the network embeds is `label_scale * quantity + label_offset`.
+    The network embeds the label `label_scale * quantity + label_offset`.
 
     Args:
-        label: the quantity: "time" (t itself) or "log_noise_level" (ln(sigma / alpha)).
-        label_scale: its factor.
-        label_offset: its offset.
+        label: the quantity, "time" (t itself) or "log_noise_level" (ln(sigma / alpha)).
+        label_scale: factor of the label.
+        label_offset: offset of the label.
     """
 
     label: str = "time"
@@ -96,23 +92,20 @@ class Parameterisation(abc.ABC):
 
     @property
     def knows_noise_level_alone(self) -> bool:
-        """Whether the network is given x_t / alpha and the noise level, and no more of the SDE.
-
-        Then the same weights denoise under every SDE.
-        """
+        """Whether the network depends on x_t / alpha and the noise level alone, so that its weights fit every SDE."""
         return False
 
     @property
     def learned_variance(self) -> bool:
-        """Whether the network has as many output channels again, for the variance of a reverse step."""
+        """Whether the second half of the output channels is the variance of a reverse step."""
         return False
 
     def without_variance(self) -> Parameterisation:
-        """What the first half of the output channels means by itself."""
+        """The parameterisation of the first half of the output channels."""
         return self
 
     def output_channels(self, image_channels: int) -> int:
-        """How many output channels the network needs."""
+        """Number of output channels of the network."""
         return image_channels * (2 if self.learned_variance else 1)
 
     @abc.abstractmethod
@@ -129,7 +122,7 @@ class Parameterisation(abc.ABC):
 class Epsilon(Parameterisation):
     """F estimates the noise z. With the default label, 999 t, the convention of published VP models.
 
-    DDPM's table index i = N t - 1 is label_scale=1000, label_offset=-1.
+    label_scale=1000, label_offset=-1 gives DDPM's table index i = N t - 1.
     """
 
     def coefficients(self, sde: SDE, t: Times) -> Coefficients:
@@ -147,8 +140,8 @@ class Epsilon(Parameterisation):
 class EpsilonAndVariance(Epsilon):
     """F estimates the noise z, and v in [-1, 1], the second half of the channels, the variance of a reverse step.
 
-    (v + 1) / 2 of the way from the logarithm of the smallest variance to that of the largest, pixel by pixel. Training
-    fits F alone and takes no model with v, so that a variance that is there has been learned with its network.
+    (v + 1) / 2 interpolates between the logarithms of the smallest and the largest variance, for each pixel. Training
+    fits F alone and refuses models with v, so that v always comes from the training that produced its network.
 
     Source: Nichol and Dhariwal 2021, equation 15.
     """
@@ -165,8 +158,8 @@ class EpsilonAndVariance(Epsilon):
 class Score(Parameterisation):
     """F estimates sigma times the score, that is -z.
 
-    With the default label, ln(s / 2), the convention of published VE models: they noise images in [0, 1] and map them
-    to [-1, 1] inside the network, so that their sigma is half of this package's.
+    The default label, ln(s / 2), is that of published VE models. They noise images in [0, 1] and map them to [-1, 1]
+    inside the network, so that their sigma is half of this package's.
     """
 
     label: str = "log_noise_level"
@@ -219,9 +212,9 @@ class EDM(Parameterisation):
     """The preconditioning of EDM on x_t / alpha, whose noise level is s: F's input and target have unit variance.
 
     Args:
-        label: the quantity, "time" or "log_noise_level"; EDM's own is ln(s) / 4, the default here.
-        label_scale: its factor.
-        label_offset: its offset.
+        label: the quantity, "time" or "log_noise_level"; the default label is EDM's, ln(s) / 4.
+        label_scale: factor of the label.
+        label_offset: offset of the label.
         data_deviation: standard deviation of the clean images' pixels, about 0.5 on [-1, 1].
 
     Source: Karras et al. 2022, equation 7 and table 1.
@@ -260,12 +253,12 @@ class Denoiser(nn.Module):
     Args:
         network: maps (B, C, H, W) inputs and (B,) labels to (B, C, H, W), or to (B, 2 C, H, W) where the
             parameterisation has a learned variance.
-        parameterisation: what the network's input and output mean.
-        sde: the noise that it is trained on.
-        t_max: the largest time that it is trained on; what it says of later ones means nothing.
-        at_once: how many images the network is given at once; None gives it whole batches, as training does. Libraries
-            choose kernels by the size of the batch, and these round differently: only with a number is an image's
-            result the same, bit for bit, in every batch.
+        parameterisation: the meaning of the network's input and output.
+        sde: the SDE of the training noise.
+        t_max: the largest training time; estimates at later times are meaningless.
+        at_once: number of images in a call of the network; None passes whole batches, as training does. Libraries
+            choose kernels, which round differently, by the size of the batch. Only with a number is an image's result
+            bit-identical in every batch.
 
     Raises:
         ValueError: `at_once` below 1, or `t_max` out of (0, 1].
@@ -309,19 +302,19 @@ class Denoiser(nn.Module):
         *,
         coefficients: Coefficients | None = None,
     ) -> Images:
-        """The network's own output, on which training regresses the parameterisation's target.
+        """The raw output of the network, without the learned variance.
 
         Args:
             x_t: noised images.
             t: their times, in (0, 1].
-            augmentation: what was done to the clean images, for a network with augmentation labels; None for nothing.
-            coefficients: of the parameterisation at `t`, where they are known already.
+            augmentation: labels of the clean images' augmentation, for a network conditioned on them; None for zeros.
+            coefficients: those at `t`, if already computed.
         """
         coefficients = coefficients or self.parameterisation.coefficients(self.sde, t)
         return self._outputs(coefficients, x_t, t, augmentation)[:, : x_t.shape[1]]
 
     def estimates(self, x_t: Images, t: Float[Tensor, "B"]) -> Estimates:
-        """The estimate of x_0, the score and the learned variance, of one evaluation of the network."""
+        """The estimates of x_0, score and learned variance from one evaluation of the network."""
         coefficients = self.parameterisation.coefficients(self.sde, t)
         output, variance = self._outputs(coefficients, x_t, t).tensor_split([x_t.shape[1]], dim=1)
         x_0, score = (
@@ -343,7 +336,7 @@ class Denoiser(nn.Module):
         return output.to(x_t.dtype)
 
     def _grouped(self, x: Images, label: Times, size: int) -> Float[Tensor, "B outputs H W"]:
-        """The network's output in groups of exactly `size`, the last one filled up with copies of the last image."""
+        """The network's output in groups of exactly `size` images; copies of the last image fill the last group."""
         missing = -len(x) % size
         filled = torch.cat([x, x[-1:].expand(missing, -1, -1, -1)])
         labels = torch.cat([label, label[-1:].expand(missing)])

@@ -1,8 +1,8 @@
 """Atomic writing of files, and their hashes.
 
-A file is written under another name in the same folder, synchronised to the disk and renamed: a killed process or a
-full disk leaves the former file. The folder is synchronised too, so that after a power cut no file is older than files
-that were written later.
+A file is written under another name in the same folder, synchronised to the disk and renamed, so that a killed process
+or a full disk leaves the previous file. The folder is synchronised too, so that files reach the disk in the order in
+which they were written.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
-"""Time grids: which times a solver visits between a start t0 and an end.
+"""Time grids: the times that a solver visits from t0 to an end.
 
-A grid of `steps` steps is a decreasing tensor of steps + 1 times, in float64 on the CPU, from t0 to the end. The start
-is a noise level and the number of steps a cost; neither depends on the other. A grid that jumps back up has one time
-more for each jump, which costs no network evaluation.
+A grid of `steps` steps is a decreasing tensor of steps + 1 times, in float64 on the CPU. A jump back up adds one time
+and costs no network evaluation.
 
-The grids in noise level cannot reach a noise-free end (the logarithm of its level is infinite, and steps towards it
-would all be spent on noise that nobody sees). Where the end lies below `lowest`, their last step leads from there to
-the end.
+Grids in the noise level cannot reach an end without noise, where the logarithm of the level is infinite. If the end
+lies below `lowest`, their last step leads from `lowest` to the end.
 """
 
 from __future__ import annotations
@@ -28,13 +26,13 @@ class Grid(abc.ABC):
 
     @abc.abstractmethod
     def spread(self, sde: SDE, t0: float, end: float, steps: int) -> Float[Tensor, "levels"]:
-        """The times of valid arguments; `times` puts `t0` and `end` in exactly."""
+        """The times for valid arguments; `times` then sets the first and last one exactly."""
 
     def times(self, sde: SDE, t0: float, steps: int, end: float = 0.0) -> Float[Tensor, "levels"]:
         """The times of `steps` steps from `t0` to `end`, (steps + 1 + jumps,), float64 on the CPU.
 
         Args:
-            sde: what maps times to noise levels.
+            sde: maps times to noise levels.
             t0: the first time, in (0, 1].
             steps: the number of steps, at least 1.
             end: the last time, in [0, t0).
@@ -55,7 +53,7 @@ class Grid(abc.ABC):
 
 @dataclass(frozen=True)
 class Uniform(Grid):
-    """Equal steps in t: the papers' grid."""
+    """Equal steps in t, as in the papers."""
 
     def spread(self, sde: SDE, t0: float, end: float, steps: int) -> Float[Tensor, "levels"]:
         return torch.linspace(t0, end, steps + 1, dtype=torch.float64)
@@ -63,11 +61,10 @@ class Uniform(Grid):
 
 @dataclass(frozen=True)
 class NoiseLevelGrid(Grid):
-    """A grid spread over the noise level sigma / alpha.
+    """A grid in the noise level sigma / alpha.
 
     Args:
-        lowest: the noise level, on [-1, 1], that the last step but one reaches at the lowest; 0.01 is about one
-            grey level of 255.
+        lowest: the lowest noise level before the last step, on images in [-1, 1]; 0.01 is about one grey level of 255.
     """
 
     lowest: float = 0.01
@@ -102,8 +99,8 @@ class Karras(NoiseLevelGrid):
     """Equal steps in the noise level to the power 1 / rho.
 
     Args:
-        lowest: the noise level, on [-1, 1], that the last step but one reaches at the lowest.
-        rho: 1 spreads the levels evenly; the larger, the more of them are low.
+        lowest: the lowest noise level before the last step, on images in [-1, 1].
+        rho: 1 spreads the levels evenly; a larger rho makes more of them low.
 
     Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022, equation 5.
     """
@@ -122,19 +119,19 @@ class Karras(NoiseLevelGrid):
 
 @dataclass(frozen=True)
 class Restart(Karras):
-    """A Karras grid that goes down a part of the way several times: Restart sampling, for any solver.
+    """Restart sampling: a Karras grid that repeats a range of noise levels, for any solver.
 
-    From the level next to `bottom` the state is noised up to `top` again, and steps lead back down; only then does the
-    grid go on to its end. The noise makes up for errors made before, as a stochastic solver's does, while a
-    deterministic solver, the published one is Heun's, keeps its accuracy between. A t0 below `top` bounds the way up.
+    At the level next to `bottom`, the state is noised up to `top` (at most to t0) and steps lead down again, `restarts`
+    times; then the grid continues to its end. Like a stochastic solver, the added noise corrects earlier errors, while
+    a deterministic solver (Heun's, in the paper) keeps its accuracy between restarts.
 
     Args:
-        lowest: the noise level, on [-1, 1], that the last step but one reaches at the lowest.
-        rho: 1 spreads the levels evenly; the larger, the more of them are low.
-        bottom: the noise level near which the way up begins; published for CIFAR-10: 0.06.
-        top: the noise level that it leads to; published: 0.3.
-        restarts: how often, K; published: 2 for 43 evaluations, more where more are allowed.
-        restart_steps: steps of each way back down; published: 2.
+        lowest: the lowest noise level before the last step, on images in [-1, 1].
+        rho: 1 spreads the levels evenly; a larger rho makes more of them low.
+        bottom: the noise level at which a restart begins; published for CIFAR-10: 0.06.
+        top: the noise level that a restart returns to; published: 0.3.
+        restarts: number of restarts, K; published: 2 for 43 evaluations, more with more evaluations.
+        restart_steps: steps of each restart; published: 2.
 
     Source: Xu et al., "Restart Sampling for Improving Generative Processes", NeurIPS 2023, Algorithm 1 and table 3.
     """
@@ -176,18 +173,18 @@ class Restart(Karras):
 
 
 def with_jumps_back(times: Float[Tensor, "levels"], length: int, passes: int) -> Float[Tensor, "longer"]:
-    """Times that go through each `length` steps several times, with a jump back up between: RePaint's resampling.
+    """RePaint's resampling: repeats each group of `length` steps, with a jump back up before each repetition.
 
-    Each pass harmonises the region that is free with the one that is written anew. The step to the end, and what is
-    left over above it, are taken once.
+    Each pass harmonises the edited region with the kept one. The step to the end, and the steps above it that do not
+    fill a group, are taken once.
 
     Args:
         times: descending times, (steps + 1,).
         length: steps of a jump, j.
-        passes: how often they are taken, r; 1 is no jump.
+        passes: passes through each group, r; 1 means no jump.
 
     Raises:
-        ValueError: length or passes below 1, times that jump already, or too few for one jump.
+        ValueError: length or passes below 1, times with jumps, or too few times for one jump.
 
     Source: Lugmayr et al., "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", CVPR 2022, section
     4.2 and appendix B.
@@ -210,9 +207,7 @@ def with_jumps_back(times: Float[Tensor, "levels"], length: int, passes: int) ->
 
 
 def start_time(t0: float | str, sde: SDE) -> float:
-    """The time that `t0` means: a number is a time, "sigma:1.2" the time at which sigma / alpha = 1.2.
-
-    A time means another noise level for each SDE; a noise level, in units of images in [-1, 1], means the same for all.
+    """The start time: `t0` itself, or the time at which sigma / alpha = 1.2 for "sigma:1.2" (on images in [-1, 1]).
 
     Raises:
         ValueError: not a number or sigma:NUMBER, or not in (0, 1] for this SDE.
@@ -228,7 +223,7 @@ def start_time(t0: float | str, sde: SDE) -> float:
 
 
 def start_number(t0: float | str) -> float:
-    """The number in `t0`: a time in (0, 1], or the positive noise level of "sigma:1.2".
+    """The number in `t0`: a time in (0, 1], or a positive noise level ("sigma:1.2").
 
     Raises:
         ValueError: neither of the two.

@@ -1,8 +1,8 @@
-"""Denoising score matching: which noise levels are trained, and what an error at each of them costs.
+"""Denoising score matching: distributions of training times, and weights of the error at each time.
 
 The loss of one image is weight(t) ||D(x_t, t) - x_0||^2, summed or averaged over its pixels. Every published
-objective is one weight and one distribution of t. The error is computed on the network's raw output, where it does
-not cancel: ||D - x_0||^2 = c_out^2 ||F - target||^2.
+objective is one weight and one distribution of t. The error is computed on the network's raw output to avoid
+cancellation: ||D - x_0||^2 = c_out^2 ||F - target||^2.
 
 Source: Song et al. 2021, equation 7; Ho et al. 2020, equation 14; Karras et al. 2022, section 5 and table 1.
 """
@@ -23,7 +23,7 @@ from sdedit_pl.typing import Images, Times, over_images
 
 
 class Weighting(abc.ABC):
-    """What a squared error of the x_0 estimate costs at each time."""
+    """Weight of the squared error of the x_0 estimate as a function of time."""
 
     @abc.abstractmethod
     def weight(self, sde: SDE, t: Times) -> Times:
@@ -32,7 +32,7 @@ class Weighting(abc.ABC):
 
 @dataclass(frozen=True)
 class NoiseWeighting(Weighting):
-    """lambda(t) = sigma^2 on the score, which is the plain squared error of the noise: score_sde's and DDPM's."""
+    """The squared error of the noise, as in score_sde and DDPM: lambda(t) = sigma^2 on the score."""
 
     def weight(self, sde: SDE, t: Times) -> Times:
         return sde.log_snr(t).exp()
@@ -40,7 +40,7 @@ class NoiseWeighting(Weighting):
 
 @dataclass(frozen=True)
 class LikelihoodWeighting(Weighting):
-    """lambda(t) = g^2 on the score, which bounds the likelihood.
+    """lambda(t) = g^2 on the score, an upper bound of the negative log-likelihood.
 
     Source: Song et al., "Maximum Likelihood Training of Score-Based Diffusion Models", NeurIPS 2021, theorem 1.
     """
@@ -69,7 +69,7 @@ class EDMWeighting(Weighting):
 
 @dataclass(frozen=True)
 class MinSNRWeighting(Weighting):
-    """min(SNR, limit) at the signal-to-noise ratio SNR = 1 / s^2: the noise's error, but for the low noise levels.
+    """min(SNR, limit) with SNR = 1 / s^2: the squared error of the noise, limited at low noise levels.
 
     Args:
         limit: largest weight; the paper's gamma.
@@ -89,9 +89,7 @@ class MinSNRWeighting(Weighting):
 
 @dataclass(frozen=True)
 class SoftMinSNRWeighting(Weighting):
-    """1 / (s^2 + sd^2), that is SNR gamma / (SNR + gamma) with gamma = 1 / sd^2: min-SNR without its corner.
-
-    It is EDM's weight times (s sd)^2 / (s^2 + sd^2)^2.
+    """1 / (s^2 + sd^2) = SNR gamma / (SNR + gamma) with gamma = 1 / sd^2, a smooth min-SNR.
 
     Args:
         data_deviation: standard deviation sd of the clean images' pixels.
@@ -123,8 +121,8 @@ class TimeSampler(abc.ABC):
     """A distribution of training times on [t_min, t_max], given by its inverse distribution function.
 
     Args:
-        t_min: smallest time, above 0, where the score diverges.
-        t_max: largest time; a model that only edits from t0 needs none above t0.
+        t_min: smallest time, above 0, because the score diverges there.
+        t_max: largest time; a model that only edits needs no time above its largest t0.
     """
 
     t_min: float = 1e-4
@@ -136,13 +134,10 @@ class TimeSampler(abc.ABC):
 
     @abc.abstractmethod
     def times(self, sde: SDE, uniform: Float[Tensor, "B"]) -> Times:
-        """Times whose distribution function takes the values `uniform` in [0, 1)."""
+        """The quantiles `uniform`, in [0, 1), of the distribution."""
 
     def log_noise_range(self, sde: SDE, like: Float[Tensor, "B"]) -> tuple[Tensor, Tensor]:
-        """ln(sigma / alpha) at t_min and t_max, scalars of the type of `like`.
-
-        They stay on the CPU, which has float64 on any machine; as scalars they combine with tensors of every device.
-        """
+        """ln(sigma / alpha) at t_min and t_max, as scalars on the CPU in the dtype of `like`."""
         edges = torch.tensor([self.t_min, self.t_max], dtype=torch.float64)
         low, high = (-sde.log_snr(edges) / 2).to(like.dtype).unbind()
         return low, high
@@ -150,7 +145,7 @@ class TimeSampler(abc.ABC):
 
 @dataclass(frozen=True)
 class UniformTimes(TimeSampler):
-    """Uniform in t, as score_sde trains; its t_min is 1e-5."""
+    """Uniform in t, as in score_sde, whose t_min is 1e-5."""
 
     def times(self, sde: SDE, uniform: Float[Tensor, "B"]) -> Times:
         return self.t_min + (self.t_max - self.t_min) * uniform
@@ -158,7 +153,7 @@ class UniformTimes(TimeSampler):
 
 @dataclass(frozen=True)
 class TableTimes(TimeSampler):
-    """Uniform over the levels i/N of a table with i = 1..N that lie in [t_min, t_max], as DDPM trains.
+    """Uniform over the times i/N, i = 1..N, within [t_min, t_max], as in DDPM.
 
     Args:
         t_min: smallest time.
@@ -178,7 +173,7 @@ class TableTimes(TimeSampler):
             )
 
     def _levels(self) -> tuple[int, int]:
-        # the millionth keeps a level that floats round across the border: 0.29 x 100 is less than 29
+        # the millionth keeps a level that rounding moves across the border: 0.29 x 100 is less than 29 in floats
         return max(1, math.ceil(self.t_min * self.steps - 1e-6)), math.floor(self.t_max * self.steps + 1e-6)
 
     def times(self, sde: SDE, uniform: Float[Tensor, "B"]) -> Times:
@@ -197,13 +192,13 @@ class LogUniformNoise(TimeSampler):
 
 @dataclass(frozen=True)
 class LogNormalNoise(TimeSampler):
-    """ln(sigma / alpha) ~ N(mean, deviation^2), cut to [t_min, t_max], as EDM trains.
+    """ln(sigma / alpha) ~ N(mean, deviation^2), truncated to [t_min, t_max], as in EDM.
 
     Args:
         t_min: smallest time.
         t_max: largest time.
-        mean: mean of the logarithm of the noise level; EDM's -1.2 is a level of 0.3.
-        deviation: its standard deviation.
+        mean: mean of ln(sigma / alpha); EDM's -1.2 is a noise level of 0.3.
+        deviation: standard deviation of ln(sigma / alpha).
     """
 
     mean: float = -1.2
@@ -233,19 +228,19 @@ def denoising_loss(
     reduction: str = "mean",
     augmentation: Float[Tensor, "B labels"] | None = None,
 ) -> Float[Tensor, "B"]:
-    """Weighted squared error of the denoised images, one number an image.
+    """Weighted squared error of each image.
 
     Args:
         denoiser: the model.
         x_0: clean images in [-1, 1].
         t: times in (0, 1].
         noise: standard normal.
-        weighting: cost of an error at each time.
-        reduction: over an image's pixels: "mean" (VP, DDPM, EDM) or "sum" (score_sde's VE).
-        augmentation: what was done to the clean images, for a network that is told.
+        weighting: weight of the error at each time.
+        reduction: over an image's pixels, "mean" (VP, DDPM, EDM) or "sum" (score_sde's VE).
+        augmentation: labels of the clean images' augmentation, for a network conditioned on them.
 
     Raises:
-        ValueError: on an unknown reduction.
+        ValueError: an unknown reduction.
 
     Source: Song et al. 2021, equation 7.
     """

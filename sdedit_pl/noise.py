@@ -1,10 +1,8 @@
-"""Noise that belongs to a sample and not to a run.
+"""Noise as a function of (seed of the sample, step, draw), without global state.
 
-A draw is a function of (seed of the sample, step, draw): nothing is kept between draws and no global stream is touched.
-So a sample has the same noise in any batch, at any place of the batch, on any device and after any restart. Step 0 is
-the noise of the starting state (the prior, or what noises the guide); the steps of the time loop follow from 1.
-
-Numbers are drawn on the CPU in float32, because generators differ between devices, and then moved.
+A sample has the same noise in any batch, at any position in the batch, on any device and after any restart. Step 0 is
+the noise of the starting state (the prior or the noised guide); the steps of the time loop start at 1. Numbers are
+drawn on the CPU in float32, because generators differ between devices.
 """
 
 from __future__ import annotations
@@ -50,30 +48,30 @@ class SeededNoise:
         """See `Noise`.
 
         Raises:
-            ValueError: the batch is not one image for each seed.
+            ValueError: a batch that does not have one image for each seed.
         """
         if len(like) != len(self.seeds):
             raise ValueError(f"{len(self.seeds)} seeds cannot noise a batch of {len(like)}; give one for each")
         return _moved(self.drawn(step, draw, host_buffer(like)), like)
 
     def drawn(self, step: int, draw: int, buffer: Tensor) -> Tensor:
-        """Fills `buffer`, float32 on the CPU, with a draw, and returns it; safe in any thread."""
+        """Fills `buffer`, float32 on the CPU, with a draw and returns it; thread-safe."""
         for image, seed in zip(buffer, self.seeds, strict=True):
             image.normal_(generator=torch.Generator().manual_seed(mixed(seed, step, draw)))
         return buffer
 
 
 class PrefetchedNoise:
-    """The same noise, drawn by threads for the steps ahead while the device works on the present one.
+    """Draws the noise of the next steps in threads while the device computes the current one.
 
-    Drawing an image of 256 px takes over a millisecond, about as long as a GPU takes for a step. Prefetching begins
-    with the first draw that is asked for, so that a solver without noise costs nothing; only draw 0 of a step is
-    prefetched. Use as a context manager, which ends the threads.
+    Drawing an image of 256 px takes over a millisecond, about as long as a GPU's step. Prefetching begins with the
+    first draw, so that a solver without noise costs nothing, and covers draw 0 of each step. Use as a context manager,
+    which ends the threads.
 
     Args:
-        noise: the seeds.
-        last_step: the last step that may be asked for.
-        ahead: how many steps are drawn ahead, each by a thread.
+        noise: the seeded noise.
+        last_step: the last step of the run.
+        ahead: number of steps drawn ahead, each in a thread.
     """
 
     def __init__(self, noise: SeededNoise, last_step: int, ahead: int = 6) -> None:
@@ -102,7 +100,7 @@ class PrefetchedNoise:
 
 
 def host_buffer(like: Images) -> Tensor:
-    """Memory for a draw, float32 on the CPU; pinned for a GPU, so that the copy does not wait for the device."""
+    """Memory for a draw, float32 on the CPU; pinned for a GPU, so that the copy is asynchronous."""
     return torch.empty(like.shape, dtype=torch.float32, pin_memory=like.device.type == "cuda")
 
 
@@ -113,13 +111,13 @@ def _moved(images: Tensor, like: Images) -> Images:
 class StepNoise:
     """The noise of one step of the time loop.
 
-    `shared` is the step's z: drawn when first asked for, then the same for the solver and for what constrains its state
-    (Algorithms 3 and 5 of SDEdit share it between kept and edited pixels). `fresh()` is a further draw at each call.
+    `shared` is the step's z, drawn at first use and the same for the solver and a constraint (Algorithms 3 and 5 of
+    SDEdit share it between kept and edited pixels). Each call of `fresh()` is another draw.
 
     Args:
-        noise: where draws come from.
+        noise: the source of draws.
         step: the number of the step in `noise`.
-        like: a tensor of the state's shape, dtype and device.
+        like: a tensor with the state's shape, dtype and device.
         silent: whether `shared` is zero, so that a step returns its mean.
     """
 
@@ -139,16 +137,16 @@ class StepNoise:
         return self._shared
 
     def fresh(self) -> Images:
-        """Standard normal noise that nothing else of this step sees, (B, C, H, W)."""
+        """Standard normal noise that is used nowhere else, (B, C, H, W)."""
         self._draws += 1
         return self._noise(self._step, self._draws, self._like)
 
 
 def mixed(*words: int) -> int:
-    """A hash of a few integers to 64 bits: neighbouring arguments give unrelated results.
+    """A 64-bit hash of integers.
 
-    Torch's CPU generator keeps the lower half of its seed, so that two of n draws coincide by chance with probability
-    n^2 / 2^33: about one in ten thousand for the thousand steps of a sample.
+    Torch's CPU generator uses only the lower half of its seed, so that two of n draws coincide with probability
+    n^2 / 2^33, about one in ten thousand for the thousand steps of a sample.
 
     Source: the finaliser of splitmix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
     """

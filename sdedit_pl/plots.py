@@ -1,8 +1,6 @@
-"""Trade-off plots as pictures: labelled points on curves, with error bars, levels and marks.
+"""Trade-off plots as images: labelled points on curves, with error bars, levels and marks.
 
-Drawn on matplotlib's figures without pyplot and its global state. A coordinate is a number or (value, low, high), drawn
-with an error bar from low to high. Series differ in marker and in colour; the colours are distinguishable by
-colour-blind readers.
+Matplotlib figures without pyplot, which has global state. Colour-blind readers can distinguish the colours.
 
 Source: Okabe and Ito, "Color Universal Design", 2008 (the colours).
 """
@@ -20,7 +18,7 @@ from PIL import Image
 
 Number: TypeAlias = float | int
 Value: TypeAlias = Number | tuple[Number, Number, Number]
-"""A number, or (value, low, high), where the interval need not contain the value."""
+"""A number, or (value, low, high) for an error bar; the interval need not contain the value."""
 Point: TypeAlias = tuple[Value, Value]
 """x and y."""
 
@@ -41,7 +39,7 @@ def trade_off_plot(
     marked: Mapping[str, str] | None = None,
     pictures: Mapping[str, Image.Image] | None = None,
 ) -> Image.Image:
-    """Curves of labelled points: the cost on one axis against the gain on the other.
+    """Plots curves of labelled points.
 
     Args:
         curves: name -> label -> point, joined in order; KID against L2 labelled by t0 is figure 3 of SDEdit.
@@ -49,11 +47,11 @@ def trade_off_plot(
         x_title: title of the x axis.
         y_title: title of the y axis.
         levels: name -> y of a dashed line, with its interval as a band.
-        marked: meaning of a ring -> label of the points that are ringed.
-        pictures: caption -> small picture, in a row below the plot.
+        marked: meaning of a ring -> label of the ringed points.
+        pictures: caption -> small image, in a row below the plot.
 
     Raises:
-        ValueError: there is no point, or none with a marked label.
+        ValueError: no point, or none with a marked label.
     """
     if not any(curves.values()):
         raise ValueError("a plot needs at least one point")
@@ -78,7 +76,7 @@ def trade_off_plot(
     for meaning, label in (marked or {}).items():
         rings = [curve[label] for curve in curves.values() if label in curve]
         if not rings:
-            raise ValueError(f"no point is labelled {label!r}, which is to be marked as {meaning}")
+            raise ValueError(f"no point has the label {label!r} to mark as {meaning}")
         numbers = [[_number(coordinate) for coordinate in axis] for axis in zip(*rings, strict=True)]
         axes.scatter(*numbers, s=220, facecolors="none", edgecolors="black", linewidths=1.5, zorder=5, label=meaning)
     _draw_levels(axes, levels or {})

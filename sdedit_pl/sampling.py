@@ -1,10 +1,9 @@
-"""The time loop, which takes a solver over a grid of times that decrease but for jumps back up; and sampling with it.
+"""The time loop, which runs a solver over a grid of times, and unconditional sampling.
 
-The loop knows neither what is sampled nor why: unconditional sampling starts it from the prior at t = 1, editing from a
-noised guide at t0, a constraint rewrites the state after each step. Where a time is later than the one before it, the
-state is noised again by the SDE's own transition, which calls no network: that is how Restart sampling and RePaint's
-resampling are told to the loop. Times stay on the host and nothing is read back from the device, so that a GPU's queue
-never runs dry.
+Unconditional sampling starts the loop from the prior at t = 1, editing from a noised guide at t0. A time later than the
+previous one is a jump (Restart sampling, RePaint's resampling): the SDE's own transition noises the state again,
+without a network evaluation. Times stay on the host and nothing is read back from the device, which keeps a GPU's queue
+full.
 """
 
 from __future__ import annotations
@@ -27,22 +26,22 @@ from sdedit_pl.solvers.base import Solver
 from sdedit_pl.typing import Images, Times, over_images
 
 LastStep: TypeAlias = Literal["denoised", "mean", "sample"]
-"""What the last step returns: the denoiser's x_0 estimate, the solver's step without its noise, or the whole step."""
+"""Result of the last step: the denoiser's x_0 estimate, the solver's step without its noise, or the whole step."""
 
 Callback: TypeAlias = Callable[[Images, float], None]
-"""Called after each step of the solver with the state and the time it has reached."""
+"""Called after each step of the solver with the state and its time."""
 
 
 @runtime_checkable
 class Constraint(Protocol):
-    """What rewrites the state as a run goes on, for instance to keep a region of an image."""
+    """Rewrites the state during a run, for instance to keep a region of an image."""
 
     def start(self, x: Images, t: Times, noise: StepNoise) -> Images:
-        """The state that the run starts from, for one given as `x` at time `t`; `noise` is that of step 0."""
+        """The first state of the run, from `x` at time `t`; `noise` is that of step 0."""
         ...
 
     def after_step(self, x: Images, t: Times, s: Times, noise: StepNoise) -> Images:
-        """The state after the step or jump from `t` to `s` that arrived at `x`; `noise.shared` is its z."""
+        """The state after a step or jump from `t` to `s` with result `x`; `noise.shared` is its z."""
         ...
 
 
@@ -58,25 +57,23 @@ def integrate(
     constraint: Constraint | None = None,
     callback: Callback | None = None,
 ) -> Images:
-    """Takes `x` from the first of `times` to the last.
+    """Integrates `x` from the first of `times` to the last.
 
-    A run that ends at t = 0 should end on an image, not on a state: no noise is added that nothing removes, and at the
-    lowest level visited what noise is left is removed by the denoiser, for the cost of a usual step. That is
-    `last="denoised"`. The published samplers return the mean of the last step (`"mean"`), which leaves the noise below
-    the lowest level in; `"sample"` is the plain step, for a run that stops at a noise level or follows SDEdit's
-    algorithms literally.
+    For a run that ends at t = 0, `last="denoised"` replaces the last step by the denoiser's estimate, at the same cost,
+    so that no noise remains in the image. `"mean"`, the mean of the last step, is that of published samplers and leaves
+    the noise below the lowest level. `"sample"`, the plain step, is that of SDEdit's algorithms and of runs that stop
+    at a noise level.
 
     Args:
         denoiser: the model.
-        solver: how steps are taken.
+        solver: takes the steps.
         x: the state at `times[0]`, float32 or float64, the precision of the whole run.
-        times: in [0, 1], at least two, none later than the first and none like the one before it; on the CPU, so that
-            they need not be read back. A later one than the one before it is a jump: the state is noised up to it, and
-            the solver starts anew there, without its history.
-        noise: where the noise of steps comes from.
-        first_step: number of the first step in `noise`; jumps are numbered like steps. The number before it is that of
-            the starting state.
-        last: what the last step returns.
+        times: at least two times in [0, 1] on the CPU, none later than the first. A time later than the previous one is
+            a jump: the state is noised up to it, and the solver restarts without history.
+        noise: the source of noise.
+        first_step: number of the first step in `noise`; jumps are numbered like steps. The starting state has the
+            number before it.
+        last: the result of the last step.
         constraint: rewrites the state at the start and after each step.
         callback: called after each step, not after jumps.
 
@@ -84,8 +81,8 @@ def integrate(
         The state at `times[-1]`, in the shape, dtype and device of `x`.
 
     Raises:
-        ValueError: times that cannot be visited, `last="denoised"` with an end above 0, a state of another precision,
-            or steps that the solver cannot take.
+        ValueError: invalid times, `last="denoised"` with an end above 0, a state of another precision, or steps that
+            the solver cannot take.
     """
     levels, descents = _checked(times, last)
     if x.dtype not in (torch.float32, torch.float64):
@@ -125,15 +122,15 @@ def sample(
     device: torch.device | str | None = None,
     callback: Callback | None = None,
 ) -> Float[Tensor, "samples C H W"]:
-    """Draws unconditional samples: noise from the prior at t = 1, integrated down to t = 0.
+    """Draws unconditional samples, from the prior at t = 1 to t = 0.
 
     Args:
         denoiser: a model trained on all times up to t = 1.
         shape: (C, H, W) of a sample.
-        seeds: one for each sample, which depends on its seed and not on the batch.
+        seeds: one for each sample; a sample depends on its seed and not on the batch.
         steps: the number of solver steps.
-        solver: how steps are taken; None for the ancestral solver.
-        grid: how the steps are spread; None for equal steps in the log-SNR.
+        solver: None for the ancestral solver.
+        grid: None for equal steps in the log-SNR.
         device: where to sample; None for the device of the denoiser's weights.
         callback: called after each step.
 
@@ -141,7 +138,7 @@ def sample(
         Samples in about [-1, 1], float32, not clamped.
 
     Raises:
-        ValueError: a model that was not trained up to t = 1, or fewer than one step or seed.
+        ValueError: a model not trained up to t = 1, no step, or no seed.
     """
     if denoiser.t_max < 1:
         raise ValueError(
@@ -156,7 +153,7 @@ def sample(
 
 
 def _checked(times: Float[Tensor, "levels"], last: LastStep) -> tuple[list[float], list[Float[Tensor, "stretch"]]]:
-    """The times as numbers, and their stretches between jumps."""
+    """The times as numbers, and the descending parts between jumps."""
     levels = times.tolist()
     if len(levels) < 2 or not levels[0] <= 1 or not min(levels) >= 0:
         raise ValueError(f"times must be at least two, within [0, 1], got {levels}")

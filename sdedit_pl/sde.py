@@ -4,13 +4,10 @@ Every equation here is linear and isotropic,
 
     dx = f(t) x dt + g(t) dw,    x_t | x_0 ~ N(alpha(t) x_0, sigma(t)^2 I),    t in (0, 1],
 
-so an SDE is two functions of time, alpha and sigma. The rest follows from them: f = (log alpha)',
-g^2 = (sigma^2)' - 2 f sigma^2, and the signal-to-noise ratio alpha^2 / sigma^2, which falls monotonically and therefore
-maps a noise level of one SDE to the time of another. An SDE is a frozen dataclass of floats: comparable, independent of
-devices, rebuilt from a checkpoint's own configuration. Times are tensors of any shape on any device; results have the
-shape, device and dtype of the times.
-
-The discrete chains of published samplers are in `sdedit_pl.solvers.published_chains`.
+so alpha(t) and sigma(t) define an SDE: f = (log alpha)' and g^2 = (sigma^2)' - 2 f sigma^2. The signal-to-noise ratio
+alpha^2 / sigma^2 decreases monotonically; its inverse maps a noise level of one SDE to the time of another. Results
+have the shape, device and dtype of the times. The discrete chains of published samplers are in
+`sdedit_pl.solvers.published_chains`.
 
 Source: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", ICLR 2021 (VE, VP,
 sub-VP: section 3.4 and appendix B); Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (beta table).
@@ -37,7 +34,7 @@ class ForwardStep(NamedTuple):
     """One step of a forward chain, x_t = scale x_s + deviation z; all fields have the shape of t.
 
     `retained` is the share of the noise variance at t that was already present at s,
-    (scale sigma(s))^2 / sigma(t)^2 = 1 - deviation^2 / sigma(t)^2; the posterior of the step needs it.
+    (scale sigma(s))^2 / sigma(t)^2 = 1 - deviation^2 / sigma(t)^2.
     """
 
     scale: Tensor
@@ -47,11 +44,7 @@ class ForwardStep(NamedTuple):
 
 @dataclass(frozen=True)
 class SDE(abc.ABC):
-    """A linear SDE on t in (0, 1], given by log alpha, sigma and the inverse of their signal-to-noise ratio.
-
-    Drift and diffusion are derived by automatic differentiation; subclasses override them where a closed form is more
-    exact.
-    """
+    """A linear SDE on t in (0, 1]. Drift and diffusion are derivatives, by autograd unless overridden."""
 
     @abc.abstractmethod
     def log_alpha(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
@@ -91,7 +84,7 @@ class SDE(abc.ABC):
         return self.time_at_log_snr(-2 * noise_level.log())
 
     def transition(self, t: Float[Tensor, "*times"], s: Float[Tensor, "*times"]) -> ForwardStep:
-        """The exact transition from `s` to a later `t`, of any length; `s` may be 0."""
+        """The exact transition from `s`, which may be 0, to a later `t`."""
         gained = self.log_snr(t) - self.log_snr(s)
         return ForwardStep(
             scale=(self.log_alpha(t) - self.log_alpha(s)).exp(),
@@ -109,7 +102,7 @@ class SDE(abc.ABC):
         return 1.0
 
     def prior_sample(self, noise: Images) -> Images:
-        """A sample of the prior, made of standard normal `noise`."""
+        """A sample of the prior, from standard normal `noise`."""
         return noise * self.prior_deviation
 
 
@@ -187,8 +180,8 @@ class SubVPSDE(LinearBetaSDE):
 class VESDE(SDE):
     """Variance-exploding SDE: alpha = 1 and sigma(t) = sigma_min (sigma_max / sigma_min)^t.
 
-    The deviations are in the units of the images. A published model that noises images in [0, 1] with sigma_max 50 is
-    VESDE(0.02, 100) on this package's images in [-1, 1].
+    Sigma is in units of images in [-1, 1]: a published model on images in [0, 1] with sigma 0.01 to 50 is VESDE(0.02,
+    100).
 
     Args:
         sigma_min: noise at t = 0.
@@ -237,8 +230,8 @@ class VESDE(SDE):
 class DiscreteVPSDE(SDE):
     """DDPM's table of betas, read as a VP SDE: index i of `steps` betas is time t = (i + 1) / steps.
 
-    At those times alpha^2 is the table's running product of 1 - beta. Between them log alpha is interpolated linearly,
-    which is the VP SDE with a piecewise constant beta(t).
+    At those times alpha^2 is the cumulative product of 1 - beta. In between, log alpha is interpolated linearly, which
+    gives a VP SDE with piecewise constant beta(t).
 
     Args:
         beta_start: first beta (not used by `schedule="cosine"`).
@@ -271,7 +264,7 @@ class DiscreteVPSDE(SDE):
         return self.betas_on(torch.device("cpu"))
 
     def betas_on(self, device: torch.device) -> Float[Tensor, "steps"]:
-        """The table, float64 on a device, where it is computed."""
+        """The table in float64, computed on `device`."""
         fraction = torch.linspace(0, 1, self.steps, dtype=torch.float64, device=device)
         if self.schedule == "linear":
             return self.beta_start + (self.beta_end - self.beta_start) * fraction
@@ -329,10 +322,7 @@ _kept_beta_table = lru_cache(maxsize=64)(_new_beta_table)
 
 
 def _beta_table(sde: DiscreteVPSDE, device: torch.device) -> _BetaTable:
-    """The table on a device, computed once.
-
-    Where operations are traced or faked, its tensors would be of that trace: there it is computed anew.
-    """
+    """The cached table on a device; computed again during tracing, so that no traced tensor enters the cache."""
     traced = torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
     return (_new_beta_table if traced else _kept_beta_table)(sde, device)
 

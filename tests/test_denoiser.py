@@ -1,4 +1,4 @@
-"""Parameterisations: fed with their own exact target, all give the same image and the same score for every SDE."""
+"""Parameterisations: with its exact target as output, each gives the same image and score for every SDE."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_velocity_is_a_rotation_for_a_vp_sde() -> None:
 
 
 class Recorder(nn.Module):
-    """A half-precision network that keeps what it was called with."""
+    """A half-precision network that records its arguments."""
 
     def __init__(self) -> None:
         super().__init__()

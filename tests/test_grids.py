@@ -1,4 +1,4 @@
-"""Time grids: exact ends, the promised spacing, and a start that means the same for every SDE."""
+"""Time grids: exact ends, spacing, and starts with the same noise level for every SDE."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_noise_free_end_is_reached_from_the_lowest_level(name: str) -> None:
 @pytest.mark.parametrize("name", ["log_snr", "karras"])
 @pytest.mark.parametrize("t0", [0.6, 0.3])
 def test_a_denoised_run_evaluates_no_level_below_the_lowest(sde, name: str, t0: float) -> None:
-    """What the denoiser is last asked about: at the lowest level itself, or on the way to a higher end."""
+    """The last time at which the denoiser is evaluated: the lowest level, or on the way to a higher end."""
     steps = 12
     levels = sde.noise_level(GRIDS[name]().times(sde, t0, steps))
     end = sde.noise_level(torch.zeros((), dtype=torch.float64)).item()

@@ -38,7 +38,7 @@ SCORE_WEIGHTS = {
 DATA_WEIGHTS = {
     "edm": lambda sde, t: (sde.noise_level(t).square() + 0.25) / (sde.noise_level(t) * 0.5).square(),
     "min_snr": lambda sde, t: (1 / sde.noise_level(t).square()).clamp(max=5.0),
-    # EDM's weight times (s sd)^2 / (s^2 + sd^2)^2, as k-diffusion has it
+    # EDM's weight times (s sd)^2 / (s^2 + sd^2)^2, as in k-diffusion
     "soft_min_snr": lambda sde, t: (
         DATA_WEIGHTS["edm"](sde, t) * (sde.noise_level(t) * 0.5 / (sde.noise_level(t).square() + 0.25)).square()
     ),
@@ -47,7 +47,7 @@ DATA_WEIGHTS = {
 
 
 class Answer(nn.Module):
-    """A network that answers what it was told to."""
+    """A network with a fixed output."""
 
     def __init__(self, answer: Tensor) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Answer(nn.Module):
 
 @pytest.fixture
 def batch() -> tuple[Tensor, Tensor, Tensor]:
-    """Images, noise and an untrained network's answer."""
+    """Images, noise and the output of an untrained network."""
     generator = torch.Generator().manual_seed(0)
     x_0, noise, answer = torch.randn(3, len(TIMES), 3, 4, 4, generator=generator, dtype=torch.float64)
     return x_0.clamp(-1, 1), noise, answer

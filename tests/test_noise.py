@@ -1,4 +1,4 @@
-"""Noise is a function of (seed of the sample, step, draw) and of nothing else."""
+"""Noise is a function of (seed of the sample, step, draw) alone."""
 
 from __future__ import annotations
 

@@ -65,5 +65,5 @@ def test_a_plot_is_deterministic_and_does_not_use_pyplot(monkeypatch: pytest.Mon
 def test_invalid_plots_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one point"):
         trade_off_plot({}, **TITLES)
-    with pytest.raises(ValueError, match=r"no point is labelled '0.4'.* knee"):
+    with pytest.raises(ValueError, match=r"no point .*'0.4'.* knee"):
         trade_off_plot({"a": {"0.3": (1, 2.0)}}, **TITLES, marked={"knee": "0.4"})

@@ -1,4 +1,4 @@
-"""The time loop: what it visits, what its last step returns, whom it tells, and that it never waits for the device."""
+"""The time loop: its times, its last step, its callbacks, and that it never waits for the device."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_what_the_last_step_returns(sde: SDE) -> None:
 
 
 def test_a_denoised_end_has_less_noise_left_than_the_mean_of_the_last_step() -> None:
-    """Data that is a single grey image, few steps: what the solver's mean leaves over is visible."""
+    """A single grey image as data and few steps, so that the noise left by the solver's mean is visible."""
     denoiser = GaussianDenoiser(VESDE(), mean=0.3, deviation=1e-4)
     x = 0.3 + denoiser.sde.sigma(torch.tensor(0.5)) * NOISE(0, 0, X)
     times = Uniform().times(denoiser.sde, 0.5, 50)
@@ -58,7 +58,7 @@ def test_a_denoised_end_has_less_noise_left_than_the_mean_of_the_last_step() -> 
 
 @dataclass
 class Diary:
-    """A constraint that changes nothing and writes down when it is called, and with which z."""
+    """A constraint that changes nothing and records its calls and their z."""
 
     entries: list[tuple[float, ...]] = field(default_factory=list)
     shared: list[Images] = field(default_factory=list)
@@ -103,7 +103,7 @@ def test_a_constraint_rewrites_the_state() -> None:
 
 @dataclass(frozen=True)
 class Remembering(Solver):
-    """A solver whose state is the list of times it has been at: what a multistep solver needs."""
+    """A solver whose state is the list of its times, like the history of a multistep solver."""
 
     @property
     def stochastic(self) -> bool:
@@ -171,7 +171,7 @@ def test_a_solver_starts_anew_after_a_jump() -> None:
 
 
 class NothingIsReadBack(TorchDispatchMode):
-    """Refuses operations that make the host wait for a number from the device."""
+    """Refuses operations that make the host wait for the device."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert "_local_scalar_dense" not in str(func)

@@ -1,4 +1,4 @@
-"""SDEs: parity with published numbers, and the identities that tie alpha and sigma to drift and diffusion."""
+"""SDEs: parity with published numbers, and the identities between alpha, sigma, drift and diffusion."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_float32_loses_nothing_down_to_the_least_noise(sde: SDE) -> None:
 
 
 def test_noise_levels_of_the_paper() -> None:
-    """sigma / alpha on [-1, 1] of the settings that the paper edits at."""
+    """sigma / alpha, on [-1, 1], of the paper's editing settings."""
     level = VPSDE().noise_level(torch.tensor(0.5))
     assert level.item() == pytest.approx(3.41, abs=0.01)
     assert VESDE(0.02, 756.0).noise_level(torch.tensor(0.45)).item() == pytest.approx(2.30, abs=0.01)
@@ -99,7 +99,7 @@ def test_noise_levels_of_the_paper() -> None:
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "cosine"])
 def test_table_is_read_at_its_times(schedule: str) -> None:
-    """alpha^2 at t = (i + 1) / N is the running product of 1 - beta, and score_sde's chain of N steps has its betas."""
+    """alpha^2 at t = (i + 1) / N is cumprod(1 - beta), and score_sde's chain of N steps has its betas."""
     sde = DiscreteVPSDE(steps=50, schedule=schedule)
     t = torch.arange(1, 51, dtype=torch.float64) / 50
     betas = sde.betas

@@ -1,6 +1,6 @@
-"""Score networks: maps from (images, label) to images that know nothing of SDEs.
+"""Score networks: maps from (images, label) to images, independent of the SDE.
 
-Adding one: a class in a file of its own, and its line in `NETWORKS`.
+To add one, write a class in its own file and add it to `NETWORKS`.
 """
 
 from __future__ import annotations

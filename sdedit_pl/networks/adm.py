@@ -1,8 +1,8 @@
 """ADM, the ablated diffusion model: the U-Net of guided-diffusion (and, by its options, of improved-diffusion).
 
-DDPM's U-Net with attention of several heads at several resolutions, blocks that resample inside, and a label that
-scales and shifts the normalised features. The published networks are given the index of the noise level, 0 to 999, and
-have twice as many output channels as the image: the noise, then where the variance of a step lies between its bounds.
+DDPM's U-Net with multi-head attention at several resolutions, resampling inside residual blocks, and a label that
+scales and shifts the normalised features. The label of the published networks is the index of the noise level, 0 to
+999. They have twice as many output channels as the image: the noise, then the learned variance of a step.
 
 Source: Dhariwal and Nichol, "Diffusion Models Beat GANs on Image Synthesis" (2021), section 3; Nichol and Dhariwal,
 "Improved Denoising Diffusion Probabilistic Models" (2021).
@@ -28,30 +28,30 @@ _EPSILON = 1e-5
 
 
 class ADM(UNet):
-    """The raw network of ADM, without classes: it knows nothing of SDEs, noise levels or preconditioning.
+    """The raw network of ADM, without classes, preconditioning or an SDE.
 
     `network(images, label)` maps images (B, image_channels, H, W) and one label each, (B,), to images (B,
     output_channels, H, W). H and W must be multiples of `size_divisor`.
 
     Args:
         image_channels: Channels of the input.
-        output_channels: Channels of the output; as many as the input's if None.
-        channels: Channels at full resolution, before the multipliers. The label's vector has four times as many.
+        output_channels: Channels of the output; those of the input if None.
+        channels: Channels at full resolution, before the multipliers. The label's vector is four times as long.
         channel_multipliers: One for each level, from full resolution down.
         blocks_per_level: Residual blocks of each level on the way down; one more on the way up.
         attention_levels: Levels whose blocks are followed by attention, 0 being full resolution. The middle of the
             network always attends.
-        head_channels: Channels of each head of the attentions, 64 as published; None has `heads` heads everywhere.
-        heads: Heads of each attention where `head_channels` is None.
+        head_channels: Channels of each attention head, 64 as published; None for `heads` heads everywhere.
+        heads: Heads of each attention if `head_channels` is None.
         modulate: Whether the label scales and shifts the normalised features instead of being added to them.
         block: "biggan" resamples inside residual blocks, "ddpm" between them.
         resample_with_convolution: Whether "ddpm" blocks' resampling between levels is learned.
         dropout: Probability of dropping an activation inside a residual block, in training.
-        init_scale: Scale of the initial weights of every residual branch's last convolution; 0 means next to nothing.
-        patch: 1, 2 or 4. Above 1 the network works on patches of that size folded into channels, at 1/patch of the
-            resolution: cheaper, a little less sharp. Ours, not the paper's.
-        checkpoint_gradients: Whether to recompute activations in the backward pass, trading time for memory.
-        augmentation_labels: Numbers that may tell the network how a training image was augmented.
+        init_scale: Initial scale of every residual branch's last convolution; 0 means nearly no contribution.
+        patch: 1, 2 or 4. Above 1 the network folds patches of that size into channels and works at 1/patch of the
+            resolution: cheaper, slightly less sharp. Not in the paper.
+        checkpoint_gradients: Whether to recompute activations in the backward pass, which takes time and saves memory.
+        augmentation_labels: Length of the augmentation vector that the network is conditioned on; 0 for none.
 
     Raises:
         ValueError: If an option has an unknown value, two of them contradict each other, or the heads do not divide
@@ -122,7 +122,7 @@ class ADM(UNet):
 
 
 def _check_options(head_channels: int | None, heads: int, block: str, resample_with_convolution: bool) -> None:
-    """Raises a ValueError for an unknown value, and for two options of which one would silently have no effect."""
+    """Raises a ValueError for an unknown value, and for an option that would have no effect."""
     check_resampling(block, resample_with_convolution)
     if head_channels is not None and heads != 1:
         raise ValueError(

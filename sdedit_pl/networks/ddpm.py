@@ -1,6 +1,6 @@
-"""The U-Net of DDPM, as ermongroup/SDEdit, DDIM and score_sde publish weights of it.
+"""The U-Net of DDPM, whose weights ermongroup/SDEdit, DDIM and score_sde publish.
 
-Residual blocks over several resolutions, strided convolutions between them, self-attention at some. Its label is the
+Residual blocks at several resolutions, strided convolutions between them, self-attention at some. The label is the
 index of the noise level (0 to 999 in the published models), embedded by sinusoids.
 
 Source: Ho et al., "Denoising Diffusion Probabilistic Models" (2020), appendix B.
@@ -24,38 +24,37 @@ from sdedit_pl.networks.unet import Layers, Shape, UNet
 
 
 class DDPM(UNet):
-    """The raw network of DDPM: it knows nothing of SDEs, noise levels or preconditioning.
+    """The raw network of DDPM, without preconditioning or an SDE.
 
     `network(images, label)` maps images (B, image_channels, H, W) and one label each, (B,), to images (B,
     output_channels, H, W). H and W must be multiples of `size_divisor`.
 
     Args:
         image_channels: Channels of the input.
-        output_channels: Channels of the output; as many as the input's if None.
-        channels: Channels at full resolution, before the multipliers. The label's vector has four times as many.
+        output_channels: Channels of the output; those of the input if None.
+        channels: Channels at full resolution, before the multipliers. The label's vector is four times as long.
         channel_multipliers: One for each level, from full resolution down.
         blocks_per_level: Residual blocks of each level on the way down; one more on the way up.
         attention_levels: Levels whose blocks are followed by attention, 0 being full resolution. The middle of the
             network always attends.
         attend_after: Whether, on the way up, attention follows every "block" of such a level (DDPM, DDIM, SDEdit) or
             only the last of the "level" (score_sde).
-        head_channels: Channels of each head of the attentions; all of them, in a single head, if None.
+        head_channels: Channels of each attention head; one head of all channels if None.
         dropout: Probability of dropping an activation inside a residual block, in training.
         resample_with_convolution: Whether the steps between levels are learned.
-        pad_all_sides: Whether the convolution that halves the resolution pads all four sides, or only on the right and
-            below, as published.
-        close_frequencies: Whether the lowest frequency of the label's sinusoids is 1/10000, as published, or the one
-            that would follow it.
-        smallest_group: Least number of channels in a group of the normalisations, of which there are up to 32. With 1,
-            as published, feature maps of 32 channels or fewer are normalised one by one, which wipes out what the
-            label added: use 64 channels or more, or a larger group.
-        most_groups: Greatest number of groups of the normalisations.
-        epsilon: What the normalisations add to a variance.
-        init_scale: Scale of the initial weights of every residual branch's last convolution; 0 means next to nothing.
-        patch: 1, 2 or 4. Above 1 the network works on patches of that size folded into channels, at 1/patch of the
-            resolution: cheaper, a little less sharp. Ours, not the paper's.
-        checkpoint_gradients: Whether to recompute activations in the backward pass, trading time for memory.
-        augmentation_labels: Numbers that may tell the network how a training image was augmented.
+        pad_all_sides: Whether downsampling convolutions pad all four sides, or only right and below, as published.
+        close_frequencies: Whether 1/10000 is the lowest frequency of the label's sinusoids, as published, or the one
+            after the lowest.
+        smallest_group: Minimum number of channels in a group of the normalisations. With 1, as published, feature maps
+            of up to 32 channels are normalised channel by channel, which removes the label's contribution: use at least
+            64 channels, or a larger group.
+        most_groups: Maximum number of groups of the normalisations.
+        epsilon: Added to the variance in the normalisations.
+        init_scale: Initial scale of every residual branch's last convolution; 0 means nearly no contribution.
+        patch: 1, 2 or 4. Above 1 the network folds patches of that size into channels and works at 1/patch of the
+            resolution: cheaper, slightly less sharp. Not in the paper.
+        checkpoint_gradients: Whether to recompute activations in the backward pass, which takes time and saves memory.
+        augmentation_labels: Length of the augmentation vector that the network is conditioned on; 0 for none.
 
     Raises:
         ValueError: If an option has an unknown value.

@@ -1,8 +1,8 @@
 """Anti-aliased resampling by a finite impulse response (FIR) filter, in plain PyTorch.
 
 Doubling an image inserts a zero after each sample and low-passes the result; halving low-passes and keeps every
-second sample. The low-pass filter is the outer product of a short sequence of taps with itself, normalised to sum
-one, and pixels outside the image count as zero.
+second sample. The filter is the outer product of a short sequence of taps with itself, normalised to sum one. Pixels
+outside the image are zero.
 
 Under `torch.compile` a filter is a weighted sum of shifted (and strided) views, one axis after the other: it fuses into
 one kernel in the dtype of the activations, and so does its gradient, without atomics. Otherwise it is a depthwise
@@ -31,18 +31,15 @@ Kernel: TypeAlias = Float[Tensor, "channels 1 taps taps"]
 
 
 def depthwise_kernel(channels: int, taps: Sequence[float], gain: float = 1.0) -> Kernel:
-    """Makes the same two-dimensional filter for every channel.
+    """The same two-dimensional filter for every channel.
 
     Args:
         channels: Number of channels.
         taps: The one-dimensional filter, at least two numbers that do not sum to zero.
-        gain: What the filter's coefficients sum to.
-
-    Returns:
-        Coefficients of shape (channels, 1, taps, taps).
+        gain: Sum of the filter's coefficients.
 
     Raises:
-        ValueError: If there are fewer than two taps or if they sum to zero.
+        ValueError: Fewer than two taps, or taps that sum to zero.
     """
     total = math.fsum(taps)
     if len(taps) < 2 or total == 0:
@@ -63,7 +60,7 @@ class FIRFilter(nn.Module):
         before: Zeros put before the first row and column.
         after: Zeros put after the last row and column.
         stride: 1 keeps every sample, 2 every second.
-        gain: What the filter's coefficients sum to.
+        gain: Sum of the filter's coefficients.
     """
 
     kernel: Tensor
@@ -87,7 +84,6 @@ class FIRFilter(nn.Module):
         self.extra = (before - self.padding, after - self.padding)
 
     def forward(self, x: Images) -> Float[Tensor, "B C H_out W_out"]:
-        """Filters `x` of shape (B, C, H, W)."""
         if torch.compiler.is_compiling():
             return self.fused(x)
         if any(self.extra):
@@ -99,7 +95,7 @@ class FIRFilter(nn.Module):
         return y.to(x.dtype)
 
     def fused(self, x: Images) -> Float[Tensor, "B C H_out W_out"]:
-        """The same as sums of views."""
+        """`forward` as sums of views."""
         x = F.pad(x, self.margins * 2)
         for axis in (2, 3):
             length = (x.shape[axis] - len(self.taps)) // self.stride + 1
@@ -151,7 +147,7 @@ class FIRUpsample(nn.Module):
         return y[..., : -self.crop, : -self.crop] if self.crop else y
 
     def fused(self, x: Images) -> Float[Tensor, "B C 2*H 2*W"]:
-        """The same as sums of views."""
+        """`forward` as sums of views."""
         for axis in (2, 3):
             length = x.shape[axis]
             padded = F.pad(x, (0, 0) * (3 - axis) + self.margins)

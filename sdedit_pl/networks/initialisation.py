@@ -1,4 +1,4 @@
-"""Convolutions, linear layers and normalisations as the score networks begin with them."""
+"""Convolutions, linear layers and normalisations with the score networks' initial weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def variance_scaling_(weight: Tensor, scale: float = 1.0) -> None:
     """Draws `weight` uniformly with variance scale / (mean of fan-in and fan-out), in place.
 
-    A scale of zero stands for 1e-10: such a layer starts as (almost) no contribution, yet with a gradient.
+    A scale of zero stands for 1e-10: the layer starts with nearly no contribution but has a gradient.
 
     Source: Ho et al. (2020), the initialisation of their released code, after Glorot and Bengio (2010).
     """
@@ -31,7 +31,7 @@ def convolution(
     padding: int | None = None,
     init_scale: float = 1.0,
 ) -> nn.Conv2d:
-    """Makes a convolution with variance-scaled weights and zero bias; `padding` keeps the size unless given."""
+    """A convolution with variance-scaled weights and zero bias; the default padding keeps the size."""
     layer = nn.Conv2d(in_channels, out_channels, size, stride, size // 2 if padding is None else padding)
     variance_scaling_(layer.weight, init_scale)
     nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
@@ -39,7 +39,7 @@ def convolution(
 
 
 def linear(in_features: int, out_features: int) -> nn.Linear:
-    """Makes a linear layer with variance-scaled weights and zero bias."""
+    """A linear layer with variance-scaled weights and zero bias."""
     layer = nn.Linear(in_features, out_features)
     variance_scaling_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -49,19 +49,17 @@ def linear(in_features: int, out_features: int) -> nn.Linear:
 class GroupNorm(nn.GroupNorm):
     """GroupNorm that keeps channels-last memory where it is compiled for a GPU.
 
-    PyTorch's own turns channels-last feature maps into NCHW ones on a GPU, also in the graph that `torch.compile` makes
-    of it. The gradient of every convolution before it then copies its feature maps back (measured on an H200: 16 % of a
-    training step).
+    PyTorch's own converts channels-last feature maps to NCHW on a GPU, even under `torch.compile`, and the gradient of
+    the convolution before it copies them back (measured on an H200: 16 % of a training step).
     """
 
     def forward(self, input: Float[Tensor, "B C *size"]) -> Float[Tensor, "B C *size"]:
-        """Normalises feature maps (B, C, H, W)."""
         if torch.compiler.is_compiling() and input.device.type == "cuda":
             return self.fused(input)
         return super().forward(input)
 
     def fused(self, input: Float[Tensor, "B C *size"]) -> Float[Tensor, "B C *size"]:
-        """The same on a view whose last two axes are the groups and their channels; statistics are float32."""
+        """`forward` on a view whose last two axes are the groups and their channels; statistics are float32."""
         x = input.movedim(1, -1).unflatten(-1, (self.num_groups, -1))
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         others = (*range(1, x.dim() - 2), x.dim() - 1)
@@ -71,10 +69,10 @@ class GroupNorm(nn.GroupNorm):
 
 
 def group_norm(channels: int, smallest_group: int, epsilon: float = 1e-6, most_groups: int = 32) -> GroupNorm:
-    """Makes a GroupNorm of up to `most_groups` groups with at least `smallest_group` channels in each.
+    """A GroupNorm of up to `most_groups` groups with at least `smallest_group` channels each.
 
-    The number of groups is the largest one that divides `channels`; where the published networks are defined, that is
-    their min(channels / smallest_group, most_groups).
+    The number of groups is the largest that divides `channels`; for all published networks this equals their
+    min(channels / smallest_group, most_groups).
     """
     most = max(1, min(most_groups, channels // smallest_group))
     groups = next(count for count in range(most, 0, -1) if channels % count == 0)

@@ -1,8 +1,8 @@
-"""The parts that the score networks are made of: label embedding, residual blocks, self-attention, resampling.
+"""Layers of the score networks: label embedding, residual blocks, self-attention, resampling.
 
-A score network sees an image and a number for its noise level, the label. The label becomes a vector (sinusoidal
-features, then two linear layers) which every residual block adds to its feature maps. All layers keep the layout of
-their input, so that a network converted to channels-last stays in it.
+A score network takes an image and a number for its noise level, the label. Sinusoidal features and two linear layers
+turn the label into a vector, which conditions every residual block. All layers keep the memory layout of their input,
+so that a network in channels-last stays in it.
 
 Source: Ho et al., "Denoising Diffusion Probabilistic Models" (2020), appendix B; Song et al., "Score-Based Generative
 Modeling through Stochastic Differential Equations" (2021), appendix H.
@@ -41,7 +41,6 @@ class FourierFeatures(nn.Module):
         self.features = 2 * channels
 
     def forward(self, label: Times) -> Float[Tensor, "B features"]:
-        """Embeds `label` (B,) as (B, 2 channels)."""
         angle = torch.outer(label, self.frequencies) * (2 * math.pi)
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
@@ -53,8 +52,8 @@ class PositionalFeatures(nn.Module):
 
     Args:
         channels: Number of features.
-        cosines_first: Whether the cosines stand before the sines.
-        closed: Whether 1/10000 is the last frequency (Ho et al.) or the one that would follow it (Vaswani et al.).
+        cosines_first: Whether the cosines come before the sines.
+        closed: Whether 1/10000 is the last frequency (Ho et al.) or the one after the last (Vaswani et al.).
 
     Source: Vaswani et al., "Attention Is All You Need" (2017), as spaced by Ho et al. (2020).
     """
@@ -70,20 +69,19 @@ class PositionalFeatures(nn.Module):
         self.cosines_first = cosines_first
 
     def forward(self, label: Times) -> Float[Tensor, "B features"]:
-        """Embeds `label` (B,) as (B, channels)."""
         angle = torch.outer(label, self.frequencies)
         waves = [angle.sin(), angle.cos()]
         return F.pad(torch.cat(waves[::-1] if self.cosines_first else waves, dim=1), (0, self.features % 2))
 
 
 class LabelEmbedding(nn.Module):
-    """Turns the label into the vector that conditions every residual block, in full precision even under autocast.
+    """Embeds the label as the vector that conditions every residual block, in full precision even under autocast.
 
     Args:
         features: `FourierFeatures` or `PositionalFeatures`.
         channels: Length of the vector.
-        augmentation_labels: Further numbers that may come with a label. They enter beside its features through weights
-            that start at zero and without a bias, so that zeros are the same as none.
+        augmentation_labels: Length of the augmentation vector. It enters through weights that start at zero, without a
+            bias, so that zeros mean no augmentation.
     """
 
     def __init__(
@@ -98,10 +96,10 @@ class LabelEmbedding(nn.Module):
             nn.init.zeros_(self.augmentation.weight)
 
     def forward(self, label: Times, augmentation: Float[Tensor, "B labels"] | None = None) -> LabelVector:
-        """Returns the activated vector (B, channels) for labels (B,) and augmentation labels (B, A).
+        """The activated vector of labels and augmentation labels.
 
         Raises:
-            ValueError: If there are augmentation labels that the network was not made for.
+            ValueError: Augmentation labels, for a network without them.
         """
         with torch.autocast(label.device.type, enabled=False):
             hidden = self.hidden(self.features(label.to(self.features.frequencies.dtype)))
@@ -118,10 +116,10 @@ class Downsample(nn.Module):
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output; equal to `in_channels` without a convolution.
-        convolve: Whether to convolve. Without, samples are averaged (or FIR filtered) and nothing is learned.
+        convolve: Whether to convolve; otherwise samples are averaged (or FIR filtered) without weights.
         fir_kernel: Taps of the FIR filter, or None for plain averages and strides.
-        pad_all_sides: Whether the plain convolution pads all four sides, or only on the right and below, as
-            TensorFlow's SAME does for stride 2.
+        pad_all_sides: Whether the plain convolution pads all four sides, or only right and below, like TensorFlow's
+            SAME with stride 2.
     """
 
     def __init__(
@@ -146,7 +144,7 @@ class Downsample(nn.Module):
             self.filter = FIRDownsample(in_channels, fir_kernel)
 
     def forward(self, x: Images, label: LabelVector | None = None) -> Float[Tensor, "B C_out H//2 W//2"]:
-        """Halves `x`; `label` is accepted because residual blocks stand in the same place, and unused."""
+        """Halves `x`; ignores `label`, which a residual block in the same place needs."""
         x = self.filter(x)
         return x if self.convolution is None else self.convolution(x)
 
@@ -157,7 +155,7 @@ class Upsample(nn.Module):
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output; equal to `in_channels` without a convolution.
-        convolve: Whether to convolve. Without, samples are repeated (or FIR filtered) and nothing is learned.
+        convolve: Whether to convolve; otherwise samples are repeated (or FIR filtered) without weights.
         fir_kernel: Taps of the FIR filter, or None for repeated samples.
     """
 
@@ -179,38 +177,37 @@ class Upsample(nn.Module):
             self.filter = FIRUpsample(in_channels, fir_kernel)
 
     def forward(self, x: Images, label: LabelVector | None = None) -> Float[Tensor, "B C_out 2*H 2*W"]:
-        """Doubles `x`; `label` is accepted because residual blocks stand in the same place, and unused."""
+        """Doubles `x`; ignores `label`, which a residual block in the same place needs."""
         if self.convolution is None:
             return self.filter(x)
         if not self.fir:
             return self.convolution(self.filter(x))
-        # Zeros are inserted and convolved in one step; the filter follows, so that the border is padded only once.
+        # One step inserts zeros and convolves; the filter follows, so that the border is padded only once.
         weight = self.convolution.weight.flip(2, 3).transpose(0, 1)
         y = self.filter(F.conv_transpose2d(x, weight, stride=2))
-        bias = self.convolution.bias  # in the dtype of the features: autocast would let float32 promote them
+        bias = self.convolution.bias  # cast below, because float32 would promote the features under autocast
         return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised, activated 3 x 3 convolutions beside a shortcut, conditioned on the label, optionally resampling.
+    """Two normalised, activated 3 x 3 convolutions and a shortcut, conditioned on the label, with optional resampling.
 
     h = conv_2(act(norm_2(conv_1(R act(norm_1(x))) + label_projection(label)))) and the result is shortcut(R x) + h,
-    times sqrt(1/2) with `skip_rescale`, where R resamples both branches or does nothing. With `modulate` the label
-    gives two numbers for each channel instead, and norm_2(...) (1 + scale) + shift takes the place of norm_2(... +
-    label_projection(label)).
+    times sqrt(1/2) with `skip_rescale`. R is `resample` or the identity. With `modulate`, the label gives a scale and a
+    shift for each channel, and norm_2(...) (1 + scale) + shift replaces norm_2(... + label_projection(label)).
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         label_channels: Length of the label's vector.
         resample: `Downsample` or `Upsample` without a convolution, or None.
-        learn_resampled_shortcut: Whether `resample` makes the shortcut learned, as a change of channels does.
+        learn_resampled_shortcut: Whether a resampled shortcut has weights, as one that changes the channels has.
         modulate: Whether the label scales and shifts the normalised features instead of being added before.
         dropout: Probability of dropping an activation before the second convolution.
-        skip_rescale: Whether to keep the variance of the sum by a factor sqrt(1/2).
-        smallest_group: Least number of channels in a group of the normalisations.
-        epsilon: What the normalisations add to a variance.
-        most_groups: Greatest number of groups of the normalisations.
+        skip_rescale: Whether to preserve the variance of the sum by a factor sqrt(1/2).
+        smallest_group: Minimum number of channels in a group of the normalisations.
+        epsilon: Added to the variance in the normalisations.
+        most_groups: Maximum number of groups of the normalisations.
         init_scale: Scale of the second convolution's initial weights.
         shortcut_init_scale: Scale of the shortcut's initial weights.
 
@@ -249,12 +246,12 @@ class ResidualBlock(nn.Module):
         self.scale = math.sqrt(0.5) if skip_rescale else 1.0
 
     def forward(self, x: Images, label: LabelVector) -> Float[Tensor, "B C_out H_out W_out"]:
-        """Maps (B, in_channels, H, W) to (B, out_channels, H', W'), where H' is H, H/2 or 2H."""
+        """Maps (B, in_channels, H, W) to (B, out_channels, H_out, W_out), with H_out = H, H/2 or 2H."""
         h = _activated(self.norm_1(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = self.conv_1(h)
-        # From here on in place: what a convolution returns is not needed for its gradient, and fresh memory costs time.
+        # In place from here: a convolution's gradient does not need its result, and new memory costs time.
         projection = self.label_projection(label)[:, :, None, None]
         if self.modulate:
             scale, shift = projection.chunk(2, dim=1)
@@ -266,19 +263,19 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Self-attention over the pixels of a normalised feature map, added to it.
+    """Self-attention over the pixels of a normalised feature map, with a residual sum.
 
     Args:
         channels: Channels of the feature map.
-        heads: Number of heads, which share the channels evenly, in their order.
-        skip_rescale: Whether to keep the variance of the sum by a factor sqrt(1/2).
-        smallest_group: Least number of channels in a group of the normalisation.
-        epsilon: What the normalisation adds to a variance.
-        most_groups: Greatest number of groups of the normalisation.
+        heads: Number of heads, each with an equal, contiguous share of the channels.
+        skip_rescale: Whether to preserve the variance of the sum by a factor sqrt(1/2).
+        smallest_group: Minimum number of channels in a group of the normalisation.
+        epsilon: Added to the variance in the normalisation.
+        most_groups: Maximum number of groups of the normalisation.
         init_scale: Scale of the output projection's initial weights.
 
     Raises:
-        ValueError: If the heads cannot share the channels.
+        ValueError: The number of heads does not divide the channels.
 
     Source: Ho et al. (2020), appendix B.
     """
@@ -306,7 +303,6 @@ class SelfAttention(nn.Module):
         self.scale = math.sqrt(0.5) if skip_rescale else 1.0
 
     def forward(self, x: Images) -> Images:
-        """Attends over all pixels of `x` (B, C, H, W) and returns the same shape."""
         tokens = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)
         query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in tokens.chunk(3, dim=2))
         h = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
@@ -318,7 +314,7 @@ def attention_heads(channels: int, head_channels: int | None) -> int:
     """Number of heads of `head_channels` channels each in an attention over `channels`; one if None.
 
     Raises:
-        ValueError: If the heads would not share the channels evenly.
+        ValueError: `head_channels` does not divide the channels.
     """
     if head_channels is None:
         return 1
@@ -348,12 +344,11 @@ class OutputHead(nn.Module):
         self.convolution = convolution(in_channels, out_channels, 3, init_scale=init_scale)
 
     def forward(self, x: Images) -> Float[Tensor, "B C_out H W"]:
-        """Maps (B, in_channels, H, W) to (B, out_channels, H, W)."""
         return self.convolution(_activated(self.norm(x)))
 
 
 Resample: TypeAlias = ResidualBlock | Downsample | Upsample
-"""What may stand between two levels of a U-Net."""
+"""A module between two levels of a U-Net."""
 
 
 def scaled_(x: Tensor, scale: float) -> Tensor:
@@ -362,5 +357,5 @@ def scaled_(x: Tensor, scale: float) -> Tensor:
 
 
 def _activated(x: Tensor) -> Tensor:
-    """SiLU of a result that nothing else needs, in its memory unless the gradient needs what was there."""
+    """SiLU of a temporary result, in place unless the gradient needs the input."""
     return F.silu(x, inplace=not x.requires_grad)

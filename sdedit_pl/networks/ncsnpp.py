@@ -1,10 +1,10 @@
 """NCSN++ and DDPM++: the U-Nets of score-based generative modelling through SDEs.
 
-A U-Net of residual blocks over several resolutions, with three additions to DDPM's: blocks that resample inside and
-sums that keep their variance; FIR anti-aliasing; and pyramids, in which the image itself travels down beside the
-features (`progressive_input`) and the output is put together on its way up (`progressive`).
+DDPM's U-Net with resampling inside residual blocks, sums that preserve the variance, FIR anti-aliasing, and pyramids,
+which feed the image into each level on the way down (`progressive_input`) and assemble the output on the way up
+(`progressive`).
 
-NCSN++ takes Fourier features of its label (the logarithm of the noise level, in the published models), DDPM++ is the
+NCSN++ embeds its label (the logarithm of the noise level in the published models) by Fourier features. DDPM++ is the
 same class with a positional embedding, no FIR and no pyramids.
 
 Source: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations" (2021), section 4.4 and
@@ -31,42 +31,42 @@ from sdedit_pl.networks.unet import Layers, Shape, UNet, check_choice, check_res
 
 
 class NCSNpp(UNet):
-    """The raw score network NCSN++ (and DDPM++): it knows nothing of SDEs, noise levels or preconditioning.
+    """The raw network of NCSN++ and DDPM++, without preconditioning or an SDE.
 
     `network(images, label)` maps images (B, image_channels, H, W) and one label each, (B,), to images (B,
     output_channels, H, W). H and W must be multiples of `size_divisor`.
 
     Args:
         image_channels: Channels of the input.
-        output_channels: Channels of the output; as many as the input's if None.
-        channels: Channels at full resolution, before the multipliers. The label's vector has four times as many.
+        output_channels: Channels of the output; those of the input if None.
+        channels: Channels at full resolution, before the multipliers. The label's vector is four times as long.
         channel_multipliers: One for each level, from full resolution down.
         blocks_per_level: Residual blocks of each level on the way down; one more on the way up.
         attention_levels: Levels whose blocks are followed by attention, 0 being full resolution; on the way up only the
-            level's last block is. The middle of the network always attends.
-        head_channels: Channels of each head of the attentions; all of them, in a single head, if None.
+            level's last block. The middle of the network always attends.
+        head_channels: Channels of each attention head; one head of all channels if None.
         dropout: Probability of dropping an activation inside a residual block, in training.
         label_embedding: "fourier" (random frequencies) or "positional" (DDPM's).
         fourier_scale: Standard deviation of the random frequencies.
-        close_frequencies: Whether the lowest "positional" frequency is 1/10000, as published, or the one that would
-            follow it.
+        close_frequencies: Whether 1/10000 is the lowest "positional" frequency, as published, or the one after the
+            lowest.
         block: "biggan" resamples inside residual blocks, "ddpm" between them.
         fir: Whether to resample with an anti-aliasing filter.
         fir_kernel: The filter's taps, normalised here.
         skip_rescale: Whether sums of two branches are multiplied by sqrt(1/2).
-        progressive: How the output is put together: "none" (at full resolution), "output_skip" (a sum of images from
+        progressive: Assembly of the output: "none" (at full resolution), "output_skip" (a sum of images from
             every level) or "residual" (features, upsampled, added to the next level's).
-        progressive_input: How the image enters below full resolution: "none", "input_skip" or "residual".
+        progressive_input: Input of the image below full resolution: "none", "input_skip" or "residual".
         progressive_combine: Whether "input_skip" adds ("sum") or concatenates ("cat").
         resample_with_convolution: Whether "ddpm" blocks' resampling between levels is learned.
-        epsilon: What the normalisations add to a variance.
-        init_scale: Scale of the initial weights of every residual branch's last convolution; 0 means next to nothing.
-        patch: 1, 2 or 4. Above 1 the network works on patches of that size folded into channels, at 1/patch of the
-            resolution: cheaper, a little less sharp. Ours, not the paper's.
-        refine: Channels of two convolutions at full resolution after the patches, which take the patches' grid out of
-            smooth areas; 0 for none. Ours, not the paper's.
-        checkpoint_gradients: Whether to recompute activations in the backward pass, trading time for memory.
-        augmentation_labels: Numbers that may tell the network how a training image was augmented.
+        epsilon: Added to the variance in the normalisations.
+        init_scale: Initial scale of every residual branch's last convolution; 0 means nearly no contribution.
+        patch: 1, 2 or 4. Above 1 the network folds patches of that size into channels and works at 1/patch of the
+            resolution: cheaper, slightly less sharp. Not in the paper.
+        refine: Channels of two convolutions at full resolution after the patches, which remove the patches' grid from
+            smooth areas; 0 for none. Not in the paper.
+        checkpoint_gradients: Whether to recompute activations in the backward pass, which takes time and saves memory.
+        augmentation_labels: Length of the augmentation vector that the network is conditioned on; 0 for none.
 
     Raises:
         ValueError: If an option has an unknown value or two of them contradict each other.
@@ -181,7 +181,7 @@ def _check_options(
     progressive_combine: str,
     resample_with_convolution: bool,
 ) -> None:
-    """Raises a ValueError for an unknown value, and for two options of which one would silently have no effect."""
+    """Raises a ValueError for an unknown value, and for an option that would have no effect."""
     check_choice("label_embedding", label_embedding, ("fourier", "positional"))
     check_resampling(block, resample_with_convolution)
     check_choice("progressive", progressive, ("none", "output_skip", "residual"))
@@ -189,7 +189,7 @@ def _check_options(
     check_choice("progressive_combine", progressive_combine, ("sum", "cat"))
     if progressive_combine == "cat" and progressive_input != "input_skip":
         raise ValueError(
-            "progressive_combine='cat' says how progressive_input='input_skip' joins, but progressive_input is "
+            "progressive_combine='cat' needs progressive_input='input_skip', but progressive_input is "
             f"{progressive_input!r}; use progressive_combine='sum'"
         )
     if shape.levels == 1 and (progressive == "residual" or progressive_input != "none"):

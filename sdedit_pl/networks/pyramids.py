@@ -1,7 +1,7 @@
-"""The pyramids of NCSN++: the image that travels beside a U-Net's features, and how the two meet at each level.
+"""The pyramids of NCSN++: an image beside a U-Net's features, and the joints of the two at each level.
 
-An input joint stands below each downsampling, an output joint at the end of each level on the way up. A joint maps
-(features, pyramid) at its level to (features, pyramid).
+An input joint follows each downsampling, an output joint ends each level on the way up. A joint maps (features,
+pyramid) to (features, pyramid).
 
 Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), figure 7; Song et al.,
 "Score-Based Generative Modeling through Stochastic Differential Equations" (2021), appendix H.
@@ -29,7 +29,7 @@ Pyramid: TypeAlias = Float[Tensor, "B P_out H W"]
 
 
 class InputJoint(nn.Module, abc.ABC):
-    """Halves the input pyramid and joins it to features that are halved already.
+    """Halves the input pyramid and joins it to features that are already halved.
 
     Attributes:
         width: Channels of the features after the joint.
@@ -45,7 +45,7 @@ class InputJoint(nn.Module, abc.ABC):
 
 
 class InputSkip(InputJoint):
-    """Keeps the pyramid an image, and joins it through a 1 x 1 convolution by a sum or by concatenation ("cat")."""
+    """A pyramid of images, joined through a 1 x 1 convolution by a sum or by concatenation ("cat")."""
 
     def __init__(self, pyramid_width: int, width: int, *, combine: str, fir_kernel: Sequence[float] | None) -> None:
         super().__init__()
@@ -56,14 +56,13 @@ class InputSkip(InputJoint):
         self.pyramid_width = pyramid_width
 
     def forward(self, h: Images, pyramid: TwiceAsLarge) -> tuple[Joined, Pyramid]:
-        """Returns the joined features and the halved image."""
         pyramid = self.downsample(pyramid)
         projected = self.projection(pyramid)
         return torch.cat([projected, h], dim=1) if self.concatenate else projected + h, pyramid
 
 
 class InputResidual(InputJoint):
-    """Adds the pyramid through a convolution that halves it; the sum is both features and pyramid from there."""
+    """Adds the pyramid through a strided convolution; the sum becomes both features and pyramid."""
 
     def __init__(
         self, pyramid_width: int, width: int, *, skip_rescale: bool, fir_kernel: Sequence[float] | None
@@ -80,15 +79,15 @@ class InputResidual(InputJoint):
 
 
 class OutputJoint(nn.Module, abc.ABC):
-    """Doubles the output pyramid of the level below and joins this level's features to it; the lowest starts it."""
+    """Doubles the output pyramid of the level below and joins it with this level's features."""
 
     @abc.abstractmethod
     def forward(self, h: Images, pyramid: HalfAsLarge | None) -> tuple[Images, Pyramid]:
-        """Returns the features and the pyramid so far; `pyramid` is None at the lowest level and only there."""
+        """Returns the features and the pyramid so far; `pyramid` is None only at the lowest level, which starts it."""
 
 
 class OutputSkip(OutputJoint):
-    """Keeps the pyramid an image: a sum of one image from each level, which is the network's output at the end."""
+    """A sum of one image from each level, which is the network's output at the end."""
 
     def __init__(
         self,
@@ -107,7 +106,7 @@ class OutputSkip(OutputJoint):
         )
 
     def forward(self, h: Images, pyramid: HalfAsLarge | None) -> tuple[Images, Pyramid]:
-        """Returns the features untouched and the image so far."""
+        """Returns the unchanged features and the image so far."""
         image = self.head(h)
         if self.upsample is not None:
             image = self.upsample(pyramid) + image
@@ -115,7 +114,7 @@ class OutputSkip(OutputJoint):
 
 
 class OutputResidual(OutputJoint):
-    """Adds the pyramid, doubled by a convolution, to the features; the sum is both from there."""
+    """Adds the pyramid, doubled with a convolution, to the features; the sum becomes both."""
 
     def __init__(
         self,
@@ -133,7 +132,7 @@ class OutputResidual(OutputJoint):
         self.scale = math.sqrt(0.5) if skip_rescale else 1.0
 
     def forward(self, h: Images, pyramid: HalfAsLarge | None) -> tuple[Images, Pyramid]:
-        """Returns the sum twice; at the lowest level, the features untouched and the pyramid that they start."""
+        """Returns the sum twice; at the lowest level, the unchanged features and a new pyramid."""
         if self.head is not None:
             return h, self.head(h)
         assert self.upsample is not None and pyramid is not None

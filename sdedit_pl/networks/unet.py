@@ -1,9 +1,9 @@
-"""The skeleton that the U-Nets here share: what is joined to what, at which width, and in which order.
+"""The common structure of the U-Nets: levels, their widths and their connections.
 
     image -> stem -> down levels -> middle -> up levels -> head -> image
 
-Every feature map of the way down, from the stem's on, is kept and concatenated to the input of one block on the way up.
-Two pyramids may run beside the features, one in and one out; a joint at each level lets them and the features exchange.
+Every feature map of the way down, including the stem's, is concatenated to the input of one block on the way up. An
+input and an output pyramid are optional; a joint at each level connects them with the features.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from sdedit_pl.typing import Images, Times
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a U-Net; `NCSNpp` and `DDPM` say what each means.
+    """The sizes of a U-Net, as described in `NCSNpp` and `DDPM`.
 
     Raises:
-        ValueError: If they do not describe a U-Net that can be built.
+        ValueError: Sizes that do not describe a U-Net.
     """
 
     image_channels: int
@@ -91,7 +91,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Layers:
-    """How a U-Net makes its parts, given the widths (numbers of channels) that the skeleton works out.
+    """Factories of a U-Net's parts; a width is a number of channels.
 
     Attributes:
         residual: (width in, width out) to a residual block.
@@ -122,13 +122,12 @@ class UNetBlock(nn.Module):
         self.attention = attention
 
     def forward(self, x: Images, label: LabelVector) -> Float[Tensor, "B C_out H W"]:
-        """Maps (B, C, H, W) to (B, C', H, W)."""
         x = self.residual(x, label)
         return x if self.attention is None else self.attention(x)
 
 
 class Level(nn.Module):
-    """What one side of a U-Net does at one resolution: its blocks, then the step to the next resolution, if any."""
+    """One side of a U-Net at one resolution: its blocks, then the step to the next resolution, if any."""
 
     def __init__(self, blocks: Sequence[UNetBlock], resample: Resample | None) -> None:
         super().__init__()
@@ -137,9 +136,9 @@ class Level(nn.Module):
 
 
 class Refinement(nn.Module):
-    """Two 3 x 3 convolutions at full resolution, over features that come from patches and the network's own input.
+    """Convolutions at full resolution, over the features of unfolded patches and the network's input.
 
-    Without them, each pixel of a patch is the output of a filter of its own, and smooth areas show the patches' grid.
+    Without them, each pixel of a patch comes from its own filter, and smooth areas show the patches' grid.
 
     Args:
         image_channels: Channels of the network's input.
@@ -160,7 +159,7 @@ class Refinement(nn.Module):
 
 
 class UNet(nn.Module):
-    """A U-Net of some shape, put together from `layers`; `NCSNpp` and `DDPM` choose both."""
+    """A U-Net of the sizes `shape`, built from `layers`; its subclasses choose both."""
 
     def __init__(
         self,
@@ -207,18 +206,15 @@ class UNet(nn.Module):
 
         Args:
             images: (B, image_channels, H, W), H and W multiples of `size_divisor`.
-            label: One number for each image, (B,), embedded exactly as it comes.
-            augmentation: What was done to each image, (B, augmentation_labels); None stands for zeros, nothing.
-
-        Returns:
-            (B, output_channels, H, W).
+            label: One number for each image, (B,), embedded without scaling.
+            augmentation: Augmentation labels of each image, (B, augmentation_labels); None for no augmentation.
 
         Raises:
-            ValueError: If the images have other channels, or a size that `size_divisor` does not divide.
+            ValueError: Images with other channels, or of a size that `size_divisor` does not divide.
         """
         check_images(images, self.shape.image_channels, self.size_divisor)
         patch = self.shape.patch
-        # The label's embedding stays in float32 where the rest is converted to 16 bits; see `convert_network`.
+        # The label's embedding stays in float32 when the rest is converted to 16 bits.
         dtype = self.stem.weight.dtype
         x = (F.pixel_unshuffle(images, patch) if patch > 1 else images).to(dtype)
         vector = self.label_embedding(label, augmentation).to(dtype)
@@ -248,7 +244,7 @@ class UNet(nn.Module):
         pyramid = None
         for index, level in reversed(list(enumerate(cast(Sequence[Level], self.up)))):
             for block in level.blocks:
-                # Not within the call, which would hold on to the narrower h as long as the block runs.
+                # Not within the call, which would keep the narrower h in memory while the block runs.
                 h = torch.cat([h, kept.pop()], dim=1)
                 h = self._run(block, h, vector)
             if self.output_pyramid:
@@ -269,13 +265,13 @@ class UNet(nn.Module):
 def resampling(
     direction: Callable[..., Downsample | Upsample], block: str, residual: Callable[..., ResidualBlock], convolve: bool
 ) -> Callable[[int], Resample]:
-    """How a U-Net makes the steps between its levels.
+    """A factory of the steps between levels.
 
     Args:
         direction: (width, width, convolve=) to the step itself.
         block: "biggan" resamples inside a residual block, "ddpm" without one.
         residual: (width, width, resample=) to a residual block.
-        convolve: whether a step without a residual block is learned.
+        convolve: whether a step without a residual block has weights.
     """
     if block == "ddpm":
         return lambda width: direction(width, width, convolve=convolve)
@@ -283,11 +279,11 @@ def resampling(
 
 
 def check_resampling(block: str, resample_with_convolution: bool) -> None:
-    """Raises a ValueError for an unknown `block`, and for one on which the other option would have no effect."""
+    """Raises a ValueError for an unknown `block`, and if the other option would have no effect."""
     check_choice("block", block, ("biggan", "ddpm"))
     if not resample_with_convolution and block != "ddpm":
         raise ValueError(
-            "resample_with_convolution=False is for block='ddpm'; block='biggan' resamples inside its blocks"
+            "resample_with_convolution=False needs block='ddpm'; block='biggan' resamples inside its blocks"
         )
 
 
@@ -298,7 +294,7 @@ def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
 
 
 def check_images(images: Images, channels: int, divisor: int) -> None:
-    """Raises a ValueError unless `images` has that many channels and a size that `divisor` divides."""
+    """Raises a ValueError unless `images` has `channels` channels and a size that `divisor` divides."""
     _, found, height, width = images.shape
     if found != channels:
         raise ValueError(f"the network takes images of {channels} channels, got {found}")
@@ -312,7 +308,7 @@ def check_images(images: Images, channels: int, divisor: int) -> None:
 
 
 def _way_down(shape: Shape, layers: Layers) -> tuple[list[Level], list[InputJoint], list[int]]:
-    """Makes the way down: its levels, its joints and the width of every feature map that it keeps."""
+    """The levels and joints of the way down, and the width of every feature map that it keeps."""
     levels: list[Level] = []
     joints: list[InputJoint] = []
     width, pyramid_width = shape.channels, shape.image_channels * shape.patch**2
@@ -337,7 +333,7 @@ def _way_down(shape: Shape, layers: Layers) -> tuple[list[Level], list[InputJoin
 
 
 def _way_up(shape: Shape, layers: Layers, kept: Sequence[int]) -> tuple[list[Level], list[OutputJoint]]:
-    """Makes the way up: its levels and its joints, full resolution (which runs last) first."""
+    """The levels and joints of the way up, in order from full resolution, which runs last."""
     levels: list[Level] = []
     joints: list[OutputJoint] = []
     rest = list(kept)

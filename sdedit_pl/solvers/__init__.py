@@ -1,4 +1,4 @@
-"""Solvers of the reverse process, one file each; `base` says what a solver is."""
+"""Solvers of the reverse process, one file each; `base` defines the interface."""
 
 from __future__ import annotations
 

@@ -6,12 +6,12 @@ The forward step x_t = a x_s + b z is reversed by
 
 The large variance, c^2 = b^2, is exact for data of unit variance. The small one, c^2 = (b sigma_s / sigma_t)^2, that of
 the posterior given x_0, is exact for data that consist of a single image and is better with few steps. The true
-variance lies between them. Networks with a learned variance predict it for each pixel, as an interpolation weight on a
-logarithmic scale.
+variance lies between them. Networks with a learned variance predict its position between the two, for each pixel and on
+a logarithmic scale.
 
 Source: Ho et al. 2020, Algorithm 2 and section 3.2; Meng et al., "SDEdit", ICLR 2022, Algorithms 2 (VE) and 4 (VP);
 Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models", ICML 2021, equation 15, and section 4 for
-steps of any length, for which the bounds are those of the step taken.
+steps of any length, with the bounds of the step itself.
 """
 
 from __future__ import annotations
@@ -87,6 +87,6 @@ class Ancestral(Solver):
 def _between(
     smallest: Float[Tensor, "B 1 1 1"], largest: Float[Tensor, "B 1 1 1"], weight: Images
 ) -> Float[Tensor, "B C H W"]:
-    """Logarithmic interpolation between the two deviations; 0 where the smallest is 0, in a step to t = 0."""
+    """Logarithmic interpolation between the two deviations; 0 where the smallest is 0, as in a step to t = 0."""
     deviation = largest * (smallest / largest) ** (1 - weight)
     return torch.where(smallest > 0, deviation, torch.zeros_like(deviation))

@@ -1,7 +1,7 @@
 """The interface of solvers: one step of a reverse process, from a noised image at time t to an earlier time s.
 
-A solver holds hyper-parameters only. The history of a multistep solver lives in a state that the solver creates at the
-start of a run and returns after each step, so that one solver object serves any number of runs at once.
+A solver contains only hyper-parameters. A multistep solver keeps its history in a state that it creates at the start of
+a run and returns after each step, so that one solver object can serve several runs at once.
 
 Source: Anderson, "Reverse-time diffusion equation models", 1982; Song et al. 2021, equations 6 and 13.
 """
@@ -29,7 +29,7 @@ class Solver(abc.ABC):
 
     @property
     def order(self) -> float:
-        """Order of convergence in the step size: of the moments for an SDE solver, of the path for an ODE solver."""
+        """Order of convergence in the step size: weak (moments) for an SDE solver, of the path for an ODE solver."""
         return 1.0
 
     @property
@@ -40,7 +40,7 @@ class Solver(abc.ABC):
     @property
     @abc.abstractmethod
     def stochastic(self) -> bool:
-        """Whether steps add noise. Noise reduces a guide's mismatch with the domain; an ODE solver preserves it."""
+        """Whether steps add noise, which reduces a guide's mismatch with the domain; an ODE solver preserves it."""
 
     def initial_state(self, sde: SDE, times: Float[Tensor, "levels"]) -> State:
         """The state of a run over `times`, (steps + 1,) on the CPU, before its first step.
@@ -57,11 +57,11 @@ class Solver(abc.ABC):
         """Takes a step from `t` to `s`.
 
         Args:
-            denoiser: provides the x_0 estimate and the score.
+            denoiser: the model.
             x_t: images at time `t`.
             t: time of each image, (B,).
             s: target time of each image, (B,), below `t`.
-            state: the state returned by `initial_state` or by the previous step.
+            state: the result of `initial_state` or of the previous step.
             noise: noise of this step; `noise.shared` is the z of the transition.
 
         Returns:

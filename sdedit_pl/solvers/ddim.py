@@ -1,4 +1,4 @@
-"""DDIM: the estimated image is noised to the next level with the estimated noise, or partly with new noise.
+"""DDIM: noises the estimated image to the next level with the estimated noise, or partly with new noise.
 
     x_s = alpha_s x_0 + sqrt(sigma_s^2 - c^2) epsilon + c z,    epsilon = (x_t - alpha_t x_0) / sigma_t
 
@@ -23,7 +23,7 @@ class DDIM(Solver):
     """DDIM for any SDE and steps of any length.
 
     Args:
-        eta: the part of the posterior's deviation that is drawn anew, in [0, 1].
+        eta: new noise as a fraction of the posterior's deviation, in [0, 1].
     """
 
     eta: float = 0.0

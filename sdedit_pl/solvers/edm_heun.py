@@ -1,9 +1,9 @@
-"""EDM's stochastic sampler: noise is added up to a higher level, then a step of Heun's method leads down from there.
+"""EDM's stochastic sampler: raises the noise to a higher level, then takes a step of Heun's method from there.
 
     y_hat = y_t + sqrt(r_hat^2 - r_t^2) z,    r_hat = (1 + gamma) r_t
 
-in y = x / alpha and the noise level r = sigma / alpha. The noise makes up for errors of earlier steps; unlike that of a
-discretised SDE it costs no accuracy, because both parts of a step keep the marginals.
+in y = x / alpha and the noise level r = sigma / alpha. The noise corrects errors of earlier steps. Unlike that of a
+discretised SDE it costs no accuracy, because both parts of a step preserve the marginals.
 
 Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022, Algorithm 2.
 """
@@ -27,7 +27,7 @@ from sdedit_pl.typing import Images, Times, over_images
 
 
 class Churn(NamedTuple):
-    """How a run adds noise: r_hat = (1 + gamma) r_t, but at most `ceiling`, the level that the run starts from."""
+    """The noise added in a run: r_hat = (1 + gamma) r_t, at most `ceiling`, the level at the start of the run."""
 
     gamma: float
     ceiling: float
@@ -37,17 +37,17 @@ class Churn(NamedTuple):
 class EDMHeun(Solver):
     """Heun's method with churn, of second order.
 
-    Unlike in the source, noise is never raised above the level that a run starts from: an edit asks for t0, and a model
-    may know nothing above it.
+    Unlike in the source, noise is never raised above the level at the start of a run, because a model may not be
+    trained above an edit's t0.
 
     Args:
-        churn: S_churn, the sum of all gamma of a run; 0 adds no noise. The reverse SDE adds about as much as the
-            logarithm of the ratio of the highest level to the lowest, 3 to 5 from an edit's t0. Far more undoes the
-            steps: published are 30 (CIFAR-10) and 40 (ImageNet 64 px), but from pure noise, on hundreds of steps.
-        lowest: S_tmin, the lowest noise level that noise is added at.
-        highest: S_tmax, the highest one.
-        inflation: S_noise, the deviation of the noise added; published: 1.003 to 1.007, which makes up for detail that
-            a trained network loses. 1 is right for an exact one.
+        churn: S_churn, the sum of all gamma of a run; 0 adds no noise. The reverse SDE corresponds to about the
+            logarithm of the ratio of the highest level to the lowest, 3 to 5 from an edit's t0. A far larger value
+            undoes the steps. Published: 30 (CIFAR-10) and 40 (ImageNet 64 px), from pure noise in hundreds of steps.
+        lowest: S_tmin, the lowest noise level at which noise is added.
+        highest: S_tmax, the highest such level.
+        inflation: S_noise, the deviation of the added noise; published: 1.003 to 1.007, which compensates for detail
+            that a trained network loses. 1 is right for an exact one.
     """
 
     churn: float = 3.0
@@ -87,7 +87,7 @@ class EDMHeun(Solver):
         return x_s, state
 
     def _churned(self, sde: SDE, x_t: Images, t: Times, state: Churn, noise: StepNoise) -> tuple[Images, Times]:
-        """The state with noise added, and the time whose level it has then."""
+        """The state with noise added, and its new time."""
         level = sde.noise_level(t)
         within = (level >= self.lowest) & (level <= self.highest)
         raised = (level * (1 + state.gamma)).clamp(max=state.ceiling)

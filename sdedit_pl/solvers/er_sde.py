@@ -1,11 +1,11 @@
-"""ER-SDE: reverse SDEs with as much noise as a function phi of the noise level says, by a Taylor series of D.
+"""ER-SDE: reverse SDEs whose noise is set by a function phi of the noise level, with a Taylor series of D.
 
     y_s = q y_t + (1 - q) D + sum_k a_k D^(k) + sqrt(r_s^2 - q^2 r_t^2) z,    q = phi_s / phi_t,
     a_k = -int_{r_s}^{r_t} (r - r_t)^{k-1} / (k-1)! (1 - phi_s / phi(r)) dr
 
-in y = x / alpha and the noise level r = sigma / alpha, with the derivatives of the x_0 estimate D by r from divided
-differences of evaluations before, and phi(r) = r (exp(r^0.3) + 10): little noise at low levels, where more steps would
-be needed to take it out again.
+in y = x / alpha and the noise level r = sigma / alpha. Divided differences of earlier evaluations give the derivatives
+of the x_0 estimate D by r. phi(r) = r (exp(r^0.3) + 10) adds little noise at low levels, where removing it would need
+more steps.
 
 Source: Cui et al., "Elucidating the Solution Space of Extended Reverse-Time SDE for Diffusion Models", 2023, Algorithms
 1 to 3 and appendix A.8 (SDE_5).
@@ -30,7 +30,7 @@ class ERSDE(Solver):
     """ER-SDE with one evaluation a step.
 
     Args:
-        stages: terms of the Taylor series, 2 or 3; steps before there are as many evaluations have fewer.
+        stages: terms of the Taylor series, 2 or 3; the first steps have fewer.
     """
 
     stages: int = 3
@@ -41,7 +41,7 @@ class ERSDE(Solver):
 
     @property
     def order(self) -> float:
-        """2 with either number: the first derivative stays one-sided, so that a third stage lowers the error alone."""
+        """2 for both: the first derivative is one-sided, so that a third stage reduces only the size of the error."""
         return 2.0
 
     @property
@@ -69,7 +69,7 @@ def noise_scale(level: Times) -> Times:
 
 
 def derivatives(past: list[Evaluation]) -> list[Images]:
-    """The first and second derivative of the x_0 estimate by the noise level, as far as there are evaluations.
+    """The first and second derivative of the x_0 estimate by the noise level, as far as the evaluations allow.
 
     Args:
         past: the last three evaluations or fewer, the newest first.
@@ -81,7 +81,7 @@ def derivatives(past: list[Evaluation]) -> list[Images]:
 
 
 def taylor_weight(order: int, level_t: Times, level_s: Times) -> Times:
-    """a_k for k = `order`, 1 or 2; 0 for a step to no noise, whose result is the estimate at its start."""
+    """a_k for k = `order`, 1 or 2; 0 for a step to no noise, which returns the estimate at its start."""
     ratio = (level_s / level_t).log()
 
     def integrand(position: float) -> Times:

@@ -16,7 +16,7 @@ from sdedit_pl.typing import Images, Times, over_images
 
 @dataclass(frozen=True)
 class EulerMaruyama(Solver):
-    """x_s = x_t - (f x_t - g^2 score) (t - s) + g sqrt(t - s) z; wants small steps in t."""
+    """x_s = x_t - (f x_t - g^2 score) (t - s) + g sqrt(t - s) z; needs small steps in t."""
 
     @property
     def stochastic(self) -> bool:

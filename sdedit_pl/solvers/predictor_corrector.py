@@ -80,6 +80,6 @@ class PredictorCorrector(Solver):
 def norms(images: Images) -> Float[Tensor, "B"]:
     """The Euclidean norm of each image.
 
-    Each norm is a reduction of its own: a joint one would be split over threads, and rounded, depending on the batch.
+    Each norm is a separate reduction; the rounding of a joint one would depend on the batch.
     """
     return torch.stack([torch.linalg.vector_norm(image) for image in images])

@@ -2,8 +2,8 @@
 
     dy/dr = (y - x_0(y, r)) / r
 
-A step is DDIM's to r_s, followed by another one with the mean of the slopes at both ends. The lines that the ODE
-follows in these variables are nearly straight, whatever the SDE.
+A step is DDIM's step to r_s, repeated with the mean of the slopes at both ends. In these variables the paths of the ODE
+are nearly straight for every SDE.
 
 Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022, Algorithm 1.
 """

@@ -1,13 +1,12 @@
-"""The forward chains that ancestral and reverse-diffusion solvers reverse: the exact one and two published ones.
+"""Forward chains of the ancestral and reverse-diffusion solvers: the exact one and two published ones.
 
 - exact: the SDE's own transition, for steps of any length.
 - paper: the steps of SDEdit's algorithms. Only the VP algorithm differs from the exact transition; VE equals it, and
   for sub-VP and beta tables, for which the paper has no algorithm, the exact one is used.
-- table: the discrete chains of score_sde, N = 1 / (t - s) levels on [0, 1]. Where the SDE was published as a table, its
-  numbers; otherwise Euler-Maruyama with dt = 1 / N.
+- table: the discrete chains of score_sde, with N = 1 / (t - s) levels on [0, 1]: the numbers of the published table if
+  there is one, otherwise Euler-Maruyama with dt = 1 / N.
 
-A published chain belongs to the code that it was published in, not to the SDE, so that the functions below are looked
-up by the SDE's class, with a default for all others.
+Published chains are not methods of the SDEs, because they belong to the published code.
 
 Source: Meng et al., "SDEdit", ICLR 2022, Algorithms 2 to 5; Song et al. 2021, appendix E (reverse diffusion sampling).
 """
@@ -39,7 +38,7 @@ def chain_named(name: str) -> Chain:
 
 
 def require_possible_steps(chain: str, sde: SDE, times: Float[Tensor, "levels"]) -> None:
-    """Checks that the chain has a step between each two neighbours of the descending `times`.
+    """Checks that the chain can take the steps between the descending `times`.
 
     Raises:
         ValueError: a step so long that its beta would exceed 1.
@@ -65,12 +64,12 @@ def paper_step(sde: SDE, t: Float[Tensor, "*times"], s: Float[Tensor, "*times"])
 
 
 def table_step(sde: SDE, t: Float[Tensor, "*times"], s: Float[Tensor, "*times"]) -> ForwardStep:
-    """The step to `t` of score_sde's chain whose steps are as long as that from `s` to `t`."""
+    """The step from `s` to `t` of the score_sde chain with steps of that length."""
     return level_step(sde, t, (1 / (t - s)).round())
 
 
 def level_step(sde: SDE, t: Float[Tensor, "*times"], levels: int | Float[Tensor, "*times"]) -> ForwardStep:
-    """The step of score_sde's chain of `levels` levels that arrives at `t`."""
+    """The step to `t` of score_sde's chain of `levels` levels."""
     return _TABLE_STEPS.get(type(sde), _euler_maruyama_step)(sde, t, levels)
 
 
@@ -100,7 +99,7 @@ def _table_ve(sde: VESDE, t: Float[Tensor, "*times"], levels: int | Float[Tensor
 
 
 def _table_ddpm(sde: DiscreteVPSDE, t: Float[Tensor, "*times"], levels: int | Float[Tensor, "*times"]) -> ForwardStep:
-    """The chain of `levels` steps on the beta table: its own betas where it has `levels` of them."""
+    """The chain of `levels` steps on the beta table, which is the table itself if it has `levels` betas."""
     before = (t - 1 / levels).clamp(min=0)
     log_scale = sde.log_alpha(t.double()) - sde.log_alpha(before.double())
     return _step(sde, t, torch.expm1(log_scale).to(t.dtype), (-torch.expm1(2 * log_scale)).sqrt().to(t.dtype))
@@ -114,10 +113,7 @@ def _step(
 
 
 def _level_index(t: Float[Tensor, "*times"], levels: int | Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
-    """Index, as a float, of the level of a chain of `levels` levels on [0, 1] at or below `t`.
-
-    The margin of half a thousandth keeps a time that float32 rounds to just below its level on that level.
-    """
+    """Index, as a float, of the highest level at or below `t`; the margin 5e-4 absorbs float32's rounding of `t`."""
     return (t * (levels - 1) + 5e-4).floor()
 
 

@@ -1,14 +1,14 @@
-"""UniPC: a multistep predictor whose every step is corrected by the evaluation that the next step needs anyway.
+"""UniPC: a multistep predictor, each step corrected with the evaluation that the next step needs anyway.
 
-In y = x / alpha, the noise level r = sigma / alpha and steps of length h in ln r, a step holds D = D_t and adds what
-the x_0 estimates D_m at other points, at the places p_m (in units of h from the start) say about its change:
+In y = x / alpha, the noise level r = sigma / alpha and steps of length h in ln r, a step holds D = D_t and adds a
+correction from the x_0 estimates D_m at other points, whose places p_m are in units of h from the start:
 
     y_s = r_s / r_t y_t + (1 - r_s / r_t) D_t + sum_m c_m (D_m - D_t) / p_m,
     sum_m c_m p_m^{k-1} = M_k,    M_k = h int_0^1 exp(-h (1 - u)) u^k du.
 
-The predictor's other points are before the start. The corrector takes its step again when the end has been evaluated,
-with that as one point more; the estimate of the end is not made anew. With one point, c = M_0 / 2: then the predictor
-of second order is DPM-Solver++ (2M).
+The predictor's other points are before the start. When the end has been evaluated, the corrector repeats the step with
+that evaluation as one more point; it does not evaluate the corrected end. With one point, c = M_0 / 2: the predictor of
+second order is DPM-Solver++ (2M).
 
 Source: Zhao et al., "UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models", NeurIPS
 2023, Algorithms 1 and 2 with B_2(h) = e^h - 1; with more than one point, B cancels out of the weights.
@@ -31,11 +31,10 @@ from sdedit_pl.typing import Images, Times, over_images
 
 
 class Path(NamedTuple):
-    """What UniPC remembers.
+    """UniPC's history.
 
-    Args:
-        y: the state x / alpha that the last step started from, after its correction.
-        past: the evaluations, the newest first: that of the last step's start and those that its predictor used.
+    `y` is the corrected state x / alpha at the start of the last step; `past` holds the evaluation there and the others
+    of its predictor, the newest first.
     """
 
     y: Images
@@ -46,11 +45,10 @@ class Path(NamedTuple):
 class UniPC(Solver):
     """UniPC with predictor and corrector, for one evaluation a step.
 
-    The published code lowers the predictor's order on the last steps before the end; here only a step to no noise,
-    which has no other form, is of first order.
+    The published code lowers the predictor's order on the last steps; here only a step to no noise is of first order.
 
     Args:
-        predictor_order: p, the order of the predictor, 2 or 3; the first steps have lower ones.
+        predictor_order: p, the order of the predictor, 2 or 3; lower on the first steps.
     """
 
     predictor_order: int = 2
@@ -61,7 +59,7 @@ class UniPC(Solver):
 
     @property
     def order(self) -> float:
-        """One more than the predictor's where p = 2; with p = 3 the first step, of lower order, limits it."""
+        """3 for both: with p = 3 the lower order of the first step limits it."""
         return 3.0
 
     @property
@@ -85,7 +83,7 @@ class UniPC(Solver):
 
 
 def advance(y: Images, start: Evaluation, others: Sequence[Evaluation], level_s: Times) -> Images:
-    """The state at `level_s`, for one at the level of `start` and evaluations at any other points."""
+    """The state at `level_s`, from `y` at the level of `start` and evaluations at other points."""
     kept = over_images(level_s / start.level)
     y_s = kept * y + (1 - kept) * start.x_0
     length = log_step(start.level, level_s)
@@ -96,13 +94,13 @@ def advance(y: Images, start: Evaluation, others: Sequence[Evaluation], level_s:
 
 
 def weights(places: Sequence[Times], length: Times) -> list[Times]:
-    """The c_m of the points at `places`, for a step of `length` in ln r."""
+    """The weights c_m of the points at `places`, for a step of `length` in ln r."""
     if len(places) == 1:
         return [-torch.expm1(-length) / 2]
     moments = [moment(power, length) for power in range(1, len(places) + 1)]
     found = []
     for own, place in enumerate(places):
-        # Lagrange's polynomial of this point, in ascending powers: c_m is what M_1, M_2, ... make of it
+        # coefficients of this point's Lagrange polynomial, in ascending powers; M_1, M_2, ... weight their sum, c_m
         polynomial = [torch.ones_like(place)]
         for other in (*places[:own], *places[own + 1 :]):
             scale = place - other

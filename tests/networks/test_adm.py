@@ -1,4 +1,4 @@
-"""ADM: its options; its numbers are held to guided-diffusion's in tests/checkpoints/test_guided_diffusion.py."""
+"""ADM: its options. Parity with guided-diffusion is tested in tests/checkpoints/test_guided_diffusion.py."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_every_combination_trains_every_parameter():
         output = network(images, label)
         assert output.shape == images.shape
         output.square().sum().backward()
-        # What is added to a feature map just before each channel is normalised by itself is wiped out.
+        # Normalising each channel separately removes a constant that was added to it just before.
         wiped = ("conv_1.bias", "label") if not modulate else ("conv_1.bias",)
         untrained = [
             name
@@ -39,7 +39,7 @@ def test_every_combination_trains_every_parameter():
         ({"head_channels": 8, "heads": 2}, "give head_channels or heads, not both, got 8 and 2"),
         ({"head_channels": 3}, "head_channels must divide the 16 channels of each attention, got 3"),
         ({"heads": 3}, "share its 16 channels evenly, got 3 heads"),
-        ({"resample_with_convolution": False}, "is for block='ddpm'"),
+        ({"resample_with_convolution": False}, "needs block='ddpm'"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options, message):

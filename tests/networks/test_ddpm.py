@@ -1,4 +1,4 @@
-"""The DDPM U-Net: its options, and where its two published forms differ."""
+"""The DDPM U-Net: its options, and the differences of its two published forms."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_attention_on_the_way_up_follows_blocks_or_levels(attend_after, up):
 
 @pytest.mark.parametrize(("smallest_group", "matters"), [(1, False), (4, True)])
 def test_groups_of_one_channel_wipe_the_label_out(smallest_group, matters):
-    """The documented trap of narrow networks: normalising each channel removes what the label adds to it."""
+    """The documented trap of narrow networks: normalising each channel removes the label's contribution."""
     network = DDPM(**TINY, smallest_group=smallest_group).double().eval()
     images = torch.randn(1, 3, 8, 8, dtype=torch.float64)
     low, high = (network(images, torch.tensor([label], dtype=torch.float64)) for label in (1.0, 900.0))

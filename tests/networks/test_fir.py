@@ -20,7 +20,7 @@ LONG = (1.0, 2.0, 3.0, 3.0, 2.0, 1.0)
 
 
 def resample_with_scipy(x: Tensor, taps: tuple[float, ...], *, up: int, down: int, start: int) -> Tensor:
-    """Inserts zeros, filters with gain `up` along each side, keeps every `down`-th sample from `start` on."""
+    """Inserts zeros, filters with gain `up` along each side, keeps every `down`-th sample from `start`."""
     kernel = [up * tap / sum(taps) for tap in taps]
     for axis in (2, 3):
         length = up * x.shape[axis]

@@ -1,4 +1,4 @@
-"""The parts of the networks against closed forms."""
+"""The layers of the networks against closed forms."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_the_compiled_group_norm_equals_pytorchs_and_keeps_the_layout():
 
 
 def test_pytorchs_group_norm_still_gives_up_channels_last_on_a_gpu():
-    """Once this fails, `GroupNorm.fused` is no longer needed."""
+    """When this fails, `GroupNorm.fused` is no longer necessary."""
     with FakeTensorMode(), torch.device("cuda"):
         x = torch.empty(2, 24, 6, 4).to(memory_format=torch.channels_last)
         assert not torch.nn.functional.group_norm(x, 6).is_contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""NCSN++: every combination of its options, and where its attention stands."""
+"""NCSN++: every combination of its options, and the places of its attention."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_rescaling_changes_the_function_and_not_the_parameters():
         ({"progressive_input": "output_skip"}, "progressive_input must be one of 'none', 'input_skip', 'residual'"),
         ({"progressive_combine": "add"}, "progressive_combine must be one of 'sum', 'cat'"),
         ({"progressive_combine": "cat"}, "progressive_input is 'none'; use progressive_combine='sum'"),
-        ({"resample_with_convolution": False}, "is for block='ddpm'"),
+        ({"resample_with_convolution": False}, "needs block='ddpm'"),
         ({"channel_multipliers": (1,), "attention_levels": (0,), "progressive": "residual"}, "at least two levels"),
         ({"channel_multipliers": (1,), "attention_levels": (0,), "progressive_input": "residual"}, "two levels"),
         ({"fir_kernel": (1.0,)}, "at least two numbers"),

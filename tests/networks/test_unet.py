@@ -1,4 +1,4 @@
-"""What holds for every U-Net: sizes, batches, layouts, precision, patches, checkpointing."""
+"""Properties of every U-Net: sizes, batches, layouts, precision, patches, checkpointing."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_images_of_other_channels_are_refused():
 @pytest.mark.parametrize(("network", "options"), CASES)
 @pytest.mark.parametrize("patch", [2, 4])
 def test_patches_are_channels_at_a_lower_resolution(network, options, patch):
-    """A network on patches is the network without, between space-to-depth and depth-to-space."""
+    """A network with patches equals the one without between space-to-depth and depth-to-space."""
     folded = network(**options, patch=patch).eval()
     plain = network(**options, image_channels=3 * patch**2).eval()
     plain.load_state_dict(folded.state_dict())
@@ -137,7 +137,7 @@ def test_channels_last_is_kept_and_changes_nothing(network, options):
 
 @pytest.mark.parametrize(("network", "options"), CASES)
 def test_work_in_place_changes_neither_result_nor_input(network, options):
-    """Without gradients activations overwrite what they activate; with them they cannot."""
+    """Activations overwrite their input only without gradients."""
     network = network(**options).eval()
     images, label = inputs()
     before = images.clone()
@@ -149,7 +149,7 @@ def test_work_in_place_changes_neither_result_nor_input(network, options):
 
 @pytest.mark.parametrize(("network", "options"), CASES)
 def test_a_forward_pass_never_waits_for_its_device(network, options):
-    """Fake tensors have no numbers that could be read back."""
+    """Fake tensors have no values to read back."""
     with FakeTensorMode(), torch.device("cuda"):
         network = network(**options).eval()
         output = network(torch.zeros(2, 3, 8, 8), torch.zeros(2))

@@ -1,4 +1,4 @@
-"""Ancestral sampling: SDEdit's and DDPM's own formulas, and the data that each variance is exact for."""
+"""Ancestral sampling: SDEdit's and DDPM's own formulas, and the data for which each variance is exact."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_small_variance_is_exact_for_a_single_image(sde) -> None:
 
 
 def test_large_variance_is_exact_for_unit_variance() -> None:
-    """Data N(0, 1) under a VP SDE: every marginal is N(0, 1), and a step of any length keeps it."""
+    """Data N(0, 1) under a VP SDE: every marginal is N(0, 1), and a step of any length preserves it."""
     denoiser = GaussianDenoiser(VPSDE(), mean=0.0, deviation=1.0)
 
     def moved(x: float, z: float) -> torch.Tensor:

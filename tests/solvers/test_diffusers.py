@@ -3,8 +3,8 @@
 diffusers' state is that of a VP SDE, alpha^2 + sigma^2 = 1, ours that of any; both are the same x / alpha.
 
 Both lower their order at the end of a grid (`lower_order_final`, which DPMSolverMultistepScheduler heeds below 15 steps
-only), and must on a step to no noise. Ours do so on that step alone: the schedulers are told not to on grids that end
-on noise. With order 3, lowering starts one step earlier, so that UniPC 3 is compared on such grids alone.
+only), and must on a step to no noise. Ours do so on that step alone; the schedulers are configured not to on grids that
+end on noise. With order 3, lowering starts one step earlier, so that UniPC 3 is compared on such grids alone.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def test_states_equal_the_schedulers(
 
 @dataclass
 class OneStream:
-    """Noise from one generator, drawn in the order of the calls, as a scheduler does."""
+    """Noise from one generator, in the order of the calls, like a scheduler's."""
 
     generator: torch.Generator
 
@@ -86,7 +86,7 @@ class OneStream:
 
 
 def test_heun_with_churn_equals_the_stochastic_sampler_of_karras() -> None:
-    """Churn at all levels but the first, which only they would raise."""
+    """Churn at all levels except the first, which only the scheduler would raise."""
     from diffusers.schedulers.deprecated.scheduling_karras_ve import KarrasVeScheduler
 
     sde = VESDE()

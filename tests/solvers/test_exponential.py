@@ -61,7 +61,7 @@ def test_the_first_step_is_the_known_one_of_first_order(solver: Solver, first_or
 @every_sde
 @every_multistep
 def test_a_step_to_no_noise_returns_the_estimate(solver: Solver, sde: SDE) -> None:
-    """Also with a history, which extrapolates anything over an infinite length of ln r. VE ends on noise."""
+    """Also with a history, although extrapolation over an infinite length of ln r is undefined. VE ends on noise."""
     if sde.noise_level(torch.zeros(())) > 0:
         assert run(solver, sde, [0.6, 0.4, 0.3, 0.0], "mean").isfinite().all()
         return
@@ -91,7 +91,7 @@ def test_every_sde_takes_the_same_path(solver: Solver) -> None:
 
 
 def test_unipc_without_its_corrector_is_dpm_solver() -> None:
-    """One step and its history: the correction, which is seen in the next step's start, leaves the prediction alone."""
+    """One step and its history: the correction appears in the start of the next step, not in the prediction."""
     sde = VPSDE()
     times = [torch.full((2,), time, dtype=torch.float64) for time in (0.6, 0.5, 0.4)]
     quiet = StepNoise(NOISE, 1, X)
@@ -129,7 +129,7 @@ def test_the_quadrature_is_exact_for_what_solvers_integrate() -> None:
 
 @pytest.mark.parametrize("stages", [2, 3])
 def test_er_sde_is_the_published_update(stages: int) -> None:
-    """Algorithms 2 and 3 in sigma = r (VE), with their integrals as sums over many points, over four steps."""
+    """Algorithms 2 and 3 in sigma = r (VE), with their integrals as sums over many points, for four steps."""
     sde = VESDE()
     denoiser = MixtureDenoiser(sde)
     times = Karras().times(sde, 0.6, 4, end=0.3)

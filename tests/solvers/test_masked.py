@@ -77,7 +77,7 @@ def test_free_pixels_keep_their_order_beside_kept_ones_that_move_smoothly(solver
 def test_a_history_does_no_harm_beside_kept_pixels_with_new_noise_at_each_level(
     solver: Solver, first_order: Solver
 ) -> None:
-    """Mean and deviation over rows, from 20 steps: nearer to those of many steps than with no history."""
+    """Mean and deviation over rows after 20 steps: closer to those of many steps than without a history."""
 
     def moments(solver: Solver, steps: int) -> Tensor:
         pixels = free_pixels(solver, VPSDE(), steps, one_noise=False, end=0.02, rows=20_000)

@@ -78,7 +78,7 @@ def test_moments_converge_at_the_declared_order(solver: Solver, sde: SDE) -> Non
 
 
 def test_the_first_step_limits_unipc_3_where_the_estimate_changes_at_the_start() -> None:
-    """From nearly pure noise, where all published numbers come from, it does not show."""
+    """It does not appear from nearly pure noise, the start of all published numbers."""
     sde = VPSDE()
     denoiser = GaussianDenoiser(sde, mean=0.3, deviation=0.2)
     for t0, end, order in ((0.15, 0.03, 3.0), (0.75, 0.25, 4.0)):
@@ -87,7 +87,7 @@ def test_the_first_step_limits_unipc_3_where_the_estimate_changes_at_the_start()
 
 
 def path_end(sde: SDE, solver: Solver, steps: int) -> Float[Tensor, "1 1 1 9"]:
-    """Where nine paths between two modes of data end."""
+    """The ends of nine paths between two modes of data."""
     t0 = torch.full((1,), 0.7, dtype=torch.float64)
     noise = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(1, 1, 1, 9)
     times = LogSNR().times(sde, 0.7, steps, end=0.2)
@@ -97,7 +97,7 @@ def path_end(sde: SDE, solver: Solver, steps: int) -> Float[Tensor, "1 1 1 9"]:
 
 @pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=SDES)
 def test_paths_of_ode_solvers_converge_at_the_declared_order(sde: SDE) -> None:
-    """The path itself, on data whose score is not linear, to the one of a much finer run of the best solver."""
+    """The path on data with a non-linear score, against a much finer run of the best solver."""
     exact = path_end(sde, UniPC(3), 300)
     for name, solver in SOLVERS.items():
         if solver.stochastic:
@@ -134,7 +134,7 @@ class BrownianPath:
     "solver", [Ancestral(), SDEDPMSolver2M(), ERSDE(2), ERSDE(3), EDMHeun(churn=2.0)], ids=lambda solver: repr(solver)
 )
 def test_weak_order_on_two_modes(solver: Solver, sde: SDE) -> None:
-    """E[x^2] from a noised grey image; its errors are seen in how it changes from some steps to twice as many."""
+    """E[x^2] from a noised grey image; its error is the change from a number of steps to twice as many."""
     denoiser, fine_steps = MixtureDenoiser(sde), 32
     t0 = start_time("sigma:1.2", sde)
     fine = LogSNR().times(sde, t0, fine_steps, end=start_time("sigma:0.15", sde))

@@ -26,7 +26,7 @@ CASES = {
 
 @pytest.mark.parametrize(("case", "sde", "solver"), [(case, *pair) for case, pair in CASES.items()], ids=CASES)
 def test_states_equal_the_published_ones(case: str, sde: SDE, solver: Solver, reference: Path) -> None:
-    """All 25 states after the noised guide, in float32, and the mean of the last step, which is what is published."""
+    """All 25 states after the noised guide, in float32, and the published result, the mean of the last step."""
     recorded = np.load(reference / "predictors.npz")
     expected = torch.from_numpy(recorded[f"{case}/x"])
     noise = RecordedNoise(list(torch.from_numpy(recorded[f"{case}/noise"])))

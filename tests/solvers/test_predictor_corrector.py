@@ -1,4 +1,4 @@
-"""Predictor-corrector: what the corrector costs, what it keeps, and the published size of its steps."""
+"""Predictor-corrector: cost, preserved density and published step size of the corrector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every solver of the table promises: its cost, its noise, its precision, its independence of the batch."""
+"""Properties of every solver of the table: cost, noise, precision, independence of the batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ every_sde = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids
 
 
 class CountingDenoiser(GaussianDenoiser):
-    """Counts the evaluations that would each call a network once."""
+    """Counts evaluations, each of which would call a network once."""
 
     evaluations = 0
 
