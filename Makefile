@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n auto --maxprocesses=4
 BIN := $(VENV)/bin
 PACKAGE := $(VENV)/.package-installed
 TOOLS := $(VENV)/.tools-installed
-# pip's progress bars are for a person who waits; a log needs only errors
+# progress bars only in a terminal
 QUIET := $(shell test -t 2 || echo --quiet)
 PIP_INSTALL = $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check $(PIP_ARGS) -c requirements/tested.txt
 
@@ -35,11 +35,11 @@ lint: $(TOOLS) ## check style and formatting
 types: $(TOOLS) ## check types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-format: $(TOOLS) ## format the code and repair what can be repaired
+format: $(TOOLS) ## format the code and fix lint errors where possible
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean: ## remove the environment, caches and builds; runs/ and outputs/ stay
+clean: ## remove the environment, caches and builds, but not runs/ and outputs/
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
 	find sdedit_pl tests -type d -name __pycache__ -prune -exec rm -rf {} +
 

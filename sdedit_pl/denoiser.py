@@ -304,11 +304,8 @@ class Denoiser(nn.Module):
     ) -> Images:
         """The raw output of the network, without the learned variance.
 
-        Args:
-            x_t: noised images.
-            t: their times, in (0, 1].
-            augmentation: labels of the clean images' augmentation, for a network conditioned on them; None for zeros.
-            coefficients: those at `t`, if already computed.
+        `augmentation` holds the labels of the clean images' augmentation, for a network conditioned on them; None
+        stands for zeros. `coefficients` are those at `t`, if already computed.
         """
         coefficients = coefficients or self.parameterisation.coefficients(self.sde, t)
         return self._outputs(coefficients, x_t, t, augmentation)[:, : x_t.shape[1]]

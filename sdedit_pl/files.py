@@ -43,7 +43,7 @@ def require_folder(out: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file atomically; raises what `whole_file` does."""
+    """Writes a text file atomically; same errors as `whole_file`."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 

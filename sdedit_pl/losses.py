@@ -27,7 +27,7 @@ class Weighting(abc.ABC):
 
     @abc.abstractmethod
     def weight(self, sde: SDE, t: Times) -> Times:
-        """Weight of ||D(x_t, t) - x_0||^2 at the times `t`, shape (B,)."""
+        """Weight of ||D(x_t, t) - x_0||^2 at the times `t`."""
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def sample(
         steps: the number of solver steps.
         solver: None for the ancestral solver.
         grid: None for equal steps in the log-SNR.
-        device: where to sample; None for the device of the denoiser's weights.
+        device: None for the device of the denoiser's weights.
         callback: called after each step.
 
     Returns:

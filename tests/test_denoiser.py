@@ -38,7 +38,7 @@ every_pair = pytest.mark.parametrize(
 class ExactNetwork(nn.Module):
     """The best network for pixels that are independent N(0.3, 0.2^2): its output is E[target | its input].
 
-    It sees what a network sees, the scaled input and the label; the times are known to the test alone.
+    Like a network, it receives only the scaled input and the label.
     """
 
     def __init__(self, parameterisation: Parameterisation, sde: SDE, t: Times) -> None:

@@ -19,8 +19,12 @@ from sdedit_pl.guides.mask_files import Area
 logger = logging.getLogger(__name__)
 
 HOST_BATCH = 16
-DEVICE_BATCH = 256
-"""Default batch sizes on a CPU, where larger ones are not faster, and on a GPU, where memory may force smaller ones."""
+"""Default batch size on a CPU, where larger ones are not faster."""
+DEVICE_PIXELS = 2**20
+"""Pixels of a default batch on a GPU: 256 images of 64 px or 16 of 256 px; it is halved where memory runs out.
+
+Measured on an H200: 16 images of 256 px take 2.8 GiB with the DDPM network of 113.7 M parameters in bfloat16.
+"""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def edit_guides(
         raise ValueError("masks and strength maps cannot be combined; replace each mask by a map of 0 and 1")
     device = next(denoiser.parameters()).device
     todo = list(product(range(len(guides)), seeds))
-    size = batch or (HOST_BATCH if device.type == "cpu" else DEVICE_BATCH)
+    size = batch or default_batch(device, max((guide.image[0, 0].numel() for guide in guides), default=1))
     samples: list[list[Tensor]] = [[] for _ in guides]
     start = 0
     while start < len(todo):
@@ -127,6 +131,11 @@ def _edited(
 def _of_one_size(chunk: list[tuple[int, int]], guides: Sequence[Guide]) -> list[tuple[int, int]]:
     """The leading (guide, seed) pairs whose guides have the size of the first one."""
     return list(takewhile(lambda pair: guides[pair[0]].image.shape == guides[chunk[0][0]].image.shape, chunk))
+
+
+def default_batch(device: torch.device, pixels: int) -> int:
+    """The batch size for images of so many pixels on a device."""
+    return HOST_BATCH if device.type == "cpu" else max(1, DEVICE_PIXELS // pixels)
 
 
 def _smaller(size: int, batch: int | None, device: torch.device) -> int:

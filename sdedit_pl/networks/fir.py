@@ -33,10 +33,7 @@ Kernel: TypeAlias = Float[Tensor, "channels 1 taps taps"]
 def depthwise_kernel(channels: int, taps: Sequence[float], gain: float = 1.0) -> Kernel:
     """The same two-dimensional filter for every channel.
 
-    Args:
-        channels: Number of channels.
-        taps: The one-dimensional filter, at least two numbers that do not sum to zero.
-        gain: Sum of the filter's coefficients.
+    `taps` is the one-dimensional filter; the coefficients sum to `gain`.
 
     Raises:
         ValueError: Fewer than two taps, or taps that sum to zero.
@@ -54,13 +51,8 @@ def depthwise_kernel(channels: int, taps: Sequence[float], gain: float = 1.0) ->
 class FIRFilter(nn.Module):
     """Low-pass filters each channel and keeps every `stride`-th sample.
 
-    Args:
-        channels: Number of channels.
-        taps: The one-dimensional filter.
-        before: Zeros put before the first row and column.
-        after: Zeros put after the last row and column.
-        stride: 1 keeps every sample, 2 every second.
-        gain: Sum of the filter's coefficients.
+    `taps` is the one-dimensional filter, whose coefficients sum to `gain`. `before` and `after` are the numbers of
+    zeros added at the two ends of each axis.
     """
 
     kernel: Tensor

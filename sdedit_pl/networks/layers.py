@@ -50,10 +50,8 @@ class PositionalFeatures(nn.Module):
 
     An odd number of channels ends with a zero.
 
-    Args:
-        channels: Number of features.
-        cosines_first: Whether the cosines come before the sines.
-        closed: Whether 1/10000 is the last frequency (Ho et al.) or the one after the last (Vaswani et al.).
+    1/10000 is the last frequency (`closed`, Ho et al.) or the one after the last (Vaswani et al.). With `cosines_first`
+    the cosines come before the sines.
 
     Source: Vaswani et al., "Attention Is All You Need" (2017), as spaced by Ho et al. (2020).
     """
@@ -77,11 +75,8 @@ class PositionalFeatures(nn.Module):
 class LabelEmbedding(nn.Module):
     """Embeds the label as the vector that conditions every residual block, in full precision even under autocast.
 
-    Args:
-        features: `FourierFeatures` or `PositionalFeatures`.
-        channels: Length of the vector.
-        augmentation_labels: Length of the augmentation vector. It enters through weights that start at zero, without a
-            bias, so that zeros mean no augmentation.
+    The augmentation vector enters through weights that start at zero, without a bias, so that zeros mean no
+    augmentation.
     """
 
     def __init__(
@@ -111,15 +106,10 @@ class LabelEmbedding(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width, optionally through a learned 3 x 3 convolution.
+    """Halves height and width by a 3 x 3 convolution (`convolve`) or by averages.
 
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output; equal to `in_channels` without a convolution.
-        convolve: Whether to convolve; otherwise samples are averaged (or FIR filtered) without weights.
-        fir_kernel: Taps of the FIR filter, or None for plain averages and strides.
-        pad_all_sides: Whether the plain convolution pads all four sides, or only right and below, like TensorFlow's
-            SAME with stride 2.
+    `fir_kernel` are the taps of an anti-aliasing filter, or None. The plain convolution pads right and below, like
+    TensorFlow's SAME with stride 2, or all sides (`pad_all_sides`).
     """
 
     def __init__(
@@ -150,13 +140,9 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width, optionally through a learned 3 x 3 convolution.
+    """Doubles height and width by repeating samples, or by the anti-aliasing filter of taps `fir_kernel`.
 
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output; equal to `in_channels` without a convolution.
-        convolve: Whether to convolve; otherwise samples are repeated (or FIR filtered) without weights.
-        fir_kernel: Taps of the FIR filter, or None for repeated samples.
+    With `convolve`, a 3 x 3 convolution follows the repetition or precedes the filter.
     """
 
     def __init__(
@@ -197,19 +183,10 @@ class ResidualBlock(nn.Module):
     shift for each channel, and norm_2(...) (1 + scale) + shift replaces norm_2(... + label_projection(label)).
 
     Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        label_channels: Length of the label's vector.
-        resample: `Downsample` or `Upsample` without a convolution, or None.
         learn_resampled_shortcut: Whether a resampled shortcut has weights, as one that changes the channels has.
-        modulate: Whether the label scales and shifts the normalised features instead of being added before.
-        dropout: Probability of dropping an activation before the second convolution.
-        skip_rescale: Whether to preserve the variance of the sum by a factor sqrt(1/2).
         smallest_group: Minimum number of channels in a group of the normalisations.
-        epsilon: Added to the variance in the normalisations.
         most_groups: Maximum number of groups of the normalisations.
-        init_scale: Scale of the second convolution's initial weights.
-        shortcut_init_scale: Scale of the shortcut's initial weights.
+        init_scale: Initial scale of the second convolution.
 
     Source: Ho et al. (2020), appendix B; for the resampling Brock et al., "Large Scale GAN Training" (2019), figure 15;
     for the modulation Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models" (2021).
@@ -265,14 +242,7 @@ class ResidualBlock(nn.Module):
 class SelfAttention(nn.Module):
     """Self-attention over the pixels of a normalised feature map, with a residual sum.
 
-    Args:
-        channels: Channels of the feature map.
-        heads: Number of heads, each with an equal, contiguous share of the channels.
-        skip_rescale: Whether to preserve the variance of the sum by a factor sqrt(1/2).
-        smallest_group: Minimum number of channels in a group of the normalisation.
-        epsilon: Added to the variance in the normalisation.
-        most_groups: Maximum number of groups of the normalisation.
-        init_scale: Scale of the output projection's initial weights.
+    Each head has an equal, contiguous share of the channels. See `ResidualBlock` for the other options.
 
     Raises:
         ValueError: The number of heads does not divide the channels.

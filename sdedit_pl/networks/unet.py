@@ -139,11 +139,6 @@ class Refinement(nn.Module):
     """Convolutions at full resolution, over the features of unfolded patches and the network's input.
 
     Without them, each pixel of a patch comes from its own filter, and smooth areas show the patches' grid.
-
-    Args:
-        image_channels: Channels of the network's input.
-        channels: Channels of the features.
-        output_channels: Channels of the output.
     """
 
     def __init__(self, image_channels: int, channels: int, output_channels: int) -> None:
@@ -206,8 +201,8 @@ class UNet(nn.Module):
 
         Args:
             images: (B, image_channels, H, W), H and W multiples of `size_divisor`.
-            label: One number for each image, (B,), embedded without scaling.
-            augmentation: Augmentation labels of each image, (B, augmentation_labels); None for no augmentation.
+            label: One number for each image, embedded without scaling.
+            augmentation: Augmentation labels of each image; None for no augmentation.
 
         Raises:
             ValueError: Images with other channels, or of a size that `size_divisor` does not divide.

@@ -59,8 +59,8 @@ class Solver(abc.ABC):
         Args:
             denoiser: the model.
             x_t: images at time `t`.
-            t: time of each image, (B,).
-            s: target time of each image, (B,), below `t`.
+            t: time of each image.
+            s: target time of each image, below `t`.
             state: the result of `initial_state` or of the previous step.
             noise: noise of this step; `noise.shared` is the z of the transition.
 

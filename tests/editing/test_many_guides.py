@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdedit_pl import SDEdit, load_denoiser
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.editing.many_guides import Edited, edit_guides
+from sdedit_pl.editing.many_guides import Edited, default_batch, edit_guides
 from sdedit_pl.editing.windows import windowed
 from sdedit_pl.guides.guide_files import Guide
 
@@ -155,3 +155,9 @@ def test_guides_of_several_sizes_are_edited_apart(denoiser: Denoiser) -> None:
     assert [edited.samples.shape[2:] for edited in edits] == [(16, 16), (20, 32), (16, 16)]
     alone = next(edit_guides(denoiser, EDIT, guides[2:], [None], SEEDS))
     torch.testing.assert_close(edits[2].samples, alone.samples)
+
+
+def test_the_default_batch_on_a_gpu_is_one_of_pixels():
+    gpu = torch.device("cuda")
+    assert [default_batch(gpu, side**2) for side in (64, 256, 1024, 4096)] == [256, 16, 1, 1]
+    assert default_batch(torch.device("cpu"), 64**2) == default_batch(torch.device("cpu"), 256**2)
