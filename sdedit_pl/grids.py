@@ -155,16 +155,16 @@ class Restart(Karras):
         main_steps = steps - self.restarts * self.restart_steps
         if main_steps < 2:
             raise ValueError(
-                f"{self.restarts} restarts of {self.restart_steps} steps leave {main_steps} of {steps} steps for the "
-                "way from t0 to the end, which needs at least 2; take more steps or fewer restarts"
+                f"{self.restarts} restarts of {self.restart_steps} steps leave {main_steps} of {steps} steps "
+                "from t0 to the end, which needs at least 2 of them; take more steps or fewer restarts"
             )
         main = super().spread(sde, t0, end, main_steps)
         levels = sde.noise_level(main).tolist()
         turns = [index for index in range(1, main_steps) if levels[index] < self.top]
         if not turns:
             raise ValueError(
-                f"the {main_steps} steps of the way from t0 to the end meet no noise level below the {self.top} that "
-                "restarts lead to; take more steps or a higher top"
+                f"the {main_steps} steps from t0 to the end have no noise level below top={self.top}, the level to "
+                "which restarts return; take more steps or a higher top"
             )
         turn = min(turns, key=lambda index: abs(math.log(levels[index] / self.bottom)))
         again = self.levels(min(self.top, levels[0]), levels[turn], self.restart_steps + 1)
@@ -192,7 +192,7 @@ def with_jumps_back(times: Float[Tensor, "levels"], length: int, passes: int) ->
     if length < 1 or passes < 1:
         raise ValueError(f"resample takes j >= 1 steps r >= 1 times, got {length},{passes}; RePaint's is 10,10")
     if bool((times.diff() > 0).any()):
-        raise ValueError("resample makes jumps of its own, and this grid has some already; take another grid")
+        raise ValueError("resample adds jumps, but this grid already has some; take another grid")
     steps = len(times) - 1
     if length >= steps:
         raise ValueError(

@@ -162,7 +162,7 @@ def _checked(times: Float[Tensor, "levels"], last: LastStep) -> tuple[list[float
         len(descent) > 1 and bool((descent.diff() < 0).all()) for descent in descents
     ):
         raise ValueError(
-            "times must strictly decrease, but for jumps back up to at most the first of them and with a step after "
+            "times must strictly decrease, except for jumps back up to at most the first one, with a step after "
             f"each, got {levels}"
         )
     if last not in get_args(LastStep):

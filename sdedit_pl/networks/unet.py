@@ -94,8 +94,8 @@ class Layers:
     """Factories of a U-Net's parts; a width is a number of channels.
 
     Attributes:
-        residual: maps (width in, width out).
-        attention: maps the width.
+        residual: maps (width in, width out) to a residual block.
+        attention: maps the width to self-attention.
         downsample: maps the width to the step to the next lower resolution.
         upsample: maps the width to the step to the next higher resolution.
         head: maps (width in, width out) to the last layer; None if the output pyramid is the output.

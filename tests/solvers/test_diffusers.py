@@ -1,8 +1,8 @@
 """The multistep solvers against diffusers' schedulers of the same names: same grid, same estimates, same noise.
 
-diffusers' state is that of a VP SDE, alpha^2 + sigma^2 = 1, ours that of any; both are the same x / alpha.
+diffusers' state is that of a VP SDE, alpha^2 + sigma^2 = 1, ours that of any SDE; x / alpha is the same.
 
-Both lower their order at the end of a grid (`lower_order_final`, which DPMSolverMultistepScheduler heeds below 15 steps
+Both lower their order at the end of a grid (`lower_order_final`, which DPMSolverMultistepScheduler uses below 15 steps
 only), and must on a step to no noise. Ours do so on that step alone; the schedulers are configured not to on grids that
 end on noise. With order 3, lowering starts one step earlier, so that UniPC 3 is compared on such grids alone.
 """

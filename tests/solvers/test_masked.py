@@ -1,9 +1,9 @@
 """Solvers whose state a mask rewrites after each step, on data whose pixels depend on each other.
 
-Kept pixels are seen by the estimates that a multistep solver remembers, so that their noise reaches its history. Where
-they move smoothly (one noise for all levels) free pixels are as accurate as without a mask. Where their noise is new
-at each level, which is how edits are run because it gives free pixels the right spread, no step size resolves it; what
-extrapolation adds of it at one step it takes off at the next.
+A multistep solver's estimates depend on kept pixels, so that their noise enters its history. If the kept pixels move
+smoothly (one noise for all levels), free pixels are as accurate as without a mask. Edits instead draw new noise at each
+level, which gives free pixels the right spread. No step size resolves this noise, but the extrapolation removes at the
+next step what it added of it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Measured orders of convergence equal the declared ones, for every SDE.
 
-On Gaussian data a run is affine in its start and its noise, so that mean and variance at its end follow exactly from
-the coefficients, and no sampling error hides a solver's. Predictor-corrector is not affine; its bias has a test of its
-own. On data with two modes, where no such thing helps, runs of different steps share a Brownian path.
+On Gaussian data a run is affine in its start and its noise, so that the coefficients give the exact mean and variance
+at its end, without sampling error. Predictor-corrector is not affine; a separate test covers its bias. On data with two
+modes, runs with different numbers of steps share a Brownian path.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ def test_paths_of_ode_solvers_converge_at_the_declared_order(sde: SDE) -> None:
 class BrownianPath:
     """The noise of runs over a part of the levels of one grid, as increments of one Brownian motion.
 
-    The noise of a step of the reverse SDE from r_t to r_s is the increment of one of 1 / r^2; a coarse step's is made
-    of those of the fine steps within it.
+    The noise of a step of the reverse SDE from r_t to r_s is an increment over 1 / r^2. That of a coarse step is
+    composed of those of the fine steps within it.
 
     Args:
         sde: the SDE.

@@ -23,7 +23,7 @@ TIMES = torch.tensor([0.00105, 0.0123, 0.10005, 0.33335, 0.50005, 0.77777, 0.999
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_discrete_chains_equal_the_published_ones(name: str, reference: Path) -> None:
-    """To 1e-6, for quantities that float32 holds to this accuracy.
+    """To 1e-6, for quantities that float32 represents this accurately.
 
     These are a step's mean x + f and the squared levels of VE. The published f itself and VE's G^2 are small
     differences of them, known to 1e-5.
