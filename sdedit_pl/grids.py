@@ -34,7 +34,7 @@ class Grid(abc.ABC):
         Args:
             sde: maps times to noise levels.
             t0: the first time, in (0, 1].
-            steps: the number of steps, at least 1.
+            steps: at least 1.
             end: the last time, in [0, t0).
 
         Raises:

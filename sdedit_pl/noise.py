@@ -25,7 +25,7 @@ class Noise(Protocol):
     """A source of standard normal noise."""
 
     def __call__(self, step: int, draw: int, like: Images) -> Images:
-        """Draw number `draw` of step number `step`, in the shape, dtype and device of `like`."""
+        """Draw `draw` of step `step`, in the shape, dtype and device of `like`."""
         ...
 
 
@@ -114,11 +114,7 @@ class StepNoise:
     `shared` is the step's z, drawn at first use and the same for the solver and a constraint (Algorithms 3 and 5 of
     SDEdit share it between kept and edited pixels). Each call of `fresh()` is another draw.
 
-    Args:
-        noise: the source of draws.
-        step: the number of the step in `noise`.
-        like: a tensor with the state's shape, dtype and device.
-        silent: whether `shared` is zero, so that a step returns its mean.
+    With `silent`, `shared` is zero, so that a step returns its mean. `like` has the state's shape, dtype and device.
     """
 
     def __init__(self, noise: Noise, step: int, like: Images, *, silent: bool = False) -> None:

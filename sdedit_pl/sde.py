@@ -48,7 +48,7 @@ class SDE(abc.ABC):
 
     @abc.abstractmethod
     def log_alpha(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
-        """Natural logarithm of alpha(t), the factor that scales the clean image."""
+        """Natural logarithm of alpha(t), the factor of the clean image."""
 
     @abc.abstractmethod
     def sigma(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
@@ -68,7 +68,7 @@ class SDE(abc.ABC):
         return (variance_growth - 2 * self.drift_coefficient(t) * self.sigma(t).square()).clamp(min=0).sqrt()
 
     def alpha(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
-        """The factor alpha(t) that scales the clean image."""
+        """The factor alpha(t) of the clean image."""
         return self.log_alpha(t).exp()
 
     def log_snr(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:

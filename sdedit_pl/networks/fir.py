@@ -128,7 +128,6 @@ class FIRUpsample(nn.Module):
         self.margins = (max(0, -min(offsets)), max(0, *offsets))
 
     def forward(self, x: Images) -> Float[Tensor, "B C 2*H 2*W"]:
-        """Doubles `x` of shape (B, C, H, W)."""
         if torch.compiler.is_compiling():
             return self.fused(x)
         with torch.autocast(x.device.type, enabled=False):

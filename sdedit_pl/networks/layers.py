@@ -75,8 +75,7 @@ class PositionalFeatures(nn.Module):
 class LabelEmbedding(nn.Module):
     """Embeds the label as the vector that conditions every residual block, in full precision even under autocast.
 
-    The augmentation vector enters through weights that start at zero, without a bias, so that zeros mean no
-    augmentation.
+    The augmentation vector enters through weights that start at zero, without a bias: zeros mean no augmentation.
     """
 
     def __init__(

@@ -94,14 +94,14 @@ class Layers:
     """Factories of a U-Net's parts; a width is a number of channels.
 
     Attributes:
-        residual: (width in, width out) to a residual block.
-        attention: (width) to self-attention.
-        downsample: (width) to the step to the next lower resolution.
-        upsample: (width) to the step to the next higher resolution.
-        head: (width in, width out) to the last layer, or None if the output pyramid is the output.
-        input_joint: (width of the pyramid, width of the features) to a joint below a `downsample`, or None.
-        output_joint: (width of the features, width of those one level below, None at the lowest) to a joint at the end
-            of a level on the way up, or None.
+        residual: maps (width in, width out).
+        attention: maps the width.
+        downsample: maps the width to the step to the next lower resolution.
+        upsample: maps the width to the step to the next higher resolution.
+        head: maps (width in, width out) to the last layer; None if the output pyramid is the output.
+        input_joint: maps (width of the pyramid, width of the features) to a joint below a `downsample`; None for none.
+        output_joint: maps (width of the features, width one level below or None at the lowest) to a joint at the end of
+            a level on the way up; None for none.
     """
 
     residual: Callable[[int, int], ResidualBlock]
