@@ -447,12 +447,14 @@ def syncs(bench: Bench) -> dict[str, Any]:
     denoiser = random_denoiser("ncsnpp", SMALL["ncsnpp"], VESDE()).to(bench.device)
     guide = torch.zeros(2, 3, 32, 32, device=bench.device)
     mask = torch.ones(2, 1, 32, 32, dtype=torch.bool, device=bench.device)
+    large = torch.zeros(2, 3, 128, 128, device=bench.device)
     found = {}
     runs: dict[str, Callable[[], object]] = {
         "training": loop.step,
         "edit": lambda: SDEdit(steps=5)(denoiser, guide, seeds=[1, 2]),
         "masked edit": lambda: SDEdit(steps=5)(denoiser, guide, edit_mask=mask, seeds=[1, 2]),
         "lowpass edit": lambda: SDEdit(steps=5, lowpass=4)(denoiser, guide, seeds=[1, 2]),
+        "lowpass edit by 64": lambda: SDEdit(steps=2, lowpass=64)(denoiser, large, seeds=[1, 2]),
     }
     for name, run in runs.items():
         run()

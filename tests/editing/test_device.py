@@ -50,14 +50,16 @@ def test_the_fake_gpu_refuses_to_be_read() -> None:
             torch.zeros(3, device="cuda").sum().item()
 
 
+ANY_SOLVER = [(sde, "sde_dpm_solver_2m") for sde in SDES] + [("vp", solver) for solver in SOLVERS]
+
+
 @pytest.mark.parametrize("options", [{}, {"repeats": 2, "resample": (2, 2), "lowpass": 4}], ids=["plain", "options"])
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("sde", SDES)
+@pytest.mark.parametrize(("sde", "solver"), dict.fromkeys(ANY_SOLVER))
 def test_an_edit_reads_nothing_back(sde: str, solver: str, options: dict) -> None:
     with FakeGPU():
         denoiser = Denoiser(Blur(), Epsilon(), SDES[sde]()).to("cuda")
         guide, strength = torch.zeros(2, 3, 8, 8, device="cuda"), torch.ones(1, 1, 8, 8, device="cuda")
-        edited = SDEdit(t0=0.5, steps=12, solver=SOLVERS[solver](), **options)(
+        edited = SDEdit(t0=0.5, steps=5, solver=SOLVERS[solver](), **options)(
             denoiser, guide, strength=strength, seeds=[1, 2]
         )
     assert isinstance(edited, FakeTensor) and edited.device.type == "cuda" and edited.shape == guide.shape

@@ -19,12 +19,6 @@ def test_the_reduction_equals_antialiased_interpolation(height: int, width: int,
     torch.testing.assert_close(reduced_by_matrices(images.float(), *size), expected.float(), rtol=0, atol=1e-6)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_gpus_reduce_by_large_factors() -> None:
-    images = torch.randn(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(low_frequencies(images.cuda(), 64).cpu(), low_frequencies(images, 64))
-
-
 def test_low_frequencies_pass_and_high_ones_do_not() -> None:
     across = torch.arange(32.0)[None, None, None].expand(1, 1, 32, 32)
     slow, fast = torch.cos((across + 0.5) * torch.pi / 32), torch.cos(across * torch.pi)
