@@ -136,13 +136,6 @@ def test_a_cosine_schedule_of_4000_steps(tmp_path: Path) -> None:
     assert denoiser.sde.alpha(t[1:]).item() == pytest.approx(cosine, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.format == "guided_diffusion"])
-def test_published_size(name: str) -> None:
-    with torch.device("meta"):
-        denoiser = build_denoiser(ModelConfig.from_data(PRESETS[name].model))
-    assert sum(parameter.numel() for parameter in denoiser.parameters()) == 552_814_086  # published as 552.8 M
-
-
 def test_the_published_flags_are_the_preset() -> None:
     """The authors' flags for their LSUN models, without dropout."""
     flags = {
@@ -236,5 +229,5 @@ def test_a_model_without_a_learned_variance_says_so(tmp_path: Path) -> None:
     options = replace(CASES["guided"], learn_sigma=False)
     denoiser, x = read(tmp_path, options, random_tensors(options)), images(options)
     t = torch.full((4,), 0.5)
-    with pytest.raises(ValueError, match="variance=learned .* Epsilon"):
+    with pytest.raises(ValueError, match=r"variance=learned .* Epsilon"):
         Ancestral("learned").step(denoiser, x, t, t / 2, None, StepNoise(SeededNoise(range(4)), 1, x))
