@@ -199,17 +199,12 @@ def save_animation(file: Path, trajectory: Trajectory, results: Float[Tensor, "B
     Raises:
         ValueError: the file has another suffix.
     """
-    check_animation(file)
+    if file.suffix.lower() not in ANIMATION_SUFFIXES:
+        raise ValueError(f"an animation is a {' or '.join(ANIMATION_SUFFIXES)} file, got {file.name}")
     shown = trajectory.first(SHOWN_SAMPLES)
     first, *others = _animation_frames(shown, results[:SHOWN_SAMPLES], seeds[:SHOWN_SAMPLES])
     durations = [FRAME_MILLISECONDS] * len(others) + [LAST_FRAME_MILLISECONDS]
     first.save(file, save_all=True, append_images=others, duration=durations, loop=0, quality=90)
-
-
-def check_animation(file: Path) -> None:
-    """Raises ValueError unless the file's suffix is .webp or .gif."""
-    if file.suffix.lower() not in ANIMATION_SUFFIXES:
-        raise ValueError(f"an animation is a {' or '.join(ANIMATION_SUFFIXES)} file, got {file.name}")
 
 
 def _animation_frames(

@@ -54,8 +54,9 @@ def read_edit_inputs(
     if paste is not None:
         return _with_paste(paste, guides, guide)
     kind, place = ("mask", mask) if strength is None else ("strength", strength)
-    area_files = [file for file in find_areas(kind, place, guides) if file is not None]
-    return EditInputs(guides, read_areas(kind, place, guides), [*(guide.path for guide in guides), *area_files])
+    area_files = find_areas(kind, place, guides)
+    files = [*(guide.path for guide in guides), *(file for file in area_files if file is not None)]
+    return EditInputs(guides, read_areas(kind, area_files, guides), files)
 
 
 def _with_paste(paste: Paste, guides: Sequence[Guide], place: str) -> EditInputs:

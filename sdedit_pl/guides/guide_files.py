@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,8 +72,7 @@ def read_guide(path: Path, size: int, channels: int = 3) -> Guide:
     if path.suffix == RUNNER_SUFFIX:
         mask, image = read_mask_and_image(path, size, channels)
         return Guide(path, image, (size, size), mask)
-    image_format = ImageFormat(size, channels)
-    pixels = decoded_file(path, lambda file: decode_image(file, str(path), image_format))
+    pixels = read_pixels(path, (size, size), channels)
     return Guide(path, images_from_bytes(pixels[None]), image_size(path))
 
 
@@ -99,7 +97,7 @@ def read_large_guide(path: Path, smallest: int, channels: int = 3, side: int | N
     shorter = max(min(width, height) if side is None else side, smallest)
     scale = shorter / min(width, height)
     shape = max(round(height * scale), smallest), max(round(width * scale), smallest)
-    pixels = decoded_file(path, lambda file: decode_whole(file, str(path), shape, channels))
+    pixels = read_pixels(path, shape, channels, whole=True)
     return Guide(path, images_from_bytes(pixels[None]), (width, height), whole=True)
 
 
@@ -142,14 +140,19 @@ def image_size(path: Path) -> tuple[int, int]:
     return (height, width) if sideways else (width, height)
 
 
-def decoded_file(path: Path, decode: Callable[[bytes], UInt8[Tensor, "C H W"]]) -> UInt8[Tensor, "C H W"]:
-    """Decodes a file.
+def read_pixels(
+    path: Path, shape: tuple[int, int], channels: int, background: str = "white", *, whole: bool = False
+) -> UInt8[Tensor, "C H W"]:
+    """Reads an image file, resampled to (height, width): the whole image, or its central square for a square `shape`.
 
     Raises:
-        UnreadableImage: `decode` failed; the message names the accepted formats.
+        UnreadableImage: the file is not an intact image; the message names the accepted formats.
     """
+    file, name = path.read_bytes(), str(path)
     try:
-        return decode(path.read_bytes())
+        if whole:
+            return decode_whole(file, name, shape, channels, background)
+        return decode_image(file, name, ImageFormat(shape[1], channels, background=background))
     except UnreadableImage as error:
         raise UnreadableImage(f"{error}; give a whole image file ({', '.join(IMAGE_SUFFIXES)})") from None
 
