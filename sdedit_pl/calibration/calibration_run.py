@@ -43,13 +43,7 @@ FREE_SETTINGS = ("ckpt", "out", "device", "batch", "compile", "overwrite")
 
 @dataclass(frozen=True)
 class Calibration:
-    """A finished calibration.
-
-    Args:
-        report: its report.
-        file: the t0 file.
-        plot: the plot of the trade-off.
-    """
+    """The report of a finished calibration, the t0 file and the plot of the trade-off."""
 
     report: CalibrationReport
     file: Path
@@ -107,11 +101,7 @@ def result_file(settings: CalibrationSettings, checkpoint: Path) -> Path:
 
 
 def result_folder(folder: Path, out: str | None) -> ResultFolder:
-    """The folder of the results.
-
-    Raises:
-        ValueError: the folder cannot be written.
-    """
+    """The folder of the results. Raises ValueError if it cannot be written."""
     try:
         return ResultFolder(folder)
     except ValueError as error:
@@ -141,7 +131,7 @@ def edits_by_noise_level(settings: CalibrationSettings, denoiser: Denoiser) -> l
 
 
 def noise_levels(edits: Sequence[SDEdit], denoiser: Denoiser) -> list[float]:
-    """The noise level sigma / alpha of each edit's t0."""
+    """sigma / alpha at each edit's t0."""
     times = torch.tensor([start_time(edit.t0, denoiser.sde) for edit in edits], dtype=torch.float64)
     return denoiser.sde.noise_level(times).tolist()
 

@@ -26,12 +26,7 @@ BISECTIONS = 6
 
 
 class FoundT0(NamedTuple):
-    """The t0 of a guide.
-
-    Args:
-        t0: a time.
-        distance: the largest distance between the guide and its samples from t0.
-    """
+    """The t0 of a guide, and the largest distance between the guide and its samples from there."""
 
     t0: float
     distance: float

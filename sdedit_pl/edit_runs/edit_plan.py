@@ -24,13 +24,7 @@ DEFAULT_T0 = 0.5
 
 @dataclass(frozen=True)
 class EditTask:
-    """One edit of some of the guides.
-
-    Args:
-        edit: the edit.
-        guides: indices of the guides.
-        mark: suffix that distinguishes the names of its samples from those of other tasks.
-    """
+    """An edit of some guides (their indices); `mark` is the suffix of its samples' names among several tasks."""
 
     edit: SDEdit
     guides: Sequence[int]

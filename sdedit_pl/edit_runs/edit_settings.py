@@ -118,12 +118,10 @@ class EditSettings:
 
     @property
     def seeds(self) -> range:
-        """The seeds of the samples of each guide."""
         return range(self.seed, self.seed + self.samples)
 
     @property
     def pasted_object(self) -> Paste | None:
-        """The object to paste, if any."""
         if self.paste is None or self.at is None:
             return None
         mask = None if self.paste_mask is None else Path(self.paste_mask)

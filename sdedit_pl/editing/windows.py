@@ -4,11 +4,8 @@
 
 The estimate of x_0 and the score are affine in the network's output F, with the same coefficients for all pixels
 (`sdedit_pl.denoiser`). Blending the outputs therefore blends the estimates, and solvers need not know about windows.
-Blending happens at every step, so that neighbouring windows agree on their overlap before they diverge.
-
-The weight of a window is a raised cosine in both directions, smallest at the window's border, where the network sees
-least of the surroundings. Weights are normalised by their sum over all windows; at the border of the image, where only
-one window reaches, the weight is 1.
+The weight of a window is a raised cosine in both directions, smallest at its border, where the network sees least of
+the surroundings, and normalised by the sum over all windows.
 
 The network never sees more than a window. This suits domains whose parts look like the whole, such as textures. Where
 every image shows one object, such as a face, a high t0 puts an object into each window, and a low one leaves enlarged
@@ -37,12 +34,7 @@ WINDOWS_AT_ONCE = 16
 
 
 class Strip(NamedTuple):
-    """The extent of windows along one axis.
-
-    Args:
-        pixels: rows or columns of the image.
-        weights: the window's normalised weights along them, (size,), in (0, 1].
-    """
+    """The rows or columns of a window, and its normalised weights along them, in (0, 1]."""
 
     pixels: slice
     weights: Float[Tensor, "size"]
@@ -145,10 +137,9 @@ def window_starts(length: int, size: int, overlap: int) -> list[int]:
 
 
 def windowed(denoiser: Denoiser, size: int, overlap: int, *, trained_size: int | None = None) -> Denoiser:
-    """A denoiser for images of at least `size`, which evaluates another one on overlapping windows.
+    """A denoiser for images of at least `size`, which evaluates another one, with the same weights, on windows.
 
     Args:
-        denoiser: the denoiser for images of one size; the result shares its weights.
         size: height and width of a window, best the size that the network was trained on.
         overlap: minimal overlap of neighbouring windows in pixels.
         trained_size: size of the training images, if known; smaller windows are refused.

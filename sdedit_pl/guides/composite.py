@@ -1,13 +1,10 @@
-"""Composites as guides: an object cut out of one picture and pasted on another.
+"""Composites as guides: an object cut out of one picture and pasted on another, by its alpha, in sRGB.
 
-The object is pasted in the pixels of the background file, to which `at` refers; the result is then cropped and
-resampled like any guide. The object and a border around it may change, so that an edit adapts the lighting and hides
-the cut. The widths of the border are in pixels of the model:
+The object is pasted in the pixels of the background file; the result is then cropped and resampled like any guide. The
+object and a border around it may change, so that an edit adapts the lighting and hides the cut:
 
-    edit mask     True up to `grow` pixels from the object
+    edit mask     True up to `grow` pixels of the model from the object
     strength map  1 there, then falling linearly to 0 over `feather` more pixels
-
-The object is blended by its alpha, in sRGB.
 """
 
 from __future__ import annotations
@@ -72,7 +69,7 @@ class Composite(NamedTuple):
     """A guide with a pasted object.
 
     Args:
-        guide: the guide, with the path of its background and the edit mask of the paste.
+        guide: has the path of its background and the edit mask of the paste.
         strength: the strength map of the paste, in [0, 1]; 1 where the edit mask is True.
     """
 
@@ -131,7 +128,7 @@ def _strength(distance: Float[Tensor, "H W"], paste: Paste) -> Float[Tensor, "H 
 def _visible(
     cutout: Image.Image, size: tuple[int, int], at: tuple[int, int], canvas: tuple[int, int]
 ) -> tuple[Image.Image | None, tuple[int, int]]:
-    """The visible part of a cutout at some size and place on a canvas, or None, and the position of its corner.
+    """The visible part of a cutout of `size` at a place on a canvas, or None, and the position of its corner.
 
     Only the visible part is resampled, so that memory does not grow with the size. Pillow premultiplies by alpha, so
     that the colour of transparent pixels does not leak in.

@@ -13,13 +13,7 @@ from sdedit_pl.guides.mask_files import Area, find_areas, read_areas
 
 @dataclass(frozen=True)
 class EditInputs:
-    """Guides and their editable parts.
-
-    Args:
-        guides: the guides.
-        areas: mask or strength map of each guide, or None.
-        files: all files that were read.
-    """
+    """Guides, the mask or strength map of each (or None), and all files that were read."""
 
     guides: Sequence[Guide]
     areas: Sequence[Area | None]
@@ -42,7 +36,7 @@ def read_edit_inputs(
         guide: a path, folder or glob.
         shape: (channels, size) of the model's images.
         mask: a mask file or a folder of them.
-        strength: a strength map file or a folder of them, instead of a mask.
+        strength: the same of strength maps, instead of a mask.
         paste: an object to paste on the only guide, instead of a mask.
         window: window size for guides at their own proportions; None for the model's size.
         side: with windows, length to which the shorter side is resampled.

@@ -21,8 +21,7 @@ class Guide(NamedTuple):
     """A guide at the size that the model edits.
 
     Args:
-        path: the file.
-        image: float32 (1, C, H, W) in [-1, 1].
+        image: float32 in [-1, 1].
         original_size: (width, height) of the image in the file.
         mask: the edit mask stored in the same file, if any; True where pixels may change.
         whole: whether `image` shows the whole image of the file; otherwise its central square.
@@ -36,7 +35,6 @@ class Guide(NamedTuple):
 
     @property
     def resized(self) -> bool:
-        """Whether the image in the file has another size."""
         return self.original_size != (self.image.shape[-1], self.image.shape[-2])
 
 
@@ -105,7 +103,7 @@ def read_guides(guide: str, shape: tuple[int, int], window: int | None = None, s
     """Reads the guides that a path, folder or glob names and logs each one that was resized.
 
     Args:
-        guide: the path, folder or glob.
+        guide: see `find_guides`.
         shape: (channels, size) of the model's images.
         window: size of the windows in which guides are edited at their own proportions; None for the model's size.
         side: see `read_large_guide`.
@@ -129,11 +127,7 @@ def read_guides(guide: str, shape: tuple[int, int], window: int | None = None, s
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of an image file, after rotation by its EXIF orientation.
-
-    Raises:
-        UnreadableImage: the file is not an image.
-    """
+    """(width, height) of an image file, upright. Raises UnreadableImage if it is not an image."""
     with open_image(path, str(path)) as image:
         width, height = image.size
         sideways = orientation(image) in (5, 6, 7, 8)

@@ -1,7 +1,7 @@
 """The `[mask, image]` files (`.pth`) of SDEdit's reference runner.
 
-A file is a list of two tensors: the mask, 1 where pixels are kept, and the image, (C, H, W) in [0, 1]. Both are
-converted to this package's conventions. Files are read with `weights_only`, so that they cannot run code.
+A file is a list of two tensors: the mask, 1 where pixels are kept, and the image, (C, H, W) in [0, 1]. Files are read
+with `weights_only`, so that they cannot run code.
 
 Source: runners/image_editing.py of ermongroup/SDEdit, which edits where mask != 1 (its README has it the other way).
 """

@@ -24,7 +24,7 @@ def with_noise(
     """Checks a guide and expands it to one image per sample, with the noise of the samples.
 
     Args:
-        guide: images in [-1, 1], (B, C, H, W).
+        guide: images in [-1, 1].
         seeds: one seed per sample, 0, 1, ... if None; a single guide takes any number of seeds.
         noise: a source of noise instead of seeds.
 
