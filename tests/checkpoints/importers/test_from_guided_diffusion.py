@@ -236,5 +236,5 @@ def test_a_model_without_a_learned_variance_says_so(tmp_path: Path) -> None:
     options = replace(CASES["guided"], learn_sigma=False)
     denoiser, x = read(tmp_path, options, random_tensors(options)), images(options)
     t = torch.full((4,), 0.5)
-    with pytest.raises(ValueError, match="variance=learned .* Epsilon"):
+    with pytest.raises(ValueError, match=r"variance=learned .* Epsilon"):
         Ancestral("learned").step(denoiser, x, t, t / 2, None, StepNoise(SeededNoise(range(4)), 1, x))
