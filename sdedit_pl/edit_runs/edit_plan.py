@@ -32,11 +32,7 @@ class EditTask:
 
 
 def build_edits(settings: EditSettings) -> list[SDEdit]:
-    """The edits, one for each t0; a single one with the default t0 if t0 is not known yet.
-
-    Raises:
-        ValueError: an argument is out of range.
-    """
+    """The edits, one for each t0, or one with a provisional t0 if it is not known yet. Raises ValueError."""
     edit = SDEdit(
         steps=settings.steps,
         repeats=settings.repeats,

@@ -18,7 +18,7 @@ AUTO = "auto"
 
 @dataclass(kw_only=True)
 class EditSettings:
-    """What to edit, and how.
+    """The model, guides and options of an edit.
 
     Args:
         ckpt: an editing checkpoint (.safetensors), a training checkpoint (.ckpt), the folder of a run, or a checkpoint

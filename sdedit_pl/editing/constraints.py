@@ -65,9 +65,9 @@ class KeptRegion:
 class GradedRegion:
     """Keeps each pixel of an image until the run has reached the pixel's own time.
 
-    A pixel is released at the first step that starts from its own time or a lower one; before, it is overwritten with the
-    noised image after each step. It is thus edited from its own t0, rounded down to a time of the grid. After a jump up,
-    the time jumped to decides.
+    A pixel is released at the first step that starts from its own time or a lower one; before, it is overwritten with
+    the noised image after each step. It is thus edited from its own t0, rounded down to a time of the grid. After a
+    jump up, the time jumped to decides.
 
     Args:
         image: in [-1, 1].

@@ -18,10 +18,7 @@ def contact_sheet(edits: Sequence[Edited], *, columns: int = 1) -> Image.Image:
 
 
 def variation_sheet(edits: Sequence[Sequence[Edited]], t0s: Sequence[float | str]) -> Image.Image:
-    """A row for each guide and t0, a column for each seed.
-
-    Args:
-        edits: for each guide, its edits with the same seeds, one for each of `t0s`.
+    """A row for each guide and t0, a column for each seed; `edits` has, for each guide, an edit for each of `t0s`.
 
     Raises:
         ValueError: the number of edits of a guide differs from the number of t0.

@@ -105,8 +105,8 @@ class SDEdit:
             callback: called with the state and its time after each of the `total_steps` steps.
 
         Returns:
-            The edited images, not clamped to [-1, 1]. With `variant="exact"`, kept pixels equal those of the guide bit for
-            bit.
+            The edited images, not clamped to [-1, 1]. With `variant="exact"`, kept pixels equal those of the guide bit
+            for bit.
 
         Raises:
             ValueError: guide, mask, strength map and seeds do not fit each other, an option requires a mask, or t0

@@ -181,7 +181,7 @@ def strip(
 
 
 def save_animation(file: Path, trajectory: Trajectory, results: Float[Tensor, "B C H W"], seeds: Sequence[int]) -> None:
-    """Writes a looping animation of the estimates of x_0, with at most `SHOWN_SAMPLES` samples side by side.
+    """Writes a looping animation of a trajectory, with at most `SHOWN_SAMPLES` samples side by side.
 
     Args:
         file: a WebP or GIF file, by its suffix; a GIF frame has only 256 colours.

@@ -3,13 +3,9 @@
     F(x) = sum_k w_k F_k,    F_k = F(window k of x),    sum_k w_k = 1 at every pixel
 
 The estimate of x_0 and the score are affine in the network's output F, with the same coefficients for all pixels
-(`sdedit_pl.denoiser`). Blending the outputs therefore blends the estimates, and solvers need not know about windows.
-The weight of a window is a raised cosine in both directions, smallest at its border, where the network sees least of
-the surroundings, and normalised by the sum over all windows.
-
-The network never sees more than a window. This suits domains whose parts look like the whole, such as textures. Where
-every image shows one object, such as a face, a high t0 puts an object into each window, and a low one leaves enlarged
-parts grainy.
+(`sdedit_pl.denoiser`), so blending the outputs blends the estimates. The weights are raised cosines, smallest at a
+window's border. The network never sees more than a window: where every image shows one object, such as a face, a high
+t0 puts an object into each window, and a low one leaves enlarged parts grainy.
 
 Source: Bar-Tal et al., "MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation", ICML 2023, section 3,
 with weights.
@@ -145,8 +141,7 @@ def windowed(denoiser: Denoiser, size: int, overlap: int, *, trained_size: int |
         trained_size: size of the training images, if known; smaller windows are refused.
 
     Raises:
-        ValueError: the network cannot process windows of this size, they are smaller than the training images, or the
-            overlap is not below their size.
+        ValueError: the network cannot process windows of this size, or a size or overlap is out of range.
     """
     if trained_size is not None and size < trained_size:
         raise ValueError(

@@ -66,12 +66,7 @@ class Paste:
 
 
 class Composite(NamedTuple):
-    """A guide with a pasted object.
-
-    Args:
-        guide: has the path of its background and the edit mask of the paste.
-        strength: the strength map of the paste, in [0, 1]; 1 where the edit mask is True.
-    """
+    """A guide with the edit mask of a pasted object, and the strength map in [0, 1], 1 where the mask is True."""
 
     guide: Guide
     strength: Float[Tensor, "1 1 H W"]
@@ -81,9 +76,8 @@ def compose(background: Guide, paste: Paste) -> Composite:
     """Pastes an object on a guide, whose file is read again at full resolution.
 
     Raises:
-        UnreadableImage: a file is not an intact image.
-        ValueError: a file is missing, the object is fully transparent or covers no pixel of the guide, or the mask has
-            another size than the picture.
+        ValueError: a file is missing or not an intact image (UnreadableImage), the object is fully transparent or covers
+            no pixel of the guide, or the mask has another size than the picture.
     """
     width, height = background.original_size
     channels = background.image.shape[1]

@@ -30,14 +30,14 @@ def read_edit_inputs(
     window: int | None = None,
     side: int | None = None,
 ) -> EditInputs:
-    """Reads the files of an edit.
+    """Reads the files of an edit: one guide with a pasted object, or guides with masks or strength maps, or neither.
 
     Args:
         guide: a path, folder or glob.
         shape: (channels, size) of the model's images.
         mask: a mask file or a folder of them.
-        strength: the same of strength maps, instead of a mask.
-        paste: an object to paste on the only guide, instead of a mask.
+        strength: the same of strength maps.
+        paste: an object to paste.
         window: window size for guides at their own proportions; None for the model's size.
         side: with windows, length to which the shorter side is resampled.
 

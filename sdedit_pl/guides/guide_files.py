@@ -64,8 +64,7 @@ def read_guide(path: Path, size: int, channels: int = 3) -> Guide:
     A `.pth` file belongs to SDEdit's reference runner and must have the model's size.
 
     Raises:
-        UnreadableImage: the file is not an intact image.
-        ValueError: the `.pth` file has another content or size.
+        ValueError: the image is not intact (UnreadableImage), or the `.pth` file has another content or size.
     """
     if path.suffix == RUNNER_SUFFIX:
         mask, image = read_mask_and_image(path, size, channels)
@@ -84,8 +83,7 @@ def read_large_guide(path: Path, smallest: int, channels: int = 3, side: int | N
         side: length to which the shorter side is resampled; None keeps the image's own.
 
     Raises:
-        UnreadableImage: the file is not an intact image.
-        ValueError: a `.pth` file, or `side` below the window size.
+        ValueError: the image is not intact (UnreadableImage), the file is a `.pth` one, or `side` is below `smallest`.
     """
     if path.suffix == RUNNER_SUFFIX:
         raise ValueError(f"{path} has the model's size and needs no windows; omit windows")

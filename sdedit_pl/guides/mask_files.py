@@ -37,12 +37,7 @@ def read_areas(kind: AreaKind, files: Sequence[Path | None], guides: Sequence[Gu
 
 
 def find_areas(kind: AreaKind, place: str | None, guides: Sequence[Guide]) -> list[Path | None]:
-    """The mask or map file of each guide.
-
-    Args:
-        kind: for messages.
-        place: a file for all guides, a folder of files named like their guides, or None.
-        guides: the guides.
+    """The mask or map file of each guide; `place` is a file for all of them or a folder of files named like them.
 
     Raises:
         ValueError: there is no such file, or no guide has one.
@@ -65,8 +60,7 @@ def read_mask(path: Path, guide: Guide) -> Bool[Tensor, "1 1 H W"]:
     """Reads the edit mask of a guide: pixels of grey level 128 and above may change, transparent ones may not.
 
     Raises:
-        UnreadableImage: the file is not an intact image.
-        ValueError: the mask has another size than the guide, or is all black.
+        ValueError: the image is not intact (UnreadableImage), has another size than the guide, or is all black.
     """
     mask = _grey("mask", path, guide) >= 128
     if not torch.any(mask):
@@ -78,8 +72,7 @@ def read_strength(path: Path, guide: Guide) -> Float[Tensor, "1 1 H W"]:
     """Reads the strength map of a guide, in [0, 1]: white pixels are edited from t0, black and transparent ones kept.
 
     Raises:
-        UnreadableImage: the file is not an intact image.
-        ValueError: the map has another size than the guide, or is all black.
+        ValueError: the image is not intact (UnreadableImage), has another size than the guide, or is all black.
     """
     strength = _grey("strength map", path, guide).float() / 255
     if not torch.any(strength):

@@ -1,7 +1,4 @@
-"""Stroke paintings simulated from photographs: a median filter, then a small palette.
-
-The filter removes detail like a thick brush, and the adaptive palette leaves flat areas of colour. The result is
-deterministic.
+"""Stroke paintings simulated from photographs: a median filter, then a small palette. The result is deterministic.
 
 Source: Meng et al., "SDEdit", ICLR 2022, section 4.1 and appendix D.2: kernel 23 and 6 colours at 256 px.
 """
