@@ -43,9 +43,9 @@ def trade_off_plot(
 
     Args:
         curves: name -> label -> point, joined in order; KID against L2 labelled by t0 is figure 3 of SDEdit.
-        title: title of the plot.
-        x_title: title of the x axis.
-        y_title: title of the y axis.
+        title: of the plot.
+        x_title: of the x axis.
+        y_title: of the y axis.
         levels: name -> y of a dashed line, with its interval as a band.
         marked: meaning of a ring -> label of the ringed points.
         pictures: caption -> small image, in a row below the plot.
@@ -93,7 +93,6 @@ def trade_off_plot(
 
 
 def _draw_curve(axes: Axes, number: int, name: str, points: Sequence[Point]) -> None:
-    """Draws the `number`-th curve with its error bars."""
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
     across, up = [_number(x) for x, _ in points], [_number(y) for _, y in points]
     axes.plot(across, up, color=colour, marker=marker, linewidth=1.8, label=name)
@@ -107,7 +106,6 @@ def _draw_curve(axes: Axes, number: int, name: str, points: Sequence[Point]) -> 
 
 
 def _draw_levels(axes: Axes, levels: Mapping[str, Value]) -> None:
-    """Draws dashed horizontal lines with their intervals as bands."""
     styles = ((0, (5, 3)), (0, (1, 2)), (0, (5, 2, 1, 2)))
     for number, (name, value) in enumerate(levels.items()):
         axes.axhline(_number(value), color="#333333", linestyle=styles[number % len(styles)], linewidth=1.4, label=name)

@@ -54,14 +54,7 @@ class AblationValues:
 
 
 class AblationVariant(NamedTuple):
-    """One edit of an ablation.
-
-    Args:
-        label: its name in tables and plots.
-        edit: the edit.
-        task: the task that makes the guides.
-        model: the name of the model that edits.
-    """
+    """One edit of an ablation; `label` is its name in tables and plots, `task` makes its guides."""
 
     label: str
     edit: SDEdit

@@ -23,12 +23,7 @@ _COARSEST = 8
 
 
 def poisson_blend(original: Images, pasted: Images, mask: Mask) -> Images:
-    """Joins the gradients of `pasted` inside the mask to `original` around it.
-
-    Args:
-        original: images in [-1, 1], (B, C, H, W).
-        pasted: images that the masked pixels come from, in the shape of `original`.
-        mask: True where the patch is, (B, 1, H, W); it must not touch the edge.
+    """Joins the gradients of `pasted` inside the mask to `original` around it; the mask must not touch the edge.
 
     Raises:
         ValueError: OpenCV is not installed.
@@ -51,7 +46,8 @@ def poisson_blend(original: Images, pasted: Images, mask: Mask) -> Images:
 def laplacian_blend(original: Images, pasted: Images, mask: Mask) -> Images:
     """Joins each octave of `pasted` and `original` over a seam as wide as its details.
 
-    Arguments and errors are those of `poisson_blend`, but the mask may touch the edge.
+    Raises:
+        ValueError: OpenCV is not installed.
     """
     opencv = load_opencv()
     levels = max(1, int(math.log2(min(original.shape[2:]) / _COARSEST)))
@@ -76,11 +72,7 @@ def laplacian_blend(original: Images, pasted: Images, mask: Mask) -> Images:
 
 
 def load_opencv() -> Any:
-    """Imports OpenCV.
-
-    Raises:
-        ValueError: it is not installed.
-    """
+    """Imports OpenCV, or raises ValueError if it is not installed."""
     try:
         import cv2
     except ModuleNotFoundError as error:
@@ -101,7 +93,6 @@ def _laplacian_pyramid(opencv: Any, image: np.ndarray, levels: int) -> list[np.n
 
 
 def _bytes(image: Float[Tensor, "C H W"]) -> np.ndarray:
-    """An image for OpenCV, uint8 (H, W, 3)."""
     return bytes_from_images(_colour(image)).permute(1, 2, 0).contiguous().numpy()
 
 

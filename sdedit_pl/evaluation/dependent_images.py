@@ -19,7 +19,7 @@ def short_name(name: str) -> str:
 
 
 def read_groups(file: str) -> dict[str, str]:
-    """Reads a CSV file of lines `name,group`, without a header, into name -> group.
+    """Name -> group, from a CSV file of lines `name,group` without a header.
 
     Raises:
         ValueError: the file cannot be read, has other lines, or has two groups for one name.
@@ -61,12 +61,7 @@ def group_numbers(names: Sequence[str], groups: Mapping[str, str] | None) -> lis
 
 
 class Partners(NamedTuple):
-    """The image pasted on each image, and the groups that are dependent because of it.
-
-    Args:
-        numbers: for each image, the number of the image pasted on it.
-        groups: for each image, the number of its joint group: groups that paste on each other are one.
-    """
+    """For each image, the number of the image pasted on it, and of its group: groups pasted on each other are one."""
 
     numbers: list[int]
     groups: list[int]
@@ -77,10 +72,6 @@ def partners(groups: Sequence[int], seed: int) -> Partners:
 
     A composite depends on both of its images. If groups pasted on any other group, all groups would depend on each
     other and no two edits would be independent.
-
-    Args:
-        groups: the group of each image.
-        seed: of the choice.
 
     Raises:
         ValueError: there is only one group.

@@ -30,12 +30,10 @@ Draw: TypeAlias = Callable[[], float]
 
 
 class TaskInputs(NamedTuple):
-    """The inputs of an editing method.
+    """Guides with the images that they were made from.
 
     Args:
-        original: the images that the guides were made from, (B, C, H, W).
-        guide: the guides.
-        mask: True where pixels may change, (B, 1, H, W); None if all may.
+        mask: True where pixels may change; None if all may.
         pasted: the images that the changed pixels come from; None if nothing was pasted.
     """
 
@@ -45,7 +43,6 @@ class TaskInputs(NamedTuple):
     pasted: Images | None = None
 
     def to(self, device: torch.device) -> TaskInputs:
-        """The inputs on another device."""
         mask, pasted = (None if part is None else part.to(device) for part in (self.mask, self.pasted))
         return TaskInputs(self.original.to(device), self.guide.to(device), mask, pasted)
 
@@ -66,22 +63,12 @@ class EditingTask(abc.ABC):
 
     @abc.abstractmethod
     def inputs(self, original: Images, other: Images, draw: Draw) -> TaskInputs:
-        """The inputs made from one image.
-
-        Args:
-            original: the image, (1, C, H, W) in [-1, 1].
-            other: the image to paste from, for a task that pastes.
-            draw: the random numbers of this image.
-        """
+        """The inputs made from one image, (1, C, H, W); a task that pastes pastes from `other`."""
 
 
 @dataclass(frozen=True)
 class StrokeSynthesis(EditingTask):
-    """Simulated stroke paintings, to be turned into images.
-
-    Args:
-        colours: number of colours of a painting.
-    """
+    """Simulated stroke paintings, to be turned into images."""
 
     colours: int = 6
 
@@ -161,7 +148,6 @@ def _places(side: int) -> Float[Tensor, "S S 2"]:
 def _distance(
     places: Float[Tensor, "S S 2"], start: Float[Tensor, "2"], end: Float[Tensor, "2"]
 ) -> Float[Tensor, "S S"]:
-    """The distance of each place from a line segment."""
     along = end - start
     share = ((places - start) @ along / along.square().sum()).clamp(0, 1)
     return (places - start - share[..., None] * along).norm(dim=-1)

@@ -27,13 +27,7 @@ STROKES = "stroke_synthesis"
 
 @dataclass(frozen=True)
 class Column:
-    """A method applied to a set of inputs.
-
-    Args:
-        inputs: name of the set, `ORIGINAL` for the validation images themselves.
-        method: the method.
-        model: name of the model.
-    """
+    """A method applied to a set of inputs; the set `ORIGINAL` holds the validation images themselves."""
 
     inputs: str
     method: Method
@@ -80,7 +74,6 @@ class EvaluationPlan:
     """The images that an evaluation makes.
 
     Args:
-        settings: the settings that it follows from.
         inputs: name of a set of inputs -> the task that makes it.
         columns: folder INPUTS/NAME -> the column whose images it holds.
         tables: name of a task -> the methods of its table, each with images in the folder TASK/METHOD.
@@ -121,7 +114,6 @@ class EvaluationPlan:
 
 
 def make_plan(settings: EvaluationSettings) -> EvaluationPlan:
-    """The plan of an evaluation."""
     # With an explicit number of steps, so that an ablation over steps shares the edits of the tables.
     edit = replace(settings.edit, steps=settings.edit.step_count)
     inputs: dict[str, EditingTask] = {name: TASKS[name]() for name in settings.tasks}

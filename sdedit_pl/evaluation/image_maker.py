@@ -27,7 +27,7 @@ from sdedit_pl.machine import AutoBool, inference_arithmetic, log_arithmetic, pr
 
 
 class PendingImages(NamedTuple):
-    """A batch of missing images of a column: its folder, and the images' numbers."""
+    """A batch of missing images of a column."""
 
     folder: str
     numbers: Sequence[int]
@@ -37,7 +37,7 @@ class EvaluationData(lightning.LightningDataModule):
     """The inputs of an evaluation, and the batches that this process makes.
 
     Args:
-        plan: the plan.
+        plan: of the images to make.
         images: the validation images.
         store: receives the images.
         record: the settings that the images depend on.
@@ -68,7 +68,7 @@ class EvaluationData(lightning.LightningDataModule):
         self.batches: list[PendingImages] = []
 
     def prepare_data(self) -> None:
-        """Writes the missing validation images and inputs. Lightning calls it in the first process."""
+        """Writes the missing validation images and inputs; called in the first process."""
         if self.overwrite:
             remove_images(self.store.out)
         self.record.write(self.store.out)
@@ -87,7 +87,7 @@ class EvaluationData(lightning.LightningDataModule):
             self._write_inputs(name)
 
     def setup(self, stage: str | None = None) -> None:
-        """Lists the missing images. Lightning calls it in every process, before any of them starts to edit."""
+        """Lists the missing images; called in every process, before any of them starts to edit."""
         self.batches = []
         for folder in self.plan.columns:
             missing = self.store.pictures(folder).missing()
@@ -102,7 +102,6 @@ class EvaluationData(lightning.LightningDataModule):
         return list(range(rank, len(self.batches), world_size))
 
     def inputs_of(self, batch: PendingImages) -> TaskInputs:
-        """The inputs of a batch."""
         name = self.plan.columns[batch.folder].inputs
         return self.store.inputs(name, self.plan.inputs.get(name), batch.numbers)
 
@@ -121,13 +120,10 @@ class EvaluationData(lightning.LightningDataModule):
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """Devices and arithmetic.
+    """The devices of Lightning's Trainer, and the networks' arithmetic.
 
     Args:
-        accelerator: of Lightning's Trainer.
-        devices: on each node, of Lightning's Trainer.
-        num_nodes: of Lightning's Trainer.
-        precision: of the networks: float32, tf32, bfloat16, float16 or auto.
+        precision: float32, tf32, bfloat16, float16 or auto.
         compile: whether to compile the networks, or auto.
     """
 
@@ -159,13 +155,7 @@ class ComputeSettings:
 
 
 class ImageMaker(lightning.LightningModule):
-    """Makes and writes batches of images.
-
-    Args:
-        models: name -> denoiser.
-        data: the batches.
-        computing: the arithmetic of the networks.
-    """
+    """Makes and writes batches of images."""
 
     def __init__(self, models: Mapping[str, Denoiser], data: EvaluationData, computing: ComputeSettings) -> None:
         super().__init__()
@@ -189,7 +179,7 @@ class ImageMaker(lightning.LightningModule):
         self.progress = tqdm(total=sum(map(self._steps, batches)), desc="editing", unit="step", disable=hidden)
 
     def predict_step(self, batch_number: int, batch_idx: int) -> int:
-        """Makes the images of a batch; returns their number."""
+        """Makes the images of a batch; their number."""
         batch = self.data.batches[batch_number]
         column = self.data.plan.columns[batch.folder]
         inputs = self.data.inputs_of(batch).to(self.device)
@@ -203,7 +193,6 @@ class ImageMaker(lightning.LightningModule):
         return len(seeds)
 
     def on_predict_end(self) -> None:
-        """Closes the progress bar."""
         if self.progress is not None:
             self.progress.close()
 

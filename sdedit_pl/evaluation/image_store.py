@@ -33,14 +33,7 @@ REMEDY = "give another out=, or overwrite=true, which makes all images again"
 
 @dataclass(frozen=True)
 class ImageStore:
-    """The images of an evaluation.
-
-    Args:
-        out: the evaluation's folder.
-        count: number of validation images.
-        format: their size and channels.
-        partners: the image pasted on each image; empty if no task pastes.
-    """
+    """The images of an evaluation in its folder `out`; `partners` is empty if no task pastes."""
 
     out: Path
     count: int
@@ -54,7 +47,6 @@ class ImageStore:
 
     @property
     def originals(self) -> NumberedImages:
-        """The validation images."""
         return self.pictures(ORIGINAL)
 
     def inputs(self, name: str, task: EditingTask | None, numbers: Sequence[int]) -> TaskInputs:
@@ -83,7 +75,6 @@ class EvaluationRecord:
     recipes: Mapping[str, str]
 
     def write(self, out: Path) -> None:
-        """Writes the record into the evaluation's folder."""
         _file(out).write({"originals": dict(self.originals), "recipes": dict(self.recipes)})
 
     def continuing(self, out: Path) -> EvaluationRecord:
@@ -125,7 +116,6 @@ def check_place(out: Path) -> None:
 
 
 def digest_of(parts: Sequence[str]) -> str:
-    """A short hash of texts, hexadecimal."""
     return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
 
 

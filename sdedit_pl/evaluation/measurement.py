@@ -47,7 +47,7 @@ class Instruments:
     """The metrics of an evaluation.
 
     Args:
-        features: extracts the features for realism.
+        features: for realism.
         lpips: measures the kept pixels of masked tasks; None leaves it out.
         device: where both compute.
         batch: images at a time.
@@ -65,8 +65,8 @@ class Measurement:
     """Measures each column of an evaluation once.
 
     Args:
-        plan: the plan.
-        store: its images.
+        plan: of the columns.
+        store: their images.
         groups: the group of each validation image.
         outputs: task -> other system -> its images.
         instruments: the metrics.
@@ -178,13 +178,9 @@ class Measurement:
 
 
 def choose_nearest(guides: NumberedImages, samples: NumberedImages, chosen: NumberedImages, batch: int) -> None:
-    """Copies the nearest sample for each guide, by the squared distance of both averaged down to 32 px.
+    """Copies the nearest sample for each guide to `chosen`, by the squared distance of both averaged down to 32 px.
 
-    Args:
-        guides: the guides.
-        samples: the samples to choose from.
-        chosen: receives the copies; existing ones are kept.
-        batch: images read at a time.
+    Existing copies are kept; `batch` images are read at a time.
     """
     missing = chosen.missing()
     if not missing:

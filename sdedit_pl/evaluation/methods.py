@@ -37,7 +37,7 @@ _SAMPLING = 1
 
 @runtime_checkable
 class Method(Protocol):
-    """A method of making images."""
+    """Makes images from inputs."""
 
     def check(self, denoiser: Denoiser) -> None:
         """Raises ValueError if the model or this machine does not allow this method."""
@@ -54,8 +54,6 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class SDEditMethod:
-    """SDEdit with its settings."""
-
     edit: SDEdit
 
     def check(self, denoiser: Denoiser) -> None:
@@ -71,12 +69,7 @@ class SDEditMethod:
 
 @dataclass(frozen=True)
 class DDIMRoundTrip:
-    """DDIM encoding of the guide up to t0 and decoding from there; kept pixels are restored afterwards.
-
-    Args:
-        t0: a time or noise level, as of `SDEdit`.
-        steps: steps in each direction.
-    """
+    """DDIM encoding of the guide up to t0 and decoding, `steps` each; kept pixels are restored afterwards."""
 
     t0: float | str
     steps: int
@@ -97,11 +90,7 @@ class DDIMRoundTrip:
 
 @dataclass(frozen=True)
 class Blend:
-    """Blending of the pasted image with the original, without a model.
-
-    Args:
-        kind: "poisson" or "laplacian".
-    """
+    """Blending of the pasted image with the original; `kind` is "poisson" or "laplacian"."""
 
     kind: str
 
@@ -118,11 +107,7 @@ class Blend:
 
 @dataclass(frozen=True)
 class UnconditionalSample:
-    """An unconditional sample; only the shape of the inputs is used.
-
-    Args:
-        steps: solver steps.
-    """
+    """An unconditional sample; only the shape of the inputs is used."""
 
     steps: int
 
@@ -153,12 +138,9 @@ def ddim_encode(
 
     Args:
         denoiser: the model.
-        images: in [-1, 1], (B, C, H, W).
+        images: in [-1, 1].
         times: the decreasing times of decoding, at least three; the last, where the ODE has no slope, is not used.
         callback: called after each step with the state and the time it has reached.
-
-    Returns:
-        The states at `times[0]`.
     """
     sde, y = denoiser.sde, images
     alpha = over_images(sde.alpha(images.new_full((len(images),), times[0].item())))
@@ -175,7 +157,7 @@ def ddim_encode(
 def ddim_round_trip(
     denoiser: Denoiser, images: Images, times: Float[Tensor, "levels"], callback: Callback | None = None
 ) -> Images:
-    """Encodes images with `ddim_encode` and decodes them with DDIM; its arguments."""
+    """Encodes images with `ddim_encode`, whose arguments it takes, and decodes them with DDIM."""
     state = ddim_encode(denoiser, images, times, callback)
     # DDIM draws nothing.
     return integrate(denoiser, DDIM(), state, times, noise=SeededNoise(range(len(images))), callback=callback)

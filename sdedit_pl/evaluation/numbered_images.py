@@ -42,11 +42,9 @@ class NumberedImages:
         return self.count
 
     def file(self, number: int) -> Path:
-        """The file of an image."""
         return self.files[number] if self.files else self.folder / f"{number:06d}.png"
 
     def missing(self) -> list[int]:
-        """The numbers of the missing images."""
         return [number for number in range(self.count) if not self.file(number).is_file()]
 
     def write(self, number: int, image: Float[Tensor, "C H W"]) -> None:
@@ -68,7 +66,6 @@ class NumberedImages:
         return torch.stack([self._decoded(number)[:1] for number in numbers]) >= 128
 
     def batches(self, size: int) -> NumberedBatches:
-        """All images, `size` at a time."""
         return NumberedBatches(self, size)
 
     def digest(self) -> str:
@@ -95,12 +92,7 @@ class NumberedImages:
 
 @dataclass(frozen=True)
 class NumberedBatches:
-    """The images of a folder in batches, one in memory at a time; can be iterated repeatedly.
-
-    Args:
-        pictures: the images.
-        size: images in a batch.
-    """
+    """The images of a folder, `size` in memory at a time; can be iterated repeatedly."""
 
     pictures: NumberedImages
     size: int
@@ -108,9 +100,6 @@ class NumberedBatches:
     def __iter__(self) -> Iterator[Images]:
         for numbers in self.numbers():
             yield self.pictures.read(numbers)
-
-    def __len__(self) -> int:
-        return -(-len(self.pictures) // self.size)
 
     def numbers(self) -> Iterator[range]:
         """The numbers of each batch's images."""

@@ -28,7 +28,7 @@ def find_outputs(
         image_format: of the inputs.
 
     Returns:
-        Task -> system -> images, for the tasks that the system has outputs for.
+        Task -> system -> images.
 
     Raises:
         ValueError: a folder that is missing, has no folder of a task, or does not pair up with the inputs, or images of

@@ -23,13 +23,7 @@ TEMPLATE = "report.html.jinja"
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts.
-
-    Args:
-        titles: of the columns.
-        rows: the first text of each is its name.
-        ours: name of the highlighted row.
-    """
+    """A table of texts; the first text of a row is its name, and the row `ours` is highlighted."""
 
     titles: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -46,7 +40,6 @@ class Figure:
 
     @property
     def png(self) -> bytes:
-        """The picture as a PNG file."""
         content = io.BytesIO()
         self.picture.save(content, format="PNG", optimize=True)
         return content.getvalue()
@@ -54,8 +47,6 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the report: a heading, then paragraphs, a table and figures."""
-
     title: str
     paragraphs: Sequence[str] = ()
     table: Table | None = None
@@ -64,13 +55,10 @@ class Section:
 
 @dataclass(frozen=True)
 class ReportDocument:
-    """A report."""
-
     title: str
     sections: Sequence[Section]
 
     def write(self, folder: Path) -> None:
-        """Writes the report as HTML and Markdown, and its figures, into a folder."""
         pictures = {figure.name: figure.png for section in self.sections for figure in section.figures}
         (folder / FIGURES).mkdir()
         for name, content in pictures.items():
@@ -79,7 +67,6 @@ class ReportDocument:
         (folder / REPORT_HTML).write_text(self.html(pictures), encoding="utf-8")
 
     def markdown(self) -> str:
-        """The report as Markdown."""
         blocks = [f"# {self.title}"]
         for section in self.sections:
             blocks += [f"## {section.title}", *(text.replace("<", "&lt;") for text in section.paragraphs)]
@@ -101,8 +88,6 @@ class ReportDocument:
 
 
 def markdown_table(table: Table) -> str:
-    """A table as Markdown."""
-
     def line(texts: Sequence[str]) -> str:
         return f"| {' | '.join(text.replace('|', '/') for text in texts)} |"
 
@@ -114,7 +99,7 @@ def log_to_wandb(report: ReportDocument, project: str, folder: Path, numbers: Ma
     """Logs a report's tables, figures and numbers as a run of Weights & Biases.
 
     Args:
-        report: the report.
+        report: to log.
         project: the project's name; WANDB_MODE=offline needs no account, WANDB_ENTITY names a team.
         folder: the evaluation's folder; it names the run and holds W&B's files.
         numbers: the contents of `metrics.json`; its settings become the run's configuration.

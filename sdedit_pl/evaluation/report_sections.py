@@ -56,12 +56,7 @@ NONE = "-"
 
 
 def make_report(numbers: Mapping[str, Any], evaluation: Measurement) -> ReportDocument:
-    """The report of an evaluation.
-
-    Args:
-        numbers: the contents of `metrics.json`.
-        evaluation: the measured images, which it shows.
-    """
+    """The report of an evaluation; `numbers` are the contents of `metrics.json`."""
     sections = [_overview(numbers)]
     sections += [_task_section(task, found, evaluation) for task, found in numbers["tasks"].items()]
     sections += [
@@ -71,9 +66,9 @@ def make_report(numbers: Mapping[str, Any], evaluation: Measurement) -> ReportDo
     return ReportDocument(f"Evaluation of {numbers[MODEL]['file']}", sections)
 
 
-def chosen_rows(count: int, wanted: int = SHEET_ROWS) -> list[int]:
-    """`wanted` numbers below `count`, evenly spread, and so independent of results."""
-    wanted = min(wanted, count)
+def chosen_rows(count: int) -> list[int]:
+    """The numbers of the images on a sheet, evenly spread, and so independent of results."""
+    wanted = min(SHEET_ROWS, count)
     return [(2 * index + 1) * count // (2 * wanted) for index in range(wanted)]
 
 

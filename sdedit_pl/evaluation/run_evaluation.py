@@ -41,7 +41,7 @@ LEAST_COLUMNS = 5
 
 
 class EvaluatedModel(NamedTuple):
-    """A denoiser, and the description of the checkpoint that it was loaded from."""
+    """A denoiser and its checkpoint's description."""
 
     denoiser: Denoiser
     description: Description
@@ -86,13 +86,13 @@ def run_evaluation(
     """Makes the missing images, measures everything and makes the report.
 
     Args:
-        settings: what to evaluate.
-        models: the models, under `MODEL` and, for some ablations, `COMPARED`.
+        settings: tasks, baselines and ablations.
+        models: under `MODEL` and, for some ablations, `COMPARED`.
         images: the validation images.
-        features: extracts the features for realism.
-        options: the other options.
+        features: for realism.
+        options: everything else.
         keys: the keys of the command, as plain data, for `metrics.json`.
-        command: the command, for the report.
+        command: for the report.
 
     Returns:
         The contents of `metrics.json` and the report; None in all processes but the first.
@@ -192,7 +192,6 @@ def _masked_lpips(
 def _facts(
     measurement: Measurement, models: Mapping[str, EvaluatedModel], keys: Mapping[str, Any], command: str
 ) -> dict[str, Any]:
-    """The part of `metrics.json` that identifies what was measured."""
     plan, store, features = measurement.plan, measurement.store, measurement.instruments.features
     edit, sde = plan.settings.edit, models[MODEL].denoiser.sde
     level = sde.noise_level(torch.tensor(start_time(edit.t0, sde), dtype=torch.float64))

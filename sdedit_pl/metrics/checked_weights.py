@@ -25,8 +25,8 @@ class PublishedWeights:
     """A published file of weights.
 
     Args:
-        url: its address; the last part is the file's name.
-        sha256: of the file, in hexadecimal, or its first digits if the publisher gives no more.
+        url: ends in the file's name.
+        sha256: hexadecimal, or its first digits if the publisher gives no more.
         other_names: names that other publishers give the same file.
     """
 
@@ -36,7 +36,6 @@ class PublishedWeights:
 
     @property
     def name(self) -> str:
-        """The file's name."""
         return self.url.rpartition("/")[2]
 
     def file(self, given: str | None = None) -> Path:

@@ -22,7 +22,7 @@ class ImageMean(ImageMetric, abc.ABC):
     nan for a single group.
 
     Args:
-        name: of the number.
+        name: of the metric.
         groups: the group of the image of each number, (N,); None makes each image a group of its own.
         options: of `torchmetrics.Metric`.
 
@@ -36,11 +36,7 @@ class ImageMean(ImageMetric, abc.ABC):
         self.groups = groups
 
     def compute(self) -> dict[str, Float[Tensor, ""]]:
-        """The mean and its error.
-
-        Raises:
-            ValueError: there is no image, or an image has no group.
-        """
+        """Raises ValueError if there is no image, or an image has no group."""
         values, numbers = self.gathered()
         groups = torch.arange(len(values)) if self.groups is None else groups_of(numbers, self.groups)
         mean = values.mean()
@@ -52,14 +48,7 @@ class ImageMean(ImageMetric, abc.ABC):
 
 
 class GuideDistance(ImageMean):
-    """The mean of a distance between edits and guides.
-
-    Args:
-        name: of the distance.
-        distance: edits and guides in [-1, 1] to a number for each.
-        groups: see `ImageMean`.
-        options: of `torchmetrics.Metric`.
-    """
+    """The mean of a distance between edits and guides in [-1, 1]; the other arguments are those of `ImageMean`."""
 
     def __init__(
         self,
@@ -72,7 +61,7 @@ class GuideDistance(ImageMean):
         self.distance = distance
 
     def update(self, images: Images, others: Images, numbers: Int[Tensor, "B"] | None = None) -> None:
-        """Adds edits and their guides, in [-1, 1], with the numbers of the edits."""
+        """Adds edits and their guides, with the numbers of the edits."""
         self.append(self.distance(images, others), numbers)
 
 

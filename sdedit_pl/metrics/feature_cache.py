@@ -2,9 +2,9 @@
 
     file name = SHA-256(identity of the extractor, shape and bytes of every image in order)
 
-The features read therefore belong to exactly these images and this network, whatever their folder, batch size or the
-options of the command. (Features from another device may differ in their last digits.) A file is complete or absent,
-and carries a hash of its numbers: a damaged one is not used.
+The features therefore belong to exactly these images and this network, whatever their folder or batch size. (Features
+from another device may differ in their last digits.) A file is complete or absent, and carries a hash of its numbers: a
+damaged one is not used.
 """
 
 from __future__ import annotations
@@ -29,15 +29,10 @@ _FEATURES, _HASH, _IDENTITY = "features", "sha256", "identity"
 
 
 def cached_features(extractor: FeatureExtractor, batches: Batches, folder: Path | None) -> Float[Tensor, "N D"]:
-    """The features of batches of images, float32 (N, D) on the CPU, from the cache if it holds them.
+    """The features of batches of images, float32 on the CPU, from the cache if it holds them.
 
     One batch is held at a time. If several processes need the features of one set, one computes them while the others
-    wait.
-
-    Args:
-        extractor: the network.
-        batches: the images; iterated twice, for their hash and, if they are not cached, for their features.
-        folder: of the cache; None disables it. A folder that cannot be written only logs a warning.
+    wait. A folder that cannot be written only logs a warning; None disables the cache.
 
     Raises:
         ValueError: there are no images, or `batches` can be iterated only once.
@@ -79,7 +74,7 @@ def content_hash(extractor: FeatureExtractor, batches: Batches) -> str:
 
 
 def _read(file: Path) -> Float[Tensor, "N D"] | None:
-    """The features in a file; None if it is missing or damaged."""
+    """None if the file is missing or damaged."""
     if not file.is_file():
         return None
     try:
@@ -103,7 +98,6 @@ def _write(file: Path, features: Float[Tensor, "N D"], identity: str) -> None:
 
 
 def _hash(features: Float[Tensor, "N D"]) -> str:
-    """The SHA-256 of a tensor's shape and numbers."""
     digest = hashlib.sha256(repr(tuple(features.shape)).encode())
     digest.update(features.flatten().numpy().data)
     return digest.hexdigest()

@@ -5,8 +5,8 @@
 Distances on the features of different networks order sets similarly, but on different scales. Numbers compare only if
 the features have the same `FeatureExtractor.identity`.
 
-EfficientNet-lite0 is included because its ImageNet weights come as a Python package, so that measuring needs no
-download. Published KIDs and FIDs are measured on `InceptionV3` instead.
+EfficientNet-lite0 needs no download: its ImageNet weights come as a Python package. Published KIDs and FIDs are
+measured on `InceptionV3` instead.
 
 Source: Tan and Le, "EfficientNet", ICML 2019; the lite variants are those of the TensorFlow TPU models.
 """
@@ -59,11 +59,9 @@ class FeatureExtractor(nn.Module, abc.ABC):
 
     @property
     def device(self) -> torch.device:
-        """The device that it computes on."""
         return self._place.device
 
     def prepare(self, images: Images) -> Shaped[Tensor, "B C h w"]:
-        """The network's input for images in [-1, 1]."""
         return PIXELS[self.pixels](images)
 
     @abc.abstractmethod
@@ -71,7 +69,7 @@ class FeatureExtractor(nn.Module, abc.ABC):
         """The network's output for a prepared batch."""
 
     def forward(self, images: Images) -> Float[Tensor, "B D"]:
-        """The features of a batch of images in [-1, 1], grey or RGB, float32 (B, D)."""
+        """The features of images in [-1, 1], grey or RGB, float32."""
         images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
         # Edits may be made in half precision; their measurement must not depend on it.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
@@ -113,7 +111,6 @@ class EfficientNetLite0(FeatureExtractor):
         return ((resized + 1) * 127.5 - 127) / 128
 
     def vectors(self, prepared: Float[Tensor, "B 3 size size"]) -> Float[Tensor, "B 1280"]:
-        """The features of a prepared batch, (B, 1280)."""
         return self.network.extract_features(prepared).mean((2, 3))
 
 
@@ -126,7 +123,7 @@ def features_of(
 
 
 def stream_features(extractor: FeatureExtractor, batches: Batches) -> Float[Tensor, "N D"]:
-    """The features of batches of images, float32 (N, D) on the CPU; one batch is held at a time.
+    """The features of batches of images, float32 on the CPU; one batch is held at a time.
 
     Raises:
         ValueError: there are no images.

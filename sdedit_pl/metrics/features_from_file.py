@@ -2,13 +2,11 @@
 
 Both kinds hold a program, not only weights, with different risks:
 
-TorchScript (`torch.jit.save`) is run by torch's own interpreter. It cannot call Python, import, or unpickle anything.
-It can use any amount of time and memory, and call any of torch's operators, a few of which map files into memory with
-the rights of this process.
+TorchScript (`torch.jit.save`) is run by torch's own interpreter. It cannot call Python, import, or unpickle anything,
+but it can use any amount of time and memory, and call torch's operators that map files into memory.
 
-torch.export (`torch.export.save`) files are opened by a reader that trusts them: it unpickles parts and evaluates
-expressions, so that a malicious file can run any code when it is opened. Such a file is opened only with
-`trusted=True`, which is the same decision as to run a script from that source.
+torch.export (`torch.export.save`) files are unpickled and evaluated in part, so that a malicious file can run any code
+when it is opened. Such a file is opened only with `trusted=True`, the same decision as to run a script from its source.
 """
 
 from __future__ import annotations
@@ -64,17 +62,12 @@ class FeaturesFile(FeatureExtractor):
         self.network = network
 
     def prepare(self, images: Images) -> Shaped[Tensor, "B C h w"]:
-        """Images with the size and the pixel range that the file expects."""
         if self.size is not None:
             images = nn.functional.interpolate(images, size=self.size, mode="bicubic", antialias=True).clamp(-1, 1)
         return super().prepare(images)
 
     def vectors(self, prepared: Shaped[Tensor, "B C h w"]) -> Float[Tensor, "B D"]:
-        """The file's output for a prepared batch.
-
-        Raises:
-            FeaturesError: it refuses the batch, or does not return one finite vector for each image.
-        """
+        """Raises FeaturesError if the file refuses the batch, or does not return one finite vector for each image."""
         try:
             found = self.network(prepared)
         except torch.OutOfMemoryError:
@@ -103,7 +96,6 @@ class FeaturesFile(FeatureExtractor):
 
 
 def _network(path: Path, trusted: bool) -> nn.Module:
-    """The program in a file."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -143,7 +135,6 @@ def _exported(path: Path, trusted: bool) -> nn.Module:
 
 
 def _described(value: object) -> str:
-    """A value as an error message names it."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
     if isinstance(value, tuple | list):

@@ -7,13 +7,12 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from sdedit_pl.typing import Images
 
 
 def squared_l2(images: Images, others: Images) -> Float[Tensor, "B"]:
-    """The squared norm of the difference of images in [-1, 1], on [0, 1] and summed over channels and pixels, (B,).
+    """The squared norm of the difference of images in [-1, 1], on [0, 1] and summed over channels and pixels.
 
     It grows with the number of pixels: compare it between images of one size only.
 
@@ -23,31 +22,20 @@ def squared_l2(images: Images, others: Images) -> Float[Tensor, "B"]:
 
 
 def root_mean_square(images: Images, others: Images) -> Float[Tensor, "B"]:
-    """The difference on [0, 1] as a root mean square over channels and pixels, comparable across image sizes, (B,)."""
+    """The difference on [0, 1] as a root mean square over channels and pixels, comparable across image sizes."""
     return ((images - others) / 2).square().flatten(1).mean(1).sqrt()
 
 
 class Neighbours(NamedTuple):
-    """The nearest reference of each query.
-
-    Args:
-        measure: how near it is: a squared distance, or a cosine.
-        index: its place among the references.
-    """
+    """The squared distance of each query to its nearest reference, and the reference's place."""
 
     measure: Float[Tensor, "N"]
     index: Int[Tensor, "N"]
 
 
 def nearest_by_distance(queries: Float[Tensor, "N D"], references: Float[Tensor, "M D"]) -> Neighbours:
-    """The reference at the smallest squared distance from each query; the first of equals."""
+    """The nearest reference of each query; the first of equals."""
     # In float64 the fast form |q|^2 + |r|^2 - 2 q . r loses nothing that matters.
     distances = torch.cdist(queries.double(), references.double(), compute_mode="use_mm_for_euclid_dist")
     smallest, index = distances.min(1)
     return Neighbours(smallest.square(), index)
-
-
-def nearest_by_angle(queries: Float[Tensor, "N D"], references: Float[Tensor, "M D"]) -> Neighbours:
-    """The reference with the largest cosine to each query, in [-1, 1]; the first of equals."""
-    cosines = normalize(queries.double(), dim=1) @ normalize(references.double(), dim=1).T
-    return Neighbours(*cosines.max(1))

@@ -21,11 +21,7 @@ _ROUNDING = 1e-2
 
 
 def groups_of(numbers: Int[Tensor, "n"], groups: Int[Tensor, "N"]) -> Int[Tensor, "n"]:
-    """The groups of images.
-
-    Args:
-        numbers: of the images.
-        groups: the group of the image of each number.
+    """The groups of the images of these numbers.
 
     Raises:
         ValueError: an image has no number, or its number has no group.
@@ -63,11 +59,7 @@ class ImageMetric(Metric, abc.ABC):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def append(self, entries: Float[Tensor, "B *entry"], numbers: Int[Tensor, "N"] | None) -> None:
-        """Adds the entries of some images.
-
-        Args:
-            entries: one for each image.
-            numbers: of the images, from 0; None if all images are different and have no numbers.
+        """Adds an entry for each image; without numbers, all images are different.
 
         Raises:
             ValueError: not one number per entry, or a negative one.
@@ -80,7 +72,6 @@ class ImageMetric(Metric, abc.ABC):
         self.numbers.append(numbers.to(entries.device, torch.int64))
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gathers the entries of all processes; see `torchmetrics.Metric.sync`."""
         # A process without images would otherwise send a tensor of another dtype and shape than the others expect.
         for name, empty in self._empty.items():
             held = getattr(self, name)

@@ -46,5 +46,4 @@ class InceptionV3(FeatureExtractor):
         self.network.eval().requires_grad_(False)
 
     def vectors(self, prepared: UInt8[Tensor, "B 3 h w"]) -> Float[Tensor, "B 2048"]:
-        """The features of pixels in [0, 255], (B, 2048)."""
         return self.network(prepared)[0]

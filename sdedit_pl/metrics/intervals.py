@@ -1,8 +1,8 @@
 """Estimates with their standard errors and bootstrap intervals.
 
 The bootstrap is Rubin's: in each draw every independent group of images gets a weight from the exponential
-distribution, which stands in for how often a draw with replacement would contain it. Every group stays in every draw,
-so that statistics over pairs of different groups are always defined. Intervals are percentiles of the draws.
+distribution, in place of how often a draw with replacement would contain it. Every group stays in every draw, so that
+statistics over pairs of different groups are always defined.
 
 Source: Rubin, "The Bayesian Bootstrap", 1981; Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, sections
 8.3 (groups) and 13.3 (percentiles).
@@ -30,7 +30,6 @@ class Estimate(NamedTuple):
 
     @property
     def with_interval(self) -> tuple[float, float, float]:
-        """Value, low and high."""
         return self.value, self.low, self.high
 
 

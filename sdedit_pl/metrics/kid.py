@@ -2,19 +2,14 @@
 
     KID = E k(x, x') + E k(y, y') - 2 E k(x, y),        k(a, b) = (a . b / d + 1)^3
 
-with x, x' independent images of one set, y, y' of the other and d the dimension of the features. The usual estimate
-takes each mean over all pairs of different images. It is unbiased if images are independent, within a set and between
-the sets. Variations of one design are not independent, nor are an edit and the image that its guide was made from.
-Images can therefore be given groups; only pairs from different groups count. The estimate is then unbiased for groups
-that are independent draws. It can be negative: estimates from two samples of one distribution scatter around 0.
+with x, x' independent images of one set, y, y' of the other and d the dimension of the features. Each mean is over the
+pairs of images from different groups: variations of one design are not independent, nor are an edit and the image that
+its guide was made from. The estimate is unbiased for independent groups, and can be negative: estimates from two
+samples of one distribution scatter around 0.
 
-The standard error is the jackknife's over groups, the interval that of the bootstrap over groups
-(`sdedit_pl.metrics.intervals`); a pair weighs the product of its groups' weights. Pairs within a group never count, so
-that an image with a large weight adds no pair with itself, and the bootstrap is centred on the estimate. If the two
-sets have the same distribution, both are too wide rather than too narrow.
-
-Libraries report the mean and deviation over random subsets of a given size (`subset_distances`). The mean estimates the
-same distance; the deviation is that of so small a sample and not the error of the mean.
+The standard error is the jackknife's over groups, the interval that of the bootstrap (`sdedit_pl.metrics.intervals`),
+where a pair weighs the product of its groups' weights. Pairs within a group never count, so that the bootstrap is
+centred on the estimate. If the two sets have the same distribution, both are too wide rather than too narrow.
 
 Source: Binkowski et al., "Demystifying MMD GANs", ICLR 2018, section 4; the paired form without the pairs (x_i, y_i) is
 equation 4 of Gretton et al., "A Kernel Two-Sample Test", 2012, with groups in place of single draws.
@@ -54,10 +49,10 @@ def kernel_distance(
     """The KID of two sets of features, with its jackknife error over groups.
 
     Args:
-        x: features of one set, (N, D).
-        y: features of the other, (M, D).
-        x_groups: the group of each image of `x`, (N,); None, for both sets, makes each image a group of its own.
-        y_groups: the group of each image of `y`, (M,); equal numbers are one group, also across the two sets.
+        x: features of one set.
+        y: features of the other.
+        x_groups: the group of each image of `x`; None, for both sets, makes each image a group of its own.
+        y_groups: the group of each image of `y`; equal numbers are one group, also across the two sets.
         draws: of the bootstrap; 0 computes no interval.
         seed: of the bootstrap.
 
@@ -85,14 +80,10 @@ def kernel_distance(
 def subset_distances(
     x: Float[Tensor, "N D"], y: Float[Tensor, "M D"], subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> Subsets:
-    """The KID over random subsets of equal size, drawn without replacement, as torchmetrics and torch-fidelity do.
+    """The KID over random subsets of `size` generated images x and real ones y, as libraries report it.
 
-    Args:
-        x: features of the generated images, (N, D).
-        y: features of the real images, (M, D).
-        subsets: how many.
-        size: images of each set in a subset.
-        seed: of the subsets.
+    The mean estimates the same distance as `kernel_distance`; the deviation is that of so small a sample and not the
+    error of the mean. Subsets are drawn without replacement, as by torchmetrics and torch-fidelity.
 
     Raises:
         ValueError: a size below 2, or a set of fewer than `size` images.
@@ -117,37 +108,24 @@ def subset_distances(
 
 
 def polynomial_kernel(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Float[Tensor, "N M"]:
-    """k(x, y) = (x . y / d + 1)^3 of every pair, float64 (N, M)."""
+    """k(x, y) of every pair, float64."""
     return (x.double() @ y.double().T / x.shape[1] + 1) ** _DEGREE
 
 
 @dataclass(frozen=True)
 class _Grouped:
-    """A set of features in groups, with the weight of each group in each draw.
-
-    Args:
-        features: (N, D).
-        groups: the group of each, (N,), from 0.
-        weights: of each group in each draw, (G, draws).
-    """
+    """A set of features in groups, numbered from 0, with the weight of each group in each draw."""
 
     features: Float[Tensor, "N D"]
     groups: Int[Tensor, "N"]
     weights: Float[Tensor, "G draws"]
 
     def sizes(self) -> Float[Tensor, "G"]:
-        """The number of images in each group."""
         return self.groups.bincount(minlength=len(self.weights)).double()
 
 
 class _Means(NamedTuple):
-    """Means over the pairs of images from different groups.
-
-    Args:
-        all: over all pairs.
-        without: leaving out the pairs of each group, (G,).
-        drawn: weighted by each draw, (draws,).
-    """
+    """Means over all pairs of images from different groups, without the pairs of each group, and in each draw."""
 
     all: Float[Tensor, ""]
     without: Float[Tensor, "G"]
@@ -155,7 +133,6 @@ class _Means(NamedTuple):
 
 
 def _means(x: _Grouped, y: _Grouped) -> _Means:
-    """The means over pairs of one image of `x` and one of `y`."""
     sums = torch.zeros(2, len(x.weights)).double()  # of the pairs of each group of x, and of each of y
     drawn = torch.zeros(x.weights.shape[1]).double()
     y_weights = y.weights[y.groups]

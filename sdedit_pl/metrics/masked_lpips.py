@@ -79,13 +79,7 @@ class MaskedLPIPS(ImageMean):
         edit_mask: Mask | None = None,
         numbers: Int[Tensor, "B"] | None = None,
     ) -> None:
-        """Adds edits and their guides.
-
-        Args:
-            images: edits in [-1, 1], grey or RGB.
-            others: their guides.
-            edit_mask: True for pixels that may change, which do not count; None counts all.
-            numbers: of the edits.
+        """Adds edits and their guides in [-1, 1], grey or RGB; pixels inside the mask do not count.
 
         Raises:
             ValueError: images smaller than 32 px.

@@ -26,8 +26,8 @@ class GroupSums:
 
     Args:
         discrepancy: for each two groups, the sum over their pairs of images of k(x, x') + k(y, y') - k(x, y') -
-            k(y, x') with edits x and originals y, 0 on the diagonal, (G, G).
-        l2: for each group, the sum of its edits' squared L2 distances to their guides, (G,).
+            k(y, x') with edits x and originals y, 0 on the diagonal.
+        l2: for each group, the sum of its edits' squared L2 distances to their guides.
     """
 
     discrepancy: Float[Tensor, "G G"]
@@ -41,14 +41,7 @@ class GroupSums:
         l2: Float[Tensor, "N"],
         groups: Int[Tensor, "N"],
     ) -> GroupSums:
-        """Sums a set.
-
-        Args:
-            edits: features of the edits.
-            originals: features of the original that each edit's guide was made from.
-            l2: squared L2 distance of each edit to its guide.
-            groups: group of each.
-        """
+        """Sums the features of edits, and of the originals that their guides were made from."""
         membership = members(groups)
         across = polynomial_kernel(edits, originals)
         kernel = polynomial_kernel(edits, edits) + polynomial_kernel(originals, originals) - across - across.mT
@@ -57,19 +50,13 @@ class GroupSums:
 
 @dataclass(frozen=True)
 class PairedBootstrap:
-    """Bootstrap draws of groups, the same for every set of edits.
-
-    Args:
-        weights: of each group in each draw, (G, draws).
-        sizes: images of each group, (G,).
-    """
+    """Bootstrap weights of groups, the same for every set of edits; `sizes` are the groups' numbers of images."""
 
     weights: Float[Tensor, "G draws"]
     sizes: Float[Tensor, "G"]
 
     @classmethod
     def of(cls, groups: Int[Tensor, "N"], draws: int = 2000, seed: int = 0) -> PairedBootstrap:
-        """Draws for images with these groups."""
         sizes = members(groups).sum(0)
         return cls(bootstrap_weights(len(sizes), draws, seed), sizes)
 
@@ -92,5 +79,4 @@ def members(groups: Int[Tensor, "N"]) -> Float[Tensor, "N G"]:
 
 
 def without_diagonal(table: Float[Tensor, "G G"]) -> Float[Tensor, "G G"]:
-    """The table with zeros on its diagonal."""
     return table - table.diag().diag()

@@ -63,11 +63,7 @@ class FeatureMetric(ImageMetric, abc.ABC):
         self.reference = reference.detach().cpu()
 
     def update(self, features: Float[Tensor, "B D"], numbers: Int[Tensor, "B"] | None = None) -> None:
-        """Adds the features of edits, with their numbers.
-
-        Raises:
-            ValueError: features of another length than those of the reference set.
-        """
+        """Raises ValueError if features have another length than those of the reference set."""
         if features.shape[1] != self.reference.shape[1]:
             raise ValueError(
                 f"features have {features.shape[1]} numbers, those of the reference set {self.reference.shape[1]}; "
@@ -118,11 +114,7 @@ class KernelDistance(FeatureMetric):
         self.seed = seed
 
     def compute(self) -> Numbers:
-        """The KID of all edits so far.
-
-        Raises:
-            ValueError: fewer images than a subset or three groups in a set, or an edit without a group.
-        """
+        """Raises ValueError for fewer images than a subset or three groups in a set, or an edit without a group."""
         features, numbers = self.gathered()
         found: dict[str, float] = {}
         if self.subsets:
@@ -135,23 +127,14 @@ class KernelDistance(FeatureMetric):
 
 
 class FrechetDistance(FeatureMetric):
-    """FID, as `fid`.
-
-    Args:
-        reference: features of the real images, (M, D).
-        options: of `torchmetrics.Metric`.
-    """
+    """FID, as `fid`."""
 
     @cached_property
     def _reference_statistics(self) -> dict[str, Any]:
         return _statistics(self.reference)
 
     def compute(self) -> Numbers:
-        """The FID of all edits so far.
-
-        Raises:
-            ValueError: fewer than two images in a set, or torch-fidelity is not installed.
-        """
+        """Raises ValueError for fewer than two images in a set, or if torch-fidelity is not installed."""
         features, _ = self.gathered()
         try:
             from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
@@ -163,12 +146,7 @@ class FrechetDistance(FeatureMetric):
 
 
 class BallMetric(FeatureMetric, abc.ABC):
-    """A metric over balls around images that reach to their k-th nearest neighbours.
-
-    Args:
-        reference: features of the real images, (M, D).
-        neighbours: k.
-        options: of `torchmetrics.Metric`.
+    """A metric over balls around images, each as large as the distance to the `neighbours`-th nearest other image.
 
     Raises:
         ValueError: `neighbours` below 1.
@@ -182,17 +160,13 @@ class BallMetric(FeatureMetric, abc.ABC):
 
 
 class PrecisionRecall(BallMetric):
-    """Precision and recall of Kynkaanniemi et al., as `precision` and `recall`; arguments as of `BallMetric`."""
+    """Precision and recall of Kynkaanniemi et al., as `precision` and `recall`."""
 
     def __init__(self, reference: Float[Tensor, "M D"], neighbours: int = 3, **options: Any) -> None:
         super().__init__(reference, neighbours, **options)
 
     def compute(self) -> Numbers:
-        """Precision and recall of all edits so far.
-
-        Raises:
-            ValueError: a set has no more images than neighbours, or torch-fidelity is not installed.
-        """
+        """Raises ValueError if a set has no more images than neighbours, or torch-fidelity is not installed."""
         features, _ = self.gathered()
         try:
             from torch_fidelity.metric_prc import prc_features_to_metric
@@ -212,7 +186,7 @@ class PrecisionRecall(BallMetric):
 
 
 class DensityCoverage(BallMetric):
-    """Density and coverage of Naeem et al., as `density` and `coverage`; arguments as of `BallMetric`."""
+    """Density and coverage of Naeem et al., as `density` and `coverage`."""
 
     def __init__(self, reference: Float[Tensor, "M D"], neighbours: int = 5, **options: Any) -> None:
         super().__init__(reference, neighbours, **options)
@@ -222,11 +196,7 @@ class DensityCoverage(BallMetric):
         return neighbour_radii(self.reference, self.neighbours)
 
     def compute(self) -> Numbers:
-        """Density and coverage of all edits so far.
-
-        Raises:
-            ValueError: the reference set has no more images than neighbours.
-        """
+        """Raises ValueError if the reference set has no more images than neighbours."""
         features, _ = self.gathered()
         in_balls, covered = 0, torch.zeros(len(self.reference), dtype=torch.bool)
         for distances in _distances(features, self.reference):
@@ -238,11 +208,7 @@ class DensityCoverage(BallMetric):
 
 
 def neighbour_radii(features: Float[Tensor, "N D"], neighbours: int) -> Float[Tensor, "N"]:
-    """The distance of each image to its `neighbours`-th nearest other one, float64 (N,).
-
-    Raises:
-        ValueError: there are not that many others.
-    """
+    """The distance of each image to its `neighbours`-th nearest other one; raises ValueError if there is none."""
     _require_neighbours(features, neighbours)
     # The nearest is the image itself, at 0.
     radii = [distances.kthvalue(neighbours + 1, dim=1).values for distances in _distances(features, features)]
@@ -250,7 +216,7 @@ def neighbour_radii(features: Float[Tensor, "N D"], neighbours: int) -> Float[Te
 
 
 def _distances(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Iterator[Float[Tensor, "rows M"]]:
-    """The distances of the images in `x` to all in `y`, float64, some rows at a time."""
+    """The distances of the images in `x` to all in `y`, some rows at a time."""
     x, y = x.cpu().double(), y.cpu().double()
     lengths = y.square().sum(1)
     for rows in x.split(_ROWS):

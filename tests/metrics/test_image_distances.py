@@ -1,10 +1,10 @@
-"""Distances between images, and nearest references by distance and by angle."""
+"""Distances between images, and nearest references."""
 
 from __future__ import annotations
 
 import torch
 
-from sdedit_pl.metrics.image_distances import nearest_by_angle, nearest_by_distance, root_mean_square, squared_l2
+from sdedit_pl.metrics.image_distances import nearest_by_distance, root_mean_square, squared_l2
 
 REFERENCES = torch.tensor([[0.0, 1.0], [3.0, 3.0], [1.0, 0.0]])
 
@@ -29,13 +29,7 @@ def test_nearest_by_distance() -> None:
     torch.testing.assert_close(found.measure, torch.tensor([4.0, 1.25, 0.0], dtype=torch.float64))
 
 
-def test_nearest_by_angle_does_not_see_lengths() -> None:
-    found = nearest_by_angle(torch.tensor([[0.1, 0.1], [9.0, 0.0]]), REFERENCES)
-    assert found.index.tolist() == [1, 2]
-    torch.testing.assert_close(found.measure, torch.ones(2, dtype=torch.float64))
-
-
-def test_near_duplicates_are_told_apart_at_the_length_of_images() -> None:
+def test_near_duplicates_are_distinguished_at_the_length_of_images() -> None:
     generator = torch.Generator().manual_seed(0)
     references = torch.rand(5, 12288, generator=generator)
     queries = references + 1e-5
