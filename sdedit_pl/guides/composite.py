@@ -76,8 +76,8 @@ def compose(background: Guide, paste: Paste) -> Composite:
     """Pastes an object on a guide, whose file is read again at full resolution.
 
     Raises:
-        ValueError: a file is missing or not an intact image (UnreadableImage), the object is fully transparent or covers
-            no pixel of the guide, or the mask has another size than the picture.
+        ValueError: a file is missing or not an intact image (UnreadableImage), the object is fully transparent or
+            covers no pixel of the guide, or the mask has another size than the picture.
     """
     width, height = background.original_size
     channels = background.image.shape[1]
