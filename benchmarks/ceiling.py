@@ -1,8 +1,8 @@
 """The ceiling of a network's speed: its own 3 x 3 convolutions and nothing else.
 
-Nearly all arithmetic of a diffusion model's U-Net is in its 3 x 3 convolutions. Run alone, one after the other at their
-real shapes and in channels-last order, they show the rate (FLOP/s) that this machine's library reaches. Any further
-time of the network is spent on normalisation, activation, attention, copies and Python.
+Nearly all arithmetic of a diffusion model's U-Net is in its 3 x 3 convolutions. Run alone at their real shapes, in
+channels-last order, they show the rate (FLOP/s) that this machine's library reaches. Any further time of the network is
+spent on normalisation, activation, attention, copies and Python.
 """
 
 from __future__ import annotations

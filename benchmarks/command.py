@@ -29,8 +29,7 @@ def run_benchmark(
     """Runs a benchmark, writes `results.json` and `report.md` into `out`, prints the report, returns the exit code.
 
     Args:
-        words: the command line.
-        command: its keys; among them are `out`, `threads` and `overwrite`.
+        command: the keys; among them are `out`, `threads` and `overwrite`.
         measure: from the arguments to the numbers.
         report: from the numbers to Markdown.
     """
@@ -53,11 +52,7 @@ def run_benchmark(
 def run_command(words: list[str], command: Command[T], run: Callable[[T], str], **options: Any) -> int:
     """Prints the text returned by `run`, the help, or an error in one line; returns the exit code.
 
-    Args:
-        words: the command line.
-        command: its keys.
-        run: from the arguments to the text.
-        options: options of `Command.parse`.
+    `options` are those of `Command.parse`.
     """
     if wants_help(words):
         print(explain(command.usage, schema_of(command.arguments), keys_of, command.file))
@@ -74,6 +69,5 @@ def run_command(words: list[str], command: Command[T], run: Callable[[T], str], 
 
 
 def refuse_unknown(key: str, names: tuple[str, ...], known: Mapping[str, Any] | tuple[str, ...]) -> None:
-    """Raises ValueError if one of `names` is not among `known`."""
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"{key} must be some of {', '.join(known)}, got {', '.join(unknown)}")

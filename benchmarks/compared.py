@@ -35,11 +35,9 @@ class Case:
     """Networks of one shape and their inputs.
 
     Args:
-        title: heading in reports.
         networks: library -> constructor of the network from its width and the size of images.
         channels: width, the number of channels at full resolution.
         size: height and width of the images in pixels.
-        batch: batch size.
     """
 
     title: str

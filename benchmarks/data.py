@@ -2,11 +2,9 @@
 
     python benchmarks/data.py src=photos.tar out=outputs/data
 
-The images are packed into shards of JPEG and PNG files at each size. The bare loop opens the same files from memory
-with Pillow, converts them to RGB and takes the pixels as an array. The data module reads the shards as in training:
-with workers, in training order, with flips, and batches are received in this process. The bare loop runs in as many
-processes, so that both sides have the same cores. Rounds alternate; the table gives each side's median and the median
-of the rounds' ratios.
+The images are packed into shards at each size. The bare loop opens the same files from memory with Pillow, converts
+them to RGB and takes the pixels as an array. The data module reads the shards as in training. Both sides have the same
+number of processes and take turns; the table gives each side's median and the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -145,7 +143,6 @@ def decode_bare(images: int) -> float:
 
 
 def report(numbers: Mapping[str, Any]) -> str:
-    """The numbers as Markdown."""
     rows = []
     for row in numbers["rows"]:
         shares = [ours / bare for ours, bare in zip(row["pipeline"], row["bare"], strict=True)]

@@ -62,12 +62,10 @@ class Estimate(NamedTuple):
     """The cost of a training run.
 
     Args:
-        parameters: number of parameters of the network.
         flops: floating-point operations per image, forward and backward.
         memory: peak memory on each device in bytes: weights, averages, optimiser, gradients and activations.
         batch: batch size of one device.
         images: number of images seen in the whole run.
-        half_precision: whether the network computes in 16 bits.
     """
 
     parameters: int
@@ -118,7 +116,6 @@ def estimate(config: TrainingConfig) -> Estimate:
 
 
 def step(module: ScoreModule, optimizer: torch.optim.Optimizer, images: torch.Tensor, precision: str) -> None:
-    """One optimiser step on a batch."""
     half = torch.bfloat16 if "bf16" in precision else torch.float16
     with torch.autocast("cpu", half, enabled="16" in precision):
         loss = module.training_step(images, 0)
@@ -129,7 +126,6 @@ def step(module: ScoreModule, optimizer: torch.optim.Optimizer, images: torch.Te
 
 
 def report(config: TrainingConfig) -> str:
-    """The estimate as YAML."""
     found, hours = estimate(config), {}
     for gpu in GPUS:
         value, rate = found.hours(gpu), gpu.half_rate if found.half_precision else gpu.single_rate

@@ -3,8 +3,8 @@
     python benchmarks/features.py out=outputs/features
     python benchmarks/features.py out=... features=inception features.weights=pt_inception-2015-12-05-6726825d.pth
 
-The bare network receives prepared batches. It is compared with `stream_features`, from images in [-1, 1] to the
-features of the whole set with resampling, and with `cached_features` for a new and for a cached set.
+The bare network receives prepared batches. It is compared with `stream_features`, from images in [-1, 1] to features
+with resampling, and with `cached_features` for a new and for a cached set.
 """
 
 from __future__ import annotations
@@ -68,12 +68,7 @@ COMMAND = Command(USAGE, Arguments)
 
 
 def measure(arguments: Arguments) -> dict[str, Any]:
-    """The seconds of each way.
-
-    Raises:
-        ValueError: the features are not available.
-        ModuleNotFoundError: a package is not installed.
-    """
+    """Raises ValueError if the features are not available, ModuleNotFoundError if a package is missing."""
     extractor = build_component(arguments.features)
     shape = (arguments.images, 3, arguments.size, arguments.size)
     batches = (torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1).split(arguments.batch)
@@ -99,7 +94,6 @@ def bare_network(extractor: FeatureExtractor, prepared: list[Images]) -> None:
 
 
 def report(numbers: Mapping[str, Any]) -> str:
-    """The numbers as Markdown."""
     seconds = numbers["seconds"]
     throughput = {name: ratio(seconds, BARE, name) for name in seconds}
     rows = [

@@ -2,11 +2,10 @@
 
     python benchmarks/loading.py [repeats=5]
 
-Writes a 256 px DDPM checkpoint (113.7 M parameters, float32, random weights) to a temporary folder and loads it with
-this package and with safetensors alone, in turns and each time in a fresh process. Both only map the file, so every
-weight is also read in two further series: once from the system's cache and once from disk, after the file's pages have
-been dropped. Memory is the increase of the process's peak resident set, including mapped pages; a second copy of the
-weights would add 455 MB. The goal: at most 1.2 times the time of safetensors, and no second copy.
+Loads a 256 px DDPM checkpoint (113.7 M parameters, float32, random weights) with this package and with safetensors, in
+turns and each time in a fresh process. Both only map the file, so every weight is also read in two further series:
+from the system's cache, and from disk after the file's pages have been dropped. Memory is the increase of the peak
+resident set, including mapped pages; a second copy of the weights would add 455 MB.
 """
 
 from __future__ import annotations
@@ -78,7 +77,6 @@ def seconds_of(loader: str, file: Path, weights: str) -> float:
 
 
 def compare(arguments: Arguments) -> str:
-    """The table of both loaders."""
     with tempfile.TemporaryDirectory() as folder:
         file, model = Path(folder) / "model.safetensors", ModelConfig.from_data(PRESETS["church_outdoor"].model)
         save_denoiser(file, build_denoiser(model), model)

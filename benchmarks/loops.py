@@ -1,10 +1,9 @@
 """Compares the training loop of `train.py` with a bare loop that does the same arithmetic.
 
 Both take turns within one run of Lightning: after each turn of Lightning's steps, a callback trains a copy of the model
-for as many steps on one fixed batch, while Lightning's clock is stopped. Both compute the loss and its gradient, clip
-it, and step Adam and the average of the weights. The bare loop has no data pipeline, augmentation, log or callbacks.
-Worker processes would decode images during the bare loop's turns, so that a configuration that keeps its images in
-memory gives the fairest comparison.
+for as many steps on one fixed batch, while Lightning's clock is stopped. The bare loop has no data pipeline,
+augmentation, log or callbacks. A configuration that keeps its images in memory gives the fairest comparison, as worker
+processes would decode images during the bare loop's turns.
 """
 
 from __future__ import annotations
@@ -36,13 +35,7 @@ from sdedit_pl.training.module import ScoreModule
 
 
 class BareLoop:
-    """Training steps of a copy of the module's denoiser and nothing else.
-
-    Args:
-        module: the module.
-        images: the batch, in [-1, 1].
-        clip: maximum norm of the gradient, or None.
-    """
+    """Training steps of a copy of the module's denoiser on one batch: loss, gradient, clipping, Adam, average."""
 
     def __init__(self, module: ScoreModule, images: Tensor, clip: float | None) -> None:
         self.module = module
@@ -91,12 +84,7 @@ class Turns(lightning.Callback):
 
 
 def measure_loops(file: Path, steps: int, rounds: int) -> dict[str, Any]:
-    """Seconds per step of both loops in each round.
-
-    Args:
-        file: a training configuration.
-        steps: number of steps in a turn.
-        rounds: number of rounds that count.
+    """Seconds per step of both loops in each round, in turns of `steps` steps.
 
     Raises:
         ValueError: the configuration is invalid.

@@ -1,13 +1,10 @@
 """Measurement of speed: times of runs that take turns in one process, peak memory in a fresh process, and FLOPs.
 
-A machine's speed drifts, so that runs timed one after the other cannot be compared. Here they take turns, A B C, A B C,
-and reports give the median over the rounds of the ratio within a round.
-
-Peak memory is measured in two ways, both as the increase over a loaded network. Tensors: the largest number of bytes
-that tensors hold at once, counted per operation on fake tensors, so that it is exact and machine-independent. Process:
-the high-water mark of a fresh process's resident memory (VmHWM, which Linux resets on request; `ru_maxrss` would start
-at the peak of the parent process). It includes the scratch memory of libraries and memory that the allocator keeps, and
-varies from run to run.
+A machine's speed drifts, so runs take turns, A B C, A B C, and reports give the median of the ratio within a round.
+Peak memory is the increase over a loaded network, measured in two ways. Tensors: the largest number of bytes that
+tensors hold at once, counted on fake tensors, exact and machine-independent. Process: the high-water mark of a fresh
+process's resident memory (VmHWM; `ru_maxrss` would start at the peak of the parent process), with the scratch memory of
+libraries and memory that the allocator keeps; it varies from run to run.
 """
 
 from __future__ import annotations
@@ -54,14 +51,9 @@ class Spread(NamedTuple):
 def in_turns(
     runs: Mapping[str, Run], rounds: int, advance: Callable[[], object] = lambda: None
 ) -> dict[str, list[float]]:
-    """The seconds of each run in each round.
+    """The seconds of each run in each round; `advance` is called after each run.
 
     A first round is not counted: in it libraries choose kernels and memory is allocated for the first time.
-
-    Args:
-        runs: name -> function to time, in the order of their turns.
-        rounds: number of rounds that count.
-        advance: called after each run.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
@@ -80,12 +72,7 @@ def ratio(seconds: Mapping[str, Sequence[float]], name: str, reference: str) -> 
 
 
 class Counted(NamedTuple):
-    """The machine-independent cost of a run.
-
-    Args:
-        flops: floating-point operations of its matrix products and convolutions.
-        tensors: peak memory of the tensors that it creates, in bytes.
-    """
+    """Floating-point operations of matrix products and convolutions, and peak memory of the new tensors, in bytes."""
 
     flops: int
     tensors: int
@@ -155,12 +142,7 @@ def apart(function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def peak_memory(prepare: Callable[..., Run], *arguments: Any) -> int:
-    """Peak increase in resident memory of a fresh process during a run, in bytes.
-
-    Args:
-        prepare: loads everything and returns the run; must be picklable.
-        arguments: arguments of `prepare`.
-    """
+    """Peak increase in resident memory (bytes) of a fresh process during the run that a picklable `prepare` returns."""
     return apart(_peak_memory, prepare, *arguments)
 
 
@@ -186,7 +168,6 @@ def _peak_memory(prepare: Callable[..., Run], *arguments: Any) -> int:
 
 
 def _status(key: str) -> int:
-    """A number of bytes from Linux's status of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 

@@ -3,13 +3,11 @@
     python benchmarks/mixture.py out=outputs/mixture
 
 The data are small images from a mixture of Gaussians; like natural images, each varies in a few directions and hardly
-in any other. The reverse SDE that starts from a guide noised to t0 ends on a sample of p(x_0 | x_t0), which for a
-mixture is again a mixture and can be sampled without a solver. The distance of a solver's edits to these exact edits
-is therefore the error of the solver alone, without that of a network. Guides are crude paintings, off the data.
-
-The distance is the sliced Wasserstein distance of order 2 in units of the image range, as root mean square over random
-directions and guides. Its floor is the distance of as many exact samples. A solver of the probability-flow ODE
-converges to another limit than the reverse SDE: it keeps properties of the guide that the SDE forgets.
+in any other. The reverse SDE from a guide noised to t0 ends on a sample of p(x_0 | x_t0), which for a mixture is again
+a mixture. The distance of a solver's edits to exact samples of it is therefore the error of the solver alone, without
+that of a network. It is the sliced Wasserstein distance of order 2 in units of the image range, as root mean square
+over random directions and guides; its floor is the distance of as many exact samples. A solver of the probability-flow
+ODE converges to another limit than the reverse SDE: it keeps properties of the guide that the SDE forgets.
 """
 
 from __future__ import annotations
@@ -152,7 +150,6 @@ class LowRankMixture(Denoiser):
 def exact_edits(
     denoiser: LowRankMixture, guides: Images, t0: float, samples: int, generator: torch.Generator
 ) -> Float[Tensor, "guides samples C H W"]:
-    """Samples of the exact edits of each guide."""
     edits = []
     for guide in guides:
         t = torch.full((samples,), t0)
@@ -219,7 +216,6 @@ def measure(arguments: Arguments) -> Numbers:
 
 
 def report(numbers: Mapping[str, Any]) -> str:
-    """One table for each t0."""
     counts = [str(count) for count in numbers["settings"]["evaluations"]]
     blocks = ["# Edits on a Gaussian mixture with its exact score"]
     blocks += ["Sliced Wasserstein distance to the exact edits, times 1000, by the number of evaluations."]

@@ -1,9 +1,6 @@
 """Measures the time and memory of a network's forward pass, and the overhead of the time loop.
 
-    python benchmarks/network.py out=outputs/network
-
-Compares our NCSN++ and DDPM U-Net at published sizes with those of diffusers and with their own 3 x 3 convolutions.
-`--help` lists the keys; benchmarks/README.md describes the method.
+python benchmarks/network.py out=outputs/network
 """
 
 from __future__ import annotations
@@ -76,7 +73,7 @@ COMMAND = Command(USAGE, Arguments)
 
 
 class Nothing(nn.Module):
-    """A network without cost: it returns its input."""
+    """A network without cost."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +84,6 @@ class Nothing(nn.Module):
 
 
 def forward_of(case: Case, library: str, layout: str) -> Run:
-    """A forward pass in evaluation mode."""
     network = case.network(library, layout).eval()
     images, label = case.inputs(layout)
 
@@ -138,12 +134,7 @@ def measure_loop(case: Case, arguments: Arguments, bar: tqdm) -> dict[str, Any]:
 
 
 def measure(arguments: Arguments) -> dict[str, Any]:
-    """The numbers of all cases.
-
-    Raises:
-        ValueError: a network cannot be built at the given width and size.
-        ModuleNotFoundError: a library is not installed.
-    """
+    """Raises ValueError for a width or size that no network can have, ModuleNotFoundError without a library."""
     cases = resized_cases(arguments.cases, arguments.channels, arguments.size, arguments.batch)
     with tqdm(desc="timing", unit="run", disable=None) as bar:
         found = {name: measure_case(case, arguments, bar) for name, case in cases.items()}

@@ -3,13 +3,11 @@
     python benchmarks/recipes.py data=path/to/images out=outputs/recipes budgets=[50000,200000]
 
 For each budget of images: `ddpm`, the defaults of diffusers' script for unconditional images; `default`, the recipe of
-`finetune64` under VP, at several rates; and, at the best of these rates, `t_max`, which trains only on the noise levels
-that edits visit, and `fine_tuned`, which starts from the weights of a trained model (also at a fifth of the rate). The
-best rate has the least denoising error at the first budget. Results are the KID of edits of simulated strokes of the
-validation images, without the pairs of an edit and its own original, and the denoising error per range of noise levels.
-As long as models leave noise in their edits, the error orders them correctly and KID does not.
-
-The same command resumes an interrupted comparison: every run in `runs` resumes or is already finished.
+`finetune64` under VP, at several rates; and, at the best of these rates (least denoising error at the first budget),
+`t_max`, which trains only on the noise levels that edits visit, and `fine_tuned`, which starts from the weights of a
+trained model (also at a fifth of the rate). Results are the KID of edits of simulated strokes of the validation images,
+without the pairs of an edit and its own original, and the denoising error per range of noise levels. As long as models
+leave noise in their edits, the error orders them correctly and KID does not. The same command resumes a comparison.
 """
 
 from __future__ import annotations
@@ -139,7 +137,6 @@ def recipe_settings(recipe: str, rate: float, steps: int, arguments: Arguments) 
 
 
 def training_config(recipe: str, rate: float, budget: int, arguments: Arguments) -> TrainingConfig:
-    """The configuration of a run."""
     steps = budget // arguments.batch
     shards = any(Path(arguments.data).glob("*.tar"))
     data = {"name": "webdataset" if shards else "folder", "path": arguments.data, "size": arguments.size}
@@ -223,7 +220,6 @@ def measure(arguments: Arguments) -> dict[str, Any]:
 
 
 def report(numbers: Mapping[str, Any]) -> str:
-    """The table of all runs."""
     runs, levels, strokes = numbers["runs"], numbers["settings"]["t0"], numbers["strokes"]
     ranges = [name for name in runs[0]["errors"] if all(name in run["errors"] for run in runs)]
     head = ["recipe, rate, images", *(f"error, sigma {name}" for name in ranges)]

@@ -18,7 +18,6 @@ Numbers = Mapping[str, Any]
 
 
 def network_report(numbers: Numbers) -> str:
-    """The report of `network.py`."""
     blocks = ["# Networks: time and memory of a forward pass", environment(numbers), LEGEND]
     for case in numbers["cases"].values():
         blocks += [heading(case), case_table(case), against_goals(case), loop_line(case["loop"])]

@@ -17,7 +17,7 @@ RUNS = 5
 FIRST_EVALUATION = """
 import sys
 import torch
-from sdedit_pl.cli.edit_model import load_for_editing
+from sdedit_pl.checkpoints.loading import load_for_editing
 denoiser, description = load_for_editing(sys.argv[1], "cpu")
 image = description.model.image
 with torch.no_grad():
@@ -37,7 +37,6 @@ def seconds(*command: str) -> float:
 
 
 def main(checkpoint: str) -> None:
-    """Prints a table in Markdown."""
     torch = seconds("-c", "import torch")
     rows = {
         "import torch": torch,

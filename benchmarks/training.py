@@ -1,9 +1,6 @@
 """Measures the cost of training: the loop, the step against other libraries, and recomputing.
 
-    python benchmarks/training.py out=outputs/training
-
-Three parts can be run separately, as in parts=[step]: `loop`, `step`, `checkpointing`. `--help` lists the keys;
-benchmarks/README.md describes the method.
+python benchmarks/training.py out=outputs/training [parts=[loop,step,checkpointing]]
 """
 
 from __future__ import annotations
@@ -77,7 +74,6 @@ COMMAND = Command(USAGE, Arguments)
 
 
 def gradient_of(case: Case, network: nn.Module, layout: str) -> Run:
-    """The forward and backward pass of a training step."""
     images, label = case.inputs(layout)
 
     def gradient() -> None:
@@ -134,12 +130,7 @@ def measure_checkpointing(case: Case, arguments: Arguments, bar: tqdm) -> dict[s
 
 
 def measure(arguments: Arguments) -> dict[str, Any]:
-    """The numbers of all parts.
-
-    Raises:
-        ValueError: a network or the training configuration cannot be built.
-        ModuleNotFoundError: a library is not installed.
-    """
+    """Raises ValueError for an invalid network or configuration, ModuleNotFoundError without a library."""
     cases = resized_cases(arguments.cases, arguments.channels, arguments.size, arguments.batch)
     first = next(iter(cases.values()))
     numbers: dict[str, Any] = {}

@@ -86,7 +86,6 @@ def fit(config: TrainingConfig) -> Path:
 
 
 def train(config: TrainingConfig, signals: StopSignals) -> Path:
-    """Runs training in a locked folder; a signal in `signals` ends it early."""
     folder = Path(config.out)
     newest = newest_checkpoint(folder, config)
     config, machine = for_this_machine(config)
@@ -169,7 +168,6 @@ def for_this_machine(config: TrainingConfig) -> tuple[TrainingConfig, Machine]:
 
 
 def memory_advice(module: ScoreModule, trainer: lightning.Trainer, config: TrainingConfig) -> str:
-    """One line for a run without enough memory: the batch that fits, found by taking a step with it."""
     batch, accumulated = config.data.values["batch_size"], config.trainer.accumulate_grad_batches
     shape = (config.image.channels, config.image.size, config.image.size)
     fitting = largest_batch(partial(trial_step, module, trainer, shape), batch)
@@ -184,7 +182,7 @@ def memory_advice(module: ScoreModule, trainer: lightning.Trainer, config: Train
 
 
 def remedy(folder: Path) -> str:
-    """Tells the user how to continue after a training that could not write every file."""
+    """The advice after a training that could not write every file."""
     if newest_whole(folder) is not None:
         return "run the same command again to write what is missing"
     if (folder / RUN_FILE).exists():
@@ -195,7 +193,7 @@ def remedy(folder: Path) -> str:
 def editing_checkpoint(
     config: TrainingConfig, folder: Path, averaging: ImageHalfLifeAveraging, unwritten: dict[Path, str]
 ) -> EditingCheckpoint:
-    """The callback that writes the editing checkpoint; keeps errors in `unwritten` until a later write succeeds."""
+    """The callback; keeps errors in `unwritten` until a later write succeeds."""
     settings = config.checkpoint
 
     def save(path: Path, averaged: Denoiser, facts: dict[str, Any]) -> None:
@@ -219,11 +217,7 @@ def build_trainer(
     loggers: list[Logger],
     files: DurableCheckpoints,
 ) -> lightning.Trainer:
-    """Builds Lightning's Trainer.
-
-    Raises:
-        ConfigError: Lightning refuses a setting, or this machine does not have the devices.
-    """
+    """Raises ConfigError if Lightning refuses a setting or this machine does not have the devices."""
     settings = resolve_arithmetic(config, this_machine(config.trainer.accelerator)).trainer
     if settings.max_steps < 1:
         raise ConfigError(f"trainer.max_steps must be at least 1, got {settings.max_steps}")
@@ -286,7 +280,7 @@ def initialise_new_run(denoiser: Denoiser, config: TrainingConfig) -> None:
 
 
 def _counts_time(denoiser: Denoiser) -> bool:
-    """Whether the label of the noise level is a large number, for which Fourier features are unsuitable."""
+    """Whether the label of the noise level is too large for Fourier features."""
     return denoiser.parameterisation.label == "time" and abs(denoiser.parameterisation.label_scale) > 100
 
 
@@ -306,7 +300,6 @@ def freeze_untrained(denoiser: Denoiser, config: TrainingConfig) -> int:
 
 
 def wandb_loggers(folder: Path, config: TrainingConfig) -> list[ContinuedWandb]:
-    """The Weights & Biases logger, if the configuration has one; a resumed run continues the same W&B run."""
     if config.logger != "wandb":
         return []
     settings = config.wandb
@@ -324,7 +317,6 @@ def wandb_loggers(folder: Path, config: TrainingConfig) -> list[ContinuedWandb]:
 
 
 def open_wandb(trainer: lightning.Trainer, config: TrainingConfig) -> None:
-    """Starts the W&B run, if there is one, with the configuration, and records its id for a resumed run."""
     for destination in trainer.loggers:
         if isinstance(destination, ContinuedWandb):
             destination.log_hyperparams(config.as_data())
@@ -332,7 +324,6 @@ def open_wandb(trainer: lightning.Trainer, config: TrainingConfig) -> None:
 
 
 def close_wandb(trainer: lightning.Trainer, folder: Path, config: TrainingConfig) -> None:
-    """Ends the W&B run, if there is one; uploads the editing checkpoint of a finished training if asked to."""
     finished = trainer.state.finished
     for destination in trainer.loggers:
         if not isinstance(destination, ContinuedWandb):
@@ -349,7 +340,7 @@ def close_wandb(trainer: lightning.Trainer, folder: Path, config: TrainingConfig
 def previews(
     config: TrainingConfig, data: ImageDataModule, averaging: Any, folder: Path, denoiser: Denoiser
 ) -> Callback:
-    """The previews: edits of the given guides, or of simulated strokes of validation images, and samples.
+    """Edits of the given guides, or of simulated strokes of validation images, and samples.
 
     Raises:
         ConfigError: the model is not trained up to preview.t0.

@@ -9,9 +9,8 @@ The rule, for which `docs/performance.md` has the measurements:
                                        below that as any other CPU
     other CPU, other accelerator       float32, not compiled                     float32, not compiled
 
-Compiling takes 40 to 100 seconds, which shorter runs do not win back. Without a compiler, `auto` does not compile.
-Compiled training keeps feature maps in channels-last order; eager training on a GPU is faster without, since PyTorch's
-GroupNorm gives that order up.
+Shorter runs do not win back the 40 to 100 seconds of compiling. Compiled training keeps feature maps in channels-last
+order; eager training on a GPU is faster without, since PyTorch's GroupNorm gives that order up.
 """
 
 from __future__ import annotations
@@ -37,15 +36,13 @@ InferencePrecision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 LONG_TRAINING = {"cuda": 300_000 * 64**2, "cpu": 20_000 * 64**2}
 """Pixels of the images on one device from which training wins back the time of compiling.
 
-On an H200 `domain64` trains 1,119 images a second in eager NCHW and 1,608 compiled, after 80 seconds of compiling:
-equal after 290,000 images. The number for CPUs with AMX is an estimate: `portraits64` trains about 40 images a second
-there when compiled.
+An H200 trains `domain64` at 1,119 images a second, or at 1,608 after 80 s of compiling: equal after 290,000 images. The
+number for CPUs is an estimate.
 """
 MANY_EVALUATIONS = 10_000
-"""Evaluations of the network (images times steps) from which an edit on a GPU wins back the time of compiling.
+"""Evaluations (images times steps) from which an edit on a GPU wins back the time of compiling.
 
-On an H200 compiling the DDPM network of 256 px takes 40 seconds and saves 9.6 ms of each evaluation in batches of 1 and
-2.9 ms in batches of 16: equal after 4,200 and 13,000 evaluations.
+On an H200, for the DDPM network of 256 px: after 4,200 in batches of 1 and 13,000 in batches of 16.
 """
 
 
@@ -54,11 +51,10 @@ class Machine:
     """The properties of a machine that decide on its arithmetic.
 
     Args:
-        device: type of the device that computes: cuda, cpu, mps, ...
-        name: name of the device, for messages.
+        device: type of the device: cuda, cpu, mps, ...
         bf16: whether it has fast units for bfloat16 (tensor cores, AMX).
-        missing_compiler: what `torch.compile` lacks; None if it has everything.
-        count: number of devices; None if any number of processes may be started, as on a CPU.
+        missing_compiler: what `torch.compile` lacks, if anything.
+        count: number of devices; None on a CPU, which runs any number of processes.
     """
 
     device: str
@@ -70,13 +66,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How a network computes.
-
-    Args:
-        precision: a precision of Lightning's Trainer in training; otherwise float32, tf32, bfloat16 or float16.
-        compile: whether it is compiled.
-        channels_last: whether its feature maps are kept in channels-last order.
-    """
+    """How a network computes; `precision` is Lightning's in training, otherwise an `InferencePrecision`."""
 
     precision: str
     compile: bool
@@ -89,7 +79,7 @@ class Arithmetic:
 
 
 def this_machine(accelerator: str = AUTO) -> Machine:
-    """The machine at hand; `accelerator` is a device of torch or an accelerator of Lightning."""
+    """`accelerator` is a device of torch or an accelerator of Lightning."""
     device = _device_type(accelerator)
     if device == "cuda":
         return Machine(
@@ -108,14 +98,7 @@ def this_machine(accelerator: str = AUTO) -> Machine:
 def training_arithmetic(
     machine: Machine, pixels: int, precision: str, compile: AutoBool, channels_last: AutoBool
 ) -> Arithmetic:
-    """The arithmetic of a training run.
-
-    Args:
-        machine: the machine.
-        pixels: pixels of all images that each device trains on, an image counted every time.
-        precision: the key trainer.precision.
-        compile: the key compile.
-        channels_last: the key channels_last.
+    """The arithmetic of a training run over `pixels` on each device, an image counted every time.
 
     Raises:
         ValueError: the machine does not have what a key asks for.
@@ -135,13 +118,7 @@ def training_arithmetic(
 
 
 def inference_arithmetic(machine: Machine, evaluations: int, precision: str, compile: AutoBool) -> Arithmetic:
-    """The arithmetic of edits.
-
-    Args:
-        machine: the machine.
-        evaluations: how often the network is evaluated for one image.
-        precision: float32 (IEEE), tf32, bfloat16, float16 or auto.
-        compile: whether to compile, or auto.
+    """The arithmetic of edits with a number of evaluations (images times steps); float32 means IEEE.
 
     Raises:
         ValueError: the machine does not have what an argument asks for.
@@ -172,7 +149,6 @@ def check_devices(machine: Machine, devices: int | str) -> None:
 
 
 def prepare_network(network: nn.Module, arithmetic: Arithmetic) -> None:
-    """Gives a network the memory order of an arithmetic, and compiles it where the arithmetic says so."""
     network.to(memory_format=torch.channels_last if arithmetic.channels_last else torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     if arithmetic.compile:
         network.compile()
@@ -190,7 +166,6 @@ def tensor_float32(allowed: bool) -> Iterator[None]:
 
 
 def log_arithmetic(arithmetic: Arithmetic, machine: Machine) -> None:
-    """Logs the resolved arithmetic in one line."""
     logger.info("arithmetic: %s (%s)", arithmetic, machine.name)
 
 
@@ -202,7 +177,6 @@ def _check_compiler(machine: Machine, compile: AutoBool) -> None:
 
 
 def _device_type(accelerator: str) -> str:
-    """The type of the device that an accelerator of Lightning or a device of torch stands for."""
     if accelerator in (AUTO, "gpu"):
         found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return found if found != "cpu" or accelerator == AUTO else "gpu"
@@ -217,7 +191,7 @@ def _has_amx() -> bool:
 
 
 def _missing_compiler(*packages: str) -> str | None:
-    """What is missing for `torch.compile`: one of `packages`, or a C++ compiler; None if nothing is."""
+    """The first missing part of `torch.compile`: one of `packages`, or a C++ compiler."""
     for package in packages:
         if find_spec(package) is None:
             return f"the package {package}"

@@ -55,11 +55,7 @@ def newest_checkpoint(folder: Path, config: TrainingConfig) -> Path | None:
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest intact checkpoint in a run's folder; logs the names of damaged ones.
-
-    Raises:
-        ConfigError: all checkpoints are damaged.
-    """
+    """The newest intact checkpoint; raises ConfigError if all are damaged."""
     checkpoints = resumable_checkpoints(folder)
     for checkpoint in reversed(checkpoints):
         problem = damage(checkpoint)
@@ -74,24 +70,19 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def steps_in(checkpoint: Path | None) -> int:
-    """Number of optimiser steps in a checkpoint, from its name; 0 for None."""
+    """Number of optimiser steps, from the name; 0 for None."""
     return 0 if checkpoint is None else int(checkpoint.stem.removeprefix("step="))
 
 
 def fixed_settings(model: ModelConfig, run: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a resumed run cannot change: the model, and which weights are trained beside or within it.
-
-    Args:
-        model: the run's model.
-        run: its configuration as plain data, perhaps of a former version with fewer keys.
-    """
+    """The settings that a resumed run cannot change; `run` may come from an earlier version with fewer keys."""
     trained = {"uncertainty": run.get("uncertainty", False), "train": run.get("train", {"only": []})}
     return {**model.as_data(), **trained}
 
 
 @rank_zero_only
 def write_config(folder: Path, config: TrainingConfig) -> None:
-    """Creates the run's folder and writes every key of the configuration there.
+    """Writes every key of the configuration.
 
     Raises:
         ConfigError: the folder cannot be written.

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Trains on several nodes of a SLURM cluster, and goes on by itself after preemption and at the time limit.
+# Trains on several nodes of a SLURM cluster, and resumes automatically after preemption and at the time limit.
 #
 #   sbatch configs/launch/slurm.sh config=domain64 data.path=/shared/photos out=/shared/runs/mine
 #
@@ -29,7 +29,7 @@ srun --kill-on-bad-exit=0 --wait=600 sdedit train \
     trainer.devices="$SLURM_NTASKS_PER_NODE" trainer.num_nodes="$SLURM_NNODES" trainer.enable_progress_bar=false "$@"
 code=$?
 
-# 75 is EX_TEMPFAIL: not done, to be started again. The same command goes on from the newest checkpoint.
+# 75 is EX_TEMPFAIL: not done, to be started again. The same command resumes from the newest checkpoint.
 if [ "$code" -eq 75 ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -10,11 +10,7 @@ T = TypeVar("T")
 
 
 def build_component(component: Component[T], **supplied: Any) -> T:
-    """An instance of the component's class.
-
-    Args:
-        component: the class and its values.
-        supplied: arguments of its constructor that no configuration can give.
+    """An instance of the component's class; `supplied` are arguments that no configuration can give.
 
     Raises:
         ConfigError: the class refuses its arguments, or needs a package that is not installed.
@@ -27,9 +23,5 @@ def build_component(component: Component[T], **supplied: Any) -> T:
 
 
 def build_unless_usual(component: Component[T]) -> T | None:
-    """An instance of the component's class, or None where the class and all its values are the family's defaults.
-
-    Raises:
-        ConfigError: the class refuses its arguments.
-    """
+    """An instance of the component's class, or None where the class and all its values are the family's defaults."""
     return None if component.usual else build_component(component)

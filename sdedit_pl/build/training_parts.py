@@ -21,11 +21,7 @@ from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 
 def build_data(config: TrainingConfig) -> ImageDataModule:
-    """The data module.
-
-    Raises:
-        ConfigError: the source or the module refuses its arguments.
-    """
+    """Raises ConfigError if the source or the module refuses its arguments."""
     of_source, of_module = keys_of(config.data.cls), keys_of(ImageDataModule)
     shared = {key: value for key, value in config.data.values.items() if key in of_module and key not in of_source}
     source = build_component(config.data)
@@ -55,7 +51,6 @@ def resolve_arithmetic(config: TrainingConfig, machine: Machine) -> TrainingConf
 
 
 def build_module(config: TrainingConfig, denoiser: Denoiser) -> ScoreModule:
-    """The LightningModule that trains `denoiser`."""
     config = resolve_arithmetic(config, this_machine(config.trainer.accelerator))
     if config.channels_last:
         denoiser = denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

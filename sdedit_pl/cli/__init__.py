@@ -58,7 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def wants_help(words: Sequence[str]) -> bool:
-    """Whether a command line asks for the keys."""
     return any(word in ("-h", "--help", "help") for word in words)
 
 
@@ -102,7 +101,6 @@ def speaks() -> bool:
 
 
 def overview() -> str:
-    """The list of verbs."""
     lines = [f"  {verb:<10}{text}" for verb, text in VERBS.items()]
     return "\n".join(["sdedit VERB key=value ...", "", *lines, "", "sdedit VERB --help lists the keys of a verb."])
 

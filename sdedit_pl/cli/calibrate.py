@@ -16,7 +16,6 @@ COMMAND = Command(USAGE, CalibrationSettings)
 
 
 def run(words: list[str]) -> None:
-    """Calibrates and reports the levels, the knee and the files."""
     settings = COMMAND.parse(words)
     calibration = calibrate(settings)
     report = calibration.report

@@ -53,7 +53,6 @@ COMMAND = Command(USAGE, Arguments)
 
 
 def run(words: list[str]) -> None:
-    """Edits the bundled guides and writes one picture."""
     arguments = COMMAND.parse(words)
     out = Path(arguments.out)
     if out.is_dir():

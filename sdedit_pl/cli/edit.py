@@ -18,7 +18,6 @@ COMMAND = Command(USAGE, EditSettings, "a YAML file of these keys, such as the e
 
 
 def run(words: list[str]) -> None:
-    """Edits and reports the number of samples."""
     settings = COMMAND.parse(words, read=read_settings_file)
     count = run_edit(settings)
     say(f"{count} samples in {settings.out}; see {Path(settings.out) / SHEET_FILE}")

@@ -41,7 +41,6 @@ FREE = ("out", "accelerator", "devices", "num_nodes", "batch", "wandb", "overwri
 
 
 def run(words: list[str]) -> None:
-    """Evaluates and writes the report."""
     arguments = COMMAND.parse(words)
     out = Path(arguments.out)
     check_place(out)

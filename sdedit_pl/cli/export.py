@@ -41,7 +41,7 @@ COMMAND = Command(USAGE, Arguments)
 
 
 def run(words: list[str]) -> None:
-    """Writes the export; nothing is left of one that fails."""
+    """Writes the export; a failed one leaves nothing."""
     arguments = COMMAND.parse(words)
     from sdedit_pl.checkpoints import load_described
 

@@ -61,7 +61,6 @@ COMMAND = Command(USAGE, Arguments)
 
 
 def run(words: list[str]) -> None:
-    """Writes the editing checkpoint and reports how it was read."""
     arguments = COMMAND.parse(words)
     from sdedit_pl.checkpoints.importing import import_checkpoint
 

@@ -29,7 +29,6 @@ COMMAND = Command(USAGE, Arguments)
 
 
 def run(words: list[str]) -> None:
-    """Prints a checkpoint's description as YAML."""
     arguments = COMMAND.parse(words)
     from sdedit_pl.checkpoints import describe, files_of, find_checkpoint
     from sdedit_pl.files import sha256_of

@@ -21,7 +21,6 @@ _NAMED = 5
 
 
 def run(words: list[str]) -> None:
-    """Packs images and reports the result."""
     arguments = COMMAND.parse(words)
     from tqdm import tqdm  # imported here, because they load PyTorch, which help does not need
 

@@ -36,7 +36,6 @@ COMMANDS = {
 
 
 def run(words: list[str]) -> None:
-    """Runs one of the steps: build, serve, report."""
     step = words[0] if words else ""
     if step not in STEPS:
         got = f"got {step!r}{nearest(step, STEPS)}" if step else "got nothing"
@@ -80,7 +79,6 @@ def serve(words: list[str]) -> None:
 
 
 def report(words: list[str]) -> None:
-    """Writes the report of a study."""
     arguments = COMMANDS["report"].parse(words)
     _require_packages("report", "jinja2", "scipy")
     from sdedit_pl.study.study_report import REPORT_FILES, study_report

@@ -21,7 +21,6 @@ COMMAND = Command(
 
 
 def run(words: list[str]) -> None:
-    """Trains and reports the editing checkpoint."""
     config = COMMAND.parse(words, read=lambda file: read_file(find_config(file)))
     try:
         checkpoint = fit(config)

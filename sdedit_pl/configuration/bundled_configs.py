@@ -10,7 +10,6 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def config_folders() -> list[Path]:
-    """The folders of bundled configurations, in the order in which they are searched."""
     return [folder for folder in (PACKAGE / "configs", PACKAGE.parent / "configs") if folder.is_dir()]
 
 

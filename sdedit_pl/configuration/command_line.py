@@ -20,12 +20,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Command(Generic[T]):
-    """A command of the command line.
+    """A command of the command line: the first lines of its help, and the dataclass of its keys.
 
-    Args:
-        usage: the first lines of its help.
-        arguments: the dataclass of its keys.
-        file: description of the key `config=FILE`; None for a command without it.
+    `file` describes the key `config=FILE`; None for a command without it.
     """
 
     usage: str
@@ -33,11 +30,7 @@ class Command(Generic[T]):
     file: str | None = None
 
     def parse(self, words: list[str], read: Callable[[str], dict[str, Any]] | None = None) -> T:
-        """The typed arguments of a command line.
-
-        Args:
-            words: the command line after the verb.
-            read: reads the file of `config=`; None for a plain YAML file.
+        """The typed arguments of a command line after the verb; `read` reads the file of `config=`, by default YAML.
 
         Raises:
             ConfigError: arguments or a file that do not fit the keys.

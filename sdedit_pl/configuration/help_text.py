@@ -16,7 +16,6 @@ def explain(usage: str, schema: Schema, keys_of: Callable[[Any], dict[str, Key]]
 
     Args:
         usage: the first lines.
-        schema: the keys.
         keys_of: gives the keys of a class in the schema.
         file: description of the key `config`; None for a command without it.
     """
@@ -30,7 +29,6 @@ def explain(usage: str, schema: Schema, keys_of: Callable[[Any], dict[str, Key]]
 
 
 def family_lines(section: str, family: Family[Any], keys_of: Callable[[Any], dict[str, Key]]) -> list[str]:
-    """The lines of a component's section."""
     shared = {} if family.shared is None else keys_of(family.shared)
     lines = [f"{section} (one of {', '.join(family.table)}; default {family.default})"]
     lines += key_lines({name: key for name, key in shared.items() if name not in family.supplied}, f"{section}.")
@@ -46,7 +44,6 @@ def summary(cls: Any) -> str:
 
 
 def key_lines(keys: Mapping[str, Key], prefix: str = "", indent: int = 2) -> list[str]:
-    """One entry a key: its name, meaning and default."""
     lines = []
     for name, key in keys.items():
         default = "required" if key.default is REQUIRED else f"default {shown(key.default)}"

@@ -31,15 +31,11 @@ class ImageShape:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A denoiser.
+    """A denoiser for images of one shape.
 
     Args:
-        image: its images.
         t_max: latest time that it is trained for.
         augmentation_labels: how many numbers condition the network on augmentation; 0 for none.
-        sde: its SDE.
-        network: its network.
-        parameterisation: its parameterisation.
     """
 
     image: ImageShape

@@ -27,8 +27,6 @@ def resolve(
     """An instance of a dataclass, from keys and values.
 
     Args:
-        cls: the dataclass that declares the keys.
-        given: keys and values, as read.
         typed: values as typed on the command line, by their full keys.
         taken: keys already removed from `given`, which a misspelt one may resemble.
 
@@ -97,13 +95,12 @@ def as_data(value: Any) -> Any:
 
 
 def _section(given: Mapping[str, Any], section: str) -> Any:
-    """The contents of a section; an empty one counts as absent."""
+    """An empty section counts as absent."""
     found = given.get(section)
     return {} if found is None else found
 
 
 def _named(given: Any) -> Any:
-    """A component's section, for which a file may give its name alone."""
     return {"name": given} if isinstance(given, str) else given
 
 

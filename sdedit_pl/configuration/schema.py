@@ -47,7 +47,6 @@ class Family(Generic[T]):
     supplied: tuple[str, ...] = ()
 
     def keys(self, name: str) -> dict[str, Key]:
-        """The keys that go with the class `name`."""
         keys = {} if self.shared is None else keys_of(self.shared)
         keys |= keys_of(self.table[name])
         return {key: value for key, value in keys.items() if key not in self.supplied}
@@ -59,8 +58,6 @@ class Component(Generic[T]):
 
     Args:
         section: the section's name, for messages.
-        name: the class's name in the table.
-        cls: the class.
         values: every key of the section but `name`; those of `Family.shared` are among them.
         usual: whether the class and all values are the family's defaults.
     """
@@ -85,13 +82,7 @@ def family(
 
 @dataclass(frozen=True)
 class Schema:
-    """The keys of a dataclass by kind.
-
-    Args:
-        keys: those outside of any section.
-        sections: section -> the dataclass of its keys.
-        families: section -> the classes that it can name.
-    """
+    """The keys of a dataclass: those outside of any section, each section's dataclass, and each component's family."""
 
     keys: Mapping[str, Key]
     sections: Mapping[str, Callable[..., Any]]
@@ -100,7 +91,6 @@ class Schema:
 
 @cache
 def schema_of(cls: type) -> Schema:
-    """The schema that a dataclass declares."""
     families = {item.name: item.metadata["family"] for item in fields(cls) if "family" in item.metadata}
     keys = {name: key for name, key in keys_of(cls).items() if name not in families}
     sections = {name: key.kind for name, key in keys.items() if isinstance(key.kind, type) and is_dataclass(key.kind)}

@@ -55,8 +55,6 @@ class Unknown:
 
 
 class SourceClass(Unknown):
-    """A class, read from its definition."""
-
     def __init__(self, module: str, node: ast.ClassDef) -> None:
         self.module = module
         self.node = node

@@ -243,12 +243,10 @@ class TrainingConfig:
 
     @property
     def image(self) -> ImageShape:
-        """The size and channels of the images."""
         return construct("data", ImageShape, size=self.data.values["size"], channels=self.data.values["channels"])
 
     @property
     def model(self) -> ModelConfig:
-        """The denoiser that is trained."""
         return ModelConfig(
             image=self.image,
             t_max=self.times.values["t_max"],

@@ -17,12 +17,10 @@ from sdedit_pl.configuration.yaml_reading import parsed
 
 
 def converted(path: str, value: Any, key: Key, typed: str | None = None) -> Any:
-    """`value` in the type of a key; lists become tuples.
+    """`value`, as read from YAML, in the type of a key; lists become tuples.
 
     Args:
         path: the key's full name, for messages.
-        value: as read from YAML.
-        key: the key.
         typed: the value as typed on the command line, which text keeps (00012 is not 10).
 
     Raises:
@@ -67,7 +65,7 @@ def _with_whole_numbers(value: Any) -> Any:
 
 
 def _in_words(path: str, value: Any, kind: Any, refusal: ValidationError) -> str:
-    """One line that says what was expected, from the errors that lie deepest in the value."""
+    """The expected types, from the errors that lie deepest in the value."""
     errors = refusal.errors(include_url=False, include_context=False)
     places = [_place(value, error["loc"]) for error in errors]
     deepest = max(places, key=len)
@@ -82,7 +80,7 @@ def _in_words(path: str, value: Any, kind: Any, refusal: ValidationError) -> str
 
 
 def _place(value: Any, location: tuple[int | str, ...]) -> list[str]:
-    """Where in a value an error lies, as indices and keys; pydantic names the options of a union among them."""
+    """Where in a value an error lies; pydantic names the options of a union among indices and keys."""
     place = []
     for part in location:
         if isinstance(part, int):

@@ -25,11 +25,10 @@ _NAMED = 4
 
 
 def pair_files(sources: Mapping[str, str]) -> dict[str, dict[str, Path]]:
-    """Pairs the files of several folders by name.
+    """Pairs the files of several folders or glob patterns by name: without extension and an edit's suffix `_seed0`.
 
     Args:
-        sources: configuration key -> folder of images or glob pattern. A file's name is taken without its extension
-            and without the suffix `_seed0` of an edit's sample.
+        sources: configuration key -> folder or pattern.
 
     Returns:
         name -> key -> file, sorted by name.
@@ -53,7 +52,7 @@ def pair_files(sources: Mapping[str, str]) -> dict[str, dict[str, Path]]:
 
 
 def image_files(key: str, source: str) -> list[Path]:
-    """The image files of the folder or pattern `source`, which was given as `key`.
+    """The image files of a folder or pattern; `key` names it in messages.
 
     Raises:
         StudyError: if there are none.
@@ -122,6 +121,5 @@ def _files_by_name(key: str, source: str) -> dict[str, Path]:
 
 
 def _listed(names: list[str]) -> str:
-    """The first few names and the number of the others."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

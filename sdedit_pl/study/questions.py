@@ -17,9 +17,7 @@ class Question:
     """A question about two images.
 
     Args:
-        text: the question.
         hint: advice on what to judge.
-        shows_guide: whether the guide is shown with the two images.
         intact: the intact image of a catch trial: the guide, a real image (an output if the study has none), or an
             output of one of the methods.
     """

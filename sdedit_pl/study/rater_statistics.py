@@ -38,7 +38,7 @@ class RaterAgreement(NamedTuple):
 
 
 def rater_agreement(units: Iterable[Sequence[Hashable]]) -> RaterAgreement:
-    """Krippendorff's alpha for nominal ratings by any number of raters, with missing ratings.
+    """Krippendorff's alpha for nominal ratings of units by any number of raters, with missing ratings.
 
     alpha = 1 - D_o / D_e, where D_o is the fraction of unequal pairs among the pairs of ratings of one unit, averaged
     over units weighted by their numbers of ratings, and D_e is that fraction among all pairs of ratings. Units with one
@@ -46,9 +46,6 @@ def rater_agreement(units: Iterable[Sequence[Hashable]]) -> RaterAgreement:
 
     Source: Krippendorff, "Content Analysis", 2nd edition, 2004, chapter 11; "Computing Krippendorff's
     alpha-reliability", 2011, section C.
-
-    Args:
-        units: the ratings of each unit.
     """
     rated = [Counter(ratings) for ratings in units if len(ratings) > 1]
     if not rated:

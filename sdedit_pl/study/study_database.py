@@ -71,13 +71,7 @@ class UnknownTrial(StudyError):
 class ShownTrial(NamedTuple):
     """A trial as the rater's page receives it: nothing in it reveals which method made an image.
 
-    Args:
-        id: id of the trial.
-        question: a key of QUESTIONS.
-        left: id of the image on the left.
-        right: id of the image on the right.
-        guide: id of the guide's image; None if it is not shown.
-        answered: whether the rater has answered it.
+    `left`, `right` and `guide` are ids of images; `guide` is None if the question does not show it.
     """
 
     id: str
@@ -94,13 +88,8 @@ class Answer:
 
     Args:
         rater: number of the rater, in the order of joining.
-        form: number of the form.
-        position: position of the trial in the form.
-        question: a key of QUESTIONS.
-        item: name of the item.
         left: origin of the image on the left, see `TrialImage.label`.
         right: origin of the image on the right.
-        choice: the side chosen.
         correct: the correct side in a catch trial; None in a comparison.
         milliseconds: time from the appearance of the images to the choice; None if unknown.
         received: time of storage, ISO 8601 in UTC.
@@ -120,7 +109,6 @@ class Answer:
 
     @property
     def preferred(self) -> str:
-        """Origin of the chosen image."""
         return self.left if self.choice == "left" else self.right
 
 
@@ -165,11 +153,7 @@ class StudyDatabase:
             self._database.close()
 
     def join(self, token: str) -> list[ShownTrial]:
-        """The rater's trials in order; a new rater gets the form that the fewest raters have.
-
-        Args:
-            token: the name by which the rater's browser identifies itself.
-        """
+        """The rater's trials in order; a new `token` (a browser's name) gets the form that the fewest raters have."""
         with self._transaction() as database:
             number = self._number(token)
             if number is None:
@@ -274,12 +258,10 @@ class StudyDatabase:
 def write_study(
     path: Path, settings: Mapping[str, Any], forms: Sequence[Sequence[Trial]], pictures: Mapping[TrialImage, bytes]
 ) -> None:
-    """Writes the database of a new study.
+    """Writes the database of a new study to `path`, which must not exist.
 
     Args:
-        path: the file, which must not exist.
         settings: JSON-serialisable settings of the study, including the seed.
-        forms: the trials of each form.
         pictures: PNG file of each image of the trials.
 
     Raises:

@@ -22,7 +22,6 @@ class Rater:
     """A rater's answers in numbers.
 
     Args:
-        rater: number of the rater, in the order of joining.
         answers: number of answers, including those to catch trials.
         asked: number of trials in the rater's form.
         catches: number of catch trials answered.
@@ -42,17 +41,9 @@ class Rater:
 
 @dataclass(frozen=True)
 class Preference:
-    """How often one method was preferred to another.
+    """How often the method `first` was preferred to `second`: `rate` = `preferred` / `answers`, in [`low`, `high`].
 
-    Args:
-        question: a key of QUESTIONS.
-        first: the method whose rate this is.
-        second: the other method.
-        preferred: number of answers that prefer `first`.
-        answers: number of answers.
-        rate: preferred / answers; None without answers, as are the bounds.
-        low: lower bound of the rate.
-        high: upper bound of the rate.
+    The rate and its bounds are None without answers.
     """
 
     question: str
@@ -73,7 +64,6 @@ def summarise(
     Args:
         settings: settings stored in the study.
         forms: number of each rater -> number of trials in the rater's form.
-        answers: all answers.
         threshold: raters are excluded if they answered a smaller fraction of their catch trials correctly.
 
     Raises:

@@ -132,7 +132,7 @@ def study_app(study: StudyDatabase, names: Collection[str] = ()) -> Starlette:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at `host` and `port`; port 0 takes any free one.
+    """A listening socket; port 0 takes any free one.
 
     Raises:
         StudyError: if the address is not available.

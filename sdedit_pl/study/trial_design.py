@@ -1,17 +1,11 @@
 """The design of a study: which comparisons are made, and how they are distributed over raters.
 
 A comparison is one question about two methods' outputs for one item (a guide and the outputs made from it). Every
-combination of question, pair of methods and item is asked. The comparisons are dealt into forms; a rater answers one
-form.
-
-- Each comparison appears in exactly one form. For every question and pair, the number of comparisons differs by at
-  most one between forms.
-- Sides alternate within a form, and every form has a mirrored twin with the sides exchanged, so that over both forms
-  each method of a comparison stands on the left once.
-- A form has one block per question. The order of the blocks rotates from form to form; the order within a block is
-  random, including the positions of the catch trials (an intact image beside a heavily degraded copy of it).
-
-The design is a function of the seed.
+combination of question, pair of methods and item is asked, in exactly one form; a rater answers one form. For every
+question and pair, the number of comparisons differs by at most one between forms. Sides alternate within a form, and
+every form has a mirrored twin with the sides exchanged. A form has one block per question; the order of the blocks
+rotates from form to form. The order within a block is random, including the positions of the catch trials (an intact
+image beside a heavily degraded copy of it). The design is a function of the seed.
 """
 
 from __future__ import annotations
@@ -54,15 +48,7 @@ class TrialImage(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """A question about two images, as a rater sees it.
-
-    Args:
-        question: a key of QUESTIONS.
-        item: the item whose guide is shown, if the question shows one.
-        left: the image on the left.
-        right: the image on the right.
-        correct: the side of the intact image in a catch trial; None in a comparison.
-    """
+    """A question about two images, as a rater sees it; `correct` is the side of a catch trial's intact image."""
 
     question: str
     item: str
@@ -80,7 +66,6 @@ class Trial:
         return [image for image in (self.guide, self.left, self.right) if image is not None]
 
     def mirrored(self) -> Trial:
-        """The same trial with the sides exchanged."""
         other: dict[Side | None, Side | None] = {"left": "right", "right": "left", None: None}
         return Trial(self.question, self.item, self.right, self.left, other[self.correct])
 
@@ -104,12 +89,8 @@ def design_forms(
     """Deals all comparisons and the catch trials into forms.
 
     Args:
-        items: names of the items.
-        questions: keys of QUESTIONS.
-        pairs: pairs of methods, see `method_pairs`.
         comparisons: maximum number of comparisons in a form; None puts all into one form (and its mirror).
         catches: number of catch trials per form, in addition to the comparisons.
-        seed: seed of all random choices.
         real: names of real images for catch trials.
 
     Returns:
@@ -160,7 +141,6 @@ def _alternating(trials: Sequence[Trial], first: int) -> list[Trial]:
 
 
 def _in_blocks(trials: Sequence[Trial], questions: Sequence[str], generator: random.Random) -> list[Trial]:
-    """Groups the trials by question and shuffles each group."""
     blocks = ([trial for trial in trials if trial.question == question] for question in questions)
     return [trial for block in blocks for trial in generator.sample(block, len(block))]
 

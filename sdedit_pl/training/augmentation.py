@@ -1,8 +1,6 @@
 """Random changes of training images before noise is added.
 
-Geometric augmentation does not leak into generated images, because the network is conditioned on it
-(`geometric_augmentation.py`). Recolouring leaks on purpose (`recolouring.py`). Mirroring without conditioning, for
-domains that are symmetric, belongs to the data (`data.flip`).
+Mirroring without conditioning, for symmetric domains, belongs to the data (`data.flip`).
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from sdedit_pl.typing import Images
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of training images.
+    """Random changes of training images in [-1, 1], from the default generator of the images' device.
 
     Args:
         probability: probability of each geometric transformation of an image (vertical flip, scaling, rotation,
@@ -46,10 +44,6 @@ class Augmentation:
         return LABELS if self.probability else 0
 
     def __call__(self, images: Images) -> tuple[Images, Float[Tensor, "B labels"] | None]:
-        """Returns augmented images in [-1, 1] and the labels for the network.
-
-        Random numbers come from the default generator of the images' device.
-        """
         if self.recolour:
             images = recolour(images, self.recolour)
         if not self.probability:

@@ -14,10 +14,10 @@ from sdedit_pl.files import whole_file
 
 
 class DurableCheckpoints(TorchCheckpointIO):
-    """Writes each of Lightning's checkpoints completely or not at all.
+    """Writes each checkpoint completely or not at all.
 
-    A file that cannot be written, for example on a full disk, raises no error: only the first device writes, and the
-    others would wait for it forever. The reason stays in `failure` until a checkpoint has been written.
+    A full disk raises no error: only the first device writes, and the others would wait for it forever. The reason
+    stays in `failure` until a checkpoint has been written.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class DurableCheckpoints(TorchCheckpointIO):
 
 
 def damage(checkpoint: Path) -> str | None:
-    """Describes the damage of a checkpoint, or returns None if its checksums are correct."""
+    """The damage of a checkpoint; None if its checksums are correct."""
     try:
         with zipfile.ZipFile(checkpoint) as archive:
             part = archive.testzip()

@@ -18,8 +18,6 @@ class Diverged(ValueError):
 
 
 class DivergenceWatch:
-    """Finds the first step whose loss was not finite."""
-
     def __init__(self) -> None:
         self._first_step = 0
         self._steps = 0
@@ -36,9 +34,7 @@ class DivergenceWatch:
         self._steps += 1
 
     def check(self, trainer: lightning.Trainer, network: nn.Module) -> None:
-        """Checks the losses since the last check and the weights; waits for the accelerator.
-
-        All devices call it after the same step. The first bad loss of any device counts.
+        """Checks the weights and the losses since the last check; all devices call it after the same step.
 
         Raises:
             Diverged: a loss or a weight is not finite.

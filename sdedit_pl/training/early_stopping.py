@@ -15,11 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Patience(lightning.Callback):
-    """Ends a run when the validation loss of the best average has not decreased for some validations.
-
-    Args:
-        averaging: the callback that holds the averages.
-        validations: number of validations without a lower loss after which the run ends.
+    """Ends a run after `validations` validations in which the loss of the best average has not decreased.
 
     Raises:
         ValueError: `validations` is below 1.

@@ -20,10 +20,7 @@ logger = logging.getLogger(__name__)
 def best_average(
     averaging: ImageHalfLifeAveraging, trainer: lightning.Trainer, module: ScoreModule
 ) -> tuple[int, float]:
-    """The average with the lowest `ScoreModule.criterion` in the latest validation: its half-life and its loss.
-
-    The criterion is reduced over all devices, so that all devices choose the same average.
-    """
+    """Half-life and loss of the average with the lowest loss in the latest validation, the same on all devices."""
     first, *others = averaging.half_lives
     names = {first: module.criterion(), **{other: module.criterion(other) for other in others}}
     losses = {half_life: float(trainer.callback_metrics[name]) for half_life, name in names.items()}
@@ -38,12 +35,8 @@ class EditingCheckpoint(lightning.Callback):
     average that was best at the last validation. A run without any validation writes its first average at the end.
 
     Args:
-        averaging: the callback that holds the averages.
-        path: the file to write.
-        save: writes a denoiser to a file, together with facts of its training: steps, images seen, half-life of the
-            average and its validation loss.
-        best: whether to write only after a validation with a lower loss than all before it.
-        all_averages: whether to also write the newest weights of each average, to model-HALFLIFE.safetensors.
+        save: writes a denoiser to a file, with facts of its training: steps, images seen, half-life, validation loss.
+        all_averages: also write the newest weights of each average, to model-HALFLIFE.safetensors.
     """
 
     def __init__(

@@ -22,14 +22,9 @@ normalisations, and the layers that embed the noise level."""
 
 
 def freeze_all_but(network: nn.Module, parts: Sequence[str]) -> int:
-    """Switches off the gradients of all parameters outside `parts`.
+    """Freezes everything outside `parts`, in place, and returns the number of trained parameters.
 
-    Args:
-        network: modified in place.
-        parts: names in `PARTS`; an empty sequence trains everything.
-
-    Returns:
-        The number of trained parameters.
+    An empty sequence trains everything.
 
     Raises:
         ValueError: a name is unknown, or the network does not have that part.

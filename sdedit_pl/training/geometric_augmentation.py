@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from sdedit_pl.typing import Images, over_images
 
 LABELS = 9
-"""Length of the label of an image; see `Transformation.labels`."""
 
 # Standard deviations of log2(scale), log2(stretch) and the shift as a fraction of the image.
 _SCALE, _STRETCH, _SHIFT = 0.2, 0.2, 0.125
@@ -57,11 +56,8 @@ class Transformation(NamedTuple):
     def random(cls, count: int, probability: float, like: Tensor) -> Transformation:
         """Draws transformations from the default generator of the device of `like`.
 
-        Args:
-            count: number of images.
-            probability: probability of each transformation, in [0, 1]. As in EDM, half of all images are mirrored
-                whatever the probability, and a vertical flip has half the probability.
-            like: a tensor with the dtype and device to use.
+        As in EDM, half of all images are mirrored whatever the probability, and a vertical flip has half the
+        probability.
         """
         made = (torch.rand(5, count, device=like.device, dtype=like.dtype) < probability).to(like.dtype)
         normal = torch.randn(4, count, device=like.device, dtype=like.dtype)
@@ -97,9 +93,7 @@ class Transformation(NamedTuple):
         )
 
     def __call__(self, images: Images) -> Images:
-        """Transforms images; areas outside the original are filled by reflection.
-
-        Images that are only flipped keep their pixel values exactly.
+        """Transforms images, filled by reflection; those that are only flipped keep their pixel values exactly.
 
         Raises:
             ValueError: the images are not square.
@@ -112,7 +106,6 @@ class Transformation(NamedTuple):
         return torch.where(over_images(self._resamples()) > 0, self._resampled(images), images)
 
     def _resamples(self) -> Float[Tensor, "B"]:
-        """Above 0 where the image has to be resampled."""
         return torch.stack([self.scale, self.angle, self.stretch, self.shift_x, self.shift_y]).abs().amax(0)
 
     def _resampled(self, images: Images) -> Images:

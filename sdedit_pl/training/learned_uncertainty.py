@@ -1,16 +1,11 @@
 """Learned weighting of the loss by the uncertainty at each noise level.
 
-The loss at different noise levels differs by orders of magnitude, so that with a fixed weighting some levels dominate
-the gradient. With u(s), a learned function of the noise level s, the objective
-
-    loss / e^u + u
-
-is minimal at u = ln E[loss at s]. There the loss of each level is divided by its own mean: all levels have the same
-weight, also while their losses fall at different rates. u is not used for denoising.
+With u(s), a learned function of the noise level s, the objective loss / e^u + u is minimal at u = ln E[loss at s].
+There the loss of each level is divided by its own mean: all levels have the same weight, also while their losses fall
+at different rates. u is not used for denoising.
 
 Source: Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", CVPR 2024, section 2 and
-appendix B.1, after Kendall and Gal, "What Uncertainties Do We Need in Bayesian Deep Learning for Computer Vision?",
-NeurIPS 2017.
+appendix B.1, after Kendall and Gal, NeurIPS 2017.
 """
 
 from __future__ import annotations
@@ -49,6 +44,5 @@ class LogUncertainty(nn.Module):
             return self.weights(torch.cat([phase.cos(), phase.sin()], dim=1)).squeeze(1)
 
     def objective(self, losses: Float[Tensor, "B"], sde: SDE, t: Times) -> Float[Tensor, "B"]:
-        """The training objective, from the `losses` of images at the times `t`."""
         u = self(sde, t)
         return losses * (-u).exp() + u

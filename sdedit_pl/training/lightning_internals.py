@@ -69,15 +69,10 @@ def run_validation(trainer: lightning.Trainer) -> None:
 def configure_ddp(trainer: lightning.Trainer, *, timeout: timedelta, static_graph: bool) -> None:
     """Sets how the processes of a distributed run exchange gradients; without effect on a run of one process.
 
-    Gradients are views of the buffers that are exchanged, which saves a copy of them in memory.
+    Gradients are views of the buffers that are exchanged, which saves a copy of them in memory. The graph is static if
+    every step uses the same parameters.
 
-    Args:
-        trainer: the Trainer, before its fit.
-        timeout: how long processes wait for one another.
-        static_graph: whether every step uses the same parameters.
-
-    Why: only the Trainer knows which strategy `auto` is and how its processes are started, and a strategy that is
-    constructed by hand must be given both.
+    Why: only the Trainer knows which strategy `auto` is and how its processes are started.
     Replacement: Trainer options for arguments of the strategy that `auto` chooses.
     """
     if isinstance(trainer.strategy, DDPStrategy):
@@ -126,12 +121,9 @@ class AccessibleWeightAveraging(WeightAveraging):
     """Lightning's weight averaging with its private state as properties.
 
     Why: updates, previews and editing checkpoints need the averaged module itself. During a validation Lightning
-    exchanges the weights of the module and of the average, without telling which ones the module holds. It leaves them
-    exchanged after an exception.
+    exchanges the weights of the module and of the average, without saying which ones the module holds (`exchanged`). It
+    leaves them exchanged after an exception.
     Replacement: public properties of `WeightAveraging`.
-
-    Attributes:
-        exchanged: whether the module currently holds the averaged weights, and the average those of the module.
     """
 
     def __init__(self) -> None:
@@ -145,7 +137,6 @@ class AccessibleWeightAveraging(WeightAveraging):
 
     @property
     def updates(self) -> int:
-        """Number of updates of the average, which checkpoints keep."""
         assert self._average_model is not None
         return int(self._average_model.n_averaged)
 
@@ -157,7 +148,6 @@ class AccessibleWeightAveraging(WeightAveraging):
 
     @property
     def latest_update_step(self) -> int:
-        """The optimiser step of the latest update."""
         return self._latest_update_step
 
     @latest_update_step.setter

@@ -1,8 +1,7 @@
 """Logs the training loss and speed at intervals.
 
-Lightning's `log` reads a number from the accelerator at every step whose value is shown in the progress bar. Here that
-happens at log entries only. The loss is then reduced over the devices, and every entry reaches the loggers before a
-checkpoint of the same step is written.
+Lightning's `log` reads numbers for the progress bar from the accelerator at every step, `TrainingLog` at entries only.
+Every entry reaches the loggers before a checkpoint of the same step is written.
 """
 
 from __future__ import annotations
@@ -22,12 +21,8 @@ from sdedit_pl.training.trainer_position import between_steps, images_seen
 class TrainingLog(lightning.Callback):
     """Logs the loss, the learning rate, the images seen since the first run, and images per second.
 
-    The loss is the mean of one optimiser step, over its batches and over all devices. Entries carry the number of the
-    optimiser step, counted from 0 as in Lightning.
-
-    Args:
-        every_steps: optimiser steps between two entries.
-        watch: receives every loss and is checked at every entry and before every validation.
+    The loss is the mean of one optimiser step, over its batches and over all devices. Steps are counted from 0, as in
+    Lightning. The watch receives every loss and is checked at every entry and before every validation.
 
     Raises:
         ValueError: `every_steps` is below 1.

@@ -1,15 +1,10 @@
 """Detects models that reproduce their training images instead of generating new ones.
 
-After each validation, simulated stroke paintings of validation images are edited. The distance from an edit to the
-nearest training image is compared with the same distance of the unseen validation images. Much smaller distances mean
-memorised images.
-
-The distance is the mean squared difference of pixels at 16 px, over the training images and their mirror images. The
-low resolution is deliberate: early in training, edits lack detail and would be far from everything at full resolution
-(blurred originals of the bundled domain are 1.4 times as far at 64 px and 4 times as far in a classifier's features,
-but 1.0 times at 16 px), while the layout of a copied image remains visible. No other network is needed, and any domain
-works. A model trained on the 838 bundled portraits for 232,000 images, which does reproduce them, had ratios of 0.82 at
-noise level 1.2, 0.52 at 3.4 and 0.35 at 25.
+After each validation, simulated strokes of validation images are edited. Edits that are much closer to the nearest
+training image than the validation images themselves are memorised. The distance is the mean squared difference at
+16 px, over the training images and their mirror images. At full resolution, edits that lack detail would be far from
+everything: blurred originals of the bundled domain are 1.4 times as far at 64 px, but 1.0 times at 16 px. A model that
+does reproduce the 838 bundled portraits had ratios of 0.82 at noise level 1.2, 0.52 at 3.4 and 0.35 at 25.
 """
 
 from __future__ import annotations
@@ -33,7 +28,6 @@ from sdedit_pl.typing import Images
 logger = logging.getLogger(__name__)
 
 SIDE = 16
-"""Height and width at which images are compared."""
 NOISE_LEVEL, STEPS = 10.0, 20
 """Start and number of steps of the edits. Little of the strokes is left at this level, so that the model decides."""
 ALARMING = 0.5
@@ -47,8 +41,7 @@ class MemorisationAlarm(lightning.Callback):
     images in [-1, 1]) and their quotient `val/memory/ratio`.
 
     Args:
-        averaging: the callback that holds the averaged weights.
-        denoiser: the trained model, which determines the available noise levels.
+        denoiser: the trained model, which limits the noise level.
         originals: validation images in [-1, 1].
         seen: training images, downscaled to `SIDE`.
     """
@@ -87,7 +80,7 @@ class MemorisationAlarm(lightning.Callback):
             )
 
     def distance(self, images: Images) -> float:
-        """Median distance of `images` to the nearest training image or mirror image, as a mean square."""
+        """Median over the images."""
         side = min(SIDE, *images.shape[2:])
         small = interpolate(images, size=(side, side), mode="area").flatten(1)
         return (nearest_by_distance(small, self._seen).measure.median() / small.shape[1]).item()

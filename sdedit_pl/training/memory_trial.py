@@ -14,17 +14,13 @@ from sdedit_pl.training.module import ScoreModule
 def largest_batch(step: Callable[[int], object], too_large: int) -> int | None:
     """The largest tried batch whose step fits into memory; None if not even one image does.
 
-    Tried are divisors of `too_large`, each at most half of the one before, so that accumulated gradients of the smaller
-    batch can replace the larger one.
-
-    Args:
-        step: a step with a batch of the given size.
-        too_large: a batch that does not fit.
+    Tried are divisors of `too_large`, so that accumulated gradients of the smaller batch can replace the larger one.
     """
     batch = too_large
     while batch > 1:
         batch = max(size for size in range(1, batch // 2 + 1) if too_large % size == 0)
-        release_memory()
+        gc.collect()
+        torch.cuda.empty_cache()  # does nothing without CUDA
         try:
             step(batch)
         except torch.OutOfMemoryError:
@@ -34,13 +30,9 @@ def largest_batch(step: Callable[[int], object], too_large: int) -> int | None:
 
 
 def trial_step(module: ScoreModule, trainer: lightning.Trainer, shape: tuple[int, int, int], batch: int) -> None:
-    """A training step on zeros, without its update of the weights, with room for what the optimiser keeps.
+    """A training step on zeros of (C, H, W) `shape`, without its update, with room for the optimiser's two moments.
 
-    Args:
-        module: the module of a run that has ended.
-        trainer: its trainer, which has moved the module to the CPU.
-        shape: (channels, height, width) of an image.
-        batch: images of the step.
+    The trainer's run has ended, which has moved the module to the CPU.
     """
     device = trainer.strategy.root_device
     module.to(device).train()
@@ -56,10 +48,3 @@ def trial_step(module: ScoreModule, trainer: lightning.Trainer, shape: tuple[int
     finally:
         module.zero_grad(set_to_none=True)
         kept.clear()
-
-
-def release_memory() -> None:
-    """Frees the memory of tensors that nothing refers to."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

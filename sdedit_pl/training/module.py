@@ -34,17 +34,11 @@ class ScoreModule(lightning.LightningModule):
     """Fits a denoiser to images.
 
     Args:
-        denoiser: the model.
-        weighting: weight of the error at each time.
-        times: distribution of training times.
-        optimizer: optimiser settings.
-        schedule: learning-rate schedule.
-        reduction: reduction of the squared error over the pixels of an image, "mean" or "sum".
-        augmentation: random changes of training images; None for no changes.
+        reduction: over the pixels of an image, "mean" or "sum".
         uncertainty: learned weighting of the noise levels; None minimises the weighted loss itself.
         sigma_edges: edges of the ranges of noise levels that validation reports separately.
         seed: seed of all random numbers of training.
-        config: the resolved configuration as plain data, written into every checkpoint.
+        config: the resolved configuration, written into every checkpoint.
 
     Raises:
         ValueError: the denoiser has a learned variance.
@@ -87,7 +81,7 @@ class ScoreModule(lightning.LightningModule):
         self.batch_loss = torch.zeros(())
 
     def training_step(self, batch: Float[Tensor, "B C H W"], batch_idx: int) -> Tensor:
-        """Mean loss of a batch of clean images in [-1, 1]."""
+        """Mean loss of clean images in [-1, 1]."""
         with seeded(mixed(self.seed, self.global_rank, self.batches_done, TRAINING), batch.device):
             uniform = torch.rand(batch.shape[0], device=batch.device, dtype=torch.float32)
             noise = torch.randn(batch.shape, device=batch.device, dtype=torch.float32)
@@ -139,11 +133,7 @@ class ScoreModule(lightning.LightningModule):
         return noise_buckets(self.sigma_edges, self.denoiser)
 
     def criterion(self, half_life: int | None = None) -> str:
-        """Name of the logged loss by which weights are chosen; lower is better.
-
-        Args:
-            half_life: half-life of one of the further `averages`; None for the average that Lightning validates.
-        """
+        """Name of the logged loss by which weights are chosen; None: of the average that Lightning validates."""
         name = f"val/loss/{BUCKETS_MEAN}" if self.buckets else "val/loss"
         return name if half_life is None else f"{name}/average_{half_life}"
 
@@ -155,7 +145,6 @@ class ScoreModule(lightning.LightningModule):
         noise: Images,
         augmentation: Float[Tensor, "B labels"] | None = None,
     ) -> Float[Tensor, "B"]:
-        """The weighted loss of each image at the times `t`."""
         return denoising_loss(
             denoiser, images, t, noise, self.weighting, reduction=self.reduction, augmentation=augmentation
         )
@@ -168,7 +157,6 @@ class ScoreModule(lightning.LightningModule):
         return found | {self.criterion(): torch.stack(list(found.values())).mean(0)} if found else {}
 
     def configure_optimizers(self) -> Any:
-        """The optimiser and its schedule, which advances with every optimiser step."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         # Under 16-mixed, a fused optimiser would unscale the gradients itself, after clipping.
         fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"

@@ -1,9 +1,8 @@
 """Validation losses in ranges of noise levels, which compare between runs and over the course of one run.
 
-A validation loss over the training distribution of noise levels hides at which levels a model overfits, and does not
-compare between runs that sample or weight levels differently. Instead, each validation image is denoised once in each
-bucket, always at the same level and with the same noise. The error has EDM's weight whatever the run trains with, which
-makes the loss of a bucket of order one.
+A loss over the training distribution of noise levels hides at which levels a model overfits, and depends on how a run
+samples and weights them. Instead, each validation image is denoised once in each bucket, always at the same level and
+with the same noise. The error has EDM's weight, which makes the loss of order one.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from sdedit_pl.losses import EDMWeighting, denoising_loss
 from sdedit_pl.typing import Images
 
 BUCKETS_MEAN = "sigma_mean"
-"""Name of the mean over the buckets in logs."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class NoiseBucket:
 
     @property
     def name(self) -> str:
-        """Name in logs, for example sigma_0.05-0.2."""
+        """Name in logs, as in sigma_0.05-0.2."""
         return f"sigma_{self.low:g}-{self.high:g}"
 
     def losses(

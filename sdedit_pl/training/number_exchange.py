@@ -1,8 +1,4 @@
-"""Exchanges small numbers between the devices of a run without waiting for an accelerator.
-
-Lightning's broadcasts wait for the accelerator at every step. Here the numbers travel in the background, on the CPU,
-and arrive one step later.
-"""
+"""Exchanges small numbers between the CPUs of a run; Lightning's broadcasts wait for the accelerator."""
 
 from __future__ import annotations
 
@@ -15,8 +11,8 @@ import torch.distributed
 class Agreement:
     """Computes maxima over all devices.
 
-    With several devices a call returns the maxima of the previous call, so that no call waits for a message in transit.
-    All devices must call equally often. When one of them has died, the calls of the others raise RuntimeError.
+    With several devices a call returns the maxima of the previous call, so that it waits for no message. All
+    devices must call equally often. When one of them has died, the calls of the others raise RuntimeError.
     """
 
     def __init__(self) -> None:
@@ -29,7 +25,7 @@ class Agreement:
         self._group = torch.distributed.new_group(backend="gloo") if world_size > 1 else None
 
     def largest(self, *numbers: int) -> list[int]:
-        """Elementwise maxima over all devices: of this call on one device, of the previous call on several."""
+        """Elementwise maxima."""
         if self._group is None:
             return list(numbers)
         last = self._pending
@@ -41,7 +37,7 @@ class Agreement:
         return [0] * len(numbers) if last is None else last[1].tolist()
 
     def gathered(self, thing: Any) -> list[Any]:
-        """Collects an object from each device, in order of rank. The devices wait for each other."""
+        """An object of each device, in order of rank; the devices wait for each other."""
         if self._group is None:
             return [thing]
         things: list[Any] = [None] * torch.distributed.get_world_size(self._group)

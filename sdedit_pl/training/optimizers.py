@@ -120,7 +120,7 @@ class Adam:
     weight_decay: float = 0.0
 
     def build(self, parameters: list[torch.nn.Parameter], *, fused: bool = False) -> torch.optim.Optimizer:
-        """Builds the torch optimiser; `fused` takes a step in one kernel on a GPU."""
+        """`fused` takes a step in one kernel on a GPU."""
         return torch.optim.Adam(parameters, self.rate, self.betas, self.eps, self.weight_decay, fused=fused)
 
 
@@ -138,7 +138,6 @@ class AdamW(Adam):
     weight_decay: float = 0.01
 
     def build(self, parameters: list[torch.nn.Parameter], *, fused: bool = False) -> torch.optim.Optimizer:
-        """Builds the torch optimiser; `fused` takes a step in one kernel on a GPU."""
         return torch.optim.AdamW(parameters, self.rate, self.betas, self.eps, self.weight_decay, fused=fused)
 
 

@@ -1,4 +1,4 @@
-"""Runs a validation that a former process did not finish."""
+"""Runs a validation that an earlier process did not finish."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from sdedit_pl.training.lightning_internals import run_validation, set_max_steps
 
 
 class OverdueValidation(lightning.Callback):
-    """Validates first when a run resumes from a checkpoint that precedes a validation.
-
-    Either that validation did not finish, or its results are not in the checkpoint.
-    """
+    """Validates first when a run resumes from a checkpoint that was written before a validation."""
 
     def __init__(self) -> None:
         self._max_steps = -1

@@ -24,16 +24,8 @@ logger = logging.getLogger(__name__)
 class Previews(lightning.Callback):
     """Writes a sheet of edits and unconditional samples of the averaged model after every validation.
 
-    The sheet shows each guide above its edit and then the samples. The noise is always the same, so that the sheets of
-    a run compare. A sheet is a PNG file in `folder` and is also passed to loggers that accept images.
-
-    Args:
-        averaging: the callback that holds the averaged weights.
-        folder: folder of the sheets.
-        guides: guides in [-1, 1], or None for samples only.
-        edit: the edit to apply to the guides.
-        image_shape: (C, H, W) of a sample.
-        samples: number of samples.
+    A PNG file in `folder` shows each guide (in [-1, 1]) above its edit and then the samples, whose shape is (C, H, W).
+    Loggers that accept images receive it too. The noise is always the same, so that the sheets of a run compare.
     """
 
     def __init__(
@@ -81,7 +73,6 @@ class Previews(lightning.Callback):
                 log_image("preview", [str(path)], step=trainer.global_step)
 
     def rows(self, denoiser: Denoiser, device: torch.device) -> list[Float[Tensor, "_ C H W"]]:
-        """The rows of the sheet: guides, their edits, samples."""
         rows = []
         if self.guides is not None and len(self.guides):
             guides = self.guides.to(device)

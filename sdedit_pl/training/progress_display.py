@@ -20,13 +20,9 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 
 class TrainingSpeed(lightning.Callback):
-    """Measures images per second, without the time spent on validation, from the second step of this process on.
+    """Measures images per second from the second step of this process on, without the time spent on validation.
 
-    Reads nothing from the accelerator.
-
-    Attributes:
-        images_per_second: None during the first ten steps.
-        hours_left: training time up to the last step; None during the first ten steps.
+    Both numbers are None during the first ten steps. Nothing is read from the accelerator.
     """
 
     def __init__(self) -> None:
@@ -66,16 +62,10 @@ class TrainingSpeed(lightning.Callback):
 
 
 class RunProgressBar(TQDMProgressBar):
-    """A progress bar over the batches of the whole run, also after a resume.
+    """A progress bar over the batches of the whole run, also after a resume."""
 
-    Args:
-        log: the log whose latest loss is shown.
-        speed: the speed to show.
-        refresh_rate: batches between two updates.
-    """
-
-    def __init__(self, log: TrainingLog, speed: TrainingSpeed, refresh_rate: int = 10) -> None:
-        super().__init__(refresh_rate=refresh_rate)
+    def __init__(self, log: TrainingLog, speed: TrainingSpeed) -> None:
+        super().__init__(refresh_rate=10)
         self.training_log = log
         self.speed = speed
 
@@ -90,7 +80,6 @@ class RunProgressBar(TQDMProgressBar):
     def get_metrics(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """The latest training loss, the speed and the latest validation loss."""
         shown: dict[str, Any] = {}
         if "train/loss" in self.training_log.latest:
             shown["train/loss"] = self.training_log.latest["train/loss"]
@@ -106,10 +95,6 @@ class ProgressLines(ProgressBar):
     """Logs a line after ten steps and then every minute: the step, the latest loss, the speed and the time left.
 
     Lightning takes it for a progress bar and adds none of its own.
-
-    Args:
-        log: the log whose latest loss is shown.
-        speed: the speed to show.
     """
 
     def __init__(self, log: TrainingLog, speed: TrainingSpeed) -> None:
@@ -143,6 +128,6 @@ class ProgressLines(ProgressBar):
 
 
 def progress_display(log: TrainingLog) -> list[lightning.Callback]:
-    """The callbacks that show the progress of a run: a bar if the standard output is a terminal, lines otherwise."""
+    """A bar if the standard output is a terminal, lines otherwise."""
     speed = TrainingSpeed()
     return [speed, RunProgressBar(log, speed) if sys.stdout.isatty() else ProgressLines(log, speed)]

@@ -1,17 +1,12 @@
-"""Recolouring: replaces one colour of a training image by a random other colour.
+"""Recolouring: replaces one colour of a training image by a random other colour, which the model learns on purpose.
 
-A domain of few designs has few colours: a green coat in a guide becomes another garment if no training image has a
-green coat. Recolouring picks a pixel and changes the colour of all similar pixels, while light and shade stay. Pixels
-far from the centre, where the subject is, are picked more often. White and black, and with them plain backgrounds and
-outlines, do not change. Torchvision's ColorJitter cannot replace it: its hue shift turns all colours of an image
-together, skin as well as coat, and its brightness, contrast and saturation change white and black.
+A domain of few designs has few colours: a green coat in a guide becomes another garment if no training image has one.
+Recolouring picks a pixel, more often far from the centre, and changes all similar pixels. White and black stay, and so
+does shading. (Torchvision's ColorJitter turns all colours of an image together and changes white and black.)
 
-A colour with channels in [0, 1] is split into its lightness Y, the mean of its channels, and its tint
-q = (colour - Y) / (Y + 0.1), which is nearly independent of shadows. Pixels whose (q, Y) is near that of the picked
-pixel get the tint q + new tint - picked tint and the lightness gain * Y, in proportion to their similarity and to the
-room that their lightness leaves for a tint.
-
-The augmentation leaks on purpose: the model learns images with the new colours.
+A colour with channels in [0, 1] has the lightness Y, the mean of its channels, and a tint that is nearly independent of
+shadows, q = (colour - Y) / (Y + 0.1). Pixels near the picked (q, Y) get the tint q + new tint - picked tint and the
+lightness gain * Y, in proportion to their similarity and to the room that their lightness leaves for a tint.
 """
 
 from __future__ import annotations
@@ -32,16 +27,7 @@ _DARK = 0.1
 
 
 def recolour(images: Images, probability: float) -> Images:
-    """Gives one colour of some images another tint and lightness.
-
-    Random numbers come from the default generator of the images' device.
-
-    Args:
-        images: RGB in [-1, 1].
-        probability: probability that an image is recoloured, in [0, 1].
-
-    Returns:
-        Images in [-1, 1].
+    """Recolours each RGB image in [-1, 1] with a probability, from the default generator of the images' device.
 
     Raises:
         ValueError: the images are not RGB.
@@ -74,14 +60,12 @@ def _distance_from_centre(images: Images) -> Float[Tensor, "H W"]:
 
 
 def _drawn(weights: Float[Tensor, "B P"], uniform: Float[Tensor, "B"]) -> Int[Tensor, "B"]:
-    """Draws an index for each row with probabilities proportional to the weights."""
     summed = weights.cumsum(1)
     index = torch.searchsorted(summed, uniform.unsqueeze(1) * summed[:, -1:], right=True)
     return index.squeeze(1).clamp(max=weights.shape[1] - 1)
 
 
 def _at(values: Images, pixel: Int[Tensor, "B"]) -> Float[Tensor, "B C 1 1"]:
-    """Picks one pixel of each image."""
     index = pixel.view(-1, 1, 1).expand(-1, values.shape[1], 1)
     return values.flatten(2).gather(2, index).unsqueeze(-1)
 

@@ -1,7 +1,7 @@
 """Loggers that keep one history over all restarts of a run, without gaps or duplicates.
 
-A run that was killed has logged steps that no checkpoint holds; the resumed run trains and logs them again. The CSV
-file drops the old rows. Weights & Biases cannot forget an entry, so it does not receive the same entry twice.
+A killed run has logged steps that no checkpoint holds, and the resumed run logs them again. The CSV file drops the old
+rows. Weights & Biases cannot forget an entry, so it does not receive the same entry twice.
 """
 
 from __future__ import annotations
@@ -28,12 +28,8 @@ logger = logging.getLogger(__name__)
 class CsvHistory(Logger):
     """Writes a CSV file with a row for each log entry and a column `step`, the optimiser step counted from 0.
 
-    Rows that cannot be written, for example on a full disk, are written with a later row.
-
-    Args:
-        path: the file.
-        steps: number of optimiser steps in the weights. Rows of later steps are dropped. An entry that is logged again
-            for an earlier step, such as a repeated validation, replaces its row.
+    Rows of later steps than the `steps` in the weights are dropped. An entry that is logged again for an earlier step,
+    such as a repeated validation, replaces its row. Rows that a full disk refuses are written with a later row.
     """
 
     def __init__(self, path: Path, steps: int = 0) -> None:
@@ -55,7 +51,7 @@ class CsvHistory(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: the run's folder already holds the configuration."""
+        """Does nothing: the run's folder holds the configuration."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -120,11 +116,8 @@ def _same(row: Mapping[str, str], later: Mapping[str, Any]) -> bool:
 class ContinuedWandb(WandbLogger):
     """Continues the Weights & Biases run of earlier processes that trained in the same folder.
 
-    The x axis of its curves is the optimiser step, because W&B's own counter cannot go back.
-
-    Args:
-        memory: JSON file with the id of the W&B run and, for each quantity, the last logged step.
-        settings: arguments of WandbLogger.
+    The x axis of its curves is the optimiser step, because W&B's own counter cannot go back. The JSON file `memory`
+    holds the id of the W&B run and the last logged step of each quantity; other arguments are those of WandbLogger.
     """
 
     def __init__(self, memory: Path, **settings: Any) -> None:
@@ -145,7 +138,6 @@ class ContinuedWandb(WandbLogger):
 
     @rank_zero_only
     def remember(self) -> None:
-        """Writes the JSON file."""
         try:
             write_whole(self.memory, json.dumps({"id": self.version, "logged": self._given}))
         except OSError as error:

@@ -1,8 +1,7 @@
 """Writes the checkpoints that a run resumes from, and removes old ones.
 
-A checkpoint holds the state after an optimiser step. It is written before a validation of the same step, so that no
-training is lost if the validation, which may take long, does not finish. A run that resumes there validates first
-(`overdue_validation.py`).
+A checkpoint is written before a validation of the same step, so that no training is lost if the validation does not
+finish. A run that resumes there validates first (`overdue_validation.py`).
 """
 
 from __future__ import annotations
@@ -30,24 +29,20 @@ from sdedit_pl.training.trainer_position import between_steps
 logger = logging.getLogger(__name__)
 
 BEST = "best.ckpt"
-"""Name of the checkpoint with the lowest validation loss."""
 
 
 class ResumableCheckpoint(Checkpoint):
-    """Writes checkpoints at intervals, before validations, on a stop signal and after the last step.
+    """Writes step=NNNNNNNN.ckpt at intervals, before validations, on a stop signal and after the last step.
 
-    Existing checkpoints are found by listing the folder, so that it can be moved and the settings can change between
-    two runs. A signal ends the run on all devices after the same step.
+    Existing checkpoints are found by listing the folder, which can be moved. A signal ends the run on all devices after
+    the same step.
 
     Args:
-        folder: folder for the files step=NNNNNNNN.ckpt.
-        every_steps: optimiser steps between two checkpoints.
         keep: number of newest checkpoints to keep.
         files: writes the files; the trainer must use the same object.
         watch: checked before each checkpoint, so that none holds weights that are not finite.
-        signals: asks the run to stop.
-        resumes_from: the checkpoint that the run resumes from, which must be the same on all devices.
-        every_minutes: minutes between two checkpoints, on the first device's clock; None counts steps only.
+        resumes_from: must be the same on all devices.
+        every_minutes: on the first device's clock; None counts steps only.
         best: also keep the checkpoint with the lowest `ScoreModule.criterion`, as best.ckpt.
 
     Raises:
@@ -151,7 +146,6 @@ class ResumableCheckpoint(Checkpoint):
             self.lowest = loss
 
     def path(self, step: int) -> Path:
-        """The checkpoint after an optimiser step."""
         return self.folder / f"step={step:08d}.ckpt"
 
     def _check_clock(self, trainer: lightning.Trainer) -> None:
@@ -178,7 +172,7 @@ class ResumableCheckpoint(Checkpoint):
                 old.unlink()
 
     def _keep_as_best(self, checkpoint: Path) -> bool:
-        """Copies a checkpoint to best.ckpt and returns whether that was possible."""
+        """Whether the checkpoint could be copied to best.ckpt."""
         if not checkpoint.exists():  # the disk was full
             return False
         try:

@@ -19,14 +19,10 @@ _SECONDS = 8.0
 
 @contextmanager
 def run_lock(folder: Path, seconds: float = _SECONDS) -> Iterator[None]:
-    """Holds the lock of a run's folder, which is created if necessary.
+    """Holds the lock of a run's folder, which is created if necessary; waits for it at most some seconds.
 
     The operating system releases the lock when its process dies. Of several processes that train together, the first
     one holds it. Folders that this call creates and that stay empty are removed again.
-
-    Args:
-        folder: the folder of the run.
-        seconds: how long to wait for the lock.
 
     Raises:
         ValueError: another training holds the lock, or `folder` is a file or cannot be written.

@@ -1,9 +1,8 @@
 """Signals that end a run early, after a checkpoint.
 
-After SIGTERM or SIGUSR1 (from a cluster that needs the machine, or whose time limit is near) or SIGINT (Ctrl-C), the
-current step finishes, a checkpoint is written and the process exits: with 75 (EX_TEMPFAIL, run again) after a cluster's
-signal, with 130 after Ctrl-C. A second Ctrl-C ends the process at once. So does any of these signals before the first
-step, when there is nothing to save, with the same exit codes.
+After a cluster's SIGTERM or SIGUSR1, or SIGINT (Ctrl-C), the current step finishes, a checkpoint is written and the
+process exits: with 75 (EX_TEMPFAIL, run again) after a cluster's signal, with 130 after Ctrl-C. A second Ctrl-C ends
+the process at once. Before the first step any of these signals does, with the same exit codes.
 """
 
 from __future__ import annotations
@@ -15,21 +14,13 @@ from types import FrameType, TracebackType
 from typing import Any
 
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
-"""The signals that stop a run, with the exit codes."""
 
 
 class Interrupted(Exception):
-    """A signal ended the run; the same command resumes it.
-
-    Args:
-        signum: the signal.
-        step: number of finished optimiser steps; None before the first one.
-        problem: the reason why that step has no checkpoint.
-    """
+    """A signal ended the run after `step` steps (None: before the first); `problem` is why there is no checkpoint."""
 
     def __init__(self, signum: int, step: int | None, problem: str | None = None) -> None:
         self.signal = signal.Signals(signum)
-        self.step = step
         if step is None:
             text = "before its first step; run the same command to start again"
         elif problem is None:
@@ -40,17 +31,14 @@ class Interrupted(Exception):
 
     @property
     def exit_code(self) -> int:
-        """The exit code of the process."""
         return EXIT_CODES[self.signal]
 
 
 class StopSignals:
     """Records, inside its `with` block, the first signal that asks this process to stop.
 
-    A signal raises Interrupted at once until `wait` is called.
-
-    Worker processes that are forked inside the block ignore the first signal, because the training process ends them. A
-    second SIGTERM does end a worker.
+    Workers that are forked inside the block ignore the first signal, because the training process ends them. A second
+    SIGTERM does end a worker.
     """
 
     def __init__(self) -> None:
@@ -74,7 +62,7 @@ class StopSignals:
         self._before = {}
 
     def wait(self) -> None:
-        """Stops raising Interrupted; from now on the caller checks `received` and ends the run itself."""
+        """Until this call a signal raises Interrupted; afterwards the caller checks `received` and ends the run."""
         self._waits = True
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:

@@ -11,13 +11,9 @@ from sdedit_pl.training.number_exchange import Agreement
 
 
 class UnreadableImageCounts(lightning.Callback):
-    """Shares between the devices which images could not be read.
+    """Shares the names of unreadable images between the devices, so that the source's limit applies to all together.
 
-    Each device reads its own share of the images, so that only all of them together can tell whether the source's limit
-    is exceeded, which ends the run everywhere. The first device logs the names that the others found.
-
-    Args:
-        source: the source that counts and names the images that this process could not read.
+    The first device logs the names that the others found.
     """
 
     def __init__(self, source: Source) -> None:

@@ -20,28 +20,25 @@ from sdedit_pl.training.trainer_position import images_seen
 logger = logging.getLogger(__name__)
 
 OTHERS = "sdedit_averages"
-"""Key of a checkpoint with the networks of the further averages, by half-life."""
+"""Key of a checkpoint for the networks of the further averages, by half-life."""
 
 
 class ImageHalfLifeAveraging(AccessibleWeightAveraging):
     """Averages the weights so that the influence of an image halves every `half_life_images` images.
 
-    Counting in images makes the average independent of the batch size and of the number of devices. Early in training
-    the half-life is the fraction `ramp` of the images seen, so that the initial weights are soon forgotten.
-
-    With several half-lives, Lightning validates the first average and previews show it. The others are kept beside it
-    and validated by the module.
+    The average does not depend on the batch size or the number of devices. Early in training the half-life is the
+    fraction `ramp` of the images seen, so that the initial weights are soon forgotten. Lightning validates the first of
+    several averages, and previews show it; the module validates the others.
 
     Args:
-        half_life_images: number of images after which the weight of an update has halved; one number or several.
+        half_life_images: images after which the weight of an update has halved; one number or several.
         ramp: largest half-life as a fraction of the images seen so far; 0 switches the ramp off.
-        continues: whether the initial weights are already an average, as those of an editing checkpoint are; then no
-            ramp forgets them.
+        continues: the initial weights are already an average, which no ramp forgets.
+
+    Source: Karras et al. 2022, appendix F.3.
 
     Raises:
         ValueError: a half-life is below 1 or occurs twice, or `ramp` is negative.
-
-    Source: Karras et al. 2022, appendix F.3.
     """
 
     def __init__(
@@ -112,7 +109,7 @@ class ImageHalfLifeAveraging(AccessibleWeightAveraging):
 
     @contextmanager
     def evaluated(self, trainer: lightning.Trainer, pl_module: ScoreModule) -> Iterator[Denoiser]:
-        """Gives the denoiser of the first average in evaluation mode, under the precision of the run."""
+        """The denoiser of the first average, in evaluation mode and under the precision of the run."""
         denoiser = self.averaged(pl_module)
         training = denoiser.training
         denoiser.eval()

@@ -12,7 +12,7 @@ from support.tiny import tiny_config
 
 from sdedit_pl.build.component import build_component
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.build.training_parts import build_averaging, build_data, build_module
+from sdedit_pl.build.training_parts import build_averaging, build_data, build_module, resolve_arithmetic
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.configuration.resolving import resolve, resolve_component
@@ -20,6 +20,7 @@ from sdedit_pl.configuration.schema import Family
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
+from sdedit_pl.machine import this_machine
 from sdedit_pl.networks import NETWORKS
 from sdedit_pl.sde import SDES
 from sdedit_pl.solvers import DDIM, SOLVERS
@@ -131,9 +132,10 @@ def test_data_takes_the_keys_of_its_source_and_those_of_all_sources(tmp_path: An
         build_data(config("data.batch_size=0"))
 
 
-def test_a_module_holds_its_configuration_and_channels_last_weights() -> None:
-    settings = config(*SMALL, "channels_last=true", "reduction=sum", "seed=3")
-    module = build_module(settings, build_denoiser(settings.model))
+def test_a_module_holds_its_resolved_configuration_and_channels_last_weights() -> None:
+    given = config(*SMALL, "channels_last=true", "reduction=sum", "seed=3")
+    settings = resolve_arithmetic(given, this_machine("cpu"))
+    module = build_module(given, build_denoiser(given.model))
     assert module.reduction == "sum" and module.seed == 3 and module.config == settings.as_data()
     weight = module.denoiser.network.stem.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)

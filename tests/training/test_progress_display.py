@@ -17,7 +17,7 @@ from sdedit_pl.training.progress_display import ProgressLines, RunProgressBar, p
 def display(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> tuple[Clock, TrainingLog, list[lightning.Callback]]:
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
     log = TrainingLog(4, DivergenceWatch())
-    return Clock(monkeypatch, "progress_display", "training_log"), log, progress_display(log)
+    return Clock(monkeypatch, "progress_display", "loss_logging"), log, progress_display(log)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

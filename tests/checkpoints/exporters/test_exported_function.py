@@ -59,27 +59,21 @@ MODELS = {
 every_format = pytest.mark.parametrize("form", FORMATS)
 
 
-def loaded(form: str, file: Path, names: tuple[str, ...]) -> Any:
-    """An export as a function of x_t and t, run as a user runs it."""
+def loaded(form: str, file: Path, names: tuple[str, ...]) -> tuple[Any, Any]:
+    """An export as a function of x_t and t, run as a user runs it, and the model's configuration in it."""
     if form == "torch_export":
-        return torch.export.load(file.rename(file.with_suffix(".pt2"))).module()
+        extra = {METADATA_KEY: ""}
+        program = torch.export.load(io.BytesIO(file.read_bytes()), extra_files=extra)
+        return program.module(), json.loads(extra[METADATA_KEY])
+    onnx.checker.check_model(file)
+    metadata = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()] == list(names)
 
     def run(x_t: Tensor, t: Tensor) -> list[Tensor]:
         return [torch.from_numpy(output) for output in session.run(None, {"x_t": x_t.numpy(), "t": t.numpy()})]
 
-    return run
-
-
-def configuration(form: str, file: Path) -> Any:
-    """The model's configuration in an export."""
-    if form == "torch_export":
-        extra = {METADATA_KEY: ""}
-        torch.export.load(io.BytesIO(file.read_bytes()), extra_files=extra)
-        return json.loads(extra[METADATA_KEY])
-    onnx.checker.check_model(file)
-    return json.loads({entry.key: entry.value for entry in onnx.load(file).metadata_props}[METADATA_KEY])
+    return run, json.loads(metadata[METADATA_KEY])
 
 
 @every_format
@@ -96,8 +90,8 @@ def test_estimates_are_the_denoisers_own_for_any_batch(
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
     names = Estimator(denoiser).outputs
     assert len(names) == (3 if name == "learned variance" else 2)
-    assert configuration(form, tmp_path / "model") == model.as_data()
-    run = loaded(form, tmp_path / "model", names)
+    run, configuration = loaded(form, tmp_path / "model", names)
+    assert configuration == model.as_data()
     for batch in (1, 4):
         t = torch.linspace(0.2, 0.9, batch)
         x_t = denoiser.sde.sigma(t)[:, None, None, None] * torch.randn(batch, 3, 8, 8)
@@ -130,7 +124,7 @@ def test_the_verb(form: str, tiny_checkpoint: Path, tmp_path: Path, capsys: pyte
     assert "largest relative error of the export against the network: " in capsys.readouterr().err
     denoiser = load_denoiser(tiny_checkpoint)
     x_t, t = torch.randn(3, 3, 16, 16), torch.tensor([0.2, 0.5, 0.9])
-    x_0, _ = loaded(form, out, ("x_0", "score"))(x_t, t)
+    x_0, _ = loaded(form, out, ("x_0", "score"))[0](x_t, t)
     torch.testing.assert_close(x_0, denoiser(x_t, t), rtol=1e-3, atol=1e-3)
 
 

@@ -256,19 +256,18 @@ def test_a_table_of_other_noise_levels_is_refused(case) -> None:
 
 @pytest.mark.parametrize("block", ["biggan", "ddpm"])
 def test_each_tensor_has_a_source_for_all_options(case, block: str) -> None:
-    """For all options, each of our tensors has a published source."""
     config = case("ncsnpp_ve_lsun").config
-    for progressive, progressive_input, combine, fir, learned, embedding in product(
+    config["model"]["ch_mult"] = [1, 2]
+    for progressive, progressive_input, combine, fir, learned in product(
         ("none", "output_skip", "residual"),
         ("none", "input_skip", "residual"),
         ("sum", "cat"),
         (True, False),
         (True, False),
-        ("fourier", "positional"),
     ):
         if (combine == "cat" and progressive_input != "input_skip") or (not learned and block != "ddpm"):
             continue  # ignored by the published code
-        config["training"]["continuous"] = embedding == "fourier"
+        config["training"]["continuous"] = fir  # the kind of label is independent of the rest
         config["model"].update(
             resblock_type=block,
             progressive=progressive,
@@ -276,11 +275,11 @@ def test_each_tensor_has_a_source_for_all_options(case, block: str) -> None:
             progressive_combine=combine,
             fir=fir,
             resamp_with_conv=learned,
-            embedding_type=embedding,
+            embedding_type="fourier" if fir else "positional",
         )
         name, arguments = network_arguments(ModelConfig.from_data(from_score_sde.model_of(config)))
         found = difference({}, from_score_sde.network_sources(name, arguments), state_shapes(name, arguments))
-        assert len(found.missing) == found.wanted > 100
+        assert len(found.missing) == found.wanted > 60
         assert all(re.fullmatch(r"all_modules\.\d+\..+", theirs) for theirs in found.missing)
 
 
