@@ -154,15 +154,10 @@ def read_weights(file: Path) -> tuple[Description, dict[str, Tensor]]:
         ) from error
     if not all(isinstance(part, dict) for part in (model, training, origin)):
         raise CheckpointError(f"the configuration in {file} must be JSON objects: model, training and origin")
-    return Description.of(file, FORMAT, model_from(file, model), training, origin, tensors), tensors
+    return Description.of(file, FORMAT, _model_from(file, model), training, origin, tensors), tensors
 
 
-def model_from(path: Path, data: Mapping[str, Any]) -> ModelConfig:
-    """The model that plain data in a checkpoint describe.
-
-    Raises:
-        CheckpointError: this version knows no such model.
-    """
+def _model_from(path: Path, data: Mapping[str, Any]) -> ModelConfig:
     try:
         return ModelConfig.from_data(data)
     except ConfigError as error:

@@ -82,12 +82,9 @@ class Network:
     """A UNet2DModel in this package's terms.
 
     Args:
-        name: of our network.
-        arguments: its constructor's arguments.
         cosines_first: whether the label's cosines precede its sines.
         fourier: whether it is the score network of a VE model; otherwise it is one of a table of betas.
         learned_variance: whether the second half of its output channels is for the variance.
-        size: height and width of its images.
     """
 
     name: str

@@ -77,11 +77,7 @@ class DiffusersFormat(CheckpointFormat):
 class FolderConfig:
     """The contents of the configurations in a folder; `model` is None if there are none.
 
-    Args:
-        model: configuration of the denoiser.
-        cosines_first: whether the label's cosines precede its sines.
-        sampling: the scheduler's configuration.
-        data_range: of the images that noise is added to.
+    `sampling` is the scheduler's configuration, and noise is added to images in `data_range`.
     """
 
     model: dict[str, Any] | None = None

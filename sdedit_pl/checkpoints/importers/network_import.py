@@ -61,8 +61,8 @@ def import_network(
 
     Args:
         path: the file.
-        format: name of its format.
-        stored: the file's tensors.
+        format: name in `FORMATS`.
+        stored: its tensors.
         sources_of: from a network's name and arguments to the published tensors of each of ours.
         preset: name of a preset.
         configured: the model of a published configuration. Without it and a preset, the tensors determine the model.

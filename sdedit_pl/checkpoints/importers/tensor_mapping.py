@@ -47,13 +47,9 @@ def attention_levels(image_size: int, levels: int, resolutions: Iterable[int]) -
 
 @dataclass(frozen=True)
 class Difference:
-    """How tensors in a file differ from those that a network needs.
+    """How tensors in a file differ from those that a network needs, whose number is `wanted`.
 
-    Args:
-        missing: names that are not in the file.
-        surplus: names in the file that the network has no place for.
-        misshapen: sentences about tensors of another shape.
-        wanted: how many tensors the network is made of.
+    `misshapen` holds a sentence for each tensor of another shape.
     """
 
     missing: Sequence[str]
