@@ -2,11 +2,7 @@
 
 Schemes are those of fsspec (`https:`, `s3:`, `gs:` ...), and `pipe:COMMAND` for the standard output of a shell command.
 A file appears under its name only when it is complete and, if its SHA-256 is known, has that hash. Broken transfers are
-retried with growing pauses.
-
-Three failures are told apart, because they call for different reactions: the file does not exist (`FileAbsent`), the
-server does not answer (`DownloadInterrupted`), or the file is not the expected one (`WrongFile`). A command that fails
-does not say which of the first two it met; it counts as the first.
+retried with growing pauses. A command that fails counts as an absent file.
 """
 
 from __future__ import annotations
@@ -44,7 +40,7 @@ class DownloadFailed(ValueError):
 
 
 class FileAbsent(DownloadFailed):
-    """There is no such file, or it may not be read; asking again would change nothing."""
+    """There is no such file, or it may not be read; a retry would not help."""
 
 
 class DownloadInterrupted(DownloadFailed):
@@ -56,12 +52,12 @@ class WrongFile(DownloadFailed):
 
 
 def is_remote(place: str) -> bool:
-    """Whether a place is a URL or a `pipe:` command rather than a local path."""
+    """Whether a place is a URL or a `pipe:` command."""
     return "://" in place or place.startswith("pipe:")
 
 
 def download(url: str, target: Path, sha256: str = "", attempts: int = ATTEMPTS, progress: bool = False) -> str:
-    """Downloads a file; `target` is replaced when the file is complete, and untouched before.
+    """Downloads a file and returns its SHA-256 in hexadecimal; replaces `target` when the file is complete.
 
     Args:
         url: A URL, or `pipe:` and a shell command.
@@ -70,11 +66,8 @@ def download(url: str, target: Path, sha256: str = "", attempts: int = ATTEMPTS,
         attempts: Number of transfers before the download is given up.
         progress: Whether to show a progress bar on a terminal.
 
-    Returns:
-        The file's SHA-256 in hexadecimal.
-
     Raises:
-        DownloadFailed: see its three kinds. Nothing is left of the file.
+        DownloadFailed: One of its three kinds; nothing is left of the file.
         OSError: The target cannot be written.
     """
     part = target.with_name(f"{target.name}.part")
@@ -89,20 +82,19 @@ def download(url: str, target: Path, sha256: str = "", attempts: int = ATTEMPTS,
         part.unlink(missing_ok=True)
 
 
-def download_once(url: str, target: Path, sha256: str, attempts: int = 3) -> None:
+def download_once(url: str, target: Path, sha256: str) -> None:
     """Downloads a file unless it is there with its hash; processes that ask at the same time wait for the first.
 
-    Raises:
-        as `download` does.
+    Raises what `download` does.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not target.is_file() or not sha256_of(target).startswith(sha256):
-            download(url, target, sha256, attempts, progress=True)
+            download(url, target, sha256, attempts=3, progress=True)
 
 
 def version_of(url: str) -> str:
-    """The entity tag or modification time of the file that the server has now; empty where it is not known."""
+    """The entity tag or modification time of the server's file; empty if unknown."""
     if url.startswith("pipe:"):
         return ""
     with suppress(*_transfer_errors(), ImportError, ValueError):
@@ -167,7 +159,6 @@ def _copy_output(command: str, part: Path) -> str:
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
-    """The file system of a URL and the path there."""
     import aiohttp
     import fsspec
 
@@ -185,7 +176,6 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
 
 def _transfer_errors() -> tuple[type[Exception], ...]:
-    """Raised by file systems for a broken connection, whatever its kind."""
     import aiohttp
 
     return (OSError, aiohttp.ClientError, asyncio.TimeoutError)

@@ -1,8 +1,7 @@
 """Atomic writing of files, and their hashes.
 
 A file is written under another name in the same folder, synchronised to the disk and renamed, so that a killed process
-or a full disk leaves the previous file. The folder is synchronised too, so that files reach the disk in the order in
-which they were written.
+or a full disk leaves the previous file. The folder is synchronised too, so that files reach the disk in order.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

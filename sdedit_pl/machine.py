@@ -154,6 +154,16 @@ def prepare_network(network: nn.Module, arithmetic: Arithmetic) -> None:
         network.compile()
 
 
+def prepare_for_inference(network: nn.Module, evaluations: int, precision: str, compile: AutoBool) -> Arithmetic:
+    """Prepares a network on its device, see `inference_arithmetic`; logs anything but uncompiled float32."""
+    machine = this_machine(next(network.parameters()).device.type)
+    arithmetic = inference_arithmetic(machine, evaluations, precision, compile)
+    prepare_network(network, arithmetic)
+    if (arithmetic.precision, arithmetic.compile) != ("float32", False):
+        log_arithmetic(arithmetic, machine)
+    return arithmetic
+
+
 @contextmanager
 def tensor_float32(allowed: bool) -> Iterator[None]:
     """Allows or forbids that NVIDIA GPUs round factors in float32 products and convolutions to TF32 (10 bits)."""

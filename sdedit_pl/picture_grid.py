@@ -68,5 +68,4 @@ def picture_grid(
 
 
 def _width(titles: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
-    """Width of a column of row titles with its margins; 0 without titles."""
     return max((round(font.getlength(title)) + 2 * MARGIN for title in titles), default=0)

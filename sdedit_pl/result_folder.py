@@ -15,10 +15,8 @@ from sdedit_pl.files import require_folder
 class ResultFolder:
     """A context that yields a temporary folder and moves its files to `folder` if the block ends without an error.
 
-    The temporary folder is on the same file system.
-
     Args:
-        folder: the destination; it is created with its parents at the end, and files with the same names are replaced.
+        folder: created with its parents at the end; files with the same names are replaced.
         replaced: files of earlier results, removed at the end.
 
     Raises:

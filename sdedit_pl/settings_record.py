@@ -1,7 +1,6 @@
 """Settings that results depend on, recorded beside them, so that a later command with other settings is refused.
 
-A record is a JSON file that appears whole or not at all. Settings are plain data: mappings, lists, strings, numbers,
-booleans and None. Tuples count as lists.
+Settings are mappings, lists, strings, numbers, booleans and None. Tuples count as lists.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sdedit_pl.files import write_whole
 
@@ -18,34 +17,17 @@ _ABSENT = object()
 
 
 class SettingsChanged(ValueError):
-    """Results that were made with other settings; the message names each changed key with both of its values."""
-
-
-class ChangedSetting(NamedTuple):
-    """A setting with two values.
-
-    Args:
-        key: its name, with dots between the levels of nested mappings.
-        before: its value in the record, None if it is not there.
-        now: its value now.
-    """
-
-    key: str
-    before: Any
-    now: Any
-
-    def __str__(self) -> str:
-        return f"{self.key} was {self.before}, and is {self.now} now"
+    """Results were made with other settings; the message names each changed key with both of its values."""
 
 
 @dataclass(frozen=True)
 class SettingsRecord:
-    """A record in a file.
+    """A record in a JSON file.
 
     Args:
-        file: the file.
-        format: identifies the kind of record and its version, for example "sdedit_pl evaluation, version 1".
-        remedy: what the user can do about a record that does not fit, for messages.
+        file: The file, written atomically.
+        format: Kind and version of the record, for example "sdedit_pl evaluation, version 1".
+        remedy: Advice in messages about a record that does not fit.
     """
 
     file: Path
@@ -56,7 +38,7 @@ class SettingsRecord:
         """The recorded settings, or None if there is no record.
 
         Raises:
-            ValueError: the file is not a record of this format.
+            ValueError: The file is not a record of this format.
         """
         if not self.file.is_file():
             return None
@@ -70,47 +52,30 @@ class SettingsRecord:
         return settings
 
     def write(self, settings: Mapping[str, Any]) -> None:
-        """Replaces the record.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
         content = {"format": self.format, **settings}
         write_whole(self.file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[ChangedSetting]:
-    """The settings of `now` that have another value in `before`, or none; keys of `before` alone do not count."""
-    return list(_changes(_plain(before), _plain(now), ""))
-
-
 def require_same_settings(results: Path | str, before: Mapping[str, Any], now: Mapping[str, Any], remedy: str) -> None:
-    """Refuses to add to results that were made with other settings.
-
-    Args:
-        results: what was made, for the message: a folder or a file.
-        before: the settings it was made with.
-        now: the settings of this command.
-        remedy: what the user can do, for the message.
+    """Refuses to add to `results`, a folder or file, that were made with other settings; the message ends in `remedy`.
 
     Raises:
-        SettingsChanged: a setting of `now` has another value in `before`, or none.
+        SettingsChanged: A setting of `now` has another value in `before`, or none. Keys of `before` alone do not count.
     """
-    changes = changed_settings(before, now)
+    changes = "; ".join(_changes(_plain(before), _plain(now), ""))
     if changes:
-        raise SettingsChanged(f"{results} was made with other settings: {'; '.join(map(str, changes))}; {remedy}")
+        raise SettingsChanged(f"{results} was made with other settings: {changes}; {remedy}")
 
 
-def _changes(before: Any, now: Any, key: str) -> Iterator[ChangedSetting]:
+def _changes(before: Any, now: Any, key: str) -> Iterator[str]:
+    """Each changed key, with dots between nested names, and both of its values."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name, value in now.items():
             yield from _changes(before.get(name, _ABSENT), value, f"{key}.{name}" if key else name)
-    elif before is _ABSENT:
-        yield ChangedSetting(key, None, now)
-    elif before != now:
-        yield ChangedSetting(key, before, now)
+    elif before is _ABSENT or before != now:
+        yield f"{key} was {None if before is _ABSENT else before}, and is {now} now"
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as they come back from a file."""
+    """Settings as JSON would return them."""
     return json.loads(json.dumps(dict(settings)))

@@ -33,19 +33,12 @@ class SweepLevel(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The level's name in tables and plots."""
         return str(self.t0) if self.noise_level else STROKES
 
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """The result of a finished sweep.
-
-    Args:
-        found: the trade-off of its levels.
-        t0s: t0 of each level except the paintings.
-        noise_levels: sigma / alpha at these t0.
-    """
+    """The trade-off of a finished sweep, with t0 and noise level (sigma / alpha) of each level except the paintings."""
 
     found: TradeOff
     t0s: Sequence[float | str]
@@ -64,7 +57,6 @@ class CalibrationReport:
 
     @property
     def t0(self) -> float | str | None:
-        """The t0 of the knee, or None."""
         return None if self.knee is None else self.knee.t0
 
     def verdict(self) -> str:
@@ -82,7 +74,6 @@ class CalibrationReport:
         )
 
     def table(self) -> str:
-        """One line per level, as text."""
         lines = [f"{'t0':>12} {'sigma':>7} {'KID [95 %]':>24} {'L2 [95 %]':>26} {'knee in':>8}"]
         for level in self.levels:
             kid, l2 = formatted_estimate(level.kid, ".3f"), formatted_estimate(level.l2, ".1f")
@@ -107,12 +98,7 @@ class CalibrationReport:
         }
 
     def plot(self, name: str, shown: Images) -> Image.Image:
-        """A plot of KID against L2.
-
-        Args:
-            name: the checkpoint's name.
-            shown: one image at each level.
-        """
+        """A plot of KID against L2 for the checkpoint `name`, with one image at each level."""
         levels, knee = list(self.levels), self.knee
         found = f"knee at t0={knee.t0} (sigma:{knee.noise_level:.3g})" if knee else "no knee"
         return trade_off_plot(
@@ -135,6 +121,5 @@ def paper_noise_levels() -> tuple[float, float]:
 
 
 def formatted_estimate(estimate: Estimate, form: str) -> str:
-    """A value with its interval."""
     value, low, high = (format(number, form) for number in estimate.with_interval)
     return f"{value} [{low}, {high}]"

@@ -30,7 +30,7 @@ from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.files import require_folder
 from sdedit_pl.grids import start_time
-from sdedit_pl.machine import inference_arithmetic, log_arithmetic, prepare_network, this_machine
+from sdedit_pl.machine import prepare_for_inference
 from sdedit_pl.metrics.features import features_of
 from sdedit_pl.result_folder import ResultFolder, refuse_replacing
 from sdedit_pl.typing import Images
@@ -43,13 +43,7 @@ FREE_SETTINGS = ("ckpt", "out", "device", "batch", "compile", "overwrite")
 
 @dataclass(frozen=True)
 class Calibration:
-    """A finished calibration.
-
-    Args:
-        report: its report.
-        file: the t0 file.
-        plot: the plot of the trade-off.
-    """
+    """The report of a finished calibration, the t0 file and the plot of the trade-off."""
 
     report: CalibrationReport
     file: Path
@@ -76,7 +70,9 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
             count=settings.images,
             least=LEAST_IMAGES,
         )
-        settings = resolve_settings(settings, denoiser, edits, len(chosen))
+        evaluations = len(chosen) * sum(edit.total_steps(denoiser.sde) for edit in edits)
+        arithmetic = prepare_for_inference(denoiser.network, evaluations, settings.precision, settings.compile)
+        settings = replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)
         recorded = recorded_settings(settings, edits, chosen)
         unfinished = UnfinishedSweep(
             file.with_suffix(".unfinished"), {**recorded, "checkpoint": fingerprint(checkpoint)}
@@ -89,23 +85,6 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
         report.plot(checkpoint.name, sweep.shown).save(unpublished / plot.name)
     unfinished.discard()
     return Calibration(report, file, plot)
-
-
-def resolve_settings(
-    settings: CalibrationSettings, denoiser: Denoiser, edits: Sequence[SDEdit], images: int
-) -> CalibrationSettings:
-    """Prepares the network for its device and returns the settings with what `auto` stands for.
-
-    Raises:
-        ValueError: the device does not have what the settings ask for.
-    """
-    machine = this_machine(next(denoiser.parameters()).device.type)
-    evaluations = images * sum(edit.total_steps(denoiser.sde) for edit in edits)
-    arithmetic = inference_arithmetic(machine, evaluations, settings.precision, settings.compile)
-    prepare_network(denoiser.network, arithmetic)
-    if (arithmetic.precision, arithmetic.compile) != ("float32", False):
-        log_arithmetic(arithmetic, machine)
-    return replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)
 
 
 def result_file(settings: CalibrationSettings, checkpoint: Path) -> Path:
@@ -122,11 +101,7 @@ def result_file(settings: CalibrationSettings, checkpoint: Path) -> Path:
 
 
 def result_folder(folder: Path, out: str | None) -> ResultFolder:
-    """The folder of the results.
-
-    Raises:
-        ValueError: the folder cannot be written.
-    """
+    """The folder of the results. Raises ValueError if it cannot be written."""
     try:
         return ResultFolder(folder)
     except ValueError as error:
@@ -156,7 +131,7 @@ def edits_by_noise_level(settings: CalibrationSettings, denoiser: Denoiser) -> l
 
 
 def noise_levels(edits: Sequence[SDEdit], denoiser: Denoiser) -> list[float]:
-    """The noise level sigma / alpha of each edit's t0."""
+    """sigma / alpha at each edit's t0."""
     times = torch.tensor([start_time(edit.t0, denoiser.sde) for edit in edits], dtype=torch.float64)
     return denoiser.sde.noise_level(times).tolist()
 

@@ -17,7 +17,7 @@ from sdedit_pl.solvers import SOLVERS, Solver
 
 @dataclass(kw_only=True)
 class CalibrationSettings:
-    """What to calibrate, and on what.
+    """The model, images, sweep and measurement of a calibration.
 
     Args:
         ckpt: the checkpoint; see sdedit edit.

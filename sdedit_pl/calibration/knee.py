@@ -2,12 +2,11 @@
 
 Each level of a sweep is a point (L2, KID). The knee is the level furthest below the line from the paintings (L2 = 0, at
 their KID) to unrelated images of the domain (at their L2 to the paintings, KID = 0), with each axis scaled to the ends
-of that line. At this level the sum of two shares is least: the L2 relative to that of unrelated images, and the KID
-relative to that of the paintings. A perfect model would reach both ends of the line, and they are known without a
-model, so the knee does not depend on where the sweep ends. It is as precise as the spacing of the levels.
+of that line. Both ends are known without a model, so the knee does not depend on where the sweep ends.
 
 Source: Satopaa et al., "Finding a 'Kneedle' in a Haystack", ICDCS workshops 2011. That method draws the line between
-the ends of the curve, which an extended sweep would move."""
+the ends of the curve, which an extended sweep would move.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +35,7 @@ class TradeOff:
         l2: mean squared L2 distance to the paintings.
         unrelated_l2: the same for unrelated images of the domain.
         knee: index of the knee; None if there is none.
-        knee_shares: share of the bootstrap draws in which each level is the knee. They sum to less than 1 if some draws
-            have no knee.
+        knee_shares: share of the bootstrap draws in which each level is the knee; draws without a knee count for none.
     """
 
     kid: list[Estimate]

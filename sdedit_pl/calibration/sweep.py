@@ -1,8 +1,8 @@
 """A sweep of t0: measurements of edits of simulated stroke paintings at each t0.
 
-Stroke paintings are simulated from images that the model has not seen and edited from several t0. As t0 rises, the
-distance of the edits to the images (KID) falls, and the squared L2 distance of the edits to their paintings rises. The
-painting itself corresponds to t0 = 0; t0 = 1 keeps nothing of it.
+Stroke paintings are simulated from images that the model has not seen. As t0 rises, the distance of the edits to the
+images (KID) falls, and the squared L2 distance of the edits to their paintings rises. The painting itself corresponds
+to t0 = 0; t0 = 1 keeps nothing of it.
 
 Source: Meng et al., "SDEdit", ICLR 2022, section 5 and figure 3 (KID against L2).
 """
@@ -39,13 +39,13 @@ class Sweep:
     """Measurements of N images. Level 0 are the stroke paintings, the others their edits in the order of t0.
 
     Args:
-        originals: features of the images, (N, D).
-        edits: features of the paintings and edits, (N, levels, D).
-        squared_l2: squared L2 distances of paintings and edits to the paintings, (N, levels).
+        originals: features of the images.
+        edits: features of the paintings and edits.
+        squared_l2: distances of paintings and edits to the paintings.
         energies: for each image in [-1, 1], the sum of the squared norms of painting and original, and the squared norm
-            of their difference, (N, 2), float64.
-        sums: sums of all paintings and of all originals, (2, C, H, W), float64.
-        shown: painting and edits of the first image, (levels, C, H, W).
+            of their difference, float64.
+        sums: sums of all paintings and of all originals, float64.
+        shown: painting and edits of the first image.
     """
 
     originals: Float[Tensor, "N D"]
@@ -89,12 +89,10 @@ def measure_batch(
     """Measures one batch of images. Images are rounded to 8 bits, as in files, before they are measured.
 
     Args:
-        denoiser: the model.
         edits: the edit of each level, in ascending order of noise levels.
-        originals: images of the model's domain, on its device, (B, C, H, W) in [-1, 1].
+        originals: images of the model's domain, on its device, in [-1, 1].
         seeds: one seed per image, used at every level, so that levels differ only by t0.
         extract: maps images on the CPU to features.
-        callback: called with the state and its time after each solver step.
 
     Returns:
         The sweep, on the CPU.

@@ -33,28 +33,17 @@ def sidecar_of(checkpoint: Path) -> Path:
 
 
 def write_calibration(file: Path, checkpoint: Path, t0: float | str | None, found: Mapping[str, Any]) -> None:
-    """Writes the t0 file of a checkpoint.
-
-    Args:
-        file: the file to write.
-        checkpoint: the calibrated checkpoint.
-        t0: a time or a noise level; None if the sweep has no knee.
-        found: the measurements, as plain data.
-    """
+    """Writes the t0 file of a checkpoint: `t0`, None if the sweep has no knee, and the plain data `found`."""
     facts = {"t0": t0, "checkpoint": checkpoint.name, "sha256": fingerprint(checkpoint), **found}
     text = yaml.safe_dump(facts, sort_keys=False, default_flow_style=None, width=120)
     file.write_text(_HEADER + text, encoding="utf-8")
 
 
 def calibrated_t0(checkpoint: Path) -> float | str | None:
-    """The calibrated t0 of a checkpoint.
+    """The calibrated t0 of a checkpoint, a path returned by `find_checkpoint`.
 
-    Args:
-        checkpoint: a path returned by `find_checkpoint`.
-
-    Returns:
-        A time or a noise level such as "sigma:1.2". None if there is no t0 file beside the checkpoint, if the file was
-        made for other weights (which is logged), or if the sweep had no knee.
+    None if there is no t0 file beside it, if the file was made for other weights (which is logged), or if the sweep had
+    no knee.
 
     Raises:
         CheckpointError: the file has another content.

@@ -23,8 +23,8 @@ class UnfinishedSweep:
     """The measurements of the images processed so far.
 
     Args:
-        file: the file; it does not exist before the first batch.
-        settings: the settings that the measurements depend on, as plain data.
+        file: does not exist before the first batch.
+        settings: those that the measurements depend on, as plain data.
     """
 
     file: Path

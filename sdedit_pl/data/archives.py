@@ -32,12 +32,7 @@ _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".tgz": gzip.open, 
 
 
 class TarImages(ImageSet):
-    """The images in an uncompressed tar file.
-
-    Args:
-        path: The tar file.
-        title: Its name in messages.
-        image_format: Format that every image is brought to.
+    """The images in an uncompressed tar file, which messages call `title`.
 
     Raises:
         ValueError: The file is not a complete tar file.
@@ -57,7 +52,7 @@ class TarImages(ImageSet):
 
     @property
     def sizes(self) -> list[int]:
-        """Bytes of each image's file."""
+        """Bytes of each file."""
         return [size for _, size in self.places]
 
     def __len__(self) -> int:
@@ -72,10 +67,6 @@ class TarImages(ImageSet):
 
 class ZipImages(ImageSet):
     """The images in a zip file.
-
-    Args:
-        path: The zip file.
-        image_format: Format that every image is brought to.
 
     Raises:
         ValueError: The file is not a complete zip file.
@@ -114,12 +105,7 @@ class ZipImages(ImageSet):
 
 
 def open_archive(path: Path, image_format: ImageFormat, scratch: Path) -> TarImages | ZipImages:
-    """Lists the images in an archive.
-
-    Args:
-        path: The archive.
-        image_format: Format that every image is brought to.
-        scratch: Folder for decompressed tars; each version of an archive is decompressed once.
+    """Lists the images in an archive; a compressed tar is decompressed to the folder `scratch`, once per version.
 
     Raises:
         ValueError: The file is not a complete archive.

@@ -16,13 +16,7 @@ from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
 
 
 class Batch(NamedTuple):
-    """A batch as a worker hands it over.
-
-    Args:
-        images: uint8 (B, C, H, W), or None if the batch failed.
-        broken: Unreadable images and shards that were met for the batch.
-        failure: Why the batch failed.
-    """
+    """A batch from a worker: uint8 (B, C, H, W), or None and the reason `failure`; `broken` lists what was skipped."""
 
     images: Tensor | None
     broken: list[Broken]
@@ -32,12 +26,8 @@ class Batch(NamedTuple):
 class ReadableImages(Dataset[Batch]):
     """Batches of an image set in which the next readable image replaces an unreadable one.
 
-    The replacement depends on the set alone, so that the order of all other images does not change.
-
-    Args:
-        images: The set.
-        image_format: Format that images are cut to.
-        attempts: Number of unreadable images in a row after which a batch fails; None for the whole set.
+    The replacement depends on the set alone, so that the order of all other images does not change. A batch fails after
+    `attempts` unreadable images in a row; None tries the whole set.
     """
 
     def __init__(self, images: ImageSet, image_format: ImageFormat, attempts: int | None = None) -> None:
@@ -52,20 +42,12 @@ class ReadableImages(Dataset[Batch]):
         return self.__getitems__([Draw(index, False)])
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
-        """Reads a batch; DataLoader calls a method of this name if there is one."""
+        """Reads a batch. DataLoader calls this method in place of `__getitem__`."""
         return read_batch([(self.images, draw) for draw in draws], self.format, self.attempts)
 
 
-def read_batch(
-    places: Sequence[tuple[ImageSet, Draw]], image_format: ImageFormat, attempts: int | None = None
-) -> Batch:
-    """Reads a batch, with the next readable image in place of an unreadable one.
-
-    Args:
-        places: For each image its set, its number there and its changes.
-        image_format: Format that images are cut to.
-        attempts: Number of unreadable images in a row after which the batch fails; None for the whole set.
-    """
+def read_batch(places: Sequence[tuple[ImageSet, Draw]], image_format: ImageFormat, attempts: int | None) -> Batch:
+    """Reads the batch of the given places, each a set and a draw from it, as `ReadableImages` does."""
     broken: list[Broken] = []
     batch = image_format.empty(len(places))
     for row, (images, draw) in zip(batch, places, strict=True):

@@ -23,12 +23,7 @@ from sdedit_pl.typing import Images
 
 
 class ChosenImages:
-    """Images of a source, spread evenly over its order, in which neighbours are often alike.
-
-    Args:
-        source: The source.
-        splits: "val", "train" or both, one after the other.
-        count: Number of images, or fewer if the source has fewer; None for all.
+    """`count` images (None for all) of a source, spread evenly over its order, in which neighbours are often alike.
 
     Raises:
         ValueError: Training images of a source that streams them.
@@ -49,7 +44,6 @@ class ChosenImages:
 
     @property
     def names(self) -> list[str]:
-        """The images' names in messages."""
         return [images.name(index) for images, index in self._places]
 
     def image(self, number: int) -> Float[Tensor, "C H W"]:
@@ -63,7 +57,7 @@ class ChosenImages:
         return images_from_bytes(pixels[None])[0]
 
     def batch(self, start: int, size: int) -> Images:
-        """`size` images from number `start` on, or fewer at the end, (B, C, H, W); raises what `image` does."""
+        """`size` images from number `start` on, or fewer at the end; raises what `image` does."""
         return torch.stack([self.image(number) for number in range(start, min(start + size, len(self)))])
 
 
@@ -76,18 +70,18 @@ def choose_images(
     count: int | None,
     least: int = 1,
 ) -> ChosenImages:
-    """Chooses images of a folder or of shards.
+    """Chooses images of a folder, or of shards that a folder, file, pattern or URL names.
 
     Args:
-        data: a folder of images, or shards (a folder, file, pattern or URL).
-        shape: (channels, size) of the images.
-        split: the validation images, or all.
-        val_fraction: share of the images held out if the data has no val split of its own.
-        count: number of images; None for all.
-        least: smallest number of images that suffices.
+        data: The folder or shards.
+        shape: (channels, size).
+        split: The validation images, or all.
+        val_fraction: Share of the images held out if the data has no validation split.
+        count: Number of images; None for all.
+        least: Smallest number of images that suffices.
 
     Raises:
-        ValueError: there is no such data, or fewer than `least` images.
+        ValueError: There is no such data, or fewer than `least` images.
     """
     channels, size = shape
     place = Path(data)

@@ -91,11 +91,11 @@ class ImageDataModule(LightningDataModule):
         self._consumed_at_step = (0, 0)  # images consumed, and the optimiser step at that time
 
     def prepare_data(self) -> None:
-        """Downloads missing data. Lightning calls it, in one process per node."""
+        """Downloads missing data, in one process per node."""
         self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        """Lists the images, and reads small sets into memory. Lightning calls it."""
+        """Lists the images, and reads small sets into memory."""
         if stage == "fit" and self.trainer is not None and self.trainer.global_step == 0:
             self._consumed_at_step = (0, 0)  # a new run; a resumed one loads its state after this
         for split in ("val",) if self.source.streams else SPLITS:
@@ -104,12 +104,11 @@ class ImageDataModule(LightningDataModule):
                 logger.info("%d images: %s", len(self._sets[split]), split)
 
     def teardown(self, stage: str | None = None) -> None:
-        """Ends the worker processes. Lightning calls it."""
+        """Ends the worker processes."""
         while self._loaders:
             self._loaders.pop().close()
 
     def on_exception(self, exception: BaseException) -> None:
-        """Ends the worker processes of a run that failed. Lightning calls it."""
         self.teardown()
 
     def train_dataloader(self) -> ImageLoader:
@@ -133,7 +132,6 @@ class ImageDataModule(LightningDataModule):
         return self._image_set_loader(images, TrainingBatches(order, share))
 
     def validation_loader(self, rank: int = 0, world_size: int = 1) -> ImageLoader:
-        """Validation batches of device `rank` of `world_size`."""
         return self._image_set_loader(self._images("val"), self._validation_batches(rank, world_size))
 
     def val_indices(self, batch_idx: int) -> range:
@@ -146,14 +144,9 @@ class ImageDataModule(LightningDataModule):
         return torch.cat([images_from_bytes(self.source.format.empty()), *self._read(images, count)])
 
     def small_training_images(self, side: int, at_most: int) -> Images | None:
-        """All training images averaged down to `side` pixels, to find the nearest neighbours of others.
+        """All training images averaged down to `side` pixels, on the CPU; smaller images keep their size.
 
-        Args:
-            side: Height and width; smaller images keep their size.
-            at_most: Largest number of images to read.
-
-        Returns:
-            float32 (N, C, side, side) in [-1, 1], on the CPU; None if there are more images, or the source streams.
+        Returns None if there are more than `at_most` images, or the source streams.
         """
         if self.source.streams or len(self._images("train")) > at_most:
             return None
@@ -203,7 +196,6 @@ class ImageDataModule(LightningDataModule):
         return None if self.source.streams else len(self._images("train"))
 
     def _read(self, images: ImageSet, count: int) -> Iterator[Images]:
-        """The first `count` images, or all if there are fewer, one by one."""
         readable = ReadableImages(images, self.source.format)
         for index in range(min(count, len(images))):
             yield images_from_bytes(checked_images(readable[index], self.source))

@@ -78,13 +78,7 @@ class FolderSource(Source):
 
 
 class FolderImages(ImageSet):
-    """Image files under a folder, listed in an array that worker processes share without copying.
-
-    Args:
-        root: The folder.
-        paths: Paths relative to it, with "/" between their parts.
-        image_format: Format that every image is brought to.
-    """
+    """Image files under a folder, with their relative paths in an array that workers share without copying."""
 
     def __init__(self, root: Path, paths: list[str], image_format: ImageFormat) -> None:
         self.root = root

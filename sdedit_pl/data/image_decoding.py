@@ -72,11 +72,11 @@ class ImageFormat:
         return self.size + self.margin
 
     def before_cutting(self) -> ImageFormat:
-        """The format of decoded images, before a part is cut out."""
+        """The format of decoded images: of `decoded_size`, without a margin."""
         return replace(self, size=self.decoded_size, margin=0)
 
     def empty(self, count: int = 0) -> UInt8[Tensor, "N C H W"]:
-        """An uninitialised batch of this format: uint8 (count, channels, size, size)."""
+        """An uninitialised batch."""
         return torch.empty(count, self.size, self.size, self.channels, dtype=torch.uint8).permute(0, 3, 1, 2)
 
     def part(self, image: UInt8[Tensor, "C _ _"], corner: tuple[int, int] | None) -> UInt8[Tensor, "C H W"]:
@@ -88,15 +88,7 @@ class ImageFormat:
 
 
 def decode_image(file: bytes | BinaryIO, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
-    """Decodes one image file.
-
-    Args:
-        file: Its bytes, or an open binary file.
-        name: The image's name in messages.
-        image_format: Size, channels and background of the result.
-
-    Returns:
-        uint8 (channels, size, size), with the margin added to the size.
+    """Decodes an image file to height and width `decoded_size`; messages call it `name`.
 
     Raises:
         UnreadableImage: The file is not an image, or is truncated, empty or damaged.
@@ -113,14 +105,7 @@ def decode_image(file: bytes | BinaryIO, name: str, image_format: ImageFormat) -
 def decode_whole(
     file: bytes, name: str, shape: tuple[int, int], channels: int = 3, background: str = "white"
 ) -> UInt8[Tensor, "C H W"]:
-    """Decodes one image file and resamples all of it, uncropped, to (height, width) pixels.
-
-    Args:
-        file: Its bytes.
-        name: The image's name in messages.
-        shape: Height and width of the result.
-        channels: 3 for RGB, 1 for grey.
-        background: Colour under transparent pixels.
+    """Decodes an image file and resamples all of it, uncropped, to `shape` = (height, width).
 
     Raises:
         UnreadableImage: The file is not an image, or is truncated, empty or damaged.
@@ -135,15 +120,7 @@ def decode_whole(
 
 
 def image_to_tensor(image: Image.Image, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
-    """Brings an image opened by Pillow to the format of a data set.
-
-    Args:
-        image: An image of any mode and size.
-        name: The image's name in messages.
-        image_format: Size, channels and background of the result.
-
-    Returns:
-        uint8 (channels, size, size), with the margin added to the size.
+    """Brings an image of any mode and size, opened by Pillow, to height and width `decoded_size`.
 
     Raises:
         UnreadableImage: The image's data cannot be decoded.
@@ -171,7 +148,6 @@ def as_saved(images: Images) -> Images:
 
 
 def _to_tensor(image: Image.Image, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
-    """The pixels of an upright image in the format, a view of memory with channels last."""
     return _channels_first(_square(_to_eight_bits(image, image_format), image_format.decoded_size, image_format.fit))
 
 
@@ -181,7 +157,6 @@ def _channels_first(image: Image.Image) -> UInt8[Tensor, "C H W"]:
 
 
 def _to_eight_bits(image: Image.Image, image_format: ImageFormat) -> Image.Image:
-    """RGB or grey with 8 bits a channel, transparency composited on the background."""
     target = "RGB" if image_format.channels == 3 else "L"
     if image.mode.startswith("I"):  # 16-bit grey is rounded to 8 bits; Pillow's own conversion clips at 255
         image = Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).clip(0, 255).astype(np.uint8))

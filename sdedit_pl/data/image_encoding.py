@@ -1,4 +1,4 @@
-"""From a decoded image to a file's bytes, and many of them in worker processes."""
+"""Encodes decoded images as files, in worker processes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from sdedit_pl.data.source import ImageSet
 
 # Images that a worker encodes before it hands them over.
 _CHUNK = 16
-
-_SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
 class WorkerDied(RuntimeError):
@@ -49,10 +47,9 @@ class ImageEncoding:
 
     @property
     def suffix(self) -> str:
-        return _SUFFIXES[self.kind]
+        return "jpg" if self.kind == "jpeg" else self.kind
 
     def encode(self, pixels: UInt8[Tensor, "C H W"]) -> bytes:
-        """The bytes of an image's file."""
         array = pixels.permute(1, 2, 0).numpy()
         image = Image.fromarray(array[..., 0] if len(pixels) == 1 else array)
         file = io.BytesIO()
@@ -66,15 +63,7 @@ class ImageEncoding:
 
 
 class EncodedImage(NamedTuple):
-    """One image of a set, encoded.
-
-    Args:
-        number: Its number in the set.
-        name: Its name in messages.
-        digest: Hash of its pixels.
-        file: Its encoded file; empty if it cannot be read.
-        problem: Why it cannot be read.
-    """
+    """An image of a set: a hash of its pixels and its encoded file, both empty if it cannot be read."""
 
     number: int
     name: str
@@ -98,16 +87,8 @@ class _EncodedImages(Dataset[EncodedImage]):
         return EncodedImage(number, name, digest, self.encoding.encode(pixels))
 
 
-def encode_all(
-    images: ImageSet, encoding: ImageEncoding, start: int = 0, processes: int | None = None
-) -> Iterator[EncodedImage]:
-    """Encodes the images of a set in their order.
-
-    Args:
-        images: The set.
-        encoding: Kind and quality of the files.
-        start: Number of the first image.
-        processes: Worker processes; None for one per core, 1 to work in this process.
+def encode_all(images: ImageSet, encoding: ImageEncoding, start: int, processes: int | None) -> Iterator[EncodedImage]:
+    """Encodes the images from number `start` on, in order; `processes` None: one per core, 1: in this process.
 
     Raises:
         WorkerDied: A worker process was killed.

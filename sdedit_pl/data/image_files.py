@@ -59,11 +59,7 @@ def is_image_name(name: str) -> bool:
 
 
 def list_images(folder: Path, recursive: bool = False) -> list[str]:
-    """Lists the images in a folder and, if `recursive`, in its sub-folders; links are followed.
-
-    Returns:
-        Paths relative to the folder, sorted, with "/" between their parts on every system.
-    """
+    """Sorted relative paths of the images in a folder, with "/" between their parts; links are followed."""
     if not recursive:
         return sorted(entry.name for entry in os.scandir(folder) if is_image_name(entry.name) and entry.is_file())
     names = []
@@ -82,15 +78,11 @@ def list_images(folder: Path, recursive: bool = False) -> list[str]:
 
 @contextmanager
 def open_image(file: bytes | BinaryIO | Path, name: str) -> Iterator[Image.Image]:
-    """Opens an image file for the length of a `with` block.
-
-    Args:
-        file: Its bytes, an open binary file or a path.
-        name: The image's name in messages.
+    """Opens an image file for a `with` block, within which its pixels are decoded.
 
     Raises:
-        UnreadableImage: The file is not an image, or is truncated, empty or damaged; also for what Pillow raises
-            within the block, where the pixels are decoded.
+        UnreadableImage: The file is not an image, or is truncated, empty or damaged; also for Pillow's errors within
+            the block.
     """
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
@@ -114,7 +106,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says."""
+    """The image turned by its EXIF orientation."""
     turn = _TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)
 

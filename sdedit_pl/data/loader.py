@@ -17,14 +17,9 @@ from sdedit_pl.data.source import Source
 
 
 class ImageLoader(Iterable[Tensor]):
-    """Batches of images from worker processes; unreadable images are reported to the source.
+    """Batches of images from worker processes, which stay between passes; the source counts unreadable images.
 
-    Args:
-        dataset: A data set of `Batch`.
-        source: Counts and names unreadable images.
-        workers: Number of processes; they stay between two passes.
-        seed: Seed of the workers' generators.
-        batching: Other arguments of DataLoader.
+    Further arguments are those of DataLoader.
     """
 
     def __init__(self, dataset: Dataset[Batch], source: Source, workers: int, seed: int, **batching: Any) -> None:
@@ -74,7 +69,7 @@ class ImageLoader(Iterable[Tensor]):
 
 
 def checked_images(batch: Batch, source: Source) -> Tensor:
-    """The images of a batch, whose unreadable images are reported to the source.
+    """The images of a batch; reports its unreadable images to the source.
 
     Raises:
         UnreadableImage: The batch failed, or there are more unreadable images than the source accepts.
@@ -86,7 +81,6 @@ def checked_images(batch: Batch, source: Source) -> Tensor:
 
 
 def available_cores() -> int:
-    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

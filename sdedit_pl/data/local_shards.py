@@ -34,8 +34,8 @@ class Members(NamedTuple):
     """The images of one shard.
 
     Args:
-        keys: Their keys, bytes (N,).
-        places: First byte and length of each, int64 (N, 2).
+        keys: Bytes (N,).
+        places: First byte and length of each image, int64 (N, 2).
         problem: Why the listing ends before the shard does; empty for a whole shard.
         extra: Names of images that are left out because their sample has another one.
     """
@@ -68,13 +68,7 @@ class Stamp(NamedTuple):
 
 
 class ShardFile:
-    """A shard that is read by position, in any process; opened at the first read.
-
-    Args:
-        path: The tar file.
-        name: Its name in messages.
-        stamp: Its stamp when its images were listed.
-    """
+    """A shard, called `name` in messages, that is read by position; opened at the first read in each process."""
 
     def __init__(self, path: str | Path, name: str, stamp: Stamp) -> None:
         self.path = path
@@ -122,9 +116,9 @@ class ShardImages(ImageSet):
     Args:
         shards: Paths of the tar files.
         stamps: Stamp of each shard when its images were listed.
-        keys: Key of each image, bytes (N,).
+        keys: Bytes (N,).
         places: Shard number, first byte and length of each image, int64 (N, 3), ordered by shard.
-        image_format: Format that every image is brought to.
+        image_format: Format of every image.
     """
 
     def __init__(
@@ -180,16 +174,7 @@ class ShardImages(ImageSet):
 
 
 def list_shards(shards: Sequence[str], image_format: ImageFormat) -> tuple[ShardImages, list[Broken]]:
-    """Lists the images in local shards from the tar headers, without reading the images.
-
-    Args:
-        shards: Paths of uncompressed tar files.
-        image_format: Format that every image is brought to.
-
-    Returns:
-        The images in the order of the shards, and the damaged shards; of those, the images before the damage are
-        listed.
-    """
+    """Lists the images in uncompressed tar files (of damaged ones, those before the damage), and the damaged files."""
     keys, places, stamps = [], [], []
     broken: list[Broken] = []
     extra: list[str] = []
@@ -207,11 +192,7 @@ def list_shards(shards: Sequence[str], image_format: ImageFormat) -> tuple[Shard
 
 
 def list_members(path: str | Path) -> tuple[Members, Stamp]:
-    """Lists the images of one shard, one per sample; see `WebDatasetSource` for the rule.
-
-    Returns:
-        The images (of a damaged shard those before the damage) and the file's stamp.
-    """
+    """Lists the images of one shard, up to any damage, one per sample by the rule of `WebDatasetSource`."""
     problem, stamp = "", Stamp(0, 0)
     found: list[tuple[str, tuple[int, int]]] = []
     try:
@@ -240,7 +221,6 @@ def list_members(path: str | Path) -> tuple[Members, Stamp]:
 
 
 def warn_of_extra_images(names: Sequence[str]) -> None:
-    """Logs how many images are left out because their sample has another one."""
     if names:
         logger.warning(
             "%d images are left out because their sample has another one: a sample's name ends at the first dot. The "

@@ -1,15 +1,9 @@
 """The order of images: a pure function of the seed and of the number of images.
 
-Position p, counted from the start of training over all devices, is image p mod n of the permutation of epoch p // n. It
-depends neither on the number of devices or workers nor on interruptions. A step on W devices with B images each covers
-the next W B positions, of which device r takes every W-th, starting with the r-th. Any W therefore gives the same
-order, and resuming needs one number, the images consumed.
-
-Images that are read by number are permuted as a whole (`TrainingOrder`). Remote shards are permuted and cut into
-windows of a few shards, and the images are permuted within each window (`WindowOrder`), because only a few shards are
-on disk at a time.
-
-Training has no other epochs: the stream never ends, and a batch may span two permutations or exceed the whole set.
+Position p, counted over all devices, is image p mod n of the permutation of epoch p // n, whatever the devices, workers
+and interruptions. A step on W devices with B images each covers the next W B positions; device r takes every W-th,
+starting with the r-th. Resuming needs one number, the images consumed. The stream never ends, and a batch may span two
+permutations. Remote shards, of which only a few are on disk at a time, are permuted in windows (`WindowOrder`).
 """
 
 from __future__ import annotations
@@ -25,13 +19,7 @@ from torch.utils.data import Sampler
 
 
 class Draw(NamedTuple):
-    """One image of a batch.
-
-    Args:
-        index: Its number in the set.
-        flipped: Whether it is mirrored left to right.
-        corner: First row and column, in pixels, of the part that is cut out; None for the central part.
-    """
+    """One image of a batch; `corner` is the first row and column of the part cut out, None for the central part."""
 
     index: int
     flipped: bool
@@ -44,7 +32,7 @@ class Share:
 
     Args:
         batch_size: Images per step on each device.
-        rank: Number of this device, in [0, world_size).
+        rank: Number of this device.
         world_size: Number of devices over all nodes.
         start: Images that all devices together have consumed before.
 
@@ -87,20 +75,13 @@ class Changes:
 
 @dataclass(frozen=True)
 class TrainingOrder:
-    """The infinite order of training images.
-
-    Args:
-        count: Number of images in the set.
-        seed: Seed of the permutations and changes.
-        changes: Random changes of the images.
-    """
+    """The infinite order of `count` training images."""
 
     count: int
     seed: int
     changes: Changes = Changes()
 
     def at(self, positions: np.ndarray) -> list[Draw]:
-        """The images at the given positions of the stream."""
         draws = []
         for position in positions.tolist():
             epoch, place = divmod(position, self.count)
@@ -112,15 +93,9 @@ class TrainingOrder:
 class WindowOrder:
     """The order of images in shards of which only a few are on disk at a time.
 
-    In every epoch the shards are permuted and cut into windows of `width` shards; the last window may be smaller. The
-    images of a window are permuted, and come before those of the next window. Finding the image at a position takes the
-    numbers of images in the shards of its window and of the windows before it.
-
-    Args:
-        shards: Number of shards.
-        width: Shards per window; with all shards in one window, the images are permuted as a whole.
-        seed: Seed of the permutations and changes.
-        changes: Random changes of the images.
+    In every epoch the shards, numbered from 0, are permuted and cut into windows of `width`; the last may be smaller.
+    The images are permuted within each window. Finding the image at a position takes the numbers of images in the
+    shards of its window and of the windows before it.
     """
 
     shards: int
@@ -129,7 +104,6 @@ class WindowOrder:
     changes: Changes = Changes()
 
     def windows(self, epoch: int) -> list[list[int]]:
-        """The shards of each window of an epoch."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.shards).tolist()
         return [order[first : first + self.width] for first in range(0, self.shards, self.width)]
 
@@ -165,9 +139,8 @@ class TrainingPositions(Sampler[list[int]]):
 class ValidationBatches(Sampler[list[Draw]]):
     """The validation images of one device, in order; each image belongs to exactly one device.
 
-    Every device gets the same number of batches, so that none waits for another: the smallest number for which no batch
-    exceeds the batch size. Batch sizes differ by at most one image. Nothing is dropped or padded, and a mean over
-    batches is nearly the mean over images. Only a set with fewer images than devices repeats images.
+    Every device gets the same number of batches, so that none waits for another: the fewest that keep to the batch
+    size. Batch sizes differ by at most one image. Only a set with fewer images than devices repeats images.
     """
 
     def __init__(self, count: int, share: Share) -> None:
@@ -182,7 +155,6 @@ class ValidationBatches(Sampler[list[Draw]]):
             yield [Draw(index, False) for index in self.indices(batch)]
 
     def indices(self, batch: int) -> range:
-        """The images of this device's batch with number `batch`."""
         parts = len(self) * self.share.world_size
         part = batch * self.share.world_size + self.share.rank
         first, end = (self.count * bound // parts for bound in (part, part + 1))

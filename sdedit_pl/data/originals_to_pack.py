@@ -29,12 +29,7 @@ TORCHVISION = "torchvision:"
 
 @dataclass(frozen=True)
 class Originals:
-    """The images to pack.
-
-    Args:
-        splits: The images of each split in packing order, that of a hash of their names.
-        digest: Hash of the names and sizes of all originals, to notice that they changed.
-    """
+    """The images to pack, in the order of a hash of their names; `digest` changes with their names and sizes."""
 
     splits: dict[str, ImageSet]
     digest: str
@@ -67,8 +62,8 @@ def open_originals(
 
     Args:
         place: A path, or `torchvision:` and the name of a class.
-        image_format: Format that every image is brought to.
-        val_fraction: Share for validation if the images are not divided already, in [0, 1).
+        image_format: Format of every image.
+        val_fraction: Share for validation if the images are not divided already.
         scratch: Folder for unpacked archives.
         root: Folder of the torchvision data set.
         download: Whether to download a torchvision data set that is not there.
@@ -120,7 +115,6 @@ def _divided(images: ImageSet, names: Sequence[str], sizes: Sequence[int], val_f
 
 
 def _mixed(images: ImageSet, numbers: np.ndarray, names: Sequence[str]) -> ReorderedImages:
-    """The images with the given numbers in the order of a hash of their names."""
     keys = {number: _digest(["order", names[int(number)]]) for number in numbers}
     return ReorderedImages(images, np.array(sorted(numbers, key=lambda number: keys[number]), dtype=np.int64))
 

@@ -1,17 +1,9 @@
-"""Training images from remote shards, in an order that any device can compute.
+"""Training images from remote shards, in an order that any device can compute (`WindowOrder`).
 
-This is the simplest way to read remote shards with all guarantees of local files. The image at a position is a pure
-function of the seed and of the number of images in each shard (`WindowOrder`): no image repeats within an epoch, and a
-run resumes exactly from one number, the images consumed, whatever its devices, nodes and workers were before. There is
-no shuffle buffer to save. The shards of a window are downloaded whole into a cache on the node (`ShardCache`), and
-their images are read there by number; the server needs no range requests.
-
-The number of images in a shard is known from a manifest, or from a former download, which the cache records. Training
-begins with the first window in either case. Without a manifest, a run that resumes with an empty cache downloads the
-shards up to its position again.
-
-The price of one order for all devices is that each node downloads every shard once per epoch, unless its cache holds
-all of them.
+Shards are downloaded whole into a cache on the node (`ShardCache`), and their images are read there by number: no image
+repeats within an epoch, there is no shuffle buffer to save, and the server needs no range requests. The numbers of
+images come from a manifest, or from former downloads; without either, a resumed run downloads the shards up to its
+position again. Each node downloads every shard once per epoch, unless its cache holds all of them.
 """
 
 from __future__ import annotations
@@ -39,14 +31,7 @@ _OPEN_WINDOWS = 2
 
 
 class StreamedImages(ImageSet):
-    """The images of some shards, shard by shard; a shard is downloaded when its first image is read.
-
-    Args:
-        shards: The shards.
-        counts: Number of images in each.
-        cache: Local copies of them.
-        image_format: Format that every image is brought to.
-    """
+    """The images of some shards, `counts` in each; a shard is downloaded when its first image is read."""
 
     def __init__(self, shards: list[Shard], counts: list[int], cache: ShardCache, image_format: ImageFormat) -> None:
         self.shards = shards
@@ -105,14 +90,7 @@ class StreamedImages(ImageSet):
 
 
 class Window(NamedTuple):
-    """A window of the order.
-
-    Args:
-        epoch: Its epoch.
-        number: Its number in the epoch.
-        first: Stream position of its first image.
-        images: Its images, shard by shard.
-    """
+    """A window of the order, and the stream position of its first image."""
 
     epoch: int
     number: int
@@ -123,12 +101,7 @@ class Window(NamedTuple):
 class ShardStream(Dataset[Batch]):
     """Batches of training images by their positions in the stream.
 
-    Args:
-        shards: The shards, in an order that does not change.
-        cache: Local copies of them.
-        image_format: Format that every image is brought to.
-        order: Order of their images.
-        attempts: Number of unreadable images in a row after which a batch fails; None for a whole window.
+    A batch fails after `attempts` unreadable images in a row; None tries a whole window.
     """
 
     def __init__(
@@ -154,7 +127,7 @@ class ShardStream(Dataset[Batch]):
         return self.__getitems__([position])
 
     def __getitems__(self, positions: list[int]) -> Batch:
-        """Reads a batch; DataLoader calls a method of this name if there is one."""
+        """Reads a batch. DataLoader calls this method in place of `__getitem__`."""
         try:
             places = [self._at(position) for position in positions]
             self._prefetch(next(reversed(self._windows.values())))
@@ -165,7 +138,6 @@ class ShardStream(Dataset[Batch]):
         return batch._replace(broken=broken)
 
     def _at(self, position: int) -> tuple[ImageSet, Draw]:
-        """The image at a position of the stream."""
         window = self._window(position)
         draw = self.order.draw(window.epoch, window.number, len(window.images), position - window.first)
         return window.images, draw
@@ -204,7 +176,6 @@ class ShardStream(Dataset[Batch]):
         return count
 
     def _count(self, number: int) -> int:
-        """Images in a shard."""
         if number not in self._counts:
             shard = self.shards[number]
             if shard.images is not None:
@@ -216,7 +187,7 @@ class ShardStream(Dataset[Batch]):
         return self._counts[number]
 
     def _prefetch(self, window: Window) -> None:
-        """Downloads the rest of a window and the next window in the background, once."""
+        """Downloads the rest of a window and the next window, once, in the background."""
         busy = self._prefetching is not None and self._prefetching.is_alive()
         if busy or self._prefetched == window.first:
             return

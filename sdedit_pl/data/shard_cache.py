@@ -1,12 +1,9 @@
 """Local copies of remote shards, in a folder that all processes of a node share.
 
 A shard is downloaded once per node, by the process that needs it first; the others wait at its lock. When the copies
-exceed the limit, the least recently opened ones are removed; a process that still reads one keeps its open file. A
-record of every downloaded shard stays: the places of its images and the file's hash. With the records of all shards,
-any position of the training order is found without another download.
-
-A shard whose hash differs from its record's, or from the manifest's, has changed. It is not read: the recorded places
-would give other images than those that the run has seen.
+exceed the limit, the least recently opened ones are removed; a process that still reads one keeps its open file.
+Records stay: the places of a shard's images and its hash, from which any position of the training order is found. A
+shard whose hash differs from its record's, or from the manifest's, has changed and is not read.
 """
 
 from __future__ import annotations
@@ -39,13 +36,7 @@ class StreamInterrupted(ValueError):
 
 
 class ShardRecord(NamedTuple):
-    """A shard that was downloaded.
-
-    Args:
-        members: Its images.
-        sha256: Hash of the file; empty where there is no file.
-        version: The server's name for this version; may be empty.
-    """
+    """A shard that was downloaded; `sha256` is empty where there is no file, `version` where the server names none."""
 
     members: Members
     sha256: str
@@ -55,9 +46,7 @@ class ShardRecord(NamedTuple):
 class ShardCache:
     """Local copies of remote shards; local shards are read in place.
 
-    Args:
-        folder: Folder of the copies and records.
-        limit: Bytes of copies above which the least recently opened ones are removed. A shard in use always stays.
+    Copies of more than `limit` bytes are removed, the least recently opened first. A shard in use always stays.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -103,7 +92,7 @@ class ShardCache:
     def prefetch(self, shards: Sequence[Shard]) -> None:
         """Downloads the shards without a copy that no other process is downloading, while there is room.
 
-        Failures are left to the process that needs the shard, which meets and reports them.
+        It ignores failures, which the process that needs the shard reports.
         """
         for shard in shards:
             sizes = [status.st_size for _, status in self._copies()]
@@ -135,7 +124,7 @@ class ShardCache:
         return opened, record.members
 
     def _confirm(self, shard: Shard, record: ShardRecord) -> None:
-        """Checks, once per shard, that the server still has the version that was copied."""
+        """Checks, once per shard, that the server still has the copied version."""
         if shard.place not in self._confirmed:
             now = version_of(shard.place)
             if now and record.version and now != record.version:
@@ -171,10 +160,7 @@ class ShardCache:
             raise self._unusable(error) from error
 
     def _download(self, shard: Shard, new: Path, expected: str) -> ShardRecord:
-        """Downloads a shard; repeatedly if it is damaged or has another hash than expected.
-
-        A shard of unknown hash that is damaged every time is used up to the damage.
-        """
+        """Downloads a shard, repeatedly if it is damaged or has another hash; accepts the last damaged one."""
         for attempt in range(_DOWNLOADS):
             try:
                 sha256 = download(shard.place, new, expected)
@@ -196,7 +182,7 @@ class ShardCache:
         return {self._path(shard, "").name for shard in shards}
 
     def _copies(self) -> list[tuple[Path, os.stat_result]]:
-        """All copies, the least recently opened first."""
+        """Copies, the least recently opened first."""
         found = []
         for copy in self.folder.glob("*.tar"):
             with suppress(FileNotFoundError):  # other processes remove copies too
@@ -241,7 +227,11 @@ class ShardCache:
 
     @contextmanager
     def _locked(self, shard: Shard, timeout: float = -1.0) -> Iterator[None]:
-        """Keeps other processes from downloading the shard; raises Timeout if one does so for longer than `timeout`."""
+        """Keeps other processes from downloading the shard.
+
+        Raises:
+            Timeout: Another process has been downloading it for `timeout` seconds.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self._path(shard, ".lock"), timeout=timeout)

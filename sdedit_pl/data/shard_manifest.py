@@ -1,7 +1,4 @@
-"""The manifest that `sdedit pack` writes beside its shards: the number of images, size and hash of each.
-
-With a manifest the training order is known before any shard is read, and a changed shard is noticed.
-"""
+"""The manifest that `sdedit pack` writes beside its shards: the number of images, size and hash of each."""
 
 from __future__ import annotations
 
@@ -19,14 +16,7 @@ FORMAT = "sdedit_pl shards, version 1"
 
 
 class Shard(NamedTuple):
-    """A shard and its entry in a manifest; without a manifest only its place is known.
-
-    Args:
-        place: Path, URL or `pipe:` command.
-        images: Number of its images.
-        size: Size in bytes.
-        sha256: Hash in hexadecimal.
-    """
+    """A shard at a path, URL or `pipe:` command; the rest, size in bytes included, is known from a manifest only."""
 
     place: str
     images: int | None = None
@@ -35,10 +25,7 @@ class Shard(NamedTuple):
 
 
 def read_manifest(place: str) -> dict[str, list[Shard]]:
-    """Reads the shards of each split from a manifest.
-
-    Args:
-        place: Path or URL of the manifest; the shards lie beside it.
+    """Reads the shards of each split from the manifest at a path or URL; the shards lie beside it.
 
     Raises:
         ValueError: There is no such file, the server does not answer, or it is not a manifest.
@@ -64,12 +51,7 @@ def read_manifest(place: str) -> dict[str, list[Shard]]:
 
 
 def manifest_text(splits: dict[str, list[dict[str, Any]]], **facts: Any) -> str:
-    """The text of a manifest.
-
-    Args:
-        splits: Split -> its shards, each as {"file", "images", "bytes", "sha256"}.
-        facts: Further entries.
-    """
+    """The text of a manifest of shards, each {"file", "images", "bytes", "sha256"}, with further entries `facts`."""
     content = {
         "format": FORMAT,
         **facts,

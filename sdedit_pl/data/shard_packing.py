@@ -1,13 +1,11 @@
 """Packs images into WebDataset shards: decoded and encoded on all cores, written in one order.
 
 The files depend on the originals and the settings alone, neither on the number of processes nor on interruptions. The
-originals come in the order of a hash of their names, so that neighbours in a shard have nothing else in common: a
-stream shuffles only a few shards at a time.
+originals come in the order of a hash of their names, because a stream shuffles only a few shards at a time.
 
-Work happens in the hidden folder `.packing` inside the result. A complete shard gets a note beside it, so that the same
-command resumes behind the last complete shard after a kill at any moment. At the end the manifest is written, the
-shards are moved to their place, and then the manifest: a folder with a manifest is complete, and a folder with
-`.packing` and no manifest is refused by training.
+Work happens in the hidden folder `.packing` inside the result. A complete shard gets a note beside it, behind which the
+same command resumes after a kill. At the end the shards are moved to their place, and then the manifest: a folder with
+a manifest is complete, and training refuses a folder with `.packing` and no manifest.
 """
 
 from __future__ import annotations
@@ -49,8 +47,8 @@ class ShardNote:
         sha256: Its hash.
         following: Number of the split's next original.
         digests: Digest of each image's pixels -> name of its original.
-        broken: Unreadable originals that were met for the shard -> the reason.
-        duplicates: Originals that were met for the shard and equal an earlier one -> the earlier one.
+        broken: Unreadable originals before `following` -> the reason.
+        duplicates: Originals before `following` that equal an earlier one -> the earlier one.
     """
 
     file: str
@@ -64,14 +62,9 @@ class ShardNote:
 
 
 def pack(settings: PackSettings, on_images: Callable[[int, int], None]) -> dict[str, Any]:
-    """Writes shards, or completes those of an interrupted call.
+    """Writes shards, or completes those of an interrupted call; returns the content of the manifest.
 
-    Args:
-        settings: Originals, place and form of the shards.
-        on_images: Called with the number of originals done since the last call, and the number of all originals.
-
-    Returns:
-        The content of the manifest.
+    `on_images` is called with the number of originals done since the last call, and the number of all originals.
 
     Raises:
         ValueError: No original can be read, `out` cannot be written or holds something else, or a setting is outside
@@ -112,8 +105,6 @@ def pack(settings: PackSettings, on_images: Callable[[int, int], None]) -> dict[
 
 
 class _Packing:
-    """One pack into one folder."""
-
     def __init__(
         self,
         settings: PackSettings,
@@ -210,7 +201,7 @@ class _Packing:
                     note.following += 1
                     self.on_images(1, len(self.originals))
                     if self._takes(image, note):
-                        archive.write({"__key__": _key(image), self.encoding.suffix[1:]: image.file})
+                        archive.write({"__key__": _key(image), self.encoding.suffix: image.file})
                         note.images += 1
             file.flush()
             os.fsync(file.fileno())
@@ -224,7 +215,7 @@ class _Packing:
         return note
 
     def _takes(self, image: EncodedImage, note: ShardNote) -> bool:
-        """Whether the image goes into the shard; notes it as unreadable or duplicate if it is."""
+        """Whether the image belongs in the shard; notes unreadable images and duplicates."""
         if image.problem:
             note.broken[image.name] = image.problem
             return False
@@ -258,13 +249,13 @@ class _Packing:
 
 
 def _key(image: EncodedImage) -> str:
-    """Name of an image in its shard; without dots, which would end the name of the sample."""
+    """Name of an image in its shard, without dots, which would end the name of the sample."""
     stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(image.name.rpartition(":")[2]).stem).strip("-")[:60]
     return f"{image.number:08d}-{stem}"
 
 
 def _remove_if_nothing_is_done(workshop: Path, new: list[Path]) -> None:
-    """Removes a workshop without complete shards, and the folders `new` that were made for it, if they are empty."""
+    """Removes a workshop without complete shards, and those of the `new` folders that are empty."""
     if any(workshop.glob("*.json")):
         return
     shutil.rmtree(workshop, ignore_errors=True)

@@ -1,8 +1,7 @@
 """The interface of data sources: named images that can be read one by one, in two splits.
 
 A source is one class in one file: it derives from `Source`, implements `images(split)`, takes flat keyword arguments
-and has a line in the table of the package. Order, batches, mirroring, caching, devices and resuming are not its
-concern.
+and has a line in `source_table.py`. Order, batches, mirroring, caching, devices and resuming are not its concern.
 """
 
 from __future__ import annotations
@@ -49,10 +48,7 @@ class ImageSet(abc.ABC):
 
     @abc.abstractmethod
     def read(self, index: int) -> UInt8[Tensor, "C H W"]:
-        """Decodes one image.
-
-        Returns:
-            uint8 (C, H, W) in the format of the source, margin included.
+        """Decodes one image, its margin included.
 
         Raises:
             UnreadableImage: The image cannot be decoded.
@@ -65,12 +61,7 @@ class ImageSet(abc.ABC):
 
 
 class UnreadableShard(UnreadableImage):
-    """A file of many images that cannot be read, or not any more; counted once, not once per image.
-
-    Args:
-        shard: Its name in messages.
-        reason: The message.
-    """
+    """A file of many images that cannot be read, or no longer; counted once, not once per image."""
 
     def __init__(self, shard: str, reason: str) -> None:
         super().__init__(reason)
@@ -78,11 +69,7 @@ class UnreadableShard(UnreadableImage):
 
 
 class Source(abc.ABC):
-    """A source of images.
-
-    Args:
-        image_format: Format that every image is brought to.
-        broken_limit: Number of distinct unreadable images that ends the run when exceeded; None for no limit.
+    """A source of images; the run ends when more than `broken_limit` (None: no limit) of them are unreadable.
 
     Attributes:
         broken: Name of every unreadable image met so far -> the reason.
@@ -108,17 +95,14 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def images(self, split: str) -> ImageSet:
-        """The images of a split, in an order that depends on the data alone.
-
-        Args:
-            split: "train" or "val", which may be empty.
+        """The images of "train" or "val" (which may be empty), in an order that depends on the data alone.
 
         Raises:
             ValueError: An unknown split, or a place that does not exist or holds no images.
         """
 
     def stream(self, seed: int, changes: Changes) -> Dataset[Any]:
-        """Batches of training images by their positions in the stream, of a source that `streams`."""
+        """Batches of training images by their positions in the stream, if the source `streams`."""
         raise NotImplementedError(f"{type(self).__name__} reads images by number")
 
     def record(self, broken: Sequence[Broken]) -> None:

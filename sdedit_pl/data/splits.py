@@ -1,4 +1,4 @@
-"""Training and validation: the names of the splits, and which images are held out where nothing else divides a set."""
+"""Training and validation: the names of the splits, and the choice of held-out images."""
 
 from __future__ import annotations
 
@@ -16,18 +16,11 @@ def check_split(split: str) -> None:
 
 
 def held_out(names: Sequence[str], fraction: float) -> list[bool]:
-    """Chooses validation images by a hash of their names.
+    """Chooses an expected `fraction` of images for validation by a hash of their names: True for each chosen one.
 
-    The choice depends neither on the order nor on the other images, so that a set that grows keeps its split. If the
-    fraction would leave validation or training empty, the image with the lowest or highest hash changes sides; a single
-    image goes to training.
-
-    Args:
-        names: One per image.
-        fraction: Expected share of validation images, in [0, 1). With 0 nothing is held out.
-
-    Returns:
-        For each name, True if it belongs to validation.
+    The choice depends neither on the order nor on the other images, so that a set that grows keeps its split. If
+    validation (of a fraction above 0) or training would be empty, the image with the lowest or highest hash changes
+    sides; a single image goes to training.
 
     Raises:
         ValueError: A fraction outside [0, 1).

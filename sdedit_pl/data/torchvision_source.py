@@ -95,7 +95,6 @@ class TorchvisionSource(Source):
         return train.subset(np.flatnonzero(chosen == is_val))
 
     def _open(self, known: set[str], **split: bool | str) -> TorchvisionImages:
-        """The images of the class, constructed with those of our arguments that it has."""
         places = {"root": self.root, "download": self.download}
         arguments = {name: value for name, value in places.items() if name in known}
         try:
@@ -113,7 +112,7 @@ class TorchvisionSource(Source):
         return getattr(torchvision.datasets, self.dataset)(**arguments, **split)
 
     def _download(self, arguments: dict[str, Any], split: dict[str, bool | str]) -> Any:
-        """The data set, downloaded if it is not there, by one of the processes that ask at the same time."""
+        """The data set; if it is absent, one of the processes that ask at the same time downloads it."""
         os.makedirs(self.root, exist_ok=True)
         with FileLock(os.path.join(self.root, f".{self.dataset}.lock")):
             try:
@@ -123,14 +122,7 @@ class TorchvisionSource(Source):
 
 
 class TorchvisionImages(ImageSet):
-    """Some images of a torchvision data set whose items begin with a Pillow image.
-
-    Args:
-        dataset: The data set.
-        title: Its name in messages.
-        indices: Numbers of the images, int (N,).
-        image_format: Format that every image is brought to.
-    """
+    """Images number `indices`, int (N,), of a torchvision data set whose items begin with a Pillow image."""
 
     def __init__(self, dataset: Dataset, title: str, indices: np.ndarray, image_format: ImageFormat) -> None:
         self.dataset = dataset

@@ -1,9 +1,8 @@
 """WebDataset shards as a source: tar files with one image per sample.
 
-Images in local shards are read by number, from positions that are listed once (`local_shards.py`): training has the
-same exact order, resuming and independence of devices and workers as with a folder, and can have more workers than
-shards. Remote shards (`https:`, `s3:`, `pipe:`...) are streamed through a cache with the same properties, but are
-shuffled a few at a time (`remote_shards.py`).
+Images in local shards are read by number, like those in a folder (`local_shards.py`). Remote shards (`https:`, `s3:`,
+`pipe:`...) are streamed through a cache and shuffled a few at a time (`remote_shards.py`); order, resuming and
+independence of devices and workers are as exact.
 """
 
 from __future__ import annotations
@@ -139,7 +138,7 @@ class WebDatasetSource(Source):
         return images
 
     def _check_room(self, shards: list[Shard]) -> None:
-        """Raises ValueError for a cache that cannot hold two windows of the shuffle."""
+        """Refuses a cache that cannot hold two windows of the shuffle."""
         sizes = sorted((shard.size or 0 for shard in shards if is_remote(shard.place)), reverse=True)
         needed = sum(sizes[: 2 * self.shuffle_shards])
         if needed > self.cache.limit:
@@ -149,7 +148,7 @@ class WebDatasetSource(Source):
             )
 
     def _check(self, count: int, shards: list[Shard], broken: list[Broken]) -> None:
-        """Records damaged shards, and raises ValueError if there are no images."""
+        """Records damaged shards, and refuses shards without images."""
         self.record(broken)
         if count == 0:
             raise ValueError(
@@ -160,15 +159,9 @@ class WebDatasetSource(Source):
 
 
 def find_shards(path: str | list[str]) -> tuple[list[Shard], list[Shard]]:
-    """Expands folders, patterns and manifests.
+    """Expands folders, patterns and manifests to training and validation shards.
 
-    Args:
-        path: A folder of .tar files, a file, a URL, a pattern with braces or (locally) wildcards, a manifest, or a
-            list of these.
-
-    Returns:
-        Training shards and validation shards; the latter only from manifests, and from folders that hold both
-        `train-*.tar` and `val-*.tar`.
+    Validation shards come only from manifests, and from folders that hold both `train-*.tar` and `val-*.tar`.
 
     Raises:
         ValueError: No such folder or file, no shard in it, or a shard of another size than its manifest says.
@@ -195,7 +188,6 @@ def find_shards(path: str | list[str]) -> tuple[list[Shard], list[Shard]]:
 
 
 def _shards_of(part: str) -> tuple[list[Shard], list[Shard]]:
-    """The training and validation shards that one folder, pattern, URL or manifest names."""
     folder = not is_remote(part) and Path(part).is_dir()
     if folder and (Path(part) / MANIFEST_FILE).is_file():
         part, folder = str(Path(part) / MANIFEST_FILE), False

@@ -24,13 +24,7 @@ DEFAULT_T0 = 0.5
 
 @dataclass(frozen=True)
 class EditTask:
-    """One edit of some of the guides.
-
-    Args:
-        edit: the edit.
-        guides: indices of the guides.
-        mark: suffix that distinguishes the names of its samples from those of other tasks.
-    """
+    """An edit of some guides (their indices); `mark` is the suffix of its samples' names among several tasks."""
 
     edit: SDEdit
     guides: Sequence[int]
@@ -38,11 +32,7 @@ class EditTask:
 
 
 def build_edits(settings: EditSettings) -> list[SDEdit]:
-    """The edits, one for each t0; a single one with the default t0 if t0 is not known yet.
-
-    Raises:
-        ValueError: an argument is out of range.
-    """
+    """The edits, one for each t0, or one with a provisional t0 if it is not known yet. Raises ValueError."""
     edit = SDEdit(
         steps=settings.steps,
         repeats=settings.repeats,

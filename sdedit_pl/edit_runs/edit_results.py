@@ -29,13 +29,7 @@ RESULT_SUFFIXES = (".png", ".webp")
 
 
 class EditWriter:
-    """Writes samples as they come, and at the end the sheet and the record.
-
-    Args:
-        folder: the folder to write to.
-        settings: the settings of the edit.
-        files: the files that the results depend on; the record holds their hashes.
-    """
+    """Writes samples as they come, and at the end the sheet and the record, which has the hashes of `files`."""
 
     def __init__(self, folder: Path, settings: EditSettings, files: Sequence[Path]) -> None:
         self.folder = folder
@@ -47,18 +41,10 @@ class EditWriter:
 
     @property
     def count(self) -> int:
-        """The number of samples written so far."""
         return len(self.samples)
 
     def write(self, t0: float | str, mark: str, edited: Edited, trajectory: Trajectory | None) -> None:
-        """Writes a PNG file for each sample of a guide, and its trajectory if there is one.
-
-        Args:
-            t0: the t0 of the samples.
-            mark: suffix of their names.
-            edited: the samples.
-            trajectory: the trajectory of the first samples.
-        """
+        """Writes a PNG file for each sample of a guide, with `mark` in its name, and the trajectory if there is one."""
         name = f"{edited.guide.path.stem}{mark}"
         for image, seed in zip(edited.samples, edited.seeds, strict=True):
             file = f"{name}_seed{seed}.png"

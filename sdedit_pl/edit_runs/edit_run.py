@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
 from tqdm import tqdm
 
 from sdedit_pl.checkpoints import files_of
@@ -20,7 +19,7 @@ from sdedit_pl.editing.many_guides import Edited, edit_guides
 from sdedit_pl.editing.trajectories import Trajectory, edit_with_trajectory
 from sdedit_pl.editing.windows import windowed
 from sdedit_pl.guides.edit_inputs import EditInputs, read_edit_inputs
-from sdedit_pl.machine import inference_arithmetic, log_arithmetic, prepare_network, this_machine
+from sdedit_pl.machine import prepare_for_inference
 from sdedit_pl.result_folder import ResultFolder
 
 logger = logging.getLogger(__name__)
@@ -52,7 +51,9 @@ def run_edit(settings: EditSettings) -> int:
             side=settings.side,
         )
         steps = sum(edit.total_steps(denoiser.sde) for edit in edits)
-        settings = prepare(network, settings, steps * len(inputs.guides) * settings.samples)
+        evaluations = steps * len(inputs.guides) * settings.samples
+        arithmetic = prepare_for_inference(network, evaluations, settings.precision, settings.compile)
+        settings = replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)
         writer = EditWriter(unpublished, settings, [*files_of(description.path), *inputs.files])
         with in_precision(denoiser, settings.precision):
             tasks = edit_tasks(settings, edits, denoiser, inputs)
@@ -62,25 +63,6 @@ def run_edit(settings: EditSettings) -> int:
     if len(inputs.guides) > SHEET_ROWS:
         logger.info("%s shows the first %d of %d guides", SHEET_FILE, SHEET_ROWS, len(inputs.guides))
     return writer.count
-
-
-def prepare(network: nn.Module, settings: EditSettings, evaluations: int) -> EditSettings:
-    """Prepares the network for its device and returns the settings with what `auto` stands for.
-
-    Args:
-        network: the network, on its device.
-        settings: the settings of the edit.
-        evaluations: how often the network is evaluated for one image.
-
-    Raises:
-        ValueError: the device does not have what the settings ask for.
-    """
-    machine = this_machine(next(network.parameters()).device.type)
-    arithmetic = inference_arithmetic(machine, evaluations, settings.precision, settings.compile)
-    prepare_network(network, arithmetic)
-    if (arithmetic.precision, arithmetic.compile) != ("float32", False):
-        log_arithmetic(arithmetic, machine)
-    return replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)
 
 
 def with_windows(denoiser: Denoiser, settings: EditSettings, shape: tuple[int, int]) -> Denoiser:

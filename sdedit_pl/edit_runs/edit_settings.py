@@ -18,7 +18,7 @@ AUTO = "auto"
 
 @dataclass(kw_only=True)
 class EditSettings:
-    """What to edit, and how.
+    """The model, guides and options of an edit.
 
     Args:
         ckpt: an editing checkpoint (.safetensors), a training checkpoint (.ckpt), the folder of a run, or a checkpoint
@@ -118,12 +118,10 @@ class EditSettings:
 
     @property
     def seeds(self) -> range:
-        """The seeds of the samples of each guide."""
         return range(self.seed, self.seed + self.samples)
 
     @property
     def pasted_object(self) -> Paste | None:
-        """The object to paste, if any."""
         if self.paste is None or self.at is None:
             return None
         mask = None if self.paste_mask is None else Path(self.paste_mask)

@@ -1,7 +1,7 @@
 """Constraints on an edit, which rewrite the state after each step of the solver.
 
-They implement `sdedit_pl.sampling.Constraint`. All write pixels at the noise level that the state has reached, using
-the noise of the step, and therefore work with any solver.
+They implement `sdedit_pl.sampling.Constraint` and work with any solver: they write pixels at the noise level that the
+state has reached, with the noise of the step.
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ class KeptRegion:
     """Keeps an image outside a mask: after each step those pixels are overwritten with the noised image.
 
     A step from t to s leaves the edited pixels at level s, and the kept ones are written at the same level
-    (`level="reached"`) with the same z. SDEdit's algorithms write them at level t (`level="left"`), and its reference
-    code uses the noise of the guide for all of them (`noise`).
+    (`level="reached"`) with the same z. SDEdit's algorithms write them at level t (`level="left"`).
 
     Args:
-        image: the kept image, (B, 3, H, W) in [-1, 1].
+        image: in [-1, 1].
         edit_mask: True where pixels may change, (B, 1, H, W) with B or 1 entries.
         marginals: noises the kept pixels.
-        level: "reached" or "left".
-        noise: the noise of all writes; None for the noise of each step.
+        level: see above.
+        noise: the noise of all writes, as in SDEdit's reference code; None for the noise of each step.
 
     Source: Meng et al., "SDEdit", ICLR 2022, Algorithms 3 and 5.
     """
@@ -68,10 +67,10 @@ class GradedRegion:
 
     A pixel is released at the first step that starts from its own time or a lower one; before, it is overwritten with
     the noised image after each step. It is thus edited from its own t0, rounded down to a time of the grid. After a
-    jump up, the time that the jump led to decides.
+    jump up, the time jumped to decides.
 
     Args:
-        image: the kept image, (B, C, H, W) in [-1, 1].
+        image: in [-1, 1].
         own_time: release time of each pixel, (B, 1, H, W) with B or 1 entries; pixels at 0 are never released.
         marginals: noises the kept pixels.
 
@@ -100,11 +99,11 @@ class LowFrequencies:
         x <- x + L(y) - L(x),       y the image noised to the level of x, L a low-pass filter
 
     Args:
-        image: source of the low frequencies, (B, C, H, W) in [-1, 1].
+        image: in [-1, 1].
         marginals: noises the image.
         factor: reduction of the filter, see `low_frequencies`; 1 would keep all frequencies.
-        lowest: the state is not rewritten at times below this one, in [0, 1].
-        highest: nor at times above this one.
+        lowest: lowest time, in [0, 1], at which the state is rewritten.
+        highest: highest such time.
 
     Source: Choi et al., "ILVR: Conditioning Method for Denoising Diffusion Probabilistic Models", ICCV 2021,
     Algorithm 1.

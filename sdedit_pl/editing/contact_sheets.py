@@ -11,23 +11,14 @@ from sdedit_pl.picture_grid import cell_side, picture_grid, to_picture
 
 
 def contact_sheet(edits: Sequence[Edited], *, columns: int = 1) -> Image.Image:
-    """A picture with a row for each edit: guide, noised guide and samples. Kept pixels of the guide are faded.
-
-    Args:
-        edits: the edits, with the same number of samples.
-        columns: number of edits side by side.
-    """
+    """A row for each edit: guide, noised guide and samples, `columns` edits side by side. Kept pixels are faded."""
     titles = ["guide", f"guide at t0, seed {edits[0].seeds[0]}", *(f"seed {seed}" for seed in edits[0].seeds)]
     rows = [[_marked(edit), to_picture(edit.noised[0]), *map(to_picture, edit.samples)] for edit in edits]
     return picture_grid(rows, titles, cell_side(rows[0][0]), columns)
 
 
 def variation_sheet(edits: Sequence[Sequence[Edited]], t0s: Sequence[float | str]) -> Image.Image:
-    """A picture of samples at several t0: a row for each guide and t0, a column for each seed.
-
-    Args:
-        edits: for each guide, its edits with the same seeds, one for each t0.
-        t0s: the values of t0, as passed to `SDEdit`.
+    """A row for each guide and t0, a column for each seed; `edits` has, for each guide, an edit for each of `t0s`.
 
     Raises:
         ValueError: the number of edits of a guide differs from the number of t0.

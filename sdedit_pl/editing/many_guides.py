@@ -32,11 +32,9 @@ class Edited:
     """A guide with its samples.
 
     Args:
-        guide: the guide.
-        area: its editable part; None for all of it.
-        noised: initial state of the first sample, (1, C, H, W).
-        samples: (samples, C, H, W), one for each of `seeds`.
-        seeds: the samples' seeds.
+        area: the editable part of the guide; None for all of it.
+        noised: initial state of the first sample.
+        samples: one for each of `seeds`.
     """
 
     guide: Guide
@@ -61,12 +59,8 @@ def edit_guides(
     A sample depends on its guide, area and seed, not on its batch.
 
     Args:
-        denoiser: the model, on the device to use.
-        edit: the edit.
-        guides: the guides; a batch contains guides of one size only.
         areas: edit mask or strength map of each guide, or None; masks and maps cannot be combined.
-        seeds: the seeds, the same for every guide.
-        batch: samples per batch, of one or more guides; None for as many as the device's memory holds.
+        batch: samples per batch, of one or more guides of one size; None for as many as the device's memory holds.
         on_step: called after each solver step with the number of samples in the batch, and with a negative number when
             a batch is repeated because memory ran out.
 
@@ -134,16 +128,12 @@ def _of_one_size(chunk: list[tuple[int, int]], guides: Sequence[Guide]) -> list[
 
 
 def default_batch(device: torch.device, pixels: int) -> int:
-    """The batch size for images of so many pixels on a device."""
+    """The batch size for images of `pixels` pixels."""
     return HOST_BATCH if device.type == "cpu" else max(1, DEVICE_PIXELS // pixels)
 
 
 def _smaller(size: int, batch: int | None, device: torch.device) -> int:
-    """Half the batch size, after one of `size` ran out of memory.
-
-    Raises:
-        ValueError: the user chose the batch size, or a single sample is too large.
-    """
+    """Half the batch size, unless the user chose it or a single sample is too large (ValueError)."""
     if size == 1:
         raise ValueError(f"{device} has too little memory for a single sample; use a smaller image or another device")
     if batch is not None:
@@ -174,5 +164,4 @@ class _Tick:
         self.on_step(self.samples)
 
     def take_back(self) -> None:
-        """Takes the reported steps of a failed batch back."""
         self.on_step(-self.reported)

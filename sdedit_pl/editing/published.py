@@ -7,8 +7,6 @@
   the end. Sub-VP and beta tables, for which the paper has no algorithm, use their exact transitions.
 - reference: the paper's code: small variance, one noise for all kept pixels of a repeat, no restoring at the end.
 
-The forward chains of published samplers are in `sdedit_pl.solvers.published_chains`, beside the solvers that use them.
-
 Source: Meng et al., "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations", ICLR 2022.
 """
 
@@ -35,9 +33,9 @@ class Variant:
 
     Args:
         steps: default number of steps.
-        solver: the solver that the variant prescribes, on the uniform grid; None allows any solver on any grid.
+        solver: the prescribed solver, on the uniform grid; None allows any solver on any grid.
         last: result of the last step, see `sdedit_pl.sampling.integrate`.
-        kept_level: level at which kept pixels are written after a step, see `KeptRegion`.
+        kept_level: see `KeptRegion`.
         one_noise: whether the noise of the guide also noises the kept pixels of all steps of a repeat.
         paste: whether the original's pixels are restored outside the mask at the end.
         chain_marginals: whether images are noised by the product of the chain's steps instead of the closed form.
@@ -52,7 +50,6 @@ class Variant:
     chain_marginals: bool = False
 
     def marginals(self, sde: SDE, times: Float[Tensor, "levels"], like: Images) -> Marginals:
-        """The marginals at the levels of `times`, on the device of `like`."""
         return ChainMarginals.of(sde, times, like) if self.chain_marginals else sde
 
     def kept(self, image: Images, edit_mask: Mask, marginals: Marginals, noise: Images) -> KeptRegion:
@@ -64,10 +61,7 @@ class Variant:
 class ChainMarginals:
     """The marginals of a discrete chain: x_t = alpha x_0 + sigma z, where alpha is the product of the steps' scales.
 
-    Args:
-        times: the chain's times, ascending, (levels,).
-        alpha: scale of the image at these times.
-        sigma: standard deviation of the noise at these times.
+    `times` are ascending.
     """
 
     times: Float[Tensor, "levels"]
@@ -76,7 +70,7 @@ class ChainMarginals:
 
     @classmethod
     def of(cls, sde: SDE, times: Float[Tensor, "levels"], like: Images) -> ChainMarginals:
-        """The chain of SDEdit's algorithms over the descending `times`, on the device and in the dtype of `like`."""
+        """The chain of SDEdit's algorithms over the descending `times`, with the device and dtype of `like`."""
         ascending = times.flip(0)
         steps = paper_step(sde, ascending[1:], ascending[:-1])
         alpha = torch.nn.functional.pad(steps.scale.cumprod(0), (1, 0), value=1.0) * sde.alpha(ascending[:1])
@@ -85,7 +79,7 @@ class ChainMarginals:
         return cls(*(table.to(like) for table in (ascending, alpha, sigma)))
 
     def perturb(self, x_0: Images, t: Times, noise: Images) -> Images:
-        """A sample of x_t given x_0; `t` is rounded to the nearest time of the chain."""
+        """A sample of x_t; `t` is rounded to the nearest time of the chain."""
         level = (self.times - t[:, None]).abs().argmin(1)
         return over_images(self.alpha[level]) * x_0 + over_images(self.sigma[level]) * noise
 

@@ -1,9 +1,8 @@
 """SDEdit: noise a guide to t0, then run the reverse process from there.
 
 The guide is an image with coarse changes, such as strokes or a pasted patch. Noise of level t0 hides its unrealistic
-details and keeps its layout; the reverse process, a sampler of the domain, adds realistic details. A high t0 favours
-realism, a low one faithfulness to the guide. With a mask, pixels outside it are kept; with a strength map, each pixel
-has its own t0. With K repeats, each one starts from the result of the one before.
+details and keeps its layout; the reverse process, a sampler of the domain, adds realistic details. With a mask, pixels
+outside it are kept; with a strength map, each pixel has its own t0.
 
 Source: Meng et al., "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations", ICLR 2022,
 Algorithms 2 to 5.
@@ -39,11 +38,11 @@ class SDEdit:
 
     Args:
         t0: how far the guide is noised: a time in (0, 1], or a noise level such as "sigma:1.2", which means the same
-            for every SDE. The paper recommends [0.3, 0.6].
+            for every SDE. Higher is more realistic, lower more faithful; the paper recommends [0.3, 0.6].
         steps: number of steps from t0 to 0, independent of t0; None for the variant's default.
         repeats: number of runs, each on the result of the one before (K).
-        solver: the solver; None for `DEFAULT_SOLVER`, or the variant's own.
-        grid: the time grid; None for `DEFAULT_GRID`, or the variant's own.
+        solver: None for `DEFAULT_SOLVER`, or the variant's own.
+        grid: None for `DEFAULT_GRID`, or the variant's own.
         variant: a name in `sdedit_pl.editing.published.VARIANTS`; "paper" and "reference" prescribe their solver and
             grid.
         anneal: start time of a repeat relative to that of the one before, in (0, 1].
@@ -96,8 +95,7 @@ class SDEdit:
         """Edits guides.
 
         Args:
-            denoiser: the model of the domain.
-            guide: images in [-1, 1], (B, 3, H, W), on the denoiser's device; a single guide gives one sample per seed.
+            guide: images in [-1, 1] on the denoiser's device; a single guide gives one sample per seed.
             edit_mask: True where pixels may change, (B, 1, H, W) or (1, 1, H, W); None for everywhere.
             strength: instead of a mask, the t0 of each pixel as a fraction of the time t0, in [0, 1], with the shape of
                 a mask; pixels of strength 0 are kept.
@@ -107,8 +105,8 @@ class SDEdit:
             callback: called with the state and its time after each of the `total_steps` steps.
 
         Returns:
-            The edited images, (samples, 3, H, W), not clamped to [-1, 1]. With `variant="exact"`, kept pixels equal
-            those of the guide bit for bit.
+            The edited images, not clamped to [-1, 1]. With `variant="exact"`, kept pixels equal those of the guide bit
+            for bit.
 
         Raises:
             ValueError: guide, mask, strength map and seeds do not fit each other, an option requires a mask, or t0
@@ -146,7 +144,7 @@ class SDEdit:
     def noised_guide(
         self, sde: SDE, guide: Images, *, seeds: Sequence[int] | None = None, noise: Noise | None = None
     ) -> Float[Tensor, "samples C H W"]:
-        """The initial states of the first repeat, (samples, 3, H, W); arguments as in `__call__`."""
+        """The initial states of the first repeat; arguments as in `__call__`."""
         guide, noise = with_noise(guide, seeds, noise)
         times = self.times(sde)
         t0 = guide.new_full((len(guide),), times[0].item())
@@ -158,11 +156,10 @@ class SDEdit:
         return times if self.resample is None else with_jumps_back(times, *self.resample)
 
     def schedule(self, sde: SDE) -> list[Float[Tensor, "levels"]]:
-        """The times of each repeat."""
         return [self.times(sde, repeat) for repeat in range(self.repeats)]
 
     def total_steps(self, sde: SDE) -> int:
-        """Number of solver steps over all repeats."""
+        """Number of solver steps over all repeats, with resampled ones."""
         return sum(int((times.diff() < 0).sum()) for times in self.schedule(sde))
 
     def check(self, denoiser: Denoiser) -> None:

@@ -2,10 +2,8 @@
 
 At high noise levels an estimate averages all images that the state could come from: layout settles first, texture last.
 If the estimates resemble the guide for long, t0 is too low to change it; if already the first one does not, t0 is too
-high.
-
-A wrapper around the denoiser records the estimates that the solver requests anyway. The network is not called more
-often, and the result is the same bit for bit.
+high. A wrapper around the denoiser records the estimates that the solver requests anyway, so that the result is the
+same bit for bit.
 """
 
 from __future__ import annotations
@@ -43,9 +41,8 @@ class Trajectory:
     """The estimates of x_0 of a run in order, evenly spaced over the evaluations.
 
     Args:
-        times: the time of each estimate.
-        noise_levels: the noise level sigma / alpha of each estimate.
-        images: the estimates, (frames, B, C, H, W) in 0..255, on the CPU, with sides of at most `LARGEST_SIDE`.
+        noise_levels: sigma / alpha at `times`.
+        images: in 0..255, on the CPU, with sides of at most `LARGEST_SIDE`.
     """
 
     times: tuple[float, ...]
@@ -53,11 +50,11 @@ class Trajectory:
     images: UInt8[Tensor, "frames B C H W"]
 
     def first(self, count: int) -> Trajectory:
-        """The trajectory of the first `count` samples of the batch."""
+        """The first `count` samples of the batch."""
         return Trajectory(self.times, self.noise_levels, self.images[:, :count])
 
     def thinned(self, frames: int) -> Trajectory:
-        """The trajectory with at most `frames` (2 or more) frames, including the first and the last."""
+        """At most `frames` (2 or more) frames, including the first and the last."""
         last = len(self.times) - 1
         chosen = sorted({round(last * index / (frames - 1)) for index in range(frames)})
         times, levels = ([values[index] for index in chosen] for values in (self.times, self.noise_levels))
@@ -65,14 +62,10 @@ class Trajectory:
 
 
 class RecordingDenoiser(Denoiser):
-    """A wrapper around a denoiser that records some of its estimates of x_0 during one run.
+    """A wrapper around a denoiser that records at most `frames` (3 or more) of its estimates of x_0 during one run.
 
     It keeps every n-th estimate and the last one. When `frames` estimates have been kept, every second one is dropped
     and n is doubled. Nothing is read back from the device before `trajectory` is called.
-
-    Args:
-        denoiser: the wrapped denoiser.
-        frames: maximal number of recorded estimates, at least 3.
 
     Raises:
         ValueError: `frames` is below 3.
@@ -130,7 +123,7 @@ class RecordingDenoiser(Denoiser):
 
 @dataclass(frozen=True)
 class _Estimate:
-    """An estimate of x_0 at the times `t`, on the device: floats in [-1, 1], or bytes."""
+    """An estimate of x_0, on the device: floats in [-1, 1], or bytes."""
 
     t: Tensor
     x_0: Tensor
@@ -157,7 +150,7 @@ def edit_with_trajectory(
 ) -> tuple[Edited, Trajectory]:
     """Edits a guide like `edit_guides` and records the trajectory of its first samples.
 
-    The recorded samples form one batch; there are at most `SHOWN_SAMPLES` of them.
+    They form one batch; there are at most `SHOWN_SAMPLES` of them.
     """
     shown = min(batch or len(seeds), SHOWN_SAMPLES)
     recording = RecordingDenoiser(denoiser)
@@ -170,7 +163,7 @@ def edit_with_trajectory(
 def strip(
     trajectory: Trajectory, results: Float[Tensor, "B C H W"], seeds: Sequence[int], frames: int = 8
 ) -> Image.Image:
-    """A picture with a row for each sample: estimates of x_0 with their times and noise levels, then the result.
+    """A row for each sample: estimates of x_0 with their times and noise levels, then the result.
 
     Args:
         trajectory: the trajectory of the samples; the first `SHOWN_SAMPLES` of them are shown.
@@ -188,28 +181,23 @@ def strip(
 
 
 def save_animation(file: Path, trajectory: Trajectory, results: Float[Tensor, "B C H W"], seeds: Sequence[int]) -> None:
-    """Writes a looping animation of the estimates of x_0, with the samples side by side.
+    """Writes a looping animation of a trajectory, with at most `SHOWN_SAMPLES` samples side by side.
 
     Args:
         file: a WebP or GIF file, by its suffix; a GIF frame has only 256 colours.
-        trajectory: the trajectory of the samples; the first `SHOWN_SAMPLES` of them are shown.
+        trajectory: the trajectory of the samples.
         results: the samples, in [-1, 1]; they form the last frame, which is shown longer.
         seeds: their seeds.
 
     Raises:
         ValueError: the file has another suffix.
     """
-    check_animation(file)
+    if file.suffix.lower() not in ANIMATION_SUFFIXES:
+        raise ValueError(f"an animation is a {' or '.join(ANIMATION_SUFFIXES)} file, got {file.name}")
     shown = trajectory.first(SHOWN_SAMPLES)
     first, *others = _animation_frames(shown, results[:SHOWN_SAMPLES], seeds[:SHOWN_SAMPLES])
     durations = [FRAME_MILLISECONDS] * len(others) + [LAST_FRAME_MILLISECONDS]
     first.save(file, save_all=True, append_images=others, duration=durations, loop=0, quality=90)
-
-
-def check_animation(file: Path) -> None:
-    """Raises ValueError unless the file's suffix is .webp or .gif."""
-    if file.suffix.lower() not in ANIMATION_SUFFIXES:
-        raise ValueError(f"an animation is a {' or '.join(ANIMATION_SUFFIXES)} file, got {file.name}")
 
 
 def _animation_frames(

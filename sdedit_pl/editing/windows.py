@@ -3,16 +3,9 @@
     F(x) = sum_k w_k F_k,    F_k = F(window k of x),    sum_k w_k = 1 at every pixel
 
 The estimate of x_0 and the score are affine in the network's output F, with the same coefficients for all pixels
-(`sdedit_pl.denoiser`). Blending the outputs therefore blends the estimates, and solvers need not know about windows.
-Blending happens at every step, so that neighbouring windows agree on their overlap before they diverge.
-
-The weight of a window is a raised cosine in both directions, smallest at the window's border, where the network sees
-least of the surroundings. Weights are normalised by their sum over all windows; at the border of the image, where only
-one window reaches, the weight is 1.
-
-The network never sees more than a window. This suits domains whose parts look like the whole, such as textures. Where
-every image shows one object, such as a face, a high t0 puts an object into each window, and a low one leaves enlarged
-parts grainy.
+(`sdedit_pl.denoiser`), so blending the outputs blends the estimates. The weights are raised cosines, smallest at a
+window's border. The network never sees more than a window: where every image shows one object, such as a face, a high
+t0 puts an object into each window, and a low one leaves enlarged parts grainy.
 
 Source: Bar-Tal et al., "MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation", ICML 2023, section 3,
 with weights.
@@ -32,14 +25,12 @@ from torch import Tensor, nn
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.typing import Images, Times
 
+WINDOWS_AT_ONCE = 16
+"""Maximal number of windows in one call of the network, where the denoiser does not prescribe one."""
+
 
 class Strip(NamedTuple):
-    """The extent of windows along one axis.
-
-    Args:
-        pixels: rows or columns of the image.
-        weights: the window's normalised weights along them, (size,), in (0, 1].
-    """
+    """The rows or columns of a window, and its normalised weights along them, in (0, 1]."""
 
     pixels: slice
     weights: Float[Tensor, "size"]
@@ -55,16 +46,13 @@ class Windowed(nn.Module):
         network: maps (B, C, size, size) and labels (B,) to (B, outputs, size, size).
         size: height and width of a window.
         overlap: minimal overlap of neighbouring windows in pixels, below `size`. With 0, seams are visible.
-        offset: shift, down and right, of the windows that do not touch the border of the image.
         at_once: maximal number of windows in one call of the network.
 
     Raises:
         ValueError: a value is out of range, or the network cannot process windows of `size`.
     """
 
-    def __init__(
-        self, network: nn.Module, size: int, overlap: int, *, offset: tuple[int, int] = (0, 0), at_once: int = 1
-    ) -> None:
+    def __init__(self, network: nn.Module, size: int, overlap: int, *, at_once: int = 1) -> None:
         super().__init__()
         divisor = getattr(network, "size_divisor", 1)
         if size < 1 or size % divisor:
@@ -77,14 +65,11 @@ class Windowed(nn.Module):
             raise ValueError(
                 f"the overlap of windows of {size} px must lie in [0, {size}), got {overlap}; try {size // 2}"
             )
-        if min(offset) < 0:
-            raise ValueError(f"the offset of windows, down and right, must be at least 0, got {offset}")
         if at_once < 1:
             raise ValueError(f"at_once must be at least 1 window, got {at_once}")
         self.network = network
         self.size = size
         self.overlap = overlap
-        self.offset = offset
         self.at_once = at_once
 
     def forward(self, images: Images, label: Times) -> Float[Tensor, "B outputs H W"]:
@@ -126,7 +111,7 @@ class Windowed(nn.Module):
         dtype = torch.promote_types(images.dtype, torch.float32)
         places = (torch.arange(self.size, device=images.device, dtype=dtype) + 0.5) / self.size
         cosine = torch.sin(math.pi * places).square()
-        starts = window_starts(length, self.size, self.overlap, self.offset[axis])
+        starts = window_starts(length, self.size, self.overlap)
         pixels = [slice(start, start + self.size) for start in starts]
         total = cosine.new_zeros(length)
         for part in pixels:
@@ -134,49 +119,36 @@ class Windowed(nn.Module):
         return [Strip(part, cosine / total[part]) for part in pixels]
 
 
-def window_starts(length: int, size: int, overlap: int, offset: int = 0) -> list[int]:
+def window_starts(length: int, size: int, overlap: int) -> list[int]:
     """The ascending first pixels of windows of `size` that cover `length` pixels.
 
-    The first window begins at 0 and the last ends with the image. Those between are evenly spaced and shifted by
-    `offset`; there are as few as an overlap of at least `overlap` allows.
+    The first window begins at 0 and the last ends with the image. Those between are evenly spaced; there are as few as
+    an overlap of at least `overlap` allows.
     """
     span = length - size
     if span == 0:
         return [0]
     step = -(-span // -(-span // (size - overlap)))
-    return sorted({0, *range(offset % step, span, step), span})
+    return [*range(0, span, step), span]
 
 
-def windowed(
-    denoiser: Denoiser,
-    size: int,
-    overlap: int,
-    *,
-    trained_size: int | None = None,
-    offset: tuple[int, int] = (0, 0),
-    at_once: int = 16,
-) -> Denoiser:
-    """A denoiser for images of at least `size`, which evaluates another one on overlapping windows.
+def windowed(denoiser: Denoiser, size: int, overlap: int, *, trained_size: int | None = None) -> Denoiser:
+    """A denoiser for images of at least `size`, which evaluates another one, with the same weights, on windows.
 
     Args:
-        denoiser: the denoiser for images of one size; the result shares its weights.
         size: height and width of a window, best the size that the network was trained on.
         overlap: minimal overlap of neighbouring windows in pixels.
         trained_size: size of the training images, if known; smaller windows are refused.
-        offset: see `Windowed`.
-        at_once: maximal number of windows in one call of the network, where the denoiser does not prescribe one
-            (`Denoiser.at_once`).
 
     Raises:
-        ValueError: the network cannot process windows of this size, they are smaller than the training images, or the
-            overlap is not below their size.
+        ValueError: the network cannot process windows of this size, or a size or overlap is out of range.
     """
     if trained_size is not None and size < trained_size:
         raise ValueError(
             f"windows of {size} px are smaller than the {trained_size} px images that this model was trained on; use "
             f"windows of {trained_size} px"
         )
-    own = denoiser.at_once
-    network = Windowed(denoiser.network, size, overlap, offset=offset, at_once=at_once if own is None else own)
+    at_once = WINDOWS_AT_ONCE if denoiser.at_once is None else denoiser.at_once
+    network = Windowed(denoiser.network, size, overlap, at_once=at_once)
     whole = Denoiser(network, denoiser.parameterisation, denoiser.sde, t_max=denoiser.t_max)
     return whole.train(denoiser.training)

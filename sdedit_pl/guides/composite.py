@@ -1,13 +1,10 @@
-"""Composites as guides: an object cut out of one picture and pasted on another.
+"""Composites as guides: an object cut out of one picture and pasted on another, by its alpha, in sRGB.
 
-The object is pasted in the pixels of the background file, to which `at` refers; the result is then cropped and
-resampled like any guide. The object and a border around it may change, so that an edit adapts the lighting and hides
-the cut. The widths of the border are in pixels of the model:
+The object is pasted in the pixels of the background file; the result is then cropped and resampled like any guide. The
+object and a border around it may change, so that an edit adapts the lighting and hides the cut:
 
-    edit mask     True up to `grow` pixels from the object
+    edit mask     True up to `grow` pixels of the model from the object
     strength map  1 there, then falling linearly to 0 over `feather` more pixels
-
-The object is blended by its alpha, in sRGB.
 """
 
 from __future__ import annotations
@@ -69,12 +66,7 @@ class Paste:
 
 
 class Composite(NamedTuple):
-    """A guide with a pasted object.
-
-    Args:
-        guide: the guide, with the path of its background and the edit mask of the paste.
-        strength: the strength map of the paste, in [0, 1]; 1 where the edit mask is True.
-    """
+    """A guide with the edit mask of a pasted object, and the strength map in [0, 1], 1 where the mask is True."""
 
     guide: Guide
     strength: Float[Tensor, "1 1 H W"]
@@ -84,9 +76,8 @@ def compose(background: Guide, paste: Paste) -> Composite:
     """Pastes an object on a guide, whose file is read again at full resolution.
 
     Raises:
-        UnreadableImage: a file is not an intact image.
-        ValueError: a file is missing, the object is fully transparent or covers no pixel of the guide, or the mask has
-            another size than the picture.
+        ValueError: a file is missing or not an intact image (UnreadableImage), the object is fully transparent or
+            covers no pixel of the guide, or the mask has another size than the picture.
     """
     width, height = background.original_size
     channels = background.image.shape[1]
@@ -131,7 +122,7 @@ def _strength(distance: Float[Tensor, "H W"], paste: Paste) -> Float[Tensor, "H 
 def _visible(
     cutout: Image.Image, size: tuple[int, int], at: tuple[int, int], canvas: tuple[int, int]
 ) -> tuple[Image.Image | None, tuple[int, int]]:
-    """The visible part of a cutout at some size and place on a canvas, or None, and the position of its corner.
+    """The visible part of a cutout of `size` at a place on a canvas, or None, and the position of its corner.
 
     Only the visible part is resampled, so that memory does not grow with the size. Pillow premultiplies by alpha, so
     that the colour of transparent pixels does not leak in.

@@ -13,13 +13,7 @@ from sdedit_pl.guides.mask_files import Area, find_areas, read_areas
 
 @dataclass(frozen=True)
 class EditInputs:
-    """Guides and their editable parts.
-
-    Args:
-        guides: the guides.
-        areas: mask or strength map of each guide, or None.
-        files: all files that were read.
-    """
+    """Guides, the mask or strength map of each (or None), and all files that were read."""
 
     guides: Sequence[Guide]
     areas: Sequence[Area | None]
@@ -36,14 +30,14 @@ def read_edit_inputs(
     window: int | None = None,
     side: int | None = None,
 ) -> EditInputs:
-    """Reads the files of an edit.
+    """Reads the files of an edit: one guide with a pasted object, or guides with masks or strength maps, or neither.
 
     Args:
         guide: a path, folder or glob.
         shape: (channels, size) of the model's images.
         mask: a mask file or a folder of them.
-        strength: a strength map file or a folder of them, instead of a mask.
-        paste: an object to paste on the only guide, instead of a mask.
+        strength: the same of strength maps.
+        paste: an object to paste.
         window: window size for guides at their own proportions; None for the model's size.
         side: with windows, length to which the shorter side is resampled.
 
@@ -54,8 +48,9 @@ def read_edit_inputs(
     if paste is not None:
         return _with_paste(paste, guides, guide)
     kind, place = ("mask", mask) if strength is None else ("strength", strength)
-    area_files = [file for file in find_areas(kind, place, guides) if file is not None]
-    return EditInputs(guides, read_areas(kind, place, guides), [*(guide.path for guide in guides), *area_files])
+    area_files = find_areas(kind, place, guides)
+    files = [*(guide.path for guide in guides), *(file for file in area_files if file is not None)]
+    return EditInputs(guides, read_areas(kind, area_files, guides), files)
 
 
 def _with_paste(paste: Paste, guides: Sequence[Guide], place: str) -> EditInputs:

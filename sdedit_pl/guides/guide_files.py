@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +21,7 @@ class Guide(NamedTuple):
     """A guide at the size that the model edits.
 
     Args:
-        path: the file.
-        image: float32 (1, C, H, W) in [-1, 1].
+        image: float32 in [-1, 1].
         original_size: (width, height) of the image in the file.
         mask: the edit mask stored in the same file, if any; True where pixels may change.
         whole: whether `image` shows the whole image of the file; otherwise its central square.
@@ -37,7 +35,6 @@ class Guide(NamedTuple):
 
     @property
     def resized(self) -> bool:
-        """Whether the image in the file has another size."""
         return self.original_size != (self.image.shape[-1], self.image.shape[-2])
 
 
@@ -67,14 +64,12 @@ def read_guide(path: Path, size: int, channels: int = 3) -> Guide:
     A `.pth` file belongs to SDEdit's reference runner and must have the model's size.
 
     Raises:
-        UnreadableImage: the file is not an intact image.
-        ValueError: the `.pth` file has another content or size.
+        ValueError: the image is not intact (UnreadableImage), or the `.pth` file has another content or size.
     """
     if path.suffix == RUNNER_SUFFIX:
         mask, image = read_mask_and_image(path, size, channels)
         return Guide(path, image, (size, size), mask)
-    image_format = ImageFormat(size, channels)
-    pixels = decoded_file(path, lambda file: decode_image(file, str(path), image_format))
+    pixels = read_pixels(path, (size, size), channels)
     return Guide(path, images_from_bytes(pixels[None]), image_size(path))
 
 
@@ -88,8 +83,7 @@ def read_large_guide(path: Path, smallest: int, channels: int = 3, side: int | N
         side: length to which the shorter side is resampled; None keeps the image's own.
 
     Raises:
-        UnreadableImage: the file is not an intact image.
-        ValueError: a `.pth` file, or `side` below the window size.
+        ValueError: the image is not intact (UnreadableImage), the file is a `.pth` one, or `side` is below `smallest`.
     """
     if path.suffix == RUNNER_SUFFIX:
         raise ValueError(f"{path} has the model's size and needs no windows; omit windows")
@@ -99,7 +93,7 @@ def read_large_guide(path: Path, smallest: int, channels: int = 3, side: int | N
     shorter = max(min(width, height) if side is None else side, smallest)
     scale = shorter / min(width, height)
     shape = max(round(height * scale), smallest), max(round(width * scale), smallest)
-    pixels = decoded_file(path, lambda file: decode_whole(file, str(path), shape, channels))
+    pixels = read_pixels(path, shape, channels, whole=True)
     return Guide(path, images_from_bytes(pixels[None]), (width, height), whole=True)
 
 
@@ -107,7 +101,7 @@ def read_guides(guide: str, shape: tuple[int, int], window: int | None = None, s
     """Reads the guides that a path, folder or glob names and logs each one that was resized.
 
     Args:
-        guide: the path, folder or glob.
+        guide: see `find_guides`.
         shape: (channels, size) of the model's images.
         window: size of the windows in which guides are edited at their own proportions; None for the model's size.
         side: see `read_large_guide`.
@@ -131,25 +125,26 @@ def read_guides(guide: str, shape: tuple[int, int], window: int | None = None, s
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of an image file, after rotation by its EXIF orientation.
-
-    Raises:
-        UnreadableImage: the file is not an image.
-    """
+    """(width, height) of an image file, upright. Raises UnreadableImage if it is not an image."""
     with open_image(path, str(path)) as image:
         width, height = image.size
         sideways = orientation(image) in (5, 6, 7, 8)
     return (height, width) if sideways else (width, height)
 
 
-def decoded_file(path: Path, decode: Callable[[bytes], UInt8[Tensor, "C H W"]]) -> UInt8[Tensor, "C H W"]:
-    """Decodes a file.
+def read_pixels(
+    path: Path, shape: tuple[int, int], channels: int, background: str = "white", *, whole: bool = False
+) -> UInt8[Tensor, "C H W"]:
+    """Reads an image file, resampled to (height, width): the whole image, or its central square for a square `shape`.
 
     Raises:
-        UnreadableImage: `decode` failed; the message names the accepted formats.
+        UnreadableImage: the file is not an intact image; the message names the accepted formats.
     """
+    file, name = path.read_bytes(), str(path)
     try:
-        return decode(path.read_bytes())
+        if whole:
+            return decode_whole(file, name, shape, channels, background)
+        return decode_image(file, name, ImageFormat(shape[1], channels, background=background))
     except UnreadableImage as error:
         raise UnreadableImage(f"{error}; give a whole image file ({', '.join(IMAGE_SUFFIXES)})") from None
 

@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from sdedit_pl.data.image_decoding import ImageFormat, decode_image, decode_whole
-from sdedit_pl.guides.guide_files import Guide, decoded_file, find_guides, image_size
+from sdedit_pl.guides.guide_files import Guide, find_guides, image_size, read_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -21,35 +20,24 @@ Area: TypeAlias = Bool[Tensor, "1 1 H W"] | Float[Tensor, "1 1 H W"]
 AreaKind: TypeAlias = Literal["mask", "strength"]
 
 
-def read_areas(kind: AreaKind, place: str | None, guides: Sequence[Guide]) -> list[Area | None]:
+def read_areas(kind: AreaKind, files: Sequence[Path | None], guides: Sequence[Guide]) -> list[Area | None]:
     """The mask or strength map of each guide: from its file, else from the guide itself, else None.
 
-    Guides that have none, although others do, are logged.
-
-    Args:
-        kind: which of the two.
-        place: a file or folder, see `find_areas`.
-        guides: the guides.
+    Guides that have none, although others have a file, are logged.
     """
     read = _READERS[kind]
-    files = find_areas(kind, place, guides)
     own = [guide.mask if kind == "mask" or guide.mask is None else guide.mask.float() for guide in guides]
     areas = [
         default if file is None else read(file, guide) for default, file, guide in zip(own, files, guides, strict=True)
     ]
     free = [guide.path.stem for guide, area in zip(guides, areas, strict=True) if area is None]
-    if free and place is not None:
+    if free and any(file is not None for file in files):
         logger.info("no %s for %s: edited everywhere", kind, ", ".join(free))
     return areas
 
 
 def find_areas(kind: AreaKind, place: str | None, guides: Sequence[Guide]) -> list[Path | None]:
-    """The mask or map file of each guide.
-
-    Args:
-        kind: for messages.
-        place: a file for all guides, a folder of files named like their guides, or None.
-        guides: the guides.
+    """The mask or map file of each guide; `place` is a file for all of them or a folder of files named like them.
 
     Raises:
         ValueError: there is no such file, or no guide has one.
@@ -72,8 +60,7 @@ def read_mask(path: Path, guide: Guide) -> Bool[Tensor, "1 1 H W"]:
     """Reads the edit mask of a guide: pixels of grey level 128 and above may change, transparent ones may not.
 
     Raises:
-        UnreadableImage: the file is not an intact image.
-        ValueError: the mask has another size than the guide, or is all black.
+        ValueError: the image is not intact (UnreadableImage), has another size than the guide, or is all black.
     """
     mask = _grey("mask", path, guide) >= 128
     if not torch.any(mask):
@@ -85,8 +72,7 @@ def read_strength(path: Path, guide: Guide) -> Float[Tensor, "1 1 H W"]:
     """Reads the strength map of a guide, in [0, 1]: white pixels are edited from t0, black and transparent ones kept.
 
     Raises:
-        UnreadableImage: the file is not an intact image.
-        ValueError: the map has another size than the guide, or is all black.
+        ValueError: the image is not intact (UnreadableImage), has another size than the guide, or is all black.
     """
     strength = _grey("strength map", path, guide).float() / 255
     if not torch.any(strength):
@@ -99,20 +85,12 @@ def read_strength(path: Path, guide: Guide) -> Float[Tensor, "1 1 H W"]:
 def _grey(kind: str, path: Path, guide: Guide) -> UInt8[Tensor, "1 1 H W"]:
     """The grey levels of an image that belongs to a guide, cropped and resampled like the guide."""
     height, width = guide.image.shape[-2:]
-    square = ImageFormat(width, channels=1, background="black")
-
-    def decode(file: bytes) -> UInt8[Tensor, "1 H W"]:
-        if guide.whole:
-            return decode_whole(file, str(path), (height, width), square.channels, square.background)
-        return decode_image(file, str(path), square)
-
-    pixels = decoded_file(path, decode)
-    if image_size(path) != guide.original_size:
-        width, height = guide.original_size
-        given_width, given_height = image_size(path)
+    pixels = read_pixels(path, (height, width), channels=1, background="black", whole=guide.whole)
+    size = image_size(path)
+    if size != guide.original_size:
+        expected = "x".join(map(str, guide.original_size))
         raise ValueError(
-            f"a {kind} must have the size of its guide: {guide.path} is {width}x{height}, "
-            f"{path} is {given_width}x{given_height}"
+            f"a {kind} must have the size of its guide: {guide.path} is {expected}, {path} is {size[0]}x{size[1]}"
         )
     return pixels[None]
 

@@ -1,7 +1,7 @@
 """The `[mask, image]` files (`.pth`) of SDEdit's reference runner.
 
-A file is a list of two tensors: the mask, 1 where pixels are kept, and the image, (C, H, W) in [0, 1]. Both are
-converted to this package's conventions. Files are read with `weights_only`, so that they cannot run code.
+A file is a list of two tensors: the mask, 1 where pixels are kept, and the image, (C, H, W) in [0, 1]. Files are read
+with `weights_only`, so that they cannot run code.
 
 Source: runners/image_editing.py of ermongroup/SDEdit, which edits where mask != 1 (its README has it the other way).
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,20 +20,10 @@ from torch import Tensor
 RUNNER_SUFFIX = ".pth"
 
 
-class MaskAndImage(NamedTuple):
-    """The content of a file, in this package's conventions.
-
-    Args:
-        edit_mask: True where pixels may change.
-        image: in [-1, 1].
-    """
-
-    edit_mask: Bool[Tensor, "1 1 H W"]
-    image: Float[Tensor, "1 C H W"]
-
-
-def read_mask_and_image(path: Path, size: int, channels: int) -> MaskAndImage:
-    """Reads a file of the reference runner.
+def read_mask_and_image(
+    path: Path, size: int, channels: int
+) -> tuple[Bool[Tensor, "1 1 H W"], Float[Tensor, "1 C H W"]]:
+    """The edit mask, True where pixels may change, and the image in [-1, 1].
 
     Raises:
         ValueError: it contains code, is damaged, is not a mask and an image of `channels` and `size`, or its mask
@@ -52,7 +42,7 @@ def read_mask_and_image(path: Path, size: int, channels: int) -> MaskAndImage:
         raise ValueError(
             f"the image in {path} must lie in [0, 1], got [{image.min().item():.4g}, {image.max().item():.4g}]"
         )
-    return MaskAndImage(_edit_mask(path, mask, image), (image.float() * 2 - 1)[None])
+    return _edit_mask(path, mask, image), (image.float() * 2 - 1)[None]
 
 
 def _edit_mask(path: Path, mask: Tensor, image: Tensor) -> Bool[Tensor, "1 1 H W"]:

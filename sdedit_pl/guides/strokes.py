@@ -1,7 +1,4 @@
-"""Stroke paintings simulated from photographs: a median filter, then a small palette.
-
-The filter removes detail like a thick brush, and the adaptive palette leaves flat areas of colour. The result is
-deterministic.
+"""Stroke paintings simulated from photographs: a median filter, then a small palette. The result is deterministic.
 
 Source: Meng et al., "SDEdit", ICLR 2022, section 4.1 and appendix D.2: kernel 23 and 6 colours at 256 px.
 """
@@ -19,32 +16,25 @@ _PUBLISHED_KERNEL = 23
 _PUBLISHED_SIDE = 256
 
 
-def stroke_painting(images: Images, colours: int = 6, kernel: int | None = None) -> Images:
-    """Simulated stroke paintings of images.
+def stroke_painting(images: Images, colours: int = 6) -> Images:
+    """Simulated stroke paintings of RGB or grey images, which are clamped to [-1, 1].
 
     Args:
-        images: RGB or grey images, clamped to [-1, 1], (B, 3 or 1, H, W).
+        images: (B, 3 or 1, H, W).
         colours: colours of each painting, in [2, 256]; the paper's ablation uses 3 to 50.
-        kernel: side of the median filter in pixels, odd, at least 3; None scales the published 23 at 256 px to the
-            shorter side of the images.
-
-    Returns:
-        The paintings in [-1, 1], float32, with the shape and device of `images`.
 
     Raises:
-        ValueError: the images are neither RGB nor grey, or `colours` or `kernel` is out of range.
+        ValueError: the images are neither RGB nor grey, or `colours` is out of range.
     """
     channels = images.shape[1]
     if channels not in (1, 3):
         raise ValueError(f"strokes are simulated for RGB or grey images (B, 3 or 1, H, W), got {tuple(images.shape)}")
     if not 2 <= colours <= 256:
         raise ValueError(f"a stroke painting has 2 to 256 colours, got {colours}; the paper's have 6")
-    side = scaled_kernel(min(images.shape[2:])) if kernel is None else kernel
-    if side < 3 or side % 2 == 0:
-        raise ValueError(f"the median filter's kernel is odd and at least 3, got {side}; the paper's is 23 at 256 px")
+    kernel = scaled_kernel(min(images.shape[2:]))
     colour = images.detach().cpu().expand(-1, 3, -1, -1)
     pixels = bytes_from_images(colour).permute(0, 2, 3, 1).numpy()
-    paintings = np.stack([_painted(Image.fromarray(image), colours, side) for image in pixels])
+    paintings = np.stack([_painted(Image.fromarray(image), colours, kernel) for image in pixels])
     painted = torch.from_numpy(paintings).permute(0, 3, 1, 2)[:, :channels]
     return images_from_bytes(painted).to(images.device)
 

@@ -23,10 +23,7 @@ def with_noise(
 ) -> tuple[Float[Tensor, "samples C H W"], Noise]:
     """Checks a guide and expands it to one image per sample, with the noise of the samples.
 
-    Args:
-        guide: images in [-1, 1], (B, C, H, W).
-        seeds: one seed per sample, 0, 1, ... if None; a single guide takes any number of seeds.
-        noise: a source of noise instead of seeds.
+    `seeds` defaults to 0, 1, ...; a single guide takes any number of them. `noise` replaces them.
 
     Raises:
         ValueError: the guide is not a batch of images in [-1, 1], or the number of seeds does not fit.

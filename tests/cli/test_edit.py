@@ -282,7 +282,7 @@ def test_a_run_folder_and_a_training_checkpoint_edit_alike(desk: Path, tiny_chec
 
 def test_the_resolved_arithmetic_is_recorded(desk: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Machine("cuda", "NVIDIA H100", bf16=True, count=1)
-    monkeypatch.setattr("sdedit_pl.edit_runs.edit_run.this_machine", lambda device: gpu)
+    monkeypatch.setattr("sdedit_pl.machine.this_machine", lambda device: gpu)
     code, _, errors = command(*EDIT, "out=new/out")
     assert code == 0 and "arithmetic: bfloat16, NCHW (NVIDIA H100)" in errors
     record = yaml.safe_load(Path("new/out/edit.yaml").read_text())

@@ -20,7 +20,6 @@ from sdedit_pl.editing.trajectories import (
     SHOWN_SAMPLES,
     RecordingDenoiser,
     Trajectory,
-    check_animation,
     save_animation,
     strip,
 )
@@ -218,4 +217,3 @@ def test_errors(tmp_path: Path) -> None:
         RecordingDenoiser(denoiser).trajectory()
     with pytest.raises(ValueError, match=r"an animation is a .webp or .gif file, got film.mp4"):
         save_animation(tmp_path / "film.mp4", some_trajectory(), torch.zeros(2, 3, 16, 16), [0, 1])
-    check_animation(Path("film.webp"))

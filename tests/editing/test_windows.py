@@ -12,13 +12,12 @@ from torch._subclasses import FakeTensorMode
 
 from sdedit_pl import SDEdit, load_denoiser
 from sdedit_pl.denoiser import PARAMETERISATIONS, CleanImage, Denoiser, EpsilonAndVariance
-from sdedit_pl.editing.windows import Windowed, window_starts, windowed
+from sdedit_pl.editing.windows import WINDOWS_AT_ONCE, Windowed, window_starts, windowed
 from sdedit_pl.sde import VPSDE
 from sdedit_pl.solvers import SOLVERS
 from sdedit_pl.typing import Images
 
 SIZE, OVERLAP = 16, 8
-OFFSETS = ((0, 0), (3, 5))
 
 
 class Pixelwise(nn.Module):
@@ -70,48 +69,39 @@ def label(count: int = 1) -> Tensor:
 
 @pytest.mark.parametrize("size", [4, 16])
 def test_windows_cover_every_length_and_share_what_was_asked(size: int) -> None:
-    for length, overlap, offset in product(range(size, 4 * size), range(size), (0, 1, 3, 50)):
-        starts = window_starts(length, size, overlap, offset)
+    for length, overlap in product(range(size, 4 * size), range(size)):
+        starts = window_starts(length, size, overlap)
         assert starts[0] == 0 and starts[-1] == length - size
         assert all(0 < later - start <= size - overlap for start, later in pairwise(starts))
-        fewest = 1 + -(-(length - size) // (size - overlap))
-        assert len(starts) <= fewest + (offset > 0)
+        assert len(starts) == 1 + -(-(length - size) // (size - overlap)), "as few as possible"
 
 
 def test_windows_are_evenly_spaced() -> None:
     assert window_starts(128, 64, 32) == [0, 32, 64]
     assert window_starts(100, 64, 32) == [0, 18, 36]
-    assert window_starts(128, 64, 32, 5) == [0, 5, 37, 64]
-    assert window_starts(64, 64, 32, 5) == [0]
+    assert window_starts(64, 64, 32) == [0]
 
 
-@pytest.mark.parametrize("offset", OFFSETS)
-@pytest.mark.parametrize("shape", [(16, 16), (16, 37), (41, 32), (33, 50)])
-@pytest.mark.parametrize("overlap", [0, 5, 8, 15])
-def test_pixelwise_networks_give_the_same_with_windows(
-    shape: tuple[int, int], overlap: int, offset: tuple[int, int]
-) -> None:
+@pytest.mark.parametrize("shape", [(16, 16), (16, 37), (33, 50)])
+@pytest.mark.parametrize("overlap", [0, 5, 15])
+def test_pixelwise_networks_give_the_same_with_windows(shape: tuple[int, int], overlap: int) -> None:
     network, x = Pixelwise(), images(2, 3, *shape)
     whole = network(x, label(2))
-    blended = Windowed(network, SIZE, overlap, offset=offset)(x, label(2))
+    blended = Windowed(network, SIZE, overlap)(x, label(2))
     torch.testing.assert_close(blended, whole, rtol=1e-6, atol=1e-6)
     assert torch.equal(blended[..., 0, 0], whole[..., 0, 0]), "a pixel in one window only equals that window's output"
 
 
-@pytest.mark.parametrize("offset", OFFSETS)
-def test_pixels_far_from_the_borders_of_windows_are_exact(offset: tuple[int, int]) -> None:
+def test_pixels_far_from_the_borders_of_windows_are_exact() -> None:
     network, x, reach = Blur(2), images(1, 3, 48, 48), 2
     whole = network(x, label())
-    blended = Windowed(network, SIZE, OVERLAP, offset=offset)(x, label())
+    blended = Windowed(network, SIZE, OVERLAP)(x, label())
     hidden = torch.zeros(48, 48, dtype=torch.bool)
-    for start in window_starts(48, SIZE, OVERLAP, offset[0]):
+    for start in window_starts(48, SIZE, OVERLAP):
         for border in (start, start + SIZE):
             if 0 < border < 48:
-                hidden[border - reach : border + reach] = True
-    for start in window_starts(48, SIZE, OVERLAP, offset[1]):
-        for border in (start, start + SIZE):
-            if 0 < border < 48:
-                hidden[:, border - reach : border + reach] = True
+                near = slice(border - reach, border + reach)
+                hidden[near] = hidden[:, near] = True
     assert 0.1 < hidden.float().mean() < 0.9
     error = (blended - whole).abs().amax((0, 1))
     assert error[~hidden].max() < 1e-6
@@ -172,16 +162,15 @@ def test_a_learned_variance_is_blended_too() -> None:
 
 @pytest.mark.parametrize("solver", ["ancestral", "dpm_solver_2m"])
 def test_an_edit_depends_little_on_where_the_windows_lie(solver: str) -> None:
-    """An edit of twice the window size with a denoiser that is wrong at window borders.
-
-    The largest difference is at most 0.02, of a range of 2, and a tenth of that without overlap.
+    """An edit of twice the window size with a denoiser that is wrong at window borders; one more pixel of overlap
+    moves most windows.
     """
     guide = nn.functional.interpolate(images(1, 3, 8, 8).clamp(-1, 1), (32, 32), mode="bilinear")
 
     def difference(overlap: int) -> Tensor:
         network = Denoiser(Blur(1), CleanImage(), VPSDE())
         edit = SDEdit(t0=0.5, steps=10, solver=SOLVERS[solver]())
-        first, second = (edit(windowed(network, SIZE, overlap, offset=offset), guide) for offset in OFFSETS)
+        first, second = (edit(windowed(network, SIZE, its), guide) for its in (overlap, overlap + 1))
         return (first - second).abs()
 
     assert difference(OVERLAP).max() < 0.02
@@ -193,18 +182,18 @@ def test_an_image_has_the_same_bits_in_every_batch(tiny_checkpoint: Path) -> Non
     x, t = images(2, 3, 16, 26), torch.tensor([0.2, 0.9])
     alone = torch.cat([denoiser(x[index : index + 1], t[index : index + 1]) for index in range(2)])
     assert torch.equal(denoiser(x, t), alone)
-    in_groups = windowed(load_denoiser(tiny_checkpoint), SIZE, OVERLAP, at_once=5)
+    in_groups = windowed(load_denoiser(tiny_checkpoint), SIZE, OVERLAP)
     in_groups.network.at_once = 5
     alone = torch.cat([in_groups(x[index : index + 1], t[index : index + 1]) for index in range(2)])
     assert torch.equal(in_groups(x, t), alone)
     torch.testing.assert_close(denoiser(x, t), alone)
 
 
-@pytest.mark.parametrize(("own", "given", "most"), [(None, 4, 4), (1, 4, 1), (3, 4, 3)])
-def test_the_network_sees_a_bounded_number_of_windows(own: int | None, given: int, most: int) -> None:
+@pytest.mark.parametrize(("own", "most"), [(None, WINDOWS_AT_ONCE), (1, 1), (3, 3)])
+def test_the_network_sees_a_bounded_number_of_windows(own: int | None, most: int) -> None:
     network = Levels()
     denoiser = Denoiser(network, CleanImage(), VPSDE(), at_once=own)
-    windowed(denoiser, SIZE, OVERLAP, at_once=given)(images(3, 1, 80, 80), torch.full((3,), 0.5))
+    windowed(denoiser, SIZE, OVERLAP)(images(3, 1, 80, 80), torch.full((3,), 0.5))
     assert max(network.calls) == most and sum(network.calls) == 3 * 9 * 9
 
 
@@ -253,8 +242,6 @@ def test_impossible_windows_are_refused(tiny_checkpoint: Path) -> None:
     for overlap in (-1, 16):
         with pytest.raises(ValueError, match=rf"lie in \[0, 16\), got {overlap}; try 8"):
             windowed(denoiser, 16, overlap)
-    with pytest.raises(ValueError, match=r"offset of windows.* got \(0, -1\)"):
-        windowed(denoiser, 16, 8, offset=(0, -1))
     with pytest.raises(ValueError, match="at_once must be at least 1 window, got 0"):
         Windowed(denoiser.network, 16, 8, at_once=0)
     with pytest.raises(ValueError, match=r"images of 40x12 are smaller than a window of 16x16; give larger"):
