@@ -1,7 +1,6 @@
-"""The tensors that a model's network needs, found without memory for weights.
+"""The tensors that a model's network needs, without memory for weights.
 
-A checkpoint's configuration is not trusted, and may overstate its network. Nothing here takes memory or time in
-proportion to it.
+A checkpoint's configuration may overstate its network; the memory and time taken here have fixed bounds.
 """
 
 from __future__ import annotations
@@ -31,11 +30,7 @@ LARGEST_COUNT = 2**20
 
 
 def network_arguments(model: ModelConfig) -> tuple[str, dict[str, Any]]:
-    """The name in `NETWORKS` of a model's network, and its constructor's arguments.
-
-    Raises:
-        CheckpointError: see `check_numbers`.
-    """
+    """The name in `NETWORKS` of a model's network, and its constructor's arguments; raises as `check_numbers` does."""
     check_numbers(model.as_data())
     given = {
         "image_channels": model.image.channels,
@@ -46,11 +41,7 @@ def network_arguments(model: ModelConfig) -> tuple[str, dict[str, Any]]:
 
 
 def check_numbers(value: Any, path: str = "") -> None:
-    """Checks the numbers in plain data that describe a model.
-
-    Raises:
-        CheckpointError: on a number that is not finite, or a whole number above `LARGEST_COUNT`.
-    """
+    """Raises a CheckpointError on a number that is not finite, or a whole one above `LARGEST_COUNT`."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             check_numbers(entry, f"{path}.{key}" if path else str(key))
@@ -64,7 +55,7 @@ def check_numbers(value: Any, path: str = "") -> None:
 
 
 def state_shapes(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict of a network without memory for its weights; not to be changed.
+    """The state dict of a network without memory for its weights, cached: do not change it.
 
     Raises:
         CheckpointError: if it has more than `MOST_TENSORS` tensors, or larger ones than torch can address.
@@ -74,10 +65,10 @@ def state_shapes(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Within, this thread builds modules whose parameters have a shape and no memory, and whose buffers are real.
+    """Within, modules that this thread builds have parameters without memory, and real buffers.
 
-    The device "meta" alone would leave out the buffers that are not in a state dict (FIR kernels, frequencies). Random
-    numbers that are drawn within do not change the global generator.
+    Buffers outside a state dict (FIR kernels, frequencies) would be lost on the device "meta". Random numbers drawn
+    within do not change the global generator.
 
     Raises:
         CheckpointError: if more than `MOST_TENSORS` parameters are made.

@@ -31,14 +31,11 @@ def import_checkpoint(
     Args:
         source: as `find_checkpoint` takes it.
         out: the `.safetensors` file, replaced if it exists.
-        format: of the source; None to recognise it.
+        format: None to recognise it.
         weights: "ema" or "raw".
         preset: published name of the model.
-        config: JSON file of the configuration published with the checkpoint.
+        config: JSON file of the published configuration.
         dtype: of the weights in `out`; None keeps theirs.
-
-    Returns:
-        The description of the source, and what was read from it.
 
     Raises:
         CheckpointError: the source cannot be read, or edited with; nothing is written then.
@@ -55,7 +52,6 @@ def import_checkpoint(
 
 
 def _read_published(file: Path) -> dict[str, Any]:
-    """A published configuration, which must be a JSON object."""
     if not file.is_file():
         raise ConfigError(f"there is no configuration file {file}; give the published configuration as JSON")
     try:
@@ -68,7 +64,6 @@ def _read_published(file: Path) -> dict[str, Any]:
 
 
 def _recognised_format(path: Path) -> str:
-    """The format of a checkpoint; raises if none is recognised or it is an editing checkpoint."""
     format = foreign_format(path)
     if format is None:
         describe(path)

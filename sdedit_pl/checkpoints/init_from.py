@@ -1,8 +1,7 @@
 """Starting a training run from a trained model.
 
-The run must have the checkpoint's network, image size, parameterisation and, where that depends on it, SDE, because
-weights are meaningful only with the arithmetic around them. Settings that do not change the shape of any weight may
-differ: dropout and the noise levels that are trained. So may conditioning on augmentation, whose weights start at zero.
+The run must have the checkpoint's network, image size, parameterisation and, where that depends on it, SDE. Dropout,
+the range of noise levels and conditioning on augmentation (whose weights start at zero) may differ.
 """
 
 from __future__ import annotations
@@ -30,13 +29,9 @@ AUGMENTATION_WEIGHT = "label_embedding.augmentation.weight"
 
 
 def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float) -> None:
-    """Gives a denoiser the weights of a checkpoint, and logs which are used.
+    """Gives `denoiser`, which `model` describes, the weights of the checkpoint at `path`, and logs which are used.
 
-    Args:
-        denoiser: changed in place.
-        model: its description.
-        path: the checkpoint, as `find_checkpoint` takes it.
-        rate: learning rate of the run; a warning is logged if it is not below the checkpoint's.
+    A warning is logged unless the run's learning rate is below the checkpoint's.
 
     Raises:
         ConfigError: the weights do not fit, or have another meaning in this run.

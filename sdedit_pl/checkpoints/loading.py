@@ -21,16 +21,13 @@ from sdedit_pl.editing.images_per_call import images_per_call
 def load_denoiser(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
     """The denoiser of a checkpoint, in evaluation mode, its weights in float32.
 
-    On a CPU its network takes images one by one, so that a sample's bits do not depend on its batch; elsewhere, where
-    that would be slow, it takes whole batches, whose results agree up to rounding. `at_once` of the result says which.
-
-    On a CPU, float32 weights are not copied: they stay mapped to the file, which must not be written to while they are
-    used. Replacing the file is safe, and is what this package does.
+    On a CPU the network takes images one by one, so that a sample's bits do not depend on its batch; elsewhere it takes
+    whole batches (`at_once` of the result). On a CPU, float32 weights stay mapped to the file: it may be replaced, but
+    not be written to, while they are used.
 
     Args:
-        path: an editing checkpoint (`.safetensors`), a training checkpoint of this project (`.ckpt`), a run's folder
-            (see `find_checkpoint`), or a checkpoint in one of `FORMATS` whose model can be derived from the file
-            (`sdedit import` reads the others).
+        path: as `find_checkpoint` takes it: an editing checkpoint (`.safetensors`), or a checkpoint in one of `FORMATS`
+            whose model can be derived from the file (`sdedit import` reads the others).
         device: device of the weights.
 
     Raises:
@@ -47,15 +44,11 @@ def load_described(path: str | Path, device: str | torch.device = "cpu") -> tupl
 
 
 def load_for_editing(ckpt: str, device: str) -> tuple[Denoiser, Description]:
-    """The denoiser of a checkpoint on a device, and the checkpoint's description.
-
-    Args:
-        ckpt: see `sdedit_pl.checkpoints.load_denoiser`.
-        device: a device of torch, or "auto" for a GPU if there is one.
+    """As `load_described`, on a device of torch or on "auto", a GPU if there is one.
 
     Raises:
         ValueError: torch does not know or have the device.
-        CheckpointError: see `sdedit_pl.checkpoints.load_denoiser`.
+        CheckpointError: see `load_denoiser`.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -75,14 +68,7 @@ def describe(path: str | Path) -> Description:
 
 
 def read_checkpoint(checkpoint: Path) -> tuple[Description, dict[str, Tensor]]:
-    """The description of a checkpoint and its network's tensors.
-
-    Args:
-        checkpoint: as `find_checkpoint` returns it.
-
-    Raises:
-        CheckpointError: see `load_denoiser`.
-    """
+    """The description and the network's tensors of a checkpoint that `find_checkpoint` returned."""
     format = foreign_format(checkpoint)
     if format is not None:
         imported = importer(format).read(checkpoint)
@@ -122,7 +108,6 @@ def assemble_denoiser(
 
 
 def _check_shapes(file: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raises a CheckpointError unless the tensors found are those expected."""
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or extra:
         raise CheckpointError(
@@ -138,11 +123,7 @@ def _check_shapes(file: Path, expected: Mapping[str, Tensor], found: Mapping[str
 
 
 def _weight(file: Path, name: str, tensor: Tensor, device: str | torch.device) -> Tensor:
-    """A tensor in float32 on a device.
-
-    Raises:
-        CheckpointError: if it holds whole numbers, NaN or infinity.
-    """
+    """A tensor in float32 on a device; raises a CheckpointError if it holds whole numbers, NaN or infinity."""
     if not tensor.is_floating_point():
         kind = str(tensor.dtype).removeprefix("torch.")
         raise CheckpointError(

@@ -29,7 +29,7 @@ def find_checkpoint(path: str | Path) -> Path:
     """
     path = local_checkpoint(path)
     if not path.exists():
-        path = bundled_checkpoint(path)
+        path = _bundled_checkpoint(path)
     if path.is_file():
         return path
     if (path / RUN_FILE).is_file():
@@ -44,15 +44,7 @@ def find_checkpoint(path: str | Path) -> Path:
     )
 
 
-def bundled_checkpoint(name: str | Path) -> Path:
-    """The file of a checkpoint that comes with this package.
-
-    Args:
-        name: such as "portraits64" or "checkpoints/portraits64.safetensors".
-
-    Raises:
-        CheckpointError: if there is none.
-    """
+def _bundled_checkpoint(name: str | Path) -> Path:
     bundled = {file.stem: file for folder in reversed(BUNDLES) for file in sorted(folder.glob("*.safetensors"))}
     for stem, file in bundled.items():
         if Path(name) in (Path(stem), Path("checkpoints") / file.name):

@@ -1,7 +1,6 @@
 """This project's editing checkpoints: one `.safetensors` file of a network's weights.
 
 Its metadata hold, as JSON, the configuration of the model, facts of its training and, if it was imported, its origin.
-It cannot run code: a configuration names components in this package's tables and nothing else.
 """
 
 from __future__ import annotations
@@ -32,9 +31,7 @@ class Description:
     """A checkpoint's model and history.
 
     Args:
-        path: the file or folder.
-        format: "sdedit_pl", or the foreign format that it is read in.
-        model: description of the denoiser.
+        format: "sdedit_pl", or one of `FORMATS`.
         training: facts of its training, such as steps and images seen, and the run's configuration.
         parameters: how many floating-point numbers the network has.
         dtypes: their types in the file.
@@ -59,7 +56,6 @@ class Description:
         origin: dict[str, Any],
         tensors: Mapping[str, Tensor],
     ) -> Description:
-        """A description with the number and types of the tensors."""
         floating = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
         dtypes = tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in floating}))
         return cls(path, format, model, training, sum(tensor.numel() for tensor in floating), dtypes, origin)
@@ -78,15 +74,7 @@ def save_denoiser(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes an editing checkpoint; the file appears whole or not at all.
-
-    Args:
-        path: the `.safetensors` file, replaced if it exists.
-        denoiser: its network's weights are written.
-        model: the denoiser's description, as `sdedit_pl.build.model.build_denoiser` takes it.
-        training: facts of its training, as plain data.
-        dtype: of the floating-point weights in the file.
-    """
+    """Writes an editing checkpoint of a denoiser, which `model` describes; see `save_weights`."""
     save_weights(path, denoiser.network.state_dict(), model, training, dtype=dtype)
 
 
@@ -99,11 +87,11 @@ def save_weights(
     *,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Writes an editing checkpoint of a network's state dict; see `save_denoiser`.
+    """Writes an editing checkpoint; the file appears whole or not at all.
 
     Args:
         path: the `.safetensors` file, replaced if it exists.
-        weights: the state dict.
+        weights: the network's state dict.
         model: description of the denoiser.
         training: facts of its training, as plain data.
         origin: where it came from, as plain data.
@@ -166,15 +154,10 @@ def read_weights(file: Path) -> tuple[Description, dict[str, Tensor]]:
         ) from error
     if not all(isinstance(part, dict) for part in (model, training, origin)):
         raise CheckpointError(f"the configuration in {file} must be JSON objects: model, training and origin")
-    return Description.of(file, FORMAT, model_from(file, model), training, origin, tensors), tensors
+    return Description.of(file, FORMAT, _model_from(file, model), training, origin, tensors), tensors
 
 
-def model_from(path: Path, data: Mapping[str, Any]) -> ModelConfig:
-    """The model that plain data in a checkpoint describe.
-
-    Raises:
-        CheckpointError: this version knows no such model.
-    """
+def _model_from(path: Path, data: Mapping[str, Any]) -> ModelConfig:
     try:
         return ModelConfig.from_data(data)
     except ConfigError as error:

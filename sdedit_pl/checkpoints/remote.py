@@ -1,12 +1,11 @@
 """Checkpoints that are named by where they are published, instead of by a path.
 
-`https://host/file#sha256=...`: an address. The file is used only if its SHA-256 is the one in the address, or the one
-of an earlier download from the same address. Downloads lie under their hash in the folder SDEDIT_CACHE (`sdedit_pl` in
-the user's cache folder if not set).
+`https://host/file#sha256=...`: an address. The file's SHA-256 must be the one in the address, or the one of an earlier
+download from it. Downloads lie under their hash in the folder SDEDIT_CACHE (by default in the user's cache folder).
 
-`wandb:entity/project/name:alias`: an artifact of Weights & Biases, kept where W&B's own client keeps it: in the folder
-WANDB_ARTIFACT_DIR (`artifacts` if not set), under `entity/project/name:vN`. Offline, or with WANDB_MODE=offline, that
-folder is the only source; `name:alias`, the layout of `wandb artifact get`, is accepted there too.
+`wandb:entity/project/name:alias`: an artifact of Weights & Biases, kept as `entity/project/name:vN` in the folder
+WANDB_ARTIFACT_DIR (`artifacts` if not set). Offline, or with WANDB_MODE=offline, that folder is the only source, and
+`name:alias`, the layout of `wandb artifact get`, is accepted too.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _SEPARATOR = "-" if os.name == "nt" else ":"
 
 
 class Address(NamedTuple):
-    """A URL and the SHA-256 of its file, None where the address does not name it."""
+    """A URL, and the SHA-256 of its file if the address names it."""
 
     url: str
     sha256: str | None
@@ -47,7 +46,7 @@ class Address(NamedTuple):
 
     @property
     def file_name(self) -> str:
-        """A safe file name with the suffix of the URL's path; formats are told apart by it."""
+        """A safe file name with the suffix of the URL's path, which determines the format."""
         name = unquote(urlsplit(self.url).path).rpartition("/")[2]
         return re.sub(r"[^\w.+-]", "_", name).lstrip(".") or "checkpoint"
 
@@ -62,17 +61,14 @@ class Artifact(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The name as W&B writes it."""
         return f"{self.entity}/{self.project}/{self.name}:{self.version}"
 
     @property
     def fixed(self) -> bool:
-        """Whether the version never changes."""
         return re.fullmatch(r"v\d+", self.version) is not None
 
     @property
     def folder_name(self) -> str:
-        """Name of its folder in W&B's client."""
         return f"{self.name}{_SEPARATOR}{self.version}"
 
 
@@ -170,7 +166,6 @@ def _fetched_artifact(artifact: Artifact, root: Path) -> Path:
 
 
 def _kept_artifact(artifact: Artifact, root: Path, reason: str) -> Path:
-    """The artifact's folder from an earlier download; `reason` says why there is no new one."""
     own = root / artifact.entity / artifact.project
     for folder in (own / artifact.folder_name, root / artifact.folder_name):
         if folder.is_dir():

@@ -50,10 +50,7 @@ class CheckpointError(ValueError):
 
 
 def names_in(path: Path) -> set[str]:
-    """The names in a file: of its tensors (safetensors), or every string of a pickle, without unpickling.
-
-    Empty for a folder, a damaged file, and a file of any other kind.
-    """
+    """Names of the tensors in a safetensors file, or all strings of a pickle; empty for anything else."""
     if not path.is_file():
         return set()
     if path.suffix == ".safetensors":
@@ -74,9 +71,9 @@ def names_in(path: Path) -> set[str]:
 
 
 def read_plain(path: Path) -> Any:
-    """The tensors of a `.safetensors` file, or the object in a torch file of tensors and plain data.
+    """The tensors of a `.safetensors` file, or the object in a torch file of tensors and plain data, on the CPU.
 
-    Tensors are on the CPU. Where the file allows it, they are mapped to memory and read when they are used.
+    Tensors are mapped to memory where the file allows it.
 
     Raises:
         CheckpointError: if it is damaged, or a pickle of more than tensors and plain data.
@@ -97,11 +94,7 @@ def read_plain(path: Path) -> Any:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a `.safetensors` file, mapped to memory, and its metadata.
-
-    Raises:
-        CheckpointError: if it is damaged.
-    """
+    """The tensors of a `.safetensors` file, mapped to memory, and its metadata."""
     try:
         with safe_open(path, framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
@@ -114,7 +107,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 @contextmanager
 def _pickles(path: Path) -> Iterator[tuple[IO[bytes], int]]:
-    """A stream at the pickles of a torch file, and how many there are at most."""
+    """A stream at the pickles of a torch file, and the largest number of them."""
     if not zipfile.is_zipfile(path):
         with path.open("rb") as stream:
             yield stream, PICKLES_OF_LEGACY_FILE
@@ -125,7 +118,6 @@ def _pickles(path: Path) -> Iterator[tuple[IO[bytes], int]]:
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether a file begins with a whole pickle; nothing is unpickled."""
     try:
         with _pickles(path) as (stream, _):
             return any(opcode.name == "STOP" for opcode, *_ in pickletools.genops(stream))
@@ -134,7 +126,6 @@ def _is_pickle(path: Path) -> bool:
 
 
 def _refusal(path: Path, error: Exception) -> str:
-    """The message for a pickle of objects that was not loaded: the reason and the remedy."""
     if "_reconstruct_persistent_obj" in " ".join(names_in(path)):
         return (
             f"{path} is a pickle of the kind that EDM and StyleGAN publish: it contains source code, which would run "

@@ -16,7 +16,10 @@ from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
 
 
 class Batch(NamedTuple):
-    """A batch from a worker: uint8 (B, C, H, W), or None and the reason `failure`; `broken` lists what was skipped."""
+    """A batch from a worker: uint8 images (B, C, H, W), or None and the reason for the failure.
+
+    `broken` lists the unreadable images and shards that were skipped.
+    """
 
     images: Tensor | None
     broken: list[Broken]

@@ -11,7 +11,7 @@ free on a GPU, while on the CPU it would cost a tenth of the time that decoding 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -87,7 +87,7 @@ class ImageFormat:
         return image[:, top : top + self.size, left : left + self.size]
 
 
-def decode_image(file: bytes | BinaryIO, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
+def decode_image(file: bytes, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
     """Decodes an image file to height and width `decoded_size`; messages call it `name`.
 
     Raises:

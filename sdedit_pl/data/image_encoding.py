@@ -88,7 +88,9 @@ class _EncodedImages(Dataset[EncodedImage]):
 
 
 def encode_all(images: ImageSet, encoding: ImageEncoding, start: int, processes: int | None) -> Iterator[EncodedImage]:
-    """Encodes the images from number `start` on, in order; `processes` None: one per core, 1: in this process.
+    """Encodes the images from number `start` on, in order.
+
+    None as `processes` gives one per core; with 1, this process does the work.
 
     Raises:
         WorkerDied: A worker process was killed.

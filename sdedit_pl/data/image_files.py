@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from PIL import Image
 
@@ -77,7 +76,7 @@ def list_images(folder: Path, recursive: bool = False) -> list[str]:
 
 
 @contextmanager
-def open_image(file: bytes | BinaryIO | Path, name: str) -> Iterator[Image.Image]:
+def open_image(file: bytes | Path, name: str) -> Iterator[Image.Image]:
     """Opens an image file for a `with` block, within which its pixels are decoded.
 
     Raises:

@@ -29,7 +29,7 @@ TORCHVISION = "torchvision:"
 
 @dataclass(frozen=True)
 class Originals:
-    """The images to pack, in the order of a hash of their names; `digest` changes with their names and sizes."""
+    """The images to pack, ordered by a hash of their names; `digest` is a hash of their names and sizes."""
 
     splits: dict[str, ImageSet]
     digest: str

@@ -160,7 +160,7 @@ class ShardCache:
             raise self._unusable(error) from error
 
     def _download(self, shard: Shard, new: Path, expected: str) -> ShardRecord:
-        """Downloads a shard, repeatedly if it is damaged or has another hash; accepts the last damaged one."""
+        """Downloads a shard, again if it is damaged or has another hash; accepts one that stays damaged."""
         for attempt in range(_DOWNLOADS):
             try:
                 sha256 = download(shard.place, new, expected)

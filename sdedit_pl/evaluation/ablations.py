@@ -1,7 +1,6 @@
 """Ablations of an edit: one setting varied at a time, on simulated strokes.
 
-Source: Meng et al., "SDEdit", ICLR 2022, figure 3 (t0) and table 4 (guide quality); section 4 and appendix C for VP and
-VE at one noise level.
+Source: Meng et al., "SDEdit", ICLR 2022, figure 3 (t0), table 4 (guide quality), section 4 and appendix C (VP and VE).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The editing tasks of the paper, simulated: a user's strokes or pasted patch, made from a validation image and a seed.
 
-Inputs depend on the images and on (seed, number of the image) alone. Strokes and patches are computed from the numbers
-of Python's generator, which are the same in all its versions, and from distances, without a drawing library: two people
-who evaluate on the same images get the same inputs.
+Inputs depend on the images and on (seed, number of the image) alone. Strokes and patches are computed from Python's
+random numbers, the same in all its versions, and without a drawing library: everybody who evaluates on the same images
+gets the same inputs.
 
 Source: Meng et al., "SDEdit", ICLR 2022, sections 4.1 to 4.3 and appendix D.2.
 """

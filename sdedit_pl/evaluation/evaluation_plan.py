@@ -1,8 +1,8 @@
 """The plan of an evaluation: sets of inputs, and columns, each a method applied to a set of inputs.
 
-A plan follows from the settings alone, before anything is read or edited. An edit that ablations share with each other
-or with the tables is one column and is made once. Each folder of the plan has a recipe, a text that covers everything
-its images depend on; a folder made by another recipe is not continued.
+A plan follows from the settings alone. An edit that ablations share with each other or with the tables is one column
+and is made once. Each folder has a recipe, a text of everything its images depend on; a folder made by another recipe
+is not continued.
 """
 
 from __future__ import annotations

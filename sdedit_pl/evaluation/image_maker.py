@@ -1,8 +1,8 @@
 """Makes all images of a plan on all devices; after an interruption, only the missing ones.
 
-Lightning's Trainer starts the processes and places the models. The first process writes the validation images and the
-inputs; then every process lists the missing batches and makes its share of them. An image depends only on its inputs
-and its seed, not on the process or the batch, so that the files are the same for any number of devices.
+The first process writes the validation images and the inputs; then every process lists the missing batches and makes
+its share of them. An image depends only on its inputs and its seed, not on the process or the batch, so that the files
+are the same for any number of devices.
 """
 
 from __future__ import annotations
@@ -34,16 +34,7 @@ class PendingImages(NamedTuple):
 
 
 class EvaluationData(lightning.LightningDataModule):
-    """The inputs of an evaluation, and the batches that this process makes.
-
-    Args:
-        plan: of the images to make.
-        images: the validation images.
-        store: receives the images.
-        record: the settings that the images depend on.
-        batch: images in a batch.
-        overwrite: whether to make all images again.
-    """
+    """The inputs of an evaluation, and the batches of images that this process makes and puts into `store`."""
 
     def __init__(
         self,

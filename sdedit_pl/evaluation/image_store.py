@@ -50,7 +50,7 @@ class ImageStore:
         return self.pictures(ORIGINAL)
 
     def inputs(self, name: str, task: EditingTask | None, numbers: Sequence[int]) -> TaskInputs:
-        """Some inputs of a set; without a task, the validation images themselves."""
+        """Inputs of a set; without a task, the validation images themselves."""
         original = self.originals.read(numbers)
         if task is None:
             return TaskInputs(original, original)

@@ -1,8 +1,7 @@
 """Measurement of an evaluation's images, column by column, from their files.
 
-One process measures a batch of images at a time and keeps only the features of a column. KID leaves out the pairs of an
-edit and an image of the same group: an edit is close to the image behind its guide because it was made from it, not
-because the model is good.
+KID leaves out the pairs of an edit and an image of the same group: an edit is close to the image behind its guide
+because it was made from it, not because the model is good.
 """
 
 from __future__ import annotations
@@ -62,15 +61,7 @@ class Instruments:
 
 
 class Measurement:
-    """Measures each column of an evaluation once.
-
-    Args:
-        plan: of the columns.
-        store: their images.
-        groups: the group of each validation image.
-        outputs: task -> other system -> its images.
-        instruments: the metrics.
-    """
+    """Measures each column of an evaluation once; `outputs` maps tasks to other systems to their images."""
 
     def __init__(
         self,
@@ -92,7 +83,7 @@ class Measurement:
         self._measured: dict[str, Measures] = {}
 
     def methods(self, task: str) -> dict[str, NumberedImages]:
-        """The columns of a task's table: name -> images."""
+        """The columns of a task's table."""
         own = {method: self.store.pictures(f"{task}/{method}") for method in self.plan.tables[task]}
         return {**own, **self.outputs.get(task, {})}
 
@@ -158,7 +149,6 @@ class Measurement:
         return torch.tensor(self.store.partners.groups if pastes else self.groups)
 
     def _realism_of(self, pastes: bool) -> MetricCollection:
-        """The metrics of realism, reset."""
         if pastes not in self._realism:
             instruments = self.instruments
             originals = self.store.originals.batches(instruments.batch)

@@ -4,8 +4,8 @@ Blending knows nothing of the domain. DDIM encoding follows the probability-flow
 down; it keeps the guide, and its lack of realism too. An unconditional sample is as realistic as the model allows and
 follows no guide; the nearest of a set of samples to a guide shows the result of choosing.
 
-A method is a frozen dataclass of settings whose text (`repr`) covers everything that its images depend on besides the
-inputs, the model and the seeds. Every image has its own seed, so that it is the same in any batch and on any device.
+The text (`repr`) of a method covers everything that its images depend on besides the inputs, the model and the seeds.
+Every image has its own seed, so that it is the same in any batch.
 
 Source: Song, Meng and Ermon, "Denoising Diffusion Implicit Models", ICLR 2021, section 4.3, for DDIM encoding.
 """

@@ -1,7 +1,6 @@
 """Folders of numbered PNG files: the images that an evaluation edits, and the results.
 
-Each file appears whole or not at all. An image that exists is finished, a missing one is still to be made, in any order
-and by any number of processes.
+Each file appears whole or not at all: an image that exists is finished, whichever process made it.
 """
 
 from __future__ import annotations
@@ -24,12 +23,10 @@ from sdedit_pl.typing import Images, Mask
 
 @dataclass(frozen=True)
 class NumberedImages:
-    """A folder of images 000000.png, 000001.png, ... of one shape.
+    """A folder of images 000000.png, 000001.png, ... of one shape; it is created with the first image.
 
     Args:
-        folder: the folder, created with the first image.
         count: the number of images when complete.
-        format: their size and channels.
         files: the files, if they have other names.
     """
 

@@ -21,12 +21,6 @@ def find_outputs(
     A system's folder holds one folder per task, or the images themselves if there is only one task. Its images are
     named like the inputs they were made from, 000000.png and so on, with any image suffix.
 
-    Args:
-        folders: name of a system -> its folder.
-        tasks: names of the tasks.
-        count: inputs of each task.
-        image_format: of the inputs.
-
     Returns:
         Task -> system -> images.
 

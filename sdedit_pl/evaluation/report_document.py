@@ -1,7 +1,6 @@
 """The report document: sections of text, tables and figures, written as HTML and Markdown or logged to W&B.
 
-`report.html` embeds its figures and opens in any browser offline; `report.md` links to the same figures in the folder
-`figures`.
+`report.html` embeds its figures and opens offline; `report.md` links to the same figures in the folder `figures`.
 """
 
 from __future__ import annotations
@@ -98,11 +97,8 @@ def markdown_table(table: Table) -> str:
 def log_to_wandb(report: ReportDocument, project: str, folder: Path, numbers: Mapping[str, Any]) -> None:
     """Logs a report's tables, figures and numbers as a run of Weights & Biases.
 
-    Args:
-        report: to log.
-        project: the project's name; WANDB_MODE=offline needs no account, WANDB_ENTITY names a team.
-        folder: the evaluation's folder; it names the run and holds W&B's files.
-        numbers: the contents of `metrics.json`; its settings become the run's configuration.
+    The folder of the evaluation names the run and holds W&B's files; `numbers` are the contents of `metrics.json`.
+    WANDB_MODE=offline needs no account, WANDB_ENTITY names a team.
 
     Raises:
         ValueError: Weights & Biases refuses, or cannot be reached.

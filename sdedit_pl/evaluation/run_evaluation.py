@@ -49,19 +49,7 @@ class EvaluatedModel(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """The options of an evaluation besides its plan.
-
-    Args:
-        out: folder of the results.
-        computing: devices and arithmetic.
-        groups: CSV file of the images' groups; None for independent images.
-        outputs: name of another system -> folder of its outputs.
-        lpips: network of the masked LPIPS; "none" leaves it out.
-        lpips_weights: file of that network's weights; None for the cache or a download.
-        kid_subset: size of the random subsets of KID; None for none.
-        batch: images edited at once on each device.
-        overwrite: whether to make all images in `out` again.
-    """
+    """The options of an evaluation besides its plan, with the meanings of the command's keys of the same names."""
 
     out: Path
     computing: ComputeSettings = field(default_factory=ComputeSettings)
@@ -153,7 +141,6 @@ def check_counts(store: ImageStore, groups: Sequence[int], kid_subset: int | Non
 
 
 def _partners(plan: EvaluationPlan, groups: Sequence[int]) -> Partners:
-    """The image pasted on each image; empty if no task pastes."""
     pastes = any(task.pastes for task in plan.inputs.values())
     return partners(groups, plan.settings.seed) if pastes else Partners([], [])
 
@@ -176,7 +163,7 @@ def _record(
 def _masked_lpips(
     plan: EvaluationPlan, store: ImageStore, options: EvaluationOptions
 ) -> tuple[MaskedLPIPS | None, list[str]]:
-    """The masked LPIPS; or None, and a note for the report if it was wanted but is not available."""
+    """The masked LPIPS; or None, with a note for the report if it was wanted but is not available."""
     if options.lpips == "none" or not any(plan.inputs[task].masked for task in plan.tables):
         return None, []
     if store.format.size < SMALLEST:

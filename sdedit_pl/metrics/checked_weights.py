@@ -1,7 +1,6 @@
 """Published weights of measuring networks, found on this machine or downloaded once, and checked by their hash.
 
-Numbers compare with published ones only if the weights are the same to the bit. A file with another hash is refused
-wherever it comes from.
+Numbers compare with published ones only if the weights are the same to the bit.
 """
 
 from __future__ import annotations

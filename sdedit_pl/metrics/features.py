@@ -1,9 +1,7 @@
 """Features of images, for distances between sets of them.
 
-    images in [-1, 1]  --prepare-->  the network's input  --vectors-->  one vector for each image
-
-Distances on the features of different networks order sets similarly, but on different scales. Numbers compare only if
-the features have the same `FeatureExtractor.identity`.
+The features of different networks give distances on different scales: numbers compare only if the features have the
+same `FeatureExtractor.identity`.
 
 EfficientNet-lite0 needs no download: its ImageNet weights come as a Python package. Published KIDs and FIDs are
 measured on `InceptionV3` instead.
@@ -123,11 +121,7 @@ def features_of(
 
 
 def stream_features(extractor: FeatureExtractor, batches: Batches) -> Float[Tensor, "N D"]:
-    """The features of batches of images, float32 on the CPU; one batch is held at a time.
-
-    Raises:
-        ValueError: there are no images.
-    """
+    """The features of batches, float32 on the CPU; one is held at a time. Raises ValueError if there are no images."""
 
     def features(images: Images) -> Float[Tensor, "B D"]:
         return extractor(images.to(extractor.device))

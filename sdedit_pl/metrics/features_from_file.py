@@ -29,7 +29,7 @@ _FAILURES = (AssertionError, AttributeError, LookupError, NotImplementedError, R
 
 
 class FeaturesError(ValueError):
-    """A file that does not return one vector for each image; the message describes its output."""
+    """A file that cannot be used as a feature extractor."""
 
 
 class FeaturesFile(FeatureExtractor):

@@ -1,7 +1,6 @@
 """Metrics that keep one entry per image, gathered from all processes and sorted by the images' numbers.
 
-The result is a function of the set of images alone: the same to the last bit for one process and for several, whichever
-image was measured where and when.
+The result depends on the set of images alone: it is the same to the last bit for one process and for several.
 """
 
 from __future__ import annotations
@@ -37,8 +36,7 @@ def groups_of(numbers: Int[Tensor, "n"], groups: Int[Tensor, "N"]) -> Int[Tensor
 class ImageMetric(Metric, abc.ABC):
     """A metric over one entry per image, a number or a vector.
 
-    Under a distributed strategy `compute` gathers the entries of all processes; they may have seen different numbers of
-    images, or none.
+    `compute` gathers the entries of all processes, which may have seen different numbers of images, or none.
 
     Args:
         state: name of the entries. In a `MetricCollection`, metrics whose states have the same names and contents share
@@ -80,7 +78,7 @@ class ImageMetric(Metric, abc.ABC):
         super().sync(*args, **kwargs)
 
     def gathered(self) -> tuple[Float[Tensor, "N *entry"], Int[Tensor, "N"]]:
-        """All entries, float64 on the CPU, and the numbers of their images (-1 for none); each number counts once.
+        """All entries, float64 on the CPU, and the numbers of their images (-1 for none), each number once.
 
         Raises:
             ValueError: there are no images, or an image came twice with different entries.

@@ -2,8 +2,7 @@
 
 The network is torch-fidelity's, which follows the original graph in its pooling and its resampling to 299 px.
 
-Source: Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016; Heusel et al., "GANs Trained by a Two
-Time-Scale Update Rule", NeurIPS 2017, for the distance between its pooled features.
+Source: Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016; Heusel et al., NeurIPS 2017, for FID.
 """
 
 from __future__ import annotations

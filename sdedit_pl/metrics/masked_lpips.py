@@ -1,9 +1,8 @@
 """LPIPS outside an edit: how much the kept pixels look different.
 
-Pixels that may change are taken from the guide in both images, so that the images differ only in the kept pixels. An
-edit that keeps these exactly has distance 0, and without a mask the distance is plain LPIPS. The mean is over the whole
-image: the smaller the kept part, the smaller the distance. (The SDEdit paper does not say how its masked LPIPS fills
-the edited region. A constant fill, the other common choice, adds an edge that neither image has.)
+Pixels that may change are taken from the guide in both images, so that only the kept ones differ; without a mask the
+distance is plain LPIPS. The mean is over the whole image: the smaller the kept part, the smaller the distance. (The
+paper does not say how its masked LPIPS fills the edited region. A constant fill adds an edge that neither image has.)
 
 Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018, version 0.1
 of the lpips package; Meng et al., "SDEdit", ICLR 2022, section 5, for the masked form.
@@ -52,7 +51,7 @@ class MaskedLPIPS(ImageMean):
         network: alex, vgg or squeeze.
         weights: path of torchvision's file of that network's ImageNet weights; None takes it from the cache of
             torch.hub and downloads it if necessary. (The lpips package holds the weights of the last layer only.)
-        groups: the group of the image of each number, (N,); None makes each image a group of its own.
+        groups: see `ImageMean`.
         options: of `torchmetrics.Metric`.
 
     Raises:

@@ -1,10 +1,8 @@
 """KID and L2 of several sets of edits of the same guides, and of their differences, over one bootstrap of the groups.
 
-Most of the error of a KID over a hundred images comes from which images there are. It is the same for every set of
-edits made from them. All sets are therefore evaluated with the same weights of the groups: the difference of two sets
-then has an interval of its own, much narrower than the two intervals suggest.
-
-As in `sdedit_pl.metrics.kid`, pairs of images from one group do not count.
+Most of the error of a KID over a hundred images comes from which images there are, and is the same for every set of
+edits made from them. All sets therefore get the same weights of the groups: the difference of two sets then has an
+interval of its own, much narrower than the two intervals suggest. Pairs of images from one group do not count.
 """
 
 from __future__ import annotations

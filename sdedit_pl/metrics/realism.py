@@ -5,18 +5,16 @@
         realism.update(extractor(images), numbers)
     realism.compute()
 
-Images pass through the extractor once, outside the metrics; metrics in a `MetricCollection` share one copy of the
-features. Every process holds the whole reference set. All computation is in float64 on the CPU, so that the numbers are
-the same on every device. FID, precision and recall are those of torch-fidelity.
+Metrics in a `MetricCollection` share one copy of the features. All computation is in float64 on the CPU, so that the
+numbers are the same on every device. FID, precision and recall are those of torch-fidelity.
 
-FID is biased upwards, the more so the fewer images there are. Precision, recall, density and coverage assume that a set
-fills the union of balls around its images, each with the distance to the k-th nearest other image as its radius; they
-depend on the number of images too. Compare only sets of equal size.
+FID is biased upwards, the more so the fewer images there are. The other measures assume that a set fills the union of
+balls around its images, each with the distance to the k-th nearest other image as its radius; they depend on the number
+of images too. Compare only sets of equal size.
 
     precision   share of the generated images inside a ball of a real one
     recall      share of the real images inside a ball of a generated one
-    density     number of balls of real images around a generated one, over k, on average: an outlier's large ball
-                counts no more than any other; may exceed 1
+    density     mean number of balls of real images around a generated one, over k; may exceed 1
     coverage    share of the real images whose ball holds a generated one
 
 Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", NeurIPS 2017, equation 6 (FID); Kynkaanniemi et
@@ -51,12 +49,7 @@ Numbers = dict[str, Float[Tensor, ""]]
 
 
 class FeatureMetric(ImageMetric, abc.ABC):
-    """A metric over the features of images, compared with those of a reference set.
-
-    Args:
-        reference: features of the real images, (M, D).
-        options: of `torchmetrics.Metric`.
-    """
+    """A metric over the features of images, compared with `reference`, those of real images."""
 
     def __init__(self, reference: Float[Tensor, "M D"], **options: Any) -> None:
         super().__init__("features", torch.empty(0, reference.shape[1]), **options)
@@ -75,14 +68,13 @@ class FeatureMetric(ImageMetric, abc.ABC):
 class KernelDistance(FeatureMetric):
     """KID, as `kid`, with its standard error `kid_error` and the ends of its 95 % interval, `kid_low` and `kid_high`.
 
-    `kid_subsets` and `kid_subsets_deviation` are the numbers that torchmetrics and torch-fidelity report;
-    `sdedit_pl.metrics.kid` describes the difference.
+    `kid_subsets` and `kid_subsets_deviation` are the numbers that torchmetrics and torch-fidelity report; see
+    `sdedit_pl.metrics.kid.subset_distances`.
 
     Args:
-        reference: features of the real images, (M, D).
-        groups: the group of the image of each number, (N,); None makes each image a group of its own.
-        reference_groups: the group of each real image, (M,). Images of one group are not independent, also across the
-            two sets: pairs of them do not count.
+        reference: features of the real images.
+        groups: the group of the image of each number; None makes each image a group of its own.
+        reference_groups: the group of each real image; equal numbers are one group, also across the two sets.
         subsets: how many random subsets; 0 leaves out the two numbers of subsets.
         subset_size: images of each set in a subset.
         seed: of the subsets and the bootstrap.

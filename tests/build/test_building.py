@@ -33,8 +33,14 @@ def config(*arguments: str) -> TrainingConfig:
     return tiny_config("data.path=unused", *arguments)
 
 
-@pytest.mark.parametrize(("network", "parameterisation", "sde"), [*product(NETWORKS, PARAMETERISATIONS, SDES)])
-def test_every_combination_denoises(network: str, parameterisation: str, sde: str) -> None:
+@pytest.mark.parametrize(
+    ("network", "parameterisation", "sde"),
+    [
+        *product(NETWORKS, PARAMETERISATIONS, ["vp"]),
+        *product(["ncsnpp"], PARAMETERISATIONS, sorted(SDES.keys() - {"vp"})),
+    ],
+)
+def test_every_pair_of_parts_denoises(network: str, parameterisation: str, sde: str) -> None:
     arguments = (f"network={network}", *SMALL, f"parameterisation={parameterisation}", f"sde={sde}")
     denoiser = build_denoiser(config(*arguments).model)
     assert type(denoiser.network) is NETWORKS[network]

@@ -14,8 +14,6 @@ from sdedit_pl.cli import main
 
 
 class Outcome(NamedTuple):
-    """What a command did."""
-
     code: int
     output: str
     errors: str

@@ -44,16 +44,13 @@ BAD_MASKS = {
 BAD_VALUES = {
     "t0=0": ("t0 must lie in (0, 1]", "got 0"),
     "t0=1.5": ("t0 must lie in (0, 1]", "got 1.5", "t0=1 samples from the prior"),
-    "t0=-0.2": ("t0 must lie in (0, 1]", "got -0.2"),
     "t0=.nan": ("t0 must lie in (0, 1]", "got nan"),
     "t0=abc": ("a time in (0, 1] or a noise level such as sigma:1.2", "'abc'"),
     "t0=sigma:abc": ("sigma:1.2", "'sigma:abc'"),
     "t0=sigma:0": ("must be positive", "sigma:0"),
     "t0=sigma:1e9": ("noise levels above", "up to", "sigma:1e9"),
     "steps=0": ("steps must be at least 1", "got 0"),
-    "steps=-3": ("steps must be at least 1", "got -3"),
     "steps=2.5": ("steps must be a valid integer or null", "2.5"),
-    "steps=many": ("steps must be a valid integer or null", "'many'"),
     "repeats=0": ("repeats must be at least 1", "got 0"),
     "samples=0": ("samples must be at least 1", "got 0"),
     "batch=0": ("batch must be at least 1", "got 0"),
@@ -61,21 +58,17 @@ BAD_VALUES = {
     "variant=fast": ("variant must be one of exact, paper, reference", "'fast'"),
     "solver=ddmi": ("solver.name must be one of ancestral", "did you mean ddim?"),
     "solver.eta=0.5": ("unknown key solver.eta of solver.name=sde_dpm_solver_2m",),
-    "solver={name: [ddim]}": ("solver.name must be one of",),
     "grid.rho=3": ("unknown key grid.rho of grid.name=uniform",),
     "device=quantum": ("device=quantum cannot be used here",),
+    "device=cuda:99": ("device=cuda:99 cannot be used here",),
     "precision=int8": ("'float32', ", "'int8'"),
     "overwrite=perhaps": ("overwrite must be a valid boolean", "'perhaps'"),
     "stesp=3": ("unknown key stesp", "did you mean steps?"),
     "confg=edit.yaml": ("unknown key confg", "did you mean config?"),
     "steps": ("arguments are key=value", "'steps'"),
-    "--steps=3": ("arguments are key=value", "'--steps=3'"),
-    "=3": ("arguments are key=value",),
     "steps.a=3": ("steps",),
     "config=missing.yaml": ("no configuration file missing.yaml",),
     "config=guide.png": ("guide.png is not a readable YAML file",),
-    "config.steps=3": ("config must be a file",),
-    "config=": ("config must be a file",),
     "out=guide.png": ("out=guide.png is a file", "name a folder"),
     "out=guide.png/below/it": ("out=guide.png/below/it cannot be written", "name another folder"),
     "out=elsewhere": ("elsewhere already holds files", "overwrite=true"),
@@ -124,15 +117,7 @@ def test_missing_arguments_are_named(refused: Callable[..., str]) -> None:
     assert refused("edit", "ckpt=tiny.safetensors").startswith("guide is required: an image, a folder")
 
 
-def test_a_missing_device_is_refused(refused: Callable[..., str]) -> None:
-    assert "device=cuda:99 cannot be used here" in refused(*EDIT, "device=cuda:99")
-
-
 def test_a_broken_configuration_is_refused(desk: Path, refused: Callable[..., str]) -> None:
-    Path("broken.yaml").write_text("steps: [3\nout: x")
-    assert "broken.yaml is not a readable YAML file" in refused(*EDIT, "config=broken.yaml")
-    Path("list.yaml").write_text("- steps\n- out\n")
-    assert "list.yaml must hold `key: value` lines" in refused(*EDIT, "config=list.yaml")
     Path("typo.yaml").write_text("solver: {name: ddim, etta: 1}\n")
     assert "did you mean solver.eta?" in refused(*EDIT, "config=typo.yaml")
     Path("kind.yaml").write_text("steps: several\n")

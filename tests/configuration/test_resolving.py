@@ -141,10 +141,8 @@ def test_meanings_come_from_the_docstrings_of_a_class_and_its_parents() -> None:
         ("start=1", "start", 1.0),
         ("start=1e-3", "start", 0.001),
         ("start=sigma:1.2", "start", "sigma:1.2"),
-        ("start=later", "start", "later"),
         ("name=00012", "name", "00012"),
         ("name=1e5", "name", "1e5"),
-        ("name=true", "name", "true"),
         ("name=a=b", "name", "a=b"),
         ("name=${oc.env:HOME}", "name", "${oc.env:HOME}"),
         ("name=???", "name", "???"),
@@ -160,11 +158,6 @@ def test_meanings_come_from_the_docstrings_of_a_class_and_its_parents() -> None:
 def test_values_of_the_command_line(argument: str, key: str, value: Any) -> None:
     found = getattr(resolved(argument), key)
     assert found == value and type(found) is type(value)
-
-
-def test_null_for_a_text_that_must_be_there_is_refused() -> None:
-    with pytest.raises(ConfigError, match="name must be a valid string, got None"):
-        data("name=null")
 
 
 @pytest.mark.parametrize(
@@ -183,6 +176,7 @@ def test_lists_and_sections_of_the_command_line(argument: str, value: dict[str, 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
+        ("name=null", "name must be a valid string, got None"),
         ("count=many", "count must be a valid integer, got 'many'"),
         ("count=2.5", "count must be a valid integer, got 2.5"),
         ("count=true", "count must be a valid integer, got True"),
@@ -195,7 +189,6 @@ def test_lists_and_sections_of_the_command_line(argument: str, value: dict[str, 
         ("shape.pair=[1]", "shape.pair[1] must be given, got [1]"),
         ("shape.pair=[2,1]", "shape: pair must rise, got (2.0, 1.0)"),
         ("shape=big", "shape must be a section (`shape.key=...`), got 'big'"),
-        ("shape=0", "shape must be a section (`shape.key=...`), got 0"),
         ("pet=dgo", "pet.name must be one of dog, cat, got 'dgo'; did you mean dog?"),
         ("pet=3", "pet.name must be one of dog, cat, got 3"),
         ("pet.name=[dog]", "pet.name must be one of dog, cat, got ['dog']"),
@@ -284,7 +277,7 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, m
     assert str(tmp_path / "a.yaml") in str(refusal.value) and message in str(refusal.value)
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.yaml", tmp_path):
         with pytest.raises(ConfigError, match="there is no configuration file"):
             read_file(path)

@@ -45,13 +45,13 @@ def test_help_from_source_is_the_help_of_the_classes(verb: str, step: str) -> No
     )
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_imports_neither_torch_nor_any_other_library(verb: str) -> None:
+def test_help_imports_neither_torch_nor_any_other_library() -> None:
     program = (
-        "import sys; from sdedit_pl.cli import main\n"
-        f"assert main([{verb!r}, '--help']) == 0\n"
+        "import sys; from sdedit_pl.cli import VERBS, main\n"
         "heavy = {'torch', 'numpy', 'pydantic', 'omegaconf', 'yaml', 'PIL'}\n"
-        "print(sorted(heavy & sys.modules.keys()), file=sys.stderr)"
+        "for verb in VERBS:\n"
+        "    assert main([verb, '--help']) == 0\n"
+        "    assert not heavy & sys.modules.keys(), (verb, heavy & sys.modules.keys())"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stderr.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

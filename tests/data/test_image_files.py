@@ -28,11 +28,11 @@ def test_names() -> None:
 
 
 def test_one_folder_or_all_below_it(tmp_path: Path) -> None:
-    for name in ("b.png", "a.jfif", "c/d.jpe", "._a.png", ".DS_Store", ".git/e.png", "t.txt", "folder.png/x.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("b.png", "a.jfif", "c/e/d.jpe", "._a.png", ".DS_Store", ".git/e.png", "t.txt", "folder.png/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert list_images(tmp_path) == ["a.jfif", "b.png"]
-    assert list_images(tmp_path, recursive=True) == ["a.jfif", "b.png", "c/d.jpe", "folder.png/x.png"]
+    assert list_images(tmp_path, recursive=True) == ["a.jfif", "b.png", "c/e/d.jpe", "folder.png/x.png"]
 
 
 @pytest.mark.parametrize("name", DAMAGED_EXIF)

@@ -58,11 +58,6 @@ def test_the_union_over_devices_is_one_order_whatever_their_number(world_size: i
     assert union == ORDER.at(np.arange(60))
 
 
-def test_devices_draw_disjoint_images_within_an_epoch() -> None:
-    (step,) = first_steps(world_size=5, batch_size=2, steps=1)
-    assert sorted(draw.index for draw in step) == list(range(10))
-
-
 def test_a_start_continues_the_order_with_another_number_of_devices() -> None:
     before = first_steps(world_size=2, batch_size=3, steps=4)
     after = first_steps(world_size=3, batch_size=4, steps=2, start=24)

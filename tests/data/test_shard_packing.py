@@ -181,7 +181,7 @@ class TestDivision:
         source = WebDatasetSource(str(tmp_path / "out"), 16)
         assert source.images("val").read(0)[0, 0, 0] == 2
 
-    @pytest.mark.parametrize("above", ["photos/", "./", "./photos/", ""])
+    @pytest.mark.parametrize("above", ["./photos/", ""])
     def test_folders_train_and_val_of_an_archive_below_shared_folders(
         self, above: str, write_shard: Callable[..., Path], encoded: Callable[[int], bytes], tmp_path: Path
     ) -> None:
@@ -238,8 +238,7 @@ class TestExactness:
         assert packed(photos, tmp_path / "out") == first
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 
-    @pytest.mark.parametrize("processes", [1, 2])
-    @pytest.mark.parametrize("images", [3, 8, 20, 39, 42])
+    @pytest.mark.parametrize(("images", "processes"), [(3, 2), (8, 1), (20, 2), (39, 2), (42, 1)])
     def test_a_killed_pack_resumes_to_the_same_bytes(
         self, photos: Path, tmp_path: Path, images: int, processes: int
     ) -> None:
@@ -384,8 +383,6 @@ class TestRefusals:
             ({"samples": 0}, "samples must be at least 1, got 0"),
             ({"processes": 0}, "processes must be at least 1, got 0"),
             ({"val_fraction": 1.0}, r"val_fraction must lie in \[0, 1\), got 1\.0"),
-            ({"size": 0}, "size must be at least 1 pixel, got 0"),
-            ({"channels": 4}, r"channels must be 3 \(RGB\) or 1 \(grey\), got 4"),
             ({"fit": "random_crop", "margin": -1}, "random_crop is a margin in pixels, at least 0, got -1"),
         ],
     )

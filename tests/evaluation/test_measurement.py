@@ -38,6 +38,19 @@ class Projection(FeatureExtractor):
         return prepared.flatten(1) @ self.weights
 
 
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[[str, Images], NumberedImages]:
+    """Writes images into a folder of the test."""
+
+    def write(folder: str, images: Images) -> NumberedImages:
+        pictures = NumberedImages(tmp_path / folder, len(images), ImageFormat(images.shape[-1], images.shape[1]))
+        for number, image in enumerate(images):
+            pictures.write(number, image)
+        return pictures
+
+    return write
+
+
 def noise_images(seed: int) -> Images:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (COUNT, 3, 8, 8), generator=generator) / 127.5 - 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdedit_pl.metrics.checked_weights import PublishedWeights, WeightsUnavailable
+from sdedit_pl.metrics.checked_weights import PublishedWeights, WeightsUnavailable, checked_weights
 
 CONTENT = b"numbers"
 HASH = hashlib.sha256(CONTENT).hexdigest()
@@ -48,8 +48,8 @@ def test_a_given_file_is_used_if_its_hash_matches(tmp_path: Path, hub: Path) -> 
         weights.file(str(tmp_path / "missing.pth"))
 
 
-def test_without_a_connection_the_error_says_where_to_put_them(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdedit_pl.downloads.PAUSE", 0.0)
+@pytest.mark.usefixtures("without_pauses")
+def test_without_a_connection_the_error_says_where_to_put_them(hub: Path) -> None:
     with pytest.raises(WeightsUnavailable, match=r"net.pth are missing, .* cannot be downloaded .* put it into"):
         PublishedWeights("http://127.0.0.1:9/net.pth", HASH).file()
     assert not (hub / "net.pth").exists()
@@ -62,3 +62,5 @@ def test_another_hash_is_refused(tmp_path: Path, hub: Path) -> None:
     assert not (hub / "net.pth").exists()
     with pytest.raises(WeightsUnavailable, match=f"net.pth begins with {HASH}"):
         weights.file(str(tmp_path / "site" / "net.pth"))
+    with pytest.raises(ValueError, match="another release or damaged"):
+        checked_weights(tmp_path / "site" / "net.pth", HASH)

@@ -1,17 +1,11 @@
-"""Features: the network behind them classifies, its weights are checked, one batch is held at a time."""
+"""Features: the network behind them classifies, and its input has the range that it was trained on."""
 
 from __future__ import annotations
 
-import pickle
-import weakref
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 import torch
-from support.colour import Colour
 
-from sdedit_pl.metrics.features import PIXELS, EfficientNetLite0, checked_weights, features_of, stream_features
+from sdedit_pl.metrics.features import PIXELS, EfficientNetLite0, features_of
 
 
 @pytest.fixture(scope="module")
@@ -68,30 +62,3 @@ def test_pixel_ranges() -> None:
     assert PIXELS["unit"](greys).flatten().tolist() == [0, 0.25, 0.5, 1, 1.25]
     whole = PIXELS["uint8"](greys)
     assert whole.dtype == torch.uint8 and whole.flatten().tolist() == [0, 64, 128, 255, 255]
-
-
-def test_one_batch_is_held_at_a_time() -> None:
-    alive: list[weakref.ref[torch.Tensor]] = []
-
-    def batches() -> Iterator[torch.Tensor]:
-        for _ in range(4):
-            assert not [reference for reference in alive if reference() is not None]
-            batch = images(2, side=8)
-            alive.append(weakref.ref(batch))
-            yield batch
-            del batch
-
-    found = stream_features(Colour(), batches())
-    assert found.equal(Colour()(images(2, side=8)).repeat(4, 1)) and len(alive) == 4
-
-
-def test_no_images_have_no_features() -> None:
-    with pytest.raises(ValueError, match="at least 1 image, got none"):
-        stream_features(Colour(), [])
-
-
-def test_other_weights_are_refused_and_code_is_not_run(tmp_path: Path) -> None:
-    file = tmp_path / "weights.pth"
-    file.write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(ValueError, match="another release or damaged"):
-        checked_weights(file, "0" * 64)

@@ -57,14 +57,6 @@ def test_no_image_is_an_error() -> None:
         metric.compute()
 
 
-def test_a_reset_forgets_all() -> None:
-    metric = SquaredL2()
-    metric.update(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), torch.tensor([0]))
-    metric.reset()
-    metric.update(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), torch.tensor([0]))
-    assert metric.compute()["squared_l2"] == 0
-
-
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     command = [sys.executable, gathering_driver.__file__]

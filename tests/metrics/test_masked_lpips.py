@@ -96,6 +96,7 @@ def test_images_of_the_smallest_size_have_a_distance(network: str) -> None:
         assert own(IMAGES[..., :32, :32], GUIDES[..., :32, :32]).isfinite().all()
 
 
+@pytest.mark.usefixtures("without_pauses")
 def test_weights_are_checked_and_may_be_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "other.pth").write_bytes(b"other")
     with pytest.raises(WeightsUnavailable, match=r"alexnet-owt-7be5be79.pth begins with 7be5be79"):

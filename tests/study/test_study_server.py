@@ -6,7 +6,6 @@ import json
 import re
 import socket
 import sqlite3
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -87,19 +86,6 @@ class TestAnswers:
     def test_the_time_is_optional(self, browser, study: StudyDatabase) -> None:
         assert browser.answer("a", browser.join("a")[0]["id"], "left", None).status_code == 200
         assert study.answers()[0].milliseconds is None
-
-    def test_several_raters_at_once(self, browser, study: StudyDatabase) -> None:
-        def take_part(rater: str) -> None:
-            for trial in browser.join(rater):
-                for _ in range(2):
-                    assert browser.answer(rater, trial["id"], "left").status_code == 200
-
-        threads = [Thread(target=take_part, args=(f"rater{number}",)) for number in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(study.answers()) == sum(study.raters().values()) > 40
 
     @pytest.mark.parametrize(
         ("change", "status", "message"),

@@ -24,7 +24,7 @@ class Damage(NamedTuple):
     Args:
         name: its file name.
         make: writes it, given a good editing checkpoint and the path.
-        words: what the error says besides the file's name.
+        words: parts of the error besides the path.
     """
 
     name: str
@@ -33,13 +33,11 @@ class Damage(NamedTuple):
 
 
 def contents(good: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and metadata of an editing checkpoint."""
     with safe_open(good, framework="pt") as opened:
         return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()  # noqa: SIM118
 
 
 def rewritten(change: Change) -> Callable[[Path, Path], None]:
-    """A function that copies an editing checkpoint with a change."""
 
     def make(good: Path, bad: Path) -> None:
         tensors, metadata = contents(good)

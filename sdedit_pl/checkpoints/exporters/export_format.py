@@ -19,13 +19,9 @@ class Export(abc.ABC):
 
     @abc.abstractmethod
     def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
-        """Writes the denoiser to `out`.
+        """Writes a denoiser, in evaluation mode and on the CPU, to the new file or folder `out`.
 
-        Args:
-            denoiser: in evaluation mode, on the CPU.
-            model: its description.
-            out: the file or folder to make. It does not exist yet, its parent does. The caller removes what is left
-                after an error.
+        The caller removes what is left after an error.
 
         Raises:
             ExportError: if the format cannot express the denoiser.

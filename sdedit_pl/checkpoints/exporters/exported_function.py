@@ -3,15 +3,13 @@
     (x_t, t) -> x_0, score[, variance_weight]
 
 x_t is float32 (B, C, H, W), images in [-1, 1] plus noise, of the model's size and any B; t is float32 (B,) in (0, 1].
-The outputs are the estimate of x_0, the score and, for a model with a learned variance, its weight (see
-`sdedit_pl.denoiser`), each in the shape of x_t. Times are converted to alpha, sigma and labels in float64, because a
-graph has no `expm1`. A sampler also needs alpha and sigma at its times; they follow from the model's configuration,
-which is in the file as JSON under METADATA_KEY.
+The outputs, of the shape of x_t, are the estimate of x_0, the score and, if it was learned, the variance's weight (see
+`sdedit_pl.denoiser`). Times are converted in float64, because a graph has no `expm1`. The alpha and sigma that a
+sampler needs follow from the model's configuration, which is in the file as JSON under METADATA_KEY.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 
@@ -46,7 +44,6 @@ class Estimator(nn.Module):
         self.eval()
 
     def forward(self, x_t: Float[Tensor, "B C H W"], t: Float[Tensor, "B"]) -> tuple[Tensor, ...]:
-        """The estimates, in the order of `outputs`."""
         estimates = self.denoiser.estimates(x_t, t.double())
         return tuple(estimate.to(x_t.dtype) for estimate in estimates if estimate is not None)
 
@@ -57,26 +54,13 @@ def example_inputs(model: ModelConfig, batch: int) -> tuple[Float[Tensor, "B C H
     return torch.zeros(batch, model.image.channels, size, size), torch.full((batch,), 0.5)
 
 
-def model_metadata(model: ModelConfig) -> str:
-    """The model's configuration as JSON."""
-    return json.dumps(model.as_data())
-
-
 def compare_with_denoiser(
     denoiser: Denoiser, model: ModelConfig, run: Callable[[Tensor, Tensor], Sequence[Tensor]]
-) -> float:
-    """Compares an exported graph with the denoiser at several times and batch sizes.
-
-    Args:
-        denoiser: the model.
-        model: its configuration.
-        run: the graph, read back from its file, as a function of x_t and t.
-
-    Returns:
-        The largest error, relative to the largest absolute value in an image.
+) -> None:
+    """Compares an exported graph `run`, read back from its file, with the denoiser; logs the largest error.
 
     Raises:
-        ExportError: if it exceeds `TOLERANCE`.
+        ExportError: if an error, relative to the largest absolute value in its image, exceeds `TOLERANCE`.
     """
     estimator, largest = Estimator(denoiser), 0.0
     for batch in (1, len(TIMES)):
@@ -95,4 +79,3 @@ def compare_with_denoiser(
                     f"{TOLERANCE:.0e}; nothing was written; try another version of torch or of the runtime"
                 )
     logger.info("largest relative error of the export against the network: %.1e", largest)
-    return largest

@@ -1,7 +1,6 @@
 """Writes the folder of a diffusers pipeline: DDPMPipeline for a table of betas, ScoreSdeVePipeline for a VE model.
 
-The configuration of diffusers that is nearest to the model is read back as the importer reads it. An argument in which
-the two differ cannot be expressed, and is refused.
+The configuration of diffusers nearest to the model is read back by the importer; an argument that differs is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from sdedit_pl.checkpoints.importers.diffusers_config import (
     LEARNED,
     PREDICTIONS,
     SCHEDULES,
-    Network,
     read_scheduler,
     read_unet,
     skip_groups,
@@ -70,11 +68,7 @@ def _is_ve(model: ModelConfig) -> bool:
 
 
 def _unet_config(name: str, arguments: Mapping[str, Any], model: ModelConfig, network: nn.Module) -> dict[str, Any]:
-    """The configuration of the UNet2DModel that is nearest to a network of ours.
-
-    Raises:
-        ExportError: if there is none.
-    """
+    """The configuration of the UNet2DModel nearest to a network of ours; raises an ExportError if there is none."""
     if name not in BLOCKS:
         raise ExportError(
             f"network.name={name} cannot be expressed with the blocks of diffusers' {NETWORK_CLASS}; "
@@ -117,11 +111,7 @@ def _unet_config(name: str, arguments: Mapping[str, Any], model: ModelConfig, ne
 
 
 def _groups(network: nn.Module, skip: bool) -> int | None:
-    """norm_num_groups of a network; None if each normalisation has as many groups as in NCSN++.
-
-    Raises:
-        ExportError: if the normalisations of a network without skips differ, or those with skips are not NCSN++'s.
-    """
+    """norm_num_groups of a network: None with skips, whose groups must be NCSN++'s; one number without."""
     norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
     if skip:
         for norm in norms:
@@ -141,11 +131,6 @@ def _groups(network: nn.Module, skip: bool) -> int | None:
 
 
 def _scheduler_config(model: ModelConfig) -> dict[str, Any]:
-    """The configuration of the scheduler that is nearest to a model's SDE and parameterisation.
-
-    Raises:
-        ExportError: if there is none.
-    """
     sde, parameterisation = model.sde.values, model.parameterisation.name
     if _is_ve(model) and parameterisation == "score":
         ends = {key: sde[key] / 2 for key in ("sigma_min", "sigma_max")}
@@ -171,7 +156,7 @@ def _scheduler_config(model: ModelConfig) -> dict[str, Any]:
 def _check(model: ModelConfig, unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
     """Raises an ExportError unless diffusers' configurations, read back, give the model."""
     try:
-        network: Network = read_unet(unet)
+        network = read_unet(unet)
         convention = read_scheduler(scheduler, network)
     except CheckpointError as error:
         raise ExportError(f"the model cannot be written for diffusers: {error}") from error

@@ -8,6 +8,7 @@ The function is described in `exported_function`. The model's configuration is i
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -24,7 +25,6 @@ from sdedit_pl.checkpoints.exporters.exported_function import (
     Estimator,
     compare_with_denoiser,
     example_inputs,
-    model_metadata,
 )
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
@@ -54,7 +54,7 @@ class ONNXExport(Export):
 
         estimator = Estimator(denoiser)
         program = _program(estimator, example_inputs(model, 2))
-        program.model.metadata_props[METADATA_KEY] = model_metadata(model)
+        program.model.metadata_props[METADATA_KEY] = json.dumps(model.as_data())
         program.save(out, external_data=False)
         session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
 
@@ -66,11 +66,6 @@ class ONNXExport(Export):
 
 
 def _program(estimator: Estimator, inputs: tuple[Tensor, Tensor]) -> torch.onnx.ONNXProgram:
-    """The graph, for any batch size.
-
-    Raises:
-        ExportError: if torch cannot express part of the network in ONNX.
-    """
     batch = Dim("batch")
     try:
         with torch.no_grad(), warnings.catch_warnings():

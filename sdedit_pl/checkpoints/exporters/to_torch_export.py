@@ -9,6 +9,7 @@ its graph to another device.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -21,7 +22,6 @@ from sdedit_pl.checkpoints.exporters.exported_function import (
     Estimator,
     compare_with_denoiser,
     example_inputs,
-    model_metadata,
 )
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
@@ -37,6 +37,6 @@ class TorchExport(Export):
                 Estimator(denoiser), example_inputs(model, 2), dynamic_shapes={name: {0: batch} for name in INPUTS}
             )
         file = out.with_name(f"{out.name}.pt2")  # torch refuses other suffixes
-        torch.export.save(program, file, extra_files={METADATA_KEY: model_metadata(model)})
+        torch.export.save(program, file, extra_files={METADATA_KEY: json.dumps(model.as_data())})
         compare_with_denoiser(denoiser, model, torch.export.load(file).module())
         file.rename(out)

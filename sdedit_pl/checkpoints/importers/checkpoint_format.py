@@ -1,7 +1,6 @@
 """The interface of an importer: a file or folder of another program, in this package's terms.
 
-An importer returns the description of the model and the network's weights under our names. It reads files through
-`sdedit_pl.checkpoints.safe_reading` alone, which runs no code from them.
+Importers read files through `sdedit_pl.checkpoints.safe_reading` alone, which runs no code from them.
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ class Imported:
     Args:
         model: description of the denoiser.
         weights: the network's state dict under our names, on the CPU, of the types in the file.
-        origin: where it came from, as plain data that JSON can hold: format, preset, file, sha256, weights (ema or
-            raw), step, sampling, ...
+        origin: data for JSON on where it came from: format, preset, file, sha256, weights (ema or raw), sampling, ...
         mapped: which tensors in the file were used, and which were not.
     """
 
@@ -52,7 +50,6 @@ class Imported:
     mapped: Mapped
 
     def description(self, path: Path) -> Description:
-        """The description of the checkpoint, which lies at `path`."""
         origin = {key: value for key, value in self.origin.items() if key != "training"}
         format, training = origin["format"], self.origin.get("training", {})
         return Description.of(path, format, self.model, training, origin, self.weights)
@@ -80,8 +77,7 @@ class CheckpointFormat(abc.ABC):
             path: the file or folder.
             weights: "ema", the averaged weights, or "raw"; ignored for a file that holds one set only.
             preset: published name of the model, a key of `sdedit_pl.checkpoints.importers.presets.PRESETS`.
-            config: the configuration published with it. Without a config and a preset, the model is derived from the
-                file.
+            config: the configuration published with it; without one and a preset, the file determines the model.
 
         Raises:
             CheckpointError: if it is damaged, holds code, or does not fit the preset or configuration.

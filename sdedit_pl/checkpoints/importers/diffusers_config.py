@@ -82,12 +82,9 @@ class Network:
     """A UNet2DModel in this package's terms.
 
     Args:
-        name: of our network.
-        arguments: its constructor's arguments.
         cosines_first: whether the label's cosines precede its sines.
         fourier: whether it is the score network of a VE model; otherwise it is one of a table of betas.
-        learned_variance: whether it has twice the output channels, the second half for the variance.
-        size: height and width of its images.
+        learned_variance: whether the second half of its output channels is for the variance.
     """
 
     name: str
@@ -182,13 +179,7 @@ def read_scheduler(config: Mapping[str, Any], network: Network) -> dict[str, Any
 
 
 class _Keys:
-    """The keys of a configuration, with the defaults of its class.
-
-    Args:
-        what: the class, for messages.
-        config: the keys that were written.
-        defaults: the keys of the class that this package reads.
-    """
+    """The keys of a configuration of the class `what`, with its defaults for absent ones."""
 
     def __init__(self, what: str, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         self.what = what
@@ -198,13 +189,11 @@ class _Keys:
         return self.values[key]
 
     def require(self, key: str, *values: Any) -> None:
-        """Raises a CheckpointError unless the key has one of these values."""
         if self[key] not in values:
             expected = " or ".join(map(repr, values))
             raise CheckpointError(f"{self.what} with {key}={self[key]!r} is not supported: expected {expected}")
 
     def refuse_others(self, known: Iterable[str]) -> None:
-        """Raises a CheckpointError if a key is set that is not known."""
         others = {key: value for key, value in self.values.items() if key not in known and not key.startswith("_")}
         for key, value in others.items():
             if value is not None and value is not False:
@@ -255,7 +244,6 @@ def _head_channels(unet: _Keys, widths: Iterable[int]) -> int | None:
 
 
 def _size(unet: _Keys) -> int:
-    """Height and width of the images."""
     size = unet["sample_size"]
     sides = set(size) if isinstance(size, list | tuple) else {size}
     side = sides.pop()

@@ -1,8 +1,7 @@
 """The names of tensors in diffusers' UNet2DModel, to and from our networks' names.
 
-DownBlock2D, UpBlock2D and their variants with attention are our "ddpm". SkipDownBlock2D, SkipUpBlock2D and theirs are
-our "ncsnpp" with the input pyramid "input_skip" and the output pyramid "output_skip". `down_blocks` are numbered like
-our levels; `up_blocks` begin at the lowest resolution.
+DownBlock2D, UpBlock2D and their variants with attention are our "ddpm"; those with Skip our "ncsnpp" with the pyramids
+"input_skip" and "output_skip". `down_blocks` are numbered like our levels; `up_blocks` begin at the lowest resolution.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ def network_sources(
     Args:
         name: "ddpm" or "ncsnpp".
         arguments: its constructor's arguments.
-        old_names: whether attention's layers have the names of diffusers before release 0.17.
-        cosines_first: whether the label's cosines precede its sines; then the first layer's columns are reordered.
+        old_names: see `has_old_names`.
+        cosines_first: whether the label's cosines precede its sines, so that the first layer's columns are reordered.
     """
     sources = {
         f"{ours}.{parameter}": same(f"{theirs}.{parameter}")

@@ -70,11 +70,7 @@ class DDIMFormat(CheckpointFormat):
 
 
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates a published configuration to a model of ours.
-
-    Raises:
-        CheckpointError: if it lacks something or is of another type of network.
-    """
+    """Translates a published configuration; raises a CheckpointError if our networks cannot express it."""
     with published_configuration():
         model, size = config["model"], config["data"]["image_size"]
         image = {"size": size, "channels": model["in_channels"]}
@@ -97,11 +93,6 @@ def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor
 
 
 def _stored(path: Path, saved: Any, weights: str) -> Stored:
-    """The requested weights in the object that a file holds.
-
-    Raises:
-        CheckpointError: if the file is a trainer's and does not hold them.
-    """
     if not isinstance(saved, list):
         return Stored(named_tensors(saved, f"the network in {path}"), ONLY)
     if len(saved) not in (4, 5):
@@ -155,7 +146,7 @@ def _convention(diffusion: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _blocks(arguments: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
-    """Yields (side, level, index) of each block outside the middle."""
+    """Yields (side, level, index) of the blocks outside the middle."""
     for level in range(len(arguments["channel_multipliers"])):
         for side, count in (("down", arguments["blocks_per_level"]), ("up", arguments["blocks_per_level"] + 1)):
             for index in range(count):

@@ -75,13 +75,9 @@ class DiffusersFormat(CheckpointFormat):
 
 @dataclass(frozen=True)
 class FolderConfig:
-    """The contents of the configurations in a folder.
+    """The contents of the configurations in a folder; `model` is None if there are none.
 
-    Args:
-        model: configuration of the denoiser; None without configurations.
-        cosines_first: whether the label's cosines precede its sines.
-        sampling: the scheduler's configuration.
-        data_range: of the images that noise is added to; [0, 1] for VE models.
+    `sampling` is the scheduler's configuration, and noise is added to images in `data_range`.
     """
 
     model: dict[str, Any] | None = None
@@ -91,11 +87,6 @@ class FolderConfig:
 
 
 def _read_configs(folder: Path, place: Path, config: Mapping[str, Any] | None) -> FolderConfig:
-    """Reads the configurations of the network in `place` and of its scheduler.
-
-    Raises:
-        CheckpointError: if one is missing, or if this package has no such model.
-    """
     network_config = _read_json(place / CONFIG)
     if network_config.get("_class_name") != NETWORK_CLASS:
         raise CheckpointError(
@@ -118,11 +109,7 @@ def _read_configs(folder: Path, place: Path, config: Mapping[str, Any] | None) -
 
 
 def _refuse_configs(place: Path, preset: str, config: Mapping[str, Any] | None) -> FolderConfig:
-    """No configurations, for weights alone whose model is a preset.
-
-    Raises:
-        CheckpointError: if there is a configuration as well.
-    """
+    """No configurations, because the model is a preset; raises a CheckpointError if there is one as well."""
     if config is not None or _is_network(place):
         raise CheckpointError(
             f"{place} has a configuration, and preset={preset} is a second description: leave the preset out"
@@ -136,7 +123,6 @@ def _pipeline(folder: Path) -> Path | None:
 
 
 def _check_pipeline(folder: Path) -> None:
-    """Raises a CheckpointError if a pipeline has other parts than a network and a scheduler."""
     pipeline = _pipeline(folder)
     index = {} if pipeline is None else _read_json(pipeline / INDEX)
     others = [name for name in index if not name.startswith("_") and name not in ("unet", "scheduler")]
@@ -162,7 +148,6 @@ def _network_folder(folder: Path, weights: str) -> Path:
 
 
 def _kind(folder: Path, place: Path) -> str:
-    """Whether the weights in `place` are averaged, raw or the only ones."""
     if place.name == AVERAGED:
         return "ema"
     return "raw" if _is_network(folder / AVERAGED) else ONLY
@@ -188,11 +173,6 @@ def _weights_file(place: Path) -> Path:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        CheckpointError: if it is missing or something else.
-    """
     if not file.is_file():
         raise CheckpointError(
             f"there is no {file}, which describes the weights in a folder of diffusers; weights alone need preset=NAME"

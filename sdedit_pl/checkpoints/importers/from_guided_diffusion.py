@@ -1,9 +1,8 @@
 """Checkpoints of openai/guided-diffusion and openai/improved-diffusion (`.pt`), unconditional models.
 
-A file is the bare state dict of one network; only its name says which weights they are (the trainer writes `model*.pt`
-and `ema_*.pt`). The lists `input_blocks` (down) and `output_blocks` (up) have one entry for each residual block and the
-layers that follow it. The rows of `qkv` are grouped by head, or with `use_new_attention_order` by query, key and value,
-as ours are.
+A file is the bare state dict of one network. The lists `input_blocks` (down) and `output_blocks` (up) have an entry for
+each residual block and the layers that follow it. The rows of `qkv` are grouped by head, or with
+`use_new_attention_order` by query, key and value, as ours are.
 """
 
 from __future__ import annotations
@@ -143,11 +142,7 @@ def read_flags(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_of(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates the program's flags, from `read_flags`, to a model of ours.
-
-    Raises:
-        CheckpointError: if the schedule is neither linear nor cosine.
-    """
+    """Translates the program's flags, from `read_flags`; raises a CheckpointError if a value cannot be expressed."""
     size, head_channels = flags["image_size"], flags["num_head_channels"]
     multipliers, resolutions = (_numbers(flag, flags[flag]) for flag in ("channel_mult", "attention_resolutions"))
     heads = {"head_channels": None, "heads": flags["num_heads"]} if head_channels == -1 else {}
@@ -167,13 +162,7 @@ def model_of(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def network_sources(name: str, arguments: Mapping[str, Any], *, by_head: bool) -> dict[str, TensorSource]:
-    """The published tensors of each of ours, without `module.` in front; the layout is of the network "adm" alone.
-
-    Args:
-        name: "adm".
-        arguments: its constructor's arguments.
-        by_head: whether the rows of `qkv` are grouped by head.
-    """
+    """The published tensors of each of ours, for the network "adm"; `by_head`: `qkv` has its rows grouped by head."""
     layers = [*_RENAMED.items()]
     sources: dict[str, TensorSource] = {}
     for theirs, ours, kind in _modules(arguments):
@@ -258,11 +247,7 @@ def _convention(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(flag: str, value: Any) -> Any:
-    """A flag's value in the type of its default; a list of numbers may be a list or text.
-
-    Raises:
-        CheckpointError: if it is of another type.
-    """
+    """A flag's value in the type of its default; numbers may be a list or text with commas between."""
     default = DEFAULTS[flag]
     if isinstance(default, str) and isinstance(value, list | tuple):
         return ",".join(map(str, value))

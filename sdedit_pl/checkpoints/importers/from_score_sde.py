@@ -1,10 +1,8 @@
 """Checkpoints of yang-song/score_sde_pytorch (`.pth`).
 
-A network there is one flat list of modules, `all_modules.N.*`, in the order of construction; the configuration decides
-which module is N. `_slots` yields that order, as the names of our modules and the kinds of their layers.
-
-Linear maps have two layouts: `NIN_k.W` is (in, out) where a 1 x 1 convolution's weight is (out, in, 1, 1). Query, key
-and value are three layers where ours is one.
+A network there is one flat list of modules, `all_modules.N.*`, in the order of construction, which `_slots` yields.
+`NIN_k.W` is (in, out) where a 1 x 1 convolution's weight is (out, in, 1, 1). Query, key and value are three layers
+where ours is one.
 """
 
 from __future__ import annotations
@@ -80,11 +78,7 @@ class ScoreSDEFormat(CheckpointFormat):
 
 
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates a published configuration to a model of ours.
-
-    Raises:
-        CheckpointError: if it lacks something, or needs something that our networks do not have.
-    """
+    """Translates a published configuration; raises a CheckpointError if our networks cannot express it."""
     with published_configuration():
         model, data, training = config["model"], config["data"], config["training"]
         image = {"size": data["image_size"], "channels": data["num_channels"]}
@@ -100,19 +94,10 @@ def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor
     }
 
 
-def averaged_state(published: Mapping[str, Tensor], shadow_params: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Names a checkpoint's averaged weights, which are stored as a list.
+def _averaged_state(published: Mapping[str, Tensor], shadow_params: Sequence[Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's state dict with its averaged weights, a list in the order of the trained parameters.
 
-    Args:
-        published: the checkpoint's state dict under `model`, in its order.
-        shadow_params: the checkpoint's list under `ema`: one tensor for each trained parameter.
-
-    Returns:
-        `published` with averaged weights instead of raw ones. The Fourier frequencies and `sigmas` are not trained and
-        have no average; they are kept.
-
-    Raises:
-        CheckpointError: if the two differ in number or shapes.
+    The Fourier frequencies and `sigmas` are not trained and have no average.
     """
     trained = [key for key in published if not _UNTRAINED.fullmatch(key)]
     if [published[key].shape for key in trained] != [tensor.shape for tensor in shadow_params]:
@@ -124,11 +109,6 @@ def averaged_state(published: Mapping[str, Tensor], shadow_params: Sequence[Tens
 
 
 def _stored(path: Path, saved: Any, weights: str) -> Stored:
-    """The requested weights in the object that a file holds.
-
-    Raises:
-        CheckpointError: if it is neither a trainer's dictionary with them nor a state dict.
-    """
     if not isinstance(saved, Mapping) or "model" not in saved:
         return Stored(named_tensors(saved, f"the network in {path}"), ONLY)
     average = saved.get("ema")
@@ -141,13 +121,13 @@ def _stored(path: Path, saved: Any, weights: str) -> Stored:
     shadow = average.get("shadow_params")
     if not isinstance(shadow, Sequence) or not all(isinstance(tensor, Tensor) for tensor in shadow):
         raise CheckpointError(f"{path} holds no averaged weights; weights=raw takes those under `model`")
-    return Stored(averaged_state(raw, shadow), weights, training)
+    return Stored(_averaged_state(raw, shadow), weights, training)
 
 
 def with_table(found: Difference, model: Mapping[str, Any], table: Tensor | None) -> Difference:
-    """Adds to a difference if the file's table of noise levels is not that of a VE model.
+    """Adds to a difference if the file's falling table of noise levels is not that of a VE model.
 
-    The table falls. Of a model on images in [0, 1] it has half of our sigmas.
+    On images in [0, 1], its sigmas are half of ours.
     """
     if table is None or table.dim() != 1 or model["sde"]["name"] != "ve":
         return found
@@ -198,11 +178,6 @@ def _network(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any
 
 
 def _convention(model: Mapping[str, Any], data: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections `sde` and `parameterisation` of a published configuration.
-
-    Raises:
-        CheckpointError: if it combines options as no published model does and no parameterisation can express.
-    """
     kind, continuous = training["sde"].lower(), training["continuous"]
     divides, centered = model["scale_by_sigma"], data["centered"]
     if kind == "vesde":

@@ -61,11 +61,11 @@ def import_network(
 
     Args:
         path: the file.
-        format: name of its format.
-        stored: the file's tensors.
+        format: name in `FORMATS`.
+        stored: its tensors.
         sources_of: from a network's name and arguments to the published tensors of each of ours.
-        preset: name of a preset, or None.
-        configured: the model of a published configuration, or None. Without both, the tensors determine the model.
+        preset: name of a preset.
+        configured: the model of a published configuration. Without it and a preset, the tensors determine the model.
         data_range: of the images that a configured model's authors added noise to.
         refine: adds differences between the file and a model that names and shapes do not show.
 
@@ -104,7 +104,6 @@ def import_network(
 
 
 def _preset_of(name: str, format: str) -> Preset:
-    """The preset of a name, if it belongs to the format."""
     if name not in PRESETS:
         raise CheckpointError(f"preset={name} is not known{nearest(name, PRESETS)}")
     if PRESETS[name].format != format:
@@ -154,7 +153,6 @@ def _presets_of(format: str) -> dict[str, Preset]:
 
 
 def _fitting(what: str, source: str, preset: Preset, compare: Callable[[Model], Difference]) -> Preset:
-    """The preset, if the tensors fit it."""
     found = compare(preset.model)
     if found:
         likeliest = _likeliest(preset.format, compare)

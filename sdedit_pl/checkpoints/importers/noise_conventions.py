@@ -65,8 +65,7 @@ def continuous_ve(sigma_max: float, sigma_min: float = 0.01, *, centered: bool =
 def discrete_ve(sigma_max: float, sigma_min: float, steps: int, *, centered: bool = False) -> dict[str, Any]:
     """A network that estimates sigma times the score of a VE SDE, given the index in a table of falling sigmas.
 
-    Arguments are those of `continuous_ve`. The published table has `steps` geometrically spaced sigmas; sigma_max has
-    the index 0.
+    The table has `steps` geometrically spaced sigmas; other arguments are those of `continuous_ve`.
     """
     label = {"label": "time", "label_scale": 1.0 - steps, "label_offset": steps - 1.0}
     return {"sde": _ve(sigma_max, sigma_min, centered), "parameterisation": {"name": "score", **label}}

@@ -14,19 +14,14 @@ from sdedit_pl.checkpoints.safe_reading import CheckpointError
 
 @dataclass(frozen=True)
 class TensorSource:
-    """How one of our tensors is made of published ones.
-
-    Args:
-        names: the published ones.
-        make: from them to ours.
-    """
+    """How one of our tensors is made of the published ones in `names`."""
 
     names: tuple[str, ...]
     make: Callable[[Sequence[Tensor]], Tensor]
 
 
 def same(name: str) -> TensorSource:
-    """The tensor itself; trailing axes of length one are added when it is read."""
+    """The tensor itself."""
     return TensorSource((name,), lambda tensors: tensors[0])
 
 
@@ -36,7 +31,7 @@ def transposed(name: str) -> TensorSource:
 
 
 def stacked(sources: Sequence[TensorSource]) -> TensorSource:
-    """Several sources of one tensor each, concatenated along the output channels."""
+    """Sources of one tensor each, concatenated along the output channels."""
     names = tuple(name for source in sources for name in source.names)
     return TensorSource(
         names,
@@ -52,13 +47,9 @@ def attention_levels(image_size: int, levels: int, resolutions: Iterable[int]) -
 
 @dataclass(frozen=True)
 class Difference:
-    """How tensors in a file differ from those that a network needs.
+    """How tensors in a file differ from those that a network needs, whose number is `wanted`.
 
-    Args:
-        missing: names that are not in the file.
-        surplus: names in the file that the network has no place for.
-        misshapen: sentences about tensors of another shape.
-        wanted: how many tensors the network is made of.
+    `misshapen` holds a sentence for each tensor of another shape.
     """
 
     missing: Sequence[str]
@@ -67,11 +58,9 @@ class Difference:
     wanted: int
 
     def __len__(self) -> int:
-        """How many tensors differ."""
         return len(self.missing) + len(self.surplus) + len(self.misshapen)
 
     def __str__(self) -> str:
-        """The first that differ, in words."""
         if self.missing or self.surplus:
             return f"missing {_first(self.missing)}; not expected {_first(self.surplus)}"
         return _first(self.misshapen, 1)
@@ -80,13 +69,9 @@ class Difference:
 def difference(
     tensors: Mapping[str, Tensor], sources: Mapping[str, TensorSource], expected: Mapping[str, Tensor]
 ) -> Difference:
-    """Compares the names and shapes in a file with those of a network.
+    """Compares the names and shapes in a file with those of a network, from `state_shapes`.
 
-    Args:
-        tensors: the published tensors by name.
-        sources: where each of our tensors would come from. Surplus ones, such as a shortcut where the channels do not
-            change, are ignored.
-        expected: the network's state dict, from `state_shapes`.
+    Sources of tensors that the network lacks, such as a shortcut where the channels do not change, are ignored.
     """
     wanted = [published for ours in expected for published in sources[ours].names]
     assert len(wanted) == len(set(wanted))
@@ -104,11 +89,7 @@ def difference(
 def state_made(
     tensors: Mapping[str, Tensor], sources: Mapping[str, TensorSource], expected: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Makes a network's state dict of published tensors that have no `difference` from it.
-
-    Returns:
-        The state dict, in the order of `expected`, each tensor contiguous and of the type in the file.
-    """
+    """A network's state dict, each tensor contiguous, of published tensors that have no `difference` from it."""
     return {
         ours: _made(sources[ours], [tensors[published] for published in sources[ours].names], meta.dim()).contiguous()
         for ours, meta in expected.items()
