@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from support.finished_runs import logged
 from support.tiny import TINY, tiny_config
 from torchvision.utils import save_image
 
@@ -64,11 +64,6 @@ def driven(folder: Path, images: Path, deed: str, *arguments: str) -> list[str]:
     config.write_text(yaml.safe_dump(TINY))
     given = (f"config={config}", f"data.path={images}", f"out={folder / 'run'}", "trainer.strategy=ddp", *SETTINGS)
     return [str(DRIVER), str(folder), deed, *given, *arguments]
-
-
-def rows(run: Path, name: str) -> dict[int, float]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return {int(row["step"]): float(row[name]) for row in csv.DictReader(file) if row.get(name)}
 
 
 def reports(folder: Path, count: int = 2) -> list[dict[str, Any]]:
@@ -125,9 +120,9 @@ def test_two_devices_train_as_one_with_the_joint_batch(images: Path, tmp_path: P
     assert first["average"].keys() == second["average"].keys()
     assert all(torch.equal(weight, second["average"][name]) for name, weight in first["average"].items())
     losses = [torch.cat([rank["steps"][step]["losses"] for rank in ranks]).mean().item() for step in range(4)]
-    assert list(rows(run, "train/loss").values()) == pytest.approx(losses, rel=1e-6)
-    assert list(rows(run, "train/images").values()) == [4, 8, 12, 16] and list(rows(run, "val/loss")) == [1, 3]
-    assert rows(run, "val/loss")[3] == pytest.approx(val_loss(images, first["average"]), rel=1e-6)
+    assert list(logged(run, "train/loss").values()) == pytest.approx(losses, rel=1e-6)
+    assert list(logged(run, "train/images").values()) == [4, 8, 12, 16] and list(logged(run, "val/loss")) == [1, 3]
+    assert logged(run, "val/loss")[3] == pytest.approx(val_loss(images, first["average"]), rel=1e-6)
     assert second["written"] == [] and any("step=00000004.ckpt" in name for name in first["written"])
     assert describe(run).training["images_seen"] == 16
 
@@ -148,7 +143,7 @@ def test_a_device_that_dies_ends_the_other_and_says_why(deed: str, images: Path,
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_device_ends_both_after_the_same_step_and_one_device_goes_on(
+def test_a_signal_to_one_device_ends_both_after_the_same_step_and_one_device_resumes(
     images: Path, tmp_path: Path
 ) -> None:
     arguments = ("trainer.max_steps=6", "checkpoint.every_steps=100", "checkpoint.best=false")
@@ -165,11 +160,11 @@ def test_a_signal_to_one_device_ends_both_after_the_same_step_and_one_device_goe
     images_seen = [4.0 * step for step in range(1, steps + 1)] + [
         4.0 * steps + 2 * more for more in range(1, 7 - steps)
     ]
-    assert list(rows(run, "train/images").values()) == images_seen
+    assert list(logged(run, "train/images").values()) == images_seen
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_on_one_device_ends_both(images: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_on_one_device_ends_both(images: Path, tmp_path: Path) -> None:
     arguments = ("trainer.max_steps=6", "trainer.log_every_n_steps=4", "checkpoint.every_steps=1")
     process = start(driven(tmp_path, images, "nan", "trainer.devices=2", *arguments))
     output, _ = process.communicate(timeout=300)
@@ -216,7 +211,7 @@ def test_two_nodes_started_by_torchrun(images: Path, tmp_path: Path) -> None:
     first, second = reports(tmp_path)
     assert first["world_size"] == second["world_size"] == 2 and second["written"] == []
     assert all(torch.equal(weight, second["average"][name]) for name, weight in first["average"].items())
-    assert list(rows(tmp_path / "run", "train/images").values()) == [4, 8, 12, 16]
+    assert list(logged(tmp_path / "run", "train/images").values()) == [4, 8, 12, 16]
 
 
 @pytest.mark.slow
@@ -229,5 +224,5 @@ def test_two_devices_compile_a_network_that_keeps_few_activations(images: Path, 
         process = start(driven(folder, images, "none", "trainer.devices=2", *arguments))
         output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
-        losses[name] = list(rows(folder / "run", "train/loss").values())
+        losses[name] = list(logged(folder / "run", "train/loss").values())
     assert losses["compiled"] == pytest.approx(losses["plain"], rel=1e-3)

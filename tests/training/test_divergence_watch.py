@@ -29,7 +29,7 @@ def watched(losses: Sequence[float], first_step: int = 1) -> DivergenceWatch:
 
 
 @pytest.mark.parametrize("bad", [NAN, INFINITE, -INFINITE])
-@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("place", [0, 2, 4])
 def test_the_first_step_without_a_finite_loss_is_named(place: int, bad: float) -> None:
     losses = [0.5] * 5
     losses[place] = bad

@@ -1,4 +1,4 @@
-"""What the devices of a run exchange."""
+"""Numbers and objects that the devices of a run exchange."""
 
 from __future__ import annotations
 

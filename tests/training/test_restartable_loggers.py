@@ -66,7 +66,7 @@ def test_a_repeated_validation_replaces_its_row(tmp_path: Path) -> None:
     assert rows(path) == before
 
 
-@pytest.mark.parametrize("cut", range(1, 12))
+@pytest.mark.parametrize("cut", [1, 5, 11])
 def test_an_incomplete_last_row_is_dropped(cut: int, tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     filled(path, 4)
