@@ -1,6 +1,6 @@
 """Compares training recipes for one network by the edits of the trained models.
 
-    python benchmarks/recipes.py data=path/to/images out=outputs/recipes budgets=[50000,200000]
+    python benchmarks/training_recipes.py data=path/to/images out=outputs/recipes budgets=[50000,200000]
 
 For each budget of images: `ddpm`, the defaults of diffusers' script for unconditional images; `default`, the recipe of
 `finetune64` under VP, at several rates; and, at the best of these rates (least denoising error at the first budget),
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from command import refuse_unknown, run_benchmark
+from command_line import refuse_unknown, run_benchmark
 from speed_report import environment, table
 
 from sdedit_pl.build.training_parts import build_data
@@ -44,7 +44,7 @@ from sdedit_pl.run_folder import HISTORY_FILE
 from sdedit_pl.sde import VPSDE
 from sdedit_pl.typing import Images
 
-USAGE = "python benchmarks/recipes.py data=FOLDER out=FOLDER [key=value ...]\n\nCompares training recipes."
+USAGE = "python benchmarks/training_recipes.py data=FOLDER out=FOLDER [key=value ...]\n\nCompares training recipes."
 RECIPES = ("ddpm", "default", "t_max", "fine_tuned")
 RANGE = "val/loss/sigma_"
 DDPM_RATE = 1e-4
