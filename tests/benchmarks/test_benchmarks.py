@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import ceiling  # noqa: E402
-import compared  # noqa: E402
+import compared_networks as compared  # noqa: E402
 import measuring  # noqa: E402
 import photographs  # noqa: E402
 
@@ -36,7 +36,7 @@ RUNS = {
     "network": f"{TINY_NETWORKS} steps=2",
     "training": f"{TINY_NETWORKS} parts=[loop,checkpointing] config=tiny.yaml loop_steps=1",
     "features": "images=4 batch=2 size=16 rounds=1",
-    "data": "src=photos sizes=[8,16] encodings=[png] images=8 batch=4 rounds=2",
+    "image_decoding": "src=photos sizes=[8,16] encodings=[png] images=8 batch=4 rounds=2",
     "mixture": "t0=[0.5] evaluations=[3] guides=1 samples=8 directions=4 modes=2",
 }
 
