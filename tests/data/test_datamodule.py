@@ -29,7 +29,7 @@ from sdedit_pl.data import (
 )
 from sdedit_pl.data.batch_reading import gathered
 from sdedit_pl.data.image_decoding import ImageFormat
-from sdedit_pl.data.loader import room_on
+from sdedit_pl.data.loader import ImageLoader, room_on
 from sdedit_pl.data.order import Draw
 from sdedit_pl.data.source import ImageSet
 
@@ -155,8 +155,8 @@ def test_a_closed_loader_ends_its_workers_and_opens_again(numbered_folder: Numbe
     next(held)
     data.teardown()
     assert multiprocessing.active_children() == [] and list(held) == []
-    assert first(loader, 3) == expected
-    data.teardown()
+    assert first(loader, 3) == expected and isinstance(loader, ImageLoader)
+    loader.close()
 
 
 def test_loading_leaves_the_global_random_stream_alone(numbered_folder: NumberedFolder) -> None:
