@@ -210,8 +210,8 @@ def editing_checkpoint(
         else:
             unwritten.pop(path, None)
 
-    best = settings.export == "best"
-    return EditingCheckpoint(averaging, folder / RUN_FILE, save, best=best, all_averages=settings.all_averages)
+    options = {"best": settings.export == "best", "all_averages": settings.all_averages, "early": settings.early}
+    return EditingCheckpoint(averaging, folder / RUN_FILE, save, **options)
 
 
 def build_trainer(

@@ -12,7 +12,7 @@ WIDTH = 110
 
 
 def explain(usage: str, schema: Schema, keys_of: Callable[[Any], dict[str, Key]], file: str | None = None) -> str:
-    """All keys of a command, as text.
+    """All keys of a command, as text, the required ones first.
 
     Args:
         usage: the first lines.
@@ -20,7 +20,8 @@ def explain(usage: str, schema: Schema, keys_of: Callable[[Any], dict[str, Key]]
         file: description of the key `config`; None for a command without it.
     """
     extra = {} if file is None else {"config": Key(str, None, file)}
-    lines = [usage, "", *key_lines({**extra, **schema.keys})]
+    keys = dict(sorted(schema.keys.items(), key=lambda item: item[1].default is not REQUIRED))
+    lines = [usage, "", *key_lines({**extra, **keys})]
     for section, declared in schema.sections.items():
         lines += ["", f"{section}: {summary(declared)}", *key_lines(keys_of(declared), f"{section}.")]
     for section, family in schema.families.items():
