@@ -33,15 +33,15 @@ from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.data.image_decoding import as_saved
 from sdedit_pl.denoiser import in_precision
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.fit import fit
 from sdedit_pl.grids import start_time
 from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import features_of
 from sdedit_pl.metrics.image_distances import squared_l2
 from sdedit_pl.metrics.kid import kernel_distance
-from sdedit_pl.run_folder import HISTORY_FILE
 from sdedit_pl.sde import VPSDE
+from sdedit_pl.training_runs.run_folder import HISTORY_FILE
+from sdedit_pl.training_runs.training_run import fit
 from sdedit_pl.typing import Images
 
 USAGE = "python benchmarks/training_recipes.py data=FOLDER out=FOLDER [key=value ...]\n\nCompares training recipes."

@@ -22,7 +22,6 @@ from sdedit_pl.checkpoints import describe, load_denoiser
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.fit import fit
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
 from sdedit_pl.machine import Machine
 from sdedit_pl.sde import SDES
@@ -30,6 +29,7 @@ from sdedit_pl.settings_record import SettingsChanged
 from sdedit_pl.training.divergence_watch import Diverged
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.run_lock import run_lock
+from sdedit_pl.training_runs.training_run import fit
 
 NO_PREVIEWS = ("preview.count=0", "preview.samples=0", "trainer.val_check_interval=1000")
 
@@ -177,7 +177,7 @@ def test_a_run_shorter_than_the_validation_interval_validates_at_its_end(images:
 def test_a_second_training_in_the_same_folder_is_refused(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdedit_pl.fit.run_lock", partial(run_lock, seconds=0.1))
+    monkeypatch.setattr("sdedit_pl.training_runs.training_run.run_lock", partial(run_lock, seconds=0.1))
     out = tmp_path / "run"
     with run_lock(out), pytest.raises(ValueError, match=f"another training is running in {out}; .* out="):
         fit(tiny_config(f"data.path={images}", f"out={out}"))
@@ -455,7 +455,7 @@ def test_what_the_gpu_cannot_do_is_refused_before_anything_is_written(
     option: str, words: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu = Machine("cuda", "NVIDIA V100", bf16=False, missing_compiler="the package triton", count=1)
-    monkeypatch.setattr("sdedit_pl.fit.this_machine", lambda accelerator: gpu)
+    monkeypatch.setattr("sdedit_pl.training_runs.training_run.this_machine", lambda accelerator: gpu)
     with pytest.raises(ConfigError, match=words):
         fit(tiny_config(f"data.path={images}", f"out={tmp_path / 'run'}", option))
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").rglob("*.yaml"))
