@@ -7,17 +7,20 @@ model, for editing), `previews/` and `metrics.csv` (the log of all restarts).
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import lightning
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from sdedit_pl.build.training_parts import build_data, build_module, resolve_arithmetic
 from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.configuration.schema import ConfigError, construct
 from sdedit_pl.configuration.training_config import TrainingConfig
+from sdedit_pl.files import claimed
 from sdedit_pl.machine import Arithmetic, Machine, check_devices, log_arithmetic, tensor_float32, this_machine
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.divergence_watch import Diverged
@@ -25,7 +28,6 @@ from sdedit_pl.training.lightning_internals import without_notices
 from sdedit_pl.training.memory_trial import largest_batch, trial_step
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.restartable_loggers import CsvHistory
-from sdedit_pl.training.run_lock import run_lock
 from sdedit_pl.training.stop_signals import StopSignals
 from sdedit_pl.training_runs.run_callbacks import build_callbacks
 from sdedit_pl.training_runs.run_folder import (
@@ -46,12 +48,14 @@ def fit(config: TrainingConfig) -> Path:
 
     Raises:
         ConfigError: the configuration cannot be used, or the run's folder holds a run of another model.
-        ValueError, OSError: data or a checkpoint cannot be read, another training is running in the folder, or a file
+        ValueError, OSError: data or a checkpoint cannot be read, another process is writing to the folder, or a file
             cannot be written.
         Diverged: the loss or a weight is not finite.
         Interrupted: a signal ended the run; the same call resumes it.
     """
-    with StopSignals() as signals, run_lock(Path(config.out)), without_notices():
+    first = rank_zero_only.rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
+    claim = claimed(Path(config.out)) if first else nullcontext()
+    with StopSignals() as signals, claim, without_notices():
         return train(config, signals)
 
 
