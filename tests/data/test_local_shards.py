@@ -7,6 +7,7 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -19,7 +20,7 @@ from sdedit_pl.data.source import UnreadableShard
 WriteShard = Callable[..., Path]
 
 
-def header(size: int, kind: bytes = tarfile.REGTYPE, format: int = tarfile.GNU_FORMAT) -> bytes:
+def header(size: int, kind: bytes = tarfile.REGTYPE, format: Literal[1, 2] = tarfile.GNU_FORMAT) -> bytes:
     entry = tarfile.TarInfo("b.png")
     entry.size, entry.type = size, kind
     return entry.tobuf(format)
