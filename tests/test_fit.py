@@ -91,9 +91,9 @@ def test_a_checkpoint_is_plain_data_with_the_average_beside_the_trained_weights(
     assert_same(*from_both)
 
 
-@pytest.mark.parametrize(("workers", "stops"), [(0, (2, 3, 4)), (2, (3,))])
+@pytest.mark.parametrize(("workers", "stops", "on_device"), [(0, (2, 3, 4), False), (2, (3,), False), (0, (3,), True)])
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
-    workers: int, stops: tuple[int, ...], images: Path, tmp_path: Path
+    workers: int, stops: tuple[int, ...], on_device: bool, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = (
         f"data.path={images}",
@@ -112,6 +112,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     expected = read(whole, 8)
     val_losses = logged(whole, "val/loss")
     assert list(val_losses) == [2, 5]
+    if on_device:  # only the resumed run keeps its images on the device
+        monkeypatch.setattr("sdedit_pl.data.datamodule.room_on", lambda device, images: True)
+        settings += ("data.cache=true",)
     for stop in stops:
         resumed = tmp_path / f"resumed{stop}"
         shutil.copytree(whole, resumed)
