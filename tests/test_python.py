@@ -64,7 +64,7 @@ def test_any_loader_validates_alike_whatever_its_batches(tiny_checkpoint: Path, 
 
 def test_schedules_follow_a_run_of_epochs(tiny_checkpoint: Path, tmp_path: Path) -> None:
     module = ScoreModule(load_denoiser(tiny_checkpoint, train=True), schedule=sdedit_pl.SCHEDULES["cosine"]())
-    trainer(tmp_path, max_epochs=2).fit(module, DataLoader(torch.zeros(4, 3, 16, 16), batch_size=2))
+    trainer(tmp_path, max_epochs=2).fit(module, DataLoader(TensorDataset(torch.zeros(4, 3, 16, 16)), batch_size=2))
     assert module.total_steps == 4 and module.optimizers().param_groups[0]["lr"] < 1e-9  # pyright: ignore
 
 
@@ -82,7 +82,7 @@ def test_a_batch_of_anything_else_is_refused(batch: object, message: str, tiny_c
 
 def test_images_in_0_1_are_warned_of(tiny_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     module = ScoreModule(load_denoiser(tiny_checkpoint, train=True))
-    trainer(tmp_path, max_steps=1).fit(module, DataLoader(torch.rand(2, 3, 16, 16), batch_size=2))
+    trainer(tmp_path, max_steps=1).fit(module, DataLoader(TensorDataset(torch.rand(2, 3, 16, 16)), batch_size=2))
     assert "none below 0; for [0, 1], 2 x - 1" in caplog.text
 
 

@@ -8,7 +8,6 @@ from sdedit_pl.checkpoints.importers import FORMATS, importer
 from sdedit_pl.checkpoints.native import is_native
 from sdedit_pl.checkpoints.remote import local_checkpoint
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
-from sdedit_pl.configuration.schema import alike
 
 RUN_FILE = "model.safetensors"
 """The editing checkpoint in a run's folder."""
@@ -52,7 +51,7 @@ def _bundled_checkpoint(name: str | Path) -> Path:
             return file
     raise CheckpointError(
         f"there is no checkpoint at {name}; give a .safetensors or .ckpt file, a run's folder, or the name of a "
-        f"bundled one: {', '.join(bundled)}{alike(str(name), bundled)}"
+        f"bundled one: {', '.join(bundled)}"
     )
 
 
