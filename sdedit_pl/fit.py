@@ -32,6 +32,7 @@ from sdedit_pl.build.training_parts import (
     resolve_arithmetic,
 )
 from sdedit_pl.checkpoints.init_from import AUGMENTATION_WEIGHT, initialise
+from sdedit_pl.checkpoints.loading import describe
 from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.checkpoints.native import save_denoiser
 from sdedit_pl.configuration.schema import ConfigError, construct
@@ -190,7 +191,8 @@ def remedy(folder: Path) -> str:
     if newest_whole(folder) is not None:
         return "run the same command again to write what is missing"
     if (folder / RUN_FILE).exists():
-        return "nothing else is needed, because the model was written; to train it further, give it as init_from="
+        steps = describe(folder / RUN_FILE).training["steps"]
+        return f"{folder / RUN_FILE} is the model after step {steps}; to train it further, give it as init_from="
     return "train again, because neither a model nor a checkpoint was written"
 
 
@@ -200,15 +202,16 @@ def editing_checkpoint(
     """The callback; keeps errors in `unwritten` until a later write succeeds."""
     settings = config.checkpoint
 
-    def save(path: Path, averaged: Denoiser, facts: dict[str, Any]) -> None:
+    def save(path: Path, averaged: Denoiser, facts: dict[str, Any]) -> bool:
         dtype = getattr(torch, settings.dtype)
         try:
             save_denoiser(path, averaged, config.model, {**facts, "config": config.as_data()}, dtype=dtype)
         except OSError as error:
             unwritten[path] = f"{path} cannot be written: {error.strerror or error}"
             logger.warning("%s; training continues", unwritten[path])
-        else:
-            unwritten.pop(path, None)
+            return False
+        unwritten.pop(path, None)
+        return True
 
     best = settings.export == "best"
     return EditingCheckpoint(averaging, folder / RUN_FILE, save, best=best, all_averages=settings.all_averages)

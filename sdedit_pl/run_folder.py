@@ -40,7 +40,10 @@ def newest_checkpoint(folder: Path, config: TrainingConfig) -> Path | None:
     newest = newest_whole(folder)
     if newest is None:
         if (folder / RUN_FILE).exists():
-            raise ConfigError(f"{folder} holds a trained model and nothing to resume from; give another out=")
+            raise ConfigError(
+                f"{folder} holds a trained model and nothing to resume from; give another out=, and to train the model "
+                f"further, init_from={folder / RUN_FILE}"
+            )
         return None
     if not config.resume:
         raise ConfigError(f"{folder} already holds a run and resume=false; give another out=, or remove the folder")
