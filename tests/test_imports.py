@@ -19,7 +19,7 @@ from sdedit_pl.typing import over_images
 PACKAGE = Path(__file__).parents[1] / "sdedit_pl"
 
 LAYERS = (  # lowest first; a part may import itself and the layers below its own, nothing else
-    ("typing", "files", "machine"),
+    ("typing", "files", "machine", "lazy_names"),
     ("downloads", "settings_record"),
     ("noise", "sde", "networks", "data", "plots"),
     ("denoiser", "grids", "metrics", "picture_grid"),

@@ -121,8 +121,8 @@ def editing_checkpoint(
         dtype = getattr(torch, settings.dtype)
         try:
             save_denoiser(path, averaged, config.model, {**facts, "config": config.as_data()}, dtype=dtype)
-        except OSError as error:
-            unwritten[path] = f"{path} cannot be written: {error.strerror or error}"
+        except (OSError, ValueError) as error:  # ValueError: a weight that checkpoint.dtype cannot hold
+            unwritten[path] = f"{path} cannot be written: {getattr(error, 'strerror', None) or error}"
             logger.warning("%s; training continues", unwritten[path])
             return False
         unwritten.pop(path, None)
