@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import keyword
 import logging
 import os
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     With SDEDIT_TRACEBACK=1 the error is raised instead.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    open_streams()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         say(overview())
         return 0 if arguments else 2
@@ -105,6 +107,16 @@ def overview() -> str:
     return "\n".join(["sdedit VERB key=value ...", "", *lines, "", "sdedit VERB --help lists the keys of a verb."])
 
 
+def open_streams() -> None:
+    """Makes standard streams escape characters that they cannot encode, and replaces closed ones by the null device."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def in_words(error: Exception) -> str:
     """The message of an error, without the number of an operating-system error."""
     if isinstance(error, OSError) and error.strerror:
@@ -115,7 +127,11 @@ def in_words(error: Exception) -> str:
 def say(text: str) -> None:
     """Writes a line to standard output, in the first process only."""
     if speaks():
-        sys.stdout.write(text + "\n")
+        try:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader has gone; results stand
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(message: str, code: int = 2) -> int:

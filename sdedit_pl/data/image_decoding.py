@@ -158,8 +158,16 @@ def _channels_first(image: Image.Image) -> UInt8[Tensor, "C H W"]:
 
 def _to_eight_bits(image: Image.Image, image_format: ImageFormat) -> Image.Image:
     target = "RGB" if image_format.channels == 3 else "L"
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
+    hidden = image.info.get("transparency")  # a PNG file's transparent level or colour, perhaps of 16 bits
     if image.mode.startswith("I"):  # 16-bit grey is rounded to 8 bits; Pillow's own conversion clips at 255
-        image = Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).clip(0, 255).astype(np.uint8))
+        levels = np.asarray(image).astype(np.int64)
+        image = Image.fromarray(((levels + 128) // 257).clip(0, 255).astype(np.uint8))
+        if hidden is not None:
+            image.putalpha(Image.fromarray((levels != hidden).astype(np.uint8) * 255))
+    elif isinstance(hidden, tuple) and max(hidden) > 255:  # Pillow keeps the upper 8 bits of each channel
+        image.info["transparency"] = tuple(level >> 8 for level in hidden)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         foreground = image.convert("RGBA")
         colour = ImageColor.getrgb(image_format.background)[:3]

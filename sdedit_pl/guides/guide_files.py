@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from sdedit_pl.data.image_decoding import ImageFormat, decode_image, decode_whole, images_from_bytes
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images, open_image, orientation
+from sdedit_pl.files import matching_files
 from sdedit_pl.guides.reference_runner_files import RUNNER_SUFFIX, read_mask_and_image
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def find_guides(guide: str) -> list[Path]:
         return found
     if path.exists():
         return [path]
-    found = sorted(Path(match) for match in glob.glob(guide, recursive=True) if Path(match).is_file())
+    found = [Path(match) for match in matching_files(guide)]
     if not found:
         raise ValueError(f"there is no guide at {guide}; give an image file, a folder or a glob")
     return found
