@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 import yaml
-from command import run_command
+from command_line import run_command
 from torch._subclasses import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn.attention import SDPBackend, sdpa_kernel

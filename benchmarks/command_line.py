@@ -30,7 +30,7 @@ def run_benchmark(
 
     Args:
         command: the keys; among them are `out`, `threads` and `overwrite`.
-        measure: from the arguments to the numbers.
+        measure: from the arguments to the numbers; `pictures` among them are written as PNG files of these names.
         report: from the numbers to Markdown.
     """
 
@@ -40,10 +40,13 @@ def run_benchmark(
             torch.set_num_threads(arguments.threads)
         settings = {key: value for key, value in as_data(arguments).items() if key not in ("out", "overwrite")}
         numbers = {"settings": settings, "machine": machine(), **measure(arguments)}
+        pictures = numbers.pop("pictures", {})
         text = report(numbers)
         with ResultFolder(Path(arguments.out)) as folder:
             (folder / "results.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
             (folder / "report.md").write_text(text, encoding="utf-8")
+            for name, picture in pictures.items():
+                picture.save(folder / f"{name}.png")
         return text
 
     return run_command(words, command, run)
