@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from command import refuse_unknown, run_benchmark
+from command_line import refuse_unknown, run_benchmark
 from jaxtyping import Float
 from PIL import Image
 from speed_report import environment, table

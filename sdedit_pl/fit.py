@@ -7,6 +7,7 @@ model, for editing), `previews/` and `metrics.csv` (the log of all restarts).
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import timedelta
@@ -19,6 +20,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 from sdedit_pl.build.component import build_component
 from sdedit_pl.build.model import build_denoiser
@@ -37,6 +39,7 @@ from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
+from sdedit_pl.files import claimed
 from sdedit_pl.guides.guide_files import find_guides, read_guide
 from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.machine import Arithmetic, Machine, check_devices, log_arithmetic, tensor_float32, this_machine
@@ -63,7 +66,6 @@ from sdedit_pl.training.previews import Previews
 from sdedit_pl.training.progress_display import progress_display
 from sdedit_pl.training.restartable_loggers import ContinuedWandb, CsvHistory
 from sdedit_pl.training.resumable_checkpoints import ResumableCheckpoint
-from sdedit_pl.training.run_lock import run_lock
 from sdedit_pl.training.stop_signals import StopSignals
 from sdedit_pl.training.unreadable_images import UnreadableImageCounts
 from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
@@ -76,12 +78,14 @@ def fit(config: TrainingConfig) -> Path:
 
     Raises:
         ConfigError: the configuration cannot be used, or the run's folder holds a run of another model.
-        ValueError, OSError: data or a checkpoint cannot be read, another training is running in the folder, or a file
+        ValueError, OSError: data or a checkpoint cannot be read, another process is writing to the folder, or a file
             cannot be written.
         Diverged: the loss or a weight is not finite.
         Interrupted: a signal ended the run; the same call resumes it.
     """
-    with StopSignals() as signals, run_lock(Path(config.out)), without_notices():
+    first = rank_zero_only.rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
+    claim = claimed(Path(config.out)) if first else nullcontext()
+    with StopSignals() as signals, claim, without_notices():
         return train(config, signals)
 
 

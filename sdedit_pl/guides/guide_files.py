@@ -161,7 +161,7 @@ def read_pixels(
 
 def read_picture(path: Path) -> Image.Image:
     """An image file's picture at its own size, upright, as RGBA; raises what `read_pixels` does."""
-    with _advice(), open_image(path, str(path)) as image:
+    with _advice(), open_image(path.read_bytes(), str(path)) as image:
         image.load()
         return eight_bits(upright(image)).convert("RGBA")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -131,7 +131,8 @@ def _differ(colours: UInt16[np.ndarray, "N 3"]) -> bool:
 def _values(picture: Image.Image) -> str:
     """The most frequent values of a picture, in words."""
     values: dict[str, None] = {}
-    for _, (red, green, blue, alpha) in sorted(picture.getcolors(picture.width * picture.height) or (), reverse=True):
+    colours: list[Any] = sorted(picture.getcolors(picture.width * picture.height) or [], reverse=True)
+    for _, (red, green, blue, alpha) in colours:
         name = f"grey {red}" if red == green == blue else f"#{red:02x}{green:02x}{blue:02x}"
         values["transparent pixels" if alpha == 0 else name] = None
     first, rest = list(values)[:4], len(values) - 4
