@@ -34,7 +34,19 @@ Makes the inputs of the paper's tasks from validation images, edits them, measur
 writes report.html, report.md and metrics.json to `out`, with all images. The same command resumes an interrupted
 evaluation; other tasks, baselines, ablations or outputs are added to it."""
 
-COMMAND = Command(USAGE, Arguments)
+COMMAND = Command(
+    USAGE,
+    Arguments,
+    first=(
+        *("ckpt", "data", "out", "images", "tasks", "baselines"),
+        *("ablations", "outputs", "t0", "compare", "split", "lpips"),
+    ),
+    examples=(
+        "sdedit evaluate ckpt=runs/mine data=photos/ out=outputs/evaluation",
+        "sdedit evaluate ckpt=runs/mine data=new/ split=all tasks=[stroke_editing] ablations=[t0,steps]",
+        "sdedit evaluate ckpt=runs/mine data=photos/ outputs.theirs=their_edits/",
+    ),
+)
 
 FREE = ("out", "accelerator", "devices", "num_nodes", "batch", "wandb", "overwrite")
 """Keys that change no number."""

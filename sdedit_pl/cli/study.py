@@ -7,8 +7,8 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from sdedit_pl.cli import say
-from sdedit_pl.configuration import ConfigError, nearest
+from sdedit_pl.cli import counted, say
+from sdedit_pl.configuration import ConfigError, alike
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.files import require_folder
 from sdedit_pl.result_folder import files_recorded_in, refuse_others, refuse_replacing, result_folder
@@ -37,7 +37,7 @@ COMMANDS = {
 def run(words: list[str]) -> None:
     step = words[0] if words else ""
     if step not in STEPS:
-        got = f"got {step!r}{nearest(step, STEPS)}" if step else "got nothing"
+        got = f"got {step!r}{alike(step, STEPS)}" if step else "got nothing"
         raise ConfigError(f"sdedit study takes {', '.join(STEPS)} and then key=value ..., {got}")
     STEPS[step](words[1:])
 
@@ -55,7 +55,8 @@ def build(words: list[str]) -> None:
     with result_folder(out.parent, out.name) as results:
         made = build_study(plan, results / out.name)
     say(
-        f"{made['items']} items, {made['asked']} comparisons in {made['forms']} forms; each rater answers one form\n"
+        f"{counted(made['items'], 'item')}, {counted(made['asked'], 'comparison')} in "
+        f"{counted(made['forms'], 'form')}; each rater answers one form\n"
         f"serve it with: sdedit study serve study={out}"
     )
 
@@ -72,8 +73,8 @@ def serve(words: list[str]) -> None:
         with suppress(KeyboardInterrupt):
             serve_study(study, listening, arguments.names)
         answers = study.answers()
-    raters = len({answer.rater for answer in answers})
-    say(f"{len(answers)} answers of {raters} raters so far; sdedit study report study={arguments.study}")
+    raters = counted(len({answer.rater for answer in answers}), "rater")
+    say(f"{counted(len(answers), 'answer')} of {raters} so far; sdedit study report study={arguments.study}")
 
 
 def report(words: list[str]) -> None:

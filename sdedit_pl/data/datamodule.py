@@ -102,7 +102,7 @@ class ImageDataModule(LightningDataModule):
         for split in ("val",) if self.source.streams else SPLITS:
             if split not in self._sets:
                 self._sets[split] = self._in_memory_if_small(self.source.images(split))
-                logger.info("%d images: %s", len(self._sets[split]), split)
+                logger.info("%s images: %d", split, len(self._sets[split]))
 
     def teardown(self, stage: str | None = None) -> None:
         """Ends the worker processes."""

@@ -119,13 +119,13 @@ def _marked(path: Path, picture: Image.Image) -> Bool[np.ndarray, "H W"]:
 def _share_between(levels: UInt16[np.ndarray, "H W"], top: int) -> bool:
     """Whether levels between black and the top one are more than the soft edges of two areas."""
     counts = np.bincount(levels.ravel(), minlength=top + 1)[top // 8 + 1 : top - top // 8] / levels.size
-    return counts.sum() > 0.5 or counts.max(initial=0) > 0.1
+    return bool(counts.sum() > 0.5 or counts.max(initial=0) > 0.1)
 
 
 def _differ(colours: UInt16[np.ndarray, "N 3"]) -> bool:
     """Whether more than a tenth of the colours, none of them dark, have another hue than the rest."""
     hues = colours / colours.max(-1, keepdims=True)
-    return (np.abs(hues - np.median(hues, axis=0)).max(-1) > 0.25).mean() > 0.1
+    return bool((np.abs(hues - np.median(hues, axis=0)).max(-1) > 0.25).mean() > 0.1)
 
 
 def _values(picture: Image.Image) -> str:

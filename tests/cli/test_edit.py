@@ -58,6 +58,7 @@ BAD_VALUES = {
     "batch=0": ("batch must be at least 1", "got 0"),
     "seed=-1": ("seed must be at least 0", "got -1"),
     "variant=fast": ("variant must be one of exact, paper, reference", "'fast'"),
+    "strength=0.5": ("strength takes an image, got 0.5; for a number, t0=0.5",),
     "solver=ddmi": ("solver.name must be one of ancestral", "did you mean ddim?"),
     "solver.eta=0.5": ("unknown key solver.eta of solver.name=sde_dpm_solver_2m",),
     "grid.rho=3": ("unknown key grid.rho of grid.name=uniform",),
@@ -298,3 +299,9 @@ def test_the_resolved_arithmetic_is_recorded(desk: Path, command, monkeypatch: p
     assert code == 0 and "arithmetic: bfloat16, NCHW (NVIDIA H100)" in errors
     record = yaml.safe_load(Path("new/out/edit.yaml").read_text())
     assert (record["precision"], record["compile"]) == ("bfloat16", False)
+
+
+def test_a_single_sample_is_one_sample(desk: Path, command) -> None:
+    assert command("edit", "ckpt=tiny.safetensors", "guide=guide.png", "steps=1", "samples=1").output.startswith(
+        "1 sample in "
+    )

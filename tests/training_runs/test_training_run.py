@@ -23,13 +23,13 @@ from sdedit_pl.configuration import ConfigError
 from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.files import claimed
-from sdedit_pl.fit import fit
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
 from sdedit_pl.machine import Machine
 from sdedit_pl.sde import SDES
 from sdedit_pl.settings_record import SettingsChanged
 from sdedit_pl.training.divergence_watch import Diverged
 from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training_runs.training_run import fit
 
 NO_PREVIEWS = ("preview.count=0", "preview.samples=0", "trainer.val_check_interval=1000")
 
@@ -186,8 +186,10 @@ def test_a_second_training_in_the_same_folder_is_refused(
     with claimed(tmp_path):
         with pytest.raises(ValueError, match=f"process {os.getpid()} on .* is writing {tmp_path}; .* out="):
             fit(config)
-        monkeypatch.setattr("sdedit_pl.fit.rank_zero_only.rank", 1)
-        monkeypatch.setattr("sdedit_pl.fit.train", lambda config, signals: Path("on the second device"))
+        monkeypatch.setattr("sdedit_pl.training_runs.training_run.rank_zero_only.rank", 1)
+        monkeypatch.setattr(
+            "sdedit_pl.training_runs.training_run.train", lambda config, signals: Path("on the second device")
+        )
         assert fit(config) == Path("on the second device")
 
 
@@ -463,7 +465,7 @@ def test_what_the_gpu_cannot_do_is_refused_before_anything_is_written(
     option: str, words: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu = Machine("cuda", "NVIDIA V100", bf16=False, missing_compiler="the package triton", count=1)
-    monkeypatch.setattr("sdedit_pl.fit.this_machine", lambda accelerator: gpu)
+    monkeypatch.setattr("sdedit_pl.training_runs.training_run.this_machine", lambda accelerator: gpu)
     with pytest.raises(ConfigError, match=words):
         fit(tiny_config(f"data.path={images}", f"out={tmp_path / 'run'}", option))
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").rglob("*.yaml"))
