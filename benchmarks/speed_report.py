@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compared import DIFFUSERS, OURS
+from compared_networks import DIFFUSERS, OURS
 from measuring import Spread, ratio
 
 CEILING = "3x3 convolutions alone"

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from ceiling import ConvolutionsAlone, convolutions_of
-from command import refuse_unknown, run_benchmark
-from compared import CASES, LIBRARIES, OURS, Case, resized_cases
+from command_line import refuse_unknown, run_benchmark
+from compared_networks import CASES, LIBRARIES, OURS, Case, resized_cases
 from loops import measure_loops
 from measuring import Run, counted, in_turns, peak_memory
 from speed_report import CEILING, training_report

@@ -255,6 +255,23 @@ def denoising_loss(
     return weighting.weight(denoiser.sde, t) * coefficients.x_0.out.square() * total
 
 
+@torch.no_grad()
+def denoising_error(denoiser: Denoiser, images: Images, level: float) -> float:
+    """Mean squared error of the estimates of noised images, in units of the noise level squared, always the same noise.
+
+    Args:
+        denoiser: the model.
+        images: clean images in [-1, 1].
+        level: noise level sigma / alpha.
+    """
+    generator, errors = torch.Generator().manual_seed(0), []
+    for batch in images.split(32):
+        t = denoiser.sde.time_at_noise_level(batch.new_full((len(batch),), level))
+        noise = torch.randn(batch.shape, generator=generator).to(batch)
+        errors.append(denoising_loss(denoiser, batch, t, noise, NoiseWeighting()))
+    return torch.cat(errors).mean().item()
+
+
 WEIGHTINGS: dict[str, type[Weighting]] = {
     "noise": NoiseWeighting,
     "likelihood": LikelihoodWeighting,

@@ -5,12 +5,13 @@ The rule, for which `docs/performance.md` has the measurements:
     machine                            training                                  editing, evaluating, calibrating
     GPU with bf16 tensor cores         bf16-mixed; compiled in channels-last     bfloat16; compiled from 10,000
                                        from 300,000 images of 64 px a device     evaluations of the network
-    CPU with AMX                       the same from 20,000 images of 64 px;     float32, not compiled
+    CPU with AMX or AVX-512 bf16       the same from 20,000 images of 64 px;     float32, not compiled
                                        below that as any other CPU
     other CPU, other accelerator       float32, not compiled                     float32, not compiled
 
 Shorter runs do not win back the 40 to 100 seconds of compiling. Compiled training keeps feature maps in channels-last
-order; eager training on a GPU is faster without, since PyTorch's GroupNorm gives that order up.
+order; eager training on a GPU is faster without, since PyTorch's GroupNorm gives that order up. Edits on a CPU stay in
+float32, where their results are the same in any batch and from run to run.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ InferencePrecision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 LONG_TRAINING = {"cuda": 300_000 * 64**2, "cpu": 20_000 * 64**2}
 """Pixels of the images on one device from which training wins back the time of compiling.
 
-An H200 trains `domain64` at 1,119 images a second, or at 1,608 after 80 s of compiling: equal after 290,000 images. The
-number for CPUs is an estimate.
+An H200 trains `domain64` at 1,119 images a second, or at 1,608 after 80 s of compiling: equal after 290,000 images. One
+thread of an EPYC with AVX-512 bf16 takes 23 minutes for 20,000 images of 64 px in float32 and 15 in compiled bf16.
 """
 MANY_EVALUATIONS = 10_000
 """Evaluations (images times steps) from which an edit on a GPU wins back the time of compiling.
@@ -52,7 +53,7 @@ class Machine:
 
     Args:
         device: type of the device: cuda, cpu, mps, ...
-        bf16: whether it has fast units for bfloat16 (tensor cores, AMX).
+        bf16: whether it has fast units for bfloat16 (tensor cores, AMX, AVX-512 bf16).
         missing_compiler: what `torch.compile` lacks, if anything.
         count: number of devices; None on a CPU, which runs any number of processes.
     """
@@ -90,8 +91,9 @@ def this_machine(accelerator: str = AUTO) -> Machine:
             count=torch.cuda.device_count(),
         )
     if device == "cpu":
-        amx = _has_amx()
-        return Machine(device, "CPU with AMX" if amx else "CPU", bf16=amx, missing_compiler=_missing_compiler())
+        units = _bf16_units()
+        name = f"CPU with {units}" if units else "CPU"
+        return Machine(device, name, bf16=units is not None, missing_compiler=_missing_compiler())
     return Machine(device, device, bf16=False, missing_compiler=_missing_compiler())
 
 
@@ -112,7 +114,7 @@ def training_arithmetic(
     long = pixels >= LONG_TRAINING.get(machine.device, 0)
     pays = machine.bf16 and long and machine.missing_compiler is None
     if precision == AUTO:
-        precision = "bf16-mixed" if machine.bf16 and (machine.device == "cuda" or pays) else "32-true"
+        precision = "bf16-mixed" if machine.bf16 and (machine.device == "cuda" or long) else "32-true"
     compiled = pays if compile == AUTO else bool(compile)
     return Arithmetic(precision, compiled, compiled if channels_last == AUTO else bool(channels_last))
 
@@ -193,11 +195,13 @@ def _device_type(accelerator: str) -> str:
     return accelerator.partition(":")[0]
 
 
-def _has_amx() -> bool:
+def _bf16_units() -> str | None:
+    """The name of a CPU's units for bfloat16; None if it has none, or PyTorch does not use them."""
     try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text() and torch.backends.mkldnn.is_available()
+        flags = Path("/proc/cpuinfo").read_text() if torch.backends.mkldnn.is_available() else ""
     except OSError:
-        return False
+        return None
+    return "AMX" if "amx_bf16" in flags else "AVX-512 bf16" if "avx512_bf16" in flags else None
 
 
 def _missing_compiler(*packages: str) -> str | None:

@@ -19,7 +19,7 @@ from sdedit_pl.typing import over_images
 PACKAGE = Path(__file__).parents[1] / "sdedit_pl"
 
 LAYERS = (  # lowest first; a part may import itself and the layers below its own, nothing else
-    ("typing", "files", "machine"),
+    ("typing", "files", "machine", "lazy_names"),
     ("downloads", "settings_record", "web"),
     ("noise", "sde", "networks", "data", "plots"),
     ("denoiser", "grids", "metrics", "picture_grid"),
@@ -32,8 +32,8 @@ LAYERS = (  # lowest first; a part may import itself and the layers below its ow
     ("result_folder",),
     ("build",),
     ("checkpoints",),
-    ("run_folder", "calibration", "evaluation"),
-    ("fit", "edit_runs"),
+    ("calibration", "evaluation"),
+    ("training_runs", "edit_runs"),
     ("paint",),
     ("cli",),
     ("__init__", "__main__"),

@@ -22,6 +22,7 @@ from sdedit_pl.losses import (
     SoftMinSNRWeighting,
     TableTimes,
     UniformTimes,
+    denoising_error,
     denoising_loss,
 )
 from sdedit_pl.sde import SDES
@@ -228,3 +229,12 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         TableTimes(0.31, 0.39, 10)
     with pytest.raises(ValueError, match="steps=0"):
         replace(TableTimes(), steps=0)
+
+
+def test_denoising_error_of_a_network_that_answers_zero_is_in_units_of_the_noise() -> None:
+    """EDM's estimate is then c_skip x_t, with error (c_skip - 1)^2 x_0^2 + (c_skip level)^2."""
+    denoiser, level = Denoiser(Answer(torch.zeros(1, 3, 64, 64)), EDM(), SDES["vp"]()), 0.5
+    images = torch.full((1, 3, 64, 64), 0.6)
+    skip = 0.25 / (0.25 + level**2)
+    expected = ((skip - 1) * 0.6) ** 2 / level**2 + skip**2
+    assert denoising_error(denoiser, images, level) == pytest.approx(expected, rel=0.03)

@@ -38,7 +38,7 @@ LONG, SHORT = 10**12, 10**6
         (V100, LONG, Arithmetic("32-true", False, False)),
         (AMX, LONG, Arithmetic("bf16-mixed", True, True)),
         (AMX, SHORT, Arithmetic("32-true", False, False)),
-        (replace(AMX, missing_compiler="g++"), LONG, Arithmetic("32-true", False, False)),
+        (replace(AMX, missing_compiler="g++"), LONG, Arithmetic("bf16-mixed", False, False)),
         (CPU, LONG, Arithmetic("32-true", False, False)),
         (MPS, LONG, Arithmetic("32-true", False, False)),
     ],
@@ -106,10 +106,18 @@ def test_a_gpu_is_found(capability: tuple[int, int], bf16: bool, monkeypatch: py
     assert this_machine("cpu").device == "cpu"
 
 
-@pytest.mark.parametrize(("flags", "amx"), [("flags : avx512f amx_bf16 amx_tile", True), ("flags : avx512f", False)])
-def test_amx_is_found(flags: str, amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda self: flags)
-    assert this_machine("cpu").bf16 is amx
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ("avx512f avx512_bf16 amx_bf16 amx_tile", "CPU with AMX"),
+        ("avx512f avx512_bf16", "CPU with AVX-512 bf16"),
+        ("avx512f", "CPU"),
+    ],
+)
+def test_a_cpu_with_bf16_is_found(flags: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: f"flags : {flags}")
+    machine = this_machine("cpu")
+    assert (machine.name, machine.bf16) == (name, name != "CPU")
 
 
 def test_tf32_is_allowed_and_forbidden_for_a_while() -> None:

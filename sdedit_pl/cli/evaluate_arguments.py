@@ -52,7 +52,7 @@ class Arguments:
         precision: of the network in edits; the state is always float32. auto is bfloat16 on GPUs with bf16 and float32
             elsewhere. float32 is IEEE's, tf32 its faster variant on GPUs. On a CPU float32 is exact and slow: images
             pass through the network one by one.
-        compile: compile the network; auto does on GPUs with bf16 for 2,000 or more images times steps.
+        compile: compile the network; auto does on GPUs with bf16 for 10,000 or more images times steps.
         accelerator: auto, cpu, gpu, ...
         devices: devices on each node; auto takes all.
         num_nodes: machines; they share the folder `out`.

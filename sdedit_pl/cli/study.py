@@ -8,11 +8,11 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from sdedit_pl.cli import say
-from sdedit_pl.configuration import ConfigError, nearest
+from sdedit_pl.cli import counted, say
+from sdedit_pl.configuration import ConfigError, alike
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.files import require_folder
-from sdedit_pl.result_folder import ResultFolder
+from sdedit_pl.result_folder import files_recorded_in, refuse_others, refuse_replacing, result_folder
 from sdedit_pl.study.study_database import StudyDatabase
 from sdedit_pl.study.study_settings import StudyPlan, StudyReporting, StudyServing
 
@@ -38,7 +38,7 @@ COMMANDS = {
 def run(words: list[str]) -> None:
     step = words[0] if words else ""
     if step not in STEPS:
-        got = f"got {step!r}{nearest(step, STEPS)}" if step else "got nothing"
+        got = f"got {step!r}{alike(step, STEPS)}" if step else "got nothing"
         raise ConfigError(f"sdedit study takes {', '.join(STEPS)} and then key=value ..., {got}")
     STEPS[step](words[1:])
 
@@ -53,10 +53,11 @@ def build(words: list[str]) -> None:
     for file in (out, out.with_name(f"{out.name}-wal")):
         if file.exists():
             raise ConfigError(f"{file} is already there and may hold answers; give another out=, or move it away")
-    with ResultFolder(out.parent) as results:
+    with result_folder(out.parent, out.name) as results:
         made = build_study(plan, results / out.name)
     say(
-        f"{made['items']} items, {made['asked']} comparisons in {made['forms']} forms; each rater answers one form\n"
+        f"{counted(made['items'], 'item')}, {counted(made['asked'], 'comparison')} in "
+        f"{counted(made['forms'], 'form')}; each rater answers one form\n"
         f"serve it with: sdedit study serve study={out}"
     )
 
@@ -75,8 +76,8 @@ def serve(words: list[str]) -> None:
         with suppress(KeyboardInterrupt):
             serve_study(study, listening, arguments.names)
         answers = study.answers()
-    raters = len({answer.rater for answer in answers})
-    say(f"{len(answers)} answers of {raters} raters so far; sdedit study report study={arguments.study}")
+    raters = counted(len({answer.rater for answer in answers}), "rater")
+    say(f"{counted(len(answers), 'answer')} of {raters} so far; sdedit study report study={arguments.study}")
 
 
 def report(words: list[str]) -> None:
@@ -86,16 +87,17 @@ def report(words: list[str]) -> None:
 
     out = Path(arguments.out)
     require_folder(out)
-    earlier = [name for name in REPORT_FILES if (out / name).exists()]
-    if earlier and not arguments.overwrite:
-        raise ConfigError(f"{out} already holds {earlier[0]}; give another out=, or overwrite=true")
+    for name in REPORT_FILES:
+        refuse_replacing(out / name, arguments.overwrite)
+    earlier = files_recorded_in(out / "report.json")
+    refuse_others(out, set(REPORT_FILES) - earlier)
     with StudyDatabase(Path(arguments.study)) as study:
         texts = study_report(study, arguments.threshold)
-    with ResultFolder(out) as results:
+    with result_folder(out, replaced=earlier) as results:
         for name, text in texts.items():
             (results / name).write_text(text, encoding="utf-8")
     say(texts["report.md"])
-    say(f"in {out}: {', '.join(texts)}")
+    say(f"in {out}: {', '.join(REPORT_FILES)}")
 
 
 STEPS: dict[str, Callable[[list[str]], None]] = {"build": build, "serve": serve, "report": report}

@@ -30,6 +30,8 @@ class SourceCommand(NamedTuple):
     usage: str
     arguments: SourceClass
     file: str | None = None
+    first: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
 
 
 class Unknown:

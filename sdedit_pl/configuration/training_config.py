@@ -32,7 +32,7 @@ class TrainerSettings:
         strategy: auto, ddp, ...; strategies that split one network between devices (fsdp, deepspeed) are refused.
         ddp_timeout_minutes: how long devices wait for one another before the run ends.
         precision: precision of the network: 32-true, bf16-mixed, 16-mixed, ...; auto is bf16-mixed on GPUs with bf16
-            and, in long runs, on CPUs with AMX, and 32-true elsewhere.
+            and, in long runs, on CPUs with AMX or AVX-512 bf16, and 32-true elsewhere.
         tf32: round factors in float32 products and convolutions to TF32 on GPUs that can, which is faster; false
             computes them in IEEE float32.
         cudnn_benchmark: let cuDNN choose its algorithms by trial, which is faster; trials may end differently, so that
@@ -201,7 +201,7 @@ class TrainingConfig:
         seed: seed of all random numbers.
         init_from: editing checkpoint to start from; null starts from random weights.
         resume: continue from the newest checkpoint in `out`, if there is one.
-        compile: compile the loss with torch.compile; auto does in long runs on GPUs with bf16 and on CPUs with AMX.
+        compile: compile the loss with torch.compile; auto does in long runs on GPUs and CPUs with fast bf16.
         channels_last: keep weights and feature maps in channels-last memory order; auto does if the loss is compiled.
         reduction: reduction of the squared error over the pixels of an image, mean or sum.
         uncertainty: learn the size of the loss at each noise level and divide the loss by it.
@@ -244,6 +244,10 @@ class TrainingConfig:
     @property
     def image(self) -> ImageShape:
         return construct("data", ImageShape, size=self.data.values["size"], channels=self.data.values["channels"])
+
+    @property
+    def batch_size(self) -> int:
+        return self.data.values["batch_size"]
 
     @property
     def model(self) -> ModelConfig:

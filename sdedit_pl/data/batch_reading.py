@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -87,6 +88,13 @@ class CachedImages(ImageSet):
 
     def __init__(self, pixels: UInt8[Tensor, "N C H W"]) -> None:
         self.pixels = pixels
+        self._copy = pixels
+
+    def on(self, device: torch.device) -> UInt8[Tensor, "N C H W"]:
+        """The pixels on a device, copied once."""
+        if self._copy.device != device:
+            self._copy = self.pixels.to(device)
+        return self._copy
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -96,3 +104,15 @@ class CachedImages(ImageSet):
 
     def read(self, index: int) -> UInt8[Tensor, "C H W"]:
         return self.pixels[index]
+
+
+def gathered(pixels: UInt8[Tensor, "N C _ _"], draws: Sequence[Draw], image_format: ImageFormat) -> Tensor:
+    """The images of `read_batch`, cut and mirrored by the device that holds `pixels`; does not wait for it."""
+    centre = (image_format.margin // 2, image_format.margin // 2)
+    places = [(draw.index, draw.flipped, *(draw.corner or centre)) for draw in draws]
+    table = torch.tensor(places, dtype=torch.int64, pin_memory=pixels.is_cuda)
+    index, flipped, top, left = table.to(pixels.device, non_blocking=True)[:, :, None].unbind(1)
+    along = torch.arange(image_format.size, device=pixels.device)
+    rows, columns = top + along, left + torch.where(flipped > 0, along.flip(0), along)
+    channels_last = pixels.permute(0, 2, 3, 1)
+    return channels_last[index[:, :, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

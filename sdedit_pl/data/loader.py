@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sdedit_pl.data.batch_reading import Batch
+from sdedit_pl.data.batch_reading import Batch, gathered
+from sdedit_pl.data.image_decoding import ImageFormat
 from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.order import TrainingBatches, ValidationBatches
 from sdedit_pl.data.source import Source
 
 
@@ -66,6 +69,28 @@ class ImageLoader(Iterable[Tensor]):
         if self._opened is None:
             self._opened = DataLoader(**self._arguments)
         return self._opened
+
+
+class ResidentLoader(Iterable[Tensor]):
+    """The batches of `ImageLoader` from decoded images in the memory of a device."""
+
+    def __init__(
+        self, pixels: UInt8[Tensor, "N C _ _"], batches: TrainingBatches | ValidationBatches, image_format: ImageFormat
+    ) -> None:
+        self.pixels = pixels
+        self.batches = batches
+        self.format = image_format
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (gathered(self.pixels, draws, self.format) for draws in self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)  # pyright: ignore[reportArgumentType]
+
+
+def room_on(device: torch.device, images: Tensor) -> bool:
+    """Whether images stay on a device: on a GPU, if they take at most an eighth of its free memory."""
+    return device.type == "cuda" and 8 * images.nbytes <= torch.cuda.mem_get_info(device)[0]
 
 
 def checked_images(batch: Batch, source: Source) -> Tensor:

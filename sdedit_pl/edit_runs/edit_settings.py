@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +100,8 @@ class EditSettings:
 
     def __post_init__(self) -> None:
         require_at_least(self, samples=1, batch=1, seed=0)
+        if self.strength is not None and re.fullmatch(r"[\d.]+", self.strength):
+            raise ValueError(f"strength takes an image, got {self.strength}; for a number, t0={self.strength}")
         areas = [name for name in ("mask", "strength", "paste") if getattr(self, name) is not None]
         if len(areas) > 1:
             raise ValueError(f"{' and '.join(areas)} each say what may change; give one of them")

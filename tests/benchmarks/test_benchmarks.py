@@ -19,9 +19,11 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import ceiling  # noqa: E402
-import compared  # noqa: E402
+import compared_networks as compared  # noqa: E402
 import measuring  # noqa: E402
+import photographs  # noqa: E402
 
+from sdedit_pl.cli import main as sdedit  # noqa: E402
 from sdedit_pl.networks import DDPM  # noqa: E402
 
 MIB = 2**20
@@ -34,7 +36,7 @@ RUNS = {
     "network": f"{TINY_NETWORKS} steps=2",
     "training": f"{TINY_NETWORKS} parts=[loop,checkpointing] config=tiny.yaml loop_steps=1",
     "features": "images=4 batch=2 size=16 rounds=1",
-    "data": "src=photos sizes=[8,16] encodings=[png] images=8 batch=4 rounds=2",
+    "image_decoding": "src=photos sizes=[8,16] encodings=[png] images=8 batch=4 rounds=2",
     "mixture": "t0=[0.5] evaluations=[3] guides=1 samples=8 directions=4 modes=2",
 }
 
@@ -77,6 +79,41 @@ def test_scripts_run_and_refuse_unknown_keys(name: str, capsys: pytest.CaptureFi
         assert main([*RUNS[name].split(), "out=out"]) == 2 and "overwrite=true" in capsys.readouterr().err
     assert main([*RUNS.get(name, "config=tiny.yaml").split(), "out=new", "sed=1"]) == 2
     assert "unknown key sed" in capsys.readouterr().err and not Path("new").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("photos")
+def test_photographs_are_compared_at_equal_distance_to_the_strokes(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = []
+    monkeypatch.setattr(photographs, "sdedit", lambda *words: commands.append(words) or sdedit(words))
+    for folder, numbers in (("train", range(4)), ("val", range(4, 10))):
+        Path(f"photos/{folder}").mkdir()
+        for number in numbers:
+            Path(f"photos/{number}.png").rename(f"photos/{folder}/{number}.png")
+    words = "data=photos budget=6 t0=[sigma:0.8,sigma:3.2] l2=[1,1e6] steps=1 precision=float32 compile=false"
+    assert photographs.main([*words.split(), "out=a", "models.a=config=tiny.yaml"]) == 0
+    assert photographs.main([*words.split(), "out=b", "models.b=ckpt=runs/photographs/a-6-seed0"]) == 0
+    assert [command[0] for command in commands] == ["train", "evaluate"]
+    assert Path("a/sheet.png").is_file()
+    a, b = (json.loads(Path(name, "results.json").read_text())["models"][name] for name in "ab")
+    assert str(a["ratios"]) == str(b["ratios"])
+    (run,) = a["runs"]
+    (metrics,) = Path("runs/photographs/edits").glob("*/metrics.json")
+    measured = json.loads(metrics.read_text())
+    expected = [measured["guides"]["stroke_synthesis"], *measured["ablations"]["t0"]]
+    assert run["efficientnet_lite0"] == pytest.approx([found["kid"] for found in expected], rel=1e-4)
+    assert run["l2"] == pytest.approx([found["squared_l2"] for found in expected], rel=1e-4)
+    near, far = a["ratios"].values()
+    strokes, first = run["efficientnet_lite0"][:2]
+    assert near[0] == pytest.approx(1 + (first / strokes - 1) / run["l2"][1], rel=1e-4)
+    assert np.isnan(far).all() and list(run["errors"]) == [f"{level:g}" for level in photographs.LEVELS]
+    assert len(run["nearest"]) == 2 and min(run["nearest"]) > 0
+
+
+def test_kid_at_a_distance_lies_on_the_line_between_two_t0() -> None:
+    distances, kids = ([torch.tensor([value]) for value in values] for values in ((0.0, 10.0, 30.0), (1.0, 0.5, 0.7)))
+    found = [photographs.at_distance(l2, distances, kids).item() for l2 in (0, 5, 10, 20, 31)]
+    assert found == pytest.approx([1.0, 0.75, 0.5, 0.6, float("nan")], nan_ok=True)
 
 
 def test_operations_and_tensors_are_counted_exactly() -> None:

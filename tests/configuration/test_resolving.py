@@ -198,14 +198,17 @@ def test_lists_and_sections_of_the_command_line(argument: str, value: dict[str, 
         ("shpae.open=true", "unknown key shpae; did you mean shape?"),
         ("zzz=3", "unknown key zzz; known: name, count, start, note, mode, shape, pet"),
         ("count", "arguments are key=value, got 'count'; --help lists the keys"),
-        ("--count=3", "arguments are key=value, got '--count=3'"),
+        ("--count=3", "arguments are key=value, got '--count=3'; write count=3"),
+        ("--count 3", "arguments are key=value, got '--count'; write count=3"),
+        ("count 3", "arguments are key=value, got 'count'; write count=3"),
+        ("--dry-run --count=3", "arguments are key=value, got '--dry-run'; write dry_run=true"),
         ("=3", "arguments are key=value, got '=3'"),
     ],
 )
 def test_refusals_say_what_was_expected_and_what_came(argument: str, message: str) -> None:
     with pytest.raises(ConfigError) as refusal:
-        data(argument)
-    assert str(refusal.value).startswith(message)
+        data(*argument.split())
+    assert str(refusal.value).startswith(message) and str(refusal.value).count("dog, cat") < 2
 
 
 def test_a_missing_value_is_named_with_its_meaning() -> None:

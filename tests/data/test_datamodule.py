@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from unittest.mock import Mock
 
 import lightning
 import pytest
@@ -15,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from sdedit_pl.data import (
     DATA_SOURCES,
@@ -25,7 +27,10 @@ from sdedit_pl.data import (
     UnreadableImage,
     WebDatasetSource,
 )
+from sdedit_pl.data.batch_reading import gathered
 from sdedit_pl.data.image_decoding import ImageFormat
+from sdedit_pl.data.loader import ImageLoader, room_on
+from sdedit_pl.data.order import Draw
 from sdedit_pl.data.source import ImageSet
 
 NumberedFolder = Callable[..., Path]
@@ -79,6 +84,40 @@ def test_order_and_flips_do_not_depend_on_workers_or_cache(numbered_folder: Numb
     assert first(plain.train_dataloader()) != first(module_over(folder, seed=1).train_dataloader())
 
 
+@pytest.mark.parametrize(("margin", "flip"), [(0, True), (3, True), (3, False)])
+def test_batches_from_a_device_equal_those_of_the_loader(
+    numbered_folder: NumberedFolder, margin: int, flip: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = FolderSource(str(numbered_folder(range(20))), 8 - margin, random_crop=margin, val_fraction=0.3)
+    data = ImageDataModule(source, batch_size=4, workers=0, flip=flip)
+
+    def batches() -> list[Tensor]:
+        train = data.training_loader(rank=1, world_size=2, start=30)
+        return [*islice(train, 20), *data.val_dataloader()]
+
+    expected = batches()
+    data.trainer = Mock(global_rank=0, world_size=1, strategy=Mock(root_device=torch.device("cpu")))
+    monkeypatch.setattr("sdedit_pl.data.datamodule.room_on", lambda device, images: True)
+    monkeypatch.setattr("sdedit_pl.data.datamodule.ImageLoader", None)
+    found = batches()
+    assert all(map(torch.equal, found, expected)) and len(found) == len(expected)
+    assert [batch.stride() for batch in found] == [batch.stride() for batch in expected]
+    with FakeTensorMode(allow_non_fake_inputs=True):  # no values, so that waiting for one raises
+        pixels = torch.empty(9, 3, 8, 8, dtype=torch.uint8, device="cuda")
+        monkeypatch.setattr(FakeTensor, "is_cuda", False, raising=False)  # pinned memory needs a driver
+        assert gathered(pixels, [Draw(3, True), Draw(8, False)], source.format).shape == (2, 3, 8 - margin, 8 - margin)
+
+
+@pytest.mark.parametrize(
+    ("device", "free", "fits"), [("cuda", 8 * 192, True), ("cuda", 8 * 191, False), ("cpu", 0, False)]
+)
+def test_images_stay_on_a_gpu_with_eight_times_their_memory(
+    device: str, free: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
+    assert room_on(torch.device(device), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)) is fits
+
+
 def test_image_sets_can_be_sent_to_workers_that_do_not_fork(
     numbered_folder: NumberedFolder, write_shard: Callable[..., Path]
 ) -> None:
@@ -116,7 +155,7 @@ def test_a_closed_loader_ends_its_workers_and_opens_again(numbered_folder: Numbe
     next(held)
     data.teardown()
     assert multiprocessing.active_children() == [] and list(held) == []
-    assert first(loader, 3) == expected
+    assert first(loader, 3) == expected and isinstance(loader, ImageLoader)
     loader.close()
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported, published_configuration
-from sdedit_pl.checkpoints.importers.network_import import ONLY, Stored, import_network
 from sdedit_pl.checkpoints.importers.noise_conventions import discrete_vp
+from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, Stored, import_network
 from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource, attention_levels, named_tensors, same, stacked
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
 

@@ -16,8 +16,8 @@ from typing import Any
 from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported
 from sdedit_pl.checkpoints.importers.diffusers_config import read_scheduler, read_unet
 from sdedit_pl.checkpoints.importers.diffusers_tensor_names import has_old_names, network_sources, without_copies
-from sdedit_pl.checkpoints.importers.network_import import ONLY, Stored, import_network
 from sdedit_pl.checkpoints.importers.presets import CENTERED, UNIT
+from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, Stored, import_network
 from sdedit_pl.checkpoints.importers.tensor_mapping import named_tensors
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
 

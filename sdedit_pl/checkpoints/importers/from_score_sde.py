@@ -17,9 +17,9 @@ from typing import Any
 from torch import Tensor
 
 from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported, published_configuration
-from sdedit_pl.checkpoints.importers.network_import import ONLY, Stored, import_network
 from sdedit_pl.checkpoints.importers.noise_conventions import continuous_ve, continuous_vp, discrete_ve, discrete_vp
 from sdedit_pl.checkpoints.importers.presets import CENTERED, UNIT
+from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, Stored, import_network
 from sdedit_pl.checkpoints.importers.tensor_mapping import (
     Difference,
     TensorSource,

@@ -18,9 +18,9 @@ from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import CheckpointError
 from sdedit_pl.checkpoints.expected_tensors import network_arguments, state_shapes, without_weights
 from sdedit_pl.checkpoints.importers import FORMATS, from_ddim, from_score_sde
-from sdedit_pl.checkpoints.importers.network_import import ONLY, Stored, import_network
 from sdedit_pl.checkpoints.importers.noise_conventions import continuous_ve
 from sdedit_pl.checkpoints.importers.presets import PRESETS, UNIT, Preset
+from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, Stored, import_network
 from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Score

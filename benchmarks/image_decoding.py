@@ -1,6 +1,6 @@
 """Compares the data module's decoding speed with that of a bare Pillow loop.
 
-    python benchmarks/data.py src=photos.tar out=outputs/data
+    python benchmarks/image_decoding.py src=photos.tar out=outputs/data
 
 The images are packed into shards at each size. The bare loop opens the same files from memory with Pillow, converts
 them to RGB and takes the pixels as an array. The data module reads the shards as in training. Both sides have the same
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from command import run_benchmark
+from command_line import run_benchmark
 from PIL import Image
 from speed_report import environment, table
 
@@ -32,7 +32,7 @@ from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.data import ImageDataModule, WebDatasetSource
 
-USAGE = "python benchmarks/data.py src=FOLDER|ARCHIVE out=FOLDER [key=value ...]"
+USAGE = "python benchmarks/image_decoding.py src=FOLDER|ARCHIVE out=FOLDER [key=value ...]"
 
 
 @dataclass(frozen=True)

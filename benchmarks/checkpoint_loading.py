@@ -1,6 +1,6 @@
 """Measures the time and memory of loading a checkpoint of a published size.
 
-    python benchmarks/loading.py [repeats=5]
+    python benchmarks/checkpoint_loading.py [repeats=5]
 
 Loads a 256 px DDPM checkpoint (113.7 M parameters, float32, random weights) with this package and with safetensors, in
 turns and each time in a fresh process. Both only map the file, so every weight is also read in two further series:
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from command import run_command
+from command_line import run_command
 from measuring import apart, peak_memory
 from safetensors.torch import load_file
 
@@ -100,4 +100,4 @@ def compare(arguments: Arguments) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_command(sys.argv[1:], Command("python benchmarks/loading.py", Arguments), compare))
+    raise SystemExit(run_command(sys.argv[1:], Command("python benchmarks/checkpoint_loading.py", Arguments), compare))
