@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,6 +35,7 @@ from sdedit_pl.edit_runs.edit_run import run_edit
 from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.editing.trajectories import LARGEST_SIDE, WatchedDenoiser
 from sdedit_pl.files import require_folder, write_whole
+from sdedit_pl.guides.focus import regions_of
 from sdedit_pl.picture_grid import to_picture
 from sdedit_pl.typing import Images
 
@@ -62,6 +64,7 @@ class EditRequest(BaseModel):
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     samples: Annotated[int, Field(ge=1, le=16)] = 4
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    focus: bool | tuple[int, int, int, int] = False
 
 
 class Cancelled(Exception):
@@ -171,7 +174,10 @@ class PaintJobs:
         if area is not None and area.getextrema()[1] == 0:
             raise ValueError("the mask is empty, so nothing may change; paint the part to change, or clear the mask")
         settings = {**request.model_dump(exclude={"guide", "area"}), "kind": area and request.kind}
-        total = edit.total_steps(self.denoiser.sde) * request.samples
+        parts = 1
+        if request.focus is True and area is not None:
+            parts = sum(1 for _ in regions_of(torch.from_numpy(np.array(area)) > 0))
+        total = edit.total_steps(self.denoiser.sde) * request.samples * parts
         with self._changed:
             identity = f"{len(self.jobs) + 1:04d}-{secrets.token_hex(3)}"
             job = Job(identity, settings, time.time(), total)

@@ -32,11 +32,15 @@ def halted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 class TestEdit:
-    @pytest.mark.parametrize("kind", [None, "mask", "strength"])
-    def test_the_command_line_repeats_it_to_the_bit(self, page: Page, kind: str | None) -> None:
-        area = {} if kind is None else {"area": data_url(mask()), "kind": kind}
-        identity = page.submit(**area)
+    @pytest.mark.parametrize(
+        "area",
+        [{}, {"kind": "mask"}, {"kind": "strength"}, {"kind": "mask", "focus": True}, {"focus": [4, 4, 30, 20]}],
+        ids=str,
+    )
+    def test_the_command_line_repeats_it_to_the_bit(self, page: Page, area: dict[str, Any]) -> None:
+        identity = page.submit(**area, **({"area": data_url(mask())} if "kind" in area else {}))
         job = page.finished(identity)
+        assert job["done"] == job["total"] == 6
         assert (job["state"], job["samples"]) == ("done", ["guide_seed5.png", "guide_seed6.png"]), job["message"]
         assert main(["edit", f"config=out/{identity}/edit.yaml", "out=again", "device=cpu"]) == 0
         for name in job["samples"]:
