@@ -31,11 +31,13 @@ CELLS = 64
 """Cells along the longer side of the grid on which regions are found; regions in touching cells count as one."""
 SMALLEST_BOX = 8
 
+Allowed: TypeAlias = Bool[Tensor, "1 1 height width"] | Float[Tensor, "1 1 height width"]
+"""The edit mask or strength map of a whole picture."""
 Box: TypeAlias = tuple[int, int, int, int]
 """x, y, width and height in pixels of the picture's file."""
 
 
-def parts_of(whole: Guide, area: Area | None, size: int, box: Box | None = None) -> list[tuple[Guide, Area]]:
+def parts_of(whole: Guide, area: Allowed | None, size: int, box: Box | None = None) -> list[tuple[Guide, Area]]:
     """The parts of a picture as guides of the model's `size` with their areas.
 
     Args:
@@ -50,12 +52,9 @@ def parts_of(whole: Guide, area: Area | None, size: int, box: Box | None = None)
     height, width = whole.image.shape[2:]
     if box is None:
         if area is None:
-            raise ValueError(
-                f"focus=true edits around a mask, and {whole.path} has none; give one, or a box focus=x,y,w,h"
-            )
-        found = [
-            (region, _square(_bounds(region), width, height, size, CONTEXT)) for region in regions_of(area[0, 0] > 0)
-        ]
+            raise ValueError(f"focus=true needs a mask, and {whole.path} has none; give one, or focus=x,y,width,height")
+        regions = regions_of(area[0, 0] > 0)
+        found = [(region, _square(_bounds(region), width, height, size, CONTEXT)) for region in regions]
     else:
         found = [_boxed(whole, area, size, box)]
     return [
@@ -76,8 +75,8 @@ def put_back(picture: UInt8[Tensor, "C H W"], part: Part, sample: Float[Tensor, 
 
 def _part(
     whole: Guide,
-    region: Bool[Tensor, "H W"],
-    strength: Tensor,
+    region: Bool[Tensor, "height width"],
+    strength: Bool[Tensor, "height width"] | Float[Tensor, "height width"],
     square: tuple[int, int, int],
     size: int,
     number: int,
@@ -141,7 +140,9 @@ def _square(box: Box, width: int, height: int, size: int, context: float) -> tup
     return min(max(left, 0), width - side), min(max(top, 0), height - side), side
 
 
-def _boxed(whole: Guide, area: Area | None, size: int, box: Box) -> tuple[Bool[Tensor, "H W"], tuple[int, int, int]]:
+def _boxed(
+    whole: Guide, area: Allowed | None, size: int, box: Box
+) -> tuple[Bool[Tensor, "height width"], tuple[int, int, int]]:
     """The region in a box, without the border that the feather takes, and the square around the box."""
     height, width = whole.image.shape[2:]
     x, y, across, down = box
@@ -150,7 +151,7 @@ def _boxed(whole: Guide, area: Area | None, size: int, box: Box) -> tuple[Bool[T
             f"focus is a box x,y,width,height of at least {SMALLEST_BOX} pixels within {whole.path}, which is "
             f"{width}x{height}, got {','.join(map(str, box))}"
         )
-    square = _square(box, width, height, size, 0)
+    square = _square(box, width, height, size, 0.0)
     border = min(max(1, round(FEATHER * square[2] / size)), (min(across, down) - 1) // 2)
     region = torch.zeros(height, width, dtype=torch.bool)
     region[y + border : y + down - border, x + border : x + across - border] = True
