@@ -23,7 +23,7 @@ const state = {
   job: null, shown: null, chosen: null,
 };
 const view = { scale: 1, x: 0, y: 0 };
-const history = { done: [], undone: [] };
+const changes = { done: [], undone: [] };
 const number = (id) => Number($(id).value);
 
 /* ---- picture ---- */
@@ -56,8 +56,8 @@ function openPicture(image, keep) {
   guide.ctx.drawImage(base.canvas, 0, 0);
   source = image && scale > 1 ? image : null;
   Object.assign(state, { frame: null, object: null, touched: false });
-  history.done = [];
-  history.undone = [];
+  changes.done = [];
+  changes.undone = [];
   setScope(width !== height ? "part" : "whole");
   setTool("brush");
   setLayer(false);
@@ -79,12 +79,12 @@ function edit(target, box, draw) {
   target.ctx.save();
   draw(target.ctx);
   target.ctx.restore();
-  history.done.push({ target, x, y, before, touched: state.touched });
-  history.undone = [];
+  changes.done.push({ target, x, y, before, touched: state.touched });
+  changes.undone = [];
   let pixels = 0;
-  for (let index = history.done.length - 1; index >= 0; index--) {
-    pixels += history.done[index].before.width * history.done[index].before.height;
-    if (pixels > UNDO_PIXELS && index < history.done.length - 1) history.done.splice(0, index + 1), (index = -1);
+  for (let index = changes.done.length - 1; index >= 0; index--) {
+    pixels += changes.done[index].before.width * changes.done[index].before.height;
+    if (pixels > UNDO_PIXELS && index < changes.done.length - 1) changes.done.splice(0, index + 1), (index = -1);
   }
   if (target === guide) state.touched = true;
   changed();
@@ -210,7 +210,7 @@ function squares() {
 
 /* ---- drawing the view ---- */
 
-const screen = $("view").getContext("2d");
+const paper = $("view").getContext("2d");
 const pointer = { x: 0, y: 0, over: false };
 let pending = false;
 
@@ -224,35 +224,35 @@ function draw() {
   const canvas = $("view"), ratio = devicePixelRatio || 1;
   const w = Math.round(canvas.clientWidth * ratio), h = Math.round(canvas.clientHeight * ratio);
   if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });
-  screen.setTransform(1, 0, 0, 1, 0, 0);
-  screen.clearRect(0, 0, w, h);
+  paper.setTransform(1, 0, 0, 1, 0, 0);
+  paper.clearRect(0, 0, w, h);
   if (!width) return;
   const place = (ctx) => ctx.setTransform(view.scale * ratio, 0, 0, view.scale * ratio, view.x * ratio, view.y * ratio);
-  place(screen);
-  screen.imageSmoothingEnabled = view.scale < 4;
-  screen.drawImage(guide.canvas, 0, 0);
-  if (current && !state.onMask) drawStroke(screen);
+  place(paper);
+  paper.imageSmoothingEnabled = view.scale < 4;
+  paper.drawImage(guide.canvas, 0, 0);
+  if (current && !state.onMask) drawStroke(paper);
   drawTint(w, h, place);
   if (state.object) drawObject();
-  screen.lineWidth = 1.5 / view.scale;
+  paper.lineWidth = 1.5 / view.scale;
   const seen = squares();
   if (state.scope === "part" || width !== height) {
     for (const dash of [0, 1]) {
-      screen.setLineDash([6 / view.scale, 6 / view.scale]);
-      screen.lineDashOffset = (dash * 6) / view.scale;
-      screen.strokeStyle = dash ? "#fff" : "#222";
-      for (const { x, y, w: sw, h: sh } of seen) screen.strokeRect(x, y, sw, sh);
+      paper.setLineDash([6 / view.scale, 6 / view.scale]);
+      paper.lineDashOffset = (dash * 6) / view.scale;
+      paper.strokeStyle = dash ? "#fff" : "#222";
+      for (const { x, y, w: sw, h: sh } of seen) paper.strokeRect(x, y, sw, sh);
     }
-    screen.setLineDash([]);
+    paper.setLineDash([]);
   }
   const tool = state.held || state.tool;
   if (pointer.over && ["brush", "eraser"].includes(tool) && !state.object) {
     for (const [colour, grow] of [["#fff", 1], ["#000", 0]]) {
-      screen.strokeStyle = colour;
-      screen.lineWidth = 1 / view.scale;
-      screen.beginPath();
-      screen.arc(pointer.x, pointer.y, brushSize() / 2 + grow / view.scale, 0, 7);
-      screen.stroke();
+      paper.strokeStyle = colour;
+      paper.lineWidth = 1 / view.scale;
+      paper.beginPath();
+      paper.arc(pointer.x, pointer.y, brushSize() / 2 + grow / view.scale, 0, 7);
+      paper.stroke();
     }
   }
 }
@@ -277,11 +277,11 @@ function drawTint(w, h, place) {
   ctx.globalAlpha = 1;
   ctx.fillStyle = "#e0218a";
   ctx.fillRect(0, 0, w, h);
-  screen.save();
-  screen.setTransform(1, 0, 0, 1, 0, 0);
-  screen.globalAlpha = state.onMask ? 0.5 : 0.2;
-  screen.drawImage(tint.canvas, 0, 0);
-  screen.restore();
+  paper.save();
+  paper.setTransform(1, 0, 0, 1, 0, 0);
+  paper.globalAlpha = state.onMask ? 0.5 : 0.2;
+  paper.drawImage(tint.canvas, 0, 0);
+  paper.restore();
 }
 const tint = layer();
 
@@ -455,24 +455,24 @@ function placeObject(ctx, grow = 0, side = 0) {
 }
 
 function drawObject() {
-  screen.save();
-  placeObject(screen);
+  paper.save();
+  placeObject(paper);
   const { image, scale } = state.object, unit = 1 / (scale * view.scale);
-  screen.lineWidth = 1.5 * unit;
-  screen.strokeStyle = "#fff";
-  screen.strokeRect(-image.width / 2, -image.height / 2, image.width, image.height);
-  screen.setLineDash([5 * unit, 5 * unit]);
-  screen.strokeStyle = "#222";
-  screen.strokeRect(-image.width / 2, -image.height / 2, image.width, image.height);
-  screen.setLineDash([]);
-  screen.fillStyle = "#fff";
+  paper.lineWidth = 1.5 * unit;
+  paper.strokeStyle = "#fff";
+  paper.strokeRect(-image.width / 2, -image.height / 2, image.width, image.height);
+  paper.setLineDash([5 * unit, 5 * unit]);
+  paper.strokeStyle = "#222";
+  paper.strokeRect(-image.width / 2, -image.height / 2, image.width, image.height);
+  paper.setLineDash([]);
+  paper.fillStyle = "#fff";
   for (const [x, y] of [[image.width / 2, image.height / 2], [0, -image.height / 2 - 26 * unit]]) {
-    screen.beginPath();
-    screen.arc(x, y, 8 * unit, 0, 7);
-    screen.fill();
-    screen.stroke();
+    paper.beginPath();
+    paper.arc(x, y, 8 * unit, 0, 7);
+    paper.fill();
+    paper.stroke();
   }
-  screen.restore();
+  paper.restore();
 }
 
 /* The part of the object at a point: "size", "turn", "body" or null. */
@@ -691,8 +691,8 @@ function describe() {
   $("sizeout").textContent = `${Math.round(brushSize())} px`;
   $("opacityout").textContent = `${number("opacity")} %`;
   $("featherout").textContent = number("feather") ? `${number("feather")}` : "off";
-  $("undo").disabled = !history.done.length;
-  $("redo").disabled = !history.undone.length;
+  $("undo").disabled = !changes.done.length;
+  $("redo").disabled = !changes.undone.length;
   const parts = squares().length, size = state.model.size;
   $("scopehint").textContent =
     state.scope === "whole"
@@ -715,8 +715,8 @@ $("whole").onclick = () => (setScope("whole"), changed());
 $("part").onclick = () => (setScope("part"), changed());
 $("lock").onclick = () => setLocked(!state.locked);
 $("seed").oninput = () => setLocked(true);
-$("undo").onclick = () => step(history.done, history.undone);
-$("redo").onclick = () => step(history.undone, history.done);
+$("undo").onclick = () => step(changes.done, changes.undone);
+$("redo").onclick = () => step(changes.undone, changes.done);
 $("swap").onclick = swap;
 $("in").onclick = () => zoom(1.4);
 $("out").onclick = () => zoom(1 / 1.4);
@@ -773,8 +773,8 @@ document.addEventListener("keydown", (event) => {
   const control = event.ctrlKey || event.metaKey, key = event.key.toLowerCase();
   if (control && !typing && (key === "z" || key === "y")) {
     event.preventDefault();
-    if (key === "y" || event.shiftKey) step(history.undone, history.done);
-    else step(history.done, history.undone);
+    if (key === "y" || event.shiftKey) step(changes.undone, changes.done);
+    else step(changes.done, changes.undone);
   } else if (event.key === "Enter" && !["BUTTON", "A", "SUMMARY"].includes(target.tagName)) {
     event.preventDefault();
     if (state.object) finishObject(true);
