@@ -6,6 +6,7 @@ or a full disk leaves the previous file. The folder is synchronised too, so that
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import socket
@@ -99,6 +100,14 @@ def _is_dead(pid: int, host: str) -> bool:
     return False
 
 
+def matching_files(pattern: str) -> list[str]:
+    """The sorted paths of the files that a glob matches; names of existing folders are literal, even `[a]`."""
+    path = Path(pattern)
+    folder = next(place for place in path.parents if place.exists())
+    literal = os.path.join(glob.escape(str(folder)), path.relative_to(folder))
+    return sorted(str(Path(found)) for found in glob.glob(literal, recursive=True) if os.path.isfile(found))
+
+
 def require_folder(out: Path) -> None:
     """Raises ValueError if `out` exists and is not a folder."""
     if out.exists() and not out.is_dir():
@@ -106,9 +115,9 @@ def require_folder(out: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file atomically; same errors as `whole_file`."""
+    """Writes a text file atomically, bytes of file names that are not text as escapes; same errors as `whole_file`."""
     with whole_file(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def sha256_of(path: Path) -> str:

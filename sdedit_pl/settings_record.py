@@ -53,7 +53,7 @@ class SettingsRecord:
 
     def write(self, settings: Mapping[str, Any]) -> None:
         content = {"format": self.format, **settings}
-        write_whole(self.file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_whole(self.file, json.dumps(content, indent=1) + "\n")
 
 
 def require_same_settings(results: Path | str, before: Mapping[str, Any], now: Mapping[str, Any], remedy: str) -> None:

@@ -60,14 +60,13 @@ def manifest_text(splits: dict[str, list[dict[str, Any]]], **facts: Any) -> str:
             for split, shards in splits.items()
         },
     }
-    # File names may hold bytes that are not text; JSON's escapes preserve them.
-    return json.dumps(content, indent=1, ensure_ascii=False).encode(errors="backslashreplace").decode() + "\n"
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def _text(place: str) -> str:
     if not is_remote(place):
-        return Path(place).read_text(encoding="utf-8")
+        return Path(place).read_text(encoding="utf-8-sig")
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / MANIFEST_FILE
         download(place, copy)
-        return copy.read_text(encoding="utf-8")
+        return copy.read_text(encoding="utf-8-sig")

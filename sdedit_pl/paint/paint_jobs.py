@@ -171,6 +171,8 @@ class PaintJobs:
         area = None if request.area is None else _picture("the mask", request.area).convert("L")
         if area is not None and area.size != guide.size:
             raise ValueError(f"the mask must have the size of the guide, {guide.size}, got {area.size}")
+        if area is not None and request.kind == "mask":
+            area = area.point([255 * (level >= 128) for level in range(256)])
         if area is not None and area.getextrema()[1] == 0:
             raise ValueError("the mask is empty, so nothing may change; paint the part to change, or clear the mask")
         settings = {**request.model_dump(exclude={"guide", "area"}), "kind": area and request.kind}

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
+from sdedit_pl.checkpoints.init_from import MAY_DIFFER
 from sdedit_pl.checkpoints.loading import describe
 from sdedit_pl.checkpoints.locating import RUN_FILE, resumable_checkpoints
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.model_config import ModelConfig, model_of_run
 from sdedit_pl.configuration.training_config import TrainingConfig
+from sdedit_pl.configuration.yaml_reading import yaml_text
 from sdedit_pl.files import require_folder, write_whole
 from sdedit_pl.settings_record import require_same_settings
 from sdedit_pl.training.checkpoint_io import damage
@@ -76,8 +77,10 @@ def steps_in(checkpoint: Path | None) -> int:
 
 def fixed_settings(model: ModelConfig, run: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a resumed run cannot change; `run` may come from an earlier version with fewer keys."""
+    described = model.as_data()
+    network = {key: value for key, value in described["network"].items() if key not in MAY_DIFFER}
     trained = {"uncertainty": run.get("uncertainty", False), "train": run.get("train", {"only": []})}
-    return {**model.as_data(), **trained}
+    return {**described, "network": network, **trained}
 
 
 @rank_zero_only
@@ -89,6 +92,6 @@ def write_config(folder: Path, config: TrainingConfig) -> None:
     """
     try:
         # Completely or not at all, because other devices may be reading it.
-        write_whole(folder / CONFIG_FILE, yaml.safe_dump(config.as_data(), sort_keys=False))
+        write_whole(folder / CONFIG_FILE, yaml_text(config.as_data()))
     except OSError as error:
         raise ConfigError(f"out={folder} cannot be written: {error.strerror}; name another folder") from error

@@ -135,11 +135,13 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
 def test_a_run_resumes_to_a_later_end_with_the_new_settings(finished: Path, images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
-    settings = ("trainer.max_steps=6", "optimizer.rate=2e-3", "optimizer.betas=[0.8,0.9]", "checkpoint.export=last")
-    fit(tiny_config(f"data.path={images}", f"out={folder}", *settings, "schedule=trapezoid", "schedule.decay_steps=4"))
+    settings = ("trainer.max_steps=6", "optimizer.rate=2e-3", "optimizer.betas=[0.8,0.9]", "network.dropout=0.3")
+    settings += ("checkpoint.export=last", "schedule=trapezoid", "schedule.decay_steps=4")
+    fit(tiny_config(f"data.path={images}", f"out={folder}", *settings))
     assert list(logged(folder, "train/images").values()) == [4, 8, 12, 16, 20, 24]
     assert list(logged(folder, "train/rate").values())[4:] == pytest.approx([2e-3 * 0.5, 2e-3 * 0.25])
     assert yaml.safe_load((folder / "config.yaml").read_text())["optimizer"]["rate"] == 2e-3
+    assert describe(folder).model.network.values["dropout"] == 0.3
     assert read(folder, 6)["optimizer_states"][0]["param_groups"][0]["betas"] == (0.8, 0.9)
     assert describe(folder).training["images_seen"] == 24
 
