@@ -792,6 +792,11 @@ document.addEventListener("keydown", (event) => {
     KEYS[key]();
   }
 });
+// A button that was clicked does not keep the focus, so that Enter runs the edit.
+document.addEventListener("click", (event) => {
+  const clicked = event.detail && event.target.closest("button");
+  if (clicked) clicked.blur();
+});
 document.addEventListener("keyup", (event) => {
   if (event.key === " ") state.held = null;
 });
