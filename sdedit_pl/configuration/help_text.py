@@ -57,7 +57,7 @@ def explain(
 def every_key(
     command: Command | SourceCommand, schema: Schema, keys_of: Callable[[Any], dict[str, Key]]
 ) -> dict[str, Key]:
-    """All keys of a command by their full names; of a component those of the default."""
+    """All keys of a command by their full names; for a component, those of the default class."""
     keys = {} if command.file is None else {"config": Key(str, None, command.file)}
     keys |= schema.keys
     of_sections = {section: keys_of(declared) for section, declared in schema.sections.items()}

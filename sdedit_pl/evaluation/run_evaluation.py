@@ -1,6 +1,6 @@
 """One evaluation from start to end: its checks, the images, their measures, and the report.
 
-Everything that can be refused is checked before anything is edited, since editing takes hours.
+All checks precede the editing, which takes hours.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def run_evaluation(
 
 
 def check_packages() -> None:
-    """Raises ValueError if a package is missing that only measuring and reporting need, hours later."""
+    """Raises ValueError if a package for measuring or reporting is missing, before hours of editing."""
     missing = [name for name in ("jinja2", "matplotlib", "torch_fidelity") if find_spec(name) is None]
     if missing:
         raise ValueError(f"the report needs {' and '.join(missing)}; pip install 'sdedit-pl[evaluation]'")
@@ -163,7 +163,7 @@ def _record(
 def _masked_lpips(
     plan: EvaluationPlan, store: ImageStore, options: EvaluationOptions
 ) -> tuple[MaskedLPIPS | None, list[str]]:
-    """The masked LPIPS; or None, with a note for the report if it was wanted but is not available."""
+    """The masked LPIPS, or None; a note for the report says if it was requested but is not available."""
     if options.lpips == "none" or not any(plan.inputs[task].masked for task in plan.tables):
         return None, []
     if store.format.size < SMALLEST:
