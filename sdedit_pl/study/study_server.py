@@ -12,6 +12,7 @@ status 4xx if repeating the request cannot help, 503 if it can.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import socket
@@ -77,6 +78,7 @@ def study_app(study: StudyDatabase, names: Collection[str] = ()) -> Starlette:
     machine or one of `names`.
     """
     page = _render_page(study.settings)
+    writing = asyncio.Lock()  # answers that wait for the database leave the other threads to images
 
     async def show_page(request: Request) -> Response:
         return HTMLResponse(page)
@@ -90,12 +92,14 @@ def study_app(study: StudyDatabase, names: Collection[str] = ()) -> Starlette:
 
     async def join(request: Request) -> Response:
         body = await _parsed(request, JoinRequest)
-        trials = await run_in_threadpool(study.join, body.rater)
+        async with writing:
+            trials = await run_in_threadpool(study.join, body.rater)
         return _json({"trials": [trial._asdict() for trial in trials]})
 
     async def answer(request: Request) -> Response:
         body = await _parsed(request, AnswerRequest)
-        choice = await run_in_threadpool(study.record, body.rater, body.trial, body.choice, body.milliseconds)
+        async with writing:
+            choice = await run_in_threadpool(study.record, body.rater, body.trial, body.choice, body.milliseconds)
         return _json({"choice": choice})
 
     def unavailable(_: Request, error: Exception) -> Response:
