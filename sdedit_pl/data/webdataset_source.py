@@ -26,6 +26,7 @@ from sdedit_pl.data.shard_manifest import MANIFEST_FILE, UNFINISHED_FOLDER, Shar
 from sdedit_pl.data.source import Broken, ImageSet, Source
 from sdedit_pl.data.splits import SPLITS, check_split, held_out
 from sdedit_pl.downloads import is_remote
+from sdedit_pl.files import matching_files
 
 
 class WebDatasetSource(Source):
@@ -213,7 +214,7 @@ def _as_list(path: str | list[str]) -> list[str]:
 def _expand_wildcards(pattern: str) -> list[str]:
     if is_remote(pattern) or not glob.has_magic(pattern) or Path(pattern).exists():
         return [pattern]
-    found = sorted(glob.glob(pattern))
+    found = matching_files(pattern)
     if not found:
         raise ValueError(f"no shard matches {pattern}")
     return found

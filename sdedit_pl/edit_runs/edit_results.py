@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from sdedit_pl.configuration.resolving import as_data
-from sdedit_pl.configuration.yaml_reading import read_file
+from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
 from sdedit_pl.edit_runs.edit_plan import EditTask
 from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
@@ -74,7 +73,7 @@ class EditWriter:
         }
         # A repetition must ask for overwriting again.
         repeated = {key: value for key, value in as_data(self.settings).items() if key != "overwrite"}
-        (self.folder / RECORD_FILE).write_text(yaml.safe_dump({**repeated, RECORD_KEY: record}, sort_keys=False))
+        (self.folder / RECORD_FILE).write_text(yaml_text({**repeated, RECORD_KEY: record}))
 
 
 def sample_file(guide: Path, mark: str, seed: int) -> str:

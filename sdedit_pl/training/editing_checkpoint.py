@@ -35,7 +35,8 @@ class EditingCheckpoint(lightning.Callback):
     average that was best at the last validation. A run without any validation writes its first average at the end.
 
     Args:
-        save: writes a denoiser to a file, with facts of its training: steps, images seen, half-life, validation loss.
+        save: writes a denoiser to a file, with facts of its training: steps, images seen, half-life, validation loss;
+            returns whether it could.
         all_averages: also write the newest weights of each average, to model-HALFLIFE.safetensors.
     """
 
@@ -43,7 +44,7 @@ class EditingCheckpoint(lightning.Callback):
         self,
         averaging: ImageHalfLifeAveraging,
         path: Path,
-        save: Callable[[Path, Denoiser, dict[str, Any]], None],
+        save: Callable[[Path, Denoiser, dict[str, Any]], bool],
         *,
         best: bool = True,
         all_averages: bool = False,
@@ -72,8 +73,8 @@ class EditingCheckpoint(lightning.Callback):
         if self.best and self.lowest is not None and not loss < self.lowest:
             logger.info("step %d: %s already has weights with a lower loss", trainer.global_step, self.path.name)
             return
-        self.lowest = loss
-        self._write(trainer, pl_module, half_life, {pl_module.criterion(): loss})
+        if self._write(trainer, pl_module, half_life, {pl_module.criterion(): loss}):
+            self.lowest = loss
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         # A resumed run gets here even if no step was left: the former process may have ended before this call.
@@ -87,11 +88,15 @@ class EditingCheckpoint(lightning.Callback):
 
     def _write(
         self, trainer: lightning.Trainer, pl_module: ScoreModule, half_life: int, losses: dict[str, float]
-    ) -> None:
+    ) -> bool:
+        """Whether the file holds these weights now; True on all devices but the first, which alone writes."""
         if not trainer.is_global_zero:
-            return
-        self.save(self.path, self.averaging.averages(pl_module)[half_life], _facts(trainer, half_life) | losses)
+            return True
+        facts = _facts(trainer, half_life) | losses
+        if not self.save(self.path, self.averaging.averages(pl_module)[half_life], facts):
+            return False
         logger.info("step %d: wrote %s", trainer.global_step, self.path)
+        return True
 
     def _write_all(self, trainer: lightning.Trainer, pl_module: ScoreModule) -> None:
         if not trainer.is_global_zero or not self.all_averages:

@@ -23,10 +23,14 @@ class Run:
         self.folder = folder
         self.options = options
         self.written: list[tuple[str, dict[str, Any]]] = []
+        self.without_room = range(0)
 
-    def save(self, path: Path, denoiser: Denoiser, facts: dict[str, Any]) -> None:
+    def save(self, path: Path, denoiser: Denoiser, facts: dict[str, Any]) -> bool:
+        if facts["steps"] in self.without_room:
+            return False
         path.touch()
         self.written.append((path.name, facts))
+        return True
 
     def train(self, losses: dict[int, tuple[float, float]], steps: int, resume: bool = False) -> None:
         """Trains with a validation after every step, or with none where there are no losses."""
@@ -51,6 +55,13 @@ def test_the_best_average_of_the_best_validation_is_kept(tmp_path: Path) -> None
     facts = run.written[-1][1]
     assert facts.pop(CRITERION) == pytest.approx(0.29)
     assert facts == {"steps": 4, "images_seen": 32, "average_half_life_images": 100}
+
+
+def test_weights_that_a_full_disk_refused_do_not_count_as_the_best(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.without_room = range(2, 3)
+    run.train({1: (0.5, 0.9), 2: (0.3, 0.9), 3: (0.4, 0.9)}, 3)
+    assert run.chosen() == [(100, 1), (100, 3)]
 
 
 def test_without_best_every_validation_and_the_end_are_written(tmp_path: Path) -> None:

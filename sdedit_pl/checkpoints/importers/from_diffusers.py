@@ -178,7 +178,7 @@ def _read_json(file: Path) -> dict[str, Any]:
             f"there is no {file}, which describes the weights in a folder of diffusers; weights alone need preset=NAME"
         )
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{file} is not JSON ({error}); copy or download it again") from error
     if not isinstance(found, dict):
