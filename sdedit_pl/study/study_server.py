@@ -11,6 +11,7 @@ Both POST requests are idempotent. An answer is acknowledged after it has reache
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import sqlite3
@@ -58,6 +59,7 @@ class AnswerRequest(JoinRequest):
 def study_app(study: StudyDatabase, names: Collection[str] = ()) -> Starlette:
     """The web application of a study; `names` as in `guarded_app`."""
     page = _render_page(study.settings)
+    writing = asyncio.Lock()  # answers that wait for the database leave the other threads to images
 
     async def show_page(request: Request) -> Response:
         return HTMLResponse(page)
@@ -71,12 +73,14 @@ def study_app(study: StudyDatabase, names: Collection[str] = ()) -> Starlette:
 
     async def join(request: Request) -> Response:
         body = await parsed(request, JoinRequest, _LARGEST_BODY)
-        trials = await run_in_threadpool(study.join, body.rater)
+        async with writing:
+            trials = await run_in_threadpool(study.join, body.rater)
         return json_reply({"trials": [trial._asdict() for trial in trials]})
 
     async def answer(request: Request) -> Response:
         body = await parsed(request, AnswerRequest, _LARGEST_BODY)
-        choice = await run_in_threadpool(study.record, body.rater, body.trial, body.choice, body.milliseconds)
+        async with writing:
+            choice = await run_in_threadpool(study.record, body.rater, body.trial, body.choice, body.milliseconds)
         return json_reply({"choice": choice})
 
     def unavailable(_: Request, error: Exception) -> Response:

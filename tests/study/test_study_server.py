@@ -6,6 +6,9 @@ import json
 import re
 import socket
 import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -60,6 +63,16 @@ class TestTrials:
         reply = browser.get(f"/images/{identity}.png")
         assert reply.content == study.image(identity) and reply.content.startswith(b"\x89PNG")
         assert reply.headers["Content-Type"] == "image/png" and "immutable" in reply.headers["Cache-Control"]
+
+    def test_images_do_not_wait_for_a_locked_database(self, browser, study: StudyDatabase) -> None:
+        identity = browser.join("a")[0]["left"]
+        with closing(sqlite3.connect(study.path, isolation_level=None)) as other, ThreadPoolExecutor(1) as pool:
+            other.execute("BEGIN EXCLUSIVE")
+            waiting = pool.submit(browser.join, "b")
+            time.sleep(0.5)
+            assert browser.get(f"/images/{identity}.png").status_code == 200 and not waiting.done()
+            other.execute("ROLLBACK")
+            assert waiting.result()
 
     def test_joining_again_changes_nothing(self, browser, study: StudyDatabase) -> None:
         assert browser.join("a") == browser.join("a") != browser.join("b")
