@@ -3,8 +3,8 @@
 The files depend on the originals and the settings alone, neither on the number of processes nor on interruptions. The
 originals come in the order of a hash of their names, because a stream shuffles only a few shards at a time.
 
-Work happens in the hidden folder `.packing` inside the result. A complete shard gets a note beside it, behind which the
-same command resumes after a kill. At the end the shards are moved to their place, and then the manifest: a folder with
+Work happens in the hidden folder `.packing` inside the result. A complete shard gets a note beside it, from which the
+same command resumes after a kill. At the end the shards are moved into place, followed by the manifest: a folder with
 a manifest is complete, and training refuses a folder with `.packing` and no manifest.
 """
 
