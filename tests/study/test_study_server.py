@@ -15,8 +15,6 @@ import pytest
 
 from sdedit_pl.study.questions import QUESTIONS
 from sdedit_pl.study.study_database import StudyDatabase
-from sdedit_pl.study.study_server import listen
-from sdedit_pl.study.trial_design import StudyError
 
 
 class TestPage:
@@ -172,16 +170,3 @@ class TestHost:
     def test_other_names_are_refused(self, browser, host: str) -> None:
         reply = browser.get("/", headers={"Host": host})
         assert reply.status_code == 400 and f"names=[{host.partition(':')[0]}]" in reply.json()["error"]
-
-
-class TestListen:
-    def test_a_port_in_use_is_refused(self) -> None:
-        with listen("127.0.0.1", 0) as first:
-            port = first.getsockname()[1]
-            with pytest.raises(StudyError, match=f"host=127.0.0.1 port={port}: Address already in use.*another port="):
-                listen("127.0.0.1", port)
-
-    @pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("127.0.0.1", 70000)])
-    def test_an_invalid_address_is_refused(self, host: str, port: int) -> None:
-        with pytest.raises(StudyError, match=f"cannot listen at host={host} port={port}"):
-            listen(host, port)
