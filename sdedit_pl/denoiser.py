@@ -283,6 +283,11 @@ class Denoiser(nn.Module):
         self.t_max = t_max
         self.at_once = at_once
 
+    @property
+    def evaluations(self) -> int:
+        """The largest number of networks that an estimate evaluates."""
+        return getattr(self.network, "evaluations", 1)
+
     def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
         """The estimate of x_0, that is E[x_0 | x_t], for images noised to the times `t` in (0, 1]."""
         coefficients = self.parameterisation.coefficients(self.sde, t)

@@ -41,10 +41,11 @@ LEAST_COLUMNS = 5
 
 
 class EvaluatedModel(NamedTuple):
-    """A denoiser and its checkpoint's description."""
+    """A denoiser, its checkpoint's description, and all that its images depend on besides that checkpoint."""
 
     denoiser: Denoiser
     description: Description
+    recipe: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def run_evaluation(
     check_counts(store, groups, options.kid_subset)
     # Counted without the plan's columns, of which later runs may add some: the images must not depend on them.
     steps = settings.edit.total_steps(denoisers[MODEL].sde)
-    computing = options.computing.resolved(LEAST_COLUMNS * store.count * steps)
+    computing = options.computing.resolved(LEAST_COLUMNS * store.count * steps * denoisers[MODEL].evaluations)
     record = _record(plan, images, groups, models, computing)
     record = record if options.overwrite else record.continuing(options.out)
     outputs = find_outputs(options.outputs or {}, settings.tasks, store.count, store.format)
@@ -156,7 +157,9 @@ def _record(
         "images": f"{len(images)} with names of sha256 {digest_of(images.names)}",
         "format": "{} channels, {} px".format(*models[MODEL].description.image_shape),
     }
-    identities = {name: fingerprint(model.description.path) + computing.recipe for name, model in models.items()}
+    identities = {
+        name: fingerprint(model.description.path) + model.recipe + computing.recipe for name, model in models.items()
+    }
     return EvaluationRecord(originals, plan.recipes(identities, digest_of([str(group) for group in groups])))
 
 

@@ -11,7 +11,7 @@ import lightning
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.training.module import ScoreModule
-from sdedit_pl.training.trainer_position import images_seen
+from sdedit_pl.training.trainer_position import between_steps, images_seen
 from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class EditingCheckpoint(lightning.Callback):
         save: writes a denoiser to a file, with facts of its training: steps, images seen, half-life, validation loss;
             returns whether it could.
         all_averages: also write the newest weights of each average, to model-HALFLIFE.safetensors.
+        early: share of the run after which its first average is also written, to model-early.safetensors.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class EditingCheckpoint(lightning.Callback):
         *,
         best: bool = True,
         all_averages: bool = False,
+        early: float | None = None,
     ) -> None:
         self.averaging = averaging
         self.path = path
         self.save = save
         self.best = best
         self.all_averages = all_averages
+        self.early = early
         self.lowest: float | None = None
         self.preferred: int | None = None
 
@@ -63,6 +66,17 @@ class EditingCheckpoint(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.lowest = state_dict["lowest"]
         self.preferred = state_dict.get("preferred")
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.early is None or not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
+            return
+        early_step = max(1, round(self.early * trainer.max_steps))
+        if trainer.global_step == early_step and not between_steps(trainer, batch_idx):
+            path, half_life = self._beside("early"), self.averaging.half_lives[0]
+            self.save(path, self.averaging.averaged(pl_module), _facts(trainer, half_life))
+            logger.info("step %d: wrote %s", trainer.global_step, path)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.sanity_checking or not isinstance(pl_module, ScoreModule):
@@ -98,12 +112,14 @@ class EditingCheckpoint(lightning.Callback):
         logger.info("step %d: wrote %s", trainer.global_step, self.path)
         return True
 
+    def _beside(self, mark: str) -> Path:
+        return self.path.with_name(f"{self.path.stem}-{mark}{self.path.suffix}")
+
     def _write_all(self, trainer: lightning.Trainer, pl_module: ScoreModule) -> None:
         if not trainer.is_global_zero or not self.all_averages:
             return
         for half_life, denoiser in self.averaging.averages(pl_module).items():
-            path = self.path.with_name(f"{self.path.stem}-{half_life}{self.path.suffix}")
-            self.save(path, denoiser, _facts(trainer, half_life))
+            self.save(self._beside(str(half_life)), denoiser, _facts(trainer, half_life))
 
 
 def _facts(trainer: lightning.Trainer, half_life: int) -> dict[str, Any]:

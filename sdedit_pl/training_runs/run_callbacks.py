@@ -129,7 +129,7 @@ def editing_checkpoint(
         return True
 
     path, best = Path(config.out) / RUN_FILE, settings.export == "best"
-    return EditingCheckpoint(averaging, path, save, best=best, all_averages=settings.all_averages)
+    return EditingCheckpoint(averaging, path, save, best=best, all_averages=settings.all_averages, early=settings.early)
 
 
 def safeguards(

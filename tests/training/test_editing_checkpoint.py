@@ -90,6 +90,13 @@ def test_a_resumed_run_knows_the_loss_of_the_file(tmp_path: Path) -> None:
     assert run.chosen() == [(400, 3)]  # the best average of the latest validation
 
 
+def test_an_early_average_is_written_once(tmp_path: Path) -> None:
+    run = Run(tmp_path, early=0.4)
+    run.train({}, 5)
+    facts = {"steps": 2, "images_seen": 16, "average_half_life_images": 100}
+    assert run.written[0] == ("model-early.safetensors", facts) and len(run.written) == 2
+
+
 def test_all_averages_have_their_own_files(tmp_path: Path) -> None:
     run = Run(tmp_path, all_averages=True)
     run.train({1: (0.3, 0.4)}, 1)
