@@ -98,7 +98,7 @@ def without_weights() -> Iterator[None]:
             return None
         count += 1
         if count > MOST_TENSORS:
-            raise CheckpointError(f"a network of more than {MOST_TENSORS:,} tensors is no model of this package")
+            raise CheckpointError(f"the network has more than {MOST_TENSORS:,} tensors, as no model of this package")
         return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 
     # torch's annotation omits that the hook's result replaces the parameter.

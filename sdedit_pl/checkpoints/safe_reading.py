@@ -88,8 +88,8 @@ def read_plain(path: Path) -> Any:
         if isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
             raise CheckpointError(_refusal(path, error)) from error
         raise CheckpointError(
-            f"{path} is not a whole checkpoint; it is truncated (copy or download it again) or something else: editing "
-            f"takes .safetensors, .ckpt, .pth and .pt files and folders of runs"
+            f"{path} is not a whole checkpoint; it is truncated (copy or download it again) or another kind of file: "
+            f"editing takes .safetensors, .ckpt, .pth and .pt files and folders of runs"
         ) from error
 
 
@@ -101,7 +101,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is not a whole .safetensors file ({error}); it is truncated (copy or download it again) or "
-            "something else: editing takes .safetensors, .ckpt, .pth and .pt files and folders of runs"
+            "another kind of file: editing takes .safetensors, .ckpt, .pth and .pt files and folders of runs"
         ) from error
 
 

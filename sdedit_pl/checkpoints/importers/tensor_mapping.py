@@ -103,7 +103,7 @@ def named_tensors(state: Any, what: str) -> dict[str, Tensor]:
         CheckpointError: if it is not tensors by name, or they have more numbers than the file.
     """
     if not isinstance(state, Mapping) or not state:
-        raise CheckpointError(f"{what} must be tensors by name, got {type(state).__name__}; the file was altered?")
+        raise CheckpointError(f"{what} must be tensors by name, got {type(state).__name__}; was the file altered?")
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise CheckpointError(f"{what} must be tensors by name, got {type(tensor).__name__} under {name!r}")
