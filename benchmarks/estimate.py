@@ -84,7 +84,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(config: TrainingConfig) -> Estimate:
-    """The estimate of a configuration; devices are taken for GPUs with bf16, and "auto" counts as one."""
+    """The estimate of a configuration; devices are assumed to be GPUs with bf16, and "auto" counts as one."""
     config = resolve_arithmetic(config, Machine("cuda", "a GPU", bf16=True))
     if config.init_from:
         base = config.init_from if isinstance(config.init_from, str) else config.init_from[0]
