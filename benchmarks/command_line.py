@@ -17,7 +17,7 @@ from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.help_text import explain
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.schema import keys_of, schema_of
-from sdedit_pl.result_folder import ResultFolder, refuse_used
+from sdedit_pl.result_folder import refuse_used, result_folder
 
 T = TypeVar("T")
 Numbers = dict[str, Any]
@@ -35,14 +35,15 @@ def run_benchmark(
     """
 
     def run(arguments: Any) -> str:
-        refuse_used(Path(arguments.out), arguments.overwrite)
+        out = Path(arguments.out)
+        refuse_used(out, arguments.overwrite)
         if arguments.threads is not None:
             torch.set_num_threads(arguments.threads)
         settings = {key: value for key, value in as_data(arguments).items() if key not in ("out", "overwrite")}
         numbers = {"settings": settings, "machine": machine(), **measure(arguments)}
         pictures = numbers.pop("pictures", {})
         text = report(numbers)
-        with ResultFolder(Path(arguments.out)) as folder:
+        with result_folder(out, replaced={"results.json", "report.md"}) as folder:
             (folder / "results.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
             (folder / "report.md").write_text(text, encoding="utf-8")
             for name, picture in pictures.items():

@@ -84,7 +84,7 @@ class Estimate(NamedTuple):
 def estimate(config: TrainingConfig) -> Estimate:
     """The estimate of a configuration; devices are taken for GPUs with bf16, and "auto" counts as one."""
     config = resolve_arithmetic(config, Machine("cuda", "a GPU", bf16=True))
-    trainer, image, batch = config.trainer, config.image, config.data.values["batch_size"]
+    trainer, image, batch = config.trainer, config.image, config.batch_size
     devices = int(trainer.devices) if str(trainer.devices).isdecimal() else 1
     # On the CPU, as the backward pass on a GPU's fake tensors needs a GPU; it keeps the same tensors.
     with FakeTensorMode():

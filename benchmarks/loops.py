@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,12 @@ from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.data.image_decoding import images_from_bytes
-from sdedit_pl.fit import build_trainer
 from sdedit_pl.losses import denoising_loss
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.divergence_watch import DivergenceWatch
 from sdedit_pl.training.loss_logging import TrainingLog
 from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training_runs.run_trainer import build_trainer
 
 
 class BareLoop:
@@ -98,7 +99,7 @@ def measure_loops(file: Path, steps: int, rounds: int) -> dict[str, Any]:
     log = TrainingLog(config.trainer.log_every_n_steps, DivergenceWatch())
     with tempfile.TemporaryDirectory() as folder:
         callbacks = [log, build_averaging(config), turns]
-        trainer = build_trainer(Path(folder), config, callbacks, [], DurableCheckpoints())
+        trainer = build_trainer(replace(config, out=folder), callbacks, [], DurableCheckpoints())
         trainer.fit(module, datamodule=data)
     return {
         "config": str(file),

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from command import refuse_unknown, run_benchmark
+from command_line import refuse_unknown, run_benchmark
 from jaxtyping import Float
 from PIL import Image
 from speed_report import environment, table
@@ -63,8 +63,8 @@ from sdedit_pl.metrics.image_distances import nearest_by_distance, squared_l2
 from sdedit_pl.metrics.intervals import percentile_interval
 from sdedit_pl.metrics.paired_bootstrap import GroupSums, PairedBootstrap
 from sdedit_pl.picture_grid import picture_grid, to_picture
-from sdedit_pl.run_folder import HISTORY_FILE
 from sdedit_pl.training.memorisation_alarm import SIDE
+from sdedit_pl.training_runs.run_folder import HISTORY_FILE
 from sdedit_pl.typing import Images
 
 USAGE = "python benchmarks/photographs.py data=FOLDER out=FOLDER models.NAME=WORDS [key=value ...]"

@@ -1,4 +1,4 @@
-"""Atomic writing of files, and their hashes.
+"""Atomic writing of files, their hashes, and claims on results.
 
 A file is written under another name in the same folder, synchronised to the disk and renamed, so that a killed process
 or a full disk leaves the previous file. The folder is synchronised too, so that files reach the disk in order.
@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 _CHUNK = 1 << 20
+# Forked workers of a killed process hold its claim until they notice its death, which takes PyTorch's 5 s.
+_WORKER_SECONDS = 8.0
 
 
 @contextmanager
@@ -33,6 +38,65 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         # It still exists after an error, and if it and the former file are hard links to the same file.
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def claimed(folder: Path, name: str = "") -> Iterator[None]:
+    """Reserves `folder`, or only the result called `name` in it, for this process until it leaves the block or dies.
+
+    The folder is created if necessary; new folders that stay empty are removed again.
+
+    Raises:
+        ValueError: another process has the claim, or `folder` is a file or cannot be written.
+    """
+    if not name:
+        require_folder(folder)
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    file = folder / f".sdedit{name and '-'}{name}.lock"
+    lock = FileLock(file)
+    try:
+        pid, host = _owner(file)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=_WORKER_SECONDS if _is_dead(pid, host) else 0)
+        except Timeout as error:
+            owner = f"process {pid} on {host}" if pid else "another process"
+            raise ValueError(f"{owner} is writing {folder / name}; wait until it ends, or give another out=") from error
+        except OSError as error:
+            raise ValueError(f"out={folder} cannot be written: {error.strerror}; name another folder") from error
+        if isinstance(lock, FileLock):  # otherwise the file system has no locks, and filelock writes the same text
+            with suppress(OSError):
+                file.write_text(f"{os.getpid()}\n{socket.gethostname()}\n")
+        yield
+    finally:
+        if lock.is_locked:
+            file.unlink(missing_ok=True)
+            lock.release()
+        for path in created:
+            with suppress(OSError):
+                path.rmdir()
+
+
+def _owner(lock_file: Path) -> tuple[int, str]:
+    """The process that wrote a lock file, and its machine; 0 if unknown."""
+    try:
+        pid, host = lock_file.read_text().split()[:2]
+        return int(pid), host
+    except (OSError, ValueError):
+        return 0, ""
+
+
+def _is_dead(pid: int, host: str) -> bool:
+    """Whether a process of this machine has ended; False if that is not known."""
+    if not pid or host != socket.gethostname():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def require_folder(out: Path) -> None:

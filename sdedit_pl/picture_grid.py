@@ -16,7 +16,13 @@ SMALLEST_CELL, LARGEST_CELL = 128, 512
 
 
 def to_picture(image: Float[Tensor, "C H W"] | UInt8[Tensor, "C H W"]) -> Image.Image:
-    """An 8-bit RGB or grey picture of a float image in [-1, 1], which is clamped, or of a uint8 image."""
+    """An 8-bit RGB or grey picture of a float image in [-1, 1], which is clamped, or of a uint8 image.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    if image.is_floating_point() and not image.isfinite().all():
+        raise ValueError("an image has values that are not finite; try precision=float32, or another checkpoint")
     pixels = (bytes_from_images(image) if image.is_floating_point() else image).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 

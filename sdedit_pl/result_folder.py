@@ -4,59 +4,88 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sdedit_pl.configuration import ConfigError
-from sdedit_pl.files import require_folder
+from sdedit_pl.configuration.yaml_reading import read_file
+from sdedit_pl.files import claimed, require_folder, sha256_of
+
+RECORDED = "files"
 
 
-class ResultFolder:
-    """A context that yields a temporary folder and moves its files to `folder` if the block ends without an error.
+@contextmanager
+def result_folder(folder: Path, name: str = "", replaced: set[str] | None = None) -> Iterator[Path]:
+    """Yields a hidden folder, whose files move to `folder` if the block ends without an error.
 
     Args:
-        folder: created with its parents at the end; files with the same names are replaced.
-        replaced: files of earlier results, removed at the end.
+        folder: claimed by this process meanwhile; created with its parents.
+        name: of the result if `folder` may hold others; only this result is claimed.
+        replaced: files of earlier results in `folder`, which are removed at the end; may be filled in the block.
 
     Raises:
-        ConfigError: `folder` cannot be written.
+        ValueError: another process writes the result, `folder` cannot be written, or a file is in the way.
     """
-
-    def __init__(self, folder: Path, replaced: Sequence[Path] = ()) -> None:
-        self.folder = folder
-        self.replaced = replaced
-        nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    replaced = set() if replaced is None else replaced
+    with claimed(folder, name):
+        staging = folder / f".sdedit{name and '-'}{name}.unfinished"
+        shutil.rmtree(staging, ignore_errors=True)  # left by a killed process
         try:
-            self.staging = Path(tempfile.mkdtemp(dir=nearest, prefix=f".{folder.name}."))
-        except OSError as error:
-            raise ConfigError(f"out={folder} cannot be written: {error.strerror}; name another folder") from error
-
-    def __enter__(self) -> Path:
-        return self.staging
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._publish()
+            staging.mkdir()
+            yield staging
+            made = {str(file.relative_to(staging)) for file in staging.rglob("*") if file.is_file()}
+            refuse_others(folder, made - replaced)
+            for file in replaced - made:
+                (folder / file).unlink(missing_ok=True)
+            for file in sorted(made):
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(staging / file, folder / file)
         finally:
-            shutil.rmtree(self.staging, ignore_errors=True)
+            shutil.rmtree(staging, ignore_errors=True)
 
-    def _publish(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for file in self.replaced:
-            file.unlink(missing_ok=True)
-        for file in sorted(self.staging.iterdir()):
-            published = self.folder / file.name
-            if published.is_dir():  # os.replace cannot replace a folder
-                os.replace(published, self.staging / f"{file.name}.replaced")
-            os.replace(file, published)
+
+def own_files(folder: Path, recorded: Any) -> set[str]:
+    """The files in `folder` that a command recorded as `recorded`, name -> SHA-256, and that nobody has changed since.
+
+    Names of anything outside `folder` are ignored.
+    """
+    named = recorded.items() if isinstance(recorded, Mapping) else ()
+    inside = [
+        (name, sha256)
+        for name, sha256 in named
+        if isinstance(name, str) and (folder / name).parent.resolve().is_relative_to(folder.resolve())
+    ]
+    return {name for name, sha256 in inside if (folder / name).is_file() and sha256_of(folder / name) == sha256}
+
+
+def files_recorded_in(record: Path) -> set[str]:
+    """The YAML or JSON file `record` and the unchanged files beside it that it lists; none without such a list."""
+    recorded = read_file(record).get(RECORDED) if record.is_file() else None
+    return set() if recorded is None else {record.name, *own_files(record.parent, recorded)}
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """The record of the files in `folder` that `own_files` reads."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): sha256_of(file) for file in files}
+
+
+def refuse_others(folder: Path, names: Iterable[str]) -> None:
+    """Raises ValueError if a file that a command would write is already there, and not its own."""
+    found = sorted(name for name in names if os.path.lexists(folder / name))
+    if found:
+        shown = ", ".join(found[:3]) + (f" and {len(found) - 3} others" if len(found) > 3 else "")
+        raise ValueError(
+            f"{folder} holds {shown}, not written by this program or changed since; move it away, or give another out="
+        )
 
 
 def refuse_used(folder: Path, overwrite: bool) -> None:
     """Raises ValueError if `folder` is a file, or holds files and `overwrite` is not set."""
     require_folder(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+    if not overwrite and folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir()):
         raise ValueError(f"{folder} already holds files; give another out=, or overwrite=true")
 
 

@@ -23,7 +23,7 @@ from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.build.training_parts import build_data, build_module
 from sdedit_pl.checkpoints import describe
 from sdedit_pl.configuration.training_config import TrainingConfig
-from sdedit_pl.fit import fit
+from sdedit_pl.training_runs.training_run import fit
 
 ROOT = Path(__file__).parents[1]
 DRIVER = Path(__file__).parent / "support" / "devices_driver.py"

@@ -32,8 +32,8 @@ LAYERS = (  # lowest first; a part may import itself and the layers below its ow
     ("result_folder",),
     ("build",),
     ("checkpoints",),
-    ("run_folder", "calibration", "evaluation"),
-    ("fit", "edit_runs"),
+    ("calibration", "evaluation"),
+    ("training_runs", "edit_runs"),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -70,3 +70,10 @@ def test_pictures_that_are_not_square_keep_their_proportions() -> None:
 @pytest.mark.parametrize(("size", "side"), [((16, 8), 128), ((100, 130), 130), ((700, 300), 512)])
 def test_cells_hold_the_longer_side_of_a_picture(size: tuple[int, int], side: int) -> None:
     assert cell_side(Image.new("RGB", size)) == side
+
+
+def test_images_that_are_not_finite_are_refused() -> None:
+    image = torch.zeros(3, 4, 4)
+    image[1, 2, 3] = float("nan")
+    with pytest.raises(ValueError, match="not finite; try precision=float32"):
+        to_picture(image)

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from sdedit_pl.build.component import build_component
-from sdedit_pl.configuration.schema import ConfigError, construct, keys_of
+from sdedit_pl.configuration.schema import construct, keys_of
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.machine import Machine, this_machine, training_arithmetic
-from sdedit_pl.training.early_stopping import Patience
 from sdedit_pl.training.learned_uncertainty import LogUncertainty
-from sdedit_pl.training.memorisation_alarm import SIDE, MemorisationAlarm
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
@@ -35,8 +32,7 @@ def resolve_arithmetic(config: TrainingConfig, machine: Machine) -> TrainingConf
         ConfigError: the machine does not have what a key asks for.
     """
     settings, size = config.trainer, config.image.size
-    batch = config.data.values["batch_size"]
-    pixels = settings.max_steps * settings.accumulate_grad_batches * batch * size**2
+    pixels = settings.max_steps * settings.accumulate_grad_batches * config.batch_size * size**2
     found = construct(
         "",
         training_arithmetic,
@@ -77,24 +73,3 @@ def build_averaging(config: TrainingConfig) -> ImageHalfLifeAveraging:
     half_lives, ramp = config.average.half_life_images, config.average.ramp
     continues = config.init_from is not None
     return construct("average", ImageHalfLifeAveraging, half_life_images=half_lives, ramp=ramp, continues=continues)
-
-
-def build_safeguards(
-    config: TrainingConfig, data: ImageDataModule, averaging: ImageHalfLifeAveraging, denoiser: Denoiser
-) -> list[Callback]:
-    """Callbacks for runs on few images: the alarm for memorised images, and early stopping.
-
-    Raises:
-        ConfigError: patience without validation images.
-    """
-    settings = config.validation
-    originals = data.val_images(settings.memory_edits)
-    watching: list[Callback] = []
-    if settings.patience is not None:
-        if not len(originals):
-            raise ConfigError("validation.patience needs validation images, and there are none; see data.val_fraction")
-        watching.append(Patience(averaging, settings.patience))
-    seen = data.small_training_images(SIDE, settings.memory_images)
-    if seen is not None and len(originals):
-        watching.append(MemorisationAlarm(averaging, denoiser, originals, seen))
-    return watching

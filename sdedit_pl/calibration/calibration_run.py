@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -32,7 +33,14 @@ from sdedit_pl.files import require_folder
 from sdedit_pl.grids import start_time
 from sdedit_pl.machine import prepare_for_inference
 from sdedit_pl.metrics.features import features_of
-from sdedit_pl.result_folder import ResultFolder, refuse_replacing
+from sdedit_pl.result_folder import (
+    RECORDED,
+    files_recorded_in,
+    hashes_of,
+    refuse_others,
+    refuse_replacing,
+    result_folder,
+)
 from sdedit_pl.typing import Images
 
 logger = logging.getLogger(__name__)
@@ -61,7 +69,9 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
     file = result_file(settings, checkpoint)
     plot = file.with_suffix(".png")
     edits = edits_by_noise_level(settings, denoiser)
-    with result_folder(file.parent, settings.out) as unpublished:
+    replaced = files_recorded_in(file) if settings.overwrite else set()
+    refuse_others(file.parent, {file.name, plot.name} - replaced)
+    with result_folder(file.parent, file.name, replaced) as unpublished:
         chosen = choose_images(
             settings.data,
             description.image_shape,
@@ -81,8 +91,9 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
             unfinished.discard()
         sweep = measured_sweep(settings, denoiser, edits, chosen, unfinished)
         report = CalibrationReport(trade_off(sweep), [edit.t0 for edit in edits], noise_levels(edits, denoiser))
-        write_calibration(unpublished / file.name, checkpoint, report.t0, {**report.as_data(), "settings": recorded})
         report.plot(checkpoint.name, sweep.shown).save(unpublished / plot.name)
+        found = {**report.as_data(), "settings": recorded, RECORDED: hashes_of(unpublished)}
+        write_calibration(unpublished / file.name, checkpoint, report.t0, found)
     unfinished.discard()
     return Calibration(report, file, plot)
 
@@ -91,26 +102,18 @@ def result_file(settings: CalibrationSettings, checkpoint: Path) -> Path:
     """The path of the t0 file.
 
     Raises:
-        ValueError: the file exists and may not be overwritten, or `settings.out` is a file.
+        ValueError: the file exists and may not be overwritten, or its folder is a file or cannot be written.
     """
     beside = sidecar_of(checkpoint)
     file = beside if settings.out is None else Path(settings.out) / beside.name
     require_folder(file.parent)
+    if settings.out is None and not os.access(file.parent, os.W_OK):
+        raise ValueError(
+            f"the checkpoint's folder {file.parent} cannot be written; give another as out=FOLDER, and pass the t0 "
+            "found to sdedit edit"
+        )
     refuse_replacing(file, settings.overwrite)
     return file
-
-
-def result_folder(folder: Path, out: str | None) -> ResultFolder:
-    """The folder of the results. Raises ValueError if it cannot be written."""
-    try:
-        return ResultFolder(folder)
-    except ValueError as error:
-        if out is not None:
-            raise
-        raise ValueError(
-            f"the checkpoint's folder {folder} cannot be written; give another as out=FOLDER, and pass the t0 found to "
-            "sdedit edit"
-        ) from error
 
 
 def edits_by_noise_level(settings: CalibrationSettings, denoiser: Denoiser) -> list[SDEdit]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sdedit_pl.cli import say
 from sdedit_pl.configuration import ConfigError, require_at_least
 from sdedit_pl.configuration.command_line import Command
-from sdedit_pl.result_folder import ResultFolder, refuse_replacing
+from sdedit_pl.result_folder import refuse_replacing, result_folder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -60,7 +60,7 @@ def run(words: list[str]) -> None:
     refuse_replacing(out, arguments.overwrite)
     if not Path(arguments.guide).exists():
         raise ConfigError(f"the demo's guides are in a checkout of the project: there is no {arguments.guide} here")
-    with ResultFolder(out.parent) as results:
+    with result_folder(out.parent, out.name, {out.name} if arguments.overwrite else None) as results:
         demo_sheet(arguments).save(results / out.name, format="PNG")
     say(f"guides and their edits: {out}")
 

@@ -24,9 +24,9 @@ from sdedit_pl.evaluation.evaluation_plan import EvaluationSettings
 from sdedit_pl.evaluation.image_maker import ComputeSettings
 from sdedit_pl.evaluation.image_store import check_place
 from sdedit_pl.evaluation.measurement import LEAST_IMAGES
-from sdedit_pl.evaluation.report_document import METRICS_FILE, REPORT_HTML, log_to_wandb
+from sdedit_pl.evaluation.report_document import METRICS_FILE, REPORT_HTML, REPORT_MARKDOWN, log_to_wandb
 from sdedit_pl.evaluation.run_evaluation import EvaluatedModel, EvaluationOptions, run_evaluation
-from sdedit_pl.result_folder import ResultFolder
+from sdedit_pl.result_folder import RECORDED, files_recorded_in, hashes_of, refuse_others, result_folder
 
 USAGE = """sdedit evaluate ckpt=FILE data=FOLDER|SHARDS [key=value ...]
 
@@ -47,7 +47,9 @@ def run(words: list[str]) -> None:
     models = load_models(arguments)
     shown = [word for word in words if word.partition("=")[0] not in FREE]
     # The first process alone writes the report.
-    with ResultFolder(out) if speaks() else nullcontext() as results:
+    replaced = files_recorded_in(out / METRICS_FILE)
+    with result_folder(out, replaced=replaced) if speaks() else nullcontext() as results:
+        refuse_others(out, {METRICS_FILE, REPORT_HTML, REPORT_MARKDOWN} - replaced)
         found = run_evaluation(
             settings_of(arguments, models[MODEL]),
             models,
@@ -68,6 +70,7 @@ def run(words: list[str]) -> None:
             return
         numbers, report = found
         report.write(results)
+        numbers[RECORDED] = hashes_of(results)
         (results / METRICS_FILE).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if arguments.wandb is not None:
         log_to_wandb(report, arguments.wandb, out, numbers)

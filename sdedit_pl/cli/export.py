@@ -9,7 +9,7 @@ from sdedit_pl.checkpoints.exporters import EXPORTS, exporter
 from sdedit_pl.cli import say
 from sdedit_pl.configuration import ConfigError, nearest
 from sdedit_pl.configuration.command_line import Command
-from sdedit_pl.result_folder import ResultFolder, refuse_replacing
+from sdedit_pl.result_folder import hashes_of, refuse_replacing, result_folder
 
 USAGE = """sdedit export ckpt=FILE|FOLDER format=NAME out=FILE|FOLDER [key=value ...]
 
@@ -48,9 +48,12 @@ def run(words: list[str]) -> None:
     out = Path(arguments.out)
     refuse_replacing(out, arguments.overwrite)
     denoiser, description = load_described(arguments.ckpt)
-    with ResultFolder(out.parent) as results:
+    replaced: set[str] = set()
+    with result_folder(out.parent, out.name, replaced) as results:
         exporter(arguments.format).write(denoiser, description.model, results / out.name)
-        check_replaceable(out, results / out.name)
+        if arguments.overwrite:
+            check_replaceable(out, results / out.name)
+            replaced |= set(hashes_of(results))
     say(f"{arguments.format}: {out}")
 
 
@@ -62,9 +65,10 @@ def check_replaceable(out: Path, new: Path) -> None:
         raise ConfigError(
             f"out={out} is a {'folder' if out.is_dir() else 'file'}, the export is not; give another out="
         )
-    if out.is_dir():
-        others = sorted({entry.name for entry in out.iterdir()} - {entry.name for entry in new.iterdir()})
-        if others:
-            raise ConfigError(
-                f"out={out} is not an earlier export, it holds {others[0]}; empty it, or give another out="
-            )
+    others = sorted({*names_in(out)} - {*names_in(new)})
+    if others:
+        raise ConfigError(f"out={out} is not an earlier export, it holds {others[0]}; empty it, or give another out=")
+
+
+def names_in(folder: Path) -> list[str]:
+    return [str(file.relative_to(folder)) for file in folder.rglob("*")]

@@ -12,7 +12,7 @@ from sdedit_pl.cli import say
 from sdedit_pl.configuration import ConfigError, nearest
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.files import require_folder
-from sdedit_pl.result_folder import ResultFolder
+from sdedit_pl.result_folder import files_recorded_in, refuse_others, refuse_replacing, result_folder
 from sdedit_pl.study.study_database import StudyDatabase
 from sdedit_pl.study.study_settings import StudyPlan, StudyReporting, StudyServing
 
@@ -53,7 +53,7 @@ def build(words: list[str]) -> None:
     for file in (out, out.with_name(f"{out.name}-wal")):
         if file.exists():
             raise ConfigError(f"{file} is already there and may hold answers; give another out=, or move it away")
-    with ResultFolder(out.parent) as results:
+    with result_folder(out.parent, out.name) as results:
         made = build_study(plan, results / out.name)
     say(
         f"{made['items']} items, {made['asked']} comparisons in {made['forms']} forms; each rater answers one form\n"
@@ -85,16 +85,17 @@ def report(words: list[str]) -> None:
 
     out = Path(arguments.out)
     require_folder(out)
-    earlier = [name for name in REPORT_FILES if (out / name).exists()]
-    if earlier and not arguments.overwrite:
-        raise ConfigError(f"{out} already holds {earlier[0]}; give another out=, or overwrite=true")
+    for name in REPORT_FILES:
+        refuse_replacing(out / name, arguments.overwrite)
+    earlier = files_recorded_in(out / "report.json")
+    refuse_others(out, set(REPORT_FILES) - earlier)
     with StudyDatabase(Path(arguments.study)) as study:
         texts = study_report(study, arguments.threshold)
-    with ResultFolder(out) as results:
+    with result_folder(out, replaced=earlier) as results:
         for name, text in texts.items():
             (results / name).write_text(text, encoding="utf-8")
     say(texts["report.md"])
-    say(f"in {out}: {', '.join(texts)}")
+    say(f"in {out}: {', '.join(REPORT_FILES)}")
 
 
 STEPS: dict[str, Callable[[list[str]], None]] = {"build": build, "serve": serve, "report": report}

@@ -7,8 +7,8 @@ from sdedit_pl.configuration.bundled_configs import find_config
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.configuration.yaml_reading import read_file
-from sdedit_pl.fit import fit
 from sdedit_pl.training.stop_signals import Interrupted
+from sdedit_pl.training_runs.training_run import fit
 
 USAGE = """sdedit train config=NAME|FILE.yaml [key=value ...]
 

@@ -246,6 +246,10 @@ class TrainingConfig:
         return construct("data", ImageShape, size=self.data.values["size"], channels=self.data.values["channels"])
 
     @property
+    def batch_size(self) -> int:
+        return self.data.values["batch_size"]
+
+    @property
     def model(self) -> ModelConfig:
         return ModelConfig(
             image=self.image,

@@ -15,12 +15,10 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from webdataset.writer import TarWriter
 
 from sdedit_pl.data.image_decoding import ImageFormat
@@ -29,7 +27,7 @@ from sdedit_pl.data.originals_to_pack import Originals, open_originals
 from sdedit_pl.data.pack_settings import PackSettings
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE, UNFINISHED_FOLDER, manifest_text
 from sdedit_pl.data.splits import SPLITS
-from sdedit_pl.files import require_folder, sha256_of, write_whole
+from sdedit_pl.files import claimed, sha256_of, write_whole
 from sdedit_pl.settings_record import SettingsRecord, require_same_settings
 
 _REMEDY = "name another folder"
@@ -79,29 +77,21 @@ def pack(settings: PackSettings, on_images: Callable[[int, int], None]) -> dict[
     )
     encoding = ImageEncoding(settings.encoding, settings.quality)
     out = Path(settings.out)
-    require_folder(out)
-    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     workshop = out / UNFINISHED_FOLDER
-    try:
-        workshop.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(workshop / "lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"another process is packing to {out}") from None
-    except OSError as error:
-        raise ValueError(f"out={out} cannot be written: {error.strerror}; {_REMEDY}") from error
-    try:
-        originals = open_originals(
-            settings.src, image_format, settings.val_fraction, workshop, settings.root, settings.download
-        )
-        return _Packing(settings, encoding, originals, on_images).run()
-    except WorkerDied as error:
-        raise ValueError(f"{error}: maybe memory ran out; give fewer processes=. {_KEPT}") from None
-    except OSError as error:
-        raise ValueError(f"cannot pack {settings.src} to {out}: {error}. {_KEPT}") from error
-    finally:
-        lock.release()
-        _remove_if_nothing_is_done(workshop, new)
+    with claimed(out):
+        try:
+            workshop.mkdir(exist_ok=True)
+            originals = open_originals(
+                settings.src, image_format, settings.val_fraction, workshop, settings.root, settings.download
+            )
+            return _Packing(settings, encoding, originals, on_images).run()
+        except WorkerDied as error:
+            raise ValueError(f"{error}: maybe memory ran out; give fewer processes=. {_KEPT}") from None
+        except OSError as error:
+            raise ValueError(f"cannot pack {settings.src} to {out}: {error}. {_KEPT}") from error
+        finally:
+            if not any(workshop.glob("*.json")):  # no shard is complete
+                shutil.rmtree(workshop, ignore_errors=True)
 
 
 class _Packing:
@@ -252,13 +242,3 @@ def _key(image: EncodedImage) -> str:
     """Name of an image in its shard, without dots, which would end the name of the sample."""
     stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(image.name.rpartition(":")[2]).stem).strip("-")[:60]
     return f"{image.number:08d}-{stem}"
-
-
-def _remove_if_nothing_is_done(workshop: Path, new: list[Path]) -> None:
-    """Removes a workshop without complete shards, and those of the `new` folders that are empty."""
-    if any(workshop.glob("*.json")):
-        return
-    shutil.rmtree(workshop, ignore_errors=True)
-    for folder in new:
-        with suppress(OSError):
-            folder.rmdir()

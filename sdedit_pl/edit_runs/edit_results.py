@@ -12,20 +12,21 @@ import yaml
 
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.yaml_reading import read_file
+from sdedit_pl.edit_runs.edit_plan import EditTask
 from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
 from sdedit_pl.editing.many_guides import Edited
 from sdedit_pl.editing.trajectories import Trajectory, save_animation, strip
 from sdedit_pl.files import sha256_of
+from sdedit_pl.guides.guide_files import Guide
 from sdedit_pl.picture_grid import to_picture
-from sdedit_pl.result_folder import refuse_used
+from sdedit_pl.result_folder import hashes_of, own_files, refuse_others, refuse_used
 
 RECORD_FILE = "edit.yaml"
 SHEET_FILE = "sheet.png"
 SHEET_ROWS = 32
 """Maximal number of guides on the contact sheet."""
 RECORD_KEY = "record"
-RESULT_SUFFIXES = (".png", ".webp")
 
 
 class EditWriter:
@@ -36,7 +37,6 @@ class EditWriter:
         self.settings = settings
         self.files = files
         self.samples: dict[str, dict[str, Any]] = {}
-        self.others: list[str] = []
         self.shown: dict[float | str, list[Edited]] = {}
 
     @property
@@ -45,13 +45,16 @@ class EditWriter:
 
     def write(self, t0: float | str, mark: str, edited: Edited, trajectory: Trajectory | None) -> None:
         """Writes a PNG file for each sample of a guide, with `mark` in its name, and the trajectory if there is one."""
-        name = f"{edited.guide.path.stem}{mark}"
         for image, seed in zip(edited.samples, edited.seeds, strict=True):
-            file = f"{name}_seed{seed}.png"
+            file = sample_file(edited.guide.path, mark, seed)
             to_picture(image).save(self.folder / file)
             self.samples[file] = {"guide": str(edited.guide.path), "t0": t0, "seed": seed}
         if trajectory is not None:
-            self._write_trajectory(name, edited, trajectory)
+            still, animation = (self.folder / file for file in trajectory_files(edited.guide.path, mark))
+            shown = trajectory.images.shape[1]
+            results, seeds = edited.samples[:shown], edited.seeds[:shown]
+            strip(trajectory, results, seeds).save(still)
+            save_animation(animation, trajectory, results, seeds)
         if len(self.shown.setdefault(t0, [])) < SHEET_ROWS:
             self.shown[t0].append(edited)
 
@@ -67,19 +70,20 @@ class EditWriter:
             "torch": str(torch.__version__),
             "sha256": {str(file): sha256_of(file) for file in self.files},
             "samples": self.samples,
-            "others": self.others,
+            "results": hashes_of(self.folder),
         }
         # A repetition must ask for overwriting again.
         repeated = {key: value for key, value in as_data(self.settings).items() if key != "overwrite"}
         (self.folder / RECORD_FILE).write_text(yaml.safe_dump({**repeated, RECORD_KEY: record}, sort_keys=False))
 
-    def _write_trajectory(self, name: str, edited: Edited, trajectory: Trajectory) -> None:
-        still, animation = f"{name}_trajectory.png", f"{name}_trajectory.webp"
-        shown = trajectory.images.shape[1]
-        results, seeds = edited.samples[:shown], edited.seeds[:shown]
-        strip(trajectory, results, seeds).save(self.folder / still)
-        save_animation(self.folder / animation, trajectory, results, seeds)
-        self.others += [still, animation]
+
+def sample_file(guide: Path, mark: str, seed: int) -> str:
+    return f"{guide.stem}{mark}_seed{seed}.png"
+
+
+def trajectory_files(guide: Path, mark: str) -> tuple[str, str]:
+    """The strip and the animation."""
+    return f"{guide.stem}{mark}_trajectory.png", f"{guide.stem}{mark}_trajectory.webp"
 
 
 def read_settings_file(file: str) -> dict[str, Any]:
@@ -87,8 +91,8 @@ def read_settings_file(file: str) -> dict[str, Any]:
     return {key: value for key, value in read_file(Path(file)).items() if key != RECORD_KEY}
 
 
-def earlier_results(folder: Path, overwrite: bool) -> list[Path]:
-    """The result files of an earlier edit in `folder`, listed in its record, which a new edit replaces.
+def earlier_results(folder: Path, overwrite: bool) -> set[str]:
+    """The files of an earlier edit in `folder`, listed in its record and not changed since.
 
     Raises:
         ValueError: `folder` is a file, holds files that may not be overwritten, or has an unreadable record.
@@ -96,6 +100,17 @@ def earlier_results(folder: Path, overwrite: bool) -> list[Path]:
     refuse_used(folder, overwrite)
     file = folder / RECORD_FILE
     record = read_file(file).get(RECORD_KEY) if file.is_file() else None
-    named = [record.get(kind) for kind in ("samples", "others")] if isinstance(record, Mapping) else []
-    names = [name for kind in named if isinstance(kind, Mapping | list) for name in kind if isinstance(name, str)]
-    return [folder / name for name in names if Path(name).name == name and Path(name).suffix in RESULT_SUFFIXES]
+    results = record.get("results") if isinstance(record, Mapping) else None
+    return set() if results is None else {RECORD_FILE, *own_files(folder, results)}
+
+
+def refuse_foreign(
+    folder: Path, earlier: set[str], tasks: Sequence[EditTask], settings: EditSettings, guides: Sequence[Guide]
+) -> None:
+    """Raises ValueError if a result of the tasks would replace a file that no earlier edit wrote."""
+    written = {RECORD_FILE, SHEET_FILE}
+    for task in tasks:
+        for guide in (guides[number].path for number in task.guides):
+            written |= {sample_file(guide, task.mark, seed) for seed in settings.seeds}
+            written |= set(trajectory_files(guide, task.mark) if settings.trajectory else ())
+    refuse_others(folder, written - earlier)

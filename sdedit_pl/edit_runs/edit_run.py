@@ -13,14 +13,14 @@ from sdedit_pl.checkpoints import files_of
 from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.edit_runs.edit_plan import EditTask, build_edits, default_t0, edit_tasks
-from sdedit_pl.edit_runs.edit_results import SHEET_FILE, SHEET_ROWS, EditWriter, earlier_results
+from sdedit_pl.edit_runs.edit_results import SHEET_FILE, SHEET_ROWS, EditWriter, earlier_results, refuse_foreign
 from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.editing.many_guides import Edited, edit_guides
 from sdedit_pl.editing.trajectories import Trajectory, edit_with_trajectory
 from sdedit_pl.editing.windows import windowed
 from sdedit_pl.guides.edit_inputs import EditInputs, read_edit_inputs
 from sdedit_pl.machine import prepare_for_inference
-from sdedit_pl.result_folder import ResultFolder
+from sdedit_pl.result_folder import result_folder
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,9 @@ def run_edit(settings: EditSettings) -> int:
     """
     edits = build_edits(settings)
     folder = Path(settings.out)
-    with ResultFolder(folder, earlier_results(folder, settings.overwrite)) as unpublished:
+    earlier: set[str] = set()
+    with result_folder(folder, replaced=earlier) as unpublished:
+        earlier |= earlier_results(folder, settings.overwrite)
         denoiser, description = load_for_editing(settings.ckpt, settings.device)
         if settings.t0 is None:
             settings = replace(settings, t0=default_t0(description.path))
@@ -57,6 +59,7 @@ def run_edit(settings: EditSettings) -> int:
         writer = EditWriter(unpublished, settings, [*files_of(description.path), *inputs.files])
         with in_precision(denoiser, settings.precision):
             tasks = edit_tasks(settings, edits, denoiser, inputs)
+            refuse_foreign(folder, earlier, tasks, settings, inputs.guides)
             for task, edited, trajectory in edit_all(settings, tasks, denoiser, inputs):
                 writer.write(task.edit.t0, task.mark, edited, trajectory)
         writer.finish()

@@ -61,7 +61,7 @@ class EvaluationData(lightning.LightningDataModule):
     def prepare_data(self) -> None:
         """Writes the missing validation images and inputs; called in the first process."""
         if self.overwrite:
-            remove_images(self.store.out)
+            remove_images(self.store.out, self.record.recipes)
         self.record.write(self.store.out)
         originals = self.store.originals
         missing = set(originals.missing())

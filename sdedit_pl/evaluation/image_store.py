@@ -11,8 +11,8 @@ Images are named by number everywhere, so that they pair up with the outputs of 
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,14 +93,26 @@ class EvaluationRecord:
         return EvaluationRecord(self.originals, {**recipes, **self.recipes})
 
 
-def remove_images(out: Path) -> None:
-    """Removes an evaluation's images. Its record stays until a new one replaces it, so that it remains an evaluation.
+def remove_images(out: Path, recipes: Iterable[str]) -> None:
+    """Removes the numbered images of an evaluation and of the folders `recipes`, and nothing else in these folders.
+
+    The record stays until a new one replaces it, so that the folder remains an evaluation.
 
     Raises:
         OSError: an image cannot be removed; the new evaluation would take it for its own.
     """
-    if (out / IMAGES).exists():
-        shutil.rmtree(out / IMAGES)
+    try:
+        recorded = (_file(out).read() or {}).get("recipes", {})
+    except ValueError:  # a damaged record, which overwriting replaces
+        recorded = {}
+    root = (out / IMAGES).resolve()
+    for folder in {ORIGINAL, *recipes, *recorded}:
+        for place in (root / folder, (root / folder).with_name(MASK)):
+            if place.resolve().is_relative_to(root):
+                for image in place.glob("[0-9]" * 6 + ".png"):
+                    image.unlink()
+                with suppress(OSError):
+                    place.rmdir()
 
 
 def check_place(out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from importlib import resources
@@ -17,19 +18,18 @@ _TEMPLATE = "study_report.md.jinja"
 
 
 def study_report(study: StudyDatabase, threshold: float) -> dict[str, str]:
-    """The text of each file of REPORT_FILES; `threshold` is that of `summarise`.
+    """The text of each file of REPORT_FILES; report.json has the hashes of the others.
+
+    `threshold` is that of `summarise`.
 
     Raises:
         StudyError: if the study has no answers.
     """
     answers = study.answers()
     findings = summarise(study.settings, study.raters(), answers, threshold)
-    texts = (
-        report_markdown(findings),
-        json.dumps(findings, indent=1, ensure_ascii=False) + "\n",
-        answers_csv(answers, findings["left_out"]),
-    )
-    return dict(zip(REPORT_FILES, texts, strict=True))
+    texts = {"report.md": report_markdown(findings), "answers.csv": answers_csv(answers, findings["left_out"])}
+    files = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    return {**texts, "report.json": json.dumps({**findings, "files": files}, indent=1, ensure_ascii=False) + "\n"}
 
 
 def report_markdown(findings: Mapping[str, Any]) -> str:

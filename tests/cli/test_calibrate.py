@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import tarfile
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from PIL import Image
 from support.tiny import write_images
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from sdedit_pl.calibration import calibration_run
 from sdedit_pl.calibration.sweep import Sweep
 from sdedit_pl.calibration.t0_sidecar import calibrated_t0
+from sdedit_pl.files import claimed
 from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor
 
@@ -116,8 +117,13 @@ def test_a_sweep_with_other_settings_does_not_resume_it(command, refused, monkey
     assert command(*CALIBRATE, "steps=3", "seed=1", "overwrite=true").code == 0
     assert not Path(UNFINISHED).exists()
     assert f"{SIDECAR} is already there; give another out=, or overwrite=true" in refused(*CALIBRATE)
+    with claimed(Path(), SIDECAR):
+        assert f"is writing {SIDECAR}; wait until it ends" in refused(*CALIBRATE, "overwrite=true")
+    Path(PLOT).write_text("my plot")
+    assert f". holds {PLOT}, not written by this program or changed since" in refused(*CALIBRATE, "overwrite=true")
     Path(UNFINISHED).write_text("text")
     Path(SIDECAR).unlink()
+    Path(PLOT).unlink()
     assert f"{UNFINISHED} cannot be read" in refused(*CALIBRATE)
 
 
@@ -142,8 +148,10 @@ def test_a_read_only_folder_is_named_with_the_remedy(refused, monkeypatch: pytes
     def read_only(*arguments: object, **options: object) -> str:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(tempfile, "mkdtemp", read_only)
-    assert "the checkpoint's folder . cannot be written; give another as out=FOLDER" in refused(*CALIBRATE)
+    monkeypatch.setattr(FileLock, "acquire", read_only)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda place, mode: False)
+        assert "the checkpoint's folder . cannot be written; give another as out=FOLDER" in refused(*CALIBRATE)
     assert "out=new cannot be written: Read-only file system; name another folder" in refused(*CALIBRATE, "out=new")
 
 

@@ -167,7 +167,7 @@ def test_a_repeated_edit_must_ask_for_overwriting_again(desk: Path, command, ref
     assert "a already holds files" in refused("edit", "config=a/edit.yaml")
 
 
-def test_overwriting_replaces_only_the_samples_of_the_earlier_edit(desk: Path, command, refused) -> None:
+def test_overwriting_replaces_only_the_files_of_the_earlier_edit(desk: Path, command, refused) -> None:
     assert command(*EDIT, "out=a", "samples=3").code == 0
     Path("a/notes.txt").write_text("keep me")
     Path("a/guide_seed9.png").write_bytes(b"not of this edit")
@@ -177,15 +177,23 @@ def test_overwriting_replaces_only_the_samples_of_the_earlier_edit(desk: Path, c
     assert sorted(os.listdir("a")) == ["edit.yaml", "guide_seed2.png", "guide_seed9.png", "notes.txt", "sheet.png"]
     assert pictures("a")["guide_seed2.png"] != before["guide_seed2.png"]
     assert Path("a/guide_seed9.png").read_bytes() == b"not of this edit"
+    in_the_way = "not written by this program or changed since; move it away, or give another out="
+    assert refused(*EDIT, "out=a", "seed=9", "overwrite=true") == f"a holds guide_seed9.png, {in_the_way}"
+    Path("a/guide_seed2.png").write_bytes(b"retouched")
+    assert refused(*EDIT, "out=a", "seed=2", "overwrite=true") == f"a holds guide_seed2.png, {in_the_way}"
 
 
-def test_a_record_cannot_name_files_outside_its_folder_for_removal(desk: Path, command) -> None:
+def test_a_record_cannot_name_foreign_files_for_removal(desk: Path, command, refused) -> None:
     Path("a/sub").mkdir(parents=True)
-    names = ["../guide.png", "..", ".", "sub", str(desk / "mask.png"), "notes.txt", 3]
-    Path("a/edit.yaml").write_text(yaml.safe_dump({"record": {"samples": dict.fromkeys(names)}}))
-    Path("a/notes.txt").write_text("keep me")
+    names = ["../guide.png", "..", ".", "sub", str(desk / "mask.png"), "notes.txt", 3, "mine.png"]
+    Path("a/edit.yaml").write_text(yaml.safe_dump({"record": {"results": dict.fromkeys(names, 64 * "0")}}))
+    for mine in ("a/notes.txt", "a/mine.png"):
+        Path(mine).write_text("keep me")
     assert command(*EDIT, "out=a", "samples=1", "overwrite=true").code == 0
-    assert Path("guide.png").exists() and Path("mask.png").exists() and Path("a/notes.txt").exists()
+    assert all(Path(kept).exists() for kept in ("guide.png", "mask.png", "a/notes.txt", "a/mine.png", "a/sub"))
+    Path("b/sheet.png").mkdir(parents=True)
+    Path("b/edit.yaml").write_text("steps: 3")
+    assert "b holds edit.yaml, sheet.png, not written by" in refused(*EDIT, "out=b", "overwrite=true")
 
 
 def test_a_failure_while_overwriting_keeps_the_earlier_results(desk: Path, command, refused) -> None:

@@ -130,12 +130,14 @@ def test_report_replaces_an_earlier_one_on_request(answered: Path, command, refu
     assert command("study", "report", "study=study.sqlite", "out=found").code == 0
     Path("found/notes.txt").write_text("mine")
     assert refused("study", "report", "study=study.sqlite", "out=found") == (
-        "found already holds report.md; give another out=, or overwrite=true"
+        "found/report.md is already there; give another out=, or overwrite=true"
     )
     again = ("study", "report", "study=study.sqlite", "out=found", "threshold=0", "overwrite=true")
     assert command(*again).code == 0
     assert json.loads(Path("found/report.json").read_text())["left_out"] == []
     assert Path("found/notes.txt").read_text() == "mine"
+    Path("found/report.md").write_text("my words")
+    assert "found holds report.md, not written by this program or changed since" in refused(*again)
 
 
 @pytest.mark.parametrize(

@@ -28,20 +28,26 @@ def test_a_record_of_another_version_is_refused(tmp_path: Path) -> None:
         EvaluationRecord({}, {}).continuing(tmp_path)
 
 
-def test_without_its_images_it_remains_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    EvaluationRecord({}, {}).write(tmp_path)
-    remove_images(tmp_path)
-    (tmp_path / "images" / "original").mkdir(parents=True)
-    (tmp_path / "report.html").touch()
+def test_only_its_own_images_are_removed_and_it_remains_an_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    EvaluationRecord({}, {"a/guide": "", "..": ""}).write(tmp_path)
+    remove_images(tmp_path, [])
+    images = tmp_path / "images"
+    mine = ("a/sdedit/notes.txt", "a/another_method/000000.png", "../000000.png")
+    for file in ("original/000000.png", "a/guide/000000.png", "a/mask/000000.png", "a/sdedit/000000.png", *mine):
+        (images / file).parent.mkdir(parents=True, exist_ok=True)
+        (images / file).touch()
     with monkeypatch.context() as patched, pytest.raises(PermissionError):
 
         def forbidden(*_: object, **__: object) -> None:
             raise PermissionError
 
-        patched.setattr(os, "rmdir", forbidden)
-        remove_images(tmp_path)
-    remove_images(tmp_path)
-    assert not (tmp_path / "images").exists()
+        patched.setattr(os, "unlink", forbidden)
+        remove_images(tmp_path, [])
+    remove_images(tmp_path, ["a/sdedit"])
+    assert {path for path in images.rglob("*") if path.is_file()} == {images / file for file in mine[:2]}
+    assert (tmp_path / "000000.png").exists()
     check_place(tmp_path)
 
 

@@ -20,7 +20,6 @@ import lightning
 import torch
 from torch import Tensor
 
-import sdedit_pl.fit as fit_module
 from sdedit_pl.cli.train import run
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
@@ -74,7 +73,7 @@ def main(reports: Path, deed: str, *arguments: str) -> None:
         return trainer(*positional, callbacks=[Reporter(reports), *callbacks], **options)
 
     ScoreModule.losses, ScoreModule.training_step = noting, doing  # type: ignore[method-assign]
-    fit_module.lightning.Trainer = reporting  # type: ignore[misc, assignment]
+    lightning.Trainer = reporting  # type: ignore[misc, assignment]
     run(list(arguments))
 
 

@@ -24,7 +24,7 @@ from torchvision.utils import save_image
 
 from sdedit_pl.configuration.resolving import merge, resolve
 from sdedit_pl.configuration.training_config import TrainingConfig
-from sdedit_pl.fit import fit
+from sdedit_pl.training_runs.training_run import fit
 
 STEPS = 6
 CONFIG: dict[str, Any] = {
@@ -148,7 +148,7 @@ def _child(images: Path, folder: Path, kill: Kill | None) -> None:
 
 # Forks each training off a process that has imported everything and never trained.
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["sdedit_pl.fit"])
+_SERVER.set_forkserver_preload(["sdedit_pl.training_runs.training_run"])
 
 
 def trainings_until_done(images: Path, folder: Path, kills: tuple[Kill, ...]) -> None:

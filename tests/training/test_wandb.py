@@ -17,8 +17,8 @@ from support.tiny import tiny_config, write_images
 from torch import Tensor
 from wandb.proto import wandb_internal_pb2
 
-from sdedit_pl.fit import fit
 from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training_runs.training_run import fit
 
 BLOCK = 32768
 HEADER = 7

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors.torch import save_file
 from torch import nn
@@ -31,6 +31,7 @@ from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.sde import SDE, VESDE, DiscreteVPSDE
 
 BLOCKS = {"ddpm": "", "ncsnpp": "Skip"}
 """Our network -> prefix of the names of its blocks in diffusers."""
@@ -50,7 +51,7 @@ class DiffusersExport(Export):
                 f"train with times.t_max=1 to export"
             )
         name, arguments = network_arguments(model)
-        scheduler = _scheduler_config(model)
+        scheduler = _scheduler_config(model, denoiser.sde)
         unet = _unet_config(name, arguments, model, denoiser.network)
         _check(model, unet, scheduler)
         state = {key: tensor for key, tensor in denoiser.network.state_dict().items() if key != AUGMENTATION_WEIGHT}
@@ -130,23 +131,24 @@ def _groups(network: nn.Module, skip: bool) -> int | None:
     return counts[0]
 
 
-def _scheduler_config(model: ModelConfig) -> dict[str, Any]:
-    sde, parameterisation = model.sde.values, model.parameterisation.name
+def _scheduler_config(model: ModelConfig, sde: SDE) -> dict[str, Any]:
+    parameterisation = model.parameterisation.name
     if _is_ve(model) and parameterisation == "score":
-        ends = {key: sde[key] / 2 for key in ("sigma_min", "sigma_max")}
-        return {"_class_name": "ScoreSdeVeScheduler", **ends}
+        sde = cast(VESDE, sde)
+        return {"_class_name": "ScoreSdeVeScheduler", "sigma_min": sde.sigma_min / 2, "sigma_max": sde.sigma_max / 2}
     estimated = {ours: theirs for theirs, ours in PREDICTIONS.items()} | {"epsilon_and_variance": "epsilon"}
     if model.sde.name != "ddpm" or parameterisation not in estimated:
         raise ExportError(
             f"sde.name={model.sde.name} with parameterisation.name={parameterisation} has no scheduler in diffusers: "
             f"there is one for sde=ddpm with {', '.join(estimated)}, and one for sde=ve with score"
         )
+    table = cast(DiscreteVPSDE, sde)
     return {
         "_class_name": "DDPMScheduler",
-        "num_train_timesteps": sde["steps"],
-        "beta_start": sde["beta_start"],
-        "beta_end": sde["beta_end"],
-        "beta_schedule": {ours: theirs for theirs, ours in SCHEDULES.items()}[sde["schedule"]],
+        "num_train_timesteps": table.steps,
+        "beta_start": table.beta_start,
+        "beta_end": table.beta_end,
+        "beta_schedule": {ours: theirs for theirs, ours in SCHEDULES.items()}[table.schedule],
         "prediction_type": estimated[parameterisation],
         "variance_type": LEARNED if parameterisation == "epsilon_and_variance" else "fixed_small",
         "clip_sample": True,

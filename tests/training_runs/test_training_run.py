@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,14 @@ from sdedit_pl.checkpoints import describe, load_denoiser
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.fit import fit
+from sdedit_pl.files import claimed
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
 from sdedit_pl.machine import Machine
 from sdedit_pl.sde import SDES
 from sdedit_pl.settings_record import SettingsChanged
 from sdedit_pl.training.divergence_watch import Diverged
 from sdedit_pl.training.module import ScoreModule
-from sdedit_pl.training.run_lock import run_lock
+from sdedit_pl.training_runs.training_run import fit
 
 NO_PREVIEWS = ("preview.count=0", "preview.samples=0", "trainer.val_check_interval=1000")
 
@@ -180,10 +180,15 @@ def test_a_run_shorter_than_the_validation_interval_validates_at_its_end(images:
 def test_a_second_training_in_the_same_folder_is_refused(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdedit_pl.fit.run_lock", partial(run_lock, seconds=0.1))
-    out = tmp_path / "run"
-    with run_lock(out), pytest.raises(ValueError, match=f"another training is running in {out}; .* out="):
-        fit(tiny_config(f"data.path={images}", f"out={out}"))
+    config = tiny_config(f"data.path={images}", f"out={tmp_path}")
+    with claimed(tmp_path):
+        with pytest.raises(ValueError, match=f"process {os.getpid()} on .* is writing {tmp_path}; .* out="):
+            fit(config)
+        monkeypatch.setattr("sdedit_pl.training_runs.training_run.rank_zero_only.rank", 1)
+        monkeypatch.setattr(
+            "sdedit_pl.training_runs.training_run.train", lambda config, signals: Path("on the second device")
+        )
+        assert fit(config) == Path("on the second device")
 
 
 def test_runs_that_do_not_go_together_are_refused(finished: Path, images: Path, tmp_path: Path) -> None:
@@ -458,7 +463,7 @@ def test_what_the_gpu_cannot_do_is_refused_before_anything_is_written(
     option: str, words: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu = Machine("cuda", "NVIDIA V100", bf16=False, missing_compiler="the package triton", count=1)
-    monkeypatch.setattr("sdedit_pl.fit.this_machine", lambda accelerator: gpu)
+    monkeypatch.setattr("sdedit_pl.training_runs.training_run.this_machine", lambda accelerator: gpu)
     with pytest.raises(ConfigError, match=words):
         fit(tiny_config(f"data.path={images}", f"out={tmp_path / 'run'}", option))
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").rglob("*.yaml"))

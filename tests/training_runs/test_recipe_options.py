@@ -14,10 +14,10 @@ from support.tiny import tiny_config, write_images
 from sdedit_pl.checkpoints import describe, load_denoiser
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.fit import fit
 from sdedit_pl.settings_record import SettingsChanged
 from sdedit_pl.training.geometric_augmentation import LABELS
 from sdedit_pl.training.weight_averaging import OTHERS
+from sdedit_pl.training_runs.training_run import fit
 
 QUIET = ("preview.count=0", "preview.samples=0", "validation.memory_images=0")
 

@@ -1,0 +1,1 @@
+"""Training runs: `sdedit train` without its command line."""

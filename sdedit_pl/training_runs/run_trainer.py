@@ -1,0 +1,107 @@
+"""Lightning's Trainer of a training run, and the run's history in Weights & Biases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import Logger
+
+from sdedit_pl.build.training_parts import resolve_arithmetic
+from sdedit_pl.checkpoints.locating import RUN_FILE
+from sdedit_pl.configuration.schema import ConfigError
+from sdedit_pl.configuration.training_config import TrainingConfig
+from sdedit_pl.machine import this_machine
+from sdedit_pl.training.checkpoint_io import DurableCheckpoints
+from sdedit_pl.training.lightning_internals import configure_ddp
+from sdedit_pl.training.restartable_loggers import ContinuedWandb
+from sdedit_pl.training_runs.run_folder import WANDB_FILE
+
+
+def build_trainer(
+    config: TrainingConfig, callbacks: list[Callback], loggers: Sequence[Logger], files: DurableCheckpoints
+) -> lightning.Trainer:
+    """Raises ConfigError if Lightning refuses a setting or this machine does not have the devices."""
+    settings = resolve_arithmetic(config, this_machine(config.trainer.accelerator)).trainer
+    if settings.max_steps < 1:
+        raise ConfigError(f"trainer.max_steps must be at least 1, got {settings.max_steps}")
+    if settings.precision in ("bf16-true", "16-true"):
+        raise ConfigError(
+            f"trainer.precision={settings.precision} would keep the average of the weights in 16 bits, too few for its "
+            f"small updates; set trainer.precision={settings.precision.replace('true', 'mixed')}"
+        )
+    # Lightning counts batches, and validating between the batches of a step would be useless. A run that is shorter
+    # than the interval validates once at its end.
+    interval = min(settings.val_check_interval, settings.max_steps) * settings.accumulate_grad_batches
+    given: dict[str, Any] = {key: value for key, value in asdict(settings).items() if value is not None}
+    given["val_check_interval"] = interval
+    given["benchmark"] = given.pop("cudnn_benchmark")
+    timeout = timedelta(minutes=given.pop("ddp_timeout_minutes"))
+    del given["tf32"]
+    try:
+        trainer = lightning.Trainer(
+            **given,
+            default_root_dir=config.out,
+            logger=[*loggers],
+            plugins=[files],
+            max_epochs=-1,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            callbacks=callbacks,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ConfigError(f"trainer: {error}") from error
+    # With accumulation some steps exchange no gradients, which a static graph does not allow.
+    static = not config.train.only and not config.uncertainty and settings.accumulate_grad_batches == 1
+    configure_ddp(trainer, timeout=timeout, static_graph=static)
+    return trainer
+
+
+def wandb_loggers(config: TrainingConfig) -> list[ContinuedWandb]:
+    if config.logger != "wandb":
+        return []
+    settings, folder = config.wandb, Path(config.out)
+    return [
+        ContinuedWandb(
+            folder / WANDB_FILE,
+            name=settings.name or folder.name,
+            save_dir=folder,
+            project=settings.project,
+            entity=settings.entity,
+            group=settings.group,
+            tags=list(settings.tags),
+        )
+    ]
+
+
+@contextmanager
+def wandb_open(trainer: lightning.Trainer, loggers: Sequence[ContinuedWandb], config: TrainingConfig) -> Iterator[None]:
+    """Logs the configuration before the block, and the editing checkpoint after it; then ends the W&B runs."""
+    try:
+        for destination in loggers:
+            destination.log_hyperparams(config.as_data())
+            destination.remember()
+        yield
+    finally:
+        for destination in loggers if trainer.is_global_zero else ():
+            _close(destination, config, finished=trainer.state.finished)
+
+
+def _close(destination: ContinuedWandb, config: TrainingConfig, *, finished: bool) -> None:
+    model = Path(config.out) / RUN_FILE
+    if finished and config.wandb.log_model and model.is_file():
+        import wandb
+
+        artifact = wandb.Artifact(f"model-{destination.version}", type="model", metadata=config.as_data())
+        artifact.add_file(str(model))
+        destination.experiment.log_artifact(artifact, aliases=["latest"])
+    destination.experiment.finish(exit_code=0 if finished else 1)

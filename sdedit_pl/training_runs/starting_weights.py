@@ -1,0 +1,69 @@
+"""The denoiser that a training run starts from: its weights, and which of them are trained."""
+
+from __future__ import annotations
+
+import torch
+
+from sdedit_pl.build.component import build_component
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.checkpoints.init_from import AUGMENTATION_WEIGHT, initialise
+from sdedit_pl.configuration.schema import ConfigError
+from sdedit_pl.configuration.training_config import TrainingConfig
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.networks.layers import FourierFeatures
+from sdedit_pl.training.freezing import freeze_all_but
+
+
+def starting_denoiser(config: TrainingConfig, *, new: bool) -> tuple[Denoiser, int]:
+    """The denoiser and its number of trained parameters; in a resumed run a checkpoint replaces its weights.
+
+    Raises:
+        ConfigError: the configuration is that of no denoiser, or cannot be learned; see `initialise_new_run`,
+            `freeze_untrained`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        denoiser = build_denoiser(config.model)
+    if new:
+        initialise_new_run(denoiser, config)
+    return denoiser, freeze_untrained(denoiser, config)
+
+
+def initialise_new_run(denoiser: Denoiser, config: TrainingConfig) -> None:
+    """Loads the weights of `init_from` and refuses configurations that cannot be learned.
+
+    Raises:
+        ConfigError: `init_from` does not fit, or the network could not use the noise level or the augmentation label.
+    """
+    if not config.init_from:
+        label, scale = denoiser.parameterisation.label, denoiser.parameterisation.label_scale
+        fourier = any(isinstance(module, FourierFeatures) for module in denoiser.network.modules())
+        if fourier and label == "time" and abs(scale) > 100:
+            raise ConfigError(
+                f"network.label_embedding=fourier needs labels of order one, and those of parameterisation="
+                f"{config.parameterisation.name} go up to {scale:g}; set network.label_embedding=positional"
+            )
+        return
+    initialise(denoiser, config.model, config.init_from, rate=build_component(config.optimizer).rate)
+    only, weight = config.train.only, denoiser.network.state_dict().get(AUGMENTATION_WEIGHT)
+    if only and "label" not in only and weight is not None and not weight.any():
+        raise ConfigError(
+            f"train.only={list(only)} freezes the augmentation label, which init_from was not trained with, so that "
+            f"edits would be rotated and shifted like training images; add label to train.only, or set "
+            f"augment.probability=0"
+        )
+
+
+def freeze_untrained(denoiser: Denoiser, config: TrainingConfig) -> int:
+    """Freezes the parts outside `train.only` and returns the number of trained parameters.
+
+    Raises:
+        ConfigError: a part is unknown, or there is no `init_from`.
+    """
+    only = config.train.only
+    if only and not config.init_from:
+        raise ConfigError(f"train.only={list(only)} trains a part of a trained model; give the model as init_from=")
+    try:
+        return freeze_all_but(denoiser.network, only)
+    except ValueError as error:
+        raise ConfigError(f"train.only: {error}") from error

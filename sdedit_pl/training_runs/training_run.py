@@ -1,0 +1,140 @@
+"""Starts or resumes a training run.
+
+The folder of a run holds `config.yaml` (every key), `checkpoints/` (to resume from), `model.safetensors` (the averaged
+model, for editing), `previews/` and `metrics.csv` (the log of all restarts).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from sdedit_pl.build.training_parts import build_data, build_module, resolve_arithmetic
+from sdedit_pl.checkpoints.locating import RUN_FILE
+from sdedit_pl.configuration.schema import ConfigError, construct
+from sdedit_pl.configuration.training_config import TrainingConfig
+from sdedit_pl.files import claimed
+from sdedit_pl.machine import Arithmetic, Machine, check_devices, log_arithmetic, tensor_float32, this_machine
+from sdedit_pl.training.checkpoint_io import DurableCheckpoints
+from sdedit_pl.training.divergence_watch import Diverged
+from sdedit_pl.training.lightning_internals import without_notices
+from sdedit_pl.training.memory_trial import largest_batch, trial_step
+from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.restartable_loggers import CsvHistory
+from sdedit_pl.training.stop_signals import StopSignals
+from sdedit_pl.training_runs.run_callbacks import build_callbacks
+from sdedit_pl.training_runs.run_folder import (
+    HISTORY_FILE,
+    newest_checkpoint,
+    newest_whole,
+    steps_in,
+    write_config,
+)
+from sdedit_pl.training_runs.run_trainer import build_trainer, wandb_loggers, wandb_open
+from sdedit_pl.training_runs.starting_weights import starting_denoiser
+
+logger = logging.getLogger(__name__)
+
+
+def fit(config: TrainingConfig) -> Path:
+    """Trains and returns the path of the editing checkpoint.
+
+    Raises:
+        ConfigError: the configuration cannot be used, or the run's folder holds a run of another model.
+        ValueError, OSError: data or a checkpoint cannot be read, another process is writing to the folder, or a file
+            cannot be written.
+        Diverged: the loss or a weight is not finite.
+        Interrupted: a signal ended the run; the same call resumes it.
+    """
+    first = rank_zero_only.rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
+    claim = claimed(Path(config.out)) if first else nullcontext()
+    with StopSignals() as signals, claim, without_notices():
+        return train(config, signals)
+
+
+def train(config: TrainingConfig, signals: StopSignals) -> Path:
+    folder = Path(config.out)
+    newest = newest_checkpoint(folder, config)
+    config, machine = for_this_machine(config)
+    denoiser, trained = starting_denoiser(config, new=newest is None)
+    data = build_data(config)
+    data.setup()
+    files = DurableCheckpoints()
+    unwritten: dict[Path, str] = {}
+    callbacks = build_callbacks(
+        config, data, denoiser, files=files, unwritten=unwritten, signals=signals, resumes_from=newest
+    )
+    module = build_module(config, denoiser)
+    write_config(folder, config)
+    parameters = sum(parameter.numel() for parameter in denoiser.parameters())
+    logger.info("network: %.2f M parameters, %.2f M trained; run: %s", parameters / 1e6, trained / 1e6, folder)
+    log_arithmetic(Arithmetic(config.trainer.precision, config.compile is True, config.channels_last is True), machine)
+    if newest is not None:
+        logger.info("resuming from %s", newest)
+    history, wandb = CsvHistory(folder / HISTORY_FILE, steps_in(newest)), wandb_loggers(config)
+    trainer = build_trainer(config, callbacks, [*wandb, history], files)
+    factors = tensor_float32(config.trainer.tf32) if machine.device == "cuda" else nullcontext()
+    out_of_memory = False
+    try:
+        with wandb_open(trainer, wandb, config), factors:
+            trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+    except torch.OutOfMemoryError:
+        out_of_memory = True  # answered below, where no traceback holds the step's tensors
+    except Diverged as error:
+        last = newest_whole(folder)
+        kept = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
+        raise Diverged(f"{error}; {kept}") from error
+    if out_of_memory:
+        raise ConfigError(memory_advice(module, trainer, config))
+    failures = [*unwritten.values(), *filter(None, (files.failure, history.failure))]
+    if failures:
+        raise OSError(f"training has finished, but {'; '.join(failures)}; make room and {remedy(folder)}")
+    return folder / RUN_FILE
+
+
+def for_this_machine(config: TrainingConfig) -> tuple[TrainingConfig, Machine]:
+    """The configuration without `auto` in its arithmetic, and the machine that decided.
+
+    Raises:
+        ConfigError: the machine does not have what a key asks for, or the strategy is not supported.
+    """
+    settings = config.trainer
+    sharded = [name for name in ("fsdp", "deepspeed", "model_parallel") if settings.strategy.startswith(name)]
+    if sharded:
+        raise ConfigError(
+            f"trainer.strategy={settings.strategy} spreads one network over several devices, and averages, previews "
+            f"and checkpoints need it whole; take ddp, since a network that edits images fits on one device"
+        )
+    machine = this_machine(settings.accelerator)
+    construct("", check_devices, machine=machine, devices=settings.devices)
+    return resolve_arithmetic(config, machine), machine
+
+
+def memory_advice(module: ScoreModule, trainer: lightning.Trainer, config: TrainingConfig) -> str:
+    batch, accumulated = config.batch_size, config.trainer.accumulate_grad_batches
+    shape = (config.image.channels, config.image.size, config.image.size)
+    fitting = largest_batch(partial(trial_step, module, trainer, shape), batch)
+    problem = f"{trainer.strategy.root_device} has too little memory for data.batch_size={batch}"
+    if fitting is None:
+        return f"{problem}, and for a single image; take a smaller network, or network.checkpoint_gradients=true"
+    images = accumulated * batch
+    return (
+        f"{problem}; data.batch_size={fitting} trainer.accumulate_grad_batches={images // fitting} fits and keeps "
+        f"{images} images a step"
+    )
+
+
+def remedy(folder: Path) -> str:
+    """The advice after a training that could not write every file."""
+    if newest_whole(folder) is not None:
+        return "run the same command again to write what is missing"
+    if (folder / RUN_FILE).exists():
+        return "nothing else is needed, because the model was written; to train it further, give it as init_from="
+    return "train again, because neither a model nor a checkpoint was written"
