@@ -59,7 +59,7 @@ def run_command(words: list[str], command: Command[T], run: Callable[[T], str], 
     `options` are those of `Command.parse`.
     """
     if wants_help(words):
-        print(explain(command.usage, schema_of(command.arguments), keys_of, command.file))
+        print(explain(command, schema_of(command.arguments), keys_of))
         return 0
     try:
         text = run(command.parse(words, **options))

@@ -2,49 +2,82 @@
 
 from sdedit_pl import SDEdit, load_denoiser
 
-denoiser = load_denoiser("checkpoints/portraits64.safetensors")
-images = SDEdit(t0=0.5, steps=100)(denoiser, guide, edit_mask=mask, seeds=[0, 1])
+denoiser = load_denoiser("portraits64")
+images = SDEdit(t0=0.5)(denoiser, guide, edit_mask=mask, seeds=[0, 1])
+
+Images are float32 (B, C, H, W) in [-1, 1], and `mask` is True where pixels may change. `ScoreModule` trains a denoiser
+in any Lightning Trainer. A denoiser consists of a network, a parameterisation and an SDE. The tables (`NETWORKS`,
+`SOLVERS`, ...) hold the classes that configurations and checkpoints can name.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sdedit_pl.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from sdedit_pl.checkpoints import load_denoiser, save_denoiser
-    from sdedit_pl.denoiser import Denoiser
+    from sdedit_pl.build.model import build_denoiser
+    from sdedit_pl.checkpoints import describe, load_denoiser, save_denoiser
+    from sdedit_pl.configuration.model_config import ModelConfig
+    from sdedit_pl.data import DATA_SOURCES, FolderSource, ImageDataModule
+    from sdedit_pl.denoiser import PARAMETERISATIONS, Denoiser
     from sdedit_pl.editing import SDEdit
-    from sdedit_pl.sde import SDE, VESDE, VPSDE, DiscreteVPSDE, SubVPSDE
+    from sdedit_pl.grids import GRIDS
+    from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
+    from sdedit_pl.networks import NETWORKS
+    from sdedit_pl.sampling import sample
+    from sdedit_pl.sde import SDE, SDES, VESDE, VPSDE, DiscreteVPSDE, SubVPSDE
+    from sdedit_pl.solvers import SOLVERS
+    from sdedit_pl.training.module import ScoreModule
+    from sdedit_pl.training.optimizers import OPTIMIZERS, SCHEDULES
 
 __version__ = "0.1.0"
 __all__ = [
+    "DATA_SOURCES",
+    "GRIDS",
+    "NETWORKS",
+    "OPTIMIZERS",
+    "PARAMETERISATIONS",
+    "SCHEDULES",
     "SDE",
+    "SDES",
+    "SOLVERS",
+    "TIME_SAMPLERS",
     "VESDE",
     "VPSDE",
+    "WEIGHTINGS",
     "Denoiser",
     "DiscreteVPSDE",
+    "FolderSource",
+    "ImageDataModule",
+    "ModelConfig",
     "SDEdit",
+    "ScoreModule",
     "SubVPSDE",
+    "build_denoiser",
+    "describe",
     "load_denoiser",
+    "sample",
     "save_denoiser",
 ]
 
-_HOMES = {
-    "load_denoiser": "checkpoints",
-    "save_denoiser": "checkpoints",
-    "Denoiser": "denoiser",
-    "SDEdit": "editing",
-    "SDE": "sde",
-    "VESDE": "sde",
-    "VPSDE": "sde",
-    "DiscreteVPSDE": "sde",
-    "SubVPSDE": "sde",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used, so that a verb loads only what it needs."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "build.model": "build_denoiser",
+        "checkpoints": "describe load_denoiser save_denoiser",
+        "configuration.model_config": "ModelConfig",
+        "data": "DATA_SOURCES FolderSource ImageDataModule",
+        "denoiser": "PARAMETERISATIONS Denoiser",
+        "editing": "SDEdit",
+        "grids": "GRIDS",
+        "losses": "TIME_SAMPLERS WEIGHTINGS",
+        "networks": "NETWORKS",
+        "sampling": "sample",
+        "sde": "SDE SDES VESDE VPSDE DiscreteVPSDE SubVPSDE",
+        "solvers": "SOLVERS",
+        "training.module": "ScoreModule",
+        "training.optimizers": "OPTIMIZERS SCHEDULES",
+    },
+)

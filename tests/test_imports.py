@@ -19,8 +19,8 @@ from sdedit_pl.typing import over_images
 PACKAGE = Path(__file__).parents[1] / "sdedit_pl"
 
 LAYERS = (  # lowest first; a part may import itself and the layers below its own, nothing else
-    ("typing", "files", "machine"),
-    ("downloads", "settings_record"),
+    ("typing", "files", "machine", "lazy_names"),
+    ("downloads", "settings_record", "web"),
     ("noise", "sde", "networks", "data", "plots"),
     ("denoiser", "grids", "metrics", "picture_grid"),
     ("losses", "solvers", "guides"),
@@ -34,6 +34,7 @@ LAYERS = (  # lowest first; a part may import itself and the layers below its ow
     ("checkpoints",),
     ("calibration", "evaluation"),
     ("training_runs", "edit_runs"),
+    ("paint",),
     ("cli",),
     ("__init__", "__main__"),
 )

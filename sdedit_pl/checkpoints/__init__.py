@@ -6,8 +6,9 @@ other programs' formats; `init_from` starts a training run from a checkpoint.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sdedit_pl.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from sdedit_pl.checkpoints.loading import describe, load_denoiser, load_described
@@ -27,21 +28,12 @@ __all__ = [
     "save_weights",
 ]
 
-_HOMES = {
-    "CheckpointError": "safe_reading",
-    "Description": "native",
-    "describe": "loading",
-    "files_of": "locating",
-    "find_checkpoint": "locating",
-    "load_denoiser": "loading",
-    "load_described": "loading",
-    "save_denoiser": "native",
-    "save_weights": "native",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a name on first use, because the names of formats and presets need no torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "loading": "describe load_denoiser load_described",
+        "locating": "files_of find_checkpoint",
+        "native": "Description save_denoiser save_weights",
+        "safe_reading": "CheckpointError",
+    },
+)

@@ -63,9 +63,20 @@ def state_shapes(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     return _state_shapes(json.dumps([name, arguments]))
 
 
+def shape_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """The first difference between two state dicts in names or shapes; empty without one."""
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or extra:
+        return f"missing {missing[:3] or 'none'}, not expected {extra[:3] or 'none'}"
+    for name, tensor in expected.items():
+        if tensor.shape != found[name].shape:
+            return f"{name} must be {tuple(tensor.shape)}, is {tuple(found[name].shape)}"
+    return ""
+
+
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Within, modules that this thread builds have parameters without memory, and real buffers.
+    """A context in which modules built by this thread have parameters without memory, and real buffers.
 
     Buffers outside a state dict (FIR kernels, frequencies) would be lost on the device "meta". Random numbers drawn
     within do not change the global generator.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.checkpoints.expected_tensors import check_numbers, without_weights
+from sdedit_pl.checkpoints.expected_tensors import check_numbers, shape_difference, without_weights
 from sdedit_pl.checkpoints.importers import FORMATS, importer
 from sdedit_pl.checkpoints.locating import find_checkpoint, foreign_format
 from sdedit_pl.checkpoints.native import Description, read_weights
@@ -18,7 +18,7 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.images_per_call import images_per_call
 
 
-def load_denoiser(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
+def load_denoiser(path: str | Path, device: str | torch.device = "cpu", *, train: bool = False) -> Denoiser:
     """The denoiser of a checkpoint, in evaluation mode, its weights in float32.
 
     On a CPU the network takes images one by one, so that a sample's bits do not depend on its batch; elsewhere it takes
@@ -29,12 +29,18 @@ def load_denoiser(path: str | Path, device: str | torch.device = "cpu") -> Denoi
         path: as `find_checkpoint` takes it: an editing checkpoint (`.safetensors`), or a checkpoint in one of `FORMATS`
             whose model can be derived from the file (`sdedit import` reads the others).
         device: device of the weights.
+        train: in training mode instead: weights that can be trained, in memory of their own, and whole batches.
 
     Raises:
         CheckpointError: if it is missing, truncated, of an unknown program, names a component that this package does
             not have, holds code instead of data, or its weights do not fit its configuration or are not finite.
     """
-    return load_described(path, device)[0]
+    denoiser = load_described(path, device)[0]
+    if train:
+        denoiser.at_once = None
+        for weight in denoiser.train().requires_grad_(True).parameters():
+            weight.data = weight.data.clone()
+    return denoiser
 
 
 def load_described(path: str | Path, device: str | torch.device = "cpu") -> tuple[Denoiser, Description]:
@@ -99,27 +105,14 @@ def assemble_denoiser(
         raise CheckpointError(
             f"{file} describes a model that this version cannot build: {error}; it may come from a newer version"
         ) from error
-    _check_shapes(file, denoiser.network.state_dict(), tensors)
+    difference = shape_difference(denoiser.network.state_dict(), tensors)
+    if difference:
+        raise CheckpointError(f"the weights in {file} do not fit its own configuration: {difference}")
     weights = {name: _weight(file, name, tensor, device) for name, tensor in tensors.items()}
     denoiser.network.load_state_dict(weights, strict=True, assign=True)
     denoiser.at_once = images_per_call(device)
     # Moves buffers outside the state dict, such as FIR kernels.
     return denoiser.to(device).eval().requires_grad_(False)
-
-
-def _check_shapes(file: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    if missing or extra:
-        raise CheckpointError(
-            f"the weights in {file} do not fit its own configuration: "
-            f"missing {missing[:3] or 'none'}, not expected {extra[:3] or 'none'}"
-        )
-    for name, tensor in expected.items():
-        if tensor.shape != found[name].shape:
-            raise CheckpointError(
-                f"the weights in {file} do not fit its own configuration: {name} must be {tuple(tensor.shape)}, "
-                f"is {tuple(found[name].shape)}"
-            )
 
 
 def _weight(file: Path, name: str, tensor: Tensor, device: str | torch.device) -> Tensor:

@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.checkpoints.expected_tensors import shape_difference, without_weights
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_safetensors
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.model_config import ModelConfig
@@ -74,7 +76,12 @@ def save_denoiser(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes an editing checkpoint of a denoiser, which `model` describes; see `save_weights`."""
+    """Writes an editing checkpoint of a denoiser, which `model` describes; see `save_weights`.
+
+    Raises:
+        ValueError: it could not be loaded again, because `model` describes another denoiser.
+    """
+    check_described(denoiser, model)
     save_weights(path, denoiser.network.state_dict(), model, training, dtype=dtype)
 
 
@@ -99,12 +106,17 @@ def save_weights(
 
     Raises:
         OSError: the file cannot be written; a file that was there before is unchanged.
+        ValueError: a weight is not finite, perhaps in `dtype` alone.
     """
     path = Path(path)
     tensors = {
         name: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
         for name, tensor in weights.items()
     }
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(f"{path} was not written: {name} has numbers that are NaN or infinite in {kind}")
     metadata = {"format": FORMAT, "version": str(VERSION), "model": json.dumps(model.as_data())}
     metadata["training"] = json.dumps(dict(training or {}))
     if origin:
@@ -115,6 +127,21 @@ def save_weights(
             unfinished.chmod(0o644)
     except SafetensorError as error:  # a full disk
         raise OSError(f"{path} cannot be written: {error}") from error
+
+
+def check_described(denoiser: Denoiser, model: ModelConfig) -> None:
+    """Raises ValueError unless `model` describes a denoiser: its SDE, parameterisation, t_max and weights' shapes."""
+    try:
+        with without_weights():
+            described = build_denoiser(model)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"model describes no denoiser that can be built: {error}") from error
+    difference = shape_difference(described.network.state_dict(), denoiser.network.state_dict())
+    for part in ("sde", "parameterisation", "t_max"):
+        if getattr(denoiser, part) != getattr(described, part):
+            difference = f"{part} is {getattr(denoiser, part)}, described as {getattr(described, part)}"
+    if difference:
+        raise ValueError(f"model does not describe this denoiser, which could not be loaded again: {difference}")
 
 
 def is_native(file: Path) -> bool:
@@ -162,5 +189,6 @@ def _model_from(path: Path, data: Mapping[str, Any]) -> ModelConfig:
         return ModelConfig.from_data(data)
     except ConfigError as error:
         raise CheckpointError(
-            f"{path} describes a model that this version cannot build: {error}; it may come from a newer version"
+            f"{path} describes a model that this version cannot build: {error}; it may come from a newer version, or "
+            f"from a program that adds to the tables of classes"
         ) from error

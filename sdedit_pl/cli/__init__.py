@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import keyword
 import logging
 import os
@@ -9,11 +10,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from itertools import pairwise
 
 VERBS: dict[str, str] = {
     "pack": "turn images into shards to train on",
     "train": "train a score model on a domain",
     "edit": "turn guides into images of a model's domain",
+    "paint": "paint guides and masks in a browser and edit them",
     "calibrate": "find the t0 of a model on images of its domain",
     "evaluate": "measure a model's edits as the paper does, and write a report",
     "study": "ask people which of two methods' images they prefer",
@@ -22,6 +25,12 @@ VERBS: dict[str, str] = {
     "import": "turn another program's checkpoint into one for editing",
     "export": "write a model in another program's format",
 }
+HELP = ("-h", "--help", "help")
+EXAMPLES = (
+    "sdedit demo",
+    "sdedit edit ckpt=portraits64 guide=painting.png out=outputs/first",
+    "sdedit train config=finetune64 data.path=photos/ out=runs/mine",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     With SDEDIT_TRACEBACK=1 the error is raised instead.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    open_streams()
+    if arguments[1:] and arguments[0] in HELP and arguments[1] in VERBS:
+        arguments = [arguments[1], arguments[0], *arguments[2:]]
+    if not arguments or arguments[0] in HELP:
         say(overview())
         return 0 if arguments else 2
     if arguments[0] == "--version":
@@ -41,11 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:
         return fail(f"unknown verb {verb!r}; the verbs are {', '.join(VERBS)}")
-    if wants_help(rest):
-        say(help_of(module_of(verb), rest))
-        return 0
-    module = import_module(module_of(verb))
     try:
+        if wants_help(rest):
+            say(help_of(module_of(verb), rest))
+            return 0
+        module = import_module(module_of(verb))
         with notices():
             module.run(rest)
     except (ValueError, OSError) as error:
@@ -58,11 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def wants_help(words: Sequence[str]) -> bool:
-    return any(word in ("-h", "--help", "help") for word in words)
+    return any(word in HELP for word in words)
 
 
 def help_of(module: str, words: Sequence[str]) -> str:
-    """The help of a verb, or of each of its steps unless the first word names one; read without importing the verb."""
+    """The help of a verb, or of each of its steps unless the first word names one; read without importing the verb.
+
+    The word after --help is its topic, see `explain`.
+    """
     from sdedit_pl.configuration.help_text import explain
     from sdedit_pl.configuration.static_declarations import evaluate, source_keys, source_schema
 
@@ -71,9 +86,9 @@ def help_of(module: str, words: Sequence[str]) -> str:
     except KeyError:
         commands = {"": evaluate(module, "COMMAND")}
     chosen = [commands[words[0]]] if words[0] in commands else commands.values()
-    return "\n\n".join(
-        explain(command.usage, source_schema(command.arguments), source_keys, command.file) for command in chosen
-    )
+    after = [following for word, following in pairwise(words) if word in HELP]
+    topic = "" if not after or "=" in after[0] else after[0]
+    return "\n\n".join(explain(command, source_schema(command.arguments), source_keys, topic) for command in chosen)
 
 
 def module_of(verb: str) -> str:
@@ -101,8 +116,28 @@ def speaks() -> bool:
 
 
 def overview() -> str:
-    lines = [f"  {verb:<10}{text}" for verb, text in VERBS.items()]
-    return "\n".join(["sdedit VERB key=value ...", "", *lines, "", "sdedit VERB --help lists the keys of a verb."])
+    """The verbs, three examples, and the first keys of training and editing."""
+    from sdedit_pl.configuration.help_text import every_key, key_lines
+    from sdedit_pl.configuration.static_declarations import evaluate, source_keys, source_schema
+
+    lines = ["sdedit VERB key=value ...", "", *(f"  {verb:<10}{text}" for verb, text in VERBS.items()), ""]
+    for verb in ("train", "edit"):
+        command = evaluate(module_of(verb), "COMMAND")
+        keys = every_key(command, source_schema(command.arguments), source_keys)
+        shown = {name: keys[name].shortened for name in command.first[:6]}
+        lines += [f"The first keys of sdedit {verb}:", *key_lines(shown), ""]
+    lines += ["Examples:", *(f"  {example}" for example in EXAMPLES), ""]
+    return "\n".join([*lines, "sdedit VERB --help lists the most important keys of a verb, --help all every key."])
+
+
+def open_streams() -> None:
+    """Makes standard streams escape characters that they cannot encode, and replaces closed ones by the null device."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def in_words(error: Exception) -> str:
@@ -112,10 +147,18 @@ def in_words(error: Exception) -> str:
     return str(error)
 
 
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def say(text: str) -> None:
     """Writes a line to standard output, in the first process only."""
     if speaks():
-        sys.stdout.write(text + "\n")
+        try:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader has gone; results stand
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(message: str, code: int = 2) -> int:

@@ -12,7 +12,12 @@ USAGE = """sdedit calibrate ckpt=FILE data=FOLDER|SHARDS [key=value ...]
 Edits simulated strokes of images that the model has not seen from several t0, and finds the knee of KID (realism)
 against L2 (faithfulness). Writes NAME.t0.yaml and NAME.t0.png beside the checkpoint, where sdedit edit finds the t0.
 Run the same command to resume after an interruption."""
-COMMAND = Command(USAGE, CalibrationSettings)
+COMMAND = Command(
+    USAGE,
+    CalibrationSettings,
+    first=("ckpt", "data", "out", "t0", "images", "split", "steps", "device", "overwrite"),
+    examples=("sdedit calibrate ckpt=runs/mine data=photos/",),
+)
 
 
 def run(words: list[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdedit_pl.cli import say
+from sdedit_pl.cli import counted, say
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.edit_runs.edit_results import SHEET_FILE, read_settings_file
 from sdedit_pl.edit_runs.edit_run import run_edit
@@ -14,10 +14,23 @@ USAGE = """sdedit edit ckpt=FILE guide=FILE|FOLDER|GLOB [mask=FILE|FOLDER] [key=
 
 Noises each guide to t0 and denoises it with the checkpoint's model. Writes to `out` a PNG for each sample, sheet.png
 and edit.yaml, which repeats the edit: sdedit edit config=outputs/edit/edit.yaml out=..."""
-COMMAND = Command(USAGE, EditSettings, "a YAML file of these keys, such as the edit.yaml of an edit")
+COMMAND = Command(
+    USAGE,
+    EditSettings,
+    "a YAML file of these keys, such as the edit.yaml of an edit",
+    first=(
+        *("ckpt", "guide", "mask", "t0", "samples", "out"),
+        *("seed", "steps", "strength", "paste", "windows", "overwrite"),
+    ),
+    examples=(
+        "sdedit edit ckpt=portraits64 guide=painting.png out=outputs/first",
+        "sdedit edit ckpt=runs/mine guide=photo.png mask=mask.png t0=[0.3,0.45,0.6] out=outputs/masked",
+        "sdedit edit ckpt=runs/mine guide=photo.png paste=hat.png at=40,12 out=outputs/hat",
+    ),
+)
 
 
 def run(words: list[str]) -> None:
     settings = COMMAND.parse(words, read=read_settings_file)
     count = run_edit(settings)
-    say(f"{count} samples in {settings.out}; see {Path(settings.out) / SHEET_FILE}")
+    say(f"{counted(count, 'sample')} in {settings.out}; see {Path(settings.out) / SHEET_FILE}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdedit_pl.cli import say
+from sdedit_pl.cli import counted, say
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.data.pack_settings import PackSettings
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE
@@ -39,7 +39,7 @@ def run(words: list[str]) -> None:
 def summary(manifest: dict[str, Any], settings: PackSettings) -> list[str]:
     """A manifest's numbers and first problems, and the keys that train on the shards."""
     lines = [
-        f"{split}: {facts['images']} images in {len(facts['shards'])} shards"
+        f"{split}: {counted(facts['images'], 'image')} in {counted(len(facts['shards']), 'shard')}"
         for split, facts in manifest["splits"].items()
     ]
     total = manifest["source"]["images"]
@@ -47,7 +47,7 @@ def summary(manifest: dict[str, Any], settings: PackSettings) -> list[str]:
     duplicates = [f"{entry['name']} = {entry['equals']}" for entry in manifest["duplicates"]]
     for found, text in ((broken, "cannot be read and were left out"), (duplicates, "equal an earlier one")):
         if found:
-            lines += [f"{len(found)} of {total} images {text}:", *(f"  {line}" for line in found[:_NAMED])]
+            lines += [f"{len(found)} of {counted(total, 'image')} {text}:", *(f"  {line}" for line in found[:_NAMED])]
         if len(found) > _NAMED:
             lines.append(f"  ... all of them: {settings.out}/{MANIFEST_FILE}")
     crop = f" data.random_crop={settings.margin_pixels}" if settings.fit == "random_crop" else ""

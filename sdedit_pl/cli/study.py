@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from sdedit_pl.cli import say
-from sdedit_pl.configuration import ConfigError, nearest
+from sdedit_pl.cli import counted, say
+from sdedit_pl.configuration import ConfigError, alike
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.files import require_folder
 from sdedit_pl.result_folder import files_recorded_in, refuse_others, refuse_replacing, result_folder
@@ -38,7 +37,7 @@ COMMANDS = {
 def run(words: list[str]) -> None:
     step = words[0] if words else ""
     if step not in STEPS:
-        got = f"got {step!r}{nearest(step, STEPS)}" if step else "got nothing"
+        got = f"got {step!r}{alike(step, STEPS)}" if step else "got nothing"
         raise ConfigError(f"sdedit study takes {', '.join(STEPS)} and then key=value ..., {got}")
     STEPS[step](words[1:])
 
@@ -56,7 +55,8 @@ def build(words: list[str]) -> None:
     with result_folder(out.parent, out.name) as results:
         made = build_study(plan, results / out.name)
     say(
-        f"{made['items']} items, {made['asked']} comparisons in {made['forms']} forms; each rater answers one form\n"
+        f"{counted(made['items'], 'item')}, {counted(made['asked'], 'comparison')} in "
+        f"{counted(made['forms'], 'form')}; each rater answers one form\n"
         f"serve it with: sdedit study serve study={out}"
     )
 
@@ -65,17 +65,17 @@ def serve(words: list[str]) -> None:
     """Serves a study until it is interrupted."""
     arguments = COMMANDS["serve"].parse(words)
     _require_packages("serve", "jinja2", "starlette", "uvicorn")
-    from sdedit_pl.study.study_server import listen, page_url, serve_study
+    from sdedit_pl.study.study_server import serve_study
+    from sdedit_pl.web import listen, page_url
 
     with StudyDatabase(Path(arguments.study)) as study, listen(arguments.host, arguments.port) as listening:
         elsewhere = ", or at this machine's network address" if arguments.host in ("", "0.0.0.0", "::") else ""
         say(f"the page is at {page_url(arguments.host, listening)}{elsewhere}; Ctrl-C stops the server")
-        sys.stdout.flush()  # a program that reads the address from a pipe gets it now
         with suppress(KeyboardInterrupt):
             serve_study(study, listening, arguments.names)
         answers = study.answers()
-    raters = len({answer.rater for answer in answers})
-    say(f"{len(answers)} answers of {raters} raters so far; sdedit study report study={arguments.study}")
+    raters = counted(len({answer.rater for answer in answers}), "rater")
+    say(f"{counted(len(answers), 'answer')} of {raters} so far; sdedit study report study={arguments.study}")
 
 
 def report(words: list[str]) -> None:

@@ -16,7 +16,18 @@ Trains a score model and writes the checkpoint for editing, previews and logs to
 the newest checkpoint. SIGTERM and SIGUSR1 (clusters) and Ctrl-C end training after a checkpoint, with the exit codes
 75, 75 and 130."""
 COMMAND = Command(
-    USAGE, TrainingConfig, "a YAML file or the name of a bundled configuration; without it, the defaults apply"
+    USAGE,
+    TrainingConfig,
+    "a YAML file or the name of a bundled configuration; without it, the defaults apply",
+    first=(
+        *("config", "data.path", "out", "init_from", "data.batch_size", "trainer.max_steps"),
+        *("data.size", "data.val_fraction", "augment.probability", "preview.t0", "trainer.devices", "logger"),
+    ),
+    examples=(
+        "sdedit train config=finetune64 data.path=photos/ out=runs/mine",
+        "sdedit train config=domain64 data.path=photos/ out=runs/mine trainer.max_steps=100000",
+        "sdedit train config=domain64 data.name=webdataset data.path=shards/ out=runs/shards trainer.devices=8",
+    ),
 )
 
 

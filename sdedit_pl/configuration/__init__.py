@@ -8,6 +8,6 @@ by `family` is a component, which names a class of a table and gives arguments o
 Signatures and docstrings are the schema: a class in a table is configurable, checked and explained by `--help`.
 """
 
-from sdedit_pl.configuration.schema import Component, ConfigError, family, nearest, require_at_least
+from sdedit_pl.configuration.schema import Component, ConfigError, alike, family, nearest, require_at_least
 
-__all__ = ["Component", "ConfigError", "family", "nearest", "require_at_least"]
+__all__ = ["Component", "ConfigError", "alike", "family", "nearest", "require_at_least"]

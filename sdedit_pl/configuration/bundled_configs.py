@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdedit_pl.configuration.schema import ConfigError
+from sdedit_pl.configuration.schema import ConfigError, alike
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -27,4 +27,6 @@ def find_config(name: str) -> Path:
         if bundled.is_file():
             return bundled
     names = sorted({file.stem for folder in config_folders() for file in folder.glob("*.yaml")})
-    raise ConfigError(f"there is no configuration {name!r}: neither a file nor one of {', '.join(names)}")
+    raise ConfigError(
+        f"there is no configuration {name!r}: neither a file nor one of {', '.join(names)}{alike(name, names)}"
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -22,12 +23,15 @@ T = TypeVar("T")
 class Command(Generic[T]):
     """A command of the command line: the first lines of its help, and the dataclass of its keys.
 
-    `file` describes the key `config=FILE`; None for a command without it.
+    `file` describes the key `config=FILE`; None for a command without it. `first` are the keys and `examples` the
+    command lines that the help shows unless asked for more.
     """
 
     usage: str
     arguments: type[T]
     file: str | None = None
+    first: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
 
     def parse(self, words: list[str], read: Callable[[str], dict[str, Any]] | None = None) -> T:
         """The typed arguments of a command line after the verb; `read` reads the file of `config=`, by default YAML.
@@ -50,13 +54,13 @@ def read_arguments(cls: type, words: Iterable[str]) -> tuple[dict[str, Any], dic
     Raises:
         ConfigError: an argument that is not `key=value`.
     """
-    families = schema_of(cls).families
+    words, families = list(words), schema_of(cls).families
     merged = OmegaConf.create({})
     typed: dict[str, str] = {}
-    for word in words:
+    for number, word in enumerate(words):
         key, separator, text = word.partition("=")
         if not separator or not key or key.startswith("-"):
-            raise ConfigError(f"arguments are key=value, got {word!r}; --help lists the keys")
+            raise ConfigError(f"arguments are key=value, got {word!r}; {_as_key(word, words[number + 1 :])}")
         key = f"{key}.name" if key in families else key
         try:
             OmegaConf.update(merged, key, parsed(text), force_add=True)
@@ -66,8 +70,18 @@ def read_arguments(cls: type, words: Iterable[str]) -> tuple[dict[str, Any], dic
     return typing.cast(dict[str, Any], OmegaConf.to_container(merged)), typed
 
 
+def _as_key(word: str, rest: Sequence[str]) -> str:
+    """The remedy for an argument that is not key=value: `--ckpt x` and `ckpt x` are meant as `ckpt=x`."""
+    key, separator, value = word.lstrip("-").partition("=")
+    key = key.replace("-", "_")
+    follows = not separator and rest and "=" not in rest[0] and not rest[0].startswith("-")
+    if not key.replace("_", "").replace(".", "").isalpha() or not (word.startswith("-") or follows):
+        return "--help lists the keys"
+    return f"write {key}={value if separator else rest[0] if follows else 'true'}"
+
+
 def take_file(given: dict[str, Any], typed: Mapping[str, str]) -> str | None:
-    """Removes `config=FILE` from a command line's arguments; None where it is absent.
+    """Removes `config=FILE` from a command line's arguments and returns the file; None where it is absent.
 
     Raises:
         ConfigError: it is empty, or `config` is used as a section.
@@ -76,4 +90,4 @@ def take_file(given: dict[str, Any], typed: Mapping[str, str]) -> str | None:
         return None
     if not typed.get("config"):
         raise ConfigError("config must be a file, config=FILE.yaml, got no name; its keys are given without `config.`")
-    return typed["config"]
+    return os.path.expanduser(typed["config"])

@@ -1,31 +1,74 @@
-"""The help of a command: every key with its meaning and default."""
+"""The help of a command: its first keys and examples, or every key with its meaning and default."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sdedit_pl.configuration.schema import REQUIRED, Family, Key, Schema
+from sdedit_pl.configuration.schema import REQUIRED, ConfigError, Family, Key, Schema, nearest
+
+if TYPE_CHECKING:
+    from sdedit_pl.configuration.command_line import Command
+    from sdedit_pl.configuration.static_declarations import SourceCommand
 
 WIDTH = 110
 
 
-def explain(usage: str, schema: Schema, keys_of: Callable[[Any], dict[str, Key]], file: str | None = None) -> str:
-    """All keys of a command, as text.
+ALL = "all"
+
+
+def explain(
+    command: Command | SourceCommand, schema: Schema, keys_of: Callable[[Any], dict[str, Key]], topic: str = ""
+) -> str:
+    """The help of a command: a section, a key, all keys, or by default the first keys and the examples.
 
     Args:
-        usage: the first lines.
         keys_of: gives the keys of a class in the schema.
-        file: description of the key `config`; None for a command without it.
+        topic: a section, a key, or "all"; a command without first keys always shows all.
+
+    Raises:
+        ConfigError: an unknown topic.
     """
-    extra = {} if file is None else {"config": Key(str, None, file)}
-    lines = [usage, "", *key_lines({**extra, **schema.keys})]
-    for section, declared in schema.sections.items():
-        lines += ["", f"{section}: {summary(declared)}", *key_lines(keys_of(declared), f"{section}.")]
+    sections = {
+        section: [f"{section}: {summary(declared)}", *key_lines(keys_of(declared), f"{section}.")]
+        for section, declared in schema.sections.items()
+    }
+    sections |= {section: family_lines(section, family, keys_of) for section, family in schema.families.items()}
+    keys = every_key(command, schema, keys_of)
+    if topic == ALL or not (topic or command.first):
+        top = key_lines({name: key for name, key in keys.items() if "." not in name})
+        return _paragraphs([command.usage], top, *sections.values())
+    if topic in sections:
+        return "\n".join(sections[topic])
+    if topic in keys:
+        return "\n".join(key_lines({topic: keys[topic]}))
+    if topic:
+        raise ConfigError(f"there is no help on {topic}{nearest(topic, [ALL, *sections, *keys])}")
+    more = f"--help all lists every key, --help NAME a key or one of: {', '.join(sections)}."
+    return _paragraphs(
+        [command.usage],
+        key_lines({name: keys[name].shortened for name in command.first}),
+        ["Examples:", *(f"  {line}" for line in command.examples)],
+        textwrap.wrap(more, WIDTH),
+    )
+
+
+def every_key(
+    command: Command | SourceCommand, schema: Schema, keys_of: Callable[[Any], dict[str, Key]]
+) -> dict[str, Key]:
+    """All keys of a command by their full names, required ones first; for a component, those of the default class."""
+    keys = {} if command.file is None else {"config": Key(str, None, command.file)}
+    keys |= dict(sorted(schema.keys.items(), key=lambda item: item[1].default is not REQUIRED))
+    of_sections = {section: keys_of(declared) for section, declared in schema.sections.items()}
     for section, family in schema.families.items():
-        lines += ["", *family_lines(section, family, keys_of)]
-    return "\n".join(lines)
+        found = ({} if family.shared is None else keys_of(family.shared)) | keys_of(family.table[family.default])
+        of_sections[section] = {name: key for name, key in found.items() if name not in family.supplied}
+    return keys | {f"{section}.{name}": key for section, own in of_sections.items() for name, key in own.items()}
+
+
+def _paragraphs(*blocks: list[str]) -> str:
+    return "\n\n".join("\n".join(block) for block in blocks)
 
 
 def family_lines(section: str, family: Family[Any], keys_of: Callable[[Any], dict[str, Key]]) -> list[str]:

@@ -11,6 +11,7 @@ from sdedit_pl.configuration.schema import (
     ConfigError,
     Family,
     Key,
+    alike,
     construct,
     keys_of,
     nearest,
@@ -57,7 +58,7 @@ def resolve_component(
     name = given.get("name", family.default)
     if not isinstance(name, str) or name not in family.table:
         raise ConfigError(
-            f"{section}.name must be one of {', '.join(family.table)}, got {name!r}{nearest(str(name), family.table)}"
+            f"{section}.name must be one of {', '.join(family.table)}, got {name!r}{alike(str(name), family.table)}"
         )
     rest = {key: value for key, value in given.items() if key != "name"}
     keys, owner = family.keys(name), f" of {section}.name={name}"

@@ -7,7 +7,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Generic, TypeVar
 
@@ -28,6 +28,11 @@ class Key:
     kind: Any
     default: Any
     text: str
+
+    @property
+    def shortened(self) -> Key:
+        """The key with the first clause of its description."""
+        return replace(self, text=re.split(r"[;.]\s", self.text)[0].rstrip("."))
 
 
 @dataclass(frozen=True)
@@ -147,5 +152,10 @@ def require_at_least(settings: Any, **least: int) -> None:
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     """'; did you mean ...?' with the known word most like `word`, or the list of known words."""
     known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {prefix}{close[0]}?" if close else f"; known: {', '.join(known)}"
+    return alike(word, known, prefix) or f"; known: {', '.join(known)}"
+
+
+def alike(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """'; did you mean ...?' with the known word most like `word`, if there is one."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sdedit_pl.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from sdedit_pl.data.datamodule import ImageDataModule
@@ -24,19 +25,15 @@ __all__ = [
     "WebDatasetSource",
 ]
 
-_HOMES = {
-    "DATA_SOURCES": "source_table",
-    "FolderSource": "folder_source",
-    "ImageDataModule": "datamodule",
-    "Source": "source",
-    "TorchvisionSource": "torchvision_source",
-    "UnreadableImage": "image_files",
-    "WebDatasetSource": "webdataset_source",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used: reading a guide must not load Lightning and torchvision."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "datamodule": "ImageDataModule",
+        "folder_source": "FolderSource",
+        "image_files": "UnreadableImage",
+        "source": "Source",
+        "source_table": "DATA_SOURCES",
+        "torchvision_source": "TorchvisionSource",
+        "webdataset_source": "WebDatasetSource",
+    },
+)

@@ -102,7 +102,7 @@ class ImageDataModule(LightningDataModule):
         for split in ("val",) if self.source.streams else SPLITS:
             if split not in self._sets:
                 self._sets[split] = self._in_memory_if_small(self.source.images(split))
-                logger.info("%d images: %s", len(self._sets[split]), split)
+                logger.info("%s images: %d", split, len(self._sets[split]))
 
     def teardown(self, stage: str | None = None) -> None:
         """Ends the worker processes."""
@@ -178,7 +178,7 @@ class ImageDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues after the images that a checkpoint's run has consumed, whatever its devices and batch size.
+        """Resumes after the images that a checkpoint's run has consumed, for any number of devices and batch size.
 
         Logs a warning if the number of training images has changed, because then their order has too.
         """

@@ -10,7 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sdedit_pl.checkpoints import files_of
-from sdedit_pl.checkpoints.loading import load_for_editing
+from sdedit_pl.checkpoints.guidance import load_guided
+from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.edit_runs.edit_plan import EditTask, build_edits, default_t0, edit_tasks
 from sdedit_pl.edit_runs.edit_results import SHEET_FILE, SHEET_ROWS, EditWriter, earlier_results, refuse_foreign
@@ -26,8 +27,10 @@ from sdedit_pl.result_folder import result_folder
 logger = logging.getLogger(__name__)
 
 
-def run_edit(settings: EditSettings) -> int:
+def run_edit(settings: EditSettings, loaded: tuple[Denoiser, Description] | None = None) -> int:
     """Edits the guides and writes samples, contact sheet and record to `settings.out`; returns the number of samples.
+
+    `loaded` is the model of `settings.ckpt`, if it has been read before.
 
     Raises:
         ValueError: settings, files or the device do not allow the edit. No result is written then.
@@ -37,12 +40,12 @@ def run_edit(settings: EditSettings) -> int:
     earlier: set[str] = set()
     with result_folder(folder, replaced=earlier) as unpublished:
         earlier |= earlier_results(folder, settings.overwrite)
-        denoiser, description = load_for_editing(settings.ckpt, settings.device)
+        denoiser, description = loaded or load_guided(settings.ckpt, settings.device, settings)
         if settings.t0 is None:
             settings = replace(settings, t0=default_t0(description.path))
             edits = build_edits(settings)
         shape = description.image_shape
-        network = denoiser.network
+        network, network_evaluations = denoiser.network, denoiser.evaluations
         denoiser = with_windows(denoiser, settings, shape)
         inputs = read_edit_inputs(
             settings.guide,
@@ -52,16 +55,19 @@ def run_edit(settings: EditSettings) -> int:
             paste=settings.pasted_object,
             window=settings.window_size(shape),
             side=settings.side,
+            focus=settings.focus,
         )
         steps = sum(edit.total_steps(denoiser.sde) for edit in edits)
-        evaluations = steps * len(inputs.guides) * settings.samples
+        evaluations = steps * len(inputs.guides) * settings.samples * network_evaluations
         computing = (evaluations, settings.precision, settings.compile)
         if settings.window_size(shape) is None:
             arithmetic = prepare_for_batches(denoiser, *batch_of(settings, denoiser, inputs), *computing)
         else:
             arithmetic = prepare_for_inference(network, *computing)
         settings = replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)
-        writer = EditWriter(unpublished, settings, [*files_of(description.path), *inputs.files])
+        guide = settings.guiding_checkpoint(description.path)
+        models = [*files_of(description.path), *(() if guide is None else files_of(guide))]
+        writer = EditWriter(unpublished, settings, [*models, *inputs.files])
         with in_precision(denoiser, settings.precision):
             tasks = edit_tasks(settings, edits, denoiser, inputs)
             refuse_foreign(folder, earlier, tasks, settings, inputs.guides)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdedit_pl.checkpoints.guidance import GuidanceSettings
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.grids import GRIDS, Grid
@@ -17,7 +19,7 @@ AUTO = "auto"
 
 
 @dataclass(kw_only=True)
-class EditSettings:
+class EditSettings(GuidanceSettings):
     """The model, guides and options of an edit.
 
     Args:
@@ -53,6 +55,8 @@ class EditSettings:
             size in pixels.
         overlap: minimal overlap of neighbouring windows in pixels; null for half a window.
         side: with windows, length to which the shorter side of guides is resampled; null for their own.
+        focus: edit only the part of a large picture around each region of the mask, at the model's size, and put it
+            back at full resolution; or a box x,y,width,height in pixels of the file. All else stays bit for bit.
         trajectory: also write, for each guide, the x_0 estimates along the way as an animation and a strip.
         batch: samples per batch; null for as many as fit into memory. It affects only speed and memory.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -88,6 +92,7 @@ class EditSettings:
     windows: bool | int = False
     overlap: int | None = None
     side: int | None = None
+    focus: bool | tuple[int, int, int, int] = False
     trajectory: bool = False
     batch: int | None = None
     device: str = "auto"
@@ -99,6 +104,8 @@ class EditSettings:
 
     def __post_init__(self) -> None:
         require_at_least(self, samples=1, batch=1, seed=0)
+        if self.strength is not None and re.fullmatch(r"[\d.]+", self.strength):
+            raise ValueError(f"strength takes an image, got {self.strength}; for a number, t0={self.strength}")
         areas = [name for name in ("mask", "strength", "paste") if getattr(self, name) is not None]
         if len(areas) > 1:
             raise ValueError(f"{' and '.join(areas)} each say what may change; give one of them")
@@ -108,6 +115,8 @@ class EditSettings:
             raise ValueError("paste_mask, scale, grow and feather are for a paste; give paste=IMAGE at=X,Y")
         if not self.windows and (self.overlap is not None or self.side is not None):
             raise ValueError("overlap and side are for windows; give windows=true")
+        if self.focus and (self.windows or self.paste is not None):
+            raise ValueError("focus goes with a mask, a strength map or a box, not with windows or paste; omit these")
         if (self.t0 == AUTO) != (self.l2 is not None):
             raise ValueError("t0=auto and l2 go together: l2=NUMBER says how much a guide may change")
         if isinstance(self.t0, tuple):

@@ -25,6 +25,6 @@ def prepare_for_batches(
 ) -> Arithmetic:
     """Prepares the network of a denoiser for batches of up to `batch` images with `pixels` pixels each."""
     arithmetic = prepare_for_inference(denoiser.network, evaluations, precision, compile, batch * pixels)
-    if arithmetic.compile:
-        denoiser.at_once = images_per_call(next(denoiser.parameters()).device, batch)
+    device = next(denoiser.parameters()).device
+    denoiser.at_once = images_per_call(device, batch if arithmetic.compile else None)
     return arithmetic

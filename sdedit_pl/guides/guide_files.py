@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
-import glob
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from jaxtyping import Bool, Float, UInt8
+from PIL import Image
 from torch import Tensor
 
-from sdedit_pl.data.image_decoding import ImageFormat, decode_image, decode_whole, images_from_bytes
-from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images, open_image, orientation
+from sdedit_pl.data.image_decoding import (
+    ImageFormat,
+    decode_image,
+    decode_whole,
+    eight_bits,
+    image_to_tensor,
+    images_from_bytes,
+)
+from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images, open_image, orientation, upright
+from sdedit_pl.files import matching_files
 from sdedit_pl.guides.reference_runner_files import RUNNER_SUFFIX, read_mask_and_image
 
 logger = logging.getLogger(__name__)
+
+
+class Part(NamedTuple):
+    """The square part of a picture that a guide shows.
+
+    Args:
+        corner: (left, top) in pixels of the file.
+        alpha: the weight of the edit against the picture, 0..255, at the file's resolution.
+        number: 1 for the picture's first part.
+        last: whether it is the last one.
+    """
+
+    corner: tuple[int, int]
+    alpha: UInt8[Tensor, "side side"]
+    number: int
+    last: bool
 
 
 class Guide(NamedTuple):
@@ -24,7 +52,8 @@ class Guide(NamedTuple):
         image: float32 in [-1, 1].
         original_size: (width, height) of the image in the file.
         mask: the edit mask stored in the same file, if any; True where pixels may change.
-        whole: whether `image` shows the whole image of the file; otherwise its central square.
+        whole: whether `image` shows the whole image of the file; otherwise its central square or a part.
+        part: the part that `image` shows, if any.
     """
 
     path: Path
@@ -32,6 +61,7 @@ class Guide(NamedTuple):
     original_size: tuple[int, int]
     mask: Bool[Tensor, "1 1 H W"] | None = None
     whole: bool = False
+    part: Part | None = None
 
     @property
     def resized(self) -> bool:
@@ -39,7 +69,7 @@ class Guide(NamedTuple):
 
 
 def find_guides(guide: str) -> list[Path]:
-    """The files that a path, folder or glob names, sorted by name; of a folder, its images.
+    """The files of a path, folder (its images) or glob, sorted by name.
 
     Raises:
         ValueError: there are none.
@@ -52,7 +82,7 @@ def find_guides(guide: str) -> list[Path]:
         return found
     if path.exists():
         return [path]
-    found = sorted(Path(match) for match in glob.glob(guide, recursive=True) if Path(match).is_file())
+    found = [Path(match) for match in matching_files(guide)]
     if not found:
         raise ValueError(f"there is no guide at {guide}; give an image file, a folder or a glob")
     return found
@@ -86,7 +116,7 @@ def read_large_guide(path: Path, smallest: int, channels: int = 3, side: int | N
         ValueError: the image is not intact (UnreadableImage), the file is a `.pth` one, or `side` is below `smallest`.
     """
     if path.suffix == RUNNER_SUFFIX:
-        raise ValueError(f"{path} has the model's size and needs no windows; omit windows")
+        raise ValueError(f"{path} has the model's size and needs neither windows nor focus; omit them")
     if side is not None and side < smallest:
         raise ValueError(f"side must be at least the window size, {smallest} pixels, got {side}")
     width, height = image_size(path)
@@ -117,11 +147,16 @@ def read_guides(guide: str, shape: tuple[int, int], window: int | None = None, s
     for item in guides:
         if item.resized:
             logger.info("%s", _description_of_resizing(item))
-    names = [item.path.stem for item in guides]
+    refuse_repeated([item.path for item in guides])
+    return guides
+
+
+def refuse_repeated(paths: Sequence[Path]) -> None:
+    """Raises ValueError if two guides have the same name."""
+    names = [path.stem for path in paths]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"guides need different names, got several called {', '.join(repeated)}")
-    return guides
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -141,10 +176,33 @@ def read_pixels(
         UnreadableImage: the file is not an intact image; the message names the accepted formats.
     """
     file, name = path.read_bytes(), str(path)
-    try:
+    with _advice():
         if whole:
             return decode_whole(file, name, shape, channels, background)
         return decode_image(file, name, ImageFormat(shape[1], channels, background=background))
+
+
+def read_picture(path: Path) -> Image.Image:
+    """An image file's picture at its own size, upright, as RGBA; raises what `read_pixels` does."""
+    with _advice(), open_image(path.read_bytes(), str(path)) as image:
+        image.load()
+        return eight_bits(upright(image)).convert("RGBA")
+
+
+def fitted(picture: Image.Image, guide: Guide) -> UInt8[Tensor, "C H W"]:
+    """A picture of the guide's original size, cropped and resampled like the guide."""
+    height, width = guide.image.shape[2:]
+    if not guide.whole:
+        return image_to_tensor(picture, str(guide.path), ImageFormat(width, len(picture.getbands())))
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(picture)).reshape(height, width, -1).permute(2, 0, 1)
+
+
+@contextmanager
+def _advice() -> Iterator[None]:
+    try:
+        yield
     except UnreadableImage as error:
         raise UnreadableImage(f"{error}; give a whole image file ({', '.join(IMAGE_SUFFIXES)})") from None
 

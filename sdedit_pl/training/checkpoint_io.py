@@ -42,9 +42,9 @@ class DurableCheckpoints(TorchCheckpointIO):
         return self._failure
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        self.wait()
         copy = io.BytesIO()
         torch.save(checkpoint, copy)
-        self.wait()
         thread = ThreadPoolExecutor(1)
         self._writing = thread.submit(self._write, copy, Path(path))
         thread.shutdown(wait=False)
@@ -75,6 +75,6 @@ def damage(checkpoint: Path) -> str | None:
     try:
         with zipfile.ZipFile(checkpoint) as archive:
             part = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
         return str(error)
     return None if part is None else f"its part {part} has changed"

@@ -6,6 +6,8 @@ as an uninterrupted one, and no two ranks draw the same noise.
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,13 +18,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.losses import TimeSampler, Weighting, denoising_loss
+from sdedit_pl.losses import EDMWeighting, LogNormalNoise, TimeSampler, Weighting, denoising_loss
 from sdedit_pl.noise import SeededNoise, mixed
 from sdedit_pl.training.augmentation import Augmentation
 from sdedit_pl.training.learned_uncertainty import LogUncertainty
 from sdedit_pl.training.noise_level_buckets import BUCKETS_MEAN, NoiseBucket, noise_buckets
-from sdedit_pl.training.optimizers import Adam, Schedule
+from sdedit_pl.training.optimizers import Adam, Constant, Schedule
 from sdedit_pl.typing import Images, Times
+
+logger = logging.getLogger(__name__)
 
 TRAINING, VALIDATION = 0, 1
 """Domains of the random streams, so that validation never repeats the noise of training."""
@@ -31,9 +35,17 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 class ScoreModule(lightning.LightningModule):
-    """Fits a denoiser to images.
+    """Fits a denoiser to images, in any Trainer and from any loader of float images in [-1, 1].
+
+    A batch is a tensor (B, C, H, W), or a tuple or list whose first entry is one. Validation repeats the noise of each
+    image if its loader keeps their order.
 
     Args:
+        denoiser: from `load_denoiser(..., train=True)` or `build_denoiser`.
+        weighting: weight of the loss at each noise level; None for EDM's.
+        times: training times; None for EDM's log-normal noise levels, up to the denoiser's t_max.
+        optimizer: None for Adam with its default rate.
+        schedule: factor on the learning rate; None keeps the rate.
         reduction: over the pixels of an image, "mean" or "sum".
         uncertainty: learned weighting of the noise levels; None minimises the weighted loss itself.
         sigma_edges: edges of the ranges of noise levels that validation reports separately.
@@ -41,16 +53,16 @@ class ScoreModule(lightning.LightningModule):
         config: the resolved configuration, written into every checkpoint.
 
     Raises:
-        ValueError: the denoiser has a learned variance.
+        ValueError: the denoiser has a learned variance, or all its weights are frozen.
     """
 
     def __init__(
         self,
         denoiser: Denoiser,
-        weighting: Weighting,
-        times: TimeSampler,
-        optimizer: Adam,
-        schedule: Schedule,
+        weighting: Weighting | None = None,
+        times: TimeSampler | None = None,
+        optimizer: Adam | None = None,
+        schedule: Schedule | None = None,
         *,
         reduction: str = "mean",
         augmentation: Augmentation | None = None,
@@ -65,11 +77,13 @@ class ScoreModule(lightning.LightningModule):
                 "training fits the estimate only and cannot train a learned variance; take a parameterisation without "
                 "one, epsilon for epsilon_and_variance; init_from= accepts models with a learned variance"
             )
+        if not any(weight.requires_grad for weight in denoiser.parameters()):
+            raise ValueError("all weights of the denoiser are frozen; load it with load_denoiser(..., train=True)")
         self.denoiser = denoiser
-        self.weighting = weighting
-        self.times = times
-        self.optimizer = optimizer
-        self.schedule = schedule
+        self.weighting = weighting or EDMWeighting()
+        self.times = times or LogNormalNoise(t_max=denoiser.t_max)
+        self.optimizer = optimizer or Adam()
+        self.schedule = schedule or Constant()
         self.reduction = reduction
         self.augmentation = augmentation or Augmentation()
         self.uncertainty = uncertainty
@@ -79,9 +93,15 @@ class ScoreModule(lightning.LightningModule):
         self.config = config or {}
         self.batches_done = 0
         self.batch_loss = torch.zeros(())
+        self._validated = 0
 
-    def training_step(self, batch: Float[Tensor, "B C H W"], batch_idx: int) -> Tensor:
-        """Mean loss of clean images in [-1, 1]."""
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0 and not self._numbers_images and images_of(batch).min() >= 0:
+            logger.warning("images are expected in [-1, 1], and the first batch has none below 0; for [0, 1], 2 x - 1")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Mean loss of clean images in [-1, 1]; the class docstring lists the accepted batches."""
+        batch = images_of(batch)
         with seeded(mixed(self.seed, self.global_rank, self.batches_done, TRAINING), batch.device):
             uniform = torch.rand(batch.shape[0], device=batch.device, dtype=torch.float32)
             noise = torch.randn(batch.shape, device=batch.device, dtype=torch.float32)
@@ -100,20 +120,21 @@ class ScoreModule(lightning.LightningModule):
         self.losses = torch.compile(self.losses, dynamic=False)
 
     def on_validation_start(self) -> None:
+        self._validated = 0
         # A compiled network would be recompiled for evaluation and for every new batch size.
         torch.compiler.set_stance("force_eager")
 
     def on_validation_end(self) -> None:
         torch.compiler.set_stance("default")
 
-    def validation_step(self, batch: Float[Tensor, "B C H W"], batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Logs the loss at times spread evenly over the training distribution and over each bucket.
 
         Noise and times belong to the image and never change, so that the loss depends neither on the batch size nor on
         the devices. For further averages of the weights only their `criterion` is logged.
         """
-        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        indices = data.val_indices(batch_idx)
+        batch = images_of(batch)
+        indices = self._numbers(batch_idx, len(batch))
         noise = SeededNoise([mixed(self.seed, index, VALIDATION) for index in indices])(0, 0, batch)
         uniform = torch.tensor([(index + 0.5) * GOLDEN_RATIO % 1 for index in indices], device=batch.device)
         t = self.times.times(self.denoiser.sde, uniform)
@@ -126,6 +147,25 @@ class ScoreModule(lightning.LightningModule):
             )
         for name, values in losses.items():
             self.log(name, values.mean(), prog_bar=name == "val/loss", batch_size=len(batch), sync_dist=True)
+
+    @property
+    def _numbers_images(self) -> bool:
+        """Whether the data module is `ImageDataModule`, which numbers its images and has them in [-1, 1]."""
+        return hasattr(getattr(self.trainer, "datamodule", None), "val_indices")
+
+    def _numbers(self, batch_idx: int, count: int) -> range:
+        """Numbers of the validation images in a batch of this device; other loaders deal them out in turn."""
+        if self._numbers_images:
+            return self.trainer.datamodule.val_indices(batch_idx)  # pyright: ignore[reportAttributeAccessIssue]
+        first, devices = self._validated * self.trainer.world_size + self.global_rank, self.trainer.world_size
+        self._validated += count
+        return range(first, first + count * devices, devices)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the run, also where the Trainer counts epochs."""
+        steps = self.trainer.max_steps
+        return steps if steps > 0 else int(min(self.trainer.estimated_stepping_batches, sys.maxsize))
 
     @property
     def buckets(self) -> tuple[NoiseBucket, ...]:
@@ -161,7 +201,7 @@ class ScoreModule(lightning.LightningModule):
         # Under 16-mixed, a fused optimiser would unscale the gradients itself, after clipping.
         fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
         optimizer = self.optimizer.build(trained, fused=fused)
-        steps = self.trainer.max_steps
+        steps = self.total_steps
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -179,7 +219,7 @@ class ScoreModule(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         # Lightning restores the settings in the checkpoint; from here on those of the configuration apply.
-        factor = self.schedule.factor(self.global_step, self.trainer.max_steps)
+        factor = self.schedule.factor(self.global_step, self.total_steps)
         scheduler: Any = self.lr_schedulers()
         scheduler.base_lrs = [self.optimizer.rate] * len(scheduler.base_lrs)
         optimizer = scheduler.optimizer
@@ -196,6 +236,15 @@ class ScoreModule(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches_done = checkpoint["sdedit_batches_done"]
+
+
+def images_of(batch: Any) -> Images:
+    """The images of a batch; raises ValueError unless they are floating-point numbers."""
+    images = batch[0] if isinstance(batch, tuple | list) else batch
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"a batch must be float images in [-1, 1], got {kind}; for uint8 x, x / 127.5 - 1")
+    return images
 
 
 @contextmanager

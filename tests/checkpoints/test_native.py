@@ -10,10 +10,10 @@ import torch
 from support.damage import DAMAGES, Bomb, Damage, contents, lightning_checkpoint
 from support.denoisers import same_model
 
-import sdedit_pl
 from sdedit_pl.checkpoints import CheckpointError, describe, load_denoiser, save_denoiser
 from sdedit_pl.configuration.model_config import ImageShape
 from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.sde import VESDE, VPSDE
 
 X = torch.linspace(-2, 2, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
 T = torch.tensor([0.2, 0.7])
@@ -120,9 +120,17 @@ def test_a_failed_save_keeps_the_earlier_file(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_package_offers_what_it_names() -> None:
-    assert sdedit_pl.load_denoiser is load_denoiser and sdedit_pl.save_denoiser is save_denoiser
-    for name in sdedit_pl.__all__:
-        assert getattr(sdedit_pl, name).__name__ == name
-    with pytest.raises(AttributeError, match="no attribute 'SDEditor'"):
-        _ = sdedit_pl.SDEditor
+def test_a_denoiser_that_could_not_be_loaded_is_not_saved(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    path, model = tmp_path / "model.safetensors", describe(tiny_checkpoint).model
+    denoiser = load_denoiser(tiny_checkpoint, train=True)
+    denoiser.sde = VESDE()
+    with pytest.raises(ValueError, match=r"model does not describe this denoiser.* sde is VESDE"):
+        save_denoiser(path, denoiser, model)
+    denoiser = Denoiser(torch.nn.Conv2d(3, 3, 1), denoiser.parameterisation, VPSDE())
+    with pytest.raises(ValueError, match=r"model does not describe this denoiser.* not expected"):
+        save_denoiser(path, denoiser, model)
+    denoiser = load_denoiser(tiny_checkpoint, train=True)
+    next(denoiser.parameters()).data[0] = 1e6
+    with pytest.raises(ValueError, match="NaN or infinite in float16"):
+        save_denoiser(path, denoiser, model, dtype=torch.float16)
+    assert not path.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import yaml
 from PIL import Image
 from support.damage import DAMAGES, Damage, lightning_checkpoint
 
+from sdedit_pl.cli import main
 from sdedit_pl.cli.edit import COMMAND
 from sdedit_pl.edit_runs.edit_plan import build_edits
 from sdedit_pl.editing.sdedit import DEFAULT_SOLVER
@@ -56,6 +58,7 @@ BAD_VALUES = {
     "batch=0": ("batch must be at least 1", "got 0"),
     "seed=-1": ("seed must be at least 0", "got -1"),
     "variant=fast": ("variant must be one of exact, paper, reference", "'fast'"),
+    "strength=0.5": ("strength takes an image, got 0.5; for a number, t0=0.5",),
     "solver=ddmi": ("solver.name must be one of ancestral", "did you mean ddim?"),
     "solver.eta=0.5": ("unknown key solver.eta of solver.name=sde_dpm_solver_2m",),
     "grid.rho=3": ("unknown key grid.rho of grid.name=uniform",),
@@ -243,6 +246,22 @@ def test_names_that_look_like_numbers_stay_names(desk: Path, command) -> None:
     assert pictures("1e3") == pictures("0777")
 
 
+@pytest.mark.parametrize("kind", ["ascii", "cp1252", "closed", "utf-8"])
+def test_results_stand_whatever_the_output_can_print(kind: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("画", os.fsdecode(b"caf\xe9"))
+    for name in names:
+        os.link("guide.png", f"{name}.png")
+    reader, writer = os.pipe()
+    if kind == "utf-8":  # nobody reads
+        os.close(reader)
+    output = io.TextIOWrapper(os.fdopen(writer, "wb"), encoding="ascii" if kind == "closed" else kind)
+    monkeypatch.setattr(sys, "stdout", None if kind == "closed" else output)
+    for name in names:
+        assert main([*EDIT[:2], f"guide={name}.png", "steps=2", "samples=1", f"out={name}"]) == 0
+        assert main(["edit", f"config={name}/edit.yaml", f"out={name}2"]) == 0
+        assert pictures(f"{name}2") == pictures(name) and Path(f"{name}/{name}_seed0.png").is_file()
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_can_be_named(solver: str) -> None:
     (edit,) = build_edits(COMMAND.parse(["ckpt=c", "guide=g", f"solver={solver}"]))
@@ -280,3 +299,9 @@ def test_the_resolved_arithmetic_is_recorded(desk: Path, command, monkeypatch: p
     assert code == 0 and "arithmetic: bfloat16, NCHW (NVIDIA H100)" in errors
     record = yaml.safe_load(Path("new/out/edit.yaml").read_text())
     assert (record["precision"], record["compile"]) == ("bfloat16", False)
+
+
+def test_a_single_sample_is_one_sample(desk: Path, command) -> None:
+    assert command("edit", "ckpt=tiny.safetensors", "guide=guide.png", "steps=1", "samples=1").output.startswith(
+        "1 sample in "
+    )

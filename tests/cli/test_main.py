@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from sdedit_pl.cli import VERBS, calibrate, demo, edit, evaluate, export, import_, info, main, pack, study, train
+from sdedit_pl.cli import VERBS, calibrate, demo, edit, evaluate, export, import_, info, main, pack, paint, study, train
 from sdedit_pl.configuration.schema import Key, keys_of, schema_of
 
 COMMANDS = {
     "pack": pack.COMMAND,
     "train": train.COMMAND,
     "edit": edit.COMMAND,
+    "paint": paint.COMMAND,
     "calibrate": calibrate.COMMAND,
     "evaluate": evaluate.COMMAND,
     "study": study.COMMANDS["build"],
@@ -37,7 +38,7 @@ def every_key(cls: type) -> dict[str, Key]:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_lists_every_key_with_its_meaning_and_default(verb: str, command) -> None:
-    code, output, errors = command(verb, "--help")
+    code, output, errors = command(verb, "--help", "all")
     assert (code, errors) == (0, "")
     lines = [line.strip() for line in output.splitlines()]
     for name, key in every_key(COMMANDS[verb].arguments).items():
@@ -48,6 +49,25 @@ def test_help_lists_every_key_with_its_meaning_and_default(verb: str, command) -
         assert "`" not in key.text or "see `" not in key.text, f"{name}: a user of the command line cannot look there"
     assert " object at 0x" not in output and "<" not in output
     assert output.count("[default ") + output.count("[required]") + output.count("[default\n") > 0
+
+
+@pytest.mark.parametrize("verb", [verb for verb, command in COMMANDS.items() if command.first])
+def test_short_help_has_at_most_twelve_keys_and_three_examples(verb: str, command) -> None:
+    lines = command(verb, "--help").output.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ") and line[2] not in " s"] == [
+        key for key in COMMANDS[verb].first if key[0] != "s"
+    ]
+    assert len(COMMANDS[verb].first) <= 12 and len(lines) < 50
+    assert [line.strip() for line in lines if line.startswith(f"  sdedit {verb} ")] == list(COMMANDS[verb].examples)
+
+
+def test_help_on_a_topic(command) -> None:
+    assert command("edit", "--help", "t0").output.count("[default") == 1
+    assert "solver.eta" in command("edit", "help", "solver").output
+    assert command("help", "edit") == command("edit", "--help")
+    assert "t0" in command("help").output and "sdedit edit ckpt=" in command("help").output
+    code, output, errors = command("edit", "--help", "solvr")
+    assert (code, output, errors) == (2, "", "error: there is no help on solvr; did you mean solver?\n")
 
 
 @pytest.mark.parametrize("word", ["-h", "help", "--help"])
@@ -70,7 +90,7 @@ def test_the_version_is_the_packages(command) -> None:
 
 
 def test_an_unknown_verb_is_refused(refused) -> None:
-    assert refused("paint") == f"unknown verb 'paint'; the verbs are {', '.join(VERBS)}"
+    assert refused("dream") == f"unknown verb 'dream'; the verbs are {', '.join(VERBS)}"
     assert "unknown verb" in refused("ckpt=tiny.safetensors")
 
 

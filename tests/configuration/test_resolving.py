@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any, Literal
 
 import pytest
 
+from sdedit_pl.cli.edit import COMMAND as EDIT
 from sdedit_pl.configuration import Component, ConfigError, family
 from sdedit_pl.configuration.command_line import read_arguments, take_file
-from sdedit_pl.configuration.resolving import as_data, merge, resolve
-from sdedit_pl.configuration.schema import REQUIRED, keys_of
-from sdedit_pl.configuration.yaml_reading import read_file
+from sdedit_pl.configuration.resolving import as_data, merge, resolve, resolve_component
+from sdedit_pl.configuration.schema import REQUIRED, Family, keys_of
+from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
+from sdedit_pl.data import DATA_SOURCES
 
 
 @dataclass
@@ -198,14 +201,17 @@ def test_lists_and_sections_of_the_command_line(argument: str, value: dict[str, 
         ("shpae.open=true", "unknown key shpae; did you mean shape?"),
         ("zzz=3", "unknown key zzz; known: name, count, start, note, mode, shape, pet"),
         ("count", "arguments are key=value, got 'count'; --help lists the keys"),
-        ("--count=3", "arguments are key=value, got '--count=3'"),
+        ("--count=3", "arguments are key=value, got '--count=3'; write count=3"),
+        ("--count 3", "arguments are key=value, got '--count'; write count=3"),
+        ("count 3", "arguments are key=value, got 'count'; write count=3"),
+        ("--dry-run --count=3", "arguments are key=value, got '--dry-run'; write dry_run=true"),
         ("=3", "arguments are key=value, got '=3'"),
     ],
 )
 def test_refusals_say_what_was_expected_and_what_came(argument: str, message: str) -> None:
     with pytest.raises(ConfigError) as refusal:
-        data(argument)
-    assert str(refusal.value).startswith(message)
+        data(*argument.split())
+    assert str(refusal.value).startswith(message) and str(refusal.value).count("dog, cat") < 2
 
 
 def test_a_missing_value_is_named_with_its_meaning() -> None:
@@ -323,3 +329,21 @@ def test_a_section_of_names_of_the_users_own() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             resolve(Named, {"counts": wrong})
+
+
+def test_a_leading_tilde_is_the_home_folder_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "edit.yaml").write_text("guide: ~/a.png\n")
+    settings = EDIT.parse(["config=~/edit.yaml", "ckpt=~/b", "out=c/~"])
+    assert (settings.guide, settings.ckpt, settings.out) == (f"{tmp_path}/a.png", f"{tmp_path}/b", "c/~")
+    source = resolve_component("data", {"path": ["~/a", "~/b"], "size": 8}, Family(DATA_SOURCES, "webdataset"))
+    assert source.values["path"] == (f"{tmp_path}/a", f"{tmp_path}/b")
+    assert source.values["cache_folder"] == f"{tmp_path}/.cache/sdedit_pl/shards"
+
+
+def test_names_that_are_not_utf_8_pass_through_the_command_line_and_files(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    settings = EDIT.parse(["ckpt=a", f"guide={name}"])
+    assert settings.guide == name
+    (tmp_path / "edit.yaml").write_text(yaml_text({"ckpt": "a", "guide": name}))
+    assert read_file(tmp_path / "edit.yaml") == {"ckpt": "a", "guide": name}

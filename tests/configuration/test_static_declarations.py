@@ -30,7 +30,7 @@ def test_help_from_source_is_the_help_of_the_classes(verb: str, step: str) -> No
     real: Command[Any] = imported.COMMANDS[step] if step else imported.COMMAND
     read = evaluate(module, "COMMANDS")[step] if step else evaluate(module, "COMMAND")
     from_classes, from_source = schema_of(real.arguments), source_schema(read.arguments)
-    assert (read.usage, read.file) == (real.usage, real.file)
+    assert read[0::2] == (real.usage, real.file, real.examples)
     assert dict(from_source.keys) == without_types(from_classes.keys)
     assert list(from_source.sections) == list(from_classes.sections)
     for name, family in from_classes.families.items():
@@ -40,9 +40,8 @@ def test_help_from_source_is_the_help_of_the_classes(verb: str, step: str) -> No
             for supplied in family.supplied:
                 assert (found.pop(supplied, None) is None) == (expected.pop(supplied, None) is None)
             assert found == expected, (name, word)
-    assert explain(read.usage, from_source, source_keys, read.file) == explain(
-        real.usage, from_classes, keys_of, real.file
-    )
+    for topic in ("", "all"):
+        assert explain(read, from_source, source_keys, topic) == explain(real, from_classes, keys_of, topic)
 
 
 def test_help_imports_neither_torch_nor_any_other_library() -> None:
