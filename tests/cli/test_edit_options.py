@@ -60,7 +60,7 @@ def test_strength_maps_in_a_folder_are_matched_by_name(ramp: str, command) -> No
 def test_the_network_is_prepared_for_the_batches_that_it_gets(desk: Path, command, monkeypatch) -> None:
     prepare = Mock(wraps=prepare_for_batches)
     monkeypatch.setattr("sdedit_pl.edit_runs.edit_run.prepare_for_batches", prepare)
-    cases = {(): 2, ("batch=1",): 1, ("samples=20",): 16, ("t0=[0.2,0.4]", "trajectory=true", "batch=8"): 2}
+    cases = {(): 2, ("batch=1",): 1, ("samples=20",): 16, ("trajectory=true", "batch=8"): 2}
     for number, (options, batch) in enumerate(cases.items()):
         assert command(*EDIT, *options, f"out=o{number}").code == 0
         assert prepare.call_args.args[1:3] == (batch, 16 * 16), options
