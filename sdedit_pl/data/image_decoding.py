@@ -11,6 +11,7 @@ free on a GPU, while on the CPU it would cost a tenth of the time that decoding 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -87,7 +88,7 @@ class ImageFormat:
         return image[:, top : top + self.size, left : left + self.size]
 
 
-def decode_image(file: bytes, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
+def decode_image(file: bytes | Path, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
     """Decodes an image file to height and width `decoded_size`; messages call it `name`.
 
     Raises:
@@ -103,7 +104,7 @@ def decode_image(file: bytes, name: str, image_format: ImageFormat) -> UInt8[Ten
 
 
 def decode_whole(
-    file: bytes, name: str, shape: tuple[int, int], channels: int = 3, background: str = "white"
+    file: bytes | Path, name: str, shape: tuple[int, int], channels: int = 3, background: str = "white"
 ) -> UInt8[Tensor, "C H W"]:
     """Decodes an image file and resamples all of it, uncropped, to `shape` = (height, width).
 
