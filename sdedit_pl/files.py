@@ -6,12 +6,15 @@ or a full disk leaves the previous file. The folder is synchronised too, so that
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import json
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -99,6 +102,14 @@ def _is_dead(pid: int, host: str) -> bool:
     return False
 
 
+def matching_files(pattern: str) -> list[str]:
+    """The sorted paths of the files that a glob matches; names of existing folders are literal, even `[a]`."""
+    path = Path(pattern)
+    folder = next(place for place in path.parents if place.exists())
+    literal = os.path.join(glob.escape(str(folder)), path.relative_to(folder))
+    return sorted(str(Path(found)) for found in glob.glob(literal, recursive=True) if os.path.isfile(found))
+
+
 def require_folder(out: Path) -> None:
     """Raises ValueError if `out` exists and is not a folder."""
     if out.exists() and not out.is_dir():
@@ -106,9 +117,25 @@ def require_folder(out: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file atomically; same errors as `whole_file`."""
+    """Writes a text file atomically, bytes of file names that are not text as escapes; same errors as `whole_file`."""
     with whole_file(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ValueError: The file holds something else.
+        OSError: The file cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    return content
 
 
 def sha256_of(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sdedit_pl.files import whole_file, write_whole
+from sdedit_pl.files import matching_files, whole_file, write_whole
 
 
 def test_a_file_appears_at_the_end_and_replaces_the_one_before(tmp_path: Path) -> None:
@@ -64,3 +64,15 @@ def test_the_contents_are_stored_before_the_name_and_the_name_before_the_end(
     )
     write_whole(path, "text")
     assert stored == [(False, False), (True, True)]
+
+
+def test_a_glob_takes_the_names_of_existing_folders_literally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("[dir]/a.png", "[dir]/sub/b.png", "d/c.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    assert matching_files("[dir]/*.png") == ["[dir]/a.png"]
+    below = [f"{tmp_path}/[dir]/{name}" for name in ("a.png", "sub/b.png")]
+    assert matching_files(f"{tmp_path}/[dir]/**/*.png") == below
+    assert matching_files("[cd]/*.png") == ["d/c.png"]
+    assert matching_files("*.png") == []

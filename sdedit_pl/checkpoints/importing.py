@@ -55,7 +55,7 @@ def _read_published(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError(f"there is no configuration file {file}; give the published configuration as JSON")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"config={file} is not readable JSON: {error}") from error
     if not isinstance(config, dict):

@@ -83,7 +83,7 @@ def local_checkpoint(source: str | Path) -> Path:
         return _content(_fetched_artifact(_parsed_artifact(source), root))
     if isinstance(source, str) and re.match(r"https?://", source):
         return _fetched_address(_parsed_address(source), cache_folder())
-    return Path(source)
+    return Path(source).expanduser()
 
 
 def _parsed_address(source: str) -> Address:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import keyword
 import logging
 import os
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     With SDEDIT_TRACEBACK=1 the error is raised instead.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    open_streams()
     if arguments[1:] and arguments[0] in HELP and arguments[1] in VERBS:
         arguments = [arguments[1], arguments[0], *arguments[2:]]
     if not arguments or arguments[0] in HELP:
@@ -133,6 +135,16 @@ def overview() -> str:
     return "\n".join([*lines, "sdedit VERB --help lists the most important keys of a verb, --help all every key."])
 
 
+def open_streams() -> None:
+    """Makes standard streams escape characters that they cannot encode, and replaces closed ones by the null device."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def in_words(error: Exception) -> str:
     """The message of an error, without the number of an operating-system error."""
     if isinstance(error, OSError) and error.strerror:
@@ -147,7 +159,11 @@ def counted(count: int, noun: str) -> str:
 def say(text: str) -> None:
     """Writes a line to standard output, in the first process only."""
     if speaks():
-        sys.stdout.write(text + "\n")
+        try:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader has gone; results stand
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(message: str, code: int = 2) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
@@ -71,7 +70,6 @@ def serve(words: list[str]) -> None:
     with StudyDatabase(Path(arguments.study)) as study, listen(arguments.host, arguments.port) as listening:
         elsewhere = ", or at this machine's network address" if arguments.host in ("", "0.0.0.0", "::") else ""
         say(f"the page is at {page_url(arguments.host, listening)}{elsewhere}; Ctrl-C stops the server")
-        sys.stdout.flush()  # a program that reads the address from a pipe gets it now
         with suppress(KeyboardInterrupt):
             serve_study(study, listening, arguments.names)
         answers = study.answers()

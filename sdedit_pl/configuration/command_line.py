@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def _as_key(word: str, rest: Sequence[str]) -> str:
 
 
 def take_file(given: dict[str, Any], typed: Mapping[str, str]) -> str | None:
-    """Removes `config=FILE` from a command line's arguments; None where it is absent.
+    """Removes `config=FILE` from a command line's arguments and returns the file; None where it is absent.
 
     Raises:
         ConfigError: it is empty, or `config` is used as a section.
@@ -89,4 +90,4 @@ def take_file(given: dict[str, Any], typed: Mapping[str, str]) -> str | None:
         return None
     if not typed.get("config"):
         raise ConfigError("config must be a file, config=FILE.yaml, got no name; its keys are given without `config.`")
-    return typed["config"]
+    return os.path.expanduser(typed["config"])

@@ -1,8 +1,8 @@
 """Reads declarations from the package's source files without importing them, so that help does not wait for PyTorch.
 
-A name is resolved as Python would: an assignment is evaluated, an import within the package is followed. A class
-becomes a `SourceClass`. Functions and names of other libraries become an `Unknown`, which answers any use with itself.
-The standard library is imported.
+Names are resolved as Python does: assignments are evaluated, imports within the package followed. A class becomes a
+`SourceClass`; functions and other libraries become an `Unknown`, which answers any use with itself. Modules of the
+standard library are imported.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import builtins
 import sys
 from collections.abc import Iterator
 from dataclasses import Field
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,16 +45,6 @@ class Unknown:
         if name.startswith("__"):
             raise AttributeError(name)
         return self
-
-    def __getitem__(self, key: Any) -> Unknown:
-        return self
-
-    def keys(self) -> tuple[str, ...]:
-        """No keys, so that `**value` adds nothing."""
-        return ()
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(())
 
 
 class SourceClass(Unknown):
@@ -141,22 +132,36 @@ def _imported(module: str | None, name: str) -> Any:
     return import_module(name) if name in sys.stdlib_module_names else Unknown()
 
 
-class _Names(dict[str, Any]):
-    """The global names of a module, resolved when they are used."""
-
-    def __init__(self, module: str) -> None:
-        super().__init__(__builtins__=builtins)
-        self.module = module
-
-    def __missing__(self, name: str) -> Any:
-        return evaluate(self.module, name)
-
-
 def _value(module: str, node: ast.expr) -> Any:
+    """The value of an expression of the forms that declarations need; an `Unknown` for any other."""
+    value = partial(_value, module)
     try:
-        return eval(compile(ast.Expression(node), module, "eval"), _Names(module))
+        match node:
+            case ast.Constant():
+                return node.value
+            case ast.Name():
+                return getattr(builtins, node.id) if hasattr(builtins, node.id) else evaluate(module, node.id)
+            case ast.Tuple() | ast.List():
+                parts = (value(p.value) if isinstance(p, ast.Starred) else (value(p),) for p in node.elts)
+                return tuple(chain.from_iterable(parts))
+            case ast.Dict():
+                return {value(key): value(item) for key, item in zip(node.keys, node.values, strict=True) if key}
+            case ast.Attribute():
+                return getattr(value(node.value), node.attr)
+            case ast.Call():
+                given = {keyword.arg: value(keyword.value) for keyword in node.keywords if keyword.arg}
+                return value(node.func)(*map(value, node.args), **given)
+            case ast.UnaryOp(op=ast.USub()):
+                return -value(node.operand)
+            case ast.BinOp(op=ast.Add()):
+                return value(node.left) + value(node.right)
+            case ast.JoinedStr():
+                return "".join(map(value, node.values))
+            case ast.FormattedValue():
+                return str(value(node.value))
     except (TypeError, AttributeError):
-        return Unknown()
+        pass
+    return Unknown()
 
 
 def _parameters(module: str, node: ast.FunctionDef) -> Iterator[tuple[str, ast.expr | None, Any]]:

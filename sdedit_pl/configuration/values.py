@@ -6,6 +6,7 @@ That mode converts lists to tuples and whole numbers to floats, and nothing else
 from __future__ import annotations
 
 import json
+import os
 import typing
 from functools import cache
 from typing import Any
@@ -13,11 +14,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from sdedit_pl.configuration.schema import REQUIRED, ConfigError, Key
-from sdedit_pl.configuration.yaml_reading import parsed
+from sdedit_pl.configuration.yaml_reading import decoded, encoded, in_each_text, parsed
 
 
 def converted(path: str, value: Any, key: Key, typed: str | None = None) -> Any:
-    """`value`, as read from YAML, in the type of a key; lists become tuples.
+    """`value`, as read from YAML, in the type of a key; lists become tuples, a leading `~` the home folder.
 
     Args:
         path: the key's full name, for messages.
@@ -38,7 +39,9 @@ def converted(path: str, value: Any, key: Key, typed: str | None = None) -> Any:
     refusal: ValidationError | None = None
     for candidate in candidates:
         try:
-            return as_tuples(_adapter(key.kind).validate_json(json.dumps(candidate, default=str), strict=True))
+            text = json.dumps(encoded(candidate), default=str)
+            found = decoded(_adapter(key.kind).validate_json(text, strict=True))
+            return as_tuples(in_each_text(found, os.path.expanduser))
         except ValidationError as error:
             refusal = refusal or error
     assert refusal is not None

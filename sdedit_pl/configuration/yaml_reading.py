@@ -1,8 +1,12 @@
-"""YAML: the value of a piece of text, and files of `key: value` lines."""
+"""YAML: the value of a piece of text, and files of `key: value` lines.
+
+A file name may hold bytes that are not UTF-8. Python keeps them as surrogates, which neither YAML nor JSON can hold: in
+files they are private characters.
+"""
 
 from __future__ import annotations
 
-import typing
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +16,39 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sdedit_pl.configuration.schema import ConfigError
 
+_PRIVATE = {0xDC00 + byte: 0x10FE00 + byte for byte in range(0x80, 0x100)}
+_SURROGATES = {private: surrogate for surrogate, private in _PRIVATE.items()}
+
+
+def in_each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """A value with its strings changed, at any depth; tuples become lists."""
+    if isinstance(value, Mapping):
+        return {in_each_text(name, change): in_each_text(entry, change) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [in_each_text(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def encoded(value: Any) -> Any:
+    """A value with private characters for the bytes in names that are not UTF-8."""
+    return in_each_text(value, lambda text: text.translate(_PRIVATE))
+
+
+def decoded(value: Any) -> Any:
+    """The inverse of `encoded`."""
+    return in_each_text(value, lambda text: text.translate(_SURROGATES))
+
+
+def yaml_text(data: Mapping[str, Any]) -> str:
+    """Plain data as `read_file` reads it."""
+    return yaml.safe_dump(encoded(data), sort_keys=False)
+
 
 def parsed(text: str) -> Any:
     """The YAML value of a command line's text; interpolations stay text."""
     try:
         return OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"]  # pyright: ignore
-    except (OmegaConfBaseException, yaml.YAMLError):
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeEncodeError):  # a file name may hold bytes that are no text
         return text
 
 
@@ -35,4 +66,4 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not a readable YAML file of `key: value` lines: {error}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path} must hold `key: value` lines, got {type(loaded).__name__}")
-    return typing.cast(dict[str, Any], loaded)
+    return decoded(loaded)

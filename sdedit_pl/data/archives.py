@@ -11,19 +11,18 @@ import hashlib
 import lzma
 import os
 import shutil
-import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
 
 from sdedit_pl.data.image_decoding import ImageFormat, decode_image
 from sdedit_pl.data.image_files import UnreadableImage, is_image_name
-from sdedit_pl.data.local_shards import ShardFile, Stamp
+from sdedit_pl.data.local_shards import DAMAGE, ShardFile, Stamp, tar_images
 from sdedit_pl.data.source import ImageSet
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -43,9 +42,8 @@ class TarImages(ImageSet):
         self.format = image_format
         self.file = ShardFile(path, title, Stamp.of(path.stat()))
         try:
-            with tarfile.open(path, "r:") as archive:
-                found = {m.name: (m.offset_data, m.size) for m in archive if m.isfile() and is_image_name(m.name)}
-        except (tarfile.TarError, OSError) as error:
+            found = dict(tar_images(path))
+        except DAMAGE as error:
             raise ValueError(f"cannot read archive {title} to its end: {error}") from None
         self.members = sorted(found)
         self.places = [found[name] for name in self.members]
@@ -80,8 +78,9 @@ class ZipImages(ImageSet):
         try:
             with zipfile.ZipFile(path) as archive:
                 found = {entry.filename: entry.file_size for entry in archive.infolist()}
-        except (zipfile.BadZipFile, OSError) as error:
+        except DAMAGE as error:
             raise ValueError(f"cannot read archive {path}: {error}") from None
+        self.largest = max(path.stat().st_size, 3 * (Image.MAX_IMAGE_PIXELS or 0))
         self.members = sorted(filter(is_image_name, found))
         self.sizes = [found[name] for name in self.members]
 
@@ -94,9 +93,11 @@ class ZipImages(ImageSet):
     def read(self, index: int) -> UInt8[Tensor, "C H W"]:
         if self._archive is None or self._owner != os.getpid():  # forked processes would share the file's position
             self._archive, self._owner = zipfile.ZipFile(self.path), os.getpid()
+        if self.sizes[index] > self.largest:
+            raise UnreadableImage(f"cannot read image {self.name(index)}: it declares {self.sizes[index]:,} bytes")
         try:
             image = self._archive.read(self.members[index])
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        except DAMAGE as error:
             raise UnreadableImage(f"cannot read image {self.name(index)}: {error}") from None
         return decode_image(image, self.name(index), self.format)
 
@@ -122,7 +123,7 @@ def open_archive(path: Path, image_format: ImageFormat, scratch: Path) -> TarIma
         try:
             with opener(path, "rb") as packed, open(unfinished, "wb") as plain:
                 shutil.copyfileobj(packed, plain, 2**20)
-        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        except DAMAGE as error:
             raise ValueError(f"cannot read archive {path} to its end: {error}") from None
         unfinished.replace(unpacked)
     return TarImages(unpacked, str(path), image_format)

@@ -156,10 +156,28 @@ def _channels_first(image: Image.Image) -> UInt8[Tensor, "C H W"]:
     return pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels[None]
 
 
+def eight_bits(image: Image.Image) -> Image.Image:
+    """An image with 8 bits per channel; transparent levels and colours of 16 bits are kept.
+
+    Raises:
+        ValueError: The pixels are floating-point numbers.
+    """
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
+    hidden = image.info.get("transparency")  # a PNG file's transparent level or colour
+    if image.mode.startswith("I"):  # rounded; Pillow's own conversion clips at 255
+        levels = np.asarray(image).astype(np.int64)
+        image = Image.fromarray(((levels + 128) // 257).clip(0, 255).astype(np.uint8))
+        if hidden is not None:
+            image.putalpha(Image.fromarray((levels != hidden).astype(np.uint8) * 255))
+    elif isinstance(hidden, tuple) and max(hidden) > 255:  # Pillow keeps the upper 8 bits of each channel
+        image.info["transparency"] = tuple(level >> 8 for level in hidden)
+    return image
+
+
 def _to_eight_bits(image: Image.Image, image_format: ImageFormat) -> Image.Image:
     target = "RGB" if image_format.channels == 3 else "L"
-    if image.mode.startswith("I"):  # 16-bit grey is rounded to 8 bits; Pillow's own conversion clips at 255
-        image = Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).clip(0, 255).astype(np.uint8))
+    image = eight_bits(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         foreground = image.convert("RGBA")
         colour = ImageColor.getrgb(image_format.background)[:3]

@@ -8,11 +8,14 @@ those at the listing.
 from __future__ import annotations
 
 import logging
+import lzma
 import os
+import re
 import tarfile
+import zipfile
 from collections import OrderedDict
-from collections.abc import Sequence
-from io import FileIO
+from collections.abc import Iterator, Sequence
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +24,18 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from sdedit_pl.data.image_decoding import ImageFormat, decode_image
-from sdedit_pl.data.image_files import IMAGE_SUFFIXES, is_image_name
+from sdedit_pl.data.image_files import DECODING_ERRORS, IMAGE_SUFFIXES, is_image_name
 from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
 
 logger = logging.getLogger(__name__)
+
+DAMAGE = (*DECODING_ERRORS, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, RuntimeError, MemoryError)
+"""Exceptions of the standard library on a damaged archive."""
+
+_LONGEST_HEADER = 2**20
+"""Most bytes that a name or a PAX header of a member may declare."""
+_SLOW = re.compile(rb"\d{64}")
+"""Digits on which `tarfile` takes quadratic time before Python 3.12.6, 3.11.10 and 3.10.15 (CVE-2024-6232)."""
 
 # Files that a process keeps open; systems commonly allow 1024.
 OPEN_FILES = 128
@@ -197,14 +208,10 @@ def list_members(path: str | Path) -> tuple[Members, Stamp]:
     found: list[tuple[str, tuple[int, int]]] = []
     try:
         stamp = Stamp.of(os.stat(path))
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                if member.isfile() and is_image_name(member.name):
-                    found.append((member.name, (member.offset_data, member.size)))
-            if stamp.size < archive.offset + tarfile.BLOCKSIZE:  # cut between two members, which raises nothing
-                problem = "its end is missing"
-    except (tarfile.TarError, OSError) as error:
-        problem = str(error)
+        for image in tar_images(path):
+            found.append(image)
+    except DAMAGE as error:
+        problem = str(error) or type(error).__name__
     samples = {key for name, _ in found for key, suffix in [split_key(name)] if suffix in IMAGE_SUFFIXES}
     images: dict[str, tuple[int, int]] = {}
     extra: list[str] = []
@@ -218,6 +225,38 @@ def list_members(path: str | Path) -> tuple[Members, Stamp]:
         images.setdefault(key, place)
     keys = np.array([os.fsencode(key) for key in images], dtype=np.bytes_)
     return Members(keys, np.array(list(images.values()), dtype=np.int64).reshape(-1, 2), problem, extra), stamp
+
+
+def tar_images(path: str | Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Name, first byte and length of each image in an uncompressed tar file, whatever its headers declare.
+
+    Raises:
+        DAMAGE: The file is damaged from here on; its message says how.
+    """
+    with _Headers(FileIO(path)) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        size = os.fstat(file.fileno()).st_size
+        for member in archive:
+            if member.size < 0 or not member.offset < member.offset_data <= archive.offset < size + tarfile.BLOCKSIZE:
+                raise tarfile.ReadError(f"{member.name} declares {member.size:,} bytes, the file has {size:,}")
+            if member.isfile() and is_image_name(member.name):
+                # A sparse file declares more bytes than are stored.
+                yield member.name, (member.offset_data, min(member.size, archive.offset - member.offset_data))
+        file.seek(archive.offset)
+        end = file.read(tarfile.BLOCKSIZE)
+        if end != bytes(tarfile.BLOCKSIZE):  # tarfile takes a damaged header for the end
+            raise tarfile.ReadError("its end is missing" if len(end) < tarfile.BLOCKSIZE else "a header is damaged")
+
+
+class _Headers(BufferedReader):
+    """A tar file for `tarfile`, which would read as many bytes as a header declares."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header declares {size:,} bytes")
+        header = super().read(size)
+        if size > tarfile.BLOCKSIZE and _SLOW.search(header):
+            raise tarfile.ReadError("a header holds an endless number")
+        return header
 
 
 def warn_of_extra_images(names: Sequence[str]) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from sdedit_pl.configuration.resolving import as_data
-from sdedit_pl.configuration.yaml_reading import read_file
+from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
 from sdedit_pl.edit_runs.edit_plan import EditTask
 from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
@@ -30,7 +29,7 @@ RECORD_KEY = "record"
 
 
 class EditWriter:
-    """Writes samples as they come, and at the end the sheet and the record, which has the hashes of `files`."""
+    """Writes samples as they arrive, then the sheet and the record, which contains the hashes of `files`."""
 
     def __init__(self, folder: Path, settings: EditSettings, files: Sequence[Path]) -> None:
         self.folder = folder
@@ -74,7 +73,7 @@ class EditWriter:
         }
         # A repetition must ask for overwriting again.
         repeated = {key: value for key, value in as_data(self.settings).items() if key != "overwrite"}
-        (self.folder / RECORD_FILE).write_text(yaml.safe_dump({**repeated, RECORD_KEY: record}, sort_keys=False))
+        (self.folder / RECORD_FILE).write_text(yaml_text({**repeated, RECORD_KEY: record}))
 
 
 def sample_file(guide: Path, mark: str, seed: int) -> str:
@@ -87,7 +86,7 @@ def trajectory_files(guide: Path, mark: str) -> tuple[str, str]:
 
 
 def read_settings_file(file: str) -> dict[str, Any]:
-    """The settings in a YAML file, such as the record of an edit, without what the edit has recorded beside them."""
+    """The settings in a YAML file, such as the record of an edit, without the facts that the record adds to them."""
     return {key: value for key, value in read_file(Path(file)).items() if key != RECORD_KEY}
 
 

@@ -15,16 +15,14 @@ from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from PIL import Image, ImageChops
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sdedit_pl.data.image_decoding import ImageFormat, decode_whole, image_to_tensor, images_from_bytes
-from sdedit_pl.data.image_files import UnreadableImage, open_image, upright
-from sdedit_pl.guides.guide_files import Guide
+from sdedit_pl.data.image_decoding import decode_whole, images_from_bytes
+from sdedit_pl.guides.guide_files import Guide, fitted, read_picture
 from sdedit_pl.picture_grid import to_picture
 
 _COVERED = 128
@@ -90,7 +88,7 @@ def compose(background: Guide, paste: Paste) -> Composite:
         alpha = shown.getchannel("A")
         picture.paste(shown.convert(picture.mode), corner, alpha)
         coverage.paste(alpha, corner)
-    image, covered = _as_guide(picture, background), _as_guide(coverage, background)[0] >= _COVERED
+    image, covered = fitted(picture, background), fitted(coverage, background)[0] >= _COVERED
     if not bool(covered.any()):
         raise ValueError(_covers_nothing(background, paste, size))
     distance = distance_to(covered, paste.grow + paste.feather)
@@ -138,17 +136,6 @@ def _visible(
     return cutout.resize((right - left, bottom - top), Image.Resampling.LANCZOS, box=box), (left, top)
 
 
-def _as_guide(picture: Image.Image, guide: Guide) -> UInt8[Tensor, "C H W"]:
-    """A picture of the guide's original size, cropped and resampled like the guide."""
-    height, width = guide.image.shape[2:]
-    if not guide.whole:
-        channels = len(picture.getbands())
-        return image_to_tensor(picture, str(guide.path), ImageFormat(width, channels))
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(picture)).reshape(height, width, -1).permute(2, 0, 1)
-
-
 def _covers_nothing(background: Guide, paste: Paste, size: tuple[int, int]) -> str:
     width, height = background.original_size
     side = min(width, height)
@@ -161,31 +148,22 @@ def _covers_nothing(background: Guide, paste: Paste, size: tuple[int, int]) -> s
 
 def _cutout(paste: Paste) -> Image.Image:
     """The object at its own size, RGBA."""
-    cutout, within = _upright(paste.path), ""
+    for path in filter(None, (paste.path, paste.mask)):
+        if not path.is_file():
+            raise ValueError(f"there is no picture at {path}; give an image file")
+    cutout, within = read_picture(paste.path), ""
     if paste.mask is not None:
-        mask, within = _upright(paste.mask), f" within the mask {paste.mask}"
+        mask, within = read_picture(paste.mask), f" within the mask {paste.mask}"
         if mask.size != cutout.size:
             sizes = (
                 f"{path} is {part.width}x{part.height}" for path, part in ((paste.path, cutout), (paste.mask, mask))
             )
             raise ValueError(f"the mask of an object must have the size of its picture: {', '.join(sizes)}")
-        white = ImageChops.multiply(mask.convert("L"), mask.getchannel("A"))
+        levels = mask.convert("L")
+        if levels.getextrema()[1] == 1:  # 0 and 1 of a label image
+            levels = levels.point(lambda level: 255 * level)
+        white = ImageChops.multiply(levels, mask.getchannel("A"))
         cutout.putalpha(ImageChops.multiply(cutout.getchannel("A"), white))
     if cutout.getchannel("A").getbbox() is None:
         raise ValueError(f"{paste.path} is fully transparent{within}: there is no object to paste")
     return cutout
-
-
-def _upright(path: Path) -> Image.Image:
-    """An image file's picture, upright, as RGBA."""
-    if not path.is_file():
-        raise ValueError(f"there is no picture at {path}; give an image file")
-    try:
-        with open_image(path, str(path)) as image:
-            image.load()
-            picture = upright(image)
-    except UnreadableImage as error:
-        raise UnreadableImage(f"{error}; give a whole image file") from None
-    if picture.mode.startswith(("I", "F")):
-        raise UnreadableImage(f"{path} has more than 8 bits a channel; save it with 8")
-    return picture.convert("RGBA")

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import glob
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from jaxtyping import Bool, Float, UInt8
+from PIL import Image
 from torch import Tensor
 
-from sdedit_pl.data.image_decoding import ImageFormat, decode_image, decode_whole, images_from_bytes
-from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images, open_image, orientation
+from sdedit_pl.data.image_decoding import (
+    ImageFormat,
+    decode_image,
+    decode_whole,
+    eight_bits,
+    image_to_tensor,
+    images_from_bytes,
+)
+from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images, open_image, orientation, upright
+from sdedit_pl.files import matching_files
 from sdedit_pl.guides.reference_runner_files import RUNNER_SUFFIX, read_mask_and_image
 
 logger = logging.getLogger(__name__)
@@ -39,7 +51,7 @@ class Guide(NamedTuple):
 
 
 def find_guides(guide: str) -> list[Path]:
-    """The files that a path, folder or glob names, sorted by name; of a folder, its images.
+    """The files of a path, folder (its images) or glob, sorted by name.
 
     Raises:
         ValueError: there are none.
@@ -52,7 +64,7 @@ def find_guides(guide: str) -> list[Path]:
         return found
     if path.exists():
         return [path]
-    found = sorted(Path(match) for match in glob.glob(guide, recursive=True) if Path(match).is_file())
+    found = [Path(match) for match in matching_files(guide)]
     if not found:
         raise ValueError(f"there is no guide at {guide}; give an image file, a folder or a glob")
     return found
@@ -141,10 +153,33 @@ def read_pixels(
         UnreadableImage: the file is not an intact image; the message names the accepted formats.
     """
     file, name = path.read_bytes(), str(path)
-    try:
+    with _advice():
         if whole:
             return decode_whole(file, name, shape, channels, background)
         return decode_image(file, name, ImageFormat(shape[1], channels, background=background))
+
+
+def read_picture(path: Path) -> Image.Image:
+    """An image file's picture at its own size, upright, as RGBA; raises what `read_pixels` does."""
+    with _advice(), open_image(path.read_bytes(), str(path)) as image:
+        image.load()
+        return eight_bits(upright(image)).convert("RGBA")
+
+
+def fitted(picture: Image.Image, guide: Guide) -> UInt8[Tensor, "C H W"]:
+    """A picture of the guide's original size, cropped and resampled like the guide."""
+    height, width = guide.image.shape[2:]
+    if not guide.whole:
+        return image_to_tensor(picture, str(guide.path), ImageFormat(width, len(picture.getbands())))
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(picture)).reshape(height, width, -1).permute(2, 0, 1)
+
+
+@contextmanager
+def _advice() -> Iterator[None]:
+    try:
+        yield
     except UnreadableImage as error:
         raise UnreadableImage(f"{error}; give a whole image file ({', '.join(IMAGE_SUFFIXES)})") from None
 

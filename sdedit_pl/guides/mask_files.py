@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, UInt16
+from PIL import Image
 from torch import Tensor
 
-from sdedit_pl.guides.guide_files import Guide, find_guides, image_size, read_pixels
+from sdedit_pl.guides.guide_files import Guide, find_guides, fitted, image_size, read_picture, read_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +59,18 @@ def find_areas(kind: AreaKind, place: str | None, guides: Sequence[Guide]) -> li
 
 
 def read_mask(path: Path, guide: Guide) -> Bool[Tensor, "1 1 H W"]:
-    """Reads the edit mask of a guide: pixels of grey level 128 and above may change, transparent ones may not.
+    """Reads the edit mask of a guide: bright pixels of one colour may change, dark and transparent ones may not.
 
     Raises:
-        ValueError: the image is not intact (UnreadableImage), has another size than the guide, or is all black.
+        ValueError: the image is not intact (UnreadableImage), has another size than the guide, is all black, or its
+            values do not say which pixels may change.
     """
-    mask = _grey("mask", path, guide) >= 128
+    picture = read_picture(path)
+    _check_size("mask", path, picture.size, guide)
+    mask = fitted(Image.fromarray(_marked(path, picture).astype(np.uint8) * 255), guide) >= 128
     if not torch.any(mask):
-        raise ValueError(f"the mask {path} is all black, so nothing may change; paint editable pixels white")
-    return mask
+        raise ValueError(f"the mask {path} is black in the central square, the part of {guide.path} that is edited")
+    return mask[None]
 
 
 def read_strength(path: Path, guide: Guide) -> Float[Tensor, "1 1 H W"]:
@@ -74,7 +79,10 @@ def read_strength(path: Path, guide: Guide) -> Float[Tensor, "1 1 H W"]:
     Raises:
         ValueError: the image is not intact (UnreadableImage), has another size than the guide, or is all black.
     """
-    strength = _grey("strength map", path, guide).float() / 255
+    height, width = guide.image.shape[-2:]
+    levels = read_pixels(path, (height, width), channels=1, background="black", whole=guide.whole)
+    _check_size("strength map", path, image_size(path), guide)
+    strength = levels[None].float() / (255 if torch.any(levels > 1) else 1)  # 0 and 1 of a label image are 0 and 1
     if not torch.any(strength):
         raise ValueError(
             f"the strength map {path} is all black, so nothing may change; white pixels are edited from t0"
@@ -82,17 +90,61 @@ def read_strength(path: Path, guide: Guide) -> Float[Tensor, "1 1 H W"]:
     return strength
 
 
-def _grey(kind: str, path: Path, guide: Guide) -> UInt8[Tensor, "1 1 H W"]:
-    """The grey levels of an image that belongs to a guide, cropped and resampled like the guide."""
-    height, width = guide.image.shape[-2:]
-    pixels = read_pixels(path, (height, width), channels=1, background="black", whole=guide.whole)
-    size = image_size(path)
+def _marked(path: Path, picture: Image.Image) -> Bool[np.ndarray, "H W"]:
+    """The pixels that a mask, as an RGBA picture, marks as editable: those of at least half brightness over black.
+
+    Brightness is the largest channel, so that red on black and the palettes of segmentations count as black and white.
+    """
+    rgba = np.asarray(picture)
+    opaque = rgba[..., 3] >= 128
+    colours = (rgba[..., :3].astype(np.uint16) * rgba[..., 3:] + 127) // 255
+    levels = colours.max(-1)
+    top = int(levels.max())
+    if top == 0 and opaque.all():
+        raise ValueError(f"the mask {path} is all black, so nothing may change; paint editable pixels white")
+    if top == 1:  # 0 and 1 of a label image
+        return levels == 1
+    marked = levels >= 128
+    if top < 128 or _share_between(levels, top) or _differ(colours[marked]):
+        raise ValueError(
+            f"the mask {path} holds {_values(picture)}, which do not say what may change: make those pixels white and "
+            "all others black, or give levels of grey as a strength map, strength=FILE"
+        )
+    share = marked.mean()
+    if share > 0.5 and (marked == opaque).all() and not opaque.all():
+        logger.info("%s: the white %.0f %% may change, and its transparent rest is kept", path, 100 * share)
+    return marked
+
+
+def _share_between(levels: UInt16[np.ndarray, "H W"], top: int) -> bool:
+    """Whether levels between black and the top one are more than the soft edges of two areas."""
+    counts = np.bincount(levels.ravel(), minlength=top + 1)[top // 8 + 1 : top - top // 8] / levels.size
+    return bool(counts.sum() > 0.5 or counts.max(initial=0) > 0.1)
+
+
+def _differ(colours: UInt16[np.ndarray, "N 3"]) -> bool:
+    """Whether more than a tenth of the colours, none of them dark, have another hue than the rest."""
+    hues = colours / colours.max(-1, keepdims=True)
+    return bool((np.abs(hues - np.median(hues, axis=0)).max(-1) > 0.25).mean() > 0.1)
+
+
+def _values(picture: Image.Image) -> str:
+    """The most frequent values of a picture, in words."""
+    values: dict[str, None] = {}
+    colours: list[Any] = sorted(picture.getcolors(picture.width * picture.height) or [], reverse=True)
+    for _, (red, green, blue, alpha) in colours:
+        name = f"grey {red}" if red == green == blue else f"#{red:02x}{green:02x}{blue:02x}"
+        values["transparent pixels" if alpha == 0 else name] = None
+    first, rest = list(values)[:4], len(values) - 4
+    return ", ".join(first) + (f" and {rest} other values" if rest > 0 else "")
+
+
+def _check_size(kind: str, path: Path, size: tuple[int, int], guide: Guide) -> None:
     if size != guide.original_size:
         expected = "x".join(map(str, guide.original_size))
         raise ValueError(
             f"a {kind} must have the size of its guide: {guide.path} is {expected}, {path} is {size[0]}x{size[1]}"
         )
-    return pixels[None]
 
 
 _READERS: dict[AreaKind, Callable[[Path, Guide], Area]] = {"mask": read_mask, "strength": read_strength}

@@ -1,12 +1,8 @@
 """Features of any network, from a file that does not need the code that defined it: TorchScript or torch.export.
 
-Both kinds hold a program, not only weights, with different risks:
-
-TorchScript (`torch.jit.save`) is run by torch's own interpreter. It cannot call Python, import, or unpickle anything,
-but it can use any amount of time and memory, and call torch's operators that map files into memory.
-
-torch.export (`torch.export.save`) files are unpickled and evaluated in part, so that a malicious file can run any code
-when it is opened. Such a file is opened only with `trusted=True`, the same decision as to run a script from its source.
+Both kinds hold a program, not only weights. TorchScript can call torch's operators, some of which can write any file
+that the user can; a torch.export file is unpickled and can run any code. Either is opened only with `trusted=True`:
+decide as you would before running a script from the same source.
 """
 
 from __future__ import annotations
@@ -43,10 +39,10 @@ class FeaturesFile(FeatureExtractor):
         pixels: the pixel range it expects: "signed" is [-1, 1], "unit" is [0, 1], both float32; "uint8" is integers
             from 0 to 255. Other normalisations, such as ImageNet's, belong in the file.
         size: height and width that images are resampled to, bicubic and with antialiasing; null keeps their size.
-        trusted: whether to open a torch.export file, which can run code when it is opened.
+        trusted: whether you trust the file's source as that of a script; the file can run code.
 
     Raises:
-        FeaturesError: the file is of neither kind or cannot be opened, or is a torch.export file and not trusted.
+        FeaturesError: the file is of neither kind or cannot be opened, or is not trusted.
         ValueError: `pixels` or `size` out of range.
     """
 
@@ -101,21 +97,26 @@ def _network(path: Path, trusted: bool) -> nn.Module:
             names = archive.namelist()
     except OSError as error:
         raise FeaturesError(f"features file {path} cannot be read: {error.strerror}") from error
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, *_FAILURES):
         names = []
+    if any(name.endswith("/constants.pkl") for name in names):
+        load = _script
+    elif any(re.search(r"(^|/)models/[^/]+\.json$", name) for name in names):
+        load = _exported
+    else:
+        raise FeaturesError(
+            f"{path} is neither a TorchScript nor a torch.export file; make one with torch.jit.trace(network, images)"
+            ".save(path), or torch.export.save"
+        )
+    if not trusted:
+        raise FeaturesError(
+            f"{path} holds a program, which can run code and overwrite files; give trusted=true if you trust its "
+            "source as you would a script's"
+        )
     try:
-        if any(name.endswith("/constants.pkl") for name in names):
-            return _script(path)
-        if any(re.search(r"(^|/)models/[^/]+\.json$", name) for name in names):
-            return _exported(path, trusted)
+        return load(path)
     except _FAILURES as error:
-        if isinstance(error, FeaturesError):
-            raise
         raise FeaturesError(f"{path} cannot be opened: {_gist(error)}; is it damaged, or of another torch?") from error
-    raise FeaturesError(
-        f"{path} is neither a TorchScript nor a torch.export file; make one with torch.jit.trace(network, images).save"
-        "(path), or torch.export.save"
-    )
 
 
 def _script(path: Path) -> nn.Module:
@@ -124,12 +125,7 @@ def _script(path: Path) -> nn.Module:
         return torch.jit.load(str(path), map_location="cpu").eval()
 
 
-def _exported(path: Path, trusted: bool) -> nn.Module:
-    if not trusted:
-        raise FeaturesError(
-            f"{path} is a torch.export file, which can run code when it is opened; give trusted=true if you trust its "
-            "source as you would a script, or save the network as TorchScript"
-        )
+def _exported(path: Path) -> nn.Module:
     with path.open("rb") as file:  # torch.export.load would require a path that ends in .pt2
         return torch.export.load(file).module()
 

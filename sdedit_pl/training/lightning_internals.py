@@ -1,4 +1,4 @@
-"""Every use of Lightning that its public interface does not offer, each with its reason and with what would replace it.
+"""Every use of Lightning's private interface, each with its reason and its possible replacement.
 
 `pyproject.toml` admits the Lightning releases that these functions were tested with. To admit another one, run
 `tests/training` with it: `test_lightning_internals.py` checks that each attribute still exists.

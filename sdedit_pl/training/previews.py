@@ -26,7 +26,7 @@ class Previews(lightning.Callback):
 
     A PNG file in `folder` shows each guide (in [-1, 1]) above its edit and then the samples, whose shape is (C, H, W),
     with the step and t0.
-    Loggers that accept images receive it too. The noise is always the same, so that the sheets of a run compare.
+    Loggers that accept images receive it too. The noise is always the same, so that the sheets of a run are comparable.
     """
 
     def __init__(

@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
+from sdedit_pl.checkpoints.init_from import MAY_DIFFER
 from sdedit_pl.checkpoints.loading import describe
 from sdedit_pl.checkpoints.locating import RUN_FILE, resumable_checkpoints
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_plain
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.model_config import ModelConfig, model_of_run
 from sdedit_pl.configuration.training_config import TrainingConfig
+from sdedit_pl.configuration.yaml_reading import yaml_text
 from sdedit_pl.files import require_folder, write_whole
 from sdedit_pl.settings_record import require_same_settings
 from sdedit_pl.training.checkpoint_io import damage
@@ -26,6 +28,11 @@ CHECKPOINTS = "checkpoints"
 HISTORY_FILE = "metrics.csv"
 PREVIEWS = "previews"
 WANDB_FILE = "wandb.json"
+_ENTRIES = {
+    *("state_dict", "current_model_state", "averaging_state", "optimizer_states", "loops", "callbacks"),
+    "ImageDataModule",
+}
+_CALLBACKS = {"ImageHalfLifeAveraging", "EditingCheckpoint", "ResumableCheckpoint"}
 
 
 def newest_checkpoint(folder: Path, config: TrainingConfig) -> Path | None:
@@ -40,7 +47,10 @@ def newest_checkpoint(folder: Path, config: TrainingConfig) -> Path | None:
     newest = newest_whole(folder)
     if newest is None:
         if (folder / RUN_FILE).exists():
-            raise ConfigError(f"{folder} holds a trained model and nothing to resume from; give another out=")
+            raise ConfigError(
+                f"{folder} holds a trained model and nothing to resume from; give another out=, and to train the model "
+                f"further, init_from={folder / RUN_FILE}"
+            )
         return None
     if not config.resume:
         raise ConfigError(f"{folder} already holds a run and resume=false; give another out=, or remove the folder")
@@ -58,7 +68,7 @@ def newest_whole(folder: Path) -> Path | None:
     """The newest intact checkpoint; raises ConfigError if all are damaged."""
     checkpoints = resumable_checkpoints(folder)
     for checkpoint in reversed(checkpoints):
-        problem = damage(checkpoint)
+        problem = damage(checkpoint) or missing_entries(checkpoint)
         if problem is None:
             return checkpoint
         logger.warning("%s is damaged (%s) and is skipped", checkpoint, problem)
@@ -69,6 +79,17 @@ def newest_whole(folder: Path) -> Path | None:
     return None
 
 
+def missing_entries(checkpoint: Path) -> str | None:
+    """The entries without which a run would resume from its beginning in some respect; None if none is missing."""
+    try:
+        found = read_plain(checkpoint)
+    except CheckpointError as error:
+        return str(error)
+    found = found if isinstance(found, Mapping) else {}
+    missing = [*(_ENTRIES - found.keys()), *(_CALLBACKS - found.get("callbacks", {}).keys())]
+    return f"it lacks {', '.join(sorted(missing))}" if missing else None
+
+
 def steps_in(checkpoint: Path | None) -> int:
     """Number of optimiser steps, from the name; 0 for None."""
     return 0 if checkpoint is None else int(checkpoint.stem.removeprefix("step="))
@@ -76,8 +97,10 @@ def steps_in(checkpoint: Path | None) -> int:
 
 def fixed_settings(model: ModelConfig, run: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a resumed run cannot change; `run` may come from an earlier version with fewer keys."""
+    described = model.as_data()
+    network = {key: value for key, value in described["network"].items() if key not in MAY_DIFFER}
     trained = {"uncertainty": run.get("uncertainty", False), "train": run.get("train", {"only": []})}
-    return {**model.as_data(), **trained}
+    return {**described, "network": network, **trained}
 
 
 @rank_zero_only
@@ -89,6 +112,6 @@ def write_config(folder: Path, config: TrainingConfig) -> None:
     """
     try:
         # Completely or not at all, because other devices may be reading it.
-        write_whole(folder / CONFIG_FILE, yaml.safe_dump(config.as_data(), sort_keys=False))
+        write_whole(folder / CONFIG_FILE, yaml_text(config.as_data()))
     except OSError as error:
         raise ConfigError(f"out={folder} cannot be written: {error.strerror}; name another folder") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import yaml
 from PIL import Image
 from support.damage import DAMAGES, Damage, lightning_checkpoint
 
+from sdedit_pl.cli import main
 from sdedit_pl.cli.edit import COMMAND
 from sdedit_pl.edit_runs.edit_plan import build_edits
 from sdedit_pl.editing.sdedit import DEFAULT_SOLVER
@@ -242,6 +244,22 @@ def test_names_that_look_like_numbers_stay_names(desk: Path, command) -> None:
     assert sorted(os.listdir("0777")) == ["00012_seed0.png", "edit.yaml", "sheet.png"]
     assert command("edit", "config=0777/edit.yaml", "out=1e3").code == 0
     assert pictures("1e3") == pictures("0777")
+
+
+@pytest.mark.parametrize("kind", ["ascii", "cp1252", "closed", "utf-8"])
+def test_results_stand_whatever_the_output_can_print(kind: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("画", os.fsdecode(b"caf\xe9"))
+    for name in names:
+        os.link("guide.png", f"{name}.png")
+    reader, writer = os.pipe()
+    if kind == "utf-8":  # nobody reads
+        os.close(reader)
+    output = io.TextIOWrapper(os.fdopen(writer, "wb"), encoding="ascii" if kind == "closed" else kind)
+    monkeypatch.setattr(sys, "stdout", None if kind == "closed" else output)
+    for name in names:
+        assert main([*EDIT[:2], f"guide={name}.png", "steps=2", "samples=1", f"out={name}"]) == 0
+        assert main(["edit", f"config={name}/edit.yaml", f"out={name}2"]) == 0
+        assert pictures(f"{name}2") == pictures(name) and Path(f"{name}/{name}_seed0.png").is_file()
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

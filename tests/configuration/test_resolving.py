@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any, Literal
 
 import pytest
 
+from sdedit_pl.cli.edit import COMMAND as EDIT
 from sdedit_pl.configuration import Component, ConfigError, family
 from sdedit_pl.configuration.command_line import read_arguments, take_file
-from sdedit_pl.configuration.resolving import as_data, merge, resolve
-from sdedit_pl.configuration.schema import REQUIRED, keys_of
-from sdedit_pl.configuration.yaml_reading import read_file
+from sdedit_pl.configuration.resolving import as_data, merge, resolve, resolve_component
+from sdedit_pl.configuration.schema import REQUIRED, Family, keys_of
+from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
+from sdedit_pl.data import DATA_SOURCES
 
 
 @dataclass
@@ -326,3 +329,21 @@ def test_a_section_of_names_of_the_users_own() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             resolve(Named, {"counts": wrong})
+
+
+def test_a_leading_tilde_is_the_home_folder_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "edit.yaml").write_text("guide: ~/a.png\n")
+    settings = EDIT.parse(["config=~/edit.yaml", "ckpt=~/b", "out=c/~"])
+    assert (settings.guide, settings.ckpt, settings.out) == (f"{tmp_path}/a.png", f"{tmp_path}/b", "c/~")
+    source = resolve_component("data", {"path": ["~/a", "~/b"], "size": 8}, Family(DATA_SOURCES, "webdataset"))
+    assert source.values["path"] == (f"{tmp_path}/a", f"{tmp_path}/b")
+    assert source.values["cache_folder"] == f"{tmp_path}/.cache/sdedit_pl/shards"
+
+
+def test_names_that_are_not_utf_8_pass_through_the_command_line_and_files(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    settings = EDIT.parse(["ckpt=a", f"guide={name}"])
+    assert settings.guide == name
+    (tmp_path / "edit.yaml").write_text(yaml_text({"ckpt": "a", "guide": name}))
+    assert read_file(tmp_path / "edit.yaml") == {"ckpt": "a", "guide": name}

@@ -80,3 +80,20 @@ def test_a_copy_of_another_archive_or_an_earlier_version_is_not_used(
     assert int(open_archive(other, FORMAT, scratch).read(0)[0, 0, 0]) == 7
     other.replace(path)
     assert int(open_archive(path, FORMAT, scratch).read(0)[0, 0, 0]) == 7
+
+
+def test_a_zip_bomb_is_an_unreadable_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1000)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.png", bytes(10**6))
+    with pytest.raises(UnreadableImage, match=r"a\.zip:a\.png: it declares 1,000,000 bytes"):
+        open_archive(tmp_path / "a.zip", FORMAT, tmp_path).read(0)
+
+
+@pytest.mark.parametrize(("offset", "byte"), [(6, 255), (10, 14)], ids=["version", "compression"])
+def test_a_damaged_zip_is_named(archive: Callable[..., Path], offset: int, byte: int, tmp_path: Path) -> None:
+    content = bytearray((path := archive(".zip")).read_bytes())
+    content[content.index(b"PK\1\2") + offset] = byte
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot read (archive|image) .*photos\.zip"):
+        open_archive(path, FORMAT, tmp_path).read(1)

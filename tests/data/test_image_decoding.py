@@ -57,6 +57,22 @@ def test_sixteen_bit_grey_is_rounded_to_eight() -> None:
     assert decoded[0, :2].tolist() == [[0, 0, 1, 1], [128, 254, 255, 255]]
 
 
+@pytest.mark.parametrize("mode", ["I;16", "RGB"])
+def test_a_transparent_level_of_sixteen_bits_is_composited(mode: str) -> None:
+    """Pillow writes no 16-bit colours: the chunk alone is of 16 bits there."""
+    level = 30000
+    pixels = np.full((8, 8), 0, np.uint16) if mode == "I;16" else np.full((8, 8, 3), 0, np.uint8)
+    pixels[0] = level if mode == "I;16" else level >> 8
+    transparent = level if mode == "I;16" else (level, level, level)
+    decoded = decode_image(encode(Image.fromarray(pixels), transparency=transparent), "a", EIGHT)
+    assert decoded[:, :2, 0].tolist() == [[255, 0]] * 3
+
+
+def test_pixels_of_unknown_range_are_refused() -> None:
+    with pytest.raises(UnreadableImage, match="cannot read image a: its pixels are floating-point"):
+        decode_image(encode(Image.new("F", (8, 8), 0.5), "TIFF"), "a", EIGHT)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_png_mode_gives_the_channels_asked_for(mode: str, channels: int) -> None:

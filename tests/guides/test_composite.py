@@ -207,9 +207,17 @@ def test_unusable_objects_and_backgrounds_are_refused(tmp_path: Path, background
         compose(background, Paste(tmp_path / "text.png", (0, 0)))
     with pytest.raises(UnreadableImage, match=r"cannot read image .*text.png: it is not an image"):
         compose(background._replace(path=tmp_path / "text.png"), Paste(tmp_path / "object.png", (0, 0)))
-    Image.fromarray(np.full((4, 4), 65535, dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(UnreadableImage, match=r"deep.png has more than 8 bits a channel; save it with 8"):
-        compose(background, Paste(tmp_path / "deep.png", (0, 0)))
+
+
+def test_objects_of_16_bits_and_masks_of_0_and_1_are_pasted(tmp_path: Path, background: Guide) -> None:
+    object_, inside = np.full((4, 4), 200, dtype=np.uint8), np.eye(4, dtype=np.uint8)
+    composites = []
+    for depth, one in ((1, 255), (257, 1)):
+        Image.fromarray(inside * one).save(tmp_path / "inside.png")
+        kind = np.uint8 if depth == 1 else np.uint16
+        picture = Image.fromarray(object_.astype(kind) * kind(depth))
+        composites.append(pasted(tmp_path, background, picture, (1, 1), mask=tmp_path / "inside.png"))
+    assert torch.equal(composites[0].guide.image, composites[1].guide.image)
 
 
 @pytest.mark.parametrize("options", [{"scale": 0.0}, {"scale": -1.0}, {"scale": math.inf}, {"scale": math.nan}])

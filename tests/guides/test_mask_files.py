@@ -37,6 +37,10 @@ MASKS = {
     "LA": Image.fromarray(GREY).convert("LA"),
     "RGBA": Image.fromarray(GREY).convert("RGBA"),
     "RGBA transparent": Image.fromarray(np.stack([*[np.full_like(GREY, 255)] * 3, GREY], axis=-1)),
+    "0 and 1": Image.fromarray(FREE.astype(np.uint8)),
+    "red on black": Image.fromarray(np.stack([GREY, 0 * GREY, 0 * GREY], axis=-1)),
+    "dark red of a segmentation": Image.fromarray(np.stack([GREY // 255 * 128, 0 * GREY, 0 * GREY], axis=-1)),
+    "blue on transparent": Image.fromarray(np.stack([0 * GREY, 0 * GREY, GREY, GREY], axis=-1)),
     "16 bit": Image.fromarray(FREE.astype(np.uint16) * 65535),
     "16 bit at the threshold": Image.fromarray(np.where(FREE, 32896, 32639).astype(np.uint16)),
 }
@@ -56,6 +60,41 @@ def test_masks_of_any_mode_are_true_where_white(name: str, guide: Guide, tmp_pat
     assert np.array_equal(mask[0, 0].numpy(), FREE)
 
 
+DOUBTFUL = {
+    "grey 0, grey 127": Image.fromarray(GREY // 255 * 127),
+    "grey 0, grey 1, grey 2": Image.fromarray(FREE.astype(np.uint8) * 2 - np.eye(16, dtype=np.uint8) * FREE),
+    "grey 0, grey 128, grey 255": Image.fromarray(GREY // 255 * 128 + np.eye(16, dtype=np.uint8) * 127 * FREE),
+    "transparent pixels, grey 0": Image.fromarray(np.stack([0 * GREY, 0 * GREY, 0 * GREY, GREY], axis=-1)),
+    "#00ff00, #ff0000": Image.fromarray(np.stack([GREY, 255 - GREY, 0 * GREY], axis=-1)),
+    "other values": Image.fromarray(PIXELS),
+}
+
+
+@pytest.mark.parametrize("values", DOUBTFUL)
+def test_masks_of_unclear_meaning_are_refused_with_their_values(values: str, guide: Guide, tmp_path: Path) -> None:
+    DOUBTFUL[values].save(tmp_path / "mask.png")
+    with pytest.raises(ValueError, match=rf"mask.png holds .*{values}, which do not say .* white .*strength=FILE"):
+        read_mask(tmp_path / "mask.png", guide)
+
+
+def test_a_white_mask_with_an_erased_hole_is_used_with_a_notice(
+    guide: Guide, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "sdedit_pl")
+    Image.fromarray(np.stack([*[np.full_like(GREY, 255)] * 3, 255 - GREY], axis=-1)).save(tmp_path / "mask.png")
+    assert np.array_equal(read_mask(tmp_path / "mask.png", guide)[0, 0].numpy(), ~FREE)
+    assert "mask.png: the white 79 % may change, and its transparent rest is kept" in caplog.text
+
+
+def test_dark_grey_beside_white_does_not_become_editable_through_resampling(tmp_path: Path) -> None:
+    levels = np.zeros((64, 64), dtype=np.uint8)
+    levels[16:20], levels[20:] = 127, 255
+    Image.fromarray(levels).convert("RGB").save(tmp_path / "guide.png")
+    Image.fromarray(levels).save(tmp_path / "mask.png")
+    mask = read_mask(tmp_path / "mask.png", read_guide(tmp_path / "guide.png", 16))
+    assert not mask[..., :5, :].any() and mask[..., 5:, :].all()
+
+
 def test_a_mask_follows_its_guide_to_the_models_size(tmp_path: Path) -> None:
     Image.new("RGB", (64, 32)).save(tmp_path / "guide.png")
     wide = np.zeros((32, 64), dtype=np.uint8)
@@ -72,9 +111,18 @@ def test_a_mask_of_another_size_or_all_black_is_refused(guide: Guide, tmp_path: 
     Image.new("L", (20, 12), "white").save(tmp_path / "wide.png")
     with pytest.raises(ValueError, match=r"size of its guide: .*guide.png is 16x16, .*wide.png is 20x12"):
         read_mask(tmp_path / "wide.png", guide)
-    Image.new("L", (16, 16), 127).save(tmp_path / "dark.png")
-    with pytest.raises(ValueError, match=r"dark.png is all black.*white"):
-        read_mask(tmp_path / "dark.png", guide)
+    Image.new("L", (16, 16)).save(tmp_path / "black.png")
+    with pytest.raises(ValueError, match=r"black.png is all black.*white"):
+        read_mask(tmp_path / "black.png", guide)
+
+
+def test_a_mask_that_marks_only_what_is_cropped_is_refused(tmp_path: Path) -> None:
+    for name, colours in (("guide.png", ("black", "black")), ("mask.png", ("black", "white"))):
+        picture = Image.new("RGB", (64, 16), colours[0])
+        picture.paste(colours[1], (0, 0, 8, 16))
+        picture.save(tmp_path / name)
+    with pytest.raises(ValueError, match=r"mask.png is black in the central square, the part of .*guide.png"):
+        read_mask(tmp_path / "mask.png", read_guide(tmp_path / "guide.png", 16))
 
 
 def test_masks_and_maps_of_large_guides_are_not_cropped(tmp_path: Path) -> None:
@@ -94,6 +142,8 @@ def test_a_strength_map_holds_its_grey_values(guide: Guide, tmp_path: Path) -> N
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     Image.fromarray(grey).save(tmp_path / "map.png")
     assert torch.equal(read_strength(tmp_path / "map.png", guide)[0, 0], torch.from_numpy(grey).float() / 255)
+    Image.fromarray(grey // 128).save(tmp_path / "labels.png")
+    assert torch.equal(read_strength(tmp_path / "labels.png", guide)[0, 0], torch.from_numpy(grey // 128).float())
     Image.fromarray(0 * grey).save(tmp_path / "black.png")
     with pytest.raises(ValueError, match=r"black.png is all black.*white"):
         read_strength(tmp_path / "black.png", guide)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def exported(network: nn.Module, folder: Path, any_batch: bool = True) -> str:
 
 
 def test_a_torchscript_file(tmp_path: Path) -> None:
-    extractor = FeaturesFile(scripted(Means(), tmp_path))
+    extractor = FeaturesFile(scripted(Means(), tmp_path), trusted=True)
     torch.testing.assert_close(extractor(IMAGES), Means()(IMAGES))
     torch.testing.assert_close(stream_features(extractor, IMAGES.split(2)), Means()(IMAGES))
 
@@ -89,29 +90,55 @@ def test_a_torch_export_file(tmp_path: Path) -> None:
     extractor.train(False)  # which exported networks refuse
 
 
-def test_a_torch_export_file_is_not_opened_unless_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = exported(Means(), tmp_path)
-    monkeypatch.setattr(torch.export, "load", lambda *_: pytest.fail("opened"))
+class Writer(nn.Module):
+    """Overwrites a file when it is opened."""
+
+    def __init__(self, victim: str) -> None:
+        super().__init__()
+        self.victim = victim
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3)) * self.weight
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, Tensor]:
+        return self.victim, self.weight
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, Tensor]) -> None:
+        written = torch.from_file(state[0], shared=True, size=4, dtype=torch.uint8).fill_(65)
+        self.victim = state[0]
+        self.weight = state[1] * written.sum()
+        self.training = False
+
+
+@pytest.mark.parametrize("save", [scripted, exported])
+def test_a_program_is_not_opened_unless_trusted(save: Callable[..., str], tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    path = save(Writer(str(victim)), tmp_path)
     with pytest.raises(FeaturesError, match=r"can run code .* trusted=true"):
         FeaturesFile(path)
+    assert victim.read_text() == "mine"
 
 
 def test_files_get_pixels_in_the_range_they_expect(tmp_path: Path) -> None:
-    extractor = FeaturesFile(scripted(Means(), tmp_path), pixels="uint8")
+    extractor = FeaturesFile(scripted(Means(), tmp_path), trusted=True, pixels="uint8")
     blacks_and_whites = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 3, 4, 4)
     assert extractor.prepare(blacks_and_whites).dtype == torch.uint8
     torch.testing.assert_close(extractor(blacks_and_whites), torch.tensor([[0], [255]]) * Means().weight.detach())
 
 
 def test_files_get_images_of_the_size_they_expect(tmp_path: Path) -> None:
-    prepared = FeaturesFile(scripted(Means(), tmp_path), size=5).prepare(IMAGES)
+    prepared = FeaturesFile(scripted(Means(), tmp_path), trusted=True, size=5).prepare(IMAGES)
     assert prepared.shape == (3, 3, 5, 5) and prepared.abs().max() <= 1
 
 
 def test_the_identity_differs_between_files_and_preparations(tmp_path: Path) -> None:
     path = scripted(Means(), tmp_path)
-    found = {FeaturesFile(path, **given).identity for given in ({}, {"size": 4}, {"pixels": "unit"})}
-    found.add(FeaturesFile(scripted(Rooted(), tmp_path)).identity)
+    found = {FeaturesFile(path, trusted=True, **given).identity for given in ({}, {"size": 4}, {"pixels": "unit"})}
+    found.add(FeaturesFile(scripted(Rooted(), tmp_path), trusted=True).identity)
     assert len(found) == 4
 
 
@@ -128,7 +155,7 @@ def test_the_identity_differs_between_files_and_preparations(tmp_path: Path) -> 
     ids=lambda value: type(value).__name__,
 )
 def test_files_with_other_results_are_refused(tmp_path: Path, network: nn.Module, message: str) -> None:
-    extractor = FeaturesFile(scripted(network, tmp_path))
+    extractor = FeaturesFile(scripted(network, tmp_path), trusted=True)
     with pytest.raises(FeaturesError, match=message):
         extractor(IMAGES - 0.5)
 

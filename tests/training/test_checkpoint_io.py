@@ -23,7 +23,8 @@ def test_every_kind_of_damage_is_found(tmp_path: Path) -> None:
     torch.save({"weights": torch.arange(5000.0)}, path)
     content = path.read_bytes()
     assert damage(path) is None
-    for damaged in (b"", content[:-1], content[: len(content) // 2], b"not a checkpoint"):
+    newer = content.replace(content[(listing := content.index(b"PK\1\2")) :][:7], content[listing:][:6] + b"\xff", 1)
+    for damaged in (b"", content[:-1], content[: len(content) // 2], b"not a checkpoint", newer):
         path.write_bytes(damaged)
         assert damage(path)
     middle = len(content) // 2  # inside the weights

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from sdedit_pl.sde import SDES
 from sdedit_pl.settings_record import SettingsChanged
 from sdedit_pl.training.divergence_watch import Diverged
 from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training_runs.run_folder import newest_whole
 from sdedit_pl.training_runs.training_run import fit, warn_of_hours
 
 NO_PREVIEWS = ("preview.count=0", "preview.samples=0", "trainer.val_check_interval=1000")
@@ -136,11 +139,13 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
 def test_a_run_resumes_to_a_later_end_with_the_new_settings(finished: Path, images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
-    settings = ("trainer.max_steps=6", "optimizer.rate=2e-3", "optimizer.betas=[0.8,0.9]", "checkpoint.export=last")
-    fit(tiny_config(f"data.path={images}", f"out={folder}", *settings, "schedule=trapezoid", "schedule.decay_steps=4"))
+    settings = ("trainer.max_steps=6", "optimizer.rate=2e-3", "optimizer.betas=[0.8,0.9]", "network.dropout=0.3")
+    settings += ("checkpoint.export=last", "schedule=trapezoid", "schedule.decay_steps=4")
+    fit(tiny_config(f"data.path={images}", f"out={folder}", *settings))
     assert list(logged(folder, "train/images").values()) == [4, 8, 12, 16, 20, 24]
     assert list(logged(folder, "train/rate").values())[4:] == pytest.approx([2e-3 * 0.5, 2e-3 * 0.25])
     assert yaml.safe_load((folder / "config.yaml").read_text())["optimizer"]["rate"] == 2e-3
+    assert describe(folder).model.network.values["dropout"] == 0.3
     assert read(folder, 6)["optimizer_states"][0]["param_groups"][0]["betas"] == (0.8, 0.9)
     assert describe(folder).training["images_seen"] == 24
 
@@ -325,6 +330,50 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_resumed(
     assert logged(damaged, "val/loss") == logged(finished, "val/loss")
 
 
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ("optimizer_states", "it lacks optimizer_states"),
+        ("current_model_state", "it lacks current_model_state"),
+        ("callbacks/ImageHalfLifeAveraging", "it lacks ImageHalfLifeAveraging"),
+        ("archive/data/3", "is not a whole checkpoint"),
+    ],
+)
+def test_a_checkpoint_without_an_entry_is_damaged_even_if_its_checksums_are_right(
+    entry: str, problem: str, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    newest = resumable(out, 4)
+    if entry.startswith("archive/"):
+        with zipfile.ZipFile(resumable(finished, 4)) as whole, zipfile.ZipFile(newest, "w") as archive:
+            for name in whole.namelist():
+                if name != entry:
+                    archive.writestr(name, whole.read(name))
+    else:
+        checkpoint = read(out, 4)
+        place, _, name = entry.rpartition("/")
+        del (checkpoint[place] if place else checkpoint)[name]
+        torch.save(checkpoint, newest)
+    assert newest_whole(out) == resumable(out, 2)
+    assert "step=00000004.ckpt is damaged" in caplog.text and problem in caplog.text
+
+
+def test_a_second_interrupt_ends_a_run_as_an_interrupt(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def insist(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ScoreModule, "training_step", insist)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny_config(f"data.path={images}", f"out={tmp_path / 'run'}"))
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(damaged: Path, images: Path) -> None:
     resumable(damaged, 2).write_bytes(b"")
     before = {path: path.read_bytes() for path in damaged.rglob("*") if path.is_file()}
@@ -356,7 +405,7 @@ def test_a_disk_with_room_for_the_model_alone(finished: Path, images: Path, tmp_
     model = finished / "model.safetensors"
     resource.setrlimit(resource.RLIMIT_FSIZE, (2 * model.stat().st_size, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"4\.ckpt cannot be written.* init_from="):
+        with pytest.raises(OSError, match=r"4\.ckpt cannot be written.*model after step 4; .* init_from="):
             fit(tiny_config(*settings))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -8,7 +8,6 @@ trainer saves a list of state dict, optimiser, epoch, step and the averaged weig
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +55,9 @@ class DDIMFormat(CheckpointFormat):
         preset: str | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> Imported:
-        stored = _stored(path, read_plain(path), weights)
-        tensors = {name: tensor for name, tensor in stored.tensors.items() if name != UNUSED}
-        ignored = {UNUSED: "never used by the network that carries it"} if UNUSED in stored.tensors else {}
-        return import_network(
-            path,
-            "ddim",
-            replace(stored, tensors=tensors, ignored=ignored),
-            network_sources,
-            preset=preset,
-            configured=None if config is None else model_of(config),
-        )
+        stored = _stored(path, read_plain(path), weights).without(UNUSED, "never used by the network that carries it")
+        configured = None if config is None else model_of(config)
+        return import_network(path, "ddim", stored, network_sources, preset=preset, configured=configured)
 
 
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def _read_configs(folder: Path, place: Path, config: Mapping[str, Any] | None) -
 
 
 def _refuse_configs(place: Path, preset: str, config: Mapping[str, Any] | None) -> FolderConfig:
-    """No configurations, because the model is a preset; raises a CheckpointError if there is one as well."""
+    """An empty result, because the model is a preset; raises a CheckpointError if there is a configuration as well."""
     if config is not None or _is_network(place):
         raise CheckpointError(
             f"{place} has a configuration, and preset={preset} is a second description: leave the preset out"
@@ -178,7 +178,7 @@ def _read_json(file: Path) -> dict[str, Any]:
             f"there is no {file}, which describes the weights in a folder of diffusers; weights alone need preset=NAME"
         )
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{file} is not JSON ({error}); copy or download it again") from error
     if not isinstance(found, dict):

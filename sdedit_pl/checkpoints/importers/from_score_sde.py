@@ -58,17 +58,11 @@ class ScoreSDEFormat(CheckpointFormat):
         config: Mapping[str, Any] | None = None,
     ) -> Imported:
         stored = _stored(path, read_plain(path), weights)
-        tensors = dict(stored.tensors)
-        table = tensors.pop(TABLE, None)
-        ignored = (
-            {}
-            if table is None
-            else {TABLE: "the SDE's table of noise levels, which the model's configuration contains"}
-        )
+        table = stored.tensors.get(TABLE)
         return import_network(
             path,
             "score_sde",
-            replace(stored, tensors=tensors, ignored=ignored),
+            stored.without(TABLE, "the SDE's table of noise levels, which the model's configuration contains"),
             network_sources,
             preset=preset,
             configured=None if config is None else model_of(config),

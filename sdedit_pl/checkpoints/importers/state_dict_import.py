@@ -7,7 +7,7 @@ shapes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -40,6 +40,13 @@ class Stored:
     weights: str
     training: Mapping[str, Any] | None = None
     ignored: Mapping[str, str] = field(default_factory=dict)
+
+    def without(self, name: str, reason: str) -> Stored:
+        """Ignores a tensor of this name, if there is one."""
+        if name not in self.tensors:
+            return self
+        others = {key: tensor for key, tensor in self.tensors.items() if key != name}
+        return replace(self, tensors=others, ignored={**self.ignored, name: reason})
 
 
 ONLY = "the only ones in the file"
