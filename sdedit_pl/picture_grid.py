@@ -92,7 +92,7 @@ def captioned(picture: Image.Image, caption: str, cell: int) -> Image.Image:
 
 
 def _text_size(cell: int) -> int:
-    return min(max(10, cell // 13), 24)
+    return min(max(10, cell // 11), 32) if cell >= SMALLEST_CELL else 10
 
 
 def _width(titles: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:

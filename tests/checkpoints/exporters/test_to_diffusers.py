@@ -184,7 +184,8 @@ def test_weights_for_augmentation_labels_are_left_out(tmp_path: Path) -> None:
 
 
 VE = continuous_ve(40.0)
-EDM = {"parameterisation": {"name": "edm"}}
+VP = {"name": "vp"}
+EDM = {"sde": VP, "parameterisation": {"name": "edm"}}
 FOURIER = {**SKIP, "label_embedding": "fourier"}
 
 
@@ -192,7 +193,7 @@ FOURIER = {**SKIP, "label_embedding": "fourier"}
     ("model", "message"),
     [
         ({**EDM, "network": FOURIER}, "Fourier features.*edm cannot be combined.*positional"),
-        ({"parameterisation": {"name": "edm", "label_scale": 1.0}}, "label_scale=1.0 .* has 0.25"),
+        ({"sde": VP, "parameterisation": {"name": "edm", "label_scale": 1.0}}, "label_scale=1.0 .* has 0.25"),
         (continuous_vp(), "sde.name=vp with parameterisation.name=epsilon has no scheduler"),
         (continuous_vp("subvp"), "sde.name=subvp with parameterisation.name=epsilon has no scheduler"),
         ({**of_table(), "network": {**PLAIN, "patch": 2}}, r"network.patch=2 .* UNet2DModel has 1 in its place"),
