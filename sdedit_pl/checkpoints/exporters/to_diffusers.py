@@ -18,7 +18,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sdedit_pl.build.component import build_component
 from sdedit_pl.checkpoints.expected_tensors import network_arguments
 from sdedit_pl.checkpoints.exporters.export_format import Export, ExportError
 from sdedit_pl.checkpoints.importers.diffusers_config import (
@@ -151,7 +150,7 @@ def _scheduler_config(model: ModelConfig, sde: SDE) -> dict[str, Any]:
         return {"_class_name": "ScoreSdeVeScheduler", "sigma_min": sde.sigma_min / 2, "sigma_max": sde.sigma_max / 2}
     estimated = {ours: theirs for theirs, ours in PREDICTIONS.items()} | {"epsilon_and_variance": "epsilon"}
     if parameterisation == "edm":
-        return _edm_scheduler(model)
+        return _edm_scheduler(model, sde)
     if model.sde.name != "ddpm" or parameterisation not in estimated:
         raise ExportError(
             f"sde.name={model.sde.name} with parameterisation.name={parameterisation} has no scheduler in diffusers: "
@@ -170,9 +169,9 @@ def _scheduler_config(model: ModelConfig, sde: SDE) -> dict[str, Any]:
     }
 
 
-def _edm_scheduler(model: ModelConfig) -> dict[str, Any]:
+def _edm_scheduler(model: ModelConfig, sde: SDE) -> dict[str, Any]:
     """EDM's preconditioning takes x_t / alpha and the noise level alone, so that any SDE gives the range of levels."""
-    smallest, largest = build_component(model.sde).noise_level(torch.tensor([1e-3, 1.0], dtype=torch.float64)).tolist()
+    smallest, largest = sde.noise_level(torch.tensor([1e-3, 1.0], dtype=torch.float64)).tolist()
     return {
         "_class_name": "EDMDPMSolverMultistepScheduler",
         "sigma_min": smallest,
