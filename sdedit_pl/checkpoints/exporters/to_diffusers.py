@@ -90,8 +90,8 @@ def _unet_config(
     fourier = arguments.get("label_embedding") == "fourier"
     if fourier != (scheduler == "ScoreSdeVeScheduler"):
         raise ExportError(
-            f"a network with {'Fourier' if fourier else 'positional'} features of its label, sde.name="
-            f"{model.sde.name} and parameterisation.name={model.parameterisation.name} cannot be combined in "
+            f"a network with {'Fourier' if fourier else 'positional'} features of its label, parameterisation.name="
+            f"{model.parameterisation.name} and sde.name={model.sde.name} cannot be combined in "
             f"diffusers: its VE models have Fourier features, those of tables of betas and EDM's positional ones "
             f"(network.label_embedding=positional)"
         )

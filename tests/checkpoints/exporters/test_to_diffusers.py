@@ -192,7 +192,7 @@ FOURIER = {**SKIP, "label_embedding": "fourier"}
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({**EDM, "network": FOURIER}, "Fourier features.*edm cannot be combined.*positional"),
+        ({**EDM, "network": FOURIER}, "Fourier features.*edm .* cannot be combined.*positional"),
         ({"sde": VP, "parameterisation": {"name": "edm", "label_scale": 1.0}}, "label_scale=1.0 .* has 0.25"),
         (continuous_vp(), "sde.name=vp with parameterisation.name=epsilon has no scheduler"),
         (continuous_vp("subvp"), "sde.name=subvp with parameterisation.name=epsilon has no scheduler"),
