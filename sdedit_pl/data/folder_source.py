@@ -103,7 +103,7 @@ def image_paths(root: Path) -> list[str]:
     if not root.exists():
         raise ValueError(f"data folder {root} does not exist")
     if not root.is_dir():
-        raise ValueError(f"{root} is a file, expected a folder of images; .tar shards: the webdataset source")
+        raise ValueError(f"{root} is a file, expected a folder of images; for .tar shards use data.name=webdataset")
     paths = list_images(root, recursive=True)
     if not paths:
         raise ValueError(f"no images under {root}; expected files that end in {', '.join(IMAGE_SUFFIXES)}")
