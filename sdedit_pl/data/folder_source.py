@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -87,10 +88,14 @@ class FolderImages(ImageSet):
 
     def read(self, index: int) -> UInt8[Tensor, "C H W"]:
         try:
-            with open(self.name(index), "rb", buffering=0) as opened:
-                file = opened.read()
+            descriptor = os.open(self.name(index), os.O_RDONLY | os.O_NONBLOCK)  # a pipe would block
+            with open(descriptor, "rb", buffering=0) as opened:
+                is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)  # not a device, which may have no end
+                file = opened.read() if is_file else b""
         except OSError as error:
             raise UnreadableImage(f"cannot read image {self.name(index)}: {error.strerror}") from None
+        if not is_file:
+            raise UnreadableImage(f"cannot read image {self.name(index)}: it is no regular file")
         return decode_image(file, self.name(index), self.format)
 
 
