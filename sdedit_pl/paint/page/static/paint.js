@@ -431,8 +431,8 @@ function pick(point) {
 /* ---- a pasted object ---- */
 
 function addObject(image) {
-  const scale = Math.min(1, (0.5 * width) / image.width, (0.5 * height) / image.height);
-  state.object = { image, x: width / 2, y: height / 2, scale: scale || 1, turn: 0 };
+  const scale = Math.min((0.4 * width) / image.width, (0.4 * height) / image.height);
+  state.object = { image, x: width / 2, y: height / 2, scale, turn: 0 };
   hideCompare();
   $("objectbar").hidden = false;
   objectSliders();
