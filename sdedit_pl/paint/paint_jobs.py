@@ -263,15 +263,17 @@ class PaintJobs:
         return resolve(EditSettings, {**fixed, **keys})
 
     def _end(self, job: Job, state: State, message: str = "") -> None:
-        job.state, job.message = state, message
+        """Stores the end of an edit, and then shows it."""
         try:
-            self._store(job)
+            self._store(job, state=state, message=message)
         except OSError as error:
-            job.message = job.message or f"the edit cannot be recorded: {error}"
+            message = message or f"the end of the edit cannot be recorded: {error}"
+        job.message = message
+        job.state = state
         job.version += 1
 
-    def _store(self, job: Job) -> None:
-        write_whole(self.folder(job) / JOB_FILE, json.dumps(job.described()))
+    def _store(self, job: Job, **changes: str) -> None:
+        write_whole(self.folder(job) / JOB_FILE, json.dumps({**job.described(), **changes}))
 
     def _seconds_per_evaluation(self) -> float:
         """The shortest time of a few evaluations, the first of which warms up."""

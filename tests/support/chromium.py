@@ -18,7 +18,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-PATIENCE = 300
+PATIENCE = 60
 """Seconds that the tests wait for anything, as the machine may be busy."""
 
 QUIET = (
