@@ -18,7 +18,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-PATIENCE = 60
+PATIENCE = 300
 """Seconds that the tests wait for anything, as the machine may be busy."""
 
 QUIET = (
