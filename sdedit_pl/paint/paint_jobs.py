@@ -180,16 +180,15 @@ class PaintJobs:
         if request.focus is True and area is not None:
             parts = sum(1 for _ in regions_of(torch.from_numpy(np.array(area)) > 0))
         total = edit.total_steps(self.denoiser.sde) * request.samples * parts
+        job = Job(f"{len(self.jobs) + 1:04d}-{secrets.token_hex(3)}", settings, time.time(), total)
+        folder = self.folder(job)
+        folder.mkdir(parents=True)
+        guide.save(folder / GUIDE_FILE, compress_level=1)
+        if area is not None:
+            area.save(folder / f"{request.kind}.png")
+        self._store(job)
         with self._changed:
-            identity = f"{len(self.jobs) + 1:04d}-{secrets.token_hex(3)}"
-            job = Job(identity, settings, time.time(), total)
-            folder = self.folder(job)
-            folder.mkdir(parents=True)
-            guide.save(folder / GUIDE_FILE)
-            if area is not None:
-                area.save(folder / f"{request.kind}.png")
-            self._store(job)
-            self.jobs[identity] = job
+            self.jobs[job.identity] = job
             self._waiting.append(job)
             self._changed.notify_all()
         return job
