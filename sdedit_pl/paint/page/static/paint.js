@@ -984,6 +984,7 @@ const button = (image, title) => {
 function showRow(shown) {
   $("welcome").hidden = shown;
   $("resultbar").hidden = $("samplesrow").hidden = !shown;
+  if (!shown) $("samplesrow").replaceChildren();
 }
 
 function showEstimates(job, estimates) {
