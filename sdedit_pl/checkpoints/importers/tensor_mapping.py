@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdedit_pl.checkpoints.safe_reading import CheckpointError
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, plain_name
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def state_made(
 
 
 def named_tensors(state: Any, what: str) -> dict[str, Tensor]:
-    """A state dict of another program, its names without the `module.` of data parallelism.
+    """A state dict of another program, its names as `plain_name` returns them.
 
     Raises:
         CheckpointError: if it is not tensors by name, or a tensor has more numbers than the file.
@@ -109,7 +109,7 @@ def named_tensors(state: Any, what: str) -> dict[str, Tensor]:
             raise CheckpointError(f"{what} must be tensors by name, got {type(tensor).__name__} under {name!r}")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise CheckpointError(f"{what} has {name!r} of shape {tuple(tensor.shape)}, more numbers than are stored")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return {plain_name(name): tensor for name, tensor in state.items()}
 
 
 def _made(source: TensorSource, tensors: Sequence[Tensor], axes: int) -> Tensor:
