@@ -32,9 +32,10 @@ SCHEDULER_CONFIG = "scheduler_config.json"
 NETWORK_CLASS = "UNet2DModel"
 AVERAGED = "unet_ema"
 """Folder of the averaged network in a training checkpoint."""
-WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(\w+))?(?:-\d+-of-(\d+))?\.(safetensors|bin)")
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+_WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(\w+))?(?:-\d+-of-(\d+))?\.(safetensors|bin)")
 """Names of files of weights: a variant, the number of parts, the suffix."""
-VARIANTS = {"ema": ("", "bf16", "fp16", "non_ema"), "raw": ("non_ema", "", "bf16", "fp16")}
+_VARIANTS = {"ema": ("", "bf16", "fp16", "non_ema"), "raw": ("non_ema", "", "bf16", "fp16")}
 """In order of preference; the files of a network whose averaged weights were saved first hold those."""
 
 
@@ -178,15 +179,15 @@ def _weights_files(place: Path, weights: str) -> tuple[str, list[Path]]:
     """The variant of the weights, and their file or all of its parts."""
     found: dict[tuple[str, str], dict[int, list[Path]]] = {}  # by the number of parts
     for file in sorted(place.iterdir()):
-        if name := WEIGHTS.fullmatch(file.name):
+        if name := _WEIGHTS.fullmatch(file.name):
             found.setdefault((name[1] or "", name[3]), {}).setdefault(int(name[2] or 1), []).append(file)
-    for variant, suffix in product(VARIANTS[weights], ("safetensors", "bin")):
+    for variant, suffix in product(_VARIANTS[weights], ("safetensors", "bin")):
         if (variant, suffix) in found:
             count, files = min(found[variant, suffix].items())
             if len(files) != count:
                 raise CheckpointError(f"{place} holds {len(files)} of the {count} parts of its weights; copy them all")
             return variant, files
-    raise CheckpointError(f"{place} holds no weights; expected diffusion_pytorch_model.safetensors beside {CONFIG}")
+    raise CheckpointError(f"{place} holds no weights; expected {WEIGHTS_FILE} beside {CONFIG}")
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

@@ -281,7 +281,7 @@ class TestLayouts:
 
     @pytest.mark.parametrize(("variant", "kind"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
     def test_half_precision_stays(self, variant: str, kind: torch.dtype, folder: Path) -> None:
-        random_unet(AS_DDPM).to(kind).save_pretrained(folder / "unet", variant=variant)
+        random_unet(AS_DDPM).to(dtype=kind).save_pretrained(folder / "unet", variant=variant)
         (folder / "unet" / f"{WEIGHTS}.safetensors").unlink()
         assert {tensor.dtype for tensor in read(folder).weights.values()} == {kind}
 
