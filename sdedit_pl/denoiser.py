@@ -211,10 +211,9 @@ class CleanImage(Parameterisation):
 class EDM(Parameterisation):
     """The preconditioning of EDM on x_t / alpha, whose noise level is s: F's input and target have unit variance.
 
+    The default label is EDM's, ln(s) / 4.
+
     Args:
-        label: the quantity, "time" or "log_noise_level"; the default label is EDM's, ln(s) / 4.
-        label_scale: factor of the label.
-        label_offset: offset of the label.
         data_deviation: standard deviation of the clean images' pixels, about 0.5 on [-1, 1].
 
     Source: Karras et al. 2022, equation 7 and table 1.
@@ -283,6 +282,11 @@ class Denoiser(nn.Module):
         self.sde = sde
         self.t_max = t_max
         self.at_once = at_once
+
+    @property
+    def evaluations(self) -> int:
+        """The largest number of networks that an estimate evaluates."""
+        return getattr(self.network, "evaluations", 1)
 
     def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
         """The estimate of x_0, that is E[x_0 | x_t], for images noised to the times `t` in (0, 1]."""
@@ -357,9 +361,9 @@ PARAMETERISATIONS: dict[str, type[Parameterisation]] = {
 
 
 def in_precision(denoiser: Denoiser, precision: str) -> AbstractContextManager[object]:
-    """Converts a denoiser's network for inference in `precision`, for good; the state stays in float32.
+    """Permanently converts a denoiser's network for inference in `precision`; the state stays in float32.
 
-    The label's embedding stays in float32, because its phases of many turns mean nothing in 16 bits. Weights are
+    The label's embedding stays in float32, because 16 bits are too few for its large phases. Weights are
     converted once and not at every call, as autocast would.
 
     Args:

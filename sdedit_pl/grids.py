@@ -99,7 +99,6 @@ class Karras(NoiseLevelGrid):
     """Equal steps in the noise level to the power 1 / rho.
 
     Args:
-        lowest: the lowest noise level before the last step, on images in [-1, 1].
         rho: 1 spreads the levels evenly; a larger rho makes more of them low.
 
     Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022, equation 5.
@@ -126,8 +125,6 @@ class Restart(Karras):
     a deterministic solver (Heun's, in the paper) keeps its accuracy between restarts.
 
     Args:
-        lowest: the lowest noise level before the last step, on images in [-1, 1].
-        rho: 1 spreads the levels evenly; a larger rho makes more of them low.
         bottom: the noise level at which a restart begins; published for CIFAR-10: 0.06.
         top: the noise level that a restart returns to; published: 0.3.
         restarts: number of restarts, K; published: 2 for 43 evaluations, more with more evaluations.

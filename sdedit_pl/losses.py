@@ -156,8 +156,6 @@ class TableTimes(TimeSampler):
     """Uniform over the times i/N, i = 1..N, within [t_min, t_max], as in DDPM.
 
     Args:
-        t_min: smallest time.
-        t_max: largest time.
         steps: length N of the table.
     """
 
@@ -195,8 +193,6 @@ class LogNormalNoise(TimeSampler):
     """ln(sigma / alpha) ~ N(mean, deviation^2), truncated to [t_min, t_max], as in EDM.
 
     Args:
-        t_min: smallest time.
-        t_max: largest time.
         mean: mean of ln(sigma / alpha); EDM's -1.2 is a noise level of 0.3.
         deviation: standard deviation of ln(sigma / alpha).
     """

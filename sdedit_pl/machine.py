@@ -10,8 +10,8 @@ The rule, for which `docs/performance.md` has the measurements:
     other CPU, other accelerator       float32, not compiled                     float32, not compiled
 
 Shorter runs do not win back the 40 to 100 seconds of compiling. Compiled training keeps feature maps in channels-last
-order; eager training on a GPU is faster without, since PyTorch's GroupNorm gives that order up. Edits on a CPU stay in
-float32, where their results are the same in any batch and from run to run.
+order; eager training on a GPU is faster without, because PyTorch's GroupNorm does not keep that order. Edits on a CPU
+stay in float32, where their results are the same in any batch and from run to run.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def this_machine(accelerator: str = AUTO) -> Machine:
 def training_arithmetic(
     machine: Machine, pixels: int, precision: str, compile: AutoBool, channels_last: AutoBool
 ) -> Arithmetic:
-    """The arithmetic of a training run over `pixels` on each device, an image counted every time.
+    """The arithmetic of a training run that processes `pixels` on each device, repeated images included.
 
     Raises:
         ValueError: the machine does not have what a key asks for.

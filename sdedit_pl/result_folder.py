@@ -21,7 +21,7 @@ def result_folder(folder: Path, name: str = "", replaced: set[str] | None = None
     """Yields a hidden folder, whose files move to `folder` if the block ends without an error.
 
     Args:
-        folder: claimed by this process meanwhile; created with its parents.
+        folder: claimed by this process during the block; created with its parents.
         name: of the result if `folder` may hold others; only this result is claimed.
         replaced: files of earlier results in `folder`, which are removed at the end; may be filled in the block.
 

@@ -1,4 +1,4 @@
-"""The time loop, which runs a solver over a grid of times, and unconditional sampling.
+"""The time loop, which runs a solver over a grid of times; unconditional sampling.
 
 Unconditional sampling starts the loop from the prior at t = 1, editing from a noised guide at t0. A time later than the
 previous one is a jump (Restart sampling, RePaint's resampling): the SDE's own transition noises the state again,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdedit_pl.files import write_whole
+from sdedit_pl.files import read_json, write_whole
 
 _ABSENT = object()
 
@@ -43,9 +43,9 @@ class SettingsRecord:
         if not self.file.is_file():
             return None
         try:
-            settings = json.loads(self.file.read_text(encoding="utf-8"))
+            settings = read_json(self.file)
             found = settings.pop("format")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"{self.file} cannot be read as a record ({error}); {self.remedy}") from error
         if found != self.format:
             raise ValueError(f"{self.file} has the format {found!r}, expected {self.format!r}; {self.remedy}")

@@ -1,4 +1,4 @@
-"""The object that a component describes."""
+"""Builds the object that a component describes."""
 
 from __future__ import annotations
 

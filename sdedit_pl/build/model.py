@@ -1,4 +1,4 @@
-"""The denoiser that a description describes."""
+"""Builds a denoiser from its description."""
 
 from __future__ import annotations
 

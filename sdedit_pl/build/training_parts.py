@@ -26,7 +26,7 @@ def build_data(config: TrainingConfig) -> ImageDataModule:
 
 
 def resolve_arithmetic(config: TrainingConfig, machine: Machine) -> TrainingConfig:
-    """The configuration with the values that `auto` stands for on a machine.
+    """The configuration with `auto` replaced by its values for a machine.
 
     Raises:
         ConfigError: the machine does not have what a key asks for.

@@ -1,1 +1,1 @@
-"""Calibration of t0: by a sweep over images of the domain, or by the distance that an edit may keep to its guide."""
+"""Calibration of t0: by a sweep over images of the domain, or from the largest allowed distance of edits to guides."""

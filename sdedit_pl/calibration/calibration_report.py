@@ -23,7 +23,7 @@ PAPER_RANGE = (0.3, 0.6)
 
 
 class SweepLevel(NamedTuple):
-    """A level of a sweep, with t0 and noise level 0 for the paintings."""
+    """One level of a sweep; the paintings have t0 and noise level 0."""
 
     t0: float | str
     noise_level: float

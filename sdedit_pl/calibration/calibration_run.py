@@ -24,7 +24,7 @@ from sdedit_pl.calibration.sweep import LEAST_IMAGES, Sweep, measure_batch, usua
 from sdedit_pl.calibration.t0_sidecar import sidecar_of, write_calibration
 from sdedit_pl.calibration.unfinished_sweep import UnfinishedSweep
 from sdedit_pl.checkpoints.fingerprint import fingerprint
-from sdedit_pl.checkpoints.loading import load_for_editing
+from sdedit_pl.checkpoints.guidance import load_guided
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.chosen_images import ChosenImages, choose_images
 from sdedit_pl.denoiser import Denoiser, in_precision
@@ -64,7 +64,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
     Raises:
         ValueError: settings or files do not allow the sweep, or an interrupted one had other settings.
     """
-    denoiser, description = load_for_editing(settings.ckpt, settings.device)
+    denoiser, description = load_guided(settings.ckpt, settings.device, settings)
     checkpoint = description.path
     file = result_file(settings, checkpoint)
     plot = file.with_suffix(".png")
@@ -80,12 +80,13 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
             count=settings.images,
             least=LEAST_IMAGES,
         )
-        evaluations = len(chosen) * sum(edit.total_steps(denoiser.sde) for edit in edits)
+        evaluations = len(chosen) * sum(edit.total_steps(denoiser.sde) for edit in edits) * denoiser.evaluations
         arithmetic = prepare_for_inference(denoiser.network, evaluations, settings.precision, settings.compile)
         settings = replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)
         recorded = recorded_settings(settings, edits, chosen)
         unfinished = UnfinishedSweep(
-            file.with_suffix(".unfinished"), {**recorded, "checkpoint": fingerprint(checkpoint)}
+            file.with_suffix(".unfinished"),
+            {**recorded, "checkpoint": fingerprint(checkpoint) + settings.recipe(checkpoint)},
         )
         if settings.overwrite:
             unfinished.discard()
@@ -159,7 +160,7 @@ def measured_sweep(
     chosen: ChosenImages,
     unfinished: UnfinishedSweep,
 ) -> Sweep:
-    """The sweep over all images, continued after those that an interrupted run has measured."""
+    """The sweep over all images; resumes after those that an interrupted run has measured."""
     device = next(denoiser.parameters()).device
     extractor = build_component(settings.features).to(device)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sdedit_pl.calibration.sweep import LEAST_IMAGES
+from sdedit_pl.checkpoints.guidance import GuidanceSettings
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.grids import GRIDS, Grid
@@ -16,7 +17,7 @@ from sdedit_pl.solvers import SOLVERS, Solver
 
 
 @dataclass(kw_only=True)
-class CalibrationSettings:
+class CalibrationSettings(GuidanceSettings):
     """The model, images, sweep and measurement of a calibration.
 
     Args:

@@ -76,7 +76,7 @@ def shape_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Within, modules that this thread builds have parameters without memory, and real buffers.
+    """A context in which modules built by this thread have parameters without memory, and real buffers.
 
     Buffers outside a state dict (FIR kernels, frequencies) would be lost on the device "meta". Random numbers drawn
     within do not change the global generator.

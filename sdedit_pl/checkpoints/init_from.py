@@ -29,7 +29,7 @@ AUGMENTATION_WEIGHT = "label_embedding.augmentation.weight"
 
 
 def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float) -> None:
-    """Gives `denoiser`, which `model` describes, the weights of the checkpoint at `path`, and logs which are used.
+    """Loads the weights of the checkpoint at `path` into `denoiser`, which `model` describes, and logs which are used.
 
     A warning is logged unless the run's learning rate is below the checkpoint's.
 

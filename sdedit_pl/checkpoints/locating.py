@@ -16,6 +16,11 @@ BUNDLES = (_PACKAGE / "bundled_checkpoints", _PACKAGE.parent / "checkpoints")
 """Folders of the bundled checkpoints: in an installed package, and in a checkout."""
 
 
+def early_average(checkpoint: Path) -> Path:
+    """The place of the early average beside an editing checkpoint, model-early.safetensors beside model.safetensors."""
+    return checkpoint.with_name(f"{checkpoint.stem}-early{checkpoint.suffix}")
+
+
 def find_checkpoint(path: str | Path) -> Path:
     """The file of a checkpoint, or the folder of another program's checkpoint.
 

@@ -113,7 +113,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 @contextmanager
 def _pickles(path: Path) -> Iterator[tuple[IO[bytes], int]]:
-    """A stream at the pickles of a torch file, and the largest number of them."""
+    """A stream positioned at the pickles of a torch file, and the maximal number of pickles."""
     if not zipfile.is_zipfile(path):
         with path.open("rb") as stream:
             yield stream, PICKLES_OF_LEGACY_FILE

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sdedit_pl.build.component import build_component, build_unless_usual
-from sdedit_pl.checkpoints.loading import load_for_editing
+from sdedit_pl.checkpoints.guidance import GuidanceSettings, load_guided
 from sdedit_pl.cli import say, speaks
 from sdedit_pl.cli.evaluate_arguments import Arguments
 from sdedit_pl.configuration.command_line import Command
@@ -96,7 +96,11 @@ def load_models(arguments: Arguments) -> dict[str, EvaluatedModel]:
         ValueError: models for images of different shapes, or a checkpoint that cannot be loaded.
     """
     files = {MODEL: arguments.ckpt, **({} if arguments.compare is None else {COMPARED: arguments.compare})}
-    models = {name: EvaluatedModel(*load_for_editing(file, "cpu")) for name, file in files.items()}
+    models = {}
+    for name, file in files.items():
+        guidance = arguments if name == MODEL else GuidanceSettings()
+        denoiser, description = load_guided(file, "cpu", guidance)
+        models[name] = EvaluatedModel(denoiser, description, guidance.recipe(description.path))
     shapes = [model.description.image_shape for model in models.values()]
     if len(set(shapes)) > 1:
         found = " and ".join(f"{size} px with {channels} channels" for channels, size in shapes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sdedit_pl.checkpoints.guidance import GuidanceSettings
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.evaluation.ablations import ABLATIONS, AblationValues
@@ -20,7 +21,7 @@ from sdedit_pl.solvers import SOLVERS, Solver
 
 
 @dataclass(kw_only=True)
-class Arguments:
+class Arguments(GuidanceSettings):
     """The evaluation, its data and its output.
 
     Args:

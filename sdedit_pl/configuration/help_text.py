@@ -57,9 +57,9 @@ def explain(
 def every_key(
     command: Command | SourceCommand, schema: Schema, keys_of: Callable[[Any], dict[str, Key]]
 ) -> dict[str, Key]:
-    """All keys of a command by their full names; of a component those of the default."""
+    """All keys of a command by their full names, required ones first; for a component, those of the default class."""
     keys = {} if command.file is None else {"config": Key(str, None, command.file)}
-    keys |= schema.keys
+    keys |= dict(sorted(schema.keys.items(), key=lambda item: item[1].default is not REQUIRED))
     of_sections = {section: keys_of(declared) for section, declared in schema.sections.items()}
     for section, family in schema.families.items():
         found = ({} if family.shared is None else keys_of(family.shared)) | keys_of(family.table[family.default])

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import Field
 from functools import cache, partial
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,7 +142,8 @@ def _value(module: str, node: ast.expr) -> Any:
             case ast.Name():
                 return getattr(builtins, node.id) if hasattr(builtins, node.id) else evaluate(module, node.id)
             case ast.Tuple() | ast.List():
-                return tuple(map(value, node.elts))
+                parts = (value(p.value) if isinstance(p, ast.Starred) else (value(p),) for p in node.elts)
+                return tuple(chain.from_iterable(parts))
             case ast.Dict():
                 return {value(key): value(item) for key, item in zip(node.keys, node.values, strict=True) if key}
             case ast.Attribute():

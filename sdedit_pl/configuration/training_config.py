@@ -83,6 +83,8 @@ class CheckpointSettings:
         dtype: type of the weights in the editing checkpoint `model.safetensors`.
         export: weights in that file: best (of the validation and average with the lowest loss) or last.
         all_averages: also write the newest weights of each average, as model-HALFLIFE.safetensors.
+        early: share of the run after which its average is also written, as model-early.safetensors, the weaker model
+            of autoguidance (guidance= of sdedit edit); null writes none.
     """
 
     every_steps: int = 1000
@@ -92,9 +94,12 @@ class CheckpointSettings:
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     export: Literal["best", "last"] = "best"
     all_averages: bool = False
+    early: float | None = None
 
     def __post_init__(self) -> None:
         require_at_least(self, every_steps=1, keep=1)
+        if self.early is not None and not 0 < self.early < 1:
+            raise ValueError(f"early is a share of the run, above 0 and below 1, got {self.early}; try 0.12")
         if self.every_minutes is not None and not self.every_minutes > 0:
             raise ValueError(f"every_minutes must be positive, got {self.every_minutes}; null counts steps alone")
 

@@ -1,4 +1,4 @@
-"""Batches of images: reading them, with the next readable image in place of an unreadable one."""
+"""Reads batches of images, with the next readable image in place of an unreadable one."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ class ImageDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues after the images that a checkpoint's run has consumed, whatever its devices and batch size.
+        """Resumes after the images that a checkpoint's run has consumed, for any number of devices and batch size.
 
         Logs a warning if the number of training images has changed, because then their order has too.
         """

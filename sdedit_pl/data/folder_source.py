@@ -25,14 +25,8 @@ class FolderSource(Source):
 
     Args:
         path: Folder of images.
-        size: Height and width in pixels; larger or smaller images are resampled, the longer side is cropped.
-        channels: 3 for RGB, 1 for grey.
         val_path: Folder of validation images.
         val_fraction: Share of the images held out for validation if no folder holds them; 0 for none.
-        background: Colour under transparent pixels, a name or #rrggbb.
-        random_crop: Margin in pixels by which images are decoded higher and wider than `size`; training cuts random
-            parts out of them.
-        broken_limit: Number of unreadable images that ends the run when exceeded; null for no limit.
 
     Raises:
         ValueError: An argument outside its range.

@@ -1,7 +1,7 @@
 """The originals of `sdedit pack`: a folder, an archive or a torchvision data set, divided into training and validation.
 
-The division follows the folders `train` and `val` (below the folders that all members of an archive share) if there are
-both, files beside them being left out; a torchvision set's own splits; or else a hash of the names.
+The division follows the folders `train` and `val` (below the folders that all members of an archive share) if both
+exist (files beside them are ignored); a torchvision set's own splits; or else a hash of the names.
 """
 
 from __future__ import annotations

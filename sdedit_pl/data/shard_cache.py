@@ -2,7 +2,7 @@
 
 A shard is downloaded once per node, by the process that needs it first; the others wait at its lock. When the copies
 exceed the limit, the least recently opened ones are removed; a process that still reads one keeps its open file.
-Records stay: the places of a shard's images and its hash, from which any position of the training order is found. A
+Records are kept: the places of a shard's images and its hash, from which any position of the training order is found. A
 shard whose hash differs from its record's, or from the manifest's, has changed and is not read.
 """
 

@@ -36,18 +36,21 @@ def read_manifest(place: str) -> dict[str, list[Shard]]:
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}")
         return {
-            split: [
-                Shard(f"{folder}/{entry['file']}", entry["images"], entry["bytes"], entry["sha256"])
-                for entry in facts["shards"]
-            ]
-            for split, facts in content["splits"].items()
+            split: [_shard(folder, **entry) for entry in facts["shards"]] for split, facts in content["splits"].items()
         }
     except DownloadFailed as error:
         raise ValueError(f"cannot fetch the manifest {place}: {error}; run the same command again") from None
     except OSError as error:
         raise ValueError(f"cannot read the manifest {place}: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{place} is not a manifest of `sdedit pack`: {error!r}") from None
+
+
+def _shard(folder: str, file: Any, images: Any, bytes: Any, sha256: Any) -> Shard:
+    # Each image takes at least a block of 512 bytes of the archive.
+    if type(images) is not int or type(bytes) is not int or not 0 <= 512 * images <= bytes:
+        raise ValueError(f"{file} cannot hold {images!r} images in {bytes!r} bytes")
+    return Shard(f"{folder}/{file}", images, bytes, sha256)
 
 
 def manifest_text(splits: dict[str, list[dict[str, Any]]], **facts: Any) -> str:

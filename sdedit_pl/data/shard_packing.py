@@ -3,8 +3,8 @@
 The files depend on the originals and the settings alone, neither on the number of processes nor on interruptions. The
 originals come in the order of a hash of their names, because a stream shuffles only a few shards at a time.
 
-Work happens in the hidden folder `.packing` inside the result. A complete shard gets a note beside it, behind which the
-same command resumes after a kill. At the end the shards are moved to their place, and then the manifest: a folder with
+Work happens in the hidden folder `.packing` inside the result. A complete shard gets a note beside it, from which the
+same command resumes after a kill. At the end the shards are moved into place, followed by the manifest: a folder with
 a manifest is complete, and training refuses a folder with `.packing` and no manifest.
 """
 
@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from sdedit_pl.data.originals_to_pack import Originals, open_originals
 from sdedit_pl.data.pack_settings import PackSettings
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE, UNFINISHED_FOLDER, manifest_text
 from sdedit_pl.data.splits import SPLITS
-from sdedit_pl.files import claimed, sha256_of, write_whole
+from sdedit_pl.files import claimed, read_json, sha256_of, write_whole
 from sdedit_pl.settings_record import SettingsRecord, require_same_settings
 
 _REMEDY = "name another folder"
@@ -151,19 +152,20 @@ class _Packing:
         require_same_settings(self.out, before, self._recorded(), _REMEDY)
 
     def _manifest(self, file: Path) -> dict[str, Any]:
-        try:
-            manifest = json.loads(file.read_text(encoding="utf-8"))
+        with suppress(ValueError):
+            manifest = read_json(file)
             if {"settings", "source", "splits"} <= manifest.keys():
                 return manifest
-        except (ValueError, AttributeError):
-            pass
         raise ValueError(f"{file} is not a manifest of `sdedit pack`; {_REMEDY}")
 
     def _shards(self, split: str) -> Iterator[ShardNote]:
         """The shards of a split: the complete ones, then the others; the last note may have no shard."""
         number = following = 0
         while (file := self.workshop / f"{split}-{number:06d}.json").is_file():
-            note = ShardNote(**json.loads(file.read_text()))
+            try:
+                note = ShardNote(**read_json(file))
+            except TypeError as error:
+                raise ValueError(f"{file} is not a note of this version ({error}); delete {self.workshop}") from error
             self.on_images(note.following - following, len(self.originals))
             number, following = number + 1, note.following
             yield self._remembered(note)

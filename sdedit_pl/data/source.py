@@ -61,7 +61,7 @@ class ImageSet(abc.ABC):
 
 
 class UnreadableShard(UnreadableImage):
-    """A file of many images that cannot be read, or no longer; counted once, not once per image."""
+    """A file of many images that cannot be read (any more); counted once, not once per image."""
 
     def __init__(self, shard: str, reason: str) -> None:
         super().__init__(reason)
@@ -69,7 +69,15 @@ class UnreadableShard(UnreadableImage):
 
 
 class Source(abc.ABC):
-    """A source of images; the run ends when more than `broken_limit` (None: no limit) of them are unreadable.
+    """A source of images.
+
+    Args:
+        size: Height and width in pixels; larger or smaller images are resampled, the longer side is cropped.
+        channels: 3 for RGB, 1 for grey.
+        background: Colour under transparent pixels, a name or #rrggbb.
+        random_crop: Margin in pixels by which images are decoded higher and wider than `size`; training cuts random
+            parts out of them.
+        broken_limit: Number of unreadable images and shards that ends the run when exceeded; null for no limit.
 
     Attributes:
         broken: Name of every unreadable image met so far -> the reason.

@@ -31,17 +31,11 @@ class TorchvisionSource(Source):
 
     Args:
         dataset: Class in torchvision.datasets, such as CIFAR10.
-        size: Height and width in pixels; larger or smaller images are resampled, the longer side is cropped.
         root: Folder of the data set.
         download: Whether to download it if it is not there.
-        channels: 3 for RGB, 1 for grey.
         train_split: Value of the class's `split` argument for training; null for the class's default.
         val_split: Value of the class's `split` argument for validation.
         val_fraction: Share of the images held out for validation if the class has no split for it; 0 for none.
-        background: Colour under transparent pixels, a name or #rrggbb.
-        random_crop: Margin in pixels by which images are decoded higher and wider than `size`; training cuts random
-            parts out of them.
-        broken_limit: Number of unreadable images that ends the run when exceeded; null for no limit.
 
     Raises:
         ValueError: No such class, or an argument outside its range.

@@ -46,17 +46,11 @@ class WebDatasetSource(Source):
     Args:
         path: Shards: a folder of .tar files, a file or URL, a pattern such as a-{000000..000006}.tar or a-*.tar, the
             manifest.json that `sdedit pack` wrote beside them, or a list of these.
-        size: Height and width in pixels; larger or smaller images are resampled, the longer side is cropped.
-        channels: 3 for RGB, 1 for grey.
         val_path: Shards of validation images, given like `path`.
         val_fraction: Share of the images held out for validation if no shards hold them; 0 for none.
-        background: Colour under transparent pixels, a name or #rrggbb.
-        random_crop: Margin in pixels by which images are decoded higher and wider than `size`; training cuts random
-            parts out of them.
         shuffle_shards: Number of remote shards that are shuffled together; local shards are shuffled as a whole.
         cache_folder: Folder for copies of remote shards, on a local disk that all processes of a node share.
         cache_gigabytes: Size above which the oldest copies are removed; must hold twice `shuffle_shards` shards.
-        broken_limit: Number of unreadable images and shards that ends the run when exceeded; null for no limit.
 
     Raises:
         ValueError: An argument outside its range.

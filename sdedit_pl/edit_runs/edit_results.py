@@ -29,7 +29,7 @@ RECORD_KEY = "record"
 
 
 class EditWriter:
-    """Writes samples as they come, and at the end the sheet and the record, which has the hashes of `files`."""
+    """Writes samples as they arrive, then the sheet and the record, which contains the hashes of `files`."""
 
     def __init__(self, folder: Path, settings: EditSettings, files: Sequence[Path]) -> None:
         self.folder = folder
@@ -86,7 +86,7 @@ def trajectory_files(guide: Path, mark: str) -> tuple[str, str]:
 
 
 def read_settings_file(file: str) -> dict[str, Any]:
-    """The settings in a YAML file, such as the record of an edit, without what the edit has recorded beside them."""
+    """The settings in a YAML file, such as the record of an edit, without the facts that the record adds to them."""
     return {key: value for key, value in read_file(Path(file)).items() if key != RECORD_KEY}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sdedit_pl.checkpoints import files_of
-from sdedit_pl.checkpoints.loading import load_for_editing
+from sdedit_pl.checkpoints.guidance import load_guided
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.edit_runs.edit_plan import EditTask, build_edits, default_t0, edit_tasks
 from sdedit_pl.edit_runs.edit_results import SHEET_FILE, SHEET_ROWS, EditWriter, earlier_results, refuse_foreign
@@ -36,12 +36,12 @@ def run_edit(settings: EditSettings) -> int:
     earlier: set[str] = set()
     with result_folder(folder, replaced=earlier) as unpublished:
         earlier |= earlier_results(folder, settings.overwrite)
-        denoiser, description = load_for_editing(settings.ckpt, settings.device)
+        denoiser, description = load_guided(settings.ckpt, settings.device, settings)
         if settings.t0 is None:
             settings = replace(settings, t0=default_t0(description.path))
             edits = build_edits(settings)
         shape = description.image_shape
-        network = denoiser.network
+        network, network_evaluations = denoiser.network, denoiser.evaluations
         denoiser = with_windows(denoiser, settings, shape)
         inputs = read_edit_inputs(
             settings.guide,
@@ -53,10 +53,12 @@ def run_edit(settings: EditSettings) -> int:
             side=settings.side,
         )
         steps = sum(edit.total_steps(denoiser.sde) for edit in edits)
-        evaluations = steps * len(inputs.guides) * settings.samples
+        evaluations = steps * len(inputs.guides) * settings.samples * network_evaluations
         arithmetic = prepare_for_inference(network, evaluations, settings.precision, settings.compile)
         settings = replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)
-        writer = EditWriter(unpublished, settings, [*files_of(description.path), *inputs.files])
+        guide = settings.guiding_checkpoint(description.path)
+        models = [*files_of(description.path), *(() if guide is None else files_of(guide))]
+        writer = EditWriter(unpublished, settings, [*models, *inputs.files])
         with in_precision(denoiser, settings.precision):
             tasks = edit_tasks(settings, edits, denoiser, inputs)
             refuse_foreign(folder, earlier, tasks, settings, inputs.guides)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdedit_pl.checkpoints.guidance import GuidanceSettings
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.grids import GRIDS, Grid
@@ -18,7 +19,7 @@ AUTO = "auto"
 
 
 @dataclass(kw_only=True)
-class EditSettings:
+class EditSettings(GuidanceSettings):
     """The model, guides and options of an edit.
 
     Args:

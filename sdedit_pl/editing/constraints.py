@@ -67,7 +67,7 @@ class GradedRegion:
 
     A pixel is released at the first step that starts from its own time or a lower one; before, it is overwritten with
     the noised image after each step. It is thus edited from its own t0, rounded down to a time of the grid. After a
-    jump up, the time jumped to decides.
+    jump up, the time of arrival decides.
 
     Args:
         image: in [-1, 1].

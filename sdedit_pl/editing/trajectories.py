@@ -1,7 +1,7 @@
 """Trajectories of edits: the estimates of x_0 from t0 to 0, shown as an animation and as a strip.
 
 At high noise levels an estimate averages all images that the state could come from: layout settles first, texture last.
-If the estimates resemble the guide for long, t0 is too low to change it; if already the first one does not, t0 is too
+If the estimates resemble the guide for long, t0 is too low to change it; if even the first one differs, t0 is too
 high. A wrapper around the denoiser records the estimates that the solver requests anyway, so that the result is the
 same bit for bit.
 """

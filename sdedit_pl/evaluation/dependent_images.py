@@ -61,7 +61,7 @@ def group_numbers(names: Sequence[str], groups: Mapping[str, str] | None) -> lis
 
 
 class Partners(NamedTuple):
-    """For each image, the number of the image pasted on it, and of its group: groups pasted on each other are one."""
+    """For each image, the number of the image pasted on it and of its group; groups pasted on each other are merged."""
 
     numbers: list[int]
     groups: list[int]

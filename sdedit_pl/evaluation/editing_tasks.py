@@ -63,7 +63,7 @@ class EditingTask(abc.ABC):
 
     @abc.abstractmethod
     def inputs(self, original: Images, other: Images, draw: Draw) -> TaskInputs:
-        """The inputs made from one image, (1, C, H, W); a task that pastes pastes from `other`."""
+        """The inputs made from one image, (1, C, H, W); a pasting task takes its patch from `other`."""
 
 
 @dataclass(frozen=True)

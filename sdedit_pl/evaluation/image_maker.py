@@ -125,7 +125,7 @@ class ComputeSettings:
     compile: AutoBool = False
 
     def resolved(self, evaluations: int) -> ComputeSettings:
-        """The settings with what `auto` stands for on this machine, for a number of evaluations of the network.
+        """The settings with `auto` replaced for this machine and this number of network evaluations.
 
         Raises:
             ValueError: the machine does not have what the settings ask for.
@@ -157,7 +157,7 @@ class ImageMaker(lightning.LightningModule):
         self.progress: tqdm | None = None
 
     def on_predict_start(self) -> None:
-        """Prepares the models, and shows the progress of the first process; all have nearly equal work."""
+        """Prepares the models and starts the first process's progress bar; all processes have nearly equal work."""
         machine = this_machine(self.device.type)
         arithmetic = inference_arithmetic(machine, 0, self.computing.precision, self.computing.compile)
         if self.computing.recipe and self.trainer.is_global_zero:
@@ -170,7 +170,7 @@ class ImageMaker(lightning.LightningModule):
         self.progress = tqdm(total=sum(map(self._steps, batches)), desc="editing", unit="step", disable=hidden)
 
     def predict_step(self, batch_number: int, batch_idx: int) -> int:
-        """Makes the images of a batch; their number."""
+        """Makes the images of a batch and returns their number."""
         batch = self.data.batches[batch_number]
         column = self.data.plan.columns[batch.folder]
         inputs = self.data.inputs_of(batch).to(self.device)
@@ -202,7 +202,7 @@ def make_images(
     """Makes all missing images of a plan on the devices of Lightning's Trainer.
 
     Returns:
-        The device of the first process, which measures the images; None in the others, which are done.
+        The device of the first process, which measures the images; None in the others.
 
     Raises:
         ValueError: devices that Lightning refuses or this machine lacks, or an image that cannot be read.

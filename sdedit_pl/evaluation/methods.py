@@ -1,8 +1,8 @@
 """The methods that an evaluation compares, each making an image from a task's inputs: SDEdit and its baselines.
 
-Blending knows nothing of the domain. DDIM encoding follows the probability-flow ODE from the guide up to t0 and back
+Blending does not use the model. DDIM encoding follows the probability-flow ODE from the guide up to t0 and back
 down; it keeps the guide, and its lack of realism too. An unconditional sample is as realistic as the model allows and
-follows no guide; the nearest of a set of samples to a guide shows the result of choosing.
+follows no guide; the sample nearest to a guide shows what selection alone achieves.
 
 The text (`repr`) of a method covers everything that its images depend on besides the inputs, the model and the seeds.
 Every image has its own seed, so that it is the same in any batch.

@@ -1,6 +1,6 @@
 """One evaluation from start to end: its checks, the images, their measures, and the report.
 
-Everything that can be refused is checked before anything is edited, since editing takes hours.
+All checks precede the editing, which takes hours.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ LEAST_COLUMNS = 5
 
 
 class EvaluatedModel(NamedTuple):
-    """A denoiser and its checkpoint's description."""
+    """A denoiser, its checkpoint's description, and all that its images depend on besides that checkpoint."""
 
     denoiser: Denoiser
     description: Description
+    recipe: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def run_evaluation(
     check_counts(store, groups, options.kid_subset)
     # Counted without the plan's columns, of which later runs may add some: the images must not depend on them.
     steps = settings.edit.total_steps(denoisers[MODEL].sde)
-    computing = options.computing.resolved(LEAST_COLUMNS * store.count * steps)
+    computing = options.computing.resolved(LEAST_COLUMNS * store.count * steps * denoisers[MODEL].evaluations)
     record = _record(plan, images, groups, models, computing)
     record = record if options.overwrite else record.continuing(options.out)
     outputs = find_outputs(options.outputs or {}, settings.tasks, store.count, store.format)
@@ -117,7 +118,7 @@ def run_evaluation(
 
 
 def check_packages() -> None:
-    """Raises ValueError if a package is missing that only measuring and reporting need, hours later."""
+    """Raises ValueError if a package for measuring or reporting is missing, before hours of editing."""
     missing = [name for name in ("jinja2", "matplotlib", "torch_fidelity") if find_spec(name) is None]
     if missing:
         raise ValueError(f"the report needs {' and '.join(missing)}; pip install 'sdedit-pl[evaluation]'")
@@ -156,14 +157,16 @@ def _record(
         "images": f"{len(images)} with names of sha256 {digest_of(images.names)}",
         "format": "{} channels, {} px".format(*models[MODEL].description.image_shape),
     }
-    identities = {name: fingerprint(model.description.path) + computing.recipe for name, model in models.items()}
+    identities = {
+        name: fingerprint(model.description.path) + model.recipe + computing.recipe for name, model in models.items()
+    }
     return EvaluationRecord(originals, plan.recipes(identities, digest_of([str(group) for group in groups])))
 
 
 def _masked_lpips(
     plan: EvaluationPlan, store: ImageStore, options: EvaluationOptions
 ) -> tuple[MaskedLPIPS | None, list[str]]:
-    """The masked LPIPS; or None, with a note for the report if it was wanted but is not available."""
+    """The masked LPIPS, or None; a note for the report says if it was requested but is not available."""
     if options.lpips == "none" or not any(plan.inputs[task].masked for task in plan.tables):
         return None, []
     if store.format.size < SMALLEST:

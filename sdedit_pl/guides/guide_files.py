@@ -51,7 +51,7 @@ class Guide(NamedTuple):
 
 
 def find_guides(guide: str) -> list[Path]:
-    """The files that a path, folder or glob names, sorted by name; of a folder, its images.
+    """The files of a path, folder (its images) or glob, sorted by name.
 
     Raises:
         ValueError: there are none.

@@ -23,7 +23,7 @@ class ImageMean(ImageMetric, abc.ABC):
 
     Args:
         name: of the metric.
-        groups: the group of the image of each number; None makes each image a group of its own.
+        groups: group of each image, indexed by its number; None makes each image a group of its own.
         options: of `torchmetrics.Metric`.
 
     Source: Liang and Zeger, "Longitudinal data analysis using generalized linear models", 1986, for the error, with the

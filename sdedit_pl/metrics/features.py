@@ -79,7 +79,7 @@ class FeatureExtractor(nn.Module, abc.ABC):
 
 
 class EfficientNetLite0(FeatureExtractor):
-    """1280 features of EfficientNet-lite0, which needs no download; numbers do not compare with published ones.
+    """1280 features of EfficientNet-lite0, which needs no download; its numbers are not comparable with published ones.
 
     They are the features before its classifier, averaged over positions, in [0, 6].
 

@@ -1,8 +1,8 @@
 """Features of any network, from a file that does not need the code that defined it: TorchScript or torch.export.
 
-Both kinds hold a program, not only weights. TorchScript can call torch's operators, some of which write any file of the
-user's; a torch.export file is unpickled and can run any code. Either is opened only with `trusted=True`, the same
-decision as to run a script from its source.
+Both kinds hold a program, not only weights. TorchScript can call torch's operators, some of which can write any file
+that the user can; a torch.export file is unpickled and can run any code. Either is opened only with `trusted=True`:
+decide as you would before running a script from the same source.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class FeaturesFile(FeatureExtractor):
         pixels: the pixel range it expects: "signed" is [-1, 1], "unit" is [0, 1], both float32; "uint8" is integers
             from 0 to 255. Other normalisations, such as ImageNet's, belong in the file.
         size: height and width that images are resampled to, bicubic and with antialiasing; null keeps their size.
-        trusted: whether the file's source is trusted as that of a script would be: the file can run code.
+        trusted: whether you trust the file's source as that of a script; the file can run code.
 
     Raises:
         FeaturesError: the file is of neither kind or cannot be opened, or is not trusted.

@@ -8,8 +8,8 @@ its guide was made from. The estimate is unbiased for independent groups, and ca
 samples of one distribution scatter around 0.
 
 The standard error is the jackknife's over groups, the interval that of the bootstrap (`sdedit_pl.metrics.intervals`),
-where a pair weighs the product of its groups' weights. Pairs within a group never count, so that the bootstrap is
-centred on the estimate. If the two sets have the same distribution, both are too wide rather than too narrow.
+in which the weight of a pair is the product of its groups' weights. Pairs within a group never count, so that the
+bootstrap is centred on the estimate. If the two sets have the same distribution, both are wider than necessary.
 
 Source: Binkowski et al., "Demystifying MMD GANs", ICLR 2018, section 4; the paired form without the pairs (x_i, y_i) is
 equation 4 of Gretton et al., "A Kernel Two-Sample Test", 2012, with groups in place of single draws.
@@ -82,7 +82,7 @@ def subset_distances(
 ) -> Subsets:
     """The KID over random subsets of `size` generated images x and real ones y, as libraries report it.
 
-    The mean estimates the same distance as `kernel_distance`; the deviation is that of so small a sample and not the
+    The mean estimates the same distance as `kernel_distance`; the deviation is that of one subset, not the
     error of the mean. Subsets are drawn without replacement, as by torchmetrics and torch-fidelity.
 
     Raises:

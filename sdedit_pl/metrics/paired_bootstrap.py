@@ -1,6 +1,6 @@
 """KID and L2 of several sets of edits of the same guides, and of their differences, over one bootstrap of the groups.
 
-Most of the error of a KID over a hundred images comes from which images there are, and is the same for every set of
+Most of the error of a KID over a hundred images comes from the choice of images, and is the same for every set of
 edits made from them. All sets therefore get the same weights of the groups: the difference of two sets then has an
 interval of its own, much narrower than the two intervals suggest. Pairs of images from one group do not count.
 """
@@ -20,7 +20,7 @@ from sdedit_pl.metrics.kid import polynomial_kernel
 
 @dataclass(frozen=True)
 class GroupSums:
-    """The sums over groups that KID and L2 of a set of edits are made of.
+    """Sums over groups, from which KID and L2 of a set of edits follow.
 
     Args:
         discrepancy: for each two groups, the sum over their pairs of images of k(x, x') + k(y, y') - k(x, y') -
@@ -72,7 +72,7 @@ class PairedBootstrap:
 
 
 def members(groups: Int[Tensor, "N"]) -> Float[Tensor, "N G"]:
-    """1 where an image (row) is of a group (column), the groups in the order of their numbers, float64."""
+    """1 where an image (row) belongs to a group (column), float64; groups are in the order of their numbers."""
     return one_hot(groups.unique(return_inverse=True)[1]).double()
 
 

@@ -73,7 +73,7 @@ class KernelDistance(FeatureMetric):
 
     Args:
         reference: features of the real images.
-        groups: the group of the image of each number; None makes each image a group of its own.
+        groups: group of each image, indexed by its number; None makes each image a group of its own.
         reference_groups: the group of each real image; equal numbers are one group, also across the two sets.
         subsets: how many random subsets; 0 leaves out the two numbers of subsets.
         subset_size: images of each set in a subset.

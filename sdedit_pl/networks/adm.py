@@ -30,28 +30,13 @@ _EPSILON = 1e-5
 class ADM(UNet):
     """The raw network of ADM, without classes, preconditioning or an SDE.
 
-    `network(images, label)` maps images (B, image_channels, H, W) and one label each, (B,), to images (B,
-    output_channels, H, W). H and W must be multiples of `size_divisor`.
+    For the other arguments see `UNet`.
 
     Args:
-        image_channels: Channels of the input.
-        output_channels: Channels of the output; those of the input if None.
-        channels: Channels at full resolution, before the multipliers. The label's vector is four times as long.
-        channel_multipliers: One for each level, from full resolution down.
-        blocks_per_level: Residual blocks of each level on the way down; one more on the way up.
-        attention_levels: Levels whose blocks are followed by attention, 0 being full resolution. The middle of the
-            network always attends.
         head_channels: Channels of each attention head, 64 as published; None for `heads` heads everywhere.
         heads: Heads of each attention if `head_channels` is None.
         modulate: Whether the label scales and shifts the normalised features instead of being added to them.
         block: "biggan" resamples inside residual blocks, "ddpm" between them.
-        resample_with_convolution: Whether "ddpm" blocks' resampling between levels is learned.
-        dropout: Probability of dropping an activation inside a residual block, in training.
-        init_scale: Initial scale of every residual branch's last convolution; 0 means nearly no contribution.
-        patch: 1, 2 or 4. Above 1 the network folds patches of that size into channels and works at 1/patch of the
-            resolution: cheaper, slightly less sharp. Not in the paper.
-        checkpoint_gradients: Whether to recompute activations in the backward pass, which takes time and saves memory.
-        augmentation_labels: Length of the augmentation vector that the network is conditioned on; 0 for none.
 
     Raises:
         ValueError: If an option has an unknown value, two of them contradict each other, or the heads do not divide

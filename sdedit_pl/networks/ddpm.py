@@ -26,22 +26,11 @@ from sdedit_pl.networks.unet import Layers, Shape, UNet
 class DDPM(UNet):
     """The raw network of DDPM, without preconditioning or an SDE.
 
-    `network(images, label)` maps images (B, image_channels, H, W) and one label each, (B,), to images (B,
-    output_channels, H, W). H and W must be multiples of `size_divisor`.
+    For the other arguments see `UNet`.
 
     Args:
-        image_channels: Channels of the input.
-        output_channels: Channels of the output; those of the input if None.
-        channels: Channels at full resolution, before the multipliers. The label's vector is four times as long.
-        channel_multipliers: One for each level, from full resolution down.
-        blocks_per_level: Residual blocks of each level on the way down; one more on the way up.
-        attention_levels: Levels whose blocks are followed by attention, 0 being full resolution. The middle of the
-            network always attends.
         attend_after: Whether, on the way up, attention follows every "block" of such a level (DDPM, DDIM, SDEdit) or
             only the last of the "level" (score_sde).
-        head_channels: Channels of each attention head; one head of all channels if None.
-        dropout: Probability of dropping an activation inside a residual block, in training.
-        resample_with_convolution: Whether the steps between levels are learned.
         pad_all_sides: Whether downsampling convolutions pad all four sides, or only right and below, as published.
         close_frequencies: Whether 1/10000 is the lowest frequency of the label's sinusoids, as published, or the one
             after the lowest.
@@ -50,11 +39,6 @@ class DDPM(UNet):
             64 channels, or a larger group.
         most_groups: Maximum number of groups of the normalisations.
         epsilon: Added to the variance in the normalisations.
-        init_scale: Initial scale of every residual branch's last convolution; 0 means nearly no contribution.
-        patch: 1, 2 or 4. Above 1 the network folds patches of that size into channels and works at 1/patch of the
-            resolution: cheaper, slightly less sharp. Not in the paper.
-        checkpoint_gradients: Whether to recompute activations in the backward pass, which takes time and saves memory.
-        augmentation_labels: Length of the augmentation vector that the network is conditioned on; 0 for none.
 
     Raises:
         ValueError: If an option has an unknown value.

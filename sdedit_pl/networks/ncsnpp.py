@@ -33,19 +33,11 @@ from sdedit_pl.networks.unet import Layers, Shape, UNet, check_choice, check_res
 class NCSNpp(UNet):
     """The raw network of NCSN++ and DDPM++, without preconditioning or an SDE.
 
-    `network(images, label)` maps images (B, image_channels, H, W) and one label each, (B,), to images (B,
-    output_channels, H, W). H and W must be multiples of `size_divisor`.
+    For the other arguments see `UNet`.
 
     Args:
-        image_channels: Channels of the input.
-        output_channels: Channels of the output; those of the input if None.
-        channels: Channels at full resolution, before the multipliers. The label's vector is four times as long.
-        channel_multipliers: One for each level, from full resolution down.
-        blocks_per_level: Residual blocks of each level on the way down; one more on the way up.
         attention_levels: Levels whose blocks are followed by attention, 0 being full resolution; on the way up only the
             level's last block. The middle of the network always attends.
-        head_channels: Channels of each attention head; one head of all channels if None.
-        dropout: Probability of dropping an activation inside a residual block, in training.
         label_embedding: "fourier" (random frequencies) or "positional" (DDPM's).
         fourier_scale: Standard deviation of the random frequencies.
         close_frequencies: Whether 1/10000 is the lowest "positional" frequency, as published, or the one after the
@@ -58,15 +50,9 @@ class NCSNpp(UNet):
             every level) or "residual" (features, upsampled, added to the next level's).
         progressive_input: Input of the image below full resolution: "none", "input_skip" or "residual".
         progressive_combine: Whether "input_skip" adds ("sum") or concatenates ("cat").
-        resample_with_convolution: Whether "ddpm" blocks' resampling between levels is learned.
         epsilon: Added to the variance in the normalisations.
-        init_scale: Initial scale of every residual branch's last convolution; 0 means nearly no contribution.
-        patch: 1, 2 or 4. Above 1 the network folds patches of that size into channels and works at 1/patch of the
-            resolution: cheaper, slightly less sharp. Not in the paper.
         refine: Channels of two convolutions at full resolution after the patches, which remove the patches' grid from
             smooth areas; 0 for none. Not in the paper.
-        checkpoint_gradients: Whether to recompute activations in the backward pass, which takes time and saves memory.
-        augmentation_labels: Length of the augmentation vector that the network is conditioned on; 0 for none.
 
     Raises:
         ValueError: If an option has an unknown value or two of them contradict each other.

@@ -154,7 +154,28 @@ class Refinement(nn.Module):
 
 
 class UNet(nn.Module):
-    """A U-Net of the sizes `shape`, built from `layers`; its subclasses choose both."""
+    """A U-Net of the sizes `shape`, built from `layers`; its subclasses choose both.
+
+    `network(images, label)` maps images (B, image_channels, H, W) and one label each, (B,), to images (B,
+    output_channels, H, W). H and W must be multiples of `size_divisor`.
+
+    Args:
+        image_channels: Channels of the input.
+        output_channels: Channels of the output; those of the input if None.
+        channels: Channels at full resolution, before the multipliers. The label's vector is four times as long.
+        channel_multipliers: One for each level, from full resolution down.
+        blocks_per_level: Residual blocks of each level on the way down; one more on the way up.
+        attention_levels: Levels whose blocks are followed by attention, 0 being full resolution. The middle of the
+            network always attends.
+        head_channels: Channels of each attention head; one head of all channels if None.
+        dropout: Probability of dropping an activation inside a residual block, in training.
+        resample_with_convolution: Whether resampling between levels, outside residual blocks, is learned.
+        init_scale: Initial scale of every residual branch's last convolution; 0 means nearly no contribution.
+        patch: 1, 2 or 4. Above 1 the network folds patches of that size into channels and works at 1/patch of the
+            resolution: cheaper, slightly less sharp. Not in the paper.
+        checkpoint_gradients: Whether to recompute activations in the backward pass, which takes time and saves memory.
+        augmentation_labels: Length of the augmentation vector that the network is conditioned on; 0 for none.
+    """
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Patience(lightning.Callback):
-    """Ends a run after `validations` validations in which the loss of the best average has not decreased.
+    """Ends a run when the loss of the best average has not decreased for `validations` validations.
 
     Raises:
         ValueError: `validations` is below 1.

@@ -11,7 +11,7 @@ import lightning
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.training.module import ScoreModule
-from sdedit_pl.training.trainer_position import images_seen
+from sdedit_pl.training.trainer_position import between_steps, images_seen
 from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 logger = logging.getLogger(__name__)
@@ -35,24 +35,28 @@ class EditingCheckpoint(lightning.Callback):
     average that was best at the last validation. A run without any validation writes its first average at the end.
 
     Args:
-        save: writes a denoiser to a file, with facts of its training: steps, images seen, half-life, validation loss.
+        save: writes a denoiser to a file, with facts of its training: steps, images seen, half-life, validation loss;
+            returns whether it could.
         all_averages: also write the newest weights of each average, to model-HALFLIFE.safetensors.
+        early: share of the run after which its first average is also written, to model-early.safetensors.
     """
 
     def __init__(
         self,
         averaging: ImageHalfLifeAveraging,
         path: Path,
-        save: Callable[[Path, Denoiser, dict[str, Any]], None],
+        save: Callable[[Path, Denoiser, dict[str, Any]], bool],
         *,
         best: bool = True,
         all_averages: bool = False,
+        early: float | None = None,
     ) -> None:
         self.averaging = averaging
         self.path = path
         self.save = save
         self.best = best
         self.all_averages = all_averages
+        self.early = early
         self.lowest: float | None = None
         self.preferred: int | None = None
 
@@ -63,6 +67,17 @@ class EditingCheckpoint(lightning.Callback):
         self.lowest = state_dict["lowest"]
         self.preferred = state_dict.get("preferred")
 
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.early is None or not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
+            return
+        early_step = max(1, round(self.early * trainer.max_steps))
+        if trainer.global_step == early_step and not between_steps(trainer, batch_idx):
+            path, half_life = self._beside("early"), self.averaging.half_lives[0]
+            self.save(path, self.averaging.averaged(pl_module), _facts(trainer, half_life))
+            logger.info("step %d: wrote %s", trainer.global_step, path)
+
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.sanity_checking or not isinstance(pl_module, ScoreModule):
             return
@@ -72,8 +87,8 @@ class EditingCheckpoint(lightning.Callback):
         if self.best and self.lowest is not None and not loss < self.lowest:
             logger.info("step %d: %s already has weights with a lower loss", trainer.global_step, self.path.name)
             return
-        self.lowest = loss
-        self._write(trainer, pl_module, half_life, {pl_module.criterion(): loss})
+        if self._write(trainer, pl_module, half_life, {pl_module.criterion(): loss}):
+            self.lowest = loss
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         # A resumed run gets here even if no step was left: the former process may have ended before this call.
@@ -87,18 +102,24 @@ class EditingCheckpoint(lightning.Callback):
 
     def _write(
         self, trainer: lightning.Trainer, pl_module: ScoreModule, half_life: int, losses: dict[str, float]
-    ) -> None:
+    ) -> bool:
+        """Whether the file holds these weights now; True on all devices but the first, which alone writes."""
         if not trainer.is_global_zero:
-            return
-        self.save(self.path, self.averaging.averages(pl_module)[half_life], _facts(trainer, half_life) | losses)
+            return True
+        facts = _facts(trainer, half_life) | losses
+        if not self.save(self.path, self.averaging.averages(pl_module)[half_life], facts):
+            return False
         logger.info("step %d: wrote %s", trainer.global_step, self.path)
+        return True
+
+    def _beside(self, mark: str) -> Path:
+        return self.path.with_name(f"{self.path.stem}-{mark}{self.path.suffix}")
 
     def _write_all(self, trainer: lightning.Trainer, pl_module: ScoreModule) -> None:
         if not trainer.is_global_zero or not self.all_averages:
             return
         for half_life, denoiser in self.averaging.averages(pl_module).items():
-            path = self.path.with_name(f"{self.path.stem}-{half_life}{self.path.suffix}")
-            self.save(path, denoiser, _facts(trainer, half_life))
+            self.save(self._beside(str(half_life)), denoiser, _facts(trainer, half_life))
 
 
 def _facts(trainer: lightning.Trainer, half_life: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Learned weighting of the loss by the uncertainty at each noise level.
 
 With u(s), a learned function of the noise level s, the objective loss / e^u + u is minimal at u = ln E[loss at s].
-There the loss of each level is divided by its own mean: all levels have the same weight, also while their losses fall
+There the loss of each level is divided by its own mean: all levels have the same weight, even while their losses fall
 at different rates. u is not used for denoising.
 
 Source: Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", CVPR 2024, section 2 and

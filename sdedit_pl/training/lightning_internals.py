@@ -1,4 +1,4 @@
-"""Every use of Lightning that its public interface does not offer, each with its reason and with what would replace it.
+"""Every use of Lightning's private interface, each with its reason and its possible replacement.
 
 `pyproject.toml` admits the Lightning releases that these functions were tested with. To admit another one, run
 `tests/training` with it: `test_lightning_internals.py` checks that each attribute still exists.
@@ -99,8 +99,8 @@ def recount_batches(checkpoint: dict[str, Any], accumulated: int) -> None:
 def without_notices() -> Iterator[None]:
     """Hides two of Lightning's messages inside the block.
 
-    Why: advertisements for litlogger and litmodels are no news of a run, and the deprecation of torch's LeafSpec
-    concerns code of Lightning only.
+    Why: advertisements for litlogger and litmodels do not belong in a run's log, and the deprecation of torch's
+    LeafSpec concerns Lightning's code only.
     Replacement: Trainer options that switch the tips off, and a Lightning release that does not use LeafSpec.
     """
     messages = logging.getLogger("lightning.pytorch.utilities.rank_zero")

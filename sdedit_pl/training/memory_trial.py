@@ -14,7 +14,7 @@ from sdedit_pl.training.module import ScoreModule
 def largest_batch(step: Callable[[int], object], too_large: int) -> int | None:
     """The largest tried batch whose step fits into memory; None if not even one image does.
 
-    Tried are divisors of `too_large`, so that accumulated gradients of the smaller batch can replace the larger one.
+    Only divisors of `too_large` are tried, so that accumulated gradients of the smaller batch can replace it.
     """
     batch = too_large
     while batch > 1:

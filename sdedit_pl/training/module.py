@@ -100,7 +100,7 @@ class ScoreModule(lightning.LightningModule):
             logger.warning("images are expected in [-1, 1], and the first batch has none below 0; for [0, 1], 2 x - 1")
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Mean loss of clean images in [-1, 1]; for what a batch may be see the class."""
+        """Mean loss of clean images in [-1, 1]; the class docstring lists the accepted batches."""
         batch = images_of(batch)
         with seeded(mixed(self.seed, self.global_rank, self.batches_done, TRAINING), batch.device):
             uniform = torch.rand(batch.shape[0], device=batch.device, dtype=torch.float32)

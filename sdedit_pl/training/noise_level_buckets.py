@@ -1,4 +1,4 @@
-"""Validation losses in ranges of noise levels, which compare between runs and over the course of one run.
+"""Validation losses in ranges of noise levels, comparable between runs and over the course of one run.
 
 A loss over the training distribution of noise levels hides at which levels a model overfits, and depends on how a run
 samples and weights them. Instead, each validation image is denoised once in each bucket, always at the same level and

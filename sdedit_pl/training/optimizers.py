@@ -58,7 +58,6 @@ class Trapezoid(Schedule):
     """Constant, then linear to 0 over the last steps; a run can be extended until the decay begins.
 
     Args:
-        warmup_steps: optimiser steps over which the rate rises linearly from 0.
         decay_steps: optimiser steps of the decay at the end.
     """
 
@@ -78,7 +77,6 @@ class InverseSquareRoot(Schedule):
     """Constant up to `reference_steps`, then falling as 1 / sqrt(step).
 
     Args:
-        warmup_steps: optimiser steps over which the rate rises linearly from 0.
         reference_steps: optimiser step at which the decay begins.
 
     Source: Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", CVPR 2024, equation 67.
@@ -129,9 +127,6 @@ class AdamW(Adam):
     """Adam with decoupled weight decay.
 
     Args:
-        rate: learning rate at the schedule's factor 1.
-        betas: decay rates of the two moments.
-        eps: added to the root of the second moment.
         weight_decay: fraction of each weight that is subtracted at every step, times the rate.
     """
 

@@ -8,7 +8,7 @@ from sdedit_pl.training.lightning_internals import run_validation, set_max_steps
 
 
 class OverdueValidation(lightning.Callback):
-    """Validates first when a run resumes from a checkpoint that was written before a validation."""
+    """Validates first if a run resumes from a checkpoint that was written before a validation."""
 
     def __init__(self) -> None:
         self._max_steps = -1

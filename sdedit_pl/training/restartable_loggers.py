@@ -20,7 +20,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from sdedit_pl.files import whole_file, write_whole
+from sdedit_pl.files import read_json, whole_file, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -59,15 +59,17 @@ class CsvHistory(Logger):
         values = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
         values.pop("epoch", None)  # added by Lightning; a run is one endless epoch
         self._unwritten.append({"step": step, **values})
+        earlier, self.failure = self.failure, None
         try:
             self._write()
         except OSError as error:
-            if self.failure is None:
-                self.failure = f"{self.path} cannot be written: {error.strerror}"
-                logger.warning("%s; its rows are kept in memory until then", self.failure)
+            self.failure = f"{self.path} cannot be written: {error.strerror}"
+        except ValueError as error:  # somebody has changed the file meanwhile
+            self.failure = str(error)
         else:
-            self.failure = None
             self._unwritten = []
+        if self.failure is not None and earlier is None:
+            logger.warning("%s; its rows are kept in memory until then", self.failure)
 
     @rank_zero_only
     def _drop_later_rows(self) -> None:
@@ -77,11 +79,24 @@ class CsvHistory(Logger):
             self._rewrite([row for row in rows if int(row["step"]) < self._steps])
 
     def _rows(self) -> list[dict[str, str]]:
-        """The rows of the file, without an incomplete last row."""
+        """The rows of the file, without an incomplete last row.
+
+        Raises:
+            ValueError: another program has written the file.
+        """
         if not self.path.is_file():
             return []
-        text = self.path.read_text(encoding="utf-8")
-        return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
+        try:
+            text = self.path.read_text(encoding="utf-8-sig")
+            rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
+        except (UnicodeDecodeError, csv.Error):
+            rows = [{}]
+        if not all((row.get("step") or "").isdecimal() and None not in row for row in rows):
+            raise ValueError(
+                f"{self.path} is not a table as training writes it, with commas and a column `step`; restore it, or "
+                "move it away, and a new one begins"
+            )
+        return rows
 
     def _write(self) -> None:
         new = [name for row in self._unwritten for name in row if name not in self._columns]
@@ -122,7 +137,7 @@ class ContinuedWandb(WandbLogger):
 
     def __init__(self, memory: Path, **settings: Any) -> None:
         self.memory = memory
-        remembered = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {}
+        remembered = read_json(memory) if memory.is_file() else {}
         self._given: dict[str, int] = remembered.get("logged", {})
         super().__init__(id=remembered.get("id"), resume="allow", **settings)
 

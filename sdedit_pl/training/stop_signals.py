@@ -1,8 +1,8 @@
 """Signals that end a run early, after a checkpoint.
 
 After a cluster's SIGTERM or SIGUSR1, or SIGINT (Ctrl-C), the current step finishes, a checkpoint is written and the
-process exits: with 75 (EX_TEMPFAIL, run again) after a cluster's signal, with 130 after Ctrl-C. A second Ctrl-C ends
-the process at once. Before the first step any of these signals does, with the same exit codes.
+process exits: with 75 (EX_TEMPFAIL, run again) after a cluster's signal, with 130 after Ctrl-C. A second Ctrl-C, or any
+of these signals before the first step, ends the process immediately, with the same exit codes.
 """
 
 from __future__ import annotations

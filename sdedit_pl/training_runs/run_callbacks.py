@@ -117,18 +117,19 @@ def editing_checkpoint(
     """The callback; keeps errors in `unwritten` until a later write succeeds."""
     settings = config.checkpoint
 
-    def save(path: Path, averaged: Denoiser, facts: dict[str, Any]) -> None:
+    def save(path: Path, averaged: Denoiser, facts: dict[str, Any]) -> bool:
         dtype = getattr(torch, settings.dtype)
         try:
             save_denoiser(path, averaged, config.model, {**facts, "config": config.as_data()}, dtype=dtype)
         except (OSError, ValueError) as error:  # ValueError: a weight that checkpoint.dtype cannot hold
             unwritten[path] = f"{path} cannot be written: {getattr(error, 'strerror', None) or error}"
             logger.warning("%s; training continues", unwritten[path])
-        else:
-            unwritten.pop(path, None)
+            return False
+        unwritten.pop(path, None)
+        return True
 
     path, best = Path(config.out) / RUN_FILE, settings.export == "best"
-    return EditingCheckpoint(averaging, path, save, best=best, all_averages=settings.all_averages)
+    return EditingCheckpoint(averaging, path, save, best=best, all_averages=settings.all_averages, early=settings.early)
 
 
 def safeguards(

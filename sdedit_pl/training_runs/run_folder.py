@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from sdedit_pl.checkpoints.init_from import MAY_DIFFER
 from sdedit_pl.checkpoints.loading import describe
 from sdedit_pl.checkpoints.locating import RUN_FILE, resumable_checkpoints
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_plain
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.model_config import ModelConfig, model_of_run
 from sdedit_pl.configuration.training_config import TrainingConfig
@@ -27,6 +28,11 @@ CHECKPOINTS = "checkpoints"
 HISTORY_FILE = "metrics.csv"
 PREVIEWS = "previews"
 WANDB_FILE = "wandb.json"
+_ENTRIES = {
+    *("state_dict", "current_model_state", "averaging_state", "optimizer_states", "loops", "callbacks"),
+    "ImageDataModule",
+}
+_CALLBACKS = {"ImageHalfLifeAveraging", "EditingCheckpoint", "ResumableCheckpoint"}
 
 
 def newest_checkpoint(folder: Path, config: TrainingConfig) -> Path | None:
@@ -41,7 +47,10 @@ def newest_checkpoint(folder: Path, config: TrainingConfig) -> Path | None:
     newest = newest_whole(folder)
     if newest is None:
         if (folder / RUN_FILE).exists():
-            raise ConfigError(f"{folder} holds a trained model and nothing to resume from; give another out=")
+            raise ConfigError(
+                f"{folder} holds a trained model and nothing to resume from; give another out=, and to train the model "
+                f"further, init_from={folder / RUN_FILE}"
+            )
         return None
     if not config.resume:
         raise ConfigError(f"{folder} already holds a run and resume=false; give another out=, or remove the folder")
@@ -59,7 +68,7 @@ def newest_whole(folder: Path) -> Path | None:
     """The newest intact checkpoint; raises ConfigError if all are damaged."""
     checkpoints = resumable_checkpoints(folder)
     for checkpoint in reversed(checkpoints):
-        problem = damage(checkpoint)
+        problem = damage(checkpoint) or missing_entries(checkpoint)
         if problem is None:
             return checkpoint
         logger.warning("%s is damaged (%s) and is skipped", checkpoint, problem)
@@ -68,6 +77,17 @@ def newest_whole(folder: Path) -> Path | None:
             f"all checkpoints in {folder / CHECKPOINTS} are damaged; restore a copy of one, or give another out="
         )
     return None
+
+
+def missing_entries(checkpoint: Path) -> str | None:
+    """The entries without which a run would resume from its beginning in some respect; None if none is missing."""
+    try:
+        found = read_plain(checkpoint)
+    except CheckpointError as error:
+        return str(error)
+    found = found if isinstance(found, Mapping) else {}
+    missing = [*(_ENTRIES - found.keys()), *(_CALLBACKS - found.get("callbacks", {}).keys())]
+    return f"it lacks {', '.join(sorted(missing))}" if missing else None
 
 
 def steps_in(checkpoint: Path | None) -> int:

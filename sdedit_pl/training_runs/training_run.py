@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from sdedit_pl.build.training_parts import build_data, build_module, resolve_arithmetic
+from sdedit_pl.checkpoints.loading import describe
 from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.configuration.schema import ConfigError, construct
 from sdedit_pl.configuration.training_config import TrainingConfig
@@ -72,19 +73,21 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
         config, data, denoiser, files=files, unwritten=unwritten, signals=signals, resumes_from=newest
     )
     module = build_module(config, denoiser)
+    history, wandb = CsvHistory(folder / HISTORY_FILE, steps_in(newest)), wandb_loggers(config)
     write_config(folder, config)
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     logger.info("network: %.2f M parameters, %.2f M trained; run: %s", parameters / 1e6, trained / 1e6, folder)
     log_arithmetic(Arithmetic(config.trainer.precision, config.compile is True, config.channels_last is True), machine)
     if newest is not None:
         logger.info("resuming from %s", newest)
-    history, wandb = CsvHistory(folder / HISTORY_FILE, steps_in(newest)), wandb_loggers(config)
     trainer = build_trainer(config, callbacks, [*wandb, history], files)
     factors = tensor_float32(config.trainer.tf32) if machine.device == "cuda" else nullcontext()
     out_of_memory = False
     try:
         with wandb_open(trainer, wandb, config), factors:
             trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+    except SystemExit as error:
+        raise KeyboardInterrupt from error  # Lightning's translation of a second Ctrl-C
     except torch.OutOfMemoryError:
         out_of_memory = True  # answered below, where no traceback holds the step's tensors
     except Diverged as error:
@@ -136,5 +139,6 @@ def remedy(folder: Path) -> str:
     if newest_whole(folder) is not None:
         return "run the same command again to write what is missing"
     if (folder / RUN_FILE).exists():
-        return "nothing else is needed, because the model was written; to train it further, give it as init_from="
+        steps = describe(folder / RUN_FILE).training["steps"]
+        return f"{folder / RUN_FILE} is the model after step {steps}; to train it further, give it as init_from="
     return "train again, because neither a model nor a checkpoint was written"

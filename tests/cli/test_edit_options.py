@@ -11,7 +11,10 @@ import torch
 import yaml
 from PIL import Image
 
+from sdedit_pl import save_denoiser
+from sdedit_pl.checkpoints import load_described
 from sdedit_pl.cli.edit import COMMAND
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser, Epsilon
 from sdedit_pl.edit_runs.edit_plan import edit_tasks
 from sdedit_pl.editing import SDEdit
@@ -63,6 +66,25 @@ def test_several_t0_give_a_sheet_with_both_axes(desk: Path, command) -> None:
     assert np.array_equal(pixels("single/guide_seed1.png"), pixels(f"o/{names[1]}"))
     assert command("edit", "config=o/edit.yaml", "out=again").code == 0
     assert np.array_equal(pixels("again/sheet.png"), pixels("o/sheet.png"))
+
+
+def test_guidance_by_a_weaker_model(desk: Path, command, refused) -> None:
+    denoiser, description = load_described("tiny.safetensors")
+    with torch.no_grad():
+        for weight in denoiser.parameters():
+            weight.copy_(0.9 * weight)
+    save_denoiser("tiny-early.safetensors", denoiser, description.model)
+    small = ModelConfig.from_data({**description.model.as_data(), "image": {"size": 8, "channels": 3}})
+    save_denoiser("small.safetensors", denoiser, small)
+    for out, words in {"none": (), "one": ("guidance=1",), "guided": ("guidance=3",)}.items():
+        assert command(*EDIT, *words, f"out={out}").code == 0
+    assert np.array_equal(pixels("none/guide_seed0.png"), pixels("one/guide_seed0.png"))
+    assert not np.array_equal(pixels("none/guide_seed0.png"), pixels("guided/guide_seed0.png"))
+    assert "tiny-early.safetensors" in str(yaml.safe_load(Path("guided/edit.yaml").read_text())["record"]["sha256"])
+    assert "is for images of 8 px with 3 channels" in refused(*EDIT, "guidance=2", "guide_ckpt=small.safetensors")
+    assert "need guidance=W other than 1" in refused(*EDIT, "guide_ckpt=small.safetensors")
+    Path("tiny-early.safetensors").unlink()
+    assert "training writes with checkpoint.early" in refused(*EDIT, "guidance=2")
 
 
 def test_t0_auto_stays_within_the_allowed_l2(desk: Path, command, refused) -> None:

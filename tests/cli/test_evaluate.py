@@ -104,6 +104,15 @@ class Sources(HTMLParser):
         self.found += [value or "" for name, value in attrs if name in ("src", "href")]
 
 
+def test_guidance_is_another_evaluation(first: dict[str, Any], command) -> None:
+    assert "overwrite=true" in command(*SMALL, "guidance=2", "guide_ckpt=tiny.safetensors").errors
+    assert command(*SMALL, "guidance=2", "guide_ckpt=tiny.safetensors", "out=guided").code == 0
+    numbers = numbers_in("guided")
+    assert numbers["settings"]["guidance"] == 2
+    # The guiding model is the model itself, which moves nothing.
+    assert numbers["tasks"]["stroke_synthesis"]["sdedit"] == first["tasks"]["stroke_synthesis"]["sdedit"]
+
+
 def test_everything_is_made_measured_and_reported(evaluated, photos: Path) -> None:
     shutil.copy(find_checkpoint("tiny.safetensors"), "other.safetensors")
     ablations = ("t0=[0.3,0.5]", "colours=[3,6]", "sde=[0.5,2]")

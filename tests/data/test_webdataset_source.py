@@ -168,12 +168,19 @@ class TestManifest:
         [
             ("no json", "is not a manifest of `sdedit pack`"),
             ("[]", "is not a manifest of `sdedit pack`"),
-            ('{"format": "other"}', "its format is 'other'"),
+            ('{"format": "other"}', "is not a manifest of `sdedit pack`: .*its format is 'other'"),
+            (10_000 * "[", "is not a manifest of `sdedit pack`"),
         ],
     )
     def test_another_file_is_refused(self, manifest: Path, text: str, message: str) -> None:
         manifest.write_text(text)
         with pytest.raises(ValueError, match=message):
+            find_shards(str(manifest))
+
+    @pytest.mark.parametrize("count", ['"20"', "NaN", "1e12", "1000000000000", "-1", "true", "null"])
+    def test_a_count_that_its_shard_cannot_hold_is_refused(self, manifest: Path, count: str) -> None:
+        manifest.write_text(manifest.read_text().replace('"images": 5,\n', f'"images": {count},\n'))
+        with pytest.raises(ValueError, match=r"manifest.json is not .*train-000001.tar cannot hold .* images"):
             find_shards(str(manifest))
 
 

@@ -23,10 +23,14 @@ class Run:
         self.folder = folder
         self.options = options
         self.written: list[tuple[str, dict[str, Any]]] = []
+        self.without_room = range(0)
 
-    def save(self, path: Path, denoiser: Denoiser, facts: dict[str, Any]) -> None:
+    def save(self, path: Path, denoiser: Denoiser, facts: dict[str, Any]) -> bool:
+        if facts["steps"] in self.without_room:
+            return False
         path.touch()
         self.written.append((path.name, facts))
+        return True
 
     def train(self, losses: dict[int, tuple[float, float]], steps: int, resume: bool = False) -> None:
         """Trains with a validation after every step, or with none where there are no losses."""
@@ -53,6 +57,13 @@ def test_the_best_average_of_the_best_validation_is_kept(tmp_path: Path) -> None
     assert facts == {"steps": 4, "images_seen": 32, "average_half_life_images": 100}
 
 
+def test_weights_that_a_full_disk_refused_do_not_count_as_the_best(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.without_room = range(2, 3)
+    run.train({1: (0.5, 0.9), 2: (0.3, 0.9), 3: (0.4, 0.9)}, 3)
+    assert run.chosen() == [(100, 1), (100, 3)]
+
+
 def test_without_best_every_validation_and_the_end_are_written(tmp_path: Path) -> None:
     run = Run(tmp_path, best=False)
     run.train({1: (0.1, 0.2), 2: (0.4, 0.3)}, 2)
@@ -77,6 +88,13 @@ def test_a_resumed_run_knows_the_loss_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     run.train({}, 3, resume=True)
     assert run.chosen() == [(400, 3)]  # the best average of the latest validation
+
+
+def test_an_early_average_is_written_once(tmp_path: Path) -> None:
+    run = Run(tmp_path, early=0.4)
+    run.train({}, 5)
+    facts = {"steps": 2, "images_seen": 16, "average_half_life_images": 100}
+    assert run.written[0] == ("model-early.safetensors", facts) and len(run.written) == 2
 
 
 def test_all_averages_have_their_own_files(tmp_path: Path) -> None:

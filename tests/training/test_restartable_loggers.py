@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.full_disk import full_disk
 
-from sdedit_pl.training.restartable_loggers import CsvHistory
+from sdedit_pl.training.restartable_loggers import ContinuedWandb, CsvHistory
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -74,6 +74,43 @@ def test_an_incomplete_last_row_is_dropped(cut: int, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-cut])
     CsvHistory(path, 9).log_metrics({"train/loss": 0.75, "train/images": 24.0}, 3)
     assert rows(path) == before
+
+
+DAMAGES = {
+    "semicolons": b"step;train/loss\n0;0.5\n",
+    "no step": b"epoch,train/loss\n0,0.5\n",
+    "no number": b"step,train/loss\none,0.5\n",
+    "another cell": b"step,train/loss\n0,0.5,7\n",
+    "latin 1": b"step,caf\xe9\n0,0.5\n",
+    "long field": b"step,train/loss\n0," + 200_000 * b"9" + b"\n",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_table_of_another_program_is_named_and_kept(damage: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    history = filled(path, 2)
+    path.write_bytes(damage)
+    with pytest.raises(ValueError, match=r"metrics.csv is not a table as training writes it.* move it away"):
+        CsvHistory(path, 2)
+    history.log_metrics({"new": 1.0}, 2)  # training itself continues
+    assert path.read_bytes() == damage and "metrics.csv is not a table" in str(history.failure)
+
+
+def test_a_byte_order_mark_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    filled(path, 2)
+    before = path.read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + before)
+    CsvHistory(path, 2)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "is not a JSON file"), ("[]", "must hold a JSON object")])
+def test_a_damaged_memory_of_wandb_is_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "wandb.json").write_text(text)
+    with pytest.raises(ValueError, match=f"wandb.json {message}"):
+        ContinuedWandb(tmp_path / "wandb.json")
 
 
 def test_rows_that_a_full_disk_refuses_are_written_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

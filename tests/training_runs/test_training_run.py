@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from sdedit_pl.sde import SDES
 from sdedit_pl.settings_record import SettingsChanged
 from sdedit_pl.training.divergence_watch import Diverged
 from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training_runs.run_folder import newest_whole
 from sdedit_pl.training_runs.training_run import fit
 
 NO_PREVIEWS = ("preview.count=0", "preview.samples=0", "trainer.val_check_interval=1000")
@@ -326,6 +329,50 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_resumed(
     assert logged(damaged, "val/loss") == logged(finished, "val/loss")
 
 
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ("optimizer_states", "it lacks optimizer_states"),
+        ("current_model_state", "it lacks current_model_state"),
+        ("callbacks/ImageHalfLifeAveraging", "it lacks ImageHalfLifeAveraging"),
+        ("archive/data/3", "is not a whole checkpoint"),
+    ],
+)
+def test_a_checkpoint_without_an_entry_is_damaged_even_if_its_checksums_are_right(
+    entry: str, problem: str, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    newest = resumable(out, 4)
+    if entry.startswith("archive/"):
+        with zipfile.ZipFile(resumable(finished, 4)) as whole, zipfile.ZipFile(newest, "w") as archive:
+            for name in whole.namelist():
+                if name != entry:
+                    archive.writestr(name, whole.read(name))
+    else:
+        checkpoint = read(out, 4)
+        place, _, name = entry.rpartition("/")
+        del (checkpoint[place] if place else checkpoint)[name]
+        torch.save(checkpoint, newest)
+    assert newest_whole(out) == resumable(out, 2)
+    assert "step=00000004.ckpt is damaged" in caplog.text and problem in caplog.text
+
+
+def test_a_second_interrupt_ends_a_run_as_an_interrupt(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def insist(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ScoreModule, "training_step", insist)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny_config(f"data.path={images}", f"out={tmp_path / 'run'}"))
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(damaged: Path, images: Path) -> None:
     resumable(damaged, 2).write_bytes(b"")
     before = {path: path.read_bytes() for path in damaged.rglob("*") if path.is_file()}
@@ -357,7 +404,7 @@ def test_a_disk_with_room_for_the_model_alone(finished: Path, images: Path, tmp_
     model = finished / "model.safetensors"
     resource.setrlimit(resource.RLIMIT_FSIZE, (2 * model.stat().st_size, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"4\.ckpt cannot be written.* init_from="):
+        with pytest.raises(OSError, match=r"4\.ckpt cannot be written.*model after step 4; .* init_from="):
             fit(tiny_config(*settings))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -60,7 +60,7 @@ class CheckpointFormat(abc.ABC):
 
     @abc.abstractmethod
     def recognises(self, path: Path) -> bool:
-        """Whether the file or folder at `path` looks like this format; cheap, and runs no code from it."""
+        """Whether the file or folder at `path` looks like this format. Cheap; runs no code from it."""
 
     @abc.abstractmethod
     def read(

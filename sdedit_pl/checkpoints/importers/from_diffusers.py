@@ -119,7 +119,7 @@ def _read_configs(folder: Path, place: Path, config: Mapping[str, Any] | None) -
 
 
 def _refuse_configs(place: Path, preset: str, config: Mapping[str, Any] | None) -> FolderConfig:
-    """No configurations, because the model is a preset; raises a CheckpointError if there is one as well."""
+    """An empty result, because the model is a preset; raises a CheckpointError if there is a configuration as well."""
     if config is not None or _is_network(place):
         raise CheckpointError(
             f"{place} has a configuration, and preset={preset} is a second description: leave the preset out"

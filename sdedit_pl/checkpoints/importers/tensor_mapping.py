@@ -1,4 +1,4 @@
-"""From published tensors to a network's state dict: which of them make each of ours, and how the two differ."""
+"""From published tensors to a network's state dict: the sources of each of our tensors, and the differences."""
 
 from __future__ import annotations
 

@@ -1,0 +1,77 @@
+"""The keys of autoguidance that edits, evaluations and calibrations share, and the guiding model's checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdedit_pl.checkpoints.fingerprint import fingerprint
+from sdedit_pl.checkpoints.loading import load_described, load_for_editing
+from sdedit_pl.checkpoints.locating import early_average, find_checkpoint
+from sdedit_pl.checkpoints.native import Description
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.editing.autoguidance import guided
+
+
+@dataclass(kw_only=True)
+class GuidanceSettings:
+    """Autoguidance.
+
+    Args:
+        guidance: w of autoguidance by a weaker model, D + (w - 1)(D - D_weak), crisper and less varied as it grows; 1
+            is none, anything else takes two evaluations of networks instead of one.
+        guide_ckpt: the weaker model; null takes the early average beside `ckpt`, which training writes with
+            checkpoint.early.
+        guidance_range: lowest,highest noise level at which guidance applies; null for all.
+    """
+
+    guidance: float = 1.0
+    guide_ckpt: str | None = None
+    guidance_range: tuple[float, float] | None = None
+
+    def guiding_checkpoint(self, checkpoint: Path) -> Path | None:
+        """The guiding model's file for a checkpoint that `find_checkpoint` returned; None without guidance.
+
+        Raises:
+            CheckpointError: there is none.
+            ValueError: keys of guidance that do not go together.
+        """
+        if self.guidance == 1:
+            if self.guide_ckpt is not None or self.guidance_range is not None:
+                raise ValueError("guide_ckpt and guidance_range need guidance=W other than 1, which is none; try 1.5")
+            return None
+        if self.guide_ckpt is not None:
+            return find_checkpoint(self.guide_ckpt)
+        early = early_average(checkpoint)
+        if not early.is_file():
+            raise CheckpointError(
+                f"guidance={self.guidance:g} needs a weaker model, and there is no {early}, which training writes with "
+                "checkpoint.early=0.12; give one as guide_ckpt="
+            )
+        return early
+
+    def recipe(self, checkpoint: Path) -> str:
+        """Everything about guidance that images depend on; empty without it."""
+        guide = self.guiding_checkpoint(checkpoint)
+        if guide is None:
+            return ""
+        levels = "" if self.guidance_range is None else ", levels {:g} to {:g}".format(*self.guidance_range)
+        return f", guidance={self.guidance:g} by {fingerprint(guide)}{levels}"
+
+
+def load_guided(ckpt: str, device: str, settings: GuidanceSettings) -> tuple[Denoiser, Description]:
+    """As `load_for_editing`, guided as the settings say; the description is that of `ckpt`.
+
+    Raises:
+        ValueError: see `load_for_editing` and `guided`, or the guiding model is for other images.
+    """
+    denoiser, description = load_for_editing(ckpt, device)
+    guide = settings.guiding_checkpoint(description.path)
+    if guide is None:
+        return denoiser, description
+    weak, other = load_described(guide, next(denoiser.parameters()).device)
+    if other.image_shape != description.image_shape:
+        shapes = ("{1} px with {0} channels".format(*shape) for shape in (other.image_shape, description.image_shape))
+        raise ValueError(f"the guiding model {guide} is for images of {next(shapes)}, the model for {next(shapes)}")
+    return guided(denoiser, weak, settings.guidance, settings.guidance_range), description

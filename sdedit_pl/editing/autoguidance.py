@@ -1,0 +1,102 @@
+"""Autoguidance: a model's estimates, moved away from those of a weaker version of itself.
+
+    D_guided = D + (w - 1) (D - D_weak)
+
+w = 1 is the model itself. The errors that a short training leaves are errors of the long one too, only larger, so that
+their difference points away from them. Score and x_0 estimate are moved alike, because both are affine in the network's
+output with the same coefficients for both models.
+
+Source: Karras et al., "Guiding a Diffusion Model with a Bad Version of Itself", NeurIPS 2024, equation 3 (with its w);
+Kynkaanniemi et al., "Applying Guidance in a Limited Interval", NeurIPS 2024 (the range of noise levels).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.typing import Images, Times, over_images
+
+
+class Guided(nn.Module):
+    """Two networks as one, whose label is the same quantity.
+
+    Args:
+        network: the strong network; its learned variance is kept as it is.
+        weak: the weak network, evaluated only if a label of the batch is within `labels`.
+        guidance: w.
+        labels: lowest and highest label that is guided; None for all, which needs no look at the labels.
+    """
+
+    evaluations = 2
+
+    def __init__(
+        self, network: nn.Module, weak: nn.Module, guidance: float, labels: tuple[float, float] | None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.weak = weak
+        self.guidance = guidance
+        self.labels = labels
+        self.size_divisor = getattr(network, "size_divisor", 1)
+
+    def forward(self, x: Images, label: Times) -> Float[Tensor, "B outputs H W"]:
+        """The guided output, in float32 or a wider dtype."""
+        output = self.network(x, label)
+        output = output.to(torch.promote_types(output.dtype, torch.float32))
+        strength = torch.full_like(label, self.guidance - 1)
+        if self.labels is not None:
+            within = (self.labels[0] <= label) & (label <= self.labels[1])
+            if not within.any():
+                return output
+            strength = strength * within
+        own, rest = output.tensor_split([x.shape[1]], dim=1)
+        moved = own + over_images(strength).to(own) * (own - self.weak(x, label)[:, : x.shape[1]].to(own))
+        return torch.cat([moved, rest], dim=1)
+
+
+def guided(denoiser: Denoiser, weak: Denoiser, guidance: float, levels: tuple[float, float] | None = None) -> Denoiser:
+    """A denoiser, guided by a weaker one; with a guidance of 1 the denoiser itself.
+
+    Args:
+        guidance: w; 1 is none, between 0 and 1 is in between the two models.
+        levels: lowest and highest noise level at which it applies; outside, a step evaluates one network.
+
+    Raises:
+        ValueError: a value is out of range, or the two networks' outputs have other meanings.
+    """
+    if not 0 <= guidance < math.inf:
+        raise ValueError(f"guidance must be at least 0, got {guidance}; 1 is none, 1.5 to 3 are usual")
+    if levels is not None and not 0 <= levels[0] < levels[1]:
+        raise ValueError(f"guidance_range is a range of noise levels above 0, got {levels[0]:g} to {levels[1]:g}")
+    if guidance == 1:
+        return denoiser
+    for name, own, other in (
+        ("SDE", denoiser.sde, weak.sde),
+        (
+            "parameterisation",
+            denoiser.parameterisation.without_variance(),
+            weak.parameterisation.without_variance(),
+        ),
+    ):
+        if own != other:
+            raise ValueError(
+                f"the guiding model has another {name} than the model, {other} instead of {own}; guide a model by an "
+                "earlier average of its own training"
+            )
+    labels = None if levels is None else _labels(denoiser, levels)
+    network = Guided(denoiser.network, weak.network, guidance, labels)
+    t_max = min(denoiser.t_max, weak.t_max)
+    both = Denoiser(network, denoiser.parameterisation, denoiser.sde, t_max=t_max, at_once=denoiser.at_once)
+    return both.train(denoiser.training)
+
+
+def _labels(denoiser: Denoiser, levels: tuple[float, float]) -> tuple[float, float]:
+    """The lowest and highest label of a range of noise levels."""
+    times = denoiser.sde.time_at_noise_level(torch.tensor(levels, dtype=torch.float64).clamp(min=1e-6))
+    low, high = sorted(denoiser.parameterisation.network_label(denoiser.sde, times).tolist())
+    return low, high
