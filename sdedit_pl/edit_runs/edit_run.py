@@ -51,6 +51,7 @@ def run_edit(settings: EditSettings) -> int:
             paste=settings.pasted_object,
             window=settings.window_size(shape),
             side=settings.side,
+            fit=settings.fit,
         )
         steps = sum(edit.total_steps(denoiser.sde) for edit in edits)
         evaluations = steps * len(inputs.guides) * settings.samples * network_evaluations

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdedit_pl.data.image_decoding import Fit
 from sdedit_pl.guides.composite import Paste, compose
 from sdedit_pl.guides.guide_files import Guide, read_guides
 from sdedit_pl.guides.mask_files import Area, find_areas, read_areas
@@ -29,6 +30,7 @@ def read_edit_inputs(
     paste: Paste | None = None,
     window: int | None = None,
     side: int | None = None,
+    fit: Fit = "crop",
 ) -> EditInputs:
     """Reads the files of an edit: one guide with a pasted object, or guides with masks or strength maps, or neither.
 
@@ -40,11 +42,12 @@ def read_edit_inputs(
         paste: an object to paste.
         window: window size for guides at their own proportions; None for the model's size.
         side: with windows, length to which the shorter side is resampled.
+        fit: without windows, how guides become squares.
 
     Raises:
         ValueError: files are missing or do not fit together.
     """
-    guides = read_guides(guide, shape, window, side)
+    guides = read_guides(guide, shape, window, side, fit)
     if paste is not None:
         return _with_paste(paste, guides, guide)
     kind, place = ("mask", mask) if strength is None else ("strength", strength)
