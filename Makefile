@@ -14,13 +14,16 @@ PIP_INSTALL = $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test slow lint types format clean
+.PHONY: help demo paint test slow lint types format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: $(PACKAGE) ## edit the bundled guides with the bundled checkpoint into outputs/demo.png
 	$(BIN)/python -m sdedit_pl demo out=outputs/demo.png overwrite=true
+
+paint: $(PACKAGE) ## paint guides in a browser and edit them with the bundled checkpoint
+	$(BIN)/python -m sdedit_pl paint
 
 test: $(TOOLS) ## run the tests, without the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
@@ -50,7 +53,7 @@ $(BIN)/python:
 
 $(PACKAGE): pyproject.toml requirements/tested.txt | $(BIN)/python
 	@echo "installing into $(VENV); the first time takes minutes, most of them for PyTorch"
-	$(PIP_INSTALL) -e .
+	$(PIP_INSTALL) -e '.[paint]'
 	@touch $@
 
 $(TOOLS): $(PACKAGE)

@@ -32,7 +32,10 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _CONNECT_TIMEOUT = 30.0
 _READ_TIMEOUT = 60.0
-_ABSENT_STATUS = (400, 401, 403, 404, 405, 410, 451)
+_LONGEST_TRANSFER = 24 * 3600.0
+_SLOWEST_TRANSFER = 1000.0
+"""Bytes per second, on average over each `_READ_TIMEOUT`."""
+_ABSENT_STATUS = (400, 401, 403, 405, 410, 451)
 
 
 class DownloadFailed(ValueError):
@@ -119,8 +122,7 @@ def _transfer_repeatedly(url: str, part: Path, attempts: int, shown: str) -> Non
 
 def _transfer(url: str, part: Path, shown: str) -> str:
     """Copies the file once; returns why the transfer broke, or an empty string."""
-    from aiohttp import ClientResponseError, InvalidURL  # importing it takes longer than most commands should
-    from fsspec.callbacks import NoOpCallback, TqdmCallback
+    from aiohttp import InvalidURL  # importing it takes longer than most commands should
 
     if url.startswith("pipe:"):
         return _copy_output(url.removeprefix("pipe:"), part)
@@ -128,25 +130,49 @@ def _transfer(url: str, part: Path, shown: str) -> str:
         filesystem, path = _filesystem(url)
     except (ImportError, ValueError) as error:
         raise DownloadInterrupted(str(error)) from None
-    bar = {"unit": "B", "unit_scale": True, "desc": shown, "disable": None}
     try:
-        filesystem.get_file(path, str(part), callback=TqdmCallback(tqdm_kwargs=bar) if shown else NoOpCallback())
+        filesystem.get_file(path, str(part), callback=_progress(shown))
     except (FileNotFoundError, IsADirectoryError):
         raise FileAbsent("there is no such file") from None
     except PermissionError as error:
         raise FileAbsent(f"it may not be read ({error})") from None
-    except ClientResponseError as error:
-        answer = f"the server answers {error.status} {error.message}"
-        if error.status in _ABSENT_STATUS:
-            raise FileAbsent(answer) from None
-        return answer
     except InvalidURL:
         raise FileAbsent("its URL is not valid") from None
     except _transfer_errors() as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        return str(error) or type(error).__name__
+        reason = str(getattr(error, "message", error))  # all of a ClientResponseError would show the URL
+        return " ".join(reason.split()) or type(error).__name__
     return ""
+
+
+def _progress(shown: str) -> Any:
+    """A progress bar called `shown`, none if that is empty, that raises OSError when a transfer is too slow."""
+    from fsspec.callbacks import TqdmCallback
+
+    class Progress(TqdmCallback):
+        begin, received = time.monotonic(), 0
+
+        def relative_update(self, inc: int = 1) -> None:
+            super().relative_update(inc)
+            self.received += inc
+            seconds = time.monotonic() - self.begin
+            if seconds >= _READ_TIMEOUT:
+                if self.received < _SLOWEST_TRANSFER * seconds:
+                    raise OSError(f"it sent {self.received} bytes in {seconds:.0f} s")
+                self.begin, self.received = time.monotonic(), 0
+
+    bar = {"unit": "B", "unit_scale": True, "desc": shown, "disable": None if shown else True}
+    return Progress(tqdm_kwargs=bar)
+
+
+async def _require_whole_file(response: Any) -> None:
+    """Raises FileAbsent or OSError for an answer of aiohttp that is not a whole file, as one of a part is not."""
+    answer = f"the server answers {response.status} {response.reason}"
+    if response.status in _ABSENT_STATUS:
+        raise FileAbsent(answer)
+    if response.status not in (200, 404):  # fsspec handles 404
+        raise OSError(answer)
 
 
 def _copy_output(command: str, part: Path) -> str:
@@ -164,11 +190,11 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
     if not url.startswith(("http://", "https://")):
         return fsspec.core.url_to_fs(url)
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT, sock_read=_READ_TIMEOUT)
+    timeout = aiohttp.ClientTimeout(total=_LONGEST_TRANSFER, sock_connect=_CONNECT_TIMEOUT, sock_read=_READ_TIMEOUT)
     proxies = urlsplit(url).hostname not in LOOPBACK
     filesystem = fsspec.filesystem(
         urlsplit(url).scheme,
-        client_kwargs={"timeout": timeout, "trust_env": proxies},
+        client_kwargs={"timeout": timeout, "trust_env": proxies, "raise_for_status": _require_whole_file},
         headers={"User-Agent": "sdedit_pl", "Accept-Encoding": "identity"},
         encoded=True,  # signed URLs are sent as given
     )

@@ -89,6 +89,30 @@ def test_an_absent_file_is_asked_for_once(server: ShardServer, target: Path) -> 
     assert len(server.fetched()) == 2
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"206 Partial Content\r\nContent-Range: bytes 5-9/10\r\nContent-Length: 5",
+        b"204 No Content",
+        b"200 OK\r\nContent-Length: five",
+        b"200 OK\r\nContent-Length: -5",
+        b"200 OK\r\nContent-Length: 5\r\nContent-Length: 6",
+    ],
+)
+def test_an_answer_that_is_no_whole_file_interrupts(server: ShardServer, target: Path, head: bytes) -> None:
+    server.raw = b"HTTP/1.1 " + head + b"\r\n\r\n12345"
+    with pytest.raises(DownloadInterrupted, match=r"\A[^\n]*, 2 times") as caught:
+        download(f"{server.url}/a.tar?password=x", target, attempts=2)
+    assert "password" not in str(caught.value) and not target.exists()
+
+
+def test_a_slow_transfer_breaks(server: ShardServer, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdedit_pl.downloads._READ_TIMEOUT", 0.2)
+    server.pause = 0.01
+    with pytest.raises(DownloadInterrupted, match=r"it sent \d+ bytes in 0 s, 1 times"):
+        download(f"{server.url}/a.tar", target, attempts=1)
+
+
 def test_a_wrong_file_is_removed(server: ShardServer, target: Path) -> None:
     target.write_text("before")
     with pytest.raises(WrongFile, match=f"its sha256 is {SHA256}, expected {'0' * 64}"):

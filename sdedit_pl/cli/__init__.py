@@ -16,6 +16,7 @@ VERBS: dict[str, str] = {
     "pack": "turn images into shards to train on",
     "train": "train a score model on a domain",
     "edit": "turn guides into images of a model's domain",
+    "paint": "paint guides and masks in a browser and edit them",
     "calibrate": "find the t0 of a model on images of its domain",
     "evaluate": "measure a model's edits as the paper does, and write a report",
     "study": "ask people which of two methods' images they prefer",

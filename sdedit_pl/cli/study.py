@@ -65,7 +65,8 @@ def serve(words: list[str]) -> None:
     """Serves a study until it is interrupted."""
     arguments = COMMANDS["serve"].parse(words)
     _require_packages("serve", "jinja2", "starlette", "uvicorn")
-    from sdedit_pl.study.study_server import listen, page_url, serve_study
+    from sdedit_pl.study.study_server import serve_study
+    from sdedit_pl.web import listen, page_url
 
     with StudyDatabase(Path(arguments.study)) as study, listen(arguments.host, arguments.port) as listening:
         elsewhere = ", or at this machine's network address" if arguments.host in ("", "0.0.0.0", "::") else ""

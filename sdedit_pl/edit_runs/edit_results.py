@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
@@ -17,7 +19,8 @@ from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
 from sdedit_pl.editing.many_guides import Edited
 from sdedit_pl.editing.trajectories import Trajectory, save_animation, strip
 from sdedit_pl.files import sha256_of
-from sdedit_pl.guides.guide_files import Guide
+from sdedit_pl.guides.focus import put_back
+from sdedit_pl.guides.guide_files import Guide, Part, image_size, read_pixels
 from sdedit_pl.picture_grid import to_picture
 from sdedit_pl.result_folder import hashes_of, own_files, refuse_others, refuse_used
 
@@ -37,19 +40,27 @@ class EditWriter:
         self.files = files
         self.samples: dict[str, dict[str, Any]] = {}
         self.shown: dict[float | str, list[Edited]] = {}
+        self._unfinished: dict[str, UInt8[Tensor, "C H W"]] = {}
 
     @property
     def count(self) -> int:
         return len(self.samples)
 
     def write(self, t0: float | str, mark: str, edited: Edited, trajectory: Trajectory | None) -> None:
-        """Writes a PNG file for each sample of a guide, with `mark` in its name, and the trajectory if there is one."""
+        """Writes a PNG file for each sample of a guide, with `mark` in its name, and the trajectory if there is one.
+
+        A picture that is edited in parts is written with its last one.
+        """
+        guide = edited.guide
         for image, seed in zip(edited.samples, edited.seeds, strict=True):
-            file = sample_file(edited.guide.path, mark, seed)
-            to_picture(image).save(self.folder / file)
-            self.samples[file] = {"guide": str(edited.guide.path), "t0": t0, "seed": seed}
+            file = sample_file(guide.path, mark, seed)
+            if guide.part is None:
+                to_picture(image).save(self.folder / file)
+            else:
+                self._put_back(file, guide.path, guide.part, image)
+            self.samples[file] = {"guide": str(guide.path), "t0": t0, "seed": seed}
         if trajectory is not None:
-            still, animation = (self.folder / file for file in trajectory_files(edited.guide.path, mark))
+            still, animation = (self.folder / file for file in trajectory_files(guide, mark))
             shown = trajectory.images.shape[1]
             results, seeds = edited.samples[:shown], edited.seeds[:shown]
             strip(trajectory, results, seeds).save(still)
@@ -75,14 +86,26 @@ class EditWriter:
         repeated = {key: value for key, value in as_data(self.settings).items() if key != "overwrite"}
         (self.folder / RECORD_FILE).write_text(yaml_text({**repeated, RECORD_KEY: record}))
 
+    def _put_back(self, file: str, guide: Path, part: Part, image: Float[Tensor, "C H W"]) -> None:
+        picture = self._unfinished.pop(file, None)
+        if picture is None:
+            width, height = image_size(guide)
+            picture = read_pixels(guide, (height, width), len(image), whole=True)
+        put_back(picture, part, image)
+        if part.last:
+            to_picture(picture).save(self.folder / file)
+        else:
+            self._unfinished[file] = picture
+
 
 def sample_file(guide: Path, mark: str, seed: int) -> str:
     return f"{guide.stem}{mark}_seed{seed}.png"
 
 
-def trajectory_files(guide: Path, mark: str) -> tuple[str, str]:
+def trajectory_files(guide: Guide, mark: str) -> tuple[str, str]:
     """The strip and the animation."""
-    return f"{guide.stem}{mark}_trajectory.png", f"{guide.stem}{mark}_trajectory.webp"
+    name = f"{guide.path.stem}{mark}" + (f"_part{guide.part.number}" if guide.part else "")
+    return f"{name}_trajectory.png", f"{name}_trajectory.webp"
 
 
 def read_settings_file(file: str) -> dict[str, Any]:
@@ -109,7 +132,7 @@ def refuse_foreign(
     """Raises ValueError if a result of the tasks would replace a file that no earlier edit wrote."""
     written = {RECORD_FILE, SHEET_FILE}
     for task in tasks:
-        for guide in (guides[number].path for number in task.guides):
-            written |= {sample_file(guide, task.mark, seed) for seed in settings.seeds}
+        for guide in (guides[number] for number in task.guides):
+            written |= {sample_file(guide.path, task.mark, seed) for seed in settings.seeds}
             written |= set(trajectory_files(guide, task.mark) if settings.trajectory else ())
     refuse_others(folder, written - earlier)

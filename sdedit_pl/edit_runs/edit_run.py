@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from sdedit_pl.checkpoints import files_of
 from sdedit_pl.checkpoints.guidance import load_guided
+from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.edit_runs.edit_plan import EditTask, build_edits, default_t0, edit_tasks
 from sdedit_pl.edit_runs.edit_results import SHEET_FILE, SHEET_ROWS, EditWriter, earlier_results, refuse_foreign
@@ -25,8 +26,10 @@ from sdedit_pl.result_folder import result_folder
 logger = logging.getLogger(__name__)
 
 
-def run_edit(settings: EditSettings) -> int:
+def run_edit(settings: EditSettings, loaded: tuple[Denoiser, Description] | None = None) -> int:
     """Edits the guides and writes samples, contact sheet and record to `settings.out`; returns the number of samples.
+
+    `loaded` is the model of `settings.ckpt`, if it has been read before.
 
     Raises:
         ValueError: settings, files or the device do not allow the edit. No result is written then.
@@ -36,7 +39,7 @@ def run_edit(settings: EditSettings) -> int:
     earlier: set[str] = set()
     with result_folder(folder, replaced=earlier) as unpublished:
         earlier |= earlier_results(folder, settings.overwrite)
-        denoiser, description = load_guided(settings.ckpt, settings.device, settings)
+        denoiser, description = loaded or load_guided(settings.ckpt, settings.device, settings)
         if settings.t0 is None:
             settings = replace(settings, t0=default_t0(description.path))
             edits = build_edits(settings)
@@ -52,6 +55,7 @@ def run_edit(settings: EditSettings) -> int:
             window=settings.window_size(shape),
             side=settings.side,
             fit=settings.fit,
+            focus=settings.focus,
         )
         steps = sum(edit.total_steps(denoiser.sde) for edit in edits)
         evaluations = steps * len(inputs.guides) * settings.samples * network_evaluations

@@ -58,6 +58,8 @@ class EditSettings(GuidanceSettings):
             size in pixels.
         overlap: minimal overlap of neighbouring windows in pixels; null for half a window.
         side: with windows, length to which the shorter side of guides is resampled; null for their own.
+        focus: edit only the part of a large picture around each region of the mask, at the model's size, and put it
+            back at full resolution; or a box x,y,width,height in pixels of the file. All else stays bit for bit.
         trajectory: also write, for each guide, the x_0 estimates along the way as an animation and a strip.
         batch: samples per batch; null for as many as fit into memory. It affects only speed and memory.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -94,6 +96,7 @@ class EditSettings(GuidanceSettings):
     windows: bool | int = False
     overlap: int | None = None
     side: int | None = None
+    focus: bool | tuple[int, int, int, int] = False
     trajectory: bool = False
     batch: int | None = None
     device: str = "auto"
@@ -114,10 +117,12 @@ class EditSettings(GuidanceSettings):
             raise ValueError("paste and at go together: paste=IMAGE at=X,Y puts its upper left corner there")
         if self.paste is None and (self.paste_mask, self.scale, self.grow, self.feather) != (None, 1.0, 3, 0):
             raise ValueError("paste_mask, scale, grow and feather are for a paste; give paste=IMAGE at=X,Y")
-        if self.windows and self.fit != "crop":
-            raise ValueError("guides keep their proportions in windows and need no fit; give windows or fit=pad")
+        if (self.windows or self.focus) and self.fit != "crop":
+            raise ValueError("with windows and focus, guides keep their proportions and need no fit; omit one of them")
         if not self.windows and (self.overlap is not None or self.side is not None):
             raise ValueError("overlap and side are for windows; give windows=true")
+        if self.focus and (self.windows or self.paste is not None):
+            raise ValueError("focus goes with a mask, a strength map or a box, not with windows or paste; omit these")
         if (self.t0 == AUTO) != (self.l2 is not None):
             raise ValueError("t0=auto and l2 go together: l2=NUMBER says how much a guide may change")
         if isinstance(self.t0, tuple):

@@ -61,7 +61,32 @@ class Trajectory:
         return Trajectory(tuple(times), tuple(levels), self.images[chosen])
 
 
-class RecordingDenoiser(Denoiser):
+class WatchedDenoiser(Denoiser):
+    """A wrapper around a denoiser that calls `watch` with the times (B,) and estimates of x_0 of each evaluation."""
+
+    def __init__(self, denoiser: Denoiser, watch: Callable[[Tensor, Images], object]) -> None:
+        super().__init__(
+            denoiser.network, denoiser.parameterisation, denoiser.sde, t_max=denoiser.t_max, at_once=denoiser.at_once
+        )
+        self.train(denoiser.training)
+        self.denoiser = denoiser
+        self.watch = watch
+
+    def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+        x_0 = self.denoiser(x_t, t)
+        self.watch(t, x_0)
+        return x_0
+
+    def score(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+        return self.estimates(x_t, t).score
+
+    def estimates(self, x_t: Images, t: Float[Tensor, "B"]) -> Estimates:
+        estimates = self.denoiser.estimates(x_t, t)
+        self.watch(t, estimates.x_0)
+        return estimates
+
+
+class RecordingDenoiser(WatchedDenoiser):
     """A wrapper around a denoiser that records at most `frames` (3 or more) of its estimates of x_0 during one run.
 
     It keeps every n-th estimate and the last one. When `frames` estimates have been kept, every second one is dropped
@@ -72,31 +97,14 @@ class RecordingDenoiser(Denoiser):
     """
 
     def __init__(self, denoiser: Denoiser, frames: int = 48) -> None:
-        super().__init__(
-            denoiser.network, denoiser.parameterisation, denoiser.sde, t_max=denoiser.t_max, at_once=denoiser.at_once
-        )
+        super().__init__(denoiser, lambda t, x_0: self._keep(_Estimate(t, x_0)))
         if frames < 3:
             raise ValueError(f"a trajectory has at least 3 frames (first, middle, last), got {frames}")
-        self.train(denoiser.training)
-        self.denoiser = denoiser
         self.frames = frames
         self._kept: list[_Estimate] = []
         self._latest: _Estimate | None = None
         self._seen = 0
         self._every = 1
-
-    def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
-        x_0 = self.denoiser(x_t, t)
-        self._keep(_Estimate(t, x_0))
-        return x_0
-
-    def score(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
-        return self.estimates(x_t, t).score
-
-    def estimates(self, x_t: Images, t: Float[Tensor, "B"]) -> Estimates:
-        estimates = self.denoiser.estimates(x_t, t)
-        self._keep(_Estimate(t, estimates.x_0))
-        return estimates
 
     def trajectory(self) -> Trajectory:
         """The recorded estimates.

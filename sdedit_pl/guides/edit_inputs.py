@@ -8,8 +8,9 @@ from pathlib import Path
 
 from sdedit_pl.data.image_decoding import Fit
 from sdedit_pl.guides.composite import Paste, compose
-from sdedit_pl.guides.guide_files import Guide, read_guides
-from sdedit_pl.guides.mask_files import Area, find_areas, read_areas
+from sdedit_pl.guides.focus import Box, parts_of
+from sdedit_pl.guides.guide_files import Guide, find_guides, read_guides, read_large_guide, refuse_repeated
+from sdedit_pl.guides.mask_files import Area, AreaKind, find_areas, read_areas
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ def read_edit_inputs(
     window: int | None = None,
     side: int | None = None,
     fit: Fit = "crop",
+    focus: bool | Box = False,
 ) -> EditInputs:
     """Reads the files of an edit: one guide with a pasted object, or guides with masks or strength maps, or neither.
 
@@ -43,17 +45,35 @@ def read_edit_inputs(
         window: window size for guides at their own proportions; None for the model's size.
         side: with windows, length to which the shorter side is resampled.
         fit: without windows, how guides become squares.
+        focus: edit the parts that a mask or map allows to change, or the one in a box, see `sdedit_pl.guides.focus`.
 
     Raises:
         ValueError: files are missing or do not fit together.
     """
+    kind, place = ("mask", mask) if strength is None else ("strength", strength)
+    if focus:
+        return _with_focus(guide, shape, kind, place, None if focus is True else focus)
     guides = read_guides(guide, shape, window, side, fit)
     if paste is not None:
         return _with_paste(paste, guides, guide)
-    kind, place = ("mask", mask) if strength is None else ("strength", strength)
     area_files = find_areas(kind, place, guides)
     files = [*(guide.path for guide in guides), *(file for file in area_files if file is not None)]
     return EditInputs(guides, read_areas(kind, area_files, guides), files)
+
+
+def _with_focus(guide: str, shape: tuple[int, int], kind: AreaKind, place: str | None, box: Box | None) -> EditInputs:
+    """The parts of each guide; only one whole picture at a time is in memory."""
+    channels, size = shape
+    paths = find_guides(guide)
+    refuse_repeated(paths)
+    parts: list[tuple[Guide, Area]] = []
+    files = []
+    for path in paths:
+        whole = read_large_guide(path, 1, channels)
+        area_files = find_areas(kind, place, [whole])
+        parts += parts_of(whole, read_areas(kind, area_files, [whole])[0], size, box)
+        files += [path, *(file for file in area_files if file is not None)]
+    return EditInputs([part for part, _ in parts], [area for _, area in parts], files)
 
 
 def _with_paste(paste: Paste, guides: Sequence[Guide], place: str) -> EditInputs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +31,22 @@ from sdedit_pl.guides.reference_runner_files import RUNNER_SUFFIX, read_mask_and
 logger = logging.getLogger(__name__)
 
 
+class Part(NamedTuple):
+    """The square part of a picture that a guide shows.
+
+    Args:
+        corner: (left, top) in pixels of the file.
+        alpha: the weight of the edit against the picture, 0..255, at the file's resolution.
+        number: 1 for the picture's first part.
+        last: whether it is the last one.
+    """
+
+    corner: tuple[int, int]
+    alpha: UInt8[Tensor, "side side"]
+    number: int
+    last: bool
+
+
 class Guide(NamedTuple):
     """A guide at the size that the model edits.
 
@@ -38,8 +54,9 @@ class Guide(NamedTuple):
         image: float32 in [-1, 1].
         original_size: (width, height) of the image in the file.
         mask: the edit mask stored in the same file, if any; True where pixels may change.
-        whole: whether `image` has the proportions of the file; otherwise it is a square, see `fit`.
-        fit: how the square was made, see `ImageFormat`.
+        whole: whether `image` has the proportions of the file; otherwise it is a part, or a square made by `fit`.
+        part: the part that `image` shows, if any.
+        fit: see `ImageFormat`.
     """
 
     path: Path
@@ -47,6 +64,7 @@ class Guide(NamedTuple):
     original_size: tuple[int, int]
     mask: Bool[Tensor, "1 1 H W"] | None = None
     whole: bool = False
+    part: Part | None = None
     fit: Fit = "crop"
 
     def shown(self, images: Tensor) -> Tensor:
@@ -109,7 +127,7 @@ def read_large_guide(path: Path, smallest: int, channels: int = 3, side: int | N
         ValueError: the image is not intact (UnreadableImage), the file is a `.pth` one, or `side` is below `smallest`.
     """
     if path.suffix == RUNNER_SUFFIX:
-        raise ValueError(f"{path} has the model's size and needs no windows; omit windows")
+        raise ValueError(f"{path} has the model's size and needs neither windows nor focus; omit them")
     if side is not None and side < smallest:
         raise ValueError(f"side must be at least the window size, {smallest} pixels, got {side}")
     width, height = image_size(path)
@@ -143,11 +161,16 @@ def read_guides(
     for item in guides:
         if item.resized:
             logger.info("%s", _description_of_resizing(item))
-    names = [item.path.stem for item in guides]
+    refuse_repeated([item.path for item in guides])
+    return guides
+
+
+def refuse_repeated(paths: Sequence[Path]) -> None:
+    """Raises ValueError if two guides have the same name."""
+    names = [path.stem for path in paths]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"guides need different names, got several called {', '.join(repeated)}")
-    return guides
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -133,6 +133,7 @@ class StudyDatabase:
             for pragma in ("synchronous = FULL", "wal_autocheckpoint = 1", "foreign_keys = ON"):
                 self._database.execute(f"PRAGMA {pragma}")
             self._rows("SELECT 1 FROM study")  # creates the log, and so fails in a folder that is not writable
+            self._pictures = self._connected("mode=ro")  # reads while another program's lock holds back answers
         except (sqlite3.Error, ValueError, TypeError) as error:
             self._database.close()
             if isinstance(error, sqlite3.OperationalError):
@@ -149,6 +150,7 @@ class StudyDatabase:
         self.close()
 
     def close(self) -> None:
+        self._pictures.close()
         with self._lock:
             self._database.close()
 
@@ -197,7 +199,7 @@ class StudyDatabase:
 
     def image(self, identity: str) -> bytes | None:
         """The PNG file of an image; None if the id is unknown."""
-        rows = self._rows("SELECT png FROM images WHERE id = ?", identity)
+        rows = self._pictures.execute("SELECT png FROM images WHERE id = ?", (identity,)).fetchall()
         return rows[0][0] if rows else None
 
     def answers(self) -> list[Answer]:

@@ -126,6 +126,33 @@ def test_windows_edit_a_guide_at_its_own_size(desk: Path, command) -> None:
     assert pixels("smaller/large_seed0.png").shape == (16, 27, 3)
 
 
+def test_focus_edits_parts_of_a_large_photo_and_keeps_the_rest(desk: Path, command) -> None:
+    ramp = np.linspace(0, 255, 3000).astype(np.uint8)
+    Image.fromarray(np.stack([np.tile(ramp, (2000, 1))] * 3, 2)).save("photo.png")
+    mask = Image.new("L", (3000, 2000))
+    regions = ((300, 400, 500, 600), (2200, 1500, 2300, 1800))
+    for region in regions:
+        mask.paste(255, region)
+    mask.save("regions.png")
+    arguments = ("guide=photo.png", "mask=regions.png", "focus=true", "trajectory=true", "samples=1")
+    assert command(*EDIT, *arguments, "out=o", "t0=0.6").code == 0
+    trajectories = [f"photo_part{part}_trajectory.{kind}" for part in (1, 2) for kind in ("png", "webp")]
+    assert sorted(os.listdir("o")) == sorted(["edit.yaml", "photo_seed0.png", "sheet.png", *trajectories])
+    change = abs(pixels("o/photo_seed0.png") - pixels("photo.png")).sum(2)
+    for left, top, right, bottom in regions:
+        assert (change[top:bottom, left:right] > 0).mean() > 0.9
+        feather = 2 * 2 * max(right - left, bottom - top) // 16 + 1
+        change[top - feather : bottom + feather, left - feather : right + feather] = 0
+    assert not change.any()
+    assert command("edit", "config=o/edit.yaml", "out=again").code == 0
+    assert Path("again/photo_seed0.png").read_bytes() == Path("o/photo_seed0.png").read_bytes()
+    assert command(*EDIT, "guide=photo.png", "focus=1000,500,400,300", "samples=1", "out=box").code == 0
+    change = abs(pixels("box/photo_seed0.png") - pixels("photo.png")).sum(2)
+    assert change[500:800, 1000:1400].any()
+    change[500:800, 1000:1400] = 0
+    assert not change.any()
+
+
 def test_a_paste_may_be_edited_in_windows(desk: Path, command) -> None:
     Image.new("RGB", (40, 24), "white").save("large.png")
     Image.new("RGB", (10, 10), "red").save("object.png")
@@ -187,6 +214,9 @@ CONTRADICTIONS = {
     "windows=several": "windows must be a valid boolean or a valid integer, got 'several'",
     "paste=guide.png at=90,0": "covers no pixel of the guide: pasted at 90,0",
     "paste=guide.png at=0,0 guide=guides": "paste needs exactly one guide, the background, got 2 in guides",
+    "focus=true": "focus=true needs a mask, and guide.png has none",
+    "focus=0,0,17,17": "box x,y,width,height of at least 8 pixels within guide.png, which is 16x16",
+    "focus=true windows=true": "focus goes with a mask, a strength map or a box, not with windows or paste",
     "overlap=4": "overlap and side are for windows",
     "windows=true overlap=16": "the overlap of windows of 16 px must lie in [0, 16), got 16",
     "windows=true side=8": "16 pixels, got 8",

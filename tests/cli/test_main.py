@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from sdedit_pl.cli import VERBS, calibrate, demo, edit, evaluate, export, import_, info, main, pack, study, train
+from sdedit_pl.cli import VERBS, calibrate, demo, edit, evaluate, export, import_, info, main, pack, paint, study, train
 from sdedit_pl.configuration.schema import Key, keys_of, schema_of
 
 COMMANDS = {
     "pack": pack.COMMAND,
     "train": train.COMMAND,
     "edit": edit.COMMAND,
+    "paint": paint.COMMAND,
     "calibrate": calibrate.COMMAND,
     "evaluate": evaluate.COMMAND,
     "study": study.COMMANDS["build"],
@@ -89,7 +90,7 @@ def test_the_version_is_the_packages(command) -> None:
 
 
 def test_an_unknown_verb_is_refused(refused) -> None:
-    assert refused("paint") == f"unknown verb 'paint'; the verbs are {', '.join(VERBS)}"
+    assert refused("dream") == f"unknown verb 'dream'; the verbs are {', '.join(VERBS)}"
     assert "unknown verb" in refused("ckpt=tiny.safetensors")
 
 

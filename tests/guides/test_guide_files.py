@@ -129,7 +129,7 @@ def test_runner_files_and_sides_below_a_window_are_refused_as_large_guides(tmp_p
     Image.fromarray(PIXELS).save(tmp_path / "guide.png")
     with pytest.raises(ValueError, match="16 pixels, got 12"):
         read_large_guide(tmp_path / "guide.png", 16, side=12)
-    with pytest.raises(ValueError, match="needs no windows"):
+    with pytest.raises(ValueError, match="needs neither windows nor focus"):
         read_large_guide(tmp_path / "guide.pth", 16)
 
 

@@ -6,14 +6,15 @@ import json
 import re
 import socket
 import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from sdedit_pl.study.questions import QUESTIONS
 from sdedit_pl.study.study_database import StudyDatabase
-from sdedit_pl.study.study_server import listen
-from sdedit_pl.study.trial_design import StudyError
 
 
 class TestPage:
@@ -62,6 +63,16 @@ class TestTrials:
         reply = browser.get(f"/images/{identity}.png")
         assert reply.content == study.image(identity) and reply.content.startswith(b"\x89PNG")
         assert reply.headers["Content-Type"] == "image/png" and "immutable" in reply.headers["Cache-Control"]
+
+    def test_images_do_not_wait_for_a_locked_database(self, browser, study: StudyDatabase) -> None:
+        identity = browser.join("a")[0]["left"]
+        with closing(sqlite3.connect(study.path, isolation_level=None)) as other, ThreadPoolExecutor(1) as pool:
+            other.execute("BEGIN EXCLUSIVE")
+            waiting = pool.submit(browser.join, "b")
+            time.sleep(0.5)
+            assert browser.get(f"/images/{identity}.png").status_code == 200 and not waiting.done()
+            other.execute("ROLLBACK")
+            assert waiting.result()
 
     def test_joining_again_changes_nothing(self, browser, study: StudyDatabase) -> None:
         assert browser.join("a") == browser.join("a") != browser.join("b")
@@ -159,16 +170,3 @@ class TestHost:
     def test_other_names_are_refused(self, browser, host: str) -> None:
         reply = browser.get("/", headers={"Host": host})
         assert reply.status_code == 400 and f"names=[{host.partition(':')[0]}]" in reply.json()["error"]
-
-
-class TestListen:
-    def test_a_port_in_use_is_refused(self) -> None:
-        with listen("127.0.0.1", 0) as first:
-            port = first.getsockname()[1]
-            with pytest.raises(StudyError, match=f"host=127.0.0.1 port={port}: Address already in use.*another port="):
-                listen("127.0.0.1", port)
-
-    @pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("127.0.0.1", 70000)])
-    def test_an_invalid_address_is_refused(self, host: str, port: int) -> None:
-        with pytest.raises(StudyError, match=f"cannot listen at host={host} port={port}"):
-            listen(host, port)

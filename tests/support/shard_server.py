@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,8 @@ class ShardServer(ThreadingHTTPServer):
         lengths: Whether answers carry a Content-Length.
         breaks: Number of further GET requests whose connection closes in the middle of the file.
         status: Status code of all answers, unless None.
+        raw: The bytes of all answers, unless empty.
+        pause: Seconds between one byte of a body and the next.
     """
 
     daemon_threads = True
@@ -27,6 +30,8 @@ class ShardServer(ThreadingHTTPServer):
         self.lengths = True
         self.breaks = 0
         self.status: int | None = None
+        self.raw = b""
+        self.pause = 0.0
 
     @property
     def url(self) -> str:
@@ -49,6 +54,10 @@ class _Answer(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         server.requests.append((self.command, path))
         file = server.folder / path.lstrip("/")
+        if server.raw:
+            self.wfile.write(server.raw)
+            self.close_connection = True
+            return
         if server.status is not None or not file.is_file():
             self.send_error(server.status or 404)
             return
@@ -60,7 +69,10 @@ class _Answer(BaseHTTPRequestHandler):
         self.end_headers()
         if with_body:
             breaks, server.breaks = server.breaks > 0, max(server.breaks - 1, 0)
-            self.wfile.write(body[: len(body) // 2] if breaks else body)
+            parts = [body[: len(body) // 2] if breaks else body]
+            for part in [bytes([byte]) for byte in body] if server.pause else parts:
+                self.wfile.write(part)
+                time.sleep(server.pause)
 
     def log_message(self, format: str, *arguments: object) -> None:
         pass

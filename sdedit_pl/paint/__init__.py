@@ -1,0 +1,1 @@
+"""The paint page: guides and masks painted in a browser, edited with one loaded model."""

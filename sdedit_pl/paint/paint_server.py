@@ -1,0 +1,187 @@
+"""The web server of the paint page.
+
+    GET  /                              the page; its parts are at /static/NAME
+    GET  /api/state                     {"model", "guides", "seconds", "overhead", "queued", "jobs"}
+    GET  /guides/NAME                   a guide to start from
+    POST /api/edits        EditRequest  {"identity"}
+    GET  /api/edits/ID/events           server-sent events: {"job", "position", "estimates"}, until the edit ends
+    POST /api/edits/ID/cancel  {}       {}
+    GET  /results/ID/NAME               a file of an edit
+    GET  /thumbs/ID/NAME                the same picture, small
+
+With a token all of these are below /TOKEN.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import secrets
+from collections.abc import AsyncIterator, Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from sdedit_pl.data.image_files import list_images
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.paint.paint_jobs import LARGEST_PICTURE, EditRequest, Job, PaintJobs
+from sdedit_pl.web import guarded_app, json_reply, parsed
+
+LARGEST_BODY = 64 * 2**20
+_PAGE = Path(__file__).parent / "page"
+_FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
+_THUMB = 320
+_SHOWN_JOBS = 200
+_TICK = 0.02  # seconds between two looks at a running edit
+_LEVELS = 101
+
+
+class Nothing(BaseModel):
+    """The body of a request without arguments."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def paint_app(jobs: PaintJobs, guides: Path, token: str = "", names: Collection[str] = ()) -> Starlette:
+    """The web application; `guides` is a folder of guides to start from, `names` as in `guarded_app`."""
+
+    def job_of(request: Request) -> Job:
+        job = jobs.jobs.get(request.path_params["identity"])
+        if job is None:
+            raise HTTPException(404, "there is no such edit")
+        return job
+
+    def file_of(request: Request) -> Path:
+        job, name = job_of(request), request.path_params["name"]
+        file = jobs.folder(job) / name
+        if name not in job.files or not file.is_file():
+            raise HTTPException(404, "there is no such file")
+        return file
+
+    def page(request: Request) -> Response:
+        return FileResponse(_PAGE / "index.html")
+
+    def state(request: Request) -> Response:
+        shown = list(jobs.jobs.values())[-_SHOWN_JOBS:]
+        return json_reply(
+            {
+                "model": _model(jobs),
+                "guides": _names(guides),
+                "seconds": jobs.seconds,
+                "overhead": jobs.overhead,
+                "queued": jobs.queued_seconds(),
+                "jobs": [_described(job) for job in shown],
+            }
+        )
+
+    def guide(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in _names(guides):
+            raise HTTPException(404, "there is no such guide")
+        return FileResponse(guides / name)
+
+    async def submit(request: Request) -> Response:
+        body = await parsed(request, EditRequest, LARGEST_BODY)
+        try:
+            job = await run_in_threadpool(jobs.submit, body)
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from error
+        except OSError as error:
+            raise HTTPException(503, f"the edit cannot be stored in {jobs.out}: {error.strerror}") from error
+        return json_reply({"identity": job.identity})
+
+    def events(request: Request) -> Response:
+        return StreamingResponse(_events(jobs, job_of(request)), media_type="text/event-stream")
+
+    async def cancel(request: Request) -> Response:
+        await parsed(request, Nothing, 100)
+        jobs.cancel(job_of(request))
+        return json_reply({})
+
+    def result(request: Request) -> Response:
+        return FileResponse(file_of(request), headers=_FOREVER)
+
+    def thumb(request: Request) -> Response:
+        file = io.BytesIO()
+        with Image.open(file_of(request)) as picture:
+            picture.thumbnail((_THUMB, _THUMB))
+            picture.save(file, "PNG")
+        return Response(file.getvalue(), 200, _FOREVER, "image/png")
+
+    routes = [
+        Route("/", page),
+        Route("/api/state", state),
+        Route("/api/edits", submit, methods=["POST"]),
+        Route("/api/edits/{identity}/events", events),
+        Route("/api/edits/{identity}/cancel", cancel, methods=["POST"]),
+        Route("/guides/{name}", guide),
+        Route("/results/{identity}/{name}", result),
+        Route("/thumbs/{identity}/{name}", thumb),
+        Mount("/static", StaticFiles(directory=_PAGE / "static")),
+    ]
+    return guarded_app([Mount(f"/{token}", routes=routes)] if token else routes, names)
+
+
+def access_token(out: Path) -> str:
+    """The token of the page's address, kept in a file so that a restarted server has the same one."""
+    file = out / ".token"
+    if not file.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        with open(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600), "w") as stream:
+            stream.write(secrets.token_urlsafe(16))
+    return file.read_text()
+
+
+async def _events(jobs: PaintJobs, job: Job) -> AsyncIterator[str]:
+    """Messages about an edit whenever it has changed; the last one tells that it has ended."""
+    sent = None
+    while True:
+        changes = (job.version, job.state, jobs.position(job))
+        if changes != sent:
+            sent = changes
+            content = {"job": _described(job), "position": changes[2], "estimates": job.estimates}
+            yield f"data: {json.dumps(content)}\n\n"
+            if job.finished:
+                return
+        await asyncio.sleep(_TICK)
+
+
+def _described(job: Job) -> dict[str, Any]:
+    return {**job.described(), "samples": job.samples}
+
+
+def _names(guides: Path) -> list[str]:
+    return list_images(guides) if guides.is_dir() else []
+
+
+def _model(jobs: PaintJobs) -> dict[str, Any]:
+    channels, size = jobs.description.image_shape
+    return {
+        "name": jobs.description.path.stem,
+        "size": size,
+        "channels": channels,
+        "t0": jobs.t0,
+        "steps": SDEdit().step_count,
+        "levels": _noise_levels(jobs.denoiser),
+        "t_max": jobs.denoiser.t_max,
+        "pixels": LARGEST_PICTURE,
+    }
+
+
+def _noise_levels(denoiser: Denoiser) -> list[float]:
+    """The noise levels at evenly spaced times from 0 to the model's largest."""
+    times = torch.linspace(0, denoiser.t_max, _LEVELS, dtype=torch.float64)
+    return [0.0, *denoiser.sde.noise_level(times[1:]).tolist()]

@@ -1,0 +1,175 @@
+"""The paint page's server: edits, their queue and cancellation, what survives a restart, and refused requests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from support.paint_page import Page, data_url, mask, painting
+
+from sdedit_pl.cli import main
+from sdedit_pl.paint import paint_jobs
+from sdedit_pl.paint.paint_server import access_token, paint_app
+
+
+@pytest.fixture
+def halted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Edits wait for this event after their first evaluation."""
+    event, watch = threading.Event(), paint_jobs.Job.watch
+
+    def watch_and_wait(job: paint_jobs.Job, t: Any, x_0: Any) -> None:
+        watch(job, t, x_0)
+        event.wait(20)
+
+    monkeypatch.setattr(paint_jobs.Job, "watch", watch_and_wait)
+    return event
+
+
+class TestEdit:
+    @pytest.mark.parametrize(
+        "area",
+        [{}, {"kind": "mask"}, {"kind": "strength"}, {"kind": "mask", "focus": True}, {"focus": [4, 4, 30, 20]}],
+        ids=str,
+    )
+    def test_the_command_line_repeats_it_to_the_bit(self, page: Page, area: dict[str, Any]) -> None:
+        identity = page.submit(**area, **({"area": data_url(mask())} if "kind" in area else {}))
+        job = page.finished(identity)
+        assert job["done"] == job["total"] == 6
+        assert (job["state"], job["samples"]) == ("done", ["guide_seed5.png", "guide_seed6.png"]), job["message"]
+        assert main(["edit", f"config=out/{identity}/edit.yaml", "out=again", "device=cpu"]) == 0
+        for name in job["samples"]:
+            assert page.get(f"results/{identity}/{name}").content == Path("again", name).read_bytes()
+
+    def test_events_show_estimates_and_the_end(self, page: Page) -> None:
+        identity = page.submit()
+        text = page.get(f"api/edits/{identity}/events").text
+        events = [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n") if line]
+        last = events[-1]
+        assert last["job"]["state"] == "done" and last["job"]["done"] == last["job"]["total"] == 6
+        assert len(last["estimates"]) == 2 and last["estimates"][0].startswith("data:image/png;base64,")
+
+    def test_a_restarted_server_has_the_earlier_edits(self, page: Page, open_jobs: Callable) -> None:
+        done, killed = page.submit(), page.submit()
+        page.finished(done)
+        page.finished(killed)
+        file = Path("out", killed, "job.json")
+        file.write_text(file.read_text().replace('"done",', '"running",'))
+        Path("out", killed, "edit.yaml").unlink()
+        Path("out", "damaged").mkdir()
+        Path("out", "damaged", "job.json").write_text("{")
+        again = Page(paint_app(open_jobs(), Path("guides")), base_url="http://localhost:7860/")
+        jobs = again.get("api/state").json()["jobs"]
+        assert [(job["identity"], job["state"]) for job in jobs] == [(done, "done"), (killed, "interrupted")]
+        assert again.get(f"results/{done}/guide_seed5.png").status_code == 200
+        assert again.get(f"results/{killed}/guide.png").status_code == 200
+
+    def test_it_fails_in_one_message_without_the_checkpoint(self, page: Page) -> None:
+        Path("tiny.safetensors").rename("away.safetensors")
+        job = page.finished(page.submit())
+        assert job["state"] == "failed" and "tiny.safetensors is gone; put it back" in job["message"]
+        Path("away.safetensors").rename("tiny.safetensors")
+        assert page.finished(page.submit())["state"] == "done"
+
+
+class TestQueue:
+    def test_a_waiting_edit_knows_its_position_and_both_can_be_cancelled(
+        self, page: Page, halted: threading.Event
+    ) -> None:
+        running, waiting, third = page.submit(), page.submit(), page.submit(steps=2)
+        assert page.post(f"api/edits/{waiting}/cancel", json={}).status_code == 200
+        assert page.finished(waiting)["state"] == "cancelled"
+        page.post(f"api/edits/{running}/cancel", json={})
+        halted.set()
+        job = page.finished(running)
+        assert (job["state"], job["samples"], job["done"]) == ("cancelled", [], 2), "within one step"
+        assert sorted(file.name for file in Path("out", running).iterdir()) == ["guide.png", "job.json"]
+        assert page.finished(third)["state"] == "done"
+
+    def test_position(self, open_jobs: Callable, halted: threading.Event) -> None:
+        jobs = open_jobs()
+        request = paint_jobs.EditRequest(guide=data_url(painting()), t0=0.3, steps=2)
+        submitted = [jobs.submit(request) for _ in range(3)]
+        while submitted[0].state == "waiting":
+            pass
+        assert [jobs.position(job) for job in submitted] == [0, 1, 2]
+        assert jobs.queued_seconds() > 0
+        halted.set()
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        ({"guide": "text"}, 400, "the guide must be a data URL of a PNG file"),
+        ({"guide": data_url(painting())[:222]}, 400, "cannot read image the guide"),
+        ({"guide": data_url(painting(), "GIF")}, 400, "the guide must be a data URL of a PNG file"),
+        ({"guide": data_url(Image.new("1", (20_000, 20_000)))}, 400, "20000x20000 pixels, more than 20 million"),
+        ({"area": data_url(mask(size=(50, 40)))}, 400, "the mask must have the size of the guide, (40, 40), got (50"),
+        ({"area": data_url(Image.new("L", (40, 40)))}, 400, "the mask is empty"),
+        ({"t0": 1.5}, 400, "t0: Input should be less than or equal to 1"),
+        ({"t0": 0}, 400, "t0: Input should be greater than 0"),
+        ({"samples": 17}, 400, "samples: "),
+        ({"seed": -1}, 400, "seed: "),
+        ({"ckpt": "/etc/passwd"}, 400, "ckpt: Extra inputs are not permitted"),
+        ({"guide": "x" * 2**26}, 413, "send at most"),
+    ],
+)
+def test_an_invalid_edit_is_refused_and_leaves_nothing(page: Page, change: dict, status: int, message: str) -> None:
+    reply = page.request_edit(**change)
+    assert reply.status_code == status and message in reply.json()["error"]
+    assert not Path("out").exists() and page.get("api/state").json()["jobs"] == []
+
+
+def test_a_full_disk_is_reported_and_retried(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(paint_jobs, "write_whole", full)
+        reply = page.request_edit()
+    assert reply.status_code == 503 and "out: No space left on device" in reply.json()["error"]
+    assert page.finished(page.submit())["state"] == "done"
+
+
+class TestFiles:
+    def test_the_page_loads_nothing_from_other_sites(self, page: Page) -> None:
+        for path in ("", "static/paint.js", "static/paint.css"):
+            reply = page.get(path)
+            assert reply.status_code == 200
+            assert "https:" not in reply.text and "default-src 'none'" in reply.headers["Content-Security-Policy"]
+
+    def test_guides_and_small_pictures(self, page: Page) -> None:
+        assert page.get("api/state").json()["guides"] == ["noise.png"]
+        assert page.get("guides/noise.png").status_code == 200
+        identity = page.submit()
+        page.finished(identity)
+        assert page.get(f"thumbs/{identity}/guide_seed5.png").headers["Content-Type"] == "image/png"
+
+    @pytest.mark.parametrize(
+        "path",
+        ["guides/other.png", "guides/..%2Ftiny.safetensors", "results/ID/job.json", "results/ID/..%2F..%2Fsecret",
+         "results/none/guide.png", "results/..%2Fguides/noise.png", "thumbs/ID/job.json", "out/ID/guide.png",
+         "static/..%2F..%2Fpaint_jobs.py", ".token"],
+    )  # fmt: skip
+    def test_nothing_else_is_reachable(self, page: Page, path: str) -> None:
+        identity = page.submit()
+        page.finished(identity)
+        Path("secret").write_text("secret")
+        assert page.get(path.replace("ID", identity)).status_code == 404
+
+    def test_with_a_token_everything_is_below_it(self, open_jobs: Callable) -> None:
+        token = access_token(Path("out"))
+        assert token == access_token(Path("out")) and len(token) > 20
+        assert (Path("out") / ".token").stat().st_mode & 0o77 == 0
+        page = Page(paint_app(open_jobs(), Path("guides"), token), base_url=f"http://localhost/{token}/")
+        assert page.get("").status_code == 200
+        assert page.finished(page.submit())["state"] == "done"
+        stranger = Page(page.app, base_url="http://localhost/")
+        for path in ("", "api/state", "static/paint.js", f"{token}x/api/state"):
+            assert stranger.get(path).status_code == 404
+        shutil.rmtree("out")

@@ -1,0 +1,50 @@
+"""The requests of the paint page, and pictures to send."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from starlette.testclient import TestClient
+
+
+def data_url(picture: Image.Image, format: str = "PNG") -> str:
+    file = io.BytesIO()
+    picture.save(file, format)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def painting(width: int = 40, height: int = 40) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def mask(box: tuple[int, int, int, int] = (10, 10, 30, 30), size: tuple[int, int] = (40, 40)) -> Image.Image:
+    picture = Image.new("L", size)
+    picture.paste(255, box)
+    return picture
+
+
+class Page(TestClient):
+    """The requests of the page."""
+
+    def submit(self, **changes: Any) -> str:
+        reply = self.request_edit(**changes)
+        assert reply.status_code == 200, reply.text
+        return reply.json()["identity"]
+
+    def request_edit(self, **changes: Any) -> Any:
+        body = {"guide": data_url(painting()), "t0": 0.3, "steps": 3, "samples": 2, "seed": 5, **changes}
+        return self.post("api/edits", json=body)
+
+    def finished(self, identity: str) -> dict[str, Any]:
+        """The job of an edit at its end."""
+        for _ in range(3000):
+            (job,) = (job for job in self.get("api/state").json()["jobs"] if job["identity"] == identity)
+            if job["state"] not in ("waiting", "running"):
+                return job
+            time.sleep(0.02)
+        raise AssertionError(f"{identity} does not end")

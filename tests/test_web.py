@@ -1,0 +1,20 @@
+"""The sockets of the web servers."""
+
+from __future__ import annotations
+
+import pytest
+
+from sdedit_pl.web import listen
+
+
+class TestListen:
+    def test_a_port_in_use_is_refused(self) -> None:
+        with listen("127.0.0.1", 0) as first:
+            port = first.getsockname()[1]
+            with pytest.raises(ValueError, match=f"host=127.0.0.1 port={port}: Address already in use.*another port="):
+                listen("127.0.0.1", port)
+
+    @pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("127.0.0.1", 70000)])
+    def test_an_invalid_address_is_refused(self, host: str, port: int) -> None:
+        with pytest.raises(ValueError, match=f"cannot listen at host={host} port={port}"):
+            listen(host, port)
