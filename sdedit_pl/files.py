@@ -38,6 +38,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         _store(unfinished)
         unfinished.replace(path)
         _store(path.parent)
+    except OSError as error:
+        error.filename = str(path)  # a failed write names no file
+        raise
     finally:
         # It still exists after an error, and if it and the former file are hard links to the same file.
         unfinished.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +15,7 @@ from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.files import claimed, require_folder, sha256_of
 
 RECORDED = "files"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -42,6 +44,10 @@ def result_folder(folder: Path, name: str = "", replaced: set[str] | None = None
             for file in sorted(made):
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(staging / file, folder / file)
+        except OSError as error:
+            if error.errno in NO_ROOM and error.filename is None:
+                error.filename = str(folder)
+            raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

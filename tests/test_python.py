@@ -71,7 +71,7 @@ def test_schedules_follow_a_run_of_epochs(tiny_checkpoint: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "got torch.uint8; for uint8 x, x / 127.5 - 1"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "got torch.uint8; convert uint8 x with x / 127.5 - 1"),
         ({"image": torch.zeros(2, 3, 16, 16)}, "must be float images in .*, got dict"),
     ],
 )
@@ -83,7 +83,7 @@ def test_a_batch_of_anything_else_is_refused(batch: object, message: str, tiny_c
 def test_images_in_0_1_are_warned_of(tiny_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     module = ScoreModule(load_denoiser(tiny_checkpoint, train=True))
     trainer(tmp_path, max_steps=1).fit(module, DataLoader(TensorDataset(torch.rand(2, 3, 16, 16)), batch_size=2))
-    assert "none below 0; for [0, 1], 2 x - 1" in caplog.text
+    assert "no value below 0; convert [0, 1] with 2 x - 1" in caplog.text
 
 
 def test_frozen_weights_are_refused_with_the_remedy(tiny_checkpoint: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from support.full_disk import full_disk
 
 from sdedit_pl.result_folder import hashes_of, own_files, result_folder
 
@@ -36,6 +37,16 @@ def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), result_folder(tmp_path / "new" / "out") as unpublished:
         (unpublished / "half.png").touch()
         raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    with (
+        full_disk(10),
+        pytest.raises(OSError, match=f"File too large: .*{tmp_path}"),
+        result_folder(tmp_path) as results,
+    ):
+        (results / "a.txt").write_text("longer than ten bytes")
     assert list(tmp_path.iterdir()) == []
 
 

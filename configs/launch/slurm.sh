@@ -15,15 +15,15 @@
 #SBATCH --cpus-per-task=5
 #SBATCH --time=12:00:00
 # Three minutes before the limit every task gets SIGUSR1: the step in progress ends, a checkpoint is written, and the
-# training ends with the code 75. Give it longer where a step and a checkpoint take longer.
+# training ends with the code 75. Allow more time if a step and a checkpoint take longer.
 #SBATCH --signal=USR1@180
-# After preemption (SIGTERM, which does the same) SLURM puts the job into the queue again by itself.
+# After preemption (SIGTERM, which does the same) SLURM automatically puts the job into the queue again.
 #SBATCH --requeue
-# The second start writes on, and not over the first one's output.
+# A restarted job appends to its output.
 #SBATCH --open-mode=append
 #SBATCH --output=sdedit-%j.out
 
-# A task that fails ends the others by itself. srun does so after ten minutes, and not at once: the code 75 comes from the
+# A task that fails ends the others. srun does so after ten minutes, and not at once: the code 75 comes from the
 # first task, and the others would be killed with codes that hide it.
 srun --kill-on-bad-exit=0 --wait=600 sdedit train \
     trainer.devices="$SLURM_NTASKS_PER_NODE" trainer.num_nodes="$SLURM_NNODES" trainer.enable_progress_bar=false "$@"

@@ -27,6 +27,10 @@ MOST_TENSORS = 5_000
 """Most tensors of a network; the largest published ones have about a thousand."""
 LARGEST_COUNT = 2**20
 """Largest whole number in a model's configuration: channels, blocks, steps, pixels."""
+LONGEST_LIST = 1000
+"""Most entries of a list in a model's configuration."""
+MOST_BUFFERED = 2**26
+"""Most numbers outside parameters that are computed to build a network, such as FIR kernels of each channel."""
 
 
 def network_arguments(model: ModelConfig) -> tuple[str, dict[str, Any]]:
@@ -41,11 +45,13 @@ def network_arguments(model: ModelConfig) -> tuple[str, dict[str, Any]]:
 
 
 def check_numbers(value: Any, path: str = "") -> None:
-    """Raises a CheckpointError on a number that is not finite, or a whole one above `LARGEST_COUNT`."""
+    """Raises a CheckpointError on a number that is not finite, a whole one above `LARGEST_COUNT`, or a longer list."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             check_numbers(entry, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list | tuple):
+        if len(value) > LONGEST_LIST:
+            raise CheckpointError(f"{path} has {len(value):,} entries, more than any model has ({LONGEST_LIST:,})")
         for entry in value:
             check_numbers(entry, path)
     elif isinstance(value, float) and not math.isfinite(value):
@@ -82,7 +88,7 @@ def without_weights() -> Iterator[None]:
     within do not change the global generator.
 
     Raises:
-        CheckpointError: if more than `MOST_TENSORS` parameters are made.
+        CheckpointError: if more than `MOST_TENSORS` parameters or `MOST_BUFFERED` numbers are made.
     """
     builder, count = threading.get_ident(), 0
 
@@ -92,7 +98,7 @@ def without_weights() -> Iterator[None]:
             return None
         count += 1
         if count > MOST_TENSORS:
-            raise CheckpointError(f"a network of more than {MOST_TENSORS:,} tensors is no model of this package")
+            raise CheckpointError(f"the network has more than {MOST_TENSORS:,} tensors, as no model of this package")
         return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 
     # torch's annotation omits that the hook's result replaces the parameter.
@@ -107,9 +113,16 @@ def without_weights() -> Iterator[None]:
 class _EmptyOnMeta(TorchFunctionMode):
     """Makes `torch.empty`, which torch's layers allocate their parameters with, allocate nothing."""
 
+    numbers = 0
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        return func(*args, **({**kwargs, "device": "meta"} if func is torch.empty else kwargs))
+        made = func(*args, **({**kwargs, "device": "meta"} if func is torch.empty else kwargs))
+        if isinstance(made, Tensor) and not made.is_meta:
+            self.numbers += made.numel()
+            if self.numbers > MOST_BUFFERED:  # often a view, whose copy would take the memory
+                raise CheckpointError(f"a network of more than {MOST_BUFFERED:,} fixed numbers is no model")
+        return made
 
 
 @lru_cache(maxsize=64)

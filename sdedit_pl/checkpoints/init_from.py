@@ -114,7 +114,7 @@ def _check_shapes(path: str, given: Mapping[str, Tensor], own: Mapping[str, Tens
     if unlike:
         raise ConfigError(
             f"init_from={path} has another network than this configuration: {', '.join(unlike[:3])} differ in shape "
-            f"or are in one of the two only; train with its network section (`sdedit info ckpt={path}` shows it)"
+            f"or exist in only one of the two; train with its network section (`sdedit info ckpt={path}` shows it)"
         )
 
 

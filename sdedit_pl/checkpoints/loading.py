@@ -13,7 +13,7 @@ from sdedit_pl.checkpoints.expected_tensors import check_numbers, shape_differen
 from sdedit_pl.checkpoints.importers import FORMATS, importer
 from sdedit_pl.checkpoints.locating import find_checkpoint, foreign_format
 from sdedit_pl.checkpoints.native import Description, read_weights
-from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_plain
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_plain, require_stored
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.images_per_call import images_per_call
 
@@ -101,13 +101,14 @@ def assemble_denoiser(
         check_numbers(description.model.as_data())
         with without_weights():
             denoiser = build_denoiser(description.model)
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise CheckpointError(
             f"{file} describes a model that this version cannot build: {error}; it may come from a newer version"
         ) from error
     difference = shape_difference(denoiser.network.state_dict(), tensors)
     if difference:
         raise CheckpointError(f"the weights in {file} do not fit its own configuration: {difference}")
+    require_stored(tensors, f"the network in {file}")
     weights = {name: _weight(file, name, tensor, device) for name, tensor in tensors.items()}
     denoiser.network.load_state_dict(weights, strict=True, assign=True)
     denoiser.at_once = images_per_call(device)

@@ -117,12 +117,12 @@ def _fetched_address(address: Address, folder: Path) -> Path:
         download_once(address.url, file, expected)
     except WrongFile as error:
         raise CheckpointError(
-            f"{address.shown} is another file than asked for: {error}; it was removed. Check the hash, or ask the "
+            f"{address.shown} is not the requested file: {error}; it was removed. Check the hash, or ask the "
             "publisher whether the file was replaced"
         ) from error
     except DownloadFailed as error:
         raise CheckpointError(
-            f"{address.shown} cannot be fetched ({error}); check the address, or bring the file here by other means "
+            f"{address.shown} cannot be fetched ({error}); check the address, or copy the file here by other means "
             "and give its path"
         ) from error
     if address.sha256 is not None:

@@ -13,7 +13,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -87,15 +87,15 @@ def read_plain(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _pickles(path):
             warnings.simplefilter("ignore")  # torch's warnings on foreign pickles; they end in an error of ours
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except DAMAGE as error:
         if isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
             raise CheckpointError(_refusal(path, error)) from error
         raise CheckpointError(
-            f"{path} is not a whole checkpoint; it is truncated (copy or download it again) or something else: editing "
-            f"takes .safetensors, .ckpt, .pth and .pt files and folders of runs"
+            f"{path} is not a whole checkpoint; it is truncated (copy or download it again) or another kind of file: "
+            f"editing takes .safetensors, .ckpt, .pth and .pt files and folders of runs"
         ) from error
 
 
@@ -107,8 +107,15 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is not a whole .safetensors file ({error}); it is truncated (copy or download it again) or "
-            "something else: editing takes .safetensors, .ckpt, .pth and .pt files and folders of runs"
+            "another kind of file: editing takes .safetensors, .ckpt, .pth and .pt files and folders of runs"
         ) from error
+
+
+def require_stored(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raises a CheckpointError if tensors of a file have more numbers than it stores, by sharing or repeating them."""
+    stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}
+    if sum(tensor.nbytes for tensor in tensors.values()) > sum(stored.values()):
+        raise CheckpointError(f"{what} has tensors of more numbers than are stored; was the file altered?")
 
 
 @contextmanager
@@ -119,6 +126,8 @@ def _pickles(path: Path) -> Iterator[tuple[IO[bytes], int]]:
             yield stream, PICKLES_OF_LEGACY_FILE
         return
     with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise zipfile.BadZipFile("its members are compressed or overlap, unlike those that torch writes")
         name = next((name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"), None)
         yield io.BytesIO(b"" if name is None else archive.read(name)), 1
 

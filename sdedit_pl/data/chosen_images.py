@@ -31,7 +31,7 @@ class ChosenImages:
 
     def __init__(self, source: Source, splits: Sequence[str] = ("val",), count: int | None = None) -> None:
         if source.streams and "train" in splits:
-            raise ValueError("training images behind a URL come as a stream; copy the shards, or take val alone")
+            raise ValueError("training images behind a URL come as a stream; copy the shards here, or use split=val")
         source.prepare()
         sets = [source.images(split) for split in splits]
         places = [(images, index) for images in sets for index in range(len(images))]

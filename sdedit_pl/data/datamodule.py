@@ -186,7 +186,7 @@ class ImageDataModule(LightningDataModule):
         before, now = state_dict.get("training_images"), self._training_images()
         if None not in (before, now) and before != now:
             logger.warning(
-                "there are %d training images, and were %d when the checkpoint was written: their order changes, "
+                "there are %d training images, but %d when the checkpoint was written: their order changes, "
                 "and some images repeat in this epoch",
                 now,
                 before,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -87,10 +88,14 @@ class FolderImages(ImageSet):
 
     def read(self, index: int) -> UInt8[Tensor, "C H W"]:
         try:
-            with open(self.name(index), "rb", buffering=0) as opened:
-                file = opened.read()
+            descriptor = os.open(self.name(index), os.O_RDONLY | os.O_NONBLOCK)  # a pipe would block
+            with open(descriptor, "rb", buffering=0) as opened:
+                is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)  # not a device, which may have no end
+                file = opened.read() if is_file else b""
         except OSError as error:
             raise UnreadableImage(f"cannot read image {self.name(index)}: {error.strerror}") from None
+        if not is_file:
+            raise UnreadableImage(f"cannot read image {self.name(index)}: it is no regular file")
         return decode_image(file, self.name(index), self.format)
 
 
@@ -103,7 +108,7 @@ def image_paths(root: Path) -> list[str]:
     if not root.exists():
         raise ValueError(f"data folder {root} does not exist")
     if not root.is_dir():
-        raise ValueError(f"{root} is a file, expected a folder of images; .tar shards: the webdataset source")
+        raise ValueError(f"{root} is a file, expected a folder of images; for .tar shards use data.name=webdataset")
     paths = list_images(root, recursive=True)
     if not paths:
         raise ValueError(f"no images under {root}; expected files that end in {', '.join(IMAGE_SUFFIXES)}")

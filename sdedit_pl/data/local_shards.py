@@ -271,7 +271,7 @@ class _Headers(BufferedReader):
             raise tarfile.ReadError(f"a header declares {size:,} bytes")
         header = super().read(size)
         if size > tarfile.BLOCKSIZE and _SLOW.search(header):
-            raise tarfile.ReadError("a header holds an endless number")
+            raise tarfile.ReadError("a header holds an unterminated number")
         return header
 
 

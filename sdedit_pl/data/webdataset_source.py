@@ -204,7 +204,7 @@ def _shards_of(part: str) -> tuple[list[Shard], list[Shard]]:
         raise ValueError(f"the shards in {part} are not complete; run the same `sdedit pack` again to complete them")
     tars = sorted(map(str, tar_files(Path(part))))
     if not tars:
-        raise ValueError(f"no shards in {part}; expected files that end in .tar; images: the folder source")
+        raise ValueError(f"no shards in {part}; expected files that end in .tar; for image files use data.name=folder")
     train, val = ([Shard(tar) for tar in tars if Path(tar).name.startswith(f"{split}-")] for split in SPLITS)
     return (train, val) if train and val else ([Shard(tar) for tar in tars], [])
 

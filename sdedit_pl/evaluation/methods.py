@@ -77,7 +77,9 @@ class DDIMRoundTrip:
     def check(self, denoiser: Denoiser) -> None:
         SDEdit(t0=self.t0, steps=self.steps).check(denoiser)
         if self.steps < 2:
-            raise ValueError(f"DDIM encoding needs at least 2 steps, got {self.steps}; more, or baselines without ddim")
+            raise ValueError(
+                f"DDIM encoding needs at least 2 steps, got {self.steps}; take more, or leave ddim out of baselines="
+            )
 
     def total_steps(self, denoiser: Denoiser) -> int:
         return 2 * self.steps - 1

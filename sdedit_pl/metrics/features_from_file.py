@@ -116,7 +116,9 @@ def _network(path: Path, trusted: bool) -> nn.Module:
     try:
         return load(path)
     except _FAILURES as error:
-        raise FeaturesError(f"{path} cannot be opened: {_gist(error)}; is it damaged, or of another torch?") from error
+        raise FeaturesError(
+            f"{path} cannot be opened: {_gist(error)}; is it damaged, or from another version of torch?"
+        ) from error
 
 
 def _script(path: Path) -> nn.Module:

@@ -97,7 +97,9 @@ class ScoreModule(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0 and not self._numbers_images and images_of(batch).min() >= 0:
-            logger.warning("images are expected in [-1, 1], and the first batch has none below 0; for [0, 1], 2 x - 1")
+            logger.warning(
+                "images must lie in [-1, 1], and the first batch has no value below 0; convert [0, 1] with 2 x - 1"
+            )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss of clean images in [-1, 1]; the class docstring lists the accepted batches."""
@@ -243,7 +245,7 @@ def images_of(batch: Any) -> Images:
     images = batch[0] if isinstance(batch, tuple | list) else batch
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"a batch must be float images in [-1, 1], got {kind}; for uint8 x, x / 127.5 - 1")
+        raise ValueError(f"a batch must be float images in [-1, 1], got {kind}; convert uint8 x with x / 127.5 - 1")
     return images
 
 

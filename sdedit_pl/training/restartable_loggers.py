@@ -94,7 +94,7 @@ class CsvHistory(Logger):
         if not all((row.get("step") or "").isdecimal() and None not in row for row in rows):
             raise ValueError(
                 f"{self.path} is not a table as training writes it, with commas and a column `step`; restore it, or "
-                "move it away, and a new one begins"
+                "move it away to begin a new one"
             )
         return rows
 

@@ -56,3 +56,9 @@ def test_tensors_that_torch_cannot_address_are_refused() -> None:
     arguments = {"image_channels": 3, "output_channels": 3, "channels": 10**6, "channel_multipliers": [10**6]}
     with pytest.raises(CheckpointError, match="impossible size"):
         state_shapes("ddpm", {**arguments, "attention_levels": []})
+
+
+def test_fixed_filters_of_an_overstated_width_are_refused() -> None:
+    arguments = {"image_channels": 3, "output_channels": 3, "channels": 64, "channel_multipliers": [1, *[2**14] * 3]}
+    with pytest.raises(CheckpointError, match="more than 67,108,864 fixed numbers"):
+        state_shapes("ncsnpp", {**arguments, "attention_levels": [], "fir": True})

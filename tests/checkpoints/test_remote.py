@@ -194,7 +194,7 @@ class TestAddress:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             port = unused.getsockname()[1]
-        with pytest.raises(CheckpointError, match="bring the file here by other means"):
+        with pytest.raises(CheckpointError, match="copy the file here by other means"):
             local_checkpoint(f"http://127.0.0.1:{port}/model.pth#sha256={SHA256}")
 
     @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from sdedit_pl.cli import main
 from sdedit_pl.cli.edit import COMMAND
 from sdedit_pl.edit_runs.edit_plan import build_edits
 from sdedit_pl.editing.sdedit import DEFAULT_SOLVER
+from sdedit_pl.files import claimed
 from sdedit_pl.machine import Machine
 from sdedit_pl.solvers import SOLVERS
 
@@ -184,6 +185,12 @@ def test_overwriting_replaces_only_the_files_of_the_earlier_edit(desk: Path, com
     assert refused(*EDIT, "out=a", "seed=9", "overwrite=true") == f"a holds guide_seed9.png, {in_the_way}"
     Path("a/guide_seed2.png").write_bytes(b"retouched")
     assert refused(*EDIT, "out=a", "seed=2", "overwrite=true") == f"a holds guide_seed2.png, {in_the_way}"
+
+
+def test_a_second_edit_is_refused_while_the_first_is_running(desk: Path, refused) -> None:
+    with claimed(Path("a")):
+        message = refused(*EDIT, "out=a", "overwrite=true")
+    assert message.startswith(f"process {os.getpid()} on ") and "is writing a; wait until it ends" in message
 
 
 def test_a_record_cannot_name_foreign_files_for_removal(desk: Path, command, refused) -> None:

@@ -24,6 +24,7 @@ from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.cli import main
 from sdedit_pl.evaluation import report_sections
 from sdedit_pl.evaluation.image_maker import ImageMaker
+from sdedit_pl.files import claimed
 from sdedit_pl.metrics.checked_weights import WeightsUnavailable
 from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.masked_lpips import MaskedLPIPS
@@ -190,7 +191,17 @@ def test_changed_settings_are_refused_unless_overwriting(evaluated, first, refus
     assert "is SDEditMethod(edit=SDEdit(t0=0.4" in message and "overwrite=true" in message
     assert "stroke_synthesis/guide was StrokeSynthesis(colours=6), seed=0" in refused(*SMALL, "seed=1")
     assert "images was 7 with names" in refused(*SMALL, "images=6")
+    mine = Path("o/images/mine/000000.png")
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with Path("o/report.md").open("a") as report:
+        report.write("my words")
+    assert "o holds report.md, not written by this program or changed since" in refused(*SMALL, "overwrite=true")
+    Path("o/report.md").rename("mine.md")
+    with claimed(Path("o")):
+        assert "is writing o; wait until it ends" in refused(*SMALL, "overwrite=true")
     second = evaluated(*SMALL, "baselines=[]", "t0=0.4", "overwrite=true")
+    assert mine.read_text() == "mine"
     assert second["tasks"]["stroke_synthesis"]["sdedit"] != first["tasks"]["stroke_synthesis"]["sdedit"]
     # another image with the same name
     shutil.copy(photos / "1.png", photos / "0.png")

@@ -112,7 +112,7 @@ def test_a_folder_with_another_run_is_refused(desk: Path, command, refused: Call
     assert "sde.name was vp, and is ve now" in refused(*short, "sde=ve")
     (checkpoint,) = Path("new/run/checkpoints").glob("step=*.ckpt")
     torch.save({"state_dict": {}}, checkpoint)
-    assert "is not a checkpoint of this project's training" in refused(*short)
+    assert "is damaged (it lacks EditingCheckpoint" in command(*short).errors
     checkpoint.write_bytes(checkpoint.read_bytes()[:-10])
     assert "all checkpoints in new/run/checkpoints are damaged" in command(*short).errors.splitlines()[-1]
     shutil.rmtree("new/run/checkpoints")

@@ -47,7 +47,7 @@ def test_nothing_replaces_an_unreadable_image(tmp_path: Path) -> None:
 def test_training_images_that_are_streamed_cannot_be_chosen(tmp_path: Path) -> None:
     source = FolderSource(str(write_images(tmp_path)), 8)
     source.streams = True
-    with pytest.raises(ValueError, match="stream; copy the shards, or take val alone"):
+    with pytest.raises(ValueError, match="stream; copy the shards here, or use split=val"):
         ChosenImages(source, SPLITS)
     assert len(ChosenImages(source)) > 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +58,15 @@ def test_a_file_that_vanished_is_an_unreadable_image(numbered_folder: NumberedFo
     (folder / "001.png").unlink()
     with pytest.raises(UnreadableImage, match=r"cannot read image .*001.png: No such file"):
         images.read(0)
+
+
+def test_pipes_and_devices_are_unreadable_images(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for a writer
+    (tmp_path / "zero.png").symlink_to("/dev/zero")  # without end
+    images = FolderSource(str(tmp_path), 8, val_fraction=0.0).images("train")
+    for index in range(2):
+        with pytest.raises(UnreadableImage, match=r"(pipe|zero)\.png: it is no regular file"):
+            images.read(index)
 
 
 def test_places_without_images_are_named(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_places_without_shards_are_named(tmp_path: Path, folder: Path, write_sha
     assert "1 of 1 shards do not exist, the first: " in error(str(tmp_path / "nowhere"))
     assert "1 of 3 shards do not exist, the first: " in error(str(folder / "train-{000000..000002}.tar"))
     assert "no shard matches " in error(str(folder / "other-*.tar"))
-    assert "empty; expected files that end in .tar; images: the folder source" in error(str(tmp_path / "empty"))
+    assert "empty; expected files that end in .tar; for image files use" in error(str(tmp_path / "empty"))
     assert "path names no shards" in error([])
     text = write_shard("text.tar", {"a.txt": b"text"})
     assert "no images in 1 shards, the first " in error(str(text)) and "expected members named KEY.png" in error(

@@ -38,7 +38,7 @@ def test_images_without_numbers_all_count() -> None:
 
 
 def test_two_sets_without_a_reset_between_are_noticed() -> None:
-    with pytest.raises(ValueError, match=r"image 1 came twice .* reset\(\)"):
+    with pytest.raises(ValueError, match=r"image 1 was added twice.* reset\(\)"):
         l2_of([([0.0, 0.5], [0, 1]), ([0.0, 0.7], [0, 1])])
 
 

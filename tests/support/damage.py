@@ -92,6 +92,12 @@ def overstate(model: dict[str, Any], section: str, key: str, value: Any) -> None
     model[section][key] = value
 
 
+def expanded(good: Path, bad: Path) -> None:
+    checkpoint = lightning_checkpoint(good)
+    state = {name: torch.ones(1).expand(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+    torch.save({**checkpoint, "state_dict": state}, bad)
+
+
 CODE = ("run code", "not loaded")
 UNREADABLE = (
     Damage("missing.safetensors", lambda good, bad: None, ("there is no checkpoint", ".ckpt", "folder")),
@@ -187,7 +193,7 @@ UNFIT = (
     ),
     *(
         Damage(
-            f"{section}_{key}_{value}.safetensors",
+            f"{section}_{key}_{value}"[:40] + ".safetensors",
             rewritten(lambda tensors, model, metadata, change=(section, key, value): overstate(model, *change)),
             words,
         )
@@ -195,6 +201,7 @@ UNFIT = (
             ("network", "channels", 20_000, ("(20000,), is (8,)",)),
             ("network", "blocks_per_level", 20_000, ("more than 5,000 tensors",)),
             ("network", "blocks_per_level", 10**9, ("network.blocks_per_level is 1,000,000,000",)),
+            ("network", "attention_levels", [0] * 2000, ("network.attention_levels has 2,000 entries",)),
             ("network", "dropout", math.nan, ("network.dropout must be a finite number, got nan",)),
             ("image", "channels", 10**9, ("image.channels is 1,000,000,000",)),
             ("image", "channels", 5, ("stem.weight must be (8, 5, 3, 3)",)),
@@ -217,6 +224,7 @@ UNFIT = (
         ("int8 numbers (stem.bias)", "floating-point"),
     ),
     Damage("shape.safetensors", rewritten(misshape), ("stem.weight must be (8, 3, 3, 3), is (8, 3, 5, 5)",)),
+    Damage("expanded.ckpt", expanded, ("more numbers than are stored",)),
     Damage(
         "bare.ckpt",
         lambda good, bad: torch.save({**lightning_checkpoint(good), "state_dict": {"w": 3}}, bad),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdedit_pl.checkpoints.safe_reading import CheckpointError, plain_name
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, plain_name, require_stored
 
 
 @dataclass(frozen=True)
@@ -100,15 +100,14 @@ def named_tensors(state: Any, what: str) -> dict[str, Tensor]:
     """A state dict of another program, its names as `plain_name` returns them.
 
     Raises:
-        CheckpointError: if it is not tensors by name, or a tensor has more numbers than the file.
+        CheckpointError: if it is not tensors by name, or they have more numbers than the file.
     """
     if not isinstance(state, Mapping) or not state:
-        raise CheckpointError(f"{what} must be tensors by name, got {type(state).__name__}; the file was altered?")
+        raise CheckpointError(f"{what} must be tensors by name, got {type(state).__name__}; was the file altered?")
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise CheckpointError(f"{what} must be tensors by name, got {type(tensor).__name__} under {name!r}")
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise CheckpointError(f"{what} has {name!r} of shape {tuple(tensor.shape)}, more numbers than are stored")
+    require_stored(state, what)
     return {plain_name(name): tensor for name, tensor in state.items()}
 
 
