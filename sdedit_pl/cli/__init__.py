@@ -7,6 +7,7 @@ import keyword
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -101,6 +102,7 @@ def notices() -> Iterator[None]:
     """Sends log messages of this package to standard error, in the first process of a distributed run only."""
     package, handler = logging.getLogger("sdedit_pl"), logging.StreamHandler()
     handler.addFilter(lambda record: speaks())
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's, of large photographs
     package.setLevel(logging.INFO)
     package.addHandler(handler)
     try:

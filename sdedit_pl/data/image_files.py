@@ -122,6 +122,10 @@ def open_image(file: bytes | Path, name: str) -> Iterator[Image.Image]:
     except Image.UnidentifiedImageError:
         reason = "it is empty" if isinstance(file, bytes) and not file else "it is not an image"
         raise UnreadableImage(f"cannot read image {name}: {reason}") from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        text = f"cannot read image {name}: it has more than {limit:,} pixels; save a smaller copy"
+        raise UnreadableImage(text) from None
     except DECODING_ERRORS as error:
         raise UnreadableImage(f"cannot read image {name}: {error}") from None
 
