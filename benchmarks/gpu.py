@@ -3,7 +3,7 @@
     python benchmarks/gpu.py out=DIR [stages=ceilings,parity,...] [seconds=480] [size=full|tiny] [device=cuda|cpu]
                              [train.images=TAR train.seconds=300 train.KEY=VALUE ...]
 
-Each stage has a deadline of its own and writes DIR/STAGE.json as soon as it ends, also where it fails; DIR/report.md is
+Each stage has a deadline of its own and writes DIR/STAGE.json as soon as it ends, even if it fails; DIR/report.md is
 written anew after each. `size=tiny device=cpu` rehearses the script on a CPU. Missing packages are named first: only
 torch, numpy, lightning, safetensors, jaxtyping and pillow are needed; `gpu_wheels.sh` gathers the others as wheels.
 
@@ -76,13 +76,13 @@ WANTED = ("omegaconf", "webdataset", "braceexpand", "diffusers", "denoising_diff
 
 @dataclass
 class Bench:
-    """What every stage is handed.
+    """The settings and results that the stages share.
 
     Args:
         out: folder of the results.
         device: the device measured.
         tiny: whether everything is small, for a rehearsal.
-        ceilings: what stage `ceilings` has found.
+        ceilings: results of the stage `ceilings`.
         train: settings of the stage `train`.
     """
 
@@ -181,7 +181,7 @@ def machine(bench: Bench) -> dict[str, Any]:
 
 
 def report(results: dict[str, dict[str, Any]]) -> str:
-    """The results as Markdown: a list a stage."""
+    """The results as Markdown, one list per stage."""
     lines = ["# One run of benchmarks/gpu.py", ""]
     for name, found in results.items():
         lines += [f"## {name}", ""]
@@ -210,7 +210,7 @@ def ceilings(bench: Bench) -> dict[str, Any]:
 
 
 def random_denoiser(name: str, settings: dict[str, Any], sde: Any = None, parameterisation: Any = None) -> Denoiser:
-    """A denoiser none of whose weights is zero, on the CPU in float32."""
+    """A denoiser without zero weights, on the CPU in float32."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         network = NETWORKS[name](**settings)
@@ -279,7 +279,7 @@ def parity(bench: Bench) -> dict[str, Any]:
 
 
 def edit_parity(bench: Bench) -> dict[str, Any]:
-    """How far an edit by the bundled model on the device is from that on the CPU, in grey levels of 255."""
+    """The difference between edits by the bundled model on the device and on the CPU, in grey levels of 255."""
     from sdedit_pl import load_denoiser
 
     file = Path(__file__).resolve().parents[1] / "checkpoints" / "portraits64.safetensors"
@@ -440,7 +440,7 @@ def usage(bench: Bench, flops: float, milliseconds: float) -> dict[str, Any]:
 
 
 def syncs(bench: Bench) -> dict[str, Any]:
-    """Steps of training and edits under a mode in which waiting for the device raises."""
+    """Runs training steps and edits in a mode in which waiting for the device raises."""
     if bench.device.type != "cuda":
         return {"note": "needs CUDA; tests use fake tensors in its place"}
     loop = Loop(bench, SMALL["ncsnpp"], 8, 32, compiled=False)

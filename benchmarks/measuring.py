@@ -53,7 +53,7 @@ def in_turns(
 ) -> dict[str, list[float]]:
     """The seconds of each run in each round; `advance` is called after each run.
 
-    A first round is not counted: in it libraries choose kernels and memory is allocated for the first time.
+    The first round is not counted, because libraries choose kernels and allocate memory in it.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):

@@ -143,7 +143,7 @@ def sdedit(*words: str) -> None:
 
 
 def trained(name: str, words: Sequence[str], seed: int, arguments: Arguments) -> tuple[Path, dict[str, float]]:
-    """Trains a recipe or resumes its training; its run's folder, and the images and seconds of its training."""
+    """Trains a recipe or resumes its training; returns the run's folder, and its images and seconds of training."""
     given = [*words, f"data.path={arguments.data}", f"seed={seed}"]
     config = parsed(given)
     batch = config.data.values["batch_size"] * config.trainer.accumulate_grad_batches

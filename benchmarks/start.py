@@ -2,7 +2,7 @@
 
     python benchmarks/start.py [checkpoint]
 
-Each command runs in a process of its own; the least of several runs counts. Run it on an idle machine.
+Each command runs in a process of its own; the fastest of several runs counts. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ READING = "import sys; from safetensors.torch import load_file; load_file(sys.ar
 
 
 def seconds(*command: str) -> float:
-    """The least time of several runs of a Python command."""
+    """The shortest time of several runs of a Python command."""
     times = []
     for _ in range(RUNS):
         begin = time.perf_counter()

@@ -32,7 +32,6 @@ class Grid(abc.ABC):
         """The times of `steps` steps from `t0` to `end`, (steps + 1 + jumps,), float64 on the CPU.
 
         Args:
-            sde: maps times to noise levels.
             t0: the first time, in (0, 1].
             steps: at least 1.
             end: the last time, in [0, t0).

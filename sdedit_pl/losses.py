@@ -227,7 +227,6 @@ def denoising_loss(
     """Weighted squared error of each image.
 
     Args:
-        denoiser: the model.
         x_0: clean images in [-1, 1].
         t: times in (0, 1].
         noise: standard normal.
@@ -256,7 +255,6 @@ def denoising_error(denoiser: Denoiser, images: Images, level: float) -> float:
     """Mean squared error of the estimates of noised images, in units of the noise level squared, always the same noise.
 
     Args:
-        denoiser: the model.
         images: clean images in [-1, 1].
         level: noise level sigma / alpha.
     """

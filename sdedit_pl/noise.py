@@ -69,8 +69,6 @@ class PrefetchedNoise:
     which ends the threads.
 
     Args:
-        noise: the seeded noise.
-        last_step: the last step of the run.
         ahead: number of steps drawn ahead, each in a thread.
     """
 

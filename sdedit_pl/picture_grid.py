@@ -45,7 +45,6 @@ def picture_grid(
 
     Args:
         rows: the pictures of each row; None leaves a cell empty.
-        titles: column titles.
         cell: side, in pixels, of the square cell that each picture is fitted into.
         columns: number of rows side by side.
         row_titles: titles on the left of the rows, one for each row or none.

@@ -43,9 +43,6 @@ def trade_off_plot(
 
     Args:
         curves: name -> label -> point, joined in order; KID against L2 labelled by t0 is figure 3 of SDEdit.
-        title: of the plot.
-        x_title: of the x axis.
-        y_title: of the y axis.
         levels: name -> y of a dashed line, with its interval as a band.
         marked: meaning of a ring -> label of the ringed points.
         pictures: caption -> small image, in a row below the plot.

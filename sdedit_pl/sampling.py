@@ -65,15 +65,12 @@ def integrate(
     at a noise level.
 
     Args:
-        denoiser: the model.
-        solver: takes the steps.
         x: the state at `times[0]`, float32 or float64, the precision of the whole run.
         times: at least two times in [0, 1] on the CPU, none later than the first. A time later than the previous one is
             a jump: the state is noised up to it, and the solver restarts without history.
         noise: the source of noise.
         first_step: number of the first step in `noise`; jumps are numbered like steps. The starting state has the
             number before it.
-        last: the result of the last step.
         constraint: rewrites the state at the start and after each step.
         callback: called after each step, not after jumps.
 
@@ -128,11 +125,9 @@ def sample(
         denoiser: a model trained on all times up to t = 1.
         shape: (C, H, W) of a sample.
         seeds: one for each sample; a sample depends on its seed and not on the batch.
-        steps: the number of solver steps.
         solver: None for the ancestral solver.
         grid: None for equal steps in the log-SNR.
         device: None for the device of the denoiser's weights.
-        callback: called after each step.
 
     Returns:
         Samples in about [-1, 1], float32, not clamped.

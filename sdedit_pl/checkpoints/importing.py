@@ -33,7 +33,6 @@ def import_checkpoint(
         out: the `.safetensors` file, replaced if it exists.
         format: None to recognise it.
         weights: "ema" or "raw".
-        preset: published name of the model.
         config: JSON file of the published configuration.
         dtype: of the weights in `out`; None keeps theirs.
 

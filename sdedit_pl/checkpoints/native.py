@@ -98,8 +98,6 @@ def save_weights(
 
     Args:
         path: the `.safetensors` file, replaced if it exists.
-        weights: the network's state dict.
-        model: description of the denoiser.
         training: facts of its training, as plain data.
         origin: where it came from, as plain data.
         dtype: of the floating-point weights in the file; None keeps theirs.

@@ -140,7 +140,7 @@ def _parsed_artifact(source: str) -> Artifact:
     return Artifact(*match.groups())
 
 
-# An alias may move; within one command it stands for one version.
+# An alias may move; within one command it denotes one version.
 @cache
 def _fetched_artifact(artifact: Artifact, root: Path) -> Path:
     own = root / artifact.entity / artifact.project

@@ -73,7 +73,6 @@ def choose_images(
     """Chooses images of a folder, or of shards that a folder, file, pattern or URL names.
 
     Args:
-        data: The folder or shards.
         shape: (channels, size).
         split: The validation images, or all.
         val_fraction: Share of the images held out if the data has no validation split.

@@ -1,6 +1,6 @@
 """The Lightning data module: batches of any source in an order that survives restarts.
 
-Workers hand over uint8 images, which become float32 in [-1, 1] on the device. Training is one endless stream (see
+Workers return uint8 images, which become float32 in [-1, 1] on the device. Training is one endless stream (see
 `order.py`), so Lightning sees one endless epoch: set the length of a run with `max_steps`, and validate with
 `val_check_interval=STEPS, check_val_every_n_epoch=None`.
 

@@ -133,11 +133,9 @@ class ShardImages(ImageSet):
     """Images at known positions in local tar files, listed in arrays that worker processes share without copying.
 
     Args:
-        shards: Paths of the tar files.
         stamps: Stamp of each shard when its images were listed.
         keys: Bytes (N,).
         places: Shard number, first byte and length of each image, int64 (N, 3), ordered by shard.
-        image_format: Format of every image.
     """
 
     def __init__(

@@ -62,10 +62,8 @@ def open_originals(
 
     Args:
         place: A path, or `torchvision:` and the name of a class.
-        image_format: Format of every image.
         val_fraction: Share for validation if the images are not divided already.
         scratch: Folder for unpacked archives.
-        root: Folder of the torchvision data set.
         download: Whether to download a torchvision data set that is not there.
 
     Raises:

@@ -178,7 +178,6 @@ def strip(
     Args:
         trajectory: the trajectory of the samples; the first `SHOWN_SAMPLES` of them are shown.
         results: the samples, in [-1, 1].
-        seeds: their seeds.
         frames: maximal number of estimates in a row, at least 2.
     """
     shown = trajectory.first(SHOWN_SAMPLES).thinned(frames)
@@ -195,9 +194,7 @@ def save_animation(file: Path, trajectory: Trajectory, results: Float[Tensor, "B
 
     Args:
         file: a WebP or GIF file, by its suffix; a GIF frame has only 256 colours.
-        trajectory: the trajectory of the samples.
         results: the samples, in [-1, 1]; they form the last frame, which is shown longer.
-        seeds: their seeds.
 
     Raises:
         ValueError: the file has another suffix.

@@ -139,7 +139,6 @@ def ddim_encode(
     The images are treated as states at the last time but one of `times`, whose noise is invisible.
 
     Args:
-        denoiser: the model.
         images: in [-1, 1].
         times: the decreasing times of decoding, at least three; the last, where the ODE has no slope, is not used.
         callback: called after each step with the state and the time it has reached.

@@ -77,11 +77,7 @@ def run_evaluation(
     Args:
         settings: tasks, baselines and ablations.
         models: under `MODEL` and, for some ablations, `COMPARED`.
-        images: the validation images.
-        features: for realism.
-        options: everything else.
         keys: the keys of the command, as plain data, for `metrics.json`.
-        command: for the report.
 
     Returns:
         The contents of `metrics.json` and the report; None in all processes but the first.

@@ -41,7 +41,6 @@ def read_edit_inputs(
         shape: (channels, size) of the model's images.
         mask: a mask file or a folder of them.
         strength: the same of strength maps.
-        paste: an object to paste.
         window: window size for guides at their own proportions; None for the model's size.
         side: with windows, length to which the shorter side is resampled.
         fit: without windows, how guides become squares.

@@ -118,7 +118,6 @@ def read_large_guide(path: Path, smallest: int, channels: int = 3, side: int | N
     """Reads a guide for editing in windows: the whole image, at its own proportions.
 
     Args:
-        path: the file.
         smallest: window size in pixels; images with a shorter side are enlarged to it.
         channels: 3 for RGB, 1 for grey.
         side: length to which the shorter side is resampled; None keeps the image's own.
@@ -144,10 +143,8 @@ def read_guides(
     """Reads the guides that a path, folder or glob names and logs each one that was resized.
 
     Args:
-        guide: see `find_guides`.
         shape: (channels, size) of the model's images.
         window: size of the windows in which guides are edited at their own proportions; None for the model's size.
-        side: see `read_large_guide`.
         fit: how other guides become squares, see `ImageFormat`.
 
     Raises:

@@ -22,9 +22,7 @@ class ImageMean(ImageMetric, abc.ABC):
     nan for a single group.
 
     Args:
-        name: of the metric.
         groups: group of each image, indexed by its number; None makes each image a group of its own.
-        options: of `torchmetrics.Metric`.
 
     Source: Liang and Zeger, "Longitudinal data analysis using generalized linear models", 1986, for the error, with the
     usual G / (G - 1) for G groups; with groups of one image it is the standard deviation over the root of their number.

@@ -42,7 +42,6 @@ class ImageMetric(Metric, abc.ABC):
         state: name of the entries. In a `MetricCollection`, metrics whose states have the same names and contents share
             one copy of them; the name must identify the contents.
         empty: an empty tensor with the dtype and the trailing shape of the entries.
-        options: of `torchmetrics.Metric`.
     """
 
     full_state_update = False

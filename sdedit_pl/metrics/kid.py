@@ -49,8 +49,6 @@ def kernel_distance(
     """The KID of two sets of features, with its jackknife error over groups.
 
     Args:
-        x: features of one set.
-        y: features of the other.
         x_groups: the group of each image of `x`; None, for both sets, makes each image a group of its own.
         y_groups: the group of each image of `y`; equal numbers are one group, also across the two sets.
         draws: of the bootstrap; 0 computes no interval.

@@ -51,8 +51,6 @@ class MaskedLPIPS(ImageMean):
         network: alex, vgg or squeeze.
         weights: path of torchvision's file of that network's ImageNet weights; None takes it from the cache of
             torch.hub and downloads it if necessary. (The lpips package holds the weights of the last layer only.)
-        groups: see `ImageMean`.
-        options: of `torchmetrics.Metric`.
 
     Raises:
         ValueError: an unknown network.

@@ -72,13 +72,11 @@ class KernelDistance(FeatureMetric):
     `sdedit_pl.metrics.kid.subset_distances`.
 
     Args:
-        reference: features of the real images.
         groups: group of each image, indexed by its number; None makes each image a group of its own.
         reference_groups: the group of each real image; equal numbers are one group, also across the two sets.
         subsets: how many random subsets; 0 leaves out the two numbers of subsets.
         subset_size: images of each set in a subset.
         seed: of the subsets and the bootstrap.
-        options: of `torchmetrics.Metric`.
 
     Raises:
         ValueError: groups for one of the sets alone, or not one for each reference image.

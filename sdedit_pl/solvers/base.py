@@ -57,9 +57,7 @@ class Solver(abc.ABC):
         """Takes a step from `t` to `s`.
 
         Args:
-            denoiser: the model.
             x_t: images at time `t`.
-            t: time of each image.
             s: target time of each image, below `t`.
             state: the result of `initial_state` or of the previous step.
             noise: noise of this step; `noise.shared` is the z of the transition.

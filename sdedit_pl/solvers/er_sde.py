@@ -87,5 +87,5 @@ def taylor_weight(order: int, level_t: Times, level_s: Times) -> Times:
         level = level_t * (position * ratio).exp()
         return (level - level_t) ** (order - 1) * (1 - noise_scale(level_s) / noise_scale(level)) * level
 
-    # over ln r, in which the integrand is smooth also on long steps
+    # over ln r, in which the integrand is smooth even on long steps
     return torch.where(level_s > 0, ratio * mean_over_unit_interval(integrand), 0.0)

@@ -91,7 +91,7 @@ class EditingCheckpoint(lightning.Callback):
             self.lowest = loss
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        # A resumed run gets here even if no step was left: the former process may have ended before this call.
+        # A resumed run reaches this even if no step was left: the former process may have ended before this call.
         if not isinstance(pl_module, ScoreModule):
             return
         self._write_all(trainer, pl_module)

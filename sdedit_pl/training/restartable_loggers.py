@@ -64,7 +64,7 @@ class CsvHistory(Logger):
             self._write()
         except OSError as error:
             self.failure = f"{self.path} cannot be written: {error.strerror}"
-        except ValueError as error:  # somebody has changed the file meanwhile
+        except ValueError as error:  # another program has changed the file
             self.failure = str(error)
         else:
             self._unwritten = []

@@ -39,7 +39,7 @@ from sdedit_pl.training_runs.run_folder import (
     write_config,
 )
 from sdedit_pl.training_runs.run_trainer import build_trainer, wandb_loggers, wandb_open
-from sdedit_pl.training_runs.starting_weights import starting_denoiser
+from sdedit_pl.training_runs.starting_weights import starting_denoiser, with_base
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +62,12 @@ def fit(config: TrainingConfig) -> Path:
 
 def train(config: TrainingConfig, signals: StopSignals) -> Path:
     folder = Path(config.out)
-    newest = newest_checkpoint(folder, config)
+    newest, config = newest_checkpoint(folder, config)
     config, machine = for_this_machine(config)
-    denoiser, trained = starting_denoiser(config, new=newest is None)
     data = build_data(config)
+    if newest is None:
+        config = with_base(config, data)
+    denoiser, trained = starting_denoiser(config, new=newest is None)
     data.setup()
     files = DurableCheckpoints()
     unwritten: dict[Path, str] = {}

@@ -38,10 +38,8 @@ class Imported:
     """A foreign checkpoint in this package's terms.
 
     Args:
-        model: description of the denoiser.
         weights: the network's state dict under our names, on the CPU, of the types in the file.
         origin: data for JSON on where it came from: format, preset, file, sha256, weights (ema or raw), sampling, ...
-        mapped: which tensors in the file were used, and which were not.
     """
 
     model: ModelConfig
@@ -74,7 +72,6 @@ class CheckpointFormat(abc.ABC):
         """Reads a file or folder strictly: every tensor is used exactly once, or named with the reason why not.
 
         Args:
-            path: the file or folder.
             weights: "ema", the averaged weights, or "raw"; ignored for a file that holds one set only.
             preset: published name of the model, a key of `sdedit_pl.checkpoints.importers.presets.PRESETS`.
             config: the configuration published with it; without one and a preset, the file determines the model.

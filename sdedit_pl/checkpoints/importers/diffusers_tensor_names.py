@@ -36,8 +36,6 @@ def network_sources(
     """The published tensors of each of ours.
 
     Args:
-        name: "ddpm" or "ncsnpp".
-        arguments: its constructor's arguments.
         old_names: see `has_old_names`.
         cosines_first: whether the label's cosines precede its sines, so that the first layer's columns are reordered.
     """

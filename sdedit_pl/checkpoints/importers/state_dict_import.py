@@ -67,11 +67,7 @@ def import_network(
     """Reads a network from its tensors, strictly.
 
     Args:
-        path: the file.
-        format: name in `FORMATS`.
-        stored: its tensors.
         sources_of: from a network's name and arguments to the published tensors of each of ours.
-        preset: name of a preset.
         configured: the model of a published configuration. Without it and a preset, the tensors determine the model.
         data_range: of the images that a configured model's authors added noise to.
         refine: adds differences between the file and a model that names and shapes do not show.
