@@ -10,7 +10,9 @@ free on a GPU, while on the CPU it would cost a tenth of the time that decoding 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -18,6 +20,7 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageColor
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from sdedit_pl.data.image_files import DECODING_ERRORS, UnreadableImage, open_image, upright
 from sdedit_pl.typing import Images
@@ -79,8 +82,14 @@ class ImageFormat:
         return replace(self, size=self.decoded_size, margin=0)
 
     def empty(self, count: int = 0) -> UInt8[Tensor, "N C H W"]:
-        """An uninitialised batch."""
-        return torch.empty(count, self.size, self.size, self.channels, dtype=torch.uint8).permute(0, 3, 1, 2)
+        """An uninitialised batch; in a worker process in shared memory, where it would be copied otherwise."""
+        shape = (count, self.size, self.size, self.channels)
+        if get_worker_info() is None:
+            batch = torch.empty(shape, dtype=torch.uint8)
+        else:
+            shared = torch.UntypedStorage._new_shared(math.prod(shape))
+            batch = torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)
+        return batch.permute(0, 3, 1, 2)
 
     def part(self, image: UInt8[Tensor, "C _ _"], corner: tuple[int, int] | None) -> UInt8[Tensor, "C H W"]:
         """The part of a decoded image whose first row and column are `corner`; the central part for None."""
@@ -90,7 +99,7 @@ class ImageFormat:
         return image[:, top : top + self.size, left : left + self.size]
 
 
-def decode_image(file: bytes, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
+def decode_image(file: bytes | Path, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
     """Decodes an image file to height and width `decoded_size`; messages call it `name`.
 
     Raises:
@@ -106,7 +115,7 @@ def decode_image(file: bytes, name: str, image_format: ImageFormat) -> UInt8[Ten
 
 
 def decode_whole(
-    file: bytes, name: str, shape: tuple[int, int], channels: int = 3, background: str = "white"
+    file: bytes | Path, name: str, shape: tuple[int, int], channels: int = 3, background: str = "white"
 ) -> UInt8[Tensor, "C H W"]:
     """Decodes an image file and resamples all of it, uncropped, to `shape` = (height, width).
 

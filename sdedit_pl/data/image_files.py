@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import stat
 import struct
 import zlib
 from collections import Counter
@@ -70,7 +71,7 @@ def is_image_name(name: str) -> bool:
 def list_images(folder: Path, recursive: bool = False) -> list[str]:
     """Sorted relative paths of the images in a folder, with "/" between their parts; links are followed."""
     if not recursive:
-        files = [entry.name for entry in os.scandir(folder) if entry.is_file()]
+        files = [entry.name for entry in os.scandir(folder) if os.path.isfile(entry)]
         warn_of_unread_images(folder, files)
         return sorted(filter(is_image_name, files))
     found: list[str] = []
@@ -111,23 +112,24 @@ def open_image(file: bytes | Path, name: str) -> Iterator[Image.Image]:
     """Opens an image file for a `with` block, within which its pixels are decoded.
 
     Raises:
-        UnreadableImage: The file is not an image, or is truncated, empty or damaged; also for Pillow's errors within
-            the block.
+        UnreadableImage: The file cannot be read, is not an image, or is truncated, empty or damaged; also for Pillow's
+            errors within the block.
     """
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
+        content = file if isinstance(file, bytes) else _content(file)
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             yield image
     except UnreadableImage:
         raise
     except Image.UnidentifiedImageError:
-        reason = "it is empty" if isinstance(file, bytes) and not file else "it is not an image"
+        reason = "it is not an image" if content else "it is empty"
         raise UnreadableImage(f"cannot read image {name}: {reason}") from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         text = f"cannot read image {name}: it has more than {limit:,} pixels; save a smaller copy"
         raise UnreadableImage(text) from None
     except DECODING_ERRORS as error:
-        raise UnreadableImage(f"cannot read image {name}: {error}") from None
+        raise UnreadableImage(f"cannot read image {name}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def orientation(image: Image.Image) -> int:
@@ -143,6 +145,13 @@ def upright(image: Image.Image) -> Image.Image:
     """The image turned by its EXIF orientation."""
     turn = _TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)
+
+
+def _content(file: Path) -> bytes:
+    if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would block, and a device may have no end
+        raise OSError("it is no regular file")
+    with open(file, "rb", buffering=0) as opened:
+        return opened.read()
 
 
 def _is_hidden(part: str) -> bool:

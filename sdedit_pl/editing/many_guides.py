@@ -86,6 +86,7 @@ def edit_guides(
             edited = _edited(denoiser, edit, guides, areas, chunk, tick)
         except torch.OutOfMemoryError:
             size = _smaller(len(chunk), batch, device)
+            denoiser.at_once = denoiser.at_once and min(denoiser.at_once, size)
             if tick is not None:
                 tick.take_back()
             continue

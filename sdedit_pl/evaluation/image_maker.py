@@ -162,8 +162,9 @@ class ImageMaker(lightning.LightningModule):
         arithmetic = inference_arithmetic(machine, 0, self.computing.precision, self.computing.compile)
         if self.computing.recipe and self.trainer.is_global_zero:
             log_arithmetic(arithmetic, machine)
+        on_cpu, batch = self.device.type == "cpu", self.data.batch if arithmetic.compile else None
         for model in self.models.values():
-            model.at_once = images_per_call(self.device) if self.computing.exact else None
+            model.at_once = None if on_cpu and not self.computing.exact else images_per_call(self.device, batch)
             prepare_network(model.network, arithmetic)
         batches = [self.data.batches[number] for number in self.data.predict_dataloader()]
         hidden = True if not self.trainer.is_global_zero else None

@@ -68,13 +68,13 @@ class ReportDocument:
     def markdown(self) -> str:
         blocks = [f"# {self.title}"]
         for section in self.sections:
-            blocks += [f"## {section.title}", *(text.replace("<", "&lt;") for text in section.paragraphs)]
+            blocks += [f"## {section.title}", *section.paragraphs]
             if section.table is not None:
                 blocks.append(markdown_table(section.table))
             blocks += [
                 f"{figure.caption}\n\n![{figure.name}]({FIGURES}/{figure.name}.png)" for figure in section.figures
             ]
-        return "\n\n".join(blocks) + "\n"
+        return "\n\n".join(blocks).replace("<", "&lt;") + "\n"
 
     def html(self, pictures: Mapping[str, bytes]) -> str:
         """The report as one HTML page; `pictures` maps the figures' names to their PNG files."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser, Epsilon
 from sdedit_pl.edit_runs.edit_plan import edit_tasks
 from sdedit_pl.editing import SDEdit
+from sdedit_pl.editing.images_per_call import prepare_for_batches
 from sdedit_pl.guides.edit_inputs import EditInputs
 from sdedit_pl.sde import VPSDE
 
@@ -54,6 +56,15 @@ def test_strength_maps_in_a_folder_are_matched_by_name(ramp: str, command) -> No
     assert code == 0 and errors == "no strength for a: edited everywhere\n"
     assert np.array_equal(pixels("o/b_seed0.png")[:, 0], pixels("guide.png")[:, 0])
     assert not np.array_equal(pixels("o/a_seed0.png")[:, 0], pixels("guide.png")[:, 0])
+
+
+def test_the_network_is_prepared_for_the_batches_that_it_gets(desk: Path, command, monkeypatch) -> None:
+    prepare = Mock(wraps=prepare_for_batches)
+    monkeypatch.setattr("sdedit_pl.edit_runs.edit_run.prepare_for_batches", prepare)
+    cases = {(): 2, ("batch=1",): 1, ("samples=20",): 16, ("trajectory=true", "batch=8"): 2}
+    for number, (options, batch) in enumerate(cases.items()):
+        assert command(*EDIT, *options, f"out=o{number}").code == 0
+        assert prepare.call_args.args[1:3] == (batch, 16 * 16), options
 
 
 def test_several_t0_give_a_sheet_with_both_axes(desk: Path, command) -> None:

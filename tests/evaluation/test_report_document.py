@@ -34,7 +34,7 @@ def test_the_page_holds_its_pictures_and_escapes_text(tmp_path: Path) -> None:
 
 def test_markdown_escapes_text_in_tables(tmp_path: Path) -> None:
     text = report().markdown()
-    assert "| a/b | 1 < 2 |\n| **ours** | <b> |" in text and "&lt;urlopen error>" in text
+    assert "| a/b | 1 &lt; 2 |\n| **ours** | &lt;b> |" in text and "&lt;urlopen error>" in text
     assert "![dots](figures/dots.png)" in text
     assert markdown_table(Table(["x"], [])) == "| x |\n| --- |"
 
