@@ -507,7 +507,7 @@ def fit(bench: Bench) -> dict[str, Any]:
         out = bench.out / name
         command = [sys.executable, "train.py", f"out={out}", f"trainer.max_steps={steps}", *common, *more]
         root = Path(__file__).resolve().parents[1]
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=150)
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600 if bench.tiny else 150)
         return "" if done.returncode == 0 else f"exit {done.returncode}: {done.stderr[-600:]}"
 
     from concurrent.futures import ThreadPoolExecutor
