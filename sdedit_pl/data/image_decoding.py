@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -95,7 +96,7 @@ class ImageFormat:
         return image[:, top : top + self.size, left : left + self.size]
 
 
-def decode_image(file: bytes, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
+def decode_image(file: bytes | Path, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
     """Decodes an image file to height and width `decoded_size`; messages call it `name`.
 
     Raises:
@@ -111,7 +112,7 @@ def decode_image(file: bytes, name: str, image_format: ImageFormat) -> UInt8[Ten
 
 
 def decode_whole(
-    file: bytes, name: str, shape: tuple[int, int], channels: int = 3, background: str = "white"
+    file: bytes | Path, name: str, shape: tuple[int, int], channels: int = 3, background: str = "white"
 ) -> UInt8[Tensor, "C H W"]:
     """Decodes an image file and resamples all of it, uncropped, to `shape` = (height, width).
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ def is_image_name(name: str) -> bool:
 def list_images(folder: Path, recursive: bool = False) -> list[str]:
     """Sorted relative paths of the images in a folder, with "/" between their parts; links are followed."""
     if not recursive:
-        return sorted(entry.name for entry in os.scandir(folder) if is_image_name(entry.name) and entry.is_file())
+        return sorted(entry.name for entry in os.scandir(folder) if is_image_name(entry.name) and os.path.isfile(entry))
     names = []
     visited = set()
     for current, subfolders, files in os.walk(folder, followlinks=True):
@@ -80,19 +81,20 @@ def open_image(file: bytes | Path, name: str) -> Iterator[Image.Image]:
     """Opens an image file for a `with` block, within which its pixels are decoded.
 
     Raises:
-        UnreadableImage: The file is not an image, or is truncated, empty or damaged; also for Pillow's errors within
-            the block.
+        UnreadableImage: The file cannot be read, is not an image, or is truncated, empty or damaged; also for Pillow's
+            errors within the block.
     """
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
+        content = file if isinstance(file, bytes) else _content(file)
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             yield image
     except UnreadableImage:
         raise
     except Image.UnidentifiedImageError:
-        reason = "it is empty" if isinstance(file, bytes) and not file else "it is not an image"
+        reason = "it is not an image" if content else "it is empty"
         raise UnreadableImage(f"cannot read image {name}: {reason}") from None
     except DECODING_ERRORS as error:
-        raise UnreadableImage(f"cannot read image {name}: {error}") from None
+        raise UnreadableImage(f"cannot read image {name}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def orientation(image: Image.Image) -> int:
@@ -108,6 +110,13 @@ def upright(image: Image.Image) -> Image.Image:
     """The image turned by its EXIF orientation."""
     turn = _TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)
+
+
+def _content(file: Path) -> bytes:
+    if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would block, and a device may have no end
+        raise OSError("it is no regular file")
+    with open(file, "rb", buffering=0) as opened:
+        return opened.read()
 
 
 def _is_hidden(part: str) -> bool:

@@ -79,7 +79,7 @@ def compose(background: Guide, paste: Paste) -> Composite:
     """
     width, height = background.original_size
     channels = background.image.shape[1]
-    pixels = decode_whole(background.path.read_bytes(), str(background.path), (height, width), channels)
+    pixels = decode_whole(background.path, str(background.path), (height, width), channels)
     picture, coverage = to_picture(pixels), Image.new("L", (width, height))
     cutout = _cutout(paste)
     size = (max(1, round(cutout.width * paste.scale)), max(1, round(cutout.height * paste.scale)))

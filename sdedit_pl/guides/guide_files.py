@@ -172,16 +172,15 @@ def read_pixels(
     Raises:
         UnreadableImage: the file is not an intact image; the message names the accepted formats.
     """
-    file, name = path.read_bytes(), str(path)
     with _advice():
         if whole:
-            return decode_whole(file, name, shape, channels, background)
-        return decode_image(file, name, ImageFormat(shape[1], channels, background=background))
+            return decode_whole(path, str(path), shape, channels, background)
+        return decode_image(path, str(path), ImageFormat(shape[1], channels, background=background))
 
 
 def read_picture(path: Path) -> Image.Image:
     """An image file's picture at its own size, upright, as RGBA; raises what `read_pixels` does."""
-    with _advice(), open_image(path.read_bytes(), str(path)) as image:
+    with _advice(), open_image(path, str(path)) as image:
         image.load()
         return eight_bits(upright(image)).convert("RGBA")
 

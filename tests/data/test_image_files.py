@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from sdedit_pl.data.image_decoding import ImageFormat, decode_image, decode_whole, image_to_tensor
 from sdedit_pl.data.image_files import UnreadableImage, is_image_name, list_images, open_image, orientation
+from sdedit_pl.guides.guide_files import read_guide
 
 # As left by phones, editors and download tools: bytes written as their literal, no TIFF header, cut short.
 DAMAGED_EXIF = {
@@ -31,7 +33,9 @@ def test_one_folder_or_all_below_it(tmp_path: Path) -> None:
     for name in ("b.png", "a.jfif", "c/e/d.jpe", "._a.png", ".DS_Store", ".git/e.png", "t.txt", "folder.png/x.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    (tmp_path / "loop.png").symlink_to("loop.png")
     assert list_images(tmp_path) == ["a.jfif", "b.png"]
+    (tmp_path / "loop.png").unlink()
     assert list_images(tmp_path, recursive=True) == ["a.jfif", "b.png", "c/e/d.jpe", "folder.png/x.png"]
 
 
@@ -51,6 +55,14 @@ def test_an_image_with_damaged_exif_data_is_used_unturned(name: str) -> None:
     with open_image(damaged, "a") as image:
         assert orientation(image) == 1
         assert torch.equal(image_to_tensor(image, "a", ImageFormat(8)), expected)
+
+
+@pytest.mark.parametrize("device", [None, "/dev/zero"])
+def test_a_guide_that_is_a_pipe_or_device_is_refused(device: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    os.mkfifo(file) if device is None else file.symlink_to(device)
+    with pytest.raises(UnreadableImage, match=r"a\.png: it is no regular file"):
+        read_guide(file, 8)
 
 
 def test_decoders_that_are_not_needed_do_not_run() -> None:
