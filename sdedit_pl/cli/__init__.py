@@ -99,7 +99,12 @@ def module_of(verb: str) -> str:
 
 @contextmanager
 def notices() -> Iterator[None]:
-    """Sends log messages of this package to standard error, in the first process of a distributed run only."""
+    """Sends log messages of this package to standard error, in the first process of a distributed run only.
+
+    Torch's warning that there is no GPU to build extensions for is hidden: it comes with every compilation on a CPU.
+    """
+    extensions = logging.getLogger("torch.utils.cpp_extension")
+    extensions.setLevel(logging.ERROR)
     package, handler = logging.getLogger("sdedit_pl"), logging.StreamHandler()
     handler.addFilter(lambda record: speaks())
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's, of large photographs
@@ -109,6 +114,7 @@ def notices() -> Iterator[None]:
         yield
     finally:
         package.removeHandler(handler)
+        extensions.setLevel(logging.NOTSET)
 
 
 def speaks() -> bool:

@@ -24,6 +24,7 @@ from sdedit_pl.evaluation.editing_tasks import TaskInputs, draws_of
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, EvaluationPlan
 from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, remove_images
 from sdedit_pl.machine import AutoBool, inference_arithmetic, log_arithmetic, prepare_network, this_machine
+from sdedit_pl.training.lightning_internals import without_notices
 
 
 class PendingImages(NamedTuple):
@@ -197,6 +198,7 @@ class ImageMaker(lightning.LightningModule):
         return len(batch.numbers) * column.method.total_steps(self.models[column.model])
 
 
+@without_notices()
 def make_images(
     models: Mapping[str, Denoiser], data: EvaluationData, computing: ComputeSettings
 ) -> torch.device | None:

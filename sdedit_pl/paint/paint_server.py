@@ -39,7 +39,7 @@ from sdedit_pl.editing import SDEdit
 from sdedit_pl.paint.paint_jobs import LARGEST_PICTURE, EditRequest, Job, PaintJobs
 from sdedit_pl.web import guarded_app, json_reply, parsed
 
-LARGEST_BODY = 64 * 2**20
+LARGEST_BODY = 160 * 2**20
 _PAGE = Path(__file__).parent / "page"
 _FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 _THUMB = 320
