@@ -26,6 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.build.training_parts import build_module, resolve_arithmetic
+from sdedit_pl.checkpoints import describe
+from sdedit_pl.checkpoints.init_from import network_from
 from sdedit_pl.cli.train import COMMAND as TRAIN
 from sdedit_pl.configuration.bundled_configs import find_config
 from sdedit_pl.configuration.command_line import Command
@@ -84,6 +86,9 @@ class Estimate(NamedTuple):
 def estimate(config: TrainingConfig) -> Estimate:
     """The estimate of a configuration; devices are assumed to be GPUs with bf16, and "auto" counts as one."""
     config = resolve_arithmetic(config, Machine("cuda", "a GPU", bf16=True))
+    if config.init_from:
+        base = config.init_from if isinstance(config.init_from, str) else config.init_from[0]
+        config = replace(config, network=network_from(describe(base).model.network, config.network))
     trainer, image, batch = config.trainer, config.image, config.batch_size
     devices = int(trainer.devices) if str(trainer.devices).isdecimal() else 1
     # On the CPU, as the backward pass on a GPU's fake tensors needs a GPU; it keeps the same tensors.

@@ -10,11 +10,13 @@ torch, numpy, lightning, safetensors, jaxtyping and pillow are needed; `gpu_whee
 Stages: ceilings (a bf16 product, a copy), parity (float64 on the CPU against the device in each precision, gradients,
 noise, an edit), syncs (no step of training or of an edit waits for the device), fit (the whole command, killed and
 resumed; NCCL with one process), training (images a second, with each part switched off), edits (milliseconds, beside
-diffusers), profile (kernels of a training step), train (a run stopped by the clock).
+diffusers), profile (kernels of a training step), around (batches from the loader and from the device, a checkpoint),
+command (images a second of `sdedit train config=domain64`), train (a run stopped by the clock).
 """
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import signal
@@ -39,12 +41,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import gpu_training
 
+from sdedit_pl.data import ImageDataModule, Source
+from sdedit_pl.data.batch_reading import CachedImages
+from sdedit_pl.data.image_decoding import ImageFormat
+from sdedit_pl.data.loader import ResidentLoader
+from sdedit_pl.data.order import Changes, Share, TrainingBatches, TrainingOrder
 from sdedit_pl.denoiser import EDM, Denoiser, Epsilon, in_precision
 from sdedit_pl.editing import SDEdit
+from sdedit_pl.editing.images_per_call import prepare_for_batches
 from sdedit_pl.losses import EDMWeighting, LogNormalNoise, denoising_loss
 from sdedit_pl.networks import NETWORKS
 from sdedit_pl.noise import PrefetchedNoise, SeededNoise
 from sdedit_pl.sde import VESDE, VPSDE, DiscreteVPSDE
+from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.optimizers import Adam, Constant
 
@@ -135,7 +144,7 @@ def main(arguments: list[str]) -> int:
         left = end - time.monotonic()
         began = time.monotonic()
         try:
-            with deadline(min(left, STAGES[name][1])):
+            with deadline(left if bench.tiny else min(left, STAGES[name][1])):
                 found: dict[str, Any] = STAGES[name][0](bench)
         except Exception as error:  # noqa: BLE001 (a stage that fails must not end the others)
             found = {"failed": f"{type(error).__name__}: {str(error).strip()[:1500]}"}
@@ -448,12 +457,14 @@ def syncs(bench: Bench) -> dict[str, Any]:
     guide = torch.zeros(2, 3, 32, 32, device=bench.device)
     mask = torch.ones(2, 1, 32, 32, dtype=torch.bool, device=bench.device)
     large = torch.zeros(2, 3, 128, 128, device=bench.device)
+    gathered_batches = iter(on_device(MadeUpImages(32, 64), 8, bench.device))
     found = {}
     runs: dict[str, Callable[[], object]] = {
         "training": loop.step,
         "edit": lambda: SDEdit(steps=5)(denoiser, guide, seeds=[1, 2]),
         "masked edit": lambda: SDEdit(steps=5)(denoiser, guide, edit_mask=mask, seeds=[1, 2]),
         "lowpass edit": lambda: SDEdit(steps=5, lowpass=4)(denoiser, guide, seeds=[1, 2]),
+        "a batch that is gathered": lambda: next(gathered_batches),
         "lowpass edit by 64": lambda: SDEdit(steps=2, lowpass=64)(denoiser, large, seeds=[1, 2]),
     }
     for name, run in runs.items():
@@ -496,7 +507,7 @@ def fit(bench: Bench) -> dict[str, Any]:
         out = bench.out / name
         command = [sys.executable, "train.py", f"out={out}", f"trainer.max_steps={steps}", *common, *more]
         root = Path(__file__).resolve().parents[1]
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=150)
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600 if bench.tiny else 150)
         return "" if done.returncode == 0 else f"exit {done.returncode}: {done.stderr[-600:]}"
 
     from concurrent.futures import ThreadPoolExecutor
@@ -513,6 +524,85 @@ def fit(bench: Bench) -> dict[str, Any]:
     if not failures["ddp"] and not failures["whole"]:
         found["NCCL with one process equals whole, to the bit"] = same_weights(bench.out / "whole", bench.out / "ddp")
     return found
+
+
+class MadeUpImages(Source):
+    """Random images in memory."""
+
+    def __init__(self, size: int, count: int) -> None:
+        super().__init__(ImageFormat(size))
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
+        self.pixels = pixels.permute(0, 3, 1, 2)
+
+    def images(self, split: str) -> CachedImages:
+        """The same for both splits."""
+        return CachedImages(self.pixels)
+
+
+def on_device(source: MadeUpImages, batch: int, device: torch.device) -> ResidentLoader:
+    """Training batches of images that stay on the device."""
+    order = TrainingOrder(len(source.pixels), 0, Changes(flip=True))
+    return ResidentLoader(source.pixels.to(device), TrainingBatches(order, Share(batch)), source.format)
+
+
+def around(bench: Bench) -> dict[str, Any]:
+    """The rates of batches from the loader and from the device, and the time that a checkpoint of `domain64` takes."""
+    size, count, batch = (16, 64, 8) if bench.tiny else (64, 8192, 256)
+    source = MadeUpImages(size, count)
+    loaders = {
+        "loader": iter(ImageDataModule(source, batch, workers=0, flip=True).training_loader()),
+        "device": iter(on_device(source, batch, bench.device)),
+    }
+    found: dict[str, Any] = {
+        "batches equal to the bit": all(
+            torch.equal(*(next(loader).to(bench.device) for loader in loaders.values())) for _ in range(4)
+        )
+    }
+    for name, loader in loaders.items():
+        milliseconds = bench.milliseconds(lambda loader=loader: next(loader).to(bench.device), 20)
+        found[f"images/s from the {name}"] = round(batch / milliseconds * 1e3)
+    loop = Loop(bench, {**DOMAIN64, "channels": 16} if bench.tiny else DOMAIN64, 2, size, compiled=False)
+    loop.step()
+    state = {"weights": loop.parameters, "average": loop.average, "optimizer": loop.optimizer.state_dict()}
+    files, began = DurableCheckpoints(), time.perf_counter()
+    files.save_checkpoint(state, bench.out / "checkpoint.ckpt")
+    found["checkpoint: seconds that training waits"] = round(time.perf_counter() - began, 3)
+    files.wait()
+    found["checkpoint: seconds until it is on the disk"] = round(time.perf_counter() - began, 3)
+    (bench.out / "checkpoint.ckpt").unlink()
+    return found
+
+
+def command(bench: Bench) -> dict[str, Any]:
+    """Images a second of the whole command on made-up images, with the defaults of the machine."""
+    from PIL import Image
+
+    size, steps, options = 64, 300, ["data.batch_size=256"]
+    if bench.tiny:
+        size, steps, options = 16, 4, ["data.batch_size=2", "data.size=16", "network.channels=16"]
+    images, out = bench.out / "pictures", bench.out / "command"
+    images.mkdir(exist_ok=True)
+    for number, pixels in enumerate(MadeUpImages(size, 64 if bench.tiny else 2048).pixels):
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(images / f"{number}.png", compress_level=1)
+    # The length of the whole run decides whether it is compiled.
+    options += ["compile=true", "channels_last=true"] if not bench.tiny else []
+    options += [
+        f"out={out}", f"data.path={images}", f"trainer.max_steps={steps}", f"trainer.accelerator={bench.device.type}",
+        "trainer.devices=1", "trainer.log_every_n_steps=2" if bench.tiny else "trainer.log_every_n_steps=50",
+        "trainer.val_check_interval=100000", "trainer.limit_val_batches=1", "preview.count=0", "preview.samples=0",
+        "validation.memory_images=0", "trainer.enable_progress_bar=false",
+    ]  # fmt: skip
+    root = Path(__file__).resolve().parents[1]
+    run = [sys.executable, "train.py", "config=domain64", *options]
+    done = subprocess.run(run, cwd=root, capture_output=True, text=True, timeout=280)
+    if done.returncode:
+        return {"failed": f"exit {done.returncode}: {done.stderr[-600:]}"}
+    with (out / "metrics.csv").open(newline="") as file:
+        rates = [row["train/images_per_second"] for row in csv.DictReader(file)]
+    arithmetic = [line for line in done.stderr.splitlines() if "arithmetic:" in line]
+    rate = statistics.median([float(rate) for rate in rates if rate][-3:])
+    return {"images/s": round(rate), "arithmetic": arithmetic[-1] if arithmetic else "unknown"}
 
 
 def same_weights(*runs: Path) -> bool:
@@ -541,7 +631,7 @@ def measured_edit(bench: Bench, name: str, batch: int, ready: Callable[[], objec
     """Milliseconds of an edit; `ready` is called between the first run, which compiles, and the measured ones."""
     settings, size = ({**DDPM256, "channels": 32}, 64) if bench.tiny else (DDPM256, 256)
     steps = 2 if bench.tiny else 20
-    mode = "reduce-overhead" if batch == 1 else "default"  # CUDA graphs, where launches are what takes the time
+    mode = "reduce-overhead" if batch == 1 else "default"  # CUDA graphs, as the package has them
     torch._dynamo.reset()
     if bench.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -552,10 +642,9 @@ def measured_edit(bench: Bench, name: str, batch: int, ready: Callable[[], objec
             sde = DiscreteVPSDE(1e-4, 0.02, 1000)
             denoiser = random_denoiser("ddpm", settings, sde, Epsilon(label_scale=1000.0, label_offset=-1.0))
             denoiser = denoiser.to(bench.device, memory_format=torch.channels_last)  # pyright: ignore
+            prepare_for_batches(denoiser, batch, size**2, 1, "bfloat16", "compiled" in name)
             in_precision(denoiser, "bfloat16")
             denoiser.eval().requires_grad_(False)
-            if "compiled" in name:
-                denoiser.network.compile(mode=mode, dynamic=False)
             run = partial(SDEdit(t0=0.5, steps=steps), denoiser, guide, seeds=list(range(batch)))
         else:
             run = diffusers_edit(bench, settings, guide, steps, mode if "compiled" in name else None)
@@ -670,8 +759,10 @@ STAGES: dict[str, tuple[Callable[[Bench], dict[str, Any]], float]] = {
     "parity": (parity, 90),
     "training": (training, 150),
     "profile": (profile, 60),
+    "around": (around, 30),
     "edits": (edits, 180),
     "fit": (fit, 120),
+    "command": (command, 300),
     "train": (train, 600),
 }
 

@@ -59,6 +59,7 @@ from sdedit_pl.evaluation.report_document import METRICS_FILE
 from sdedit_pl.losses import denoising_error
 from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import features_of
+from sdedit_pl.metrics.features_from_file import FeaturesFile
 from sdedit_pl.metrics.image_distances import nearest_by_distance, squared_l2
 from sdedit_pl.metrics.intervals import percentile_interval
 from sdedit_pl.metrics.paired_bootstrap import GroupSums, PairedBootstrap
@@ -94,7 +95,7 @@ class Arguments:
         t0: noise levels or times that edits start from, rising.
         l2: squared L2 distances to the strokes at which KIDs are compared.
         steps: solver steps of an edit.
-        judges: features of KID.
+        judges: features of KID: a name, then names or TorchScript files that you trust, as second_judge.py writes.
         precision: precision of edits.
         compile: compile the network for edits.
         threads: number of threads of torch; null for its default.
@@ -121,7 +122,8 @@ class Arguments:
 
     def __post_init__(self) -> None:
         require_at_least(self, budget=1, images=6, steps=1)
-        refuse_unknown("judges", self.judges, tuple(name for name in FEATURES if name != "file"))
+        names = tuple(judge for place, judge in enumerate(self.judges) if not (place and judge.endswith(".pt")))
+        refuse_unknown("judges", names, tuple(name for name in FEATURES if name != "file"))
         if not (self.models and self.seeds and self.t0 and self.l2 and self.judges):
             raise ValueError("give at least one entry of models, seeds, t0, l2 and judges")
 
@@ -207,7 +209,7 @@ def kid_ratios(edits: Edits, arguments: Arguments) -> tuple[Ratios, dict[str, li
     ratios: Ratios = {}
     facts: dict[str, list[float]] = {}
     for judge in arguments.judges:
-        extractor = FEATURES[judge]()  # pyright: ignore[reportCallIssue]
+        extractor = FeaturesFile(judge, trusted=True) if judge.endswith(".pt") else FEATURES[judge]()  # pyright: ignore[reportCallIssue]
         originals = features_of(extractor, edits.originals)
         sums = [
             GroupSums.of(features_of(extractor, images), originals, squared_l2(images, edits.strokes), groups)

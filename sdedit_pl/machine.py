@@ -46,6 +46,12 @@ MANY_EVALUATIONS = 10_000
 On an H200, for the DDPM network of 256 px: after 4,200 in batches of 1 and 13,000 in batches of 16.
 """
 
+GRAPH_PIXELS = 4 * 256**2
+"""Pixels of a batch up to which a compiled network is replayed as a CUDA graph in edits.
+
+In larger batches of the DDPM network of 256 px, the arithmetic of a kernel takes longer than its launch.
+"""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -150,17 +156,28 @@ def check_devices(machine: Machine, devices: int | str) -> None:
         )
 
 
-def prepare_network(network: nn.Module, arithmetic: Arithmetic) -> None:
+def prepare_network(network: nn.Module, arithmetic: Arithmetic, batch_pixels: int | None = None) -> None:
+    """Sets the memory order of a network for inference, and compiles it.
+
+    On a GPU, the outputs of a network whose batches all have `batch_pixels`, at most `GRAPH_PIXELS`, are overwritten by
+    its next call (`Denoiser.at_once` copies them).
+    """
     network.to(memory_format=torch.channels_last if arithmetic.channels_last else torch.contiguous_format)  # pyright: ignore[reportCallIssue]
-    if arithmetic.compile:
+    if not arithmetic.compile:
+        return
+    if batch_pixels is not None and batch_pixels <= GRAPH_PIXELS and next(network.parameters()).is_cuda:
+        network.compile(mode="reduce-overhead", dynamic=False)
+    else:
         network.compile()
 
 
-def prepare_for_inference(network: nn.Module, evaluations: int, precision: str, compile: AutoBool) -> Arithmetic:
+def prepare_for_inference(
+    network: nn.Module, evaluations: int, precision: str, compile: AutoBool, batch_pixels: int | None = None
+) -> Arithmetic:
     """Prepares a network on its device, see `inference_arithmetic`; logs anything but uncompiled float32."""
     machine = this_machine(next(network.parameters()).device.type)
     arithmetic = inference_arithmetic(machine, evaluations, precision, compile)
-    prepare_network(network, arithmetic)
+    prepare_network(network, arithmetic, batch_pixels)
     if (arithmetic.precision, arithmetic.compile) != ("float32", False):
         log_arithmetic(arithmetic, machine)
     return arithmetic

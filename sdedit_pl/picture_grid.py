@@ -11,8 +11,7 @@ from torch import Tensor
 from sdedit_pl.data.image_decoding import bytes_from_images
 
 MARGIN = 6
-TITLE_HEIGHT = 20
-SMALLEST_CELL, LARGEST_CELL = 128, 512
+SMALLEST_CELL, LARGEST_CELL = 256, 512
 
 
 def to_picture(image: Float[Tensor, "C H W"] | UInt8[Tensor, "C H W"]) -> Image.Image:
@@ -33,6 +32,11 @@ def cell_side(picture: Image.Image) -> int:
     return min(longer * max(1, -(-SMALLEST_CELL // longer)), LARGEST_CELL)
 
 
+def title_height(cell: int) -> int:
+    """Height of a line of titles above cells; titles grow with the cells."""
+    return _text_size(cell) + 10
+
+
 def picture_grid(
     rows: Sequence[Sequence[Image.Image | None]],
     titles: Sequence[str],
@@ -40,6 +44,7 @@ def picture_grid(
     columns: int = 1,
     *,
     row_titles: Sequence[str] = (),
+    heading: str = "",
 ) -> Image.Image:
     """Arranges pictures in rows under titles.
 
@@ -48,16 +53,20 @@ def picture_grid(
         cell: side, in pixels, of the square cell that each picture is fitted into.
         columns: number of rows side by side.
         row_titles: titles on the left of the rows, one for each row or none.
+        heading: a line above the titles.
     """
-    font = ImageFont.load_default()
+    font = ImageFont.load_default(_text_size(cell))
     gutter = _width(row_titles, font)
     step = cell + MARGIN
     block = gutter + step * len(titles) + 3 * MARGIN
     lines = -(-len(rows) // columns)
-    sheet = Image.new("RGB", (block * columns - 2 * MARGIN, TITLE_HEIGHT + step * lines + MARGIN), "white")
+    headed = title_height(cell) if heading else 0
+    begin = headed + (title_height(cell) if any(titles) else MARGIN)
+    sheet = Image.new("RGB", (block * columns - 2 * MARGIN, begin + step * lines + MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN + 2, 4), heading, fill="black", font=font)
     for index, row in enumerate(rows):
-        left, top = block * (index // lines) + MARGIN, TITLE_HEIGHT + step * (index % lines)
+        left, top = block * (index // lines) + MARGIN, begin + step * (index % lines)
         if row_titles:
             draw.text((left, top + cell // 2), row_titles[index], fill="black", font=font, anchor="lm")
             left += gutter
@@ -68,8 +77,21 @@ def picture_grid(
                 sheet.paste(scaled, (left + step * column + centred[0], top + centred[1]))
         if index % lines == 0:
             for column, title in enumerate(titles):
-                draw.text((left + step * column + 2, 4), title, fill="black", font=font)
+                draw.text((left + step * column + 2, headed + 4), title, fill="black", font=font)
     return sheet
+
+
+def captioned(picture: Image.Image, caption: str, cell: int) -> Image.Image:
+    """The picture as large as a cell, with a caption over its lower edge."""
+    scaled = ImageOps.contain(picture.convert("RGB"), (cell, cell), Image.Resampling.BICUBIC)
+    draw, height = ImageDraw.Draw(scaled), title_height(cell)
+    draw.rectangle((0, scaled.height - height, scaled.width, scaled.height), fill="white")
+    draw.text((2, scaled.height - height + 4), caption, fill="black", font=ImageFont.load_default(_text_size(cell)))
+    return scaled
+
+
+def _text_size(cell: int) -> int:
+    return min(max(10, cell // 11), 32) if cell >= SMALLEST_CELL else 10
 
 
 def _width(titles: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:

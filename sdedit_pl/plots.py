@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 Number: TypeAlias = float | int
@@ -84,6 +85,8 @@ def trade_off_plot(
         below.imshow(np.asarray(picture.convert("RGB")))
         below.set_title(caption, fontsize=TEXT_SIZE - 1)
         below.axis("off")
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # names of folders may hold dollar signs
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

@@ -12,7 +12,7 @@ from typing import Any
 
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.yaml_reading import read_file
-from sdedit_pl.files import claimed, require_folder, sha256_of
+from sdedit_pl.files import claimed, read_json, require_folder, sha256_of
 
 RECORDED = "files"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -68,7 +68,8 @@ def own_files(folder: Path, recorded: Any) -> set[str]:
 
 def files_recorded_in(record: Path) -> set[str]:
     """The YAML or JSON file `record` and the unchanged files beside it that it lists; none without such a list."""
-    recorded = read_file(record).get(RECORDED) if record.is_file() else None
+    read = read_json if record.suffix == ".json" else read_file
+    recorded = read(record).get(RECORDED) if record.is_file() else None
     return set() if recorded is None else {record.name, *own_files(record.parent, recorded)}
 
 

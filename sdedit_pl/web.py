@@ -107,7 +107,7 @@ async def parsed(request: Request, kind: type[Body], largest: int) -> Body:
     async for chunk in request.stream():
         content += chunk
         if len(content) > largest:
-            raise HTTPException(413, f"send at most {largest} bytes")
+            raise HTTPException(413, f"send at most {largest:,} bytes")
     try:
         return kind.model_validate_json(bytes(content))
     except ValidationError as error:

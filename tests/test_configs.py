@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from support.tiny import write_images
 
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import describe, load_denoiser
-from sdedit_pl.checkpoints.init_from import initialise
+from sdedit_pl.checkpoints.init_from import initialise, network_from
 from sdedit_pl.configuration.bundled_configs import config_folders, find_config
 from sdedit_pl.configuration.command_line import read_arguments
 from sdedit_pl.configuration.resolving import merge, resolve
@@ -163,12 +164,12 @@ def test_it_trains_at_tiny_size(file: Path, images: Path, tmp_path: Path) -> Non
 )
 def test_what_it_begins_with_fits(file: Path) -> None:
     config = resolve(TrainingConfig, merge(TrainingConfig, read_file(file), {"data": {"path": "unused"}}))
-    model = config.model
-    begun = build_denoiser(model)
-    initialise(begun, model, str(config.init_from), rate=1.0)
-    trained = load_denoiser(str(config.init_from))
-    assert begun.sde == trained.sde  # so that no noise level is new to it
-    weights = begun.network.state_dict()
-    assert all(
-        torch.equal(weights[name], weight) for name, weight in trained.network.state_dict().items() if name in weights
-    )
+    assert config.init_from
+    for base in config.init_from if isinstance(config.init_from, tuple) else [config.init_from]:
+        model = replace(config, network=network_from(describe(base).model.network, config.network)).model
+        begun = build_denoiser(model)
+        initialise(begun, model, base, rate=1.0)
+        trained = load_denoiser(base)
+        assert begun.sde == trained.sde  # so that no noise level is new to it
+        weights, given = begun.network.state_dict(), trained.network.state_dict()
+        assert all(torch.equal(weights[name], weight) for name, weight in given.items() if name in weights)

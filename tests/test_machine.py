@@ -5,17 +5,22 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
+from torch import nn
+from torch._subclasses import FakeTensorMode
 
 from sdedit_pl.machine import (
+    GRAPH_PIXELS,
     LONG_TRAINING,
     MANY_EVALUATIONS,
     Arithmetic,
     Machine,
     check_devices,
     inference_arithmetic,
+    prepare_network,
     tensor_float32,
     this_machine,
     training_arithmetic,
@@ -65,6 +70,18 @@ def test_given_keys_are_kept_and_compiling_brings_channels_last() -> None:
 )
 def test_edits_by_machine(machine: Machine, evaluations: int, expected: Arithmetic) -> None:
     assert inference_arithmetic(machine, evaluations, "auto", "auto") == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "pixels", "graph"),
+    [("cuda", GRAPH_PIXELS, True), ("cuda", GRAPH_PIXELS + 1, False), ("cuda", None, False), ("cpu", 1, False)],
+)
+def test_small_batches_on_a_gpu_are_replayed_as_cuda_graphs(device: str, pixels: int | None, graph: bool) -> None:
+    with FakeTensorMode():
+        weights = [torch.empty(1, device=device)]
+    network = Mock(spec=nn.Module, parameters=lambda: iter(weights))
+    prepare_network(network, Arithmetic("bfloat16", True, True), pixels)
+    assert network.compile.call_args.kwargs == ({"mode": "reduce-overhead", "dynamic": False} if graph else {})
 
 
 def test_bf16_on_a_gpu_without_it_is_refused() -> None:

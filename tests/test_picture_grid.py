@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from sdedit_pl.data.image_decoding import bytes_from_images
-from sdedit_pl.picture_grid import MARGIN, SMALLEST_CELL, TITLE_HEIGHT, cell_side, picture_grid, to_picture
+from sdedit_pl.picture_grid import MARGIN, SMALLEST_CELL, cell_side, picture_grid, title_height, to_picture
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255)}
 STEP = SMALLEST_CELL + MARGIN
+TITLE_HEIGHT = title_height(SMALLEST_CELL)
 
 
 def cell(sheet: Image.Image, row: int, column: int, left: int = 0) -> np.ndarray:
@@ -61,13 +62,20 @@ def test_cells_can_be_empty_and_every_column_has_row_titles() -> None:
         assert (name < 128).any()
 
 
+def test_a_heading_stands_above_the_titles_and_titles_fit_their_cells() -> None:
+    rows = [[Image.new("RGB", (4, 4), "red")]]
+    plain, headed = (picture_grid(rows, ["seed 0"], SMALLEST_CELL, heading=text) for text in ("", "step 1,000"))
+    assert headed.height == plain.height + TITLE_HEIGHT
+    assert (np.array(headed)[:TITLE_HEIGHT] < 128).any() and (np.array(headed)[TITLE_HEIGHT:] == np.array(plain)).all()
+
+
 def test_pictures_that_are_not_square_keep_their_proportions() -> None:
     wide = Image.new("RGB", (32, 16), "red")
     pixels = cell(picture_grid([[wide]], ["a"], cell_side(wide)), 0, 0)
-    assert (pixels[32:96] == COLOURS["red"]).all() and (pixels[:32] == 255).all() and (pixels[96:] == 255).all()
+    assert (pixels[64:192] == COLOURS["red"]).all() and (pixels[:64] == 255).all() and (pixels[192:] == 255).all()
 
 
-@pytest.mark.parametrize(("size", "side"), [((16, 8), 128), ((100, 130), 130), ((700, 300), 512)])
+@pytest.mark.parametrize(("size", "side"), [((64, 8), 256), ((100, 130), 260), ((700, 300), 512)])
 def test_cells_hold_the_longer_side_of_a_picture(size: tuple[int, int], side: int) -> None:
     assert cell_side(Image.new("RGB", size)) == side
 

@@ -25,6 +25,10 @@ def columns_of_markers(picture: Image.Image, colour: str) -> list[float]:
     return [group.mean() for group in np.split(wide, np.flatnonzero(np.diff(wide) > 1) + 1)]
 
 
+def test_a_name_is_not_a_formula() -> None:
+    trade_off_plot({"$_{$": {"$\\frac$": (1, 2)}, "b": {"": (2, 3)}}, **{**TITLES, "title": "runs/$\\frac$"})
+
+
 def test_points_are_at_their_places() -> None:
     picture = trade_off_plot({"a": {"": (1, 3), " ": (10, 3.0), "  ": (100, 3)}}, **TITLES)
     first, second, last = columns_of_markers(picture, COLOURS[0])

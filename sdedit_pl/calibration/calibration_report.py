@@ -100,11 +100,14 @@ class CalibrationReport:
     def plot(self, name: str, shown: Images) -> Image.Image:
         """A plot of KID against L2 for the checkpoint `name`, with one image at each level."""
         levels, knee = list(self.levels), self.knee
+        # The line ends beside the edits; all of it, down to unrelated images, would leave them a corner of the plot.
+        start, unrelated = levels[0].kid.value, self.found.unrelated_l2
+        end = min(1.15 * max(level.l2.value for level in levels), unrelated)
         found = f"knee at t0={knee.t0} (sigma:{knee.noise_level:.3g})" if knee else "no knee"
         return trade_off_plot(
             {
                 "edits": {level.label: (level.l2.with_interval, level.kid.with_interval) for level in levels},
-                "line of the knee": {"": (0.0, levels[0].kid.value), "unrelated": (self.found.unrelated_l2, 0.0)},
+                "line of the knee": {"": (0.0, start), " ": (end, start * (1 - end / unrelated))},
             },
             title=f"{name}: {found}",
             x_title="squared L2 to the strokes (bars: 95 % intervals)",

@@ -29,9 +29,9 @@ from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.chosen_images import ChosenImages, choose_images
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
+from sdedit_pl.editing.images_per_call import prepare_for_batches
 from sdedit_pl.files import require_folder
 from sdedit_pl.grids import start_time
-from sdedit_pl.machine import prepare_for_inference
 from sdedit_pl.metrics.features import features_of
 from sdedit_pl.result_folder import (
     RECORDED,
@@ -81,7 +81,10 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
             least=LEAST_IMAGES,
         )
         evaluations = len(chosen) * sum(edit.total_steps(denoiser.sde) for edit in edits) * denoiser.evaluations
-        arithmetic = prepare_for_inference(denoiser.network, evaluations, settings.precision, settings.compile)
+        batch = min(settings.batch, len(chosen))
+        pixels = description.image_shape[1] ** 2
+        computing = (evaluations, settings.precision, settings.compile)
+        arithmetic = prepare_for_batches(denoiser, batch, pixels, *computing)
         settings = replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)
         recorded = recorded_settings(settings, edits, chosen)
         unfinished = UnfinishedSweep(

@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
-from sdedit_pl.configuration.yaml_reading import encoded, read_file
+from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
 from sdedit_pl.grids import start_number
 
 logger = logging.getLogger(__name__)
@@ -35,7 +33,7 @@ def sidecar_of(checkpoint: Path) -> Path:
 def write_calibration(file: Path, checkpoint: Path, t0: float | str | None, found: Mapping[str, Any]) -> None:
     """Writes the t0 file of a checkpoint: `t0`, None if the sweep has no knee, and the plain data `found`."""
     facts = {"t0": t0, "checkpoint": checkpoint.name, "sha256": fingerprint(checkpoint), **found}
-    text = yaml.safe_dump(encoded(facts), sort_keys=False, default_flow_style=None, width=120)
+    text = yaml_text(facts, default_flow_style=None, width=120)
     file.write_text(_HEADER + text, encoding="utf-8")
 
 

@@ -1,13 +1,15 @@
 """Starting a training run from a trained model.
 
-The run must have the checkpoint's network, image size, parameterisation and, where that depends on it, SDE. Dropout,
-the range of noise levels and conditioning on augmentation (whose weights start at zero) may differ.
+Keys of the network that the configuration leaves at their defaults are the checkpoint's. The run must have the
+checkpoint's network, image size, parameterisation and, where that depends on it, SDE. Dropout, the range of noise
+levels and conditioning on augmentation (whose weights start at zero) may differ.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,16 +18,57 @@ from sdedit_pl.checkpoints.loading import load_described
 from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.configuration import Component, ConfigError
 from sdedit_pl.configuration.model_config import ImageShape, ModelConfig
-from sdedit_pl.configuration.resolving import as_data
+from sdedit_pl.configuration.resolving import as_data, resolve_component
+from sdedit_pl.configuration.schema import schema_of
+from sdedit_pl.configuration.values import as_tuples
 from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.losses import denoising_error
 from sdedit_pl.networks.unet import UNet
+from sdedit_pl.typing import Images
 
 logger = logging.getLogger(__name__)
 
 MAY_DIFFER = ("dropout", "checkpoint_gradients", "init_scale", "fourier_scale")
 """Arguments of a network that affect its training or its initial weights only."""
+LEVELS = (0.1, 0.4, 1.6)
+"""Noise levels at which bases are compared."""
 AUGMENTATION_WEIGHT = "label_embedding.augmentation.weight"
 """The weights for augmentation labels, which either side may lack."""
+
+
+def nearest_base(names: Sequence[str], image: ImageShape, images: Images) -> str:
+    """The checkpoint that denoises images of the run best; logs the error of each.
+
+    The error is the geometric mean over `LEVELS` of the mean squared error in units of the noise level squared.
+
+    Raises:
+        ConfigError: one of them is for images of another shape.
+        CheckpointError: one of them cannot be read.
+    """
+    errors = {}
+    for name in names:
+        denoiser, description = load_described(name)
+        check_image(name, description.model.image, image)
+        denoiser.at_once = None
+        errors[name] = math.prod(denoising_error(denoiser, images, level) for level in LEVELS) ** (1 / len(LEVELS))
+    chosen = min(errors, key=errors.__getitem__)
+    found = ", ".join(f"{name} {error:.4g}" for name, error in errors.items())
+    logger.info("init_from: denoising error on %d validation images: %s; starting from %s", len(images), found, chosen)
+    return chosen
+
+
+def network_from(theirs: Component[UNet], own: Component[UNet]) -> Component[UNet]:
+    """The network `own` of a configuration, with the keys that it leaves at their defaults as in `theirs`.
+
+    Keys in `MAY_DIFFER` stay. A network of another name or another size stays as well; `initialise` refuses it.
+    """
+    declared = schema_of(ModelConfig).families["network"]
+    if own.name not in (declared.default, theirs.name):
+        return own
+    defaults = {name: as_tuples(key.default) for name, key in declared.keys(own.name).items()}
+    stated = {name: value for name, value in own.values.items() if name in MAY_DIFFER or value != defaults[name]}
+    known = {name: value for name, value in stated.items() if name in theirs.values}
+    return resolve_component("network", {**as_data(theirs), **as_data(known)}, declared)
 
 
 def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float) -> None:
@@ -39,7 +82,7 @@ def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float
     """
     trained, description = load_described(path)
     theirs = description.model
-    _check_image(path, theirs.image, model.image)
+    check_image(path, theirs.image, model.image)
     _check_network(path, theirs.network, model.network)
     _check_meaning(path, theirs, trained, denoiser)
     given, own = trained.network.state_dict(), denoiser.network.state_dict()
@@ -65,7 +108,7 @@ def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float
     _warn_of_rate(description, rate)
 
 
-def _check_image(path: str, given: ImageShape, own: ImageShape) -> None:
+def check_image(path: str, given: ImageShape, own: ImageShape) -> None:
     if given.channels != own.channels:
         raise ConfigError(
             f"init_from={path} was trained on images of {given.channels} channels, this run has {own.channels}; "

@@ -7,6 +7,7 @@ import keyword
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -98,15 +99,22 @@ def module_of(verb: str) -> str:
 
 @contextmanager
 def notices() -> Iterator[None]:
-    """Sends log messages of this package to standard error, in the first process of a distributed run only."""
+    """Sends log messages of this package to standard error, in the first process of a distributed run only.
+
+    Torch's warning that there is no GPU to build extensions for is hidden: it comes with every compilation on a CPU.
+    """
+    extensions = logging.getLogger("torch.utils.cpp_extension")
+    extensions.setLevel(logging.ERROR)
     package, handler = logging.getLogger("sdedit_pl"), logging.StreamHandler()
     handler.addFilter(lambda record: speaks())
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's, of large photographs
     package.setLevel(logging.INFO)
     package.addHandler(handler)
     try:
         yield
     finally:
         package.removeHandler(handler)
+        extensions.setLevel(logging.NOTSET)
 
 
 def speaks() -> bool:

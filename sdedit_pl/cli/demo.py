@@ -29,7 +29,7 @@ class Arguments:
         t0: time or noise level at which the reverse process starts.
         steps: number of solver steps; null for the default.
         samples: number of samples per guide.
-        columns: number of guides per row of the picture.
+        columns: number of guides per row of the picture; null for as many as fill it.
         device: auto, cpu, cuda or mps.
         overwrite: replace the picture.
     """
@@ -41,7 +41,7 @@ class Arguments:
     t0: float | str = 0.5
     steps: int | None = None
     samples: int = 2
-    columns: int = 3
+    columns: int | None = None
     device: str = "auto"
     overwrite: bool = False
 
@@ -61,17 +61,17 @@ def run(words: list[str]) -> None:
     if not Path(arguments.guide).exists():
         raise ConfigError(f"the demo's guides are in a checkout of the project: there is no {arguments.guide} here")
     with result_folder(out.parent, out.name, {out.name} if arguments.overwrite else None) as results:
-        demo_sheet(arguments).save(results / out.name, format="PNG")
+        edited_guides(arguments).save(results / out.name, format="PNG")
     say(f"guides and their edits: {out}")
 
 
-def demo_sheet(arguments: Arguments) -> Image.Image:
+def edited_guides(arguments: Arguments) -> Image.Image:
     """Edits all guides with all seeds, and returns a picture of them."""
     from tqdm import tqdm
 
     from sdedit_pl.checkpoints.loading import load_for_editing
     from sdedit_pl.editing import SDEdit
-    from sdedit_pl.editing.contact_sheets import contact_sheet
+    from sdedit_pl.editing.contact_sheets import demo_sheet
     from sdedit_pl.editing.many_guides import edit_guides
     from sdedit_pl.guides.guide_files import read_guides
     from sdedit_pl.guides.mask_files import find_areas, read_areas
@@ -83,4 +83,4 @@ def demo_sheet(arguments: Arguments) -> Image.Image:
     total = len(guides) * len(seeds) * edit.total_steps(denoiser.sde)
     with tqdm(total=total, unit="step", desc="editing", disable=None) as progress:
         edits = list(edit_guides(denoiser, edit, guides, areas, seeds, on_step=progress.update))
-    return contact_sheet(edits, columns=arguments.columns)
+    return demo_sheet(edits, arguments.t0, arguments.columns)

@@ -204,7 +204,8 @@ class TrainingConfig:
     Args:
         out: folder of the run: checkpoints, previews, logs, the resolved configuration.
         seed: seed of all random numbers.
-        init_from: editing checkpoint to start from; null starts from random weights.
+        init_from: editing checkpoint to start from, which also gives the keys of network that are left at their
+            defaults; of a list, the one that denoises the validation images best; null starts from random weights.
         resume: continue from the newest checkpoint in `out`, if there is one.
         compile: compile the loss with torch.compile; auto does in long runs on GPUs and CPUs with fast bf16.
         channels_last: keep weights and feature maps in channels-last memory order; auto does if the loss is compiled.
@@ -215,7 +216,7 @@ class TrainingConfig:
 
     out: str = "runs/default"
     seed: int = 0
-    init_from: str | None = None
+    init_from: str | tuple[str, ...] | None = None
     resume: bool = True
     compile: AutoBool = "auto"
     channels_last: AutoBool = "auto"

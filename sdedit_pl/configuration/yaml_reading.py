@@ -6,6 +6,7 @@ files they are private characters.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,18 @@ def decoded(value: Any) -> Any:
     return in_each_text(value, lambda text: text.translate(_SURROGATES))
 
 
-def yaml_text(data: Mapping[str, Any]) -> str:
-    """Plain data as `read_file` reads it."""
-    return yaml.safe_dump(encoded(data), sort_keys=False)
+def yaml_text(data: Mapping[str, Any], **style: Any) -> str:
+    """Plain data as `read_file` reads it; `style` are options of yaml.safe_dump."""
+    return yaml.safe_dump(_without_interpolations(encoded(data)), sort_keys=False, **style)
+
+
+def _without_interpolations(value: Any) -> Any:
+    """A value whose texts `read_file` returns unchanged, such as the name of a file with `${`; keys never change."""
+    if isinstance(value, dict):
+        return {name: _without_interpolations(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_interpolations(item) for item in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def parsed(text: str) -> Any:

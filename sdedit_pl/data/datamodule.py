@@ -101,8 +101,9 @@ class ImageDataModule(LightningDataModule):
             self._consumed_at_step = (0, 0)  # a new run; a resumed one loads its state after this
         for split in ("val",) if self.source.streams else SPLITS:
             if split not in self._sets:
-                self._sets[split] = self._in_memory_if_small(self.source.images(split))
-                logger.info("%s images: %d", split, len(self._sets[split]))
+                images = self.source.images(split)
+                logger.info("%s images: %d", split, len(images))
+                self._sets[split] = self._in_memory_if_small(images)
 
     def teardown(self, stage: str | None = None) -> None:
         """Ends the worker processes."""

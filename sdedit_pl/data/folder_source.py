@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from sdedit_pl.data.image_decoding import ImageFormat, decode_image
-from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images
+from sdedit_pl.data.image_files import IMAGE_SUFFIXES, list_images
 from sdedit_pl.data.source import ImageSet, Source
 from sdedit_pl.data.splits import check_split, held_out
 
@@ -87,16 +86,7 @@ class FolderImages(ImageSet):
         return os.path.join(self.root, os.fsdecode(self.paths[index]))
 
     def read(self, index: int) -> UInt8[Tensor, "C H W"]:
-        try:
-            descriptor = os.open(self.name(index), os.O_RDONLY | os.O_NONBLOCK)  # a pipe would block
-            with open(descriptor, "rb", buffering=0) as opened:
-                is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)  # not a device, which may have no end
-                file = opened.read() if is_file else b""
-        except OSError as error:
-            raise UnreadableImage(f"cannot read image {self.name(index)}: {error.strerror}") from None
-        if not is_file:
-            raise UnreadableImage(f"cannot read image {self.name(index)}: it is no regular file")
-        return decode_image(file, self.name(index), self.format)
+        return decode_image(Path(self.name(index)), self.name(index), self.format)
 
 
 def image_paths(root: Path) -> list[str]:

@@ -10,14 +10,17 @@ free on a GPU, while on the CPU it would cost a tenth of the time that decoding 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageColor
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from sdedit_pl.data.image_files import DECODING_ERRORS, UnreadableImage, open_image, upright
 from sdedit_pl.typing import Images
@@ -28,6 +31,8 @@ _TURNING = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}
 # JPEG can be decoded at 1/2, 1/4 or 1/8, and any image can first be shrunk by a whole factor: fast, but coarse. Both
 # stay this many times above the target size, and the Lanczos filter does the rest.
 _REDUCING_GAP = 3
+
+Fit: TypeAlias = Literal["crop", "resize", "pad"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class ImageFormat:
         background: Colour under transparent pixels, a name or #rrggbb.
         margin: Pixels by which images are decoded higher and wider than `size`; training cuts random parts of `size`
             out of them, validation the central part.
-        fit: How an image becomes a square: "crop" takes its central square, "resize" changes its proportions.
+        fit: How an image becomes a square: "crop" takes its central square, "resize" changes its proportions, "pad"
+            keeps all of it and continues it by its mirror image.
 
     Raises:
         ValueError: `size` < 1, `margin` < 0, `channels` neither 1 nor 3, or a background that is not a colour.
@@ -50,7 +56,7 @@ class ImageFormat:
     channels: int = 3
     background: str = "white"
     margin: int = 0
-    fit: Literal["crop", "resize"] = "crop"
+    fit: Fit = "crop"
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -76,8 +82,14 @@ class ImageFormat:
         return replace(self, size=self.decoded_size, margin=0)
 
     def empty(self, count: int = 0) -> UInt8[Tensor, "N C H W"]:
-        """An uninitialised batch."""
-        return torch.empty(count, self.size, self.size, self.channels, dtype=torch.uint8).permute(0, 3, 1, 2)
+        """An uninitialised batch; in a worker process in shared memory, where it would be copied otherwise."""
+        shape = (count, self.size, self.size, self.channels)
+        if get_worker_info() is None:
+            batch = torch.empty(shape, dtype=torch.uint8)
+        else:
+            shared = torch.UntypedStorage._new_shared(math.prod(shape))
+            batch = torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)
+        return batch.permute(0, 3, 1, 2)
 
     def part(self, image: UInt8[Tensor, "C _ _"], corner: tuple[int, int] | None) -> UInt8[Tensor, "C H W"]:
         """The part of a decoded image whose first row and column are `corner`; the central part for None."""
@@ -87,7 +99,7 @@ class ImageFormat:
         return image[:, top : top + self.size, left : left + self.size]
 
 
-def decode_image(file: bytes, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
+def decode_image(file: bytes | Path, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
     """Decodes an image file to height and width `decoded_size`; messages call it `name`.
 
     Raises:
@@ -103,7 +115,7 @@ def decode_image(file: bytes, name: str, image_format: ImageFormat) -> UInt8[Ten
 
 
 def decode_whole(
-    file: bytes, name: str, shape: tuple[int, int], channels: int = 3, background: str = "white"
+    file: bytes | Path, name: str, shape: tuple[int, int], channels: int = 3, background: str = "white"
 ) -> UInt8[Tensor, "C H W"]:
     """Decodes an image file and resamples all of it, uncropped, to `shape` = (height, width).
 
@@ -130,6 +142,12 @@ def image_to_tensor(image: Image.Image, name: str, image_format: ImageFormat) ->
         return _to_tensor(upright(image), image_format)
     except DECODING_ERRORS as error:
         raise UnreadableImage(f"cannot read image {name}: {error}") from None
+
+
+def padded_box(shape: tuple[int, int], size: int) -> tuple[int, int, int, int]:
+    """Left, top, width and height, within a padded square of `size`, of an image whose (width, height) is `shape`."""
+    width, height = (max(1, round(length * size / max(shape))) for length in shape)
+    return (size - width) // 2, (size - height) // 2, width, height
 
 
 def images_from_bytes(images: UInt8[Tensor, "B C H W"]) -> Images:
@@ -188,6 +206,11 @@ def _to_eight_bits(image: Image.Image, image_format: ImageFormat) -> Image.Image
 def _square(image: Image.Image, size: int, fit: str) -> Image.Image:
     if image.size == (size, size):
         return image
+    if fit == "pad":
+        left, top, width, height = padded_box(image.size, size)
+        scaled = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
+        sides = ((top, size - height - top), (left, size - width - left), (0, 0))
+        return Image.fromarray(np.pad(np.asarray(scaled), sides[: 2 + (image.mode == "RGB")], mode="symmetric"))
     shorter = min(image.size)
     left, top = (image.width - shorter) // 2, (image.height - shorter) // 2
     taken = (left, top, left + shorter, top + shorter) if fit == "crop" else (0, 0, *image.size)

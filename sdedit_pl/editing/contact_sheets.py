@@ -7,14 +7,31 @@ from collections.abc import Sequence
 from PIL import Image
 
 from sdedit_pl.editing.many_guides import Edited
-from sdedit_pl.picture_grid import cell_side, picture_grid, to_picture
+from sdedit_pl.picture_grid import captioned, cell_side, picture_grid, to_picture
+
+MOST_COLUMNS = 4
 
 
-def contact_sheet(edits: Sequence[Edited], *, columns: int = 1) -> Image.Image:
-    """A row for each edit: guide, noised guide and samples, `columns` edits side by side. Kept pixels are faded."""
+def contact_sheet(edits: Sequence[Edited]) -> Image.Image:
+    """A row for each edit: guide, noised guide and samples. Kept pixels are faded."""
     titles = ["guide", f"guide at t0, seed {edits[0].seeds[0]}", *(f"seed {seed}" for seed in edits[0].seeds)]
     rows = [[_marked(edit), to_picture(edit.noised[0]), *map(to_picture, edit.samples)] for edit in edits]
-    return picture_grid(rows, titles, cell_side(rows[0][0]), columns)
+    return picture_grid(rows, titles, cell_side(rows[0][0]))
+
+
+def demo_sheet(edits: Sequence[Edited], t0: float | str, columns: int | None = None) -> Image.Image:
+    """Guides and their samples, `columns` guides side by side, and as the last entry one guide, noised, and its edit.
+
+    None takes as many columns as fill the sheet best.
+    """
+    cell, first = cell_side(_marked(edits[0])), edits[0]
+    rows = [[_marked(edit), *map(to_picture, edit.samples)] for edit in edits]
+    example = (_marked(first), to_picture(first.noised[0]), to_picture(first.samples[0]))
+    captions = ("a guide", f"noised to t0 = {t0}", "and denoised")
+    rows.append([captioned(*pair, cell) for pair in zip(example, captions, strict=True)])
+    titles = ["guide", *(f"seed {seed}" for seed in first.seeds), *[""] * (2 - len(first.seeds))]
+    columns = columns or min(range(2, MOST_COLUMNS + 1), key=lambda count: (-len(rows) % count, -count))
+    return picture_grid(rows, titles, cell, columns)
 
 
 def variation_sheet(edits: Sequence[Sequence[Edited]], t0s: Sequence[float | str]) -> Image.Image:

@@ -24,6 +24,7 @@ from sdedit_pl.evaluation.editing_tasks import TaskInputs, draws_of
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, EvaluationPlan
 from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, remove_images
 from sdedit_pl.machine import AutoBool, inference_arithmetic, log_arithmetic, prepare_network, this_machine
+from sdedit_pl.training.lightning_internals import without_notices
 
 
 class PendingImages(NamedTuple):
@@ -162,8 +163,9 @@ class ImageMaker(lightning.LightningModule):
         arithmetic = inference_arithmetic(machine, 0, self.computing.precision, self.computing.compile)
         if self.computing.recipe and self.trainer.is_global_zero:
             log_arithmetic(arithmetic, machine)
+        on_cpu, batch = self.device.type == "cpu", self.data.batch if arithmetic.compile else None
         for model in self.models.values():
-            model.at_once = images_per_call(self.device) if self.computing.exact else None
+            model.at_once = None if on_cpu and not self.computing.exact else images_per_call(self.device, batch)
             prepare_network(model.network, arithmetic)
         batches = [self.data.batches[number] for number in self.data.predict_dataloader()]
         hidden = True if not self.trainer.is_global_zero else None
@@ -196,6 +198,7 @@ class ImageMaker(lightning.LightningModule):
         return len(batch.numbers) * column.method.total_steps(self.models[column.model])
 
 
+@without_notices()
 def make_images(
     models: Mapping[str, Denoiser], data: EvaluationData, computing: ComputeSettings
 ) -> torch.device | None:

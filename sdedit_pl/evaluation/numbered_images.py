@@ -84,7 +84,7 @@ class NumberedImages:
 
     def _decoded(self, number: int) -> Tensor:
         path = self.file(number)
-        return decode_image(path.read_bytes(), str(path), self.format)
+        return decode_image(path, str(path), self.format)
 
 
 @dataclass(frozen=True)

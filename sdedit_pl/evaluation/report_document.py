@@ -22,11 +22,10 @@ TEMPLATE = "report.html.jinja"
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts; the first text of a row is its name, and the row `ours` is highlighted."""
+    """A table of texts; the first text of a row is its name."""
 
     titles: Sequence[str]
     rows: Sequence[Sequence[str]]
-    ours: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,11 @@ class Section:
 
 @dataclass(frozen=True)
 class ReportDocument:
+    """Sections under a title, perhaps with a warning that comes first."""
+
     title: str
     sections: Sequence[Section]
+    warning: str = ""
 
     def write(self, folder: Path) -> None:
         pictures = {figure.name: figure.png for section in self.sections for figure in section.figures}
@@ -66,15 +68,15 @@ class ReportDocument:
         (folder / REPORT_HTML).write_text(self.html(pictures), encoding="utf-8")
 
     def markdown(self) -> str:
-        blocks = [f"# {self.title}"]
+        blocks = [f"# {self.title}", *([f"> {self.warning}"] if self.warning else [])]
         for section in self.sections:
-            blocks += [f"## {section.title}", *(text.replace("<", "&lt;") for text in section.paragraphs)]
-            if section.table is not None:
-                blocks.append(markdown_table(section.table))
+            blocks += [f"## {section.title}", *section.paragraphs]
             blocks += [
                 f"{figure.caption}\n\n![{figure.name}]({FIGURES}/{figure.name}.png)" for figure in section.figures
             ]
-        return "\n\n".join(blocks) + "\n"
+            if section.table is not None:
+                blocks.append(markdown_table(section.table))
+        return "\n\n".join(blocks).replace("<", "&lt;") + "\n"
 
     def html(self, pictures: Mapping[str, bytes]) -> str:
         """The report as one HTML page; `pictures` maps the figures' names to their PNG files."""
@@ -90,8 +92,7 @@ def markdown_table(table: Table) -> str:
     def line(texts: Sequence[str]) -> str:
         return f"| {' | '.join(text.replace('|', '/') for text in texts)} |"
 
-    rows = [[f"**{row[0]}**", *row[1:]] if row[0] == table.ours else row for row in table.rows]
-    return "\n".join([line(table.titles), line(["---"] * len(table.titles)), *map(line, rows)])
+    return "\n".join([line(table.titles), line(["---"] * len(table.titles)), *map(line, table.rows)])
 
 
 def log_to_wandb(report: ReportDocument, project: str, folder: Path, numbers: Mapping[str, Any]) -> None:

@@ -17,6 +17,8 @@ from sdedit_pl.plots import Point, trade_off_plot
 
 SHEET_ROWS = 8
 """Maximum number of images on a sheet."""
+FID_IMAGES, KID_IMAGES = 10_000, 1000
+"""Images below which FID (Heusel et al., NeurIPS 2017) and KID get a warning."""
 CELL = 128
 """Height and width of an image on a sheet, in pixels."""
 
@@ -57,13 +59,23 @@ NONE = "-"
 
 def make_report(numbers: Mapping[str, Any], evaluation: Measurement) -> ReportDocument:
     """The report of an evaluation; `numbers` are the contents of `metrics.json`."""
-    sections = [_overview(numbers)]
-    sections += [_task_section(task, found, evaluation) for task, found in numbers["tasks"].items()]
+    sections = [_task_section(task, found, evaluation) for task, found in numbers["tasks"].items()]
     sections += [
         _ablation_section(name, found, numbers["guides"], evaluation) for name, found in numbers["ablations"].items()
     ]
-    sections.append(_how_section(numbers))
-    return ReportDocument(f"Evaluation of {numbers[MODEL]['file']}", sections)
+    sections += [_overview(numbers), _how_section(numbers)]
+    return ReportDocument(f"Evaluation of {numbers[MODEL]['file']}", sections, few_images(numbers["images"]["count"]))
+
+
+def few_images(count: int) -> str:
+    """A warning where FID or KID rest on too few images; empty without one."""
+    if count >= FID_IMAGES:
+        return ""
+    kid = f" KID is unbiased, but from fewer than {KID_IMAGES} images its intervals are wide."
+    return (
+        f"These numbers are from {count:,} images. FID is too high from fewer than {FID_IMAGES:,}, and by how much "
+        f"depends on their number: do not compare it with published values.{kid if count < KID_IMAGES else ''}"
+    )
 
 
 def chosen_rows(count: int) -> list[int]:
@@ -72,12 +84,12 @@ def chosen_rows(count: int) -> list[int]:
     return [(2 * index + 1) * count // (2 * wanted) for index in range(wanted)]
 
 
-def measures_table(rows: Mapping[str, Mapping[str, Any]], title: str, ours: str = "") -> Table:
+def measures_table(rows: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """A table of measures: a row per name, and a column per measure that at least one row has."""
     texts = {column: [text(found) for found in rows.values()] for column, text in MEASURES}
     shown = {column: cells for column, cells in texts.items() if any(set(cell) & set("0123456789") for cell in cells)}
     lines = [[name, *(cells[index] for cells in shown.values())] for index, name in enumerate(rows)]
-    return Table([title, *shown], lines, ours)
+    return Table([title, *shown], lines)
 
 
 def sheet(columns: Mapping[str, NumberedImages], numbers: Sequence[int]) -> Image.Image:
@@ -120,7 +132,7 @@ def _overview(numbers: Mapping[str, Any]) -> Section:
 def _task_section(task: str, found: Mapping[str, Mapping[str, Any]], evaluation: Measurement) -> Section:
     methods = evaluation.methods(task)
     titles = {method: METHOD_TITLES.get(method, method) for method in methods}
-    table = measures_table({titles[method]: measures for method, measures in found.items()}, "method", titles[OURS])
+    table = measures_table({titles[method]: measures for method, measures in found.items()}, "method")
     columns = {"original": evaluation.store.originals}
     if evaluation.plan.inputs[task].masked:
         columns["mask (white: may change)"] = evaluation.store.pictures(f"{task}/{MASK}")
@@ -151,18 +163,17 @@ def _ablation_section(
     for row in found:
         curve = row["model"] if ablation.compares else "edits"
         curves.setdefault(curve, {})[row["label"]] = (row["squared_l2"], _interval(row))
+    shown: dict[str, NumberedImages] = {}  # each edit after its guide
+    for source, (label, pictures) in zip(sources, edits.items(), strict=True):
+        shown |= {named[source]: store.pictures(f"{source}/{GUIDE}"), label: pictures}
     plot = trade_off_plot(
         curves,
         title=f"Realism against faithfulness: {ablation.title}",
         x_title="L2 to guide (lower is more faithful)",
         y_title="KID to validation images (lower is more realistic)",
         levels={title: guides[source]["kid"] for source, title in named.items()},
-        pictures={label: to_picture(pictures.read([middle])[0]) for label, pictures in edits.items()},
+        pictures={title: to_picture(pictures.read([middle])[0]) for title, pictures in shown.items()},
     )
-    # Each edit after its guide.
-    shown = {"original": store.originals}
-    for source, (label, pictures) in zip(sources, edits.items(), strict=True):
-        shown |= {named[source]: store.pictures(f"{source}/{GUIDE}"), label: pictures}
     return Section(
         f"Ablation: {ablation.title}",
         ["Simulated strokes of the validation images; all other settings are those of the first section."],
@@ -171,8 +182,12 @@ def _ablation_section(
             "images",
         ),
         [
-            Figure(f"ablation_{name}", f"KID against L2; below, the edits of image {middle}.", plot),
-            Figure(f"ablation_{name}_images", "The same images as above.", sheet(shown, numbers)),
+            Figure(f"ablation_{name}", f"KID against L2; below, the guide and the edits of image {middle}.", plot),
+            Figure(
+                f"ablation_{name}_images",
+                "The same images as above.",
+                sheet({"original": store.originals, **shown}, numbers),
+            ),
         ],
     )
 

@@ -79,7 +79,7 @@ def compose(background: Guide, paste: Paste) -> Composite:
     """
     width, height = background.original_size
     channels = background.image.shape[1]
-    pixels = decode_whole(background.path.read_bytes(), str(background.path), (height, width), channels)
+    pixels = decode_whole(background.path, str(background.path), (height, width), channels)
     picture, coverage = to_picture(pixels), Image.new("L", (width, height))
     cutout = _cutout(paste)
     size = (max(1, round(cutout.width * paste.scale)), max(1, round(cutout.height * paste.scale)))
@@ -139,7 +139,9 @@ def _visible(
 def _covers_nothing(background: Guide, paste: Paste, size: tuple[int, int]) -> str:
     width, height = background.original_size
     side = min(width, height)
-    square = "" if background.whole or width == height else f", of which the central {side}x{side} are edited"
+    square = f", of which the central {side}x{side} are edited"
+    if background.whole or background.fit == "pad" or width == height:
+        square = ""
     return (
         f"{paste.path} covers no pixel of the guide: pasted at {paste.at[0]},{paste.at[1]} (its upper left corner) as "
         f"{size[0]}x{size[1]}, on {background.path}, which is {width}x{height}{square}; change at or scale"

@@ -180,16 +180,15 @@ class PaintJobs:
         if request.focus is True and area is not None:
             parts = sum(1 for _ in regions_of(torch.from_numpy(np.array(area)) > 0))
         total = edit.total_steps(self.denoiser.sde) * request.samples * parts
+        job = Job(f"{len(self.jobs) + 1:04d}-{secrets.token_hex(3)}", settings, time.time(), total)
+        folder = self.folder(job)
+        folder.mkdir(parents=True)
+        guide.save(folder / GUIDE_FILE, compress_level=1)
+        if area is not None:
+            area.save(folder / f"{request.kind}.png")
+        self._store(job)
         with self._changed:
-            identity = f"{len(self.jobs) + 1:04d}-{secrets.token_hex(3)}"
-            job = Job(identity, settings, time.time(), total)
-            folder = self.folder(job)
-            folder.mkdir(parents=True)
-            guide.save(folder / GUIDE_FILE)
-            if area is not None:
-                area.save(folder / f"{request.kind}.png")
-            self._store(job)
-            self.jobs[identity] = job
+            self.jobs[job.identity] = job
             self._waiting.append(job)
             self._changed.notify_all()
         return job
@@ -240,6 +239,9 @@ class PaintJobs:
     def _run(self, job: Job) -> None:
         if not self.description.path.exists():
             raise ValueError(f"the checkpoint {self.description.path} is gone; put it back and run the edit again")
+        for earlier in list(self.jobs.values()):
+            if earlier.finished:
+                earlier.estimates = []  # their results are in files
         job.state = "running"
         folder, asked = self.folder(job), dict(job.settings)
         kind = asked.pop("kind")
@@ -263,27 +265,29 @@ class PaintJobs:
         return resolve(EditSettings, {**fixed, **keys})
 
     def _end(self, job: Job, state: State, message: str = "") -> None:
-        job.state, job.message = state, message
+        """Stores the end of an edit, and then shows it."""
         try:
-            self._store(job)
+            self._store(job, state=state, message=message)
         except OSError as error:
-            job.message = job.message or f"the edit cannot be recorded: {error}"
+            message = message or f"the end of the edit cannot be recorded: {error}"
+        job.message = message
+        job.state = state
         job.version += 1
 
-    def _store(self, job: Job) -> None:
-        write_whole(self.folder(job) / JOB_FILE, json.dumps(job.described()))
+    def _store(self, job: Job, **changes: str) -> None:
+        write_whole(self.folder(job) / JOB_FILE, json.dumps({**job.described(), **changes}))
 
     def _seconds_per_evaluation(self) -> float:
-        """The time of one evaluation, after one that warms up."""
+        """The shortest time of a few evaluations, the first of which warms up."""
         channels, size = self.description.image_shape
-        weight = next(self.denoiser.parameters())
-        image = torch.zeros(1, channels, size, size, device=weight.device)
-        started = 0.0
+        image = torch.zeros(1, channels, size, size, device=next(self.denoiser.parameters()).device)
+        seconds = []
         with torch.no_grad():
-            for _ in range(2):
+            for _ in range(4):
                 started = time.monotonic()
                 self.denoiser(image, image.new_full((1,), self.denoiser.t_max)).cpu()
-        return time.monotonic() - started
+                seconds.append(time.monotonic() - started)
+        return min(seconds)
 
 
 def _restored(out: Path) -> list[Job]:

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -34,13 +33,13 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from sdedit_pl.data.image_files import list_images
+from sdedit_pl.data.image_files import list_images, open_image
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.paint.paint_jobs import LARGEST_PICTURE, EditRequest, Job, PaintJobs
 from sdedit_pl.web import guarded_app, json_reply, parsed
 
-LARGEST_BODY = 64 * 2**20
+LARGEST_BODY = 160 * 2**20
 _PAGE = Path(__file__).parent / "page"
 _FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 _THUMB = 320
@@ -116,7 +115,8 @@ def paint_app(jobs: PaintJobs, guides: Path, token: str = "", names: Collection[
 
     def thumb(request: Request) -> Response:
         file = io.BytesIO()
-        with Image.open(file_of(request)) as picture:
+        path = file_of(request)
+        with open_image(path, str(path)) as picture:
             picture.thumbnail((_THUMB, _THUMB))
             picture.save(file, "PNG")
         return Response(file.getvalue(), 200, _FOREVER, "image/png")

@@ -87,9 +87,8 @@ def read_picture(file: Path, shape: tuple[int, int]) -> Image.Image:
         UnreadableImage: if the file is not a complete image.
     """
     height, width = shape
-    content, name = file.read_bytes(), str(file)
     square = height == width
-    pixels = decode_image(content, name, ImageFormat(height)) if square else decode_whole(content, name, shape)
+    pixels = decode_image(file, str(file), ImageFormat(height)) if square else decode_whole(file, str(file), shape)
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 

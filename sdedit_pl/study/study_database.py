@@ -20,6 +20,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
 
+from sdedit_pl.study.questions import QUESTIONS
 from sdedit_pl.study.trial_design import Side, StudyError, Trial, TrialImage
 
 APPLICATION_ID = 0x53444564
@@ -134,7 +135,7 @@ class StudyDatabase:
                 self._database.execute(f"PRAGMA {pragma}")
             self._rows("SELECT 1 FROM study")  # creates the log, and so fails in a folder that is not writable
             self._pictures = self._connected("mode=ro")  # reads while another program's lock holds back answers
-        except (sqlite3.Error, ValueError, TypeError) as error:
+        except (sqlite3.Error, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             self._database.close()
             if isinstance(error, sqlite3.OperationalError):
                 raise StudyError(f"the study {path} cannot be opened: {error}") from error
@@ -233,8 +234,12 @@ class StudyDatabase:
         ((found,),) = self._rows("PRAGMA integrity_check(1)")
         if found != "ok":
             raise sqlite3.DatabaseError(" ".join(found.split()))
-        ((settings,),) = self._rows("SELECT settings FROM study")
-        return json.loads(settings)
+        ((text,),) = self._rows("SELECT settings FROM study")
+        settings = json.loads(text)
+        if not {"id", "methods", "pairs"} <= settings.keys() or not set(settings["questions"]) <= QUESTIONS.keys():
+            raise ValueError("its settings are not those of a study")
+        self._rows("SELECT 1 FROM images, trials, raters, answers LIMIT 0")
+        return settings
 
     def _number(self, token: str) -> int | None:
         rows = self._rows("SELECT number FROM raters WHERE token = ?", token)

@@ -1,9 +1,13 @@
-"""Writes checkpoints whole or not at all, and finds damaged ones."""
+"""Writes checkpoints whole or not at all, beside the training, and finds damaged ones."""
 
 from __future__ import annotations
 
+import io
+import logging
 import zipfile
 import zlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +16,58 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from sdedit_pl.files import whole_file
 
+logger = logging.getLogger(__name__)
+
 
 class DurableCheckpoints(TorchCheckpointIO):
-    """Writes each checkpoint completely or not at all.
+    """Writes each checkpoint completely or not at all, in a thread, from a copy in memory.
 
-    A full disk raises no error: only the first device writes, and the others would wait for it forever. The reason
-    stays in `failure` until a checkpoint has been written.
+    A full disk raises no error: only the first device writes, and the others would wait for it forever. Other errors of
+    the thread are raised by the next checkpoint, or at the end of the run, which waits for the last checkpoint.
+
+    Attributes:
+        after: called in the thread with the path of each written checkpoint.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.failure: str | None = None
+        self.after: Callable[[Path], object] = lambda path: None
+        self._failure: str | None = None
+        self._writing: Future[None] | None = None
+
+    @property
+    def failure(self) -> str | None:
+        """The reason why the latest checkpoint could not be written, once that is known."""
+        self.wait()
+        return self._failure
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        self.wait()
+        copy = io.BytesIO()
+        torch.save(checkpoint, copy)
+        thread = ThreadPoolExecutor(1)
+        self._writing = thread.submit(self._write, copy, Path(path))
+        thread.shutdown(wait=False)
+
+    def wait(self) -> None:
+        """Waits until the latest checkpoint is written, and raises the thread's error if there was one."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def teardown(self) -> None:
+        self.wait()
+
+    def _write(self, copy: io.BytesIO, path: Path) -> None:
         try:
-            with whole_file(Path(path)) as unfinished, unfinished.open("wb") as file:
-                torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:
-            # If a write fails, torch's writer raises a RuntimeError about its position while handling the OSError.
-            refused = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(refused, OSError):
-                raise
-            self.failure = f"{path} cannot be written: {refused.strerror}"
+            with whole_file(path) as unfinished:
+                unfinished.write_bytes(copy.getbuffer())
+        except OSError as error:
+            self._failure = f"{path} cannot be written: {error.strerror}"
+            logger.warning("%s; training continues, and earlier checkpoints are kept", self._failure)
         else:
-            self.failure = None
+            self._failure = None
+            self.after(path)
 
 
 def damage(checkpoint: Path) -> str | None:

@@ -97,24 +97,23 @@ def recount_batches(checkpoint: dict[str, Any], accumulated: int) -> None:
 
 @contextmanager
 def without_notices() -> Iterator[None]:
-    """Hides two of Lightning's messages inside the block.
+    """Hides Lightning's notices inside the block, but not its warnings, except for one.
 
-    Why: advertisements for litlogger and litmodels do not belong in a run's log, and the deprecation of torch's
-    LeafSpec concerns Lightning's code only.
-    Replacement: Trainer options that switch the tips off, and a Lightning release that does not use LeafSpec.
+    Why: advertisements and lists of absent devices are no news of a run, which logs its precision itself. The
+    deprecation of torch's LeafSpec concerns code of Lightning only.
+    Replacement: a Trainer option that switches notices off, and a Lightning release that does not use LeafSpec.
     """
-    messages = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    messages.addFilter(_is_no_tip)
+    loggers = [logging.getLogger(f"lightning.{part}.utilities.rank_zero") for part in ("pytorch", "fabric")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
             yield
     finally:
-        messages.removeFilter(_is_no_tip)
-
-
-def _is_no_tip(record: logging.LogRecord) -> bool:
-    return not any(name in record.getMessage() for name in ("litlogger", "litmodels"))
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
 
 
 class AccessibleWeightAveraging(WeightAveraging):

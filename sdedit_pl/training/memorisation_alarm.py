@@ -56,17 +56,18 @@ class MemorisationAlarm(lightning.Callback):
         highest = denoiser.sde.noise_level(torch.tensor(denoiser.t_max, dtype=torch.float64)).item()
         self.averaging = averaging
         self.edit = SDEdit(t0=f"sigma:{min(NOISE_LEVEL, 0.999 * highest)}", steps=STEPS)
-        self.originals = originals
         self._seen = torch.cat([seen, seen.flip(-1)]).flatten(1)
+        self._guides = stroke_painting(originals)
+        self._distance_of_originals = self.distance(originals)
         self._warned = False
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
             return
-        guides = stroke_painting(self.originals).to(pl_module.device)
+        guides = self._guides.to(pl_module.device)
         with self.averaging.evaluated(trainer, pl_module) as denoiser:
             edits = self.edit(denoiser, guides, seeds=list(range(len(guides)))).clamp(-1, 1).float().cpu()
-        distances = {"edits": self.distance(edits), "originals": self.distance(self.originals)}
+        distances = {"edits": self.distance(edits), "originals": self._distance_of_originals}
         ratio = distances["edits"] / max(distances["originals"], 1e-6)
         for name, value in {**distances, "ratio": ratio}.items():
             pl_module.log(f"val/memory/{name}", value, rank_zero_only=True)

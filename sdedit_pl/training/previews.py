@@ -9,11 +9,11 @@ import lightning
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchvision.utils import make_grid, save_image
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.files import whole_file
+from sdedit_pl.picture_grid import cell_side, picture_grid, to_picture
 from sdedit_pl.sampling import sample
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
@@ -24,8 +24,9 @@ logger = logging.getLogger(__name__)
 class Previews(lightning.Callback):
     """Writes a sheet of edits and unconditional samples of the averaged model after every validation.
 
-    A PNG file in `folder` shows each guide (in [-1, 1]) above its edit and then the samples, whose shape is (C, H, W).
-    Loggers that accept images receive it too. The noise is always the same, so that the sheets of a run are comparable.
+    A PNG file in `folder` shows each guide (in [-1, 1]) above its edit and then the samples, whose shape is (C, H, W),
+    with the step and t0. Loggers that accept images receive it too. The noise is always the same, so that the sheets of
+    a run are comparable.
     """
 
     def __init__(
@@ -51,33 +52,34 @@ class Previews(lightning.Callback):
             rows = self.rows(denoiser, pl_module.device)
         if not rows:
             return
-        columns = max(len(row) for row in rows)
-        blank = [torch.ones(columns - len(row), *self.image_shape, device=row.device) for row in rows]
-        sheet = make_grid(
-            torch.cat([torch.cat(pair) for pair in zip(rows, blank, strict=True)]).clamp(-1, 1),
-            nrow=columns,
-            normalize=True,
-            value_range=(-1, 1),
-            pad_value=1.0,
+        pictures = [[to_picture(image.nan_to_num()) for image in row] for row in rows.values()]
+        sheet = picture_grid(
+            pictures,
+            [""] * max(map(len, pictures)),
+            cell_side(pictures[0][0]),
+            row_titles=list(rows),
+            heading=f"step {trainer.global_step:,}, t0 = {self.edit.t0}, {self.edit.step_count} solver steps",
         )
         path = self.folder / f"step-{trainer.global_step:08d}.png"
         try:
             with whole_file(path) as unfinished:
-                save_image(sheet, unfinished, format="png")
+                sheet.save(unfinished, format="PNG")
         except OSError as error:  # raised on one device only; the others would wait for it
             logger.warning("%s cannot be written: %s", path, error)
             return
+        logger.info("step %d: preview %s", trainer.global_step, path)
         for destination in trainer.loggers:
             log_image = getattr(destination, "log_image", None)
             if log_image is not None:
                 log_image("preview", [str(path)], step=trainer.global_step)
 
-    def rows(self, denoiser: Denoiser, device: torch.device) -> list[Float[Tensor, "_ C H W"]]:
-        rows = []
+    def rows(self, denoiser: Denoiser, device: torch.device) -> dict[str, Float[Tensor, "_ C H W"]]:
+        """The images of the sheet by the titles of their rows."""
+        rows: dict[str, Tensor] = {}
         if self.guides is not None and len(self.guides):
             guides = self.guides.to(device)
-            rows += [guides, self.edit(denoiser, guides, seeds=list(range(len(guides))))]
+            rows |= {"guide": guides, "edit": self.edit(denoiser, guides, seeds=list(range(len(guides))))}
         if self.samples:
             seeds, steps = range(self.samples), self.edit.step_count
-            rows.append(sample(denoiser, self.image_shape, seeds, steps=steps, device=device))
+            rows["sample"] = sample(denoiser, self.image_shape, seeds, steps=steps, device=device)
         return rows

@@ -22,19 +22,21 @@ _SECONDS_BETWEEN_LINES = 60.0
 class TrainingSpeed(lightning.Callback):
     """Measures images per second from the second step of this process on, without the time spent on validation.
 
-    Both numbers are None during the first ten steps. Nothing is read from the accelerator.
+    The numbers are None during the first ten steps, and the time to the next validation and its preview also in a run
+    without validation. Nothing is read from the accelerator.
     """
 
     def __init__(self) -> None:
         self.images_per_second: float | None = None
         self.hours_left: float | None = None
+        self.minutes_to_preview: float | None = None
         self._steps = 0
         self._begin = (0, 0.0)  # images seen and time at the end of the first step
         self._validation_began = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._steps = 0
-        self.images_per_second = self.hours_left = None
+        self.images_per_second = self.hours_left = self.minutes_to_preview = None
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -51,7 +53,12 @@ class TrainingSpeed(lightning.Callback):
         seconds = max(now - began, 1e-9)
         self.images_per_second = (images - images_before) / seconds
         seconds_per_step = seconds / (self._steps - 1)
-        self.hours_left = (trainer.max_steps - trainer.global_step) * seconds_per_step / 3600
+        steps_left = trainer.max_steps - trainer.global_step
+        self.hours_left = steps_left * seconds_per_step / 3600
+        if trainer.enable_validation:
+            every = int(trainer.val_check_batch) // trainer.accumulate_grad_batches
+            steps = min(steps_left, every - trainer.global_step % every)
+            self.minutes_to_preview = steps * seconds_per_step / 60
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._validation_began = time.monotonic()
@@ -119,11 +126,12 @@ class ProgressLines(ProgressBar):
         if now - self._latest < _SECONDS_BETWEEN_LINES:
             return
         self._latest = now
-        loss = self.training_log.latest.get("train/loss")
+        loss, minutes = self.training_log.latest.get("train/loss"), self.speed.minutes_to_preview
         logger.info(
-            "step %d of %d:%s %.1f images/s, %.2f hours left",
+            "step %d of %d:%s %.1f images/s%s, %.2f hours left",
             *(trainer.global_step, trainer.max_steps, "" if loss is None else f" loss {loss:.4g},"),
-            *(self.speed.images_per_second, self.speed.hours_left),
+            *(self.speed.images_per_second, "" if minutes is None else f", next preview in {minutes:.1f} minutes"),
+            self.speed.hours_left,
         )
 
 

@@ -1,7 +1,7 @@
 """Writes the checkpoints that a run resumes from, and removes old ones.
 
-A checkpoint is written before a validation of the same step, so that no training is lost if the validation does not
-finish. A run that resumes there validates first (`overdue_validation.py`).
+A checkpoint is taken before a validation of the same step, and written during it, so that no training is lost if the
+validation does not finish. A run that resumes there validates first (`overdue_validation.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning
 from lightning.pytorch.callbacks import Checkpoint
@@ -74,6 +74,7 @@ class ResumableCheckpoint(Checkpoint):
         self.keep = keep
         self.best = best
         self.files = files
+        files.after = self._remove_old
         self.watch = watch
         self.signals = signals
         self.resumes_from = resumes_from
@@ -128,7 +129,7 @@ class ResumableCheckpoint(Checkpoint):
             self._served = requested
             self._write(trainer, pl_module)
         if stop:
-            raise Interrupted(stop, step, self.files.failure)
+            self._end(trainer, stop)
 
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any, **kwargs: Any
@@ -136,7 +137,7 @@ class ResumableCheckpoint(Checkpoint):
         # The checkpoint of this step exists; the resumed run repeats the validation.
         stop, _ = self.agreement.largest(self.signals.received, self._requested)
         if stop:
-            raise Interrupted(stop, trainer.global_step, self.files.failure)
+            self._end(trainer, stop)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not self.best or not isinstance(pl_module, ScoreModule):
@@ -156,6 +157,11 @@ class ResumableCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             self._requested += 1
 
+    def _end(self, trainer: lightning.Trainer, stop: int) -> NoReturn:
+        failure = self.files.failure
+        trainer.strategy.barrier()  # a launcher kills the first device, which writes, once another has ended
+        raise Interrupted(stop, trainer.global_step, failure)
+
     def _write(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         step = trainer.global_step
         if step == self._written_step:
@@ -163,16 +169,16 @@ class ResumableCheckpoint(Checkpoint):
         self.watch.check(trainer, pl_module)
         trainer.save_checkpoint(self.path(step), weights_only=False)
         self._written_step, self._written_at = step, time.monotonic()
-        if self.files.failure is not None:
-            logger.warning("%s; training continues, and earlier checkpoints are kept", self.files.failure)
-        elif trainer.is_global_zero:
-            # Any later checkpoint is damaged; otherwise the run would have resumed from it.
-            written = [path for path in sorted(self.folder.glob("step=*.ckpt")) if path <= self.path(step)]
-            for old in written[: -self.keep]:
-                old.unlink()
+
+    def _remove_old(self, newest: Path) -> None:
+        # Any later checkpoint is damaged; otherwise the run would have resumed from it.
+        written = [path for path in sorted(self.folder.glob("step=*.ckpt")) if path <= newest]
+        for old in written[: -self.keep]:
+            old.unlink()
 
     def _keep_as_best(self, checkpoint: Path) -> bool:
         """Whether the checkpoint could be copied to best.ckpt."""
+        self.files.wait()
         if not checkpoint.exists():  # the disk was full
             return False
         try:

@@ -147,6 +147,8 @@ def safeguards(
         if not len(originals):
             raise ConfigError("validation.patience needs validation images, and there are none; see data.val_fraction")
         watching.append(Patience(averaging, settings.patience))
+    if settings.memory_images and len(originals):
+        logger.info("preparing the check for memorised images: reading the training images at %d px", SIDE)
     seen = data.small_training_images(SIDE, settings.memory_images)
     if seen is not None and len(originals):
         watching.append(MemorisationAlarm(averaging, denoiser, originals, seen))

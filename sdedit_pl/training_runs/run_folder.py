@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from sdedit_pl.checkpoints.init_from import MAY_DIFFER
+from sdedit_pl.checkpoints.init_from import MAY_DIFFER, network_from
 from sdedit_pl.checkpoints.loading import describe
 from sdedit_pl.checkpoints.locating import RUN_FILE, resumable_checkpoints
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_plain
@@ -35,8 +36,10 @@ _ENTRIES = {
 _CALLBACKS = {"ImageHalfLifeAveraging", "EditingCheckpoint", "ResumableCheckpoint"}
 
 
-def newest_checkpoint(folder: Path, config: TrainingConfig) -> Path | None:
-    """The checkpoint in a run's folder to resume from, or None for a new run.
+def newest_checkpoint(folder: Path, config: TrainingConfig) -> tuple[Path | None, TrainingConfig]:
+    """The checkpoint in a run's folder to resume from, or None for a new run; and the configuration.
+
+    The configuration of a resumed run has the network and the choice among several `init_from` that the run began with.
 
     Raises:
         ConfigError: the folder holds a run that cannot be resumed, or resume=false.
@@ -51,17 +54,21 @@ def newest_checkpoint(folder: Path, config: TrainingConfig) -> Path | None:
                 f"{folder} holds a trained model and nothing to resume from; give another out=, and to train the model "
                 f"further, init_from={folder / RUN_FILE}"
             )
-        return None
+        return None, config
     if not config.resume:
         raise ConfigError(f"{folder} already holds a run and resume=false; give another out=, or remove the folder")
     try:
         run = describe(newest).training["config"]
-        before = fixed_settings(model_of_run(run), run)
+        model = model_of_run(run)
+        before = fixed_settings(model, run)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"the configuration in {newest} cannot be read ({error}); give another out=") from error
+    if config.init_from:
+        base = run.get("init_from") if isinstance(config.init_from, tuple) else config.init_from
+        config = replace(config, init_from=base, network=network_from(model.network, config.network))
     remedy = f"give another out=, or use the configuration of that run, {folder / CONFIG_FILE}"
     require_same_settings(folder, before, fixed_settings(config.model, config.as_data()), remedy)
-    return newest
+    return newest, config
 
 
 def newest_whole(folder: Path) -> Path | None:

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from sdedit_pl.build.component import build_component
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.checkpoints.init_from import AUGMENTATION_WEIGHT, initialise
+from sdedit_pl.checkpoints import describe
+from sdedit_pl.checkpoints.init_from import AUGMENTATION_WEIGHT, initialise, nearest_base, network_from
 from sdedit_pl.configuration.schema import ConfigError
 from sdedit_pl.configuration.training_config import TrainingConfig
+from sdedit_pl.data import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.networks.layers import FourierFeatures
 from sdedit_pl.training.freezing import freeze_all_but
+
+CHOOSING_IMAGES = 32
+"""Validation images on which the checkpoints of a list are compared."""
+
+
+def with_base(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig:
+    """The configuration of a new run with a single `init_from`, and its network.
+
+    Raises:
+        ConfigError: there are no validation images to choose among several checkpoints by, or one does not fit.
+        CheckpointError: a checkpoint cannot be read.
+    """
+    base = config.init_from
+    if not base:
+        return config
+    if not isinstance(base, str):
+        data.setup()
+        images = data.val_images(CHOOSING_IMAGES)
+        if not len(images):
+            raise ConfigError("init_from chooses among checkpoints by validation images, and there are none; name one")
+        base = nearest_base(base, config.image, images)
+    network = network_from(describe(base).model.network, config.network)
+    return replace(config, init_from=base, network=network)
 
 
 def starting_denoiser(config: TrainingConfig, *, new: bool) -> tuple[Denoiser, int]:
@@ -35,7 +62,7 @@ def initialise_new_run(denoiser: Denoiser, config: TrainingConfig) -> None:
     Raises:
         ConfigError: `init_from` does not fit, or the network could not use the noise level or the augmentation label.
     """
-    if not config.init_from:
+    if not isinstance(config.init_from, str):
         label, scale = denoiser.parameterisation.label, denoiser.parameterisation.label_scale
         fourier = any(isinstance(module, FourierFeatures) for module in denoiser.network.modules())
         if fourier and label == "time" and abs(scale) > 100:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,17 @@ from sdedit_pl.checkpoints.loading import describe
 from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.configuration.schema import ConfigError, construct
 from sdedit_pl.configuration.training_config import TrainingConfig
+from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.files import claimed
-from sdedit_pl.machine import Arithmetic, Machine, check_devices, log_arithmetic, tensor_float32, this_machine
+from sdedit_pl.machine import (
+    LONG_TRAINING,
+    Arithmetic,
+    Machine,
+    check_devices,
+    log_arithmetic,
+    tensor_float32,
+    this_machine,
+)
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.divergence_watch import Diverged
 from sdedit_pl.training.lightning_internals import without_notices
@@ -39,9 +49,12 @@ from sdedit_pl.training_runs.run_folder import (
     write_config,
 )
 from sdedit_pl.training_runs.run_trainer import build_trainer, wandb_loggers, wandb_open
-from sdedit_pl.training_runs.starting_weights import starting_denoiser
+from sdedit_pl.training_runs.starting_weights import starting_denoiser, with_base
 
 logger = logging.getLogger(__name__)
+
+LONG_RUN = 24
+"""Hours on a CPU from which a warning names shorter ways."""
 
 
 def fit(config: TrainingConfig) -> Path:
@@ -62,10 +75,12 @@ def fit(config: TrainingConfig) -> Path:
 
 def train(config: TrainingConfig, signals: StopSignals) -> Path:
     folder = Path(config.out)
-    newest = newest_checkpoint(folder, config)
+    newest, config = newest_checkpoint(folder, config)
     config, machine = for_this_machine(config)
-    denoiser, trained = starting_denoiser(config, new=newest is None)
     data = build_data(config)
+    if newest is None:
+        config = with_base(config, data)
+    denoiser, trained = starting_denoiser(config, new=newest is None)
     data.setup()
     files = DurableCheckpoints()
     unwritten: dict[Path, str] = {}
@@ -80,6 +95,8 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
     log_arithmetic(Arithmetic(config.trainer.precision, config.compile is True, config.channels_last is True), machine)
     if newest is not None:
         logger.info("resuming from %s", newest)
+    elif machine.device == "cpu":
+        warn_of_hours(denoiser, config)
     trainer = build_trainer(config, callbacks, [*wandb, history], files)
     factors = tensor_float32(config.trainer.tf32) if machine.device == "cuda" else nullcontext()
     out_of_memory = False
@@ -118,6 +135,28 @@ def for_this_machine(config: TrainingConfig) -> tuple[TrainingConfig, Machine]:
     machine = this_machine(settings.accelerator)
     construct("", check_devices, machine=machine, devices=settings.devices)
     return resolve_arithmetic(config, machine), machine
+
+
+def warn_of_hours(denoiser: Denoiser, config: TrainingConfig) -> None:
+    """Warns of a run that will take days on a CPU, by the time of one evaluation; a training step takes about three."""
+    images = config.trainer.max_steps * config.trainer.accumulate_grad_batches * config.batch_size
+    shape = (1, config.image.channels, config.image.size, config.image.size)
+    if images * config.image.size**2 < LONG_TRAINING["cpu"]:
+        return
+    denoiser.eval()
+    for _ in range(2):  # the first allocates memory
+        began = time.perf_counter()
+        with torch.no_grad():
+            denoiser(torch.zeros(shape), torch.full((1,), 0.5 * denoiser.t_max))
+    denoiser.train()
+    hours = 3 * images * (time.perf_counter() - began) / 3600
+    if hours >= LONG_RUN:
+        logger.warning(
+            "this configuration is meant for a GPU, and none is used: %s images may take about %.0f hours. "
+            "config=finetune64 starts from a trained model and takes 128,000 images; trainer.max_steps and "
+            "data.batch_size shorten a run",
+            *(f"{images:,}", hours),
+        )
 
 
 def memory_advice(module: ScoreModule, trainer: lightning.Trainer, config: TrainingConfig) -> str:

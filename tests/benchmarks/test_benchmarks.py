@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -22,6 +24,7 @@ import ceiling  # noqa: E402
 import compared_networks as compared  # noqa: E402
 import measuring  # noqa: E402
 import photographs  # noqa: E402
+import second_judge  # noqa: E402
 
 from sdedit_pl.cli import main as sdedit  # noqa: E402
 from sdedit_pl.networks import DDPM  # noqa: E402
@@ -114,6 +117,30 @@ def test_kid_at_a_distance_lies_on_the_line_between_two_t0() -> None:
     distances, kids = ([torch.tensor([value]) for value in values] for values in ((0.0, 10.0, 30.0), (1.0, 0.5, 0.7)))
     found = [photographs.at_distance(l2, distances, kids).item() for l2 in (0, 5, 10, 20, 31)]
     assert found == pytest.approx([1.0, 0.75, 0.5, 0.6, float("nan")], nan_ok=True)
+
+
+def test_the_second_judge_computes_its_graph(tmp_path: Path) -> None:
+    node, generator = onnx.helper.make_node, np.random.default_rng(0)
+    weights = {"w": generator.normal(size=(4, 3, 3, 3)), "b": generator.normal(size=4)}
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
+        node("Conv", ["t", "w", "b"], ["c"], pads=[1, 0, 0, 1], strides=[2, 2], kernel_shape=[3, 3]),
+        node("Relu", ["c"], ["r"]),
+        node("MaxPool", ["r"], ["m"], pads=[0, 0, 1, 1], strides=[2, 2], kernel_shape=[3, 3]),
+        node("Add", ["m", "m"], ["a"]),
+        node("AveragePool", ["a"], ["p"], kernel_shape=[56, 56]),
+    ]
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("x", "p")]
+    initial = [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    graph = onnx.helper.make_graph(nodes, "judge", values[:1], values[1:], initial)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, str(tmp_path / "judge.onnx"))
+    images = torch.rand(2, 3, 224, 224) * 2 - 1
+    prepared = (images.flip(1) + 1) * 127.5 - torch.tensor(second_judge.BGR_MEAN)[:, None, None]
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    expected = session.run(None, {"x": prepared.permute(0, 2, 3, 1).numpy()})[0].reshape(2, 4)
+    found = second_judge.OnnxFeatures(tmp_path / "judge.onnx")(images)
+    torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-4, atol=1e-3)
 
 
 def test_operations_and_tensors_are_counted_exactly() -> None:

@@ -12,8 +12,11 @@ from support.tiny import tiny_config
 
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import save_denoiser
-from sdedit_pl.checkpoints.init_from import AUGMENTATION_WEIGHT, initialise
+from sdedit_pl.checkpoints.init_from import AUGMENTATION_WEIGHT, initialise, network_from
 from sdedit_pl.configuration import ConfigError
+from sdedit_pl.configuration.model_config import ModelConfig
+from sdedit_pl.configuration.resolving import resolve_component
+from sdedit_pl.configuration.schema import schema_of
 from sdedit_pl.denoiser import Denoiser
 
 
@@ -47,6 +50,16 @@ def test_all_weights_are_used_and_counted(tmp_path: Path, caplog: pytest.LogCapt
         taken = started(path)
     assert all(torch.equal(weight, weights_of(given)[name]) for name, weight in weights_of(taken).items())
     assert f"took {len(weights_of(given))} tensors" in caplog.text and "left out" not in caplog.text
+
+
+def test_stated_keys_of_the_network_stay(tmp_path: Path) -> None:
+    theirs = tiny_config("data.path=unused", "network.patch=2", "network.dropout=0.4").network
+    family = schema_of(ModelConfig).families["network"]
+    found = network_from(theirs, resolve_component("network", {"channels": 16, "dropout": 0.0}, family))
+    assert found.values == {**theirs.values, "channels": 16, "dropout": 0.0}
+    other = resolve_component("network", {"name": "ddpm"}, family)
+    assert network_from(theirs, other) == other
+    assert network_from(other, resolve_component("network", {}, family)).name == "ddpm"
 
 
 @pytest.mark.parametrize("free", ["network.dropout=0.4", "network.checkpoint_gradients=true", "times.t_max=0.5"])

@@ -27,9 +27,9 @@ def test_it_writes_one_picture_and_prints_its_path(command) -> None:
     assert (code, output) == (0, "guides and their edits: new/demo.png\n")
     assert errors == "no mask for a, c: edited everywhere\n"
     assert os.listdir("new") == ["demo.png"]
-    # Two columns of (guide, noised guide, two samples) at 128 px, two rows.
+    # Two columns of (guide, two samples) at 256 px, two rows: three guides and one noised guide.
     width, height = Image.open("new/demo.png").size
-    assert 2 * 4 * 128 < width < 2 * 4 * 150 and 2 * 128 < height < 2 * 150
+    assert 2 * 3 * 256 < width < 2 * 3 * 280 and 2 * 256 < height < 2 * 290
 
 
 def test_it_replaces_its_picture_only_on_request(command, refused: Callable[..., str]) -> None:

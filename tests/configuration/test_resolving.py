@@ -347,3 +347,10 @@ def test_names_that_are_not_utf_8_pass_through_the_command_line_and_files(tmp_pa
     assert settings.guide == name
     (tmp_path / "edit.yaml").write_text(yaml_text({"ckpt": "a", "guide": name}))
     assert read_file(tmp_path / "edit.yaml") == {"ckpt": "a", "guide": name}
+
+
+@pytest.mark.parametrize("text", ["${HOME}.png", "a\\${b}", "${", "\\\\${x}", "${a.b}${c}", "a\\b"])
+def test_names_that_look_like_interpolations_pass_through_files(text: str, tmp_path: Path) -> None:
+    data = {"guide": text, "list": [text], text: {"name": text}}
+    (tmp_path / "edit.yaml").write_text(yaml_text(data))
+    assert read_file(tmp_path / "edit.yaml") == data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from unittest.mock import Mock
@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils.data import DataLoader
 
 from sdedit_pl.data import (
     DATA_SOURCES,
@@ -27,7 +28,7 @@ from sdedit_pl.data import (
     UnreadableImage,
     WebDatasetSource,
 )
-from sdedit_pl.data.batch_reading import gathered
+from sdedit_pl.data.batch_reading import CachedImages, ReadableImages, gathered
 from sdedit_pl.data.image_decoding import ImageFormat
 from sdedit_pl.data.loader import ImageLoader, room_on
 from sdedit_pl.data.order import Draw
@@ -116,6 +117,21 @@ def test_images_stay_on_a_gpu_with_eight_times_their_memory(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
     assert room_on(torch.device(device), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)) is fits
+
+
+class Shared(ReadableImages):
+    """Whether each batch is in shared memory when it is handed over."""
+
+    def __getitems__(self, draws: Sequence[Draw]) -> list[bool]:  # type: ignore[override]
+        images = super().__getitems__(draws).images
+        return [images is not None and images.is_shared() and images.stride() == (192, 1, 24, 3)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_workers_fill_batches_in_shared_memory(workers: int) -> None:
+    images = Shared(CachedImages(torch.zeros(4, 3, 8, 8, dtype=torch.uint8)), ImageFormat(8))
+    batches = [[Draw(1, True), Draw(3, False)]]
+    assert list(DataLoader(images, num_workers=workers, batch_sampler=batches, collate_fn=list)) == [[workers > 0]]
 
 
 def test_image_sets_can_be_sent_to_workers_that_do_not_fork(

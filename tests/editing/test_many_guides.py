@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 from sdedit_pl import SDEdit, load_denoiser
-from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.denoiser import Denoiser, Epsilon
+from sdedit_pl.editing.images_per_call import prepare_for_batches
 from sdedit_pl.editing.many_guides import Edited, default_batch, edit_guides
 from sdedit_pl.editing.windows import windowed
 from sdedit_pl.guides.guide_files import Guide
+from sdedit_pl.machine import Machine
+from sdedit_pl.sde import VPSDE
 
 EDIT = SDEdit(t0=0.5, steps=5)
 SEEDS = (3, 0, 8)
@@ -120,6 +125,42 @@ def test_a_batch_that_does_not_fit_is_halved(denoiser: Denoiser, room_for: Calla
     assert sum(steps) == 3 * 3 * 5
     for edited, its in zip(edits, usual, strict=True):
         assert torch.equal(edited.samples, its.samples)
+
+
+def test_the_batches_of_a_compiled_network_shrink_too(
+    denoiser: Denoiser, room_for: Callable[[int], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(denoiser, "at_once", 9)
+    room_for(2)
+    list(edit_guides(denoiser, EDIT, some_guides(3), [None] * 3, SEEDS, on_step=Mock()))
+    assert denoiser.at_once == 2
+
+
+class Recorded(nn.Module):
+    """Remembers the sizes of its batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 3, 3, padding=1)
+        self.batches: list[int] = []
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        self.batches.append(len(x))
+        return self.convolution(x)
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_a_compiled_network_gets_batches_of_one_size(compile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdedit_pl.machine.prepare_network", Mock())
+    monkeypatch.setattr("sdedit_pl.machine.this_machine", lambda device: Machine(device, "a GPU", bf16=True))
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            denoiser = Denoiser(network := Recorded(), Epsilon(), VPSDE())
+        prepare_for_batches(denoiser, 4, 64, 1, "float32", compile)
+        for count in (4, 3):
+            x = torch.empty(count, 3, 8, 8, device="cuda")
+            assert denoiser(x, torch.ones(count, device="cuda")).shape == x.shape
+    assert network.batches == ([4, 4] if compile else [4, 3])
 
 
 @pytest.mark.parametrize(

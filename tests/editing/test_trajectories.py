@@ -23,12 +23,13 @@ from sdedit_pl.editing.trajectories import (
     save_animation,
     strip,
 )
-from sdedit_pl.picture_grid import MARGIN, SMALLEST_CELL, TITLE_HEIGHT
+from sdedit_pl.picture_grid import MARGIN, SMALLEST_CELL, title_height
 from sdedit_pl.sde import VESDE, VPSDE
 from sdedit_pl.solvers import SOLVERS
 from sdedit_pl.typing import Images
 
 STEP = SMALLEST_CELL + MARGIN
+TITLE_HEIGHT = title_height(SMALLEST_CELL)
 
 
 class Counted(nn.Module):

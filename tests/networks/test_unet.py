@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sdedit_pl.networks import ADM, DDPM, NETWORKS, NCSNpp
 
@@ -147,13 +149,30 @@ def test_work_in_place_changes_neither_result_nor_input(network, options):
     assert torch.equal(images, before)
 
 
+class Devices(TorchDispatchMode):
+    """Collects the devices of the tensors of every operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        leaves = tree_leaves((args, kwargs, result))
+        self.found |= {leaf.device.type for leaf in leaves if isinstance(leaf, torch.Tensor)}
+        return result
+
+
 @pytest.mark.parametrize(("network", "options"), CASES)
 def test_a_forward_pass_never_waits_for_its_device(network, options):
-    """Fake tensors have no values to read back."""
-    with FakeTensorMode(), torch.device("cuda"):
-        network = network(**options).eval()
-        output = network(torch.zeros(2, 3, 8, 8), torch.zeros(2))
-    assert output.shape == (2, 3, 8, 8) and output.device.type == "cuda"
+    """Fake tensors have no values to read back; a tensor on the CPU would rule out CUDA graphs."""
+    devices = Devices()
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            network, inputs = network(**options).eval(), (torch.zeros(2, 3, 8, 8), torch.zeros(2))
+        with devices:
+            output = network(*inputs)
+    assert output.shape == (2, 3, 8, 8) and devices.found == {"cuda"}
 
 
 @pytest.mark.parametrize(("network", "options"), CASES)

@@ -165,6 +165,19 @@ class TestOtherFiles:
         message = self.refusal(file)
         assert "is damaged (" in message and "was not changed" in message and ".recover" in message
 
+    @pytest.mark.parametrize(
+        "settings", ["{}", "[]", "[" * 10**5, '{"id": 1, "methods": {}, "pairs": 1, "questions": ["?"]}']
+    )
+    def test_settings_of_no_study(self, file: Path, settings: str) -> None:
+        with closing(sqlite3.connect(file, isolation_level=None)) as database:
+            database.execute("UPDATE study SET settings = ?", (settings,))
+        assert "is damaged (" in self.refusal(file)
+
+    def test_a_missing_table(self, file: Path) -> None:
+        with closing(sqlite3.connect(file, isolation_level=None)) as database:
+            database.execute("DROP TABLE answers")
+        assert "cannot be opened: no such table: answers" in self.refusal(file)
+
     def test_a_damaged_study_keeps_the_log_of_its_killed_server(self, file: Path, tmp_path: Path) -> None:
         killed = tmp_path / "killed"
         killed.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -16,6 +17,20 @@ def test_errors_other_than_those_of_the_disk_are_raised(tmp_path: Path, monkeypa
     with pytest.raises(RuntimeError, match="out of memory"):
         DurableCheckpoints().save_checkpoint({}, tmp_path / "step=00000001.ckpt")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_is_a_copy_and_is_written_while_training_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = threading.Event()
+    monkeypatch.setattr("sdedit_pl.files._store", lambda path: free.wait(20))
+    files, weight, path = DurableCheckpoints(), torch.ones(3), tmp_path / "step=00000001.ckpt"
+    files.save_checkpoint({"weight": weight}, path)
+    weight.zero_()
+    assert not path.exists()
+    free.set()
+    files.teardown()
+    assert torch.equal(torch.load(path, weights_only=True)["weight"], torch.ones(3))
 
 
 def test_every_kind_of_damage_is_found(tmp_path: Path) -> None:

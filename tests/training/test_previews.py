@@ -21,13 +21,13 @@ from sdedit_pl.build.training_parts import build_module
 from sdedit_pl.configuration.model_config import model_of_run
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
+from sdedit_pl.picture_grid import MARGIN, SMALLEST_CELL, title_height
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.previews import Previews
 from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 EDIT = SDEdit(t0=0.5, steps=2)
-PADDING = 2
-"""Pixels between the images of a sheet."""
+STEP = SMALLEST_CELL + MARGIN
 
 
 @pytest.fixture
@@ -64,18 +64,19 @@ def test_previews_are_sheets_of_guides_edits_and_samples(module: ScoreModule, tm
     paths = [tmp_path / "previews" / f"step-{step:08d}.png" for step in (4, 8)]
     assert logger.images == [("preview", [str(path)], step) for path, step in zip(paths, (4, 8), strict=True)]
     first, second = (np.asarray(Image.open(path).convert("RGB")) for path in paths)
-    assert np.array_equal(first, second)
-    assert first.shape == (3 * (8 + PADDING) + PADDING, 3 * (8 + PADDING) + PADDING, 3)
-    shown = ((guides + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    for column in range(3):
-        left = PADDING + column * (8 + PADDING)
-        assert np.abs(first[PADDING : PADDING + 8, left : left + 8].astype(int) - shown[column]).max() <= 1
-    row = slice(PADDING + 2 * (8 + PADDING), -PADDING)
-    assert (first[row, -8 - PADDING : -PADDING] == 255).all()  # two samples leave the third place blank
-    assert first[row, PADDING : PADDING + 8].std() > 1
+    top = title_height(256)
+    assert np.array_equal(first[top:], second[top:]) and not np.array_equal(first[:top], second[:top])  # the step
+    left, top = first.shape[1] - 3 * STEP, first.shape[0] - 3 * STEP - MARGIN
+    assert (first[:top] < 128).any() and (first[top:, :left] < 128).any(), "no heading, or no row titles"
+    for column, guide in enumerate(guides):
+        quarter = first[top + 64, left + STEP * column + 64].astype(int)  # flat, away from the edge of two colours
+        assert np.abs(quarter - ((guide[:, 2, 2] + 1) * 127.5).numpy()).max() <= 1
+    samples = first[top + 2 * STEP :]
+    assert (samples[:, -STEP + MARGIN :] == 255).all()  # two samples leave the third place blank
+    assert samples[:, left : left + STEP].std() > 1
     module.denoiser.eval()
     edits = callback.edit(module.denoiser, guides, seeds=[0, 1, 2])
-    assert torch.equal(callback.rows(module.denoiser, torch.device("cpu"))[1], edits)
+    assert torch.equal(callback.rows(module.denoiser, torch.device("cpu"))["edit"], edits)
 
 
 @pytest.mark.parametrize(("rank", "sanity", "samples"), [(1, False, 2), (0, True, 2), (0, False, 0)])
@@ -95,7 +96,9 @@ def test_previews_show_the_averaged_weights(
     monkeypatch.setattr(averaging, "averaged", lambda pl_module: other)
     callback = Previews(averaging, tmp_path, None, EDIT, (3, 8, 8), samples=1)
     shown: list[Denoiser] = []
-    monkeypatch.setattr(callback, "rows", lambda denoiser, device: shown.append(denoiser) or [torch.zeros(1, 3, 8, 8)])
+    monkeypatch.setattr(
+        callback, "rows", lambda denoiser, device: shown.append(denoiser) or {"a": torch.zeros(1, 3, 8, 8)}
+    )
     callback.on_validation_epoch_end(trainer_at(4), module)
     assert shown == [other]
 
@@ -107,7 +110,7 @@ def test_a_full_disk_loses_the_sheet_but_does_not_stop_training(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     callback = Previews(ImageHalfLifeAveraging(), tmp_path, None, EDIT, (3, 8, 8), samples=1)
-    monkeypatch.setattr("sdedit_pl.training.previews.save_image", fail)
+    monkeypatch.setattr("PIL.Image.Image.save", fail)
     callback.on_validation_epoch_end(trainer_at(4), module)
     assert "step-00000004.png cannot be written" in caplog.text and "No space left" in caplog.text
     assert list(tmp_path.iterdir()) == []

@@ -33,7 +33,9 @@ def test_a_log_file_gets_a_line_after_ten_steps_and_then_every_minute(
     every = 120 // accumulate  # steps a minute
     assert [int(line.split()[1]) for line in lines] == [10, *range(10 + every, 251, every), 251]
     hours = 290 * 0.5 * accumulate / 3600
-    assert lines[0].startswith("step 10 of 300: loss ") and lines[0].endswith(f" 16.0 images/s, {hours:.2f} hours left")
+    assert lines[0].startswith("step 10 of 300: loss ") and lines[0].endswith(f", {hours:.2f} hours left")
+    minutes = 240 * 0.5 * accumulate / 60
+    assert f" 16.0 images/s, next preview in {minutes:.1f} minutes, " in lines[0]
     assert all(" 16.0 images/s" in line for line in lines)
 
 

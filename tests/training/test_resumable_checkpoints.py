@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import lightning
 import pytest
@@ -93,7 +93,12 @@ def test_a_damaged_later_checkpoint_does_not_count_among_the_newest(tmp_path: Pa
     (tmp_path / "step=00000003.ckpt").write_bytes(b"")
     resumed = Run(tmp_path, every_steps=1, keep=1)
     names: list[list[str]] = []
-    resumed.train(4, AtStep(3, lambda: names.append(sorted(os.listdir(tmp_path)))), begin=1)
+
+    def list_names() -> None:
+        resumed.files.wait()
+        names.append(sorted(os.listdir(tmp_path)))
+
+    resumed.train(4, AtStep(3, list_names), begin=1)
     assert names == [["step=00000002.ckpt", "step=00000003.ckpt"]] and resumed.kept() == named(4)
 
 
@@ -167,11 +172,19 @@ def test_on_a_full_disk_old_checkpoints_stay_and_training_continues(
         run.train(9, begin=5)
     assert run.files.steps == [4, 5, 8, 9] and run.kept() == named(5)
     assert damage(tmp_path / "step=00000005.ckpt") is None
-    first, second = (record.message for record in caplog.records if record.levelno == logging.WARNING)
+    first, second = (record.message for record in caplog.records if "cannot be written" in record.message)
     assert "step=00000008.ckpt cannot be written: File too large" in first and "step=00000009.ckpt" in second
     assert run.files.failure is not None
     run.train(12, begin=5)
     assert run.kept() == named(12) and run.files.failure is None
+
+
+def test_an_error_in_the_writing_thread_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ResumableCheckpoint, "_remove_old", Mock(side_effect=RuntimeError("from the thread")))
+    run = Run(tmp_path, every_steps=2)
+    with pytest.raises(RuntimeError, match="from the thread"):
+        run.train(9)
+    assert run.files.steps == [2, 4]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])

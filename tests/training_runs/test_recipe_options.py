@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,11 @@ import torch
 from support.finished_runs import assert_same, logged, read
 from support.tiny import tiny_config, write_images
 
-from sdedit_pl.checkpoints import describe, load_denoiser
+from sdedit_pl.checkpoints import describe, load_denoiser, load_described, save_weights
 from sdedit_pl.configuration import ConfigError
+from sdedit_pl.configuration.resolving import resolve
+from sdedit_pl.configuration.training_config import TrainingConfig
+from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.settings_record import SettingsChanged
 from sdedit_pl.training.geometric_augmentation import LABELS
@@ -124,6 +129,27 @@ def test_a_part_of_a_model_is_trained_and_the_rest_stays(
     assert "M trained" in caplog.text
     with pytest.raises(SettingsChanged, match=r"train.only was"):
         fit(tiny_config(*settings, "trainer.max_steps=3"))
+
+
+def test_the_nearest_of_several_bases_gives_weights_and_network(
+    trained: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    far, out = tmp_path / "far.safetensors", tmp_path / "run"
+    denoiser, description = load_described(trained)
+    weights = {name: weight + 0.5 for name, weight in denoiser.network.state_dict().items()}
+    save_weights(far, weights, description.model)
+    config = tiny_config(f"data.path={images}", f"out={out}", f"init_from=[{far},{trained}]", *QUIET)
+    config = replace(config, network=resolve(TrainingConfig, {"data": {"path": "unused", "size": 8}}).network)
+    with caplog.at_level(logging.INFO):
+        fit(replace(config, trainer=replace(config.trainer, max_steps=1)))
+    assert re.search(rf"6 validation images: {far} [\d.]+, {trained} [\d.]+; starting from {trained}\n", caplog.text)
+    recorded = read_file(out / "config.yaml")
+    assert (recorded["init_from"], recorded["network"]["channel_multipliers"]) == (str(trained), [1, 2])
+    far.unlink()  # a resumed run does not choose again
+    fit(replace(config, trainer=replace(config.trainer, max_steps=2)))
+    assert read_file(out / "config.yaml")["init_from"] == str(trained)
+    with pytest.raises(ConfigError, match="by validation images, and there are none; name one"):
+        fit(replace(tiny_config(f"data.path={images}", "data.val_fraction=0"), init_from=("a", "b"), out=f"{out}2"))
 
 
 def test_parts_need_a_trained_model_and_have_names(trained: Path, images: Path, tmp_path: Path) -> None:

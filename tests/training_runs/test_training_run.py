@@ -19,6 +19,7 @@ from support.finished_runs import assert_same, logged, read, resumable
 from support.tiny import tiny_config, write_images
 from torch import Tensor
 
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.build.training_parts import build_data
 from sdedit_pl.checkpoints import describe, load_denoiser
 from sdedit_pl.configuration import ConfigError
@@ -32,7 +33,7 @@ from sdedit_pl.settings_record import SettingsChanged
 from sdedit_pl.training.divergence_watch import Diverged
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training_runs.run_folder import newest_whole
-from sdedit_pl.training_runs.training_run import fit
+from sdedit_pl.training_runs.training_run import fit, warn_of_hours
 
 NO_PREVIEWS = ("preview.count=0", "preview.samples=0", "trainer.val_check_interval=1000")
 
@@ -526,3 +527,19 @@ def test_the_resolved_arithmetic_is_recorded_and_printed(
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert (config["trainer"]["precision"], config["compile"], config["channels_last"]) == ("32-true", False, False)
     assert "arithmetic: 32-true, NCHW (CPU" in caplog.text
+
+
+@pytest.mark.parametrize(("steps", "warned"), [(10**10, True), (1000, False)])
+def test_a_run_of_days_on_a_cpu_names_shorter_ways(steps: int, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    config = tiny_config("data.path=unused", f"trainer.max_steps={steps}")
+    warn_of_hours(build_denoiser(config.model), config)
+    words = ("meant for a GPU", "40,000,000,000 images", "hours", "config=finetune64", "data.batch_size")
+    assert [word in caplog.text for word in words] == [warned] * 5
+
+
+def test_each_phase_of_a_run_is_logged(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "sdedit_pl")
+    fit(tiny_config(f"data.path={images}", f"out={tmp_path}", "trainer.enable_progress_bar=true"))
+    phases = ("train images: ", "preparing the check for memorised", "network: ", "step 4: preview ", "step 4: wrote ")
+    places = [caplog.text.index(phase) for phase in phases]
+    assert places == sorted(places)

@@ -1,4 +1,7 @@
-"""Writes the folder of a diffusers pipeline: DDPMPipeline for a table of betas, ScoreSdeVePipeline for a VE model.
+"""Writes the folder of a diffusers pipeline, for a table of betas, a VE score or EDM's preconditioning.
+
+A model with EDM's preconditioning becomes a VE model of noise levels, whatever its SDE, and a ConsistencyModelPipeline,
+the one of diffusers that scales a UNet2DModel's input: call it with num_inference_steps=20.
 
 The configuration of diffusers nearest to the model is read back by the importer; an argument that differs is refused.
 """
@@ -11,12 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from sdedit_pl.checkpoints.expected_tensors import network_arguments
 from sdedit_pl.checkpoints.exporters.export_format import Export, ExportError
 from sdedit_pl.checkpoints.importers.diffusers_config import (
+    EDM_SCHEDULERS,
     LEARNED,
     PREDICTIONS,
     SCHEDULES,
@@ -25,7 +30,7 @@ from sdedit_pl.checkpoints.importers.diffusers_config import (
     skip_groups,
 )
 from sdedit_pl.checkpoints.importers.diffusers_tensor_names import published_state
-from sdedit_pl.checkpoints.importers.from_diffusers import CONFIG, INDEX, NETWORK_CLASS, SCHEDULER_CONFIG, WEIGHTS
+from sdedit_pl.checkpoints.importers.from_diffusers import CONFIG, INDEX, NETWORK_CLASS, SCHEDULER_CONFIG, WEIGHTS_FILE
 from sdedit_pl.checkpoints.init_from import AUGMENTATION_WEIGHT
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.configuration.model_config import ModelConfig
@@ -33,6 +38,11 @@ from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.sde import SDE, VESDE, DiscreteVPSDE
 
+PIPELINES = {
+    "DDPMScheduler": "DDPMPipeline",
+    "ScoreSdeVeScheduler": "ScoreSdeVePipeline",
+    "EDMDPMSolverMultistepScheduler": "ConsistencyModelPipeline",
+}
 BLOCKS = {"ddpm": "", "ncsnpp": "Skip"}
 """Our network -> prefix of the names of its blocks in diffusers."""
 OF_TRAINING = frozenset(("init_scale", "fourier_scale", "checkpoint_gradients", "augmentation_labels"))
@@ -52,23 +62,24 @@ class DiffusersExport(Export):
             )
         name, arguments = network_arguments(model)
         scheduler = _scheduler_config(model, denoiser.sde)
-        unet = _unet_config(name, arguments, model, denoiser.network)
+        unet = _unet_config(name, arguments, model, denoiser.network, scheduler["_class_name"])
         _check(model, unet, scheduler)
         state = {key: tensor for key, tensor in denoiser.network.state_dict().items() if key != AUGMENTATION_WEIGHT}
-        pipeline = "ScoreSdeVePipeline" if _is_ve(model) else "DDPMPipeline"
         classes = {"unet": ["diffusers", NETWORK_CLASS], "scheduler": ["diffusers", scheduler["_class_name"]]}
         out.mkdir()
-        _write_json(out / INDEX, {"_class_name": pipeline, **classes})
+        _write_json(out / INDEX, {"_class_name": PIPELINES[scheduler["_class_name"]], **classes})
         _write_json(out / "unet" / CONFIG, unet)
         _write_json(out / "scheduler" / SCHEDULER_CONFIG, scheduler)
-        save_file(published_state(state, name, arguments), out / "unet" / WEIGHTS[0], metadata={"format": "pt"})
+        save_file(published_state(state, name, arguments), out / "unet" / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 def _is_ve(model: ModelConfig) -> bool:
     return model.sde.name == "ve"
 
 
-def _unet_config(name: str, arguments: Mapping[str, Any], model: ModelConfig, network: nn.Module) -> dict[str, Any]:
+def _unet_config(
+    name: str, arguments: Mapping[str, Any], model: ModelConfig, network: nn.Module, scheduler: str
+) -> dict[str, Any]:
     """The configuration of the UNet2DModel nearest to a network of ours; raises an ExportError if there is none."""
     if name not in BLOCKS:
         raise ExportError(
@@ -77,11 +88,12 @@ def _unet_config(name: str, arguments: Mapping[str, Any], model: ModelConfig, ne
         )
     channels, skip = arguments["channels"], name == "ncsnpp"
     fourier = arguments.get("label_embedding") == "fourier"
-    if fourier != _is_ve(model):
+    if fourier != (scheduler == "ScoreSdeVeScheduler"):
         raise ExportError(
-            f"a network with {'Fourier' if fourier else 'positional'} features of its label and sde.name="
-            f"{model.sde.name} cannot be combined in diffusers: its VE models have Fourier features, those of tables "
-            f"of betas positional ones"
+            f"a network with {'Fourier' if fourier else 'positional'} features of its label, parameterisation.name="
+            f"{model.parameterisation.name} and sde.name={model.sde.name} cannot be combined in "
+            f"diffusers: its VE models have Fourier features, those of tables of betas and EDM's positional ones "
+            f"(network.label_embedding=positional)"
         )
     down = [
         f"{'Attn' if level in arguments['attention_levels'] else ''}{BLOCKS[name]}DownBlock2D"
@@ -137,10 +149,12 @@ def _scheduler_config(model: ModelConfig, sde: SDE) -> dict[str, Any]:
         sde = cast(VESDE, sde)
         return {"_class_name": "ScoreSdeVeScheduler", "sigma_min": sde.sigma_min / 2, "sigma_max": sde.sigma_max / 2}
     estimated = {ours: theirs for theirs, ours in PREDICTIONS.items()} | {"epsilon_and_variance": "epsilon"}
+    if parameterisation == "edm":
+        return _edm_scheduler(model, sde)
     if model.sde.name != "ddpm" or parameterisation not in estimated:
         raise ExportError(
             f"sde.name={model.sde.name} with parameterisation.name={parameterisation} has no scheduler in diffusers: "
-            f"there is one for sde=ddpm with {', '.join(estimated)}, and one for sde=ve with score"
+            f"there is one for sde=ddpm with {', '.join(estimated)}, one for sde=ve with score, and one for edm"
         )
     table = cast(DiscreteVPSDE, sde)
     return {
@@ -155,6 +169,18 @@ def _scheduler_config(model: ModelConfig, sde: SDE) -> dict[str, Any]:
     }
 
 
+def _edm_scheduler(model: ModelConfig, sde: SDE) -> dict[str, Any]:
+    """EDM's preconditioning takes x_t / alpha and the noise level alone, so that any SDE gives the range of levels."""
+    smallest, largest = sde.noise_level(torch.tensor([1e-3, 1.0], dtype=torch.float64)).tolist()
+    return {
+        "_class_name": "EDMDPMSolverMultistepScheduler",
+        "sigma_min": smallest,
+        "sigma_max": largest,
+        "sigma_data": model.parameterisation.values["data_deviation"],
+        "prediction_type": "epsilon",
+    }
+
+
 def _check(model: ModelConfig, unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
     """Raises an ExportError unless diffusers' configurations, read back, give the model."""
     try:
@@ -165,6 +191,8 @@ def _check(model: ModelConfig, unet: Mapping[str, Any], scheduler: Mapping[str, 
     written = ModelConfig.from_data({**model.as_data(), **convention, "network": network.section})
     for section in ("network", "sde", "parameterisation"):
         left_out = OF_TRAINING | GROUPS if section == "network" else frozenset()
+        if section == "sde" and scheduler["_class_name"] in EDM_SCHEDULERS:
+            continue
         own, theirs = as_data(getattr(model, section)), as_data(getattr(written, section))
         for key, value in own.items():
             if key not in left_out and theirs.get(key) != value:

@@ -2,7 +2,8 @@
 
 Each key is either expressed exactly or refused with its value; an absent key has the default of its class in diffusers.
 A UNet2DModel with time_embedding_type "fourier" is the score network of a VE model on images in [0, 1]: it takes sigma,
-embeds its logarithm, and divides its output by it. One with "positional" takes the index in a table of betas.
+embeds its logarithm, and divides its output by it. One with "positional" takes the index in a table of betas, or with a
+scheduler of EDM ln(sigma) / 4.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ SCHEDULER_DEFAULTS: dict[str, Any] = {
 }
 """Keys of DDPMScheduler, DDIMScheduler and PNDMScheduler that define the noise and the network's target."""
 VE_SCHEDULER_DEFAULTS = {"sigma_min": 0.01, "sigma_max": 1348.0}
+EDM_SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+EDM_DEFAULTS = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "prediction_type": "epsilon"}
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 """Schedule of betas there -> here."""
 PREDICTIONS = {"epsilon": "epsilon", "sample": "x_0", "v_prediction": "v"}
@@ -157,8 +160,15 @@ def read_scheduler(config: Mapping[str, Any], network: Network) -> dict[str, Any
     if name == "ScoreSdeVeScheduler" and network.fourier:
         scheduler = {**VE_SCHEDULER_DEFAULTS, **config}
         return continuous_ve(scheduler["sigma_max"], scheduler["sigma_min"])
+    if name in EDM_SCHEDULERS and not network.fourier:
+        scheduler = _Keys(name, config, EDM_DEFAULTS)
+        scheduler.require("prediction_type", "epsilon")
+        return {
+            "sde": {"name": "ve", "sigma_min": scheduler["sigma_min"], "sigma_max": scheduler["sigma_max"]},
+            "parameterisation": {"name": "edm", "data_deviation": scheduler["sigma_data"]},
+        }
     if name not in ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler") or network.fourier:
-        wanted = "ScoreSdeVeScheduler" if network.fourier else "DDPMScheduler, DDIMScheduler or PNDMScheduler"
+        wanted = "ScoreSdeVeScheduler" if network.fourier else "DDPMScheduler, DDIMScheduler, PNDMScheduler or EDM's"
         raise CheckpointError(
             f"a UNet2DModel with time_embedding_type={'fourier' if network.fourier else 'positional'!r} is read with "
             f"the noise of {wanted}, got {name!r}; give the configuration that it was trained with, config=FILE.json"

@@ -45,7 +45,7 @@ class DDIMFormat(CheckpointFormat):
     """
 
     def recognises(self, path: Path) -> bool:
-        return any(name.removeprefix("module.") == "temb.dense.0.weight" for name in names_in(path))
+        return "temb.dense.0.weight" in names_in(path)
 
     def read(
         self,

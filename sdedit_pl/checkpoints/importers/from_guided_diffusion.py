@@ -86,7 +86,7 @@ class GuidedDiffusionFormat(CheckpointFormat):
     """
 
     def recognises(self, path: Path) -> bool:
-        names = {name.removeprefix("module.") for name in names_in(path)}
+        names = names_in(path)
         return {f"{name}.weight" for name in _RENAMED} <= names
 
     def read(

@@ -19,6 +19,9 @@ from sdedit_pl.checkpoints.importers.from_diffusers import DiffusersFormat
 from sdedit_pl.checkpoints.importers.noise_conventions import continuous_ve, continuous_vp, discrete_vp
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.noise import SeededNoise
+from sdedit_pl.sampling import integrate
+from sdedit_pl.solvers import DPMSolver2M
 
 TOLERANCE = 1e-5
 PLAIN = {"name": "ddpm", "channels": 32, "channel_multipliers": [1, 2], "blocks_per_level": 1, "attention_levels": [1]}
@@ -149,6 +152,26 @@ def test_reading_it_back_gives_the_same_bits(model: dict[str, Any], tmp_path: Pa
     assert (rebuilt.sde, rebuilt.parameterisation) == (denoiser.sde, denoiser.parameterisation)
 
 
+@pytest.mark.parametrize("sde", [{"name": "vp"}, {"name": "ve", "sigma_max": 80.0}, {"name": "ddpm"}], ids=str)
+@pytest.mark.parametrize("network", [PLAIN, NETWORKS["skips"]], ids=["plain", "skips"])
+def test_edm_models_make_the_same_images_in_the_library(
+    sde: dict[str, Any], network: dict[str, Any], tmp_path: Path
+) -> None:
+    model = {"image": IMAGE, "network": network, "sde": sde, "parameterisation": {"name": "edm", "data_deviation": 0.6}}
+    denoiser = export(model, tmp_path / "out")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "out")
+    latents = noise(2)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(batch_size=2, latents=latents, num_inference_steps=8, output_type="pt").images
+    levels = pipeline.scheduler.sigmas[:-1].double()
+    times = torch.cat([denoiser.sde.time_at_noise_level(levels), levels.new_zeros(1)]).clamp(max=1)
+    x = latents * pipeline.scheduler.init_noise_sigma * denoiser.sde.alpha(times[0])
+    ours = integrate(denoiser, DPMSolver2M(), x.float(), times, noise=SeededNoise(range(2)))
+    assert (theirs - (ours.clamp(-1, 1) + 1) / 2).abs().max() < 1e-4 and theirs.std() > 0.01
+    again = DiffusersFormat().read(tmp_path / "out")
+    assert again.model.parameterisation.values["data_deviation"] == 0.6 and again.model.sde.name == "ve"
+
+
 def test_weights_for_augmentation_labels_are_left_out(tmp_path: Path) -> None:
     """Without labels, as at sampling, they have no effect."""
     model = {"image": IMAGE, "network": PLAIN, "augmentation_labels": 9, **of_table()}
@@ -161,14 +184,16 @@ def test_weights_for_augmentation_labels_are_left_out(tmp_path: Path) -> None:
 
 
 VE = continuous_ve(40.0)
-EDM = {"parameterisation": {"name": "edm"}}
+VP = {"name": "vp"}
+EDM = {"sde": VP, "parameterisation": {"name": "edm"}}
 FOURIER = {**SKIP, "label_embedding": "fourier"}
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({**of_table(), **EDM}, "sde.name=ddpm with parameterisation.name=edm has no scheduler"),
+        ({**EDM, "network": FOURIER}, "Fourier features.*edm .* cannot be combined.*positional"),
+        ({"sde": VP, "parameterisation": {"name": "edm", "label_scale": 1.0}}, "label_scale=1.0 .* has 0.25"),
         (continuous_vp(), "sde.name=vp with parameterisation.name=epsilon has no scheduler"),
         (continuous_vp("subvp"), "sde.name=subvp with parameterisation.name=epsilon has no scheduler"),
         ({**of_table(), "network": {**PLAIN, "patch": 2}}, r"network.patch=2 .* UNet2DModel has 1 in its place"),

@@ -43,7 +43,7 @@ function openPicture(image, keep) {
   let scale = image ? Math.max(1, side / Math.min(w, h)) : 1;
   if (image && w * h > state.model.pixels) {
     scale = Math.sqrt(state.model.pixels / (w * h));
-    notify(`The picture has ${w}×${h} pixels; it was reduced to ${Math.floor(w * scale)}×${Math.floor(h * scale)}.`);
+    notify(`The picture has ${w}×${h} pixels; it was reduced to ${Math.floor(w * scale)}×${Math.floor(h * scale)}.`, true);
   }
   resize(image ? Math.floor(w * scale) : side, image ? Math.floor(h * scale) : side);
   base = layer();
@@ -431,8 +431,8 @@ function pick(point) {
 /* ---- a pasted object ---- */
 
 function addObject(image) {
-  const scale = Math.min(1, (0.5 * width) / image.width, (0.5 * height) / image.height);
-  state.object = { image, x: width / 2, y: height / 2, scale: scale || 1, turn: 0 };
+  const scale = Math.min((0.4 * width) / image.width, (0.4 * height) / image.height);
+  state.object = { image, x: width / 2, y: height / 2, scale, turn: 0 };
   hideCompare();
   $("objectbar").hidden = false;
   objectSliders();
@@ -815,7 +815,7 @@ async function take(file, as) {
   } catch {
     return notify(`${file.name || "The picture"} cannot be opened: it is damaged, too large for the browser, or of an unknown kind.`);
   }
-  if (file.type === "image/gif") notify("Of an animation, the first picture is used.");
+  if (file.type === "image/gif") notify("Of an animation, the first picture is used.", true);
   if (as === "object") return addObject(image);
   if (as === "picture" || !(state.touched || source || hasMask() || state.opened)) return takePicture(image);
   offered = image;
@@ -883,7 +883,8 @@ function sentPicture(draw, w, h) {
 
 async function run() {
   if (state.job) return;
-  if ($("run").disabled) return notify($("scopehint").textContent);
+  if ($("run").disabled) return notify($("scopehint").textContent, true);
+  notify("");
   finishObject(true);
   if (!state.locked) $("seed").value = Math.floor(Math.random() * 1e6);
   const own = source && !state.touched && state.scope === "whole"; // its own pixels, not enlarged ones
@@ -983,6 +984,7 @@ const button = (image, title) => {
 function showRow(shown) {
   $("welcome").hidden = shown;
   $("resultbar").hidden = $("samplesrow").hidden = !shown;
+  if (!shown) $("samplesrow").replaceChildren();
 }
 
 function showEstimates(job, estimates) {
@@ -1137,12 +1139,14 @@ async function refresh() {
 addEventListener("focus", () => state.model && refresh().catch(() => {}));
 
 let noticed;
-function notify(text) {
+/* Shows a message until it is clicked or an edit is run; a passing one only for some seconds. */
+function notify(text, passing = false) {
   $("notice").textContent = text;
   $("notice").hidden = !text;
   clearTimeout(noticed);
-  noticed = setTimeout(() => ($("notice").hidden = true), 7000);
+  if (passing) noticed = setTimeout(() => notify(""), 7000);
 }
+$("notice").onclick = () => notify("");
 
 /* ---- what a reload keeps ---- */
 
