@@ -35,7 +35,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in denoiser.parameters():
             parameter.add_(0.03 * torch.randn_like(parameter))
     path = tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors"
-    save_denoiser(path, denoiser, model, {"steps": 7, "images_seen": 28})
+    save_denoiser(path, denoiser, model, {"steps": 7000, "images_seen": 28})
     return path
 
 

@@ -49,14 +49,19 @@ class CheckpointError(ValueError):
     """A file that is not a checkpoint this package can use; its message says why and what to do."""
 
 
+def plain_name(name: str) -> str:
+    """A tensor's name without the `module.` of data parallelism and the `_orig_mod.` of torch.compile."""
+    return name.replace("_orig_mod.", "").removeprefix("module.")
+
+
 def names_in(path: Path) -> set[str]:
-    """Names of the tensors in a safetensors file, or all strings of a pickle; empty for anything else."""
+    """Plain names of the tensors in a safetensors file, or all strings of a pickle; empty for anything else."""
     if not path.is_file():
         return set()
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as opened:
-                return set(opened.keys())
+                return set(map(plain_name, opened.keys()))
         except (SafetensorError, OSError):
             return set()
     names = set()
@@ -64,7 +69,8 @@ def names_in(path: Path) -> set[str]:
         with _pickles(path) as (stream, count):
             for _ in range(count):
                 # A module's or class's name is an argument too: "torch._utils _rebuild_tensor_v2".
-                names.update(argument for _, argument, _ in pickletools.genops(stream) if isinstance(argument, str))
+                texts = (argument for _, argument, _ in pickletools.genops(stream) if isinstance(argument, str))
+                names.update(map(plain_name, texts))
     except DAMAGE:
         return names
     return names

@@ -7,6 +7,7 @@ import keyword
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -106,6 +107,7 @@ def notices() -> Iterator[None]:
     extensions.setLevel(logging.ERROR)
     package, handler = logging.getLogger("sdedit_pl"), logging.StreamHandler()
     handler.addFilter(lambda record: speaks())
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's, of large photographs
     package.setLevel(logging.INFO)
     package.addHandler(handler)
     try:

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdedit_pl.data.image_decoding import ImageFormat, decode_image
-from sdedit_pl.data.image_files import UnreadableImage, is_image_name
+from sdedit_pl.data.image_files import UnreadableImage, is_image_name, warn_of_unread_images
 from sdedit_pl.data.local_shards import DAMAGE, ShardFile, Stamp, tar_images
 from sdedit_pl.data.source import ImageSet
 
@@ -41,10 +41,12 @@ class TarImages(ImageSet):
         self.title = title
         self.format = image_format
         self.file = ShardFile(path, title, Stamp.of(path.stat()))
+        unread: list[str] = []
         try:
-            found = dict(tar_images(path))
+            found = dict(tar_images(path, unread))
         except DAMAGE as error:
             raise ValueError(f"cannot read archive {title} to its end: {error}") from None
+        warn_of_unread_images(title, unread)
         self.members = sorted(found)
         self.places = [found[name] for name in self.members]
 
@@ -81,6 +83,7 @@ class ZipImages(ImageSet):
         except DAMAGE as error:
             raise ValueError(f"cannot read archive {path}: {error}") from None
         self.largest = max(path.stat().st_size, 3 * (Image.MAX_IMAGE_PIXELS or 0))
+        warn_of_unread_images(path, found)
         self.members = sorted(filter(is_image_name, found))
         self.sizes = [found[name] for name in self.members]
 

@@ -17,7 +17,7 @@ from sdedit_pl.data.order import Draw
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE
 from sdedit_pl.data.source import Source
 from sdedit_pl.data.splits import SPLITS
-from sdedit_pl.data.webdataset_source import WebDatasetSource
+from sdedit_pl.data.webdataset_source import WebDatasetSource, tar_files
 from sdedit_pl.downloads import is_remote
 from sdedit_pl.typing import Images
 
@@ -86,7 +86,7 @@ def choose_images(
     place = Path(data)
     if not (place.exists() or is_remote(data) or glob.has_magic(data) or "{" in data):
         raise ValueError(f"there is no data={data}; give a folder of images, or shards")
-    in_shards = not place.is_dir() or (place / MANIFEST_FILE).is_file() or any(place.glob("*.tar"))
+    in_shards = not place.is_dir() or (place / MANIFEST_FILE).is_file() or bool(tar_files(place))
     source = (WebDatasetSource if in_shards else FolderSource)(data, size, channels, val_fraction=val_fraction)
     chosen = ChosenImages(source, ("val",) if split == "val" else SPLITS, count)
     if len(chosen) < least:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ _TURNING = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}
 # stay this many times above the target size, and the Lanczos filter does the rest.
 _REDUCING_GAP = 3
 
+Fit: TypeAlias = Literal["crop", "resize", "pad"]
+
 
 @dataclass(frozen=True)
 class ImageFormat:
@@ -43,7 +45,8 @@ class ImageFormat:
         background: Colour under transparent pixels, a name or #rrggbb.
         margin: Pixels by which images are decoded higher and wider than `size`; training cuts random parts of `size`
             out of them, validation the central part.
-        fit: How an image becomes a square: "crop" takes its central square, "resize" changes its proportions.
+        fit: How an image becomes a square: "crop" takes its central square, "resize" changes its proportions, "pad"
+            keeps all of it and continues it by its mirror image.
 
     Raises:
         ValueError: `size` < 1, `margin` < 0, `channels` neither 1 nor 3, or a background that is not a colour.
@@ -53,7 +56,7 @@ class ImageFormat:
     channels: int = 3
     background: str = "white"
     margin: int = 0
-    fit: Literal["crop", "resize"] = "crop"
+    fit: Fit = "crop"
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -141,6 +144,12 @@ def image_to_tensor(image: Image.Image, name: str, image_format: ImageFormat) ->
         raise UnreadableImage(f"cannot read image {name}: {error}") from None
 
 
+def padded_box(shape: tuple[int, int], size: int) -> tuple[int, int, int, int]:
+    """Left, top, width and height, within a padded square of `size`, of an image whose (width, height) is `shape`."""
+    width, height = (max(1, round(length * size / max(shape))) for length in shape)
+    return (size - width) // 2, (size - height) // 2, width, height
+
+
 def images_from_bytes(images: UInt8[Tensor, "B C H W"]) -> Images:
     """Maps uint8 0..255 to float32 [-1, 1], on the images' device."""
     return images.to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1.0
@@ -197,6 +206,11 @@ def _to_eight_bits(image: Image.Image, image_format: ImageFormat) -> Image.Image
 def _square(image: Image.Image, size: int, fit: str) -> Image.Image:
     if image.size == (size, size):
         return image
+    if fit == "pad":
+        left, top, width, height = padded_box(image.size, size)
+        scaled = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
+        sides = ((top, size - height - top), (left, size - width - left), (0, 0))
+        return Image.fromarray(np.pad(np.asarray(scaled), sides[: 2 + (image.mode == "RGB")], mode="symmetric"))
     shorter = min(image.size)
     left, top = (image.width - shorter) // 2, (image.height - shorter) // 2
     taken = (left, top, left + shorter, top + shorter) if fit == "crop" else (0, 0, *image.size)

@@ -1,23 +1,33 @@
 """Image files: which names count as images, how folders are listed, and the one place that opens a file.
 
-A name counts by its suffix. Hidden files (`.DS_Store`, `._a.png`) and everything in hidden folders or in `__MACOSX` is
-ignored, in folders and archives alike.
+A name counts by its suffix; images with other suffixes are counted in a warning. Hidden files (`.DS_Store`, `._a.png`)
+and everything in hidden folders or in `__MACOSX` is ignored, in folders and archives alike.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
 
+logger = logging.getLogger(__name__)
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
+UNREAD_SUFFIXES = (
+    *(".heic", ".heif", ".avif", ".tif", ".tiff", ".gif", ".bmp", ".ppm", ".pgm", ".tga"),
+    *(".jp2", ".jxl", ".psd", ".exr", ".dng", ".cr2", ".cr3", ".nef", ".arw"),
+)
+"""Suffixes of images that folders and archives may hold and that are left out."""
 
 # Pillow's decoders that may run. A file's content decides, not its suffix: a .png may hold a GIF.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
@@ -61,8 +71,10 @@ def is_image_name(name: str) -> bool:
 def list_images(folder: Path, recursive: bool = False) -> list[str]:
     """Sorted relative paths of the images in a folder, with "/" between their parts; links are followed."""
     if not recursive:
-        return sorted(entry.name for entry in os.scandir(folder) if is_image_name(entry.name) and os.path.isfile(entry))
-    names = []
+        files = [entry.name for entry in os.scandir(folder) if os.path.isfile(entry)]
+        warn_of_unread_images(folder, files)
+        return sorted(filter(is_image_name, files))
+    found: list[str] = []
     visited = set()
     for current, subfolders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(current)
@@ -72,8 +84,27 @@ def list_images(folder: Path, recursive: bool = False) -> list[str]:
         visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if not _is_hidden(name))
         relative = Path(current).relative_to(folder)
-        names += [path for path in ((relative / file).as_posix() for file in files) if is_image_name(path)]
-    return sorted(names)
+        found += [(relative / file).as_posix() for file in files]
+    warn_of_unread_images(folder, found)
+    return sorted(filter(is_image_name, found))
+
+
+def is_unread_image(name: str) -> bool:
+    """Whether a relative path names an image that is left out for its suffix."""
+    return name.lower().endswith(UNREAD_SUFFIXES) and not any(map(_is_hidden, name.split("/")))
+
+
+def warn_of_unread_images(place: str | Path, names: Iterable[str]) -> None:
+    """Says once how many images of each unread suffix `place` holds."""
+    counts = Counter(os.path.splitext(name)[1].lower() for name in names if is_unread_image(name))
+    if counts:
+        _warn_once(str(place), ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items())))
+
+
+@cache
+def _warn_once(place: str, found: str) -> None:
+    text = "%s holds %s, which are left out: convert them to one of %s to use them"
+    logger.warning(text, place, found, ", ".join(IMAGE_SUFFIXES))
 
 
 @contextmanager
@@ -93,6 +124,10 @@ def open_image(file: bytes | Path, name: str) -> Iterator[Image.Image]:
     except Image.UnidentifiedImageError:
         reason = "it is not an image" if content else "it is empty"
         raise UnreadableImage(f"cannot read image {name}: {reason}") from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        text = f"cannot read image {name}: it has more than {limit:,} pixels; save a smaller copy"
+        raise UnreadableImage(text) from None
     except DECODING_ERRORS as error:
         raise UnreadableImage(f"cannot read image {name}: {getattr(error, 'strerror', None) or error}") from None
 

@@ -24,7 +24,13 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from sdedit_pl.data.image_decoding import ImageFormat, decode_image
-from sdedit_pl.data.image_files import DECODING_ERRORS, IMAGE_SUFFIXES, is_image_name
+from sdedit_pl.data.image_files import (
+    DECODING_ERRORS,
+    IMAGE_SUFFIXES,
+    is_image_name,
+    is_unread_image,
+    warn_of_unread_images,
+)
 from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
 
 logger = logging.getLogger(__name__)
@@ -49,12 +55,14 @@ class Members(NamedTuple):
         places: First byte and length of each image, int64 (N, 2).
         problem: Why the listing ends before the shard does; empty for a whole shard.
         extra: Names of images that are left out because their sample has another one.
+        unread: Names of images that are left out for their suffix.
     """
 
     keys: np.ndarray
     places: np.ndarray
     problem: str = ""
     extra: Sequence[str] = ()
+    unread: Sequence[str] = ()
 
     @classmethod
     def none(cls, problem: str) -> Members:
@@ -187,14 +195,17 @@ def list_shards(shards: Sequence[str], image_format: ImageFormat) -> tuple[Shard
     keys, places, stamps = [], [], []
     broken: list[Broken] = []
     extra: list[str] = []
+    unread: list[str] = []
     for number, shard in enumerate(shards):
         members, stamp = list_members(shard)
         broken += members.damage(shard)
         extra += [f"{shard}:{name}" for name in members.extra]
+        unread += members.unread
         keys.append(members.keys)
         places.append(np.insert(members.places, 0, number, axis=1))
         stamps.append(stamp)
     warn_of_extra_images(extra)
+    warn_of_unread_images(", ".join(shards[:1]) + (f" and {len(shards) - 1} more" if shards[1:] else ""), unread)
     table = np.concatenate(places) if places else np.zeros((0, 3), dtype=np.int64)
     every_key = np.concatenate(keys) if keys else np.zeros(0, dtype=np.bytes_)
     return ShardImages(list(shards), stamps, every_key, table, image_format), broken
@@ -204,9 +215,10 @@ def list_members(path: str | Path) -> tuple[Members, Stamp]:
     """Lists the images of one shard, up to any damage, one per sample by the rule of `WebDatasetSource`."""
     problem, stamp = "", Stamp(0, 0)
     found: list[tuple[str, tuple[int, int]]] = []
+    unread: list[str] = []
     try:
         stamp = Stamp.of(os.stat(path))
-        for image in tar_images(path):
+        for image in tar_images(path, unread):
             found.append(image)
     except DAMAGE as error:
         problem = str(error) or type(error).__name__
@@ -222,11 +234,13 @@ def list_members(path: str | Path) -> tuple[Members, Stamp]:
             continue
         images.setdefault(key, place)
     keys = np.array([os.fsencode(key) for key in images], dtype=np.bytes_)
-    return Members(keys, np.array(list(images.values()), dtype=np.int64).reshape(-1, 2), problem, extra), stamp
+    return Members(keys, np.array(list(images.values()), dtype=np.int64).reshape(-1, 2), problem, extra, unread), stamp
 
 
-def tar_images(path: str | Path) -> Iterator[tuple[str, tuple[int, int]]]:
+def tar_images(path: str | Path, unread: list[str]) -> Iterator[tuple[str, tuple[int, int]]]:
     """Name, first byte and length of each image in an uncompressed tar file, whatever its headers declare.
+
+    The names of images with other suffixes are added to `unread`.
 
     Raises:
         DAMAGE: The file is damaged from here on; its message says how.
@@ -236,6 +250,8 @@ def tar_images(path: str | Path) -> Iterator[tuple[str, tuple[int, int]]]:
         for member in archive:
             if member.size < 0 or not member.offset < member.offset_data <= archive.offset < size + tarfile.BLOCKSIZE:
                 raise tarfile.ReadError(f"{member.name} declares {member.size:,} bytes, the file has {size:,}")
+            if member.isfile() and is_unread_image(member.name):
+                unread.append(member.name)
             if member.isfile() and is_image_name(member.name):
                 # A sparse file declares more bytes than are stored.
                 yield member.name, (member.offset_data, min(member.size, archive.offset - member.offset_data))

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
+from sdedit_pl.data.image_files import warn_of_unread_images
 from sdedit_pl.data.local_shards import Members, ShardFile, Stamp, list_members, warn_of_extra_images
 from sdedit_pl.data.shard_manifest import Shard
 from sdedit_pl.data.source import UnreadableShard
@@ -169,7 +170,8 @@ class ShardCache:
             members = list_members(new)[0]
             if not self._warned:
                 warn_of_extra_images([f"{shard.place}:{name}" for name in members.extra])
-                self._warned = bool(members.extra)
+                warn_of_unread_images(shard.place, members.unread)
+                self._warned = bool(members.extra or members.unread)
             if expected or not members.problem or attempt == _DOWNLOADS - 1:
                 return ShardRecord(members, sha256, version_of(shard.place))
         raise self._changed(shard)

@@ -28,6 +28,8 @@ from sdedit_pl.data.splits import SPLITS, check_split, held_out
 from sdedit_pl.downloads import is_remote
 from sdedit_pl.files import matching_files
 
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
 
 class WebDatasetSource(Source):
     """Images in WebDataset shards, local or remote tar files.
@@ -167,6 +169,12 @@ def find_shards(path: str | list[str]) -> tuple[list[Shard], list[Shard]]:
         of_train, of_val = _shards_of(part)
         train += of_train
         val += of_val
+    for shard in train + val:
+        if shard.place.lower().endswith(COMPRESSED):
+            raise ValueError(
+                f"{shard.place} is compressed, so that its images cannot be read one by one; decompress it, or pack "
+                "its images into shards: sdedit pack src=FILE out=FOLDER size=PIXELS"
+            )
     local = [shard for shard in train + val if not is_remote(shard.place)]
     missing = [shard.place for shard in local if not Path(shard.place).is_file()]
     if missing:
@@ -194,11 +202,17 @@ def _shards_of(part: str) -> tuple[list[Shard], list[Shard]]:
         return [Shard(place) for pattern in patterns for place in _expand_wildcards(pattern)], []
     if (Path(part) / UNFINISHED_FOLDER).is_dir():
         raise ValueError(f"the shards in {part} are not complete; run the same `sdedit pack` again to complete them")
-    tars = sorted(str(tar) for tar in Path(part).glob("*.tar"))
+    tars = sorted(map(str, tar_files(Path(part))))
     if not tars:
         raise ValueError(f"no shards in {part}; expected files that end in .tar; for image files use data.name=folder")
     train, val = ([Shard(tar) for tar in tars if Path(tar).name.startswith(f"{split}-")] for split in SPLITS)
     return (train, val) if train and val else ([Shard(tar) for tar in tars], [])
+
+
+def tar_files(folder: Path) -> list[Path]:
+    """The tar files in a folder that are not hidden, compressed ones among them."""
+    suffixes = (".tar", *COMPRESSED)
+    return [file for file in folder.iterdir() if file.name.lower().endswith(suffixes) and file.name[0] != "."]
 
 
 def _as_list(path: str | list[str]) -> list[str]:

@@ -15,7 +15,8 @@ from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.edit_runs.edit_plan import EditTask, build_edits, default_t0, edit_tasks
 from sdedit_pl.edit_runs.edit_results import SHEET_FILE, SHEET_ROWS, EditWriter, earlier_results, refuse_foreign
-from sdedit_pl.edit_runs.edit_settings import EditSettings
+from sdedit_pl.edit_runs.edit_settings import AUTO, EditSettings
+from sdedit_pl.edit_runs.expectations import warn_of_far_guides, warn_of_few_steps
 from sdedit_pl.editing.images_per_call import prepare_for_batches
 from sdedit_pl.editing.many_guides import Edited, default_batch, edit_guides
 from sdedit_pl.editing.trajectories import Trajectory, edit_with_trajectory
@@ -55,8 +56,12 @@ def run_edit(settings: EditSettings, loaded: tuple[Denoiser, Description] | None
             paste=settings.pasted_object,
             window=settings.window_size(shape),
             side=settings.side,
+            fit=settings.fit,
             focus=settings.focus,
         )
+        warn_of_few_steps(description)
+        if network_evaluations == 1:  # guidance changes the error
+            warn_of_far_guides(denoiser, description, inputs.guides)
         steps = sum(edit.total_steps(denoiser.sde) for edit in edits)
         evaluations = steps * len(inputs.guides) * settings.samples * network_evaluations
         computing = (evaluations, settings.precision, settings.compile)
@@ -70,6 +75,8 @@ def run_edit(settings: EditSettings, loaded: tuple[Denoiser, Description] | None
         writer = EditWriter(unpublished, settings, [*models, *inputs.files])
         with in_precision(denoiser, settings.precision):
             tasks = edit_tasks(settings, edits, denoiser, inputs)
+            if settings.t0 == AUTO and len(tasks) == 1:  # a repetition need not search again
+                writer.settings = replace(settings, t0=tasks[0].edit.t0, l2=None)
             refuse_foreign(folder, earlier, tasks, settings, inputs.guides)
             for task, edited, trajectory in edit_all(settings, tasks, denoiser, inputs):
                 writer.write(task.edit.t0, task.mark, edited, trajectory)

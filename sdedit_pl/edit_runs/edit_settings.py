@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from sdedit_pl.checkpoints.guidance import GuidanceSettings
 from sdedit_pl.configuration import Component, family, require_at_least
@@ -51,6 +52,8 @@ class EditSettings(GuidanceSettings):
         samples: number of samples of each guide.
         seed: seed of the first sample; the next ones count up from it.
         variant: exact, or paper or reference, which follow the published algorithms and code to the letter.
+        fit: how guides that are not square reach the model: crop to their central square, or pad, which continues them
+            by their mirror image and cuts the results back to the shape of the guides.
         windows: edit guides at their own size, in overlapping windows: true for windows of the model's size, or their
             size in pixels.
         overlap: minimal overlap of neighbouring windows in pixels; null for half a window.
@@ -89,6 +92,7 @@ class EditSettings(GuidanceSettings):
     samples: int = 4
     seed: int = 0
     variant: str = "exact"
+    fit: Literal["crop", "pad"] = "crop"
     windows: bool | int = False
     overlap: int | None = None
     side: int | None = None
@@ -113,6 +117,8 @@ class EditSettings(GuidanceSettings):
             raise ValueError("paste and at go together: paste=IMAGE at=X,Y puts its upper left corner there")
         if self.paste is None and (self.paste_mask, self.scale, self.grow, self.feather) != (None, 1.0, 3, 0):
             raise ValueError("paste_mask, scale, grow and feather are for a paste; give paste=IMAGE at=X,Y")
+        if (self.windows or self.focus) and self.fit != "crop":
+            raise ValueError("with windows and focus, guides keep their proportions and need no fit; omit one of them")
         if not self.windows and (self.overlap is not None or self.side is not None):
             raise ValueError("overlap and side are for windows; give windows=true")
         if self.focus and (self.windows or self.paste is not None):

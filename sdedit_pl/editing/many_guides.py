@@ -29,7 +29,7 @@ Measured on an H200: 16 images of 256 px take 2.8 GiB with the DDPM network of 1
 
 @dataclass(frozen=True)
 class Edited:
-    """A guide with its samples.
+    """A guide with its samples, cut to the guide's own shape if it was padded.
 
     Args:
         area: the editable part of the guide; None for all of it.
@@ -96,7 +96,10 @@ def edit_guides(
             if len(samples[index]) == len(seeds):
                 guide = guides[index]
                 noised = edit.noised_guide(denoiser.sde, guide.image, seeds=seeds[:1])
-                yield Edited(guide, areas[index], noised, torch.stack(samples[index]), tuple(seeds))
+                area, shown = areas[index], guide._replace(image=guide.shown(guide.image), fit="crop")
+                area = None if area is None else guide.shown(area)
+                edits = guide.shown(torch.stack(samples[index]))
+                yield Edited(shown, area, guide.shown(noised), edits, tuple(seeds))
                 samples[index] = []
 
 

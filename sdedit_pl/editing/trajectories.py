@@ -165,7 +165,9 @@ def edit_with_trajectory(
     (edited,) = edit_guides(recording, edit, [guide], [area], seeds[:shown], batch=shown, on_step=on_step)
     rest = edit_guides(denoiser, edit, [guide], [area], seeds[shown:], batch=batch, on_step=on_step)
     samples = torch.cat([edited.samples, *(others.samples for others in rest)])
-    return replace(edited, samples=samples, seeds=tuple(seeds)), recording.trajectory()
+    trajectory = recording.trajectory()
+    trajectory = replace(trajectory, images=guide.shown(trajectory.images))
+    return replace(edited, samples=samples, seeds=tuple(seeds)), trajectory
 
 
 def strip(

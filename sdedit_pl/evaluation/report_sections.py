@@ -71,7 +71,7 @@ def few_images(count: int) -> str:
     """A warning where FID or KID rest on too few images; empty without one."""
     if count >= FID_IMAGES:
         return ""
-    kid = f" KID is unbiased, but from fewer than {KID_IMAGES} images its intervals are wide: see them."
+    kid = f" KID is unbiased, but from fewer than {KID_IMAGES} images its intervals are wide."
     return (
         f"These numbers are from {count:,} images. FID is too high from fewer than {FID_IMAGES:,}, and by how much "
         f"depends on their number: do not compare it with published values.{kid if count < KID_IMAGES else ''}"

@@ -139,7 +139,9 @@ def _visible(
 def _covers_nothing(background: Guide, paste: Paste, size: tuple[int, int]) -> str:
     width, height = background.original_size
     side = min(width, height)
-    square = "" if background.whole or width == height else f", of which the central {side}x{side} are edited"
+    square = f", of which the central {side}x{side} are edited"
+    if background.whole or background.fit == "pad" or width == height:
+        square = ""
     return (
         f"{paste.path} covers no pixel of the guide: pasted at {paste.at[0]},{paste.at[1]} (its upper left corner) as "
         f"{size[0]}x{size[1]}, on {background.path}, which is {width}x{height}{square}; change at or scale"

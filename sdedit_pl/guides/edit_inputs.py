@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdedit_pl.data.image_decoding import Fit
 from sdedit_pl.guides.composite import Paste, compose
 from sdedit_pl.guides.focus import Box, parts_of
 from sdedit_pl.guides.guide_files import Guide, find_guides, read_guides, read_large_guide, refuse_repeated
@@ -30,6 +31,7 @@ def read_edit_inputs(
     paste: Paste | None = None,
     window: int | None = None,
     side: int | None = None,
+    fit: Fit = "crop",
     focus: bool | Box = False,
 ) -> EditInputs:
     """Reads the files of an edit: one guide with a pasted object, or guides with masks or strength maps, or neither.
@@ -41,6 +43,7 @@ def read_edit_inputs(
         strength: the same of strength maps.
         window: window size for guides at their own proportions; None for the model's size.
         side: with windows, length to which the shorter side is resampled.
+        fit: without windows, how guides become squares.
         focus: edit the parts that a mask or map allows to change, or the one in a box, see `sdedit_pl.guides.focus`.
 
     Raises:
@@ -49,7 +52,7 @@ def read_edit_inputs(
     kind, place = ("mask", mask) if strength is None else ("strength", strength)
     if focus:
         return _with_focus(guide, shape, kind, place, None if focus is True else focus)
-    guides = read_guides(guide, shape, window, side)
+    guides = read_guides(guide, shape, window, side, fit)
     if paste is not None:
         return _with_paste(paste, guides, guide)
     area_files = find_areas(kind, place, guides)

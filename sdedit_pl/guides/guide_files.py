@@ -15,12 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from sdedit_pl.data.image_decoding import (
+    Fit,
     ImageFormat,
     decode_image,
     decode_whole,
     eight_bits,
     image_to_tensor,
     images_from_bytes,
+    padded_box,
 )
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images, open_image, orientation, upright
 from sdedit_pl.files import matching_files
@@ -52,8 +54,9 @@ class Guide(NamedTuple):
         image: float32 in [-1, 1].
         original_size: (width, height) of the image in the file.
         mask: the edit mask stored in the same file, if any; True where pixels may change.
-        whole: whether `image` shows the whole image of the file; otherwise its central square or a part.
+        whole: whether `image` has the proportions of the file; otherwise it is a part, or a square made by `fit`.
         part: the part that `image` shows, if any.
+        fit: see `ImageFormat`.
     """
 
     path: Path
@@ -62,6 +65,14 @@ class Guide(NamedTuple):
     mask: Bool[Tensor, "1 1 H W"] | None = None
     whole: bool = False
     part: Part | None = None
+    fit: Fit = "crop"
+
+    def shown(self, images: Tensor) -> Tensor:
+        """The part of square images or masks, (..., H, W), that shows the file: all but the margins of a padding."""
+        if self.fit != "pad":
+            return images
+        left, top, width, height = padded_box(self.original_size, images.shape[-1])
+        return images[..., top : top + height, left : left + width]
 
     @property
     def resized(self) -> bool:
@@ -88,8 +99,8 @@ def find_guides(guide: str) -> list[Path]:
     return found
 
 
-def read_guide(path: Path, size: int, channels: int = 3) -> Guide:
-    """Reads a guide; an image of another size is cropped to its central square and resampled to `size`.
+def read_guide(path: Path, size: int, channels: int = 3, fit: Fit = "crop") -> Guide:
+    """Reads a guide; an image of another shape becomes a square in the way of `fit` and is resampled to `size`.
 
     A `.pth` file belongs to SDEdit's reference runner and must have the model's size.
 
@@ -99,8 +110,8 @@ def read_guide(path: Path, size: int, channels: int = 3) -> Guide:
     if path.suffix == RUNNER_SUFFIX:
         mask, image = read_mask_and_image(path, size, channels)
         return Guide(path, image, (size, size), mask)
-    pixels = read_pixels(path, (size, size), channels)
-    return Guide(path, images_from_bytes(pixels[None]), image_size(path))
+    pixels = read_pixels(path, (size, size), channels, fit=fit)
+    return Guide(path, images_from_bytes(pixels[None]), image_size(path), fit=fit)
 
 
 def read_large_guide(path: Path, smallest: int, channels: int = 3, side: int | None = None) -> Guide:
@@ -126,19 +137,22 @@ def read_large_guide(path: Path, smallest: int, channels: int = 3, side: int | N
     return Guide(path, images_from_bytes(pixels[None]), (width, height), whole=True)
 
 
-def read_guides(guide: str, shape: tuple[int, int], window: int | None = None, side: int | None = None) -> list[Guide]:
+def read_guides(
+    guide: str, shape: tuple[int, int], window: int | None = None, side: int | None = None, fit: Fit = "crop"
+) -> list[Guide]:
     """Reads the guides that a path, folder or glob names and logs each one that was resized.
 
     Args:
         shape: (channels, size) of the model's images.
         window: size of the windows in which guides are edited at their own proportions; None for the model's size.
+        fit: how other guides become squares, see `ImageFormat`.
 
     Raises:
         ValueError: there are no guides, or two with the same name.
     """
     channels, size = shape
     if window is None:
-        guides = [read_guide(path, size, channels) for path in find_guides(guide)]
+        guides = [read_guide(path, size, channels, fit) for path in find_guides(guide)]
     else:
         guides = [read_large_guide(path, window, channels, side) for path in find_guides(guide)]
     for item in guides:
@@ -165,9 +179,15 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def read_pixels(
-    path: Path, shape: tuple[int, int], channels: int, background: str = "white", *, whole: bool = False
+    path: Path,
+    shape: tuple[int, int],
+    channels: int,
+    background: str = "white",
+    *,
+    whole: bool = False,
+    fit: Fit = "crop",
 ) -> UInt8[Tensor, "C H W"]:
-    """Reads an image file, resampled to (height, width): the whole image, or its central square for a square `shape`.
+    """Reads an image file, resampled to (height, width): the whole image, or a square in the way of `fit`.
 
     Raises:
         UnreadableImage: the file is not an intact image; the message names the accepted formats.
@@ -175,7 +195,7 @@ def read_pixels(
     with _advice():
         if whole:
             return decode_whole(path, str(path), shape, channels, background)
-        return decode_image(path, str(path), ImageFormat(shape[1], channels, background=background))
+        return decode_image(path, str(path), ImageFormat(shape[1], channels, background=background, fit=fit))
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -189,7 +209,7 @@ def fitted(picture: Image.Image, guide: Guide) -> UInt8[Tensor, "C H W"]:
     """A picture of the guide's original size, cropped and resampled like the guide."""
     height, width = guide.image.shape[2:]
     if not guide.whole:
-        return image_to_tensor(picture, str(guide.path), ImageFormat(width, len(picture.getbands())))
+        return image_to_tensor(picture, str(guide.path), ImageFormat(width, len(picture.getbands()), fit=guide.fit))
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(picture)).reshape(height, width, -1).permute(2, 0, 1)
@@ -205,7 +225,12 @@ def _advice() -> Iterator[None]:
 
 def _description_of_resizing(guide: Guide) -> str:
     width, height = guide.original_size
-    cropped = " cropped to its central square and" if width != height and not guide.whole else ""
+    change = ""
+    if width != height and guide.fit == "pad":
+        change = " continued by its mirror image,"
+    elif width != height and not guide.whole:
+        cut, sides = abs(width - height), "left and right" if width > height else "top and bottom"
+        change = f" without {cut // 2} + {cut - cut // 2} pixels at its {sides} (fit=pad keeps them),"
     model = "" if guide.whole else "the model's "
     size = "x".join(str(length) for length in reversed(guide.image.shape[-2:]))
-    return f"{guide.path} is {width}x{height},{cropped} resized to {model}{size}"
+    return f"{guide.path} is {width}x{height},{change} resized to {model}{size}"

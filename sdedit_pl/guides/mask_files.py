@@ -80,7 +80,7 @@ def read_strength(path: Path, guide: Guide) -> Float[Tensor, "1 1 H W"]:
         ValueError: the image is not intact (UnreadableImage), has another size than the guide, or is all black.
     """
     height, width = guide.image.shape[-2:]
-    levels = read_pixels(path, (height, width), channels=1, background="black", whole=guide.whole)
+    levels = read_pixels(path, (height, width), channels=1, background="black", whole=guide.whole, fit=guide.fit)
     _check_size("strength map", path, image_size(path), guide)
     strength = levels[None].float() / (255 if torch.any(levels > 1) else 1)  # 0 and 1 of a label image are 0 and 1
     if not torch.any(strength):

@@ -239,6 +239,9 @@ class PaintJobs:
     def _run(self, job: Job) -> None:
         if not self.description.path.exists():
             raise ValueError(f"the checkpoint {self.description.path} is gone; put it back and run the edit again")
+        for earlier in list(self.jobs.values()):
+            if earlier.finished:
+                earlier.estimates = []  # their results are in files
         job.state = "running"
         folder, asked = self.folder(job), dict(job.settings)
         kind = asked.pop("kind")

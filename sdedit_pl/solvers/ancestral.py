@@ -55,10 +55,6 @@ class Ancestral(Solver):
             )
         chain_named(self.chain)
 
-    @property
-    def stochastic(self) -> bool:
-        return True
-
     def initial_state(self, sde: SDE, times: Float[Tensor, "levels"]) -> State:
         require_possible_steps(self.chain, sde, times)
 

@@ -27,20 +27,12 @@ State: TypeAlias = Any
 class Solver(abc.ABC):
     """A solver of the reverse SDE, or of the ODE with the same marginals."""
 
-    @property
-    def order(self) -> float:
-        """Order of convergence in the step size: weak (moments) for an SDE solver, of the path for an ODE solver."""
-        return 1.0
-
-    @property
-    def evaluations_per_step(self) -> int:
-        """Number of network evaluations in a step."""
-        return 1
-
-    @property
-    @abc.abstractmethod
-    def stochastic(self) -> bool:
-        """Whether steps add noise, which reduces a guide's mismatch with the domain; an ODE solver preserves it."""
+    order = 1.0
+    """Order of convergence in the step size: weak (moments) for an SDE solver, of the path for an ODE solver."""
+    evaluations_per_step = 1
+    """Number of network evaluations in a step."""
+    stochastic = True
+    """Whether steps add noise, which reduces a guide's mismatch with the domain; an ODE solver preserves it."""
 
     def initial_state(self, sde: SDE, times: Float[Tensor, "levels"]) -> State:
         """The state of a run over `times`, (steps + 1,) on the CPU, before its first step.

@@ -22,13 +22,8 @@ from sdedit_pl.typing import Images, Times, over_images
 class DPMSolver2M(Solver):
     """DPM-Solver++ (2M), of second order for one evaluation a step; the first step is DDIM's."""
 
-    @property
-    def order(self) -> float:
-        return 2.0
-
-    @property
-    def stochastic(self) -> bool:
-        return False
+    order = 2.0
+    stochastic = False
 
     def step(
         self, denoiser: Denoiser, x_t: Images, t: Times, s: Times, state: State, noise: StepNoise

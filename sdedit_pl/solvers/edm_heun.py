@@ -55,20 +55,15 @@ class EDMHeun(Solver):
     highest: float = 50.0
     inflation: float = 1.0
 
+    order = 2.0
+    evaluations_per_step = 2
+
     def __post_init__(self) -> None:
         if not self.churn >= 0 or not self.inflation > 0 or not 0 <= self.lowest < self.highest:
             raise ValueError(
                 "churn needs churn >= 0, inflation > 0 and 0 <= lowest < highest, got "
                 f"churn={self.churn}, inflation={self.inflation}, lowest={self.lowest}, highest={self.highest}"
             )
-
-    @property
-    def order(self) -> float:
-        return 2.0
-
-    @property
-    def evaluations_per_step(self) -> int:
-        return 2
 
     @property
     def stochastic(self) -> bool:

@@ -35,18 +35,11 @@ class ERSDE(Solver):
 
     stages: int = 3
 
+    order = 2.0  # for both: the first derivative is one-sided, and a third stage reduces only the size of the error
+
     def __post_init__(self) -> None:
         if self.stages not in (2, 3):
             raise ValueError(f"ER-SDE has 2 or 3 stages, got {self.stages}; with 1, take ancestral")
-
-    @property
-    def order(self) -> float:
-        """2 for both: the first derivative is one-sided, so that a third stage reduces only the size of the error."""
-        return 2.0
-
-    @property
-    def stochastic(self) -> bool:
-        return True
 
     def step(
         self, denoiser: Denoiser, x_t: Images, t: Times, s: Times, state: State, noise: StepNoise

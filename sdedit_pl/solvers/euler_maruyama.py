@@ -18,10 +18,6 @@ from sdedit_pl.typing import Images, Times, over_images
 class EulerMaruyama(Solver):
     """x_s = x_t - (f x_t - g^2 score) (t - s) + g sqrt(t - s) z; needs small steps in t."""
 
-    @property
-    def stochastic(self) -> bool:
-        return True
-
     def step(
         self, denoiser: Denoiser, x_t: Images, t: Times, s: Times, state: State, noise: StepNoise
     ) -> tuple[Images, State]:

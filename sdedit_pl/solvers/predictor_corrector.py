@@ -59,10 +59,6 @@ class PredictorCorrector(Solver):
     def evaluations_per_step(self) -> int:
         return self.predictor.evaluations_per_step + self.corrector_steps
 
-    @property
-    def stochastic(self) -> bool:
-        return True
-
     def initial_state(self, sde: SDE, times: Float[Tensor, "levels"]) -> State:
         return self.predictor.initial_state(sde, times)
 

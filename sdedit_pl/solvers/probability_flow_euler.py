@@ -17,9 +17,7 @@ from sdedit_pl.typing import Images, Times, over_images
 class ProbabilityFlowEuler(Solver):
     """Euler steps in t, as published. The same method in sigma / alpha is DDIM, which needs fewer steps."""
 
-    @property
-    def stochastic(self) -> bool:
-        return False
+    stochastic = False
 
     def step(
         self, denoiser: Denoiser, x_t: Images, t: Times, s: Times, state: State, noise: StepNoise

@@ -24,17 +24,9 @@ from sdedit_pl.typing import Images, Times, over_images
 class ProbabilityFlowHeun(Solver):
     """Heun's method, of second order; a step down to zero noise, where there is no slope, is Euler's."""
 
-    @property
-    def order(self) -> float:
-        return 2.0
-
-    @property
-    def evaluations_per_step(self) -> int:
-        return 2
-
-    @property
-    def stochastic(self) -> bool:
-        return False
+    order = 2.0
+    evaluations_per_step = 2
+    stochastic = False
 
     def step(
         self, denoiser: Denoiser, x_t: Images, t: Times, s: Times, state: State, noise: StepNoise

@@ -36,10 +36,6 @@ class ReverseDiffusion(Solver):
     def __post_init__(self) -> None:
         chain_named(self.chain)
 
-    @property
-    def stochastic(self) -> bool:
-        return True
-
     def initial_state(self, sde: SDE, times: Float[Tensor, "levels"]) -> State:
         require_possible_steps(self.chain, sde, times)
 

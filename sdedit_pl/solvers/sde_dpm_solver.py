@@ -22,13 +22,7 @@ from sdedit_pl.typing import Images, Times, over_images
 class SDEDPMSolver2M(Solver):
     """SDE-DPM-Solver++ (2M), of second weak order for one evaluation a step; the first step is ancestral."""
 
-    @property
-    def order(self) -> float:
-        return 2.0
-
-    @property
-    def stochastic(self) -> bool:
-        return True
+    order = 2.0
 
     def step(
         self, denoiser: Denoiser, x_t: Images, t: Times, s: Times, state: State, noise: StepNoise

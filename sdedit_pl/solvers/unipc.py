@@ -53,18 +53,12 @@ class UniPC(Solver):
 
     predictor_order: int = 2
 
+    order = 3.0  # for both: with p = 3 the lower order of the first step limits it
+    stochastic = False
+
     def __post_init__(self) -> None:
         if self.predictor_order not in (2, 3):
             raise ValueError(f"the predictor of UniPC has order 2 or 3, got {self.predictor_order}")
-
-    @property
-    def order(self) -> float:
-        """3 for both: with p = 3 the lower order of the first step limits it."""
-        return 3.0
-
-    @property
-    def stochastic(self) -> bool:
-        return False
 
     def step(
         self, denoiser: Denoiser, x_t: Images, t: Times, s: Times, state: State, noise: StepNoise

@@ -25,8 +25,8 @@ class Previews(lightning.Callback):
     """Writes a sheet of edits and unconditional samples of the averaged model after every validation.
 
     A PNG file in `folder` shows each guide (in [-1, 1]) above its edit and then the samples, whose shape is (C, H, W),
-    with the step and t0.
-    Loggers that accept images receive it too. The noise is always the same, so that the sheets of a run are comparable.
+    with the step and t0. Loggers that accept images receive it too. The noise is always the same, so that the sheets of
+    a run are comparable.
     """
 
     def __init__(

@@ -73,7 +73,7 @@ def test_a_description_has_the_model_and_its_training(tiny_checkpoint: Path) -> 
     assert description.format == "sdedit_pl"
     assert description.model.network.values["channels"] == 8
     assert description.model.image == ImageShape(size=16, channels=3)
-    assert description.training == {"steps": 7, "images_seen": 28}
+    assert description.training == {"steps": 7000, "images_seen": 28}
     assert description.parameters == sum(tensor.numel() for tensor in contents(tiny_checkpoint)[0].values())
 
 

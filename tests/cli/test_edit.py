@@ -231,11 +231,18 @@ def test_guides_of_a_folder_and_their_masks(desk: Path, command) -> None:
     assert code == 0
     assert sorted(os.listdir("o")) == ["a_seed0.png", "b_seed0.png", "edit.yaml", "sheet.png"]
     assert errors.splitlines() == [
-        "guides/a.png is 20x12, cropped to its central square and resized to the model's 16x16",
+        "guides/a.png is 20x12, without 4 + 4 pixels at its left and right (fit=pad keeps them), "
+        "resized to the model's 16x16",
         "no mask for a: edited everywhere",
     ]
     guide, kept = np.array(Image.open("guide.png")), np.array(Image.open("mask.png")) == 0
     assert np.array_equal(np.array(Image.open("o/b_seed0.png"))[kept], guide[kept])
+
+
+def test_a_padded_guide_is_edited_whole_and_cut_back(desk: Path, command, refused) -> None:
+    assert command(*EDIT, "guide=wide.png", "fit=pad", "trajectory=true", "samples=1").code == 0
+    assert Image.open("outputs/edit/wide_seed0.png").size == (16, 10)
+    assert "need no fit" in refused(*EDIT, "guide=wide.png", "fit=pad", "windows=true")
 
 
 def test_guides_of_one_name_are_refused(desk: Path, refused: Callable[..., str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -98,14 +99,29 @@ def test_guidance_by_a_weaker_model(desk: Path, command, refused) -> None:
     assert "training writes with checkpoint.early" in refused(*EDIT, "guidance=2")
 
 
+@pytest.mark.parametrize(("validation", "far"), [(1e-3, True), (10.0, False)])
+def test_a_guide_far_from_the_domain_and_a_model_of_few_steps_are_warned_of(
+    validation: float, far: bool, desk: Path, command
+) -> None:
+    denoiser, description = load_described("tiny.safetensors")
+    config = {"validation": {"sigma_edges": [0.05, 0.2, 0.8]}}
+    training = {"steps": 999, "val/loss/sigma_mean": validation, "config": config}
+    save_denoiser("short.safetensors", denoiser, description.model, training)
+    code, _, errors = command("edit", "ckpt=short.safetensors", *EDIT[2:], "samples=1")
+    assert code == 0 and "short.safetensors was trained for 999 steps, too few" in errors
+    said = re.search(r"guide.png is unlike the images .* error is ([\d.]+) times that of the validation", errors)
+    assert (said is not None and float(said[1]) > 100) == far
+
+
 def test_t0_auto_stays_within_the_allowed_l2(desk: Path, command, refused) -> None:
     code, _, errors = command(*EDIT, "t0=auto", "l2=20", "out=o")
     assert code == 0 and errors.startswith("guide.png: t0 = ")
     guide = pixels("guide.png") / 255
     distances = [((pixels(f"o/guide_seed{seed}.png") / 255 - guide) ** 2).sum() for seed in (0, 1)]
     assert 5 < max(distances) <= 20
-    t0 = yaml.safe_load(Path("o/edit.yaml").read_text())["record"]["samples"]["guide_seed0.png"]["t0"]
-    assert command(*EDIT, f"t0={t0}", "out=direct").code == 0
+    recorded = yaml.safe_load(Path("o/edit.yaml").read_text())
+    assert recorded["t0"] == recorded["record"]["samples"]["guide_seed0.png"]["t0"] and recorded["l2"] is None
+    assert command("edit", "config=o/edit.yaml", "out=direct").code == 0
     assert np.array_equal(pixels("direct/guide_seed0.png"), pixels("o/guide_seed0.png"))
     assert "even from t0=0.02, more than the allowed 1e-05" in refused(*EDIT, "t0=auto", "l2=0.00001", "out=new/out")
 

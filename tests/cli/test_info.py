@@ -21,7 +21,7 @@ def test_it_describes_a_checkpoint(desk: Path, tiny_checkpoint: Path, command) -
     assert said["file"] == "tiny.safetensors" and said["format"] == "sdedit_pl" and said["weights"] == "float32"
     assert said["model"] == describe("tiny.safetensors").model.as_data()
     assert said["parameters"] == describe("tiny.safetensors").parameters > 10_000
-    assert said["training"] == {"steps": 7, "images_seen": 28} and said["data_range"] == [-1, 1]
+    assert said["training"] == {"steps": 7000, "images_seen": 28} and said["data_range"] == [-1, 1]
     assert said["sha256"] == {"tiny.safetensors": hashlib.sha256(tiny_checkpoint.read_bytes()).hexdigest()}
     assert "origin" not in said
 

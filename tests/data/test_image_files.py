@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from sdedit_pl.data.archives import open_archive
 from sdedit_pl.data.image_decoding import ImageFormat, decode_image, decode_whole, image_to_tensor
 from sdedit_pl.data.image_files import UnreadableImage, is_image_name, list_images, open_image, orientation
+from sdedit_pl.data.local_shards import list_shards
 from sdedit_pl.guides.guide_files import read_guide
 
 # As left by phones, editors and download tools: bytes written as their literal, no TIFF header, cut short.
@@ -70,3 +74,25 @@ def test_decoders_that_are_not_needed_do_not_run() -> None:
     Image.new("RGB", (8, 8)).save(stream, "EPS")
     with pytest.raises(UnreadableImage, match=r"a\.png: it is not an image"), open_image(stream.getvalue(), "a.png"):
         pass
+
+
+def test_images_that_are_left_out_are_counted_by_suffix_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["a.png", "b.HEIC", "c.heic", "d.tif", "._e.tif", "notes.txt", "below/f.bmp"]
+    (tmp_path / "folder/below").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "folder" / name).touch()
+    with tarfile.open(tmp_path / "a.tar", "w") as tar, zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        for name in names:
+            tar.add(tmp_path / "folder" / name, name)
+            packed.write(tmp_path / "folder" / name, name)
+    for _ in range(2):
+        list_images(tmp_path / "folder", recursive=True)
+        for archive in ("a.tar", "a.zip"):
+            open_archive(tmp_path / archive, ImageFormat(8), tmp_path)
+        list_shards([str(tmp_path / "a.tar"), str(tmp_path / "a.tar")], ImageFormat(8))
+    said = [record.getMessage().partition(", which are left out: convert them")[0] for record in caplog.records]
+    found = "1 .bmp, 2 .heic, 1 .tif"
+    places = [f"{tmp_path}/{name} holds {found}" for name in ("folder", "a.tar", "a.zip")]
+    assert said == [*places, f"{tmp_path}/a.tar and 1 more holds 2 .bmp, 4 .heic, 2 .tif"]

@@ -194,3 +194,11 @@ def test_the_bundled_portraits_split_into_disjoint_halves() -> None:
     # the nearest pair shows a face with and without a beard; what is nearer is one picture under two names
     assert torch.cdist(*pixels).square().min() > 30
     assert not source.broken
+
+
+@pytest.mark.parametrize("named", ["folder", "file"])
+def test_compressed_shards_are_refused_with_the_remedy(named: str, tmp_path: Path) -> None:
+    for name in ("a.tar", "b.tar.gz", "._c.tar"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"b.tar.gz is compressed.*; decompress it, or pack .*sdedit pack src="):
+        find_shards(str(tmp_path if named == "folder" else tmp_path / "b.tar.gz"))

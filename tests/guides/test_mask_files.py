@@ -62,7 +62,7 @@ def test_masks_of_any_mode_are_true_where_white(name: str, guide: Guide, tmp_pat
 
 DOUBTFUL = {
     "grey 0, grey 127": Image.fromarray(GREY // 255 * 127),
-    "grey 0, grey 1, grey 2": Image.fromarray(FREE.astype(np.uint8) * 2 - np.eye(16, dtype=np.uint8) * FREE),
+    "grey 0, grey 2, grey 1": Image.fromarray(FREE.astype(np.uint8) * 2 - np.eye(16, dtype=np.uint8) * FREE),
     "grey 0, grey 128, grey 255": Image.fromarray(GREY // 255 * 128 + np.eye(16, dtype=np.uint8) * 127 * FREE),
     "transparent pixels, grey 0": Image.fromarray(np.stack([0 * GREY, 0 * GREY, 0 * GREY, GREY], axis=-1)),
     "#00ff00, #ff0000": Image.fromarray(np.stack([GREY, 255 - GREY, 0 * GREY], axis=-1)),

@@ -30,7 +30,7 @@ from sdedit_pl.checkpoints.importers.diffusers_config import (
     skip_groups,
 )
 from sdedit_pl.checkpoints.importers.diffusers_tensor_names import published_state
-from sdedit_pl.checkpoints.importers.from_diffusers import CONFIG, INDEX, NETWORK_CLASS, SCHEDULER_CONFIG, WEIGHTS
+from sdedit_pl.checkpoints.importers.from_diffusers import CONFIG, INDEX, NETWORK_CLASS, SCHEDULER_CONFIG, WEIGHTS_FILE
 from sdedit_pl.checkpoints.init_from import AUGMENTATION_WEIGHT
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.configuration.model_config import ModelConfig
@@ -70,7 +70,7 @@ class DiffusersExport(Export):
         _write_json(out / INDEX, {"_class_name": PIPELINES[scheduler["_class_name"]], **classes})
         _write_json(out / "unet" / CONFIG, unet)
         _write_json(out / "scheduler" / SCHEDULER_CONFIG, scheduler)
-        save_file(published_state(state, name, arguments), out / "unet" / WEIGHTS[0], metadata={"format": "pt"})
+        save_file(published_state(state, name, arguments), out / "unet" / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 def _is_ve(model: ModelConfig) -> bool:

@@ -7,11 +7,15 @@ A training checkpoint of diffusers' example scripts has `unet`, `unet_ema` and n
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported
 from sdedit_pl.checkpoints.importers.diffusers_config import read_scheduler, read_unet
@@ -20,6 +24,7 @@ from sdedit_pl.checkpoints.importers.presets import CENTERED, UNIT
 from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, Stored, import_network
 from sdedit_pl.checkpoints.importers.tensor_mapping import named_tensors
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
+from sdedit_pl.files import sha256_of
 
 INDEX = "model_index.json"
 CONFIG = "config.json"
@@ -27,10 +32,11 @@ SCHEDULER_CONFIG = "scheduler_config.json"
 NETWORK_CLASS = "UNet2DModel"
 AVERAGED = "unet_ema"
 """Folder of the averaged network in a training checkpoint."""
-WEIGHTS = tuple(
-    f"diffusion_pytorch_model{variant}.{suffix}" for variant in ("", ".fp16") for suffix in ("safetensors", "bin")
-)
-"""Names of the file of weights, in order of preference."""
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+_WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(\w+))?(?:-\d+-of-(\d+))?\.(safetensors|bin)")
+"""Names of files of weights: a variant, the number of parts, the suffix."""
+_VARIANTS = {"ema": ("", "bf16", "fp16", "non_ema"), "raw": ("non_ema", "", "bf16", "fp16")}
+"""In order of preference; the files of a network whose averaged weights were saved first hold those."""
 
 
 class DiffusersFormat(CheckpointFormat):
@@ -56,18 +62,22 @@ class DiffusersFormat(CheckpointFormat):
         _check_pipeline(folder)
         place = _network_folder(folder, weights)
         configs = _read_configs(folder, place, config) if preset is None else _refuse_configs(place, preset, config)
-        file = _weights_file(place) if path.is_dir() else path
-        tensors, ignored = without_copies(named_tensors(read_plain(file), f"the weights in {file}"))
+        variant, files = _weights_files(place, weights) if path.is_dir() else ("", [path])
+        file = files[0]
+        stored = {name: tensor for part in files for name, tensor in _tensors(part).items()}
+        tensors, ignored = without_copies(stored)
         imported = import_network(
             file,
             "diffusers",
-            Stored(tensors, _kind(folder, place), ignored=ignored),
+            Stored(tensors, "raw" if variant == "non_ema" else _kind(folder, place), ignored=ignored),
             partial(network_sources, old_names=has_old_names(tensors), cosines_first=configs.cosines_first),
             preset=preset,
             configured=configs.model,
             data_range=configs.data_range,
         )
         facts: dict[str, Any] = {"file": str(file.relative_to(folder.parent))}
+        if len(files) > 1:
+            facts["sha256"] = {part.name: sha256_of(part) for part in files}
         if configs.sampling is not None:
             facts["sampling"] = configs.sampling
         return replace(imported, origin=imported.origin | facts)
@@ -165,11 +175,23 @@ def _scheduler(folder: Path) -> dict[str, Any]:
     return _read_json(found)
 
 
-def _weights_file(place: Path) -> Path:
-    file = next((place / name for name in WEIGHTS if (place / name).is_file()), None)
-    if file is None:
-        raise CheckpointError(f"{place} holds no weights; expected {WEIGHTS[0]} or {WEIGHTS[1]} beside {CONFIG}")
-    return file
+def _weights_files(place: Path, weights: str) -> tuple[str, list[Path]]:
+    """The variant of the weights, and their file or all of its parts."""
+    found: dict[tuple[str, str], dict[int, list[Path]]] = {}  # by the number of parts
+    for file in sorted(place.iterdir()):
+        if name := _WEIGHTS.fullmatch(file.name):
+            found.setdefault((name[1] or "", name[3]), {}).setdefault(int(name[2] or 1), []).append(file)
+    for variant, suffix in product(_VARIANTS[weights], ("safetensors", "bin")):
+        if (variant, suffix) in found:
+            count, files = min(found[variant, suffix].items())
+            if len(files) != count:
+                raise CheckpointError(f"{place} holds {len(files)} of the {count} parts of its weights; copy them all")
+            return variant, files
+    raise CheckpointError(f"{place} holds no weights; expected {WEIGHTS_FILE} beside {CONFIG}")
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    return named_tensors(read_plain(file), f"the weights in {file}")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -33,8 +33,8 @@ from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_p
 
 TABLE = "sigmas"
 """The table of noise levels that a published network carries. It belongs to the SDE."""
-_OWN_NAME = re.compile(r"(module\.)?all_modules\.\d+\..+")
-_UNTRAINED = re.compile(rf"(module\.)?({TABLE}|all_modules\.\d+\.W)")
+_OWN_NAME = re.compile(r"all_modules\.\d+\..+")
+_UNTRAINED = re.compile(rf"({TABLE}|all_modules\.\d+\.W)")
 
 Slot = tuple[str, str]
 """The name of one of our modules, and its kind as a key of `_KINDS`."""
@@ -80,7 +80,7 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, TensorSource]:
-    """The published tensors of each of ours, without `module.` in front."""
+    """Our tensors -> the published ones that they are made of, without `module.` in front."""
     return {
         f"{module}.{ours}": source
         for number, (module, kind) in enumerate(_slots(name, arguments))

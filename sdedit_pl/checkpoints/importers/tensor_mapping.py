@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdedit_pl.checkpoints.safe_reading import CheckpointError, require_stored
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, plain_name, require_stored
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def state_made(
 
 
 def named_tensors(state: Any, what: str) -> dict[str, Tensor]:
-    """A state dict of another program, its names without the `module.` of data parallelism.
+    """A state dict of another program, its names as `plain_name` returns them.
 
     Raises:
         CheckpointError: if it is not tensors by name, or they have more numbers than the file.
@@ -108,7 +108,7 @@ def named_tensors(state: Any, what: str) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise CheckpointError(f"{what} must be tensors by name, got {type(tensor).__name__} under {name!r}")
     require_stored(state, what)
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return {plain_name(name): tensor for name, tensor in state.items()}
 
 
 def _made(source: TensorSource, tensors: Sequence[Tensor], axes: int) -> Tensor:

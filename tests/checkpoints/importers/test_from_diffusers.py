@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
+from safetensors.torch import load_file, save_file
 from support.damage import Bomb
 from support.denoisers import relative_error, same_model
 from support.diffusers_models import AS_DDPM, AS_NCSNPP, NETWORKS, PLAIN, SKIP, random_unet, save_pipeline
@@ -278,10 +279,37 @@ class TestLayouts:
         assert averaged.origin["weights"] == "ema"
         assert not torch.equal(averaged.weights["stem.weight"], read(saved).weights["stem.weight"])
 
-    def test_half_precision_stays(self, folder: Path) -> None:
-        random_unet(AS_DDPM).half().save_pretrained(folder / "unet", variant="fp16")
+    @pytest.mark.parametrize(("variant", "kind"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+    def test_half_precision_stays(self, variant: str, kind: torch.dtype, folder: Path) -> None:
+        random_unet(AS_DDPM).to(dtype=kind).save_pretrained(folder / "unet", variant=variant)
         (folder / "unet" / f"{WEIGHTS}.safetensors").unlink()
-        assert {tensor.dtype for tensor in read(folder).weights.values()} == {torch.float16}
+        assert {tensor.dtype for tensor in read(folder).weights.values()} == {kind}
+
+    @pytest.mark.parametrize("variant", [None, "fp16"])
+    @pytest.mark.parametrize("safe", [True, False])
+    def test_weights_in_parts(self, variant: str | None, safe: bool, folder: Path, saved: Path) -> None:
+        (folder / "unet" / f"{WEIGHTS}.safetensors").unlink()
+        options = {"variant": variant, "safe_serialization": safe, "max_shard_size": "200KB"}
+        random_unet(AS_DDPM).save_pretrained(folder / "unet", **options)
+        parts = [file for file in (folder / "unet").iterdir() if "-of-" in file.name]
+        assert len(parts) > 2 and self.same_weights(folder, saved).origin["sha256"].keys() == {p.name for p in parts}
+        parts[0].unlink()
+        with pytest.raises(CheckpointError, match=rf"holds {len(parts) - 1} of the {len(parts)} parts of its weights"):
+            read(folder)
+
+    def test_weights_without_an_average_beside_the_averaged_ones(self, folder: Path, saved: Path) -> None:
+        random_unet(AS_DDPM, seed=7).save_pretrained(folder / "unet", variant="non_ema")
+        assert not torch.equal(read(folder, weights="raw").weights["stem.weight"], read(saved).weights["stem.weight"])
+        self.same_weights(folder, saved)
+
+    def test_prefixes_of_wrappers_and_a_byte_order_mark(self, folder: Path, saved: Path) -> None:
+        file, config = folder / "unet" / f"{WEIGHTS}.safetensors", folder / "unet" / "config.json"
+        wrapped = load_file(file)
+        wrapped = {"module." + name.replace("blocks.0", "blocks._orig_mod.0"): each for name, each in wrapped.items()}
+        save_file({f"_orig_mod.{name}": tensor for name, tensor in wrapped.items()}, file)
+        config.write_text(config.read_text(), encoding="utf-8-sig")
+        assert DiffusersFormat().recognises(file)
+        self.same_weights(folder, saved)
 
     def test_block_names_of_the_first_releases(self, folder: Path, saved: Path) -> None:
         config = json.loads((folder / "unet" / "config.json").read_text())

@@ -1,0 +1,58 @@
+"""Warnings before an edit: a model of little training, and guides unlike the images that it was trained on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from sdedit_pl.checkpoints.native import Description
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.guides.guide_files import Guide
+from sdedit_pl.noise import SeededNoise
+from sdedit_pl.training.noise_level_buckets import BUCKETS_MEAN, noise_buckets
+
+logger = logging.getLogger(__name__)
+
+FEW_STEPS = 1000
+FAR = 4.0
+"""Denoising error of a guide, relative to validation images, from which it is far from the domain.
+
+With the bundled portraits, stroke paintings have up to 3, plain colours 7 and white noise 27.
+"""
+
+
+def warn_of_few_steps(description: Description) -> None:
+    """Warns of a model that was trained from random weights for fewer than `FEW_STEPS` steps."""
+    steps = description.training.get("steps")
+    if isinstance(steps, int) and steps < FEW_STEPS and not _config(description).get("init_from"):
+        logger.warning("%s was trained for %d steps, too few to edit well; train on", description.path, steps)
+
+
+def warn_of_far_guides(denoiser: Denoiser, description: Description, guides: Sequence[Guide]) -> None:
+    """Warns of guides whose denoising error is `FAR` times that of the validation images, if the checkpoint has it."""
+    usual = description.training.get(f"val/loss/{BUCKETS_MEAN}")
+    edges = (_config(description).get("validation") or {}).get("sigma_edges")
+    if not isinstance(usual, float) or not usual > 0 or not edges:
+        return
+    buckets = noise_buckets(edges, denoiser)
+    device = next(denoiser.parameters()).device
+    for guide in guides:
+        image = guide.image.to(device)
+        noise, uniform = SeededNoise([0])(0, 0, image), torch.full((1,), 0.5, device=device)
+        with torch.no_grad():
+            losses = [bucket.losses(denoiser, image, uniform, noise).item() for bucket in buckets]
+        ratio = sum(losses) / len(losses) / usual
+        if ratio > FAR:
+            logger.warning(
+                "%s is unlike the images that the model was trained on: its denoising error is %.1f times that of the "
+                "validation images",
+                *(guide.path, ratio),
+            )
+
+
+def _config(description: Description) -> Mapping[str, Any]:
+    found = description.training.get("config")
+    return found if isinstance(found, Mapping) else {}
