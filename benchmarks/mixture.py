@@ -103,7 +103,7 @@ class LowRankMixture(Denoiser):
         self.mean = 0.5 * smooth(modes).clamp(-2, 2)
         self.basis = torch.linalg.qr(smooth(modes * rank).reshape(modes, rank, -1).mT).Q
         self.along, self.off = spread**2 + deviation**2, deviation**2
-        self.evaluations = 0
+        self.calls = 0
 
     def posterior(self, x_t: Images, t: Float[Tensor, "B"]) -> tuple[Tensor, Tensor, Tensor]:
         """p(x_0 | x_t): probabilities (B, modes) and means (B, modes, dimensions) of the modes, and sigma / alpha."""
@@ -118,7 +118,7 @@ class LowRankMixture(Denoiser):
         return (-energy / 2).softmax(-1), means, level
 
     def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
-        self.evaluations += 1
+        self.calls += 1
         probabilities, means, _ = self.posterior(x_t, t)
         return torch.einsum("bm,bmd->bd", probabilities, means).reshape(x_t.shape)
 
@@ -207,9 +207,9 @@ def measure(arguments: Arguments) -> Numbers:
                     for evaluations in arguments.evaluations:
                         edit = affordable(denoiser.sde, t0, solver, grid, evaluations)
                         if edit is not None:
-                            denoiser.evaluations = 0
+                            denoiser.calls = 0
                             value = distance(edit)
-                            assert denoiser.evaluations <= evaluations
+                            assert denoiser.calls <= evaluations
                             found.setdefault(f"{name}, {grid}", {})[str(evaluations)] = value
                     bar.update()
     return {"floor": floors, f"reference_{REFERENCE_STEPS}_steps": references, "distance": distances}
