@@ -20,9 +20,7 @@ from sdedit_pl.grids import GRIDS
 from sdedit_pl.solvers import SOLVERS
 
 ROOT = Path(__file__).parent.parent
-PAGES = {
-    page: page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-}
+PAGES = {page: page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 TEXT = "\n".join(PAGES[page] for page in (ROOT / "README.md", ROOT / "docs" / "training.md"))
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
 SNIPPETS = [body for language, body in BLOCKS if language == "python"]

@@ -56,7 +56,7 @@ class TrainingSpeed(lightning.Callback):
         steps_left = trainer.max_steps - trainer.global_step
         self.hours_left = steps_left * seconds_per_step / 3600
         if trainer.enable_validation:
-            every = int(trainer.val_check_batch) // trainer.accumulate_grad_batches
+            every = int(trainer.val_check_batch or 1) // trainer.accumulate_grad_batches
             steps = min(steps_left, every - trainer.global_step % every)
             self.minutes_to_preview = steps * seconds_per_step / 60
 
