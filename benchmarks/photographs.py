@@ -216,7 +216,8 @@ def kid_ratios(edits: Edits, arguments: Arguments) -> tuple[Ratios, dict[str, li
             for images in (edits.strokes, *edits.levels)
         ]
         kids = [bootstrap.kid(found.discrepancy) for found in sums]
-        distances = [bootstrap.l2(found.l2) for found in sums]
+        # The same in every draw: otherwise some draws would not reach an L2 near the largest.
+        distances = [bootstrap.l2(found.l2)[0].expand(DRAWS + 1) for found in sums]
         facts[judge] = [kid[0].item() for kid in kids]
         facts["l2"] = [distance[0].item() for distance in distances]
         ratios |= {f"{judge}, {l2:g}": at_distance(l2, distances, kids) / kids[0] for l2 in arguments.l2}

@@ -1,4 +1,4 @@
-"""The README is true: its commands name real keys, files and targets, and its Python runs."""
+"""The README and docs/training.md are true: its commands name real keys, files and targets, and its Python runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from sdedit_pl.grids import GRIDS
 from sdedit_pl.solvers import SOLVERS
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    page: page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+TEXT = "\n".join(PAGES[page] for page in (ROOT / "README.md", ROOT / "docs" / "training.md"))
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
 SNIPPETS = [body for language, body in BLOCKS if language == "python"]
 COMMANDS = [
@@ -69,9 +72,9 @@ def test_make_targets_are_there() -> None:
 
 
 def test_relative_links_and_pictures_are_there() -> None:
-    links = re.findall(r"\]\(((?!https?:)[^)#]+)\)", TEXT)
+    links = [(page, link) for page, text in PAGES.items() for link in re.findall(r"\]\(((?!https?:)[^)#]+)\)", text)]
     assert links
-    assert not [link for link in links if not (ROOT / link).exists()]
+    assert not [(page.name, link) for page, link in links if not (page.parent / link).exists()]
 
 
 def test_the_python_example_edits(monkeypatch: pytest.MonkeyPatch) -> None:

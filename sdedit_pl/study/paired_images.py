@@ -25,7 +25,7 @@ _NAMED = 4
 
 
 def pair_files(sources: Mapping[str, str]) -> dict[str, dict[str, Path]]:
-    """Pairs the files of several folders or glob patterns by name: without extension and an edit's suffix `_seed0`.
+    """Pairs the files of several folders or glob patterns by name, ignoring extensions and an edit's suffix `_seed0`.
 
     Args:
         sources: configuration key -> folder or pattern.

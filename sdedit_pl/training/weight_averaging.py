@@ -98,7 +98,7 @@ class ImageHalfLifeAveraging(AccessibleWeightAveraging):
             self.latest_update_step = trainer.global_step
 
     def averages(self, pl_module: ScoreModule) -> dict[int, Denoiser]:
-        """The denoiser of each average, by half-life, the first one first; do not change them."""
+        """Half-life -> denoiser of its average, in the order of `half_lives`; do not change them."""
         return {self.half_lives[0]: self.averaged(pl_module), **self._others}
 
     def averaged(self, pl_module: ScoreModule) -> Denoiser:

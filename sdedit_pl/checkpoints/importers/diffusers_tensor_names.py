@@ -33,7 +33,7 @@ _PARAMETERS = ("weight", "bias")
 def network_sources(
     name: str, arguments: Mapping[str, Any], *, old_names: bool = False, cosines_first: bool = False
 ) -> dict[str, TensorSource]:
-    """The published tensors of each of ours.
+    """Our tensors -> the published ones that they are made of.
 
     Args:
         old_names: see `has_old_names`.

@@ -69,7 +69,7 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, TensorSource]:
-    """The published tensors of each of ours, without `module.` in front; the layout is of the network "ddpm" alone."""
+    """Our tensors -> the published ones, without `module.` in front; the layout is that of the network "ddpm" alone."""
     sources: dict[str, TensorSource] = {}
     for theirs, ours in _layers(arguments):
         for parameter in ("weight", "bias"):

@@ -162,7 +162,7 @@ def model_of(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def network_sources(name: str, arguments: Mapping[str, Any], *, by_head: bool) -> dict[str, TensorSource]:
-    """The published tensors of each of ours, for the network "adm"; `by_head`: `qkv` has its rows grouped by head."""
+    """Our tensors -> the published ones of the network "adm"; with `by_head`, rows of `qkv` are grouped by head."""
     layers = [*_RENAMED.items()]
     sources: dict[str, TensorSource] = {}
     for theirs, ours, kind in _modules(arguments):

@@ -80,7 +80,7 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, TensorSource]:
-    """The published tensors of each of ours, without `module.` in front."""
+    """Our tensors -> the published ones that they are made of, without `module.` in front."""
     return {
         f"{module}.{ours}": source
         for number, (module, kind) in enumerate(_slots(name, arguments))
