@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,10 +64,10 @@ def test_an_interrupted_run_leaves_nothing(command, desk: Path, monkeypatch: pyt
     assert not Path("a").exists()
 
 
-def test_a_model_that_cannot_start_from_noise_is_refused(refused, tmp_path: Path) -> None:
-    denoiser, model = load_denoiser("tiny.safetensors"), describe("tiny.safetensors").model
-    denoiser.t_max = model.t_max = 0.6
-    save_denoiser("short.safetensors", denoiser, model)
+def test_a_model_that_cannot_start_from_noise_is_refused(refused) -> None:
+    denoiser = load_denoiser("tiny.safetensors")
+    denoiser.t_max = 0.6
+    save_denoiser("short.safetensors", denoiser, replace(describe("tiny.safetensors").model, t_max=0.6))
     message = refused("sample", "ckpt=short.safetensors", "out=a")
     assert "up to 0.6 cannot start from noise" in message and "times.t_max=1" in message
     assert refused(*SAMPLE, "n=0") == "n must be at least 1, got 0"
