@@ -138,7 +138,7 @@ def sample(
     if denoiser.t_max < 1:
         raise ValueError(
             f"a model trained on the times up to {denoiser.t_max:g} cannot start from noise; "
-            "unconditional samples need one trained up to 1"
+            "unconditional samples need one trained up to 1: sdedit train ... times.t_max=1"
         )
     device = next(denoiser.parameters()).device if device is None else device
     noise = SeededNoise(seeds)

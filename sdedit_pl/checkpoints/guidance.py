@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.loading import load_described, load_for_editing
-from sdedit_pl.checkpoints.locating import early_average, find_checkpoint
+from sdedit_pl.checkpoints.locating import early_average, files_of, find_checkpoint
 from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.denoiser import Denoiser
@@ -50,6 +50,11 @@ class GuidanceSettings:
                 "checkpoint.early=0.12; give one as guide_ckpt="
             )
         return early
+
+    def model_files(self, checkpoint: Path) -> list[Path]:
+        """The files of a checkpoint and of its guiding model."""
+        guide = self.guiding_checkpoint(checkpoint)
+        return [*files_of(checkpoint), *(() if guide is None else files_of(guide))]
 
     def recipe(self, checkpoint: Path) -> str:
         """Everything about guidance that images depend on; empty without it."""

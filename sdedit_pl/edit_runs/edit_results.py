@@ -75,16 +75,7 @@ class EditWriter:
         else:
             sheet = contact_sheet([edited for edits in self.shown.values() for edited in edits][:SHEET_ROWS])
         sheet.save(self.folder / SHEET_FILE)
-        record = {
-            "sdedit_pl": version("sdedit_pl"),
-            "torch": str(torch.__version__),
-            "sha256": {str(file): sha256_of(file) for file in self.files},
-            "samples": self.samples,
-            "results": hashes_of(self.folder),
-        }
-        # A repetition must ask for overwriting again.
-        repeated = {key: value for key, value in as_data(self.settings).items() if key != "overwrite"}
-        (self.folder / RECORD_FILE).write_text(yaml_text({**repeated, RECORD_KEY: record}))
+        write_record(self.folder / RECORD_FILE, self.settings, self.files, self.samples)
 
     def _put_back(self, file: str, guide: Path, part: Part, image: Float[Tensor, "C H W"]) -> None:
         picture = self._unfinished.pop(file, None)
@@ -96,6 +87,20 @@ class EditWriter:
             to_picture(picture).save(self.folder / file)
         else:
             self._unfinished[file] = picture
+
+
+def write_record(file: Path, settings: object, read: Sequence[Path], samples: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes settings that repeat a run, with the hashes of the files that it read and of the results beside `file`."""
+    record = {
+        "sdedit_pl": version("sdedit_pl"),
+        "torch": str(torch.__version__),
+        "sha256": {str(path): sha256_of(path) for path in read},
+        "samples": samples,
+        "results": hashes_of(file.parent),
+    }
+    # A repetition must ask for overwriting again.
+    repeated = {key: value for key, value in as_data(settings).items() if key != "overwrite"}
+    file.write_text(yaml_text({**repeated, RECORD_KEY: record}))
 
 
 def sample_file(guide: Path, mark: str, seed: int) -> str:
@@ -113,17 +118,17 @@ def read_settings_file(file: str) -> dict[str, Any]:
     return {key: value for key, value in read_file(Path(file)).items() if key != RECORD_KEY}
 
 
-def earlier_results(folder: Path, overwrite: bool) -> set[str]:
-    """The files of an earlier edit in `folder`, listed in its record and not changed since.
+def earlier_results(folder: Path, overwrite: bool, name: str = RECORD_FILE) -> set[str]:
+    """The files of an earlier run in `folder`, listed in its record `name` and not changed since.
 
     Raises:
         ValueError: `folder` is a file, holds files that may not be overwritten, or has an unreadable record.
     """
     refuse_used(folder, overwrite)
-    file = folder / RECORD_FILE
+    file = folder / name
     record = read_file(file).get(RECORD_KEY) if file.is_file() else None
     results = record.get("results") if isinstance(record, Mapping) else None
-    return set() if results is None else {RECORD_FILE, *own_files(folder, results)}
+    return set() if results is None else {name, *own_files(folder, results)}
 
 
 def refuse_foreign(

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sdedit_pl.checkpoints import files_of
 from sdedit_pl.checkpoints.guidance import load_guided
 from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.denoiser import Denoiser, in_precision
@@ -70,9 +69,7 @@ def run_edit(settings: EditSettings, loaded: tuple[Denoiser, Description] | None
         else:
             arithmetic = prepare_for_inference(network, *computing)
         settings = replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)
-        guide = settings.guiding_checkpoint(description.path)
-        models = [*files_of(description.path), *(() if guide is None else files_of(guide))]
-        writer = EditWriter(unpublished, settings, [*models, *inputs.files])
+        writer = EditWriter(unpublished, settings, [*settings.model_files(description.path), *inputs.files])
         with in_precision(denoiser, settings.precision):
             tasks = edit_tasks(settings, edits, denoiser, inputs)
             if settings.t0 == AUTO and len(tasks) == 1:  # a repetition need not search again

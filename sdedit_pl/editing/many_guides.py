@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product, takewhile
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -15,8 +16,11 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.sdedit import SDEdit
 from sdedit_pl.guides.guide_files import Guide
 from sdedit_pl.guides.mask_files import Area
+from sdedit_pl.sampling import Callback
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 HOST_BATCH = 16
 """Default batch size on a CPU, where larger ones are not faster."""
@@ -74,33 +78,58 @@ def edit_guides(
         raise ValueError(f"{len(guides)} guides need {len(guides)} masks, None for no mask, got {len(areas)}")
     if len({area.dtype for area in areas if area is not None}) > 1:
         raise ValueError("masks and strength maps cannot be combined; replace each mask by a map of 0 and 1")
-    device = next(denoiser.parameters()).device
     todo = list(product(range(len(guides)), seeds))
-    size = batch or default_batch(device, max((guide.image[0, 0].numel() for guide in guides), default=1))
+    pixels = max((guide.image[0, 0].numel() for guide in guides), default=1)
     samples: list[list[Tensor]] = [[] for _ in guides]
-    start = 0
+
+    def edit_chunk(chunk: Sequence[tuple[int, int]], tick: Callback | None) -> Float[Tensor, "samples C H W"]:
+        return _edited(denoiser, edit, guides, areas, _of_one_size(chunk, guides), tick)
+
+    for (index, _), sample in in_batches(denoiser, edit_chunk, todo, pixels, batch=batch, on_step=on_step):
+        samples[index].append(sample)
+        if len(samples[index]) == len(seeds):
+            guide = guides[index]
+            noised = edit.noised_guide(denoiser.sde, guide.image, seeds=seeds[:1])
+            area, shown = areas[index], guide._replace(image=guide.shown(guide.image), fit="crop")
+            area = None if area is None else guide.shown(area)
+            edits = guide.shown(torch.stack(samples[index]))
+            yield Edited(shown, area, guide.shown(noised), edits, tuple(seeds))
+            samples[index] = []
+
+
+def in_batches(
+    denoiser: Denoiser,
+    make: Callable[[Sequence[T], Callback | None], Float[Tensor, "samples C H W"]],
+    todo: Sequence[T],
+    pixels: int,
+    *,
+    batch: int | None = None,
+    on_step: Callable[[int], object] | None = None,
+) -> Iterator[tuple[T, Float[Tensor, "C H W"]]]:
+    """Yields each item of `todo` with its image, of at most `pixels` pixels.
+
+    Args:
+        make: makes the images of a batch of items, or of the first of them; its second argument is a solver's callback.
+        batch: see `edit_guides`, as for `on_step`.
+
+    Raises:
+        ValueError: the batch is too large for the device.
+    """
+    device = next(denoiser.parameters()).device
+    size, start = batch or default_batch(device, pixels), 0
     while start < len(todo):
-        chunk = _of_one_size(todo[start : start + size], guides)
-        tick = None if on_step is None else _Tick(on_step, len(chunk))
+        chunk = todo[start : start + size]
+        tick = None if on_step is None else _Tick(on_step)
         try:
-            edited = _edited(denoiser, edit, guides, areas, chunk, tick)
+            images = make(chunk, tick)
         except torch.OutOfMemoryError:
             size = _smaller(len(chunk), batch, device)
             denoiser.at_once = denoiser.at_once and min(denoiser.at_once, size)
             if tick is not None:
                 tick.take_back()
             continue
-        start += len(chunk)
-        for (index, _), sample in zip(chunk, edited, strict=True):
-            samples[index].append(sample)
-            if len(samples[index]) == len(seeds):
-                guide = guides[index]
-                noised = edit.noised_guide(denoiser.sde, guide.image, seeds=seeds[:1])
-                area, shown = areas[index], guide._replace(image=guide.shown(guide.image), fit="crop")
-                area = None if area is None else guide.shown(area)
-                edits = guide.shown(torch.stack(samples[index]))
-                yield Edited(shown, area, guide.shown(noised), edits, tuple(seeds))
-                samples[index] = []
+        start += len(images)
+        yield from zip(chunk, images)  # noqa: B905
 
 
 def _edited(
@@ -109,7 +138,7 @@ def _edited(
     guides: Sequence[Guide],
     areas: Sequence[Area | None],
     chunk: Sequence[tuple[int, int]],
-    tick: _Tick | None,
+    tick: Callback | None,
 ) -> Float[Tensor, "samples C H W"]:
     """The samples of (guide, seed) pairs, on the CPU."""
     device = next(denoiser.parameters()).device
@@ -126,7 +155,7 @@ def _edited(
     ).cpu()
 
 
-def _of_one_size(chunk: list[tuple[int, int]], guides: Sequence[Guide]) -> list[tuple[int, int]]:
+def _of_one_size(chunk: Sequence[tuple[int, int]], guides: Sequence[Guide]) -> list[tuple[int, int]]:
     """The leading (guide, seed) pairs whose guides have the size of the first one."""
     return list(takewhile(lambda pair: guides[pair[0]].image.shape == guides[chunk[0][0]].image.shape, chunk))
 
@@ -160,12 +189,11 @@ class _Tick:
     """A solver callback that reports the number of samples that took a step."""
 
     on_step: Callable[[int], object]
-    samples: int
     reported: int = field(default=0, init=False)
 
     def __call__(self, x: Tensor, t: float) -> None:
-        self.reported += self.samples
-        self.on_step(self.samples)
+        self.reported += len(x)
+        self.on_step(len(x))
 
     def take_back(self) -> None:
         self.on_step(-self.reported)

@@ -6,13 +6,29 @@ from pathlib import Path
 
 import pytest
 
-from sdedit_pl.cli import VERBS, calibrate, demo, edit, evaluate, export, import_, info, main, pack, paint, study, train
+from sdedit_pl.cli import (
+    VERBS,
+    calibrate,
+    demo,
+    edit,
+    evaluate,
+    export,
+    import_,
+    info,
+    main,
+    pack,
+    paint,
+    sample,
+    study,
+    train,
+)
 from sdedit_pl.configuration.schema import Key, keys_of, schema_of
 
 COMMANDS = {
     "pack": pack.COMMAND,
     "train": train.COMMAND,
     "edit": edit.COMMAND,
+    "sample": sample.COMMAND,
     "paint": paint.COMMAND,
     "calibrate": calibrate.COMMAND,
     "evaluate": evaluate.COMMAND,
