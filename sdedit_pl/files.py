@@ -39,7 +39,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
         _store(path.parent)
     except OSError as error:
-        error.filename = str(path)  # a failed write names no file
+        if error.errno is not None:
+            error.filename = str(path)  # a failed write names no file
         raise
     finally:
         # It still exists after an error, and if it and the former file are hard links to the same file.

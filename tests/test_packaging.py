@@ -123,7 +123,7 @@ def test_the_script_is_the_verb(verb: str, tmp_path: Path):
 
 def test_failure_is_an_exit_code():
     result = subprocess.run(
-        [sys.executable, "-m", "sdedit_pl", "paint"], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "sdedit_pl", "pant"], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert result.returncode not in (0, None)
     assert "Traceback" not in result.stderr

@@ -96,7 +96,7 @@ class ScoreModule(lightning.LightningModule):
         self._validated = 0
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 0 and not self._numbers_images and images_of(batch).min() >= 0:
+        if self.batches_done == 0 and not self._numbers_images and images_of(batch).min() >= 0:
             logger.warning(
                 "images must lie in [-1, 1], and the first batch has no value below 0; convert [0, 1] with 2 x - 1"
             )

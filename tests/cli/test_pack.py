@@ -29,7 +29,7 @@ def test_it_says_what_came_of_the_images(photos: Path, command, processes: int) 
     counts = {split: facts["images"] for split, facts in manifest["splits"].items()}
     assert code == 0 and sum(counts.values()) == 7 and counts["val"] > 0
     lines = output.splitlines()
-    assert lines[0] == f"train: {counts['train']} images in 1 shards"
+    assert lines[0] == f"train: {counts['train']} images in 1 shard"
     assert "1 of 8 images cannot be read and were left out:" in lines
     assert "  cannot read image photos/text.jpg: it is not an image" in lines
     assert "1 of 8 images equal an earlier one:" in lines

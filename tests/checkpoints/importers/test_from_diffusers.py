@@ -397,7 +397,7 @@ class TestRefusals:
             ({"prediction_type": "flow"}, "prediction_type='flow'"),
             ({"variance_type": "learned_range"}, "variance_type='learned_range'"),
             ({"_class_name": "ScoreSdeVeScheduler"}, "'positional'.*DDPMScheduler.*'ScoreSdeVe"),
-            ({"_class_name": "EDMEulerScheduler"}, "got 'EDMEulerScheduler'"),
+            ({"_class_name": "HeunDiscreteScheduler"}, "got 'HeunDiscreteScheduler'"),
         ],
     )
     def test_of_a_scheduler(self, changes: dict[str, Any], message: str, folder: Path) -> None:
