@@ -93,6 +93,8 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     logger.info("network: %.2f M parameters, %.2f M trained; run: %s", parameters / 1e6, trained / 1e6, folder)
     log_arithmetic(Arithmetic(config.trainer.precision, config.compile is True, config.channels_last is True), machine)
+    if config.compile is True:
+        logger.info("compiling the network: the first step takes a minute or two")
     if newest is not None:
         logger.info("resuming from %s", newest)
     elif machine.device == "cpu":
