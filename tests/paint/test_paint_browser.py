@@ -177,7 +177,7 @@ def test_a_painter_at_a_desk_from_the_first_stroke_to_the_next_guide(server: Ser
         record = painter.script("return fetch(arguments[0]).then((reply) => reply.text())", shown[2])
         assert yaml.safe_load(record)["seed"] == job["settings"]["seed"]
         painter.set("split", 20)
-        assert "20%" in painter.element("compare").get_attribute("style")
+        assert "20%" in (painter.element("compare").get_attribute("style") or "")
 
         painter.click("use")
         until(lambda: not painter.element("compare").is_displayed(), "the sample to become the guide")
