@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from sdedit_pl.checkpoints import describe
 from sdedit_pl.losses import LogNormalNoise
 from sdedit_pl.sde import SDES
 from sdedit_pl.training.augmentation import Augmentation
@@ -116,7 +117,8 @@ def run(bench: Bench, make_loop: type[Loop], ready: Callable[[], object] = lambd
     train = train.to(bench.device)
     draw = batches(train, batch, size, crops)
     augmentation = Augmentation(**config.get("augment", {}))
-    network = {key: value for key, value in config["network"].items() if key != "name"}
+    stored = config.get("network") or describe(given.get("init", "photos64")).model.network.values
+    network = {key: value for key, value in stored.items() if key != "name"}
     if "init" in given or augmentation.labels:
         network["augmentation_labels"] = 9
     sde = {key: value for key, value in config["sde"].items() if key != "name"}

@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.build.training_parts import build_averaging, build_data, build_module
+from sdedit_pl.build.training_parts import build_averaging, build_data, build_module, resolve_arithmetic
 from sdedit_pl.configuration.resolving import resolve
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.data import ImageDataModule
 from sdedit_pl.data.image_decoding import images_from_bytes
 from sdedit_pl.losses import denoising_loss
+from sdedit_pl.machine import this_machine
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.divergence_watch import DivergenceWatch
 from sdedit_pl.training.loss_logging import TrainingLog
@@ -92,6 +93,7 @@ def measure_loops(file: Path, steps: int, rounds: int) -> dict[str, Any]:
         OSError: the data cannot be read.
     """
     config = _prepared(file, steps * (rounds + 1))
+    config = resolve_arithmetic(config, this_machine(config.trainer.accelerator))
     data = build_data(config)
     data.setup()
     module = build_module(config, build_denoiser(config.model))

@@ -66,10 +66,16 @@ def own_files(folder: Path, recorded: Any) -> set[str]:
     return {name for name, sha256 in inside if (folder / name).is_file() and sha256_of(folder / name) == sha256}
 
 
-def files_recorded_in(record: Path) -> set[str]:
-    """The YAML or JSON file `record` and the unchanged files beside it that it lists; none without such a list."""
+def files_recorded_in(record: Path, *keys: str) -> set[str]:
+    """The YAML or JSON file `record` and the unchanged files beside it that it lists; none without such a list.
+
+    Args:
+        keys: the place of the list in the file, by default `RECORDED`.
+    """
     read = read_json if record.suffix == ".json" else read_file
-    recorded = read(record).get(RECORDED) if record.is_file() else None
+    recorded: Any = read(record) if record.is_file() else None
+    for key in keys or (RECORDED,):
+        recorded = recorded.get(key) if isinstance(recorded, Mapping) else None
     return set() if recorded is None else {record.name, *own_files(record.parent, recorded)}
 
 

@@ -22,7 +22,7 @@ from sdedit_pl.files import sha256_of
 from sdedit_pl.guides.focus import put_back
 from sdedit_pl.guides.guide_files import Guide, Part, image_size, read_pixels
 from sdedit_pl.picture_grid import to_picture
-from sdedit_pl.result_folder import hashes_of, own_files, refuse_others, refuse_used
+from sdedit_pl.result_folder import files_recorded_in, hashes_of, refuse_others, refuse_used
 
 RECORD_FILE = "edit.yaml"
 SHEET_FILE = "sheet.png"
@@ -125,10 +125,7 @@ def earlier_results(folder: Path, overwrite: bool, name: str = RECORD_FILE) -> s
         ValueError: `folder` is a file, holds files that may not be overwritten, or has an unreadable record.
     """
     refuse_used(folder, overwrite)
-    file = folder / name
-    record = read_file(file).get(RECORD_KEY) if file.is_file() else None
-    results = record.get("results") if isinstance(record, Mapping) else None
-    return set() if results is None else {name, *own_files(folder, results)}
+    return files_recorded_in(folder / name, RECORD_KEY, "results")
 
 
 def refuse_foreign(

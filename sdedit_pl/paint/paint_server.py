@@ -146,7 +146,7 @@ def access_token(out: Path) -> str:
 
 
 async def _events(jobs: PaintJobs, job: Job) -> AsyncIterator[str]:
-    """Messages about an edit whenever it has changed; the last one tells that it has ended."""
+    """A message whenever an edit has changed; the last one has its end."""
     sent = None
     while True:
         changes = (job.version, job.state, jobs.position(job))

@@ -14,11 +14,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 
-from sdedit_pl.build.training_parts import resolve_arithmetic
 from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.configuration.schema import ConfigError
 from sdedit_pl.configuration.training_config import TrainingConfig
-from sdedit_pl.machine import this_machine
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.lightning_internals import configure_ddp
 from sdedit_pl.training.restartable_loggers import ContinuedWandb
@@ -28,8 +26,12 @@ from sdedit_pl.training_runs.run_folder import WANDB_FILE
 def build_trainer(
     config: TrainingConfig, callbacks: list[Callback], loggers: Sequence[Logger], files: DurableCheckpoints
 ) -> lightning.Trainer:
-    """Raises ConfigError if Lightning refuses a setting or this machine does not have the devices."""
-    settings = resolve_arithmetic(config, this_machine(config.trainer.accelerator)).trainer
+    """The Trainer of a configuration without `auto` in its arithmetic.
+
+    Raises:
+        ConfigError: Lightning refuses a setting, or this machine does not have the devices.
+    """
+    settings = config.trainer
     if settings.max_steps < 1:
         raise ConfigError(f"trainer.max_steps must be at least 1, got {settings.max_steps}")
     if settings.precision in ("bf16-true", "16-true"):

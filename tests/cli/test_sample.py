@@ -10,7 +10,7 @@ from PIL import Image
 
 from sdedit_pl import load_denoiser, save_denoiser
 from sdedit_pl.checkpoints import describe
-from sdedit_pl.cli import sample
+from sdedit_pl.edit_runs import sample_run as sample
 
 SAMPLE = ("sample", "ckpt=tiny.safetensors", "steps=3")
 

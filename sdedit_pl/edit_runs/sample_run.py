@@ -1,0 +1,109 @@
+"""One run of `sdedit sample`: from its settings to the files of its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from sdedit_pl.build.component import build_component
+from sdedit_pl.checkpoints.guidance import GuidanceSettings, load_guided
+from sdedit_pl.configuration import Component, family, require_at_least
+from sdedit_pl.denoiser import in_precision
+from sdedit_pl.edit_runs.edit_results import SHEET_FILE, earlier_results, write_record
+from sdedit_pl.editing.images_per_call import prepare_for_batches
+from sdedit_pl.editing.many_guides import default_batch, in_batches
+from sdedit_pl.grids import GRIDS, Grid
+from sdedit_pl.machine import AutoBool, InferencePrecision
+from sdedit_pl.picture_grid import cell_side, picture_grid, to_picture
+from sdedit_pl.result_folder import refuse_others, result_folder
+from sdedit_pl.sampling import Callback, sample
+from sdedit_pl.solvers import SOLVERS, Solver
+
+RECORD_FILE = "sample.yaml"
+SHEET_COLUMNS, SHEET_SAMPLES = 8, 64
+
+
+@dataclass(kw_only=True)
+class SampleSettings(GuidanceSettings):
+    """The model and the options of its samples.
+
+    Args:
+        ckpt: the model's checkpoint, as for sdedit edit.
+        n: number of samples.
+        out: folder of the results.
+        seed: seed of the first sample; the next ones count up from it.
+        steps: solver steps from t = 1 to 0.
+        batch: samples per batch; null for as many as fit into memory. It affects only speed and memory.
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: of the network, as for sdedit edit: auto, float32, tf32, bfloat16, float16.
+        compile: compile the network, as for sdedit edit.
+        overwrite: replace the results in `out`.
+    """
+
+    ckpt: str
+    n: int = 64
+    out: str = "outputs/sample"
+    seed: int = 0
+    steps: int = 50
+    batch: int | None = None
+    device: str = "auto"
+    precision: InferencePrecision = "auto"
+    compile: AutoBool = "auto"
+    overwrite: bool = False
+    solver: Component[Solver] = family(SOLVERS, "ancestral", supplied=("predictor",))  # an object, not plain data
+    grid: Component[Grid] = family(GRIDS, "log_snr")
+
+    def __post_init__(self) -> None:
+        require_at_least(self, n=1, seed=0, steps=1, batch=1)
+
+
+def run_sampling(settings: SampleSettings) -> None:
+    """Draws the samples and writes them with their sheet and record to `settings.out`.
+
+    Raises:
+        ValueError: settings, files or the device do not allow it. No result is written then.
+    """
+    solver, grid = build_component(settings.solver), build_component(settings.grid)
+    folder, earlier = Path(settings.out), set[str]()
+    files = {seed: f"sample_seed{seed}.png" for seed in range(settings.seed, settings.seed + settings.n)}
+    with result_folder(folder, replaced=earlier) as unpublished:
+        earlier |= earlier_results(folder, settings.overwrite, RECORD_FILE)
+        refuse_others(folder, {RECORD_FILE, SHEET_FILE, *files.values()} - earlier)
+        denoiser, description = load_guided(settings.ckpt, settings.device, settings)
+        channels, size = description.image_shape
+        default = default_batch(next(denoiser.parameters()).device, size**2)
+        batch, evaluations = min(settings.batch or default, settings.n), settings.n * settings.steps
+        computing = (evaluations * denoiser.evaluations, settings.precision, settings.compile)
+        arithmetic = prepare_for_batches(denoiser, batch, size**2, *computing)
+        settings = replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)
+        pictures = []
+        with in_precision(denoiser, settings.precision):
+            steps = int((grid.times(denoiser.sde, 1.0, settings.steps).diff() < 0).sum())  # without jumps
+            shape = (channels, size, size)
+
+            def draw(seeds: Sequence[int], callback: Callback | None) -> Float[Tensor, "samples C H W"]:
+                return sample(denoiser, shape, seeds, steps=settings.steps, solver=solver, grid=grid, callback=callback)
+
+            with tqdm(total=steps * settings.n, unit="step", desc="sampling", disable=None) as progress:
+                step = progress.update
+                for seed, image in in_batches(denoiser, draw, list(files), size**2, batch=settings.batch, on_step=step):
+                    picture = to_picture(image)
+                    picture.save(unpublished / files[seed])
+                    pictures += [picture] * (len(pictures) < SHEET_SAMPLES)
+        sheet(pictures, settings.seed).save(unpublished / SHEET_FILE)
+        drawn = {file: {"seed": seed} for seed, file in files.items()}
+        write_record(unpublished / RECORD_FILE, settings, settings.model_files(description.path), drawn)
+
+
+def sheet(pictures: Sequence[Image.Image], seed: int) -> Image.Image:
+    """A grid of samples, each row with the seed of its first one."""
+    starts = range(0, len(pictures), SHEET_COLUMNS)
+    rows = [pictures[start : start + SHEET_COLUMNS] for start in starts]
+    titles = [f"seed {seed + start}" for start in starts]
+    return picture_grid(rows, [""] * len(rows[0]), cell_side(pictures[0]), row_titles=titles)
