@@ -10,7 +10,8 @@ torch, numpy, lightning, safetensors, jaxtyping and pillow are needed; `gpu_whee
 Stages: ceilings (a bf16 product, a copy), parity (float64 on the CPU against the device in each precision, gradients,
 noise, an edit), syncs (no step of training or of an edit waits for the device), fit (the whole command, killed and
 resumed; NCCL with one process), training (images a second, with each part switched off), edits (milliseconds, beside
-diffusers), profile (kernels of a training step), around (batches from the loader and from the device, a checkpoint),
+diffusers), profile and edit_profile (kernels of a training
+step and of an edit), around (batches from the loader and from the device, a checkpoint),
 command (images a second of `sdedit train config=domain64`), train (a run stopped by the clock).
 
 Compiling takes most of the time. N processes that each measure one row (`only=`) of training or edits, or a profile,
@@ -683,26 +684,8 @@ def edits(bench: Bench) -> dict[str, Any]:
 
 def measured_edit(bench: Bench, name: str, batch: int) -> dict[str, Any]:
     """Milliseconds of an edit."""
-    settings, size = ({**DDPM256, "channels": 32}, 64) if bench.tiny else (DDPM256, 256)
-    steps = 2 if bench.tiny else 20
-    mode = "reduce-overhead" if batch == 1 else "default"  # CUDA graphs, as the package has them
-    torch.backends.cudnn.benchmark = "by trial" in name
-    torch._dynamo.reset()
-    if bench.device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    guide = torch.rand(batch, 3, size, size, device=bench.device) * 2 - 1
     try:
-        if name.startswith("ours"):
-            sde = DiscreteVPSDE(1e-4, 0.02, 1000)
-            denoiser = random_denoiser("ddpm", settings, sde, Epsilon(label_scale=1000.0, label_offset=-1.0))
-            denoiser = denoiser.to(bench.device, memory_format=torch.channels_last)  # pyright: ignore
-            prepare_for_batches(denoiser, batch, size**2, 1, "bfloat16", "compiled" in name)
-            in_precision(denoiser, "bfloat16")
-            denoiser.eval().requires_grad_(False)
-            run = partial(SDEdit(t0=0.5, steps=steps), denoiser, guide, seeds=list(range(batch)))
-        else:
-            run = diffusers_edit(bench, settings, guide, steps, mode if "compiled" in name else None)
+        run = an_edit(bench, name, batch)
         began = time.perf_counter()
         run()
         bench.synchronise()
@@ -710,11 +693,38 @@ def measured_edit(bench: Bench, name: str, batch: int) -> dict[str, Any]:
         bench.take_turn()
         milliseconds = bench.milliseconds(run, 5, 2)
         row = {"ms": round(milliseconds, 1), "first, s": round(first, 1)}
+        settings, size, steps = edit_sizes(bench)
         return row | usage(bench, network_flops(settings, size) * batch * steps, milliseconds)
     except TimeoutError:
         raise
     except Exception as failure:  # noqa: BLE001 (the row says so)
         return {"ms": f"{type(failure).__name__}: {failure}"[:300]}
+
+
+def edit_sizes(bench: Bench) -> tuple[dict[str, Any], int, int]:
+    """The network's settings, the image's size and the number of steps."""
+    return ({**DDPM256, "channels": 32}, 64, 2) if bench.tiny else (DDPM256, 256, 20)
+
+
+def an_edit(bench: Bench, name: str, batch: int) -> Callable[[], object]:
+    """An edit of random guides with random weights, by a name of `EDITS`."""
+    settings, size, steps = edit_sizes(bench)
+    mode = "reduce-overhead" if batch == 1 else "default"  # CUDA graphs, as the package has them
+    torch.backends.cudnn.benchmark = "by trial" in name
+    torch._dynamo.reset()
+    if bench.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    guide = torch.rand(batch, 3, size, size, device=bench.device) * 2 - 1
+    if not name.startswith("ours"):
+        return diffusers_edit(bench, settings, guide, steps, mode if "compiled" in name else None)
+    sde = DiscreteVPSDE(1e-4, 0.02, 1000)
+    denoiser = random_denoiser("ddpm", settings, sde, Epsilon(label_scale=1000.0, label_offset=-1.0))
+    denoiser = denoiser.to(bench.device, memory_format=torch.channels_last)  # pyright: ignore
+    prepare_for_batches(denoiser, batch, size**2, 1, "bfloat16", "compiled" in name)
+    in_precision(denoiser, "bfloat16")
+    denoiser.eval().requires_grad_(False)
+    return partial(SDEdit(t0=0.5, steps=steps), denoiser, guide, seeds=list(range(batch)))
 
 
 def network_flops(settings: dict[str, Any], size: int) -> float:
@@ -769,9 +779,18 @@ def diffusers_edit(
 def profile(bench: Bench) -> dict[str, Any]:
     """Three training steps of `domain64`, as a table of kernels by their time on the device."""
     settings, size, batch = ({**DOMAIN64, "channels": 16}, 16, 2) if bench.tiny else (DOMAIN64, 64, 256)
-    loop = Loop(bench, settings, batch, size)
+    return kernels(bench, Loop(bench, settings, batch, size).step)
+
+
+def edit_profile(bench: Bench) -> dict[str, Any]:
+    """Three edits of one image by the compiled DDPM network of 256 px, likewise."""
+    return kernels(bench, an_edit(bench, "ours, compiled", 1))
+
+
+def kernels(bench: Bench, run: Callable[[], object]) -> dict[str, Any]:
+    """The kernels of a function, and its time."""
     for _ in range(3):
-        loop.step()
+        run()
     bench.synchronise()
     bench.take_turn()
     kinds = [torch.profiler.ProfilerActivity.CPU]
@@ -779,7 +798,7 @@ def profile(bench: Bench) -> dict[str, Any]:
         kinds.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=kinds) as profiler:
         for _ in range(3):
-            loop.step()
+            run()
         bench.synchronise()
     on_gpu = bench.device.type == "cuda"
 
@@ -799,8 +818,8 @@ def profile(bench: Bench) -> dict[str, Any]:
         }
         for event in sorted(events, key=spent, reverse=True)[:30]
     ]
-    milliseconds = bench.milliseconds(loop.step, 8, 2)
-    return {"device ms a step": round(total / 3e3, 2), "wall ms a step": round(milliseconds, 2), "rows": rows}
+    milliseconds = bench.milliseconds(run, 8, 2)
+    return {"device ms": round(total / 3e3, 2), "wall ms": round(milliseconds, 2), "rows": rows}
 
 
 def train(bench: Bench) -> dict[str, Any]:
@@ -814,6 +833,7 @@ STAGES: dict[str, tuple[Callable[[Bench], dict[str, Any]], float]] = {
     "parity": (parity, 90),
     "training": (training, 150),
     "profile": (profile, 60),
+    "edit_profile": (edit_profile, 60),
     "around": (around, 30),
     "edits": (edits, 180),
     "fit": (fit, 120),

@@ -69,6 +69,7 @@ from sdedit_pl.training_runs.run_folder import HISTORY_FILE
 from sdedit_pl.typing import Images
 
 USAGE = "python benchmarks/photographs.py data=FOLDER out=FOLDER models.NAME=WORDS [key=value ...]"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LEVELS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 SHOWN = 12
 DRAWS = 2000
@@ -190,7 +191,7 @@ def edited(words: Sequence[str], seed: int, arguments: Arguments) -> Edits:
     count = found["images"]["count"]
 
     def read(folder: str) -> Images:
-        return NumberedImages(out / IMAGES / folder, count, ImageFormat(size, channels)).read(range(count))
+        return NumberedImages(out / IMAGES / folder, count, ImageFormat(size, channels)).read(range(count)).to(DEVICE)
 
     levels = [read(variant["images"]) for variant in found["ablations"]["t0"]]
     return Edits(read("original"), read("stroke_synthesis/guide"), levels)
@@ -210,9 +211,12 @@ def kid_ratios(edits: Edits, arguments: Arguments) -> tuple[Ratios, dict[str, li
     facts: dict[str, list[float]] = {}
     for judge in arguments.judges:
         extractor = FeaturesFile(judge, trusted=True) if judge.endswith(".pt") else FEATURES[judge]()  # pyright: ignore[reportCallIssue]
-        originals = features_of(extractor, edits.originals)
+        extractor.to(edits.originals.device)
+        originals = features_of(extractor, edits.originals).cpu()
         sums = [
-            GroupSums.of(features_of(extractor, images), originals, squared_l2(images, edits.strokes), groups)
+            GroupSums.of(
+                features_of(extractor, images).cpu(), originals, squared_l2(images, edits.strokes).cpu(), groups
+            )
             for images in (edits.strokes, *edits.levels)
         ]
         kids = [bootstrap.kid(found.discrepancy) for found in sums]
@@ -240,7 +244,7 @@ def nearest_ratio(edits: Edits, arguments: Arguments) -> list[float]:
     seen = torch.cat([small(chosen.batch(start, 64)) for start in range(0, len(chosen), 64)])
     seen = torch.cat([seen, seen.flip(-1)]).flatten(1)
     medians = [
-        nearest_by_distance(small(images).flatten(1), seen).measure.median().item()
+        nearest_by_distance(small(images.cpu()).flatten(1), seen).measure.median().item()
         for images in (edits.originals, *edits.levels)
     ]
     return [median / max(medians[0], 1e-6) for median in medians[1:]]
@@ -253,7 +257,7 @@ def small(images: Images) -> Images:
 
 def errors(checkpoint: str, images: Images, precision: str) -> dict[str, float]:
     """The denoising error at each level that the model was trained on."""
-    denoiser = load_denoiser(checkpoint)
+    denoiser = load_denoiser(checkpoint, images.device)
     denoiser.at_once = None
     highest = denoiser.sde.noise_level(torch.tensor(denoiser.t_max, dtype=torch.float64)).item()
     with torch.no_grad(), in_precision(denoiser, precision):

@@ -69,11 +69,12 @@ class OnnxFeatures(nn.Module):
             for node in graph.node
         ]
         self.entry = graph.input[0].name
+        self.register_buffer("mean", torch.tensor(BGR_MEAN)[:, None, None])
 
     def forward(self, images: Images) -> Float[Tensor, "B D"]:
         """Features of RGB images in [-1, 1] of any size."""
         resized = F.interpolate(images, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
-        values = {self.entry: (resized.flip(1) + 1) * 127.5 - resized.new_tensor(BGR_MEAN)[:, None, None]}
+        values = {self.entry: (resized.flip(1) + 1) * 127.5 - self.mean}
         for kind, inputs, output, options in self.steps:
             x, *rest = (values[name] if name in values else self.weights[self.places[name]] for name in inputs[:3])
             if kind == "Transpose":  # to the order of channels that `images` have already

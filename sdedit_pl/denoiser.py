@@ -288,12 +288,12 @@ class Denoiser(nn.Module):
         """The largest number of networks that an estimate evaluates."""
         return getattr(self.network, "evaluations", 1)
 
-    def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+    def forward(self, x_t: Images, t: Times) -> Images:
         """The estimate of x_0, that is E[x_0 | x_t], for images noised to the times `t` in (0, 1]."""
         coefficients = self.parameterisation.coefficients(self.sde, t)
         return self._affine(coefficients, coefficients.x_0, x_t, t)
 
-    def score(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+    def score(self, x_t: Images, t: Times) -> Images:
         """The estimate of the gradient of log p_t at `x_t`, per unit of the image range."""
         coefficients = self.parameterisation.coefficients(self.sde, t)
         return self._affine(coefficients, coefficients.score, x_t, t)
@@ -301,7 +301,7 @@ class Denoiser(nn.Module):
     def raw(
         self,
         x_t: Images,
-        t: Float[Tensor, "B"],
+        t: Times,
         augmentation: Float[Tensor, "B labels"] | None = None,
         *,
         coefficients: Coefficients | None = None,
@@ -314,7 +314,7 @@ class Denoiser(nn.Module):
         coefficients = coefficients or self.parameterisation.coefficients(self.sde, t)
         return self._outputs(coefficients, x_t, t, augmentation)[:, : x_t.shape[1]]
 
-    def estimates(self, x_t: Images, t: Float[Tensor, "B"]) -> Estimates:
+    def estimates(self, x_t: Images, t: Times) -> Estimates:
         """The estimates of x_0, score and learned variance from one evaluation of the network."""
         coefficients = self.parameterisation.coefficients(self.sde, t)
         output, variance = self._outputs(coefficients, x_t, t).tensor_split([x_t.shape[1]], dim=1)
@@ -329,6 +329,8 @@ class Denoiser(nn.Module):
     ) -> Float[Tensor, "B outputs H W"]:
         dtype = next(self.network.parameters()).dtype
         label = self.parameterisation.network_label(self.sde, t).to(torch.promote_types(dtype, torch.float32))
+        if not label.dim():
+            label = label.to(x_t.device, non_blocking=True).repeat(len(x_t))
         scaled = (over_images(coefficients.c_in) * x_t).to(dtype)
         if augmentation is not None:
             output = self.network(scaled, label, augmentation)

@@ -217,7 +217,7 @@ class LogNormalNoise(TimeSampler):
 def denoising_loss(
     denoiser: Denoiser,
     x_0: Images,
-    t: Float[Tensor, "B"],
+    t: Times,
     noise: Images,
     weighting: Weighting,
     *,

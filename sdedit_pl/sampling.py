@@ -89,10 +89,10 @@ def integrate(
         if x.device.type != "cpu" and isinstance(noise, SeededNoise):
             noise = stack.enter_context(PrefetchedNoise(noise, last_step=first_step + len(levels) - 2))
         if constraint is not None:
-            x = constraint.start(x, _everywhere(levels[0], x), StepNoise(noise, first_step - 1, x))
+            x = constraint.start(x, torch.tensor(levels[0], dtype=x.dtype), StepNoise(noise, first_step - 1, x))
         state = states.pop(0)
         for index, (now, then) in enumerate(pairwise(levels)):
-            t, s = _everywhere(now, x), _everywhere(then, x)
+            t, s = torch.tensor((now, then), dtype=x.dtype)  # on the host, where a function of them is no kernel
             is_jump, is_last = then > now, index == len(levels) - 2
             step_noise = StepNoise(noise, first_step + index, x, silent=is_last and last != "sample")
             if is_jump:
@@ -179,8 +179,3 @@ def _noised_again(sde: SDE, x: Images, t: Times, s: Times, noise: StepNoise) -> 
     """The state at a time `s` later than `t`."""
     forward = sde.transition(s, t)
     return over_images(forward.scale) * x + over_images(forward.deviation) * noise.shared
-
-
-def _everywhere(time: float, x: Images) -> Times:
-    """The time of every image of the batch `x`, (B,)."""
-    return x.new_full((len(x),), time)

@@ -92,7 +92,7 @@ class SDE(abc.ABC):
             retained=gained.exp(),
         )
 
-    def perturb(self, x_0: Images, t: Float[Tensor, "B"], noise: Images) -> Images:
+    def perturb(self, x_0: Images, t: Times, noise: Images) -> Images:
         """A sample of x_t given x_0: alpha(t) x_0 + sigma(t) noise, with standard normal `noise`."""
         return over_images(self.alpha(t)) * x_0 + over_images(self.sigma(t)) * noise
 

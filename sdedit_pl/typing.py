@@ -1,8 +1,9 @@
 """Shapes of tensors, and a helper that broadcasts over images.
 
 A batch of images is `Images`: float, (B, C, H, W), RGB in [-1, 1] when there are three channels. Diffusion times are
-`Times`: one t in (0, 1] for each image. A `Mask` is boolean, True where pixels may change, with one entry for each
-image or one for all; a `Strength` is a soft mask in [0, 1].
+`Times`: one t in (0, 1] for each image, or one of shape () for all, which may be on the CPU while the images are on a
+GPU. A `Mask` is boolean, True where pixels may change, with one entry for each image or one for all; a `Strength` is a
+soft mask in [0, 1].
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 Images: TypeAlias = Float[Tensor, "B C H W"]
-Times: TypeAlias = Float[Tensor, "B"]
+Times: TypeAlias = Float[Tensor, "B"] | Float[Tensor, ""]
 Mask: TypeAlias = Bool[Tensor, "#B 1 H W"]
 Strength: TypeAlias = Float[Tensor, "#B 1 H W"]
 
 
-def over_images(values: Float[Tensor, "B"]) -> Float[Tensor, "B 1 1 1"]:
-    """Reshapes (B,) to (B, 1, 1, 1), without a copy."""
-    return values[:, None, None, None]
+def over_images(values: Times) -> Float[Tensor, "B 1 1 1"] | Float[Tensor, ""]:
+    """Reshapes (B,) to (B, 1, 1, 1), without a copy; a single value fits all shapes as it is."""
+    return values[:, None, None, None] if values.dim() else values

@@ -80,7 +80,7 @@ class ChainMarginals:
 
     def perturb(self, x_0: Images, t: Times, noise: Images) -> Images:
         """A sample of x_t; `t` is rounded to the nearest time of the chain."""
-        level = (self.times - t[:, None]).abs().argmin(1)
+        level = (self.times - (t[:, None] if t.dim() else t)).abs().argmin(-1)
         return over_images(self.alpha[level]) * x_0 + over_images(self.sigma[level]) * noise
 
 

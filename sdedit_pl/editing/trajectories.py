@@ -72,15 +72,15 @@ class WatchedDenoiser(Denoiser):
         self.denoiser = denoiser
         self.watch = watch
 
-    def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+    def forward(self, x_t: Images, t: Times) -> Images:
         x_0 = self.denoiser(x_t, t)
         self.watch(t, x_0)
         return x_0
 
-    def score(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+    def score(self, x_t: Images, t: Times) -> Images:
         return self.estimates(x_t, t).score
 
-    def estimates(self, x_t: Images, t: Float[Tensor, "B"]) -> Estimates:
+    def estimates(self, x_t: Images, t: Times) -> Estimates:
         estimates = self.denoiser.estimates(x_t, t)
         self.watch(t, estimates.x_0)
         return estimates
@@ -116,7 +116,7 @@ class RecordingDenoiser(WatchedDenoiser):
             raise ValueError("the denoiser has recorded no trajectory yet; run an edit with it first")
         is_kept = (self._seen - 1) % self._every == 0
         estimates = self._kept if is_kept else [*self._kept, self._latest.small()]
-        times = torch.stack([estimate.t[0] for estimate in estimates]).cpu().double()
+        times = torch.stack([estimate.t.flatten()[0] for estimate in estimates]).cpu().double()
         images = torch.stack([estimate.x_0 for estimate in estimates]).cpu()
         return Trajectory(tuple(times.tolist()), tuple(self.sde.noise_level(times).tolist()), images)
 

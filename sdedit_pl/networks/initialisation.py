@@ -59,13 +59,20 @@ class GroupNorm(nn.GroupNorm):
         return super().forward(input)
 
     def fused(self, input: Float[Tensor, "B C *size"]) -> Float[Tensor, "B C *size"]:
-        """`forward` on a view whose last two axes are the groups and their channels; statistics are float32."""
-        x = input.movedim(1, -1).unflatten(-1, (self.num_groups, -1))
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        others = (*range(1, x.dim() - 2), x.dim() - 1)
-        variance, mean = torch.var_mean(x, dim=others, correction=0, keepdim=True)
-        x = ((x - mean) * (variance + self.eps).rsqrt()).flatten(-2)
-        return (x * self.weight + self.bias).movedim(-1, 1).to(input.dtype)
+        """`forward` by the mean and variance of each channel, whose neighbours in memory are read together.
+
+        Statistics are float32.
+        """
+        x = input.to(torch.promote_types(input.dtype, torch.float32)).flatten(2)
+        parts, means = torch.var_mean(x, dim=2, correction=0)  # (B, C)
+        groups = (len(x), self.num_groups, -1)
+        parts, means = parts.view(groups), means.view(groups)
+        mean = means.mean(2, keepdim=True)
+        variance = (parts + (means - mean).square()).mean(2, keepdim=True)
+        scale = (variance + self.eps).rsqrt() * self.weight.view(1, self.num_groups, -1)
+        shift = self.bias.view(1, self.num_groups, -1) - mean * scale
+        shape = (*input.shape[:2], *[1] * (input.dim() - 2))
+        return (input * scale.view(shape) + shift.view(shape)).to(input.dtype)
 
 
 def group_norm(channels: int, smallest_group: int, epsilon: float = 1e-6, most_groups: int = 32) -> GroupNorm:

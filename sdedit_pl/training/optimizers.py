@@ -9,8 +9,11 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -136,4 +139,101 @@ class AdamW(Adam):
         return torch.optim.AdamW(parameters, self.rate, self.betas, self.eps, self.weight_decay, fused=fused)
 
 
-OPTIMIZERS: dict[str, type[Adam]] = {"adam": Adam, "adamw": AdamW}
+@dataclass(frozen=True)
+class Muon(Adam):
+    """Orthogonalised momentum for the matrices of a network, Adam for its other weights.
+
+    Convolutions are matrices of one row for each output channel. `rate` is that of Adam's updates, whose size those of
+    the matrices have too; `betas`, `eps` and `weight_decay` are Adam's.
+
+    Args:
+        momentum: decay rate of the matrices' momentum.
+
+    Source: Jordan et al., "Muon: An Optimizer for Hidden Layers in Neural Networks", 2024; for the size of the updates
+    Liu et al., "Muon Is Scalable for LLM Training", 2025, equation 4.
+    """
+
+    momentum: float = 0.95
+
+    def build(self, parameters: list[torch.nn.Parameter], *, fused: bool = False) -> torch.optim.Optimizer:
+        return MuonAndAdam(parameters, self)
+
+
+class MuonAndAdam(torch.optim.Optimizer):
+    """The optimiser of `Muon`."""
+
+    SMALLEST = 16
+    """Number of rows and of columns from which a weight counts as a matrix."""
+
+    def __init__(self, parameters: list[torch.nn.Parameter], settings: Muon) -> None:
+        def is_matrix(weight: torch.nn.Parameter) -> bool:
+            return weight.dim() > 1 and min(len(weight), weight[0].numel()) >= self.SMALLEST
+
+        self.settings = settings
+        matrices = [weight for weight in parameters if is_matrix(weight)]
+        others = [weight for weight in parameters if not is_matrix(weight)]
+        groups = [{"params": matrices, "steps": 0}, {"params": others, "steps": 0}]
+        super().__init__(groups, {"lr": settings.rate, "fused": False})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group, change in zip(self.param_groups, (self._orthogonal, self._adam), strict=True):
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if weights:
+                group["steps"] += 1
+                change(weights, [weight.grad for weight in weights], group["lr"], group["steps"])
+        return loss
+
+    def _means(self, name: str, weights: list[Tensor]) -> list[Tensor]:
+        """A running mean of each weight, zero at first."""
+        for weight in weights:
+            if name not in self.state[weight]:
+                self.state[weight][name] = torch.zeros_like(weight)
+        return [self.state[weight][name] for weight in weights]
+
+    def _orthogonal(self, weights: list[Tensor], gradients: list[Tensor], rate: float, steps: int) -> None:
+        means, momentum = self._means("momentum", weights), self.settings.momentum
+        torch._foreach_lerp_(means, gradients, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
+        directions = torch._foreach_lerp(gradients, means, momentum)  # pyright: ignore[reportPrivateImportUsage]
+        alike: dict[tuple[int, int], list[int]] = {}
+        for index, weight in enumerate(weights):
+            alike.setdefault((len(weight), weight[0].numel()), []).append(index)
+        for shape, indices in alike.items():
+            whole = orthogonalised(torch.stack([directions[index].flatten(1) for index in indices]))
+            for index, update in zip(indices, whole, strict=True):
+                weights[index].sub_(update.view_as(weights[index]), alpha=0.2 * rate * max(shape) ** 0.5)
+
+    def _adam(self, weights: list[Tensor], gradients: list[Tensor], rate: float, steps: int) -> None:
+        first, second = self.settings.betas
+        means, squares = self._means("exp_avg", weights), self._means("exp_avg_sq", weights)
+        if self.settings.weight_decay:
+            gradients = torch._foreach_add(gradients, weights, alpha=self.settings.weight_decay)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(means, gradients, 1 - first)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_mul_(squares, second)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - second)
+        roots = torch._foreach_sqrt(squares)
+        torch._foreach_div_(roots, (1 - second**steps) ** 0.5)
+        torch._foreach_add_(roots, self.settings.eps)
+        torch._foreach_addcdiv_(weights, means, roots, -rate / (1 - first**steps))
+
+
+def orthogonalised(matrices: Float[Tensor, "N rows columns"]) -> Float[Tensor, "N rows columns"]:
+    """Matrices whose singular values have all become about 1, by five Newton-Schulz steps.
+
+    Source: Jordan et al. (2024), with their coefficients of the quintic.
+    """
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = matrices if wide else matrices.mT
+    x = x.bfloat16() if x.is_cuda else x
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return (x if wide else x.mT).to(matrices.dtype)
+
+
+OPTIMIZERS: dict[str, type[Adam]] = {"adam": Adam, "adamw": AdamW, "muon": Muon}

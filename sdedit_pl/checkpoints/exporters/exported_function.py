@@ -43,7 +43,7 @@ class Estimator(nn.Module):
         self.outputs = ("x_0", "score", "variance_weight")[: 2 + denoiser.parameterisation.learned_variance]
         self.eval()
 
-    def forward(self, x_t: Float[Tensor, "B C H W"], t: Float[Tensor, "B"]) -> tuple[Tensor, ...]:
+    def forward(self, x_t: Float[Tensor, "B C H W"], t: Times) -> tuple[Tensor, ...]:
         estimates = self.denoiser.estimates(x_t, t.double())
         return tuple(estimate.to(x_t.dtype) for estimate in estimates if estimate is not None)
 
