@@ -50,9 +50,9 @@ REFUSALS = {
     "seed=-1": ("seed must be at least 0, got -1",),
     "seed=1e30": ("seed must be below 2^63",),
     "logger=tensorboard": ("logger must be 'csv' or 'wandb', got 'tensorboard'",),
-    "init_from=nowhere": ("no checkpoint at nowhere",),
-    "init_from=guide.png": ("guide.png is not a whole checkpoint",),
-    "init_from=tiny.safetensors": ("init_from=tiny.safetensors",),
+    "ckpt=nowhere": ("no checkpoint at nowhere",),
+    "ckpt=guide.png": ("guide.png is not a whole checkpoint",),
+    "ckpt=tiny.safetensors": ("ckpt=tiny.safetensors",),
     "out=guide.png": ("out=guide.png is a file",),
     "out=guide.png/below": ("out=guide.png/below cannot be written", "name another folder"),
 }
