@@ -28,7 +28,7 @@ REFUSALS = {
     "data.batch_size=0": ("data: batch_size must be at least 1, got 0",),
     "data.size=big": ("data.size must be a valid integer, got 'big'",),
     "data.sise=8": ("unknown key data.sise of data.name=folder", "did you mean data.size?"),
-    "data=tfrecord": ("data.name must be one of folder, webdataset, torchvision, got 'tfrecord'",),
+    "data.name=tfrecord": ("data.name must be one of folder, webdataset, torchvision, got 'tfrecord'",),
     "network=transformer": ("network.name must be one of ncsnpp, ddpm, adm, got 'transformer'",),
     "network=ncsnp": ("did you mean ncsnpp?",),
     "network.channels=0": ("network: ", "must be positive"),

@@ -320,7 +320,7 @@ def test_former_names_of_keys_work_with_a_notice(
 ) -> None:
     command = import_module(f"sdedit_pl.cli.{verb}").COMMAND
     caplog.set_level("INFO")
-    assert getattr(command.parse([f"{old}=00012", "out=b", *(["size=8"] if verb == "pack" else [])]), new) == "00012"
+    assert getattr(command.parse([f"{old}=00012", "out=b", *{"pack": ["size=8"], "train": ["data=d"]}.get(verb, [])]), new) == "00012"
     assert [record.getMessage() for record in caplog.records] == [f"the key {old} is now called {new}"]
     if verb == "train":
         (tmp_path / "old.yaml").write_text("init_from: [a, b]")
@@ -344,7 +344,7 @@ def test_data_names_a_source_or_else_a_place(argument: str, tmp_path: Path) -> N
     ("value", "message"), [("0", "at least 1, got 0"), ("much", "must be a valid integer or null")]
 )
 def test_max_pixels_is_a_number(value: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=f"max_pixels must be .*{message.removeprefix('must be ')}"):
+    with pytest.raises(ConfigError, match=f"max_pixels must be {message}"):
         EDIT.parse(["ckpt=a", "guide=b", f"max_pixels={value}"])
 
 

@@ -44,8 +44,6 @@ def photos(tmp_path: Path) -> Path:
 def settings(photos: Path, folder: Path, **options: Any) -> PackSettings:
     usual = {"data": str(photos), "out": str(folder), "size": 16, "samples": 7, "processes": 1}
     return PackSettings(**{**usual, **options})
-        **{"data": str(photos), "out": str(folder), "size": 16, "samples": 7, "processes": 1, **options}
-    )
 
 
 def packed(*arguments: Any, **options: Any) -> dict[str, Any]:
