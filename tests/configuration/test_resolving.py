@@ -320,7 +320,10 @@ def test_former_names_of_keys_work_with_a_notice(
 ) -> None:
     command = import_module(f"sdedit_pl.cli.{verb}").COMMAND
     caplog.set_level("INFO")
-    assert getattr(command.parse([f"{old}=00012", "out=b", *{"pack": ["size=8"], "train": ["data=d"]}.get(verb, [])]), new) == "00012"
+    assert (
+        getattr(command.parse([f"{old}=00012", "out=b", *{"pack": ["size=8"], "train": ["data=d"]}.get(verb, [])]), new)
+        == "00012"
+    )
     assert [record.getMessage() for record in caplog.records] == [f"the key {old} is now called {new}"]
     if verb == "train":
         (tmp_path / "old.yaml").write_text("init_from: [a, b]")
