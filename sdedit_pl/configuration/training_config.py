@@ -9,7 +9,9 @@ from typing import Any, Literal
 from sdedit_pl.configuration.model_config import SUPPLIED_TO_NETWORK, ImageShape, ModelConfig
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.schema import Component, construct, family, require_at_least
-from sdedit_pl.data import DATA_SOURCES, ImageDataModule, Source
+from sdedit_pl.data.datamodule import ImageDataModule
+from sdedit_pl.data.source import Source
+from sdedit_pl.data.source_table import DATA_SOURCES
 from sdedit_pl.denoiser import PARAMETERISATIONS, Parameterisation
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS, TimeSampler, Weighting
 from sdedit_pl.machine import AutoBool
