@@ -16,11 +16,13 @@ def build_denoiser(model: ModelConfig) -> Denoiser:
     """
     size, channels = model.image.size, model.image.channels
     parameterisation = build_component(model.parameterisation)
+    labels = build_component(model.condition)
     network = build_component(
         model.network,
         image_channels=channels,
         output_channels=parameterisation.output_channels(channels),
         augmentation_labels=model.augmentation_labels,
+        condition_labels=labels.size,
     )
     divisor = network.size_divisor
     if size % divisor:
@@ -29,5 +31,5 @@ def build_denoiser(model: ModelConfig) -> Denoiser:
             f"data.size must be a multiple of {divisor} for this network (its down-sampling and patch), got {size}; "
             f"the nearest are {below} and {above}"
         )
-    parts = {"parameterisation": parameterisation, "sde": build_component(model.sde)}
+    parts = {"parameterisation": parameterisation, "sde": build_component(model.sde), "labels": labels}
     return construct("times", Denoiser, network=network, **parts, t_max=model.t_max)

@@ -40,6 +40,7 @@ def network_arguments(model: ModelConfig) -> tuple[str, dict[str, Any]]:
         "image_channels": model.image.channels,
         "output_channels": build_component(model.parameterisation).output_channels(model.image.channels),
         "augmentation_labels": model.augmentation_labels,
+        "condition_labels": build_component(model.condition).size,
     }
     return model.network.name, {**given, **model.network.values}
 
