@@ -8,22 +8,27 @@ from sdedit_pl.configuration.schema import ConfigError, construct
 from sdedit_pl.denoiser import Denoiser
 
 
+def supplied_to_network(model: ModelConfig) -> dict[str, int]:
+    """The arguments of a network that follow from the rest of the configuration."""
+    channels = model.image.channels
+    outputs = build_component(model.parameterisation).output_channels(channels)
+    return {
+        "image_channels": channels,
+        "output_channels": outputs,
+        "augmentation_labels": model.augmentation_labels,
+        "condition_labels": build_component(model.condition).size,
+    }
+
+
 def build_denoiser(model: ModelConfig) -> Denoiser:
     """The denoiser of a description, with weights as its network initialises them.
 
     Raises:
         ConfigError: arguments that a class refuses, or an image size that the network cannot divide.
     """
-    size, channels = model.image.size, model.image.channels
+    size = model.image.size
     parameterisation = build_component(model.parameterisation)
-    labels = build_component(model.condition)
-    network = build_component(
-        model.network,
-        image_channels=channels,
-        output_channels=parameterisation.output_channels(channels),
-        augmentation_labels=model.augmentation_labels,
-        condition_labels=labels.size,
-    )
+    network = build_component(model.network, **supplied_to_network(model))
     divisor = network.size_divisor
     if size % divisor:
         below, above = max(divisor, size // divisor * divisor), (size // divisor + 1) * divisor
@@ -31,5 +36,6 @@ def build_denoiser(model: ModelConfig) -> Denoiser:
             f"data.size must be a multiple of {divisor} for this network (its down-sampling and patch), got {size}; "
             f"the nearest are {below} and {above}"
         )
-    parts = {"parameterisation": parameterisation, "sde": build_component(model.sde), "labels": labels}
+    parts = {"parameterisation": parameterisation, "sde": build_component(model.sde)}
+    parts |= {"labels": build_component(model.condition)}
     return construct("times", Denoiser, network=network, **parts, t_max=model.t_max)
