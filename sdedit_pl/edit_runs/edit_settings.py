@@ -67,6 +67,7 @@ class EditSettings(GuidanceSettings):
             is bfloat16 on GPUs with bf16, and float32 elsewhere.
         compile: compile the network, which takes about a minute; auto does on GPUs with bf16 for 10,000 or more
             evaluations of the network (samples times steps).
+        strict: end with an error at the first guide that cannot be read; otherwise these are listed at the end.
         overwrite: replace the results in `out`.
     """
 
@@ -102,6 +103,7 @@ class EditSettings(GuidanceSettings):
     device: str = "auto"
     precision: InferencePrecision = "auto"
     compile: AutoBool = "auto"
+    strict: bool = False
     overwrite: bool = False
     solver: Component[Solver] = family(SOLVERS, DEFAULT_SOLVER, supplied=("predictor",))  # an object, not plain data
     grid: Component[Grid] = family(GRIDS, DEFAULT_GRID)
