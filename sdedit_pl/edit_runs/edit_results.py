@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,17 @@ from sdedit_pl.editing.many_guides import Edited
 from sdedit_pl.editing.trajectories import Trajectory, save_animation, strip
 from sdedit_pl.files import sha256_of, write_whole
 from sdedit_pl.guides.focus import cut_out, put_back
-from sdedit_pl.guides.guide_files import Guide, Part, image_size, read_pixels
+from sdedit_pl.guides.guide_files import Guide, image_size, read_pixels
 from sdedit_pl.picture_grid import to_picture
 from sdedit_pl.result_folder import files_recorded_in, own_files, refuse_used
 
 SHEET_FILE = "sheet.png"
 SHEET_ROWS = 32
 """Maximal number of guides on the contact sheet."""
+REDUCTIONS: dict[str, Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "C H W"]]] = {
+    "mean": lambda samples: samples.clamp(-1, 1).mean(0),
+    "std": lambda samples: samples.clamp(-1, 1).std(0) - 1,  # black is no deviation
+}
 FREE_SETTINGS = ("out", "device", "batch", "strict", "overwrite")
 """Settings that change samples at most by rounding."""
 _RESOLVED = {"t0": None, "precision": "auto", "compile": "auto"}
@@ -38,10 +42,10 @@ _RESOLVED = {"t0": None, "precision": "auto", "compile": "auto"}
 
 
 class SampleWriter:
-    """Writes samples to a folder as they arrive."""
+    """Writes samples, and `reductions` of them, to a folder as they arrive."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, reductions: Sequence[str]) -> None:
+        self.folder, self.reductions = folder, reductions
         self._unfinished: dict[str, UInt8[Tensor, "C H W"]] = {}
 
     def write(self, facts: GuideFacts, t0: float | str, mark: str, edited: Edited, path: Trajectory | None) -> None:
@@ -51,37 +55,44 @@ class SampleWriter:
         """
         guide = edited.guide
         for image, seed in zip(edited.samples, edited.seeds, strict=True):
-            file = sample_file(guide.path, mark, seed)
-            picture = to_picture(image) if guide.part is None else self._put_back(file, guide.path, guide.part, image)
-            if picture is not None:
-                facts["files"][file] = self._save(file, picture)
+            file = sample_file(guide.path, mark, f"seed{seed}")
+            self._save_part(facts, file, guide, image)
             facts["samples"][file] = {"guide": str(guide.path), "t0": t0, "seed": seed}
+        for name in self.reductions:
+            file = sample_file(guide.path, mark, name)
+            self._save_part(facts, file, guide, REDUCTIONS[name](edited.samples), name == "std")
         if path is not None:
             still, animation = trajectory_files(guide, mark)
             shown = path.images.shape[1]
             results, seeds = edited.samples[:shown], edited.seeds[:shown]
-            facts["files"][still] = self._save(still, strip(path, results, seeds))
+            self._save(facts, still, strip(path, results, seeds))
             save_animation(self.folder / animation, path, results, seeds)
             facts["files"][animation] = sha256_of(self.folder / animation)
 
-    def _save(self, file: str, picture: Image.Image) -> str:
-        """Writes a PNG file and returns its SHA-256."""
+    def _save(self, facts: GuideFacts, file: str, picture: Image.Image) -> None:
         content = io.BytesIO()
         picture.save(content, "PNG")
         (self.folder / file).write_bytes(content.getbuffer())
-        return hashlib.sha256(content.getbuffer()).hexdigest()
+        facts["files"][file] = hashlib.sha256(content.getbuffer()).hexdigest()
 
-    def _put_back(self, file: str, guide: Path, part: Part, image: Float[Tensor, "C H W"]) -> Image.Image | None:
-        """The whole picture with all of its parts after the last one."""
+    def _save_part(
+        self, facts: GuideFacts, file: str, guide: Guide, image: Float[Tensor, "C H W"], blank: bool = False
+    ) -> None:
+        """Saves an image, or puts it back into the guide's picture, or into a black one if `blank`."""
+        part = guide.part
+        if part is None:
+            self._save(facts, file, to_picture(image))
+            return
         picture = self._unfinished.pop(file, None)
         if picture is None:
-            width, height = image_size(guide)
-            picture = read_pixels(guide, (height, width), len(image), whole=True)
+            width, height = image_size(guide.path)
+            picture = read_pixels(guide.path, (height, width), len(image), whole=True)
+            picture = torch.zeros_like(picture) if blank else picture
         put_back(picture, part, image)
         if part.last:
-            return to_picture(picture)
-        self._unfinished[file] = picture
-        return None
+            self._save(facts, file, to_picture(picture))
+        else:
+            self._unfinished[file] = picture
 
 
 def read_sample(file: Path, guide: Guide) -> Float[Tensor, "C H W"]:
@@ -129,8 +140,9 @@ def hashes(files: Iterable[Path]) -> dict[str, str]:
     return {str(file): sha256_of(file) for file in files}
 
 
-def sample_file(guide: Path, mark: str, seed: int) -> str:
-    return f"{guide.stem}{mark}_seed{seed}.png"
+def sample_file(guide: Path, mark: str, name: str) -> str:
+    """`name` is `seed7` for a sample, or that of a reduction."""
+    return f"{guide.stem}{mark}_{name}.png"
 
 
 def trajectory_files(guide: Guide, mark: str) -> tuple[str, str]:

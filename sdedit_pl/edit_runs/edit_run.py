@@ -103,10 +103,10 @@ def prepared_share(
     if paste is not None and len(listed) > 1:
         raise ValueError(f"paste needs exactly one guide, the background, got {len(listed)} in {settings.guide}")
     results = {
-        sample_file(guide.guide, mark_of(edit, edits), seed)
+        sample_file(guide.guide, mark_of(edit, edits), name)
         for guide in listed
         for edit in edits
-        for seed in settings.seeds
+        for name in (*(f"seed{seed}" for seed in settings.seeds), *settings.reductions)
     }
     refuse_others(unfinished.out, {RECORD_FILE, SHEET_FILE, *results} - unfinished.earlier)
     reader = GuideReader(shape, kind, paste, window, settings.side, settings.fit, settings.focus)

@@ -103,7 +103,7 @@ class EditShare:
         tasks = edit_tasks(self.settings, self.edits, self.denoiser, inputs)
         left = Counter(inputs.numbers[index] for task in tasks for index in task.guides)
         progress.bar.total += progress.steps * (len(inputs.guides) - len(facts))  # parts of a picture
-        writer = SampleWriter(self.unfinished.place)
+        writer = SampleWriter(self.unfinished.place, self.settings.reductions)
         for task in tasks:
             for index, (edited, trajectory) in zip(task.guides, self._edited(task, inputs, progress), strict=True):
                 number = inputs.numbers[index]

@@ -79,7 +79,7 @@ def sheet_rows(work: EditShare, facts: Mapping[int, GuideFacts]) -> dict[float |
     for number, guide_facts in facts.items():
         for index, (guide, area) in enumerate(work.reader.read(work.listed[number])):
             for edit in work.edits:
-                files = [place / sample_file(guide.path, mark_of(edit, work.edits), seed) for seed in seeds]
+                files = [place / sample_file(guide.path, mark_of(edit, work.edits), f"seed{seed}") for seed in seeds]
                 samples = torch.stack([read_sample(file, guide) for file in files])
                 edit = replace(edit, t0=guide_facts["found"][index]) if work.settings.t0 == AUTO else edit
                 row = edited(work.denoiser.sde, edit, guide, area, samples, seeds)
