@@ -118,7 +118,8 @@ class EditShare:
     def _edited(
         self, task: EditTask, inputs: EditInputs, progress: Progress
     ) -> Iterator[tuple[Edited, Trajectory | None]]:
-        guides, areas = ([kind[index] for index in task.guides] for kind in (inputs.guides, inputs.areas))
+        guides = [inputs.guides[index] for index in task.guides]
+        areas = [inputs.areas[index] for index in task.guides]
         seeds, batch, step = self.settings.seeds, self.settings.batch, progress.bar.update
         if not self.settings.trajectory:
             for edited in edit_guides(self.denoiser, task.edit, guides, areas, seeds, batch=batch, on_step=step):
