@@ -50,16 +50,9 @@ class DiffusersFormat(CheckpointFormat):
             return (path / INDEX).is_file() or any(_is_network(folder) for folder in _network_folders(path))
         return any(name.startswith("down_blocks.0.resnets.0.") for name in names_in(path))
 
-    def read(
-        self,
-        path: Path,
-        *,
-        weights: str = "ema",
-        preset: str | None = None,
-        config: Mapping[str, Any] | None = None,
-    ) -> Imported:
+    def _read(self, path: Path, weights: str, preset: str | None, config: Mapping[str, Any] | None) -> Imported:
         folder = path if path.is_dir() else path.parent
-        _check_pipeline(folder)
+        check_pipeline(folder)
         place = _network_folder(folder, weights)
         configs = _read_configs(folder, place, config) if preset is None else _refuse_configs(place, preset, config)
         variant, files = _weights_files(place, weights) if path.is_dir() else ("", [path])
@@ -109,9 +102,8 @@ def _read_configs(folder: Path, place: Path, config: Mapping[str, Any] | None) -
         convention = read_scheduler(scheduler, network)
     except (TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(f"the configuration of {folder} has a value of a wrong type: {error}") from error
-    image = {"size": network.size, "channels": network.arguments["image_channels"]}
     return FolderConfig(
-        model={"image": image, "network": network.section, **convention},
+        model={"image": network.image, "network": network.section, **convention},
         cosines_first=network.cosines_first,
         sampling={key.removeprefix("_"): value for key, value in scheduler.items() if key != "_diffusers_version"},
         data_range=UNIT if network.fourier else CENTERED,
@@ -132,7 +124,8 @@ def _pipeline(folder: Path) -> Path | None:
     return next((place for place in (folder, folder.parent) if (place / INDEX).is_file()), None)
 
 
-def _check_pipeline(folder: Path) -> None:
+def check_pipeline(folder: Path) -> None:
+    """Raises a CheckpointError for a pipeline of more components than a network and a scheduler."""
     pipeline = _pipeline(folder)
     index = {} if pipeline is None else _read_json(pipeline / INDEX)
     others = [name for name in index if not name.startswith("_") and name not in ("unet", "scheduler")]
