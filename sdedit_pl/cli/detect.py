@@ -12,25 +12,15 @@ from sdedit_pl.evaluation.run_detection import DetectionSettings, run_detection
 
 USAGE = """sdedit detect ckpt=FILE data=FOLDER|SHARDS [truth=FOLDER] [key=value ...]
 
-Reconstructs images with a model of normal ones and maps where they differ. Writes to `out` a map and a deviation for
-each image (16-bit PNG, white is 1), scores.csv, report.html, report.md and metrics.json; with masks of the defects,
-also AUROC, AUPRC, best Dice and PRO."""
+Reconstructs images with a model of normal ones and maps where they differ. Writes to `out` a map, and the spread of the
+reconstructions, for each image (16-bit PNG, white is 1), scores.csv, report.html, report.md and metrics.json; with masks
+of the defects, also AUROC, AUPRC, best Dice and PRO."""
 COMMAND = Command(
     USAGE,
     DetectionSettings,
     first=(
-        "ckpt",
-        "data",
-        "truth",
-        "out",
-        "t0",
-        "samples",
-        "steps",
-        "residual",
-        "blur",
-        "images",
-        "device",
-        "overwrite",
+        *("ckpt", "data", "truth", "out", "t0", "samples"),
+        *("steps", "residual", "blur", "relative", "device", "overwrite"),
     ),
     examples=("sdedit detect ckpt=runs/good data=parts/test truth=parts/ground_truth out=outputs/parts",),
 )

@@ -30,6 +30,8 @@ from sdedit_pl.editing.many_guides import in_batches
 from sdedit_pl.sampling import Callback
 from sdedit_pl.typing import Images
 
+FLOOR = 0.02
+"""Residual on [0, 1] that counts as nothing: five levels of 256."""
 WHITE = 65535
 
 Residual: TypeAlias = Callable[[Images, Images], Float[Tensor, "B H W"]]
@@ -41,12 +43,12 @@ class AnomalyMaps(NamedTuple):
 
     Args:
         residuals: for each t0, the mean of the residuals over the reconstructions.
-        deviation: standard deviation of the reconstructions of one t0, on [0, 1], the mean over t0 and channels.
+        spread: the mean residual between the reconstructions of one t0 and their mean, averaged over t0.
         reconstruction: the mean of all reconstructions.
     """
 
     residuals: Float[Tensor, "T H W"]
-    deviation: Float[Tensor, "H W"]
+    spread: Float[Tensor, "H W"]
     reconstruction: Float[Tensor, "C H W"]
 
 
@@ -55,21 +57,27 @@ def pixel_residual(images: Images, others: Images) -> Float[Tensor, "B H W"]:
     return ((images - others) / 2).abs().mean(1)
 
 
-def smoothed(residual: Residual, width: float) -> Residual:
-    """The residual, blurred by a Gaussian with a standard deviation of `width` pixels; 0 does not blur."""
-    if not width:
-        return residual
+def blurred(maps: Float[Tensor, "B H W"], width: float) -> Float[Tensor, "B H W"]:
+    """Maps after a Gaussian with a standard deviation of `width` pixels; 0 leaves them."""
     side = 2 * max(1, round(3 * width)) + 1
-    return lambda images, others: gaussian_blur(residual(images, others)[:, None], [side, side], [width, width])[:, 0]
+    return gaussian_blur(maps[:, None], [side, side], [width, width])[:, 0] if width else maps
 
 
 @dataclass(frozen=True)
 class Detector:
-    """Makes the anomaly maps of images from reconstructions by `edits`, with `samples` seeds each."""
+    """Makes the anomaly maps of images from reconstructions by `edits`, with `samples` seeds each.
+
+    Args:
+        blur: see `blurred`; applies to residuals and spreads.
+        relative: divides each residual r by r + spread + `FLOOR`, so that a map lies in [0, 1) and is low where the
+            reconstructions of one t0 differ among themselves too.
+    """
 
     edits: Sequence[SDEdit]
     samples: int
-    residual: Residual
+    residual: Residual = pixel_residual
+    blur: float = 0.0
+    relative: bool = False
     seed: int = 0
 
     def steps(self, denoiser: Denoiser) -> int:
@@ -96,17 +104,21 @@ class Detector:
     ) -> Float[Tensor, "samples maps H W"]:
         """The fields of `AnomalyMaps` of a batch of images, stacked as channels, on the CPU."""
         images = images.to(next(denoiser.parameters()).device)
-        residuals, deviations, means = [], [], []
+        residuals, spreads, means = [], [], []
         for edit in self.edits:
             made = []
             for sample in range(self.samples):
                 seeds = [self.seed + number * self.samples + sample for number in numbers]
                 made.append(edit(denoiser, images, seeds=seeds, callback=tick).clamp(-1, 1))
-            residuals.append(torch.stack([self.residual(images, image) for image in made]).mean(0))
-            deviations.append((torch.stack(made) / 2).std(0, correction=int(self.samples > 1)).mean(1))
             means.append(torch.stack(made).mean(0))
-        deviation, mean = torch.stack(deviations).mean(0), torch.stack(means).mean(0)
-        return torch.cat([torch.stack(residuals, 1), deviation[:, None], mean], 1).cpu()
+            found, spread = (
+                blurred(torch.stack([self.residual(centre, image) for image in made]).mean(0), self.blur)
+                for centre in (images, means[-1])
+            )
+            residuals.append(found / (found + spread + FLOOR) if self.relative else found)
+            spreads.append(spread)
+        spread, mean = torch.stack(spreads).mean(0), torch.stack(means).mean(0)
+        return torch.cat([torch.stack(residuals, 1), spread[:, None], mean], 1).cpu()
 
 
 def image_score(anomaly: Float[Tensor, "H W"], share: float) -> float:

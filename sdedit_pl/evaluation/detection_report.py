@@ -49,16 +49,16 @@ def write_scores(
 
 
 def sheet(shown: Mapping[int, AnomalyMaps], images: ChosenImages, truth: Bool[Tensor, "N H W"] | None) -> Image.Image:
-    """Images, reconstructions, maps and deviations, these brightened alike, and the defects."""
+    """Images, reconstructions, maps and spreads, these brightened alike, and the defects."""
     brightest = max(float(maps.residuals.mean(0).max()) for maps in shown.values()) or 1.0
-    spread = max(float(maps.deviation.max()) for maps in shown.values()) or 1.0
+    spread = max(float(maps.spread.max()) for maps in shown.values()) or 1.0
     rows = []
     for number, maps in shown.items():
-        bright = maps.residuals.mean(0) / brightest, maps.deviation / spread
+        bright = maps.residuals.mean(0) / brightest, maps.spread / spread
         parts = [images.image(number), maps.reconstruction, *(2 * values[None] - 1 for values in bright)]
         parts += [] if truth is None else [2 * truth[number][None].float() - 1]
         rows.append([to_picture(part) for part in parts])
-    titles = ["image", "reconstruction", "map", "deviation", *(() if truth is None else ("defect",))]
+    titles = ["image", "reconstruction", "map", "spread", *(() if truth is None else ("defect",))]
     return picture_grid(rows, titles, CELL)
 
 
@@ -66,17 +66,18 @@ def report(numbers: Mapping[str, Any], picture: Image.Image) -> ReportDocument:
     """The report of a detection; `numbers` are the contents of its metrics.json."""
     model, measures, settings = numbers["model"], numbers["measures"], numbers["settings"]
     found = f", {numbers['with_defects']} of them with defects" if measures else ""
+    relative = ", relative to the spread of the reconstructions" if settings["relative"] else ""
     about = (
         f"{numbers['images']} images of {settings['data']}{found}. {model['file']} (sha256 {model['sha256'][:16]}) "
         f"reconstructs each from t0 = {', '.join(map(str, settings['t0']))}, with {settings['samples']} seeds and "
         f"{settings['steps']} steps of {settings['solver']['name']}. The map is the mean of the residuals "
-        f"({settings['residual']}, blurred by {settings['blur']:g} px); an image's score is the mean of its highest "
-        f"{settings['top']:.2%} of pixels. Brackets are 95 % intervals of a bootstrap over images. PRO is the overlap "
-        "with each connected defect, averaged over defects and over false-positive rates up to 0.3."
+        f"({settings['residual']}, blurred by {settings['blur']:g} px{relative}); an image's score is the mean of its "
+        f"highest {settings['top']:.2%} of pixels. Brackets are 95 % intervals of a bootstrap over images. PRO is the "
+        "overlap with each connected defect, averaged over defects and over false-positive rates up to 0.3."
     )
     rows = [[name, *(_text(row.get(measure)) for measure in MEASURES)] for name, row in measures.items()]
     table = Table(["map", *MEASURES.values()], rows) if rows else None
-    figure = Figure("maps", "Evenly spaced images; maps and deviations are brightened.", picture)
+    figure = Figure("maps", "Evenly spaced images; maps and spreads are brightened.", picture)
     return ReportDocument(f"Anomalies by {model['file']}", [Section("Maps", [about], table, [figure])])
 
 

@@ -26,7 +26,7 @@ from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.images_per_call import prepare_for_batches
 from sdedit_pl.editing.many_guides import default_batch
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
-from sdedit_pl.evaluation.anomaly_maps import Detector, image_score, pixel_residual, smoothed, write_map
+from sdedit_pl.evaluation.anomaly_maps import Detector, image_score, pixel_residual, write_map
 from sdedit_pl.evaluation.detection_report import measures_of, report, sheet, write_scores
 from sdedit_pl.evaluation.report_document import METRICS_FILE
 from sdedit_pl.evaluation.report_sections import chosen_rows
@@ -39,7 +39,7 @@ from sdedit_pl.solvers import SOLVERS, Solver
 logger = logging.getLogger(__name__)
 
 SCORES_FILE = "scores.csv"
-MAPS, DEVIATIONS = "maps", "deviations"
+MAPS, SPREADS = "maps", "spreads"
 
 
 @dataclass(kw_only=True)
@@ -63,6 +63,8 @@ class DetectionSettings(GuidanceSettings):
             alex, vgg or squeeze.
         lpips_weights: torchvision's file of that network; null takes it from torch's cache or downloads it.
         blur: standard deviation, in pixels, of a Gaussian over the residuals; 0 for none.
+        relative: set residuals in relation to how much the reconstructions differ among themselves, which is high on
+            edges and textures that the model cannot know; false maps the residuals.
         top: share of a map's pixels, the highest, whose mean is the score of the image.
         seed: seed of the first reconstruction; the next ones count up from it.
         batch: images at a time; null for as many as fit into memory. It affects only speed and memory.
@@ -79,12 +81,13 @@ class DetectionSettings(GuidanceSettings):
     split: Literal["all", "val"] = "all"
     val_fraction: float = 0.05
     images: int | None = None
-    t0: tuple[float | str, ...] = ("sigma:0.2", "sigma:0.4")
+    t0: tuple[float | str, ...] = ("sigma:0.1", "sigma:0.2")
     samples: int = 4
     steps: int = 5
     residual: Literal["pixel", "alex", "vgg", "squeeze"] = "pixel"
     lpips_weights: str | None = None
-    blur: float = 1.0
+    blur: float = 2.0
+    relative: bool = True
     top: float = 0.01
     seed: int = 0
     batch: int | None = None
@@ -132,7 +135,7 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
         with in_precision(denoiser, arithmetic.precision):
             for number, maps in enumerate(detector.maps(denoiser, images, settings.batch)):
                 write_map(results / MAPS / f"{names[number]}.png", maps.residuals.mean(0))
-                write_map(results / DEVIATIONS / f"{names[number]}.png", maps.deviation)
+                write_map(results / SPREADS / f"{names[number]}.png", maps.spread)
                 residuals.append(maps.residuals)
                 shown |= {number: maps} if number in rows else {}
         found = torch.stack(residuals)
@@ -157,7 +160,7 @@ def build_detector(settings: DetectionSettings) -> Detector:
     residual = pixel_residual
     if settings.residual != "pixel":
         residual = lpips_map(settings.residual, settings.lpips_weights)
-    return Detector(edits, settings.samples, smoothed(residual, settings.blur), settings.seed)
+    return Detector(edits, settings.samples, residual, settings.blur, settings.relative, settings.seed)
 
 
 def names_of(names: Sequence[str], data: str) -> list[str]:

@@ -45,7 +45,7 @@ def test_maps_scores_and_measures(command) -> None:
     anomaly = np.array(Image.open("o/maps/b/4.png"))
     assert anomaly.dtype == np.uint16 and anomaly.shape == (16, 16)
     assert np.sort(anomaly.ravel())[-3:].mean() / 65535 == pytest.approx(float(rows[4]["score"]), abs=1e-4)
-    assert Path("o/deviations/b/4.png").is_file() and "best Dice" in Path("o/report.md").read_text()
+    assert Path("o/spreads/b/4.png").is_file() and "best Dice" in Path("o/report.md").read_text()
 
 
 def test_without_truth_there_are_maps_and_scores_and_results_are_replaced_on_request(command, refused) -> None:
@@ -65,7 +65,7 @@ REFUSED = {
     "t0=[0.3,0.3]": "t0 is a list of different values",
     "t0=[2]": "t0 must lie in (0, 1], got 2",
     "samples=0": "samples must be at least 1",
-    "top=0": "top lies in (0, 1], got blur=1.0 and top=0.0",
+    "top=0": "top lies in (0, 1], got blur=2.0 and top=0.0",
     "residual=mse": "residual must be 'pixel', 'alex', 'vgg' or 'squeeze'",
 }
 
