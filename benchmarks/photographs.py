@@ -1,9 +1,9 @@
 """Compares training recipes and trained models by their edits of simulated strokes, at equal distance to the strokes.
 
     python benchmarks/photographs.py data=photos/ out=outputs/photographs budget=60000 seeds=[0,1] \\
-        models.base=config=finetune64 'models.nothing=config=finetune64 init_from=null' models.bundled=ckpt=photos64
+        models.base=config=finetune64 'models.nothing=config=finetune64 ckpt=null' models.bundled=ckpt=photos64
 
-An entry of `models` holds words for `sdedit train`, or, if one of them is ckpt=, for `sdedit evaluate`, which edits
+An entry of `models` holds words for `sdedit train`, or, if none of them is config=, for `sdedit evaluate`, which edits
 from the noise levels `t0`. Results:
 
 - KID of the edits over KID of the strokes at the squared L2 distances `l2` to the strokes, interpolated linearly
@@ -87,7 +87,7 @@ class Arguments:
         data: folder of images, with or without sub-folders train and val; trainings use it too.
         out: folder of the report and the sheet.
         runs: folder of the training runs and the edits.
-        models: models.NAME=WORDS, words of `sdedit train` for a recipe, or ckpt=FILE and words of `sdedit evaluate`.
+        models: models.NAME=WORDS, config=FILE and words of `sdedit train`, or ckpt=FILE and words of `sdedit evaluate`.
         budget: number of images that each recipe trains on.
         seconds: seconds that each recipe trains on this machine, instead of `budget`, at a rate measured first.
         seeds: seeds of the trainings and of the edits.
@@ -272,7 +272,7 @@ def measure(arguments: Arguments) -> dict[str, Any]:
         for seed in arguments.seeds:
             training: dict[str, float] = {}
             evaluated = words
-            if not any(word.startswith("ckpt=") for word in words):
+            if any(word.startswith("config=") for word in words):
                 folder, training = trained(name, words, seed, arguments)
                 evaluated = [f"ckpt={folder}"]
             edits = edited(evaluated, seed, arguments)

@@ -9,7 +9,7 @@ import torch
 from sdedit_pl.build.component import build_component
 from sdedit_pl.configuration.schema import construct, keys_of
 from sdedit_pl.configuration.training_config import TrainingConfig
-from sdedit_pl.data import ImageDataModule
+from sdedit_pl.data.datamodule import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.machine import Machine, this_machine, training_arithmetic
 from sdedit_pl.training.learned_uncertainty import LogUncertainty
@@ -69,7 +69,7 @@ def build_module(config: TrainingConfig, denoiser: Denoiser) -> ScoreModule:
 
 
 def build_averaging(config: TrainingConfig) -> ImageHalfLifeAveraging:
-    """The callback that averages the weights; those of `init_from` are an average already."""
+    """The callback that averages the weights; those of `ckpt` are an average already."""
     half_lives, ramp = config.average.half_life_images, config.average.ramp
-    continues = config.init_from is not None
+    continues = config.ckpt is not None
     return construct("average", ImageHalfLifeAveraging, half_life_images=half_lives, ramp=ramp, continues=continues)

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
+from sdedit_pl.conditions import CONDITIONS, Condition
 from sdedit_pl.configuration.model_config import SUPPLIED_TO_NETWORK, ImageShape, ModelConfig
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.schema import Component, construct, family, require_at_least
-from sdedit_pl.data import DATA_SOURCES, ImageDataModule, Source
+from sdedit_pl.data.datamodule import ImageDataModule
+from sdedit_pl.data.source import Source
+from sdedit_pl.data.source_table import DATA_SOURCES
 from sdedit_pl.denoiser import PARAMETERISATIONS, Parameterisation
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS, TimeSampler, Weighting
 from sdedit_pl.machine import AutoBool
@@ -109,7 +112,7 @@ class TrainSettings:
     """The trained part of the network.
 
     Args:
-        only: parts of the model in init_from to train: attention, biases, normalisation, label. The other parts are
+        only: parts of the model in ckpt to train: attention, biases, normalisation, label. The other parts are
             frozen. [] trains all.
     """
 
@@ -204,7 +207,7 @@ class TrainingConfig:
     Args:
         out: folder of the run: checkpoints, previews, logs, the resolved configuration.
         seed: seed of all random numbers.
-        init_from: editing checkpoint to start from, which also gives the keys of network that are left at their
+        ckpt: editing checkpoint to start from, which also gives the keys of network that are left at their
             defaults; of a list, the one that denoises the validation images best; null starts from random weights.
         resume: continue from the newest checkpoint in `out`, if there is one.
         compile: compile the loss with torch.compile; auto does in long runs on GPUs and CPUs with fast bf16.
@@ -216,7 +219,7 @@ class TrainingConfig:
 
     out: str = "runs/default"
     seed: int = 0
-    init_from: str | tuple[str, ...] | None = None
+    ckpt: str | tuple[str, ...] | None = None
     resume: bool = True
     compile: AutoBool = "auto"
     channels_last: AutoBool = "auto"
@@ -232,11 +235,12 @@ class TrainingConfig:
     train: TrainSettings
     validation: ValidationSettings
     data: Component[Source] = family(
-        DATA_SOURCES, "folder", shared=ImageDataModule, supplied=("source", "seed", "image_size")
+        DATA_SOURCES, "folder", shared=ImageDataModule, supplied=("source", "seed", "image_size"), place="path"
     )
     sde: Component[SDE] = family(SDES, "vp")
     network: Component[UNet] = family(NETWORKS, "ncsnpp", supplied=SUPPLIED_TO_NETWORK)
     parameterisation: Component[Parameterisation] = family(PARAMETERISATIONS, "edm")
+    condition: Component[Condition] = family(CONDITIONS, "class")
     weighting: Component[Weighting] = family(WEIGHTINGS, "edm")
     times: Component[TimeSampler] = family(TIME_SAMPLERS, "log_normal")
     optimizer: Component[Adam] = family(OPTIMIZERS, "adam")
@@ -264,6 +268,7 @@ class TrainingConfig:
             sde=self.sde,
             network=self.network,
             parameterisation=self.parameterisation,
+            condition=self.condition,
         )
 
     def as_data(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from sdedit_pl.data.image_decoding import bytes_from_images
-from sdedit_pl.denoiser import Denoiser, Estimates
+from sdedit_pl.denoiser import Denoiser, Estimates, Labels
 from sdedit_pl.editing.many_guides import Edited, edit_guides
 from sdedit_pl.editing.sdedit import SDEdit
 from sdedit_pl.guides.guide_files import Guide
@@ -72,15 +72,18 @@ class WatchedDenoiser(Denoiser):
         self.denoiser = denoiser
         self.watch = watch
 
-    def forward(self, x_t: Images, t: Times) -> Images:
+    def labelled(self, labels: Labels) -> Denoiser:
+        return self.changed(denoiser=self.denoiser.labelled(labels))
+
+    def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
         x_0 = self.denoiser(x_t, t)
         self.watch(t, x_0)
         return x_0
 
-    def score(self, x_t: Images, t: Times) -> Images:
+    def score(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
         return self.estimates(x_t, t).score
 
-    def estimates(self, x_t: Images, t: Times) -> Estimates:
+    def estimates(self, x_t: Images, t: Float[Tensor, "B"]) -> Estimates:
         estimates = self.denoiser.estimates(x_t, t)
         self.watch(t, estimates.x_0)
         return estimates
