@@ -300,9 +300,6 @@ class Denoiser(nn.Module):
         """The largest number of networks that an estimate evaluates."""
         return getattr(self.network, "evaluations", 1)
 
-<<<<<<< HEAD
-    def forward(self, x_t: Images, t: Times) -> Images:
-=======
     def changed(self, **attributes: Any) -> Denoiser:
         """A copy that shares everything but the given attributes."""
         other = copy(self)
@@ -323,8 +320,7 @@ class Denoiser(nn.Module):
             raise ValueError(f"this model takes vectors of {self.labels.size} numbers as labels, got {labels.shape[1]}")
         return self.changed(condition=labels.to(next(self.parameters()).device))
 
-    def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
->>>>>>> main
+    def forward(self, x_t: Images, t: Times) -> Images:
         """The estimate of x_0, that is E[x_0 | x_t], for images noised to the times `t` in (0, 1]."""
         coefficients = self.parameterisation.coefficients(self.sde, t)
         return self._affine(coefficients, coefficients.x_0, x_t, t)
@@ -337,13 +333,8 @@ class Denoiser(nn.Module):
     def raw(
         self,
         x_t: Images,
-<<<<<<< HEAD
         t: Times,
-        augmentation: Float[Tensor, "B labels"] | None = None,
-=======
-        t: Float[Tensor, "B"],
         conditions: Float[Tensor, "B conditions"] | None = None,
->>>>>>> main
         *,
         coefficients: Coefficients | None = None,
     ) -> Images:

@@ -75,15 +75,15 @@ class WatchedDenoiser(Denoiser):
     def labelled(self, labels: Labels) -> Denoiser:
         return self.changed(denoiser=self.denoiser.labelled(labels))
 
-    def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+    def forward(self, x_t: Images, t: Times) -> Images:
         x_0 = self.denoiser(x_t, t)
         self.watch(t, x_0)
         return x_0
 
-    def score(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+    def score(self, x_t: Images, t: Times) -> Images:
         return self.estimates(x_t, t).score
 
-    def estimates(self, x_t: Images, t: Float[Tensor, "B"]) -> Estimates:
+    def estimates(self, x_t: Images, t: Times) -> Estimates:
         estimates = self.denoiser.estimates(x_t, t)
         self.watch(t, estimates.x_0)
         return estimates
