@@ -10,9 +10,9 @@ torch, numpy, lightning, safetensors, jaxtyping and pillow are needed; `gpu_whee
 Stages: ceilings (a bf16 product, a copy), parity (float64 on the CPU against the device in each precision, gradients,
 noise, an edit), syncs (no step of training or of an edit waits for the device), fit (the whole command, killed and
 resumed; NCCL with one process), training (images a second, with each part switched off), edits (milliseconds, beside
-diffusers), profile and edit_profile (kernels of a training
-step and of an edit), around (batches from the loader and from the device, a checkpoint),
-command (images a second of `sdedit train config=domain64`), train (a run stopped by the clock).
+diffusers), profile and edit_profile (kernels of a training step and of an edit), around (batches from the loader and
+from the device, a checkpoint), command (images a second of `sdedit train config=domain64`), train (a run stopped by the
+clock).
 
 Compiling takes most of the time. N processes that each measure one row (`only=`) of training or edits, or a profile,
 compile side by side with `turns=DIR peers=N`; when all have compiled, they measure one after the other.
@@ -62,7 +62,7 @@ from sdedit_pl.noise import PrefetchedNoise, SeededNoise
 from sdedit_pl.sde import VESDE, VPSDE, DiscreteVPSDE
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.module import ScoreModule
-from sdedit_pl.training.optimizers import Adam, Constant
+from sdedit_pl.training.optimizers import OPTIMIZERS, Constant
 
 DOMAIN64: dict[str, Any] = {
     "channels": 96,
@@ -383,6 +383,7 @@ class Loop:
         sde: Any = None,
         times: LogNormalNoise | None = None,
         rate: float = 5e-4,
+        optimizer: str = "adam",
     ) -> None:
         torch.manual_seed(0)
         torch.backends.cudnn.benchmark = tried
@@ -391,7 +392,7 @@ class Loop:
         denoiser = Denoiser(NETWORKS["ncsnpp"](**settings), EDM(), sde or VPSDE(), t_max=times.t_max if times else 1.0)
         denoiser = denoiser.to(bench.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
         times = times or LogNormalNoise(mean=-0.8, deviation=1.4)
-        self.module = ScoreModule(denoiser, EDMWeighting(), times, Adam(rate, (0.9, 0.99)), Constant())
+        self.module = ScoreModule(denoiser, EDMWeighting(), times, OPTIMIZERS[optimizer](rate, (0.9, 0.99)), Constant())
         if compiled:
             self.module.compile_losses()
         self.parameters = list(self.module.parameters())

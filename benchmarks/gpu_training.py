@@ -3,7 +3,7 @@
     python benchmarks/gpu.py out=DIR stages=train train.config=photos64 train.images=photos.tar train.seconds=300
 
 Keys (each as `train.KEY=`): config (a file of configs/), images (a tar of JPEG, PNG or WebP files; names that begin
-with val/ are held out), seconds or count (of images seen), batch, name, rate, init (a file that an earlier run has
+with val/ are held out), seconds or count (of images seen), batch, name, optimizer, rate, init (a file that an earlier run has
 left), crops (true for random crops at several scales of images larger than the network's), augment, compile and early
 (false for none). The rate falls to zero over the last quarter.
 
@@ -126,7 +126,7 @@ def run(bench: Bench, make_loop: type[Loop]) -> dict[str, Any]:
     rate = float(given.get("rate", config["optimizer"]["rate"]))
     loop = make_loop(
         bench, network, batch, size, sde=SDES[config["sde"]["name"]](**sde), times=times, rate=rate,
-        compiled=given.get("compile") != "false",
+        compiled=given.get("compile") != "false", optimizer=given.get("optimizer", config["optimizer"]["name"]),
     )  # fmt: skip
     if given.get("augment") != "false":
         loop.module.augmentation = augmentation
@@ -141,6 +141,8 @@ def run(bench: Bench, make_loop: type[Loop]) -> dict[str, Any]:
             loop.module.denoiser.network.load_state_dict(load_file(given["init"]))
         torch._foreach_copy_(loop.average, loop.parameters)  # pyright: ignore
     loop.optimizer.state.clear()
+    for group in loop.optimizer.param_groups:
+        group |= {"steps": 0} if "steps" in group else {}
 
     seconds, count = float(given.get("seconds", "inf")), int(given.get("count", 0))
     half_life, warm_up = float(config["average"]["half_life_images"]), 200 if "init" not in given else 50
