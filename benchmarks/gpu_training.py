@@ -3,9 +3,9 @@
     python benchmarks/gpu.py out=DIR stages=train train.config=photos64 train.images=photos.tar train.seconds=300
 
 Keys (each as `train.KEY=`): config (a file of configs/), images (a tar of JPEG, PNG or WebP files; names that begin
-with val/ are held out), seconds or count (of images seen), batch, name, optimizer, rate, init (a file that an earlier run has
-left), crops (true for random crops at several scales of images larger than the network's), augment, compile and early
-(false for none). The rate falls to zero over the last quarter.
+with val/ are held out), seconds or count (of images seen), batch, name, optimizer, rate, init (a file that an earlier
+run has left), crops (true for random crops at several scales of images larger than the network's), augment, compile and
+early (false for none). The rate falls to zero over the last quarter.
 
 Leaves in `out` the averaged weights as NAME.safetensors, those of an early average as NAME-early.safetensors (for
 autoguidance), both float16, and returns the denoising error on held-out images by noise level.
