@@ -43,7 +43,7 @@ import gpu_training
 
 from sdedit_pl.data import ImageDataModule, Source
 from sdedit_pl.data.batch_reading import CachedImages
-from sdedit_pl.data.image_decoding import ImageFormat
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.loader import ResidentLoader
 from sdedit_pl.data.order import Changes, Share, TrainingBatches, TrainingOrder
 from sdedit_pl.denoiser import EDM, Denoiser, Epsilon, in_precision

@@ -14,7 +14,7 @@ def build_denoiser(model: ModelConfig) -> Denoiser:
     Raises:
         ConfigError: arguments that a class refuses, or an image size that the network cannot divide.
     """
-    size, channels = model.image.size, model.image.channels
+    image, channels = model.image, model.image.channels
     parameterisation = build_component(model.parameterisation)
     network = build_component(
         model.network,
@@ -23,11 +23,12 @@ def build_denoiser(model: ModelConfig) -> Denoiser:
         augmentation_labels=model.augmentation_labels,
     )
     divisor = network.size_divisor
-    if size % divisor:
-        below, above = max(divisor, size // divisor * divisor), (size // divisor + 1) * divisor
-        raise ConfigError(
-            f"data.size must be a multiple of {divisor} for this network (its down-sampling and patch), got {size}; "
-            f"the nearest are {below} and {above}"
-        )
+    for side in image.sides:
+        if side % divisor:
+            below, above = max(divisor, side // divisor * divisor), (side // divisor + 1) * divisor
+            raise ConfigError(
+                f"data.size must be a multiple of {divisor} for this network (its down-sampling and patch), got {side};"
+                f" the nearest are {below} and {above}"
+            )
     parts = {"parameterisation": parameterisation, "sde": build_component(model.sde)}
     return construct("times", Denoiser, network=network, **parts, t_max=model.t_max)

@@ -74,7 +74,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
     with result_folder(file.parent, file.name, replaced) as unpublished:
         chosen = choose_images(
             settings.data,
-            description.image_shape,
+            description.image,
             split=settings.split,
             val_fraction=settings.val_fraction,
             count=settings.images,
@@ -82,9 +82,8 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
         )
         evaluations = len(chosen) * sum(edit.total_steps(denoiser.sde) for edit in edits) * denoiser.evaluations
         batch = min(settings.batch, len(chosen))
-        pixels = description.image_shape[1] ** 2
         computing = (evaluations, settings.precision, settings.compile)
-        arithmetic = prepare_for_batches(denoiser, batch, pixels, *computing)
+        arithmetic = prepare_for_batches(denoiser, batch, description.image.pixels, *computing)
         settings = replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)
         recorded = recorded_settings(settings, edits, chosen)
         unfinished = UnfinishedSweep(

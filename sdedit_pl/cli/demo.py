@@ -78,7 +78,7 @@ def edited_guides(arguments: Arguments) -> Image.Image:
 
     edit, seeds = SDEdit(t0=arguments.t0, steps=arguments.steps), range(arguments.samples)
     denoiser, description = load_for_editing(arguments.ckpt, arguments.device)
-    guides = read_guides(arguments.guide, description.image_shape)
+    guides = read_guides(arguments.guide, description.image)
     areas = read_areas("mask", find_areas("mask", arguments.mask, guides), guides)
     total = len(guides) * len(seeds) * edit.total_steps(denoiser.sde)
     with tqdm(total=total, unit="step", desc="editing", disable=None) as progress:

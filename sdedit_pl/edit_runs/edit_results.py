@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.edit_runs.edit_plan import EditTask
 from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
@@ -81,7 +82,7 @@ class EditWriter:
         picture = self._unfinished.pop(file, None)
         if picture is None:
             width, height = image_size(guide)
-            picture = read_pixels(guide, (height, width), len(image), whole=True)
+            picture = read_pixels(guide, ImageFormat((height, width), len(image)), whole=True)
         put_back(picture, part, image)
         if part.last:
             to_picture(picture).save(self.folder / file)

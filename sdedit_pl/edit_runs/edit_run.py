@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from sdedit_pl.checkpoints.guidance import load_guided
 from sdedit_pl.checkpoints.native import Description
+from sdedit_pl.data.image_format import ImageShape
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.edit_runs.edit_plan import EditTask, build_edits, default_t0, edit_tasks
 from sdedit_pl.edit_runs.edit_results import SHEET_FILE, SHEET_ROWS, EditWriter, earlier_results, refuse_foreign
@@ -44,7 +45,7 @@ def run_edit(settings: EditSettings, loaded: tuple[Denoiser, Description] | None
         if settings.t0 is None:
             settings = replace(settings, t0=default_t0(description.path))
             edits = build_edits(settings)
-        shape = description.image_shape
+        shape = description.image
         network, network_evaluations = denoiser.network, denoiser.evaluations
         denoiser = with_windows(denoiser, settings, shape)
         inputs = read_edit_inputs(
@@ -91,13 +92,14 @@ def batch_of(settings: EditSettings, denoiser: Denoiser, inputs: EditInputs) -> 
     return min(settings.batch or default, samples), pixels
 
 
-def with_windows(denoiser: Denoiser, settings: EditSettings, shape: tuple[int, int]) -> Denoiser:
-    """The denoiser, with windows if the settings say so; `shape` is (channels, size) of its images."""
+def with_windows(denoiser: Denoiser, settings: EditSettings, shape: ImageShape) -> Denoiser:
+    """The denoiser, with windows if the settings say so; `shape` is that of its images."""
     window = settings.window_size(shape)
     if window is None:
         return denoiser
-    overlap = window // 2 if settings.overlap is None else settings.overlap
-    return windowed(denoiser, window, overlap, trained_size=shape[1])
+    shorter = window if isinstance(window, int) else min(window)
+    overlap = shorter // 2 if settings.overlap is None else settings.overlap
+    return windowed(denoiser, window, overlap, trained_size=shape.size)
 
 
 def edit_all(

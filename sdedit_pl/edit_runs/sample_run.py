@@ -76,29 +76,29 @@ def run_sampling(settings: SampleSettings) -> None:
         earlier |= earlier_results(folder, settings.overwrite, RECORD_FILE)
         refuse_others(folder, {RECORD_FILE, SHEET_FILE, *files.values()} - earlier)
         denoiser, description = load_guided(settings.ckpt, settings.device, settings)
-        channels, size = description.image_shape
-        default = default_batch(next(denoiser.parameters()).device, size**2)
+        image = description.image
+        default = default_batch(next(denoiser.parameters()).device, image.pixels)
         batch, evaluations = min(settings.batch or default, settings.n), settings.n * settings.steps
         computing = (evaluations * denoiser.evaluations, settings.precision, settings.compile)
-        arithmetic = prepare_for_batches(denoiser, batch, size**2, *computing)
+        arithmetic = prepare_for_batches(denoiser, batch, image.pixels, *computing)
         settings = replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)
         pictures = []
         with in_precision(denoiser, settings.precision):
             steps = int((grid.times(denoiser.sde, 1.0, settings.steps).diff() < 0).sum())  # without jumps
-            shape = (channels, size, size)
+            shape, pixels = image.tensor_shape, image.pixels
 
             def draw(seeds: Sequence[int], callback: Callback | None) -> Float[Tensor, "samples C H W"]:
                 return sample(denoiser, shape, seeds, steps=settings.steps, solver=solver, grid=grid, callback=callback)
 
             with tqdm(total=steps * settings.n, unit="step", desc="sampling", disable=None) as progress:
-                step = progress.update
-                for seed, image in in_batches(denoiser, draw, list(files), size**2, batch=settings.batch, on_step=step):
-                    picture = to_picture(image)
+                tick = progress.update
+                for seed, drawn in in_batches(denoiser, draw, list(files), pixels, batch=settings.batch, on_step=tick):
+                    picture = to_picture(drawn)
                     picture.save(unpublished / files[seed])
                     pictures += [picture] * (len(pictures) < SHEET_SAMPLES)
         sheet(pictures, settings.seed).save(unpublished / SHEET_FILE)
-        drawn = {file: {"seed": seed} for seed, file in files.items()}
-        write_record(unpublished / RECORD_FILE, settings, settings.model_files(description.path), drawn)
+        record = {file: {"seed": seed} for seed, file in files.items()}
+        write_record(unpublished / RECORD_FILE, settings, settings.model_files(description.path), record)
 
 
 def sheet(pictures: Sequence[Image.Image], seed: int) -> Image.Image:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sdedit_pl.data.image_decoding import Fit
+from sdedit_pl.data.image_format import Fit, ImageShape, Size
 from sdedit_pl.guides.composite import Paste, compose
 from sdedit_pl.guides.focus import Box, parts_of
 from sdedit_pl.guides.guide_files import Guide, find_guides, read_guides, read_large_guide, refuse_repeated
@@ -24,12 +24,12 @@ class EditInputs:
 
 def read_edit_inputs(
     guide: str,
-    shape: tuple[int, int],
+    shape: ImageShape,
     *,
     mask: str | None = None,
     strength: str | None = None,
     paste: Paste | None = None,
-    window: int | None = None,
+    window: Size | None = None,
     side: int | None = None,
     fit: Fit = "crop",
     focus: bool | Box = False,
@@ -38,12 +38,12 @@ def read_edit_inputs(
 
     Args:
         guide: a path, folder or glob.
-        shape: (channels, size) of the model's images.
+        shape: that of the model's images.
         mask: a mask file or a folder of them.
         strength: the same of strength maps.
         window: window size for guides at their own proportions; None for the model's size.
         side: with windows, length to which the shorter side is resampled.
-        fit: without windows, how guides become squares.
+        fit: without windows, how guides get the model's proportions.
         focus: edit the parts that a mask or map allows to change, or the one in a box, see `sdedit_pl.guides.focus`.
 
     Raises:
@@ -60,17 +60,18 @@ def read_edit_inputs(
     return EditInputs(guides, read_areas(kind, area_files, guides), files)
 
 
-def _with_focus(guide: str, shape: tuple[int, int], kind: AreaKind, place: str | None, box: Box | None) -> EditInputs:
+def _with_focus(guide: str, shape: ImageShape, kind: AreaKind, place: str | None, box: Box | None) -> EditInputs:
     """The parts of each guide; only one whole picture at a time is in memory."""
-    channels, size = shape
+    if not isinstance(shape.size, int) or shape.format is not None:
+        raise ValueError(f"focus needs a model of square photographs, and this one has {shape}; use windows=true")
     paths = find_guides(guide)
     refuse_repeated(paths)
     parts: list[tuple[Guide, Area]] = []
     files = []
     for path in paths:
-        whole = read_large_guide(path, 1, channels)
+        whole = read_large_guide(path, replace(shape, size=1))
         area_files = find_areas(kind, place, [whole])
-        parts += parts_of(whole, read_areas(kind, area_files, [whole])[0], size, box)
+        parts += parts_of(whole, read_areas(kind, area_files, [whole])[0], shape.size, box)
         files += [path, *(file for file in area_files if file is not None)]
     return EditInputs([part for part, _ in parts], [area for _, area in parts], files)
 

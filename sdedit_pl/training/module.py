@@ -24,7 +24,7 @@ from sdedit_pl.training.augmentation import Augmentation
 from sdedit_pl.training.learned_uncertainty import LogUncertainty
 from sdedit_pl.training.noise_level_buckets import BUCKETS_MEAN, NoiseBucket, noise_buckets
 from sdedit_pl.training.optimizers import Adam, Constant, Schedule
-from sdedit_pl.typing import Images, Times
+from sdedit_pl.typing import Examples, Images, Mask, Times
 
 logger = logging.getLogger(__name__)
 
@@ -96,20 +96,20 @@ class ScoreModule(lightning.LightningModule):
         self._validated = 0
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        if self.batches_done == 0 and not self._numbers_images and images_of(batch).min() >= 0:
+        if self.batches_done == 0 and not self._numbers_images and examples_of(batch).images.min() >= 0:
             logger.warning(
                 "images must lie in [-1, 1], and the first batch has no value below 0; convert [0, 1] with 2 x - 1"
             )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss of clean images in [-1, 1]; the class docstring lists the accepted batches."""
-        batch = images_of(batch)
+        batch, valid = examples_of(batch)
         with seeded(mixed(self.seed, self.global_rank, self.batches_done, TRAINING), batch.device):
             uniform = torch.rand(batch.shape[0], device=batch.device, dtype=torch.float32)
             noise = torch.randn(batch.shape, device=batch.device, dtype=torch.float32)
-            images, labels = self.augmentation(batch)
+            images, labels, valid = self.augmentation(batch, valid)
             t = self.times.times(self.denoiser.sde, uniform)
-            losses = self.losses(self.denoiser, images, t, noise, labels)
+            losses = self.losses(self.denoiser, images, t, noise, labels, valid)
         self.batch_loss = losses.detach().mean()  # not logged here, which would wait for the accelerator
         if self.uncertainty is not None:
             losses = self.uncertainty.objective(losses, self.denoiser.sde, t)
@@ -135,17 +135,17 @@ class ScoreModule(lightning.LightningModule):
         Noise and times belong to the image and never change, so that the loss depends neither on the batch size nor on
         the devices. For further averages of the weights only their `criterion` is logged.
         """
-        batch = images_of(batch)
+        batch, valid = examples_of(batch)
         indices = self._numbers(batch_idx, len(batch))
         noise = SeededNoise([mixed(self.seed, index, VALIDATION) for index in indices])(0, 0, batch)
         uniform = torch.tensor([(index + 0.5) * GOLDEN_RATIO % 1 for index in indices], device=batch.device)
         t = self.times.times(self.denoiser.sde, uniform)
-        losses = {"val/loss": self.losses(self.denoiser, batch, t, noise)}
-        losses |= self._bucket_losses(self.denoiser, batch, uniform, noise)
+        losses = {"val/loss": self.losses(self.denoiser, batch, t, noise, None, valid)}
+        losses |= self._bucket_losses(self.denoiser, batch, uniform, noise, valid)
         for half_life, denoiser in self.averages.items():
-            found = self._bucket_losses(denoiser, batch, uniform, noise)
+            found = self._bucket_losses(denoiser, batch, uniform, noise, valid)
             losses[self.criterion(half_life)] = (
-                found[self.criterion()] if found else self.losses(denoiser, batch, t, noise)
+                found[self.criterion()] if found else self.losses(denoiser, batch, t, noise, None, valid)
             )
         for name, values in losses.items():
             self.log(name, values.mean(), prog_bar=name == "val/loss", batch_size=len(batch), sync_dist=True)
@@ -186,16 +186,18 @@ class ScoreModule(lightning.LightningModule):
         t: Times,
         noise: Images,
         augmentation: Float[Tensor, "B labels"] | None = None,
+        valid: Mask | None = None,
     ) -> Float[Tensor, "B"]:
-        return denoising_loss(
-            denoiser, images, t, noise, self.weighting, reduction=self.reduction, augmentation=augmentation
-        )
+        keys = {"reduction": self.reduction, "augmentation": augmentation, "valid": valid}
+        return denoising_loss(denoiser, images, t, noise, self.weighting, **keys)
 
     def _bucket_losses(
-        self, denoiser: Denoiser, images: Images, uniform: Float[Tensor, "B"], noise: Images
+        self, denoiser: Denoiser, images: Images, uniform: Float[Tensor, "B"], noise: Images, valid: Mask | None
     ) -> dict[str, Tensor]:
         """Loss of each image in each bucket and their mean over the buckets, by name in logs."""
-        found = {f"val/loss/{bucket.name}": bucket.losses(denoiser, images, uniform, noise) for bucket in self.buckets}
+        found = {
+            f"val/loss/{bucket.name}": bucket.losses(denoiser, images, uniform, noise, valid) for bucket in self.buckets
+        }
         return found | {self.criterion(): torch.stack(list(found.values())).mean(0)} if found else {}
 
     def configure_optimizers(self) -> Any:
@@ -240,13 +242,13 @@ class ScoreModule(lightning.LightningModule):
         self.batches_done = checkpoint["sdedit_batches_done"]
 
 
-def images_of(batch: Any) -> Images:
-    """The images of a batch; raises ValueError unless they are floating-point numbers."""
+def examples_of(batch: Any) -> Examples:
+    """The images of a batch and what is known of them; raises ValueError unless they are floating-point numbers."""
     images = batch[0] if isinstance(batch, tuple | list) else batch
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"a batch must be float images in [-1, 1], got {kind}; convert uint8 x with x / 127.5 - 1")
-    return images
+    return batch if isinstance(batch, Examples) else Examples(images)
 
 
 @contextmanager

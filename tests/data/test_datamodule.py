@@ -29,7 +29,7 @@ from sdedit_pl.data import (
     WebDatasetSource,
 )
 from sdedit_pl.data.batch_reading import CachedImages, ReadableImages, gathered
-from sdedit_pl.data.image_decoding import ImageFormat
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.loader import ImageLoader, room_on
 from sdedit_pl.data.order import Draw
 from sdedit_pl.data.source import ImageSet

@@ -13,7 +13,7 @@ import pytest
 
 from sdedit_pl.data import UnreadableImage, WebDatasetSource
 from sdedit_pl.data.archives import open_archive
-from sdedit_pl.data.image_decoding import ImageFormat
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.local_shards import ShardFile, list_members, split_key
 from sdedit_pl.data.source import UnreadableShard
 

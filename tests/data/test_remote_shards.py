@@ -22,7 +22,7 @@ from support.shard_server import ShardServer
 from torch import Tensor
 
 from sdedit_pl.data import ImageDataModule, UnreadableImage, WebDatasetSource
-from sdedit_pl.data.image_decoding import images_from_bytes
+from sdedit_pl.data.image_format import images_from_bytes
 from sdedit_pl.data.shard_cache import StreamInterrupted
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE, manifest_text
 from sdedit_pl.files import sha256_of

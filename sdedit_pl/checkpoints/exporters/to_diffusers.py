@@ -101,7 +101,7 @@ def _unet_config(
     ]
     return {
         "_class_name": NETWORK_CLASS,
-        "sample_size": model.image.size,
+        "sample_size": as_data(model.image.size),
         "in_channels": arguments["image_channels"],
         "out_channels": arguments["output_channels"],
         # VE models of diffusers noise images in [0, 1] and map them to [-1, 1] inside.
