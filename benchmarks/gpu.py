@@ -1,7 +1,7 @@
 """Checks and measures the package on a GPU, in one process and a few minutes, without a network.
 
     python benchmarks/gpu.py out=DIR [stages=ceilings,parity,...] [seconds=480] [size=full|tiny] [device=cuda|cpu]
-                             [train.images=TAR train.seconds=300 train.KEY=VALUE ...]
+                             [only=ROW] [turns=DIR peers=N] [train.images=TAR train.seconds=300 train.KEY=VALUE ...]
 
 Each stage has a deadline of its own and writes DIR/STAGE.json as soon as it ends, even if it fails; DIR/report.md is
 written anew after each. `size=tiny device=cpu` rehearses the script on a CPU. Missing packages are named first: only
@@ -12,11 +12,15 @@ noise, an edit), syncs (no step of training or of an edit waits for the device),
 resumed; NCCL with one process), training (images a second, with each part switched off), edits (milliseconds, beside
 diffusers), profile (kernels of a training step), around (batches from the loader and from the device, a checkpoint),
 command (images a second of `sdedit train config=domain64`), train (a run stopped by the clock).
+
+Compiling takes most of the time. N processes that each measure one row (`only=`) of training or edits, or a profile,
+compile side by side with `turns=DIR peers=N`; when all have compiled, they measure one after the other.
 """
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import importlib.util
 import json
 import signal
@@ -33,7 +37,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -51,6 +55,7 @@ from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.images_per_call import prepare_for_batches
 from sdedit_pl.losses import EDMWeighting, LogNormalNoise, denoising_loss
 from sdedit_pl.networks import NETWORKS
+from sdedit_pl.networks.initialisation import GroupNorm
 from sdedit_pl.noise import PrefetchedNoise, SeededNoise
 from sdedit_pl.sde import VESDE, VPSDE, DiscreteVPSDE
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
@@ -93,6 +98,9 @@ class Bench:
         tiny: whether everything is small, for a rehearsal.
         ceilings: results of the stage `ceilings`.
         train: settings of the stage `train`.
+        only: the row of `training` or `edits` to measure; empty for all.
+        turns: folder in which `peers` processes take turns to measure.
+        peers: number of these processes.
     """
 
     out: Path
@@ -100,6 +108,21 @@ class Bench:
     tiny: bool
     ceilings: dict[str, float] = field(default_factory=dict)
     train: dict[str, str] = field(default_factory=dict)
+    only: str = ""
+    turns: Path | None = None
+    peers: int = 1
+
+    def take_turn(self) -> None:
+        """Waits until all peers have compiled and none measures; this process then measures until it ends."""
+        if self.turns is None:
+            return
+        self.turns.mkdir(exist_ok=True)
+        (self.turns / f"{time.time_ns()}.ready").touch()
+        end = time.monotonic() + 180
+        while len(list(self.turns.glob("*.ready"))) < self.peers and time.monotonic() < end:
+            time.sleep(0.2)
+        self.turn = (self.turns / "turn").open("w")
+        fcntl.flock(self.turn, fcntl.LOCK_EX)
 
     def milliseconds(self, run: Callable[[], object], repeats: int = 10, warm_up: int = 3) -> float:
         """Median time of a run on the device."""
@@ -135,6 +158,8 @@ def main(arguments: list[str]) -> int:
         raise SystemExit(f"missing packages: {', '.join(lacking)}; see benchmarks/gpu_wheels.sh")
     device = torch.device(given.get("device", "cuda"))
     bench = Bench(Path(given["out"]), device, given.get("size") == "tiny")
+    bench.only, bench.peers = given.get("only", ""), int(given.get("peers", 1))
+    bench.turns = Path(given["turns"]) if "turns" in given else None
     bench.train = {key[6:]: value for key, value in given.items() if key.startswith("train.")}
     bench.out.mkdir(parents=True, exist_ok=True)
     if bench.tiny:
@@ -144,7 +169,7 @@ def main(arguments: list[str]) -> int:
         left = end - time.monotonic()
         began = time.monotonic()
         try:
-            with deadline(left if bench.tiny else min(left, STAGES[name][1])):
+            with deadline(left if bench.tiny or bench.turns else min(left, STAGES[name][1])):
                 found: dict[str, Any] = STAGES[name][0](bench)
         except Exception as error:  # noqa: BLE001 (a stage that fails must not end the others)
             found = {"failed": f"{type(error).__name__}: {str(error).strip()[:1500]}"}
@@ -321,6 +346,9 @@ def set_tf32(allowed: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
+OWN_NORM = GroupNorm.fused
+
+
 class Loop:
     """Training steps as the package makes them, on images that are on the device.
 
@@ -333,6 +361,8 @@ class Loop:
         channels_last: the layout of weights and images.
         compiled: whether the loss is compiled.
         fused: whether Adam's step is one kernel.
+        tried: whether cuDNN chooses its algorithms by trial.
+        own_norm: whether the compiled GroupNorm is the package's.
     """
 
     def __init__(
@@ -346,11 +376,15 @@ class Loop:
         channels_last: bool = True,
         compiled: bool = True,
         fused: bool = True,
+        tried: bool = True,
+        own_norm: bool = True,
         sde: Any = None,
         times: LogNormalNoise | None = None,
         rate: float = 5e-4,
     ) -> None:
         torch.manual_seed(0)
+        torch.backends.cudnn.benchmark = tried
+        GroupNorm.fused = OWN_NORM if own_norm else nn.GroupNorm.forward
         layout = torch.channels_last if channels_last else torch.contiguous_format
         denoiser = Denoiser(NETWORKS["ncsnpp"](**settings), EDM(), sde or VPSDE(), t_max=times.t_max if times else 1.0)
         denoiser = denoiser.to(bench.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
@@ -397,19 +431,27 @@ def training(bench: Bench) -> dict[str, Any]:
         "float32 with TF32, NCHW, not compiled": {"compiled": False, "channels_last": False, "autocast": False},
         "Adam not fused": {"fused": False},
         "NCHW": {"channels_last": False},
+        "cuDNN's algorithms not tried": {"tried": False},
+        "PyTorch's GroupNorm": {"own_norm": False},
+        "no dropout": {"dropout": 0.0},
     }
     for variant, options in variants.items():
         for batch in batches if variant == "default" or "not compiled" in variant else batches[:1]:
+            if bench.only not in ("", f"{variant} {batch}"):
+                continue
             set_tf32(True)
             if bench.device.type == "cuda":
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             try:
-                loop = Loop(bench, settings, batch, size, **options)
+                changed = {key: value for key, value in options.items() if key in settings}
+                rest = {key: value for key, value in options.items() if key not in settings}
+                loop = Loop(bench, settings | changed, batch, size, **rest)
                 began = time.perf_counter()
                 loop.step()
                 bench.synchronise()
                 first = time.perf_counter() - began
+                bench.take_turn()
                 milliseconds = bench.milliseconds(loop.step, 12, 4)
                 row = {
                     "variant": variant,
@@ -614,11 +656,23 @@ def same_weights(*runs: Path) -> bool:
     return all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+EDITS = (
+    "ours, compiled, cuDNN by trial",
+    "diffusers, compiled, cuDNN by trial",
+    "ours, compiled",
+    "diffusers, compiled",
+    "ours",
+    "diffusers",
+)
+
+
 def edits(bench: Bench) -> dict[str, Any]:
     """An edit in 20 steps with the DDPM network at 256 px, in bf16 and compiled, beside diffusers' loop."""
     rows = []
     for batch in (1, 16):
-        for name in ("ours, compiled", "diffusers, compiled", "ours", "diffusers"):
+        for name in EDITS:
+            if bench.only not in ("", f"{name} {batch}"):
+                continue
             row = {"edit": name, "batch": batch, **measured_edit(bench, name, batch)}
             rows.append(row)
             (bench.out / "edits_rows.json").write_text(json.dumps(rows, indent=1))
@@ -627,11 +681,12 @@ def edits(bench: Bench) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def measured_edit(bench: Bench, name: str, batch: int, ready: Callable[[], object] = lambda: None) -> dict[str, Any]:
-    """Milliseconds of an edit; `ready` is called between the first run, which compiles, and the measured ones."""
+def measured_edit(bench: Bench, name: str, batch: int) -> dict[str, Any]:
+    """Milliseconds of an edit."""
     settings, size = ({**DDPM256, "channels": 32}, 64) if bench.tiny else (DDPM256, 256)
     steps = 2 if bench.tiny else 20
     mode = "reduce-overhead" if batch == 1 else "default"  # CUDA graphs, as the package has them
+    torch.backends.cudnn.benchmark = "by trial" in name
     torch._dynamo.reset()
     if bench.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -652,7 +707,7 @@ def measured_edit(bench: Bench, name: str, batch: int, ready: Callable[[], objec
         run()
         bench.synchronise()
         first = time.perf_counter() - began
-        ready()
+        bench.take_turn()
         milliseconds = bench.milliseconds(run, 5, 2)
         row = {"ms": round(milliseconds, 1), "first, s": round(first, 1)}
         return row | usage(bench, network_flops(settings, size) * batch * steps, milliseconds)
@@ -711,14 +766,14 @@ def diffusers_edit(
     return run
 
 
-def profile(bench: Bench, ready: Callable[[], object] = lambda: None) -> dict[str, Any]:
+def profile(bench: Bench) -> dict[str, Any]:
     """Three training steps of `domain64`, as a table of kernels by their time on the device."""
     settings, size, batch = ({**DOMAIN64, "channels": 16}, 16, 2) if bench.tiny else (DOMAIN64, 64, 256)
     loop = Loop(bench, settings, batch, size)
     for _ in range(3):
         loop.step()
     bench.synchronise()
-    ready()
+    bench.take_turn()
     kinds = [torch.profiler.ProfilerActivity.CPU]
     if bench.device.type == "cuda":
         kinds.append(torch.profiler.ProfilerActivity.CUDA)

@@ -8,22 +8,23 @@ from sdedit_pl.configuration.schema import ConfigError, construct
 from sdedit_pl.denoiser import Denoiser
 
 
+def supplied_to_network(model: ModelConfig) -> dict[str, int]:
+    """The arguments of a network that follow from the rest of the configuration."""
+    channels = model.image.channels
+    outputs = build_component(model.parameterisation).output_channels(channels)
+    return {"image_channels": channels, "output_channels": outputs, "augmentation_labels": model.augmentation_labels}
+
+
 def build_denoiser(model: ModelConfig) -> Denoiser:
     """The denoiser of a description, with weights as its network initialises them.
 
     Raises:
         ConfigError: arguments that a class refuses, or an image size that the network cannot divide.
     """
-    image, channels = model.image, model.image.channels
     parameterisation = build_component(model.parameterisation)
-    network = build_component(
-        model.network,
-        image_channels=channels,
-        output_channels=parameterisation.output_channels(channels),
-        augmentation_labels=model.augmentation_labels,
-    )
+    network = build_component(model.network, **supplied_to_network(model))
     divisor = network.size_divisor
-    for side in image.sides:
+    for side in model.image.sides:
         if side % divisor:
             below, above = max(divisor, side // divisor * divisor), (side // divisor + 1) * divisor
             raise ConfigError(

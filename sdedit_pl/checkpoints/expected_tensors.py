@@ -5,7 +5,6 @@ A checkpoint's configuration may overstate its network; the memory and time take
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from collections.abc import Iterator, Mapping
@@ -19,9 +18,11 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from sdedit_pl.build.component import build_component
+from sdedit_pl.build.model import supplied_to_network
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
+from sdedit_pl.configuration import Component, ConfigError
 from sdedit_pl.configuration.model_config import ModelConfig
-from sdedit_pl.networks import NETWORKS
+from sdedit_pl.networks.unet import UNet
 
 MOST_TENSORS = 5_000
 """Most tensors of a network; the largest published ones have about a thousand."""
@@ -31,17 +32,6 @@ LONGEST_LIST = 1000
 """Most entries of a list in a model's configuration."""
 MOST_BUFFERED = 2**26
 """Most numbers outside parameters that are computed to build a network, such as FIR kernels of each channel."""
-
-
-def network_arguments(model: ModelConfig) -> tuple[str, dict[str, Any]]:
-    """The name in `NETWORKS` of a model's network, and its constructor's arguments; raises as `check_numbers` does."""
-    check_numbers(model.as_data())
-    given = {
-        "image_channels": model.image.channels,
-        "output_channels": build_component(model.parameterisation).output_channels(model.image.channels),
-        "augmentation_labels": model.augmentation_labels,
-    }
-    return model.network.name, {**given, **model.network.values}
 
 
 def check_numbers(value: Any, path: str = "") -> None:
@@ -60,13 +50,26 @@ def check_numbers(value: Any, path: str = "") -> None:
         raise CheckpointError(f"{path} is {value:,}, more than any model has ({LARGEST_COUNT:,})")
 
 
-def state_shapes(name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict of a network without memory for its weights, cached: do not change it.
+def state_shapes(model: ModelConfig) -> dict[str, Tensor]:
+    """The state dict of a model's network without memory for its weights, cached: do not change it.
 
     Raises:
-        CheckpointError: if it has more than `MOST_TENSORS` tensors, or larger ones than torch can address.
+        CheckpointError: if it has more than `MOST_TENSORS` tensors, or larger ones than torch can address; as
+            `check_numbers` does.
     """
-    return _state_shapes(json.dumps([name, arguments]))
+    check_numbers(model.as_data())
+    return _state_shapes(model.network, **supplied_to_network(model))
+
+
+@lru_cache(maxsize=64)
+def _state_shapes(network: Component[UNet], **supplied: int) -> dict[str, Tensor]:
+    with without_weights():
+        try:
+            return build_component(network, **supplied).state_dict()
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
+        except (RuntimeError, OverflowError) as error:
+            raise CheckpointError(f"the configured network has tensors of an impossible size: {error}") from error
 
 
 def shape_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
@@ -123,13 +126,3 @@ class _EmptyOnMeta(TorchFunctionMode):
             if self.numbers > MOST_BUFFERED:  # often a view, whose copy would take the memory
                 raise CheckpointError(f"a network of more than {MOST_BUFFERED:,} fixed numbers is no model")
         return made
-
-
-@lru_cache(maxsize=64)
-def _state_shapes(network: str) -> dict[str, Tensor]:
-    name, arguments = json.loads(network)
-    with without_weights():
-        try:
-            return NETWORKS[name](**arguments).state_dict()
-        except (RuntimeError, OverflowError) as error:
-            raise CheckpointError(f"the configured network has tensors of an impossible size: {error}") from error

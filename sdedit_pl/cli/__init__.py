@@ -18,6 +18,7 @@ VERBS: dict[str, str] = {
     "train": "train a score model on a domain",
     "edit": "turn guides into images of a model's domain",
     "sample": "draw images of a model's domain from noise alone",
+    "augment": "make more images of each class",
     "paint": "paint guides and masks in a browser and edit them",
     "calibrate": "find the t0 of a model on images of its domain",
     "evaluate": "measure a model's edits as the paper does, and write a report",

@@ -70,7 +70,7 @@ class Component(Generic[T]):
     section: str
     name: str
     cls: Callable[..., T]
-    values: Mapping[str, Any]
+    values: Mapping[str, Any] = field(hash=False)
     usual: bool = False
 
 

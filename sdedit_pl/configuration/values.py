@@ -77,7 +77,7 @@ def _in_words(path: str, value: Any, kind: Any, refusal: ValidationError) -> str
         if error["type"] == "value_error":
             return f"{path}: {error['msg'].removeprefix('Value error, ')}"
         if error["type"] == "unexpected_keyword_argument":
-            known = keys_of(next(part for part in (kind, *typing.get_args(kind)) if is_dataclass(part)))
+            known = keys_of(next(part for part in typing.get_args(kind) if is_dataclass(part)))  # pyright: ignore
             return f"unknown key {path}.{error['loc'][-1]}{nearest(str(error['loc'][-1]), known, f'{path}.')}"
     chosen = [error for error, place in zip(errors, places, strict=True) if place == deepest]
     expected = [

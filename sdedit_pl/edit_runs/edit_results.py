@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from sdedit_pl.editing.many_guides import Edited
 from sdedit_pl.editing.trajectories import Trajectory, save_animation, strip
 from sdedit_pl.files import sha256_of
 from sdedit_pl.guides.focus import put_back
-from sdedit_pl.guides.guide_files import Guide, Part, image_size, read_pixels
+from sdedit_pl.guides.guide_files import Guide, image_size, read_pixels
 from sdedit_pl.picture_grid import to_picture
 from sdedit_pl.result_folder import files_recorded_in, hashes_of, refuse_others, refuse_used
 
@@ -30,6 +30,10 @@ SHEET_FILE = "sheet.png"
 SHEET_ROWS = 32
 """Maximal number of guides on the contact sheet."""
 RECORD_KEY = "record"
+REDUCTIONS: dict[str, Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "C H W"]]] = {
+    "mean": lambda samples: samples.clamp(-1, 1).mean(0),
+    "std": lambda samples: samples.clamp(-1, 1).std(0) - 1,  # black is no deviation
+}
 
 
 class EditWriter:
@@ -54,12 +58,11 @@ class EditWriter:
         """
         guide = edited.guide
         for image, seed in zip(edited.samples, edited.seeds, strict=True):
-            file = sample_file(guide.path, mark, seed)
-            if guide.part is None:
-                to_picture(image).save(self.folder / file)
-            else:
-                self._put_back(file, guide.path, guide.part, image)
+            file = sample_file(guide.path, mark, f"seed{seed}")
+            self._save(file, guide, image)
             self.samples[file] = {"guide": str(guide.path), "t0": t0, "seed": seed}
+        for name in self.settings.reductions:
+            self._save(sample_file(guide.path, mark, name), guide, REDUCTIONS[name](edited.samples), name == "std")
         if trajectory is not None:
             still, animation = (self.folder / file for file in trajectory_files(guide, mark))
             shown = trajectory.images.shape[1]
@@ -78,11 +81,17 @@ class EditWriter:
         sheet.save(self.folder / SHEET_FILE)
         write_record(self.folder / RECORD_FILE, self.settings, self.files, self.samples)
 
-    def _put_back(self, file: str, guide: Path, part: Part, image: Float[Tensor, "C H W"]) -> None:
+    def _save(self, file: str, guide: Guide, image: Float[Tensor, "C H W"], blank: bool = False) -> None:
+        """Writes an image, or puts it back into the guide's picture, or into a black one if `blank`."""
+        part = guide.part
+        if part is None:
+            to_picture(image).save(self.folder / file)
+            return
         picture = self._unfinished.pop(file, None)
         if picture is None:
-            width, height = image_size(guide)
-            picture = read_pixels(guide, ImageFormat((height, width), len(image)), whole=True)
+            width, height = image_size(guide.path)
+            picture = read_pixels(guide.path, ImageFormat((height, width), len(image)), whole=True)
+            picture = torch.zeros_like(picture) if blank else picture
         put_back(picture, part, image)
         if part.last:
             to_picture(picture).save(self.folder / file)
@@ -104,8 +113,9 @@ def write_record(file: Path, settings: object, read: Sequence[Path], samples: Ma
     file.write_text(yaml_text({**repeated, RECORD_KEY: record}))
 
 
-def sample_file(guide: Path, mark: str, seed: int) -> str:
-    return f"{guide.stem}{mark}_seed{seed}.png"
+def sample_file(guide: Path, mark: str, name: str) -> str:
+    """`name` is `seed7` for a sample, or that of a reduction."""
+    return f"{guide.stem}{mark}_{name}.png"
 
 
 def trajectory_files(guide: Guide, mark: str) -> tuple[str, str]:
@@ -136,6 +146,7 @@ def refuse_foreign(
     written = {RECORD_FILE, SHEET_FILE}
     for task in tasks:
         for guide in (guides[number] for number in task.guides):
-            written |= {sample_file(guide.path, task.mark, seed) for seed in settings.seeds}
+            names = [*(f"seed{seed}" for seed in settings.seeds), *settings.reductions]
+            written |= {sample_file(guide.path, task.mark, name) for name in names}
             written |= set(trajectory_files(guide, task.mark) if settings.trajectory else ())
     refuse_others(folder, written - earlier)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from sdedit_pl.checkpoints.guidance import GuidanceSettings
 from sdedit_pl.configuration import Component, family, require_at_least
@@ -18,6 +18,7 @@ from sdedit_pl.solvers import SOLVERS, Solver
 
 AUTO = "auto"
 """Value of t0 that requests a search for it."""
+Reduction: TypeAlias = Literal["mean", "std"]
 
 
 @dataclass(kw_only=True)
@@ -51,6 +52,8 @@ class EditSettings(GuidanceSettings):
         lowpass: N keeps the guide's low frequencies, those of an image N times smaller; null keeps none.
         lowpass_range: times, from,to, at which lowpass applies.
         samples: number of samples of each guide.
+        reduce: mean, std or mean,std also writes the mean of the samples, and their standard deviation in the units of
+            the guide's file, which is high where the model is unsure; empty for neither.
         seed: seed of the first sample; the next ones count up from it.
         variant: exact, or paper or reference, which follow the published algorithms and code to the letter.
         fit: how guides get the model's proportions: crop to their largest central part, or pad, which continues them by
@@ -91,6 +94,7 @@ class EditSettings(GuidanceSettings):
     lowpass: int | None = None
     lowpass_range: tuple[float, float] = (0.0, 1.0)
     samples: int = 4
+    reduce: Reduction | tuple[Reduction, ...] = ()
     seed: int = 0
     variant: str = "exact"
     fit: Literal["crop", "pad"] = "crop"
@@ -111,6 +115,8 @@ class EditSettings(GuidanceSettings):
         require_at_least(self, samples=1, batch=1, seed=0)
         if self.strength is not None and re.fullmatch(r"[\d.]+", self.strength):
             raise ValueError(f"strength takes an image, got {self.strength}; for a number, t0={self.strength}")
+        if self.reductions and self.samples < 2:
+            raise ValueError(f"reduce needs at least 2 samples, got samples={self.samples}")
         areas = [name for name in ("mask", "strength", "paste") if getattr(self, name) is not None]
         if len(areas) > 1:
             raise ValueError(f"{' and '.join(areas)} each say what may change; give one of them")
@@ -135,6 +141,10 @@ class EditSettings(GuidanceSettings):
     @property
     def seeds(self) -> range:
         return range(self.seed, self.seed + self.samples)
+
+    @property
+    def reductions(self) -> tuple[Reduction, ...]:
+        return (self.reduce,) if isinstance(self.reduce, str) else self.reduce
 
     @property
     def pasted_object(self) -> Paste | None:

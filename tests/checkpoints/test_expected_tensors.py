@@ -45,20 +45,19 @@ def test_an_overstated_width_takes_no_memory(tiny_checkpoint: Path, tmp_path: Pa
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
-@pytest.mark.parametrize("blocks", [5000, 10**6])
-def test_an_overstated_depth_is_refused_while_it_is_counted(blocks: int) -> None:
-    arguments: dict[str, Any] = {"image_channels": 3, "output_channels": 3, "channels": 8, "blocks_per_level": blocks}
-    with pytest.raises(CheckpointError, match="more than 5,000 tensors"):
-        state_shapes("ddpm", arguments)
-
-
-def test_tensors_that_torch_cannot_address_are_refused() -> None:
-    arguments = {"image_channels": 3, "output_channels": 3, "channels": 10**6, "channel_multipliers": [10**6]}
-    with pytest.raises(CheckpointError, match="impossible size"):
-        state_shapes("ddpm", {**arguments, "attention_levels": []})
-
-
-def test_fixed_filters_of_an_overstated_width_are_refused() -> None:
-    arguments = {"image_channels": 3, "output_channels": 3, "channels": 64, "channel_multipliers": [1, *[2**14] * 3]}
-    with pytest.raises(CheckpointError, match="more than 67,108,864 fixed numbers"):
-        state_shapes("ncsnpp", {**arguments, "attention_levels": [], "fir": True})
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({"name": "ddpm", "channels": 8, "blocks_per_level": 5000}, "more than 5,000 tensors"),
+        ({"name": "ddpm", "channels": 8, "blocks_per_level": 10**6}, "more than 5,000 tensors"),
+        ({"channels": 10**6, "channel_multipliers": [10**6], "attention_levels": []}, "impossible size"),
+        (
+            {"channels": 64, "channel_multipliers": [1, *[2**14] * 3], "attention_levels": [], "fir": True},
+            "more than 67,108,864 fixed numbers",
+        ),
+    ],
+)
+def test_overstated_networks_are_refused(network: dict[str, Any], message: str) -> None:
+    sections = {"image": {"size": 32, "channels": 3}, "sde": "vp", "parameterisation": "edm", "network": network}
+    with pytest.raises(CheckpointError, match=message):
+        state_shapes(ModelConfig.from_data(sections))

@@ -180,6 +180,20 @@ def test_focus_edits_parts_of_a_large_photo_and_keeps_the_rest(desk: Path, comma
     assert not change.any()
 
 
+def test_samples_are_reduced_to_their_mean_and_deviation(desk: Path, command) -> None:
+    arguments = ("samples=3", "mask=mask.png", "reduce=mean,std")
+    assert command(*EDIT, *arguments, "out=o").code == 0
+    samples = np.stack([pixels(f"o/guide_seed{seed}.png") for seed in range(3)])
+    assert abs(pixels("o/guide_mean.png") - samples.mean(0)).max() <= 1
+    assert abs(pixels("o/guide_std.png") - samples.std(0, ddof=1)).max() <= 1.5
+    assert pixels("o/guide_std.png")[4:12, 4:12].all() and not pixels("o/guide_std.png")[:4].any()
+    assert command(*EDIT, "reduce=std", "out=o", "overwrite=true").code == 0 and not Path("o/guide_mean.png").exists()
+    Image.open("guide.png").resize((64, 64)).save("photo.png")
+    assert command(*EDIT, "guide=photo.png", "focus=16,16,32,32", "reduce=std", "out=part").code == 0
+    deviation = pixels("part/photo_std.png")
+    assert deviation[24:40, 24:40].any() and not deviation[:16].any()
+
+
 def test_a_paste_may_be_edited_in_windows(desk: Path, command) -> None:
     Image.new("RGB", (40, 24), "white").save("large.png")
     Image.new("RGB", (10, 10), "red").save("object.png")
@@ -244,6 +258,8 @@ CONTRADICTIONS = {
     "focus=true": "focus=true needs a mask, and guide.png has none",
     "focus=0,0,17,17": "box x,y,width,height of at least 8 pixels within guide.png, which is 16x16",
     "focus=true windows=true": "focus goes with a mask, a strength map or a box, not with windows or paste",
+    "reduce=mean samples=1": "reduce needs at least 2 samples, got samples=1",
+    "reduce=median": "reduce must be 'mean' or 'std'",
     "overlap=4": "overlap and side are for windows",
     "windows=true overlap=16": "the overlap of windows of 16 px must lie in [0, 16), got 16",
     "windows=true side=8": "16 pixels, got 8",

@@ -8,6 +8,7 @@ import pytest
 
 from sdedit_pl.cli import (
     VERBS,
+    augment,
     calibrate,
     demo,
     edit,
@@ -29,6 +30,7 @@ COMMANDS = {
     "train": train.COMMAND,
     "edit": edit.COMMAND,
     "sample": sample.COMMAND,
+    "augment": augment.COMMAND,
     "paint": paint.COMMAND,
     "calibrate": calibrate.COMMAND,
     "evaluate": evaluate.COMMAND,

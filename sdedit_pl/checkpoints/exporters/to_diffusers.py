@@ -18,7 +18,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sdedit_pl.checkpoints.expected_tensors import network_arguments
 from sdedit_pl.checkpoints.exporters.export_format import Export, ExportError
 from sdedit_pl.checkpoints.importers.diffusers_config import (
     EDM_SCHEDULERS,
@@ -45,7 +44,7 @@ PIPELINES = {
 }
 BLOCKS = {"ddpm": "", "ncsnpp": "Skip"}
 """Our network -> prefix of the names of its blocks in diffusers."""
-OF_TRAINING = frozenset(("init_scale", "fourier_scale", "checkpoint_gradients", "augmentation_labels"))
+OF_TRAINING = frozenset(("init_scale", "fourier_scale", "checkpoint_gradients"))
 """Arguments of a network that do not affect the outputs of a trained one."""
 GROUPS = frozenset(("smallest_group", "most_groups"))
 """Arguments that determine the number of groups of each normalisation."""
@@ -60,9 +59,8 @@ class DiffusersExport(Export):
                 f"the model was trained up to t={model.t_max}, and diffusers' pipelines begin at t=1, pure noise; "
                 f"train with times.t_max=1 to export"
             )
-        name, arguments = network_arguments(model)
         scheduler = _scheduler_config(model, denoiser.sde)
-        unet = _unet_config(name, arguments, model, denoiser.network, scheduler["_class_name"])
+        unet = _unet_config(model, denoiser, scheduler["_class_name"])
         _check(model, unet, scheduler)
         state = {key: tensor for key, tensor in denoiser.network.state_dict().items() if key != AUGMENTATION_WEIGHT}
         classes = {"unet": ["diffusers", NETWORK_CLASS], "scheduler": ["diffusers", scheduler["_class_name"]]}
@@ -70,17 +68,12 @@ class DiffusersExport(Export):
         _write_json(out / INDEX, {"_class_name": PIPELINES[scheduler["_class_name"]], **classes})
         _write_json(out / "unet" / CONFIG, unet)
         _write_json(out / "scheduler" / SCHEDULER_CONFIG, scheduler)
-        save_file(published_state(state, name, arguments), out / "unet" / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_file(published_state(state, model.network), out / "unet" / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
-def _is_ve(model: ModelConfig) -> bool:
-    return model.sde.name == "ve"
-
-
-def _unet_config(
-    name: str, arguments: Mapping[str, Any], model: ModelConfig, network: nn.Module, scheduler: str
-) -> dict[str, Any]:
+def _unet_config(model: ModelConfig, denoiser: Denoiser, scheduler: str) -> dict[str, Any]:
     """The configuration of the UNet2DModel nearest to a network of ours; raises an ExportError if there is none."""
+    name, arguments, image_channels = model.network.name, model.network.values, model.image.channels
     if name not in BLOCKS:
         raise ExportError(
             f"network.name={name} cannot be expressed with the blocks of diffusers' {NETWORK_CLASS}; "
@@ -102,8 +95,8 @@ def _unet_config(
     return {
         "_class_name": NETWORK_CLASS,
         "sample_size": as_data(model.image.size),
-        "in_channels": arguments["image_channels"],
-        "out_channels": arguments["output_channels"],
+        "in_channels": image_channels,
+        "out_channels": denoiser.parameterisation.output_channels(image_channels),
         # VE models of diffusers noise images in [0, 1] and map them to [-1, 1] inside.
         "center_input_sample": fourier,
         "time_embedding_type": "fourier" if fourier else "positional",
@@ -118,7 +111,7 @@ def _unet_config(
         "dropout": arguments["dropout"],
         "act_fn": "silu",
         "attention_head_dim": arguments["head_channels"],
-        "norm_num_groups": _groups(network, skip),
+        "norm_num_groups": _groups(denoiser.network, skip),
         "norm_eps": arguments["epsilon"],
     }
 
@@ -145,7 +138,7 @@ def _groups(network: nn.Module, skip: bool) -> int | None:
 
 def _scheduler_config(model: ModelConfig, sde: SDE) -> dict[str, Any]:
     parameterisation = model.parameterisation.name
-    if _is_ve(model) and parameterisation == "score":
+    if model.sde.name == "ve" and parameterisation == "score":
         sde = cast(VESDE, sde)
         return {"_class_name": "ScoreSdeVeScheduler", "sigma_min": sde.sigma_min / 2, "sigma_max": sde.sigma_max / 2}
     estimated = {ours: theirs for theirs, ours in PREDICTIONS.items()} | {"epsilon_and_variance": "epsilon"}

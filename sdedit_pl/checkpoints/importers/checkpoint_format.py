@@ -60,14 +60,8 @@ class CheckpointFormat(abc.ABC):
     def recognises(self, path: Path) -> bool:
         """Whether the file or folder at `path` looks like this format. Cheap; runs no code from it."""
 
-    @abc.abstractmethod
     def read(
-        self,
-        path: Path,
-        *,
-        weights: str = "ema",
-        preset: str | None = None,
-        config: Mapping[str, Any] | None = None,
+        self, path: Path, *, weights: str = "ema", preset: str | None = None, config: Mapping[str, Any] | None = None
     ) -> Imported:
         """Reads a file or folder strictly: every tensor is used exactly once, or named with the reason why not.
 
@@ -79,6 +73,11 @@ class CheckpointFormat(abc.ABC):
         Raises:
             CheckpointError: if it is damaged, holds code, or does not fit the preset or configuration.
         """
+        return self._read(path, weights, preset, config)
+
+    @abc.abstractmethod
+    def _read(self, path: Path, weights: str, preset: str | None, config: Mapping[str, Any] | None) -> Imported:
+        pass
 
 
 @contextmanager

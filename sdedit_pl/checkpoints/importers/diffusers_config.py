@@ -85,23 +85,17 @@ class Network:
     """A UNet2DModel in this package's terms.
 
     Args:
+        section: the section `network` of a model's configuration.
         cosines_first: whether the label's cosines precede its sines.
         fourier: whether it is the score network of a VE model; otherwise it is one of a table of betas.
         learned_variance: whether the second half of its output channels is for the variance.
     """
 
-    name: str
-    arguments: dict[str, Any]
+    section: dict[str, Any]
     cosines_first: bool
     fourier: bool
     learned_variance: bool
-    size: int | list[int]
-
-    @property
-    def section(self) -> dict[str, Any]:
-        """The section `network` of a model's configuration."""
-        given = {key: value for key, value in self.arguments.items() if key != "image_channels"}
-        return {"name": self.name, **given}
+    image: dict[str, Any]
 
 
 def read_unet(config: Mapping[str, Any]) -> Network:
@@ -127,8 +121,8 @@ def read_unet(config: Mapping[str, Any]) -> Network:
     unet.require("center_input_sample", fourier)
     if not fourier:
         unet.require("freq_shift", 0, 1)
-    arguments = {
-        "image_channels": unet["in_channels"],
+    section = {
+        "name": "ncsnpp" if skip else "ddpm",
         "channels": channels,
         "channel_multipliers": multipliers,
         "blocks_per_level": unet["layers_per_block"],
@@ -138,14 +132,13 @@ def read_unet(config: Mapping[str, Any]) -> Network:
         "close_frequencies": fourier or unet["freq_shift"] == 1,
         "epsilon": float(unet["norm_eps"]),
     }
-    arguments |= _skip_arguments(unet, attention, fourier) if skip else _plain_arguments(unet)
+    section |= _skip_arguments(unet, attention, fourier) if skip else _plain_arguments(unet)
     return Network(
-        name="ncsnpp" if skip else "ddpm",
-        arguments=arguments,
+        section=section,
         cosines_first=not fourier and bool(unet["flip_sin_to_cos"]),
         fourier=fourier,
         learned_variance=unet["out_channels"] != unet["in_channels"],
-        size=_size(unet),
+        image={"size": _size(unet), "channels": unet["in_channels"]},
     )
 
 

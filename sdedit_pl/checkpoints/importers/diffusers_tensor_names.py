@@ -7,12 +7,13 @@ DownBlock2D, UpBlock2D and their variants with attention are our "ddpm"; those w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource, same, stacked
+from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource, attention, layers, same
+from sdedit_pl.configuration import Component
+from sdedit_pl.networks.unet import UNet
 
 _RESIDUAL = {
     "norm1": "norm_1",
@@ -31,7 +32,7 @@ _PARAMETERS = ("weight", "bias")
 
 
 def network_sources(
-    name: str, arguments: Mapping[str, Any], *, old_names: bool = False, cosines_first: bool = False
+    network: Component[UNet], *, old_names: bool = False, cosines_first: bool = False
 ) -> dict[str, TensorSource]:
     """Our tensors -> the published ones that they are made of.
 
@@ -39,20 +40,13 @@ def network_sources(
         old_names: see `has_old_names`.
         cosines_first: whether the label's cosines precede its sines, so that the first layer's columns are reordered.
     """
-    sources = {
-        f"{ours}.{parameter}": same(f"{theirs}.{parameter}")
-        for theirs, ours in _layers(name, arguments)
-        for parameter in _PARAMETERS
-    }
+    sources = layers(_layers(network))
     projections, output = (_OLD_QKV, _OLD_OUTPUT) if old_names else (_QKV, _OUTPUT)
-    for theirs, ours in _attentions(name, arguments):
-        for parameter in _PARAMETERS:
-            sources[f"{ours}.norm.{parameter}"] = same(f"{theirs}.group_norm.{parameter}")
-            sources[f"{ours}.qkv.{parameter}"] = stacked([same(f"{theirs}.{part}.{parameter}") for part in projections])
-            sources[f"{ours}.output.{parameter}"] = same(f"{theirs}.{output}.{parameter}")
+    for theirs, ours in _attentions(network):
+        sources |= attention(theirs, ours, "group_norm", projections, output)
     sources[_FREQUENCIES[1]] = same(_FREQUENCIES[0])
     if cosines_first:
-        half = arguments["channels"] // 2
+        half = network.values["channels"] // 2
 
         def sines_first(tensors: Sequence[Tensor]) -> Tensor:
             cosines, sines, rest = tensors[0].tensor_split([half, 2 * half], dim=1)
@@ -77,15 +71,15 @@ def without_copies(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], di
     return rest, {second: f"the same as {first}"}
 
 
-def published_state(state: Mapping[str, Tensor], name: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+def published_state(state: Mapping[str, Tensor], network: Component[UNet]) -> dict[str, Tensor]:
     """Our network's state dict under diffusers' names, sines before cosines: the inverse of `network_sources`."""
     rest = dict(state)
     published: dict[str, Tensor] = {}
-    for theirs, ours in _layers(name, arguments):
+    for theirs, ours in _layers(network):
         for parameter in _PARAMETERS:
             if f"{ours}.{parameter}" in rest:
                 published[f"{theirs}.{parameter}"] = rest.pop(f"{ours}.{parameter}")
-    for theirs, ours in _attentions(name, arguments):
+    for theirs, ours in _attentions(network):
         for parameter in _PARAMETERS:
             published[f"{theirs}.group_norm.{parameter}"] = rest.pop(f"{ours}.norm.{parameter}")
             # Our 1 x 1 convolutions are linear layers there.
@@ -103,15 +97,15 @@ def _linear(tensor: Tensor) -> Tensor:
     return tensor.flatten(1) if tensor.dim() > 1 else tensor
 
 
-def _layers(name: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _layers(network: Component[UNet]) -> Iterator[tuple[str, str]]:
     """Yields (published name, our name) of each layer outside attention that the network may have."""
     yield from _LABEL.items()
     yield "conv_in", "stem"
-    for theirs, ours in _residuals(name, arguments):
+    for theirs, ours in _residuals(network):
         for their_layer, our_layer in _RESIDUAL.items():
             yield f"{theirs}.{their_layer}", f"{ours}.{our_layer}"
-    lowest = len(arguments["channel_multipliers"]) - 1
-    if name == "ddpm":
+    lowest = len(network.values["channel_multipliers"]) - 1
+    if network.name == "ddpm":
         yield from (("conv_norm_out", "head.norm"), ("conv_out", "head.convolution"))
         for level in range(lowest):
             yield f"down_blocks.{level}.downsamplers.0.conv", f"down.{level}.resample.convolution"
@@ -127,9 +121,9 @@ def _layers(name: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]
         yield f"{theirs}{convolution}", f"{ours}.head.convolution"
 
 
-def _residuals(name: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _residuals(network: Component[UNet]) -> Iterator[tuple[str, str]]:
     """Yields (published name, our name) of each residual block."""
-    levels, blocks = len(arguments["channel_multipliers"]), arguments["blocks_per_level"]
+    levels, blocks = len(network.values["channel_multipliers"]), network.values["blocks_per_level"]
     for index in range(2):
         yield f"mid_block.resnets.{index}", f"middle.{index}.residual"
     for level in range(levels):
@@ -138,18 +132,18 @@ def _residuals(name: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, s
             yield f"down_blocks.{level}.resnets.{index}", f"down.{level}.blocks.{index}.residual"
         for index in range(blocks + 1):
             yield f"up_blocks.{level}.resnets.{index}", f"up.{above}.blocks.{index}.residual"
-        if name == "ncsnpp" and above:
+        if network.name == "ncsnpp" and above:
             yield f"down_blocks.{level}.resnet_down", f"down.{level}.resample"
             yield f"up_blocks.{level}.resnet_up", f"up.{above}.resample"
 
 
-def _attentions(name: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _attentions(network: Component[UNet]) -> Iterator[tuple[str, str]]:
     """Yields (published name, our name) of each attention."""
-    lowest, blocks = len(arguments["channel_multipliers"]) - 1, arguments["blocks_per_level"]
+    lowest, blocks = len(network.values["channel_multipliers"]) - 1, network.values["blocks_per_level"]
     yield "mid_block.attentions.0", "middle.0.attention"
-    for level in arguments["attention_levels"]:
+    for level in network.values["attention_levels"]:
         for index in range(blocks):
             yield f"down_blocks.{level}.attentions.{index}", f"down.{level}.blocks.{index}.attention"
-        attending = range(blocks + 1) if name == "ddpm" else [blocks]
+        attending = range(blocks + 1) if network.name == "ddpm" else [blocks]
         for number, index in enumerate(attending):
             yield f"up_blocks.{lowest - level}.attentions.{number}", f"up.{level}.blocks.{index}.attention"

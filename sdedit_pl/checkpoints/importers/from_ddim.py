@@ -7,15 +7,23 @@ trainer saves a list of state dict, optimiser, epoch, step and the averaged weig
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported, published_configuration
 from sdedit_pl.checkpoints.importers.noise_conventions import discrete_vp
 from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, Stored, import_network
-from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource, attention_levels, named_tensors, same, stacked
+from sdedit_pl.checkpoints.importers.tensor_mapping import (
+    TensorSource,
+    attention,
+    attention_levels,
+    layers,
+    named_tensors,
+)
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
+from sdedit_pl.configuration import Component
+from sdedit_pl.networks.unet import UNet
 
 UNUSED = "logvar"
 """A tensor that "bayesian" networks have and never use."""
@@ -47,14 +55,7 @@ class DDIMFormat(CheckpointFormat):
     def recognises(self, path: Path) -> bool:
         return "temb.dense.0.weight" in names_in(path)
 
-    def read(
-        self,
-        path: Path,
-        *,
-        weights: str = "ema",
-        preset: str | None = None,
-        config: Mapping[str, Any] | None = None,
-    ) -> Imported:
+    def _read(self, path: Path, weights: str, preset: str | None, config: Mapping[str, Any] | None) -> Imported:
         stored = _stored(path, read_plain(path), weights).without(UNUSED, "never used by the network that carries it")
         configured = None if config is None else model_of(config)
         return import_network(path, "ddim", stored, network_sources, preset=preset, configured=configured)
@@ -68,18 +69,26 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
         return {"image": image, "network": _network(model, size), **_convention(config["diffusion"])}
 
 
-def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, TensorSource]:
+def network_sources(network: Component[UNet]) -> dict[str, TensorSource]:
     """Our tensors -> the published ones, without `module.` in front; the layout is that of the network "ddpm" alone."""
-    sources: dict[str, TensorSource] = {}
-    for theirs, ours in _layers(arguments):
-        for parameter in ("weight", "bias"):
-            sources[f"{ours}.{parameter}"] = same(f"{theirs}.{parameter}")
-    for theirs, ours in _attentions(arguments):
-        for parameter in ("weight", "bias"):
-            projections = [same(f"{theirs}.{projection}.{parameter}") for projection in "qkv"]
-            sources[f"{ours}.norm.{parameter}"] = same(f"{theirs}.norm.{parameter}")
-            sources[f"{ours}.qkv.{parameter}"] = stacked(projections)
-            sources[f"{ours}.output.{parameter}"] = same(f"{theirs}.proj_out.{parameter}")
+    blocks = {"mid.block_1": "middle.0", "mid.block_2": "middle.1"}
+    attentions, resamples = {"mid.attn_1": "middle.0.attention"}, {}
+    count = network.values["blocks_per_level"]
+    for level in range(len(network.values["channel_multipliers"])):
+        for side, blocks_there in (("down", count), ("up", count + 1)):
+            resamples[f"{side}.{level}.{side}sample.conv"] = f"{side}.{level}.resample.convolution"
+            for index in range(blocks_there):
+                blocks[f"{side}.{level}.block.{index}"] = f"{side}.{level}.blocks.{index}"
+                if level in network.values["attention_levels"]:
+                    attentions[f"{side}.{level}.attn.{index}"] = f"{side}.{level}.blocks.{index}.attention"
+    residuals = {
+        f"{theirs}.{their_layer}": f"{ours}.residual.{our_layer}"
+        for theirs, ours in blocks.items()
+        for their_layer, our_layer in _BLOCK.items()
+    }
+    sources = layers({**_RENAMED, **residuals, **resamples}.items())
+    for theirs, ours in attentions.items():
+        sources |= attention(theirs, ours, "norm", "qkv", "proj_out")
     return sources
 
 
@@ -134,34 +143,3 @@ def _convention(diffusion: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"diffusion.beta_schedule must be one of {known} to be read, got {schedule!r}")
     ends = float(diffusion["beta_start"]), float(diffusion["beta_end"])
     return discrete_vp(*ends, diffusion["num_diffusion_timesteps"], _SCHEDULES[schedule])
-
-
-def _blocks(arguments: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
-    """Yields (side, level, index) of the blocks outside the middle."""
-    for level in range(len(arguments["channel_multipliers"])):
-        for side, count in (("down", arguments["blocks_per_level"]), ("up", arguments["blocks_per_level"] + 1)):
-            for index in range(count):
-                yield side, level, index
-
-
-def _layers(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields (published name, our name) of each layer outside attention that the network may have."""
-    yield from _RENAMED.items()
-    blocks = [("mid.block_1", "middle.0"), ("mid.block_2", "middle.1")]
-    blocks += [
-        (f"{side}.{level}.block.{index}", f"{side}.{level}.blocks.{index}") for side, level, index in _blocks(arguments)
-    ]
-    for theirs, ours in blocks:
-        for their_layer, our_layer in _BLOCK.items():
-            yield f"{theirs}.{their_layer}", f"{ours}.residual.{our_layer}"
-    for level in range(len(arguments["channel_multipliers"])):
-        for side in ("down", "up"):
-            yield f"{side}.{level}.{side}sample.conv", f"{side}.{level}.resample.convolution"
-
-
-def _attentions(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields (published name, our name) of each attention."""
-    yield "mid.attn_1", "middle.0.attention"
-    for side, level, index in _blocks(arguments):
-        if level in arguments["attention_levels"]:
-            yield f"{side}.{level}.attn.{index}", f"{side}.{level}.blocks.{index}.attention"

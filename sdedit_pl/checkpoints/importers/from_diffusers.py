@@ -50,14 +50,7 @@ class DiffusersFormat(CheckpointFormat):
             return (path / INDEX).is_file() or any(_is_network(folder) for folder in _network_folders(path))
         return any(name.startswith("down_blocks.0.resnets.0.") for name in names_in(path))
 
-    def read(
-        self,
-        path: Path,
-        *,
-        weights: str = "ema",
-        preset: str | None = None,
-        config: Mapping[str, Any] | None = None,
-    ) -> Imported:
+    def _read(self, path: Path, weights: str, preset: str | None, config: Mapping[str, Any] | None) -> Imported:
         folder = path if path.is_dir() else path.parent
         _check_pipeline(folder)
         place = _network_folder(folder, weights)
@@ -109,9 +102,8 @@ def _read_configs(folder: Path, place: Path, config: Mapping[str, Any] | None) -
         convention = read_scheduler(scheduler, network)
     except (TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(f"the configuration of {folder} has a value of a wrong type: {error}") from error
-    image = {"size": network.size, "channels": network.arguments["image_channels"]}
     return FolderConfig(
-        model={"image": image, "network": network.section, **convention},
+        model={"image": network.image, "network": network.section, **convention},
         cosines_first=network.cosines_first,
         sampling={key.removeprefix("_"): value for key, value in scheduler.items() if key != "_diffusers_version"},
         data_range=UNIT if network.fourier else CENTERED,

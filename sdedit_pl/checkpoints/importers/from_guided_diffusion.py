@@ -17,9 +17,10 @@ from torch import Tensor
 from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported
 from sdedit_pl.checkpoints.importers.noise_conventions import discrete_vp
 from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, Stored, import_network
-from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource, attention_levels, named_tensors, same
+from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource, attention_levels, layers, named_tensors, same
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
-from sdedit_pl.configuration import nearest
+from sdedit_pl.configuration import Component, nearest
+from sdedit_pl.networks.unet import UNet
 
 NAME = "guided_diffusion"
 CLASSES = "label_emb.weight"
@@ -89,14 +90,7 @@ class GuidedDiffusionFormat(CheckpointFormat):
         names = names_in(path)
         return {f"{name}.weight" for name in _RENAMED} <= names
 
-    def read(
-        self,
-        path: Path,
-        *,
-        weights: str = "ema",
-        preset: str | None = None,
-        config: Mapping[str, Any] | None = None,
-    ) -> Imported:
+    def _read(self, path: Path, weights: str, preset: str | None, config: Mapping[str, Any] | None) -> Imported:
         tensors = named_tensors(read_plain(path), f"the network in {path}")
         if CLASSES in tensors:
             raise CheckpointError(
@@ -161,26 +155,23 @@ def model_of(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {"image": {"size": size, "channels": 3}, "network": network, **_convention(flags)}
 
 
-def network_sources(name: str, arguments: Mapping[str, Any], *, by_head: bool) -> dict[str, TensorSource]:
+def network_sources(network: Component[UNet], *, by_head: bool) -> dict[str, TensorSource]:
     """Our tensors -> the published ones of the network "adm"; with `by_head`, rows of `qkv` are grouped by head."""
-    layers = [*_RENAMED.items()]
+    arguments, renamed = network.values, [*_RENAMED.items()]
     sources: dict[str, TensorSource] = {}
     for theirs, ours, kind in _modules(arguments):
         if kind == "attention":
             width = arguments["channels"] * arguments["channel_multipliers"][_level(ours, arguments)]
             heads = width // arguments["head_channels"] if arguments["head_channels"] else arguments["heads"]
-            layers += [(f"{theirs}.norm", f"{ours}.norm"), (f"{theirs}.proj_out", f"{ours}.output")]
+            renamed += [(f"{theirs}.norm", f"{ours}.norm"), (f"{theirs}.proj_out", f"{ours}.output")]
             for parameter in ("weight", "bias"):
                 rows = f"{theirs}.qkv.{parameter}"
                 sources[f"{ours}.qkv.{parameter}"] = _heads_together(rows, heads) if by_head else same(rows)
         elif kind in ("op", "conv"):
-            layers.append((f"{theirs}.{kind}", f"{ours}.convolution"))
+            renamed.append((f"{theirs}.{kind}", f"{ours}.convolution"))
         else:
-            layers += [(f"{theirs}.{their_layer}", f"{ours}.{our_layer}") for their_layer, our_layer in _BLOCK.items()]
-    for theirs, ours in layers:
-        for parameter in ("weight", "bias"):
-            sources[f"{ours}.{parameter}"] = same(f"{theirs}.{parameter}")
-    return sources
+            renamed += [(f"{theirs}.{their_layer}", f"{ours}.{our_layer}") for their_layer, our_layer in _BLOCK.items()]
+    return sources | layers(renamed)
 
 
 def _heads_together(name: str, heads: int) -> TensorSource:

@@ -25,14 +25,7 @@ class LightningFormat(CheckpointFormat):
     def recognises(self, path: Path) -> bool:
         return CONFIG_KEY in names_in(path)
 
-    def read(
-        self,
-        path: Path,
-        *,
-        weights: str = "ema",
-        preset: str | None = None,
-        config: Mapping[str, Any] | None = None,
-    ) -> Imported:
+    def _read(self, path: Path, weights: str, preset: str | None, config: Mapping[str, Any] | None) -> Imported:
         if preset is not None or config is not None:
             raise CheckpointError(f"{path} carries its own configuration: leave preset and config out")
         facts = read_plain(path)

@@ -30,6 +30,8 @@ from sdedit_pl.checkpoints.importers.tensor_mapping import (
     transposed,
 )
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
+from sdedit_pl.configuration import Component
+from sdedit_pl.networks.unet import UNet
 
 TABLE = "sigmas"
 """The table of noise levels that a published network carries. It belongs to the SDE."""
@@ -49,14 +51,7 @@ class ScoreSDEFormat(CheckpointFormat):
     def recognises(self, path: Path) -> bool:
         return any(_OWN_NAME.fullmatch(name) for name in names_in(path))
 
-    def read(
-        self,
-        path: Path,
-        *,
-        weights: str = "ema",
-        preset: str | None = None,
-        config: Mapping[str, Any] | None = None,
-    ) -> Imported:
+    def _read(self, path: Path, weights: str, preset: str | None, config: Mapping[str, Any] | None) -> Imported:
         stored = _stored(path, read_plain(path), weights)
         table = stored.tensors.get(TABLE)
         return import_network(
@@ -79,11 +74,11 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
         return {"image": image, "network": _network(model, data), **_convention(model, data, training)}
 
 
-def network_sources(name: str, arguments: Mapping[str, Any]) -> dict[str, TensorSource]:
+def network_sources(network: Component[UNet]) -> dict[str, TensorSource]:
     """Our tensors -> the published ones that they are made of, without `module.` in front."""
     return {
         f"{module}.{ours}": source
-        for number, (module, kind) in enumerate(_slots(name, arguments))
+        for number, (module, kind) in enumerate(_slots(network))
         for ours, source in _KINDS[kind](f"all_modules.{number}.").items()
     }
 
@@ -205,14 +200,15 @@ def _convention(model: Mapping[str, Any], data: Mapping[str, Any], training: Map
     return discrete_vp(betas[0] / steps, betas[1] / steps, steps)
 
 
-def _slots(name: str, arguments: Mapping[str, Any]) -> Iterator[Slot]:
+def _slots(network: Component[UNet]) -> Iterator[Slot]:
     """Yields our modules in the order of the published list; "" is the kind of one without parameters."""
+    arguments = network.values
     levels = range(len(arguments["channel_multipliers"]))
     blocks = arguments["blocks_per_level"]
     attending = arguments["attention_levels"]
     progressive = arguments.get("progressive", "none")
     progressive_input = arguments.get("progressive_input", "none")
-    in_between = name == "ddpm" or arguments["block"] == "ddpm"
+    in_between = network.name == "ddpm" or arguments["block"] == "ddpm"
     residual = "ddpm block" if in_between else "biggan block"
     sampled = "fir convolution" if arguments.get("fir") else "convolution"
     if not in_between:

@@ -13,13 +13,14 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from sdedit_pl.checkpoints.expected_tensors import network_arguments, state_shapes
+from sdedit_pl.checkpoints.expected_tensors import state_shapes
 from sdedit_pl.checkpoints.importers.checkpoint_format import Imported, Mapped, origin_of
 from sdedit_pl.checkpoints.importers.presets import CENTERED, PRESETS, Preset
 from sdedit_pl.checkpoints.importers.tensor_mapping import Difference, TensorSource, difference, state_made
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
-from sdedit_pl.configuration import nearest
+from sdedit_pl.configuration import Component, nearest
 from sdedit_pl.configuration.model_config import ModelConfig
+from sdedit_pl.networks.unet import UNet
 
 Model: TypeAlias = Mapping[str, Any]
 """Configuration of a denoiser: `image`, `sde`, `network` and `parameterisation`."""
@@ -57,7 +58,7 @@ def import_network(
     path: Path,
     format: str,
     stored: Stored,
-    sources_of: Callable[[str, Mapping[str, Any]], Mapping[str, TensorSource]],
+    sources_of: Callable[[Component[UNet]], Mapping[str, TensorSource]],
     *,
     preset: str | None,
     configured: Model | None,
@@ -67,7 +68,7 @@ def import_network(
     """Reads a network from its tensors, strictly.
 
     Args:
-        sources_of: from a network's name and arguments to the published tensors of each of ours.
+        sources_of: from a network to the published tensors of each of ours.
         configured: the model of a published configuration. Without it and a preset, the tensors determine the model.
         data_range: of the images that a configured model's authors added noise to.
         refine: adds differences between the file and a model that names and shapes do not show.
@@ -75,23 +76,21 @@ def import_network(
     Raises:
         CheckpointError: if the tensors do not fit the model, or do not determine it.
     """
+    differences: dict[Any, Difference] = {}  # many presets share a network
 
-    differences: dict[str, Difference] = {}  # many presets share a network
-
-    def compare(model: Model) -> Difference:
-        name, arguments = network_arguments(ModelConfig.from_data(model))
-        network = repr((name, arguments))
-        if network not in differences:
-            expected = state_shapes(name, arguments)  # first: it refuses networks that are too large to list
-            differences[network] = difference(stored.tensors, sources_of(name, arguments), expected)
-        return refine(differences[network], model)
+    def compare(data: Model) -> Difference:
+        model = ModelConfig.from_data(data)
+        key = (model.network, model.parameterisation.cls)
+        if key not in differences:
+            expected = state_shapes(model)  # first: it refuses networks that are too large to list
+            differences[key] = difference(stored.tensors, sources_of(model.network), expected)
+        return refine(differences[key], data)
 
     given = None if configured is None else Preset(format, configured, data_range=data_range)
     chosen, found = _choose_model(str(path), format, preset, given, compare)
     model = ModelConfig.from_data(found.model)
-    name, arguments = network_arguments(model)
-    sources = sources_of(name, arguments)
-    weights = state_made(stored.tensors, sources, state_shapes(name, arguments))
+    sources = sources_of(model.network)
+    weights = state_made(stored.tensors, sources, state_shapes(model))
     facts = {
         "preset": chosen,
         "weights": stored.weights,

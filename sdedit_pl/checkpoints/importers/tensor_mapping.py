@@ -39,6 +39,24 @@ def stacked(sources: Sequence[TensorSource]) -> TensorSource:
     )
 
 
+def layers(renamed: Iterable[tuple[str, str]]) -> dict[str, TensorSource]:
+    """The sources of `weight` and `bias` of layers, of which the published name and ours are given."""
+    return {
+        f"{ours}.{parameter}": same(f"{theirs}.{parameter}")
+        for theirs, ours in renamed
+        for parameter in ("weight", "bias")
+    }
+
+
+def attention(theirs: str, ours: str, norm: str, projections: Iterable[str], output: str) -> dict[str, TensorSource]:
+    """The sources of an attention, whose published query, key and value are the layers `projections`."""
+    sources = layers([(f"{theirs}.{norm}", f"{ours}.norm"), (f"{theirs}.{output}", f"{ours}.output")])
+    for parameter in ("weight", "bias"):
+        parts = [same(f"{theirs}.{projection}.{parameter}") for projection in projections]
+        sources[f"{ours}.qkv.{parameter}"] = stacked(parts)
+    return sources
+
+
 def attention_levels(image_size: int, levels: int, resolutions: Iterable[int]) -> tuple[int, ...]:
     """Translates resolutions at which a published network attends to indices of levels."""
     wanted = set(resolutions)

@@ -29,6 +29,7 @@ from sdedit_pl.checkpoints.importers.diffusers_tensor_names import network_sourc
 from sdedit_pl.checkpoints.importers.from_diffusers import DiffusersFormat
 from sdedit_pl.checkpoints.importers.presets import PRESETS, Preset
 from sdedit_pl.checkpoints.importers.tensor_mapping import difference
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 
 TOLERANCE = 1e-5
@@ -187,8 +188,9 @@ def test_published_networks_map_tensor_by_tensor(options: dict[str, Any], parame
     with torch.device("meta"):
         tensors = UNet2DModel(**options).state_dict()
     network = read_unet(options)
-    sources = network_sources(network.name, network.arguments)
-    assert not difference(tensors, sources, state_shapes(network.name, network.arguments))
+    sections = {"image": network.image, "network": network.section, "sde": "ddpm", "parameterisation": "epsilon"}
+    model = ModelConfig.from_data(sections)
+    assert not difference(tensors, network_sources(model.network), state_shapes(model))
     assert sum(tensor.numel() for tensor in tensors.values()) == parameters
 
 

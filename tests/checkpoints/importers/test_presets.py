@@ -16,7 +16,7 @@ from torch import Tensor
 from sdedit_pl.build.component import build_component
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import CheckpointError
-from sdedit_pl.checkpoints.expected_tensors import network_arguments, state_shapes, without_weights
+from sdedit_pl.checkpoints.expected_tensors import state_shapes, without_weights
 from sdedit_pl.checkpoints.importers import FORMATS, from_ddim, from_score_sde
 from sdedit_pl.checkpoints.importers.noise_conventions import continuous_ve
 from sdedit_pl.checkpoints.importers.presets import PRESETS, UNIT, Preset
@@ -56,12 +56,12 @@ SOURCES = {
 
 def meta_network(preset: Preset) -> Mapping[str, Tensor]:
     """The state dict of a preset's network, without memory."""
-    return state_shapes(*network_arguments(ModelConfig.from_data(preset.model)))
+    return state_shapes(ModelConfig.from_data(preset.model))
 
 
 def published(preset: Preset) -> dict[str, Tensor]:
     """The state dict that the authors' code has of a preset, without memory."""
-    sources = SOURCES[preset.format](*network_arguments(ModelConfig.from_data(preset.model)))
+    sources = SOURCES[preset.format](ModelConfig.from_data(preset.model).network)
     return {
         name: torch.empty(shape, device="meta")
         for ours, tensor in meta_network(preset).items()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import CheckpointError
-from sdedit_pl.checkpoints.expected_tensors import network_arguments, state_shapes
+from sdedit_pl.checkpoints.expected_tensors import state_shapes
 from sdedit_pl.checkpoints.importers import FORMATS, from_ddim, from_score_sde, importer
 from sdedit_pl.checkpoints.importers.checkpoint_format import Imported
 from sdedit_pl.checkpoints.importers.tensor_mapping import difference
@@ -277,8 +277,8 @@ def test_each_tensor_has_a_source_for_all_options(case, block: str) -> None:
             resamp_with_conv=learned,
             embedding_type="fourier" if fir else "positional",
         )
-        name, arguments = network_arguments(ModelConfig.from_data(from_score_sde.model_of(config)))
-        found = difference({}, from_score_sde.network_sources(name, arguments), state_shapes(name, arguments))
+        model = ModelConfig.from_data(from_score_sde.model_of(config))
+        found = difference({}, from_score_sde.network_sources(model.network), state_shapes(model))
         assert len(found.missing) == found.wanted > 60
         assert all(re.fullmatch(r"all_modules\.\d+\..+", theirs) for theirs in found.missing)
 

@@ -1,0 +1,199 @@
+"""One run of `sdedit augment`: edits of a class tree's images, in a class tree with a manifest.
+
+Source: Trabucco et al., "Effective Data Augmentation With Diffusion Models", ICLR 2024, for edits from several t0.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from sdedit_pl.build.component import build_unless_usual
+from sdedit_pl.checkpoints.fingerprint import fingerprint
+from sdedit_pl.checkpoints.guidance import GuidanceSettings, load_guided
+from sdedit_pl.configuration import Component, family, require_at_least
+from sdedit_pl.configuration.resolving import as_data
+from sdedit_pl.data.folder_source import image_paths
+from sdedit_pl.data.image_format import ImageShape
+from sdedit_pl.denoiser import Denoiser, in_precision
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.editing.images_per_call import prepare_for_batches
+from sdedit_pl.editing.many_guides import default_batch, in_batches
+from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
+from sdedit_pl.files import claimed, whole_file, write_whole
+from sdedit_pl.grids import GRIDS, Grid, start_time
+from sdedit_pl.guides.guide_files import image_size, read_guide
+from sdedit_pl.machine import AutoBool, InferencePrecision
+from sdedit_pl.picture_grid import to_picture
+from sdedit_pl.result_folder import refuse_used
+from sdedit_pl.sampling import Callback
+from sdedit_pl.settings_record import SettingsRecord, require_same_settings
+from sdedit_pl.solvers import SOLVERS, Solver
+
+RECORD_FILE, MANIFEST_FILE = "augment.json", "manifest.csv"
+FREE_SETTINGS = ("ckpt", "out", "device", "batch", "compile")
+"""Settings that change the edits at most by rounding."""
+REMEDY = "resume it with these settings, or give another out="
+
+
+@dataclass(kw_only=True)
+class AugmentSettings(GuidanceSettings):
+    """The model, the class tree and the options of its edits.
+
+    Args:
+        ckpt: the model's checkpoint, as for sdedit edit.
+        data: folder with a folder of images for each class.
+        n: number of edits of each class, spread evenly over its images.
+        t0: lowest,highest t0, times or noise levels as for sdedit edit.
+        levels: number of different t0, evenly spaced in time; an image meets them in turn.
+        out: folder of the results.
+        seed: seed of the first edit; the next ones count up from it.
+        steps: solver steps from t0 to 0.
+        batch: edits per batch; null for as many as fit into memory. It affects only speed and memory.
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: of the network, as for sdedit edit: auto, float32, tf32, bfloat16, float16.
+        compile: compile the network, as for sdedit edit.
+    """
+
+    ckpt: str
+    data: str
+    n: int = 100
+    t0: tuple[float | str, float | str] = (0.2, 0.5)
+    levels: int = 4
+    out: str = "outputs/augment"
+    seed: int = 0
+    steps: int | None = None
+    batch: int | None = None
+    device: str = "auto"
+    precision: InferencePrecision = "auto"
+    compile: AutoBool = "auto"
+    solver: Component[Solver] = family(SOLVERS, DEFAULT_SOLVER, supplied=("predictor",))
+    grid: Component[Grid] = family(GRIDS, DEFAULT_GRID)
+
+    def __post_init__(self) -> None:
+        require_at_least(self, n=1, levels=1, seed=0, batch=1)
+
+
+@dataclass(frozen=True)
+class Variation:
+    """An edit; paths are relative, with "/" between their parts, of `source` to the tree and of `file` to the results.
+
+    The fields are the columns of the manifest.
+    """
+
+    file: str
+    label: str
+    source: str
+    t0: float
+    seed: int
+
+
+def run_augmentation(settings: AugmentSettings) -> list[Variation]:
+    """Writes the edits that `settings.out` lacks, and the manifest; returns all of them.
+
+    Raises:
+        ValueError: settings, files or the device do not allow it, or `out` holds anything but edits with these
+            settings.
+    """
+    root, out = Path(settings.data), Path(settings.out)
+    if out.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"out={out} lies within data={root}, where edits would count as originals; give another out=")
+    solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
+    edit = SDEdit(steps=settings.steps, solver=solver, grid=grid)
+    classes = classes_of(root)
+    with claimed(out):
+        record = SettingsRecord(out / RECORD_FILE, "sdedit_pl augmentation, version 1", REMEDY)
+        before = record.read()
+        if before is None:
+            refuse_used(out, overwrite=False)
+        denoiser, description = load_guided(settings.ckpt, settings.device, settings)
+        variations = plan(settings, classes, times_between(settings, edit, denoiser))
+        shape = description.image
+        batch = min(settings.batch or default_batch(next(denoiser.parameters()).device, shape.pixels), len(variations))
+        evaluations = len(variations) * edit.step_count * denoiser.evaluations
+        computing = (evaluations, settings.precision, settings.compile)
+        arithmetic = prepare_for_batches(denoiser, batch, shape.pixels, *computing)
+        settings = replace(settings, precision=arithmetic.precision)
+        now = {key: value for key, value in as_data(settings).items() if key not in FREE_SETTINGS}
+        now |= {"checkpoint": fingerprint(description.path) + settings.recipe(description.path), "classes": classes}
+        if before is None:
+            record.write(now)
+        else:
+            require_same_settings(out, before, now, REMEDY)
+        missing = [variation for variation in variations if not (out / variation.file).is_file()]
+        with in_precision(denoiser, settings.precision):
+            for variation, image in edits(settings, denoiser, edit, missing, shape):
+                with whole_file(out / variation.file) as unfinished:
+                    to_picture(image).save(unfinished, format="PNG")
+        write_whole(out / MANIFEST_FILE, manifest(variations))
+    return variations
+
+
+def classes_of(root: Path) -> dict[str, list[str]]:
+    """Class -> its images' paths relative to `root`. Raises ValueError if one is in no class or unreadable."""
+    classes: dict[str, list[str]] = defaultdict(list)
+    for path in image_paths(root):
+        label, _, rest = path.partition("/")
+        if not rest:
+            raise ValueError(f"{root / path} is in no class; data needs a folder of images for each class")
+        image_size(root / path)
+        classes[label].append(path)
+    return classes
+
+
+def times_between(settings: AugmentSettings, edit: SDEdit, denoiser: Denoiser) -> list[float]:
+    """The t0 of all levels, as times. Raises ValueError if the model was not trained up to one, or they descend."""
+    low, high = (start_time(t0, denoiser.sde) for t0 in settings.t0)
+    if low > high:
+        raise ValueError(f"t0 is lowest,highest, got {settings.t0[0]},{settings.t0[1]}")
+    replace(edit, t0=settings.t0[1]).check(denoiser)
+    return [round(t0, 6) for t0 in torch.linspace(low, high, settings.levels, dtype=torch.float64).tolist()]
+
+
+def plan(settings: AugmentSettings, classes: dict[str, list[str]], times: Sequence[float]) -> list[Variation]:
+    """All edits; each image of a class gets `n` / images of them, and in its rounds one t0 after the other."""
+    variations = []
+    for label, sources in classes.items():
+        for number in range(settings.n):
+            turn, index = divmod(number, len(sources))
+            seed, source = settings.seed + len(variations), PurePosixPath(sources[index])
+            file = source.with_name(f"{source.stem}_seed{seed}.png").as_posix()
+            variations.append(Variation(file, label, str(source), times[(turn + index) % len(times)], seed))
+    return variations
+
+
+def edits(
+    settings: AugmentSettings, denoiser: Denoiser, edit: SDEdit, todo: Sequence[Variation], shape: ImageShape
+) -> Iterator[tuple[Variation, Float[Tensor, "C H W"]]]:
+    """Yields each edit of `todo`, one t0 after the other."""
+    device = next(denoiser.parameters()).device
+
+    def edited(chosen: SDEdit, chunk: Sequence[Variation], tick: Callback | None) -> Float[Tensor, "samples C H W"]:
+        guides = [read_guide(Path(settings.data) / variation.source, shape).image for variation in chunk]
+        seeds = [variation.seed for variation in chunk]
+        return chosen(denoiser, torch.cat(guides).to(device), seeds=seeds, callback=tick).cpu()
+
+    with tqdm(total=len(todo) * edit.total_steps(denoiser.sde), unit="step", desc="editing", disable=None) as progress:
+        for t0 in sorted({variation.t0 for variation in todo}):
+            make = partial(edited, replace(edit, t0=t0))
+            level = [variation for variation in todo if variation.t0 == t0]
+            yield from in_batches(denoiser, make, level, shape.pixels, batch=settings.batch, on_step=progress.update)
+
+
+def manifest(variations: Sequence[Variation]) -> str:
+    """The edits as CSV; the column of `label` is called class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("file", "class", "source", "t0", "seed"))
+    writer.writerows(asdict(variation).values() for variation in variations)
+    return text.getvalue()

@@ -1,0 +1,78 @@
+"""`sdedit augment`: its tree and manifest, resuming, and refused arguments."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+AUGMENT = ("augment", "ckpt=tiny.safetensors", "data=tree", "steps=2", "n=5", "t0=0.2,0.4", "levels=2")
+
+
+@pytest.fixture(autouse=True)
+def tree(desk: Path) -> None:
+    for name in ("hat/a.png", "hat/deep/a.png", "shoe/b.png"):
+        Path("tree", name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy("guide.png", f"tree/{name}")
+
+
+def results(folder: str) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in Path(folder).rglob("*.*") if file.is_file()}
+
+
+def test_every_class_gets_n_edits_spread_over_images_and_t0(command) -> None:
+    assert command(*AUGMENT, "out=o") == (0, "10 edits of 2 classes in o; see o/manifest.csv\n", "")
+    with open("o/manifest.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["file"] for row in rows} | {"augment.json", "manifest.csv"} == results("o").keys()
+    assert all(row["file"].startswith(f"{row['class']}/") for row in rows)
+    assert Counter(row["source"] for row in rows) == {"hat/a.png": 3, "hat/deep/a.png": 2, "shoe/b.png": 5}
+    assert {(row["source"], row["t0"]) for row in rows} == {
+        (source, t0) for source in ("hat/a.png", "hat/deep/a.png", "shoe/b.png") for t0 in ("0.2", "0.4")
+    }
+    row = rows[-1]
+    edit = (f"guide=tree/{row['source']}", f"t0={row['t0']}", f"seed={row['seed']}", "steps=2", "samples=1", "out=one")
+    assert command("edit", AUGMENT[1], *edit).code == 0
+    pixels = [np.array(Image.open(file)) for file in (f"o/{row['file']}", f"one/b_seed{row['seed']}.png")]
+    assert np.array_equal(*pixels)
+
+
+def test_an_interrupted_run_is_resumed_to_the_byte_and_only_with_its_settings(command, refused) -> None:
+    assert command(*AUGMENT, "out=o").code == 0
+    whole = results("o")
+    for name in ("manifest.csv", "hat/a_seed0.png", "shoe/b_seed9.png"):
+        Path("o", name).unlink()
+    assert command(*AUGMENT, "out=o", "batch=1").code == 0
+    assert results("o") == whole
+    assert "n was 5, and is 6 now; resume it with these settings, or give another out=" in refused(
+        *AUGMENT, "n=6", "out=o"
+    )
+
+
+REFUSED = {
+    "data=missing": "data folder missing does not exist",
+    "data=elsewhere": "elsewhere/another.png is in no class; data needs a folder of images for each class",
+    "out=tree/o": "out=tree/o lies within data=tree",
+    "out=elsewhere": "elsewhere already holds files; give another out=",
+    "t0=0.5,0.2": "t0 is lowest,highest, got 0.5,0.2",
+    "t0=0.2,1.5": "t0 must lie in (0, 1], got 1.5",
+    "t0=0.2": "t0 must be a valid array, got 0.2",
+    "n=0": "n must be at least 1, got 0",
+    "steps=0": "steps must be at least 1, got 0",
+}
+
+
+@pytest.mark.parametrize("argument", REFUSED)
+def test_what_is_refused(argument: str, refused) -> None:
+    message = refused(*AUGMENT, "out=new/out", argument)
+    assert REFUSED[argument] in message, message
+
+
+def test_an_unreadable_image_is_named_before_the_first_edit(refused) -> None:
+    shutil.copy("text.png", "tree/hat/text.png")
+    assert "tree/hat/text.png: it is not an image" in refused(*AUGMENT, "out=new/out")
