@@ -86,8 +86,8 @@ class Estimate(NamedTuple):
 def estimate(config: TrainingConfig) -> Estimate:
     """The estimate of a configuration; devices are assumed to be GPUs with bf16, and "auto" counts as one."""
     config = resolve_arithmetic(config, Machine("cuda", "a GPU", bf16=True))
-    if config.init_from:
-        base = config.init_from if isinstance(config.init_from, str) else config.init_from[0]
+    if config.ckpt:
+        base = config.ckpt if isinstance(config.ckpt, str) else config.ckpt[0]
         config = replace(config, network=network_from(describe(base).model.network, config.network))
     trainer, image, batch = config.trainer, config.image, config.batch_size
     devices = int(trainer.devices) if str(trainer.devices).isdecimal() else 1

@@ -1,6 +1,6 @@
 """Compares the data module's decoding speed with that of a bare Pillow loop.
 
-    python benchmarks/image_decoding.py src=photos.tar out=outputs/data
+    python benchmarks/image_decoding.py data=photos.tar out=outputs/data
 
 The images are packed into shards at each size. The bare loop opens the same files from memory with Pillow, converts
 them to RGB and takes the pixels as an array. The data module reads the shards as in training. Both sides have the same
@@ -32,7 +32,7 @@ from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.data import ImageDataModule, WebDatasetSource
 
-USAGE = "python benchmarks/image_decoding.py src=FOLDER|ARCHIVE out=FOLDER [key=value ...]"
+USAGE = "python benchmarks/image_decoding.py data=FOLDER|ARCHIVE out=FOLDER [key=value ...]"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Arguments:
     """A measurement.
 
     Args:
-        src: folder or archive of images.
+        data: folder or archive of images.
         out: folder of the results.
         sizes: heights and widths of the packed images in pixels.
         encodings: formats of the files in the shards.
@@ -52,7 +52,7 @@ class Arguments:
         overwrite: replace earlier results.
     """
 
-    src: str
+    data: str
     out: str
     sizes: tuple[int, ...] = (64, 256)
     encodings: tuple[Literal["png", "jpeg", "webp"], ...] = ("jpeg", "png")
@@ -84,7 +84,7 @@ def measure(arguments: Arguments) -> dict[str, Any]:
 def measure_shards(arguments: Arguments, size: int, encoding: str, shards: Path) -> dict[str, Any]:
     """Packs the images and lets both sides take turns."""
     with redirect_stdout(io.StringIO()):
-        pack([f"src={arguments.src}", f"out={shards}", f"size={size}", f"encoding={encoding}", "val_fraction=0"])
+        pack([f"data={arguments.data}", f"out={shards}", f"size={size}", f"encoding={encoding}", "val_fraction=0"])
     source = WebDatasetSource(str(shards), size, val_fraction=0.0)
     data = ImageDataModule(source, arguments.batch, workers=arguments.workers, flip=True, cache=False)
     data.setup()

@@ -1,7 +1,7 @@
 """Compares training recipes and trained models by their edits of simulated strokes, at equal distance to the strokes.
 
     python benchmarks/photographs.py data=photos/ out=outputs/photographs budget=60000 seeds=[0,1] \\
-        models.base=config=finetune64 'models.nothing=config=finetune64 init_from=null' models.bundled=ckpt=photos64
+        models.base=config=finetune64 'models.nothing=config=finetune64 ckpt=null' models.bundled=ckpt=photos64
 
 An entry of `models` holds words for `sdedit train`, or, if one of them is ckpt=, for `sdedit evaluate`, which edits
 from the noise levels `t0`. Results:

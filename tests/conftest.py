@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.hub_server import HubServer
 from support.shard_server import ShardServer
 
 
@@ -57,3 +58,24 @@ def shard_server(tmp_path: Path) -> Iterator[ShardServer]:
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeats downloads at once."""
     monkeypatch.setattr("sdedit_pl.downloads.PAUSE", 0.0)
+
+
+@pytest.fixture
+def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """The Hub, empty, for a client with an empty cache and no token."""
+    from huggingface_hub import constants
+
+    from sdedit_pl.checkpoints import hub
+
+    server = HubServer()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    hub.fetched_repository.cache_clear()
+    yield server
+    server.shutdown()
+    server.server_close()

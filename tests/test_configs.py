@@ -35,7 +35,7 @@ TINY = (
     "trainer.accumulate_grad_batches=1",
     "trainer.val_check_interval=1",
     "trainer.enable_progress_bar=false",
-    "init_from=null",  # whose network is larger
+    "ckpt=null",  # whose network is larger
     "network.channels=8",
     "network.blocks_per_level=1",
     "data.batch_size=2",
@@ -159,13 +159,11 @@ def test_it_trains_at_tiny_size(file: Path, images: Path, tmp_path: Path) -> Non
     assert denoiser(torch.zeros(1, 3, size, size), torch.tensor([0.5])).isfinite().all()
 
 
-@pytest.mark.parametrize(
-    "file", [file for file in FILES if read_file(file).get("init_from")], ids=lambda file: file.stem
-)
+@pytest.mark.parametrize("file", [file for file in FILES if read_file(file).get("ckpt")], ids=lambda file: file.stem)
 def test_what_it_begins_with_fits(file: Path) -> None:
     config = resolve(TrainingConfig, merge(TrainingConfig, read_file(file), {"data": {"path": "unused"}}))
-    assert config.init_from
-    for base in config.init_from if isinstance(config.init_from, tuple) else [config.init_from]:
+    assert config.ckpt
+    for base in config.ckpt if isinstance(config.ckpt, tuple) else [config.ckpt]:
         model = replace(config, network=network_from(describe(base).model.network, config.network)).model
         begun = build_denoiser(model)
         initialise(begun, model, base, rate=1.0)

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Trains on several nodes of a SLURM cluster, and resumes automatically after preemption and at the time limit.
 #
-#   sbatch configs/launch/slurm.sh config=domain64 data.path=/shared/photos out=/shared/runs/mine
+#   sbatch configs/launch/slurm.sh config=domain64 data=/shared/photos out=/shared/runs/mine
 #
 # `out` and the data lie on a file system that all nodes see. Adapt the lines below; what follows the script's name goes
 # to `sdedit train`.

@@ -1,8 +1,8 @@
 #!/bin/bash
 # Trains on several machines without a cluster's scheduler: run it on each of them, with its number.
 #
-#   NODE_RANK=0 MASTER=first-machine configs/launch/torchrun.sh config=domain64 data.path=/shared/photos out=/shared/runs/mine
-#   NODE_RANK=1 MASTER=first-machine configs/launch/torchrun.sh config=domain64 data.path=/shared/photos out=/shared/runs/mine
+#   NODE_RANK=0 MASTER=first-machine configs/launch/torchrun.sh config=domain64 data=/shared/photos out=/shared/runs/mine
+#   NODE_RANK=1 MASTER=first-machine configs/launch/torchrun.sh config=domain64 data=/shared/photos out=/shared/runs/mine
 #
 # NODES machines (2) with GPUS processes each (all GPUs); the first one listens on PORT (29500). `out` and the data lie on
 # a file system that all of them see.

@@ -69,7 +69,7 @@ def build_module(config: TrainingConfig, denoiser: Denoiser) -> ScoreModule:
 
 
 def build_averaging(config: TrainingConfig) -> ImageHalfLifeAveraging:
-    """The callback that averages the weights; those of `init_from` are an average already."""
+    """The callback that averages the weights; those of `ckpt` are an average already."""
     half_lives, ramp = config.average.half_life_images, config.average.ramp
-    continues = config.init_from is not None
+    continues = config.ckpt is not None
     return construct("average", ImageHalfLifeAveraging, half_life_images=half_lives, ramp=ramp, continues=continues)

@@ -1,7 +1,7 @@
 """Checkpoints: this project's own, and those of other programs.
 
 A checkpoint is located (`locating`), read (`native`, or one of `importers`) and built (`loading`). `exporters` write
-other programs' formats; `init_from` starts a training run from a checkpoint.
+other programs' formats; `initialise` starts a training run from a checkpoint.
 """
 
 from __future__ import annotations

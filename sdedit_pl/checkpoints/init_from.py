@@ -55,7 +55,7 @@ def nearest_base(names: Sequence[str], image: ImageShape, images: Images) -> str
         errors[name] = math.prod(denoising_error(denoiser, images, level) for level in LEVELS) ** (1 / len(LEVELS))
     chosen = min(errors, key=errors.__getitem__)
     found = ", ".join(f"{name} {error:.4g}" for name, error in errors.items())
-    logger.info("init_from: denoising error on %d validation images: %s; starting from %s", len(images), found, chosen)
+    logger.info("ckpt: denoising error on %d validation images: %s; starting from %s", len(images), found, chosen)
     return chosen
 
 
@@ -90,36 +90,36 @@ def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float
     given, own = trained.network.state_dict(), denoiser.network.state_dict()
     if trained.parameterisation.learned_variance:
         given = _without_variance(given)
-        logger.info("init_from: left out the learned variance, because training fits the estimate alone")
+        logger.info("ckpt: left out the learned variance, because training fits the estimate alone")
     _check_shapes(path, given, own)
     taken = {name: weight for name, weight in given.items() if name in own}
     denoiser.network.load_state_dict(own | taken, strict=True)
     count = sum(weight.numel() for weight in taken.values())
-    logger.info("init_from=%s: took %d tensors (%.2f M numbers)", path, len(taken), count / 1e6)
+    logger.info("ckpt=%s: took %d tensors (%.2f M numbers)", path, len(taken), count / 1e6)
     if AUGMENTATION_WEIGHT in given.keys() - own.keys():
-        logger.info("init_from: left out %s, because this run has no augmentation", AUGMENTATION_WEIGHT)
+        logger.info("ckpt: left out %s, because this run has no augmentation", AUGMENTATION_WEIGHT)
     if AUGMENTATION_WEIGHT in own.keys() - given.keys():
         logger.info(
-            "init_from: %s starts at zero, because the checkpoint was trained without augmentation", AUGMENTATION_WEIGHT
+            "ckpt: %s starts at zero, because the checkpoint was trained without augmentation", AUGMENTATION_WEIGHT
         )
     levels = [
         part.sde.noise_level(torch.tensor(part.t_max, dtype=torch.float64)).item() for part in (trained, denoiser)
     ]
     if levels[0] < 0.99 * levels[1]:
-        logger.info("init_from: was trained up to noise level %.3g; levels up to %.3g are new to it", *levels)
+        logger.info("ckpt: was trained up to noise level %.3g; levels up to %.3g are new to it", *levels)
     _warn_of_rate(description, rate)
 
 
 def check_image(path: str, given: ImageShape, own: ImageShape) -> None:
     if given.channels != own.channels:
         raise ConfigError(
-            f"init_from={path} was trained on images of {given.channels} channels, this run has {own.channels}; "
+            f"ckpt={path} was trained on images of {given.channels} channels, this run has {own.channels}; "
             f"set data.channels={given.channels}"
         )
     if given.size != own.size:
         raise ConfigError(
-            f"init_from={path} was trained at {given}, this run has {own}: its weights expect details and noise of "
-            f"that scale; set data.size={shown(given.size)}, or train without init_from"
+            f"ckpt={path} was trained at {given}, this run has {own}: its weights expect details and noise of "
+            f"that scale; set data.size={shown(given.size)}, or train without ckpt"
         )
 
 
@@ -127,7 +127,7 @@ def _check_network(path: str, theirs: Component[UNet], ours: Component[UNet]) ->
     given, own = as_data(theirs), as_data(ours)
     if given.get("patch") != own.get("patch"):
         raise ConfigError(
-            f"init_from={path} has network.patch={given.get('patch')}, this configuration {own.get('patch')}: its "
+            f"ckpt={path} has network.patch={given.get('patch')}, this configuration {own.get('patch')}: its "
             f"first and last layers see patches of another size; set network.patch={given.get('patch')}"
         )
     keys = [key for key in given if key not in MAY_DIFFER and key in own]
@@ -135,7 +135,7 @@ def _check_network(path: str, theirs: Component[UNet], ours: Component[UNet]) ->
     if differing:
         differences = ", ".join(f"{key}={given[key]} there and {own[key]} here" for key in differing)
         raise ConfigError(
-            f"init_from={path} has another network than this configuration: {differences}; "
+            f"ckpt={path} has another network than this configuration: {differences}; "
             f"train with its network section (`sdedit info ckpt={path}` shows it)"
         )
 
@@ -148,7 +148,7 @@ def _check_meaning(path: str, model: ModelConfig, trained: Denoiser, denoiser: D
     for section in sections:
         if meanings[section] != getattr(denoiser, section):
             raise ConfigError(
-                f"init_from={path} was trained with another {section}, so that its weights have another meaning: "
+                f"ckpt={path} was trained with another {section}, so that its weights have another meaning: "
                 f"{as_data(getattr(model, section))}; train with that {section}"
             )
 
@@ -158,7 +158,7 @@ def _check_shapes(path: str, given: Mapping[str, Tensor], own: Mapping[str, Tens
     unlike += sorted(name for name in given.keys() & own.keys() if given[name].shape != own[name].shape)
     if unlike:
         raise ConfigError(
-            f"init_from={path} has another network than this configuration: {', '.join(unlike[:3])} differ in shape "
+            f"ckpt={path} has another network than this configuration: {', '.join(unlike[:3])} differ in shape "
             f"or exist in only one of the two; train with its network section (`sdedit info ckpt={path}` shows it)"
         )
 
@@ -174,7 +174,7 @@ def _warn_of_rate(description: Description, rate: float) -> None:
     own = config.get("optimizer", {}).get("rate") if isinstance(config, Mapping) else None
     if isinstance(own, float) and rate >= own > 0:
         logger.warning(
-            "init_from: optimizer.rate=%g is not below %g, the checkpoint's own, so the run will forget much of what "
+            "ckpt: optimizer.rate=%g is not below %g, the checkpoint's own, so the run will forget much of what "
             "the checkpoint learned; for a similar domain begin with a fifth of its rate",
             rate,
             own,

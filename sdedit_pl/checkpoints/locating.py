@@ -25,7 +25,7 @@ def find_checkpoint(path: str | Path) -> Path:
     """The file of a checkpoint, or the folder of another program's checkpoint.
 
     Args:
-        path: a file, a run's folder, an address or W&B artifact (see `remote.py`), or a bundled checkpoint, as
+        path: a file, a run's folder, a published one (see `remote.py`), or a bundled checkpoint, as
             "portraits64" or "checkpoints/portraits64.safetensors". A run's folder stands for its editing checkpoint, or
             without one for its newest training checkpoint.
 

@@ -6,6 +6,8 @@ download from it. Downloads lie under their hash in the folder SDEDIT_CACHE (by 
 `wandb:entity/project/name:alias`: an artifact of Weights & Biases, kept as `entity/project/name:vN` in the folder
 WANDB_ARTIFACT_DIR (`artifacts` if not set). Offline, or with WANDB_MODE=offline, that folder is the only source, and
 `name:alias`, the layout of `wandb artifact get`, is accepted too.
+
+`hf:owner/name[/file][@revision]`: a model on the Hugging Face Hub, see `hub.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urldefrag, urlsplit
 
+from sdedit_pl.checkpoints.hub import HUB, fetched_repository
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.downloads import LOOPBACK, DownloadFailed, WrongFile, cache_folder, download_once
 from sdedit_pl.files import write_whole
@@ -73,7 +76,7 @@ class Artifact(NamedTuple):
 
 
 def local_checkpoint(source: str | Path) -> Path:
-    """The local file or folder of `source`, a path, an address or an artifact; downloads it if necessary.
+    """The local file or folder of `source`, a path or one of the names above; downloads it if necessary.
 
     Raises:
         CheckpointError: The name is malformed, the file cannot be downloaded, its hash is unknown or is another one.
@@ -81,6 +84,8 @@ def local_checkpoint(source: str | Path) -> Path:
     if isinstance(source, str) and source.startswith("wandb:"):
         root = Path(os.environ.get(ARTIFACT_FOLDER_VARIABLE) or "artifacts").absolute()
         return _content(_fetched_artifact(_parsed_artifact(source), root))
+    if isinstance(source, str) and source.startswith(HUB):
+        return fetched_repository(source)
     if isinstance(source, str) and re.match(r"https?://", source):
         return _fetched_address(_parsed_address(source), cache_folder())
     return Path(source).expanduser()

@@ -32,7 +32,7 @@ HELP = ("-h", "--help", "help")
 EXAMPLES = (
     "sdedit demo",
     "sdedit edit ckpt=portraits64 guide=painting.png out=outputs/first",
-    "sdedit train config=finetune64 data.path=photos/ out=runs/mine",
+    "sdedit train config=finetune64 data=photos/ out=runs/mine",
 )
 
 

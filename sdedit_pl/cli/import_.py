@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sdedit_pl.checkpoints import Description
     from sdedit_pl.checkpoints.importers.checkpoint_format import Imported
 
-USAGE = f"""sdedit import src=FILE|FOLDER out=FILE.safetensors [preset=NAME | config=FILE.json] [key=value ...]
+USAGE = f"""sdedit import ckpt=FILE|FOLDER out=FILE.safetensors [preset=NAME | config=FILE.json] [key=value ...]
 
 Reads every tensor of another program's checkpoint, and writes an editing checkpoint.
 
@@ -32,9 +32,9 @@ class Arguments:
     """A checkpoint to import, and its model.
 
     Args:
-        src: the checkpoint: a file, or a folder of diffusers.
+        ckpt: the checkpoint: a file, or a folder of diffusers.
         out: the editing checkpoint (.safetensors) to write.
-        format: of src: score_sde, ddim, diffusers, guided_diffusion or lightning; null recognises it.
+        format: of ckpt: score_sde, ddim, diffusers, guided_diffusion or lightning; null recognises it.
         weights: ema, the averaged ones, or raw.
         preset: published name of the model, such as celeba_hq or ve/church_ncsnpp_continuous; null derives it from the
             tensors, if they fit one model only.
@@ -43,7 +43,7 @@ class Arguments:
         overwrite: replace out.
     """
 
-    src: str
+    ckpt: str
     out: str
     format: str | None = None
     weights: Literal["ema", "raw"] = "ema"
@@ -71,7 +71,7 @@ def run(words: list[str]) -> None:
         raise ConfigError(f"out={out} is a folder; name a file in it")
     refuse_replacing(out, arguments.overwrite)
     description, imported = import_checkpoint(
-        arguments.src,
+        arguments.ckpt,
         out,
         format=arguments.format,
         weights=arguments.weights,

@@ -9,10 +9,10 @@ from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.data.pack_settings import PackSettings
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE
 
-USAGE = """sdedit pack src=FOLDER|ARCHIVE|torchvision:NAME out=FOLDER size=PIXELS [key=value ...]
+USAGE = """sdedit pack data=FOLDER|ARCHIVE|torchvision:NAME out=FOLDER size=PIXELS [key=value ...]
 
 Resizes images and writes them to WebDataset shards with a manifest. Run the same command again to resume an interrupted
-pack. Train on the shards with data.name=webdataset data.path=FOLDER."""
+pack. Train on the shards with data.name=webdataset data=FOLDER."""
 
 COMMAND = Command(USAGE, PackSettings)
 
@@ -51,5 +51,5 @@ def summary(manifest: dict[str, Any], settings: PackSettings) -> list[str]:
         if len(found) > _NAMED:
             lines.append(f"  ... all of them: {settings.out}/{MANIFEST_FILE}")
     crop = f" data.random_crop={settings.margin_pixels}" if settings.fit == "random_crop" else ""
-    lines.append(f"train with: data.name=webdataset data.path={settings.out} data.size={settings.size}{crop}")
+    lines.append(f"train with: data.name=webdataset data={settings.out} data.size={settings.size}{crop}")
     return lines

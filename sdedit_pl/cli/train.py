@@ -20,13 +20,13 @@ COMMAND = Command(
     TrainingConfig,
     "a YAML file or the name of a bundled configuration; without it, the defaults apply",
     first=(
-        *("config", "data.path", "out", "init_from", "data.batch_size", "trainer.max_steps"),
+        *("config", "data", "out", "ckpt", "data.batch_size", "trainer.max_steps"),
         *("data.size", "data.val_fraction", "augment.probability", "preview.t0", "trainer.devices", "logger"),
     ),
     examples=(
-        "sdedit train config=finetune64 data.path=photos/ out=runs/mine",
-        "sdedit train config=domain64 data.path=photos/ out=runs/mine trainer.max_steps=100000",
-        "sdedit train config=domain64 data.name=webdataset data.path=shards/ out=runs/shards trainer.devices=8",
+        "sdedit train config=finetune64 data=photos/ out=runs/mine",
+        "sdedit train config=domain64 data=photos/ out=runs/mine trainer.max_steps=100000",
+        "sdedit train config=domain64 data.name=webdataset data=shards/ out=runs/shards trainer.devices=8",
     ),
 )
 

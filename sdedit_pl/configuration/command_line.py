@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -13,10 +14,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdedit_pl.configuration.resolving import merge, resolve
-from sdedit_pl.configuration.schema import REQUIRED, ConfigError, schema_of
+from sdedit_pl.configuration.schema import MAX_PIXELS, REQUIRED, ConfigError, schema_of
+from sdedit_pl.configuration.values import converted
 from sdedit_pl.configuration.yaml_reading import parsed, read_file
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+OLD_NAMES = (("init_from", "ckpt"), ("src", "ckpt"), ("src", "data"))
+"""Former and present name of a key; the first applies to commands that have the second."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +48,22 @@ class Command(Generic[T]):
         given, typed = read_arguments(self.arguments, words)
         file = None if self.file is None else take_file(given, typed)
         base = {} if file is None else read(file) if read else read_file(Path(file))
+        for keys in (given, typed, base):
+            rename_keys(self.arguments, keys)
         taken = () if self.file is None else ("config",)
-        return resolve(self.arguments, merge(self.arguments, base, given), typed, taken)
+        merged = merge(self.arguments, base, given)
+        pixels = converted("max_pixels", merged.pop("max_pixels", None), MAX_PIXELS, typed.get("max_pixels"))
+        if pixels is not None and pixels < 1:
+            raise ConfigError(f"max_pixels must be at least 1, got {pixels}")
+        if pixels is not None:
+            os.environ["SDEDIT_MAX_PIXELS"] = str(pixels)  # which worker processes inherit
+        return resolve(self.arguments, merged, typed, taken)
 
 
 def read_arguments(cls: type, words: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """The dot list `a.b=value ...` of a command line, parsed as YAML values and as typed.
 
-    `section=name` is short for `section.name=name` where the section names a class.
+    `section=name` is short for `section.name=name` where the section names a class; see also `Family.short`.
 
     Raises:
         ConfigError: an argument that is not `key=value`.
@@ -61,13 +75,22 @@ def read_arguments(cls: type, words: Iterable[str]) -> tuple[dict[str, Any], dic
         key, separator, text = word.partition("=")
         if not separator or not key or key.startswith("-"):
             raise ConfigError(f"arguments are key=value, got {word!r}; {_as_key(word, words[number + 1 :])}")
-        key = f"{key}.name" if key in families else key
+        key = f"{key}.{families[key].short(text)}" if key in families else key
         try:
             OmegaConf.update(merged, key, parsed(text), force_add=True)
         except (OmegaConfBaseException, AttributeError, TypeError) as error:
             raise ConfigError(f"{word!r} contradicts an earlier argument, or is no key: {error}") from error
         typed[key] = text
     return typing.cast(dict[str, Any], OmegaConf.to_container(merged)), typed
+
+
+def rename_keys(cls: type, given: dict[str, Any]) -> None:
+    """Gives keys of `OLD_NAMES` their present names, with a notice."""
+    known = {item.name for item in fields(cls)}
+    for old, new in OLD_NAMES:
+        if old in given and new in known:
+            given[new] = given.pop(old)
+            logger.info("the key %s is now called %s", old, new)
 
 
 def _as_key(word: str, rest: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sdedit_pl.configuration.schema import REQUIRED, ConfigError, Family, Key, Schema, nearest
+from sdedit_pl.configuration.schema import MAX_PIXELS, REQUIRED, ConfigError, Family, Key, Schema, nearest
 
 if TYPE_CHECKING:
     from sdedit_pl.configuration.command_line import Command
@@ -59,11 +59,13 @@ def every_key(
 ) -> dict[str, Key]:
     """All keys of a command by their full names, required ones first; for a component, those of the default class."""
     keys = {} if command.file is None else {"config": Key(str, None, command.file)}
+    keys |= {"max_pixels": MAX_PIXELS}
     keys |= dict(sorted(schema.keys.items(), key=lambda item: item[1].default is not REQUIRED))
     of_sections = {section: keys_of(declared) for section, declared in schema.sections.items()}
     for section, family in schema.families.items():
         found = ({} if family.shared is None else keys_of(family.shared)) | keys_of(family.table[family.default])
         of_sections[section] = {name: key for name, key in found.items() if name not in family.supplied}
+        keys |= {section: found[family.place]} if family.place in found else {}
     return keys | {f"{section}.{name}": key for section, own in of_sections.items() for name, key in own.items()}
 
 

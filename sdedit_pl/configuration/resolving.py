@@ -52,7 +52,7 @@ def resolve_component(
     section: str, given: Any, family: Family[T], typed: Mapping[str, str] | None = None
 ) -> Component[T]:
     """The component that a section describes; see `resolve`."""
-    given = _named(given)
+    given = _named(given, family)
     if not isinstance(given, Mapping):
         raise ConfigError(f"{section} must be a section (`{section}.name=...`), got {given!r}")
     name = given.get("name", family.default)
@@ -73,7 +73,7 @@ def merge(cls: type, base: Mapping[str, Any], change: Mapping[str, Any]) -> dict
     merged = {**base, **change}
     for key in base.keys() & change.keys():
         family = families.get(key)
-        old, new = ((_named(side[key]) if family else side[key]) for side in (base, change))
+        old, new = ((_named(side[key], family) if family else side[key]) for side in (base, change))
         if not isinstance(old, Mapping) or not isinstance(new, Mapping):
             continue
         if family is not None:
@@ -101,8 +101,8 @@ def _section(given: Mapping[str, Any], section: str) -> Any:
     return {} if found is None else found
 
 
-def _named(given: Any) -> Any:
-    return {"name": given} if isinstance(given, str) else given
+def _named(given: Any, family: Family[Any]) -> Any:
+    return {family.short(given): given} if isinstance(given, str) else given
 
 
 def _resolved_section(

@@ -35,6 +35,10 @@ class Key:
         return replace(self, text=re.split(r"[;.]\s", self.text)[0].rstrip("."))
 
 
+MAX_PIXELS = Key(int | None, None, "largest number of pixels of an image file; null for 178,956,970, Pillow's limit")
+"""The key `max_pixels` of every verb."""
+
+
 @dataclass(frozen=True)
 class Family(Generic[T]):
     """The classes that a component can name.
@@ -44,12 +48,18 @@ class Family(Generic[T]):
         default: the name used where none is given.
         shared: a class whose constructor takes the section's other keys.
         supplied: constructor arguments that the program gives and no configuration can.
+        place: key that `section=text` sets where no class is called `text`; without it, `text` names a class.
     """
 
     table: Mapping[str, Callable[..., T]]
     default: str
     shared: Callable[..., Any] | None = None
     supplied: tuple[str, ...] = ()
+    place: str = "name"
+
+    def short(self, text: str) -> str:
+        """The key that `section=text` is short for."""
+        return "name" if text in self.table else self.place
 
     def keys(self, name: str) -> dict[str, Key]:
         keys = {} if self.shared is None else keys_of(self.shared)
@@ -80,9 +90,10 @@ def family(
     *,
     shared: Callable[..., Any] | None = None,
     supplied: tuple[str, ...] = (),
+    place: str = "name",
 ) -> Any:
     """A dataclass field that holds a `Component`; takes the arguments of `Family`."""
-    return field(kw_only=True, metadata={"family": Family(table, default, shared, supplied)})
+    return field(kw_only=True, metadata={"family": Family(table, default, shared, supplied, place)})
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ class TrainSettings:
     """The trained part of the network.
 
     Args:
-        only: parts of the model in init_from to train: attention, biases, normalisation, label. The other parts are
+        only: parts of the model in ckpt to train: attention, biases, normalisation, label. The other parts are
             frozen. [] trains all.
     """
 
@@ -205,7 +205,7 @@ class TrainingConfig:
     Args:
         out: folder of the run: checkpoints, previews, logs, the resolved configuration.
         seed: seed of all random numbers.
-        init_from: editing checkpoint to start from, which also gives the keys of network that are left at their
+        ckpt: editing checkpoint to start from, which also gives the keys of network that are left at their
             defaults; of a list, the one that denoises the validation images best; null starts from random weights.
         resume: continue from the newest checkpoint in `out`, if there is one.
         compile: compile the loss with torch.compile; auto does in long runs on GPUs and CPUs with fast bf16.
@@ -217,7 +217,7 @@ class TrainingConfig:
 
     out: str = "runs/default"
     seed: int = 0
-    init_from: str | tuple[str, ...] | None = None
+    ckpt: str | tuple[str, ...] | None = None
     resume: bool = True
     compile: AutoBool = "auto"
     channels_last: AutoBool = "auto"
@@ -233,7 +233,7 @@ class TrainingConfig:
     train: TrainSettings
     validation: ValidationSettings
     data: Component[Source] = family(
-        DATA_SOURCES, "folder", shared=ImageDataModule, supplied=("source", "seed", "image_size")
+        DATA_SOURCES, "folder", shared=ImageDataModule, supplied=("source", "seed", "image_size"), place="path"
     )
     sde: Component[SDE] = family(SDES, "vp")
     network: Component[UNet] = family(NETWORKS, "ncsnpp", supplied=SUPPLIED_TO_NETWORK)

@@ -10,22 +10,23 @@ import gzip
 import hashlib
 import lzma
 import os
-import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from sdedit_pl.data.image_decoding import decode_image
-from sdedit_pl.data.image_files import UnreadableImage, is_image_name, warn_of_unread_images
+from sdedit_pl.data.image_files import UnreadableImage, is_image_name, max_pixels, warn_of_unread_images
 from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.local_shards import DAMAGE, ShardFile, Stamp, tar_images
 from sdedit_pl.data.source import ImageSet
+from sdedit_pl.files import whole_file
 from sdedit_pl.typing import Pixels
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+# Images hardly compress, and tar's padding of small files does not reach these.
+LEAST_LIMIT, MOST_EXPANSION = 2**30, 20
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
@@ -82,7 +83,7 @@ class ZipImages(ImageSet):
                 found = {entry.filename: entry.file_size for entry in archive.infolist()}
         except DAMAGE as error:
             raise ValueError(f"cannot read archive {path}: {error}") from None
-        self.largest = max(path.stat().st_size, 3 * (Image.MAX_IMAGE_PIXELS or 0))
+        self.largest = max(path.stat().st_size, 2 * max_pixels())
         warn_of_unread_images(path, found)
         self.members = sorted(filter(is_image_name, found))
         self.sizes = [found[name] for name in self.members]
@@ -112,7 +113,7 @@ def open_archive(path: Path, image_format: ImageFormat, scratch: Path) -> TarIma
     """Lists the images in an archive; a compressed tar is decompressed to the folder `scratch`, once per version.
 
     Raises:
-        ValueError: The file is not a complete archive.
+        ValueError: The file is not a complete archive, or expands far more than archives of images do.
     """
     if path.name.lower().endswith(".zip"):
         return ZipImages(path, image_format)
@@ -122,11 +123,13 @@ def open_archive(path: Path, image_format: ImageFormat, scratch: Path) -> TarIma
     version = repr((os.fspath(path.resolve()), *Stamp.of(path.stat()))).encode(errors="surrogateescape")
     unpacked = scratch / f"unpacked-{hashlib.blake2b(version, digest_size=12).hexdigest()}.tar"
     if not unpacked.exists():
-        unfinished = unpacked.with_suffix(".part")
+        limit = max(LEAST_LIMIT, MOST_EXPANSION * path.stat().st_size)
         try:
-            with opener(path, "rb") as packed, open(unfinished, "wb") as plain:
-                shutil.copyfileobj(packed, plain, 2**20)
+            with opener(path, "rb") as packed, whole_file(unpacked) as unfinished, open(unfinished, "wb") as plain:
+                while chunk := packed.read(2**20):
+                    if plain.tell() > limit:
+                        raise ValueError(f"it expands to more than {limit:,} bytes; unpack it yourself if you trust it")
+                    plain.write(chunk)
         except DAMAGE as error:
             raise ValueError(f"cannot read archive {path} to its end: {error}") from None
-        unfinished.replace(unpacked)
     return TarImages(unpacked, str(path), image_format)

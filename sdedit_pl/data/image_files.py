@@ -111,10 +111,13 @@ def _warn_once(place: str, found: str) -> None:
 def open_image(file: bytes | Path, name: str) -> Iterator[Image.Image]:
     """Opens an image file for a `with` block, within which its pixels are decoded.
 
+    It may have as many pixels as the environment variable SDEDIT_MAX_PIXELS says, by default 178,956,970.
+
     Raises:
         UnreadableImage: The file cannot be read, is not an image, or is truncated, empty or damaged; also for Pillow's
             errors within the block.
     """
+    Image.MAX_IMAGE_PIXELS = max_pixels() // 2  # Pillow refuses images of more than twice this
     try:
         content = file if isinstance(file, bytes) else _content(file)
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -125,11 +128,15 @@ def open_image(file: bytes | Path, name: str) -> Iterator[Image.Image]:
         reason = "it is not an image" if content else "it is empty"
         raise UnreadableImage(f"cannot read image {name}: {reason}") from None
     except Image.DecompressionBombError:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        text = f"cannot read image {name}: it has more than {limit:,} pixels; save a smaller copy"
-        raise UnreadableImage(text) from None
+        reason = f"it has more than {max_pixels():,} pixels; raise max_pixels=, or save a smaller copy"
+        raise UnreadableImage(f"cannot read image {name}: {reason}") from None
     except DECODING_ERRORS as error:
         raise UnreadableImage(f"cannot read image {name}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def max_pixels() -> int:
+    """Largest number of pixels of an image file."""
+    return int(os.environ.get("SDEDIT_MAX_PIXELS", 2 * 89_478_485))
 
 
 def orientation(image: Image.Image) -> int:

@@ -73,13 +73,13 @@ def open_originals(
     path = Path(place)
     if path.is_file():
         if not path.name.lower().endswith(ARCHIVE_SUFFIXES):
-            raise ValueError(f"src={place} is no archive: expected a name that ends in {', '.join(ARCHIVE_SUFFIXES)}")
+            raise ValueError(f"data={place} is no archive: expected a name that ends in {', '.join(ARCHIVE_SUFFIXES)}")
         archive = open_archive(path, image_format, scratch)
         if not len(archive):
             raise ValueError(f"no images in {place}")
         return _divided(archive, archive.members, archive.sizes, val_fraction)
     if not path.exists():
-        raise ValueError(f"src={place} does not exist; give a folder, an archive or {TORCHVISION}NAME")
+        raise ValueError(f"data={place} does not exist; give a folder, an archive or {TORCHVISION}NAME")
     names = image_paths(path)
     sizes = [os.stat(path / name).st_size for name in names]
     return _divided(FolderImages(path, names, image_format), names, sizes, val_fraction)

@@ -13,7 +13,7 @@ class PackSettings:
     """Packs images into shards.
 
     Args:
-        src: Folder of images, archive (.zip, .tar, .tar.gz ...), or torchvision: and the name of a class.
+        data: Folder of images, archive (.zip, .tar, .tar.gz ...), or torchvision: and the name of a class.
         out: Folder of the shards and their manifest.json.
         size: Height and width in pixels that training will use.
         fit: crop takes the central square; resize changes an image's proportions; random_crop takes the central square
@@ -34,7 +34,7 @@ class PackSettings:
         ValueError: An argument outside its range. `pack` checks size, channels, background and quality.
     """
 
-    src: str
+    data: str
     out: str
     size: int
     fit: Literal["crop", "resize", "random_crop"] = "crop"
@@ -65,5 +65,5 @@ class PackSettings:
 
     def recorded(self) -> dict[str, Any]:
         """The settings that the shards depend on, besides the originals."""
-        elsewhere = ("src", "out", "processes", "root", "download")
+        elsewhere = ("data", "out", "processes", "root", "download")
         return {key: value for key, value in asdict(self).items() if key not in elsewhere}

@@ -83,13 +83,13 @@ def pack(settings: PackSettings, on_images: Callable[[int, int], None]) -> dict[
         try:
             workshop.mkdir(exist_ok=True)
             originals = open_originals(
-                settings.src, image_format, settings.val_fraction, workshop, settings.root, settings.download
+                settings.data, image_format, settings.val_fraction, workshop, settings.root, settings.download
             )
             return _Packing(settings, encoding, originals, on_images).run()
         except WorkerDied as error:
             raise ValueError(f"{error}: maybe memory ran out; give fewer processes=. {_KEPT}") from None
         except OSError as error:
-            raise ValueError(f"cannot pack {settings.src} to {out}: {error}. {_KEPT}") from error
+            raise ValueError(f"cannot pack {settings.data} to {out}: {error}. {_KEPT}") from error
         finally:
             if not any(workshop.glob("*.json")):  # no shard is complete
                 shutil.rmtree(workshop, ignore_errors=True)
@@ -109,7 +109,7 @@ class _Packing:
         self.encoding = encoding
         self.originals = originals
         self.on_images = on_images
-        self.source = {"place": settings.src, "images": len(originals), "sha256": originals.digest}
+        self.source = {"place": settings.data, "images": len(originals), "sha256": originals.digest}
         self.first_with: dict[str, str] = {}  # digest of an image's pixels -> name of the first image that has them
 
     def run(self) -> dict[str, Any]:

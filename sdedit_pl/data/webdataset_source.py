@@ -175,7 +175,7 @@ def find_shards(path: str | list[str]) -> tuple[list[Shard], list[Shard]]:
         if shard.place.lower().endswith(COMPRESSED):
             raise ValueError(
                 f"{shard.place} is compressed, so that its images cannot be read one by one; decompress it, or pack "
-                "its images into shards: sdedit pack src=FILE out=FOLDER size=PIXELS"
+                "its images into shards: sdedit pack data=FILE out=FOLDER size=PIXELS"
             )
     local = [shard for shard in train + val if not is_remote(shard.place)]
     missing = [shard.place for shard in local if not Path(shard.place).is_file()]

@@ -28,7 +28,8 @@ class EditSettings(GuidanceSettings):
     Args:
         ckpt: an editing checkpoint (.safetensors), a training checkpoint (.ckpt), the folder of a run, or a checkpoint
             of another program that can be recognised (otherwise use sdedit import); or where it is published,
-            wandb:entity/project/name:alias or https://host/file#sha256=... (downloaded once).
+            hf:owner/name[/file][@revision], wandb:entity/project/name:alias or https://host/file#sha256=...
+            (downloaded once).
         guide: an image, a folder of images, a glob, or a [mask, image] file (.pth) of SDEdit's reference runner.
         mask: an image whose white pixels may change, or a folder of such images named like their guides; it replaces a
             mask in the guide's own file.

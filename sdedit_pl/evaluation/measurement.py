@@ -23,7 +23,7 @@ from sdedit_pl.evaluation.image_store import FEATURE_CACHE, ImageStore
 from sdedit_pl.evaluation.methods import BASELINES
 from sdedit_pl.evaluation.numbered_images import NumberedImages
 from sdedit_pl.files import whole_file
-from sdedit_pl.metrics.faithfulness import RootMeanSquare, SquaredL2
+from sdedit_pl.metrics.faithfulness import guide_distances
 from sdedit_pl.metrics.feature_cache import cached_features
 from sdedit_pl.metrics.features import FeatureExtractor
 from sdedit_pl.metrics.image_distances import nearest_by_distance
@@ -126,7 +126,7 @@ class Measurement:
         task, instruments = self.plan.inputs[source], self.instruments
         groups = self._groups(task.pastes)
         realism = self._realism_of(task.pastes)
-        faithfulness = MetricCollection({"squared_l2": SquaredL2(groups), "rms": RootMeanSquare(groups)})
+        faithfulness = guide_distances(groups)
         lpips = instruments.lpips if task.masked else None
         if lpips is not None:
             lpips.reset()

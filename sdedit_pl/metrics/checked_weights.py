@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from sdedit_pl.downloads import DownloadFailed, download_once
 from sdedit_pl.files import sha256_of
@@ -26,7 +25,7 @@ class PublishedWeights:
     Args:
         url: ends in the file's name.
         sha256: hexadecimal, or its first digits if the publisher gives no more.
-        other_names: names that other publishers give the same file.
+        other_names: the file's names at other publishers.
     """
 
     url: str
@@ -73,15 +72,3 @@ class PublishedWeights:
                 f"here and give its path as weights=, or put it into {folder}"
             ) from error
         return file
-
-
-def checked_weights(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Tensors of a PyTorch file with a known hash, loaded without executing code from it.
-
-    Raises:
-        ValueError: the file has another hash.
-    """
-    found = sha256_of(path)
-    if found != sha256:
-        raise ValueError(f"{path} has sha256 {found}, expected {sha256}: another release or damaged; install it again")
-    return torch.load(path, map_location="cpu", weights_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torchmetrics import MetricCollection
 
 from sdedit_pl.metrics.image_distances import root_mean_square, squared_l2
 from sdedit_pl.metrics.image_metric import ImageMetric, groups_of
@@ -63,15 +64,7 @@ class GuideDistance(ImageMean):
         self.append(self.distance(images, others), numbers)
 
 
-class SquaredL2(GuideDistance):
-    """The mean of `squared_l2` between edits and guides, as `squared_l2`; see `GuideDistance`."""
-
-    def __init__(self, groups: Int[Tensor, "N"] | None = None, **options: Any) -> None:
-        super().__init__("squared_l2", squared_l2, groups, **options)
-
-
-class RootMeanSquare(GuideDistance):
-    """The mean of `root_mean_square` between edits and guides, as `rms`; see `GuideDistance`."""
-
-    def __init__(self, groups: Int[Tensor, "N"] | None = None, **options: Any) -> None:
-        super().__init__("rms", root_mean_square, groups, **options)
+def guide_distances(groups: Int[Tensor, "N"] | None = None) -> MetricCollection:
+    """The means of `squared_l2` and, as `rms`, of `root_mean_square`; see `GuideDistance`."""
+    distances = {"squared_l2": squared_l2, "rms": root_mean_square}
+    return MetricCollection({name: GuideDistance(name, distance, groups) for name, distance in distances.items()})

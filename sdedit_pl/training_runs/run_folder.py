@@ -39,7 +39,7 @@ _CALLBACKS = {"ImageHalfLifeAveraging", "EditingCheckpoint", "ResumableCheckpoin
 def newest_checkpoint(folder: Path, config: TrainingConfig) -> tuple[Path | None, TrainingConfig]:
     """The checkpoint in a run's folder to resume from, or None for a new run; and the configuration.
 
-    The configuration of a resumed run has the network and the choice among several `init_from` that the run began with.
+    The configuration of a resumed run has the network and the choice among several `ckpt` that the run began with.
 
     Raises:
         ConfigError: the folder holds a run that cannot be resumed, or resume=false.
@@ -52,7 +52,7 @@ def newest_checkpoint(folder: Path, config: TrainingConfig) -> tuple[Path | None
         if (folder / RUN_FILE).exists():
             raise ConfigError(
                 f"{folder} holds a trained model and nothing to resume from; give another out=, and to train the model "
-                f"further, init_from={folder / RUN_FILE}"
+                f"further, ckpt={folder / RUN_FILE}"
             )
         return None, config
     if not config.resume:
@@ -63,9 +63,9 @@ def newest_checkpoint(folder: Path, config: TrainingConfig) -> tuple[Path | None
         before = fixed_settings(model, run)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"the configuration in {newest} cannot be read ({error}); give another out=") from error
-    if config.init_from:
-        base = run.get("init_from") if isinstance(config.init_from, tuple) else config.init_from
-        config = replace(config, init_from=base, network=network_from(model.network, config.network))
+    if config.ckpt:
+        base = run.get("ckpt", run.get("init_from")) if isinstance(config.ckpt, tuple) else config.ckpt
+        config = replace(config, ckpt=base, network=network_from(model.network, config.network))
     remedy = f"give another out=, or use the configuration of that run, {folder / CONFIG_FILE}"
     require_same_settings(folder, before, fixed_settings(config.model, config.as_data()), remedy)
     return newest, config

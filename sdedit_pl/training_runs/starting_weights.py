@@ -22,23 +22,23 @@ CHOOSING_IMAGES = 32
 
 
 def with_base(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig:
-    """The configuration of a new run with a single `init_from`, and its network.
+    """The configuration of a new run with a single `ckpt`, and its network.
 
     Raises:
         ConfigError: there are no validation images to choose among several checkpoints by, or one does not fit.
         CheckpointError: a checkpoint cannot be read.
     """
-    base = config.init_from
+    base = config.ckpt
     if not base:
         return config
     if not isinstance(base, str):
         data.setup()
         images = data.val_images(CHOOSING_IMAGES)
         if not len(images):
-            raise ConfigError("init_from chooses among checkpoints by validation images, and there are none; name one")
+            raise ConfigError("ckpt= chooses among checkpoints by validation images, and there are none; name one")
         base = nearest_base(base, config.image, images)
     network = network_from(describe(base).model.network, config.network)
-    return replace(config, init_from=base, network=network)
+    return replace(config, ckpt=base, network=network)
 
 
 def starting_denoiser(config: TrainingConfig, *, new: bool) -> tuple[Denoiser, int]:
@@ -57,12 +57,12 @@ def starting_denoiser(config: TrainingConfig, *, new: bool) -> tuple[Denoiser, i
 
 
 def initialise_new_run(denoiser: Denoiser, config: TrainingConfig) -> None:
-    """Loads the weights of `init_from` and refuses configurations that cannot be learned.
+    """Loads the weights of `ckpt` and refuses configurations that cannot be learned.
 
     Raises:
-        ConfigError: `init_from` does not fit, or the network could not use the noise level or the augmentation label.
+        ConfigError: `ckpt` does not fit, or the network could not use the noise level or the augmentation label.
     """
-    if not isinstance(config.init_from, str):
+    if not isinstance(config.ckpt, str):
         label, scale = denoiser.parameterisation.label, denoiser.parameterisation.label_scale
         fourier = any(isinstance(module, FourierFeatures) for module in denoiser.network.modules())
         if fourier and label == "time" and abs(scale) > 100:
@@ -71,11 +71,11 @@ def initialise_new_run(denoiser: Denoiser, config: TrainingConfig) -> None:
                 f"{config.parameterisation.name} go up to {scale:g}; set network.label_embedding=positional"
             )
         return
-    initialise(denoiser, config.model, config.init_from, rate=build_component(config.optimizer).rate)
+    initialise(denoiser, config.model, config.ckpt, rate=build_component(config.optimizer).rate)
     only, weight = config.train.only, denoiser.network.state_dict().get(AUGMENTATION_WEIGHT)
     if only and "label" not in only and weight is not None and not weight.any():
         raise ConfigError(
-            f"train.only={list(only)} freezes the augmentation label, which init_from was not trained with, so that "
+            f"train.only={list(only)} freezes the augmentation label, which ckpt was not trained with, so that "
             f"edits would be rotated and shifted like training images; add label to train.only, or set "
             f"augment.probability=0"
         )
@@ -85,11 +85,11 @@ def freeze_untrained(denoiser: Denoiser, config: TrainingConfig) -> int:
     """Freezes the parts outside `train.only` and returns the number of trained parameters.
 
     Raises:
-        ConfigError: a part is unknown, or there is no `init_from`.
+        ConfigError: a part is unknown, or there is no `ckpt`.
     """
     only = config.train.only
-    if only and not config.init_from:
-        raise ConfigError(f"train.only={list(only)} trains a part of a trained model; give the model as init_from=")
+    if only and not config.ckpt:
+        raise ConfigError(f"train.only={list(only)} trains a part of a trained model; give the model as ckpt=")
     try:
         return freeze_all_but(denoiser.network, only)
     except ValueError as error:

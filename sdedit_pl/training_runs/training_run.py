@@ -180,5 +180,5 @@ def remedy(folder: Path) -> str:
         return "run the same command again to write what is missing"
     if (folder / RUN_FILE).exists():
         steps = describe(folder / RUN_FILE).training["steps"]
-        return f"{folder / RUN_FILE} is the model after step {steps}; to train it further, give it as init_from="
+        return f"{folder / RUN_FILE} is the model after step {steps}; to train it further, give it as ckpt="
     return "train again, because neither a model nor a checkpoint was written"

@@ -39,7 +39,7 @@ RUNS = {
     "network": f"{TINY_NETWORKS} steps=2",
     "training": f"{TINY_NETWORKS} parts=[loop,checkpointing] config=tiny.yaml loop_steps=1",
     "features": "images=4 batch=2 size=16 rounds=1",
-    "image_decoding": "src=photos sizes=[8,16] encodings=[png] images=8 batch=4 rounds=2",
+    "image_decoding": "data=photos sizes=[8,16] encodings=[png] images=8 batch=4 rounds=2",
     "mixture": "t0=[0.5] evaluations=[3] guides=1 samples=8 directions=4 modes=2",
 }
 

@@ -121,7 +121,7 @@ def test_a_configuration_that_says_nothing_trains_as_edm_does() -> None:
 
 def test_weights_of_a_trained_model_are_an_average_already() -> None:
     assert not build_averaging(config()).continues
-    assert build_averaging(config("init_from=trained.safetensors")).continues
+    assert build_averaging(config("ckpt=trained.safetensors")).continues
 
 
 def test_supplied_arguments_are_the_programs() -> None:

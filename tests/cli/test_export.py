@@ -54,7 +54,7 @@ def test_a_round_trip_changes_no_pixel(
     save_pipeline(desk / "theirs", options)
     pictures = []
     for turn, source in enumerate(("theirs", "again")):
-        assert command("import", f"src={source}", f"out={turn}.safetensors").code == 0
+        assert command("import", f"ckpt={source}", f"out={turn}.safetensors").code == 0
         assert command("edit", f"ckpt={turn}.safetensors", f"out=edits/{turn}", *edit).code == 0
         assert command("export", f"ckpt={turn}.safetensors", f"out=export{turn}", "format=diffusers").code == 0
         DiffusionPipeline.from_pretrained(f"export{turn}").save_pretrained("again")

@@ -41,7 +41,7 @@ def pixels(folder: Path) -> dict[str, np.ndarray]:
 def test_an_import_edits_as_its_source_does(desk: Path, reference: Path, tiny_preset: str, command) -> None:
     """A source whose model can be derived from the file is edited with directly, and gives the same pictures."""
     source = reference / DDIM_FILE
-    code, output, errors = command("import", f"src={source}", "out=model.safetensors")
+    code, output, errors = command("import", f"ckpt={source}", "out=model.safetensors")
     assert (code, errors) == (0, "")
     assert "tiny in the format ddim" in output and "144 in the file became 128; 0 not needed" in output
     assert f"parameters: {describe('model.safetensors').parameters:,}" in output
@@ -62,7 +62,7 @@ def test_a_trainers_checkpoint_and_the_configuration_beside_it(
 ) -> None:
     source = reference / SCORE_SDE_FILE
     arguments = (
-        f"src={source}",
+        f"ckpt={source}",
         f"config={source.parent / 'config.json'}",
         f"weights={weights}",
         "out=new/m.safetensors",
@@ -95,7 +95,7 @@ def test_half_precision_is_kept_or_cast_as_asked(
     tensors = torch.load(reference / DDIM_FILE, weights_only=True)
     torch.save({name: tensor.to(stored) for name, tensor in tensors.items()}, "half.ckpt")
     cast = [] if asked is None else [f"dtype={asked}"]
-    assert command("import", "src=half.ckpt", "out=half.safetensors", *cast).code == 0
+    assert command("import", "ckpt=half.ckpt", "out=half.safetensors", *cast).code == 0
     assert describe("half.safetensors").dtypes == (kept,)
     network = load_denoiser("half.safetensors").network
     expected = tensors["conv_in.weight"].to(stored).to(getattr(torch, kept)).float()
@@ -107,7 +107,7 @@ def test_a_checkpoint_of_this_projects_training(desk: Path, tiny_checkpoint: Pat
     raw = {name: tensor + 1 for name, tensor in checkpoint["state_dict"].items()}
     torch.save({**checkpoint, "current_model_state": raw}, "last.ckpt")
     for weights, more in (("ema", 0), ("raw", 1)):
-        assert command("import", "src=last.ckpt", f"weights={weights}", f"out={weights}.safetensors").code == 0
+        assert command("import", "ckpt=last.ckpt", f"weights={weights}", f"out={weights}.safetensors").code == 0
         averaged = load_file(tiny_checkpoint)
         for name, tensor in load_file(f"{weights}.safetensors").items():
             assert torch.equal(tensor, averaged[name] + more), name
@@ -128,7 +128,7 @@ def test_an_edit_reads_its_checkpoint_once(desk: Path, command, monkeypatch: pyt
 def test_an_import_replaces_files_on_request_only(
     desk: Path, reference: Path, tiny_preset: str, command, refused
 ) -> None:
-    arguments = (f"src={reference / DDIM_FILE}", "out=model.safetensors")
+    arguments = (f"ckpt={reference / DDIM_FILE}", "out=model.safetensors")
     assert command("import", *arguments).code == 0
     assert "model.safetensors is already there; give another out=, or overwrite=true" in refused("import", *arguments)
     assert command("import", *arguments, "overwrite=true").code == 0
@@ -160,7 +160,7 @@ def damaged(kind: str, reference: Path) -> list[str]:
         config = f"config={(reference / SCORE_SDE_FILE).parent / 'config.json'}"
     else:
         raise AssertionError(kind)
-    return [f"src={file}", config]
+    return [f"ckpt={file}", config]
 
 
 @pytest.mark.parametrize(
@@ -186,25 +186,31 @@ def test_bad_sources_are_refused_and_leave_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["out=a.safetensors"], "src is required"),
-        (["src={ddim}"], "out is required"),
-        (["src=nowhere.pth", "out=a.safetensors"], "there is no checkpoint at nowhere.pth"),
-        (["src={ddim}", "out=a.pth"], "out=a.pth must be a .safetensors file"),
-        (["src={ddim}", "out=folder.safetensors"], "out=folder.safetensors is a folder; name a file in it"),
-        (["src={ddim}", "out=a.safetensors", "format=keras"], "format must be one of lightning, score_sde, ddim"),
-        (["src={ddim}", "out=a.safetensors", "weights=best"], "weights must be 'ema' or 'raw', got 'best'"),
-        (["src={ddim}", "out=a.safetensors", "dtype=int8"], "dtype must be 'float32', 'float16' or 'bfloat16' or null"),
-        (["src={ddim}", "out=a.safetensors", "preset=church"], "preset=church is not known; did you mean"),
-        (["src={ddim}", "out=a.safetensors", "preset=church_outdoor"], "not those of preset=church_outdoor: missing"),
-        (["src={ddim}", "out=a.safetensors"], "fits no preset"),
-        (["src={ddim}", "out=a.safetensors", "config=none.json"], "there is no configuration file none.json"),
-        (["src={ddim}", "out=a.safetensors", "config=text.png"], "config=text.png is not readable JSON"),
-        (["src={ddim}", "out=a.safetensors", "config=list.json"], "config=list.json must hold a JSON object, got list"),
-        (["src={ddim}", "out=a.safetensors", "config={config}", "preset=bedroom"], "a preset or a config, not both"),
-        (["src={ddim}", "out=a.safetensors", "config={config}", "format=score_sde"], "lacks 'training'"),
-        (["src=tiny.safetensors", "out=a.safetensors"], "tiny.safetensors is an editing checkpoint already"),
-        (["src=nothing", "out=a.safetensors"], "A folder of diffusers needs its config.json"),
-        (["src=guide.png", "out=a.safetensors"], "guide.png is not a whole checkpoint"),
+        (["out=a.safetensors"], "ckpt is required"),
+        (["ckpt={ddim}"], "out is required"),
+        (["ckpt=nowhere.pth", "out=a.safetensors"], "there is no checkpoint at nowhere.pth"),
+        (["ckpt={ddim}", "out=a.pth"], "out=a.pth must be a .safetensors file"),
+        (["ckpt={ddim}", "out=folder.safetensors"], "out=folder.safetensors is a folder; name a file in it"),
+        (["ckpt={ddim}", "out=a.safetensors", "format=keras"], "format must be one of lightning, score_sde, ddim"),
+        (["ckpt={ddim}", "out=a.safetensors", "weights=best"], "weights must be 'ema' or 'raw', got 'best'"),
+        (
+            ["ckpt={ddim}", "out=a.safetensors", "dtype=int8"],
+            "dtype must be 'float32', 'float16' or 'bfloat16' or null",
+        ),
+        (["ckpt={ddim}", "out=a.safetensors", "preset=church"], "preset=church is not known; did you mean"),
+        (["ckpt={ddim}", "out=a.safetensors", "preset=church_outdoor"], "not those of preset=church_outdoor: missing"),
+        (["ckpt={ddim}", "out=a.safetensors"], "fits no preset"),
+        (["ckpt={ddim}", "out=a.safetensors", "config=none.json"], "there is no configuration file none.json"),
+        (["ckpt={ddim}", "out=a.safetensors", "config=text.png"], "config=text.png is not readable JSON"),
+        (
+            ["ckpt={ddim}", "out=a.safetensors", "config=list.json"],
+            "config=list.json must hold a JSON object, got list",
+        ),
+        (["ckpt={ddim}", "out=a.safetensors", "config={config}", "preset=bedroom"], "a preset or a config, not both"),
+        (["ckpt={ddim}", "out=a.safetensors", "config={config}", "format=score_sde"], "lacks 'training'"),
+        (["ckpt=tiny.safetensors", "out=a.safetensors"], "tiny.safetensors is an editing checkpoint already"),
+        (["ckpt=nothing", "out=a.safetensors"], "A folder of diffusers needs its config.json"),
+        (["ckpt=guide.png", "out=a.safetensors"], "guide.png is not a whole checkpoint"),
     ],
 )
 def test_wrong_arguments_are_refused(
@@ -218,9 +224,9 @@ def test_wrong_arguments_are_refused(
 
 def test_lightning_checkpoints_take_no_preset(desk: Path, tiny_checkpoint: Path, refused: Callable[..., str]) -> None:
     torch.save(lightning_checkpoint(tiny_checkpoint), "last.ckpt")
-    message = refused("import", "src=last.ckpt", "out=a.safetensors", "preset=bedroom")
+    message = refused("import", "ckpt=last.ckpt", "out=a.safetensors", "preset=bedroom")
     assert "last.ckpt carries its own configuration: leave preset and config out" in message
-    message = refused("import", "src=last.ckpt", "out=a.safetensors", "weights=raw")
+    message = refused("import", "ckpt=last.ckpt", "out=a.safetensors", "weights=raw")
     assert "it lacks sdedit_config or current_model_state" in message
 
 

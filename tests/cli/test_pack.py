@@ -23,7 +23,7 @@ def photos(desk: Path) -> Path:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_it_says_what_came_of_the_images(photos: Path, command, processes: int) -> None:
     code, output, _ = command(
-        "pack", "src=photos/", "out=mine", "size=16", "val_fraction=0.3", f"processes={processes}"
+        "pack", "data=photos/", "out=mine", "size=16", "val_fraction=0.3", f"processes={processes}"
     )
     manifest = json.loads(Path("mine/manifest.json").read_text())
     counts = {split: facts["images"] for split, facts in manifest["splits"].items()}
@@ -34,12 +34,12 @@ def test_it_says_what_came_of_the_images(photos: Path, command, processes: int) 
     assert "  cannot read image photos/text.jpg: it is not an image" in lines
     assert "1 of 8 images equal an earlier one:" in lines
     assert {"  photos/5.png = photos/6.png", "  photos/6.png = photos/5.png"} & set(lines)
-    assert lines[-1] == "train with: data.name=webdataset data.path=mine data.size=16"
-    assert command("pack", "src=photos", "out=mine", "size=16", "val_fraction=0.3").output == output
+    assert lines[-1] == "train with: data.name=webdataset data=mine data.size=16"
+    assert command("pack", "data=photos", "out=mine", "size=16", "val_fraction=0.3").output == output
 
 
 def test_what_it_says_to_train_with_can_be_trained_with(photos: Path, command) -> None:
-    _, output, _ = command("pack", "src=photos", "out=mine", "size=16", "fit=random_crop", "margin=4", "processes=1")
+    _, output, _ = command("pack", "data=photos", "out=mine", "size=16", "fit=random_crop", "margin=4", "processes=1")
     arguments = output.splitlines()[-1].removeprefix("train with: ").split()
     assert arguments[-1] == "data.random_crop=4"
     small = [
@@ -53,7 +53,7 @@ def test_what_it_says_to_train_with_can_be_trained_with(photos: Path, command) -
 def test_many_broken_images_are_not_all_named(photos: Path, command) -> None:
     for number in range(9):
         (photos / f"text{number}.png").write_text("text")
-    output = command("pack", "src=photos", "out=mine", "size=16", "processes=1").output
+    output = command("pack", "data=photos", "out=mine", "size=16", "processes=1").output
     assert output.count("is not an image") == 5 and "  ... all of them: mine/manifest.json" in output
     assert len(json.loads(Path("mine/manifest.json").read_text())["broken"]) == 10
 
@@ -61,19 +61,19 @@ def test_many_broken_images_are_not_all_named(photos: Path, command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["out=mine", "size=16"], "src is required"),
-        (["src=photos", "size=16"], "out is required"),
-        (["src=photos", "out=mine"], "size is required"),
-        (["src=nowhere", "out=mine", "size=16"], "src=nowhere does not exist"),
-        (["src=nothing", "out=mine", "size=16"], "no images under nothing"),
-        (["src=text.png", "out=mine", "size=16"], "src=text.png is no archive"),
-        (["src=photos", "out=guide.png", "size=16"], "out=guide.png is a file"),
-        (["src=photos", "out=guide.png/x", "size=16"], "out=guide.png/x cannot be written"),
-        (["src=photos", "out=mine", "size=16", "samplse=4"], "unknown key samplse; did you mean samples?"),
-        (["src=photos", "out=mine", "size=16", "fit=squash"], "fit must be 'crop', 'resize' or 'random_crop'"),
-        (["src=photos", "out=mine", "size=16", "encoding=gif"], "encoding must be 'png', 'jpeg' or 'webp', got 'gif'"),
-        (["src=photos", "out=mine", "size=0"], "size must be at least 1 pixel, got 0"),
-        (["src=photos", "out=mine", "size=16", "background=blurple"], "background must be a colour name"),
+        (["out=mine", "size=16"], "data is required"),
+        (["data=photos", "size=16"], "out is required"),
+        (["data=photos", "out=mine"], "size is required"),
+        (["data=nowhere", "out=mine", "size=16"], "data=nowhere does not exist"),
+        (["data=nothing", "out=mine", "size=16"], "no images under nothing"),
+        (["data=text.png", "out=mine", "size=16"], "data=text.png is no archive"),
+        (["data=photos", "out=guide.png", "size=16"], "out=guide.png is a file"),
+        (["data=photos", "out=guide.png/x", "size=16"], "out=guide.png/x cannot be written"),
+        (["data=photos", "out=mine", "size=16", "samplse=4"], "unknown key samplse; did you mean samples?"),
+        (["data=photos", "out=mine", "size=16", "fit=squash"], "fit must be 'crop', 'resize' or 'random_crop'"),
+        (["data=photos", "out=mine", "size=16", "encoding=gif"], "encoding must be 'png', 'jpeg' or 'webp', got 'gif'"),
+        (["data=photos", "out=mine", "size=0"], "size must be at least 1 pixel, got 0"),
+        (["data=photos", "out=mine", "size=16", "background=blurple"], "background must be a colour name"),
     ],
 )
 def test_what_it_cannot_take_is_refused(photos: Path, refused, arguments: list[str], message: str) -> None:

@@ -37,7 +37,7 @@ def runner(reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     folder = reference / "sdedit_ddpm"
     source, config = folder / "edit_model.safetensors", folder / "config.json"
-    assert main(["import", f"src={source}", f"config={config}", "format=ddim", "out=model.safetensors"]) == 0
+    assert main(["import", f"ckpt={source}", f"config={config}", "format=ddim", "out=model.safetensors"]) == 0
     for run in RUNS:
         data = recorded(reference, run)
         for index, image in enumerate(data["guide"]):

@@ -15,7 +15,7 @@ COMMANDS = {
     "demo": ("ckpt=tiny.safetensors", "guide=guide.png", "mask=mask.png", "steps=2", "samples=1", "out=demo.png"),
     "sample": ("ckpt=tiny.safetensors", "n=2", "steps=2", "out=sampled"),
     "info": ("ckpt=tiny.safetensors",),
-    "import": ("src={ddim}/model.ckpt", "config={ddim}/config.json", "out=imported.safetensors"),
+    "import": ("ckpt={ddim}/model.ckpt", "config={ddim}/config.json", "out=imported.safetensors"),
     "export": ("ckpt=tiny.safetensors", "format=torch_export", "out=model.pt2"),
 }
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
 from sdedit_pl.cli.edit import COMMAND as EDIT
+from sdedit_pl.cli.train import COMMAND as TRAIN
 from sdedit_pl.configuration import Component, ConfigError, family
 from sdedit_pl.configuration.command_line import read_arguments, take_file
 from sdedit_pl.configuration.resolving import as_data, merge, resolve, resolve_component
@@ -308,6 +310,38 @@ def test_the_configuration_file_is_taken_out_of_the_arguments() -> None:
 def test_a_mistyped_config_is_near_to_it() -> None:
     with pytest.raises(ConfigError, match=r"unknown key confg; did you mean config\?"):
         resolve(Everything, {"name": "x", "confg": "a.yaml"}, taken=("config",))
+
+
+@pytest.mark.parametrize(
+    ("verb", "old", "new", "others"),
+    [
+        ("train", "init_from", "ckpt", ["data=d", "data.size=8"]),
+        ("import_", "src", "ckpt", []),
+        ("pack", "src", "data", ["size=8"]),
+    ],
+)
+def test_former_names_of_keys_work_with_a_notice(
+    verb: str, old: str, new: str, others: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    command = import_module(f"sdedit_pl.cli.{verb}").COMMAND
+    caplog.set_level("INFO")
+    assert getattr(command.parse([f"{old}=00012", "out=b", *others]), new) == "00012"
+    if verb == "train":
+        assert command.parse(["config=old", *others], read=lambda _: {"init_from": ["a", "b"]}).ckpt == ("a", "b")
+    assert {record.getMessage() for record in caplog.records} == {f"the key {old} is now called {new}"}
+
+
+@pytest.mark.parametrize("argument", ["data=photos/", "data.path=photos/", "config=file"])
+def test_data_names_a_source_or_else_a_place(argument: str) -> None:
+    data = TRAIN.parse([argument, "data.size=8"], read=lambda _: {"data": "photos/"}).data
+    assert (data.name, data.values["path"], data.values["size"]) == ("folder", "photos/", 8)
+    assert TRAIN.parse(["data=webdataset", "data=shards/", "data.size=8"]).data.name == "webdataset"
+
+
+@pytest.mark.parametrize(("value", "message"), [("0", "at least 1, got 0"), ("much", "a valid integer")])
+def test_max_pixels_is_a_number(value: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"max_pixels must be {message}"):
+        EDIT.parse(["ckpt=a", "guide=b", f"max_pixels={value}"])
 
 
 def test_a_section_of_names_of_the_users_own() -> None:

@@ -83,11 +83,23 @@ def test_a_copy_of_another_archive_or_an_earlier_version_is_not_used(
 
 
 def test_a_zip_bomb_is_an_unreadable_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setenv("SDEDIT_MAX_PIXELS", "1000")
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a.png", bytes(10**6))
     with pytest.raises(UnreadableImage, match=r"a\.zip:a\.png: it declares 1,000,000 bytes"):
         open_archive(tmp_path / "a.zip", FORMAT, tmp_path).read(0)
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+def test_a_compressed_bomb_is_named_and_leaves_nothing(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdedit_pl.data.archives.LEAST_LIMIT", 10**6)
+    path = tmp_path / f"bomb{suffix}"
+    path.write_bytes(PACKED[suffix](bytes(10**7)))
+    with pytest.raises(ValueError, match=r"cannot read archive .*bomb.*: it expands to more than 1,000,000 bytes"):
+        open_archive(path, FORMAT, tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(("offset", "byte"), [(6, 255), (10, 14)], ids=["version", "compression"])

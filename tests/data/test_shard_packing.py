@@ -42,7 +42,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 def settings(photos: Path, folder: Path, **options: Any) -> PackSettings:
-    return PackSettings(**{"src": str(photos), "out": str(folder), "size": 16, "samples": 7, "processes": 1, **options})
+    usual = {"data": str(photos), "out": str(folder), "size": 16, "samples": 7, "processes": 1}
+    return PackSettings(**{**usual, **options})
 
 
 def packed(*arguments: Any, **options: Any) -> dict[str, Any]:
@@ -199,7 +200,7 @@ class TestDivision:
                 super().__init__(size=30, image_size=(3, 16, 16))
 
         monkeypatch.setattr(torchvision.datasets, "FakeData", Small)
-        manifest = packed(tmp_path, tmp_path / "out", src="torchvision:FakeData", val_fraction=0.1)
+        manifest = packed(tmp_path, tmp_path / "out", data="torchvision:FakeData", val_fraction=0.1)
         source = TorchvisionSource("FakeData", 16, val_fraction=0.1)
         assert [manifest["splits"][split]["images"] for split in ("train", "val")] == [
             len(source.images(split)) for split in ("train", "val")
@@ -331,10 +332,10 @@ class TestRefusals:
         (tmp_path / "empty").mkdir()
         (tmp_path / "file").touch()
         cases = [
-            ({"src": str(tmp_path / "no")}, "no does not exist; give a folder, an archive or torchvision:NAME"),
-            ({"src": str(tmp_path / "empty")}, "no images under"),
-            ({"src": str(tmp_path / "file")}, "file is no archive: expected a name that ends in .zip, .tar"),
-            ({"src": "torchvision:CIFAR11"}, "torchvision.datasets has no 'CIFAR11'"),
+            ({"data": str(tmp_path / "no")}, "no does not exist; give a folder, an archive or torchvision:NAME"),
+            ({"data": str(tmp_path / "empty")}, "no images under"),
+            ({"data": str(tmp_path / "file")}, "file is no archive: expected a name that ends in .zip, .tar"),
+            ({"data": "torchvision:CIFAR11"}, "torchvision.datasets has no 'CIFAR11'"),
             ({"out": str(tmp_path / "file")}, "file is a file; name a folder"),
             ({"out": str(tmp_path / "file" / "out")}, "out cannot be written: Not a directory; name another folder"),
         ]

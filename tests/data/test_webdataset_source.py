@@ -200,5 +200,5 @@ def test_the_bundled_portraits_split_into_disjoint_halves() -> None:
 def test_compressed_shards_are_refused_with_the_remedy(named: str, tmp_path: Path) -> None:
     for name in ("a.tar", "b.tar.gz", "._c.tar"):
         (tmp_path / name).touch()
-    with pytest.raises(ValueError, match=r"b.tar.gz is compressed.*; decompress it, or pack .*sdedit pack src="):
+    with pytest.raises(ValueError, match=r"b.tar.gz is compressed.*; decompress it, or pack .*sdedit pack data="):
         find_shards(str(tmp_path if named == "folder" else tmp_path / "b.tar.gz"))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sdedit_pl.cli.edit import COMMAND as EDIT
 from sdedit_pl.data.image_files import UnreadableImage
 from sdedit_pl.data.image_format import ImageFormat, bytes_from_images
 from sdedit_pl.guides.guide_files import Guide, find_guides, image_size, read_guide, read_large_guide
@@ -133,10 +134,12 @@ def test_runner_files_and_sides_below_a_window_are_refused_as_large_guides(tmp_p
         read_large_guide(tmp_path / "guide.pth", ImageFormat(16))
 
 
-def test_a_large_guide_of_more_pixels_than_pillow_opens_is_refused(
+def test_a_large_guide_of_more_pixels_than_max_pixels_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "huge.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(UnreadableImage, match=r"huge\.png: it has more than [\d,]+ pixels; save a smaller copy"):
+    monkeypatch.setenv("SDEDIT_MAX_PIXELS", "100")
+    with pytest.raises(UnreadableImage, match=r"huge\.png: it has more than 100 pixels; raise max_pixels=, or save"):
         read_large_guide(tmp_path / "huge.png", ImageFormat(16))
+    EDIT.parse(["ckpt=a", "guide=b", "max_pixels=1600"])
+    assert read_large_guide(tmp_path / "huge.png", ImageFormat(16)).image.shape == (1, 3, 40, 40)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torchmetrics import MetricCollection
 
-from sdedit_pl.metrics.faithfulness import RootMeanSquare, SquaredL2
+from sdedit_pl.metrics.faithfulness import guide_distances
 
 
 def test_metrics_are_means_over_images_with_their_standard_error() -> None:
     black, greys = torch.full((4, 3, 2, 2), -1.0), torch.tensor([-1.0, 0.0, 0.0, 1.0])
     others = greys.reshape(4, 1, 1, 1).expand(4, 3, 2, 2)
-    metrics = MetricCollection([SquaredL2(), RootMeanSquare()])
+    metrics = guide_distances()
     metrics.update(black[:3], others[:3])
     metrics.update(black[3:], others[3:])
     found = {name: value.item() for name, value in metrics.compute().items()}
@@ -31,7 +30,7 @@ def test_the_error_is_that_of_groups() -> None:
     values = torch.tensor([1.0, 2.0, 4.0, 9.0])
 
     def error(groups: torch.Tensor | None, numbers: list[int]) -> float:
-        metric = SquaredL2(groups)
+        metric = guide_distances(groups)
         images = (2 * values[numbers].sqrt())[:, None, None, None]
         metric.update(images, torch.zeros_like(images), torch.arange(len(numbers)))
         return metric.compute()["squared_l2_error"].item()
@@ -46,7 +45,7 @@ def test_the_error_is_that_of_groups() -> None:
 
 def test_metrics_of_a_first_batch_without_any_difference_stay_apart() -> None:
     """Equal states make torchmetrics take two metrics for one: states of different things have different names."""
-    metrics = MetricCollection([SquaredL2(), RootMeanSquare()])
+    metrics = guide_distances()
     images = torch.zeros(2, 3, 4, 4)
     metrics.update(images, images)
     metrics.update(images, images + 1)
@@ -55,6 +54,6 @@ def test_metrics_of_a_first_batch_without_any_difference_stay_apart() -> None:
 
 
 def test_the_error_of_a_single_image_is_unknown() -> None:
-    metric = SquaredL2()
+    metric = guide_distances()
     metric.update(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2))
     assert metric.compute()["squared_l2"] == 0 and metric.compute()["squared_l2_error"].isnan()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sdedit_pl.metrics import features
 from sdedit_pl.metrics.features import PIXELS, EfficientNetLite0, features_of
 
 
@@ -37,9 +38,15 @@ def test_the_weights_are_those_of_a_trained_network(extractor: EfficientNetLite0
     grid = torch.linspace(-1, 1, 128)
     inside = (grid[:, None].square() + grid.square()).sqrt() < 0.7
     ball = torch.where(inside, torch.tensor([1.0, 0.2, -0.9])[:, None, None], torch.tensor(0.9))[None]
-    features = extractor(ball)
-    assert features.min() >= 0 and features.max() <= 6
-    assert torch.softmax(extractor.network._fc(features), 1).max() > 0.05
+    found = extractor(ball)
+    assert found.min() >= 0 and found.max() <= 6
+    assert torch.softmax(extractor.network._fc(found), 1).max() > 0.05
+
+
+def test_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "_WEIGHTS_SHA256", "another")
+    with pytest.raises(ValueError, match=r"expected another.* install it again"):
+        EfficientNetLite0()
 
 
 def test_batches_do_not_change_features(extractor: EfficientNetLite0) -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from support import gathering_driver
 
-from sdedit_pl.metrics.faithfulness import SquaredL2
+from sdedit_pl.metrics.faithfulness import GuideDistance
+from sdedit_pl.metrics.image_distances import squared_l2
 from sdedit_pl.metrics.realism import FrechetDistance
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 def l2_of(batches: list[tuple[list[float], list[int] | None]]) -> float:
     """The mean over black images and grey ones of these values on [0, 1]."""
-    metric = SquaredL2()
+    metric = GuideDistance("squared_l2", squared_l2)
     for greys, numbers in batches:
         others = torch.tensor(greys).reshape(-1, 1, 1, 1) * 2 - 1
         metric.update(torch.full_like(others, -1), others, None if numbers is None else torch.tensor(numbers))
@@ -49,8 +50,8 @@ def test_refuses_numbers_that_do_not_fit() -> None:
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
 def test_no_image_is_an_error() -> None:
-    with pytest.raises(ValueError, match="SquaredL2 needs at least 1 image, got none"):
-        SquaredL2().compute()
+    with pytest.raises(ValueError, match="GuideDistance needs at least 1 image, got none"):
+        GuideDistance("squared_l2", squared_l2).compute()
     metric = FrechetDistance(torch.zeros(5, 2))
     metric.update(torch.zeros(0, 2))
     with pytest.raises(ValueError, match="FrechetDistance needs at least 1 image, got none"):

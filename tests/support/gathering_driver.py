@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torchmetrics import MetricCollection
 
-from sdedit_pl.metrics.faithfulness import RootMeanSquare, SquaredL2
+from sdedit_pl.metrics.faithfulness import guide_distances
 from sdedit_pl.metrics.realism import DensityCoverage, FrechetDistance, KernelDistance, PrecisionRecall
 
 COUNT, FEATURES = 20, 6
@@ -32,7 +32,7 @@ def measured(batches: list[list[int]]) -> dict[str, torch.Tensor]:
     images, guides = torch.rand(2, COUNT, 3, 8, 8, generator=generator) * 2 - 1
     features, reference = torch.randn(2, COUNT, FEATURES, generator=generator)
     groups = torch.arange(COUNT) // 2
-    faithfulness = MetricCollection([SquaredL2(), RootMeanSquare()])
+    faithfulness = guide_distances()
     realism = MetricCollection(
         [
             KernelDistance(reference, groups, groups, subsets=10, subset_size=12),

@@ -108,7 +108,7 @@ def test_an_augmented_model_edits_and_trains_without_further_settings(images: Pa
     assert not any("uncertainty" in name for name in load_denoiser(path).state_dict())
     edit = SDEdit(t0=0.5, steps=2)(load_denoiser(path), torch.zeros(1, 3, 8, 8))
     assert edit.isfinite().all()
-    plain = fit(tiny_config(*settings, f"out={tmp_path / 'b'}", f"init_from={path}", "optimizer.rate=0"))
+    plain = fit(tiny_config(*settings, f"out={tmp_path / 'b'}", f"ckpt={path}", "optimizer.rate=0"))
     torch.testing.assert_close(SDEdit(t0=0.5, steps=2)(load_denoiser(plain), torch.zeros(1, 3, 8, 8)), edit)
 
 
@@ -117,7 +117,7 @@ def test_a_part_of_a_model_is_trained_and_the_rest_stays(
 ) -> None:
     out = tmp_path / "run"
     shape = ("network.channel_multipliers=[1,2]", "network.attention_levels=[1]")
-    settings = (f"data.path={images}", f"out={out}", f"init_from={trained}", *shape, *QUIET, "trainer.max_steps=2")
+    settings = (f"data.path={images}", f"out={out}", f"ckpt={trained}", *shape, *QUIET, "trainer.max_steps=2")
     with caplog.at_level(logging.INFO):
         path = fit(tiny_config(*settings, "train.only=[attention]", "optimizer.rate=1e-2"))
     before, after = (load_denoiser(place).network.state_dict() for place in (trained, path))
@@ -138,18 +138,18 @@ def test_the_nearest_of_several_bases_gives_weights_and_network(
     denoiser, description = load_described(trained)
     weights = {name: weight + 0.5 for name, weight in denoiser.network.state_dict().items()}
     save_weights(far, weights, description.model)
-    config = tiny_config(f"data.path={images}", f"out={out}", f"init_from=[{far},{trained}]", *QUIET)
+    config = tiny_config(f"data.path={images}", f"out={out}", f"ckpt=[{far},{trained}]", *QUIET)
     config = replace(config, network=resolve(TrainingConfig, {"data": {"path": "unused", "size": 8}}).network)
     with caplog.at_level(logging.INFO):
         fit(replace(config, trainer=replace(config.trainer, max_steps=1)))
     assert re.search(rf"6 validation images: {far} [\d.]+, {trained} [\d.]+; starting from {trained}\n", caplog.text)
     recorded = read_file(out / "config.yaml")
-    assert (recorded["init_from"], recorded["network"]["channel_multipliers"]) == (str(trained), [1, 2])
+    assert (recorded["ckpt"], recorded["network"]["channel_multipliers"]) == (str(trained), [1, 2])
     far.unlink()  # a resumed run does not choose again
     fit(replace(config, trainer=replace(config.trainer, max_steps=2)))
-    assert read_file(out / "config.yaml")["init_from"] == str(trained)
+    assert read_file(out / "config.yaml")["ckpt"] == str(trained)
     with pytest.raises(ConfigError, match="by validation images, and there are none; name one"):
-        fit(replace(tiny_config(f"data.path={images}", "data.val_fraction=0"), init_from=("a", "b"), out=f"{out}2"))
+        fit(replace(tiny_config(f"data.path={images}", "data.val_fraction=0"), ckpt=("a", "b"), out=f"{out}2"))
 
 
 def test_parts_need_a_trained_model_and_have_names(trained: Path, images: Path, tmp_path: Path) -> None:
@@ -158,8 +158,8 @@ def test_parts_need_a_trained_model_and_have_names(trained: Path, images: Path, 
         fit(tiny_config(*settings, "train.only=[attention]"))
     shape = ("network.channel_multipliers=[1,2]", "network.attention_levels=[1]")
     with pytest.raises(ConfigError, match=r"train.only: parts of a network are attention"):
-        fit(tiny_config(*settings, *shape, f"init_from={trained}", "train.only=[heads]"))
-    augmented = ("augment.probability=0.5", f"init_from={trained}")
+        fit(tiny_config(*settings, *shape, f"ckpt={trained}", "train.only=[heads]"))
+    augmented = ("augment.probability=0.5", f"ckpt={trained}")
     with pytest.raises(ConfigError, match=r"augmentation label.* add label to train.only"):
         fit(tiny_config(*settings, *shape, *augmented, "train.only=[attention]"))
     assert not (tmp_path / "run").exists()
@@ -168,7 +168,7 @@ def test_parts_need_a_trained_model_and_have_names(trained: Path, images: Path, 
 def test_a_part_with_the_label_learns_augmentation(trained: Path, images: Path, tmp_path: Path) -> None:
     shape = ("network.channel_multipliers=[1,2]", "network.attention_levels=[1]", "trainer.max_steps=2")
     settings = (f"data.path={images}", f"out={tmp_path / 'run'}", *shape, *QUIET, "augment.probability=1")
-    path = fit(tiny_config(*settings, f"init_from={trained}", "train.only=[attention,label]", "optimizer.rate=1e-2"))
+    path = fit(tiny_config(*settings, f"ckpt={trained}", "train.only=[attention,label]", "optimizer.rate=1e-2"))
     assert load_denoiser(path).network.state_dict()["label_embedding.augmentation.weight"].any()
 
 

@@ -215,10 +215,10 @@ def test_runs_that_do_not_go_together_are_refused(finished: Path, images: Path, 
 
 def test_weights_can_start_from_an_editing_checkpoint(finished: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    settings = (f"data.path={images}", f"out={out}", f"init_from={finished}", *NO_PREVIEWS)
+    settings = (f"data.path={images}", f"out={out}", f"ckpt={finished}", *NO_PREVIEWS)
     fit(tiny_config(*settings, "trainer.max_steps=1", "optimizer.rate=0"))
     assert_same(load_denoiser(out).state_dict(), load_denoiser(finished).state_dict())
-    fit(tiny_config(*settings, "trainer.max_steps=2", "init_from=gone.safetensors"))  # resumed: not read again
+    fit(tiny_config(*settings, "trainer.max_steps=2", "ckpt=gone.safetensors"))  # resumed: not read again
     with pytest.raises(ConfigError, match="has another network than this configuration"):
         fit(tiny_config(*settings, f"out={tmp_path / 'other'}", "network.channels=16"))
 
@@ -407,7 +407,7 @@ def test_a_disk_with_room_for_the_model_alone(finished: Path, images: Path, tmp_
     model = finished / "model.safetensors"
     resource.setrlimit(resource.RLIMIT_FSIZE, (2 * model.stat().st_size, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"4\.ckpt cannot be written.*model after step 4; .* init_from="):
+        with pytest.raises(OSError, match=r"4\.ckpt cannot be written.*model after step 4; .* ckpt="):
             fit(tiny_config(*settings))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -52,7 +52,7 @@ class DiffusersFormat(CheckpointFormat):
 
     def _read(self, path: Path, weights: str, preset: str | None, config: Mapping[str, Any] | None) -> Imported:
         folder = path if path.is_dir() else path.parent
-        _check_pipeline(folder)
+        check_pipeline(folder)
         place = _network_folder(folder, weights)
         configs = _read_configs(folder, place, config) if preset is None else _refuse_configs(place, preset, config)
         variant, files = _weights_files(place, weights) if path.is_dir() else ("", [path])
@@ -124,7 +124,8 @@ def _pipeline(folder: Path) -> Path | None:
     return next((place for place in (folder, folder.parent) if (place / INDEX).is_file()), None)
 
 
-def _check_pipeline(folder: Path) -> None:
+def check_pipeline(folder: Path) -> None:
+    """Raises a CheckpointError for a pipeline of more components than a network and a scheduler."""
     pipeline = _pipeline(folder)
     index = {} if pipeline is None else _read_json(pipeline / INDEX)
     others = [name for name in index if not name.startswith("_") and name not in ("unet", "scheduler")]

@@ -1,0 +1,98 @@
+"""Checkpoints on the Hugging Face Hub: `hf:owner/name[/file][@revision]`.
+
+Without a file, the repository holds `model.safetensors`, as `sdedit publish` writes it, or a pipeline of diffusers; a
+file is one of any known format, or the folder of a network. Cache, offline mode and token are those of
+`huggingface_hub`: HF_HOME, HF_HUB_OFFLINE, HF_TOKEN or `hf auth login`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+from sdedit_pl.checkpoints.importers.from_diffusers import AVERAGED, check_pipeline
+from sdedit_pl.checkpoints.safe_reading import CheckpointError
+
+HUB = "hf:"
+_OWN = ["model.safetensors", "model-early.safetensors"]
+_DESCRIPTIONS = ["*config.json", "*model_index.json"]
+_STEM = "diffusion_pytorch_model"
+_FOREIGN = (
+    [f"{_STEM}.safetensors", f"{_STEM}-*.safetensors"],
+    [f"{_STEM}.bin", f"{_STEM}-*.bin"],
+    [f"{_STEM}.*.safetensors", f"{_STEM}.*.bin"],
+)
+"""Weights of diffusers in the importer's order of preference; of a repository with several kinds, one is fetched."""
+
+
+def parsed_repository(source: str) -> tuple[str, str, str | None]:
+    """Repository, path in it (empty for all of it) and revision of `hf:owner/name[/path][@revision]`."""
+    match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)((?:/[^/@]+)*)(?:@(.+))?", source)
+    if match is None or ".." in match[2].split("/"):
+        raise CheckpointError(
+            f"a model on the Hugging Face Hub is hf:owner/name, hf:owner/name/file or hf:owner/name@revision, "
+            f"got {source!r}"
+        )
+    return match[1], match[2].strip("/"), match[3]
+
+
+# A branch may move; within one command it denotes one commit.
+@cache
+def fetched_repository(source: str) -> Path:
+    """The local file or folder of a checkpoint on the Hub; downloads it unless it is in the cache.
+
+    Raises:
+        CheckpointError: The name is malformed, the Hub does not give the files, or they are no model of pixels.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download  # most commands do not need it
+
+    repository, path, revision = parsed_repository(source)
+    with hub_errors(repository, source):
+        if PurePosixPath(path).suffix:
+            return Path(hf_hub_download(repository, path, revision=revision))
+        within = f"{path}/" if path else ""
+        wanted = [within + name for name in _OWN] + _DESCRIPTIONS
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=wanted), path)
+        if (folder / _OWN[0]).is_file():
+            return folder
+        check_pipeline(folder)
+        for names in _FOREIGN:
+            wanted = [within + place + name for place in ("", "unet/", f"{AVERAGED}/") for name in names]
+            snapshot_download(repository, revision=revision, allow_patterns=wanted)
+            if any(found for name in names for found in folder.rglob(name)):
+                return folder
+    raise CheckpointError(
+        f"{source} holds neither {_OWN[0]} nor a network of diffusers; if it has a file of another program, name it, "
+        f"as hf:{repository}/FILE"
+    )
+
+
+@contextmanager
+def hub_errors(repository: str, source: str) -> Iterator[None]:
+    """Turns the Hub's refusals into a CheckpointError of one line."""
+    from huggingface_hub import constants, errors
+
+    page = f"{constants.ENDPOINT}/{repository}"
+    login = "log in with `hf auth login` or set HF_TOKEN"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise CheckpointError(f"{source} is gated: ask for access at {page}, then {login}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"{source}: there is no repository {repository}, or it is private; check the name, or {login}"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise CheckpointError(f"{source}: {repository} has no such revision; see {page}/tree/main") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"{source} is not in the cache, and the Hub cannot be reached; unset HF_HUB_OFFLINE, check the network, or "
+            "copy the file here and give its path"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise CheckpointError(f"{source}: there is no such file; {page}/tree/main lists the files") from error
+    except (errors.HfHubHTTPError, errors.HFValidationError) as error:
+        raise CheckpointError(f"{source} cannot be used: {' '.join(str(error).split())}") from error
