@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,10 @@ from sdedit_pl.calibration.sweep import LEAST_IMAGES, Sweep, measure_batch, usua
 from sdedit_pl.calibration.t0_sidecar import sidecar_of, write_calibration
 from sdedit_pl.calibration.unfinished_sweep import UnfinishedSweep
 from sdedit_pl.checkpoints.fingerprint import fingerprint
-from sdedit_pl.checkpoints.guidance import load_guided
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.chosen_images import ChosenImages, choose_images
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.images_per_call import prepare_for_batches
 from sdedit_pl.files import require_folder
 from sdedit_pl.grids import start_time
 from sdedit_pl.metrics.features import features_of
@@ -64,7 +62,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
     Raises:
         ValueError: settings or files do not allow the sweep, or an interrupted one had other settings.
     """
-    denoiser, description = load_guided(settings.ckpt, settings.device, settings)
+    denoiser, description = settings.load()
     checkpoint = description.path
     file = result_file(settings, checkpoint)
     plot = file.with_suffix(".png")
@@ -80,11 +78,8 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
             count=settings.images,
             least=LEAST_IMAGES,
         )
-        evaluations = len(chosen) * sum(edit.total_steps(denoiser.sde) for edit in edits) * denoiser.evaluations
-        batch = min(settings.batch, len(chosen))
-        computing = (evaluations, settings.precision, settings.compile)
-        arithmetic = prepare_for_batches(denoiser, batch, description.image.pixels, *computing)
-        settings = replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)
+        steps = sum(edit.total_steps(denoiser.sde) for edit in edits)
+        settings = settings.prepared(denoiser, len(chosen), description.image.pixels, steps)
         recorded = recorded_settings(settings, edits, chosen)
         unfinished = UnfinishedSweep(
             file.with_suffix(".unfinished"),

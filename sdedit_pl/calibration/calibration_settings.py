@@ -6,22 +6,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sdedit_pl.calibration.sweep import LEAST_IMAGES
-from sdedit_pl.checkpoints.guidance import GuidanceSettings
+from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import Component, family, require_at_least
-from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
-from sdedit_pl.grids import GRIDS, Grid
-from sdedit_pl.machine import AutoBool, InferencePrecision
 from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor
-from sdedit_pl.solvers import SOLVERS, Solver
 
 
 @dataclass(kw_only=True)
-class CalibrationSettings(GuidanceSettings):
-    """The model, images, sweep and measurement of a calibration.
+class CalibrationSettings(ModelSettings):
+    """The images, sweep and measurement of a calibration, beside its model.
 
     Args:
-        ckpt: the checkpoint; see sdedit edit.
         data: images of the domain: a folder, or shards (a folder, file, pattern or URL).
         out: folder of the results; null for the checkpoint's folder, the only one that sdedit edit reads them from.
         t0: at least two times or noise levels to start from; the knee is one of them. null uses the times with the
@@ -33,14 +28,9 @@ class CalibrationSettings(GuidanceSettings):
         steps: solver steps of an edit; null for the default of sdedit edit.
         seed: seed of the first image's edits; the next ones count up from it.
         batch: images per batch.
-        device: auto, cpu, cuda, cuda:1, mps.
-        precision: of the network; the state is always float32. float32 is IEEE's, tf32 its faster variant on GPUs; auto
-            is bfloat16 on GPUs with bf16, and float32 elsewhere.
-        compile: compile the network; auto does on GPUs with bf16 for 10,000 or more evaluations of the network.
         overwrite: replace earlier results.
     """
 
-    ckpt: str
     data: str
     out: str | None = None
     t0: tuple[float | str, ...] | None = None
@@ -50,12 +40,7 @@ class CalibrationSettings(GuidanceSettings):
     steps: int | None = None
     seed: int = 0
     batch: int = 16
-    device: str = "auto"
-    precision: InferencePrecision = "auto"
-    compile: AutoBool = "auto"
     overwrite: bool = False
-    solver: Component[Solver] = family(SOLVERS, DEFAULT_SOLVER, supplied=("predictor",))
-    grid: Component[Grid] = family(GRIDS, DEFAULT_GRID)
     features: Component[FeatureExtractor] = family(FEATURES, "efficientnet_lite0")
 
     def __post_init__(self) -> None:

@@ -115,8 +115,9 @@ def schema_of(cls: type) -> Schema:
 
 def keys_of(source: Callable[..., Any]) -> dict[str, Key]:
     """The arguments of a class, as keys: types from its annotations, texts from the `Args:` of its docstrings."""
-    function = source.__init__ if inspect.isclass(source) else source
-    hints = typing.get_type_hints(function)
+    # A dataclass itself, because inherited fields are annotated with names of other modules.
+    plain = inspect.isclass(source) and not hasattr(source, "__dataclass_fields__")
+    hints = typing.get_type_hints(source.__init__ if plain else source)
     texts: dict[str, str] = {}
     for owner in reversed(inspect.getmro(source) if inspect.isclass(source) else (source,)):
         texts |= argument_texts(owner.__doc__ or "")

@@ -47,6 +47,15 @@ class Unknown:
         return self
 
 
+class Argument(NamedTuple):
+    """An argument of a constructor; `default` may be REQUIRED, and `annotation` has names of `module`."""
+
+    name: str
+    default: Any
+    module: str
+    annotation: ast.expr | None
+
+
 class SourceClass(Unknown):
     def __init__(self, module: str, node: ast.ClassDef) -> None:
         self.module = module
@@ -59,19 +68,19 @@ class SourceClass(Unknown):
         bases = [_value(self.module, base) for base in self.node.bases]
         return [self, *(each for base in bases if isinstance(base, SourceClass) for each in base.lineage)]
 
-    def arguments(self) -> Iterator[tuple[str, ast.expr | None, Any]]:
-        """Name, annotation and default, or REQUIRED, of each of the constructor's arguments."""
+    def arguments(self) -> Iterator[Argument]:
+        """The constructor's arguments."""
         for owner in self.lineage:
             for node in owner.node.body:
                 if isinstance(node, ast.FunctionDef) and node.name == "__init__":
                     yield from _parameters(owner.module, node)
                     return
-        fields: dict[str, tuple[str, ast.expr | None, Any]] = {}
+        fields: dict[str, Argument] = {}
         for owner in reversed(self.lineage):
             for node in owner.node.body:
                 if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                     default = REQUIRED if node.value is None else _value(owner.module, node.value)
-                    fields[node.target.id] = (node.target.id, node.annotation, default)
+                    fields[node.target.id] = Argument(node.target.id, default, owner.module, node.annotation)
         yield from fields.values()
 
 
@@ -80,14 +89,14 @@ def source_keys(cls: Any) -> dict[str, Key]:
     texts: dict[str, str] = {}
     for owner in reversed(cls.lineage):
         texts |= argument_texts(owner.__doc__ or "")
-    return {name: Key(Any, default, texts.get(name, "")) for name, _, default in cls.arguments()}
+    return {each.name: Key(Any, each.default, texts.get(each.name, "")) for each in cls.arguments()}
 
 
 def source_schema(cls: SourceClass) -> Schema:
     """The schema that `schema_of` gives for a dataclass, without types."""
     keys, sections, families = source_keys(cls), {}, {}
-    for name, annotation, default in cls.arguments():
-        declared = _value(cls.module, annotation) if isinstance(annotation, ast.Name) else None
+    for name, default, module, annotation in cls.arguments():
+        declared = _value(module, annotation) if isinstance(annotation, ast.Name) else None
         if isinstance(default, Field) and "family" in default.metadata:
             families[name] = default.metadata["family"]
         elif isinstance(declared, SourceClass):
@@ -164,11 +173,12 @@ def _value(module: str, node: ast.expr) -> Any:
     return Unknown()
 
 
-def _parameters(module: str, node: ast.FunctionDef) -> Iterator[tuple[str, ast.expr | None, Any]]:
+def _parameters(module: str, node: ast.FunctionDef) -> Iterator[Argument]:
     positional = [*node.args.posonlyargs, *node.args.args][1:]
     defaults = [None] * (len(positional) - len(node.args.defaults)) + node.args.defaults + node.args.kw_defaults
     for argument, default in zip([*positional, *node.args.kwonlyargs], defaults, strict=True):
-        yield argument.arg, argument.annotation, REQUIRED if default is None else _value(module, default)
+        value = REQUIRED if default is None else _value(module, default)
+        yield Argument(argument.arg, value, module, argument.annotation)
 
 
 @cache

@@ -20,25 +20,21 @@ from tqdm import tqdm
 
 from sdedit_pl.build.component import build_unless_usual
 from sdedit_pl.checkpoints.fingerprint import fingerprint
-from sdedit_pl.checkpoints.guidance import GuidanceSettings, load_guided
-from sdedit_pl.configuration import Component, family, require_at_least
+from sdedit_pl.checkpoints.model_settings import ModelSettings
+from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.folder_source import image_paths
 from sdedit_pl.data.image_format import ImageShape
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.images_per_call import prepare_for_batches
-from sdedit_pl.editing.many_guides import default_batch, in_batches
-from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
+from sdedit_pl.editing.many_guides import in_batches
 from sdedit_pl.files import claimed, whole_file, write_whole
-from sdedit_pl.grids import GRIDS, Grid, start_time
+from sdedit_pl.grids import start_time
 from sdedit_pl.guides.guide_files import image_size, read_guide
-from sdedit_pl.machine import AutoBool, InferencePrecision
 from sdedit_pl.picture_grid import to_picture
 from sdedit_pl.result_folder import refuse_used
 from sdedit_pl.sampling import Callback
 from sdedit_pl.settings_record import SettingsRecord, require_same_settings
-from sdedit_pl.solvers import SOLVERS, Solver
 
 RECORD_FILE, MANIFEST_FILE = "augment.json", "manifest.csv"
 FREE_SETTINGS = ("ckpt", "out", "device", "batch", "compile")
@@ -47,11 +43,10 @@ REMEDY = "resume it with these settings, or give another out="
 
 
 @dataclass(kw_only=True)
-class AugmentSettings(GuidanceSettings):
-    """The model, the class tree and the options of its edits.
+class AugmentSettings(ModelSettings):
+    """The class tree and the options of its edits, beside their model.
 
     Args:
-        ckpt: the model's checkpoint, as for sdedit edit.
         data: folder with a folder of images for each class.
         n: number of edits of each class, spread evenly over its images.
         t0: lowest,highest t0, times or noise levels as for sdedit edit.
@@ -59,13 +54,8 @@ class AugmentSettings(GuidanceSettings):
         out: folder of the results.
         seed: seed of the first edit; the next ones count up from it.
         steps: solver steps from t0 to 0.
-        batch: edits per batch; null for as many as fit into memory. It affects only speed and memory.
-        device: auto, cpu, cuda, cuda:1, mps.
-        precision: of the network, as for sdedit edit: auto, float32, tf32, bfloat16, float16.
-        compile: compile the network, as for sdedit edit.
     """
 
-    ckpt: str
     data: str
     n: int = 100
     t0: tuple[float | str, float | str] = (0.2, 0.5)
@@ -73,12 +63,6 @@ class AugmentSettings(GuidanceSettings):
     out: str = "outputs/augment"
     seed: int = 0
     steps: int | None = None
-    batch: int | None = None
-    device: str = "auto"
-    precision: InferencePrecision = "auto"
-    compile: AutoBool = "auto"
-    solver: Component[Solver] = family(SOLVERS, DEFAULT_SOLVER, supplied=("predictor",))
-    grid: Component[Grid] = family(GRIDS, DEFAULT_GRID)
 
     def __post_init__(self) -> None:
         require_at_least(self, n=1, levels=1, seed=0, batch=1)
@@ -116,14 +100,10 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
         before = record.read()
         if before is None:
             refuse_used(out, overwrite=False)
-        denoiser, description = load_guided(settings.ckpt, settings.device, settings)
+        denoiser, description = settings.load()
         variations = plan(settings, classes, times_between(settings, edit, denoiser))
         shape = description.image
-        batch = min(settings.batch or default_batch(next(denoiser.parameters()).device, shape.pixels), len(variations))
-        evaluations = len(variations) * edit.step_count * denoiser.evaluations
-        computing = (evaluations, settings.precision, settings.compile)
-        arithmetic = prepare_for_batches(denoiser, batch, shape.pixels, *computing)
-        settings = replace(settings, precision=arithmetic.precision)
+        settings = settings.prepared(denoiser, len(variations), shape.pixels, edit.step_count)
         now = {key: value for key, value in as_data(settings).items() if key not in FREE_SETTINGS}
         now |= {"checkpoint": fingerprint(description.path) + settings.recipe(description.path), "classes": classes}
         if before is None:

@@ -7,14 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from sdedit_pl.checkpoints.guidance import GuidanceSettings
-from sdedit_pl.configuration import Component, family, require_at_least
+from sdedit_pl.checkpoints.model_settings import ModelSettings
+from sdedit_pl.configuration import require_at_least
 from sdedit_pl.data.image_format import ImageShape, Size
-from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
-from sdedit_pl.grids import GRIDS, Grid
 from sdedit_pl.guides.composite import Paste
-from sdedit_pl.machine import AutoBool, InferencePrecision
-from sdedit_pl.solvers import SOLVERS, Solver
 
 AUTO = "auto"
 """Value of t0 that requests a search for it."""
@@ -22,14 +18,10 @@ Reduction: TypeAlias = Literal["mean", "std"]
 
 
 @dataclass(kw_only=True)
-class EditSettings(GuidanceSettings):
-    """The model, guides and options of an edit.
+class EditSettings(ModelSettings):
+    """The guides and options of an edit, beside its model.
 
     Args:
-        ckpt: an editing checkpoint (.safetensors), a training checkpoint (.ckpt), the folder of a run, or a checkpoint
-            of another program that can be recognised (otherwise use sdedit import); or where it is published,
-            hf:owner/name[/file][@revision], wandb:entity/project/name:alias or https://host/file#sha256=...
-            (downloaded once).
         guide: an image, a folder of images, a glob, or a [mask, image] file (.pth) of SDEdit's reference runner.
         mask: an image whose white pixels may change, or a folder of such images named like their guides; it replaces a
             mask in the guide's own file.
@@ -66,16 +58,9 @@ class EditSettings(GuidanceSettings):
         focus: edit only the part of a large picture around each region of the mask, at the model's size, and put it
             back at full resolution; or a box x,y,width,height in pixels of the file. All else stays bit for bit.
         trajectory: also write, for each guide, the x_0 estimates along the way as an animation and a strip.
-        batch: samples per batch; null for as many as fit into memory. It affects only speed and memory.
-        device: auto, cpu, cuda, cuda:1, mps.
-        precision: of the network; the state is always float32. float32 is IEEE's, tf32 its faster variant on GPUs; auto
-            is bfloat16 on GPUs with bf16, and float32 elsewhere.
-        compile: compile the network, which takes about a minute; auto does on GPUs with bf16 for 10,000 or more
-            evaluations of the network (samples times steps).
         overwrite: replace the results in `out`.
     """
 
-    ckpt: str
     guide: str
     mask: str | None = None
     strength: str | None = None
@@ -104,13 +89,7 @@ class EditSettings(GuidanceSettings):
     side: int | None = None
     focus: bool | tuple[int, int, int, int] = False
     trajectory: bool = False
-    batch: int | None = None
-    device: str = "auto"
-    precision: InferencePrecision = "auto"
-    compile: AutoBool = "auto"
     overwrite: bool = False
-    solver: Component[Solver] = family(SOLVERS, DEFAULT_SOLVER, supplied=("predictor",))  # an object, not plain data
-    grid: Component[Grid] = family(GRIDS, DEFAULT_GRID)
 
     def __post_init__(self) -> None:
         require_at_least(self, samples=1, batch=1, seed=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from jaxtyping import Float
@@ -12,14 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdedit_pl.build.component import build_component
-from sdedit_pl.checkpoints.guidance import GuidanceSettings, load_guided
+from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.denoiser import in_precision
 from sdedit_pl.edit_runs.edit_results import SHEET_FILE, earlier_results, write_record
-from sdedit_pl.editing.images_per_call import prepare_for_batches
-from sdedit_pl.editing.many_guides import default_batch, in_batches
+from sdedit_pl.editing.many_guides import in_batches
 from sdedit_pl.grids import GRIDS, Grid
-from sdedit_pl.machine import AutoBool, InferencePrecision
 from sdedit_pl.picture_grid import cell_side, picture_grid, to_picture
 from sdedit_pl.result_folder import refuse_others, result_folder
 from sdedit_pl.sampling import Callback, sample
@@ -30,33 +28,23 @@ SHEET_COLUMNS, SHEET_SAMPLES = 8, 64
 
 
 @dataclass(kw_only=True)
-class SampleSettings(GuidanceSettings):
-    """The model and the options of its samples.
+class SampleSettings(ModelSettings):
+    """The options of samples, beside their model.
 
     Args:
-        ckpt: the model's checkpoint, as for sdedit edit.
         n: number of samples.
         out: folder of the results.
         seed: seed of the first sample; the next ones count up from it.
         steps: solver steps from t = 1 to 0.
-        batch: samples per batch; null for as many as fit into memory. It affects only speed and memory.
-        device: auto, cpu, cuda, cuda:1, mps.
-        precision: of the network, as for sdedit edit: auto, float32, tf32, bfloat16, float16.
-        compile: compile the network, as for sdedit edit.
         overwrite: replace the results in `out`.
     """
 
-    ckpt: str
     n: int = 64
     out: str = "outputs/sample"
     seed: int = 0
     steps: int = 50
-    batch: int | None = None
-    device: str = "auto"
-    precision: InferencePrecision = "auto"
-    compile: AutoBool = "auto"
     overwrite: bool = False
-    solver: Component[Solver] = family(SOLVERS, "ancestral", supplied=("predictor",))  # an object, not plain data
+    solver: Component[Solver] = family(SOLVERS, "ancestral", supplied=("predictor",))
     grid: Component[Grid] = family(GRIDS, "log_snr")
 
     def __post_init__(self) -> None:
@@ -75,13 +63,9 @@ def run_sampling(settings: SampleSettings) -> None:
     with result_folder(folder, replaced=earlier) as unpublished:
         earlier |= earlier_results(folder, settings.overwrite, RECORD_FILE)
         refuse_others(folder, {RECORD_FILE, SHEET_FILE, *files.values()} - earlier)
-        denoiser, description = load_guided(settings.ckpt, settings.device, settings)
+        denoiser, description = settings.load()
         image = description.image
-        default = default_batch(next(denoiser.parameters()).device, image.pixels)
-        batch, evaluations = min(settings.batch or default, settings.n), settings.n * settings.steps
-        computing = (evaluations * denoiser.evaluations, settings.precision, settings.compile)
-        arithmetic = prepare_for_batches(denoiser, batch, image.pixels, *computing)
-        settings = replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)
+        settings = settings.prepared(denoiser, settings.n, image.pixels, settings.steps)
         pictures = []
         with in_precision(denoiser, settings.precision):
             steps = int((grid.times(denoiser.sde, 1.0, settings.steps).diff() < 0).sum())  # without jumps

@@ -1,0 +1,61 @@
+"""The keys of a model, its solver and its arithmetic, which edits, samples and calibrations share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from sdedit_pl.checkpoints.guidance import GuidanceSettings, load_guided
+from sdedit_pl.checkpoints.native import Description
+from sdedit_pl.configuration import Component, family
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.editing.images_per_call import prepare_for_batches
+from sdedit_pl.editing.many_guides import default_batch
+from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
+from sdedit_pl.grids import GRIDS, Grid
+from sdedit_pl.machine import AutoBool, InferencePrecision
+from sdedit_pl.solvers import SOLVERS, Solver
+
+Settings = TypeVar("Settings", bound="ModelSettings")
+
+
+@dataclass(kw_only=True)
+class ModelSettings(GuidanceSettings):
+    """A model, its solver and its arithmetic.
+
+    Args:
+        ckpt: an editing checkpoint (.safetensors), a training checkpoint (.ckpt), the folder of a run, or a checkpoint
+            of another program that can be recognised (otherwise use sdedit import); or where it is published,
+            hf:owner/name[/file][@revision], wandb:entity/project/name:alias or https://host/file#sha256=...
+            (downloaded once).
+        batch: images per batch; null for as many as fit into memory. It affects only speed and memory.
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: of the network; the state is always float32. float32 is IEEE's, tf32 its faster variant on GPUs; auto
+            is bfloat16 on GPUs with bf16, and float32 elsewhere.
+        compile: compile the network, which takes about a minute; auto does on GPUs with bf16 for 10,000 or more
+            evaluations of the network (samples times steps).
+    """
+
+    ckpt: str
+    batch: int | None = None
+    device: str = "auto"
+    precision: InferencePrecision = "auto"
+    compile: AutoBool = "auto"
+    solver: Component[Solver] = family(SOLVERS, DEFAULT_SOLVER, supplied=("predictor",))  # an object, not plain data
+    grid: Component[Grid] = family(GRIDS, DEFAULT_GRID)
+
+    def load(self) -> tuple[Denoiser, Description]:
+        """See `load_guided`."""
+        return load_guided(self.ckpt, self.device, self)
+
+    def prepared(self: Settings, denoiser: Denoiser, images: int, pixels: int, steps: int) -> Settings:
+        """The settings without `auto` in the arithmetic, for which the network is prepared.
+
+        Args:
+            images: number of images of at most `pixels` pixels.
+            steps: solver steps of each image.
+        """
+        batch = min(self.batch or default_batch(next(denoiser.parameters()).device, pixels), images)
+        evaluations = images * steps * denoiser.evaluations
+        found = prepare_for_batches(denoiser, batch, pixels, evaluations, self.precision, self.compile)
+        return replace(self, precision=found.precision, compile=found.compile)
