@@ -1,14 +1,16 @@
-"""The README and docs/training.md are true: its commands name real keys, files and targets, and its Python runs."""
+"""The README and the docs are true: their commands name real keys, files and targets, and the README's Python runs."""
 
 from __future__ import annotations
 
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
+from sdedit_pl.cli import module_of
 from sdedit_pl.cli.edit import COMMAND as EDITING
 from sdedit_pl.configuration.bundled_configs import find_config
 from sdedit_pl.configuration.command_line import read_arguments
@@ -21,7 +23,7 @@ from sdedit_pl.solvers import SOLVERS
 
 ROOT = Path(__file__).parent.parent
 PAGES = {page: page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-TEXT = "\n".join(PAGES[page] for page in (ROOT / "README.md", ROOT / "docs" / "training.md"))
+TEXT = "\n".join(PAGES.values())
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
 SNIPPETS = [body for language, body in BLOCKS if language == "python"]
 COMMANDS = [
@@ -32,11 +34,20 @@ COMMANDS = [
     ]
     if line.strip()
 ]
+VERB_COMMANDS = [
+    words[words.index("sdedit_pl") + 1 :] if words[0] == "python" else words[1:]
+    for words in COMMANDS
+    if words[:3] == ["python", "-m", "sdedit_pl"] or (words[0] == "sdedit" and words[1] not in ("train", "edit"))
+]
 
 
 def named(program: str) -> list[list[str]]:
-    """The arguments of the README's commands that run `program`."""
+    """The arguments of the commands that run `program`."""
     return [words[2:] for words in COMMANDS if words[:2] == ["python", program]]
+
+
+def test_the_readme_is_short() -> None:
+    assert len(PAGES[ROOT / "README.md"].splitlines()) < 120
 
 
 def test_the_readme_has_commands_of_every_kind() -> None:
@@ -61,6 +72,14 @@ def test_editing_commands_resolve_and_name_files_that_are_there(arguments: list[
     for path in paths:
         if path is not None and path.startswith(("checkpoints/", "data/")):
             assert (ROOT / path).is_file()
+
+
+@pytest.mark.parametrize("words", VERB_COMMANDS, ids=" ".join)
+def test_commands_of_other_verbs_parse(words: list[str]) -> None:
+    module = import_module(module_of(words[0]))
+    commands = getattr(module, "COMMANDS", {})
+    command, arguments = (commands[words[1]], words[2:]) if commands else (module.COMMAND, words[1:])
+    command.parse(arguments)
 
 
 def test_make_targets_are_there() -> None:

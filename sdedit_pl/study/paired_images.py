@@ -6,7 +6,6 @@ reveal which method made an image.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,13 +96,6 @@ def degraded_copy(picture: Image.Image, seed: int) -> Image.Image:
     blocks = picture.resize((_BLOCKS, _BLOCKS), Image.Resampling.BOX).resize(picture.size, Image.Resampling.NEAREST)
     noise = np.random.default_rng(seed).normal(0, _NOISE, (*picture.size[::-1], 3))
     return Image.fromarray((np.asarray(blocks) + noise).round().clip(0, 255).astype(np.uint8))
-
-
-def png_bytes(picture: Image.Image) -> bytes:
-    """Encodes a picture as a PNG file without metadata."""
-    stream = io.BytesIO()
-    picture.save(stream, "PNG")
-    return stream.getvalue()
 
 
 def _files_by_name(key: str, source: str) -> dict[str, Path]:
