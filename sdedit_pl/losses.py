@@ -222,7 +222,7 @@ def denoising_loss(
     weighting: Weighting,
     *,
     reduction: str = "mean",
-    augmentation: Float[Tensor, "B labels"] | None = None,
+    conditions: Float[Tensor, "B conditions"] | None = None,
     valid: Mask | None = None,
 ) -> Float[Tensor, "B"]:
     """Weighted squared error of each image.
@@ -233,7 +233,7 @@ def denoising_loss(
         noise: standard normal.
         weighting: weight of the error at each time.
         reduction: over an image's pixels, "mean" (VP, DDPM, EDM) or "sum" (score_sde's VE).
-        augmentation: labels of the clean images' augmentation, for a network conditioned on them.
+        conditions: see `Denoiser.raw`.
         valid: the pixels that count; None for all.
 
     Raises:
@@ -246,7 +246,7 @@ def denoising_loss(
     coefficients = denoiser.parameterisation.coefficients(denoiser.sde, t)
     target = over_images(coefficients.target.x_0) * x_0 + over_images(coefficients.target.noise) * noise
     x_t = denoiser.sde.perturb(x_0, t, noise)
-    output = denoiser.raw(x_t, t, augmentation, coefficients=coefficients)
+    output = denoiser.raw(x_t, t, conditions, coefficients=coefficients)
     error = (output - target).square()
     if valid is not None:
         error = error * valid

@@ -20,9 +20,10 @@ Pixels: TypeAlias = UInt8[Tensor, "... _ _ _"] | UInt16[Tensor, "... _ _ _"] | F
 
 
 class Examples(NamedTuple):
-    """Training images in [-1, 1], and the pixels of each that count in its loss; None for all."""
+    """Training images in [-1, 1], their labels, and the pixels of each that count in its loss; None for all."""
 
     images: Images
+    labels: Tensor | None = None
     valid: Mask | None = None
 
 

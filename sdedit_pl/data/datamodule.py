@@ -23,14 +23,7 @@ from torch.utils.data import Dataset
 
 from sdedit_pl.data.batch_reading import Batch, CachedImages, ReadableImages
 from sdedit_pl.data.loader import ImageLoader, ResidentLoader, available_cores, checked_images, room_on
-from sdedit_pl.data.order import (
-    Changes,
-    Share,
-    TrainingBatches,
-    TrainingOrder,
-    TrainingPositions,
-    ValidationBatches,
-)
+from sdedit_pl.data.order import Changes, Share, TrainingBatches, TrainingOrder, ValidationBatches
 from sdedit_pl.data.source import ImageSet, Source
 from sdedit_pl.data.splits import SPLITS
 from sdedit_pl.typing import Examples, Images
@@ -127,10 +120,10 @@ class ImageDataModule(LightningDataModule):
         changes = Changes(self.flip, self.source.format.margin)
         if self.source.streams:
             stream = self.source.stream(self.seed, changes)
-            return self._loader(stream, self.workers, batch_sampler=TrainingPositions(share))
+            return self._loader(stream, self.workers, batch_sampler=TrainingBatches(share))
         images = self._images("train")
         order = TrainingOrder(len(images), self.seed, changes)
-        return self._image_set_loader(images, TrainingBatches(order, share))
+        return self._image_set_loader(images, TrainingBatches(share, order))
 
     def validation_loader(self, rank: int = 0, world_size: int = 1) -> ImageLoader | ResidentLoader:
         return self._image_set_loader(self._images("val"), self._validation_batches(rank, world_size))
@@ -158,7 +151,7 @@ class ImageDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Images | Examples:
         """Converts decoded images to float32 in [-1, 1] on their device; `Examples` where pixels may not count."""
         images, valid = self.source.format.images(batch), self.source.format.valid(batch)
-        return images if valid is None else Examples(images, valid)
+        return images if valid is None else Examples(images, valid=valid)
 
     @property
     def consumed_samples(self) -> int:
