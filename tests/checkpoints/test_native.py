@@ -12,7 +12,8 @@ from support.damage import DAMAGES, Bomb, Damage, contents, lightning_checkpoint
 from support.denoisers import same_model
 
 from sdedit_pl.checkpoints import CheckpointError, describe, load_denoiser, save_denoiser
-from sdedit_pl.configuration.model_config import ImageShape, ModelConfig
+from sdedit_pl.configuration.model_config import ModelConfig
+from sdedit_pl.data.image_format import ImageShape
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.networks import NETWORKS
 from sdedit_pl.networks.ncsnpp import NCSNpp
