@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from typing import Any
 
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-from sdedit_pl.data.image_decoding import bytes_from_images
+from sdedit_pl.data.image_format import bytes_from_images
 
 MARGIN = 6
 SMALLEST_CELL, LARGEST_CELL = 256, 512
@@ -24,6 +26,13 @@ def to_picture(image: Float[Tensor, "C H W"] | UInt8[Tensor, "C H W"]) -> Image.
         raise ValueError("an image has values that are not finite; try precision=float32, or another checkpoint")
     pixels = (bytes_from_images(image) if image.is_floating_point() else image).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def png_bytes(picture: Image.Image, **options: Any) -> bytes:
+    """The picture as a PNG file without metadata; `options` are those of Pillow."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", **options)
+    return file.getvalue()
 
 
 def cell_side(picture: Image.Image) -> int:
@@ -56,7 +65,7 @@ def picture_grid(
         heading: a line above the titles.
     """
     font = ImageFont.load_default(_text_size(cell))
-    gutter = _width(row_titles, font)
+    gutter = max((round(font.getlength(title)) + 2 * MARGIN for title in row_titles), default=0)
     step = cell + MARGIN
     block = gutter + step * len(titles) + 3 * MARGIN
     lines = -(-len(rows) // columns)
@@ -92,7 +101,3 @@ def captioned(picture: Image.Image, caption: str, cell: int) -> Image.Image:
 
 def _text_size(cell: int) -> int:
     return min(max(10, cell // 11), 32) if cell >= SMALLEST_CELL else 10
-
-
-def _width(titles: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
-    return max((round(font.getlength(title)) + 2 * MARGIN for title in titles), default=0)

@@ -251,7 +251,7 @@ def _measured(evaluation: Mapping[str, Any]) -> str:
 
     parts = [f"{few_images(evaluation['images']['count'])} Features: {evaluation['features']['name']}."]
     for task, found in evaluation["tasks"].items():
-        rows = {METHOD_TITLES.get(method, method): measures for method, measures in found.items()}
+        rows = {str(METHOD_TITLES.get(method, method)): measures for method, measures in found.items()}
         parts += [f"{TASK_TITLES.get(task, task)}:", markdown_table(measures_table(rows, "method"))]
     return "\n\n".join([*parts, f"Command: `{evaluation['command']}`"])
 

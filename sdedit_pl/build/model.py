@@ -12,7 +12,12 @@ def supplied_to_network(model: ModelConfig) -> dict[str, int]:
     """The arguments of a network that follow from the rest of the configuration."""
     channels = model.image.channels
     outputs = build_component(model.parameterisation).output_channels(channels)
-    return {"image_channels": channels, "output_channels": outputs, "augmentation_labels": model.augmentation_labels}
+    return {
+        "image_channels": channels,
+        "output_channels": outputs,
+        "augmentation_labels": model.augmentation_labels,
+        "condition_labels": build_component(model.condition).size,
+    }
 
 
 def build_denoiser(model: ModelConfig) -> Denoiser:
@@ -21,15 +26,16 @@ def build_denoiser(model: ModelConfig) -> Denoiser:
     Raises:
         ConfigError: arguments that a class refuses, or an image size that the network cannot divide.
     """
-    size = model.image.size
     parameterisation = build_component(model.parameterisation)
     network = build_component(model.network, **supplied_to_network(model))
     divisor = network.size_divisor
-    if size % divisor:
-        below, above = max(divisor, size // divisor * divisor), (size // divisor + 1) * divisor
-        raise ConfigError(
-            f"data.size must be a multiple of {divisor} for this network (its down-sampling and patch), got {size}; "
-            f"the nearest are {below} and {above}"
-        )
+    for side in model.image.sides:
+        if side % divisor:
+            below, above = max(divisor, side // divisor * divisor), (side // divisor + 1) * divisor
+            raise ConfigError(
+                f"data.size must be a multiple of {divisor} for this network (its down-sampling and patch), got {side};"
+                f" the nearest are {below} and {above}"
+            )
     parts = {"parameterisation": parameterisation, "sde": build_component(model.sde)}
+    parts |= {"labels": build_component(model.condition)}
     return construct("times", Denoiser, network=network, **parts, t_max=model.t_max)

@@ -22,6 +22,7 @@ VERBS: dict[str, str] = {
     "paint": "paint guides and masks in a browser and edit them",
     "calibrate": "find the t0 of a model on images of its domain",
     "evaluate": "measure a model's edits as the paper does, and write a report",
+    "detect": "map what is unlike a model's domain",
     "study": "ask people which of two methods' images they prefer",
     "demo": "edit the bundled guides with the bundled model",
     "info": "describe a checkpoint",

@@ -65,14 +65,14 @@ def serve(words: list[str]) -> None:
     """Serves a study until it is interrupted."""
     arguments = COMMANDS["serve"].parse(words)
     _require_packages("serve", "jinja2", "starlette", "uvicorn")
-    from sdedit_pl.study.study_server import serve_study
-    from sdedit_pl.web import listen, page_url
+    from sdedit_pl.study.study_server import study_app
+    from sdedit_pl.web import listen, page_url, serve
 
     with StudyDatabase(Path(arguments.study)) as study, listen(arguments.host, arguments.port) as listening:
         elsewhere = ", or at this machine's network address" if arguments.host in ("", "0.0.0.0", "::") else ""
         say(f"the page is at {page_url(arguments.host, listening)}{elsewhere}; Ctrl-C stops the server")
         with suppress(KeyboardInterrupt):
-            serve_study(study, listening, arguments.names)
+            serve(study_app(study, arguments.names), listening)
         answers = study.answers()
     raters = counted(len({answer.rater for answer in answers}), "rater")
     say(f"{counted(len(answers), 'answer')} of {raters} so far; sdedit study report study={arguments.study}")

@@ -15,11 +15,11 @@ from sdedit_pl.build.component import build_component
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.denoiser import in_precision
-from sdedit_pl.edit_runs.edit_results import SHEET_FILE, earlier_results, write_record
+from sdedit_pl.edit_runs.edit_results import SHEET_FILE, earlier_results, hashes, write_record
 from sdedit_pl.editing.many_guides import in_batches
 from sdedit_pl.grids import GRIDS, Grid
 from sdedit_pl.picture_grid import cell_side, picture_grid, to_picture
-from sdedit_pl.result_folder import refuse_others, result_folder
+from sdedit_pl.result_folder import hashes_of, refuse_others, result_folder
 from sdedit_pl.sampling import Callback, sample
 from sdedit_pl.solvers import SOLVERS, Solver
 
@@ -64,25 +64,25 @@ def run_sampling(settings: SampleSettings) -> None:
         earlier |= earlier_results(folder, settings.overwrite, RECORD_FILE)
         refuse_others(folder, {RECORD_FILE, SHEET_FILE, *files.values()} - earlier)
         denoiser, description = settings.load()
-        channels, size = description.image_shape
-        settings = settings.prepared(denoiser, settings.n, size**2, settings.steps)
+        shape, pixels = description.image.tensor_shape, description.image.pixels
+        settings = settings.prepared(denoiser, settings.n, pixels, settings.steps)
         pictures = []
         with in_precision(denoiser, settings.precision):
             steps = int((grid.times(denoiser.sde, 1.0, settings.steps).diff() < 0).sum())  # without jumps
-            shape = (channels, size, size)
 
             def draw(seeds: Sequence[int], callback: Callback | None) -> Float[Tensor, "samples C H W"]:
                 return sample(denoiser, shape, seeds, steps=settings.steps, solver=solver, grid=grid, callback=callback)
 
             with tqdm(total=steps * settings.n, unit="step", desc="sampling", disable=None) as progress:
                 step = progress.update
-                for seed, image in in_batches(denoiser, draw, list(files), size**2, batch=settings.batch, on_step=step):
+                for seed, image in in_batches(denoiser, draw, list(files), pixels, batch=settings.batch, on_step=step):
                     picture = to_picture(image)
                     picture.save(unpublished / files[seed])
                     pictures += [picture] * (len(pictures) < SHEET_SAMPLES)
         sheet(pictures, settings.seed).save(unpublished / SHEET_FILE)
         drawn = {file: {"seed": seed} for seed, file in files.items()}
-        write_record(unpublished / RECORD_FILE, settings, settings.model_files(description.path), drawn)
+        model_files, results = hashes(settings.model_files(description.path)), hashes_of(unpublished)
+        write_record(unpublished / RECORD_FILE, settings, model_files, drawn, results)
 
 
 def sheet(pictures: Sequence[Image.Image], seed: int) -> Image.Image:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product, takewhile
-from typing import TypeVar
+from itertools import takewhile
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from sdedit_pl.editing.sdedit import SDEdit
 from sdedit_pl.guides.guide_files import Guide
 from sdedit_pl.guides.mask_files import Area
 from sdedit_pl.sampling import Callback
+from sdedit_pl.sde import SDE
 
 logger = logging.getLogger(__name__)
 
@@ -53,17 +54,18 @@ def edit_guides(
     edit: SDEdit,
     guides: Sequence[Guide],
     areas: Sequence[Area | None],
-    seeds: Sequence[int],
+    seeds: Sequence[int] | Sequence[Sequence[int]],
     *,
     batch: int | None = None,
     on_step: Callable[[int], object] | None = None,
 ) -> Iterator[Edited]:
-    """Edits each guide with each seed and yields guides as soon as all their samples are complete.
+    """Edits each guide with each of its seeds and yields guides as soon as all their samples are complete.
 
     A sample depends on its guide, area and seed, not on its batch.
 
     Args:
         areas: edit mask or strength map of each guide, or None; masks and maps cannot be combined.
+        seeds: those of all guides, or a sequence for each guide.
         batch: samples per batch, of one or more guides of one size; None for as many as the device's memory holds.
         on_step: called after each solver step with the number of samples in the batch, and with a negative number when
             a batch is repeated because memory ran out.
@@ -78,7 +80,9 @@ def edit_guides(
         raise ValueError(f"{len(guides)} guides need {len(guides)} masks, None for no mask, got {len(areas)}")
     if len({area.dtype for area in areas if area is not None}) > 1:
         raise ValueError("masks and strength maps cannot be combined; replace each mask by a map of 0 and 1")
-    todo = list(product(range(len(guides)), seeds))
+    shared = not seeds or isinstance(seeds[0], int)
+    own = cast(Sequence[Sequence[int]], [seeds] * len(guides) if shared else seeds)
+    todo = [(index, seed) for index, its_seeds in enumerate(own) for seed in its_seeds]
     pixels = max((guide.image[0, 0].numel() for guide in guides), default=1)
     samples: list[list[Tensor]] = [[] for _ in guides]
 
@@ -87,14 +91,20 @@ def edit_guides(
 
     for (index, _), sample in in_batches(denoiser, edit_chunk, todo, pixels, batch=batch, on_step=on_step):
         samples[index].append(sample)
-        if len(samples[index]) == len(seeds):
+        if len(samples[index]) == len(own[index]):
             guide = guides[index]
-            noised = edit.noised_guide(denoiser.sde, guide.image, seeds=seeds[:1])
-            area, shown = areas[index], guide._replace(image=guide.shown(guide.image), fit="crop")
-            area = None if area is None else guide.shown(area)
             edits = guide.shown(torch.stack(samples[index]))
-            yield Edited(shown, area, guide.shown(noised), edits, tuple(seeds))
+            yield edited(denoiser.sde, edit, guide, areas[index], edits, own[index])
             samples[index] = []
+
+
+def edited(
+    sde: SDE, edit: SDEdit, guide: Guide, area: Area | None, samples: Float[Tensor, "N C H W"], seeds: Sequence[int]
+) -> Edited:
+    """A guide with its samples, which are cut to its shape already."""
+    noised = edit.noised_guide(sde, guide.image, seeds=seeds[:1])
+    shown = guide._replace(image=guide.shown(guide.image), fit="crop")
+    return Edited(shown, None if area is None else guide.shown(area), guide.shown(noised), samples, tuple(seeds))
 
 
 def in_batches(

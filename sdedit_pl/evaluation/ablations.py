@@ -76,31 +76,18 @@ class Ablation:
     compares: bool = False
 
 
-def _at_t0(edit: SDEdit, value: Value) -> list[AblationVariant]:
-    return [AblationVariant(f"t0={value}", replace(edit, t0=value))]
-
-
 def _with_colours(edit: SDEdit, value: Value) -> list[AblationVariant]:
     if not 2 <= int(value) <= 256:
         raise ValueError(f"a stroke painting has 2 to 256 colours, got {value}; the paper uses 6")
     return [AblationVariant(f"{value} colours", edit, StrokeSynthesis(int(value)))]
 
 
-def _repeated(edit: SDEdit, value: Value) -> list[AblationVariant]:
-    return [AblationVariant(f"K={value}", replace(edit, repeats=int(value)))]
-
-
-def _in_steps(edit: SDEdit, value: Value) -> list[AblationVariant]:
-    return [AblationVariant(f"{value} steps", replace(edit, steps=int(value)))]
-
-
 def _solved_by(edit: SDEdit, value: Value) -> list[AblationVariant]:
     if value not in SOLVERS:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {value!r}")
     # None where it is the usual one, as in the tables' edits.
-    return [
-        AblationVariant(str(value), replace(edit, solver=None if value == DEFAULT_SOLVER else SOLVERS[str(value)]()))
-    ]
+    solver = None if value == DEFAULT_SOLVER else SOLVERS[str(value)]()
+    return [AblationVariant(str(value), replace(edit, solver=solver))]
 
 
 def _at_noise_level(edit: SDEdit, value: Value) -> list[AblationVariant]:
@@ -110,10 +97,14 @@ def _at_noise_level(edit: SDEdit, value: Value) -> list[AblationVariant]:
 
 
 ABLATIONS: dict[str, Ablation] = {
-    "t0": Ablation("how far guides are noised", _at_t0),
+    "t0": Ablation("how far guides are noised", lambda edit, t0: [AblationVariant(f"t0={t0}", replace(edit, t0=t0))]),
     "colours": Ablation("the quality of guides", _with_colours),
-    "repeats": Ablation("how often the edit is repeated", _repeated),
-    "steps": Ablation("the number of solver steps", _in_steps),
+    "repeats": Ablation(
+        "how often the edit is repeated", lambda edit, k: [AblationVariant(f"K={k}", replace(edit, repeats=int(k)))]
+    ),
+    "steps": Ablation(
+        "the number of solver steps", lambda edit, n: [AblationVariant(f"{n} steps", replace(edit, steps=int(n)))]
+    ),
     "solver": Ablation("the solver", _solved_by),
     "sde": Ablation("two models at the same noise level", _at_noise_level, compares=True),
 }

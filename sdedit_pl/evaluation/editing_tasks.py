@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -49,17 +49,10 @@ class TaskInputs(NamedTuple):
 
 @dataclass(frozen=True)
 class EditingTask(abc.ABC):
-    """Makes a guide, and for some tasks a mask, from an image."""
+    """Makes a guide from an image, if `masked` with a mask, and if it `pastes` from two images."""
 
-    @property
-    def masked(self) -> bool:
-        """Whether guides come with a mask."""
-        return False
-
-    @property
-    def pastes(self) -> bool:
-        """Whether guides are made from two images."""
-        return False
+    masked: ClassVar[bool] = False
+    pastes: ClassVar[bool] = False
 
     @abc.abstractmethod
     def inputs(self, original: Images, other: Images, draw: Draw) -> TaskInputs:
@@ -83,9 +76,7 @@ class StrokeEditing(EditingTask):
     A stroke is three segments long and a tenth to a fifth of the side wide; the strokes are the mask.
     """
 
-    @property
-    def masked(self) -> bool:
-        return True
+    masked = True
 
     def inputs(self, original: Images, other: Images, draw: Draw) -> TaskInputs:
         guide, mask = original, torch.zeros(original.shape[2:], dtype=torch.bool)
@@ -101,13 +92,7 @@ class StrokeEditing(EditingTask):
 class Compositing(EditingTask):
     """A patch of one image pasted on another at the same place, an ellipse with diameters of 1/4 to 1/2 of the side."""
 
-    @property
-    def masked(self) -> bool:
-        return True
-
-    @property
-    def pastes(self) -> bool:
-        return True
+    masked = pastes = True
 
     def inputs(self, original: Images, other: Images, draw: Draw) -> TaskInputs:
         mask = ellipse(original.shape[-1], draw)[None, None]

@@ -29,7 +29,7 @@ from sdedit_pl.grids import GRIDS, start_time
 from sdedit_pl.noise import SeededNoise, mixed
 from sdedit_pl.sampling import Callback, integrate, sample
 from sdedit_pl.solvers import DDIM
-from sdedit_pl.typing import Images, Mask, over_images
+from sdedit_pl.typing import Images, over_images
 
 _SAMPLING = 1
 """Separates the seeds of unconditional samples from those of edits."""
@@ -104,7 +104,8 @@ class Blend:
 
     def __call__(self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback) -> Images:
         assert inputs.pasted is not None and inputs.mask is not None
-        return _BLENDS[self.kind](inputs.original, inputs.pasted, inputs.mask)
+        blend = poisson_blend if self.kind == "poisson" else laplacian_blend
+        return blend(inputs.original, inputs.pasted, inputs.mask)
 
 
 @dataclass(frozen=True)
@@ -179,10 +180,6 @@ class Baseline:
     nearest: bool = False
 
 
-_BLENDS: dict[str, Callable[[Images, Images, Mask], Images]] = {
-    "poisson": poisson_blend,
-    "laplacian": laplacian_blend,
-}
 BASELINES: dict[str, Baseline] = {
     "ddim": Baseline(DDIMRoundTrip),
     "poisson": Baseline(lambda t0, steps: Blend("poisson"), lambda task: task.pastes),

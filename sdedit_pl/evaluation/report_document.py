@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from sdedit_pl.picture_grid import png_bytes
 
 REPORT_HTML, REPORT_MARKDOWN, METRICS_FILE = "report.html", "report.md", "metrics.json"
 FIGURES = "figures"
@@ -36,12 +37,6 @@ class Figure:
     caption: str
     picture: Image.Image
 
-    @property
-    def png(self) -> bytes:
-        content = io.BytesIO()
-        self.picture.save(content, format="PNG", optimize=True)
-        return content.getvalue()
-
 
 @dataclass(frozen=True)
 class Section:
@@ -60,7 +55,8 @@ class ReportDocument:
     warning: str = ""
 
     def write(self, folder: Path) -> None:
-        pictures = {figure.name: figure.png for section in self.sections for figure in section.figures}
+        figures = [figure for section in self.sections for figure in section.figures]
+        pictures = {figure.name: png_bytes(figure.picture, optimize=True) for figure in figures}
         (folder / FIGURES).mkdir()
         for name, content in pictures.items():
             (folder / FIGURES / f"{name}.png").write_bytes(content)

@@ -2,83 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sdedit_pl.data.image_decoding import Fit
+from sdedit_pl.data.image_format import Fit, ImageShape, Size
 from sdedit_pl.guides.composite import Paste, compose
 from sdedit_pl.guides.focus import Box, parts_of
-from sdedit_pl.guides.guide_files import Guide, find_guides, read_guides, read_large_guide, refuse_repeated
-from sdedit_pl.guides.mask_files import Area, AreaKind, find_areas, read_areas
+from sdedit_pl.guides.guide_files import Guide, read_guide, read_large_guide
+from sdedit_pl.guides.guide_lists import ListedGuide
+from sdedit_pl.guides.mask_files import Area, AreaKind, read_area
 
 
 @dataclass(frozen=True)
 class EditInputs:
-    """Guides, the mask or strength map of each (or None), and all files that were read."""
+    """Guides, the mask or strength map of each (or None), and for each its entry in the list and the entry's number."""
 
-    guides: Sequence[Guide]
-    areas: Sequence[Area | None]
-    files: Sequence[Path]
+    guides: list[Guide]
+    areas: list[Area | None]
+    listed: list[ListedGuide]
+    numbers: list[int]
 
 
-def read_edit_inputs(
-    guide: str,
-    shape: tuple[int, int],
-    *,
-    mask: str | None = None,
-    strength: str | None = None,
-    paste: Paste | None = None,
-    window: int | None = None,
-    side: int | None = None,
-    fit: Fit = "crop",
-    focus: bool | Box = False,
-) -> EditInputs:
-    """Reads the files of an edit: one guide with a pasted object, or guides with masks or strength maps, or neither.
+@dataclass(frozen=True)
+class GuideReader:
+    """The way in which guides are read.
 
     Args:
-        guide: a path, folder or glob.
-        shape: (channels, size) of the model's images.
-        mask: a mask file or a folder of them.
-        strength: the same of strength maps.
+        shape: that of the model's images.
+        scratch: folder for the images of shards, while they are needed.
+        kind: of the areas.
+        paste: an object to paste on each guide.
         window: window size for guides at their own proportions; None for the model's size.
         side: with windows, length to which the shorter side is resampled.
-        fit: without windows, how guides become squares.
+        fit: without windows, how guides get the model's proportions.
         focus: edit the parts that a mask or map allows to change, or the one in a box, see `sdedit_pl.guides.focus`.
-
-    Raises:
-        ValueError: files are missing or do not fit together.
     """
-    kind, place = ("mask", mask) if strength is None else ("strength", strength)
-    if focus:
-        return _with_focus(guide, shape, kind, place, None if focus is True else focus)
-    guides = read_guides(guide, shape, window, side, fit)
-    if paste is not None:
-        return _with_paste(paste, guides, guide)
-    area_files = find_areas(kind, place, guides)
-    files = [*(guide.path for guide in guides), *(file for file in area_files if file is not None)]
-    return EditInputs(guides, read_areas(kind, area_files, guides), files)
 
+    shape: ImageShape
+    scratch: Path
+    kind: AreaKind = "mask"
+    paste: Paste | None = None
+    window: Size | None = None
+    side: int | None = None
+    fit: Fit = "crop"
+    focus: bool | Box = False
 
-def _with_focus(guide: str, shape: tuple[int, int], kind: AreaKind, place: str | None, box: Box | None) -> EditInputs:
-    """The parts of each guide; only one whole picture at a time is in memory."""
-    channels, size = shape
-    paths = find_guides(guide)
-    refuse_repeated(paths)
-    parts: list[tuple[Guide, Area]] = []
-    files = []
-    for path in paths:
-        whole = read_large_guide(path, 1, channels)
-        area_files = find_areas(kind, place, [whole])
-        parts += parts_of(whole, read_areas(kind, area_files, [whole])[0], size, box)
-        files += [path, *(file for file in area_files if file is not None)]
-    return EditInputs([part for part, _ in parts], [area for _, area in parts], files)
+    def on_disk(self, listed: ListedGuide) -> ListedGuide:
+        """The guide with files in place of images in a shard. Raises ValueError if the shard cannot be read."""
+        if not listed.places:
+            return listed
+        self.scratch.mkdir(exist_ok=True)
+        files = [self.scratch / file.name for file in listed.files[: len(listed.places)]]
+        for file, content in zip(files, listed.contents(), strict=True):
+            file.write_bytes(content)
+        return listed._replace(guide=files[0], area=files[1] if len(files) == 2 else listed.area, places=())
 
+    def files(self, listed: ListedGuide) -> list[Path]:
+        """The files that `read` reads."""
+        pasted = () if self.paste is None else (self.paste.path, self.paste.mask)
+        return [*listed.files, *(file for file in pasted if file is not None)]
 
-def _with_paste(paste: Paste, guides: Sequence[Guide], place: str) -> EditInputs:
-    if len(guides) > 1:
-        raise ValueError(f"paste needs exactly one guide, the background, got {len(guides)} in {place}")
-    composite = compose(guides[0], paste)
-    area = composite.strength if paste.feather else composite.guide.mask
-    files = [guides[0].path, paste.path, *([] if paste.mask is None else [paste.mask])]
-    return EditInputs([composite.guide], [area], files)
+    def read(self, listed: ListedGuide) -> list[tuple[Guide, Area | None]]:
+        """A guide on the disk and its area, or with `focus` its parts and theirs.
+
+        Raises:
+            ValueError: a file cannot be read, or the files do not fit together.
+        """
+        if self.focus:
+            size = self.shape.size
+            if not isinstance(size, int) or self.shape.format is not None:
+                raise ValueError(
+                    f"focus needs a model of square photographs, got one of {self.shape}; use windows=true"
+                )
+            whole = read_large_guide(listed.guide, replace(self.shape, size=1))
+            area = read_area(self.kind, listed.area, whole)
+            return [*parts_of(whole, area, size, None if self.focus is True else self.focus)]
+        if self.window is None:
+            guide = read_guide(listed.guide, self.shape, self.fit)
+        else:
+            guide = read_large_guide(listed.guide, replace(self.shape, size=self.window), self.side)
+        if self.paste is None:
+            return [(guide, read_area(self.kind, listed.area, guide))]
+        composite = compose(guide, self.paste)
+        return [(composite.guide, composite.strength if self.paste.feather else composite.guide.mask)]

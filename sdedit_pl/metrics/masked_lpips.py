@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -90,6 +91,18 @@ class MaskedLPIPS(ImageMean):
         kept = images if edit_mask is None else torch.where(edit_mask, others, images)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             return self.network(*(part.expand(-1, 3, -1, -1) for part in (kept, others))).flatten()
+
+
+def lpips_map(network: str, weights: str | None) -> Callable[[Images, Images], Tensor]:
+    """A function that gives the LPIPS of two batches at each pixel, (B, H, W); raises what `MaskedLPIPS` does."""
+    made = MaskedLPIPS(network, weights).network
+    setattr(made, "spatial", True)  # noqa: B010 - nn.Module declares tensors and modules only
+
+    def distances(images: Images, others: Images) -> Float[Tensor, "B H W"]:
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            return made.to(images.device)(*(part.float().expand(-1, 3, -1, -1) for part in (images, others)))[:, 0]
+
+    return distances
 
 
 def _lpips(network: str, published: PublishedWeights, weights: str | None) -> nn.Module:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import json
 import logging
 import secrets
@@ -36,7 +35,7 @@ from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.editing.trajectories import LARGEST_SIDE, WatchedDenoiser
 from sdedit_pl.files import require_folder, write_whole
 from sdedit_pl.guides.focus import regions_of
-from sdedit_pl.picture_grid import to_picture
+from sdedit_pl.picture_grid import png_bytes, to_picture
 from sdedit_pl.typing import Images
 
 logger = logging.getLogger(__name__)
@@ -279,8 +278,8 @@ class PaintJobs:
 
     def _seconds_per_evaluation(self) -> float:
         """The shortest time of a few evaluations, the first of which warms up."""
-        channels, size = self.description.image_shape
-        image = torch.zeros(1, channels, size, size, device=next(self.denoiser.parameters()).device)
+        shape = self.description.image.tensor_shape
+        image = torch.zeros(1, *shape, device=next(self.denoiser.parameters()).device)
         seconds = []
         with torch.no_grad():
             for _ in range(4):
@@ -330,6 +329,4 @@ def _picture(name: str, url: str) -> Image.Image:
 
 def _data_url(picture: Image.Image) -> str:
     picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=1)
-    return _PREFIX + base64.b64encode(file.getvalue()).decode()
+    return _PREFIX + base64.b64encode(png_bytes(picture, compress_level=1)).decode()

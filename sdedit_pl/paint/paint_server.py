@@ -15,7 +15,6 @@ With a token all of these are below /TOKEN.
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import os
 import secrets
@@ -37,6 +36,7 @@ from sdedit_pl.data.image_files import list_images, open_image
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.paint.paint_jobs import LARGEST_PICTURE, EditRequest, Job, PaintJobs
+from sdedit_pl.picture_grid import png_bytes
 from sdedit_pl.web import guarded_app, json_reply, parsed
 
 LARGEST_BODY = 160 * 2**20
@@ -114,12 +114,10 @@ def paint_app(jobs: PaintJobs, guides: Path, token: str = "", names: Collection[
         return FileResponse(file_of(request), headers=_FOREVER)
 
     def thumb(request: Request) -> Response:
-        file = io.BytesIO()
         path = file_of(request)
         with open_image(path, str(path)) as picture:
             picture.thumbnail((_THUMB, _THUMB))
-            picture.save(file, "PNG")
-        return Response(file.getvalue(), 200, _FOREVER, "image/png")
+            return Response(png_bytes(picture), 200, _FOREVER, "image/png")
 
     routes = [
         Route("/", page),
@@ -168,11 +166,11 @@ def _names(guides: Path) -> list[str]:
 
 
 def _model(jobs: PaintJobs) -> dict[str, Any]:
-    channels, size = jobs.description.image_shape
+    image = jobs.description.image
     return {
         "name": jobs.description.path.stem,
-        "size": size,
-        "channels": channels,
+        "size": image.size,
+        "channels": image.channels,
         "t0": jobs.t0,
         "steps": SDEdit().step_count,
         "levels": _noise_levels(jobs.denoiser),

@@ -6,7 +6,6 @@ reveal which method made an image.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdedit_pl.data.image_decoding import ImageFormat, decode_image, decode_whole
+from sdedit_pl.data.image_decoding import decode_image, decode_whole
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.guides.guide_files import find_guides, image_size
 from sdedit_pl.study.trial_design import StudyError
 
@@ -86,9 +86,8 @@ def read_picture(file: Path, shape: tuple[int, int]) -> Image.Image:
     Raises:
         UnreadableImage: if the file is not a complete image.
     """
-    height, width = shape
-    square = height == width
-    pixels = decode_image(file, str(file), ImageFormat(height)) if square else decode_whole(file, str(file), shape)
+    decode = decode_image if shape[0] == shape[1] else decode_whole
+    pixels = decode(file, str(file), ImageFormat(shape))
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
@@ -97,13 +96,6 @@ def degraded_copy(picture: Image.Image, seed: int) -> Image.Image:
     blocks = picture.resize((_BLOCKS, _BLOCKS), Image.Resampling.BOX).resize(picture.size, Image.Resampling.NEAREST)
     noise = np.random.default_rng(seed).normal(0, _NOISE, (*picture.size[::-1], 3))
     return Image.fromarray((np.asarray(blocks) + noise).round().clip(0, 255).astype(np.uint8))
-
-
-def png_bytes(picture: Image.Image) -> bytes:
-    """Encodes a picture as a PNG file without metadata."""
-    stream = io.BytesIO()
-    picture.save(stream, "PNG")
-    return stream.getvalue()
 
 
 def _files_by_name(key: str, source: str) -> dict[str, Path]:

@@ -8,7 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sdedit_pl.study.paired_images import common_shape, degraded_copy, image_files, pair_files, png_bytes, read_picture
+from sdedit_pl.picture_grid import png_bytes
+from sdedit_pl.study.paired_images import common_shape, degraded_copy, image_files, pair_files, read_picture
 from sdedit_pl.study.study_database import write_study
 from sdedit_pl.study.study_settings import StudyPlan
 from sdedit_pl.study.trial_design import GUIDE, REAL, StudyError, TrialImage, design_forms, method_pairs

@@ -6,7 +6,7 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from statistics import median
 from typing import Any
 
@@ -15,45 +15,6 @@ from sdedit_pl.study.study_database import Answer
 from sdedit_pl.study.trial_design import StudyError, method_pairs
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-
-
-@dataclass(frozen=True)
-class Rater:
-    """A rater's answers in numbers.
-
-    Args:
-        answers: number of answers, including those to catch trials.
-        asked: number of trials in the rater's form.
-        catches: number of catch trials answered.
-        caught: number of catch trials answered correctly.
-        seconds: median time per answer; None if unknown.
-        kept: whether the answers count.
-    """
-
-    rater: int
-    answers: int
-    asked: int
-    catches: int
-    caught: int
-    seconds: float | None
-    kept: bool
-
-
-@dataclass(frozen=True)
-class Preference:
-    """How often the method `first` was preferred to `second`: `rate` = `preferred` / `answers`, in [`low`, `high`].
-
-    The rate and its bounds are None without answers.
-    """
-
-    question: str
-    first: str
-    second: str
-    preferred: int
-    answers: int
-    rate: float | None
-    low: float | None
-    high: float | None
 
 
 def summarise(
@@ -72,7 +33,7 @@ def summarise(
     if not answers:
         raise StudyError("the study has no answers yet; `sdedit study serve` collects them")
     raters = [_rater(number, asked, answers, threshold) for number, asked in forms.items()]
-    kept = {rater.rater for rater in raters if rater.kept}
+    kept = {rater["rater"] for rater in raters if rater["kept"]}
     comparisons = [answer for answer in answers if answer.correct is None and answer.rater in kept]
     pairs = method_pairs(list(settings["methods"]), settings["pairs"])
     lefts = sum(answer.choice == "left" for answer in comparisons)
@@ -80,10 +41,10 @@ def summarise(
         "study": dict(settings),
         "confidence": CONFIDENCE,
         "threshold": threshold,
-        "raters": [asdict(rater) for rater in raters],
-        "left_out": [rater.rater for rater in raters if not rater.kept],
+        "raters": raters,
+        "left_out": [rater["rater"] for rater in raters if not rater["kept"]],
         "preferences": [
-            asdict(_preference(question, first, second, comparisons))
+            _preference(question, first, second, comparisons)
             for question in settings["questions"]
             for first, second in pairs
         ],
@@ -114,30 +75,31 @@ def _not_a_formula(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
 
 
-def _rater(number: int, asked: int, answers: Iterable[Answer], threshold: float) -> Rater:
-    """A rater's numbers. A rater who has met no catch trial is kept."""
+def _rater(number: int, asked: int, answers: Iterable[Answer], threshold: float) -> dict[str, Any]:
+    """A rater's numbers. `kept` is whether the answers count; a rater who has met no catch trial is kept."""
     given = [answer for answer in answers if answer.rater == number]
     catches = [answer for answer in given if answer.correct is not None]
     caught = sum(answer.choice == answer.correct for answer in catches)
     times = [answer.milliseconds / 1000 for answer in given if answer.milliseconds is not None]
-    return Rater(
-        rater=number,
-        answers=len(given),
-        asked=asked,
-        catches=len(catches),
-        caught=caught,
-        seconds=median(times) if times else None,
-        kept=not catches or caught / len(catches) >= threshold,
-    )
+    return {
+        "rater": number,
+        "answers": len(given),  # those to catch trials included
+        "asked": asked,
+        "catches": len(catches),
+        "caught": caught,
+        "seconds": median(times) if times else None,
+        "kept": not catches or caught / len(catches) >= threshold,
+    }
 
 
-def _preference(question: str, first: str, second: str, comparisons: Iterable[Answer]) -> Preference:
+def _preference(question: str, first: str, second: str, comparisons: Iterable[Answer]) -> dict[str, Any]:
+    """How often the method `first` was preferred to `second`."""
     chosen = [
         answer.preferred
         for answer in comparisons
         if answer.question == question and {answer.left, answer.right} == {first, second}
     ]
-    return Preference(question, first, second, **_rate(chosen.count(first), len(chosen)))
+    return {"question": question, "first": first, "second": second, **_rate(chosen.count(first), len(chosen))}
 
 
 def _ratings(question: str, pairs: Iterable[tuple[str, str]], comparisons: Iterable[Answer]) -> list[list[bool]]:
@@ -155,6 +117,7 @@ def _ratings(question: str, pairs: Iterable[tuple[str, str]], comparisons: Itera
 
 
 def _rate(successes: int, trials: int) -> dict[str, Any]:
+    """The rate of successes with its interval [`low`, `high`]; None without trials."""
     low, high = wilson_interval(successes, trials) if trials else (None, None)
     rate = successes / trials if trials else None
     return {"preferred": successes, "answers": trials, "rate": rate, "low": low, "high": high}

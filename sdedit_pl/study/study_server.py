@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import sqlite3
 from collections.abc import Collection
 from importlib import resources
@@ -32,7 +31,7 @@ from starlette.staticfiles import StaticFiles
 from sdedit_pl.study.questions import QUESTIONS
 from sdedit_pl.study.study_database import StudyDatabase, UnknownTrial
 from sdedit_pl.study.trial_design import Side
-from sdedit_pl.web import guarded_app, json_reply, parsed, serve
+from sdedit_pl.web import guarded_app, json_reply, parsed
 
 logger = logging.getLogger(__name__)
 
@@ -101,11 +100,6 @@ def study_app(study: StudyDatabase, names: Collection[str] = ()) -> Starlette:
             UnknownTrial: lambda _, error: json_reply({"error": str(error)}, 404),
         },
     )
-
-
-def serve_study(study: StudyDatabase, listening: socket.socket, names: Collection[str] = ()) -> None:
-    """Serves a study at a socket from `listen` until Ctrl-C, then raises KeyboardInterrupt."""
-    serve(study_app(study, names), listening)
 
 
 def _render_page(settings: dict[str, Any]) -> str:

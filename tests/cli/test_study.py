@@ -16,7 +16,6 @@ from PIL import Image
 
 from sdedit_pl.cli import study as verb
 from sdedit_pl.configuration.schema import keys_of
-from sdedit_pl.study import study_server
 from sdedit_pl.study.study_database import StudyDatabase
 from sdedit_pl.study.study_report import REPORT_FILES
 
@@ -71,7 +70,7 @@ def test_serve_ends_with_an_interrupt(answered: Path, command, monkeypatch: pyte
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study_server, "serve_study", interrupted)
+    monkeypatch.setattr("sdedit_pl.web.serve", interrupted)
     code, output, errors = command("study", "serve", "study=study.sqlite", "port=0")
     first, second = output.splitlines()
     assert (code, errors) == (0, "")

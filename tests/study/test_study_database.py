@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
@@ -21,10 +21,9 @@ def file(build: Callable[..., Path]) -> Path:
 
 
 class TestRaters:
-    def test_a_new_rater_gets_the_form_that_the_fewest_have(self, file: Path) -> None:
-        with StudyDatabase(file) as study:
-            forms = study.settings["forms"]
-            given = [tuple(trial.id for trial in study.join(f"rater{number}")) for number in range(2 * forms)]
+    def test_a_new_rater_gets_the_form_that_the_fewest_have(self, study: StudyDatabase) -> None:
+        forms = study.settings["forms"]
+        given = [tuple(trial.id for trial in study.join(f"rater{number}")) for number in range(2 * forms)]
         assert len(set(given[:forms])) == forms and given[forms:] == given[:forms]
 
     def test_a_returning_rater_gets_the_same_trials_with_answers_marked(self, file: Path) -> None:
@@ -36,21 +35,19 @@ class TestRaters:
             assert study.join("a") == [first._replace(answered=True), *rest]
             assert len(study.raters()) == 2
 
-    def test_the_guide_is_sent_for_questions_that_show_it(self, file: Path) -> None:
-        with StudyDatabase(file) as study:
-            for trial in study.join("a"):
-                assert (trial.guide is None) == (trial.question == "realism")
-                assert all(study.image(image) for image in (trial.left, trial.right, trial.guide) if image)
-            assert study.image("0" * 24) is None
+    def test_the_guide_is_sent_for_questions_that_show_it(self, study: StudyDatabase) -> None:
+        for trial in study.join("a"):
+            assert (trial.guide is None) == (trial.question == "realism")
+            assert all(study.image(image) for image in (trial.left, trial.right, trial.guide) if image)
+        assert study.image("0" * 24) is None
 
 
 class TestAnswers:
-    def test_they_are_read_back_in_full(self, file: Path) -> None:
-        with StudyDatabase(file) as study:
-            trials = study.join("a")
-            for trial in reversed(trials):
-                study.record("a", trial.id, "right", 1234)
-            answers = study.answers()
+    def test_they_are_read_back_in_full(self, study: StudyDatabase) -> None:
+        trials = study.join("a")
+        for trial in reversed(trials):
+            study.record("a", trial.id, "right", 1234)
+        answers = study.answers()
         assert [answer.position for answer in answers] == list(range(len(trials)))
         assert [answer.question for answer in answers] == [trial.question for trial in trials]
         for answer in answers:
@@ -58,35 +55,29 @@ class TestAnswers:
             assert answer.preferred == answer.right
             assert ("(degraded)" in (answer.left, answer.right)) == (answer.correct is not None)
 
-    def test_the_first_one_counts_and_the_rest_change_nothing(self, file: Path) -> None:
-        with StudyDatabase(file) as study:
-            trial = study.join("a")[0].id
-            assert [study.record("a", trial, choice, 5) for choice in ("left", "left", "right")] == ["left"] * 3
-            assert len(study.answers()) == 1
+    def test_the_first_one_counts_and_the_rest_change_nothing(self, study: StudyDatabase) -> None:
+        trial = study.join("a")[0].id
+        assert [study.record("a", trial, choice, 5) for choice in ("left", "left", "right")] == ["left"] * 3
+        assert len(study.answers()) == 1
 
-    def test_an_answer_to_a_trial_that_was_not_asked_is_refused(self, file: Path) -> None:
-        with StudyDatabase(file) as study:
-            trials = {rater: study.join(rater) for rater in ("a", "b")}
-            with pytest.raises(UnknownTrial, match="does not know you"):
-                study.record("c", trials["a"][0].id, "left", None)
-            for trial in (trials["b"][0].id, "0" * 24):
-                with pytest.raises(UnknownTrial, match="did not ask you that"):
-                    study.record("a", trial, "left", None)
-            assert study.answers() == []
+    def test_an_answer_to_a_trial_that_was_not_asked_is_refused(self, study: StudyDatabase) -> None:
+        trials = {rater: study.join(rater) for rater in ("a", "b")}
+        with pytest.raises(UnknownTrial, match="does not know you"):
+            study.record("c", trials["a"][0].id, "left", None)
+        for trial in (trials["b"][0].id, "0" * 24):
+            with pytest.raises(UnknownTrial, match="did not ask you that"):
+                study.record("a", trial, "left", None)
+        assert study.answers() == []
 
-    def test_many_raters_at_once_lose_and_double_nothing(self, file: Path) -> None:
+    def test_many_raters_at_once_lose_and_double_nothing(self, study: StudyDatabase) -> None:
         def take_part(rater: str) -> None:
             for trial in study.join(rater):
                 for _ in range(2):
                     study.record(rater, trial.id, "left", 1)
 
-        with StudyDatabase(file) as study:
-            threads = [Thread(target=take_part, args=(f"rater{number}",)) for number in range(8)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert len(study.answers()) == sum(study.raters().values()) and len(study.raters()) == 8
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(take_part, map(str, range(8))))
+        assert len(study.answers()) == sum(study.raters().values()) and len(study.raters()) == 8
 
     def test_a_report_can_read_while_answers_arrive(self, file: Path) -> None:
         with StudyDatabase(file) as serving, StudyDatabase(file) as reporting:
@@ -111,12 +102,11 @@ class TestDurability:
         with StudyDatabase(elsewhere / file.name) as study:
             assert len(study.answers()) == 5
 
-    def test_an_error_in_a_transaction_rolls_it_back(self, file: Path) -> None:
-        with StudyDatabase(file) as study:
-            with pytest.raises(ZeroDivisionError), study._transaction() as database:
-                database.execute("INSERT INTO raters (token, form, joined) VALUES ('x', 0, '')")
-                raise ZeroDivisionError
-            assert study.raters() == {} and study.join("a")
+    def test_an_error_in_a_transaction_rolls_it_back(self, study: StudyDatabase) -> None:
+        with pytest.raises(ZeroDivisionError), study._transaction() as database:
+            database.execute("INSERT INTO raters (token, form, joined) VALUES ('x', 0, '')")
+            raise ZeroDivisionError
+        assert study.raters() == {} and study.join("a")
 
 
 class TestOtherFiles:

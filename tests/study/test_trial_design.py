@@ -132,10 +132,3 @@ class TestCatchTrials:
 
 def test_the_design_is_a_function_of_the_seed() -> None:
     assert forms_of(seed=1, real=2) == forms_of(seed=1, real=2) != forms_of(seed=2, real=2)
-
-
-def test_the_guide_is_shown_with_questions_about_it() -> None:
-    for form in forms_of():
-        for trial in form:
-            assert (trial.guide is None) == (trial.question == "realism")
-            assert trial.images == [*([trial.guide] if trial.guide else []), trial.left, trial.right]

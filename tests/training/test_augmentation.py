@@ -18,16 +18,16 @@ from sdedit_pl.training.geometric_augmentation import LABELS
 
 def test_the_default_changes_nothing() -> None:
     images = two_colour_images(4, 8)
-    augmented, labels = Augmentation()(images)
+    augmented, labels, _ = Augmentation()(images)
     assert augmented is images and labels is None and Augmentation().labels == 0
 
 
 def test_geometry_has_labels_and_recolouring_has_none() -> None:
     torch.manual_seed(0)
     images = two_colour_images(16, 8)
-    recoloured, labels = Augmentation(recolour=1.0)(images)
+    recoloured, labels, _ = Augmentation(recolour=1.0)(images)
     assert labels is None and not torch.equal(recoloured, images)
-    transformed, labels = Augmentation(probability=1.0)(images)
+    transformed, labels, _ = Augmentation(probability=1.0)(images)
     assert labels is not None and labels.shape == (16, LABELS) and transformed.shape == images.shape
     assert transformed.min() >= -1 and transformed.max() <= 1
 
@@ -76,7 +76,7 @@ def test_no_labels_mean_zero_labels() -> None:
 
 def test_labels_for_a_network_that_takes_none_are_refused() -> None:
     denoiser = build_denoiser(tiny_config("data.path=unused").model)
-    with pytest.raises(ValueError, match="takes no augmentation labels"):
+    with pytest.raises(ValueError, match="takes 0 augmentation labels"):
         denoiser.raw(torch.zeros(1, 3, 8, 8), torch.ones(1), torch.zeros(1, LABELS))
 
 

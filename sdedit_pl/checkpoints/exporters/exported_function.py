@@ -39,7 +39,7 @@ class Estimator(nn.Module):
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         # Without `at_once`, which would fix the size of the batch.
-        self.denoiser = Denoiser(denoiser.network, denoiser.parameterisation, denoiser.sde)
+        self.denoiser = denoiser.changed(at_once=None)
         self.outputs = ("x_0", "score", "variance_weight")[: 2 + denoiser.parameterisation.learned_variance]
         self.eval()
 
@@ -50,8 +50,7 @@ class Estimator(nn.Module):
 
 def example_inputs(model: ModelConfig, batch: int) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B"]]:
     """Inputs to trace the graph with."""
-    size = model.image.size
-    return torch.zeros(batch, model.image.channels, size, size), torch.full((batch,), 0.5)
+    return torch.zeros(batch, *model.image.tensor_shape), torch.full((batch,), 0.5)
 
 
 def compare_with_denoiser(

@@ -1,0 +1,133 @@
+"""Anomaly maps: where images differ from their reconstructions by a model of normal images.
+
+An image is noised to t0 and denoised. The model puts normal structure where noise has hidden the image, so that
+defects, which it does not know, come back different. A low t0 finds small and faint defects, a high t0 large ones; a
+map is the mean over several t0 and seeds.
+
+Source: Wyatt et al., "AnoDDPM: Anomaly Detection With Denoising Diffusion Probabilistic Models Using Simplex Noise",
+CVPR Workshops 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+from tqdm import tqdm
+
+from sdedit_pl.data.chosen_images import ChosenImages
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.editing.many_guides import in_batches
+from sdedit_pl.sampling import Callback
+from sdedit_pl.typing import Images
+
+FLOOR = 0.02
+"""Residual on [0, 1] that counts as nothing: five levels of 256."""
+WHITE = 65535
+
+Residual: TypeAlias = Callable[[Images, Images], Float[Tensor, "B H W"]]
+"""The difference of images and reconstructions in [-1, 1], at each pixel, at least 0."""
+
+
+class AnomalyMaps(NamedTuple):
+    """The maps of an image.
+
+    Args:
+        residuals: for each t0, the mean of the residuals over the reconstructions.
+        spread: the mean residual between the reconstructions of one t0 and their mean, averaged over t0.
+        reconstruction: the mean of all reconstructions.
+    """
+
+    residuals: Float[Tensor, "T H W"]
+    spread: Float[Tensor, "H W"]
+    reconstruction: Float[Tensor, "C H W"]
+
+
+def pixel_residual(images: Images, others: Images) -> Float[Tensor, "B H W"]:
+    """The absolute difference on [0, 1], the mean over channels."""
+    return ((images - others) / 2).abs().mean(1)
+
+
+def blurred(maps: Float[Tensor, "B H W"], width: float) -> Float[Tensor, "B H W"]:
+    """Maps after a Gaussian with a standard deviation of `width` pixels; 0 leaves them."""
+    side = 2 * max(1, round(3 * width)) + 1
+    return gaussian_blur(maps[:, None], [side, side], [width, width])[:, 0] if width else maps
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Makes the anomaly maps of images from reconstructions by `edits`, with `samples` seeds each.
+
+    Args:
+        blur: see `blurred`; applies to residuals and spreads.
+        relative: divides each residual r by r + spread + `FLOOR`, so that a map lies in [0, 1) and is low where the
+            reconstructions of one t0 differ among themselves too.
+    """
+
+    edits: Sequence[SDEdit]
+    samples: int
+    residual: Residual = pixel_residual
+    blur: float = 0.0
+    relative: bool = False
+    seed: int = 0
+
+    def steps(self, denoiser: Denoiser) -> int:
+        """Solver steps for an image. Raises ValueError if a t0 exceeds the model's training."""
+        for edit in self.edits:
+            edit.check(denoiser)
+        return self.samples * sum(edit.total_steps(denoiser.sde) for edit in self.edits)
+
+    def maps(self, denoiser: Denoiser, images: ChosenImages, batch: int | None = None) -> Iterator[AnomalyMaps]:
+        """Yields the maps of each image; `batch` is the number of images at a time, as in `edit_guides`."""
+        steps, levels = self.steps(denoiser), len(self.edits)
+
+        def make(numbers: Sequence[int], tick: Callback | None) -> Float[Tensor, "samples maps H W"]:
+            return self._stacked(denoiser, torch.stack([images.image(number) for number in numbers]), numbers, tick)
+
+        with tqdm(total=steps * len(images), unit="step", desc="reconstructing", disable=None) as progress:
+            pixels = images.image(0)[0].numel()
+            numbers = range(len(images))
+            for _, found in in_batches(denoiser, make, numbers, pixels, batch=batch, on_step=progress.update):
+                yield AnomalyMaps(found[:levels], found[levels], found[levels + 1 :])
+
+    def _stacked(
+        self, denoiser: Denoiser, images: Images, numbers: Sequence[int], tick: Callback | None
+    ) -> Float[Tensor, "samples maps H W"]:
+        """The fields of `AnomalyMaps` of a batch of images, stacked as channels, on the CPU."""
+        images = images.to(next(denoiser.parameters()).device)
+        residuals, spreads, means = [], [], []
+        for edit in self.edits:
+            made = []
+            for sample in range(self.samples):
+                seeds = [self.seed + number * self.samples + sample for number in numbers]
+                made.append(edit(denoiser, images, seeds=seeds, callback=tick).clamp(-1, 1))
+            means.append(torch.stack(made).mean(0))
+            found, spread = (
+                blurred(torch.stack([self.residual(centre, image) for image in made]).mean(0), self.blur)
+                for centre in (images, means[-1])
+            )
+            residuals.append(found / (found + spread + FLOOR) if self.relative else found)
+            spreads.append(spread)
+        spread, mean = torch.stack(spreads).mean(0), torch.stack(means).mean(0)
+        return torch.cat([torch.stack(residuals, 1), spread[:, None], mean], 1).cpu()
+
+
+def image_score(anomaly: Float[Tensor, "H W"], share: float) -> float:
+    """The mean of the highest pixels of a map, those of a share of its area."""
+    return anomaly.flatten().topk(max(1, round(share * anomaly.numel()))).values.mean().item()
+
+
+def write_map(file: Path, values: Float[Tensor, "H W"]) -> None:
+    """Writes a 16-bit grey PNG file, in which white is 1."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    levels = (values.clamp(0, 1) * WHITE).round().numpy().astype(np.uint16)
+    Image.fromarray(levels).save(file)

@@ -1,0 +1,197 @@
+"""One run of `sdedit detect`: from its settings to anomaly maps, scores and their report."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from sdedit_pl.build.component import build_unless_usual
+from sdedit_pl.checkpoints.fingerprint import fingerprint
+from sdedit_pl.checkpoints.guidance import GuidanceSettings, load_guided
+from sdedit_pl.configuration import Component, family, require_at_least
+from sdedit_pl.configuration.resolving import as_data
+from sdedit_pl.data.chosen_images import choose_images
+from sdedit_pl.data.image_decoding import decode_image
+from sdedit_pl.data.image_files import list_images
+from sdedit_pl.data.image_format import ImageFormat, Size
+from sdedit_pl.denoiser import in_precision
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.editing.images_per_call import prepare_for_batches
+from sdedit_pl.editing.many_guides import default_batch
+from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
+from sdedit_pl.evaluation.anomaly_maps import Detector, image_score, pixel_residual, write_map
+from sdedit_pl.evaluation.detection_report import measures_of, report, sheet, write_scores
+from sdedit_pl.evaluation.report_document import METRICS_FILE
+from sdedit_pl.evaluation.report_sections import chosen_rows
+from sdedit_pl.grids import GRIDS, Grid
+from sdedit_pl.machine import AutoBool, InferencePrecision
+from sdedit_pl.metrics.masked_lpips import lpips_map
+from sdedit_pl.result_folder import RECORDED, files_recorded_in, hashes_of, refuse_used, result_folder
+from sdedit_pl.solvers import SOLVERS, Solver
+
+logger = logging.getLogger(__name__)
+
+SCORES_FILE = "scores.csv"
+MAPS, SPREADS = "maps", "spreads"
+
+
+@dataclass(kw_only=True)
+class DetectionSettings(GuidanceSettings):
+    """The model of normal images, the inspected images, and the reconstructions.
+
+    Args:
+        ckpt: a model that was trained on images without anomalies; see sdedit edit.
+        data: images to inspect: a folder, or shards (a folder, file, pattern or URL).
+        truth: folder of masks, white where an image has a defect, named like the images, also with _mask at the end;
+            images without one have none. null only maps and scores.
+        out: folder of the results.
+        split: all images of `data`, or val, the ones that training holds out of it.
+        val_fraction: share of the images held out if data has no val split; as in training.
+        images: how many images, spread evenly over those available; null for all.
+        t0: times or noise levels from which images are reconstructed; each defect has its best one, and the map is the
+            mean over them.
+        samples: number of reconstructions from each t0.
+        steps: solver steps of a reconstruction.
+        residual: pixel, the mean absolute difference of the channels on [0, 1], or the features of an LPIPS network,
+            alex, vgg or squeeze.
+        lpips_weights: torchvision's file of that network; null takes it from torch's cache or downloads it.
+        blur: standard deviation, in pixels, of a Gaussian over the residuals; 0 for none.
+        relative: set residuals in relation to how much the reconstructions differ among themselves, which is high on
+            edges and textures that the model cannot know; false maps the residuals.
+        top: share of a map's pixels, the highest, whose mean is the score of the image.
+        seed: seed of the first reconstruction; the next ones count up from it.
+        batch: images at a time; null for as many as fit into memory. It affects only speed and memory.
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: of the network, as for sdedit edit: auto, float32, tf32, bfloat16, float16.
+        compile: compile the network, as for sdedit edit.
+        overwrite: replace the results in `out`.
+    """
+
+    ckpt: str
+    data: str
+    truth: str | None = None
+    out: str = "outputs/detect"
+    split: Literal["all", "val"] = "all"
+    val_fraction: float = 0.05
+    images: int | None = None
+    t0: tuple[float | str, ...] = ("sigma:0.1", "sigma:0.2")
+    samples: int = 4
+    steps: int = 5
+    residual: Literal["pixel", "alex", "vgg", "squeeze"] = "pixel"
+    lpips_weights: str | None = None
+    blur: float = 2.0
+    relative: bool = True
+    top: float = 0.01
+    seed: int = 0
+    batch: int | None = None
+    device: str = "auto"
+    precision: InferencePrecision = "auto"
+    compile: AutoBool = "auto"
+    overwrite: bool = False
+    solver: Component[Solver] = family(SOLVERS, DEFAULT_SOLVER, supplied=("predictor",))
+    grid: Component[Grid] = family(GRIDS, DEFAULT_GRID)
+
+    def __post_init__(self) -> None:
+        require_at_least(self, images=1, samples=1, seed=0, batch=1)
+        if not self.t0 or len(set(self.t0)) < len(self.t0):
+            raise ValueError(f"t0 is a list of different values, got {list(self.t0)}")
+        if not self.blur >= 0 or not 0 < self.top <= 1:
+            raise ValueError(f"blur is at least 0 and top lies in (0, 1], got blur={self.blur} and top={self.top}")
+
+
+def run_detection(settings: DetectionSettings) -> dict[str, Any]:
+    """Writes maps, scores and the report to `settings.out`; returns the contents of its metrics.json.
+
+    Raises:
+        ValueError: settings, files or the device do not allow it. No result is written then.
+    """
+    folder, replaced = Path(settings.out), set[str]()
+    detector = build_detector(settings)
+    with result_folder(folder, replaced=replaced) as results:
+        refuse_used(folder, settings.overwrite)
+        replaced |= files_recorded_in(folder / METRICS_FILE)
+        denoiser, description = load_guided(settings.ckpt, settings.device, settings)
+        images = choose_images(
+            settings.data,
+            description.image,
+            split=settings.split,
+            val_fraction=settings.val_fraction,
+            count=settings.images,
+        )
+        shape, names = description.image, names_of(images.names, settings.data)
+        truth = None if settings.truth is None else read_truth(Path(settings.truth), names, shape.size)
+        batch = min(settings.batch or default_batch(next(denoiser.parameters()).device, shape.pixels), len(images))
+        evaluations = detector.steps(denoiser) * len(images) * denoiser.evaluations
+        computing = (evaluations, settings.precision, settings.compile)
+        arithmetic = prepare_for_batches(denoiser, batch, shape.pixels, *computing)
+        rows, residuals, shown = chosen_rows(len(images)), [], {}
+        with in_precision(denoiser, arithmetic.precision):
+            for number, maps in enumerate(detector.maps(denoiser, images, settings.batch)):
+                write_map(results / MAPS / f"{names[number]}.png", maps.residuals.mean(0))
+                write_map(results / SPREADS / f"{names[number]}.png", maps.spread)
+                residuals.append(maps.residuals)
+                shown |= {number: maps} if number in rows else {}
+        found = torch.stack(residuals)
+        scores = [image_score(maps.mean(0), settings.top) for maps in found]
+        write_scores(results / SCORES_FILE, names, scores, truth)
+        numbers: dict[str, Any] = {
+            "model": {"file": description.path.name, "sha256": fingerprint(description.path)},
+            "settings": as_data(settings) | {"precision": arithmetic.precision, "compile": arithmetic.compile},
+            "images": len(images),
+            "with_defects": None if truth is None else int(truth.flatten(1).any(1).sum()),
+            "measures": {} if truth is None else measures_of(found, settings.t0, settings.top, truth),
+        }
+        report(numbers, sheet(shown, images, truth)).write(results)
+        numbers[RECORDED] = hashes_of(results)
+        (results / METRICS_FILE).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return numbers
+
+
+def build_detector(settings: DetectionSettings) -> Detector:
+    solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
+    edits = [SDEdit(t0, settings.steps, solver=solver, grid=grid) for t0 in settings.t0]
+    residual = pixel_residual
+    if settings.residual != "pixel":
+        residual = lpips_map(settings.residual, settings.lpips_weights)
+    return Detector(edits, settings.samples, residual, settings.blur, settings.relative, settings.seed)
+
+
+def names_of(names: Sequence[str], data: str) -> list[str]:
+    """Names of images for files: paths below `data` without suffix, or numbers if these are not unique."""
+    paths = [Path(name.rpartition(":")[2]) for name in names]
+    inside = [path.relative_to(data) if path.is_relative_to(data) else Path(path.name) for path in paths]
+    found = [path.with_suffix("").as_posix() for path in inside]
+    return found if len(set(found)) == len(found) else [f"{number:06d}" for number in range(len(found))]
+
+
+def read_truth(folder: Path, names: Sequence[str], size: Size) -> Bool[Tensor, "N H W"]:
+    """The defects of each image; an image without a mask has none.
+
+    Raises:
+        ValueError: no folder, no mask that is named like an image, or masks without a white pixel.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"truth={folder} is no folder; give one of masks named like the images, white in defects")
+    masks = {file.rpartition(".")[0].removesuffix("_mask"): file for file in list_images(folder, recursive=True)}
+    truth = torch.zeros(len(names), *ImageFormat(size).sides, dtype=torch.bool)
+    for number, name in enumerate(names):
+        if name in masks:
+            path = folder / masks[name]
+            levels = decode_image(path, str(path), ImageFormat(size, 1, background="black"))[0]
+            truth[number] = levels >= (128 if bool((levels > 1).any()) else 1)  # 0 and 1 of a label image
+    missing = sum(name not in masks for name in names)
+    if missing == len(names):
+        raise ValueError(f"no mask in truth={folder} is named like an image; {names[0]}.png would be")
+    if not bool(truth.any()):
+        raise ValueError(f"no mask in truth={folder} has a white pixel; white marks defects")
+    if missing:
+        logger.info("no mask for %d of %d images: taken to have no defect", missing, len(names))
+    return truth

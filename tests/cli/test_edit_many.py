@@ -1,0 +1,280 @@
+"""`sdedit edit` with many guides: killed and resumed, in several processes, with guides that cannot be read."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import signal
+import tarfile
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import yaml
+from PIL import Image
+from support.killed_trainings import Kill
+
+from sdedit_pl.cli import main
+from sdedit_pl.edit_runs import edit_share
+from sdedit_pl.edit_runs.processes import Share, share_of_environment
+
+EDIT = ("edit", "ckpt=tiny.safetensors", "guide=guides", "mask=masks", "steps=3", "samples=2", "batch=4", "out=o")
+UNFINISHED = "sdedit_pl.edit_runs.unfinished_edits:UnfinishedEdits"
+PUBLISH = "sdedit_pl.result_folder:os.replace"
+KILLS: dict[str, tuple[Kill, ...]] = {
+    "before the settings are recorded": (Kill(f"{UNFINISHED}.begin", 1),),
+    "halfway through the recorded settings": (Kill("sdedit_pl.files:_store", 1, "settings.json", half=True),),
+    "before the first sample": (Kill("pathlib:Path.write_bytes", 1, "_seed"),),
+    "between two samples of a guide": (Kill("pathlib:Path.write_bytes", 8, "_seed"),),
+    "between a guide's files and its line": (Kill(f"{UNFINISHED}.note", 6),),
+    "after the last guide": (Kill("sdedit_pl.edit_runs.edit_run:finish", 1),),
+    "in the sheet": (Kill("sdedit_pl.edit_runs.finishing:save_sheet", 1),),
+    "halfway through edit.yaml": (Kill("sdedit_pl.files:_store", 1, "edit.yaml", half=True),),
+    "before the first file is published": (Kill(PUBLISH, 1, "_seed"),),
+    "halfway through publishing": (Kill(PUBLISH, 9, "_seed"),),
+    "before edit.yaml is published": (Kill(PUBLISH, 2, "edit.yaml"),),
+    "before the working folder is removed": (Kill(f"{UNFINISHED}.tidy", 1),),
+    "three times": (Kill(f"{UNFINISHED}.note", 2), Kill(f"{UNFINISHED}.note", 3), Kill(PUBLISH, 4, "_seed")),
+}
+SERVER = multiprocessing.get_context("forkserver")
+
+
+@pytest.fixture
+def many(desk: Path) -> Path:
+    """Seven guides with masks; the third is damaged."""
+    for name in ("guides", "masks"):
+        Path(name).mkdir()
+    for number in range(7):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"guides/{number}.png")
+        Image.open("mask.png").save(f"masks/{number}.png")
+    Path("guides/2.png").write_bytes(Path("cut.png").read_bytes())
+    return desk
+
+
+def results(folder: str = "o") -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(Path(folder).rglob("*"))}
+
+
+def start(*words: str, kill: Kill | None = None, **environment: str) -> multiprocessing.Process:
+    process = SERVER.Process(target=_child, args=(os.getcwd(), words, kill, environment))
+    process.start()
+    return process  # pyright: ignore[reportReturnType]
+
+
+def ended(process: multiprocessing.Process) -> int | None:
+    process.join(120)
+    return process.exitcode
+
+
+def _child(folder: str, words: tuple[str, ...], kill: Kill | None, environment: dict[str, str]) -> None:
+    os.chdir(folder)
+    os.environ.update(environment)
+    if kill is not None:
+        kill.arm()
+    os._exit(main(words))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", KILLS)
+def test_a_killed_edit_is_resumed_and_equals_one_that_was_not(moment: str, many: Path, command) -> None:
+    assert command(*EDIT).code == 0
+    os.rename("o", "expected")
+    for kill in KILLS[moment]:
+        assert ended(start(*EDIT, kill=kill)) == -signal.SIGKILL
+    assert command(*EDIT).code == 0
+    assert results() == results("expected")
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_guides_and_may_be_killed(many: Path, command) -> None:
+    assert command(*EDIT).code == 0
+    os.rename("o", "expected")
+    kill = Kill(f"{UNFINISHED}.note", 2)
+    assert [ended(start(*EDIT, kill=kill, RANK=str(rank), WORLD_SIZE="2")) for rank in (0, 1)] == [-9, -9]
+    assert len(list(Path("o/.sdedit.unfinished").glob("*.png"))) == 6
+    processes = [start(*EDIT, RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
+    assert [ended(process) for process in processes] == [0, 0]
+    assert results() == results("expected")
+
+
+def test_the_last_process_publishes(many: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command(*EDIT).code == 0
+    os.rename("o", "expected")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+    for task, left in (("2", 5), ("0", 2)):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
+        code, output, errors = command(*EDIT)
+        assert code == 0 and f"{left} of 7 guides are left to other processes" in errors
+        assert os.listdir("o") == [".sdedit.unfinished"] and "sheet" not in output
+    monkeypatch.delenv("SLURM_ARRAY_TASK_COUNT")  # another number of processes may resume
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
+    code, _, errors = command(*EDIT)
+    assert code == 0 and "resuming after 5 of 7 guides" in errors
+    assert results() == results("expected")
+
+
+def test_guides_that_cannot_be_read_are_listed_at_the_end(many: Path, command, refused) -> None:
+    code, output, errors = command(*EDIT)
+    assert (code, output) == (0, "12 samples in o; see o/sheet.png\n")
+    assert "1 of 7 guides could not be edited:\ncannot read image guides/2.png: image file is truncated" in errors
+    record = yaml.safe_load(Path("o/edit.yaml").read_text())["record"]
+    assert record["bad"].keys() == {"guides/2.png"} and len(record["samples"]) == 12
+    assert "guides/2.png" in refused(*EDIT, "out=p", "strict=true")
+    Image.new("L", (9, 9), "white").save("white.png")
+    assert "no guide can be edited; the first: a mask must have" in refused(*EDIT, "mask=white.png", "out=p")
+
+
+def test_an_unfinished_edit_keeps_its_settings_and_whole_files(
+    many: Path, command, refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command(*EDIT, "out=expected").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("sdedit_pl.edit_runs.finishing.save_sheet", Mock(side_effect=KeyboardInterrupt))
+        code, _, errors = command(*EDIT)
+    assert code == 130 and "6 finished guides are kept; the same command resumes" in errors
+    message = refused(*EDIT, "steps=4")
+    assert message.startswith("o was made with other settings: steps was 3, and is 4 now; resume it with these")
+    unfinished = Path("o/.sdedit.unfinished")
+    os.truncate(unfinished / "4_seed1.png", 50)  # as a crash of the machine may leave it
+    with open(unfinished / "0-of-1.jsonl", "a") as journal:
+        journal.write('\n[5, {"samples": {"5_se')
+    assert "resuming after 6 of 7 guides" in command(*EDIT).errors
+    expected = results("expected")
+    assert results().keys() == expected.keys()
+    assert all(results()[name] == content for name, content in expected.items() if name != "edit.yaml")
+    assert command(*EDIT, "steps=4", "overwrite=true").code == 0 and results()["0_seed0.png"] != expected["0_seed0.png"]
+
+
+def test_memory_holds_one_batch_of_guides(many: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    edit = edit_share.EditShare.edit
+    monkeypatch.setattr(
+        edit_share.EditShare,
+        "edit",
+        lambda self, inputs, *rest: held.append(len(inputs.guides)) or edit(self, inputs, *rest),
+    )
+    assert command(*EDIT, "batch=3").code == 0
+    assert held == [2, 3, 1]
+
+
+def test_results_come_in_shards_on_request(many: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command(*EDIT, "out=files").code == 0
+    assert command(*EDIT, "shards=2", "reduce=mean").output == "12 samples in o; see o/sheet.png\n"
+    whole = results()
+    assert list(whole) == ["edit.yaml", *(f"edits-00000{number}.tar" for number in range(4)), "sheet.png"]
+    assert whole["sheet.png"] == results("files")["sheet.png"]
+    with tarfile.open("o/edits-000001.tar") as archive:  # without guide 2, which is damaged
+        assert archive.getnames() == [
+            *("3_seed0.png", "3_seed0.json", "3_seed1.png", "3_seed1.json", "3_mean.png"),
+        ]
+        assert archive.extractfile("3_seed1.png").read() == results("files")["3_seed1.png"]  # pyright: ignore
+        assert json.load(archive.extractfile("3_seed1.json"))["guide"] == "guides/3.png"  # pyright: ignore
+    assert command(*EDIT, "shards=2", "reduce=mean").output == "12 samples in o; see o/sheet.png\n"
+    os.rename("o", "p")
+    with monkeypatch.context() as patch:
+        patch.setattr("sdedit_pl.edit_runs.edit_share.pack", Mock(side_effect=KeyboardInterrupt))
+        assert command(*EDIT, "shards=2", "reduce=mean", "batch=1").code == 130
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert command(*EDIT, "shards=2", "reduce=mean").code == 0
+    assert results() == whole
+
+
+@pytest.mark.parametrize(
+    ("environment", "share"),
+    [
+        ({}, Share(0, 1, 0)),
+        ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Share(5, 8, 1)),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, Share(0, 1, 0)),  # a batch script outside srun
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}, Share(3, 4, 1)),
+        ({"SLURM_ARRAY_TASK_ID": "9", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "4",
+          "SLURM_ARRAY_TASK_COUNT": "3", "RANK": "1", "WORLD_SIZE": "2"}, Share(5, 6, 0)),
+    ],
+)  # fmt: skip
+def test_the_share_comes_from_the_launcher(
+    environment: dict[str, str], share: Share, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("SLURM_")] + ["RANK", "WORLD_SIZE", "LOCAL_RANK"]:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert share_of_environment() == share
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(ValueError, match="WORLD_SIZE must be a number, got 'two'"):
+        share_of_environment()
+
+
+def rows(**columns: list) -> list[dict]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+ROWS = rows(guide=["0.png", "1.png", "0.png"], mask=["../masks/0.png", None, None], t0=[0.3, "sigma:1.2", None])
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_table_has_own_masks_t0_and_seeds(kind: str, many: Path, command) -> None:
+    table = [{**row, "seed": seed, "label": "x"} for row, seed in zip(ROWS, (7, None, 3), strict=True)]
+    columns = {name: [None if row[name] is None else str(row[name]) for row in table] for name in table[0]}
+    if kind == "csv":
+        with open("guides/list.csv", "w", newline="") as file:
+            csv.DictWriter(file, table[0]).writeheader()
+            csv.DictWriter(file, table[0]).writerows(table)
+    else:
+        pyarrow.parquet.write_table(pyarrow.table(columns), "guides/list.parquet")
+    code, _, errors = command(*EDIT, f"guide=guides/list.{kind}", "mask=null", "t0=0.6", "seed=5")
+    assert code == 0 and errors == f"guides/list.{kind}: the columns label are ignored\n"
+    samples = yaml.safe_load(Path("o/edit.yaml").read_text())["record"]["samples"]
+    assert list(samples) == [
+        *("0_t0_0.3_seed7.png", "0_t0_0.3_seed8.png", "1_t0_sigma1.2_seed5.png", "1_t0_sigma1.2_seed6.png"),
+        *("0_seed3.png", "0_seed4.png"),
+    ]
+    alone = ("mask=null", "out=p", "overwrite=true")
+    for words, name, same in (
+        (("guide=guides/0.png", "mask=masks/0.png", "t0=0.3", "seed=7"), "0_t0_0.3_seed8.png", "0_seed8.png"),
+        (("guide=guides/1.png", "t0=sigma:1.2", "seed=5"), "1_t0_sigma1.2_seed6.png", "1_seed6.png"),
+        (("guide=guides/0.png", "t0=0.6", "seed=3"), "0_seed4.png", "0_seed4.png"),
+    ):
+        assert command(*EDIT, *alone, *words).code == 0
+        assert results("o")[name] == results("p")[same]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("guide,mask\n", "list.csv has no rows"),
+        ("image\n0.png\n", "list.csv, row 1: there is no guide; the columns are guide, mask, t0, seed, got image"),
+        ("guide,seed\n0.png,-1\n", "list.csv, row 1: seed must be a whole number of at least 0, got '-1'"),
+        ("guide,t0\n0.png,1.5\n", "t0 must lie in (0, 1], got 1.5"),
+        ("guide,t0\n0.png,0.3\n0.png,0.3\n", "several called 0 with the same t0 and seed"),
+        ("guide,mask\n0.png,a.png\n", "list.csv names a mask for its guides, and so does mask=masks"),
+        ("guide\n\xff\n", "list.csv is not a CSV file in UTF-8"),
+        (None, "there is no table of guides at list.csv"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused(text: str | None, message: str, many: Path, refused) -> None:
+    if text is not None:
+        Path("list.csv").write_bytes(text.encode("latin-1"))
+    assert message in refused(*EDIT, "guide=list.csv")
+
+
+def test_guides_and_masks_come_from_shards(many: Path, command) -> None:
+    Path("shards").mkdir()
+    for shard in (0, 1):
+        with tarfile.open(f"shards/a-{shard}.tar", "w") as archive:
+            for number in (3 * shard, 3 * shard + 1, 3 * shard + 2):
+                archive.add(f"guides/{number}.png", f"part/{number}.png")
+                archive.add(f"masks/{number}.png", f"part/{number}.mask.png")
+    code, _, errors = command(*EDIT, "guide=shards", "mask=null")
+    assert code == 0 and "cannot read image shards/a-0.tar/2.png: image file is truncated" in errors
+    record = yaml.safe_load(Path("o/edit.yaml").read_text())["record"]
+    assert record["samples"]["4_seed1.png"] == {"guide": "shards/a-1.tar/4.png", "t0": 0.5, "seed": 1}
+    os.rename("o", "p")
+    assert command(*EDIT, "guide=shards/a-{0..1}.tar", "mask=null", "samples=1").code == 0
+    assert command(*EDIT, "out=files").code == 0
+    assert all(results("files")[name] == results("p")[name] for name in record["samples"])
