@@ -64,12 +64,12 @@ class Diary:
     shared: list[Images] = field(default_factory=list)
 
     def start(self, x: Images, t: Times, noise: StepNoise) -> Images:
-        self.entries.append((t[0].item(),))
+        self.entries.append((t.item(),))
         self.shared.append(noise.shared)
         return x
 
     def after_step(self, x: Images, t: Times, s: Times, noise: StepNoise) -> Images:
-        self.entries.append((t[0].item(), s[0].item()))
+        self.entries.append((t.item(), s.item()))
         self.shared.append(noise.shared)
         return x
 
@@ -115,7 +115,7 @@ class Remembering(Solver):
     def step(
         self, denoiser: Denoiser, x_t: Images, t: Times, s: Times, state: State, noise: StepNoise
     ) -> tuple[Images, State]:
-        return x_t + len(state), [*state, t[0].item()]
+        return x_t + len(state), [*state, t.item()]
 
 
 def test_a_solvers_state_is_handed_from_step_to_step_and_not_to_the_next_run() -> None:

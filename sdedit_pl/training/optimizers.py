@@ -156,24 +156,24 @@ class Muon(Adam):
     momentum: float = 0.95
 
     def build(self, parameters: list[torch.nn.Parameter], *, fused: bool = False) -> torch.optim.Optimizer:
-        return MuonAndAdam(parameters, self)
+        settings = {"lr": self.rate, "betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
+        return MuonAndAdam(parameters, {**settings, "momentum": self.momentum, "fused": False})
 
 
 class MuonAndAdam(torch.optim.Optimizer):
-    """The optimiser of `Muon`."""
+    """The optimiser of `Muon`, with its settings as `defaults`."""
 
     SMALLEST = 16
     """Number of rows and of columns from which a weight counts as a matrix."""
 
-    def __init__(self, parameters: list[torch.nn.Parameter], settings: Muon) -> None:
+    def __init__(self, parameters: list[torch.nn.Parameter], defaults: dict[str, Any]) -> None:
         def is_matrix(weight: torch.nn.Parameter) -> bool:
             return weight.dim() > 1 and min(len(weight), weight[0].numel()) >= self.SMALLEST
 
-        self.settings = settings
         matrices = [weight for weight in parameters if is_matrix(weight)]
         others = [weight for weight in parameters if not is_matrix(weight)]
         groups = [{"params": matrices, "steps": 0}, {"params": others, "steps": 0}]
-        super().__init__(groups, {"lr": settings.rate, "fused": False})
+        super().__init__(groups, defaults)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -185,7 +185,7 @@ class MuonAndAdam(torch.optim.Optimizer):
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if weights:
                 group["steps"] += 1
-                change(weights, [weight.grad for weight in weights], group["lr"], group["steps"])
+                change(weights, [weight.grad for weight in weights], group)
         return loss
 
     def _means(self, name: str, weights: list[Tensor]) -> list[Tensor]:
@@ -195,30 +195,30 @@ class MuonAndAdam(torch.optim.Optimizer):
                 self.state[weight][name] = torch.zeros_like(weight)
         return [self.state[weight][name] for weight in weights]
 
-    def _orthogonal(self, weights: list[Tensor], gradients: list[Tensor], rate: float, steps: int) -> None:
-        means, momentum = self._means("momentum", weights), self.settings.momentum
-        torch._foreach_lerp_(means, gradients, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
-        directions = torch._foreach_lerp(gradients, means, momentum)  # pyright: ignore[reportPrivateImportUsage]
+    def _orthogonal(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        means = self._means("momentum", weights)
+        torch._foreach_lerp_(means, gradients, 1 - group["momentum"])  # pyright: ignore[reportPrivateImportUsage]
+        directions = torch._foreach_lerp(gradients, means, group["momentum"])  # pyright: ignore[reportPrivateImportUsage]
         alike: dict[tuple[int, int], list[int]] = {}
         for index, weight in enumerate(weights):
             alike.setdefault((len(weight), weight[0].numel()), []).append(index)
         for shape, indices in alike.items():
-            whole = orthogonalised(torch.stack([directions[index].flatten(1) for index in indices]))
-            for index, update in zip(indices, whole, strict=True):
-                weights[index].sub_(update.view_as(weights[index]), alpha=0.2 * rate * max(shape) ** 0.5)
+            updates = orthogonalised(torch.stack([directions[index].flatten(1) for index in indices]))
+            for index, update in zip(indices, updates, strict=True):
+                weights[index].sub_(update.view_as(weights[index]), alpha=0.2 * group["lr"] * max(shape) ** 0.5)
 
-    def _adam(self, weights: list[Tensor], gradients: list[Tensor], rate: float, steps: int) -> None:
-        first, second = self.settings.betas
+    def _adam(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         means, squares = self._means("exp_avg", weights), self._means("exp_avg_sq", weights)
-        if self.settings.weight_decay:
-            gradients = torch._foreach_add(gradients, weights, alpha=self.settings.weight_decay)  # pyright: ignore[reportPrivateImportUsage]
-        torch._foreach_lerp_(means, gradients, 1 - first)  # pyright: ignore[reportPrivateImportUsage]
-        torch._foreach_mul_(squares, second)
-        torch._foreach_addcmul_(squares, gradients, gradients, 1 - second)
+        corrections = [1 - beta ** group["steps"] for beta in group["betas"]]
+        if group["weight_decay"]:
+            gradients = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(means, gradients, 1 - group["betas"][0])  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_mul_(squares, group["betas"][1])
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["betas"][1])
         roots = torch._foreach_sqrt(squares)
-        torch._foreach_div_(roots, (1 - second**steps) ** 0.5)
-        torch._foreach_add_(roots, self.settings.eps)
-        torch._foreach_addcdiv_(weights, means, roots, -rate / (1 - first**steps))
+        torch._foreach_div_(roots, corrections[1] ** 0.5)
+        torch._foreach_add_(roots, group["eps"])
+        torch._foreach_addcdiv_(weights, means, roots, -group["lr"] / corrections[0])
 
 
 def orthogonalised(matrices: Float[Tensor, "N rows columns"]) -> Float[Tensor, "N rows columns"]:

@@ -170,7 +170,7 @@ def test_churn_raises_levels_by_gamma_and_never_above_the_start(sde: SDE) -> Non
 
     class Noting(GaussianDenoiser):
         def forward(self, x_t, t):
-            visited.append(t[0].item())
+            visited.append(t.item())
             return super().forward(x_t, t)
 
     times = Uniform().times(sde, 0.6, 20, end=0.3)

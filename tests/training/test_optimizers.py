@@ -16,6 +16,7 @@ from sdedit_pl.training.optimizers import (
     Constant,
     Cosine,
     InverseSquareRoot,
+    Muon,
     Trapezoid,
 )
 
@@ -70,3 +71,20 @@ def test_weight_decay_is_a_penalty_in_adam_and_decoupled_in_adamw(optimizer: typ
     weight.grad = torch.zeros(1)
     optimizer(rate=0.1, weight_decay=0.5).build([weight]).step()
     assert weight.item() == pytest.approx(remaining, rel=1e-5)
+
+
+def test_muon_orthogonalises_matrices_and_steps_other_weights_as_adam() -> None:
+    kernel, bias = (
+        torch.randn(*shape, generator=torch.Generator().manual_seed(0)) for shape in ((32, 16, 3, 3), (32,))
+    )
+    weights, alone = [torch.nn.Parameter(part.clone()) for part in (kernel, bias)], torch.nn.Parameter(bias.clone())
+    optimizers = [Muon(0.1, (0.8, 0.95)).build(weights), Adam(0.1, (0.8, 0.95)).build([alone])]
+    for _ in range(2):
+        before = weights[0].detach().clone()
+        for weight in (*weights, alone):
+            weight.grad = weight.detach() * 1e-3
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(weights[1], alone)
+    update = (before - weights[0].detach()).flatten(1) / (0.1 * 0.2 * 144**0.5)
+    assert ((0.6 < (values := torch.linalg.svdvals(update))) & (values < 1.3)).all()
