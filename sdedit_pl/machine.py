@@ -4,7 +4,7 @@ The rule, for which `docs/performance.md` has the measurements:
 
     machine                            training                                  editing, evaluating, calibrating
     GPU with bf16 tensor cores         bf16-mixed; compiled in channels-last     bfloat16; compiled from 10,000
-                                       from 300,000 images of 64 px a device     evaluations of the network
+                                       from 170,000 images of 64 px a device     evaluations of the network
     CPU with AMX or AVX-512 bf16       the same from 20,000 images of 64 px;     float32, not compiled
                                        below that as any other CPU
     other CPU, other accelerator       float32, not compiled                     float32, not compiled
@@ -34,16 +34,16 @@ AUTO = "auto"
 AutoBool = bool | Literal["auto"]
 InferencePrecision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 
-LONG_TRAINING = {"cuda": 300_000 * 64**2, "cpu": 20_000 * 64**2}
+LONG_TRAINING = {"cuda": 170_000 * 64**2, "cpu": 20_000 * 64**2}
 """Pixels of the images on one device from which training wins back the time of compiling.
 
-An H200 trains `domain64` at 1,119 images a second, or at 1,608 after 80 s of compiling: equal after 290,000 images. One
+An H200 trains `domain64` at 1,119 images a second, or at 2,380 after 80 s of compiling: equal after 170,000 images. One
 thread of an EPYC with AVX-512 bf16 takes 23 minutes for 20,000 images of 64 px in float32 and 15 in compiled bf16.
 """
 MANY_EVALUATIONS = 10_000
 """Evaluations (images times steps) from which an edit on a GPU wins back the time of compiling.
 
-On an H200, for the DDPM network of 256 px: after 4,200 in batches of 1 and 13,000 in batches of 16.
+On an H200, for the DDPM network of 256 px: after 4,100 in batches of 1 and 13,000 in batches of 16.
 """
 
 GRAPH_PIXELS = 4 * 256**2
