@@ -9,15 +9,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sdedit_pl.data.batch_reading import Batch, gathered
-from sdedit_pl.data.image_decoding import ImageFormat
 from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.order import TrainingBatches, ValidationBatches
 from sdedit_pl.data.source import Source
+from sdedit_pl.typing import Pixels
 
 Loaded: TypeAlias = Tensor | tuple[Tensor, Tensor]
 """Images of a batch, or images and the numbers of their labels."""
@@ -81,7 +81,7 @@ class ResidentLoader(Iterable[Loaded]):
 
     def __init__(
         self,
-        pixels: UInt8[Tensor, "N C _ _"],
+        pixels: Pixels,
         batches: TrainingBatches | ValidationBatches,
         image_format: ImageFormat,
         labels: np.ndarray | None = None,

@@ -22,10 +22,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
-from torch import Tensor
 
-from sdedit_pl.data.image_decoding import ImageFormat, decode_image
+from sdedit_pl.data.image_decoding import decode_image
 from sdedit_pl.data.image_files import (
     DECODING_ERRORS,
     IMAGE_SUFFIXES,
@@ -33,7 +31,9 @@ from sdedit_pl.data.image_files import (
     is_unread_image,
     warn_of_unread_images,
 )
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
+from sdedit_pl.typing import Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ class ShardImages(ImageSet):
             found.append(_label(text, field, self.name(index)))
         return found
 
-    def read(self, index: int) -> UInt8[Tensor, "C H W"]:
+    def read(self, index: int) -> Pixels:
         shard, first, length = self.places[index].tolist()
         if shard in self._unreadable:
             raise self._unreadable[shard]

@@ -15,7 +15,7 @@ from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.configuration.resolving import as_data, resolve_component
 from sdedit_pl.configuration.schema import ConfigError, construct, schema_of
 from sdedit_pl.configuration.training_config import TrainingConfig
-from sdedit_pl.data import ImageDataModule
+from sdedit_pl.data.datamodule import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.networks.layers import FourierFeatures
 from sdedit_pl.training.freezing import freeze_all_but
