@@ -98,7 +98,7 @@ def prepared_share(
     shape = description.image
     window = settings.window_size(shape)
     kind, place = ("mask", settings.mask) if settings.strength is None else ("strength", settings.strength)
-    listed = list_guides(settings.guide, kind, place)
+    listed = list_guides(settings.guide, shape, kind, place)
     paste = settings.pasted_object
     if paste is not None and len(listed) > 1:
         raise ValueError(f"paste needs exactly one guide, the background, got {len(listed)} in {settings.guide}")

@@ -42,8 +42,8 @@ class ImageStore:
 
     def pictures(self, folder: str) -> NumberedImages:
         """The images of a folder INPUTS/NAME."""
-        channels = 1 if folder.endswith(f"/{MASK}") else self.format.channels
-        return NumberedImages(self.out / IMAGES / folder, self.count, ImageFormat(self.format.size, channels))
+        image_format = ImageFormat(self.format.size, 1) if folder.endswith(f"/{MASK}") else self.format
+        return NumberedImages(self.out / IMAGES / folder, self.count, image_format)
 
     @property
     def originals(self) -> NumberedImages:
@@ -109,7 +109,7 @@ def remove_images(out: Path, recipes: Iterable[str]) -> None:
     for folder in {ORIGINAL, *recipes, *recorded}:
         for place in (root / folder, (root / folder).with_name(MASK)):
             if place.resolve().is_relative_to(root):
-                for image in place.glob("[0-9]" * 6 + ".png"):
+                for image in place.glob("[0-9]" * 6 + ".*"):
                     image.unlink()
                 with suppress(OSError):
                     place.rmdir()

@@ -15,10 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdedit_pl.data.image_decoding import decode_image
-from sdedit_pl.data.image_format import ImageFormat, images_from_bytes
+from sdedit_pl.data.image_format import ImageFormat
+from sdedit_pl.data.value_decoding import sample_content, sample_suffix
 from sdedit_pl.files import whole_file
 from sdedit_pl.guides.guide_files import image_size
-from sdedit_pl.picture_grid import to_picture
 from sdedit_pl.typing import Images, Mask
 
 
@@ -40,15 +40,15 @@ class NumberedImages:
         return self.count
 
     def file(self, number: int) -> Path:
-        return self.files[number] if self.files else self.folder / f"{number:06d}.png"
+        return self.files[number] if self.files else self.folder / f"{number:06d}{sample_suffix(self.format)}"
 
     def missing(self) -> list[int]:
         return [number for number in range(self.count) if not self.file(number).is_file()]
 
     def write(self, number: int, image: Float[Tensor, "C H W"]) -> None:
-        """Writes an image, clamped to [-1, 1], with 8 bits a channel."""
+        """Writes an image, clamped to [-1, 1], in the precision of its format."""
         with whole_file(self.file(number)) as unfinished:
-            to_picture(image).save(unfinished, format="PNG")
+            unfinished.write_bytes(sample_content(image, self.format))
 
     def read(self, numbers: Sequence[int]) -> Images:
         """Some of the images, (B, C, H, W) in [-1, 1].
@@ -57,7 +57,7 @@ class NumberedImages:
             UnreadableImage: a file is not a whole image.
             OSError: a file is missing.
         """
-        return images_from_bytes(torch.stack([self._decoded(number) for number in numbers]))
+        return self.format.images(torch.stack([self._decoded(number) for number in numbers]))
 
     def read_masks(self, numbers: Sequence[int]) -> Mask:
         """Some of the images as masks, True where they are white; raises the same errors as `read`."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from sdedit_pl.data.array_formats import suffixes_of
 from sdedit_pl.data.image_format import Fit, ImageShape, Size
 from sdedit_pl.guides.composite import Paste, compose
 from sdedit_pl.guides.focus import Box, parts_of
@@ -75,18 +76,20 @@ class GuideReader:
             guide = read_guide(listed.guide, self.shape, self.fit)
         else:
             guide = read_large_guide(listed.guide, replace(self.shape, size=self.window), self.side)
+        if self.paste is not None and self.shape.format is not None:
+            raise ValueError(f"paste needs a model of photographs, got {self.shape}; paste before the edit, and mask")
         if self.paste is None:
             return [(guide, read_area(self.kind, listed.area, guide))]
         composite = compose(guide, self.paste)
         return [(composite.guide, composite.strength if self.paste.feather else composite.guide.mask)]
 
 
-def list_guides(guide: str, kind: AreaKind = "mask", place: str | None = None) -> list[ListedGuide]:
-    """The guides of a path, folder or glob, with their areas in `place`, a file or a folder.
+def list_guides(guide: str, shape: ImageShape, kind: AreaKind = "mask", place: str | None = None) -> list[ListedGuide]:
+    """The guides of a path, folder or glob, for a model of `shape`, with their areas in `place`, a file or a folder.
 
     Raises:
         ValueError: there are none, or two with the same name.
     """
-    paths = find_guides(guide)
+    paths = find_guides(guide, suffixes_of(shape))
     refuse_repeated(paths)
     return [ListedGuide(*pair) for pair in zip(paths, find_areas(kind, place, paths), strict=True)]

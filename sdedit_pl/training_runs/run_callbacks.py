@@ -107,7 +107,7 @@ def previews(
     if samples and denoiser.t_max < 1:
         logger.info("no samples in previews: a model trained up to t = %g cannot start from noise", denoiser.t_max)
         samples = 0
-    return Previews(averaging, Path(config.out) / PREVIEWS, guides, edit, image.tensor_shape, samples)
+    return Previews(averaging, Path(config.out) / PREVIEWS, guides, edit, image.tensor_shape, samples, image.format)
 
 
 def editing_checkpoint(

@@ -17,7 +17,7 @@ import lightning
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from sdedit_pl.build.training_parts import build_data, build_module, resolve_arithmetic
+from sdedit_pl.build.training_parts import build_data, build_module, resolve_arithmetic, with_format
 from sdedit_pl.checkpoints.loading import describe
 from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.configuration.schema import ConfigError, construct
@@ -77,6 +77,9 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
     folder = Path(config.out)
     newest, config = newest_checkpoint(folder, config)
     config, machine = for_this_machine(config)
+    if config.image.format is not None and config.ckpt:
+        config = config.with_range_of(describe(config.ckpt if isinstance(config.ckpt, str) else config.ckpt[0]).image)
+    config = with_format(config)
     data = build_data(config)
     if newest is None:
         config = with_base(config, data)
