@@ -12,14 +12,37 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from sdedit_pl.data.array_formats import Tiff
 from sdedit_pl.data.image_decoding import decode_image
+from sdedit_pl.data.image_files import UnreadableImage, open_image
 from sdedit_pl.data.image_format import ImageFormat
-from sdedit_pl.data.value_decoding import sample_content, sample_suffix
+from sdedit_pl.data.value_decoding import sample_suffix
 from sdedit_pl.files import whole_file
 from sdedit_pl.guides.guide_files import image_size
 from sdedit_pl.typing import Images, Mask
+
+MARK = "sdedit_pl"
+"""PNG text that holds the SHA-256 of the pixels as they were written."""
+
+
+def is_own(file: Path) -> bool:
+    """Whether `NumberedImages` wrote a file and nobody has changed its pixels since."""
+    try:
+        if file.suffix == ".tif":
+            stored = Tiff().read(file.read_bytes())
+            return stored.rest.get("ImageDescription") == _hash_of(stored.values.tobytes())
+        with open_image(file, str(file)) as image:
+            image.load()
+            return image.info.get(MARK) == _hash_of(image.tobytes())
+    except (UnreadableImage, ValueError):
+        return False
+
+
+def _hash_of(pixels: bytes) -> str:
+    return hashlib.sha256(pixels).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -48,7 +71,13 @@ class NumberedImages:
     def write(self, number: int, image: Float[Tensor, "C H W"]) -> None:
         """Writes an image, clamped to [-1, 1], in the precision of its format."""
         with whole_file(self.file(number)) as unfinished:
-            unfinished.write_bytes(sample_content(image, self.format))
+            if self.format.format is None:
+                picture, mark = to_picture(image), PngInfo()
+                mark.add_text(MARK, _hash_of(picture.tobytes()))
+                picture.save(unfinished, format="PNG", pnginfo=mark)
+                return
+            values = self.format.values(image).permute(1, 2, 0).cpu().numpy()
+            unfinished.write_bytes(Tiff().write(values, {"ImageDescription": _hash_of(values.tobytes())}))
 
     def read(self, numbers: Sequence[int]) -> Images:
         """Some of the images, (B, C, H, W) in [-1, 1].
