@@ -22,6 +22,7 @@ from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.value_decoding import sample_suffix
 from sdedit_pl.files import whole_file
 from sdedit_pl.guides.guide_files import image_size
+from sdedit_pl.picture_grid import to_picture
 from sdedit_pl.typing import Images, Mask
 
 MARK = "sdedit_pl"
