@@ -75,9 +75,12 @@ def fit(config: TrainingConfig) -> Path:
 
 def train(config: TrainingConfig, signals: StopSignals) -> Path:
     folder = Path(config.out)
-    if config.image.format is not None and config.ckpt:
-        config = config.with_range_of(describe(config.ckpt if isinstance(config.ckpt, str) else config.ckpt[0]).image)
-    config = with_format(config)
+    if config.image.format is not None:
+        bases = [config.ckpt] if isinstance(config.ckpt, str) else [*(config.ckpt or ())]
+        known = [newest_whole(folder), *bases]
+        for base in filter(None, known):
+            config = config.with_range_of(describe(base).image)
+        config = with_format(config)
     data = build_data(config)
     config = with_labels(config, data)
     newest, config = newest_checkpoint(folder, config)
