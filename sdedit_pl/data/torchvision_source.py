@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-from typing import Any
 
 import numpy as np
 import torchvision
@@ -24,7 +23,7 @@ _REFUSALS = (RuntimeError, OSError, ValueError, TypeError)
 
 
 class TorchvisionSource(Source):
-    """The images of a torchvision data set; labels are dropped.
+    """The images of a torchvision data set; its labels are data.labels=targets.
 
     Validation images are those of `train=False` if the class has that argument, those of `split=val_split` if it is
     given, or else a share `val_fraction` of the training images, chosen by a hash of their numbers.
@@ -90,30 +89,25 @@ class TorchvisionSource(Source):
         return train.subset(np.flatnonzero(chosen == is_val))
 
     def _open(self, known: set[str], **split: bool | str) -> TorchvisionImages:
+        opened = getattr(torchvision.datasets, self.dataset)
         places = {"root": self.root, "download": self.download}
-        arguments = {name: value for name, value in places.items() if name in known}
+        arguments = {name: value for name, value in places.items() if name in known} | split
         try:
             if arguments.get("download"):
-                dataset = self._download(arguments, split)
+                os.makedirs(self.root, exist_ok=True)
+                # One of the processes that ask at the same time downloads the set, if it is absent.
+                with FileLock(os.path.join(self.root, f".{self.dataset}.lock")):
+                    try:
+                        dataset = opened(**arguments | {"download": False})
+                    except _REFUSALS:
+                        dataset = opened(**arguments)
             else:
-                dataset = self._construct(arguments, split)
+                dataset = opened(**arguments)
         except _REFUSALS as error:
             raise ValueError(
                 f"cannot open torchvision's {self.dataset} in {self.root}: {error}; download=true fetches most sets"
             ) from error
         return TorchvisionImages(dataset, self.dataset, np.arange(len(dataset)), self.format)
-
-    def _construct(self, arguments: dict[str, Any], split: dict[str, bool | str]) -> Any:
-        return getattr(torchvision.datasets, self.dataset)(**arguments, **split)
-
-    def _download(self, arguments: dict[str, Any], split: dict[str, bool | str]) -> Any:
-        """The data set; if it is absent, one of the processes that ask at the same time downloads it."""
-        os.makedirs(self.root, exist_ok=True)
-        with FileLock(os.path.join(self.root, f".{self.dataset}.lock")):
-            try:
-                return self._construct({**arguments, "download": False}, split)
-            except _REFUSALS:
-                return self._construct(arguments, split)
 
 
 class TorchvisionImages(ImageSet):
@@ -130,6 +124,18 @@ class TorchvisionImages(ImageSet):
 
     def name(self, index: int) -> str:
         return f"{self.title} image {self.indices[index]}"
+
+    def key(self, index: int) -> str:
+        return str(self.indices[index])
+
+    def stored_labels(self, place: str) -> list[str | None]:
+        """Names or numbers of the classes in the data set's `targets` or `labels`."""
+        targets = getattr(self.dataset, "targets", getattr(self.dataset, "labels", None))
+        if place != "targets" or targets is None:
+            return super().stored_labels(place)
+        numbers = [int(targets[index]) for index in self.indices]
+        names = getattr(self.dataset, "classes", None) or [str(number) for number in range(max(numbers) + 1)]
+        return [str(names[number]) for number in numbers]
 
     def read(self, index: int) -> Pixels:
         try:

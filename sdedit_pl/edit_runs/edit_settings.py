@@ -45,6 +45,8 @@ class EditSettings(ModelSettings):
         resample: j,r takes each j steps r times, which harmonises kept and new pixels; with a mask or strength map.
         lowpass: N keeps the guide's low frequencies, those of an image N times smaller; null keeps none.
         lowpass_range: times, from,to, at which lowpass applies.
+        match_colours: give what changes the mean and covariance of the guide's colours there, so that they do not drift
+            over repeats or further edits of a result.
         samples: number of samples of each guide.
         reduce: mean, std or mean,std also writes the mean of the samples, and their standard deviation in the units of
             the guide's file, which is high where the model is unsure; empty for neither.
@@ -59,6 +61,8 @@ class EditSettings(ModelSettings):
         focus: edit only the part of a large picture around each region of the mask, at the model's size, and put it
             back at full resolution; or a box x,y,width,height in pixels of the file. All else stays bit for bit.
         trajectory: also write, for each guide, the x_0 estimates along the way as an animation and a strip.
+        devices: number of processes that share the guides on this machine, each with a GPU if there are any; auto takes
+            all GPUs. On several machines, start the command with torchrun, srun or as a SLURM array instead.
         shards: write WebDataset shards with the samples of this many guides each; null for a PNG file for each sample.
         strict: end with an error at the first guide that cannot be read; otherwise these are listed at the end.
         overwrite: replace the results in `out`.
@@ -82,6 +86,7 @@ class EditSettings(ModelSettings):
     resample: tuple[int, int] | None = None
     lowpass: int | None = None
     lowpass_range: tuple[float, float] = (0.0, 1.0)
+    match_colours: bool = False
     samples: int = 4
     reduce: Reduction | tuple[Reduction, ...] = ()
     seed: int = 0
@@ -92,12 +97,15 @@ class EditSettings(ModelSettings):
     side: int | None = None
     focus: bool | tuple[int, int, int, int] = False
     trajectory: bool = False
+    devices: int | Literal["auto"] = 1
     shards: int | None = None
     strict: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         require_at_least(self, samples=1, batch=1, seed=0, shards=1)
+        if self.devices != AUTO:
+            require_at_least(self, devices=1)
         if self.strength is not None and re.fullmatch(r"[\d.]+", self.strength):
             raise ValueError(f"strength takes an image, got {self.strength}; for a number, t0={self.strength}")
         if self.reductions and self.samples < 2:
