@@ -131,14 +131,14 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
         evaluations = detector.steps(denoiser) * len(images) * denoiser.evaluations
         computing = (evaluations, settings.precision, settings.compile)
         arithmetic = prepare_for_batches(denoiser, batch, size**2, *computing)
-        rows, residuals, shown = chosen_rows(len(images)), [], {}
+        rows, anomalies, shown = chosen_rows(len(images)), [], {}
         with in_precision(denoiser, arithmetic.precision):
             for number, maps in enumerate(detector.maps(denoiser, images, settings.batch)):
-                write_map(results / MAPS / f"{names[number]}.png", maps.residuals.mean(0))
-                write_map(results / SPREADS / f"{names[number]}.png", maps.spread)
-                residuals.append(maps.residuals)
+                anomalies.append(maps.relative if settings.relative else maps.residuals)
+                write_map(results / MAPS / f"{names[number]}.png", anomalies[-1].mean(0))
+                write_map(results / SPREADS / f"{names[number]}.png", maps.spreads.mean(0))
                 shown |= {number: maps} if number in rows else {}
-        found = torch.stack(residuals)
+        found = torch.stack(anomalies)
         scores = [image_score(maps.mean(0), settings.top) for maps in found]
         write_scores(results / SCORES_FILE, names, scores, truth)
         numbers: dict[str, Any] = {
@@ -148,7 +148,7 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
             "with_defects": None if truth is None else int(truth.flatten(1).any(1).sum()),
             "measures": {} if truth is None else measures_of(found, settings.t0, settings.top, truth),
         }
-        report(numbers, sheet(shown, images, truth)).write(results)
+        report(numbers, sheet(shown, found.mean(1), images, truth)).write(results)
         numbers[RECORDED] = hashes_of(results)
         (results / METRICS_FILE).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return numbers
@@ -160,7 +160,7 @@ def build_detector(settings: DetectionSettings) -> Detector:
     residual = pixel_residual
     if settings.residual != "pixel":
         residual = lpips_map(settings.residual, settings.lpips_weights)
-    return Detector(edits, settings.samples, residual, settings.blur, settings.relative, settings.seed)
+    return Detector(edits, settings.samples, residual, settings.blur, settings.seed)
 
 
 def names_of(names: Sequence[str], data: str) -> list[str]:
