@@ -212,7 +212,7 @@ def report(numbers: dict[str, Any]) -> str:
     return f"""# Detection of synthetic defects
 
 {settings["images"]} validation images of {settings["data"]}, every second one with a defect (`benchmarks/defects.py`);
-{numbers["training_images"]} training images for the baselines. {settings["ckpt"]}: {settings["samples"]} reconstructions
+{numbers["training_images"]} training images for the baselines. {settings["ckpt"]}: {settings["samples"]} images
 from each t0 in {settings["steps"]} steps. All residuals are blurred by {settings["blur"]:g} px. Brackets are 95 %
 intervals of a bootstrap over images.
 
