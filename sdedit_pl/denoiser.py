@@ -22,14 +22,17 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sdedit_pl.conditions import ClassCondition, Condition
 from sdedit_pl.machine import tensor_float32
 from sdedit_pl.sde import SDE
 from sdedit_pl.typing import Images, Times, over_images
@@ -246,6 +249,10 @@ class EDM(Parameterisation):
         )
 
 
+Labels: TypeAlias = str | Sequence[str] | Float[Tensor, "N size"]
+"""A label of all images, labels of each image of a batch, or their vectors as `Condition.vectors` makes them."""
+
+
 class Denoiser(nn.Module):
     """A network that removes the noise of an SDE.
 
@@ -255,6 +262,7 @@ class Denoiser(nn.Module):
         parameterisation: the meaning of the network's input and output.
         sde: the SDE of the training noise.
         t_max: the largest training time; estimates at later times are meaningless.
+        labels: the labels that the network knows; None for none.
         at_once: number of images in a call of the network; None passes whole batches, as training does. Libraries
             choose kernels, which round differently, by the size of the batch. Only with a number is an image's result
             bit-identical in every batch.
@@ -270,6 +278,7 @@ class Denoiser(nn.Module):
         sde: SDE,
         *,
         t_max: float = 1.0,
+        labels: Condition | None = None,
         at_once: int | None = None,
     ) -> None:
         super().__init__()
@@ -281,12 +290,35 @@ class Denoiser(nn.Module):
         self.parameterisation = parameterisation
         self.sde = sde
         self.t_max = t_max
+        self.labels = labels or ClassCondition()
         self.at_once = at_once
+        self.condition: Tensor | None
+        self.register_buffer("condition", None, persistent=False)
 
     @property
     def evaluations(self) -> int:
         """The largest number of networks that an estimate evaluates."""
         return getattr(self.network, "evaluations", 1)
+
+    def changed(self, **attributes: Any) -> Denoiser:
+        """A copy that shares everything but the given attributes."""
+        other = copy(self)
+        other._modules, other._buffers = dict(self._modules), dict(self._buffers)
+        for name, value in attributes.items():
+            setattr(other, name, value)
+        return other
+
+    def labelled(self, labels: Labels) -> Denoiser:
+        """A copy for images of a label; see `Labels`.
+
+        Raises:
+            ValueError: a label that the model does not know, or vectors of another length than `labels` makes.
+        """
+        if not isinstance(labels, Tensor):
+            labels = self.labels.vectors([labels] if isinstance(labels, str) else labels)
+        if labels.shape[1] != self.labels.size or not self.labels.size:
+            raise ValueError(f"this model takes vectors of {self.labels.size} numbers as labels, got {labels.shape[1]}")
+        return self.changed(condition=labels.to(next(self.parameters()).device))
 
     def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
         """The estimate of x_0, that is E[x_0 | x_t], for images noised to the times `t` in (0, 1]."""
@@ -302,17 +334,17 @@ class Denoiser(nn.Module):
         self,
         x_t: Images,
         t: Float[Tensor, "B"],
-        augmentation: Float[Tensor, "B labels"] | None = None,
+        conditions: Float[Tensor, "B conditions"] | None = None,
         *,
         coefficients: Coefficients | None = None,
     ) -> Images:
         """The raw output of the network, without the learned variance.
 
-        `augmentation` holds the labels of the clean images' augmentation, for a network conditioned on them; None
-        stands for zeros. `coefficients` are those at `t`, if already computed.
+        `conditions` holds the labels of the clean images' augmentation and the images' own labels, for a network
+        conditioned on them; None stands for those of `labelled`. `coefficients` are those at `t`, if already computed.
         """
         coefficients = coefficients or self.parameterisation.coefficients(self.sde, t)
-        return self._outputs(coefficients, x_t, t, augmentation)[:, : x_t.shape[1]]
+        return self._outputs(coefficients, x_t, t, conditions)[:, : x_t.shape[1]]
 
     def estimates(self, x_t: Images, t: Float[Tensor, "B"]) -> Estimates:
         """The estimates of x_0, score and learned variance from one evaluation of the network."""
@@ -325,25 +357,26 @@ class Denoiser(nn.Module):
         return Estimates(x_0, score, (variance + 1) / 2 if self.parameterisation.learned_variance else None)
 
     def _outputs(
-        self, coefficients: Coefficients, x_t: Images, t: Times, augmentation: Float[Tensor, "B labels"] | None = None
+        self, coefficients: Coefficients, x_t: Images, t: Times, conditions: Float[Tensor, "B conditions"] | None = None
     ) -> Float[Tensor, "B outputs H W"]:
         dtype = next(self.network.parameters()).dtype
         label = self.parameterisation.network_label(self.sde, t).to(torch.promote_types(dtype, torch.float32))
         scaled = (over_images(coefficients.c_in) * x_t).to(dtype)
-        if augmentation is not None:
-            output = self.network(scaled, label, augmentation)
-        else:
-            output = self.network(scaled, label) if self.at_once is None else self._grouped(scaled, label, self.at_once)
+        inputs = [scaled, label]
+        if conditions is None and self.condition is not None:
+            conditions = self.condition.expand(len(x_t), -1)
+        if conditions is not None:
+            inputs.append(conditions)
+        output = self.network(*inputs) if self.at_once is None else self._grouped(inputs, self.at_once)
         return output.to(x_t.dtype)
 
-    def _grouped(self, x: Images, label: Times, size: int) -> Float[Tensor, "B outputs H W"]:
+    def _grouped(self, inputs: Sequence[Tensor], size: int) -> Float[Tensor, "B outputs H W"]:
         """The network's output in groups of exactly `size` images; copies of the last image fill the last group."""
-        missing = -len(x) % size
-        filled = torch.cat([x, x[-1:].expand(missing, -1, -1, -1)])
-        labels = torch.cat([label, label[-1:].expand(missing)])
-        groups = zip(filled.split(size), labels.split(size), strict=True)
+        count = len(inputs[0])
+        missing = -count % size
+        filled = [torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]).split(size) for part in inputs]
         # Cloned, because a network under CUDA graphs returns the same memory at every call.
-        return torch.cat([self.network(*group).clone() for group in groups])[: len(x)]
+        return torch.cat([self.network(*group).clone() for group in zip(*filled, strict=True)])[:count]
 
     def _affine(self, coefficients: Coefficients, affine: Affine, x_t: Images, t: Times) -> Images:
         output = self._outputs(coefficients, x_t, t)[:, : x_t.shape[1]]

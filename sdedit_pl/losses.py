@@ -222,7 +222,7 @@ def denoising_loss(
     weighting: Weighting,
     *,
     reduction: str = "mean",
-    augmentation: Float[Tensor, "B labels"] | None = None,
+    conditions: Float[Tensor, "B conditions"] | None = None,
 ) -> Float[Tensor, "B"]:
     """Weighted squared error of each image.
 
@@ -232,7 +232,7 @@ def denoising_loss(
         noise: standard normal.
         weighting: weight of the error at each time.
         reduction: over an image's pixels, "mean" (VP, DDPM, EDM) or "sum" (score_sde's VE).
-        augmentation: labels of the clean images' augmentation, for a network conditioned on them.
+        conditions: see `Denoiser.raw`.
 
     Raises:
         ValueError: an unknown reduction.
@@ -244,7 +244,7 @@ def denoising_loss(
     coefficients = denoiser.parameterisation.coefficients(denoiser.sde, t)
     target = over_images(coefficients.target.x_0) * x_0 + over_images(coefficients.target.noise) * noise
     x_t = denoiser.sde.perturb(x_0, t, noise)
-    output = denoiser.raw(x_t, t, augmentation, coefficients=coefficients)
+    output = denoiser.raw(x_t, t, conditions, coefficients=coefficients)
     error = (output - target).square().flatten(1)
     total = error.mean(1) if reduction == "mean" else error.sum(1)
     return weighting.weight(denoiser.sde, t) * coefficients.x_0.out.square() * total

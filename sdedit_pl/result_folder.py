@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,19 +37,29 @@ def result_folder(folder: Path, name: str = "", replaced: set[str] | None = None
         try:
             staging.mkdir()
             yield staging
-            made = {str(file.relative_to(staging)) for file in staging.rglob("*") if file.is_file()}
-            refuse_others(folder, made - replaced)
-            for file in replaced - made:
-                (folder / file).unlink(missing_ok=True)
-            for file in sorted(made):
-                (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(staging / file, folder / file)
+            made = sorted(str(file.relative_to(staging)) for file in staging.rglob("*") if file.is_file())
+            publish(staging, folder, made, replaced)
         except OSError as error:
             if error.errno in NO_ROOM and error.filename is None:
                 error.filename = str(folder)
             raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def publish(staging: Path, folder: Path, made: Sequence[str], replaced: set[str]) -> None:
+    """Moves the files `made`, but those that an interrupted call has moved, and removes the other `replaced` ones.
+
+    Raises:
+        ValueError: a file is in the way.
+    """
+    left = [file for file in made if (staging / file).exists()]
+    refuse_others(folder, {*left} - replaced)
+    for file in replaced.difference(made):
+        (folder / file).unlink(missing_ok=True)
+    for file in left:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staging / file, folder / file)
 
 
 def own_files(folder: Path, recorded: Any) -> set[str]:

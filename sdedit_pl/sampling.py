@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.denoiser import Denoiser, Labels
 from sdedit_pl.grids import Grid, LogSNR
 from sdedit_pl.noise import Noise, PrefetchedNoise, SeededNoise, StepNoise
 from sdedit_pl.sde import SDE
@@ -116,10 +116,11 @@ def sample(
     steps: int,
     solver: Solver | None = None,
     grid: Grid | None = None,
+    labels: Labels | None = None,
     device: torch.device | str | None = None,
     callback: Callback | None = None,
 ) -> Float[Tensor, "samples C H W"]:
-    """Draws unconditional samples, from the prior at t = 1 to t = 0.
+    """Draws samples, from the prior at t = 1 to t = 0.
 
     Args:
         denoiser: a model trained on all times up to t = 1.
@@ -127,6 +128,7 @@ def sample(
         seeds: one for each sample; a sample depends on its seed and not on the batch.
         solver: None for the ancestral solver.
         grid: None for equal steps in the log-SNR.
+        labels: see `Denoiser.labelled`; None for those that the denoiser has already.
         device: None for the device of the denoiser's weights.
 
     Returns:
@@ -140,6 +142,7 @@ def sample(
             f"a model trained on the times up to {denoiser.t_max:g} cannot start from noise; "
             "unconditional samples need one trained up to 1: sdedit train ... times.t_max=1"
         )
+    denoiser = denoiser if labels is None else denoiser.labelled(labels)
     device = next(denoiser.parameters()).device if device is None else device
     noise = SeededNoise(seeds)
     prior = denoiser.sde.prior_sample(noise(0, 0, torch.empty(len(seeds), *shape, device=device)))

@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "sdedit_pl"
 
 LAYERS = (  # lowest first; a part may import itself and the layers below its own, nothing else
     ("typing", "files", "machine", "lazy_names"),
-    ("downloads", "settings_record", "web"),
+    ("conditions", "downloads", "settings_record", "web"),
     ("noise", "sde", "networks", "data", "plots"),
     ("denoiser", "grids", "metrics", "picture_grid"),
     ("losses", "solvers", "guides"),

@@ -12,7 +12,12 @@ def supplied_to_network(model: ModelConfig) -> dict[str, int]:
     """The arguments of a network that follow from the rest of the configuration."""
     channels = model.image.channels
     outputs = build_component(model.parameterisation).output_channels(channels)
-    return {"image_channels": channels, "output_channels": outputs, "augmentation_labels": model.augmentation_labels}
+    return {
+        "image_channels": channels,
+        "output_channels": outputs,
+        "augmentation_labels": model.augmentation_labels,
+        "condition_labels": build_component(model.condition).size,
+    }
 
 
 def build_denoiser(model: ModelConfig) -> Denoiser:
@@ -32,4 +37,5 @@ def build_denoiser(model: ModelConfig) -> Denoiser:
             f"the nearest are {below} and {above}"
         )
     parts = {"parameterisation": parameterisation, "sde": build_component(model.sde)}
+    parts |= {"labels": build_component(model.condition)}
     return construct("times", Denoiser, network=network, **parts, t_max=model.t_max)

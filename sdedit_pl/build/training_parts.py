@@ -9,7 +9,7 @@ import torch
 from sdedit_pl.build.component import build_component
 from sdedit_pl.configuration.schema import construct, keys_of
 from sdedit_pl.configuration.training_config import TrainingConfig
-from sdedit_pl.data import ImageDataModule
+from sdedit_pl.data.datamodule import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.machine import Machine, this_machine, training_arithmetic
 from sdedit_pl.training.learned_uncertainty import LogUncertainty

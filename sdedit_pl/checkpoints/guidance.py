@@ -1,4 +1,4 @@
-"""The keys of autoguidance that edits, evaluations and calibrations share, and the guiding model's checkpoint."""
+"""The keys of labels and guidance that edits, samples, evaluations and calibrations share."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from sdedit_pl.editing.autoguidance import guided
 
 @dataclass(kw_only=True)
 class GuidanceSettings:
-    """Autoguidance.
+    """Labels and guidance.
 
     Args:
-        guidance: w of autoguidance by a weaker model, D + (w - 1)(D - D_weak), crisper and less varied as it grows; 1
-            is none, anything else takes two evaluations of networks instead of one.
-        guide_ckpt: the weaker model; null takes the early average beside `ckpt`, which training writes with
-            checkpoint.early.
+        label: for a model trained with labels (data.labels), a class or number of all images; null for none.
+        guidance: w of guidance by a weaker model, D + (w - 1)(D - D_weak), crisper and less varied as it grows; 1 is
+            none, anything else takes two evaluations of networks instead of one.
+        guide_ckpt: the weaker model; null takes the model itself without the label (classifier-free guidance), or with
+            no label the early average beside `ckpt`, which training writes with checkpoint.early (autoguidance).
         guidance_range: lowest,highest noise level at which guidance applies; null for all.
     """
 
+    label: str | None = None
     guidance: float = 1.0
     guide_ckpt: str | None = None
     guidance_range: tuple[float, float] | None = None
 
     def guiding_checkpoint(self, checkpoint: Path) -> Path | None:
-        """The guiding model's file for a checkpoint that `find_checkpoint` returned; None without guidance.
+        """The guiding model's file for a checkpoint that `find_checkpoint` returned; None if there is none.
 
         Raises:
             CheckpointError: there is none.
@@ -43,6 +45,8 @@ class GuidanceSettings:
             return None
         if self.guide_ckpt is not None:
             return find_checkpoint(self.guide_ckpt)
+        if self.label is not None:
+            return None
         early = early_average(checkpoint)
         if not early.is_file():
             raise CheckpointError(
@@ -57,26 +61,42 @@ class GuidanceSettings:
         return [*files_of(checkpoint), *(() if guide is None else files_of(guide))]
 
     def recipe(self, checkpoint: Path) -> str:
-        """Everything about guidance that images depend on; empty without it."""
+        """Everything about labels and guidance that images depend on; empty without them."""
+        label = "" if self.label is None else f", label={self.label}"
         guide = self.guiding_checkpoint(checkpoint)
-        if guide is None:
-            return ""
+        if self.guidance == 1:
+            return label
+        weaker = "itself" if guide is None else fingerprint(guide)
         levels = "" if self.guidance_range is None else ", levels {:g} to {:g}".format(*self.guidance_range)
-        return f", guidance={self.guidance:g} by {fingerprint(guide)}{levels}"
+        return f"{label}, guidance={self.guidance:g} by {weaker}{levels}"
 
 
 def load_guided(ckpt: str, device: str, settings: GuidanceSettings) -> tuple[Denoiser, Description]:
-    """As `load_for_editing`, guided as the settings say; the description is that of `ckpt`.
+    """As `load_for_editing`, labelled and guided as the settings say; the description is that of `ckpt`.
 
     Raises:
-        ValueError: see `load_for_editing` and `guided`, or the guiding model is for other images.
+        ValueError: see `load_for_editing`, `labelled` and `guided`, or the guiding model is for other images.
     """
     denoiser, description = load_for_editing(ckpt, device)
     guide = settings.guiding_checkpoint(description.path)
+    denoiser = labelled(denoiser, settings.label)
     if guide is None:
-        return denoiser, description
+        return guided(denoiser, None, settings.guidance, settings.guidance_range), description
     weak, other = load_described(guide, next(denoiser.parameters()).device)
     if other.image_shape != description.image_shape:
         shapes = ("{1} px with {0} channels".format(*shape) for shape in (other.image_shape, description.image_shape))
         raise ValueError(f"the guiding model {guide} is for images of {next(shapes)}, the model for {next(shapes)}")
     return guided(denoiser, weak, settings.guidance, settings.guidance_range), description
+
+
+def labelled(denoiser: Denoiser, label: str | None) -> Denoiser:
+    """The denoiser for images of a label, or of any for None.
+
+    Raises:
+        ValueError: the model does not know the label, or needs one.
+    """
+    if label is not None:
+        return denoiser.labelled(label)
+    if denoiser.labels.required:
+        raise ValueError(f"this model was never trained without labels; give label=, one of {denoiser.labels.known}")
+    return denoiser

@@ -2,7 +2,7 @@
 
 Keys of the network that the configuration leaves at their defaults are the checkpoint's. The run must have the
 checkpoint's network, image size, parameterisation and, where that depends on it, SDE. Dropout, the range of noise
-levels and conditioning on augmentation (whose weights start at zero) may differ.
+levels and conditioning on augmentation or labels (whose weights start at zero) may differ.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -33,7 +34,9 @@ MAY_DIFFER = ("dropout", "checkpoint_gradients", "init_scale", "fourier_scale")
 LEVELS = (0.1, 0.4, 1.6)
 """Noise levels at which bases are compared."""
 AUGMENTATION_WEIGHT = "label_embedding.augmentation.weight"
-"""The weights for augmentation labels, which either side may lack."""
+CONDITION_WEIGHT = "label_embedding.condition.weight"
+OPTIONAL_WEIGHTS = {AUGMENTATION_WEIGHT: "augmentation", CONDITION_WEIGHT: "these labels"}
+"""The weights for augmentation and for labels, which either side may lack."""
 
 
 def nearest_base(names: Sequence[str], image: ImageShape, images: Images) -> str:
@@ -89,17 +92,18 @@ def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float
     if trained.parameterisation.learned_variance:
         given = _without_variance(given)
         logger.info("ckpt: left out the learned variance, because training fits the estimate alone")
+    if trained.labels != replace(denoiser.labels, drop=trained.labels.drop):
+        given.pop(CONDITION_WEIGHT, None)  # column k is of another class
     _check_shapes(path, given, own)
     taken = {name: weight for name, weight in given.items() if name in own}
     denoiser.network.load_state_dict(own | taken, strict=True)
     count = sum(weight.numel() for weight in taken.values())
     logger.info("ckpt=%s: took %d tensors (%.2f M numbers)", path, len(taken), count / 1e6)
-    if AUGMENTATION_WEIGHT in given.keys() - own.keys():
-        logger.info("ckpt: left out %s, because this run has no augmentation", AUGMENTATION_WEIGHT)
-    if AUGMENTATION_WEIGHT in own.keys() - given.keys():
-        logger.info(
-            "ckpt: %s starts at zero, because the checkpoint was trained without augmentation", AUGMENTATION_WEIGHT
-        )
+    for name, trait in OPTIONAL_WEIGHTS.items():
+        if name in given.keys() - own.keys():
+            logger.info("ckpt: left out %s, because this run has no %s", name, trait)
+        if name in own.keys() - given.keys():
+            logger.info("ckpt: %s starts at zero, because the checkpoint was trained without %s", name, trait)
     levels = [
         part.sde.noise_level(torch.tensor(part.t_max, dtype=torch.float64)).item() for part in (trained, denoiser)
     ]
@@ -152,7 +156,7 @@ def _check_meaning(path: str, model: ModelConfig, trained: Denoiser, denoiser: D
 
 
 def _check_shapes(path: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    unlike = sorted((given.keys() ^ own.keys()) - {AUGMENTATION_WEIGHT})
+    unlike = sorted((given.keys() ^ own.keys()) - OPTIONAL_WEIGHTS.keys())
     unlike += sorted(name for name in given.keys() & own.keys() if given[name].shape != own[name].shape)
     if unlike:
         raise ConfigError(

@@ -135,7 +135,7 @@ def check_described(denoiser: Denoiser, model: ModelConfig) -> None:
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"model describes no denoiser that can be built: {error}") from error
     difference = shape_difference(described.network.state_dict(), denoiser.network.state_dict())
-    for part in ("sde", "parameterisation", "t_max"):
+    for part in ("sde", "parameterisation", "t_max", "labels"):
         if getattr(denoiser, part) != getattr(described, part):
             difference = f"{part} is {getattr(denoiser, part)}, described as {getattr(described, part)}"
     if difference:

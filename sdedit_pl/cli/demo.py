@@ -74,12 +74,13 @@ def edited_guides(arguments: Arguments) -> Image.Image:
     from sdedit_pl.editing.contact_sheets import demo_sheet
     from sdedit_pl.editing.many_guides import edit_guides
     from sdedit_pl.guides.guide_files import read_guides
-    from sdedit_pl.guides.mask_files import find_areas, read_areas
+    from sdedit_pl.guides.mask_files import find_areas, read_area
 
     edit, seeds = SDEdit(t0=arguments.t0, steps=arguments.steps), range(arguments.samples)
     denoiser, description = load_for_editing(arguments.ckpt, arguments.device)
     guides = read_guides(arguments.guide, description.image_shape)
-    areas = read_areas("mask", find_areas("mask", arguments.mask, guides), guides)
+    masks = find_areas("mask", arguments.mask, [guide.path for guide in guides])
+    areas = [read_area("mask", mask, guide) for mask, guide in zip(masks, guides, strict=True)]
     total = len(guides) * len(seeds) * edit.total_steps(denoiser.sde)
     with tqdm(total=total, unit="step", desc="editing", disable=None) as progress:
         edits = list(edit_guides(denoiser, edit, guides, areas, seeds, on_step=progress.update))

@@ -9,6 +9,7 @@ from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.edit_runs.edit_results import SHEET_FILE, read_settings_file
 from sdedit_pl.edit_runs.edit_run import run_edit
 from sdedit_pl.edit_runs.edit_settings import EditSettings
+from sdedit_pl.edit_runs.processes import share_of_environment
 
 USAGE = """sdedit edit ckpt=FILE guide=FILE|FOLDER|GLOB [mask=FILE|FOLDER] [key=value ...]
 
@@ -32,5 +33,6 @@ COMMAND = Command(
 
 def run(words: list[str]) -> None:
     settings = COMMAND.parse(words, read=read_settings_file)
-    count = run_edit(settings)
-    say(f"{counted(count, 'sample')} in {settings.out}; see {Path(settings.out) / SHEET_FILE}")
+    count = run_edit(settings, share=share_of_environment())
+    sheet = Path(settings.out) / SHEET_FILE
+    say(f"{counted(count, 'sample')} in {settings.out}" + (f"; see {sheet}" if sheet.is_file() else ""))

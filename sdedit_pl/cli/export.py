@@ -23,12 +23,14 @@ class Arguments:
     Args:
         ckpt: the model, as `sdedit edit` takes it.
         out: the file or folder to write.
+        label: of a model trained with labels, the label of the exported model's images; null for none.
         format: of out: diffusers (a pipeline's folder), onnx or torch_export (the network's file).
         overwrite: replace out, if it is an earlier export.
     """
 
     ckpt: str
     out: str
+    label: str | None = None
     format: str = "diffusers"
     overwrite: bool = False
 
@@ -44,12 +46,14 @@ def run(words: list[str]) -> None:
     """Writes the export; a failed one leaves nothing."""
     arguments = COMMAND.parse(words)
     from sdedit_pl.checkpoints import load_described
+    from sdedit_pl.checkpoints.guidance import labelled
 
     out = Path(arguments.out)
     refuse_replacing(out, arguments.overwrite)
     denoiser, description = load_described(arguments.ckpt)
     replaced: set[str] = set()
     with result_folder(out.parent, out.name, replaced) as results:
+        denoiser = labelled(denoiser, arguments.label)
         exporter(arguments.format).write(denoiser, description.model, results / out.name)
         if arguments.overwrite:
             check_replaceable(out, results / out.name)

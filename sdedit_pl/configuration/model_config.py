@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sdedit_pl.conditions import CONDITIONS, Condition
 from sdedit_pl.configuration.resolving import as_data, resolve
 from sdedit_pl.configuration.schema import Component, ConfigError, family, require_at_least
 from sdedit_pl.denoiser import PARAMETERISATIONS, Parameterisation
@@ -14,7 +15,7 @@ from sdedit_pl.networks.unet import UNet
 from sdedit_pl.sde import SDE, SDES
 from sdedit_pl.training.augmentation import Augmentation
 
-SUPPLIED_TO_NETWORK = ("output_channels", "image_channels", "augmentation_labels")
+SUPPLIED_TO_NETWORK = ("output_channels", "image_channels", "augmentation_labels", "condition_labels")
 """Constructor arguments of a network that follow from the rest of a configuration."""
 
 
@@ -44,6 +45,7 @@ class ModelConfig:
     sde: Component[SDE] = family(SDES, "vp")
     network: Component[UNet] = family(NETWORKS, "ncsnpp", supplied=SUPPLIED_TO_NETWORK)
     parameterisation: Component[Parameterisation] = family(PARAMETERISATIONS, "edm")
+    condition: Component[Condition] = family(CONDITIONS, "class")
 
     def __post_init__(self) -> None:
         require_at_least(self, augmentation_labels=0)
@@ -61,8 +63,9 @@ class ModelConfig:
         return resolve(cls, data)
 
     def as_data(self) -> dict[str, Any]:
-        """The description as plain data, as checkpoints keep it."""
-        return as_data(self)
+        """The description as plain data, as checkpoints keep it; without `condition` where there are no labels."""
+        data = as_data(self)
+        return {key: value for key, value in data.items() if key != "condition" or not self.condition.usual}
 
 
 def model_of_run(data: Mapping[str, Any]) -> ModelConfig:
@@ -76,6 +79,7 @@ def model_of_run(data: Mapping[str, Any]) -> ModelConfig:
             "image": {key: data["data"][key] for key in ("size", "channels")},
             "t_max": data.get("times", {}).get("t_max", 1.0),
             "augmentation_labels": Augmentation(**data.get("augment", {})).labels,
+            "condition": data.get("condition", {}),
             **{section: data[section] for section in ("sde", "network", "parameterisation")},
         }
     )

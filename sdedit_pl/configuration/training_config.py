@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
+from sdedit_pl.conditions import CONDITIONS, Condition
 from sdedit_pl.configuration.model_config import SUPPLIED_TO_NETWORK, ImageShape, ModelConfig
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.schema import Component, construct, family, require_at_least
-from sdedit_pl.data import DATA_SOURCES, ImageDataModule, Source
+from sdedit_pl.data.datamodule import ImageDataModule
+from sdedit_pl.data.source import Source
+from sdedit_pl.data.source_table import DATA_SOURCES
 from sdedit_pl.denoiser import PARAMETERISATIONS, Parameterisation
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS, TimeSampler, Weighting
 from sdedit_pl.machine import AutoBool
@@ -237,6 +240,7 @@ class TrainingConfig:
     sde: Component[SDE] = family(SDES, "vp")
     network: Component[UNet] = family(NETWORKS, "ncsnpp", supplied=SUPPLIED_TO_NETWORK)
     parameterisation: Component[Parameterisation] = family(PARAMETERISATIONS, "edm")
+    condition: Component[Condition] = family(CONDITIONS, "class")
     weighting: Component[Weighting] = family(WEIGHTINGS, "edm")
     times: Component[TimeSampler] = family(TIME_SAMPLERS, "log_normal")
     optimizer: Component[Adam] = family(OPTIMIZERS, "adam")
@@ -264,6 +268,7 @@ class TrainingConfig:
             sde=self.sde,
             network=self.network,
             parameterisation=self.parameterisation,
+            condition=self.condition,
         )
 
     def as_data(self) -> dict[str, Any]:

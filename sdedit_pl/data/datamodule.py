@@ -24,14 +24,7 @@ from torch.utils.data import Dataset
 from sdedit_pl.data.batch_reading import Batch, CachedImages, ReadableImages
 from sdedit_pl.data.image_decoding import images_from_bytes
 from sdedit_pl.data.loader import ImageLoader, ResidentLoader, available_cores, checked_images, room_on
-from sdedit_pl.data.order import (
-    Changes,
-    Share,
-    TrainingBatches,
-    TrainingOrder,
-    TrainingPositions,
-    ValidationBatches,
-)
+from sdedit_pl.data.order import Changes, Share, TrainingBatches, TrainingOrder, ValidationBatches
 from sdedit_pl.data.source import ImageSet, Source
 from sdedit_pl.data.splits import SPLITS
 from sdedit_pl.typing import Images
@@ -128,10 +121,10 @@ class ImageDataModule(LightningDataModule):
         changes = Changes(self.flip, self.source.format.margin)
         if self.source.streams:
             stream = self.source.stream(self.seed, changes)
-            return self._loader(stream, self.workers, batch_sampler=TrainingPositions(share))
+            return self._loader(stream, self.workers, batch_sampler=TrainingBatches(share))
         images = self._images("train")
         order = TrainingOrder(len(images), self.seed, changes)
-        return self._image_set_loader(images, TrainingBatches(order, share))
+        return self._image_set_loader(images, TrainingBatches(share, order))
 
     def validation_loader(self, rank: int = 0, world_size: int = 1) -> ImageLoader | ResidentLoader:
         return self._image_set_loader(self._images("val"), self._validation_batches(rank, world_size))

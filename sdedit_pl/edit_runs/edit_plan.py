@@ -67,9 +67,12 @@ def edit_tasks(
     for edit in edits:  # all of them, before the first is run
         edit.check(denoiser)
     guides = range(len(inputs.guides))
-    if len(edits) == 1:
-        return [EditTask(edits[0], guides)]
-    return [EditTask(edit, guides, f"_t0_{str(edit.t0).replace(':', '')}") for edit in edits]
+    return [EditTask(edit, guides, mark_of(edit, edits)) for edit in edits]
+
+
+def mark_of(edit: SDEdit, edits: Sequence[SDEdit]) -> str:
+    """The suffix of the names of an edit's samples among those of `edits`."""
+    return f"_t0_{str(edit.t0).replace(':', '')}" if len(edits) > 1 else ""
 
 
 def found_tasks(settings: EditSettings, edit: SDEdit, denoiser: Denoiser, inputs: EditInputs) -> list[EditTask]:

@@ -2,89 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
-from sdedit_pl.edit_runs.edit_plan import EditTask
+from sdedit_pl.data.image_decoding import images_from_bytes
 from sdedit_pl.edit_runs.edit_settings import EditSettings
+from sdedit_pl.edit_runs.unfinished_edits import RECORD_FILE, RECORD_KEY, GuideFacts
 from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
 from sdedit_pl.editing.many_guides import Edited
 from sdedit_pl.editing.trajectories import Trajectory, save_animation, strip
-from sdedit_pl.files import sha256_of
-from sdedit_pl.guides.focus import put_back
+from sdedit_pl.files import sha256_of, write_whole
+from sdedit_pl.guides.focus import cut_out, put_back
 from sdedit_pl.guides.guide_files import Guide, image_size, read_pixels
 from sdedit_pl.picture_grid import to_picture
-from sdedit_pl.result_folder import files_recorded_in, hashes_of, refuse_others, refuse_used
+from sdedit_pl.result_folder import files_recorded_in, own_files, refuse_used
 
-RECORD_FILE = "edit.yaml"
 SHEET_FILE = "sheet.png"
 SHEET_ROWS = 32
 """Maximal number of guides on the contact sheet."""
-RECORD_KEY = "record"
 REDUCTIONS: dict[str, Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "C H W"]]] = {
     "mean": lambda samples: samples.clamp(-1, 1).mean(0),
     "std": lambda samples: samples.clamp(-1, 1).std(0) - 1,  # black is no deviation
 }
+FREE_SETTINGS = ("out", "device", "batch", "strict", "overwrite")
+"""Settings that change samples at most by rounding."""
+_RESOLVED = {"t0": None, "precision": "auto", "compile": "auto"}
+"""Settings for which the record has other values."""
 
 
-class EditWriter:
-    """Writes samples as they arrive, then the sheet and the record, which contains the hashes of `files`."""
+class SampleWriter:
+    """Writes samples, and `reductions` of them, to a folder as they arrive."""
 
-    def __init__(self, folder: Path, settings: EditSettings, files: Sequence[Path]) -> None:
-        self.folder = folder
-        self.settings = settings
-        self.files = files
-        self.samples: dict[str, dict[str, Any]] = {}
-        self.shown: dict[float | str, list[Edited]] = {}
+    def __init__(self, folder: Path, reductions: Sequence[str]) -> None:
+        self.folder, self.reductions = folder, reductions
         self._unfinished: dict[str, UInt8[Tensor, "C H W"]] = {}
 
-    @property
-    def count(self) -> int:
-        return len(self.samples)
-
-    def write(self, t0: float | str, mark: str, edited: Edited, trajectory: Trajectory | None) -> None:
+    def write(self, facts: GuideFacts, t0: float | str, mark: str, edited: Edited, path: Trajectory | None) -> None:
         """Writes a PNG file for each sample of a guide, with `mark` in its name, and the trajectory if there is one.
 
-        A picture that is edited in parts is written with its last one.
+        A picture that is edited in parts is written with its last one. The files are added to `facts`.
         """
         guide = edited.guide
         for image, seed in zip(edited.samples, edited.seeds, strict=True):
             file = sample_file(guide.path, mark, f"seed{seed}")
-            self._save(file, guide, image)
-            self.samples[file] = {"guide": str(guide.path), "t0": t0, "seed": seed}
-        for name in self.settings.reductions:
-            self._save(sample_file(guide.path, mark, name), guide, REDUCTIONS[name](edited.samples), name == "std")
-        if trajectory is not None:
-            still, animation = (self.folder / file for file in trajectory_files(guide, mark))
-            shown = trajectory.images.shape[1]
+            self._save_part(facts, file, guide, image)
+            facts["samples"][file] = {"guide": str(guide.path), "t0": t0, "seed": seed}
+        for name in self.reductions:
+            file = sample_file(guide.path, mark, name)
+            self._save_part(facts, file, guide, REDUCTIONS[name](edited.samples), name == "std")
+        if path is not None:
+            still, animation = trajectory_files(guide, mark)
+            shown = path.images.shape[1]
             results, seeds = edited.samples[:shown], edited.seeds[:shown]
-            strip(trajectory, results, seeds).save(still)
-            save_animation(animation, trajectory, results, seeds)
-        if len(self.shown.setdefault(t0, [])) < SHEET_ROWS:
-            self.shown[t0].append(edited)
+            self._save(facts, still, strip(path, results, seeds))
+            save_animation(self.folder / animation, path, results, seeds)
+            facts["files"][animation] = sha256_of(self.folder / animation)
 
-    def finish(self) -> None:
-        """Writes the sheet and the record."""
-        if isinstance(self.settings.t0, tuple):
-            sheet = variation_sheet(list(zip(*self.shown.values(), strict=True)), list(self.shown))
-        else:
-            sheet = contact_sheet([edited for edits in self.shown.values() for edited in edits][:SHEET_ROWS])
-        sheet.save(self.folder / SHEET_FILE)
-        write_record(self.folder / RECORD_FILE, self.settings, self.files, self.samples)
+    def _save(self, facts: GuideFacts, file: str, picture: Image.Image) -> None:
+        content = io.BytesIO()
+        picture.save(content, "PNG")
+        (self.folder / file).write_bytes(content.getbuffer())
+        facts["files"][file] = hashlib.sha256(content.getbuffer()).hexdigest()
 
-    def _save(self, file: str, guide: Guide, image: Float[Tensor, "C H W"], blank: bool = False) -> None:
-        """Writes an image, or puts it back into the guide's picture, or into a black one if `blank`."""
+    def _save_part(
+        self, facts: GuideFacts, file: str, guide: Guide, image: Float[Tensor, "C H W"], blank: bool = False
+    ) -> None:
+        """Saves an image, or puts it back into the guide's picture, or into a black one if `blank`."""
         part = guide.part
         if part is None:
-            to_picture(image).save(self.folder / file)
+            self._save(facts, file, to_picture(image))
             return
         picture = self._unfinished.pop(file, None)
         if picture is None:
@@ -93,23 +90,54 @@ class EditWriter:
             picture = torch.zeros_like(picture) if blank else picture
         put_back(picture, part, image)
         if part.last:
-            to_picture(picture).save(self.folder / file)
+            self._save(facts, file, to_picture(picture))
         else:
             self._unfinished[file] = picture
 
 
-def write_record(file: Path, settings: object, read: Sequence[Path], samples: Mapping[str, Mapping[str, Any]]) -> None:
-    """Writes settings that repeat a run, with the hashes of the files that it read and of the results beside `file`."""
+def read_sample(file: Path, guide: Guide) -> Float[Tensor, "C H W"]:
+    """The part of a sample's file that shows a guide."""
+    width, height = image_size(file)
+    pixels = read_pixels(file, (height, width), guide.image.shape[1], whole=True)
+    if guide.part is not None:
+        pixels = cut_out(pixels, (*guide.part.corner, len(guide.part.alpha)), guide.image.shape[-1])
+    return images_from_bytes(pixels[None])[0]
+
+
+def save_sheet(file: Path, shown: Mapping[float | str, Sequence[Edited]], several: bool) -> None:
+    """Saves a sheet of the edits from each t0, with a row for each of `several` t0."""
+    if several:
+        sheet = variation_sheet(list(zip(*shown.values(), strict=True)), list(shown))
+    else:
+        sheet = contact_sheet([edited for edits in shown.values() for edited in edits][:SHEET_ROWS])
+    sheet.save(file)
+
+
+def write_record(
+    file: Path,
+    settings: object,
+    read: Mapping[str, str],
+    samples: Mapping[str, Mapping[str, Any]],
+    results: Mapping[str, str],
+    **facts: Any,
+) -> None:
+    """Writes settings that repeat a run, with the hashes of the files that it read and of its results."""
     record = {
         "sdedit_pl": version("sdedit_pl"),
         "torch": str(torch.__version__),
-        "sha256": {str(path): sha256_of(path) for path in read},
+        "sha256": read,
         "samples": samples,
-        "results": hashes_of(file.parent),
+        "results": results,
+        **facts,
     }
     # A repetition must ask for overwriting again.
     repeated = {key: value for key, value in as_data(settings).items() if key != "overwrite"}
-    file.write_text(yaml_text({**repeated, RECORD_KEY: record}))
+    write_whole(file, yaml_text({**repeated, RECORD_KEY: record}))
+
+
+def hashes(files: Iterable[Path]) -> dict[str, str]:
+    """Path -> SHA-256."""
+    return {str(file): sha256_of(file) for file in files}
 
 
 def sample_file(guide: Path, mark: str, name: str) -> str:
@@ -138,14 +166,17 @@ def earlier_results(folder: Path, overwrite: bool, name: str = RECORD_FILE) -> s
     return files_recorded_in(folder / name, RECORD_KEY, "results")
 
 
-def refuse_foreign(
-    folder: Path, earlier: set[str], tasks: Sequence[EditTask], settings: EditSettings, guides: Sequence[Guide]
-) -> None:
-    """Raises ValueError if a result of the tasks would replace a file that no earlier edit wrote."""
-    written = {RECORD_FILE, SHEET_FILE}
-    for task in tasks:
-        for guide in (guides[number] for number in task.guides):
-            names = [*(f"seed{seed}" for seed in settings.seeds), *settings.reductions]
-            written |= {sample_file(guide.path, task.mark, name) for name in names}
-            written |= set(trajectory_files(guide, task.mark) if settings.trajectory else ())
-    refuse_others(folder, written - earlier)
+def finished_samples(settings: EditSettings) -> int | None:
+    """The number of samples in `settings.out` if a finished edit with these settings, inputs and results is there."""
+    file = Path(settings.out) / RECORD_FILE
+    if settings.overwrite or not file.is_file():
+        return None
+    before = read_file(file)
+    record = before.get(RECORD_KEY)
+    now = {key: value for key, value in as_data(settings).items() if key not in FREE_SETTINGS}
+    same = all(before.get(key) == value or _RESOLVED.get(key, ...) == value for key, value in now.items())
+    if not same or not isinstance(record, dict) or record.keys() < {"sha256", "samples", "results"}:
+        return None
+    inputs, results = record["sha256"], record["results"]
+    unchanged = all(Path(path).is_file() and sha256_of(Path(path)) == sha256 for path, sha256 in inputs.items())
+    return len(record["samples"]) if unchanged and own_files(file.parent, results) == results.keys() else None

@@ -2,119 +2,140 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
+from itertools import chain, islice
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import Any
 
 from sdedit_pl.checkpoints.guidance import load_guided
 from sdedit_pl.checkpoints.native import Description
+from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.denoiser import Denoiser, in_precision
-from sdedit_pl.edit_runs.edit_plan import EditTask, build_edits, default_t0, edit_tasks
-from sdedit_pl.edit_runs.edit_results import SHEET_FILE, SHEET_ROWS, EditWriter, earlier_results, refuse_foreign
-from sdedit_pl.edit_runs.edit_settings import AUTO, EditSettings
+from sdedit_pl.edit_runs.edit_plan import build_edits, default_t0, mark_of
+from sdedit_pl.edit_runs.edit_results import (
+    FREE_SETTINGS,
+    SHEET_FILE,
+    SHEET_ROWS,
+    finished_samples,
+    hashes,
+    sample_file,
+)
+from sdedit_pl.edit_runs.edit_settings import EditSettings
+from sdedit_pl.edit_runs.edit_share import EditShare, Progress
 from sdedit_pl.edit_runs.expectations import warn_of_far_guides, warn_of_few_steps
+from sdedit_pl.edit_runs.finishing import finish
+from sdedit_pl.edit_runs.processes import Share
+from sdedit_pl.edit_runs.unfinished_edits import RECORD_FILE, UnfinishedEdits
+from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.images_per_call import prepare_for_batches
-from sdedit_pl.editing.many_guides import Edited, default_batch, edit_guides
-from sdedit_pl.editing.trajectories import Trajectory, edit_with_trajectory
+from sdedit_pl.editing.many_guides import default_batch
 from sdedit_pl.editing.windows import windowed
-from sdedit_pl.guides.edit_inputs import EditInputs, read_edit_inputs
-from sdedit_pl.machine import prepare_for_inference
-from sdedit_pl.result_folder import result_folder
+from sdedit_pl.guides.edit_inputs import GuideReader, ListedGuide, list_guides
+from sdedit_pl.machine import Arithmetic, prepare_for_inference
+from sdedit_pl.result_folder import refuse_others
 
-logger = logging.getLogger(__name__)
+ONE_PROCESS = Share()
 
 
-def run_edit(settings: EditSettings, loaded: tuple[Denoiser, Description] | None = None) -> int:
+def run_edit(
+    settings: EditSettings, loaded: tuple[Denoiser, Description] | None = None, share: Share = ONE_PROCESS
+) -> int:
     """Edits the guides and writes samples, contact sheet and record to `settings.out`; returns the number of samples.
 
-    `loaded` is the model of `settings.ckpt`, if it has been read before.
+    An interrupted edit is resumed. Each of several processes edits its share, and the last one to end writes sheet and
+    record; the number is that of all guides finished so far.
+
+    Args:
+        loaded: the model of `settings.ckpt`, if it has been read before.
 
     Raises:
-        ValueError: settings, files or the device do not allow the edit. No result is written then.
+        ValueError: settings, files or the device do not allow the edit, or no guide can be read. No result is written.
     """
     edits = build_edits(settings)
-    folder = Path(settings.out)
-    earlier: set[str] = set()
-    with result_folder(folder, replaced=earlier) as unpublished:
-        earlier |= earlier_results(folder, settings.overwrite)
-        denoiser, description = loaded or load_guided(settings.ckpt, settings.device, settings)
+    unfinished = UnfinishedEdits(Path(settings.out), share)
+    finished = finished_samples(settings)
+    if finished is not None:
+        unfinished.tidy()
+        return finished
+    with unfinished.claimed(settings.overwrite):
+        denoiser, description = loaded or load_guided(settings.ckpt, share.device(settings.device), settings)
         if settings.t0 is None:
             settings = replace(settings, t0=default_t0(description.path))
             edits = build_edits(settings)
-        shape = description.image_shape
-        network, network_evaluations = denoiser.network, denoiser.evaluations
-        denoiser = with_windows(denoiser, settings, shape)
-        inputs = read_edit_inputs(
-            settings.guide,
-            shape,
-            mask=settings.mask,
-            strength=settings.strength,
-            paste=settings.pasted_object,
-            window=settings.window_size(shape),
-            side=settings.side,
-            fit=settings.fit,
-            focus=settings.focus,
-        )
+        work = prepared_share(settings, edits, denoiser, description, unfinished)
+        model_files = hashes(settings.model_files(description.path))
+        unfinished.begin(recorded_settings(settings, work.listed, model_files), settings.overwrite)
+        todo = [] if unfinished.ready else work.todo()
+        batches = work.batches(todo)
+        first = [*islice(batches, 1)]
         warn_of_few_steps(description)
-        if network_evaluations == 1:  # guidance changes the error
-            warn_of_far_guides(denoiser, description, inputs.guides)
-        steps = sum(edit.total_steps(denoiser.sde) for edit in edits)
-        evaluations = steps * len(inputs.guides) * settings.samples * network_evaluations
-        computing = (evaluations, settings.precision, settings.compile)
-        if settings.window_size(shape) is None:
-            arithmetic = prepare_for_batches(denoiser, *batch_of(settings, denoiser, inputs), *computing)
-        else:
-            arithmetic = prepare_for_inference(network, *computing)
+        if denoiser.evaluations == 1 and first:  # guidance changes the error
+            warn_of_far_guides(work.denoiser, description, first[0][0].guides[:SHEET_ROWS])
+        arithmetic = prepare(work, denoiser)
+        progress = Progress(len(todo), work.steps)
+        with in_precision(work.denoiser, arithmetic.precision), progress.bar:
+            for inputs, facts in chain(first, batches):
+                work.edit(inputs, facts, progress)
         settings = replace(settings, precision=arithmetic.precision, compile=arithmetic.compile)
-        writer = EditWriter(unpublished, settings, [*settings.model_files(description.path), *inputs.files])
-        with in_precision(denoiser, settings.precision):
-            tasks = edit_tasks(settings, edits, denoiser, inputs)
-            if settings.t0 == AUTO and len(tasks) == 1:  # a repetition need not search again
-                writer.settings = replace(settings, t0=tasks[0].edit.t0, l2=None)
-            refuse_foreign(folder, earlier, tasks, settings, inputs.guides)
-            for task, edited, trajectory in edit_all(settings, tasks, denoiser, inputs):
-                writer.write(task.edit.t0, task.mark, edited, trajectory)
-        writer.finish()
-    if len(inputs.guides) > SHEET_ROWS:
-        logger.info("%s shows the first %d of %d guides", SHEET_FILE, SHEET_ROWS, len(inputs.guides))
-    return writer.count
+        return finish(replace(work, settings=settings), model_files)
 
 
-def batch_of(settings: EditSettings, denoiser: Denoiser, inputs: EditInputs) -> tuple[int, int]:
-    """The samples of a batch, and the pixels of the largest one."""
-    pixels = max(guide.image[0, 0].numel() for guide in inputs.guides)
-    samples = settings.samples * (1 if settings.trajectory else len(inputs.guides))
-    default = default_batch(next(denoiser.parameters()).device, pixels)
-    return min(settings.batch or default, samples), pixels
+def prepared_share(
+    settings: EditSettings,
+    edits: Sequence[SDEdit],
+    denoiser: Denoiser,
+    description: Description,
+    unfinished: UnfinishedEdits,
+) -> EditShare:
+    """Lists the guides.
 
-
-def with_windows(denoiser: Denoiser, settings: EditSettings, shape: tuple[int, int]) -> Denoiser:
-    """The denoiser, with windows if the settings say so; `shape` is (channels, size) of its images."""
+    Raises:
+        ValueError: there are none, or a result would replace a file that no earlier edit wrote.
+    """
+    shape = description.image_shape
     window = settings.window_size(shape)
-    if window is None:
-        return denoiser
-    overlap = window // 2 if settings.overlap is None else settings.overlap
-    return windowed(denoiser, window, overlap, trained_size=shape[1])
+    kind, place = ("mask", settings.mask) if settings.strength is None else ("strength", settings.strength)
+    listed = list_guides(settings.guide, kind, place)
+    paste = settings.pasted_object
+    if paste is not None and len(listed) > 1:
+        raise ValueError(f"paste needs exactly one guide, the background, got {len(listed)} in {settings.guide}")
+    results = {
+        sample_file(guide.guide, mark_of(edit, edits), name)
+        for guide in listed
+        for edit in edits
+        for name in (*(f"seed{seed}" for seed in settings.seeds), *settings.reductions)
+    }
+    refuse_others(unfinished.out, {RECORD_FILE, SHEET_FILE, *results} - unfinished.earlier)
+    reader = GuideReader(shape, kind, paste, window, settings.side, settings.fit, settings.focus)
+    if window is not None:
+        overlap = window // 2 if settings.overlap is None else settings.overlap
+        denoiser = windowed(denoiser, window, overlap, trained_size=shape[1])
+    batch = settings.batch or default_batch(next(denoiser.parameters()).device, (window or shape[1]) ** 2)
+    return EditShare(settings, edits, denoiser, reader, listed, unfinished, batch)
 
 
-def edit_all(
-    settings: EditSettings, tasks: Sequence[EditTask], denoiser: Denoiser, inputs: EditInputs
-) -> Iterator[tuple[EditTask, Edited, Trajectory | None]]:
-    """Yields the edits of all guides in the order of the tasks and shows a progress bar."""
-    seeds, batch = settings.seeds, settings.batch
-    total = sum(task.edit.total_steps(denoiser.sde) * len(task.guides) * len(seeds) for task in tasks)
-    with tqdm(total=total, unit="step", desc="editing", disable=None) as progress:
-        step = progress.update
-        for task in tasks:
-            edit = task.edit
-            guides = [inputs.guides[number] for number in task.guides]
-            areas = [inputs.areas[number] for number in task.guides]
-            if settings.trajectory:
-                for guide, area in zip(guides, areas, strict=True):
-                    yield task, *edit_with_trajectory(denoiser, edit, guide, area, seeds, batch=batch, on_step=step)
-            else:
-                for edited in edit_guides(denoiser, edit, guides, areas, seeds, batch=batch, on_step=step):
-                    yield task, edited, None
+def prepare(work: EditShare, denoiser: Denoiser) -> Arithmetic:
+    """Prepares the network of a denoiser for the guides of all processes, so that each resolves `auto` alike."""
+    settings, pixels = work.settings, work.reader.shape[1] ** 2
+    together = settings.samples * (1 if settings.trajectory else len(work.listed))
+    evaluations = work.steps * len(work.listed) * denoiser.evaluations
+    computing = (evaluations, settings.precision, settings.compile)
+    if work.reader.window is not None:
+        return prepare_for_inference(denoiser.network, *computing)
+    return prepare_for_batches(work.denoiser, min(work.batch, together), pixels, *computing)
+
+
+def recorded_settings(
+    settings: EditSettings, listed: Sequence[ListedGuide], model_files: Mapping[str, str]
+) -> dict[str, Any]:
+    """All that the samples depend on, but the contents of the guides."""
+    names = "\n".join(map(repr, listed)).encode(errors="surrogateescape")
+    return {
+        **{key: value for key, value in as_data(settings).items() if key not in FREE_SETTINGS},
+        "checkpoint": model_files,
+        "guides": f"{len(listed)} with sha256 {hashlib.sha256(names).hexdigest()}",
+        "sdedit_pl": version("sdedit_pl"),
+    }

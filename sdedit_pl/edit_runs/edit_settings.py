@@ -57,6 +57,7 @@ class EditSettings(ModelSettings):
         focus: edit only the part of a large picture around each region of the mask, at the model's size, and put it
             back at full resolution; or a box x,y,width,height in pixels of the file. All else stays bit for bit.
         trajectory: also write, for each guide, the x_0 estimates along the way as an animation and a strip.
+        strict: end with an error at the first guide that cannot be read; otherwise these are listed at the end.
         overwrite: replace the results in `out`.
     """
 
@@ -88,6 +89,7 @@ class EditSettings(ModelSettings):
     side: int | None = None
     focus: bool | tuple[int, int, int, int] = False
     trajectory: bool = False
+    strict: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:

@@ -15,11 +15,11 @@ from sdedit_pl.build.component import build_component
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.denoiser import in_precision
-from sdedit_pl.edit_runs.edit_results import SHEET_FILE, earlier_results, write_record
+from sdedit_pl.edit_runs.edit_results import SHEET_FILE, earlier_results, hashes, write_record
 from sdedit_pl.editing.many_guides import in_batches
 from sdedit_pl.grids import GRIDS, Grid
 from sdedit_pl.picture_grid import cell_side, picture_grid, to_picture
-from sdedit_pl.result_folder import refuse_others, result_folder
+from sdedit_pl.result_folder import hashes_of, refuse_others, result_folder
 from sdedit_pl.sampling import Callback, sample
 from sdedit_pl.solvers import SOLVERS, Solver
 
@@ -82,7 +82,8 @@ def run_sampling(settings: SampleSettings) -> None:
                     pictures += [picture] * (len(pictures) < SHEET_SAMPLES)
         sheet(pictures, settings.seed).save(unpublished / SHEET_FILE)
         drawn = {file: {"seed": seed} for seed, file in files.items()}
-        write_record(unpublished / RECORD_FILE, settings, settings.model_files(description.path), drawn)
+        model_files, results = hashes(settings.model_files(description.path)), hashes_of(unpublished)
+        write_record(unpublished / RECORD_FILE, settings, model_files, drawn, results)
 
 
 def sheet(pictures: Sequence[Image.Image], seed: int) -> Image.Image:

@@ -1,13 +1,15 @@
-"""Autoguidance: a model's estimates, moved away from those of a weaker version of itself.
+"""Guidance: a model's estimates, moved away from those of a weaker version of itself.
 
     D_guided = D + (w - 1) (D - D_weak)
 
-w = 1 is the model itself. The errors that a short training leaves are errors of the long one too, only larger, so that
-their difference points away from them. Score and x_0 estimate are moved alike, because both are affine in the network's
-output with the same coefficients for both models.
+w = 1 is the model itself. In autoguidance the weaker version is a short training's: the errors that it leaves are
+errors of the long one too, only larger, so that their difference points away from them. In classifier-free guidance it
+is the model itself without the image's label, so that the label counts more. Score and x_0 estimate are moved alike,
+because both are affine in the network's output with the same coefficients for both models.
 
 Source: Karras et al., "Guiding a Diffusion Model with a Bad Version of Itself", NeurIPS 2024, equation 3 (with its w);
-Kynkaanniemi et al., "Applying Guidance in a Limited Interval", NeurIPS 2024 (the range of noise levels).
+Ho and Salimans, "Classifier-Free Diffusion Guidance" (2022), equation 6 (its w is ours less 1); Kynkaanniemi et al.,
+"Applying Guidance in a Limited Interval", NeurIPS 2024 (the range of noise levels).
 """
 
 from __future__ import annotations
@@ -23,46 +25,64 @@ from sdedit_pl.typing import Images, Times, over_images
 
 
 class Guided(nn.Module):
-    """Two networks as one, whose label is the same quantity.
+    """Two networks as one, whose noise label is the same quantity.
 
     Args:
         network: the strong network; its learned variance is kept as it is.
-        weak: the weak network, evaluated only if a label of the batch is within `labels`.
+        weak: the weak network, evaluated only if a label of the batch is within `labels`; None for `network` without
+            the conditions, both in one batch, and without guidance where an image has none.
         guidance: w.
         labels: lowest and highest label that is guided; None for all, which needs no look at the labels.
+        conditioned: whether the weak network takes the conditions as well.
     """
 
     evaluations = 2
 
     def __init__(
-        self, network: nn.Module, weak: nn.Module, guidance: float, labels: tuple[float, float] | None
+        self,
+        network: nn.Module,
+        weak: nn.Module | None,
+        guidance: float,
+        labels: tuple[float, float] | None,
+        *,
+        conditioned: bool = True,
     ) -> None:
         super().__init__()
         self.network = network
         self.weak = weak
         self.guidance = guidance
         self.labels = labels
+        self.conditioned = conditioned
         self.size_divisor = getattr(network, "size_divisor", 1)
 
-    def forward(self, x: Images, label: Times) -> Float[Tensor, "B outputs H W"]:
+    def forward(
+        self, x: Images, label: Times, *conditions: Float[Tensor, "B conditions"]
+    ) -> Float[Tensor, "B outputs H W"]:
         """The guided output, in float32 or a wider dtype."""
-        output = self.network(x, label)
-        output = output.to(torch.promote_types(output.dtype, torch.float32))
         strength = torch.full_like(label, self.guidance - 1)
         if self.labels is not None:
             within = (self.labels[0] <= label) & (label <= self.labels[1])
-            if not within.any():
-                return output
             strength = strength * within
-        own, rest = output.tensor_split([x.shape[1]], dim=1)
-        moved = own + over_images(strength).to(own) * (own - self.weak(x, label)[:, : x.shape[1]].to(own))
+        if (self.weak is None and not conditions) or (self.labels is not None and not within.any()):
+            return _precise(self.network(x, label, *conditions))
+        if self.weak is None:
+            pairs = ((x, x), (label, label), *((part, torch.zeros_like(part)) for part in conditions))
+            output, weak = self.network(*map(torch.cat, pairs)).chunk(2)
+        else:
+            output = self.network(x, label, *conditions)
+            weak = self.weak(x, label, *(conditions if self.conditioned else ()))
+        own, rest = _precise(output).tensor_split([x.shape[1]], dim=1)
+        moved = own + over_images(strength).to(own) * (own - weak[:, : x.shape[1]].to(own))
         return torch.cat([moved, rest], dim=1)
 
 
-def guided(denoiser: Denoiser, weak: Denoiser, guidance: float, levels: tuple[float, float] | None = None) -> Denoiser:
+def guided(
+    denoiser: Denoiser, weak: Denoiser | None, guidance: float, levels: tuple[float, float] | None = None
+) -> Denoiser:
     """A denoiser, guided by a weaker one; with a guidance of 1 the denoiser itself.
 
     Args:
+        weak: None for the denoiser without labels: classifier-free guidance, of labelled images alone.
         guidance: w; 1 is none, between 0 and 1 is in between the two models.
         levels: lowest and highest noise level at which it applies; outside, a step evaluates one network.
 
@@ -75,13 +95,19 @@ def guided(denoiser: Denoiser, weak: Denoiser, guidance: float, levels: tuple[fl
         raise ValueError(f"guidance_range is a range of noise levels above 0, got {levels[0]:g} to {levels[1]:g}")
     if guidance == 1:
         return denoiser
+    if weak is None and (denoiser.labels.required or not denoiser.labels.size):
+        raise ValueError(
+            "guidance by the model itself needs one that was trained with labels and without; give a weaker model"
+        )
+    weaker = weak or denoiser
     for name, own, other in (
-        ("SDE", denoiser.sde, weak.sde),
+        ("SDE", denoiser.sde, weaker.sde),
         (
             "parameterisation",
             denoiser.parameterisation.without_variance(),
-            weak.parameterisation.without_variance(),
+            weaker.parameterisation.without_variance(),
         ),
+        ("set of labels", denoiser.labels if weaker.labels.size else weaker.labels, weaker.labels),
     ):
         if own != other:
             raise ValueError(
@@ -89,10 +115,13 @@ def guided(denoiser: Denoiser, weak: Denoiser, guidance: float, levels: tuple[fl
                 "earlier average of its own training"
             )
     labels = None if levels is None else _labels(denoiser, levels)
-    network = Guided(denoiser.network, weak.network, guidance, labels)
-    t_max = min(denoiser.t_max, weak.t_max)
-    both = Denoiser(network, denoiser.parameterisation, denoiser.sde, t_max=t_max, at_once=denoiser.at_once)
-    return both.train(denoiser.training)
+    conditioned = bool(weaker.labels.size)
+    network = Guided(denoiser.network, weak and weak.network, guidance, labels, conditioned=conditioned)
+    return denoiser.changed(network=network.train(denoiser.training), t_max=min(denoiser.t_max, weaker.t_max))
+
+
+def _precise(output: Float[Tensor, "B outputs H W"]) -> Float[Tensor, "B outputs H W"]:
+    return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
 def _labels(denoiser: Denoiser, levels: tuple[float, float]) -> tuple[float, float]:

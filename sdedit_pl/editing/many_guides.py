@@ -17,6 +17,7 @@ from sdedit_pl.editing.sdedit import SDEdit
 from sdedit_pl.guides.guide_files import Guide
 from sdedit_pl.guides.mask_files import Area
 from sdedit_pl.sampling import Callback
+from sdedit_pl.sde import SDE
 
 logger = logging.getLogger(__name__)
 
@@ -89,12 +90,18 @@ def edit_guides(
         samples[index].append(sample)
         if len(samples[index]) == len(seeds):
             guide = guides[index]
-            noised = edit.noised_guide(denoiser.sde, guide.image, seeds=seeds[:1])
-            area, shown = areas[index], guide._replace(image=guide.shown(guide.image), fit="crop")
-            area = None if area is None else guide.shown(area)
             edits = guide.shown(torch.stack(samples[index]))
-            yield Edited(shown, area, guide.shown(noised), edits, tuple(seeds))
+            yield edited(denoiser.sde, edit, guide, areas[index], edits, seeds)
             samples[index] = []
+
+
+def edited(
+    sde: SDE, edit: SDEdit, guide: Guide, area: Area | None, samples: Float[Tensor, "N C H W"], seeds: Sequence[int]
+) -> Edited:
+    """A guide with its samples, which are cut to its shape already."""
+    noised = edit.noised_guide(sde, guide.image, seeds=seeds[:1])
+    shown = guide._replace(image=guide.shown(guide.image), fit="crop")
+    return Edited(shown, None if area is None else guide.shown(area), guide.shown(noised), samples, tuple(seeds))
 
 
 def in_batches(

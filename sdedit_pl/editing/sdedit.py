@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.denoiser import Denoiser, Labels
 from sdedit_pl.editing.constraints import Constraints, GradedRegion, LowFrequencies, Marginals
 from sdedit_pl.editing.published import VARIANTS, Variant
 from sdedit_pl.grids import GRIDS, Grid, Uniform, start_number, start_time, with_jumps_back
@@ -88,6 +88,7 @@ class SDEdit:
         *,
         edit_mask: Mask | None = None,
         strength: Strength | None = None,
+        labels: Labels | None = None,
         seeds: Sequence[int] | None = None,
         noise: Noise | None = None,
         callback: Callback | None = None,
@@ -99,6 +100,7 @@ class SDEdit:
             edit_mask: True where pixels may change, (B, 1, H, W) or (1, 1, H, W); None for everywhere.
             strength: instead of a mask, the t0 of each pixel as a fraction of the time t0, in [0, 1], with the shape of
                 a mask; pixels of strength 0 are kept.
+            labels: see `Denoiser.labelled`; None for those that the denoiser has already.
             seeds: one seed per sample, 0, 1, ... if None. A sample depends on its guide, mask and seed, not on its
                 batch.
             noise: a source of noise instead of `seeds`.
@@ -113,6 +115,7 @@ class SDEdit:
                 exceeds the range of the SDE or of the model's training.
         """
         self.check(denoiser)
+        denoiser = denoiser if labels is None else denoiser.labelled(labels)
         guide, noise = with_noise(guide, seeds, noise)
         self._check_area(edit_mask, strength, guide)
         edit_mask = None if edit_mask is None else fitting_mask(edit_mask, guide)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from sdedit_pl.data.image_decoding import bytes_from_images
-from sdedit_pl.denoiser import Denoiser, Estimates
+from sdedit_pl.denoiser import Denoiser, Estimates, Labels
 from sdedit_pl.editing.many_guides import Edited, edit_guides
 from sdedit_pl.editing.sdedit import SDEdit
 from sdedit_pl.guides.guide_files import Guide
@@ -71,6 +71,9 @@ class WatchedDenoiser(Denoiser):
         self.train(denoiser.training)
         self.denoiser = denoiser
         self.watch = watch
+
+    def labelled(self, labels: Labels) -> Denoiser:
+        return self.changed(denoiser=self.denoiser.labelled(labels))
 
     def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
         x_0 = self.denoiser(x_t, t)

@@ -72,7 +72,9 @@ class Windowed(nn.Module):
         self.overlap = overlap
         self.at_once = at_once
 
-    def forward(self, images: Images, label: Times) -> Float[Tensor, "B outputs H W"]:
+    def forward(
+        self, images: Images, label: Times, *conditions: Float[Tensor, "B conditions"]
+    ) -> Float[Tensor, "B outputs H W"]:
         """The blended output, in float32 or a wider dtype.
 
         Raises:
@@ -86,17 +88,17 @@ class Windowed(nn.Module):
             )
         rows, columns = (self._strips(images, axis) for axis in (0, 1))
         places = list(product(rows, columns))
-        pairs = zip(images.split(1), label.split(1), strict=True)
-        return torch.cat([self._blended(image, its_label, places) for image, its_label in pairs])
+        inputs = zip(*(part.split(1) for part in (images, label, *conditions)), strict=True)
+        return torch.cat([self._blended(places, *one) for one in inputs])
 
     def _blended(
-        self, image: Float[Tensor, "1 C H W"], label: Float[Tensor, "1"], places: Sequence[tuple[Strip, Strip]]
+        self, places: Sequence[tuple[Strip, Strip]], image: Float[Tensor, "1 C H W"], *labels: Float[Tensor, "1 *_"]
     ) -> Float[Tensor, "1 outputs H W"]:
         blended = None
         for start in range(0, len(places), self.at_once):
             group = places[start : start + self.at_once]
             windows = torch.cat([image[..., row.pixels, column.pixels] for row, column in group])
-            outputs = self.network(windows, label.expand(len(group)))
+            outputs = self.network(windows, *(label.expand(len(group), *label.shape[1:]) for label in labels))
             if blended is None:
                 precise = torch.promote_types(outputs.dtype, torch.float32)
                 blended = outputs.new_zeros(1, outputs.shape[1], *image.shape[2:], dtype=precise)
@@ -150,5 +152,4 @@ def windowed(denoiser: Denoiser, size: int, overlap: int, *, trained_size: int |
         )
     at_once = WINDOWS_AT_ONCE if denoiser.at_once is None else denoiser.at_once
     network = Windowed(denoiser.network, size, overlap, at_once=at_once)
-    whole = Denoiser(network, denoiser.parameterisation, denoiser.sde, t_max=denoiser.t_max)
-    return whole.train(denoiser.training)
+    return denoiser.changed(network=network.train(denoiser.training), at_once=None)

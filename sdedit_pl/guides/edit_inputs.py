@@ -2,83 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sdedit_pl.data.image_decoding import Fit
 from sdedit_pl.guides.composite import Paste, compose
 from sdedit_pl.guides.focus import Box, parts_of
-from sdedit_pl.guides.guide_files import Guide, find_guides, read_guides, read_large_guide, refuse_repeated
-from sdedit_pl.guides.mask_files import Area, AreaKind, find_areas, read_areas
+from sdedit_pl.guides.guide_files import Guide, find_guides, read_guide, read_large_guide, refuse_repeated
+from sdedit_pl.guides.mask_files import Area, AreaKind, find_areas, read_area
+
+
+class ListedGuide(NamedTuple):
+    """The files of a guide; `area` has its mask or strength map."""
+
+    guide: Path
+    area: Path | None = None
 
 
 @dataclass(frozen=True)
 class EditInputs:
-    """Guides, the mask or strength map of each (or None), and all files that were read."""
+    """Guides, the mask or strength map of each (or None), and the number of each in the list of guides."""
 
-    guides: Sequence[Guide]
-    areas: Sequence[Area | None]
-    files: Sequence[Path]
+    guides: list[Guide]
+    areas: list[Area | None]
+    numbers: list[int]
 
 
-def read_edit_inputs(
-    guide: str,
-    shape: tuple[int, int],
-    *,
-    mask: str | None = None,
-    strength: str | None = None,
-    paste: Paste | None = None,
-    window: int | None = None,
-    side: int | None = None,
-    fit: Fit = "crop",
-    focus: bool | Box = False,
-) -> EditInputs:
-    """Reads the files of an edit: one guide with a pasted object, or guides with masks or strength maps, or neither.
+@dataclass(frozen=True)
+class GuideReader:
+    """The way in which guides are read.
 
     Args:
-        guide: a path, folder or glob.
         shape: (channels, size) of the model's images.
-        mask: a mask file or a folder of them.
-        strength: the same of strength maps.
+        kind: of the areas.
+        paste: an object to paste on each guide.
         window: window size for guides at their own proportions; None for the model's size.
         side: with windows, length to which the shorter side is resampled.
         fit: without windows, how guides become squares.
         focus: edit the parts that a mask or map allows to change, or the one in a box, see `sdedit_pl.guides.focus`.
+    """
+
+    shape: tuple[int, int]
+    kind: AreaKind = "mask"
+    paste: Paste | None = None
+    window: int | None = None
+    side: int | None = None
+    fit: Fit = "crop"
+    focus: bool | Box = False
+
+    def files(self, listed: ListedGuide) -> list[Path]:
+        """The files that `read` reads."""
+        pasted = (None, None) if self.paste is None else (self.paste.path, self.paste.mask)
+        return [file for file in (*listed, *pasted) if file is not None]
+
+    def read(self, listed: ListedGuide) -> list[tuple[Guide, Area | None]]:
+        """A guide and its area, or with `focus` its parts and theirs.
+
+        Raises:
+            ValueError: a file cannot be read, or the files do not fit together.
+        """
+        channels, size = self.shape
+        if self.focus:
+            whole = read_large_guide(listed.guide, 1, channels)
+            area = read_area(self.kind, listed.area, whole)
+            return [*parts_of(whole, area, size, None if self.focus is True else self.focus)]
+        if self.window is None:
+            guide = read_guide(listed.guide, size, channels, self.fit)
+        else:
+            guide = read_large_guide(listed.guide, self.window, channels, self.side)
+        if self.paste is None:
+            return [(guide, read_area(self.kind, listed.area, guide))]
+        composite = compose(guide, self.paste)
+        return [(composite.guide, composite.strength if self.paste.feather else composite.guide.mask)]
+
+
+def list_guides(guide: str, kind: AreaKind = "mask", place: str | None = None) -> list[ListedGuide]:
+    """The guides of a path, folder or glob, with their areas in `place`, a file or a folder.
 
     Raises:
-        ValueError: files are missing or do not fit together.
+        ValueError: there are none, or two with the same name.
     """
-    kind, place = ("mask", mask) if strength is None else ("strength", strength)
-    if focus:
-        return _with_focus(guide, shape, kind, place, None if focus is True else focus)
-    guides = read_guides(guide, shape, window, side, fit)
-    if paste is not None:
-        return _with_paste(paste, guides, guide)
-    area_files = find_areas(kind, place, guides)
-    files = [*(guide.path for guide in guides), *(file for file in area_files if file is not None)]
-    return EditInputs(guides, read_areas(kind, area_files, guides), files)
-
-
-def _with_focus(guide: str, shape: tuple[int, int], kind: AreaKind, place: str | None, box: Box | None) -> EditInputs:
-    """The parts of each guide; only one whole picture at a time is in memory."""
-    channels, size = shape
     paths = find_guides(guide)
     refuse_repeated(paths)
-    parts: list[tuple[Guide, Area]] = []
-    files = []
-    for path in paths:
-        whole = read_large_guide(path, 1, channels)
-        area_files = find_areas(kind, place, [whole])
-        parts += parts_of(whole, read_areas(kind, area_files, [whole])[0], size, box)
-        files += [path, *(file for file in area_files if file is not None)]
-    return EditInputs([part for part, _ in parts], [area for _, area in parts], files)
-
-
-def _with_paste(paste: Paste, guides: Sequence[Guide], place: str) -> EditInputs:
-    if len(guides) > 1:
-        raise ValueError(f"paste needs exactly one guide, the background, got {len(guides)} in {place}")
-    composite = compose(guides[0], paste)
-    area = composite.strength if paste.feather else composite.guide.mask
-    files = [guides[0].path, paste.path, *([] if paste.mask is None else [paste.mask])]
-    return EditInputs([composite.guide], [area], files)
+    return [ListedGuide(*pair) for pair in zip(paths, find_areas(kind, place, paths), strict=True)]

@@ -73,6 +73,15 @@ def put_back(picture: UInt8[Tensor, "C H W"], part: Part, sample: Float[Tensor, 
     place.copy_((alpha * edit + (1 - alpha) * place).round().to(torch.uint8))
 
 
+def cut_out(
+    picture: Float[Tensor, "C H W"] | UInt8[Tensor, "C H W"], square: tuple[int, int, int], size: int
+) -> UInt8[Tensor, "C size size"]:
+    """A square of a picture, (left, top, side), resampled to `size`."""
+    left, top, side = square
+    part = to_picture(picture[:, top : top + side, left : left + side])
+    return image_to_tensor(part, "part", ImageFormat(size, len(picture)))
+
+
 def _part(
     whole: Guide,
     region: Bool[Tensor, "height width"],
@@ -84,8 +93,7 @@ def _part(
 ) -> tuple[Guide, Area]:
     left, top, side = square
     window = slice(top, top + side), slice(left, left + side)
-    channels = whole.image.shape[1]
-    crop = image_to_tensor(to_picture(whole.image[(0, ..., *window)]), str(whole.path), ImageFormat(size, channels))
+    crop = cut_out(whole.image[0], square, size)
     grey = (strength[window].float() * 255).round().to(torch.uint8)[None]
     small = image_to_tensor(to_picture(grey), "mask", ImageFormat(size, 1))[None]
     # A thin line may cover less than half of each pixel of the model.

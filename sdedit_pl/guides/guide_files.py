@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,17 +158,16 @@ def read_guides(
         guides = [read_large_guide(path, window, channels, side) for path in find_guides(guide)]
     for item in guides:
         if item.resized:
-            logger.info("%s", _description_of_resizing(item))
+            logger.info("%s", description_of_resizing(item))
     refuse_repeated([item.path for item in guides])
     return guides
 
 
 def refuse_repeated(paths: Sequence[Path]) -> None:
     """Raises ValueError if two guides have the same name."""
-    names = [path.stem for path in paths]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(path.stem for path in paths).items() if count > 1)
     if repeated:
-        raise ValueError(f"guides need different names, got several called {', '.join(repeated)}")
+        raise ValueError(f"guides need different names, got several called {', '.join(repeated[:3])}")
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -223,7 +223,7 @@ def _advice() -> Iterator[None]:
         raise UnreadableImage(f"{error}; give a whole image file ({', '.join(IMAGE_SUFFIXES)})") from None
 
 
-def _description_of_resizing(guide: Guide) -> str:
+def description_of_resizing(guide: Guide) -> str:
     width, height = guide.original_size
     change = ""
     if width != height and guide.fit == "pad":

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdedit_pl.guides.guide_files import Guide, find_guides, fitted, image_size, read_picture, read_pixels
+from sdedit_pl.guides.reference_runner_files import RUNNER_SUFFIX
 
 logger = logging.getLogger(__name__)
 
@@ -22,24 +23,17 @@ Area: TypeAlias = Bool[Tensor, "1 1 H W"] | Float[Tensor, "1 1 H W"]
 AreaKind: TypeAlias = Literal["mask", "strength"]
 
 
-def read_areas(kind: AreaKind, files: Sequence[Path | None], guides: Sequence[Guide]) -> list[Area | None]:
-    """The mask or strength map of each guide: from its file, else from the guide itself, else None.
-
-    Guides that have none, although others have a file, are logged.
-    """
-    read = _READERS[kind]
-    own = [guide.mask if kind == "mask" or guide.mask is None else guide.mask.float() for guide in guides]
-    areas = [
-        default if file is None else read(file, guide) for default, file, guide in zip(own, files, guides, strict=True)
-    ]
-    free = [guide.path.stem for guide, area in zip(guides, areas, strict=True) if area is None]
-    if free and any(file is not None for file in files):
-        logger.info("no %s for %s: edited everywhere", kind, ", ".join(free))
-    return areas
+def read_area(kind: AreaKind, file: Path | None, guide: Guide) -> Area | None:
+    """The mask or strength map of a guide: from its file, else from the guide itself, else None."""
+    if file is not None:
+        return _READERS[kind](file, guide)
+    return guide.mask if kind == "mask" or guide.mask is None else guide.mask.float()
 
 
-def find_areas(kind: AreaKind, place: str | None, guides: Sequence[Guide]) -> list[Path | None]:
+def find_areas(kind: AreaKind, place: str | None, guides: Sequence[Path]) -> list[Path | None]:
     """The mask or map file of each guide; `place` is a file for all of them or a folder of files named like them.
+
+    Guides that have none, although others have one, are logged.
 
     Raises:
         ValueError: there is no such file, or no guide has one.
@@ -52,9 +46,15 @@ def find_areas(kind: AreaKind, place: str | None, guides: Sequence[Guide]) -> li
             raise ValueError(f"there is no {kind} at {place}; give an image or a folder, white where pixels may change")
         return [path] * len(guides)
     named = {file.stem: file for file in find_guides(place)}
-    files = [named.get(guide.path.stem) for guide in guides]
+    files = [named.get(guide.stem) for guide in guides]
     if all(file is None for file in files):
-        raise ValueError(f"no {kind} in {place} is named like a guide; {guides[0].path.stem}.png would be")
+        raise ValueError(f"no {kind} in {place} is named like a guide; {guides[0].stem}.png would be")
+    free = [
+        guide.stem for guide, file in zip(guides, files, strict=True) if file is None and guide.suffix != RUNNER_SUFFIX
+    ]
+    if free:
+        more = f" and {len(free) - 3} others" if len(free) > 3 else ""
+        logger.info("no %s for %s%s: edited everywhere", kind, ", ".join(free[:3]), more)
     return files
 
 

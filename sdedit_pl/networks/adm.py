@@ -62,6 +62,7 @@ class ADM(UNet):
         patch: int = 1,
         checkpoint_gradients: bool = False,
         augmentation_labels: int = 0,
+        condition_labels: int = 0,
     ) -> None:
         shape = Shape(
             image_channels=image_channels,
@@ -103,6 +104,8 @@ class ADM(UNet):
             PositionalFeatures(channels, cosines_first=True, closed=False),
             checkpoint_gradients=checkpoint_gradients,
             augmentation_labels=augmentation_labels,
+            condition_labels=condition_labels,
+            condition_last=True,
         )
 
 

@@ -66,6 +66,7 @@ class DDPM(UNet):
         patch: int = 1,
         checkpoint_gradients: bool = False,
         augmentation_labels: int = 0,
+        condition_labels: int = 0,
     ) -> None:
         shape = Shape(
             image_channels=image_channels,
@@ -103,4 +104,5 @@ class DDPM(UNet):
             PositionalFeatures(channels, closed=close_frequencies),
             checkpoint_gradients=checkpoint_gradients,
             augmentation_labels=augmentation_labels,
+            condition_labels=condition_labels,
         )

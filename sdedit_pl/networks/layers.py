@@ -75,33 +75,56 @@ class PositionalFeatures(nn.Module):
 class LabelEmbedding(nn.Module):
     """Embeds the label as the vector that conditions every residual block, in full precision even under autocast.
 
-    The augmentation vector enters through weights that start at zero, without a bias: zeros mean no augmentation.
+    The vectors of augmentation and of the image's own label (`sdedit_pl.conditions`) enter through weights that start
+    at zero, without a bias: zeros mean no augmentation and no label. With `condition_last`, as published for ADM, the
+    latter is added to the result, before its activation, otherwise beside the former.
     """
 
     def __init__(
-        self, features: FourierFeatures | PositionalFeatures, channels: int, augmentation_labels: int = 0
+        self,
+        features: FourierFeatures | PositionalFeatures,
+        channels: int,
+        augmentation_labels: int = 0,
+        condition_labels: int = 0,
+        *,
+        condition_last: bool = False,
     ) -> None:
         super().__init__()
         self.features = features
         self.hidden = linear(features.features, channels)
         self.output = linear(channels, channels)
-        self.augmentation = nn.Linear(augmentation_labels, channels, bias=False) if augmentation_labels else None
-        if self.augmentation is not None:
-            nn.init.zeros_(self.augmentation.weight)
+        self.augmentation = _from_zero(augmentation_labels, channels)
+        self.condition = _from_zero(condition_labels, channels)
+        self.condition_last = condition_last
 
-    def forward(self, label: Times, augmentation: Float[Tensor, "B labels"] | None = None) -> LabelVector:
-        """The activated vector of labels and augmentation labels.
+    def forward(self, label: Times, conditions: Float[Tensor, "B conditions"] | None = None) -> LabelVector:
+        """The activated vector of noise levels and conditions, which `UNet.forward` describes.
 
         Raises:
-            ValueError: Augmentation labels, for a network without them.
+            ValueError: Conditions of another length than the network's.
         """
         with torch.autocast(label.device.type, enabled=False):
             hidden = self.hidden(self.features(label.to(self.features.frequencies.dtype)))
-            if augmentation is not None:
-                if self.augmentation is None:
-                    raise ValueError("this network takes no augmentation labels; make it with augmentation_labels=N")
-                hidden = hidden + self.augmentation(augmentation.to(hidden.dtype))
-            return F.silu(self.output(F.silu(hidden)))
+            own = None
+            if conditions is not None:
+                augmentation, own = self._split(conditions.to(hidden.dtype))
+                if self.augmentation is not None and augmentation.shape[1]:
+                    hidden = hidden + self.augmentation(augmentation)
+                own = None if self.condition is None else self.condition(own)
+            if own is not None and not self.condition_last:
+                hidden = hidden + own
+            result = self.output(F.silu(hidden))
+            return F.silu(result + own if own is not None and self.condition_last else result)
+
+    def _split(self, conditions: Float[Tensor, "B conditions"]) -> Sequence[Tensor]:
+        """The augmentation labels, which may be absent, and the label's vector; raises ValueError for other lengths."""
+        augmentation, own = (layer.in_features if layer else 0 for layer in (self.augmentation, self.condition))
+        if conditions.shape[1] not in (own, augmentation + own):
+            raise ValueError(
+                f"this network takes {augmentation} augmentation labels and {own} of a condition, got "
+                f"{conditions.shape[1]} in all; make it with augmentation_labels=N and condition_labels=N"
+            )
+        return conditions.split([conditions.shape[1] - own, own], dim=1)
 
 
 class Downsample(nn.Module):
@@ -318,6 +341,15 @@ class OutputHead(nn.Module):
 
 Resample: TypeAlias = ResidualBlock | Downsample | Upsample
 """A module between two levels of a U-Net."""
+
+
+def _from_zero(inputs: int, channels: int) -> nn.Linear | None:
+    """A linear layer without a bias whose weights start at zero; None for no inputs."""
+    if not inputs:
+        return None
+    layer = nn.Linear(inputs, channels, bias=False)
+    nn.init.zeros_(layer.weight)
+    return layer
 
 
 def scaled_(x: Tensor, scale: float) -> Tensor:

@@ -86,6 +86,7 @@ class NCSNpp(UNet):
         refine: int = 0,
         checkpoint_gradients: bool = False,
         augmentation_labels: int = 0,
+        condition_labels: int = 0,
     ) -> None:
         shape = Shape(
             image_channels=image_channels,
@@ -153,6 +154,7 @@ class NCSNpp(UNet):
             else PositionalFeatures(channels, closed=close_frequencies),
             checkpoint_gradients=checkpoint_gradients,
             augmentation_labels=augmentation_labels,
+            condition_labels=condition_labels,
             refine=refine,
         )
 

@@ -175,6 +175,7 @@ class UNet(nn.Module):
             resolution: cheaper, slightly less sharp. Not in the paper.
         checkpoint_gradients: Whether to recompute activations in the backward pass, which takes time and saves memory.
         augmentation_labels: Length of the augmentation vector that the network is conditioned on; 0 for none.
+        condition_labels: Length of the label's vector (`sdedit_pl.conditions`); 0 for none.
     """
 
     def __init__(
@@ -185,6 +186,8 @@ class UNet(nn.Module):
         *,
         checkpoint_gradients: bool,
         augmentation_labels: int = 0,
+        condition_labels: int = 0,
+        condition_last: bool = False,
         refine: int = 0,
     ) -> None:
         super().__init__()
@@ -195,7 +198,9 @@ class UNet(nn.Module):
             )
         self.shape = shape
         self.checkpoint_gradients = checkpoint_gradients
-        self.label_embedding = LabelEmbedding(features, shape.label_channels, augmentation_labels)
+        self.label_embedding = LabelEmbedding(
+            features, shape.label_channels, augmentation_labels, condition_labels, condition_last=condition_last
+        )
         self.stem = convolution(shape.image_channels * shape.patch**2, shape.channels, 3)
         down, input_joints, kept = _way_down(shape, layers)
         self.down = nn.ModuleList(down)
@@ -216,14 +221,14 @@ class UNet(nn.Module):
         return self.shape.size_divisor
 
     def forward(
-        self, images: Images, label: Times, augmentation: Float[Tensor, "B labels"] | None = None
+        self, images: Images, label: Times, conditions: Float[Tensor, "B conditions"] | None = None
     ) -> Float[Tensor, "B C_out H W"]:
         """Runs the network.
 
         Args:
             images: (B, image_channels, H, W), H and W multiples of `size_divisor`.
             label: One number for each image, embedded without scaling.
-            augmentation: Augmentation labels of each image; None for no augmentation.
+            conditions: Augmentation labels, if any, then the label's vector, if any; None for neither.
 
         Raises:
             ValueError: Images with other channels, or of a size that `size_divisor` does not divide.
@@ -233,7 +238,7 @@ class UNet(nn.Module):
         # The label's embedding stays in float32 when the rest is converted to 16 bits.
         dtype = self.stem.weight.dtype
         x = (F.pixel_unshuffle(images, patch) if patch > 1 else images).to(dtype)
-        vector = self.label_embedding(label, augmentation).to(dtype)
+        vector = self.label_embedding(label, conditions).to(dtype)
         kept = self._descend(x, vector)
         h = kept[-1]
         for block in self.middle:

@@ -39,10 +39,11 @@ def trial_step(module: ScoreModule, trainer: lightning.Trainer, shape: tuple[int
     kept = [torch.empty_like(weight) for weight in module.parameters() if weight.requires_grad for _ in range(2)]
     images, noise = (torch.zeros(batch, *shape, device=device) for _ in range(2))
     t = module.times.times(module.denoiser.sde, torch.full((batch,), 0.5, device=device))
-    labels = module.augmentation(images)[1]
+    count = module.denoiser.labels.size + module.augmentation.labels
+    conditions = torch.zeros(batch, count, device=device) if count else None
     try:
         with trainer.precision_plugin.forward_context():
-            module.losses(module.denoiser, images, t, noise, labels).mean().backward()
+            module.losses(module.denoiser, images, t, noise, conditions).mean().backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     finally:

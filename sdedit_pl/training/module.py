@@ -16,6 +16,7 @@ import lightning
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.losses import EDMWeighting, LogNormalNoise, TimeSampler, Weighting, denoising_loss
@@ -37,8 +38,9 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 class ScoreModule(lightning.LightningModule):
     """Fits a denoiser to images, in any Trainer and from any loader of float images in [-1, 1].
 
-    A batch is a tensor (B, C, H, W), or a tuple or list whose first entry is one. Validation repeats the noise of each
-    image if its loader keeps their order.
+    A batch is a tensor (B, C, H, W), or a tuple or list whose first entry is one. The second entry is ignored, unless
+    the denoiser has labels: then it holds their vectors (B, size), or numbers of classes (B). Validation repeats the
+    noise of each image if its loader keeps their order.
 
     Args:
         denoiser: from `load_denoiser(..., train=True)` or `build_denoiser`.
@@ -103,13 +105,16 @@ class ScoreModule(lightning.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss of clean images in [-1, 1]; the class docstring lists the accepted batches."""
-        batch = images_of(batch)
+        batch, vectors = images_of(batch), self.vectors_of(batch)
         with seeded(mixed(self.seed, self.global_rank, self.batches_done, TRAINING), batch.device):
             uniform = torch.rand(batch.shape[0], device=batch.device, dtype=torch.float32)
             noise = torch.randn(batch.shape, device=batch.device, dtype=torch.float32)
-            images, labels = self.augmentation(batch)
+            images, conditions = self.augmentation(batch)
+            if vectors is not None:
+                kept = torch.rand(len(vectors), 1, device=batch.device) >= self.denoiser.labels.drop
+                conditions = torch.cat([*([] if conditions is None else [conditions]), vectors * kept], dim=1)
             t = self.times.times(self.denoiser.sde, uniform)
-            losses = self.losses(self.denoiser, images, t, noise, labels)
+            losses = self.losses(self.denoiser, images, t, noise, conditions)
         self.batch_loss = losses.detach().mean()  # not logged here, which would wait for the accelerator
         if self.uncertainty is not None:
             losses = self.uncertainty.objective(losses, self.denoiser.sde, t)
@@ -135,20 +140,44 @@ class ScoreModule(lightning.LightningModule):
         Noise and times belong to the image and never change, so that the loss depends neither on the batch size nor on
         the devices. For further averages of the weights only their `criterion` is logged.
         """
-        batch = images_of(batch)
+        batch, vectors = images_of(batch), self.vectors_of(batch)
+        own, *others = (
+            denoiser if vectors is None else denoiser.labelled(vectors)
+            for denoiser in (self.denoiser, *self.averages.values())
+        )
         indices = self._numbers(batch_idx, len(batch))
         noise = SeededNoise([mixed(self.seed, index, VALIDATION) for index in indices])(0, 0, batch)
         uniform = torch.tensor([(index + 0.5) * GOLDEN_RATIO % 1 for index in indices], device=batch.device)
         t = self.times.times(self.denoiser.sde, uniform)
-        losses = {"val/loss": self.losses(self.denoiser, batch, t, noise)}
-        losses |= self._bucket_losses(self.denoiser, batch, uniform, noise)
-        for half_life, denoiser in self.averages.items():
+        losses = {"val/loss": self.losses(own, batch, t, noise)}
+        losses |= self._bucket_losses(own, batch, uniform, noise)
+        for half_life, denoiser in zip(self.averages, others, strict=True):
             found = self._bucket_losses(denoiser, batch, uniform, noise)
             losses[self.criterion(half_life)] = (
                 found[self.criterion()] if found else self.losses(denoiser, batch, t, noise)
             )
         for name, values in losses.items():
             self.log(name, values.mean(), prog_bar=name == "val/loss", batch_size=len(batch), sync_dist=True)
+
+    def vectors_of(self, batch: Any) -> Float[Tensor, "B size"] | None:
+        """The vectors of a batch's labels; None for a model without labels.
+
+        Raises:
+            ValueError: the batch has none, or some of another length.
+        """
+        size = self.denoiser.labels.size
+        if not size:
+            return None
+        found = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
+        if isinstance(found, Tensor) and found.dtype == torch.int64 and found.dim() == 1:
+            found = one_hot(found, size).float()
+        if not isinstance(found, Tensor) or found.shape[1:] != (size,):
+            kind = type(found).__name__ if not isinstance(found, Tensor) else f"a tensor {tuple(found.shape)}"
+            raise ValueError(
+                f"batches of a model with labels are (images, labels) with vectors of {size} numbers or numbers of "
+                f"classes, got {kind} for the labels"
+            )
+        return found
 
     @property
     def _numbers_images(self) -> bool:
@@ -185,10 +214,10 @@ class ScoreModule(lightning.LightningModule):
         images: Images,
         t: Times,
         noise: Images,
-        augmentation: Float[Tensor, "B labels"] | None = None,
+        conditions: Float[Tensor, "B conditions"] | None = None,
     ) -> Float[Tensor, "B"]:
         return denoising_loss(
-            denoiser, images, t, noise, self.weighting, reduction=self.reduction, augmentation=augmentation
+            denoiser, images, t, noise, self.weighting, reduction=self.reduction, conditions=conditions
         )
 
     def _bucket_losses(

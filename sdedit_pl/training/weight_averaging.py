@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.training.lightning_internals import AccessibleWeightAveraging
-from sdedit_pl.training.module import ScoreModule
+from sdedit_pl.training.module import ScoreModule, images_of
 from sdedit_pl.training.trainer_position import images_seen
 
 logger = logging.getLogger(__name__)
@@ -89,11 +89,11 @@ class ImageHalfLifeAveraging(AccessibleWeightAveraging):
         trainer: lightning.Trainer,
         pl_module: lightning.LightningModule,
         outputs: Any,
-        batch: Tensor,
+        batch: Any,
         batch_idx: int,
     ) -> None:
         if trainer.global_step > self.latest_update_step:
-            images_per_step = batch.shape[0] * trainer.world_size * trainer.accumulate_grad_batches
+            images_per_step = len(images_of(batch)) * trainer.world_size * trainer.accumulate_grad_batches
             self._update(pl_module, images_seen(trainer), images_per_step)
             self.latest_update_step = trainer.global_step
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def pictures(folder: str) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("guide", BAD_GUIDES)
 def test_a_bad_guide_is_refused(guide: str, refused: Callable[..., str]) -> None:
-    message = refused(*EDIT, f"guide={guide}", "out=new/out")
+    message = refused(*EDIT, f"guide={guide}", "out=new/out", "strict=true")
     assert all(words in message for words in BAD_GUIDES[guide]), message
 
 
@@ -166,9 +167,15 @@ def test_the_record_repeats_the_edit_bit_for_bit(desk: Path, command) -> None:
     assert settings["t0"] == "sigma:1.2"
 
 
-def test_a_repeated_edit_must_ask_for_overwriting_again(desk: Path, command, refused) -> None:
+def test_a_finished_edit_is_not_made_again(desk: Path, command, refused, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command(*EDIT, "samples=1", "out=a", "overwrite=true").code == 0
-    assert "a already holds files" in refused("edit", "config=a/edit.yaml")
+    with monkeypatch.context() as patch:
+        patch.setattr("sdedit_pl.edit_runs.edit_run.load_guided", Mock(side_effect=AssertionError))
+        assert command(*EDIT, "samples=1", "out=a") == (0, "1 sample in a; see a/sheet.png\n", "")
+        assert command("edit", "config=a/edit.yaml").code == 0
+    assert "a already holds files" in refused(*EDIT, "samples=2", "out=a")
+    Image.open("wide.png").save("guide.png")
+    assert "a already holds files" in refused(*EDIT, "samples=1", "out=a")
 
 
 def test_overwriting_replaces_only_the_files_of_the_earlier_edit(desk: Path, command, refused) -> None:
@@ -231,9 +238,9 @@ def test_guides_of_a_folder_and_their_masks(desk: Path, command) -> None:
     assert code == 0
     assert sorted(os.listdir("o")) == ["a_seed0.png", "b_seed0.png", "edit.yaml", "sheet.png"]
     assert errors.splitlines() == [
+        "no mask for a: edited everywhere",
         "guides/a.png is 20x12, without 4 + 4 pixels at its left and right (fit=pad keeps them), "
         "resized to the model's 16x16",
-        "no mask for a: edited everywhere",
     ]
     guide, kept = np.array(Image.open("guide.png")), np.array(Image.open("mask.png")) == 0
     assert np.array_equal(np.array(Image.open("o/b_seed0.png"))[kept], guide[kept])

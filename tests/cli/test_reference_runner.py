@@ -19,7 +19,7 @@ from sdedit_pl.cli.edit import COMMAND
 from sdedit_pl.edit_runs.edit_plan import build_edits
 from sdedit_pl.guides import tensor_checks
 from sdedit_pl.guides.guide_files import read_guides
-from sdedit_pl.guides.mask_files import read_areas
+from sdedit_pl.guides.mask_files import read_area
 from sdedit_pl.picture_grid import to_picture
 
 RUNS = ("edit_masked", "edit_unmasked")
@@ -65,7 +65,7 @@ def test_edits_are_the_runners_numbers(run: str, runner: Path, reference: Path) 
     parsed = COMMAND.parse(arguments(data, f"{run}_*.pth"))
     denoiser, description = load_for_editing(parsed.ckpt, "cpu")
     guides = read_guides(parsed.guide, description.image_shape)
-    masks = [mask for mask in read_areas("mask", [None] * len(guides), guides) if mask is not None]
+    masks = [mask for guide in guides if (mask := read_area("mask", None, guide)) is not None]
     samples = build_edits(parsed)[0](
         denoiser,
         torch.cat([guide.image for guide in guides]),

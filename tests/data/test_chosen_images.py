@@ -8,9 +8,10 @@ import pytest
 import torch
 from support.tiny import write_images
 
-from sdedit_pl.data import FolderSource, UnreadableImage
 from sdedit_pl.data.chosen_images import ChosenImages, choose_images
+from sdedit_pl.data.folder_source import FolderSource
 from sdedit_pl.data.image_decoding import images_from_bytes
+from sdedit_pl.data.image_files import UnreadableImage
 from sdedit_pl.data.splits import SPLITS
 
 

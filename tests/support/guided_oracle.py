@@ -29,6 +29,7 @@ class Guided:
     use_new_attention_order: bool = False
     learn_sigma: bool = True
     image_channels: int = 3
+    classes: int = 0
 
     @property
     def out_channels(self) -> int:
@@ -48,6 +49,7 @@ class Guided:
             "resblock_updown": self.resblock_updown,
             "use_new_attention_order": self.use_new_attention_order,
             "learn_sigma": self.learn_sigma,
+            "class_cond": self.classes > 0,
             "diffusion_steps": 1000,
             "noise_schedule": "linear",
         }
@@ -119,6 +121,8 @@ def random_tensors(options: Guided, seed: int = 0) -> dict[str, Tensor]:
             layer(f"{name}.op" if kind == "down" else f"{name}.conv", outside, inside, 3, 3)
     layer("out.0", options.num_channels)
     layer("out.2", options.out_channels, options.num_channels, 3, 3)
+    if options.classes:
+        shapes["label_emb.weight"] = (options.classes, embedding)
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in shapes.items():
@@ -128,8 +132,10 @@ def random_tensors(options: Guided, seed: int = 0) -> dict[str, Tensor]:
     return tensors
 
 
-def guided_unet(tensors: dict[str, Tensor], options: Guided, x: Tensor, index: Tensor) -> Tensor:
-    """The network's output for images `x` and the indices `index`, 0 to 999, of their noise levels."""
+def guided_unet(
+    tensors: dict[str, Tensor], options: Guided, x: Tensor, index: Tensor, classes: Tensor | None = None
+) -> Tensor:
+    """The network's output for images `x` of `classes` and the indices `index`, 0 to 999, of their noise levels."""
 
     def linear(name: str, vector: Tensor) -> Tensor:
         return F.linear(vector, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
@@ -144,6 +150,8 @@ def guided_unet(tensors: dict[str, Tensor], options: Guided, x: Tensor, index: T
     phases = index[:, None] * torch.tensor([10000 ** (-k / half) for k in range(half)])
     vector = torch.cat([phases.cos(), phases.sin()], dim=1)
     vector = linear("time_embed.2", F.silu(linear("time_embed.0", vector)))
+    if classes is not None:
+        vector = vector + tensors["label_emb.weight"][classes]
 
     def res(name: str, h: Tensor, resample: str | None) -> Tensor:
         inner = F.silu(norm(f"{name}.in_layers.0", h))

@@ -76,7 +76,7 @@ def test_no_labels_mean_zero_labels() -> None:
 
 def test_labels_for_a_network_that_takes_none_are_refused() -> None:
     denoiser = build_denoiser(tiny_config("data.path=unused").model)
-    with pytest.raises(ValueError, match="takes no augmentation labels"):
+    with pytest.raises(ValueError, match="takes 0 augmentation labels"):
         denoiser.raw(torch.zeros(1, 3, 8, 8), torch.ones(1), torch.zeros(1, LABELS))
 
 

@@ -39,7 +39,7 @@ class Estimator(nn.Module):
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         # Without `at_once`, which would fix the size of the batch.
-        self.denoiser = Denoiser(denoiser.network, denoiser.parameterisation, denoiser.sde)
+        self.denoiser = denoiser.changed(at_once=None)
         self.outputs = ("x_0", "score", "variance_weight")[: 2 + denoiser.parameterisation.learned_variance]
         self.eval()
 

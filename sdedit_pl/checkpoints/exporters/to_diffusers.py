@@ -30,7 +30,7 @@ from sdedit_pl.checkpoints.importers.diffusers_config import (
 )
 from sdedit_pl.checkpoints.importers.diffusers_tensor_names import published_state
 from sdedit_pl.checkpoints.importers.from_diffusers import CONFIG, INDEX, NETWORK_CLASS, SCHEDULER_CONFIG, WEIGHTS_FILE
-from sdedit_pl.checkpoints.init_from import AUGMENTATION_WEIGHT
+from sdedit_pl.checkpoints.init_from import OPTIONAL_WEIGHTS
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.configuration.resolving import as_data
@@ -59,10 +59,12 @@ class DiffusersExport(Export):
                 f"the model was trained up to t={model.t_max}, and diffusers' pipelines begin at t=1, pure noise; "
                 f"train with times.t_max=1 to export"
             )
+        if denoiser.condition is not None:
+            raise ExportError("label= cannot be written for diffusers' UNet2DModel here; omit it, or take format=onnx")
         scheduler = _scheduler_config(model, denoiser.sde)
         unet = _unet_config(model, denoiser, scheduler["_class_name"])
         _check(model, unet, scheduler)
-        state = {key: tensor for key, tensor in denoiser.network.state_dict().items() if key != AUGMENTATION_WEIGHT}
+        state = {key: tensor for key, tensor in denoiser.network.state_dict().items() if key not in OPTIONAL_WEIGHTS}
         classes = {"unet": ["diffusers", NETWORK_CLASS], "scheduler": ["diffusers", scheduler["_class_name"]]}
         out.mkdir()
         _write_json(out / INDEX, {"_class_name": PIPELINES[scheduler["_class_name"]], **classes})

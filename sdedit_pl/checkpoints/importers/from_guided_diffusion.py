@@ -1,8 +1,8 @@
-"""Checkpoints of openai/guided-diffusion and openai/improved-diffusion (`.pt`), unconditional models.
+"""Checkpoints of openai/guided-diffusion and openai/improved-diffusion (`.pt`).
 
 A file is the bare state dict of one network. The lists `input_blocks` (down) and `output_blocks` (up) have an entry for
 each residual block and the layers that follow it. The rows of `qkv` are grouped by head, or with
-`use_new_attention_order` by query, key and value, as ours are.
+`use_new_attention_order` by query, key and value, as ours are. Row k of `label_emb` is added for class k.
 """
 
 from __future__ import annotations
@@ -15,16 +15,23 @@ from typing import Any
 from torch import Tensor
 
 from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported
-from sdedit_pl.checkpoints.importers.noise_conventions import discrete_vp
+from sdedit_pl.checkpoints.importers.noise_conventions import discrete_vp, numbered_classes
 from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, Stored, import_network
-from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource, attention_levels, layers, named_tensors, same
+from sdedit_pl.checkpoints.importers.tensor_mapping import (
+    TensorSource,
+    attention_levels,
+    layers,
+    named_tensors,
+    same,
+    transposed,
+)
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
 from sdedit_pl.configuration import Component, nearest
 from sdedit_pl.networks.unet import UNet
 
 NAME = "guided_diffusion"
 CLASSES = "label_emb.weight"
-"""A tensor of networks with classes."""
+"""A row for each class of a class-conditional network."""
 DEFAULTS: dict[str, Any] = {
     "image_size": 64,
     "num_channels": 128,
@@ -92,20 +99,18 @@ class GuidedDiffusionFormat(CheckpointFormat):
 
     def _read(self, path: Path, weights: str, preset: str | None, config: Mapping[str, Any] | None) -> Imported:
         tensors = named_tensors(read_plain(path), f"the network in {path}")
-        if CLASSES in tensors:
-            raise CheckpointError(
-                f"{path} is a class-conditional model ({CLASSES}), which this package does not support; editing needs "
-                "an unconditional one, such as 256x256_diffusion_uncond.pt or lsun_bedroom.pt"
-            )
         flags = None if config is None else read_flags(config)
-        by_head = flags is None or not flags["use_new_attention_order"]
+        if flags is None:  # of the presets, 64x64_diffusion alone has the new order
+            by_head = len(tensors.get("input_blocks.0.0.bias", ())) != 192
+        else:
+            by_head = not flags["use_new_attention_order"]
         return import_network(
             path,
             NAME,
             Stored(tensors, ONLY),
             partial(network_sources, by_head=by_head),
             preset=preset,
-            configured=None if flags is None else model_of(flags),
+            configured=None if flags is None else model_of(flags, len(tensors.get(CLASSES, range(1000)))),
         )
 
 
@@ -120,9 +125,8 @@ def read_flags(config: Mapping[str, Any]) -> dict[str, Any]:
             known = nearest(str(flag), [*DEFAULTS, *IRRELEVANT])
             raise CheckpointError(f"guided-diffusion has no flag {flag!r}{known}")
     flags = {flag: _value(flag, config.get(flag, default)) for flag, default in DEFAULTS.items()}
-    for flag, what in (("class_cond", "a class-conditional model"), ("predict_xstart", "a network that estimates x_0")):
-        if flags[flag]:
-            raise CheckpointError(f"{flag}=true is {what}, which this package does not read")
+    if flags["predict_xstart"]:
+        raise CheckpointError("predict_xstart=true is a network that estimates x_0, which this package does not read")
     if flags["num_head_channels"] == -1 and flags["num_heads_upsample"] not in (-1, flags["num_heads"]):
         raise CheckpointError(
             f"num_heads_upsample={flags['num_heads_upsample']} with num_heads={flags['num_heads']}: this package's "
@@ -135,8 +139,12 @@ def read_flags(config: Mapping[str, Any]) -> dict[str, Any]:
     return flags
 
 
-def model_of(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates the program's flags, from `read_flags`; raises a CheckpointError if a value cannot be expressed."""
+def model_of(flags: Mapping[str, Any], classes: int = 0) -> dict[str, Any]:
+    """Translates the program's flags, from `read_flags`, of a network with a number of classes.
+
+    Raises:
+        CheckpointError: a value cannot be expressed.
+    """
     size, head_channels = flags["image_size"], flags["num_head_channels"]
     multipliers, resolutions = (_numbers(flag, flags[flag]) for flag in ("channel_mult", "attention_resolutions"))
     heads = {"head_channels": None, "heads": flags["num_heads"]} if head_channels == -1 else {}
@@ -152,7 +160,8 @@ def model_of(flags: Mapping[str, Any]) -> dict[str, Any]:
         "block": "biggan" if flags["resblock_updown"] else "ddpm",
         "dropout": flags["dropout"],
     }
-    return {"image": {"size": size, "channels": 3}, "network": network, **_convention(flags)}
+    condition = numbered_classes(classes) if flags["class_cond"] else {}
+    return {"image": {"size": size, "channels": 3}, "network": network, **_convention(flags), **condition}
 
 
 def network_sources(network: Component[UNet], *, by_head: bool) -> dict[str, TensorSource]:
@@ -171,6 +180,7 @@ def network_sources(network: Component[UNet], *, by_head: bool) -> dict[str, Ten
             renamed.append((f"{theirs}.{kind}", f"{ours}.convolution"))
         else:
             renamed += [(f"{theirs}.{their_layer}", f"{ours}.{our_layer}") for their_layer, our_layer in _BLOCK.items()]
+    sources["label_embedding.condition.weight"] = transposed(CLASSES)
     return sources | layers(renamed)
 
 

@@ -37,6 +37,11 @@ def discrete_vp(
     }
 
 
+def numbered_classes(count: int) -> dict[str, Any]:
+    """The section `condition` of a model whose published classes have numbers, and that was never without one."""
+    return {"condition": {"name": "class", "classes": [str(number) for number in range(count)], "drop": 0.0}}
+
+
 def continuous_vp(name: str = "vp", beta_min: float = 0.1, beta_max: float = 20.0) -> dict[str, Any]:
     """A network that estimates the noise of a VP or sub-VP SDE ("vp", "subvp"), given 999 t.
 

@@ -12,7 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sdedit_pl.checkpoints.importers.noise_conventions import continuous_ve, continuous_vp, discrete_ve, discrete_vp
+from sdedit_pl.checkpoints.importers.noise_conventions import (
+    continuous_ve,
+    continuous_vp,
+    discrete_ve,
+    discrete_vp,
+    numbered_classes,
+)
 
 CENTERED, UNIT = (-1.0, 1.0), (0.0, 1.0)
 """Ranges of images: of VP models, and of published VE models."""
@@ -120,6 +126,16 @@ _GUIDED = Preset(
     {**_image(256), **_ADM_256, **discrete_vp(learned_variance=True)},
     {"steps": 1000, "variance": "learned", "clip_denoised": True},
 )
+_ADM_64 = {
+    "network": {
+        **_ADM_256["network"],
+        "channels": 192,
+        "channel_multipliers": [1, 2, 3, 4],
+        "blocks_per_level": 3,
+        "attention_levels": [1, 2, 3],
+        "dropout": 0.1,
+    }
+}
 _SDEDIT = Preset("ddim", {**_image(256), **_ddpm(256, "block"), **discrete_vp()}, _SMALL_VARIANCE)
 _DDPM_256 = Preset("score_sde", {**_image(256), **_ddpm(256, "level"), **discrete_vp()}, _ANCESTRAL)
 
@@ -194,6 +210,16 @@ PRESETS: dict[str, Preset] = {
     "ncsnpp-ffhq-256": _diffusers(_ve_256(348.0)),
     "ncsnpp-ffhq-1024": _diffusers(_VE_1024),
     "256x256_diffusion_uncond": _GUIDED,
+    "256x256_diffusion": replace(_GUIDED, model={**_GUIDED.model, **numbered_classes(1000)}),
+    "64x64_diffusion": replace(
+        _GUIDED,
+        model={
+            **_image(64),
+            **_ADM_64,
+            **discrete_vp(schedule="cosine", learned_variance=True),
+            **numbered_classes(1000),
+        },
+    ),
     "lsun_bedroom": _GUIDED,
     "lsun_cat": _GUIDED,
     "lsun_horse": _GUIDED,

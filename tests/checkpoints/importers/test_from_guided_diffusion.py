@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import CheckpointError, load_denoiser, save_weights
+from sdedit_pl.checkpoints.guidance import labelled as checked_label
 from sdedit_pl.checkpoints.importers.from_guided_diffusion import GuidedDiffusionFormat, model_of, read_flags
 from sdedit_pl.checkpoints.importers.presets import PRESETS
 from sdedit_pl.checkpoints.init_from import initialise
@@ -177,7 +178,7 @@ def test_recognition(tmp_path: Path, reference: Path, tiny_checkpoint: Path) -> 
     ("flags", "message"),
     [
         ({"num_chanels": 32}, "num_chanels.*did you mean num_channels"),
-        ({"class_cond": True}, "class_cond=true"),
+        ({"class_cond": True}, "not those of the configuration"),
         ({"predict_xstart": True}, "estimates x_0"),
         ({"num_heads_upsample": 2}, "num_heads_upsample=2"),
         ({"noise_schedule": "sqrt"}, "noise_schedule.*'sqrt'"),
@@ -194,10 +195,32 @@ def test_flags_that_cannot_be_read_are_refused(flags: dict[str, object], message
         read(tmp_path, options, random_tensors(options), **flags)
 
 
-def test_class_conditional_models_are_refused(tmp_path: Path) -> None:
-    file = saved(tmp_path, {**random_tensors(CASES["guided"]), "label_emb.weight": torch.zeros(1000, 128)})
-    with pytest.raises(CheckpointError, match=r"label_emb\.weight.*256x256_diffusion_uncond"):
-        GuidedDiffusionFormat().read(file, config=CASES["guided"].config())
+@pytest.mark.parametrize("new_order", [False, True])
+def test_class_conditional_models(new_order: bool, tmp_path: Path) -> None:
+    """Outputs for a class each; without one, for which the model was not trained, it refuses to edit."""
+    options = Guided(classes=5, use_new_attention_order=new_order)
+    tensors, x, classes = random_tensors(options), images(options), torch.tensor([0, 3, 4, 3])
+    denoiser = read(tmp_path, options, tensors)
+    with torch.no_grad():
+        labelled = denoiser.labelled([str(number) for number in classes.tolist()])
+        found = labelled.estimates(x, (INDICES + 1) / 1000)
+        noise, variance = guided_unet(tensors, options, x, INDICES, classes).chunk(2, dim=1)
+    sigma = over_images(denoiser.sde.sigma((INDICES + 1) / 1000))
+    assert relative_error(found.score, -noise / sigma) < TOLERANCE
+    assert found.variance_weight is not None and relative_error(found.variance_weight, (variance + 1) / 2) < TOLERANCE
+    assert relative_error(found.score, denoiser.score(x, (INDICES + 1) / 1000)) > 0.01, "the class matters"
+    with pytest.raises(ValueError, match=r"never trained without labels; give label=.* classes 0, 1, 2, 3, 4"):
+        checked_label(denoiser, None)
+
+
+def test_published_conditional_models_are_the_presets() -> None:
+    shared = {"class_cond": True, "learn_sigma": True, "num_head_channels": 64, "resblock_updown": True}
+    shared |= {"attention_resolutions": "32,16,8"}
+    of_256 = {"image_size": 256, "num_channels": 256, "num_res_blocks": 2}
+    of_64 = {"image_size": 64, "num_channels": 192, "num_res_blocks": 3, "noise_schedule": "cosine", "dropout": 0.1}
+    for name, flags in (("256x256_diffusion", of_256), ("64x64_diffusion", of_64)):
+        model = model_of(read_flags({**shared, **flags}), 1000)
+        assert ModelConfig.from_data(model) == ModelConfig.from_data(PRESETS[name].model)
 
 
 def test_a_network_that_is_no_preset_asks_for_its_flags(tmp_path: Path) -> None:

@@ -1,0 +1,186 @@
+"""Labels of images that condition a network beside the noise level: a class, or a number.
+
+A condition turns a label, which is text, into a vector. The network embeds the vector linearly, without a bias, and
+adds it to the embedding of the noise level, so that zeros mean no label. Training leaves out some labels, so that the
+same network also models the images of all labels together, from which classifier-free guidance moves away.
+
+Source: Ho and Salimans, "Classifier-Free Diffusion Guidance" (2022).
+"""
+
+from __future__ import annotations
+
+import abc
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+NAMED = 20
+"""Classes that a message lists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition(abc.ABC):
+    """The labels that a model knows.
+
+    Args:
+        drop: probability of training an image without its label; above 0, the model also works without labels, and
+            guidance=W strengthens them.
+
+    Raises:
+        ValueError: an argument outside its range.
+    """
+
+    drop: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop < 1:
+            raise ValueError(f"drop must lie in [0, 1), got {self.drop}; 0 needs a label for every edit")
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """Length of the vector; 0 for a model without labels."""
+
+    @property
+    @abc.abstractmethod
+    def known(self) -> str:
+        """The labels, for messages."""
+
+    @abc.abstractmethod
+    def fitted(self, labels: Sequence[str]) -> Condition:
+        """The condition, with what its arguments leave open taken from the labels of the training images."""
+
+    @abc.abstractmethod
+    def vector(self, label: str) -> Sequence[float]:
+        """The numbers that stand for a label; raises ValueError for one that the model does not know."""
+
+    @property
+    def examples(self) -> Sequence[str]:
+        """Labels to show, in their order."""
+        return ()
+
+    @property
+    def required(self) -> bool:
+        """Whether the model was never trained without a label."""
+        return bool(self.size) and not self.drop
+
+    def vectors(self, labels: Sequence[str]) -> Float[Tensor, "N size"]:
+        """The vectors of labels.
+
+        Raises:
+            ValueError: a label that the model does not know, or any for a model without labels.
+        """
+        if not self.size:
+            raise ValueError(
+                f"label={labels[0]} is for a model trained with labels (data.labels), and this one has none"
+            )
+        return torch.tensor([self.vector(label) for label in labels])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassCondition(Condition):
+    """One of several classes, whose vector is 1 at the class's place and 0 elsewhere.
+
+    Args:
+        classes: names of the classes in the order of the vector; [] takes those of the training images, sorted.
+    """
+
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes must differ from each other, got {self.known}")
+
+    @property
+    def size(self) -> int:
+        return len(self.classes)
+
+    @property
+    def known(self) -> str:
+        more = f" and {self.size - NAMED} more" if self.size > NAMED else ""
+        return f"the classes {', '.join(self.classes[:NAMED])}{more}"
+
+    @property
+    def examples(self) -> Sequence[str]:
+        return self.classes
+
+    def fitted(self, labels: Sequence[str]) -> ClassCondition:
+        found = set(labels)
+        names = sorted(found, key=lambda name: (int(name) if name.isdecimal() else math.inf, name))
+        return self if self.classes else replace(self, classes=tuple(names))
+
+    def vector(self, label: str) -> Sequence[float]:
+        if label not in self.classes:
+            close = difflib.get_close_matches(label, self.classes, n=1, cutoff=0.5)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"label={label} is unknown{meant}; the model has {self.known}")
+        return [float(name == label) for name in self.classes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberCondition(Condition):
+    """A number in a range: its vector shares 1 between the two nearest of `knots` evenly spaced values.
+
+    Args:
+        low: smallest number; null takes that of the training images.
+        high: largest number; null takes that of the training images.
+        knots: length of the vector.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    knots: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.knots < 2:
+            raise ValueError(f"knots must be at least 2, got {self.knots}")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ValueError(f"low must be below high, got {self.low:g} and {self.high:g}")
+
+    @property
+    def size(self) -> int:
+        return self.knots
+
+    @property
+    def known(self) -> str:
+        return f"numbers from {self.low:g} to {self.high:g}"
+
+    @property
+    def examples(self) -> Sequence[str]:
+        return [f"{number:g}" for number in (self.low, self.high) if number is not None]
+
+    def fitted(self, labels: Sequence[str]) -> NumberCondition:
+        numbers = [_number(label) for label in labels]
+        return replace(
+            self,
+            low=min(numbers) if self.low is None else self.low,
+            high=max(numbers) if self.high is None else self.high,
+        )
+
+    def vector(self, label: str) -> Sequence[float]:
+        number = _number(label)
+        assert self.low is not None and self.high is not None
+        if not self.low <= number <= self.high:
+            raise ValueError(f"label={label} is outside the range of the training images; the model has {self.known}")
+        place = (number - self.low) / (self.high - self.low) * (self.knots - 1)
+        return [max(0.0, 1 - abs(place - knot)) for knot in range(self.knots)]
+
+
+def _number(label: str) -> float:
+    try:
+        number = float(label)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"label={label} is no number, which condition=number needs; condition=class takes names")
+    return number
+
+
+CONDITIONS: dict[str, type[Condition]] = {"class": ClassCondition, "number": NumberCondition}

@@ -1,0 +1,129 @@
+"""The guides that one process edits, a batch of them at a time, so that memory does not grow with their number."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.edit_runs.edit_plan import EditTask, edit_tasks
+from sdedit_pl.edit_runs.edit_results import SHEET_ROWS, SampleWriter, hashes
+from sdedit_pl.edit_runs.edit_settings import AUTO, EditSettings
+from sdedit_pl.edit_runs.unfinished_edits import GuideFacts, UnfinishedEdits
+from sdedit_pl.editing import SDEdit
+from sdedit_pl.editing.many_guides import Edited, edit_guides
+from sdedit_pl.editing.trajectories import Trajectory, edit_with_trajectory
+from sdedit_pl.guides.edit_inputs import EditInputs, GuideReader, ListedGuide
+from sdedit_pl.guides.guide_files import description_of_resizing
+
+logger = logging.getLogger(__name__)
+
+LOG_SECONDS = 60.0
+"""Time between two lines about the progress where no bar is shown."""
+
+
+class Progress:
+    """A progress bar, or a line a minute in a log file, for a number of guides with `steps` each."""
+
+    def __init__(self, guides: int, steps: int) -> None:
+        self.guides, self.steps, self.done = guides, steps, 0
+        self.bar = tqdm(total=guides * steps, unit="step", desc="editing", disable=None)
+        self._began = self._said = time.monotonic()
+
+    def finished(self) -> None:
+        """Counts a guide."""
+        self.done += 1
+        now = time.monotonic()
+        if self.bar.disable and now - self._said > LOG_SECONDS:
+            self._said, rate = now, self.done / (now - self._began)
+            left = tqdm.format_interval((self.guides - self.done) / rate)
+            logger.info("%d of %d guides, %.3g a second, %s left", self.done, self.guides, rate, left)
+
+
+@dataclass
+class EditShare:
+    """The unfinished guides of this process and what editing them takes; `batch` guides are in memory at a time."""
+
+    settings: EditSettings
+    edits: Sequence[SDEdit]
+    denoiser: Denoiser
+    reader: GuideReader
+    listed: Sequence[ListedGuide]
+    unfinished: UnfinishedEdits
+    batch: int
+
+    @property
+    def steps(self) -> int:
+        """Solver steps of all samples of a guide."""
+        return sum(edit.total_steps(self.denoiser.sde) for edit in self.edits) * self.settings.samples
+
+    def todo(self) -> list[int]:
+        """The numbers of the guides that this process has to edit."""
+        done = self.unfinished.facts()
+        mine = range(self.unfinished.share.rank, len(self.listed), self.unfinished.share.count)
+        left = [number for number in mine if number not in done or not self.unfinished.intact(done[number])]
+        if len(left) < len(mine):
+            logger.info("resuming after %d of %d guides", len(mine) - len(left), len(mine))
+        return left
+
+    def batches(self, todo: Sequence[int]) -> Iterator[tuple[EditInputs, dict[int, GuideFacts]]]:
+        """The inputs of each batch, and the facts to complete; guides that cannot be read are noted.
+
+        Raises:
+            ValueError: a guide cannot be read, and it is the only one, or `strict` is set.
+        """
+        for start in range(0, len(todo), self.batch):
+            inputs = EditInputs([], [], [])
+            facts: dict[int, GuideFacts] = {}
+            for number in todo[start : start + self.batch]:
+                listed = self.listed[number]
+                try:
+                    parts = self.reader.read(listed)
+                    facts[number] = {"samples": {}, "files": {}, "inputs": hashes(self.reader.files(listed))}
+                except (ValueError, OSError) as error:
+                    if self.settings.strict or len(self.listed) == 1:
+                        raise
+                    self.unfinished.note(number, {"bad": str(error), "guide": str(listed.guide)})
+                    continue
+                if parts[0][0].resized and number < SHEET_ROWS:
+                    logger.info("%s", description_of_resizing(parts[0][0]))
+                for guide, area in parts:
+                    inputs.guides.append(guide)
+                    inputs.areas.append(area)
+                    inputs.numbers.append(number)
+            yield inputs, facts
+
+    def edit(self, inputs: EditInputs, facts: dict[int, GuideFacts], progress: Progress) -> None:
+        """Edits a batch of guides and notes each as soon as its files are written."""
+        tasks = edit_tasks(self.settings, self.edits, self.denoiser, inputs)
+        left = Counter(inputs.numbers[index] for task in tasks for index in task.guides)
+        progress.bar.total += progress.steps * (len(inputs.guides) - len(facts))  # parts of a picture
+        writer = SampleWriter(self.unfinished.place, self.settings.reductions)
+        for task in tasks:
+            for index, (edited, trajectory) in zip(task.guides, self._edited(task, inputs, progress), strict=True):
+                number = inputs.numbers[index]
+                writer.write(facts[number], task.edit.t0, task.mark, edited, trajectory)
+                if self.settings.t0 == AUTO:
+                    facts[number].setdefault("found", []).append(task.edit.t0)
+                left[number] -= 1
+                if not left[number]:
+                    self.unfinished.note(number, facts[number])
+                    progress.finished()
+
+    def _edited(
+        self, task: EditTask, inputs: EditInputs, progress: Progress
+    ) -> Iterator[tuple[Edited, Trajectory | None]]:
+        guides = [inputs.guides[index] for index in task.guides]
+        areas = [inputs.areas[index] for index in task.guides]
+        seeds, batch, step = self.settings.seeds, self.settings.batch, progress.bar.update
+        if not self.settings.trajectory:
+            for edited in edit_guides(self.denoiser, task.edit, guides, areas, seeds, batch=batch, on_step=step):
+                yield edited, None
+            return
+        for guide, area in zip(guides, areas, strict=True):
+            yield edit_with_trajectory(self.denoiser, task.edit, guide, area, seeds, batch=batch, on_step=step)

@@ -1,0 +1,87 @@
+"""The end of an edit: the contact sheet and the record, once every guide is done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
+
+import torch
+
+from sdedit_pl.edit_runs.edit_plan import mark_of
+from sdedit_pl.edit_runs.edit_results import (
+    SHEET_FILE,
+    SHEET_ROWS,
+    hashes,
+    read_sample,
+    sample_file,
+    save_sheet,
+    write_record,
+)
+from sdedit_pl.edit_runs.edit_settings import AUTO
+from sdedit_pl.edit_runs.edit_share import EditShare
+from sdedit_pl.edit_runs.unfinished_edits import RECORD_FILE, GuideFacts
+from sdedit_pl.editing.many_guides import Edited, edited
+
+logger = logging.getLogger(__name__)
+
+
+def finish(work: EditShare, model_files: Mapping[str, str]) -> int:
+    """Publishes the results with sheet and record if every guide is done; returns the number of samples.
+
+    Raises:
+        ValueError: no guide could be read.
+    """
+    facts = dict(sorted(work.unfinished.facts().items()))
+    good = {number: guide for number, guide in facts.items() if "samples" in guide}
+    bad = {guide["guide"]: guide["bad"] for guide in facts.values() if "bad" in guide}
+    count, left = sum(len(guide["samples"]) for guide in good.values()), len(work.listed) - len(facts)
+    if left:
+        logger.info("%d of %d guides are left to other processes", left, len(work.listed))
+        return count
+    if not good:
+        raise ValueError(f"no guide can be edited; the first: {next(iter(bad.values()))}")
+    with work.unfinished.finishing() as mine:
+        if mine and not work.unfinished.ready:
+            write_sheet_and_record(work, model_files, good, bad)
+    if len(good) > SHEET_ROWS:
+        logger.info("%s shows the first %d of %d guides", SHEET_FILE, SHEET_ROWS, len(good))
+    if bad:
+        logger.warning("%d of %d guides could not be edited:", len(bad), len(facts))
+    for reason in bad.values():
+        logger.warning("%s", reason)
+    return count
+
+
+def write_sheet_and_record(
+    work: EditShare, model_files: Mapping[str, str], good: Mapping[int, GuideFacts], bad: Mapping[str, str]
+) -> None:
+    place, settings = work.unfinished.place, work.settings
+    shown = sheet_rows(work, dict(islice(good.items(), SHEET_ROWS)))
+    save_sheet(place / SHEET_FILE, shown, several=len(work.edits) > 1)
+    if settings.t0 == AUTO and len(work.listed) == 1 and len(good[0]["found"]) == 1:
+        settings = replace(settings, t0=good[0]["found"][0], l2=None)  # a repetition need not search again
+    inputs, samples, files = ({}, {}, {})
+    for guide in good.values():
+        inputs |= guide["inputs"]
+        samples |= guide["samples"]
+        files |= guide["files"]
+    files[SHEET_FILE] = hashes([place / SHEET_FILE]).popitem()[1]
+    facts = {"bad": bad} if bad else {}
+    write_record(place / RECORD_FILE, settings, {**model_files, **inputs}, samples, files, **facts)
+
+
+def sheet_rows(work: EditShare, facts: Mapping[int, GuideFacts]) -> dict[float | str, list[Edited]]:
+    """The edits of finished guides from each t0, read from their files."""
+    rows: dict[float | str, list[Edited]] = {}
+    seeds, place = work.settings.seeds, work.unfinished.place
+    for number, guide_facts in facts.items():
+        for index, (guide, area) in enumerate(work.reader.read(work.listed[number])):
+            for edit in work.edits:
+                files = [place / sample_file(guide.path, mark_of(edit, work.edits), f"seed{seed}") for seed in seeds]
+                samples = torch.stack([read_sample(file, guide) for file in files])
+                edit = replace(edit, t0=guide_facts["found"][index]) if work.settings.t0 == AUTO else edit
+                row = edited(work.denoiser.sde, edit, guide, area, samples, seeds)
+                rows.setdefault(edit.t0, []).append(row)
+    return rows

@@ -1,0 +1,152 @@
+"""The folder of an edit that is not finished, from which the same command resumes it, in any number of processes.
+
+    OUT/.sdedit.unfinished/     settings.json, samples, and for each process a journal with a line for each guide
+
+A guide's line follows its files and has their hashes, so that a killed process or a crashed machine costs only the
+guides in work. The process that finds every guide done writes sheet and record and moves all files to OUT, the record
+last; then the folder is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from sdedit_pl.configuration.yaml_reading import read_file
+from sdedit_pl.edit_runs.processes import Share
+from sdedit_pl.files import claimed
+from sdedit_pl.result_folder import files_recorded_in, own_files, publish, refuse_used
+from sdedit_pl.settings_record import SettingsRecord, require_same_settings
+
+logger = logging.getLogger(__name__)
+
+RECORD_FILE = "edit.yaml"
+RECORD_KEY = "record"
+GuideFacts = dict[str, Any]
+"""A finished guide: `samples` (file -> facts), `files` and `inputs` (file -> SHA-256); or why it is `bad`."""
+_REMEDY = "resume it with these settings, give another out=, or overwrite=true, which drops it"
+
+
+class UnfinishedEdits:
+    """The unfinished results in the folder `out`, for one of the processes that make them."""
+
+    def __init__(self, out: Path, share: Share) -> None:
+        self.out, self.share = out, share
+        self.place = out / ".sdedit.unfinished"
+        self.settings = SettingsRecord(self.place / "settings.json", "sdedit_pl unfinished edit, version 1", _REMEDY)
+        self.earlier: set[str] = set()
+        self.noted = False
+
+    @contextmanager
+    def claimed(self, overwrite: bool) -> Iterator[None]:
+        """Reserves this process's share and lists the files in `out` that the results may replace.
+
+        After an error, nothing is left unless a guide is finished.
+
+        Raises:
+            ValueError: another process has the share, or `out` holds other files.
+        """
+        with claimed(self.out, "" if self.share.count == 1 else str(self.share)):
+            if not self.settings.file.is_file():
+                refuse_used(self.out, overwrite)
+            self.earlier = files_recorded_in(self.out / RECORD_FILE, RECORD_KEY, "results")
+            self.earlier |= own_files(self.out, self._ready())  # a killed process has moved these
+            try:
+                yield
+            finally:
+                if self.place.is_dir() and self.share.count == 1:
+                    done = sum("samples" in facts for facts in self.facts().values())
+                    if not done:
+                        self.tidy()
+                    elif self.noted:
+                        logger.info("%d finished guides are kept; the same command resumes", done)
+
+    def begin(self, settings: Mapping[str, Any], overwrite: bool) -> None:
+        """Records the settings of a new edit, or compares them with those of the unfinished one.
+
+        Raises:
+            SettingsChanged: they differ, and the unfinished edit may not be dropped.
+        """
+        with self._locked():
+            before = self.settings.read()
+            try:
+                require_same_settings(self.out, settings if before is None else before, settings, _REMEDY)
+            except ValueError:
+                if not overwrite:
+                    raise
+                before = None
+            if before is None:
+                for file in self.place.iterdir():
+                    if file != self._lock:
+                        file.unlink()
+                self.settings.write(settings)
+
+    def facts(self) -> dict[int, GuideFacts]:
+        """Number -> facts of each finished guide, of all processes."""
+        found: dict[int, GuideFacts] = {}
+        for journal in sorted(self.place.glob("*.jsonl")):
+            for line in journal.read_text(encoding="utf-8").split("\n"):
+                try:
+                    number, facts = json.loads(line)
+                except ValueError:  # a process was killed while it wrote the line
+                    continue
+                found[number] = facts
+        return found
+
+    def intact(self, facts: GuideFacts) -> bool:
+        """Whether the files of a guide are there as they were written."""
+        return "bad" in facts or own_files(self.place, facts["files"]) == facts["files"].keys()
+
+    def note(self, number: int, facts: GuideFacts) -> None:
+        """Adds a finished guide to this process's journal."""
+        with open(self.place / f"{self.share}.jsonl", "a", encoding="utf-8") as journal:
+            journal.write(f"\n{json.dumps([number, facts])}\n")
+        self.noted = True
+
+    @contextmanager
+    def finishing(self) -> Iterator[bool]:
+        """Whether this process is the one that writes sheet and record, which are published after the block."""
+        if not self.settings.file.is_file():  # another process has finished
+            yield False
+            return
+        with self._locked():
+            mine = self.settings.file.is_file()
+            yield mine
+            if mine:
+                self.publish()
+            else:
+                self.tidy()
+
+    def publish(self) -> None:
+        publish(self.place, self.out, [*self._ready(), RECORD_FILE], self.earlier)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Removes the folder of the unfinished edit."""
+        shutil.rmtree(self.place, ignore_errors=True)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a process was killed while it published."""
+        return (self.place / RECORD_FILE).is_file()
+
+    def _ready(self) -> dict[str, str]:
+        """The files to publish, with their hashes."""
+        return read_file(self.place / RECORD_FILE)[RECORD_KEY]["results"] if self.ready else {}
+
+    @property
+    def _lock(self) -> Path:
+        return self.place / "lock"
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.place.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._lock):
+            yield
