@@ -43,6 +43,7 @@ def build_edits(settings: EditSettings) -> list[SDEdit]:
         resample=settings.resample,
         lowpass=settings.lowpass,
         lowpass_range=settings.lowpass_range,
+        lowpass_energy=settings.lowpass_energy,
     )
     if settings.t0 is None or settings.t0 == AUTO:
         return [edit]

@@ -43,6 +43,8 @@ class EditSettings(ModelSettings):
         resample: j,r takes each j steps r times, which harmonises kept and new pixels; with a mask or strength map.
         lowpass: N keeps the guide's low frequencies, those of an image N times smaller; null keeps none.
         lowpass_range: times, from,to, at which lowpass applies.
+        lowpass_energy: weight of the low frequencies as an energy beside the score (EGSDE), 0.5 for instance, softer
+            than keeping them; null keeps them.
         samples: number of samples of each guide.
         reduce: mean, std or mean,std also writes the mean of the samples, and their standard deviation in the units of
             the guide's file, which is high where the model is unsure; empty for neither.
@@ -79,6 +81,7 @@ class EditSettings(ModelSettings):
     resample: tuple[int, int] | None = None
     lowpass: int | None = None
     lowpass_range: tuple[float, float] = (0.0, 1.0)
+    lowpass_energy: float | None = None
     samples: int = 4
     reduce: Reduction | tuple[Reduction, ...] = ()
     seed: int = 0

@@ -11,14 +11,14 @@ Algorithms 2 to 5.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser, Labels
-from sdedit_pl.editing.constraints import Constraints, GradedRegion, LowFrequencies, Marginals
+from sdedit_pl.editing.constraints import Constraints, GradedRegion, LowFrequencies, Marginals, energy_weight
 from sdedit_pl.editing.published import VARIANTS, Variant
 from sdedit_pl.grids import GRIDS, Grid, Uniform, start_number, start_time, with_jumps_back
 from sdedit_pl.guides.tensor_checks import fitting_mask, fitting_strength, with_noise
@@ -50,6 +50,8 @@ class SDEdit:
             requires a mask or a strength map.
         lowpass: keeps the guide's low frequencies, those of an image smaller by this factor; None keeps none.
         lowpass_range: the first and the last time at which `lowpass` applies.
+        lowpass_energy: weight of `lowpass` as an energy beside the score, which fades with the noise (EGSDE); None
+            imposes the low frequencies.
 
     Raises:
         ValueError: a value is out of range, a name is unknown, or the variant does not allow a solver, grid or option.
@@ -65,6 +67,7 @@ class SDEdit:
     resample: tuple[int, int] | None = None
     lowpass: int | None = None
     lowpass_range: tuple[float, float] = (0.0, 1.0)
+    lowpass_energy: float | None = None
 
     def __post_init__(self) -> None:
         start_number(self.t0)
@@ -136,7 +139,7 @@ class SDEdit:
                     noise=noise,
                     first_step=first_step + 1,
                     last=self._variant.last,
-                    constraint=self._constraint(guide, image, edit_mask, own_time, marginals, z),
+                    constraint=self._constraint(denoiser.sde, guide, image, edit_mask, own_time, marginals, z),
                     callback=callback,
                 )
                 changed = edit_mask if own_time is None else own_time >= over_images(lowest)
@@ -187,6 +190,7 @@ class SDEdit:
 
     def _constraint(
         self,
+        sde: SDE,
         guide: Images,
         image: Images,
         edit_mask: Mask | None,
@@ -197,7 +201,9 @@ class SDEdit:
         """The constraint of a repeat that starts from `image`, noised with `z`."""
         parts: list[Constraint] = []
         if self.lowpass is not None:
-            parts.append(LowFrequencies(guide, marginals, self.lowpass, *self.lowpass_range))
+            frequencies = LowFrequencies(guide, marginals, self.lowpass, *self.lowpass_range)
+            energy = self.lowpass_energy
+            parts.append(frequencies if energy is None else replace(frequencies, weight=energy_weight(sde, energy)))
         if edit_mask is not None:
             parts.append(self._variant.kept(image, edit_mask, marginals, z))
         if own_time is not None:
@@ -216,6 +222,8 @@ class SDEdit:
             raise ValueError(f"lowpass_range is a range of times within [0, 1], got {low} to {high}; 0,1 is all")
         if self.lowpass is None and (low, high) != (0, 1):
             raise ValueError(f"lowpass_range={low},{high} requires lowpass; try lowpass=8")
+        if self.lowpass_energy is not None and (self.lowpass is None or not self.lowpass_energy > 0):
+            raise ValueError(f"lowpass_energy must exceed 0 and requires lowpass, got {self.lowpass_energy}; try both")
         if self._variant.solver is None:
             return
         if self.solver is not None or self.grid is not None:

@@ -23,6 +23,7 @@ from sdedit_pl.cli import (
     sample,
     study,
     train,
+    translate,
 )
 from sdedit_pl.configuration.schema import Key, keys_of, schema_of
 
@@ -36,6 +37,7 @@ COMMANDS = {
     "calibrate": calibrate.COMMAND,
     "evaluate": evaluate.COMMAND,
     "detect": detect.COMMAND,
+    "translate": translate.COMMAND,
     "study": study.COMMANDS["build"],
     "demo": demo.COMMAND,
     "info": info.COMMAND,
