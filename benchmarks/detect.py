@@ -20,7 +20,7 @@ from defects import SHAPES, SIZES, with_defect
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sdedit_pl.checkpoints import load_denoiser
+from sdedit_pl.checkpoints import describe, load_denoiser
 from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.data.chosen_images import ChosenImages
@@ -29,14 +29,12 @@ from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation.anomaly_maps import Detector, blurred, pixel_residual
 from sdedit_pl.evaluation.detection_report import MEASURES, measures_of
 from sdedit_pl.evaluation.report_document import Table, markdown_table
-from sdedit_pl.picture_grid import picture_grid, to_picture
 from sdedit_pl.typing import Images
 
 USAGE = """python benchmarks/detect.py ckpt=FILE data=FOLDER [key=value ...]
 
 Measures detection on images with synthetic defects, for SDEdit, PCA and an autoencoder."""
 TOP = 0.01
-SHOWN = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +148,7 @@ def by_autoencoder(training: Images, images: Images, epochs: int, seed: int) -> 
 
 def measure(arguments: Arguments) -> dict[str, Any]:
     denoiser, seed = load_denoiser(arguments.ckpt), arguments.seed
-    source = FolderSource(arguments.data, 64)
+    source = FolderSource(arguments.data, describe(arguments.ckpt).image.size)
     given = inspected(ChosenImages(source, ("val",), arguments.images), seed)
     chosen = ChosenImages(source, ("train",))
     training = chosen.batch(0, len(chosen))
@@ -175,7 +173,6 @@ def measure(arguments: Arguments) -> dict[str, Any]:
         "training_images": len(training),
         "measures": rows,
         "pro_by_defect": {name: by_defect(values, given) for name, values in parts.items()},
-        "pictures": {"maps": picture(given, parts, found)},
     }
 
 
@@ -187,16 +184,6 @@ def by_defect(values: Float[Tensor, "N H W"], given: Inspected) -> dict[str, flo
         measured = measures_of(values[rows][:, None], ("",), TOP, given.truth[rows])
         found[str(wanted)] = measured["all t0"]["pro"][0]
     return found
-
-
-def picture(given: Inspected, maps: dict[str, Float[Tensor, "N H W"]], found: list[Any]) -> Any:
-    """A row for each kind and size: image, reconstruction, maps and defect."""
-    rows = []
-    for number in range(1, 2 * SHOWN, 2):
-        grey = [values[number] / values[: 2 * SHOWN].max() for values in maps.values()] + [given.truth[number].float()]
-        parts = [given.images[number], found[number].reconstruction, *(2 * values[None] - 1 for values in grey)]
-        rows.append([to_picture(part) for part in parts])
-    return picture_grid(rows, ["image", "reconstruction", *maps, "defect"], 96)
 
 
 def report(numbers: dict[str, Any]) -> str:
@@ -221,8 +208,6 @@ intervals of a bootstrap over images.
 PRO by kind and size of the defect:
 
 {markdown_table(Table(["map", *sizes], pro))}
-
-![maps](maps.png)
 """
 
 

@@ -47,7 +47,7 @@ import gpu_training
 
 from sdedit_pl.data.batch_reading import CachedImages
 from sdedit_pl.data.datamodule import ImageDataModule
-from sdedit_pl.data.image_decoding import ImageFormat
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.loader import ResidentLoader
 from sdedit_pl.data.order import Changes, Share, TrainingBatches, TrainingOrder
 from sdedit_pl.data.source import Source

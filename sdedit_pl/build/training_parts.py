@@ -31,8 +31,8 @@ def resolve_arithmetic(config: TrainingConfig, machine: Machine) -> TrainingConf
     Raises:
         ConfigError: the machine does not have what a key asks for.
     """
-    settings, size = config.trainer, config.image.size
-    pixels = settings.max_steps * settings.accumulate_grad_batches * config.batch_size * size**2
+    settings = config.trainer
+    pixels = settings.max_steps * settings.accumulate_grad_batches * config.batch_size * config.image.pixels
     found = construct(
         "",
         training_arithmetic,

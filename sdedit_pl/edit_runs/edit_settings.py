@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import require_at_least
+from sdedit_pl.data.image_format import ImageShape, Size
 from sdedit_pl.guides.composite import Paste
 
 AUTO = "auto"
@@ -21,7 +22,8 @@ class EditSettings(ModelSettings):
     """The guides and options of an edit, beside its model.
 
     Args:
-        guide: an image, a folder of images, a glob, or a [mask, image] file (.pth) of SDEdit's reference runner.
+        guide: an image, a folder of images, a glob, WebDataset shards (KEY.png with KEY.mask.png), a CSV or Parquet
+            table with the columns guide, mask, t0 and seed, or a [mask, image] file (.pth) of the reference runner.
         mask: an image whose white pixels may change, or a folder of such images named like their guides; it replaces a
             mask in the guide's own file.
         strength: instead of a mask, an image that sets how far each pixel is noised (white from t0, black kept), or a
@@ -50,8 +52,8 @@ class EditSettings(ModelSettings):
             the guide's file, which is high where the model is unsure; empty for neither.
         seed: seed of the first sample; the next ones count up from it.
         variant: exact, or paper or reference, which follow the published algorithms and code to the letter.
-        fit: how guides that are not square reach the model: crop to their central square, or pad, which continues them
-            by their mirror image and cuts the results back to the shape of the guides.
+        fit: how guides get the model's proportions: crop to their largest central part, or pad, which continues them by
+            their mirror image and cuts the results back to the shape of the guides.
         windows: edit guides at their own size, in overlapping windows: true for windows of the model's size, or their
             size in pixels.
         overlap: minimal overlap of neighbouring windows in pixels; null for half a window.
@@ -59,6 +61,7 @@ class EditSettings(ModelSettings):
         focus: edit only the part of a large picture around each region of the mask, at the model's size, and put it
             back at full resolution; or a box x,y,width,height in pixels of the file. All else stays bit for bit.
         trajectory: also write, for each guide, the x_0 estimates along the way as an animation and a strip.
+        shards: write WebDataset shards with the samples of this many guides each; null for a PNG file for each sample.
         strict: end with an error at the first guide that cannot be read; otherwise these are listed at the end.
         overwrite: replace the results in `out`.
     """
@@ -92,11 +95,12 @@ class EditSettings(ModelSettings):
     side: int | None = None
     focus: bool | tuple[int, int, int, int] = False
     trajectory: bool = False
+    shards: int | None = None
     strict: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        require_at_least(self, samples=1, batch=1, seed=0)
+        require_at_least(self, samples=1, batch=1, seed=0, shards=1)
         if self.strength is not None and re.fullmatch(r"[\d.]+", self.strength):
             raise ValueError(f"strength takes an image, got {self.strength}; for a number, t0={self.strength}")
         if self.reductions and self.samples < 2:
@@ -137,6 +141,6 @@ class EditSettings(ModelSettings):
         mask = None if self.paste_mask is None else Path(self.paste_mask)
         return Paste(Path(self.paste), self.at, self.scale, mask, self.grow, self.feather)
 
-    def window_size(self, shape: tuple[int, int]) -> int | None:
-        """Size of the windows, or None without windows; `shape` is (channels, size) of the model's images."""
-        return shape[1] if self.windows is True else self.windows or None
+    def window_size(self, shape: ImageShape) -> Size | None:
+        """Size of the windows, or None without windows; `shape` is that of the model's images."""
+        return shape.size if self.windows is True else self.windows or None

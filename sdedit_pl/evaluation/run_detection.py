@@ -15,26 +15,21 @@ from torch import Tensor
 
 from sdedit_pl.build.component import build_unless_usual
 from sdedit_pl.checkpoints.fingerprint import fingerprint
-from sdedit_pl.checkpoints.guidance import GuidanceSettings, load_guided
-from sdedit_pl.configuration import Component, family, require_at_least
+from sdedit_pl.checkpoints.model_settings import ModelSettings
+from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.chosen_images import choose_images
-from sdedit_pl.data.image_decoding import ImageFormat, decode_image
+from sdedit_pl.data.image_decoding import decode_image
 from sdedit_pl.data.image_files import list_images
+from sdedit_pl.data.image_format import ImageFormat, Size
 from sdedit_pl.denoiser import in_precision
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.images_per_call import prepare_for_batches
-from sdedit_pl.editing.many_guides import default_batch
-from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.evaluation.anomaly_maps import Detector, image_score, pixel_residual, write_map
 from sdedit_pl.evaluation.detection_report import measures_of, report, sheet, write_scores
 from sdedit_pl.evaluation.report_document import METRICS_FILE
 from sdedit_pl.evaluation.report_sections import chosen_rows
-from sdedit_pl.grids import GRIDS, Grid
-from sdedit_pl.machine import AutoBool, InferencePrecision
 from sdedit_pl.metrics.masked_lpips import lpips_map
 from sdedit_pl.result_folder import RECORDED, files_recorded_in, hashes_of, refuse_used, result_folder
-from sdedit_pl.solvers import SOLVERS, Solver
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +38,10 @@ MAPS, SPREADS = "maps", "spreads"
 
 
 @dataclass(kw_only=True)
-class DetectionSettings(GuidanceSettings):
-    """The model of normal images, the inspected images, and the reconstructions.
+class DetectionSettings(ModelSettings):
+    """The inspected images and their reconstructions, beside the model, which knows images without anomalies.
 
     Args:
-        ckpt: a model that was trained on images without anomalies; see sdedit edit.
         data: images to inspect: a folder, or shards (a folder, file, pattern or URL).
         truth: folder of masks, white where an image has a defect, named like the images, also with _mask at the end;
             images without one have none. null only maps and scores.
@@ -67,14 +61,9 @@ class DetectionSettings(GuidanceSettings):
             edges and textures that the model cannot know; false maps the residuals.
         top: share of a map's pixels, the highest, whose mean is the score of the image.
         seed: seed of the first reconstruction; the next ones count up from it.
-        batch: images at a time; null for as many as fit into memory. It affects only speed and memory.
-        device: auto, cpu, cuda, cuda:1, mps.
-        precision: of the network, as for sdedit edit: auto, float32, tf32, bfloat16, float16.
-        compile: compile the network, as for sdedit edit.
         overwrite: replace the results in `out`.
     """
 
-    ckpt: str
     data: str
     truth: str | None = None
     out: str = "outputs/detect"
@@ -90,13 +79,7 @@ class DetectionSettings(GuidanceSettings):
     relative: bool = True
     top: float = 0.01
     seed: int = 0
-    batch: int | None = None
-    device: str = "auto"
-    precision: InferencePrecision = "auto"
-    compile: AutoBool = "auto"
     overwrite: bool = False
-    solver: Component[Solver] = family(SOLVERS, DEFAULT_SOLVER, supplied=("predictor",))
-    grid: Component[Grid] = family(GRIDS, DEFAULT_GRID)
 
     def __post_init__(self) -> None:
         require_at_least(self, images=1, samples=1, seed=0, batch=1)
@@ -117,22 +100,19 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
     with result_folder(folder, replaced=replaced) as results:
         refuse_used(folder, settings.overwrite)
         replaced |= files_recorded_in(folder / METRICS_FILE)
-        denoiser, description = load_guided(settings.ckpt, settings.device, settings)
+        denoiser, description = settings.load()
         images = choose_images(
             settings.data,
-            description.image_shape,
+            description.image,
             split=settings.split,
             val_fraction=settings.val_fraction,
             count=settings.images,
         )
-        size, names = description.image_shape[1], names_of(images.names, settings.data)
-        truth = None if settings.truth is None else read_truth(Path(settings.truth), names, size)
-        batch = min(settings.batch or default_batch(next(denoiser.parameters()).device, size**2), len(images))
-        evaluations = detector.steps(denoiser) * len(images) * denoiser.evaluations
-        computing = (evaluations, settings.precision, settings.compile)
-        arithmetic = prepare_for_batches(denoiser, batch, size**2, *computing)
+        shape, names = description.image, names_of(images.names, settings.data)
+        truth = None if settings.truth is None else read_truth(Path(settings.truth), names, shape.size)
+        settings = settings.prepared(denoiser, len(images), shape.pixels, detector.steps(denoiser))
         rows, anomalies, shown = chosen_rows(len(images)), [], {}
-        with in_precision(denoiser, arithmetic.precision):
+        with in_precision(denoiser, settings.precision):
             for number, maps in enumerate(detector.maps(denoiser, images, settings.batch)):
                 anomalies.append(maps.relative if settings.relative else maps.residuals)
                 write_map(results / MAPS / f"{names[number]}.png", anomalies[-1].mean(0))
@@ -143,7 +123,7 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
         write_scores(results / SCORES_FILE, names, scores, truth)
         numbers: dict[str, Any] = {
             "model": {"file": description.path.name, "sha256": fingerprint(description.path)},
-            "settings": as_data(settings) | {"precision": arithmetic.precision, "compile": arithmetic.compile},
+            "settings": as_data(settings),
             "images": len(images),
             "with_defects": None if truth is None else int(truth.flatten(1).any(1).sum()),
             "measures": {} if truth is None else measures_of(found, settings.t0, settings.top, truth),
@@ -171,7 +151,7 @@ def names_of(names: Sequence[str], data: str) -> list[str]:
     return found if len(set(found)) == len(found) else [f"{number:06d}" for number in range(len(found))]
 
 
-def read_truth(folder: Path, names: Sequence[str], size: int) -> Bool[Tensor, "N H W"]:
+def read_truth(folder: Path, names: Sequence[str], size: Size) -> Bool[Tensor, "N H W"]:
     """The defects of each image; an image without a mask has none.
 
     Raises:
@@ -180,7 +160,7 @@ def read_truth(folder: Path, names: Sequence[str], size: int) -> Bool[Tensor, "N
     if not folder.is_dir():
         raise ValueError(f"truth={folder} is no folder; give one of masks named like the images, white in defects")
     masks = {file.rpartition(".")[0].removesuffix("_mask"): file for file in list_images(folder, recursive=True)}
-    truth = torch.zeros(len(names), size, size, dtype=torch.bool)
+    truth = torch.zeros(len(names), *ImageFormat(size).sides, dtype=torch.bool)
     for number, name in enumerate(names):
         if name in masks:
             path = folder / masks[name]

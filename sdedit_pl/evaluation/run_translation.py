@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,18 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from sdedit_pl.build.component import build_component
+from sdedit_pl.build.component import build_component, build_unless_usual
 from sdedit_pl.checkpoints.fingerprint import fingerprint
+from sdedit_pl.checkpoints.guidance import labelled
 from sdedit_pl.checkpoints.loading import load_for_editing
+from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.chosen_images import choose_images
+from sdedit_pl.data.image_format import ImageShape
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.images_per_call import prepare_for_batches
-from sdedit_pl.editing.many_guides import default_batch, in_batches
+from sdedit_pl.editing.many_guides import in_batches
 from sdedit_pl.editing.translation import Bridge
 from sdedit_pl.evaluation.report_document import METRICS_FILE
 from sdedit_pl.evaluation.translation_report import LEAST_IMAGES, Compared, measures_of, report
@@ -38,12 +40,12 @@ METHODS = ("ddib", "sdedit", "energy")
 
 
 @dataclass(kw_only=True)
-class TranslationSettings:
-    """Two models, the images, and the methods.
+class TranslationSettings(ModelSettings):
+    """The images and the methods, beside the model of the domain that images are translated into.
 
     Args:
         source_ckpt: model of the guides' domain, which ddib encodes with; see sdedit edit.
-        ckpt: model of the domain that guides are translated into.
+        source_label: label for that model, see label.
         guide: an image, a folder of images, or a glob.
         pairs: folder of images named like the guides, their true translations; null for none.
         target: images of the domain of `ckpt`, a folder or shards, for KID; null leaves it out.
@@ -55,13 +57,11 @@ class TranslationSettings:
         lowpass: of energy, see sdedit edit; as is lowpass_energy.
         steps: solver steps of each model.
         seed: of the first guide's noise; the next ones count up from it.
-        batch: images per batch; null for as many as fit into memory. It affects only speed and memory.
-        device: auto, cpu, cuda, cuda:1, mps.
         overwrite: replace the results in `out`.
     """
 
     source_ckpt: str
-    ckpt: str
+    source_label: str | None = None
     guide: str
     pairs: str | None = None
     target: str | None = None
@@ -73,8 +73,6 @@ class TranslationSettings:
     lowpass_energy: float = 1.0
     steps: int = 50
     seed: int = 0
-    batch: int | None = None
-    device: str = "auto"
     overwrite: bool = False
     features: Component[FeatureExtractor] = family(FEATURES, "efficientnet_lite0")
 
@@ -103,26 +101,24 @@ def run_translation(settings: TranslationSettings) -> dict[str, Any]:
     with result_folder(folder, replaced=replaced) as results:
         refuse_used(folder, settings.overwrite)
         replaced |= files_recorded_in(folder / METRICS_FILE)
-        loaded = [load_for_editing(ckpt, settings.device) for ckpt in (settings.source_ckpt, settings.ckpt)]
-        (source, described), (target, description) = loaded
-        shape = description.image_shape
-        if described.image_shape != shape:
-            shapes = (described.image_shape, shape)
-            found = " and ".join(f"{size} px with {channels} channels" for channels, size in shapes)
-            raise ValueError(f"source_ckpt and ckpt must have images of one shape, got {found}")
+        source, described = load_for_editing(settings.source_ckpt, settings.device)
+        source = labelled(source, settings.source_label)
+        target, description = settings.load()
+        shape = description.image
+        if described.image != shape:
+            raise ValueError(f"source_ckpt and ckpt must have images of one shape, got {described.image} and {shape}")
         translators = translators_of(settings, source, target)
         guides = read_guides(settings.guide, shape)
         compared = read_compared(settings, shape, guides)
-        batch = min(settings.batch or default_batch(next(target.parameters()).device, shape[1] ** 2), len(guides))
-        evaluations = settings.steps * len(guides) * len(translators)
-        for model in (source, target):
-            arithmetic = prepare_for_batches(model, batch, shape[1] ** 2, evaluations, "auto", "auto")
-        with in_precision(source, arithmetic.precision), in_precision(target, arithmetic.precision):
+        steps = settings.steps * len(translators)
+        settings.prepared(source, len(guides), shape.pixels, steps)
+        settings = settings.prepared(target, len(guides), shape.pixels, steps)
+        with in_precision(source, settings.precision), in_precision(target, settings.precision):
             images = translated(translators, target, compared.guides, settings.batch)
         for name in translators:
             for guide, image in zip(guides, images[name], strict=True):
                 to_picture(image).save(results / f"{guide.path.stem}_{name}.png")
-        files = [{"file": made.path.name, "sha256": fingerprint(made.path)} for _, made in loaded]
+        files = [{"file": made.path.name, "sha256": fingerprint(made.path)} for made in (described, description)]
         measures = measures_of({"guide": compared.guides, **images}, compared)
         numbers = {"models": files, "settings": as_data(settings), "images": len(guides), "measures": measures}
         report(numbers, images, compared).write(results)
@@ -133,8 +129,9 @@ def run_translation(settings: TranslationSettings) -> dict[str, Any]:
 
 def translators_of(settings: TranslationSettings, source: Denoiser, target: Denoiser) -> dict[str, Translator]:
     """The chosen methods. Raises ValueError if the models do not allow their noise levels."""
-    bridge, edit = Bridge(settings.level, settings.steps), SDEdit(settings.t0, settings.steps)
-    guided = SDEdit(settings.t0, settings.steps, lowpass=settings.lowpass, lowpass_energy=settings.lowpass_energy)
+    solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
+    bridge, edit = Bridge(settings.level, settings.steps), SDEdit(settings.t0, settings.steps, solver=solver, grid=grid)
+    guided = replace(edit, lowpass=settings.lowpass, lowpass_energy=settings.lowpass_energy)
     bridge.common_level(source, target)
     edit.check(target)
 
@@ -171,7 +168,7 @@ def translated(
     return found
 
 
-def read_compared(settings: TranslationSettings, shape: tuple[int, int], guides: Sequence[Guide]) -> Compared:
+def read_compared(settings: TranslationSettings, shape: ImageShape, guides: Sequence[Guide]) -> Compared:
     """What translations are compared with.
 
     Raises:
@@ -183,7 +180,7 @@ def read_compared(settings: TranslationSettings, shape: tuple[int, int], guides:
         lacking = [guide.path.stem for guide in guides if guide.path.stem not in named]
         if lacking:
             raise ValueError(f"pairs={settings.pairs} has no image named like the guide {lacking[0]}")
-        pairs = torch.cat([read_guide(named[guide.path.stem], shape[1], shape[0]).image for guide in guides])
+        pairs = torch.cat([read_guide(named[guide.path.stem], shape).image for guide in guides])
     if settings.target is None:
         return Compared(images, pairs)
     target = choose_images(settings.target, shape, split="all", val_fraction=0.05, count=None, least=LEAST_IMAGES)

@@ -69,9 +69,9 @@ def report(numbers: Mapping[str, Any], images: Mapping[str, Images], compared: C
         f"{source['sha256'][:16]}) into that of {target['file']} (sha256 {target['sha256'][:16]}), "
         f"{settings['steps']} steps of each model. DDIB exchanges states of noise level "
         f"{settings['level'] or 'the highest in common'}; the others start from t0 = {settings['t0']}; the energy "
-        f"weighs frequencies of images {settings['lowpass']} times smaller with {settings['lowpass_energy']:g}. KID compares "
-        f"with {settings['target'] or 'nothing'}, on the features {settings['features']['name']}; ± is its standard "
-        "error."
+        f"weighs frequencies of images {settings['lowpass']} times smaller with {settings['lowpass_energy']:g}. KID "
+        f"compares with {settings['target'] or 'nothing'}, on the features {settings['features']['name']}; ± is its "
+        "standard error."
     )
     shown = {key: title for key, title in COLUMNS.items() if any(key in row for row in measures.values())}
     rows = [

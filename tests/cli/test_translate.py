@@ -53,7 +53,7 @@ def test_what_is_refused(refused) -> None:
     small = ModelConfig.from_data({**description.model.as_data(), "image": {"size": 8, "channels": 3}})
     save_denoiser("small.safetensors", denoiser, small)
     for argument, words in {
-        "source_ckpt=small.safetensors": "one shape, got 8 px with 3 channels and 16 px with 3 channels",
+        "source_ckpt=small.safetensors": "one shape, got 3 channels, 8 px and 3 channels, 16 px",
         "methods=[ddim]": "methods are some of ddib, sdedit, energy, got ddim",
         "pairs=elsewhere": "pairs=elsewhere has no image named like the guide 0",
         "target=elsewhere": "at least 3 images are needed, and data=elsewhere has 1",

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader
 from sdedit_pl.data.batch_reading import CachedImages, ReadableImages, gathered
 from sdedit_pl.data.datamodule import ImageDataModule
 from sdedit_pl.data.folder_source import FolderSource
-from sdedit_pl.data.image_decoding import ImageFormat
 from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.loader import ImageLoader, room_on
 from sdedit_pl.data.order import Draw
 from sdedit_pl.data.source import ImageSet, Source

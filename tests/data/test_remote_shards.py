@@ -20,8 +20,8 @@ from support.shard_server import ShardServer
 from torch import Tensor
 
 from sdedit_pl.data.datamodule import ImageDataModule
-from sdedit_pl.data.image_decoding import images_from_bytes
 from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.image_format import images_from_bytes
 from sdedit_pl.data.shard_cache import StreamInterrupted
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE, manifest_text
 from sdedit_pl.data.webdataset_source import WebDatasetSource

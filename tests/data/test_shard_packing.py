@@ -20,7 +20,7 @@ import webdataset
 from PIL import Image
 
 from sdedit_pl.data.datamodule import ImageDataModule
-from sdedit_pl.data.image_decoding import ImageFormat
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.pack_settings import PackSettings
 from sdedit_pl.data.shard_manifest import UNFINISHED_FOLDER
 from sdedit_pl.data.shard_packing import pack
