@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 from tqdm import tqdm
 
 from sdedit_pl.data.chosen_images import ChosenImages
@@ -164,8 +165,12 @@ class ImageMaker:
         inputs = self.store.inputs(column.inputs, self.plan.inputs.get(column.inputs), batch.numbers)
         inputs = inputs.to(next(model.parameters()).device)
         seeds = [self.plan.settings.seed + number for number in batch.numbers]
+
+        def advance(x: Tensor, _: float) -> None:
+            progress.update(len(x))
+
         with in_precision(model, precision):
-            made = column.method(model, inputs, seeds, lambda x, t: progress.update(len(x)))
+            made = column.method(model, inputs, seeds, advance)
         pictures = self.store.pictures(batch.folder)
         for number, image in zip(batch.numbers, made.cpu(), strict=True):
             pictures.write(number, image)
