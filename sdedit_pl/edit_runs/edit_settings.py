@@ -47,6 +47,8 @@ class EditSettings(ModelSettings):
         lowpass_range: times, from,to, at which lowpass applies.
         lowpass_energy: weight of the low frequencies as an energy beside the score (EGSDE), 0.5 for instance, softer
             than keeping them; null keeps them.
+        match_colours: give what changes the mean and covariance of the guide's colours there, so that they do not drift
+            over repeats or further edits of a result.
         samples: number of samples of each guide.
         reduce: mean, std or mean,std also writes the mean of the samples, and their standard deviation in the units of
             the guide's file, which is high where the model is unsure; empty for neither.
@@ -87,6 +89,7 @@ class EditSettings(ModelSettings):
     lowpass: int | None = None
     lowpass_range: tuple[float, float] = (0.0, 1.0)
     lowpass_energy: float | None = None
+    match_colours: bool = False
     samples: int = 4
     reduce: Reduction | tuple[Reduction, ...] = ()
     seed: int = 0
