@@ -25,6 +25,8 @@ class PackSettings:
         quality: Of jpeg and webp, 1 to 100; webp at 100 is exact.
         val_fraction: Share of the images for validation if they are not in folders train and val; 0 for none.
         duplicates: Images that are equal in every pixel: keep and report them, or drop all but the first.
+        labels: Where the labels of the images are, to be written beside them: folders, FILE.csv:COLUMN or targets, see
+            data.labels of sdedit train; null for none.
         samples: Images per shard.
         processes: Processes that decode and encode; null for one per core.
         root: Folder of a torchvision data set.
@@ -45,6 +47,7 @@ class PackSettings:
     quality: int = 95
     val_fraction: float = 0.05
     duplicates: Literal["keep", "drop"] = "keep"
+    labels: str | None = None
     samples: int = 2000
     processes: int | None = None
     root: str = "data/torchvision"
@@ -65,5 +68,5 @@ class PackSettings:
 
     def recorded(self) -> dict[str, Any]:
         """The settings that the shards depend on, besides the originals."""
-        elsewhere = ("data", "out", "processes", "root", "download")
+        elsewhere = ("data", "out", "labels", "processes", "root", "download")
         return {key: value for key, value in asdict(self).items() if key not in elsewhere}

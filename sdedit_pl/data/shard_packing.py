@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -85,6 +85,7 @@ def pack(settings: PackSettings, on_images: Callable[[int, int], None]) -> dict[
             originals = open_originals(
                 settings.data, image_format, settings.val_fraction, workshop, settings.root, settings.download
             )
+            originals = originals if settings.labels is None else originals.labelled(settings.labels)
             return _Packing(settings, encoding, originals, on_images).run()
         except WorkerDied as error:
             raise ValueError(f"{error}: maybe memory ran out; give fewer processes=. {_KEPT}") from None
@@ -172,7 +173,8 @@ class _Packing:
         images = self.originals.splits[split]
         encoded = encode_all(images, self.encoding, following, self.settings.processes)
         while following < len(images):
-            note = self._write_shard(f"{split}-{number:06d}.tar", following, len(images), encoded)
+            labels = self.originals.labels.get(split)
+            note = self._write_shard(f"{split}-{number:06d}.tar", following, len(images), encoded, labels)
             number, following = number + 1, note.following
             yield self._remembered(note)
 
@@ -181,7 +183,9 @@ class _Packing:
         note.digests = {}
         return note
 
-    def _write_shard(self, name: str, following: int, end: int, encoded: Iterator[EncodedImage]) -> ShardNote:
+    def _write_shard(
+        self, name: str, following: int, end: int, encoded: Iterator[EncodedImage], labels: Sequence[str] | None
+    ) -> ShardNote:
         """Writes one shard and its note; neither if no original can be read."""
         note = ShardNote(name, following=following)
         unfinished = self.workshop / f"{name}.part"
@@ -193,7 +197,8 @@ class _Packing:
                     note.following += 1
                     self.on_images(1, len(self.originals))
                     if self._takes(image, note):
-                        archive.write({"__key__": _key(image), self.encoding.suffix: image.file})
+                        label = {} if labels is None else {"json": json.dumps({"label": labels[image.number]}).encode()}
+                        archive.write({"__key__": _key(image), self.encoding.suffix: image.file, **label})
                         note.images += 1
             file.flush()
             os.fsync(file.fileno())
