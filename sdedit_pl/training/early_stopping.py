@@ -15,15 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 class Patience(lightning.Callback):
-    """Ends a run when the loss of the best average has not decreased for `validations` validations.
-
-    Raises:
-        ValueError: `validations` is below 1.
-    """
+    """Ends a run when the loss of the best average has not decreased for `validations` validations."""
 
     def __init__(self, averaging: ImageHalfLifeAveraging, validations: int) -> None:
-        if validations < 1:
-            raise ValueError(f"patience must last for at least 1 validation, got {validations}")
         self.averaging = averaging
         self.validations = validations
         self.lowest = float("inf")

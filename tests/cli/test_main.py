@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from sdedit_pl.cli import (
-    VERBS,
-    augment,
-    calibrate,
-    demo,
-    detect,
-    edit,
-    evaluate,
-    export,
-    import_,
-    info,
-    main,
-    pack,
-    paint,
-    sample,
-    study,
-    train,
-)
+from sdedit_pl.cli import VERBS, info, main, module_of
 from sdedit_pl.configuration.schema import Key, keys_of, schema_of
 
-COMMANDS = {
-    "pack": pack.COMMAND,
-    "train": train.COMMAND,
-    "edit": edit.COMMAND,
-    "sample": sample.COMMAND,
-    "augment": augment.COMMAND,
-    "paint": paint.COMMAND,
-    "calibrate": calibrate.COMMAND,
-    "evaluate": evaluate.COMMAND,
-    "detect": detect.COMMAND,
-    "study": study.COMMANDS["build"],
-    "demo": demo.COMMAND,
-    "info": info.COMMAND,
-    "import": import_.COMMAND,
-    "export": export.COMMAND,
-}
+MODULES = {verb: import_module(module_of(verb)) for verb in VERBS}
+COMMANDS = {verb: module.COMMANDS["build"] if verb == "study" else module.COMMAND for verb, module in MODULES.items()}
 
 
 def every_key(cls: type) -> dict[str, Key]:

@@ -201,16 +201,6 @@ def test_data_parallel_names_are_understood_in_every_kind_of_file(case, name: st
     assert max(relative_errors(published, published.read(file))) < TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["ncsnpp_vp_ddpmpp", "sdedit_ddpm"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_kept(case, name: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    published = case(name)
-    torch.save({key: tensor.to(dtype) for key, tensor in published.tensors().items()}, tmp_path / "half.pth")
-    exact = published.read().weights
-    for key, tensor in published.read(tmp_path / "half.pth").weights.items():
-        assert tensor.dtype == dtype and torch.equal(tensor, exact[key].to(dtype)), key
-
-
 @pytest.mark.parametrize("name", ["ncsnpp_ve_lsun", "ddpm_vp", "sdedit_ddpm"])
 def test_missing_surplus_and_misshapen_tensors_are_named(case, name: str, tmp_path: Path) -> None:
     published, file = case(name), tmp_path / "changed.safetensors"
