@@ -65,8 +65,6 @@ class Windowed(nn.Module):
             raise ValueError(
                 f"the overlap of windows of {size} px must lie in [0, {size}), got {overlap}; try {size // 2}"
             )
-        if at_once < 1:
-            raise ValueError(f"at_once must be at least 1 window, got {at_once}")
         self.network = network
         self.size = size
         self.overlap = overlap
