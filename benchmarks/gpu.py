@@ -45,11 +45,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import gpu_training
 
-from sdedit_pl.data import ImageDataModule, Source
 from sdedit_pl.data.batch_reading import CachedImages
-from sdedit_pl.data.image_decoding import ImageFormat
+from sdedit_pl.data.datamodule import ImageDataModule
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.loader import ResidentLoader
 from sdedit_pl.data.order import Changes, Share, TrainingBatches, TrainingOrder
+from sdedit_pl.data.source import Source
 from sdedit_pl.denoiser import EDM, Denoiser, Epsilon, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.images_per_call import prepare_for_batches

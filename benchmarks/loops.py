@@ -25,8 +25,8 @@ from sdedit_pl.build.training_parts import build_averaging, build_data, build_mo
 from sdedit_pl.configuration.resolving import resolve
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.configuration.yaml_reading import read_file
-from sdedit_pl.data import ImageDataModule
-from sdedit_pl.data.image_decoding import images_from_bytes
+from sdedit_pl.data.datamodule import ImageDataModule
+from sdedit_pl.data.image_format import images_from_bytes
 from sdedit_pl.losses import denoising_loss
 from sdedit_pl.machine import this_machine
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints

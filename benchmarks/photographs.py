@@ -51,7 +51,7 @@ from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.data.folder_source import FolderSource
-from sdedit_pl.data.image_decoding import ImageFormat
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.denoiser import in_precision
 from sdedit_pl.evaluation.image_store import IMAGES, digest_of
 from sdedit_pl.evaluation.numbered_images import NumberedImages
@@ -186,11 +186,10 @@ def edited(words: Sequence[str], seed: int, arguments: Arguments) -> Edits:
     if not (out / METRICS_FILE).is_file():
         sdedit("evaluate", *given, f"out={out}")
     found = json.loads((out / METRICS_FILE).read_text(encoding="utf-8"))
-    channels, size = description.image_shape
     count = found["images"]["count"]
 
     def read(folder: str) -> Images:
-        return NumberedImages(out / IMAGES / folder, count, ImageFormat(size, channels)).read(range(count))
+        return NumberedImages(out / IMAGES / folder, count, ImageFormat.of(description.image)).read(range(count))
 
     levels = [read(variant["images"]) for variant in found["ablations"]["t0"]]
     return Edits(read("original"), read("stroke_synthesis/guide"), levels)

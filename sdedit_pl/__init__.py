@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from sdedit_pl.build.model import build_denoiser
     from sdedit_pl.checkpoints import describe, load_denoiser, save_denoiser
     from sdedit_pl.configuration.model_config import ModelConfig
-    from sdedit_pl.data import DATA_SOURCES, FolderSource, ImageDataModule
+    from sdedit_pl.data.datamodule import ImageDataModule
+    from sdedit_pl.data.folder_source import FolderSource
+    from sdedit_pl.data.source_table import DATA_SOURCES
     from sdedit_pl.denoiser import PARAMETERISATIONS, Denoiser
     from sdedit_pl.editing import SDEdit
     from sdedit_pl.grids import GRIDS
@@ -68,7 +70,9 @@ __getattr__, __dir__ = lazy_names(
         "build.model": "build_denoiser",
         "checkpoints": "describe load_denoiser save_denoiser",
         "configuration.model_config": "ModelConfig",
-        "data": "DATA_SOURCES FolderSource ImageDataModule",
+        "data.datamodule": "ImageDataModule",
+        "data.folder_source": "FolderSource",
+        "data.source_table": "DATA_SOURCES",
         "denoiser": "PARAMETERISATIONS Denoiser",
         "editing": "SDEdit",
         "grids": "GRIDS",

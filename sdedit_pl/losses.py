@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.sde import SDE
-from sdedit_pl.typing import Images, Times, over_images
+from sdedit_pl.typing import Images, Mask, Times, over_images
 
 
 class Weighting(abc.ABC):
@@ -223,6 +223,7 @@ def denoising_loss(
     *,
     reduction: str = "mean",
     conditions: Float[Tensor, "B conditions"] | None = None,
+    valid: Mask | None = None,
 ) -> Float[Tensor, "B"]:
     """Weighted squared error of each image.
 
@@ -233,6 +234,7 @@ def denoising_loss(
         weighting: weight of the error at each time.
         reduction: over an image's pixels, "mean" (VP, DDPM, EDM) or "sum" (score_sde's VE).
         conditions: see `Denoiser.raw`.
+        valid: the pixels that count; None for all.
 
     Raises:
         ValueError: an unknown reduction.
@@ -245,8 +247,12 @@ def denoising_loss(
     target = over_images(coefficients.target.x_0) * x_0 + over_images(coefficients.target.noise) * noise
     x_t = denoiser.sde.perturb(x_0, t, noise)
     output = denoiser.raw(x_t, t, conditions, coefficients=coefficients)
-    error = (output - target).square().flatten(1)
-    total = error.mean(1) if reduction == "mean" else error.sum(1)
+    error = (output - target).square()
+    if valid is not None:
+        error = error * valid
+    total = error.flatten(1).mean(1) if reduction == "mean" else error.flatten(1).sum(1)
+    if valid is not None and reduction == "mean":
+        total = total / valid.flatten(1).float().mean(1).clamp(min=1e-6)
     return weighting.weight(denoiser.sde, t) * coefficients.x_0.out.square() * total
 
 

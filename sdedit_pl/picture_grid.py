@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-from sdedit_pl.data.image_decoding import bytes_from_images
+from sdedit_pl.data.image_format import bytes_from_images
 
 MARGIN = 6
 SMALLEST_CELL, LARGEST_CELL = 256, 512

@@ -2,20 +2,29 @@
 
 A batch of images is `Images`: float, (B, C, H, W), RGB in [-1, 1] when there are three channels. Diffusion times are
 `Times`: one t in (0, 1] for each image. A `Mask` is boolean, True where pixels may change, with one entry for each
-image or one for all; a `Strength` is a soft mask in [0, 1].
+image or one for all; a `Strength` is a soft mask in [0, 1]. `Pixels` are values as decoded from files.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8, UInt16
 from torch import Tensor
 
 Images: TypeAlias = Float[Tensor, "B C H W"]
 Times: TypeAlias = Float[Tensor, "B"]
 Mask: TypeAlias = Bool[Tensor, "#B 1 H W"]
 Strength: TypeAlias = Float[Tensor, "#B 1 H W"]
+Pixels: TypeAlias = UInt8[Tensor, "... _ _ _"] | UInt16[Tensor, "... _ _ _"] | Float[Tensor, "... _ _ _"]
+
+
+class Examples(NamedTuple):
+    """Training images in [-1, 1], their labels, and the pixels of each that count in its loss; None for all."""
+
+    images: Images
+    labels: Tensor | None = None
+    valid: Mask | None = None
 
 
 def over_images(values: Float[Tensor, "B"]) -> Float[Tensor, "B 1 1 1"]:

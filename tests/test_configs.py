@@ -21,7 +21,7 @@ from sdedit_pl.configuration.resolving import merge, resolve
 from sdedit_pl.configuration.schema import keys_of
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.configuration.yaml_reading import read_file
-from sdedit_pl.data import ImageDataModule
+from sdedit_pl.data.datamodule import ImageDataModule
 from sdedit_pl.training_runs.training_run import fit
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdedit_pl.data.image_decoding import bytes_from_images
+from sdedit_pl.data.image_format import bytes_from_images
 from sdedit_pl.picture_grid import MARGIN, SMALLEST_CELL, cell_side, picture_grid, title_height, to_picture
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255)}

@@ -49,7 +49,7 @@ def test_the_examples_train_save_and_edit(tmp_path: Path, monkeypatch: pytest.Mo
     assert isinstance(names["images"], torch.Tensor) and names["images"].shape == (2, 3, 64, 64)
     trained, before = (load_denoiser(name).network for name in ("colours.safetensors", "portraits64"))
     assert any(not torch.equal(new, old) for new, old in zip(trained.parameters(), before.parameters(), strict=True))
-    assert sdedit_pl.describe("untrained.safetensors").image_shape == (3, 32)
+    assert sdedit_pl.describe("untrained.safetensors").image.tensor_shape == (3, 32, 32)
 
 
 def test_any_loader_validates_alike_whatever_its_batches(tiny_checkpoint: Path, tmp_path: Path) -> None:

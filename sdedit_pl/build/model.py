@@ -26,16 +26,16 @@ def build_denoiser(model: ModelConfig) -> Denoiser:
     Raises:
         ConfigError: arguments that a class refuses, or an image size that the network cannot divide.
     """
-    size = model.image.size
     parameterisation = build_component(model.parameterisation)
     network = build_component(model.network, **supplied_to_network(model))
     divisor = network.size_divisor
-    if size % divisor:
-        below, above = max(divisor, size // divisor * divisor), (size // divisor + 1) * divisor
-        raise ConfigError(
-            f"data.size must be a multiple of {divisor} for this network (its down-sampling and patch), got {size}; "
-            f"the nearest are {below} and {above}"
-        )
+    for side in model.image.sides:
+        if side % divisor:
+            below, above = max(divisor, side // divisor * divisor), (side // divisor + 1) * divisor
+            raise ConfigError(
+                f"data.size must be a multiple of {divisor} for this network (its down-sampling and patch), got {side};"
+                f" the nearest are {below} and {above}"
+            )
     parts = {"parameterisation": parameterisation, "sde": build_component(model.sde)}
     parts |= {"labels": build_component(model.condition)}
     return construct("times", Denoiser, network=network, **parts, t_max=model.t_max)

@@ -9,7 +9,7 @@ import torch
 from sdedit_pl.build.component import build_component
 from sdedit_pl.configuration.schema import construct, keys_of
 from sdedit_pl.configuration.training_config import TrainingConfig
-from sdedit_pl.data import ImageDataModule
+from sdedit_pl.data.datamodule import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.machine import Machine, this_machine, training_arithmetic
 from sdedit_pl.training.learned_uncertainty import LogUncertainty
@@ -31,8 +31,8 @@ def resolve_arithmetic(config: TrainingConfig, machine: Machine) -> TrainingConf
     Raises:
         ConfigError: the machine does not have what a key asks for.
     """
-    settings, size = config.trainer, config.image.size
-    pixels = settings.max_steps * settings.accumulate_grad_batches * config.batch_size * size**2
+    settings = config.trainer
+    pixels = settings.max_steps * settings.accumulate_grad_batches * config.batch_size * config.image.pixels
     found = construct(
         "",
         training_arithmetic,

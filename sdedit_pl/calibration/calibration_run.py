@@ -72,14 +72,14 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
     with result_folder(file.parent, file.name, replaced) as unpublished:
         chosen = choose_images(
             settings.data,
-            description.image_shape,
+            description.image,
             split=settings.split,
             val_fraction=settings.val_fraction,
             count=settings.images,
             least=LEAST_IMAGES,
         )
         steps = sum(edit.total_steps(denoiser.sde) for edit in edits)
-        settings = settings.prepared(denoiser, len(chosen), description.image_shape[1] ** 2, steps)
+        settings = settings.prepared(denoiser, len(chosen), description.image.pixels, steps)
         recorded = recorded_settings(settings, edits, chosen)
         unfinished = UnfinishedSweep(
             file.with_suffix(".unfinished"),

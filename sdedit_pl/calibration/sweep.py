@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdedit_pl.data.image_decoding import as_saved
+from sdedit_pl.data.image_format import as_saved
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.sdedit import SDEdit
 from sdedit_pl.guides.strokes import stroke_painting

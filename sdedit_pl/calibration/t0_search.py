@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from sdedit_pl.data.image_decoding import as_saved
+from sdedit_pl.data.image_format import as_saved
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.many_guides import edit_guides
 from sdedit_pl.editing.sdedit import SDEdit

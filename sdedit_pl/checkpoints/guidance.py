@@ -83,9 +83,8 @@ def load_guided(ckpt: str, device: str, settings: GuidanceSettings) -> tuple[Den
     if guide is None:
         return guided(denoiser, None, settings.guidance, settings.guidance_range), description
     weak, other = load_described(guide, next(denoiser.parameters()).device)
-    if other.image_shape != description.image_shape:
-        shapes = ("{1} px with {0} channels".format(*shape) for shape in (other.image_shape, description.image_shape))
-        raise ValueError(f"the guiding model {guide} is for images of {next(shapes)}, the model for {next(shapes)}")
+    if other.image != description.image:
+        raise ValueError(f"the guiding model {guide} is for images of {other.image}, the model for {description.image}")
     return guided(denoiser, weak, settings.guidance, settings.guidance_range), description
 
 

@@ -18,10 +18,12 @@ from torch import Tensor
 from sdedit_pl.checkpoints.loading import load_described
 from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.configuration import Component, ConfigError
-from sdedit_pl.configuration.model_config import ImageShape, ModelConfig
+from sdedit_pl.configuration.help_text import shown
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.configuration.resolving import as_data, resolve_component
 from sdedit_pl.configuration.schema import schema_of
 from sdedit_pl.configuration.values import as_tuples
+from sdedit_pl.data.image_format import ImageShape
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.losses import denoising_error
 from sdedit_pl.networks.unet import UNet
@@ -119,8 +121,8 @@ def check_image(path: str, given: ImageShape, own: ImageShape) -> None:
         )
     if given.size != own.size:
         raise ConfigError(
-            f"ckpt={path} was trained at {given.size} px, this run has data.size={own.size}: its weights "
-            f"expect details and noise of that scale; set data.size={given.size}, or train without ckpt"
+            f"ckpt={path} was trained at {given}, this run has {own}: its weights expect details and noise of "
+            f"that scale; set data.size={shown(given.size)}, or train without ckpt"
         )
 
 

@@ -21,6 +21,7 @@ from sdedit_pl.checkpoints.expected_tensors import shape_difference, without_wei
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_safetensors
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.model_config import ModelConfig
+from sdedit_pl.data.image_format import ImageShape
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.files import whole_file
 
@@ -63,9 +64,8 @@ class Description:
         return cls(path, format, model, training, sum(tensor.numel() for tensor in floating), dtypes, origin)
 
     @property
-    def image_shape(self) -> tuple[int, int]:
-        """(channels, size) of the model's images."""
-        return self.model.image.channels, self.model.image.size
+    def image(self) -> ImageShape:
+        return self.model.image
 
 
 def save_denoiser(

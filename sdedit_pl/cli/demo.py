@@ -78,7 +78,7 @@ def edited_guides(arguments: Arguments) -> Image.Image:
 
     edit, seeds = SDEdit(t0=arguments.t0, steps=arguments.steps), range(arguments.samples)
     denoiser, description = load_for_editing(arguments.ckpt, arguments.device)
-    guides = read_guides(arguments.guide, description.image_shape)
+    guides = read_guides(arguments.guide, description.image)
     masks = find_areas("mask", arguments.mask, [guide.path for guide in guides])
     areas = [read_area("mask", mask, guide) for mask, guide in zip(masks, guides, strict=True)]
     total = len(guides) * len(seeds) * edit.total_steps(denoiser.sde)

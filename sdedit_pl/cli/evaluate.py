@@ -67,7 +67,7 @@ def run(words: list[str]) -> None:
             models,
             choose_images(
                 arguments.data,
-                models[MODEL].description.image_shape,
+                models[MODEL].description.image,
                 split=arguments.split,
                 val_fraction=arguments.val_fraction,
                 count=arguments.images,
@@ -101,10 +101,9 @@ def load_models(arguments: Arguments) -> dict[str, EvaluatedModel]:
         guidance = arguments if name == MODEL else GuidanceSettings()
         denoiser, description = load_guided(file, "cpu", guidance)
         models[name] = EvaluatedModel(denoiser, description, guidance.recipe(description.path))
-    shapes = [model.description.image_shape for model in models.values()]
+    shapes = [model.description.image for model in models.values()]
     if len(set(shapes)) > 1:
-        found = " and ".join(f"{size} px with {channels} channels" for channels, size in shapes)
-        raise ValueError(f"ckpt and compare must have images of one size, got {found}")
+        raise ValueError(f"ckpt and compare must have images of one size, got {' and '.join(map(str, shapes))}")
     return models
 
 

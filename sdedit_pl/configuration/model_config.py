@@ -9,6 +9,7 @@ from typing import Any
 from sdedit_pl.conditions import CONDITIONS, Condition
 from sdedit_pl.configuration.resolving import as_data, resolve
 from sdedit_pl.configuration.schema import Component, ConfigError, family, require_at_least
+from sdedit_pl.data.image_format import ImageShape
 from sdedit_pl.denoiser import PARAMETERISATIONS, Parameterisation
 from sdedit_pl.networks import NETWORKS
 from sdedit_pl.networks.unet import UNet
@@ -17,17 +18,6 @@ from sdedit_pl.training.augmentation import Augmentation
 
 SUPPLIED_TO_NETWORK = ("output_channels", "image_channels", "augmentation_labels", "condition_labels")
 """Constructor arguments of a network that follow from the rest of a configuration."""
-
-
-@dataclass(frozen=True)
-class ImageShape:
-    """Images of a domain: their height and width in pixels, and their channels."""
-
-    size: int
-    channels: int
-
-    def __post_init__(self) -> None:
-        require_at_least(self, size=1, channels=1)
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,7 @@ def model_of_run(data: Mapping[str, Any]) -> ModelConfig:
     """
     return ModelConfig.from_data(
         {
-            "image": {key: data["data"][key] for key in ("size", "channels")},
+            "image": {key: data["data"].get(key) for key in ("size", "channels", "format")},
             "t_max": data.get("times", {}).get("t_max", 1.0),
             "augmentation_labels": Augmentation(**data.get("augment", {})).labels,
             "condition": data.get("condition", {}),

@@ -7,10 +7,13 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from sdedit_pl.conditions import CONDITIONS, Condition
-from sdedit_pl.configuration.model_config import SUPPLIED_TO_NETWORK, ImageShape, ModelConfig
+from sdedit_pl.configuration.model_config import SUPPLIED_TO_NETWORK, ModelConfig
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.schema import Component, construct, family, require_at_least
-from sdedit_pl.data import DATA_SOURCES, ImageDataModule, Source
+from sdedit_pl.data.datamodule import ImageDataModule
+from sdedit_pl.data.image_format import ImageShape
+from sdedit_pl.data.source import Source
+from sdedit_pl.data.source_table import DATA_SOURCES
 from sdedit_pl.denoiser import PARAMETERISATIONS, Parameterisation
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS, TimeSampler, Weighting
 from sdedit_pl.machine import AutoBool
@@ -248,10 +251,12 @@ class TrainingConfig:
         require_at_least(self, seed=0)
         if self.seed >= 2**63:
             raise ValueError(f"seed must be below 2^63, got {self.seed}")
+        self.augment.check_data(self.image.format is None, self.data.values["flip"])
 
     @property
     def image(self) -> ImageShape:
-        return construct("data", ImageShape, size=self.data.values["size"], channels=self.data.values["channels"])
+        values = {key: self.data.values.get(key) for key in ("size", "channels", "format")}
+        return construct("data", ImageShape, **values)
 
     @property
     def batch_size(self) -> int:

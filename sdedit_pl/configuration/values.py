@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import os
 import typing
+from dataclasses import is_dataclass
 from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from sdedit_pl.configuration.schema import REQUIRED, ConfigError, Key
+from sdedit_pl.configuration.schema import REQUIRED, ConfigError, Key, keys_of, nearest
 from sdedit_pl.configuration.yaml_reading import decoded, encoded, in_each_text, parsed
 
 
@@ -72,6 +73,12 @@ def _in_words(path: str, value: Any, kind: Any, refusal: ValidationError) -> str
     errors = refusal.errors(include_url=False, include_context=False)
     places = [_place(value, error["loc"]) for error in errors]
     deepest = max(places, key=len)
+    for error in errors:
+        if error["type"] == "value_error":
+            return f"{path}: {error['msg'].removeprefix('Value error, ')}"
+        if error["type"] == "unexpected_keyword_argument":
+            known = keys_of(next(part for part in typing.get_args(kind) if is_dataclass(part)))  # pyright: ignore
+            return f"unknown key {path}.{error['loc'][-1]}{nearest(str(error['loc'][-1]), known, f'{path}.')}"
     chosen = [error for error, place in zip(errors, places, strict=True) if place == deepest]
     expected = [
         "given" if error["type"] == "missing" else error["msg"].removeprefix("Input should be ") for error in chosen

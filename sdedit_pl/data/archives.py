@@ -15,14 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import UInt8
-from torch import Tensor
-
-from sdedit_pl.data.image_decoding import ImageFormat, decode_image
+from sdedit_pl.data.image_decoding import decode_image
 from sdedit_pl.data.image_files import UnreadableImage, is_image_name, max_pixels, warn_of_unread_images
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.local_shards import DAMAGE, ShardFile, Stamp, tar_images
 from sdedit_pl.data.source import ImageSet
 from sdedit_pl.files import whole_file
+from sdedit_pl.typing import Pixels
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
@@ -63,7 +62,7 @@ class TarImages(ImageSet):
     def name(self, index: int) -> str:
         return f"{self.title}:{self.members[index]}"
 
-    def read(self, index: int) -> UInt8[Tensor, "C H W"]:
+    def read(self, index: int) -> Pixels:
         return decode_image(self.file.read(*self.places[index]), self.name(index), self.format)
 
 
@@ -95,7 +94,7 @@ class ZipImages(ImageSet):
     def name(self, index: int) -> str:
         return f"{self.path}:{self.members[index]}"
 
-    def read(self, index: int) -> UInt8[Tensor, "C H W"]:
+    def read(self, index: int) -> Pixels:
         if self._archive is None or self._owner != os.getpid():  # forked processes would share the file's position
             self._archive, self._owner = zipfile.ZipFile(self.path), os.getpid()
         if self.sizes[index] > self.largest:

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sdedit_pl.data.image_decoding import ImageFormat
 from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.order import Draw
 from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
+from sdedit_pl.typing import Pixels
 
 
 class Batch(NamedTuple):
-    """A batch from a worker: uint8 images (B, C, H, W), or None and the reason for the failure.
+    """A batch from a worker: values (B, C, H, W), or None and the reason for the failure.
 
     `broken` lists the unreadable images and shards that were skipped.
     """
@@ -86,11 +86,11 @@ class CachedImages(ImageSet):
 
     in_memory = True
 
-    def __init__(self, pixels: UInt8[Tensor, "N C H W"]) -> None:
+    def __init__(self, pixels: Pixels) -> None:
         self.pixels = pixels
         self._copy = pixels
 
-    def on(self, device: torch.device) -> UInt8[Tensor, "N C H W"]:
+    def on(self, device: torch.device) -> Pixels:
         """The pixels on a device, copied once."""
         if self._copy.device != device:
             self._copy = self.pixels.to(device)
@@ -102,17 +102,17 @@ class CachedImages(ImageSet):
     def name(self, index: int) -> str:
         return f"image {index}"
 
-    def read(self, index: int) -> UInt8[Tensor, "C H W"]:
+    def read(self, index: int) -> Pixels:
         return self.pixels[index]
 
 
-def gathered(pixels: UInt8[Tensor, "N C _ _"], draws: Sequence[Draw], image_format: ImageFormat) -> Tensor:
+def gathered(pixels: Pixels, draws: Sequence[Draw], image_format: ImageFormat) -> Tensor:
     """The images of `read_batch`, cut and mirrored by the device that holds `pixels`; does not wait for it."""
     centre = (image_format.margin // 2, image_format.margin // 2)
     places = [(draw.index, draw.flipped, *(draw.corner or centre)) for draw in draws]
     table = torch.tensor(places, dtype=torch.int64, pin_memory=pixels.is_cuda)
     index, flipped, top, left = table.to(pixels.device, non_blocking=True)[:, :, None].unbind(1)
-    along = torch.arange(image_format.size, device=pixels.device)
-    rows, columns = top + along, left + torch.where(flipped > 0, along.flip(0), along)
+    down, across = (torch.arange(side, device=pixels.device) for side in image_format.sides)
+    rows, columns = top + down, left + torch.where(flipped > 0, across.flip(0), across)
     channels_last = pixels.permute(0, 2, 3, 1)
     return channels_last[index[:, :, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdedit_pl.data.folder_source import FolderSource
-from sdedit_pl.data.image_decoding import images_from_bytes
+from sdedit_pl.data.image_format import ImageShape
 from sdedit_pl.data.order import Draw
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE
 from sdedit_pl.data.source import Source
@@ -54,7 +54,7 @@ class ChosenImages:
         """
         images, index = self._places[number]
         pixels = self._source.format.part(images.read(index), Draw(index, False).corner)
-        return images_from_bytes(pixels[None])[0]
+        return self._source.format.images(pixels[None])[0]
 
     def batch(self, start: int, size: int) -> Images:
         """`size` images from number `start` on, or fewer at the end; raises what `image` does."""
@@ -63,7 +63,7 @@ class ChosenImages:
 
 def choose_images(
     data: str,
-    shape: tuple[int, int],
+    shape: ImageShape,
     *,
     split: Literal["val", "all"],
     val_fraction: float,
@@ -73,7 +73,7 @@ def choose_images(
     """Chooses images of a folder, or of shards that a folder, file, pattern or URL names.
 
     Args:
-        shape: (channels, size).
+        shape: that of the images.
         split: The validation images, or all.
         val_fraction: Share of the images held out if the data has no validation split.
         count: Number of images; None for all.
@@ -82,12 +82,12 @@ def choose_images(
     Raises:
         ValueError: There is no such data, or fewer than `least` images.
     """
-    channels, size = shape
     place = Path(data)
     if not (place.exists() or is_remote(data) or glob.has_magic(data) or "{" in data):
         raise ValueError(f"there is no data={data}; give a folder of images, or shards")
     in_shards = not place.is_dir() or (place / MANIFEST_FILE).is_file() or bool(tar_files(place))
-    source = (WebDatasetSource if in_shards else FolderSource)(data, size, channels, val_fraction=val_fraction)
+    kind = WebDatasetSource if in_shards else FolderSource
+    source = kind(data, shape.size, shape.channels, val_fraction=val_fraction, format=shape.format)
     chosen = ChosenImages(source, ("val",) if split == "val" else SPLITS, count)
     if len(chosen) < least:
         raise ValueError(

@@ -1,6 +1,6 @@
 """The Lightning data module: batches of any source in an order that survives restarts.
 
-Workers return uint8 images, which become float32 in [-1, 1] on the device. Training is one endless stream (see
+Workers return images as decoded, which become float32 in [-1, 1] on the device. Training is one endless stream (see
 `order.py`), so Lightning sees one endless epoch: set the length of a run with `max_steps`, and validate with
 `val_check_interval=STEPS, check_val_every_n_epoch=None`.
 
@@ -22,19 +22,11 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
 from sdedit_pl.data.batch_reading import Batch, CachedImages, ReadableImages
-from sdedit_pl.data.image_decoding import images_from_bytes
 from sdedit_pl.data.loader import ImageLoader, ResidentLoader, available_cores, checked_images, room_on
-from sdedit_pl.data.order import (
-    Changes,
-    Share,
-    TrainingBatches,
-    TrainingOrder,
-    TrainingPositions,
-    ValidationBatches,
-)
+from sdedit_pl.data.order import Changes, Share, TrainingBatches, TrainingOrder, ValidationBatches
 from sdedit_pl.data.source import ImageSet, Source
 from sdedit_pl.data.splits import SPLITS
-from sdedit_pl.typing import Images
+from sdedit_pl.typing import Examples, Images
 
 logger = logging.getLogger(__name__)
 
@@ -114,12 +106,12 @@ class ImageDataModule(LightningDataModule):
         self.teardown()
 
     def train_dataloader(self) -> ImageLoader | ResidentLoader:
-        """Endless batches for this device, uint8 (B, C, H, W), from the first image that was not consumed yet."""
+        """Endless batches for this device, as decoded (B, C, H, W), from the first image that was not consumed yet."""
         rank, world_size = self._rank_and_world_size()
         return self.training_loader(rank, world_size, self.consumed_samples)
 
     def val_dataloader(self) -> ImageLoader | ResidentLoader | list[Any]:
-        """The validation images of this device in order, uint8 (B, C, H, W); an empty list if there are none."""
+        """The validation images of this device in order, as decoded (B, C, H, W); an empty list if there are none."""
         return self.validation_loader(*self._rank_and_world_size()) if len(self._images("val")) else []
 
     def training_loader(self, rank: int = 0, world_size: int = 1, start: int = 0) -> ImageLoader | ResidentLoader:
@@ -128,10 +120,10 @@ class ImageDataModule(LightningDataModule):
         changes = Changes(self.flip, self.source.format.margin)
         if self.source.streams:
             stream = self.source.stream(self.seed, changes)
-            return self._loader(stream, self.workers, batch_sampler=TrainingPositions(share))
+            return self._loader(stream, self.workers, batch_sampler=TrainingBatches(share))
         images = self._images("train")
         order = TrainingOrder(len(images), self.seed, changes)
-        return self._image_set_loader(images, TrainingBatches(order, share))
+        return self._image_set_loader(images, TrainingBatches(share, order))
 
     def validation_loader(self, rank: int = 0, world_size: int = 1) -> ImageLoader | ResidentLoader:
         return self._image_set_loader(self._images("val"), self._validation_batches(rank, world_size))
@@ -143,7 +135,7 @@ class ImageDataModule(LightningDataModule):
     def val_images(self, count: int) -> Images:
         """The first `count` validation images, or all if there are fewer: float32 in [-1, 1], on the CPU."""
         images = self._images("val")
-        return torch.cat([images_from_bytes(self.source.format.empty()), *self._read(images, count)])
+        return torch.cat([self.source.format.images(self.source.format.empty()), *self._read(images, count)])
 
     def small_training_images(self, side: int, at_most: int) -> Images | None:
         """All training images averaged down to `side` pixels, on the CPU; smaller images keep their size.
@@ -152,13 +144,14 @@ class ImageDataModule(LightningDataModule):
         """
         if self.source.streams or len(self._images("train")) > at_most:
             return None
-        side = min(side, self.source.format.size)
+        side = min(side, *self.source.format.sides)
         chosen = self._read(self._images("train"), at_most)
         return torch.cat([interpolate(image, size=(side, side), mode="area") for image in chosen])
 
-    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Images:
-        """Converts uint8 images to float32 in [-1, 1] on their device."""
-        return images_from_bytes(batch)
+    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Images | Examples:
+        """Converts decoded images to float32 in [-1, 1] on their device; `Examples` where pixels may not count."""
+        images, valid = self.source.format.images(batch), self.source.format.valid(batch)
+        return images if valid is None else Examples(images, valid=valid)
 
     @property
     def consumed_samples(self) -> int:
@@ -200,7 +193,7 @@ class ImageDataModule(LightningDataModule):
     def _read(self, images: ImageSet, count: int) -> Iterator[Images]:
         readable = ReadableImages(images, self.source.format)
         for index in range(min(count, len(images))):
-            yield images_from_bytes(checked_images(readable[index], self.source))
+            yield self.source.format.images(checked_images(readable[index], self.source))
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
@@ -215,7 +208,7 @@ class ImageDataModule(LightningDataModule):
 
     def _in_memory_if_small(self, images: ImageSet) -> ImageSet:
         image_format = self.source.format.before_cutting()
-        image_bytes = image_format.channels * image_format.size**2
+        image_bytes = image_format.planes * image_format.pixels * image_format.dtype.itemsize
         keep = len(images) * image_bytes <= CACHE_BYTES if self.cache is None else self.cache
         if images.in_memory or not keep or len(images) == 0:
             return images

@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
-from torch import Tensor
 
-from sdedit_pl.data.image_decoding import ImageFormat, decode_image
+from sdedit_pl.data.image_decoding import decode_image
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES, list_images
+from sdedit_pl.data.image_format import Fit, ImageFormat, PixelFormat, Size
 from sdedit_pl.data.source import ImageSet, Source
 from sdedit_pl.data.splits import check_split, held_out
+from sdedit_pl.typing import Pixels
 
 
 class FolderSource(Source):
@@ -35,15 +35,17 @@ class FolderSource(Source):
     def __init__(
         self,
         path: str,
-        size: int,
+        size: Size,
         channels: int = 3,
         val_path: str | None = None,
         val_fraction: float = 0.05,
         background: str = "white",
         random_crop: int = 0,
         broken_limit: int | None = None,
+        fit: Fit = "crop",
+        format: PixelFormat | None = None,
     ) -> None:
-        super().__init__(ImageFormat(size, channels, background, random_crop), broken_limit)
+        super().__init__(ImageFormat(size, channels, background, random_crop, fit, format=format), broken_limit)
         self.path = path
         self.val_path = val_path
         self.val_fraction = val_fraction
@@ -85,7 +87,7 @@ class FolderImages(ImageSet):
     def name(self, index: int) -> str:
         return os.path.join(self.root, os.fsdecode(self.paths[index]))
 
-    def read(self, index: int) -> UInt8[Tensor, "C H W"]:
+    def read(self, index: int) -> Pixels:
         return decode_image(Path(self.name(index)), self.name(index), self.format)
 
 

@@ -8,15 +8,15 @@ from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sdedit_pl.data.batch_reading import Batch, gathered
-from sdedit_pl.data.image_decoding import ImageFormat
 from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.order import TrainingBatches, ValidationBatches
 from sdedit_pl.data.source import Source
+from sdedit_pl.typing import Pixels
 
 
 class ImageLoader(Iterable[Tensor]):
@@ -74,9 +74,7 @@ class ImageLoader(Iterable[Tensor]):
 class ResidentLoader(Iterable[Tensor]):
     """The batches of `ImageLoader` from decoded images in the memory of a device."""
 
-    def __init__(
-        self, pixels: UInt8[Tensor, "N C _ _"], batches: TrainingBatches | ValidationBatches, image_format: ImageFormat
-    ) -> None:
+    def __init__(self, pixels: Pixels, batches: TrainingBatches | ValidationBatches, image_format: ImageFormat) -> None:
         self.pixels = pixels
         self.batches = batches
         self.format = image_format

@@ -20,10 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
-from torch import Tensor
 
-from sdedit_pl.data.image_decoding import ImageFormat, decode_image
+from sdedit_pl.data.image_decoding import decode_image
 from sdedit_pl.data.image_files import (
     DECODING_ERRORS,
     IMAGE_SUFFIXES,
@@ -31,7 +29,9 @@ from sdedit_pl.data.image_files import (
     is_unread_image,
     warn_of_unread_images,
 )
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
+from sdedit_pl.typing import Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class ShardImages(ImageSet):
     def name(self, index: int) -> str:
         return f"{self.shards[self.places[index, 0]]}:{os.fsdecode(self.keys[index])}"
 
-    def read(self, index: int) -> UInt8[Tensor, "C H W"]:
+    def read(self, index: int) -> Pixels:
         shard, first, length = self.places[index].tolist()
         if shard in self._unreadable:
             raise self._unreadable[shard]

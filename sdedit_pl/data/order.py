@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -35,23 +35,12 @@ class Share:
         rank: Number of this device.
         world_size: Number of devices over all nodes.
         start: Images that all devices together have consumed before.
-
-    Raises:
-        ValueError: A batch size below 1, a rank outside [0, world_size), or a negative start.
     """
 
     batch_size: int
     rank: int = 0
     world_size: int = 1
     start: int = 0
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        if not 0 <= self.rank < self.world_size:
-            raise ValueError(f"rank must lie in [0, world_size = {self.world_size}), got {self.rank}")
-        if self.start < 0:
-            raise ValueError(f"start counts consumed images and cannot be negative, got {self.start}")
 
     def positions(self) -> Iterator[np.ndarray]:
         """The stream positions of this device's images, int64 (batch_size,) for each step, endlessly."""
@@ -113,27 +102,15 @@ class WindowOrder:
         return _shuffled((self.seed, epoch, window + 1), count, self.changes).draw(place)
 
 
-class TrainingBatches(Sampler[list[Draw]]):
-    """Endless batches of one device."""
+class TrainingBatches(Sampler[list[Any]]):
+    """Endless batches of one device: draws, or positions in the stream for a data set that knows the order itself."""
 
-    def __init__(self, order: TrainingOrder, share: Share) -> None:
+    def __init__(self, share: Share, order: TrainingOrder | None = None) -> None:
+        self.share = share
         self.order = order
-        self.share = share
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for positions in self.share.positions():
-            yield self.order.at(positions)
-
-
-class TrainingPositions(Sampler[list[int]]):
-    """Positions of one device's endless batches, for a data set that knows the order itself."""
-
-    def __init__(self, share: Share) -> None:
-        self.share = share
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for positions in self.share.positions():
-            yield positions.tolist()
+    def __iter__(self) -> Iterator[list[Any]]:
+        return map(np.ndarray.tolist if self.order is None else self.order.at, self.share.positions())
 
 
 class ValidationBatches(Sampler[list[Draw]]):

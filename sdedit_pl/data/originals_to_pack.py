@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
-from torch import Tensor
 
 from sdedit_pl.data.archives import ARCHIVE_SUFFIXES, open_archive
 from sdedit_pl.data.folder_source import FolderImages, image_paths
-from sdedit_pl.data.image_decoding import ImageFormat
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.source import ImageSet
 from sdedit_pl.data.splits import SPLITS, held_out
 from sdedit_pl.data.torchvision_source import TorchvisionImages, TorchvisionSource
+from sdedit_pl.typing import Pixels
 
 TORCHVISION = "torchvision:"
 
@@ -51,7 +50,7 @@ class ReorderedImages(ImageSet):
     def name(self, index: int) -> str:
         return self.images.name(int(self.numbers[index]))
 
-    def read(self, index: int) -> UInt8[Tensor, "C H W"]:
+    def read(self, index: int) -> Pixels:
         return self.images.read(int(self.numbers[index]))
 
 

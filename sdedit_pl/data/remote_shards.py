@@ -14,17 +14,17 @@ from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from sdedit_pl.data.batch_reading import Batch, read_batch
-from sdedit_pl.data.image_decoding import ImageFormat, decode_image
+from sdedit_pl.data.image_decoding import decode_image
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.local_shards import OPEN_FILES, Members, ShardFile
 from sdedit_pl.data.order import Draw, WindowOrder
 from sdedit_pl.data.shard_cache import ShardCache, StreamInterrupted
 from sdedit_pl.data.shard_manifest import Shard
 from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
+from sdedit_pl.typing import Pixels
 
 # A batch can span two windows.
 _OPEN_WINDOWS = 2
@@ -52,7 +52,7 @@ class StreamedImages(ImageSet):
         key = f"image {place}" if known is None else known[1].keys[place].decode(errors="surrogateescape")
         return f"{self.shards[shard].place}:{key}"
 
-    def read(self, index: int) -> UInt8[Tensor, "C H W"]:
+    def read(self, index: int) -> Pixels:
         shard, place = self._place(index)
         if shard in self._unreadable:
             raise self._unreadable[shard]

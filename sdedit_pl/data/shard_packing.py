@@ -22,8 +22,8 @@ from typing import Any
 
 from webdataset.writer import TarWriter
 
-from sdedit_pl.data.image_decoding import ImageFormat
 from sdedit_pl.data.image_encoding import EncodedImage, ImageEncoding, WorkerDied, encode_all
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.originals_to_pack import Originals, open_originals
 from sdedit_pl.data.pack_settings import PackSettings
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE, UNFINISHED_FOLDER, manifest_text

@@ -9,15 +9,15 @@ from __future__ import annotations
 import abc
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from jaxtyping import UInt8
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from sdedit_pl.data.image_decoding import ImageFormat
 from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.order import Changes
+from sdedit_pl.typing import Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class ImageSet(abc.ABC):
         """An image's name in messages: its path, or its shard and member."""
 
     @abc.abstractmethod
-    def read(self, index: int) -> UInt8[Tensor, "C H W"]:
+    def read(self, index: int) -> Pixels:
         """Decodes one image, its margin included.
 
         Raises:
@@ -72,12 +72,16 @@ class Source(abc.ABC):
     """A source of images.
 
     Args:
-        size: Height and width in pixels; larger or smaller images are resampled, the longer side is cropped.
-        channels: 3 for RGB, 1 for grey.
+        size: Height and width in pixels, one number for both or height,width; images are resampled to it.
+        channels: Number of bands: 3 for RGB, 1 for grey, others with a `format`.
         background: Colour under transparent pixels, a name or #rrggbb.
         random_crop: Margin in pixels by which images are decoded higher and wider than `size`; training cuts random
             parts out of them.
         broken_limit: Number of unreadable images and shards that ends the run when exceeded; null for no limit.
+        fit: How images get the proportions of `size`: crop takes their largest central part, resize changes their
+            proportions, pad continues them by their mirror image, which does not enter the loss.
+        format: Type, range and names of the bands of data that are not 8-bit photographs: format.dtype and its other
+            keys, see `PixelFormat`; null for photographs.
 
     Attributes:
         broken: Name of every unreadable image met so far -> the reason.
@@ -89,7 +93,7 @@ class Source(abc.ABC):
     def __init__(self, image_format: ImageFormat, broken_limit: int | None = None) -> None:
         if broken_limit is not None and broken_limit < 0:
             raise ValueError(f"broken_limit must be None or at least 0, got {broken_limit}")
-        self.format = image_format
+        self.format = replace(image_format, marked=image_format.fit == "pad")
         self.broken_limit = broken_limit
         self.broken: dict[str, str] = {}
 

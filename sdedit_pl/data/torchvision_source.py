@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torchvision
 from filelock import FileLock
-from jaxtyping import UInt8
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from sdedit_pl.data.image_decoding import ImageFormat, image_to_tensor
+from sdedit_pl.data.image_decoding import image_to_tensor
 from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.image_format import Fit, ImageFormat, Size
 from sdedit_pl.data.source import ImageSet, Source
 from sdedit_pl.data.splits import SPLITS, check_split, held_out
+from sdedit_pl.typing import Pixels
 
 # Raised by torchvision's classes for absent or damaged files and wrong arguments.
 _REFUSALS = (RuntimeError, OSError, ValueError, TypeError)
@@ -44,7 +44,7 @@ class TorchvisionSource(Source):
     def __init__(
         self,
         dataset: str,
-        size: int,
+        size: Size,
         root: str = "data/torchvision",
         download: bool = False,
         channels: int = 3,
@@ -54,8 +54,9 @@ class TorchvisionSource(Source):
         background: str = "white",
         random_crop: int = 0,
         broken_limit: int | None = None,
+        fit: Fit = "crop",
     ) -> None:
-        super().__init__(ImageFormat(size, channels, background, random_crop), broken_limit)
+        super().__init__(ImageFormat(size, channels, background, random_crop, fit), broken_limit)
         if dataset not in torchvision.datasets.__all__:
             raise ValueError(
                 f"torchvision.datasets has no {dataset!r}; it has {', '.join(torchvision.datasets.__all__)}"
@@ -130,7 +131,7 @@ class TorchvisionImages(ImageSet):
     def name(self, index: int) -> str:
         return f"{self.title} image {self.indices[index]}"
 
-    def read(self, index: int) -> UInt8[Tensor, "C H W"]:
+    def read(self, index: int) -> Pixels:
         try:
             item = self.dataset[int(self.indices[index])]
         except (OSError, SyntaxError, EOFError) as error:

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 from webdataset.shardlists import expand_urls
 
 from sdedit_pl.data.batch_reading import Batch, CachedImages
-from sdedit_pl.data.image_decoding import ImageFormat
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES
+from sdedit_pl.data.image_format import Fit, ImageFormat, PixelFormat, Size
 from sdedit_pl.data.local_shards import ShardImages, list_shards
 from sdedit_pl.data.order import Changes, WindowOrder
 from sdedit_pl.data.remote_shards import ShardStream, StreamedImages
@@ -59,7 +59,7 @@ class WebDatasetSource(Source):
     def __init__(
         self,
         path: str | list[str],
-        size: int,
+        size: Size,
         channels: int = 3,
         val_path: str | list[str] | None = None,
         val_fraction: float = 0.05,
@@ -69,8 +69,10 @@ class WebDatasetSource(Source):
         cache_folder: str = "~/.cache/sdedit_pl/shards",
         cache_gigabytes: float = 50.0,
         broken_limit: int | None = None,
+        fit: Fit = "crop",
+        format: PixelFormat | None = None,
     ) -> None:
-        super().__init__(ImageFormat(size, channels, background, random_crop), broken_limit)
+        super().__init__(ImageFormat(size, channels, background, random_crop, fit, format=format), broken_limit)
         if shuffle_shards < 1:
             raise ValueError(f"shuffle_shards must be at least 1, got {shuffle_shards}")
         if not cache_gigabytes > 0:

@@ -24,6 +24,7 @@ from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.folder_source import image_paths
+from sdedit_pl.data.image_format import ImageShape
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.many_guides import in_batches
@@ -101,8 +102,8 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
             refuse_used(out, overwrite=False)
         denoiser, description = settings.load()
         variations = plan(settings, classes, times_between(settings, edit, denoiser))
-        channels, size = description.image_shape
-        settings = settings.prepared(denoiser, len(variations), size**2, edit.step_count)
+        shape = description.image
+        settings = settings.prepared(denoiser, len(variations), shape.pixels, edit.step_count)
         now = {key: value for key, value in as_data(settings).items() if key not in FREE_SETTINGS}
         now |= {"checkpoint": fingerprint(description.path) + settings.recipe(description.path), "classes": classes}
         if before is None:
@@ -111,7 +112,7 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
             require_same_settings(out, before, now, REMEDY)
         missing = [variation for variation in variations if not (out / variation.file).is_file()]
         with in_precision(denoiser, settings.precision):
-            for variation, image in edits(settings, denoiser, edit, missing, (channels, size)):
+            for variation, image in edits(settings, denoiser, edit, missing, shape):
                 with whole_file(out / variation.file) as unfinished:
                     to_picture(image).save(unfinished, format="PNG")
         write_whole(out / MANIFEST_FILE, manifest(variations))
@@ -152,14 +153,13 @@ def plan(settings: AugmentSettings, classes: dict[str, list[str]], times: Sequen
 
 
 def edits(
-    settings: AugmentSettings, denoiser: Denoiser, edit: SDEdit, todo: Sequence[Variation], shape: tuple[int, int]
+    settings: AugmentSettings, denoiser: Denoiser, edit: SDEdit, todo: Sequence[Variation], shape: ImageShape
 ) -> Iterator[tuple[Variation, Float[Tensor, "C H W"]]]:
     """Yields each edit of `todo`, one t0 after the other."""
-    channels, size = shape
     device = next(denoiser.parameters()).device
 
     def edited(chosen: SDEdit, chunk: Sequence[Variation], tick: Callback | None) -> Float[Tensor, "samples C H W"]:
-        guides = [read_guide(Path(settings.data) / variation.source, size, channels).image for variation in chunk]
+        guides = [read_guide(Path(settings.data) / variation.source, shape).image for variation in chunk]
         seeds = [variation.seed for variation in chunk]
         return chosen(denoiser, torch.cat(guides).to(device), seeds=seeds, callback=tick).cpu()
 
@@ -167,7 +167,7 @@ def edits(
         for t0 in sorted({variation.t0 for variation in todo}):
             make = partial(edited, replace(edit, t0=t0))
             level = [variation for variation in todo if variation.t0 == t0]
-            yield from in_batches(denoiser, make, level, size**2, batch=settings.batch, on_step=progress.update)
+            yield from in_batches(denoiser, make, level, shape.pixels, batch=settings.batch, on_step=progress.update)
 
 
 def manifest(variations: Sequence[Variation]) -> str:

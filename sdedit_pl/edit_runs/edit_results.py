@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
-from sdedit_pl.data.image_decoding import images_from_bytes
+from sdedit_pl.data.image_format import ImageFormat, images_from_bytes
 from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.edit_runs.unfinished_edits import RECORD_FILE, RECORD_KEY, GuideFacts
 from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
@@ -86,7 +86,7 @@ class SampleWriter:
         picture = self._unfinished.pop(file, None)
         if picture is None:
             width, height = image_size(guide.path)
-            picture = read_pixels(guide.path, (height, width), len(image), whole=True)
+            picture = read_pixels(guide.path, ImageFormat((height, width), len(image)), whole=True)
             picture = torch.zeros_like(picture) if blank else picture
         put_back(picture, part, image)
         if part.last:
@@ -98,7 +98,7 @@ class SampleWriter:
 def read_sample(file: Path, guide: Guide) -> Float[Tensor, "C H W"]:
     """The part of a sample's file that shows a guide."""
     width, height = image_size(file)
-    pixels = read_pixels(file, (height, width), guide.image.shape[1], whole=True)
+    pixels = read_pixels(file, ImageFormat((height, width), guide.image.shape[1]), whole=True)
     if guide.part is not None:
         pixels = cut_out(pixels, (*guide.part.corner, len(guide.part.alpha)), guide.image.shape[-1])
     return images_from_bytes(pixels[None])[0]

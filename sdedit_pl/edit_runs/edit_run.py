@@ -95,7 +95,7 @@ def prepared_share(
     Raises:
         ValueError: there are none, or a result would replace a file that no earlier edit wrote.
     """
-    shape = description.image_shape
+    shape = description.image
     window = settings.window_size(shape)
     kind, place = ("mask", settings.mask) if settings.strength is None else ("strength", settings.strength)
     listed = list_guides(settings.guide, kind, place)
@@ -111,15 +111,16 @@ def prepared_share(
     refuse_others(unfinished.out, {RECORD_FILE, SHEET_FILE, *results} - unfinished.earlier)
     reader = GuideReader(shape, kind, paste, window, settings.side, settings.fit, settings.focus)
     if window is not None:
-        overlap = window // 2 if settings.overlap is None else settings.overlap
-        denoiser = windowed(denoiser, window, overlap, trained_size=shape[1])
-    batch = settings.batch or default_batch(next(denoiser.parameters()).device, (window or shape[1]) ** 2)
+        shape = replace(shape, size=window)
+        overlap = min(shape.sides) // 2 if settings.overlap is None else settings.overlap
+        denoiser = windowed(denoiser, window, overlap, trained_size=description.image.size)
+    batch = settings.batch or default_batch(next(denoiser.parameters()).device, shape.pixels)
     return EditShare(settings, edits, denoiser, reader, listed, unfinished, batch)
 
 
 def prepare(work: EditShare, denoiser: Denoiser) -> Arithmetic:
     """Prepares the network of a denoiser for the guides of all processes, so that each resolves `auto` alike."""
-    settings, pixels = work.settings, work.reader.shape[1] ** 2
+    settings, pixels = work.settings, work.reader.shape.pixels
     together = settings.samples * (1 if settings.trajectory else len(work.listed))
     evaluations = work.steps * len(work.listed) * denoiser.evaluations
     computing = (evaluations, settings.precision, settings.compile)

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import require_at_least
+from sdedit_pl.data.image_format import ImageShape, Size
 from sdedit_pl.guides.composite import Paste
 
 AUTO = "auto"
@@ -48,8 +49,8 @@ class EditSettings(ModelSettings):
             the guide's file, which is high where the model is unsure; empty for neither.
         seed: seed of the first sample; the next ones count up from it.
         variant: exact, or paper or reference, which follow the published algorithms and code to the letter.
-        fit: how guides that are not square reach the model: crop to their central square, or pad, which continues them
-            by their mirror image and cuts the results back to the shape of the guides.
+        fit: how guides get the model's proportions: crop to their largest central part, or pad, which continues them by
+            their mirror image and cuts the results back to the shape of the guides.
         windows: edit guides at their own size, in overlapping windows: true for windows of the model's size, or their
             size in pixels.
         overlap: minimal overlap of neighbouring windows in pixels; null for half a window.
@@ -134,6 +135,6 @@ class EditSettings(ModelSettings):
         mask = None if self.paste_mask is None else Path(self.paste_mask)
         return Paste(Path(self.paste), self.at, self.scale, mask, self.grow, self.feather)
 
-    def window_size(self, shape: tuple[int, int]) -> int | None:
-        """Size of the windows, or None without windows; `shape` is (channels, size) of the model's images."""
-        return shape[1] if self.windows is True else self.windows or None
+    def window_size(self, shape: ImageShape) -> Size | None:
+        """Size of the windows, or None without windows; `shape` is that of the model's images."""
+        return shape.size if self.windows is True else self.windows or None

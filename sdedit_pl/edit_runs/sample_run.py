@@ -64,19 +64,18 @@ def run_sampling(settings: SampleSettings) -> None:
         earlier |= earlier_results(folder, settings.overwrite, RECORD_FILE)
         refuse_others(folder, {RECORD_FILE, SHEET_FILE, *files.values()} - earlier)
         denoiser, description = settings.load()
-        channels, size = description.image_shape
-        settings = settings.prepared(denoiser, settings.n, size**2, settings.steps)
+        shape, pixels = description.image.tensor_shape, description.image.pixels
+        settings = settings.prepared(denoiser, settings.n, pixels, settings.steps)
         pictures = []
         with in_precision(denoiser, settings.precision):
             steps = int((grid.times(denoiser.sde, 1.0, settings.steps).diff() < 0).sum())  # without jumps
-            shape = (channels, size, size)
 
             def draw(seeds: Sequence[int], callback: Callback | None) -> Float[Tensor, "samples C H W"]:
                 return sample(denoiser, shape, seeds, steps=settings.steps, solver=solver, grid=grid, callback=callback)
 
             with tqdm(total=steps * settings.n, unit="step", desc="sampling", disable=None) as progress:
                 step = progress.update
-                for seed, image in in_batches(denoiser, draw, list(files), size**2, batch=settings.batch, on_step=step):
+                for seed, image in in_batches(denoiser, draw, list(files), pixels, batch=settings.batch, on_step=step):
                     picture = to_picture(image)
                     picture.save(unpublished / files[seed])
                     pictures += [picture] * (len(pictures) < SHEET_SAMPLES)

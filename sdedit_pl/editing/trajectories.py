@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from sdedit_pl.data.image_decoding import bytes_from_images
+from sdedit_pl.data.image_format import bytes_from_images
 from sdedit_pl.denoiser import Denoiser, Estimates, Labels
 from sdedit_pl.editing.many_guides import Edited, edit_guides
 from sdedit_pl.editing.sdedit import SDEdit

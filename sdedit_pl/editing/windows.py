@@ -14,6 +14,7 @@ with weights.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
@@ -44,29 +45,32 @@ class Windowed(nn.Module):
 
     Args:
         network: maps (B, C, size, size) and labels (B,) to (B, outputs, size, size).
-        size: height and width of a window.
-        overlap: minimal overlap of neighbouring windows in pixels, below `size`. With 0, seams are visible.
+        size: height and width of a window, one number for both or (height, width).
+        overlap: minimal overlap of neighbouring windows in pixels, below both. With 0, seams are visible.
         at_once: maximal number of windows in one call of the network.
 
     Raises:
         ValueError: a value is out of range, or the network cannot process windows of `size`.
     """
 
-    def __init__(self, network: nn.Module, size: int, overlap: int, *, at_once: int = 1) -> None:
+    def __init__(self, network: nn.Module, size: int | tuple[int, int], overlap: int, *, at_once: int = 1) -> None:
         super().__init__()
         divisor = getattr(network, "size_divisor", 1)
-        if size < 1 or size % divisor:
-            above = max(-(-size // divisor), 1) * divisor
+        sides = _sides(size)
+        for side in sides:
+            if side < 1 or side % divisor:
+                above = max(-(-side // divisor), 1) * divisor
+                raise ValueError(
+                    f"windows must be a multiple of {divisor} px for this network (its down-sampling and patch), got "
+                    f"{side}; the next multiple is {above}"
+                )
+        least = min(sides)
+        if not 0 <= overlap < least:
             raise ValueError(
-                f"windows must be a multiple of {divisor} px for this network (its down-sampling and patch), got "
-                f"{size}; the next multiple is {above}"
-            )
-        if not 0 <= overlap < size:
-            raise ValueError(
-                f"the overlap of windows of {size} px must lie in [0, {size}), got {overlap}; try {size // 2}"
+                f"the overlap of windows of {least} px must lie in [0, {least}), got {overlap}; try {least // 2}"
             )
         self.network = network
-        self.size = size
+        self.sides = sides
         self.overlap = overlap
         self.at_once = at_once
 
@@ -79,10 +83,10 @@ class Windowed(nn.Module):
             ValueError: the images are smaller than a window.
         """
         height, width = images.shape[2:]
-        if min(height, width) < self.size:
+        if height < self.sides[0] or width < self.sides[1]:
             raise ValueError(
-                f"images of {width}x{height} are smaller than a window of {self.size}x{self.size}; give larger images, "
-                "or use the model without windows"
+                f"images of {width}x{height} are smaller than a window of {self.sides[1]}x{self.sides[0]}; give larger "
+                "images, or use the model without windows"
             )
         rows, columns = (self._strips(images, axis) for axis in (0, 1))
         places = list(product(rows, columns))
@@ -107,12 +111,12 @@ class Windowed(nn.Module):
 
     def _strips(self, images: Images, axis: int) -> list[Strip]:
         """The strips that cover rows (`axis` 0) or columns (1); created on the device, to avoid a copy per call."""
-        length = images.shape[2 + axis]
+        length, side = images.shape[2 + axis], self.sides[axis]
         dtype = torch.promote_types(images.dtype, torch.float32)
-        places = (torch.arange(self.size, device=images.device, dtype=dtype) + 0.5) / self.size
+        places = (torch.arange(side, device=images.device, dtype=dtype) + 0.5) / side
         cosine = torch.sin(math.pi * places).square()
-        starts = window_starts(length, self.size, self.overlap)
-        pixels = [slice(start, start + self.size) for start in starts]
+        starts = window_starts(length, side, self.overlap)
+        pixels = [slice(start, start + side) for start in starts]
         total = cosine.new_zeros(length)
         for part in pixels:
             total[part] += cosine
@@ -132,18 +136,24 @@ def window_starts(length: int, size: int, overlap: int) -> list[int]:
     return [*range(0, span, step), span]
 
 
-def windowed(denoiser: Denoiser, size: int, overlap: int, *, trained_size: int | None = None) -> Denoiser:
+def windowed(
+    denoiser: Denoiser,
+    size: int | tuple[int, int],
+    overlap: int,
+    *,
+    trained_size: int | tuple[int, int] | None = None,
+) -> Denoiser:
     """A denoiser for images of at least `size`, which evaluates another one, with the same weights, on windows.
 
     Args:
-        size: height and width of a window, best the size that the network was trained on.
+        size: height and width of a window, as `Windowed` takes them, best those that the network was trained on.
         overlap: minimal overlap of neighbouring windows in pixels.
         trained_size: size of the training images, if known; smaller windows are refused.
 
     Raises:
         ValueError: the network cannot process windows of this size, or a size or overlap is out of range.
     """
-    if trained_size is not None and size < trained_size:
+    if trained_size is not None and any(map(operator.lt, _sides(size), _sides(trained_size))):
         raise ValueError(
             f"windows of {size} px are smaller than the {trained_size} px images that this model was trained on; use "
             f"windows of {trained_size} px"
@@ -151,3 +161,7 @@ def windowed(denoiser: Denoiser, size: int, overlap: int, *, trained_size: int |
     at_once = WINDOWS_AT_ONCE if denoiser.at_once is None else denoiser.at_once
     network = Windowed(denoiser.network, size, overlap, at_once=at_once)
     return denoiser.changed(network=network.train(denoiser.training), at_once=None)
+
+
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdedit_pl.data.image_decoding import bytes_from_images, images_from_bytes
+from sdedit_pl.data.image_format import bytes_from_images, images_from_bytes
 from sdedit_pl.typing import Images, Mask
 
 _SHRUNK = 3

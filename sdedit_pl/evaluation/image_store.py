@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdedit_pl.data.image_decoding import ImageFormat
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.evaluation.dependent_images import Partners
 from sdedit_pl.evaluation.editing_tasks import EditingTask, TaskInputs
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, ORIGINAL

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdedit_pl.data.image_decoding import ImageFormat, decode_image, images_from_bytes
+from sdedit_pl.data.image_decoding import decode_image
+from sdedit_pl.data.image_format import ImageFormat, images_from_bytes
 from sdedit_pl.files import whole_file
 from sdedit_pl.guides.guide_files import image_size
 from sdedit_pl.picture_grid import to_picture
@@ -50,7 +51,7 @@ class NumberedImages:
             to_picture(image).save(unfinished, format="PNG")
 
     def read(self, numbers: Sequence[int]) -> Images:
-        """Some of the images, (B, C, S, S) in [-1, 1].
+        """Some of the images, (B, C, H, W) in [-1, 1].
 
         Raises:
             UnreadableImage: a file is not a whole image.
@@ -74,7 +75,7 @@ class NumberedImages:
 
     def check_sizes(self) -> None:
         """Raises ValueError if an image has another size, UnreadableImage if a file is not an image."""
-        expected = (self.format.size, self.format.size)
+        expected = (self.format.width, self.format.height)
         for number in range(self.count):
             if (found := image_size(self.file(number))) != expected:
                 raise ValueError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sdedit_pl.data.image_decoding import ImageFormat
 from sdedit_pl.data.image_files import list_images
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.evaluation.numbered_images import NumberedImages
 
 NAMED = 3

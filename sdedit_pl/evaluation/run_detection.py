@@ -19,8 +19,9 @@ from sdedit_pl.checkpoints.guidance import GuidanceSettings, load_guided
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.chosen_images import choose_images
-from sdedit_pl.data.image_decoding import ImageFormat, decode_image
+from sdedit_pl.data.image_decoding import decode_image
 from sdedit_pl.data.image_files import list_images
+from sdedit_pl.data.image_format import ImageFormat, Size
 from sdedit_pl.denoiser import in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.images_per_call import prepare_for_batches
@@ -120,17 +121,17 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
         denoiser, description = load_guided(settings.ckpt, settings.device, settings)
         images = choose_images(
             settings.data,
-            description.image_shape,
+            description.image,
             split=settings.split,
             val_fraction=settings.val_fraction,
             count=settings.images,
         )
-        size, names = description.image_shape[1], names_of(images.names, settings.data)
-        truth = None if settings.truth is None else read_truth(Path(settings.truth), names, size)
-        batch = min(settings.batch or default_batch(next(denoiser.parameters()).device, size**2), len(images))
+        shape, names = description.image, names_of(images.names, settings.data)
+        truth = None if settings.truth is None else read_truth(Path(settings.truth), names, shape.size)
+        batch = min(settings.batch or default_batch(next(denoiser.parameters()).device, shape.pixels), len(images))
         evaluations = detector.steps(denoiser) * len(images) * denoiser.evaluations
         computing = (evaluations, settings.precision, settings.compile)
-        arithmetic = prepare_for_batches(denoiser, batch, size**2, *computing)
+        arithmetic = prepare_for_batches(denoiser, batch, shape.pixels, *computing)
         rows, residuals, shown = chosen_rows(len(images)), [], {}
         with in_precision(denoiser, arithmetic.precision):
             for number, maps in enumerate(detector.maps(denoiser, images, settings.batch)):
@@ -171,7 +172,7 @@ def names_of(names: Sequence[str], data: str) -> list[str]:
     return found if len(set(found)) == len(found) else [f"{number:06d}" for number in range(len(found))]
 
 
-def read_truth(folder: Path, names: Sequence[str], size: int) -> Bool[Tensor, "N H W"]:
+def read_truth(folder: Path, names: Sequence[str], size: Size) -> Bool[Tensor, "N H W"]:
     """The defects of each image; an image without a mask has none.
 
     Raises:
@@ -180,7 +181,7 @@ def read_truth(folder: Path, names: Sequence[str], size: int) -> Bool[Tensor, "N
     if not folder.is_dir():
         raise ValueError(f"truth={folder} is no folder; give one of masks named like the images, white in defects")
     masks = {file.rpartition(".")[0].removesuffix("_mask"): file for file in list_images(folder, recursive=True)}
-    truth = torch.zeros(len(names), size, size, dtype=torch.bool)
+    truth = torch.zeros(len(names), *ImageFormat(size).sides, dtype=torch.bool)
     for number, name in enumerate(names):
         if name in masks:
             path = folder / masks[name]

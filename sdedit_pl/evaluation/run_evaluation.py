@@ -17,8 +17,9 @@ import torch
 
 from sdedit_pl.checkpoints import Description
 from sdedit_pl.checkpoints.fingerprint import fingerprint
+from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.chosen_images import ChosenImages
-from sdedit_pl.data.image_decoding import ImageFormat
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.evaluation.ablations import MODEL
 from sdedit_pl.evaluation.dependent_images import Partners, group_numbers, partners, read_groups, short_name
@@ -91,10 +92,10 @@ def run_evaluation(
     denoisers = {name: model.denoiser for name, model in models.items()}
     plan = make_plan(settings)
     plan.check(denoisers)
-    channels, size = models[MODEL].description.image_shape
     names = [short_name(name) for name in images.names]
     groups = group_numbers(names, None if options.groups is None else read_groups(options.groups))
-    store = ImageStore(options.out, len(names), ImageFormat(size, channels), _partners(plan, groups))
+    image_format = ImageFormat.of(models[MODEL].description.image)
+    store = ImageStore(options.out, len(names), image_format, _partners(plan, groups))
     check_counts(store, groups, options.kid_subset)
     # Counted without the plan's columns, of which later runs may add some: the images must not depend on them.
     steps = settings.edit.total_steps(denoisers[MODEL].sde)
@@ -151,7 +152,7 @@ def _record(
 ) -> EvaluationRecord:
     originals = {
         "images": f"{len(images)} with names of sha256 {digest_of(images.names)}",
-        "format": "{} channels, {} px".format(*models[MODEL].description.image_shape),
+        "format": str(models[MODEL].description.image),
     }
     identities = {
         name: fingerprint(model.description.path) + model.recipe + computing.recipe for name, model in models.items()
@@ -165,7 +166,7 @@ def _masked_lpips(
     """The masked LPIPS, or None; a note for the report says if it was requested but is not available."""
     if options.lpips == "none" or not any(plan.inputs[task].masked for task in plan.tables):
         return None, []
-    if store.format.size < SMALLEST:
+    if min(store.format.sides) < SMALLEST:
         return None, [f"There is no masked LPIPS: it needs images of at least {SMALLEST} px."]
     try:
         return MaskedLPIPS(options.lpips, options.lpips_weights), []
@@ -189,7 +190,7 @@ def _facts(
         "command": command,
         "images": {
             "count": store.count,
-            "size": store.format.size,
+            "size": as_data(store.format.size),
             "groups": len(set(measurement.groups)),
             "digests": {name: pictures.digest() for name, pictures in inputs.items()},
         },

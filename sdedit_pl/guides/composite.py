@@ -21,7 +21,8 @@ from PIL import Image, ImageChops
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sdedit_pl.data.image_decoding import decode_whole, images_from_bytes
+from sdedit_pl.data.image_decoding import decode_whole
+from sdedit_pl.data.image_format import ImageFormat, central_box, images_from_bytes
 from sdedit_pl.guides.guide_files import Guide, fitted, read_picture
 from sdedit_pl.picture_grid import to_picture
 
@@ -78,8 +79,8 @@ def compose(background: Guide, paste: Paste) -> Composite:
             covers no pixel of the guide, or the mask has another size than the picture.
     """
     width, height = background.original_size
-    channels = background.image.shape[1]
-    pixels = decode_whole(background.path, str(background.path), (height, width), channels)
+    image_format = ImageFormat((height, width), background.image.shape[1])
+    pixels = decode_whole(background.path, str(background.path), image_format)
     picture, coverage = to_picture(pixels), Image.new("L", (width, height))
     cutout = _cutout(paste)
     size = (max(1, round(cutout.width * paste.scale)), max(1, round(cutout.height * paste.scale)))
@@ -138,13 +139,14 @@ def _visible(
 
 def _covers_nothing(background: Guide, paste: Paste, size: tuple[int, int]) -> str:
     width, height = background.original_size
-    side = min(width, height)
-    square = f", of which the central {side}x{side} are edited"
-    if background.whole or background.fit == "pad" or width == height:
-        square = ""
+    down, across = background.image.shape[-2:]
+    left, top, right, bottom = central_box((width, height), (down, across))
+    part = f", of which the central {right - left}x{bottom - top} are edited"
+    if background.whole or background.fit == "pad" or (left, top) == (0, 0):
+        part = ""
     return (
         f"{paste.path} covers no pixel of the guide: pasted at {paste.at[0]},{paste.at[1]} (its upper left corner) as "
-        f"{size[0]}x{size[1]}, on {background.path}, which is {width}x{height}{square}; change at or scale"
+        f"{size[0]}x{size[1]}, on {background.path}, which is {width}x{height}{part}; change at or scale"
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from sdedit_pl.data.image_decoding import Fit
+from sdedit_pl.data.image_format import Fit, ImageShape, Size
 from sdedit_pl.guides.composite import Paste, compose
 from sdedit_pl.guides.focus import Box, parts_of
 from sdedit_pl.guides.guide_files import Guide, find_guides, read_guide, read_large_guide, refuse_repeated
@@ -34,19 +34,19 @@ class GuideReader:
     """The way in which guides are read.
 
     Args:
-        shape: (channels, size) of the model's images.
+        shape: that of the model's images.
         kind: of the areas.
         paste: an object to paste on each guide.
         window: window size for guides at their own proportions; None for the model's size.
         side: with windows, length to which the shorter side is resampled.
-        fit: without windows, how guides become squares.
+        fit: without windows, how guides get the model's proportions.
         focus: edit the parts that a mask or map allows to change, or the one in a box, see `sdedit_pl.guides.focus`.
     """
 
-    shape: tuple[int, int]
+    shape: ImageShape
     kind: AreaKind = "mask"
     paste: Paste | None = None
-    window: int | None = None
+    window: Size | None = None
     side: int | None = None
     fit: Fit = "crop"
     focus: bool | Box = False
@@ -62,15 +62,19 @@ class GuideReader:
         Raises:
             ValueError: a file cannot be read, or the files do not fit together.
         """
-        channels, size = self.shape
         if self.focus:
-            whole = read_large_guide(listed.guide, 1, channels)
+            size = self.shape.size
+            if not isinstance(size, int) or self.shape.format is not None:
+                raise ValueError(
+                    f"focus needs a model of square photographs, got one of {self.shape}; use windows=true"
+                )
+            whole = read_large_guide(listed.guide, replace(self.shape, size=1))
             area = read_area(self.kind, listed.area, whole)
             return [*parts_of(whole, area, size, None if self.focus is True else self.focus)]
         if self.window is None:
-            guide = read_guide(listed.guide, size, channels, self.fit)
+            guide = read_guide(listed.guide, self.shape, self.fit)
         else:
-            guide = read_large_guide(listed.guide, self.window, channels, self.side)
+            guide = read_large_guide(listed.guide, replace(self.shape, size=self.window), self.side)
         if self.paste is None:
             return [(guide, read_area(self.kind, listed.area, guide))]
         composite = compose(guide, self.paste)

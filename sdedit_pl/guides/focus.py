@@ -19,7 +19,8 @@ from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from sdedit_pl.data.image_decoding import ImageFormat, image_to_tensor, images_from_bytes
+from sdedit_pl.data.image_decoding import image_to_tensor
+from sdedit_pl.data.image_format import ImageFormat, images_from_bytes
 from sdedit_pl.guides.guide_files import Guide, Part
 from sdedit_pl.guides.mask_files import Area
 from sdedit_pl.picture_grid import to_picture

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,19 +16,12 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from sdedit_pl.data.image_decoding import (
-    Fit,
-    ImageFormat,
-    decode_image,
-    decode_whole,
-    eight_bits,
-    image_to_tensor,
-    images_from_bytes,
-    padded_box,
-)
+from sdedit_pl.data.image_decoding import decode_image, decode_whole, eight_bits, image_to_tensor
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images, open_image, orientation, upright
+from sdedit_pl.data.image_format import Fit, ImageFormat, ImageShape, Size, central_box, padded_box
 from sdedit_pl.files import matching_files
 from sdedit_pl.guides.reference_runner_files import RUNNER_SUFFIX, read_mask_and_image
+from sdedit_pl.typing import Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +49,7 @@ class Guide(NamedTuple):
         image: float32 in [-1, 1].
         original_size: (width, height) of the image in the file.
         mask: the edit mask stored in the same file, if any; True where pixels may change.
-        whole: whether `image` has the proportions of the file; otherwise it is a part, or a square made by `fit`.
+        whole: whether `image` has the proportions of the file; otherwise it is a part, or made by `fit`.
         part: the part that `image` shows, if any.
         fit: see `ImageFormat`.
     """
@@ -69,10 +63,10 @@ class Guide(NamedTuple):
     fit: Fit = "crop"
 
     def shown(self, images: Tensor) -> Tensor:
-        """The part of square images or masks, (..., H, W), that shows the file: all but the margins of a padding."""
+        """The part of images or masks, (..., H, W), that shows the file: all but the margins of a padding."""
         if self.fit != "pad":
             return images
-        left, top, width, height = padded_box(self.original_size, images.shape[-1])
+        left, top, width, height = padded_box(self.original_size, (images.shape[-2], images.shape[-1]))
         return images[..., top : top + height, left : left + width]
 
     @property
@@ -100,8 +94,8 @@ def find_guides(guide: str) -> list[Path]:
     return found
 
 
-def read_guide(path: Path, size: int, channels: int = 3, fit: Fit = "crop") -> Guide:
-    """Reads a guide; an image of another shape becomes a square in the way of `fit` and is resampled to `size`.
+def read_guide(path: Path, shape: ImageShape, fit: Fit = "crop") -> Guide:
+    """Reads a guide; an image of other proportions gets those of `shape` in the way of `fit` and is resampled to it.
 
     A `.pth` file belongs to SDEdit's reference runner and must have the model's size.
 
@@ -109,18 +103,17 @@ def read_guide(path: Path, size: int, channels: int = 3, fit: Fit = "crop") -> G
         ValueError: the image is not intact (UnreadableImage), or the `.pth` file has another content or size.
     """
     if path.suffix == RUNNER_SUFFIX:
-        mask, image = read_mask_and_image(path, size, channels)
-        return Guide(path, image, (size, size), mask)
-    pixels = read_pixels(path, (size, size), channels, fit=fit)
-    return Guide(path, images_from_bytes(pixels[None]), image_size(path), fit=fit)
+        mask, image = read_mask_and_image(path, shape)
+        return Guide(path, image, (shape.width, shape.height), mask)
+    values = read_pixels(path, ImageFormat.of(shape, fit=fit))
+    return Guide(path, shape.images(values[None]), image_size(path), fit=fit)
 
 
-def read_large_guide(path: Path, smallest: int, channels: int = 3, side: int | None = None) -> Guide:
+def read_large_guide(path: Path, window: ImageShape, side: int | None = None) -> Guide:
     """Reads a guide for editing in windows: the whole image, at its own proportions.
 
     Args:
-        smallest: window size in pixels; images with a shorter side are enlarged to it.
-        channels: 3 for RGB, 1 for grey.
+        window: that of the windows; images with a shorter side are enlarged to it.
         side: length to which the shorter side is resampled; None keeps the image's own.
 
     Raises:
@@ -128,34 +121,32 @@ def read_large_guide(path: Path, smallest: int, channels: int = 3, side: int | N
     """
     if path.suffix == RUNNER_SUFFIX:
         raise ValueError(f"{path} has the model's size and needs neither windows nor focus; omit them")
-    if side is not None and side < smallest:
-        raise ValueError(f"side must be at least the window size, {smallest} pixels, got {side}")
+    if side is not None and side < min(window.sides):
+        raise ValueError(f"side must be at least the window size, {min(window.sides)} pixels, got {side}")
     width, height = image_size(path)
-    shorter = max(min(width, height) if side is None else side, smallest)
-    scale = shorter / min(width, height)
-    shape = max(round(height * scale), smallest), max(round(width * scale), smallest)
-    pixels = read_pixels(path, shape, channels, whole=True)
-    return Guide(path, images_from_bytes(pixels[None]), (width, height), whole=True)
+    scale = max(1.0 if side is None else side / min(width, height), window.height / height, window.width / width)
+    sides = max(round(height * scale), window.height), max(round(width * scale), window.width)
+    values = read_pixels(path, replace(ImageFormat.of(window), size=sides), whole=True)
+    return Guide(path, window.images(values[None]), (width, height), whole=True)
 
 
 def read_guides(
-    guide: str, shape: tuple[int, int], window: int | None = None, side: int | None = None, fit: Fit = "crop"
+    guide: str, shape: ImageShape, window: Size | None = None, side: int | None = None, fit: Fit = "crop"
 ) -> list[Guide]:
     """Reads the guides that a path, folder or glob names and logs each one that was resized.
 
     Args:
-        shape: (channels, size) of the model's images.
+        shape: that of the model's images.
         window: size of the windows in which guides are edited at their own proportions; None for the model's size.
-        fit: how other guides become squares, see `ImageFormat`.
+        fit: how other guides get the model's proportions, see `ImageFormat`.
 
     Raises:
         ValueError: there are no guides, or two with the same name.
     """
-    channels, size = shape
     if window is None:
-        guides = [read_guide(path, size, channels, fit) for path in find_guides(guide)]
+        guides = [read_guide(path, shape, fit) for path in find_guides(guide)]
     else:
-        guides = [read_large_guide(path, window, channels, side) for path in find_guides(guide)]
+        guides = [read_large_guide(path, replace(shape, size=window), side) for path in find_guides(guide)]
     for item in guides:
         if item.resized:
             logger.info("%s", description_of_resizing(item))
@@ -178,24 +169,14 @@ def image_size(path: Path) -> tuple[int, int]:
     return (height, width) if sideways else (width, height)
 
 
-def read_pixels(
-    path: Path,
-    shape: tuple[int, int],
-    channels: int,
-    background: str = "white",
-    *,
-    whole: bool = False,
-    fit: Fit = "crop",
-) -> UInt8[Tensor, "C H W"]:
-    """Reads an image file, resampled to (height, width): the whole image, or a square in the way of `fit`.
+def read_pixels(path: Path, image_format: ImageFormat, *, whole: bool = False) -> Pixels:
+    """Reads an image file, resampled to the size of the format: the whole image, or in the way of its `fit`.
 
     Raises:
         UnreadableImage: the file is not an intact image; the message names the accepted formats.
     """
     with _advice():
-        if whole:
-            return decode_whole(path, str(path), shape, channels, background)
-        return decode_image(path, str(path), ImageFormat(shape[1], channels, background=background, fit=fit))
+        return (decode_whole if whole else decode_image)(path, str(path), image_format)
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -209,7 +190,8 @@ def fitted(picture: Image.Image, guide: Guide) -> UInt8[Tensor, "C H W"]:
     """A picture of the guide's original size, cropped and resampled like the guide."""
     height, width = guide.image.shape[2:]
     if not guide.whole:
-        return image_to_tensor(picture, str(guide.path), ImageFormat(width, len(picture.getbands()), fit=guide.fit))
+        image_format = ImageFormat((height, width), len(picture.getbands()), fit=guide.fit)
+        return image_to_tensor(picture, str(guide.path), image_format)
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(picture)).reshape(height, width, -1).permute(2, 0, 1)
@@ -226,10 +208,13 @@ def _advice() -> Iterator[None]:
 def description_of_resizing(guide: Guide) -> str:
     width, height = guide.original_size
     change = ""
-    if width != height and guide.fit == "pad":
+    down, across = guide.image.shape[-2:]
+    box = central_box((width, height), (down, across))
+    wider, higher = width - box[2] + box[0], height - box[3] + box[1]
+    if max(wider, higher) > 0 and guide.fit == "pad":
         change = " continued by its mirror image,"
-    elif width != height and not guide.whole:
-        cut, sides = abs(width - height), "left and right" if width > height else "top and bottom"
+    elif max(wider, higher) > 0 and not guide.whole:
+        cut, sides = max(wider, higher), "left and right" if wider > 0 else "top and bottom"
         change = f" without {cut // 2} + {cut - cut // 2} pixels at its {sides} (fit=pad keeps them),"
     model = "" if guide.whole else "the model's "
     size = "x".join(str(length) for length in reversed(guide.image.shape[-2:]))

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, UInt16
 from PIL import Image
 from torch import Tensor
 
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.guides.guide_files import Guide, find_guides, fitted, image_size, read_picture, read_pixels
 from sdedit_pl.guides.reference_runner_files import RUNNER_SUFFIX
 
@@ -69,7 +70,7 @@ def read_mask(path: Path, guide: Guide) -> Bool[Tensor, "1 1 H W"]:
     _check_size("mask", path, picture.size, guide)
     mask = fitted(Image.fromarray(_marked(path, picture).astype(np.uint8) * 255), guide) >= 128
     if not torch.any(mask):
-        raise ValueError(f"the mask {path} is black in the central square, the part of {guide.path} that is edited")
+        raise ValueError(f"the mask {path} is black in the central part of {guide.path}, which is edited")
     return mask[None]
 
 
@@ -80,7 +81,8 @@ def read_strength(path: Path, guide: Guide) -> Float[Tensor, "1 1 H W"]:
         ValueError: the image is not intact (UnreadableImage), has another size than the guide, or is all black.
     """
     height, width = guide.image.shape[-2:]
-    levels = read_pixels(path, (height, width), channels=1, background="black", whole=guide.whole, fit=guide.fit)
+    image_format = ImageFormat((height, width), channels=1, background="black", fit=guide.fit)
+    levels = read_pixels(path, image_format, whole=guide.whole)
     _check_size("strength map", path, image_size(path), guide)
     strength = levels[None].float() / (255 if torch.any(levels > 1) else 1)  # 0 and 1 of a label image are 0 and 1
     if not torch.any(strength):

@@ -17,25 +17,25 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sdedit_pl.data.image_format import ImageShape
+
 RUNNER_SUFFIX = ".pth"
 
 
-def read_mask_and_image(
-    path: Path, size: int, channels: int
-) -> tuple[Bool[Tensor, "1 1 H W"], Float[Tensor, "1 C H W"]]:
+def read_mask_and_image(path: Path, shape: ImageShape) -> tuple[Bool[Tensor, "1 1 H W"], Float[Tensor, "1 C H W"]]:
     """The edit mask, True where pixels may change, and the image in [-1, 1].
 
     Raises:
-        ValueError: it contains code, is damaged, is not a mask and an image of `channels` and `size`, or its mask
-            keeps every pixel.
+        ValueError: it contains code, is damaged, is not a mask and an image of `shape`, or its mask keeps every
+            pixel.
     """
     pair = _loaded(path)
     if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
         raise ValueError(f"{path} must hold the two tensors [mask, image] of SDEdit's runner, got {_described(pair)}")
     mask, image = pair
-    if tuple(image.shape) != (channels, size, size) or not image.is_floating_point():
+    if tuple(image.shape) != shape.tensor_shape or not image.is_floating_point():
         raise ValueError(
-            f"the image in {path} must be floats of shape ({channels}, {size}, {size}), as the model takes it, got "
+            f"the image in {path} must be floats of shape {shape.tensor_shape}, as the model takes it, got "
             f"{_described(image)}; save another size as a PNG file, and the mask beside it, to have it resized"
         )
     if not bool(((image >= 0) & (image <= 1)).all()):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from sdedit_pl.data.image_decoding import bytes_from_images, images_from_bytes
+from sdedit_pl.data.image_format import bytes_from_images, images_from_bytes
 from sdedit_pl.typing import Images
 
 _PUBLISHED_KERNEL = 23

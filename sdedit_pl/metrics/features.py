@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from sdedit_pl.data.image_decoding import bytes_from_images
+from sdedit_pl.data.image_format import bytes_from_images
 from sdedit_pl.files import sha256_of
 from sdedit_pl.typing import Images
 

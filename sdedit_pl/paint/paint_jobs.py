@@ -278,8 +278,8 @@ class PaintJobs:
 
     def _seconds_per_evaluation(self) -> float:
         """The shortest time of a few evaluations, the first of which warms up."""
-        channels, size = self.description.image_shape
-        image = torch.zeros(1, channels, size, size, device=next(self.denoiser.parameters()).device)
+        shape = self.description.image.tensor_shape
+        image = torch.zeros(1, *shape, device=next(self.denoiser.parameters()).device)
         seconds = []
         with torch.no_grad():
             for _ in range(4):

@@ -166,11 +166,11 @@ def _names(guides: Path) -> list[str]:
 
 
 def _model(jobs: PaintJobs) -> dict[str, Any]:
-    channels, size = jobs.description.image_shape
+    image = jobs.description.image
     return {
         "name": jobs.description.path.stem,
-        "size": size,
-        "channels": channels,
+        "size": image.size,
+        "channels": image.channels,
         "t0": jobs.t0,
         "steps": SDEdit().step_count,
         "levels": _noise_levels(jobs.denoiser),

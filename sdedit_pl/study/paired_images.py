@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdedit_pl.data.image_decoding import ImageFormat, decode_image, decode_whole
+from sdedit_pl.data.image_decoding import decode_image, decode_whole
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.guides.guide_files import find_guides, image_size
 from sdedit_pl.study.trial_design import StudyError
 
@@ -85,9 +86,8 @@ def read_picture(file: Path, shape: tuple[int, int]) -> Image.Image:
     Raises:
         UnreadableImage: if the file is not a complete image.
     """
-    height, width = shape
-    square = height == width
-    pixels = decode_image(file, str(file), ImageFormat(height)) if square else decode_whole(file, str(file), shape)
+    decode = decode_image if shape[0] == shape[1] else decode_whole
+    pixels = decode(file, str(file), ImageFormat(shape))
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from sdedit_pl.training.geometric_augmentation import LABELS, Transformation
+from sdedit_pl.training.geometric_augmentation import LABELS, Symmetry, Transformation
 from sdedit_pl.training.recolouring import recolour
-from sdedit_pl.typing import Images
+from sdedit_pl.typing import Images, Mask
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Augmentation:
             that generated images do not show them. EDM trains with 0.12 (CIFAR-10) and 0.15 (FFHQ and AFHQ at 64 px).
         recolour: probability that one colour of an image is replaced by another. The model learns the new colours as
             part of the domain; meant for domains with few colours.
+        symmetries: changes that leave an image of the domain in the domain: mirror, upside_down, scale, rotation,
+            stretch, shift; no others are made. null admits all of photographs, and none of other data (data.format).
 
     Raises:
         ValueError: a probability lies outside [0, 1].
@@ -32,6 +34,7 @@ class Augmentation:
 
     probability: float = 0.0
     recolour: float = 0.0
+    symmetries: tuple[Symmetry, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("probability", "recolour"):
@@ -43,10 +46,34 @@ class Augmentation:
         """Size of the label that the network is conditioned on; 0 without geometric augmentation."""
         return LABELS if self.probability else 0
 
-    def __call__(self, images: Images) -> tuple[Images, Float[Tensor, "B labels"] | None]:
+    def __call__(
+        self, images: Images, valid: Mask | None = None
+    ) -> tuple[Images, Float[Tensor, "B labels"] | None, Mask | None]:
+        """The changed images, the label of each, and their pixels that count, changed alike."""
         if self.recolour:
             images = recolour(images, self.recolour)
         if not self.probability:
-            return images, None
-        transformation = Transformation.random(len(images), self.probability, images)
-        return transformation(images), transformation.labels
+            return images, None, valid
+        transformation = Transformation.random(len(images), self.probability, images, self.symmetries)
+        if valid is not None:
+            valid = transformation(valid.to(images.dtype)) > 0.99
+        return transformation(images), transformation.labels, valid
+
+    def check_data(self, photographs: bool, flip: bool) -> None:
+        """Raises ValueError for changes of the data that are not stated to be symmetries.
+
+        Args:
+            photographs: whether the data are 8-bit RGB or grey.
+            flip: whether images are mirrored as they are read.
+        """
+        stated = self.symmetries
+        if flip and (not photographs if stated is None else "mirror" not in stated):
+            raise ValueError(
+                f"data.flip=true mirrors images, and augment.symmetries={'null' if stated is None else list(stated)} "
+                "does not state that mirror images belong to the domain; add mirror to it, or set data.flip=false"
+            )
+        if self.probability and stated is None and not photographs:
+            raise ValueError(
+                "augment.probability transforms images that are not photographs; give the changes that leave them in "
+                "the domain, such as augment.symmetries=[mirror,shift], or augment.probability=0"
+            )

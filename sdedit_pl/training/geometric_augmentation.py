@@ -10,7 +10,8 @@ and table 6, after Karras et al., "Training Generative Adversarial Networks with
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,15 @@ from torch.nn import functional as F
 from sdedit_pl.typing import Images, over_images
 
 LABELS = 9
+Symmetry: TypeAlias = Literal["mirror", "upside_down", "scale", "rotation", "stretch", "shift"]
+_FIELDS: dict[Symmetry, tuple[str, ...]] = {
+    "mirror": ("mirrored",),
+    "upside_down": ("upside_down",),
+    "scale": ("scale",),
+    "rotation": ("angle",),
+    "stretch": ("stretch", "axis"),
+    "shift": ("shift_x", "shift_y"),
+}
 
 # Standard deviations of log2(scale), log2(stretch) and the shift as a fraction of the image.
 _SCALE, _STRETCH, _SHIFT = 0.2, 0.2, 0.125
@@ -53,8 +63,10 @@ class Transformation(NamedTuple):
     shift_y: Float[Tensor, "B"]
 
     @classmethod
-    def random(cls, count: int, probability: float, like: Tensor) -> Transformation:
-        """Draws transformations from the default generator of the device of `like`.
+    def random(
+        cls, count: int, probability: float, like: Tensor, symmetries: Collection[Symmetry] | None = None
+    ) -> Transformation:
+        """Draws transformations, of the `symmetries` alone, from the default generator of the device of `like`.
 
         As in EDM, half of all images are mirrored whatever the probability, and a vertical flip has half the
         probability.
@@ -63,7 +75,7 @@ class Transformation(NamedTuple):
         normal = torch.randn(4, count, device=like.device, dtype=like.dtype)
         uniform = torch.rand(5, count, device=like.device, dtype=like.dtype)
         half_turns = math.pi * (2 * uniform[2:4] - 1)
-        return cls(
+        drawn = cls(
             mirrored=(uniform[0] < 0.5).to(like.dtype),
             upside_down=made[0] * (uniform[1] < 0.5),
             scale=made[1] * normal[0],
@@ -73,6 +85,9 @@ class Transformation(NamedTuple):
             shift_x=made[4] * normal[2],
             shift_y=made[4] * normal[3],
         )
+        left_out = _FIELDS.keys() - (_FIELDS if symmetries is None else symmetries)
+        fields = [name for symmetry in left_out for name in _FIELDS[symmetry]]
+        return drawn._replace(**{name: torch.zeros_like(drawn.mirrored) for name in fields})
 
     @property
     def labels(self) -> Float[Tensor, "B 9"]:
@@ -93,14 +108,7 @@ class Transformation(NamedTuple):
         )
 
     def __call__(self, images: Images) -> Images:
-        """Transforms images, filled by reflection; those that are only flipped keep their pixel values exactly.
-
-        Raises:
-            ValueError: the images are not square.
-        """
-        height, width = images.shape[2:]
-        if height != width:
-            raise ValueError(f"augmentation needs square images, got {height} x {width}")
+        """Transforms images, filled by reflection; those that are only flipped keep their pixel values exactly."""
         images = torch.where(over_images(self.mirrored) > 0, images.flip(3), images)
         images = torch.where(over_images(self.upside_down) > 0, images.flip(2), images)
         return torch.where(over_images(self._resamples()) > 0, self._resampled(images), images)
@@ -109,17 +117,16 @@ class Transformation(NamedTuple):
         return torch.stack([self.scale, self.angle, self.stretch, self.shift_x, self.shift_y]).abs().amax(0)
 
     def _resampled(self, images: Images) -> Images:
-        size = images.shape[2]
+        height, width = images.shape[2:]
         with torch.autocast(images.device.type, enabled=False):
-            grid = F.affine_grid(
-                self._sources(), [len(images), 1, _SUPERSAMPLING * size, _SUPERSAMPLING * size], align_corners=False
-            )
+            fine_shape = [len(images), 1, _SUPERSAMPLING * height, _SUPERSAMPLING * width]
+            grid = F.affine_grid(self._sources(height, width), fine_shape, align_corners=False)
             fine = F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
             # The antialiasing filter removes detail finer than a pixel.
-            small = F.interpolate(fine, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+            small = F.interpolate(fine, size=(height, width), mode="bicubic", antialias=True, align_corners=False)
         return small.clamp(-1, 1)
 
-    def _sources(self) -> Float[Tensor, "B 2 3"]:
+    def _sources(self, height: int, width: int) -> Float[Tensor, "B 2 3"]:
         """The affine maps from positions in the result to positions in the source image, both in [-1, 1]."""
         shrink = (-_SCALE * self.scale).exp2()
         along = (-_STRETCH * self.stretch).exp2()
@@ -129,6 +136,9 @@ class Transformation(NamedTuple):
         linear = shrink[:, None, None] * (turn @ tilt @ squeeze @ back)
         # The image has a width of 2 in these coordinates.
         shift = 2 * _SHIFT * torch.stack([self.shift_x, self.shift_y], 1)
+        # Rotations and stretches happen in pixels, which are as wide as high.
+        sides = linear.new_tensor([width, height]) / max(width, height)
+        linear = linear * sides / sides[:, None]
         return torch.cat([linear, -linear @ shift.unsqueeze(2)], 2)
 
 

@@ -34,7 +34,7 @@ class TrainingLog(lightning.Callback):
         self._last: tuple[int, float] | None = None
 
     def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Tensor, batch_idx: int
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._rate = trainer.optimizers[0].param_groups[0]["lr"]  # before the schedule moves on
 
@@ -43,7 +43,7 @@ class TrainingLog(lightning.Callback):
         trainer: lightning.Trainer,
         pl_module: lightning.LightningModule,
         outputs: Any,
-        batch: Tensor,
+        batch: Any,
         batch_idx: int,
     ) -> None:
         assert isinstance(pl_module, ScoreModule)

@@ -25,7 +25,7 @@ from sdedit_pl.training.augmentation import Augmentation
 from sdedit_pl.training.learned_uncertainty import LogUncertainty
 from sdedit_pl.training.noise_level_buckets import BUCKETS_MEAN, NoiseBucket, noise_buckets
 from sdedit_pl.training.optimizers import Adam, Constant, Schedule
-from sdedit_pl.typing import Images, Times
+from sdedit_pl.typing import Examples, Images, Mask, Times
 
 logger = logging.getLogger(__name__)
 
@@ -105,16 +105,16 @@ class ScoreModule(lightning.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss of clean images in [-1, 1]; the class docstring lists the accepted batches."""
-        batch, vectors = images_of(batch), self.vectors_of(batch)
+        batch, vectors, valid = images_of(batch), self.vectors_of(batch), valid_of(batch)
         with seeded(mixed(self.seed, self.global_rank, self.batches_done, TRAINING), batch.device):
             uniform = torch.rand(batch.shape[0], device=batch.device, dtype=torch.float32)
             noise = torch.randn(batch.shape, device=batch.device, dtype=torch.float32)
-            images, conditions = self.augmentation(batch)
+            images, conditions, valid = self.augmentation(batch, valid)
             if vectors is not None:
                 kept = torch.rand(len(vectors), 1, device=batch.device) >= self.denoiser.labels.drop
                 conditions = torch.cat([*([] if conditions is None else [conditions]), vectors * kept], dim=1)
             t = self.times.times(self.denoiser.sde, uniform)
-            losses = self.losses(self.denoiser, images, t, noise, conditions)
+            losses = self.losses(self.denoiser, images, t, noise, conditions, valid)
         self.batch_loss = losses.detach().mean()  # not logged here, which would wait for the accelerator
         if self.uncertainty is not None:
             losses = self.uncertainty.objective(losses, self.denoiser.sde, t)
@@ -140,7 +140,7 @@ class ScoreModule(lightning.LightningModule):
         Noise and times belong to the image and never change, so that the loss depends neither on the batch size nor on
         the devices. For further averages of the weights only their `criterion` is logged.
         """
-        batch, vectors = images_of(batch), self.vectors_of(batch)
+        batch, vectors, valid = images_of(batch), self.vectors_of(batch), valid_of(batch)
         own, *others = (
             denoiser if vectors is None else denoiser.labelled(vectors)
             for denoiser in (self.denoiser, *self.averages.values())
@@ -149,12 +149,12 @@ class ScoreModule(lightning.LightningModule):
         noise = SeededNoise([mixed(self.seed, index, VALIDATION) for index in indices])(0, 0, batch)
         uniform = torch.tensor([(index + 0.5) * GOLDEN_RATIO % 1 for index in indices], device=batch.device)
         t = self.times.times(self.denoiser.sde, uniform)
-        losses = {"val/loss": self.losses(own, batch, t, noise)}
-        losses |= self._bucket_losses(own, batch, uniform, noise)
+        losses = {"val/loss": self.losses(own, batch, t, noise, None, valid)}
+        losses |= self._bucket_losses(own, batch, uniform, noise, valid)
         for half_life, denoiser in zip(self.averages, others, strict=True):
-            found = self._bucket_losses(denoiser, batch, uniform, noise)
+            found = self._bucket_losses(denoiser, batch, uniform, noise, valid)
             losses[self.criterion(half_life)] = (
-                found[self.criterion()] if found else self.losses(denoiser, batch, t, noise)
+                found[self.criterion()] if found else self.losses(denoiser, batch, t, noise, None, valid)
             )
         for name, values in losses.items():
             self.log(name, values.mean(), prog_bar=name == "val/loss", batch_size=len(batch), sync_dist=True)
@@ -215,16 +215,18 @@ class ScoreModule(lightning.LightningModule):
         t: Times,
         noise: Images,
         conditions: Float[Tensor, "B conditions"] | None = None,
+        valid: Mask | None = None,
     ) -> Float[Tensor, "B"]:
-        return denoising_loss(
-            denoiser, images, t, noise, self.weighting, reduction=self.reduction, conditions=conditions
-        )
+        keys = {"reduction": self.reduction, "conditions": conditions, "valid": valid}
+        return denoising_loss(denoiser, images, t, noise, self.weighting, **keys)
 
     def _bucket_losses(
-        self, denoiser: Denoiser, images: Images, uniform: Float[Tensor, "B"], noise: Images
+        self, denoiser: Denoiser, images: Images, uniform: Float[Tensor, "B"], noise: Images, valid: Mask | None
     ) -> dict[str, Tensor]:
         """Loss of each image in each bucket and their mean over the buckets, by name in logs."""
-        found = {f"val/loss/{bucket.name}": bucket.losses(denoiser, images, uniform, noise) for bucket in self.buckets}
+        found = {
+            f"val/loss/{bucket.name}": bucket.losses(denoiser, images, uniform, noise, valid) for bucket in self.buckets
+        }
         return found | {self.criterion(): torch.stack(list(found.values())).mean(0)} if found else {}
 
     def configure_optimizers(self) -> Any:
@@ -276,6 +278,11 @@ def images_of(batch: Any) -> Images:
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"a batch must be float images in [-1, 1], got {kind}; convert uint8 x with x / 127.5 - 1")
     return images
+
+
+def valid_of(batch: Any) -> Mask | None:
+    """The pixels of a batch that count; None for all."""
+    return batch.valid if isinstance(batch, Examples) else None
 
 
 @contextmanager

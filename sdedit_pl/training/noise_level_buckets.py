@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.losses import EDMWeighting, denoising_loss
-from sdedit_pl.typing import Images
+from sdedit_pl.typing import Images, Mask
 
 BUCKETS_MEAN = "sigma_mean"
 
@@ -36,12 +36,17 @@ class NoiseBucket:
         return f"sigma_{self.low:g}-{self.high:g}"
 
     def losses(
-        self, denoiser: Denoiser, images: Images, uniform: Float[Tensor, "B"], noise: Images
+        self,
+        denoiser: Denoiser,
+        images: Images,
+        uniform: Float[Tensor, "B"],
+        noise: Images,
+        valid: Mask | None = None,
     ) -> Float[Tensor, "B"]:
         """Loss of each image at the quantile `uniform` of the log-uniform distribution over the bucket."""
         level = self.low * (uniform * math.log(self.high / self.low)).exp()
         t = denoiser.sde.time_at_noise_level(level).clamp(max=denoiser.t_max)
-        return denoising_loss(denoiser, images, t, noise, EDMWeighting())
+        return denoising_loss(denoiser, images, t, noise, EDMWeighting(), valid=valid)
 
 
 def noise_buckets(edges: Sequence[float], denoiser: Denoiser) -> tuple[NoiseBucket, ...]:

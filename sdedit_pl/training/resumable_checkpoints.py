@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 
 import lightning
 from lightning.pytorch.callbacks import Checkpoint
-from torch import Tensor
 
 from sdedit_pl.files import whole_file
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
@@ -110,7 +109,7 @@ class ResumableCheckpoint(Checkpoint):
         trainer: lightning.Trainer,
         pl_module: lightning.LightningModule,
         outputs: Any,
-        batch: Tensor,
+        batch: Any,
         batch_idx: int,
     ) -> None:
         if between_steps(trainer, batch_idx):

@@ -14,7 +14,7 @@ from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.checkpoints.native import save_denoiser
 from sdedit_pl.configuration.schema import ConfigError
 from sdedit_pl.configuration.training_config import TrainingConfig
-from sdedit_pl.data import ImageDataModule
+from sdedit_pl.data.datamodule import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.guides.guide_files import find_guides, read_guide
@@ -91,10 +91,10 @@ def previews(
         ConfigError: the model is not trained up to preview.t0.
         ValueError: a guide cannot be read, or the SDE does not reach preview.t0.
     """
-    settings, size = config.preview, config.image.size
+    settings, image = config.preview, config.image
     if settings.guides and settings.count:
         files = find_guides(settings.guides)[: settings.count]
-        guides = torch.cat([read_guide(file, size, data.source.format.channels).image for file in files])
+        guides = torch.cat([read_guide(file, image).image for file in files])
     else:
         originals = data.val_images(settings.count)
         guides = stroke_painting(originals) if len(originals) else originals
@@ -107,8 +107,7 @@ def previews(
     if samples and denoiser.t_max < 1:
         logger.info("no samples in previews: a model trained up to t = %g cannot start from noise", denoiser.t_max)
         samples = 0
-    shape = (data.source.format.channels, size, size)
-    return Previews(averaging, Path(config.out) / PREVIEWS, guides, edit, shape, samples)
+    return Previews(averaging, Path(config.out) / PREVIEWS, guides, edit, image.tensor_shape, samples)
 
 
 def editing_checkpoint(

@@ -12,7 +12,7 @@ from sdedit_pl.checkpoints import describe
 from sdedit_pl.checkpoints.init_from import AUGMENTATION_WEIGHT, initialise, nearest_base, network_from
 from sdedit_pl.configuration.schema import ConfigError
 from sdedit_pl.configuration.training_config import TrainingConfig
-from sdedit_pl.data import ImageDataModule
+from sdedit_pl.data.datamodule import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.networks.layers import FourierFeatures
 from sdedit_pl.training.freezing import freeze_all_but

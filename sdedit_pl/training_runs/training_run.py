@@ -142,8 +142,8 @@ def for_this_machine(config: TrainingConfig) -> tuple[TrainingConfig, Machine]:
 def warn_of_hours(denoiser: Denoiser, config: TrainingConfig) -> None:
     """Warns of a run that will take days on a CPU, by the time of one evaluation; a training step takes about three."""
     images = config.trainer.max_steps * config.trainer.accumulate_grad_batches * config.batch_size
-    shape = (1, config.image.channels, config.image.size, config.image.size)
-    if images * config.image.size**2 < LONG_TRAINING["cpu"]:
+    shape = (1, *config.image.tensor_shape)
+    if images * config.image.pixels < LONG_TRAINING["cpu"]:
         return
     denoiser.eval()
     for _ in range(2):  # the first allocates memory
@@ -163,8 +163,7 @@ def warn_of_hours(denoiser: Denoiser, config: TrainingConfig) -> None:
 
 def memory_advice(module: ScoreModule, trainer: lightning.Trainer, config: TrainingConfig) -> str:
     batch, accumulated = config.batch_size, config.trainer.accumulate_grad_batches
-    shape = (config.image.channels, config.image.size, config.image.size)
-    fitting = largest_batch(partial(trial_step, module, trainer, shape), batch)
+    fitting = largest_batch(partial(trial_step, module, trainer, config.image.tensor_shape), batch)
     problem = f"{trainer.strategy.root_device} has too little memory for data.batch_size={batch}"
     if fitting is None:
         return f"{problem}, and for a single image; take a smaller network, or network.checkpoint_gradients=true"

@@ -90,7 +90,7 @@ def test_grey_images_are_of_one_channel() -> None:
     [
         (("data.size=30", "network.channel_multipliers=[1,1,1]"), "multiple of 4 .* got 30; the nearest are 28 and 32"),
         (("data.size=3", "network.patch=4"), "multiple of 4 .* got 3; the nearest are 4 and 4"),
-        (("data.size=0",), "data: size must be at least 1, got 0"),
+        (("data.size=0",), "data: size must be at least 1 pixel, got 0"),
         (("network.attention_levels=[4]",), r"network: attention_levels .* got \[4\]"),
         (("sde.beta_max=0",), "sde: .*beta_max=0"),
         (("parameterisation.data_deviation=0",), "parameterisation: data_deviation must be positive"),

@@ -11,7 +11,7 @@ from support.oracles import GaussianDenoiser
 from torch import nn
 
 from sdedit_pl.calibration.t0_search import BISECTIONS, LOWEST_T0, FoundT0, t0_for_l2
-from sdedit_pl.data.image_decoding import as_saved
+from sdedit_pl.data.image_format import as_saved
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.guides.guide_files import Guide
 from sdedit_pl.metrics.image_distances import squared_l2

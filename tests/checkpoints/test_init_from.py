@@ -113,7 +113,7 @@ def test_a_learned_variance_is_left_out_and_the_estimate_is_the_same(
 
 
 REFUSED = [
-    ((), ("data.size=32",), "16 px.*data.size=32"),
+    ((), ("data.size=32",), "16 px.*32 px.*data.size=16"),
     (("network.patch=2",), (), r"network.patch=2, this configuration 1"),
     ((), ("data.channels=1",), "images of 3 channels, this run has 1; set data.channels=3"),
     ((), ("network.channels=16",), "channels=8 there and 16 here"),

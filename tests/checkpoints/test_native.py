@@ -11,7 +11,7 @@ from support.damage import Bomb, contents, lightning_checkpoint
 from support.denoisers import same_model
 
 from sdedit_pl.checkpoints import describe, load_denoiser, save_denoiser
-from sdedit_pl.configuration.model_config import ImageShape
+from sdedit_pl.data.image_format import ImageShape
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.sde import VESDE, VPSDE
 

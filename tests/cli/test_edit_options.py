@@ -93,7 +93,7 @@ def test_guidance_by_a_weaker_model(desk: Path, command, refused) -> None:
     assert np.array_equal(pixels("none/guide_seed0.png"), pixels("one/guide_seed0.png"))
     assert not np.array_equal(pixels("none/guide_seed0.png"), pixels("guided/guide_seed0.png"))
     assert "tiny-early.safetensors" in str(yaml.safe_load(Path("guided/edit.yaml").read_text())["record"]["sha256"])
-    assert "is for images of 8 px with 3 channels" in refused(*EDIT, "guidance=2", "guide_ckpt=small.safetensors")
+    assert "is for images of 3 channels, 8 px" in refused(*EDIT, "guidance=2", "guide_ckpt=small.safetensors")
     assert "need guidance=W other than 1" in refused(*EDIT, "guide_ckpt=small.safetensors")
     Path("tiny-early.safetensors").unlink()
     assert "training writes with checkpoint.early" in refused(*EDIT, "guidance=2")

@@ -302,7 +302,7 @@ def test_an_unreadable_image_is_an_error(photos: Path, command) -> None:
 def test_models_of_other_sizes_cannot_be_compared(photos: Path, refused) -> None:
     checkpoint = Path(__file__).parents[2] / "checkpoints" / "portraits64.safetensors"
     message = refused(*SMALL, f"compare={checkpoint}", "ablations=[sde]")
-    assert "images of one size, got 16 px with 3 channels and 64 px with 3" in message
+    assert "images of one size, got 3 channels, 16 px and 3 channels, 64 px" in message
 
 
 def test_without_lpips_weights_everything_else_is_reported(

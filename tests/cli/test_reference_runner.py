@@ -64,7 +64,7 @@ def test_edits_are_the_runners_numbers(run: str, runner: Path, reference: Path) 
     data = recorded(reference, run)
     parsed = COMMAND.parse(arguments(data, f"{run}_*.pth"))
     denoiser, description = load_for_editing(parsed.ckpt, "cpu")
-    guides = read_guides(parsed.guide, description.image_shape)
+    guides = read_guides(parsed.guide, description.image)
     masks = [mask for guide in guides if (mask := read_area("mask", None, guide)) is not None]
     samples = build_edits(parsed)[0](
         denoiser,

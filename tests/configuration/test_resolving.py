@@ -18,7 +18,7 @@ from sdedit_pl.configuration.command_line import read_arguments, take_file
 from sdedit_pl.configuration.resolving import as_data, merge, resolve, resolve_component
 from sdedit_pl.configuration.schema import REQUIRED, Family, keys_of
 from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
-from sdedit_pl.data import DATA_SOURCES
+from sdedit_pl.data.source_table import DATA_SOURCES
 
 
 @dataclass

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from sdedit_pl.data.archives import open_archive
-from sdedit_pl.data.image_decoding import ImageFormat
 from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.image_format import ImageFormat
 
 FORMAT = ImageFormat(8)
 PACKED = {".tar.gz": gzip.compress, ".tgz": gzip.compress, ".tar.bz2": bz2.compress, ".tar.xz": lzma.compress}

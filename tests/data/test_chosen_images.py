@@ -8,9 +8,10 @@ import pytest
 import torch
 from support.tiny import write_images
 
-from sdedit_pl.data import FolderSource, UnreadableImage
 from sdedit_pl.data.chosen_images import ChosenImages, choose_images
-from sdedit_pl.data.image_decoding import images_from_bytes
+from sdedit_pl.data.folder_source import FolderSource
+from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.image_format import ImageFormat, images_from_bytes
 from sdedit_pl.data.splits import SPLITS
 
 
@@ -55,9 +56,9 @@ def test_training_images_that_are_streamed_cannot_be_chosen(tmp_path: Path) -> N
 def test_data_is_a_folder_or_shards(tmp_path: Path) -> None:
     folder = str(write_images(tmp_path / "photos", count=6))
     settings = {"split": "all", "val_fraction": 0.5, "count": 4}
-    chosen = choose_images(folder, (3, 8), **settings, least=3)
+    chosen = choose_images(folder, ImageFormat(8), **settings, least=3)
     assert len(chosen) == 4 and chosen.image(0).shape == (3, 8, 8)
     with pytest.raises(ValueError, match=r"at least 5 images .* has 4 with split=all"):
-        choose_images(folder, (3, 8), **settings, least=5)
+        choose_images(folder, ImageFormat(8), **settings, least=5)
     with pytest.raises(ValueError, match="no data=missing"):
-        choose_images("missing", (3, 8), **settings)
+        choose_images("missing", ImageFormat(8), **settings)

@@ -19,20 +19,16 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils.data import DataLoader
 
-from sdedit_pl.data import (
-    DATA_SOURCES,
-    FolderSource,
-    ImageDataModule,
-    Source,
-    TorchvisionSource,
-    UnreadableImage,
-    WebDatasetSource,
-)
 from sdedit_pl.data.batch_reading import CachedImages, ReadableImages, gathered
-from sdedit_pl.data.image_decoding import ImageFormat
+from sdedit_pl.data.datamodule import ImageDataModule
+from sdedit_pl.data.folder_source import FolderSource
+from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.loader import ImageLoader, room_on
 from sdedit_pl.data.order import Draw
-from sdedit_pl.data.source import ImageSet
+from sdedit_pl.data.source import ImageSet, Source
+from sdedit_pl.data.torchvision_source import TorchvisionSource
+from sdedit_pl.data.webdataset_source import WebDatasetSource
 
 NumberedFolder = Callable[..., Path]
 
@@ -141,11 +137,6 @@ def test_image_sets_can_be_sent_to_workers_that_do_not_fork(
     for source in (FolderSource(str(folder), 8), WebDatasetSource(str(shard), 8), TorchvisionSource("FakeData", 8)):
         images = source.images("train")
         assert torch.equal(pickle.loads(pickle.dumps(images)).read(0), images.read(0))
-
-
-def test_a_batch_may_be_larger_than_the_set(numbered_folder: NumberedFolder) -> None:
-    data = module_over(numbered_folder([3, 4]), batch_size=7, val_fraction=0.0, flip=False)
-    assert next(iter(data.train_dataloader())).shape == (7, 3, 8, 8)
 
 
 def test_training_is_endless_and_validation_is_not(numbered_folder: NumberedFolder) -> None:
@@ -262,11 +253,6 @@ def test_a_new_source_needs_nothing_but_its_images() -> None:
     assert sorted(next(iter(data.train_dataloader()))[:, 0, 0, 0].tolist()) == list(range(6))
 
 
-def test_the_table_names_sources() -> None:
-    assert sorted(DATA_SOURCES) == ["folder", "torchvision", "webdataset"]
-    assert all(issubclass(source, Source) for source in DATA_SOURCES.values())
-
-
 class Recorder(lightning.LightningModule):
     """Keeps what it is trained on; fails in the middle of step `fails_at`."""
 
@@ -364,31 +350,24 @@ class TestResume:
         fit(data, Recorder(), tmp_path, resume=tmp_path / "step=8.ckpt")
         assert fit(data, Recorder(), tmp_path, steps=3) == whole[:12]
 
-    def test_a_run_without_validation_images(self, folder: Path, tmp_path: Path) -> None:
-        assert len(fit(module_over(folder, val_fraction=0.0), Recorder(), tmp_path, steps=4)) == 16
-
-
-class TestSmallValidation:
-    """Fewer validation images than a batch holds, or than there are devices."""
-
-    @pytest.mark.parametrize("devices", [1, 2, 5])
-    def test_every_device_gets_one_batch_and_every_image_is_seen(
-        self, numbered_folder: NumberedFolder, devices: int
+    @pytest.mark.parametrize(("count", "fraction", "validated"), [(20, 0.0, 0), (2, 0.1, 1)])
+    def test_a_run_validates_on_no_image_or_a_single_one(
+        self, numbered_folder: NumberedFolder, tmp_path: Path, count: int, fraction: float, validated: int
     ) -> None:
-        numbered_folder(range(9), "set/train")
-        numbered_folder(range(100, 103), "set/val")
-        data = module_over(Path(numbered_folder([1], "unused")).parent / "set", val_batch_size=64)
-        batches = [list(data.validation_loader(rank, devices)) for rank in range(devices)]
-        assert [len(of_rank) for of_rank in batches] == [1] * devices
-        seen = [int(image[0, 0, 0]) for (batch,) in batches for image in batch]
-        assert set(seen) == {100, 101, 102} and len(seen) == max(3, devices)
-        assert len(data.val_images(64)) == 3
-
-    @pytest.mark.filterwarnings("ignore:Checkpoint directory:UserWarning")
-    def test_a_run_validates_on_a_single_image(self, numbered_folder: NumberedFolder, tmp_path: Path) -> None:
-        data = module_over(numbered_folder(range(2)), val_fraction=0.1)
-        assert len(data.source.images("val")) == 1
+        data = module_over(numbered_folder(range(count), "few"), val_fraction=fraction)
+        assert len(data.source.images("val")) == validated
         assert len(fit(data, Recorder(), tmp_path, steps=4)) == 16
+
+
+@pytest.mark.parametrize("devices", [1, 2, 5])
+def test_every_device_gets_one_batch_of_a_small_validation_set(numbered_folder: NumberedFolder, devices: int) -> None:
+    numbered_folder(range(9), "set/train")
+    data = module_over(numbered_folder(range(100, 103), "set/val").parent, val_batch_size=64)
+    batches = [list(data.validation_loader(rank, devices)) for rank in range(devices)]
+    assert [len(of_rank) for of_rank in batches] == [1] * devices
+    seen = [int(image[0, 0, 0]) for (batch,) in batches for image in batch]
+    assert set(seen) == {100, 101, 102} and len(seen) == max(3, devices)
+    assert len(data.val_images(64)) == 3
 
 
 def test_random_crops_are_cut_in_training_and_the_centre_in_validation(tmp_path: Path) -> None:

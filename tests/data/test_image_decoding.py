@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sdedit_pl.data.image_decoding import ImageFormat, decode_image, images_from_bytes
+from sdedit_pl.data.image_decoding import decode_image
 from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.image_format import ImageFormat, images_from_bytes
 from sdedit_pl.data.splits import held_out
 
 EIGHT = ImageFormat(8)
@@ -31,6 +32,19 @@ def test_an_rgb_image_of_the_right_size_keeps_its_pixels() -> None:
     pixels = random_rgb(8, 8)
     decoded = decode_image(encode(Image.fromarray(pixels)), "a", EIGHT)
     assert torch.equal(decoded, torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("fit", "rows"), [("crop", [60, 100, 140]), ("resize", [40, 100, 160]), ("pad", [20, 100, 180])]
+)
+def test_an_image_gets_the_proportions_of_a_rectangle(fit: str, rows: list[int]) -> None:
+    """A ramp of 40 x 20 px for 12 x 8: cropped it begins later, padded it is whole between mirror images."""
+    ramp = np.broadcast_to(np.linspace(0, 200, 40, dtype=np.uint8)[:, None, None], (40, 20, 3))
+    decoded = decode_image(encode(Image.fromarray(ramp)), "a", ImageFormat((12, 8), fit=fit, marked=fit == "pad"))
+    assert decoded.shape == (3 + (fit == "pad"), 12, 8)
+    assert (decoded[0, [2, 6, 9], 4].float() - torch.tensor(rows)).abs().max() < 45
+    if fit == "pad":
+        assert decoded[3].sum() == 12 * 6 and not decoded[3, :, 0].any()
 
 
 def test_transparency_is_composited_on_the_background() -> None:

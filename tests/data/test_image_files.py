@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from sdedit_pl.data.archives import open_archive
-from sdedit_pl.data.image_decoding import ImageFormat, decode_image, decode_whole, image_to_tensor
+from sdedit_pl.data.image_decoding import decode_image, decode_whole, image_to_tensor
 from sdedit_pl.data.image_files import UnreadableImage, is_image_name, list_images, open_image, orientation
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.local_shards import list_shards
 from sdedit_pl.guides.guide_files import read_guide
 
@@ -55,7 +56,7 @@ def test_an_image_with_damaged_exif_data_is_used_unturned(name: str) -> None:
     assert damaged != plain
     expected = decode_image(plain, "a", ImageFormat(8))
     assert torch.equal(decode_image(damaged, "a", ImageFormat(8)), expected)
-    assert torch.equal(decode_whole(damaged, "a", (8, 8)), expected)
+    assert torch.equal(decode_whole(damaged, "a", ImageFormat(8)), expected)
     with open_image(damaged, "a") as image:
         assert orientation(image) == 1
         assert torch.equal(image_to_tensor(image, "a", ImageFormat(8)), expected)
@@ -66,7 +67,7 @@ def test_a_guide_that_is_a_pipe_or_device_is_refused(device: str | None, tmp_pat
     file = tmp_path / "a.png"
     os.mkfifo(file) if device is None else file.symlink_to(device)
     with pytest.raises(UnreadableImage, match=r"a\.png: it is no regular file"):
-        read_guide(file, 8)
+        read_guide(file, ImageFormat(8))
 
 
 def test_decoders_that_are_not_needed_do_not_run() -> None:

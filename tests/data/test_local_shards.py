@@ -11,11 +11,12 @@ from typing import Literal
 
 import pytest
 
-from sdedit_pl.data import UnreadableImage, WebDatasetSource
 from sdedit_pl.data.archives import open_archive
-from sdedit_pl.data.image_decoding import ImageFormat
+from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.local_shards import ShardFile, list_members, split_key
 from sdedit_pl.data.source import UnreadableShard
+from sdedit_pl.data.webdataset_source import WebDatasetSource
 
 WriteShard = Callable[..., Path]
 

@@ -19,11 +19,13 @@ import torchvision
 import webdataset
 from PIL import Image
 
-from sdedit_pl.data import ImageDataModule, TorchvisionSource, WebDatasetSource
-from sdedit_pl.data.image_decoding import ImageFormat
+from sdedit_pl.data.datamodule import ImageDataModule
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.pack_settings import PackSettings
 from sdedit_pl.data.shard_manifest import UNFINISHED_FOLDER
 from sdedit_pl.data.shard_packing import pack
+from sdedit_pl.data.torchvision_source import TorchvisionSource
+from sdedit_pl.data.webdataset_source import WebDatasetSource
 from sdedit_pl.files import sha256_of
 
 
@@ -54,6 +56,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     """The files in a folder, without the claim that a killed process has left."""
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     return {name: path.read_bytes() for name, path in files.items() if path.suffix != ".lock"}
+
+
+def first_image(folder: Path) -> Image.Image:
+    with tarfile.open(folder / "train-000000.tar") as archive:
+        return Image.open(io.BytesIO(archive.extractfile(archive.getmembers()[0]).read()))  # type: ignore[union-attr]
+
+
+def write_flat(folder: Path, *names: str) -> Path:
+    """Writes images of 16x16 px, of which image number i has the red level i."""
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(folder / f"{name}.png")
+    return folder
 
 
 class TestResult:
@@ -110,27 +125,22 @@ class TestResult:
         assert sum(facts["images"] for facts in manifest["splits"].values()) == 37
         assert len(manifest["duplicates"]) == 3
 
-    @pytest.mark.parametrize(("encoding", "quality", "kind"), [("jpeg", 90, "JPEG"), ("webp", 80, "WEBP")])
-    def test_encodings(self, photos: Path, tmp_path: Path, encoding: str, quality: int, kind: str) -> None:
-        packed(photos, tmp_path / "out", encoding=encoding, quality=quality)
-        with tarfile.open(tmp_path / "out" / "train-000000.tar") as archive:
-            member = archive.getmembers()[0]
-            content = archive.extractfile(member).read()  # type: ignore[union-attr]
-        assert Image.open(io.BytesIO(content)).format == kind
-        assert len(WebDatasetSource(str(tmp_path / "out"), 16).images("train")) > 30
-
-    def test_webp_at_quality_100_is_exact(self, photos: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("encoding", "quality", "exact"), [("jpeg", 90, False), ("webp", 80, False), ("webp", 100, True)]
+    )
+    def test_encodings(self, photos: Path, tmp_path: Path, encoding: str, quality: int, exact: bool) -> None:
         results = []
-        for encoding in ("webp", "png"):
-            packed(photos, tmp_path / encoding, encoding=encoding, quality=100)
-            images = WebDatasetSource(str(tmp_path / encoding), 16).images("train")
+        for options in ({}, {"encoding": encoding, "quality": quality}):
+            out = tmp_path / options.get("encoding", "png")
+            packed(photos, out, **options)
+            images = WebDatasetSource(str(out), 16).images("train")
             results.append(torch.stack([images.read(number) for number in range(len(images))]))
-        assert torch.equal(*results)
+        assert first_image(out).format == encoding.upper()
+        assert len(results[1]) > 30 and torch.equal(*results) == exact
 
     def test_grey_and_colour(self, photos: Path, tmp_path: Path) -> None:
         packed(photos, tmp_path / "grey", channels=1)
-        with tarfile.open(tmp_path / "grey" / "train-000000.tar") as archive:
-            assert Image.open(io.BytesIO(archive.extractfile(archive.getmembers()[0]).read())).mode == "L"  # type: ignore[union-attr]
+        assert first_image(tmp_path / "grey").mode == "L"
         packed(tmp_path / "grey" / "train-000000.tar", tmp_path / "colour")
         images = WebDatasetSource(str(tmp_path / "colour"), 16).images("train")
         assert torch.equal(images.read(0)[0], images.read(0)[2])
@@ -176,10 +186,7 @@ class TestFit:
 
 class TestDivision:
     def test_folders_train_and_val_are_kept(self, tmp_path: Path) -> None:
-        for number, name in enumerate(["train/a", "train/x/b", "val/c", "d"]):
-            (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "set" / f"{name}.png")
-        manifest = packed(tmp_path / "set", tmp_path / "out")
+        manifest = packed(write_flat(tmp_path / "set", "train/a", "train/x/b", "val/c", "d"), tmp_path / "out")
         assert [manifest["splits"][split]["images"] for split in ("train", "val")] == [2, 1]
         source = WebDatasetSource(str(tmp_path / "out"), 16)
         assert source.images("val").read(0)[0, 0, 0] == 2
@@ -207,9 +214,7 @@ class TestDivision:
         ]
 
     def test_names_that_are_not_text(self, tmp_path: Path) -> None:
-        (tmp_path / "set").mkdir()
-        for number in range(3):
-            Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "set" / f"{number}.png")
+        write_flat(tmp_path / "set", "0", "1", "2")
         os.rename(tmp_path / "set" / "0.png", os.fsencode(tmp_path / "set") + b"/\xff\xe9.png")
         (tmp_path / "set" / os.fsdecode(b"\xfe.png")).touch()
         manifest = packed(tmp_path / "set", tmp_path / "out", val_fraction=0.3)
@@ -218,9 +223,10 @@ class TestDivision:
         assert os.fsencode(manifest["broken"][0]["name"]).endswith(b"/\xfe.png")
 
     def test_one_image_is_for_training(self, tmp_path: Path) -> None:
-        (tmp_path / "one").mkdir()
-        Image.new("RGB", (16, 16)).save(tmp_path / "one" / "a.png")
-        assert packed(tmp_path / "one", tmp_path / "out")["splits"]["val"] == {"images": 0, "shards": []}
+        assert packed(write_flat(tmp_path / "one", "a"), tmp_path / "out")["splits"]["val"] == {
+            "images": 0,
+            "shards": [],
+        }
 
 
 def require_refused_by_training(folder: Path) -> None:

@@ -15,8 +15,8 @@ import torch
 import torchvision
 from torch import Tensor
 
-from sdedit_pl.data import TorchvisionSource
 from sdedit_pl.data.source import ImageSet
+from sdedit_pl.data.torchvision_source import TorchvisionSource
 
 
 def as_set(images: ImageSet, count: int) -> set[bytes]:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdedit_pl.data import ImageDataModule, WebDatasetSource
+from sdedit_pl.data.datamodule import ImageDataModule
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE, Shard, manifest_text
 from sdedit_pl.data.source import ImageSet
-from sdedit_pl.data.webdataset_source import find_shards
+from sdedit_pl.data.webdataset_source import WebDatasetSource, find_shards
 
 WriteShard = Callable[..., Path]
 PORTRAITS = Path(__file__).parents[2] / "data" / "portraits64"

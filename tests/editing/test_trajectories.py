@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 from sdedit_pl import SDEdit, load_denoiser
-from sdedit_pl.data.image_decoding import bytes_from_images
+from sdedit_pl.data.image_format import bytes_from_images
 from sdedit_pl.denoiser import PARAMETERISATIONS, CleanImage, Denoiser
 from sdedit_pl.editing.trajectories import (
     LARGEST_SIDE,

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sdedit_pl.data.image_decoding import ImageFormat
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation.dependent_images import Partners
 from sdedit_pl.evaluation.evaluation_plan import EvaluationSettings, make_plan

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdedit_pl.data.image_decoding import ImageFormat
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.evaluation.numbered_images import NumberedImages
 
 

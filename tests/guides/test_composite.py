@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.guides.composite import Composite, Paste, compose, distance_to
 from sdedit_pl.guides.guide_files import Guide, read_guide, read_large_guide
 from sdedit_pl.picture_grid import to_picture
@@ -28,7 +29,7 @@ def background(tmp_path: Path) -> Guide:
 def saved(folder: Path, pixels: np.ndarray, size: int | None = None) -> Guide:
     """The guide of a background; `size` defaults to the height of the file."""
     Image.fromarray(pixels).save(folder / "background.png")
-    return read_guide(folder / "background.png", size or pixels.shape[0])
+    return read_guide(folder / "background.png", ImageFormat(size or pixels.shape[0]))
 
 
 def pasted(folder: Path, background: Guide, cutout: Image.Image, at: tuple[int, int], **options: Any) -> Composite:
@@ -128,12 +129,12 @@ def test_a_wide_background_is_cropped_after_pasting(tmp_path: Path) -> None:
     expected = wide.copy()
     expected[5:7, 30:34] = RED
     assert np.array_equal(pixels_of(composite), expected[:, 16:48])
-    large = compose(read_large_guide(square.path, 16), Paste(tmp_path / "object.png", (30, 5)))
+    large = compose(read_large_guide(square.path, ImageFormat(16)), Paste(tmp_path / "object.png", (30, 5)))
     assert np.array_equal(pixels_of(large), expected) and large.strength.shape == (1, 1, 32, 64)
 
 
 def test_a_large_composite_is_resampled_like_a_plain_guide(tmp_path: Path, background: Guide) -> None:
-    guide = read_large_guide(background.path, 16, side=20)
+    guide = read_large_guide(background.path, ImageFormat(16), side=20)
     composite = pasted(tmp_path, guide, Image.new("RGB", (2, 2), RED), (0, 0))
     assert torch.equal(composite.guide.image[..., 8:, 8:], guide.image[..., 8:, 8:])
 
@@ -162,7 +163,7 @@ def test_photographs_taken_sideways_are_upright(tmp_path: Path) -> None:
     stripe = np.zeros((2, 6, 3), dtype=np.uint8)
     stripe[:, 0] = RED
     Image.fromarray(stripe).save(tmp_path / "object.png", exif=exif)
-    background = read_large_guide(tmp_path / "background.png", 16)
+    background = read_large_guide(tmp_path / "background.png", ImageFormat(16))
     assert background.original_size == (32, 64)
     upright = np.rot90(np.asarray(wide), -1).copy()
     upright[40:46, 7:9] = np.rot90(stripe, -1)
@@ -171,7 +172,7 @@ def test_photographs_taken_sideways_are_upright(tmp_path: Path) -> None:
 
 
 def test_a_grey_model_gets_a_grey_composite(tmp_path: Path, background: Guide) -> None:
-    grey = read_guide(background.path, 32, channels=1)
+    grey = read_guide(background.path, ImageFormat(32, 1))
     composite = pasted(tmp_path, grey, disc(9, colour=(200, 200, 200)), (3, 3))
     assert composite.guide.image.shape == (1, 1, 32, 32)
     assert pixels_of(composite)[7, 7] == 200

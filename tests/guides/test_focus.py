@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from sdedit_pl.data.image_decoding import bytes_from_images, images_from_bytes
+from sdedit_pl.data.image_format import bytes_from_images, images_from_bytes
 from sdedit_pl.guides.focus import FEATHER, parts_of, put_back
 from sdedit_pl.guides.guide_files import Guide
 

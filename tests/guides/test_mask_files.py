@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.guides.guide_files import Guide, read_guide, read_large_guide
 from sdedit_pl.guides.mask_files import read_mask, read_strength
 
@@ -49,7 +50,7 @@ MASKS = {
 @pytest.fixture
 def guide(tmp_path: Path) -> Guide:
     Image.fromarray(PIXELS).save(tmp_path / "guide.png")
-    return read_guide(tmp_path / "guide.png", 16)
+    return read_guide(tmp_path / "guide.png", ImageFormat(16))
 
 
 @pytest.mark.parametrize("name", MASKS)
@@ -91,7 +92,7 @@ def test_dark_grey_beside_white_does_not_become_editable_through_resampling(tmp_
     levels[16:20], levels[20:] = 127, 255
     Image.fromarray(levels).convert("RGB").save(tmp_path / "guide.png")
     Image.fromarray(levels).save(tmp_path / "mask.png")
-    mask = read_mask(tmp_path / "mask.png", read_guide(tmp_path / "guide.png", 16))
+    mask = read_mask(tmp_path / "mask.png", read_guide(tmp_path / "guide.png", ImageFormat(16)))
     assert not mask[..., :5, :].any() and mask[..., 5:, :].all()
 
 
@@ -101,7 +102,7 @@ def test_a_mask_follows_its_guide_to_the_models_size(tmp_path: Path) -> None:
     wide[8:24, 24:40] = 255  # the middle of the central square
     wide[:, :16] = 255  # cropped away
     Image.fromarray(wide).save(tmp_path / "mask.png")
-    mask = read_mask(tmp_path / "mask.png", read_guide(tmp_path / "guide.png", 16))
+    mask = read_mask(tmp_path / "mask.png", read_guide(tmp_path / "guide.png", ImageFormat(16)))
     expected = torch.zeros(16, 16, dtype=torch.bool)
     expected[4:12, 4:12] = True
     assert torch.equal(mask[0, 0], expected)
@@ -112,8 +113,8 @@ def test_a_mask_that_marks_only_what_is_cropped_is_refused(tmp_path: Path) -> No
         picture = Image.new("RGB", (64, 16), colours[0])
         picture.paste(colours[1], (0, 0, 8, 16))
         picture.save(tmp_path / name)
-    with pytest.raises(ValueError, match=r"mask.png is black in the central square, the part of .*guide.png"):
-        read_mask(tmp_path / "mask.png", read_guide(tmp_path / "guide.png", 16))
+    with pytest.raises(ValueError, match=r"mask.png is black in the central part of .*guide.png"):
+        read_mask(tmp_path / "mask.png", read_guide(tmp_path / "guide.png", ImageFormat(16)))
 
 
 def test_masks_and_maps_of_large_guides_are_not_cropped(tmp_path: Path) -> None:
@@ -121,9 +122,9 @@ def test_masks_and_maps_of_large_guides_are_not_cropped(tmp_path: Path) -> None:
     free[:, 45:] = 255
     Image.fromarray(np.zeros((20, 50, 3), dtype=np.uint8)).save(tmp_path / "wide.png")
     Image.fromarray(free).save(tmp_path / "free.png")
-    guide = read_large_guide(tmp_path / "wide.png", 16)
+    guide = read_large_guide(tmp_path / "wide.png", ImageFormat(16))
     assert np.array_equal(read_mask(tmp_path / "free.png", guide)[0, 0].numpy(), free > 0)
-    doubled = read_large_guide(tmp_path / "wide.png", 16, side=40)
+    doubled = read_large_guide(tmp_path / "wide.png", ImageFormat(16), side=40)
     strength = read_strength(tmp_path / "free.png", doubled)
     assert strength.shape == (1, 1, 40, 100)
     assert strength[..., :85].max() == 0 and strength[..., 95:].min() == 1

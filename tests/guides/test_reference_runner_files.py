@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.guides.guide_files import find_guides, read_guide
 
 IMAGE = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -23,7 +24,7 @@ def saved(folder: Path, value: object) -> Path:
 @pytest.mark.parametrize("mask", [KEPT, KEPT[:1], KEPT[0], KEPT.bool(), KEPT.int()], ids=str)
 @pytest.mark.parametrize("kind", [list, tuple])
 def test_files_are_converted_to_this_packages_conventions(mask: torch.Tensor, kind: type, tmp_path: Path) -> None:
-    guide = read_guide(saved(tmp_path, kind([mask, IMAGE])), 8)
+    guide = read_guide(saved(tmp_path, kind([mask, IMAGE])), ImageFormat(8))
     assert guide.mask is not None and guide.mask.shape == (1, 1, 8, 8) and guide.mask.dtype == torch.bool
     assert torch.equal(guide.mask[0, 0], KEPT[0] != 1), "the runner keeps pixels at 1"
     torch.testing.assert_close(guide.image, IMAGE[None] * 2 - 1)
@@ -32,7 +33,7 @@ def test_files_are_converted_to_this_packages_conventions(mask: torch.Tensor, ki
 
 def test_double_and_half_images(tmp_path: Path) -> None:
     for dtype in (torch.float64, torch.float16):
-        image = read_guide(saved(tmp_path, [KEPT, IMAGE.to(dtype)]), 8).image
+        image = read_guide(saved(tmp_path, [KEPT, IMAGE.to(dtype)]), ImageFormat(8)).image
         torch.testing.assert_close(image, IMAGE[None] * 2 - 1, rtol=0, atol=2e-3)
 
 
@@ -63,7 +64,7 @@ def test_runner_files_in_a_folder_are_not_guides(tmp_path: Path) -> None:
 )
 def test_other_contents_are_refused(value: object, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        read_guide(saved(tmp_path, value), 8)
+        read_guide(saved(tmp_path, value), ImageFormat(8))
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     for damaged in (b"", b"no pickle", whole[:-200]):
         (tmp_path / "guide.pth").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"guide.pth (is not a whole file|holds objects other than tensors)"):
-            read_guide(tmp_path / "guide.pth", 8)
+            read_guide(tmp_path / "guide.pth", ImageFormat(8))
 
 
 class Trap:
@@ -87,5 +88,5 @@ class Trap:
 def test_code_is_not_run(tmp_path: Path) -> None:
     file = saved(tmp_path, [KEPT, Trap(tmp_path / "marker")])
     with pytest.raises(ValueError, match=r"could run code.*not loaded"):
-        read_guide(file, 8)
+        read_guide(file, ImageFormat(8))
     assert not (tmp_path / "marker").exists()

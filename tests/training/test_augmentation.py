@@ -18,16 +18,16 @@ from sdedit_pl.training.geometric_augmentation import LABELS
 
 def test_the_default_changes_nothing() -> None:
     images = two_colour_images(4, 8)
-    augmented, labels = Augmentation()(images)
+    augmented, labels, _ = Augmentation()(images)
     assert augmented is images and labels is None and Augmentation().labels == 0
 
 
 def test_geometry_has_labels_and_recolouring_has_none() -> None:
     torch.manual_seed(0)
     images = two_colour_images(16, 8)
-    recoloured, labels = Augmentation(recolour=1.0)(images)
+    recoloured, labels, _ = Augmentation(recolour=1.0)(images)
     assert labels is None and not torch.equal(recoloured, images)
-    transformed, labels = Augmentation(probability=1.0)(images)
+    transformed, labels, _ = Augmentation(probability=1.0)(images)
     assert labels is not None and labels.shape == (16, LABELS) and transformed.shape == images.shape
     assert transformed.min() >= -1 and transformed.max() <= 1
 

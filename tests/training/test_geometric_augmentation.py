@@ -130,6 +130,15 @@ def test_it_reads_nothing_from_the_accelerator() -> None:
         assert done(images).device.type == done.labels.device.type == "cuda"
 
 
-def test_images_that_are_not_square_are_refused() -> None:
-    with pytest.raises(ValueError, match="square images, got 8 x 16"):
-        transformation(angle=1.0)(torch.zeros(1, 3, 8, 16))
+def test_a_rectangle_is_rotated_in_pixels() -> None:
+    image = -torch.ones(1, 1, 32, 64)
+    image[..., 14:18, 42:46] = 1  # 12 px to the right of the centre
+    turned = transformation(angle=math.pi / 2)(image)
+    assert turned[..., 27:29, 31:33].min() > 0.9
+
+
+def test_only_stated_symmetries_are_drawn() -> None:
+    like = torch.zeros(64, 1, 8, 8)
+    drawn = Transformation.random(64, 1.0, like, ("mirror", "shift"))
+    used = {name for name in Transformation._fields if getattr(drawn, name).any()}
+    assert used == {"mirrored", "shift_x", "shift_y"}

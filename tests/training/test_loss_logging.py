@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.build.training_parts import build_averaging, build_module
-from sdedit_pl.data import FolderSource
+from sdedit_pl.data.folder_source import FolderSource
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.divergence_watch import DivergenceWatch
 from sdedit_pl.training.loss_logging import TrainingLog

@@ -40,7 +40,7 @@ def draws(module: ScoreModule, batches: int = 3) -> list[Tensor]:
     """The random numbers of some training steps: times and noise."""
     drawn: list[Tensor] = []
 
-    def record(denoiser: Any, images: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
+    def record(denoiser: Any, images: Tensor, t: Tensor, noise: Tensor, *of_batch: Tensor | None) -> Tensor:
         drawn.append(torch.cat([t, noise.flatten()]))
         return torch.zeros(len(images))
 
@@ -171,7 +171,7 @@ def test_validation_noise_is_not_training_noise() -> None:
     module.trainer.datamodule = SimpleNamespace(val_indices=lambda batch: range(50))  # type: ignore[attr-defined]
     recorded: list[Tensor] = []
     module.sigma_edges = ()
-    module.losses = lambda denoiser, images, t, noise: recorded.append(noise) or t  # type: ignore[method-assign]
+    module.losses = lambda denoiser, images, t, noise, *of_batch: recorded.append(noise) or t  # type: ignore[method-assign]
     module.validation_step(torch.zeros(50, 3, 8, 8), 0)
     assert len(torch.cat([training, recorded[0][:, 0, 0, 0]]).unique()) == 100
 

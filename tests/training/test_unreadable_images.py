@@ -11,7 +11,7 @@ import lightning
 import pytest
 from support.processes import on_two_devices
 
-from sdedit_pl.data import FolderSource
+from sdedit_pl.data.folder_source import FolderSource
 from sdedit_pl.data.image_decoding import UnreadableImage
 from sdedit_pl.data.source import Broken
 from sdedit_pl.training.unreadable_images import UnreadableImageCounts

@@ -50,8 +50,7 @@ class Estimator(nn.Module):
 
 def example_inputs(model: ModelConfig, batch: int) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B"]]:
     """Inputs to trace the graph with."""
-    size = model.image.size
-    return torch.zeros(batch, model.image.channels, size, size), torch.full((batch,), 0.5)
+    return torch.zeros(batch, *model.image.tensor_shape), torch.full((batch,), 0.5)
 
 
 def compare_with_denoiser(

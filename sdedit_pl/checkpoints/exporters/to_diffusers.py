@@ -96,7 +96,7 @@ def _unet_config(model: ModelConfig, denoiser: Denoiser, scheduler: str) -> dict
     ]
     return {
         "_class_name": NETWORK_CLASS,
-        "sample_size": model.image.size,
+        "sample_size": as_data(model.image.size),
         "in_channels": image_channels,
         "out_channels": denoiser.parameterisation.output_channels(image_channels),
         # VE models of diffusers noise images in [0, 1] and map them to [-1, 1] inside.

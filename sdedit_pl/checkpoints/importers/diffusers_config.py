@@ -246,16 +246,15 @@ def _head_channels(unet: _Keys, widths: Iterable[int]) -> int | None:
     return head
 
 
-def _size(unet: _Keys) -> int:
+def _size(unet: _Keys) -> int | list[int]:
     size = unet["sample_size"]
-    sides = set(size) if isinstance(size, list | tuple) else {size}
-    side = sides.pop()
-    if sides or not isinstance(side, int):
+    sides = size if isinstance(size, list | tuple) else [size, size]
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
         raise CheckpointError(
-            f"UNet2DModel with sample_size={size!r} cannot be read: the height and width of its images must be one "
-            f"number; write it into the configuration"
+            f"UNet2DModel with sample_size={size!r} cannot be read: it must be the height and width of its images, one "
+            f"number or two; write it into the configuration"
         )
-    return side
+    return size if isinstance(size, int) else list(sides)
 
 
 def _plain_arguments(unet: _Keys) -> dict[str, Any]:
