@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from support.tiny import write_images
 
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import describe, load_denoiser
+from sdedit_pl.checkpoints.exporters.export_format import ExportError
+from sdedit_pl.checkpoints.exporters.to_diffusers import configurations
 from sdedit_pl.checkpoints.init_from import initialise, network_from
 from sdedit_pl.configuration.bundled_configs import config_folders, find_config
 from sdedit_pl.configuration.command_line import read_arguments
@@ -78,7 +81,16 @@ def test_the_headers_command_runs_this_configuration(file: Path) -> None:
     assert config.out == typed["out"] != "runs/default"
     assert resolve(TrainingConfig, config.as_data()) == config  # what a run's folder keeps can be run again
     with torch.device("meta"):
-        build_denoiser(config.model)  # at its own size
+        denoiser = build_denoiser(config.model)  # at its own size
+    section = (
+        (CONFIGS.parent / "docs" / "published_models.md")
+        .read_text()
+        .partition("## Configurations that diffusers can")[2]
+    )
+    held, _, refused = section.partition("refuses")
+    with nullcontext() if f"`{file.stem}`" in held else pytest.raises(ExportError):
+        configurations(denoiser, config.model)
+    assert f"`{file.stem}`" in held + refused.partition("##")[0]
 
 
 # What the papers and their repositories print: images a step, learning rate, steps, steps of warm-up, EMA rate a step,

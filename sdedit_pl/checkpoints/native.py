@@ -117,6 +117,8 @@ def save_weights(
             raise ValueError(f"{path} was not written: {name} has numbers that are NaN or infinite in {kind}")
     metadata = {"format": FORMAT, "version": str(VERSION), "model": json.dumps(model.as_data())}
     metadata["training"] = json.dumps(dict(training or {}))
+    if foreign := _classes_of_others(model):
+        metadata["registered"] = foreign
     if origin:
         metadata["origin"] = json.dumps(dict(origin))
     try:
@@ -179,14 +181,21 @@ def read_weights(file: Path) -> tuple[Description, dict[str, Tensor]]:
         ) from error
     if not all(isinstance(part, dict) for part in (model, training, origin)):
         raise CheckpointError(f"the configuration in {file} must be JSON objects: model, training and origin")
-    return Description.of(file, FORMAT, _model_from(file, model), training, origin, tensors), tensors
-
-
-def _model_from(path: Path, data: Mapping[str, Any]) -> ModelConfig:
     try:
-        return ModelConfig.from_data(data)
+        described = ModelConfig.from_data(model)
     except ConfigError as error:
-        raise CheckpointError(
-            f"{path} describes a model that this version cannot build: {error}; it may come from a newer version, or "
-            f"from a program that adds to the tables of classes"
-        ) from error
+        needed = metadata.get("registered")
+        remedy = f"first import what registers {needed[:200]}" if needed else "it may come from a newer version"
+        text = f"{file} describes a model that this version cannot build: {error}; {remedy}"
+        raise CheckpointError(text) from error
+    return Description.of(file, FORMAT, described, training, origin, tensors), tensors
+
+
+def _classes_of_others(model: ModelConfig) -> str:
+    """Names in `model` that another program has registered, with the import paths of their classes."""
+    parts = (model.sde, model.network, model.parameterisation)
+    return ", ".join(
+        f"{part.section}.name={part.name} ({part.cls.__module__}.{getattr(part.cls, '__qualname__', part.name)})"
+        for part in parts
+        if not part.cls.__module__.startswith("sdedit_pl.")
+    )

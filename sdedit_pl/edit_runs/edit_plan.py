@@ -16,6 +16,7 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.edit_runs.edit_settings import AUTO, EditSettings
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.guides.edit_inputs import EditInputs
+from sdedit_pl.guides.guide_lists import ListedGuide
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class EditTask:
     """An edit of some guides (their indices); `mark` is the suffix of its samples' names among several tasks."""
 
     edit: SDEdit
-    guides: Sequence[int]
+    guides: list[int]
     mark: str = ""
 
 
@@ -61,18 +62,30 @@ def default_t0(checkpoint: Path) -> float | str:
 def edit_tasks(
     settings: EditSettings, edits: Sequence[SDEdit], denoiser: Denoiser, inputs: EditInputs
 ) -> list[EditTask]:
-    """The tasks: one per t0 for all guides, or one per guide if its t0 has to be found."""
+    """The tasks: one per t0 for the guides that have it, or one per guide if its t0 has to be found."""
     if settings.t0 == AUTO:
         return found_tasks(settings, edits[0], denoiser, inputs)
     for edit in edits:  # all of them, before the first is run
         edit.check(denoiser)
-    guides = range(len(inputs.guides))
-    return [EditTask(edit, guides, mark_of(edit, edits)) for edit in edits]
+    tasks: dict[str, EditTask] = {}
+    for index, listed in enumerate(inputs.listed):
+        for edit, mark in edits_of(listed, edits):
+            tasks.setdefault(f"{edit.t0}{mark}", EditTask(edit, [], mark)).guides.append(index)
+    return list(tasks.values())
 
 
-def mark_of(edit: SDEdit, edits: Sequence[SDEdit]) -> str:
-    """The suffix of the names of an edit's samples among those of `edits`."""
-    return f"_t0_{str(edit.t0).replace(':', '')}" if len(edits) > 1 else ""
+def edits_of(listed: ListedGuide, edits: Sequence[SDEdit]) -> list[tuple[SDEdit, str]]:
+    """The edits of a guide, with the suffixes of their samples' names: from its own t0, or else `edits`."""
+    if listed.t0 is not None:
+        edits = [replace(edits[0], t0=listed.t0)]
+    elif len(edits) == 1:
+        return [(edits[0], "")]
+    return [(edit, f"_t0_{str(edit.t0).replace(':', '')}") for edit in edits]
+
+
+def seeds_of(listed: ListedGuide, settings: EditSettings) -> range:
+    first = settings.seed if listed.seed is None else listed.seed
+    return range(first, first + settings.samples)
 
 
 def found_tasks(settings: EditSettings, edit: SDEdit, denoiser: Denoiser, inputs: EditInputs) -> list[EditTask]:

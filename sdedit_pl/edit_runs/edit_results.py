@@ -57,7 +57,7 @@ class SampleWriter:
         for image, seed in zip(edited.samples, edited.seeds, strict=True):
             file = sample_file(guide.path, mark, f"seed{seed}")
             self._save_part(facts, file, guide, image)
-            facts["samples"][file] = {"guide": str(guide.path), "t0": t0, "seed": seed}
+            facts["samples"][file] = {"guide": facts["guide"], "t0": t0, "seed": seed}
         for name in self.reductions:
             file = sample_file(guide.path, mark, name)
             self._save_part(facts, file, guide, REDUCTIONS[name](edited.samples), name == "std")
@@ -178,5 +178,6 @@ def finished_samples(settings: EditSettings) -> int | None:
     if not same or not isinstance(record, dict) or record.keys() < {"sha256", "samples", "results"}:
         return None
     inputs, results = record["sha256"], record["results"]
-    unchanged = all(Path(path).is_file() and sha256_of(Path(path)) == sha256 for path, sha256 in inputs.items())
-    return len(record["samples"]) if unchanged and own_files(file.parent, results) == results.keys() else None
+    unchanged = all(sha256_of(Path(path)) == sha256 for path, sha256 in inputs.items() if Path(path).is_file())
+    count = record.get("count", len(record["samples"]))
+    return count if unchanged and own_files(file.parent, results) == results.keys() else None

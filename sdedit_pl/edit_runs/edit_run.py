@@ -14,7 +14,7 @@ from sdedit_pl.checkpoints.guidance import load_guided
 from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.denoiser import Denoiser, in_precision
-from sdedit_pl.edit_runs.edit_plan import build_edits, default_t0, mark_of
+from sdedit_pl.edit_runs.edit_plan import build_edits, default_t0, edits_of, seeds_of
 from sdedit_pl.edit_runs.edit_results import (
     FREE_SETTINGS,
     SHEET_FILE,
@@ -23,17 +23,19 @@ from sdedit_pl.edit_runs.edit_results import (
     hashes,
     sample_file,
 )
-from sdedit_pl.edit_runs.edit_settings import EditSettings
+from sdedit_pl.edit_runs.edit_settings import AUTO, EditSettings
 from sdedit_pl.edit_runs.edit_share import EditShare, Progress
 from sdedit_pl.edit_runs.expectations import warn_of_far_guides, warn_of_few_steps
 from sdedit_pl.edit_runs.finishing import finish
 from sdedit_pl.edit_runs.processes import Share
+from sdedit_pl.edit_runs.result_shards import member, shard_name
 from sdedit_pl.edit_runs.unfinished_edits import RECORD_FILE, UnfinishedEdits
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.images_per_call import prepare_for_batches
 from sdedit_pl.editing.many_guides import default_batch
 from sdedit_pl.editing.windows import windowed
-from sdedit_pl.guides.edit_inputs import GuideReader, ListedGuide, list_guides
+from sdedit_pl.guides.edit_inputs import GuideReader
+from sdedit_pl.guides.guide_lists import TABLES, ListedGuide, list_guides
 from sdedit_pl.machine import Arithmetic, prepare_for_inference
 from sdedit_pl.result_folder import refuse_others
 
@@ -57,16 +59,17 @@ def run_edit(
     edits = build_edits(settings)
     unfinished = UnfinishedEdits(Path(settings.out), share)
     finished = finished_samples(settings)
-    if finished is not None:
-        unfinished.tidy()
-        return finished
-    with unfinished.claimed(settings.overwrite):
+    with unfinished.claimed(settings.overwrite or finished is not None):
+        if finished is not None:
+            unfinished.tidy()
+            return finished
         denoiser, description = loaded or load_guided(settings.ckpt, share.device(settings.device), settings)
         if settings.t0 is None:
             settings = replace(settings, t0=default_t0(description.path))
             edits = build_edits(settings)
         work = prepared_share(settings, edits, denoiser, description, unfinished)
-        model_files = hashes(settings.model_files(description.path))
+        tables = [Path(settings.guide)] * settings.guide.endswith(TABLES)
+        model_files = hashes([*settings.model_files(description.path), *tables])
         unfinished.begin(recorded_settings(settings, work.listed, model_files), settings.overwrite)
         todo = [] if unfinished.ready else work.todo()
         batches = work.batches(todo)
@@ -102,20 +105,48 @@ def prepared_share(
     paste = settings.pasted_object
     if paste is not None and len(listed) > 1:
         raise ValueError(f"paste needs exactly one guide, the background, got {len(listed)} in {settings.guide}")
-    results = {
-        sample_file(guide.guide, mark_of(edit, edits), name)
-        for guide in listed
-        for edit in edits
-        for name in (*(f"seed{seed}" for seed in settings.seeds), *settings.reductions)
-    }
-    refuse_others(unfinished.out, {RECORD_FILE, SHEET_FILE, *results} - unfinished.earlier)
-    reader = GuideReader(shape, kind, paste, window, settings.side, settings.fit, settings.focus)
+    if settings.t0 == AUTO and any(guide.seed is not None or guide.t0 is not None for guide in listed):
+        raise ValueError(
+            f"t0=auto finds a t0 for each guide with the same seeds; drop the columns t0 and seed of {settings.guide}"
+        )
+    for t0 in {guide.t0 for guide in listed} - {None}:
+        replace(edits[0], t0=t0).check(denoiser)
+    refuse_others(unfinished.out, result_files(settings, edits, listed) - unfinished.earlier)
+    reader = GuideReader(
+        shape,
+        unfinished.place / f"inputs-{unfinished.share}",
+        kind,
+        paste,
+        window,
+        settings.side,
+        settings.fit,
+        settings.focus,
+    )
     if window is not None:
         shape = replace(shape, size=window)
         overlap = min(shape.sides) // 2 if settings.overlap is None else settings.overlap
         denoiser = windowed(denoiser, window, overlap, trained_size=description.image.size)
     batch = settings.batch or default_batch(next(denoiser.parameters()).device, shape.pixels)
     return EditShare(settings, edits, denoiser, reader, listed, unfinished, batch)
+
+
+def result_files(settings: EditSettings, edits: Sequence[SDEdit], listed: Sequence[ListedGuide]) -> set[str]:
+    """The names of the results. Raises ValueError if two guides would have the same ones."""
+    found, shards = {RECORD_FILE, SHEET_FILE}, set[str]()
+    if settings.shards is not None:
+        shards = {shard_name(number, settings.shards) for number in range(len(listed))}
+    for guide in listed:
+        for _, mark in edits_of(guide, edits):
+            names = (*(f"seed{seed}" for seed in seeds_of(guide, settings)), *settings.reductions)
+            files = {sample_file(guide.guide, mark, name) for name in names}
+            files = {"".join(member(file)) for file in files} if shards else files
+            if files & found:
+                raise ValueError(
+                    f"guides need different names, got several called {guide.guide.stem}"
+                    + (" with the same t0 and seed" if mark or guide.seed is not None else "")
+                )
+            found |= files
+    return shards | {RECORD_FILE, SHEET_FILE} if shards else found
 
 
 def prepare(work: EditShare, denoiser: Denoiser) -> Arithmetic:

@@ -22,7 +22,8 @@ class EditSettings(ModelSettings):
     """The guides and options of an edit, beside its model.
 
     Args:
-        guide: an image, a folder of images, a glob, or a [mask, image] file (.pth) of SDEdit's reference runner.
+        guide: an image, a folder of images, a glob, WebDataset shards (KEY.png with KEY.mask.png), a CSV or Parquet
+            table with the columns guide, mask, t0 and seed, or a [mask, image] file (.pth) of the reference runner.
         mask: an image whose white pixels may change, or a folder of such images named like their guides; it replaces a
             mask in the guide's own file.
         strength: instead of a mask, an image that sets how far each pixel is noised (white from t0, black kept), or a
@@ -58,6 +59,7 @@ class EditSettings(ModelSettings):
         focus: edit only the part of a large picture around each region of the mask, at the model's size, and put it
             back at full resolution; or a box x,y,width,height in pixels of the file. All else stays bit for bit.
         trajectory: also write, for each guide, the x_0 estimates along the way as an animation and a strip.
+        shards: write WebDataset shards with the samples of this many guides each; null for a PNG file for each sample.
         strict: end with an error at the first guide that cannot be read; otherwise these are listed at the end.
         overwrite: replace the results in `out`.
     """
@@ -90,11 +92,12 @@ class EditSettings(ModelSettings):
     side: int | None = None
     focus: bool | tuple[int, int, int, int] = False
     trajectory: bool = False
+    shards: int | None = None
     strict: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        require_at_least(self, samples=1, batch=1, seed=0)
+        require_at_least(self, samples=1, batch=1, seed=0, shards=1)
         if self.strength is not None and re.fullmatch(r"[\d.]+", self.strength):
             raise ValueError(f"strength takes an image, got {self.strength}; for a number, t0={self.strength}")
         if self.reductions and self.samples < 2:

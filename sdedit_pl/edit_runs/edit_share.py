@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.edit_runs.edit_plan import EditTask, edit_tasks
+from sdedit_pl.edit_runs.edit_plan import EditTask, edit_tasks, seeds_of
 from sdedit_pl.edit_runs.edit_results import SHEET_ROWS, SampleWriter, hashes
 from sdedit_pl.edit_runs.edit_settings import AUTO, EditSettings
+from sdedit_pl.edit_runs.result_shards import pack, shard_name
 from sdedit_pl.edit_runs.unfinished_edits import GuideFacts, UnfinishedEdits
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.many_guides import Edited, edit_guides
 from sdedit_pl.editing.trajectories import Trajectory, edit_with_trajectory
-from sdedit_pl.guides.edit_inputs import EditInputs, GuideReader, ListedGuide
+from sdedit_pl.guides.edit_inputs import EditInputs, GuideReader
 from sdedit_pl.guides.guide_files import description_of_resizing
+from sdedit_pl.guides.guide_lists import ListedGuide
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ class EditShare:
     listed: Sequence[ListedGuide]
     unfinished: UnfinishedEdits
     batch: int
+    done: dict[int, GuideFacts] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -63,13 +67,33 @@ class EditShare:
         return sum(edit.total_steps(self.denoiser.sde) for edit in self.edits) * self.settings.samples
 
     def todo(self) -> list[int]:
-        """The numbers of the guides that this process has to edit."""
-        done = self.unfinished.facts()
-        mine = range(self.unfinished.share.rank, len(self.listed), self.unfinished.share.count)
-        left = [number for number in mine if number not in done or not self.unfinished.intact(done[number])]
-        if len(left) < len(mine):
-            logger.info("resuming after %d of %d guides", len(mine) - len(left), len(mine))
-        return left
+        """The numbers of the guides that this process has to edit; it takes every n-th guide or shard."""
+        share, facts = self.unfinished.share, self.unfinished.facts()
+        mine = [n for n in range(len(self.listed)) if n // (self.settings.shards or 1) % share.count == share.rank]
+        self.done = {n: facts[n] for n in mine if n in facts and (self._packed(n) or self.unfinished.intact(facts[n]))}
+        if self.done:
+            logger.info("resuming after %d of %d guides", len(self.done), len(mine))
+        self.pack()
+        return [number for number in mine if number not in self.done]
+
+    def pack(self) -> None:
+        """Packs the finished guides of this process into the shards that they complete."""
+        count = self.settings.shards
+        if count is None:
+            return
+        for first in sorted({number - number % count for number in self.done}):
+            guides = range(first, min(first + count, len(self.listed)))
+            if not self._packed(first) and all(number in self.done for number in guides):
+                place, shard = self.unfinished.place, shard_name(first, count)
+                pack(place, shard, {number: self.done[number] for number in guides})
+
+    def _packed(self, number: int) -> bool:
+        count = self.settings.shards
+        return count is not None and (self.unfinished.place / shard_name(number, count)).is_file()
+
+    def _note(self, number: int, facts: GuideFacts) -> None:
+        self.unfinished.note(number, facts)
+        self.done[number] = facts
 
     def batches(self, todo: Sequence[int]) -> Iterator[tuple[EditInputs, dict[int, GuideFacts]]]:
         """The inputs of each batch, and the facts to complete; guides that cannot be read are noted.
@@ -78,23 +102,28 @@ class EditShare:
             ValueError: a guide cannot be read, and it is the only one, or `strict` is set.
         """
         for start in range(0, len(todo), self.batch):
-            inputs = EditInputs([], [], [])
+            inputs = EditInputs([], [], [], [])
             facts: dict[int, GuideFacts] = {}
             for number in todo[start : start + self.batch]:
                 listed = self.listed[number]
                 try:
-                    parts = self.reader.read(listed)
-                    facts[number] = {"samples": {}, "files": {}, "inputs": hashes(self.reader.files(listed))}
+                    stored = self.reader.on_disk(listed)
+                    parts = self.reader.read(stored)
+                    names, files = map(str, self.reader.files(listed)), hashes(self.reader.files(stored)).values()
+                    inputs_read = dict(zip(names, files, strict=True))
+                    facts[number] = {"guide": str(listed.guide), "samples": {}, "files": {}, "inputs": inputs_read}
                 except (ValueError, OSError) as error:
                     if self.settings.strict or len(self.listed) == 1:
                         raise
-                    self.unfinished.note(number, {"bad": str(error), "guide": str(listed.guide)})
+                    reason = str(error).replace(str(self.reader.scratch), str(listed.guide.parent))
+                    self._note(number, {"bad": reason, "guide": str(listed.guide)})
                     continue
                 if parts[0][0].resized and number < SHEET_ROWS:
                     logger.info("%s", description_of_resizing(parts[0][0]))
                 for guide, area in parts:
                     inputs.guides.append(guide)
                     inputs.areas.append(area)
+                    inputs.listed.append(listed)
                     inputs.numbers.append(number)
             yield inputs, facts
 
@@ -112,18 +141,21 @@ class EditShare:
                     facts[number].setdefault("found", []).append(task.edit.t0)
                 left[number] -= 1
                 if not left[number]:
-                    self.unfinished.note(number, facts[number])
+                    self._note(number, facts[number])
                     progress.finished()
+        self.pack()
+        shutil.rmtree(self.reader.scratch, ignore_errors=True)
 
     def _edited(
         self, task: EditTask, inputs: EditInputs, progress: Progress
     ) -> Iterator[tuple[Edited, Trajectory | None]]:
         guides = [inputs.guides[index] for index in task.guides]
         areas = [inputs.areas[index] for index in task.guides]
-        seeds, batch, step = self.settings.seeds, self.settings.batch, progress.bar.update
+        seeds = [seeds_of(inputs.listed[index], self.settings) for index in task.guides]
+        batch, step = self.settings.batch, progress.bar.update
         if not self.settings.trajectory:
             for edited in edit_guides(self.denoiser, task.edit, guides, areas, seeds, batch=batch, on_step=step):
                 yield edited, None
             return
-        for guide, area in zip(guides, areas, strict=True):
-            yield edit_with_trajectory(self.denoiser, task.edit, guide, area, seeds, batch=batch, on_step=step)
+        for guide, area, own in zip(guides, areas, seeds, strict=True):
+            yield edit_with_trajectory(self.denoiser, task.edit, guide, area, own, batch=batch, on_step=step)

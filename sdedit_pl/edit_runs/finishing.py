@@ -6,14 +6,14 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import torch
 
-from sdedit_pl.edit_runs.edit_plan import mark_of
+from sdedit_pl.edit_runs.edit_plan import edits_of, seeds_of
 from sdedit_pl.edit_runs.edit_results import (
     SHEET_FILE,
     SHEET_ROWS,
-    hashes,
     read_sample,
     sample_file,
     save_sheet,
@@ -21,8 +21,10 @@ from sdedit_pl.edit_runs.edit_results import (
 )
 from sdedit_pl.edit_runs.edit_settings import AUTO
 from sdedit_pl.edit_runs.edit_share import EditShare
+from sdedit_pl.edit_runs.result_shards import shard_name, unpack
 from sdedit_pl.edit_runs.unfinished_edits import RECORD_FILE, GuideFacts
 from sdedit_pl.editing.many_guides import Edited, edited
+from sdedit_pl.files import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -63,23 +65,32 @@ def write_sheet_and_record(
     if settings.t0 == AUTO and len(work.listed) == 1 and len(good[0]["found"]) == 1:
         settings = replace(settings, t0=good[0]["found"][0], l2=None)  # a repetition need not search again
     inputs, samples, files = ({}, {}, {})
-    for guide in good.values():
-        inputs |= guide["inputs"]
-        samples |= guide["samples"]
-        files |= guide["files"]
-    files[SHEET_FILE] = hashes([place / SHEET_FILE]).popitem()[1]
-    facts = {"bad": bad} if bad else {}
+    facts: dict[str, Any] = {"bad": bad} if bad else {}
+    if settings.shards is None:
+        for guide in good.values():
+            inputs |= guide["inputs"]
+            samples |= guide["samples"]
+            files |= guide["files"]
+    else:
+        names = (shard_name(number, settings.shards) for number in range(0, len(work.listed), settings.shards))
+        files = {name: sha256_of(place / name) for name in names}
+        facts["count"] = sum(len(guide["samples"]) for guide in good.values())
+    files[SHEET_FILE] = sha256_of(place / SHEET_FILE)
     write_record(place / RECORD_FILE, settings, {**model_files, **inputs}, samples, files, **facts)
 
 
 def sheet_rows(work: EditShare, facts: Mapping[int, GuideFacts]) -> dict[float | str, list[Edited]]:
     """The edits of finished guides from each t0, read from their files."""
     rows: dict[float | str, list[Edited]] = {}
-    seeds, place = work.settings.seeds, work.unfinished.place
+    place = work.unfinished.place
     for number, guide_facts in facts.items():
-        for index, (guide, area) in enumerate(work.reader.read(work.listed[number])):
-            for edit in work.edits:
-                files = [place / sample_file(guide.path, mark_of(edit, work.edits), f"seed{seed}") for seed in seeds]
+        listed = work.listed[number]
+        seeds = seeds_of(listed, work.settings)
+        if work.settings.shards is not None:
+            unpack(place, shard_name(number, work.settings.shards), guide_facts)
+        for index, (guide, area) in enumerate(work.reader.read(work.reader.on_disk(listed))):
+            for edit, mark in edits_of(listed, work.edits):
+                files = [place / sample_file(guide.path, mark, f"seed{seed}") for seed in seeds]
                 samples = torch.stack([read_sample(file, guide) for file in files])
                 edit = replace(edit, t0=guide_facts["found"][index]) if work.settings.t0 == AUTO else edit
                 row = edited(work.denoiser.sde, edit, guide, area, samples, seeds)

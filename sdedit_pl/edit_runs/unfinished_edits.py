@@ -45,17 +45,20 @@ class UnfinishedEdits:
         self.noted = False
 
     @contextmanager
-    def claimed(self, overwrite: bool) -> Iterator[None]:
+    def claimed(self, used: bool) -> Iterator[None]:
         """Reserves this process's share and lists the files in `out` that the results may replace.
 
         After an error, nothing is left unless a guide is finished.
+
+        Args:
+            used: whether `out` may hold files.
 
         Raises:
             ValueError: another process has the share, or `out` holds other files.
         """
         with claimed(self.out, "" if self.share.count == 1 else str(self.share)):
             if not self.settings.file.is_file():
-                refuse_used(self.out, overwrite)
+                refuse_used(self.out, used)
             self.earlier = files_recorded_in(self.out / RECORD_FILE, RECORD_KEY, "results")
             self.earlier |= own_files(self.out, self._ready())  # a killed process has moved these
             try:
@@ -84,7 +87,9 @@ class UnfinishedEdits:
                 before = None
             if before is None:
                 for file in self.place.iterdir():
-                    if file != self._lock:
+                    if file.is_dir():
+                        shutil.rmtree(file)
+                    elif file != self._lock:
                         file.unlink()
                 self.settings.write(settings)
 
@@ -129,8 +134,10 @@ class UnfinishedEdits:
         self.tidy()
 
     def tidy(self) -> None:
-        """Removes the folder of the unfinished edit."""
+        """Removes the folder of the unfinished edit, and the claims of killed processes."""
         shutil.rmtree(self.place, ignore_errors=True)
+        for claim in self.out.glob(".sdedit-*-of-*.lock"):
+            claim.unlink(missing_ok=True)
 
     @property
     def ready(self) -> bool:

@@ -14,7 +14,10 @@ MOST_COLUMNS = 4
 
 def contact_sheet(edits: Sequence[Edited]) -> Image.Image:
     """A row for each edit: guide, noised guide and samples. Kept pixels are faded."""
-    titles = ["guide", f"guide at t0, seed {edits[0].seeds[0]}", *(f"seed {seed}" for seed in edits[0].seeds)]
+    seeds = [f"seed {seed}" for seed in edits[0].seeds]
+    if any(edit.seeds != edits[0].seeds for edit in edits):
+        seeds = [f"sample {number}" for number in range(1, len(seeds) + 1)]
+    titles = ["guide", f"guide at t0, {seeds[0]}", *seeds]
     rows = [[_marked(edit), to_picture(edit.noised[0]), *map(to_picture, edit.samples)] for edit in edits]
     return picture_grid(rows, titles, cell_side(rows[0][0]))
 

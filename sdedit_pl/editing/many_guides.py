@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product, takewhile
-from typing import TypeVar
+from itertools import takewhile
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -54,17 +54,18 @@ def edit_guides(
     edit: SDEdit,
     guides: Sequence[Guide],
     areas: Sequence[Area | None],
-    seeds: Sequence[int],
+    seeds: Sequence[int] | Sequence[Sequence[int]],
     *,
     batch: int | None = None,
     on_step: Callable[[int], object] | None = None,
 ) -> Iterator[Edited]:
-    """Edits each guide with each seed and yields guides as soon as all their samples are complete.
+    """Edits each guide with each of its seeds and yields guides as soon as all their samples are complete.
 
     A sample depends on its guide, area and seed, not on its batch.
 
     Args:
         areas: edit mask or strength map of each guide, or None; masks and maps cannot be combined.
+        seeds: those of all guides, or a sequence for each guide.
         batch: samples per batch, of one or more guides of one size; None for as many as the device's memory holds.
         on_step: called after each solver step with the number of samples in the batch, and with a negative number when
             a batch is repeated because memory ran out.
@@ -72,7 +73,9 @@ def edit_guides(
     Raises:
         ValueError: the batch is too large for the device, or `SDEdit` refuses its input.
     """
-    todo = list(product(range(len(guides)), seeds))
+    shared = not seeds or isinstance(seeds[0], int)
+    own = cast(Sequence[Sequence[int]], [seeds] * len(guides) if shared else seeds)
+    todo = [(index, seed) for index, its_seeds in enumerate(own) for seed in its_seeds]
     pixels = max((guide.image[0, 0].numel() for guide in guides), default=1)
     samples: list[list[Tensor]] = [[] for _ in guides]
 
@@ -81,10 +84,10 @@ def edit_guides(
 
     for (index, _), sample in in_batches(denoiser, edit_chunk, todo, pixels, batch=batch, on_step=on_step):
         samples[index].append(sample)
-        if len(samples[index]) == len(seeds):
+        if len(samples[index]) == len(own[index]):
             guide = guides[index]
             edits = guide.shown(torch.stack(samples[index]))
-            yield edited(denoiser.sde, edit, guide, areas[index], edits, seeds)
+            yield edited(denoiser.sde, edit, guide, areas[index], edits, own[index])
             samples[index] = []
 
 

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from sdedit_pl.data.image_format import Fit, ImageShape, Size
 from sdedit_pl.guides.composite import Paste, compose
 from sdedit_pl.guides.focus import Box, parts_of
-from sdedit_pl.guides.guide_files import Guide, find_guides, read_guide, read_large_guide, refuse_repeated
-from sdedit_pl.guides.mask_files import Area, AreaKind, find_areas, read_area
-
-
-class ListedGuide(NamedTuple):
-    """The files of a guide; `area` has its mask or strength map."""
-
-    guide: Path
-    area: Path | None = None
+from sdedit_pl.guides.guide_files import Guide, read_guide, read_large_guide
+from sdedit_pl.guides.guide_lists import ListedGuide
+from sdedit_pl.guides.mask_files import Area, AreaKind, read_area
 
 
 @dataclass(frozen=True)
 class EditInputs:
-    """Guides, the mask or strength map of each (or None), and the number of each in the list of guides."""
+    """Guides, the mask or strength map of each (or None), and for each its entry in the list and the entry's number."""
 
     guides: list[Guide]
     areas: list[Area | None]
+    listed: list[ListedGuide]
     numbers: list[int]
 
 
@@ -35,6 +29,7 @@ class GuideReader:
 
     Args:
         shape: that of the model's images.
+        scratch: folder for the images of shards, while they are needed.
         kind: of the areas.
         paste: an object to paste on each guide.
         window: window size for guides at their own proportions; None for the model's size.
@@ -44,6 +39,7 @@ class GuideReader:
     """
 
     shape: ImageShape
+    scratch: Path
     kind: AreaKind = "mask"
     paste: Paste | None = None
     window: Size | None = None
@@ -51,13 +47,23 @@ class GuideReader:
     fit: Fit = "crop"
     focus: bool | Box = False
 
+    def on_disk(self, listed: ListedGuide) -> ListedGuide:
+        """The guide with files in place of images in a shard. Raises ValueError if the shard cannot be read."""
+        if not listed.places:
+            return listed
+        self.scratch.mkdir(exist_ok=True)
+        files = [self.scratch / file.name for file in listed.files[: len(listed.places)]]
+        for file, content in zip(files, listed.contents(), strict=True):
+            file.write_bytes(content)
+        return listed._replace(guide=files[0], area=files[1] if len(files) == 2 else listed.area, places=())
+
     def files(self, listed: ListedGuide) -> list[Path]:
         """The files that `read` reads."""
-        pasted = (None, None) if self.paste is None else (self.paste.path, self.paste.mask)
-        return [file for file in (*listed, *pasted) if file is not None]
+        pasted = () if self.paste is None else (self.paste.path, self.paste.mask)
+        return [*listed.files, *(file for file in pasted if file is not None)]
 
     def read(self, listed: ListedGuide) -> list[tuple[Guide, Area | None]]:
-        """A guide and its area, or with `focus` its parts and theirs.
+        """A guide on the disk and its area, or with `focus` its parts and theirs.
 
         Raises:
             ValueError: a file cannot be read, or the files do not fit together.
@@ -79,14 +85,3 @@ class GuideReader:
             return [(guide, read_area(self.kind, listed.area, guide))]
         composite = compose(guide, self.paste)
         return [(composite.guide, composite.strength if self.paste.feather else composite.guide.mask)]
-
-
-def list_guides(guide: str, kind: AreaKind = "mask", place: str | None = None) -> list[ListedGuide]:
-    """The guides of a path, folder or glob, with their areas in `place`, a file or a folder.
-
-    Raises:
-        ValueError: there are none, or two with the same name.
-    """
-    paths = find_guides(guide)
-    refuse_repeated(paths)
-    return [ListedGuide(*pair) for pair in zip(paths, find_areas(kind, place, paths), strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ import torch
 from support.damage import Bomb, contents, lightning_checkpoint
 from support.denoisers import same_model
 
-from sdedit_pl.checkpoints import describe, load_denoiser, save_denoiser
+from sdedit_pl.checkpoints import CheckpointError, describe, load_denoiser, save_denoiser
+from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.data.image_format import ImageShape
 from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.networks import NETWORKS
+from sdedit_pl.networks.ncsnpp import NCSNpp
 from sdedit_pl.sde import VESDE, VPSDE
 
 X = torch.linspace(-2, 2, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
@@ -101,6 +105,26 @@ def test_a_failed_save_keeps_the_earlier_file(
         written_again(tiny_checkpoint, path, torch.float32)
     assert path.read_bytes() == tiny_checkpoint.read_bytes()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_registered_network_names_the_module_to_import_first(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mine(NCSNpp):
+        __module__ = "my_nets"
+
+    model, path = describe(tiny_checkpoint).model, tmp_path / "a.safetensors"
+    network = dict(model.as_data()["network"], name="mine")
+    monkeypatch.setitem(NETWORKS, "mine", Mine)
+    mine = ModelConfig.from_data({**model.as_data(), "network": network})
+    save_denoiser(path, load_denoiser(tiny_checkpoint), mine)
+    assert type(load_denoiser(path).network) is Mine
+    monkeypatch.delitem(NETWORKS, "mine")
+    with pytest.raises(
+        CheckpointError, match=r"network\.name must be one of .*registers network.name=mine .my_nets\..*Mine"
+    ):
+        load_denoiser(path)
+    assert "my_nets" not in sys.modules
 
 
 def test_a_denoiser_that_could_not_be_loaded_is_not_saved(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import multiprocessing
 import os
 import signal
+import tarfile
 from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import yaml
 from PIL import Image
@@ -92,7 +96,7 @@ def test_two_processes_share_the_guides_and_may_be_killed(many: Path, command) -
     os.rename("o", "expected")
     kill = Kill(f"{UNFINISHED}.note", 2)
     assert [ended(start(*EDIT, kill=kill, RANK=str(rank), WORLD_SIZE="2")) for rank in (0, 1)] == [-9, -9]
-    assert len(list(Path("o/.sdedit.unfinished").glob("*.png"))) == 2 * 2 * 2
+    assert len(list(Path("o/.sdedit.unfinished").glob("*.png"))) == 6
     processes = [start(*EDIT, RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
     assert [ended(process) for process in processes] == [0, 0]
     assert results() == results("expected")
@@ -158,6 +162,30 @@ def test_memory_holds_one_batch_of_guides(many: Path, command, monkeypatch: pyte
     assert held == [2, 3, 1]
 
 
+def test_results_come_in_shards_on_request(many: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command(*EDIT, "out=files").code == 0
+    assert command(*EDIT, "shards=2", "reduce=mean").output == "12 samples in o; see o/sheet.png\n"
+    whole = results()
+    assert list(whole) == ["edit.yaml", *(f"edits-00000{number}.tar" for number in range(4)), "sheet.png"]
+    assert whole["sheet.png"] == results("files")["sheet.png"]
+    with tarfile.open("o/edits-000001.tar") as archive:  # without guide 2, which is damaged
+        assert archive.getnames() == [
+            *("3_seed0.png", "3_seed0.json", "3_seed1.png", "3_seed1.json", "3_mean.png"),
+        ]
+        assert archive.extractfile("3_seed1.png").read() == results("files")["3_seed1.png"]  # pyright: ignore
+        assert json.load(archive.extractfile("3_seed1.json"))["guide"] == "guides/3.png"  # pyright: ignore
+    assert command(*EDIT, "shards=2", "reduce=mean").output == "12 samples in o; see o/sheet.png\n"
+    os.rename("o", "p")
+    with monkeypatch.context() as patch:
+        patch.setattr("sdedit_pl.edit_runs.edit_share.pack", Mock(side_effect=KeyboardInterrupt))
+        assert command(*EDIT, "shards=2", "reduce=mean", "batch=1").code == 130
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert command(*EDIT, "shards=2", "reduce=mean").code == 0
+    assert results() == whole
+
+
 @pytest.mark.parametrize(
     ("environment", "share"),
     [
@@ -180,3 +208,73 @@ def test_the_share_comes_from_the_launcher(
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(ValueError, match="WORLD_SIZE must be a number, got 'two'"):
         share_of_environment()
+
+
+def rows(**columns: list) -> list[dict]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+ROWS = rows(guide=["0.png", "1.png", "0.png"], mask=["../masks/0.png", None, None], t0=[0.3, "sigma:1.2", None])
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_table_has_own_masks_t0_and_seeds(kind: str, many: Path, command) -> None:
+    table = [{**row, "seed": seed, "label": "x"} for row, seed in zip(ROWS, (7, None, 3), strict=True)]
+    columns = {name: [None if row[name] is None else str(row[name]) for row in table] for name in table[0]}
+    if kind == "csv":
+        with open("guides/list.csv", "w", newline="") as file:
+            csv.DictWriter(file, table[0]).writeheader()
+            csv.DictWriter(file, table[0]).writerows(table)
+    else:
+        pyarrow.parquet.write_table(pyarrow.table(columns), "guides/list.parquet")
+    code, _, errors = command(*EDIT, f"guide=guides/list.{kind}", "mask=null", "t0=0.6", "seed=5")
+    assert code == 0 and errors == f"guides/list.{kind}: the columns label are ignored\n"
+    samples = yaml.safe_load(Path("o/edit.yaml").read_text())["record"]["samples"]
+    assert list(samples) == [
+        *("0_t0_0.3_seed7.png", "0_t0_0.3_seed8.png", "1_t0_sigma1.2_seed5.png", "1_t0_sigma1.2_seed6.png"),
+        *("0_seed3.png", "0_seed4.png"),
+    ]
+    alone = ("mask=null", "out=p", "overwrite=true")
+    for words, name, same in (
+        (("guide=guides/0.png", "mask=masks/0.png", "t0=0.3", "seed=7"), "0_t0_0.3_seed8.png", "0_seed8.png"),
+        (("guide=guides/1.png", "t0=sigma:1.2", "seed=5"), "1_t0_sigma1.2_seed6.png", "1_seed6.png"),
+        (("guide=guides/0.png", "t0=0.6", "seed=3"), "0_seed4.png", "0_seed4.png"),
+    ):
+        assert command(*EDIT, *alone, *words).code == 0
+        assert results("o")[name] == results("p")[same]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("guide,mask\n", "list.csv has no rows"),
+        ("image\n0.png\n", "list.csv, row 1: there is no guide; the columns are guide, mask, t0, seed, got image"),
+        ("guide,seed\n0.png,-1\n", "list.csv, row 1: seed must be a whole number of at least 0, got '-1'"),
+        ("guide,t0\n0.png,1.5\n", "t0 must lie in (0, 1], got 1.5"),
+        ("guide,t0\n0.png,0.3\n0.png,0.3\n", "several called 0 with the same t0 and seed"),
+        ("guide,mask\n0.png,a.png\n", "list.csv names a mask for its guides, and so does mask=masks"),
+        ("guide\n\xff\n", "list.csv is not a CSV file in UTF-8"),
+        (None, "there is no table of guides at list.csv"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused(text: str | None, message: str, many: Path, refused) -> None:
+    if text is not None:
+        Path("list.csv").write_bytes(text.encode("latin-1"))
+    assert message in refused(*EDIT, "guide=list.csv")
+
+
+def test_guides_and_masks_come_from_shards(many: Path, command) -> None:
+    Path("shards").mkdir()
+    for shard in (0, 1):
+        with tarfile.open(f"shards/a-{shard}.tar", "w") as archive:
+            for number in (3 * shard, 3 * shard + 1, 3 * shard + 2):
+                archive.add(f"guides/{number}.png", f"part/{number}.png")
+                archive.add(f"masks/{number}.png", f"part/{number}.mask.png")
+    code, _, errors = command(*EDIT, "guide=shards", "mask=null")
+    assert code == 0 and "cannot read image shards/a-0.tar/2.png: image file is truncated" in errors
+    record = yaml.safe_load(Path("o/edit.yaml").read_text())["record"]
+    assert record["samples"]["4_seed1.png"] == {"guide": "shards/a-1.tar/4.png", "t0": 0.5, "seed": 1}
+    os.rename("o", "p")
+    assert command(*EDIT, "guide=shards/a-{0..1}.tar", "mask=null", "samples=1").code == 0
+    assert command(*EDIT, "out=files").code == 0
+    assert all(results("files")[name] == results("p")[name] for name in record["samples"])

@@ -238,7 +238,7 @@ def test_a_t0_beyond_the_models_training_is_refused_before_the_first_edit() -> N
     denoiser = Denoiser(torch.nn.Identity(), Epsilon(), VPSDE(), t_max=0.5)
     arguments = COMMAND.parse(["ckpt=c", "guide=g", "t0=[0.3,0.9]"])
     with pytest.raises(ValueError, match=r"t0=0\.9 is time 0\.9"):
-        edit_tasks(arguments, [SDEdit(0.3), SDEdit(0.9)], denoiser, EditInputs([], [], []))
+        edit_tasks(arguments, [SDEdit(0.3), SDEdit(0.9)], denoiser, EditInputs([], [], [], []))
 
 
 CONTRADICTIONS = {

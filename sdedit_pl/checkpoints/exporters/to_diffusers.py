@@ -54,16 +54,9 @@ class DiffusersExport(Export):
     """A pipeline's folder: `unet/`, `scheduler/` and `model_index.json`."""
 
     def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
-        if model.t_max < 1:
-            raise ExportError(
-                f"the model was trained up to t={model.t_max}, and diffusers' pipelines begin at t=1, pure noise; "
-                f"train with times.t_max=1 to export"
-            )
         if denoiser.condition is not None:
             raise ExportError("label= cannot be written for diffusers' UNet2DModel here; omit it, or take format=onnx")
-        scheduler = _scheduler_config(model, denoiser.sde)
-        unet = _unet_config(model, denoiser, scheduler["_class_name"])
-        _check(model, unet, scheduler)
+        unet, scheduler = configurations(denoiser, model)
         state = {key: tensor for key, tensor in denoiser.network.state_dict().items() if key not in OPTIONAL_WEIGHTS}
         classes = {"unet": ["diffusers", NETWORK_CLASS], "scheduler": ["diffusers", scheduler["_class_name"]]}
         out.mkdir()
@@ -71,6 +64,19 @@ class DiffusersExport(Export):
         _write_json(out / "unet" / CONFIG, unet)
         _write_json(out / "scheduler" / SCHEDULER_CONFIG, scheduler)
         save_file(published_state(state, model.network), out / "unet" / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def configurations(denoiser: Denoiser, model: ModelConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Diffusers' configurations of the network and scheduler; raises an ExportError if they cannot hold the model."""
+    scheduler = _scheduler_config(model, denoiser.sde)
+    unet = _unet_config(model, denoiser, scheduler["_class_name"])
+    _check(model, unet, scheduler)
+    if model.t_max < 1:
+        raise ExportError(
+            f"the model was trained up to t={model.t_max}, and diffusers' pipelines begin at t=1, pure noise; "
+            f"train with times.t_max=1 to export"
+        )
+    return unet, scheduler
 
 
 def _unet_config(model: ModelConfig, denoiser: Denoiser, scheduler: str) -> dict[str, Any]:

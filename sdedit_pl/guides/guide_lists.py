@@ -1,0 +1,165 @@
+"""Lists of guides: from files, from a table with a row for each guide, or from WebDataset shards.
+
+A table is a CSV or Parquet file with the columns guide, mask, t0 and seed, of which only guide is required; paths are
+relative to the table. A sample of a shard has a guide KEY.png, and may have a mask KEY.mask.png.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from sdedit_pl.data.local_shards import DAMAGE, ShardFile, Stamp, tar_images, warn_of_extra_images
+from sdedit_pl.guides.guide_files import find_guides
+from sdedit_pl.guides.mask_files import AreaKind, find_areas
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("guide", "mask", "t0", "seed")
+TABLES = (".csv", ".parquet")
+SHARD = ".tar"
+
+
+class ListedGuide(NamedTuple):
+    """A guide to edit; `area` has its mask or strength map.
+
+    Args:
+        guide: a file, or SHARD/NAME of an image in a shard.
+        t0: None for that of the settings, as for `seed`, that of the first sample.
+        places: first byte and length, in the shard, of guide and area; empty for files.
+    """
+
+    guide: Path
+    area: Path | None = None
+    t0: float | str | None = None
+    seed: int | None = None
+    places: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.guide, *([] if self.area is None else [self.area])]
+
+    def contents(self) -> list[bytes]:
+        """The images of a shard, in the order of `files`.
+
+        Raises:
+            UnreadableShard: the shard has vanished or cannot be read.
+        """
+        shard = self.guide.parent
+        file = ShardFile(shard, str(shard), Stamp.of(shard.stat()))
+        return [file.read(*place) for place in self.places]
+
+
+def list_guides(guide: str, kind: AreaKind = "mask", place: str | None = None) -> list[ListedGuide]:
+    """The guides of a path, folder, glob, table or of shards; `place` has the areas of files, a file or a folder.
+
+    Raises:
+        ValueError: there are none, or the list cannot be read.
+    """
+    folder = Path(guide).is_dir()
+    listed = None
+    if guide.endswith(TABLES):
+        listed = table_guides(Path(guide))
+    elif guide.endswith(SHARD) or (folder and any(Path(guide).glob(f"*{SHARD}"))):
+        listed = [found for shard in _shards(guide) for found in shard_guides(shard, kind)]
+        if not listed:
+            raise ValueError(f"the shards {guide} hold no guides; expected images KEY.png, and masks KEY.mask.png")
+    if listed is None:
+        paths = find_guides(guide)
+        return [ListedGuide(*pair) for pair in zip(paths, find_areas(kind, place, paths), strict=True)]
+    if place is not None and any(found.area is not None for found in listed):
+        raise ValueError(f"{guide} names a mask for its guides, and so does {kind}={place}; omit one of them")
+    return listed if place is None else [found._replace(area=Path(place)) for found in listed]
+
+
+def table_guides(table: Path) -> list[ListedGuide]:
+    """The guides of a table's rows.
+
+    Raises:
+        ValueError: there are no rows, or a value is not valid; the message names the row.
+    """
+    if not table.is_file():
+        raise ValueError(f"there is no table of guides at {table}; give a CSV or Parquet file")
+    listed: list[ListedGuide] = []
+    ignored: set[str] = set()
+    for number, row in enumerate(_rows(table), 1):
+        ignored |= row.keys() - {*COLUMNS}
+        try:
+            listed.append(_listed(table, row))
+        except ValueError as error:
+            raise ValueError(f"{table}, row {number}: {error}") from None
+    if not listed:
+        raise ValueError(f"{table} has no rows; it needs the column guide, and may have {', '.join(COLUMNS[1:])}")
+    if ignored:
+        logger.info("%s: the columns %s are ignored", table, ", ".join(sorted(map(str, ignored))))
+    return listed
+
+
+def shard_guides(shard: Path, kind: AreaKind) -> list[ListedGuide]:
+    """The guides in a shard, in its order. Raises ValueError if it is damaged."""
+    guides: dict[str, tuple[Path, tuple[int, int]]] = {}
+    areas: dict[str, tuple[Path, tuple[int, int]]] = {}
+    extra = []
+    try:
+        for name, place in tar_images(shard, []):
+            folder, base = PurePosixPath(name).parent, PurePosixPath(name).name
+            key, _, rest = base.partition(".")
+            found = areas if rest.startswith(f"{kind}.") else guides
+            if str(folder / key) in found:
+                extra.append(name)
+            else:
+                found[str(folder / key)] = (shard / base, place)
+    except DAMAGE as error:
+        raise ValueError(f"cannot read the shard {shard} to its end: {error}") from None
+    warn_of_extra_images(extra)
+    listed = []
+    for key, (guide, place) in guides.items():
+        area, places = areas.get(key, (None, None))
+        listed.append(ListedGuide(guide, area, places=(place,) if places is None else (place, places)))
+    return listed
+
+
+def _shards(place: str) -> Iterator[Path]:
+    from sdedit_pl.data.webdataset_source import find_shards  # imports webdataset, which takes a second
+
+    train, val = find_shards(place)
+    yield from (Path(shard.place) for shard in (*train, *val))
+
+
+def _rows(table: Path) -> Iterator[dict[str, Any]]:
+    if table.suffix == ".csv":
+        try:
+            with open(table, newline="", encoding="utf-8-sig") as file:
+                yield from csv.DictReader(file)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{table} is not a CSV file in UTF-8: {error}") from None
+        return
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise ValueError(
+            f"reading {table} needs pyarrow; pip install 'sdedit-pl[parquet]', or give a CSV file"
+        ) from None
+    try:
+        with parquet.ParquetFile(table) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    except ArrowException as error:
+        raise ValueError(f"{table} is not a Parquet file: {error}") from None
+
+
+def _listed(table: Path, row: dict[str, Any]) -> ListedGuide:
+    guide, mask, t0, seed = (None if row.get(name) in (None, "") else row[name] for name in COLUMNS)
+    if guide is None:
+        raise ValueError(f"there is no guide; the columns are {', '.join(COLUMNS)}, got {', '.join(map(str, row))}")
+    number = None if seed is None else str(seed).removesuffix(".0")
+    if number is not None and not number.isdecimal():
+        raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}")
+    with suppress(ValueError):  # a noise level, such as sigma:1.2
+        t0 = None if t0 is None else float(t0)
+    area = None if mask is None else table.parent / str(mask)
+    return ListedGuide(table.parent / str(guide), area, t0, None if number is None else int(number))
