@@ -30,7 +30,7 @@ class Patience(lightning.Callback):
         self.lowest, self.waited = state_dict["lowest"], state_dict["waited"]
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.sanity_checking or not isinstance(pl_module, ScoreModule):
+        if not isinstance(pl_module, ScoreModule):
             return
         _, loss = best_average(self.averaging, trainer, pl_module)
         if loss < self.lowest:
