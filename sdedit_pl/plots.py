@@ -39,6 +39,7 @@ def trade_off_plot(
     levels: Mapping[str, Value] | None = None,
     marked: Mapping[str, str] | None = None,
     pictures: Mapping[str, Image.Image] | None = None,
+    labels: bool = True,
 ) -> Image.Image:
     """Plots curves of labelled points.
 
@@ -47,6 +48,7 @@ def trade_off_plot(
         levels: name -> y of a dashed line, with its interval as a band.
         marked: meaning of a ring -> label of the ringed points.
         pictures: caption -> small image, in a row below the plot.
+        labels: whether the points' labels are shown.
 
     Raises:
         ValueError: no point, or none with a marked label.
@@ -68,7 +70,7 @@ def trade_off_plot(
     axes.spines[["top", "right"]].set_visible(False)
     for number, (name, curve) in enumerate(curves.items()):
         _draw_curve(axes, number, name, list(curve.values()))
-        for label, (x, y) in curve.items():
+        for label, (x, y) in curve.items() if labels else ():
             place = (_number(x), _number(y))
             axes.annotate(label, place, (5, 5), textcoords="offset points", fontsize=TEXT_SIZE)
     for meaning, label in (marked or {}).items():

@@ -34,7 +34,7 @@ LAYERS = (  # lowest first; a part may import itself and the layers below its ow
     ("checkpoints",),
     ("calibration", "evaluation"),
     ("training_runs", "edit_runs"),
-    ("paint",),
+    ("paint", "publishing"),
     ("cli",),
     ("__init__", "__main__"),
 )

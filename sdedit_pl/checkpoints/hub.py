@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 
 HUB = "hf:"
-_OWN = ["model.safetensors", "model-early.safetensors"]
+_OWN = ["model.safetensors", "model-early.safetensors", "model.safetensors.t0.yaml"]
 _DESCRIPTIONS = ["*config.json", "*model_index.json"]
 _STEM = "diffusion_pytorch_model"
 _FOREIGN = (
@@ -96,4 +96,6 @@ def hub_errors(repository: str, source: str) -> Iterator[None]:
     except errors.EntryNotFoundError as error:
         raise CheckpointError(f"{source}: there is no such file; {page}/tree/main lists the files") from error
     except (errors.HfHubHTTPError, errors.HFValidationError) as error:
-        raise CheckpointError(f"{source} cannot be used: {' '.join(str(error).split())}") from error
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        reason = f"the Hub does not know you; {login}" if status in (401, 403) else " ".join(str(error).split())
+        raise CheckpointError(f"{source} cannot be used: {reason}") from error

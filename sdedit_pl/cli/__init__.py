@@ -28,6 +28,7 @@ VERBS: dict[str, str] = {
     "info": "describe a checkpoint",
     "import": "turn another program's checkpoint into one for editing",
     "export": "write a model in another program's format",
+    "publish": "share a model: weights and a model card, in a folder or on the Hugging Face Hub",
 }
 HELP = ("-h", "--help", "help")
 EXAMPLES = (

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from sdedit_pl.cli import counted, say
 from sdedit_pl.configuration.command_line import Command
-from sdedit_pl.edit_runs.edit_results import SHEET_FILE, read_settings_file
+from sdedit_pl.configuration.yaml_reading import read_file
+from sdedit_pl.edit_runs.edit_results import SHEET_FILE, read_settings_file, recorded_samples
 from sdedit_pl.edit_runs.edit_run import run_edit
 from sdedit_pl.edit_runs.edit_settings import EditSettings
-from sdedit_pl.edit_runs.processes import share_of_environment
+from sdedit_pl.edit_runs.processes import on_devices, share_of_environment
+from sdedit_pl.edit_runs.unfinished_edits import RECORD_FILE, RECORD_KEY
 
 USAGE = """sdedit edit ckpt=FILE guide=FILE|FOLDER|GLOB [mask=FILE|FOLDER] [key=value ...]
 
@@ -33,6 +35,10 @@ COMMAND = Command(
 
 def run(words: list[str]) -> None:
     settings = COMMAND.parse(words, read=read_settings_file)
-    count = run_edit(settings, share=share_of_environment())
-    sheet = Path(settings.out) / SHEET_FILE
+    command = ["edit", *words, "devices=1"]
+    with on_devices(command, share_of_environment(), settings.devices, settings.device) as share:
+        count = run_edit(settings, share=share)
+    sheet, record = (Path(settings.out) / file for file in (SHEET_FILE, RECORD_FILE))
+    if share.count > 1 and record.is_file():  # the last process has finished
+        count = recorded_samples(read_file(record)[RECORD_KEY])
     say(f"{counted(count, 'sample')} in {settings.out}" + (f"; see {sheet}" if sheet.is_file() else ""))

@@ -21,7 +21,7 @@ from sdedit_pl.configuration.yaml_reading import parsed, read_file
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-OLD_NAMES = (("init_from", "ckpt"), ("src", "ckpt"), ("src", "data"))
+OLD_NAMES = (("init_from", "ckpt"), ("src", "ckpt"), ("src", "data"), ("run", "ckpt"))
 """Former and present name of a key; the first applies to commands that have the second."""
 
 

@@ -31,30 +31,14 @@ LEAST_LIMIT, MOST_EXPANSION = 2**30, 20
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
-class TarImages(ImageSet):
-    """The images in an uncompressed tar file, which messages call `title`.
+class ArchiveImages(ImageSet):
+    """The images in an archive, which messages call `title`, by name; `sizes` are the bytes of each file."""
 
-    Raises:
-        ValueError: The file is not a complete tar file.
-    """
-
-    def __init__(self, path: Path, title: str, image_format: ImageFormat) -> None:
+    def __init__(self, title: str, sizes: dict[str, int], image_format: ImageFormat) -> None:
         self.title = title
+        self.members = sorted(sizes)
+        self.sizes = [sizes[name] for name in self.members]
         self.format = image_format
-        self.file = ShardFile(path, title, Stamp.of(path.stat()))
-        unread: list[str] = []
-        try:
-            found = dict(tar_images(path, unread))
-        except DAMAGE as error:
-            raise ValueError(f"cannot read archive {title} to its end: {error}") from None
-        warn_of_unread_images(title, unread)
-        self.members = sorted(found)
-        self.places = [found[name] for name in self.members]
-
-    @property
-    def sizes(self) -> list[int]:
-        """Bytes of each file."""
-        return [size for _, size in self.places]
 
     def __len__(self) -> int:
         return len(self.members)
@@ -62,11 +46,30 @@ class TarImages(ImageSet):
     def name(self, index: int) -> str:
         return f"{self.title}:{self.members[index]}"
 
+
+class TarImages(ArchiveImages):
+    """The images in an uncompressed tar file.
+
+    Raises:
+        ValueError: The file is not a complete tar file.
+    """
+
+    def __init__(self, path: Path, title: str, image_format: ImageFormat) -> None:
+        self.file = ShardFile(path, title, Stamp.of(path.stat()))
+        unread: list[str] = []
+        try:
+            found = dict(tar_images(path, unread))
+        except DAMAGE as error:
+            raise ValueError(f"cannot read archive {title} to its end: {error}") from None
+        warn_of_unread_images(title, unread)
+        super().__init__(title, {name: size for name, (_, size) in found.items()}, image_format)
+        self.places = [found[name] for name in self.members]
+
     def read(self, index: int) -> Pixels:
         return decode_image(self.file.read(*self.places[index]), self.name(index), self.format)
 
 
-class ZipImages(ImageSet):
+class ZipImages(ArchiveImages):
     """The images in a zip file.
 
     Raises:
@@ -75,7 +78,6 @@ class ZipImages(ImageSet):
 
     def __init__(self, path: Path, image_format: ImageFormat) -> None:
         self.path = path
-        self.format = image_format
         self._archive: zipfile.ZipFile | None = None
         self._owner = 0
         try:
@@ -85,14 +87,8 @@ class ZipImages(ImageSet):
             raise ValueError(f"cannot read archive {path}: {error}") from None
         self.largest = max(path.stat().st_size, 2 * max_pixels())
         warn_of_unread_images(path, found)
-        self.members = sorted(filter(is_image_name, found))
-        self.sizes = [found[name] for name in self.members]
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def name(self, index: int) -> str:
-        return f"{self.path}:{self.members[index]}"
+        images = {name: size for name, size in found.items() if is_image_name(name)}
+        super().__init__(str(path), images, image_format)
 
     def read(self, index: int) -> Pixels:
         if self._archive is None or self._owner != os.getpid():  # forked processes would share the file's position
@@ -109,7 +105,7 @@ class ZipImages(ImageSet):
         return {**self.__dict__, "_archive": None}
 
 
-def open_archive(path: Path, image_format: ImageFormat, scratch: Path) -> TarImages | ZipImages:
+def open_archive(path: Path, image_format: ImageFormat, scratch: Path) -> ArchiveImages:
     """Lists the images in an archive; a compressed tar is decompressed to the folder `scratch`, once per version.
 
     Raises:

@@ -67,10 +67,9 @@ class ShardCache:
             return self._local_members(shard)[0]
         record = self._record(shard)
         if record is None:
-            try:
+            with suppress(UnreadableShard):
                 return self.open(shard)[1]
-            except UnreadableShard:
-                record = self._record(shard)  # of a shard that does not exist
+            record = self._record(shard)  # of a shard that does not exist
         assert record is not None
         return record.members
 
@@ -96,8 +95,10 @@ class ShardCache:
         It ignores failures, which the process that needs the shard reports.
         """
         for shard in shards:
-            sizes = [status.st_size for _, status in self._copies()]
-            if not is_remote(shard.place) or self._size_of_copies(shards) + max(sizes, default=0) > self.limit:
+            names, copies = self._names(shards), self._copies()
+            held = sum(status.st_size for copy, status in copies if copy.name.partition("-")[0] in names)
+            largest = max((status.st_size for _, status in copies), default=0)
+            if not is_remote(shard.place) or held + largest > self.limit:
                 continue
             try:
                 if self._find(shard) is None:
@@ -175,10 +176,6 @@ class ShardCache:
             if expected or not members.problem or attempt == _DOWNLOADS - 1:
                 return ShardRecord(members, sha256, version_of(shard.place))
         raise self._changed(shard)
-
-    def _size_of_copies(self, shards: Sequence[Shard]) -> int:
-        names = self._names(shards)
-        return sum(status.st_size for copy, status in self._copies() if copy.name.partition("-")[0] in names)
 
     def _names(self, shards: Sequence[Shard]) -> set[str]:
         return {self._path(shard, "").name for shard in shards}

@@ -10,7 +10,6 @@ SPLITS = ("train", "val")
 
 
 def check_split(split: str) -> None:
-    """Raises ValueError for a split other than "train" and "val"."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; a source has {' and '.join(SPLITS)}")
 

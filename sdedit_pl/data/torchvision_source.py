@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-from typing import Any
 
 import numpy as np
 import torchvision
@@ -90,30 +89,25 @@ class TorchvisionSource(Source):
         return train.subset(np.flatnonzero(chosen == is_val))
 
     def _open(self, known: set[str], **split: bool | str) -> TorchvisionImages:
+        opened = getattr(torchvision.datasets, self.dataset)
         places = {"root": self.root, "download": self.download}
-        arguments = {name: value for name, value in places.items() if name in known}
+        arguments = {name: value for name, value in places.items() if name in known} | split
         try:
             if arguments.get("download"):
-                dataset = self._download(arguments, split)
+                os.makedirs(self.root, exist_ok=True)
+                # One of the processes that ask at the same time downloads the set, if it is absent.
+                with FileLock(os.path.join(self.root, f".{self.dataset}.lock")):
+                    try:
+                        dataset = opened(**arguments | {"download": False})
+                    except _REFUSALS:
+                        dataset = opened(**arguments)
             else:
-                dataset = self._construct(arguments, split)
+                dataset = opened(**arguments)
         except _REFUSALS as error:
             raise ValueError(
                 f"cannot open torchvision's {self.dataset} in {self.root}: {error}; download=true fetches most sets"
             ) from error
         return TorchvisionImages(dataset, self.dataset, np.arange(len(dataset)), self.format)
-
-    def _construct(self, arguments: dict[str, Any], split: dict[str, bool | str]) -> Any:
-        return getattr(torchvision.datasets, self.dataset)(**arguments, **split)
-
-    def _download(self, arguments: dict[str, Any], split: dict[str, bool | str]) -> Any:
-        """The data set; if it is absent, one of the processes that ask at the same time downloads it."""
-        os.makedirs(self.root, exist_ok=True)
-        with FileLock(os.path.join(self.root, f".{self.dataset}.lock")):
-            try:
-                return self._construct({**arguments, "download": False}, split)
-            except _REFUSALS:
-                return self._construct(arguments, split)
 
 
 class TorchvisionImages(ImageSet):

@@ -35,7 +35,7 @@ REDUCTIONS: dict[str, Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "C H W"
     "mean": lambda samples: samples.clamp(-1, 1).mean(0),
     "std": lambda samples: samples.clamp(-1, 1).std(0) - 1,  # black is no deviation
 }
-FREE_SETTINGS = ("out", "device", "batch", "strict", "overwrite")
+FREE_SETTINGS = ("out", "device", "devices", "batch", "strict", "overwrite")
 """Settings that change samples at most by rounding."""
 _RESOLVED = {"t0": None, "precision": "auto", "compile": "auto"}
 """Settings for which the record has other values."""
@@ -131,7 +131,7 @@ def write_record(
         **facts,
     }
     # A repetition must ask for overwriting again.
-    repeated = {key: value for key, value in as_data(settings).items() if key != "overwrite"}
+    repeated = {key: value for key, value in as_data(settings).items() if key not in ("devices", "overwrite")}
     write_whole(file, yaml_text({**repeated, RECORD_KEY: record}))
 
 
@@ -166,6 +166,11 @@ def earlier_results(folder: Path, overwrite: bool, name: str = RECORD_FILE) -> s
     return files_recorded_in(folder / name, RECORD_KEY, "results")
 
 
+def recorded_samples(record: Mapping[str, Any]) -> int:
+    """The number of samples in the record of a finished edit."""
+    return record.get("count", len(record["samples"]))
+
+
 def finished_samples(settings: EditSettings) -> int | None:
     """The number of samples in `settings.out` if a finished edit with these settings, inputs and results is there."""
     file = Path(settings.out) / RECORD_FILE
@@ -179,5 +184,4 @@ def finished_samples(settings: EditSettings) -> int | None:
         return None
     inputs, results = record["sha256"], record["results"]
     unchanged = all(sha256_of(Path(path)) == sha256 for path, sha256 in inputs.items() if Path(path).is_file())
-    count = record.get("count", len(record["samples"]))
-    return count if unchanged and own_files(file.parent, results) == results.keys() else None
+    return recorded_samples(record) if unchanged and own_files(file.parent, results) == results.keys() else None

@@ -59,6 +59,8 @@ class EditSettings(ModelSettings):
         focus: edit only the part of a large picture around each region of the mask, at the model's size, and put it
             back at full resolution; or a box x,y,width,height in pixels of the file. All else stays bit for bit.
         trajectory: also write, for each guide, the x_0 estimates along the way as an animation and a strip.
+        devices: number of processes that share the guides on this machine, each with a GPU if there are any; auto takes
+            all GPUs. On several machines, start the command with torchrun, srun or as a SLURM array instead.
         shards: write WebDataset shards with the samples of this many guides each; null for a PNG file for each sample.
         strict: end with an error at the first guide that cannot be read; otherwise these are listed at the end.
         overwrite: replace the results in `out`.
@@ -92,12 +94,15 @@ class EditSettings(ModelSettings):
     side: int | None = None
     focus: bool | tuple[int, int, int, int] = False
     trajectory: bool = False
+    devices: int | Literal["auto"] = 1
     shards: int | None = None
     strict: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         require_at_least(self, samples=1, batch=1, seed=0, shards=1)
+        if self.devices != AUTO:
+            require_at_least(self, devices=1)
         if self.strength is not None and re.fullmatch(r"[\d.]+", self.strength):
             raise ValueError(f"strength takes an image, got {self.strength}; for a number, t0={self.strength}")
         if self.reductions and self.samples < 2:

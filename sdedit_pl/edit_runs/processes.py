@@ -6,9 +6,18 @@ They do not communicate. Each takes every `count`-th guide, and the folder of th
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import IO
 
 import torch
+
+_CHILD = "SDEDIT_ENDS_WITH_STDIN"
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,62 @@ def share_of_environment() -> Share:
     else:
         within = Share()
     return Share(task * within.count + within.rank, tasks * within.count, within.local)
+
+
+@contextmanager
+def on_devices(command: Sequence[str], share: Share, devices: int | str, device: str) -> Iterator[Share]:
+    """Yields this process's share of the devices of its machine, and starts a process with `command` for each other.
+
+    At the end of the block it waits for them; after an error, and if this process is killed, they end.
+
+    Raises:
+        ValueError: there are fewer devices, a launcher has started a process for each already, or a process failed.
+    """
+    if os.environ.get(_CHILD):
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    count = max(1, gpus) if devices == "auto" else int(devices)
+    if gpus and count > gpus:
+        raise ValueError(f"devices={count}, but this machine has {gpus}; take devices={gpus} or auto")
+    if count == 1:
+        yield share
+        return
+    if "WORLD_SIZE" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ:
+        raise ValueError(f"devices={devices} within torchrun or srun, which start a process for each device; omit it")
+    os.environ.update(RANK="0", WORLD_SIZE=str(count), LOCAL_RANK="0")
+    children = [_started(command, number) for number in range(1, count)]
+    try:
+        yield share_of_environment()
+        for number, (child, messages) in enumerate(children, 1):
+            if child.wait():
+                messages.seek(0)
+                reason = (messages.read().decode(errors="replace").strip().splitlines() or ["it was killed"])[-1]
+                raise ValueError(f"process {number} of {count} failed: {reason.removeprefix('error: ')}; run it again")
+    finally:
+        for child, messages in children:
+            child.communicate()  # closes its standard input
+            messages.close()
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            os.environ.pop(name, None)
+
+
+def _started(command: Sequence[str], number: int) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    messages = tempfile.TemporaryFile()  # noqa: SIM115 - closed after the process
+    environment = {**os.environ, "RANK": str(number), "LOCAL_RANK": str(number), _CHILD: "1"}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "sdedit_pl", *command],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=messages,
+    )
+    return child, messages
+
+
+def _end_with_stdin() -> None:
+    """Ends this process with the one that started it."""
+    os.read(0, 1)  # sys.stdin would be locked at the end of the interpreter
+    os._exit(1)
 
 
 def _number(variable: str, usual: int) -> int:

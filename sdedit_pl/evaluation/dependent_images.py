@@ -13,7 +13,6 @@ from sdedit_pl.noise import mixed
 
 
 def short_name(name: str) -> str:
-    """An image's name without folder, shard and suffix."""
     last = re.split(r"[/\\:]", name)[-1]
     return last.rsplit(".", 1)[0] if last.lower().endswith(IMAGE_SUFFIXES) else last
 

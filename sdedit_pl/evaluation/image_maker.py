@@ -7,20 +7,20 @@ are the same for any number of devices.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import lightning
 import torch
+from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 from tqdm import tqdm
 
 from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing.images_per_call import images_per_call
-from sdedit_pl.evaluation.editing_tasks import TaskInputs, draws_of
+from sdedit_pl.evaluation.editing_tasks import draws_of
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, EvaluationPlan
 from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, remove_images
 from sdedit_pl.machine import AutoBool, inference_arithmetic, log_arithmetic, prepare_network, this_machine
@@ -34,85 +34,9 @@ class PendingImages(NamedTuple):
     numbers: Sequence[int]
 
 
-class EvaluationData(lightning.LightningDataModule):
-    """The inputs of an evaluation, and the batches of images that this process makes and puts into `store`."""
-
-    def __init__(
-        self,
-        plan: EvaluationPlan,
-        images: ChosenImages,
-        store: ImageStore,
-        record: EvaluationRecord,
-        batch: int = 16,
-        overwrite: bool = False,
-    ) -> None:
-        super().__init__()
-        # Nodes share the folder: only the first process of all prepares it.
-        self.prepare_data_per_node = False
-        # A process may have no batch left to make.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
-        self.plan = plan
-        self.images = images
-        self.store = store
-        self.record = record
-        self.batch = batch
-        self.overwrite = overwrite
-        self.batches: list[PendingImages] = []
-
-    def prepare_data(self) -> None:
-        """Writes the missing validation images and inputs; called in the first process."""
-        if self.overwrite:
-            remove_images(self.store.out, self.record.recipes)
-        self.record.write(self.store.out)
-        originals = self.store.originals
-        missing = set(originals.missing())
-        for number in tqdm(range(len(originals)), desc="reading images", unit="image", disable=None):
-            image = self.images.image(number)
-            if number in missing:
-                originals.write(number, image)
-            elif not torch.equal(originals.read([number])[0], image):
-                raise ValueError(
-                    f"{self.images.names[number]} has changed: it is not the image that this evaluation started with "
-                    f"({originals.file(number)}); give another out=, or overwrite=true, which makes all images again"
-                )
-        for name in self.plan.inputs:
-            self._write_inputs(name)
-
-    def setup(self, stage: str | None = None) -> None:
-        """Lists the missing images; called in every process, before any of them starts to edit."""
-        self.batches = []
-        for folder in self.plan.columns:
-            missing = self.store.pictures(folder).missing()
-            self.batches += [
-                PendingImages(folder, missing[start : start + self.batch])
-                for start in range(0, len(missing), self.batch)
-            ]
-
-    def predict_dataloader(self) -> list[int]:
-        """The numbers of this process's batches."""
-        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        return list(range(rank, len(self.batches), world_size))
-
-    def inputs_of(self, batch: PendingImages) -> TaskInputs:
-        name = self.plan.columns[batch.folder].inputs
-        return self.store.inputs(name, self.plan.inputs.get(name), batch.numbers)
-
-    def _write_inputs(self, name: str) -> None:
-        task, store = self.plan.inputs[name], self.store
-        guides, masks = (store.pictures(f"{name}/{kind}") for kind in (GUIDE, MASK))
-        for number in tqdm(guides.missing(), desc=f"inputs of {name}", unit="image", disable=None):
-            original = store.originals.read([number])
-            other = store.originals.read([store.partners.numbers[number]]) if task.pastes else original
-            inputs = task.inputs(original, other, draws_of(self.plan.settings.seed, number, type(task).__name__))
-            # The guide is written last: if it exists, so does the mask.
-            if inputs.mask is not None:
-                masks.write(number, inputs.mask[0].float() * 2 - 1)
-            guides.write(number, inputs.guide[0])
-
-
 @dataclass(frozen=True)
 class ComputeSettings:
-    """The devices of Lightning's Trainer, and the networks' arithmetic.
+    """The devices as of Lightning's Fabric, and the networks' arithmetic.
 
     Args:
         precision: float32, tf32, bfloat16, float16 or auto.
@@ -146,94 +70,107 @@ class ComputeSettings:
         return "".join(f", {part}" for part in parts)
 
 
-class ImageMaker(lightning.LightningModule):
-    """Makes and writes batches of images."""
+@dataclass(frozen=True)
+class ImageMaker:
+    """Makes the images of a plan from the chosen `images`, `batch` at a time, and puts them into `store`."""
 
-    def __init__(self, models: Mapping[str, Denoiser], data: EvaluationData, computing: ComputeSettings) -> None:
-        super().__init__()
-        self.networks = torch.nn.ModuleDict(models)
-        self.models = dict(models)
-        self.data = data
-        self.computing = computing
-        self.progress: tqdm | None = None
+    plan: EvaluationPlan
+    images: ChosenImages
+    store: ImageStore
+    record: EvaluationRecord
+    batch: int = 16
+    overwrite: bool = False
 
-    def on_predict_start(self) -> None:
-        """Prepares the models and starts the first process's progress bar; all processes have nearly equal work."""
-        machine = this_machine(self.device.type)
-        arithmetic = inference_arithmetic(machine, 0, self.computing.precision, self.computing.compile)
-        if self.computing.recipe and self.trainer.is_global_zero:
+    @without_notices()
+    def make(self, models: Mapping[str, Denoiser], computing: ComputeSettings) -> torch.device | None:
+        """Makes all missing images.
+
+        Returns:
+            The device of the first process, which measures the images; None in the others.
+
+        Raises:
+            ValueError: devices that Lightning refuses or this machine lacks, or an image that cannot be read.
+            OSError: an image cannot be read or written.
+        """
+        try:
+            fabric = Fabric(accelerator=computing.accelerator, devices=computing.devices, num_nodes=computing.num_nodes)
+        except (MisconfigurationException, TypeError, ValueError) as error:
+            raise ValueError(f"accelerator={computing.accelerator} devices={computing.devices}: {error}") from error
+        fabric.launch()
+        if fabric.is_global_zero:
+            self.write_inputs()
+        fabric.barrier("all inputs are written")
+        batches = self.missing()[fabric.global_rank :: fabric.world_size]
+        fabric.barrier("missing images are listed")
+        machine = this_machine(fabric.device.type)
+        arithmetic = inference_arithmetic(machine, 0, computing.precision, computing.compile)
+        if computing.recipe and fabric.is_global_zero:
             log_arithmetic(arithmetic, machine)
-        on_cpu, batch = self.device.type == "cpu", self.data.batch if arithmetic.compile else None
-        for model in self.models.values():
-            model.at_once = None if on_cpu and not self.computing.exact else images_per_call(self.device, batch)
+        on_cpu, compiled_batch = fabric.device.type == "cpu", self.batch if arithmetic.compile else None
+        for model in models.values():
+            model.to(fabric.device).eval()
+            model.at_once = None if on_cpu and not computing.exact else images_per_call(fabric.device, compiled_batch)
             prepare_network(model.network, arithmetic)
-        batches = [self.data.batches[number] for number in self.data.predict_dataloader()]
-        hidden = True if not self.trainer.is_global_zero else None
-        self.progress = tqdm(total=sum(map(self._steps, batches)), desc="editing", unit="step", disable=hidden)
+        columns = [self.plan.columns[batch.folder] for batch in batches]
+        steps = [column.method.total_steps(models[column.model]) for column in columns]
+        total = sum(count * len(batch.numbers) for count, batch in zip(steps, batches, strict=True))
+        hidden = None if fabric.is_global_zero else True  # all processes have nearly equal work
+        with torch.inference_mode(), tqdm(total=total, desc="editing", unit="step", disable=hidden) as progress:
+            for batch in batches:
+                self.make_batch(batch, models, computing.precision, progress)
+        fabric.barrier("all images are made")
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # Only the first process continues; nothing in it may wait for the others.
+            torch.distributed.destroy_process_group()
+        return fabric.device if fabric.is_global_zero else None
 
-    def predict_step(self, batch_number: int, batch_idx: int) -> int:
-        """Makes the images of a batch and returns their number."""
-        batch = self.data.batches[batch_number]
-        column = self.data.plan.columns[batch.folder]
-        inputs = self.data.inputs_of(batch).to(self.device)
-        seeds = [self.data.plan.settings.seed + number for number in batch.numbers]
-        model = self.models[column.model]
-        with in_precision(model, self.computing.precision):
-            made = column.method(model, inputs, seeds, lambda x, t: self._advance(len(x)))
-        pictures = self.data.store.pictures(batch.folder)
+    def write_inputs(self) -> None:
+        """Writes the missing validation images and inputs."""
+        if self.overwrite:
+            remove_images(self.store.out, self.record.recipes)
+        self.record.write(self.store.out)
+        originals = self.store.originals
+        missing = set(originals.missing())
+        for number in tqdm(range(len(originals)), desc="reading images", unit="image", disable=None):
+            image = self.images.image(number)
+            if number in missing:
+                originals.write(number, image)
+            elif not torch.equal(originals.read([number])[0], image):
+                raise ValueError(
+                    f"{self.images.names[number]} has changed: it is not the image that this evaluation started with "
+                    f"({originals.file(number)}); give another out=, or overwrite=true, which makes all images again"
+                )
+        for name, task in self.plan.inputs.items():
+            guides, masks = (self.store.pictures(f"{name}/{kind}") for kind in (GUIDE, MASK))
+            for number in tqdm(guides.missing(), desc=f"inputs of {name}", unit="image", disable=None):
+                original = originals.read([number])
+                other = originals.read([self.store.partners.numbers[number]]) if task.pastes else original
+                inputs = task.inputs(original, other, draws_of(self.plan.settings.seed, number, type(task).__name__))
+                # The guide is written last: if it exists, so does the mask.
+                if inputs.mask is not None:
+                    masks.write(number, inputs.mask[0].float() * 2 - 1)
+                guides.write(number, inputs.guide[0])
+
+    def missing(self) -> list[PendingImages]:
+        missing = {folder: self.store.pictures(folder).missing() for folder in self.plan.columns}
+        return [
+            PendingImages(folder, numbers[start : start + self.batch])
+            for folder, numbers in missing.items()
+            for start in range(0, len(numbers), self.batch)
+        ]
+
+    def make_batch(self, batch: PendingImages, models: Mapping[str, Denoiser], precision: str, progress: tqdm) -> None:
+        column = self.plan.columns[batch.folder]
+        model = models[column.model]
+        inputs = self.store.inputs(column.inputs, self.plan.inputs.get(column.inputs), batch.numbers)
+        inputs = inputs.to(next(model.parameters()).device)
+        seeds = [self.plan.settings.seed + number for number in batch.numbers]
+
+        def advance(x: Tensor, _: float) -> None:
+            progress.update(len(x))
+
+        with in_precision(model, precision):
+            made = column.method(model, inputs, seeds, advance)
+        pictures = self.store.pictures(batch.folder)
         for number, image in zip(batch.numbers, made.cpu(), strict=True):
             pictures.write(number, image)
-        return len(seeds)
-
-    def on_predict_end(self) -> None:
-        if self.progress is not None:
-            self.progress.close()
-
-    def _advance(self, images: int) -> None:
-        if self.progress is not None:
-            self.progress.update(images)
-
-    def _steps(self, batch: PendingImages) -> int:
-        column = self.data.plan.columns[batch.folder]
-        return len(batch.numbers) * column.method.total_steps(self.models[column.model])
-
-
-@without_notices()
-def make_images(
-    models: Mapping[str, Denoiser], data: EvaluationData, computing: ComputeSettings
-) -> torch.device | None:
-    """Makes all missing images of a plan on the devices of Lightning's Trainer.
-
-    Returns:
-        The device of the first process, which measures the images; None in the others.
-
-    Raises:
-        ValueError: devices that Lightning refuses or this machine lacks, or an image that cannot be read.
-        OSError: an image cannot be read or written.
-    """
-    try:
-        trainer = lightning.Trainer(
-            accelerator=computing.accelerator,
-            devices=computing.devices,
-            num_nodes=computing.num_nodes,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-    except (MisconfigurationException, TypeError, ValueError) as error:
-        raise ValueError(f"accelerator={computing.accelerator} devices={computing.devices}: {error}") from error
-    try:
-        with warnings.catch_warnings():
-            # A finished evaluation that is measured again has nothing to make.
-            warnings.filterwarnings("ignore", message="Total length of .* across ranks is zero")
-            trainer.predict(ImageMaker(models, data, computing), datamodule=data, return_predictions=False)
-    except SystemExit as error:
-        # Lightning turns Ctrl-C into SystemExit.
-        raise KeyboardInterrupt from error
-    trainer.strategy.barrier("all images are made")
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # Only the first process continues; nothing in it may wait for the others.
-        torch.distributed.destroy_process_group()
-    return trainer.strategy.root_device if trainer.is_global_zero else None

@@ -20,12 +20,14 @@ from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.evaluation.dependent_images import Partners
 from sdedit_pl.evaluation.editing_tasks import EditingTask, TaskInputs
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, ORIGINAL
-from sdedit_pl.evaluation.numbered_images import NumberedImages
+from sdedit_pl.evaluation.numbered_images import NumberedImages, is_own
 from sdedit_pl.files import require_folder
+from sdedit_pl.result_folder import refuse_others
 from sdedit_pl.settings_record import SettingsRecord, require_same_settings
 
 RECORD_FILE = "evaluation.json"
 IMAGES = "images"
+NUMBERED = "[0-9]" * 6 + ".png"
 FEATURE_CACHE = "features"
 FORMAT = "sdedit_pl evaluation, version 1"
 REMEDY = "give another out=, or overwrite=true, which makes all images again"
@@ -94,11 +96,12 @@ class EvaluationRecord:
 
 
 def remove_images(out: Path, recipes: Iterable[str]) -> None:
-    """Removes the numbered images of an evaluation and of the folders `recipes`, and nothing else in these folders.
+    """Removes the evaluation's own images from its folders and the folders `recipes`, and nothing else.
 
     The record stays until a new one replaces it, so that the folder remains an evaluation.
 
     Raises:
+        ValueError: an image is not the evaluation's own; nothing is removed.
         OSError: an image cannot be removed; the new evaluation would take it for its own.
     """
     try:
@@ -106,13 +109,15 @@ def remove_images(out: Path, recipes: Iterable[str]) -> None:
     except ValueError:  # a damaged record, which overwriting replaces
         recorded = {}
     root = (out / IMAGES).resolve()
-    for folder in {ORIGINAL, *recipes, *recorded}:
-        for place in (root / folder, (root / folder).with_name(MASK)):
-            if place.resolve().is_relative_to(root):
-                for image in place.glob("[0-9]" * 6 + ".png"):
-                    image.unlink()
-                with suppress(OSError):
-                    place.rmdir()
+    places = {
+        place for name in {ORIGINAL, *recipes, *recorded} for place in (root / name, (root / name).with_name(MASK))
+    }
+    images = [image for place in places if place.resolve().is_relative_to(root) for image in place.glob(NUMBERED)]
+    refuse_others(root, [str(image.relative_to(root)) for image in images if not is_own(image)])
+    for image in images:
+        image.unlink()
+        with suppress(OSError):
+            image.parent.rmdir()
 
 
 def check_place(out: Path) -> None:

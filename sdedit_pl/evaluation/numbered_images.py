@@ -12,14 +12,34 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from sdedit_pl.data.image_decoding import decode_image
+from sdedit_pl.data.image_files import UnreadableImage, open_image
 from sdedit_pl.data.image_format import ImageFormat, images_from_bytes
 from sdedit_pl.files import whole_file
 from sdedit_pl.guides.guide_files import image_size
 from sdedit_pl.picture_grid import to_picture
 from sdedit_pl.typing import Images, Mask
+
+MARK = "sdedit_pl"
+"""PNG text that holds the SHA-256 of the pixels as they were written."""
+
+
+def is_own(file: Path) -> bool:
+    """Whether `NumberedImages` wrote a file and nobody has changed its pixels since."""
+    try:
+        with open_image(file, str(file)) as image:
+            image.load()
+            return image.info.get(MARK) == _hash_of(image)
+    except UnreadableImage:
+        return False
+
+
+def _hash_of(picture: Image.Image) -> str:
+    return hashlib.sha256(picture.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -47,8 +67,10 @@ class NumberedImages:
 
     def write(self, number: int, image: Float[Tensor, "C H W"]) -> None:
         """Writes an image, clamped to [-1, 1], with 8 bits a channel."""
+        picture, mark = to_picture(image), PngInfo()
+        mark.add_text(MARK, _hash_of(picture))
         with whole_file(self.file(number)) as unfinished:
-            to_picture(image).save(unfinished, format="PNG")
+            picture.save(unfinished, format="PNG", pnginfo=mark)
 
     def read(self, numbers: Sequence[int]) -> Images:
         """Some of the images, (B, C, H, W) in [-1, 1].

@@ -48,8 +48,6 @@ class Section:
 
 @dataclass(frozen=True)
 class ReportDocument:
-    """Sections under a title, perhaps with a warning that comes first."""
-
     title: str
     sections: Sequence[Section]
     warning: str = ""
@@ -115,7 +113,7 @@ def log_to_wandb(report: ReportDocument, project: str, folder: Path, numbers: Ma
     logged: dict[str, Any] = {}
     for section in report.sections:
         if section.table is not None:
-            rows = [list(row) for row in section.table.rows]
+            rows: list[Any] = [list(row) for row in section.table.rows]
             logged[f"tables/{section.title}"] = wandb.Table(columns=list(section.table.titles), data=rows)
         logged |= {
             f"figures/{figure.name}": wandb.Image(figure.picture, caption=figure.caption) for figure in section.figures

@@ -24,7 +24,7 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.evaluation.ablations import MODEL
 from sdedit_pl.evaluation.dependent_images import Partners, group_numbers, partners, read_groups, short_name
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, ORIGINAL, EvaluationPlan, EvaluationSettings, make_plan
-from sdedit_pl.evaluation.image_maker import ComputeSettings, EvaluationData, make_images
+from sdedit_pl.evaluation.image_maker import ComputeSettings, ImageMaker
 from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, check_place, digest_of
 from sdedit_pl.evaluation.measurement import LEAST_GROUPS, LEAST_IMAGES, Instruments, Measurement
 from sdedit_pl.evaluation.other_systems import find_outputs
@@ -104,8 +104,7 @@ def run_evaluation(
     record = record if options.overwrite else record.continuing(options.out)
     outputs = find_outputs(options.outputs or {}, settings.tasks, store.count, store.format)
     lpips, notes = _masked_lpips(plan, store, options)
-    data = EvaluationData(plan, images, store, record, options.batch, options.overwrite)
-    device = make_images(denoisers, data, computing)
+    device = ImageMaker(plan, images, store, record, options.batch, options.overwrite).make(denoisers, computing)
     if device is None:
         return None
     instruments = Instruments(features, lpips, device, kid_subset=options.kid_subset)

@@ -74,7 +74,6 @@ def content_hash(extractor: FeatureExtractor, batches: Batches) -> str:
 
 
 def _read(file: Path) -> Float[Tensor, "N D"] | None:
-    """None if the file is missing or damaged."""
     if not file.is_file():
         return None
     try:

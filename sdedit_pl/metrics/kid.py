@@ -102,8 +102,6 @@ def polynomial_kernel(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Float
 
 
 class _Grouped(NamedTuple):
-    """A set of features in groups, numbered from 0."""
-
     features: Float[Tensor, "N D"]
     groups: Int[Tensor, "N"]
 

@@ -179,7 +179,7 @@ class DensityCoverage(FeatureMetric):
 
 
 def neighbour_radii(features: Float[Tensor, "N D"], neighbours: int) -> Float[Tensor, "N"]:
-    """The distance of each image to its `neighbours`-th nearest other one; raises ValueError if there is none."""
+    """The distance of each image to its `neighbours`-th nearest other one."""
     _require_neighbours(features, neighbours)
     # The nearest is the image itself, at 0.
     radii = [distances.kthvalue(neighbours + 1, dim=1).values for distances in _distances(features, features)]
@@ -217,5 +217,4 @@ def _require_neighbours(features: Float[Tensor, "N D"], neighbours: int) -> None
 
 
 def _tensors(numbers: dict[str, float]) -> Numbers:
-    """Numbers as Lightning logs them."""
     return {name: torch.tensor(number, dtype=torch.float64) for name, number in numbers.items()}

@@ -49,8 +49,6 @@ _LEVELS = 101
 
 
 class Nothing(BaseModel):
-    """The body of a request without arguments."""
-
     model_config = ConfigDict(extra="forbid")
 
 

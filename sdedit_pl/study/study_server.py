@@ -40,15 +40,13 @@ _LONGEST_ANSWER = 24 * 60 * 60 * 1000  # milliseconds
 
 
 class JoinRequest(BaseModel):
-    """The body of a rater's request for trials."""
-
     model_config = ConfigDict(extra="forbid", strict=True)
 
     rater: Annotated[str, Field(pattern=r"\A[A-Za-z0-9_-]{1,64}\z")]
 
 
 class AnswerRequest(JoinRequest):
-    """The body of a rater's answer; `milliseconds` is the time from the images' appearance to the choice."""
+    """`milliseconds` is the time from the images' appearance to the choice."""
 
     trial: str
     choice: Side

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import tarfile
 from pathlib import Path
 from unittest.mock import Mock
@@ -16,6 +17,7 @@ import pyarrow.parquet
 import pytest
 import yaml
 from PIL import Image
+from support.chromium import until
 from support.killed_trainings import Kill
 
 from sdedit_pl.cli import main
@@ -40,6 +42,7 @@ KILLS: dict[str, tuple[Kill, ...]] = {
     "before the working folder is removed": (Kill(f"{UNFINISHED}.tidy", 1),),
     "three times": (Kill(f"{UNFINISHED}.note", 2), Kill(f"{UNFINISHED}.note", 3), Kill(PUBLISH, 4, "_seed")),
 }
+ROOT = Path(__file__).parents[2]
 SERVER = multiprocessing.get_context("forkserver")
 
 
@@ -278,3 +281,58 @@ def test_guides_and_masks_come_from_shards(many: Path, command) -> None:
     assert command(*EDIT, "guide=shards/a-{0..1}.tar", "mask=null", "samples=1").code == 0
     assert command(*EDIT, "out=files").code == 0
     assert all(results("files")[name] == results("p")[name] for name in record["samples"])
+
+
+@pytest.mark.slow
+def test_devices_start_processes_of_this_machine(many: Path, command, refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command(*EDIT, "device=cpu").code == 0
+    os.rename("o", "expected")
+    code, output, errors = command(*EDIT, "device=cpu", "devices=2")
+    assert output == "12 samples in o; see o/sheet.png\n", errors
+    assert results() == results("expected")
+    os.rename("o", "p")
+    Path("broken").write_text("#!/bin/sh\necho error: no memory >&2; exit 2")
+    os.chmod("broken", 0o755)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(many / "broken"))
+        code, output, errors = command(*EDIT, "device=cpu", "devices=2")
+    assert code == 2 and output == "" and "error: process 1 of 2 failed: no memory; run it again" in errors
+    assert command(*EDIT, "device=cpu").code == 0
+    assert results() == results("expected")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "devices=2 within torchrun or srun" in refused(*EDIT, "device=cpu", "devices=2", "out=q")
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_killed_one_end(many: Path) -> None:
+    first = start(*EDIT, "device=cpu", "devices=2", kill=Kill(f"{UNFINISHED}.note", 1))
+    assert ended(first) == -signal.SIGKILL
+    until(lambda: not list(Path("o").glob(".sdedit-1-of-2.lock")) or not alive("o/.sdedit-1-of-2.lock"), "its end")
+
+
+def alive(lock: str) -> bool:
+    return Path("/proc", Path(lock).read_text().split()[0]).is_dir()
+
+
+@pytest.mark.slow
+def test_the_example_for_ray_edits_like_the_command(many: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="the example of docs/editing.md is tested where ray[data] is installed")
+    os.remove("guides/2.png")
+    words = ("edit", "ckpt=portraits64", "guide=guides", "samples=1", "steps=2", "device=cpu", "out=o")
+    for file in Path("guides").iterdir():
+        Image.open(file).resize((64, 64)).save(file)
+    assert command(*words).code == 0
+    page = (ROOT / "docs/editing.md").read_text(encoding="utf-8")
+    example = page.partition("```python\nimport ray")[2].partition("```")[0]
+    example = f"import ray{example}".replace("t0=0.5", "t0=0.5, steps=2").replace("concurrency=2", "concurrency=1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        exec(compile(example, "docs/editing.md", "exec"), {"__name__": "example"})
+        edits = ray.data.read_parquet("edits").take_all()
+    finally:
+        ray.shutdown()
+    assert len(edits) == 6
+    for edit in edits:
+        expected = np.array(Image.open(f"o/{Path(edit['path']).stem}_seed0.png")).astype(int)
+        assert abs(np.array(edit["image"]).astype(int) - expected).max() <= 1

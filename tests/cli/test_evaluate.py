@@ -154,16 +154,16 @@ def test_everything_is_made_measured_and_reported(evaluated, photos: Path) -> No
 
 def test_an_interrupted_evaluation_is_completed(evaluated, first, command, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("o").rename("whole")
-    step, made = ImageMaker.predict_step, []
+    make, made = ImageMaker.make_batch, []
 
-    def interrupted(self: ImageMaker, job_number: int, batch_idx: int) -> int:
+    def interrupted(self: ImageMaker, *given: Any) -> None:
         if len(made) == 3:
             raise OSError(28, "No space left on device", "o/images")
-        made.append(job_number)
-        return step(self, job_number, batch_idx)
+        made.append(given)
+        make(self, *given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(ImageMaker, "predict_step", interrupted)
+        patched.setattr(ImageMaker, "make_batch", interrupted)
         code, _, errors = command(*SMALL, "batch=2")
     assert code == 2 and errors.splitlines()[-1] == "error: o/images: No space left on device"
     before = {path: path.stat().st_mtime_ns for path in Path("o/images").rglob("*.png")}

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
+from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.evaluation.image_store import RECORD_FILE, EvaluationRecord, check_place, remove_images
+from sdedit_pl.evaluation.numbered_images import NumberedImages
 from sdedit_pl.settings_record import SettingsChanged
 
 
@@ -34,8 +39,10 @@ def test_only_its_own_images_are_removed_and_it_remains_an_evaluation(
     EvaluationRecord({}, {"a/guide": "", "..": ""}).write(tmp_path)
     remove_images(tmp_path, [])
     images = tmp_path / "images"
+    for folder, channels in (("original", 3), ("a/guide", 3), ("a/mask", 1), ("a/sdedit", 3)):
+        NumberedImages(images / folder, 1, ImageFormat(4, channels)).write(0, torch.zeros(channels, 4, 4))
     mine = ("a/sdedit/notes.txt", "a/another_method/000000.png", "../000000.png")
-    for file in ("original/000000.png", "a/guide/000000.png", "a/mask/000000.png", "a/sdedit/000000.png", *mine):
+    for file in mine:
         (images / file).parent.mkdir(parents=True, exist_ok=True)
         (images / file).touch()
     with monkeypatch.context() as patched, pytest.raises(PermissionError):
@@ -45,6 +52,16 @@ def test_only_its_own_images_are_removed_and_it_remains_an_evaluation(
 
         patched.setattr(os, "unlink", forbidden)
         remove_images(tmp_path, [])
+    for content in (Image.new("RGB", (4, 4)), None):  # changed by the user, and no image at all
+        shutil.copy(images / "a/sdedit/000000.png", tmp_path / "own.png")
+        content.save(images / "a/sdedit/000000.png") if content else (images / "a/sdedit/000000.png").write_text("a")
+        before = sorted(images.rglob("*"))
+        with pytest.raises(
+            ValueError, match=r"images holds a/sdedit/000000\.png, not written by this program or changed"
+        ):
+            remove_images(tmp_path, ["a/sdedit"])
+        assert sorted(images.rglob("*")) == before
+        (tmp_path / "own.png").replace(images / "a/sdedit/000000.png")
     remove_images(tmp_path, ["a/sdedit"])
     assert {path for path in images.rglob("*") if path.is_file()} == {images / file for file in mine[:2]}
     assert (tmp_path / "000000.png").exists()

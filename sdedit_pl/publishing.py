@@ -1,0 +1,266 @@
+"""Publishing: weights, model card, curves and pictures of a model, in a folder or on the Hugging Face Hub.
+
+Of a run's folder the card uses `config.yaml`, `metrics.csv` and the last preview; of any other checkpoint, the facts in
+its file. Absolute paths are shortened to their last part, because they belong to the author's machine.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+
+from sdedit_pl.calibration.t0_sidecar import calibrated_t0, sidecar_of, write_calibration
+from sdedit_pl.checkpoints.fingerprint import fingerprint
+from sdedit_pl.checkpoints.hub import HUB, hub_errors, parsed_repository
+from sdedit_pl.checkpoints.loading import assemble_denoiser, read_checkpoint
+from sdedit_pl.checkpoints.locating import RUN_FILE, early_average, find_checkpoint
+from sdedit_pl.checkpoints.native import Description, save_weights
+from sdedit_pl.configuration import ConfigError
+from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.files import read_json
+from sdedit_pl.plots import trade_off_plot
+from sdedit_pl.result_folder import result_folder
+from sdedit_pl.training_runs.run_folder import CONFIG_FILE, HISTORY_FILE, PREVIEWS
+
+CARD = "README.md"
+MEMORY = "val/memory/ratio"
+REPEATING = 0.7
+"""Ratio below which the card warns; training raises its alarm below 0.5."""
+
+
+@dataclass(kw_only=True)
+class PublishSettings:
+    """A model to publish, and what only its author knows.
+
+    Args:
+        ckpt: the model: a run's folder, or any checkpoint that `sdedit edit` takes.
+        to: a new folder, or hf:owner/name to push to the Hugging Face Hub (after `hf auth login`, or with HF_TOKEN).
+        domain: what the model paints, as "3D emoji portraits".
+        images: what it was trained on, whose images they are and under which licence.
+        licence: the model's licence, a name that the Hub knows, as mit, cc-by-4.0, openrail or other.
+        evaluation: the folder of a report of `sdedit evaluate` on this model.
+        memory: val/memory/ratio of the model, where the run has not logged it.
+        pictures: further pictures for the card.
+        private: of a new repository.
+    """
+
+    ckpt: str
+    to: str
+    domain: str
+    images: str
+    licence: str
+    evaluation: str | None = None
+    memory: float | None = None
+    pictures: tuple[str, ...] = ()
+    private: bool = False
+
+
+def publish(settings: PublishSettings) -> str:
+    """Publishes a model and returns its place: the folder, or the address of the repository.
+
+    Raises:
+        CheckpointError: the model cannot be read, or the Hub refuses.
+        ValueError: the folder is in use, or a file is missing or is of another model.
+    """
+    checkpoint = find_checkpoint(settings.ckpt)
+    if not settings.to.startswith(HUB):
+        folder = Path(settings.to)
+        if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+            raise ConfigError(f"to={folder} already exists; give a new folder")
+        with result_folder(folder) as unfinished:
+            _write(unfinished, settings, checkpoint, folder.name)
+        return str(folder)
+    repository, path, revision = parsed_repository(settings.to)
+    if path or revision:
+        raise ConfigError(f"to={settings.to} must be hf:owner/name, without a file or revision")
+    from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory() as unfinished, hub_errors(repository, settings.to):
+        _write(Path(unfinished), settings, checkpoint, settings.to)
+        hub = HfApi()
+        place = hub.create_repo(repository, private=settings.private, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=unfinished, commit_message=f"Publish {settings.domain}")
+    return str(place)
+
+
+def _write(folder: Path, settings: PublishSettings, checkpoint: Path, name: str) -> None:
+    evaluation = None if settings.evaluation is None else _evaluation(Path(settings.evaluation), checkpoint)
+    denoiser, description = _write_weights(folder / RUN_FILE, checkpoint)
+    run = checkpoint.parent
+    if early_average(checkpoint).is_file():
+        _write_weights(folder / early_average(Path(RUN_FILE)), early_average(checkpoint))
+    if (config := _config(run, description)) is not None:
+        (folder / CONFIG_FILE).write_text(yaml_text(config), encoding="utf-8")
+    history = _history(run / HISTORY_FILE)
+    pictures = {PurePath(picture).stem: Path(picture) for picture in settings.pictures}
+    if previews := sorted((run / PREVIEWS).glob("*.png")):
+        pictures["previews"] = previews[-1]
+    if evaluation is not None:
+        figures = Path(settings.evaluation or "", "figures")
+        pictures |= {task: figures / f"{task}.png" for task in evaluation["tasks"]}
+    for title, picture in pictures.items():
+        shutil.copyfile(picture, folder / f"{title}{picture.suffix}")
+    if curves := {column: points for column, points in history.items() if column.startswith("val/loss")}:
+        named = {
+            column: {str(step): (step, loss) for step, loss in points.items()} for column, points in curves.items()
+        }
+        plot = trade_off_plot(named, title="Validation loss", x_title="steps", y_title="loss", labels=False)
+        plot.save(folder / "curves.png")
+        pictures["curves"] = Path("curves.png")
+    memory = settings.memory
+    if memory is None and history.get(MEMORY):
+        memory = history[MEMORY][max(history[MEMORY])]
+    shown = [f"![{title}]({title}{picture.suffix})" for title, picture in pictures.items()]
+    card = _card(settings, denoiser, description, name, shown, evaluation, memory, config is not None)
+    (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def _write_weights(file: Path, checkpoint: Path) -> tuple[Denoiser, Description]:
+    """Writes an editing checkpoint, checked by building its denoiser, and its calibrated t0."""
+    description, tensors = read_checkpoint(checkpoint)
+    denoiser = assemble_denoiser(description, tensors)
+    facts = _without_folders(description.training)
+    save_weights(file, tensors, description.model, facts, description.origin)
+    if calibrated_t0(checkpoint) is not None:
+        found = read_file(sidecar_of(checkpoint))
+        known = {key: found.pop(key) for key in ("t0", "checkpoint", "sha256")}
+        write_calibration(sidecar_of(file), file, known["t0"], found)
+    return denoiser, description
+
+
+def _without_folders(data: Any) -> Any:
+    """Plain data in which absolute paths are shortened to their last part."""
+    if isinstance(data, Mapping):
+        return {key: _without_folders(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_without_folders(value) for value in data]
+    return PurePath(data).name if isinstance(data, str) and PurePath(data.replace("~", "/")).is_absolute() else data
+
+
+def _config(run: Path, description: Description) -> dict[str, Any] | None:
+    config = read_file(run / CONFIG_FILE) if (run / CONFIG_FILE).is_file() else description.training.get("config")
+    return _without_folders(config) if isinstance(config, dict) else None
+
+
+def _history(file: Path) -> dict[str, dict[int, float]]:
+    """Column -> step -> value of a run's metrics.csv; empty without one."""
+    if not file.is_file():
+        return {}
+    history: dict[str, dict[int, float]] = {}
+    with file.open(newline="", encoding="utf-8") as opened:
+        for row in csv.DictReader(opened):
+            for column, value in row.items():
+                if value and column != "step":
+                    history.setdefault(column, {})[int(float(row["step"]))] = float(value)
+    return history
+
+
+def _evaluation(folder: Path, checkpoint: Path) -> dict[str, Any]:
+    """The numbers of a report of this checkpoint."""
+    if not (folder / "metrics.json").is_file():
+        raise ConfigError(f"evaluation={folder} is no report of `sdedit evaluate`: it holds no metrics.json")
+    numbers = read_json(folder / "metrics.json")
+    if numbers["ckpt"]["sha256"] != fingerprint(checkpoint):
+        raise ConfigError(f"evaluation={folder} measured {numbers['ckpt']['file']}, other weights than {checkpoint}")
+    return numbers
+
+
+def _card(
+    settings: PublishSettings,
+    denoiser: Denoiser,
+    description: Description,
+    name: str,
+    pictures: list[str],
+    evaluation: Mapping[str, Any] | None,
+    memory: float | None,
+    has_config: bool,
+) -> str:
+    channels, size = description.image_shape
+    facts = {key: value for key, value in description.training.items() if isinstance(value, int | float | str)}
+    level = denoiser.sde.noise_level(torch.tensor(denoiser.t_max, dtype=torch.float64)).item()
+    head = {
+        "license": settings.licence,
+        "library_name": "sdedit_pl",
+        "pipeline_tag": "image-to-image",
+        "tags": ["sdedit", "diffusion", "score-based", "image-editing"],
+    }
+    guideless = "" if denoiser.t_max < 1 else ", and can also draw samples without a guide"
+    training = [f"- {key}: {value}" for key, value in facts.items()]
+    if has_config:
+        training.append(
+            f"- command: `sdedit train config={CONFIG_FILE} data=IMAGES out=runs/again`, with this folder's file"
+        )
+    unmeasured = f"Not measured. `sdedit evaluate ckpt={name} data=IMAGES out=outputs/evaluation` does."
+    return f"""---
+{yaml_text(head)}---
+
+# {settings.domain}
+
+A score model for [SDEdit](https://arxiv.org/abs/2108.01073): it turns a rough painting into an image of this domain.
+{size} x {size} px, {channels} channels, {description.parameters:,} parameters; for the package `sdedit_pl`.
+
+{chr(10).join(pictures)}
+
+## Use
+
+```
+pip install sdedit-pl
+sdedit edit ckpt={name} guide=my_painting.png out=outputs/first
+sdedit paint ckpt={name}
+```
+
+```python
+from sdedit_pl import SDEdit, load_denoiser
+
+images = SDEdit(t0=0.5)(load_denoiser("{name}"), guide, seeds=[0, 1])
+```
+
+## Training
+
+Images: {settings.images}
+
+{chr(10).join(training)}
+
+## Evaluation
+
+{unmeasured if evaluation is None else _measured(evaluation)}
+
+## Memory
+
+{_memory(memory)}
+
+## Limits
+
+- The model knows only its domain: a guide far from it is pulled into it.
+- It was trained up to noise level {level:.3g}{guideless}.
+- It follows no text, and its images have {size} px; larger pictures are edited in parts (`focus=true`) or windows.
+"""
+
+
+def _measured(evaluation: Mapping[str, Any]) -> str:
+    from sdedit_pl.evaluation.report_document import markdown_table
+    from sdedit_pl.evaluation.report_sections import METHOD_TITLES, TASK_TITLES, few_images, measures_table
+
+    parts = [f"{few_images(evaluation['images']['count'])} Features: {evaluation['features']['name']}."]
+    for task, found in evaluation["tasks"].items():
+        rows = {str(METHOD_TITLES.get(method, method)): measures for method, measures in found.items()}
+        parts += [f"{TASK_TITLES.get(task, task)}:", markdown_table(measures_table(rows, "method"))]
+    return "\n\n".join([*parts, f"Command: `{evaluation['command']}`"])
+
+
+def _memory(ratio: float | None) -> str:
+    if ratio is None:
+        return "Not measured: how close its images are to the training images is unknown."
+    return (
+        f"Edits from high noise are {ratio:.2f} times as far from the nearest training image as unseen images of the "
+        f"domain are (median, `{MEMORY}`). The model "
+        + ("repeats much of its training images." if ratio < REPEATING else "makes images nearly as new as those.")
+    )
