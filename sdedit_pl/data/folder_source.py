@@ -87,6 +87,9 @@ class FolderImages(ImageSet):
     def name(self, index: int) -> str:
         return os.path.join(self.root, os.fsdecode(self.paths[index]))
 
+    def key(self, index: int) -> str:
+        return os.fsdecode(self.paths[index])
+
     def read(self, index: int) -> Pixels:
         return decode_image(Path(self.name(index)), self.name(index), self.format)
 

@@ -45,6 +45,8 @@ class EditSettings(ModelSettings):
         resample: j,r takes each j steps r times, which harmonises kept and new pixels; with a mask or strength map.
         lowpass: N keeps the guide's low frequencies, those of an image N times smaller; null keeps none.
         lowpass_range: times, from,to, at which lowpass applies.
+        match_colours: give what changes the mean and covariance of the guide's colours there, so that they do not drift
+            over repeats or further edits of a result.
         samples: number of samples of each guide.
         reduce: mean, std or mean,std also writes the mean of the samples, and their standard deviation in the units of
             the guide's file, which is high where the model is unsure; empty for neither.
@@ -84,6 +86,7 @@ class EditSettings(ModelSettings):
     resample: tuple[int, int] | None = None
     lowpass: int | None = None
     lowpass_range: tuple[float, float] = (0.0, 1.0)
+    match_colours: bool = False
     samples: int = 4
     reduce: Reduction | tuple[Reduction, ...] = ()
     seed: int = 0

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser, Labels
+from sdedit_pl.editing.colour_matching import with_colours_of
 from sdedit_pl.editing.constraints import Constraints, GradedRegion, LowFrequencies, Marginals
 from sdedit_pl.editing.published import VARIANTS, Variant
 from sdedit_pl.grids import GRIDS, Grid, Uniform, start_number, start_time, with_jumps_back
@@ -50,6 +51,7 @@ class SDEdit:
             requires a mask or a strength map.
         lowpass: keeps the guide's low frequencies, those of an image smaller by this factor; None keeps none.
         lowpass_range: the first and the last time at which `lowpass` applies.
+        match_colours: gives the changed region of each repeat the mean and covariance of the guide's colours.
 
     Raises:
         ValueError: a value is out of range, a name is unknown, or the variant does not allow a solver, grid or option.
@@ -65,6 +67,7 @@ class SDEdit:
     resample: tuple[int, int] | None = None
     lowpass: int | None = None
     lowpass_range: tuple[float, float] = (0.0, 1.0)
+    match_colours: bool = False
 
     def __post_init__(self) -> None:
         start_number(self.t0)
@@ -139,6 +142,8 @@ class SDEdit:
                     constraint=self._constraint(guide, image, edit_mask, own_time, marginals, z),
                     callback=callback,
                 )
+                if self.match_colours:
+                    result = with_colours_of(guide, result, edit_mask if strength is None else strength)
                 changed = edit_mask if own_time is None else own_time >= over_images(lowest)
                 image = result if changed is None else torch.where(changed, result, image)
                 first_step += len(times)
@@ -223,9 +228,10 @@ class SDEdit:
             raise ValueError(
                 f"variant={self.variant} brings its own solver and grid, got {given!r}; omit both or take variant=exact"
             )
-        if (self.anneal, self.resample, self.lowpass) != (1, None, None):
+        if (self.anneal, self.resample, self.lowpass, self.match_colours) != (1, None, None, False):
             raise ValueError(
-                f"variant={self.variant} has no anneal, resample or lowpass, as published; use variant=exact for these"
+                f"variant={self.variant} has no anneal, resample, lowpass or match_colours, as published; use "
+                "variant=exact for these"
             )
 
     def _check_area(self, edit_mask: Mask | None, strength: Strength | None, guide: Images) -> None:

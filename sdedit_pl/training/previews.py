@@ -20,13 +20,15 @@ from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 logger = logging.getLogger(__name__)
 
+SHOWN_LABELS = 4
+
 
 class Previews(lightning.Callback):
-    """Writes a sheet of edits and unconditional samples of the averaged model after every validation.
+    """Writes a sheet of edits and samples of the averaged model after every validation.
 
     A PNG file in `folder` shows each guide (in [-1, 1]) above its edit and then the samples, whose shape is (C, H, W),
-    with the step and t0. Loggers that accept images receive it too. The noise is always the same, so that the sheets of
-    a run are comparable.
+    with the step and t0; if the model has labels, without one and with each of the first `SHOWN_LABELS`. Loggers that
+    accept images receive it too. The noise is always the same, so that the sheets of a run are comparable.
     """
 
     def __init__(
@@ -76,10 +78,15 @@ class Previews(lightning.Callback):
     def rows(self, denoiser: Denoiser, device: torch.device) -> dict[str, Float[Tensor, "_ C H W"]]:
         """The images of the sheet by the titles of their rows."""
         rows: dict[str, Tensor] = {}
+        known = denoiser.labels
+        models = {} if known.required else {"": denoiser}
+        models |= {f", {label}": denoiser.labelled(label) for label in known.examples[:SHOWN_LABELS]}
         if self.guides is not None and len(self.guides):
-            guides = self.guides.to(device)
-            rows |= {"guide": guides, "edit": self.edit(denoiser, guides, seeds=list(range(len(guides))))}
+            rows["guide"] = guides = self.guides.to(device)
+            for mark, model in models.items():
+                rows[f"edit{mark}"] = self.edit(model, guides, seeds=list(range(len(guides))))
         if self.samples:
             seeds, steps = range(self.samples), self.edit.step_count
-            rows["sample"] = sample(denoiser, self.image_shape, seeds, steps=steps, device=device)
+            for mark, model in models.items():
+                rows[f"sample{mark}"] = sample(model, self.image_shape, seeds, steps=steps, device=device)
         return rows

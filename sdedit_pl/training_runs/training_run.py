@@ -49,7 +49,7 @@ from sdedit_pl.training_runs.run_folder import (
     write_config,
 )
 from sdedit_pl.training_runs.run_trainer import build_trainer, wandb_loggers, wandb_open
-from sdedit_pl.training_runs.starting_weights import starting_denoiser, with_base
+from sdedit_pl.training_runs.starting_weights import starting_denoiser, with_base, with_labels
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +75,10 @@ def fit(config: TrainingConfig) -> Path:
 
 def train(config: TrainingConfig, signals: StopSignals) -> Path:
     folder = Path(config.out)
+    data = build_data(config)
+    config = with_labels(config, data)
     newest, config = newest_checkpoint(folder, config)
     config, machine = for_this_machine(config)
-    data = build_data(config)
     if newest is None:
         config = with_base(config, data)
     denoiser, trained = starting_denoiser(config, new=newest is None)
