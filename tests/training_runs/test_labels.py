@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch import Tensor
 from sdedit_pl import SDEdit, load_denoiser
 from sdedit_pl.checkpoints import describe
 from sdedit_pl.cli import main
+from sdedit_pl.data.image_labels import labels_of
+from sdedit_pl.data.webdataset_source import WebDatasetSource
 from sdedit_pl.training_runs.training_run import fit
 
 QUIET = ("preview.count=0", "preview.samples=0", "validation.memory_images=0", "validation.sigma_edges=[]")
@@ -98,6 +101,26 @@ def test_labels_come_from_folders_csv_files_and_shards(
     denoiser = load_denoiser(fit(settings))
     assert denoiser.labels.known == "the classes cat, dog"
     assert (tmp_path / "run" / "config.yaml").read_text().count("- cat") == 1
+
+
+def test_packed_shards_hold_the_labels_of_their_originals(
+    pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for split in ("train", "val"):
+        shutil.copytree(pets / "photos", tmp_path / "photos" / split)
+    words = [f"data={tmp_path / 'photos'}", "size=8", "processes=1", "samples=5"]
+    assert main(["pack", *words, "labels=folders", f"out={tmp_path / 'shards'}"]) == 0
+    assert "data.labels=json:label" in capsys.readouterr().out
+    source = WebDatasetSource(str(tmp_path / "shards"), 8)
+    for split in ("train", "val"):
+        images = source.images(split)
+        found = labels_of(images, "json:label")
+        assert found.count("cat") == 8 and all(label in images.name(index) for index, label in enumerate(found))
+    with pytest.raises(ValueError, match="local shards cls, json:FIELD"):
+        labels_of(source.images("train"), "targets")
+    (tmp_path / "one.csv").write_text("file,kind\ncat0,cat\n")
+    assert main(["pack", *words, f"labels={tmp_path / 'one.csv'}:kind", f"out={tmp_path / 'none'}"]) != 0
+    assert "15 of 16 images have no label" in capsys.readouterr().err and not list((tmp_path / "none").glob("*"))
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(pets: Path, tmp_path: Path) -> None:
