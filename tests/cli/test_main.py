@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdedit_pl.cli import VERBS, info, main, module_of
+from sdedit_pl.cli import VERBS, main, module_of
 from sdedit_pl.configuration.schema import Key, keys_of, schema_of
 
 MODULES = {verb: import_module(module_of(verb)) for verb in VERBS}
