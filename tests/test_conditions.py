@@ -9,9 +9,9 @@ import pytest
 import torch
 from support.tiny import tiny_config
 
-from sdedit_pl import SDEdit, load_denoiser, sample, save_denoiser
+from sdedit_pl import ScoreModule, SDEdit, conditions, load_denoiser, sample, save_denoiser
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.conditions import ClassCondition, Condition, NumberCondition
+from sdedit_pl.conditions import CONDITIONS, ClassCondition, Condition, NumberCondition
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.autoguidance import guided
@@ -116,3 +116,26 @@ def test_a_checkpoint_keeps_the_names_of_the_classes(tmp_path: Path) -> None:
     other = ModelConfig.from_data({**model.as_data(), "condition": {"classes": ["cat", "cow"]}})
     with pytest.raises(ValueError, match=r"labels is .*'cow'"):
         save_denoiser(tmp_path / "other.safetensors", denoiser, other)
+
+
+def test_the_documented_condition_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example in docs/training.md, which is one class and one line of the table."""
+    text = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    (example,) = [block for block in text.split("```python\n") if "AngleCondition" in block.partition("```")[0]]
+    monkeypatch.setitem(CONDITIONS, "angle", ClassCondition)
+    exec(example.partition("```")[0], vars(conditions).copy())
+    config = tiny_config("data.path=unused", "condition=angle", "network.init_scale=1")
+    module = ScoreModule(build_denoiser(config.model))
+    images = torch.zeros(2, 3, 8, 8)
+    module.training_step((images, module.denoiser.labels.vectors(["359", "90"])), 0).backward()
+    assert module.denoiser.network.label_embedding.condition.weight.grad.any()
+    torch.testing.assert_close(module.denoiser.labels.vectors(["270"]), torch.tensor([[0.0, -1.0]]))
+    with pytest.raises(ValueError, match=r"\(images, labels\) with vectors of 2 numbers .* got NoneType"):
+        module.training_step(images, 0)
+
+
+def test_a_user_loader_gives_numbers_of_classes() -> None:
+    denoiser, _ = pets()
+    module = ScoreModule(denoiser.requires_grad_(True))
+    found = module.vectors_of((torch.zeros(2, 3, 8, 8), torch.tensor([1, 0])))
+    assert found is not None and found.tolist() == [[0, 1], [1, 0]]

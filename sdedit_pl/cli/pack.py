@@ -51,5 +51,6 @@ def summary(manifest: dict[str, Any], settings: PackSettings) -> list[str]:
         if len(found) > _NAMED:
             lines.append(f"  ... all of them: {settings.out}/{MANIFEST_FILE}")
     crop = f" data.random_crop={settings.margin_pixels}" if settings.fit == "random_crop" else ""
-    lines.append(f"train with: data.name=webdataset data={settings.out} data.size={settings.size}{crop}")
+    labels = "" if settings.labels is None else " data.labels=json:label"
+    lines.append(f"train with: data.name=webdataset data={settings.out} data.size={settings.size}{crop}{labels}")
     return lines

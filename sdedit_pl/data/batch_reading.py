@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -19,12 +20,13 @@ from sdedit_pl.typing import Pixels
 class Batch(NamedTuple):
     """A batch from a worker: values (B, C, H, W), or None and the reason for the failure.
 
-    `broken` lists the unreadable images and shards that were skipped.
+    `broken` lists the unreadable images and shards that were skipped. `labels` are those of the set, int64 (B,).
     """
 
     images: Tensor | None
     broken: list[Broken]
     failure: str = ""
+    labels: Tensor | None = None
 
 
 class ReadableImages(Dataset[Batch]):
@@ -54,31 +56,34 @@ def read_batch(places: Sequence[tuple[ImageSet, Draw]], image_format: ImageForma
     """Reads the batch of the given places, each a set and a draw from it, as `ReadableImages` does."""
     broken: list[Broken] = []
     batch = image_format.empty(len(places))
+    labels: list[int] = []
     for row, (images, draw) in zip(batch, places, strict=True):
-        image, failed = _first_readable(images, draw.index, attempts)
+        image, number, failed = _first_readable(images, draw.index, attempts)
         broken += failed
         if image is None:
             count = len({name for name, _ in failed})
             return Batch(None, broken, f"none of {count} images in a row can be read; the first: {failed[0].reason}")
         part = image_format.part(image, draw.corner)
         row.copy_(part.flip(-1) if draw.flipped else part)
-    return Batch(batch, broken)
+        if images.labels is not None:
+            labels.append(int(images.labels[number]))
+    return Batch(batch, broken, labels=torch.tensor(labels) if labels else None)
 
 
-def _first_readable(images: ImageSet, index: int, attempts: int | None) -> tuple[Tensor | None, list[Broken]]:
-    """The first readable image from `index` on, and the unreadable ones before it."""
+def _first_readable(images: ImageSet, index: int, attempts: int | None) -> tuple[Tensor | None, int, list[Broken]]:
+    """The first readable image from `index` on, its number, and the unreadable ones before it."""
     failed: list[Broken] = []
     candidate = index
     while candidate < index + len(images) and (attempts is None or len(failed) < attempts):
         number = candidate % len(images)
         try:
-            return images.read(number), failed
+            return images.read(number), number, failed
         except UnreadableShard as error:
             failed.append(Broken(error.shard, str(error)))
         except UnreadableImage as error:
             failed.append(Broken(images.name(number), str(error)))
         candidate += images.after(number) - number
-    return None, failed
+    return None, index, failed
 
 
 class CachedImages(ImageSet):
@@ -86,8 +91,9 @@ class CachedImages(ImageSet):
 
     in_memory = True
 
-    def __init__(self, pixels: Pixels) -> None:
+    def __init__(self, pixels: Pixels, labels: np.ndarray | None = None) -> None:
         self.pixels = pixels
+        self.labels = labels
         self._copy = pixels
 
     def on(self, device: torch.device) -> Pixels:

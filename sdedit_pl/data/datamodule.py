@@ -15,14 +15,17 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
+from sdedit_pl.conditions import Condition
 from sdedit_pl.data.batch_reading import Batch, CachedImages, ReadableImages
-from sdedit_pl.data.loader import ImageLoader, ResidentLoader, available_cores, checked_images, room_on
+from sdedit_pl.data.image_labels import labels_of
+from sdedit_pl.data.loader import ImageLoader, Loaded, ResidentLoader, available_cores, checked_images, room_on
 from sdedit_pl.data.order import Changes, Share, TrainingBatches, TrainingOrder, ValidationBatches
 from sdedit_pl.data.source import ImageSet, Source
 from sdedit_pl.data.splits import SPLITS
@@ -47,6 +50,9 @@ class ImageDataModule(LightningDataModule):
             in the training process. A set in memory needs none.
         seed: Seed of the order of training images and of their flips and crops.
         flip: Whether training images are mirrored left to right with probability one half.
+        labels: Where the labels of the images are, for a model that is trained with them (`condition`): folders, the
+            name of each image's folder; FILE.csv:COLUMN, whose first column names the files; of local shards cls or
+            json:FIELD, members KEY.cls or KEY.json; of torchvision targets; null for no labels.
         cache: Whether to decode once and keep all images in memory; null to do so if they take less than 256 MiB. They
             are also kept on a GPU if they take at most an eighth of its free memory, which saves copying every batch.
 
@@ -63,6 +69,7 @@ class ImageDataModule(LightningDataModule):
         seed: int = 0,
         flip: bool = False,
         cache: bool | None = None,
+        labels: str | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
@@ -79,6 +86,11 @@ class ImageDataModule(LightningDataModule):
         self.seed = seed
         self.flip = flip
         self.cache = cache
+        if labels is not None and source.streams:
+            raise ValueError(f"labels={labels} needs local images; copy the shards here")
+        self.labels = labels
+        self.label_names: dict[str, int] = {}
+        self._vectors = torch.zeros(0, 0)
         self._sets: dict[str, ImageSet] = {}
         self._loaders: list[ImageLoader] = []
         self._consumed_at_step = (0, 0)  # images consumed, and the optimiser step at that time
@@ -95,6 +107,10 @@ class ImageDataModule(LightningDataModule):
             if split not in self._sets:
                 images = self.source.images(split)
                 logger.info("%s images: %d", split, len(images))
+                if self.labels is not None:
+                    names = self.label_names
+                    numbers = [names.setdefault(label, len(names)) for label in labels_of(images, self.labels)]
+                    images.labels = np.array(numbers, dtype=np.int64)
                 self._sets[split] = self._in_memory_if_small(images)
 
     def teardown(self, stage: str | None = None) -> None:
@@ -148,10 +164,21 @@ class ImageDataModule(LightningDataModule):
         chosen = self._read(self._images("train"), at_most)
         return torch.cat([interpolate(image, size=(side, side), mode="area") for image in chosen])
 
-    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Images | Examples:
-        """Converts decoded images to float32 in [-1, 1] on their device; `Examples` where pixels may not count."""
-        images, valid = self.source.format.images(batch), self.source.format.valid(batch)
-        return images if valid is None else Examples(images, valid=valid)
+    def encode_labels(self, condition: Condition) -> None:
+        """Makes batches `Examples` with the labels' vectors; raises ValueError for an unknown label."""
+        self._vectors = condition.vectors(list(self.label_names))
+
+    def on_after_batch_transfer(self, batch: Loaded, dataloader_idx: int) -> Images | Examples:
+        """Converts decoded images to float32 in [-1, 1] on their device.
+
+        `Examples` where images have labels, whose vectors are (B, size), or some pixels may not count.
+        """
+        pixels, labels = (batch, None) if isinstance(batch, Tensor) else batch
+        images, valid = self.source.format.images(pixels), self.source.format.valid(pixels)
+        if labels is not None:
+            self._vectors = self._vectors.to(labels.device)
+            labels = self._vectors[labels]
+        return images if valid is None and labels is None else Examples(images, labels, valid)
 
     @property
     def consumed_samples(self) -> int:
@@ -216,12 +243,16 @@ class ImageDataModule(LightningDataModule):
         chunks = ValidationBatches(len(images), Share(_CACHE_CHUNK))
         loader = self._loader(readable, self.workers, batch_sampler=chunks)
         pixels = image_format.empty(len(images))
+        labels = None if images.labels is None else np.empty_like(images.labels)
         filled = 0
         for chunk in loader:
-            pixels[filled : filled + len(chunk)] = chunk
-            filled += len(chunk)
+            part, numbers = chunk if isinstance(chunk, tuple) else (chunk, None)
+            if labels is not None:
+                labels[filled : filled + len(part)] = numbers
+            pixels[filled : filled + len(part)] = part
+            filled += len(part)
         loader.close()
-        return CachedImages(pixels)
+        return CachedImages(pixels, labels)
 
     def _image_set_loader(
         self, images: ImageSet, batches: TrainingBatches | ValidationBatches
@@ -229,7 +260,7 @@ class ImageDataModule(LightningDataModule):
         if isinstance(images, CachedImages) and self.trainer is not None:
             device = self.trainer.strategy.root_device
             if room_on(device, images.pixels):
-                return ResidentLoader(images.on(device), batches, self.source.format)
+                return ResidentLoader(images.on(device), batches, self.source.format, images.labels)
         readable = ReadableImages(images, self.source.format, self.source.attempts)
         workers = 0 if images.in_memory else self.workers
         return self._loader(readable, workers, batch_sampler=batches)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Generator, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -18,8 +19,11 @@ from sdedit_pl.data.order import TrainingBatches, ValidationBatches
 from sdedit_pl.data.source import Source
 from sdedit_pl.typing import Pixels
 
+Loaded: TypeAlias = Tensor | tuple[Tensor, Tensor]
+"""Images of a batch, or images and the numbers of their labels."""
 
-class ImageLoader(Iterable[Tensor]):
+
+class ImageLoader(Iterable[Loaded]):
     """Batches of images from worker processes, which stay between passes; the source counts unreadable images.
 
     Further arguments are those of DataLoader.
@@ -37,9 +41,9 @@ class ImageLoader(Iterable[Tensor]):
             **batching,
         }
         self._opened: DataLoader[Batch] | None = None
-        self._passes: weakref.WeakSet[Generator[Tensor]] = weakref.WeakSet()
+        self._passes: weakref.WeakSet[Generator[Loaded]] = weakref.WeakSet()
 
-    def __iter__(self) -> Generator[Tensor, None, None]:
+    def __iter__(self) -> Generator[Loaded, None, None]:
         batches = self._batches()
         self._passes.add(batches)
         return batches
@@ -61,9 +65,10 @@ class ImageLoader(Iterable[Tensor]):
             batches.close()
         self._opened = None
 
-    def _batches(self) -> Generator[Tensor, None, None]:
+    def _batches(self) -> Generator[Loaded, None, None]:
         for batch in self._loader():
-            yield checked_images(batch, self.source)
+            images = checked_images(batch, self.source)
+            yield images if batch.labels is None else (images, batch.labels)
 
     def _loader(self) -> DataLoader[Batch]:
         if self._opened is None:
@@ -71,16 +76,26 @@ class ImageLoader(Iterable[Tensor]):
         return self._opened
 
 
-class ResidentLoader(Iterable[Tensor]):
-    """The batches of `ImageLoader` from decoded images in the memory of a device."""
+class ResidentLoader(Iterable[Loaded]):
+    """The batches of `ImageLoader` from decoded images in the memory of a device, and their labels on the host."""
 
-    def __init__(self, pixels: Pixels, batches: TrainingBatches | ValidationBatches, image_format: ImageFormat) -> None:
+    def __init__(
+        self,
+        pixels: Pixels,
+        batches: TrainingBatches | ValidationBatches,
+        image_format: ImageFormat,
+        labels: np.ndarray | None = None,
+    ) -> None:
         self.pixels = pixels
         self.batches = batches
         self.format = image_format
+        self.labels = labels
 
-    def __iter__(self) -> Iterator[Tensor]:
-        return (gathered(self.pixels, draws, self.format) for draws in self.batches)
+    def __iter__(self) -> Iterator[Loaded]:
+        for draws in self.batches:
+            images = gathered(self.pixels, draws, self.format)
+            numbers = [draw.index for draw in draws]
+            yield images if self.labels is None else (images, torch.from_numpy(self.labels[numbers]))
 
     def __len__(self) -> int:
         return len(self.batches)  # pyright: ignore[reportArgumentType]

@@ -7,6 +7,7 @@ those at the listing.
 
 from __future__ import annotations
 
+import json
 import logging
 import lzma
 import os
@@ -14,7 +15,8 @@ import re
 import tarfile
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -160,6 +162,24 @@ class ShardImages(ImageSet):
     def name(self, index: int) -> str:
         return f"{self.shards[self.places[index, 0]]}:{os.fsdecode(self.keys[index])}"
 
+    def key(self, index: int) -> str:
+        return os.fsdecode(self.keys[index])
+
+    def stored_labels(self, place: str) -> list[str | None]:
+        """Those of the members KEY.cls ("cls"), or of a field of the members KEY.json ("json:FIELD")."""
+        kind, _, field = place.partition(":")
+        if place != "cls" and (kind != "json" or not field):
+            return super().stored_labels(place)
+        found: list[str | None] = []
+        members: dict[str, tuple[int, int]] = {}
+        for index in range(len(self)):
+            shard = int(self.places[index, 0])
+            if index == 0 or shard != self.places[index - 1, 0]:
+                members = {split_key(name)[0]: part for name, part in _members(self.shards[shard], f".{kind}")}
+            text = self._file(shard).read(*members[self.key(index)]) if self.key(index) in members else b""
+            found.append(_label(text, field, self.name(index)))
+        return found
+
     def read(self, index: int) -> Pixels:
         shard, first, length = self.places[index].tolist()
         if shard in self._unreadable:
@@ -237,10 +257,27 @@ def list_members(path: str | Path) -> tuple[Members, Stamp]:
     return Members(keys, np.array(list(images.values()), dtype=np.int64).reshape(-1, 2), problem, extra, unread), stamp
 
 
-def tar_images(path: str | Path, unread: list[str]) -> Iterator[tuple[str, tuple[int, int]]]:
+def _members(shard: str, suffix: str) -> Iterator[tuple[str, tuple[int, int]]]:
+    """As `tar_images`, of the members with a suffix, up to any damage."""
+    with suppress(*DAMAGE):
+        yield from tar_images(shard, [], lambda name: split_key(name)[1] == suffix)
+
+
+def _label(text: bytes, field: str, name: str) -> str | None:
+    """The label in a member of a shard, or in a field of its JSON."""
+    try:
+        found = json.loads(text).get(field) if field and text else text.decode()
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"the label of {name} cannot be read: {error}") from error
+    return None if found is None else str(found).strip()
+
+
+def tar_images(
+    path: str | Path, unread: list[str], is_wanted: Callable[[str], bool] = is_image_name
+) -> Iterator[tuple[str, tuple[int, int]]]:
     """Name, first byte and length of each image in an uncompressed tar file, whatever its headers declare.
 
-    The names of images with other suffixes are added to `unread`.
+    The names of images with other suffixes are added to `unread`; `is_wanted` chooses other members by their names.
 
     Raises:
         DAMAGE: The file is damaged from here on; its message says how.
@@ -252,7 +289,7 @@ def tar_images(path: str | Path, unread: list[str]) -> Iterator[tuple[str, tuple
                 raise tarfile.ReadError(f"{member.name} declares {member.size:,} bytes, the file has {size:,}")
             if member.isfile() and is_unread_image(member.name):
                 unread.append(member.name)
-            if member.isfile() and is_image_name(member.name):
+            if member.isfile() and is_wanted(member.name):
                 # A sparse file declares more bytes than are stored.
                 yield member.name, (member.offset_data, min(member.size, archive.offset - member.offset_data))
         file.seek(archive.offset)

@@ -10,7 +10,7 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from sdedit_pl.data.archives import ARCHIVE_SUFFIXES, open_archive
 from sdedit_pl.data.folder_source import FolderImages, image_paths
 from sdedit_pl.data.image_format import ImageFormat
+from sdedit_pl.data.image_labels import labels_of
 from sdedit_pl.data.source import ImageSet
 from sdedit_pl.data.splits import SPLITS, held_out
 from sdedit_pl.data.torchvision_source import TorchvisionImages, TorchvisionSource
@@ -28,27 +29,46 @@ TORCHVISION = "torchvision:"
 
 @dataclass(frozen=True)
 class Originals:
-    """The images to pack, ordered by a hash of their names; `digest` is a hash of their names and sizes."""
+    """The images to pack, ordered by a hash of their names; `digest` is a hash of their names, sizes and labels.
+
+    `labels` are those of each split; empty without labels.
+    """
 
     splits: dict[str, ImageSet]
     digest: str
+    labels: dict[str, list[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(map(len, self.splits.values()))
 
+    def labelled(self, place: str) -> Originals:
+        """With the labels from a place, see `labels_of`, and its errors."""
+        labels = {split: labels_of(images, place) for split, images in self.splits.items()}
+        return replace(
+            self, labels=labels, digest=_digest([self.digest, *(one for each in labels.values() for one in each)])
+        )
+
 
 class ReorderedImages(ImageSet):
-    """The images of another set whose numbers are given, int (N,), in that order."""
+    """The images of another set whose numbers are given, int (N,), in that order; `keys` are those of the other set."""
 
-    def __init__(self, images: ImageSet, numbers: np.ndarray) -> None:
+    def __init__(self, images: ImageSet, numbers: np.ndarray, keys: Sequence[str]) -> None:
         self.images = images
         self.numbers = numbers
+        self.keys = keys
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def name(self, index: int) -> str:
         return self.images.name(int(self.numbers[index]))
+
+    def key(self, index: int) -> str:
+        return self.keys[int(self.numbers[index])]
+
+    def stored_labels(self, place: str) -> list[str | None]:
+        stored = self.images.stored_labels(place)
+        return [stored[number] for number in self.numbers]
 
     def read(self, index: int) -> Pixels:
         return self.images.read(int(self.numbers[index]))
@@ -80,7 +100,7 @@ def open_originals(
         return _divided(archive, archive.members, archive.sizes, val_fraction)
     if not path.exists():
         raise ValueError(f"data={place} does not exist; give a folder, an archive or {TORCHVISION}NAME")
-    names = image_paths(path)
+    names = image_paths(path, image_format)
     sizes = [os.stat(path / name).st_size for name in names]
     return _divided(FolderImages(path, names, image_format), names, sizes, val_fraction)
 
@@ -102,18 +122,24 @@ def _divided(images: ImageSet, names: Sequence[str], sizes: Sequence[int], val_f
     folders = [name.partition("/")[0] for name in inner]
     if all(split in folders for split in SPLITS):
         chosen = {split: [folder == split for folder in folders] for split in SPLITS}
+        keys = [name.partition("/")[2] for name in inner]
     else:
+        keys = inner
         is_val = held_out(inner, val_fraction)
         chosen = {"train": [not val for val in is_val], "val": is_val}
     splits: dict[str, ImageSet] = {
-        split: _mixed(images, np.flatnonzero(np.array(taken, dtype=bool)), inner) for split, taken in chosen.items()
+        split: _mixed(images, np.flatnonzero(np.array(is_in, dtype=bool)), inner, keys)
+        for split, is_in in chosen.items()
     }
     return Originals(splits, _digest([f"{name} {size}" for name, size in zip(names, sizes, strict=True)]))
 
 
-def _mixed(images: ImageSet, numbers: np.ndarray, names: Sequence[str]) -> ReorderedImages:
-    keys = {number: _digest(["order", names[int(number)]]) for number in numbers}
-    return ReorderedImages(images, np.array(sorted(numbers, key=lambda number: keys[number]), dtype=np.int64))
+def _mixed(
+    images: ImageSet, numbers: np.ndarray, names: Sequence[str], keys: Sequence[str] | None = None
+) -> ReorderedImages:
+    ranks = {number: _digest(["order", names[int(number)]]) for number in numbers}
+    order = np.array(sorted(numbers, key=lambda number: ranks[number]), dtype=np.int64)
+    return ReorderedImages(images, order, keys or names)
 
 
 def _digest(facts: Sequence[str]) -> str:

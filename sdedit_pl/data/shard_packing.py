@@ -14,9 +14,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,10 @@ def pack(settings: PackSettings, on_images: Callable[[int, int], None]) -> dict[
         settings.background,
         settings.margin_pixels,
         "resize" if settings.fit == "resize" else "crop",
+        # Training multiplies colours by their opacity.
+        format=None if settings.format is None else replace(settings.format, alpha=False),
     )
-    encoding = ImageEncoding(settings.encoding, settings.quality)
+    encoding = ImageEncoding(settings.encoding if settings.format is None else "tif", settings.quality)
     out = Path(settings.out)
     workshop = out / UNFINISHED_FOLDER
     with claimed(out):
@@ -85,6 +87,7 @@ def pack(settings: PackSettings, on_images: Callable[[int, int], None]) -> dict[
             originals = open_originals(
                 settings.data, image_format, settings.val_fraction, workshop, settings.root, settings.download
             )
+            originals = originals if settings.labels is None else originals.labelled(settings.labels)
             return _Packing(settings, encoding, originals, on_images).run()
         except WorkerDied as error:
             raise ValueError(f"{error}: maybe memory ran out; give fewer processes=. {_KEPT}") from None
@@ -172,7 +175,8 @@ class _Packing:
         images = self.originals.splits[split]
         encoded = encode_all(images, self.encoding, following, self.settings.processes)
         while following < len(images):
-            note = self._write_shard(f"{split}-{number:06d}.tar", following, len(images), encoded)
+            labels = self.originals.labels.get(split)
+            note = self._write_shard(f"{split}-{number:06d}.tar", following, len(images), encoded, labels)
             number, following = number + 1, note.following
             yield self._remembered(note)
 
@@ -181,7 +185,9 @@ class _Packing:
         note.digests = {}
         return note
 
-    def _write_shard(self, name: str, following: int, end: int, encoded: Iterator[EncodedImage]) -> ShardNote:
+    def _write_shard(
+        self, name: str, following: int, end: int, encoded: Iterator[EncodedImage], labels: Sequence[str] | None
+    ) -> ShardNote:
         """Writes one shard and its note; neither if no original can be read."""
         note = ShardNote(name, following=following)
         unfinished = self.workshop / f"{name}.part"
@@ -193,7 +199,8 @@ class _Packing:
                     note.following += 1
                     self.on_images(1, len(self.originals))
                     if self._takes(image, note):
-                        archive.write({"__key__": _key(image), self.encoding.suffix: image.file})
+                        label = {} if labels is None else {"json": json.dumps({"label": labels[image.number]}).encode()}
+                        archive.write({"__key__": _key(image), self.encoding.suffix: image.file, **label})
                         note.images += 1
             file.flush()
             os.fsync(file.fileno())

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from sdedit_pl.data.image_files import UnreadableImage
@@ -20,6 +21,11 @@ from sdedit_pl.data.order import Changes
 from sdedit_pl.typing import Pixels
 
 logger = logging.getLogger(__name__)
+
+_UNLABELLED = (
+    "images in folders take folders or FILE.csv:COLUMN as labels, local shards cls, json:FIELD or FILE.csv:COLUMN, and "
+    "data sets of torchvision targets"
+)
 
 
 class Broken(NamedTuple):
@@ -34,9 +40,11 @@ class ImageSet(abc.ABC):
 
     Attributes:
         in_memory: Whether the images are decoded already, so that no worker processes are needed.
+        labels: For images with labels, the number of each image's label in a list of them, int64 (N,).
     """
 
     in_memory: bool = False
+    labels: np.ndarray | None = None
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -54,6 +62,18 @@ class ImageSet(abc.ABC):
             UnreadableImage: The image cannot be decoded.
             UnreadableShard: The file that holds it and other images cannot be read.
         """
+
+    def key(self, index: int) -> str:
+        """An image's name within the data, with "/" between the folders."""
+        raise ValueError(_UNLABELLED)
+
+    def stored_labels(self, place: str) -> list[str | None]:
+        """The labels that are stored beside the images; None where there is none.
+
+        Raises:
+            ValueError: Nothing is stored there.
+        """
+        raise ValueError(f"data.labels={place}: {_UNLABELLED}")
 
     def after(self, index: int) -> int:
         """Number of the image that replaces an unreadable one: the next, or the first in another file."""

@@ -23,7 +23,7 @@ _REFUSALS = (RuntimeError, OSError, ValueError, TypeError)
 
 
 class TorchvisionSource(Source):
-    """The images of a torchvision data set; labels are dropped.
+    """The images of a torchvision data set; its labels are data.labels=targets.
 
     Validation images are those of `train=False` if the class has that argument, those of `split=val_split` if it is
     given, or else a share `val_fraction` of the training images, chosen by a hash of their numbers.
@@ -124,6 +124,18 @@ class TorchvisionImages(ImageSet):
 
     def name(self, index: int) -> str:
         return f"{self.title} image {self.indices[index]}"
+
+    def key(self, index: int) -> str:
+        return str(self.indices[index])
+
+    def stored_labels(self, place: str) -> list[str | None]:
+        """Names or numbers of the classes in the data set's `targets` or `labels`."""
+        targets = getattr(self.dataset, "targets", getattr(self.dataset, "labels", None))
+        if place != "targets" or targets is None:
+            return super().stored_labels(place)
+        numbers = [int(targets[index]) for index in self.indices]
+        names = getattr(self.dataset, "classes", None) or [str(number) for number in range(max(numbers) + 1)]
+        return [str(names[number]) for number in numbers]
 
     def read(self, index: int) -> Pixels:
         try:

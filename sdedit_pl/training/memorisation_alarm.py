@@ -66,7 +66,8 @@ class MemorisationAlarm(lightning.Callback):
             return
         guides = self._guides.to(pl_module.device)
         with self.averaging.evaluated(trainer, pl_module) as denoiser:
-            edits = self.edit(denoiser, guides, seeds=list(range(len(guides)))).clamp(-1, 1).float().cpu()
+            model = denoiser.labelled(denoiser.labels.examples[0]) if denoiser.labels.required else denoiser
+            edits = self.edit(model, guides, seeds=list(range(len(guides)))).clamp(-1, 1).float().cpu()
         distances = {"edits": self.distance(edits), "originals": self._distance_of_originals}
         ratio = distances["edits"] / max(distances["originals"], 1e-6)
         for name, value in {**distances, "ratio": ratio}.items():

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdedit_pl.data.image_format import PixelFormat
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.files import whole_file
@@ -20,13 +21,15 @@ from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 logger = logging.getLogger(__name__)
 
+SHOWN_LABELS = 4
+
 
 class Previews(lightning.Callback):
-    """Writes a sheet of edits and unconditional samples of the averaged model after every validation.
+    """Writes a sheet of edits and samples of the averaged model after every validation.
 
     A PNG file in `folder` shows each guide (in [-1, 1]) above its edit and then the samples, whose shape is (C, H, W),
-    with the step and t0. Loggers that accept images receive it too. The noise is always the same, so that the sheets of
-    a run are comparable.
+    with the step and t0; if the model has labels, without one and with each of the first `SHOWN_LABELS`. Loggers that
+    accept images receive it too. The noise is always the same, so that the sheets of a run are comparable.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Previews(lightning.Callback):
         edit: SDEdit,
         image_shape: tuple[int, int, int],
         samples: int = 8,
+        format: PixelFormat | None = None,
     ) -> None:
         self.averaging = averaging
         self.folder = folder
@@ -44,6 +48,7 @@ class Previews(lightning.Callback):
         self.edit = edit
         self.image_shape = image_shape
         self.samples = samples
+        self.format = format
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
@@ -52,7 +57,7 @@ class Previews(lightning.Callback):
             rows = self.rows(denoiser, pl_module.device)
         if not rows:
             return
-        pictures = [[to_picture(image.nan_to_num()) for image in row] for row in rows.values()]
+        pictures = [[to_picture(image.nan_to_num(), self.format) for image in row] for row in rows.values()]
         sheet = picture_grid(
             pictures,
             [""] * max(map(len, pictures)),
@@ -76,10 +81,15 @@ class Previews(lightning.Callback):
     def rows(self, denoiser: Denoiser, device: torch.device) -> dict[str, Float[Tensor, "_ C H W"]]:
         """The images of the sheet by the titles of their rows."""
         rows: dict[str, Tensor] = {}
+        known = denoiser.labels
+        models = {} if known.required else {"": denoiser}
+        models |= {f", {label}": denoiser.labelled(label) for label in known.examples[:SHOWN_LABELS]}
         if self.guides is not None and len(self.guides):
-            guides = self.guides.to(device)
-            rows |= {"guide": guides, "edit": self.edit(denoiser, guides, seeds=list(range(len(guides))))}
+            rows["guide"] = guides = self.guides.to(device)
+            for mark, model in models.items():
+                rows[f"edit{mark}"] = self.edit(model, guides, seeds=list(range(len(guides))))
         if self.samples:
             seeds, steps = range(self.samples), self.edit.step_count
-            rows["sample"] = sample(denoiser, self.image_shape, seeds, steps=steps, device=device)
+            for mark, model in models.items():
+                rows[f"sample{mark}"] = sample(model, self.image_shape, seeds, steps=steps, device=device)
         return rows

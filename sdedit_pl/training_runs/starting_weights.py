@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import torch
@@ -9,13 +10,17 @@ import torch
 from sdedit_pl.build.component import build_component
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import describe
-from sdedit_pl.checkpoints.init_from import AUGMENTATION_WEIGHT, initialise, nearest_base, network_from
-from sdedit_pl.configuration.schema import ConfigError
+from sdedit_pl.checkpoints.init_from import CONDITION_WEIGHT, OPTIONAL_WEIGHTS, initialise, nearest_base, network_from
+from sdedit_pl.configuration.model_config import ModelConfig
+from sdedit_pl.configuration.resolving import as_data, resolve_component
+from sdedit_pl.configuration.schema import ConfigError, construct, schema_of
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.data.datamodule import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.networks.layers import FourierFeatures
 from sdedit_pl.training.freezing import freeze_all_but
+
+logger = logging.getLogger(__name__)
 
 CHOOSING_IMAGES = 32
 """Validation images on which the checkpoints of a list are compared."""
@@ -39,6 +44,31 @@ def with_base(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig:
         base = nearest_base(base, config.image, images)
     network = network_from(describe(base).model.network, config.network)
     return replace(config, ckpt=base, network=network)
+
+
+def with_labels(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig:
+    """The configuration with a condition completed from the labels of the images, which `data` encodes from here on.
+
+    Raises:
+        ConfigError: a condition without labels, or labels that it cannot encode.
+        ValueError: images without labels.
+    """
+    condition = build_component(config.condition)
+    if data.labels is None:
+        if condition.size:
+            raise ConfigError(
+                f"condition.name={config.condition.name} needs the labels of the images; give data.labels="
+            )
+        return config
+    data.prepare_data()
+    data.setup()
+    fitted = construct("condition", condition.fitted, labels=list(data.label_names))
+    data.encode_labels(fitted)
+    logger.info("labels: %s", fitted.known)
+    section = {"name": config.condition.name, **as_data(fitted)}
+    return replace(
+        config, condition=resolve_component("condition", section, schema_of(ModelConfig).families["condition"])
+    )
 
 
 def starting_denoiser(config: TrainingConfig, *, new: bool) -> tuple[Denoiser, int]:
@@ -72,8 +102,14 @@ def initialise_new_run(denoiser: Denoiser, config: TrainingConfig) -> None:
             )
         return
     initialise(denoiser, config.model, config.ckpt, rate=build_component(config.optimizer).rate)
-    only, weight = config.train.only, denoiser.network.state_dict().get(AUGMENTATION_WEIGHT)
-    if only and "label" not in only and weight is not None and not weight.any():
+    only, weights = config.train.only, denoiser.network.state_dict()
+    untrained = [name for name in OPTIONAL_WEIGHTS if name in weights and not weights[name].any()]
+    if only and "label" not in only and CONDITION_WEIGHT in untrained:
+        raise ConfigError(
+            f"train.only={list(only)} freezes the weights of the labels, which ckpt was not trained with; add label to "
+            "train.only"
+        )
+    if only and "label" not in only and untrained:
         raise ConfigError(
             f"train.only={list(only)} freezes the augmentation label, which ckpt was not trained with, so that "
             f"edits would be rotated and shifted like training images; add label to train.only, or set "

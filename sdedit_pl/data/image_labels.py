@@ -1,0 +1,67 @@
+"""Labels of images, as text, from where `data.labels` says: folders, a CSV file, or members of shards."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from sdedit_pl.data.source import ImageSet
+
+FOLDERS = "folders"
+_NAMED = 3
+
+
+def labels_of(images: ImageSet, place: str) -> list[str]:
+    """The label of each image.
+
+    Args:
+        place: "folders", the folder that holds an image, the topmost where there are several; FILE.csv:COLUMN, whose
+            first column names the images by their paths in the data or by their file names, with or without suffix; or
+            what `ImageSet.stored_labels` reads.
+
+    Raises:
+        ValueError: the place cannot be read, or has no label for some images.
+    """
+    file, _, column = place.rpartition(":")
+    if place == FOLDERS:
+        found = [folder if slash else None for folder, slash, _ in (key.partition("/") for key in _keys(images))]
+    elif file.lower().endswith(".csv"):
+        table = _column(Path(file), column)
+        found = [next((table[name] for name in _names(key) if name in table), None) for key in _keys(images)]
+    else:
+        found = images.stored_labels(place)
+    missing = [index for index, label in enumerate(found) if not label]
+    if missing:
+        first = ", ".join(images.name(index) for index in missing[:_NAMED])
+        raise ValueError(
+            f"{len(missing)} of {len(images)} images have no label in data.labels={place}, the first: {first}; add "
+            "their labels, or leave these images out"
+        )
+    return [label for label in found if label]
+
+
+def _keys(images: ImageSet) -> Iterator[str]:
+    return (images.key(index) for index in range(len(images)))
+
+
+def _names(key: str) -> Sequence[str]:
+    """The names by which a CSV file can call an image, the most specific first."""
+    file = Path(key)
+    return key, file.with_suffix("").as_posix(), file.name, file.stem
+
+
+def _column(file: Path, column: str) -> dict[str, str]:
+    """The values of a CSV file's column, by those of its first."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            first, *rows = csv.reader(opened)
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise ValueError(f"data.labels: {file} cannot be read as CSV with a line of column names: {error}") from error
+    if column not in first[1:]:
+        close = difflib.get_close_matches(column, first[1:], n=1, cutoff=0.5)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"{file} has no column {column!r} after the first; it has {', '.join(first[1:])}{meant}")
+    place = first.index(column, 1)
+    return {row[0].strip(): row[place].strip() for row in rows if len(row) > place}
