@@ -116,24 +116,24 @@ class TestQueue:
 
 
 @pytest.mark.parametrize(
-    ("change", "status", "message"),
+    ("change", "message"),
     [
-        ({"guide": "text"}, 400, "the guide must be a data URL of a PNG file"),
-        ({"guide": data_url(painting())[:222]}, 400, "cannot read image the guide"),
-        ({"guide": data_url(painting(), "GIF")}, 400, "the guide must be a data URL of a PNG file"),
-        ({"guide": data_url(Image.new("1", (20_000, 20_000)))}, 400, "20000x20000 pixels, more than 20 million"),
-        ({"area": data_url(mask(size=(50, 40)))}, 400, "the mask must have the size of the guide, (40, 40), got (50"),
-        ({"area": data_url(Image.new("L", (40, 40)))}, 400, "the mask is empty"),
-        ({"t0": 1.5}, 400, "t0: Input should be less than or equal to 1"),
-        ({"t0": 0}, 400, "t0: Input should be greater than 0"),
-        ({"samples": 17}, 400, "samples: "),
-        ({"seed": -1}, 400, "seed: "),
-        ({"ckpt": "/etc/passwd"}, 400, "ckpt: Extra inputs are not permitted"),
+        ({"guide": "text"}, "the guide must be a data URL of a PNG file"),
+        ({"guide": data_url(painting())[:222]}, "cannot read image the guide"),
+        ({"guide": data_url(painting(), "GIF")}, "the guide must be a data URL of a PNG file"),
+        ({"guide": data_url(Image.new("1", (20_000, 20_000)))}, "20000x20000 pixels, more than 20 million"),
+        ({"area": data_url(mask(size=(50, 40)))}, "the mask must have the size of the guide, (40, 40), got (50"),
+        ({"area": data_url(Image.new("L", (40, 40)))}, "the mask is empty"),
+        ({"t0": 1.5}, "t0: Input should be less than or equal to 1"),
+        ({"t0": 0}, "t0: Input should be greater than 0"),
+        ({"samples": 17}, "samples: "),
+        ({"seed": -1}, "seed: "),
+        ({"ckpt": "/etc/passwd"}, "ckpt: Extra inputs are not permitted"),
     ],
 )
-def test_an_invalid_edit_is_refused_and_leaves_nothing(page: Page, change: dict, status: int, message: str) -> None:
+def test_an_invalid_edit_is_refused_and_leaves_nothing(page: Page, change: dict, message: str) -> None:
     reply = page.request_edit(**change)
-    assert reply.status_code == status and message in reply.json()["error"]
+    assert reply.status_code == 400 and message in reply.json()["error"]
     assert not Path("out").exists() and page.get("api/state").json()["jobs"] == []
 
 
