@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -73,6 +74,10 @@ class WatchedDenoiser(Denoiser):
 
     def labelled(self, labels: Labels) -> Denoiser:
         return self.changed(denoiser=self.denoiser.labelled(labels))
+
+    def changed(self, **attributes: Any) -> Denoiser:
+        inner = attributes.pop("denoiser", self.denoiser).changed(**attributes)
+        return super().changed(denoiser=inner, **attributes)
 
     def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
         x_0 = self.denoiser(x_t, t)
