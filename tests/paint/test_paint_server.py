@@ -46,6 +46,19 @@ class TestEdit:
         for name in job["samples"]:
             assert page.get(f"results/{identity}/{name}").content == Path("again", name).read_bytes()
 
+    def test_windows_show_estimates_and_repeat_on_the_command_line(self, page: Page) -> None:
+        identity = page.submit(windows=True, match_colours=True)
+        job = page.finished(identity)
+        assert (job["state"], job["done"], job["windows"]) == ("done", job["total"], 16), job["message"]
+        assert main(["edit", f"config=out/{identity}/edit.yaml", "out=again", "device=cpu"]) == 0
+        with Image.open(Path("again", job["samples"][0])) as sample:
+            assert sample.size == (40, 40)
+        assert (
+            page.get(f"results/{identity}/{job['samples'][0]}").content == Path("again", job["samples"][0]).read_bytes()
+        )
+        assert "estimates" in page.get(f"api/edits/{identity}/events").text
+        assert page.request_edit(windows=True, focus=True).status_code == 400
+
     def test_events_show_estimates_and_the_end(self, page: Page) -> None:
         identity = page.submit()
         text = page.get(f"api/edits/{identity}/events").text
