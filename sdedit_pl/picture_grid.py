@@ -10,20 +10,25 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-from sdedit_pl.data.image_format import bytes_from_images
+from sdedit_pl.data.image_format import PixelFormat, bytes_from_images, shown_bands
 
 MARGIN = 6
 SMALLEST_CELL, LARGEST_CELL = 256, 512
 
 
-def to_picture(image: Float[Tensor, "C H W"] | UInt8[Tensor, "C H W"]) -> Image.Image:
+def to_picture(
+    image: Float[Tensor, "C H W"] | UInt8[Tensor, "C H W"], format: PixelFormat | None = None
+) -> Image.Image:
     """An 8-bit RGB or grey picture of a float image in [-1, 1], which is clamped, or of a uint8 image.
+
+    Of other bands it shows those that `format` says, or the first three, or the first of fewer.
 
     Raises:
         ValueError: a value is not finite.
     """
     if image.is_floating_point() and not image.isfinite().all():
         raise ValueError("an image has values that are not finite; try precision=float32, or another checkpoint")
+    image = shown_bands(image, format)
     pixels = (bytes_from_images(image) if image.is_floating_point() else image).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 

@@ -183,7 +183,8 @@ def _card(
     memory: float | None,
     has_config: bool,
 ) -> str:
-    channels, size = description.image_shape
+    image = description.image
+    size = f"{image.height} x {image.width}"
     facts = {key: value for key, value in description.training.items() if isinstance(value, int | float | str)}
     level = denoiser.sde.noise_level(torch.tensor(denoiser.t_max, dtype=torch.float64)).item()
     head = {
@@ -205,7 +206,7 @@ def _card(
 # {settings.domain}
 
 A score model for [SDEdit](https://arxiv.org/abs/2108.01073): it turns a rough painting into an image of this domain.
-{size} x {size} px, {channels} channels, {description.parameters:,} parameters; for the package `sdedit_pl`.
+{size} px, {image.channels} channels, {description.parameters:,} parameters; for the package `sdedit_pl`.
 
 {chr(10).join(pictures)}
 

@@ -10,6 +10,7 @@ from sdedit_pl.build.component import build_component
 from sdedit_pl.configuration.schema import construct, keys_of
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.data.datamodule import ImageDataModule
+from sdedit_pl.data.value_range import with_range
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.machine import Machine, this_machine, training_arithmetic
 from sdedit_pl.training.learned_uncertainty import LogUncertainty
@@ -23,6 +24,20 @@ def build_data(config: TrainingConfig) -> ImageDataModule:
     shared = {key: value for key, value in config.data.values.items() if key in of_module and key not in of_source}
     source = build_component(config.data)
     return construct("data", ImageDataModule, source=source, seed=config.seed, **shared)
+
+
+def with_format(config: TrainingConfig) -> TrainingConfig:
+    """The configuration with the range of its images' values, measured if it is not stated.
+
+    Raises:
+        ConfigError: the images cannot be read.
+    """
+    if config.image.format is None:
+        return config
+    source = build_component(config.data)
+    construct("data", source.prepare)
+    values = {**config.data.values, "format": construct("data", with_range, source=source)}
+    return replace(config, data=replace(config.data, values=values))
 
 
 def resolve_arithmetic(config: TrainingConfig, machine: Machine) -> TrainingConfig:

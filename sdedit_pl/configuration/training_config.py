@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -257,6 +257,14 @@ class TrainingConfig:
     def image(self) -> ImageShape:
         values = {key: self.data.values.get(key) for key in ("size", "channels", "format")}
         return construct("data", ImageShape, **values)
+
+    def with_range_of(self, image: ImageShape) -> TrainingConfig:
+        """The configuration with the range of a trained model's values, if it leaves it to be measured."""
+        own, known = self.image.format, image.format
+        if own is None or known is None or own.range is not None:
+            return self
+        values = {**self.data.values, "format": replace(own, range=known.range)}
+        return replace(self, data=replace(self.data, values=values))
 
     @property
     def batch_size(self) -> int:

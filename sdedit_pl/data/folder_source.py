@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
+from sdedit_pl.data.array_formats import suffixes_of
 from sdedit_pl.data.image_decoding import decode_image
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES, list_images
-from sdedit_pl.data.image_format import Fit, ImageFormat, PixelFormat, Size
+from sdedit_pl.data.image_format import Fit, ImageFormat, ImageShape, PixelFormat, Size
 from sdedit_pl.data.source import ImageSet, Source
 from sdedit_pl.data.splits import check_split, held_out
 from sdedit_pl.typing import Pixels
 
 
 class FolderSource(Source):
-    """PNG, JPEG and WebP files in a folder and its sub-folders, in the order of their relative paths.
+    """Image files in a folder and its sub-folders, in the order of their relative paths.
 
     Validation images are, in this order of preference: those under `val_path`; those under `path/val` when both
     `path/train` and `path/val` are folders (training then takes `path/train` alone); or a share `val_fraction` of the
@@ -56,18 +57,21 @@ class FolderSource(Source):
         if self.val_path is not None:
             return self._images_besides_val_path(split, Path(self.val_path))
         if (root / "train").is_dir() and (root / "val").is_dir():
-            return FolderImages(root / split, image_paths(root / split), self.format)
-        paths = image_paths(root)
+            return FolderImages(root / split, self._paths(root / split), self.format)
+        paths = self._paths(root)
         chosen = held_out(paths, self.val_fraction)
         wanted = [path for path, is_val in zip(paths, chosen, strict=True) if is_val == (split == "val")]
         return FolderImages(root, wanted, self.format)
 
+    def _paths(self, root: Path) -> list[str]:
+        return image_paths(root, self.format)
+
     def _images_besides_val_path(self, split: str, val_root: Path) -> ImageSet:
         if split == "val":
-            return FolderImages(val_root, image_paths(val_root), self.format)
+            return FolderImages(val_root, self._paths(val_root), self.format)
         root = Path(self.path)
         real_val_root = val_root.resolve()
-        paths = [path for path in image_paths(root) if real_val_root not in (root / path).resolve().parents]
+        paths = [path for path in self._paths(root) if real_val_root not in (root / path).resolve().parents]
         if not paths:
             raise ValueError(f"all images under {root} lie in val_path {val_root}; training needs images of its own")
         return FolderImages(root, paths, self.format)
@@ -94,8 +98,8 @@ class FolderImages(ImageSet):
         return decode_image(Path(self.name(index)), self.name(index), self.format)
 
 
-def image_paths(root: Path) -> list[str]:
-    """Lists the images under a folder, see `list_images`.
+def image_paths(root: Path, shape: ImageShape | None = None) -> list[str]:
+    """Lists the images under a folder, see `list_images`; files of values too if `shape` has a format.
 
     Raises:
         ValueError: No such folder, or no image in it.
@@ -104,7 +108,8 @@ def image_paths(root: Path) -> list[str]:
         raise ValueError(f"data folder {root} does not exist")
     if not root.is_dir():
         raise ValueError(f"{root} is a file, expected a folder of images; for .tar shards use data.name=webdataset")
-    paths = list_images(root, recursive=True)
+    suffixes = IMAGE_SUFFIXES if shape is None else suffixes_of(shape)
+    paths = list_images(root, recursive=True, suffixes=suffixes)
     if not paths:
-        raise ValueError(f"no images under {root}; expected files that end in {', '.join(IMAGE_SUFFIXES)}")
+        raise ValueError(f"no images under {root}; expected files that end in {', '.join(suffixes)}")
     return paths

@@ -21,7 +21,9 @@ from PIL import Image, ImageColor
 from torch import Tensor
 
 from sdedit_pl.data.image_files import DECODING_ERRORS, UnreadableImage, open_image, upright
-from sdedit_pl.data.image_format import Fit, ImageFormat, central_box, padded_box
+from sdedit_pl.data.image_format import Fit, ImageFormat, central_box, inside, padded_box
+from sdedit_pl.data.value_decoding import decode_values
+from sdedit_pl.typing import Pixels
 
 # Pillow's names of the metadata that may hold an orientation.
 _TURNING = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}
@@ -31,12 +33,14 @@ _TURNING = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}
 _REDUCING_GAP = 3
 
 
-def decode_image(file: bytes | Path, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
+def decode_image(file: bytes | Path, name: str, image_format: ImageFormat) -> Pixels:
     """Decodes an image file to height and width `decoded_sides`; messages call it `name`.
 
     Raises:
-        UnreadableImage: The file is not an image, or is truncated, empty or damaged.
+        UnreadableImage: The file is not an image, is truncated, empty or damaged, or does not fit the format.
     """
+    if image_format.format is not None:
+        return decode_values(file, name, image_format)
     with open_image(file, name) as image:
         side = _REDUCING_GAP * max(image_format.decoded_sides)
         if min(image.size) >= 2 * side:
@@ -46,12 +50,10 @@ def decode_image(file: bytes | Path, name: str, image_format: ImageFormat) -> UI
         return _to_tensor(image if _TURNING.isdisjoint(image.info) else upright(image), image_format)
 
 
-def decode_whole(file: bytes | Path, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
-    """Decodes an image file and resamples all of it, uncropped.
-
-    Raises:
-        UnreadableImage: The file is not an image, or is truncated, empty or damaged.
-    """
+def decode_whole(file: bytes | Path, name: str, image_format: ImageFormat) -> Pixels:
+    """Decodes an image file and resamples all of it, uncropped; raises what `decode_image` does."""
+    if image_format.format is not None:
+        return decode_values(file, name, replace(image_format, fit="resize"))
     with open_image(file, name) as image:
         image.load()
         return _to_tensor(upright(image), replace(image_format, fit="resize"))
@@ -73,15 +75,7 @@ def image_to_tensor(image: Image.Image, name: str, image_format: ImageFormat) ->
 def _to_tensor(image: Image.Image, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
     sides = image_format.decoded_sides
     pixels = _channels_first(_fitted(_to_eight_bits(image, image_format), sides, image_format.fit))
-    return torch.cat([pixels, _inside(image.size, sides)]) if image_format.marked else pixels
-
-
-def _inside(shape: tuple[int, int], sides: tuple[int, int]) -> UInt8[Tensor, "1 H W"]:
-    """1 where a padded image of `shape` (width, height) shows the file, 0 in its padding."""
-    left, top, width, height = padded_box(shape, sides)
-    inside = torch.zeros(1, *sides, dtype=torch.uint8)
-    inside[:, top : top + height, left : left + width] = 1
-    return inside
+    return torch.cat([pixels, inside(image.size, sides)[None]]) if image_format.marked else pixels
 
 
 def _channels_first(image: Image.Image) -> UInt8[Tensor, "C H W"]:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import UInt8
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sdedit_pl.data.array_formats import Tiff
 from sdedit_pl.data.image_files import UnreadableImage
 from sdedit_pl.data.loader import available_cores
 from sdedit_pl.data.source import ImageSet
+from sdedit_pl.typing import Pixels
 
 # Images that a worker encodes before it hands them over.
 _CHUNK = 16
@@ -31,14 +31,14 @@ class ImageEncoding:
     """Kind and quality of image files.
 
     Args:
-        kind: png (exact), jpeg or webp.
+        kind: png (exact), jpeg, webp or tif, which holds any bands and types.
         quality: Of jpeg and webp, 1 to 100; webp at 100 is exact.
 
     Raises:
         ValueError: A quality outside its range.
     """
 
-    kind: Literal["png", "jpeg", "webp"]
+    kind: Literal["png", "jpeg", "webp", "tif"]
     quality: int
 
     def __post_init__(self) -> None:
@@ -49,8 +49,10 @@ class ImageEncoding:
     def suffix(self) -> str:
         return "jpg" if self.kind == "jpeg" else self.kind
 
-    def encode(self, pixels: UInt8[Tensor, "C H W"]) -> bytes:
+    def encode(self, pixels: Pixels) -> bytes:
         array = pixels.permute(1, 2, 0).numpy()
+        if self.kind == "tif":
+            return Tiff().write(array, None)
         image = Image.fromarray(array[..., 0] if len(pixels) == 1 else array)
         file = io.BytesIO()
         if self.kind == "jpeg":

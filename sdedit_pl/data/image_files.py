@@ -15,22 +15,26 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp"),
+    *(".avif", ".bmp", ".gif", ".tif", ".tiff"),
+)
 UNREAD_SUFFIXES = (
-    *(".heic", ".heif", ".avif", ".tif", ".tiff", ".gif", ".bmp", ".ppm", ".pgm", ".tga"),
+    *(".heic", ".heif", ".ppm", ".pgm", ".tga"),
     *(".jp2", ".jxl", ".psd", ".exr", ".dng", ".cr2", ".cr3", ".nef", ".arw"),
 )
 """Suffixes of images that folders and archives may hold and that are left out."""
 
 # Pillow's decoders that may run. A file's content decides, not its suffix: a .png may hold a GIF.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "AVIF")
 
 # Raised by Pillow's decoders on damaged data, besides OSError (a base class of UnidentifiedImageError).
 DECODING_ERRORS = (
@@ -63,17 +67,17 @@ class UnreadableImage(ValueError):
     """An image that cannot be decoded: not an image, truncated, empty or damaged. The message names it and says why."""
 
 
-def is_image_name(name: str) -> bool:
+def is_image_name(name: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> bool:
     """Whether a relative path, with "/" between its parts, names an image that is not hidden."""
-    return name.lower().endswith(IMAGE_SUFFIXES) and not any(map(_is_hidden, name.split("/")))
+    return name.lower().endswith(suffixes) and not any(map(_is_hidden, name.split("/")))
 
 
-def list_images(folder: Path, recursive: bool = False) -> list[str]:
+def list_images(folder: Path, recursive: bool = False, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[str]:
     """Sorted relative paths of the images in a folder, with "/" between their parts; links are followed."""
     if not recursive:
         files = [entry.name for entry in os.scandir(folder) if os.path.isfile(entry)]
         warn_of_unread_images(folder, files)
-        return sorted(filter(is_image_name, files))
+        return sorted(name for name in files if is_image_name(name, suffixes))
     found: list[str] = []
     visited = set()
     for current, subfolders, files in os.walk(folder, followlinks=True):
@@ -86,7 +90,7 @@ def list_images(folder: Path, recursive: bool = False) -> list[str]:
         relative = Path(current).relative_to(folder)
         found += [(relative / file).as_posix() for file in files]
     warn_of_unread_images(folder, found)
-    return sorted(filter(is_image_name, found))
+    return sorted(name for name in found if is_image_name(name, suffixes))
 
 
 def is_unread_image(name: str) -> bool:
@@ -119,8 +123,11 @@ def open_image(file: bytes | Path, name: str) -> Iterator[Image.Image]:
     """
     Image.MAX_IMAGE_PIXELS = max_pixels() // 2  # Pillow refuses images of more than twice this
     try:
-        content = file if isinstance(file, bytes) else _content(file)
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        content = file if isinstance(file, bytes) else file_content(file)
+        image = picture_of_array(content, name)
+        with image or Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.format in ("GIF", "AVIF", "WEBP", "TIFF") and getattr(image, "is_animated", False):
+                _note_first_frame(name)
             yield image
     except UnreadableImage:
         raise
@@ -132,6 +139,11 @@ def open_image(file: bytes | Path, name: str) -> Iterator[Image.Image]:
         raise UnreadableImage(f"cannot read image {name}: {reason}") from None
     except DECODING_ERRORS as error:
         raise UnreadableImage(f"cannot read image {name}: {getattr(error, 'strerror', None) or error}") from None
+
+
+@lru_cache(maxsize=1000)
+def _note_first_frame(name: str) -> None:
+    logger.warning("%s holds several frames; the first one is used", name)
 
 
 def max_pixels() -> int:
@@ -154,7 +166,8 @@ def upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _content(file: Path) -> bytes:
+def file_content(file: Path) -> bytes:
+    """The bytes of a regular file; raises OSError for others."""
     if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would block, and a device may have no end
         raise OSError("it is no regular file")
     with open(file, "rb", buffering=0) as opened:
@@ -163,3 +176,30 @@ def _content(file: Path) -> bytes:
 
 def _is_hidden(part: str) -> bool:
     return (part.startswith(".") and part not in (".", "..")) or part == "__MACOSX"
+
+
+def picture_of_array(content: bytes, name: str) -> Image.Image | None:
+    """The picture in a file of values other than TIFF, which Pillow reads; None for all other files.
+
+    Values of 8 bits, of one band with 16 bits, and of one band in [0, 1] are pictures.
+
+    Raises:
+        UnreadableImage: The values cannot be read, or are no picture.
+    """
+    from sdedit_pl.data.array_formats import Tiff, format_of, read_array  # which imports this module
+
+    found = format_of(content)
+    if found is None or isinstance(found, Tiff):
+        return None
+    values = read_array(content, name, found).values
+    bands = values.shape[-1]
+    if values.dtype == np.uint8 and bands in (1, 3, 4):
+        return Image.fromarray(values[..., 0] if bands == 1 else values)
+    if values.dtype == np.uint16 and bands == 1:
+        return Image.fromarray(values[..., 0])
+    if bands == 1 and ((values >= 0) & (values <= 1)).all():  # shares, as of masks
+        return Image.fromarray((values[..., 0].astype(np.float64) * 255).round().astype(np.uint8))
+    raise UnreadableImage(
+        f"cannot read image {name}: it has {bands} bands of {values.dtype} and is no 8-bit picture; a model of such "
+        "data is trained with data.format.dtype"
+    )

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import ImageColor
 from torch import Tensor
 from torch.utils.data import get_worker_info
@@ -284,3 +284,24 @@ def central_box(shape: tuple[int, int], sides: tuple[int, int]) -> tuple[int, in
         part = width, max(1, round(width * down / across))
     left, top = (width - part[0]) // 2, (height - part[1]) // 2
     return left, top, left + part[0], top + part[1]
+
+
+def inside(shape: tuple[int, int], sides: tuple[int, int]) -> UInt8[Tensor, "H W"]:
+    """1 where a padded image of `shape` (width, height) shows the file, 0 in its padding."""
+    left, top, width, height = padded_box(shape, sides)
+    marks = torch.zeros(sides, dtype=torch.uint8)
+    marks[top : top + height, left : left + width] = 1
+    return marks
+
+
+def shown_bands(images: Pixels, format: PixelFormat | None = None) -> Pixels:
+    """The one or three bands of images in [-1, 1] that pictures show; opacity is shown over white."""
+    channels = images.shape[-3]
+    chosen = () if format is None else format.shown
+    if not chosen:
+        colours = channels - 1 if format is not None and format.alpha else channels
+        chosen = tuple(range(3 if colours >= 3 else 1))
+    if len(chosen) == channels:
+        return images
+    bands = images[..., list(chosen), :, :]
+    return bands + 1 - images[..., -1:, :, :] if format is not None and format.alpha else bands

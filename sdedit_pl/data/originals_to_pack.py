@@ -100,7 +100,7 @@ def open_originals(
         return _divided(archive, archive.members, archive.sizes, val_fraction)
     if not path.exists():
         raise ValueError(f"data={place} does not exist; give a folder, an archive or {TORCHVISION}NAME")
-    names = image_paths(path)
+    names = image_paths(path, image_format)
     sizes = [os.stat(path / name).st_size for name in names]
     return _divided(FolderImages(path, names, image_format), names, sizes, val_fraction)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from sdedit_pl.data.image_format import ImageShape, PixelFormat, Size
 from sdedit_pl.data.splits import held_out
 
 
@@ -15,13 +16,13 @@ class PackSettings:
     Args:
         data: Folder of images, archive (.zip, .tar, .tar.gz ...), or torchvision: and the name of a class.
         out: Folder of the shards and their manifest.json.
-        size: Height and width in pixels that training will use.
+        size: Height and width in pixels that training will use, one number for both or height,width.
         fit: crop takes the central square; resize changes an image's proportions; random_crop takes the central square
             with a margin, from which training cuts random parts.
         margin: Pixels of that margin; null for an eighth of `size`.
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for grey, others with a `format`.
         background: Colour under transparent pixels, a name or #rrggbb.
-        encoding: png (exact), jpeg or webp.
+        encoding: png (exact), jpeg or webp; with a `format`, images become .tif files.
         quality: Of jpeg and webp, 1 to 100; webp at 100 is exact.
         val_fraction: Share of the images for validation if they are not in folders train and val; 0 for none.
         duplicates: Images that are equal in every pixel: keep and report them, or drop all but the first.
@@ -31,6 +32,7 @@ class PackSettings:
         processes: Processes that decode and encode; null for one per core.
         root: Folder of a torchvision data set.
         download: Whether to download a torchvision data set that is not there.
+        format: Type and bands of data that are not 8-bit photographs, format.dtype=... as in data.format.dtype.
 
     Raises:
         ValueError: An argument outside its range. `pack` checks size, channels, background and quality.
@@ -38,7 +40,7 @@ class PackSettings:
 
     data: str
     out: str
-    size: int
+    size: Size
     fit: Literal["crop", "resize", "random_crop"] = "crop"
     margin: int | None = None
     channels: int = 3
@@ -52,6 +54,7 @@ class PackSettings:
     processes: int | None = None
     root: str = "data/torchvision"
     download: bool = False
+    format: PixelFormat | None = None
 
     def __post_init__(self) -> None:
         if self.margin is not None and self.fit != "random_crop":
@@ -64,9 +67,12 @@ class PackSettings:
     @property
     def margin_pixels(self) -> int:
         """The margin around `size` in the shards; 0 without random crops."""
-        return (self.size // 8 if self.margin is None else self.margin) if self.fit == "random_crop" else 0
+        if self.fit != "random_crop":
+            return 0
+        return min(ImageShape(self.size, 1).sides) // 8 if self.margin is None else self.margin
 
     def recorded(self) -> dict[str, Any]:
         """The settings that the shards depend on, besides the originals."""
-        elsewhere = ("data", "out", "labels", "processes", "root", "download")
-        return {key: value for key, value in asdict(self).items() if key not in elsewhere}
+        elsewhere = ("data", "out", "labels", "processes", "root", "download", "format")
+        recorded = {key: value for key, value in asdict(self).items() if key not in elsewhere}
+        return recorded if self.format is None else {**recorded, "format": repr(self.format)}

@@ -16,7 +16,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,10 @@ def pack(settings: PackSettings, on_images: Callable[[int, int], None]) -> dict[
         settings.background,
         settings.margin_pixels,
         "resize" if settings.fit == "resize" else "crop",
+        # Training multiplies colours by their opacity.
+        format=None if settings.format is None else replace(settings.format, alpha=False),
     )
-    encoding = ImageEncoding(settings.encoding, settings.quality)
+    encoding = ImageEncoding(settings.encoding if settings.format is None else "tif", settings.quality)
     out = Path(settings.out)
     workshop = out / UNFINISHED_FOLDER
     with claimed(out):

@@ -25,13 +25,13 @@ from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.folder_source import image_paths
 from sdedit_pl.data.image_format import ImageShape
+from sdedit_pl.data.value_decoding import result_file, result_suffix
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.many_guides import in_batches
 from sdedit_pl.files import claimed, whole_file, write_whole
 from sdedit_pl.grids import start_time
 from sdedit_pl.guides.guide_files import image_size, read_guide
-from sdedit_pl.picture_grid import to_picture
 from sdedit_pl.result_folder import refuse_used
 from sdedit_pl.sampling import Callback
 from sdedit_pl.settings_record import SettingsRecord, require_same_settings
@@ -114,7 +114,8 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
         with in_precision(denoiser, settings.precision):
             for variation, image in edits(settings, denoiser, edit, missing, shape):
                 with whole_file(out / variation.file) as unfinished:
-                    to_picture(image).save(unfinished, format="PNG")
+                    source = Path(settings.data) / variation.source
+                    unfinished.write_bytes(result_file(image, shape, result_suffix(source), source))
         write_whole(out / MANIFEST_FILE, manifest(variations))
     return variations
 
@@ -147,7 +148,7 @@ def plan(settings: AugmentSettings, classes: dict[str, list[str]], times: Sequen
         for number in range(settings.n):
             turn, index = divmod(number, len(sources))
             seed, source = settings.seed + len(variations), PurePosixPath(sources[index])
-            file = source.with_name(f"{source.stem}_seed{seed}.png").as_posix()
+            file = source.with_name(f"{source.stem}_seed{seed}{result_suffix(Path(source))}").as_posix()
             variations.append(Variation(file, label, str(source), times[(turn + index) % len(times)], seed))
     return variations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
 from sdedit_pl.data.image_format import ImageFormat, images_from_bytes
+from sdedit_pl.data.value_decoding import result_file, result_suffix
 from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.edit_runs.unfinished_edits import RECORD_FILE, RECORD_KEY, GuideFacts
 from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
@@ -49,39 +51,38 @@ class SampleWriter:
         self._unfinished: dict[str, UInt8[Tensor, "C H W"]] = {}
 
     def write(self, facts: GuideFacts, t0: float | str, mark: str, edited: Edited, path: Trajectory | None) -> None:
-        """Writes a PNG file for each sample of a guide, with `mark` in its name, and the trajectory if there is one.
+        """Writes a file for each sample of a guide, with `mark` in its name, and the trajectory if there is one.
 
         A picture that is edited in parts is written with its last one. The files are added to `facts`.
         """
         guide = edited.guide
         for image, seed in zip(edited.samples, edited.seeds, strict=True):
             file = sample_file(guide.path, mark, f"seed{seed}")
-            self._save_part(facts, file, guide, image)
+            self._save_part(facts, file, edited, image)
             facts["samples"][file] = {"guide": facts["guide"], "t0": t0, "seed": seed}
         for name in self.reductions:
             file = sample_file(guide.path, mark, name)
-            self._save_part(facts, file, guide, REDUCTIONS[name](edited.samples), name == "std")
+            self._save_part(facts, file, edited, REDUCTIONS[name](edited.samples), name == "std")
         if path is not None:
             still, animation = trajectory_files(guide, mark)
             shown = path.images.shape[1]
             results, seeds = edited.samples[:shown], edited.seeds[:shown]
-            self._save(facts, still, strip(path, results, seeds))
+            self._save(facts, still, _png(strip(path, results, seeds)))
             save_animation(self.folder / animation, path, results, seeds)
             facts["files"][animation] = sha256_of(self.folder / animation)
 
-    def _save(self, facts: GuideFacts, file: str, picture: Image.Image) -> None:
-        content = io.BytesIO()
-        picture.save(content, "PNG")
-        (self.folder / file).write_bytes(content.getbuffer())
-        facts["files"][file] = hashlib.sha256(content.getbuffer()).hexdigest()
+    def _save(self, facts: GuideFacts, file: str, content: bytes) -> None:
+        (self.folder / file).write_bytes(content)
+        facts["files"][file] = hashlib.sha256(content).hexdigest()
 
     def _save_part(
-        self, facts: GuideFacts, file: str, guide: Guide, image: Float[Tensor, "C H W"], blank: bool = False
+        self, facts: GuideFacts, file: str, edited: Edited, image: Float[Tensor, "C H W"], blank: bool = False
     ) -> None:
         """Saves an image, or puts it back into the guide's picture, or into a black one if `blank`."""
+        guide = edited.guide
         part = guide.part
         if part is None:
-            self._save(facts, file, to_picture(image))
+            self._save(facts, file, result_content(image, edited, blank))
             return
         picture = self._unfinished.pop(file, None)
         if picture is None:
@@ -90,18 +91,43 @@ class SampleWriter:
             picture = torch.zeros_like(picture) if blank else picture
         put_back(picture, part, image)
         if part.last:
-            self._save(facts, file, to_picture(picture))
+            self._save(facts, file, result_content(images_from_bytes(picture[None])[0], edited))
         else:
             self._unfinished[file] = picture
+
+
+def result_content(image: Float[Tensor, "C H W"], edited: Edited, deviation: bool = False) -> bytes:
+    """The file of a result, in the format of its guide; kept pixels have the guide's own values.
+
+    Args:
+        deviation: whether the image is a `std`, whose values begin at 0 and not at the low end of the format's range.
+    """
+    guide = edited.guide
+    suffix, pixels = result_suffix(guide.path), guide.format
+    if pixels is None and suffix == ".png":
+        return _png(to_picture(image))
+    shape = guide.shape
+    if deviation and pixels is not None:
+        low, high = pixels.limits
+        shape = replace(shape, format=replace(pixels, range=(0.0, high - low), alpha=False))
+    kept = None if deviation or edited.area is None or guide.part is not None else edited.area[0, 0] == 0
+    return result_file(image, replace(shape, size=(image.shape[1], image.shape[2])), suffix, guide.path, kept)
+
+
+def _png(picture: Image.Image) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
 
 
 def read_sample(file: Path, guide: Guide) -> Float[Tensor, "C H W"]:
     """The part of a sample's file that shows a guide."""
     width, height = image_size(file)
-    pixels = read_pixels(file, ImageFormat((height, width), guide.image.shape[1]), whole=True)
+    image_format = replace(ImageFormat.of(guide.shape), size=(height, width))
+    pixels = read_pixels(file, image_format, whole=True)
     if guide.part is not None:
         pixels = cut_out(pixels, (*guide.part.corner, len(guide.part.alpha)), guide.image.shape[-1])
-    return images_from_bytes(pixels[None])[0]
+    return image_format.images(pixels[None])[0]
 
 
 def save_sheet(file: Path, shown: Mapping[float | str, Sequence[Edited]], several: bool) -> None:
@@ -142,7 +168,9 @@ def hashes(files: Iterable[Path]) -> dict[str, str]:
 
 def sample_file(guide: Path, mark: str, name: str) -> str:
     """`name` is `seed7` for a sample, or that of a reduction."""
-    return f"{guide.stem}{mark}_{name}.png"
+    suffix = result_suffix(guide)
+    stem = guide.name[: -len(suffix)] if guide.name.lower().endswith(suffix) else guide.stem
+    return f"{stem}{mark}_{name}{suffix}"
 
 
 def trajectory_files(guide: Guide, mark: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 from sdedit_pl.checkpoints.guidance import load_guided
 from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.configuration.resolving import as_data
+from sdedit_pl.data.array_formats import suffixes_of
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.edit_runs.edit_plan import build_edits, default_t0, edits_of, seeds_of
 from sdedit_pl.edit_runs.edit_results import (
@@ -101,7 +102,7 @@ def prepared_share(
     shape = description.image
     window = settings.window_size(shape)
     kind, place = ("mask", settings.mask) if settings.strength is None else ("strength", settings.strength)
-    listed = list_guides(settings.guide, kind, place)
+    listed = list_guides(settings.guide, kind, place, suffixes_of(shape))
     paste = settings.pasted_object
     if paste is not None and len(listed) > 1:
         raise ValueError(f"paste needs exactly one guide, the background, got {len(listed)} in {settings.guide}")

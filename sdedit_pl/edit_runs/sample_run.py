@@ -14,6 +14,7 @@ from tqdm import tqdm
 from sdedit_pl.build.component import build_component
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import Component, family, require_at_least
+from sdedit_pl.data.value_decoding import sample_content, sample_suffix
 from sdedit_pl.denoiser import in_precision
 from sdedit_pl.edit_runs.edit_results import SHEET_FILE, earlier_results, hashes, write_record
 from sdedit_pl.editing.many_guides import in_batches
@@ -59,25 +60,30 @@ def run_sampling(settings: SampleSettings) -> None:
     """
     solver, grid = build_component(settings.solver), build_component(settings.grid)
     folder, earlier = Path(settings.out), set[str]()
-    files = {seed: f"sample_seed{seed}.png" for seed in range(settings.seed, settings.seed + settings.n)}
     with result_folder(folder, replaced=earlier) as unpublished:
         earlier |= earlier_results(folder, settings.overwrite, RECORD_FILE)
-        refuse_others(folder, {RECORD_FILE, SHEET_FILE, *files.values()} - earlier)
         denoiser, description = settings.load()
-        shape, pixels = description.image.tensor_shape, description.image.pixels
-        settings = settings.prepared(denoiser, settings.n, pixels, settings.steps)
+        shape = description.image
+        settings = settings.prepared(denoiser, settings.n, shape.pixels, settings.steps)
+        suffix = sample_suffix(shape)
+        files = {seed: f"sample_seed{seed}{suffix}" for seed in range(settings.seed, settings.seed + settings.n)}
+        refuse_others(folder, {RECORD_FILE, SHEET_FILE, *files.values()} - earlier)
         pictures = []
         with in_precision(denoiser, settings.precision):
             steps = int((grid.times(denoiser.sde, 1.0, settings.steps).diff() < 0).sum())  # without jumps
 
+            sides = shape.tensor_shape
+
             def draw(seeds: Sequence[int], callback: Callback | None) -> Float[Tensor, "samples C H W"]:
-                return sample(denoiser, shape, seeds, steps=settings.steps, solver=solver, grid=grid, callback=callback)
+                return sample(denoiser, sides, seeds, steps=settings.steps, solver=solver, grid=grid, callback=callback)
 
             with tqdm(total=steps * settings.n, unit="step", desc="sampling", disable=None) as progress:
                 step = progress.update
-                for seed, image in in_batches(denoiser, draw, list(files), pixels, batch=settings.batch, on_step=step):
-                    picture = to_picture(image)
-                    picture.save(unpublished / files[seed])
+                for seed, image in in_batches(
+                    denoiser, draw, [*files], shape.pixels, batch=settings.batch, on_step=step
+                ):
+                    picture = to_picture(image, shape.format)
+                    (unpublished / files[seed]).write_bytes(sample_content(image, shape))
                     pictures += [picture] * (len(pictures) < SHEET_SAMPLES)
         sheet(pictures, settings.seed).save(unpublished / SHEET_FILE)
         drawn = {file: {"seed": seed} for seed, file in files.items()}

@@ -18,7 +18,7 @@ def contact_sheet(edits: Sequence[Edited]) -> Image.Image:
     if any(edit.seeds != edits[0].seeds for edit in edits):
         seeds = [f"sample {number}" for number in range(1, len(seeds) + 1)]
     titles = ["guide", f"guide at t0, {seeds[0]}", *seeds]
-    rows = [[_marked(edit), to_picture(edit.noised[0]), *map(to_picture, edit.samples)] for edit in edits]
+    rows = [[_marked(edit), to_picture(edit.noised[0], edit.guide.format), *_pictures(edit)] for edit in edits]
     return picture_grid(rows, titles, cell_side(rows[0][0]))
 
 
@@ -28,7 +28,7 @@ def demo_sheet(edits: Sequence[Edited], t0: float | str, columns: int | None = N
     None takes as many columns as fill the sheet best.
     """
     cell, first = cell_side(_marked(edits[0])), edits[0]
-    rows = [[_marked(edit), *map(to_picture, edit.samples)] for edit in edits]
+    rows = [[_marked(edit), *_pictures(edit)] for edit in edits]
     example = (_marked(first), to_picture(first.noised[0]), to_picture(first.samples[0]))
     captions = ("a guide", f"noised to t0 = {t0}", "and denoised")
     rows.append([captioned(*pair, cell) for pair in zip(example, captions, strict=True)])
@@ -38,17 +38,12 @@ def demo_sheet(edits: Sequence[Edited], t0: float | str, columns: int | None = N
 
 
 def variation_sheet(edits: Sequence[Sequence[Edited]], t0s: Sequence[float | str]) -> Image.Image:
-    """A row for each guide and t0, a column for each seed; `edits` has, for each guide, an edit for each of `t0s`.
-
-    Raises:
-        ValueError: the number of edits of a guide differs from the number of t0.
-    """
-    rows: list[list[Image.Image | None]] = []
-    for variations in edits:
-        if len(variations) != len(t0s):
-            raise ValueError(f"{len(t0s)} t0 make {len(t0s)} edits of a guide, got {len(variations)}")
-        for index, edit in enumerate(variations):
-            rows.append([None if index else _marked(edit), *map(to_picture, edit.samples)])
+    """A row for each guide and t0, a column for each seed; `edits` has, for each guide, an edit for each of `t0s`."""
+    rows = [
+        [None if index else _marked(edit), *_pictures(edit)]
+        for variations in edits
+        for index, edit in enumerate(variations)
+    ]
     titles = ["guide", *(f"seed {seed}" for seed in edits[0][0].seeds)]
     row_titles = [f"t0 = {t0}" for t0 in t0s] * len(edits)
     return picture_grid(rows, titles, cell_side(_marked(edits[0][0])), row_titles=row_titles)
@@ -57,5 +52,9 @@ def variation_sheet(edits: Sequence[Sequence[Edited]], t0s: Sequence[float | str
 def _marked(edit: Edited) -> Image.Image:
     """The guide, with kept pixels faded towards grey."""
     if edit.area is None:
-        return to_picture(edit.guide.image[0])
-    return to_picture((edit.guide.image * (1 + edit.area.cpu()) / 2)[0])
+        return to_picture(edit.guide.image[0], edit.guide.format)
+    return to_picture((edit.guide.image * (1 + edit.area.cpu()) / 2)[0], edit.guide.format)
+
+
+def _pictures(edit: Edited) -> list[Image.Image]:
+    return [to_picture(sample, edit.guide.format) for sample in edit.samples]

@@ -27,7 +27,7 @@ from sdedit_pl.settings_record import SettingsRecord, require_same_settings
 
 RECORD_FILE = "evaluation.json"
 IMAGES = "images"
-NUMBERED = "[0-9]" * 6 + ".png"
+NUMBERED = "[0-9]" * 6 + ".[pt][ni][gf]"
 FEATURE_CACHE = "features"
 FORMAT = "sdedit_pl evaluation, version 1"
 REMEDY = "give another out=, or overwrite=true, which makes all images again"
@@ -44,8 +44,8 @@ class ImageStore:
 
     def pictures(self, folder: str) -> NumberedImages:
         """The images of a folder INPUTS/NAME."""
-        channels = 1 if folder.endswith(f"/{MASK}") else self.format.channels
-        return NumberedImages(self.out / IMAGES / folder, self.count, ImageFormat(self.format.size, channels))
+        image_format = ImageFormat(self.format.size, 1) if folder.endswith(f"/{MASK}") else self.format
+        return NumberedImages(self.out / IMAGES / folder, self.count, image_format)
 
     @property
     def originals(self) -> NumberedImages:

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from sdedit_pl.data.array_formats import Tiff
 from sdedit_pl.data.image_decoding import decode_image
 from sdedit_pl.data.image_files import UnreadableImage, open_image
-from sdedit_pl.data.image_format import ImageFormat, images_from_bytes
+from sdedit_pl.data.image_format import ImageFormat
+from sdedit_pl.data.value_decoding import sample_suffix
 from sdedit_pl.files import whole_file
 from sdedit_pl.guides.guide_files import image_size
 from sdedit_pl.picture_grid import to_picture
@@ -31,15 +32,18 @@ MARK = "sdedit_pl"
 def is_own(file: Path) -> bool:
     """Whether `NumberedImages` wrote a file and nobody has changed its pixels since."""
     try:
+        if file.suffix == ".tif":
+            stored = Tiff().read(file.read_bytes())
+            return stored.rest.get("ImageDescription") == _hash_of(stored.values.tobytes())
         with open_image(file, str(file)) as image:
             image.load()
-            return image.info.get(MARK) == _hash_of(image)
-    except UnreadableImage:
+            return image.info.get(MARK) == _hash_of(image.tobytes())
+    except (UnreadableImage, ValueError):
         return False
 
 
-def _hash_of(picture: Image.Image) -> str:
-    return hashlib.sha256(picture.tobytes()).hexdigest()
+def _hash_of(pixels: bytes) -> str:
+    return hashlib.sha256(pixels).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -60,17 +64,21 @@ class NumberedImages:
         return self.count
 
     def file(self, number: int) -> Path:
-        return self.files[number] if self.files else self.folder / f"{number:06d}.png"
+        return self.files[number] if self.files else self.folder / f"{number:06d}{sample_suffix(self.format)}"
 
     def missing(self) -> list[int]:
         return [number for number in range(self.count) if not self.file(number).is_file()]
 
     def write(self, number: int, image: Float[Tensor, "C H W"]) -> None:
-        """Writes an image, clamped to [-1, 1], with 8 bits a channel."""
-        picture, mark = to_picture(image), PngInfo()
-        mark.add_text(MARK, _hash_of(picture))
+        """Writes an image, clamped to [-1, 1], in the precision of its format."""
         with whole_file(self.file(number)) as unfinished:
-            picture.save(unfinished, format="PNG", pnginfo=mark)
+            if self.format.format is None:
+                picture, mark = to_picture(image), PngInfo()
+                mark.add_text(MARK, _hash_of(picture.tobytes()))
+                picture.save(unfinished, format="PNG", pnginfo=mark)
+                return
+            values = self.format.values(image).permute(1, 2, 0).cpu().numpy()
+            unfinished.write_bytes(Tiff().write(values, {"ImageDescription": _hash_of(values.tobytes())}))
 
     def read(self, numbers: Sequence[int]) -> Images:
         """Some of the images, (B, C, H, W) in [-1, 1].
@@ -79,7 +87,7 @@ class NumberedImages:
             UnreadableImage: a file is not a whole image.
             OSError: a file is missing.
         """
-        return images_from_bytes(torch.stack([self._decoded(number) for number in numbers]))
+        return self.format.images(torch.stack([self._decoded(number) for number in numbers]))
 
     def read_masks(self, numbers: Sequence[int]) -> Mask:
         """Some of the images as masks, True where they are white; raises the same errors as `read`."""

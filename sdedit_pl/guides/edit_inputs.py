@@ -81,6 +81,8 @@ class GuideReader:
             guide = read_guide(listed.guide, self.shape, self.fit)
         else:
             guide = read_large_guide(listed.guide, replace(self.shape, size=self.window), self.side)
+        if self.paste is not None and self.shape.format is not None:
+            raise ValueError(f"paste needs a model of photographs, got {self.shape}; paste before the edit, and mask")
         if self.paste is None:
             return [(guide, read_area(self.kind, listed.area, guide))]
         composite = compose(guide, self.paste)

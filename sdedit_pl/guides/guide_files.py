@@ -16,9 +16,11 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from sdedit_pl.data.array_formats import ARRAY_SUFFIXES, suffixes_of
 from sdedit_pl.data.image_decoding import decode_image, decode_whole, eight_bits, image_to_tensor
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images, open_image, orientation, upright
-from sdedit_pl.data.image_format import Fit, ImageFormat, ImageShape, Size, central_box, padded_box
+from sdedit_pl.data.image_format import Fit, ImageFormat, ImageShape, PixelFormat, Size, central_box, padded_box
+from sdedit_pl.data.value_decoding import clipped_share, read_values
 from sdedit_pl.files import matching_files
 from sdedit_pl.guides.reference_runner_files import RUNNER_SUFFIX, read_mask_and_image
 from sdedit_pl.typing import Pixels
@@ -52,6 +54,7 @@ class Guide(NamedTuple):
         whole: whether `image` has the proportions of the file; otherwise it is a part, or made by `fit`.
         part: the part that `image` shows, if any.
         fit: see `ImageFormat`.
+        format: that of the file's values; None for a photograph.
     """
 
     path: Path
@@ -61,6 +64,12 @@ class Guide(NamedTuple):
     whole: bool = False
     part: Part | None = None
     fit: Fit = "crop"
+    format: PixelFormat | None = None
+
+    @property
+    def shape(self) -> ImageShape:
+        _, channels, height, width = self.image.shape
+        return ImageShape((height, width), channels, format=self.format)
 
     def shown(self, images: Tensor) -> Tensor:
         """The part of images or masks, (..., H, W), that shows the file: all but the margins of a padding."""
@@ -74,7 +83,7 @@ class Guide(NamedTuple):
         return self.original_size != (self.image.shape[-1], self.image.shape[-2])
 
 
-def find_guides(guide: str) -> list[Path]:
+def find_guides(guide: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
     """The files of a path, folder (its images) or glob, sorted by name.
 
     Raises:
@@ -82,9 +91,9 @@ def find_guides(guide: str) -> list[Path]:
     """
     path = Path(guide)
     if path.is_dir():
-        found = [path / name for name in list_images(path)]
+        found = [path / name for name in list_images(path, suffixes=suffixes)]
         if not found:
-            raise ValueError(f"the folder {guide} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+            raise ValueError(f"the folder {guide} holds no images ({', '.join(suffixes)})")
         return found
     if path.exists():
         return [path]
@@ -106,7 +115,8 @@ def read_guide(path: Path, shape: ImageShape, fit: Fit = "crop") -> Guide:
         mask, image = read_mask_and_image(path, shape)
         return Guide(path, image, (shape.width, shape.height), mask)
     values = read_pixels(path, ImageFormat.of(shape, fit=fit))
-    return Guide(path, shape.images(values[None]), image_size(path), fit=fit)
+    _warn_of_clipping(path, values, shape)
+    return Guide(path, shape.images(values[None]), image_size(path), fit=fit, format=shape.format)
 
 
 def read_large_guide(path: Path, window: ImageShape, side: int | None = None) -> Guide:
@@ -127,7 +137,8 @@ def read_large_guide(path: Path, window: ImageShape, side: int | None = None) ->
     scale = max(1.0 if side is None else side / min(width, height), window.height / height, window.width / width)
     sides = max(round(height * scale), window.height), max(round(width * scale), window.width)
     values = read_pixels(path, replace(ImageFormat.of(window), size=sides), whole=True)
-    return Guide(path, window.images(values[None]), (width, height), whole=True)
+    _warn_of_clipping(path, values, window)
+    return Guide(path, window.images(values[None]), (width, height), whole=True, format=window.format)
 
 
 def read_guides(
@@ -144,9 +155,11 @@ def read_guides(
         ValueError: there are no guides, or two with the same name.
     """
     if window is None:
-        guides = [read_guide(path, shape, fit) for path in find_guides(guide)]
+        guides = [read_guide(path, shape, fit) for path in find_guides(guide, suffixes_of(shape))]
     else:
-        guides = [read_large_guide(path, replace(shape, size=window), side) for path in find_guides(guide)]
+        guides = [
+            read_large_guide(path, replace(shape, size=window), side) for path in find_guides(guide, suffixes_of(shape))
+        ]
     for item in guides:
         if item.resized:
             logger.info("%s", description_of_resizing(item))
@@ -163,9 +176,15 @@ def refuse_repeated(paths: Sequence[Path]) -> None:
 
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) of an image file, upright. Raises UnreadableImage if it is not an image."""
-    with open_image(path, str(path)) as image:
-        width, height = image.size
-        sideways = orientation(image) in (5, 6, 7, 8)
+    try:
+        with open_image(path, str(path)) as image:
+            width, height = image.size
+            sideways = orientation(image) in (5, 6, 7, 8)
+    except UnreadableImage:
+        if not path.name.lower().endswith(ARRAY_SUFFIXES):
+            raise
+        height, width = read_values(path, str(path)).values.shape[:2]
+        sideways = False
     return (height, width) if sideways else (width, height)
 
 
@@ -195,6 +214,16 @@ def fitted(picture: Image.Image, guide: Guide) -> UInt8[Tensor, "C H W"]:
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(picture)).reshape(height, width, -1).permute(2, 0, 1)
+
+
+def _warn_of_clipping(path: Path, values: Pixels, shape: ImageShape) -> None:
+    share = 0.0 if shape.format is None else clipped_share(values[: shape.channels], shape.format)
+    if shape.format is not None and share > 0.01:
+        logger.warning(
+            "%s: %.1f %% of its values, from %g to %g, lie outside of the model's range, %g to %g, and are clipped",
+            *(path, 100 * share, values.float().nan_to_num().min(), values.float().nan_to_num().max()),
+            *shape.format.limits,
+        )
 
 
 @contextmanager

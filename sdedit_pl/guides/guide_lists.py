@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from sdedit_pl.data.image_files import IMAGE_SUFFIXES
 from sdedit_pl.data.local_shards import DAMAGE, ShardFile, Stamp, tar_images, warn_of_extra_images
 from sdedit_pl.guides.guide_files import find_guides
 from sdedit_pl.guides.mask_files import AreaKind, find_areas
@@ -54,8 +55,12 @@ class ListedGuide(NamedTuple):
         return [file.read(*place) for place in self.places]
 
 
-def list_guides(guide: str, kind: AreaKind = "mask", place: str | None = None) -> list[ListedGuide]:
+def list_guides(
+    guide: str, kind: AreaKind = "mask", place: str | None = None, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+) -> list[ListedGuide]:
     """The guides of a path, folder, glob, table or of shards; `place` has the areas of files, a file or a folder.
+
+    Files in a folder count by their `suffixes`.
 
     Raises:
         ValueError: there are none, or the list cannot be read.
@@ -69,7 +74,7 @@ def list_guides(guide: str, kind: AreaKind = "mask", place: str | None = None) -
         if not listed:
             raise ValueError(f"the shards {guide} hold no guides; expected images KEY.png, and masks KEY.mask.png")
     if listed is None:
-        paths = find_guides(guide)
+        paths = find_guides(guide, suffixes)
         return [ListedGuide(*pair) for pair in zip(paths, find_areas(kind, place, paths), strict=True)]
     if place is not None and any(found.area is not None for found in listed):
         raise ValueError(f"{guide} names a mask for its guides, and so does {kind}={place}; omit one of them")

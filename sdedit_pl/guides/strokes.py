@@ -17,18 +17,18 @@ _PUBLISHED_SIDE = 256
 
 
 def stroke_painting(images: Images, colours: int = 6) -> Images:
-    """Simulated stroke paintings of RGB or grey images, which are clamped to [-1, 1].
+    """Simulated stroke paintings of images, which are clamped to [-1, 1]; of other bands than RGB, each is grey.
 
     Args:
-        images: (B, 3 or 1, H, W).
+        images: (B, C, H, W).
         colours: colours of each painting, in [2, 256]; the paper's ablation uses 3 to 50.
 
     Raises:
-        ValueError: the images are neither RGB nor grey, or `colours` is out of range.
+        ValueError: `colours` is out of range.
     """
     channels = images.shape[1]
     if channels not in (1, 3):
-        raise ValueError(f"strokes are simulated for RGB or grey images (B, 3 or 1, H, W), got {tuple(images.shape)}")
+        return torch.cat([stroke_painting(band, colours) for band in images.split(1, dim=1)], dim=1)
     if not 2 <= colours <= 256:
         raise ValueError(f"a stroke painting has 2 to 256 colours, got {colours}; the paper's have 6")
     kernel = scaled_kernel(min(images.shape[2:]))

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from sdedit_pl.data.image_format import bytes_from_images
+from sdedit_pl.data.image_format import bytes_from_images, shown_bands
 from sdedit_pl.files import sha256_of
 from sdedit_pl.typing import Images
 
@@ -67,7 +67,8 @@ class FeatureExtractor(nn.Module, abc.ABC):
         """The network's output for a prepared batch."""
 
     def forward(self, images: Images) -> Float[Tensor, "B D"]:
-        """The features of images in [-1, 1], grey or RGB, float32."""
+        """The features of images in [-1, 1], float32; of more bands than three, those of the first three."""
+        images = shown_bands(images)
         images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
         # Edits may be made in half precision; their measurement must not depend on it.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdedit_pl.data.image_format import PixelFormat
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.files import whole_file
@@ -39,6 +40,7 @@ class Previews(lightning.Callback):
         edit: SDEdit,
         image_shape: tuple[int, int, int],
         samples: int = 8,
+        format: PixelFormat | None = None,
     ) -> None:
         self.averaging = averaging
         self.folder = folder
@@ -46,15 +48,16 @@ class Previews(lightning.Callback):
         self.edit = edit
         self.image_shape = image_shape
         self.samples = samples
+        self.format = format
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
+        if not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
             return
         with self.averaging.evaluated(trainer, pl_module) as denoiser:
             rows = self.rows(denoiser, pl_module.device)
         if not rows:
             return
-        pictures = [[to_picture(image.nan_to_num()) for image in row] for row in rows.values()]
+        pictures = [[to_picture(image.nan_to_num(), self.format) for image in row] for row in rows.values()]
         sheet = picture_grid(
             pictures,
             [""] * max(map(len, pictures)),

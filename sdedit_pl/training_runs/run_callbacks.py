@@ -14,6 +14,7 @@ from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.checkpoints.native import save_denoiser
 from sdedit_pl.configuration.schema import ConfigError
 from sdedit_pl.configuration.training_config import TrainingConfig
+from sdedit_pl.data.array_formats import suffixes_of
 from sdedit_pl.data.datamodule import ImageDataModule
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
@@ -93,7 +94,7 @@ def previews(
     """
     settings, image = config.preview, config.image
     if settings.guides and settings.count:
-        files = find_guides(settings.guides)[: settings.count]
+        files = find_guides(settings.guides, suffixes_of(image))[: settings.count]
         guides = torch.cat([read_guide(file, image).image for file in files])
     else:
         originals = data.val_images(settings.count)
@@ -107,7 +108,7 @@ def previews(
     if samples and denoiser.t_max < 1:
         logger.info("no samples in previews: a model trained up to t = %g cannot start from noise", denoiser.t_max)
         samples = 0
-    return Previews(averaging, Path(config.out) / PREVIEWS, guides, edit, image.tensor_shape, samples)
+    return Previews(averaging, Path(config.out) / PREVIEWS, guides, edit, image.tensor_shape, samples, image.format)
 
 
 def editing_checkpoint(

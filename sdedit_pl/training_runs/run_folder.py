@@ -63,6 +63,7 @@ def newest_checkpoint(folder: Path, config: TrainingConfig) -> tuple[Path | None
         before = fixed_settings(model, run)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"the configuration in {newest} cannot be read ({error}); give another out=") from error
+    config = config.with_range_of(model.image)
     if config.ckpt:
         base = run.get("ckpt", run.get("init_from")) if isinstance(config.ckpt, tuple) else config.ckpt
         config = replace(config, ckpt=base, network=network_from(model.network, config.network))

@@ -17,7 +17,7 @@ import lightning
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from sdedit_pl.build.training_parts import build_data, build_module, resolve_arithmetic
+from sdedit_pl.build.training_parts import build_data, build_module, resolve_arithmetic, with_format
 from sdedit_pl.checkpoints.loading import describe
 from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.configuration.schema import ConfigError, construct
@@ -75,6 +75,12 @@ def fit(config: TrainingConfig) -> Path:
 
 def train(config: TrainingConfig, signals: StopSignals) -> Path:
     folder = Path(config.out)
+    if config.image.format is not None:
+        bases = [config.ckpt] if isinstance(config.ckpt, str) else [*(config.ckpt or ())]
+        known = [newest_whole(folder), *bases]
+        for base in filter(None, known):
+            config = config.with_range_of(describe(base).image)
+        config = with_format(config)
     data = build_data(config)
     config = with_labels(config, data)
     newest, config = newest_checkpoint(folder, config)

@@ -80,7 +80,7 @@ def test_decoders_that_are_not_needed_do_not_run() -> None:
 def test_images_that_are_left_out_are_counted_by_suffix_and_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    names = ["a.png", "b.HEIC", "c.heic", "d.tif", "._e.tif", "notes.txt", "below/f.bmp"]
+    names = ["a.png", "b.HEIC", "c.heic", "d.tga", "._e.tga", "notes.txt", "below/f.ppm"]
     (tmp_path / "folder/below").mkdir(parents=True)
     for name in names:
         (tmp_path / "folder" / name).touch()
@@ -94,6 +94,6 @@ def test_images_that_are_left_out_are_counted_by_suffix_and_said_once(
             open_archive(tmp_path / archive, ImageFormat(8), tmp_path)
         list_shards([str(tmp_path / "a.tar"), str(tmp_path / "a.tar")], ImageFormat(8))
     said = [record.getMessage().partition(", which are left out: convert them")[0] for record in caplog.records]
-    found = "1 .bmp, 2 .heic, 1 .tif"
+    found = "2 .heic, 1 .ppm, 1 .tga"
     places = [f"{tmp_path}/{name} holds {found}" for name in ("folder", "a.tar", "a.zip")]
-    assert said == [*places, f"{tmp_path}/a.tar and 1 more holds 2 .bmp, 4 .heic, 2 .tif"]
+    assert said == [*places, f"{tmp_path}/a.tar and 1 more holds 4 .heic, 2 .ppm, 2 .tga"]

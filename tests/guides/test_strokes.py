@@ -67,8 +67,8 @@ def test_grey_images_are_painted_like_their_rgb_copies() -> None:
     assert torch.equal(painted.expand(-1, 3, -1, -1), stroke_painting(grey.expand(-1, 3, -1, -1)))
 
 
-def test_other_channels_and_a_single_colour_are_refused() -> None:
+def test_other_bands_are_painted_as_grey_and_a_single_colour_is_refused() -> None:
     with pytest.raises(ValueError, match="2 to 256 colours, got 1; the paper's have 6"):
         stroke_painting(photograph(), colours=1)
-    with pytest.raises(ValueError, match=r"RGB or grey images \(B, 3 or 1, H, W\), got \(1, 2, 8, 8\)"):
-        stroke_painting(torch.zeros(1, 2, 8, 8))
+    bands = torch.cat([photograph(), photograph()[:, :1]], dim=1)
+    assert torch.equal(stroke_painting(bands)[:, 3:], stroke_painting(bands[:, 3:]))

@@ -41,7 +41,7 @@ def test_augmentation_is_a_function_of_the_batch() -> None:
     def seen(module: Any) -> list[Tensor]:
         images: list[Tensor] = []
 
-        def record(denoiser: Denoiser, batch: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
+        def record(denoiser: Denoiser, batch: Tensor, t: Tensor, noise: Tensor, labels: Tensor, valid: None) -> Tensor:
             images.append(torch.cat([batch.flatten(1), labels], 1))
             return torch.zeros(len(batch))
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from sdedit_pl.denoiser import EDM, PARAMETERISATIONS, Denoiser
-from sdedit_pl.losses import EDMWeighting
 from sdedit_pl.sde import SDES
 from sdedit_pl.training.noise_level_buckets import NoiseBucket, noise_buckets
 
@@ -42,7 +41,9 @@ def test_levels_that_are_not_trained_are_skipped(t_max: float, count: int) -> No
 def test_levels_are_log_uniform_in_the_range(sde_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sde, levels = SDES[sde_name](), []
 
-    def record(denoiser: Denoiser, images: Tensor, t: Tensor, noise: Tensor, weighting: EDMWeighting) -> Tensor:
+    def record(
+        denoiser: Denoiser, images: Tensor, t: Tensor, noise: Tensor, *rest: object, **options: object
+    ) -> Tensor:
         levels.append(sde.noise_level(t))
         return t
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from support.tiny import tiny_config
@@ -15,6 +16,7 @@ from sdedit_pl.build.training_parts import build_data
 from sdedit_pl.checkpoints import describe
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.resolving import resolve
+from sdedit_pl.data.value_decoding import read_values
 from sdedit_pl.edit_runs.edit_run import run_edit
 from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.losses import EDMWeighting, denoising_loss
@@ -84,3 +86,58 @@ def test_shapes_and_formats_that_mean_nothing_are_refused(keys: list[str], messa
         config = tiny_config(f"data.path={tmp_path}", *keys)
         build_denoiser(config.model)
         build_data(config)
+
+
+def phantoms(folder: Path, count: int, write: str, dtype: str = "uint16", bands: int = 1) -> Path:
+    """Synthetic phantoms of 24 x 16: a body with an organ, in arbitrary units up to 4000."""
+    folder.mkdir()
+    rows, columns = np.mgrid[:24, :16]
+    for number in range(count):
+        random = np.random.default_rng(number)
+        body = ((rows - 11.5) / 11) ** 2 + ((columns - 7.5) / 6) ** 2 < 1
+        organ = (rows - random.integers(8, 16)) ** 2 + (columns - random.integers(5, 10)) ** 2 < 9
+        scale = np.arange(1, bands + 1) / bands
+        values = ((1000 * body + 2500 * organ + random.integers(0, 200, rows.shape))[..., None] * scale).astype(dtype)
+        if write == ".npy":
+            np.save(folder / f"{number}.npy", values[..., 0] if bands == 1 else values)
+        else:
+            values = values[..., 0] if bands == 1 else values
+            options = {"photometric": "minisblack", "description": f"phantom {number}", "resolution": (30, 20)}
+            options |= {"planarconfig": "contig"} if bands > 1 else {}
+            tifffile.imwrite(folder / f"{number}.tif", values, metadata=None, **options)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype", "bands", "keys"),
+    [
+        (".tif", "uint16", 1, ()),
+        (".tif", "float32", 4, ("data.format.bands=[red,green,blue,infrared]", "data.format.shown=[3]")),
+        (".npy", "uint16", 1, ("data.format.range=[0,4000]",)),
+    ],
+)
+def test_other_data_keep_type_bands_and_metadata(
+    suffix: str, dtype: str, bands: int, keys: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = phantoms(tmp_path / "data", 8, suffix, dtype, bands)
+    run = (f"data.path={data}", f"out={tmp_path}/run", "data.size=[24,16]", f"data.channels={bands}", *keys)
+    fit(tiny_config(*run, f"data.format.dtype={dtype}"))
+    model = tmp_path / "run/model.safetensors"
+    pixels = describe(model).image.format
+    assert pixels is not None and pixels.range is not None and pixels.limits[1] > 3000
+    fit(tiny_config(*run, f"data.format.dtype={dtype}", "trainer.max_steps=6"))  # with the range of the run
+    assert describe(model).image.format == pixels
+    mask = np.zeros((24, 16), np.uint8)
+    mask[:, 8:] = 1
+    np.save(tmp_path / "mask.npy", mask)
+    edit(ckpt=str(model), guide=f"{data}/0{suffix}", mask=f"{tmp_path}/mask.npy", out=f"{tmp_path}/edit")
+    files = tmp_path / f"edit/0_seed0{suffix}", data / f"0{suffix}"
+    result, guide = (read_values(file, "a").values for file in files)
+    assert result.dtype == guide.dtype and result.shape == guide.shape
+    assert np.array_equal(result[:, :8], guide[:, :8]) and not np.array_equal(result[:, 8:], guide[:, 8:])
+    if suffix == ".tif":
+        with tifffile.TiffFile(tmp_path / "edit/0_seed0.tif") as file:
+            assert file.pages[0].description == "phantom 0"
+            assert file.pages[0].tags["XResolution"].value == (30, 1)
+    with Image.open(tmp_path / "edit/sheet.png") as sheet:
+        assert sheet.mode == "RGB"

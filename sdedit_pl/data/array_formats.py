@@ -1,0 +1,347 @@
+"""Files of values that are not 8-bit pictures: one class for each format, recognised by its content.
+
+A format is a class that derives from `ArrayFormat`, with a line in `ARRAY_FORMATS`. Values keep their type, and results
+keep the metadata of the file that they were made from: geotransform, affine, spacing, resolution.
+"""
+
+from __future__ import annotations
+
+import abc
+import gzip
+import hashlib
+import io
+import re
+import zipfile
+from copy import deepcopy
+from importlib import import_module
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, max_pixels
+from sdedit_pl.data.image_format import ImageShape
+
+_GEO_KEYS = 34735
+"""Tag of a TIFF file that says where on the earth it lies."""
+
+
+class Stored(NamedTuple):
+    """Values as a file has them, (H, W, C), and all else in it that a result keeps."""
+
+    values: np.ndarray
+    rest: Any = None
+
+
+class ArrayFormat(abc.ABC):
+    """A file format.
+
+    Attributes:
+        suffixes: of its files' names.
+        package: module that reads it, if it is not always installed.
+        extra: the extra of this package that installs the module.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]]
+    package: ClassVar[str] = ""
+    extra: ClassVar[str] = ""
+
+    @abc.abstractmethod
+    def recognises(self, content: bytes) -> bool:
+        """Whether a file has this format."""
+
+    @abc.abstractmethod
+    def read(self, content: bytes) -> Stored:
+        """The values of a file.
+
+        Raises:
+            ValueError, OSError: It cannot be decoded.
+        """
+
+    @abc.abstractmethod
+    def write(self, values: np.ndarray, rest: Any) -> bytes:
+        """The file of values (H, W, C); `rest` is that of the file that they were made from, or None."""
+
+    def module(self) -> Any:
+        """The module `package`; raises ValueError if it is not installed."""
+        try:
+            return import_module(self.package)
+        except ModuleNotFoundError:
+            install = f"pip install 'sdedit-pl[{self.extra}]'"
+            raise ValueError(f"its format needs {self.package.partition('.')[0]}; {install}") from None
+
+
+class Npy(ArrayFormat):
+    """NumPy's .npy: (H, W) or (H, W, C)."""
+
+    suffixes = (".npy",)
+
+    def recognises(self, content: bytes) -> bool:
+        return content.startswith(b"\x93NUMPY")
+
+    def read(self, content: bytes) -> Stored:
+        """Parses the header itself: NumPy's parser is not safe in threads on CPython 3.11 (python/cpython#106905)."""
+        width = 2 if content[6] == 1 else 4
+        start = 8 + width + int.from_bytes(content[8 : 8 + width], "little")
+        header = content[8 + width : start].decode("latin1")
+        kind = re.search(r"'descr': '([<>|=][biuf]\d+)'", header)
+        shape = re.search(r"'shape': \(([\d, ]*)\)", header)
+        if kind is None or shape is None:
+            raise ValueError("it holds objects or records, expected an array of numbers")
+        sides = tuple(int(side) for side in shape[1].split(",") if side.strip())
+        order = "F" if "'fortran_order': True" in header else "C"
+        values = np.frombuffer(content, np.dtype(kind[1]), offset=start)
+        return Stored(values[: int(np.prod(sides, dtype=object))].reshape(sides, order=order))
+
+    def write(self, values: np.ndarray, rest: Any) -> bytes:
+        file = io.BytesIO()
+        np.save(file, values[..., 0] if values.shape[-1] == 1 else values)
+        return file.getvalue()
+
+
+class Npz(Npy):
+    """NumPy's .npz with one array, or one called image."""
+
+    suffixes = (".npz",)
+
+    def recognises(self, content: bytes) -> bool:
+        return content.startswith(b"PK\x03\x04")
+
+    def read(self, content: bytes) -> Stored:
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                names = [name for name in archive.namelist() if name.endswith(".npy")]
+                chosen = names[0] if len(names) == 1 else "image.npy"
+                if chosen not in names:
+                    raise ValueError(
+                        f"it holds the arrays {', '.join(names) or 'none'}, expected one, or one called image"
+                    )
+                if archive.getinfo(chosen).file_size > 64 * max_pixels():
+                    raise ValueError(f"it declares {archive.getinfo(chosen).file_size:,} bytes")
+                return Stored(super().read(archive.read(chosen)).values, chosen)
+        except zipfile.BadZipFile as error:
+            raise ValueError(str(error)) from None
+
+    def write(self, values: np.ndarray, rest: Any) -> bytes:
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:  # with a fixed time
+            archive.writestr(zipfile.ZipInfo(rest or "image.npy"), super().write(values, None), zipfile.ZIP_DEFLATED)
+        return file.getvalue()
+
+
+class Tiff(ArrayFormat):
+    """TIFF; results keep resolution, description and the kind of the bands."""
+
+    suffixes = (".tif", ".tiff")
+
+    def recognises(self, content: bytes) -> bool:
+        return content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+    def read(self, content: bytes) -> Stored:
+        import tifffile
+
+        try:
+            with tifffile.TiffFile(io.BytesIO(content)) as file:
+                page, axes = file.series[0].keyframe, file.series[0].axes
+                others = axes.replace("Y", "").replace("X", "")
+                if len(others) > 1 or sorted(axes.replace(others, "")) != ["X", "Y"]:
+                    raise ValueError(f"it has the axes {axes}, expected one image of height Y, width X and bands")
+                values = file.series[0].asarray().transpose([axes.index(axis) for axis in "YX" + others])
+                kept = ("ImageDescription", "XResolution", "YResolution", "ResolutionUnit")
+                rest = {name: page.tags[name].value for name in kept if name in page.tags}
+                rest["photometric"], rest["extrasamples"] = page.photometric, page.extrasamples
+        except tifffile.TiffFileError as error:
+            raise ValueError(str(error)) from None
+        except ValueError as error:
+            if "imagecodecs" in str(error):
+                raise ValueError("its compression needs imagecodecs; pip install imagecodecs") from None
+            raise
+        return Stored(values, rest)
+
+    def write(self, values: np.ndarray, rest: Any) -> bytes:
+        import tifffile
+
+        file, bands, rest = io.BytesIO(), values.shape[-1], rest or {}
+        colours = 3 if rest.get("photometric") == tifffile.PHOTOMETRIC.RGB and bands >= 3 else 1
+        kinds = (*rest.get("extrasamples", ()), *[0] * bands)[: bands - colours]
+        resolution = (rest["XResolution"], rest["YResolution"]) if "XResolution" in rest else None
+        tifffile.imwrite(
+            file,
+            values[..., 0] if bands == 1 else values,
+            photometric="rgb" if colours == 3 else "minisblack",
+            planarconfig="contig" if bands > 1 else None,
+            extrasamples=kinds or None,
+            resolution=resolution,
+            resolutionunit=rest.get("ResolutionUnit"),
+            description=rest.get("ImageDescription"),
+            metadata=None,
+        )
+        return file.getvalue()
+
+
+class GeoTiff(Tiff):
+    """GeoTIFF; pixels without data are NaN, and results keep the coordinate system, transform, tags and band names."""
+
+    package, extra = "rasterio", "geo"
+
+    def recognises(self, content: bytes) -> bool:
+        import tifffile
+
+        if not super().recognises(content):
+            return False
+        try:
+            with tifffile.TiffFile(io.BytesIO(content)) as file:
+                return _GEO_KEYS in file.pages[0].tags
+        except (tifffile.TiffFileError, ValueError, IndexError):
+            return False
+
+    def read(self, content: bytes) -> Stored:
+        rasterio = self.module()
+        try:
+            with rasterio.MemoryFile(content) as memory, memory.open() as file:
+                values = file.read(masked=file.nodata is not None)
+                rest = {"profile": dict(file.profile), "tags": file.tags(), "bands": file.descriptions}
+        except rasterio.errors.RasterioError as error:
+            raise ValueError(str(error)) from None
+        if np.ma.is_masked(values):
+            values = values.astype(np.float32).filled(np.nan)
+        return Stored(np.asarray(values).transpose(1, 2, 0), rest)
+
+    def write(self, values: np.ndarray, rest: Any) -> bytes:
+        if rest is None:
+            return super().write(values, rest)
+        rasterio, bands = self.module(), values.transpose(2, 0, 1)
+        profile = {**rest["profile"], "dtype": bands.dtype, "count": len(bands)}
+        profile |= {"height": bands.shape[1], "width": bands.shape[2]}
+        if profile.get("nodata") is not None and np.issubdtype(bands.dtype, np.floating):
+            bands = np.where(np.isnan(bands), bands.dtype.type(profile["nodata"]), bands)
+        with rasterio.MemoryFile() as memory:
+            with memory.open(**profile) as file:
+                file.write(bands)
+                file.update_tags(**rest["tags"])
+                for number, name in enumerate(rest["bands"][: len(bands)], 1):
+                    file.set_band_description(number, name or "")
+            return bytes(memory.read())
+
+
+class Dicom(ArrayFormat):
+    """A DICOM image of one frame: values after rescale slope and intercept; results keep the other elements."""
+
+    suffixes = (".dcm",)
+    package, extra = "pydicom", "dicom"
+
+    def recognises(self, content: bytes) -> bool:
+        return content[128:132] == b"DICM"
+
+    def read(self, content: bytes) -> Stored:
+        data = self.module().dcmread(io.BytesIO(content))
+        if int(getattr(data, "NumberOfFrames", 1) or 1) > 1:
+            raise ValueError(f"it has {data.NumberOfFrames} frames, expected one; save them as files of their own")
+        try:
+            stored = data.pixel_array
+        except (AttributeError, NotImplementedError, RuntimeError) as error:
+            syntax = data.file_meta.TransferSyntaxUID
+            if syntax.is_compressed:
+                raise ValueError(
+                    f"no installed plug-in decodes its transfer syntax, {syntax.name}; pip install 'sdedit-pl[dicom]' "
+                    "pylibjpeg[all], or decompress it first"
+                ) from None
+            raise ValueError(str(error)) from None
+        slope, intercept = _rescaling(data)
+        return Stored(stored if (slope, intercept) == (1, 0) else (stored * slope + intercept).astype(np.float32), data)
+
+    def write(self, values: np.ndarray, rest: Any) -> bytes:
+        if rest is None:
+            raise ValueError("a DICOM file is only written with the elements of another one")
+        uid, data, (slope, intercept) = import_module("pydicom.uid"), deepcopy(rest), _rescaling(rest)
+        kind = np.dtype(f"{'i' if data.PixelRepresentation else 'u'}{data.BitsAllocated // 8}")
+        limits = np.iinfo(kind)
+        stored = ((values.astype(np.float64) - intercept) / slope).round().clip(limits.min, limits.max).astype(kind)
+        data.PixelData = stored.astype(kind.newbyteorder("<")).tobytes()
+        data.Rows, data.Columns = values.shape[:2]
+        data.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+        data.ImageType = ["DERIVED", "SECONDARY"]
+        name = [str(data.SOPInstanceUID), hashlib.sha256(data.PixelData).hexdigest()]
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = uid.generate_uid(entropy_srcs=name)
+        file = io.BytesIO()
+        data.save_as(file, enforce_file_format=True)
+        return file.getvalue()
+
+
+class Nifti(ArrayFormat):
+    """A NIfTI slice: its first two axes, and bands on the last one; results keep affine and header."""
+
+    suffixes = (".nii", ".nii.gz")
+    package, extra = "nibabel", "nifti"
+
+    def recognises(self, content: bytes) -> bool:
+        return _unzipped(content, 352)[344:347] == b"n+1"
+
+    def read(self, content: bytes) -> Stored:
+        image = self.module().Nifti1Image.from_bytes(_unzipped(content))
+        values = np.asanyarray(image.dataobj)
+        sides = [*values.shape[:2], *(side for side in values.shape[2:] if side > 1)]
+        if len(sides) > 3:
+            raise ValueError(
+                f"it has {' x '.join(map(str, values.shape))} values, expected one slice, perhaps with bands"
+            )
+        return Stored(values.reshape(sides), (image.affine, image.header, values.ndim, content[:2] == b"\x1f\x8b"))
+
+    def write(self, values: np.ndarray, rest: Any) -> bytes:
+        affine, header, axes, zipped = rest or (np.eye(4), None, 2, False)
+        shape = values.shape[:2] if values.shape[-1] == 1 else values.shape
+        shape = (*shape[:2], *[1] * (axes - len(shape)), *shape[2:])
+        image = self.module().Nifti1Image(values.reshape(shape), affine, header, dtype=values.dtype)
+        return gzip.compress(image.to_bytes(), mtime=0) if zipped else image.to_bytes()
+
+
+ARRAY_FORMATS: tuple[ArrayFormat, ...] = (Npy(), Npz(), GeoTiff(), Tiff(), Dicom(), Nifti())
+"""The formats; the first that recognises a file reads it."""
+ARRAY_SUFFIXES = tuple(suffix for format in ARRAY_FORMATS for suffix in format.suffixes)
+ALL_SUFFIXES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)))
+
+
+def suffixes_of(shape: ImageShape) -> tuple[str, ...]:
+    """Suffixes that count as images."""
+    return IMAGE_SUFFIXES if shape.format is None else ALL_SUFFIXES
+
+
+def format_of(content: bytes) -> ArrayFormat | None:
+    """The format of a file; None for pictures."""
+    return next((format for format in ARRAY_FORMATS if format.recognises(content)), None)
+
+
+def read_array(content: bytes, name: str, format: ArrayFormat) -> Stored:
+    """The values of a file, (H, W, C); messages call it `name`.
+
+    Raises:
+        UnreadableImage: It cannot be decoded, has more pixels than allowed, or is no image.
+    """
+    try:
+        stored = format.read(content)
+    except (ValueError, OSError, KeyError, IndexError, TypeError, EOFError, MemoryError) as error:
+        raise UnreadableImage(f"cannot read image {name}: {error}") from None
+    values = stored.values[..., None] if stored.values.ndim == 2 else stored.values
+    if values.ndim != 3 or 0 in values.shape or values.dtype.kind not in "biuf":
+        shape = " x ".join(map(str, values.shape))
+        raise UnreadableImage(f"cannot read image {name}: it has {shape} values of {values.dtype}, expected an image")
+    if values.shape[0] * values.shape[1] > max_pixels():
+        raise UnreadableImage(f"cannot read image {name}: it has more than {max_pixels():,} pixels; raise max_pixels=")
+    return stored._replace(values=values)
+
+
+def _rescaling(data: Any) -> tuple[float, float]:
+    return float(getattr(data, "RescaleSlope", 1) or 1), float(getattr(data, "RescaleIntercept", 0) or 0)
+
+
+def _unzipped(content: bytes, length: int = -1) -> bytes:
+    if content[:2] != b"\x1f\x8b":
+        return content
+    limit = 64 * max_pixels()
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            found = file.read(limit + 1 if length < 0 else length)
+    except (OSError, EOFError):
+        return b""
+    if len(found) > limit:
+        raise ValueError(f"it expands to more than {limit:,} bytes")
+    return found

@@ -1,0 +1,212 @@
+"""Decodes files of a `PixelFormat`, without a detour over 8 bits, and writes results in the format of a file.
+
+Each band is cropped and resampled as photographs are, in float32; an image of the right size keeps its values exactly.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_png
+
+from sdedit_pl.data.array_formats import ARRAY_FORMATS, ARRAY_SUFFIXES, ArrayFormat, Stored, format_of, read_array
+from sdedit_pl.data.image_files import UnreadableImage, file_content, open_image
+from sdedit_pl.data.image_format import ImageFormat, ImageShape, PixelFormat, central_box, inside, padded_box
+from sdedit_pl.typing import Pixels
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}
+"""Number of bands -> colour type of a PNG file."""
+
+
+def read_values(file: bytes | Path, name: str) -> Stored:
+    """The values of a file of any format, picture or not, (H, W, C); raises UnreadableImage."""
+    try:
+        content = file if isinstance(file, bytes) else file_content(file)
+    except OSError as error:
+        raise UnreadableImage(f"cannot read image {name}: {error.strerror or error}") from None
+    found = format_of(content)
+    if found is not None:
+        return read_array(content, name, found)
+    with open_image(content, name) as image:
+        if content.startswith(_PNG) and content[24] == 16 and image.mode != "I;16":
+            pixels = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+            return Stored(decode_png(pixels, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy())
+        image.load()
+        values = np.asarray(
+            image.convert("RGBA" if "transparency" in image.info else "RGB") if image.mode == "P" else image
+        )
+    values = values.astype(np.uint16) if values.dtype == np.int32 else values  # Pillow's mode I of 16-bit files
+    return Stored(values[..., None] if values.ndim == 2 else values)
+
+
+def decode_values(file: bytes | Path, name: str, image_format: ImageFormat) -> Pixels:
+    """Decodes a file to height and width `decoded_sides`.
+
+    Raises:
+        UnreadableImage: The file cannot be decoded, or has other bands, another type or values that are not finite.
+    """
+    pixels = image_format.format
+    assert pixels is not None
+    values = checked_values(read_values(file, name).values, name, image_format)
+    if pixels.alpha:
+        values = premultiplied(values)
+    shape, sides = (values.shape[1], values.shape[0]), image_format.decoded_sides
+    if values.shape[:2] != sides:
+        values = _fitted(values, image_format)
+    decoded = torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)
+    return torch.cat([decoded, inside(shape, sides)[None].to(decoded.dtype)]) if image_format.marked else decoded
+
+
+def checked_values(values: np.ndarray, name: str, shape: ImageShape) -> np.ndarray:
+    """The values in the type of the format.
+
+    Raises:
+        UnreadableImage: They have other bands, another type or values that are not finite.
+    """
+    pixels = shape.format
+    assert pixels is not None
+    if values.shape[-1] != shape.channels:
+        names = f" ({', '.join(pixels.bands)})" if pixels.bands else ""
+        raise UnreadableImage(f"{name} has {values.shape[-1]} bands, expected {shape.channels}{names}")
+    invalid = ~np.isfinite(values)
+    if invalid.any() and (pixels.invalid == "refuse" or pixels.dtype != "float32"):
+        raise UnreadableImage(
+            f"{name} has {invalid.any(-1).sum():,} pixels that are NaN, infinite or without data; repair them, or "
+            "mask them with format.dtype=float32 format.invalid=mask"
+        )
+    if pixels.dtype == "float32":
+        return values.astype(np.float32)
+    limits, kind = np.iinfo(pixels.dtype), values.dtype.kind
+    signed = kind == "i" and limits.min <= values.min() and values.max() <= limits.max
+    if values.dtype != pixels.dtype and kind != "b" and not signed:
+        raise UnreadableImage(f"{name} has {values.dtype} values, expected {pixels.dtype} like the others")
+    return values.astype(pixels.dtype)
+
+
+def premultiplied(values: np.ndarray) -> np.ndarray:
+    """Colours multiplied by the opacity in the last band, rounded."""
+    top = np.iinfo(values.dtype).max
+    alpha = values[..., -1:].astype(np.float64) / top
+    return np.concatenate([(values[..., :-1] * alpha).round().astype(values.dtype), values[..., -1:]], axis=-1)
+
+
+def unmultiplied(values: np.ndarray) -> np.ndarray:
+    """The inverse of `premultiplied`; transparent pixels are black."""
+    top = np.iinfo(values.dtype).max
+    alpha = values[..., -1:].astype(np.float64) / top
+    colours = np.where(alpha > 0, values[..., :-1] / np.maximum(alpha, 1 / top), 0).round().clip(0, top)
+    return np.concatenate([colours.astype(values.dtype), values[..., -1:]], axis=-1)
+
+
+def clipped_share(values: Pixels, pixels: PixelFormat) -> float:
+    """The share of values outside of the format's range."""
+    low, high = pixels.limits
+    return ((values.float() < low) | (values.float() > high)).float().mean().item()
+
+
+def result_suffix(guide: Path) -> str:
+    """The suffix of a result: that of its guide's format, or .png."""
+    return next((suffix for suffix in reversed(ARRAY_SUFFIXES) if guide.name.lower().endswith(suffix)), ".png")
+
+
+def result_file(
+    image: Float[Tensor, "C H W"], shape: ImageShape, suffix: str, guide: Path | None, kept: Tensor | None = None
+) -> bytes:
+    """The file of a result in the type, range and format of its guide, whose metadata it keeps.
+
+    Args:
+        image: in [-1, 1].
+        kept: pixels, (H, W), that have the guide's own values where it has the size of the result.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    if not image.isfinite().all():
+        raise ValueError("an image has values that are not finite; try precision=float32, or another checkpoint")
+    values = shape.values(image).permute(1, 2, 0).cpu().numpy()
+    values = unmultiplied(values) if shape.format is not None and shape.format.alpha else values
+    stored = None if guide is None else _template(guide, suffix)
+    if stored is not None and kept is not None and stored.values.shape == values.shape:
+        values = np.where(kept.cpu().numpy()[..., None], stored.values, values.astype(stored.values.dtype))
+    if suffix == ".png":
+        return png_file(values)
+    return _writer(suffix, stored).write(values, None if stored is None else stored.rest)
+
+
+def sample_suffix(shape: ImageShape) -> str:
+    """The suffix of images that have no guide: .png for photographs, else .tif."""
+    return ".png" if shape.format is None else ".tif"
+
+
+def sample_content(image: Float[Tensor, "C H W"], shape: ImageShape) -> bytes:
+    """The file of an image without a guide; raises what `result_file` does."""
+    return result_file(image, shape, sample_suffix(shape), None)
+
+
+def png_file(values: np.ndarray) -> bytes:
+    """A PNG file of (H, W, C) values of 8 or 16 bits, C = 1 (grey), 2 (with alpha), 3 (RGB) or 4 (RGBA)."""
+    height, width, bands = values.shape
+    if bands not in _PNG_COLOURS or values.dtype.kind != "u":
+        raise ValueError(f"a PNG file has no {bands} bands of {values.dtype}; give guides as .tif")
+    if values.dtype == np.uint8 or bands == 1:
+        file = io.BytesIO()
+        Image.fromarray(values[..., 0] if bands == 1 else values).save(file, "PNG")
+        return file.getvalue()
+    rows = values.astype(">u2").reshape(height, -1).view(np.uint8)  # Pillow writes no 16-bit colours
+    filtered = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
+    header = struct.pack(">IIBBBBB", width, height, 16, _PNG_COLOURS[bands], 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(filtered)), (b"IEND", b"")]
+    return _PNG + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def _template(guide: Path, suffix: str) -> Stored | None:
+    """The guide's file, if it has the format of the result or is a picture."""
+    try:
+        stored = read_values(guide, str(guide))
+        found = format_of(file_content(guide))
+    except (UnreadableImage, OSError):
+        return None
+    return stored if suffix == ".png" or (found is not None and suffix in found.suffixes) else None
+
+
+def _writer(suffix: str, stored: Stored | None) -> ArrayFormat:
+    """The format of a suffix; of several, the one that has read the guide."""
+    found = [format for format in ARRAY_FORMATS if suffix in format.suffixes]
+    return found[0] if len(found) == 1 or (stored is not None and "profile" in (stored.rest or {})) else found[-1]
+
+
+def _fitted(values: np.ndarray, image_format: ImageFormat) -> np.ndarray:
+    """Values at height and width `decoded_sides`, in the way of the format's `fit`."""
+    sides, shape = image_format.decoded_sides, (values.shape[1], values.shape[0])
+    invalid = np.asarray(~np.isfinite(values).all(-1))
+    if invalid.any():
+        values = np.where(invalid[..., None], np.nan_to_num(np.nanmean(values, axis=(0, 1))), values)
+    bands = [_resampled(values[..., band], shape, sides, image_format.fit) for band in range(values.shape[-1])]
+    result = np.stack(bands, axis=-1)
+    if invalid.any():
+        result[_resampled(invalid, shape, sides, image_format.fit) > 0.01] = np.nan
+    if values.dtype.kind == "f":
+        return result.astype(values.dtype)
+    limits = np.iinfo(values.dtype)
+    return result.round().clip(limits.min, limits.max).astype(values.dtype)
+
+
+def _resampled(band: np.ndarray, shape: tuple[int, int], sides: tuple[int, int], fit: str) -> np.ndarray:
+    image = Image.fromarray(band.astype(np.float32))
+    if fit != "pad":
+        box = central_box(shape, sides) if fit == "crop" else (0, 0, *shape)
+        return np.asarray(image.resize((sides[1], sides[0]), Image.Resampling.LANCZOS, box=box))
+    left, top, width, height = padded_box(shape, sides)
+    scaled = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
+    return np.pad(scaled, ((top, sides[0] - height - top), (left, sides[1] - width - left)), mode="symmetric")

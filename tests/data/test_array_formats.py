@@ -1,0 +1,297 @@
+"""Files of values: what is written is read again with its metadata, and bad files are refused in one line."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from sdedit_pl.data import array_formats
+from sdedit_pl.data.array_formats import ARRAY_FORMATS, Dicom, GeoTiff, Nifti, Npy, Npz, Tiff, format_of, read_array
+from sdedit_pl.data.image_decoding import decode_image, decode_whole
+from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.image_format import ImageFormat, ImageShape, PixelFormat, shown_bands
+from sdedit_pl.data.value_decoding import png_file, premultiplied, read_values, result_file, unmultiplied
+
+GREY = np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000
+BANDS = np.random.default_rng(0).normal(300, 5, (3, 4, 4)).astype(np.float32)
+
+
+def npy(values: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def tiff(values: np.ndarray, **options: Any) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, metadata=None, **{"photometric": "minisblack", **options})
+    return file.getvalue()
+
+
+def geotiff(values: np.ndarray, **options: Any) -> bytes:
+    rasterio = pytest.importorskip("rasterio")
+    transform = rasterio.transform.from_origin(500_000, 5_800_000, 10, 10)
+    shape = {"height": values.shape[0], "width": values.shape[1], "count": values.shape[2]}
+    with rasterio.MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff", dtype=values.dtype, crs="EPSG:32632", transform=transform, **shape, **options
+        ) as file:
+            file.write(values.transpose(2, 0, 1))
+            file.set_band_description(4, "infrared")
+        return bytes(memory.read())
+
+
+def dicom(values: np.ndarray, slope: float = 1, intercept: float = 0) -> bytes:
+    pydicom = pytest.importorskip("pydicom")
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    data = pydicom.dataset.Dataset()
+    data.file_meta, data.SOPClassUID, data.SOPInstanceUID = meta, meta.MediaStorageSOPClassUID, "1.2.3"
+    data.Rows, data.Columns = values.shape
+    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
+    data.BitsAllocated = data.BitsStored = 16
+    data.HighBit, data.PixelSpacing, data.PatientID = 15, [0.5, 0.7], "phantom"
+    data.RescaleSlope, data.RescaleIntercept, data.PixelData = slope, intercept, values.tobytes()
+    file = io.BytesIO()
+    data.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def nifti(values: np.ndarray) -> bytes:
+    nibabel = pytest.importorskip("nibabel")
+    return nibabel.Nifti1Image(values, np.diag([2.0, 3.0, 4.0, 1.0])).to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "values"),
+    [
+        (Npy, npy, GREY),
+        (Npy, npy, np.asfortranarray(BANDS)),
+        (Npz, lambda values: npz(image=values, other=values), GREY),
+        (Tiff, tiff, GREY),
+        (Tiff, lambda values: tiff(values, planarconfig="contig"), BANDS),
+        (Tiff, lambda values: tiff(values.transpose(2, 0, 1), planarconfig="separate"), BANDS),
+        (GeoTiff, geotiff, BANDS),
+        (Dicom, dicom, GREY),
+        (Nifti, nifti, GREY),
+        (Nifti, nifti, BANDS),
+    ],
+)
+def test_a_format_reads_what_it_writes(kind: type, make: Any, values: np.ndarray) -> None:
+    content = make(values)
+    found = format_of(content)
+    assert type(found) is kind and found is not None
+    stored = read_array(content, "a", found)
+    assert stored.values.dtype == values.dtype and np.array_equal(stored.values.squeeze(), values)
+    changed = stored.values + stored.values.dtype.type(1)
+    again = read_array(found.write(changed, stored.rest), "a", found)
+    assert again.values.dtype == values.dtype and np.array_equal(again.values, changed)
+    assert found.write(changed, stored.rest) == found.write(changed, stored.rest)
+
+
+def test_results_keep_the_place_of_an_image() -> None:
+    nodata = np.where(np.arange(4) == 1, -9999, BANDS).astype(np.float32)
+    stored = GeoTiff().read(geotiff(nodata, nodata=-9999))
+    assert np.isnan(stored.values[..., 1]).all()
+    again = GeoTiff().read(GeoTiff().write(stored.values * 2, stored.rest))
+    assert np.array_equal(again.values, stored.values * 2, equal_nan=True)
+    for key in ("crs", "transform", "nodata"):
+        assert again.rest["profile"][key] == stored.rest["profile"][key]
+    assert again.rest["bands"][3] == "infrared"
+    stored = Dicom().read(dicom(GREY, slope=0.5, intercept=-1024))
+    assert stored.values.dtype == np.float32 and stored.values[0, 0] == -1024 and stored.values[0, 1] == 1476
+    again = Dicom().read(Dicom().write(stored.values[..., None] + 1, stored.rest))
+    assert np.array_equal(again.values, stored.values + 1)
+    assert again.rest.PixelSpacing == [0.5, 0.7] and again.rest.PatientID == "phantom"
+    assert again.rest.SOPInstanceUID != "1.2.3" and again.rest.ImageType[0] == "DERIVED"
+    stored = Nifti().read(nifti(GREY))
+    assert np.array_equal(Nifti().read(Nifti().write(GREY[..., None], stored.rest)).rest[0], stored.rest[0])
+
+
+def test_npy_headers_are_parsed_in_many_threads() -> None:
+    """NumPy's own parser fails there with "AST constructor recursion depth mismatch" on CPython 3.11."""
+    content, found = npz(image=GREY), []
+
+    def read() -> None:
+        found.extend(Npz().read(content).values.sum() for _ in range(200))
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [GREY.sum()] * 1600
+
+
+def compressed_dicom() -> bytes:
+    import pydicom
+
+    data = pydicom.dcmread(io.BytesIO(dicom(GREY)))
+    data.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLSLossless
+    data.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xd9"])
+    file = io.BytesIO()
+    data.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def zip_bomb() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("image.npy", bytes(100_000))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda: npy(np.array([{}], dtype=object)), "objects or records, expected an array of numbers"),
+        (lambda: npy(GREY)[:-2], "cannot read image a"),
+        (lambda: npy(np.zeros((2, 2, 2, 2))), "2 x 2 x 2 x 2 values of float64, expected an image"),
+        (lambda: npz(b=GREY, c=GREY), "the arrays b.npy, c.npy, expected one, or one called image"),
+        (
+            lambda: tiff(np.zeros((2, 3, 4, 3), np.uint16), photometric="rgb"),
+            "expected one image of height Y, width X and bands",
+        ),
+        (lambda: tiff(GREY)[:60], "cannot read image a"),
+        (lambda: nifti(np.zeros((3, 4, 5, 6), np.float32)), "expected one slice"),
+        (compressed_dicom, "no installed plug-in decodes its transfer syntax, JPEG-LS Lossless"),
+    ],
+)
+def test_files_that_hold_no_image_are_refused(content: Any, message: str) -> None:
+    with pytest.raises(UnreadableImage, match=message) as refusal:
+        decode_image(content(), "a", ImageFormat(4, 1, format=PixelFormat("uint16")))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_zip_bomb_is_refused_before_it_expands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDEDIT_MAX_PIXELS", "100")
+    with pytest.raises(ValueError, match="declares 100,000 bytes"):
+        Npz().read(zip_bomb())
+
+
+@pytest.mark.parametrize(("make", "extra"), [(geotiff, "geo"), (dicom, "dicom"), (nifti, "nifti")])
+def test_a_missing_package_is_named_with_its_extra(make: Any, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = make(BANDS if make is geotiff else GREY)
+
+    def missing(name: str) -> Any:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(array_formats, "import_module", missing)
+    with pytest.raises(UnreadableImage, match=rf"its format needs \w+; pip install 'sdedit-pl\[{extra}\]'"):
+        read_values(content, "a")
+
+
+@pytest.mark.parametrize(
+    ("values", "keys", "message"),
+    [
+        (BANDS, {"channels": 3, "bands": ("r", "g", "b")}, r"a has 4 bands, expected 3 \(r, g, b\)"),
+        (GREY, {"dtype": "uint8"}, "a has uint16 values, expected uint8 like the others"),
+        (GREY.astype(np.int32) - 1, {"dtype": "uint16"}, "a has int32 values, expected uint16"),
+        (np.where(GREY > 0, np.nan, 1.0), {}, "a has 11 pixels that are NaN, infinite or without data; .*invalid=mask"),
+    ],
+)
+def test_values_that_do_not_fit_the_format_are_refused(values: np.ndarray, keys: dict[str, Any], message: str) -> None:
+    channels = keys.pop("channels", 1)
+    with pytest.raises(UnreadableImage, match=message):
+        decode_image(
+            npy(values), "a", ImageFormat((3, 4), channels, format=PixelFormat(**{"dtype": "float32", **keys}))
+        )
+
+
+def test_invalid_values_are_masked_and_values_round_trip() -> None:
+    values = np.where(np.arange(12).reshape(3, 4) == 5, np.inf, 273 + np.arange(12).reshape(3, 4)).astype(np.float32)
+    pixels = PixelFormat("float32", range=(270.0, 290.0), invalid="mask")
+    image_format = ImageFormat((3, 4), 1, format=pixels)
+    decoded = decode_image(npy(values), "a", image_format)[None]
+    valid, images = image_format.valid(decoded), image_format.images(decoded)
+    assert valid is not None and valid[0, 0].sum() == 11 and not valid[0, 0, 1, 1]
+    assert images[0, 0, 1, 1] == 0 and images.abs().max() <= 1
+    assert torch.allclose(image_format.values(images)[valid], decoded[valid], rtol=1e-6)
+    small = decode_image(npy(np.kron(values, np.ones((4, 4), np.float32))), "a", image_format)
+    assert not small.isfinite()[0, 1, 1] and small.isfinite()[0, 0, 3]
+    whole = ImageFormat((3, 4), 1, format=PixelFormat("uint16"))
+    every = torch.arange(65536, dtype=torch.int32).to(torch.uint16).reshape(1, 1, 256, 256)
+    full = ImageShape(256, 1, format=PixelFormat("uint16", range=(0.0, 65535.0)))
+    assert torch.equal(full.values(full.images(every)), every)
+    assert decode_whole(npy(GREY), "a", whole).dtype == torch.uint16
+
+
+def test_resampled_bands_follow_the_8_bit_path() -> None:
+    ramp = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    expected = decode_image(npy(ramp), "a", ImageFormat((12, 8), fit="pad"))
+    found = decode_image(npy(ramp), "a", ImageFormat((12, 8), fit="pad", format=PixelFormat("uint8")))
+    assert (found.int() - expected.int()).abs().max() <= 1
+
+
+def test_alpha_premultiplies_colours_and_png_files_hold_16_bits(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(1, 65536, (5, 6, 4), dtype=np.uint16)
+    stored = read_values(png_file(values), "a").values
+    assert np.array_equal(stored, values)
+    with Image.open(io.BytesIO(png_file(values[..., :1]))) as grey:
+        assert np.array_equal(np.asarray(grey), values[..., 0])
+    colours = premultiplied(values)
+    assert (colours[..., :3] <= colours[..., 3:]).all()
+    assert (np.abs(unmultiplied(colours).astype(int) - values) <= 65535 / values[..., 3:]).all()
+    (tmp_path / "a.png").write_bytes(png_file(values))
+    shape = ImageShape((5, 6), 4, format=PixelFormat("uint16", alpha=True))
+    image = shape.images(decode_image(tmp_path / "a.png", "a", ImageFormat.of(shape))[None])[0]
+    result = read_values(result_file(image, shape, ".png", tmp_path / "a.png", torch.ones(5, 6) > 0), "a").values
+    assert np.array_equal(result, values)
+    clear = -torch.ones(4, 1, 1)
+    assert (shown_bands(clear, shape.format) == 1).all()  # white
+
+
+def test_arrays_are_pictures_and_animations_give_their_first_frame(caplog: pytest.LogCaptureFixture) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    assert torch.equal(decode_image(npy(rgb), "a", ImageFormat(4)), torch.from_numpy(rgb).permute(2, 0, 1))
+    assert decode_image(npy(np.eye(4)), "a", ImageFormat(4, 1)).max() == 255
+    with pytest.raises(UnreadableImage, match=r"4 bands of float32 and is no 8-bit picture; .*data\.format\.dtype"):
+        decode_image(npy(BANDS), "a", ImageFormat(4))
+    frames = [Image.new("L", (4, 4), level) for level in (10, 200)]
+    for kind in ("GIF", "AVIF"):
+        file = io.BytesIO()
+        frames[0].save(file, kind, save_all=True, append_images=frames[1:])
+        assert abs(int(decode_image(file.getvalue(), f"a.{kind}", ImageFormat(4, 1))[0, 0, 0]) - 10) <= 2
+        assert f"a.{kind} holds several frames; the first one is used" in caplog.text
+
+
+def test_a_new_format_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pgm(array_formats.ArrayFormat):
+        """The example of CONTRIBUTING: binary PGM of 16 bits."""
+
+        suffixes = (".pgm",)
+
+        def recognises(self, content: bytes) -> bool:
+            return content.startswith(b"P5") and b"65535" in content[:20]
+
+        def read(self, content: bytes) -> array_formats.Stored:
+            _, width, height, _ = content.split(maxsplit=4)[:4]
+            values = np.frombuffer(content[-2 * int(width) * int(height) :], ">u2").astype(np.uint16)
+            return array_formats.Stored(values.reshape(int(height), int(width)))
+
+        def write(self, values: np.ndarray, rest: Any) -> bytes:
+            header = f"P5 {values.shape[1]} {values.shape[0]} 65535\n".encode()
+            return header + values[..., 0].astype(">u2").tobytes()
+
+    monkeypatch.setattr(array_formats, "ARRAY_FORMATS", (*ARRAY_FORMATS, Pgm()))
+    content = Pgm().write(GREY[..., None], None)
+    assert np.array_equal(read_values(content, "a").values[..., 0], GREY)
+    assert importlib.import_module("sdedit_pl.data.array_formats").format_of(content).suffixes == (".pgm",)
