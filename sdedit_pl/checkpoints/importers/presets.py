@@ -17,6 +17,7 @@ from sdedit_pl.checkpoints.importers.noise_conventions import (
     continuous_vp,
     discrete_ve,
     discrete_vp,
+    edm_ve,
     numbered_classes,
 )
 
@@ -150,6 +151,12 @@ def _ve_256(sigma_max: float) -> Preset:
     return _preset("score_sde", 256, _ncsnpp_of_skips(), continuous_ve(sigma_max), _LANGEVIN_256, UNIT)
 
 
+def _edm(size: int, multipliers: list[int], level: int, classes: int = 0) -> Preset:
+    """EDM's networks for the noise of its VP models; without dropout, which editing does not use."""
+    network = _ddpmpp(channel_multipliers=multipliers, attention_levels=[level], dropout=0.0)
+    return _preset("edm", size, network, {**edm_ve(), **numbered_classes(classes)}, {"steps": 18})
+
+
 def _diffusers(preset: Preset) -> Preset:
     """The same model as published for diffusers."""
     return replace(preset, format="diffusers")
@@ -204,6 +211,10 @@ PRESETS: dict[str, Preset] = {
     "ncsnpp-church-256": _diffusers(_ve_256(380.0)),
     "ncsnpp-ffhq-256": _diffusers(_ve_256(348.0)),
     "ncsnpp-ffhq-1024": _diffusers(_VE_1024),
+    "edm-cifar10-32x32-cond-vp": _edm(32, [2, 2, 2], 1, classes=10),
+    "edm-cifar10-32x32-uncond-vp": _edm(32, [2, 2, 2], 1),
+    "edm-ffhq-64x64-uncond-vp": _edm(64, [1, 2, 2, 2], 2),
+    "edm-afhqv2-64x64-uncond-vp": _edm(64, [1, 2, 2, 2], 2),
     "256x256_diffusion_uncond": _GUIDED,
     "256x256_diffusion": _guided(256, _ADM_256, numbered_classes(1000)),
     "64x64_diffusion": _guided(64, _ADM_64, numbered_classes(1000), schedule="cosine"),
