@@ -21,9 +21,12 @@ from sdedit_pl.checkpoints.native import save_denoiser
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.resolving import resolve
 from sdedit_pl.data.image_format import ImageFormat, ImageShape, PixelFormat, Size
+from sdedit_pl.data.pack_settings import PackSettings
+from sdedit_pl.data.shard_packing import pack
 from sdedit_pl.data.source import ImageSet, Source
 from sdedit_pl.data.source_table import DATA_SOURCES
 from sdedit_pl.data.value_decoding import read_values
+from sdedit_pl.data.webdataset_source import WebDatasetSource
 from sdedit_pl.edit_runs.edit_run import run_edit
 from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.guides.guide_files import read_guide
@@ -228,3 +231,14 @@ def test_a_range_that_clips_is_warned_of_with_the_numbers(tmp_path: Path, caplog
         r"0.npy: [\d.]+ % of its values, from \d+ to \d+, lie outside of the model's range, 0 to 1000", first
     )
     assert re.search(r"[\d.]+ % of the training images' values, .* outside of data.format.range, 500 to 1000", second)
+
+
+def test_shards_hold_the_values_of_other_data(tmp_path: Path) -> None:
+    pixels, data = PixelFormat("uint16", range=(0.0, 4000.0)), phantoms(tmp_path / "data", 3, ".npy")
+    pack(
+        PackSettings(str(data), str(tmp_path / "shards"), (24, 16), channels=1, val_fraction=0.0, format=pixels),
+        lambda *_: None,
+    )
+    images = WebDatasetSource(str(tmp_path / "shards"), (24, 16), 1, val_fraction=0, format=pixels).images("train")
+    packed = {images.read(index).numpy().tobytes() for index in range(len(images))}
+    assert packed == {np.load(data / f"{number}.npy").tobytes() for number in range(3)}
