@@ -7,6 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
+
+from sdedit_pl.configuration.bundled_configs import find_config
+from sdedit_pl.configuration.command_line import read_arguments, rename_keys
+from sdedit_pl.configuration.resolving import merge, resolve
+from sdedit_pl.configuration.training_config import TrainingConfig
+from sdedit_pl.configuration.yaml_reading import read_file
 
 LAUNCH = Path(__file__).parents[1] / "configs" / "launch"
 SLURM = {"SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2", "SLURM_JOB_ID": "12345"}
@@ -58,3 +65,27 @@ def test_torchrun_needs_the_rank_and_the_address_of_the_first_machine(missing: s
     given = {name: value for name, value in MEETING.items() if name != missing}
     ended, calls = launch("torchrun.sh", programs, given)
     assert ended != 0 and calls == []
+
+
+def test_a_sweep_of_wandb_trains_with_its_values_in_a_folder_of_its_own(tmp_path: Path, monkeypatch) -> None:
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    sweep = yaml.safe_load((LAUNCH / "sweep.yaml").read_text())
+    chosen = {
+        name: given.get("value", (given.get("values") or [1e-3])[-1]) for name, given in sweep["parameters"].items()
+    }
+    words = create_sweep_command_args({"args": {name: {"value": value} for name, value in chosen.items()}})
+    parts = create_sweep_command(sweep["command"])
+    command = [
+        word for part in parts for word in (words["args_no_hyphens"] if part == "${args_no_hyphens}" else [part])
+    ]
+    (tmp_path / "sdedit").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "sdedit").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("WANDB_RUN_ID", "abc123")
+    verb, *arguments = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    given, typed = read_arguments(TrainingConfig, arguments)
+    rename_keys(TrainingConfig, given)
+    config = resolve(TrainingConfig, merge(TrainingConfig, read_file(find_config(given.pop("config"))), given), typed)
+    assert verb == "train" and config.out == "runs/sweep/abc123" and config.logger == "wandb"
+    assert config.average.half_life_images == 20000

@@ -13,6 +13,7 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.guides.guide_files import Guide
 from sdedit_pl.noise import SeededNoise
 from sdedit_pl.training.noise_level_buckets import BUCKETS_MEAN, noise_buckets
+from sdedit_pl.typing import Images
 
 logger = logging.getLogger(__name__)
 
@@ -37,20 +38,23 @@ def warn_of_far_guides(denoiser: Denoiser, description: Description, guides: Seq
     edges = (_config(description).get("validation") or {}).get("sigma_edges")
     if not isinstance(usual, float) or not usual > 0 or not edges:
         return
-    buckets = noise_buckets(edges, denoiser)
-    device = next(denoiser.parameters()).device
     for guide in guides:
-        image = guide.image.to(device)
-        noise, uniform = SeededNoise([0])(0, 0, image), torch.full((1,), 0.5, device=device)
-        with torch.no_grad():
-            losses = [bucket.losses(denoiser, image, uniform, noise).item() for bucket in buckets]
-        ratio = sum(losses) / len(losses) / usual
+        ratio = denoising_error(denoiser, guide.image, edges) / usual
         if ratio > FAR:
             logger.warning(
                 "%s is unlike the images that the model was trained on: its denoising error is %.1f times that of the "
                 "validation images",
                 *(guide.path, ratio),
             )
+
+
+@torch.no_grad()
+def denoising_error(denoiser: Denoiser, image: Images, edges: Sequence[float]) -> float:
+    """Weighted error of an image's estimates, averaged over the ranges of noise levels between `edges`."""
+    image = image.to(next(denoiser.parameters()).device)
+    noise, uniform = SeededNoise([0])(0, 0, image), torch.full((1,), 0.5, device=image.device)
+    losses = [bucket.losses(denoiser, image, uniform, noise).item() for bucket in noise_buckets(edges, denoiser)]
+    return sum(losses) / len(losses)
 
 
 def _config(description: Description) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -82,6 +84,22 @@ def test_scripts_run_and_refuse_unknown_keys(name: str, capsys: pytest.CaptureFi
         assert main([*RUNS[name].split(), "out=out"]) == 2 and "overwrite=true" in capsys.readouterr().err
     assert main([*RUNS.get(name, "config=tiny.yaml").split(), "out=new", "sed=1"]) == 2
     assert "unknown key sed" in capsys.readouterr().err and not Path("new").exists()
+
+
+@pytest.mark.usefixtures("photos")
+def test_an_error_is_stored_beside_unchanged_tensors(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(tiny_checkpoint, "a.safetensors")
+    before = load_file("a.safetensors")
+    assert script("store_error").main(["ckpt=a.safetensors", "data=photos", "split=all"]) == 0, capsys.readouterr().err
+    after = load_file("a.safetensors")
+    assert {name: tensor.numpy().tobytes() for name, tensor in after.items()} == {
+        name: tensor.numpy().tobytes() for name, tensor in before.items()
+    }
+    monkeypatch.setattr("sdedit_pl.edit_runs.expectations.FAR", 0.1)
+    assert sdedit(["edit", "ckpt=a.safetensors", "guide=photos/0.png", "steps=1", "samples=1"]) == 0
+    assert "0.png is unlike the images" in capsys.readouterr().err
 
 
 @pytest.mark.slow

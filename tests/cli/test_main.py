@@ -97,7 +97,7 @@ def test_errors_are_one_line(error: Exception, line: str, monkeypatch: pytest.Mo
     def run(arguments: list[str]) -> None:
         raise error
 
-    monkeypatch.setattr(info, "run", run)
+    monkeypatch.setattr(MODULES["info"], "run", run)
     assert refused("info") == line
 
 
@@ -105,7 +105,7 @@ def test_an_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, command)
     def run(arguments: list[str]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(info, "run", run)
+    monkeypatch.setattr(MODULES["info"], "run", run)
     assert command("info") == (130, "", "error: interrupted\n")
 
 
@@ -119,6 +119,6 @@ def test_a_bug_is_not_dressed_up_as_bad_input(monkeypatch: pytest.MonkeyPatch) -
     def run(arguments: list[str]) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(info, "run", run)
+    monkeypatch.setattr(MODULES["info"], "run", run)
     with pytest.raises(ZeroDivisionError):
         main(["info"])
