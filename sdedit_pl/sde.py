@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from sdedit_pl.typing import Images, over_images
+from sdedit_pl.typing import Images, Times, over_images
 
 
 class ForwardStep(NamedTuple):

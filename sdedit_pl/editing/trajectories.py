@@ -26,7 +26,7 @@ from sdedit_pl.editing.sdedit import SDEdit
 from sdedit_pl.guides.guide_files import Guide
 from sdedit_pl.guides.mask_files import Area
 from sdedit_pl.picture_grid import cell_side, picture_grid, to_picture
-from sdedit_pl.typing import Images
+from sdedit_pl.typing import Images, Times
 
 FRAME_MILLISECONDS = 80
 LAST_FRAME_MILLISECONDS = 2000

@@ -156,24 +156,24 @@ class Muon(Adam):
     momentum: float = 0.95
 
     def build(self, parameters: list[torch.nn.Parameter], *, fused: bool = False) -> torch.optim.Optimizer:
-        settings = {"lr": self.rate, "betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
-        return MuonAndAdam(parameters, {**settings, "momentum": self.momentum, "fused": False})
+        return MuonAndAdam(parameters, self, fused)
 
 
-class MuonAndAdam(torch.optim.Optimizer):
-    """The optimiser of `Muon`, with its settings as `defaults`."""
+class MuonAndAdam(torch.optim.Adam):
+    """The optimiser of `Muon`: Adam, but for the group of matrices."""
 
     SMALLEST = 16
     """Number of rows and of columns from which a weight counts as a matrix."""
 
-    def __init__(self, parameters: list[torch.nn.Parameter], defaults: dict[str, Any]) -> None:
+    def __init__(self, parameters: list[torch.nn.Parameter], settings: Muon, fused: bool) -> None:
         def is_matrix(weight: torch.nn.Parameter) -> bool:
             return weight.dim() > 1 and min(len(weight), weight[0].numel()) >= self.SMALLEST
 
-        matrices = [weight for weight in parameters if is_matrix(weight)]
-        others = [weight for weight in parameters if not is_matrix(weight)]
-        groups = [{"params": matrices, "steps": 0}, {"params": others, "steps": 0}]
-        super().__init__(groups, defaults)
+        groups = [
+            {"params": [weight for weight in parameters if is_matrix(weight) is wanted]} for wanted in (False, True)
+        ]
+        super().__init__(groups, settings.rate, settings.betas, settings.eps, settings.weight_decay, fused=fused)
+        self.momentum = settings.momentum
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -181,44 +181,26 @@ class MuonAndAdam(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group, change in zip(self.param_groups, (self._orthogonal, self._adam), strict=True):
-            weights = [weight for weight in group["params"] if weight.grad is not None]
-            if weights:
-                group["steps"] += 1
-                change(weights, [weight.grad for weight in weights], group)
+        matrices = [weight for weight in self.param_groups[1]["params"] if weight.grad is not None]
+        gradients = [weight.grad for weight in matrices]
+        for weight in matrices:
+            weight.grad = None  # Adam passes over it
+        super().step()
+        self._step_matrices(matrices, gradients)
         return loss
 
-    def _means(self, name: str, weights: list[Tensor]) -> list[Tensor]:
-        """A running mean of each weight, zero at first."""
-        for weight in weights:
-            if name not in self.state[weight]:
-                self.state[weight][name] = torch.zeros_like(weight)
-        return [self.state[weight][name] for weight in weights]
-
-    def _orthogonal(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
-        means = self._means("momentum", weights)
-        torch._foreach_lerp_(means, gradients, 1 - group["momentum"])  # pyright: ignore[reportPrivateImportUsage]
-        directions = torch._foreach_lerp(gradients, means, group["momentum"])  # pyright: ignore[reportPrivateImportUsage]
-        alike: dict[tuple[int, int], list[int]] = {}
-        for index, weight in enumerate(weights):
-            alike.setdefault((len(weight), weight[0].numel()), []).append(index)
-        for shape, indices in alike.items():
-            updates = orthogonalised(torch.stack([directions[index].flatten(1) for index in indices]))
-            for index, update in zip(indices, updates, strict=True):
-                weights[index].sub_(update.view_as(weights[index]), alpha=0.2 * group["lr"] * max(shape) ** 0.5)
-
-    def _adam(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
-        means, squares = self._means("exp_avg", weights), self._means("exp_avg_sq", weights)
-        corrections = [1 - beta ** group["steps"] for beta in group["betas"]]
-        if group["weight_decay"]:
-            gradients = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])  # pyright: ignore[reportPrivateImportUsage]
-        torch._foreach_lerp_(means, gradients, 1 - group["betas"][0])  # pyright: ignore[reportPrivateImportUsage]
-        torch._foreach_mul_(squares, group["betas"][1])
-        torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["betas"][1])
-        roots = torch._foreach_sqrt(squares)
-        torch._foreach_div_(roots, corrections[1] ** 0.5)
-        torch._foreach_add_(roots, group["eps"])
-        torch._foreach_addcdiv_(weights, means, roots, -group["lr"] / corrections[0])
+    def _step_matrices(self, matrices: list[torch.nn.Parameter], gradients: list[Tensor]) -> None:
+        alike: dict[torch.Size, list[Tensor]] = {}
+        for weight, gradient in zip(matrices, gradients, strict=True):
+            weight.grad = gradient
+            mean = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
+            mean.lerp_(gradient, 1 - self.momentum)
+            alike.setdefault(weight.flatten(1).shape, []).append(weight)
+        for shape, weights in alike.items():
+            directions = [weight.grad.lerp(self.state[weight]["momentum"], self.momentum) for weight in weights]  # pyright: ignore[reportOptionalMemberAccess]
+            updates = orthogonalised(torch.stack([direction.flatten(1) for direction in directions]))
+            for weight, update in zip(weights, updates, strict=True):
+                weight.sub_(update.view_as(weight), alpha=0.2 * self.param_groups[1]["lr"] * max(shape) ** 0.5)
 
 
 def orthogonalised(matrices: Float[Tensor, "N rows columns"]) -> Float[Tensor, "N rows columns"]:

@@ -21,7 +21,7 @@ from sdedit_pl.checkpoints.exporters.export_format import ExportError
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.noise import SeededNoise
-from sdedit_pl.typing import over_images
+from sdedit_pl.typing import Times, over_images
 
 logger = logging.getLogger(__name__)
 
