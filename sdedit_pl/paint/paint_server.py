@@ -33,7 +33,6 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from sdedit_pl.data.image_files import list_images, open_image
-from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.files import whole_file
 from sdedit_pl.paint.paint_jobs import LARGEST_PICTURE, EditRequest, Job, PaintJobs
@@ -46,7 +45,7 @@ _FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 _THUMB = 320
 _SHOWN_JOBS = 200
 _TICK = 0.02  # seconds between two looks at a running edit
-_LEVELS = 101
+_LEVELS = 101  # noise levels that the page knows, at evenly spaced times from 0 to the model's largest
 _SHORTEST_TOKEN = 16
 
 
@@ -165,6 +164,8 @@ def _names(guides: Path) -> list[str]:
 
 
 def _model(jobs: PaintJobs) -> dict[str, Any]:
+    denoiser = jobs.denoiser
+    times = torch.linspace(0, denoiser.t_max, _LEVELS, dtype=torch.float64)
     image = jobs.description.image
     return {
         "name": jobs.description.path.stem,
@@ -172,13 +173,7 @@ def _model(jobs: PaintJobs) -> dict[str, Any]:
         "channels": image.channels,
         "t0": jobs.t0,
         "steps": SDEdit().step_count,
-        "levels": _noise_levels(jobs.denoiser),
-        "t_max": jobs.denoiser.t_max,
+        "levels": [0.0, *denoiser.sde.noise_level(times[1:]).tolist()],
+        "t_max": denoiser.t_max,
         "pixels": LARGEST_PICTURE,
     }
-
-
-def _noise_levels(denoiser: Denoiser) -> list[float]:
-    """The noise levels at evenly spaced times from 0 to the model's largest."""
-    times = torch.linspace(0, denoiser.t_max, _LEVELS, dtype=torch.float64)
-    return [0.0, *denoiser.sde.noise_level(times[1:]).tolist()]

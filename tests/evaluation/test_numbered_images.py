@@ -23,12 +23,6 @@ def test_images_are_read_as_written_and_missing_ones_are_listed(tmp_path: Path) 
     assert sorted(file.name for file in (tmp_path / "a").iterdir()) == ["000000.png", "000002.png"]
 
 
-def test_values_are_clamped(tmp_path: Path) -> None:
-    pictures = NumberedImages(tmp_path, 1, ImageFormat(2))
-    pictures.write(0, torch.tensor([-3.0, 3.0]).expand(3, 2, 2))
-    assert pictures.read([0]).unique().tolist() == [-1, 1]
-
-
 def test_masks_are_white_where_pixels_may_change(tmp_path: Path) -> None:
     mask = torch.rand(1, 6, 6, generator=torch.Generator().manual_seed(0)) > 0.5
     pictures = NumberedImages(tmp_path, 1, ImageFormat(6, channels=1))
