@@ -142,6 +142,10 @@ class PaintJobs:
         require_folder(out)
         self.ckpt, self.out, self.device = ckpt, out, device
         self.denoiser, self.description = load_for_editing(ckpt, device)
+        if self.description.image.format is not None:
+            raise ValueError(
+                f"the page paints photographs, and {ckpt} is for {self.description.image}; use sdedit edit"
+            )
         self.t0 = default_t0(self.description.path)
         self.jobs = {job.identity: job for job in _restored(out)}
         self.seconds = self._seconds_per_evaluation()
