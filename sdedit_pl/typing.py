@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
-from jaxtyping import Bool, Float, UInt8, UInt16
+from jaxtyping import Bool, Float, Int32, UInt8, UInt16
 from torch import Tensor
 
 Images: TypeAlias = Float[Tensor, "B C H W"]
 Times: TypeAlias = Float[Tensor, "B"]
 Mask: TypeAlias = Bool[Tensor, "#B 1 H W"]
 Strength: TypeAlias = Float[Tensor, "#B 1 H W"]
-Pixels: TypeAlias = UInt8[Tensor, "... _ _ _"] | UInt16[Tensor, "... _ _ _"] | Float[Tensor, "... _ _ _"]
+Pixels: TypeAlias = (
+    UInt8[Tensor, "... _ _ _"] | UInt16[Tensor, "... _ _ _"] | Int32[Tensor, "... _ _ _"] | Float[Tensor, "... _ _ _"]
+)
 
 
 class Examples(NamedTuple):

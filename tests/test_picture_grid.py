@@ -21,13 +21,10 @@ def cell(sheet: Image.Image, row: int, column: int, left: int = 0) -> np.ndarray
     return np.array(sheet.crop((x, y, x + SMALLEST_CELL, y + SMALLEST_CELL)))
 
 
-def test_pixels_are_rounded_and_clamped() -> None:
+def test_pixels_are_rounded_and_clamped_and_bytes_come_back() -> None:
     values = torch.tensor([-3.0, -1.0, -0.5, 0.0, 1 / 255, 1.0, 3.0])
     pixels = np.array(to_picture(values.expand(3, 1, -1)))
     assert pixels.tolist() == [[[level] * 3 for level in (0, 0, 64, 128, 128, 255, 255)]]
-
-
-def test_bytes_come_back() -> None:
     levels = torch.arange(256).expand(3, 1, -1)
     assert np.array_equal(np.array(to_picture(levels / 127.5 - 1))[0, :, 0], np.arange(256))
     assert np.array_equal(np.array(to_picture(bytes_from_images(levels / 127.5 - 1)))[0, :, 0], np.arange(256))

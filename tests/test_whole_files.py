@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import resource
 from pathlib import Path
 
 import pytest
+from support.full_disk import full_disk
 
 from sdedit_pl.files import matching_files, whole_file, write_whole
 
@@ -33,13 +33,8 @@ def test_an_error_leaves_what_was_there_before_and_nothing_else(tmp_path: Path) 
 def test_a_refused_write_leaves_what_was_there_before(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     write_whole(path, "before")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"File too large: .*file\.txt'"):
-            write_whole(path, "longer than ten bytes")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(10), pytest.raises(OSError, match=r"File too large: .*file\.txt'"):
+        write_whole(path, "longer than ten bytes")
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
 
 

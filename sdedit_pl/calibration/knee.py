@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdedit_pl.calibration.sweep import LEAST_IMAGES, Sweep
+from sdedit_pl.calibration.sweep import Sweep
 from sdedit_pl.metrics.intervals import Estimate, percentile_interval
 from sdedit_pl.metrics.kid import kernel_distance
 from sdedit_pl.metrics.paired_bootstrap import GroupSums, PairedBootstrap
@@ -46,13 +46,7 @@ class TradeOff:
 
 
 def trade_off(sweep: Sweep, draws: int = 2000) -> TradeOff:
-    """KID, L2 and knee of a sweep, with intervals over `draws` bootstrap draws of its images.
-
-    Raises:
-        ValueError: the sweep has fewer than three images.
-    """
-    if len(sweep) < LEAST_IMAGES:
-        raise ValueError(f"a KID and its interval need at least {LEAST_IMAGES} images, got {len(sweep)}")
+    """KID, L2 and knee of a sweep of three or more images, with intervals over `draws` bootstrap draws of them."""
     groups = torch.arange(len(sweep))
     bootstrap = PairedBootstrap.of(groups, draws)
     kid, l2, kid_draws, l2_draws = [], [], [], []

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from sdedit_pl.checkpoints.importers.from_diffusers import AVERAGED, check_pipeline
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 
 HUB = "hf:"
@@ -48,6 +47,8 @@ def fetched_repository(source: str) -> Path:
         CheckpointError: The name is malformed, the Hub does not give the files, or they are no model of pixels.
     """
     from huggingface_hub import hf_hub_download, snapshot_download  # most commands do not need it
+
+    from sdedit_pl.checkpoints.importers.from_diffusers import AVERAGED, check_pipeline
 
     repository, path, revision = parsed_repository(source)
     with hub_errors(repository, source):

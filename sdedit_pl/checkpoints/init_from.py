@@ -96,7 +96,6 @@ def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float
         logger.info("ckpt: left out the learned variance, because training fits the estimate alone")
     if trained.labels != replace(denoiser.labels, drop=trained.labels.drop):
         given.pop(CONDITION_WEIGHT, None)  # column k is of another class
-    _check_shapes(path, given, own)
     taken = {name: weight for name, weight in given.items() if name in own}
     denoiser.network.load_state_dict(own | taken, strict=True)
     count = sum(weight.numel() for weight in taken.values())
@@ -155,16 +154,6 @@ def _check_meaning(path: str, model: ModelConfig, trained: Denoiser, denoiser: D
                 f"ckpt={path} was trained with another {section}, so that its weights have another meaning: "
                 f"{as_data(getattr(model, section))}; train with that {section}"
             )
-
-
-def _check_shapes(path: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    unlike = sorted((given.keys() ^ own.keys()) - OPTIONAL_WEIGHTS.keys())
-    unlike += sorted(name for name in given.keys() & own.keys() if given[name].shape != own[name].shape)
-    if unlike:
-        raise ConfigError(
-            f"ckpt={path} has another network than this configuration: {', '.join(unlike[:3])} differ in shape "
-            f"or exist in only one of the two; train with its network section (`sdedit info ckpt={path}` shows it)"
-        )
 
 
 def _without_variance(given: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ VERBS: dict[str, str] = {
     "calibrate": "find the t0 of a model on images of its domain",
     "evaluate": "measure a model's edits as the paper does, and write a report",
     "detect": "map what is unlike a model's domain",
+    "translate": "turn images of one model's domain into another's",
     "study": "ask people which of two methods' images they prefer",
     "demo": "edit the bundled guides with the bundled model",
     "info": "describe a checkpoint",

@@ -6,26 +6,21 @@ import json
 import shlex
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sdedit_pl.build.component import build_component, build_unless_usual
+from sdedit_pl.build.component import build_unless_usual
 from sdedit_pl.checkpoints.guidance import GuidanceSettings, load_guided
 from sdedit_pl.cli import say, speaks
-from sdedit_pl.cli.evaluate_arguments import Arguments
 from sdedit_pl.configuration.command_line import Command
-from sdedit_pl.configuration.resolving import as_data
-from sdedit_pl.data.chosen_images import choose_images
 from sdedit_pl.edit_runs.edit_plan import default_t0
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation.ablations import COMPARED, MODEL
+from sdedit_pl.evaluation.evaluation_arguments import FREE, EvaluationArguments
 from sdedit_pl.evaluation.evaluation_plan import EvaluationSettings
-from sdedit_pl.evaluation.image_maker import ComputeSettings
 from sdedit_pl.evaluation.image_store import check_place
-from sdedit_pl.evaluation.measurement import LEAST_IMAGES
 from sdedit_pl.evaluation.report_document import METRICS_FILE, REPORT_HTML, REPORT_MARKDOWN, log_to_wandb
-from sdedit_pl.evaluation.run_evaluation import EvaluatedModel, EvaluationOptions, run_evaluation
+from sdedit_pl.evaluation.run_evaluation import EvaluatedModel, run_evaluation
 from sdedit_pl.result_folder import RECORDED, files_recorded_in, hashes_of, refuse_others, result_folder
 
 USAGE = """sdedit evaluate ckpt=FILE data=FOLDER|SHARDS [key=value ...]
@@ -36,7 +31,7 @@ evaluation; other tasks, baselines, ablations or outputs are added to it."""
 
 COMMAND = Command(
     USAGE,
-    Arguments,
+    EvaluationArguments,
     first=(
         *("ckpt", "data", "out", "images", "tasks", "baselines"),
         *("ablations", "outputs", "t0", "compare", "split", "lpips"),
@@ -47,9 +42,6 @@ COMMAND = Command(
         "sdedit evaluate ckpt=runs/mine data=photos/ outputs.theirs=their_edits/",
     ),
 )
-
-FREE = ("out", "accelerator", "devices", "num_nodes", "batch", "wandb", "overwrite")
-"""Keys that change no number."""
 
 
 def run(words: list[str]) -> None:
@@ -62,22 +54,8 @@ def run(words: list[str]) -> None:
     replaced = files_recorded_in(out / METRICS_FILE)
     with result_folder(out, replaced=replaced) if speaks() else nullcontext() as results:
         refuse_others(out, {METRICS_FILE, REPORT_HTML, REPORT_MARKDOWN} - replaced)
-        found = run_evaluation(
-            settings_of(arguments, models[MODEL]),
-            models,
-            choose_images(
-                arguments.data,
-                models[MODEL].description.image,
-                split=arguments.split,
-                val_fraction=arguments.val_fraction,
-                count=arguments.images,
-                least=LEAST_IMAGES,
-            ),
-            build_component(arguments.features),
-            options_of(arguments),
-            {key: value for key, value in as_data(arguments).items() if key not in FREE},
-            f"sdedit evaluate {shlex.join(shown)}",
-        )
+        command = f"sdedit evaluate {shlex.join(shown)}"
+        found = run_evaluation(arguments, settings_of(arguments, models[MODEL]), models, command)
         if found is None or results is None:
             return
         numbers, report = found
@@ -89,7 +67,7 @@ def run(words: list[str]) -> None:
     say(f"{summary(numbers)}\nthe report: {out / REPORT_HTML}")
 
 
-def load_models(arguments: Arguments) -> dict[str, EvaluatedModel]:
+def load_models(arguments: EvaluationArguments) -> dict[str, EvaluatedModel]:
     """The evaluated model and, if given, the compared one, on the CPU.
 
     Raises:
@@ -107,7 +85,7 @@ def load_models(arguments: Arguments) -> dict[str, EvaluatedModel]:
     return models
 
 
-def settings_of(arguments: Arguments, model: EvaluatedModel) -> EvaluationSettings:
+def settings_of(arguments: EvaluationArguments, model: EvaluatedModel) -> EvaluationSettings:
     edit = SDEdit(
         t0=default_t0(model.description.path) if arguments.t0 is None else arguments.t0,
         steps=arguments.steps,
@@ -118,12 +96,6 @@ def settings_of(arguments: Arguments, model: EvaluatedModel) -> EvaluationSettin
     )
     names = ("tasks", "baselines", "ablations", "seed")
     return EvaluationSettings(edit, values=arguments.ablation, **{name: getattr(arguments, name) for name in names})
-
-
-def options_of(arguments: Arguments) -> EvaluationOptions:
-    computing = ComputeSettings(**{field.name: getattr(arguments, field.name) for field in fields(ComputeSettings)})
-    names = [field.name for field in fields(EvaluationOptions) if field.name not in ("out", "computing")]
-    return EvaluationOptions(Path(arguments.out), computing, **{name: getattr(arguments, name) for name in names})
 
 
 def summary(numbers: Mapping[str, Any]) -> str:

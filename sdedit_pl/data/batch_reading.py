@@ -99,7 +99,8 @@ class CachedImages(ImageSet):
     def on(self, device: torch.device) -> Pixels:
         """The pixels on a device, copied once."""
         if self._copy.device != device:
-            self._copy = self.pixels.to(device)
+            # CUDA has no indexing of 16-bit whole numbers.
+            self._copy = self.pixels.to(device, torch.int32 if self.pixels.dtype == torch.uint16 else None)
         return self._copy
 
     def __len__(self) -> int:

@@ -44,6 +44,7 @@ def build_edits(settings: EditSettings) -> list[SDEdit]:
         resample=settings.resample,
         lowpass=settings.lowpass,
         lowpass_range=settings.lowpass_range,
+        lowpass_energy=settings.lowpass_energy,
         match_colours=settings.match_colours,
     )
     if settings.t0 is None or settings.t0 == AUTO:

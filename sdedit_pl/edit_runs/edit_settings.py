@@ -45,6 +45,8 @@ class EditSettings(ModelSettings):
         resample: j,r takes each j steps r times, which harmonises kept and new pixels; with a mask or strength map.
         lowpass: N keeps the guide's low frequencies, those of an image N times smaller; null keeps none.
         lowpass_range: times, from,to, at which lowpass applies.
+        lowpass_energy: weight of the low frequencies as an energy beside the score (EGSDE), 0.5 for instance, softer
+            than keeping them; null keeps them.
         match_colours: give what changes the mean and covariance of the guide's colours there, so that they do not drift
             over repeats or further edits of a result.
         samples: number of samples of each guide.
@@ -86,6 +88,7 @@ class EditSettings(ModelSettings):
     resample: tuple[int, int] | None = None
     lowpass: int | None = None
     lowpass_range: tuple[float, float] = (0.0, 1.0)
+    lowpass_energy: float | None = None
     match_colours: bool = False
     samples: int = 4
     reduce: Reduction | tuple[Reduction, ...] = ()

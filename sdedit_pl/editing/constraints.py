@@ -6,7 +6,7 @@ state has reached, with the noise of the step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -15,6 +15,7 @@ import torch
 from sdedit_pl.editing.low_pass_filter import low_frequencies
 from sdedit_pl.noise import StepNoise
 from sdedit_pl.sampling import Constraint
+from sdedit_pl.sde import SDE
 from sdedit_pl.typing import Images, Mask, Strength, Times, over_images
 
 
@@ -96,7 +97,7 @@ class GradedRegion:
 class LowFrequencies:
     """Imposes an image's low frequencies: coarse colours and layout stay those of the image.
 
-        x <- x + L(y) - L(x),       y the image noised to the level of x, L a low-pass filter
+        x <- x + w (L(y) - L(x)),       y the image noised to the level of x, L a low-pass filter
 
     Args:
         image: in [-1, 1].
@@ -104,9 +105,10 @@ class LowFrequencies:
         factor: reduction of the filter, see `low_frequencies`; 1 would keep all frequencies.
         lowest: lowest time, in [0, 1], at which the state is rewritten.
         highest: highest such time.
+        weight: w of the step from t to s, (B,).
 
     Source: Choi et al., "ILVR: Conditioning Method for Denoising Diffusion Probabilistic Models", ICCV 2021,
-    Algorithm 1.
+    Algorithm 1, which has w = 1.
     """
 
     image: Images
@@ -114,14 +116,27 @@ class LowFrequencies:
     factor: int
     lowest: float = 0.0
     highest: float = 1.0
+    weight: Callable[[Times, Times], Times] = lambda t, s: torch.ones_like(s)
 
     def start(self, x: Images, t: Times, noise: StepNoise) -> Images:
         return x
 
     def after_step(self, x: Images, t: Times, s: Times, noise: StepNoise) -> Images:
         difference = self.marginals.perturb(self.image, s, noise.shared) - x
-        in_range = ((s >= self.lowest) & (s <= self.highest)).to(x.dtype)
-        return x + over_images(in_range) * low_frequencies(difference, self.factor)
+        weight = ((s >= self.lowest) & (s <= self.highest)) * self.weight(t, s)
+        return x + over_images(weight) * low_frequencies(difference, self.factor)
+
+
+def energy_weight(sde: SDE, energy: float) -> Callable[[Times, Times], Times]:
+    """The weight of `LowFrequencies` that makes it the energy guidance of EGSDE by its domain-independent expert.
+
+    There the gradient of `energy` |L(x) - L(y)|^2 joins the score. With L as a projection, its part of a step has the
+    closed form w = 1 - exp(-2 energy G), G the variance that the step removes: guidance fades with the noise.
+
+    Source: Zhao et al., "EGSDE: Unpaired Image-to-Image Translation via Energy-Guided Stochastic Differential
+    Equations", NeurIPS 2022, section 3.
+    """
+    return lambda t, s: -torch.expm1(-2 * energy * sde.transition(t, s).deviation.square())
 
 
 @dataclass(frozen=True)

@@ -38,17 +38,12 @@ def demo_sheet(edits: Sequence[Edited], t0: float | str, columns: int | None = N
 
 
 def variation_sheet(edits: Sequence[Sequence[Edited]], t0s: Sequence[float | str]) -> Image.Image:
-    """A row for each guide and t0, a column for each seed; `edits` has, for each guide, an edit for each of `t0s`.
-
-    Raises:
-        ValueError: the number of edits of a guide differs from the number of t0.
-    """
-    rows: list[list[Image.Image | None]] = []
-    for variations in edits:
-        if len(variations) != len(t0s):
-            raise ValueError(f"{len(t0s)} t0 make {len(t0s)} edits of a guide, got {len(variations)}")
-        for index, edit in enumerate(variations):
-            rows.append([None if index else _marked(edit), *_pictures(edit)])
+    """A row for each guide and t0, a column for each seed; `edits` has, for each guide, an edit for each of `t0s`."""
+    rows = [
+        [None if index else _marked(edit), *_pictures(edit)]
+        for variations in edits
+        for index, edit in enumerate(variations)
+    ]
     titles = ["guide", *(f"seed {seed}" for seed in edits[0][0].seeds)]
     row_titles = [f"t0 = {t0}" for t0 in t0s] * len(edits)
     return picture_grid(rows, titles, cell_side(_marked(edits[0][0])), row_titles=row_titles)

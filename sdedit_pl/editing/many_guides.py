@@ -71,15 +71,8 @@ def edit_guides(
             a batch is repeated because memory ran out.
 
     Raises:
-        ValueError: the batch is below 1 or too large for the device, the numbers of areas and guides differ, masks and
-            maps are combined, or `SDEdit` refuses its input.
+        ValueError: the batch is too large for the device, or `SDEdit` refuses its input.
     """
-    if batch is not None and batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
-    if len(areas) != len(guides):
-        raise ValueError(f"{len(guides)} guides need {len(guides)} masks, None for no mask, got {len(areas)}")
-    if len({area.dtype for area in areas if area is not None}) > 1:
-        raise ValueError("masks and strength maps cannot be combined; replace each mask by a map of 0 and 1")
     shared = not seeds or isinstance(seeds[0], int)
     own = cast(Sequence[Sequence[int]], [seeds] * len(guides) if shared else seeds)
     todo = [(index, seed) for index, its_seeds in enumerate(own) for seed in its_seeds]

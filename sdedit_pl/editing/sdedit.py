@@ -11,7 +11,7 @@ Algorithms 2 to 5.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser, Labels
 from sdedit_pl.editing.colour_matching import with_colours_of
-from sdedit_pl.editing.constraints import Constraints, GradedRegion, LowFrequencies, Marginals
+from sdedit_pl.editing.constraints import Constraints, GradedRegion, LowFrequencies, Marginals, energy_weight
 from sdedit_pl.editing.published import VARIANTS, Variant
 from sdedit_pl.grids import GRIDS, Grid, Uniform, start_number, start_time, with_jumps_back
 from sdedit_pl.guides.tensor_checks import fitting_mask, fitting_strength, with_noise
@@ -51,6 +51,8 @@ class SDEdit:
             requires a mask or a strength map.
         lowpass: keeps the guide's low frequencies, those of an image smaller by this factor; None keeps none.
         lowpass_range: the first and the last time at which `lowpass` applies.
+        lowpass_energy: weight of `lowpass` as an energy beside the score, which fades with the noise (EGSDE); None
+            imposes the low frequencies.
         match_colours: gives the changed region of each repeat the mean and covariance of the guide's colours.
 
     Raises:
@@ -67,6 +69,7 @@ class SDEdit:
     resample: tuple[int, int] | None = None
     lowpass: int | None = None
     lowpass_range: tuple[float, float] = (0.0, 1.0)
+    lowpass_energy: float | None = None
     match_colours: bool = False
 
     def __post_init__(self) -> None:
@@ -139,7 +142,7 @@ class SDEdit:
                     noise=noise,
                     first_step=first_step + 1,
                     last=self._variant.last,
-                    constraint=self._constraint(guide, image, edit_mask, own_time, marginals, z),
+                    constraint=self._constraint(denoiser.sde, guide, image, edit_mask, own_time, marginals, z),
                     callback=callback,
                 )
                 if self.match_colours:
@@ -192,6 +195,7 @@ class SDEdit:
 
     def _constraint(
         self,
+        sde: SDE,
         guide: Images,
         image: Images,
         edit_mask: Mask | None,
@@ -202,7 +206,9 @@ class SDEdit:
         """The constraint of a repeat that starts from `image`, noised with `z`."""
         parts: list[Constraint] = []
         if self.lowpass is not None:
-            parts.append(LowFrequencies(guide, marginals, self.lowpass, *self.lowpass_range))
+            frequencies = LowFrequencies(guide, marginals, self.lowpass, *self.lowpass_range)
+            energy = self.lowpass_energy
+            parts.append(frequencies if energy is None else replace(frequencies, weight=energy_weight(sde, energy)))
         if edit_mask is not None:
             parts.append(self._variant.kept(image, edit_mask, marginals, z))
         if own_time is not None:
@@ -221,6 +227,8 @@ class SDEdit:
             raise ValueError(f"lowpass_range is a range of times within [0, 1], got {low} to {high}; 0,1 is all")
         if self.lowpass is None and (low, high) != (0, 1):
             raise ValueError(f"lowpass_range={low},{high} requires lowpass; try lowpass=8")
+        if self.lowpass_energy is not None and (self.lowpass is None or not self.lowpass_energy > 0):
+            raise ValueError(f"lowpass_energy must exceed 0 and requires lowpass, got {self.lowpass_energy}; try both")
         if self._variant.solver is None:
             return
         if self.solver is not None or self.grid is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -27,7 +28,6 @@ from sdedit_pl.guides.mask_files import Area
 from sdedit_pl.picture_grid import cell_side, picture_grid, to_picture
 from sdedit_pl.typing import Images
 
-ANIMATION_SUFFIXES = (".webp", ".gif")
 FRAME_MILLISECONDS = 80
 LAST_FRAME_MILLISECONDS = 2000
 LARGEST_SIDE = 256
@@ -75,6 +75,10 @@ class WatchedDenoiser(Denoiser):
     def labelled(self, labels: Labels) -> Denoiser:
         return self.changed(denoiser=self.denoiser.labelled(labels))
 
+    def changed(self, **attributes: Any) -> Denoiser:
+        inner = attributes.pop("denoiser", self.denoiser).changed(**attributes)
+        return super().changed(denoiser=inner, **attributes)
+
     def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
         x_0 = self.denoiser(x_t, t)
         self.watch(t, x_0)
@@ -94,15 +98,10 @@ class RecordingDenoiser(WatchedDenoiser):
 
     It keeps every n-th estimate and the last one. When `frames` estimates have been kept, every second one is dropped
     and n is doubled. Nothing is read back from the device before `trajectory` is called.
-
-    Raises:
-        ValueError: `frames` is below 3.
     """
 
     def __init__(self, denoiser: Denoiser, frames: int = 48) -> None:
         super().__init__(denoiser, lambda t, x_0: self._keep(_Estimate(t, x_0)))
-        if frames < 3:
-            raise ValueError(f"a trajectory has at least 3 frames (first, middle, last), got {frames}")
         self.frames = frames
         self._kept: list[_Estimate] = []
         self._latest: _Estimate | None = None
@@ -198,12 +197,7 @@ def save_animation(file: Path, trajectory: Trajectory, results: Float[Tensor, "B
     Args:
         file: a WebP or GIF file, by its suffix; a GIF frame has only 256 colours.
         results: the samples, in [-1, 1]; they form the last frame, which is shown longer.
-
-    Raises:
-        ValueError: the file has another suffix.
     """
-    if file.suffix.lower() not in ANIMATION_SUFFIXES:
-        raise ValueError(f"an animation is a {' or '.join(ANIMATION_SUFFIXES)} file, got {file.name}")
     shown = trajectory.first(SHOWN_SAMPLES)
     first, *others = _animation_frames(shown, results[:SHOWN_SAMPLES], seeds[:SHOWN_SAMPLES])
     durations = [FRAME_MILLISECONDS] * len(others) + [LAST_FRAME_MILLISECONDS]

@@ -69,8 +69,6 @@ class Windowed(nn.Module):
             raise ValueError(
                 f"the overlap of windows of {least} px must lie in [0, {least}), got {overlap}; try {least // 2}"
             )
-        if at_once < 1:
-            raise ValueError(f"at_once must be at least 1 window, got {at_once}")
         self.network = network
         self.sides = sides
         self.overlap = overlap

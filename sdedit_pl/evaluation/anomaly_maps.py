@@ -39,17 +39,22 @@ Residual: TypeAlias = Callable[[Images, Images], Float[Tensor, "B H W"]]
 
 
 class AnomalyMaps(NamedTuple):
-    """The maps of an image.
+    """The maps of an image, at each t0.
 
     Args:
-        residuals: for each t0, the mean of the residuals over the reconstructions.
-        spread: the mean residual between the reconstructions of one t0 and their mean, averaged over t0.
+        residuals: the mean residual between the image and its reconstructions.
+        spreads: the mean residual between the reconstructions and their mean.
         reconstruction: the mean of all reconstructions.
     """
 
     residuals: Float[Tensor, "T H W"]
-    spread: Float[Tensor, "H W"]
+    spreads: Float[Tensor, "T H W"]
     reconstruction: Float[Tensor, "C H W"]
+
+    @property
+    def relative(self) -> Float[Tensor, "T H W"]:
+        """Residuals r as r / (r + spread + `FLOOR`), in [0, 1): low where the model leaves much open."""
+        return self.residuals / (self.residuals + self.spreads + FLOOR)
 
 
 def pixel_residual(images: Images, others: Images) -> Float[Tensor, "B H W"]:
@@ -69,15 +74,12 @@ class Detector:
 
     Args:
         blur: see `blurred`; applies to residuals and spreads.
-        relative: divides each residual r by r + spread + `FLOOR`, so that a map lies in [0, 1) and is low where the
-            reconstructions of one t0 differ among themselves too.
     """
 
     edits: Sequence[SDEdit]
     samples: int
     residual: Residual = pixel_residual
     blur: float = 0.0
-    relative: bool = False
     seed: int = 0
 
     def steps(self, denoiser: Denoiser) -> int:
@@ -97,7 +99,7 @@ class Detector:
             pixels = images.image(0)[0].numel()
             numbers = range(len(images))
             for _, found in in_batches(denoiser, make, numbers, pixels, batch=batch, on_step=progress.update):
-                yield AnomalyMaps(found[:levels], found[levels], found[levels + 1 :])
+                yield AnomalyMaps(found[:levels], found[levels : 2 * levels], found[2 * levels :])
 
     def _stacked(
         self, denoiser: Denoiser, images: Images, numbers: Sequence[int], tick: Callback | None
@@ -111,14 +113,10 @@ class Detector:
                 seeds = [self.seed + number * self.samples + sample for number in numbers]
                 made.append(edit(denoiser, images, seeds=seeds, callback=tick).clamp(-1, 1))
             means.append(torch.stack(made).mean(0))
-            found, spread = (
-                blurred(torch.stack([self.residual(centre, image) for image in made]).mean(0), self.blur)
-                for centre in (images, means[-1])
-            )
-            residuals.append(found / (found + spread + FLOOR) if self.relative else found)
-            spreads.append(spread)
-        spread, mean = torch.stack(spreads).mean(0), torch.stack(means).mean(0)
-        return torch.cat([torch.stack(residuals, 1), spread[:, None], mean], 1).cpu()
+            for found, centre in ((residuals, images), (spreads, means[-1])):
+                distances = torch.stack([self.residual(centre, image) for image in made])
+                found.append(blurred(distances.mean(0), self.blur))
+        return torch.cat([torch.stack(residuals + spreads, 1), torch.stack(means).mean(0)], 1).cpu()
 
 
 def image_score(anomaly: Float[Tensor, "H W"], share: float) -> float:

@@ -23,12 +23,12 @@ MEASURES = {"auroc": "AUROC", "auprc": "AUPRC", "dice": "best Dice", "pro": "PRO
 
 
 def measures_of(
-    residuals: Float[Tensor, "N T H W"], t0s: Sequence[float | str], top: float, truth: Bool[Tensor, "N H W"]
+    anomalies: Float[Tensor, "N T H W"], t0s: Sequence[float | str], top: float, truth: Bool[Tensor, "N H W"]
 ) -> dict[str, dict[str, tuple[float, float, float]]]:
     """Map -> measure -> (value, low, high), for the mean over all t0, for each t0, and for scores of whole images."""
-    maps = {"all t0": residuals.mean(1)}
+    maps = {"all t0": anomalies.mean(1)}
     if len(t0s) > 1:
-        maps |= {f"t0 = {t0}": residuals[:, number] for number, t0 in enumerate(t0s)}
+        maps |= {f"t0 = {t0}": anomalies[:, number] for number, t0 in enumerate(t0s)}
     found = {name: localisation(scores, truth) for name, scores in maps.items()}
     defective = truth.flatten(1).any(1)
     if not bool(defective.all()):
@@ -48,15 +48,18 @@ def write_scores(
             writer.writerow((name, f"{score:.6g}", *(() if truth is None else (int(truth[number].any()),))))
 
 
-def sheet(shown: Mapping[int, AnomalyMaps], images: ChosenImages, truth: Bool[Tensor, "N H W"] | None) -> Image.Image:
+def sheet(
+    shown: Mapping[int, AnomalyMaps],
+    anomalies: Float[Tensor, "N H W"],
+    images: ChosenImages,
+    truth: Bool[Tensor, "N H W"] | None,
+) -> Image.Image:
     """Images, reconstructions, maps and spreads, these brightened alike, and the defects."""
-    brightest = max(float(maps.residuals.mean(0).max()) for maps in shown.values()) or 1.0
-    spread = max(float(maps.spread.max()) for maps in shown.values()) or 1.0
+    spreads = torch.stack([maps.spreads.mean(0) for maps in shown.values()])
     rows = []
-    for number, maps in shown.items():
-        bright = maps.residuals.mean(0) / brightest, maps.spread / spread
-        parts = [images.image(number), maps.reconstruction, *(2 * values[None] - 1 for values in bright)]
-        parts += [] if truth is None else [2 * truth[number][None].float() - 1]
+    for (number, maps), spread in zip(shown.items(), spreads / spreads.max().clamp(min=1e-6), strict=True):
+        grey = [anomalies[number] / anomalies[list(shown)].max(), spread, *(() if truth is None else (truth[number],))]
+        parts = [images.image(number), maps.reconstruction, *(2 * values[None].float() - 1 for values in grey)]
         rows.append([to_picture(part) for part in parts])
     titles = ["image", "reconstruction", "map", "spread", *(() if truth is None else ("defect",))]
     return picture_grid(rows, titles, CELL)

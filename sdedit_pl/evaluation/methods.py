@@ -14,22 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
+from sdedit_pl.editing.translation import ddim_round_trip
 from sdedit_pl.evaluation.blending import laplacian_blend, load_opencv, poisson_blend
 from sdedit_pl.evaluation.editing_tasks import EditingTask, TaskInputs
 from sdedit_pl.grids import GRIDS, start_time
-from sdedit_pl.noise import SeededNoise, mixed
-from sdedit_pl.sampling import Callback, integrate, sample
-from sdedit_pl.solvers import DDIM
-from sdedit_pl.typing import Images, over_images
+from sdedit_pl.noise import mixed
+from sdedit_pl.sampling import Callback, sample
+from sdedit_pl.typing import Images
 
 _SAMPLING = 1
 """Separates the seeds of unconditional samples from those of edits."""
@@ -128,41 +125,6 @@ class UnconditionalSample:
         channels, height, width = inputs.guide.shape[1:]
         own = [mixed(seed, _SAMPLING) for seed in seeds]
         return sample(denoiser, (channels, height, width), own, steps=self.steps, callback=callback)
-
-
-def ddim_encode(
-    denoiser: Denoiser, images: Images, times: Float[Tensor, "levels"], callback: Callback | None = None
-) -> Images:
-    """Integrates the probability-flow ODE from images up to the first of `times`, by DDIM's steps.
-
-        dy / dr = -sigma score,   y = x / alpha, r = sigma / alpha
-
-    The images are treated as states at the last time but one of `times`, whose noise is invisible.
-
-    Args:
-        images: in [-1, 1].
-        times: the decreasing times of decoding, at least three; the last, where the ODE has no slope, is not used.
-        callback: called after each step with the state and the time it has reached.
-    """
-    sde, y = denoiser.sde, images
-    alpha = over_images(sde.alpha(images.new_full((len(images),), times[0].item())))
-    with torch.no_grad():
-        for now, later in pairwise(times.flip(0)[1:].tolist()):
-            t, s = (images.new_full((len(images),), time) for time in (now, later))
-            slope = -over_images(sde.sigma(t)) * denoiser.score(over_images(sde.alpha(t)) * y, t)
-            y = y + over_images(sde.noise_level(s) - sde.noise_level(t)) * slope
-            if callback is not None:
-                callback(y, later)
-    return alpha * y
-
-
-def ddim_round_trip(
-    denoiser: Denoiser, images: Images, times: Float[Tensor, "levels"], callback: Callback | None = None
-) -> Images:
-    """Encodes images with `ddim_encode`, whose arguments it takes, and decodes them with DDIM."""
-    state = ddim_encode(denoiser, images, times, callback)
-    # DDIM draws nothing.
-    return integrate(denoiser, DDIM(), state, times, noise=SeededNoise(range(len(images))), callback=callback)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sdedit_pl.build.component import build_unless_usual
 from sdedit_pl.checkpoints.fingerprint import fingerprint
-from sdedit_pl.checkpoints.guidance import GuidanceSettings, load_guided
-from sdedit_pl.configuration import Component, family, require_at_least
+from sdedit_pl.checkpoints.model_settings import ModelSettings
+from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.chosen_images import choose_images
 from sdedit_pl.data.image_decoding import decode_image
@@ -24,18 +24,12 @@ from sdedit_pl.data.image_files import list_images
 from sdedit_pl.data.image_format import ImageFormat, Size
 from sdedit_pl.denoiser import in_precision
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.images_per_call import prepare_for_batches
-from sdedit_pl.editing.many_guides import default_batch
-from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.evaluation.anomaly_maps import Detector, image_score, pixel_residual, write_map
 from sdedit_pl.evaluation.detection_report import measures_of, report, sheet, write_scores
 from sdedit_pl.evaluation.report_document import METRICS_FILE
 from sdedit_pl.evaluation.report_sections import chosen_rows
-from sdedit_pl.grids import GRIDS, Grid
-from sdedit_pl.machine import AutoBool, InferencePrecision
 from sdedit_pl.metrics.masked_lpips import lpips_map
 from sdedit_pl.result_folder import RECORDED, files_recorded_in, hashes_of, refuse_used, result_folder
-from sdedit_pl.solvers import SOLVERS, Solver
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +38,10 @@ MAPS, SPREADS = "maps", "spreads"
 
 
 @dataclass(kw_only=True)
-class DetectionSettings(GuidanceSettings):
-    """The model of normal images, the inspected images, and the reconstructions.
+class DetectionSettings(ModelSettings):
+    """The inspected images and their reconstructions, beside the model, which knows images without anomalies.
 
     Args:
-        ckpt: a model that was trained on images without anomalies; see sdedit edit.
         data: images to inspect: a folder, or shards (a folder, file, pattern or URL).
         truth: folder of masks, white where an image has a defect, named like the images, also with _mask at the end;
             images without one have none. null only maps and scores.
@@ -68,14 +61,9 @@ class DetectionSettings(GuidanceSettings):
             edges and textures that the model cannot know; false maps the residuals.
         top: share of a map's pixels, the highest, whose mean is the score of the image.
         seed: seed of the first reconstruction; the next ones count up from it.
-        batch: images at a time; null for as many as fit into memory. It affects only speed and memory.
-        device: auto, cpu, cuda, cuda:1, mps.
-        precision: of the network, as for sdedit edit: auto, float32, tf32, bfloat16, float16.
-        compile: compile the network, as for sdedit edit.
         overwrite: replace the results in `out`.
     """
 
-    ckpt: str
     data: str
     truth: str | None = None
     out: str = "outputs/detect"
@@ -91,13 +79,7 @@ class DetectionSettings(GuidanceSettings):
     relative: bool = True
     top: float = 0.01
     seed: int = 0
-    batch: int | None = None
-    device: str = "auto"
-    precision: InferencePrecision = "auto"
-    compile: AutoBool = "auto"
     overwrite: bool = False
-    solver: Component[Solver] = family(SOLVERS, DEFAULT_SOLVER, supplied=("predictor",))
-    grid: Component[Grid] = family(GRIDS, DEFAULT_GRID)
 
     def __post_init__(self) -> None:
         require_at_least(self, images=1, samples=1, seed=0, batch=1)
@@ -118,7 +100,7 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
     with result_folder(folder, replaced=replaced) as results:
         refuse_used(folder, settings.overwrite)
         replaced |= files_recorded_in(folder / METRICS_FILE)
-        denoiser, description = load_guided(settings.ckpt, settings.device, settings)
+        denoiser, description = settings.load()
         images = choose_images(
             settings.data,
             description.image,
@@ -128,28 +110,25 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
         )
         shape, names = description.image, names_of(images.names, settings.data)
         truth = None if settings.truth is None else read_truth(Path(settings.truth), names, shape.size)
-        batch = min(settings.batch or default_batch(next(denoiser.parameters()).device, shape.pixels), len(images))
-        evaluations = detector.steps(denoiser) * len(images) * denoiser.evaluations
-        computing = (evaluations, settings.precision, settings.compile)
-        arithmetic = prepare_for_batches(denoiser, batch, shape.pixels, *computing)
-        rows, residuals, shown = chosen_rows(len(images)), [], {}
-        with in_precision(denoiser, arithmetic.precision):
+        settings = settings.prepared(denoiser, len(images), shape.pixels, detector.steps(denoiser))
+        rows, anomalies, shown = chosen_rows(len(images)), [], {}
+        with in_precision(denoiser, settings.precision):
             for number, maps in enumerate(detector.maps(denoiser, images, settings.batch)):
-                write_map(results / MAPS / f"{names[number]}.png", maps.residuals.mean(0))
-                write_map(results / SPREADS / f"{names[number]}.png", maps.spread)
-                residuals.append(maps.residuals)
+                anomalies.append(maps.relative if settings.relative else maps.residuals)
+                write_map(results / MAPS / f"{names[number]}.png", anomalies[-1].mean(0))
+                write_map(results / SPREADS / f"{names[number]}.png", maps.spreads.mean(0))
                 shown |= {number: maps} if number in rows else {}
-        found = torch.stack(residuals)
+        found = torch.stack(anomalies)
         scores = [image_score(maps.mean(0), settings.top) for maps in found]
         write_scores(results / SCORES_FILE, names, scores, truth)
         numbers: dict[str, Any] = {
             "model": {"file": description.path.name, "sha256": fingerprint(description.path)},
-            "settings": as_data(settings) | {"precision": arithmetic.precision, "compile": arithmetic.compile},
+            "settings": as_data(settings),
             "images": len(images),
             "with_defects": None if truth is None else int(truth.flatten(1).any(1).sum()),
             "measures": {} if truth is None else measures_of(found, settings.t0, settings.top, truth),
         }
-        report(numbers, sheet(shown, images, truth)).write(results)
+        report(numbers, sheet(shown, found.mean(1), images, truth)).write(results)
         numbers[RECORDED] = hashes_of(results)
         (results / METRICS_FILE).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return numbers
@@ -161,7 +140,7 @@ def build_detector(settings: DetectionSettings) -> Detector:
     residual = pixel_residual
     if settings.residual != "pixel":
         residual = lpips_map(settings.residual, settings.lpips_weights)
-    return Detector(edits, settings.samples, residual, settings.blur, settings.relative, settings.seed)
+    return Detector(edits, settings.samples, residual, settings.blur, settings.seed)
 
 
 def names_of(names: Sequence[str], data: str) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import fields
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,14 +15,16 @@ from typing import Any, NamedTuple
 
 import torch
 
+from sdedit_pl.build.component import build_component
 from sdedit_pl.checkpoints import Description
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.configuration.resolving import as_data
-from sdedit_pl.data.chosen_images import ChosenImages
+from sdedit_pl.data.chosen_images import ChosenImages, choose_images
 from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.evaluation.ablations import MODEL
 from sdedit_pl.evaluation.dependent_images import Partners, group_numbers, partners, read_groups, short_name
+from sdedit_pl.evaluation.evaluation_arguments import FREE, EvaluationArguments
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, ORIGINAL, EvaluationPlan, EvaluationSettings, make_plan
 from sdedit_pl.evaluation.image_maker import ComputeSettings, ImageMaker
 from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, check_place, digest_of
@@ -32,7 +34,6 @@ from sdedit_pl.evaluation.report_document import ReportDocument
 from sdedit_pl.evaluation.report_sections import make_report
 from sdedit_pl.grids import start_time
 from sdedit_pl.metrics.checked_weights import WeightsUnavailable
-from sdedit_pl.metrics.features import FeatureExtractor
 from sdedit_pl.metrics.masked_lpips import SMALLEST, MaskedLPIPS
 
 logger = logging.getLogger(__name__)
@@ -49,36 +50,15 @@ class EvaluatedModel(NamedTuple):
     recipe: str = ""
 
 
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """The options of an evaluation besides its plan, with the meanings of the command's keys of the same names."""
-
-    out: Path
-    computing: ComputeSettings = field(default_factory=ComputeSettings)
-    groups: str | None = None
-    outputs: Mapping[str, str] | None = None
-    lpips: str = "alex"
-    lpips_weights: str | None = None
-    kid_subset: int | None = None
-    batch: int = 16
-    overwrite: bool = False
-
-
 def run_evaluation(
-    settings: EvaluationSettings,
-    models: Mapping[str, EvaluatedModel],
-    images: ChosenImages,
-    features: FeatureExtractor,
-    options: EvaluationOptions,
-    keys: Mapping[str, Any],
-    command: str,
+    arguments: EvaluationArguments, settings: EvaluationSettings, models: Mapping[str, EvaluatedModel], command: str
 ) -> tuple[dict[str, Any], ReportDocument] | None:
     """Makes the missing images, measures everything and makes the report.
 
     Args:
-        settings: tasks, baselines and ablations.
+        settings: the settings of the plan.
         models: under `MODEL` and, for some ablations, `COMPARED`.
-        keys: the keys of the command, as plain data, for `metrics.json`.
+        command: as shown in the report.
 
     Returns:
         The contents of `metrics.json` and the report; None in all processes but the first.
@@ -88,28 +68,39 @@ def run_evaluation(
         OSError: an image cannot be read or written.
     """
     check_packages()
-    check_place(options.out)
+    out = Path(arguments.out)
+    check_place(out)
+    shape = models[MODEL].description.image
+    images = choose_images(
+        arguments.data,
+        shape,
+        split=arguments.split,
+        val_fraction=arguments.val_fraction,
+        count=arguments.images,
+        least=LEAST_IMAGES,
+    )
+    features = build_component(arguments.features)
     denoisers = {name: model.denoiser for name, model in models.items()}
     plan = make_plan(settings)
     plan.check(denoisers)
     names = [short_name(name) for name in images.names]
-    groups = group_numbers(names, None if options.groups is None else read_groups(options.groups))
-    image_format = ImageFormat.of(models[MODEL].description.image)
-    store = ImageStore(options.out, len(names), image_format, _partners(plan, groups))
-    check_counts(store, groups, options.kid_subset)
+    groups = group_numbers(names, None if arguments.groups is None else read_groups(arguments.groups))
+    store = ImageStore(out, len(names), ImageFormat.of(shape), _partners(plan, groups))
+    check_counts(store, groups, arguments.kid_subset)
     # Counted without the plan's columns, of which later runs may add some: the images must not depend on them.
     steps = settings.edit.total_steps(denoisers[MODEL].sde)
-    computing = options.computing.resolved(LEAST_COLUMNS * store.count * steps * denoisers[MODEL].evaluations)
+    computing = ComputeSettings(**{field.name: getattr(arguments, field.name) for field in fields(ComputeSettings)})
+    computing = computing.resolved(LEAST_COLUMNS * store.count * steps * denoisers[MODEL].evaluations)
     record = _record(plan, images, groups, models, computing)
-    record = record if options.overwrite else record.continuing(options.out)
-    outputs = find_outputs(options.outputs or {}, settings.tasks, store.count, store.format)
-    lpips, notes = _masked_lpips(plan, store, options)
-    device = ImageMaker(plan, images, store, record, options.batch, options.overwrite).make(denoisers, computing)
+    record = record if arguments.overwrite else record.continuing(out)
+    outputs = find_outputs(arguments.outputs or {}, settings.tasks, store.count, store.format)
+    lpips, notes = _masked_lpips(plan, store, arguments)
+    device = ImageMaker(plan, images, store, record, arguments.batch, arguments.overwrite).make(denoisers, computing)
     if device is None:
         return None
-    instruments = Instruments(features, lpips, device, kid_subset=options.kid_subset)
+    instruments = Instruments(features, lpips, device, kid_subset=arguments.kid_subset)
     measurement = Measurement(plan, store, groups, outputs, instruments)
-    numbers = {**_facts(measurement, models, keys, command), "notes": notes, **measurement.measure()}
+    numbers = {**_facts(measurement, models, arguments, command), "notes": notes, **measurement.measure()}
     return numbers, make_report(numbers, measurement)
 
 
@@ -160,15 +151,15 @@ def _record(
 
 
 def _masked_lpips(
-    plan: EvaluationPlan, store: ImageStore, options: EvaluationOptions
+    plan: EvaluationPlan, store: ImageStore, arguments: EvaluationArguments
 ) -> tuple[MaskedLPIPS | None, list[str]]:
     """The masked LPIPS, or None; a note for the report says if it was requested but is not available."""
-    if options.lpips == "none" or not any(plan.inputs[task].masked for task in plan.tables):
+    if arguments.lpips == "none" or not any(plan.inputs[task].masked for task in plan.tables):
         return None, []
     if min(store.format.sides) < SMALLEST:
         return None, [f"There is no masked LPIPS: it needs images of at least {SMALLEST} px."]
     try:
-        return MaskedLPIPS(options.lpips, options.lpips_weights), []
+        return MaskedLPIPS(arguments.lpips, arguments.lpips_weights), []
     except WeightsUnavailable as error:
         reason = str(error).replace(" weights=", " lpips_weights=")
         logger.warning("masked LPIPS is left out: %s", reason)
@@ -176,8 +167,9 @@ def _masked_lpips(
 
 
 def _facts(
-    measurement: Measurement, models: Mapping[str, EvaluatedModel], keys: Mapping[str, Any], command: str
+    measurement: Measurement, models: Mapping[str, EvaluatedModel], arguments: EvaluationArguments, command: str
 ) -> dict[str, Any]:
+    keys = {key: value for key, value in as_data(arguments).items() if key not in FREE}
     plan, store, features = measurement.plan, measurement.store, measurement.instruments.features
     edit, sde = plan.settings.edit, models[MODEL].denoiser.sde
     level = sde.noise_level(torch.tensor(start_time(edit.t0, sde), dtype=torch.float64))

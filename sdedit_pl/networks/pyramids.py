@@ -1,7 +1,9 @@
 """The pyramids of NCSN++: an image beside a U-Net's features, and the joints of the two at each level.
 
-An input joint follows each downsampling, an output joint ends each level on the way up. A joint maps (features,
-pyramid) to (features, pyramid).
+An input joint follows each downsampling: it halves the input pyramid and joins it to the halved features. An output
+joint ends each level on the way up: it doubles the output pyramid of the level below and joins it with this level's
+features. A joint maps (features, pyramid) to (features, pyramid); only the lowest output joint, which starts the
+pyramid, gets None for it.
 
 Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), figure 7; Song et al.,
 "Score-Based Generative Modeling through Stochastic Differential Equations" (2021), appendix H.
@@ -9,7 +11,6 @@ Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (
 
 from __future__ import annotations
 
-import abc
 import math
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -28,24 +29,13 @@ Joined: TypeAlias = Float[Tensor, "B C_out H W"]
 Pyramid: TypeAlias = Float[Tensor, "B P_out H W"]
 
 
-class InputJoint(nn.Module, abc.ABC):
-    """Halves the input pyramid and joins it to features that are already halved.
+class InputSkip(nn.Module):
+    """A pyramid of images, joined through a 1 x 1 convolution by a sum or by concatenation ("cat").
 
     Attributes:
         width: Channels of the features after the joint.
         pyramid_width: Channels of the pyramid after the joint.
     """
-
-    width: int
-    pyramid_width: int
-
-    @abc.abstractmethod
-    def forward(self, h: Images, pyramid: TwiceAsLarge) -> tuple[Joined, Pyramid]:
-        """Returns the joined features and the halved pyramid."""
-
-
-class InputSkip(InputJoint):
-    """A pyramid of images, joined through a 1 x 1 convolution by a sum or by concatenation ("cat")."""
 
     def __init__(self, pyramid_width: int, width: int, *, combine: str, fir_kernel: Sequence[float] | None) -> None:
         super().__init__()
@@ -61,7 +51,7 @@ class InputSkip(InputJoint):
         return torch.cat([projected, h], dim=1) if self.concatenate else projected + h, pyramid
 
 
-class InputResidual(InputJoint):
+class InputResidual(nn.Module):
     """Adds the pyramid through a strided convolution; the sum becomes both features and pyramid."""
 
     def __init__(
@@ -73,20 +63,11 @@ class InputResidual(InputJoint):
         self.width = self.pyramid_width = width
 
     def forward(self, h: Images, pyramid: TwiceAsLarge) -> tuple[Joined, Pyramid]:
-        """Returns the sum twice."""
         h = scaled_(self.downsample(pyramid).add_(h), self.scale)
         return h, h
 
 
-class OutputJoint(nn.Module, abc.ABC):
-    """Doubles the output pyramid of the level below and joins it with this level's features."""
-
-    @abc.abstractmethod
-    def forward(self, h: Images, pyramid: HalfAsLarge | None) -> tuple[Images, Pyramid]:
-        """Returns the features and the pyramid so far; `pyramid` is None only at the lowest level, which starts it."""
-
-
-class OutputSkip(OutputJoint):
+class OutputSkip(nn.Module):
     """A sum of one image from each level, which is the network's output at the end."""
 
     def __init__(
@@ -113,7 +94,7 @@ class OutputSkip(OutputJoint):
         return h, image
 
 
-class OutputResidual(OutputJoint):
+class OutputResidual(nn.Module):
     """Adds the pyramid, doubled with a convolution, to the features; the sum becomes both."""
 
     def __init__(
@@ -138,3 +119,7 @@ class OutputResidual(OutputJoint):
         assert self.upsample is not None and pyramid is not None
         h = scaled_(self.upsample(pyramid).add_(h), self.scale)
         return h, h
+
+
+InputJoint: TypeAlias = InputSkip | InputResidual
+OutputJoint: TypeAlias = OutputSkip | OutputResidual

@@ -11,6 +11,7 @@ import base64
 import binascii
 import json
 import logging
+import math
 import secrets
 import threading
 import time
@@ -33,6 +34,7 @@ from sdedit_pl.edit_runs.edit_results import RECORD_FILE
 from sdedit_pl.edit_runs.edit_run import run_edit
 from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.editing.trajectories import LARGEST_SIDE, WatchedDenoiser
+from sdedit_pl.editing.windows import window_starts
 from sdedit_pl.files import require_folder, write_whole
 from sdedit_pl.guides.focus import regions_of
 from sdedit_pl.picture_grid import png_bytes, to_picture
@@ -64,6 +66,8 @@ class EditRequest(BaseModel):
     samples: Annotated[int, Field(ge=1, le=16)] = 4
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     focus: bool | tuple[int, int, int, int] = False
+    windows: bool = False
+    match_colours: bool = False
 
 
 class Cancelled(Exception):
@@ -74,14 +78,15 @@ class Cancelled(Exception):
 class Job:
     """A requested edit.
 
-    `total` and `done` count evaluations of the network, one for each sample and step; `first` and `last` are the times
-    of the first and the latest ones with the count then.
+    `total` and `done` count estimates, one for each sample and step, which take `windows` evaluations of the network;
+    `first` and `last` are the times of the first and the latest ones with the count then.
     """
 
     identity: str
     settings: dict[str, Any]
     created: float
     total: int
+    windows: int = 1
     done: int = 0
     state: State = "waiting"
     message: str = ""
@@ -109,7 +114,7 @@ class Job:
         return [GUIDE_FILE, *area, *self.samples, *([RECORD_FILE] if self.samples else [])]
 
     def described(self) -> dict[str, Any]:
-        kept = ("identity", "settings", "created", "total", "done", "state", "message")
+        kept = ("identity", "settings", "created", "total", "windows", "done", "state", "message")
         return {name: getattr(self, name) for name in kept}
 
     def watch(self, _: Tensor, x_0: Images) -> None:
@@ -137,6 +142,10 @@ class PaintJobs:
         require_folder(out)
         self.ckpt, self.out, self.device = ckpt, out, device
         self.denoiser, self.description = load_for_editing(ckpt, device)
+        if self.description.image.format is not None:
+            raise ValueError(
+                f"the page paints photographs, and {ckpt} is for {self.description.image}; use sdedit edit"
+            )
         self.t0 = default_t0(self.description.path)
         self.jobs = {job.identity: job for job in _restored(out)}
         self.seconds = self._seconds_per_evaluation()
@@ -164,7 +173,8 @@ class PaintJobs:
         Raises:
             ValueError: a picture cannot be read or is too large, or the model cannot edit from this t0.
         """
-        (edit,) = build_edits(self._settings(guide="", t0=request.t0, steps=request.steps))
+        asked = request.model_dump(exclude={"guide", "area", "kind"})
+        (edit,) = build_edits(self._settings(guide="", **asked))
         edit.check(self.denoiser)
         guide = _picture("the guide", request.guide).convert("RGB")
         area = None if request.area is None else _picture("the mask", request.area).convert("L")
@@ -174,12 +184,14 @@ class PaintJobs:
             area = area.point([255 * (level >= 128) for level in range(256)])
         if area is not None and area.getextrema()[1] == 0:
             raise ValueError("the mask is empty, so nothing may change; paint the part to change, or clear the mask")
-        settings = {**request.model_dump(exclude={"guide", "area"}), "kind": area and request.kind}
+        settings = {**asked, "kind": area and request.kind}
         parts = 1
         if request.focus is True and area is not None:
             parts = sum(1 for _ in regions_of(torch.from_numpy(np.array(area)) > 0))
         total = edit.total_steps(self.denoiser.sde) * request.samples * parts
-        job = Job(f"{len(self.jobs) + 1:04d}-{secrets.token_hex(3)}", settings, time.time(), total)
+        windows = self._windows(guide.size) if request.windows else 1
+        identity = f"{len(self.jobs) + 1:04d}-{secrets.token_hex(3)}"
+        job = Job(identity, settings, time.time(), total, windows)
         folder = self.folder(job)
         folder.mkdir(parents=True)
         guide.save(folder / GUIDE_FILE, compress_level=1)
@@ -210,7 +222,8 @@ class PaintJobs:
         """Estimated time until the queue is empty."""
         with self._changed:
             unfinished = [job for job in (self._current, *self._waiting) if job is not None]
-            return sum((self.overhead + self.seconds * (job.total - job.done) for job in unfinished), 0.0)
+            left = ((job.total - job.done) * job.windows for job in unfinished)
+            return sum((self.overhead + self.seconds * evaluations for evaluations in left), 0.0)
 
     def folder(self, job: Job) -> Path:
         return self.out / job.identity
@@ -256,8 +269,13 @@ class PaintJobs:
         run_edit(settings, (WatchedDenoiser(self.denoiser, job.watch), self.description))
         (first, before), (last, done) = job.first, job.last
         if done > before:
-            self.seconds = (last - first) / (done - before)
-            self.overhead = max(0.0, time.monotonic() - started - self.seconds * job.total)
+            self.seconds = (last - first) / (done - before) / job.windows
+            self.overhead = max(0.0, time.monotonic() - started - self.seconds * job.total * job.windows)
+
+    def _windows(self, size: tuple[int, int]) -> int:
+        """The number of windows of a picture."""
+        window = max(self.description.image.sides)
+        return math.prod(len(window_starts(max(side, window), window, window // 2)) for side in size)
 
     def _settings(self, **keys: Any) -> EditSettings:
         fixed = {"ckpt": self.ckpt, "device": self.device, "compile": False}

@@ -33,8 +33,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from sdedit_pl.data.image_files import list_images, open_image
-from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
+from sdedit_pl.files import whole_file
 from sdedit_pl.paint.paint_jobs import LARGEST_PICTURE, EditRequest, Job, PaintJobs
 from sdedit_pl.picture_grid import png_bytes
 from sdedit_pl.web import guarded_app, json_reply, parsed
@@ -45,7 +45,8 @@ _FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 _THUMB = 320
 _SHOWN_JOBS = 200
 _TICK = 0.02  # seconds between two looks at a running edit
-_LEVELS = 101
+_LEVELS = 101  # noise levels that the page knows, at evenly spaced times from 0 to the model's largest
+_SHORTEST_TOKEN = 16
 
 
 class Nothing(BaseModel):
@@ -134,10 +135,9 @@ def paint_app(jobs: PaintJobs, guides: Path, token: str = "", names: Collection[
 def access_token(out: Path) -> str:
     """The token of the page's address, kept in a file so that a restarted server has the same one."""
     file = out / ".token"
-    if not file.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        with open(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600), "w") as stream:
-            stream.write(secrets.token_urlsafe(16))
+    if not file.is_file() or len(file.read_text()) < _SHORTEST_TOKEN:  # shorter if the process that wrote it was killed
+        with whole_file(file) as unfinished, open(os.open(unfinished, os.O_CREAT | os.O_WRONLY, 0o600), "w") as stream:
+            stream.write(secrets.token_urlsafe(_SHORTEST_TOKEN))
     return file.read_text()
 
 
@@ -164,6 +164,8 @@ def _names(guides: Path) -> list[str]:
 
 
 def _model(jobs: PaintJobs) -> dict[str, Any]:
+    denoiser = jobs.denoiser
+    times = torch.linspace(0, denoiser.t_max, _LEVELS, dtype=torch.float64)
     image = jobs.description.image
     return {
         "name": jobs.description.path.stem,
@@ -171,13 +173,7 @@ def _model(jobs: PaintJobs) -> dict[str, Any]:
         "channels": image.channels,
         "t0": jobs.t0,
         "steps": SDEdit().step_count,
-        "levels": _noise_levels(jobs.denoiser),
-        "t_max": jobs.denoiser.t_max,
+        "levels": [0.0, *denoiser.sde.noise_level(times[1:]).tolist()],
+        "t_max": denoiser.t_max,
         "pixels": LARGEST_PICTURE,
     }
-
-
-def _noise_levels(denoiser: Denoiser) -> list[float]:
-    """The noise levels at evenly spaced times from 0 to the model's largest."""
-    times = torch.linspace(0, denoiser.t_max, _LEVELS, dtype=torch.float64)
-    return [0.0, *denoiser.sde.noise_level(times[1:]).tolist()]

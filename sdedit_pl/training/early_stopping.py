@@ -15,15 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 class Patience(lightning.Callback):
-    """Ends a run when the loss of the best average has not decreased for `validations` validations.
-
-    Raises:
-        ValueError: `validations` is below 1.
-    """
+    """Ends a run when the loss of the best average has not decreased for `validations` validations."""
 
     def __init__(self, averaging: ImageHalfLifeAveraging, validations: int) -> None:
-        if validations < 1:
-            raise ValueError(f"patience must last for at least 1 validation, got {validations}")
         self.averaging = averaging
         self.validations = validations
         self.lowest = float("inf")
@@ -36,7 +30,7 @@ class Patience(lightning.Callback):
         self.lowest, self.waited = state_dict["lowest"], state_dict["waited"]
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.sanity_checking or not isinstance(pl_module, ScoreModule):
+        if not isinstance(pl_module, ScoreModule):
             return
         _, loss = best_average(self.averaging, trainer, pl_module)
         if loss < self.lowest:

@@ -79,7 +79,7 @@ class EditingCheckpoint(lightning.Callback):
             logger.info("step %d: wrote %s", trainer.global_step, path)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.sanity_checking or not isinstance(pl_module, ScoreModule):
+        if not isinstance(pl_module, ScoreModule):
             return
         self._write_all(trainer, pl_module)
         half_life, loss = best_average(self.averaging, trainer, pl_module)

@@ -23,14 +23,9 @@ class TrainingLog(lightning.Callback):
 
     The loss is the mean of one optimiser step, over its batches and over all devices. Steps are counted from 0, as in
     Lightning. The watch receives every loss and is checked at every entry and before every validation.
-
-    Raises:
-        ValueError: `every_steps` is below 1.
     """
 
     def __init__(self, every_steps: int, watch: DivergenceWatch) -> None:
-        if every_steps < 1:
-            raise ValueError(f"log entries need at least 1 step between them, got {every_steps}")
         self.every_steps = every_steps
         self.watch = watch
         self.latest: dict[str, float] = {}

@@ -62,7 +62,7 @@ class MemorisationAlarm(lightning.Callback):
         self._warned = False
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
+        if not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
             return
         guides = self._guides.to(pl_module.device)
         with self.averaging.evaluated(trainer, pl_module) as denoiser:

@@ -51,7 +51,7 @@ class Previews(lightning.Callback):
         self.format = format
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
+        if not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
             return
         with self.averaging.evaluated(trainer, pl_module) as denoiser:
             rows = self.rows(denoiser, pl_module.device)

@@ -45,8 +45,7 @@ class ResumableCheckpoint(Checkpoint):
         best: also keep the checkpoint with the lowest `ScoreModule.criterion`, as best.ckpt.
 
     Raises:
-        ValueError: `every_steps` or `keep` is below 1, or `every_minutes` is not above 0; at the start of training, the
-            devices resume from different checkpoints.
+        ValueError: at the start of training, the devices resume from different checkpoints.
     """
 
     def __init__(
@@ -62,11 +61,6 @@ class ResumableCheckpoint(Checkpoint):
         every_minutes: float | None = None,
         best: bool = True,
     ) -> None:
-        if every_steps < 1 or keep < 1 or (every_minutes is not None and not every_minutes > 0):
-            raise ValueError(
-                f"checkpoints need every_steps and keep of at least 1 and every_minutes above 0, "
-                f"got every_steps={every_steps}, keep={keep}, every_minutes={every_minutes}"
-            )
         self.folder = folder
         self.every_steps = every_steps
         self.every_minutes = every_minutes

@@ -32,8 +32,6 @@ def build_trainer(
         ConfigError: Lightning refuses a setting, or this machine does not have the devices.
     """
     settings = config.trainer
-    if settings.max_steps < 1:
-        raise ConfigError(f"trainer.max_steps must be at least 1, got {settings.max_steps}")
     if settings.precision in ("bf16-true", "16-true"):
         raise ConfigError(
             f"trainer.precision={settings.precision} would keep the average of the weights in 16 bits, too few for its "

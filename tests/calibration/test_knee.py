@@ -65,7 +65,3 @@ class TestTradeOff:
         sure = trade_off(sweep_of(40, [1.0, 0.1, 0.05], [0.0, 10.0, 100.0]), draws=100)
         unsure = trade_off(sweep_of(4, [0.06, 0.05, 0.04, 0.03, 0.0], [0.0, 25.0, 50.0, 75.0, 100.0]), draws=100)
         assert max(sure.knee_shares) == 1 and max(unsure.knee_shares) < 0.9
-
-    def test_two_images_are_too_few(self) -> None:
-        with pytest.raises(ValueError, match="at least 3 images, got 2"):
-            trade_off(sweep_of(2, [1.0, 0.5, 0.0], [0.0, 1.0, 2.0]))

@@ -8,35 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from filelock import FileLock
 from PIL import Image
+from support.colour import Colour
 from support.tiny import write_images
-from torch import Tensor
 
 from sdedit_pl.calibration import calibration_run
 from sdedit_pl.calibration.sweep import Sweep
 from sdedit_pl.calibration.t0_sidecar import calibrated_t0
 from sdedit_pl.files import claimed
 from sdedit_pl.metrics.extractor_table import FEATURES
-from sdedit_pl.metrics.features import FeatureExtractor
 
 SIDECAR, PLOT, UNFINISHED = (f"tiny.safetensors.t0.{suffix}" for suffix in ("yaml", "png", "unfinished"))
 CALIBRATE = (
     "calibrate", "ckpt=tiny.safetensors", "data=photos", "split=all", "features=colour", "steps=2", "batch=4",
     "t0=[0.6,0.3,sigma:30]",
 )  # fmt: skip
-
-
-class Colour(FeatureExtractor):
-    """Cheap features: mean and standard deviation of each channel."""
-
-    def __init__(self) -> None:
-        super().__init__("signed", "colour")
-
-    def vectors(self, prepared: Tensor) -> Tensor:
-        return torch.cat([prepared.mean((2, 3)), prepared.std((2, 3))], 1)
 
 
 @pytest.fixture(autouse=True)

@@ -319,15 +319,10 @@ def test_without_lpips_weights_everything_else_is_reported(
     assert "the weights of alex cannot be fetched" in Path("o/report.html").read_text()
 
 
-def test_the_report_goes_to_wandb_as_tables_and_images(
-    evaluated, first, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("offline_wandb")
+def test_the_report_goes_to_wandb_as_tables_and_images(evaluated, first) -> None:
     import wandb
 
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    for name in ("CONFIG", "CACHE", "DATA"):
-        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home"))
     evaluated(*SMALL, "wandb=paintings")
     wandb.teardown()
     (run,) = Path("o/wandb").glob("offline-run-*")

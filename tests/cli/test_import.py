@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from sdedit_pl.checkpoints.importers import importer
 from sdedit_pl.checkpoints.importers.presets import PRESETS, Preset
 
 DDIM_FILE, SCORE_SDE_FILE = "sdedit_ddpm/model.ckpt", "score_sde_checkpoint/checkpoint_1.pth"
-EDM_PICKLE = b"\x80\x02ctorch_utils.persistence\n_reconstruct_persistent_obj\n(tR."
 
 
 @pytest.fixture
@@ -134,52 +132,18 @@ def test_an_import_replaces_files_on_request_only(
     assert command("import", *arguments, "overwrite=true").code == 0
 
 
-def damaged(kind: str, reference: Path) -> list[str]:
-    """Writes a damaged source to the working directory and returns the arguments that import it."""
-    config = f"config={reference / 'sdedit_ddpm/config.json'}"
-    tensors = torch.load(reference / DDIM_FILE, weights_only=True)
-    file = Path("bad.ckpt")
-    if kind == "truncated":
-        file.write_bytes((reference / DDIM_FILE).read_bytes()[:-5000])
-    elif kind == "truncated safetensors":
-        file = Path("bad.safetensors")
-        file.write_bytes((reference / "ncsnpp_ve_lsun/model.safetensors").read_bytes()[:-100])
-    elif kind == "extra keys":
-        torch.save({**tensors, "classifier.weight": torch.ones(2)}, file)
-    elif kind == "code":
-        torch.save({**tensors, "extra": Bomb(Path.cwd())}, file)
-    elif kind == "bare code":
-        file.write_bytes(pickle.dumps({"temb.dense.0.weight": Bomb(Path.cwd())}))
-    elif kind == "edm":
-        file = Path("edm.pkl")
-        file.write_bytes(EDM_PICKLE)
-    elif kind == "short average":
-        saved = torch.load(reference / SCORE_SDE_FILE, weights_only=True)
-        saved["ema"]["shadow_params"].pop()
-        torch.save(saved, file)
-        config = f"config={(reference / SCORE_SDE_FILE).parent / 'config.json'}"
-    else:
-        raise AssertionError(kind)
-    return [f"ckpt={file}", config]
-
-
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("truncated", ("bad.ckpt is not a whole checkpoint", "truncated")),
-        ("truncated safetensors", ("bad.safetensors is not a whole .safetensors file", "truncated")),
-        ("extra keys", ("bad.ckpt", "missing none; not expected classifier.weight")),
-        ("code", ("bad.ckpt", "could run code when loaded", "was not loaded", "torch.save(network.state_dict()")),
-        ("bare code", ("bad.ckpt", "could run code when loaded", "was not loaded")),
-        ("edm", ("edm.pkl", "EDM", "Convert it to a state dict")),
-        ("short average", ("155 averaged tensors do not match its 156 trained ones",)),
-    ],
-)
+@pytest.mark.parametrize("kind", ["truncated", "extra", "code"])
 def test_bad_sources_are_refused_and_leave_nothing(
-    kind: str, words: tuple[str, ...], desk: Path, reference: Path, refused: Callable[..., str]
+    kind: str, desk: Path, reference: Path, refused: Callable[..., str]
 ) -> None:
-    message = refused("import", *damaged(kind, reference), "out=model.safetensors")
-    assert all(word in message for word in words), message
+    tensors, file = torch.load(reference / DDIM_FILE, weights_only=True), Path("bad.ckpt")
+    torch.save({**tensors, "extra": Bomb(Path.cwd()) if kind == "code" else torch.ones(2)}, file)
+    if kind == "truncated":
+        file.write_bytes(file.read_bytes()[:-5000])
+    words = {"truncated": "not a whole checkpoint", "extra": "not expected extra", "code": "could run code when loaded"}
+    arguments = (f"ckpt={file}", f"config={reference / 'sdedit_ddpm/config.json'}", "out=model.safetensors")
+    message = refused("import", *arguments)
+    assert "bad.ckpt" in message and words[kind] in message
     assert not Path("executed").exists()
 
 

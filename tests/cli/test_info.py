@@ -6,10 +6,9 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
 import yaml
-from support.damage import UNREADABLE, Damage, lightning_checkpoint
+from support.damage import lightning_checkpoint
 
 from sdedit_pl.checkpoints import describe
 
@@ -32,15 +31,6 @@ def test_it_reads_a_training_checkpoint(desk: Path, tiny_checkpoint: Path, comma
     assert said["format"] == "lightning" and said["training"] == {"steps": 7}
     assert said["origin"]["weights"] == "ema"
     assert said["model"] == describe(tiny_checkpoint).model.as_data()
-
-
-@pytest.mark.parametrize("damage", UNREADABLE, ids=lambda damage: damage.name)
-def test_a_damaged_checkpoint_is_refused_and_not_run(
-    damage: Damage, desk: Path, tiny_checkpoint: Path, refused: Callable[..., str]
-) -> None:
-    damage.make(tiny_checkpoint, desk / damage.name)
-    message = refused("info", f"ckpt={damage.name}")
-    assert all(words in message for words in (damage.name, *damage.words)), message
 
 
 def test_a_checkpoint_is_required(refused: Callable[..., str]) -> None:

@@ -392,6 +392,7 @@ class TestRefusals:
             ({"samples": 0}, "samples must be at least 1, got 0"),
             ({"processes": 0}, "processes must be at least 1, got 0"),
             ({"val_fraction": 1.0}, r"val_fraction must lie in \[0, 1\), got 1\.0"),
+            ({"val_fraction": -0.1}, r"val_fraction must lie in \[0, 1\), got -0\.1"),
             ({"fit": "random_crop", "margin": -1}, "random_crop is a margin in pixels, at least 0, got -1"),
         ],
     )

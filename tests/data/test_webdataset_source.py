@@ -164,17 +164,12 @@ class TestManifest:
             WebDatasetSource(str(manifest.parent), 8).images("train")
 
     @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            ("no json", "is not a manifest of `sdedit pack`"),
-            ("[]", "is not a manifest of `sdedit pack`"),
-            ('{"format": "other"}', "is not a manifest of `sdedit pack`: .*its format is 'other'"),
-            (10_000 * "[", "is not a manifest of `sdedit pack`"),
-        ],
+        ("text", "reason"),
+        [("no json", ""), ("[]", ""), ('{"format": "other"}', "its format is 'other'"), (10_000 * "[", "")],
     )
-    def test_another_file_is_refused(self, manifest: Path, text: str, message: str) -> None:
+    def test_another_file_is_refused(self, manifest: Path, text: str, reason: str) -> None:
         manifest.write_text(text)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"is not a manifest of `sdedit pack`: .*{reason}"):
             find_shards(str(manifest))
 
     @pytest.mark.parametrize("count", ['"20"', "NaN", "1e12", "1000000000000", "-1", "true", "null"])

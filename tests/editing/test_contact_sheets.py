@@ -96,8 +96,3 @@ def test_a_variation_sheet_has_a_row_for_each_t0_and_a_column_for_each_seed() ->
     for column in range(3):
         left = MARGIN + gutter + STEP * column
         assert (pixels[:TITLE_HEIGHT, left : left + SMALLEST_CELL] < 128).any(), "no title"
-
-
-def test_a_guide_without_an_edit_for_each_t0_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 t0 make 2 edits of a guide, got 1"):
-        variation_sheet([[edited()]], [0.3, 0.6])

@@ -88,13 +88,6 @@ def test_guides_are_yielded_as_soon_as_they_are_complete(denoiser: Denoiser) -> 
     assert sum(steps) == EDIT.steps
 
 
-def test_wrong_batches_and_numbers_of_masks_are_refused(denoiser: Denoiser) -> None:
-    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
-        run(denoiser, batch=0)
-    with pytest.raises(ValueError, match=r"2 guides need 2 masks, .* got 1"):
-        list(edit_guides(denoiser, EDIT, some_guides(2), [None], [0]))
-
-
 @pytest.fixture
 def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
     """Limits the memory of every device to a number of samples; returns the list of attempted batch sizes."""
@@ -178,10 +171,7 @@ def test_a_requested_batch_or_a_single_sample_is_not_halved(
         list(edit_guides(denoiser, EDIT, some_guides(1), [None], SEEDS, batch=batch, on_step=lambda samples: None))
 
 
-def test_masks_and_strength_maps_are_not_mixed(denoiser: Denoiser) -> None:
-    areas = [left_half(), left_half().float(), None]
-    with pytest.raises(ValueError, match="masks and strength maps cannot be combined"):
-        list(edit_guides(denoiser, EDIT, some_guides(3), areas, SEEDS))
+def test_a_strength_map_of_0_and_1_is_a_mask(denoiser: Denoiser) -> None:
     maps = list(edit_guides(denoiser, EDIT, some_guides(3), [None, left_half().float(), None], SEEDS))
     masks = list(edit_guides(denoiser, EDIT, some_guides(3), [None, left_half(), None], SEEDS))
     for of_map, of_mask in zip(maps, masks, strict=True):

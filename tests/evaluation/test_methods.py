@@ -9,8 +9,8 @@ import torch
 from support.oracles import GaussianDenoiser
 from torch import nn
 
+from sdedit_pl.editing.translation import ddim_encode, ddim_round_trip
 from sdedit_pl.evaluation.blending import laplacian_blend, poisson_blend
-from sdedit_pl.evaluation.methods import ddim_encode, ddim_round_trip
 from sdedit_pl.grids import GRIDS
 from sdedit_pl.sde import SDES
 from sdedit_pl.typing import Images, Mask

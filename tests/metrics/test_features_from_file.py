@@ -88,16 +88,14 @@ def test_a_program_is_not_opened_unless_trusted(save: Callable[..., str], tmp_pa
     assert victim.read_text() == "mine"
 
 
-def test_files_get_pixels_in_the_range_they_expect(tmp_path: Path) -> None:
-    extractor = FeaturesFile(scripted(Means(), tmp_path), trusted=True, pixels="uint8")
+def test_files_get_pixels_and_images_of_the_range_and_size_they_expect(tmp_path: Path) -> None:
+    path = scripted(Means(), tmp_path)
+    prepared = FeaturesFile(path, trusted=True, size=5).prepare(IMAGES)
+    assert prepared.shape == (3, 3, 5, 5) and prepared.abs().max() <= 1
+    extractor = FeaturesFile(path, trusted=True, pixels="uint8")
     blacks_and_whites = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 3, 4, 4)
     assert extractor.prepare(blacks_and_whites).dtype == torch.uint8
     torch.testing.assert_close(extractor(blacks_and_whites), torch.tensor([[0], [255]]) * Means().weight.detach())
-
-
-def test_files_get_images_of_the_size_they_expect(tmp_path: Path) -> None:
-    prepared = FeaturesFile(scripted(Means(), tmp_path), trusted=True, size=5).prepare(IMAGES)
-    assert prepared.shape == (3, 3, 5, 5) and prepared.abs().max() <= 1
 
 
 def test_the_identity_differs_between_files_and_preparations(tmp_path: Path) -> None:
@@ -133,13 +131,12 @@ def test_a_fixed_batch_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    file = tmp_path / "weights.pth"
-    torch.save(Means().state_dict(), file)
-    with pytest.raises(FeaturesError, match=r"neither a TorchScript nor a torch.export file; make one with"):
-        FeaturesFile(str(file))
-    file.write_text("no network")
-    with pytest.raises(FeaturesError, match=r"neither a TorchScript nor"):
-        FeaturesFile(str(file))
+    weights, text = tmp_path / "weights.pth", tmp_path / "text.pth"
+    torch.save(Means().state_dict(), weights)
+    text.write_text("no network")
+    for file in (weights, text):
+        with pytest.raises(FeaturesError, match=r"neither a TorchScript nor a torch.export file; make one with"):
+            FeaturesFile(str(file))
     with pytest.raises(FeaturesError, match=r"missing.pt cannot be read: No such file"):
         FeaturesFile(str(tmp_path / "missing.pt"))
 

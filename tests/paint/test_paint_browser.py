@@ -181,10 +181,14 @@ def test_a_painter_at_a_desk_from_the_first_stroke_to_the_next_guide(server: Ser
 
         painter.click("use")
         until(lambda: not painter.element("compare").is_displayed(), "the sample to become the guide")
+        painter.click("windows")
+        assert "overlapping windows" in painter.element("scopehint").text
+        painter.click("whole")
         painter.click("lock")
         again = painter.run_to_the_end()
         sample, guide = (Image.open(f"out/{job['identity']}/{name}") for name in (job["samples"][1], "guide.png"))
         assert again["settings"]["seed"] == job["settings"]["seed"]
+        assert again["settings"]["match_colours"] and not job["settings"]["match_colours"]
         assert np.array_equal(np.array(Image.open(f"out/{again['identity']}/guide.png")), np.array(sample))
         assert guide.size != sample.size, "only an unpainted sample is sent at its own size"
 

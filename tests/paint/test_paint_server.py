@@ -46,6 +46,19 @@ class TestEdit:
         for name in job["samples"]:
             assert page.get(f"results/{identity}/{name}").content == Path("again", name).read_bytes()
 
+    def test_windows_show_estimates_and_repeat_on_the_command_line(self, page: Page) -> None:
+        identity = page.submit(windows=True, match_colours=True)
+        job = page.finished(identity)
+        assert (job["state"], job["done"], job["windows"]) == ("done", job["total"], 16), job["message"]
+        assert main(["edit", f"config=out/{identity}/edit.yaml", "out=again", "device=cpu"]) == 0
+        with Image.open(Path("again", job["samples"][0])) as sample:
+            assert sample.size == (40, 40)
+        assert (
+            page.get(f"results/{identity}/{job['samples'][0]}").content == Path("again", job["samples"][0]).read_bytes()
+        )
+        assert "estimates" in page.get(f"api/edits/{identity}/events").text
+        assert page.request_edit(windows=True, focus=True).status_code == 400
+
     def test_events_show_estimates_and_the_end(self, page: Page) -> None:
         identity = page.submit()
         text = page.get(f"api/edits/{identity}/events").text
@@ -103,24 +116,24 @@ class TestQueue:
 
 
 @pytest.mark.parametrize(
-    ("change", "status", "message"),
+    ("change", "message"),
     [
-        ({"guide": "text"}, 400, "the guide must be a data URL of a PNG file"),
-        ({"guide": data_url(painting())[:222]}, 400, "cannot read image the guide"),
-        ({"guide": data_url(painting(), "GIF")}, 400, "the guide must be a data URL of a PNG file"),
-        ({"guide": data_url(Image.new("1", (20_000, 20_000)))}, 400, "20000x20000 pixels, more than 20 million"),
-        ({"area": data_url(mask(size=(50, 40)))}, 400, "the mask must have the size of the guide, (40, 40), got (50"),
-        ({"area": data_url(Image.new("L", (40, 40)))}, 400, "the mask is empty"),
-        ({"t0": 1.5}, 400, "t0: Input should be less than or equal to 1"),
-        ({"t0": 0}, 400, "t0: Input should be greater than 0"),
-        ({"samples": 17}, 400, "samples: "),
-        ({"seed": -1}, 400, "seed: "),
-        ({"ckpt": "/etc/passwd"}, 400, "ckpt: Extra inputs are not permitted"),
+        ({"guide": "text"}, "the guide must be a data URL of a PNG file"),
+        ({"guide": data_url(painting())[:222]}, "cannot read image the guide"),
+        ({"guide": data_url(painting(), "GIF")}, "the guide must be a data URL of a PNG file"),
+        ({"guide": data_url(Image.new("1", (20_000, 20_000)))}, "20000x20000 pixels, more than 20 million"),
+        ({"area": data_url(mask(size=(50, 40)))}, "the mask must have the size of the guide, (40, 40), got (50"),
+        ({"area": data_url(Image.new("L", (40, 40)))}, "the mask is empty"),
+        ({"t0": 1.5}, "t0: Input should be less than or equal to 1"),
+        ({"t0": 0}, "t0: Input should be greater than 0"),
+        ({"samples": 17}, "samples: "),
+        ({"seed": -1}, "seed: "),
+        ({"ckpt": "/etc/passwd"}, "ckpt: Extra inputs are not permitted"),
     ],
 )
-def test_an_invalid_edit_is_refused_and_leaves_nothing(page: Page, change: dict, status: int, message: str) -> None:
+def test_an_invalid_edit_is_refused_and_leaves_nothing(page: Page, change: dict, message: str) -> None:
     reply = page.request_edit(**change)
-    assert reply.status_code == status and message in reply.json()["error"]
+    assert reply.status_code == 400 and message in reply.json()["error"]
     assert not Path("out").exists() and page.get("api/state").json()["jobs"] == []
 
 
@@ -170,6 +183,9 @@ class TestFiles:
     def test_with_a_token_everything_is_below_it(self, open_jobs: Callable) -> None:
         token = access_token(Path("out"))
         assert token == access_token(Path("out")) and len(token) > 20
+        Path("out/.token").write_text("")  # by a process that was killed: an empty token would let everyone in
+        assert len(access_token(Path("out"))) > 20 and Path("out/.token").stat().st_mode & 0o777 == 0o600
+        Path("out/.token").write_text(token)
         assert (Path("out") / ".token").stat().st_mode & 0o77 == 0
         page = Page(paint_app(open_jobs(), Path("guides"), token), base_url=f"http://localhost/{token}/")
         assert page.get("").status_code == 200

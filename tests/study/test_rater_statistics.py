@@ -28,17 +28,14 @@ def test_alpha_of_krippendorffs_example() -> None:
     assert found.share == pytest.approx(1 - (6 + 12 + 6) / (2 * 6 + 8 * 12 + 2))
 
 
-def test_alpha_is_one_for_full_agreement_and_zero_on_average_for_guesses() -> None:
+def test_alpha_is_one_for_full_agreement_zero_on_average_for_guesses_and_negative_for_contradiction() -> None:
+    contradiction = rater_agreement([["a", "b"]] * 10)
+    assert contradiction.alpha is not None and contradiction.alpha < 0 and contradiction.share == 0
     assert rater_agreement([["a", "a"], ["b", "b", "b"], ["a"]]) == (1.0, 1.0, 2)
     # every combination of three ratings once: the ratings are independent
     guesses = [[a, b, c] for a in "xy" for b in "xy" for c in "xy"]
     found = rater_agreement(guesses * 50)
     assert found.alpha == pytest.approx(0, abs=2e-3) and found.share == pytest.approx(0.5)
-
-
-def test_alpha_is_negative_if_raters_contradict_each_other() -> None:
-    found = rater_agreement([["a", "b"]] * 10)
-    assert found.alpha is not None and found.alpha < 0 and found.share == 0
 
 
 @pytest.mark.parametrize(

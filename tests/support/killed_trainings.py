@@ -19,41 +19,20 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
-from torchvision.utils import save_image
+from support.finished_runs import different_parts
+from support.tiny import tiny_config
 
-from sdedit_pl.configuration.resolving import merge, resolve
-from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.training_runs.training_run import fit
 
 STEPS = 6
-CONFIG: dict[str, Any] = {
-    "data": {"size": 8, "batch_size": 2, "workers": 1, "cache": False, "flip": True, "val_fraction": 0.3},
-    "network": {
-        "name": "ncsnpp",
-        "channels": 8,
-        "channel_multipliers": [1],
-        "blocks_per_level": 1,
-        "attention_levels": [],
-        "dropout": 0.1,
-    },
-    "optimizer": {"rate": 1e-3},
-    "schedule": {"name": "cosine"},
-    "average": {"half_life_images": 50},
-    "trainer": {
-        "max_steps": STEPS,
-        "accelerator": "cpu",
-        "devices": 1,
-        "accumulate_grad_batches": 2,
-        "val_check_interval": 2,
-        "log_every_n_steps": 1,
-        "enable_progress_bar": False,
-    },
-    "checkpoint": {"every_steps": 3, "keep": 2},
-    "preview": {"count": 1, "samples": 1, "steps": 2},
-}
+ARGUMENTS = (
+    "data.batch_size=2", "data.workers=1", "data.cache=false", "data.flip=true", "schedule=cosine", "preview.count=1",
+    f"trainer.max_steps={STEPS}", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=2",
+    "checkpoint.every_steps=3", "checkpoint.keep=2",
+)  # fmt: skip
 """A run of seconds with checkpoints after steps 2, 3, 4 and 6 and validations after steps 2, 4 and 6."""
-NOT_COMPARED = {"train/images_per_second"}
+NOT_COMPARED = {"train/images_per_second", "sdedit_config", "loops"}
+"""The speed, the run's folder, and Lightning's counts of restarts."""
 
 
 @dataclass(frozen=True)
@@ -119,16 +98,6 @@ KILLS: dict[str, tuple[Kill, ...]] = {
 """Moment -> the kill of each training before the last one."""
 
 
-def write_images(folder: Path, count: int = 20) -> Path:
-    """Writes images of two colours each."""
-    folder.mkdir(parents=True)
-    generator = torch.Generator().manual_seed(0)
-    for number in range(count):
-        halves = torch.rand(3, 1, 2, generator=generator).repeat_interleave(4, 2)
-        save_image(halves.expand(3, 8, 8), folder / f"{number:03d}.png")
-    return folder
-
-
 def train(images: Path, folder: Path, kill: Kill | None = None) -> int | None:
     """Trains in a new process and returns its exit code; a negative one is the signal that killed it."""
     process = _SERVER.Process(target=_child, args=(images, folder, kill))
@@ -142,8 +111,7 @@ def _child(images: Path, folder: Path, kill: Kill | None) -> None:
     torch.set_num_threads(1)
     if kill is not None:
         kill.arm()
-    own = {"out": str(folder), "data": {"path": str(images)}}
-    fit(resolve(TrainingConfig, merge(TrainingConfig, CONFIG, own)))
+    fit(tiny_config(*ARGUMENTS, f"out={folder}", f"data.path={images}"))
 
 
 # Forks each training off a process that has imported everything and never trained.
@@ -183,10 +151,9 @@ def differences(expected: Path, found: Path) -> Iterator[str]:
         yield f"files: {sorted(set(names) ^ set(found_names))}"
     for name in ("checkpoints/best.ckpt", f"checkpoints/step={STEPS:08d}.ckpt"):
         first, second = (torch.load(folder / name, weights_only=True) for folder in (expected, found))
-        yield from different_parts(first, second, name)
-    yield from different_parts(
-        load_file(expected / "model.safetensors"), load_file(found / "model.safetensors"), "model"
-    )
+        yield from different_parts(first, second, name, NOT_COMPARED)
+    models = (load_file(folder / "model.safetensors") for folder in (expected, found))
+    yield from different_parts(*models, path="model")
     for sheet in sorted(expected.glob("previews/*.png")):
         if sheet.read_bytes() != (found / "previews" / sheet.name).read_bytes():
             yield str(sheet.name)
@@ -197,19 +164,3 @@ def history(folder: Path) -> Iterator[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             yield {name: value for name, value in row.items() if name not in NOT_COMPARED}
-
-
-def different_parts(first: Any, second: Any, path: str) -> Iterator[str]:
-    """Paths in nested data at which values are not bit-equal."""
-    if isinstance(first, Tensor):
-        if not torch.equal(first, second):
-            yield path
-    elif isinstance(first, dict) and first.keys() == second.keys():
-        for key, value in first.items():
-            if key not in ("sdedit_config", "loops"):  # the run's folder, and Lightning's counts of restarts
-                yield from different_parts(value, second[key], f"{path}/{key}")
-    elif isinstance(first, list | tuple) and len(first) == len(second):
-        for place, values in enumerate(zip(first, second, strict=True)):
-            yield from different_parts(*values, path=f"{path}/{place}")
-    elif first != second:
-        yield path

@@ -24,8 +24,3 @@ def test_a_run_ends_after_two_validations_without_a_lower_loss(interrupted: int 
         checkpoint = tmp_path / "resume.ckpt"
         trainer.save_checkpoint(checkpoint)
     assert trainer.global_step == 6
-
-
-def test_patience_lasts_at_least_one_validation() -> None:
-    with pytest.raises(ValueError, match="got 0"):
-        Patience(ImageHalfLifeAveraging(), 0)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.killed_trainings import KILLS, differences, first_difference, trainings_until_done, write_images
+from support.killed_trainings import KILLS, differences, first_difference, trainings_until_done
+from support.tiny import write_images
 
 FAST = ("in the validation after step 4", "halfway through the checkpoint of step 4")
 

@@ -63,11 +63,6 @@ def test_an_entry_is_of_one_step_and_its_speed_without_validation(
     assert logger.of("train/images_per_second") == pytest.approx([16.0] * (24 // every - 2))
 
 
-def test_an_invalid_logging_interval_is_refused() -> None:
-    with pytest.raises(ValueError, match="got 0"):
-        TrainingLog(0, DivergenceWatch())
-
-
 class Numbered(Batches):
     """Batches that are known to lie in [-1, 1], as those of `ImageDataModule` are."""
 

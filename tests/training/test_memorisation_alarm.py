@@ -46,7 +46,7 @@ def validated(alarm: MemorisationAlarm, module: ScoreModule) -> dict[str, float]
     """The numbers that a validation logs."""
     logged: dict[str, float] = {}
     module.log = lambda name, value, **options: logged.update({name: value})  # type: ignore[method-assign]
-    trainer = Mock(spec=lightning.Trainer, sanity_checking=False, is_global_zero=True, global_step=5)
+    trainer = Mock(spec=lightning.Trainer, is_global_zero=True, global_step=5)
     trainer.precision_plugin.forward_context = nullcontext
     alarm.on_validation_epoch_end(trainer, module)
     return logged

@@ -36,10 +36,9 @@ def module() -> ScoreModule:
     return build_module(config, build_denoiser(config.model))
 
 
-def trainer_at(step: int, rank: int = 0, *, sanity_checking: bool = False, loggers: Sequence[object] = ()) -> Mock:
+def trainer_at(step: int, rank: int = 0, *, loggers: Sequence[object] = ()) -> Mock:
     """A trainer with the attributes that previews need."""
     trainer = Mock(spec=lightning.Trainer, global_step=step, is_global_zero=rank == 0, loggers=loggers)
-    trainer.sanity_checking = sanity_checking
     trainer.precision_plugin.forward_context = nullcontext
     return trainer
 
@@ -79,13 +78,13 @@ def test_previews_are_sheets_of_guides_edits_and_samples(module: ScoreModule, tm
     assert torch.equal(callback.rows(module.denoiser, torch.device("cpu"))["edit"], edits)
 
 
-@pytest.mark.parametrize(("rank", "sanity", "samples"), [(1, False, 2), (0, True, 2), (0, False, 0)])
-def test_no_sheet_on_other_devices_in_sanity_checks_or_without_images(
-    rank: int, sanity: bool, samples: int, module: ScoreModule, tmp_path: Path
+@pytest.mark.parametrize(("rank", "samples"), [(1, 2), (0, 0)])
+def test_no_sheet_on_other_devices_or_without_images(
+    rank: int, samples: int, module: ScoreModule, tmp_path: Path
 ) -> None:
     guides = torch.empty(0, 3, 8, 8)
     callback = Previews(ImageHalfLifeAveraging(), tmp_path / "previews", guides, EDIT, (3, 8, 8), samples)
-    callback.on_validation_epoch_end(trainer_at(4, rank, sanity_checking=sanity), module)
+    callback.on_validation_epoch_end(trainer_at(4, rank), module)
     assert not (tmp_path / "previews").exists()
 
 

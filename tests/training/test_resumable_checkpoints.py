@@ -231,10 +231,3 @@ def test_devices_that_would_resume_from_different_checkpoints_are_refused(
     monkeypatch.setattr(Agreement, "gathered", lambda agreement, name: ["step=00000004.ckpt", None])
     with pytest.raises(ValueError, match=r"step=00000004\.ckpt, None; .*file system"):
         Run(tmp_path).train(8, begin=4)
-
-
-@pytest.mark.parametrize("settings", [{"every_steps": 0}, {"keep": 0}, {"every_minutes": 0.0}, {"every_minutes": -2.0}])
-def test_invalid_settings_are_refused(settings: dict[str, Any], tmp_path: Path) -> None:
-    ((name, value),) = settings.items()
-    with pytest.raises(ValueError, match=f"got .*{name}={value}"):
-        Run(tmp_path, **settings).train(1)

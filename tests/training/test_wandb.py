@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,21 +19,9 @@ from wandb.proto import wandb_internal_pb2
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training_runs.training_run import fit
 
+pytestmark = pytest.mark.usefixtures("offline_wandb")
 BLOCK = 32768
 HEADER = 7
-
-
-@pytest.fixture(autouse=True)
-def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """W&B in offline mode, with caches in the test's folder and without prompts."""
-    for name in ("WANDB_API_KEY", "WANDB_PROJECT", "WANDB_RUN_ID", "WANDB_ENTITY", "WANDB_NAME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    for name in ("CONFIG", "CACHE", "DATA"):
-        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home"))
-    yield
-    wandb.teardown()
 
 
 @pytest.fixture

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +15,26 @@ from PIL import Image
 from support.tiny import tiny_config
 
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.build.training_parts import build_data
+from sdedit_pl.build.training_parts import build_data, with_format
 from sdedit_pl.checkpoints import describe
+from sdedit_pl.checkpoints.native import save_denoiser
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.resolving import resolve
+from sdedit_pl.data.image_format import ImageFormat, ImageShape, PixelFormat, Size
+from sdedit_pl.data.pack_settings import PackSettings
+from sdedit_pl.data.shard_packing import pack
+from sdedit_pl.data.source import ImageSet, Source
+from sdedit_pl.data.source_table import DATA_SOURCES
 from sdedit_pl.data.value_decoding import read_values
+from sdedit_pl.data.webdataset_source import WebDatasetSource
 from sdedit_pl.edit_runs.edit_run import run_edit
 from sdedit_pl.edit_runs.edit_settings import EditSettings
+from sdedit_pl.guides.guide_files import read_guide
 from sdedit_pl.losses import EDMWeighting, denoising_loss
 from sdedit_pl.training_runs.training_run import fit
-from sdedit_pl.typing import Examples
+from sdedit_pl.typing import Examples, Pixels
+
+STATED = PixelFormat("uint16", range=(500.0, 1000.0))
 
 
 def edit(**keys: object) -> None:
@@ -88,16 +101,16 @@ def test_shapes_and_formats_that_mean_nothing_are_refused(keys: list[str], messa
         build_data(config)
 
 
-def phantoms(folder: Path, count: int, write: str, dtype: str = "uint16", bands: int = 1) -> Path:
-    """Synthetic phantoms of 24 x 16: a body with an organ, in arbitrary units up to 4000."""
+def phantoms(folder: Path, count: int, write: str, dtype: str = "uint16", bands: int = 1, scale: int = 1) -> Path:
+    """Synthetic phantoms of 24 x 16 times `scale`: a body with an organ, in arbitrary units up to 4000."""
     folder.mkdir()
-    rows, columns = np.mgrid[:24, :16]
+    rows, columns = np.mgrid[: 24 * scale, : 16 * scale] // scale
     for number in range(count):
         random = np.random.default_rng(number)
         body = ((rows - 11.5) / 11) ** 2 + ((columns - 7.5) / 6) ** 2 < 1
         organ = (rows - random.integers(8, 16)) ** 2 + (columns - random.integers(5, 10)) ** 2 < 9
-        scale = np.arange(1, bands + 1) / bands
-        values = ((1000 * body + 2500 * organ + random.integers(0, 200, rows.shape))[..., None] * scale).astype(dtype)
+        weights = np.arange(1, bands + 1) / bands
+        values = ((1000 * body + 2500 * organ + random.integers(0, 200, rows.shape))[..., None] * weights).astype(dtype)
         if write == ".npy":
             np.save(folder / f"{number}.npy", values[..., 0] if bands == 1 else values)
         else:
@@ -119,25 +132,113 @@ def phantoms(folder: Path, count: int, write: str, dtype: str = "uint16", bands:
 def test_other_data_keep_type_bands_and_metadata(
     suffix: str, dtype: str, bands: int, keys: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    data = phantoms(tmp_path / "data", 8, suffix, dtype, bands)
-    run = (f"data.path={data}", f"out={tmp_path}/run", "data.size=[24,16]", f"data.channels={bands}", *keys)
+    data = phantoms(tmp_path / "data", 8, suffix, dtype, bands, scale=4)
+    run = (f"data.path={data}", f"out={tmp_path}/run", "data.size=[96,64]", f"data.channels={bands}", *keys)
     fit(tiny_config(*run, f"data.format.dtype={dtype}"))
     model = tmp_path / "run/model.safetensors"
     pixels = describe(model).image.format
     assert pixels is not None and pixels.range is not None and pixels.limits[1] > 3000
     fit(tiny_config(*run, f"data.format.dtype={dtype}", "trainer.max_steps=6"))  # with the range of the run
     assert describe(model).image.format == pixels
-    mask = np.zeros((24, 16), np.uint8)
-    mask[:, 8:] = 1
+    mask = np.zeros((96, 64), np.uint8)
+    mask[:, 32:] = 1
     np.save(tmp_path / "mask.npy", mask)
     edit(ckpt=str(model), guide=f"{data}/0{suffix}", mask=f"{tmp_path}/mask.npy", out=f"{tmp_path}/edit")
     files = tmp_path / f"edit/0_seed0{suffix}", data / f"0{suffix}"
     result, guide = (read_values(file, "a").values for file in files)
     assert result.dtype == guide.dtype and result.shape == guide.shape
-    assert np.array_equal(result[:, :8], guide[:, :8]) and not np.array_equal(result[:, 8:], guide[:, 8:])
+    assert np.array_equal(result[:, :32], guide[:, :32]) and not np.array_equal(result[:, 32:], guide[:, 32:])
     if suffix == ".tif":
         with tifffile.TiffFile(tmp_path / "edit/0_seed0.tif") as file:
             assert file.pages[0].description == "phantom 0"
             assert file.pages[0].tags["XResolution"].value == (30, 1)
     with Image.open(tmp_path / "edit/sheet.png") as sheet:
         assert sheet.mode == "RGB"
+
+
+def test_a_new_source_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Noise(ImageSet):
+        """Images that are made as they are read."""
+
+        in_memory = True
+
+        def __init__(self, count: int, image_format: ImageFormat) -> None:
+            self.count, self.format = count, image_format
+
+        def __len__(self) -> int:
+            return self.count
+
+        def name(self, index: int) -> str:
+            return f"noise {index}"
+
+        def read(self, index: int) -> Pixels:
+            values = np.random.default_rng(index).integers(0, 4000, self.format.tensor_shape)
+            return torch.from_numpy(values.astype(self.format.format.dtype))
+
+    class NoiseSource(Source):
+        def __init__(self, size: Size, count: int, channels: int = 1, format: PixelFormat | None = None) -> None:
+            super().__init__(ImageFormat(size, channels, format=format))
+            self.count = count
+
+        def images(self, split: str) -> ImageSet:
+            return Noise(self.count, self.format)
+
+    monkeypatch.setitem(DATA_SOURCES, "noise", NoiseSource)
+    keys = ("data.name=noise", "data.count=5", "data.size=[12,8]", "data.format.dtype=uint16")
+    config = tiny_config(*keys, "data.format.range=[0,4000]")
+    data = build_data(config)
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert batch.shape == (4, 1, 12, 8) and -1 <= batch.min() < -0.9 and 0.9 < batch.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"paste": "a.png", "at": (0, 0)}, "paste needs a model of photographs"),
+        ({"focus": True}, "focus needs a model of square photographs"),
+        ({"guide": "bands.npy"}, "has 4 bands, expected 1"),
+        ({"guide": "nan.npy"}, "nan.npy has 1 pixels that are NaN"),
+    ],
+)
+def test_edits_that_other_data_do_not_allow_are_refused(
+    keys: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pixels = PixelFormat("float32", range=(0.0, 4000.0))
+    config = tiny_config("data.path=a", "data.size=[24,16]", "data.channels=1")
+    model = replace(config.model, image=ImageShape((24, 16), 1, format=pixels))
+    save_denoiser(tmp_path / "model.safetensors", build_denoiser(model), model)
+    values = np.full((24, 16), 2000, np.float32)
+    np.save(tmp_path / "a.npy", values)
+    np.save(tmp_path / "bands.npy", np.stack([values] * 4, axis=-1))
+    values[3, 4] = np.nan
+    np.save(tmp_path / "nan.npy", values)
+    with pytest.raises(ValueError, match=message):
+        edit(ckpt="model.safetensors", out="out", **{"guide": "a.npy", **keys})
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_range_that_clips_is_warned_of_with_the_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = phantoms(tmp_path / "data", 3, ".npy")
+    config = tiny_config(f"data.path={data}", "data.size=[24,16]", "data.channels=1", "data.format.dtype=uint16")
+    measured = with_format(config).image.format
+    assert measured is not None and measured.limits[0] < 20 and 3400 < measured.limits[1] <= 3700
+    assert "clipped" not in caplog.text
+    read_guide(data / "0.npy", ImageShape((24, 16), 1, format=replace(measured, range=(0.0, 1000.0))))
+    with_format(replace(config, data=replace(config.data, values={**config.data.values, "format": STATED})))
+    first, second = caplog.messages[-2:]
+    assert re.search(
+        r"0.npy: [\d.]+ % of its values, from \d+ to \d+, lie outside of the model's range, 0 to 1000", first
+    )
+    assert re.search(r"[\d.]+ % of the training images' values, .* outside of data.format.range, 500 to 1000", second)
+
+
+def test_shards_hold_the_values_of_other_data(tmp_path: Path) -> None:
+    pixels, data = PixelFormat("uint16", range=(0.0, 4000.0)), phantoms(tmp_path / "data", 3, ".npy")
+    pack(
+        PackSettings(str(data), str(tmp_path / "shards"), (24, 16), channels=1, val_fraction=0.0, format=pixels),
+        lambda *_: None,
+    )
+    images = WebDatasetSource(str(tmp_path / "shards"), (24, 16), 1, val_fraction=0, format=pixels).images("train")
+    packed = {images.read(index).numpy().tobytes() for index in range(len(images))}
+    assert packed == {np.load(data / f"{number}.npy").tobytes() for number in range(3)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.finished_runs import assert_same, logged, read
-from support.tiny import tiny_config, write_images
+from support.tiny import tiny_config
 
 from sdedit_pl.checkpoints import describe, load_denoiser, load_described, save_weights
 from sdedit_pl.configuration import ConfigError
@@ -25,12 +25,6 @@ from sdedit_pl.training.weight_averaging import OTHERS
 from sdedit_pl.training_runs.training_run import fit
 
 QUIET = ("preview.count=0", "preview.samples=0", "validation.memory_images=0")
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two-colour images."""
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import signal
 import zipfile
@@ -16,7 +15,8 @@ import torch
 import yaml
 from PIL import Image
 from support.finished_runs import assert_same, logged, read, resumable
-from support.tiny import tiny_config, write_images
+from support.full_disk import full_disk
+from support.tiny import tiny_config
 from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
@@ -37,12 +37,6 @@ from sdedit_pl.training_runs.run_folder import newest_whole
 from sdedit_pl.training_runs.training_run import fit, warn_of_hours
 
 NO_PREVIEWS = ("preview.count=0", "preview.samples=0", "trainer.val_check_interval=1000")
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two-colour images."""
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -387,14 +381,11 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(damaged: Path
 def test_a_full_disk_does_not_stop_a_run_but_is_reported_at_its_end(
     images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    out, limits = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
+    out = tmp_path / "run"
     settings = (f"data.path={images}", f"out={out}", "trainer.val_check_interval=2")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))  # room for the log, the sheets, no weights
-    try:
-        with pytest.raises(OSError, match=r"model.safetensors.*step=00000004.ckpt.*make room"):
-            fit(tiny_config(*settings))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    refused = pytest.raises(OSError, match=r"model.safetensors.*step=00000004.ckpt.*make room")
+    with full_disk(30_000), refused:  # room for the log, the sheets, no weights
+        fit(tiny_config(*settings))
     assert "step=00000002.ckpt cannot be written: File too large" in caplog.text
     assert not list(out.rglob("*.ckpt")) and not list(out.rglob("*.safetensors")) and not list(out.rglob("*.tmp"))
     assert len(logged(out, "train/loss")) == 4
@@ -402,15 +393,10 @@ def test_a_full_disk_does_not_stop_a_run_but_is_reported_at_its_end(
 
 
 def test_a_disk_with_room_for_the_model_alone(finished: Path, images: Path, tmp_path: Path) -> None:
-    out, limits = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
-    settings = (f"data.path={images}", f"out={out}")
-    model = finished / "model.safetensors"
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * model.stat().st_size, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"4\.ckpt cannot be written.*model after step 4; .* ckpt="):
-            fit(tiny_config(*settings))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    out, model = tmp_path / "run", finished / "model.safetensors"
+    refused = pytest.raises(OSError, match=r"4\.ckpt cannot be written.*model after step 4; .* ckpt=")
+    with full_disk(2 * model.stat().st_size), refused:
+        fit(tiny_config(f"data.path={images}", f"out={out}"))
     assert not list(out.rglob("*.ckpt"))
     assert_same(load_denoiser(out).state_dict(), load_denoiser(model).state_dict())
 

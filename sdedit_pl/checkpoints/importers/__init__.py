@@ -16,6 +16,7 @@ FORMATS = {
     "score_sde": "from_score_sde.ScoreSDEFormat",
     "ddim": "from_ddim.DDIMFormat",
     "diffusers": "from_diffusers.DiffusersFormat",
+    "edm": "from_edm.EDMFormat",
     "guided_diffusion": "from_guided_diffusion.GuidedDiffusionFormat",
 }
 """Name of a format -> module in this folder and class. Files are offered to them in this order."""

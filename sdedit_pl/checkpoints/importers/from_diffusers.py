@@ -54,7 +54,13 @@ class DiffusersFormat(CheckpointFormat):
         folder = path if path.is_dir() else path.parent
         check_pipeline(folder)
         place = _network_folder(folder, weights)
-        configs = _read_configs(folder, place, config) if preset is None else _refuse_configs(place, preset, config)
+        configs = FolderConfig()
+        if preset is None:
+            configs = _read_configs(folder, place, config)
+        elif config is not None or _is_network(place):
+            raise CheckpointError(
+                f"{place} has a configuration, and preset={preset} is a second description: leave the preset out"
+            )
         variant, files = _weights_files(place, weights) if path.is_dir() else ("", [path])
         file = files[0]
         stored = {name: tensor for part in files for name, tensor in _tensors(part).items()}
@@ -108,15 +114,6 @@ def _read_configs(folder: Path, place: Path, config: Mapping[str, Any] | None) -
         sampling={key.removeprefix("_"): value for key, value in scheduler.items() if key != "_diffusers_version"},
         data_range=UNIT if network.fourier else CENTERED,
     )
-
-
-def _refuse_configs(place: Path, preset: str, config: Mapping[str, Any] | None) -> FolderConfig:
-    """An empty result, because the model is a preset; raises a CheckpointError if there is a configuration as well."""
-    if config is not None or _is_network(place):
-        raise CheckpointError(
-            f"{place} has a configuration, and preset={preset} is a second description: leave the preset out"
-        )
-    return FolderConfig()
 
 
 def _pipeline(folder: Path) -> Path | None:

@@ -37,9 +37,16 @@ def discrete_vp(
     }
 
 
-def numbered_classes(count: int) -> dict[str, Any]:
-    """The section `condition` of a model whose published classes have numbers, and that was never without one."""
-    return {"condition": {"name": "class", "classes": [str(number) for number in range(count)], "drop": 0.0}}
+def numbered_classes(count: int, drop: float = 0.0) -> dict[str, Any]:
+    """The section `condition` of a model whose published classes have numbers; empty for no classes."""
+    classes = [str(number) for number in range(count)]
+    return {"condition": {"name": "class", "classes": classes, "drop": drop}} if count else {}
+
+
+def edm_ve(data_deviation: float = 0.5) -> dict[str, Any]:
+    """A network with EDM's preconditioning, sampled between its noise levels 0.002 and 80."""
+    parameterisation = {"name": "edm", "data_deviation": data_deviation}
+    return {"sde": {"name": "ve", "sigma_min": 0.002, "sigma_max": 80.0}, "parameterisation": parameterisation}
 
 
 def continuous_vp(name: str = "vp", beta_min: float = 0.1, beta_max: float = 20.0) -> dict[str, Any]:

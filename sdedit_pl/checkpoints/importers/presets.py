@@ -17,6 +17,7 @@ from sdedit_pl.checkpoints.importers.noise_conventions import (
     continuous_vp,
     discrete_ve,
     discrete_vp,
+    edm_ve,
     numbered_classes,
 )
 
@@ -41,25 +42,32 @@ class Preset:
     data_range: tuple[float, float] = CENTERED
 
 
-def _image(size: int) -> dict[str, Any]:
-    return {"image": {"size": size, "channels": 3}}
+def _preset(
+    format: str,
+    size: int,
+    network: Mapping[str, Any],
+    convention: Mapping[str, Any],
+    sampling: Mapping[str, Any],
+    data_range: tuple[float, float] = CENTERED,
+) -> Preset:
+    return Preset(
+        format, {"image": {"size": size, "channels": 3}, "network": network, **convention}, sampling, data_range
+    )
 
 
 def _ncsnpp(**changes: Any) -> dict[str, Any]:
     """The network of `cifar10_ncsnpp_continuous`, with changes."""
     return {
-        "network": {
-            "name": "ncsnpp",
-            "channels": 128,
-            "channel_multipliers": [1, 2, 2, 2],
-            "blocks_per_level": 4,
-            "attention_levels": [1],
-            "dropout": 0.1,
-            "label_embedding": "fourier",
-            "fir": True,
-            "progressive_input": "residual",
-            **changes,
-        }
+        "name": "ncsnpp",
+        "channels": 128,
+        "channel_multipliers": [1, 2, 2, 2],
+        "blocks_per_level": 4,
+        "attention_levels": [1],
+        "dropout": 0.1,
+        "label_embedding": "fourier",
+        "fir": True,
+        "progressive_input": "residual",
+        **changes,
     }
 
 
@@ -77,17 +85,14 @@ def _ncsnpp_of_skips(**changes: Any) -> dict[str, Any]:
 
 def _ddpm(size: int, attend_after: str) -> dict[str, Any]:
     """The network of Ho et al. for CIFAR-10 (32 px) and for 256 px."""
-    multipliers = {32: [1, 2, 2, 2], 256: [1, 1, 2, 2, 4, 4]}[size]
     return {
-        "network": {
-            "name": "ddpm",
-            "channels": 128,
-            "channel_multipliers": multipliers,
-            "blocks_per_level": 2,
-            "attention_levels": [{32: 1, 256: 4}[size]],
-            "attend_after": attend_after,
-            "dropout": {32: 0.1, 256: 0.0}[size],
-        }
+        "name": "ddpm",
+        "channels": 128,
+        "channel_multipliers": {32: [1, 2, 2, 2], 256: [1, 1, 2, 2, 4, 4]}[size],
+        "blocks_per_level": 2,
+        "attention_levels": [{32: 1, 256: 4}[size]],
+        "attend_after": attend_after,
+        "dropout": {32: 0.1, 256: 0.0}[size],
     }
 
 
@@ -100,7 +105,7 @@ _LANGEVIN_256 = _predictor("reverse_diffusion", "langevin", 2000, snr=0.075)
 _LANGEVIN_1024 = _predictor("reverse_diffusion", "langevin", 2000, snr=0.15)
 _EULER = _predictor("euler_maruyama")
 _ANCESTRAL = _predictor("ancestral_sampling")
-_SMALL_VARIANCE = {"steps": 1000, "variance": "fixedsmall"}
+_LEARNED_VARIANCE = {"steps": 1000, "variance": "learned", "clip_denoised": True}
 
 _POSITIONAL_NCSNPP = _ncsnpp(label_embedding="positional")
 _DEEP_POSITIONAL_NCSNPP = _ncsnpp(label_embedding="positional", blocks_per_level=8)
@@ -109,62 +114,59 @@ _NCSNPP_1024 = _ncsnpp_of_skips(
     channels=16, channel_multipliers=[1, 2, 4, 8, 16, 32, 32, 32], blocks_per_level=1, attention_levels=[6]
 )
 _ADM_256 = {
-    "network": {
-        "name": "adm",
-        "channels": 256,
-        "channel_multipliers": [1, 1, 2, 2, 4, 4],
-        "blocks_per_level": 2,
-        "attention_levels": [3, 4, 5],
-        "head_channels": 64,
-        "modulate": True,
-        "block": "biggan",
-    }
+    "name": "adm",
+    "channels": 256,
+    "channel_multipliers": [1, 1, 2, 2, 4, 4],
+    "blocks_per_level": 2,
+    "attention_levels": [3, 4, 5],
+    "head_channels": 64,
+    "modulate": True,
+    "block": "biggan",
 }
 """Without dropout, which editing does not use; all LSUN models but lsun_horse_nodropout were trained with 0.1."""
-_GUIDED = Preset(
-    "guided_diffusion",
-    {**_image(256), **_ADM_256, **discrete_vp(learned_variance=True)},
-    {"steps": 1000, "variance": "learned", "clip_denoised": True},
-)
 _ADM_64 = {
-    "network": {
-        **_ADM_256["network"],
-        "channels": 192,
-        "channel_multipliers": [1, 2, 3, 4],
-        "blocks_per_level": 3,
-        "attention_levels": [1, 2, 3],
-        "dropout": 0.1,
-    }
+    **_ADM_256,
+    "channels": 192,
+    "channel_multipliers": [1, 2, 3, 4],
+    "blocks_per_level": 3,
+    "attention_levels": [1, 2, 3],
+    "dropout": 0.1,
 }
-_SDEDIT = Preset("ddim", {**_image(256), **_ddpm(256, "block"), **discrete_vp()}, _SMALL_VARIANCE)
-_DDPM_256 = Preset("score_sde", {**_image(256), **_ddpm(256, "level"), **discrete_vp()}, _ANCESTRAL)
+
+
+def _guided(size: int, network: Mapping[str, Any], classes: Mapping[str, Any], **schedule: Any) -> Preset:
+    convention = {**discrete_vp(**schedule, learned_variance=True), **classes}
+    return _preset("guided_diffusion", size, network, convention, _LEARNED_VARIANCE)
 
 
 def _vp_32(network: Mapping[str, Any], convention: Mapping[str, Any], sampling: Mapping[str, Any]) -> Preset:
-    return Preset("score_sde", {**_image(32), **network, **convention}, sampling)
+    return _preset("score_sde", 32, network, convention, sampling)
 
 
 def _ve_32(network: Mapping[str, Any], convention: Mapping[str, Any]) -> Preset:
-    return Preset("score_sde", {**_image(32), **network, **convention}, _LANGEVIN_32, UNIT)
+    return _preset("score_sde", 32, network, convention, _LANGEVIN_32, UNIT)
 
 
 def _ve_256(sigma_max: float) -> Preset:
-    model = {**_image(256), **_ncsnpp_of_skips(), **continuous_ve(sigma_max)}
-    return Preset("score_sde", model, _LANGEVIN_256, UNIT)
+    return _preset("score_sde", 256, _ncsnpp_of_skips(), continuous_ve(sigma_max), _LANGEVIN_256, UNIT)
 
 
-_VE_1024 = Preset("score_sde", {**_image(1024), **_NCSNPP_1024, **continuous_ve(1348.0)}, _LANGEVIN_1024, UNIT)
-
-
-_DDIM_32 = Preset(
-    "ddim", {**_image(32), **_ddpm(32, "block"), **discrete_vp()}, {"steps": 1000, "variance": "fixedlarge"}
-)
+def _edm(size: int, multipliers: list[int], level: int, classes: int = 0) -> Preset:
+    """EDM's networks for the noise of its VP models; without dropout, which editing does not use."""
+    network = _ddpmpp(channel_multipliers=multipliers, attention_levels=[level], dropout=0.0)
+    return _preset("edm", size, network, {**edm_ve(), **numbered_classes(classes)}, {"steps": 18})
 
 
 def _diffusers(preset: Preset) -> Preset:
     """The same model as published for diffusers."""
     return replace(preset, format="diffusers")
 
+
+_SDEDIT = _preset("ddim", 256, _ddpm(256, "block"), discrete_vp(), {"steps": 1000, "variance": "fixedsmall"})
+_DDIM_32 = _preset("ddim", 32, _ddpm(32, "block"), discrete_vp(), {"steps": 1000, "variance": "fixedlarge"})
+_DDPM_256 = _preset("score_sde", 256, _ddpm(256, "level"), discrete_vp(), _ANCESTRAL)
+_VE_1024 = _preset("score_sde", 1024, _NCSNPP_1024, continuous_ve(1348.0), _LANGEVIN_1024, UNIT)
+_GUIDED = _guided(256, _ADM_256, {})
 
 PRESETS: dict[str, Preset] = {
     "celeba_hq": _SDEDIT,
@@ -209,17 +211,13 @@ PRESETS: dict[str, Preset] = {
     "ncsnpp-church-256": _diffusers(_ve_256(380.0)),
     "ncsnpp-ffhq-256": _diffusers(_ve_256(348.0)),
     "ncsnpp-ffhq-1024": _diffusers(_VE_1024),
+    "edm-cifar10-32x32-cond-vp": _edm(32, [2, 2, 2], 1, classes=10),
+    "edm-cifar10-32x32-uncond-vp": _edm(32, [2, 2, 2], 1),
+    "edm-ffhq-64x64-uncond-vp": _edm(64, [1, 2, 2, 2], 2),
+    "edm-afhqv2-64x64-uncond-vp": _edm(64, [1, 2, 2, 2], 2),
     "256x256_diffusion_uncond": _GUIDED,
-    "256x256_diffusion": replace(_GUIDED, model={**_GUIDED.model, **numbered_classes(1000)}),
-    "64x64_diffusion": replace(
-        _GUIDED,
-        model={
-            **_image(64),
-            **_ADM_64,
-            **discrete_vp(schedule="cosine", learned_variance=True),
-            **numbered_classes(1000),
-        },
-    ),
+    "256x256_diffusion": _guided(256, _ADM_256, numbered_classes(1000)),
+    "64x64_diffusion": _guided(64, _ADM_64, numbered_classes(1000), schedule="cosine"),
     "lsun_bedroom": _GUIDED,
     "lsun_cat": _GUIDED,
     "lsun_horse": _GUIDED,

@@ -135,51 +135,25 @@ class TestExactness:
         assert worst_error(denoiser_of(imported).network(x, index.float()), expected) < TOLERANCE
 
 
+def published(base: dict[str, Any], size: int, widths: tuple[int, ...], attending: int, layers: int) -> dict[str, Any]:
+    """The options of a network with attention at one of its levels."""
+    kind = "Skip" if base is AS_NCSNPP else ""
+    down = [f"{'Attn' if level == attending else ''}{kind}DownBlock2D" for level in range(len(widths))]
+    return {
+        **base,
+        "sample_size": size,
+        "block_out_channels": widths,
+        "layers_per_block": layers,
+        "down_block_types": tuple(down),
+        "up_block_types": tuple(name.replace("Down", "Up") for name in reversed(down)),
+    }
+
+
 PUBLISHED = {
-    "ddpm-cifar10-32": (
-        {
-            **AS_DDPM,
-            "sample_size": 32,
-            "block_out_channels": (128, 256, 256, 256),
-            "layers_per_block": 2,
-            "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        },
-        35_746_307,
-    ),
-    "ddpm-*-256": (
-        {
-            **AS_DDPM,
-            "sample_size": 256,
-            "block_out_channels": (128, 128, 256, 256, 512, 512),
-            "layers_per_block": 2,
-            "down_block_types": ("DownBlock2D",) * 4 + ("AttnDownBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "AttnUpBlock2D") + ("UpBlock2D",) * 4,
-        },
-        113_673_219,
-    ),
-    "ncsnpp-*-256": (
-        {
-            **AS_NCSNPP,
-            "sample_size": 256,
-            "block_out_channels": (128, 128, 256, 256, 256, 256, 256),
-            "layers_per_block": 2,
-            "down_block_types": ("SkipDownBlock2D",) * 4 + ("AttnSkipDownBlock2D",) + ("SkipDownBlock2D",) * 2,
-            "up_block_types": ("SkipUpBlock2D",) * 2 + ("AttnSkipUpBlock2D",) + ("SkipUpBlock2D",) * 4,
-        },
-        65_574_549,
-    ),
-    "ncsnpp-ffhq-1024": (
-        {
-            **AS_NCSNPP,
-            "sample_size": 1024,
-            "block_out_channels": (16, 32, 64, 128, 256, 512, 512, 512),
-            "layers_per_block": 1,
-            "down_block_types": ("SkipDownBlock2D",) * 6 + ("AttnSkipDownBlock2D", "SkipDownBlock2D"),
-            "up_block_types": ("SkipUpBlock2D", "AttnSkipUpBlock2D") + ("SkipUpBlock2D",) * 6,
-        },
-        105_785_896,
-    ),
+    "ddpm-cifar10-32": (published(AS_DDPM, 32, (128, 256, 256, 256), 1, 2), 35_746_307),
+    "ddpm-*-256": (published(AS_DDPM, 256, (128, 128, 256, 256, 512, 512), 4, 2), 113_673_219),
+    "ncsnpp-*-256": (published(AS_NCSNPP, 256, (128, 128, 256, 256, 256, 256, 256), 4, 2), 65_574_549),
+    "ncsnpp-ffhq-1024": (published(AS_NCSNPP, 1024, (16, 32, 64, 128, 256, 512, 512, 512), 6, 1), 105_785_896),
 }
 
 

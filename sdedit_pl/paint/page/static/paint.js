@@ -200,12 +200,21 @@ function squares() {
       x: Math.min(Math.max(0, x - s / 2), width - s), y: Math.min(Math.max(0, y - s / 2), height - s), w: s, h: s,
     };
   };
+  if (state.scope === "windows") return [];
   if (state.scope === "whole") return [inside(width / 2, height / 2, Math.min(width, height))];
   if (state.frame) {
     const { x, y, w, h } = state.frame;
     return [inside(x + w / 2, y + h / 2, Math.max(w, h))];
   }
   return state.regions.map(({ x, y, w, h }) => inside(x + w / 2, y + h / 2, Math.max(2 * Math.max(w, h), state.model.size)));
+}
+
+/* Evaluations of the network for a step of a sample. */
+function evaluations() {
+  if (state.scope !== "windows") return Math.max(1, squares().length);
+  const size = state.model.size, step = size - Math.floor(size / 2);
+  const along = (length) => 1 + Math.ceil(Math.max(0, length - size) / step);
+  return along(width) * along(height);
 }
 
 /* ---- drawing the view ---- */
@@ -236,7 +245,7 @@ function draw() {
   if (state.object) drawObject();
   paper.lineWidth = 1.5 / view.scale;
   const seen = squares();
-  if (state.scope === "part" || width !== height) {
+  if (state.scope === "part" || (state.scope === "whole" && width !== height)) {
     for (const dash of [0, 1]) {
       paper.setLineDash([6 / view.scale, 6 / view.scale]);
       paper.lineDashOffset = (dash * 6) / view.scale;
@@ -669,8 +678,7 @@ function setLayer(onMask) {
 
 function setScope(scope) {
   state.scope = scope;
-  $("whole").setAttribute("aria-pressed", String(scope === "whole"));
-  $("part").setAttribute("aria-pressed", String(scope === "part"));
+  for (const each of ["whole", "windows", "part"]) $(each).setAttribute("aria-pressed", String(scope === each));
   describe();
   redraw();
 }
@@ -697,12 +705,14 @@ function describe() {
   $("scopehint").textContent =
     state.scope === "whole"
       ? `${width !== height ? "The central square is" : "All of it is"} edited at ${size} × ${size} px.`
+      : state.scope === "windows"
+      ? `All of it is edited at its own ${width} × ${height} px, in ${evaluations()} overlapping windows. This suits textures and scenes, not faces.`
       : !parts
         ? "Paint the mask over the part to change, or drag a frame around it."
         : `${parts > 1 ? `${parts} parts, each` : "The part is"} edited at ${size} × ${size} px and put back; the rest stays as it is.`;
   if (state.job) return;
-  const evaluations = number("steps") * number("samples") * Math.max(1, parts);
-  const seconds = state.overhead + state.seconds * evaluations + state.queued;
+  const calls = number("steps") * number("samples") * evaluations();
+  const seconds = state.overhead + state.seconds * calls + state.queued;
   $("time").textContent = `about ${duration(seconds)}${state.queued > 0.05 ? ", after others" : ""}`;
   $("run").disabled = state.scope === "part" && !parts;
 }
@@ -711,8 +721,7 @@ for (const button of document.querySelectorAll("[data-tool]")) button.onclick = 
 $("paint").onclick = () => (hideCompare(), setLayer(false));
 $("mask").onclick = () => (hideCompare(), setLayer(true));
 $("close").onclick = hideCompare;
-$("whole").onclick = () => (setScope("whole"), changed());
-$("part").onclick = () => (setScope("part"), changed());
+for (const each of ["whole", "windows", "part"]) $(each).onclick = () => (setScope(each), changed());
 $("lock").onclick = () => setLocked(!state.locked);
 $("seed").oninput = () => setLocked(true);
 $("undo").onclick = () => step(changes.done, changes.undone);
@@ -892,6 +901,7 @@ async function run() {
   const body = {
     guide: sentPicture((ctx) => ctx.drawImage(own ? source : guide.canvas, 0, 0, w, h), w, h),
     t0: t0(), steps: number("steps"), samples: number("samples"), seed: number("seed"),
+    windows: state.scope === "windows", match_colours: $("hold").checked,
   };
   if (hasMask()) {
     body.area = sentPicture((ctx) => {
@@ -1046,7 +1056,7 @@ function showJob(job, index) {
     };
     return made;
   }));
-  const area = settings.focus ? ", only this part" : settings.kind ? `, ${settings.kind}` : "";
+  const area = settings.focus ? ", only this part" : settings.windows ? ", in windows" : settings.kind ? `, ${settings.kind}` : "";
   $("resultname").textContent = `t0 ${settings.t0}, seed ${settings.seed}${area}${job.state === "done" ? "" : `, ${job.state}`}`;
   $("actions").hidden = !samples.length;
   showHistory();
@@ -1066,6 +1076,7 @@ $("use").onclick = async () => {
     takePicture(await loadImage(state.chosen));
     if (kept.width === width && kept.height === height) mask.ctx.drawImage(kept.mask, 0, 0); // the same part again
     setScope(kept.scope);
+    $("hold").checked = true; // colours drift over results of results
     changed();
   } catch (error) {
     notify(error.message);
@@ -1083,7 +1094,7 @@ function wholeState() {
 $("restore").onclick = async () => {
   const job = state.jobs.find((each) => each.identity === state.shown);
   try {
-    const { kind, t0: level, seed, steps, samples, focus } = job.settings;
+    const { kind, t0: level, seed, steps, samples, focus, windows, match_colours: hold } = job.settings;
     const [picture, area] = await Promise.all(
       ["guide", kind].map((name) => name && loadImage(`results/${job.identity}/${name}.png`)),
     );
@@ -1094,7 +1105,8 @@ $("restore").onclick = async () => {
     $("samples").value = samples;
     if (steps) $("steps").value = steps;
     setLocked(true);
-    setScope(focus ? "part" : "whole");
+    setScope(focus ? "part" : windows ? "windows" : "whole");
+    $("hold").checked = !!hold;
     if (Array.isArray(focus)) state.frame = { x: focus[0], y: focus[1], w: focus[2], h: focus[3] };
     changed();
   } catch (error) {
@@ -1172,7 +1184,8 @@ function storeSoon() {
 async function store() {
   const painting = {
     guide: await blob(guide.canvas), base: await blob(base.canvas), mask: await blob(mask.canvas),
-    frame: state.frame, scope: state.scope, locked: state.locked, soft: $("soft").checked, opened: state.opened,
+    frame: state.frame, scope: state.scope, locked: state.locked, soft: $("soft").checked, hold: $("hold").checked,
+    opened: state.opened,
     values: Object.fromEntries(KEPT.map((id) => [id, $(id).value])),
   };
   try {
@@ -1201,6 +1214,7 @@ async function restorePainting() {
   Object.assign(state, { touched: true, frame: painting.frame, opened: painting.opened });
   for (const [id, value] of Object.entries(painting.values)) $(id).value = value;
   $("soft").checked = painting.soft;
+  $("hold").checked = !!painting.hold;
   setLocked(painting.locked);
   setScope(painting.scope);
   changed(false);

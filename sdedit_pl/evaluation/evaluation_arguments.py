@@ -19,9 +19,12 @@ from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor
 from sdedit_pl.solvers import SOLVERS, Solver
 
+FREE = ("out", "accelerator", "devices", "num_nodes", "batch", "wandb", "overwrite")
+"""Keys that change no number."""
+
 
 @dataclass(kw_only=True)
-class Arguments(GuidanceSettings):
+class EvaluationArguments(GuidanceSettings):
     """The evaluation, its data and its output.
 
     Args:

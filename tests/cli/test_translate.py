@@ -1,0 +1,66 @@
+"""`sdedit translate`: its files, its measures, and refused arguments."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.colour import Colour
+
+from sdedit_pl import save_denoiser
+from sdedit_pl.checkpoints import load_described
+from sdedit_pl.configuration.model_config import ModelConfig
+from sdedit_pl.metrics.extractor_table import FEATURES
+
+TRANSLATE = (
+    "translate", "source_ckpt=tiny.safetensors", "ckpt=tiny.safetensors", "guide=guides", "steps=3", "out=o",
+    "features=colour",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def guides(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FEATURES, "colour", Colour)
+    for number in range(3):
+        Path("guides").mkdir(exist_ok=True)
+        Image.fromarray(np.full((16, 16, 3), 60 * number + 40, dtype=np.uint8)).save(f"guides/{number}.png")
+    shutil.copytree("guides", "pairs")
+
+
+def test_every_method_is_written_and_measured(command) -> None:
+    code, output, _ = command(*TRANSLATE, "pairs=pairs", "target=guides")
+    assert code == 0 and output.endswith("3 images by 3 methods; see o/report.html\n")
+    measures = json.loads(Path("o/metrics.json").read_text())["measures"]
+    assert list(measures) == ["guide", "ddib", "sdedit", "energy"]
+    assert measures["guide"]["pair_l2"] == 0 and "l2" not in measures["guide"]
+    for name in ("ddib", "sdedit", "energy"):
+        images = [np.array(Image.open(f"o/{number}_{name}.png")) / 255 for number in range(3)]
+        pairs = [np.array(Image.open(f"pairs/{number}.png")) / 255 for number in range(3)]
+        l2 = np.mean([((image - pair) ** 2).sum() for image, pair in zip(images, pairs, strict=True)])
+        assert measures[name]["pair_l2"] == measures[name]["l2"] == pytest.approx(l2, rel=0.05)
+        assert {"ssim", "pair_psnr", "kid", "kid_error"} <= measures[name].keys()
+    assert "PSNR to pair" in Path("o/report.md").read_text()
+    code, output, _ = command(*TRANSLATE, "methods=[ddib]", "guide=guides/0.png", "overwrite=true")
+    assert code == 0 and sorted(file.name for file in Path("o").glob("*.png")) == ["0_ddib.png"]
+
+
+def test_what_is_refused(refused) -> None:
+    denoiser, description = load_described("tiny.safetensors")
+    small = ModelConfig.from_data({**description.model.as_data(), "image": {"size": 8, "channels": 3}})
+    save_denoiser("small.safetensors", denoiser, small)
+    for argument, words in {
+        "source_ckpt=small.safetensors": "one shape, got 3 channels, 8 px and 3 channels, 16 px",
+        "methods=[ddim]": "methods are some of ddib, sdedit, energy, got ddim",
+        "pairs=elsewhere": "pairs=elsewhere has no image named like the guide 0",
+        "target=elsewhere": "at least 3 images are needed, and data=elsewhere has 1",
+        "level=1e9": "these models were trained up to noise level",
+        "steps=1": "a bridge takes at least 2 steps",
+        "lowpass_energy=0": "lowpass_energy must exceed 0",
+        "t0=2": "t0 must lie in (0, 1], got 2",
+        "guide=missing": "no guide at missing",
+    }.items():
+        assert words in refused(*TRANSLATE, argument), argument
