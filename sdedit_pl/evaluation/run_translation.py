@@ -22,6 +22,7 @@ from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.chosen_images import choose_images
 from sdedit_pl.data.image_format import ImageShape
+from sdedit_pl.data.value_decoding import result_file, result_suffix
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.many_guides import in_batches
@@ -31,7 +32,6 @@ from sdedit_pl.evaluation.translation_report import LEAST_IMAGES, Compared, meas
 from sdedit_pl.guides.guide_files import Guide, find_guides, read_guide, read_guides
 from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor, features_of
-from sdedit_pl.picture_grid import to_picture
 from sdedit_pl.result_folder import RECORDED, files_recorded_in, hashes_of, refuse_used, result_folder
 from sdedit_pl.sampling import Callback
 from sdedit_pl.typing import Images
@@ -117,7 +117,9 @@ def run_translation(settings: TranslationSettings) -> dict[str, Any]:
             images = translated(translators, target, compared.guides, settings.batch)
         for name in translators:
             for guide, image in zip(guides, images[name], strict=True):
-                to_picture(image).save(results / f"{guide.path.stem}_{name}.png")
+                suffix = result_suffix(guide.path)
+                content = result_file(image, shape, suffix, guide.path)
+                (results / f"{guide.path.stem}_{name}{suffix}").write_bytes(content)
         files = [{"file": made.path.name, "sha256": fingerprint(made.path)} for made in (described, description)]
         measures = measures_of({"guide": compared.guides, **images}, compared)
         numbers = {"models": files, "settings": as_data(settings), "images": len(guides), "measures": measures}
