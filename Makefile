@@ -14,7 +14,7 @@ PIP_INSTALL = $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo paint test slow lint types format clean
+.PHONY: help demo paint test slow docs lint types format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,9 @@ test: $(TOOLS) ## run the tests, without the slow ones
 
 slow: $(TOOLS) ## run the slow tests
 	$(BIN)/python -m pytest -m slow
+
+docs: $(TOOLS) ## build the documentation site into docs/_build
+	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build
 
 lint: $(TOOLS) ## check style and formatting
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
@@ -104,10 +104,13 @@ async def parsed(request: Request, kind: type[Body], largest: int) -> Body:
     if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "send application/json")
     content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > largest:
-            raise HTTPException(413, f"send at most {largest:,} bytes")
+    try:
+        async for chunk in request.stream():
+            content += chunk
+            if len(content) > largest:
+                raise HTTPException(413, f"send at most {largest:,} bytes")
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the request ended early") from error
     try:
         return kind.model_validate_json(bytes(content))
     except ValidationError as error:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from support.finished_runs import logged
 from support.tiny import TINY, tiny_config
 from torchvision.utils import save_image
@@ -161,6 +162,34 @@ def test_a_signal_to_one_device_ends_both_after_the_same_step_and_one_device_res
         4.0 * steps + 2 * more for more in range(1, 7 - steps)
     ]
     assert list(logged(run, "train/images").values()) == images_seen
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of six steps on two devices."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    output, _ = start(driven(folder, images, "none", "trainer.devices=2", "trainer.max_steps=6")).communicate()
+    assert (folder / "run" / "model.safetensors").is_file(), output
+    return folder / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", ["0", "1", "01"])
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
+def test_two_devices_resume_after_a_signal_as_if_never_interrupted(
+    name: str, code: int, ranks: str, images: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    arguments = ("trainer.devices=2", "trainer.max_steps=6")
+    process = start(driven(tmp_path, images, f"{name}-{ranks}", *arguments))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == code, output
+    (said,) = (line for line in output.splitlines() if "stopped by" in line)
+    assert f"stopped by {name} after step" in said and "Traceback" not in output
+    process = start(driven(tmp_path, images, "none", *arguments))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    found, expected = (load_file(run / "model.safetensors") for run in (tmp_path / "run", uninterrupted))
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from sdedit_pl.solvers import SOLVERS
 ROOT = Path(__file__).parent.parent
 PAGES = {page: page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 TEXT = "\n".join(PAGES.values())
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
+BLOCKS = re.findall(r"```([\w{}-]*)\n(.*?)```", TEXT, re.DOTALL)
 SNIPPETS = [body for language, body in BLOCKS if language == "python"]
 COMMANDS = [
     shlex.split(line, comments=True)
@@ -80,6 +82,16 @@ def test_commands_of_other_verbs_parse(words: list[str]) -> None:
     commands = getattr(module, "COMMANDS", {})
     command, arguments = (commands[words[1]], words[2:]) if commands else (module.COMMAND, words[1:])
     command.parse(arguments)
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_warnings(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(ROOT / "docs"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'id="sdedit_pl.SDEdit"' in (tmp_path / "api.html").read_text(encoding="utf-8")
+    tutorials = {page.stem for page in PAGES if page.parent.name == "docs"}
+    assert tutorials <= {page.stem for page in tmp_path.glob("*.html")}
 
 
 def test_make_targets_are_there() -> None:

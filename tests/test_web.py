@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-import pytest
+import asyncio
 
-from sdedit_pl.web import listen
+import pytest
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from sdedit_pl.web import listen, parsed
+
+
+def test_a_client_that_leaves_within_its_request_is_no_error_of_the_server() -> None:
+    async def leave() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    request = Request({"type": "http", "headers": [(b"content-type", b"application/json")]}, leave)
+    with pytest.raises(HTTPException, match="ended early"):
+        asyncio.run(parsed(request, BaseModel, 10))
 
 
 class TestListen:

@@ -96,6 +96,6 @@ def labelled(denoiser: Denoiser, label: str | None) -> Denoiser:
     """
     if label is not None:
         return denoiser.labelled(label)
-    if denoiser.labels.required:
+    if denoiser.labels.required and denoiser.condition is None:
         raise ValueError(f"this model was never trained without labels; give label=, one of {denoiser.labels.known}")
     return denoiser

@@ -34,6 +34,7 @@ from starlette.staticfiles import StaticFiles
 
 from sdedit_pl.data.image_files import list_images, open_image
 from sdedit_pl.editing import SDEdit
+from sdedit_pl.files import whole_file
 from sdedit_pl.paint.paint_jobs import LARGEST_PICTURE, EditRequest, Job, PaintJobs
 from sdedit_pl.picture_grid import png_bytes
 from sdedit_pl.web import guarded_app, json_reply, parsed
@@ -45,6 +46,7 @@ _THUMB = 320
 _SHOWN_JOBS = 200
 _TICK = 0.02  # seconds between two looks at a running edit
 _LEVELS = 101  # noise levels that the page knows, at evenly spaced times from 0 to the model's largest
+_SHORTEST_TOKEN = 16
 
 
 class Nothing(BaseModel):
@@ -133,10 +135,9 @@ def paint_app(jobs: PaintJobs, guides: Path, token: str = "", names: Collection[
 def access_token(out: Path) -> str:
     """The token of the page's address, kept in a file so that a restarted server has the same one."""
     file = out / ".token"
-    if not file.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        with open(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600), "w") as stream:
-            stream.write(secrets.token_urlsafe(16))
+    if not file.is_file() or len(file.read_text()) < _SHORTEST_TOKEN:  # shorter if the process that wrote it was killed
+        with whole_file(file) as unfinished, open(os.open(unfinished, os.O_CREAT | os.O_WRONLY, 0o600), "w") as stream:
+            stream.write(secrets.token_urlsafe(_SHORTEST_TOKEN))
     return file.read_text()
 
 

@@ -183,6 +183,9 @@ class TestFiles:
     def test_with_a_token_everything_is_below_it(self, open_jobs: Callable) -> None:
         token = access_token(Path("out"))
         assert token == access_token(Path("out")) and len(token) > 20
+        Path("out/.token").write_text("")  # by a process that was killed: an empty token would let everyone in
+        assert len(access_token(Path("out"))) > 20 and Path("out/.token").stat().st_mode & 0o777 == 0o600
+        Path("out/.token").write_text(token)
         assert (Path("out") / ".token").stat().st_mode & 0o77 == 0
         page = Page(paint_app(open_jobs(), Path("guides"), token), base_url=f"http://localhost/{token}/")
         assert page.get("").status_code == 200

@@ -5,7 +5,7 @@
 Every process writes REPORTS/rank-R.pt: the batches, times, noise and losses of its training steps, the gradients of the
 first step, the average at the end, and the files below `out` that it opened for writing. DEED is what rank 1 does in
 its third step: "none"; "die", raise an exception; "kill", send itself SIGKILL; "signal", send itself SIGUSR1; "nan",
-return a loss that is not finite.
+return a loss that is not finite. "SIGTERM-01" means that ranks 0 and 1 send themselves SIGTERM.
 """
 
 from __future__ import annotations
@@ -59,14 +59,15 @@ def main(reports: Path, deed: str, *arguments: str) -> None:
 
     def doing(self: ScoreModule, batch: Tensor, batch_idx: int) -> Tensor:
         loss = step(self, batch, batch_idx)
-        if self.global_rank != 1 or batch_idx != 2 or deed == "none":
+        name, _, ranks = deed.partition("-")
+        if str(self.global_rank) not in (ranks or "1") or batch_idx != 2 or deed == "none":
             return loss
         if deed == "die":
             raise RuntimeError("rank 1 fails")
         if deed == "nan":
             self.batch_loss = self.batch_loss * float("nan")
             return loss * float("nan")
-        os.kill(os.getpid(), signal.SIGKILL if deed == "kill" else signal.SIGUSR1)
+        os.kill(os.getpid(), getattr(signal, {"kill": "SIGKILL", "signal": "SIGUSR1"}.get(name, name)))
         return loss
 
     def reporting(*positional: Any, callbacks: list[Any], **options: Any) -> lightning.Trainer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tarfile
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -17,8 +18,12 @@ from torch import Tensor
 from sdedit_pl import SDEdit, load_denoiser
 from sdedit_pl.checkpoints import describe
 from sdedit_pl.cli import main
+from sdedit_pl.configuration.resolving import resolve
 from sdedit_pl.data.image_labels import labels_of
 from sdedit_pl.data.webdataset_source import WebDatasetSource
+from sdedit_pl.edit_runs.edit_run import run_edit
+from sdedit_pl.edit_runs.edit_settings import EditSettings
+from sdedit_pl.editing.trajectories import WatchedDenoiser
 from sdedit_pl.training_runs.training_run import fit
 
 QUIET = ("preview.count=0", "preview.samples=0", "validation.memory_images=0", "validation.sigma_edges=[]")
@@ -81,6 +86,14 @@ def test_one_image_is_edited_into_either_class(pets: Path, tmp_path: Path) -> No
     words = [f"ckpt={path}", f"guide={tmp_path / 'grey.png'}", f"out={out}", "samples=1", "steps=5", "t0=0.9"]
     assert main(["edit", *words, "label=cat", "guidance=2", "guidance_range=0.5,3"]) == 0
     assert "label: cat" in (out / "edit.yaml").read_text()
+    settings = resolve(
+        EditSettings, {"ckpt": str(path), "guide": str(tmp_path / "grey.png"), "samples": 1, "label": "dog"}
+    )
+    found = []
+    for loaded in (None, (WatchedDenoiser(load_denoiser(path), lambda t, x_0: None), describe(path))):
+        run_edit(replace(settings, out=str(tmp_path / f"{len(found)}"), steps=3), loaded)
+        found.append((tmp_path / f"{len(found)}" / "grey_seed0.png").read_bytes())
+    assert found[0] == found[1], "a model that was read before is labelled too"
     assert main(["sample", f"ckpt={path}", f"out={tmp_path / 's'}", "n=2", "steps=3", "label=dog", "guidance=2"]) == 0
 
 

@@ -211,6 +211,7 @@ def test_class_conditional_models(new_order: bool, tmp_path: Path) -> None:
     assert relative_error(found.score, denoiser.score(x, (INDICES + 1) / 1000)) > 0.01, "the class matters"
     with pytest.raises(ValueError, match=r"never trained without labels; give label=.* classes 0, 1, 2, 3, 4"):
         checked_label(denoiser, None)
+    assert checked_label(labelled, None) is labelled
 
 
 def test_published_conditional_models_are_the_presets() -> None:
