@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 _CHUNK = 1 << 20
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 # Forked workers of a killed process hold its claim until they notice its death, which takes PyTorch's 5 s.
 _WORKER_SECONDS = 8.0
 
@@ -124,6 +125,11 @@ def write_whole(path: Path, text: str) -> None:
     """Writes a text file atomically, bytes of file names that are not text as escapes; same errors as `whole_file`."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def not_a_formula(cell: Any) -> Any:
+    """A cell of a CSV file, with an apostrophe before text that a spreadsheet would take for a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
 
 
 def read_json(path: Path) -> dict[str, Any]:

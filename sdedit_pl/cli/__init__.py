@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("SDEDIT_TRACEBACK"):
             raise
         return fail(in_words(error))
+    except MemoryError:
+        return fail("out of memory; make images, windows or batches smaller")
     except KeyboardInterrupt:
         return fail("interrupted", 130)
     return 0

@@ -21,6 +21,7 @@ from sdedit_pl.evaluation.evaluation_plan import EvaluationSettings
 from sdedit_pl.evaluation.image_store import check_place
 from sdedit_pl.evaluation.report_document import METRICS_FILE, REPORT_HTML, REPORT_MARKDOWN, log_to_wandb
 from sdedit_pl.evaluation.run_evaluation import EvaluatedModel, run_evaluation
+from sdedit_pl.files import write_whole
 from sdedit_pl.result_folder import RECORDED, files_recorded_in, hashes_of, refuse_others, result_folder
 
 USAGE = """sdedit evaluate ckpt=FILE data=FOLDER|SHARDS [key=value ...]
@@ -61,7 +62,7 @@ def run(words: list[str]) -> None:
         numbers, report = found
         report.write(results)
         numbers[RECORDED] = hashes_of(results)
-        (results / METRICS_FILE).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(results / METRICS_FILE, json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
     if arguments.wandb is not None:
         log_to_wandb(report, arguments.wandb, out, numbers)
     say(f"{summary(numbers)}\nthe report: {out / REPORT_HTML}")

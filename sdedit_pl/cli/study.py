@@ -10,7 +10,7 @@ from pathlib import Path
 from sdedit_pl.cli import counted, say
 from sdedit_pl.configuration import ConfigError, alike
 from sdedit_pl.configuration.command_line import Command
-from sdedit_pl.files import require_folder
+from sdedit_pl.files import require_folder, write_whole
 from sdedit_pl.result_folder import files_recorded_in, refuse_others, refuse_replacing, result_folder
 from sdedit_pl.study.study_database import StudyDatabase
 from sdedit_pl.study.study_settings import StudyPlan, StudyReporting, StudyServing
@@ -93,7 +93,7 @@ def report(words: list[str]) -> None:
         texts = study_report(study, arguments.threshold)
     with result_folder(out, replaced=earlier) as results:
         for name, text in texts.items():
-            (results / name).write_text(text, encoding="utf-8")
+            write_whole(results / name, text)
     say(texts["report.md"])
     say(f"in {out}: {', '.join(REPORT_FILES)}")
 

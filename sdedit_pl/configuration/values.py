@@ -17,6 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 from sdedit_pl.configuration.schema import REQUIRED, ConfigError, Key, keys_of, nearest
 from sdedit_pl.configuration.yaml_reading import decoded, encoded, in_each_text, parsed
 
+_MOST = 10_000_000
+_UNBOUNDED = ("seed", "max_pixels")
+
 
 def converted(path: str, value: Any, key: Key, typed: str | None = None) -> Any:
     """`value`, as read from YAML, in the type of a key; lists become tuples, a leading `~` the home folder.
@@ -26,7 +29,7 @@ def converted(path: str, value: Any, key: Key, typed: str | None = None) -> Any:
         typed: the value as typed on the command line, which text keeps (00012 is not 10).
 
     Raises:
-        ConfigError: the value is missing or of another type.
+        ConfigError: the value is missing, of another type, or an absurdly large integer.
     """
     if value is REQUIRED:
         raise ConfigError(f"{path} is required: {key.text or 'give it in the file or as ' + path + '=...'}")
@@ -42,11 +45,21 @@ def converted(path: str, value: Any, key: Key, typed: str | None = None) -> Any:
         try:
             text = json.dumps(encoded(candidate), default=str)
             found = decoded(_adapter(key.kind).validate_json(text, strict=True))
+            _require_sensible(path, found)
             return as_tuples(in_each_text(found, os.path.expanduser))
         except ValidationError as error:
             refusal = refusal or error
     assert refusal is not None
     raise ConfigError(_in_words(path, value, key.kind, refusal)) from refusal
+
+
+def _require_sensible(path: str, value: Any) -> None:
+    """Refuses counts and sizes that would exhaust time or memory, at any depth."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            _require_sensible(path, item)
+    elif isinstance(value, int) and abs(value) > _MOST and path.rpartition(".")[2] not in _UNBOUNDED:
+        raise ConfigError(f"{path} must be at most {_MOST:,}, got {value}")
 
 
 @cache

@@ -67,8 +67,9 @@ def on_devices(command: Sequence[str], share: Share, devices: int | str, device:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     count = max(1, gpus) if devices == "auto" else int(devices)
-    if gpus and count > gpus:
-        raise ValueError(f"devices={count}, but this machine has {gpus}; take devices={gpus} or auto")
+    most = gpus or 8 * (os.cpu_count() or 1)
+    if count > most:
+        raise ValueError(f"devices={count} is too many for this machine; take at most {most}, or auto")
     if count == 1:
         yield share
         return

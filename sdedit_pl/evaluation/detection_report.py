@@ -16,6 +16,7 @@ from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.evaluation.anomaly_maps import AnomalyMaps, image_score
 from sdedit_pl.evaluation.report_document import Figure, ReportDocument, Section, Table
 from sdedit_pl.evaluation.report_sections import CELL
+from sdedit_pl.files import not_a_formula
 from sdedit_pl.metrics.localisation import localisation
 from sdedit_pl.picture_grid import picture_grid, to_picture
 
@@ -45,7 +46,9 @@ def write_scores(
         writer = csv.writer(opened, lineterminator="\n")
         writer.writerow(("image", "score", *(() if truth is None else ("defect",))))
         for number, (name, score) in enumerate(zip(names, scores, strict=True)):
-            writer.writerow((name, f"{score:.6g}", *(() if truth is None else (int(truth[number].any()),))))
+            writer.writerow(
+                (not_a_formula(name), f"{score:.6g}", *(() if truth is None else (int(truth[number].any()),)))
+            )
 
 
 def sheet(

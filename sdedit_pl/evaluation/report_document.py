@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from sdedit_pl.files import write_whole
 from sdedit_pl.picture_grid import png_bytes
 
 REPORT_HTML, REPORT_MARKDOWN, METRICS_FILE = "report.html", "report.md", "metrics.json"
@@ -58,8 +59,8 @@ class ReportDocument:
         (folder / FIGURES).mkdir()
         for name, content in pictures.items():
             (folder / FIGURES / f"{name}.png").write_bytes(content)
-        (folder / REPORT_MARKDOWN).write_text(self.markdown(), encoding="utf-8")
-        (folder / REPORT_HTML).write_text(self.html(pictures), encoding="utf-8")
+        write_whole(folder / REPORT_MARKDOWN, self.markdown())
+        write_whole(folder / REPORT_HTML, self.html(pictures))
 
     def markdown(self) -> str:
         blocks = [f"# {self.title}", *([f"> {self.warning}"] if self.warning else [])]

@@ -28,6 +28,7 @@ from sdedit_pl.evaluation.anomaly_maps import Detector, image_score, pixel_resid
 from sdedit_pl.evaluation.detection_report import measures_of, report, sheet, write_scores
 from sdedit_pl.evaluation.report_document import METRICS_FILE
 from sdedit_pl.evaluation.report_sections import chosen_rows
+from sdedit_pl.files import write_whole
 from sdedit_pl.metrics.masked_lpips import lpips_map
 from sdedit_pl.result_folder import RECORDED, files_recorded_in, hashes_of, refuse_used, result_folder
 
@@ -130,7 +131,7 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
         }
         report(numbers, sheet(shown, found.mean(1), images, truth)).write(results)
         numbers[RECORDED] = hashes_of(results)
-        (results / METRICS_FILE).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(results / METRICS_FILE, json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
     return numbers
 
 

@@ -29,6 +29,7 @@ from sdedit_pl.editing.many_guides import in_batches
 from sdedit_pl.editing.translation import Bridge
 from sdedit_pl.evaluation.report_document import METRICS_FILE
 from sdedit_pl.evaluation.translation_report import LEAST_IMAGES, Compared, measures_of, report
+from sdedit_pl.files import write_whole
 from sdedit_pl.guides.guide_files import Guide, find_guides, read_guide, read_guides
 from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor, features_of
@@ -125,7 +126,7 @@ def run_translation(settings: TranslationSettings) -> dict[str, Any]:
         numbers = {"models": files, "settings": as_data(settings), "images": len(guides), "measures": measures}
         report(numbers, images, compared).write(results)
         numbers[RECORDED] = hashes_of(results)
-        (results / METRICS_FILE).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(results / METRICS_FILE, json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
     return numbers
 
 

@@ -10,11 +10,10 @@ from dataclasses import asdict, fields
 from statistics import median
 from typing import Any
 
+from sdedit_pl.files import not_a_formula
 from sdedit_pl.study.rater_statistics import CONFIDENCE, rater_agreement, wilson_interval
 from sdedit_pl.study.study_database import Answer
 from sdedit_pl.study.trial_design import StudyError, method_pairs
-
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def summarise(
@@ -57,22 +56,15 @@ def summarise(
 
 
 def answers_csv(answers: Iterable[Answer], left_out: Iterable[int]) -> str:
-    """All answers as CSV, one per line, with the preferred origin and whether the answer counts.
-
-    Text that a spreadsheet would take for a formula is prefixed with an apostrophe.
-    """
+    """All answers as CSV, one per line, with the preferred origin and whether the answer counts."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow([*(field.name for field in fields(Answer)), "preferred", "counts"])
     excluded = set(left_out)
     for answer in answers:
         counts = answer.correct is None and answer.rater not in excluded
-        writer.writerow([_not_a_formula(cell) for cell in (*asdict(answer).values(), answer.preferred, int(counts))])
+        writer.writerow([not_a_formula(cell) for cell in (*asdict(answer).values(), answer.preferred, int(counts))])
     return table.getvalue()
-
-
-def _not_a_formula(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
 
 
 def _rater(number: int, asked: int, answers: Iterable[Answer], threshold: float) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,15 @@ def test_without_truth_there_are_maps_and_scores_and_results_are_replaced_on_req
     assert (code, output) == (0, "3 images; the report: o/report.html\n")
     assert len(list(Path("o").rglob("*.png"))) == 3 + 3 + 1
     assert Path("o/scores.csv").read_text().startswith("image,score\n")
+
+
+def test_hostile_names_do_not_spoil_the_results(command) -> None:
+    for name in ("=cmd()", "<b>", os.fsdecode(b"\xff")):
+        shutil.copy("black.png", f"blank/a/{name}.png")
+    assert command(*DETECT, "data=blank/a", "truth=null").code == 0
+    assert b"\n'=cmd()," in Path("o/scores.csv").read_bytes()
+    assert "<b>" not in Path("o/report.html").read_text()
+    json.loads(Path("o/metrics.json").read_text())
 
 
 REFUSED = {
