@@ -53,7 +53,7 @@ class ModelConfig:
         return resolve(cls, data)
 
     def as_data(self) -> dict[str, Any]:
-        """The description as plain data, as checkpoints keep it, without a format or condition that is the usual one."""
+        """The description as plain data, as checkpoints keep it, without a usual format and condition."""
         data = as_data(self)
         if self.image.format is None:
             del data["image"]["format"]
