@@ -53,7 +53,7 @@ REFUSALS = {
     "preview.guides=nowhere": ("no guide at nowhere",),
     "seed=-1": ("seed must be at least 0, got -1",),
     "seed=1e30": ("seed must be below 2^63",),
-    "logger=tensorboard": ("logger must be 'csv' or 'wandb', got 'tensorboard'",),
+    "logger=[csv,comet]": ("logger[1] must be 'csv', 'wandb', 'tensorboard' or 'mlflow', got 'comet'",),
     "ckpt=nowhere": ("no checkpoint at nowhere",),
     "ckpt=guide.png": ("guide.png is not a whole checkpoint",),
     "ckpt=tiny.safetensors": ("ckpt=tiny.safetensors",),
