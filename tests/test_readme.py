@@ -31,7 +31,7 @@ SNIPPETS = [body for language, body in BLOCKS if language == "python"]
 COMMANDS = [
     shlex.split(line, comments=True)
     for line in [
-        *(line for language, body in BLOCKS if language == "" for line in body.splitlines()),
+        *(line for language, body in BLOCKS if language == "" for line in body.replace("\\\n", " ").splitlines()),
         *re.findall(r"`(python (?:train|edit)\.py [^`]*=[^`]*)`", TEXT),
     ]
     if line.strip()

@@ -23,6 +23,8 @@ from sdedit_pl.sde import SDE, SDES
 from sdedit_pl.training.augmentation import Augmentation
 from sdedit_pl.training.optimizers import OPTIMIZERS, SCHEDULES, Adam, Schedule
 
+LoggerName = Literal["csv", "wandb", "tensorboard", "mlflow"]
+
 
 @dataclass(frozen=True)
 class TrainerSettings:
@@ -215,7 +217,7 @@ class TrainingConfig:
         channels_last: keep weights and feature maps in channels-last memory order; auto does if the loss is compiled.
         reduction: reduction of the squared error over the pixels of an image, mean or sum.
         uncertainty: learn the size of the loss at each noise level and divide the loss by it.
-        logger: csv (and PNG previews) or wandb.
+        logger: wandb, tensorboard, mlflow or csv, or a list of them; metrics.csv and PNG previews are always written.
     """
 
     out: str = "runs/default"
@@ -226,7 +228,7 @@ class TrainingConfig:
     channels_last: AutoBool = "auto"
     reduction: Literal["mean", "sum"] = "mean"
     uncertainty: bool = False
-    logger: Literal["csv", "wandb"] = "csv"
+    logger: LoggerName | tuple[LoggerName, ...] = "csv"
     trainer: TrainerSettings
     checkpoint: CheckpointSettings
     preview: PreviewSettings
@@ -252,6 +254,10 @@ class TrainingConfig:
         if self.seed >= 2**63:
             raise ValueError(f"seed must be below 2^63, got {self.seed}")
         self.augment.check_data(self.image.format is None, self.data.values["flip"])
+
+    @property
+    def loggers(self) -> tuple[LoggerName, ...]:
+        return (self.logger,) if isinstance(self.logger, str) else tuple(dict.fromkeys(self.logger))
 
     @property
     def image(self) -> ImageShape:

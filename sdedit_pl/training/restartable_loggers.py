@@ -1,7 +1,7 @@
 """Loggers that keep one history over all restarts of a run, without gaps or duplicates.
 
 A killed run has logged steps that no checkpoint holds, and the resumed run logs them again. The CSV file drops the old
-rows. Weights & Biases cannot forget an entry, so it does not receive the same entry twice.
+rows. The others cannot forget an entry, so they do not receive the same entry twice.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ import io
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import WandbLogger
+import numpy as np
+import yaml
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
 from torch import Tensor
 
 from sdedit_pl.files import read_json, whole_file, write_whole
@@ -128,32 +132,140 @@ def _same(row: Mapping[str, str], later: Mapping[str, Any]) -> bool:
     return row["step"] == str(later["step"]) and {name for name, value in row.items() if value} == later.keys()
 
 
-class ContinuedWandb(WandbLogger):
-    """Continues the Weights & Biases run of earlier processes that trained in the same folder.
+class Continued(Logger):
+    """Lets a logger of Lightning continue the history of earlier processes that trained in the same folder.
 
-    The x axis of its curves is the optimiser step, because W&B's own counter cannot go back. The JSON file `memory`
-    holds the id of the W&B run and the last logged step of each quantity; other arguments are those of WandbLogger.
+    The JSON file `memory` holds the id of the run and the last logged step of each quantity; `id_argument` is the
+    logger's argument for that id, and `settings` are its others.
     """
 
-    def __init__(self, memory: Path, **settings: Any) -> None:
+    def __init__(self, memory: Path, id_argument: str, **settings: Any) -> None:
         self.memory = memory
         remembered = read_json(memory) if memory.is_file() else {}
         self._given: dict[str, int] = remembered.get("logged", {})
-        super().__init__(id=remembered.get("id"), resume="allow", **settings)
+        super().__init__(**{id_argument: remembered.get("id"), **settings})
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Logs the quantities that have no entry yet for this step or a later one."""
-        new = {name: value for name, value in metrics.items() if step is None or step > self._given.get(name, -1)}
+        new = {name: value for name, value in metrics.items() if self._is_new(name, step)}
         if new:
             super().log_metrics(new, step)
-        if new and step is not None:
-            self._given |= dict.fromkeys(new, step)
-            self.remember()
+            self.remember(new, step)
 
     @rank_zero_only
-    def remember(self) -> None:
+    def remember(self, names: Iterable[str] = (), step: int | None = None) -> None:
+        if step is not None:
+            self._given |= dict.fromkeys(names, step)
         try:
             write_whole(self.memory, json.dumps({"id": self.version, "logged": self._given}))
         except OSError as error:
             logger.warning("%s cannot be written (%s): a resumed run may log points twice", self.memory, error.strerror)
+
+    def close(self, succeeded: bool) -> None:
+        """Ends the run where Lightning does not."""
+
+    def _is_new(self, name: str, step: int | None) -> bool:
+        return step is None or step > self._given.get(name, -1)
+
+
+class ContinuedWandb(Continued, WandbLogger):
+    """Weights & Biases. The x axis of its curves is the optimiser step, because W&B's own counter cannot go back."""
+
+    def __init__(self, memory: Path, **settings: Any) -> None:
+        super().__init__(memory, "id", resume="allow", **settings)
+
+    def close(self, succeeded: bool) -> None:
+        self.experiment.finish(exit_code=0 if succeeded else 1)
+
+
+class ContinuedTensorBoard(Continued, TensorBoardLogger):
+    """TensorBoard: each process adds a file of events to `folder`."""
+
+    def __init__(self, memory: Path, folder: Path) -> None:
+        super().__init__(memory, "version", version=folder.name, save_dir=folder.parent, name="")
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+        """Logs the configuration as text: TensorBoard would forget the values of a resumed run."""
+        self.experiment.add_text("config", f"```\n{yaml.safe_dump(params, sort_keys=False)}```")
+
+    @rank_zero_only
+    def log_image(self, key: str, images: Sequence[str], step: int) -> None:
+        """Logs PNG files."""
+        if self._is_new(key, step):
+            for path in images:
+                self.experiment.add_image(key, np.asarray(Image.open(path)), step, dataformats="HWC")
+            self.remember([key], step)
+
+    @rank_zero_only
+    def remember(self, names: Iterable[str] = (), step: int | None = None) -> None:
+        self.save()  # before the memory claims that it is logged
+        super().remember(names, step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        self.experiment.flush()
+
+
+class ContinuedMlflow(Continued, MLFlowLogger):
+    """MLflow: the server at MLFLOW_TRACKING_URI, or files in `folder`."""
+
+    def __init__(self, memory: Path, folder: Path, run_name: str) -> None:
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        super().__init__(
+            memory,
+            "run_id",
+            run_name=run_name,
+            experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", "sdedit_pl"),
+            tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or folder.absolute().as_uri(),
+        )
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+        """Logs the parameters of the first start, which MLflow never changes, and the present configuration as a file.
+
+        Raises:
+            ValueError: the server cannot be reached or refuses the run.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if not self.memory.is_file():
+                super().log_hyperparams({**params})
+            self.experiment.update_run(self.run_id, status="RUNNING")
+            self.experiment.log_dict(self.run_id, {**params}, "config.yaml")
+        except MlflowException as error:
+            raise ValueError(
+                f"logger=mlflow: {str(error).splitlines()[0]}; check MLFLOW_TRACKING_URI, or remove {self.memory} to "
+                "begin a new run of MLflow"
+            ) from error
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        # MLflow's files cannot hold both val/loss and val/loss/sigma_0-0.1: a file would be a folder.
+        named = {name.replace("/", ".").replace(".", "/", 1): value for name, value in metrics.items()}
+        with _training_continues():
+            super().log_metrics(named, step)
+
+    @rank_zero_only
+    def log_image(self, key: str, images: Sequence[str], step: int) -> None:
+        """Logs PNG files under their names."""
+        with _training_continues():
+            for path in images:
+                self.experiment.log_artifact(self.run_id, path, key)
+
+    @rank_zero_only
+    def finalize(self, status: str = "success") -> None:
+        with _training_continues():
+            super().finalize(status)
+
+
+@contextmanager
+def _training_continues() -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        logger.warning("MLflow did not take an entry, and training continues: %s", str(error).splitlines()[0])

@@ -28,7 +28,6 @@ CONFIG_FILE = "config.yaml"
 CHECKPOINTS = "checkpoints"
 HISTORY_FILE = "metrics.csv"
 PREVIEWS = "previews"
-WANDB_FILE = "wandb.json"
 _ENTRIES = {
     *("state_dict", "current_model_state", "averaging_state", "optimizer_states", "loops", "callbacks"),
     "ImageDataModule",

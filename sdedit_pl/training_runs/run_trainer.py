@@ -1,11 +1,13 @@
-"""Lightning's Trainer of a training run, and the run's history in Weights & Biases."""
+"""Lightning's Trainer of a training run, and its loggers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,7 @@ from sdedit_pl.configuration.schema import ConfigError
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.lightning_internals import configure_ddp
-from sdedit_pl.training.restartable_loggers import ContinuedWandb
-from sdedit_pl.training_runs.run_folder import WANDB_FILE
+from sdedit_pl.training.restartable_loggers import Continued, ContinuedMlflow, ContinuedTensorBoard, ContinuedWandb
 
 
 def build_trainer(
@@ -66,26 +67,35 @@ def build_trainer(
     return trainer
 
 
-def wandb_loggers(config: TrainingConfig) -> list[ContinuedWandb]:
-    if config.logger != "wandb":
-        return []
-    settings, folder = config.wandb, Path(config.out)
-    return [
-        ContinuedWandb(
-            folder / WANDB_FILE,
-            name=settings.name or folder.name,
+def require_loggers(names: Iterable[str]) -> None:
+    """Raises ConfigError if the package of a logger is not installed."""
+    for name in names:
+        if name in ("tensorboard", "mlflow") and find_spec(name) is None:
+            raise ConfigError(f"logger={name} needs the package {name}; pip install 'sdedit-pl[{name}]'")
+
+
+def continued_loggers(config: TrainingConfig) -> list[Continued]:
+    """The loggers of a configuration beside the CSV file."""
+    wandb, folder = config.wandb, Path(config.out)
+    makers: dict[str, Callable[[Path], Continued]] = {
+        "wandb": partial(
+            ContinuedWandb,
+            name=wandb.name or folder.name,
             save_dir=folder,
-            project=settings.project,
-            entity=settings.entity,
-            group=settings.group,
-            tags=list(settings.tags),
-        )
-    ]
+            project=wandb.project,
+            entity=wandb.entity,
+            group=wandb.group,
+            tags=list(wandb.tags),
+        ),
+        "tensorboard": partial(ContinuedTensorBoard, folder=folder / "tensorboard"),
+        "mlflow": partial(ContinuedMlflow, folder=folder / "mlruns", run_name=folder.name),
+    }
+    return [makers[name](folder / f"{name}.json") for name in config.loggers if name != "csv"]
 
 
 @contextmanager
-def wandb_open(trainer: lightning.Trainer, loggers: Sequence[ContinuedWandb], config: TrainingConfig) -> Iterator[None]:
-    """Logs the configuration before the block, and the editing checkpoint after it; then ends the W&B runs."""
+def loggers_open(trainer: lightning.Trainer, loggers: Sequence[Continued], config: TrainingConfig) -> Iterator[None]:
+    """Logs the configuration before the block, and the editing checkpoint to W&B after it; then ends the runs."""
     try:
         for destination in loggers:
             destination.log_hyperparams(config.as_data())
@@ -93,15 +103,16 @@ def wandb_open(trainer: lightning.Trainer, loggers: Sequence[ContinuedWandb], co
         yield
     finally:
         for destination in loggers if trainer.is_global_zero else ():
-            _close(destination, config, finished=trainer.state.finished)
+            if trainer.state.finished and isinstance(destination, ContinuedWandb):
+                _log_model(destination, config)
+            destination.close(trainer.state.finished)
 
 
-def _close(destination: ContinuedWandb, config: TrainingConfig, *, finished: bool) -> None:
+def _log_model(destination: ContinuedWandb, config: TrainingConfig) -> None:
     model = Path(config.out) / RUN_FILE
-    if finished and config.wandb.log_model and model.is_file():
+    if config.wandb.log_model and model.is_file():
         import wandb
 
         artifact = wandb.Artifact(f"model-{destination.version}", type="model", metadata=config.as_data())
         artifact.add_file(str(model))
         destination.experiment.log_artifact(artifact, aliases=["latest"])
-    destination.experiment.finish(exit_code=0 if finished else 1)

@@ -48,7 +48,7 @@ from sdedit_pl.training_runs.run_folder import (
     steps_in,
     write_config,
 )
-from sdedit_pl.training_runs.run_trainer import build_trainer, wandb_loggers, wandb_open
+from sdedit_pl.training_runs.run_trainer import build_trainer, continued_loggers, loggers_open, require_loggers
 from sdedit_pl.training_runs.starting_weights import starting_denoiser, with_base, with_labels
 
 logger = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ def fit(config: TrainingConfig) -> Path:
 
 def train(config: TrainingConfig, signals: StopSignals) -> Path:
     folder = Path(config.out)
+    require_loggers(config.loggers)
     if config.image.format is not None:
         bases = [config.ckpt] if isinstance(config.ckpt, str) else [*(config.ckpt or ())]
         known = [newest_whole(folder), *bases]
@@ -95,7 +96,7 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
         config, data, denoiser, files=files, unwritten=unwritten, signals=signals, resumes_from=newest
     )
     module = build_module(config, denoiser)
-    history, wandb = CsvHistory(folder / HISTORY_FILE, steps_in(newest)), wandb_loggers(config)
+    history, loggers = CsvHistory(folder / HISTORY_FILE, steps_in(newest)), continued_loggers(config)
     write_config(folder, config)
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     logger.info("network: %.2f M parameters, %.2f M trained; run: %s", parameters / 1e6, trained / 1e6, folder)
@@ -106,11 +107,11 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
         logger.info("resuming from %s", newest)
     elif machine.device == "cpu":
         warn_of_hours(denoiser, config)
-    trainer = build_trainer(config, callbacks, [*wandb, history], files)
+    trainer = build_trainer(config, callbacks, [*loggers, history], files)
     factors = tensor_float32(config.trainer.tf32) if machine.device == "cuda" else nullcontext()
     out_of_memory = False
     try:
-        with wandb_open(trainer, wandb, config), factors:
+        with loggers_open(trainer, loggers, config), factors:
             trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
     except SystemExit as error:
         raise KeyboardInterrupt from error  # Lightning's translation of a second Ctrl-C
