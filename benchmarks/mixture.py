@@ -33,7 +33,7 @@ from sdedit_pl.grids import GRIDS
 from sdedit_pl.noise import mixed
 from sdedit_pl.sde import SDE, VPSDE
 from sdedit_pl.solvers import ERSDE, SOLVERS, Ancestral, Solver, UniPC
-from sdedit_pl.typing import Images, over_images
+from sdedit_pl.typing import Images, Times, over_images
 
 USAGE = "python benchmarks/mixture.py out=FOLDER [key=value ...]"
 SHAPE = (1, 8, 8)
@@ -105,9 +105,9 @@ class LowRankMixture(Denoiser):
         self.along, self.off = spread**2 + deviation**2, deviation**2
         self.calls = 0
 
-    def posterior(self, x_t: Images, t: Float[Tensor, "B"]) -> tuple[Tensor, Tensor, Tensor]:
+    def posterior(self, x_t: Images, t: Times) -> tuple[Tensor, Tensor, Tensor]:
         """p(x_0 | x_t): probabilities (B, modes) and means (B, modes, dimensions) of the modes, and sigma / alpha."""
-        level = self.sde.noise_level(t)[:, None, None]
+        level = self.sde.noise_level(t.reshape(-1, 1, 1))
         offset = (x_t / over_images(self.sde.alpha(t))).flatten(1)[:, None] - self.mean
         inner = torch.einsum("bmd,mdr->bmr", offset, self.basis)
         off, along = self.off + level.square(), self.along + level.square()
@@ -117,15 +117,15 @@ class LowRankMixture(Denoiser):
         means = means + torch.einsum("bmr,mdr->bmd", (gains[1] - gains[0]) * inner, self.basis)
         return (-energy / 2).softmax(-1), means, level
 
-    def forward(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+    def forward(self, x_t: Images, t: Times) -> Images:
         self.calls += 1
         probabilities, means, _ = self.posterior(x_t, t)
         return torch.einsum("bm,bmd->bd", probabilities, means).reshape(x_t.shape)
 
-    def score(self, x_t: Images, t: Float[Tensor, "B"]) -> Images:
+    def score(self, x_t: Images, t: Times) -> Images:
         return (over_images(self.sde.alpha(t)) * self(x_t, t) - x_t) / over_images(self.sde.sigma(t)).square()
 
-    def sample_posterior(self, x_t: Images, t: Float[Tensor, "B"], generator: torch.Generator) -> Images:
+    def sample_posterior(self, x_t: Images, t: Times, generator: torch.Generator) -> Images:
         """A sample of p(x_0 | x_t) for each state: the limit of the reverse SDE."""
         probabilities, means, level = self.posterior(x_t, t)
         chosen = torch.multinomial(probabilities, 1, generator=generator)[:, 0]

@@ -53,7 +53,7 @@ class Target(NamedTuple):
 
 
 class Coefficients(NamedTuple):
-    """Coefficients of a parameterisation at given times, each of shape (B,)."""
+    """Coefficients of a parameterisation at given times, each with their shape."""
 
     c_in: Times
     x_0: Affine
@@ -116,7 +116,7 @@ class Parameterisation(abc.ABC):
         """The affine maps at the times `t`."""
 
     def network_label(self, sde: SDE, t: Times) -> Times:
-        """The number that the network embeds, shape (B,)."""
+        """The number that the network embeds, in the shape of `t`."""
         quantity = t if self.label == "time" else -sde.log_snr(t) / 2
         return self.label_scale * quantity + self.label_offset
 

@@ -33,7 +33,7 @@ SNIPPETS = [body for language, body in BLOCKS if language == "python"]
 COMMANDS = [
     shlex.split(line, comments=True)
     for line in [
-        *(line for language, body in BLOCKS if language == "" for line in body.replace("\\\n", "").splitlines()),
+        *(line for language, body in BLOCKS if language == "" for line in body.replace("\\\n", " ").splitlines()),
         *re.findall(r"`(python (?:train|edit)\.py [^`]*=[^`]*)`", TEXT),
     ]
     if line.strip()
@@ -140,23 +140,16 @@ def test_the_notebook_of_the_first_domain_runs_from_images_to_edits(tmp_path: Pa
     notebook = json.loads((ROOT / "notebooks/first_domain.ipynb").read_text(encoding="utf-8"))
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     monkeypatch.chdir(ROOT / "notebooks")
+    training = ["trainer.max_steps=2", "trainer.accelerator=cpu", "trainer.limit_val_batches=1", "data.batch_size=2"]
+    training += ["data.workers=0", "preview.count=1", "preview.steps=2", "validation.memory_images=0"]
     files = {name: tmp_path / name for name in ("photos", "run", "outputs")}
-    training = ["trainer.max_steps=2", "trainer.accelerator=cpu", "trainer.limit_val_batches=1"]
-    training += [
-        "data.batch_size=2",
-        "data.workers=0",
-        "preview.count=1",
-        "preview.steps=2",
-        "validation.memory_images=0",
-    ]
     shown, names = [], {}
     exec(cells[0], names)
     names |= {**files, "shards": 1, "steps": 2, "training": training}
     for cell in cells[1:]:
-        *body, last = ast.parse(cell).body
+        *body, last = ast.parse(cell).body  # the last line is the picture that a notebook shows
         exec(compile(ast.Module(body, []), "cell", "exec"), names)
         shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
-    examples, trained, *pictures = shown
-    assert trained == 0 and examples.size == (512, 64) and len(set(examples.getdata())) > 99
-    preview, before, after = pictures
+    examples, trained, preview, before, after = shown
+    assert trained == 0 and examples.size == (512, 64) and len(set(examples.tobytes())) > 99
     assert preview.height > 64 and before.size == after.size and before.tobytes() != after.tobytes()

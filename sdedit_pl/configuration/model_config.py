@@ -53,8 +53,10 @@ class ModelConfig:
         return resolve(cls, data)
 
     def as_data(self) -> dict[str, Any]:
-        """The description as plain data, as checkpoints keep it; without `condition` where there are no labels."""
+        """The description as plain data, as checkpoints keep it, without a usual format and condition."""
         data = as_data(self)
+        if self.image.format is None:
+            del data["image"]["format"]
         return {key: value for key, value in data.items() if key != "condition" or not self.condition.usual}
 
 

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_png
 
 from sdedit_pl.data.array_formats import ARRAY_FORMATS, ARRAY_SUFFIXES, ArrayFormat, Stored, format_of, read_array
 from sdedit_pl.data.image_files import UnreadableImage, file_content, open_image
@@ -38,6 +37,8 @@ def read_values(file: bytes | Path, name: str) -> Stored:
         return read_array(content, name, found)
     with open_image(content, name) as image:
         if content.startswith(_PNG) and content[24] == 16 and image.mode != "I;16":
+            from torchvision.io import ImageReadMode, decode_png
+
             pixels = torch.frombuffer(bytearray(content), dtype=torch.uint8)
             return Stored(decode_png(pixels, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy())
         image.load()

@@ -105,7 +105,7 @@ class LowFrequencies:
         factor: reduction of the filter, see `low_frequencies`; 1 would keep all frequencies.
         lowest: lowest time, in [0, 1], at which the state is rewritten.
         highest: highest such time.
-        weight: w of the step from t to s, (B,).
+        weight: w of the step from t to s.
 
     Source: Choi et al., "ILVR: Conditioning Method for Denoising Diffusion Probabilistic Models", ICCV 2021,
     Algorithm 1, which has w = 1.

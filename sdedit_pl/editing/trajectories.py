@@ -62,7 +62,7 @@ class Trajectory:
 
 
 class WatchedDenoiser(Denoiser):
-    """A wrapper around a denoiser that calls `watch` with the times (B,) and estimates of x_0 of each evaluation."""
+    """A wrapper around a denoiser that calls `watch` with the times and estimates of x_0 of each evaluation."""
 
     def __init__(self, denoiser: Denoiser, watch: Callable[[Tensor, Images], object]) -> None:
         super().__init__(

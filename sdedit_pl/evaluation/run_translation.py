@@ -54,7 +54,8 @@ class TranslationSettings(ModelSettings):
             low frequencies of the guide).
         t0: how far sdedit and energy noise a guide.
         level: noise level of the state that ddib exchanges; null for the highest that both models know.
-        lowpass: of energy, see sdedit edit; as is lowpass_energy.
+        lowpass: factor of the low-pass filter of energy, see sdedit edit.
+        lowpass_energy: weight of the energy, see sdedit edit.
         steps: solver steps of each model.
         seed: of the first guide's noise; the next ones count up from it.
         overwrite: replace the results in `out`.

@@ -50,7 +50,7 @@ class Solver(abc.ABC):
 
         Args:
             x_t: images at time `t`.
-            s: target time of each image, below `t`.
+            s: target time, below `t`. A run gives one time for all images, on the CPU.
             state: the result of `initial_state` or of the previous step.
             noise: noise of this step; `noise.shared` is the z of the transition.
 

@@ -33,7 +33,7 @@ _NODES = 8
 
 
 class Evaluation(NamedTuple):
-    """A point of a multistep solver's path: its noise level sigma / alpha, (B,), and the denoiser's estimate of x_0."""
+    """A point of a multistep solver's path: its noise level sigma / alpha and the denoiser's estimate of x_0."""
 
     level: Times
     x_0: Images

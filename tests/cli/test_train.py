@@ -26,7 +26,7 @@ REFUSALS = {
     "data.path=guide.png": ("guide.png is a file, expected a folder",),
     "data=webdataset": ("no shards in images",),
     "data.batch_size=0": ("data: batch_size must be at least 1, got 0",),
-    "data.size=big": ("data.size must be a valid integer, got 'big'",),
+    "data.size=big": ("data.size must be a valid integer or a valid array, got 'big'",),
     "data.sise=8": ("unknown key data.sise of data.name=folder", "did you mean data.size?"),
     "data.name=tfrecord": ("data.name must be one of folder, webdataset, torchvision, got 'tfrecord'",),
     "network=transformer": ("network.name must be one of ncsnpp, ddpm, adm, got 'transformer'",),

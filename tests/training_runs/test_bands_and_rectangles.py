@@ -240,6 +240,6 @@ def test_shards_hold_the_values_of_other_data(tmp_path: Path) -> None:
         PackSettings(str(data), str(tmp_path / "shards"), (24, 16), channels=1, val_fraction=0.0, format=pixels),
         lambda *_: None,
     )
-    images = WebDatasetSource(str(tmp_path / "shards"), (24, 16), 1, val_fraction=0, format=pixels).images("train")
+    images = WebDatasetSource(str(tmp_path / "shards"), (24, 16), 1, val_fraction=0.0, format=pixels).images("train")
     packed = {images.read(index).numpy().tobytes() for index in range(len(images))}
     assert packed == {np.load(data / f"{number}.npy").tobytes() for number in range(3)}
