@@ -96,12 +96,13 @@ def picture_grid(
 
 
 def captioned(picture: Image.Image, caption: str, cell: int) -> Image.Image:
-    """The picture as large as a cell, with a caption over its lower edge."""
-    scaled = ImageOps.contain(picture.convert("RGB"), (cell, cell), Image.Resampling.BICUBIC)
-    draw, height = ImageDraw.Draw(scaled), title_height(cell)
-    draw.rectangle((0, scaled.height - height, scaled.width, scaled.height), fill="white")
-    draw.text((2, scaled.height - height + 4), caption, fill="black", font=ImageFont.load_default(_text_size(cell)))
-    return scaled
+    """A cell with the whole picture and, below it, a caption."""
+    side = cell - title_height(cell)
+    filled = Image.new("RGB", (cell, cell), "white")
+    filled.paste(ImageOps.contain(picture.convert("RGB"), (cell, side), Image.Resampling.BICUBIC))
+    draw = ImageDraw.Draw(filled)
+    draw.text((2, side + 4), caption, fill="black", font=ImageFont.load_default(_text_size(cell)))
+    return filled
 
 
 def _text_size(cell: int) -> int:

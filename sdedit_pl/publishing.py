@@ -197,7 +197,7 @@ def _card(
     training = [f"- {key}: {value}" for key, value in facts.items()]
     if has_config:
         training.append(
-            f"- command: `sdedit train config={CONFIG_FILE} data=IMAGES out=runs/again`, with this folder's file"
+            f"- command: `sdedit train config={CONFIG_FILE} data=IMAGES out=runs/again`, with the file of this folder"
         )
     unmeasured = f"Not measured. `sdedit evaluate ckpt={name} data=IMAGES out=outputs/evaluation` does."
     return f"""---

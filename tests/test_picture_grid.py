@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from sdedit_pl.data.image_format import bytes_from_images
-from sdedit_pl.picture_grid import MARGIN, SMALLEST_CELL, cell_side, picture_grid, title_height, to_picture
+from sdedit_pl.picture_grid import MARGIN, SMALLEST_CELL, captioned, cell_side, picture_grid, title_height, to_picture
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255)}
 STEP = SMALLEST_CELL + MARGIN
@@ -82,3 +82,12 @@ def test_images_that_are_not_finite_are_refused() -> None:
     image[1, 2, 3] = float("nan")
     with pytest.raises(ValueError, match="not finite; try precision=float32"):
         to_picture(image)
+
+
+def test_a_caption_hides_nothing_of_its_picture() -> None:
+    picture = Image.new("RGB", (64, 64), "red")
+    cell = captioned(picture, "", 120)
+    assert cell.size == (120, 120)
+    side = 120 - title_height(120)
+    assert cell.crop((0, 0, side, side)).getcolors() == [(side * side, (255, 0, 0))]
+    assert cell.getpixel((0, side)) == (255, 255, 255)

@@ -24,10 +24,9 @@ class ModelSettings(GuidanceSettings):
     """A model, its solver and its arithmetic.
 
     Args:
-        ckpt: an editing checkpoint (.safetensors), a training checkpoint (.ckpt), the folder of a run, or a checkpoint
-            of another program that can be recognised (otherwise use sdedit import); or where it is published,
-            hf:owner/name[/file][@revision], wandb:entity/project/name:alias or https://host/file#sha256=...
-            (downloaded once).
+        ckpt: a bundled model (portraits64 or photos64), a checkpoint (.safetensors or .ckpt), the folder of a run,
+            hf:owner/name[/file][@revision], or a checkpoint of another program that can be recognised (otherwise use
+            sdedit import); also wandb:entity/project/name:alias or https://host/file#sha256=... (downloaded once).
         batch: images per batch; null for as many as fit into memory. It affects only speed and memory.
         device: auto, cpu, cuda, cuda:1, mps.
         precision: of the network; the state is always float32. float32 is IEEE's, tf32 its faster variant on GPUs; auto

@@ -45,10 +45,12 @@ def explain(
         return "\n".join(key_lines({topic: keys[topic]}))
     if topic:
         raise ConfigError(f"there is no help on {topic}{nearest(topic, [ALL, *sections, *keys])}")
+    others = [name for name in keys if "." not in name and name not in command.first]
     more = f"--help all lists every key, --help NAME a key or one of: {', '.join(sections)}."
     return _paragraphs(
         [command.usage],
         key_lines({name: keys[name].shortened for name in command.first}),
+        textwrap.wrap(f"Other keys: {', '.join(others)}.", WIDTH),
         ["Examples:", *(f"  {line}" for line in command.examples)],
         textwrap.wrap(more, WIDTH),
     )
@@ -59,8 +61,8 @@ def every_key(
 ) -> dict[str, Key]:
     """All keys of a command by their full names, required ones first; for a component, those of the default class."""
     keys = {} if command.file is None else {"config": Key(str, None, command.file)}
-    keys |= {"max_pixels": MAX_PIXELS}
     keys |= dict(sorted(schema.keys.items(), key=lambda item: item[1].default is not REQUIRED))
+    keys |= {"max_pixels": MAX_PIXELS}
     of_sections = {section: keys_of(declared) for section, declared in schema.sections.items()}
     for section, family in schema.families.items():
         found = ({} if family.shared is None else keys_of(family.shared)) | keys_of(family.table[family.default])

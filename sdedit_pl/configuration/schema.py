@@ -31,8 +31,10 @@ class Key:
 
     @property
     def shortened(self) -> Key:
-        """The key with the first clause of its description."""
-        return replace(self, text=re.split(r"[;.]\s", self.text)[0].rstrip("."))
+        """The key with the first clause of its description, and the clause on null where that is the default."""
+        first, *others = re.split(r"[;.]\s", self.text.rstrip("."))
+        kept = [clause for clause in others if self.default is None and clause.startswith("null ")]
+        return replace(self, text="; ".join([first, *kept]))
 
 
 MAX_PIXELS = Key(int | None, None, "largest number of pixels of an image file; null for 178,956,970, Pillow's limit")

@@ -35,8 +35,7 @@ def converted(path: str, value: Any, key: Key, typed: str | None = None) -> Any:
     candidates = [_with_whole_numbers(value)]
     if typed is not None and value is not None:
         candidates.insert(0 if isinstance(value, str) else 1, typed)
-    if isinstance(value, str) and "," in value:
-        candidates.append([parsed(part) for part in value.split(",")])  # `at=10,20` for [10, 20]
+    candidates.append(_with_lists(value))
     refusal: ValidationError | None = None
     for candidate in candidates:
         try:
@@ -66,6 +65,13 @@ def _with_whole_numbers(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _with_whole_numbers(entry) for name, entry in value.items()}
     return [_with_whole_numbers(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _with_lists(value: Any) -> Any:
+    """A value with lists in place of texts with commas: `at=10,20` for [10, 20]."""
+    if isinstance(value, dict):
+        return {name: _with_lists(entry) for name, entry in value.items()}
+    return [parsed(part) for part in value.split(",")] if isinstance(value, str) and "," in value else value
 
 
 def _in_words(path: str, value: Any, kind: Any, refusal: ValidationError) -> str:

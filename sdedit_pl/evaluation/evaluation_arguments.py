@@ -28,7 +28,7 @@ class EvaluationArguments(GuidanceSettings):
     """The evaluation, its data and its output.
 
     Args:
-        ckpt: the checkpoint; see sdedit edit.
+        ckpt: the model, as for sdedit edit.
         data: images of the domain: a folder, or shards (a folder, file, pattern or URL).
         out: folder of the results.
         compare: another checkpoint for images of the same size, for the ablation sde, such as VE against VP.

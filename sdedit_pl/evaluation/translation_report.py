@@ -64,11 +64,12 @@ def measures_of(methods: Mapping[str, Images], compared: Compared) -> dict[str, 
 def report(numbers: Mapping[str, Any], images: Mapping[str, Images], compared: Compared) -> ReportDocument:
     """The report of a translation; `numbers` are the contents of its metrics.json."""
     (source, target), settings, measures = numbers["models"], numbers["settings"], numbers["measures"]
+    level = f"noise level {settings['level']}" if settings["level"] else "the highest noise level that both know"
     about = (
         f"{numbers['images']} images of {settings['guide']}, from the domain of {source['file']} (sha256 "
         f"{source['sha256'][:16]}) into that of {target['file']} (sha256 {target['sha256'][:16]}), "
-        f"{settings['steps']} steps of each model. DDIB exchanges states of noise level "
-        f"{settings['level'] or 'the highest in common'}; the others start from t0 = {settings['t0']}; the energy "
+        f"{settings['steps']} steps of each model. DDIB hands over at "
+        f"{level}; the others start from t0 = {settings['t0']}; the energy "
         f"weighs frequencies of images {settings['lowpass']} times smaller with {settings['lowpass_energy']:g}. KID "
         f"compares with {settings['target'] or 'nothing'}, on the features {settings['features']['name']}; ± is its "
         "standard error."

@@ -47,11 +47,13 @@ def test_short_help_has_at_most_twelve_keys_and_three_examples(verb: str, comman
     assert [line.split()[0] for line in lines if line.startswith("  ") and line[2] not in " s"] == [
         key for key in COMMANDS[verb].first if key[0] != "s"
     ]
-    assert len(COMMANDS[verb].first) <= 12 and len(lines) < 50
+    assert len(COMMANDS[verb].first) <= 12 and len(lines) < 55
+    assert any(line.startswith("Other keys: ") for line in lines) and lines[-1].strip()
     assert [line.strip() for line in lines if line.startswith(f"  sdedit {verb} ")] == list(COMMANDS[verb].examples)
 
 
 def test_help_on_a_topic(command) -> None:
+    assert "or else 0.5 [default null]" in command("edit", "--help").output
     assert command("edit", "--help", "t0").output.count("[default") == 1
     assert "solver.eta" in command("edit", "help", "solver").output
     assert command("help", "edit") == command("edit", "--help")

@@ -221,6 +221,11 @@ def test_a_missing_value_is_named_with_its_meaning() -> None:
         resolve(Everything, {})
 
 
+def test_numbers_with_commas_are_a_list_within_a_value_too() -> None:
+    words = ["data=fields", "data.size=8", "data.format.dtype=float32", "data.format.range=0,0.4"]
+    assert TRAIN.parse(words).data.values["format"].range == (0.0, 0.4)
+
+
 def test_the_last_of_two_arguments_wins() -> None:
     assert data("count=3", "count=4")["count"] == 4
     assert data("pet=cat", "pet=dog")["pet"]["name"] == "dog"

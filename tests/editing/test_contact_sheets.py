@@ -54,8 +54,8 @@ def test_a_demo_sheet_fills_its_rectangle_and_shows_one_noised_guide(guides: int
     assert sheet.size == (columns * block - 2 * MARGIN, TITLE_HEIGHT + lines * STEP + MARGIN)
     for place in range(guides + 1):
         left, row = block * (place // lines), place % lines
-        assert (cell(sheet, row, 0, left)[:200] == 191).all()
-        noised = (cell(sheet, row, 1, left)[:200] == 0).all()
+        assert (cell(sheet, row, 0, left)[:200, :200] == 191).all()
+        noised = (cell(sheet, row, 1, left)[:200, :200] == 0).all()
         assert noised == (place == guides)
 
 
