@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import shlex
 import subprocess
@@ -132,3 +134,24 @@ def test_the_example_of_a_new_solver_works(monkeypatch: pytest.MonkeyPatch) -> N
         denoiser, torch.zeros(1, 3, 64, 64), seeds=[0]
     )
     assert torch.isfinite(edited).all()
+
+
+def test_the_notebook_of_the_first_domain_runs_from_images_to_edits(tmp_path: Path, monkeypatch) -> None:
+    notebook = json.loads((ROOT / "notebooks/first_domain.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    monkeypatch.chdir(ROOT / "notebooks")
+    training = ["trainer.max_steps=2", "trainer.accelerator=cpu", "trainer.limit_val_batches=1", "data.batch_size=2"]
+    training += ["data.workers=0", "preview.count=1", "preview.steps=2", "validation.memory_images=0"]
+    files = {name: tmp_path / name for name in ("photos", "run", "outputs")}
+    shown, names = [], {}
+    exec(cells[0], names)
+    names |= {**files, "shards": 1, "steps": 2, "training": training}
+    for cell in cells[1:]:
+        *body, last = ast.parse(cell).body  # the last line is the picture that a notebook shows
+        exec(compile(ast.Module(body, []), "cell", "exec"), names)
+        shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+    examples, trained, preview, before, after = shown
+    assert trained == 0 and examples.size == (512, 64) and len(set(examples.tobytes())) > 99
+    assert preview.height > 64 and before.size == after.size
+    recorded = (tmp_path / "outputs/after/edit.yaml").read_text(encoding="utf-8")
+    assert f"ckpt: {files['run']}" in recorded
