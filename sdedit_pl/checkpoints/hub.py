@@ -8,6 +8,7 @@ file is one of any known format, or the folder of a network. Cache, offline mode
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -47,10 +48,13 @@ def fetched_repository(source: str) -> Path:
         CheckpointError: The name is malformed, the Hub does not give the files, or they are no model of pixels.
     """
     from huggingface_hub import hf_hub_download, snapshot_download  # most commands do not need it
+    from huggingface_hub.utils import disable_progress_bars
 
     from sdedit_pl.checkpoints.importers.from_diffusers import AVERAGED, check_pipeline
 
     repository, path, revision = parsed_repository(source)
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     with hub_errors(repository, source):
         if PurePosixPath(path).suffix:
             return Path(hf_hub_download(repository, path, revision=revision))

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from sdedit_pl.configuration.schema import REQUIRED, ConfigError, Key, keys_of, nearest
 from sdedit_pl.configuration.yaml_reading import decoded, encoded, in_each_text, parsed
 
-_MOST = 10_000_000
+_MOST = 10**12
 _UNBOUNDED = ("seed", "max_pixels")
 
 

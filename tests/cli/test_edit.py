@@ -57,8 +57,8 @@ BAD_VALUES = {
     "steps=2.5": ("steps must be a valid integer or null", "2.5"),
     "repeats=0": ("repeats must be at least 1", "got 0"),
     "samples=0": ("samples must be at least 1", "got 0"),
-    "samples=1e30": ("samples must be at most 10,000,000", "got 1000"),
-    "resample=[1,1e30]": ("resample must be at most 10,000,000",),
+    "samples=1e30": ("samples must be at most 1,000,000,000,000", "got 1000"),
+    "resample=[1,1e30]": ("resample must be at most 1,000,000,000,000",),
     "devices=1e6": ("devices=1000000 is too many for this machine; take at most",),
     "batch=0": ("batch must be at least 1", "got 0"),
     "seed=-1": ("seed must be at least 0", "got -1"),
@@ -121,7 +121,7 @@ def test_a_bad_checkpoint_is_refused_and_not_run(
 
 
 def test_missing_arguments_are_named(refused: Callable[..., str]) -> None:
-    assert refused("edit").startswith("ckpt is required: an editing checkpoint")
+    assert refused("edit").startswith("ckpt is required: a bundled model")
     assert refused("edit", "ckpt=tiny.safetensors").startswith("guide is required: an image, a folder")
 
 
