@@ -173,7 +173,7 @@ def translated(
 
 
 def read_compared(settings: TranslationSettings, shape: ImageShape, guides: Sequence[Guide]) -> Compared:
-    """What translations are compared with.
+    """Reads the images and features that translations are compared with.
 
     Raises:
         ValueError: a guide without a pair, or too few images for KID.

@@ -34,7 +34,7 @@ LEAST_IMAGES = 3
 
 @dataclass(frozen=True)
 class Compared:
-    """What translations are compared with: guides, their pairs, and the features of images of the target domain."""
+    """The guides, their pairs, and features of images of the target domain, for measuring translations."""
 
     guides: Images
     pairs: Images | None = None
