@@ -45,7 +45,8 @@ def tiff(values: np.ndarray, **options: Any) -> bytes:
 
 
 def geotiff(values: np.ndarray, **options: Any) -> bytes:
-    rasterio = pytest.importorskip("rasterio")
+    import rasterio
+
     transform = rasterio.transform.from_origin(500_000, 5_800_000, 10, 10)
     shape = {"height": values.shape[0], "width": values.shape[1], "count": values.shape[2]}
     with rasterio.MemoryFile() as memory:
@@ -58,7 +59,8 @@ def geotiff(values: np.ndarray, **options: Any) -> bytes:
 
 
 def dicom(values: np.ndarray, slope: float = 1, intercept: float = 0) -> bytes:
-    pydicom = pytest.importorskip("pydicom")
+    import pydicom
+
     meta = pydicom.dataset.FileMetaDataset()
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
@@ -76,7 +78,8 @@ def dicom(values: np.ndarray, slope: float = 1, intercept: float = 0) -> bytes:
 
 
 def nifti(values: np.ndarray) -> bytes:
-    nibabel = pytest.importorskip("nibabel")
+    import nibabel
+
     return nibabel.Nifti1Image(values, np.diag([2.0, 3.0, 4.0, 1.0])).to_bytes()
 
 
