@@ -3,9 +3,9 @@
     F(x) = sum_k w_k F_k,    F_k = F(window k of x),    sum_k w_k = 1 at every pixel
 
 The estimate of x_0 and the score are affine in the network's output F, with the same coefficients for all pixels
-(`sdedit_pl.denoiser`), so blending the outputs blends the estimates. The weights are raised cosines, smallest at a
-window's border. The network never sees more than a window: where every image shows one object, such as a face, a high
-t0 puts an object into each window, and a low one leaves enlarged parts grainy.
+(`sdedit_pl.parameterisations`), so blending the outputs blends the estimates. The weights are raised cosines, smallest
+at a window's border. The network never sees more than a window: where every image shows one object, such as a face, a
+high t0 puts an object into each window, and a low one leaves enlarged parts grainy.
 
 Source: Bar-Tal et al., "MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation", ICML 2023, section 3,
 with weights.

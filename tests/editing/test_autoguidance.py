@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from sdedit_pl import SDEdit
-from sdedit_pl.denoiser import EDM, Denoiser, Epsilon, EpsilonAndVariance
+from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.autoguidance import guided
 from sdedit_pl.editing.windows import windowed
+from sdedit_pl.parameterisations import EDM, Epsilon, EpsilonAndVariance
 from sdedit_pl.sde import SDES, VESDE, VPSDE
 
 W = 2.5
