@@ -24,32 +24,20 @@ OPEN_FILES = 128
 
 
 class ShardImages(ImageSet):
-    """The images of some shards, `counts` in each; a remote shard is downloaded when its first image is read.
+    """The images of some shards, `counts` in each; a remote shard is downloaded when its first image is read."""
 
-    Args:
-        chosen: The images of the set, as rising numbers over all shards, int64 (N,); None for all.
-    """
-
-    def __init__(
-        self,
-        shards: list[Shard],
-        counts: list[int],
-        cache: ShardCache,
-        image_format: ImageFormat,
-        chosen: np.ndarray | None = None,
-    ) -> None:
+    def __init__(self, shards: list[Shard], counts: list[int], cache: ShardCache, image_format: ImageFormat) -> None:
         self.shards = shards
         self.counts = counts
         self.ends = np.cumsum(counts, dtype=np.int64)
         self.cache = cache
         self.format = image_format
-        self.chosen = np.arange(sum(counts)) if chosen is None else chosen
         self._opened: OrderedDict[int, tuple[ShardFile, Members]] = OrderedDict()
         self._owner = os.getpid()
         self._unreadable: dict[int, UnreadableShard] = {}
 
     def __len__(self) -> int:
-        return len(self.chosen)
+        return sum(self.counts)
 
     def name(self, index: int) -> str:
         shard, place = self._place(index)
@@ -93,11 +81,7 @@ class ShardImages(ImageSet):
 
     def after(self, index: int) -> int:
         shard = self._place(index)[0]
-        return int(np.searchsorted(self.chosen, self.ends[shard])) if shard in self._unreadable else index + 1
-
-    def subset(self, places: np.ndarray) -> ShardImages:
-        """The images at the given places of this set, rising, int (M,)."""
-        return ShardImages(self.shards, self.counts, self.cache, self.format, self.chosen[places])
+        return int(self.ends[shard]) if shard in self._unreadable else index + 1
 
     def _is_remote(self, shard: int) -> bool:
         return is_remote(self.shards[shard].place)
@@ -123,9 +107,8 @@ class ShardImages(ImageSet):
 
     def _place(self, index: int) -> tuple[int, int]:
         """The shard of an image, and its number there."""
-        number = int(self.chosen[index])
-        shard = int(np.searchsorted(self.ends, number, side="right"))
-        return shard, number - (int(self.ends[shard - 1]) if shard else 0)
+        shard = int(np.searchsorted(self.ends, index, side="right"))
+        return shard, index - (int(self.ends[shard - 1]) if shard else 0)
 
 
 def _members(shard: str, suffix: str) -> Iterator[tuple[str, tuple[int, int]]]:

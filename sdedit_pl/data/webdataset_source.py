@@ -24,7 +24,7 @@ from sdedit_pl.data.remote_shards import ShardStream
 from sdedit_pl.data.shard_cache import ShardCache
 from sdedit_pl.data.shard_images import ShardImages
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE, UNFINISHED_FOLDER, Shard, read_manifest
-from sdedit_pl.data.source import ImageSet, Source
+from sdedit_pl.data.source import ImageSet, SelectedImages, Source
 from sdedit_pl.data.splits import SPLITS, check_split, held_out
 from sdedit_pl.downloads import is_remote
 from sdedit_pl.files import matching_files
@@ -98,7 +98,7 @@ class WebDatasetSource(Source):
             return train
         keys = [os.fsdecode(key) for shard in train_shards for key in self.cache.members(shard).keys.tolist()]
         chosen = np.array(held_out(keys, self.val_fraction), dtype=bool)
-        return train.subset(np.flatnonzero(chosen == (split == "val")))
+        return SelectedImages(train, np.flatnonzero(chosen == (split == "val")))
 
     def stream(self, seed: int, changes: Changes) -> Dataset[Batch]:
         shards = self._find_shards()[0]
