@@ -142,7 +142,9 @@ class Denoiser(nn.Module):
     ) -> Float[Tensor, "B outputs H W"]:
         dtype = next(self.network.parameters()).dtype
         label = self.parameterisation.network_label(self.sde, t).to(torch.promote_types(dtype, torch.float32))
+        network = self.network
         if not label.dim():
+            network = at_label(network, label.item())
             label = label.to(x_t.device, non_blocking=True).repeat(len(x_t))
         scaled = (over_images(coefficients.c_in) * x_t).to(dtype)
         inputs = [scaled, label]
@@ -150,20 +152,26 @@ class Denoiser(nn.Module):
             conditions = self.condition.expand(len(x_t), -1)
         if conditions is not None:
             inputs.append(conditions)
-        output = self.network(*inputs) if self.at_once is None else self._grouped(inputs, self.at_once)
+        output = network(*inputs) if self.at_once is None else _grouped(network, inputs, self.at_once)
         return output.to(x_t.dtype)
-
-    def _grouped(self, inputs: Sequence[Tensor], size: int) -> Float[Tensor, "B outputs H W"]:
-        """The network's output in groups of exactly `size` images; copies of the last image fill the last group."""
-        count = len(inputs[0])
-        missing = -count % size
-        filled = [torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]).split(size) for part in inputs]
-        # Cloned, because a network under CUDA graphs returns the same memory at every call.
-        return torch.cat([self.network(*group).clone() for group in zip(*filled, strict=True)])[:count]
 
     def _affine(self, coefficients: Coefficients, affine: Affine, x_t: Images, t: Times) -> Images:
         output = self._outputs(coefficients, x_t, t)[:, : x_t.shape[1]]
         return over_images(affine.skip) * x_t + over_images(affine.out) * output
+
+
+def at_label(network: nn.Module, label: float) -> nn.Module:
+    """The part of a network to evaluate where all images have the same label, which `network.at_label` knows."""
+    return getattr(network, "at_label", lambda _: network)(label)
+
+
+def _grouped(network: nn.Module, inputs: Sequence[Tensor], size: int) -> Float[Tensor, "B outputs H W"]:
+    """The network's output in groups of exactly `size` images; copies of the last image fill the last group."""
+    count = len(inputs[0])
+    missing = -count % size
+    filled = [torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]).split(size) for part in inputs]
+    # Cloned, because a network under CUDA graphs returns the same memory at every call.
+    return torch.cat([network(*group).clone() for group in zip(*filled, strict=True)])[:count]
 
 
 def in_precision(denoiser: Denoiser, precision: str) -> AbstractContextManager[object]:
