@@ -11,7 +11,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from sdedit_pl.checkpoints.guidance import labelled, load_guided
+from sdedit_pl.checkpoints.guidance import with_guidance
+from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.array_formats import suffixes_of
@@ -68,8 +69,8 @@ def run_edit(
             unfinished.tidy()
             logger.info("the results were already there; overwrite=true makes them again")
             return finished
-        denoiser, description = loaded or load_guided(settings.ckpt, share.device(settings.device), settings)
-        denoiser = labelled(denoiser, settings.label)
+        denoiser, description = loaded or load_for_editing(settings.ckpt, share.device(settings.device))
+        denoiser = with_guidance(denoiser, description, settings)
         if settings.t0 is None:
             settings = replace(settings, t0=default_t0(description.path))
             edits = build_edits(settings)
@@ -81,7 +82,7 @@ def run_edit(
         batches = work.batches(todo)
         first = [*islice(batches, 1)]
         warn_of_few_steps(description)
-        if denoiser.evaluations == 1 and first:  # guidance changes the error
+        if loaded is None and denoiser.evaluations == 1 and first:  # guidance changes the error
             warn_of_far_guides(work.denoiser, description, first[0][0].guides[:SHEET_ROWS])
         arithmetic = prepare(work, denoiser)
         progress = Progress(len(todo), work.steps)

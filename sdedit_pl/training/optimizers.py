@@ -120,9 +120,11 @@ class Adam:
     eps: float = 1e-8
     weight_decay: float = 0.0
 
+    torch_class = torch.optim.Adam
+
     def build(self, parameters: list[torch.nn.Parameter], *, fused: bool = False) -> torch.optim.Optimizer:
         """`fused` takes a step in one kernel on a GPU."""
-        return torch.optim.Adam(parameters, self.rate, self.betas, self.eps, self.weight_decay, fused=fused)
+        return self.torch_class(parameters, self.rate, self.betas, self.eps, self.weight_decay, fused=fused)
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,7 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
 
-    def build(self, parameters: list[torch.nn.Parameter], *, fused: bool = False) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(parameters, self.rate, self.betas, self.eps, self.weight_decay, fused=fused)
+    torch_class = torch.optim.AdamW
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,11 @@ class MuonAndAdam(torch.optim.Adam):
         ]
         super().__init__(groups, settings.rate, settings.betas, settings.eps, settings.weight_decay, fused=fused)
         self.momentum = settings.momentum
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for of_weight in state["state"].values():
+            of_weight.setdefault("step", torch.zeros(()))  # matrices have none, and Adam expects one
+        super().__setstate__(state)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
