@@ -173,7 +173,7 @@ def test_the_record_repeats_the_edit_bit_for_bit(desk: Path, command) -> None:
 def test_a_finished_edit_is_not_made_again(desk: Path, command, refused, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command(*EDIT, "samples=1", "out=a", "overwrite=true").code == 0
     with monkeypatch.context() as patch:
-        patch.setattr("sdedit_pl.edit_runs.edit_run.load_guided", Mock(side_effect=AssertionError))
+        patch.setattr("sdedit_pl.edit_runs.edit_run.load_for_editing", Mock(side_effect=AssertionError))
         notice = "the results were already there; overwrite=true makes them again\n"
         assert command(*EDIT, "samples=1", "out=a") == (0, "1 sample in a; see a/sheet.png\n", notice)
         assert command("edit", "config=a/edit.yaml").code == 0
