@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
@@ -71,7 +71,7 @@ class Description:
     def fit(self) -> Fit:
         """How its training images got their proportions."""
         found = ((self.training.get("config") or {}).get("data") or {}).get("fit")
-        return found if found in get_args(Fit) else "crop"
+        return next((fit for fit in get_args(Fit) if fit == found), "crop")
 
 
 def save_denoiser(
@@ -127,12 +127,8 @@ def save_weights(
         metadata["registered"] = foreign
     if origin:
         metadata["origin"] = json.dumps(dict(origin))
-    try:
-        with whole_file(path) as unfinished:
-            save_file(tensors, unfinished, metadata=metadata)
-            unfinished.chmod(0o644)
-    except SafetensorError as error:  # a full disk
-        raise OSError(f"{path} cannot be written: {error}") from error
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(save(tensors, metadata))
 
 
 def check_described(denoiser: Denoiser, model: ModelConfig) -> None:

@@ -50,8 +50,8 @@ class Previews(lightning.Callback):
         self.samples = samples
         self.format = format
 
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: ScoreModule) -> None:
+        if not trainer.is_global_zero:
             return
         with self.averaging.evaluated(trainer, pl_module) as denoiser:
             rows = self.rows(denoiser, pl_module.device)
@@ -70,7 +70,7 @@ class Previews(lightning.Callback):
             with whole_file(path) as unfinished:
                 sheet.save(unfinished, format="PNG")
         except OSError as error:  # raised on one device only; the others would wait for it
-            logger.warning("%s cannot be written: %s", path, error)
+            logger.warning("%s cannot be written: %s", path, error.strerror)
             return
         logger.info("step %d: preview %s", trainer.global_step, path)
         for destination in trainer.loggers:
