@@ -34,7 +34,7 @@ from sdedit_pl.losses import EDMWeighting, denoising_loss
 from sdedit_pl.training_runs.training_run import fit
 from sdedit_pl.typing import Examples, Pixels
 
-QUICK = ("validation.memory_images=0", "preview.samples=0", "preview.count=1")
+QUICK = ("preview.samples=0", "preview.count=1")
 STATED = PixelFormat("uint16", range=(500.0, 1000.0))
 
 

@@ -26,7 +26,7 @@ from sdedit_pl.training.geometric_augmentation import LABELS
 from sdedit_pl.training.weight_averaging import OTHERS
 from sdedit_pl.training_runs.training_run import fit
 
-QUIET = ("preview.count=0", "preview.samples=0", "validation.memory_images=0")
+QUIET = ("preview.count=0", "preview.samples=0")
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,7 @@ def test_everything_at_once_is_resumed_bit_for_bit(images: Path, tmp_path: Path)
         "checkpoint.keep=9",
         "checkpoint.all_averages=true",
         "validation.patience=9",
+        "validation.memory_images=99",
         "trainer.val_check_interval=2",
         "preview.count=0",
         "preview.samples=0",
