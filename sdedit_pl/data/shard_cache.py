@@ -8,7 +8,6 @@ shard whose hash differs from its record's, or from the manifest's, has changed 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -26,7 +25,7 @@ from sdedit_pl.data.local_shards import Members, ShardFile, Stamp, list_members,
 from sdedit_pl.data.shard_manifest import Shard
 from sdedit_pl.data.source import UnreadableShard
 from sdedit_pl.downloads import DownloadInterrupted, FileAbsent, WrongFile, download, is_remote, version_of
-from sdedit_pl.files import write_whole
+from sdedit_pl.files import NO_ROOM, write_whole
 
 # A damaged shard is downloaded this many times before it is used up to the damage: the transfer may be at fault.
 _DOWNLOADS = 3
@@ -47,14 +46,15 @@ class ShardRecord(NamedTuple):
 class ShardCache:
     """Local copies of remote shards; local shards are read in place.
 
-    Copies of more than `limit` bytes are removed, the least recently opened first. A shard in use always stays.
+    Copies of more than `limit` bytes are removed, the least recently opened first. A shard in use always stays. Images
+    that are left out are named once, unless `warned` is set.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder = folder
         self.limit = limit
         self._confirmed: set[str] = set()
-        self._warned = False
+        self.warned = False
         self._local: dict[str, tuple[Members, Stamp]] = {}
 
     def members(self, shard: Shard) -> Members:
@@ -169,10 +169,10 @@ class ShardCache:
             except WrongFile:
                 continue
             members = list_members(new)[0]
-            if not self._warned:
+            if not self.warned:
                 warn_of_extra_images([f"{shard.place}:{name}" for name in members.extra])
                 warn_of_unread_images(shard.place, members.unread)
-                self._warned = bool(members.extra or members.unread)
+                self.warned = bool(members.extra or members.unread)
             if expected or not members.problem or attempt == _DOWNLOADS - 1:
                 return ShardRecord(members, sha256, version_of(shard.place))
         raise self._changed(shard)
@@ -263,7 +263,7 @@ class ShardCache:
         return UnreadableShard(shard.place, f"shard {shard.place} {advice}")
 
     def _unusable(self, error: OSError) -> StreamInterrupted:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_ROOM:
             return StreamInterrupted(
                 f"there is no room left in cache_folder={self.folder}; make some, or lower cache_gigabytes"
             )
