@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,10 +11,9 @@ from typing import Any
 
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.yaml_reading import read_file
-from sdedit_pl.files import claimed, read_json, require_folder, sha256_of
+from sdedit_pl.files import claimed, read_json, require_folder, result_name, sha256_of
 
 RECORDED = "files"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -32,17 +30,13 @@ def result_folder(folder: Path, name: str = "", replaced: set[str] | None = None
     """
     replaced = set() if replaced is None else replaced
     with claimed(folder, name):
-        staging = folder / f".sdedit{name and '-'}{name}.unfinished"
+        staging = folder / result_name(f".sdedit{name and '-'}{name}", ".unfinished")
         shutil.rmtree(staging, ignore_errors=True)  # left by a killed process
         try:
             staging.mkdir()
             yield staging
             made = sorted(str(file.relative_to(staging)) for file in staging.rglob("*") if file.is_file())
             publish(staging, folder, made, replaced)
-        except OSError as error:
-            if error.errno in NO_ROOM and error.filename is None:
-                error.filename = str(folder)
-            raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

@@ -29,7 +29,7 @@ from sdedit_pl.editing.many_guides import in_batches
 from sdedit_pl.editing.translation import Bridge
 from sdedit_pl.evaluation.report_document import METRICS_FILE
 from sdedit_pl.evaluation.translation_report import LEAST_IMAGES, Compared, measures_of, report
-from sdedit_pl.files import write_whole
+from sdedit_pl.files import result_name, write_whole
 from sdedit_pl.guides.guide_files import Guide, find_guides, read_guide, read_guides
 from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor, features_of
@@ -121,7 +121,7 @@ def run_translation(settings: TranslationSettings) -> dict[str, Any]:
             for guide, image in zip(guides, images[name], strict=True):
                 suffix = result_suffix(guide.path)
                 content = result_file(image, shape, suffix, guide.path)
-                (results / f"{guide.path.stem}_{name}{suffix}").write_bytes(content)
+                (results / result_name(guide.path.stem, f"_{name}{suffix}")).write_bytes(content)
         files = [{"file": made.path.name, "sha256": fingerprint(made.path)} for made in (described, description)]
         measures = measures_of({"guide": compared.guides, **images}, compared)
         numbers = {"models": files, "settings": as_data(settings), "images": len(guides), "measures": measures}
