@@ -51,7 +51,7 @@ def test_a_rectangular_model_trains_resumes_and_edits(tmp_path: Path) -> None:
     for steps in (4, 6):
         fit(tiny_config(*run, f"out={tmp_path}/run", f"trainer.max_steps={steps}"))
     model = tmp_path / "run/model.safetensors"
-    assert describe(model).image.tensor_shape == (3, 16, 8)
+    assert describe(model).image.tensor_shape == (3, 16, 8) and describe(model).fit == "pad"
     Image.new("L", (20, 12), 255).save(tmp_path / "mask.png")
     edit(ckpt=str(model), guide=f"{tmp_path}/images/0.png", mask=f"{tmp_path}/mask.png", out=f"{tmp_path}/edit")
     with Image.open(tmp_path / "edit/0_seed0.png") as result:
