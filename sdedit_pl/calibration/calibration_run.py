@@ -43,9 +43,6 @@ from sdedit_pl.typing import Images
 
 logger = logging.getLogger(__name__)
 
-FREE_SETTINGS = ("ckpt", "out", "device", "batch", "compile", "overwrite")
-"""Settings that change the measurements at most by rounding."""
-
 
 @dataclass(frozen=True)
 class Calibration:

@@ -19,10 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdedit_pl.build.component import build_unless_usual
-from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import require_at_least
-from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.folder_source import image_paths
 from sdedit_pl.data.image_format import ImageShape
 from sdedit_pl.data.value_decoding import result_file, result_suffix
@@ -37,8 +35,6 @@ from sdedit_pl.sampling import Callback
 from sdedit_pl.settings_record import SettingsRecord, require_same_settings
 
 RECORD_FILE, MANIFEST_FILE = "augment.json", "manifest.csv"
-FREE_SETTINGS = ("ckpt", "out", "device", "batch", "compile")
-"""Settings that change the edits at most by rounding."""
 REMEDY = "resume it with these settings, or give another out="
 
 
@@ -104,8 +100,7 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
         variations = plan(settings, classes, times_between(settings, edit, denoiser))
         shape = description.image
         settings = settings.prepared(denoiser, len(variations), shape.pixels, edit.step_count)
-        now = {key: value for key, value in as_data(settings).items() if key not in FREE_SETTINGS}
-        now |= {"checkpoint": fingerprint(description.path) + settings.recipe(description.path), "classes": classes}
+        now = {**settings.recorded(description.path), "classes": classes}
         if before is None:
             record.write(now)
         else:
