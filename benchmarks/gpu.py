@@ -52,13 +52,14 @@ from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.loader import ResidentLoader
 from sdedit_pl.data.order import Changes, Share, TrainingBatches, TrainingOrder
 from sdedit_pl.data.source import Source
-from sdedit_pl.denoiser import EDM, Denoiser, Epsilon, in_precision
+from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.images_per_call import prepare_for_batches
 from sdedit_pl.losses import EDMWeighting, LogNormalNoise, denoising_loss
 from sdedit_pl.networks import NETWORKS
 from sdedit_pl.networks.initialisation import GroupNorm
 from sdedit_pl.noise import PrefetchedNoise, SeededNoise
+from sdedit_pl.parameterisations import EDM, Epsilon
 from sdedit_pl.sde import VESDE, VPSDE, DiscreteVPSDE
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.module import ScoreModule

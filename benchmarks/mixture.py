@@ -27,10 +27,11 @@ from tqdm import tqdm
 
 from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.command_line import Command
-from sdedit_pl.denoiser import Denoiser, Epsilon
+from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.grids import GRIDS
 from sdedit_pl.noise import mixed
+from sdedit_pl.parameterisations import Epsilon
 from sdedit_pl.sde import SDE, VPSDE
 from sdedit_pl.solvers import ERSDE, SOLVERS, Ancestral, Solver, UniPC
 from sdedit_pl.typing import Images, Times, over_images

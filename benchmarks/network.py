@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.command_line import Command
-from sdedit_pl.denoiser import Denoiser, Epsilon
+from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.grids import Uniform
 from sdedit_pl.noise import SeededNoise
+from sdedit_pl.parameterisations import Epsilon
 from sdedit_pl.sampling import integrate
 from sdedit_pl.sde import VPSDE
 from sdedit_pl.solvers import SOLVERS

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from sdedit_pl.data.datamodule import ImageDataModule
     from sdedit_pl.data.folder_source import FolderSource
     from sdedit_pl.data.source_table import DATA_SOURCES
-    from sdedit_pl.denoiser import PARAMETERISATIONS, Denoiser
+    from sdedit_pl.denoiser import Denoiser
     from sdedit_pl.editing import SDEdit
     from sdedit_pl.grids import GRIDS
     from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
     from sdedit_pl.networks import NETWORKS
+    from sdedit_pl.parameterisations import PARAMETERISATIONS
     from sdedit_pl.sampling import sample
     from sdedit_pl.sde import SDE, SDES, VESDE, VPSDE, DiscreteVPSDE, SubVPSDE
     from sdedit_pl.solvers import SOLVERS
@@ -73,11 +74,12 @@ __getattr__, __dir__ = lazy_names(
         "data.datamodule": "ImageDataModule",
         "data.folder_source": "FolderSource",
         "data.source_table": "DATA_SOURCES",
-        "denoiser": "PARAMETERISATIONS Denoiser",
+        "denoiser": "Denoiser",
         "editing": "SDEdit",
         "grids": "GRIDS",
         "losses": "TIME_SAMPLERS WEIGHTINGS",
         "networks": "NETWORKS",
+        "parameterisations": "PARAMETERISATIONS",
         "sampling": "sample",
         "sde": "SDE SDES VESDE VPSDE DiscreteVPSDE SubVPSDE",
         "solvers": "SOLVERS",

@@ -1,31 +1,10 @@
-"""A denoiser: a raw network, the arithmetic around it, and the SDE whose noise it removes.
-
-The network F takes c_in x_t and a label of the noise level. A parameterisation defines the meaning of F's output by two
-affine maps with coefficients that depend only on t:
-
-    x_0 estimate = x_0.skip x_t + x_0.out F(c_in x_t, label)
-    score        = score.skip x_t + score.out F(c_in x_t, label)
-
-and by F's training target, target.x_0 x_0 + target.noise z for x_t = alpha x_0 + sigma z. The three agree (Tweedie:
-x_0 = (x_t + sigma^2 score) / alpha) but are written out separately, because deriving one from another cancels
-catastrophically at small sigma. All formulas hold for any SDE, with the noise level s = sigma / alpha.
-
-A network may have twice as many output channels. F is then the first half; the second half is the learned variance of a
-reverse step, which only `Denoiser.estimates` returns.
-
-Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022, table 1;
-Salimans and Ho, "Progressive Distillation", ICLR 2022 (v); Nichol and Dhariwal, "Improved Denoising Diffusion
-Probabilistic Models", ICML 2021, equation 15 (variance).
-"""
+"""A denoiser: a network, a parameterisation (`sdedit_pl.parameterisations`), and the SDE whose noise it removes."""
 
 from __future__ import annotations
 
-import abc
-import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -34,31 +13,9 @@ from torch import Tensor, nn
 
 from sdedit_pl.conditions import ClassCondition, Condition
 from sdedit_pl.machine import tensor_float32
+from sdedit_pl.parameterisations import Affine, Coefficients, Parameterisation
 from sdedit_pl.sde import SDE
 from sdedit_pl.typing import Images, Times, over_images
-
-
-class Affine(NamedTuple):
-    """skip x_t + out F."""
-
-    skip: Times
-    out: Times
-
-
-class Target(NamedTuple):
-    """x_0 x_0 + noise z, the training target of the network."""
-
-    x_0: Times
-    noise: Times
-
-
-class Coefficients(NamedTuple):
-    """Coefficients of a parameterisation at given times, each with their shape."""
-
-    c_in: Times
-    x_0: Affine
-    score: Affine
-    target: Target
 
 
 class Estimates(NamedTuple):
@@ -71,182 +28,6 @@ class Estimates(NamedTuple):
     x_0: Images
     score: Images
     variance_weight: Images | None
-
-
-@dataclass(frozen=True)
-class Parameterisation(abc.ABC):
-    """The meaning of a network's input and output.
-
-    The network embeds the label `label_scale * quantity + label_offset`.
-
-    Args:
-        label: the quantity, "time" (t itself) or "log_noise_level" (ln(sigma / alpha)).
-        label_scale: factor of the label.
-        label_offset: offset of the label.
-    """
-
-    label: str = "time"
-    label_scale: float = 999.0
-    label_offset: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.label not in ("time", "log_noise_level"):
-            raise ValueError(f"a network's label is time or log_noise_level, got {self.label!r}")
-
-    @property
-    def knows_noise_level_alone(self) -> bool:
-        """Whether the network depends on x_t / alpha and the noise level alone, so that its weights fit every SDE."""
-        return False
-
-    @property
-    def learned_variance(self) -> bool:
-        """Whether the second half of the output channels is the variance of a reverse step."""
-        return False
-
-    def without_variance(self) -> Parameterisation:
-        """The parameterisation of the first half of the output channels."""
-        return self
-
-    def output_channels(self, image_channels: int) -> int:
-        """Number of output channels of the network."""
-        return image_channels * (2 if self.learned_variance else 1)
-
-    @abc.abstractmethod
-    def coefficients(self, sde: SDE, t: Times) -> Coefficients:
-        """The affine maps at the times `t`."""
-
-    def network_label(self, sde: SDE, t: Times) -> Times:
-        """The number that the network embeds, in the shape of `t`."""
-        quantity = t if self.label == "time" else -sde.log_snr(t) / 2
-        return self.label_scale * quantity + self.label_offset
-
-
-@dataclass(frozen=True)
-class Epsilon(Parameterisation):
-    """F estimates the noise z. With the default label, 999 t, the convention of published VP models.
-
-    label_scale=1000, label_offset=-1 gives DDPM's table index i = N t - 1.
-    """
-
-    def coefficients(self, sde: SDE, t: Times) -> Coefficients:
-        alpha, sigma = sde.alpha(t), sde.sigma(t)
-        zero, one = torch.zeros_like(t), torch.ones_like(t)
-        return Coefficients(
-            c_in=one,
-            x_0=Affine(1 / alpha, -sigma / alpha),
-            score=Affine(zero, -1 / sigma),
-            target=Target(zero, one),
-        )
-
-
-@dataclass(frozen=True)
-class EpsilonAndVariance(Epsilon):
-    """F estimates the noise z, and v in [-1, 1], the second half of the channels, the variance of a reverse step.
-
-    (v + 1) / 2 interpolates between the logarithms of the smallest and the largest variance, for each pixel. Training
-    fits F alone and refuses models with v, so that v always comes from the training that produced its network.
-
-    Source: Nichol and Dhariwal 2021, equation 15.
-    """
-
-    @property
-    def learned_variance(self) -> bool:
-        return True
-
-    def without_variance(self) -> Parameterisation:
-        return Epsilon(self.label, self.label_scale, self.label_offset)
-
-
-@dataclass(frozen=True)
-class Score(Parameterisation):
-    """F estimates sigma times the score, that is -z.
-
-    The default label, ln(s / 2), is that of published VE models. They noise images in [0, 1] and map them to [-1, 1]
-    inside the network, so that their sigma is half of this package's.
-    """
-
-    label: str = "log_noise_level"
-    label_scale: float = 1.0
-    label_offset: float = -math.log(2.0)
-
-    def coefficients(self, sde: SDE, t: Times) -> Coefficients:
-        alpha, sigma = sde.alpha(t), sde.sigma(t)
-        zero, one = torch.zeros_like(t), torch.ones_like(t)
-        return Coefficients(
-            c_in=one,
-            x_0=Affine(1 / alpha, sigma / alpha),
-            score=Affine(zero, 1 / sigma),
-            target=Target(zero, -one),
-        )
-
-
-@dataclass(frozen=True)
-class Velocity(Parameterisation):
-    """F estimates v = (alpha z - sigma x_0) / n with n^2 = alpha^2 + sigma^2, which is 1 for a VP SDE."""
-
-    def coefficients(self, sde: SDE, t: Times) -> Coefficients:
-        alpha, sigma = sde.alpha(t), sde.sigma(t)
-        norm = (alpha.square() + sigma.square()).sqrt()
-        return Coefficients(
-            c_in=1 / norm,
-            x_0=Affine(alpha / norm.square(), -sigma / norm),
-            score=Affine(-1 / norm.square(), -alpha / (norm * sigma)),
-            target=Target(-sigma / norm, alpha / norm),
-        )
-
-
-@dataclass(frozen=True)
-class CleanImage(Parameterisation):
-    """F estimates the clean image x_0 itself."""
-
-    def coefficients(self, sde: SDE, t: Times) -> Coefficients:
-        alpha, variance = sde.alpha(t), sde.sigma(t).square()
-        zero, one = torch.zeros_like(t), torch.ones_like(t)
-        return Coefficients(
-            c_in=one,
-            x_0=Affine(zero, one),
-            score=Affine(-1 / variance, alpha / variance),
-            target=Target(one, zero),
-        )
-
-
-@dataclass(frozen=True)
-class EDM(Parameterisation):
-    """The preconditioning of EDM on x_t / alpha, whose noise level is s: F's input and target have unit variance.
-
-    The default label is EDM's, ln(s) / 4.
-
-    Args:
-        data_deviation: standard deviation of the clean images' pixels, about 0.5 on [-1, 1].
-
-    Source: Karras et al. 2022, equation 7 and table 1.
-    """
-
-    label: str = "log_noise_level"
-    label_scale: float = 0.25
-    label_offset: float = 0.0
-    data_deviation: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.data_deviation > 0:
-            raise ValueError(f"data_deviation must be positive, got {self.data_deviation}; EDM uses 0.5")
-
-    @property
-    def knows_noise_level_alone(self) -> bool:
-        return self.label == "log_noise_level"
-
-    def coefficients(self, sde: SDE, t: Times) -> Coefficients:
-        alpha, level = sde.alpha(t), sde.noise_level(t)
-        deviation = self.data_deviation
-        total = level.square() + deviation**2
-        root = total.sqrt()
-        return Coefficients(
-            c_in=1 / (alpha * root),
-            x_0=Affine(deviation**2 / (alpha * total), level * deviation / root),
-            score=Affine(-1 / (alpha.square() * total), deviation / (alpha * level * root)),
-            target=Target(level / (deviation * root), -deviation / root),
-        )
 
 
 Labels: TypeAlias = str | Sequence[str] | Float[Tensor, "N size"]
@@ -361,7 +142,9 @@ class Denoiser(nn.Module):
     ) -> Float[Tensor, "B outputs H W"]:
         dtype = next(self.network.parameters()).dtype
         label = self.parameterisation.network_label(self.sde, t).to(torch.promote_types(dtype, torch.float32))
+        network = self.network
         if not label.dim():
+            network = at_label(network, label.item())
             label = label.to(x_t.device, non_blocking=True).repeat(len(x_t))
         scaled = (over_images(coefficients.c_in) * x_t).to(dtype)
         inputs = [scaled, label]
@@ -369,30 +152,26 @@ class Denoiser(nn.Module):
             conditions = self.condition.expand(len(x_t), -1)
         if conditions is not None:
             inputs.append(conditions)
-        output = self.network(*inputs) if self.at_once is None else self._grouped(inputs, self.at_once)
+        output = network(*inputs) if self.at_once is None else _grouped(network, inputs, self.at_once)
         return output.to(x_t.dtype)
-
-    def _grouped(self, inputs: Sequence[Tensor], size: int) -> Float[Tensor, "B outputs H W"]:
-        """The network's output in groups of exactly `size` images; copies of the last image fill the last group."""
-        count = len(inputs[0])
-        missing = -count % size
-        filled = [torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]).split(size) for part in inputs]
-        # Cloned, because a network under CUDA graphs returns the same memory at every call.
-        return torch.cat([self.network(*group).clone() for group in zip(*filled, strict=True)])[:count]
 
     def _affine(self, coefficients: Coefficients, affine: Affine, x_t: Images, t: Times) -> Images:
         output = self._outputs(coefficients, x_t, t)[:, : x_t.shape[1]]
         return over_images(affine.skip) * x_t + over_images(affine.out) * output
 
 
-PARAMETERISATIONS: dict[str, type[Parameterisation]] = {
-    "epsilon": Epsilon,
-    "epsilon_and_variance": EpsilonAndVariance,
-    "score": Score,
-    "v": Velocity,
-    "x_0": CleanImage,
-    "edm": EDM,
-}
+def at_label(network: nn.Module, label: float) -> nn.Module:
+    """The part of a network to evaluate where all images have the same label, which `network.at_label` knows."""
+    return getattr(network, "at_label", lambda _: network)(label)
+
+
+def _grouped(network: nn.Module, inputs: Sequence[Tensor], size: int) -> Float[Tensor, "B outputs H W"]:
+    """The network's output in groups of exactly `size` images; copies of the last image fill the last group."""
+    count = len(inputs[0])
+    missing = -count % size
+    filled = [torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]).split(size) for part in inputs]
+    # Cloned, because a network under CUDA graphs returns the same memory at every call.
+    return torch.cat([network(*group).clone() for group in zip(*filled, strict=True)])[:count]
 
 
 def in_precision(denoiser: Denoiser, precision: str) -> AbstractContextManager[object]:

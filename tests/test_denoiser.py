@@ -9,17 +9,9 @@ import torch
 from support.oracles import GaussianDenoiser
 from torch import Tensor, nn
 
-from sdedit_pl.denoiser import (
-    EDM,
-    PARAMETERISATIONS,
-    Denoiser,
-    Epsilon,
-    Parameterisation,
-    Score,
-    Velocity,
-    in_precision,
-)
+from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.networks import NCSNpp
+from sdedit_pl.parameterisations import EDM, PARAMETERISATIONS, Epsilon, Parameterisation, Score, Velocity
 from sdedit_pl.sde import SDE, SDES, VESDE, VPSDE
 from sdedit_pl.typing import Images, Times, over_images
 

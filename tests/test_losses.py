@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sdedit_pl.denoiser import EDM, PARAMETERISATIONS, Denoiser, Epsilon
+from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.losses import (
     TIME_SAMPLERS,
     WEIGHTINGS,
@@ -25,6 +25,7 @@ from sdedit_pl.losses import (
     denoising_error,
     denoising_loss,
 )
+from sdedit_pl.parameterisations import EDM, PARAMETERISATIONS, Epsilon
 from sdedit_pl.sde import SDES
 from sdedit_pl.typing import over_images
 

@@ -10,9 +10,9 @@ from sdedit_pl.conditions import CONDITIONS, Condition
 from sdedit_pl.configuration.resolving import as_data, resolve
 from sdedit_pl.configuration.schema import Component, ConfigError, family, require_at_least
 from sdedit_pl.data.image_format import ImageShape
-from sdedit_pl.denoiser import PARAMETERISATIONS, Parameterisation
 from sdedit_pl.networks import NETWORKS
 from sdedit_pl.networks.unet import UNet
+from sdedit_pl.parameterisations import PARAMETERISATIONS, Parameterisation
 from sdedit_pl.sde import SDE, SDES
 from sdedit_pl.training.augmentation import Augmentation
 

@@ -14,11 +14,11 @@ from sdedit_pl.data.datamodule import ImageDataModule
 from sdedit_pl.data.image_format import ImageShape
 from sdedit_pl.data.source import Source
 from sdedit_pl.data.source_table import DATA_SOURCES
-from sdedit_pl.denoiser import PARAMETERISATIONS, Parameterisation
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS, TimeSampler, Weighting
 from sdedit_pl.machine import AutoBool
 from sdedit_pl.networks import NETWORKS
 from sdedit_pl.networks.unet import UNet
+from sdedit_pl.parameterisations import PARAMETERISATIONS, Parameterisation
 from sdedit_pl.sde import SDE, SDES
 from sdedit_pl.training.augmentation import Augmentation
 from sdedit_pl.training.optimizers import OPTIMIZERS, SCHEDULES, Adam, Schedule

@@ -15,6 +15,7 @@ Ho and Salimans, "Classifier-Free Diffusion Guidance" (2022), equation 6 (its w 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,10 +30,10 @@ class Guided(nn.Module):
 
     Args:
         network: the strong network; its learned variance is kept as it is.
-        weak: the weak network, evaluated only if a label of the batch is within `labels`; None for `network` without
-            the conditions, both in one batch, and without guidance where an image has none.
+        weak: the weak network; None for `network` without the conditions, both in one batch, and without guidance where
+            an image has none.
         guidance: w.
-        labels: lowest and highest label that is guided; None for all, which needs no look at the labels.
+        labels: lowest and highest label that is guided; None for all.
         conditioned: whether the weak network takes the conditions as well.
     """
 
@@ -55,21 +56,30 @@ class Guided(nn.Module):
         self.conditioned = conditioned
         self.size_divisor = getattr(network, "size_divisor", 1)
 
+    def at_label(self, label: float) -> nn.Module:
+        """The network to evaluate where all images have this label."""
+        return self if self.labels is None or self.labels[0] <= label <= self.labels[1] else self.network
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles both networks."""
+        for network in self.children():
+            network.compile(*args, **kwargs)
+
     def forward(
         self, x: Images, label: Times, *conditions: Float[Tensor, "B conditions"]
     ) -> Float[Tensor, "B outputs H W"]:
         """The guided output, in float32 or a wider dtype."""
+        if self.weak is None and not conditions:
+            return _precise(self.network(x, label, *conditions))
         strength = torch.full_like(label, self.guidance - 1)
         if self.labels is not None:
-            within = (self.labels[0] <= label) & (label <= self.labels[1])
-            strength = strength * within
-        if (self.weak is None and not conditions) or (self.labels is not None and not within.any()):
-            return _precise(self.network(x, label, *conditions))
+            strength = strength * ((self.labels[0] <= label) & (label <= self.labels[1]))
         if self.weak is None:
             pairs = ((x, x), (label, label), *((part, torch.zeros_like(part)) for part in conditions))
             output, weak = self.network(*map(torch.cat, pairs)).chunk(2)
         else:
-            output = self.network(x, label, *conditions)
+            # Cloned, because under CUDA graphs the next call may return the same memory.
+            output = self.network(x, label, *conditions).clone()
             weak = self.weak(x, label, *(conditions if self.conditioned else ()))
         own, rest = _precise(output).tensor_split([x.shape[1]], dim=1)
         moved = own + over_images(strength).to(own) * (own - weak[:, : x.shape[1]].to(own))

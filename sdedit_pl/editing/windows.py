@@ -3,9 +3,9 @@
     F(x) = sum_k w_k F_k,    F_k = F(window k of x),    sum_k w_k = 1 at every pixel
 
 The estimate of x_0 and the score are affine in the network's output F, with the same coefficients for all pixels
-(`sdedit_pl.denoiser`), so blending the outputs blends the estimates. The weights are raised cosines, smallest at a
-window's border. The network never sees more than a window: where every image shows one object, such as a face, a high
-t0 puts an object into each window, and a low one leaves enlarged parts grainy.
+(`sdedit_pl.parameterisations`), so blending the outputs blends the estimates. The weights are raised cosines, smallest
+at a window's border. The network never sees more than a window: where every image shows one object, such as a face, a
+high t0 puts an object into each window, and a low one leaves enlarged parts grainy.
 
 Source: Bar-Tal et al., "MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation", ICML 2023, section 3,
 with weights.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from copy import copy
 from itertools import product
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.denoiser import Denoiser, at_label
 from sdedit_pl.typing import Images, Times
 
 WINDOWS_AT_ONCE = 16
@@ -73,6 +74,12 @@ class Windowed(nn.Module):
         self.sides = sides
         self.overlap = overlap
         self.at_once = at_once
+
+    def at_label(self, label: float) -> nn.Module:
+        """The network to evaluate where all images have this label."""
+        other = copy(self)
+        other._modules = {"network": at_label(self.network, label)}
+        return other
 
     def forward(
         self, images: Images, label: Times, *conditions: Float[Tensor, "B conditions"]

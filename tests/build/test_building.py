@@ -18,10 +18,10 @@ from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.configuration.resolving import resolve, resolve_component
 from sdedit_pl.configuration.schema import Family
 from sdedit_pl.configuration.training_config import TrainingConfig
-from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
 from sdedit_pl.machine import this_machine
 from sdedit_pl.networks import NETWORKS
+from sdedit_pl.parameterisations import PARAMETERISATIONS
 from sdedit_pl.sde import SDES
 from sdedit_pl.solvers import DDIM, SOLVERS
 from sdedit_pl.training.optimizers import OPTIMIZERS, SCHEDULES

@@ -17,11 +17,12 @@ from sdedit_pl import save_denoiser
 from sdedit_pl.checkpoints import load_described
 from sdedit_pl.cli.edit import COMMAND
 from sdedit_pl.configuration.model_config import ModelConfig
-from sdedit_pl.denoiser import Denoiser, Epsilon
+from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.edit_runs.edit_plan import edit_tasks
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.images_per_call import prepare_for_batches
 from sdedit_pl.guides.edit_inputs import EditInputs
+from sdedit_pl.parameterisations import Epsilon
 from sdedit_pl.sde import VPSDE
 
 EDIT = ("edit", "ckpt=tiny.safetensors", "guide=guide.png", "steps=3", "samples=2")

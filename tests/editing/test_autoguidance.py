@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sdedit_pl import SDEdit
-from sdedit_pl.denoiser import EDM, Denoiser, Epsilon, EpsilonAndVariance
+from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.autoguidance import guided
 from sdedit_pl.editing.windows import windowed
+from sdedit_pl.parameterisations import EDM, Epsilon, EpsilonAndVariance
 from sdedit_pl.sde import SDES, VESDE, VPSDE
 
 W = 2.5
@@ -70,8 +72,18 @@ def test_both_networks_are_evaluated_only_within_the_range(
     inside = reached == reached if levels is None else (levels[0] <= reached) & (reached <= levels[1])
     assert pair[1].images == 2 * int(inside.sum()) == 2 * steps_guided
     assert (pair[0].images, both.evaluations) == (20, 2)
-    windowed(both, 4, 0)(torch.zeros(1, 1, 4, 8, dtype=torch.float64), torch.tensor([0.3], dtype=torch.float64))
-    assert pair[0].images == 22
+    windowed(both, 4, 0)(
+        torch.zeros(1, 1, 4, 8, dtype=torch.float64), strong.sde.time_at_noise_level(torch.tensor(5.0))
+    )
+    assert (pair[0].images, pair[1].images) == (22, 2 * steps_guided + 2 * (levels is None))
+
+
+def test_compiled_networks_guide_without_a_look_at_the_labels(pair: tuple[GaussianNetwork, GaussianNetwork]) -> None:
+    both = guided(*(Denoiser(network, EDM(), VESDE()) for network in pair), W, (0.5, 2.0))
+    both.network.compile(backend="eager", fullgraph=True)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        both(torch.zeros(2, 1, 4, 4), both.sde.time_at_noise_level(torch.ones(2)))
+    assert all(network._compiled_call_impl is not None for network in pair)
 
 
 def test_the_variance_stays_that_of_the_model() -> None:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
-from sdedit_pl.denoiser import Denoiser, Epsilon
+from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.windows import windowed
+from sdedit_pl.parameterisations import Epsilon
 from sdedit_pl.sde import SDES
 from sdedit_pl.solvers import SOLVERS
 

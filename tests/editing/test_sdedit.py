@@ -8,11 +8,12 @@ import pytest
 import torch
 from support.oracles import GaussianDenoiser, MixtureDenoiser
 
-from sdedit_pl.denoiser import PARAMETERISATIONS, Denoiser
+from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import VARIANTS, SDEdit
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.grids import GRIDS, LogSNR, Uniform
 from sdedit_pl.noise import SeededNoise
+from sdedit_pl.parameterisations import PARAMETERISATIONS
 from sdedit_pl.sampling import integrate
 from sdedit_pl.sde import SDE, SDES, VESDE, VPSDE
 from sdedit_pl.solvers import DDIM, SOLVERS, Ancestral

@@ -14,7 +14,7 @@ from torch._subclasses import FakeTensorMode
 
 from sdedit_pl import SDEdit, load_denoiser
 from sdedit_pl.data.image_format import bytes_from_images
-from sdedit_pl.denoiser import PARAMETERISATIONS, CleanImage, Denoiser
+from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.trajectories import (
     LARGEST_SIDE,
     SHOWN_SAMPLES,
@@ -23,6 +23,7 @@ from sdedit_pl.editing.trajectories import (
     save_animation,
     strip,
 )
+from sdedit_pl.parameterisations import PARAMETERISATIONS, CleanImage
 from sdedit_pl.picture_grid import MARGIN, SMALLEST_CELL, title_height
 from sdedit_pl.sde import VESDE, VPSDE
 from sdedit_pl.solvers import SOLVERS

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 from sdedit_pl import SDEdit, load_denoiser
-from sdedit_pl.denoiser import PARAMETERISATIONS, CleanImage, Denoiser, EpsilonAndVariance
+from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.windows import WINDOWS_AT_ONCE, Windowed, window_starts, windowed
+from sdedit_pl.parameterisations import PARAMETERISATIONS, CleanImage, EpsilonAndVariance
 from sdedit_pl.sde import VPSDE
 from sdedit_pl.solvers import SOLVERS
 from sdedit_pl.typing import Images

@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sdedit_pl.denoiser import Denoiser, Epsilon
+from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.constraints import KeptRegion
 from sdedit_pl.grids import GRIDS, LogSNR
 from sdedit_pl.noise import SeededNoise
+from sdedit_pl.parameterisations import Epsilon
 from sdedit_pl.sampling import integrate
 from sdedit_pl.sde import SDE, VESDE, VPSDE
 from sdedit_pl.solvers import DDIM, ERSDE, SOLVERS, Ancestral, DPMSolver2M, SDEDPMSolver2M, Solver, UniPC

@@ -13,8 +13,9 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 
-from sdedit_pl.denoiser import Denoiser, Epsilon
+from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.losses import DataWeighting, UniformTimes
+from sdedit_pl.parameterisations import Epsilon
 from sdedit_pl.sde import VPSDE
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.optimizers import Adam, Constant

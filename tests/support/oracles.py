@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sdedit_pl.denoiser import Denoiser, Epsilon
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.parameterisations import Epsilon
 from sdedit_pl.sampling import integrate
 from sdedit_pl.sde import SDE
 from sdedit_pl.solvers import Solver

@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.build.training_parts import build_module
-from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.losses import WEIGHTINGS
+from sdedit_pl.parameterisations import PARAMETERISATIONS
 from sdedit_pl.sde import SDES, _kept_beta_table
 from sdedit_pl.training.module import ScoreModule
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sdedit_pl.denoiser import EDM, PARAMETERISATIONS, Denoiser
+from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.parameterisations import EDM, PARAMETERISATIONS
 from sdedit_pl.sde import SDES
 from sdedit_pl.training.noise_level_buckets import NoiseBucket, noise_buckets
 

@@ -23,11 +23,11 @@ from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.build.training_parts import build_data
 from sdedit_pl.checkpoints import describe, load_denoiser
 from sdedit_pl.configuration import ConfigError
-from sdedit_pl.denoiser import PARAMETERISATIONS
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.files import claimed
 from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS
 from sdedit_pl.machine import Machine
+from sdedit_pl.parameterisations import PARAMETERISATIONS
 from sdedit_pl.picture_grid import cell_side
 from sdedit_pl.sde import SDES
 from sdedit_pl.settings_record import SettingsChanged

@@ -23,7 +23,7 @@ from sdedit_pl.checkpoints.importers.presets import PRESETS, UNIT, Preset
 from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, Stored, import_network
 from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource
 from sdedit_pl.configuration.model_config import ModelConfig
-from sdedit_pl.denoiser import Score
+from sdedit_pl.parameterisations import Score
 
 COUNTS = {
     "celeba_hq": 113_673_219,
