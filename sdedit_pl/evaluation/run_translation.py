@@ -146,7 +146,9 @@ class BridgeMethod:
     def total_steps(self, denoiser: Denoiser) -> int:
         return 2 * self.bridge.steps - 1
 
-    def __call__(self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback) -> Images:
+    def __call__(
+        self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback | None
+    ) -> Images:
         return self.bridge(self.source, denoiser, inputs.guide, callback)
 
 
@@ -181,7 +183,7 @@ def translate(
         for name, (denoiser, method) in methods.items():
 
             def make(
-                chunk: Sequence[int], tick: Callback, denoiser: Denoiser = denoiser, method: Method = method
+                chunk: Sequence[int], tick: Callback | None, denoiser: Denoiser = denoiser, method: Method = method
             ) -> Images:
                 images = guides.read(chunk).to(next(denoiser.parameters()).device)
                 return method(denoiser, TaskInputs(images, images), [settings.seed + n for n in chunk], tick).cpu()

@@ -7,9 +7,10 @@ import torch
 from support.oracles import GaussianDenoiser
 from torch import nn
 
-from sdedit_pl.denoiser import EDM, Denoiser
+from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.translation import Bridge, away_from
+from sdedit_pl.parameterisations import EDM
 from sdedit_pl.sde import SDES, VESDE, VPSDE
 
 
