@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sdedit_pl.conditions import ClassCondition, Condition
 from sdedit_pl.machine import tensor_float32
+from sdedit_pl.noise import Distribution, Gaussian
 from sdedit_pl.parameterisations import Affine, Coefficients, Parameterisation
 from sdedit_pl.sde import SDE
 from sdedit_pl.typing import Images, Times, over_images
@@ -44,6 +45,7 @@ class Denoiser(nn.Module):
         sde: the SDE of the training noise.
         t_max: the largest training time; estimates at later times are meaningless.
         labels: the labels that the network knows; None for none.
+        noise: distribution of the noise that it removes; None for Gaussian.
         at_once: number of images in a call of the network; None passes whole batches, as training does. Libraries
             choose kernels, which round differently, by the size of the batch. Only with a number is an image's result
             bit-identical in every batch.
@@ -60,6 +62,7 @@ class Denoiser(nn.Module):
         *,
         t_max: float = 1.0,
         labels: Condition | None = None,
+        noise: Distribution | None = None,
         at_once: int | None = None,
     ) -> None:
         super().__init__()
@@ -72,6 +75,7 @@ class Denoiser(nn.Module):
         self.sde = sde
         self.t_max = t_max
         self.labels = labels or ClassCondition()
+        self.noise = noise or Gaussian()
         self.at_once = at_once
         self.condition: Tensor | None
         self.register_buffer("condition", None, persistent=False)

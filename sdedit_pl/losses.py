@@ -267,7 +267,7 @@ def denoising_error(denoiser: Denoiser, images: Images, level: float) -> float:
     generator, errors = torch.Generator().manual_seed(0), []
     for batch in images.split(32):
         t = denoiser.sde.time_at_noise_level(batch.new_full((len(batch),), level))
-        noise = torch.randn(batch.shape, generator=generator).to(batch)
+        noise = denoiser.noise.fill(torch.empty(batch.shape), generator).to(batch)
         errors.append(denoising_loss(denoiser, batch, t, noise, NoiseWeighting()))
     return torch.cat(errors).mean().item()
 

@@ -1,4 +1,4 @@
-"""Noise as a function of (seed of the sample, step, draw), without global state.
+"""Noise as a function of (seed of the sample, step, draw), without global state, and its distributions.
 
 A sample has the same noise in any batch, at any position in the batch, on any device and after any restart. Step 0 is
 the noise of the starting state (the prior or the noised guide); the steps of the time loop start at 1. Numbers are
@@ -7,6 +7,8 @@ drawn on the CPU in float32, because generators differ between devices.
 
 from __future__ import annotations
 
+import abc
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,9 +22,89 @@ from sdedit_pl.typing import Images
 _WORD = 2**64
 
 
+class Distribution(abc.ABC):
+    """The distribution of noise: each pixel has mean 0 and variance 1. A frozen dataclass with a line in `NOISES`."""
+
+    @abc.abstractmethod
+    def fill(self, images: Images, generator: torch.Generator | None = None) -> Images:
+        """Overwrites images with independent draws, from the default generator of their device for None."""
+
+
+@dataclass(frozen=True)
+class Gaussian(Distribution):
+    """Independent pixels, the noise of diffusion models."""
+
+    def fill(self, images: Images, generator: torch.Generator | None = None) -> Images:
+        return images.normal_(generator=generator)
+
+
+@dataclass(frozen=True)
+class Simplex(Distribution):
+    """Octaves of gradient noise on a grid of triangles, which hide large structures at low noise levels.
+
+    Each grid point has a random gradient g, and a pixel the sum of (1/2 - r^2)^4 g.d over the corners at offsets d,
+    |d| = r, of its triangle. Grids are shifted at random, so that all pixels have the same distribution. The solvers'
+    formulas are those of Gaussian noise.
+
+    Args:
+        octaves: number of octaves.
+        wavelength: side in pixels of the first octave's cells; those of the next octaves are half as large each.
+        persistence: amplitude of an octave relative to that of the one before.
+
+    Source: Perlin, "Noise hardware", 2001 (grid); Wyatt et al., "AnoDDPM", CVPR Workshops 2022 (the defaults).
+    """
+
+    octaves: int = 6
+    wavelength: float = 64.0
+    persistence: float = 0.8
+
+    def __post_init__(self) -> None:
+        if self.octaves < 1 or not self.wavelength > 0 or not 0 < self.persistence <= 1:
+            raise ValueError(
+                "simplex noise takes octaves of at least 1, a wavelength above 0 and a persistence in (0, 1], got "
+                f"{self.octaves}, {self.wavelength:g} and {self.persistence:g}"
+            )
+
+    def fill(self, images: Images, generator: torch.Generator | None = None) -> Images:
+        amplitudes = [self.persistence**octave for octave in range(self.octaves)]
+        images.zero_()
+        for octave, amplitude in enumerate(amplitudes):
+            noise = _gradient_noise(images, self.wavelength / 2**octave, generator)
+            images.add_(noise, alpha=amplitude / math.hypot(*amplitudes))
+        return images
+
+
+NOISES: dict[str, type[Distribution]] = {"gaussian": Gaussian, "simplex": Simplex}
+
+
+def _gradient_noise(like: Images, side: float, generator: torch.Generator | None) -> Images:
+    """One octave of unit variance in the shape of `like`, whose triangles lie in skewed squares of `side` pixels."""
+    (count, channels, height, width), options = like.shape, {"device": like.device, "dtype": torch.float32}
+    skew, unskew = (math.sqrt(3) - 1) / 2, (3 - math.sqrt(3)) / 6
+    y, x = (torch.arange(length, **options) / side for length in (height, width))
+    shear = skew * (y[:, None] + x)
+    edge = int((1 + skew) * (max(height, width) - 1) / side + skew * (min(height, width) - 1) / side) + 4
+    shift = torch.rand(count, channels, 2, 1, 1, generator=generator, **options)
+    place = torch.stack([y[:, None] + shear, x + shear]) + shift
+    corner = place.floor()
+    within = place - corner
+    within = within - unskew * within.sum(2, keepdim=True)
+    upper = within[:, :, :1] > within[:, :, 1:]
+    middle = torch.cat([upper, ~upper], 2).float()
+    angles = 2 * math.pi * torch.rand(count, channels, edge * edge, generator=generator, **options)
+    noise = torch.zeros_like(like)
+    for step, moved in ((torch.zeros_like(middle), 0), (middle, unskew), (torch.ones_like(middle), 2 * unskew)):
+        d = within - step + moved
+        rows, columns = (corner + step).long().unbind(2)
+        angle = angles.gather(2, (rows * edge + columns).flatten(2)).view(rows.shape)
+        slope = d[:, :, 0] * angle.sin() + d[:, :, 1] * angle.cos()
+        noise += (0.5 - d.square().sum(2)).clamp(min=0).pow(4) * slope
+    return noise * math.sqrt(184320 / (math.pi * math.sqrt(3)))  # 1 / variance, integrated over a point's surroundings
+
+
 @runtime_checkable
 class Noise(Protocol):
-    """A source of standard normal noise."""
+    """A source of noise of unit variance."""
 
     def __call__(self, step: int, draw: int, like: Images) -> Images:
         """Draw `draw` of step `step`, in the shape, dtype and device of `like`."""
@@ -35,12 +117,15 @@ class SeededNoise:
 
     Args:
         seeds: the seeds, in the order of the batch, each in [0, 2^64).
+        distribution: None for Gaussian.
     """
 
     seeds: tuple[int, ...]
+    distribution: Distribution
 
-    def __init__(self, seeds: Sequence[int]) -> None:
+    def __init__(self, seeds: Sequence[int], distribution: Distribution | None = None) -> None:
         object.__setattr__(self, "seeds", tuple(int(seed) for seed in seeds))
+        object.__setattr__(self, "distribution", distribution or Gaussian())
         if not self.seeds or not all(0 <= seed < _WORD for seed in self.seeds):
             raise ValueError(f"seeds must be integers in [0, 2^64), one for each sample, got {list(self.seeds)}")
 
@@ -56,8 +141,8 @@ class SeededNoise:
 
     def drawn(self, step: int, draw: int, buffer: Tensor) -> Tensor:
         """Fills `buffer`, float32 on the CPU, with a draw and returns it; thread-safe."""
-        for image, seed in zip(buffer, self.seeds, strict=True):
-            image.normal_(generator=torch.Generator().manual_seed(mixed(seed, step, draw)))
+        for image, seed in zip(buffer.split(1), self.seeds, strict=True):
+            self.distribution.fill(image, torch.Generator().manual_seed(mixed(seed, step, draw)))
         return buffer
 
 
@@ -131,7 +216,7 @@ class StepNoise:
         return self._shared
 
     def fresh(self) -> Images:
-        """Standard normal noise that is used nowhere else, (B, C, H, W)."""
+        """Noise that is used nowhere else, (B, C, H, W)."""
         self._draws += 1
         return self._noise(self._step, self._draws, self._like)
 

@@ -144,7 +144,7 @@ def sample(
         )
     denoiser = denoiser if labels is None else denoiser.labelled(labels)
     device = next(denoiser.parameters()).device if device is None else device
-    noise = SeededNoise(seeds)
+    noise = SeededNoise(seeds, denoiser.noise)
     prior = denoiser.sde.prior_sample(noise(0, 0, torch.empty(len(seeds), *shape, device=device)))
     times = (grid or LogSNR()).times(denoiser.sde, 1.0, steps)
     return integrate(denoiser, solver or Ancestral(), prior, times, noise=noise, callback=callback)

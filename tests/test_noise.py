@@ -1,19 +1,45 @@
-"""Noise is a function of (seed of the sample, step, draw) alone."""
+"""Noise is a function of (seed of the sample, step, draw) alone, with the distribution of its kind."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 
-from sdedit_pl.noise import SeededNoise, StepNoise, mixed
+from sdedit_pl.noise import NOISES, Distribution, SeededNoise, Simplex, StepNoise, mixed
 
 LIKE = torch.zeros(3, 3, 8, 8)
 
 
-def test_a_sample_has_its_noise_in_any_batch() -> None:
-    batch = SeededNoise([5, 6, 7])(4, 1, LIKE)
-    assert torch.equal(SeededNoise([7])(4, 1, LIKE[:1])[0], batch[2])
-    assert torch.equal(SeededNoise([6, 9, 5])(4, 1, LIKE)[0], batch[1])
+@pytest.mark.parametrize("name", NOISES)
+def test_a_sample_has_its_noise_in_any_batch(name: str) -> None:
+    kind = NOISES[name]()
+    batch = SeededNoise([5, 6, 7], kind)(4, 1, LIKE)
+    assert torch.equal(SeededNoise([7], kind)(4, 1, LIKE[:1])[0], batch[2])
+    assert torch.equal(SeededNoise([6, 9, 5], kind)(4, 1, LIKE)[0], batch[1])
+
+
+@pytest.mark.parametrize("kind", [*(cls() for cls in NOISES.values()), Simplex(1, 3.7), Simplex(2, 900.0, 1.0)])
+def test_every_pixel_has_unit_variance(kind: Distribution) -> None:
+    torch.manual_seed(0)
+    found = kind.fill(torch.empty(8000, 2, 6, 9))
+    assert found.mean(0).abs().max() < 0.06 and (found.var(0) - 1).abs().max() < 0.12
+    assert (found[:, 0] * found[:, 1]).mean().abs() < 0.05  # channels and images are independent
+    assert (found[1:] * found[:-1]).mean().abs() < 0.05
+
+
+def test_simplex_noise_is_smooth_and_its_octaves_are_not() -> None:
+    torch.manual_seed(0)
+    for wavelength, octaves, expected in ((64.0, 1, 1.0), (2.0, 1, 0.0), (64.0, 6, 0.75)):
+        found = Simplex(octaves, wavelength).fill(torch.empty(300, 1, 32, 32))
+        assert (found[..., 1:] * found[..., :-1]).mean() == pytest.approx(expected, abs=0.15)
+
+
+@pytest.mark.parametrize("arguments", [{"octaves": 0}, {"wavelength": 0.0}, {"persistence": 1.5}])
+def test_simplex_noise_refuses_impossible_octaves(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="octaves of at least 1, a wavelength above 0 and a persistence in"):
+        Simplex(**arguments)
 
 
 def test_the_global_stream_is_neither_read_nor_moved() -> None:

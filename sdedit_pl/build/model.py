@@ -37,5 +37,5 @@ def build_denoiser(model: ModelConfig) -> Denoiser:
                 f" the nearest are {below} and {above}"
             )
     parts = {"parameterisation": parameterisation, "sde": build_component(model.sde)}
-    parts |= {"labels": build_component(model.condition)}
+    parts |= {"labels": build_component(model.condition), "noise": build_component(model.noise)}
     return construct("times", Denoiser, network=network, **parts, t_max=model.t_max)

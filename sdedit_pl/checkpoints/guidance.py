@@ -1,7 +1,8 @@
-"""The keys of labels and guidance that edits, samples, evaluations and calibrations share."""
+"""The keys of labels, guidance and noise that edits, samples, evaluations and calibrations share."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.autoguidance import guided
+from sdedit_pl.noise import NOISES
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
 class GuidanceSettings:
-    """Labels and guidance.
+    """Labels, guidance and noise.
 
     Args:
         label: for a model trained with labels (data.labels), a class or number of all images; null for none.
@@ -25,12 +29,14 @@ class GuidanceSettings:
         guide_ckpt: the weaker model; null takes the model itself without the label (classifier-free guidance), or with
             no label the early average beside `ckpt`, which training writes with checkpoint.early (autoguidance).
         guidance_range: lowest,highest noise level at which guidance applies; null for all.
+        noise: gaussian or simplex; null for the noise that the model was trained on.
     """
 
     label: str | None = None
     guidance: float = 1.0
     guide_ckpt: str | None = None
     guidance_range: tuple[float, float] | None = None
+    noise: str | None = None
 
     def guiding_checkpoint(self, checkpoint: Path) -> Path | None:
         """The guiding model's file for a checkpoint that `find_checkpoint` returned; None if there is none.
@@ -61,8 +67,9 @@ class GuidanceSettings:
         return [*files_of(checkpoint), *(() if guide is None else files_of(guide))]
 
     def recipe(self, checkpoint: Path) -> str:
-        """Everything about labels and guidance that images depend on; empty without them."""
+        """Everything about labels, guidance and noise that images depend on; empty without them."""
         label = "" if self.label is None else f", label={self.label}"
+        label += "" if self.noise is None else f", noise={self.noise}"
         guide = self.guiding_checkpoint(checkpoint)
         if self.guidance == 1:
             return label
@@ -79,13 +86,30 @@ def load_guided(ckpt: str, device: str, settings: GuidanceSettings) -> tuple[Den
     """
     denoiser, description = load_for_editing(ckpt, device)
     guide = settings.guiding_checkpoint(description.path)
-    denoiser = labelled(denoiser, settings.label)
-    if guide is None:
-        return guided(denoiser, None, settings.guidance, settings.guidance_range), description
-    weak, other = load_described(guide, next(denoiser.parameters()).device)
-    if other.image != description.image:
-        raise ValueError(f"the guiding model {guide} is for images of {other.image}, the model for {description.image}")
-    return guided(denoiser, weak, settings.guidance, settings.guidance_range), description
+    denoiser, weak = labelled(denoiser, settings.label), None
+    if guide is not None:
+        weak, other = load_described(guide, next(denoiser.parameters()).device)
+        if other.image != description.image:
+            raise ValueError(
+                f"the guiding model {guide} is for images of {other.image}, the model for {description.image}"
+            )
+    denoiser = guided(denoiser, weak, settings.guidance, settings.guidance_range)
+    return noised(denoiser, settings.noise), description
+
+
+def noised(denoiser: Denoiser, name: str | None) -> Denoiser:
+    """The denoiser with a noise of `NOISES`, or with its own for None; warns if it was trained on another.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name is not None and name not in NOISES:
+        raise ValueError(f"noise is one of {', '.join(NOISES)}, got {name}; null is that of the model's training")
+    if name is None or isinstance(denoiser.noise, NOISES[name]):
+        return denoiser
+    own = next(known for known, cls in NOISES.items() if isinstance(denoiser.noise, cls))
+    logger.warning("noise=%s: the model was trained on %s noise, so that its estimates are less exact", name, own)
+    return denoiser.changed(noise=NOISES[name]())
 
 
 def labelled(denoiser: Denoiser, label: str | None) -> Denoiser:

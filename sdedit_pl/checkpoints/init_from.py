@@ -110,6 +110,8 @@ def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float
     ]
     if levels[0] < 0.99 * levels[1]:
         logger.info("ckpt: was trained up to noise level %.3g; levels up to %.3g are new to it", *levels)
+    if trained.noise != denoiser.noise:
+        logger.info("ckpt: was trained on %s, this run is on %s", trained.noise, denoiser.noise)
     _warn_of_rate(description, rate)
 
 

@@ -137,7 +137,7 @@ def check_described(denoiser: Denoiser, model: ModelConfig) -> None:
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"model describes no denoiser that can be built: {error}") from error
     difference = shape_difference(described.network.state_dict(), denoiser.network.state_dict())
-    for part in ("sde", "parameterisation", "t_max", "labels"):
+    for part in ("sde", "parameterisation", "t_max", "labels", "noise"):
         if getattr(denoiser, part) != getattr(described, part):
             difference = f"{part} is {getattr(denoiser, part)}, described as {getattr(described, part)}"
     if difference:
@@ -193,7 +193,7 @@ def read_weights(file: Path) -> tuple[Description, dict[str, Tensor]]:
 
 def _classes_of_others(model: ModelConfig) -> str:
     """Names in `model` that another program has registered, with the import paths of their classes."""
-    parts = (model.sde, model.network, model.parameterisation)
+    parts = (model.sde, model.network, model.parameterisation, model.condition, model.noise)
     return ", ".join(
         f"{part.section}.name={part.name} ({part.cls.__module__}.{getattr(part.cls, '__qualname__', part.name)})"
         for part in parts

@@ -12,6 +12,7 @@ from sdedit_pl.configuration.schema import Component, ConfigError, family, requi
 from sdedit_pl.data.image_format import ImageShape
 from sdedit_pl.networks import NETWORKS
 from sdedit_pl.networks.unet import UNet
+from sdedit_pl.noise import NOISES, Distribution
 from sdedit_pl.parameterisations import PARAMETERISATIONS, Parameterisation
 from sdedit_pl.sde import SDE, SDES
 from sdedit_pl.training.augmentation import Augmentation
@@ -36,6 +37,7 @@ class ModelConfig:
     network: Component[UNet] = family(NETWORKS, "ncsnpp", supplied=SUPPLIED_TO_NETWORK)
     parameterisation: Component[Parameterisation] = family(PARAMETERISATIONS, "edm")
     condition: Component[Condition] = family(CONDITIONS, "class")
+    noise: Component[Distribution] = family(NOISES, "gaussian")
 
     def __post_init__(self) -> None:
         require_at_least(self, augmentation_labels=0)
@@ -53,11 +55,12 @@ class ModelConfig:
         return resolve(cls, data)
 
     def as_data(self) -> dict[str, Any]:
-        """The description as plain data, as checkpoints keep it, without a usual format and condition."""
+        """The description as plain data, as checkpoints keep it, without a usual format, condition and noise."""
         data = as_data(self)
         if self.image.format is None:
             del data["image"]["format"]
-        return {key: value for key, value in data.items() if key != "condition" or not self.condition.usual}
+        usual = [part.section for part in (self.condition, self.noise) if part.usual]
+        return {key: value for key, value in data.items() if key not in usual}
 
 
 def model_of_run(data: Mapping[str, Any]) -> ModelConfig:
@@ -71,7 +74,7 @@ def model_of_run(data: Mapping[str, Any]) -> ModelConfig:
             "image": {key: data["data"].get(key) for key in ("size", "channels", "format")},
             "t_max": data.get("times", {}).get("t_max", 1.0),
             "augmentation_labels": Augmentation(**data.get("augment", {})).labels,
-            "condition": data.get("condition", {}),
+            **{section: data.get(section, {}) for section in ("condition", "noise")},
             **{section: data[section] for section in ("sde", "network", "parameterisation")},
         }
     )

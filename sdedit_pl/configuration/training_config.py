@@ -18,6 +18,7 @@ from sdedit_pl.losses import TIME_SAMPLERS, WEIGHTINGS, TimeSampler, Weighting
 from sdedit_pl.machine import AutoBool
 from sdedit_pl.networks import NETWORKS
 from sdedit_pl.networks.unet import UNet
+from sdedit_pl.noise import NOISES, Distribution
 from sdedit_pl.parameterisations import PARAMETERISATIONS, Parameterisation
 from sdedit_pl.sde import SDE, SDES
 from sdedit_pl.training.augmentation import Augmentation
@@ -244,6 +245,7 @@ class TrainingConfig:
     network: Component[UNet] = family(NETWORKS, "ncsnpp", supplied=SUPPLIED_TO_NETWORK)
     parameterisation: Component[Parameterisation] = family(PARAMETERISATIONS, "edm")
     condition: Component[Condition] = family(CONDITIONS, "class")
+    noise: Component[Distribution] = family(NOISES, "gaussian")
     weighting: Component[Weighting] = family(WEIGHTINGS, "edm")
     times: Component[TimeSampler] = family(TIME_SAMPLERS, "log_normal")
     optimizer: Component[Adam] = family(OPTIMIZERS, "adam")
@@ -286,6 +288,7 @@ class TrainingConfig:
             network=self.network,
             parameterisation=self.parameterisation,
             condition=self.condition,
+            noise=self.noise,
         )
 
     def as_data(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from sdedit_pl.checkpoints.guidance import labelled, load_guided
+from sdedit_pl.checkpoints.guidance import labelled, load_guided, noised
 from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.array_formats import suffixes_of
@@ -65,7 +65,7 @@ def run_edit(
             unfinished.tidy()
             return finished
         denoiser, description = loaded or load_guided(settings.ckpt, share.device(settings.device), settings)
-        denoiser = labelled(denoiser, settings.label)
+        denoiser = noised(labelled(denoiser, settings.label), settings.noise)
         if settings.t0 is None:
             settings = replace(settings, t0=default_t0(description.path))
             edits = build_edits(settings)

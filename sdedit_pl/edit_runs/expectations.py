@@ -52,7 +52,7 @@ def warn_of_far_guides(denoiser: Denoiser, description: Description, guides: Seq
 def denoising_error(denoiser: Denoiser, image: Images, edges: Sequence[float]) -> float:
     """Weighted error of an image's estimates, averaged over the ranges of noise levels between `edges`."""
     image = image.to(next(denoiser.parameters()).device)
-    noise, uniform = SeededNoise([0])(0, 0, image), torch.full((1,), 0.5, device=image.device)
+    noise, uniform = SeededNoise([0], denoiser.noise)(0, 0, image), torch.full((1,), 0.5, device=image.device)
     losses = [bucket.losses(denoiser, image, uniform, noise).item() for bucket in noise_buckets(edges, denoiser)]
     return sum(losses) / len(losses)
 

@@ -93,6 +93,6 @@ def sheet_rows(work: EditShare, facts: Mapping[int, GuideFacts]) -> dict[float |
                 files = [place / sample_file(guide.path, mark, f"seed{seed}") for seed in seeds]
                 samples = torch.stack([read_sample(file, guide) for file in files])
                 edit = replace(edit, t0=guide_facts["found"][index]) if work.settings.t0 == AUTO else edit
-                row = edited(work.denoiser.sde, edit, guide, area, samples, seeds)
+                row = edited(work.denoiser, edit, guide, area, samples, seeds)
                 rows.setdefault(edit.t0, []).append(row)
     return rows

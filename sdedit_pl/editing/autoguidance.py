@@ -117,6 +117,7 @@ def guided(
             denoiser.parameterisation.without_variance(),
             weaker.parameterisation.without_variance(),
         ),
+        ("noise", denoiser.noise, weaker.noise),
         ("set of labels", denoiser.labels if weaker.labels.size else weaker.labels, weaker.labels),
     ):
         if own != other:

@@ -16,8 +16,8 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.sdedit import SDEdit
 from sdedit_pl.guides.guide_files import Guide
 from sdedit_pl.guides.mask_files import Area
+from sdedit_pl.noise import SeededNoise
 from sdedit_pl.sampling import Callback
-from sdedit_pl.sde import SDE
 
 logger = logging.getLogger(__name__)
 
@@ -87,15 +87,20 @@ def edit_guides(
         if len(samples[index]) == len(own[index]):
             guide = guides[index]
             edits = guide.shown(torch.stack(samples[index]))
-            yield edited(denoiser.sde, edit, guide, areas[index], edits, own[index])
+            yield edited(denoiser, edit, guide, areas[index], edits, own[index])
             samples[index] = []
 
 
 def edited(
-    sde: SDE, edit: SDEdit, guide: Guide, area: Area | None, samples: Float[Tensor, "N C H W"], seeds: Sequence[int]
+    denoiser: Denoiser,
+    edit: SDEdit,
+    guide: Guide,
+    area: Area | None,
+    samples: Float[Tensor, "N C H W"],
+    seeds: Sequence[int],
 ) -> Edited:
     """A guide with its samples, which are cut to its shape already."""
-    noised = edit.noised_guide(sde, guide.image, seeds=seeds[:1])
+    noised = edit.noised_guide(denoiser.sde, guide.image, noise=SeededNoise(seeds[:1], denoiser.noise))
     shown = guide._replace(image=guide.shown(guide.image), fit="crop")
     return Edited(shown, None if area is None else guide.shown(area), guide.shown(noised), samples, tuple(seeds))
 

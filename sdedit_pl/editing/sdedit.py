@@ -122,7 +122,7 @@ class SDEdit:
         """
         self.check(denoiser)
         denoiser = denoiser if labels is None else denoiser.labelled(labels)
-        guide, noise = with_noise(guide, seeds, noise)
+        guide, noise = with_noise(guide, seeds, noise, denoiser.noise)
         self._check_area(edit_mask, strength, guide)
         edit_mask = None if edit_mask is None else fitting_mask(edit_mask, guide)
         strength = None if strength is None else fitting_strength(strength, guide)

@@ -65,9 +65,8 @@ class WatchedDenoiser(Denoiser):
     """A wrapper around a denoiser that calls `watch` with the times and estimates of x_0 of each evaluation."""
 
     def __init__(self, denoiser: Denoiser, watch: Callable[[Tensor, Images], object]) -> None:
-        super().__init__(
-            denoiser.network, denoiser.parameterisation, denoiser.sde, t_max=denoiser.t_max, at_once=denoiser.at_once
-        )
+        shared = {"t_max": denoiser.t_max, "noise": denoiser.noise, "at_once": denoiser.at_once}
+        super().__init__(denoiser.network, denoiser.parameterisation, denoiser.sde, **shared)
         self.train(denoiser.training)
         self.denoiser = denoiser
         self.watch = watch

@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdedit_pl.noise import Noise, SeededNoise
+from sdedit_pl.noise import Distribution, Noise, SeededNoise
 from sdedit_pl.typing import Images, Mask, Strength
 
 _RANGE_TOLERANCE = 1e-3
 
 
 def with_noise(
-    guide: Images, seeds: Sequence[int] | None, noise: Noise | None
+    guide: Images, seeds: Sequence[int] | None, noise: Noise | None, distribution: Distribution | None = None
 ) -> tuple[Float[Tensor, "samples C H W"], Noise]:
     """Checks a guide and expands it to one image per sample, with the noise of the samples.
 
@@ -43,7 +43,7 @@ def with_noise(
         raise ValueError(
             f"{len(guide)} guides need {len(guide)} seeds, got {len(seeds)}; a single guide takes any number"
         )
-    return guide, SeededNoise(seeds)
+    return guide, SeededNoise(seeds, distribution)
 
 
 def fitting_mask(edit_mask: Mask, guide: Images) -> Mask:

@@ -108,7 +108,7 @@ class ScoreModule(lightning.LightningModule):
         batch, vectors, valid = images_of(batch), self.vectors_of(batch), valid_of(batch)
         with seeded(mixed(self.seed, self.global_rank, self.batches_done, TRAINING), batch.device):
             uniform = torch.rand(batch.shape[0], device=batch.device, dtype=torch.float32)
-            noise = torch.randn(batch.shape, device=batch.device, dtype=torch.float32)
+            noise = self.denoiser.noise.fill(torch.empty(batch.shape, device=batch.device, dtype=torch.float32))
             images, conditions, valid = self.augmentation(batch, valid)
             if vectors is not None:
                 kept = torch.rand(len(vectors), 1, device=batch.device) >= self.denoiser.labels.drop
@@ -146,7 +146,8 @@ class ScoreModule(lightning.LightningModule):
             for denoiser in (self.denoiser, *self.averages.values())
         )
         indices = self._numbers(batch_idx, len(batch))
-        noise = SeededNoise([mixed(self.seed, index, VALIDATION) for index in indices])(0, 0, batch)
+        seeds = [mixed(self.seed, index, VALIDATION) for index in indices]
+        noise = SeededNoise(seeds, self.denoiser.noise)(0, 0, batch)
         uniform = torch.tensor([(index + 0.5) * GOLDEN_RATIO % 1 for index in indices], device=batch.device)
         t = self.times.times(self.denoiser.sde, uniform)
         losses = {"val/loss": self.losses(own, batch, t, noise, None, valid)}

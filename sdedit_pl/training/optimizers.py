@@ -175,6 +175,11 @@ class MuonAndAdam(torch.optim.Adam):
         super().__init__(groups, settings.rate, settings.betas, settings.eps, settings.weight_decay, fused=fused)
         self.momentum = settings.momentum
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for of_weight in state["state"].values():
+            of_weight.setdefault("step", torch.zeros(()))  # matrices have none, and Adam expects one
+        super().__setstate__(state)
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         loss = None

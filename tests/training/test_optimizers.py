@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from sdedit_pl.training.optimizers import (
     OPTIMIZERS,
@@ -88,3 +90,28 @@ def test_muon_orthogonalises_matrices_and_steps_other_weights_as_adam() -> None:
     torch.testing.assert_close(weights[1], alone)
     values = torch.linalg.svdvals((before - weights[0].detach()).flatten(1) / (0.1 * 0.2 * 144**0.5))
     assert values.min() > 0.6 and values.max() < 1.3
+
+
+def test_muon_resumes_from_its_state() -> None:
+    torch.manual_seed(0)
+    start, gradients = torch.randn(16, 20), torch.randn(4, 16, 20)
+
+    def steps(weights: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, chosen: Tensor) -> None:
+        for gradient in chosen:
+            weights[0].grad, weights[1].grad = gradient.clone(), gradient[0].clone()
+            optimizer.step()
+
+    def fresh(state: Any = None, *values: Tensor) -> tuple[list[torch.nn.Parameter], torch.optim.Optimizer]:
+        weights = [torch.nn.Parameter(value.detach().clone()) for value in values or (start, start[0])]
+        optimizer = Muon(0.1).build(weights)
+        if state is not None:
+            optimizer.load_state_dict(state)
+        return weights, optimizer
+
+    whole, first = fresh(), fresh()
+    steps(*whole, gradients)
+    steps(*first, gradients[:2])
+    second = fresh(first[1].state_dict(), *first[0])
+    steps(*second, gradients[2:])
+    for resumed, uninterrupted in zip(second[0], whole[0], strict=True):
+        assert torch.equal(resumed, uninterrupted)

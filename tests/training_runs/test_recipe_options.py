@@ -18,7 +18,9 @@ from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.resolving import resolve
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.configuration.yaml_reading import read_file
+from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.editing import SDEdit
+from sdedit_pl.noise import Gaussian, SeededNoise, Simplex
 from sdedit_pl.settings_record import SettingsChanged
 from sdedit_pl.training.geometric_augmentation import LABELS
 from sdedit_pl.training.weight_averaging import OTHERS
@@ -52,6 +54,27 @@ def test_a_model_of_early_times_knows_where_its_knowledge_ends(images: Path, tmp
     # VP reaches 2.0 at t = 0.4: the range from 0.8 to 3.2 is not trained as a whole
     assert len(logged(out, "val/loss/sigma_0.2-0.8")) == 2
     assert logged(out, "val/loss/sigma_0.8-3.2") == {}
+
+
+def test_a_model_of_simplex_noise_is_edited_with_it(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = (f"data.path={images}", "trainer.max_steps=2", *QUIET)
+    path = fit(tiny_config(*settings, f"out={tmp_path / 'run'}", "noise=simplex", "noise.octaves=3"))
+    gaussian = fit(tiny_config(*settings, f"out={tmp_path / 'gaussian'}"))
+    weights = [load_denoiser(file).network.state_dict()["head.convolution.weight"] for file in (path, gaussian)]
+    assert not torch.equal(*weights)
+    denoiser, guide = load_denoiser(path), torch.zeros(2, 3, 8, 8)
+    edit, noise = SDEdit(t0=0.5, steps=3), SeededNoise([0, 1], Simplex(3))
+    assert denoiser.noise == Simplex(3) == load_denoiser(tmp_path / "run").noise
+    assert torch.equal(edit(denoiser, guide, seeds=[0, 1]), edit(denoiser, guide, noise=noise))
+    assert "noise" not in describe(gaussian).model.as_data()
+    keys = {"ckpt": str(path), "guide": "", "device": "cpu"}
+    assert resolve(EditSettings, {**keys, "noise": "simplex"}).load()[0].noise == Simplex(3) and not caplog.records
+    assert resolve(EditSettings, {**keys, "noise": "gaussian"}).load()[0].noise == Gaussian()
+    assert "noise=gaussian: the model was trained on simplex noise" in caplog.text
+    with pytest.raises(ValueError, match="noise is one of gaussian, simplex, got perlin; null is that of the model's"):
+        resolve(EditSettings, {**keys, "noise": "perlin"}).load()
 
 
 def test_everything_at_once_is_resumed_bit_for_bit(images: Path, tmp_path: Path) -> None:

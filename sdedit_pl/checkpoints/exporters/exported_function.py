@@ -65,7 +65,7 @@ def compare_with_denoiser(
     for batch in (1, len(TIMES)):
         t = torch.tensor(TIMES[-batch:]) * denoiser.t_max
         like, _ = example_inputs(model, batch)
-        x_t = denoiser.sde.perturb(like, t, SeededNoise(range(batch))(0, 0, like))
+        x_t = denoiser.sde.perturb(like, t, SeededNoise(range(batch), denoiser.noise)(0, 0, like))
         with torch.no_grad():
             expected = estimator(x_t, t)
         for name, found, wanted in zip(estimator.outputs, run(x_t, t), expected, strict=True):

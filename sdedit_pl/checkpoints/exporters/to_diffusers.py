@@ -56,6 +56,8 @@ class DiffusersExport(Export):
     def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
         if denoiser.condition is not None:
             raise ExportError("label= cannot be written for diffusers' UNet2DModel here; omit it, or take format=onnx")
+        if not model.noise.usual:
+            raise ExportError("diffusers' pipelines draw Gaussian noise, and this model was trained on another")
         unet, scheduler = configurations(denoiser, model)
         state = {key: tensor for key, tensor in denoiser.network.state_dict().items() if key not in OPTIONAL_WEIGHTS}
         classes = {"unet": ["diffusers", NETWORK_CLASS], "scheduler": ["diffusers", scheduler["_class_name"]]}
