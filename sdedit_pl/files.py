@@ -140,7 +140,7 @@ def read_json(path: Path) -> dict[str, Any]:
         OSError: The file cannot be read.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a JSON file ({error})") from error
     if not isinstance(content, dict):

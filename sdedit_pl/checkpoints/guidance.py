@@ -79,12 +79,17 @@ class GuidanceSettings:
 
 
 def load_guided(ckpt: str, device: str, settings: GuidanceSettings) -> tuple[Denoiser, Description]:
-    """As `load_for_editing`, labelled and guided as the settings say; the description is that of `ckpt`.
+    """As `load_for_editing`, with `with_guidance`; the description is that of `ckpt`."""
+    denoiser, description = load_for_editing(ckpt, device)
+    return with_guidance(denoiser, description, settings), description
+
+
+def with_guidance(denoiser: Denoiser, description: Description, settings: GuidanceSettings) -> Denoiser:
+    """The denoiser of a checkpoint, labelled, guided and with the noise that the settings say.
 
     Raises:
-        ValueError: see `load_for_editing`, `labelled` and `guided`, or the guiding model is for other images.
+        ValueError: see `labelled`, `guided` and `noised`, or the guiding model is for other images.
     """
-    denoiser, description = load_for_editing(ckpt, device)
     guide = settings.guiding_checkpoint(description.path)
     denoiser, weak = labelled(denoiser, settings.label), None
     if guide is not None:
@@ -94,7 +99,7 @@ def load_guided(ckpt: str, device: str, settings: GuidanceSettings) -> tuple[Den
                 f"the guiding model {guide} is for images of {other.image}, the model for {description.image}"
             )
     denoiser = guided(denoiser, weak, settings.guidance, settings.guidance_range)
-    return noised(denoiser, settings.noise), description
+    return noised(denoiser, settings.noise)
 
 
 def noised(denoiser: Denoiser, name: str | None) -> Denoiser:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from sdedit_pl.checkpoints.loading import assemble_denoiser, describe
 from sdedit_pl.checkpoints.locating import find_checkpoint, foreign_format
 from sdedit_pl.checkpoints.native import Description, save_weights
 from sdedit_pl.configuration import ConfigError
+from sdedit_pl.files import read_json
 
 
 def import_checkpoint(
@@ -54,12 +54,9 @@ def _read_published(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError(f"there is no configuration file {file}; give the published configuration as JSON")
     try:
-        config = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"config={file} is not readable JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"config={file} must hold a JSON object, got {type(config).__name__}")
-    return config
+        return read_json(file)
+    except ValueError as error:
+        raise ConfigError(f"config={error}") from error
 
 
 def _recognised_format(path: Path) -> str:

@@ -85,12 +85,11 @@ def run(words: list[str]) -> None:
 
 def import_report(description: Description, imported: Imported) -> Iterator[str]:
     """Yields how a source was read, a line at a time."""
-    origin, mapped = description.origin, imported.mapped
-    used = sum(map(len, mapped.used.values()))
+    origin, used = description.origin, sum(map(len, imported.used.values()))
     yield f"{description.path}: {origin.get('preset') or 'a model'} in the format {description.format}"
     yield f"  weights: {origin.get('weights')}, {', '.join(description.dtypes)}"
-    yield f"  tensors: {used} in the file became {len(mapped.used)}; {len(mapped.ignored)} not needed"
-    yield from (f"    {name}: {reason}" for name, reason in mapped.ignored.items())
+    yield f"  tensors: {used} in the file became {len(imported.used)}; {len(imported.ignored)} not needed"
+    yield from (f"    {name}: {reason}" for name, reason in imported.ignored.items())
     yield f"  parameters: {description.parameters:,}"
     model = imported.model.as_data()
     for section in ("image", "sde", "parameterisation"):

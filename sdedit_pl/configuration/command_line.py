@@ -1,4 +1,4 @@
-"""Command lines: dot lists `key=value`, and the command that declares which keys it takes."""
+"""Command lines: dot lists `key=value` of the keys that a `Command` declares."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import logging
 import os
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdedit_pl.configuration.resolving import merge, resolve
-from sdedit_pl.configuration.schema import MAX_PIXELS, REQUIRED, ConfigError, schema_of
+from sdedit_pl.configuration.schema import MAX_PIXELS, REQUIRED, Command, ConfigError, schema_of
 from sdedit_pl.configuration.values import converted
 from sdedit_pl.configuration.yaml_reading import parsed, read_file
 
@@ -25,39 +25,22 @@ OLD_NAMES = (("init_from", "ckpt"), ("src", "ckpt"), ("src", "data"), ("run", "c
 """Former and present name of a key; the first applies to commands that have the second."""
 
 
-@dataclass(frozen=True)
-class Command(Generic[T]):
-    """A command of the command line: the first lines of its help, and the dataclass of its keys.
-
-    `file` describes the key `config=FILE`; None for a command without it. `first` are the keys and `examples` the
-    command lines that the help shows unless asked for more.
-    """
-
-    usage: str
-    arguments: type[T]
-    file: str | None = None
-    first: tuple[str, ...] = ()
-    examples: tuple[str, ...] = ()
-
-    def parse(self, words: list[str], read: Callable[[str], dict[str, Any]] | None = None) -> T:
-        """The typed arguments of a command line after the verb; `read` reads the file of `config=`, by default YAML.
-
-        Raises:
-            ConfigError: arguments or a file that do not fit the keys.
-        """
-        given, typed = read_arguments(self.arguments, words)
-        file = None if self.file is None else take_file(given, typed)
-        base = {} if file is None else read(file) if read else read_file(Path(file))
-        for keys in (given, typed, base):
-            rename_keys(self.arguments, keys)
-        taken = () if self.file is None else ("config",)
-        merged = merge(self.arguments, base, given)
-        pixels = converted("max_pixels", merged.pop("max_pixels", None), MAX_PIXELS, typed.get("max_pixels"))
-        if pixels is not None and pixels < 1:
-            raise ConfigError(f"max_pixels must be at least 1, got {pixels}")
-        if pixels is not None:
-            os.environ["SDEDIT_MAX_PIXELS"] = str(pixels)  # which worker processes inherit
-        return resolve(self.arguments, merged, typed, taken)
+def parse(command: Command[T], words: Iterable[str], read: Callable[[str], dict[str, Any]] | None = None) -> T:
+    """See `Command.parse`."""
+    cls: Any = command.arguments
+    given, typed = read_arguments(cls, words)
+    file = None if command.file is None else take_file(given, typed)
+    base = {} if file is None else read(file) if read else read_file(Path(file))
+    for keys in (given, typed, base):
+        rename_keys(cls, keys)
+    taken = () if command.file is None else ("config",)
+    merged = merge(cls, base, given)
+    pixels = converted("max_pixels", merged.pop("max_pixels", None), MAX_PIXELS, typed.get("max_pixels"))
+    if pixels is not None and pixels < 1:
+        raise ConfigError(f"max_pixels must be at least 1, got {pixels}")
+    if pixels is not None:
+        os.environ["SDEDIT_MAX_PIXELS"] = str(pixels)  # which worker processes inherit
+    return resolve(cls, merged, typed, taken)
 
 
 def read_arguments(cls: type, words: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:

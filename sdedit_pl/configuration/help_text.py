@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sdedit_pl.configuration.schema import MAX_PIXELS, REQUIRED, ConfigError, Family, Key, Schema, nearest
-
-if TYPE_CHECKING:
-    from sdedit_pl.configuration.command_line import Command
-    from sdedit_pl.configuration.static_declarations import SourceCommand
+from sdedit_pl.configuration.schema import MAX_PIXELS, REQUIRED, Command, ConfigError, Family, Key, Schema, nearest
 
 WIDTH = 110
 
@@ -18,9 +14,7 @@ WIDTH = 110
 ALL = "all"
 
 
-def explain(
-    command: Command | SourceCommand, schema: Schema, keys_of: Callable[[Any], dict[str, Key]], topic: str = ""
-) -> str:
+def explain(command: Command[Any], schema: Schema, keys_of: Callable[[Any], dict[str, Key]], topic: str = "") -> str:
     """The help of a command: a section, a key, all keys, or by default the first keys and the examples.
 
     Args:
@@ -56,9 +50,7 @@ def explain(
     )
 
 
-def every_key(
-    command: Command | SourceCommand, schema: Schema, keys_of: Callable[[Any], dict[str, Key]]
-) -> dict[str, Key]:
+def every_key(command: Command[Any], schema: Schema, keys_of: Callable[[Any], dict[str, Key]]) -> dict[str, Key]:
     """All keys of a command by their full names, required ones first; for a component, those of the default class."""
     keys = {} if command.file is None else {"config": Key(str, None, command.file)}
     keys |= dict(sorted(schema.keys.items(), key=lambda item: item[1].default is not REQUIRED))

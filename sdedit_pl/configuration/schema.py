@@ -99,6 +99,31 @@ def family(
 
 
 @dataclass(frozen=True)
+class Command(Generic[T]):
+    """A command of the command line: the first lines of its help, and the dataclass of its keys.
+
+    `file` describes the key `config=FILE`; None for a command without it. `first` are the keys and `examples` the
+    command lines that the help shows unless asked for more.
+    """
+
+    usage: str
+    arguments: Callable[..., T]
+    file: str | None = None
+    first: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+
+    def parse(self, words: Iterable[str], read: Callable[[str], dict[str, Any]] | None = None) -> T:
+        """The typed arguments of a command line after the verb; `read` reads the file of `config=`, by default YAML.
+
+        Raises:
+            ConfigError: arguments or a file that do not fit the keys.
+        """
+        from sdedit_pl.configuration.command_line import parse  # help does not wait for its libraries
+
+        return parse(self, words, read)
+
+
+@dataclass(frozen=True)
 class Schema:
     """The keys of a dataclass: those outside of any section, each section's dataclass, and each component's family."""
 

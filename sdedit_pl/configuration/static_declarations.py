@@ -22,17 +22,7 @@ from sdedit_pl.configuration.schema import REQUIRED, Key, Schema, argument_texts
 
 PACKAGE = Path(__file__).parents[1]
 IMPORTED = ("sdedit_pl.configuration", "sdedit_pl.configuration.schema")
-"""Modules that are imported after all: they are cheap, and declare families."""
-
-
-class SourceCommand(NamedTuple):
-    """Stands in for `sdedit_pl.configuration.command_line.Command`."""
-
-    usage: str
-    arguments: SourceClass
-    file: str | None = None
-    first: tuple[str, ...] = ()
-    examples: tuple[str, ...] = ()
+"""Modules that are imported after all: they are cheap, and declare families and commands."""
 
 
 class Unknown:
@@ -111,8 +101,6 @@ def evaluate(module: str, name: str) -> Any:
     Raises:
         KeyError: the module does not bind it.
     """
-    if (module, name) == ("sdedit_pl.configuration.command_line", "Command"):
-        return SourceCommand
     if module in IMPORTED or module.partition(".")[0] in sys.stdlib_module_names:
         return getattr(import_module(module), name)
     if not module.startswith(PACKAGE.name):

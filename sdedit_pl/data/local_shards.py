@@ -1,4 +1,4 @@
-"""Local shards: tar files whose images are listed once and then read by position.
+"""Tar files whose images are listed once and then read by position.
 
 The positions come from the tar headers; an image is then one seek and one read in an open file. A file that changes
 during a run would give other images or parts of them, so every read compares the file's size and modification time with
@@ -7,33 +7,21 @@ those at the listing.
 
 from __future__ import annotations
 
-import json
 import logging
 import lzma
 import os
 import re
 import tarfile
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sdedit_pl.data.image_decoding import decode_image
-from sdedit_pl.data.image_files import (
-    DECODING_ERRORS,
-    IMAGE_SUFFIXES,
-    is_image_name,
-    is_unread_image,
-    warn_of_unread_images,
-)
-from sdedit_pl.data.image_format import ImageFormat
-from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
-from sdedit_pl.typing import Pixels
+from sdedit_pl.data.image_files import DECODING_ERRORS, IMAGE_SUFFIXES, is_image_name, is_unread_image
+from sdedit_pl.data.source import Broken, UnreadableShard
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +32,6 @@ _LONGEST_HEADER = 2**20
 """Most bytes that a name or a PAX header of a member may declare."""
 _SLOW = re.compile(rb"\d{64}")
 """Digits on which `tarfile` takes quadratic time before Python 3.12.6, 3.11.10 and 3.10.15 (CVE-2024-6232)."""
-
-# Files that a process keeps open; systems commonly allow 1024.
-OPEN_FILES = 128
 
 
 class Members(NamedTuple):
@@ -131,106 +116,6 @@ class ShardFile:
         return {**self.__dict__, "_file": None}
 
 
-class ShardImages(ImageSet):
-    """Images at known positions in local tar files, listed in arrays that worker processes share without copying.
-
-    Args:
-        stamps: Stamp of each shard when its images were listed.
-        keys: Bytes (N,).
-        places: Shard number, first byte and length of each image, int64 (N, 3), ordered by shard.
-    """
-
-    def __init__(
-        self,
-        shards: Sequence[str],
-        stamps: Sequence[Stamp],
-        keys: np.ndarray,
-        places: np.ndarray,
-        image_format: ImageFormat,
-    ) -> None:
-        self.shards = shards
-        self.stamps = stamps
-        self.keys = keys
-        self.places = places
-        self.format = image_format
-        self._files: OrderedDict[int, ShardFile] = OrderedDict()
-        self._unreadable: dict[int, UnreadableShard] = {}
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def name(self, index: int) -> str:
-        return f"{self.shards[self.places[index, 0]]}:{os.fsdecode(self.keys[index])}"
-
-    def key(self, index: int) -> str:
-        return os.fsdecode(self.keys[index])
-
-    def stored_labels(self, place: str) -> list[str | None]:
-        """Those of the members KEY.cls ("cls"), or of a field of the members KEY.json ("json:FIELD")."""
-        kind, _, field = place.partition(":")
-        if place != "cls" and (kind != "json" or not field):
-            return super().stored_labels(place)
-        found: list[str | None] = []
-        members: dict[str, tuple[int, int]] = {}
-        for index in range(len(self)):
-            shard = int(self.places[index, 0])
-            if index == 0 or shard != self.places[index - 1, 0]:
-                members = {split_key(name)[0]: part for name, part in _members(self.shards[shard], f".{kind}")}
-            text = self._file(shard).read(*members[self.key(index)]) if self.key(index) in members else b""
-            found.append(_label(text, field, self.name(index)))
-        return found
-
-    def read(self, index: int) -> Pixels:
-        shard, first, length = self.places[index].tolist()
-        if shard in self._unreadable:
-            raise self._unreadable[shard]
-        try:
-            image = self._file(shard).read(first, length)
-        except UnreadableShard as error:
-            self._unreadable[shard] = error
-            raise
-        return decode_image(image, self.name(index), self.format)
-
-    def after(self, index: int) -> int:
-        shard = self.places[index, 0]
-        if int(shard) not in self._unreadable:
-            return index + 1
-        return int(np.searchsorted(self.places[:, 0], shard, side="right"))
-
-    def subset(self, chosen: np.ndarray) -> ShardImages:
-        """The images where `chosen`, bool (N,), is true."""
-        return ShardImages(self.shards, self.stamps, self.keys[chosen], self.places[chosen], self.format)
-
-    def _file(self, shard: int) -> ShardFile:
-        if shard not in self._files:
-            if len(self._files) >= OPEN_FILES:
-                self._files.popitem(last=False)
-            self._files[shard] = ShardFile(self.shards[shard], self.shards[shard], self.stamps[shard])
-        self._files.move_to_end(shard)
-        return self._files[shard]
-
-
-def list_shards(shards: Sequence[str], image_format: ImageFormat) -> tuple[ShardImages, list[Broken]]:
-    """Lists the images in uncompressed tar files (of damaged ones, those before the damage), and the damaged files."""
-    keys, places, stamps = [], [], []
-    broken: list[Broken] = []
-    extra: list[str] = []
-    unread: list[str] = []
-    for number, shard in enumerate(shards):
-        members, stamp = list_members(shard)
-        broken += members.damage(shard)
-        extra += [f"{shard}:{name}" for name in members.extra]
-        unread += members.unread
-        keys.append(members.keys)
-        places.append(np.insert(members.places, 0, number, axis=1))
-        stamps.append(stamp)
-    warn_of_extra_images(extra)
-    warn_of_unread_images(", ".join(shards[:1]) + (f" and {len(shards) - 1} more" if shards[1:] else ""), unread)
-    table = np.concatenate(places) if places else np.zeros((0, 3), dtype=np.int64)
-    every_key = np.concatenate(keys) if keys else np.zeros(0, dtype=np.bytes_)
-    return ShardImages(list(shards), stamps, every_key, table, image_format), broken
-
-
 def list_members(path: str | Path) -> tuple[Members, Stamp]:
     """Lists the images of one shard, up to any damage, one per sample by the rule of `WebDatasetSource`."""
     problem, stamp = "", Stamp(0, 0)
@@ -255,21 +140,6 @@ def list_members(path: str | Path) -> tuple[Members, Stamp]:
         images.setdefault(key, place)
     keys = np.array([os.fsencode(key) for key in images], dtype=np.bytes_)
     return Members(keys, np.array(list(images.values()), dtype=np.int64).reshape(-1, 2), problem, extra, unread), stamp
-
-
-def _members(shard: str, suffix: str) -> Iterator[tuple[str, tuple[int, int]]]:
-    """As `tar_images`, of the members with a suffix, up to any damage."""
-    with suppress(*DAMAGE):
-        yield from tar_images(shard, [], lambda name: split_key(name)[1] == suffix)
-
-
-def _label(text: bytes, field: str, name: str) -> str | None:
-    """The label in a member of a shard, or in a field of its JSON."""
-    try:
-        found = json.loads(text).get(field) if field and text else text.decode()
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"the label of {name} cannot be read: {error}") from error
-    return None if found is None else str(found).strip()
 
 
 def tar_images(

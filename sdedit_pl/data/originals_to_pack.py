@@ -19,10 +19,9 @@ from sdedit_pl.data.archives import ARCHIVE_SUFFIXES, open_archive
 from sdedit_pl.data.folder_source import FolderImages, image_paths
 from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.image_labels import labels_of
-from sdedit_pl.data.source import ImageSet
+from sdedit_pl.data.source import ImageSet, SelectedImages
 from sdedit_pl.data.splits import SPLITS, held_out
-from sdedit_pl.data.torchvision_source import TorchvisionImages, TorchvisionSource
-from sdedit_pl.typing import Pixels
+from sdedit_pl.data.torchvision_source import TorchvisionSource
 
 TORCHVISION = "torchvision:"
 
@@ -47,31 +46,6 @@ class Originals:
         return replace(
             self, labels=labels, digest=_digest([self.digest, *(one for each in labels.values() for one in each)])
         )
-
-
-class ReorderedImages(ImageSet):
-    """The images of another set whose numbers are given, int (N,), in that order; `keys` are those of the other set."""
-
-    def __init__(self, images: ImageSet, numbers: np.ndarray, keys: Sequence[str]) -> None:
-        self.images = images
-        self.numbers = numbers
-        self.keys = keys
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def name(self, index: int) -> str:
-        return self.images.name(int(self.numbers[index]))
-
-    def key(self, index: int) -> str:
-        return self.keys[int(self.numbers[index])]
-
-    def stored_labels(self, place: str) -> list[str | None]:
-        stored = self.images.stored_labels(place)
-        return [stored[number] for number in self.numbers]
-
-    def read(self, index: int) -> Pixels:
-        return self.images.read(int(self.numbers[index]))
 
 
 def open_originals(
@@ -107,11 +81,12 @@ def open_originals(
 
 def _of_torchvision(name: str, image_format: ImageFormat, val_fraction: float, root: str, download: bool) -> Originals:
     source = TorchvisionSource(name, image_format.size, root=root, download=download, val_fraction=val_fraction)
+    source.format = image_format
     splits: dict[str, ImageSet] = {}
     for split in SPLITS:
-        found = source.images(split)
-        images = TorchvisionImages(found.dataset, found.title, found.indices, image_format)
-        splits[split] = _mixed(images, np.arange(len(images)), [str(number) for number in images.indices])
+        images = source.images(split)
+        names = [images.key(index) for index in range(len(images))]
+        splits[split] = _mixed(images, np.arange(len(images)), names)
     return Originals(splits, _digest([f"{TORCHVISION}{name} {split} {len(splits[split])}" for split in SPLITS]))
 
 
@@ -136,10 +111,10 @@ def _divided(images: ImageSet, names: Sequence[str], sizes: Sequence[int], val_f
 
 def _mixed(
     images: ImageSet, numbers: np.ndarray, names: Sequence[str], keys: Sequence[str] | None = None
-) -> ReorderedImages:
+) -> SelectedImages:
     ranks = {number: _digest(["order", names[int(number)]]) for number in numbers}
     order = np.array(sorted(numbers, key=lambda number: ranks[number]), dtype=np.int64)
-    return ReorderedImages(images, order, keys or names)
+    return SelectedImages(images, order, keys or names)
 
 
 def _digest(facts: Sequence[str]) -> str:

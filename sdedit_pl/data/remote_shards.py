@@ -8,85 +8,22 @@ position again. Each node downloads every shard once per epoch, unless its cache
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
-import numpy as np
 from torch.utils.data import Dataset
 
 from sdedit_pl.data.batch_reading import Batch, read_batch
-from sdedit_pl.data.image_decoding import decode_image
 from sdedit_pl.data.image_format import ImageFormat
-from sdedit_pl.data.local_shards import OPEN_FILES, Members, ShardFile
 from sdedit_pl.data.order import Draw, WindowOrder
 from sdedit_pl.data.shard_cache import ShardCache, StreamInterrupted
+from sdedit_pl.data.shard_images import ShardImages
 from sdedit_pl.data.shard_manifest import Shard
-from sdedit_pl.data.source import Broken, ImageSet, UnreadableShard
-from sdedit_pl.typing import Pixels
+from sdedit_pl.data.source import Broken, ImageSet
 
 # A batch can span two windows.
 _OPEN_WINDOWS = 2
-
-
-class StreamedImages(ImageSet):
-    """The images of some shards, `counts` in each; a shard is downloaded when its first image is read."""
-
-    def __init__(self, shards: list[Shard], counts: list[int], cache: ShardCache, image_format: ImageFormat) -> None:
-        self.shards = shards
-        self.counts = counts
-        self.ends = np.cumsum(counts, dtype=np.int64)
-        self.cache = cache
-        self.format = image_format
-        self._opened: OrderedDict[int, tuple[ShardFile, Members]] = OrderedDict()
-        self._owner = os.getpid()
-        self._unreadable: dict[int, UnreadableShard] = {}
-
-    def __len__(self) -> int:
-        return int(self.ends[-1]) if len(self.ends) else 0
-
-    def name(self, index: int) -> str:
-        shard, place = self._place(index)
-        known = self._opened.get(shard)
-        key = f"image {place}" if known is None else known[1].keys[place].decode(errors="surrogateescape")
-        return f"{self.shards[shard].place}:{key}"
-
-    def read(self, index: int) -> Pixels:
-        shard, place = self._place(index)
-        if shard in self._unreadable:
-            raise self._unreadable[shard]
-        try:
-            file, members = self._open(shard)
-            image = file.read(*members.places[place].tolist())
-        except UnreadableShard as error:
-            self._unreadable[shard] = error
-            raise
-        return decode_image(image, self.name(index), self.format)
-
-    def after(self, index: int) -> int:
-        shard = self._place(index)[0]
-        return int(self.ends[shard]) if shard in self._unreadable else index + 1
-
-    def _open(self, shard: int) -> tuple[ShardFile, Members]:
-        if self._owner != os.getpid():  # file positions would be shared with the parent process
-            self._opened.clear()
-            self._owner = os.getpid()
-        if shard not in self._opened:
-            if len(self._opened) >= OPEN_FILES:
-                self._opened.popitem(last=False)
-            place, count = self.shards[shard].place, self.counts[shard]
-            file, members = self.cache.open(self.shards[shard])
-            if len(members.keys) != count:
-                raise UnreadableShard(place, f"shard {place} holds {len(members.keys)} images, expected {count}")
-            self._opened[shard] = file, members
-        self._opened.move_to_end(shard)
-        return self._opened[shard]
-
-    def _place(self, index: int) -> tuple[int, int]:
-        """The shard of an image, and its number there."""
-        shard = int(np.searchsorted(self.ends, index, side="right"))
-        return shard, index - (int(self.ends[shard - 1]) if shard else 0)
 
 
 class Window(NamedTuple):
@@ -95,7 +32,7 @@ class Window(NamedTuple):
     epoch: int
     number: int
     first: int
-    images: StreamedImages
+    images: ShardImages
 
 
 class ShardStream(Dataset[Batch]):
@@ -163,7 +100,7 @@ class ShardStream(Dataset[Batch]):
                 counts = [self._count(shard) for shard in shards]
                 if position < first + sum(counts):
                     chosen = [self.shards[shard] for shard in shards]
-                    return Window(epoch, number, first, StreamedImages(chosen, counts, self.cache, self.format))
+                    return Window(epoch, number, first, ShardImages(chosen, counts, self.cache, self.format))
                 first += sum(counts)
             epoch = position // self._images_in_all()
             first = epoch * self._images_in_all()

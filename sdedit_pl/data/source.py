@@ -80,6 +80,40 @@ class ImageSet(abc.ABC):
         return index + 1
 
 
+class SelectedImages(ImageSet):
+    """The images of another set whose numbers are given, int (N,), in that order; `keys` replace those of the set.
+
+    The numbers rise where a run reads them; only `sdedit pack` mixes them.
+    """
+
+    def __init__(self, images: ImageSet, numbers: np.ndarray, keys: Sequence[str] | None = None) -> None:
+        self.images = images
+        self.numbers = numbers
+        self.keys = keys
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def name(self, index: int) -> str:
+        return self.images.name(int(self.numbers[index]))
+
+    def key(self, index: int) -> str:
+        number = int(self.numbers[index])
+        return self.images.key(number) if self.keys is None else self.keys[number]
+
+    def stored_labels(self, place: str) -> list[str | None]:
+        stored = self.images.stored_labels(place)
+        return [stored[number] for number in self.numbers]
+
+    def read(self, index: int) -> Pixels:
+        return self.images.read(int(self.numbers[index]))
+
+    def after(self, index: int) -> int:
+        number = int(self.numbers[index])
+        following = self.images.after(number)
+        return index + 1 if following == number + 1 else int(np.searchsorted(self.numbers, following))
+
+
 class UnreadableShard(UnreadableImage):
     """A file of many images that cannot be read (any more); counted once, not once per image."""
 

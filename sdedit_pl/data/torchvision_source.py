@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import inspect
 import os
+from typing import Any
 
 import numpy as np
 import torchvision
 from filelock import FileLock
 from PIL import Image
-from torch.utils.data import Dataset
 
 from sdedit_pl.data.image_decoding import image_to_tensor
 from sdedit_pl.data.image_files import UnreadableImage
 from sdedit_pl.data.image_format import Fit, ImageFormat, Size
-from sdedit_pl.data.source import ImageSet, Source
+from sdedit_pl.data.source import ImageSet, SelectedImages, Source
 from sdedit_pl.data.splits import SPLITS, check_split, held_out
 from sdedit_pl.typing import Pixels
 
@@ -72,7 +72,7 @@ class TorchvisionSource(Source):
             for split in SPLITS:
                 self.images(split)
 
-    def images(self, split: str) -> TorchvisionImages:
+    def images(self, split: str) -> ImageSet:
         check_split(split)
         is_val = split == "val"
         known = set(inspect.signature(getattr(torchvision.datasets, self.dataset)).parameters)
@@ -86,7 +86,7 @@ class TorchvisionSource(Source):
         if self.val_split is not None:
             return train
         chosen = np.array(held_out([str(index) for index in range(len(train))], self.val_fraction), dtype=bool)
-        return train.subset(np.flatnonzero(chosen == is_val))
+        return SelectedImages(train, np.flatnonzero(chosen == is_val))
 
     def _open(self, known: set[str], **split: bool | str) -> TorchvisionImages:
         opened = getattr(torchvision.datasets, self.dataset)
@@ -107,46 +107,41 @@ class TorchvisionSource(Source):
             raise ValueError(
                 f"cannot open torchvision's {self.dataset} in {self.root}: {error}; download=true fetches most sets"
             ) from error
-        return TorchvisionImages(dataset, self.dataset, np.arange(len(dataset)), self.format)
+        return TorchvisionImages(dataset, self.dataset, self.format)
 
 
 class TorchvisionImages(ImageSet):
-    """Images number `indices`, int (N,), of a torchvision data set whose items begin with a Pillow image."""
+    """A torchvision data set, called `title` in messages, whose items begin with a Pillow image."""
 
-    def __init__(self, dataset: Dataset, title: str, indices: np.ndarray, image_format: ImageFormat) -> None:
+    def __init__(self, dataset: Any, title: str, image_format: ImageFormat) -> None:
         self.dataset = dataset
         self.title = title
-        self.indices = indices
         self.format = image_format
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.dataset)
 
     def name(self, index: int) -> str:
-        return f"{self.title} image {self.indices[index]}"
+        return f"{self.title} image {index}"
 
     def key(self, index: int) -> str:
-        return str(self.indices[index])
+        return str(index)
 
     def stored_labels(self, place: str) -> list[str | None]:
         """Names or numbers of the classes in the data set's `targets` or `labels`."""
         targets = getattr(self.dataset, "targets", getattr(self.dataset, "labels", None))
         if place != "targets" or targets is None:
             return super().stored_labels(place)
-        numbers = [int(targets[index]) for index in self.indices]
+        numbers = [int(target) for target in targets]
         names = getattr(self.dataset, "classes", None) or [str(number) for number in range(max(numbers) + 1)]
         return [str(names[number]) for number in numbers]
 
     def read(self, index: int) -> Pixels:
         try:
-            item = self.dataset[int(self.indices[index])]
+            item = self.dataset[index]
         except (OSError, SyntaxError, EOFError) as error:
             raise UnreadableImage(f"cannot read {self.name(index)}: {error}") from None
         image = item[0] if isinstance(item, tuple) else item
         if not isinstance(image, Image.Image):
             raise ValueError(f"torchvision's {self.title} gives {type(image).__name__}, expected Pillow images")
         return image_to_tensor(image, self.name(index), self.format)
-
-    def subset(self, places: np.ndarray) -> TorchvisionImages:
-        """The images at the given places of this set, int (M,)."""
-        return TorchvisionImages(self.dataset, self.title, self.indices[places], self.format)

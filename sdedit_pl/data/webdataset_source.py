@@ -1,8 +1,8 @@
 """WebDataset shards as a source: tar files with one image per sample.
 
-Images in local shards are read by number, like those in a folder (`local_shards.py`). Remote shards (`https:`, `s3:`,
-`pipe:`...) are streamed through a cache and shuffled a few at a time (`remote_shards.py`); order, resuming and
-independence of devices and workers are as exact.
+Images in local shards are read by number, like those in a folder. Remote shards (`https:`, `s3:`, `pipe:`...) are
+streamed through a cache and shuffled a few at a time (`remote_shards.py`); order, resuming and independence of devices
+and workers are as exact.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from torch.utils.data import Dataset
 from webdataset.shardlists import expand_urls
 
 from sdedit_pl.data.batch_reading import Batch, CachedImages
-from sdedit_pl.data.image_files import IMAGE_SUFFIXES
+from sdedit_pl.data.image_files import IMAGE_SUFFIXES, warn_of_unread_images
 from sdedit_pl.data.image_format import Fit, ImageFormat, PixelFormat, Size
-from sdedit_pl.data.local_shards import ShardImages, list_shards
+from sdedit_pl.data.local_shards import warn_of_extra_images
 from sdedit_pl.data.order import Changes, WindowOrder
-from sdedit_pl.data.remote_shards import ShardStream, StreamedImages
+from sdedit_pl.data.remote_shards import ShardStream
 from sdedit_pl.data.shard_cache import ShardCache
+from sdedit_pl.data.shard_images import ShardImages
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE, UNFINISHED_FOLDER, Shard, read_manifest
-from sdedit_pl.data.source import Broken, ImageSet, Source
+from sdedit_pl.data.source import ImageSet, SelectedImages, Source
 from sdedit_pl.data.splits import SPLITS, check_split, held_out
 from sdedit_pl.downloads import is_remote
 from sdedit_pl.files import matching_files
@@ -92,11 +93,12 @@ class WebDatasetSource(Source):
             return self._images_in(val_shards)
         if self.streams:  # nothing can be held out of a stream
             return CachedImages(self.format.empty())
-        train = self._local_images(train_shards)
+        train = self._images_in(train_shards)
         if val_shards:
             return train
-        chosen = np.array(held_out([os.fsdecode(key) for key in train.keys], self.val_fraction), dtype=bool)
-        return train.subset(chosen if split == "val" else ~chosen)
+        keys = [os.fsdecode(key) for shard in train_shards for key in self.cache.members(shard).keys.tolist()]
+        chosen = np.array(held_out(keys, self.val_fraction), dtype=bool)
+        return SelectedImages(train, np.flatnonzero(chosen == (split == "val")))
 
     def stream(self, seed: int, changes: Changes) -> Dataset[Batch]:
         shards = self._find_shards()[0]
@@ -119,22 +121,25 @@ class WebDatasetSource(Source):
             self._shards = train, val
         return self._shards
 
-    def _images_in(self, shards: list[Shard]) -> ImageSet:
-        if not any(is_remote(shard.place) for shard in shards):
-            return self._local_images(shards)
-        counts, broken = [], []
-        for shard in shards:
-            if shard.images is None:
-                members = self.cache.members(shard)
-                broken += members.damage(shard.place)
-            counts.append(len(members.keys) if shard.images is None else shard.images)
-        self._check(sum(counts), shards, broken)
-        return StreamedImages(shards, counts, self.cache, self.format)
-
-    def _local_images(self, shards: list[Shard]) -> ShardImages:
-        images, broken = list_shards([shard.place for shard in shards], self.format)
-        self._check(len(images), shards, broken)
-        return images
+    def _images_in(self, shards: list[Shard]) -> ShardImages:
+        """All images in some shards; records damaged ones. Raises ValueError if there are no images."""
+        unknown = [shard for shard in shards if shard.images is None or not is_remote(shard.place)]
+        listed = {shard.place: self.cache.members(shard) for shard in unknown}
+        local = {place: members for place, members in listed.items() if not is_remote(place)}
+        broken = [damage for place, members in listed.items() for damage in members.damage(place)]
+        self.record(broken)
+        warn_of_extra_images([f"{place}:{name}" for place, members in local.items() for name in members.extra])
+        others = f" and {len(local) - 1} more" if len(local) > 1 else ""
+        unread = [name for members in local.values() for name in members.unread]
+        warn_of_unread_images(next(iter(local), "") + others, unread)
+        counts = [len(listed[shard.place].keys) if shard.place in listed else shard.images or 0 for shard in shards]
+        if sum(counts) == 0:
+            raise ValueError(
+                f"no images in {len(shards)} shards, the first {shards[0].place}; expected members named "
+                f"{', '.join('KEY' + suffix for suffix in IMAGE_SUFFIXES)}"
+                + (f"; {broken[0].reason}" if broken else "")
+            )
+        return ShardImages(shards, counts, self.cache, self.format)
 
     def _check_room(self, shards: list[Shard]) -> None:
         """Refuses a cache that cannot hold two windows of the shuffle."""
@@ -144,16 +149,6 @@ class WebDatasetSource(Source):
             raise ValueError(
                 f"cache_gigabytes = {self.cache.limit / 1e9:g} is too small to shuffle {self.shuffle_shards} shards "
                 f"while the next ones are downloaded: give {needed / 1e9:.3g}, or lower shuffle_shards"
-            )
-
-    def _check(self, count: int, shards: list[Shard], broken: list[Broken]) -> None:
-        """Records damaged shards, and refuses shards without images."""
-        self.record(broken)
-        if count == 0:
-            raise ValueError(
-                f"no images in {len(shards)} shards, the first {shards[0].place}; expected members named "
-                f"{', '.join('KEY' + suffix for suffix in IMAGE_SUFFIXES)}"
-                + (f"; {broken[0].reason}" if broken else "")
             )
 
 

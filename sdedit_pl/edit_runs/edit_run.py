@@ -10,7 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from sdedit_pl.checkpoints.guidance import labelled, load_guided, noised
+from sdedit_pl.checkpoints.guidance import with_guidance
+from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.array_formats import suffixes_of
@@ -64,8 +65,8 @@ def run_edit(
         if finished is not None:
             unfinished.tidy()
             return finished
-        denoiser, description = loaded or load_guided(settings.ckpt, share.device(settings.device), settings)
-        denoiser = noised(labelled(denoiser, settings.label), settings.noise)
+        denoiser, description = loaded or load_for_editing(settings.ckpt, share.device(settings.device))
+        denoiser = with_guidance(denoiser, description, settings)
         if settings.t0 is None:
             settings = replace(settings, t0=default_t0(description.path))
             edits = build_edits(settings)

@@ -65,7 +65,7 @@ class WatchedDenoiser(Denoiser):
     """A wrapper around a denoiser that calls `watch` with the times and estimates of x_0 of each evaluation."""
 
     def __init__(self, denoiser: Denoiser, watch: Callable[[Tensor, Images], object]) -> None:
-        shared = {"t_max": denoiser.t_max, "noise": denoiser.noise, "at_once": denoiser.at_once}
+        shared = {name: getattr(denoiser, name) for name in ("t_max", "labels", "noise", "at_once")}
         super().__init__(denoiser.network, denoiser.parameterisation, denoiser.sde, **shared)
         self.train(denoiser.training)
         self.denoiser = denoiser

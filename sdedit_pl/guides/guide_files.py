@@ -19,7 +19,7 @@ from torch import Tensor
 from sdedit_pl.data.array_formats import ARRAY_SUFFIXES, suffixes_of
 from sdedit_pl.data.image_decoding import decode_image, decode_whole, eight_bits, image_to_tensor
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images, open_image, orientation, upright
-from sdedit_pl.data.image_format import Fit, ImageFormat, ImageShape, PixelFormat, Size, central_box, padded_box
+from sdedit_pl.data.image_format import Fit, ImageFormat, ImageShape, PixelFormat, central_box, padded_box
 from sdedit_pl.data.value_decoding import clipped_share, read_values
 from sdedit_pl.files import matching_files
 from sdedit_pl.guides.reference_runner_files import RUNNER_SUFFIX, read_mask_and_image
@@ -141,25 +141,13 @@ def read_large_guide(path: Path, window: ImageShape, side: int | None = None) ->
     return Guide(path, window.images(values[None]), (width, height), whole=True, format=window.format)
 
 
-def read_guides(
-    guide: str, shape: ImageShape, window: Size | None = None, side: int | None = None, fit: Fit = "crop"
-) -> list[Guide]:
-    """Reads the guides that a path, folder or glob names and logs each one that was resized.
-
-    Args:
-        shape: that of the model's images.
-        window: size of the windows in which guides are edited at their own proportions; None for the model's size.
-        fit: how other guides get the model's proportions, see `ImageFormat`.
+def read_guides(guide: str, shape: ImageShape) -> list[Guide]:
+    """Reads the guides that a path, folder or glob names, at a model's shape, and logs each one that was resized.
 
     Raises:
         ValueError: there are no guides, or two with the same name.
     """
-    if window is None:
-        guides = [read_guide(path, shape, fit) for path in find_guides(guide, suffixes_of(shape))]
-    else:
-        guides = [
-            read_large_guide(path, replace(shape, size=window), side) for path in find_guides(guide, suffixes_of(shape))
-        ]
+    guides = [read_guide(path, shape) for path in find_guides(guide, suffixes_of(shape))]
     for item in guides:
         if item.resized:
             logger.info("%s", description_of_resizing(item))

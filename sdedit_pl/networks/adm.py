@@ -74,7 +74,12 @@ class ADM(UNet):
             attend_after="block",
             patch=patch,
         )
-        _check_options(head_channels, heads, block, resample_with_convolution)
+        check_resampling(block, resample_with_convolution)
+        if head_channels is not None and heads != 1:
+            raise ValueError(
+                f"give head_channels or heads, not both, got {head_channels} and {heads}; heads=N needs "
+                f"head_channels=null"
+            )
         norms = {"smallest_group": 1, "epsilon": _EPSILON}
         residual = partial(
             ResidualBlock,
@@ -106,13 +111,4 @@ class ADM(UNet):
             augmentation_labels=augmentation_labels,
             condition_labels=condition_labels,
             condition_last=True,
-        )
-
-
-def _check_options(head_channels: int | None, heads: int, block: str, resample_with_convolution: bool) -> None:
-    """Raises a ValueError for an unknown value, and for an option that would have no effect."""
-    check_resampling(block, resample_with_convolution)
-    if head_channels is not None and heads != 1:
-        raise ValueError(
-            f"give head_channels or heads, not both, got {head_channels} and {heads}; heads=N needs head_channels=null"
         )

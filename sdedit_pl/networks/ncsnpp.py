@@ -98,15 +98,9 @@ class NCSNpp(UNet):
             attend_after="level",
             patch=patch,
         )
-        _check_options(
-            shape,
-            label_embedding=label_embedding,
-            block=block,
-            progressive=progressive,
-            progressive_input=progressive_input,
-            progressive_combine=progressive_combine,
-            resample_with_convolution=resample_with_convolution,
-        )
+        check_resampling(block, resample_with_convolution)
+        check_choice("label_embedding", label_embedding, ("fourier", "positional"))
+        _check_pyramids(shape, progressive, progressive_input, progressive_combine)
         taps = tuple(fir_kernel) if fir else None
         image_width = (refine or shape.output_channels) * patch**2
         residual = partial(
@@ -159,19 +153,8 @@ class NCSNpp(UNet):
         )
 
 
-def _check_options(
-    shape: Shape,
-    *,
-    label_embedding: str,
-    block: str,
-    progressive: str,
-    progressive_input: str,
-    progressive_combine: str,
-    resample_with_convolution: bool,
-) -> None:
+def _check_pyramids(shape: Shape, progressive: str, progressive_input: str, progressive_combine: str) -> None:
     """Raises a ValueError for an unknown value, and for an option that would have no effect."""
-    check_choice("label_embedding", label_embedding, ("fourier", "positional"))
-    check_resampling(block, resample_with_convolution)
     check_choice("progressive", progressive, ("none", "output_skip", "residual"))
     check_choice("progressive_input", progressive_input, ("none", "input_skip", "residual"))
     check_choice("progressive_combine", progressive_combine, ("sum", "cat"))

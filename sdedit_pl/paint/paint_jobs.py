@@ -26,6 +26,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from sdedit_pl.checkpoints.guidance import with_guidance
 from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.configuration.resolving import resolve
 from sdedit_pl.data.image_files import open_image
@@ -68,6 +69,8 @@ class EditRequest(BaseModel):
     focus: bool | tuple[int, int, int, int] = False
     windows: bool = False
     match_colours: bool = False
+    label: str | None = None
+    guidance: Annotated[float, Field(ge=0, le=100)] = 1.0
 
 
 class Cancelled(Exception):
@@ -78,7 +81,7 @@ class Cancelled(Exception):
 class Job:
     """A requested edit.
 
-    `total` and `done` count estimates, one for each sample and step, which take `windows` evaluations of the network;
+    `total` and `done` count estimates, one for each sample and step, which take `windows` evaluations of networks;
     `first` and `last` are the times of the first and the latest ones with the count then.
     """
 
@@ -142,10 +145,9 @@ class PaintJobs:
         require_folder(out)
         self.ckpt, self.out, self.device = ckpt, out, device
         self.denoiser, self.description = load_for_editing(ckpt, device)
-        if self.description.image.format is not None:
-            raise ValueError(
-                f"the page paints photographs, and {ckpt} is for {self.description.image}; use sdedit edit"
-            )
+        image = self.description.image
+        if image.format is not None or image.height != image.width:
+            raise ValueError(f"the page paints square photographs, and {ckpt} is for {image}; use sdedit edit")
         self.t0 = default_t0(self.description.path)
         self.jobs = {job.identity: job for job in _restored(out)}
         self.seconds = self._seconds_per_evaluation()
@@ -174,8 +176,10 @@ class PaintJobs:
             ValueError: a picture cannot be read or is too large, or the model cannot edit from this t0.
         """
         asked = request.model_dump(exclude={"guide", "area", "kind"})
-        (edit,) = build_edits(self._settings(guide="", **asked))
-        edit.check(self.denoiser)
+        settings = self._settings(guide="", **asked)
+        (edit,) = build_edits(settings)
+        denoiser = with_guidance(self.denoiser, self.description, settings)
+        edit.check(denoiser)
         guide = _picture("the guide", request.guide).convert("RGB")
         area = None if request.area is None else _picture("the mask", request.area).convert("L")
         if area is not None and area.size != guide.size:
@@ -189,7 +193,7 @@ class PaintJobs:
         if request.focus is True and area is not None:
             parts = sum(1 for _ in regions_of(torch.from_numpy(np.array(area)) > 0))
         total = edit.total_steps(self.denoiser.sde) * request.samples * parts
-        windows = self._windows(guide.size) if request.windows else 1
+        windows = (self._windows(guide.size) if request.windows else 1) * denoiser.evaluations
         identity = f"{len(self.jobs) + 1:04d}-{secrets.token_hex(3)}"
         job = Job(identity, settings, time.time(), total, windows)
         folder = self.folder(job)

@@ -170,7 +170,8 @@ def _model(jobs: PaintJobs) -> dict[str, Any]:
     return {
         "name": jobs.description.path.stem,
         "size": image.size,
-        "channels": image.channels,
+        "labels": list(denoiser.labels.examples),
+        "known": denoiser.labels.known if denoiser.labels.size else "",
         "t0": jobs.t0,
         "steps": SDEdit().step_count,
         "levels": [0.0, *denoiser.sde.noise_level(times[1:]).tolist()],

@@ -1,19 +1,17 @@
-"""Solvers of the reverse process, one file each; `base` defines the interface."""
+"""Solvers of the reverse process, one file each or a family in one; `base` defines the interface."""
 
 from __future__ import annotations
 
 from sdedit_pl.solvers.ancestral import Ancestral
 from sdedit_pl.solvers.base import Solver, State
 from sdedit_pl.solvers.ddim import DDIM
-from sdedit_pl.solvers.dpm_solver import DPMSolver2M
+from sdedit_pl.solvers.dpm_solver import DPMSolver2M, SDEDPMSolver2M
 from sdedit_pl.solvers.edm_heun import EDMHeun
 from sdedit_pl.solvers.er_sde import ERSDE
 from sdedit_pl.solvers.euler_maruyama import EulerMaruyama
 from sdedit_pl.solvers.predictor_corrector import PredictorCorrector
-from sdedit_pl.solvers.probability_flow_euler import ProbabilityFlowEuler
-from sdedit_pl.solvers.probability_flow_heun import ProbabilityFlowHeun
+from sdedit_pl.solvers.probability_flow import ProbabilityFlowEuler, ProbabilityFlowHeun
 from sdedit_pl.solvers.reverse_diffusion import ReverseDiffusion
-from sdedit_pl.solvers.sde_dpm_solver import SDEDPMSolver2M
 from sdedit_pl.solvers.unipc import UniPC
 
 SOLVERS: dict[str, type[Solver]] = {

@@ -22,7 +22,7 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.noise import StepNoise
 from sdedit_pl.sde import SDE
 from sdedit_pl.solvers.base import Solver, State
-from sdedit_pl.solvers.probability_flow_heun import ProbabilityFlowHeun
+from sdedit_pl.solvers.probability_flow import ProbabilityFlowHeun
 from sdedit_pl.typing import Images, Times, over_images
 
 

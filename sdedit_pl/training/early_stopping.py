@@ -29,9 +29,7 @@ class Patience(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.lowest, self.waited = state_dict["lowest"], state_dict["waited"]
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if not isinstance(pl_module, ScoreModule):
-            return
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: ScoreModule) -> None:
         _, loss = best_average(self.averaging, trainer, pl_module)
         if loss < self.lowest:
             self.lowest, self.waited = loss, 0

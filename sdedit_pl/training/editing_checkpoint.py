@@ -11,7 +11,7 @@ import lightning
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.training.module import ScoreModule
-from sdedit_pl.training.trainer_position import between_steps, images_seen
+from sdedit_pl.training.trainer_position import StepCallback, images_seen
 from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def best_average(
     return min(losses.items(), key=lambda item: item[1])
 
 
-class EditingCheckpoint(lightning.Callback):
+class EditingCheckpoint(StepCallback):
     """Writes averaged weights after validations, as the file that editing uses.
 
     With `best` the file holds the average with the lowest validation loss so far: weights that have started to memorise
@@ -67,20 +67,15 @@ class EditingCheckpoint(lightning.Callback):
         self.lowest = state_dict["lowest"]
         self.preferred = state_dict.get("preferred")
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self.early is None or not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
+    def on_step_end(self, trainer: lightning.Trainer, pl_module: ScoreModule) -> None:
+        if self.early is None or not trainer.is_global_zero:
             return
-        early_step = max(1, round(self.early * trainer.max_steps))
-        if trainer.global_step == early_step and not between_steps(trainer, batch_idx):
+        if trainer.global_step == max(1, round(self.early * trainer.max_steps)):
             path, half_life = self._beside("early"), self.averaging.half_lives[0]
             self.save(path, self.averaging.averaged(pl_module), _facts(trainer, half_life))
             logger.info("step %d: wrote %s", trainer.global_step, path)
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if not isinstance(pl_module, ScoreModule):
-            return
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: ScoreModule) -> None:
         self._write_all(trainer, pl_module)
         half_life, loss = best_average(self.averaging, trainer, pl_module)
         self.preferred = half_life
@@ -90,10 +85,8 @@ class EditingCheckpoint(lightning.Callback):
         if self._write(trainer, pl_module, half_life, {pl_module.criterion(): loss}):
             self.lowest = loss
 
-    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: ScoreModule) -> None:
         # A resumed run reaches this even if no step was left: the former process may have ended before this call.
-        if not isinstance(pl_module, ScoreModule):
-            return
         self._write_all(trainer, pl_module)
         if not self.best or self.lowest is None or not self.path.is_file():
             first, *others = self.averaging.half_lives

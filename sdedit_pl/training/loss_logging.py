@@ -15,10 +15,10 @@ from torch import Tensor
 
 from sdedit_pl.training.divergence_watch import DivergenceWatch
 from sdedit_pl.training.module import ScoreModule
-from sdedit_pl.training.trainer_position import between_steps, images_seen
+from sdedit_pl.training.trainer_position import StepCallback, images_seen
 
 
-class TrainingLog(lightning.Callback):
+class TrainingLog(StepCallback):
     """Logs the loss, the learning rate, the images seen since the first run, and images per second.
 
     The loss is the mean of one optimiser step, over its batches and over all devices. Steps are counted from 0, as in
@@ -38,18 +38,11 @@ class TrainingLog(lightning.Callback):
     ) -> None:
         self._rate = trainer.optimizers[0].param_groups[0]["lr"]  # before the schedule moves on
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        assert isinstance(pl_module, ScoreModule)
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: ScoreModule, *batch: Any) -> None:
         self._losses.append(pl_module.batch_loss)
-        if between_steps(trainer, batch_idx):
-            return
+        super().on_train_batch_end(trainer, pl_module, *batch)
+
+    def on_step_end(self, trainer: lightning.Trainer, pl_module: ScoreModule) -> None:
         loss = torch.stack(self._losses).mean()
         self._losses = []
         self.watch.observe(loss, trainer.global_step)

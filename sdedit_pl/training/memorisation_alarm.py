@@ -61,8 +61,8 @@ class MemorisationAlarm(lightning.Callback):
         self._distance_of_originals = self.distance(originals)
         self._warned = False
 
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: ScoreModule) -> None:
+        if not trainer.is_global_zero:
             return
         guides = self._guides.to(pl_module.device)
         with self.averaging.evaluated(trainer, pl_module) as denoiser:

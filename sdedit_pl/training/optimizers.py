@@ -120,9 +120,11 @@ class Adam:
     eps: float = 1e-8
     weight_decay: float = 0.0
 
+    torch_class = torch.optim.Adam
+
     def build(self, parameters: list[torch.nn.Parameter], *, fused: bool = False) -> torch.optim.Optimizer:
         """`fused` takes a step in one kernel on a GPU."""
-        return torch.optim.Adam(parameters, self.rate, self.betas, self.eps, self.weight_decay, fused=fused)
+        return self.torch_class(parameters, self.rate, self.betas, self.eps, self.weight_decay, fused=fused)
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,7 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
 
-    def build(self, parameters: list[torch.nn.Parameter], *, fused: bool = False) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(parameters, self.rate, self.betas, self.eps, self.weight_decay, fused=fused)
+    torch_class = torch.optim.AdamW
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,8 @@ class Previews(lightning.Callback):
         self.samples = samples
         self.format = format
 
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if not trainer.is_global_zero or not isinstance(pl_module, ScoreModule):
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: ScoreModule) -> None:
+        if not trainer.is_global_zero:
             return
         with self.averaging.evaluated(trainer, pl_module) as denoiser:
             rows = self.rows(denoiser, pl_module.device)

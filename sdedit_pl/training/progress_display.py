@@ -11,7 +11,7 @@ import lightning
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
 from sdedit_pl.training.loss_logging import TrainingLog
-from sdedit_pl.training.trainer_position import between_steps, images_seen
+from sdedit_pl.training.trainer_position import StepCallback, images_seen
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ _FIRST_STEPS = 10
 _SECONDS_BETWEEN_LINES = 60.0
 
 
-class TrainingSpeed(lightning.Callback):
+class TrainingSpeed(StepCallback):
     """Measures images per second from the second step of this process on, without the time spent on validation.
 
     The numbers are None during the first ten steps, and the time to the next validation and its preview also in a run
@@ -38,11 +38,7 @@ class TrainingSpeed(lightning.Callback):
         self._steps = 0
         self.images_per_second = self.hours_left = self.minutes_to_preview = None
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if between_steps(trainer, batch_idx):
-            return
+    def on_step_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         images, now = images_seen(trainer), time.monotonic()
         self._steps += 1
         if self._steps == 1:
@@ -98,7 +94,7 @@ class RunProgressBar(TQDMProgressBar):
         }
 
 
-class ProgressLines(ProgressBar):
+class ProgressLines(StepCallback, ProgressBar):
     """Logs a line after ten steps and then every minute: the step, the latest loss, the speed and the time left.
 
     Lightning takes it for a progress bar and adds none of its own.
@@ -117,13 +113,9 @@ class ProgressLines(ProgressBar):
     def enable(self) -> None:
         self.enabled = True
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if not self.enabled or self.speed.images_per_second is None or between_steps(trainer, batch_idx):
-            return
+    def on_step_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         now = time.monotonic()
-        if now - self._latest < _SECONDS_BETWEEN_LINES:
+        if not self.enabled or self.speed.images_per_second is None or now - self._latest < _SECONDS_BETWEEN_LINES:
             return
         self._latest = now
         loss, minutes = self.training_log.latest.get("train/loss"), self.speed.minutes_to_preview

@@ -1,7 +1,7 @@
 """Writes the checkpoints that a run resumes from, and removes old ones.
 
 A checkpoint is taken before a validation of the same step, and written during it, so that no training is lost if the
-validation does not finish. A run that resumes there validates first (`overdue_validation.py`).
+validation does not finish. A run that resumes there validates first (`OverdueValidation`).
 """
 
 from __future__ import annotations
@@ -19,18 +19,24 @@ from lightning.pytorch.callbacks import Checkpoint
 from sdedit_pl.files import whole_file
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
 from sdedit_pl.training.divergence_watch import DivergenceWatch
-from sdedit_pl.training.lightning_internals import ignore_signals, recount_batches, validation_is_due
+from sdedit_pl.training.lightning_internals import (
+    ignore_signals,
+    recount_batches,
+    run_validation,
+    set_max_steps,
+    validation_is_due,
+)
 from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.number_exchange import Agreement
 from sdedit_pl.training.stop_signals import Interrupted, StopSignals
-from sdedit_pl.training.trainer_position import between_steps
+from sdedit_pl.training.trainer_position import StepCallback
 
 logger = logging.getLogger(__name__)
 
 BEST = "best.ckpt"
 
 
-class ResumableCheckpoint(Checkpoint):
+class ResumableCheckpoint(StepCallback, Checkpoint):
     """Writes step=NNNNNNNN.ckpt at intervals, before validations, on a stop signal and after the last step.
 
     Existing checkpoints are found by listing the folder, which can be moved. A signal ends the run on all devices after
@@ -104,16 +110,7 @@ class ResumableCheckpoint(Checkpoint):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._written_step, self._written_at = trainer.global_step, time.monotonic()
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        if between_steps(trainer, batch_idx):
-            return
+    def on_step_end(self, trainer: lightning.Trainer, pl_module: ScoreModule) -> None:
         step = trainer.global_step
         self._check_clock(trainer)
         stop, requested = self.agreement.largest(self.signals.received, self._requested)
@@ -132,8 +129,8 @@ class ResumableCheckpoint(Checkpoint):
         if stop:
             self._end(trainer, stop)
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if not self.best or not isinstance(pl_module, ScoreModule):
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: ScoreModule) -> None:
+        if not self.best:
             return
         loss = trainer.callback_metrics[pl_module.criterion()].item()
         if loss < self.lowest and (not trainer.is_global_zero or self._keep_as_best(self.path(trainer.global_step))):
@@ -184,3 +181,20 @@ class ResumableCheckpoint(Checkpoint):
             logger.warning("%s cannot be written: %s", self.folder / BEST, error.strerror)
             return False
         return True
+
+
+class OverdueValidation(lightning.Callback):
+    """Validates first if a run resumes from a checkpoint that was written before a validation."""
+
+    def __init__(self) -> None:
+        self._max_steps = -1
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        # With no step left, Lightning would skip on_train_start and with it this validation.
+        self._max_steps = trainer.max_steps
+        set_max_steps(trainer, -1)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        set_max_steps(trainer, self._max_steps)
+        if trainer.global_step > 0 and validation_is_due(trainer):
+            run_validation(trainer)

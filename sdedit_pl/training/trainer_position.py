@@ -1,4 +1,4 @@
-"""Counts of images, batches and steps that several callbacks need."""
+"""The position of a run: images seen, and the ends of optimiser steps."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ def images_seen(trainer: lightning.Trainer) -> int:
     return data.consumed_samples
 
 
-def between_steps(trainer: lightning.Trainer, batch_idx: int) -> bool:
-    """Whether more batches of the same optimiser step follow, because gradients are accumulated."""
-    return (batch_idx + 1) % trainer.accumulate_grad_batches != 0
+class StepCallback(lightning.Callback):
+    """A callback after each optimiser step, which may take several batches."""
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self.on_step_end(trainer, pl_module)
+
+    def on_step_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Called on every device."""

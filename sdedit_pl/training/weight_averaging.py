@@ -65,17 +65,16 @@ class ImageHalfLifeAveraging(AccessibleWeightAveraging):
             images = min(images, self.ramp * images_seen)
         return 0.5 ** (images_per_step / max(images, 1e-8))
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def setup(self, trainer: lightning.Trainer, pl_module: ScoreModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self._weights = []
         if self.average is not None:
             self.updates = int(self.continues)
-            denoiser = cast(ScoreModule, pl_module).denoiser
             self._others = {
-                half_life: deepcopy(denoiser).to(pl_module.device).requires_grad_(False).eval()
+                half_life: deepcopy(pl_module.denoiser).to(pl_module.device).requires_grad_(False).eval()
                 for half_life in self.half_lives[1:]
             }
-            cast(ScoreModule, pl_module).averages = self._others
+            pl_module.averages = self._others
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         # Lightning copies the module before it has its precision.
@@ -85,12 +84,7 @@ class ImageHalfLifeAveraging(AccessibleWeightAveraging):
             denoiser.to(pl_module.dtype)
 
     def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: lightning.Trainer, pl_module: ScoreModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step > self.latest_update_step:
             images_per_step = len(images_of(batch)) * trainer.world_size * trainer.accumulate_grad_batches
@@ -127,18 +121,18 @@ class ImageHalfLifeAveraging(AccessibleWeightAveraging):
             checkpoint[OTHERS] = {half_life: other.network.state_dict() for half_life, other in self._others.items()}
 
     def on_load_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: lightning.Trainer, pl_module: ScoreModule, checkpoint: dict[str, Any]
     ) -> None:
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         kept = checkpoint.get(OTHERS, {})
         for half_life, other in self._others.items():
             if half_life not in kept:
                 logger.info("the average of half-life %d starts from that of %d", half_life, self.half_lives[0])
-            weights = kept.get(half_life, self.averaged(cast(ScoreModule, pl_module)).network.state_dict())
+            weights = kept.get(half_life, self.averaged(pl_module).network.state_dict())
             other.network.load_state_dict(weights)
 
     @torch.no_grad()
-    def _update(self, pl_module: lightning.LightningModule, images_seen: int, images_per_step: int) -> None:
+    def _update(self, pl_module: ScoreModule, images_seen: int, images_per_step: int) -> None:
         """Updates every average with one kernel each, without waiting for the accelerator.
 
         Lightning's update copies its counter to the accelerator, which waits for all queued work.
@@ -146,7 +140,7 @@ class ImageHalfLifeAveraging(AccessibleWeightAveraging):
         assert self.average is not None
         if not self._weights:
             pairs: list[tuple[nn.Module, nn.Module]] = [(self.average, pl_module)]
-            pairs += [(other, cast(ScoreModule, pl_module).denoiser) for other in self._others.values()]
+            pairs += [(other, pl_module.denoiser) for other in self._others.values()]
             self._weights = [(list(average.parameters()), list(current.parameters())) for average, current in pairs]
         first = self.updates == 0
         for half_life, (average, current) in zip(self.half_lives, self._weights, strict=True):

@@ -26,10 +26,9 @@ from sdedit_pl.training.early_stopping import Patience
 from sdedit_pl.training.editing_checkpoint import EditingCheckpoint
 from sdedit_pl.training.loss_logging import TrainingLog
 from sdedit_pl.training.memorisation_alarm import SIDE, MemorisationAlarm
-from sdedit_pl.training.overdue_validation import OverdueValidation
 from sdedit_pl.training.previews import Previews
 from sdedit_pl.training.progress_display import progress_display
-from sdedit_pl.training.resumable_checkpoints import ResumableCheckpoint
+from sdedit_pl.training.resumable_checkpoints import OverdueValidation, ResumableCheckpoint
 from sdedit_pl.training.stop_signals import StopSignals
 from sdedit_pl.training.unreadable_images import UnreadableImageCounts
 from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging

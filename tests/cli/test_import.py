@@ -165,7 +165,7 @@ def test_bad_sources_are_refused_and_leave_nothing(
         (["ckpt={ddim}", "out=a.safetensors", "preset=church_outdoor"], "not those of preset=church_outdoor: missing"),
         (["ckpt={ddim}", "out=a.safetensors"], "fits no preset"),
         (["ckpt={ddim}", "out=a.safetensors", "config=none.json"], "there is no configuration file none.json"),
-        (["ckpt={ddim}", "out=a.safetensors", "config=text.png"], "config=text.png is not readable JSON"),
+        (["ckpt={ddim}", "out=a.safetensors", "config=text.png"], "config=text.png is not a JSON file"),
         (
             ["ckpt={ddim}", "out=a.safetensors", "config=list.json"],
             "config=list.json must hold a JSON object, got list",

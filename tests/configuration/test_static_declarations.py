@@ -30,7 +30,7 @@ def test_help_from_source_is_the_help_of_the_classes(verb: str, step: str) -> No
     real: Command[Any] = imported.COMMANDS[step] if step else imported.COMMAND
     read = evaluate(module, "COMMANDS")[step] if step else evaluate(module, "COMMAND")
     from_classes, from_source = schema_of(real.arguments), source_schema(read.arguments)
-    assert read[0::2] == (real.usage, real.file, real.examples)
+    assert (read.usage, read.file, read.examples) == (real.usage, real.file, real.examples)
     assert dict(from_source.keys) == without_types(from_classes.keys)
     assert list(from_source.sections) == list(from_classes.sections)
     for name, family in from_classes.families.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -17,7 +18,7 @@ from sdedit_pl.data.archives import open_archive
 from sdedit_pl.data.image_decoding import decode_image, decode_whole, image_to_tensor
 from sdedit_pl.data.image_files import UnreadableImage, is_image_name, list_images, open_image, orientation
 from sdedit_pl.data.image_format import ImageFormat
-from sdedit_pl.data.local_shards import list_shards
+from sdedit_pl.data.webdataset_source import WebDatasetSource
 from sdedit_pl.guides.guide_files import read_guide
 
 # As left by phones, editors and download tools: bytes written as their literal, no TIFF header, cut short.
@@ -88,11 +89,12 @@ def test_images_that_are_left_out_are_counted_by_suffix_and_said_once(
         for name in names:
             tar.add(tmp_path / "folder" / name, name)
             packed.write(tmp_path / "folder" / name, name)
+    shutil.copy(tmp_path / "a.tar", tmp_path / "b.tar")
     for _ in range(2):
         list_images(tmp_path / "folder", recursive=True)
         for archive in ("a.tar", "a.zip"):
             open_archive(tmp_path / archive, ImageFormat(8), tmp_path)
-        list_shards([str(tmp_path / "a.tar"), str(tmp_path / "a.tar")], ImageFormat(8))
+        WebDatasetSource([str(tmp_path / "a.tar"), str(tmp_path / "b.tar")], 8).images("train")
     said = [record.getMessage().partition(", which are left out: convert them")[0] for record in caplog.records]
     found = "2 .heic, 1 .ppm, 1 .tga"
     places = [f"{tmp_path}/{name} holds {found}" for name in ("folder", "a.tar", "a.zip")]

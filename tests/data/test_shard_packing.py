@@ -6,9 +6,11 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import tarfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,10 @@ from sdedit_pl.data.webdataset_source import WebDatasetSource
 from sdedit_pl.files import sha256_of
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """40 images of 24x16 px, of which three equal another one, and two files that are not images."""
-    folder = tmp_path / "photos"
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 images of 24x16 px, of which three equal another one, and two files that are not images; not to be changed."""
+    folder = tmp_path_factory.mktemp("originals") / "photos"
     (folder / "more").mkdir(parents=True)
     for number in range(40):
         place = folder / ("more" if number % 3 else "") / f"im.{number:02d}.png"
@@ -43,6 +45,9 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+Whole = Callable[..., dict[str, bytes]]
+
+
 def settings(photos: Path, folder: Path, **options: Any) -> PackSettings:
     usual = {"data": str(photos), "out": str(folder), "size": 16, "samples": 7, "processes": 1}
     return PackSettings(**{**usual, **options})
@@ -50,6 +55,19 @@ def settings(photos: Path, folder: Path, **options: Any) -> PackSettings:
 
 def packed(*arguments: Any, **options: Any) -> dict[str, Any]:
     return pack(settings(*arguments, **options), lambda done, total: None)
+
+
+@pytest.fixture(scope="module")
+def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The files of a pack of `photos` with some options, packed once."""
+
+    @cache
+    def packed_once(**options: Any) -> dict[str, bytes]:
+        folder = tmp_path_factory.mktemp("whole") / "out"
+        packed(photos, folder, **options)
+        return contents(folder)
+
+    return packed_once
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -236,10 +254,9 @@ def require_refused_by_training(folder: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 class TestExactness:
-    def test_the_number_of_processes_changes_nothing(self, photos: Path, tmp_path: Path) -> None:
-        for processes in (1, 3):
-            packed(photos, tmp_path / str(processes), processes=processes)
-        assert contents(tmp_path / "1") == contents(tmp_path / "3")
+    def test_the_number_of_processes_changes_nothing(self, photos: Path, whole: Whole, tmp_path: Path) -> None:
+        packed(photos, tmp_path / "out", processes=3)
+        assert contents(tmp_path / "out") == whole()
 
     def test_the_same_command_again_changes_nothing(self, photos: Path, tmp_path: Path) -> None:
         first = packed(photos, tmp_path / "out")
@@ -249,10 +266,9 @@ class TestExactness:
 
     @pytest.mark.parametrize(("images", "processes"), [(3, 2), (8, 1), (20, 2), (39, 2), (42, 1)])
     def test_a_killed_pack_resumes_to_the_same_bytes(
-        self, photos: Path, tmp_path: Path, images: int, processes: int
+        self, photos: Path, whole: Whole, tmp_path: Path, images: int, processes: int
     ) -> None:
         out, options = tmp_path / "out", {"duplicates": "drop", "val_fraction": 0.2}
-        packed(photos, tmp_path / "whole", **options)
         killed_in(_kill_after_images, images, settings(photos, out, processes=processes, **options))
         assert not list(out.glob("*.tar")) and not (out / "manifest.json").exists()
         require_refused_by_training(out)
@@ -260,19 +276,18 @@ class TestExactness:
         assert kept >= (images - 4) // 7 - 1
         seen: list[int] = []
         pack(settings(photos, out, **options), lambda done, total: seen.append(done))
-        assert contents(out) == contents(tmp_path / "whole")
+        assert contents(out) == whole(**options)
         assert kept < 2 or max(seen) > 1, "noted shards are not packed again"
 
     @pytest.mark.parametrize("replacement", range(1, 16))
     def test_a_kill_at_any_replacement_of_a_file_does_no_harm(
-        self, photos: Path, tmp_path: Path, replacement: int
+        self, photos: Path, whole: Whole, tmp_path: Path, replacement: int
     ) -> None:
-        packed(photos, tmp_path / "whole", samples=15)
         killed_in(_kill_at_replacement, replacement, settings(photos, tmp_path / "out", samples=15))
         if not (tmp_path / "out" / "manifest.json").exists():
             require_refused_by_training(tmp_path / "out")
         packed(photos, tmp_path / "out", samples=15)
-        assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+        assert contents(tmp_path / "out") == whole(samples=15)
 
 
 def killed_in(act: Callable[[int, PackSettings], None], moment: int, work: PackSettings) -> None:
@@ -317,7 +332,7 @@ class TestRefusals:
         return str(caught.value)
 
     def test_other_originals_or_settings_in_the_same_folder(self, photos: Path, tmp_path: Path) -> None:
-        out = tmp_path / "out"
+        out, photos = tmp_path / "out", Path(shutil.copytree(photos, tmp_path / "photos"))
         packed(photos, out)
         refusal = self.refusal(tmp_path, lambda: packed(photos, out, size=8, samples=8))
         assert "settings.size was 16, and is 8 now; settings.samples was 7, and is 8 now" in refusal
@@ -367,10 +382,9 @@ class TestRefusals:
         assert (tmp_path / "out" / "manifest.json").exists()
 
     def test_a_full_disk_keeps_complete_shards(
-        self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, photos: Path, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        packed(photos, tmp_path / "whole")
-        calls = iter(range(100))
+        expected, calls = whole(), iter(range(100))
 
         def sync(descriptor: int) -> None:
             # The record of the job takes two, a shard one and its note two: this is the third shard.
@@ -382,7 +396,7 @@ class TestRefusals:
             packed(photos, tmp_path / "out")
         assert len(list((tmp_path / "out" / UNFINISHED_FOLDER).glob("*-*.json"))) == 2
         packed(photos, tmp_path / "out")
-        assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+        assert contents(tmp_path / "out") == expected
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 from PIL import Image
 from support.paint_page import Page, data_url, mask, painting
+from support.tiny import tiny_config
 
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.checkpoints import save_denoiser
 from sdedit_pl.cli import main
 from sdedit_pl.paint import paint_jobs, paint_server
 from sdedit_pl.paint.paint_server import access_token, paint_app
@@ -58,6 +61,18 @@ class TestEdit:
         )
         assert "estimates" in page.get(f"api/edits/{identity}/events").text
         assert page.request_edit(windows=True, focus=True).status_code == 400
+
+    def test_labels(self, desk: Path, open_jobs: Callable) -> None:
+        model = tiny_config("data.path=unused", "data.size=16", "condition.classes=[cat,dog]").model
+        save_denoiser("tiny.safetensors", build_denoiser(model), model)
+        page = Page(paint_app(open_jobs(), Path("guides")), base_url="http://localhost:7860/")
+        assert page.get("api/state").json()["model"]["labels"] == ["cat", "dog"]
+        job = page.finished(page.submit(label="cat", guidance=2))
+        assert (job["state"], job["windows"]) == ("done", 2), job["message"]
+        assert main(["edit", f"config=out/{job['identity']}/edit.yaml", "out=again", "device=cpu"]) == 0
+        for name in job["samples"]:
+            assert page.get(f"results/{job['identity']}/{name}").content == Path("again", name).read_bytes()
+        assert "label=dot is unknown; did you mean dog" in page.request_edit(label="dot").text
 
     def test_events_show_estimates_and_the_end(self, page: Page) -> None:
         identity = page.submit()

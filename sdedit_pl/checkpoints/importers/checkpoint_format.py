@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +21,21 @@ from sdedit_pl.files import sha256_of
 
 
 @dataclass(frozen=True)
-class Mapped:
-    """Which tensors in a file were used, and which were not.
-
-    Args:
-        used: our name -> the names in the file that it is made of.
-        ignored: name in the file -> why it is not needed.
-    """
-
-    used: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    ignored: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Imported:
     """A foreign checkpoint in this package's terms.
 
     Args:
         weights: the network's state dict under our names, on the CPU, of the types in the file.
         origin: data for JSON on where it came from: format, preset, file, sha256, weights (ema or raw), sampling, ...
+        used: our name of each tensor -> the names in the file that it is made of.
+        ignored: name in the file -> why it is not needed.
     """
 
     model: ModelConfig
     weights: dict[str, Tensor]
     origin: dict[str, Any]
-    mapped: Mapped
+    used: Mapping[str, tuple[str, ...]]
+    ignored: Mapping[str, str]
 
     def description(self, path: Path) -> Description:
         origin = {key: value for key, value in self.origin.items() if key != "training"}

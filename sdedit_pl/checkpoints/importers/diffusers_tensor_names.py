@@ -28,7 +28,6 @@ _OLD_QKV, _OLD_OUTPUT = ("query", "key", "value"), "proj_attn"
 """Names of attention's layers before release 0.17."""
 _LABEL = {"time_embedding.linear_1": "label_embedding.hidden", "time_embedding.linear_2": "label_embedding.output"}
 _FREQUENCIES = ("time_proj.weight", "label_embedding.features.frequencies")
-_PARAMETERS = ("weight", "bias")
 
 
 def network_sources(
@@ -73,28 +72,15 @@ def without_copies(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], di
 
 def published_state(state: Mapping[str, Tensor], network: Component[UNet]) -> dict[str, Tensor]:
     """Our network's state dict under diffusers' names, sines before cosines: the inverse of `network_sources`."""
-    rest = dict(state)
+    sources = network_sources(network)
+    assert state.keys() <= sources.keys(), f"without a name in diffusers: {sorted(state.keys() - sources.keys())}"
     published: dict[str, Tensor] = {}
-    for theirs, ours in _layers(network):
-        for parameter in _PARAMETERS:
-            if f"{ours}.{parameter}" in rest:
-                published[f"{theirs}.{parameter}"] = rest.pop(f"{ours}.{parameter}")
-    for theirs, ours in _attentions(network):
-        for parameter in _PARAMETERS:
-            published[f"{theirs}.group_norm.{parameter}"] = rest.pop(f"{ours}.norm.{parameter}")
-            # Our 1 x 1 convolutions are linear layers there.
-            published[f"{theirs}.{_OUTPUT}.{parameter}"] = _linear(rest.pop(f"{ours}.output.{parameter}"))
-            stack = rest.pop(f"{ours}.qkv.{parameter}").chunk(3)
-            for part, tensor in zip(_QKV, stack, strict=True):
-                published[f"{theirs}.{part}.{parameter}"] = _linear(tensor)
-    if _FREQUENCIES[1] in rest:
-        published[_FREQUENCIES[0]] = rest.pop(_FREQUENCIES[1])
-    assert not rest, f"without a name in diffusers: {sorted(rest)}"
-    return {theirs: tensor.contiguous() for theirs, tensor in published.items()}
-
-
-def _linear(tensor: Tensor) -> Tensor:
-    return tensor.flatten(1) if tensor.dim() > 1 else tensor
+    for ours, tensor in state.items():
+        names = sources[ours].names
+        for name, part in zip(names, tensor.chunk(len(names)), strict=True):
+            # Our 1 x 1 convolutions in attention are linear layers there.
+            published[name] = (part.flatten(1) if ".to_" in name and part.dim() > 1 else part).contiguous()
+    return published
 
 
 def _layers(network: Component[UNet]) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,6 @@ A training checkpoint of diffusers' example scripts has `unet`, `unet_ema` and n
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from sdedit_pl.checkpoints.importers.presets import CENTERED, UNIT
 from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, Stored, import_network
 from sdedit_pl.checkpoints.importers.tensor_mapping import named_tensors
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
-from sdedit_pl.files import sha256_of
+from sdedit_pl.files import read_json, sha256_of
 
 INDEX = "model_index.json"
 CONFIG = "config.json"
@@ -190,9 +189,6 @@ def _read_json(file: Path) -> dict[str, Any]:
             f"there is no {file}, which describes the weights in a folder of diffusers; weights alone need preset=NAME"
         )
     try:
-        found = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{file} is not JSON ({error}); copy or download it again") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{file} must hold a JSON object, got {type(found).__name__}")
-    return found
+        return read_json(file)
+    except ValueError as error:
+        raise CheckpointError(f"{error}; copy or download it again") from error

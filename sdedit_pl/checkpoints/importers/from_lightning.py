@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported, Mapped, origin_of
+from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported, origin_of
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.model_config import model_of_run
@@ -55,5 +55,6 @@ class LightningFormat(CheckpointFormat):
                 weights=weights,
                 training={"steps": facts.get("global_step"), "config": run},
             ),
-            mapped=Mapped(used, others),
+            used=used,
+            ignored=others,
         )

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from sdedit_pl.checkpoints.expected_tensors import state_shapes
-from sdedit_pl.checkpoints.importers.checkpoint_format import Imported, Mapped, origin_of
+from sdedit_pl.checkpoints.importers.checkpoint_format import Imported, origin_of
 from sdedit_pl.checkpoints.importers.presets import CENTERED, PRESETS, Preset
 from sdedit_pl.checkpoints.importers.tensor_mapping import Difference, TensorSource, difference, state_made
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
@@ -101,7 +101,8 @@ def import_network(
         model=model,
         weights=weights,
         origin=origin_of(path, format, **facts, training=None if stored.training is None else dict(stored.training)),
-        mapped=Mapped({ours: sources[ours].names for ours in weights}, stored.ignored),
+        used={ours: sources[ours].names for ours in weights},
+        ignored=stored.ignored,
     )
 
 

@@ -194,8 +194,8 @@ class TestLayouts:
         assert imported.origin["file"] == f"saved/unet/{WEIGHTS}.safetensors"
         assert imported.origin["sampling"]["class_name"] == "DDPMScheduler"
         assert json.loads(json.dumps(imported.origin)) == imported.origin
-        used = [name for names in imported.mapped.used.values() for name in names]
-        assert sorted(used) == sorted(random_unet(AS_DDPM).state_dict()) and not imported.mapped.ignored
+        used = [name for names in imported.used.values() for name in names]
+        assert sorted(used) == sorted(random_unet(AS_DDPM).state_dict()) and not imported.ignored
 
     def test_old_names_in_a_pickle_of_weights(self, folder: Path, saved: Path) -> None:
         old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -205,7 +205,7 @@ class TestLayouts:
         (folder / "unet" / f"{WEIGHTS}.safetensors").unlink()
         torch.save(state, folder / "unet" / f"{WEIGHTS}.bin")
         imported = self.same_weights(folder, saved)
-        assert imported.mapped.used["middle.0.attention.output.bias"] == ("mid_block.attentions.0.proj_attn.bias",)
+        assert imported.used["middle.0.attention.output.bias"] == ("mid_block.attentions.0.proj_attn.bias",)
 
     def test_frequencies_saved_twice(self, tmp_path: Path) -> None:
         """As the first releases did with those of VE models."""
@@ -215,7 +215,7 @@ class TestLayouts:
         file.with_suffix(".safetensors").unlink()
         torch.save({**state, "time_proj.W": state["time_proj.weight"].clone()}, file)
         imported = read(tmp_path)
-        assert imported.mapped.ignored == {"time_proj.W": "the same as time_proj.weight"}
+        assert imported.ignored == {"time_proj.W": "the same as time_proj.weight"}
         assert all(torch.equal(tensor, expected[name]) for name, tensor in imported.weights.items())
         torch.save({**state, "time_proj.W": state["time_proj.weight"] + 1}, file)
         with pytest.raises(CheckpointError, match=r"missing none; not expected time_proj\.W"):
@@ -404,7 +404,7 @@ class TestRefusals:
             read(folder)
 
     @pytest.mark.parametrize(
-        ("content", "message"), [("{", "is not JSON"), ("[]", "must hold a JSON object, got list")]
+        ("content", "message"), [("{", "is not a JSON file"), ("[]", "must hold a JSON object, got list")]
     )
     def test_of_a_damaged_configuration(self, content: str, message: str, folder: Path) -> None:
         (folder / "unet" / "config.json").write_text(content)

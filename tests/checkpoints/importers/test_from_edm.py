@@ -120,7 +120,7 @@ def read(folder: Path, tensors: dict[str, Tensor], **changes: object) -> Denoise
     torch.save(tensors, folder / "edm.pt")
     assert EDMFormat().recognises(folder / "edm.pt")
     imported = EDMFormat().read(folder / "edm.pt", config={**CONFIG, **changes})
-    assert "model.map_augment.weight" not in imported.mapped.used and "map_augment.weight" in imported.mapped.ignored
+    assert "model.map_augment.weight" not in imported.used and "map_augment.weight" in imported.ignored
     denoiser = build_denoiser(imported.model).eval()
     denoiser.network.load_state_dict(imported.weights, strict=True)
     return denoiser

@@ -163,7 +163,7 @@ def test_every_number_is_used_once_and_named_in_the_report(tmp_path: Path) -> No
     there = torch.cat([tensor.flatten() for tensor in tensors.values()]).sort().values
     here = torch.cat([tensor.flatten() for tensor in imported.weights.values()]).sort().values
     assert torch.equal(there, here)
-    assert sorted(name for names in imported.mapped.used.values() for name in names) == sorted(tensors)
+    assert sorted(name for names in imported.used.values() for name in names) == sorted(tensors)
 
 
 def test_recognition(tmp_path: Path, reference: Path, tiny_checkpoint: Path) -> None:

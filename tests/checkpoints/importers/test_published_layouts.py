@@ -176,10 +176,10 @@ def test_every_number_is_used_once_and_reported(case, name: str) -> None:
     published = torch.cat([tensor.flatten() for tensor in tensors.values()])
     ours = torch.cat([tensor.flatten() for tensor in imported.weights.values()])
     assert torch.equal(published.sort().values, ours.sort().values)
-    used = [theirs for names in imported.mapped.used.values() for theirs in names]
+    used = [theirs for names in imported.used.values() for theirs in names]
     assert sorted(used) == sorted(tensors)
-    assert imported.mapped.used.keys() == imported.weights.keys()
-    assert set(imported.mapped.ignored) == set(case(name).tensors()) - set(tensors)
+    assert imported.used.keys() == imported.weights.keys()
+    assert set(imported.ignored) == set(case(name).tensors()) - set(tensors)
 
 
 @pytest.mark.parametrize("name", [*SCORE_SDE, "sdedit_ddpm", "score_sde_checkpoint"])
@@ -358,7 +358,7 @@ def test_the_unused_tensor_of_bayesian_networks_is_ignored(case, tmp_path: Path)
     published.config["model"]["type"] = "bayesian"
     torch.save({**published.tensors(), "logvar": torch.zeros(1000)}, tmp_path / "bayesian.ckpt")
     imported = published.read(tmp_path / "bayesian.ckpt")
-    assert list(imported.mapped.ignored) == ["logvar"]
+    assert list(imported.ignored) == ["logvar"]
     assert max(relative_errors(published, imported)) < TOLERANCE
 
 

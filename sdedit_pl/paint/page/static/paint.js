@@ -689,6 +689,9 @@ function setLocked(locked) {
   $("lock").textContent = locked ? "Seed locked" : "Lock seed";
 }
 
+/* The label and its guidance, where there is one. */
+const labelled = () => ($("label").value ? { label: $("label").value, guidance: number("guidance") || 1 } : {});
+
 const duration = (seconds) =>
   seconds < 1 ? `${Math.max(0.1, seconds).toFixed(1)} s` : seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`;
 
@@ -711,7 +714,7 @@ function describe() {
         ? "Paint the mask over the part to change, or drag a frame around it."
         : `${parts > 1 ? `${parts} parts, each` : "The part is"} edited at ${size} × ${size} px and put back; the rest stays as it is.`;
   if (state.job) return;
-  const calls = number("steps") * number("samples") * evaluations();
+  const calls = number("steps") * number("samples") * evaluations() * (labelled().guidance > 1 ? 2 : 1);
   const seconds = state.overhead + state.seconds * calls + state.queued;
   $("time").textContent = `about ${duration(seconds)}${state.queued > 0.05 ? ", after others" : ""}`;
   $("run").disabled = state.scope === "part" && !parts;
@@ -735,7 +738,7 @@ $("feather").oninput = () => {
   $("soft").checked = number("feather") > 0;
   changed();
 };
-for (const id of ["size", "opacity", "samples", "steps", "soft"]) $(id).oninput = () => (describe(), storeSoon(), redraw());
+for (const id of ["size", "opacity", "samples", "steps", "soft", "label", "guidance"]) $(id).oninput = () => (describe(), storeSoon(), redraw());
 $("invert").onclick = () =>
   edit(mask, all(), (ctx) => {
     ctx.globalCompositeOperation = "xor";
@@ -901,7 +904,7 @@ async function run() {
   const body = {
     guide: sentPicture((ctx) => ctx.drawImage(own ? source : guide.canvas, 0, 0, w, h), w, h),
     t0: t0(), steps: number("steps"), samples: number("samples"), seed: number("seed"),
-    windows: state.scope === "windows", match_colours: $("hold").checked,
+    windows: state.scope === "windows", match_colours: $("hold").checked, ...labelled(),
   };
   if (hasMask()) {
     body.area = sentPicture((ctx) => {
@@ -1094,7 +1097,7 @@ function wholeState() {
 $("restore").onclick = async () => {
   const job = state.jobs.find((each) => each.identity === state.shown);
   try {
-    const { kind, t0: level, seed, steps, samples, focus, windows, match_colours: hold } = job.settings;
+    const { kind, t0: level, seed, steps, samples, focus, windows, match_colours: hold, label, guidance } = job.settings;
     const [picture, area] = await Promise.all(
       ["guide", kind].map((name) => name && loadImage(`results/${job.identity}/${name}.png`)),
     );
@@ -1107,6 +1110,8 @@ $("restore").onclick = async () => {
     setLocked(true);
     setScope(focus ? "part" : windows ? "windows" : "whole");
     $("hold").checked = !!hold;
+    $("label").value = label || "";
+    $("guidance").value = guidance || 1;
     if (Array.isArray(focus)) state.frame = { x: focus[0], y: focus[1], w: focus[2], h: focus[3] };
     changed();
   } catch (error) {
@@ -1162,7 +1167,7 @@ $("notice").onclick = () => notify("");
 
 /* ---- what a reload keeps ---- */
 
-const KEPT = ["t0", "samples", "steps", "seed", "size", "opacity", "feather", "front", "back"];
+const KEPT = ["t0", "samples", "steps", "seed", "size", "opacity", "feather", "front", "back", "label", "guidance"];
 let storing;
 
 function database() {
@@ -1227,6 +1232,9 @@ async function start() {
   $("model").textContent = `${model.name} · ${model.size} px`;
   $("t0").value = Math.round((100 * model.t0) / model.t_max);
   $("steps").value = model.steps;
+  $("labelbox").hidden = !model.known;
+  $("label").title = model.known;
+  $("labels").replaceChildren(...model.labels.map((name) => new Option("", name)));
   $("examples").hidden = !guides.length;
   $("guides").replaceChildren(...guides.map((name) => {
     const made = button(`guides/${name}`, name.replace(/\.\w+$/, "").replaceAll("_", " "));

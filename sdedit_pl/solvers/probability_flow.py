@@ -1,11 +1,13 @@
-"""Heun's method for the probability-flow ODE of y = x / alpha in the noise level r = sigma / alpha.
+"""The probability-flow ODE, whose marginals are those of the SDE, by the methods of Euler and Heun.
 
-    dy/dr = (y - x_0(y, r)) / r
+    Euler    dx/dt = f x - g^2 / 2 score
+    Heun     dy/dr = (y - x_0(y, r)) / r      in y = x / alpha and the noise level r = sigma / alpha
 
-A step is DDIM's step to r_s, repeated with the mean of the slopes at both ends. In these variables the paths of the ODE
-are nearly straight for every SDE.
+A step of Heun's method is DDIM's step to r_s, repeated with the mean of the slopes at both ends. In its variables the
+paths of the ODE are nearly straight for every SDE.
 
-Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022, Algorithm 1.
+Source: Song et al. 2021, equation 13; Karras et al., "Elucidating the Design Space of Diffusion-Based Generative
+Models", 2022, Algorithm 1.
 """
 
 from __future__ import annotations
@@ -18,6 +20,21 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.noise import StepNoise
 from sdedit_pl.solvers.base import Solver, State
 from sdedit_pl.typing import Images, Times, over_images
+
+
+@dataclass(frozen=True)
+class ProbabilityFlowEuler(Solver):
+    """Euler steps in t, as published. The same method in sigma / alpha is DDIM, which needs fewer steps."""
+
+    stochastic = False
+
+    def step(
+        self, denoiser: Denoiser, x_t: Images, t: Times, s: Times, state: State, noise: StepNoise
+    ) -> tuple[Images, State]:
+        duration = t - s
+        shrink = over_images(denoiser.sde.drift_coefficient(t) * duration) * x_t
+        drift = over_images(denoiser.sde.diffusion(t).square() * duration / 2) * denoiser.score(x_t, t)
+        return x_t - shrink + drift, state
 
 
 @dataclass(frozen=True)
