@@ -47,14 +47,15 @@ class ShardRecord(NamedTuple):
 class ShardCache:
     """Local copies of remote shards; local shards are read in place.
 
-    Copies of more than `limit` bytes are removed, the least recently opened first. A shard in use always stays.
+    Copies of more than `limit` bytes are removed, the least recently opened first. A shard in use always stays. Images
+    that are left out are named once, unless `warned` is set.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder = folder
         self.limit = limit
         self._confirmed: set[str] = set()
-        self._warned = False
+        self.warned = False
         self._local: dict[str, tuple[Members, Stamp]] = {}
 
     def members(self, shard: Shard) -> Members:
@@ -169,10 +170,10 @@ class ShardCache:
             except WrongFile:
                 continue
             members = list_members(new)[0]
-            if not self._warned:
+            if not self.warned:
                 warn_of_extra_images([f"{shard.place}:{name}" for name in members.extra])
                 warn_of_unread_images(shard.place, members.unread)
-                self._warned = bool(members.extra or members.unread)
+                self.warned = bool(members.extra or members.unread)
             if expected or not members.problem or attempt == _DOWNLOADS - 1:
                 return ShardRecord(members, sha256, version_of(shard.place))
         raise self._changed(shard)

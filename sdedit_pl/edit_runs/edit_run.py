@@ -78,7 +78,7 @@ def run_edit(
         batches = work.batches(todo)
         first = [*islice(batches, 1)]
         warn_of_few_steps(description)
-        if denoiser.evaluations == 1 and first:  # guidance changes the error
+        if loaded is None and denoiser.evaluations == 1 and first:  # guidance changes the error
             warn_of_far_guides(work.denoiser, description, first[0][0].guides[:SHEET_ROWS])
         arithmetic = prepare(work, denoiser)
         progress = Progress(len(todo), work.steps)

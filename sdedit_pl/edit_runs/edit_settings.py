@@ -22,8 +22,9 @@ class EditSettings(ModelSettings):
     """The guides and options of an edit, beside its model.
 
     Args:
-        guide: an image, a folder of images, a glob, WebDataset shards (KEY.png with KEY.mask.png), a CSV or Parquet
-            table with the columns guide, mask, t0 and seed, or a [mask, image] file (.pth) of the reference runner.
+        guide: an image, a folder of images, a glob, local or remote WebDataset shards (KEY.png with KEY.mask.png), a
+            CSV or Parquet table with the columns guide, mask, t0 and seed, or a [mask, image] file (.pth) of the
+            reference runner.
         mask: an image whose white pixels may change, or a folder of such images named like their guides; it replaces a
             mask in the guide's own file.
         strength: instead of a mask, an image that sets how far each pixel is noised (white from t0, black kept), or a

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
+from sdedit_pl.data.shard_cache import StreamInterrupted
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.edit_runs.edit_plan import EditTask, edit_tasks, seeds_of
 from sdedit_pl.edit_runs.edit_results import SHEET_ROWS, SampleWriter, hashes
@@ -109,14 +110,17 @@ class EditShare:
                 try:
                     stored = self.reader.on_disk(listed)
                     parts = self.reader.read(stored)
-                    names, files = map(str, self.reader.files(listed)), hashes(self.reader.files(stored)).values()
-                    inputs_read = dict(zip(names, files, strict=True))
-                    facts[number] = {"guide": str(listed.guide), "samples": {}, "files": {}, "inputs": inputs_read}
+                    names = dict(zip(map(str, stored.files), listed.names, strict=True))
+                    read = hashes(self.reader.files(stored)).items()
+                    inputs_read = {names.get(file, file): sha256 for file, sha256 in read}
+                    facts[number] = {"guide": listed.names[0], "samples": {}, "files": {}, "inputs": inputs_read}
+                except StreamInterrupted:
+                    raise
                 except (ValueError, OSError) as error:
                     if self.settings.strict or len(self.listed) == 1:
                         raise
-                    reason = str(error).replace(str(self.reader.scratch), str(listed.guide.parent))
-                    self._note(number, {"bad": reason, "guide": str(listed.guide)})
+                    reason = str(error).replace(str(self.reader.scratch), listed.names[0].rpartition("/")[0])
+                    self._note(number, {"bad": reason, "guide": listed.names[0]})
                     continue
                 if parts[0][0].resized and number < SHEET_ROWS:
                     logger.info("%s", description_of_resizing(parts[0][0]))

@@ -1,20 +1,25 @@
 """Lists of guides: from files, from a table with a row for each guide, or from WebDataset shards.
 
 A table is a CSV or Parquet file with the columns guide, mask, t0 and seed, of which only guide is required; paths are
-relative to the table. A sample of a shard has a guide KEY.png, and may have a mask KEY.mask.png.
+relative to the table. A sample of a shard has a guide KEY.png, and may have a mask KEY.mask.png. Remote shards are
+downloaded into the cache of training, all of them before the first edit.
 """
 
 from __future__ import annotations
 
 import csv
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES
 from sdedit_pl.data.local_shards import DAMAGE, ShardFile, Stamp, tar_images, warn_of_extra_images
+from sdedit_pl.data.shard_manifest import Shard
+from sdedit_pl.downloads import is_remote
 from sdedit_pl.guides.guide_files import find_guides
 from sdedit_pl.guides.mask_files import AreaKind, find_areas
 
@@ -31,27 +36,35 @@ class ListedGuide(NamedTuple):
     Args:
         guide: a file, or SHARD/NAME of an image in a shard.
         t0: None for that of the settings, as for `seed`, that of the first sample.
-        places: first byte and length, in the shard, of guide and area; empty for files.
+        shard: the shard of guide, and of the area if it has one; None for files.
+        places: first byte and length of these in the shard.
     """
 
     guide: Path
     area: Path | None = None
     t0: float | str | None = None
     seed: int | None = None
+    shard: Shard | None = None
     places: tuple[tuple[int, int], ...] = ()
 
     @property
     def files(self) -> list[Path]:
         return [self.guide, *([] if self.area is None else [self.area])]
 
+    @property
+    def names(self) -> list[str]:
+        """The names of `files` in messages and records."""
+        within = [f"{self.shard.place}/{file.name}" for file in self.files[: len(self.places)]] if self.shard else []
+        return [*within, *map(str, self.files[len(within) :])]
+
     def contents(self) -> list[bytes]:
-        """The images of a shard, in the order of `files`.
+        """The images in the shard, in the order of `files`.
 
         Raises:
-            UnreadableShard: the shard has vanished or cannot be read.
+            ValueError: the shard has vanished or changed, or cannot be read or downloaded.
         """
-        shard = self.guide.parent
-        file = ShardFile(shard, str(shard), Stamp.of(shard.stat()))
+        assert self.shard is not None
+        file = _file(self.shard)
         return [file.read(*place) for place in self.places]
 
 
@@ -69,7 +82,7 @@ def list_guides(
     listed = None
     if guide.endswith(TABLES):
         listed = table_guides(Path(guide))
-    elif guide.endswith(SHARD) or (folder and any(Path(guide).glob(f"*{SHARD}"))):
+    elif is_remote(guide) or guide.endswith(SHARD) or (folder and any(Path(guide).glob(f"*{SHARD}"))):
         listed = [found for shard in _shards(guide) for found in shard_guides(shard, kind)]
         if not listed:
             raise ValueError(f"the shards {guide} hold no guides; expected images KEY.png, and masks KEY.mask.png")
@@ -104,35 +117,51 @@ def table_guides(table: Path) -> list[ListedGuide]:
     return listed
 
 
-def shard_guides(shard: Path, kind: AreaKind) -> list[ListedGuide]:
-    """The guides in a shard, in its order. Raises ValueError if it is damaged."""
+def shard_guides(shard: Shard, kind: AreaKind) -> list[ListedGuide]:
+    """The guides in a shard, in its order. Raises ValueError if it is damaged or cannot be downloaded."""
     guides: dict[str, tuple[Path, tuple[int, int]]] = {}
     areas: dict[str, tuple[Path, tuple[int, int]]] = {}
     extra = []
+    path = _file(shard).path
     try:
-        for name, place in tar_images(shard, []):
+        for name, place in tar_images(path, []):
             folder, base = PurePosixPath(name).parent, PurePosixPath(name).name
             key, _, rest = base.partition(".")
             found = areas if rest.startswith(f"{kind}.") else guides
             if str(folder / key) in found:
                 extra.append(name)
             else:
-                found[str(folder / key)] = (shard / base, place)
+                found[str(folder / key)] = (Path(shard.place, base), place)
     except DAMAGE as error:
-        raise ValueError(f"cannot read the shard {shard} to its end: {error}") from None
+        raise ValueError(f"cannot read the shard {shard.place} to its end: {error}") from None
     warn_of_extra_images(extra)
     listed = []
     for key, (guide, place) in guides.items():
         area, places = areas.get(key, (None, None))
-        listed.append(ListedGuide(guide, area, places=(place,) if places is None else (place, places)))
+        listed.append(ListedGuide(guide, area, shard=shard, places=(place,) if places is None else (place, places)))
     return listed
 
 
-def _shards(place: str) -> Iterator[Path]:
+def _shards(place: str) -> list[Shard]:
     from sdedit_pl.data.webdataset_source import find_shards  # imports webdataset, which takes a second
 
     train, val = find_shards(place)
-    yield from (Path(shard.place) for shard in (*train, *val))
+    return train + val
+
+
+def _file(shard: Shard) -> ShardFile:
+    return (
+        _copy(shard) if is_remote(shard.place) else ShardFile(shard.place, shard.place, Stamp.of(os.stat(shard.place)))
+    )
+
+
+@lru_cache(maxsize=4)  # a copy that another process removes from the cache stays open here
+def _copy(shard: Shard) -> ShardFile:
+    from sdedit_pl.data.webdataset_source import WebDatasetSource
+
+    cache = WebDatasetSource([], 1).cache
+    cache.warned = True  # masks are left out of training images
+    return cache.open(shard)[0]
 
 
 def _rows(table: Path) -> Iterator[dict[str, Any]]:

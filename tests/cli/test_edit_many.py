@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 from support.chromium import until
 from support.killed_trainings import Kill
+from support.shard_server import ShardServer
 
 from sdedit_pl.cli import main
 from sdedit_pl.edit_runs import edit_share
@@ -281,6 +282,38 @@ def test_guides_and_masks_come_from_shards(many: Path, command) -> None:
     assert command(*EDIT, "guide=shards/a-{0..1}.tar", "mask=null", "samples=1").code == 0
     assert command(*EDIT, "out=files").code == 0
     assert all(results("files")[name] == results("p")[name] for name in record["samples"])
+
+
+def test_remote_shards_are_downloaded_once_and_resumed(
+    many: Path,
+    command,
+    refused,
+    shard_server: ShardServer,
+    without_pauses: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    for shard in (0, 1):
+        with tarfile.open(shard_server.folder / f"a-{shard}.tar", "w") as archive:
+            for number in (3 * shard, 3 * shard + 1):
+                archive.add(f"guides/{number}.png", f"{number}.png")
+                archive.add(f"masks/{number}.png", f"{number}.mask.png")
+    edit = (*EDIT, f"guide={shard_server.url}/a-{{0..1}}.tar", "mask=null")
+    assert command(*EDIT, "out=files").code == 0
+    shard_server.status = 503
+    assert "a-0.tar: " in refused(*edit) and not Path("o").exists()
+    shard_server.status = None
+    start(*edit, kill=Kill(f"{UNFINISHED}.note", 3)).join()
+    assert len(list(Path("o/.sdedit.unfinished").glob("*.png"))) == 6
+    code, _, errors = command(*edit)
+    assert code == 0 and "left out" not in errors
+    assert shard_server.fetched()[-2:] == ["/a-0.tar", "/a-1.tar"], "the copies are used again"
+    record = yaml.safe_load(Path("o/edit.yaml").read_text())["record"]
+    assert record["samples"]["4_seed1.png"]["guide"] == f"{shard_server.url}/a-1.tar/4.png"
+    assert f"{shard_server.url}/a-1.tar/4.mask.png" in record["sha256"]
+    assert all(results("files")[name] == results("o")[name] for name in record["samples"])
+    assert "b.tar" in refused(*edit, f"guide={shard_server.url}/b.tar", "out=p")
 
 
 @pytest.mark.slow

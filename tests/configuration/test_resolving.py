@@ -301,6 +301,9 @@ def test_a_file_is_read_with_its_numbers(tmp_path: Path) -> None:
     assert read_file(tmp_path / "a.yaml") == {"start": 0.001, "shape": {"sizes": [1, 2]}}
     (tmp_path / "empty.yaml").touch()
     assert read_file(tmp_path / "empty.yaml") == {}
+    files = {f"{number}.png": "sha256" for number in range(5001)}  # the record of many guides: 10,002 nodes
+    (tmp_path / "many.yaml").write_text(yaml_text(files))
+    assert read_file(tmp_path / "many.yaml") == files
 
 
 def test_the_configuration_file_is_taken_out_of_the_arguments() -> None:
