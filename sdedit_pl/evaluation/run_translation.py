@@ -36,7 +36,8 @@ from sdedit_pl.metrics.features import FeatureExtractor, stream_features
 from sdedit_pl.sampling import Callback
 from sdedit_pl.typing import Images
 
-METHODS = ("ddib", "sdedit", "energy", "two_energies")
+METHODS = ("ddib", "sdedit", "energy")
+TWO_ENERGIES = "two_energies"
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class TranslationSettings(ModelSettings):
     pairs: str | None = None
     target: str | None = None
     out: str = "outputs/translate"
-    methods: tuple[str, ...] = METHODS[:3]
+    methods: tuple[str, ...] = METHODS
     t0: float | str = "sigma:0.8"
     level: float | None = None
     lowpass: int = 8
@@ -83,9 +84,10 @@ class TranslationSettings(ModelSettings):
 
     def __post_init__(self) -> None:
         require_at_least(self, seed=0, batch=1)
-        unknown = [method for method in self.methods if method not in METHODS]
+        known = (*METHODS, TWO_ENERGIES)
+        unknown = [method for method in self.methods if method not in known]
         if unknown or not self.methods or len(set(self.methods)) < len(self.methods):
-            raise ValueError(f"methods are some of {', '.join(METHODS)}, got {', '.join(self.methods)}")
+            raise ValueError(f"methods are some of {', '.join(known)}, got {', '.join(self.methods)}")
         if not self.realism > 0:
             raise ValueError(f"realism must exceed 0, got {self.realism}; the method energy goes without it")
 
@@ -162,8 +164,8 @@ def methods_of(settings: TranslationSettings, source: Denoiser, target: Denoiser
         "sdedit": (target, SDEditMethod(edit)),
         "energy": (target, guided_edit),
     }
-    if METHODS[3] in settings.methods:
-        found[METHODS[3]] = away_from(source, target, settings.realism), guided_edit
+    if TWO_ENERGIES in settings.methods:
+        found[TWO_ENERGIES] = away_from(source, target, settings.realism), guided_edit
     for denoiser, method in (found := {name: found[name] for name in settings.methods}).values():
         method.check(denoiser)
     return found

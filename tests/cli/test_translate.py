@@ -15,7 +15,7 @@ from support.interruptions import contents, interrupt_after
 from sdedit_pl import save_denoiser
 from sdedit_pl.checkpoints import load_described
 from sdedit_pl.configuration.model_config import ModelConfig
-from sdedit_pl.evaluation.run_translation import METHODS
+from sdedit_pl.evaluation.run_translation import METHODS, TWO_ENERGIES
 from sdedit_pl.metrics.extractor_table import FEATURES
 
 TRANSLATE = (
@@ -34,12 +34,13 @@ def guides(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_method_is_written_and_measured(command) -> None:
-    code, output, _ = command(*TRANSLATE, "pairs=pairs", "target=guides", f"methods=[{','.join(METHODS)}]")
+    every = (*METHODS, TWO_ENERGIES)
+    code, output, _ = command(*TRANSLATE, "pairs=pairs", "target=guides", f"methods=[{','.join(every)}]")
     assert code == 0 and output.endswith("3 images by 4 methods; see o/report.html\n")
     measures = json.loads(Path("o/metrics.json").read_text())["measures"]
-    assert list(measures) == ["guide", *METHODS]
+    assert list(measures) == ["guide", *every]
     assert measures["guide"]["pair_squared_l2"] == 0 and "squared_l2" not in measures["guide"]
-    for name in METHODS:
+    for name in every:
         images = [np.array(Image.open(f"o/{number}_{name}.png")) / 255 for number in range(3)]
         pairs = [np.array(Image.open(f"pairs/{number}.png")) / 255 for number in range(3)]
         l2 = np.mean([((image - pair) ** 2).sum() for image, pair in zip(images, pairs, strict=True)])
