@@ -45,7 +45,7 @@ def test_every_class_gets_n_edits_spread_over_images_and_t0(command) -> None:
     edit = (f"guide=tree/{row['source']}", f"t0={row['t0']}", f"seed={row['seed']}", "steps=2", "samples=1", "out=one")
     assert command("edit", AUGMENT[1], *edit).code == 0
     pixels = [np.array(Image.open(file)) for file in (f"o/{row['file']}", f"one/b_seed{row['seed']}.png")]
-    assert np.array_equal(*pixels)
+    assert np.array_equal(pixels[0], pixels[1])
 
 
 def test_an_interrupted_run_is_resumed_to_the_byte_and_only_with_its_settings(command, refused) -> None:
