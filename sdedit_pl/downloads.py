@@ -8,7 +8,6 @@ retried with growing pauses. A command that fails counts as an absent file.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import subprocess
 import time
@@ -20,7 +19,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from sdedit_pl.files import sha256_of
+from sdedit_pl.files import NO_ROOM, sha256_of
 
 ATTEMPTS = 6
 
@@ -139,7 +138,8 @@ def _transfer(url: str, part: Path, shown: str) -> str:
     except InvalidURL:
         raise FileAbsent("its URL is not valid") from None
     except _transfer_errors() as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            error.filename = str(part)
             raise
         reason = str(getattr(error, "message", error))  # all of a ClientResponseError would show the URL
         return " ".join(reason.split()) or type(error).__name__

@@ -6,6 +6,7 @@ or a full disk leaves the previous file. The folder is synchronised too, so that
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -19,6 +20,18 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 _CHUNK = 1 << 20
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LONGEST_NAME = 240
+"""Bytes of a name. File systems allow 255; unfinished files have some more than the results."""
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full: make room there, or give a place on another disk",
+    errno.EDQUOT: "delete files there, or give a place on another disk",
+    errno.EFBIG: "ulimit -f limits the size of files: raise it",
+    errno.EACCES: "change the permissions, or give another place",
+    errno.EPERM: "change the permissions, or give another place",
+    errno.EROFS: "give a place that can be written",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 # Forked workers of a killed process hold its claim until they notice its death, which takes PyTorch's 5 s.
 _WORKER_SECONDS = 8.0
@@ -56,11 +69,12 @@ def claimed(folder: Path, name: str = "") -> Iterator[None]:
 
     Raises:
         ValueError: another process has the claim, or `folder` is a file or cannot be written.
+        OSError: raised in the block; a full disk, which has no name, is named `folder`.
     """
     if not name:
         require_folder(folder)
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    file = folder / f".sdedit{name and '-'}{name}.lock"
+    file = folder / result_name(f".sdedit{name and '-'}{name}", ".lock")
     lock = FileLock(file)
     try:
         pid, host = _owner(file)
@@ -76,6 +90,10 @@ def claimed(folder: Path, name: str = "") -> Iterator[None]:
             with suppress(OSError):
                 file.write_text(f"{os.getpid()}\n{socket.gethostname()}\n")
         yield
+    except OSError as error:
+        if error.errno in NO_ROOM and error.filename is None:
+            error.filename = str(folder)
+        raise
     finally:
         if lock.is_locked:
             file.unlink(missing_ok=True)
@@ -113,6 +131,24 @@ def matching_files(pattern: str) -> list[str]:
     folder = next(place for place in path.parents if place.exists())
     literal = os.path.join(glob.escape(str(folder)), path.relative_to(folder))
     return sorted(str(Path(found)) for found in glob.glob(literal, recursive=True) if os.path.isfile(found))
+
+
+def result_name(stem: str, ending: str) -> str:
+    """`stem` + `ending`; a hash replaces the end of a stem for which file systems allow no such name."""
+    room, stored = LONGEST_NAME - len(os.fsencode(ending)), os.fsencode(stem)
+    if len(stored) > room:
+        digest = hashlib.sha256(stored).hexdigest()[:12]
+        stem = f"{stored[: room - 13].decode(errors='ignore')}-{digest}"
+    return stem + ending
+
+
+def in_words(error: Exception) -> str:
+    """The message of an error; for one of the operating system the file, the reason and the remedy."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    remedy = _REMEDIES.get(error.errno or 0)
+    reason = error.strerror + (f"; {remedy}" if remedy else "")
+    return f"{error.filename}: {reason}" if error.filename else reason
 
 
 def require_folder(out: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,12 +11,11 @@ from typing import Any
 
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.yaml_reading import read_file
-from sdedit_pl.files import claimed, read_json, require_folder, sha256_of
+from sdedit_pl.files import claimed, read_json, require_folder, result_name, sha256_of
 
 RECORDED = "files"
 SETTINGS, WORK = ".settings.json", ".work"
 """The record of the settings of unfinished results, and the folder of files that are no results."""
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -38,7 +36,7 @@ def result_folder(
     """
     replaced = set() if replaced is None else replaced
     with claimed(folder, name):
-        staging = folder / f".sdedit{name and '-'}{name}.unfinished"
+        staging = folder / result_name(f".sdedit{name and '-'}{name}", ".unfinished")
         if not resumes:
             shutil.rmtree(staging, ignore_errors=True)  # left by a killed process
         unfinished = resumes
@@ -47,10 +45,6 @@ def result_folder(
             yield staging
             publish(staging, folder, results_in(staging), replaced)
             unfinished = False
-        except OSError as error:
-            if error.errno in NO_ROOM and error.filename is None:
-                error.filename = str(folder)
-            raise
         finally:
             if not unfinished or not any(file.is_file() and file.name != SETTINGS for file in staging.rglob("*")):
                 shutil.rmtree(staging, ignore_errors=True)

@@ -14,6 +14,7 @@ from typing import Any
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
+from sdedit_pl.files import result_name
 from sdedit_pl.grids import start_number
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ _HEADER = """\
 
 def sidecar_of(checkpoint: Path) -> Path:
     """Path of the t0 file beside a checkpoint, which is a file or a folder."""
-    return checkpoint.with_name(checkpoint.name + SUFFIX)
+    return checkpoint.with_name(result_name(checkpoint.name, SUFFIX))
 
 
 def write_calibration(file: Path, checkpoint: Path, t0: float | str | None, found: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from sdedit_pl.calibration.sweep import Sweep
 from sdedit_pl.files import whole_file
@@ -55,7 +55,7 @@ class UnfinishedSweep:
         """Replaces the file atomically."""
         tensors = {field.name: getattr(sweep, field.name).contiguous() for field in fields(Sweep)}
         with whole_file(self.file) as unfinished:
-            save_file(tensors, unfinished, {_SETTINGS: json.dumps(dict(self.settings))})
+            unfinished.write_bytes(save(tensors, {_SETTINGS: json.dumps(dict(self.settings))}))
 
     def discard(self) -> None:
         self.file.unlink(missing_ok=True)

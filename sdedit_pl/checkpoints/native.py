@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
@@ -121,12 +121,8 @@ def save_weights(
         metadata["registered"] = foreign
     if origin:
         metadata["origin"] = json.dumps(dict(origin))
-    try:
-        with whole_file(path) as unfinished:
-            save_file(tensors, unfinished, metadata=metadata)
-            unfinished.chmod(0o644)
-    except SafetensorError as error:  # a full disk
-        raise OSError(f"{path} cannot be written: {error}") from error
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(save(tensors, metadata))
 
 
 def check_described(denoiser: Denoiser, model: ModelConfig) -> None:

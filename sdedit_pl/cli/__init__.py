@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("SDEDIT_TRACEBACK"):
             raise
+        from sdedit_pl.files import in_words
+
         return fail(in_words(error))
     except MemoryError:
         return fail("out of memory; make images, windows or batches smaller")
@@ -153,13 +155,6 @@ def open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def in_words(error: Exception) -> str:
-    """The message of an error, without the number of an operating-system error."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
 
 
 def counted(count: int, noun: str) -> str:

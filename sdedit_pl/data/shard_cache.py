@@ -8,7 +8,6 @@ shard whose hash differs from its record's, or from the manifest's, has changed 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -26,7 +25,7 @@ from sdedit_pl.data.local_shards import Members, ShardFile, Stamp, list_members,
 from sdedit_pl.data.shard_manifest import Shard
 from sdedit_pl.data.source import UnreadableShard
 from sdedit_pl.downloads import DownloadInterrupted, FileAbsent, WrongFile, download, is_remote, version_of
-from sdedit_pl.files import write_whole
+from sdedit_pl.files import NO_ROOM, write_whole
 
 # A damaged shard is downloaded this many times before it is used up to the damage: the transfer may be at fault.
 _DOWNLOADS = 3
@@ -264,7 +263,7 @@ class ShardCache:
         return UnreadableShard(shard.place, f"shard {shard.place} {advice}")
 
     def _unusable(self, error: OSError) -> StreamInterrupted:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_ROOM:
             return StreamInterrupted(
                 f"there is no room left in cache_folder={self.folder}; make some, or lower cache_gigabytes"
             )

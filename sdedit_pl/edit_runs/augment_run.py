@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,12 +29,14 @@ from sdedit_pl.data.value_decoding import result_file, result_suffix
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.many_guides import in_batches
-from sdedit_pl.files import claimed, whole_file, write_whole
+from sdedit_pl.files import claimed, result_name, whole_file, write_whole
 from sdedit_pl.grids import start_time
 from sdedit_pl.guides.guide_files import image_size, read_guide
 from sdedit_pl.result_folder import refuse_used
 from sdedit_pl.sampling import Callback
 from sdedit_pl.settings_record import SettingsRecord, require_same_settings
+
+logger = logging.getLogger(__name__)
 
 RECORD_FILE, MANIFEST_FILE = "augment.json", "manifest.csv"
 REMEDY = "resume it with these settings, or give another out="
@@ -111,6 +114,8 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
         else:
             require_same_settings(out, before, now, REMEDY)
         missing = [variation for variation in variations if not (out / variation.file).is_file()]
+        if not missing:
+            logger.info("the edits were already there; give another out= to make more")
         with in_precision(denoiser, settings.precision):
             for variation, image in edits(settings, denoiser, edit, missing, shape, by_class):
                 with whole_file(out / variation.file) as unfinished:
@@ -153,7 +158,7 @@ def plan(settings: AugmentSettings, classes: dict[str, list[str]], times: Sequen
         for number in range(settings.n):
             turn, index = divmod(number, len(sources))
             seed, source = settings.seed + len(variations), PurePosixPath(sources[index])
-            file = source.with_name(f"{source.stem}_seed{seed}{result_suffix(Path(source))}").as_posix()
+            file = source.with_name(result_name(source.stem, f"_seed{seed}{result_suffix(Path(source))}")).as_posix()
             variations.append(Variation(file, label, str(source), times[(turn + index) % len(times)], seed))
     return variations
 

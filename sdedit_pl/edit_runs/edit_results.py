@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from sdedit_pl.configuration.resolving import as_data
@@ -24,10 +22,10 @@ from sdedit_pl.edit_runs.unfinished_edits import RECORD_FILE, RECORD_KEY, GuideF
 from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
 from sdedit_pl.editing.many_guides import Edited
 from sdedit_pl.editing.trajectories import Trajectory, save_animation, strip
-from sdedit_pl.files import sha256_of, write_whole
+from sdedit_pl.files import result_name, sha256_of, write_whole
 from sdedit_pl.guides.focus import cut_out, put_back
 from sdedit_pl.guides.guide_files import Guide, image_size, read_pixels
-from sdedit_pl.picture_grid import to_picture
+from sdedit_pl.picture_grid import png_bytes, to_picture
 from sdedit_pl.result_folder import files_recorded_in, own_files, refuse_used
 
 SHEET_FILE = "sheet.png"
@@ -67,7 +65,7 @@ class SampleWriter:
             still, animation = trajectory_files(guide, mark)
             shown = path.images.shape[1]
             results, seeds = edited.samples[:shown], edited.seeds[:shown]
-            self._save(facts, still, _png(strip(path, results, seeds)))
+            self._save(facts, still, png_bytes(strip(path, results, seeds)))
             save_animation(self.folder / animation, path, results, seeds)
             facts["files"][animation] = sha256_of(self.folder / animation)
 
@@ -105,19 +103,13 @@ def result_content(image: Float[Tensor, "C H W"], edited: Edited, deviation: boo
     guide = edited.guide
     suffix, pixels = result_suffix(guide.path), guide.format
     if pixels is None and suffix == ".png":
-        return _png(to_picture(image))
+        return png_bytes(to_picture(image))
     shape = guide.shape
     if deviation and pixels is not None:
         low, high = pixels.limits
         shape = replace(shape, format=replace(pixels, range=(0.0, high - low), alpha=False))
     kept = None if deviation or edited.area is None or guide.part is not None else edited.area[0, 0] == 0
     return result_file(image, replace(shape, size=(image.shape[1], image.shape[2])), suffix, guide.path, kept)
-
-
-def _png(picture: Image.Image) -> bytes:
-    content = io.BytesIO()
-    picture.save(content, "PNG")
-    return content.getvalue()
 
 
 def read_sample(file: Path, guide: Guide) -> Float[Tensor, "C H W"]:
@@ -170,13 +162,13 @@ def sample_file(guide: Path, mark: str, name: str) -> str:
     """`name` is `seed7` for a sample, or that of a reduction."""
     suffix = result_suffix(guide)
     stem = guide.name[: -len(suffix)] if guide.name.lower().endswith(suffix) else guide.stem
-    return f"{stem}{mark}_{name}{suffix}"
+    return result_name(stem, f"{mark}_{name}{suffix}")
 
 
 def trajectory_files(guide: Guide, mark: str) -> tuple[str, str]:
     """The strip and the animation."""
-    name = f"{guide.path.stem}{mark}" + (f"_part{guide.part.number}" if guide.part else "")
-    return f"{name}_trajectory.png", f"{name}_trajectory.webp"
+    ending = mark + (f"_part{guide.part.number}" if guide.part else "") + "_trajectory"
+    return result_name(guide.path.stem, f"{ending}.png"), result_name(guide.path.stem, f"{ending}.webp")
 
 
 def read_settings_file(file: str) -> dict[str, Any]:

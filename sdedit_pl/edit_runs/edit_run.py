@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -41,6 +42,8 @@ from sdedit_pl.guides.guide_lists import TABLES, ListedGuide, list_guides
 from sdedit_pl.machine import Arithmetic, prepare_for_inference
 from sdedit_pl.result_folder import refuse_others
 
+logger = logging.getLogger(__name__)
+
 ONE_PROCESS = Share()
 
 
@@ -64,6 +67,7 @@ def run_edit(
     with unfinished.claimed(settings.overwrite or finished is not None):
         if finished is not None:
             unfinished.tidy()
+            logger.info("the results were already there; overwrite=true makes them again")
             return finished
         denoiser, description = loaded or load_for_editing(settings.ckpt, share.device(settings.device))
         denoiser = with_guidance(denoiser, description, settings)

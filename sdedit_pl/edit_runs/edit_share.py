@@ -21,6 +21,7 @@ from sdedit_pl.edit_runs.unfinished_edits import GuideFacts, UnfinishedEdits
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.many_guides import Edited, edit_guides
 from sdedit_pl.editing.trajectories import Trajectory, edit_with_trajectory
+from sdedit_pl.files import in_words
 from sdedit_pl.guides.edit_inputs import EditInputs, GuideReader
 from sdedit_pl.guides.guide_files import description_of_resizing
 from sdedit_pl.guides.guide_lists import ListedGuide
@@ -119,7 +120,7 @@ class EditShare:
                 except (ValueError, OSError) as error:
                     if self.settings.strict or len(self.listed) == 1:
                         raise
-                    reason = str(error).replace(str(self.reader.scratch), listed.names[0].rpartition("/")[0])
+                    reason = in_words(error).replace(str(self.reader.scratch), listed.names[0].rpartition("/")[0])
                     self._note(number, {"bad": reason, "guide": listed.names[0]})
                     continue
                 if parts[0][0].resized and number < SHEET_ROWS:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 from tqdm import tqdm
@@ -151,7 +151,7 @@ def stored_maps(
     missing = [number for number, file in enumerate(files) if not file.is_file()]
     for number, maps in zip(missing, make(missing) if missing else (), strict=True):
         with whole_file(files[number]) as unfinished:
-            save_file({name: values.contiguous() for name, values in maps._asdict().items()}, unfinished)
+            unfinished.write_bytes(save({name: values.contiguous() for name, values in maps._asdict().items()}))
     return files
 
 

@@ -29,7 +29,7 @@ from sdedit_pl.evaluation.methods import Method, SDEditMethod
 from sdedit_pl.evaluation.numbered_images import NumberedImages
 from sdedit_pl.evaluation.translation_report import BATCH, LEAST_IMAGES, Compared, measures_of, report
 from sdedit_pl.evaluation.unfinished_report import unfinished_report
-from sdedit_pl.files import sha256_of, whole_file
+from sdedit_pl.files import result_name, sha256_of, whole_file
 from sdedit_pl.guides.guide_files import description_of_resizing, find_guides, read_guide, refuse_repeated
 from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor, stream_features
@@ -122,7 +122,10 @@ def run_translation(settings: TranslationSettings) -> dict[str, Any]:
         made = {
             name: replace(
                 guides,
-                files=tuple(unfinished.results / f"{path.stem}_{name}{result_suffix(path)}" for path in guides.files),
+                files=tuple(
+                    unfinished.results / result_name(path.stem, f"_{name}{result_suffix(path)}")
+                    for path in guides.files
+                ),
             )
             for name in methods
         }

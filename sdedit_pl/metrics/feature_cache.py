@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from sdedit_pl.files import whole_file
@@ -90,8 +90,9 @@ def _read(file: Path) -> Float[Tensor, "N D"] | None:
 def _write(file: Path, features: Float[Tensor, "N D"], identity: str) -> None:
     try:
         with whole_file(file) as unfinished:
-            save_file({_FEATURES: features.contiguous()}, unfinished, {_HASH: _hash(features), _IDENTITY: identity})
-    except (SafetensorError, OSError) as error:
+            facts = {_HASH: _hash(features), _IDENTITY: identity}
+            unfinished.write_bytes(save({_FEATURES: features.contiguous()}, facts))
+    except OSError as error:
         _warn_not_cached(file.parent, error)
 
 
@@ -101,5 +102,5 @@ def _hash(features: Float[Tensor, "N D"]) -> str:
     return digest.hexdigest()
 
 
-def _warn_not_cached(folder: Path, error: OSError | SafetensorError) -> None:
+def _warn_not_cached(folder: Path, error: OSError) -> None:
     logger.warning("features cannot be cached in %s (%s): every run computes them again", folder, error)

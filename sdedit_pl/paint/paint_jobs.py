@@ -36,7 +36,7 @@ from sdedit_pl.edit_runs.edit_run import run_edit
 from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.editing.trajectories import LARGEST_SIDE, WatchedDenoiser
 from sdedit_pl.editing.windows import window_starts
-from sdedit_pl.files import require_folder, write_whole
+from sdedit_pl.files import in_words, require_folder, write_whole
 from sdedit_pl.guides.focus import regions_of
 from sdedit_pl.picture_grid import png_bytes, to_picture
 from sdedit_pl.typing import Images
@@ -245,7 +245,7 @@ class PaintJobs:
             except Cancelled:
                 self._end(job, "cancelled")
             except (ValueError, OSError) as error:
-                self._end(job, "failed", str(error))
+                self._end(job, "failed", in_words(error))
             except Exception as error:
                 logger.exception("edit %s failed", job.identity)
                 self._end(job, "failed", f"{type(error).__name__}: {error}")

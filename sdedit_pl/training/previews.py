@@ -70,7 +70,7 @@ class Previews(lightning.Callback):
             with whole_file(path) as unfinished:
                 sheet.save(unfinished, format="PNG")
         except OSError as error:  # raised on one device only; the others would wait for it
-            logger.warning("%s cannot be written: %s", path, error)
+            logger.warning("%s cannot be written: %s", path, error.strerror)
             return
         logger.info("step %d: preview %s", trainer.global_step, path)
         for destination in trainer.loggers:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.damage import Bomb, contents, lightning_checkpoint
 from support.denoisers import same_model
+from support.full_disk import full_disk
 
 from sdedit_pl.checkpoints import CheckpointError, describe, load_denoiser, save_denoiser
 from sdedit_pl.configuration.model_config import ModelConfig
@@ -90,18 +91,10 @@ def test_the_booby_trap_works(tmp_path: Path) -> None:
     assert (tmp_path / "executed").exists()
 
 
-def test_a_failed_save_keeps_the_earlier_file(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_save_keeps_the_earlier_file(tiny_checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(tiny_checkpoint.read_bytes())
-
-    def fail(tensors: object, file: str, metadata: object) -> None:
-        Path(file).write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr("sdedit_pl.checkpoints.native.save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with full_disk(1000), pytest.raises(OSError, match=r"File too large: .*model\.safetensors"):
         written_again(tiny_checkpoint, path, torch.float32)
     assert path.read_bytes() == tiny_checkpoint.read_bytes()
     assert list(tmp_path.iterdir()) == [path]

@@ -63,11 +63,11 @@ def test_without_truth_there_are_maps_and_scores_and_results_are_replaced_on_req
 def test_an_interrupted_run_is_resumed_to_the_byte_and_only_with_its_settings(command, monkeypatch) -> None:
     assert command(*DETECT, "out=whole").code == 0
     with monkeypatch.context() as patch:
-        interrupt_after(3, "sdedit_pl.evaluation.anomaly_maps.save_file", patch)
+        interrupt_after(3, "sdedit_pl.evaluation.anomaly_maps.save", patch)
         assert command(*DETECT).code == 130
     assert not any(file.name[0] != "." for file in Path("o").iterdir())
     assert "samples was 2, and is 3 now; resume it with these" in command(*DETECT, "samples=3").errors
-    made = interrupt_after(5, "sdedit_pl.evaluation.anomaly_maps.save_file", monkeypatch)
+    made = interrupt_after(5, "sdedit_pl.evaluation.anomaly_maps.save", monkeypatch)
     assert command(*DETECT, "batch=2").code == 0 and next(made, None) is None
     assert contents("o") == contents("whole")
 

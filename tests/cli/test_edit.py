@@ -173,8 +173,9 @@ def test_the_record_repeats_the_edit_bit_for_bit(desk: Path, command) -> None:
 def test_a_finished_edit_is_not_made_again(desk: Path, command, refused, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command(*EDIT, "samples=1", "out=a", "overwrite=true").code == 0
     with monkeypatch.context() as patch:
-        patch.setattr("sdedit_pl.edit_runs.edit_run.load_guided", Mock(side_effect=AssertionError))
-        assert command(*EDIT, "samples=1", "out=a") == (0, "1 sample in a; see a/sheet.png\n", "")
+        patch.setattr("sdedit_pl.edit_runs.edit_run.load_for_editing", Mock(side_effect=AssertionError))
+        notice = "the results were already there; overwrite=true makes them again\n"
+        assert command(*EDIT, "samples=1", "out=a") == (0, "1 sample in a; see a/sheet.png\n", notice)
         assert command("edit", "config=a/edit.yaml").code == 0
     assert "a already holds files" in refused(*EDIT, "samples=2", "out=a")
     Image.open("wide.png").save("guide.png")

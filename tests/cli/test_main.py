@@ -91,7 +91,8 @@ def test_an_unknown_verb_is_refused(refused) -> None:
     [
         (ValueError("first\n   second\n\nthird"), "first; second; third"),
         (FileNotFoundError(2, "No such file or directory", "a/b"), "a/b: No such file or directory"),
-        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+        (OSError(30, "Read-only file system", "o"), "o: Read-only file system; give a place that can be written"),
         (OSError("disk on fire"), "disk on fire"),
     ],
 )

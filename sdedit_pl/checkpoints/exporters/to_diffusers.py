@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from sdedit_pl.checkpoints.exporters.export_format import Export, ExportError
@@ -65,7 +65,8 @@ class DiffusersExport(Export):
         _write_json(out / INDEX, {"_class_name": PIPELINES[scheduler["_class_name"]], **classes})
         _write_json(out / "unet" / CONFIG, unet)
         _write_json(out / "scheduler" / SCHEDULER_CONFIG, scheduler)
-        save_file(published_state(state, model.network), out / "unet" / WEIGHTS_FILE, metadata={"format": "pt"})
+        weights = save(published_state(state, model.network), {"format": "pt"})
+        (out / "unet" / WEIGHTS_FILE).write_bytes(weights)
 
 
 def configurations(denoiser: Denoiser, model: ModelConfig) -> tuple[dict[str, Any], dict[str, Any]]:

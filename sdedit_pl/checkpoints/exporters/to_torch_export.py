@@ -9,6 +9,7 @@ its graph to another device.
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class TorchExport(Export):
             program = torch.export.export(
                 Estimator(denoiser), example_inputs(model, 2), dynamic_shapes={name: {0: batch} for name in INPUTS}
             )
-        file = out.with_name(f"{out.name}.pt2")  # torch refuses other suffixes
+        file = io.BytesIO()  # torch aborts on a full disk
         torch.export.save(program, file, extra_files={METADATA_KEY: json.dumps(model.as_data())})
+        out.write_bytes(file.getbuffer())
         compare_with_denoiser(denoiser, model, torch.export.load(file).module())
-        file.rename(out)

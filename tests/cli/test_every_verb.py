@@ -1,0 +1,60 @@
+"""What holds for every verb that writes files."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from support.colour import Colour
+from support.full_disk import full_disk
+from support.tiny import write_images
+
+from sdedit_pl.metrics.extractor_table import FEATURES
+
+CKPT = "ckpt=tiny.safetensors"
+GUIDE = "guide=guides/hats"
+VERBS = {
+    "edit": (GUIDE, "samples=2", "reduce=mean,std", "trajectory=true", "steps=2"),
+    "edit to shards": (GUIDE, "shards=2", "steps=2"),
+    "augment": ("data=guides", "n=3", "steps=2"),
+    "translate": ("source_ckpt=tiny.safetensors", GUIDE, "features=colour", "steps=2"),
+    "detect": ("data=guides", "steps=2"),
+    "sample": ("n=2", "steps=2"),
+    "calibrate": ("data=photos", "split=all", "features=colour", "steps=2", "t0=[0.6,0.3,0.1]"),
+    "evaluate": ("data=photos", "split=all", "tasks=[stroke_synthesis]", "baselines=[ddim]", "features=colour"),
+    "export": ("format=torch_export",),
+}
+
+
+@pytest.fixture(autouse=True)
+def guides(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FEATURES, "colour", Colour)
+    write_images(desk / "photos", 8, 16)
+    Path("guides/hats").mkdir(parents=True)
+    for name in ("a", "b" * 246):
+        shutil.copy("guide.png", f"guides/hats/{name}.png")
+
+
+@pytest.mark.parametrize("verb", ["edit", "edit to shards", "augment", "translate", "detect"])
+def test_the_longest_file_name_is_edited(verb: str, command) -> None:
+    assert command(verb.split()[0], CKPT, *VERBS[verb], "out=o").code == 0
+    names = [file.name for file in Path("o").rglob("*") if file.is_file()]
+    assert verb == "edit to shards" or any("bbb" in name for name in names)
+
+
+def test_the_longest_name_of_a_checkpoint_has_its_t0(command) -> None:
+    long = f"{'c' * 243}.safetensors"
+    shutil.copy("tiny.safetensors", long)
+    assert command("calibrate", f"ckpt={long}", *VERBS["calibrate"]).code == 0
+    assert len([*Path.cwd().glob("ccc*.t0.yaml")]) == 1
+    assert command("edit", f"ckpt={long}", *VERBS["edit"], "out=o").code == 0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_full_disk_is_named_with_the_remedy(verb: str, command) -> None:
+    with full_disk(600):
+        code, _, errors = command(verb.split()[0], CKPT, *VERBS[verb], "out=place/o")
+    line = errors.splitlines()[-1]
+    assert code == 2 and "place" in line
+    assert line.endswith("File too large; ulimit -f limits the size of files: raise it")
