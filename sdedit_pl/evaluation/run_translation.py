@@ -120,14 +120,7 @@ def run_translation(settings: TranslationSettings) -> dict[str, Any]:
         }
         unfinished.begin(recorded)
         made = {
-            name: replace(
-                guides,
-                files=tuple(
-                    unfinished.results / result_name(path.stem, f"_{name}{result_suffix(path)}")
-                    for path in guides.files
-                ),
-            )
-            for name in methods
+            name: replace(guides, files=translations_of(guides.files, name, unfinished.results)) for name in methods
         }
         with in_precision(source, settings.precision), in_precision(target, settings.precision):
             translate(settings, methods, guides, made)
@@ -136,6 +129,10 @@ def run_translation(settings: TranslationSettings) -> dict[str, Any]:
         numbers = {"models": files, "settings": recorded, "images": count, "measures": measures}
         report(numbers, made, compared).write(unfinished.results, numbers)
     return numbers
+
+
+def translations_of(guides: Sequence[Path], method: str, folder: Path) -> tuple[Path, ...]:
+    return tuple(folder / result_name(path.stem, f"_{method}{result_suffix(path)}") for path in guides)
 
 
 @dataclass(frozen=True)
