@@ -74,6 +74,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
             split=settings.split,
             val_fraction=settings.val_fraction,
             count=settings.images,
+            fit=description.fit,
             least=LEAST_IMAGES,
         )
         steps = sum(edit.total_steps(denoiser.sde) for edit in edits)
