@@ -46,7 +46,7 @@ from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.cli import train
 from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.bundled_configs import find_config
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.data.chosen_images import ChosenImages

@@ -12,7 +12,7 @@ from typing import Any
 from sdedit_pl.build.component import build_unless_usual
 from sdedit_pl.checkpoints.guidance import GuidanceSettings, load_guided
 from sdedit_pl.cli import say, speaks
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.edit_runs.edit_plan import default_t0
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation.ablations import COMPARED, MODEL

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdedit_pl.cli import counted, say
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.evaluation.report_document import REPORT_HTML
 from sdedit_pl.evaluation.run_translation import TranslationSettings, run_translation
 
