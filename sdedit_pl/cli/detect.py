@@ -14,7 +14,7 @@ USAGE = """sdedit detect ckpt=FILE data=FOLDER|SHARDS [truth=FOLDER] [key=value 
 
 Reconstructs images with a model of normal ones and maps where they differ. Writes to `out` a map, and the spread of the
 reconstructions, for each image (16-bit PNG, white is 1), scores.csv, report.html, report.md and metrics.json; with
-masks of the defects, also AUROC, AUPRC, best Dice and PRO."""
+masks of the defects, also AUROC, AUPRC, best Dice and PRO. The same command resumes an interrupted run."""
 COMMAND = Command(
     USAGE,
     DetectionSettings,
