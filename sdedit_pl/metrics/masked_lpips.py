@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights, WeightsEnum
 
+from sdedit_pl.data.image_format import shown_bands
 from sdedit_pl.metrics.checked_weights import PublishedWeights
 from sdedit_pl.metrics.faithfulness import ImageMean
 from sdedit_pl.typing import Images, Mask
@@ -77,20 +78,17 @@ class MaskedLPIPS(ImageMean):
         edit_mask: Mask | None = None,
         numbers: Int[Tensor, "B"] | None = None,
     ) -> None:
-        """Adds edits and their guides in [-1, 1], grey or RGB; pixels inside the mask do not count.
+        """Adds edits and their guides in [-1, 1], of more bands than three the first three, outside the mask.
 
         Raises:
             ValueError: images smaller than 32 px.
         """
-        if min(images.shape[2:]) < SMALLEST:
-            size = " x ".join(map(str, images.shape[2:]))
-            raise ValueError(f"LPIPS needs images of at least {SMALLEST} x {SMALLEST} px, got {size}")
         self.append(self._distances(images.float(), others.float(), edit_mask), numbers)
 
     def _distances(self, images: Images, others: Images, edit_mask: Mask | None) -> Float[Tensor, "B"]:
         kept = images if edit_mask is None else torch.where(edit_mask, others, images)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            return self.network(*(part.expand(-1, 3, -1, -1) for part in (kept, others))).flatten()
+            return self.network(*map(_three_bands, (kept, others))).flatten()
 
 
 def lpips_map(network: str, weights: str | None) -> Callable[[Images, Images], Tensor]:
@@ -100,9 +98,17 @@ def lpips_map(network: str, weights: str | None) -> Callable[[Images, Images], T
 
     def distances(images: Images, others: Images) -> Float[Tensor, "B H W"]:
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            return made.to(images.device)(*(part.float().expand(-1, 3, -1, -1) for part in (images, others)))[:, 0]
+            return made.to(images.device)(*map(_three_bands, (images, others)))[:, 0]
 
     return distances
+
+
+def _three_bands(images: Images) -> Images:
+    """The first three bands, or three times the first one; raises ValueError for small images."""
+    if min(images.shape[2:]) < SMALLEST:
+        size = " x ".join(map(str, images.shape[2:]))
+        raise ValueError(f"LPIPS needs images of at least {SMALLEST} x {SMALLEST} px, got {size}")
+    return shown_bands(images.float()).expand(-1, 3, -1, -1)
 
 
 def _lpips(network: str, published: PublishedWeights, weights: str | None) -> nn.Module:

@@ -56,6 +56,11 @@ def test_is_lpips_without_a_mask(metric: MaskedLPIPS, weights: str) -> None:
     assert value(metric, IMAGES, GUIDES, torch.zeros_like(MASK)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_of_more_bands_the_first_three_count(metric: MaskedLPIPS) -> None:
+    four = (torch.cat([images, torch.rand_like(images[:, :1])], 1) for images in (IMAGES, GUIDES))
+    assert value(metric, *four) == value(metric, IMAGES, GUIDES)
+
+
 def test_pixels_inside_the_mask_do_not_count(metric: MaskedLPIPS) -> None:
     edited = torch.where(MASK, IMAGES, GUIDES)
     assert value(metric, edited, GUIDES, MASK) == 0
