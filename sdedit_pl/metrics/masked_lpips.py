@@ -103,7 +103,7 @@ def lpips_map(network: str, weights: str | None) -> Callable[[Images, Images], T
     return distances
 
 
-def _three_bands(images: Images) -> Images:
+def _three_bands(images: Images) -> Float[Tensor, "B 3 H W"]:
     """The first three bands, or three times the first one; raises ValueError for small images."""
     if min(images.shape[2:]) < SMALLEST:
         size = " x ".join(map(str, images.shape[2:]))
