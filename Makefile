@@ -26,7 +26,7 @@ paint: $(PACKAGE) ## paint guides in a browser and edit them with the bundled ch
 	$(BIN)/python -m sdedit_pl paint
 
 test: $(TOOLS) ## run the tests, without the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 slow: $(TOOLS) ## run the slow tests
 	$(BIN)/python -m pytest -m slow

@@ -29,8 +29,8 @@ from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import save_denoiser
 from sdedit_pl.checkpoints.importers.presets import PRESETS
 from sdedit_pl.configuration import require_at_least
-from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.model_config import ModelConfig
+from sdedit_pl.configuration.schema import Command
 
 GOAL = 1.2
 NOT_READ, FROM_DISK = "not read", "read from disk"

@@ -13,10 +13,9 @@ import torch
 from measuring import machine
 
 from sdedit_pl.cli import wants_help
-from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.help_text import explain
 from sdedit_pl.configuration.resolving import as_data
-from sdedit_pl.configuration.schema import keys_of, schema_of
+from sdedit_pl.configuration.schema import Command, keys_of, schema_of
 from sdedit_pl.result_folder import refuse_used, result_folder
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from sdedit_pl.checkpoints import describe, load_denoiser
 from sdedit_pl.configuration import require_at_least
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.data.folder_source import FolderSource
 from sdedit_pl.editing import SDEdit

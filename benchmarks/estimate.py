@@ -30,8 +30,7 @@ from sdedit_pl.checkpoints import describe
 from sdedit_pl.checkpoints.init_from import network_from
 from sdedit_pl.cli.train import COMMAND as TRAIN
 from sdedit_pl.configuration.bundled_configs import find_config
-from sdedit_pl.configuration.command_line import Command
-from sdedit_pl.configuration.schema import schema_of
+from sdedit_pl.configuration.schema import Command, schema_of
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.machine import Machine

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from sdedit_pl.build.component import build_component
 from sdedit_pl.configuration import Component, family, require_at_least
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.feature_cache import cached_features
 from sdedit_pl.metrics.features import FeatureExtractor, stream_features

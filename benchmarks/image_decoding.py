@@ -29,7 +29,7 @@ from speed_report import environment, table
 
 from sdedit_pl.cli.pack import run as pack
 from sdedit_pl.configuration import require_at_least
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.data.datamodule import ImageDataModule
 from sdedit_pl.data.webdataset_source import WebDatasetSource
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from support.chromium import browser, until
+from support.chromium import browser, until  # pyright: ignore[reportMissingImports]
 
 from sdedit_pl.paint import paint_jobs
 from sdedit_pl.paint.paint_server import paint_app

@@ -46,7 +46,7 @@ from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.cli import train
 from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.bundled_configs import find_config
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.data.chosen_images import ChosenImages
@@ -95,7 +95,7 @@ class Arguments:
         images: number of images to edit; null for all.
         t0: noise levels or times that edits start from, rising.
         l2: squared L2 distances to the strokes at which KIDs are compared.
-        steps: solver steps of an edit.
+        steps: solver steps of an edit; words of a model may have their own steps=.
         judges: features of KID: a name, then names or TorchScript files that you trust, as second_judge.py writes.
         precision: precision of edits.
         compile: compile the network for edits.
@@ -178,7 +178,8 @@ def edited(words: Sequence[str], seed: int, arguments: Arguments) -> Edits:
     given = [
         *words, f"data={arguments.data}", f"split={arguments.split}", f"images={arguments.images or 'null'}",
         "tasks=[stroke_synthesis]", "baselines=[]", "lpips=none", "ablations=[t0]",
-        f"ablation.t0=[{','.join(map(str, arguments.t0))}]", f"t0={arguments.t0[0]}", f"steps={arguments.steps}",
+        f"ablation.t0=[{','.join(map(str, arguments.t0))}]", f"t0={arguments.t0[0]}",
+        *([] if any(word.startswith("steps=") for word in words) else [f"steps={arguments.steps}"]),
         f"seed={seed}", f"features={arguments.judges[0]}", f"precision={arguments.precision}",
         f"compile={arguments.compile}".lower(),
     ]  # fmt: skip
@@ -266,6 +267,7 @@ def errors(checkpoint: str, images: Images, precision: str) -> dict[str, float]:
 
 def measure(arguments: Arguments) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    first: Ratios = {}
     sheet: dict[str, Images] = {}
     for name, text in arguments.models.items():
         words, runs, drawn = shlex.split(text), [], []
@@ -285,9 +287,19 @@ def measure(arguments: Arguments) -> dict[str, Any]:
             sheet |= {} if name in sheet else {"originals": edits.originals, "strokes": edits.strokes}
             sheet.setdefault(name, edits.levels[len(edits.levels) // 2])
         means = {key: torch.stack([ratios[key] for ratios in drawn]).mean(0) for key in drawn[0]}
-        intervals = {key: [mean[0].item(), *percentile_interval(mean[1:])] for key, mean in means.items()}
-        found[name] = {"words": text, "runs": runs, "ratios": intervals}
+        first = first or means
+        differences = {key: mean - first[key] for key, mean in means.items()}
+        found[name] = {
+            "words": text,
+            "runs": runs,
+            "ratios": {key: with_interval(mean) for key, mean in means.items()},
+            "differences": {key: with_interval(difference) for key, difference in differences.items()},
+        }
     return {"models": found, "pictures": {"sheet": sheet_of(sheet)}}
+
+
+def with_interval(drawn: Float[Tensor, "draws"]) -> list[float]:
+    return [drawn[0].item(), *percentile_interval(drawn[1:])]
 
 
 def sheet_of(rows: Mapping[str, Images]) -> Image.Image:
@@ -298,12 +310,13 @@ def sheet_of(rows: Mapping[str, Images]) -> Image.Image:
 def report(numbers: Mapping[str, Any]) -> str:
     settings, models = numbers["settings"], numbers["models"]
     judges, keys = settings["judges"], list(next(iter(models.values()))["ratios"])
-    ratios, error_rows, levels = [], [], []
+    ratios, differences, error_rows, levels = [], [], [], []
     for name, model in models.items():
         runs = model["runs"]
         cost = [str(runs[0].get(key, "")) for key in ("images", "seconds")]
         each = [", ".join(f"{run['ratios'][key]:.3f}" for run in runs) for key in keys]
         ratios.append([name, *cost, *("{:.3f} [{:.3f}, {:.3f}]".format(*model["ratios"][key]) for key in keys), *each])
+        differences.append([name, *("{:+.3f} [{:+.3f}, {:+.3f}]".format(*model["differences"][key]) for key in keys)])
         found = [[run["errors"].get(f"{level:g}") for run in runs] for level in LEVELS]
         error_rows.append([name, *("" if None in of_runs else f"{statistics.mean(of_runs):.4f}" for of_runs in found)])
         for run in runs:
@@ -318,6 +331,8 @@ def report(numbers: Mapping[str, Any]) -> str:
         "KID of edits over KID of strokes, by judge and L2 to the strokes: mean with its 95 % interval, then the seeds "
         f"{settings['seeds']}; nan where no edit is as far from the strokes.",
         table(["", "images", "seconds", *keys, *(f"{key}, each seed" for key in keys)], ratios),
+        f"These ratios less those of {next(iter(models))}, over the same draws of images.",
+        table(["", *keys], differences[1:]),
         "Denoising error on the same images in units of the noise level squared, by noise level.",
         table(["", *(f"{level:g}" for level in LEVELS)], error_rows),
         "Each t0; nearest is the distance to the nearest training image relative to that of the originals.",

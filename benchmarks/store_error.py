@@ -17,7 +17,7 @@ from command_line import run_command
 
 from sdedit_pl.checkpoints import load_described
 from sdedit_pl.checkpoints.native import read_weights, save_weights
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.configuration.training_config import ValidationSettings
 from sdedit_pl.data.chosen_images import choose_images
 from sdedit_pl.edit_runs.expectations import denoising_error

@@ -21,7 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sdedit_pl.configuration import require_at_least
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 
 USAGE = "python benchmarks/training.py out=FOLDER [key=value ...]"
 PARTS = ("loop", "step", "checkpointing")

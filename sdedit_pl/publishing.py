@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import quote
 
 import torch
 
@@ -118,7 +119,10 @@ def _write(folder: Path, settings: PublishSettings, checkpoint: Path, name: str)
     memory = settings.memory
     if memory is None and history.get(MEMORY):
         memory = history[MEMORY][max(history[MEMORY])]
-    shown = [f"![{title}]({title}{picture.suffix})" for title, picture in pictures.items()]
+    shown = [
+        f"![{title}]({quote(title + picture.suffix)})\n\n*{title.replace('_', ' ').capitalize()}*"
+        for title, picture in pictures.items()
+    ]
     card = _card(settings, denoiser, description, name, shown, evaluation, memory, config is not None)
     (folder / CARD).write_text(card, encoding="utf-8")
 
@@ -208,7 +212,7 @@ def _card(
 A score model for [SDEdit](https://arxiv.org/abs/2108.01073): it turns a rough painting into an image of this domain.
 {size} px, {image.channels} channels, {description.parameters:,} parameters; for the package `sdedit_pl`.
 
-{chr(10).join(pictures)}
+{(chr(10) * 2).join(pictures)}
 
 ## Use
 

@@ -14,16 +14,22 @@ from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.files import claimed, read_json, require_folder, result_name, sha256_of
 
 RECORDED = "files"
+SETTINGS, WORK = ".settings.json", ".work"
+"""The record of the settings of unfinished results, and the folder of files that are no results."""
 
 
 @contextmanager
-def result_folder(folder: Path, name: str = "", replaced: set[str] | None = None) -> Iterator[Path]:
-    """Yields a hidden folder, whose files move to `folder` if the block ends without an error.
+def result_folder(
+    folder: Path, name: str = "", replaced: set[str] | None = None, *, resumes: bool = False
+) -> Iterator[Path]:
+    """Yields a hidden folder, whose `results_in` move to `folder` if the block ends without an error.
 
     Args:
         folder: claimed by this process during the block; created with its parents.
         name: of the result if `folder` may hold others; only this result is claimed.
         replaced: files of earlier results in `folder`, which are removed at the end; may be filled in the block.
+        resumes: keeps the hidden folder of an interrupted block for the next one, unless it holds no more than a record
+            of settings.
 
     Raises:
         ValueError: another process writes the result, `folder` cannot be written, or a file is in the way.
@@ -31,14 +37,23 @@ def result_folder(folder: Path, name: str = "", replaced: set[str] | None = None
     replaced = set() if replaced is None else replaced
     with claimed(folder, name):
         staging = folder / result_name(f".sdedit{name and '-'}{name}", ".unfinished")
-        shutil.rmtree(staging, ignore_errors=True)  # left by a killed process
+        if not resumes:
+            shutil.rmtree(staging, ignore_errors=True)  # left by a killed process
+        unfinished = resumes
         try:
-            staging.mkdir()
+            staging.mkdir(exist_ok=resumes)
             yield staging
-            made = sorted(str(file.relative_to(staging)) for file in staging.rglob("*") if file.is_file())
-            publish(staging, folder, made, replaced)
+            publish(staging, folder, results_in(staging), replaced)
+            unfinished = False
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            if not unfinished or not any(file.is_file() and file.name != SETTINGS for file in staging.rglob("*")):
+                shutil.rmtree(staging, ignore_errors=True)
+
+
+def results_in(folder: Path) -> list[str]:
+    """The sorted paths, relative to `folder`, of its files but `SETTINGS` and those in `WORK`."""
+    paths = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    return [str(path) for path in paths if path.parts[0] not in (SETTINGS, WORK)]
 
 
 def publish(staging: Path, folder: Path, made: Sequence[str], replaced: set[str]) -> None:
@@ -85,8 +100,7 @@ def files_recorded_in(record: Path, *keys: str) -> set[str]:
 
 def hashes_of(folder: Path) -> dict[str, str]:
     """The record of the files in `folder` that `own_files` reads."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {str(file.relative_to(folder)): sha256_of(file) for file in files}
+    return {name: sha256_of(folder / name) for name in results_in(folder)}
 
 
 def refuse_others(folder: Path, names: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ Settings are mappings, lists, strings, numbers, booleans and None. Tuples count 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from sdedit_pl.files import read_json, write_whole
 
+LOCK = "lock"
 _ABSENT = object()
 
 
@@ -54,6 +56,27 @@ class SettingsRecord:
     def write(self, settings: Mapping[str, Any]) -> None:
         content = {"format": self.format, **settings}
         write_whole(self.file, json.dumps(content, indent=1) + "\n")
+
+    def begin(self, results: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
+        """Records the settings of new `results`, or compares them with those of the unfinished ones in this folder.
+
+        Raises:
+            SettingsChanged: They differ, and `overwrite`, which removes all but `LOCK` from this folder, is not set.
+        """
+        before = self.read()
+        try:
+            require_same_settings(results, settings if before is None else before, settings, self.remedy)
+        except SettingsChanged:
+            if not overwrite:
+                raise
+            before = None
+        if before is None:
+            for file in self.file.parent.iterdir():
+                if file.is_dir():
+                    shutil.rmtree(file)
+                elif file.name != LOCK:
+                    file.unlink()
+            self.write(settings)
 
 
 def require_same_settings(results: Path | str, before: Mapping[str, Any], now: Mapping[str, Any], remedy: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 from support.hub_server import HubServer
 from support.shard_server import ShardServer
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks of 8 px are slower on several threads, in every process
 
 
 @pytest.fixture(scope="session")

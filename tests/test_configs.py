@@ -46,6 +46,7 @@ TINY = (
     "preview.count=1",
     "preview.samples=1",
     "preview.steps=1",
+    "validation.memory_images=0",
 )
 
 

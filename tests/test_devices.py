@@ -34,6 +34,7 @@ SETTINGS = (
     "trainer.val_check_interval=2",
     "data.batch_size=2",
     "preview.steps=2",
+    "validation.memory_images=99",
 )
 
 

@@ -64,6 +64,10 @@ def test_a_published_repository_is_read_back(
     assert b"nearly as new" in hub_server.repositories["me/teapots"]["README.md"]
     description = describe("hf:me/teapots")
     assert description.parameters == describe(run).parameters and calibrated_t0(description.path) == 0.4
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: hf:me/teapots cannot be used: ") and error.count("\n") == 1
 
 
 def test_a_bundled_checkpoint_has_a_card_with_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

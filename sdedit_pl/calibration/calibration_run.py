@@ -24,6 +24,7 @@ from sdedit_pl.calibration.sweep import LEAST_IMAGES, Sweep, measure_batch, usua
 from sdedit_pl.calibration.t0_sidecar import sidecar_of, write_calibration
 from sdedit_pl.calibration.unfinished_sweep import UnfinishedSweep
 from sdedit_pl.checkpoints.fingerprint import fingerprint
+from sdedit_pl.checkpoints.model_settings import FREE_SETTINGS
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.chosen_images import ChosenImages, choose_images
 from sdedit_pl.denoiser import Denoiser, in_precision
@@ -42,9 +43,6 @@ from sdedit_pl.result_folder import (
 from sdedit_pl.typing import Images
 
 logger = logging.getLogger(__name__)
-
-FREE_SETTINGS = ("ckpt", "out", "device", "batch", "compile", "overwrite")
-"""Settings that change the measurements at most by rounding."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
             split=settings.split,
             val_fraction=settings.val_fraction,
             count=settings.images,
+            fit=description.fit,
             least=LEAST_IMAGES,
         )
         steps = sum(edit.total_steps(denoiser.sde) for edit in edits)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
+from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.guidance import GuidanceSettings, load_guided
 from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.configuration import Component, family
+from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.images_per_call import prepare_for_batches
 from sdedit_pl.editing.many_guides import default_batch
@@ -17,6 +20,8 @@ from sdedit_pl.machine import AutoBool, InferencePrecision
 from sdedit_pl.solvers import SOLVERS, Solver
 
 Settings = TypeVar("Settings", bound="ModelSettings")
+FREE_SETTINGS = ("ckpt", "out", "device", "batch", "compile", "overwrite")
+"""Settings that change results at most by rounding."""
 
 
 @dataclass(kw_only=True)
@@ -58,3 +63,8 @@ class ModelSettings(GuidanceSettings):
         evaluations = images * steps * denoiser.evaluations
         found = prepare_for_batches(denoiser, batch, pixels, evaluations, self.precision, self.compile)
         return replace(self, precision=found.precision, compile=found.compile)
+
+    def recorded(self, checkpoint: Path) -> dict[str, Any]:
+        """All settings that results depend on, with the hash of the model in place of its file's name."""
+        kept = {key: value for key, value in as_data(self).items() if key not in FREE_SETTINGS}
+        return kept | {"checkpoint": fingerprint(checkpoint) + self.recipe(checkpoint)}

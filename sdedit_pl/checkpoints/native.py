@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,7 +21,7 @@ from sdedit_pl.checkpoints.expected_tensors import shape_difference, without_wei
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_safetensors
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.model_config import ModelConfig
-from sdedit_pl.data.image_format import ImageShape
+from sdedit_pl.data.image_format import Fit, ImageShape
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.files import whole_file
 
@@ -66,6 +66,12 @@ class Description:
     @property
     def image(self) -> ImageShape:
         return self.model.image
+
+    @property
+    def fit(self) -> Fit:
+        """How its training images got their proportions."""
+        found = ((self.training.get("config") or {}).get("data") or {}).get("fit")
+        return next((fit for fit in get_args(Fit) if fit == found), "crop")
 
 
 def save_denoiser(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdedit_pl.cli import counted, say
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.edit_runs.augment_run import MANIFEST_FILE, AugmentSettings, run_augmentation
 
 USAGE = """sdedit augment ckpt=FILE data=FOLDER [n=100] [t0=0.2,0.5] [key=value ...]

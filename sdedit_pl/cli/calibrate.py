@@ -5,7 +5,7 @@ from __future__ import annotations
 from sdedit_pl.calibration.calibration_run import calibrate
 from sdedit_pl.calibration.calibration_settings import CalibrationSettings
 from sdedit_pl.cli import say
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 
 USAGE = """sdedit calibrate ckpt=FILE data=FOLDER|SHARDS [key=value ...]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sdedit_pl.cli import say
 from sdedit_pl.configuration import ConfigError, require_at_least
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.result_folder import refuse_replacing, result_folder
 
 if TYPE_CHECKING:

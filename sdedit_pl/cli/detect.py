@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdedit_pl.cli import say
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.evaluation.detection_report import MEASURES
 from sdedit_pl.evaluation.report_document import REPORT_HTML
 from sdedit_pl.evaluation.run_detection import DetectionSettings, run_detection
@@ -14,7 +14,7 @@ USAGE = """sdedit detect ckpt=FILE data=FOLDER|SHARDS [truth=FOLDER] [key=value 
 
 Reconstructs images with a model of normal ones and maps where they differ. Writes to `out` a map, and the spread of the
 reconstructions, for each image (16-bit PNG, white is 1), scores.csv, report.html, report.md and metrics.json; with
-masks of the defects, also AUROC, AUPRC, best Dice and PRO."""
+masks of the defects, also AUROC, AUPRC, best Dice and PRO. The same command resumes an interrupted run."""
 COMMAND = Command(
     USAGE,
     DetectionSettings,

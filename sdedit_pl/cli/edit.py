@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdedit_pl.cli import counted, say
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.edit_runs.edit_results import SHEET_FILE, read_settings_file, recorded_samples
 from sdedit_pl.edit_runs.edit_run import run_edit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -12,7 +11,7 @@ from typing import Any
 from sdedit_pl.build.component import build_unless_usual
 from sdedit_pl.checkpoints.guidance import GuidanceSettings, load_guided
 from sdedit_pl.cli import say, speaks
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.edit_runs.edit_plan import default_t0
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation.ablations import COMPARED, MODEL
@@ -21,8 +20,7 @@ from sdedit_pl.evaluation.evaluation_plan import EvaluationSettings
 from sdedit_pl.evaluation.image_store import check_place
 from sdedit_pl.evaluation.report_document import METRICS_FILE, REPORT_HTML, REPORT_MARKDOWN, log_to_wandb
 from sdedit_pl.evaluation.run_evaluation import EvaluatedModel, run_evaluation
-from sdedit_pl.files import write_whole
-from sdedit_pl.result_folder import RECORDED, files_recorded_in, hashes_of, refuse_others, result_folder
+from sdedit_pl.result_folder import files_recorded_in, refuse_others, result_folder
 
 USAGE = """sdedit evaluate ckpt=FILE data=FOLDER|SHARDS [key=value ...]
 
@@ -60,9 +58,7 @@ def run(words: list[str]) -> None:
         if found is None or results is None:
             return
         numbers, report = found
-        report.write(results)
-        numbers[RECORDED] = hashes_of(results)
-        write_whole(results / METRICS_FILE, json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
+        report.write(results, numbers)
     if arguments.wandb is not None:
         log_to_wandb(report, arguments.wandb, out, numbers)
     say(f"{summary(numbers)}\nthe report: {out / REPORT_HTML}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from sdedit_pl.checkpoints.exporters import EXPORTS, exporter
 from sdedit_pl.cli import say
 from sdedit_pl.configuration import ConfigError, nearest
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.result_folder import hashes_of, refuse_replacing, result_folder
 
 USAGE = """sdedit export ckpt=FILE|FOLDER format=NAME out=FILE|FOLDER [key=value ...]

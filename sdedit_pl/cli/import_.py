@@ -12,8 +12,8 @@ from sdedit_pl.checkpoints.importers import FORMATS
 from sdedit_pl.checkpoints.importers.presets import PRESETS
 from sdedit_pl.cli import say
 from sdedit_pl.configuration import ConfigError
-from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.help_text import WIDTH
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.result_folder import refuse_replacing
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from sdedit_pl.cli import say
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 
 USAGE = "sdedit info ckpt=FILE|FOLDER\n\nDescribes a checkpoint: its model, training, size and origin."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sdedit_pl.cli import counted, say
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.data.pack_settings import PackSettings
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sdedit_pl.cli import say
 from sdedit_pl.configuration import ConfigError
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 
 if TYPE_CHECKING:
     import socket

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sdedit_pl.cli import say
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.publishing import PublishSettings, publish
 
 USAGE = """sdedit publish ckpt=RUN to=hf:owner/name|FOLDER domain=... images=... licence=... [key=value ...]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sdedit_pl.cli import counted, say
 from sdedit_pl.configuration import ConfigError, alike
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.files import require_folder, write_whole
 from sdedit_pl.result_folder import files_recorded_in, refuse_others, refuse_replacing, result_folder
 from sdedit_pl.study.study_database import StudyDatabase

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sdedit_pl.cli import fail, say, speaks
 from sdedit_pl.configuration.bundled_configs import find_config
-from sdedit_pl.configuration.command_line import Command
+from sdedit_pl.configuration.schema import Command
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.training.stop_signals import Interrupted

@@ -19,8 +19,8 @@ from sdedit_pl.configuration.schema import ConfigError
 
 _PRIVATE = {0xDC00 + byte: 0x10FE00 + byte for byte in range(0x80, 0x100)}
 _SURROGATES = {private: surrogate for surrogate, private in _PRIVATE.items()}
-_MOST_NODES = 10**9
-"""The record of an edit names every guide and result; OmegaConf reads 10,000 nodes unless asked for more."""
+_LEAST_LIMIT = 10_000
+"""Nodes that a file may have in any case; beyond, it has at most one a byte, unless aliases multiply them."""
 
 
 def in_each_text(value: Any, change: Callable[[str], str]) -> Any:
@@ -73,7 +73,8 @@ def read_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"there is no configuration file {path}; give a YAML file of `key: value` lines")
     try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path, max_yaml_expanded_nodes=_MOST_NODES), resolve=True)
+        nodes = max(_LEAST_LIMIT, path.stat().st_size)
+        loaded = OmegaConf.to_container(OmegaConf.load(path, max_yaml_expanded_nodes=nodes), resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path} is not a readable YAML file of `key: value` lines: {error}") from error
     if not isinstance(loaded, dict):

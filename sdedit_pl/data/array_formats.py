@@ -13,6 +13,7 @@ import io
 import re
 import zipfile
 from copy import deepcopy
+from fractions import Fraction
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple
 
@@ -30,6 +31,15 @@ class Stored(NamedTuple):
 
     values: np.ndarray
     rest: Any = None
+
+
+class Box(NamedTuple):
+    """The part of a file that a result shows: its upper left corner and the size of a pixel, in pixels of the file."""
+
+    left: float
+    top: float
+    width: float
+    height: float
 
 
 class ArrayFormat(abc.ABC):
@@ -60,6 +70,10 @@ class ArrayFormat(abc.ABC):
     @abc.abstractmethod
     def write(self, values: np.ndarray, rest: Any) -> bytes:
         """The file of values (H, W, C); `rest` is that of the file that they were made from, or None."""
+
+    def placed(self, rest: Any, box: Box) -> Any:
+        """The metadata of the pixels that `box` describes."""
+        return rest
 
     def module(self) -> Any:
         """The module `package`; raises ValueError if it is not installed."""
@@ -157,6 +171,14 @@ class Tiff(ArrayFormat):
             raise
         return Stored(values, rest)
 
+    def placed(self, rest: Any, box: Box) -> Any:
+        rest = dict(rest)
+        for name, size in (("XResolution", box.width), ("YResolution", box.height)):
+            if all(rest.get(name, [0])):
+                resolution = Fraction(*rest[name]) / Fraction(size)
+                rest[name] = resolution.limit_denominator(10**6).as_integer_ratio()
+        return rest
+
     def write(self, values: np.ndarray, rest: Any) -> bytes:
         import tifffile
 
@@ -206,6 +228,11 @@ class GeoTiff(Tiff):
             values = values.astype(np.float32).filled(np.nan)
         return Stored(np.asarray(values).transpose(1, 2, 0), rest)
 
+    def placed(self, rest: Any, box: Box) -> Any:
+        place = rest["profile"]["transform"]
+        moved = type(place)(box.width, 0, box.left, 0, box.height, box.top)
+        return {**rest, "profile": {**rest["profile"], "transform": place * moved}}
+
     def write(self, values: np.ndarray, rest: Any) -> bytes:
         if rest is None:
             return super().write(values, rest)
@@ -249,13 +276,27 @@ class Dicom(ArrayFormat):
         slope, intercept = _rescaling(data)
         return Stored(stored if (slope, intercept) == (1, 0) else (stored * slope + intercept).astype(np.float32), data)
 
+    def placed(self, rest: Any, box: Box) -> Any:
+        data, spacing = deepcopy(rest), [float(size) for size in getattr(rest, "PixelSpacing", None) or (1, 1)]
+        if "PixelSpacing" in data:
+            data.PixelSpacing = [f"{spacing[0] * box.height:.9g}", f"{spacing[1] * box.width:.9g}"]
+        if "ImagePositionPatient" in data and "ImageOrientationPatient" in data:
+            along, down = np.array(data.ImageOrientationPatient, float).reshape(2, 3)  # a row, and a column
+            moved = spacing[1] * _centre(box.left, box.width) * along + spacing[0] * _centre(box.top, box.height) * down
+            corner = np.array(data.ImagePositionPatient, float) + moved
+            data.ImagePositionPatient = [f"{number:.9g}" for number in corner]
+        return data
+
     def write(self, values: np.ndarray, rest: Any) -> bytes:
         if rest is None:
             raise ValueError("a DICOM file is only written with the elements of another one")
         uid, data, (slope, intercept) = import_module("pydicom.uid"), deepcopy(rest), _rescaling(rest)
         kind = np.dtype(f"{'i' if data.PixelRepresentation else 'u'}{data.BitsAllocated // 8}")
-        limits = np.iinfo(kind)
-        stored = ((values.astype(np.float64) - intercept) / slope).round().clip(limits.min, limits.max).astype(kind)
+        low = -(2 ** (data.BitsStored - 1)) if data.PixelRepresentation else 0
+        stored = ((values.astype(np.float64) - intercept) / slope).round().clip(low, low + 2**data.BitsStored - 1)
+        stored = stored.astype(kind)
+        if values.shape[-1] > 1:
+            data.PlanarConfiguration, data.PhotometricInterpretation = 0, "RGB"
         data.PixelData = stored.astype(kind.newbyteorder("<")).tobytes()
         data.Rows, data.Columns = values.shape[:2]
         data.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
@@ -285,6 +326,11 @@ class Nifti(ArrayFormat):
                 f"it has {' x '.join(map(str, values.shape))} values, expected one slice, perhaps with bands"
             )
         return Stored(values.reshape(sides), (image.affine, image.header, values.ndim, content[:2] == b"\x1f\x8b"))
+
+    def placed(self, rest: Any, box: Box) -> Any:
+        moved = np.diag([box.height, box.width, 1, 1])
+        moved[:2, 3] = _centre(box.top, box.height), _centre(box.left, box.width)
+        return (rest[0] @ moved, *rest[1:])
 
     def write(self, values: np.ndarray, rest: Any) -> bytes:
         affine, header, axes, zipped = rest or (np.eye(4), None, 2, False)
@@ -326,7 +372,12 @@ def read_array(content: bytes, name: str, format: ArrayFormat) -> Stored:
         raise UnreadableImage(f"cannot read image {name}: it has {shape} values of {values.dtype}, expected an image")
     if values.shape[0] * values.shape[1] > max_pixels():
         raise UnreadableImage(f"cannot read image {name}: it has more than {max_pixels():,} pixels; raise max_pixels=")
-    return stored._replace(values=values)
+    return stored._replace(values=values.astype(values.dtype.newbyteorder("="), copy=False))
+
+
+def _centre(start: float, size: float) -> float:
+    """The centre of the first pixel of a part, in pixels of the file from the centre of its first one."""
+    return start + (size - 1) / 2
 
 
 def _rescaling(data: Any) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdedit_pl.data.folder_source import FolderSource
-from sdedit_pl.data.image_format import ImageShape
+from sdedit_pl.data.image_format import Fit, ImageShape
 from sdedit_pl.data.order import Draw
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE
 from sdedit_pl.data.source import Source
@@ -69,6 +69,7 @@ def choose_images(
     val_fraction: float,
     count: int | None,
     least: int = 1,
+    fit: Fit = "crop",
 ) -> ChosenImages:
     """Chooses images of a folder, or of shards that a folder, file, pattern or URL names.
 
@@ -78,6 +79,7 @@ def choose_images(
         val_fraction: Share of the images held out if the data has no validation split.
         count: Number of images; None for all.
         least: Smallest number of images that suffices.
+        fit: As in `ImageFormat`.
 
     Raises:
         ValueError: There is no such data, or fewer than `least` images.
@@ -87,7 +89,7 @@ def choose_images(
         raise ValueError(f"there is no data={data}; give a folder of images, or shards")
     in_shards = not place.is_dir() or (place / MANIFEST_FILE).is_file() or bool(tar_files(place))
     kind = WebDatasetSource if in_shards else FolderSource
-    source = kind(data, shape.size, shape.channels, val_fraction=val_fraction, format=shape.format)
+    source = kind(data, shape.size, shape.channels, val_fraction=val_fraction, fit=fit, format=shape.format)
     chosen = ChosenImages(source, ("val",) if split == "val" else SPLITS, count)
     if len(chosen) < least:
         raise ValueError(

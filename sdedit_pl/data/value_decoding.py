@@ -16,7 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sdedit_pl.data.array_formats import ARRAY_FORMATS, ARRAY_SUFFIXES, ArrayFormat, Stored, format_of, read_array
+from sdedit_pl.data.array_formats import ARRAY_FORMATS, ARRAY_SUFFIXES, ArrayFormat, Box, Stored, format_of, read_array
 from sdedit_pl.data.image_files import UnreadableImage, file_content, open_image
 from sdedit_pl.data.image_format import ImageFormat, ImageShape, PixelFormat, central_box, inside, padded_box
 from sdedit_pl.typing import Pixels
@@ -136,11 +136,19 @@ def result_file(
     values = shape.values(image).permute(1, 2, 0).cpu().numpy()
     values = unmultiplied(values) if shape.format is not None and shape.format.alpha else values
     stored = None if guide is None else _template(guide, suffix)
+    if shape.format is not None and stored is not None and stored.values.dtype.kind in "iuf":
+        values = _rounded(values, stored.values.dtype)
     if stored is not None and kept is not None and stored.values.shape == values.shape:
-        values = np.where(kept.cpu().numpy()[..., None], stored.values, values.astype(stored.values.dtype))
+        values = np.where(kept.cpu().numpy()[..., None], stored.values, values)
     if suffix == ".png":
         return png_file(values)
-    return _writer(suffix, stored).write(values, None if stored is None else stored.rest)
+    writer = _writer(suffix, stored)
+    if stored is None or stored.values.shape[:2] == values.shape[:2]:
+        return writer.write(values, None if stored is None else stored.rest)
+    (rows, columns), (height, width) = values.shape[:2], stored.values.shape[:2]
+    left, top, right, bottom = central_box((width, height), (rows, columns))
+    box = Box(float(left), float(top), (right - left) / columns, (bottom - top) / rows)
+    return writer.write(values, writer.placed(stored.rest, box))
 
 
 def sample_suffix(shape: ImageShape) -> str:
@@ -192,15 +200,21 @@ def _fitted(values: np.ndarray, image_format: ImageFormat) -> np.ndarray:
     sides, shape = image_format.decoded_sides, (values.shape[1], values.shape[0])
     invalid = np.asarray(~np.isfinite(values).all(-1))
     if invalid.any():
-        values = np.where(invalid[..., None], np.nan_to_num(np.nanmean(values, axis=(0, 1))), values)
+        mean = values[~invalid].mean(0) if not invalid.all() else 0
+        values = np.where(invalid[..., None], mean, values)
     bands = [_resampled(values[..., band], shape, sides, image_format.fit) for band in range(values.shape[-1])]
     result = np.stack(bands, axis=-1)
     if invalid.any():
-        result[_resampled(invalid, shape, sides, image_format.fit) > 0.01] = np.nan
-    if values.dtype.kind == "f":
-        return result.astype(values.dtype)
-    limits = np.iinfo(values.dtype)
-    return result.round().clip(limits.min, limits.max).astype(values.dtype)
+        result[np.abs(_resampled(invalid, shape, sides, image_format.fit)) > 0.01] = np.nan
+    return _rounded(result, values.dtype)
+
+
+def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Values in a type, rounded to it and kept within its limits."""
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    return values.round().clip(limits.min, limits.max).astype(dtype)
 
 
 def _resampled(band: np.ndarray, shape: tuple[int, int], sides: tuple[int, int], fit: str) -> np.ndarray:

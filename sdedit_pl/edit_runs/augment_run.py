@@ -9,7 +9,7 @@ import csv
 import io
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -19,11 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from sdedit_pl.build.component import build_unless_usual
-from sdedit_pl.checkpoints.fingerprint import fingerprint
+from sdedit_pl.build.component import build_component, build_unless_usual
+from sdedit_pl.checkpoints import describe
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import require_at_least
-from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.folder_source import image_paths
 from sdedit_pl.data.image_format import ImageShape
 from sdedit_pl.data.value_decoding import result_file, result_suffix
@@ -40,14 +39,14 @@ from sdedit_pl.settings_record import SettingsRecord, require_same_settings
 logger = logging.getLogger(__name__)
 
 RECORD_FILE, MANIFEST_FILE = "augment.json", "manifest.csv"
-FREE_SETTINGS = ("ckpt", "out", "device", "batch", "compile")
-"""Settings that change the edits at most by rounding."""
 REMEDY = "resume it with these settings, or give another out="
 
 
 @dataclass(kw_only=True)
 class AugmentSettings(ModelSettings):
     """The class tree and the options of its edits, beside their model.
+
+    Without `label`, a model that knows all classes by the names of their folders edits each image as one of its class.
 
     Args:
         data: folder with a folder of images for each class.
@@ -103,12 +102,13 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
         before = record.read()
         if before is None:
             refuse_used(out, overwrite=False)
+        by_class = settings.label is None and knows(settings.ckpt, classes)
+        settings = replace(settings, label=next(iter(classes))) if by_class else settings
         denoiser, description = settings.load()
         variations = plan(settings, classes, times_between(settings, edit, denoiser))
         shape = description.image
         settings = settings.prepared(denoiser, len(variations), shape.pixels, edit.step_count)
-        now = {key: value for key, value in as_data(settings).items() if key not in FREE_SETTINGS}
-        now |= {"checkpoint": fingerprint(description.path) + settings.recipe(description.path), "classes": classes}
+        now = {**settings.recorded(description.path), "classes": classes, **({"by_class": True} if by_class else {})}
         if before is None:
             record.write(now)
         else:
@@ -117,7 +117,7 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
         if not missing:
             logger.info("the edits were already there; give another out= to make more")
         with in_precision(denoiser, settings.precision):
-            for variation, image in edits(settings, denoiser, edit, missing, shape):
+            for variation, image in edits(settings, denoiser, edit, missing, shape, by_class):
                 with whole_file(out / variation.file) as unfinished:
                     source = Path(settings.data) / variation.source
                     unfinished.write_bytes(result_file(image, shape, result_suffix(source), source))
@@ -135,6 +135,11 @@ def classes_of(root: Path) -> dict[str, list[str]]:
         image_size(root / path)
         classes[label].append(path)
     return classes
+
+
+def knows(ckpt: str, classes: Iterable[str]) -> bool:
+    """Whether a model was trained with labels, and all `classes` are among them."""
+    return set(classes) <= set(build_component(describe(ckpt).model.condition).examples)
 
 
 def times_between(settings: AugmentSettings, edit: SDEdit, denoiser: Denoiser) -> list[float]:
@@ -159,7 +164,12 @@ def plan(settings: AugmentSettings, classes: dict[str, list[str]], times: Sequen
 
 
 def edits(
-    settings: AugmentSettings, denoiser: Denoiser, edit: SDEdit, todo: Sequence[Variation], shape: ImageShape
+    settings: AugmentSettings,
+    denoiser: Denoiser,
+    edit: SDEdit,
+    todo: Sequence[Variation],
+    shape: ImageShape,
+    by_class: bool,
 ) -> Iterator[tuple[Variation, Float[Tensor, "C H W"]]]:
     """Yields each edit of `todo`, one t0 after the other."""
     device = next(denoiser.parameters()).device
@@ -167,7 +177,8 @@ def edits(
     def edited(chosen: SDEdit, chunk: Sequence[Variation], tick: Callback | None) -> Float[Tensor, "samples C H W"]:
         guides = [read_guide(Path(settings.data) / variation.source, shape).image for variation in chunk]
         seeds = [variation.seed for variation in chunk]
-        return chosen(denoiser, torch.cat(guides).to(device), seeds=seeds, callback=tick).cpu()
+        labels = [variation.label for variation in chunk] if by_class else None
+        return chosen(denoiser, torch.cat(guides).to(device), labels=labels, seeds=seeds, callback=tick).cpu()
 
     with tqdm(total=len(todo) * edit.total_steps(denoiser.sde), unit="step", desc="editing", disable=None) as progress:
         for t0 in sorted({variation.t0 for variation in todo}):

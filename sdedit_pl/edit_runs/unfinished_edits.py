@@ -23,7 +23,7 @@ from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.edit_runs.processes import Share
 from sdedit_pl.files import claimed
 from sdedit_pl.result_folder import files_recorded_in, own_files, publish, refuse_used
-from sdedit_pl.settings_record import SettingsRecord, require_same_settings
+from sdedit_pl.settings_record import LOCK, SettingsRecord
 
 logger = logging.getLogger(__name__)
 
@@ -78,20 +78,7 @@ class UnfinishedEdits:
             SettingsChanged: they differ, and the unfinished edit may not be dropped.
         """
         with self._locked():
-            before = self.settings.read()
-            try:
-                require_same_settings(self.out, settings if before is None else before, settings, _REMEDY)
-            except ValueError:
-                if not overwrite:
-                    raise
-                before = None
-            if before is None:
-                for file in self.place.iterdir():
-                    if file.is_dir():
-                        shutil.rmtree(file)
-                    elif file != self._lock:
-                        file.unlink()
-                self.settings.write(settings)
+            self.settings.begin(self.out, settings, overwrite)
 
     def facts(self) -> dict[int, GuideFacts]:
         """Number -> facts of each finished guide, of all processes."""
@@ -150,7 +137,7 @@ class UnfinishedEdits:
 
     @property
     def _lock(self) -> Path:
-        return self.place / "lock"
+        return self.place / LOCK
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -1,10 +1,11 @@
-"""Ways along the probability-flow ODE: encoding of images, and translation between the domains of two models.
+"""Translation between the domains of two models, and encoding of images along the probability-flow ODE.
 
 The ODE maps an image to a noisy state and back. If one model encodes and another decodes (DDIB), states of equal noise
 level are exchanged; in the variance-exploding form y = x / alpha they need no change, whatever the two SDEs.
 
 Source: Song, Meng and Ermon, "Denoising Diffusion Implicit Models", ICLR 2021, section 4.3 (encoding); Su et al., "Dual
-Diffusion Implicit Bridges for Image-to-Image Translation", ICLR 2023, Algorithm 1.
+Diffusion Implicit Bridges for Image-to-Image Translation", ICLR 2023, Algorithm 1; Zhao et al., "EGSDE: Unpaired
+Image-to-Image Translation via Energy-Guided Stochastic Differential Equations", NeurIPS 2022.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.editing.autoguidance import guided
 from sdedit_pl.grids import LogSNR
 from sdedit_pl.noise import SeededNoise
 from sdedit_pl.sampling import Callback, integrate
@@ -97,6 +99,23 @@ class Bridge:
     def _times(self, sde: SDE, level: float) -> Float[Tensor, "levels"]:
         start = float(sde.time_at_noise_level(torch.tensor(level, dtype=torch.float64)))
         return LogSNR().times(sde, min(start, 1.0), self.steps)
+
+
+def away_from(source: Denoiser, target: Denoiser, weight: float) -> Denoiser:
+    """The target model with `weight` (target score - source score) added to its score.
+
+    It takes the place of EGSDE's realism expert, the features of a classifier of noised images: the added score is the
+    gradient of the log odds that the best such classifier gives to the target domain, and needs no training.
+
+    Raises:
+        ValueError: the models have other SDEs, parameterisations or labels.
+    """
+    if (source.sde, source.parameterisation) != (target.sde, target.parameterisation) or source.condition is not None:
+        raise ValueError(
+            "the second energy needs a source model with the SDE and parameterisation of the target model, and without "
+            "source_label; omit two_energies from methods"
+        )
+    return guided(target, source, 1 + weight)
 
 
 def _highest_level(denoiser: Denoiser) -> float:

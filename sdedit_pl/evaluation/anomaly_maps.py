@@ -10,6 +10,7 @@ CVPR Workshops 2022.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
+from safetensors.torch import save
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 from tqdm import tqdm
@@ -27,6 +29,7 @@ from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.many_guides import in_batches
+from sdedit_pl.files import whole_file
 from sdedit_pl.sampling import Callback
 from sdedit_pl.typing import Images
 
@@ -88,16 +91,26 @@ class Detector:
             edit.check(denoiser)
         return self.samples * sum(edit.total_steps(denoiser.sde) for edit in self.edits)
 
-    def maps(self, denoiser: Denoiser, images: ChosenImages, batch: int | None = None) -> Iterator[AnomalyMaps]:
-        """Yields the maps of each image; `batch` is the number of images at a time, as in `edit_guides`."""
+    def maps(
+        self,
+        denoiser: Denoiser,
+        images: ChosenImages,
+        batch: int | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> Iterator[AnomalyMaps]:
+        """Yields the maps of each image, or of those with `numbers`.
+
+        Args:
+            batch: the number of images at a time, as in `edit_guides`.
+        """
         steps, levels = self.steps(denoiser), len(self.edits)
+        numbers = range(len(images)) if numbers is None else numbers
 
         def make(numbers: Sequence[int], tick: Callback | None) -> Float[Tensor, "samples maps H W"]:
             return self._stacked(denoiser, torch.stack([images.image(number) for number in numbers]), numbers, tick)
 
-        with tqdm(total=steps * len(images), unit="step", desc="reconstructing", disable=None) as progress:
+        with tqdm(total=steps * len(numbers), unit="step", desc="reconstructing", disable=None) as progress:
             pixels = images.image(0)[0].numel()
-            numbers = range(len(images))
             for _, found in in_batches(denoiser, make, numbers, pixels, batch=batch, on_step=progress.update):
                 yield AnomalyMaps(found[:levels], found[levels : 2 * levels], found[2 * levels :])
 
@@ -122,6 +135,24 @@ class Detector:
 def image_score(anomaly: Float[Tensor, "H W"], share: float) -> float:
     """The mean of the highest pixels of a map, those of a share of its area."""
     return anomaly.flatten().topk(max(1, round(share * anomaly.numel()))).values.mean().item()
+
+
+def stored_maps(
+    folder: Path, images: ChosenImages, make: Callable[[Sequence[int]], Iterator[AnomalyMaps]]
+) -> list[Path]:
+    """The files of all images' maps in `folder`, where those that are missing are made first.
+
+    Their names hold hashes of the images, so that a changed image gets new maps.
+    """
+    files = [
+        folder / f"{number:06d}-{hashlib.sha256(images.image(number).numpy().tobytes()).hexdigest()[:16]}.safetensors"
+        for number in range(len(images))
+    ]
+    missing = [number for number, file in enumerate(files) if not file.is_file()]
+    for number, maps in zip(missing, make(missing) if missing else (), strict=True):
+        with whole_file(files[number]) as unfinished:
+            unfinished.write_bytes(save({name: values.contiguous() for name, values in maps._asdict().items()}))
+    return files
 
 
 def write_map(file: Path, values: Float[Tensor, "H W"]) -> None:

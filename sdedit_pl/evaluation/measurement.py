@@ -142,7 +142,7 @@ class Measurement:
             realism.update(instruments.features(images).cpu(), numbered)
             progress.update(len(places))
         found = {**faithfulness.compute(), **({} if lpips is None else lpips.compute()), **realism.compute()}
-        return {name: _plain(value) for name, value in found.items()}
+        return {name: plain(value) for name, value in found.items()}
 
     def _groups(self, pastes: bool) -> Tensor:
         """The group of each image; groups that were pasted on each other are one."""
@@ -189,7 +189,7 @@ def _small(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
     return interpolate(images, size=(side, side), mode="area").flatten(1)
 
 
-def _plain(value: Tensor) -> float | None:
+def plain(value: Tensor) -> float | None:
     """A number for JSON, which has no nan."""
     number = float(value)
     return number if math.isfinite(number) else None

@@ -44,7 +44,9 @@ class Method(Protocol):
         """The number of solver steps per image."""
         ...
 
-    def __call__(self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback) -> Images:
+    def __call__(
+        self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback | None
+    ) -> Images:
         """Makes an image from each input, on its device; `callback` is called after each step."""
         ...
 
@@ -60,7 +62,9 @@ class SDEditMethod:
     def total_steps(self, denoiser: Denoiser) -> int:
         return self.edit.total_steps(denoiser.sde)
 
-    def __call__(self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback) -> Images:
+    def __call__(
+        self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback | None
+    ) -> Images:
         return self.edit(denoiser, inputs.guide, edit_mask=inputs.mask, seeds=seeds, callback=callback)
 
 
@@ -81,7 +85,9 @@ class DDIMRoundTrip:
     def total_steps(self, denoiser: Denoiser) -> int:
         return 2 * self.steps - 1
 
-    def __call__(self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback) -> Images:
+    def __call__(
+        self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback | None
+    ) -> Images:
         times = GRIDS["log_snr"]().times(denoiser.sde, start_time(self.t0, denoiser.sde), self.steps)
         decoded = ddim_round_trip(denoiser, inputs.guide, times, callback)
         return decoded if inputs.mask is None else torch.where(inputs.mask, decoded, inputs.guide)
@@ -99,7 +105,9 @@ class Blend:
     def total_steps(self, denoiser: Denoiser) -> int:
         return 0
 
-    def __call__(self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback) -> Images:
+    def __call__(
+        self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback | None
+    ) -> Images:
         assert inputs.pasted is not None and inputs.mask is not None
         blend = poisson_blend if self.kind == "poisson" else laplacian_blend
         return blend(inputs.original, inputs.pasted, inputs.mask)
@@ -121,7 +129,9 @@ class UnconditionalSample:
     def total_steps(self, denoiser: Denoiser) -> int:
         return self.steps
 
-    def __call__(self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback) -> Images:
+    def __call__(
+        self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback | None
+    ) -> Images:
         channels, height, width = inputs.guide.shape[1:]
         own = [mixed(seed, _SAMPLING) for seed in seeds]
         return sample(denoiser, (channels, height, width), own, steps=self.steps, callback=callback)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,6 +17,7 @@ from PIL import Image
 
 from sdedit_pl.files import write_whole
 from sdedit_pl.picture_grid import png_bytes
+from sdedit_pl.result_folder import RECORDED, hashes_of
 
 REPORT_HTML, REPORT_MARKDOWN, METRICS_FILE = "report.html", "report.md", "metrics.json"
 FIGURES = "figures"
@@ -53,14 +55,17 @@ class ReportDocument:
     sections: Sequence[Section]
     warning: str = ""
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, numbers: dict[str, Any]) -> None:
+        """Writes the report, and `numbers` with the record of all results in `folder` as its metrics."""
         figures = [figure for section in self.sections for figure in section.figures]
         pictures = {figure.name: png_bytes(figure.picture, optimize=True) for figure in figures}
-        (folder / FIGURES).mkdir()
+        (folder / FIGURES).mkdir(exist_ok=True)
         for name, content in pictures.items():
             (folder / FIGURES / f"{name}.png").write_bytes(content)
         write_whole(folder / REPORT_MARKDOWN, self.markdown())
         write_whole(folder / REPORT_HTML, self.html(pictures))
+        numbers[RECORDED] = hashes_of(folder)
+        write_whole(folder / METRICS_FILE, json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
 
     def markdown(self) -> str:
         blocks = [f"# {self.title}", *([f"> {self.warning}"] if self.warning else [])]

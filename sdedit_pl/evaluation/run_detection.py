@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,26 +10,25 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool
+from safetensors.torch import load_file
 from torch import Tensor
 
 from sdedit_pl.build.component import build_unless_usual
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import require_at_least
-from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.chosen_images import choose_images
 from sdedit_pl.data.image_decoding import decode_image
 from sdedit_pl.data.image_files import list_images
 from sdedit_pl.data.image_format import ImageFormat, Size
 from sdedit_pl.denoiser import in_precision
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.evaluation.anomaly_maps import Detector, image_score, pixel_residual, write_map
+from sdedit_pl.evaluation.anomaly_maps import AnomalyMaps, Detector, image_score, pixel_residual, stored_maps, write_map
 from sdedit_pl.evaluation.detection_report import measures_of, report, sheet, write_scores
-from sdedit_pl.evaluation.report_document import METRICS_FILE
 from sdedit_pl.evaluation.report_sections import chosen_rows
-from sdedit_pl.files import write_whole
+from sdedit_pl.evaluation.unfinished_report import unfinished_report
 from sdedit_pl.metrics.masked_lpips import lpips_map
-from sdedit_pl.result_folder import RECORDED, files_recorded_in, hashes_of, refuse_used, result_folder
+from sdedit_pl.result_folder import WORK
 
 logger = logging.getLogger(__name__)
 
@@ -93,45 +91,50 @@ class DetectionSettings(ModelSettings):
 def run_detection(settings: DetectionSettings) -> dict[str, Any]:
     """Writes maps, scores and the report to `settings.out`; returns the contents of its metrics.json.
 
+    An interrupted run is resumed after the last image that it finished.
+
     Raises:
         ValueError: settings, files or the device do not allow it. No result is written then.
     """
-    folder, replaced = Path(settings.out), set[str]()
     detector = build_detector(settings)
-    with result_folder(folder, replaced=replaced) as results:
-        refuse_used(folder, settings.overwrite)
-        replaced |= files_recorded_in(folder / METRICS_FILE)
+    with unfinished_report(Path(settings.out), settings.overwrite) as unfinished:
         denoiser, description = settings.load()
+        shape, results = description.image, unfinished.results
         images = choose_images(
             settings.data,
-            description.image,
+            shape,
             split=settings.split,
             val_fraction=settings.val_fraction,
             count=settings.images,
+            fit=description.fit,
         )
-        shape, names = description.image, names_of(images.names, settings.data)
+        names = names_of(images.names, settings.data)
         truth = None if settings.truth is None else read_truth(Path(settings.truth), names, shape.size)
         settings = settings.prepared(denoiser, len(images), shape.pixels, detector.steps(denoiser))
-        rows, anomalies, shown = chosen_rows(len(images)), [], {}
+        recorded = settings.recorded(description.path)
+        unfinished.begin(recorded)
         with in_precision(denoiser, settings.precision):
-            for number, maps in enumerate(detector.maps(denoiser, images, settings.batch)):
-                anomalies.append(maps.relative if settings.relative else maps.residuals)
-                write_map(results / MAPS / f"{names[number]}.png", anomalies[-1].mean(0))
-                write_map(results / SPREADS / f"{names[number]}.png", maps.spreads.mean(0))
-                shown |= {number: maps} if number in rows else {}
+            files = stored_maps(
+                results / WORK, images, lambda numbers: detector.maps(denoiser, images, settings.batch, numbers)
+            )
+        rows, anomalies, shown = chosen_rows(len(images)), [], {}
+        for number, (file, name) in enumerate(zip(files, names, strict=True)):
+            maps = AnomalyMaps(**load_file(file))
+            anomalies.append(maps.relative if settings.relative else maps.residuals)
+            write_map(results / MAPS / f"{name}.png", anomalies[-1].mean(0))
+            write_map(results / SPREADS / f"{name}.png", maps.spreads.mean(0))
+            shown |= {number: maps} if number in rows else {}
         found = torch.stack(anomalies)
         scores = [image_score(maps.mean(0), settings.top) for maps in found]
         write_scores(results / SCORES_FILE, names, scores, truth)
         numbers: dict[str, Any] = {
             "model": {"file": description.path.name, "sha256": fingerprint(description.path)},
-            "settings": as_data(settings),
+            "settings": recorded,
             "images": len(images),
             "with_defects": None if truth is None else int(truth.flatten(1).any(1).sum()),
             "measures": {} if truth is None else measures_of(found, settings.t0, settings.top, truth),
         }
-        report(numbers, sheet(shown, found.mean(1), images, truth)).write(results)
-        numbers[RECORDED] = hashes_of(results)
-        write_whole(results / METRICS_FILE, json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
+        report(numbers, sheet(shown, found.mean(1), images, truth)).write(results, numbers)
     return numbers
 
 
@@ -148,8 +151,8 @@ def names_of(names: Sequence[str], data: str) -> list[str]:
     """Names of images for files: paths below `data` without suffix, or numbers if these are not unique."""
     paths = [Path(name.rpartition(":")[2]) for name in names]
     inside = [path.relative_to(data) if path.is_relative_to(data) else Path(path.name) for path in paths]
-    found = [path.with_suffix("").as_posix() for path in inside]
-    return found if len(set(found)) == len(found) else [f"{number:06d}" for number in range(len(found))]
+    found = [path.with_suffix("").as_posix() for path in inside if ".." not in path.parts]
+    return found if len(set(found)) == len(names) else [f"{number:06d}" for number in range(len(names))]
 
 
 def read_truth(folder: Path, names: Sequence[str], size: Size) -> Bool[Tensor, "N H W"]:

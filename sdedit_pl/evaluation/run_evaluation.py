@@ -78,6 +78,7 @@ def run_evaluation(
         val_fraction=arguments.val_fraction,
         count=arguments.images,
         least=LEAST_IMAGES,
+        fit=models[MODEL].description.fit,
     )
     features = build_component(arguments.features)
     denoisers = {name: model.denoiser for name, model in models.items()}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
 from tqdm import tqdm
 
 from sdedit_pl.build.component import build_component, build_unless_usual
@@ -19,25 +16,30 @@ from sdedit_pl.checkpoints.guidance import labelled
 from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import Component, family, require_at_least
-from sdedit_pl.configuration.resolving import as_data
+from sdedit_pl.data.array_formats import suffixes_of
 from sdedit_pl.data.chosen_images import choose_images
-from sdedit_pl.data.image_format import ImageShape
+from sdedit_pl.data.image_format import ImageFormat, ImageShape
 from sdedit_pl.data.value_decoding import result_file, result_suffix
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.many_guides import in_batches
-from sdedit_pl.editing.translation import Bridge
-from sdedit_pl.evaluation.report_document import METRICS_FILE
-from sdedit_pl.evaluation.translation_report import LEAST_IMAGES, Compared, measures_of, report
-from sdedit_pl.files import result_name, write_whole
-from sdedit_pl.guides.guide_files import Guide, find_guides, read_guide, read_guides
+from sdedit_pl.editing.translation import Bridge, away_from
+from sdedit_pl.evaluation.editing_tasks import TaskInputs
+from sdedit_pl.evaluation.methods import Method, SDEditMethod
+from sdedit_pl.evaluation.numbered_images import NumberedImages
+from sdedit_pl.evaluation.translation_report import BATCH, LEAST_IMAGES, Compared, measures_of, report
+from sdedit_pl.evaluation.unfinished_report import unfinished_report
+from sdedit_pl.files import result_name, sha256_of, whole_file
+from sdedit_pl.guides.guide_files import description_of_resizing, find_guides, read_guide, refuse_repeated
 from sdedit_pl.metrics.extractor_table import FEATURES
-from sdedit_pl.metrics.features import FeatureExtractor, features_of
-from sdedit_pl.result_folder import RECORDED, files_recorded_in, hashes_of, refuse_used, result_folder
+from sdedit_pl.metrics.features import FeatureExtractor, stream_features
 from sdedit_pl.sampling import Callback
 from sdedit_pl.typing import Images
 
 METHODS = ("ddib", "sdedit", "energy")
+TWO_ENERGIES = "two_energies"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -52,11 +54,12 @@ class TranslationSettings(ModelSettings):
         target: images of the domain of `ckpt`, a folder or shards, for KID; null leaves it out.
         out: folder of the results.
         methods: ddib (both models' ODEs), sdedit (the target model's SDE from t0), energy (the same, guided by the
-            low frequencies of the guide).
-        t0: how far sdedit and energy noise a guide.
+            low frequencies of the guide), two_energies (also away from the source's domain, at twice the evaluations).
+        t0: how far sdedit and the energies noise a guide.
         level: noise level of the state that ddib exchanges; null for the highest that both models know.
-        lowpass: factor of the low-pass filter of energy, see sdedit edit.
-        lowpass_energy: weight of the energy, see sdedit edit.
+        lowpass: factor of the low-pass filter of the energies, see sdedit edit.
+        lowpass_energy: weight of the guide's low frequencies, see sdedit edit.
+        realism: weight w of the second energy, which adds w (target's score - source's score).
         steps: solver steps of each model.
         seed: of the first guide's noise; the next ones count up from it.
         overwrite: replace the results in `out`.
@@ -73,6 +76,7 @@ class TranslationSettings(ModelSettings):
     level: float | None = None
     lowpass: int = 8
     lowpass_energy: float = 1.0
+    realism: float = 1.0
     steps: int = 50
     seed: int = 0
     overwrite: bool = False
@@ -80,116 +84,151 @@ class TranslationSettings(ModelSettings):
 
     def __post_init__(self) -> None:
         require_at_least(self, seed=0, batch=1)
-        unknown = [method for method in self.methods if method not in METHODS]
+        known = (*METHODS, TWO_ENERGIES)
+        unknown = [method for method in self.methods if method not in known]
         if unknown or not self.methods or len(set(self.methods)) < len(self.methods):
-            raise ValueError(f"methods are some of {', '.join(METHODS)}, got {', '.join(self.methods)}")
-
-
-@dataclass(frozen=True)
-class Translator:
-    """A method with its models: images and their numbers to translations."""
-
-    translate: Callable[[Images, Sequence[int], Callback | None], Images]
-    steps: int
+            raise ValueError(f"methods are some of {', '.join(known)}, got {', '.join(self.methods)}")
+        if not self.realism > 0:
+            raise ValueError(f"realism must exceed 0, got {self.realism}; the method energy goes without it")
 
 
 def run_translation(settings: TranslationSettings) -> dict[str, Any]:
     """Writes translations and the report to `settings.out`; returns the contents of its metrics.json.
 
+    An interrupted run is resumed after the last translation that it finished.
+
     Raises:
         ValueError: settings, files or the device do not allow it. No result is written then.
     """
-    folder, replaced = Path(settings.out), set[str]()
-    with result_folder(folder, replaced=replaced) as results:
-        refuse_used(folder, settings.overwrite)
-        replaced |= files_recorded_in(folder / METRICS_FILE)
+    with unfinished_report(Path(settings.out), settings.overwrite) as unfinished:
         source, described = load_for_editing(settings.source_ckpt, settings.device)
         source = labelled(source, settings.source_label)
         target, description = settings.load()
         shape = description.image
         if described.image != shape:
             raise ValueError(f"source_ckpt and ckpt must have images of one shape, got {described.image} and {shape}")
-        translators = translators_of(settings, source, target)
-        guides = read_guides(settings.guide, shape)
-        compared = read_compared(settings, shape, guides)
-        steps = settings.steps * len(translators)
-        settings.prepared(source, len(guides), shape.pixels, steps)
-        settings = settings.prepared(target, len(guides), shape.pixels, steps)
+        guides = read_in_turn(settings.guide, shape)
+        compared = read_compared(settings, guides)
+        count = len(guides)
+        steps = settings.steps * len(settings.methods)
+        settings.prepared(source, count, shape.pixels, steps)
+        settings = settings.prepared(target, count, shape.pixels, steps)
+        methods = methods_of(settings, source, target)
+        recorded = settings.recorded(description.path) | {
+            "source": fingerprint(described.path),
+            "guides": {path.name: sha256_of(path) for path in guides.files},
+        }
+        unfinished.begin(recorded)
+        made = {
+            name: replace(guides, files=translations_of(guides.files, name, unfinished.results)) for name in methods
+        }
         with in_precision(source, settings.precision), in_precision(target, settings.precision):
-            images = translated(translators, target, compared.guides, settings.batch)
-        for name in translators:
-            for guide, image in zip(guides, images[name], strict=True):
-                suffix = result_suffix(guide.path)
-                content = result_file(image, shape, suffix, guide.path)
-                (results / result_name(guide.path.stem, f"_{name}{suffix}")).write_bytes(content)
-        files = [{"file": made.path.name, "sha256": fingerprint(made.path)} for made in (described, description)]
-        measures = measures_of({"guide": compared.guides, **images}, compared)
-        numbers = {"models": files, "settings": as_data(settings), "images": len(guides), "measures": measures}
-        report(numbers, images, compared).write(results)
-        numbers[RECORDED] = hashes_of(results)
-        write_whole(results / METRICS_FILE, json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
+            translate(settings, methods, guides, made)
+        files = [{"file": model.path.name, "sha256": fingerprint(model.path)} for model in (described, description)]
+        measures = {name: measures_of(images, compared) for name, images in {"guide": guides, **made}.items()}
+        numbers = {"models": files, "settings": recorded, "images": count, "measures": measures}
+        report(numbers, made, compared).write(unfinished.results, numbers)
     return numbers
 
 
-def translators_of(settings: TranslationSettings, source: Denoiser, target: Denoiser) -> dict[str, Translator]:
-    """The chosen methods. Raises ValueError if the models do not allow their noise levels."""
+def translations_of(guides: Sequence[Path], method: str, folder: Path) -> tuple[Path, ...]:
+    return tuple(folder / result_name(path.stem, f"_{method}{result_suffix(path)}") for path in guides)
+
+
+@dataclass(frozen=True)
+class BridgeMethod:
+    """A `Bridge` from a source model as a `Method` of the target model."""
+
+    bridge: Bridge
+    source: Denoiser
+
+    def check(self, denoiser: Denoiser) -> None:
+        self.bridge.common_level(self.source, denoiser)
+
+    def total_steps(self, denoiser: Denoiser) -> int:
+        return 2 * self.bridge.steps - 1
+
+    def __call__(
+        self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback | None
+    ) -> Images:
+        return self.bridge(self.source, denoiser, inputs.guide, callback)
+
+
+def methods_of(settings: TranslationSettings, source: Denoiser, target: Denoiser) -> dict[str, tuple[Denoiser, Method]]:
+    """The chosen methods with their models. Raises ValueError if the models do not allow one."""
     solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
-    bridge, edit = Bridge(settings.level, settings.steps), SDEdit(settings.t0, settings.steps, solver=solver, grid=grid)
-    guided = replace(edit, lowpass=settings.lowpass, lowpass_energy=settings.lowpass_energy)
-    bridge.common_level(source, target)
-    edit.check(target)
-
-    def by_edit(made: SDEdit) -> Translator:
-        def translate(images: Images, numbers: Sequence[int], tick: Callback | None) -> Images:
-            return made(target, images, seeds=[settings.seed + number for number in numbers], callback=tick)
-
-        return Translator(translate, made.total_steps(target.sde))
-
-    every = {
-        "ddib": Translator(lambda images, _, tick: bridge(source, target, images, tick), 2 * settings.steps - 1),
-        "sdedit": by_edit(edit),
-        "energy": by_edit(guided),
+    edit = SDEdit(settings.t0, settings.steps, solver=solver, grid=grid)
+    guided_edit = SDEditMethod(replace(edit, lowpass=settings.lowpass, lowpass_energy=settings.lowpass_energy))
+    found: dict[str, tuple[Denoiser, Method]] = {
+        "ddib": (target, BridgeMethod(Bridge(settings.level, settings.steps), source)),
+        "sdedit": (target, SDEditMethod(edit)),
+        "energy": (target, guided_edit),
     }
-    return {name: every[name] for name in settings.methods}
-
-
-def translated(
-    translators: dict[str, Translator], denoiser: Denoiser, guides: Images, batch: int | None
-) -> dict[str, Float[Tensor, "N C H W"]]:
-    """The translations of all guides by each method, clamped to [-1, 1], on the CPU."""
-    device, found = next(denoiser.parameters()).device, {}
-    numbers = range(len(guides))
-    steps = sum(translator.steps for translator in translators.values())
-    with tqdm(total=steps * len(guides), unit="step", desc="translating", disable=None) as progress:
-        for name, translator in translators.items():
-
-            def make(chunk: Sequence[int], tick: Callback | None, made: Translator = translator) -> Images:
-                return made.translate(guides[list(chunk)].to(device), chunk, tick).cpu()
-
-            pixels = guides[0, 0].numel()
-            images = in_batches(denoiser, make, numbers, pixels, batch=batch, on_step=progress.update)
-            found[name] = torch.stack([image for _, image in images]).clamp(-1, 1)
+    if TWO_ENERGIES in settings.methods:
+        found[TWO_ENERGIES] = away_from(source, target, settings.realism), guided_edit
+    for denoiser, method in (found := {name: found[name] for name in settings.methods}).values():
+        method.check(denoiser)
     return found
 
 
-def read_compared(settings: TranslationSettings, shape: ImageShape, guides: Sequence[Guide]) -> Compared:
-    """Reads the images and features that translations are compared with.
+def translate(
+    settings: TranslationSettings,
+    methods: Mapping[str, tuple[Denoiser, Method]],
+    guides: NumberedImages,
+    made: Mapping[str, NumberedImages],
+) -> None:
+    """Writes the missing translations of each method in the formats of their guides."""
+    missing = {name: made[name].missing() for name in methods}
+    steps = {name: method.total_steps(denoiser) for name, (denoiser, method) in methods.items()}
+    total = sum(steps[name] * len(numbers) for name, numbers in missing.items())
+    with tqdm(total=total, unit="step", desc="translating", disable=None) as progress:
+        for name, (denoiser, method) in methods.items():
+
+            def make(
+                chunk: Sequence[int], tick: Callback | None, denoiser: Denoiser = denoiser, method: Method = method
+            ) -> Images:
+                images = guides.read(chunk).to(next(denoiser.parameters()).device)
+                return method(denoiser, TaskInputs(images, images), [settings.seed + n for n in chunk], tick).cpu()
+
+            pixels = guides.format.pixels
+            images = in_batches(denoiser, make, missing[name], pixels, batch=settings.batch, on_step=progress.update)
+            for number, image in images:
+                guide, file = guides.files[number], made[name].files[number]
+                with whole_file(file) as unfinished:
+                    unfinished.write_bytes(result_file(image.clamp(-1, 1), guides.format, result_suffix(guide), guide))
+
+
+def read_in_turn(guide: str, shape: ImageShape) -> NumberedImages:
+    """The guides of a path, folder or glob. Raises ValueError if one cannot be read, or two have the same name."""
+    paths = find_guides(guide, suffixes_of(shape))
+    refuse_repeated(paths)
+    for path in paths:
+        found = read_guide(path, shape)
+        if found.resized:
+            logger.info("%s", description_of_resizing(found))
+    return NumberedImages(paths[0].parent, len(paths), ImageFormat.of(shape), tuple(paths))
+
+
+def read_compared(settings: TranslationSettings, guides: NumberedImages) -> Compared:
+    """The images and features that translations are compared with.
 
     Raises:
         ValueError: a guide without a pair, or too few images for KID.
     """
-    images, pairs = torch.cat([guide.image for guide in guides]), None
+    pairs = None
     if settings.pairs is not None:
-        named = {file.stem: file for file in find_guides(settings.pairs)}
-        lacking = [guide.path.stem for guide in guides if guide.path.stem not in named]
+        named = {file.stem: file for file in find_guides(settings.pairs, suffixes_of(guides.format))}
+        lacking = [path.stem for path in guides.files if path.stem not in named]
         if lacking:
             raise ValueError(f"pairs={settings.pairs} has no image named like the guide {lacking[0]}")
-        pairs = torch.cat([read_guide(named[guide.path.stem], shape).image for guide in guides])
+        pairs = replace(guides, files=tuple(named[path.stem] for path in guides.files))
     if settings.target is None:
-        return Compared(images, pairs)
-    target = choose_images(settings.target, shape, split="all", val_fraction=0.05, count=None, least=LEAST_IMAGES)
+        return Compared(guides, pairs)
+    target = choose_images(
+        settings.target, guides.format, split="all", val_fraction=0.05, count=None, least=LEAST_IMAGES
+    )
     if len(guides) < LEAST_IMAGES:
         raise ValueError(f"KID needs at least {LEAST_IMAGES} guides, got {len(guides)}; omit target")
     extractor = build_component(settings.features)
-    found = torch.cat([extractor(target.batch(start, 32)) for start in range(0, len(target), 32)])
-    return Compared(images, pairs, found, lambda others: features_of(extractor, others))
+    batches = (target.batch(start, BATCH) for start in range(0, len(target), BATCH))
+    return Compared(guides, pairs, stream_features(extractor, batches), extractor)

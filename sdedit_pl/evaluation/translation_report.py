@@ -2,87 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from sdedit_pl.evaluation.report_document import Figure, ReportDocument, Section, Table
-from sdedit_pl.evaluation.report_sections import CELL, chosen_rows
+from sdedit_pl.evaluation.measurement import Measures, plain
+from sdedit_pl.evaluation.numbered_images import NumberedImages
+from sdedit_pl.evaluation.report_document import Figure, ReportDocument, Section
+from sdedit_pl.evaluation.report_sections import chosen_rows, measures_table, sheet
+from sdedit_pl.metrics.faithfulness import GuideDistance
+from sdedit_pl.metrics.features import FeatureExtractor
 from sdedit_pl.metrics.image_distances import root_mean_square, squared_l2
-from sdedit_pl.metrics.kid import kernel_distance
-from sdedit_pl.picture_grid import picture_grid, to_picture
+from sdedit_pl.metrics.realism import KernelDistance
 from sdedit_pl.typing import Images
 
-TITLES = {"guide": "guide", "ddib": "DDIB", "sdedit": "SDEdit", "energy": "SDEdit, energy", "pair": "pair"}
-COLUMNS = {
-    "l2": "L2 to guide",
-    "ssim": "SSIM to guide",
-    "pair_l2": "L2 to pair",
-    "pair_ssim": "SSIM to pair",
-    "pair_psnr": "PSNR to pair",
-    "kid": "KID ↓",
-    "kid_error": "±",
+TITLES = {
+    "guide": "guide",
+    "ddib": "DDIB",
+    "sdedit": "SDEdit",
+    "energy": "SDEdit, energy",
+    "two_energies": "SDEdit, two energies",
+    "pair": "pair",
 }
 LEAST_IMAGES = 3
 """KID's standard error needs estimates that leave one image out."""
+BATCH = 32
+"""Images measured at a time."""
 
 
 @dataclass(frozen=True)
 class Compared:
     """The guides, their pairs, and features of images of the target domain, for measuring translations."""
 
-    guides: Images
-    pairs: Images | None = None
+    guides: NumberedImages
+    pairs: NumberedImages | None = None
     target: Float[Tensor, "M D"] | None = None
-    features: Callable[[Images], Float[Tensor, "N D"]] | None = None
+    features: FeatureExtractor | None = None
 
 
-def measures_of(methods: Mapping[str, Images], compared: Compared) -> dict[str, dict[str, float]]:
-    """Method -> measure -> value, the mean over images."""
-    found = {}
-    for name, images in methods.items():
-        row = {}
-        for prefix, others in (("", compared.guides), ("pair_", compared.pairs)):
-            if others is not None and others is not images:
-                row[f"{prefix}l2"] = squared_l2(images, others).mean().item()
-                ssim = structural_similarity_index_measure(images, others, data_range=(-1.0, 1.0))
-                row[f"{prefix}ssim"] = float(ssim)  # pyright: ignore[reportArgumentType]
-                if prefix and not torch.equal(images, others):
-                    row["pair_psnr"] = -20 * root_mean_square(images, others).log10().mean().item()
-        if compared.target is not None and compared.features is not None:
-            kid = kernel_distance(compared.features(images), compared.target)
-            row |= {"kid": kid.value, "kid_error": kid.error}
-        found[name] = row
-    return found
+def similarity(images: Images, others: Images) -> Float[Tensor, "B"]:
+    """SSIM."""
+    found = structural_similarity_index_measure(images, others, data_range=(-1.0, 1.0), reduction="none")
+    assert isinstance(found, Tensor)
+    return found.reshape(len(images))
 
 
-def report(numbers: Mapping[str, Any], images: Mapping[str, Images], compared: Compared) -> ReportDocument:
+def signal_to_noise(images: Images, others: Images) -> Float[Tensor, "B"]:
+    """PSNR in dB."""
+    return -20 * root_mean_square(images, others).log10()
+
+
+DISTANCES = {"squared_l2": squared_l2, "ssim": similarity, "psnr": signal_to_noise}
+
+
+def measures_of(images: NumberedImages, compared: Compared) -> Measures:
+    """Measure -> value, the mean over images, with its standard error; of KID also the interval."""
+    others = {"": compared.guides, "pair_": compared.pairs}
+    distances = {
+        f"{prefix}{name}": (GuideDistance(f"{prefix}{name}", distance), against)
+        for prefix, against in others.items()
+        for name, distance in DISTANCES.items()
+        if against is not None and against is not images and (prefix or name != "psnr")
+    }
+    kid = None if compared.target is None else KernelDistance(compared.target, subsets=0)
+    for numbers in images.batches(BATCH).numbers():
+        batch = images.read(numbers)
+        for metric, against in distances.values():
+            metric.update(batch, against.read(numbers))
+        if kid is not None and compared.features is not None:
+            kid.update(compared.features(batch))
+    found = {key: value for metric, _ in distances.values() for key, value in metric.compute().items()}
+    return {key: plain(value) for key, value in (found | ({} if kid is None else kid.compute())).items()}
+
+
+def report(numbers: Mapping[str, Any], made: Mapping[str, NumberedImages], compared: Compared) -> ReportDocument:
     """The report of a translation; `numbers` are the contents of its metrics.json."""
     (source, target), settings, measures = numbers["models"], numbers["settings"], numbers["measures"]
     level = f"noise level {settings['level']}" if settings["level"] else "the highest noise level that both know"
+    second = f", and realism with {settings['realism']:g}" if "two_energies" in made else ""
     about = (
         f"{numbers['images']} images of {settings['guide']}, from the domain of {source['file']} (sha256 "
         f"{source['sha256'][:16]}) into that of {target['file']} (sha256 {target['sha256'][:16]}), "
-        f"{settings['steps']} steps of each model. DDIB hands over at "
-        f"{level}; the others start from t0 = {settings['t0']}; the energy "
-        f"weighs frequencies of images {settings['lowpass']} times smaller with {settings['lowpass_energy']:g}. KID "
-        f"compares with {settings['target'] or 'nothing'}, on the features {settings['features']['name']}; ± is its "
-        "standard error."
+        f"{settings['steps']} steps of each model. DDIB hands over at {level}; the others start from "
+        f"t0 = {settings['t0']}; the energy weighs frequencies of images {settings['lowpass']} times smaller with "
+        f"{settings['lowpass_energy']:g}{second}. KID compares with {settings['target'] or 'nothing'}, on the features "
+        f"{settings['features']['name']}. ± is the standard error over images, the interval a bootstrap over images."
     )
-    shown = {key: title for key, title in COLUMNS.items() if any(key in row for row in measures.values())}
-    rows = [
-        [TITLES[name], *(f"{row[key]:.4g}" if key in row else "-" for key in shown)] for name, row in measures.items()
-    ]
-    columns = {"guide": compared.guides, **images, **({} if compared.pairs is None else {"pair": compared.pairs})}
-    cells = [[to_picture(column[number]) for column in columns.values()] for number in chosen_rows(numbers["images"])]
-    sheet = picture_grid(cells, [TITLES[name] for name in columns], CELL)
-    figure = Figure("translations", "Evenly spaced guides and their translations.", sheet)
+    columns = {"guide": compared.guides, **made, **({} if compared.pairs is None else {"pair": compared.pairs})}
+    pictures = sheet({TITLES[name]: images for name, images in columns.items()}, chosen_rows(numbers["images"]))
+    figure = Figure("translations", "Evenly spaced guides and their translations.", pictures)
+    table = measures_table({TITLES[name]: row for name, row in measures.items()}, "method")
     return ReportDocument(
-        f"Translation into the domain of {target['file']}",
-        [Section("Methods", [about], Table(["method", *shown.values()], rows), [figure])],
+        f"Translation into the domain of {target['file']}", [Section("Methods", [about], table, [figure])]
     )

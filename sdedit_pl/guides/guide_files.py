@@ -219,6 +219,8 @@ def _advice() -> Iterator[None]:
     try:
         yield
     except UnreadableImage as error:
+        if "; " in str(error):  # it has advice
+            raise
         raise UnreadableImage(f"{error}; give a whole image file ({', '.join(IMAGE_SUFFIXES)})") from None
 
 

@@ -24,6 +24,11 @@ logger = logging.getLogger(__name__)
 
 CHOOSING_IMAGES = 32
 """Validation images on which the checkpoints of a list are compared."""
+MEASURED = {
+    "photos64": "KID of edits over that of their strokes on fruit, which photos64 had not seen, fell from 0.47 to 0.11 "
+    "in 13,760 images; on clothes from 0.53 to 0.32 in 6,400 and 0.27 in 60,000"
+}
+"""Bundled model -> the gain from training it on new images, as docs/training.md reports it."""
 
 
 def with_base(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig:
@@ -42,6 +47,8 @@ def with_base(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig:
         if not len(images):
             raise ConfigError("ckpt= chooses among checkpoints by validation images, and there are none; name one")
         base = nearest_base(base, config.image, images)
+    if base in MEASURED:
+        logger.info("what training has gained elsewhere: %s (docs/training.md)", MEASURED[base])
     network = network_from(describe(base).model.network, config.network)
     return replace(config, ckpt=base, network=network)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.interruptions import contents, interrupt_after
 
 DETECT = ("detect", "ckpt=tiny.safetensors", "data=parts", "truth=masks", "steps=2", "samples=2", "out=o")
 
@@ -57,6 +58,18 @@ def test_without_truth_there_are_maps_and_scores_and_results_are_replaced_on_req
     assert (code, output) == (0, "3 images; the report: o/report.html\n")
     assert len(list(Path("o").rglob("*.png"))) == 3 + 3 + 1
     assert Path("o/scores.csv").read_text().startswith("image,score\n")
+
+
+def test_an_interrupted_run_is_resumed_to_the_byte_and_only_with_its_settings(command, monkeypatch) -> None:
+    assert command(*DETECT, "out=whole").code == 0
+    with monkeypatch.context() as patch:
+        interrupt_after(3, "sdedit_pl.evaluation.anomaly_maps.save", patch)
+        assert command(*DETECT).code == 130
+    assert not any(file.name[0] != "." for file in Path("o").iterdir())
+    assert "samples was 2, and is 3 now; resume it with these" in command(*DETECT, "samples=3").errors
+    made = interrupt_after(5, "sdedit_pl.evaluation.anomaly_maps.save", monkeypatch)
+    assert command(*DETECT, "batch=2").code == 0 and next(made, None) is None
+    assert contents("o") == contents("whole")
 
 
 def test_hostile_names_do_not_spoil_the_results(command) -> None:

@@ -48,7 +48,7 @@ BAD_MASKS = {
 BAD_VALUES = {
     "t0=0": ("t0 must lie in (0, 1]", "got 0"),
     "t0=1.5": ("t0 must lie in (0, 1]", "got 1.5", "t0=1 samples from the prior"),
-    "t0=.nan": ("t0 must lie in (0, 1]", "got nan"),
+    "t0=.nan": ("t0 must be a finite number, got nan",),
     "t0=abc": ("a time in (0, 1] or a noise level such as sigma:1.2", "'abc'"),
     "t0=sigma:abc": ("sigma:1.2", "'sigma:abc'"),
     "t0=sigma:0": ("must be positive", "sigma:0"),

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.colour import Colour
+from support.interruptions import contents, interrupt_after
 
 from sdedit_pl import save_denoiser
 from sdedit_pl.checkpoints import load_described
 from sdedit_pl.configuration.model_config import ModelConfig
+from sdedit_pl.evaluation.run_translation import METHODS, TWO_ENERGIES
 from sdedit_pl.metrics.extractor_table import FEATURES
 
 TRANSLATE = (
@@ -32,20 +34,31 @@ def guides(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_method_is_written_and_measured(command) -> None:
-    code, output, _ = command(*TRANSLATE, "pairs=pairs", "target=guides")
-    assert code == 0 and output.endswith("3 images by 3 methods; see o/report.html\n")
+    every = (*METHODS, TWO_ENERGIES)
+    code, output, _ = command(*TRANSLATE, "pairs=pairs", "target=guides", f"methods=[{','.join(every)}]")
+    assert code == 0 and output.endswith("3 images by 4 methods; see o/report.html\n")
     measures = json.loads(Path("o/metrics.json").read_text())["measures"]
-    assert list(measures) == ["guide", "ddib", "sdedit", "energy"]
-    assert measures["guide"]["pair_l2"] == 0 and "l2" not in measures["guide"]
-    for name in ("ddib", "sdedit", "energy"):
+    assert list(measures) == ["guide", *every]
+    assert measures["guide"]["pair_squared_l2"] == 0 and "squared_l2" not in measures["guide"]
+    for name in every:
         images = [np.array(Image.open(f"o/{number}_{name}.png")) / 255 for number in range(3)]
         pairs = [np.array(Image.open(f"pairs/{number}.png")) / 255 for number in range(3)]
         l2 = np.mean([((image - pair) ** 2).sum() for image, pair in zip(images, pairs, strict=True)])
-        assert measures[name]["pair_l2"] == measures[name]["l2"] == pytest.approx(l2, rel=0.05)
-        assert {"ssim", "pair_psnr", "kid", "kid_error"} <= measures[name].keys()
+        assert measures[name]["pair_squared_l2"] == measures[name]["squared_l2"] == pytest.approx(l2, rel=1e-4)
+        assert {"ssim_error", "pair_psnr", "kid_low"} <= measures[name].keys()
     assert "PSNR to pair" in Path("o/report.md").read_text()
     code, output, _ = command(*TRANSLATE, "methods=[ddib]", "guide=guides/0.png", "overwrite=true")
     assert code == 0 and sorted(file.name for file in Path("o").glob("*.png")) == ["0_ddib.png"]
+
+
+def test_an_interrupted_run_is_resumed_to_the_byte(command, monkeypatch) -> None:
+    assert command(*TRANSLATE, "out=whole").code == 0
+    with monkeypatch.context() as patch:
+        interrupt_after(5, "sdedit_pl.evaluation.run_translation.result_file", patch)
+        assert command(*TRANSLATE).code == 130
+    made = interrupt_after(4, "sdedit_pl.evaluation.run_translation.result_file", monkeypatch)
+    assert command(*TRANSLATE, "batch=2").code == 0 and next(made, None) is None
+    assert contents("o") == contents("whole")
 
 
 def test_what_is_refused(refused) -> None:
@@ -54,7 +67,8 @@ def test_what_is_refused(refused) -> None:
     save_denoiser("small.safetensors", denoiser, small)
     for argument, words in {
         "source_ckpt=small.safetensors": "one shape, got 3 channels, 8 px and 3 channels, 16 px",
-        "methods=[ddim]": "methods are some of ddib, sdedit, energy, got ddim",
+        "methods=[ddim]": "methods are some of ddib, sdedit, energy, two_energies, got ddim",
+        "realism=0": "realism must exceed 0",
         "pairs=elsewhere": "pairs=elsewhere has no image named like the guide 0",
         "target=elsewhere": "at least 3 images are needed, and data=elsewhere has 1",
         "level=1e9": "these models were trained up to noise level",

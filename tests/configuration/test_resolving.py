@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -281,6 +282,11 @@ def test_what_typed_text_means_does_not_leak_to_the_files_values() -> None:
         ("count: 1\ncount: 2\n", "is not a readable YAML file"),
         ("count: ${nowhere}\n", "is not a readable YAML file"),
         ("\x00", "is not a readable YAML file"),
+        (
+            "a: &a [1, 2, 3, 4, 5]\n"
+            + "".join(f"{k}: &{k} [*{j}, *{j}, *{j}, *{j}]\n" for j, k in pairwise("abcdefgh")),
+            "readable YAML file",
+        ),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from sdedit_pl.cli import VERBS, module_of
-from sdedit_pl.configuration.command_line import Command
 from sdedit_pl.configuration.help_text import explain
-from sdedit_pl.configuration.schema import Key, keys_of, schema_of
+from sdedit_pl.configuration.schema import Command, Key, keys_of, schema_of
 from sdedit_pl.configuration.static_declarations import evaluate, source_keys, source_schema
 
 STEPS = [(verb, step) for verb in VERBS for step in (("build", "serve", "report") if verb == "study" else ("",))]

@@ -6,6 +6,7 @@ import importlib
 import io
 import threading
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def geotiff(values: np.ndarray, **options: Any) -> bytes:
         return bytes(memory.read())
 
 
-def dicom(values: np.ndarray, slope: float = 1, intercept: float = 0) -> bytes:
+def dicom(values: np.ndarray, slope: float = 1, intercept: float = 0, bits: int = 16) -> bytes:
     import pydicom
 
     meta = pydicom.dataset.FileMetaDataset()
@@ -69,8 +70,9 @@ def dicom(values: np.ndarray, slope: float = 1, intercept: float = 0) -> bytes:
     data.file_meta, data.SOPClassUID, data.SOPInstanceUID = meta, meta.MediaStorageSOPClassUID, "1.2.3"
     data.Rows, data.Columns = values.shape
     data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
-    data.BitsAllocated = data.BitsStored = 16
-    data.HighBit, data.PixelSpacing, data.PatientID = 15, [0.5, 0.7], "phantom"
+    data.BitsAllocated, data.BitsStored, data.HighBit = 16, bits, bits - 1
+    data.PixelSpacing, data.PatientID = [0.5, 0.7], "phantom"
+    data.ImagePositionPatient, data.ImageOrientationPatient = [0, 0, 7], [1, 0, 0, 0, 1, 0]
     data.RescaleSlope, data.RescaleIntercept, data.PixelData = slope, intercept, values.tobytes()
     file = io.BytesIO()
     data.save_as(file, enforce_file_format=True)
@@ -88,6 +90,7 @@ def nifti(values: np.ndarray) -> bytes:
     [
         (Npy, npy, GREY),
         (Npy, npy, np.asfortranarray(BANDS)),
+        (Npy, npy, GREY.astype(">u2")),
         (Npz, lambda values: npz(image=values, other=values), GREY),
         (Tiff, tiff, GREY),
         (Tiff, lambda values: tiff(values, planarconfig="contig"), BANDS),
@@ -103,10 +106,10 @@ def test_a_format_reads_what_it_writes(kind: type, make: Any, values: np.ndarray
     found = format_of(content)
     assert type(found) is kind and found is not None
     stored = read_array(content, "a", found)
-    assert stored.values.dtype == values.dtype and np.array_equal(stored.values.squeeze(), values)
+    assert stored.values.dtype.name == values.dtype.name and np.array_equal(stored.values.squeeze(), values)
     changed = stored.values + stored.values.dtype.type(1)
     again = read_array(found.write(changed, stored.rest), "a", found)
-    assert again.values.dtype == values.dtype and np.array_equal(again.values, changed)
+    assert again.values.dtype == changed.dtype and np.array_equal(again.values, changed)
     assert found.write(changed, stored.rest) == found.write(changed, stored.rest)
 
 
@@ -127,6 +130,44 @@ def test_results_keep_the_place_of_an_image() -> None:
     assert again.rest.SOPInstanceUID != "1.2.3" and again.rest.ImageType[0] == "DERIVED"
     stored = Nifti().read(nifti(GREY))
     assert np.array_equal(Nifti().read(Nifti().write(GREY[..., None], stored.rest)).rest[0], stored.rest[0])
+
+
+def test_a_smaller_result_stays_in_its_place(tmp_path: Path) -> None:
+    """Of a guide of 12 x 6 pixels, a result of 4 x 3 shows the rows 2 to 10 with pixels twice as large."""
+    import rasterio
+
+    values = np.zeros((12, 6, 4), np.float32)
+    files = {".tif": geotiff(values), ".nii": nifti(values[..., 0]), ".dcm": dicom(values[..., 0].astype(np.uint16))}
+    shape, read = ImageShape((4, 3), 1, format=PixelFormat("float32", range=(0.0, 1.0))), {}
+    for suffix, content in files.items():
+        (tmp_path / f"a{suffix}").write_bytes(content)
+        bands = replace(shape, channels=4) if suffix == ".tif" else shape
+        result = result_file(torch.zeros(bands.tensor_shape), bands, suffix, tmp_path / f"a{suffix}")
+        read[suffix] = read_values(result, "a")
+    transform = rasterio.transform.from_origin(500_000, 5_799_980, 20, 20)
+    assert read[".tif"].rest["profile"]["transform"] == transform
+    affine = np.diag([4.0, 6.0, 4.0, 1.0])
+    affine[:2, 3] = 5, 1.5
+    assert np.array_equal(read[".nii"].rest[0], affine)
+    assert read[".dcm"].rest.PixelSpacing == [1.0, 1.4] and read[".dcm"].values.dtype == np.uint16
+    assert read[".dcm"].rest.ImagePositionPatient == [0.35, 1.25, 7]
+    (tmp_path / "b.tif").write_bytes(tiff(values[..., 0], resolution=(30, 20)))
+    stored = read_values(result_file(torch.zeros(1, 4, 3), shape, ".tif", tmp_path / "b.tif"), "b")
+    assert (stored.rest["XResolution"], stored.rest["YResolution"]) == ((15, 1), (10, 1))
+
+
+def test_results_have_the_type_of_their_guide(tmp_path: Path) -> None:
+    """Rounded, also beside kept pixels, and within the bits that a DICOM file states."""
+    shape = ImageShape((3, 4), 1, format=PixelFormat("float32", range=(0.0, 100_000.0)))
+    guide = GREY.astype(np.int32)
+    (tmp_path / "a.npy").write_bytes(npy(guide))
+    image = (torch.arange(12).reshape(1, 3, 4) * 5000 + 0.7) / 50_000 - 1
+    for kept in (None, torch.arange(12).reshape(3, 4) < 6):
+        values = read_values(result_file(image, shape, ".npy", tmp_path / "a.npy", kept), "a").values[..., 0]
+        changed = np.ones((3, 4), bool) if kept is None else ~kept.numpy()
+        assert values.dtype == np.int32 and np.array_equal(values, guide + changed)
+    stored = Dicom().read(dicom(GREY, bits=12))
+    assert Dicom().read(Dicom().write(GREY[..., None], stored.rest)).values.max() == 4095
 
 
 def test_npy_headers_are_parsed_in_many_threads() -> None:
@@ -230,6 +271,7 @@ def test_invalid_values_are_masked_and_values_round_trip() -> None:
     assert torch.allclose(image_format.values(images)[valid], decoded[valid], rtol=1e-6)
     small = decode_image(npy(np.kron(values, np.ones((4, 4), np.float32))), "a", image_format)
     assert not small.isfinite()[0, 1, 1] and small.isfinite()[0, 0, 3]
+    assert small[small.isfinite()].min() > 272 and small[small.isfinite()].max() < 285
     whole = ImageFormat((3, 4), 1, format=PixelFormat("uint16"))
     every = torch.arange(65536, dtype=torch.int32).to(torch.uint16).reshape(1, 1, 256, 256)
     full = ImageShape(256, 1, format=PixelFormat("uint16", range=(0.0, 65535.0)))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from support.oracles import GaussianDenoiser
+from torch import nn
 
+from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.translation import Bridge
+from sdedit_pl.editing.translation import Bridge, away_from
+from sdedit_pl.parameterisations import EDM
 from sdedit_pl.sde import SDES, VESDE, VPSDE
 
 
@@ -33,6 +36,24 @@ def test_a_bridge_takes_the_highest_common_level_and_refuses_a_higher_one() -> N
         Bridge(level=4.0).common_level(source, target)
     with pytest.raises(ValueError, match="at least 2 steps"):
         Bridge(steps=1)
+
+
+class Wave(nn.Module):
+    def __init__(self, frequency: float) -> None:
+        super().__init__()
+        self.frequency = nn.Parameter(torch.tensor(frequency))
+
+    def forward(self, x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return torch.sin(self.frequency * x)
+
+
+def test_the_second_energy_adds_the_difference_of_two_scores_and_needs_models_of_one_kind() -> None:
+    source, target = (Denoiser(Wave(frequency), EDM(), VESDE()) for frequency in (1.0, 3.0))
+    x_t, t = torch.randn(2, 3, 4, 4, generator=torch.manual_seed(0)), torch.tensor([0.3, 0.6])
+    own, other = target.score(x_t, t), source.score(x_t, t)
+    torch.testing.assert_close(away_from(source, target, 0.7).score(x_t, t), own + 0.7 * (own - other))
+    with pytest.raises(ValueError, match="a source model with the SDE and parameterisation of the target"):
+        away_from(Denoiser(Wave(1.0), EDM(), VPSDE()), target, 0.7)
 
 
 def test_an_energy_lies_between_no_low_frequencies_and_imposed_ones() -> None:

@@ -23,7 +23,7 @@ def report() -> ReportDocument:
 
 
 def test_the_page_holds_its_pictures_and_escapes_text(tmp_path: Path) -> None:
-    report().write(tmp_path)
+    report().write(tmp_path, {})
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<title>Evaluation of &lt;x&gt;</title>" in page and "&lt;urlopen error&gt;" in page and "<b>" not in page
     assert '<p class="warning">few</p>' in page and page.index("<img") < page.index("<tr><td>SDEdit</td>")

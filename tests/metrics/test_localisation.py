@@ -9,15 +9,17 @@ from torchmetrics.functional.classification import binary_auroc, binary_average_
 from sdedit_pl.metrics.localisation import localisation
 
 
-def noisy_maps(count: int = 40, side: int = 16, shift: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def noisy_maps(every: int = 2, side: int = 5, shift: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images with a defect, `side` pixels wide, in every second or n-th of them."""
     generator = torch.Generator().manual_seed(0)
-    truth = torch.zeros(count, side, side, dtype=torch.bool)
-    truth[::2, 3:7, 4:9] = True
+    truth = torch.zeros(40, 32, 32, dtype=torch.bool)
+    truth[::every, 3 : 3 + side, 4 : 4 + side] = True
     return torch.randn(truth.shape, generator=generator) + shift * truth, truth
 
 
-def test_the_measures_are_those_of_torchmetrics() -> None:
-    scores, truth = noisy_maps()
+@pytest.mark.parametrize("maps", [(2, 20, 1.0), (4, 3, 3.0)], ids=["large", "small"])
+def test_the_measures_are_those_of_torchmetrics(maps: tuple[int, int, float]) -> None:
+    scores, truth = noisy_maps(*maps)
     found = localisation(scores, truth)
     probabilities, target = scores.sigmoid().flatten(), truth.flatten().long()
     assert found["auroc"].value == pytest.approx(binary_auroc(probabilities, target).item(), abs=1e-3)

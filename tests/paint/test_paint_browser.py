@@ -254,8 +254,9 @@ def test_a_cancelled_edit_and_a_killed_server_lose_nothing(server: Server, tmp_p
         marks = painter.pixel((0.5, 0.3))
         painter.set("steps", 1000)
         painter.set("samples", 16)
-        painter.press(Keys.ENTER)
+        painter.script("run(); run()")
         until(lambda: len(painter.samples()) == 16, "the first estimates")
+        assert len(painter.jobs()) == 1, "a second press before the server's reply is no second edit"
         assert painter.element("after").is_displayed(), "an estimate is shown large"
         painter.click("run")
         until(lambda: not painter.script("return !!state.job"), "the cancellation")

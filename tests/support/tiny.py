@@ -35,9 +35,10 @@ TINY: dict[str, Any] = {
         "enable_progress_bar": False,
     },
     "checkpoint": {"every_steps": 4, "keep": 3},
+    "validation": {"memory_images": 0},
     "preview": {"count": 2, "samples": 1, "steps": 2},
 }
-"""A run of seconds on 8 px images, without `data.path` and `out`."""
+"""A run of seconds on 8 px images, without `data.path`, `out` and the search for memorised images, 20 network calls."""
 
 
 def tiny_config(*arguments: str) -> TrainingConfig:

@@ -26,7 +26,7 @@ from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.editing.trajectories import WatchedDenoiser
 from sdedit_pl.training_runs.training_run import fit
 
-QUIET = ("preview.count=0", "preview.samples=0", "validation.memory_images=0", "validation.sigma_edges=[]")
+QUIET = ("preview.count=0", "preview.samples=0", "validation.sigma_edges=[]")
 COLOURS = {"cat": (230, 60, 20), "dog": (20, 120, 230)}
 
 

@@ -527,7 +527,8 @@ def test_a_run_of_days_on_a_cpu_names_shorter_ways(steps: int, warned: bool, cap
 
 def test_each_phase_of_a_run_is_logged(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "sdedit_pl")
-    fit(tiny_config(f"data.path={images}", f"out={tmp_path}", "trainer.enable_progress_bar=true"))
+    settings = ("validation.memory_images=9", "trainer.enable_progress_bar=true")
+    fit(tiny_config(f"data.path={images}", f"out={tmp_path}", *settings))
     phases = ("train images: ", "preparing the check for memorised", "network: ", "step 4: preview ", "step 4: wrote ")
     places = [caplog.text.index(phase) for phase in phases]
     assert places == sorted(places)

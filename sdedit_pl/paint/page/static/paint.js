@@ -20,7 +20,7 @@ const state = {
   model: null, seconds: 0, overhead: 0, queued: 0, jobs: [],
   onMask: false, tool: "brush", held: null, scope: "whole", locked: false,
   frame: null, object: null, regions: [], touched: false,
-  job: null, shown: null, chosen: null,
+  job: null, sending: false, shown: null, chosen: null,
 };
 const view = { scale: 1, x: 0, y: 0 };
 const changes = { done: [], undone: [] };
@@ -894,7 +894,7 @@ function sentPicture(draw, w, h) {
 }
 
 async function run() {
-  if (state.job) return;
+  if (state.job || state.sending) return;
   if ($("run").disabled) return notify($("scopehint").textContent, true);
   notify("");
   finishObject(true);
@@ -917,6 +917,7 @@ async function run() {
     const f = state.frame;
     body.focus = f ? [f.x, f.y, f.w, f.h] : true;
   }
+  state.sending = true;
   try {
     const { identity } = await ask("api/edits", body);
     sessionStorage.setItem("job", identity);
@@ -924,6 +925,7 @@ async function run() {
   } catch (error) {
     notify(error.message);
   }
+  state.sending = false;
 }
 
 function follow(identity) {

@@ -1,0 +1,27 @@
+"""Runs that are interrupted, and the files that they leave."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def interrupt_after(count: int, place: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Lets the function at `place` run `count` times, then interrupts; returns the calls that are left."""
+    module, _, name = place.rpartition(".")
+    calls, function = iter(range(count)), getattr(importlib.import_module(module), name)
+
+    def interrupted(*arguments: object) -> object:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    monkeypatch.setattr(place, interrupted)
+    return calls
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in Path(folder).rglob("*") if file.is_file()}
