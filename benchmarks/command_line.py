@@ -42,7 +42,8 @@ def run_benchmark(
         numbers = {"settings": settings, "machine": machine(), **measure(arguments)}
         pictures = numbers.pop("pictures", {})
         text = report(numbers)
-        with result_folder(out, replaced={"results.json", "report.md"}) as folder:
+        replaced = {"results.json", "report.md", *(f"{name}.png" for name in pictures)}
+        with result_folder(out, replaced=replaced) as folder:
             (folder / "results.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
             (folder / "report.md").write_text(text, encoding="utf-8")
             for name, picture in pictures.items():

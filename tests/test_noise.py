@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from support.tiny import tiny_config
+from torch import Tensor
 
+from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.noise import NOISES, Distribution, SeededNoise, Simplex, StepNoise, mixed
 
 LIKE = torch.zeros(3, 3, 8, 8)
@@ -104,3 +108,16 @@ def test_impossible_seeds_are_refused(seeds: list[int]) -> None:
 def test_a_batch_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="2 seeds cannot noise a batch of 3; give one for each"):
         SeededNoise([1, 2])(0, 0, LIKE)
+
+
+def test_a_new_noise_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Signs(Distribution):
+        """Noise of -1 and 1."""
+
+        def fill(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+            return images.normal_(generator=generator).sign_()
+
+    monkeypatch.setitem(NOISES, "signs", Signs)
+    denoiser = build_denoiser(tiny_config("data.path=unused", "noise=signs").model)
+    assert (SeededNoise([3, 4], denoiser.noise)(0, 0, torch.zeros(2, 3, 8, 8)).abs() == 1).all()

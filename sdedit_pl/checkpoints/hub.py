@@ -99,7 +99,7 @@ def hub_errors(repository: str, source: str) -> Iterator[None]:
         ) from error
     except errors.EntryNotFoundError as error:
         raise CheckpointError(f"{source}: there is no such file; {page}/tree/main lists the files") from error
-    except (errors.HTTPError, errors.HFValidationError) as error:  # HTTPError: also those without an answer
+    except (errors.HTTPError, errors.HFValidationError) as error:  # pyright: ignore[reportPrivateImportUsage]
         status = getattr(getattr(error, "response", None), "status_code", None)
         reason = f"the Hub does not know you; {login}" if status in (401, 403) else " ".join(str(error).split())
         raise CheckpointError(f"{source} cannot be used: {reason}") from error

@@ -115,6 +115,7 @@ def notices() -> Iterator[None]:
     extensions = logging.getLogger("torch.utils.cpp_extension")
     extensions.setLevel(logging.ERROR)
     package, handler = logging.getLogger("sdedit_pl"), logging.StreamHandler()
+    level = package.level
     handler.addFilter(lambda record: speaks())
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's, of large photographs
     package.setLevel(logging.INFO)
@@ -123,6 +124,7 @@ def notices() -> Iterator[None]:
         yield
     finally:
         package.removeHandler(handler)
+        package.setLevel(level)
         extensions.setLevel(logging.NOTSET)
 
 

@@ -145,7 +145,7 @@ class ImageShape:
         kind = "" if self.format is None else f", {self.format.dtype}"
         names = f" ({', '.join(self.format.bands)})" if self.format is not None and self.format.bands else ""
         size = self.size if isinstance(self.size, int) else f"{self.height} x {self.width}"
-        return f"{self.channels} channels{names}, {size} px{kind}"
+        return f"{self.channels} channel{'s' * (self.channels > 1)}{names}, {size} px{kind}"
 
     def images(self, values: Pixels) -> Images:
         """Maps decoded values (B, C, H, W) to float32 [-1, 1] on their device; invalid ones become 0."""

@@ -89,7 +89,7 @@ def checked_values(values: np.ndarray, name: str, shape: ImageShape) -> np.ndarr
     limits, kind = np.iinfo(pixels.dtype), values.dtype.kind
     signed = kind == "i" and limits.min <= values.min() and values.max() <= limits.max
     if values.dtype != pixels.dtype and kind != "b" and not signed:
-        raise UnreadableImage(f"{name} has {values.dtype} values, expected {pixels.dtype} like the others")
+        raise UnreadableImage(f"{name} has {values.dtype} values, expected {pixels.dtype} (data.format); convert it")
     return values.astype(pixels.dtype)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -182,7 +182,7 @@ def read_pixels(path: Path, image_format: ImageFormat, *, whole: bool = False) -
     Raises:
         UnreadableImage: the file is not an intact image; the message names the accepted formats.
     """
-    with _advice():
+    with _advice() if image_format.format is None else nullcontext():
         return (decode_whole if whole else decode_image)(path, str(path), image_format)
 
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import any_image  # noqa: E402
 import ceiling  # noqa: E402
 import compared_networks as compared  # noqa: E402
 import measuring  # noqa: E402
@@ -129,6 +130,20 @@ def test_photographs_are_compared_at_equal_distance_to_the_strokes(monkeypatch: 
     assert near[0] == pytest.approx(1 + (first / strokes - 1) / run["l2"][1], rel=1e-4)
     assert np.isnan(far).all() and list(run["errors"]) == [f"{level:g}" for level in photographs.LEVELS]
     assert len(run["nearest"]) == 2 and min(run["nearest"]) > 0
+
+
+@pytest.mark.slow
+def test_edits_of_any_image_keep_type_and_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(any_image, "sdedit", lambda *words: sdedit(words))
+    numbers = any_image.measure(any_image.Arguments(images=20, steps=1, guides=1, runs=str(tmp_path)))
+    assert set(numbers["pictures"]) == set(any_image.DOMAINS) and "# Rectangles" in any_image.report(
+        {**numbers, "settings": {"images": 20}}
+    )
+    for name, expected in {"phantoms": "uint16", "fields": "float32", "shapes": "uint8"}.items():
+        domain, guide, *edits = numbers["domains"][name]["files"].values()
+        assert len(edits) == len(any_image.DOMAINS[name].classes)
+        for edit in edits:
+            assert (edit[0], edit[1], edit[4]) == (guide[0], expected, guide[4]) == (domain[0], domain[1], domain[4])
 
 
 def test_kid_at_a_distance_lies_on_the_line_between_two_t0() -> None:

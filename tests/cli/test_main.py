@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from pathlib import Path
 
@@ -125,3 +126,11 @@ def test_a_bug_is_not_dressed_up_as_bad_input(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(MODULES["info"], "run", run)
     with pytest.raises(ZeroDivisionError):
         main(["info"])
+
+
+def test_notices_end_with_the_command(command) -> None:
+    """A program that calls `main` keeps its own levels of logging."""
+    package = logging.getLogger("sdedit_pl")
+    before = package.level, list(package.handlers)
+    assert command("--version").code == 0 and command("info").code == 2
+    assert (package.level, list(package.handlers)) == before
