@@ -79,7 +79,7 @@ def network_from(theirs: Component[UNet], own: Component[UNet]) -> Component[UNe
 def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float) -> None:
     """Loads the weights of the checkpoint at `path` into `denoiser`, which `model` describes, and logs which are used.
 
-    A warning is logged unless the run's learning rate is below the checkpoint's.
+    A warning is logged if the run's learning rate is above the checkpoint's.
 
     Raises:
         ConfigError: the weights do not fit, or have another meaning in this run.
@@ -167,9 +167,9 @@ def _without_variance(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _warn_of_rate(description: Description, rate: float) -> None:
     config = description.training.get("config")
     own = config.get("optimizer", {}).get("rate") if isinstance(config, Mapping) else None
-    if isinstance(own, float) and rate >= own > 0:
+    if isinstance(own, float) and rate > own > 0:
         logger.warning(
-            "ckpt: optimizer.rate=%g is not below %g, the checkpoint's own, so the run will forget much of what "
+            "ckpt: optimizer.rate=%g is above %g, the checkpoint's own, so the run will forget much of what "
             "the checkpoint learned; for a similar domain begin with a fifth of its rate",
             rate,
             own,

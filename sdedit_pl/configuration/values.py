@@ -6,6 +6,7 @@ That mode converts lists to tuples and whole numbers to floats, and nothing else
 from __future__ import annotations
 
 import json
+import math
 import os
 import typing
 from dataclasses import is_dataclass
@@ -17,7 +18,13 @@ from pydantic import TypeAdapter, ValidationError
 from sdedit_pl.configuration.schema import REQUIRED, ConfigError, Key, keys_of, nearest
 from sdedit_pl.configuration.yaml_reading import decoded, encoded, in_each_text, parsed
 
-_MOST = 10**12
+_MOST, _LARGEST, _SMALLEST = 10**12, 1e30, 1e-30
+_MOST_OF = {
+    **dict.fromkeys(("n", "samples", "steps", "batch", "batch_size", "repeats", "resample", "levels"), 10**6),
+    **dict.fromkeys(("count", "frames", "grow", "feather", "windows", "side", "memory_edits"), 10**5),
+    **dict.fromkeys(("workers", "processes"), 1000),
+}
+"""The bound of keys whose memory or time grows with them."""
 _UNBOUNDED = ("seed", "max_pixels")
 
 
@@ -29,12 +36,14 @@ def converted(path: str, value: Any, key: Key, typed: str | None = None) -> Any:
         typed: the value as typed on the command line, which text keeps (00012 is not 10).
 
     Raises:
-        ConfigError: the value is missing, of another type, or an absurdly large integer.
+        ConfigError: the value is missing, of another type, not finite, or of absurd size.
     """
     if value is REQUIRED:
         raise ConfigError(f"{path} is required: {key.text or 'give it in the file or as ' + path + '=...'}")
     if key.kind is Any:
         return value
+    if key.kind not in (str, str | None):
+        _require_sensible(path, value)
     candidates = [_with_whole_numbers(value)]
     if typed is not None and value is not None:
         candidates.insert(0 if isinstance(value, str) else 1, typed)
@@ -53,12 +62,18 @@ def converted(path: str, value: Any, key: Key, typed: str | None = None) -> Any:
 
 
 def _require_sensible(path: str, value: Any) -> None:
-    """Refuses counts and sizes that would exhaust time or memory, at any depth."""
+    """Refuses numbers that are not finite or would exhaust time, memory or float32, at any depth."""
+    name = path.rpartition(".")[2]
+    most = _MOST_OF.get(name, _MOST)
     if isinstance(value, list | tuple):
         for item in value:
             _require_sensible(path, item)
-    elif isinstance(value, int) and abs(value) > _MOST and path.rpartition(".")[2] not in _UNBOUNDED:
-        raise ConfigError(f"{path} must be at most {_MOST:,}, got {value}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{path} must be a finite number, got {value}")
+    elif isinstance(value, float) and value and not _SMALLEST <= abs(value) <= _LARGEST:
+        raise ConfigError(f"{path} must be 0 or have a size from {_SMALLEST:g} to {_LARGEST:g}, got {value}")
+    elif isinstance(value, int | float) and abs(value) > most and name not in _UNBOUNDED:
+        raise ConfigError(f"{path} must be at most {most:,}, got {value}")
 
 
 @cache

@@ -81,6 +81,8 @@ def group_norm(channels: int, smallest_group: int, epsilon: float = 1e-6, most_g
     The number of groups is the largest that divides `channels`; for all published networks this equals their
     min(channels / smallest_group, most_groups).
     """
+    if smallest_group < 1:
+        raise ValueError(f"smallest_group must be at least 1, got {smallest_group}")
     most = max(1, min(most_groups, channels // smallest_group))
     groups = next(count for count in range(most, 0, -1) if channels % count == 0)
     return GroupNorm(groups, channels, eps=epsilon)
