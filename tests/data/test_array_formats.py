@@ -349,5 +349,5 @@ def test_a_new_format_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch)
 def test_the_measured_range_is_that_of_all_columns(tmp_path: Path) -> None:
     ramp = np.tile(np.arange(1000, dtype=np.uint16), (1000, 1))
     np.save(tmp_path / "a.npy", ramp)
-    source = FolderSource(str(tmp_path), 1000, 1, val_fraction=0, format=PixelFormat("uint16"))
+    source = FolderSource(str(tmp_path), 1000, 1, val_fraction=0.0, format=PixelFormat("uint16"))
     assert len(np.unique(measured_values(source))) > 900
