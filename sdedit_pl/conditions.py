@@ -60,6 +60,11 @@ class Condition(abc.ABC):
         """The numbers that stand for a label; raises ValueError for one that the model does not know."""
 
     @property
+    def stated(self) -> bool:
+        """Whether `fitted` takes nothing from the training images."""
+        return True
+
+    @property
     def examples(self) -> Sequence[str]:
         """Labels to show, in their order."""
         return ()
@@ -79,7 +84,7 @@ class Condition(abc.ABC):
             raise ValueError(
                 f"label={labels[0]} is for a model trained with labels (data.labels), and this one has none"
             )
-        return torch.tensor([self.vector(label) for label in labels])
+        return torch.tensor([self.vector(label) for label in labels]).view(len(labels), self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +110,10 @@ class ClassCondition(Condition):
     def known(self) -> str:
         more = f" and {self.size - NAMED} more" if self.size > NAMED else ""
         return f"the classes {', '.join(self.classes[:NAMED])}{more}"
+
+    @property
+    def stated(self) -> bool:
+        return bool(self.classes)
 
     @property
     def examples(self) -> Sequence[str]:
@@ -151,6 +160,10 @@ class NumberCondition(Condition):
     @property
     def known(self) -> str:
         return f"numbers from {self.low:g} to {self.high:g}"
+
+    @property
+    def stated(self) -> bool:
+        return None not in (self.low, self.high)
 
     @property
     def examples(self) -> Sequence[str]:

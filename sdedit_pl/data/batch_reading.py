@@ -20,7 +20,7 @@ from sdedit_pl.typing import Pixels
 class Batch(NamedTuple):
     """A batch from a worker: values (B, C, H, W), or None and the reason for the failure.
 
-    `broken` lists the unreadable images and shards that were skipped. `labels` are those of the set, int64 (B,).
+    `broken` lists the unreadable images and shards that were skipped. `labels` are those of the set, (B,) or (B, size).
     """
 
     images: Tensor | None
@@ -56,7 +56,7 @@ def read_batch(places: Sequence[tuple[ImageSet, Draw]], image_format: ImageForma
     """Reads the batch of the given places, each a set and a draw from it, as `ReadableImages` does."""
     broken: list[Broken] = []
     batch = image_format.empty(len(places))
-    labels: list[int] = []
+    labels: list[np.ndarray] = []
     for row, (images, draw) in zip(batch, places, strict=True):
         image, number, failed = _first_readable(images, draw.index, attempts)
         broken += failed
@@ -66,8 +66,8 @@ def read_batch(places: Sequence[tuple[ImageSet, Draw]], image_format: ImageForma
         part = image_format.part(image, draw.corner)
         row.copy_(part.flip(-1) if draw.flipped else part)
         if images.labels is not None:
-            labels.append(int(images.labels[number]))
-    return Batch(batch, broken, labels=torch.tensor(labels) if labels else None)
+            labels.append(images.labels[number])
+    return Batch(batch, broken, labels=torch.from_numpy(np.stack(labels)) if labels else None)
 
 
 def _first_readable(images: ImageSet, index: int, attempts: int | None) -> tuple[Tensor | None, int, list[Broken]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from torch.utils.data import Dataset
 
 from sdedit_pl.conditions import Condition
 from sdedit_pl.data.batch_reading import Batch, CachedImages, ReadableImages
-from sdedit_pl.data.image_labels import labels_of
+from sdedit_pl.data.image_labels import label_vectors, labels_of
 from sdedit_pl.data.loader import ImageLoader, Loaded, ResidentLoader, available_cores, checked_images, room_on
 from sdedit_pl.data.order import Changes, Share, TrainingBatches, TrainingOrder, ValidationBatches
 from sdedit_pl.data.source import ImageSet, Source
@@ -51,8 +52,8 @@ class ImageDataModule(LightningDataModule):
         seed: Seed of the order of training images and of their flips and crops.
         flip: Whether training images are mirrored left to right with probability one half.
         labels: Where the labels of the images are, for a model that is trained with them (`condition`): folders, the
-            name of each image's folder; FILE.csv:COLUMN, whose first column names the files; of local shards cls or
-            json:FIELD, members KEY.cls or KEY.json; of torchvision targets; null for no labels.
+            name of each image's folder; FILE.csv:COLUMN, whose first column names the files (not in remote shards); of
+            shards cls or json:FIELD, members KEY.cls or KEY.json; of torchvision targets; null for no labels.
         cache: Whether to decode once and keep all images in memory; null to do so if they take less than 256 MiB. They
             are also kept on a GPU if they take at most an eighth of its free memory, which saves copying every batch.
 
@@ -86,11 +87,12 @@ class ImageDataModule(LightningDataModule):
         self.seed = seed
         self.flip = flip
         self.cache = cache
-        if labels is not None and source.streams:
-            raise ValueError(f"labels={labels} needs local images; copy the shards here")
+        if labels is not None and source.streams and labels != "cls" and not labels.startswith("json:"):
+            raise ValueError(f"labels={labels} needs local images; remote shards take cls or json:FIELD")
         self.labels = labels
         self.label_names: dict[str, int] = {}
         self._vectors = torch.zeros(0, 0)
+        self._condition: Condition | None = None
         self._sets: dict[str, ImageSet] = {}
         self._loaders: list[ImageLoader] = []
         self._consumed_at_step = (0, 0)  # images consumed, and the optimiser step at that time
@@ -107,7 +109,7 @@ class ImageDataModule(LightningDataModule):
             if split not in self._sets:
                 images = self.source.images(split)
                 logger.info("%s images: %d", split, len(images))
-                if self.labels is not None:
+                if self.labels is not None and len(images):
                     names = self.label_names
                     numbers = [names.setdefault(label, len(names)) for label in labels_of(images, self.labels)]
                     images.labels = np.array(numbers, dtype=np.int64)
@@ -135,7 +137,10 @@ class ImageDataModule(LightningDataModule):
         share = Share(self.batch_size, rank, world_size, start)
         changes = Changes(self.flip, self.source.format.margin)
         if self.source.streams:
-            stream = self.source.stream(self.seed, changes)
+            labels = None
+            if self.labels is not None and self._condition is not None:
+                labels = partial(label_vectors, place=self.labels, condition=self._condition)
+            stream = self.source.stream(self.seed, changes, labels)
             return self._loader(stream, self.workers, batch_sampler=TrainingBatches(share))
         images = self._images("train")
         order = TrainingOrder(len(images), self.seed, changes)
@@ -166,7 +171,7 @@ class ImageDataModule(LightningDataModule):
 
     def encode_labels(self, condition: Condition) -> None:
         """Makes batches `Examples` with the labels' vectors; raises ValueError for an unknown label."""
-        self._vectors = condition.vectors(list(self.label_names))
+        self._condition, self._vectors = condition, condition.vectors(list(self.label_names))
 
     def on_after_batch_transfer(self, batch: Loaded, dataloader_idx: int) -> Images | Examples:
         """Converts decoded images to float32 in [-1, 1] on their device.
@@ -177,7 +182,7 @@ class ImageDataModule(LightningDataModule):
         images, valid = self.source.format.images(pixels), self.source.format.valid(pixels)
         if labels is not None:
             self._vectors = self._vectors.to(labels.device)
-            labels = self._vectors[labels]
+            labels = labels if labels.is_floating_point() else self._vectors[labels]
         return images if valid is None and labels is None else Examples(images, labels, valid)
 
     @property

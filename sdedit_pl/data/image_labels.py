@@ -7,6 +7,9 @@ import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from sdedit_pl.conditions import Condition
 from sdedit_pl.data.source import ImageSet
 
 FOLDERS = "folders"
@@ -40,6 +43,11 @@ def labels_of(images: ImageSet, place: str) -> list[str]:
             "their labels, or leave these images out"
         )
     return [label for label in found if label]
+
+
+def label_vectors(images: ImageSet, place: str, condition: Condition) -> np.ndarray:
+    """The vectors of the images' labels, float32 (N, size); raises ValueError as `labels_of` and the condition do."""
+    return condition.vectors(labels_of(images, place)).numpy()
 
 
 def _keys(images: ImageSet) -> Iterator[str]:

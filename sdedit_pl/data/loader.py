@@ -20,7 +20,7 @@ from sdedit_pl.data.source import Source
 from sdedit_pl.typing import Pixels
 
 Loaded: TypeAlias = Tensor | tuple[Tensor, Tensor]
-"""Images of a batch, or images and the numbers of their labels."""
+"""Images of a batch, or images and the numbers or vectors of their labels."""
 
 
 class ImageLoader(Iterable[Loaded]):

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from sdedit_pl.data.batch_reading import Batch, read_batch
@@ -38,7 +40,8 @@ class Window(NamedTuple):
 class ShardStream(Dataset[Batch]):
     """Batches of training images by their positions in the stream.
 
-    A batch fails after `attempts` unreadable images in a row; None tries a whole window.
+    A batch fails after `attempts` unreadable images in a row; None tries a whole window. `labels` reads the vectors of
+    the labels of a window, whose shards are then downloaded first.
     """
 
     def __init__(
@@ -48,12 +51,14 @@ class ShardStream(Dataset[Batch]):
         image_format: ImageFormat,
         order: WindowOrder,
         attempts: int | None = None,
+        labels: Callable[[ImageSet], np.ndarray] | None = None,
     ) -> None:
         self.shards = shards
         self.cache = cache
         self.format = image_format
         self.order = order
         self.attempts = attempts
+        self.labels = labels
         self._counts: dict[int, int] = {}
         self._windows: OrderedDict[int, Window] = OrderedDict()
         self._broken: list[Broken] = []
@@ -84,6 +89,11 @@ class ShardStream(Dataset[Batch]):
             if window.first <= position < window.first + len(window.images):
                 return window
         window = self._find_window(position)
+        if self.labels is not None:
+            try:
+                window.images.labels = self.labels(window.images)
+            except ValueError as error:  # a shard or a label that cannot be read, or is unknown
+                raise StreamInterrupted(str(error)) from None
         self._windows[window.first] = window
         if len(self._windows) > _OPEN_WINDOWS:
             self._windows.popitem(last=False)

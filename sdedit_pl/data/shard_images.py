@@ -7,6 +7,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 
@@ -51,19 +52,19 @@ class ShardImages(ImageSet):
     def stored_labels(self, place: str) -> list[str | None]:
         """Those of the members KEY.cls ("cls"), or of a field of the members KEY.json ("json:FIELD")."""
         kind, _, field = place.partition(":")
-        local = not any(map(self._is_remote, range(len(self.shards))))
-        if not local or (place != "cls" and (kind != "json" or not field)):
+        if place != "cls" and (kind != "json" or not field):
             return super().stored_labels(place)
         found: list[str | None] = []
         members: dict[str, tuple[int, int]] = {}
         listed = -1
         for index in range(len(self)):
             shard, number = self._place(index)
+            file = self._open(shard)[0]
             if shard != listed:
-                members = {split_key(name)[0]: part for name, part in _members(self.shards[shard].place, f".{kind}")}
+                members = {split_key(name)[0]: part for name, part in _members(file.path, f".{kind}")}
                 listed = shard
             key = self._key(shard, number)
-            text = self._open(shard)[0].read(*members[key]) if key in members else b""
+            text = file.read(*members[key]) if key in members else b""
             found.append(_label(text, field, self.name(index)))
         return found
 
@@ -111,7 +112,7 @@ class ShardImages(ImageSet):
         return shard, index - (int(self.ends[shard - 1]) if shard else 0)
 
 
-def _members(shard: str, suffix: str) -> Iterator[tuple[str, tuple[int, int]]]:
+def _members(shard: str | Path, suffix: str) -> Iterator[tuple[str, tuple[int, int]]]:
     """As `tar_images`, of the members with a suffix, up to any damage."""
     with suppress(*DAMAGE):
         yield from tar_images(shard, [], lambda name: split_key(name)[1] == suffix)

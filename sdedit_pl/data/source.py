@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -23,8 +23,8 @@ from sdedit_pl.typing import Pixels
 logger = logging.getLogger(__name__)
 
 _UNLABELLED = (
-    "images in folders take folders or FILE.csv:COLUMN as labels, local shards cls, json:FIELD or FILE.csv:COLUMN, and "
-    "data sets of torchvision targets"
+    "images in folders take folders or FILE.csv:COLUMN as labels, shards cls, json:FIELD or, local "
+    "ones, FILE.csv:COLUMN, and data sets of torchvision targets"
 )
 
 
@@ -40,7 +40,8 @@ class ImageSet(abc.ABC):
 
     Attributes:
         in_memory: Whether the images are decoded already, so that no worker processes are needed.
-        labels: For images with labels, the number of each image's label in a list of them, int64 (N,).
+        labels: For images with labels, the number of each image's label in a list of them, int64 (N,), or in a stream
+            its vector, float32 (N, size).
     """
 
     in_memory: bool = False
@@ -167,8 +168,13 @@ class Source(abc.ABC):
             ValueError: An unknown split, or a place that does not exist or holds no images.
         """
 
-    def stream(self, seed: int, changes: Changes) -> Dataset[Any]:
-        """Batches of training images by their positions in the stream, if the source `streams`."""
+    def stream(
+        self, seed: int, changes: Changes, labels: Callable[[ImageSet], np.ndarray] | None = None
+    ) -> Dataset[Any]:
+        """Batches of training images by their positions in the stream, if the source `streams`.
+
+        `labels` reads the vectors of some images' labels.
+        """
         raise NotImplementedError(f"{type(self).__name__} reads images by number")
 
     def record(self, broken: Sequence[Broken]) -> None:

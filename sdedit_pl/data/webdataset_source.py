@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -100,11 +101,13 @@ class WebDatasetSource(Source):
         chosen = np.array(held_out(keys, self.val_fraction), dtype=bool)
         return SelectedImages(train, np.flatnonzero(chosen == (split == "val")))
 
-    def stream(self, seed: int, changes: Changes) -> Dataset[Batch]:
+    def stream(
+        self, seed: int, changes: Changes, labels: Callable[[ImageSet], np.ndarray] | None = None
+    ) -> Dataset[Batch]:
         shards = self._find_shards()[0]
         self._check_room(shards)
         order = WindowOrder(len(shards), self.shuffle_shards, seed, changes)
-        return ShardStream(shards, self.cache, self.format, order, self.attempts)
+        return ShardStream(shards, self.cache, self.format, order, self.attempts, labels)
 
     def _find_shards(self) -> tuple[list[Shard], list[Shard]]:
         if self._shards is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tarfile
+from contextlib import nullcontext
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from support.finished_runs import assert_same, read
+from support.shard_server import ShardServer
 from support.tiny import tiny_config
 from torch import Tensor
 
@@ -47,7 +49,7 @@ def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 picture(label, number).save(file)
                 lines.append(f"{label}{number},{label},{number + 10 * (label == 'dog')}")
                 members = {"png": file.read_bytes(), "cls": label.encode()}
-                members["json"] = f'{{"kind": "{label}"}}'.encode()
+                members["json"] = f'{{"kind": "{label}", "weight": {number + 10 * (label == "dog")}}}'.encode()
                 for suffix, content in members.items():
                     entry = tarfile.TarInfo(f"{label}{number}.{suffix}")
                     entry.size = len(content)
@@ -116,6 +118,28 @@ def test_labels_come_from_folders_csv_files_and_shards(
     assert (tmp_path / "run" / "config.yaml").read_text().count("- cat") == 1
 
 
+@pytest.mark.parametrize(
+    ("labels", "arguments", "message"),
+    [
+        ("cls", ("condition.classes=[dog,cat]", "trainer.max_steps=3"), ""),
+        ("json:weight", ("condition=number", "condition.low=0", "condition.high=20"), ""),
+        ("cls", (), r"state condition.classes=\[...\]"),
+        ("json:weight", ("condition=number", "condition.low=0"), "condition.high="),
+        ("cls", ("condition.classes=[dog,cow]",), "label=cat is unknown"),
+        ("json:size", ("condition.classes=[dog,cat]",), "16 of 16 images have no label in data.labels=json:size"),
+        ("folders", ("condition.classes=[dog,cat]",), "labels=folders needs local images; remote shards take cls"),
+    ],
+)
+def test_labels_of_remote_shards(
+    labels: str, arguments: tuple[str, ...], message: str, pets: Path, tmp_path: Path, shard_server: ShardServer
+) -> None:
+    shutil.copy(pets / "pets.tar", shard_server.folder)
+    place = ("data.name=webdataset", f"data.path={shard_server.url}/pets.tar", f"data.cache_folder={tmp_path / 'c'}")
+    settings = config(pets, tmp_path / "run", "trainer.max_steps=1", *place, *arguments, labels=labels)
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        assert load_denoiser(fit(settings)).labels.known in ("the classes dog, cat", "numbers from 0 to 20")
+
+
 def test_packed_shards_hold_the_labels_of_their_originals(
     pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -129,7 +153,7 @@ def test_packed_shards_hold_the_labels_of_their_originals(
         images = source.images(split)
         found = labels_of(images, "json:label")
         assert found.count("cat") == 8 and all(label in images.name(index) for index, label in enumerate(found))
-    with pytest.raises(ValueError, match="local shards cls, json:FIELD"):
+    with pytest.raises(ValueError, match="shards cls, json:FIELD"):
         labels_of(source.images("train"), "targets")
     (tmp_path / "one.csv").write_text("file,kind\ncat0,cat\n")
     assert main(["pack", *words, f"labels={tmp_path / 'one.csv'}:kind", f"out={tmp_path / 'none'}"]) != 0
