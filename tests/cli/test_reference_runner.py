@@ -82,7 +82,7 @@ def test_the_command_writes_the_runners_pictures(
     """The command with the recorded noise of the runner, to one level of 255."""
     data = recorded(reference, run)
     monkeypatch.setattr(
-        tensor_checks, "SeededNoise", lambda seeds: RecordedNoise([z[: len(seeds)] for z in data["noise"]])
+        tensor_checks, "SeededNoise", lambda seeds, _: RecordedNoise([z[: len(seeds)] for z in data["noise"]])
     )
     assert main(["edit", *arguments(data, f"{run}_0.pth"), "samples=1", "device=cpu", "out=edited"]) == 0
     found = np.asarray(Image.open(runner / "edited" / f"{run}_0_seed0.png")).astype(int)

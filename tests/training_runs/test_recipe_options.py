@@ -24,6 +24,7 @@ from sdedit_pl.noise import Gaussian, SeededNoise, Simplex
 from sdedit_pl.settings_record import SettingsChanged
 from sdedit_pl.training.geometric_augmentation import LABELS
 from sdedit_pl.training.weight_averaging import OTHERS
+from sdedit_pl.training_runs.starting_weights import MEASURED
 from sdedit_pl.training_runs.training_run import fit
 
 QUIET = ("preview.count=0", "preview.samples=0")
@@ -210,3 +211,9 @@ def test_settings_of_validation_that_mean_nothing_are_refused() -> None:
     for edges in ("[0.5]", "[0.5,0.2]", "[0,1]"):
         with pytest.raises(ConfigError, match="validation: sigma_edges must rise from above 0"):
             tiny_config("data.path=unused", f"validation.sigma_edges={edges}")
+
+
+def test_the_gains_reported_at_the_start_are_those_of_the_docs() -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    for name, gain in MEASURED.items():
+        assert name in docs and all(number in docs for number in re.findall(r"\d[\d.,]*\d", gain))

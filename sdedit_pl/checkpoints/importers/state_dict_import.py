@@ -18,7 +18,7 @@ from sdedit_pl.checkpoints.importers.checkpoint_format import Imported, origin_o
 from sdedit_pl.checkpoints.importers.presets import CENTERED, PRESETS, Preset
 from sdedit_pl.checkpoints.importers.tensor_mapping import Difference, TensorSource, difference, state_made
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
-from sdedit_pl.configuration import Component, nearest
+from sdedit_pl.configuration import Component, ConfigError, nearest
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.networks.unet import UNet
 
@@ -79,7 +79,10 @@ def import_network(
     differences: dict[Any, Difference] = {}  # many presets share a network
 
     def compare(data: Model) -> Difference:
-        model = ModelConfig.from_data(data)
+        try:
+            model = ModelConfig.from_data(data)
+        except ConfigError as error:
+            raise CheckpointError(f"the configuration cannot be used: {error}") from error
         key = (model.network, model.parameterisation.cls)
         if key not in differences:
             expected = state_shapes(model)  # first: it refuses networks that are too large to list
