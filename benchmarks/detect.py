@@ -1,8 +1,8 @@
 """Measures `sdedit detect` on images with synthetic defects, against reconstructions by PCA and by an autoencoder.
 
-    python benchmarks/detect.py ckpt=FILE data=FOLDER out=outputs/detect
+    python benchmarks/detect.py ckpt.NAME=FILE data=FOLDER out=outputs/detect
 
-Every second validation image gets a defect: `benchmarks/defects.py` has four kinds, in three sizes. The model and the
+Every second validation image gets a defect: `benchmarks/defects.py` has four kinds, in three sizes. The models and the
 baselines know the training images only. All maps are absolute residuals, blurred alike; those of SDEdit also in
 relation to the spread of its reconstructions. An image's score is the mean of the highest percent of its map.
 """
@@ -12,26 +12,30 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from itertools import cycle, pairwise, product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from command_line import run_benchmark
 from defects import SHAPES, SIZES, with_defect
 from jaxtyping import Bool, Float
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sdedit_pl.checkpoints import describe, load_denoiser
+from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.schema import Command
 from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.data.folder_source import FolderSource
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.evaluation.anomaly_maps import Detector, blurred, pixel_residual
+from sdedit_pl.evaluation.anomaly_maps import AnomalyMaps, Detector, blurred, pixel_residual, stored_maps
 from sdedit_pl.evaluation.detection_report import MEASURES, measures_of
+from sdedit_pl.evaluation.image_store import digest_of
 from sdedit_pl.evaluation.report_document import Table, markdown_table
 from sdedit_pl.typing import Images
 
-USAGE = """python benchmarks/detect.py ckpt=FILE data=FOLDER [key=value ...]
+USAGE = """python benchmarks/detect.py ckpt.NAME=FILE data=FOLDER [key=value ...]
 
 Measures detection on images with synthetic defects, for SDEdit, PCA and an autoencoder."""
 TOP = 0.01
@@ -39,10 +43,10 @@ TOP = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """The model, the images and the baselines.
+    """The models, the images and the baselines.
 
     Args:
-        ckpt: a model of the training images.
+        ckpt: ckpt.NAME=FILE, models of the training images by the names of their rows.
         data: folder with the folders train and val.
         images: number of validation images, half of which get a defect.
         t0: times or noise levels from which images are reconstructed.
@@ -53,11 +57,12 @@ class Arguments:
         epochs: of the autoencoder.
         seed: of defects, autoencoder and reconstructions.
         out: folder of the results.
+        maps: folder where the models' maps are kept for another run with the same settings.
         threads: threads of PyTorch; null for its default.
         overwrite: replace results in `out`.
     """
 
-    ckpt: str
+    ckpt: dict[str, str]
     data: str
     images: int = 240
     t0: tuple[float | str, ...] = ("sigma:0.1", "sigma:0.2", "sigma:0.4")
@@ -68,6 +73,7 @@ class Arguments:
     epochs: int = 20
     seed: int = 1
     out: str = "outputs/detect"
+    maps: str = "outputs/detect_maps"
     threads: int | None = None
     overwrite: bool = False
 
@@ -123,6 +129,17 @@ def inspected(images: ChosenImages, seed: int) -> Inspected:
     return Inspected(found, truth, defects)
 
 
+def maps_of(ckpt: str, images: ChosenImages, arguments: Arguments) -> list[AnomalyMaps]:
+    """A model's maps of all images, made or found in `arguments.maps`."""
+    detector = Detector([SDEdit(t0, arguments.steps) for t0 in arguments.t0], arguments.samples, blur=arguments.blur)
+    settings = [arguments.t0, arguments.samples, arguments.steps, arguments.blur]
+    folder = Path(arguments.maps) / digest_of([*map(str, settings), fingerprint(describe(ckpt).path)])
+    folder.mkdir(parents=True, exist_ok=True)
+    denoiser = load_denoiser(ckpt)
+    files = stored_maps(folder, images, lambda numbers: detector.maps(denoiser, images, numbers=numbers))
+    return [AnomalyMaps(**load_file(file)) for file in files]
+
+
 def by_pca(training: Images, images: Images, components: int, seed: int) -> Images:
     """Projections of images on the principal components of the training images."""
     flat, mean = training.flatten(1), training.flatten(1).mean(0)
@@ -147,15 +164,16 @@ def by_autoencoder(training: Images, images: Images, epochs: int, seed: int) -> 
 
 
 def measure(arguments: Arguments) -> dict[str, Any]:
-    denoiser, seed = load_denoiser(arguments.ckpt), arguments.seed
-    source = FolderSource(arguments.data, describe(arguments.ckpt).image.size)
+    seed, shape = arguments.seed, describe(next(iter(arguments.ckpt.values()))).image
+    source = FolderSource(arguments.data, shape.size)
     given = inspected(ChosenImages(source, ("val",), arguments.images), seed)
     chosen = ChosenImages(source, ("train",))
     training = chosen.batch(0, len(chosen))
-    detector = Detector([SDEdit(t0, arguments.steps) for t0 in arguments.t0], arguments.samples, blur=arguments.blur)
-    found = list(detector.maps(denoiser, Held(given.images)))
-    maps = {"SDEdit, relative": torch.stack([item.relative for item in found])}
-    maps |= {"SDEdit": torch.stack([item.residuals for item in found])}
+    maps = {}
+    for name, ckpt in arguments.ckpt.items():
+        found = maps_of(ckpt, Held(given.images), arguments)
+        maps[f"{name}, relative"] = torch.stack([item.relative for item in found])
+        maps[name] = torch.stack([item.residuals for item in found])
     others = {f"PCA, {count}": by_pca(training, given.images, count, seed) for count in arguments.components}
     others["autoencoder"] = by_autoencoder(training, given.images, arguments.epochs, seed)
     for name, images in others.items():
@@ -188,6 +206,7 @@ def by_defect(values: Float[Tensor, "N H W"], given: Inspected) -> dict[str, flo
 
 def report(numbers: dict[str, Any]) -> str:
     settings = numbers["settings"]
+    models = ", ".join(f"{name} ({ckpt})" for name, ckpt in settings["ckpt"].items())
     titles = {**MEASURES, "images": "AUROC of images"}
     rows = [
         [name, *("{:.3f} [{:.3f}, {:.3f}]".format(*row[key]) if key in row else "" for key in titles)]
@@ -199,7 +218,7 @@ def report(numbers: dict[str, Any]) -> str:
     return f"""# Detection of synthetic defects
 
 {settings["images"]} validation images of {settings["data"]}, every second one with a defect (`benchmarks/defects.py`);
-{numbers["training_images"]} training images for the baselines. {settings["ckpt"]}: {settings["samples"]} images
+{numbers["training_images"]} training images for the baselines. {models}: {settings["samples"]} reconstructions
 from each t0 in {settings["steps"]} steps. All residuals are blurred by {settings["blur"]:g} px. Brackets are 95 %
 intervals of a bootstrap over images.
 

@@ -120,13 +120,20 @@ def result_suffix(guide: Path) -> str:
 
 
 def result_file(
-    image: Float[Tensor, "C H W"], shape: ImageShape, suffix: str, guide: Path | None, kept: Tensor | None = None
+    image: Float[Tensor, "C H W"],
+    shape: ImageShape,
+    suffix: str,
+    guide: Path | None,
+    kept: Tensor | None = None,
+    *,
+    own_type: bool = False,
 ) -> bytes:
     """The file of a result in the type, range and format of its guide, whose metadata it keeps.
 
     Args:
         image: in [-1, 1].
         kept: pixels, (H, W), that have the guide's own values where it has the size of the result.
+        own_type: write values in the type of `shape`, whatever that of the guide.
 
     Raises:
         ValueError: a value is not finite.
@@ -136,7 +143,7 @@ def result_file(
     values = shape.values(image).permute(1, 2, 0).cpu().numpy()
     values = unmultiplied(values) if shape.format is not None and shape.format.alpha else values
     stored = None if guide is None else _template(guide, suffix)
-    if shape.format is not None and stored is not None and stored.values.dtype.kind in "iuf":
+    if shape.format is not None and stored is not None and stored.values.dtype.kind in "iuf" and not own_type:
         values = _rounded(values, stored.values.dtype)
     if stored is not None and kept is not None and stored.values.shape == values.shape:
         values = np.where(kept.cpu().numpy()[..., None], stored.values, values)

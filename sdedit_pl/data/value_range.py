@@ -58,7 +58,8 @@ def measured_values(source: Source) -> np.ndarray:
         except UnreadableImage as error:
             reason = str(error)
             continue
-        values = values[:: max(1, len(values) // VALUES)]
+        if len(values) > VALUES:  # at random, because a stride can stay in a few columns
+            values = values[np.random.default_rng(number).integers(len(values), size=VALUES)]
         found.append(values[np.isfinite(values)].astype(np.float64))
     if not found or not sum(map(len, found)):
         raise ValueError(f"no training image can be read; the last: {reason}")

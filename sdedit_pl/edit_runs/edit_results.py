@@ -39,6 +39,8 @@ FREE_SETTINGS = ("out", "device", "devices", "batch", "strict", "overwrite")
 """Settings that change samples at most by rounding."""
 _RESOLVED = {"t0": None, "precision": "auto", "compile": "auto"}
 """Settings for which the record has other values."""
+WHOLE_NUMBERS = (".png", ".dcm")
+"""Suffixes of formats without float32."""
 
 
 class SampleWriter:
@@ -98,18 +100,21 @@ def result_content(image: Float[Tensor, "C H W"], edited: Edited, deviation: boo
     """The file of a result, in the format of its guide; kept pixels have the guide's own values.
 
     Args:
-        deviation: whether the image is a `std`, whose values begin at 0 and not at the low end of the format's range.
+        deviation: whether the image is a `std`, whose values begin at 0 and not at the low end of the format's range;
+            they are float32 where the guide's format has it, because small ones would be rounded to 0.
     """
     guide = edited.guide
     suffix, pixels = result_suffix(guide.path), guide.format
     if pixels is None and suffix == ".png":
         return png_bytes(to_picture(image))
-    shape = guide.shape
+    shape, exact = guide.shape, deviation and pixels is not None and suffix not in WHOLE_NUMBERS
     if deviation and pixels is not None:
         low, high = pixels.limits
-        shape = replace(shape, format=replace(pixels, range=(0.0, high - low), alpha=False))
+        kind = "float32" if exact else pixels.dtype
+        shape = replace(shape, format=replace(pixels, range=(0.0, high - low), alpha=False, dtype=kind))
     kept = None if deviation or edited.area is None or guide.part is not None else edited.area[0, 0] == 0
-    return result_file(image, replace(shape, size=(image.shape[1], image.shape[2])), suffix, guide.path, kept)
+    shape = replace(shape, size=(image.shape[1], image.shape[2]))
+    return result_file(image, shape, suffix, guide.path, kept, own_type=exact)
 
 
 def read_sample(file: Path, guide: Guide) -> Float[Tensor, "C H W"]:

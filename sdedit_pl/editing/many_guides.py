@@ -16,7 +16,6 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.sdedit import SDEdit
 from sdedit_pl.guides.guide_files import Guide
 from sdedit_pl.guides.mask_files import Area
-from sdedit_pl.noise import SeededNoise
 from sdedit_pl.sampling import Callback
 
 logger = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ def edited(
     seeds: Sequence[int],
 ) -> Edited:
     """A guide with its samples, which are cut to its shape already."""
-    noised = edit.noised_guide(denoiser.sde, guide.image, noise=SeededNoise(seeds[:1], denoiser.noise))
+    noised = edit.noised_guide(denoiser, guide.image[:1], seeds=seeds[:1])
     shown = guide._replace(image=guide.shown(guide.image), fit="crop")
     return Edited(shown, None if area is None else guide.shown(area), guide.shown(noised), samples, tuple(seeds))
 

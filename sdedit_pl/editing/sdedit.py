@@ -153,13 +153,13 @@ class SDEdit:
         return image if self._variant.paste else result
 
     def noised_guide(
-        self, sde: SDE, guide: Images, *, seeds: Sequence[int] | None = None, noise: Noise | None = None
+        self, denoiser: Denoiser, guide: Images, *, seeds: Sequence[int] | None = None, noise: Noise | None = None
     ) -> Float[Tensor, "samples C H W"]:
         """The initial states of the first repeat; arguments as in `__call__`."""
-        guide, noise = with_noise(guide, seeds, noise)
-        times = self.times(sde)
+        guide, noise = with_noise(guide, seeds, noise, denoiser.noise)
+        times = self.times(denoiser.sde)
         t0 = guide.new_full((len(guide),), times[0].item())
-        return self._variant.marginals(sde, times, guide).perturb(guide, t0, noise(0, 0, guide))
+        return self._variant.marginals(denoiser.sde, times, guide).perturb(guide, t0, noise(0, 0, guide))
 
     def times(self, sde: SDE, repeat: int = 0) -> Float[Tensor, "levels"]:
         """The times of a repeat from its t0 to 0, float64 on the CPU, (steps + 1,) or longer with jumps back."""

@@ -52,16 +52,17 @@ def write_scores(
 
 
 def sheet(
-    shown: Mapping[int, AnomalyMaps],
-    anomalies: Float[Tensor, "N H W"],
+    shown: Mapping[int, tuple[AnomalyMaps, Float[Tensor, "H W"]]],
     images: ChosenImages,
     truth: Bool[Tensor, "N H W"] | None,
 ) -> Image.Image:
-    """Images, reconstructions, maps and spreads, these brightened alike, and the defects."""
-    spreads = torch.stack([maps.spreads.mean(0) for maps in shown.values()])
+    """Images, reconstructions, maps and spreads, these brightened alike, and the defects of the images in `shown`."""
+    spreads = torch.stack([maps.spreads.mean(0) for maps, _ in shown.values()])
+    brightest = torch.stack([anomaly for _, anomaly in shown.values()]).max()
     rows = []
-    for (number, maps), spread in zip(shown.items(), spreads / spreads.max().clamp(min=1e-6), strict=True):
-        grey = [anomalies[number] / anomalies[list(shown)].max(), spread, *(() if truth is None else (truth[number],))]
+    for number, spread in zip(shown, spreads / spreads.max().clamp(min=1e-6), strict=True):
+        maps, anomaly = shown[number]
+        grey = [anomaly / brightest, spread, *(() if truth is None else (truth[number],))]
         parts = [images.image(number), maps.reconstruction, *(2 * values[None].float() - 1 for values in grey)]
         rows.append([to_picture(part) for part in parts])
     titles = ["image", "reconstruction", "map", "spread", *(() if truth is None else ("defect",))]

@@ -117,24 +117,24 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
             files = stored_maps(
                 results / WORK, images, lambda numbers: detector.maps(denoiser, images, settings.batch, numbers)
             )
-        rows, anomalies, shown = chosen_rows(len(images)), [], {}
+        rows, anomalies, scores, shown = chosen_rows(len(images)), [], [], {}
         for number, (file, name) in enumerate(zip(files, names, strict=True)):
             maps = AnomalyMaps(**load_file(file))
-            anomalies.append(maps.relative if settings.relative else maps.residuals)
-            write_map(results / MAPS / f"{name}.png", anomalies[-1].mean(0))
+            found = maps.relative if settings.relative else maps.residuals
+            anomalies += [found] if truth is not None else []
+            scores.append(image_score(found.mean(0), settings.top))
+            write_map(results / MAPS / f"{name}.png", found.mean(0))
             write_map(results / SPREADS / f"{name}.png", maps.spreads.mean(0))
-            shown |= {number: maps} if number in rows else {}
-        found = torch.stack(anomalies)
-        scores = [image_score(maps.mean(0), settings.top) for maps in found]
+            shown |= {number: (maps, found.mean(0))} if number in rows else {}
         write_scores(results / SCORES_FILE, names, scores, truth)
         numbers: dict[str, Any] = {
             "model": {"file": description.path.name, "sha256": fingerprint(description.path)},
             "settings": recorded,
             "images": len(images),
             "with_defects": None if truth is None else int(truth.flatten(1).any(1).sum()),
-            "measures": {} if truth is None else measures_of(found, settings.t0, settings.top, truth),
+            "measures": {} if truth is None else measures_of(torch.stack(anomalies), settings.t0, settings.top, truth),
         }
-        report(numbers, sheet(shown, found.mean(1), images, truth)).write(results, numbers)
+        report(numbers, sheet(shown, images, truth)).write(results, numbers)
     return numbers
 
 

@@ -18,7 +18,7 @@ from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.data.array_formats import suffixes_of
 from sdedit_pl.data.chosen_images import choose_images
-from sdedit_pl.data.image_format import ImageFormat, ImageShape
+from sdedit_pl.data.image_format import Fit, ImageFormat, ImageShape
 from sdedit_pl.data.value_decoding import result_file, result_suffix
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
@@ -108,7 +108,7 @@ def run_translation(settings: TranslationSettings) -> dict[str, Any]:
         if described.image != shape:
             raise ValueError(f"source_ckpt and ckpt must have images of one shape, got {described.image} and {shape}")
         guides = read_in_turn(settings.guide, shape)
-        compared = read_compared(settings, guides)
+        compared = read_compared(settings, guides, description.fit)
         count = len(guides)
         steps = settings.steps * len(settings.methods)
         settings.prepared(source, count, shape.pixels, steps)
@@ -209,7 +209,7 @@ def read_in_turn(guide: str, shape: ImageShape) -> NumberedImages:
     return NumberedImages(paths[0].parent, len(paths), ImageFormat.of(shape), tuple(paths))
 
 
-def read_compared(settings: TranslationSettings, guides: NumberedImages) -> Compared:
+def read_compared(settings: TranslationSettings, guides: NumberedImages, fit: Fit) -> Compared:
     """The images and features that translations are compared with.
 
     Raises:
@@ -225,7 +225,7 @@ def read_compared(settings: TranslationSettings, guides: NumberedImages) -> Comp
     if settings.target is None:
         return Compared(guides, pairs)
     target = choose_images(
-        settings.target, guides.format, split="all", val_fraction=0.05, count=None, least=LEAST_IMAGES
+        settings.target, guides.format, split="all", val_fraction=0.05, count=None, least=LEAST_IMAGES, fit=fit
     )
     if len(guides) < LEAST_IMAGES:
         raise ValueError(f"KID needs at least {LEAST_IMAGES} guides, got {len(guides)}; omit target")

@@ -52,7 +52,7 @@ def with_base(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig:
             raise ConfigError("ckpt= chooses among checkpoints by validation images, and there are none; name one")
         base = nearest_base(base, config.image, images)
     if base in MEASURED:
-        logger.info("what training has gained elsewhere: %s (docs/training.md)", MEASURED[base])
+        logger.info("measured elsewhere: %s (docs/training.md)", MEASURED[base])
     network = network_from(describe(base).model.network, config.network)
     return replace(config, ckpt=base, network=network)
 

@@ -18,10 +18,12 @@ from PIL import Image
 
 from sdedit_pl.data import array_formats
 from sdedit_pl.data.array_formats import ARRAY_FORMATS, Dicom, GeoTiff, Nifti, Npy, Npz, Tiff, format_of, read_array
+from sdedit_pl.data.folder_source import FolderSource
 from sdedit_pl.data.image_decoding import decode_image, decode_whole
 from sdedit_pl.data.image_files import UnreadableImage
 from sdedit_pl.data.image_format import ImageFormat, ImageShape, PixelFormat, shown_bands
 from sdedit_pl.data.value_decoding import png_file, premultiplied, read_values, result_file, unmultiplied
+from sdedit_pl.data.value_range import measured_values
 
 GREY = np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000
 BANDS = np.random.default_rng(0).normal(300, 5, (3, 4, 4)).astype(np.float32)
@@ -166,6 +168,8 @@ def test_results_have_the_type_of_their_guide(tmp_path: Path) -> None:
         values = read_values(result_file(image, shape, ".npy", tmp_path / "a.npy", kept), "a").values[..., 0]
         changed = np.ones((3, 4), bool) if kept is None else ~kept.numpy()
         assert values.dtype == np.int32 and np.array_equal(values, guide + changed)
+    small = read_values(result_file(image, shape, ".npy", tmp_path / "a.npy", own_type=True), "a").values[..., 0]
+    assert small.dtype == np.float32 and np.allclose(small, guide + 0.7, atol=0.02)
     stored = Dicom().read(dicom(GREY, bits=12))
     assert Dicom().read(Dicom().write(GREY[..., None], stored.rest)).values.max() == 4095
 
@@ -340,3 +344,10 @@ def test_a_new_format_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch)
     content = Pgm().write(GREY[..., None], None)
     assert np.array_equal(read_values(content, "a").values[..., 0], GREY)
     assert importlib.import_module("sdedit_pl.data.array_formats").format_of(content).suffixes == (".pgm",)
+
+
+def test_the_measured_range_is_that_of_all_columns(tmp_path: Path) -> None:
+    ramp = np.tile(np.arange(1000, dtype=np.uint16), (1000, 1))
+    np.save(tmp_path / "a.npy", ramp)
+    source = FolderSource(str(tmp_path), 1000, 1, val_fraction=0.0, format=PixelFormat("uint16"))
+    assert len(np.unique(measured_values(source))) > 900

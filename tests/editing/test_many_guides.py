@@ -56,7 +56,7 @@ def test_each_guide_gets_a_sample_for_each_seed_in_order(denoiser: Denoiser) -> 
         for seed, sample in zip(SEEDS, edited.samples, strict=True):
             alone = EDIT(denoiser, edited.guide.image, edit_mask=mask, seeds=[seed])
             torch.testing.assert_close(sample, alone[0], **SAME)
-        assert torch.equal(edited.noised, EDIT.noised_guide(denoiser.sde, edited.guide.image, seeds=[3]))
+        assert torch.equal(edited.noised, EDIT.noised_guide(denoiser, edited.guide.image, seeds=[3]))
     kept = edits[1].samples[..., 8:]
     assert torch.equal(kept, edits[1].guide.image[..., 8:].expand_as(kept))
     assert not torch.equal(edits[0].samples[..., 8:], edits[0].guide.image[..., 8:].expand_as(kept))

@@ -12,7 +12,7 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import VARIANTS, SDEdit
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.grids import GRIDS, LogSNR, Uniform
-from sdedit_pl.noise import SeededNoise
+from sdedit_pl.noise import SeededNoise, Simplex
 from sdedit_pl.parameterisations import PARAMETERISATIONS
 from sdedit_pl.sampling import integrate
 from sdedit_pl.sde import SDE, SDES, VESDE, VPSDE
@@ -114,7 +114,8 @@ def test_t0_as_a_noise_level_means_the_same_for_every_sde_and_number_of_steps(sd
     for steps in (1, 50):
         edit = SDEdit(t0="sigma:1.2", steps=steps)
         time = edit.times(sde)[:1].float()
-        torch.testing.assert_close(edit.noised_guide(sde, guide) / sde.alpha(time), expected, rtol=1e-4, atol=1e-4)
+        noised = edit.noised_guide(GaussianDenoiser(sde), guide)
+        torch.testing.assert_close(noised / sde.alpha(time), expected, rtol=1e-4, atol=1e-4)
 
 
 @every_variant
@@ -122,8 +123,10 @@ def test_t0_as_a_noise_level_means_the_same_for_every_sde_and_number_of_steps(sd
 def test_the_noised_guide_is_the_initial_state(sde: SDE, variant: str) -> None:
     """Checked after one very short step, which changes hardly anything."""
     edit, guide, states = SDEdit(t0=0.5, steps=400, variant=variant), guides(1), []
-    edit(GaussianDenoiser(sde), guide, seeds=[9], callback=lambda x, time: states.append(x))
-    noised = edit.noised_guide(sde, guide, seeds=[9])
+    denoiser = GaussianDenoiser(sde)
+    denoiser.noise = Simplex()
+    edit(denoiser, guide, seeds=[9], callback=lambda x, time: states.append(x))
+    noised = edit.noised_guide(denoiser, guide, seeds=[9])
     assert (states[0] - noised).abs().max() < 0.5 < 1 < (states[0] - guide).abs().max()
 
 
