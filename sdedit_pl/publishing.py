@@ -102,6 +102,9 @@ def _write(folder: Path, settings: PublishSettings, checkpoint: Path, name: str)
         (folder / CONFIG_FILE).write_text(yaml_text(config), encoding="utf-8")
     history = _history(run / HISTORY_FILE)
     pictures = {PurePath(picture).stem: Path(picture) for picture in settings.pictures}
+    own = {"previews", "curves", *(evaluation["tasks"] if evaluation else ())} & pictures.keys()
+    if own or len(pictures) < len(settings.pictures):
+        raise ConfigError(f"pictures= needs a name of its own for each picture{', not ' * bool(own)}{', '.join(own)}")
     if previews := sorted((run / PREVIEWS).glob("*.png")):
         pictures["previews"] = previews[-1]
     if evaluation is not None:

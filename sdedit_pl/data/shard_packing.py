@@ -11,6 +11,7 @@ a manifest is complete, and training refuses a folder with `.packing` and no man
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -30,6 +31,8 @@ from sdedit_pl.data.shard_manifest import MANIFEST_FILE, UNFINISHED_FOLDER, mani
 from sdedit_pl.data.splits import SPLITS
 from sdedit_pl.files import claimed, read_json, sha256_of, write_whole
 from sdedit_pl.settings_record import SettingsRecord, require_same_settings
+
+logger = logging.getLogger(__name__)
 
 _REMEDY = "name another folder"
 _KEPT = "Complete shards are kept; run the same command again to resume"
@@ -119,6 +122,7 @@ class _Packing:
         done, ready = self.out / MANIFEST_FILE, self.workshop / MANIFEST_FILE
         if done.is_file():
             self._require_same(self._manifest(done))
+            logger.info("the shards were already there; delete %s to make them again", self.out)
         else:
             self._begin()
             if not ready.is_file():

@@ -7,6 +7,7 @@ are the same for any number of devices.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -25,6 +26,8 @@ from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, EvaluationPlan
 from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, remove_images
 from sdedit_pl.machine import AutoBool, inference_arithmetic, log_arithmetic, prepare_network, this_machine
 from sdedit_pl.training.lightning_internals import without_notices
+
+logger = logging.getLogger(__name__)
 
 
 class PendingImages(NamedTuple):
@@ -102,6 +105,8 @@ class ImageMaker:
         fabric.barrier("all inputs are written")
         batches = self.missing()[fabric.global_rank :: fabric.world_size]
         fabric.barrier("missing images are listed")
+        if not batches and fabric.is_global_zero:
+            logger.info("the images were already there; overwrite=true makes them again")
         machine = this_machine(fabric.device.type)
         arithmetic = inference_arithmetic(machine, 0, computing.precision, computing.compile)
         if computing.recipe and fabric.is_global_zero:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from sdedit_pl.build.component import build_component
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import describe
+from sdedit_pl.checkpoints.expected_tensors import state_shapes
 from sdedit_pl.checkpoints.init_from import CONDITION_WEIGHT, OPTIONAL_WEIGHTS, initialise, nearest_base, network_from
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.configuration.resolving import as_data, resolve_component
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 CHOOSING_IMAGES = 32
 """Validation images on which the checkpoints of a list are compared."""
+TRAINED_COPIES = 5
+"""Copies of the weights in training: themselves, gradient, Adam's two moments, average."""
 MEASURED = {
     "photos64": "KID of edits over that of their strokes fell from 0.47 to 0.11 after 13,760 images of fruit, a kind "
     "that photos64 had not seen, and from 0.53 to 0.27 after 60,000 images of clothes"
@@ -87,9 +91,17 @@ def starting_denoiser(config: TrainingConfig, *, new: bool) -> tuple[Denoiser, i
     """The denoiser and its number of trained parameters; in a resumed run a checkpoint replaces its weights.
 
     Raises:
-        ConfigError: the configuration is that of no denoiser, or cannot be learned; see `initialise_new_run`,
-            `freeze_untrained`.
+        CheckpointError: as `state_shapes` does.
+        ConfigError: the configuration is that of no denoiser, does not fit into memory or cannot be learned; see
+            `initialise_new_run`, `freeze_untrained`.
     """
+    needed = 4 * TRAINED_COPIES * sum(tensor.numel() for tensor in state_shapes(config.model).values())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise ConfigError(
+            f"training this network takes at least {needed / 1e9:,.0f} GB, and this machine has "
+            f"{memory / 1e9:,.0f} GB; lower network.channels, channel_multipliers or blocks_per_level"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         denoiser = build_denoiser(config.model)

@@ -152,7 +152,10 @@ def test_everything_is_made_measured_and_reported(evaluated, photos: Path) -> No
     assert len(images_in("o/images/compositing/poisson")) == COUNT
 
 
-def test_an_interrupted_evaluation_is_completed(evaluated, first, command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_evaluation_is_completed(
+    evaluated, first, command, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     Path("o").rename("whole")
     make, made = ImageMaker.make_batch, []
 
@@ -173,6 +176,8 @@ def test_an_interrupted_evaluation_is_completed(evaluated, first, command, monke
     assert evaluated(*SMALL, "batch=3") == first
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert images_in("o/images") == images_in("whole/images")
+    assert "already there" not in caplog.text
+    assert evaluated(*SMALL) == first and "the images were already there" in caplog.text
 
 
 def test_tasks_and_ablations_can_be_added_and_left_out(evaluated, first) -> None:

@@ -258,10 +258,14 @@ class TestExactness:
         packed(photos, tmp_path / "out", processes=3)
         assert contents(tmp_path / "out") == whole()
 
-    def test_the_same_command_again_changes_nothing(self, photos: Path, tmp_path: Path) -> None:
+    def test_the_same_command_again_changes_nothing(
+        self, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
         first = packed(photos, tmp_path / "out")
         before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-        assert packed(photos, tmp_path / "out") == first
+        assert "already there" not in caplog.text
+        assert packed(photos, tmp_path / "out") == first and "the shards were already there" in caplog.text
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 
     @pytest.mark.parametrize(("images", "processes"), [(3, 2), (8, 1), (20, 2), (39, 2), (42, 1)])
