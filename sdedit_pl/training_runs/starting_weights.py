@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from dataclasses import replace
 
@@ -26,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 CHOOSING_IMAGES = 32
 """Validation images on which the checkpoints of a list are compared."""
-TRAINED_COPIES = 5
-"""Copies of the weights in training: themselves, gradient, Adam's two moments, average."""
 MEASURED = {
     "photos64": "KID of edits over that of their strokes fell from 0.47 to 0.11 after 13,760 images of fruit, a kind "
     "that photos64 had not seen, and from 0.53 to 0.27 after 60,000 images of clothes"
@@ -95,12 +94,12 @@ def starting_denoiser(config: TrainingConfig, *, new: bool) -> tuple[Denoiser, i
         ConfigError: the configuration is that of no denoiser, does not fit into memory or cannot be learned; see
             `initialise_new_run`, `freeze_untrained`.
     """
-    needed = 4 * TRAINED_COPIES * sum(tensor.numel() for tensor in state_shapes(config.model).values())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed = 4 * sum(tensor.numel() for tensor in state_shapes(config.model).values())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
     if needed > memory:
         raise ConfigError(
-            f"training this network takes at least {needed / 1e9:,.0f} GB, and this machine has "
-            f"{memory / 1e9:,.0f} GB; lower network.channels, channel_multipliers or blocks_per_level"
+            f"the weights of this network take {needed / 1e9:,.0f} GB, and this machine has {memory / 1e9:,.0f} GB; "
+            "lower network.channels, channel_multipliers or blocks_per_level"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
