@@ -62,7 +62,7 @@ class Simplex(Distribution):
         last = math.ldexp(self.wavelength, 1 - self.octaves)
         if self.octaves < 1 or not last >= 0.1 or not 0 < self.persistence <= 1:
             raise ValueError(
-                "simplex noise takes octaves of at least 1, the last with cells of at least 0.1 pixels, and a persistence "
+                "simplex noise takes octaves of at least 1, the last with cells of at least 0.1 pixels, persistence "
                 f"in (0, 1], got {self.octaves}, {last:g} and {self.persistence:g}; lower octaves or raise wavelength"
             )
 
