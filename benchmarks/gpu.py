@@ -29,7 +29,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,7 +59,7 @@ from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.autoguidance import guided
 from sdedit_pl.editing.images_per_call import prepare_for_batches
 from sdedit_pl.losses import EDMWeighting, LogNormalNoise, denoising_loss
-from sdedit_pl.networks import NETWORKS, layers, unet
+from sdedit_pl.networks import NETWORKS
 from sdedit_pl.networks.initialisation import GroupNorm
 from sdedit_pl.noise import PrefetchedNoise, SeededNoise, Simplex
 from sdedit_pl.parameterisations import EDM, Epsilon
@@ -124,7 +124,7 @@ class Bench:
             return
         self.turns.mkdir(exist_ok=True)
         (self.turns / f"{time.time_ns()}.ready").touch()
-        end = time.monotonic() + 420
+        end = time.monotonic() + 300
         while len(list(self.turns.glob("*.ready"))) < self.peers and time.monotonic() < end:
             time.sleep(0.2)
         self.turn = (self.turns / "turn").open("w")
@@ -353,11 +353,6 @@ def set_tf32(allowed: bool) -> None:
 
 
 OWN_NORM = GroupNorm.fused
-
-
-def projections_apart(blocks: Sequence[layers.ResidualBlock], label: Tensor) -> list[Tensor]:
-    """`label_projections` as it is where nothing is compiled."""
-    return [block.label_projection(label) for block in blocks]
 
 
 class Loop:
@@ -607,7 +602,7 @@ class MadeUpImages(Source):
 def on_device(source: MadeUpImages, batch: int, device: torch.device) -> ResidentLoader:
     """Training batches of images that stay on the device."""
     order = TrainingOrder(len(source.pixels), 0, Changes(flip=True))
-    return ResidentLoader(source.pixels.to(device), TrainingBatches(Share(batch), order), source.format)
+    return ResidentLoader(CachedImages(source.pixels).on(device), TrainingBatches(Share(batch), order), source.format)
 
 
 def around(bench: Bench) -> dict[str, Any]:
@@ -684,13 +679,12 @@ EDITS = (
     "ours, compiled",
     "diffusers, compiled",
     "ours, compiled, cuDNN by trial, tuned",
-    "ours, compiled, cuDNN by trial, projections apart",
     "ours, guided, compiled, cuDNN by trial",
     "ours",
     "diffusers",
 )
-"""Tuned: Inductor tries more shapes of its kernels, and computes 1 x 1 convolutions as products. Projections apart: the
-label's projection for each residual block is a product. Guided: by a network of the same size, at all noise levels."""
+"""Tuned: Inductor tries more shapes of its kernels, and computes 1 x 1 convolutions as products. Guided: by a network
+of the same size, at all noise levels."""
 
 
 def edits(bench: Bench) -> dict[str, Any]:
@@ -739,7 +733,6 @@ def an_edit(bench: Bench, name: str, batch: int) -> Callable[[], object]:
     mode = "reduce-overhead" if batch == 1 else "default"  # CUDA graphs, as the package has them
     torch.backends.cudnn.benchmark = "by trial" in name
     inductor.coordinate_descent_tuning = inductor.conv_1x1_as_mm = "tuned" in name
-    unet.label_projections = projections_apart if "projections apart" in name else layers.label_projections
     torch._dynamo.reset()
     if bench.device.type == "cuda":
         torch.cuda.empty_cache()

@@ -155,8 +155,8 @@ class Downsample(nn.Module):
         else:
             self.filter = FIRDownsample(in_channels, fir_kernel)
 
-    def forward(self, x: Images, projection: Tensor | None = None) -> Float[Tensor, "B C_out H//2 W//2"]:
-        """Halves `x`; ignores `projection`, which a residual block in the same place needs."""
+    def forward(self, x: Images, label: LabelVector | None = None) -> Float[Tensor, "B C_out H//2 W//2"]:
+        """Halves `x`; ignores `label`, which a residual block in the same place needs."""
         x = self.filter(x)
         return x if self.convolution is None else self.convolution(x)
 
@@ -184,8 +184,8 @@ class Upsample(nn.Module):
         else:
             self.filter = FIRUpsample(in_channels, fir_kernel)
 
-    def forward(self, x: Images, projection: Tensor | None = None) -> Float[Tensor, "B C_out 2*H 2*W"]:
-        """Doubles `x`; ignores `projection`, which a residual block in the same place needs."""
+    def forward(self, x: Images, label: LabelVector | None = None) -> Float[Tensor, "B C_out 2*H 2*W"]:
+        """Doubles `x`; ignores `label`, which a residual block in the same place needs."""
         if self.convolution is None:
             return self.filter(x)
         if not self.fir:
@@ -244,17 +244,14 @@ class ResidualBlock(nn.Module):
         self.shortcut = convolution(in_channels, out_channels, 1, init_scale=shortcut_init_scale) if learned else None
         self.scale = math.sqrt(0.5) if skip_rescale else 1.0
 
-    def forward(self, x: Images, projection: Float[Tensor, "B projected"]) -> Float[Tensor, "B C_out H_out W_out"]:
-        """Maps (B, in_channels, H, W) to (B, out_channels, H_out, W_out), with H_out = H, H/2 or 2H.
-
-        `projection` is the label's vector behind `label_projection`, which `label_projections` applies.
-        """
+    def forward(self, x: Images, label: LabelVector) -> Float[Tensor, "B C_out H_out W_out"]:
+        """Maps (B, in_channels, H, W) to (B, out_channels, H_out, W_out), with H_out = H, H/2 or 2H."""
         h = _activated(self.norm_1(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = self.conv_1(h)
         # In place from here: a convolution's gradient does not need its result, and new memory costs time.
-        projection = projection[:, :, None, None]
+        projection = self.label_projection(label)[:, :, None, None]
         if self.modulate:
             scale, shift = projection.chunk(2, dim=1)
             h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
@@ -262,20 +259,6 @@ class ResidualBlock(nn.Module):
             h = self.norm_2(h.add_(projection))
         h = self.conv_2(self.dropout(_activated(h)))
         return scaled_(h.add_(x if self.shortcut is None else self.shortcut(x)), self.scale)
-
-
-def label_projections(blocks: Sequence[ResidualBlock], label: LabelVector) -> Sequence[Float[Tensor, "B projected"]]:
-    """The label's projection for each block."""
-    if torch.compiler.is_compiling() and label.is_cuda:
-        return joint_projections(blocks, label)
-    return [block.label_projection(label) for block in blocks]
-
-
-def joint_projections(blocks: Sequence[ResidualBlock], label: LabelVector) -> Sequence[Float[Tensor, "B projected"]]:
-    """`label_projections` in one product: each of its own takes a GPU as long as its launch in a batch of one."""
-    layers = [block.label_projection for block in blocks]
-    weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
-    return F.linear(label, weight, bias).split([layer.out_features for layer in layers], dim=1)
 
 
 class SelfAttention(nn.Module):

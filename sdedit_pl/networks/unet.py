@@ -8,7 +8,7 @@ input and an output pyramid are optional; a joint at each level connects them wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,13 +23,13 @@ from sdedit_pl.networks.layers import (
     Downsample,
     FourierFeatures,
     LabelEmbedding,
+    LabelVector,
     OutputHead,
     PositionalFeatures,
     Resample,
     ResidualBlock,
     SelfAttention,
     Upsample,
-    label_projections,
 )
 from sdedit_pl.networks.pyramids import InputJoint, OutputJoint
 from sdedit_pl.typing import Images, Times
@@ -121,8 +121,8 @@ class UNetBlock(nn.Module):
         self.residual = residual
         self.attention = attention
 
-    def forward(self, x: Images, projection: Float[Tensor, "B projected"]) -> Float[Tensor, "B C_out H W"]:
-        x = self.residual(x, projection)
+    def forward(self, x: Images, label: LabelVector) -> Float[Tensor, "B C_out H W"]:
+        x = self.residual(x, label)
         return x if self.attention is None else self.attention(x)
 
 
@@ -214,10 +214,6 @@ class UNet(nn.Module):
         outside = (refine or shape.output_channels) * shape.patch**2
         self.head = None if layers.head is None else layers.head(shape.widths[0], outside)
         self.refinement = Refinement(shape.image_channels, refine, shape.output_channels) if refine else None
-        running_order = (*self.down, *self.middle, *reversed(self.up))
-        self._residual_blocks = tuple(
-            part for stage in running_order for part in stage.modules() if isinstance(part, ResidualBlock)
-        )
 
     @property
     def size_divisor(self) -> int:
@@ -243,52 +239,48 @@ class UNet(nn.Module):
         dtype = self.stem.weight.dtype
         x = (F.pixel_unshuffle(images, patch) if patch > 1 else images).to(dtype)
         vector = self.label_embedding(label, conditions).to(dtype)
-        projections = iter(label_projections(self._residual_blocks, vector))
-        kept = self._descend(x, projections)
+        kept = self._descend(x, vector)
         h = kept[-1]
         for block in self.middle:
-            h = self._run(block, h, projections)
-        h = self._ascend(h, kept, projections)
+            h = self._run(block, h, vector)
+        h = self._ascend(h, kept, vector)
         h = F.pixel_shuffle(h, patch) if patch > 1 else h
         return h if self.refinement is None else self.refinement(h, images.to(dtype))
 
-    def _descend(self, x: Images, projections: Iterator[Tensor]) -> list[Tensor]:
+    def _descend(self, x: Images, vector: LabelVector) -> list[Tensor]:
         h, pyramid = self.stem(x), x
         kept = [h]
         for index, level in enumerate(cast(Sequence[Level], self.down)):
             for block in level.blocks:
-                h = self._run(block, h, projections)
+                h = self._run(block, h, vector)
                 kept.append(h)
             if level.resample is not None:
-                h = self._run(level.resample, h, projections)
+                h = self._run(level.resample, h, vector)
                 if self.input_pyramid:
                     h, pyramid = self.input_pyramid[index](h, pyramid)
                 kept.append(h)
         return kept
 
-    def _ascend(
-        self, h: Images, kept: list[Tensor], projections: Iterator[Tensor]
-    ) -> Float[Tensor, "B C_out H_out W_out"]:
+    def _ascend(self, h: Images, kept: list[Tensor], vector: LabelVector) -> Float[Tensor, "B C_out H_out W_out"]:
         pyramid = None
         for index, level in reversed(list(enumerate(cast(Sequence[Level], self.up)))):
             for block in level.blocks:
                 # Not within the call, which would keep the narrower h in memory while the block runs.
                 h = torch.cat([h, kept.pop()], dim=1)
-                h = self._run(block, h, projections)
+                h = self._run(block, h, vector)
             if self.output_pyramid:
                 h, pyramid = self.output_pyramid[index](h, pyramid)
             if level.resample is not None:
-                h = self._run(level.resample, h, projections)
+                h = self._run(level.resample, h, vector)
         if self.head is not None:
             return self.head(h)
         assert pyramid is not None
         return pyramid
 
-    def _run(self, block: nn.Module, h: Images, projections: Iterator[Tensor]) -> Float[Tensor, "B C_out H_out W_out"]:
-        projection = None if isinstance(block, Downsample | Upsample) else next(projections)
+    def _run(self, block: nn.Module, h: Images, vector: LabelVector) -> Float[Tensor, "B C_out H_out W_out"]:
         if self.checkpoint_gradients and torch.is_grad_enabled():
-            return checkpoint(block, h, projection, use_reentrant=False)
-        return block(h, projection)
+            return checkpoint(block, h, vector, use_reentrant=False)
+        return block(h, vector)
 
 
 def resampling(

@@ -18,8 +18,6 @@ from sdedit_pl.networks.layers import (
     SelfAttention,
     Upsample,
     group_norm,
-    joint_projections,
-    label_projections,
     variance_scaling_,
 )
 
@@ -100,28 +98,22 @@ def test_a_fresh_residual_block_is_its_shortcut(skip_rescale):
     block = ResidualBlock(4, 4, 16, skip_rescale=skip_rescale)
     x = torch.randn(2, 4, 6, 6)
     expected = x / math.sqrt(2) if skip_rescale else x
-    torch.testing.assert_close(block(x, block.label_projection(torch.randn(2, 16))), expected, rtol=0, atol=1e-3)
+    torch.testing.assert_close(block(x, torch.randn(2, 16)), expected, rtol=0, atol=1e-3)
 
 
 def test_a_resampling_block_resamples_its_shortcut():
     block = ResidualBlock(4, 6, 16, resample=Downsample(4, 4, convolve=False, fir_kernel=None))
     x = torch.randn(2, 4, 6, 6)
     expected = block.shortcut(F.avg_pool2d(x, 2))
-    torch.testing.assert_close(block(x, block.label_projection(torch.randn(2, 16))), expected, rtol=0, atol=1e-3)
+    torch.testing.assert_close(block(x, torch.randn(2, 16)), expected, rtol=0, atol=1e-3)
 
 
 def test_dropout_acts_in_training_only():
     block = ResidualBlock(4, 4, 16, dropout=0.5, init_scale=1.0)
-    x, label = torch.randn(2, 4, 6, 6), torch.randn(2, 4)
+    x, label = torch.randn(2, 4, 6, 6), torch.randn(2, 16)
     assert not torch.equal(block(x, label), block(x, label))
     block.eval()
     assert torch.equal(block(x, label), block(x, label))
-
-
-def test_joint_projections_are_those_of_the_blocks():
-    blocks = [ResidualBlock(4, width, 16, modulate=modulate).double() for width, modulate in ((4, False), (6, True))]
-    label = torch.randn(3, 16, dtype=torch.float64)
-    torch.testing.assert_close(list(joint_projections(blocks, label)), label_projections(blocks, label))
 
 
 def test_plain_resampling_averages_and_repeats():
