@@ -59,10 +59,11 @@ class Simplex(Distribution):
     persistence: float = 0.8
 
     def __post_init__(self) -> None:
-        if self.octaves < 1 or not self.wavelength > 0 or not 0 < self.persistence <= 1:
+        last = math.ldexp(self.wavelength, 1 - self.octaves)
+        if self.octaves < 1 or not last >= 0.1 or not 0 < self.persistence <= 1:
             raise ValueError(
-                "simplex noise takes octaves of at least 1, a wavelength above 0 and a persistence in (0, 1], got "
-                f"{self.octaves}, {self.wavelength:g} and {self.persistence:g}"
+                "simplex noise takes octaves of at least 1, the last with cells of at least 0.1 pixels, persistence "
+                f"in (0, 1], got {self.octaves}, {last:g} and {self.persistence:g}; lower octaves or raise wavelength"
             )
 
     def fill(self, images: Images, generator: torch.Generator | None = None) -> Images:

@@ -6,7 +6,8 @@ files they are private characters.
 
 from __future__ import annotations
 
-import re
+import io
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sdedit_pl.configuration.schema import ConfigError
 
+logger = logging.getLogger(__name__)
 _PRIVATE = {0xDC00 + byte: 0x10FE00 + byte for byte in range(0x80, 0x100)}
-_SURROGATES = {private: surrogate for surrogate, private in _PRIVATE.items()}
+_DOLLAR = 0x10FD24
+_TEXT_OF = {**{private: surrogate for surrogate, private in _PRIVATE.items()}, _DOLLAR: "$"}
 _LEAST_LIMIT = 10_000
 """Nodes that a file may have in any case; beyond, it has at most one a byte, unless aliases multiply them."""
 
@@ -39,21 +42,12 @@ def encoded(value: Any) -> Any:
 
 def decoded(value: Any) -> Any:
     """The inverse of `encoded`."""
-    return in_each_text(value, lambda text: text.translate(_SURROGATES))
+    return in_each_text(value, lambda text: text.translate(_TEXT_OF))
 
 
 def yaml_text(data: Mapping[str, Any], **style: Any) -> str:
     """Plain data as `read_file` reads it; `style` are options of yaml.safe_dump."""
-    return yaml.safe_dump(_without_interpolations(encoded(data)), sort_keys=False, **style)
-
-
-def _without_interpolations(value: Any) -> Any:
-    """A value whose texts `read_file` returns unchanged, such as the name of a file with `${`; keys never change."""
-    if isinstance(value, dict):
-        return {name: _without_interpolations(entry) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_interpolations(item) for item in value]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+    return yaml.safe_dump(encoded(data), sort_keys=False, **style)
 
 
 def parsed(text: str) -> Any:
@@ -65,7 +59,7 @@ def parsed(text: str) -> Any:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The contents of a YAML file.
+    """The contents of a YAML file, without interpolations: others' files must not read this user's environment.
 
     Raises:
         ConfigError: there is no such file, or it is not a YAML mapping.
@@ -74,7 +68,11 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"there is no configuration file {path}; give a YAML file of `key: value` lines")
     try:
         nodes = max(_LEAST_LIMIT, path.stat().st_size)
-        loaded = OmegaConf.to_container(OmegaConf.load(path, max_yaml_expanded_nodes=nodes), resolve=True)
+        text = path.read_text(encoding="utf-8")
+        if "${" in text:
+            logger.warning("%s: ${...} is used as it is written, and not replaced by a value", path)
+        stream = io.StringIO(text.replace("$", chr(_DOLLAR)))
+        loaded = OmegaConf.to_container(OmegaConf.load(stream, max_yaml_expanded_nodes=nodes))
     except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path} is not a readable YAML file of `key: value` lines: {error}") from error
     if not isinstance(loaded, dict):

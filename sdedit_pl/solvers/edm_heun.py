@@ -59,9 +59,9 @@ class EDMHeun(Solver):
     evaluations_per_step = 2
 
     def __post_init__(self) -> None:
-        if not self.churn >= 0 or not self.inflation > 0 or not 0 <= self.lowest < self.highest:
+        if not self.churn >= 0 or not 0 < self.inflation <= 2 or not 0 <= self.lowest < self.highest:
             raise ValueError(
-                "churn needs churn >= 0, inflation > 0 and 0 <= lowest < highest, got "
+                "churn needs churn >= 0, 0 < inflation <= 2 and 0 <= lowest < highest, got "
                 f"churn={self.churn}, inflation={self.inflation}, lowest={self.lowest}, highest={self.highest}"
             )
 

@@ -156,6 +156,10 @@ class Muon(Adam):
 
     momentum: float = 0.95
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
+
     def build(self, parameters: list[torch.nn.Parameter], *, fused: bool = False) -> torch.optim.Optimizer:
         return MuonAndAdam(parameters, self, fused)
 

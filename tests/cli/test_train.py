@@ -49,6 +49,8 @@ REFUSALS = {
     "parameterisation.label=phase": ("parameterisation: ", "'phase'"),
     "times.t_min=2": ("times: ", "t_min=2"),
     "trainer.max_step=3": ("unknown key trainer.max_step;", "did you mean trainer.max_steps?"),
+    "trainer.num_nodes=1e12": ("trainer.num_nodes must be at most 1,000",),
+    "optimizer.name=muon optimizer.momentum=1": ("momentum must lie in [0, 1), got 1",),
     "trainer.max_steps=0": ("trainer: max_steps must be at least 1, got 0",),
     "trainer=5": ("trainer must be a section", "got 5"),
     "trainer.val_check_interval=0": ("val_check_interval must be at least 1, got 0",),
@@ -80,7 +82,7 @@ def images(desk: Path) -> None:
 @pytest.mark.parametrize("argument", REFUSALS)
 def test_it_refuses_and_writes_nothing(argument: str, desk: Path, command) -> None:
     before = sorted(desk.rglob("*"))
-    code, output, errors = command(*TRAIN, argument)
+    code, output, errors = command(*TRAIN, *argument.split())
     assert code == 2 and output == ""
     # What was found of the data may have been said before.
     *notices, error = errors.splitlines()
