@@ -1,4 +1,4 @@
-"""Labels of images that condition a network beside the noise level: a class, or a number.
+"""Labels of images that condition a network beside the noise level: a class, a number, or both.
 
 A condition turns a label, which is text, into a vector. The network embeds the vector linearly, without a bias, and
 adds it to the embedding of the noise level, so that zeros mean no label. Training leaves out some labels, so that the
@@ -186,6 +186,52 @@ class NumberCondition(Condition):
         return [max(0.0, 1 - abs(place - knot)) for knot in range(self.knots)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassNumberCondition(NumberCondition):
+    """A class and a number, "dress,0.3": the vector of `ClassCondition`, then that of `NumberCondition`.
+
+    Args:
+        classes: as of condition=class.
+    """
+
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert self._class.size == len(self.classes)  # it checks the names
+
+    @property
+    def _class(self) -> ClassCondition:
+        return ClassCondition(drop=self.drop, classes=self.classes)
+
+    @property
+    def size(self) -> int:
+        return self._class.size + super().size
+
+    @property
+    def known(self) -> str:
+        return f"{self._class.known}, each followed by a comma and {super().known}"
+
+    @property
+    def stated(self) -> bool:
+        return self._class.stated and super().stated
+
+    @property
+    def examples(self) -> Sequence[str]:
+        return [f"{name},{number}" for name in self.classes for number in super(ClassNumberCondition, self).examples]
+
+    def fitted(self, labels: Sequence[str]) -> ClassNumberCondition:
+        names, _, numbers = zip(*(label.rpartition(",") for label in labels), strict=True)
+        found = super().fitted(numbers)
+        return replace(self, classes=self._class.fitted(names).classes, low=found.low, high=found.high)
+
+    def vector(self, label: str) -> Sequence[float]:
+        name, comma, number = label.rpartition(",")
+        if not comma:
+            raise ValueError(f"label={label} needs a class and a number, as in name,0.5; the model has {self.known}")
+        return [*self._class.vector(name), *super().vector(number)]
+
+
 def _number(label: str) -> float:
     try:
         number = float(label)
@@ -196,4 +242,8 @@ def _number(label: str) -> float:
     return number
 
 
-CONDITIONS: dict[str, type[Condition]] = {"class": ClassCondition, "number": NumberCondition}
+CONDITIONS: dict[str, type[Condition]] = {
+    "class": ClassCondition,
+    "number": NumberCondition,
+    "class_number": ClassNumberCondition,
+}

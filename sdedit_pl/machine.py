@@ -17,6 +17,7 @@ stay in float32, where their results are the same in any batch and from run to r
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +62,7 @@ class Machine:
         device: type of the device: cuda, cpu, mps, ...
         bf16: whether it has fast units for bfloat16 (tensor cores, AMX, AVX-512 bf16).
         missing_compiler: what `torch.compile` lacks, if anything.
-        count: number of devices; None on a CPU, which runs any number of processes.
+        count: number of devices; None on a CPU, which runs several processes on a core.
     """
 
     device: str
@@ -147,12 +148,13 @@ def inference_arithmetic(machine: Machine, evaluations: int, precision: str, com
 
 
 def check_devices(machine: Machine, devices: int | str) -> None:
-    """Raises ValueError if a machine has fewer devices than the key trainer.devices asks for."""
+    """Raises ValueError if a machine has fewer devices than a key `devices` asks for."""
     wanted = int(devices) if str(devices).isdecimal() else 0
-    if machine.count is not None and wanted > machine.count:
+    most = machine.count or 8 * (os.cpu_count() or 1)
+    if wanted > most:
         raise ValueError(
-            f"trainer.devices={devices}, but this machine has {machine.count} ({machine.name}); take "
-            f"trainer.devices={machine.count} or auto, and trainer.num_nodes for more machines"
+            f"devices={devices}, but this machine has room for {most} ({machine.name}); take devices={most} or auto, "
+            "and num_nodes for more machines"
         )
 
 

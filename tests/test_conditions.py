@@ -11,7 +11,7 @@ from support.tiny import tiny_config
 
 from sdedit_pl import ScoreModule, SDEdit, conditions, load_denoiser, sample, save_denoiser
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.conditions import CONDITIONS, ClassCondition, Condition, NumberCondition
+from sdedit_pl.conditions import CONDITIONS, ClassCondition, ClassNumberCondition, Condition, NumberCondition
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.autoguidance import guided
@@ -19,6 +19,7 @@ from sdedit_pl.editing.trajectories import RecordingDenoiser
 from sdedit_pl.editing.windows import windowed
 
 CLASSES = {"name": "class", "classes": ["cat", "dog"]}
+BOTH = ClassNumberCondition(classes=("hat", "dress"), low=0.0, high=1.0, knots=2)
 
 
 def pets(network: str = "ncsnpp", augmentation: int = 0) -> tuple[Denoiser, ModelConfig]:
@@ -39,11 +40,15 @@ def test_vectors() -> None:
     number = NumberCondition(low=10.0, high=20.0, knots=3)
     found = number.vectors(["10", "12.5", "20"])
     torch.testing.assert_close(found, torch.tensor([[1, 0, 0], [0.5, 0.5, 0], [0, 0, 1.0]]))
+    assert BOTH.vectors(["dress,0.25", "hat,1"]).tolist() == [[0, 1, 0.75, 0.25], [1, 0, 0, 1]]
 
 
 def test_what_is_open_comes_from_the_training_images() -> None:
     assert ClassCondition().fitted(["dog", "10", "9", "dog"]).classes == ("9", "10", "dog")
     assert NumberCondition(low=0.0).fitted(["3", "1e1"]) == NumberCondition(low=0.0, high=10.0)
+    both = ClassNumberCondition(knots=2).fitted(["hat,1", "big,dress,3"])
+    assert both == ClassNumberCondition(classes=("big,dress", "hat"), low=1.0, high=3.0, knots=2)
+    assert both.examples == ["big,dress,1", "big,dress,3", "hat,1", "hat,3"]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +59,9 @@ def test_what_is_open_comes_from_the_training_images() -> None:
         (ClassCondition(), "cat", "label=cat is for a model trained with labels"),
         (NumberCondition(low=3.0, high=80.0), "90", "label=90 is outside .* numbers from 3 to 80"),
         (NumberCondition(low=3.0, high=80.0), "cat", "label=cat is no number"),
+        (BOTH, "hat", "label=hat needs a class and a number.* classes hat, dress, each followed by .* from 0 to 1"),
+        (BOTH, "hta,0.5", "label=hta is unknown; did you mean hat"),
+        (BOTH, "hat,7", "label=7 is outside"),
     ],
 )
 def test_labels_that_a_model_does_not_know(condition: Condition, label: str, message: str) -> None:

@@ -104,11 +104,13 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_more_devices_than_there_are_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"trainer\.devices=8.* has 2 .*trainer\.devices=2"):
+    with pytest.raises(ValueError, match=r"^devices=8, but .* has room for 2 .*devices=2"):
         check_devices(H100, 8)
     for devices in (2, "auto", "0,1", "-1"):
         check_devices(H100, devices)
     check_devices(CPU, 8)
+    with pytest.raises(ValueError, match="devices=1000000, but this machine has room for"):
+        check_devices(CPU, 10**6)
 
 
 @pytest.mark.parametrize(("capability", "bf16"), [((9, 0), True), ((8, 6), True), ((7, 5), False)])

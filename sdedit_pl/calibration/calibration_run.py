@@ -27,6 +27,7 @@ from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.model_settings import FREE_SETTINGS
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.chosen_images import ChosenImages, choose_images
+from sdedit_pl.data.image_format import shown_bands
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.files import require_folder
@@ -88,7 +89,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
             unfinished.discard()
         sweep = measured_sweep(settings, denoiser, edits, chosen, unfinished)
         report = CalibrationReport(trade_off(sweep), [edit.t0 for edit in edits], noise_levels(edits, denoiser))
-        report.plot(checkpoint.name, sweep.shown).save(unpublished / plot.name)
+        report.plot(checkpoint.name, shown_bands(sweep.shown, description.image.format)).save(unpublished / plot.name)
         found = {**report.as_data(), "settings": recorded, RECORDED: hashes_of(unpublished)}
         write_calibration(unpublished / file.name, checkpoint, report.t0, found)
     unfinished.discard()

@@ -6,6 +6,7 @@ import io
 import keyword
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -72,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from sdedit_pl.files import in_words
 
         return fail(in_words(error))
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
+            raise
         return fail("out of memory; make images, windows or batches smaller")
     except KeyboardInterrupt:
         return fail("interrupted", 130)

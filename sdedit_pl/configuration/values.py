@@ -22,7 +22,7 @@ _MOST, _LARGEST, _SMALLEST = 10**12, 1e30, 1e-30
 _MOST_OF = {
     **dict.fromkeys(("n", "samples", "steps", "batch", "batch_size", "repeats", "resample", "levels"), 10**6),
     **dict.fromkeys(("count", "frames", "grow", "feather", "windows", "side", "memory_edits"), 10**5),
-    **dict.fromkeys(("workers", "processes", "num_nodes"), 1000),
+    **dict.fromkeys(("workers", "processes", "devices", "num_nodes", "blur", "accumulate_grad_batches"), 1000),
 }
 """The bound of keys whose memory or time grows with them."""
 _UNBOUNDED = ("seed", "max_pixels")

@@ -75,6 +75,10 @@ class ArrayFormat(abc.ABC):
         """The metadata of the pixels that `box` describes."""
         return rest
 
+    def window(self, content: bytes) -> tuple[float, float] | None:
+        """The values that a file asks viewers to show as black and white."""
+        return None
+
     def module(self) -> Any:
         """The module `package`; raises ValueError if it is not installed."""
         try:
@@ -275,6 +279,16 @@ class Dicom(ArrayFormat):
             raise ValueError(str(error)) from None
         slope, intercept = _rescaling(data)
         return Stored(stored if (slope, intercept) == (1, 0) else (stored * slope + intercept).astype(np.float32), data)
+
+    def window(self, content: bytes) -> tuple[float, float] | None:
+        """The first window, as the VOI LUT function LINEAR maps it; other functions and tables are not applied."""
+        data = self.module().dcmread(io.BytesIO(content), stop_before_pixels=True)
+        found = [getattr(data, name, None) for name in ("WindowCenter", "WindowWidth")]
+        centre, width = (float(np.atleast_1d(value)[0] or 0) if value is not None else 0 for value in found)
+        if width <= 1:
+            return None
+        low, high = centre - width / 2, centre + width / 2 - 1
+        return (high, low) if data.get("PhotometricInterpretation") == "MONOCHROME1" else (low, high)
 
     def placed(self, rest: Any, box: Box) -> Any:
         data, spacing = deepcopy(rest), [float(size) for size in getattr(rest, "PixelSpacing", None) or (1, 1)]

@@ -36,6 +36,8 @@ class PixelFormat:
         bands: name of each channel; [] numbers them.
         shown: one or three bands that previews, sheets and the page show, by number from 0; [] takes the first three,
             or the first one of fewer.
+        window: low,high: the values that they show as black and white; null for the window of a DICOM file, and
+            otherwise for the range.
         alpha: the last band is opacity, and colours are multiplied by it as long as the model sees them.
         invalid: NaN and infinite values: refuse the image, or mask them, which leaves them out of the loss.
 
@@ -50,6 +52,7 @@ class PixelFormat:
     percentile: float = 0.1
     bands: tuple[str, ...] = ()
     shown: tuple[int, ...] = ()
+    window: tuple[float, float] | None = None
     alpha: bool = False
     invalid: Literal["refuse", "mask"] = "refuse"
 
@@ -60,6 +63,8 @@ class PixelFormat:
             raise ValueError(f"percentile must lie in [0, 50), got {self.percentile}; 0 takes the extreme values")
         if len(self.shown) not in (0, 1, 3) or any(band < 0 for band in self.shown):
             raise ValueError(f"shown is one band or three, by number from 0, got {list(self.shown)}")
+        if self.window is not None and (self.alpha or self.window[0] == self.window[1]):
+            raise ValueError(f"window is two different values, for data without alpha, got {list(self.window)}")
         if len(set(self.bands)) != len(self.bands):
             raise ValueError(f"bands need different names, got {list(self.bands)}")
         if self.alpha and self.dtype == "float32":
@@ -295,7 +300,11 @@ def inside(shape: tuple[int, int], sides: tuple[int, int]) -> UInt8[Tensor, "H W
 
 
 def shown_bands(images: Pixels, format: PixelFormat | None = None) -> Pixels:
-    """The one or three bands of images in [-1, 1] that pictures show; opacity is shown over white."""
+    """The one or three bands of images in [-1, 1] that pictures show, in the format's window; opacity is over white."""
+    if format is not None and format.window is not None:
+        (low, high), (black, white) = format.limits, format.window
+        values = (images + 1) * ((high - low) / 2) + low
+        images = ((values - black) * (2 / (white - black)) - 1).clamp(-1, 1)
     channels = images.shape[-3]
     chosen = () if format is None else format.shown
     if not chosen:

@@ -21,8 +21,8 @@ def labels_of(images: ImageSet, place: str) -> list[str]:
 
     Args:
         place: "folders", the folder that holds an image, the topmost where there are several; FILE.csv:COLUMN, whose
-            first column names the images by their paths in the data or by their file names, with or without suffix; or
-            what `ImageSet.stored_labels` reads.
+            first column names the images by their paths in the data or by their file names, with or without suffix, and
+            COLUMN,COLUMN joins two by a comma; or what `ImageSet.stored_labels` reads.
 
     Raises:
         ValueError: the place cannot be read, or has no label for some images.
@@ -61,15 +61,18 @@ def _names(key: str) -> Sequence[str]:
 
 
 def _column(file: Path, column: str) -> dict[str, str]:
-    """The values of a CSV file's column, by those of its first."""
+    """The values of a CSV file's column, or of several joined by commas, by those of its first."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             first, *rows = csv.reader(opened)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         raise ValueError(f"data.labels: {file} cannot be read as CSV with a line of column names: {error}") from error
-    if column not in first[1:]:
-        close = difflib.get_close_matches(column, first[1:], n=1, cutoff=0.5)
-        meant = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"{file} has no column {column!r} after the first; it has {', '.join(first[1:])}{meant}")
-    place = first.index(column, 1)
-    return {row[0].strip(): row[place].strip() for row in rows if len(row) > place}
+    names = [column] if column in first[1:] else column.split(",")
+    for name in names:
+        if name not in first[1:]:
+            close = difflib.get_close_matches(name, first[1:], n=1, cutoff=0.5)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"{file} has no column {name!r} after the first; it has {', '.join(first[1:])}{meant}")
+    places = [first.index(name, 1) for name in names]
+    cells = {row[0].strip(): [row[place].strip() for place in places] for row in rows if len(row) > max(places)}
+    return {image: ",".join(found) if all(found) else "" for image, found in cells.items()}

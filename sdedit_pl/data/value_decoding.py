@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,14 @@ def read_values(file: bytes | Path, name: str) -> Stored:
         )
     values = values.astype(np.uint16) if values.dtype == np.int32 else values  # Pillow's mode I of 16-bit files
     return Stored(values[..., None] if values.ndim == 2 else values)
+
+
+def with_window(file: Path, pixels: PixelFormat) -> PixelFormat:
+    """The format with the window that a readable file states, if it states one."""
+    content = file_content(file)
+    found = format_of(content)
+    window = None if found is None else found.window(content)
+    return replace(pixels, window=window or pixels.window)
 
 
 def decode_values(file: bytes | Path, name: str, image_format: ImageFormat) -> Pixels:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from sdedit_pl.data.image_files import UnreadableImage
 from sdedit_pl.data.image_format import PixelFormat
 from sdedit_pl.data.source import Source
+from sdedit_pl.data.value_decoding import with_window
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,9 @@ def with_range(source: Source) -> PixelFormat | None:
     pixels = source.format.format
     if pixels is None or source.streams:
         return pixels
+    images = source.images("train")
+    if pixels.window is None and len(images) and Path(images.name(0)).is_file():
+        pixels = with_window(Path(images.name(0)), pixels)
     values = measured_values(source)
     if pixels.range is None and (pixels.dtype == "uint8" or pixels.alpha):
         pixels = replace(pixels, range=pixels.limits)

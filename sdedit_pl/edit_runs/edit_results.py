@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
-from sdedit_pl.data.image_format import ImageFormat, images_from_bytes
+from sdedit_pl.data.image_format import ImageFormat, images_from_bytes, shown_bands
 from sdedit_pl.data.value_decoding import result_file, result_suffix
 from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.edit_runs.unfinished_edits import RECORD_FILE, RECORD_KEY, GuideFacts
@@ -66,7 +66,7 @@ class SampleWriter:
         if path is not None:
             still, animation = trajectory_files(guide, mark)
             shown = path.images.shape[1]
-            results, seeds = edited.samples[:shown], edited.seeds[:shown]
+            results, seeds = shown_bands(edited.samples[:shown], guide.format), edited.seeds[:shown]
             self._save(facts, still, png_bytes(strip(path, results, seeds)))
             save_animation(self.folder / animation, path, results, seeds)
             facts["files"][animation] = sha256_of(self.folder / animation)

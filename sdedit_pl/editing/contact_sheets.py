@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from sdedit_pl.data.image_format import shown_bands
 from sdedit_pl.editing.many_guides import Edited
 from sdedit_pl.picture_grid import captioned, cell_side, picture_grid, to_picture
 
@@ -29,7 +30,7 @@ def demo_sheet(edits: Sequence[Edited], t0: float | str, columns: int | None = N
     """
     cell, first = cell_side(_marked(edits[0])), edits[0]
     rows = [[_marked(edit), *_pictures(edit)] for edit in edits]
-    example = (_marked(first), to_picture(first.noised[0]), to_picture(first.samples[0]))
+    example = (_marked(first), *(to_picture(images[0], first.guide.format) for images in (first.noised, first.samples)))
     captions = ("a guide", f"noised to t0 = {t0}", "and denoised")
     rows.append([captioned(*pair, cell) for pair in zip(example, captions, strict=True)])
     titles = ["guide", *(f"seed {seed}" for seed in first.seeds), *[""] * (2 - len(first.seeds))]
@@ -51,9 +52,8 @@ def variation_sheet(edits: Sequence[Sequence[Edited]], t0s: Sequence[float | str
 
 def _marked(edit: Edited) -> Image.Image:
     """The guide, with kept pixels faded towards grey."""
-    if edit.area is None:
-        return to_picture(edit.guide.image[0], edit.guide.format)
-    return to_picture((edit.guide.image * (1 + edit.area.cpu()) / 2)[0], edit.guide.format)
+    image = shown_bands(edit.guide.image, edit.guide.format)
+    return to_picture((image if edit.area is None else image * (1 + edit.area.cpu()) / 2)[0])
 
 
 def _pictures(edit: Edited) -> list[Image.Image]:

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from sdedit_pl.data.image_format import bytes_from_images
+from sdedit_pl.data.image_format import PixelFormat, bytes_from_images, shown_bands
 from sdedit_pl.denoiser import Denoiser, Estimates, Labels
 from sdedit_pl.editing.many_guides import Edited, edit_guides
 from sdedit_pl.editing.sdedit import SDEdit
@@ -96,11 +96,12 @@ class RecordingDenoiser(WatchedDenoiser):
     """A wrapper around a denoiser that records at most `frames` (3 or more) of its estimates of x_0 during one run.
 
     It keeps every n-th estimate and the last one. When `frames` estimates have been kept, every second one is dropped
-    and n is doubled. Nothing is read back from the device before `trajectory` is called.
+    and n is doubled. Estimates have the bands that `format` shows. Nothing is read back from the device before
+    `trajectory` is called.
     """
 
-    def __init__(self, denoiser: Denoiser, frames: int = 48) -> None:
-        super().__init__(denoiser, lambda t, x_0: self._keep(_Estimate(t, x_0)))
+    def __init__(self, denoiser: Denoiser, frames: int = 48, format: PixelFormat | None = None) -> None:
+        super().__init__(denoiser, lambda t, x_0: self._keep(_Estimate(t, shown_bands(x_0, format))))
         self.frames = frames
         self._kept: list[_Estimate] = []
         self._latest: _Estimate | None = None
@@ -162,7 +163,7 @@ def edit_with_trajectory(
     They form one batch; there are at most `SHOWN_SAMPLES` of them.
     """
     shown = min(batch or len(seeds), SHOWN_SAMPLES)
-    recording = RecordingDenoiser(denoiser)
+    recording = RecordingDenoiser(denoiser, format=guide.format)
     (edited,) = edit_guides(recording, edit, [guide], [area], seeds[:shown], batch=shown, on_step=on_step)
     rest = edit_guides(denoiser, edit, [guide], [area], seeds[shown:], batch=batch, on_step=on_step)
     samples = torch.cat([edited.samples, *(others.samples for others in rest)])

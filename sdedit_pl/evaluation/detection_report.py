@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdedit_pl.data.chosen_images import ChosenImages
+from sdedit_pl.data.image_format import PixelFormat
 from sdedit_pl.evaluation.anomaly_maps import AnomalyMaps, image_score
 from sdedit_pl.evaluation.report_document import Figure, ReportDocument, Section, Table
 from sdedit_pl.evaluation.report_sections import CELL
@@ -55,6 +56,7 @@ def sheet(
     shown: Mapping[int, tuple[AnomalyMaps, Float[Tensor, "H W"]]],
     images: ChosenImages,
     truth: Bool[Tensor, "N H W"] | None,
+    format: PixelFormat | None,
 ) -> Image.Image:
     """Images, reconstructions, maps and spreads, these brightened alike, and the defects of the images in `shown`."""
     spreads = torch.stack([maps.spreads.mean(0) for maps, _ in shown.values()])
@@ -64,7 +66,7 @@ def sheet(
         maps, anomaly = shown[number]
         grey = [anomaly / brightest, spread, *(() if truth is None else (truth[number],))]
         parts = [images.image(number), maps.reconstruction, *(2 * values[None].float() - 1 for values in grey)]
-        rows.append([to_picture(part) for part in parts])
+        rows.append([*(to_picture(part, format) for part in parts[:2]), *map(to_picture, parts[2:])])
     titles = ["image", "reconstruction", "map", "spread", *(() if truth is None else ("defect",))]
     return picture_grid(rows, titles, CELL)
 

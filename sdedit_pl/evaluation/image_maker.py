@@ -24,7 +24,14 @@ from sdedit_pl.editing.images_per_call import images_per_call
 from sdedit_pl.evaluation.editing_tasks import draws_of
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, EvaluationPlan
 from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, remove_images
-from sdedit_pl.machine import AutoBool, inference_arithmetic, log_arithmetic, prepare_network, this_machine
+from sdedit_pl.machine import (
+    AutoBool,
+    check_devices,
+    inference_arithmetic,
+    log_arithmetic,
+    prepare_network,
+    this_machine,
+)
 from sdedit_pl.training.lightning_internals import without_notices
 
 logger = logging.getLogger(__name__)
@@ -96,6 +103,7 @@ class ImageMaker:
             OSError: an image cannot be read or written.
         """
         try:
+            check_devices(this_machine(computing.accelerator), computing.devices)
             fabric = Fabric(accelerator=computing.accelerator, devices=computing.devices, num_nodes=computing.num_nodes)
         except (MisconfigurationException, TypeError, ValueError) as error:
             raise ValueError(f"accelerator={computing.accelerator} devices={computing.devices}: {error}") from error

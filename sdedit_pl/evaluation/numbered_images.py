@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -88,6 +89,10 @@ class NumberedImages:
             OSError: a file is missing.
         """
         return self.format.images(torch.stack([self._decoded(number) for number in numbers]))
+
+    def shown(self, numbers: Sequence[int]) -> list[Image.Image]:
+        """Some of the images as pictures; raises the same errors as `read`."""
+        return [to_picture(image, self.format.format) for image in self.read(numbers)]
 
     def read_masks(self, numbers: Sequence[int]) -> Mask:
         """Some of the images as masks, True where they are white; raises the same errors as `read`."""

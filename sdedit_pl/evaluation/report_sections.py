@@ -12,7 +12,7 @@ from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, OURS
 from sdedit_pl.evaluation.measurement import Measurement
 from sdedit_pl.evaluation.numbered_images import NumberedImages
 from sdedit_pl.evaluation.report_document import Figure, ReportDocument, Section, Table
-from sdedit_pl.picture_grid import picture_grid, to_picture
+from sdedit_pl.picture_grid import picture_grid
 from sdedit_pl.plots import Point, trade_off_plot
 
 SHEET_ROWS = 8
@@ -98,7 +98,7 @@ def measures_table(rows: Mapping[str, Mapping[str, Any]], title: str) -> Table:
 
 def sheet(columns: Mapping[str, NumberedImages], numbers: Sequence[int]) -> Image.Image:
     """A grid of images: a row per image, a column per method."""
-    shown = {title: [to_picture(image) for image in pictures.read(numbers)] for title, pictures in columns.items()}
+    shown = {title: pictures.shown(numbers) for title, pictures in columns.items()}
     rows = [list(row) for row in zip(*shown.values(), strict=True)]
     return picture_grid(rows, list(shown), CELL)
 
@@ -176,7 +176,7 @@ def _ablation_section(
         x_title="L2 to guide (lower is more faithful)",
         y_title="KID to validation images (lower is more realistic)",
         levels={title: guides[source]["kid"] for source, title in named.items()},
-        pictures={title: to_picture(pictures.read([middle])[0]) for title, pictures in shown.items()},
+        pictures={title: pictures.shown([middle])[0] for title, pictures in shown.items()},
     )
     return Section(
         f"Ablation: {ablation.title}",

@@ -134,7 +134,7 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
             "with_defects": None if truth is None else int(truth.flatten(1).any(1).sum()),
             "measures": {} if truth is None else measures_of(torch.stack(anomalies), settings.t0, settings.top, truth),
         }
-        report(numbers, sheet(shown, images, truth)).write(results, numbers)
+        report(numbers, sheet(shown, images, truth, shape.format)).write(results, numbers)
     return numbers
 
 

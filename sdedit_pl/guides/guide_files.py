@@ -20,7 +20,7 @@ from sdedit_pl.data.array_formats import ARRAY_SUFFIXES, suffixes_of
 from sdedit_pl.data.image_decoding import decode_image, decode_whole, eight_bits, image_to_tensor
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images, open_image, orientation, upright
 from sdedit_pl.data.image_format import Fit, ImageFormat, ImageShape, PixelFormat, central_box, padded_box
-from sdedit_pl.data.value_decoding import clipped_share, read_values
+from sdedit_pl.data.value_decoding import clipped_share, read_values, with_window
 from sdedit_pl.files import matching_files
 from sdedit_pl.guides.reference_runner_files import RUNNER_SUFFIX, read_mask_and_image
 from sdedit_pl.typing import Pixels
@@ -116,7 +116,7 @@ def read_guide(path: Path, shape: ImageShape, fit: Fit = "crop") -> Guide:
         return Guide(path, image, (shape.width, shape.height), mask)
     values = read_pixels(path, ImageFormat.of(shape, fit=fit))
     _warn_of_clipping(path, values, shape)
-    return Guide(path, shape.images(values[None]), image_size(path), fit=fit, format=shape.format)
+    return Guide(path, shape.images(values[None]), image_size(path), fit=fit, format=_shown_format(path, shape))
 
 
 def read_large_guide(path: Path, window: ImageShape, side: int | None = None) -> Guide:
@@ -138,7 +138,7 @@ def read_large_guide(path: Path, window: ImageShape, side: int | None = None) ->
     sides = max(round(height * scale), window.height), max(round(width * scale), window.width)
     values = read_pixels(path, replace(ImageFormat.of(window), size=sides), whole=True)
     _warn_of_clipping(path, values, window)
-    return Guide(path, window.images(values[None]), (width, height), whole=True, format=window.format)
+    return Guide(path, window.images(values[None]), (width, height), whole=True, format=_shown_format(path, window))
 
 
 def read_guides(guide: str, shape: ImageShape) -> list[Guide]:
@@ -202,6 +202,10 @@ def fitted(picture: Image.Image, guide: Guide) -> UInt8[Tensor, "C H W"]:
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(picture)).reshape(height, width, -1).permute(2, 0, 1)
+
+
+def _shown_format(path: Path, shape: ImageShape) -> PixelFormat | None:
+    return shape.format and with_window(path, shape.format)
 
 
 def _warn_of_clipping(path: Path, values: Pixels, shape: ImageShape) -> None:

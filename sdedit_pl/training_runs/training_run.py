@@ -143,7 +143,7 @@ def for_this_machine(config: TrainingConfig) -> tuple[TrainingConfig, Machine]:
             f"and checkpoints need it whole; take ddp, since a network that edits images fits on one device"
         )
     machine = this_machine(settings.accelerator)
-    construct("", check_devices, machine=machine, devices=settings.devices)
+    construct("trainer", check_devices, machine=machine, devices=settings.devices)
     return resolve_arithmetic(config, machine), machine
 
 

@@ -281,6 +281,7 @@ BAD = {
     "out=guide.png": ("out=guide.png is a file",),
     "out=elsewhere": ("elsewhere already holds files, but no evaluation",),
     "out=guide.png/below": ("out=guide.png/below cannot be written",),
+    "devices=999": ("devices=999, but this machine has room for",),
     "accelerator=quantum": ("accelerator=quantum devices=1:",),
     "features.name=file": ("features.path is required",),
 }

@@ -95,6 +95,7 @@ def test_an_unknown_verb_is_refused(refused) -> None:
         (OSError(5, "Input/output error"), "Input/output error"),
         (OSError(30, "Read-only file system", "o"), "o: Read-only file system; give a place that can be written"),
         (OSError("disk on fire"), "disk on fire"),
+        (RuntimeError("can't allocate memory"), "out of memory; make images, windows or batches smaller"),
     ],
 )
 def test_errors_are_one_line(error: Exception, line: str, monkeypatch: pytest.MonkeyPatch, refused) -> None:

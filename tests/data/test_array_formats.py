@@ -23,7 +23,9 @@ from sdedit_pl.data.image_decoding import decode_image, decode_whole
 from sdedit_pl.data.image_files import UnreadableImage
 from sdedit_pl.data.image_format import ImageFormat, ImageShape, PixelFormat, shown_bands
 from sdedit_pl.data.value_decoding import png_file, premultiplied, read_values, result_file, unmultiplied
-from sdedit_pl.data.value_range import measured_values
+from sdedit_pl.data.value_range import measured_values, with_range
+from sdedit_pl.guides.guide_files import read_guide
+from sdedit_pl.picture_grid import to_picture
 
 GREY = np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000
 BANDS = np.random.default_rng(0).normal(300, 5, (3, 4, 4)).astype(np.float32)
@@ -61,7 +63,7 @@ def geotiff(values: np.ndarray, **options: Any) -> bytes:
         return bytes(memory.read())
 
 
-def dicom(values: np.ndarray, slope: float = 1, intercept: float = 0, bits: int = 16) -> bytes:
+def dicom(values: np.ndarray, slope: float = 1, intercept: float = 0, bits: int = 16, **elements: Any) -> bytes:
     import pydicom
 
     meta = pydicom.dataset.FileMetaDataset()
@@ -76,6 +78,8 @@ def dicom(values: np.ndarray, slope: float = 1, intercept: float = 0, bits: int 
     data.PixelSpacing, data.PatientID = [0.5, 0.7], "phantom"
     data.ImagePositionPatient, data.ImageOrientationPatient = [0, 0, 7], [1, 0, 0, 0, 1, 0]
     data.RescaleSlope, data.RescaleIntercept, data.PixelData = slope, intercept, values.tobytes()
+    for name, value in elements.items():
+        setattr(data, name, value)
     file = io.BytesIO()
     data.save_as(file, enforce_file_format=True)
     return file.getvalue()
@@ -132,6 +136,35 @@ def test_results_keep_the_place_of_an_image() -> None:
     assert again.rest.SOPInstanceUID != "1.2.3" and again.rest.ImageType[0] == "DERIVED"
     stored = Nifti().read(nifti(GREY))
     assert np.array_equal(Nifti().read(Nifti().write(GREY[..., None], stored.rest)).rest[0], stored.rest[0])
+
+
+WINDOW = {"WindowCenter": [3000, 0], "WindowWidth": [2001, 10]}
+
+
+@pytest.mark.parametrize(
+    ("elements", "window", "shown"),
+    [
+        (WINDOW, (1999.5, 3999.5), [0, 64, 179, 255]),
+        ({**WINDOW, "PhotometricInterpretation": "MONOCHROME1"}, (3999.5, 1999.5), [255, 191, 76, 0]),
+        ({**WINDOW, "WindowWidth": 1}, None, [64, 159, 217, 255]),
+        ({}, None, [64, 159, 217, 255]),
+    ],
+)
+def test_pictures_show_the_window_of_a_dicom_file(
+    elements: dict[str, Any], window: tuple[float, float] | None, shown: list[int], tmp_path: Path
+) -> None:
+    import pydicom
+
+    file, values = tmp_path / "a.dcm", np.array([[1000, 2500, 3400, 5000]])
+    file.write_bytes(dicom((values + 1024).astype(np.uint16), 1, -1024, **elements))
+    pixels = PixelFormat("float32", range=(0.0, 5000.0), window=(0.0, 4000.0))
+    guide = read_guide(file, ImageShape((1, 4), 1, format=pixels))
+    assert np.array(to_picture(guide.image[0], guide.format)).tolist() == [shown]
+    result = result_file(guide.image[0], guide.shape, ".dcm", file)
+    assert np.abs(read_values(result, "a").values.squeeze() - values).max() < 1
+    assert pydicom.dcmread(io.BytesIO(result)).get("WindowCenter") == elements.get("WindowCenter")
+    measured = with_range(FolderSource(str(tmp_path), (1, 4), 1, val_fraction=0.0, format=PixelFormat("float32")))
+    assert measured is not None and measured.window == window
 
 
 def test_a_smaller_result_stays_in_its_place(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sdedit_pl.data.image_format import PixelFormat
 from sdedit_pl.editing.contact_sheets import contact_sheet, demo_sheet, variation_sheet
 from sdedit_pl.editing.many_guides import Edited
 from sdedit_pl.guides.guide_files import Guide
@@ -45,6 +47,15 @@ def test_a_contact_sheet_is_a_row_of_guide_noised_guide_and_samples() -> None:
     titles = np.array(sheet)[:TITLE_HEIGHT]
     for column in range(4):
         assert (titles[:, MARGIN + STEP * column : MARGIN + STEP * column + SMALLEST_CELL] < 128).any(), "no title"
+
+
+def test_kept_pixels_are_faded_in_the_window_that_the_sheet_shows() -> None:
+    pixels = PixelFormat("float32", range=(0.0, 4.0), shown=(2,), window=(0.0, 2.0))
+    whole = edited(area=torch.zeros(1, 1, 16, 16), guide=-0.5, samples=(-0.5, 1.0))
+    sheet = contact_sheet([replace(whole, guide=whole.guide._replace(format=pixels))])
+    assert [cell(sheet, 0, column)[0, 0, 0] for column in (0, 2, 3)] == [128, 128, 255]
+    whole = replace(whole, guide=whole.guide._replace(format=pixels, image=flat(0.0)))
+    assert cell(contact_sheet([whole]), 0, 0)[0, 0, 0] == 191  # half way from white to grey
 
 
 @pytest.mark.parametrize(("guides", "columns"), [(19, 4), (5, 3), (3, 4)])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 from sdedit_pl import SDEdit, load_denoiser
-from sdedit_pl.data.image_format import bytes_from_images
+from sdedit_pl.data.image_format import PixelFormat, bytes_from_images
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing.trajectories import (
     LARGEST_SIDE,
@@ -61,6 +61,14 @@ def recorded(evaluations: int, frames: int = 8) -> Trajectory:
 def numbers(trajectory: Trajectory) -> list[int]:
     """The numbers of the evaluations that the frames show."""
     return trajectory.images[:, 0, 0, 0, 0].tolist()
+
+
+def test_frames_show_the_stated_bands_in_their_window() -> None:
+    pixels = PixelFormat("float32", range=(0.0, 255.0), shown=(3,), window=(0.0, 4.0))
+    denoiser = RecordingDenoiser(Denoiser(Counted(), CleanImage(), VPSDE()), format=pixels)
+    for _ in range(6):
+        denoiser(torch.zeros(1, 4, 4, 4), torch.ones(1))
+    assert denoiser.trajectory().images.shape[2] == 1 and denoiser.trajectory().images[-1].unique() == 255
 
 
 def some_trajectory(count: int = 2, frames: int = 5, size: int = 16) -> Trajectory:

@@ -160,6 +160,21 @@ def test_packed_shards_hold_the_labels_of_their_originals(
     assert "15 of 16 images have no label" in capsys.readouterr().err and not list((tmp_path / "none").glob("*"))
 
 
+def test_a_class_and_a_number_condition_one_model(pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    labels, words = f"{pets}/pets.csv:species,weight", ("condition=class_number", "trainer.max_steps=1")
+    path = fit(config(pets, tmp_path / "run", *words, labels=labels))
+    model = load_denoiser(path).labels
+    assert model.known == "the classes cat, dog, each followed by a comma and numbers from 0 to 17"
+    assert main(["pack", f"data={pets / 'photos'}", "size=8", f"labels={labels}", f"out={tmp_path / 'shards'}"]) == 0
+    images = WebDatasetSource(str(tmp_path / "shards"), 8).images("train")
+    assert model.vectors(labels_of(images, "json:label")).shape == (len(images), 10)
+    picture("cat", 0).save(tmp_path / "guide.png")
+    edit = ["edit", f"ckpt={path}", f"guide={tmp_path / 'guide.png'}", "samples=1", "steps=2", "t0=0.5"]
+    assert main([*edit, f"out={tmp_path / 'edits'}", "label=dog,3.5"]) == 0
+    assert main([*edit, f"out={tmp_path / 'none'}", "label=dog"]) != 0
+    assert "label=dog needs a class and a number" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(pets: Path, tmp_path: Path) -> None:
     """With labels and augmentation; the resumed run takes the classes again from the images."""
     settings = ("augment.probability=0.5", "condition.drop=0.5", "checkpoint.every_steps=2")
@@ -189,6 +204,7 @@ def test_a_number_conditions_and_starts_from_an_unlabelled_model(pets: Path, tmp
             (),
             r"no column 'specis' .* it has species, weight; did you mean species",
         ),
+        ("{root}/pets.csv:species,wieght", (), "no column 'wieght'"),
         ("{root}/none.csv:species", (), "none.csv cannot be read as CSV"),
         ("cls", (), "images in folders take folders or FILE.csv:COLUMN"),
         ("folders", ("condition.classes=[cat,cow]",), r"label=dog is unknown.*the classes cat, cow"),
