@@ -521,25 +521,25 @@ def syncs(bench: Bench) -> dict[str, Any]:
         "lowpass edit": lambda: SDEdit(steps=5, lowpass=4)(denoiser, guide, seeds=[1, 2]),
         "a batch that is gathered": lambda: next(gathered_batches),
         "guided edit": lambda: SDEdit(steps=5)(guided(denoiser, weak, 2.0, (0.1, 3.0)), guide, seeds=[1, 2]),
+        "edit in inference mode": lambda: torch.inference_mode()(SDEdit(steps=5))(denoiser, guide, seeds=[1, 2]),
         "edit by label": lambda: SDEdit(steps=5)(guided(labelled.labelled("dog"), None, 2.0), guide, seeds=[1, 2]),
         "edit with simplex noise": lambda: SDEdit(steps=5)(denoiser.changed(noise=Simplex()), guide, seeds=[1, 2]),
         "a batch of 16 bits": lambda: next(wide_batches),
         "lowpass edit by 64": lambda: SDEdit(steps=2, lowpass=64)(denoiser, large, seeds=[1, 2]),
     }
     for name, run in runs.items():
-        run()
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
         try:
+            run()
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("error")
             run()
             found[name] = "waits for nothing"
         except RuntimeError as failure:
             import traceback
 
             frames = [frame for frame in traceback.extract_tb(failure.__traceback__) if "sdedit_pl" in frame.filename]
-            found[name] = (
-                f"waits at {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else str(failure)
-            )
+            place = f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}: " if frames else ""
+            found[name] = f"{place}{failure}"[:200]
         finally:
             torch.cuda.set_sync_debug_mode("default")
     return found
