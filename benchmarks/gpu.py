@@ -39,6 +39,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._inductor import config as inductor
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -46,6 +47,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import gpu_training
 
+from sdedit_pl.conditions import ClassCondition
 from sdedit_pl.data.batch_reading import CachedImages
 from sdedit_pl.data.datamodule import ImageDataModule
 from sdedit_pl.data.image_format import ImageFormat
@@ -54,11 +56,12 @@ from sdedit_pl.data.order import Changes, Share, TrainingBatches, TrainingOrder
 from sdedit_pl.data.source import Source
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
+from sdedit_pl.editing.autoguidance import guided
 from sdedit_pl.editing.images_per_call import prepare_for_batches
 from sdedit_pl.losses import EDMWeighting, LogNormalNoise, denoising_loss
 from sdedit_pl.networks import NETWORKS
 from sdedit_pl.networks.initialisation import GroupNorm
-from sdedit_pl.noise import PrefetchedNoise, SeededNoise
+from sdedit_pl.noise import PrefetchedNoise, SeededNoise, Simplex
 from sdedit_pl.parameterisations import EDM, Epsilon
 from sdedit_pl.sde import VESDE, VPSDE, DiscreteVPSDE
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
@@ -121,7 +124,7 @@ class Bench:
             return
         self.turns.mkdir(exist_ok=True)
         (self.turns / f"{time.time_ns()}.ready").touch()
-        end = time.monotonic() + 180
+        end = time.monotonic() + 300
         while len(list(self.turns.glob("*.ready"))) < self.peers and time.monotonic() < end:
             time.sleep(0.2)
         self.turn = (self.turns / "turn").open("w")
@@ -319,7 +322,7 @@ def edit_parity(bench: Bench) -> dict[str, Any]:
     """The difference between edits by the bundled model on the device and on the CPU, in grey levels of 255."""
     from sdedit_pl import load_denoiser
 
-    file = Path(__file__).resolve().parents[1] / "checkpoints" / "portraits64.safetensors"
+    file = Path(__file__).resolve().parents[1] / "checkpoints" / "photos64.safetensors"
     guide = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     edit = SDEdit(t0=0.5, steps=2 if bench.tiny else 20)
     wanted, found = edit(load_denoiser(file), guide, seeds=[1, 2]), {}
@@ -504,6 +507,12 @@ def syncs(bench: Bench) -> dict[str, Any]:
     mask = torch.ones(2, 1, 32, 32, dtype=torch.bool, device=bench.device)
     large = torch.zeros(2, 3, 128, 128, device=bench.device)
     gathered_batches = iter(on_device(MadeUpImages(32, 64), 8, bench.device))
+    wide = MadeUpImages(32, 64)
+    wide.pixels = wide.pixels.to(torch.uint16)
+    wide_batches = iter(on_device(wide, 8, bench.device))
+    weak = random_denoiser("ncsnpp", SMALL["ncsnpp"], VESDE()).to(bench.device)
+    labelled = random_denoiser("ncsnpp", {**SMALL["ncsnpp"], "condition_labels": 3}, VESDE()).to(bench.device)
+    labelled = labelled.changed(labels=ClassCondition(classes=("cat", "dog", "hen")))
     found = {}
     runs: dict[str, Callable[[], object]] = {
         "training": loop.step,
@@ -511,22 +520,26 @@ def syncs(bench: Bench) -> dict[str, Any]:
         "masked edit": lambda: SDEdit(steps=5)(denoiser, guide, edit_mask=mask, seeds=[1, 2]),
         "lowpass edit": lambda: SDEdit(steps=5, lowpass=4)(denoiser, guide, seeds=[1, 2]),
         "a batch that is gathered": lambda: next(gathered_batches),
+        "guided edit": lambda: SDEdit(steps=5)(guided(denoiser, weak, 2.0, (0.1, 3.0)), guide, seeds=[1, 2]),
+        "edit in inference mode": lambda: torch.inference_mode()(SDEdit(steps=5))(denoiser, guide, seeds=[1, 2]),
+        "edit by label": lambda: SDEdit(steps=5)(guided(labelled.labelled("dog"), None, 2.0), guide, seeds=[1, 2]),
+        "edit with simplex noise": lambda: SDEdit(steps=5)(denoiser.changed(noise=Simplex()), guide, seeds=[1, 2]),
+        "a batch of 16 bits": lambda: next(wide_batches),
         "lowpass edit by 64": lambda: SDEdit(steps=2, lowpass=64)(denoiser, large, seeds=[1, 2]),
     }
     for name, run in runs.items():
-        run()
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
         try:
+            run()
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("error")
             run()
             found[name] = "waits for nothing"
         except RuntimeError as failure:
             import traceback
 
             frames = [frame for frame in traceback.extract_tb(failure.__traceback__) if "sdedit_pl" in frame.filename]
-            found[name] = (
-                f"waits at {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else str(failure)
-            )
+            place = f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}: " if frames else ""
+            found[name] = f"{place}{failure}"[:200]
         finally:
             torch.cuda.set_sync_debug_mode("default")
     return found
@@ -589,7 +602,7 @@ class MadeUpImages(Source):
 def on_device(source: MadeUpImages, batch: int, device: torch.device) -> ResidentLoader:
     """Training batches of images that stay on the device."""
     order = TrainingOrder(len(source.pixels), 0, Changes(flip=True))
-    return ResidentLoader(source.pixels.to(device), TrainingBatches(order, Share(batch)), source.format)
+    return ResidentLoader(CachedImages(source.pixels).on(device), TrainingBatches(Share(batch), order), source.format)
 
 
 def around(bench: Bench) -> dict[str, Any]:
@@ -665,9 +678,13 @@ EDITS = (
     "diffusers, compiled, cuDNN by trial",
     "ours, compiled",
     "diffusers, compiled",
+    "ours, compiled, cuDNN by trial, tuned",
+    "ours, guided, compiled, cuDNN by trial",
     "ours",
     "diffusers",
 )
+"""Tuned: Inductor tries more shapes of its kernels, and computes 1 x 1 convolutions as products. Guided: by a network
+of the same size, at all noise levels."""
 
 
 def edits(bench: Bench) -> dict[str, Any]:
@@ -697,7 +714,8 @@ def measured_edit(bench: Bench, name: str, batch: int) -> dict[str, Any]:
         milliseconds = bench.milliseconds(run, 5, 2)
         row = {"ms": round(milliseconds, 1), "first, s": round(first, 1)}
         settings, size, steps = edit_sizes(bench)
-        return row | usage(bench, network_flops(settings, size) * batch * steps, milliseconds)
+        networks = 2 if "guided" in name else 1
+        return row | usage(bench, networks * network_flops(settings, size) * batch * steps, milliseconds)
     except TimeoutError:
         raise
     except Exception as failure:  # noqa: BLE001 (the row says so)
@@ -714,6 +732,7 @@ def an_edit(bench: Bench, name: str, batch: int) -> Callable[[], object]:
     settings, size, steps = edit_sizes(bench)
     mode = "reduce-overhead" if batch == 1 else "default"  # CUDA graphs, as the package has them
     torch.backends.cudnn.benchmark = "by trial" in name
+    inductor.coordinate_descent_tuning = inductor.conv_1x1_as_mm = "tuned" in name
     torch._dynamo.reset()
     if bench.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -723,6 +742,8 @@ def an_edit(bench: Bench, name: str, batch: int) -> Callable[[], object]:
         return diffusers_edit(bench, settings, guide, steps, mode if "compiled" in name else None)
     sde = DiscreteVPSDE(1e-4, 0.02, 1000)
     denoiser = random_denoiser("ddpm", settings, sde, Epsilon(label_scale=1000.0, label_offset=-1.0))
+    if "guided" in name:
+        denoiser = guided(denoiser, random_denoiser("ddpm", settings, sde, denoiser.parameterisation), 2.0)
     denoiser = denoiser.to(bench.device, memory_format=torch.channels_last)  # pyright: ignore
     prepare_for_batches(denoiser, batch, size**2, 1, "bfloat16", "compiled" in name)
     in_precision(denoiser, "bfloat16")

@@ -184,8 +184,12 @@ class PrefetchedNoise:
 
 
 def host_buffer(like: Images) -> Tensor:
-    """Memory for a draw, float32 on the CPU; pinned for a GPU, so that the copy is asynchronous."""
-    return torch.empty(like.shape, dtype=torch.float32, pin_memory=like.device.type == "cuda")
+    """Memory for a draw, float32 on the CPU; pinned for a GPU, so that the copy is asynchronous.
+
+    Never an inference tensor: inference mode holds for one thread, and the others could not fill it.
+    """
+    with torch.inference_mode(False):
+        return torch.empty(like.shape, dtype=torch.float32, pin_memory=like.device.type == "cuda")
 
 
 def _moved(images: Tensor, like: Images) -> Images:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
+from support import annotations
 from support.hub_server import HubServer
 from support.shard_server import ShardServer
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks of 8 px are slower on several threads, in every process
+jaxtyping.jaxtyped = annotations.jaxtyped
+
+
+def pytest_collection_finish() -> None:
+    """Exempts the libraries' millions of objects from garbage collection, which takes half a second with them."""
+    gc.freeze()
+
+
+def pytest_runtest_setup() -> None:
+    annotations.calls.clear()
 
 
 @pytest.fixture(scope="session")

@@ -97,6 +97,11 @@ def descendants(roots: set[str], trees: list[ast.Module]) -> set[str]:
         family = grown
 
 
+@cache
+def sdes_and_solvers() -> set[str]:
+    return descendants({"SDE", "Solver"}, [syntax(module) for module in MODULES])
+
+
 def type_switches(tree: ast.Module, family: set[str]) -> list[str]:
     """Places in `tree` that ask which class of `family` an object is: isinstance, issubclass or match."""
     found = []
@@ -138,8 +143,7 @@ class TestModule:
             assert not hand_made_broadcasts(syntax(module)), "use sdedit_pl.typing.over_images"
 
     def test_never_asks_for_the_class_of_an_sde_or_solver(self, module: Path):
-        family = descendants({"SDE", "Solver"}, [syntax(other) for other in MODULES])
-        assert not type_switches(syntax(module), family), "make the difference a method"
+        assert not type_switches(syntax(module), sdes_and_solvers()), "make the difference a method"
 
     def test_has_a_name_that_says_something(self, module: Path):
         vague = {"utils", "util", "helpers", "helper", "common", "misc"}

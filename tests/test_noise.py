@@ -11,7 +11,7 @@ from support.tiny import tiny_config
 from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.noise import NOISES, Distribution, SeededNoise, Simplex, StepNoise, mixed
+from sdedit_pl.noise import NOISES, Distribution, PrefetchedNoise, SeededNoise, Simplex, StepNoise, mixed
 
 LIKE = torch.zeros(3, 3, 8, 8)
 
@@ -121,3 +121,13 @@ def test_a_new_noise_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(NOISES, "signs", Signs)
     denoiser = build_denoiser(tiny_config("data.path=unused", "noise=signs").model)
     assert (SeededNoise([3, 4], denoiser.noise)(0, 0, torch.zeros(2, 3, 8, 8)).abs() == 1).all()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_noise_drawn_ahead_is_that_of_the_steps(mode):
+    """Also in inference mode, which the threads that draw are not in."""
+    seeded, like = SeededNoise([3, 4]), torch.empty(2, 3, 5, 5)
+    with mode(), PrefetchedNoise(seeded, last_step=4) as ahead:
+        assert all(
+            torch.equal(ahead(step, draw, like), seeded(step, draw, like)) for step in range(6) for draw in (0, 1)
+        )

@@ -1,8 +1,8 @@
 """State dicts of EDM's networks of the architecture "ddpmpp" (`torch.save(net.state_dict(), FILE)`), its `-vp` models.
 
 The published pickles are programs and are not read. Layers are named by side and resolution: `enc.16x16_down`,
-`dec.32x32_block0`. A label's vector, times the root of its length, passes through `map_label` and is added to the
-features of the noise level, before `map_layer0`; here both are one product of matrices.
+`dec.32x32_block0`. A label's vector, times the root of its length, passes through the linear layer `map_label` and is
+added to the features of the noise level, before `map_layer0`; here both layers are one.
 
 Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022.
 """
@@ -25,7 +25,8 @@ from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_p
 from sdedit_pl.configuration import Component
 from sdedit_pl.networks.unet import UNet
 
-LABEL, AUGMENTATION, FIRST = "map_label.weight", "map_augment.weight", "map_layer0.weight"
+LABEL, LABEL_BIAS, AUGMENTATION = "map_label.weight", "map_label.bias", "map_augment.weight"
+FIRST, FIRST_BIAS = "map_layer0.weight", "map_layer0.bias"
 _PREFIX = "model."
 _BLOCK = {
     "norm0": "norm_1",
@@ -109,11 +110,17 @@ def network_sources(network: Component[UNet], *, size: int) -> dict[str, TensorS
 
 
 def _folded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with the product of `map_label` and `map_layer0` in place of the former."""
-    label, first = tensors.get(LABEL), tensors.get(FIRST)
-    if label is None or first is None or first.dim() != 2 or first.shape[1:] != label.shape[:1]:
+    """The tensors with `map_label` as a part of `map_layer0`: its product in its place, its bias in that of the layer."""
+    label, first, bias = (tensors.get(name) for name in (LABEL, FIRST, FIRST_BIAS))
+    if label is None or first is None or bias is None:
         return dict(tensors)
-    return {**tensors, LABEL: math.sqrt(label.shape[1]) * first.double().mm(label.double()).to(first.dtype)}
+    own = tensors.get(LABEL_BIAS, label.new_zeros(len(label)))
+    if first.dim() != 2 or not first.shape[1:] == label.shape[:1] == own.shape:
+        return dict(tensors)
+    found = {name: tensor for name, tensor in tensors.items() if name != LABEL_BIAS}
+    found[LABEL] = math.sqrt(label.shape[1]) * first.double().mm(label.double()).to(first.dtype)
+    found[FIRST_BIAS] = bias + first.double().mv(own.double()).to(bias.dtype)
+    return found
 
 
 def _resolution(tensors: Mapping[str, Tensor], path: Path) -> int:

@@ -38,11 +38,12 @@ BLOCKS = {  # name -> channels in, channels out, attention, resampling
 
 def random_tensors() -> dict[str, Tensor]:
     """A state dict of the published names and shapes, filled with random numbers."""
-    shapes: dict[str, tuple[int, ...]] = {"map_label.weight": (16, 5), "map_augment.weight": (16, 9)}
+    shapes: dict[str, tuple[int, ...]] = {"map_augment.weight": (16, 9)}
 
     def layer(name: str, *weight: int) -> None:
         shapes[f"{name}.weight"], shapes[f"{name}.bias"] = weight, weight[:1]
 
+    layer("map_label", 16, 5)
     layer("map_layer0", 64, 16)
     layer("map_layer1", 64, 64)
     layer("enc.8x8_conv", 16, 3, 3, 3)
@@ -85,7 +86,7 @@ def song_unet(tensors: dict[str, Tensor], x: Tensor, noise: Tensor, labels: Tens
 
     phases = noise[:, None] * torch.tensor([10000 ** (-k / 7) for k in range(8)])
     vector = torch.cat([phases.sin(), phases.cos()], 1)
-    vector = vector + F.linear(labels * math.sqrt(5), tensors["model.map_label.weight"])
+    vector = vector + linear("map_label", labels * math.sqrt(5))
     vector = F.silu(linear("map_layer1", F.silu(linear("map_layer0", vector))))
 
     def block(name: str, h: Tensor) -> Tensor:
