@@ -136,7 +136,7 @@ class TestQueue:
         ({"guide": "text"}, "the guide must be a data URL of a PNG file"),
         ({"guide": data_url(painting())[:222]}, "cannot read image the guide"),
         ({"guide": data_url(painting(), "GIF")}, "the guide must be a data URL of a PNG file"),
-        ({"guide": data_url(Image.new("1", (20_000, 20_000)))}, "20000x20000 pixels, more than 20 million"),
+        ({"guide": data_url(Image.new("1", (5000, 4001)))}, "5000x4001 pixels, more than 20 million"),
         ({"area": data_url(mask(size=(50, 40)))}, "the mask must have the size of the guide, (40, 40), got (50"),
         ({"area": data_url(Image.new("L", (40, 40)))}, "the mask is empty"),
         ({"t0": 1.5}, "t0: Input should be less than or equal to 1"),
@@ -183,17 +183,16 @@ class TestFiles:
         page.finished(identity)
         assert page.get(f"thumbs/{identity}/guide_seed5.png").headers["Content-Type"] == "image/png"
 
-    @pytest.mark.parametrize(
-        "path",
-        ["guides/other.png", "guides/..%2Ftiny.safetensors", "results/ID/job.json", "results/ID/..%2F..%2Fsecret",
-         "results/none/guide.png", "results/..%2Fguides/noise.png", "thumbs/ID/job.json", "out/ID/guide.png",
-         "static/..%2F..%2Fpaint_jobs.py", ".token"],
-    )  # fmt: skip
-    def test_nothing_else_is_reachable(self, page: Page, path: str) -> None:
+    def test_nothing_else_is_reachable(self, page: Page) -> None:
         identity = page.submit()
         page.finished(identity)
         Path("secret").write_text("secret")
-        assert page.get(path.replace("ID", identity)).status_code == 404
+        for path in (
+            "guides/other.png", "guides/..%2Ftiny.safetensors", "results/ID/job.json", "results/ID/..%2F..%2Fsecret",
+            "results/none/guide.png", "results/..%2Fguides/noise.png", "thumbs/ID/job.json", "out/ID/guide.png",
+            "static/..%2F..%2Fpaint_jobs.py", ".token",
+        ):  # fmt: skip
+            assert page.get(path.replace("ID", identity)).status_code == 404, path
 
     def test_with_a_token_everything_is_below_it(self, open_jobs: Callable) -> None:
         token = access_token(Path("out"))
