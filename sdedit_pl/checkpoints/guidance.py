@@ -23,7 +23,7 @@ class GuidanceSettings:
     """Labels, guidance and noise.
 
     Args:
-        label: for a model trained with labels (data.labels), a class, number or class,number of all images; null for none.
+        label: for a model trained with labels (data.labels), the label of all images; null for none.
         guidance: w of guidance by a weaker model, D + (w - 1)(D - D_weak), crisper and less varied as it grows; 1 is
             none, anything else takes two evaluations of networks instead of one.
         guide_ckpt: the weaker model; null takes the model itself without the label (classifier-free guidance), or with

@@ -132,6 +132,7 @@ def open_image(file: bytes | Path, name: str) -> Iterator[Image.Image]:
     except UnreadableImage:
         raise
     except Image.UnidentifiedImageError:
+        picture_of_array(content, name, tiff=True)  # says what is in a TIFF file that Pillow cannot read
         reason = "it is not an image" if content else "it is empty"
         raise UnreadableImage(f"cannot read image {name}: {reason}") from None
     except Image.DecompressionBombError:
@@ -178,8 +179,8 @@ def _is_hidden(part: str) -> bool:
     return (part.startswith(".") and part not in (".", "..")) or part == "__MACOSX"
 
 
-def picture_of_array(content: bytes, name: str) -> Image.Image | None:
-    """The picture in a file of values other than TIFF, which Pillow reads; None for all other files.
+def picture_of_array(content: bytes, name: str, *, tiff: bool = False) -> Image.Image | None:
+    """The picture in a file of values; None for others, and without `tiff` for TIFF files, most of which Pillow reads.
 
     Values of 8 bits, of one band with 16 bits, and of one band in [0, 1] are pictures.
 
@@ -189,7 +190,7 @@ def picture_of_array(content: bytes, name: str) -> Image.Image | None:
     from sdedit_pl.data.array_formats import Tiff, format_of, read_array  # which imports this module
 
     found = format_of(content)
-    if found is None or isinstance(found, Tiff):
+    if found is None or isinstance(found, Tiff) > tiff:
         return None
     values = read_array(content, name, found).values
     bands = values.shape[-1]

@@ -52,7 +52,7 @@ class PixelFormat:
     percentile: float = 0.1
     bands: tuple[str, ...] = ()
     shown: tuple[int, ...] = ()
-    window: tuple[float, float] | None = None
+    window: tuple[float, float] | None = field(default=None, compare=False)
     alpha: bool = False
     invalid: Literal["refuse", "mask"] = "refuse"
 

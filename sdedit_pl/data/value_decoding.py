@@ -86,7 +86,8 @@ def checked_values(values: np.ndarray, name: str, shape: ImageShape) -> np.ndarr
     assert pixels is not None
     if values.shape[-1] != shape.channels:
         names = f" ({', '.join(pixels.bands)})" if pixels.bands else ""
-        raise UnreadableImage(f"{name} has {values.shape[-1]} bands, expected {shape.channels}{names}")
+        bands = f"{values.shape[-1]} band{'s' * (values.shape[-1] > 1)}"
+        raise UnreadableImage(f"{name} has {bands}, expected {shape.channels}{names}")
     invalid = ~np.isfinite(values)
     if invalid.any() and (pixels.invalid == "refuse" or pixels.dtype != "float32"):
         raise UnreadableImage(

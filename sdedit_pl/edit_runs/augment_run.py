@@ -96,7 +96,7 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
         raise ValueError(f"out={out} lies within data={root}, where edits would count as originals; give another out=")
     solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
     edit = SDEdit(steps=settings.steps, solver=solver, grid=grid)
-    classes = classes_of(root)
+    classes = classes_of(root, describe(settings.ckpt).image)
     with claimed(out):
         record = SettingsRecord(out / RECORD_FILE, "sdedit_pl augmentation, version 1", REMEDY)
         before = record.read()
@@ -125,10 +125,10 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
     return variations
 
 
-def classes_of(root: Path) -> dict[str, list[str]]:
+def classes_of(root: Path, shape: ImageShape) -> dict[str, list[str]]:
     """Class -> its images' paths relative to `root`. Raises ValueError if one is in no class or unreadable."""
     classes: dict[str, list[str]] = defaultdict(list)
-    for path in image_paths(root):
+    for path in image_paths(root, shape):
         label, _, rest = path.partition("/")
         if not rest:
             raise ValueError(f"{root / path} is in no class; data needs a folder of images for each class")

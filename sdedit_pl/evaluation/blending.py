@@ -6,6 +6,8 @@ Source: Perez et al., "Poisson Image Editing", 2003; Burt and Adelson, "A Multir
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,19 @@ _COARSEST = 8
 """Smallest side of the top image of a Laplacian pyramid, in pixels."""
 
 
+def _by_bands(blend: Callable[[Images, Images, Mask], Images]) -> Callable[[Images, Images, Mask], Images]:
+    """`blend` for RGB and grey images, applied to each band of others."""
+
+    @wraps(blend)
+    def blend_bands(original: Images, pasted: Images, mask: Mask) -> Images:
+        size = 3 if original.shape[1] == 3 else 1
+        parts = zip(original.split(size, 1), pasted.split(size, 1), strict=True)
+        return torch.cat([blend(below, above, mask) for below, above in parts], 1)
+
+    return blend_bands
+
+
+@_by_bands
 def poisson_blend(original: Images, pasted: Images, mask: Mask) -> Images:
     """Joins the gradients of `pasted` inside the mask to `original` around it; the mask must not touch the edge.
 
@@ -43,6 +58,7 @@ def poisson_blend(original: Images, pasted: Images, mask: Mask) -> Images:
     return images_from_bytes(_stacked(blended, original.shape[1])).to(original)
 
 
+@_by_bands
 def laplacian_blend(original: Images, pasted: Images, mask: Mask) -> Images:
     """Joins each octave of `pasted` and `original` over a seam as wide as its details.
 

@@ -73,7 +73,7 @@ class StrokeSynthesis(EditingTask):
 class StrokeEditing(EditingTask):
     """One to three strokes of a thick brush over an image, each with its own colour, uniform on the RGB cube.
 
-    A stroke is three segments long and a tenth to a fifth of the side wide; the strokes are the mask.
+    A stroke is three segments long and a tenth to a fifth of the shorter side wide; the strokes are the mask.
     """
 
     masked = True
@@ -81,7 +81,7 @@ class StrokeEditing(EditingTask):
     def inputs(self, original: Images, other: Images, draw: Draw) -> TaskInputs:
         guide, mask = original, torch.zeros(original.shape[2:], dtype=torch.bool)
         for _ in range(1 + int(3 * draw())):
-            stroke = brush_stroke(original.shape[-1], draw)
+            stroke = brush_stroke((original.shape[2], original.shape[3]), draw)
             colour = original.new_tensor([2 * draw() - 1 for _ in range(original.shape[1])])
             guide = torch.where(stroke, colour[:, None, None], guide)
             mask |= stroke
@@ -90,12 +90,12 @@ class StrokeEditing(EditingTask):
 
 @dataclass(frozen=True)
 class Compositing(EditingTask):
-    """A patch of one image pasted on another at the same place, an ellipse with diameters of 1/4 to 1/2 of the side."""
+    """An elliptic patch of one image at its place on another, with diameters of 1/4 to 1/2 of the sides."""
 
     masked = pastes = True
 
     def inputs(self, original: Images, other: Images, draw: Draw) -> TaskInputs:
-        mask = ellipse(original.shape[-1], draw)[None, None]
+        mask = ellipse((original.shape[2], original.shape[3]), draw)[None, None]
         return TaskInputs(original, torch.where(mask, other, original), mask, other)
 
 
@@ -104,35 +104,37 @@ def draws_of(seed: int, number: int, task: str) -> Draw:
     return random.Random(mixed(seed, number, *task.encode())).random
 
 
-def brush_stroke(side: int, draw: Draw) -> Bool[Tensor, "S S"]:
-    """The pixels of an image of `side` pixels that a brush stroke covers: those near a bent line."""
+def brush_stroke(sides: tuple[int, int], draw: Draw) -> Bool[Tensor, "H W"]:
+    """The pixels of an image of `sides` (height, width) that a brush stroke covers: those near a bent line."""
+    side = min(sides)
     radius = side * (0.05 + 0.05 * draw())
-    points = [torch.tensor([0.2 + 0.6 * draw(), 0.2 + 0.6 * draw()], dtype=torch.float64) * side]
+    points = [torch.tensor([0.2 + 0.6 * draw(), 0.2 + 0.6 * draw()], dtype=torch.float64) * torch.tensor(sides)]
     heading = 2 * math.pi * draw()
     for _ in range(3):
         step = torch.tensor([math.sin(heading), math.cos(heading)], dtype=torch.float64)
         points.append(points[-1] + step * side * (0.1 + 0.1 * draw()))
         heading += (draw() - 0.5) * 2 * math.pi / 3
-    covered = [_distance(_places(side), start, end) <= radius for start, end in pairwise(points)]
+    covered = [_distance(_places(sides), start, end) <= radius for start, end in pairwise(points)]
     return torch.stack(covered).any(0)
 
 
-def ellipse(side: int, draw: Draw) -> Bool[Tensor, "S S"]:
-    """The pixels of an ellipse in an image of `side` pixels; it does not touch the edges."""
-    centre = torch.tensor([0.3 + 0.4 * draw(), 0.3 + 0.4 * draw()], dtype=torch.float64) * side
-    half_axes = torch.tensor([0.125 + 0.125 * draw(), 0.125 + 0.125 * draw()], dtype=torch.float64) * side
-    return ((_places(side) - centre) / half_axes).square().sum(-1) <= 1
+def ellipse(sides: tuple[int, int], draw: Draw) -> Bool[Tensor, "H W"]:
+    """The pixels of an ellipse in an image of `sides` (height, width); it does not touch the edges."""
+    size = torch.tensor(sides)
+    centre = torch.tensor([0.3 + 0.4 * draw(), 0.3 + 0.4 * draw()], dtype=torch.float64) * size
+    half_axes = torch.tensor([0.125 + 0.125 * draw(), 0.125 + 0.125 * draw()], dtype=torch.float64) * size
+    return ((_places(sides) - centre) / half_axes).square().sum(-1) <= 1
 
 
-def _places(side: int) -> Float[Tensor, "S S 2"]:
+def _places(sides: tuple[int, int]) -> Float[Tensor, "H W 2"]:
     """Row and column of each pixel's centre."""
-    middles = torch.arange(side, dtype=torch.float64) + 0.5
-    return torch.stack(torch.meshgrid(middles, middles, indexing="ij"), dim=-1)
+    middles = [torch.arange(side, dtype=torch.float64) + 0.5 for side in sides]
+    return torch.stack(torch.meshgrid(*middles, indexing="ij"), dim=-1)
 
 
 def _distance(
-    places: Float[Tensor, "S S 2"], start: Float[Tensor, "2"], end: Float[Tensor, "2"]
-) -> Float[Tensor, "S S"]:
+    places: Float[Tensor, "H W 2"], start: Float[Tensor, "2"], end: Float[Tensor, "2"]
+) -> Float[Tensor, "H W"]:
     along = end - start
     share = ((places - start) @ along / along.square().sum()).clamp(0, 1)
     return (places - start - share[..., None] * along).norm(dim=-1)

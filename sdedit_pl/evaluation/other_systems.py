@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sdedit_pl.data.array_formats import suffixes_of
 from sdedit_pl.data.image_files import list_images
 from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.evaluation.numbered_images import NumberedImages
@@ -49,7 +50,7 @@ def find_outputs(
 def _paired(key: str, folder: Path, count: int, image_format: ImageFormat) -> NumberedImages:
     """The images of a folder, in the order of the inputs."""
     files: dict[str, Path] = {}
-    for file in (folder / name for name in list_images(folder)):
+    for file in (folder / name for name in list_images(folder, suffixes=suffixes_of(image_format))):
         if file.stem in files:
             raise ValueError(f"{key}: {folder} holds {files[file.stem].name} and {file.name}; remove one of them")
         files[file.stem] = file

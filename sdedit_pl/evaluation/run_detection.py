@@ -17,6 +17,7 @@ from sdedit_pl.build.component import build_unless_usual
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import require_at_least
+from sdedit_pl.data.array_formats import ALL_SUFFIXES
 from sdedit_pl.data.chosen_images import choose_images
 from sdedit_pl.data.image_decoding import decode_image
 from sdedit_pl.data.image_files import list_images
@@ -163,7 +164,7 @@ def read_truth(folder: Path, names: Sequence[str], size: Size) -> Bool[Tensor, "
     """
     if not folder.is_dir():
         raise ValueError(f"truth={folder} is no folder; give one of masks named like the images, white in defects")
-    masks = {file.rpartition(".")[0].removesuffix("_mask"): file for file in list_images(folder, recursive=True)}
+    masks = {file.rpartition(".")[0].removesuffix("_mask"): file for file in list_images(folder, True, ALL_SUFFIXES)}
     truth = torch.zeros(len(names), *ImageFormat(size).sides, dtype=torch.bool)
     for number, name in enumerate(names):
         if name in masks:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -30,7 +30,14 @@ from sdedit_pl.evaluation.numbered_images import NumberedImages
 from sdedit_pl.evaluation.translation_report import BATCH, LEAST_IMAGES, Compared, measures_of, report
 from sdedit_pl.evaluation.unfinished_report import unfinished_report
 from sdedit_pl.files import result_name, sha256_of, whole_file
-from sdedit_pl.guides.guide_files import description_of_resizing, find_guides, read_guide, refuse_repeated
+from sdedit_pl.guides.guide_files import (
+    Guide,
+    description_of_resizing,
+    find_guides,
+    image_size,
+    read_guide,
+    refuse_repeated,
+)
 from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor, stream_features
 from sdedit_pl.sampling import Callback
@@ -62,6 +69,7 @@ class TranslationSettings(ModelSettings):
         realism: weight w of the second energy, which adds w (target's score - source's score).
         steps: solver steps of each model.
         seed: of the first guide's noise; the next ones count up from it.
+        fit: how guides and pairs get the models' proportions, see sdedit edit.
         overwrite: replace the results in `out`.
     """
 
@@ -79,6 +87,7 @@ class TranslationSettings(ModelSettings):
     realism: float = 1.0
     steps: int = 50
     seed: int = 0
+    fit: Literal["crop", "pad"] = "crop"
     overwrite: bool = False
     features: Component[FeatureExtractor] = family(FEATURES, "efficientnet_lite0")
 
@@ -107,7 +116,7 @@ def run_translation(settings: TranslationSettings) -> dict[str, Any]:
         shape = description.image
         if described.image != shape:
             raise ValueError(f"source_ckpt and ckpt must have images of one shape, got {described.image} and {shape}")
-        guides = read_in_turn(settings.guide, shape)
+        guides = read_in_turn(settings.guide, shape, settings.fit)
         compared = read_compared(settings, guides, description.fit)
         count = len(guides)
         steps = settings.steps * len(settings.methods)
@@ -194,19 +203,20 @@ def translate(
             images = in_batches(denoiser, make, missing[name], pixels, batch=settings.batch, on_step=progress.update)
             for number, image in images:
                 guide, file = guides.files[number], made[name].files[number]
+                shown = Guide(guide, image[None], image_size(guide), fit=guides.format.fit).shown(image.clamp(-1, 1))
                 with whole_file(file) as unfinished:
-                    unfinished.write_bytes(result_file(image.clamp(-1, 1), guides.format, result_suffix(guide), guide))
+                    unfinished.write_bytes(result_file(shown, guides.format, result_suffix(guide), guide))
 
 
-def read_in_turn(guide: str, shape: ImageShape) -> NumberedImages:
+def read_in_turn(guide: str, shape: ImageShape, fit: Fit = "crop") -> NumberedImages:
     """The guides of a path, folder or glob. Raises ValueError if one cannot be read, or two have the same name."""
     paths = find_guides(guide, suffixes_of(shape))
     refuse_repeated(paths)
     for path in paths:
-        found = read_guide(path, shape)
+        found = read_guide(path, shape, fit)
         if found.resized:
             logger.info("%s", description_of_resizing(found))
-    return NumberedImages(paths[0].parent, len(paths), ImageFormat.of(shape), tuple(paths))
+    return NumberedImages(paths[0].parent, len(paths), ImageFormat.of(shape, fit=fit), tuple(paths))
 
 
 def read_compared(settings: TranslationSettings, guides: NumberedImages, fit: Fit) -> Compared:

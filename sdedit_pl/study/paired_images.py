@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sdedit_pl.data.array_formats import ALL_SUFFIXES
 from sdedit_pl.data.image_decoding import decode_image, decode_whole
 from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.guides.guide_files import find_guides, image_size
@@ -58,7 +59,7 @@ def image_files(key: str, source: str) -> list[Path]:
         StudyError: if there are none.
     """
     try:
-        return find_guides(source)
+        return find_guides(source, ALL_SUFFIXES)
     except ValueError as error:
         raise StudyError(f"{key}={source}: {error}") from error
 

@@ -51,6 +51,21 @@ def test_every_method_is_written_and_measured(command) -> None:
     assert code == 0 and sorted(file.name for file in Path("o").glob("*.png")) == ["0_ddib.png"]
 
 
+def test_padded_guides_keep_their_shape(command) -> None:
+    """The whole of a guide of 24 x 12 pixels is translated at the models' scale, and measured with its padding."""
+    wide = np.linspace(0, 255, 12 * 24 * 3).reshape(12, 24, 3).astype(np.uint8)
+    Image.fromarray(wide).save("wide.png")
+    sizes = {}
+    once = (*TRANSLATE, "guide=wide.png", "methods=[sdedit]", "t0=0.01")
+    for fit in ("crop", "pad"):
+        assert command(*once, f"fit={fit}", f"out={fit}").code == 0
+        sizes[fit] = Image.open(f"{fit}/wide_sdedit.png").size
+    assert sizes == {"crop": (16, 16), "pad": (16, 8)}
+    expected = np.array(Image.fromarray(wide).resize((16, 8), Image.Resampling.LANCZOS)).astype(int)
+    assert np.abs(np.array(Image.open("pad/wide_sdedit.png")) - expected).mean() < 30
+    assert json.loads(Path("pad/metrics.json").read_text())["measures"]["sdedit"]["squared_l2"] > 0
+
+
 def test_an_interrupted_run_is_resumed_to_the_byte(command, monkeypatch) -> None:
     assert command(*TRANSLATE, "out=whole").code == 0
     with monkeypatch.context() as patch:

@@ -56,8 +56,9 @@ def test_laplacian_blending_is_one_image_or_the_other_far_from_the_seam() -> Non
 
 
 @pytest.mark.parametrize("blend", [poisson_blend, laplacian_blend])
-def test_a_batch_of_grey_images_is_blended_one_by_one(blend) -> None:
-    below, above = (torch.cat([smooth_image(seed), smooth_image(seed + 2)])[:, :1] for seed in (0, 1))
+@pytest.mark.parametrize("bands", [[0], [0, 1, 2, 0]])
+def test_a_batch_of_bands_is_blended_one_by_one(blend, bands: list[int]) -> None:
+    below, above = (torch.cat([smooth_image(seed), smooth_image(seed + 2)])[:, bands] for seed in (0, 1))
     masks = torch.cat([disc(), disc().roll(3, -1)])
     together = blend(below, above, masks)
     assert together.shape == below.shape and together.dtype == torch.float32

@@ -18,6 +18,7 @@ from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.build.training_parts import build_data, with_format
 from sdedit_pl.checkpoints import describe
 from sdedit_pl.checkpoints.native import save_denoiser
+from sdedit_pl.cli import main
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.resolving import resolve
 from sdedit_pl.data.image_format import ImageFormat, ImageShape, PixelFormat, Size
@@ -156,6 +157,22 @@ def test_other_data_keep_type_bands_and_metadata(
             assert file.pages[0].tags["XResolution"].value == (30, 1)
     with Image.open(tmp_path / "edit/sheet.png") as sheet:
         assert sheet.mode == "RGB"
+    with pytest.MonkeyPatch.context() as here:
+        here.chdir(tmp_path)
+        use_in_other_verbs(suffix)
+
+
+def use_in_other_verbs(suffix: str) -> None:
+    """Inspects and multiplies images with the model in run, whose mask is an array too."""
+    quick = ("ckpt=run", "device=cpu", "steps=2", "overwrite=true")
+    Path("truth").mkdir()
+    Path("mask.npy").rename("truth/0_mask.npy")
+    detect = ("data=data", "truth=truth", "t0=[0.3]", "samples=1", "out=detected")
+    assert main(["detect", *quick, *detect]) == 0 and "AUROC" in Path("detected/report.md").read_text()
+    Path("tree/class").mkdir(parents=True)
+    Path(f"data/0{suffix}").rename(f"tree/class/0{suffix}")
+    assert main(["augment", *quick[:3], "data=tree", "n=1", "out=augmented"]) == 0
+    assert read_values(Path(f"augmented/class/0_seed0{suffix}"), "a").values.shape[:2] == (96, 64)
 
 
 def test_a_new_source_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ def network_sources(network: Component[UNet], *, size: int) -> dict[str, TensorS
 
 
 def _folded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with `map_label` as a part of `map_layer0`: its product in its place, its bias in that of the layer."""
+    """The tensors with `map_label` as a part of `map_layer0`: LABEL holds the product, and FIRST_BIAS both biases."""
     label, first, bias = (tensors.get(name) for name in (LABEL, FIRST, FIRST_BIAS))
     if label is None or first is None or bias is None:
         return dict(tensors)
