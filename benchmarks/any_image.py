@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from command_line import refuse_unknown, run_benchmark
+from command_line import Results, refuse_unknown, run_benchmark
 from PIL import Image
 
 from sdedit_pl.configuration import require_at_least
@@ -178,7 +178,7 @@ DOMAINS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Results):
     """The domains and their training.
 
     Args:
@@ -188,9 +188,6 @@ class Arguments:
         guides: number of guides.
         guidance: classifier-free guidance of the classes.
         runs: folder of the images and the trainings.
-        out: folder of the results.
-        threads: threads of PyTorch; null for its default.
-        overwrite: replace results in `out`.
     """
 
     domains: tuple[Literal["phantoms", "fields", "shapes"], ...] = ("phantoms", "fields", "shapes")
@@ -200,8 +197,6 @@ class Arguments:
     guidance: float = 2.0
     runs: str = "runs/any_image"
     out: str = "outputs/any_image"
-    threads: int | None = None
-    overwrite: bool = False
 
     def __post_init__(self) -> None:
         require_at_least(self, images=20, steps=1, guides=1)

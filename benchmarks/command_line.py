@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,13 +23,28 @@ T = TypeVar("T")
 Numbers = dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The keys of a benchmark that writes a folder of results.
+
+    Args:
+        out: folder of the results.
+        threads: number of threads of torch; null for its default.
+        overwrite: replace earlier results.
+    """
+
+    out: str
+    threads: int | None = None
+    overwrite: bool = False
+
+
 def run_benchmark(
     words: list[str], command: Command[Any], measure: Callable[[Any], Numbers], report: Callable[[Numbers], str]
 ) -> int:
     """Runs a benchmark, writes `results.json` and `report.md` into `out`, prints the report, returns the exit code.
 
     Args:
-        command: the keys; among them are `out`, `threads` and `overwrite`.
+        command: the keys, a subclass of `Results`.
         measure: from the arguments to the numbers; `pictures` among them are written as PNG files of these names.
         report: from the numbers to Markdown.
     """

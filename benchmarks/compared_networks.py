@@ -18,8 +18,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from command_line import Results, refuse_unknown
 from torch import Tensor, nn
 
+from sdedit_pl.configuration import require_at_least
 from sdedit_pl.networks import DDPM, NCSNpp
 from sdedit_pl.typing import Images, Times
 
@@ -164,6 +166,36 @@ CASES: dict[str, Case] = {
         batch=1,
     ),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkResults(Results):
+    """The keys of a benchmark of the networks.
+
+    Args:
+        cases: networks, some of ncsnpp, ddpm and ddpm256.
+        libraries: libraries that provide the networks.
+        rounds: number of timings of each network.
+        channels: width of the networks; null for the published one.
+        size: height and width of the images in pixels; null for the published one.
+        batch: batch size; null for the usual one.
+    """
+
+    cases: tuple[str, ...] = ("ncsnpp", "ddpm")
+    libraries: tuple[str, ...] = LIBRARIES
+    rounds: int = 8
+    channels: int | None = None
+    size: int | None = None
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        require_at_least(self, rounds=1, threads=1, channels=1, size=1, batch=1)
+        refuse_unknown("cases", self.cases, CASES)
+        refuse_unknown("libraries", self.libraries, LIBRARIES)
+
+    @property
+    def resized(self) -> dict[str, Case]:
+        return resized_cases(self.cases, self.channels, self.size, self.batch)
 
 
 def resized_cases(names: Collection[str], channels: int | None, size: int | None, batch: int | None) -> dict[str, Case]:

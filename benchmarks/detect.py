@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from command_line import run_benchmark
+from command_line import Results, run_benchmark
 from defects import SHAPES, SIZES, with_defect
 from jaxtyping import Bool, Float
 from safetensors.torch import load_file
@@ -42,7 +42,7 @@ TOP = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Results):
     """The models, the images and the baselines.
 
     Args:
@@ -56,10 +56,7 @@ class Arguments:
         components: numbers of principal components, each a baseline.
         epochs: of the autoencoder.
         seed: of defects, autoencoder and reconstructions.
-        out: folder of the results.
         maps: folder where the models' maps are kept for another run with the same settings.
-        threads: threads of PyTorch; null for its default.
-        overwrite: replace results in `out`.
     """
 
     ckpt: dict[str, str]
@@ -74,8 +71,6 @@ class Arguments:
     seed: int = 1
     out: str = "outputs/detect"
     maps: str = "outputs/detect_maps"
-    threads: int | None = None
-    overwrite: bool = False
 
     def __post_init__(self) -> None:
         require_at_least(self, images=24, samples=1, steps=1, epochs=1)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from command_line import run_benchmark
+from command_line import Results, run_benchmark
 from measuring import Spread, in_turns, ratio
 from speed_report import environment, shown, table
 from tqdm import tqdm
@@ -37,27 +37,21 @@ GOAL = 0.9
 """Throughput of `stream_features` divided by that of the bare network."""
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Results):
     """A measurement.
 
     Args:
-        out: folder of the results.
         images: number of images.
         size: height and width of the images in pixels.
         batch: batch size.
         rounds: number of timings.
-        threads: number of threads of torch; null for its default.
-        overwrite: replace earlier results.
     """
 
-    out: str
     images: int = 128
     size: int = 64
     batch: int = 32
     rounds: int = 10
-    threads: int | None = None
-    overwrite: bool = False
     features: Component[FeatureExtractor] = family(FEATURES, "efficientnet_lite0")
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from command_line import run_benchmark
+from command_line import Results, run_benchmark
 from PIL import Image
 from speed_report import environment, table
 
@@ -36,33 +36,27 @@ from sdedit_pl.data.webdataset_source import WebDatasetSource
 USAGE = "python benchmarks/image_decoding.py data=FOLDER|ARCHIVE out=FOLDER [key=value ...]"
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Results):
     """A measurement.
 
     Args:
         data: folder or archive of images.
-        out: folder of the results.
         sizes: heights and widths of the packed images in pixels.
         encodings: formats of the files in the shards.
         workers: number of processes on each side.
         batch: batch size.
         images: number of images decoded by each side in a round.
         rounds: number of rounds.
-        threads: number of threads of torch; null for its default.
-        overwrite: replace earlier results.
     """
 
     data: str
-    out: str
     sizes: tuple[int, ...] = (64, 256)
     encodings: tuple[Literal["png", "jpeg", "webp"], ...] = ("jpeg", "png")
     workers: int = 1
     batch: int = 64
     images: int = 4096
     rounds: int = 5
-    threads: int | None = None
-    overwrite: bool = False
 
     def __post_init__(self) -> None:
         require_at_least(self, workers=1, batch=1, images=1, rounds=1, threads=1)

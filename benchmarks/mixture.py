@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from command_line import Numbers, run_benchmark
+from command_line import Numbers, Results, run_benchmark
 from jaxtyping import Float
 from speed_report import table
 from torch import Tensor, nn
@@ -42,12 +42,11 @@ EXACT_PER_SAMPLE = 8
 REFERENCE_STEPS = 500
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Results):
     """A measurement.
 
     Args:
-        out: folder of the results.
         t0: times that edits start from.
         evaluations: maximum numbers of denoiser evaluations of an edit.
         guides: number of guides.
@@ -55,11 +54,8 @@ class Arguments:
         directions: number of directions of the sliced Wasserstein distance.
         modes: number of modes of the mixture.
         seed: seed of the data, the guides and the noise.
-        threads: number of threads of torch; null for its default.
-        overwrite: replace earlier results.
     """
 
-    out: str
     t0: tuple[float, ...] = (0.3, 0.45, 0.6)
     evaluations: tuple[int, ...] = (5, 10, 15, 20, 25, 50, 100)
     guides: int = 8
@@ -67,8 +63,6 @@ class Arguments:
     directions: int = 128
     modes: int = 5
     seed: int = 0
-    threads: int | None = None
-    overwrite: bool = False
 
     def __post_init__(self) -> None:
         require_at_least(self, guides=1, samples=2, directions=1, modes=1)

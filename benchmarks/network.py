@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from ceiling import ConvolutionsAlone, convolutions_of
 from command_line import refuse_unknown, run_benchmark
-from compared_networks import CASES, DIFFUSERS, LIBRARIES, OURS, Case, resized_cases
+from compared_networks import DIFFUSERS, OURS, Case, NetworkResults
 from measuring import Run, counted, in_turns, peak_memory
 from speed_report import CEILING, network_report
 from torch import Tensor, nn
@@ -33,40 +33,24 @@ from sdedit_pl.typing import Images, Times
 USAGE = "python benchmarks/network.py out=FOLDER [key=value ...]"
 
 
-@dataclass
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(NetworkResults):
     """A measurement.
 
     Args:
-        out: folder of the results.
-        cases: networks, some of ncsnpp, ddpm and ddpm256.
-        libraries: libraries that provide the networks.
-        rounds: number of timings of each network.
         solver: the solver whose time loop is measured.
         steps: number of its steps.
-        threads: number of threads of torch; null for its default.
-        channels: width of the networks; null for the published one.
-        size: height and width of the images in pixels; null for the published one.
-        batch: batch size; null for the usual one.
-        overwrite: replace earlier results.
     """
 
-    out: str
     cases: tuple[str, ...] = ("ncsnpp", "ddpm256")
     libraries: tuple[str, ...] = (OURS, DIFFUSERS)
     rounds: int = 10
     solver: str = "ancestral"
     steps: int = 5
-    threads: int | None = None
-    channels: int | None = None
-    size: int | None = None
-    batch: int | None = None
-    overwrite: bool = False
 
     def __post_init__(self) -> None:
-        require_at_least(self, rounds=1, steps=1, threads=1, channels=1, size=1, batch=1)
-        refuse_unknown("cases", self.cases, CASES)
-        refuse_unknown("libraries", self.libraries, LIBRARIES)
+        super().__post_init__()
+        require_at_least(self, steps=1)
         refuse_unknown("solvers", (self.solver,), SOLVERS)
 
 
@@ -136,9 +120,8 @@ def measure_loop(case: Case, arguments: Arguments, bar: tqdm) -> dict[str, Any]:
 
 def measure(arguments: Arguments) -> dict[str, Any]:
     """Raises ValueError for a width or size that no network can have, ModuleNotFoundError without a library."""
-    cases = resized_cases(arguments.cases, arguments.channels, arguments.size, arguments.batch)
     with tqdm(desc="timing", unit="run", disable=None) as bar:
-        found = {name: measure_case(case, arguments, bar) for name, case in cases.items()}
+        found = {name: measure_case(case, arguments, bar) for name, case in arguments.resized.items()}
     return {"cases": found}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from ceiling import ConvolutionsAlone, convolutions_of
 from command_line import refuse_unknown, run_benchmark
-from compared_networks import CASES, LIBRARIES, OURS, Case, resized_cases
+from compared_networks import CASES, OURS, Case, NetworkResults
 from loops import measure_loops
 from measuring import Run, counted, in_turns, peak_memory
 from speed_report import CEILING, training_report
@@ -28,44 +28,25 @@ PARTS = ("loop", "step", "checkpointing")
 LAYOUT = "channels last"
 
 
-@dataclass
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(NetworkResults):
     """A measurement.
 
     Args:
-        out: folder of the results.
         parts: some of loop, step and checkpointing.
         cases: networks compared in the part `step`, some of ncsnpp, ddpm and ddpm256; other parts take the first.
-        libraries: libraries that provide the networks.
-        rounds: number of timings of each network.
         config: training configuration of the part `loop`.
         loop_steps: training steps of a turn in the part `loop`.
-        threads: number of threads of torch; null for its default.
-        channels: width of the networks; null for the published one.
-        size: height and width of the images in pixels; null for the published one.
-        batch: batch size; null for the usual one.
-        overwrite: replace earlier results.
     """
 
-    out: str
     parts: tuple[str, ...] = PARTS
-    cases: tuple[str, ...] = ("ncsnpp", "ddpm")
-    libraries: tuple[str, ...] = LIBRARIES
-    rounds: int = 8
     config: str = "configs/portraits64.yaml"
     loop_steps: int = 25
-    threads: int | None = None
-    channels: int | None = None
-    size: int | None = None
-    batch: int | None = None
-    overwrite: bool = False
 
     def __post_init__(self) -> None:
-        counts = {"loop_steps": 1, "threads": 1, "channels": 1, "size": 1, "batch": 1}
-        require_at_least(self, rounds=1, **counts)
+        super().__post_init__()
+        require_at_least(self, loop_steps=1)
         refuse_unknown("parts", self.parts, PARTS)
-        refuse_unknown("cases", self.cases, CASES)
-        refuse_unknown("libraries", self.libraries, LIBRARIES)
         if not self.cases:
             raise ValueError(f"cases must name at least one of {', '.join(CASES)}")
 
@@ -73,22 +54,23 @@ class Arguments:
 COMMAND = Command(USAGE, Arguments)
 
 
-def gradient_of(case: Case, network: nn.Module, layout: str) -> Run:
+def gradient_of(case: Case, library: str, layout: str, recompute: bool) -> tuple[nn.Module, Run]:
+    """A network and a run of its gradient; with `recompute`, ours recomputes activations in the backward pass."""
+    network = case.network(library, layout).train()
+    if recompute:
+        network.checkpoint_gradients = True
     images, label = case.inputs(layout)
 
     def gradient() -> None:
         network.zero_grad()
         (network(images, label) - images).square().mean().backward()
 
-    return gradient
+    return network, gradient
 
 
 def step_of(case: Case, library: str, layout: str, recompute: bool = False) -> Run:
-    """A training step with Adam; with `recompute`, our network recomputes activations in the backward pass."""
-    network = case.network(library, layout).train()
-    if recompute:
-        network.checkpoint_gradients = True
-    gradient = gradient_of(case, network, layout)
+    """A training step with Adam."""
+    network, gradient = gradient_of(case, library, layout, recompute)
     optimizer = torch.optim.Adam(network.parameters(), 1e-4)
 
     def step() -> None:
@@ -100,10 +82,7 @@ def step_of(case: Case, library: str, layout: str, recompute: bool = False) -> R
 
 def facts_of(case: Case, library: str, layout: str, recompute: bool = False) -> dict[str, int]:
     """Parameters, FLOPs and memory of a training step."""
-    network = case.network(library, layout).train()
-    if recompute:
-        network.checkpoint_gradients = True
-    gradient = gradient_of(case, network, layout)
+    _, gradient = gradient_of(case, library, layout, recompute)
     return {
         "parameters": case.parameters(library),
         **counted(gradient)._asdict(),
@@ -131,7 +110,7 @@ def measure_checkpointing(case: Case, arguments: Arguments, bar: tqdm) -> dict[s
 
 def measure(arguments: Arguments) -> dict[str, Any]:
     """Raises ValueError for an invalid network or configuration, ModuleNotFoundError without a library."""
-    cases = resized_cases(arguments.cases, arguments.channels, arguments.size, arguments.batch)
+    cases = arguments.resized
     first = next(iter(cases.values()))
     numbers: dict[str, Any] = {}
     with tqdm(desc="timing", unit="run", disable=None) as bar:

@@ -198,7 +198,7 @@ class ClassNumberCondition(NumberCondition):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        assert self._class.size == len(self.classes)  # it checks the names
+        ClassCondition(classes=self.classes)  # checks the names
 
     @property
     def _class(self) -> ClassCondition:
