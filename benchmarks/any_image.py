@@ -1,4 +1,4 @@
-"""Trains and edits three small domains that are not 8-bit photographs of one kind, and checks what the edits keep.
+"""Trains and edits domains of 16 bits, of four bands and of two classes, and tabulates what the edits keep.
 
     python benchmarks/any_image.py out=outputs/any_image
 
@@ -6,7 +6,7 @@
 - `fields`: four bands of float32 reflectances in GeoTIFF files with coordinates and names of bands;
 - `shapes`: two classes from two folders; one guide is edited into either.
 
-The images are drawn here, the guides with one flat value for each part. The same command resumes trainings.
+The images are drawn here; guides have one flat value for each part. The same command resumes trainings.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -33,7 +33,7 @@ from sdedit_pl.picture_grid import picture_grid, to_picture
 
 USAGE = """python benchmarks/any_image.py [key=value ...]
 
-Trains and edits domains of 16 bits, of four bands and of two classes, and checks what the edits keep."""
+Trains and edits domains of 16 bits, of four bands and of two classes, and tabulates what the edits keep."""
 TRAINING = (
     "seed=0 data.flip=false data.batch_size=16 sde=ve sde.sigma_min=0.01 sde.sigma_max=50 network.channels=24 "
     "network.channel_multipliers=[1,2,2] network.blocks_per_level=1 network.attention_levels=[] network.patch=2 "
@@ -62,7 +62,7 @@ class Part(NamedTuple):
         return np.maximum(abs(down), abs(across)) < np.pi**0.5 / 2 if flat else down**2 + across**2 < 1
 
 
-def phantom(random: np.random.Generator, flat: bool) -> np.ndarray:
+def phantom(random: np.random.Generator, flat: bool, _: str) -> np.ndarray:
     """A head with a bright rim and two dark chambers, 96 x 64, uint16."""
     centre = 48 + random.uniform(-3, 3), 32 + random.uniform(-2, 2)
     radii, angle = (random.uniform(36, 42), random.uniform(23, 28)), random.uniform(-0.1, 0.1)
@@ -78,7 +78,7 @@ def phantom(random: np.random.Generator, flat: bool) -> np.ndarray:
     return image.clip(0, 65535).round().astype(np.uint16)[..., None]
 
 
-def field_image(random: np.random.Generator, flat: bool) -> np.ndarray:
+def field_image(random: np.random.Generator, flat: bool, _: str) -> np.ndarray:
     """Strips of soil and crops in rows, with a lake, 48 x 48, float32."""
     y, x = np.mgrid[:48, :48].astype(float)
     angle = random.uniform(-0.4, 0.4)
@@ -95,13 +95,13 @@ def field_image(random: np.random.Generator, flat: bool) -> np.ndarray:
     return (image if flat else image * random.normal(1, 0.03, image.shape)).astype(np.float32)
 
 
-def shape_image(random: np.random.Generator, flat: bool, square: bool = False) -> np.ndarray:
-    """A shaded disc or square on a plain ground, 32 x 32, 8-bit RGB; flat, something in between."""
+def shape_image(random: np.random.Generator, flat: bool, label: str) -> np.ndarray:
+    """A shaded ellipse or rectangle on a plain ground, 32 x 32, 8-bit RGB; flat, something in between."""
     y, x = np.mgrid[:32, :32].astype(float)
     colour, ground = random.uniform(90, 230, 3), random.uniform(20, 70, 3)
     down, across = (abs(axis - random.uniform(14, 18)) / random.uniform(8, 11) for axis in (y, x))
     disc, box = down**2 + across**2, np.maximum(down, across)
-    inside = disc + box < 2.3 if flat else (box if square else disc) < 1
+    inside = disc + box < 2.3 if flat else (box if label == "square" else disc) < 1
     light = 1 if flat else 1.1 - 0.4 * (x + y)[..., None] / 64
     image = np.where(inside[..., None], colour * light, ground)
     return (image + (0 if flat else random.normal(0, 3, image.shape))).clip(0, 255).round().astype(np.uint8)
@@ -133,15 +133,15 @@ def save_picture(file: Path, values: np.ndarray) -> None:
 class Domain:
     """A domain: how its images are drawn, written, trained on and edited."""
 
-    draw: Callable[..., np.ndarray]
+    draw: Callable[[np.random.Generator, bool, str], np.ndarray]
     save: Callable[[Path, np.ndarray], None]
     suffix: str
     shape: ImageShape
     training: str
     t0: str
     steps: int
-    classes: dict[str, dict[str, Any]] = field(default_factory=lambda: {"": {}})
-    """Folder, which is the label -> arguments of `draw`."""
+    labels: tuple[str, ...] = ("",)
+    """Folders of the classes; an empty one for a domain without."""
 
 
 DOMAINS = {
@@ -172,7 +172,7 @@ DOMAINS = {
         "data.size=32 data.labels=folders",
         "sigma:1.2",
         2000,
-        {"round": {}, "square": {"square": True}},
+        ("round", "square"),
     ),
 }
 
@@ -211,10 +211,10 @@ def sdedit(*words: str) -> None:
 def draw(domain: Domain, folder: Path, count: int, *, flat: bool) -> None:
     """Draws images into `folder`, those of a class into a folder of its name; guides, which are flat, have no class."""
     for number in range(count):
-        label, arguments = ("", {}) if flat else list(domain.classes.items())[number % len(domain.classes)]
+        label = "" if flat else domain.labels[number % len(domain.labels)]
         file = folder / label / f"{number:04}{domain.suffix}"
         file.parent.mkdir(parents=True, exist_ok=True)
-        domain.save(file, domain.draw(np.random.default_rng([number, flat]), flat, **arguments))
+        domain.save(file, domain.draw(np.random.default_rng([number, flat]), flat, label))
 
 
 def measure(arguments: Arguments) -> dict[str, Any]:
@@ -227,14 +227,12 @@ def measure(arguments: Arguments) -> dict[str, Any]:
         sdedit("train", f"data={runs / 'images'}", f"out={runs / 'run'}", *words)
         rows: dict[str, list[Path]] = {"domain": sorted((runs / "images").rglob(f"*{domain.suffix}"))}
         rows["guide"] = sorted((runs / "guides").iterdir())
-        for label in domain.classes:
+        for label in domain.labels:
             out = runs / f"edits{label and '-' + label}"
             given = [f"label={label}", f"guidance={arguments.guidance}"] if label else []
             place = [f"ckpt={runs / 'run'}", f"guide={runs / 'guides'}", f"out={out}", "overwrite=true"]
             sdedit("edit", *place, f"t0={domain.t0}", "samples=1", "steps=30", *given)
-            rows[f"edit{label and ', ' + label}"] = sorted(
-                file for file in out.iterdir() if file.suffix == domain.suffix and file.stem != "sheet"
-            )
+            rows[f"edit{label and ', ' + label}"] = sorted(out.glob(f"*_seed*{domain.suffix}"))
         count = arguments.guides
         rows["domain"] = [rows["domain"][number * len(rows["domain"]) // count] for number in range(count)]
         pictures[name] = sheet(rows, domain.shape)
@@ -243,7 +241,7 @@ def measure(arguments: Arguments) -> dict[str, Any]:
             "steps": arguments.steps or domain.steps,
             "files": {title: facts(files[0]) for title, files in rows.items()},
         }
-        if len(domain.classes) > 1:
+        if len(domain.labels) > 1:
             shapes = {title: files for title, files in rows.items() if title != "domain"}
             domains[name]["filled"] = {title: float(np.mean([*map(filled, files)])) for title, files in shapes.items()}
     return {"domains": domains, "pictures": pictures}

@@ -2,8 +2,8 @@
 
     python benchmarks/many_guides.py [guides] [steps]
 
-Everything but the network's calls counts as overhead: reading, hashing, the solver, writing, journal, sheet and record.
-CPU time of one thread hardly depends on the load of the machine. Guides and weights are random, with seed 0.
+"All else" is everything but the network's calls: reading, hashing, the solver, writing, journal, sheet and record. CPU
+time of one thread hardly depends on the load of the machine. Guides and weights are random, with seed 0.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def save_tiny_model(file: Path) -> None:
 
 
 class Clock(Progress):
-    """Notes CPU time beside the network, and memory, whenever a tenth of the guides is done."""
+    """Notes the CPU time of all else, and memory, after every tenth of the guides."""
 
     network = 0.0
     tenths: ClassVar[list[tuple[int, float, float]]] = []
@@ -57,8 +57,7 @@ class Clock(Progress):
     def finished(self) -> None:
         super().finished()
         if self.done % max(1, self.guides // 10) == 0:
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            memory = pages * resource.getpagesize() / 2**20
+            memory = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
             Clock.tenths.append((self.done, time.process_time() - Clock.network, memory))
 
 
@@ -75,9 +74,9 @@ def measure(count: int, steps: int) -> None:
         return output
 
     denoiser.network.forward = timed
-    keys = {"ckpt": "tiny.safetensors", "guide": "guides", "samples": 1, "steps": steps, "compile": False}
+    keys = {"ckpt": "tiny.safetensors", "guide": "guides", "samples": 1, "steps": steps, "device": "cpu"}
     begin = time.process_time()
-    edit_run.run_edit(resolve(EditSettings, {**keys, "device": "cpu"}), (denoiser, description))
+    edit_run.run_edit(resolve(EditSettings, {**keys, "compile": False}), (denoiser, description))
     others = time.process_time() - begin - Clock.network
     weights = sum(weight.numel() for weight in denoiser.parameters())
     print(f"{count:,} guides of {SIZE} px, {steps} steps, one sample, {weights:,} weights, one thread\n")

@@ -10,7 +10,7 @@ from sdedit_pl.edit_runs.augment_run import MANIFEST_FILE, AugmentSettings, run_
 
 USAGE = """sdedit augment ckpt=FILE data=FOLDER [n=100] [t0=0.2,0.5] [key=value ...]
 
-Edits the images in each class's folder from several t0. Writes to `out` n PNG files for each class, in a folder of its
+Edits the images in each class's folder from several t0. Writes to `out` n files for each class, in a folder of its
 name, and manifest.csv with each file's class, original, t0 and seed. Run the same command to resume after an
 interruption."""
 COMMAND = Command(

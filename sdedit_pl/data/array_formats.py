@@ -283,8 +283,7 @@ class Dicom(ArrayFormat):
     def window(self, content: bytes) -> tuple[float, float] | None:
         """The first window, as the VOI LUT function LINEAR maps it; other functions and tables are not applied."""
         data = self.module().dcmread(io.BytesIO(content), stop_before_pixels=True)
-        found = [getattr(data, name, None) for name in ("WindowCenter", "WindowWidth")]
-        centre, width = (float(np.atleast_1d(value)[0] or 0) if value is not None else 0 for value in found)
+        centre, width = (float(np.atleast_1d(data.get(name) or 0)[0]) for name in ("WindowCenter", "WindowWidth"))
         if width <= 1:
             return None
         low, high = centre - width / 2, centre + width / 2 - 1
@@ -308,7 +307,6 @@ class Dicom(ArrayFormat):
         kind = np.dtype(f"{'i' if data.PixelRepresentation else 'u'}{data.BitsAllocated // 8}")
         low = -(2 ** (data.BitsStored - 1)) if data.PixelRepresentation else 0
         stored = ((values.astype(np.float64) - intercept) / slope).round().clip(low, low + 2**data.BitsStored - 1)
-        stored = stored.astype(kind)
         if values.shape[-1] > 1:
             data.PlanarConfiguration, data.PhotometricInterpretation = 0, "RGB"
         data.PixelData = stored.astype(kind.newbyteorder("<")).tobytes()

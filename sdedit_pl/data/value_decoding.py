@@ -105,17 +105,15 @@ def checked_values(values: np.ndarray, name: str, shape: ImageShape) -> np.ndarr
 
 def premultiplied(values: np.ndarray) -> np.ndarray:
     """Colours multiplied by the opacity in the last band, rounded."""
-    top = np.iinfo(values.dtype).max
-    alpha = values[..., -1:].astype(np.float64) / top
-    return np.concatenate([(values[..., :-1] * alpha).round().astype(values.dtype), values[..., -1:]], axis=-1)
+    colours = values[..., :-1] * (values[..., -1:] / np.iinfo(values.dtype).max)
+    return np.concatenate([_rounded(colours, values.dtype), values[..., -1:]], axis=-1)
 
 
 def unmultiplied(values: np.ndarray) -> np.ndarray:
     """The inverse of `premultiplied`; transparent pixels are black."""
-    top = np.iinfo(values.dtype).max
-    alpha = values[..., -1:].astype(np.float64) / top
-    colours = np.where(alpha > 0, values[..., :-1] / np.maximum(alpha, 1 / top), 0).round().clip(0, top)
-    return np.concatenate([colours.astype(values.dtype), values[..., -1:]], axis=-1)
+    alpha = values[..., -1:]
+    colours = np.where(alpha > 0, values[..., :-1] / (np.maximum(alpha, 1) / np.iinfo(values.dtype).max), 0)
+    return np.concatenate([_rounded(colours, values.dtype), alpha], axis=-1)
 
 
 def clipped_share(values: Pixels, pixels: PixelFormat) -> float:
@@ -138,7 +136,7 @@ def result_file(
     *,
     own_type: bool = False,
 ) -> bytes:
-    """The file of a result in the type, range and format of its guide, whose metadata it keeps.
+    """The file of a result in the type, range and format of its guide, if any, whose metadata it keeps.
 
     Args:
         image: in [-1, 1].
@@ -151,18 +149,20 @@ def result_file(
     if not image.isfinite().all():
         raise ValueError("an image has values that are not finite; try precision=float32, or another checkpoint")
     values = shape.values(image).permute(1, 2, 0).cpu().numpy()
-    values = unmultiplied(values) if shape.format is not None and shape.format.alpha else values
+    if shape.format is not None and shape.format.alpha:
+        values = unmultiplied(values)
     stored = None if guide is None else _template(guide, suffix)
-    if shape.format is not None and stored is not None and stored.values.dtype.kind in "iuf" and not own_type:
+    if stored is None:
+        return png_file(values) if suffix == ".png" else _writer(suffix, None).write(values, None)
+    if shape.format is not None and stored.values.dtype.kind in "iuf" and not own_type:
         values = _rounded(values, stored.values.dtype)
-    if stored is not None and kept is not None and stored.values.shape == values.shape:
+    if kept is not None and stored.values.shape == values.shape:
         values = np.where(kept.cpu().numpy()[..., None], stored.values, values)
     if suffix == ".png":
         return png_file(values)
-    writer = _writer(suffix, stored)
-    if stored is None or stored.values.shape[:2] == values.shape[:2]:
-        return writer.write(values, None if stored is None else stored.rest)
-    (rows, columns), (height, width) = values.shape[:2], stored.values.shape[:2]
+    writer, (rows, columns), (height, width) = _writer(suffix, stored), values.shape[:2], stored.values.shape[:2]
+    if (rows, columns) == (height, width):
+        return writer.write(values, stored.rest)
     left, top, right, bottom = central_box((width, height), (rows, columns))
     box = Box(float(left), float(top), (right - left) / columns, (bottom - top) / rows)
     return writer.write(values, writer.placed(stored.rest, box))
@@ -171,11 +171,6 @@ def result_file(
 def sample_suffix(shape: ImageShape) -> str:
     """The suffix of images that have no guide: .png for photographs, else .tif."""
     return ".png" if shape.format is None else ".tif"
-
-
-def sample_content(image: Float[Tensor, "C H W"], shape: ImageShape) -> bytes:
-    """The file of an image without a guide; raises what `result_file` does."""
-    return result_file(image, shape, sample_suffix(shape), None)
 
 
 def png_file(values: np.ndarray) -> bytes:
@@ -199,11 +194,11 @@ def png_file(values: np.ndarray) -> bytes:
 def _template(guide: Path, suffix: str) -> Stored | None:
     """The guide's file, if it has the format of the result or is a picture."""
     try:
-        stored = read_values(guide, str(guide))
-        found = format_of(file_content(guide))
+        content = file_content(guide)
+        found = format_of(content)
+        return read_values(content, str(guide)) if suffix in (".png", *(found.suffixes if found else ())) else None
     except (UnreadableImage, OSError):
         return None
-    return stored if suffix == ".png" or (found is not None and suffix in found.suffixes) else None
 
 
 def _writer(suffix: str, stored: Stored | None) -> ArrayFormat:

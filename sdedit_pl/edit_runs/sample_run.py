@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sdedit_pl.build.component import build_component
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import Component, family, require_at_least
-from sdedit_pl.data.value_decoding import sample_content, sample_suffix
+from sdedit_pl.data.value_decoding import result_file, sample_suffix
 from sdedit_pl.denoiser import in_precision
 from sdedit_pl.edit_runs.edit_results import SHEET_FILE, earlier_results, hashes, write_record
 from sdedit_pl.editing.many_guides import in_batches
@@ -83,7 +83,7 @@ def run_sampling(settings: SampleSettings) -> None:
                     denoiser, draw, [*files], shape.pixels, batch=settings.batch, on_step=step
                 ):
                     picture = to_picture(image, shape.format)
-                    (unpublished / files[seed]).write_bytes(sample_content(image, shape))
+                    (unpublished / files[seed]).write_bytes(result_file(image, shape, suffix, None))
                     pictures += [picture] * (len(pictures) < SHEET_SAMPLES)
         sheet(pictures, settings.seed).save(unpublished / SHEET_FILE)
         drawn = {file: {"seed": seed} for seed, file in files.items()}

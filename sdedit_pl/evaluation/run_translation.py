@@ -60,10 +60,11 @@ class TranslationSettings(ModelSettings):
         pairs: folder of images named like the guides, their true translations; null for none.
         target: images of the domain of `ckpt`, a folder or shards, for KID; null leaves it out.
         out: folder of the results.
-        methods: ddib (both models' ODEs), sdedit (the target model's SDE from t0), energy (the same, guided by the
-            low frequencies of the guide), two_energies (also away from the source's domain, at twice the evaluations).
+        methods: ddib (both models' ODEs), sdedit (the target model's SDE from t0), energy (sdedit, guided by the low
+            frequencies of the guide), two_energies (energy, also moved away from the source's domain, at twice the
+            evaluations).
         t0: how far sdedit and the energies noise a guide.
-        level: noise level of the state that ddib exchanges; null for the highest that both models know.
+        level: noise level at which ddib passes from one model to the other; null for the highest that both know.
         lowpass: factor of the low-pass filter of the energies, see sdedit edit.
         lowpass_energy: weight of the guide's low frequencies, see sdedit edit.
         realism: weight w of the second energy, which adds w (target's score - source's score).
@@ -98,7 +99,7 @@ class TranslationSettings(ModelSettings):
         if unknown or not self.methods or len(set(self.methods)) < len(self.methods):
             raise ValueError(f"methods are some of {', '.join(known)}, got {', '.join(self.methods)}")
         if not self.realism > 0:
-            raise ValueError(f"realism must exceed 0, got {self.realism}; the method energy goes without it")
+            raise ValueError(f"realism must exceed 0, got {self.realism}; methods=[energy] does not use it")
 
 
 def run_translation(settings: TranslationSettings) -> dict[str, Any]:
@@ -175,9 +176,10 @@ def methods_of(settings: TranslationSettings, source: Denoiser, target: Denoiser
     }
     if TWO_ENERGIES in settings.methods:
         found[TWO_ENERGIES] = away_from(source, target, settings.realism), guided_edit
-    for denoiser, method in (found := {name: found[name] for name in settings.methods}).values():
+    chosen = {name: found[name] for name in settings.methods}
+    for denoiser, method in chosen.values():
         method.check(denoiser)
-    return found
+    return chosen
 
 
 def translate(

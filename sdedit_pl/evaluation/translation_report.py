@@ -29,7 +29,7 @@ TITLES = {
     "pair": "pair",
 }
 LEAST_IMAGES = 3
-"""KID's standard error needs estimates that leave one image out."""
+"""Of KID, whose standard error needs estimates that leave one image out."""
 BATCH = 32
 """Images measured at a time."""
 
@@ -87,10 +87,10 @@ def report(numbers: Mapping[str, Any], made: Mapping[str, NumberedImages], compa
     about = (
         f"{numbers['images']} images of {settings['guide']}, from the domain of {source['file']} (sha256 "
         f"{source['sha256'][:16]}) into that of {target['file']} (sha256 {target['sha256'][:16]}), "
-        f"{settings['steps']} steps of each model. DDIB hands over at {level}; the others start from "
-        f"t0 = {settings['t0']}; the energy weighs frequencies of images {settings['lowpass']} times smaller with "
-        f"{settings['lowpass_energy']:g}{second}. KID compares with {settings['target'] or 'nothing'}, on the features "
-        f"{settings['features']['name']}. ± is the standard error over images, the interval a bootstrap over images."
+        f"{settings['steps']} steps of each model. DDIB passes to the target model at {level}; the others start from "
+        f"t0 = {settings['t0']}; the energy weighs the frequencies left in images {settings['lowpass']} times "
+        f"smaller with {settings['lowpass_energy']:g}{second}. KID compares with {settings['target'] or 'nothing'}, on "
+        f"the features {settings['features']['name']}. ± is the standard error over images, an interval a bootstrap."
     )
     columns = {"guide": compared.guides, **made, **({} if compared.pairs is None else {"pair": compared.pairs})}
     pictures = sheet({TITLES[name]: images for name, images in columns.items()}, chosen_rows(numbers["images"]))
