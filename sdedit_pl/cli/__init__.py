@@ -74,8 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return fail(in_words(error))
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
+        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory|shared memory", str(error)):
             raise
+        if "shared memory" in str(error):
+            return fail("/dev/shm is full; take data.workers=0, or give the container more by --shm-size")
         return fail("out of memory; make images, windows or batches smaller")
     except KeyboardInterrupt:
         return fail("interrupted", 130)
