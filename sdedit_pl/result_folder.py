@@ -121,7 +121,9 @@ def refuse_used(folder: Path, overwrite: bool) -> None:
         raise ValueError(f"{folder} already holds files; give another out=, or overwrite=true")
 
 
-def refuse_replacing(file: Path, overwrite: bool) -> None:
-    """Raises ConfigError if `file` exists and `overwrite` is not set."""
+def refuse_replacing(file: Path, overwrite: bool, source: Path | None = None) -> None:
+    """Raises ConfigError if `file` exists and `overwrite` is not set, or if it is the `source` of the new file."""
+    if file.exists() and source is not None and source.exists() and file.samefile(source):
+        raise ConfigError(f"out={file} is the checkpoint to read; give another out=")
     if file.exists() and not overwrite:
         raise ConfigError(f"{file} is already there; give another out=, or overwrite=true")

@@ -49,8 +49,8 @@ def run(words: list[str]) -> None:
     from sdedit_pl.checkpoints.guidance import labelled
 
     out = Path(arguments.out)
-    refuse_replacing(out, arguments.overwrite)
     denoiser, description = load_described(arguments.ckpt)
+    refuse_replacing(out, arguments.overwrite, description.path)
     replaced: set[str] = set()
     with result_folder(out.parent, out.name, replaced) as results:
         denoiser = labelled(denoiser, arguments.label)

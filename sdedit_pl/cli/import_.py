@@ -69,7 +69,7 @@ def run(words: list[str]) -> None:
         raise ConfigError(f"out={out} must be a .safetensors file, as editing checkpoints are")
     if out.is_dir():
         raise ConfigError(f"out={out} is a folder; name a file in it")
-    refuse_replacing(out, arguments.overwrite)
+    refuse_replacing(out, arguments.overwrite, Path(arguments.ckpt))
     description, imported = import_checkpoint(
         arguments.ckpt,
         out,

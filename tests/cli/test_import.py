@@ -132,6 +132,12 @@ def test_an_import_replaces_files_on_request_only(
     assert command("import", *arguments, "overwrite=true").code == 0
 
 
+@pytest.mark.parametrize("words", [("import",), ("export", "format=torch_export")])
+def test_a_checkpoint_is_never_replaced_by_what_is_made_of_it(words: tuple[str, ...], refused) -> None:
+    message = refused(*words, "ckpt=tiny.safetensors", "out=tiny.safetensors", "overwrite=true")
+    assert message == "out=tiny.safetensors is the checkpoint to read; give another out="
+
+
 @pytest.mark.parametrize("kind", ["truncated", "extra", "code"])
 def test_bad_sources_are_refused_and_leave_nothing(
     kind: str, desk: Path, reference: Path, refused: Callable[..., str]
