@@ -283,8 +283,11 @@ class Dicom(ArrayFormat):
     def window(self, content: bytes) -> tuple[float, float] | None:
         """The first window, as the VOI LUT function LINEAR maps it; other functions and tables are not applied."""
         data = self.module().dcmread(io.BytesIO(content), stop_before_pixels=True)
-        centre, width = (float(np.atleast_1d(data.get(name) or 0)[0]) for name in ("WindowCenter", "WindowWidth"))
-        if width <= 1:
+        try:
+            centre, width = (float(np.atleast_1d(data.get(name) or 0)[0]) for name in ("WindowCenter", "WindowWidth"))
+        except ValueError:  # no number; the image can still be edited
+            return None
+        if not (width > 1 and np.isfinite(centre + width)):
             return None
         low, high = centre - width / 2, centre + width / 2 - 1
         return (high, low) if data.get("PhotometricInterpretation") == "MONOCHROME1" else (low, high)

@@ -167,6 +167,11 @@ def test_pictures_show_the_window_of_a_dicom_file(
     assert measured is not None and measured.window == window
 
 
+@pytest.mark.parametrize("centre", [b"300x", b"inf "])
+def test_a_window_that_is_no_number_is_ignored(centre: bytes) -> None:
+    assert Dicom().window(dicom(GREY, WindowCenter=3000, WindowWidth=2001).replace(b"3000", centre, 1)) is None
+
+
 def test_a_smaller_result_stays_in_its_place(tmp_path: Path) -> None:
     """Of a guide of 12 x 6 pixels, a result of 4 x 3 shows the rows 2 to 10 with pixels twice as large."""
     import rasterio

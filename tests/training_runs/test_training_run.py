@@ -492,7 +492,7 @@ def test_strategies_that_share_out_the_network_are_refused(strategy: str, images
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("trainer.devices=8", "trainer.devices=8, .* has 1 .*trainer.devices=1"),
+        ("trainer.devices=8", "trainer: devices=8, .* has room for 1 .*devices=1"),
         ("trainer.precision=bf16-mixed", "trainer.precision=bf16-mixed .*V100.* 16-mixed"),
         ("compile=true", "compile=true .*triton.* compile=false"),
     ],
