@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -55,6 +56,13 @@ class ChosenImages:
         images, index = self._places[number]
         pixels = self._source.format.part(images.read(index), Draw(index, False).corner)
         return self._source.format.images(pixels[None])[0]
+
+    def digest(self, more: bytes = b"") -> str:
+        """The SHA-256 of all names and pixels, and of `more`."""
+        digest = hashlib.sha256("\n".join(self.names).encode(errors="surrogateescape") + more)
+        for number in range(len(self)):
+            digest.update(self.image(number).numpy().tobytes())
+        return digest.hexdigest()
 
     def batch(self, start: int, size: int) -> Images:
         """`size` images from number `start` on, or fewer at the end; raises what `image` does."""

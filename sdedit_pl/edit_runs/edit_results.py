@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
 from sdedit_pl.data.image_format import ImageFormat, images_from_bytes, shown_bands
 from sdedit_pl.data.value_decoding import result_file, result_suffix
-from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.edit_runs.unfinished_edits import RECORD_FILE, RECORD_KEY, GuideFacts
 from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
 from sdedit_pl.editing.many_guides import Edited
@@ -196,10 +196,9 @@ def recorded_samples(record: Mapping[str, Any]) -> int:
     return record.get("count", len(record["samples"]))
 
 
-def finished_samples(settings: EditSettings) -> int | None:
-    """The number of samples in `settings.out` if a finished edit with these settings, inputs and results is there."""
-    file = Path(settings.out) / RECORD_FILE
-    if settings.overwrite or not file.is_file():
+def finished_samples(settings: ModelSettings, file: Path, overwrite: bool) -> int | None:
+    """The number of samples in the record `file` if a finished run with these settings, inputs and results is there."""
+    if overwrite or not file.is_file():
         return None
     before = read_file(file)
     record = before.get(RECORD_KEY)

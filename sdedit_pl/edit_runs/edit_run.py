@@ -63,7 +63,7 @@ def run_edit(
     """
     edits = build_edits(settings)
     unfinished = UnfinishedEdits(Path(settings.out), share)
-    finished = finished_samples(settings)
+    finished = finished_samples(settings, unfinished.out / RECORD_FILE, settings.overwrite)
     with unfinished.claimed(settings.overwrite or finished is not None):
         if finished is not None:
             unfinished.tidy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,15 @@ from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.data.value_decoding import result_file, sample_suffix
 from sdedit_pl.denoiser import in_precision
-from sdedit_pl.edit_runs.edit_results import SHEET_FILE, earlier_results, hashes, write_record
+from sdedit_pl.edit_runs.edit_results import SHEET_FILE, earlier_results, finished_samples, hashes, write_record
 from sdedit_pl.editing.many_guides import in_batches
 from sdedit_pl.grids import GRIDS, Grid
 from sdedit_pl.picture_grid import cell_side, picture_grid, to_picture
 from sdedit_pl.result_folder import hashes_of, refuse_others, result_folder
 from sdedit_pl.sampling import Callback, sample
 from sdedit_pl.solvers import SOLVERS, Solver
+
+logger = logging.getLogger(__name__)
 
 RECORD_FILE = "sample.yaml"
 SHEET_COLUMNS, SHEET_SAMPLES = 8, 64
@@ -61,6 +64,9 @@ def run_sampling(settings: SampleSettings) -> None:
     solver, grid = build_component(settings.solver), build_component(settings.grid)
     folder, earlier = Path(settings.out), set[str]()
     with result_folder(folder, replaced=earlier) as unpublished:
+        if finished_samples(settings, folder / RECORD_FILE, settings.overwrite) is not None:
+            logger.info("the results were already there; overwrite=true makes them again")
+            return
         earlier |= earlier_results(folder, settings.overwrite, RECORD_FILE)
         denoiser, description = settings.load()
         shape = description.image

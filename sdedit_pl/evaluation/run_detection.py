@@ -113,7 +113,10 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
         truth = None if settings.truth is None else read_truth(Path(settings.truth), names, shape.size)
         settings = settings.prepared(denoiser, len(images), shape.pixels, detector.steps(denoiser))
         recorded = settings.recorded(description.path)
-        unfinished.begin(recorded)
+        inputs = {"sha256": images.digest(b"" if truth is None else truth.numpy().tobytes())}
+        finished = unfinished.begin(recorded, inputs)
+        if finished is not None:
+            return finished
         with in_precision(denoiser, settings.precision):
             files = stored_maps(
                 results / WORK, images, lambda numbers: detector.maps(denoiser, images, settings.batch, numbers)
@@ -130,7 +133,7 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
         write_scores(results / SCORES_FILE, names, scores, truth)
         numbers: dict[str, Any] = {
             "model": {"file": description.path.name, "sha256": fingerprint(description.path)},
-            "settings": recorded,
+            "settings": recorded | inputs,
             "images": len(images),
             "with_defects": None if truth is None else int(truth.flatten(1).any(1).sum()),
             "measures": {} if truth is None else measures_of(torch.stack(anomalies), settings.t0, settings.top, truth),

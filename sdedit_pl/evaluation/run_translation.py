@@ -128,7 +128,10 @@ def run_translation(settings: TranslationSettings) -> dict[str, Any]:
             "source": fingerprint(described.path),
             "guides": {path.name: sha256_of(path) for path in guides.files},
         }
-        unfinished.begin(recorded)
+        inputs = {} if compared.pairs is None else {str(path): sha256_of(path) for path in compared.pairs.files}
+        finished = unfinished.begin(recorded, inputs)
+        if finished is not None:
+            return finished
         made = {
             name: replace(guides, files=translations_of(guides.files, name, unfinished.results)) for name in methods
         }
@@ -136,7 +139,7 @@ def run_translation(settings: TranslationSettings) -> dict[str, Any]:
             translate(settings, methods, guides, made)
         files = [{"file": model.path.name, "sha256": fingerprint(model.path)} for model in (described, description)]
         measures = {name: measures_of(images, compared) for name, images in {"guide": guides, **made}.items()}
-        numbers = {"models": files, "settings": recorded, "images": count, "measures": measures}
+        numbers = {"models": files, "settings": recorded | inputs, "images": count, "measures": measures}
         report(numbers, made, compared).write(unfinished.results, numbers)
     return numbers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from typing import Any
 from sdedit_pl.evaluation.report_document import METRICS_FILE
 from sdedit_pl.files import read_json
 from sdedit_pl.result_folder import RECORDED, SETTINGS, files_recorded_in, own_files, refuse_used, result_folder
-from sdedit_pl.settings_record import SettingsRecord
+from sdedit_pl.settings_record import SettingsRecord, require_same_settings
+
+logger = logging.getLogger(__name__)
 
 REMEDY = "resume it with these settings, give another out=, or overwrite=true, which drops it"
 
@@ -23,11 +26,27 @@ class UnfinishedReport:
     out: Path
     results: Path
     overwrite: bool
+    replaced: set[str]
 
-    def begin(self, settings: Mapping[str, Any]) -> None:
-        """Keeps the results of an interrupted run with these settings; raises SettingsChanged for others."""
+    def begin(self, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any] | None:
+        """Keeps the results of an interrupted run; returns the numbers of a finished one, which nothing replaces.
+
+        Args:
+            inputs: hashes of files that may change before the run is finished.
+
+        Raises:
+            SettingsChanged: the run had other settings, or the finished one other inputs.
+        """
+        finished = None if self.overwrite else finished_report(self.out)
+        if finished is not None:
+            now, remedy = {**settings, **inputs}, "give another out=, or overwrite=true"
+            require_same_settings(self.out, finished["settings"], now, remedy)
+            self.replaced.clear()
+            logger.info("the results were already there; overwrite=true makes them again")
+            return finished
         record = SettingsRecord(self.results / SETTINGS, "sdedit_pl unfinished report, version 1", REMEDY)
         record.begin(self.out, settings, self.overwrite)
+        return None
 
 
 @contextmanager
@@ -43,6 +62,13 @@ def unfinished_report(out: Path, overwrite: bool) -> Iterator[UnfinishedReport]:
         if staged.is_file():  # a killed process has moved some of its files
             replaced |= own_files(out, read_json(staged).get(RECORDED))
         else:
-            refuse_used(out, overwrite)
+            refuse_used(out, overwrite or finished_report(out) is not None)
             replaced |= files_recorded_in(out / METRICS_FILE)
-        yield UnfinishedReport(out, results, overwrite)
+        yield UnfinishedReport(out, results, overwrite, replaced)
+
+
+def finished_report(out: Path) -> dict[str, Any] | None:
+    """The numbers of the report in `out` if it is complete and nobody has changed its files."""
+    numbers = read_json(out / METRICS_FILE) if (out / METRICS_FILE).is_file() else {}
+    recorded = numbers.get(RECORDED)
+    return numbers if "settings" in numbers and recorded and own_files(out, recorded) == recorded.keys() else None

@@ -51,9 +51,10 @@ def test_maps_scores_and_measures(command) -> None:
     assert Path("o/spreads/b/4.png").is_file() and "best Dice" in Path("o/report.md").read_text()
 
 
-def test_without_truth_there_are_maps_and_scores_and_results_are_replaced_on_request(command, refused) -> None:
+def test_without_truth_there_are_maps_and_scores_and_results_are_replaced_on_request(command) -> None:
     assert command(*DETECT).code == 0
-    assert "o already holds files; give another out=, or overwrite=true" in refused(*DETECT)
+    errors = command(*DETECT, "steps=3").errors
+    assert "o was made with other settings: steps was 2, and is 3 now; give another out=, or overwrite=true" in errors
     code, output, _ = command(*DETECT, "truth=null", "images=3", "overwrite=true")
     assert (code, output) == (0, "3 images; the report: o/report.html\n")
     assert len(list(Path("o").rglob("*.png"))) == 3 + 3 + 1

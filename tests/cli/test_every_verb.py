@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.colour import Colour
 from support.full_disk import full_disk
+from support.interruptions import contents
 from support.tiny import write_images
 
 from sdedit_pl.metrics.extractor_table import FEATURES
@@ -49,6 +50,27 @@ def test_the_longest_name_of_a_checkpoint_has_its_t0(command) -> None:
     assert command("calibrate", f"ckpt={long}", *VERBS["calibrate"]).code == 0
     assert len([*Path.cwd().glob("ccc*.t0.yaml")]) == 1
     assert command("edit", f"ckpt={long}", *VERBS["edit"], "out=o").code == 0
+
+
+@pytest.mark.parametrize("verb", ["edit", "augment", "translate", "detect", "sample"])
+def test_a_finished_run_is_repeated_without_work(verb: str, command, monkeypatch) -> None:
+    words = (verb, CKPT, *VERBS[verb])
+    assert command(*words, "out=o").code == 0
+    before = contents("o")
+    with monkeypatch.context() as patch:
+        patch.setattr("sdedit_pl.denoiser.Denoiser.forward", None)
+        code, _, errors = command(*words, "out=o")
+    assert code == 0 and "already there" in errors and contents("o") == before
+    code, _, errors = command(*words, "out=o", "seed=9")
+    assert code == 2 and "give another out=" in errors and contents("o") == before
+
+
+def test_changed_inputs_are_not_finished(command) -> None:
+    for verb in ("translate", "detect"):
+        assert command(verb, CKPT, *VERBS[verb], f"out={verb}").code == 0
+    shutil.copy("black.png", "guides/hats/a.png")
+    for verb in ("translate", "detect"):
+        assert "was made with other settings" in command(verb, CKPT, *VERBS[verb], f"out={verb}").errors
 
 
 @pytest.mark.parametrize("verb", VERBS)
