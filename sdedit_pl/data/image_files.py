@@ -190,7 +190,7 @@ def picture_of_array(content: bytes, name: str, *, tiff: bool = False) -> Image.
     from sdedit_pl.data.array_formats import Tiff, format_of, read_array  # which imports this module
 
     found = format_of(content)
-    if found is None or isinstance(found, Tiff) > tiff:
+    if found is None or (isinstance(found, Tiff) and not tiff):
         return None
     values = read_array(content, name, found).values
     bands = values.shape[-1]
