@@ -25,7 +25,7 @@ from sdedit_pl.typing import Images
 
 logger = logging.getLogger(__name__)
 
-_FEATURES, _HASH, _IDENTITY = "features", "sha256", "identity"
+_FEATURES, _HASH = "features", "sha256"
 
 
 def cached_features(extractor: FeatureExtractor, batches: Batches, folder: Path | None) -> Float[Tensor, "N D"]:
@@ -53,7 +53,7 @@ def cached_features(extractor: FeatureExtractor, batches: Batches, folder: Path 
         features = _read(file)
         if features is None:
             features = stream_features(extractor, batches)
-            _write(file, features, extractor.identity)
+            _write(file, features)
         return features
     finally:
         lock.release()
@@ -87,11 +87,11 @@ def _read(file: Path) -> Float[Tensor, "N D"] | None:
         return None
 
 
-def _write(file: Path, features: Float[Tensor, "N D"], identity: str) -> None:
+def _write(file: Path, features: Float[Tensor, "N D"]) -> None:
     try:
         with whole_file(file) as unfinished:
-            facts = {_HASH: _hash(features), _IDENTITY: identity}
-            unfinished.write_bytes(save({_FEATURES: features.contiguous()}, facts))
+            # safetensors writes several facts in random order; with one, equal features make equal files.
+            unfinished.write_bytes(save({_FEATURES: features.contiguous()}, {_HASH: _hash(features)}))
     except OSError as error:
         _warn_not_cached(file.parent, error)
 

@@ -35,6 +35,9 @@ def test_float32_comes_back_bit_for_bit(tiny_checkpoint: Path, tmp_path: Path) -
     before = written_again(tiny_checkpoint, tmp_path / "a.safetensors", torch.float32)
     after = load_denoiser(tmp_path / "a.safetensors")
     assert same_model(before, after)
+    for _ in range(4):
+        written_again(tiny_checkpoint, tmp_path / "b.safetensors", torch.float32)
+        assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
     torch.testing.assert_close(after(X, T), before(X, T), rtol=1e-5, atol=1e-5)
 
 

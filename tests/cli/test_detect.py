@@ -90,6 +90,7 @@ REFUSED = {
     "t0=[0.3,0.3]": "t0 is a list of different values",
     "t0=[2]": "t0 must lie in (0, 1], got 2",
     "samples=0": "samples must be at least 1",
+    "blur=1001": "blur must be at most 1,000",
     "top=0": "top lies in (0, 1], got blur=2.0 and top=0.0",
     "residual=mse": "residual must be 'pixel', 'alex', 'vgg' or 'squeeze'",
 }

@@ -50,6 +50,7 @@ REFUSALS = {
     "times.t_min=2": ("times: ", "t_min=2"),
     "trainer.max_step=3": ("unknown key trainer.max_step;", "did you mean trainer.max_steps?"),
     "trainer.num_nodes=1e12": ("trainer.num_nodes must be at most 1,000",),
+    "trainer.accumulate_grad_batches=1001": ("trainer.accumulate_grad_batches must be at most 1,000",),
     "optimizer.name=muon optimizer.momentum=1": ("momentum must lie in [0, 1), got 1",),
     "trainer.max_steps=0": ("trainer: max_steps must be at least 1, got 0",),
     "trainer=5": ("trainer must be a section", "got 5"),

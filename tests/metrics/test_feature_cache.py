@@ -26,7 +26,10 @@ def test_features_are_computed_once_however_images_are_batched(tmp_path: Path) -
     found = cached_features(first, IMAGES.split(3), tmp_path / "cache")
     assert found.equal(IMAGES.mean((2, 3))) and first.seen == 7
     assert cached_features(second, IMAGES.split(2), tmp_path / "cache").equal(found) and second.seen == 0
-    assert len(files(tmp_path / "cache")) == 1
+    folders = [tmp_path / name for name in ("cache", *"abcdefg")]
+    for folder in folders[1:]:
+        cached_features(first, [IMAGES], folder)
+    assert len({file.read_bytes() for folder in folders for file in files(folder)}) == 1
 
 
 def test_without_a_folder_nothing_is_cached() -> None:
