@@ -74,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return fail(in_words(error))
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory|shared memory", str(error)):
+        if isinstance(error, RuntimeError) and not re.search(r"out of memory|allocate memory|\bshm\b", str(error)):
             raise
-        if "shared memory" in str(error):
+        if re.search(r"\bshm\b", str(error)):
             return fail("/dev/shm is full; take data.workers=0, or give the container more by --shm-size")
         return fail("out of memory; make images, windows or batches smaller")
     except KeyboardInterrupt:
