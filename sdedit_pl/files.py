@@ -12,12 +12,15 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
+
+Value = TypeVar("Value")
 
 _CHUNK = 1 << 20
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -140,6 +143,12 @@ def result_name(stem: str, ending: str) -> str:
         digest = hashlib.sha256(stored).hexdigest()[:12]
         stem = f"{stored[: room - 13].decode(errors='ignore')}-{digest}"
     return stem + ending
+
+
+def in_both_forms(named: Mapping[str, Value]) -> dict[str, Value]:
+    """Entries by name, also under its composed and decomposed forms: some systems and archives decompose accents."""
+    forms = {unicodedata.normalize(form, name): value for form in ("NFC", "NFD") for name, value in named.items()}
+    return {**forms, **named}
 
 
 def in_words(error: Exception) -> str:

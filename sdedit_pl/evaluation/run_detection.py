@@ -28,6 +28,7 @@ from sdedit_pl.evaluation.anomaly_maps import AnomalyMaps, Detector, image_score
 from sdedit_pl.evaluation.detection_report import measures_of, report, sheet, write_scores
 from sdedit_pl.evaluation.report_sections import chosen_rows
 from sdedit_pl.evaluation.unfinished_report import unfinished_report
+from sdedit_pl.files import in_both_forms
 from sdedit_pl.metrics.masked_lpips import lpips_map
 from sdedit_pl.result_folder import WORK
 
@@ -167,7 +168,8 @@ def read_truth(folder: Path, names: Sequence[str], size: Size) -> Bool[Tensor, "
     """
     if not folder.is_dir():
         raise ValueError(f"truth={folder} is no folder; give one of masks named like the images, white in defects")
-    masks = {file.rpartition(".")[0].removesuffix("_mask"): file for file in list_images(folder, True, ALL_SUFFIXES)}
+    listed = list_images(folder, True, ALL_SUFFIXES)
+    masks = in_both_forms({file.rpartition(".")[0].removesuffix("_mask"): file for file in listed})
     truth = torch.zeros(len(names), *ImageFormat(size).sides, dtype=torch.bool)
     for number, name in enumerate(names):
         if name in masks:

@@ -29,7 +29,7 @@ from sdedit_pl.evaluation.methods import Method, SDEditMethod
 from sdedit_pl.evaluation.numbered_images import NumberedImages
 from sdedit_pl.evaluation.translation_report import BATCH, LEAST_IMAGES, Compared, measures_of, report
 from sdedit_pl.evaluation.unfinished_report import unfinished_report
-from sdedit_pl.files import result_name, sha256_of, whole_file
+from sdedit_pl.files import in_both_forms, result_name, sha256_of, whole_file
 from sdedit_pl.guides.guide_files import (
     Guide,
     description_of_resizing,
@@ -232,7 +232,7 @@ def read_compared(settings: TranslationSettings, guides: NumberedImages, fit: Fi
     """
     pairs = None
     if settings.pairs is not None:
-        named = {file.stem: file for file in find_guides(settings.pairs, suffixes_of(guides.format))}
+        named = in_both_forms({file.stem: file for file in find_guides(settings.pairs, suffixes_of(guides.format))})
         lacking = [path.stem for path in guides.files if path.stem not in named]
         if lacking:
             raise ValueError(f"pairs={settings.pairs} has no image named like the guide {lacking[0]}")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sdedit_pl.data.array_formats import ALL_SUFFIXES
 from sdedit_pl.data.image_format import ImageFormat
+from sdedit_pl.files import in_both_forms
 from sdedit_pl.guides.guide_files import Guide, find_guides, fitted, image_size, read_picture, read_pixels
 from sdedit_pl.guides.reference_runner_files import RUNNER_SUFFIX
 
@@ -47,7 +48,7 @@ def find_areas(kind: AreaKind, place: str | None, guides: Sequence[Path]) -> lis
         if not path.exists():
             raise ValueError(f"there is no {kind} at {place}; give an image or a folder, white where pixels may change")
         return [path] * len(guides)
-    named = {file.stem: file for file in find_guides(place, ALL_SUFFIXES)}
+    named = in_both_forms({file.stem: file for file in find_guides(place, ALL_SUFFIXES)})
     files = [named.get(guide.stem) for guide in guides]
     if all(file is None for file in files):
         raise ValueError(f"no {kind} in {place} is named like a guide; {guides[0].stem}.png would be")

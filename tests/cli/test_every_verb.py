@@ -73,6 +73,22 @@ def test_changed_inputs_are_not_finished(command) -> None:
         assert "was made with other settings" in command(verb, CKPT, *VERBS[verb], f"out={verb}").errors
 
 
+@pytest.mark.parametrize(("verb", "key"), [("edit", "mask"), ("translate", "pairs"), ("detect", "truth")])
+def test_accents_may_be_decomposed(verb: str, key: str, command) -> None:
+    for folder, name in (
+        ("inputs", "\u00e9.png"),
+        ("others", "e\u0301.png"),
+        ("inputs", "o\u0308.png"),
+        ("others", "\u00f6.png"),
+    ):
+        Path(folder).mkdir(exist_ok=True)
+        shutil.copy("mask.png", f"{folder}/{name}")
+    words = [word for word in VERBS[verb] if not word.startswith(("guide=", "data="))]
+    inputs = f"{'data' if verb == 'detect' else 'guide'}=inputs"
+    code, _, errors = command(verb, CKPT, *words, inputs, f"{key}=others", "out=o")
+    assert code == 0 and "no mask for" not in errors
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_full_disk_is_named_with_the_remedy(verb: str, command) -> None:
     with full_disk(600):
