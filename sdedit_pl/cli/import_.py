@@ -14,6 +14,7 @@ from sdedit_pl.cli import say
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.help_text import WIDTH
 from sdedit_pl.configuration.schema import Command
+from sdedit_pl.files import claimed
 from sdedit_pl.result_folder import refuse_replacing
 
 if TYPE_CHECKING:
@@ -69,16 +70,17 @@ def run(words: list[str]) -> None:
         raise ConfigError(f"out={out} must be a .safetensors file, as editing checkpoints are")
     if out.is_dir():
         raise ConfigError(f"out={out} is a folder; name a file in it")
-    refuse_replacing(out, arguments.overwrite, Path(arguments.ckpt))
-    description, imported = import_checkpoint(
-        arguments.ckpt,
-        out,
-        format=arguments.format,
-        weights=arguments.weights,
-        preset=arguments.preset,
-        config=None if arguments.config is None else Path(arguments.config),
-        dtype=arguments.dtype,
-    )
+    with claimed(out.parent, out.name):
+        refuse_replacing(out, arguments.overwrite, Path(arguments.ckpt))
+        description, imported = import_checkpoint(
+            arguments.ckpt,
+            out,
+            format=arguments.format,
+            weights=arguments.weights,
+            preset=arguments.preset,
+            config=None if arguments.config is None else Path(arguments.config),
+            dtype=arguments.dtype,
+        )
     say("\n".join(import_report(description, imported)))
     say(f"edit with: sdedit edit ckpt={out} guide=...")
 

@@ -18,6 +18,7 @@ from support.damage import Bomb, lightning_checkpoint
 from sdedit_pl.checkpoints import describe, load_denoiser, loading, native
 from sdedit_pl.checkpoints.importers import importer
 from sdedit_pl.checkpoints.importers.presets import PRESETS, Preset
+from sdedit_pl.files import claimed
 
 DDIM_FILE, SCORE_SDE_FILE = "sdedit_ddpm/model.ckpt", "score_sde_checkpoint/checkpoint_1.pth"
 
@@ -52,6 +53,14 @@ def test_an_import_edits_as_its_source_does(desk: Path, reference: Path, tiny_pr
     assert all(np.array_equal(direct[name], imported[name]) for name in direct)
     record = yaml.safe_load((desk / "direct/edit.yaml").read_text())["record"]
     assert record["sha256"][str(source)] == describe("model.safetensors").origin["sha256"]
+
+
+def test_two_imports_do_not_mix(desk: Path, reference: Path, tiny_preset: str, command) -> None:
+    words = ("import", f"ckpt={reference / DDIM_FILE}", "out=model.safetensors")
+    with claimed(Path(), "model.safetensors"):
+        code, _, errors = command(*words)
+    assert code == 2 and "is writing model.safetensors; wait until it ends" in errors
+    assert command(*words).code == 0
 
 
 @pytest.mark.parametrize(("weights", "steps"), [("ema", 1234), ("raw", 1234)])
