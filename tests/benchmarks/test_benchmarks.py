@@ -141,7 +141,7 @@ def test_edits_of_any_image_keep_type_and_metadata(tmp_path: Path, monkeypatch: 
     )
     for name, expected in {"phantoms": "uint16", "fields": "float32", "shapes": "uint8"}.items():
         domain, guide, *edits = numbers["domains"][name]["files"].values()
-        assert len(edits) == len(any_image.DOMAINS[name].classes)
+        assert len(edits) == len(any_image.DOMAINS[name].labels)
         for edit in edits:
             assert (edit[0], edit[1], edit[4]) == (guide[0], expected, guide[4]) == (domain[0], domain[1], domain[4])
 
