@@ -131,10 +131,10 @@ def save_weights(
     end = 8 + int.from_bytes(content[:8], "little")
     # safetensors writes the metadata in random order; in ours, equal checkpoints are equal files.
     header = json.loads(content[8:end]) | {"__metadata__": metadata}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(end - 8)
-    assert len(text) == end - 8
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
     with whole_file(path) as unfinished, unfinished.open("wb") as file:
-        file.writelines((content[:8], text, memoryview(content)[end:]))
+        file.writelines((len(text).to_bytes(8, "little"), text, memoryview(content)[end:]))
 
 
 def check_described(denoiser: Denoiser, model: ModelConfig) -> None:
