@@ -362,13 +362,7 @@ def statistics_by_columns(norm: GroupNorm, images: Tensor) -> Tensor:
     or 8 channels of a group.
     """
     x = images.to(torch.promote_types(images.dtype, torch.float32))
-    parts, means = (part.reshape(len(x), norm.num_groups, -1) for part in torch.var_mean(x, dim=2, correction=0))
-    mean = means.mean(2, keepdim=True)
-    variance = (parts + (means - mean).square()).mean(2, keepdim=True)
-    scale = (variance + norm.eps).rsqrt() * norm.weight.view(1, norm.num_groups, -1)
-    shift = norm.bias.view(1, norm.num_groups, -1) - mean * scale
-    shape = (*images.shape[:2], *[1] * (images.dim() - 2))
-    return (images * scale.view(shape) + shift.view(shape)).to(images.dtype)
+    return norm.from_parts(images, *torch.var_mean(x, dim=2, correction=0))
 
 
 class Loop:

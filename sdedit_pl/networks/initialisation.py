@@ -64,11 +64,19 @@ class GroupNorm(nn.GroupNorm):
         Statistics are float32.
         """
         x = input.to(torch.promote_types(input.dtype, torch.float32)).flatten(2)
-        parts, means = torch.var_mean(x, dim=2, correction=0)  # (B, C)
-        groups = (len(x), self.num_groups, -1)
-        parts, means = parts.view(groups), means.view(groups)
+        return self.from_parts(input, *torch.var_mean(x, dim=2, correction=0))
+
+    def from_parts(
+        self,
+        input: Float[Tensor, "B C *size"],
+        variances: Float[Tensor, "B C *parts"],
+        means: Float[Tensor, "B C *parts"],
+    ) -> Float[Tensor, "B C *size"]:
+        """`forward` by the variances and means of parts of equal size of each channel."""
+        groups = (len(input), self.num_groups, -1)
+        variances, means = variances.reshape(groups), means.reshape(groups)
         mean = means.mean(2, keepdim=True)
-        variance = (parts + (means - mean).square()).mean(2, keepdim=True)
+        variance = (variances + (means - mean).square()).mean(2, keepdim=True)
         scale = (variance + self.eps).rsqrt() * self.weight.view(1, self.num_groups, -1)
         shift = self.bias.view(1, self.num_groups, -1) - mean * scale
         shape = (*input.shape[:2], *[1] * (input.dim() - 2))
