@@ -28,7 +28,7 @@ from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.files import read_json
 from sdedit_pl.plots import trade_off_plot
-from sdedit_pl.result_folder import result_folder
+from sdedit_pl.result_folder import already_in, result_folder, results_in
 from sdedit_pl.training_runs.run_folder import CONFIG_FILE, HISTORY_FILE, PREVIEWS
 
 CARD = "README.md"
@@ -74,10 +74,14 @@ def publish(settings: PublishSettings) -> str:
     checkpoint = find_checkpoint(settings.ckpt)
     if not settings.to.startswith(HUB):
         folder = Path(settings.to)
-        if folder.exists() and (folder.is_file() or any(folder.iterdir())):
-            raise ConfigError(f"to={folder} already exists; give a new folder")
-        with result_folder(folder) as unfinished:
+        if folder.is_file():
+            raise ConfigError(f"to={folder} is a file; give a new folder")
+        replaced: set[str] = set()
+        with result_folder(folder, replaced=replaced) as unfinished:
             _write(unfinished, settings, checkpoint, folder.name)
+            if any(not file.name.startswith(".") for file in folder.iterdir()) and not already_in(folder, unfinished):
+                raise ConfigError(f"to={folder} already exists; give a new folder")
+            replaced |= {*results_in(unfinished)}
         return str(folder)
     repository, path, revision = parsed_repository(settings.to)
     if path or revision:

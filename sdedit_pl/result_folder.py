@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,11 +13,16 @@ from typing import Any
 
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.yaml_reading import read_file
-from sdedit_pl.files import claimed, read_json, require_folder, result_name, sha256_of
+from sdedit_pl.files import claimed, read_json, require_folder, result_name, sha256_of, write_whole
 
+logger = logging.getLogger(__name__)
+
+ALREADY_THERE = "the results were already there; overwrite=true makes them again"
 RECORDED = "files"
 SETTINGS, WORK = ".settings.json", ".work"
 """The record of the settings of unfinished results, and the folder of files that are no results."""
+_READY = f"{WORK}/ready.json"
+"""Lists the results that are moving, and the hashes of those that they replace."""
 
 
 @contextmanager
@@ -23,6 +30,8 @@ def result_folder(
     folder: Path, name: str = "", replaced: set[str] | None = None, *, resumes: bool = False
 ) -> Iterator[Path]:
     """Yields a hidden folder, whose `results_in` move to `folder` if the block ends without an error.
+
+    Before the block, the results that a killed process was moving are moved.
 
     Args:
         folder: claimed by this process during the block; created with its parents.
@@ -37,17 +46,28 @@ def result_folder(
     replaced = set() if replaced is None else replaced
     with claimed(folder, name):
         staging = folder / result_name(f".sdedit{name and '-'}{name}", ".unfinished")
+        if (staging / _READY).is_file():
+            _move_ready(staging, folder)
         if not resumes:
             shutil.rmtree(staging, ignore_errors=True)  # left by a killed process
-        unfinished = resumes
         try:
             staging.mkdir(exist_ok=resumes)
             yield staging
-            publish(staging, folder, results_in(staging), replaced)
-            unfinished = False
+            made = results_in(staging)
+            earlier = {file: sha256_of(folder / file) for file in replaced if (folder / file).is_file()}
+            refuse_others(folder, {*made} - earlier.keys())
+            write_whole(staging / _READY, json.dumps({"made": made, "replaced": earlier}))
+            _move_ready(staging, folder)
         finally:
-            if not unfinished or not any(file.is_file() and file.name != SETTINGS for file in staging.rglob("*")):
+            left = [file for file in staging.rglob("*") if file.is_file() and file.name != SETTINGS]
+            if not left or (not resumes and staging / _READY not in left):
                 shutil.rmtree(staging, ignore_errors=True)
+
+
+def _move_ready(staging: Path, folder: Path) -> None:
+    ready = read_json(staging / _READY)
+    publish(staging, folder, ready["made"], own_files(folder, ready["replaced"]))
+    shutil.rmtree(staging)
 
 
 def results_in(folder: Path) -> list[str]:
@@ -101,6 +121,15 @@ def files_recorded_in(record: Path, *keys: str) -> set[str]:
 def hashes_of(folder: Path) -> dict[str, str]:
     """The record of the files in `folder` that `own_files` reads."""
     return {name: sha256_of(folder / name) for name in results_in(folder)}
+
+
+def already_in(folder: Path, staging: Path) -> bool:
+    """Whether `folder` holds all results in `staging`, byte for byte, which is logged."""
+    made = hashes_of(staging)
+    same = own_files(folder, made) == made.keys()
+    if same:
+        logger.info(ALREADY_THERE)
+    return same
 
 
 def refuse_others(folder: Path, names: Iterable[str]) -> None:

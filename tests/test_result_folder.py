@@ -62,6 +62,17 @@ def test_the_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupted_move_is_completed_by_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_text("old")
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr("sdedit_pl.result_folder.publish", None)
+        with result_folder(tmp_path, "a", {"a.png"}) as unpublished:
+            (unpublished / "a.png").write_text("new")
+    with result_folder(tmp_path, "a"):
+        assert (tmp_path / "a.png").read_text() == "new"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
 def test_only_recorded_unchanged_files_inside_the_folder_are_ones_own(tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "figures").mkdir(parents=True)

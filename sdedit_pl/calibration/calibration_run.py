@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -23,9 +22,7 @@ from sdedit_pl.calibration.knee import trade_off
 from sdedit_pl.calibration.sweep import LEAST_IMAGES, Sweep, measure_batch, usual_times
 from sdedit_pl.calibration.t0_sidecar import sidecar_of, write_calibration
 from sdedit_pl.calibration.unfinished_sweep import UnfinishedSweep
-from sdedit_pl.checkpoints.fingerprint import fingerprint
-from sdedit_pl.checkpoints.model_settings import FREE_SETTINGS
-from sdedit_pl.configuration.resolving import as_data
+from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.data.chosen_images import ChosenImages, choose_images
 from sdedit_pl.data.image_format import shown_bands
 from sdedit_pl.denoiser import Denoiser, in_precision
@@ -34,6 +31,7 @@ from sdedit_pl.files import require_folder
 from sdedit_pl.grids import start_time
 from sdedit_pl.metrics.features import features_of
 from sdedit_pl.result_folder import (
+    ALREADY_THERE,
     RECORDED,
     files_recorded_in,
     hashes_of,
@@ -41,6 +39,7 @@ from sdedit_pl.result_folder import (
     refuse_replacing,
     result_folder,
 )
+from sdedit_pl.settings_record import require_same_settings
 from sdedit_pl.typing import Images
 
 logger = logging.getLogger(__name__)
@@ -48,15 +47,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Calibration:
-    """The report of a finished calibration, the t0 file and the plot of the trade-off."""
+    """The findings of a calibration in words, the t0 file and the plot of the trade-off."""
 
-    report: CalibrationReport
+    text: str
+    t0: float | str | None
     file: Path
     plot: Path
 
 
 def calibrate(settings: CalibrationSettings) -> Calibration:
-    """Measures a sweep, or resumes an interrupted one, and writes the t0 file and the plot.
+    """Measures a sweep, or resumes an interrupted one, and writes the t0 file and the plot, unless they are there.
 
     Raises:
         ValueError: settings or files do not allow the sweep, or an interrupted one had other settings.
@@ -66,8 +66,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
     file = result_file(settings, checkpoint)
     plot = file.with_suffix(".png")
     edits = edits_by_noise_level(settings, denoiser)
-    replaced = files_recorded_in(file) if settings.overwrite else set()
-    refuse_others(file.parent, {file.name, plot.name} - replaced)
+    replaced: set[str] = set()
     with result_folder(file.parent, file.name, replaced) as unpublished:
         chosen = choose_images(
             settings.data,
@@ -80,11 +79,16 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
         )
         steps = sum(edit.total_steps(denoiser.sde) for edit in edits)
         settings = settings.prepared(denoiser, len(chosen), description.image.pixels, steps)
-        recorded = recorded_settings(settings, edits, chosen)
-        unfinished = UnfinishedSweep(
-            file.with_suffix(".unfinished"),
-            {**recorded, "checkpoint": fingerprint(checkpoint) + settings.recipe(checkpoint)},
-        )
+        recorded = recorded_settings(settings, edits, chosen, checkpoint)
+        finished = read_file(file) if file.is_file() and not settings.overwrite else None
+        if finished is not None and {file.name, plot.name} == files_recorded_in(file):
+            require_same_settings(file, finished["settings"], recorded, "give another out=, or overwrite=true")
+            logger.info(ALREADY_THERE)
+            return Calibration(finished["verdict"], finished["t0"], file, plot)
+        refuse_replacing(file, settings.overwrite)
+        replaced |= files_recorded_in(file)
+        refuse_others(file.parent, {file.name, plot.name} - replaced)
+        unfinished = UnfinishedSweep(file.with_suffix(".unfinished"), recorded)
         if settings.overwrite:
             unfinished.discard()
         sweep = measured_sweep(settings, denoiser, edits, chosen, unfinished)
@@ -92,15 +96,15 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
         report.plot(checkpoint.name, shown_bands(sweep.shown, description.image.format)).save(unpublished / plot.name)
         found = {**report.as_data(), "settings": recorded, RECORDED: hashes_of(unpublished)}
         write_calibration(unpublished / file.name, checkpoint, report.t0, found)
-    unfinished.discard()
-    return Calibration(report, file, plot)
+        replaced.add(unfinished.file.name)
+    return Calibration(f"{report.table()}\n{report.verdict()}", report.t0, file, plot)
 
 
 def result_file(settings: CalibrationSettings, checkpoint: Path) -> Path:
     """The path of the t0 file.
 
     Raises:
-        ValueError: the file exists and may not be overwritten, or its folder is a file or cannot be written.
+        ValueError: its folder is a file or cannot be written.
     """
     beside = sidecar_of(checkpoint)
     file = beside if settings.out is None else Path(settings.out) / beside.name
@@ -110,7 +114,6 @@ def result_file(settings: CalibrationSettings, checkpoint: Path) -> Path:
             f"the checkpoint's folder {file.parent} cannot be written; give another as out=FOLDER, and pass the t0 "
             "found to sdedit edit"
         )
-    refuse_replacing(file, settings.overwrite)
     return file
 
 
@@ -137,14 +140,16 @@ def noise_levels(edits: Sequence[SDEdit], denoiser: Denoiser) -> list[float]:
     return denoiser.sde.noise_level(times).tolist()
 
 
-def recorded_settings(settings: CalibrationSettings, edits: Sequence[SDEdit], chosen: ChosenImages) -> dict[str, Any]:
-    """All settings that the measurements depend on, except the checkpoint."""
+def recorded_settings(
+    settings: CalibrationSettings, edits: Sequence[SDEdit], chosen: ChosenImages, checkpoint: Path
+) -> dict[str, Any]:
+    """All that the measurements depend on."""
     return {
-        **{key: value for key, value in as_data(settings).items() if key not in FREE_SETTINGS},
+        **settings.recorded(checkpoint),
         "t0": [edit.t0 for edit in edits],
         "steps": edits[0].step_count,
         "images": len(chosen),
-        "names_sha256": hashlib.sha256("\n".join(chosen.names).encode()).hexdigest(),
+        "images_sha256": chosen.digest(),
         "sdedit_pl": version("sdedit_pl"),
         "torch": str(torch.__version__),
     }

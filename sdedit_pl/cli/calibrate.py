@@ -23,11 +23,10 @@ COMMAND = Command(
 def run(words: list[str]) -> None:
     settings = COMMAND.parse(words)
     calibration = calibrate(settings)
-    report = calibration.report
-    if report.t0 is None:
+    if calibration.t0 is None:
         use = ": sdedit edit uses its own default t0"
     elif settings.out is None:
         use = ": sdedit edit takes t0 from there"
     else:
-        use = f": give sdedit edit t0={report.t0}"
-    say(f"{report.table()}\n{report.verdict()}\n{calibration.file}, {calibration.plot}{use}")
+        use = f": give sdedit edit t0={calibration.t0}"
+    say(f"{calibration.text}\n{calibration.file}, {calibration.plot}{use}")

@@ -57,10 +57,10 @@ def run(words: list[str]) -> None:
     out = Path(arguments.out)
     if out.is_dir():
         raise ConfigError(f"out={out} is a folder; name a PNG file in it")
-    refuse_replacing(out, arguments.overwrite)
     if not Path(arguments.guide).exists():
         raise ConfigError(f"the demo's guides are in a checkout of the project: there is no {arguments.guide} here")
     with result_folder(out.parent, out.name, {out.name} if arguments.overwrite else None) as results:
+        refuse_replacing(out, arguments.overwrite)
         edited_guides(arguments).save(results / out.name, format="PNG")
     say(f"guides and their edits: {out}")
 

@@ -50,8 +50,9 @@ def run(words: list[str]) -> None:
     models = load_models(arguments)
     shown = [word for word in words if word.partition("=")[0] not in FREE]
     # The first process alone writes the report.
-    replaced = files_recorded_in(out / METRICS_FILE)
+    replaced: set[str] = set()
     with result_folder(out, replaced=replaced) if speaks() else nullcontext() as results:
+        replaced |= files_recorded_in(out / METRICS_FILE)
         refuse_others(out, {METRICS_FILE, REPORT_HTML, REPORT_MARKDOWN} - replaced)
         command = f"sdedit evaluate {shlex.join(shown)}"
         found = run_evaluation(arguments, settings_of(arguments, models[MODEL]), models, command)

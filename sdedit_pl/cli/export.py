@@ -9,7 +9,7 @@ from sdedit_pl.checkpoints.exporters import EXPORTS, exporter
 from sdedit_pl.cli import say
 from sdedit_pl.configuration import ConfigError, nearest
 from sdedit_pl.configuration.schema import Command
-from sdedit_pl.result_folder import hashes_of, refuse_replacing, result_folder
+from sdedit_pl.result_folder import already_in, refuse_replacing, result_folder, results_in
 
 USAGE = """sdedit export ckpt=FILE|FOLDER format=NAME out=FILE|FOLDER [key=value ...]
 
@@ -50,14 +50,15 @@ def run(words: list[str]) -> None:
 
     out = Path(arguments.out)
     denoiser, description = load_described(arguments.ckpt)
-    refuse_replacing(out, arguments.overwrite, description.path)
+    refuse_replacing(out, True, description.path)
     replaced: set[str] = set()
     with result_folder(out.parent, out.name, replaced) as results:
         denoiser = labelled(denoiser, arguments.label)
         exporter(arguments.format).write(denoiser, description.model, results / out.name)
-        if arguments.overwrite:
+        if arguments.overwrite or not already_in(out.parent, results):
+            refuse_replacing(out, arguments.overwrite)
             check_replaceable(out, results / out.name)
-            replaced |= set(hashes_of(results))
+        replaced |= {*results_in(results)}
     say(f"{arguments.format}: {out}")
 
 

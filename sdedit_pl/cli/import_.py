@@ -14,8 +14,7 @@ from sdedit_pl.cli import say
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.help_text import WIDTH
 from sdedit_pl.configuration.schema import Command
-from sdedit_pl.files import claimed
-from sdedit_pl.result_folder import refuse_replacing
+from sdedit_pl.result_folder import already_in, refuse_replacing, result_folder
 
 if TYPE_CHECKING:
     from sdedit_pl.checkpoints import Description
@@ -70,17 +69,20 @@ def run(words: list[str]) -> None:
         raise ConfigError(f"out={out} must be a .safetensors file, as editing checkpoints are")
     if out.is_dir():
         raise ConfigError(f"out={out} is a folder; name a file in it")
-    with claimed(out.parent, out.name):
-        refuse_replacing(out, arguments.overwrite, Path(arguments.ckpt))
+    refuse_replacing(out, True, Path(arguments.ckpt))
+    replaced = {out.name}
+    with result_folder(out.parent, out.name, replaced) as results:
         description, imported = import_checkpoint(
             arguments.ckpt,
-            out,
+            results / out.name,
             format=arguments.format,
             weights=arguments.weights,
             preset=arguments.preset,
             config=None if arguments.config is None else Path(arguments.config),
             dtype=arguments.dtype,
         )
+        if arguments.overwrite or not already_in(out.parent, results):
+            refuse_replacing(out, arguments.overwrite)
     say("\n".join(import_report(description, imported)))
     say(f"edit with: sdedit edit ckpt={out} guide=...")
 

@@ -11,7 +11,7 @@ from sdedit_pl.cli import counted, say
 from sdedit_pl.configuration import ConfigError, alike
 from sdedit_pl.configuration.schema import Command
 from sdedit_pl.files import require_folder, write_whole
-from sdedit_pl.result_folder import files_recorded_in, refuse_others, refuse_replacing, result_folder
+from sdedit_pl.result_folder import already_in, files_recorded_in, refuse_replacing, result_folder
 from sdedit_pl.study.study_database import StudyDatabase
 from sdedit_pl.study.study_settings import StudyPlan, StudyReporting, StudyServing
 
@@ -48,11 +48,11 @@ def build(words: list[str]) -> None:
     from sdedit_pl.study.study_builder import build_study  # imports PyTorch, which no other step needs
 
     out = Path(plan.out)
-    # SQLite would apply an orphaned log to the new file.
-    for file in (out, out.with_name(f"{out.name}-wal")):
-        if file.exists():
-            raise ConfigError(f"{file} is already there and may hold answers; give another out=, or move it away")
     with result_folder(out.parent, out.name) as results:
+        # SQLite would apply an orphaned log to the new file.
+        for file in (out, out.with_name(f"{out.name}-wal")):
+            if file.exists():
+                raise ConfigError(f"{file} is already there and may hold answers; give another out=, or move it away")
         made = build_study(plan, results / out.name)
     say(
         f"{counted(made['items'], 'item')}, {counted(made['asked'], 'comparison')} in "
@@ -85,15 +85,16 @@ def report(words: list[str]) -> None:
 
     out = Path(arguments.out)
     require_folder(out)
-    for name in REPORT_FILES:
-        refuse_replacing(out / name, arguments.overwrite)
-    earlier = files_recorded_in(out / "report.json")
-    refuse_others(out, set(REPORT_FILES) - earlier)
     with StudyDatabase(Path(arguments.study)) as study:
         texts = study_report(study, arguments.threshold)
+    earlier: set[str] = set()
     with result_folder(out, replaced=earlier) as results:
         for name, text in texts.items():
             write_whole(results / name, text)
+        earlier |= files_recorded_in(out / "report.json")
+        if arguments.overwrite or not already_in(out, results):
+            for name in REPORT_FILES:
+                refuse_replacing(out / name, arguments.overwrite)
     say(texts["report.md"])
     say(f"in {out}: {', '.join(REPORT_FILES)}")
 

@@ -40,7 +40,7 @@ from sdedit_pl.editing.windows import windowed
 from sdedit_pl.guides.edit_inputs import GuideReader
 from sdedit_pl.guides.guide_lists import TABLES, ListedGuide, list_guides
 from sdedit_pl.machine import Arithmetic, prepare_for_inference
-from sdedit_pl.result_folder import refuse_others
+from sdedit_pl.result_folder import ALREADY_THERE, refuse_others
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def run_edit(
     with unfinished.claimed(settings.overwrite or finished is not None):
         if finished is not None:
             unfinished.tidy()
-            logger.info("the results were already there; overwrite=true makes them again")
+            logger.info(ALREADY_THERE)
             return finished
         denoiser, description = loaded or load_for_editing(settings.ckpt, share.device(settings.device))
         denoiser = with_guidance(denoiser, description, settings)

@@ -21,7 +21,7 @@ from sdedit_pl.edit_runs.edit_results import SHEET_FILE, earlier_results, finish
 from sdedit_pl.editing.many_guides import in_batches
 from sdedit_pl.grids import GRIDS, Grid
 from sdedit_pl.picture_grid import cell_side, picture_grid, to_picture
-from sdedit_pl.result_folder import hashes_of, refuse_others, result_folder
+from sdedit_pl.result_folder import ALREADY_THERE, hashes_of, refuse_others, result_folder
 from sdedit_pl.sampling import Callback, sample
 from sdedit_pl.solvers import SOLVERS, Solver
 
@@ -65,7 +65,7 @@ def run_sampling(settings: SampleSettings) -> None:
     folder, earlier = Path(settings.out), set[str]()
     with result_folder(folder, replaced=earlier) as unpublished:
         if finished_samples(settings, folder / RECORD_FILE, settings.overwrite) is not None:
-            logger.info("the results were already there; overwrite=true makes them again")
+            logger.info(ALREADY_THERE)
             return
         earlier |= earlier_results(folder, settings.overwrite, RECORD_FILE)
         denoiser, description = settings.load()

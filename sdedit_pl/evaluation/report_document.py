@@ -64,6 +64,7 @@ class ReportDocument:
             (folder / FIGURES / f"{name}.png").write_bytes(content)
         write_whole(folder / REPORT_MARKDOWN, self.markdown())
         write_whole(folder / REPORT_HTML, self.html(pictures))
+        (folder / METRICS_FILE).unlink(missing_ok=True)  # of a process that was killed after it had written this
         numbers[RECORDED] = hashes_of(folder)
         write_whole(folder / METRICS_FILE, json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
 

@@ -128,8 +128,7 @@ def run_translation(settings: TranslationSettings) -> dict[str, Any]:
             "source": fingerprint(described.path),
             "guides": {path.name: sha256_of(path) for path in guides.files},
         }
-        inputs = {} if compared.pairs is None else {str(path): sha256_of(path) for path in compared.pairs.files}
-        finished = unfinished.begin(recorded, inputs)
+        finished = unfinished.begin(recorded, compared.inputs)
         if finished is not None:
             return finished
         made = {
@@ -139,7 +138,7 @@ def run_translation(settings: TranslationSettings) -> dict[str, Any]:
             translate(settings, methods, guides, made)
         files = [{"file": model.path.name, "sha256": fingerprint(model.path)} for model in (described, description)]
         measures = {name: measures_of(images, compared) for name, images in {"guide": guides, **made}.items()}
-        numbers = {"models": files, "settings": recorded | inputs, "images": count, "measures": measures}
+        numbers = {"models": files, "settings": {**recorded, **compared.inputs}, "images": count, "measures": measures}
         report(numbers, made, compared).write(unfinished.results, numbers)
     return numbers
 
@@ -230,15 +229,16 @@ def read_compared(settings: TranslationSettings, guides: NumberedImages, fit: Fi
     Raises:
         ValueError: a guide without a pair, or too few images for KID.
     """
-    pairs = None
+    pairs, inputs = None, dict[str, str]()
     if settings.pairs is not None:
         named = in_both_forms({file.stem: file for file in find_guides(settings.pairs, suffixes_of(guides.format))})
         lacking = [path.stem for path in guides.files if path.stem not in named]
         if lacking:
             raise ValueError(f"pairs={settings.pairs} has no image named like the guide {lacking[0]}")
         pairs = replace(guides, files=tuple(named[path.stem] for path in guides.files))
+        inputs = {str(path): sha256_of(path) for path in pairs.files}
     if settings.target is None:
-        return Compared(guides, pairs)
+        return Compared(guides, inputs, pairs)
     target = choose_images(
         settings.target, guides.format, split="all", val_fraction=0.05, count=None, least=LEAST_IMAGES, fit=fit
     )
@@ -246,4 +246,5 @@ def read_compared(settings: TranslationSettings, guides: NumberedImages, fit: Fi
         raise ValueError(f"KID needs at least {LEAST_IMAGES} guides, got {len(guides)}; omit target")
     extractor = build_component(settings.features)
     batches = (target.batch(start, BATCH) for start in range(0, len(target), BATCH))
-    return Compared(guides, pairs, stream_features(extractor, batches), extractor)
+    inputs["target_sha256"] = target.digest()
+    return Compared(guides, inputs, pairs, stream_features(extractor, batches), extractor)

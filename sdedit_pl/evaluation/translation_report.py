@@ -36,9 +36,13 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Compared:
-    """The guides, their pairs, and features of images of the target domain, for measuring translations."""
+    """The guides, their pairs, and features of images of the target domain, for measuring translations.
+
+    `inputs` has the hashes of all but the guides.
+    """
 
     guides: NumberedImages
+    inputs: Mapping[str, str]
     pairs: NumberedImages | None = None
     target: Float[Tensor, "M D"] | None = None
     features: FeatureExtractor | None = None

@@ -11,7 +11,15 @@ from typing import Any
 
 from sdedit_pl.evaluation.report_document import METRICS_FILE
 from sdedit_pl.files import read_json
-from sdedit_pl.result_folder import RECORDED, SETTINGS, files_recorded_in, own_files, refuse_used, result_folder
+from sdedit_pl.result_folder import (
+    ALREADY_THERE,
+    RECORDED,
+    SETTINGS,
+    files_recorded_in,
+    own_files,
+    refuse_used,
+    result_folder,
+)
 from sdedit_pl.settings_record import SettingsRecord, require_same_settings
 
 logger = logging.getLogger(__name__)
@@ -42,7 +50,7 @@ class UnfinishedReport:
             now, remedy = {**settings, **inputs}, "give another out=, or overwrite=true"
             require_same_settings(self.out, finished["settings"], now, remedy)
             self.replaced.clear()
-            logger.info("the results were already there; overwrite=true makes them again")
+            logger.info(ALREADY_THERE)
             return finished
         record = SettingsRecord(self.results / SETTINGS, "sdedit_pl unfinished report, version 1", REMEDY)
         record.begin(self.out, settings, self.overwrite)
@@ -58,12 +66,8 @@ def unfinished_report(out: Path, overwrite: bool) -> Iterator[UnfinishedReport]:
     """
     replaced: set[str] = set()
     with result_folder(out, replaced=replaced, resumes=True) as results:
-        staged = results / METRICS_FILE
-        if staged.is_file():  # a killed process has moved some of its files
-            replaced |= own_files(out, read_json(staged).get(RECORDED))
-        else:
-            refuse_used(out, overwrite or finished_report(out) is not None)
-            replaced |= files_recorded_in(out / METRICS_FILE)
+        refuse_used(out, overwrite or finished_report(out) is not None)
+        replaced |= files_recorded_in(out / METRICS_FILE)
         yield UnfinishedReport(out, results, overwrite, replaced)
 
 

@@ -104,7 +104,7 @@ def test_a_sweep_with_other_settings_does_not_resume_it(command, refused, monkey
     assert UNFINISHED in message and "seed was 0, and is 1 now" in message and "overwrite=true" in message
     assert command(*CALIBRATE, "steps=3", "seed=1", "overwrite=true").code == 0
     assert not Path(UNFINISHED).exists()
-    assert f"{SIDECAR} is already there; give another out=, or overwrite=true" in refused(*CALIBRATE)
+    assert "steps was 3, and is 2 now; seed was 1, and is 0 now; give another out=" in refused(*CALIBRATE)
     with claimed(Path(), SIDECAR):
         assert f"is writing {SIDECAR}; wait until it ends" in refused(*CALIBRATE, "overwrite=true")
     Path(PLOT).write_text("my plot")
@@ -161,7 +161,7 @@ def test_features_that_are_not_installed_are_named(refused, monkeypatch: pytest.
         ("data=", ("data must be a valid string",)),
         ("ckpt=missing", ("no checkpoint at missing",)),
         ("ckpt=text.png", ("text.png",)),
-        ("split=test", ("split must be 'val' or 'all'", "'test'")),
+        ("split=test", ("split must be", "'val'", "'test'")),
         ("split=val", ("at least 3 images", "data=photos has 1", "val_fraction=0.05", "split=all")),
         ("val_fraction=2", ("val_fraction must lie in [0, 1)",)),
         ("images=2", ("images must be at least 3, got 2",)),

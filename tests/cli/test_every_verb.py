@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def test_the_longest_name_of_a_checkpoint_has_its_t0(command) -> None:
     assert command("edit", f"ckpt={long}", *VERBS["edit"], "out=o").code == 0
 
 
-@pytest.mark.parametrize("verb", ["edit", "augment", "translate", "detect", "sample"])
+@pytest.mark.parametrize("verb", ["edit", "augment", "translate", "detect", "sample", "calibrate"])
 def test_a_finished_run_is_repeated_without_work(verb: str, command, monkeypatch) -> None:
     words = (verb, CKPT, *VERBS[verb])
     assert command(*words, "out=o").code == 0
@@ -65,12 +66,43 @@ def test_a_finished_run_is_repeated_without_work(verb: str, command, monkeypatch
     assert code == 2 and "give another out=" in errors and contents("o") == before
 
 
-def test_changed_inputs_are_not_finished(command) -> None:
-    for verb in ("translate", "detect"):
-        assert command(verb, CKPT, *VERBS[verb], f"out={verb}").code == 0
-    shutil.copy("black.png", "guides/hats/a.png")
-    for verb in ("translate", "detect"):
-        assert "was made with other settings" in command(verb, CKPT, *VERBS[verb], f"out={verb}").errors
+@pytest.mark.parametrize(
+    ("verb", "key", "changed"),
+    [
+        ("translate", (), "guides/hats/a.png"),
+        ("translate", ("pairs=guides/others",), "guides/others/a.png"),
+        ("translate", ("target=photos",), "photos/000.png"),
+        ("detect", (), "guides/hats/a.png"),
+        ("calibrate", (), "photos/000.png"),
+    ],
+)
+def test_changed_inputs_are_not_finished(verb: str, key: tuple[str, ...], changed: str, command) -> None:
+    shutil.copy("guide.png", "guides/hats/a2.png")  # KID takes three images
+    shutil.copytree("guides/hats", "guides/others")
+    words = (verb, CKPT, *VERBS[verb], *key, "out=o")
+    assert command(*words).code == 0
+    shutil.copy("black.png", changed)
+    assert "was made with other settings" in command(*words).errors
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS.keys() - {"augment", "export"}))  # these move no file, or one
+def test_results_whose_move_was_interrupted_are_completed(verb: str, command, monkeypatch) -> None:
+    words = (verb.split()[0], CKPT, *VERBS[verb])
+    assert command(*words, "out=whole").code == 0
+    replace, moved = os.replace, []
+
+    def interrupted(source: Path, target: Path) -> None:
+        if source.name == target.name:  # otherwise a file is being written
+            if moved:
+                raise KeyboardInterrupt
+            moved.append(source)
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        assert command(*words, "out=o").code == 130
+    code, _, errors = command(*words, "out=o")
+    assert code == 0 and contents("o").keys() == contents("whole").keys(), errors
 
 
 @pytest.mark.parametrize(("verb", "key"), [("edit", "mask"), ("translate", "pairs"), ("detect", "truth")])

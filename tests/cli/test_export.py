@@ -67,8 +67,10 @@ def test_a_round_trip_changes_no_pixel(
 
 def test_an_export_is_replaced_on_request_only(table: str, desk: Path, refused: Callable[..., str], command) -> None:
     assert command("export", f"ckpt={table}", "out=made").code == 0
-    assert "made is already there" in refused("export", f"ckpt={table}", "out=made")
+    code, _, errors = command("export", f"ckpt={table}", "out=made")
+    assert code == 0 and errors == "the results were already there; overwrite=true makes them again\n"
     Path("made/unet/config.json").write_text("{}")
+    assert "made is already there" in refused("export", f"ckpt={table}", "out=made")
     assert command("export", f"ckpt={table}", "out=made", "overwrite=true").code == 0
     assert json.loads(Path("made/unet/config.json").read_text())["_class_name"] == "UNet2DModel"
     assert not [path for path in desk.iterdir() if path.name.startswith(".")]

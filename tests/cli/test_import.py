@@ -137,8 +137,11 @@ def test_an_import_replaces_files_on_request_only(
 ) -> None:
     arguments = (f"ckpt={reference / DDIM_FILE}", "out=model.safetensors")
     assert command("import", *arguments).code == 0
-    assert "model.safetensors is already there; give another out=, or overwrite=true" in refused("import", *arguments)
-    assert command("import", *arguments, "overwrite=true").code == 0
+    code, _, errors = command("import", *arguments)
+    assert code == 0 and "the results were already there" in errors
+    other = ("import", *arguments, "dtype=float16")
+    assert "model.safetensors is already there; give another out=, or overwrite=true" in refused(*other)
+    assert command(*other, "overwrite=true").code == 0
 
 
 @pytest.mark.parametrize("words", [("import",), ("export", "format=torch_export")])

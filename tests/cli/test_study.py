@@ -128,7 +128,9 @@ def test_report_writes_tables_data_and_answers(answered: Path, command) -> None:
 def test_report_replaces_an_earlier_one_on_request(answered: Path, command, refused) -> None:
     assert command("study", "report", "study=study.sqlite", "out=found").code == 0
     Path("found/notes.txt").write_text("mine")
-    assert refused("study", "report", "study=study.sqlite", "out=found") == (
+    code, _, errors = command("study", "report", "study=study.sqlite", "out=found")
+    assert code == 0 and "the results were already there" in errors
+    assert refused("study", "report", "study=study.sqlite", "out=found", "threshold=0") == (
         "found/report.md is already there; give another out=, or overwrite=true"
     )
     again = ("study", "report", "study=study.sqlite", "out=found", "threshold=0", "overwrite=true")
