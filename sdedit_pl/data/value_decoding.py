@@ -106,14 +106,14 @@ def checked_values(values: np.ndarray, name: str, shape: ImageShape) -> np.ndarr
 def premultiplied(values: np.ndarray) -> np.ndarray:
     """Colours multiplied by the opacity in the last band, rounded."""
     colours = values[..., :-1] * (values[..., -1:] / np.iinfo(values.dtype).max)
-    return np.concatenate([_rounded(colours, values.dtype), values[..., -1:]], axis=-1)
+    return np.concatenate([rounded(colours, values.dtype), values[..., -1:]], axis=-1)
 
 
 def unmultiplied(values: np.ndarray) -> np.ndarray:
     """The inverse of `premultiplied`; transparent pixels are black."""
     alpha = values[..., -1:]
     colours = np.where(alpha > 0, values[..., :-1] / (np.maximum(alpha, 1) / np.iinfo(values.dtype).max), 0)
-    return np.concatenate([_rounded(colours, values.dtype), alpha], axis=-1)
+    return np.concatenate([rounded(colours, values.dtype), alpha], axis=-1)
 
 
 def clipped_share(values: Pixels, pixels: PixelFormat) -> float:
@@ -155,7 +155,7 @@ def result_file(
     if stored is None:
         return png_file(values) if suffix == ".png" else _writer(suffix, None).write(values, None)
     if shape.format is not None and stored.values.dtype.kind in "iuf" and not own_type:
-        values = _rounded(values, stored.values.dtype)
+        values = rounded(values, stored.values.dtype)
     if kept is not None and stored.values.shape == values.shape:
         values = np.where(kept.cpu().numpy()[..., None], stored.values, values)
     if suffix == ".png":
@@ -166,6 +166,13 @@ def result_file(
     left, top, right, bottom = central_box((width, height), (rows, columns))
     box = Box(float(left), float(top), (right - left) / columns, (bottom - top) / rows)
     return writer.write(values, writer.placed(stored.rest, box))
+
+
+def rewritten(file: Path, values: np.ndarray) -> bytes:
+    """A file with other values of the same size and type, in the format of `result_suffix`."""
+    suffix = result_suffix(file)
+    stored = _template(file, suffix)
+    return png_file(values) if suffix == ".png" else _writer(suffix, stored).write(values, stored and stored.rest)
 
 
 def sample_suffix(shape: ImageShape) -> str:
@@ -220,10 +227,10 @@ def fitted_values(values: np.ndarray, image_format: ImageFormat) -> np.ndarray:
     result = np.stack(bands, axis=-1)
     if invalid.any():
         result[np.abs(_resampled(invalid, shape, sides, image_format.fit)) > 0.01] = np.nan
-    return _rounded(result, values.dtype)
+    return rounded(result, values.dtype)
 
 
-def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Values in a type, rounded to it and kept within its limits."""
     if dtype.kind == "f":
         return values.astype(dtype)
