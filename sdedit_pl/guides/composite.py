@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 
 from sdedit_pl.data.image_decoding import decode_whole
 from sdedit_pl.data.image_format import ImageFormat, central_box, images_from_bytes
-from sdedit_pl.guides.guide_files import Guide, fitted, read_picture
+from sdedit_pl.guides.guide_files import Guide, fitted, read_rgba
 from sdedit_pl.picture_grid import to_picture
 
 _COVERED = 128
@@ -155,9 +155,9 @@ def _cutout(paste: Paste) -> Image.Image:
     for path in filter(None, (paste.path, paste.mask)):
         if not path.is_file():
             raise ValueError(f"there is no picture at {path}; give an image file")
-    cutout, within = read_picture(paste.path), ""
+    cutout, within = read_rgba(paste.path), ""
     if paste.mask is not None:
-        mask, within = read_picture(paste.mask), f" within the mask {paste.mask}"
+        mask, within = read_rgba(paste.mask), f" within the mask {paste.mask}"
         if mask.size != cutout.size:
             sizes = (
                 f"{path} is {part.width}x{part.height}" for path, part in ((paste.path, cutout), (paste.mask, mask))
