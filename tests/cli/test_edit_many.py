@@ -181,7 +181,7 @@ def test_results_come_in_shards_on_request(many: Path, command, monkeypatch: pyt
     assert command(*EDIT, "shards=2", "reduce=mean").output == "12 samples in o; see o/sheet.png\n"
     os.rename("o", "p")
     with monkeypatch.context() as patch:
-        patch.setattr("sdedit_pl.edit_runs.edit_share.pack", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr("sdedit_pl.edit_runs.edit_share.pack_results", Mock(side_effect=KeyboardInterrupt))
         assert command(*EDIT, "shards=2", "reduce=mean", "batch=1").code == 130
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("0", "1"):
