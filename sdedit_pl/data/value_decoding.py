@@ -69,11 +69,11 @@ def decode_values(file: bytes | Path, name: str, image_format: ImageFormat) -> P
     values = checked_values(read_values(file, name).values, name, image_format)
     if pixels.alpha:
         values = premultiplied(values)
-    shape, sides = (values.shape[1], values.shape[0]), image_format.decoded_sides
-    if values.shape[:2] != sides:
-        values = _fitted(values, image_format)
+    shape = values.shape[1], values.shape[0]
+    values = fitted_values(values, image_format)
     decoded = torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)
-    return torch.cat([decoded, inside(shape, sides)[None].to(decoded.dtype)]) if image_format.marked else decoded
+    marks = inside(shape, image_format.decoded_sides)[None]
+    return torch.cat([decoded, marks.to(decoded.dtype)]) if image_format.marked else decoded
 
 
 def checked_values(values: np.ndarray, name: str, shape: ImageShape) -> np.ndarray:
@@ -207,9 +207,11 @@ def _writer(suffix: str, stored: Stored | None) -> ArrayFormat:
     return found[0] if len(found) == 1 or (stored is not None and "profile" in (stored.rest or {})) else found[-1]
 
 
-def _fitted(values: np.ndarray, image_format: ImageFormat) -> np.ndarray:
-    """Values at height and width `decoded_sides`, in the way of the format's `fit`."""
+def fitted_values(values: np.ndarray, image_format: ImageFormat) -> np.ndarray:
+    """Values (H, W, C) at height and width `decoded_sides`, in the way of the format's `fit`."""
     sides, shape = image_format.decoded_sides, (values.shape[1], values.shape[0])
+    if values.shape[:2] == sides:
+        return values
     invalid = np.asarray(~np.isfinite(values).all(-1))
     if invalid.any():
         mean = values[~invalid].mean(0) if not invalid.all() else 0

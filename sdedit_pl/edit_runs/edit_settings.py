@@ -29,8 +29,10 @@ class EditSettings(ModelSettings):
             mask in the guide's own file.
         strength: instead of a mask, an image that sets how far each pixel is noised (white from t0, black kept), or a
             folder of such images.
-        paste: picture of an object to paste on the guide; the object and a border around it may change.
-        paste_mask: picture of the same size, white inside the object; null uses the opaque pixels.
+        paste: picture of an object to paste on the guide, or with a model of other data a file of its format; the
+            object and a border around it may change.
+        paste_mask: picture of the same size, white inside the object; null uses the opaque pixels, or all of a file
+            without alpha.
         at: x,y of the object's upper left corner, in pixels of the guide's file.
         scale: factor by which the object is resized.
         grow: width of the editable border around the object, in pixels of the model.

@@ -27,8 +27,8 @@ from sdedit_pl.solvers import SOLVERS
 
 EDIT = ("edit", "ckpt=tiny.safetensors", "guide=guide.png", "steps=3")
 BAD_GUIDES = {
-    "missing.png": ("no guide at missing.png", "folder or a glob"),
-    "*.gif": ("no guide at *.gif", "folder or a glob"),
+    "missing.png": ("no file or folder at missing.png", "folder or a glob"),
+    "*.gif": ("no file or folder at *.gif", "folder or a glob"),
     "empty.png": ("empty.png", "it is empty"),
     "cut.png": ("cut.png", "truncated", "give a whole image file (.png"),
     "text.png": ("text.png", "not an image", "give a whole image file (.png"),
