@@ -108,7 +108,7 @@ def find_guides(guide: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[
         return [path]
     found = [Path(match) for match in matching_files(guide)]
     if not found:
-        raise ValueError(f"there is no guide at {guide}; give an image file, a folder or a glob")
+        raise ValueError(f"there is no file or folder at {guide}; give an image file, a folder or a glob")
     return found
 
 
