@@ -36,9 +36,10 @@ from sdedit_pl.data.image_files import is_image_name, open_image
 from sdedit_pl.data.image_format import PixelFormat
 from sdedit_pl.data.value_decoding import read_values, result_suffix
 from sdedit_pl.edit_runs.edit_plan import build_edits, default_t0
-from sdedit_pl.edit_runs.edit_results import RECORD_FILE, sample_file
+from sdedit_pl.edit_runs.edit_results import sample_file
 from sdedit_pl.edit_runs.edit_run import run_edit
 from sdedit_pl.edit_runs.edit_settings import EditSettings
+from sdedit_pl.edit_runs.unfinished_edits import EDIT_RECORD
 from sdedit_pl.editing.trajectories import LARGEST_SIDE, WatchedDenoiser
 from sdedit_pl.editing.windows import window_starts
 from sdedit_pl.files import in_words, require_folder, whole_file, write_whole
@@ -58,7 +59,7 @@ _PREFIX = "data:image/png;base64,"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PAUSE = 0.08  # seconds between two estimates that are shown
 
-State = Literal["waiting", "running", "done", "cancelled", "failed", "interrupted"]
+JobState = Literal["waiting", "running", "done", "cancelled", "failed", "interrupted"]
 
 
 class EditRequest(BaseModel):
@@ -104,7 +105,7 @@ class Job:
     windows: int = 1
     guide: str = "guide.png"
     done: int = 0
-    state: State = "waiting"
+    state: JobState = "waiting"
     message: str = ""
     estimates: list[str] = field(default_factory=list)
     version: int = 0
@@ -129,7 +130,7 @@ class Job:
     def files(self) -> list[str]:
         """The names of the files that the page may read."""
         area = [] if self.settings["kind"] is None else [f"{self.settings['kind']}.png"]
-        return [self.guide, *area, *self.samples, *([RECORD_FILE] if self.samples else [])]
+        return [self.guide, *area, *self.samples, *([EDIT_RECORD] if self.samples else [])]
 
     def described(self) -> dict[str, Any]:
         kept = ("identity", "settings", "created", "total", "windows", "guide", "done", "state", "message")
@@ -337,7 +338,7 @@ class PaintJobs:
         fixed = {"ckpt": self.ckpt, "device": self.device, "compile": False}
         return resolve(EditSettings, {**fixed, **keys})
 
-    def _end(self, job: Job, state: State, message: str = "") -> None:
+    def _end(self, job: Job, state: JobState, message: str = "") -> None:
         """Stores the end of an edit, and then shows it."""
         try:
             self._store(job, state=state, message=message)
@@ -373,7 +374,7 @@ def _restored(out: Path) -> list[Job]:
             logger.warning("%s cannot be read, so its edit is not shown: %s", file, error)
             continue
         if not job.finished:
-            job.state = "done" if (file.parent / RECORD_FILE).is_file() else "interrupted"
+            job.state = "done" if (file.parent / EDIT_RECORD).is_file() else "interrupted"
         jobs.append(job)
     return jobs
 
