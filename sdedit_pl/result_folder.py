@@ -43,7 +43,7 @@ def result_folder(
         try:
             staging.mkdir(exist_ok=resumes)
             yield staging
-            publish(staging, folder, results_in(staging), replaced)
+            publish_results(staging, folder, results_in(staging), replaced)
             unfinished = False
         finally:
             if not unfinished or not any(file.is_file() and file.name != SETTINGS for file in staging.rglob("*")):
@@ -56,7 +56,7 @@ def results_in(folder: Path) -> list[str]:
     return [str(path) for path in paths if path.parts[0] not in (SETTINGS, WORK)]
 
 
-def publish(staging: Path, folder: Path, made: Sequence[str], replaced: set[str]) -> None:
+def publish_results(staging: Path, folder: Path, made: Sequence[str], replaced: set[str]) -> None:
     """Moves the files `made`, but those that an interrupted call has moved, and removes the other `replaced` ones.
 
     Raises:

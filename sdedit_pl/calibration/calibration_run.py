@@ -20,7 +20,7 @@ from sdedit_pl.build.component import build_component, build_unless_usual
 from sdedit_pl.calibration.calibration_report import CalibrationReport
 from sdedit_pl.calibration.calibration_settings import CalibrationSettings
 from sdedit_pl.calibration.knee import trade_off
-from sdedit_pl.calibration.sweep import LEAST_IMAGES, Sweep, measure_batch, usual_times
+from sdedit_pl.calibration.sweep import Sweep, measure_batch, usual_times
 from sdedit_pl.calibration.t0_sidecar import sidecar_of, write_calibration
 from sdedit_pl.calibration.unfinished_sweep import UnfinishedSweep
 from sdedit_pl.checkpoints.fingerprint import fingerprint
@@ -33,6 +33,7 @@ from sdedit_pl.editing import SDEdit
 from sdedit_pl.files import require_folder
 from sdedit_pl.grids import start_time
 from sdedit_pl.metrics.features import features_of
+from sdedit_pl.metrics.kid import LEAST_IMAGES
 from sdedit_pl.result_folder import (
     RECORDED,
     files_recorded_in,
@@ -63,7 +64,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
     """
     denoiser, description = settings.load()
     checkpoint = description.path
-    file = result_file(settings, checkpoint)
+    file = t0_file(settings, checkpoint)
     plot = file.with_suffix(".png")
     edits = edits_by_noise_level(settings, denoiser)
     replaced = files_recorded_in(file) if settings.overwrite else set()
@@ -80,7 +81,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
         )
         steps = sum(edit.total_steps(denoiser.sde) for edit in edits)
         settings = settings.prepared(denoiser, len(chosen), description.image.pixels, steps)
-        recorded = recorded_settings(settings, edits, chosen)
+        recorded = measurement_settings(settings, edits, chosen)
         unfinished = UnfinishedSweep(
             file.with_suffix(".unfinished"),
             {**recorded, "checkpoint": fingerprint(checkpoint) + settings.recipe(checkpoint)},
@@ -96,7 +97,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
     return Calibration(report, file, plot)
 
 
-def result_file(settings: CalibrationSettings, checkpoint: Path) -> Path:
+def t0_file(settings: CalibrationSettings, checkpoint: Path) -> Path:
     """The path of the t0 file.
 
     Raises:
@@ -137,7 +138,9 @@ def noise_levels(edits: Sequence[SDEdit], denoiser: Denoiser) -> list[float]:
     return denoiser.sde.noise_level(times).tolist()
 
 
-def recorded_settings(settings: CalibrationSettings, edits: Sequence[SDEdit], chosen: ChosenImages) -> dict[str, Any]:
+def measurement_settings(
+    settings: CalibrationSettings, edits: Sequence[SDEdit], chosen: ChosenImages
+) -> dict[str, Any]:
     """All settings that the measurements depend on, except the checkpoint."""
     return {
         **{key: value for key, value in as_data(settings).items() if key not in FREE_SETTINGS},

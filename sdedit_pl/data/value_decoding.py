@@ -17,7 +17,15 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sdedit_pl.data.array_formats import ARRAY_FORMATS, ARRAY_SUFFIXES, ArrayFormat, Box, Stored, format_of, read_array
+from sdedit_pl.data.array_formats import (
+    ARRAY_FORMATS,
+    ARRAY_SUFFIXES,
+    ArrayFormat,
+    Placement,
+    StoredValues,
+    format_of,
+    read_array,
+)
 from sdedit_pl.data.image_files import UnreadableImage, file_content, open_image
 from sdedit_pl.data.image_format import ImageFormat, ImageShape, PixelFormat, central_box, inside, padded_box
 from sdedit_pl.typing import Pixels
@@ -27,7 +35,7 @@ _PNG_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}
 """Number of bands -> colour type of a PNG file."""
 
 
-def read_values(file: bytes | Path, name: str) -> Stored:
+def read_values(file: bytes | Path, name: str) -> StoredValues:
     """The values of a file of any format, picture or not, (H, W, C); raises UnreadableImage."""
     try:
         content = file if isinstance(file, bytes) else file_content(file)
@@ -41,13 +49,13 @@ def read_values(file: bytes | Path, name: str) -> Stored:
             from torchvision.io import ImageReadMode, decode_png
 
             pixels = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-            return Stored(decode_png(pixels, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy())
+            return StoredValues(decode_png(pixels, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy())
         image.load()
         values = np.asarray(
             image.convert("RGBA" if "transparency" in image.info else "RGB") if image.mode == "P" else image
         )
     values = values.astype(np.uint16) if values.dtype == np.int32 else values  # Pillow's mode I of 16-bit files
-    return Stored(values[..., None] if values.ndim == 2 else values)
+    return StoredValues(values[..., None] if values.ndim == 2 else values)
 
 
 def with_window(file: Path, pixels: PixelFormat) -> PixelFormat:
@@ -164,7 +172,7 @@ def result_file(
     if (rows, columns) == (height, width):
         return writer.write(values, stored.rest)
     left, top, right, bottom = central_box((width, height), (rows, columns))
-    box = Box(float(left), float(top), (right - left) / columns, (bottom - top) / rows)
+    box = Placement(float(left), float(top), (right - left) / columns, (bottom - top) / rows)
     return writer.write(values, writer.placed(stored.rest, box))
 
 
@@ -191,7 +199,7 @@ def png_file(values: np.ndarray) -> bytes:
     )
 
 
-def _template(guide: Path, suffix: str) -> Stored | None:
+def _template(guide: Path, suffix: str) -> StoredValues | None:
     """The guide's file, if it has the format of the result or is a picture."""
     try:
         content = file_content(guide)
@@ -201,7 +209,7 @@ def _template(guide: Path, suffix: str) -> Stored | None:
         return None
 
 
-def _writer(suffix: str, stored: Stored | None) -> ArrayFormat:
+def _writer(suffix: str, stored: StoredValues | None) -> ArrayFormat:
     """The format of a suffix; of several, the one that has read the guide."""
     found = [format for format in ARRAY_FORMATS if suffix in format.suffixes]
     return found[0] if len(found) == 1 or (stored is not None and "profile" in (stored.rest or {})) else found[-1]

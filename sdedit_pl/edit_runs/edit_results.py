@@ -18,7 +18,7 @@ from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
 from sdedit_pl.data.image_format import shown_bands
 from sdedit_pl.data.value_decoding import result_file, result_suffix
-from sdedit_pl.edit_runs.unfinished_edits import RECORD_FILE, RECORD_KEY, GuideFacts
+from sdedit_pl.edit_runs.unfinished_edits import EDIT_RECORD, RECORD_KEY, GuideFacts
 from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
 from sdedit_pl.editing.many_guides import Edited
 from sdedit_pl.editing.trajectories import Trajectory, save_animation, strip
@@ -35,7 +35,7 @@ REDUCTIONS: dict[str, Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "C H W"
     "mean": lambda samples: samples.clamp(-1, 1).mean(0),
     "std": lambda samples: samples.clamp(-1, 1).std(0) - 1,  # black is no deviation
 }
-FREE_SETTINGS = ("out", "device", "devices", "batch", "strict", "overwrite")
+FREE_EDIT_SETTINGS = ("out", "device", "devices", "batch", "strict", "overwrite")
 """Settings that change samples at most by rounding."""
 _RESOLVED = {"t0": None, "precision": "auto", "compile": "auto"}
 """Settings for which the record has other values."""
@@ -180,7 +180,7 @@ def read_settings_file(file: str) -> dict[str, Any]:
     return {key: value for key, value in read_file(Path(file)).items() if key != RECORD_KEY}
 
 
-def earlier_results(folder: Path, overwrite: bool, name: str = RECORD_FILE) -> set[str]:
+def earlier_results(folder: Path, overwrite: bool, name: str = EDIT_RECORD) -> set[str]:
     """The files of an earlier run in `folder`, listed in its record `name` and not changed since.
 
     Raises:
@@ -201,7 +201,7 @@ def finished_samples(settings: ModelSettings, file: Path, overwrite: bool) -> in
         return None
     before = read_file(file)
     record = before.get(RECORD_KEY)
-    now = {key: value for key, value in as_data(settings).items() if key not in FREE_SETTINGS}
+    now = {key: value for key, value in as_data(settings).items() if key not in FREE_EDIT_SETTINGS}
     same = all(before.get(key) == value or _RESOLVED.get(key, ...) == value for key, value in now.items())
     if not same or not isinstance(record, dict) or record.keys() < {"sha256", "samples", "results"}:
         return None

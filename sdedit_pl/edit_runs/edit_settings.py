@@ -12,7 +12,7 @@ from sdedit_pl.configuration import require_at_least
 from sdedit_pl.data.image_format import ImageShape, Size
 from sdedit_pl.guides.composite import Paste
 
-AUTO = "auto"
+AUTO_T0 = "auto"
 """Value of t0 that requests a search for it."""
 Reduction: TypeAlias = Literal["mean", "std"]
 
@@ -110,7 +110,7 @@ class EditSettings(ModelSettings):
 
     def __post_init__(self) -> None:
         require_at_least(self, samples=1, batch=1, seed=0, shards=1)
-        if self.devices != AUTO:
+        if self.devices != "auto":
             require_at_least(self, devices=1)
         if self.strength is not None and re.fullmatch(r"[\d.]+", self.strength):
             raise ValueError(f"strength takes an image, got {self.strength}; for a number, t0={self.strength}")
@@ -129,7 +129,7 @@ class EditSettings(ModelSettings):
             raise ValueError("overlap and side are for windows; give windows=true")
         if self.focus and (self.windows or self.paste is not None):
             raise ValueError("focus goes with a mask, a strength map or a box, not with windows or paste; omit these")
-        if (self.t0 == AUTO) != (self.l2 is not None):
+        if (self.t0 == AUTO_T0) != (self.l2 is not None):
             raise ValueError("t0=auto and l2 go together: l2=NUMBER says how much a guide may change")
         if isinstance(self.t0, tuple):
             if len(set(self.t0)) != len(self.t0) or not self.t0:

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sdedit_pl.data.image_format import central_box, images_from_bytes
-from sdedit_pl.guides.guide_files import Guide, fitted, image_size, read_picture, read_whole, resampled
+from sdedit_pl.guides.guide_files import Guide, fitted, image_size, read_rgba, read_whole, resampled
 from sdedit_pl.picture_grid import to_picture
 
 _COVERED = 128
@@ -192,7 +192,7 @@ def _covers_nothing(background: Guide, paste: Paste) -> str:
 
 def _cutout(paste: Paste) -> Image.Image:
     """The object at its own size, RGBA."""
-    cutout = read_picture(paste.path)
+    cutout = read_rgba(paste.path)
     if paste.mask is not None:
         cutout.putalpha(ImageChops.multiply(cutout.getchannel("A"), _object_mask(paste, cutout.size)))
     if cutout.getchannel("A").getbbox() is None:
@@ -203,7 +203,7 @@ def _cutout(paste: Paste) -> Image.Image:
 def _object_mask(paste: Paste, size: tuple[int, int]) -> Image.Image:
     """How far the mask's pixels belong to an object of `size`, 0..255."""
     assert paste.mask is not None
-    mask = read_picture(paste.mask)
+    mask = read_rgba(paste.mask)
     if mask.size != size:
         sizes = f"{paste.path} is {size[0]}x{size[1]}, {paste.mask} is {mask.width}x{mask.height}"
         raise ValueError(f"the mask of an object must have the size of its picture: {sizes}")

@@ -202,7 +202,7 @@ def read_pixels(path: Path, image_format: ImageFormat, *, whole: bool = False) -
         return (decode_whole if whole else decode_image)(path, str(path), image_format)
 
 
-def read_picture(path: Path) -> Image.Image:
+def read_rgba(path: Path) -> Image.Image:
     """An image file's picture at its own size, upright, as RGBA; raises what `read_pixels` does."""
     with _advice(), open_image(path, str(path)) as image:
         image.load()

@@ -31,9 +31,9 @@ from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.configuration.resolving import resolve
 from sdedit_pl.data.image_files import open_image
 from sdedit_pl.edit_runs.edit_plan import build_edits, default_t0
-from sdedit_pl.edit_runs.edit_results import RECORD_FILE
 from sdedit_pl.edit_runs.edit_run import run_edit
 from sdedit_pl.edit_runs.edit_settings import EditSettings
+from sdedit_pl.edit_runs.unfinished_edits import EDIT_RECORD
 from sdedit_pl.editing.trajectories import LARGEST_SIDE, WatchedDenoiser
 from sdedit_pl.editing.windows import window_starts
 from sdedit_pl.files import in_words, require_folder, write_whole
@@ -51,7 +51,7 @@ _PREFIX = "data:image/png;base64,"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PAUSE = 0.08  # seconds between two estimates that are shown
 
-State = Literal["waiting", "running", "done", "cancelled", "failed", "interrupted"]
+JobState = Literal["waiting", "running", "done", "cancelled", "failed", "interrupted"]
 
 
 class EditRequest(BaseModel):
@@ -91,7 +91,7 @@ class Job:
     total: int
     windows: int = 1
     done: int = 0
-    state: State = "waiting"
+    state: JobState = "waiting"
     message: str = ""
     estimates: list[str] = field(default_factory=list)
     version: int = 0
@@ -114,7 +114,7 @@ class Job:
     def files(self) -> list[str]:
         """The names of the files that the page may read."""
         area = [] if self.settings["kind"] is None else [f"{self.settings['kind']}.png"]
-        return [GUIDE_FILE, *area, *self.samples, *([RECORD_FILE] if self.samples else [])]
+        return [GUIDE_FILE, *area, *self.samples, *([EDIT_RECORD] if self.samples else [])]
 
     def described(self) -> dict[str, Any]:
         kept = ("identity", "settings", "created", "total", "windows", "done", "state", "message")
@@ -285,7 +285,7 @@ class PaintJobs:
         fixed = {"ckpt": self.ckpt, "device": self.device, "compile": False}
         return resolve(EditSettings, {**fixed, **keys})
 
-    def _end(self, job: Job, state: State, message: str = "") -> None:
+    def _end(self, job: Job, state: JobState, message: str = "") -> None:
         """Stores the end of an edit, and then shows it."""
         try:
             self._store(job, state=state, message=message)
@@ -322,7 +322,7 @@ def _restored(out: Path) -> list[Job]:
             logger.warning("%s cannot be read, so its edit is not shown: %s", file, error)
             continue
         if not job.finished:
-            job.state = "done" if (file.parent / RECORD_FILE).is_file() else "interrupted"
+            job.state = "done" if (file.parent / EDIT_RECORD).is_file() else "interrupted"
         jobs.append(job)
     return jobs
 

@@ -26,7 +26,7 @@ from sdedit_pl.study.trial_design import Side, StudyError, Trial, TrialImage
 
 APPLICATION_ID = 0x53444564
 """Identifies the file as a study in SQLite's header; the ASCII bytes of "SDEd"."""
-VERSION = 1
+STUDY_VERSION = 1
 
 _MAGIC = b"SQLite format 3\0"
 _DAMAGE = (sqlite3.Error, OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
@@ -286,7 +286,11 @@ def write_study(
     unique = {names[image]: png for image, png in pictures.items()}
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as database:
-            for pragma in (f"application_id = {APPLICATION_ID}", f"user_version = {VERSION}", "journal_mode = WAL"):
+            for pragma in (
+                f"application_id = {APPLICATION_ID}",
+                f"user_version = {STUDY_VERSION}",
+                "journal_mode = WAL",
+            ):
                 database.execute(f"PRAGMA {pragma}")
             database.executescript(_TABLES)
             database.execute("BEGIN")
@@ -333,8 +337,8 @@ def _check_header(path: Path) -> None:
     version, application = (int.from_bytes(header[start : start + 4], "big") for start in (60, 68))
     if not header.startswith(_MAGIC) or application != APPLICATION_ID:
         raise StudyError(f"{path} is not a study and was not changed; give a file made by `sdedit study build`")
-    if version != VERSION:
+    if version != STUDY_VERSION:
         raise StudyError(
-            f"{path} is a study of version {version}, and this program reads version {VERSION}; use the sdedit_pl "
-            "release that made it"
+            f"{path} is a study of version {version}, and this program reads version {STUDY_VERSION}; "
+            "use the sdedit_pl release that made it"
         )

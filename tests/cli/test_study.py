@@ -70,7 +70,7 @@ def test_serve_ends_with_an_interrupt(answered: Path, command, monkeypatch: pyte
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sdedit_pl.web.serve", interrupted)
+    monkeypatch.setattr("sdedit_pl.web.serve_app", interrupted)
     code, output, errors = command("study", "serve", "study=study.sqlite", "port=0")
     first, second = output.splitlines()
     assert (code, errors) == (0, "")

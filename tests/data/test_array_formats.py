@@ -369,10 +369,10 @@ def test_a_new_format_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch)
         def recognises(self, content: bytes) -> bool:
             return content.startswith(b"P5") and b"65535" in content[:20]
 
-        def read(self, content: bytes) -> array_formats.Stored:
+        def read(self, content: bytes) -> array_formats.StoredValues:
             _, width, height, _ = content.split(maxsplit=4)[:4]
             values = np.frombuffer(content[-2 * int(width) * int(height) :], ">u2").astype(np.uint16)
-            return array_formats.Stored(values.reshape(int(height), int(width)))
+            return array_formats.StoredValues(values.reshape(int(height), int(width)))
 
         def write(self, values: np.ndarray, rest: Any) -> bytes:
             header = f"P5 {values.shape[1]} {values.shape[0]} 65535\n".encode()
