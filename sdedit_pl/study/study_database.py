@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from io import BytesIO
 from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ APPLICATION_ID = 0x53444564
 STUDY_VERSION = 1
 
 _MAGIC = b"SQLite format 3\0"
+_DAMAGE = (sqlite3.Error, OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 _LOCK_TIMEOUT = 30
 """Seconds that a commit waits for another program's lock on the file."""
 
@@ -135,7 +137,7 @@ class StudyDatabase:
                 self._database.execute(f"PRAGMA {pragma}")
             self._rows("SELECT 1 FROM study")  # creates the log, and so fails in a folder that is not writable
             self._pictures = self._connected("mode=ro")  # reads while another program's lock holds back answers
-        except (sqlite3.Error, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        except _DAMAGE as error:
             self._database.close()
             if isinstance(error, sqlite3.OperationalError):
                 raise StudyError(f"the study {path} cannot be opened: {error}") from error
@@ -230,7 +232,9 @@ class StudyDatabase:
         )
 
     def _checked_settings(self) -> dict[str, Any]:
-        """The study's settings; raises sqlite3.DatabaseError if the file fails SQLite's integrity check."""
+        """The study's settings; raises if the file fails SQLite's integrity check, or an image its checksums."""
+        from PIL.PngImagePlugin import PngImageFile  # slow to import
+
         ((found,),) = self._rows("PRAGMA integrity_check(1)")
         if found != "ok":
             raise sqlite3.DatabaseError(" ".join(found.split()))
@@ -239,6 +243,8 @@ class StudyDatabase:
         if not {"id", "methods", "pairs"} <= settings.keys() or not set(settings["questions"]) <= QUESTIONS.keys():
             raise ValueError("its settings are not those of a study")
         self._rows("SELECT 1 FROM images, trials, raters, answers LIMIT 0")
+        for (png,) in self._database.execute("SELECT png FROM images"):
+            PngImageFile(BytesIO(png)).verify()  # SQLite has no checksums of its own
         return settings
 
     def _number(self, token: str) -> int | None:
