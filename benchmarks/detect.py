@@ -30,7 +30,7 @@ from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.data.folder_source import FolderSource
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation.anomaly_maps import AnomalyMaps, Detector, blurred, pixel_residual, stored_maps
-from sdedit_pl.evaluation.detection_report import MEASURES, measures_of
+from sdedit_pl.evaluation.detection_report import DETECTION_MEASURES, detection_measures
 from sdedit_pl.evaluation.image_store import digest_of
 from sdedit_pl.evaluation.report_document import Table, markdown_table
 from sdedit_pl.typing import Images
@@ -176,7 +176,7 @@ def measure(arguments: Arguments) -> dict[str, Any]:
     rows = {}
     for name, values in maps.items():
         t0s = arguments.t0 if values.shape[1] > 1 else ("",)
-        measured = measures_of(values, t0s, TOP, given.truth)
+        measured = detection_measures(values, t0s, TOP, given.truth)
         whole = measured.pop("whole images")
         for level, row in measured.items():
             rows[f"{name}, {level}" if len(measured) > 1 else name] = row
@@ -194,7 +194,7 @@ def by_defect(values: Float[Tensor, "N H W"], given: Inspected) -> dict[str, flo
     found = {}
     for wanted in (*SHAPES, *SIZES):
         rows = [number for number, defect in enumerate(given.defects) if defect is None or wanted in defect]
-        measured = measures_of(values[rows][:, None], ("",), TOP, given.truth[rows])
+        measured = detection_measures(values[rows][:, None], ("",), TOP, given.truth[rows])
         found[str(wanted)] = measured["all t0"]["pro"][0]
     return found
 
@@ -202,7 +202,7 @@ def by_defect(values: Float[Tensor, "N H W"], given: Inspected) -> dict[str, flo
 def report(numbers: dict[str, Any]) -> str:
     settings = numbers["settings"]
     models = ", ".join(f"{name} ({ckpt})" for name, ckpt in settings["ckpt"].items())
-    titles = {**MEASURES, "images": "AUROC of images"}
+    titles = {**DETECTION_MEASURES, "images": "AUROC of images"}
     rows = [
         [name, *("{:.3f} [{:.3f}, {:.3f}]".format(*row[key]) if key in row else "" for key in titles)]
         for name, row in numbers["measures"].items()

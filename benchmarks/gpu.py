@@ -51,7 +51,7 @@ from sdedit_pl.data.batch_reading import CachedImages
 from sdedit_pl.data.datamodule import ImageDataModule
 from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.data.loader import ResidentLoader
-from sdedit_pl.data.order import Changes, Share, TrainingBatches, TrainingOrder
+from sdedit_pl.data.order import Changes, DeviceShare, TrainingBatches, TrainingOrder
 from sdedit_pl.data.source import Source
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
@@ -613,7 +613,9 @@ class MadeUpImages(Source):
 def on_device(source: MadeUpImages, batch: int, device: torch.device) -> ResidentLoader:
     """Training batches of images that stay on the device."""
     order = TrainingOrder(len(source.pixels), 0, Changes(flip=True))
-    return ResidentLoader(CachedImages(source.pixels).on(device), TrainingBatches(Share(batch), order), source.format)
+    return ResidentLoader(
+        CachedImages(source.pixels).on(device), TrainingBatches(DeviceShare(batch), order), source.format
+    )
 
 
 def around(bench: Bench) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from support.chromium import browser, until  # pyright: ignore[reportMissingImpo
 
 from sdedit_pl.paint import paint_jobs
 from sdedit_pl.paint.paint_server import paint_app
-from sdedit_pl.web import listen, page_url, serve
+from sdedit_pl.web import listen, page_url, serve_app
 
 PAGE = """
 window.times = {};
@@ -76,7 +76,7 @@ def measure(checkpoint: str, runs: int, folder: Path) -> list[dict[str, float]]:
     noted(times, jobs.denoiser.network, "forward", "network", "one")
     found = []
     with listen("127.0.0.1", 0) as listening, browser(folder / "profile") as driver:
-        threading.Thread(target=serve, args=(paint_app(jobs, folder), listening), daemon=True).start()
+        threading.Thread(target=serve_app, args=(paint_app(jobs, folder), listening), daemon=True).start()
         driver.get(page_url("127.0.0.1", listening))
         until(lambda: driver.execute_script("return document.body.dataset.ready === 'true'"), "the page")
         driver.execute_script(PAGE + STROKE)

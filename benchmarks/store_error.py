@@ -20,7 +20,7 @@ from sdedit_pl.checkpoints.native import read_weights, save_weights
 from sdedit_pl.configuration.schema import Command
 from sdedit_pl.configuration.training_config import ValidationSettings
 from sdedit_pl.data.chosen_images import choose_images
-from sdedit_pl.edit_runs.expectations import denoising_error
+from sdedit_pl.edit_runs.expectations import binned_denoising_error
 from sdedit_pl.training.noise_level_buckets import BUCKETS_MEAN
 
 
@@ -51,7 +51,9 @@ def store(arguments: Arguments) -> str:
     denoiser, _ = load_described(path)
     keys = {key: getattr(arguments, key) for key in ("split", "val_fraction")}
     images = choose_images(arguments.data, description.image, count=arguments.images, **keys)
-    error = float(np.mean([denoising_error(denoiser, images.batch(n, 1), arguments.edges) for n in range(len(images))]))
+    error = float(
+        np.mean([binned_denoising_error(denoiser, images.batch(n, 1), arguments.edges) for n in range(len(images))])
+    )
     training = {**description.training, f"val/loss/{BUCKETS_MEAN}": error}
     config = training.get("config", {})
     validation = {**config.get("validation", {}), "sigma_edges": list(arguments.edges)}

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-NAMED = 20
+LISTED_CLASSES = 20
 """Classes that a message lists."""
 
 
@@ -108,8 +108,8 @@ class ClassCondition(Condition):
 
     @property
     def known(self) -> str:
-        more = f" and {self.size - NAMED} more" if self.size > NAMED else ""
-        return f"the classes {', '.join(self.classes[:NAMED])}{more}"
+        more = f" and {self.size - LISTED_CLASSES} more" if self.size > LISTED_CLASSES else ""
+        return f"the classes {', '.join(self.classes[:LISTED_CLASSES])}{more}"
 
     @property
     def stated(self) -> bool:

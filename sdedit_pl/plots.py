@@ -18,9 +18,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 Number: TypeAlias = float | int
-Value: TypeAlias = Number | tuple[Number, Number, Number]
+NumberOrInterval: TypeAlias = Number | tuple[Number, Number, Number]
 """A number, or (value, low, high) for an error bar; the interval need not contain the value."""
-Point: TypeAlias = tuple[Value, Value]
+Point: TypeAlias = tuple[NumberOrInterval, NumberOrInterval]
 """x and y."""
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -36,7 +36,7 @@ def trade_off_plot(
     title: str,
     x_title: str,
     y_title: str,
-    levels: Mapping[str, Value] | None = None,
+    levels: Mapping[str, NumberOrInterval] | None = None,
     marked: Mapping[str, str] | None = None,
     pictures: Mapping[str, Image.Image] | None = None,
     labels: bool = True,
@@ -107,7 +107,7 @@ def _draw_curve(axes: Axes, number: int, name: str, points: Sequence[Point]) -> 
             axes.errorbar(_number(x), centre, yerr=height, **style)
 
 
-def _draw_levels(axes: Axes, levels: Mapping[str, Value]) -> None:
+def _draw_levels(axes: Axes, levels: Mapping[str, NumberOrInterval]) -> None:
     styles = ((0, (5, 3)), (0, (1, 2)), (0, (5, 2, 1, 2)))
     for number, (name, value) in enumerate(levels.items()):
         axes.axhline(_number(value), color="#333333", linestyle=styles[number % len(styles)], linewidth=1.4, label=name)
@@ -116,11 +116,11 @@ def _draw_levels(axes: Axes, levels: Mapping[str, Value]) -> None:
             axes.axhspan(middle - half, middle + half, color="#333333", alpha=0.1, linewidth=0)
 
 
-def _number(value: Value) -> Number:
+def _number(value: NumberOrInterval) -> Number:
     return value[0] if isinstance(value, tuple) else value
 
 
-def _interval(value: Value) -> tuple[Number, Number]:
+def _interval(value: NumberOrInterval) -> tuple[Number, Number]:
     """The middle and half the length of an interval; the length is 0 for a number."""
     _, low, high = value if isinstance(value, tuple) else (value, value, value)
     return (low + high) / 2, (high - low) / 2

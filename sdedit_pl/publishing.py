@@ -64,7 +64,7 @@ class PublishSettings:
     private: bool = False
 
 
-def publish(settings: PublishSettings) -> str:
+def publish_model(settings: PublishSettings) -> str:
     """Publishes a model and returns its place: the folder, or the address of the repository.
 
     Raises:

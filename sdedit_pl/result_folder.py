@@ -66,7 +66,7 @@ def result_folder(
 
 def _move_ready(staging: Path, folder: Path) -> None:
     ready = read_json(staging / _READY)
-    publish(staging, folder, ready["made"], own_files(folder, ready["replaced"]))
+    publish_results(staging, folder, ready["made"], own_files(folder, ready["replaced"]))
     shutil.rmtree(staging)
 
 
@@ -76,7 +76,7 @@ def results_in(folder: Path) -> list[str]:
     return [str(path) for path in paths if path.parts[0] not in (SETTINGS, WORK)]
 
 
-def publish(staging: Path, folder: Path, made: Sequence[str], replaced: set[str]) -> None:
+def publish_results(staging: Path, folder: Path, made: Sequence[str], replaced: set[str]) -> None:
     """Moves the files `made`, but those that an interrupted call has moved, and removes the other `replaced` ones.
 
     Raises:

@@ -82,7 +82,7 @@ def page_url(host: str, listening: socket.socket) -> str:
     return f"http://{name}:{listening.getsockname()[1]}/"
 
 
-def serve(app: Starlette, listening: socket.socket) -> None:
+def serve_app(app: Starlette, listening: socket.socket) -> None:
     """Serves at a socket from `listen` until Ctrl-C, then raises KeyboardInterrupt."""
     config = uvicorn.Config(
         app,

@@ -176,6 +176,27 @@ def test_every_library_imported_is_a_declared_requirement():
             assert library in provided, f"{module}, line {line}: {library} is not in pyproject.toml"
 
 
+def test_a_public_name_has_one_meaning():
+    """But for the uniform parts of verbs and checkpoint formats, and type variables."""
+    alike = {"logger", "T", "network_sources", "model_of"}
+    meanings: dict[str, set[str]] = {}
+    for module in MODULES:
+        if part(module) != "cli":
+            for node in syntax(module).body:
+                for name in defined_names(node):
+                    meanings.setdefault(name, set()).add(str(module.relative_to(PACKAGE)))
+    twice = {name: where for name, where in meanings.items() if len(where) > 1 and name[0] != "_" and name not in alike}
+    assert not twice, "one concept, one name"
+
+
+def defined_names(statement: ast.stmt) -> set[str]:
+    if isinstance(statement, ast.ClassDef | ast.FunctionDef):
+        return {statement.name}
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    targets += [statement.target] if isinstance(statement, ast.AnnAssign) else []
+    return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+
+
 def room_imports() -> dict[str, set[str]]:
     """Room -> the rooms that it imports, but for those that every room may import."""
     found: dict[str, set[str]] = {room: set() for room in RANK if room not in (*LAYERS[0], *LAYERS[-1])}

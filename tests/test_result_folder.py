@@ -65,7 +65,7 @@ def test_the_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
 def test_an_interrupted_move_is_completed_by_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_text("old")
     with monkeypatch.context() as patch, pytest.raises(TypeError):
-        patch.setattr("sdedit_pl.result_folder.publish", None)
+        patch.setattr("sdedit_pl.result_folder.publish_results", None)
         with result_folder(tmp_path, "a", {"a.png"}) as unpublished:
             (unpublished / "a.png").write_text("new")
     with result_folder(tmp_path, "a"):

@@ -19,7 +19,7 @@ from sdedit_pl.build.component import build_component, build_unless_usual
 from sdedit_pl.calibration.calibration_report import CalibrationReport
 from sdedit_pl.calibration.calibration_settings import CalibrationSettings
 from sdedit_pl.calibration.knee import trade_off
-from sdedit_pl.calibration.sweep import LEAST_IMAGES, Sweep, measure_batch, usual_times
+from sdedit_pl.calibration.sweep import Sweep, measure_batch, usual_times
 from sdedit_pl.calibration.t0_sidecar import sidecar_of, write_calibration
 from sdedit_pl.calibration.unfinished_sweep import UnfinishedSweep
 from sdedit_pl.configuration.yaml_reading import read_file
@@ -30,6 +30,7 @@ from sdedit_pl.editing import SDEdit
 from sdedit_pl.files import require_folder
 from sdedit_pl.grids import start_time
 from sdedit_pl.metrics.features import features_of
+from sdedit_pl.metrics.kid import LEAST_IMAGES
 from sdedit_pl.result_folder import (
     ALREADY_THERE,
     RECORDED,
@@ -63,7 +64,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
     """
     denoiser, description = settings.load()
     checkpoint = description.path
-    file = result_file(settings, checkpoint)
+    file = t0_file(settings, checkpoint)
     plot = file.with_suffix(".png")
     edits = edits_by_noise_level(settings, denoiser)
     replaced: set[str] = set()
@@ -79,7 +80,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
         )
         steps = sum(edit.total_steps(denoiser.sde) for edit in edits)
         settings = settings.prepared(denoiser, len(chosen), description.image.pixels, steps)
-        recorded = recorded_settings(settings, edits, chosen, checkpoint)
+        recorded = measurement_settings(settings, edits, chosen, checkpoint)
         finished = read_file(file) if file.is_file() and not settings.overwrite else None
         if finished is not None and {file.name, plot.name} == files_recorded_in(file):
             require_same_settings(file, finished["settings"], recorded, "give another out=, or overwrite=true")
@@ -100,7 +101,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
     return Calibration(f"{report.table()}\n{report.verdict()}", report.t0, file, plot)
 
 
-def result_file(settings: CalibrationSettings, checkpoint: Path) -> Path:
+def t0_file(settings: CalibrationSettings, checkpoint: Path) -> Path:
     """The path of the t0 file.
 
     Raises:
@@ -140,7 +141,7 @@ def noise_levels(edits: Sequence[SDEdit], denoiser: Denoiser) -> list[float]:
     return denoiser.sde.noise_level(times).tolist()
 
 
-def recorded_settings(
+def measurement_settings(
     settings: CalibrationSettings, edits: Sequence[SDEdit], chosen: ChosenImages, checkpoint: Path
 ) -> dict[str, Any]:
     """All that the measurements depend on."""

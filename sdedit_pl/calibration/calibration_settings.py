@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sdedit_pl.calibration.sweep import LEAST_IMAGES
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor
+from sdedit_pl.metrics.kid import LEAST_IMAGES
 
 
 @dataclass(kw_only=True)

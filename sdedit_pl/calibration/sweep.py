@@ -28,8 +28,6 @@ from sdedit_pl.typing import Images
 
 USUAL_TIMES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 """Default levels, as times of the VP SDE: from barely changed strokes to edits unrelated to them."""
-LEAST_IMAGES = 3
-"""Least number of images for a KID with an interval."""
 
 Extract: TypeAlias = Callable[[Images], Float[Tensor, "N D"]]
 

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 MAY_DIFFER = ("dropout", "checkpoint_gradients", "init_scale", "fourier_scale")
 """Arguments of a network that affect its training or its initial weights only."""
-LEVELS = (0.1, 0.4, 1.6)
+COMPARED_LEVELS = (0.1, 0.4, 1.6)
 """Noise levels at which bases are compared."""
 AUGMENTATION_WEIGHT = "label_embedding.augmentation.weight"
 CONDITION_WEIGHT = "label_embedding.condition.weight"
@@ -55,7 +55,9 @@ def nearest_base(names: Sequence[str], image: ImageShape, images: Images) -> str
         denoiser, description = load_described(name)
         check_image(name, description.model.image, image)
         denoiser.at_once = None
-        errors[name] = math.prod(denoising_error(denoiser, images, level) for level in LEVELS) ** (1 / len(LEVELS))
+        errors[name] = math.prod(denoising_error(denoiser, images, level) for level in COMPARED_LEVELS) ** (
+            1 / len(COMPARED_LEVELS)
+        )
     chosen = min(errors, key=errors.__getitem__)
     found = ", ".join(f"{name} {error:.4g}" for name, error in errors.items())
     logger.info("ckpt: denoising error on %d validation images: %s; starting from %s", len(images), found, chosen)

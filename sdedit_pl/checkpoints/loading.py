@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints.expected_tensors import check_numbers, shape_difference, without_weights
-from sdedit_pl.checkpoints.importers import FORMATS, importer
+from sdedit_pl.checkpoints.importers import CHECKPOINT_FORMATS, importer
 from sdedit_pl.checkpoints.locating import find_checkpoint, foreign_format
 from sdedit_pl.checkpoints.native import Description, read_weights
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_plain, require_stored
@@ -84,7 +84,7 @@ def read_checkpoint(checkpoint: Path) -> tuple[Description, dict[str, Tensor]]:
     read_plain(checkpoint)
     raise CheckpointError(
         f"{checkpoint} is not a checkpoint of this project's training (it carries no configuration), nor of a known "
-        f"format ({', '.join(FORMATS)}); train a model here, or take a checkpoint that sdedit_pl wrote"
+        f"format ({', '.join(CHECKPOINT_FORMATS)}); train a model here, or take a checkpoint that sdedit_pl wrote"
     )
 
 

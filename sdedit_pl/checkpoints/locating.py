@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdedit_pl.checkpoints.importers import FORMATS, importer
+from sdedit_pl.checkpoints.importers import CHECKPOINT_FORMATS, importer
 from sdedit_pl.checkpoints.native import is_native
 from sdedit_pl.checkpoints.remote import local_checkpoint
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
@@ -74,4 +74,4 @@ def foreign_format(path: Path) -> str | None:
     """The format in `FORMATS` of the file or folder at `path`; None for this project's own and for unknown ones."""
     if is_native(path):
         return None
-    return next((name for name in FORMATS if importer(name).recognises(path)), None)
+    return next((name for name in CHECKPOINT_FORMATS if importer(name).recognises(path)), None)

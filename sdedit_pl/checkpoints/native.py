@@ -25,8 +25,8 @@ from sdedit_pl.data.image_format import Fit, ImageShape
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.files import whole_file
 
-FORMAT = "sdedit_pl"
-VERSION = 1
+CHECKPOINT_FORMAT = "sdedit_pl"
+CHECKPOINT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def save_weights(
         if not tensor.isfinite().all():
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ValueError(f"{path} was not written: {name} has numbers that are NaN or infinite in {kind}")
-    metadata = {"format": FORMAT, "version": str(VERSION), "model": json.dumps(model.as_data())}
+    metadata = {"format": CHECKPOINT_FORMAT, "version": str(CHECKPOINT_VERSION), "model": json.dumps(model.as_data())}
     metadata["training"] = json.dumps(dict(training or {}))
     if foreign := _classes_of_others(model):
         metadata["registered"] = foreign
@@ -158,7 +158,7 @@ def is_native(file: Path) -> bool:
         return False
     try:
         with safe_open(file, framework="pt") as opened:
-            return (opened.metadata() or {}).get("format") == FORMAT
+            return (opened.metadata() or {}).get("format") == CHECKPOINT_FORMAT
     except (SafetensorError, OSError):
         return False
 
@@ -170,15 +170,16 @@ def read_weights(file: Path) -> tuple[Description, dict[str, Tensor]]:
         CheckpointError: if it is truncated, of another program, or of a newer version.
     """
     tensors, metadata = read_safetensors(file)
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(
             f"{file} holds tensors but no sdedit_pl configuration, so its model is unknown; expected a file written by "
             "this project's training or import, or in a format that sdedit import reads"
         )
     version = metadata.get("version", "")
-    if not version.isdecimal() or int(version) > VERSION:
+    if not version.isdecimal() or int(version) > CHECKPOINT_VERSION:
         raise CheckpointError(
-            f"{file} is of version {version or 'unknown'}, this program reads up to {VERSION}: update sdedit_pl"
+            f"{file} is of version {version or 'unknown'}, this program reads up to {CHECKPOINT_VERSION}: "
+            "update sdedit_pl"
         )
     try:
         model = json.loads(metadata["model"])
@@ -196,7 +197,7 @@ def read_weights(file: Path) -> tuple[Description, dict[str, Tensor]]:
         remedy = f"first import what registers {needed[:200]}" if needed else "it may come from a newer version"
         text = f"{file} describes a model that this version cannot build: {error}; {remedy}"
         raise CheckpointError(text) from error
-    return Description.of(file, FORMAT, described, training, origin, tensors), tensors
+    return Description.of(file, CHECKPOINT_FORMAT, described, training, origin, tensors), tensors
 
 
 def _classes_of_others(model: ModelConfig) -> str:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 PICKLES_OF_LEGACY_FILE = 5
 """Pickles at the start of a file of torch before 1.6: magic number, protocol, system, the object, its storages."""
-DAMAGE = (
+CHECKPOINT_DAMAGE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
     struct.error,
@@ -54,7 +54,7 @@ def plain_name(name: str) -> str:
     return name.replace("_orig_mod.", "").removeprefix("module.")
 
 
-def names_in(path: Path) -> set[str]:
+def tensor_names_in(path: Path) -> set[str]:
     """Plain names of the tensors in a safetensors file, or all strings of a pickle; empty for anything else."""
     if not path.is_file():
         return set()
@@ -71,7 +71,7 @@ def names_in(path: Path) -> set[str]:
                 # A module's or class's name is an argument too: "torch._utils _rebuild_tensor_v2".
                 texts = (argument for _, argument, _ in pickletools.genops(stream) if isinstance(argument, str))
                 names.update(map(plain_name, texts))
-    except DAMAGE:
+    except CHECKPOINT_DAMAGE:
         return names
     return names
 
@@ -90,7 +90,7 @@ def read_plain(path: Path) -> Any:
         with warnings.catch_warnings(), _pickles(path):
             warnings.simplefilter("ignore")  # torch's warnings on foreign pickles; they end in an error of ours
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
-    except DAMAGE as error:
+    except CHECKPOINT_DAMAGE as error:
         if isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
             raise CheckpointError(_refusal(path, error)) from error
         raise CheckpointError(
@@ -136,12 +136,12 @@ def _is_pickle(path: Path) -> bool:
     try:
         with _pickles(path) as (stream, _):
             return any(opcode.name == "STOP" for opcode, *_ in pickletools.genops(stream))
-    except DAMAGE:
+    except CHECKPOINT_DAMAGE:
         return False
 
 
 def _refusal(path: Path, error: Exception) -> str:
-    if "_reconstruct_persistent_obj" in " ".join(names_in(path)):
+    if "_reconstruct_persistent_obj" in " ".join(tensor_names_in(path)):
         return (
             f"{path} is a pickle of the kind that EDM and StyleGAN publish: it contains source code, which would run "
             "when loaded; it was not loaded. Convert it to a state dict in a checkout of its own code: "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sdedit_pl.cli import counted, say
 from sdedit_pl.configuration.schema import Command
-from sdedit_pl.edit_runs.augment_run import MANIFEST_FILE, AugmentSettings, run_augmentation
+from sdedit_pl.edit_runs.augment_run import AUGMENT_MANIFEST, AugmentSettings, run_augmentation
 
 USAGE = """sdedit augment ckpt=FILE data=FOLDER [n=100] [t0=0.2,0.5] [key=value ...]
 
@@ -26,4 +26,4 @@ def run(words: list[str]) -> None:
     made = run_augmentation(settings)
     classes = len({variation.label for variation in made})
     which = f"{counted(len(made), 'edit')} of {classes} class{'' if classes == 1 else 'es'}"
-    say(f"{which} in {settings.out}; see {Path(settings.out) / MANIFEST_FILE}")
+    say(f"{which} in {settings.out}; see {Path(settings.out) / AUGMENT_MANIFEST}")

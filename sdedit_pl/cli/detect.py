@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sdedit_pl.cli import say
 from sdedit_pl.configuration.schema import Command
-from sdedit_pl.evaluation.detection_report import MEASURES
+from sdedit_pl.evaluation.detection_report import DETECTION_MEASURES
 from sdedit_pl.evaluation.report_document import REPORT_HTML
 from sdedit_pl.evaluation.run_detection import DetectionSettings, run_detection
 
@@ -30,5 +30,5 @@ def run(words: list[str]) -> None:
     settings = COMMAND.parse(words)
     numbers = run_detection(settings)
     for name, row in numbers["measures"].items():
-        say(f"{name}: {', '.join(f'{MEASURES[measure]} {found[0]:.3f}' for measure, found in row.items())}")
+        say(f"{name}: {', '.join(f'{DETECTION_MEASURES[measure]} {found[0]:.3f}' for measure, found in row.items())}")
     say(f"{numbers['images']} images; the report: {Path(settings.out) / REPORT_HTML}")

@@ -11,7 +11,7 @@ from sdedit_pl.edit_runs.edit_results import SHEET_FILE, read_settings_file, rec
 from sdedit_pl.edit_runs.edit_run import run_edit
 from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.edit_runs.processes import on_devices, share_of_environment
-from sdedit_pl.edit_runs.unfinished_edits import RECORD_FILE, RECORD_KEY
+from sdedit_pl.edit_runs.unfinished_edits import EDIT_RECORD, RECORD_KEY
 
 USAGE = """sdedit edit ckpt=FILE guide=FILE|FOLDER|GLOB [mask=FILE|FOLDER] [key=value ...]
 
@@ -38,7 +38,7 @@ def run(words: list[str]) -> None:
     command = ["edit", *words, "devices=1"]
     with on_devices(command, share_of_environment(), settings.devices, settings.device) as share:
         count = run_edit(settings, share=share)
-    sheet, record = (Path(settings.out) / file for file in (SHEET_FILE, RECORD_FILE))
+    sheet, record = (Path(settings.out) / file for file in (SHEET_FILE, EDIT_RECORD))
     if share.count > 1 and record.is_file():  # the last process has finished
         count = recorded_samples(read_file(record)[RECORD_KEY])
     say(f"{counted(count, 'sample')} in {settings.out}" + (f"; see {sheet}" if sheet.is_file() else ""))

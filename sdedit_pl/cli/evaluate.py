@@ -62,7 +62,7 @@ def run(words: list[str]) -> None:
         report.write(results, numbers)
     if arguments.wandb is not None:
         log_to_wandb(report, arguments.wandb, out, numbers)
-    say(f"{summary(numbers)}\nthe report: {out / REPORT_HTML}")
+    say(f"{metrics_summary(numbers)}\nthe report: {out / REPORT_HTML}")
 
 
 def load_models(arguments: EvaluationArguments) -> dict[str, EvaluatedModel]:
@@ -96,7 +96,7 @@ def settings_of(arguments: EvaluationArguments, model: EvaluatedModel) -> Evalua
     return EvaluationSettings(edit, values=arguments.ablation, **{name: getattr(arguments, name) for name in names})
 
 
-def summary(numbers: Mapping[str, Any]) -> str:
+def metrics_summary(numbers: Mapping[str, Any]) -> str:
     """KID and L2 of each task's methods, a line each."""
     return "\n".join(
         f"{task}, {method}: KID {found['kid']:.4f}, L2 {found['squared_l2']:.2f}"

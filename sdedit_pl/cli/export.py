@@ -70,10 +70,10 @@ def check_replaceable(out: Path, new: Path) -> None:
         raise ConfigError(
             f"out={out} is a {'folder' if out.is_dir() else 'file'}, the export is not; give another out="
         )
-    others = sorted({*names_in(out)} - {*names_in(new)})
+    others = sorted({*files_in(out)} - {*files_in(new)})
     if others:
         raise ConfigError(f"out={out} is not an earlier export, it holds {others[0]}; empty it, or give another out=")
 
 
-def names_in(folder: Path) -> list[str]:
+def files_in(folder: Path) -> list[str]:
     return [str(file.relative_to(folder)) for file in folder.rglob("*")]

@@ -8,11 +8,11 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Literal
 
-from sdedit_pl.checkpoints.importers import FORMATS
+from sdedit_pl.checkpoints.importers import CHECKPOINT_FORMATS
 from sdedit_pl.checkpoints.importers.presets import PRESETS
 from sdedit_pl.cli import say
 from sdedit_pl.configuration import ConfigError
-from sdedit_pl.configuration.help_text import WIDTH
+from sdedit_pl.configuration.help_text import HELP_WIDTH
 from sdedit_pl.configuration.schema import Command
 from sdedit_pl.result_folder import already_in, refuse_replacing, result_folder
 
@@ -24,7 +24,7 @@ USAGE = f"""sdedit import ckpt=FILE|FOLDER out=FILE.safetensors [preset=NAME | c
 
 Reads every tensor of another program's checkpoint, and writes an editing checkpoint.
 
-{fill("The presets: " + ", ".join(PRESETS), WIDTH, break_on_hyphens=False)}."""
+{fill("The presets: " + ", ".join(PRESETS), HELP_WIDTH, break_on_hyphens=False)}."""
 
 
 @dataclass
@@ -53,8 +53,8 @@ class Arguments:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.format is not None and self.format not in FORMATS:
-            raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {self.format!r}")
+        if self.format is not None and self.format not in CHECKPOINT_FORMATS:
+            raise ValueError(f"format must be one of {', '.join(CHECKPOINT_FORMATS)}, got {self.format!r}")
 
 
 COMMAND = Command(USAGE, Arguments)

@@ -30,11 +30,11 @@ COMMAND = Command(USAGE, Arguments)
 
 def run(words: list[str]) -> None:
     arguments = COMMAND.parse(words)
-    from sdedit_pl.checkpoints import describe, files_of, find_checkpoint
+    from sdedit_pl.checkpoints import files_of, find_checkpoint, load_described
     from sdedit_pl.files import sha256_of
 
     checkpoint = find_checkpoint(arguments.ckpt)
-    description = describe(checkpoint)
+    description = load_described(checkpoint)[1]  # metadata alone may claim what the file does not hold
     shown: dict[str, Any] = {
         "file": str(description.path),
         "format": description.format,

@@ -33,10 +33,10 @@ def run(words: list[str]) -> None:
             progress.update(done)
 
         manifest = pack(arguments, advance)
-    say("\n".join(summary(manifest, arguments)))
+    say("\n".join(manifest_summary(manifest, arguments)))
 
 
-def summary(manifest: dict[str, Any], settings: PackSettings) -> list[str]:
+def manifest_summary(manifest: dict[str, Any], settings: PackSettings) -> list[str]:
     """A manifest's numbers and first problems, and the keys that train on the shards."""
     lines = [
         f"{split}: {counted(facts['images'], 'image')} in {counted(len(facts['shards']), 'shard')}"

@@ -62,7 +62,7 @@ def run(words: list[str]) -> None:
         raise ConfigError(f"sdedit paint needs {' and '.join(missing)}; pip install 'sdedit-pl[paint]'")
     from sdedit_pl.paint.paint_jobs import PaintJobs
     from sdedit_pl.paint.paint_server import access_token, paint_app
-    from sdedit_pl.web import page_url, serve
+    from sdedit_pl.web import page_url, serve_app
 
     out = Path(arguments.out)
     with listening_at(arguments.host, arguments.port) as listening:
@@ -74,7 +74,7 @@ def run(words: list[str]) -> None:
         if arguments.browser and has_display():
             webbrowser.open(url)
         with suppress(KeyboardInterrupt):
-            serve(paint_app(jobs, Path(arguments.guides), token, arguments.names), listening)
+            serve_app(paint_app(jobs, Path(arguments.guides), token, arguments.names), listening)
         jobs.close()
     say(f"the results are in {out}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sdedit_pl.cli import say
 from sdedit_pl.configuration.schema import Command
-from sdedit_pl.publishing import PublishSettings, publish
+from sdedit_pl.publishing import PublishSettings, publish_model
 
 USAGE = """sdedit publish ckpt=RUN to=hf:owner/name|FOLDER domain=... images=... licence=... [key=value ...]
 
@@ -19,5 +19,5 @@ COMMAND = Command(
 
 
 def run(words: list[str]) -> None:
-    place = publish(COMMAND.parse(words))
+    place = publish_model(COMMAND.parse(words))
     say(f"published in {place}")

@@ -66,13 +66,13 @@ def serve(words: list[str]) -> None:
     arguments = COMMANDS["serve"].parse(words)
     _require_packages("serve", "jinja2", "starlette", "uvicorn")
     from sdedit_pl.study.study_server import study_app
-    from sdedit_pl.web import listen, page_url, serve
+    from sdedit_pl.web import listen, page_url, serve_app
 
     with StudyDatabase(Path(arguments.study)) as study, listen(arguments.host, arguments.port) as listening:
         elsewhere = ", or at this machine's network address" if arguments.host in ("", "0.0.0.0", "::") else ""
         say(f"the page is at {page_url(arguments.host, listening)}{elsewhere}; Ctrl-C stops the server")
         with suppress(KeyboardInterrupt):
-            serve(study_app(study, arguments.names), listening)
+            serve_app(study_app(study, arguments.names), listening)
         answers = study.answers()
     raters = counted(len({answer.rater for answer in answers}), "rater")
     say(f"{counted(len(answers), 'answer')} of {raters} so far; sdedit study report study={arguments.study}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from sdedit_pl.configuration.schema import MAX_PIXELS, REQUIRED, Command, ConfigError, Family, Key, Schema, nearest
 
-WIDTH = 110
+HELP_WIDTH = 110
 
 
 ALL = "all"
@@ -25,7 +25,7 @@ def explain(command: Command[Any], schema: Schema, keys_of: Callable[[Any], dict
         ConfigError: an unknown topic.
     """
     sections = {
-        section: [f"{section}: {summary(declared)}", *key_lines(keys_of(declared), f"{section}.")]
+        section: [f"{section}: {first_paragraph(declared)}", *key_lines(keys_of(declared), f"{section}.")]
         for section, declared in schema.sections.items()
     }
     sections |= {section: family_lines(section, family, keys_of) for section, family in schema.families.items()}
@@ -44,9 +44,9 @@ def explain(command: Command[Any], schema: Schema, keys_of: Callable[[Any], dict
     return _paragraphs(
         [command.usage],
         key_lines({name: keys[name].shortened for name in command.first}),
-        textwrap.wrap(f"Other keys: {', '.join(others)}.", WIDTH),
+        textwrap.wrap(f"Other keys: {', '.join(others)}.", HELP_WIDTH),
         ["Examples:", *(f"  {line}" for line in command.examples)],
-        textwrap.wrap(more, WIDTH),
+        textwrap.wrap(more, HELP_WIDTH),
     )
 
 
@@ -73,11 +73,11 @@ def family_lines(section: str, family: Family[Any], keys_of: Callable[[Any], dic
     lines += key_lines({name: key for name, key in shared.items() if name not in family.supplied}, f"{section}.")
     for name, cls in family.table.items():
         own = {word: key for word, key in keys_of(cls).items() if word not in (*shared, *family.supplied)}
-        lines += [f"  {section}={name}: {summary(cls)}", *key_lines(own, f"{section}.", indent=4)]
+        lines += [f"  {section}={name}: {first_paragraph(cls)}", *key_lines(own, f"{section}.", indent=4)]
     return lines
 
 
-def summary(cls: Any) -> str:
+def first_paragraph(cls: Any) -> str:
     """The first paragraph of a docstring, on one line."""
     return " ".join((cls.__doc__ or "").split("\n\n")[0].split())
 
@@ -88,7 +88,8 @@ def key_lines(keys: Mapping[str, Key], prefix: str = "", indent: int = 2) -> lis
         default = "required" if key.default is REQUIRED else f"default {shown(key.default)}"
         head = " " * indent + f"{prefix}{name}"
         body = f"{key.text} [{default}]"
-        lines += textwrap.wrap(f"{head:<32}{'' if len(head) < 32 else '  '}{body}", WIDTH, subsequent_indent=" " * 34)
+        gap = "" if len(head) < 32 else "  "
+        lines += textwrap.wrap(f"{head:<32}{gap}{body}", HELP_WIDTH, subsequent_indent=" " * 34)
     return lines
 
 

@@ -15,12 +15,11 @@ from dataclasses import Field
 from functools import cache, partial
 from importlib import import_module
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from sdedit_pl.configuration.bundled_configs import PACKAGE
 from sdedit_pl.configuration.schema import REQUIRED, Key, Schema, argument_texts
 
-PACKAGE = Path(__file__).parents[1]
 IMPORTED = ("sdedit_pl.configuration", "sdedit_pl.configuration.schema")
 """Modules that are imported after all: they are cheap, and declare families and commands."""
 

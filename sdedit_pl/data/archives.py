@@ -18,7 +18,7 @@ from typing import Any
 from sdedit_pl.data.image_decoding import decode_image
 from sdedit_pl.data.image_files import UnreadableImage, is_image_name, max_pixels, warn_of_unread_images
 from sdedit_pl.data.image_format import ImageFormat
-from sdedit_pl.data.local_shards import DAMAGE, ShardFile, Stamp, tar_images
+from sdedit_pl.data.local_shards import ARCHIVE_DAMAGE, ShardFile, Stamp, tar_images
 from sdedit_pl.data.source import ImageSet
 from sdedit_pl.files import whole_file
 from sdedit_pl.typing import Pixels
@@ -59,7 +59,7 @@ class TarImages(ArchiveImages):
         unread: list[str] = []
         try:
             found = dict(tar_images(path, unread))
-        except DAMAGE as error:
+        except ARCHIVE_DAMAGE as error:
             raise ValueError(f"cannot read archive {title} to its end: {error}") from None
         warn_of_unread_images(title, unread)
         super().__init__(title, {name: size for name, (_, size) in found.items()}, image_format)
@@ -83,7 +83,7 @@ class ZipImages(ArchiveImages):
         try:
             with zipfile.ZipFile(path) as archive:
                 found = {entry.filename: entry.file_size for entry in archive.infolist()}
-        except DAMAGE as error:
+        except ARCHIVE_DAMAGE as error:
             raise ValueError(f"cannot read archive {path}: {error}") from None
         self.largest = max(path.stat().st_size, 2 * max_pixels())
         warn_of_unread_images(path, found)
@@ -97,7 +97,7 @@ class ZipImages(ArchiveImages):
             raise UnreadableImage(f"cannot read image {self.name(index)}: it declares {self.sizes[index]:,} bytes")
         try:
             image = self._archive.read(self.members[index])
-        except DAMAGE as error:
+        except ARCHIVE_DAMAGE as error:
             raise UnreadableImage(f"cannot read image {self.name(index)}: {error}") from None
         return decode_image(image, self.name(index), self.format)
 
@@ -126,6 +126,6 @@ def open_archive(path: Path, image_format: ImageFormat, scratch: Path) -> Archiv
                     if plain.tell() > limit:
                         raise ValueError(f"it expands to more than {limit:,} bytes; unpack it yourself if you trust it")
                     plain.write(chunk)
-        except DAMAGE as error:
+        except ARCHIVE_DAMAGE as error:
             raise ValueError(f"cannot read archive {path} to its end: {error}") from None
     return TarImages(unpacked, str(path), image_format)

@@ -26,14 +26,14 @@ _GEO_KEYS = 34735
 """Tag of a TIFF file that says where on the earth it lies."""
 
 
-class Stored(NamedTuple):
+class StoredValues(NamedTuple):
     """Values as a file has them, (H, W, C), and all else in it that a result keeps."""
 
     values: np.ndarray
     rest: Any = None
 
 
-class Box(NamedTuple):
+class Placement(NamedTuple):
     """The part of a file that a result shows: its upper left corner and the size of a pixel, in pixels of the file."""
 
     left: float
@@ -60,7 +60,7 @@ class ArrayFormat(abc.ABC):
         """Whether a file has this format."""
 
     @abc.abstractmethod
-    def read(self, content: bytes) -> Stored:
+    def read(self, content: bytes) -> StoredValues:
         """The values of a file.
 
         Raises:
@@ -71,7 +71,7 @@ class ArrayFormat(abc.ABC):
     def write(self, values: np.ndarray, rest: Any) -> bytes:
         """The file of values (H, W, C); `rest` is that of the file that they were made from, or None."""
 
-    def placed(self, rest: Any, box: Box) -> Any:
+    def placed(self, rest: Any, box: Placement) -> Any:
         """The metadata of the pixels that `box` describes."""
         return rest
 
@@ -96,7 +96,7 @@ class Npy(ArrayFormat):
     def recognises(self, content: bytes) -> bool:
         return content.startswith(b"\x93NUMPY")
 
-    def read(self, content: bytes) -> Stored:
+    def read(self, content: bytes) -> StoredValues:
         """Parses the header itself: NumPy's parser is not safe in threads on CPython 3.11 (python/cpython#106905)."""
         width = 2 if content[6] == 1 else 4
         start = 8 + width + int.from_bytes(content[8 : 8 + width], "little")
@@ -108,7 +108,7 @@ class Npy(ArrayFormat):
         sides = tuple(int(side) for side in shape[1].split(",") if side.strip())
         order = "F" if "'fortran_order': True" in header else "C"
         values = np.frombuffer(content, np.dtype(kind[1]), offset=start)
-        return Stored(values[: int(np.prod(sides, dtype=object))].reshape(sides, order=order))
+        return StoredValues(values[: int(np.prod(sides, dtype=object))].reshape(sides, order=order))
 
     def write(self, values: np.ndarray, rest: Any) -> bytes:
         file = io.BytesIO()
@@ -124,7 +124,7 @@ class Npz(Npy):
     def recognises(self, content: bytes) -> bool:
         return content.startswith(b"PK\x03\x04")
 
-    def read(self, content: bytes) -> Stored:
+    def read(self, content: bytes) -> StoredValues:
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 names = [name for name in archive.namelist() if name.endswith(".npy")]
@@ -135,7 +135,7 @@ class Npz(Npy):
                     )
                 if archive.getinfo(chosen).file_size > 64 * max_pixels():
                     raise ValueError(f"it declares {archive.getinfo(chosen).file_size:,} bytes")
-                return Stored(super().read(archive.read(chosen)).values, chosen)
+                return StoredValues(super().read(archive.read(chosen)).values, chosen)
         except zipfile.BadZipFile as error:
             raise ValueError(str(error)) from None
 
@@ -154,7 +154,7 @@ class Tiff(ArrayFormat):
     def recognises(self, content: bytes) -> bool:
         return content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-    def read(self, content: bytes) -> Stored:
+    def read(self, content: bytes) -> StoredValues:
         import tifffile
 
         try:
@@ -173,9 +173,9 @@ class Tiff(ArrayFormat):
             if "imagecodecs" in str(error):
                 raise ValueError("its compression needs imagecodecs; pip install imagecodecs") from None
             raise
-        return Stored(values, rest)
+        return StoredValues(values, rest)
 
-    def placed(self, rest: Any, box: Box) -> Any:
+    def placed(self, rest: Any, box: Placement) -> Any:
         rest = dict(rest)
         for name, size in (("XResolution", box.width), ("YResolution", box.height)):
             if all(rest.get(name, [0])):
@@ -220,7 +220,7 @@ class GeoTiff(Tiff):
         except (tifffile.TiffFileError, ValueError, IndexError):
             return False
 
-    def read(self, content: bytes) -> Stored:
+    def read(self, content: bytes) -> StoredValues:
         rasterio = self.module()
         try:
             with rasterio.MemoryFile(content) as memory, memory.open() as file:
@@ -230,9 +230,9 @@ class GeoTiff(Tiff):
             raise ValueError(str(error)) from None
         if np.ma.is_masked(values):
             values = values.astype(np.float32).filled(np.nan)
-        return Stored(np.asarray(values).transpose(1, 2, 0), rest)
+        return StoredValues(np.asarray(values).transpose(1, 2, 0), rest)
 
-    def placed(self, rest: Any, box: Box) -> Any:
+    def placed(self, rest: Any, box: Placement) -> Any:
         place = rest["profile"]["transform"]
         moved = type(place)(box.width, 0, box.left, 0, box.height, box.top)
         return {**rest, "profile": {**rest["profile"], "transform": place * moved}}
@@ -263,7 +263,7 @@ class Dicom(ArrayFormat):
     def recognises(self, content: bytes) -> bool:
         return content[128:132] == b"DICM"
 
-    def read(self, content: bytes) -> Stored:
+    def read(self, content: bytes) -> StoredValues:
         data = self.module().dcmread(io.BytesIO(content))
         if int(getattr(data, "NumberOfFrames", 1) or 1) > 1:
             raise ValueError(f"it has {data.NumberOfFrames} frames, expected one; save them as files of their own")
@@ -278,7 +278,9 @@ class Dicom(ArrayFormat):
                 ) from None
             raise ValueError(str(error)) from None
         slope, intercept = _rescaling(data)
-        return Stored(stored if (slope, intercept) == (1, 0) else (stored * slope + intercept).astype(np.float32), data)
+        return StoredValues(
+            stored if (slope, intercept) == (1, 0) else (stored * slope + intercept).astype(np.float32), data
+        )
 
     def window(self, content: bytes) -> tuple[float, float] | None:
         """The first window, as the VOI LUT function LINEAR maps it; other functions and tables are not applied."""
@@ -292,7 +294,7 @@ class Dicom(ArrayFormat):
         low, high = centre - width / 2, centre + width / 2 - 1
         return (high, low) if data.get("PhotometricInterpretation") == "MONOCHROME1" else (low, high)
 
-    def placed(self, rest: Any, box: Box) -> Any:
+    def placed(self, rest: Any, box: Placement) -> Any:
         data, spacing = deepcopy(rest), [float(size) for size in getattr(rest, "PixelSpacing", None) or (1, 1)]
         if "PixelSpacing" in data:
             data.PixelSpacing = [f"{spacing[0] * box.height:.9g}", f"{spacing[1] * box.width:.9g}"]
@@ -332,7 +334,7 @@ class Nifti(ArrayFormat):
     def recognises(self, content: bytes) -> bool:
         return _unzipped(content, 352)[344:347] == b"n+1"
 
-    def read(self, content: bytes) -> Stored:
+    def read(self, content: bytes) -> StoredValues:
         image = self.module().Nifti1Image.from_bytes(_unzipped(content))
         values = np.asanyarray(image.dataobj)
         sides = [*values.shape[:2], *(side for side in values.shape[2:] if side > 1)]
@@ -340,9 +342,11 @@ class Nifti(ArrayFormat):
             raise ValueError(
                 f"it has {' x '.join(map(str, values.shape))} values, expected one slice, perhaps with bands"
             )
-        return Stored(values.reshape(sides), (image.affine, image.header, values.ndim, content[:2] == b"\x1f\x8b"))
+        return StoredValues(
+            values.reshape(sides), (image.affine, image.header, values.ndim, content[:2] == b"\x1f\x8b")
+        )
 
-    def placed(self, rest: Any, box: Box) -> Any:
+    def placed(self, rest: Any, box: Placement) -> Any:
         moved = np.diag([box.height, box.width, 1, 1])
         moved[:2, 3] = _centre(box.top, box.height), _centre(box.left, box.width)
         return (rest[0] @ moved, *rest[1:])
@@ -371,7 +375,7 @@ def format_of(content: bytes) -> ArrayFormat | None:
     return next((format for format in ARRAY_FORMATS if format.recognises(content)), None)
 
 
-def read_array(content: bytes, name: str, format: ArrayFormat) -> Stored:
+def read_array(content: bytes, name: str, format: ArrayFormat) -> StoredValues:
     """The values of a file, (H, W, C); messages call it `name`.
 
     Raises:

@@ -27,7 +27,7 @@ from sdedit_pl.conditions import Condition
 from sdedit_pl.data.batch_reading import Batch, CachedImages, ReadableImages
 from sdedit_pl.data.image_labels import label_vectors, labels_of
 from sdedit_pl.data.loader import ImageLoader, Loaded, ResidentLoader, available_cores, checked_images, room_on
-from sdedit_pl.data.order import Changes, Share, TrainingBatches, TrainingOrder, ValidationBatches
+from sdedit_pl.data.order import Changes, DeviceShare, TrainingBatches, TrainingOrder, ValidationBatches
 from sdedit_pl.data.source import ImageSet, Source
 from sdedit_pl.data.splits import SPLITS
 from sdedit_pl.typing import Examples, Images
@@ -135,7 +135,7 @@ class ImageDataModule(LightningDataModule):
 
     def training_loader(self, rank: int = 0, world_size: int = 1, start: int = 0) -> ImageLoader | ResidentLoader:
         """Training batches of device `rank` of `world_size`, after the first `start` images of all devices."""
-        share = Share(self.batch_size, rank, world_size, start)
+        share = DeviceShare(self.batch_size, rank, world_size, start)
         changes = Changes(self.flip, self.source.format.margin)
         if self.source.streams:
             labels = None
@@ -237,7 +237,7 @@ class ImageDataModule(LightningDataModule):
         return self._sets[split]
 
     def _validation_batches(self, rank: int, world_size: int) -> ValidationBatches:
-        return ValidationBatches(len(self._images("val")), Share(self.val_batch_size, rank, world_size))
+        return ValidationBatches(len(self._images("val")), DeviceShare(self.val_batch_size, rank, world_size))
 
     def _in_memory_if_small(self, images: ImageSet) -> ImageSet:
         image_format = self.source.format.before_cutting()
@@ -246,7 +246,7 @@ class ImageDataModule(LightningDataModule):
         if images.in_memory or not keep or len(images) == 0:
             return images
         readable = ReadableImages(images, image_format, self.source.attempts)
-        chunks = ValidationBatches(len(images), Share(_CACHE_CHUNK))
+        chunks = ValidationBatches(len(images), DeviceShare(_CACHE_CHUNK))
         loader = self._loader(readable, self.workers, batch_sampler=chunks)
         pixels = image_format.empty(len(images))
         labels = None if images.labels is None else np.empty_like(images.labels)

@@ -34,7 +34,7 @@ UNREAD_SUFFIXES = (
 """Suffixes of images that folders and archives may hold and that are left out."""
 
 # Pillow's decoders that may run. A file's content decides, not its suffix: a .png may hold a GIF.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "AVIF")
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "AVIF")
 
 # Raised by Pillow's decoders on damaged data, besides OSError (a base class of UnidentifiedImageError).
 DECODING_ERRORS = (
@@ -125,7 +125,7 @@ def open_image(file: bytes | Path, name: str) -> Iterator[Image.Image]:
     try:
         content = file if isinstance(file, bytes) else file_content(file)
         image = picture_of_array(content, name)
-        with image or Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with image or Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as image:
             if image.format in ("GIF", "AVIF", "WEBP", "TIFF") and getattr(image, "is_animated", False):
                 _note_first_frame(name)
             yield image

@@ -299,6 +299,14 @@ def inside(shape: tuple[int, int], sides: tuple[int, int]) -> UInt8[Tensor, "H W
     return marks
 
 
+def numbers_of_shown(channels: int, format: PixelFormat | None) -> tuple[int, ...]:
+    """The numbers of the one or three bands that pictures show."""
+    if format is not None and format.shown:
+        return format.shown
+    colours = channels - 1 if format is not None and format.alpha else channels
+    return tuple(range(3 if colours >= 3 else 1))
+
+
 def shown_bands(images: Pixels, format: PixelFormat | None = None) -> Pixels:
     """The one or three bands of images in [-1, 1] that pictures show, in the format's window; opacity is over white."""
     if format is not None and format.window is not None:
@@ -306,11 +314,8 @@ def shown_bands(images: Pixels, format: PixelFormat | None = None) -> Pixels:
         values = (images + 1) * ((high - low) / 2) + low
         images = ((values - black) * (2 / (white - black)) - 1).clamp(-1, 1)
     channels = images.shape[-3]
-    chosen = () if format is None else format.shown
-    if not chosen:
-        colours = channels - 1 if format is not None and format.alpha else channels
-        chosen = tuple(range(3 if colours >= 3 else 1))
-    if len(chosen) == channels:
+    chosen = numbers_of_shown(channels, format)
+    if chosen == tuple(range(channels)):
         return images
     bands = images[..., list(chosen), :, :]
     return bands + 1 - images[..., -1:, :, :] if format is not None and format.alpha else bands

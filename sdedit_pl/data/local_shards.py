@@ -25,7 +25,7 @@ from sdedit_pl.data.source import Broken, UnreadableShard
 
 logger = logging.getLogger(__name__)
 
-DAMAGE = (*DECODING_ERRORS, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, RuntimeError, MemoryError)
+ARCHIVE_DAMAGE = (*DECODING_ERRORS, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, RuntimeError, MemoryError)
 """Exceptions of the standard library on a damaged archive."""
 
 _LONGEST_HEADER = 2**20
@@ -125,7 +125,7 @@ def list_members(path: str | Path) -> tuple[Members, Stamp]:
         stamp = Stamp.of(os.stat(path))
         for image in tar_images(path, unread):
             found.append(image)
-    except DAMAGE as error:
+    except ARCHIVE_DAMAGE as error:
         problem = str(error) or type(error).__name__
     samples = {key for name, _ in found for key, suffix in [split_key(name)] if suffix in IMAGE_SUFFIXES}
     images: dict[str, tuple[int, int]] = {}

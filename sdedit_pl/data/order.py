@@ -27,7 +27,7 @@ class Draw(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Share:
+class DeviceShare:
     """One device's share of the stream of training images.
 
     Args:
@@ -105,7 +105,7 @@ class WindowOrder:
 class TrainingBatches(Sampler[list[Any]]):
     """Endless batches of one device: draws, or positions in the stream for a data set that knows the order itself."""
 
-    def __init__(self, share: Share, order: TrainingOrder | None = None) -> None:
+    def __init__(self, share: DeviceShare, order: TrainingOrder | None = None) -> None:
         self.share = share
         self.order = order
 
@@ -120,7 +120,7 @@ class ValidationBatches(Sampler[list[Draw]]):
     size. Batch sizes differ by at most one image. Only a set with fewer images than devices repeats images.
     """
 
-    def __init__(self, count: int, share: Share) -> None:
+    def __init__(self, count: int, share: DeviceShare) -> None:
         self.count = count
         self.share = share
 

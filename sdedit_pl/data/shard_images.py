@@ -13,7 +13,7 @@ import numpy as np
 
 from sdedit_pl.data.image_decoding import decode_image
 from sdedit_pl.data.image_format import ImageFormat
-from sdedit_pl.data.local_shards import DAMAGE, Members, ShardFile, split_key, tar_images
+from sdedit_pl.data.local_shards import ARCHIVE_DAMAGE, Members, ShardFile, split_key, tar_images
 from sdedit_pl.data.shard_cache import ShardCache
 from sdedit_pl.data.shard_manifest import Shard
 from sdedit_pl.data.source import ImageSet, UnreadableShard
@@ -114,7 +114,7 @@ class ShardImages(ImageSet):
 
 def _members(shard: str | Path, suffix: str) -> Iterator[tuple[str, tuple[int, int]]]:
     """As `tar_images`, of the members with a suffix, up to any damage."""
-    with suppress(*DAMAGE):
+    with suppress(*ARCHIVE_DAMAGE):
         yield from tar_images(shard, [], lambda name: split_key(name)[1] == suffix)
 
 

@@ -12,7 +12,7 @@ from sdedit_pl.downloads import DownloadFailed, download, is_remote
 MANIFEST_FILE = "manifest.json"
 UNFINISHED_FOLDER = ".packing"
 """Inside the folder of shards that are not complete yet."""
-FORMAT = "sdedit_pl shards, version 1"
+SHARDS_FORMAT = "sdedit_pl shards, version 1"
 
 
 class Shard(NamedTuple):
@@ -33,7 +33,7 @@ def read_manifest(place: str) -> dict[str, list[Shard]]:
     folder = place.rpartition("/")[0] if is_remote(place) else str(Path(place).parent)
     try:
         content = json.loads(_text(place))
-        if content["format"] != FORMAT:
+        if content["format"] != SHARDS_FORMAT:
             raise ValueError(f"its format is {content['format']!r}")
         return {
             split: [_shard(folder, **entry) for entry in facts["shards"]] for split, facts in content["splits"].items()
@@ -56,7 +56,7 @@ def _shard(folder: str, file: Any, images: Any, bytes: Any, sha256: Any) -> Shar
 def manifest_text(splits: dict[str, list[dict[str, Any]]], **facts: Any) -> str:
     """The text of a manifest of shards, each {"file", "images", "bytes", "sha256"}, with further entries `facts`."""
     content = {
-        "format": FORMAT,
+        "format": SHARDS_FORMAT,
         **facts,
         "splits": {
             split: {"images": sum(shard["images"] for shard in shards), "shards": shards}

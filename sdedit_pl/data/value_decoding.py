@@ -17,7 +17,15 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sdedit_pl.data.array_formats import ARRAY_FORMATS, ARRAY_SUFFIXES, ArrayFormat, Box, Stored, format_of, read_array
+from sdedit_pl.data.array_formats import (
+    ARRAY_FORMATS,
+    ARRAY_SUFFIXES,
+    ArrayFormat,
+    Placement,
+    StoredValues,
+    format_of,
+    read_array,
+)
 from sdedit_pl.data.image_files import UnreadableImage, file_content, open_image
 from sdedit_pl.data.image_format import ImageFormat, ImageShape, PixelFormat, central_box, inside, padded_box
 from sdedit_pl.typing import Pixels
@@ -27,7 +35,7 @@ _PNG_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}
 """Number of bands -> colour type of a PNG file."""
 
 
-def read_values(file: bytes | Path, name: str) -> Stored:
+def read_values(file: bytes | Path, name: str) -> StoredValues:
     """The values of a file of any format, picture or not, (H, W, C); raises UnreadableImage."""
     try:
         content = file if isinstance(file, bytes) else file_content(file)
@@ -41,13 +49,13 @@ def read_values(file: bytes | Path, name: str) -> Stored:
             from torchvision.io import ImageReadMode, decode_png
 
             pixels = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-            return Stored(decode_png(pixels, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy())
+            return StoredValues(decode_png(pixels, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy())
         image.load()
         values = np.asarray(
             image.convert("RGBA" if "transparency" in image.info else "RGB") if image.mode == "P" else image
         )
     values = values.astype(np.uint16) if values.dtype == np.int32 else values  # Pillow's mode I of 16-bit files
-    return Stored(values[..., None] if values.ndim == 2 else values)
+    return StoredValues(values[..., None] if values.ndim == 2 else values)
 
 
 def with_window(file: Path, pixels: PixelFormat) -> PixelFormat:
@@ -69,11 +77,11 @@ def decode_values(file: bytes | Path, name: str, image_format: ImageFormat) -> P
     values = checked_values(read_values(file, name).values, name, image_format)
     if pixels.alpha:
         values = premultiplied(values)
-    shape, sides = (values.shape[1], values.shape[0]), image_format.decoded_sides
-    if values.shape[:2] != sides:
-        values = _fitted(values, image_format)
+    shape = values.shape[1], values.shape[0]
+    values = fitted_values(values, image_format)
     decoded = torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)
-    return torch.cat([decoded, inside(shape, sides)[None].to(decoded.dtype)]) if image_format.marked else decoded
+    marks = inside(shape, image_format.decoded_sides)[None]
+    return torch.cat([decoded, marks.to(decoded.dtype)]) if image_format.marked else decoded
 
 
 def checked_values(values: np.ndarray, name: str, shape: ImageShape) -> np.ndarray:
@@ -106,14 +114,14 @@ def checked_values(values: np.ndarray, name: str, shape: ImageShape) -> np.ndarr
 def premultiplied(values: np.ndarray) -> np.ndarray:
     """Colours multiplied by the opacity in the last band, rounded."""
     colours = values[..., :-1] * (values[..., -1:] / np.iinfo(values.dtype).max)
-    return np.concatenate([_rounded(colours, values.dtype), values[..., -1:]], axis=-1)
+    return np.concatenate([rounded(colours, values.dtype), values[..., -1:]], axis=-1)
 
 
 def unmultiplied(values: np.ndarray) -> np.ndarray:
     """The inverse of `premultiplied`; transparent pixels are black."""
     alpha = values[..., -1:]
     colours = np.where(alpha > 0, values[..., :-1] / (np.maximum(alpha, 1) / np.iinfo(values.dtype).max), 0)
-    return np.concatenate([_rounded(colours, values.dtype), alpha], axis=-1)
+    return np.concatenate([rounded(colours, values.dtype), alpha], axis=-1)
 
 
 def clipped_share(values: Pixels, pixels: PixelFormat) -> float:
@@ -155,7 +163,7 @@ def result_file(
     if stored is None:
         return png_file(values) if suffix == ".png" else _writer(suffix, None).write(values, None)
     if shape.format is not None and stored.values.dtype.kind in "iuf" and not own_type:
-        values = _rounded(values, stored.values.dtype)
+        values = rounded(values, stored.values.dtype)
     if kept is not None and stored.values.shape == values.shape:
         values = np.where(kept.cpu().numpy()[..., None], stored.values, values)
     if suffix == ".png":
@@ -164,8 +172,15 @@ def result_file(
     if (rows, columns) == (height, width):
         return writer.write(values, stored.rest)
     left, top, right, bottom = central_box((width, height), (rows, columns))
-    box = Box(float(left), float(top), (right - left) / columns, (bottom - top) / rows)
+    box = Placement(float(left), float(top), (right - left) / columns, (bottom - top) / rows)
     return writer.write(values, writer.placed(stored.rest, box))
+
+
+def rewritten(file: Path, values: np.ndarray) -> bytes:
+    """A file with other values of the same size and type, in the format of `result_suffix`."""
+    suffix = result_suffix(file)
+    stored = _template(file, suffix)
+    return png_file(values) if suffix == ".png" else _writer(suffix, stored).write(values, stored and stored.rest)
 
 
 def sample_suffix(shape: ImageShape) -> str:
@@ -191,7 +206,7 @@ def png_file(values: np.ndarray) -> bytes:
     )
 
 
-def _template(guide: Path, suffix: str) -> Stored | None:
+def _template(guide: Path, suffix: str) -> StoredValues | None:
     """The guide's file, if it has the format of the result or is a picture."""
     try:
         content = file_content(guide)
@@ -201,15 +216,17 @@ def _template(guide: Path, suffix: str) -> Stored | None:
         return None
 
 
-def _writer(suffix: str, stored: Stored | None) -> ArrayFormat:
+def _writer(suffix: str, stored: StoredValues | None) -> ArrayFormat:
     """The format of a suffix; of several, the one that has read the guide."""
     found = [format for format in ARRAY_FORMATS if suffix in format.suffixes]
     return found[0] if len(found) == 1 or (stored is not None and "profile" in (stored.rest or {})) else found[-1]
 
 
-def _fitted(values: np.ndarray, image_format: ImageFormat) -> np.ndarray:
-    """Values at height and width `decoded_sides`, in the way of the format's `fit`."""
+def fitted_values(values: np.ndarray, image_format: ImageFormat) -> np.ndarray:
+    """Values (H, W, C) at height and width `decoded_sides`, in the way of the format's `fit`."""
     sides, shape = image_format.decoded_sides, (values.shape[1], values.shape[0])
+    if values.shape[:2] == sides:
+        return values
     invalid = np.asarray(~np.isfinite(values).all(-1))
     if invalid.any():
         mean = values[~invalid].mean(0) if not invalid.all() else 0
@@ -218,10 +235,10 @@ def _fitted(values: np.ndarray, image_format: ImageFormat) -> np.ndarray:
     result = np.stack(bands, axis=-1)
     if invalid.any():
         result[np.abs(_resampled(invalid, shape, sides, image_format.fit)) > 0.01] = np.nan
-    return _rounded(result, values.dtype)
+    return rounded(result, values.dtype)
 
 
-def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Values in a type, rounded to it and kept within its limits."""
     if dtype.kind == "f":
         return values.astype(dtype)

@@ -15,7 +15,7 @@ from sdedit_pl.data.value_decoding import with_window
 
 logger = logging.getLogger(__name__)
 
-IMAGES, VALUES = 2000, 10_000
+_IMAGES, _VALUES = 2000, 10_000
 """The most images that are measured, spread evenly over the set, and the values of each."""
 
 
@@ -57,14 +57,14 @@ def measured_values(source: Source) -> np.ndarray:
     """Some finite values of the training images; raises ValueError if no image can be read."""
     images = source.images("train")
     found, reason = [], "there are none"
-    for number in np.unique(np.linspace(0, len(images) - 1, min(len(images), IMAGES)).astype(int)).tolist():
+    for number in np.unique(np.linspace(0, len(images) - 1, min(len(images), _IMAGES)).astype(int)).tolist():
         try:
             values = images.read(number)[: source.format.channels].numpy().ravel()
         except UnreadableImage as error:
             reason = str(error)
             continue
-        if len(values) > VALUES:  # at random, because a stride can stay in a few columns
-            values = values[np.random.default_rng(number).integers(len(values), size=VALUES)]
+        if len(values) > _VALUES:  # at random, because a stride can stay in a few columns
+            values = values[np.random.default_rng(number).integers(len(values), size=_VALUES)]
         found.append(values[np.isfinite(values)].astype(np.float64))
     if not found or not sum(map(len, found)):
         raise ValueError(f"no training image can be read; the last: {reason}")

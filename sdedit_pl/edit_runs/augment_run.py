@@ -38,8 +38,8 @@ from sdedit_pl.settings_record import SettingsRecord, require_same_settings
 
 logger = logging.getLogger(__name__)
 
-RECORD_FILE, MANIFEST_FILE = "augment.json", "manifest.csv"
-REMEDY = "resume it with these settings, or give another out="
+AUGMENT_RECORD, AUGMENT_MANIFEST = "augment.json", "manifest.csv"
+_REMEDY = "resume it with these settings, or give another out="
 
 
 @dataclass(kw_only=True)
@@ -98,7 +98,7 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
     edit = SDEdit(steps=settings.steps, solver=solver, grid=grid)
     classes = classes_of(root, describe(settings.ckpt).image)
     with claimed(out):
-        record = SettingsRecord(out / RECORD_FILE, "sdedit_pl augmentation, version 1", REMEDY)
+        record = SettingsRecord(out / AUGMENT_RECORD, "sdedit_pl augmentation, version 1", _REMEDY)
         before = record.read()
         if before is None:
             refuse_used(out, overwrite=False)
@@ -112,7 +112,7 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
         if before is None:
             record.write(now)
         else:
-            require_same_settings(out, before, now, REMEDY)
+            require_same_settings(out, before, now, _REMEDY)
         missing = [variation for variation in variations if not (out / variation.file).is_file()]
         if not missing:
             logger.info("the edits were already there; give another out= to make more")
@@ -121,7 +121,7 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
                 with whole_file(out / variation.file) as unfinished:
                     source = Path(settings.data) / variation.source
                     unfinished.write_bytes(result_file(image, shape, result_suffix(source), source))
-        write_whole(out / MANIFEST_FILE, manifest(variations))
+        write_whole(out / AUGMENT_MANIFEST, manifest(variations))
     return variations
 
 

@@ -13,7 +13,7 @@ from sdedit_pl.build.component import build_unless_usual
 from sdedit_pl.calibration.t0_search import t0_for_l2
 from sdedit_pl.calibration.t0_sidecar import calibrated_t0
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.edit_runs.edit_settings import AUTO, EditSettings
+from sdedit_pl.edit_runs.edit_settings import AUTO_T0, EditSettings
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.guides.edit_inputs import EditInputs
 from sdedit_pl.guides.guide_lists import ListedGuide
@@ -47,7 +47,7 @@ def build_edits(settings: EditSettings) -> list[SDEdit]:
         lowpass_energy=settings.lowpass_energy,
         match_colours=settings.match_colours,
     )
-    if settings.t0 is None or settings.t0 == AUTO:
+    if settings.t0 is None or settings.t0 == AUTO_T0:
         return [edit]
     return [replace(edit, t0=t0) for t0 in (settings.t0 if isinstance(settings.t0, tuple) else [settings.t0])]
 
@@ -65,7 +65,7 @@ def edit_tasks(
     settings: EditSettings, edits: Sequence[SDEdit], denoiser: Denoiser, inputs: EditInputs
 ) -> list[EditTask]:
     """The tasks: one per t0 for the guides that have it, or one per guide if its t0 has to be found."""
-    if settings.t0 == AUTO:
+    if settings.t0 == AUTO_T0:
         return found_tasks(settings, edits[0], denoiser, inputs)
     for edit in edits:  # all of them, before the first is run
         edit.check(denoiser)

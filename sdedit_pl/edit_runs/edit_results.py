@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
-from sdedit_pl.data.image_format import ImageFormat, images_from_bytes, shown_bands
+from sdedit_pl.data.image_format import shown_bands
 from sdedit_pl.data.value_decoding import result_file, result_suffix
-from sdedit_pl.edit_runs.unfinished_edits import RECORD_FILE, RECORD_KEY, GuideFacts
+from sdedit_pl.edit_runs.unfinished_edits import EDIT_RECORD, RECORD_KEY, GuideFacts
 from sdedit_pl.editing.contact_sheets import contact_sheet, variation_sheet
 from sdedit_pl.editing.many_guides import Edited
 from sdedit_pl.editing.trajectories import Trajectory, save_animation, strip
 from sdedit_pl.files import result_name, sha256_of, write_whole
 from sdedit_pl.guides.focus import cut_out, put_back
-from sdedit_pl.guides.guide_files import Guide, image_size, read_pixels
+from sdedit_pl.guides.guide_files import Guide, read_whole, resampled
 from sdedit_pl.picture_grid import png_bytes, to_picture
 from sdedit_pl.result_folder import files_recorded_in, own_files, refuse_used
 
@@ -35,7 +35,7 @@ REDUCTIONS: dict[str, Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "C H W"
     "mean": lambda samples: samples.clamp(-1, 1).mean(0),
     "std": lambda samples: samples.clamp(-1, 1).std(0) - 1,  # black is no deviation
 }
-FREE_SETTINGS = ("out", "device", "devices", "batch", "strict", "overwrite")
+FREE_EDIT_SETTINGS = ("out", "device", "devices", "batch", "strict", "overwrite")
 """Settings that change samples at most by rounding."""
 _RESOLVED = {"t0": None, "precision": "auto", "compile": "auto"}
 """Settings for which the record has other values."""
@@ -48,7 +48,7 @@ class SampleWriter:
 
     def __init__(self, folder: Path, reductions: Sequence[str]) -> None:
         self.folder, self.reductions = folder, reductions
-        self._unfinished: dict[str, UInt8[Tensor, "C H W"]] = {}
+        self._unfinished: dict[str, tuple[Float[Tensor, "C H W"], Bool[Tensor, "H W"]]] = {}
 
     def write(self, facts: GuideFacts, t0: float | str, mark: str, edited: Edited, path: Trajectory | None) -> None:
         """Writes a file for each sample of a guide, with `mark` in its name, and the trajectory if there is one.
@@ -80,26 +80,30 @@ class SampleWriter:
     ) -> None:
         """Saves an image, or puts it back into the guide's picture, or into a black one if `blank`."""
         guide = edited.guide
-        part = guide.part
-        if part is None:
-            self._save(facts, file, result_content(image, edited, blank))
+        if guide.part is None:
+            kept = None if edited.area is None else edited.area[0, 0] == 0
+            self._save(facts, file, result_content(image, edited, kept, blank))
             return
-        picture = self._unfinished.pop(file, None)
-        if picture is None:
-            width, height = image_size(guide.path)
-            picture = read_pixels(guide.path, ImageFormat((height, width), len(image)), whole=True)
-            picture = torch.zeros_like(picture) if blank else picture
-        put_back(picture, part, image)
-        if part.last:
-            self._save(facts, file, result_content(images_from_bytes(picture[None])[0], edited))
+        picture, kept = self._unfinished.pop(file, (None, None))
+        if picture is None or kept is None:
+            picture = read_whole(guide.path, guide.shape)
+            picture = torch.full_like(picture, -1) if blank else picture
+            kept = torch.ones(picture.shape[1:], dtype=torch.bool)
+        put_back(picture, guide, image)
+        cut_out(kept, guide.part)[guide.part.alpha > 0] = False
+        if guide.part.last:
+            self._save(facts, file, result_content(picture, edited, kept, blank))
         else:
-            self._unfinished[file] = picture
+            self._unfinished[file] = picture, kept
 
 
-def result_content(image: Float[Tensor, "C H W"], edited: Edited, deviation: bool = False) -> bytes:
-    """The file of a result, in the format of its guide; kept pixels have the guide's own values.
+def result_content(
+    image: Float[Tensor, "C H W"], edited: Edited, kept: Bool[Tensor, "H W"] | None = None, deviation: bool = False
+) -> bytes:
+    """The file of a result, in the format of its guide.
 
     Args:
+        kept: pixels that have the guide's own values, unless the image is a deviation.
         deviation: whether the image is a `std`, whose values begin at 0 and not at the low end of the format's range;
             they are float32 where the guide's format has it, because small ones would be rounded to 0.
     """
@@ -112,19 +116,14 @@ def result_content(image: Float[Tensor, "C H W"], edited: Edited, deviation: boo
         low, high = pixels.limits
         kind = "float32" if exact else pixels.dtype
         shape = replace(shape, format=replace(pixels, range=(0.0, high - low), alpha=False, dtype=kind))
-    kept = None if deviation or edited.area is None or guide.part is not None else edited.area[0, 0] == 0
     shape = replace(shape, size=(image.shape[1], image.shape[2]))
-    return result_file(image, shape, suffix, guide.path, kept, own_type=exact)
+    return result_file(image, shape, suffix, guide.path, None if deviation else kept, own_type=exact)
 
 
 def read_sample(file: Path, guide: Guide) -> Float[Tensor, "C H W"]:
     """The part of a sample's file that shows a guide."""
-    width, height = image_size(file)
-    image_format = replace(ImageFormat.of(guide.shape), size=(height, width))
-    pixels = read_pixels(file, image_format, whole=True)
-    if guide.part is not None:
-        pixels = cut_out(pixels, (*guide.part.corner, len(guide.part.alpha)), guide.image.shape[-1])
-    return image_format.images(pixels[None])[0]
+    image = read_whole(file, guide.shape)
+    return image if guide.part is None else resampled(cut_out(image, guide.part), guide.shape, guide.shape.sides)
 
 
 def save_sheet(file: Path, shown: Mapping[float | str, Sequence[Edited]], several: bool) -> None:
@@ -181,7 +180,7 @@ def read_settings_file(file: str) -> dict[str, Any]:
     return {key: value for key, value in read_file(Path(file)).items() if key != RECORD_KEY}
 
 
-def earlier_results(folder: Path, overwrite: bool, name: str = RECORD_FILE) -> set[str]:
+def earlier_results(folder: Path, overwrite: bool, name: str = EDIT_RECORD) -> set[str]:
     """The files of an earlier run in `folder`, listed in its record `name` and not changed since.
 
     Raises:
@@ -202,7 +201,7 @@ def finished_samples(settings: ModelSettings, file: Path, overwrite: bool) -> in
         return None
     before = read_file(file)
     record = before.get(RECORD_KEY)
-    now = {key: value for key, value in as_data(settings).items() if key not in FREE_SETTINGS}
+    now = {key: value for key, value in as_data(settings).items() if key not in FREE_EDIT_SETTINGS}
     same = all(before.get(key) == value or _RESOLVED.get(key, ...) == value for key, value in now.items())
     if not same or not isinstance(record, dict) or record.keys() < {"sha256", "samples", "results"}:
         return None

@@ -19,20 +19,20 @@ from sdedit_pl.data.array_formats import suffixes_of
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.edit_runs.edit_plan import build_edits, default_t0, edits_of, seeds_of
 from sdedit_pl.edit_runs.edit_results import (
-    FREE_SETTINGS,
+    FREE_EDIT_SETTINGS,
     SHEET_FILE,
     SHEET_ROWS,
     finished_samples,
     hashes,
     sample_file,
 )
-from sdedit_pl.edit_runs.edit_settings import AUTO, EditSettings
+from sdedit_pl.edit_runs.edit_settings import AUTO_T0, EditSettings
 from sdedit_pl.edit_runs.edit_share import EditShare, Progress
 from sdedit_pl.edit_runs.expectations import warn_of_far_guides, warn_of_few_steps
 from sdedit_pl.edit_runs.finishing import finish
-from sdedit_pl.edit_runs.processes import Share
+from sdedit_pl.edit_runs.processes import ProcessShare
 from sdedit_pl.edit_runs.result_shards import member, shard_name
-from sdedit_pl.edit_runs.unfinished_edits import RECORD_FILE, UnfinishedEdits
+from sdedit_pl.edit_runs.unfinished_edits import EDIT_RECORD, UnfinishedEdits
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.images_per_call import prepare_for_batches
 from sdedit_pl.editing.many_guides import default_batch
@@ -44,11 +44,11 @@ from sdedit_pl.result_folder import ALREADY_THERE, refuse_others
 
 logger = logging.getLogger(__name__)
 
-ONE_PROCESS = Share()
+ONE_PROCESS = ProcessShare()
 
 
 def run_edit(
-    settings: EditSettings, loaded: tuple[Denoiser, Description] | None = None, share: Share = ONE_PROCESS
+    settings: EditSettings, loaded: tuple[Denoiser, Description] | None = None, share: ProcessShare = ONE_PROCESS
 ) -> int:
     """Edits the guides and writes samples, contact sheet and record to `settings.out`; returns the number of samples.
 
@@ -63,7 +63,7 @@ def run_edit(
     """
     edits = build_edits(settings)
     unfinished = UnfinishedEdits(Path(settings.out), share)
-    finished = finished_samples(settings, unfinished.out / RECORD_FILE, settings.overwrite)
+    finished = finished_samples(settings, unfinished.out / EDIT_RECORD, settings.overwrite)
     with unfinished.claimed(settings.overwrite or finished is not None):
         if finished is not None:
             unfinished.tidy()
@@ -112,7 +112,7 @@ def prepared_share(
     paste = settings.pasted_object
     if paste is not None and len(listed) > 1:
         raise ValueError(f"paste needs exactly one guide, the background, got {len(listed)} in {settings.guide}")
-    if settings.t0 == AUTO and any(guide.seed is not None or guide.t0 is not None for guide in listed):
+    if settings.t0 == AUTO_T0 and any(guide.seed is not None or guide.t0 is not None for guide in listed):
         raise ValueError(
             f"t0=auto finds a t0 for each guide with the same seeds; drop the columns t0 and seed of {settings.guide}"
         )
@@ -139,7 +139,7 @@ def prepared_share(
 
 def result_files(settings: EditSettings, edits: Sequence[SDEdit], listed: Sequence[ListedGuide]) -> set[str]:
     """The names of the results. Raises ValueError if two guides would have the same ones."""
-    found, shards = {RECORD_FILE, SHEET_FILE}, set[str]()
+    found, shards = {EDIT_RECORD, SHEET_FILE}, set[str]()
     if settings.shards is not None:
         shards = {shard_name(number, settings.shards) for number in range(len(listed))}
     for guide in listed:
@@ -153,7 +153,7 @@ def result_files(settings: EditSettings, edits: Sequence[SDEdit], listed: Sequen
                     + (" with the same t0 and seed" if mark or guide.seed is not None else "")
                 )
             found |= files
-    return shards | {RECORD_FILE, SHEET_FILE} if shards else found
+    return shards | {EDIT_RECORD, SHEET_FILE} if shards else found
 
 
 def prepare(work: EditShare, denoiser: Denoiser) -> Arithmetic:
@@ -173,7 +173,7 @@ def recorded_settings(
     """All that the samples depend on, but the contents of the guides."""
     names = "\n".join(map(repr, listed)).encode(errors="surrogateescape")
     return {
-        **{key: value for key, value in as_data(settings).items() if key not in FREE_SETTINGS},
+        **{key: value for key, value in as_data(settings).items() if key not in FREE_EDIT_SETTINGS},
         "checkpoint": model_files,
         "guides": f"{len(listed)} with sha256 {hashlib.sha256(names).hexdigest()}",
         "sdedit_pl": version("sdedit_pl"),

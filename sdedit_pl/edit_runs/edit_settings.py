@@ -12,7 +12,7 @@ from sdedit_pl.configuration import require_at_least
 from sdedit_pl.data.image_format import ImageShape, Size
 from sdedit_pl.guides.composite import Paste
 
-AUTO = "auto"
+AUTO_T0 = "auto"
 """Value of t0 that requests a search for it."""
 Reduction: TypeAlias = Literal["mean", "std"]
 
@@ -29,8 +29,10 @@ class EditSettings(ModelSettings):
             mask in the guide's own file.
         strength: instead of a mask, an image that sets how far each pixel is noised (white from t0, black kept), or a
             folder of such images.
-        paste: picture of an object to paste on the guide; the object and a border around it may change.
-        paste_mask: picture of the same size, white inside the object; null uses the opaque pixels.
+        paste: picture of an object to paste on the guide, or with a model of other data a file of its format; the
+            object and a border around it may change.
+        paste_mask: picture of the same size, white inside the object; null uses the opaque pixels, or all of a file
+            without alpha.
         at: x,y of the object's upper left corner, in pixels of the guide's file.
         scale: factor by which the object is resized.
         grow: width of the editable border around the object, in pixels of the model.
@@ -108,7 +110,7 @@ class EditSettings(ModelSettings):
 
     def __post_init__(self) -> None:
         require_at_least(self, samples=1, batch=1, seed=0, shards=1)
-        if self.devices != AUTO:
+        if self.devices != "auto":
             require_at_least(self, devices=1)
         if self.strength is not None and re.fullmatch(r"[\d.]+", self.strength):
             raise ValueError(f"strength takes an image, got {self.strength}; for a number, t0={self.strength}")
@@ -127,7 +129,7 @@ class EditSettings(ModelSettings):
             raise ValueError("overlap and side are for windows; give windows=true")
         if self.focus and (self.windows or self.paste is not None):
             raise ValueError("focus goes with a mask, a strength map or a box, not with windows or paste; omit these")
-        if (self.t0 == AUTO) != (self.l2 is not None):
+        if (self.t0 == AUTO_T0) != (self.l2 is not None):
             raise ValueError("t0=auto and l2 go together: l2=NUMBER says how much a guide may change")
         if isinstance(self.t0, tuple):
             if len(set(self.t0)) != len(self.t0) or not self.t0:

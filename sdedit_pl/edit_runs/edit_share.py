@@ -15,8 +15,8 @@ from sdedit_pl.data.shard_cache import StreamInterrupted
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.edit_runs.edit_plan import EditTask, edit_tasks, seeds_of
 from sdedit_pl.edit_runs.edit_results import SHEET_ROWS, SampleWriter, hashes
-from sdedit_pl.edit_runs.edit_settings import AUTO, EditSettings
-from sdedit_pl.edit_runs.result_shards import pack, shard_name
+from sdedit_pl.edit_runs.edit_settings import AUTO_T0, EditSettings
+from sdedit_pl.edit_runs.result_shards import pack_results, shard_name
 from sdedit_pl.edit_runs.unfinished_edits import GuideFacts, UnfinishedEdits
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.many_guides import Edited, edit_guides
@@ -87,7 +87,7 @@ class EditShare:
             guides = range(first, min(first + count, len(self.listed)))
             if not self._packed(first) and all(number in self.done for number in guides):
                 place, shard = self.unfinished.place, shard_name(first, count)
-                pack(place, shard, {number: self.done[number] for number in guides})
+                pack_results(place, shard, {number: self.done[number] for number in guides})
 
     def _packed(self, number: int) -> bool:
         count = self.settings.shards
@@ -142,7 +142,7 @@ class EditShare:
             for index, (edited, trajectory) in zip(task.guides, self._edited(task, inputs, progress), strict=True):
                 number = inputs.numbers[index]
                 writer.write(facts[number], task.edit.t0, task.mark, edited, trajectory)
-                if self.settings.t0 == AUTO:
+                if self.settings.t0 == AUTO_T0:
                     facts[number].setdefault("found", []).append(task.edit.t0)
                 left[number] -= 1
                 if not left[number]:

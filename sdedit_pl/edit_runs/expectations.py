@@ -39,7 +39,7 @@ def warn_of_far_guides(denoiser: Denoiser, description: Description, guides: Seq
     if not isinstance(usual, float) or not usual > 0 or not edges:
         return
     for guide in guides:
-        ratio = denoising_error(denoiser, guide.image, edges) / usual
+        ratio = binned_denoising_error(denoiser, guide.image, edges) / usual
         if ratio > FAR:
             logger.warning(
                 "%s is unlike the images that the model was trained on: its denoising error is %.1f times that of the "
@@ -49,7 +49,7 @@ def warn_of_far_guides(denoiser: Denoiser, description: Description, guides: Seq
 
 
 @torch.no_grad()
-def denoising_error(denoiser: Denoiser, image: Images, edges: Sequence[float]) -> float:
+def binned_denoising_error(denoiser: Denoiser, image: Images, edges: Sequence[float]) -> float:
     """Weighted error of an image's estimates, averaged over the ranges of noise levels between `edges`."""
     image = image.to(next(denoiser.parameters()).device)
     noise, uniform = SeededNoise([0], denoiser.noise)(0, 0, image), torch.full((1,), 0.5, device=image.device)

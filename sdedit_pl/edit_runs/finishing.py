@@ -19,10 +19,10 @@ from sdedit_pl.edit_runs.edit_results import (
     save_sheet,
     write_record,
 )
-from sdedit_pl.edit_runs.edit_settings import AUTO
+from sdedit_pl.edit_runs.edit_settings import AUTO_T0
 from sdedit_pl.edit_runs.edit_share import EditShare
-from sdedit_pl.edit_runs.result_shards import shard_name, unpack
-from sdedit_pl.edit_runs.unfinished_edits import RECORD_FILE, GuideFacts
+from sdedit_pl.edit_runs.result_shards import shard_name, unpack_results
+from sdedit_pl.edit_runs.unfinished_edits import EDIT_RECORD, GuideFacts
 from sdedit_pl.editing.many_guides import Edited, edited
 from sdedit_pl.files import sha256_of
 
@@ -62,7 +62,7 @@ def write_sheet_and_record(
     place, settings = work.unfinished.place, work.settings
     shown = sheet_rows(work, dict(islice(good.items(), SHEET_ROWS)))
     save_sheet(place / SHEET_FILE, shown, several=len(work.edits) > 1)
-    if settings.t0 == AUTO and len(work.listed) == 1 and len(good[0]["found"]) == 1:
+    if settings.t0 == AUTO_T0 and len(work.listed) == 1 and len(good[0]["found"]) == 1:
         settings = replace(settings, t0=good[0]["found"][0], l2=None)  # a repetition need not search again
     inputs, samples, files = ({}, {}, {})
     facts: dict[str, Any] = {"bad": bad} if bad else {}
@@ -76,7 +76,7 @@ def write_sheet_and_record(
         files = {name: sha256_of(place / name) for name in names}
         facts["count"] = sum(len(guide["samples"]) for guide in good.values())
     files[SHEET_FILE] = sha256_of(place / SHEET_FILE)
-    write_record(place / RECORD_FILE, settings, {**model_files, **inputs}, samples, files, **facts)
+    write_record(place / EDIT_RECORD, settings, {**model_files, **inputs}, samples, files, **facts)
 
 
 def sheet_rows(work: EditShare, facts: Mapping[int, GuideFacts]) -> dict[float | str, list[Edited]]:
@@ -87,12 +87,12 @@ def sheet_rows(work: EditShare, facts: Mapping[int, GuideFacts]) -> dict[float |
         listed = work.listed[number]
         seeds = seeds_of(listed, work.settings)
         if work.settings.shards is not None:
-            unpack(place, shard_name(number, work.settings.shards), guide_facts)
+            unpack_results(place, shard_name(number, work.settings.shards), guide_facts)
         for index, (guide, area) in enumerate(work.reader.read(work.reader.on_disk(listed))):
             for edit, mark in edits_of(listed, work.edits):
                 files = [place / sample_file(guide.path, mark, f"seed{seed}") for seed in seeds]
                 samples = torch.stack([read_sample(file, guide) for file in files])
-                edit = replace(edit, t0=guide_facts["found"][index]) if work.settings.t0 == AUTO else edit
+                edit = replace(edit, t0=guide_facts["found"][index]) if work.settings.t0 == AUTO_T0 else edit
                 row = edited(work.denoiser, edit, guide, area, samples, seeds)
                 rows.setdefault(edit.t0, []).append(row)
     return rows

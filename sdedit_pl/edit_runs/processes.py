@@ -21,7 +21,7 @@ _CHILD = "SDEDIT_ENDS_WITH_STDIN"
 
 
 @dataclass(frozen=True)
-class Share:
+class ProcessShare:
     """One process of `count`; `local` is its number on its machine."""
 
     rank: int = 0
@@ -37,7 +37,7 @@ class Share:
         return f"cuda:{self.local % gpus}" if gpus else wanted
 
 
-def share_of_environment() -> Share:
+def share_of_environment() -> ProcessShare:
     """The share that a launcher sets; tasks of a SLURM array may have several processes each.
 
     Raises:
@@ -46,16 +46,18 @@ def share_of_environment() -> Share:
     task = _number("SLURM_ARRAY_TASK_ID", 0) - _number("SLURM_ARRAY_TASK_MIN", 0)
     task, tasks = task // _number("SLURM_ARRAY_TASK_STEP", 1), _number("SLURM_ARRAY_TASK_COUNT", 1)
     if "WORLD_SIZE" in os.environ:
-        within = Share(_number("RANK", 0), _number("WORLD_SIZE", 1), _number("LOCAL_RANK", 0))
+        within = ProcessShare(_number("RANK", 0), _number("WORLD_SIZE", 1), _number("LOCAL_RANK", 0))
     elif "SLURM_STEP_NUM_TASKS" in os.environ:  # only within srun
-        within = Share(_number("SLURM_PROCID", 0), _number("SLURM_STEP_NUM_TASKS", 1), _number("SLURM_LOCALID", 0))
+        within = ProcessShare(
+            _number("SLURM_PROCID", 0), _number("SLURM_STEP_NUM_TASKS", 1), _number("SLURM_LOCALID", 0)
+        )
     else:
-        within = Share()
-    return Share(task * within.count + within.rank, tasks * within.count, within.local)
+        within = ProcessShare()
+    return ProcessShare(task * within.count + within.rank, tasks * within.count, within.local)
 
 
 @contextmanager
-def on_devices(command: Sequence[str], share: Share, devices: int | str, device: str) -> Iterator[Share]:
+def on_devices(command: Sequence[str], share: ProcessShare, devices: int | str, device: str) -> Iterator[ProcessShare]:
     """Yields this process's share of the devices of its machine, and starts a process with `command` for each other.
 
     At the end of the block it waits for them; after an error, and if this process is killed, they end.

@@ -21,7 +21,7 @@ def shard_name(number: int, guides: int) -> str:
     return f"edits-{number // guides:06d}.tar"
 
 
-def pack(folder: Path, shard: str, facts: Mapping[int, GuideFacts]) -> None:
+def pack_results(folder: Path, shard: str, facts: Mapping[int, GuideFacts]) -> None:
     """Moves the files of finished guides from `folder` to a shard in it; a sample also gets its facts, as KEY.json."""
     with whole_file(folder / shard) as unfinished, tarfile.open(unfinished, "w") as archive:
         for _, guide in sorted(facts.items()):
@@ -35,7 +35,7 @@ def pack(folder: Path, shard: str, facts: Mapping[int, GuideFacts]) -> None:
             (folder / file).unlink()
 
 
-def unpack(folder: Path, shard: str, facts: GuideFacts) -> None:
+def unpack_results(folder: Path, shard: str, facts: GuideFacts) -> None:
     """Writes the samples of a guide from a shard to `folder`."""
     with tarfile.open(folder / shard) as archive:
         for file in facts["samples"]:

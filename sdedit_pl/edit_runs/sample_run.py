@@ -27,7 +27,7 @@ from sdedit_pl.solvers import SOLVERS, Solver
 
 logger = logging.getLogger(__name__)
 
-RECORD_FILE = "sample.yaml"
+SAMPLE_RECORD = "sample.yaml"
 SHEET_COLUMNS, SHEET_SAMPLES = 8, 64
 
 
@@ -64,16 +64,16 @@ def run_sampling(settings: SampleSettings) -> None:
     solver, grid = build_component(settings.solver), build_component(settings.grid)
     folder, earlier = Path(settings.out), set[str]()
     with result_folder(folder, replaced=earlier) as unpublished:
-        if finished_samples(settings, folder / RECORD_FILE, settings.overwrite) is not None:
+        if finished_samples(settings, folder / SAMPLE_RECORD, settings.overwrite) is not None:
             logger.info(ALREADY_THERE)
             return
-        earlier |= earlier_results(folder, settings.overwrite, RECORD_FILE)
+        earlier |= earlier_results(folder, settings.overwrite, SAMPLE_RECORD)
         denoiser, description = settings.load()
         shape = description.image
         settings = settings.prepared(denoiser, settings.n, shape.pixels, settings.steps)
         suffix = sample_suffix(shape)
         files = {seed: f"sample_seed{seed}{suffix}" for seed in range(settings.seed, settings.seed + settings.n)}
-        refuse_others(folder, {RECORD_FILE, SHEET_FILE, *files.values()} - earlier)
+        refuse_others(folder, {SAMPLE_RECORD, SHEET_FILE, *files.values()} - earlier)
         pictures = []
         with in_precision(denoiser, settings.precision):
             steps = int((grid.times(denoiser.sde, 1.0, settings.steps).diff() < 0).sum())  # without jumps
@@ -91,13 +91,13 @@ def run_sampling(settings: SampleSettings) -> None:
                     picture = to_picture(image, shape.format)
                     (unpublished / files[seed]).write_bytes(result_file(image, shape, suffix, None))
                     pictures += [picture] * (len(pictures) < SHEET_SAMPLES)
-        sheet(pictures, settings.seed).save(unpublished / SHEET_FILE)
+        sample_sheet(pictures, settings.seed).save(unpublished / SHEET_FILE)
         drawn = {file: {"seed": seed} for seed, file in files.items()}
         model_files, results = hashes(settings.model_files(description.path)), hashes_of(unpublished)
-        write_record(unpublished / RECORD_FILE, settings, model_files, drawn, results)
+        write_record(unpublished / SAMPLE_RECORD, settings, model_files, drawn, results)
 
 
-def sheet(pictures: Sequence[Image.Image], seed: int) -> Image.Image:
+def sample_sheet(pictures: Sequence[Image.Image], seed: int) -> Image.Image:
     """A grid of samples, each row with the seed of its first one."""
     starts = range(0, len(pictures), SHEET_COLUMNS)
     rows = [pictures[start : start + SHEET_COLUMNS] for start in starts]

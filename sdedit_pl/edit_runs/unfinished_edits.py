@@ -20,14 +20,14 @@ from typing import Any
 from filelock import FileLock
 
 from sdedit_pl.configuration.yaml_reading import read_file
-from sdedit_pl.edit_runs.processes import Share
+from sdedit_pl.edit_runs.processes import ProcessShare
 from sdedit_pl.files import claimed
-from sdedit_pl.result_folder import files_recorded_in, own_files, publish, refuse_used
+from sdedit_pl.result_folder import files_recorded_in, own_files, publish_results, refuse_used
 from sdedit_pl.settings_record import LOCK, SettingsRecord
 
 logger = logging.getLogger(__name__)
 
-RECORD_FILE = "edit.yaml"
+EDIT_RECORD = "edit.yaml"
 RECORD_KEY = "record"
 GuideFacts = dict[str, Any]
 """A finished guide: `samples` (file -> facts), `files` and `inputs` (file -> SHA-256); or why it is `bad`."""
@@ -37,7 +37,7 @@ _REMEDY = "resume it with these settings, give another out=, or overwrite=true, 
 class UnfinishedEdits:
     """The unfinished results in the folder `out`, for one of the processes that make them."""
 
-    def __init__(self, out: Path, share: Share) -> None:
+    def __init__(self, out: Path, share: ProcessShare) -> None:
         self.out, self.share = out, share
         self.place = out / ".sdedit.unfinished"
         self.settings = SettingsRecord(self.place / "settings.json", "sdedit_pl unfinished edit, version 1", _REMEDY)
@@ -59,7 +59,7 @@ class UnfinishedEdits:
         with claimed(self.out, "" if self.share.count == 1 else str(self.share)):
             if not self.settings.file.is_file():
                 refuse_used(self.out, used)
-            self.earlier = files_recorded_in(self.out / RECORD_FILE, RECORD_KEY, "results")
+            self.earlier = files_recorded_in(self.out / EDIT_RECORD, RECORD_KEY, "results")
             self.earlier |= own_files(self.out, self._ready())  # a killed process has moved these
             try:
                 yield
@@ -117,7 +117,7 @@ class UnfinishedEdits:
                 self.tidy()
 
     def publish(self) -> None:
-        publish(self.place, self.out, [*self._ready(), RECORD_FILE], self.earlier)
+        publish_results(self.place, self.out, [*self._ready(), EDIT_RECORD], self.earlier)
         self.tidy()
 
     def tidy(self) -> None:
@@ -129,11 +129,11 @@ class UnfinishedEdits:
     @property
     def ready(self) -> bool:
         """Whether a process was killed while it published."""
-        return (self.place / RECORD_FILE).is_file()
+        return (self.place / EDIT_RECORD).is_file()
 
     def _ready(self) -> dict[str, str]:
         """The files to publish, with their hashes."""
-        return read_file(self.place / RECORD_FILE)[RECORD_KEY]["results"] if self.ready else {}
+        return read_file(self.place / EDIT_RECORD)[RECORD_KEY]["results"] if self.ready else {}
 
     @property
     def _lock(self) -> Path:

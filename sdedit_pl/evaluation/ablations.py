@@ -15,7 +15,7 @@ from sdedit_pl.evaluation.editing_tasks import StrokeSynthesis
 from sdedit_pl.grids import start_number
 from sdedit_pl.solvers import SOLVERS
 
-Value: TypeAlias = int | float | str
+AblationValue: TypeAlias = int | float | str
 
 MODEL, COMPARED = "ckpt", "compare"
 """The evaluated model and the one it is compared with, under the names of their command line keys."""
@@ -72,17 +72,17 @@ class Ablation:
     """
 
     title: str
-    variants: Callable[[SDEdit, Value], Sequence[AblationVariant]]
+    variants: Callable[[SDEdit, AblationValue], Sequence[AblationVariant]]
     compares: bool = False
 
 
-def _with_colours(edit: SDEdit, value: Value) -> list[AblationVariant]:
+def _with_colours(edit: SDEdit, value: AblationValue) -> list[AblationVariant]:
     if not 2 <= int(value) <= 256:
         raise ValueError(f"a stroke painting has 2 to 256 colours, got {value}; the paper uses 6")
     return [AblationVariant(f"{value} colours", edit, StrokeSynthesis(int(value)))]
 
 
-def _solved_by(edit: SDEdit, value: Value) -> list[AblationVariant]:
+def _solved_by(edit: SDEdit, value: AblationValue) -> list[AblationVariant]:
     if value not in SOLVERS:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {value!r}")
     # None where it is the usual one, as in the tables' edits.
@@ -90,7 +90,7 @@ def _solved_by(edit: SDEdit, value: Value) -> list[AblationVariant]:
     return [AblationVariant(str(value), replace(edit, solver=solver))]
 
 
-def _at_noise_level(edit: SDEdit, value: Value) -> list[AblationVariant]:
+def _at_noise_level(edit: SDEdit, value: AblationValue) -> list[AblationVariant]:
     t0 = f"sigma:{value:g}" if isinstance(value, int | float) else value
     start_number(t0)
     return [AblationVariant(t0, replace(edit, t0=t0), model=model) for model in (MODEL, COMPARED)]

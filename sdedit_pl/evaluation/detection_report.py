@@ -21,10 +21,10 @@ from sdedit_pl.files import not_a_formula
 from sdedit_pl.metrics.localisation import localisation
 from sdedit_pl.picture_grid import picture_grid, to_picture
 
-MEASURES = {"auroc": "AUROC", "auprc": "AUPRC", "dice": "best Dice", "pro": "PRO"}
+DETECTION_MEASURES = {"auroc": "AUROC", "auprc": "AUPRC", "dice": "best Dice", "pro": "PRO"}
 
 
-def measures_of(
+def detection_measures(
     anomalies: Float[Tensor, "N T H W"], t0s: Sequence[float | str], top: float, truth: Bool[Tensor, "N H W"]
 ) -> dict[str, dict[str, tuple[float, float, float]]]:
     """Map -> measure -> (value, low, high), for the mean over all t0, for each t0, and for scores of whole images."""
@@ -52,7 +52,7 @@ def write_scores(
             )
 
 
-def sheet(
+def anomaly_sheet(
     shown: Mapping[int, tuple[AnomalyMaps, Float[Tensor, "H W"]]],
     images: ChosenImages,
     truth: Bool[Tensor, "N H W"] | None,
@@ -71,7 +71,7 @@ def sheet(
     return picture_grid(rows, titles, CELL)
 
 
-def report(numbers: Mapping[str, Any], picture: Image.Image) -> ReportDocument:
+def detection_report(numbers: Mapping[str, Any], picture: Image.Image) -> ReportDocument:
     """The report of a detection; `numbers` are the contents of its metrics.json."""
     model, measures, settings = numbers["model"], numbers["measures"], numbers["settings"]
     found = f", {numbers['with_defects']} of them with defects" if measures else ""
@@ -84,8 +84,8 @@ def report(numbers: Mapping[str, Any], picture: Image.Image) -> ReportDocument:
         f"highest {settings['top']:.2%} of pixels. Brackets are 95 % intervals of a bootstrap over images. PRO is the "
         "overlap with each connected defect, averaged over defects and over false-positive rates up to 0.3."
     )
-    rows = [[name, *(_text(row.get(measure)) for measure in MEASURES)] for name, row in measures.items()]
-    table = Table(["map", *MEASURES.values()], rows) if rows else None
+    rows = [[name, *(_text(row.get(measure)) for measure in DETECTION_MEASURES)] for name, row in measures.items()]
+    table = Table(["map", *DETECTION_MEASURES.values()], rows) if rows else None
     figure = Figure("maps", "Evenly spaced images; maps and spreads are brightened.", picture)
     return ReportDocument(f"Anomalies by {model['file']}", [Section("Maps", [about], table, [figure])])
 

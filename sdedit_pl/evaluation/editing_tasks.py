@@ -25,7 +25,7 @@ from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.noise import mixed
 from sdedit_pl.typing import Images, Mask
 
-Draw: TypeAlias = Callable[[], float]
+DrawNumber: TypeAlias = Callable[[], float]
 """The next number of a generator, uniform in [0, 1)."""
 
 
@@ -55,7 +55,7 @@ class EditingTask(abc.ABC):
     pastes: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def inputs(self, original: Images, other: Images, draw: Draw) -> TaskInputs:
+    def inputs(self, original: Images, other: Images, draw: DrawNumber) -> TaskInputs:
         """The inputs made from one image, (1, C, H, W); a pasting task takes its patch from `other`."""
 
 
@@ -65,7 +65,7 @@ class StrokeSynthesis(EditingTask):
 
     colours: int = 6
 
-    def inputs(self, original: Images, other: Images, draw: Draw) -> TaskInputs:
+    def inputs(self, original: Images, other: Images, draw: DrawNumber) -> TaskInputs:
         return TaskInputs(original, stroke_painting(original, self.colours))
 
 
@@ -78,7 +78,7 @@ class StrokeEditing(EditingTask):
 
     masked = True
 
-    def inputs(self, original: Images, other: Images, draw: Draw) -> TaskInputs:
+    def inputs(self, original: Images, other: Images, draw: DrawNumber) -> TaskInputs:
         guide, mask = original, torch.zeros(original.shape[2:], dtype=torch.bool)
         for _ in range(1 + int(3 * draw())):
             stroke = brush_stroke((original.shape[2], original.shape[3]), draw)
@@ -94,17 +94,17 @@ class Compositing(EditingTask):
 
     masked = pastes = True
 
-    def inputs(self, original: Images, other: Images, draw: Draw) -> TaskInputs:
+    def inputs(self, original: Images, other: Images, draw: DrawNumber) -> TaskInputs:
         mask = ellipse((original.shape[2], original.shape[3]), draw)[None, None]
         return TaskInputs(original, torch.where(mask, other, original), mask, other)
 
 
-def draws_of(seed: int, number: int, task: str) -> Draw:
+def draws_of(seed: int, number: int, task: str) -> DrawNumber:
     """The random numbers of one image in one task."""
     return random.Random(mixed(seed, number, *task.encode())).random
 
 
-def brush_stroke(sides: tuple[int, int], draw: Draw) -> Bool[Tensor, "H W"]:
+def brush_stroke(sides: tuple[int, int], draw: DrawNumber) -> Bool[Tensor, "H W"]:
     """The pixels of an image of `sides` (height, width) that a brush stroke covers: those near a bent line."""
     side = min(sides)
     radius = side * (0.05 + 0.05 * draw())
@@ -118,7 +118,7 @@ def brush_stroke(sides: tuple[int, int], draw: Draw) -> Bool[Tensor, "H W"]:
     return torch.stack(covered).any(0)
 
 
-def ellipse(sides: tuple[int, int], draw: Draw) -> Bool[Tensor, "H W"]:
+def ellipse(sides: tuple[int, int], draw: DrawNumber) -> Bool[Tensor, "H W"]:
     """The pixels of an ellipse in an image of `sides` (height, width); it does not touch the edges."""
     size = torch.tensor(sides)
     centre = torch.tensor([0.3 + 0.4 * draw(), 0.3 + 0.4 * draw()], dtype=torch.float64) * size

@@ -11,7 +11,7 @@ from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.evaluation.ablations import ABLATIONS, AblationValues
 from sdedit_pl.evaluation.editing_tasks import TASKS
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, ORIGINAL, OURS
-from sdedit_pl.evaluation.measurement import LEAST_IMAGES
+from sdedit_pl.evaluation.measurement import COVERAGE_IMAGES
 from sdedit_pl.evaluation.methods import BASELINES
 from sdedit_pl.grids import GRIDS, Grid
 from sdedit_pl.machine import AutoBool, InferencePrecision
@@ -98,7 +98,7 @@ class EvaluationArguments(GuidanceSettings):
     features: Component[FeatureExtractor] = family(FEATURES, "efficientnet_lite0")
 
     def __post_init__(self) -> None:
-        require_at_least(self, images=LEAST_IMAGES, kid_subset=2, batch=1, seed=0, num_nodes=1)
+        require_at_least(self, images=COVERAGE_IMAGES, kid_subset=2, batch=1, seed=0, num_nodes=1)
         wants_two = [name for name in self.ablations if name in ABLATIONS and ABLATIONS[name].compares]
         if bool(wants_two) != (self.compare is not None):
             raise ValueError("compare=CHECKPOINT and ablations=[sde] need each other; give both or neither")

@@ -22,7 +22,7 @@ ORIGINAL = "original"
 GUIDE, MASK, OURS = "guide", "mask", "sdedit"
 SAMPLES = "samples"
 """The folder of the unconditional samples, which have the shape of the originals and no guide."""
-STROKES = "stroke_synthesis"
+STROKE_TASK = "stroke_synthesis"
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def make_plan(settings: EvaluationSettings) -> EvaluationPlan:
 def _folder_of(variant: AblationVariant, edit: SDEdit) -> str:
     """The folder of a variant, which is that of the table's edits if the edit is the same."""
     same_task = variant.task == StrokeSynthesis()
-    source = STROKES if same_task else f"{STROKES}_{variant.task.colours}_colours"
+    source = STROKE_TASK if same_task else f"{STROKE_TASK}_{variant.task.colours}_colours"
     if variant.model == MODEL and variant.edit == edit:
         return f"{source}/{OURS}"
     name = f"{OURS}_{variant.label}" + ("" if variant.model == MODEL else f"_{variant.model}")

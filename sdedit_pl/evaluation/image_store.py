@@ -25,12 +25,12 @@ from sdedit_pl.files import require_folder
 from sdedit_pl.result_folder import refuse_others
 from sdedit_pl.settings_record import SettingsRecord, require_same_settings
 
-RECORD_FILE = "evaluation.json"
+EVALUATION_RECORD = "evaluation.json"
 IMAGES = "images"
 NUMBERED = "[0-9]" * 6 + ".[pt][ni][gf]"
 FEATURE_CACHE = "features"
-FORMAT = "sdedit_pl evaluation, version 1"
-REMEDY = "give another out=, or overwrite=true, which makes all images again"
+EVALUATION_FORMAT = "sdedit_pl evaluation, version 1"
+_REMEDY = "give another out=, or overwrite=true, which makes all images again"
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class EvaluationRecord:
             return self
         recipes = before.get("recipes", {})
         again = {folder: recipe for folder, recipe in self.recipes.items() if folder in recipes}
-        require_same_settings(out, before.get("originals", {}) | recipes, {**self.originals, **again}, REMEDY)
+        require_same_settings(out, before.get("originals", {}) | recipes, {**self.originals, **again}, _REMEDY)
         return EvaluationRecord(self.originals, {**recipes, **self.recipes})
 
 
@@ -126,7 +126,7 @@ def check_place(out: Path) -> None:
     # Files that are being written have names that begin with a dot.
     if (
         out.is_dir()
-        and not (out / RECORD_FILE).is_file()
+        and not (out / EVALUATION_RECORD).is_file()
         and any(not name.name.startswith(".") for name in out.iterdir())
     ):
         raise ValueError(f"{out} already holds files, but no evaluation; give another out=")
@@ -137,4 +137,4 @@ def digest_of(parts: Sequence[str]) -> str:
 
 
 def _file(out: Path) -> SettingsRecord:
-    return SettingsRecord(out / RECORD_FILE, FORMAT, REMEDY)
+    return SettingsRecord(out / EVALUATION_RECORD, EVALUATION_FORMAT, _REMEDY)

@@ -30,7 +30,7 @@ from sdedit_pl.metrics.image_distances import nearest_by_distance
 from sdedit_pl.metrics.masked_lpips import MaskedLPIPS
 from sdedit_pl.metrics.realism import DensityCoverage, FrechetDistance, KernelDistance, PrecisionRecall
 
-LEAST_IMAGES = 6
+COVERAGE_IMAGES = 6
 """Density and coverage need the five nearest neighbours of an image."""
 COMPARED_SIDE = 32
 """Height and width to which images are averaged down to find the nearest, in pixels."""

@@ -10,7 +10,7 @@ from sdedit_pl.data.image_files import list_images
 from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.evaluation.numbered_images import NumberedImages
 
-NAMED = 3
+LISTED_FILES = 3
 """Number of files that an error lists."""
 
 
@@ -60,7 +60,8 @@ def _paired(key: str, folder: Path, count: int, image_format: ImageFormat) -> Nu
     extra = [files[stem].name for stem in sorted(files.keys() - set(expected))]
     if missing or extra:
         differences = [
-            f"{problem} {', '.join(names[:NAMED])}" + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+            f"{problem} {', '.join(names[:LISTED_FILES])}"
+            + (f" and {len(names) - LISTED_FILES} more" if len(names) > LISTED_FILES else "")
             for problem, names in (("missing", missing), ("without an input", extra))
             if names
         ]

@@ -15,7 +15,7 @@ from sdedit_pl.evaluation.report_document import Figure, ReportDocument, Section
 from sdedit_pl.picture_grid import picture_grid
 from sdedit_pl.plots import Point, trade_off_plot
 
-SHEET_ROWS = 8
+SHEET_IMAGES = 8
 """Maximum number of images on a sheet."""
 FID_IMAGES, KID_IMAGES = 10_000, 1000
 """Images below which FID (Heusel et al., NeurIPS 2017) and KID get a warning."""
@@ -40,7 +40,7 @@ METHOD_NOTES = {
     "may be the nearest to several guides.",
 }
 """Explanations of baselines."""
-MEASURES: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]] = (
+TABLE_COLUMNS: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]] = (
     ("KID ↓", lambda found: _with_error(found, "kid", 4)),
     ("95 % interval", lambda found: f"[{_number(found, 'kid_low', 4)}, {_number(found, 'kid_high', 4)}]"),
     ("KID of subsets", lambda found: _with_error(found, "kid_subsets", 4, "kid_subsets_deviation")),
@@ -84,19 +84,19 @@ def few_images(count: int) -> str:
 
 def chosen_rows(count: int) -> list[int]:
     """The numbers of the images on a sheet, evenly spread, and so independent of results."""
-    wanted = min(SHEET_ROWS, count)
+    wanted = min(SHEET_IMAGES, count)
     return [(2 * index + 1) * count // (2 * wanted) for index in range(wanted)]
 
 
 def measures_table(rows: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """A table of measures: a row per name, and a column per measure that at least one row has."""
-    texts = {column: [text(found) for found in rows.values()] for column, text in MEASURES}
+    texts = {column: [text(found) for found in rows.values()] for column, text in TABLE_COLUMNS}
     shown = {column: cells for column, cells in texts.items() if any(set(cell) & set("0123456789") for cell in cells)}
     lines = [[name, *(cells[index] for cells in shown.values())] for index, name in enumerate(rows)]
     return Table([title, *shown], lines)
 
 
-def sheet(columns: Mapping[str, NumberedImages], numbers: Sequence[int]) -> Image.Image:
+def comparison_sheet(columns: Mapping[str, NumberedImages], numbers: Sequence[int]) -> Image.Image:
     """A grid of images: a row per image, a column per method."""
     shown = {title: pictures.shown(numbers) for title, pictures in columns.items()}
     rows = [list(row) for row in zip(*shown.values(), strict=True)]
@@ -144,7 +144,7 @@ def _task_section(task: str, found: Mapping[str, Mapping[str, Any]], evaluation:
     figure = Figure(
         task,
         "Evenly spaced images, chosen before there were results.",
-        sheet(columns, chosen_rows(evaluation.store.count)),
+        comparison_sheet(columns, chosen_rows(evaluation.store.count)),
     )
     document = (type(evaluation.plan.inputs[task]).__doc__ or "").split("\n\n")[0]
     return Section(TASK_TITLES.get(task, task), [" ".join(document.split())], table, [figure])
@@ -190,7 +190,7 @@ def _ablation_section(
             Figure(
                 f"ablation_{name}_images",
                 "The same images as above.",
-                sheet({"original": store.originals, **shown}, numbers),
+                comparison_sheet({"original": store.originals, **shown}, numbers),
             ),
         ],
     )

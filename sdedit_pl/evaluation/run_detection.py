@@ -25,7 +25,7 @@ from sdedit_pl.data.image_format import ImageFormat, Size
 from sdedit_pl.denoiser import in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation.anomaly_maps import AnomalyMaps, Detector, image_score, pixel_residual, stored_maps, write_map
-from sdedit_pl.evaluation.detection_report import measures_of, report, sheet, write_scores
+from sdedit_pl.evaluation.detection_report import anomaly_sheet, detection_measures, detection_report, write_scores
 from sdedit_pl.evaluation.report_sections import chosen_rows
 from sdedit_pl.evaluation.unfinished_report import unfinished_report
 from sdedit_pl.files import in_both_forms
@@ -137,9 +137,11 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
             "settings": recorded | inputs,
             "images": len(images),
             "with_defects": None if truth is None else int(truth.flatten(1).any(1).sum()),
-            "measures": {} if truth is None else measures_of(torch.stack(anomalies), settings.t0, settings.top, truth),
+            "measures": {}
+            if truth is None
+            else detection_measures(torch.stack(anomalies), settings.t0, settings.top, truth),
         }
-        report(numbers, sheet(shown, images, truth, shape.format)).write(results, numbers)
+        detection_report(numbers, anomaly_sheet(shown, images, truth, shape.format)).write(results, numbers)
     return numbers
 
 

@@ -28,7 +28,7 @@ from sdedit_pl.evaluation.evaluation_arguments import FREE, EvaluationArguments
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, ORIGINAL, EvaluationPlan, EvaluationSettings, make_plan
 from sdedit_pl.evaluation.image_maker import ComputeSettings, ImageMaker
 from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, check_place, digest_of
-from sdedit_pl.evaluation.measurement import LEAST_GROUPS, LEAST_IMAGES, Instruments, Measurement
+from sdedit_pl.evaluation.measurement import COVERAGE_IMAGES, LEAST_GROUPS, Instruments, Measurement
 from sdedit_pl.evaluation.other_systems import find_outputs
 from sdedit_pl.evaluation.report_document import ReportDocument
 from sdedit_pl.evaluation.report_sections import make_report
@@ -77,7 +77,7 @@ def run_evaluation(
         split=arguments.split,
         val_fraction=arguments.val_fraction,
         count=arguments.images,
-        least=LEAST_IMAGES,
+        least=COVERAGE_IMAGES,
         fit=models[MODEL].description.fit,
     )
     features = build_component(arguments.features)
@@ -114,10 +114,10 @@ def check_packages() -> None:
 
 def check_counts(store: ImageStore, groups: Sequence[int], kid_subset: int | None) -> None:
     """Raises ValueError if a metric needs more images, or more groups of images, than there are."""
-    needed = max(LEAST_IMAGES, kid_subset or 0)
+    needed = max(COVERAGE_IMAGES, kid_subset or 0)
     if store.count < needed:
         raise ValueError(
-            f"{'kid_subset' if needed > LEAST_IMAGES else 'an evaluation'} needs at least {needed} images, got "
+            f"{'kid_subset' if needed > COVERAGE_IMAGES else 'an evaluation'} needs at least {needed} images, got "
             f"{store.count}; give more images, split=all if training has seen none of them, or a smaller kid_subset"
         )
     for found, kind in ((groups, "images"), (store.partners.groups, "pairs of groups that are pasted on each other")):

@@ -27,7 +27,12 @@ from sdedit_pl.editing.translation import Bridge, away_from
 from sdedit_pl.evaluation.editing_tasks import TaskInputs
 from sdedit_pl.evaluation.methods import Method, SDEditMethod
 from sdedit_pl.evaluation.numbered_images import NumberedImages
-from sdedit_pl.evaluation.translation_report import BATCH, LEAST_IMAGES, Compared, measures_of, report
+from sdedit_pl.evaluation.translation_report import (
+    BATCH,
+    Compared,
+    translation_measures,
+    translation_report,
+)
 from sdedit_pl.evaluation.unfinished_report import unfinished_report
 from sdedit_pl.files import in_both_forms, result_name, sha256_of, whole_file
 from sdedit_pl.guides.guide_files import (
@@ -40,6 +45,7 @@ from sdedit_pl.guides.guide_files import (
 )
 from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor, stream_features
+from sdedit_pl.metrics.kid import LEAST_IMAGES
 from sdedit_pl.sampling import Callback
 from sdedit_pl.typing import Images
 
@@ -137,9 +143,9 @@ def run_translation(settings: TranslationSettings) -> dict[str, Any]:
         with in_precision(source, settings.precision), in_precision(target, settings.precision):
             translate(settings, methods, guides, made)
         files = [{"file": model.path.name, "sha256": fingerprint(model.path)} for model in (described, description)]
-        measures = {name: measures_of(images, compared) for name, images in {"guide": guides, **made}.items()}
+        measures = {name: translation_measures(images, compared) for name, images in {"guide": guides, **made}.items()}
         numbers = {"models": files, "settings": {**recorded, **compared.inputs}, "images": count, "measures": measures}
-        report(numbers, made, compared).write(unfinished.results, numbers)
+        translation_report(numbers, made, compared).write(unfinished.results, numbers)
     return numbers
 
 

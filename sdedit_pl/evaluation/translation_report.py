@@ -13,7 +13,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from sdedit_pl.evaluation.measurement import Measures, plain
 from sdedit_pl.evaluation.numbered_images import NumberedImages
 from sdedit_pl.evaluation.report_document import Figure, ReportDocument, Section
-from sdedit_pl.evaluation.report_sections import chosen_rows, measures_table, sheet
+from sdedit_pl.evaluation.report_sections import chosen_rows, comparison_sheet, measures_table
 from sdedit_pl.metrics.faithfulness import GuideDistance
 from sdedit_pl.metrics.features import FeatureExtractor
 from sdedit_pl.metrics.image_distances import root_mean_square, squared_l2
@@ -28,8 +28,6 @@ TITLES = {
     "two_energies": "SDEdit, two energies",
     "pair": "pair",
 }
-LEAST_IMAGES = 3
-"""Of KID, whose standard error needs estimates that leave one image out."""
 BATCH = 32
 """Images measured at a time."""
 
@@ -63,7 +61,7 @@ def signal_to_noise(images: Images, others: Images) -> Float[Tensor, "B"]:
 DISTANCES = {"squared_l2": squared_l2, "ssim": similarity, "psnr": signal_to_noise}
 
 
-def measures_of(images: NumberedImages, compared: Compared) -> Measures:
+def translation_measures(images: NumberedImages, compared: Compared) -> Measures:
     """Measure -> value, the mean over images, with its standard error; of KID also the interval."""
     others = {"": compared.guides, "pair_": compared.pairs}
     distances = {
@@ -83,7 +81,9 @@ def measures_of(images: NumberedImages, compared: Compared) -> Measures:
     return {key: plain(value) for key, value in (found | ({} if kid is None else kid.compute())).items()}
 
 
-def report(numbers: Mapping[str, Any], made: Mapping[str, NumberedImages], compared: Compared) -> ReportDocument:
+def translation_report(
+    numbers: Mapping[str, Any], made: Mapping[str, NumberedImages], compared: Compared
+) -> ReportDocument:
     """The report of a translation; `numbers` are the contents of its metrics.json."""
     (source, target), settings, measures = numbers["models"], numbers["settings"], numbers["measures"]
     level = f"noise level {settings['level']}" if settings["level"] else "the highest noise level that both know"
@@ -97,7 +97,9 @@ def report(numbers: Mapping[str, Any], made: Mapping[str, NumberedImages], compa
         f"the features {settings['features']['name']}. ± is the standard error over images, an interval a bootstrap."
     )
     columns = {"guide": compared.guides, **made, **({} if compared.pairs is None else {"pair": compared.pairs})}
-    pictures = sheet({TITLES[name]: images for name, images in columns.items()}, chosen_rows(numbers["images"]))
+    pictures = comparison_sheet(
+        {TITLES[name]: images for name, images in columns.items()}, chosen_rows(numbers["images"])
+    )
     figure = Figure("translations", "Evenly spaced guides and their translations.", pictures)
     table = measures_table({TITLES[name]: row for name, row in measures.items()}, "method")
     return ReportDocument(

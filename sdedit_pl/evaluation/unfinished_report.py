@@ -24,7 +24,7 @@ from sdedit_pl.settings_record import SettingsRecord, require_same_settings
 
 logger = logging.getLogger(__name__)
 
-REMEDY = "resume it with these settings, give another out=, or overwrite=true, which drops it"
+_REMEDY = "resume it with these settings, give another out=, or overwrite=true, which drops it"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class UnfinishedReport:
             self.replaced.clear()
             logger.info(ALREADY_THERE)
             return finished
-        record = SettingsRecord(self.results / SETTINGS, "sdedit_pl unfinished report, version 1", REMEDY)
+        record = SettingsRecord(self.results / SETTINGS, "sdedit_pl unfinished report, version 1", _REMEDY)
         record.begin(self.out, settings, self.overwrite)
         return None
 

@@ -1,5 +1,12 @@
 """Composites as guides: an object cut out of one picture and pasted on another, by its alpha, in sRGB.
 
+With a model of other data, object and background are files of its format, and their values are blended:
+
+    result = weight * object + (1 - weight * opacity) * background
+
+where weight is that of the mask, and opacity the object's last band where the format has alpha, whose other bands are
+multiplied by it.
+
 The object is pasted in the pixels of the background file; the result is then cropped and resampled like any guide. The
 object and a border around it may change, so that an edit adapts the lighting and hides the cut:
 
@@ -15,15 +22,15 @@ from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from PIL import Image, ImageChops
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sdedit_pl.data.image_decoding import decode_whole
-from sdedit_pl.data.image_format import ImageFormat, central_box, images_from_bytes
-from sdedit_pl.guides.guide_files import Guide, fitted, read_picture
+from sdedit_pl.data.image_format import central_box, images_from_bytes
+from sdedit_pl.guides.guide_files import Guide, fitted, image_size, read_rgba, read_whole, resampled
 from sdedit_pl.picture_grid import to_picture
 
 _COVERED = 128
@@ -35,8 +42,8 @@ class Paste:
     """An object and its place on the background.
 
     Args:
-        path: the object's picture. Transparent pixels are not part of the object; a picture without any is one
-            rectangular object, unless `mask` is given.
+        path: the object's picture, or a file of the model's format. Transparent pixels are not part of the object; a
+            picture without any is one rectangular object, unless `mask` is given.
         at: (x, y) of the picture's upper left corner in pixels of the background file; parts outside the background are
             cut off.
         scale: factor by which the picture is resized.
@@ -78,24 +85,51 @@ def compose(background: Guide, paste: Paste) -> Composite:
         ValueError: a file is missing or not an intact image (UnreadableImage), the object is fully transparent or
             covers no pixel of the guide, or the mask has another size than the picture.
     """
-    width, height = background.original_size
-    image_format = ImageFormat((height, width), background.image.shape[1])
-    pixels = decode_whole(background.path, str(background.path), image_format)
-    picture, coverage = to_picture(pixels), Image.new("L", (width, height))
-    cutout = _cutout(paste)
-    size = (max(1, round(cutout.width * paste.scale)), max(1, round(cutout.height * paste.scale)))
-    shown, corner = _visible(cutout, size, paste.at, picture.size)
+    for path in filter(None, (paste.path, paste.mask)):
+        if not path.is_file():
+            raise ValueError(f"there is no picture at {path}; give an image file")
+    image, coverage = (_with_picture if background.format is None else _with_values)(background, paste)
+    covered = fitted(coverage, background)[0] >= _COVERED
+    if not bool(covered.any()):
+        raise ValueError(_covers_nothing(background, paste))
+    distance = distance_to(covered, paste.grow + paste.feather)
+    mask, strength = distance <= paste.grow, _strength(distance, paste)
+    return Composite(background._replace(image=image[None], mask=mask[None, None]), strength[None, None])
+
+
+def _with_picture(background: Guide, paste: Paste) -> tuple[Float[Tensor, "C H W"], Image.Image]:
+    """The guide with an object that is a picture, and how far it covers each pixel of the background's file."""
+    picture = to_picture(read_whole(background.path, background.shape))
+    coverage, cutout = Image.new("L", picture.size), _cutout(paste)
+    shown, corner = _visible(cutout, _size(cutout.size, paste), paste.at, picture.size)
     if shown is not None:
         alpha = shown.getchannel("A")
         picture.paste(shown.convert(picture.mode), corner, alpha)
         coverage.paste(alpha, corner)
-    image, covered = fitted(picture, background), fitted(coverage, background)[0] >= _COVERED
-    if not bool(covered.any()):
-        raise ValueError(_covers_nothing(background, paste, size))
-    distance = distance_to(covered, paste.grow + paste.feather)
-    mask, strength = distance <= paste.grow, _strength(distance, paste)
-    guide = background._replace(image=images_from_bytes(image[None]), mask=mask[None, None])
-    return Composite(guide, strength[None, None])
+    return images_from_bytes(fitted(picture, background)[None])[0], coverage
+
+
+def _with_values(background: Guide, paste: Paste) -> tuple[Float[Tensor, "C H W"], Image.Image]:
+    """As `_with_picture`, for an object of a model's format."""
+    whole, cutout = ((read_whole(path, background.shape) + 1) / 2 for path in (background.path, paste.path))
+    canvas, size = (whole.shape[2], whole.shape[1]), (cutout.shape[2], cutout.shape[1])
+    levels = Image.new("L", size, 255) if paste.mask is None else _object_mask(paste, size)
+    weight = torch.from_numpy(np.array(levels))[None].float() / 255
+    opaque = cutout[-1:] if background.format is not None and background.format.alpha else torch.ones_like(weight)
+    placed = torch.zeros(len(cutout) + 1, *whole.shape[1:])
+    for band, values in zip(placed, weight * torch.cat([cutout, opaque]), strict=True):
+        shown, (left, top) = _visible(Image.fromarray(values.numpy()), _size(size, paste), paste.at, canvas)
+        if shown is not None:
+            band[top : top + shown.height, left : left + shown.width] = torch.from_numpy(np.array(shown))
+    values, coverage = placed[:-1], placed[-1].clamp(0, 1)
+    if not bool(weight.mul(opaque).any()):
+        raise ValueError(_transparent(paste))
+    image = 2 * (values + (1 - coverage) * whole) - 1
+    fit = "resize" if background.whole else background.fit
+    return (
+        resampled(image.clamp(-1, 1), background.shape, background.shape.sides, fit),
+        Image.fromarray((coverage * 255).round().to(torch.uint8).numpy()),
+    )
 
 
 def distance_to(region: Bool[Tensor, "H W"], reach: int) -> Float[Tensor, "H W"]:
@@ -137,8 +171,14 @@ def _visible(
     return cutout.resize((right - left, bottom - top), Image.Resampling.LANCZOS, box=box), (left, top)
 
 
-def _covers_nothing(background: Guide, paste: Paste, size: tuple[int, int]) -> str:
+def _size(size: tuple[int, int], paste: Paste) -> tuple[int, int]:
+    """Width and height of the pasted object, whose file has `size`."""
+    return max(1, round(size[0] * paste.scale)), max(1, round(size[1] * paste.scale))
+
+
+def _covers_nothing(background: Guide, paste: Paste) -> str:
     width, height = background.original_size
+    size = _size(image_size(paste.path), paste)
     down, across = background.image.shape[-2:]
     left, top, right, bottom = central_box((width, height), (down, across))
     part = f", of which the central {right - left}x{bottom - top} are edited"
@@ -152,22 +192,27 @@ def _covers_nothing(background: Guide, paste: Paste, size: tuple[int, int]) -> s
 
 def _cutout(paste: Paste) -> Image.Image:
     """The object at its own size, RGBA."""
-    for path in filter(None, (paste.path, paste.mask)):
-        if not path.is_file():
-            raise ValueError(f"there is no picture at {path}; give an image file")
-    cutout, within = read_picture(paste.path), ""
+    cutout = read_rgba(paste.path)
     if paste.mask is not None:
-        mask, within = read_picture(paste.mask), f" within the mask {paste.mask}"
-        if mask.size != cutout.size:
-            sizes = (
-                f"{path} is {part.width}x{part.height}" for path, part in ((paste.path, cutout), (paste.mask, mask))
-            )
-            raise ValueError(f"the mask of an object must have the size of its picture: {', '.join(sizes)}")
-        levels = mask.convert("L")
-        if levels.getextrema()[1] == 1:  # 0 and 1 of a label image
-            levels = levels.point(lambda level: 255 * level)
-        white = ImageChops.multiply(levels, mask.getchannel("A"))
-        cutout.putalpha(ImageChops.multiply(cutout.getchannel("A"), white))
+        cutout.putalpha(ImageChops.multiply(cutout.getchannel("A"), _object_mask(paste, cutout.size)))
     if cutout.getchannel("A").getbbox() is None:
-        raise ValueError(f"{paste.path} is fully transparent{within}: there is no object to paste")
+        raise ValueError(_transparent(paste))
     return cutout
+
+
+def _object_mask(paste: Paste, size: tuple[int, int]) -> Image.Image:
+    """How far the mask's pixels belong to an object of `size`, 0..255."""
+    assert paste.mask is not None
+    mask = read_rgba(paste.mask)
+    if mask.size != size:
+        sizes = f"{paste.path} is {size[0]}x{size[1]}, {paste.mask} is {mask.width}x{mask.height}"
+        raise ValueError(f"the mask of an object must have the size of its picture: {sizes}")
+    levels = mask.convert("L")
+    if levels.getextrema()[1] == 1:  # 0 and 1 of a label image
+        levels = levels.point(lambda level: 255 * level)
+    return ImageChops.multiply(levels, mask.getchannel("A"))
+
+
+def _transparent(paste: Paste) -> str:
+    within = "" if paste.mask is None else f" within the mask {paste.mask}"
+    return f"{paste.path} is fully transparent{within}: there is no object to paste"

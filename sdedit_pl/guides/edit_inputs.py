@@ -69,20 +69,13 @@ class GuideReader:
             ValueError: a file cannot be read, or the files do not fit together.
         """
         if self.focus:
-            size = self.shape.size
-            if not isinstance(size, int) or self.shape.format is not None:
-                raise ValueError(
-                    f"focus needs a model of square photographs, got one of {self.shape}; use windows=true"
-                )
             whole = read_large_guide(listed.guide, replace(self.shape, size=1))
             area = read_area(self.kind, listed.area, whole)
-            return [*parts_of(whole, area, size, None if self.focus is True else self.focus)]
+            return [*parts_of(whole, area, self.shape.sides, None if self.focus is True else self.focus)]
         if self.window is None:
             guide = read_guide(listed.guide, self.shape, self.fit)
         else:
             guide = read_large_guide(listed.guide, replace(self.shape, size=self.window), self.side)
-        if self.paste is not None and self.shape.format is not None:
-            raise ValueError(f"paste needs a model of photographs, got {self.shape}; paste before the edit, and mask")
         if self.paste is None:
             return [(guide, read_area(self.kind, listed.area, guide))]
         composite = compose(guide, self.paste)

@@ -2,9 +2,9 @@
 
     result = alpha * enlarged edit + (1 - alpha) * picture
 
-A part is a connected region of the mask. The model sees a square of the picture around it, with half of the region's
-length as context on each side. alpha is 1 in the region and falls to 0 over `FEATHER` pixels of the model; farther out
-the picture keeps its bits.
+A part is a connected region of the mask. The model sees the picture around it, at the model's proportions, with half of
+the region's length as context on each side. alpha is 1 in the region and falls to 0 over `FEATHER` pixels of the model;
+farther out the picture keeps its bits.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import math
 from collections.abc import Iterator
 from typing import TypeAlias
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
-from PIL import Image, ImageChops, ImageFilter
+from jaxtyping import Bool, Float, Shaped, UInt8
+from PIL import ImageChops, ImageFilter
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from sdedit_pl.data.image_decoding import image_to_tensor
-from sdedit_pl.data.image_format import ImageFormat, images_from_bytes
-from sdedit_pl.guides.guide_files import Guide, Part
+from sdedit_pl.data.image_format import ImageFormat, bytes_from_images, images_from_bytes
+from sdedit_pl.guides.guide_files import Guide, Part, resampled
 from sdedit_pl.guides.mask_files import Area
 from sdedit_pl.picture_grid import to_picture
 
@@ -38,8 +39,10 @@ Box: TypeAlias = tuple[int, int, int, int]
 """x, y, width and height in pixels of the picture's file."""
 
 
-def parts_of(whole: Guide, area: Allowed | None, size: int, box: Box | None = None) -> list[tuple[Guide, Area]]:
-    """The parts of a picture as guides of the model's `size` with their areas.
+def parts_of(
+    whole: Guide, area: Allowed | None, sides: tuple[int, int], box: Box | None = None
+) -> list[tuple[Guide, Area]]:
+    """The parts of a picture as guides of the model's height and width with their areas.
 
     Args:
         whole: the picture, at its own size.
@@ -47,68 +50,72 @@ def parts_of(whole: Guide, area: Allowed | None, size: int, box: Box | None = No
         box: the part to edit, all of it or where `area` allows; None for the regions of `area`.
 
     Raises:
-        ValueError: there is neither area nor box, nothing may change, or a part exceeds the largest square within the
-            picture.
+        ValueError: there is neither area nor box, nothing may change, or a part exceeds the largest one of the model's
+            proportions within the picture.
     """
     height, width = whole.image.shape[2:]
     if box is None:
         if area is None:
             raise ValueError(f"focus=true needs a mask, and {whole.path} has none; give one, or focus=x,y,width,height")
         regions = regions_of(area[0, 0] > 0)
-        found = [(region, _square(_bounds(region), width, height, size, CONTEXT)) for region in regions]
+        found = [(region, _seen(_bounds(region), width, height, sides, CONTEXT)) for region in regions]
     else:
-        found = [_boxed(whole, area, size, box)]
+        found = [_boxed(whole, area, sides, box)]
     return [
-        _part(whole, region, region if area is None else area[0, 0] * region, square, size, number, len(found))
-        for number, (region, square) in enumerate(found, 1)
+        _part(whole, region, region if area is None else area[0, 0] * region, seen, sides, number, len(found))
+        for number, (region, seen) in enumerate(found, 1)
     ]
 
 
-def put_back(picture: UInt8[Tensor, "C H W"], part: Part, sample: Float[Tensor, "C h w"]) -> None:
-    """Blends the edit of a part, in [-1, 1], into the whole picture, in place."""
-    (left, top), side = part.corner, part.alpha.shape[0]
-    enlarged = to_picture(sample).resize((side, side), Image.Resampling.LANCZOS)
-    edit = image_to_tensor(enlarged, "edit", ImageFormat(side, len(sample))).float()
-    place = picture[:, top : top + side, left : left + side]
-    alpha = part.alpha.float() / 255
-    place.copy_((alpha * edit + (1 - alpha) * place).round().to(torch.uint8))
+def put_back(picture: Float[Tensor, "C H W"], guide: Guide, sample: Float[Tensor, "C h w"]) -> None:
+    """Blends the edit of a guide's part into the whole picture, in place; a photograph is rounded to 8 bits."""
+    assert guide.part is not None
+    place, alpha = cut_out(picture, guide.part), guide.part.alpha.float() / 255
+    edit = resampled(sample, guide.shape, (place.shape[1], place.shape[2]))
+    if guide.format is None:
+        edit, before = bytes_from_images(edit).float(), bytes_from_images(place)
+        place.copy_(images_from_bytes((alpha * edit + (1 - alpha) * before).round().to(torch.uint8)[None])[0])
+    else:
+        place.copy_(alpha * edit + (1 - alpha) * place)
 
 
-def cut_out(
-    picture: Float[Tensor, "C H W"] | UInt8[Tensor, "C H W"], square: tuple[int, int, int], size: int
-) -> UInt8[Tensor, "C size size"]:
-    """A square of a picture, (left, top, side), resampled to `size`."""
-    left, top, side = square
-    part = to_picture(picture[:, top : top + side, left : left + side])
-    return image_to_tensor(part, "part", ImageFormat(size, len(picture)))
+def cut_out(picture: Shaped[Tensor, "*C H W"], part: Part) -> Shaped[Tensor, "*C h w"]:
+    """The view of a picture that a part takes."""
+    (left, top), (height, width) = part.corner, part.alpha.shape
+    return picture[..., top : top + height, left : left + width]
 
 
 def _part(
     whole: Guide,
     region: Bool[Tensor, "height width"],
     strength: Bool[Tensor, "height width"] | Float[Tensor, "height width"],
-    square: tuple[int, int, int],
-    size: int,
+    seen: Box,
+    sides: tuple[int, int],
     number: int,
     count: int,
 ) -> tuple[Guide, Area]:
-    left, top, side = square
-    window = slice(top, top + side), slice(left, left + side)
-    crop = cut_out(whole.image[0], square, size)
+    left, top, width, height = seen
+    window = slice(top, top + height), slice(left, left + width)
     grey = (strength[window].float() * 255).round().to(torch.uint8)[None]
-    small = image_to_tensor(to_picture(grey), "mask", ImageFormat(size, 1))[None]
+    small = image_to_tensor(to_picture(grey), "mask", ImageFormat(sides, 1, fit="resize"))[None]
     # A thin line may cover less than half of each pixel of the model.
     area = small.float() / 255 if strength.is_floating_point() else small >= min(128, max(1, int(small.max())))
-    part = Part((left, top), _alpha(region[window], max(1, round(FEATHER * side / size))), number, number == count)
-    guide = whole._replace(image=images_from_bytes(crop[None]), original_size=(side, side), whole=False, part=part)
+    part = Part((left, top), _alpha(region[window], _feather(width, sides)), number, number == count)
+    image = resampled(cut_out(whole.image[0], part), whole.shape, sides)[None]
+    guide = whole._replace(image=image, original_size=(width, height), whole=False, part=part)
     return guide, area
 
 
-def _alpha(region: Bool[Tensor, "side side"], feather: int) -> UInt8[Tensor, "side side"]:
+def _feather(width: int, sides: tuple[int, int]) -> int:
+    """The width of the feather in pixels of the picture; `width` is that of a part."""
+    return max(1, round(FEATHER * width / sides[1]))
+
+
+def _alpha(region: Bool[Tensor, "h w"], feather: int) -> UInt8[Tensor, "h w"]:
     """255 in the region, falling to 0 at a distance of more than `feather` pixels."""
     inside = to_picture(region.to(torch.uint8)[None] * 255)
     border = inside.filter(ImageFilter.BoxBlur(feather)).point([min(255, 2 * value) for value in range(256)])
-    return image_to_tensor(ImageChops.lighter(inside, border), "mask", ImageFormat(len(region), 1))[0]
+    return torch.from_numpy(np.array(ImageChops.lighter(inside, border)))
 
 
 def regions_of(allowed: Bool[Tensor, "H W"]) -> Iterator[Bool[Tensor, "H W"]]:
@@ -135,24 +142,29 @@ def _bounds(region: Bool[Tensor, "H W"]) -> Box:
     return left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top
 
 
-def _square(box: Box, width: int, height: int, size: int, context: float) -> tuple[int, int, int]:
-    """Left, top and side of the square around a box, no smaller than the model's size if the picture allows it."""
+def _seen(box: Box, width: int, height: int, sides: tuple[int, int], context: float) -> Box:
+    """The box of the model's proportions around another, no smaller than the model if the picture allows it."""
     x, y, across, down = box
-    longer, most = max(across, down), min(width, height)
-    if longer > most:
+    high, wide = sides
+    needed, most = max(across, down * wide / high), min(width, height * wide / high)
+    if needed > most:
+        kind = "square" if high == wide else f"part of {wide}:{high}"
         raise ValueError(
-            f"a part of {across}x{down} pixels exceeds the largest square within a picture of {width}x{height}; mask a "
+            f"a part of {across}x{down} pixels exceeds the largest {kind} within a picture of {width}x{height}; mask a "
             "smaller part, or use windows=true"
         )
-    side = min(max(math.ceil(longer * (1 + 2 * context)), size), most)
-    left, top = (round(start + length / 2 - side / 2) for start, length in ((x, across), (y, down)))
-    return min(max(left, 0), width - side), min(max(top, 0), height - side), side
+    inner = min(max(math.ceil(needed * (1 + 2 * context)), wide), math.floor(most))
+    found = inner, min(max(round(inner * high / wide), 1), height)
+    left, top = (
+        round(start + length / 2 - side / 2) for start, length, side in ((x, across, found[0]), (y, down, found[1]))
+    )
+    return min(max(left, 0), width - found[0]), min(max(top, 0), height - found[1]), *found
 
 
 def _boxed(
-    whole: Guide, area: Allowed | None, size: int, box: Box
-) -> tuple[Bool[Tensor, "height width"], tuple[int, int, int]]:
-    """The region in a box, without the border that the feather takes, and the square around the box."""
+    whole: Guide, area: Allowed | None, sides: tuple[int, int], box: Box
+) -> tuple[Bool[Tensor, "height width"], Box]:
+    """The region in a box, without the border that the feather takes, and the part of the picture around the box."""
     height, width = whole.image.shape[2:]
     x, y, across, down = box
     if min(x, y) < 0 or min(across, down) < SMALLEST_BOX or x + across > width or y + down > height:
@@ -160,12 +172,12 @@ def _boxed(
             f"focus is a box x,y,width,height of at least {SMALLEST_BOX} pixels within {whole.path}, which is "
             f"{width}x{height}, got {','.join(map(str, box))}"
         )
-    square = _square(box, width, height, size, 0.0)
-    border = min(max(1, round(FEATHER * square[2] / size)), (min(across, down) - 1) // 2)
+    seen = _seen(box, width, height, sides, 0.0)
+    border = min(_feather(seen[2], sides), (min(across, down) - 1) // 2)
     region = torch.zeros(height, width, dtype=torch.bool)
     region[y + border : y + down - border, x + border : x + across - border] = True
     if area is not None:
         region &= area[0, 0] > 0
         if not bool(region.any()):
             raise ValueError(f"the mask of {whole.path} allows no change in the box focus={','.join(map(str, box))}")
-    return region, square
+    return region, seen

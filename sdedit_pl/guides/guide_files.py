@@ -19,17 +19,26 @@ from torch import Tensor
 from sdedit_pl.data.array_formats import ARRAY_SUFFIXES, suffixes_of
 from sdedit_pl.data.image_decoding import decode_image, decode_whole, eight_bits, image_to_tensor
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images, open_image, orientation, upright
-from sdedit_pl.data.image_format import Fit, ImageFormat, ImageShape, PixelFormat, central_box, padded_box
-from sdedit_pl.data.value_decoding import clipped_share, read_values, with_window
+from sdedit_pl.data.image_format import (
+    Fit,
+    ImageFormat,
+    ImageShape,
+    PixelFormat,
+    central_box,
+    images_from_bytes,
+    padded_box,
+)
+from sdedit_pl.data.value_decoding import clipped_share, fitted_values, read_values, with_window
 from sdedit_pl.files import matching_files
 from sdedit_pl.guides.reference_runner_files import RUNNER_SUFFIX, read_mask_and_image
+from sdedit_pl.picture_grid import to_picture
 from sdedit_pl.typing import Pixels
 
 logger = logging.getLogger(__name__)
 
 
 class Part(NamedTuple):
-    """The square part of a picture that a guide shows.
+    """The part of a picture that a guide shows.
 
     Args:
         corner: (left, top) in pixels of the file.
@@ -39,7 +48,7 @@ class Part(NamedTuple):
     """
 
     corner: tuple[int, int]
-    alpha: UInt8[Tensor, "side side"]
+    alpha: UInt8[Tensor, "h w"]
     number: int
     last: bool
 
@@ -99,7 +108,7 @@ def find_guides(guide: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[
         return [path]
     found = [Path(match) for match in matching_files(guide)]
     if not found:
-        raise ValueError(f"there is no guide at {guide}; give an image file, a folder or a glob")
+        raise ValueError(f"there is no file or folder at {guide}; give an image file, a folder or a glob")
     return found
 
 
@@ -139,6 +148,13 @@ def read_large_guide(path: Path, window: ImageShape, side: int | None = None) ->
     values = read_pixels(path, replace(ImageFormat.of(window), size=sides), whole=True)
     _warn_of_clipping(path, values, window)
     return Guide(path, window.images(values[None]), (width, height), whole=True, format=_shown_format(path, window))
+
+
+def read_whole(path: Path, shape: ImageShape) -> Float[Tensor, "C H W"]:
+    """An image of a model's channels and format at its own size, in [-1, 1]; raises what `read_pixels` does."""
+    width, height = image_size(path)
+    image_format = replace(ImageFormat.of(shape), size=(height, width))
+    return image_format.images(read_pixels(path, image_format, whole=True)[None])[0]
 
 
 def read_guides(guide: str, shape: ImageShape) -> list[Guide]:
@@ -186,7 +202,7 @@ def read_pixels(path: Path, image_format: ImageFormat, *, whole: bool = False) -
         return (decode_whole if whole else decode_image)(path, str(path), image_format)
 
 
-def read_picture(path: Path) -> Image.Image:
+def read_rgba(path: Path) -> Image.Image:
     """An image file's picture at its own size, upright, as RGBA; raises what `read_pixels` does."""
     with _advice(), open_image(path, str(path)) as image:
         image.load()
@@ -202,6 +218,17 @@ def fitted(picture: Image.Image, guide: Guide) -> UInt8[Tensor, "C H W"]:
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(picture)).reshape(height, width, -1).permute(2, 0, 1)
+
+
+def resampled(
+    image: Float[Tensor, "C H W"], shape: ImageShape, sides: tuple[int, int], fit: Fit = "resize"
+) -> Float[Tensor, "C h w"]:
+    """An image in [-1, 1] at height and width `sides`; photographs are rounded to 8 bits, other data are not."""
+    image_format = replace(ImageFormat.of(shape, fit=fit), size=sides)
+    if shape.format is None:
+        return images_from_bytes(image_to_tensor(to_picture(image), "part", image_format)[None])[0]
+    values = fitted_values(image.permute(1, 2, 0).numpy(), image_format)
+    return torch.from_numpy(values).permute(2, 0, 1).clamp(-1, 1)
 
 
 def _shown_format(path: Path, shape: ImageShape) -> PixelFormat | None:

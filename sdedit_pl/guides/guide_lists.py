@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES
-from sdedit_pl.data.local_shards import DAMAGE, ShardFile, Stamp, tar_images, warn_of_extra_images
+from sdedit_pl.data.local_shards import ARCHIVE_DAMAGE, ShardFile, Stamp, tar_images, warn_of_extra_images
 from sdedit_pl.data.shard_manifest import Shard
 from sdedit_pl.downloads import is_remote
 from sdedit_pl.guides.guide_files import find_guides
@@ -132,7 +132,7 @@ def shard_guides(shard: Shard, kind: AreaKind) -> list[ListedGuide]:
                 extra.append(name)
             else:
                 found[str(folder / key)] = (Path(shard.place, base), place)
-    except DAMAGE as error:
+    except ARCHIVE_DAMAGE as error:
         raise ValueError(f"cannot read the shard {shard.place} to its end: {error}") from None
     warn_of_extra_images(extra)
     listed = []

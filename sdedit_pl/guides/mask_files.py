@@ -16,7 +16,7 @@ from torch import Tensor
 from sdedit_pl.data.array_formats import ALL_SUFFIXES
 from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.files import in_both_forms
-from sdedit_pl.guides.guide_files import Guide, find_guides, fitted, image_size, read_picture, read_pixels
+from sdedit_pl.guides.guide_files import Guide, find_guides, fitted, image_size, read_pixels, read_rgba
 from sdedit_pl.guides.reference_runner_files import RUNNER_SUFFIX
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def read_mask(path: Path, guide: Guide) -> Bool[Tensor, "1 1 H W"]:
         ValueError: the image is not intact (UnreadableImage), has another size than the guide, is all black, or its
             values do not say which pixels may change.
     """
-    picture = read_picture(path)
+    picture = read_rgba(path)
     _check_size("mask", path, picture.size, guide)
     mask = fitted(Image.fromarray(_marked(path, picture).astype(np.uint8) * 255), guide) >= 128
     if not torch.any(mask):

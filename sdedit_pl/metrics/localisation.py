@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdedit_pl.metrics.intervals import Estimate, bootstrap_weights, percentile_interval
 
-LEVELS = 2000
+THRESHOLDS = 2000
 PRO_LIMIT = 0.3
 """The false-positive rate up to which PRO is averaged."""
 
@@ -55,7 +55,7 @@ def _levels(scores: Float[Tensor, "N H W"], truth: Bool[Tensor, "N H W"]) -> Int
     """The level of each score; 0 are the highest scores."""
     chosen = []
     for values in (scores.flatten(), scores[truth]):
-        places = torch.linspace(0, len(values) - 1, min(LEVELS // 2, len(values)), dtype=torch.float64)
+        places = torch.linspace(0, len(values) - 1, min(THRESHOLDS // 2, len(values)), dtype=torch.float64)
         chosen.append(values.sort().values[places.round().long()])
     thresholds = torch.cat(chosen).unique()
     return len(thresholds) - torch.searchsorted(thresholds, scores.contiguous(), right=True, out_int32=True)
@@ -77,8 +77,8 @@ def _cumulative(
     levels: Int[Tensor, "N H W"], owners: Int[Tensor, "N H W"], chosen: Bool[Tensor, "N H W"], count: int
 ) -> Float[Tensor, "count LEVELS"]:
     """The number of chosen pixels down to each level, for each of `count` owners of pixels."""
-    places = owners[chosen] * LEVELS + levels[chosen]
-    return places.bincount(minlength=count * LEVELS).view(count, LEVELS).cumsum(1).double()
+    places = owners[chosen] * THRESHOLDS + levels[chosen]
+    return places.bincount(minlength=count * THRESHOLDS).view(count, THRESHOLDS).cumsum(1).double()
 
 
 def _steps(curve: Float[Tensor, "LEVELS draws"]) -> Float[Tensor, "LEVELS draws"]:

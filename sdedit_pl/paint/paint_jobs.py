@@ -1,6 +1,7 @@
 """The edits of the paint page: their requests, a queue with one worker, and the folder in which each is kept.
 
     OUT/NUMBER/     guide.png, mask.png or strength.png, job.json; after success also the files of `sdedit edit`
+    OUT/.opened/    files that were opened, for models of other data than photographs, whose guides have their format
 
 `edit.yaml` repeats a result to the bit on the command line, which runs the same function.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import logging
 import math
@@ -29,15 +31,20 @@ from torch import Tensor
 from sdedit_pl.checkpoints.guidance import with_guidance
 from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.configuration.resolving import resolve
-from sdedit_pl.data.image_files import open_image
+from sdedit_pl.data.array_formats import suffixes_of
+from sdedit_pl.data.image_files import is_image_name, open_image
+from sdedit_pl.data.image_format import PixelFormat
+from sdedit_pl.data.value_decoding import read_values, result_suffix
 from sdedit_pl.edit_runs.edit_plan import build_edits, default_t0
-from sdedit_pl.edit_runs.edit_results import RECORD_FILE
+from sdedit_pl.edit_runs.edit_results import sample_file
 from sdedit_pl.edit_runs.edit_run import run_edit
 from sdedit_pl.edit_runs.edit_settings import EditSettings
+from sdedit_pl.edit_runs.unfinished_edits import EDIT_RECORD
 from sdedit_pl.editing.trajectories import LARGEST_SIDE, WatchedDenoiser
 from sdedit_pl.editing.windows import window_starts
-from sdedit_pl.files import in_words, require_folder, write_whole
+from sdedit_pl.files import in_words, require_folder, whole_file, write_whole
 from sdedit_pl.guides.focus import regions_of
+from sdedit_pl.paint.shown_files import blank_file, painted_file, shown_picture
 from sdedit_pl.picture_grid import png_bytes, to_picture
 from sdedit_pl.typing import Images
 
@@ -47,19 +54,25 @@ LARGEST_PICTURE = 20_000_000
 """Maximal number of pixels of a guide."""
 JOB_FILE = "job.json"
 GUIDE_FILE = "guide.png"
+OPENED = ".opened"
 _PREFIX = "data:image/png;base64,"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PAUSE = 0.08  # seconds between two estimates that are shown
 
-State = Literal["waiting", "running", "done", "cancelled", "failed", "interrupted"]
+JobState = Literal["waiting", "running", "done", "cancelled", "failed", "interrupted"]
 
 
 class EditRequest(BaseModel):
-    """An edit that the page asks for; pictures are data URLs of PNG files, `area` None to edit everywhere."""
+    """An edit that the page asks for.
+
+    Pictures are data URLs of PNG files, `area` None to edit everywhere. With a model of other data than photographs,
+    `guide` is a painted picture of the file at the address `source`.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     guide: str
+    source: str | None = None
     area: str | None = None
     kind: Literal["mask", "strength"] = "mask"
     t0: Annotated[float, Field(gt=0, le=1)]
@@ -90,8 +103,9 @@ class Job:
     created: float
     total: int
     windows: int = 1
+    guide: str = "guide.png"
     done: int = 0
-    state: State = "waiting"
+    state: JobState = "waiting"
     message: str = ""
     estimates: list[str] = field(default_factory=list)
     version: int = 0
@@ -99,6 +113,7 @@ class Job:
     first: tuple[float, int] = (0.0, 0)
     last: tuple[float, int] = (0.0, 0)
     shown: float = 0.0
+    format: PixelFormat | None = None
 
     @property
     def finished(self) -> bool:
@@ -107,17 +122,18 @@ class Job:
     @property
     def samples(self) -> list[str]:
         seed = self.settings["seed"]
-        names = [f"guide_seed{number}.png" for number in range(seed, seed + self.settings["samples"])]
+        seeds = range(seed, seed + self.settings["samples"])
+        names = [sample_file(Path(self.guide), "", f"seed{number}") for number in seeds]
         return names if self.state == "done" else []
 
     @property
     def files(self) -> list[str]:
         """The names of the files that the page may read."""
         area = [] if self.settings["kind"] is None else [f"{self.settings['kind']}.png"]
-        return [GUIDE_FILE, *area, *self.samples, *([RECORD_FILE] if self.samples else [])]
+        return [self.guide, *area, *self.samples, *([EDIT_RECORD] if self.samples else [])]
 
     def described(self) -> dict[str, Any]:
-        kept = ("identity", "settings", "created", "total", "windows", "done", "state", "message")
+        kept = ("identity", "settings", "created", "total", "windows", "guide", "done", "state", "message")
         return {name: getattr(self, name) for name in kept}
 
     def watch(self, _: Tensor, x_0: Images) -> None:
@@ -129,7 +145,7 @@ class Job:
         if self.first == (0.0, 0):
             self.first = self.last
         if self.last[0] - self.shown > _PAUSE:
-            self.estimates = [_data_url(to_picture(image)) for image in x_0]
+            self.estimates = [_data_url(to_picture(image, self.format)) for image in x_0]
             self.shown = time.monotonic()
         self.version += 1
 
@@ -145,9 +161,7 @@ class PaintJobs:
         require_folder(out)
         self.ckpt, self.out, self.device = ckpt, out, device
         self.denoiser, self.description = load_for_editing(ckpt, device)
-        image = self.description.image
-        if image.format is not None or image.height != image.width:
-            raise ValueError(f"the page paints square photographs, and {ckpt} is for {image}; use sdedit edit")
+        self.image = self.description.image
         self.t0 = default_t0(self.description.path)
         self.jobs = {job.identity: job for job in _restored(out)}
         self.seconds = self._seconds_per_evaluation()
@@ -169,18 +183,56 @@ class PaintJobs:
             self._changed.notify_all()
         self._worker.join()
 
-    def submit(self, request: EditRequest) -> Job:
+    def opened(self, name: str, content: bytes) -> Path:
+        """Stores a file of the model's format.
+
+        Raises:
+            ValueError: it cannot be read, or is too large.
+        """
+        name = name.replace("\\", "/").rpartition("/")[2]
+        if not is_image_name(name, suffixes_of(self.image)):
+            raise ValueError(
+                f"{name} is no image file; its name must end in one of {', '.join(suffixes_of(self.image))}"
+            )
+        height, width = read_values(content, name).values.shape[:2]
+        _check_pixels(name, width, height)
+        file = self.out / OPENED / hashlib.sha256(content).hexdigest()[:16] / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file) as unfinished:
+            unfinished.write_bytes(content)
+        try:
+            shown_picture(file, self.image)
+        except ValueError as error:
+            file.unlink()
+            raise ValueError(str(error).replace(str(file), name)) from None
+        return file
+
+    def blank(self) -> Path:
+        """The file that a new canvas of a model of other data starts from."""
+        return self.opened("blank.tif", blank_file(self.image))
+
+    def submit(self, request: EditRequest, source: Path | None = None) -> Job:
         """Stores an edit's pictures and settings and queues it.
+
+        Args:
+            source: the file of which the guide is a painted picture, for models of other data than photographs.
 
         Raises:
             ValueError: a picture cannot be read or is too large, or the model cannot edit from this t0.
         """
-        asked = request.model_dump(exclude={"guide", "area", "kind"})
+        asked = request.model_dump(exclude={"guide", "source", "area", "kind"})
         settings = self._settings(guide="", **asked)
         (edit,) = build_edits(settings)
         denoiser = with_guidance(self.denoiser, self.description, settings)
         edit.check(denoiser)
         guide = _picture("the guide", request.guide).convert("RGB")
+        guide_file = GUIDE_FILE
+        if self.image.format is None:
+            content = png_bytes(guide, compress_level=1)
+        else:
+            source = source or self.blank()
+            content = painted_file(source, guide, self.image)
+            guide_file = f"guide{result_suffix(source)}"
         area = None if request.area is None else _picture("the mask", request.area).convert("L")
         if area is not None and area.size != guide.size:
             raise ValueError(f"the mask must have the size of the guide, {guide.size}, got {area.size}")
@@ -195,10 +247,10 @@ class PaintJobs:
         total = edit.total_steps(self.denoiser.sde) * request.samples * parts
         windows = (self._windows(guide.size) if request.windows else 1) * denoiser.evaluations
         identity = f"{len(self.jobs) + 1:04d}-{secrets.token_hex(3)}"
-        job = Job(identity, settings, time.time(), total, windows)
+        job = Job(identity, settings, time.time(), total, windows, guide_file, format=self.image.format)
         folder = self.folder(job)
         folder.mkdir(parents=True)
-        guide.save(folder / GUIDE_FILE, compress_level=1)
+        (folder / guide_file).write_bytes(content)
         if area is not None:
             area.save(folder / f"{request.kind}.png")
         self._store(job)
@@ -263,7 +315,7 @@ class PaintJobs:
         kind = asked.pop("kind")
         areas = {} if kind is None else {kind: str(folder / f"{kind}.png")}
         settings = self._settings(
-            guide=str(folder / GUIDE_FILE),
+            guide=str(folder / job.guide),
             out=str(folder),
             overwrite=True,  # of the guide's own folder
             **areas,
@@ -278,14 +330,15 @@ class PaintJobs:
 
     def _windows(self, size: tuple[int, int]) -> int:
         """The number of windows of a picture."""
-        window = max(self.description.image.sides)
-        return math.prod(len(window_starts(max(side, window), window, window // 2)) for side in size)
+        sides, overlap = self.image.sides, min(self.image.sides) // 2
+        lengths = zip(reversed(size), sides, strict=True)
+        return math.prod(len(window_starts(max(length, window), window, overlap)) for length, window in lengths)
 
     def _settings(self, **keys: Any) -> EditSettings:
         fixed = {"ckpt": self.ckpt, "device": self.device, "compile": False}
         return resolve(EditSettings, {**fixed, **keys})
 
-    def _end(self, job: Job, state: State, message: str = "") -> None:
+    def _end(self, job: Job, state: JobState, message: str = "") -> None:
         """Stores the end of an edit, and then shows it."""
         try:
             self._store(job, state=state, message=message)
@@ -300,8 +353,7 @@ class PaintJobs:
 
     def _seconds_per_evaluation(self) -> float:
         """The shortest time of a few evaluations, the first of which warms up."""
-        shape = self.description.image.tensor_shape
-        image = torch.zeros(1, *shape, device=next(self.denoiser.parameters()).device)
+        image = torch.zeros(1, *self.image.tensor_shape, device=next(self.denoiser.parameters()).device)
         seconds = []
         with torch.no_grad():
             for _ in range(4):
@@ -322,7 +374,7 @@ def _restored(out: Path) -> list[Job]:
             logger.warning("%s cannot be read, so its edit is not shown: %s", file, error)
             continue
         if not job.finished:
-            job.state = "done" if (file.parent / RECORD_FILE).is_file() else "interrupted"
+            job.state = "done" if (file.parent / EDIT_RECORD).is_file() else "interrupted"
         jobs.append(job)
     return jobs
 
@@ -339,14 +391,17 @@ def _picture(name: str, url: str) -> Image.Image:
         file = b""
     if not url.startswith(_PREFIX) or not file.startswith(_SIGNATURE):
         raise ValueError(f"{name} must be a data URL of a PNG file, {_PREFIX}...")
-    width, height = (int.from_bytes(file[start : start + 4], "big") for start in (16, 20))  # before anything is decoded
+    _check_pixels(name, *(int.from_bytes(file[start : start + 4], "big") for start in (16, 20)))  # before decoding
+    with open_image(file, name) as image:
+        image.load()
+        return image
+
+
+def _check_pixels(name: str, width: int, height: int) -> None:
     if width * height > LARGEST_PICTURE:
         raise ValueError(
             f"{name} has {width}x{height} pixels, more than {LARGEST_PICTURE // 10**6} million; make it smaller first"
         )
-    with open_image(file, name) as image:
-        image.load()
-        return image
 
 
 def _data_url(picture: Image.Image) -> str:

@@ -3,6 +3,8 @@
     GET  /                              the page; its parts are at /static/NAME
     GET  /api/state                     {"model", "guides", "seconds", "overhead", "queued", "jobs"}
     GET  /guides/NAME                   a guide to start from
+    POST /api/guides       OpenedFile   {"source"}: the address of a file that was opened, opened/HASH/NAME
+    GET  /shown/ADDRESS                 the picture of a guide, an opened file or a file of an edit; shown/blank is new
     POST /api/edits        EditRequest  {"identity"}
     GET  /api/edits/ID/events           server-sent events: {"job", "position", "estimates"}, until the edit ends
     POST /api/edits/ID/cancel  {}       {}
@@ -18,12 +20,12 @@ import asyncio
 import json
 import os
 import secrets
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -32,10 +34,13 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from sdedit_pl.data.image_files import list_images, open_image
+from sdedit_pl.data.array_formats import suffixes_of
+from sdedit_pl.data.image_files import list_images
+from sdedit_pl.data.image_format import numbers_of_shown
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.files import whole_file
-from sdedit_pl.paint.paint_jobs import LARGEST_PICTURE, EditRequest, Job, PaintJobs
+from sdedit_pl.paint.paint_jobs import LARGEST_PICTURE, OPENED, EditRequest, Job, PaintJobs
+from sdedit_pl.paint.shown_files import painting_rule, shown_picture
 from sdedit_pl.picture_grid import png_bytes
 from sdedit_pl.web import guarded_app, json_reply, parsed
 
@@ -47,6 +52,16 @@ _SHOWN_JOBS = 200
 _TICK = 0.02  # seconds between two looks at a running edit
 _LEVELS = 101  # noise levels that the page knows, at evenly spaced times from 0 to the model's largest
 _SHORTEST_TOKEN = 16
+Stored = TypeVar("Stored")
+
+
+class OpenedFile(BaseModel):
+    """A file of the model's format."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(max_length=200)]
+    content: Base64Bytes
 
 
 class Nothing(BaseModel):
@@ -69,6 +84,20 @@ def paint_app(jobs: PaintJobs, guides: Path, token: str = "", names: Collection[
             raise HTTPException(404, "there is no such file")
         return file
 
+    def source_of(address: str) -> Path | None:
+        """The file at an address; None if there is none."""
+        kind, _, rest = address.partition("/")
+        folder, _, name = rest.rpartition("/")
+        if kind == "blank":
+            return jobs.blank()
+        if kind == "guides":
+            return guides / rest if rest in _names(guides, jobs) else None
+        if kind == "results":
+            job = jobs.jobs.get(folder)
+            return jobs.folder(job) / name if job is not None and name in job.files else None
+        opened = {file.relative_to(jobs.out / OPENED).as_posix(): file for file in jobs.out.glob(f"{OPENED}/*/*")}
+        return opened.get(rest) if kind == "opened" else None
+
     def page(request: Request) -> Response:
         return FileResponse(_PAGE / "index.html")
 
@@ -77,7 +106,7 @@ def paint_app(jobs: PaintJobs, guides: Path, token: str = "", names: Collection[
         return json_reply(
             {
                 "model": _model(jobs),
-                "guides": _names(guides),
+                "guides": _names(guides, jobs),
                 "seconds": jobs.seconds,
                 "overhead": jobs.overhead,
                 "queued": jobs.queued_seconds(),
@@ -87,19 +116,38 @@ def paint_app(jobs: PaintJobs, guides: Path, token: str = "", names: Collection[
 
     def guide(request: Request) -> Response:
         name = request.path_params["name"]
-        if name not in _names(guides):
+        if name not in _names(guides, jobs):
             raise HTTPException(404, "there is no such guide")
         return FileResponse(guides / name)
 
-    async def submit(request: Request) -> Response:
-        body = await parsed(request, EditRequest, LARGEST_BODY)
+    async def stored(function: Callable[..., Stored], *arguments: Any) -> Stored:
+        """Calls a function that writes to the folder of the results, and answers its errors."""
         try:
-            job = await run_in_threadpool(jobs.submit, body)
+            return await run_in_threadpool(function, *arguments)
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
         except OSError as error:
             raise HTTPException(503, f"the edit cannot be stored in {jobs.out}: {error.strerror}") from error
+
+    async def submit(request: Request) -> Response:
+        body = await parsed(request, EditRequest, LARGEST_BODY)
+        source = None if body.source is None else await stored(source_of, body.source)
+        if body.source is not None and source is None:
+            raise HTTPException(400, f"{body.source} is gone; open the file again")
+        job = await stored(jobs.submit, body, source)
         return json_reply({"identity": job.identity})
+
+    async def open_file(request: Request) -> Response:
+        body = await parsed(request, OpenedFile, LARGEST_BODY)
+        file = await stored(jobs.opened, body.name, body.content)
+        return json_reply({"source": f"opened/{file.relative_to(jobs.out / OPENED).as_posix()}"})
+
+    async def shown(request: Request) -> Response:
+        file = await stored(source_of, request.path_params["address"])
+        if file is None:
+            raise HTTPException(404, "there is no such file")
+        picture = await stored(shown_picture, file, jobs.image)
+        return Response(png_bytes(picture, compress_level=1), media_type="image/png")
 
     def events(request: Request) -> Response:
         return StreamingResponse(_events(jobs, job_of(request)), media_type="text/event-stream")
@@ -112,11 +160,10 @@ def paint_app(jobs: PaintJobs, guides: Path, token: str = "", names: Collection[
     def result(request: Request) -> Response:
         return FileResponse(file_of(request), headers=_FOREVER)
 
-    def thumb(request: Request) -> Response:
-        path = file_of(request)
-        with open_image(path, str(path)) as picture:
-            picture.thumbnail((_THUMB, _THUMB))
-            return Response(png_bytes(picture), 200, _FOREVER, "image/png")
+    async def thumb(request: Request) -> Response:
+        picture = await stored(shown_picture, file_of(request), jobs.image)
+        picture.thumbnail((_THUMB, _THUMB))
+        return Response(png_bytes(picture), 200, _FOREVER, "image/png")
 
     routes = [
         Route("/", page),
@@ -124,7 +171,9 @@ def paint_app(jobs: PaintJobs, guides: Path, token: str = "", names: Collection[
         Route("/api/edits", submit, methods=["POST"]),
         Route("/api/edits/{identity}/events", events),
         Route("/api/edits/{identity}/cancel", cancel, methods=["POST"]),
+        Route("/api/guides", open_file, methods=["POST"]),
         Route("/guides/{name}", guide),
+        Route("/shown/{address:path}", shown),
         Route("/results/{identity}/{name}", result),
         Route("/thumbs/{identity}/{name}", thumb),
         Mount("/static", StaticFiles(directory=_PAGE / "static")),
@@ -159,17 +208,19 @@ def _described(job: Job) -> dict[str, Any]:
     return {**job.described(), "samples": job.samples}
 
 
-def _names(guides: Path) -> list[str]:
-    return list_images(guides) if guides.is_dir() else []
+def _names(guides: Path, jobs: PaintJobs) -> list[str]:
+    return list_images(guides, suffixes=suffixes_of(jobs.image)) if guides.is_dir() else []
 
 
 def _model(jobs: PaintJobs) -> dict[str, Any]:
     denoiser = jobs.denoiser
     times = torch.linspace(0, denoiser.t_max, _LEVELS, dtype=torch.float64)
-    image = jobs.description.image
     return {
         "name": jobs.description.path.stem,
-        "size": image.size,
+        "width": jobs.image.width,
+        "height": jobs.image.height,
+        "bands": len(numbers_of_shown(jobs.image.channels, jobs.image.format)),
+        "rule": painting_rule(jobs.image),
         "labels": list(denoiser.labels.examples),
         "known": denoiser.labels.known if denoiser.labels.size else "",
         "t0": jobs.t0,

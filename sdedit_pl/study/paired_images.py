@@ -79,7 +79,7 @@ def common_shape(name: str, outputs: Mapping[str, Path]) -> tuple[int, int]:
     return height, width
 
 
-def read_picture(file: Path, shape: tuple[int, int]) -> Image.Image:
+def read_rgb(file: Path, shape: tuple[int, int]) -> Image.Image:
     """Reads an image file as upright RGB, resampled to `shape` (height, width) if its size differs.
 
     As in editing, a square shape takes the central crop, any other shape the whole image.

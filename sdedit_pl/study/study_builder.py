@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sdedit_pl.picture_grid import png_bytes
-from sdedit_pl.study.paired_images import common_shape, degraded_copy, image_files, pair_files, read_picture
+from sdedit_pl.study.paired_images import common_shape, degraded_copy, image_files, pair_files, read_rgb
 from sdedit_pl.study.study_database import write_study
 from sdedit_pl.study.study_settings import StudyPlan
-from sdedit_pl.study.trial_design import GUIDE, REAL, StudyError, TrialImage, design_forms, method_pairs
+from sdedit_pl.study.trial_design import GUIDE_ORIGIN, REAL_ORIGIN, StudyError, TrialImage, design_forms, method_pairs
 
 
 def build_study(plan: StudyPlan, file: Path) -> dict[str, Any]:
@@ -42,14 +42,14 @@ def build_study(plan: StudyPlan, file: Path) -> dict[str, Any]:
         real=list(real),
     )
     files = {TrialImage(name, item): items[item][f"methods.{name}"] for name in plan.methods for item in items}
-    files |= {TrialImage(GUIDE, item): paired["guides"] for item, paired in items.items() if "guides" in paired}
-    files |= {TrialImage(REAL, item): path for item, path in real.items()}
+    files |= {TrialImage(GUIDE_ORIGIN, item): paired["guides"] for item, paired in items.items() if "guides" in paired}
+    files |= {TrialImage(REAL_ORIGIN, item): path for item, path in real.items()}
     shown = sorted({image for form in forms for trial in form for image in trial.images})
     largest = max(shapes.values())
     pictures = {}
     for image in shown:
-        shape = largest if image.origin == REAL else shapes[image.item]
-        picture = read_picture(files[image._replace(degraded=False)], shape)
+        shape = largest if image.origin == REAL_ORIGIN else shapes[image.item]
+        picture = read_rgb(files[image._replace(degraded=False)], shape)
         pictures[image] = png_bytes(degraded_copy(picture, plan.seed) if image.degraded else picture)
     _require_distinct(plan.methods, items, pictures)
     settings = {key: value for key, value in asdict(plan).items() if key != "out"}

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from io import BytesIO
 from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
@@ -25,9 +26,10 @@ from sdedit_pl.study.trial_design import Side, StudyError, Trial, TrialImage
 
 APPLICATION_ID = 0x53444564
 """Identifies the file as a study in SQLite's header; the ASCII bytes of "SDEd"."""
-VERSION = 1
+STUDY_VERSION = 1
 
 _MAGIC = b"SQLite format 3\0"
+_DAMAGE = (sqlite3.Error, OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 _LOCK_TIMEOUT = 30
 """Seconds that a commit waits for another program's lock on the file."""
 
@@ -135,7 +137,7 @@ class StudyDatabase:
                 self._database.execute(f"PRAGMA {pragma}")
             self._rows("SELECT 1 FROM study")  # creates the log, and so fails in a folder that is not writable
             self._pictures = self._connected("mode=ro")  # reads while another program's lock holds back answers
-        except (sqlite3.Error, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        except _DAMAGE as error:
             self._database.close()
             if isinstance(error, sqlite3.OperationalError):
                 raise StudyError(f"the study {path} cannot be opened: {error}") from error
@@ -230,7 +232,9 @@ class StudyDatabase:
         )
 
     def _checked_settings(self) -> dict[str, Any]:
-        """The study's settings; raises sqlite3.DatabaseError if the file fails SQLite's integrity check."""
+        """The study's settings; raises if the file fails SQLite's integrity check, or an image its checksums."""
+        from PIL.PngImagePlugin import PngImageFile  # slow to import
+
         ((found,),) = self._rows("PRAGMA integrity_check(1)")
         if found != "ok":
             raise sqlite3.DatabaseError(" ".join(found.split()))
@@ -239,6 +243,8 @@ class StudyDatabase:
         if not {"id", "methods", "pairs"} <= settings.keys() or not set(settings["questions"]) <= QUESTIONS.keys():
             raise ValueError("its settings are not those of a study")
         self._rows("SELECT 1 FROM images, trials, raters, answers LIMIT 0")
+        for (png,) in self._database.execute("SELECT png FROM images"):
+            PngImageFile(BytesIO(png)).verify()  # SQLite has no checksums of its own
         return settings
 
     def _number(self, token: str) -> int | None:
@@ -280,7 +286,11 @@ def write_study(
     unique = {names[image]: png for image, png in pictures.items()}
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as database:
-            for pragma in (f"application_id = {APPLICATION_ID}", f"user_version = {VERSION}", "journal_mode = WAL"):
+            for pragma in (
+                f"application_id = {APPLICATION_ID}",
+                f"user_version = {STUDY_VERSION}",
+                "journal_mode = WAL",
+            ):
                 database.execute(f"PRAGMA {pragma}")
             database.executescript(_TABLES)
             database.execute("BEGIN")
@@ -327,8 +337,8 @@ def _check_header(path: Path) -> None:
     version, application = (int.from_bytes(header[start : start + 4], "big") for start in (60, 68))
     if not header.startswith(_MAGIC) or application != APPLICATION_ID:
         raise StudyError(f"{path} is not a study and was not changed; give a file made by `sdedit study build`")
-    if version != VERSION:
+    if version != STUDY_VERSION:
         raise StudyError(
-            f"{path} is a study of version {version}, and this program reads version {VERSION}; use the sdedit_pl "
-            "release that made it"
+            f"{path} is a study of version {version}, and this program reads version {STUDY_VERSION}; "
+            "use the sdedit_pl release that made it"
         )

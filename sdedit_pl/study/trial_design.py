@@ -20,7 +20,7 @@ from sdedit_pl.study.questions import QUESTIONS
 
 Side: TypeAlias = Literal["left", "right"]
 
-GUIDE, REAL = "(guide)", "(real)"
+GUIDE_ORIGIN, REAL_ORIGIN = "(guide)", "(real)"
 """Origins of images that no method made. Names of methods cannot contain brackets, so these cannot clash with one."""
 
 
@@ -59,7 +59,7 @@ class Trial:
     @property
     def guide(self) -> TrialImage | None:
         """The guide, or None if the question does not show it."""
-        return TrialImage(GUIDE, self.item) if QUESTIONS[self.question].shows_guide else None
+        return TrialImage(GUIDE_ORIGIN, self.item) if QUESTIONS[self.question].shows_guide else None
 
     @property
     def images(self) -> list[TrialImage]:
@@ -129,9 +129,9 @@ def _catch_trial(
     item, method = generator.choice(items), generator.choice(methods)
     intact = TrialImage(method, item)
     if QUESTIONS[question].intact == "guide":
-        intact = TrialImage(GUIDE, item)
+        intact = TrialImage(GUIDE_ORIGIN, item)
     elif QUESTIONS[question].intact == "real" and real:
-        intact = TrialImage(REAL, generator.choice(real))
+        intact = TrialImage(REAL_ORIGIN, generator.choice(real))
     return Trial(question, item, intact, intact._replace(degraded=True), "left")
 
 

@@ -29,8 +29,16 @@ CHECKPOINTS = "checkpoints"
 HISTORY_FILE = "metrics.csv"
 PREVIEWS = "previews"
 _ENTRIES = {
-    *("state_dict", "current_model_state", "averaging_state", "optimizer_states", "loops", "callbacks"),
-    "ImageDataModule",
+    *(
+        "state_dict",
+        "current_model_state",
+        "averaging_state",
+        "optimizer_states",
+        "lr_schedulers",
+        "loops",
+        "callbacks",
+    ),
+    *("ImageDataModule", "sdedit_batches_done", "global_step", "pytorch-lightning_version"),
 }
 _CALLBACKS = {"ImageHalfLifeAveraging", "EditingCheckpoint", "ResumableCheckpoint"}
 

@@ -15,7 +15,7 @@ from support.damage import Bomb
 from sdedit_pl.checkpoints import CheckpointError
 from sdedit_pl.checkpoints.importers.checkpoint_format import origin_of
 from sdedit_pl.checkpoints.importers.tensor_mapping import named_tensors
-from sdedit_pl.checkpoints.safe_reading import names_in, read_plain
+from sdedit_pl.checkpoints.safe_reading import read_plain, tensor_names_in
 
 STATE = {"conv.weight": torch.ones(2, 3), "conv.bias": torch.zeros(2)}
 EDM_PICKLE = b"\x80\x02ctorch_utils.persistence\n_reconstruct_persistent_obj\n(tR."
@@ -28,7 +28,7 @@ def test_the_names_of_tensors_are_found(kind: str, tmp_path: Path) -> None:
         save_file(STATE, file)
     else:
         torch.save({"step": 3, "model": STATE}, file, _use_new_zipfile_serialization=kind == "zip")
-    assert STATE.keys() <= names_in(file)
+    assert STATE.keys() <= tensor_names_in(file)
     found = read_plain(file)
     found = found if kind == "safetensors" else found["model"]
     assert all(torch.equal(found[name], tensor) for name, tensor in STATE.items())
@@ -37,9 +37,9 @@ def test_the_names_of_tensors_are_found(kind: str, tmp_path: Path) -> None:
 def test_looking_at_names_runs_nothing(tmp_path: Path) -> None:
     file = tmp_path / "trap.pth"
     torch.save({"conv.weight": torch.ones(1), "extra": Bomb(tmp_path)}, file)
-    assert "conv.weight" in names_in(file)
+    assert "conv.weight" in tensor_names_in(file)
     file.write_bytes(pickle.dumps({"conv.weight": Bomb(tmp_path)}))
-    assert "conv.weight" in names_in(file)
+    assert "conv.weight" in tensor_names_in(file)
     assert not (tmp_path / "executed").exists()
 
 
@@ -47,15 +47,15 @@ def test_looking_at_names_runs_nothing(tmp_path: Path) -> None:
 def test_a_file_that_is_no_checkpoint_has_no_names(content: bytes, tmp_path: Path) -> None:
     for name in ("file.pth", "file.safetensors"):
         (tmp_path / name).write_bytes(content)
-        assert names_in(tmp_path / name) == set()
-    assert names_in(tmp_path) == set()
+        assert tensor_names_in(tmp_path / name) == set()
+    assert tensor_names_in(tmp_path) == set()
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpacked"))
     with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", pickle.dumps("a" * 10**6))
-    assert names_in(tmp_path / "bomb.pth") == set()
+    assert tensor_names_in(tmp_path / "bomb.pth") == set()
     with pytest.raises(CheckpointError, match="not a whole checkpoint"):
         read_plain(tmp_path / "bomb.pth")
 
@@ -81,7 +81,7 @@ def test_a_changed_byte_is_read_or_refused(zipped: bool, tmp_path: Path) -> None
     refused = 0
     for position in range(0, min(len(good), 1000), 3):
         changed.write_bytes(good[:position] + bytes([good[position] ^ 0x55]) + good[position + 1 :])
-        names_in(changed)
+        tensor_names_in(changed)
         try:
             read_plain(changed)
         except CheckpointError:

@@ -27,8 +27,8 @@ from sdedit_pl.solvers import SOLVERS
 
 EDIT = ("edit", "ckpt=tiny.safetensors", "guide=guide.png", "steps=3")
 BAD_GUIDES = {
-    "missing.png": ("no guide at missing.png", "folder or a glob"),
-    "*.gif": ("no guide at *.gif", "folder or a glob"),
+    "missing.png": ("no file or folder at missing.png", "folder or a glob"),
+    "*.gif": ("no file or folder at *.gif", "folder or a glob"),
     "empty.png": ("empty.png", "it is empty"),
     "cut.png": ("cut.png", "truncated", "give a whole image file (.png"),
     "text.png": ("text.png", "not an image", "give a whole image file (.png"),
@@ -119,8 +119,9 @@ def test_a_bad_checkpoint_is_refused_and_not_run(
     damage: Damage, desk: Path, tiny_checkpoint: Path, refused: Callable[..., str]
 ) -> None:
     damage.make(tiny_checkpoint, desk / damage.name)
-    message = refused(*EDIT, f"ckpt={damage.name}", "out=new/out")
-    assert all(words in message for words in (damage.name, *damage.words)), message
+    for words in ((*EDIT, "out=new/out"), ("info",)):
+        message = refused(*words, f"ckpt={damage.name}")
+        assert all(words in message for words in (damage.name, *damage.words)), message
 
 
 def test_missing_arguments_are_named(refused: Callable[..., str]) -> None:

@@ -23,7 +23,7 @@ from support.shard_server import ShardServer
 
 from sdedit_pl.cli import main
 from sdedit_pl.edit_runs import edit_share
-from sdedit_pl.edit_runs.processes import Share, share_of_environment
+from sdedit_pl.edit_runs.processes import ProcessShare, share_of_environment
 
 EDIT = ("edit", "ckpt=tiny.safetensors", "guide=guides", "mask=masks", "steps=3", "samples=2", "batch=4", "out=o")
 UNFINISHED = "sdedit_pl.edit_runs.unfinished_edits:UnfinishedEdits"
@@ -181,7 +181,7 @@ def test_results_come_in_shards_on_request(many: Path, command, monkeypatch: pyt
     assert command(*EDIT, "shards=2", "reduce=mean").output == "12 samples in o; see o/sheet.png\n"
     os.rename("o", "p")
     with monkeypatch.context() as patch:
-        patch.setattr("sdedit_pl.edit_runs.edit_share.pack", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr("sdedit_pl.edit_runs.edit_share.pack_results", Mock(side_effect=KeyboardInterrupt))
         assert command(*EDIT, "shards=2", "reduce=mean", "batch=1").code == 130
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("0", "1"):
@@ -193,16 +193,16 @@ def test_results_come_in_shards_on_request(many: Path, command, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("environment", "share"),
     [
-        ({}, Share(0, 1, 0)),
-        ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Share(5, 8, 1)),
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, Share(0, 1, 0)),  # a batch script outside srun
-        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}, Share(3, 4, 1)),
+        ({}, ProcessShare(0, 1, 0)),
+        ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, ProcessShare(5, 8, 1)),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, ProcessShare(0, 1, 0)),  # a batch script outside srun
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}, ProcessShare(3, 4, 1)),
         ({"SLURM_ARRAY_TASK_ID": "9", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "4",
-          "SLURM_ARRAY_TASK_COUNT": "3", "RANK": "1", "WORLD_SIZE": "2"}, Share(5, 6, 0)),
+          "SLURM_ARRAY_TASK_COUNT": "3", "RANK": "1", "WORLD_SIZE": "2"}, ProcessShare(5, 6, 0)),
     ],
 )  # fmt: skip
 def test_the_share_comes_from_the_launcher(
-    environment: dict[str, str], share: Share, monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], share: ProcessShare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in os.environ if name.startswith("SLURM_")] + ["RANK", "WORLD_SIZE", "LOCAL_RANK"]:
         monkeypatch.delenv(name, raising=False)

@@ -70,7 +70,7 @@ def test_serve_ends_with_an_interrupt(answered: Path, command, monkeypatch: pyte
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sdedit_pl.web.serve", interrupted)
+    monkeypatch.setattr("sdedit_pl.web.serve_app", interrupted)
     code, output, errors = command("study", "serve", "study=study.sqlite", "port=0")
     first, second = output.splitlines()
     assert (code, errors) == (0, "")
@@ -148,7 +148,7 @@ def test_report_replaces_an_earlier_one_on_request(answered: Path, command, refu
         (["study", "buidl"], "got 'buidl'; did you mean build?"),
         (["study", "build"], "methods is required: methods.NAME=FOLDER"),
         (["study", "build", "methods=ours"], "methods must be "),
-        (["study", "build", *METHODS, "guides=none"], "guides=none: there is no guide at none"),
+        (["study", "build", *METHODS, "guides=none"], "guides=none: there is no file or folder at none"),
         (["study", "build", "methods.ours=ours", "methods.theirs=none", "guides=guides"], "methods.theirs=none: "),
         (["study", "build", *METHODS, "guides=guides", "out=guide.png"], "guide.png is already there and may hold"),
         (["study", "build", *METHODS, "guides=guides", "questions=[beauty]"], "questions must be some of realism, "),

@@ -90,6 +90,6 @@ def test_what_is_refused(refused) -> None:
         "steps=1": "a bridge takes at least 2 steps",
         "lowpass_energy=0": "lowpass_energy must exceed 0",
         "t0=2": "t0 must lie in (0, 1], got 2",
-        "guide=missing": "no guide at missing",
+        "guide=missing": "no file or folder at missing",
     }.items():
         assert words in refused(*TRANSLATE, argument), argument

@@ -9,8 +9,8 @@ import pytest
 
 from sdedit_pl.data.order import (
     Changes,
+    DeviceShare,
     Draw,
-    Share,
     TrainingBatches,
     TrainingOrder,
     ValidationBatches,
@@ -23,7 +23,7 @@ ORDER = TrainingOrder(count=10, seed=3, changes=Changes(flip=True))
 def first_steps(world_size: int, batch_size: int, steps: int, start: int = 0) -> list[list[Draw]]:
     """The draws of all devices in each step."""
     ranks = [
-        list(islice(TrainingBatches(Share(batch_size, rank, world_size, start), ORDER), steps))
+        list(islice(TrainingBatches(DeviceShare(batch_size, rank, world_size, start), ORDER), steps))
         for rank in range(world_size)
     ]
     return [
@@ -68,7 +68,7 @@ def test_a_start_continues_the_order_with_another_number_of_devices() -> None:
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_validation_sees_each_image_once_in_equally_many_batches(count: int, world_size: int) -> None:
     batch_size = 4
-    ranks = [ValidationBatches(count, Share(batch_size, rank, world_size)) for rank in range(world_size)]
+    ranks = [ValidationBatches(count, DeviceShare(batch_size, rank, world_size)) for rank in range(world_size)]
     batches = [[draw.index for draw in batch] for rank in ranks for batch in rank]
     assert len({len(list(rank)) for rank in ranks}) == 1
     assert max(map(len, batches)) <= batch_size and max(map(len, batches)) - min(map(len, batches)) <= 1
@@ -79,7 +79,9 @@ def test_validation_sees_each_image_once_in_equally_many_batches(count: int, wor
 
 
 def test_one_device_validates_in_order() -> None:
-    assert [draw for batch in ValidationBatches(10, Share(4)) for draw in batch] == [Draw(i, False) for i in range(10)]
+    assert [draw for batch in ValidationBatches(10, DeviceShare(4)) for draw in batch] == [
+        Draw(i, False) for i in range(10)
+    ]
 
 
 COUNTS = (5, 2, 9, 4, 7)

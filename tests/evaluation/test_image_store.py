@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from sdedit_pl.data.image_format import ImageFormat
-from sdedit_pl.evaluation.image_store import RECORD_FILE, EvaluationRecord, check_place, remove_images
+from sdedit_pl.evaluation.image_store import EVALUATION_RECORD, EvaluationRecord, check_place, remove_images
 from sdedit_pl.evaluation.numbered_images import NumberedImages
 from sdedit_pl.settings_record import SettingsChanged
 
@@ -28,7 +28,7 @@ def test_a_record_keeps_the_folders_of_earlier_commands(tmp_path: Path) -> None:
 
 
 def test_a_record_of_another_version_is_refused(tmp_path: Path) -> None:
-    (tmp_path / RECORD_FILE).write_text(json.dumps({"format": "other"}))
+    (tmp_path / EVALUATION_RECORD).write_text(json.dumps({"format": "other"}))
     with pytest.raises(ValueError, match=r"evaluation.json has the format 'other'"):
         EvaluationRecord({}, {}).continuing(tmp_path)
 

@@ -16,6 +16,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from support.chromium import Server, browser, until
+from support.paint_page import save_model_of
+
+from sdedit_pl.data.image_format import PixelFormat
 
 pytestmark = pytest.mark.slow
 
@@ -244,6 +247,44 @@ def test_an_object_and_a_part_of_a_photo(server: Server, tmp_path: Path) -> None
         job = painter.run_to_the_end()
         x, y, width, height = job["settings"]["focus"]
         assert abs(x - 840) < 10 and abs(y - 450) < 10 and abs(width - 280) < 10 and abs(height - 270) < 10
+
+
+def test_a_16_bit_rectangle_keeps_its_values(desk: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    save_model_of(1, PixelFormat("uint16", range=(0.0, 4000.0)))
+    server = request.getfixturevalue("server")
+    values = np.random.default_rng(0).integers(900, 1100, (24, 16)).astype(np.uint16)
+    np.save(tmp_path / "scan.npy", values)
+    with browser(tmp_path / "desk") as driver:
+        painter = Painter(driver, server.url)
+        quick(painter)
+        assert painter.element("rule").text == "Paint sets band 0, from black to white of the shown range."
+        assert painter.script("return [width, height, fitting()]") == [16, 24, True], "a blank canvas"
+        painter.element("file").send_keys(str(tmp_path / "scan.npy"))
+        until(lambda: "scan" in (painter.script("return state.file") or ""), "the file")
+        painter.set("front", "#ff0000")
+        painter.drag((0.3, 0.3), (0.7, 0.3))
+        assert painter.pixel((0.5, 0.3)) == (76, 76, 76, 255), "one band is shown, so that paint is grey"
+        painter.press("m")
+        painter.drag((0.3, 0.7), (0.7, 0.7))
+        until(painter.saved, "the painting to be kept")
+        painter.open()
+        assert painter.pixel((0.5, 0.3)) == (76, 76, 76, 255) and painter.masked((0.5, 0.7))
+        job = painter.run_to_the_end()
+        assert painter.element("save").text == "Save NPY"
+        until(lambda: painter.script("return [$('after').naturalWidth, $('before').naturalWidth]") == [16, 16], "both")
+        guide, result = (np.load(f"out/{job['identity']}/{name}") for name in (job["guide"], job["samples"][0]))
+        assert guide[7, 8] == round(76 / 255 * 4000) and (guide != values).mean() < 0.5 and result.dtype == np.uint16
+        assert np.array_equal(result[:10], guide[:10]) and not np.array_equal(result, guide), "only the mask changes"
+        painter.click("use")
+        until(lambda: painter.script("return state.file").endswith(job["samples"][0]), "the sample as a guide")
+        again = painter.run_to_the_end()
+        assert np.array_equal(np.load(f"out/{again['identity']}/{again['guide']}"), result)
+        painter.script("document.querySelector('#history button:last-child').click()")
+        painter.click("restore")
+        until(lambda: painter.script("return state.file").endswith(job["guide"]), "the earlier painting")
+        (tmp_path / "text.npy").write_text("text")
+        painter.element("file").send_keys(str(tmp_path / "text.npy"))
+        until(lambda: "cannot read image text.npy: it is not an image" in painter.notice(), "the message")
 
 
 def test_a_cancelled_edit_and_a_killed_server_lose_nothing(server: Server, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import threading
@@ -9,14 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
-from support.paint_page import Page, data_url, mask, painting
+from support.array_files import dicom, geotiff, nifti
+from support.paint_page import Page, data_url, mask, painting, save_model_of
 from support.tiny import tiny_config
 
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import save_denoiser
 from sdedit_pl.cli import main
+from sdedit_pl.data.image_format import PixelFormat
+from sdedit_pl.data.value_decoding import png_file, read_values
 from sdedit_pl.paint import paint_jobs, paint_server
 from sdedit_pl.paint.paint_server import access_token, paint_app
 
@@ -32,6 +37,9 @@ def halted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
     monkeypatch.setattr(paint_jobs.Job, "watch", watch_and_wait)
     return event
+
+
+UINT16 = {"dtype": "uint16", "range": (0.0, 4000.0)}
 
 
 class TestEdit:
@@ -103,6 +111,106 @@ class TestEdit:
         assert job["state"] == "failed" and "tiny.safetensors is gone; put it back" in job["message"]
         Path("away.safetensors").rename("tiny.safetensors")
         assert page.finished(page.submit())["state"] == "done"
+
+
+class TestOtherData:
+    """Models of values that are no 8-bit pictures, 24 x 16 pixels."""
+
+    @pytest.fixture
+    def open_page(self, desk: Path, open_jobs: Callable) -> Callable[..., Page]:
+        def open_page(channels: int, **format: Any) -> Page:
+            save_model_of(channels, PixelFormat(**format))
+            return Page(paint_app(open_jobs(), Path("guides")), base_url="http://localhost:7860/")
+
+        return open_page
+
+    @pytest.mark.parametrize(
+        ("name", "make", "values", "format", "painted"),
+        [
+            ("scan.nii.gz", lambda values: gzip.compress(nifti(values)), np.uint16(2000), UINT16, [800]),
+            (
+                "scan.dcm",
+                lambda values: dicom(values[..., 0], WindowCenter=2000.5, WindowWidth=3001),
+                np.uint16(2000),
+                UINT16,
+                [1100],
+            ),
+            (
+                "field.tif",
+                geotiff,
+                np.float32(0.25),
+                {"dtype": "float32", "range": (0.0, 0.5), "shown": (2, 1, 3), "bands": ("a", "b", "c", "d")},
+                [0.25, 0.1, 0.5, 0.2],
+            ),
+            ("icon.png", png_file, np.uint8(100), {"alpha": True}, [255, 51, 102, 255]),
+        ],
+    )
+    def test_painted_pixels_change_and_others_keep_the_files_values(
+        self,
+        name: str,
+        make: Any,
+        values: Any,
+        format: dict[str, Any],
+        painted: list[float],
+        open_page: Callable[..., Page],
+    ) -> None:
+        page, file = open_page(len(painted), **format), Path(name)
+        file.write_bytes(make(np.full((24, 16, len(painted)), values)))
+        source = page.opened(file).json()["source"]
+        picture = page.shown(source)
+        assert picture.size == (16, 24) and page.get("api/state").json()["model"]["rule"]
+        picture.paste((255, 51, 102) if picture.mode == "RGB" else 51, (4, 5, 8, 9))
+        job = page.finished(page.submit(guide=data_url(picture), source=source, area=data_url(mask(size=(16, 24)))))
+        assert job["state"] == "done", job["message"]
+        folder, before = Path("out", job["identity"]), read_values(file, name).values
+        guide, result = (read_values(folder / file, "a").values for file in (job["guide"], job["samples"][0]))
+        assert guide.dtype == result.dtype == before.dtype and job["guide"] == f"guide{name[name.index('.') :]}"
+        expected = before.copy()
+        expected[5:9, 4:8] = painted
+        assert np.allclose(guide, expected, rtol=1e-6) and np.array_equal(guide != before, expected != before)
+        kept = np.asarray(mask(size=(16, 24))) == 0
+        assert np.array_equal(result[kept], guide[kept]) and not np.array_equal(result, guide)
+        address = f"results/{job['identity']}/{job['samples'][0]}"
+        assert page.shown(address).size == (16, 24) and page.get(f"thumbs/{address[8:]}").status_code == 200
+        assert page.get(address).content == (folder / job["samples"][0]).read_bytes()
+        assert main(["edit", f"config={folder}/edit.yaml", "out=again", "device=cpu"]) == 0
+        assert page.get(address).content == Path("again", job["samples"][0]).read_bytes()
+        again = page.finished(page.submit(guide=data_url(page.shown(address)), source=address))
+        assert Path("out", again["identity"], again["guide"]).read_bytes() == page.get(address).content, "unpainted"
+
+    def test_a_blank_canvas_and_a_part_of_a_guide_of_the_folder(self, open_page: Callable[..., Page]) -> None:
+        page = open_page(1, **UINT16)
+        job = page.finished(page.submit(guide=data_url(page.shown("blank"))))
+        assert read_values(Path("out", job["identity"], "guide.tif"), "a").values.max() == 2000
+        np.save("guides/wide.npy", np.full((60, 70), 9999, np.uint16))
+        assert page.get("api/state").json()["guides"] == ["noise.png", "wide.npy"]
+        picture = page.shown("guides/wide.npy")
+        asked = {"guide": data_url(picture), "source": "guides/wide.npy", "area": data_url(mask(size=(70, 60)))}
+        job = page.finished(page.submit(**asked, focus=True))
+        values = np.load(Path("out", job["identity"], job["samples"][0]))
+        assert values.shape == (60, 70) and (values[:5] == 9999).all() and (values[15:25, 15:25] != 9999).any()
+        job = page.finished(page.submit(**asked, windows=True))
+        assert (job["state"], job["done"], job["windows"]) == ("done", job["total"], 4 * 8), job["message"]
+
+    def test_files_that_do_not_fit_are_refused(self, open_page: Callable[..., Page]) -> None:
+        page = open_page(1, **UINT16)
+        np.save("bands.npy", np.zeros((8, 8, 4), np.uint16))
+        Path("broken.npy").write_bytes(b"text")
+        Path("text.txt").write_bytes(b"text")
+        for name, message in {
+            "bands.npy": "bands.npy has 4 bands, expected 1",
+            "broken.npy": "cannot read image broken.npy: it is not an image",
+            "text.txt": "text.txt is no image file; its name must end in one of .png,",
+        }.items():
+            reply = page.opened(Path(name))
+            assert reply.status_code == 400 and reply.json()["error"].startswith(message)
+        assert not [*Path("out").rglob("*.npy")]
+        reply = page.request_edit(source="opened/0/gone.npy")
+        assert reply.status_code == 400 and reply.json()["error"] == "opened/0/gone.npy is gone; open the file again"
+        reply = page.request_edit()
+        assert "the painting must have the size of its file, (16, 24), got (40, 40)" in reply.json()["error"]
+        for path in ("shown/opened/../../tiny.safetensors", "shown/results/x/guide.png", "shown/guides/none.png"):
+            assert page.get(path).status_code == 404
 
 
 class TestQueue:

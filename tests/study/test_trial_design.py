@@ -8,7 +8,7 @@ from itertools import groupby
 import pytest
 
 from sdedit_pl.study.questions import QUESTIONS
-from sdedit_pl.study.trial_design import GUIDE, REAL, Trial, TrialImage, design_forms, method_pairs
+from sdedit_pl.study.trial_design import GUIDE_ORIGIN, REAL_ORIGIN, Trial, TrialImage, design_forms, method_pairs
 
 ITEMS = [f"item{number}" for number in range(7)]
 METHODS = ["a", "b", "c", "d"]
@@ -109,9 +109,9 @@ class TestCatchTrials:
                 intact, copy = (trial.right, trial.left) if right else (trial.left, trial.right)
                 assert copy == intact._replace(degraded=True) and not intact.degraded
                 if trial.question == "faithfulness":
-                    assert intact == TrialImage(GUIDE, trial.item) == trial.guide
+                    assert intact == TrialImage(GUIDE_ORIGIN, trial.item) == trial.guide
                 elif trial.question == "realism" and real:
-                    assert intact.origin == REAL
+                    assert intact.origin == REAL_ORIGIN
                 else:
                     assert intact.origin in METHODS and intact.item == trial.item
 

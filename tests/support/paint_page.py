@@ -5,11 +5,18 @@ from __future__ import annotations
 import base64
 import io
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from starlette.testclient import TestClient
+from support.tiny import tiny_config
+
+from sdedit_pl.build.model import build_denoiser
+from sdedit_pl.checkpoints import save_denoiser
+from sdedit_pl.data.image_format import ImageShape, PixelFormat
 
 
 def data_url(picture: Image.Image, format: str = "PNG") -> str:
@@ -28,8 +35,24 @@ def mask(box: tuple[int, int, int, int] = (10, 10, 30, 30), size: tuple[int, int
     return picture
 
 
+def save_model_of(channels: int, format: PixelFormat) -> None:
+    """Saves a model of 24 x 16 pixels of other data than photographs, as tiny.safetensors."""
+    model = tiny_config("data.path=a", "data.size=[24,16]", "data.channels=1").model
+    model = replace(model, image=ImageShape((24, 16), channels, format=format))
+    save_denoiser("tiny.safetensors", build_denoiser(model), model)
+
+
 class Page(TestClient):
     """The requests of the page."""
+
+    def opened(self, file: Path) -> Any:
+        content = base64.b64encode(file.read_bytes()).decode()
+        return self.post("api/guides", json={"name": file.name, "content": content})
+
+    def shown(self, address: str) -> Image.Image:
+        reply = self.get(f"shown/{address}")
+        assert reply.status_code == 200, reply.text
+        return Image.open(io.BytesIO(reply.content))
 
     def submit(self, **changes: Any) -> str:
         reply = self.request_edit(**changes)

@@ -210,11 +210,45 @@ def test_a_new_source_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch)
     assert batch.shape == (4, 1, 12, 8) and -1 <= batch.min() < -0.9 and 0.9 < batch.max() <= 1
 
 
+@pytest.mark.parametrize("bands", [1, 4])
+def test_parts_and_pasted_objects_keep_the_values_of_other_data(bands: int, tmp_path: Path) -> None:
+    """All that the edit may not change is equal to the guide, values beyond the model's range included."""
+    pixels, shape = PixelFormat("uint16", range=(0.0, 4000.0)), ImageShape((24, 16), bands)
+    model = tiny_config("data.path=a", "data.size=[24,16]", "data.channels=1").model
+    model = replace(model, image=replace(shape, format=pixels))
+    save_denoiser(tmp_path / "model.safetensors", build_denoiser(model), model)
+    guide = np.random.default_rng(0).integers(0, 9000, (72, 64, bands)).astype(np.uint16)
+    options = {"photometric": "minisblack", "planarconfig": "contig" if bands > 1 else None, "description": "a place"}
+    tifffile.imwrite(tmp_path / "a.tif", guide.squeeze(), **options)
+    pasted = np.full((10, 8, bands), 3001, np.uint16)
+    np.save(tmp_path / "object.npy", pasted)
+    for name, (size, box) in {"mask": ((64, 72), (20, 30, 28, 42)), "of": ((8, 10), (0, 0, 4, 10))}.items():
+        picture = Image.new("L", size)
+        picture.paste(255, box)
+        picture.save(tmp_path / f"{name}.png")
+    common = {"ckpt": f"{tmp_path}/model.safetensors", "guide": f"{tmp_path}/a.tif", "samples": 2, "t0": 0.4}
+    edit(**common, mask=f"{tmp_path}/mask.png", focus=True, reduce="std", out=f"{tmp_path}/part")
+    result, deviation = (read_values(tmp_path / f"part/a_{name}.tif", "a") for name in ("seed0", "std"))
+    assert result.values.dtype == np.uint16 and result.rest["ImageDescription"] == "a place"
+    changed = (result.values != guide).any(-1)
+    rows, columns = changed.nonzero()
+    assert 25 <= rows.min() < 30 and 42 < rows.max() < 47 and 15 <= columns.min() < 20 and 28 < columns.max() < 33
+    assert not deviation.values[~changed].any() and deviation.values[36, 24].all()
+    paste = {"paste": f"{tmp_path}/object.npy", "paste_mask": f"{tmp_path}/of.png", "at": (40, 10), "grow": 1}
+    edit(**common, **paste, windows=True, out=f"{tmp_path}/paste")
+    changed = (read_values(tmp_path / "paste/a_seed0.tif", "a").values != guide).any(-1)
+    assert not changed[:, :39].any() and not changed[:, 45:].any() and changed[10:20, 40:44].mean() > 0.9
+    edit(**{**common, "t0": 1e-5}, **paste, windows=True, steps=1, out=f"{tmp_path}/little")
+    little = read_values(tmp_path / "little/a_seed0.tif", "a").values[10:20, 40:44]
+    assert abs(little.astype(int) - 3001).max() < 10
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"paste": "a.png", "at": (0, 0)}, "paste needs a model of photographs"),
-        ({"focus": True}, "focus needs a model of square photographs"),
+        ({"paste": "a.npy", "paste_mask": "small.png", "at": (0, 0)}, "a.npy is 16x24, small.png is 8x8"),
+        ({"paste": "bands.npy", "at": (0, 0)}, "bands.npy has 4 bands, expected 1"),
+        ({"focus": (0, 0, 16, 9), "guide": "wide.npy"}, "exceeds the largest part of 16:24 within a picture of 40x12"),
         ({"guide": "bands.npy"}, "has 4 bands, expected 1"),
         ({"guide": "nan.npy"}, "nan.npy has 1 pixels that are NaN"),
     ],
@@ -230,6 +264,8 @@ def test_edits_that_other_data_do_not_allow_are_refused(
     values = np.full((24, 16), 2000, np.float32)
     np.save(tmp_path / "a.npy", values)
     np.save(tmp_path / "bands.npy", np.stack([values] * 4, axis=-1))
+    np.save(tmp_path / "wide.npy", np.zeros((12, 40), np.float32))
+    Image.new("L", (8, 8), 255).save(tmp_path / "small.png")
     values[3, 4] = np.nan
     np.save(tmp_path / "nan.npy", values)
     with pytest.raises(ValueError, match=message):

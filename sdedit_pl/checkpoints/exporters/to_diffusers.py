@@ -20,10 +20,10 @@ from torch import nn
 
 from sdedit_pl.checkpoints.exporters.export_format import Export, ExportError
 from sdedit_pl.checkpoints.importers.diffusers_config import (
+    BETA_SCHEDULES,
     EDM_SCHEDULERS,
     LEARNED,
     PREDICTIONS,
-    SCHEDULES,
     read_scheduler,
     read_unet,
     skip_groups,
@@ -166,7 +166,7 @@ def _scheduler_config(model: ModelConfig, sde: SDE) -> dict[str, Any]:
         "num_train_timesteps": table.steps,
         "beta_start": table.beta_start,
         "beta_end": table.beta_end,
-        "beta_schedule": {ours: theirs for theirs, ours in SCHEDULES.items()}[table.schedule],
+        "beta_schedule": {ours: theirs for theirs, ours in BETA_SCHEDULES.items()}[table.schedule],
         "prediction_type": estimated[parameterisation],
         "variance_type": LEARNED if parameterisation == "epsilon_and_variance" else "fixed_small",
         "clip_sample": True,

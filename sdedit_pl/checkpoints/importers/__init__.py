@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat
 
-FORMATS = {
+CHECKPOINT_FORMATS = {
     "lightning": "from_lightning.LightningFormat",
     "score_sde": "from_score_sde.ScoreSDEFormat",
     "ddim": "from_ddim.DDIMFormat",
@@ -24,5 +24,5 @@ FORMATS = {
 
 def importer(format: str) -> CheckpointFormat:
     """The importer of a format in `FORMATS`."""
-    module, _, name = FORMATS[format].partition(".")
+    module, _, name = CHECKPOINT_FORMATS[format].partition(".")
     return getattr(import_module(f"{__name__}.{module}"), name)()

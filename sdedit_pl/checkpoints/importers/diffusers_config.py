@@ -65,7 +65,7 @@ SCHEDULER_DEFAULTS: dict[str, Any] = {
 VE_SCHEDULER_DEFAULTS = {"sigma_min": 0.01, "sigma_max": 1348.0}
 EDM_SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 EDM_DEFAULTS = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "prediction_type": "epsilon"}
-SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+BETA_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 """Schedule of betas there -> here."""
 PREDICTIONS = {"epsilon": "epsilon", "sample": "x_0", "v_prediction": "v"}
 """prediction_type -> our parameterisation."""
@@ -167,12 +167,12 @@ def read_scheduler(config: Mapping[str, Any], network: Network) -> dict[str, Any
             f"the noise of {wanted}, got {name!r}; give the configuration that it was trained with, config=FILE.json"
         )
     scheduler = _Keys(name, config, SCHEDULER_DEFAULTS)
-    scheduler.require("beta_schedule", *SCHEDULES)
+    scheduler.require("beta_schedule", *BETA_SCHEDULES)
     scheduler.require("prediction_type", *PREDICTIONS)
     scheduler.require("trained_betas", None)
     scheduler.require("rescale_betas_zero_snr", False)
     scheduler.require("variance_type", *([LEARNED] if network.learned_variance else FIXED_VARIANCES))
-    schedule = SCHEDULES[scheduler["beta_schedule"]]
+    schedule = BETA_SCHEDULES[scheduler["beta_schedule"]]
     table = discrete_vp(scheduler["beta_start"], scheduler["beta_end"], scheduler["num_train_timesteps"], schedule)
     table["parameterisation"]["name"] = PREDICTIONS[scheduler["prediction_type"]]
     if network.learned_variance:

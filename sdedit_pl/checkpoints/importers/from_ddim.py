@@ -13,7 +13,7 @@ from typing import Any
 
 from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported, published_configuration
 from sdedit_pl.checkpoints.importers.noise_conventions import discrete_vp
-from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, StoredTensors, import_network
 from sdedit_pl.checkpoints.importers.tensor_mapping import (
     TensorSource,
     attention,
@@ -21,7 +21,7 @@ from sdedit_pl.checkpoints.importers.tensor_mapping import (
     layers,
     named_tensors,
 )
-from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_plain, tensor_names_in
 from sdedit_pl.configuration import Component
 from sdedit_pl.networks.unet import UNet
 
@@ -53,7 +53,7 @@ class DDIMFormat(CheckpointFormat):
     """
 
     def recognises(self, path: Path) -> bool:
-        return "temb.dense.0.weight" in names_in(path)
+        return "temb.dense.0.weight" in tensor_names_in(path)
 
     def _read(self, path: Path, weights: str, preset: str | None, config: Mapping[str, Any] | None) -> Imported:
         stored = _stored(path, read_plain(path), weights).without(UNUSED, "never used by the network that carries it")
@@ -92,9 +92,9 @@ def network_sources(network: Component[UNet]) -> dict[str, TensorSource]:
     return sources
 
 
-def _stored(path: Path, saved: Any, weights: str) -> Stored:
+def _stored(path: Path, saved: Any, weights: str) -> StoredTensors:
     if not isinstance(saved, list):
-        return Stored(named_tensors(saved, f"the network in {path}"), ONLY)
+        return StoredTensors(named_tensors(saved, f"the network in {path}"), ONLY)
     if len(saved) not in (4, 5):
         raise CheckpointError(
             f"{path} is a list of {len(saved)}; the trainer of SDEdit and DDIM saves 5 things: network, optimiser, "
@@ -104,7 +104,7 @@ def _stored(path: Path, saved: Any, weights: str) -> Stored:
     training = {key: value for key, value in training.items() if isinstance(value, int)}
     raw = named_tensors(saved[0], f"the network in {path}")
     if weights == "raw":
-        return Stored(raw, weights, training)
+        return StoredTensors(raw, weights, training)
     if len(saved) == 4:
         raise CheckpointError(f"{path} holds no averaged weights; weights=raw takes those it has")
     averaged = named_tensors(saved[4], f"the averaged weights in {path}")
@@ -113,7 +113,7 @@ def _stored(path: Path, saved: Any, weights: str) -> Stored:
             f"{path} holds {len(averaged)} averaged tensors for {len(raw)} trained ones, none for {missing[0]}; the "
             "file was altered; weights=raw takes the trained ones"
         )
-    return Stored(averaged, weights, training)
+    return StoredTensors(averaged, weights, training)
 
 
 def _network(model: Mapping[str, Any], image_size: int) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, 
 from sdedit_pl.checkpoints.importers.diffusers_config import read_scheduler, read_unet
 from sdedit_pl.checkpoints.importers.diffusers_tensor_names import has_old_names, network_sources, without_copies
 from sdedit_pl.checkpoints.importers.presets import CENTERED, UNIT
-from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, StoredTensors, import_network
 from sdedit_pl.checkpoints.importers.tensor_mapping import named_tensors
-from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_plain, tensor_names_in
 from sdedit_pl.files import read_json, sha256_of
 
 INDEX = "model_index.json"
@@ -47,7 +47,7 @@ class DiffusersFormat(CheckpointFormat):
     def recognises(self, path: Path) -> bool:
         if path.is_dir():
             return (path / INDEX).is_file() or any(_is_network(folder) for folder in _network_folders(path))
-        return any(name.startswith("down_blocks.0.resnets.0.") for name in names_in(path))
+        return any(name.startswith("down_blocks.0.resnets.0.") for name in tensor_names_in(path))
 
     def _read(self, path: Path, weights: str, preset: str | None, config: Mapping[str, Any] | None) -> Imported:
         folder = path if path.is_dir() else path.parent
@@ -67,7 +67,7 @@ class DiffusersFormat(CheckpointFormat):
         imported = import_network(
             file,
             "diffusers",
-            Stored(tensors, "raw" if variant == "non_ema" else _kind(folder, place), ignored=ignored),
+            StoredTensors(tensors, "raw" if variant == "non_ema" else _kind(folder, place), ignored=ignored),
             partial(network_sources, old_names=has_old_names(tensors), cosines_first=configs.cosines_first),
             preset=preset,
             configured=configs.model,

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported, published_configuration
 from sdedit_pl.checkpoints.importers.noise_conventions import edm_ve, numbered_classes
-from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, StoredTensors, import_network
 from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource, attention_levels, layers, named_tensors, same
-from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_plain, tensor_names_in
 from sdedit_pl.configuration import Component
 from sdedit_pl.networks.unet import UNet
 
@@ -44,12 +44,12 @@ class EDMFormat(CheckpointFormat):
     """A state dict; `config` holds the network's `init_kwargs`, `{"img_resolution": 32, "label_dim": 10, ...}`."""
 
     def recognises(self, path: Path) -> bool:
-        return bool({FIRST, _PREFIX + FIRST} & names_in(path))
+        return bool({FIRST, _PREFIX + FIRST} & tensor_names_in(path))
 
     def _read(self, path: Path, weights: str, preset: str | None, config: Mapping[str, Any] | None) -> Imported:
         found = named_tensors(read_plain(path), f"the network in {path}")
         tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in found.items()}
-        stored = Stored(_folded(tensors), ONLY).without(AUGMENTATION, "editing does not augment images")
+        stored = StoredTensors(_folded(tensors), ONLY).without(AUGMENTATION, "editing does not augment images")
         for name in [name for name in tensors if name.endswith("resample_filter")]:
             stored = stored.without(name, "the average of two pixels")
         configured = None if config is None else model_of(config)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported
 from sdedit_pl.checkpoints.importers.noise_conventions import discrete_vp, numbered_classes
-from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, StoredTensors, import_network
 from sdedit_pl.checkpoints.importers.tensor_mapping import (
     TensorSource,
     attention_levels,
@@ -25,7 +25,7 @@ from sdedit_pl.checkpoints.importers.tensor_mapping import (
     same,
     transposed,
 )
-from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_plain, tensor_names_in
 from sdedit_pl.configuration import Component, nearest
 from sdedit_pl.networks.unet import UNet
 
@@ -94,7 +94,7 @@ class GuidedDiffusionFormat(CheckpointFormat):
     """
 
     def recognises(self, path: Path) -> bool:
-        names = names_in(path)
+        names = tensor_names_in(path)
         return {f"{name}.weight" for name in _RENAMED} <= names
 
     def _read(self, path: Path, weights: str, preset: str | None, config: Mapping[str, Any] | None) -> Imported:
@@ -107,7 +107,7 @@ class GuidedDiffusionFormat(CheckpointFormat):
         return import_network(
             path,
             NAME,
-            Stored(tensors, ONLY),
+            StoredTensors(tensors, ONLY),
             partial(network_sources, by_head=by_head),
             preset=preset,
             configured=None if flags is None else model_of(flags, len(tensors.get(CLASSES, range(1000)))),

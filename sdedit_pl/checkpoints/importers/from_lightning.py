@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported, origin_of
-from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_plain, tensor_names_in
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.model_config import model_of_run
 
@@ -23,7 +23,7 @@ class LightningFormat(CheckpointFormat):
     """Training checkpoints: averaged and raw weights, the optimiser's state and the run's configuration."""
 
     def recognises(self, path: Path) -> bool:
-        return CONFIG_KEY in names_in(path)
+        return CONFIG_KEY in tensor_names_in(path)
 
     def _read(self, path: Path, weights: str, preset: str | None, config: Mapping[str, Any] | None) -> Imported:
         if preset is not None or config is not None:

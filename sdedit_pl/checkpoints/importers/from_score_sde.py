@@ -19,7 +19,7 @@ from torch import Tensor
 from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported, published_configuration
 from sdedit_pl.checkpoints.importers.noise_conventions import continuous_ve, continuous_vp, discrete_ve, discrete_vp
 from sdedit_pl.checkpoints.importers.presets import CENTERED, UNIT
-from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, StoredTensors, import_network
 from sdedit_pl.checkpoints.importers.tensor_mapping import (
     Difference,
     TensorSource,
@@ -29,7 +29,7 @@ from sdedit_pl.checkpoints.importers.tensor_mapping import (
     stacked,
     transposed,
 )
-from sdedit_pl.checkpoints.safe_reading import CheckpointError, names_in, read_plain
+from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_plain, tensor_names_in
 from sdedit_pl.configuration import Component
 from sdedit_pl.networks.unet import UNet
 
@@ -49,7 +49,7 @@ class ScoreSDEFormat(CheckpointFormat):
     """
 
     def recognises(self, path: Path) -> bool:
-        return any(_OWN_NAME.fullmatch(name) for name in names_in(path))
+        return any(_OWN_NAME.fullmatch(name) for name in tensor_names_in(path))
 
     def _read(self, path: Path, weights: str, preset: str | None, config: Mapping[str, Any] | None) -> Imported:
         stored = _stored(path, read_plain(path), weights)
@@ -97,20 +97,20 @@ def _averaged_state(published: Mapping[str, Tensor], shadow_params: Sequence[Ten
     return {**published, **dict(zip(trained, shadow_params, strict=True))}
 
 
-def _stored(path: Path, saved: Any, weights: str) -> Stored:
+def _stored(path: Path, saved: Any, weights: str) -> StoredTensors:
     if not isinstance(saved, Mapping) or "model" not in saved:
-        return Stored(named_tensors(saved, f"the network in {path}"), ONLY)
+        return StoredTensors(named_tensors(saved, f"the network in {path}"), ONLY)
     average = saved.get("ema")
     average = average if isinstance(average, Mapping) else {}
     facts = {"steps": saved.get("step"), "ema_decay": average.get("decay"), "ema_updates": average.get("num_updates")}
     training = {key: value for key, value in facts.items() if isinstance(value, int | float)}
     raw = named_tensors(saved["model"], f"the network in {path}")
     if weights == "raw":
-        return Stored(raw, weights, training)
+        return StoredTensors(raw, weights, training)
     shadow = average.get("shadow_params")
     if not isinstance(shadow, Sequence) or not all(isinstance(tensor, Tensor) for tensor in shadow):
         raise CheckpointError(f"{path} holds no averaged weights; weights=raw takes those under `model`")
-    return Stored(_averaged_state(raw, shadow), weights, training)
+    return StoredTensors(_averaged_state(raw, shadow), weights, training)
 
 
 def with_table(found: Difference, model: Mapping[str, Any], table: Tensor | None) -> Difference:

@@ -27,7 +27,7 @@ Model: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensors:
     """A network's tensors in a file.
 
     Args:
@@ -42,7 +42,7 @@ class Stored:
     training: Mapping[str, Any] | None = None
     ignored: Mapping[str, str] = field(default_factory=dict)
 
-    def without(self, name: str, reason: str) -> Stored:
+    def without(self, name: str, reason: str) -> StoredTensors:
         """Ignores a tensor of this name, if there is one."""
         if name not in self.tensors:
             return self
@@ -57,7 +57,7 @@ ONLY = "the only ones in the file"
 def import_network(
     path: Path,
     format: str,
-    stored: Stored,
+    stored: StoredTensors,
     sources_of: Callable[[Component[UNet]], Mapping[str, TensorSource]],
     *,
     preset: str | None,

@@ -17,10 +17,10 @@ from sdedit_pl.build.component import build_component
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import CheckpointError
 from sdedit_pl.checkpoints.expected_tensors import state_shapes, without_weights
-from sdedit_pl.checkpoints.importers import FORMATS, from_ddim, from_score_sde
+from sdedit_pl.checkpoints.importers import CHECKPOINT_FORMATS, from_ddim, from_score_sde
 from sdedit_pl.checkpoints.importers.noise_conventions import continuous_ve
 from sdedit_pl.checkpoints.importers.presets import PRESETS, UNIT, Preset
-from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, Stored, import_network
+from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, StoredTensors, import_network
 from sdedit_pl.checkpoints.importers.tensor_mapping import TensorSource
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.parameterisations import Score
@@ -85,7 +85,7 @@ def test_the_published_number_of_parameters(name: str) -> None:
 def test_presets_are_models_of_known_formats() -> None:
     networks = {}
     for preset in PRESETS.values():
-        assert preset.format in FORMATS
+        assert preset.format in CHECKPOINT_FORMATS
         model = ModelConfig.from_data(preset.model)
         assert build_component(model.sde) and build_component(model.parameterisation)
         networks[json.dumps([preset.model["network"], preset.model["image"]])] = model
@@ -104,7 +104,7 @@ def test_a_published_sigma_is_doubled_on_images_in_twice_the_range(domain: str) 
 
 def read(of: Preset, file: Path, tensors: Mapping[str, Tensor] | None = None, **arguments: Any) -> str | None:
     """Names the preset that a file of a preset's tensors, or of others, is read as."""
-    stored = Stored(published(of) if tensors is None else tensors, ONLY)
+    stored = StoredTensors(published(of) if tensors is None else tensors, ONLY)
     arguments = {"preset": None, "configured": None, **arguments}
     return import_network(file, of.format, stored, SOURCES[of.format], **arguments).origin["preset"]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import CheckpointError
 from sdedit_pl.checkpoints.expected_tensors import state_shapes
-from sdedit_pl.checkpoints.importers import FORMATS, from_ddim, from_score_sde, importer
+from sdedit_pl.checkpoints.importers import CHECKPOINT_FORMATS, from_ddim, from_score_sde, importer
 from sdedit_pl.checkpoints.importers.checkpoint_format import Imported
 from sdedit_pl.checkpoints.importers.tensor_mapping import difference
 from sdedit_pl.configuration.model_config import ModelConfig
@@ -185,7 +185,9 @@ def test_every_number_is_used_once_and_reported(case, name: str) -> None:
 @pytest.mark.parametrize("name", [*SCORE_SDE, "sdedit_ddpm", "score_sde_checkpoint"])
 def test_a_format_recognises_its_own_files_and_no_others(case, name: str, tiny_checkpoint: Path) -> None:
     published = case(name)
-    assert [format for format in FORMATS if importer(format).recognises(published.file)] == [published.format]
+    assert [format for format in CHECKPOINT_FORMATS if importer(format).recognises(published.file)] == [
+        published.format
+    ]
     assert not importer(published.format).recognises(tiny_checkpoint)
 
 

@@ -20,11 +20,21 @@ const state = {
   model: null, seconds: 0, overhead: 0, queued: 0, jobs: [],
   onMask: false, tool: "brush", held: null, scope: "whole", locked: false,
   frame: null, object: null, regions: [], touched: false,
-  job: null, sending: false, shown: null, chosen: null,
+  job: null, sending: false, shown: null, chosen: null, file: null,
 };
 const view = { scale: 1, x: 0, y: 0 };
 const changes = { done: [], undone: [] };
 const number = (id) => Number($(id).value);
+
+/* The address at which a file is shown: files of other data than photographs are no pictures. */
+const shownAt = (address) => (state.model.rule ? `shown/${address}` : address);
+
+/* The colour to paint with, grey if one band is shown. */
+function front() {
+  const colour = [1, 3, 5].map((i) => parseInt($("front").value.slice(i, i + 2), 16));
+  const grey = Math.round((299 * colour[0] + 587 * colour[1] + 114 * colour[2]) / 1000);
+  return state.model.bands === 1 ? [grey, grey, grey] : colour;
+}
 
 /* ---- picture ---- */
 
@@ -37,15 +47,17 @@ function resize(w, h) {
   }
 }
 
-function openPicture(image, keep) {
-  const w = image ? image.width : 0, h = image ? image.height : 0;
-  const side = Math.max(FRESH, 2 * state.model.size);
-  let scale = image ? Math.max(1, side / Math.min(w, h)) : 1;
+/* `file` is the address of the file that the image shows, whose values unpainted pixels keep. */
+function openPicture(image, keep, file = null) {
+  const { width: across, height: down } = state.model;
+  const larger = Math.max(FRESH / Math.min(across, down), 2);
+  const w = image ? image.width : Math.round(across * larger), h = image ? image.height : Math.round(down * larger);
+  let scale = image && !file ? Math.max(1, (larger * Math.min(across, down)) / Math.min(w, h)) : 1;
   if (image && w * h > state.model.pixels) {
     scale = Math.sqrt(state.model.pixels / (w * h));
     notify(`The picture has ${w}×${h} pixels; it was reduced to ${Math.floor(w * scale)}×${Math.floor(h * scale)}.`, true);
   }
-  resize(image ? Math.floor(w * scale) : side, image ? Math.floor(h * scale) : side);
+  resize(Math.floor(w * scale), Math.floor(h * scale));
   base = layer();
   base.canvas.width = width;
   base.canvas.height = height;
@@ -55,15 +67,21 @@ function openPicture(image, keep) {
   if (image) base.ctx.drawImage(image, 0, 0, width, height);
   guide.ctx.drawImage(base.canvas, 0, 0);
   source = image && scale > 1 ? image : null;
-  Object.assign(state, { frame: null, object: null, touched: false });
+  Object.assign(state, { frame: null, object: null, touched: false, file });
   changes.done = [];
   changes.undone = [];
-  setScope(width !== height ? "part" : "whole");
+  setScope(fitting() ? "whole" : "part");
   setTool("brush");
   setLayer(false);
   hideCompare();
   changed(!keep);
   fit();
+}
+
+/* Whether the picture has the model's proportions, up to rounding. */
+function fitting() {
+  const { width: across, height: down } = state.model;
+  return Math.abs(width * down - height * across) < Math.max(across, down);
 }
 
 function picturePixels(ctx, x, y, w, h) {
@@ -192,29 +210,28 @@ function findRegions() {
   }
 }
 
-/* The squares that the model sees. */
-function squares() {
-  const inside = (x, y, side) => {
-    const s = Math.min(side, width, height);
-    return {
-      x: Math.min(Math.max(0, x - s / 2), width - s), y: Math.min(Math.max(0, y - s / 2), height - s), w: s, h: s,
-    };
+/* The parts that the model sees, which have its proportions. */
+function seenParts() {
+  const { width: across, height: down } = state.model, ratio = across / down;
+  const inside = (x, y, wide) => {
+    const w = Math.min(wide, width, height * ratio), h = w / ratio;
+    return { x: Math.min(Math.max(0, x - w / 2), width - w), y: Math.min(Math.max(0, y - h / 2), height - h), w, h };
   };
   if (state.scope === "windows") return [];
-  if (state.scope === "whole") return [inside(width / 2, height / 2, Math.min(width, height))];
+  if (state.scope === "whole") return [inside(width / 2, height / 2, Infinity)];
   if (state.frame) {
     const { x, y, w, h } = state.frame;
-    return [inside(x + w / 2, y + h / 2, Math.max(w, h))];
+    return [inside(x + w / 2, y + h / 2, Math.max(w, h * ratio))];
   }
-  return state.regions.map(({ x, y, w, h }) => inside(x + w / 2, y + h / 2, Math.max(2 * Math.max(w, h), state.model.size)));
+  return state.regions.map(({ x, y, w, h }) => inside(x + w / 2, y + h / 2, Math.max(2 * Math.max(w, h * ratio), across)));
 }
 
 /* Evaluations of the network for a step of a sample. */
 function evaluations() {
-  if (state.scope !== "windows") return Math.max(1, squares().length);
-  const size = state.model.size, step = size - Math.floor(size / 2);
-  const along = (length) => 1 + Math.ceil(Math.max(0, length - size) / step);
-  return along(width) * along(height);
+  if (state.scope !== "windows") return Math.max(1, seenParts().length);
+  const { width: across, height: down } = state.model, overlap = Math.floor(Math.min(across, down) / 2);
+  const along = (length, size) => 1 + Math.ceil(Math.max(0, length - size) / (size - overlap));
+  return along(width, across) * along(height, down);
 }
 
 /* ---- drawing the view ---- */
@@ -244,8 +261,8 @@ function draw() {
   drawTint(w, h, place);
   if (state.object) drawObject();
   paper.lineWidth = 1.5 / view.scale;
-  const seen = squares();
-  if (state.scope === "part" || (state.scope === "whole" && width !== height)) {
+  const seen = seenParts();
+  if (state.scope === "part" || (state.scope === "whole" && !fitting())) {
     for (const dash of [0, 1]) {
       paper.setLineDash([6 / view.scale, 6 / view.scale]);
       paper.lineDashOffset = (dash * 6) / view.scale;
@@ -313,13 +330,14 @@ function zoom(factor, x = $("view").clientWidth / 2, y = $("view").clientHeight 
 /* The guide at t0 as the model sees it, scaled to the range of a picture. */
 const bells = [];
 function drawNoised() {
-  const canvas = $("noised"), size = state.model.size;
-  canvas.width = canvas.height = size;
+  const canvas = $("noised"), { width: across, height: down } = state.model;
+  canvas.width = across;
+  canvas.height = down;
   const ctx = canvas.getContext("2d", { willReadFrequently: true });
   ctx.imageSmoothingQuality = "high";
-  const { x, y, w, h } = squares()[0] || { x: 0, y: 0, w: width, h: height };
-  ctx.drawImage(guide.canvas, x, y, w, h, 0, 0, size, size);
-  const image = ctx.getImageData(0, 0, size, size);
+  const { x, y, w, h } = seenParts()[0] || { x: 0, y: 0, w: width, h: height };
+  ctx.drawImage(guide.canvas, x, y, w, h, 0, 0, across, down);
+  const image = ctx.getImageData(0, 0, across, down);
   while (bells.length < image.data.length) {
     bells.push(Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random()));
   }
@@ -354,7 +372,7 @@ function startStroke(point) {
 
 function extendStroke(point) {
   const { ctx } = stroke, size = brushSize() * point.pressure, from = current.last;
-  ctx.strokeStyle = state.onMask ? "#fff" : $("front").value;
+  ctx.strokeStyle = state.onMask ? "#fff" : `rgb(${front()})`;
   ctx.lineCap = ctx.lineJoin = "round";
   ctx.lineWidth = size;
   ctx.beginPath();
@@ -423,8 +441,8 @@ function fill(point) {
     }
   }
   const image = scratch.ctx.createImageData(width, height);
-  const front = state.onMask ? [255, 255, 255] : [1, 3, 5].map((i) => parseInt($("front").value.slice(i, i + 2), 16));
-  for (let i = 0; i < seen.length; i++) if (seen[i]) image.data.set([...front, 255], 4 * i);
+  const filled = state.onMask ? [255, 255, 255] : front();
+  for (let i = 0; i < seen.length; i++) if (seen[i]) image.data.set([...filled, 255], 4 * i);
   scratch.ctx.putImageData(image, 0, 0);
   edit(state.onMask ? mask : guide, all(), (ctx) => {
     ctx.globalAlpha = number("opacity") / 100;
@@ -704,15 +722,15 @@ function describe() {
   $("featherout").textContent = number("feather") ? `${number("feather")}` : "off";
   $("undo").disabled = !changes.done.length;
   $("redo").disabled = !changes.undone.length;
-  const parts = squares().length, size = state.model.size;
+  const parts = seenParts().length, size = `${state.model.width} × ${state.model.height} px`;
   $("scopehint").textContent =
     state.scope === "whole"
-      ? `${width !== height ? "The central square is" : "All of it is"} edited at ${size} × ${size} px.`
+      ? `${fitting() ? "All of it is" : "The central part is"} edited at ${size}.`
       : state.scope === "windows"
       ? `All of it is edited at its own ${width} × ${height} px, in ${evaluations()} overlapping windows. This suits textures and scenes, not faces.`
       : !parts
         ? "Paint the mask over the part to change, or drag a frame around it."
-        : `${parts > 1 ? `${parts} parts, each` : "The part is"} edited at ${size} × ${size} px and put back; the rest stays as it is.`;
+        : `${parts > 1 ? `${parts} parts, each` : "The part is"} edited at ${size} and put back; the rest stays as it is.`;
   if (state.job) return;
   const calls = number("steps") * number("samples") * evaluations() * (labelled().guidance > 1 ? 2 : 1);
   const seconds = state.overhead + state.seconds * calls + state.queued;
@@ -820,31 +838,50 @@ let offered = null;
 
 async function take(file, as) {
   if (!file) return;
-  if (!file.type.startsWith("image/")) return notify(`${file.name} is not a picture; drop a PNG, JPEG or WebP file.`);
-  let image;
+  const ownFormat = state.model.rule && !(as === "object" && file.type.startsWith("image/"));
+  if (!ownFormat && !file.type.startsWith("image/")) return notify(`${file.name} is not a picture; drop a PNG, JPEG or WebP file.`);
+  let image, address = null;
   try {
-    image = await createImageBitmap(file);
-  } catch {
+    if (ownFormat) address = await upload(file);
+    image = await (ownFormat ? loadImage(shownAt(address)) : createImageBitmap(file));
+  } catch (error) {
+    if (ownFormat) return notify(error.message);
     return notify(`${file.name || "The picture"} cannot be opened: it is damaged, too large for the browser, or of an unknown kind.`);
   }
   if (file.type === "image/gif") notify("Of an animation, the first picture is used.", true);
   if (as === "object") return addObject(image);
-  if (as === "picture" || !(state.touched || source || hasMask() || state.opened)) return takePicture(image);
-  offered = image;
+  if (as === "picture" || !(state.touched || source || hasMask() || state.opened)) return takePicture(image, address);
+  offered = { image, address };
   $("choice").hidden = false;
 }
 
-function takePicture(image) {
-  state.opened = true;
-  openPicture(image);
+/* Sends a file of the model's format to the server, which stores it at the address that it answers. */
+async function upload(file) {
+  const url = await new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(new Error(`${file.name} cannot be read.`));
+    reader.readAsDataURL(file);
+  });
+  return (await ask("api/guides", { name: file.name, content: url.slice(url.indexOf(",") + 1) })).source;
 }
 
-$("aspicture").onclick = () => (($("choice").hidden = true), takePicture(offered));
-$("asobject").onclick = () => (($("choice").hidden = true), addObject(offered));
-$("blank").onclick = () => {
+/* Takes a picture; with a model of other data than photographs, that of the file at an address. */
+function takePicture(image, address) {
+  state.opened = true;
+  openPicture(image, false, state.model.rule ? address : null);
+}
+
+/* Opens a blank canvas. */
+async function blank(keep) {
   state.opened = false;
-  openPicture(null);
-};
+  if (state.model.rule) openPicture(await loadImage(shownAt("blank")), keep, "blank");
+  else openPicture(null, keep);
+}
+
+$("aspicture").onclick = () => (($("choice").hidden = true), takePicture(offered.image, offered.address));
+$("asobject").onclick = () => (($("choice").hidden = true), addObject(offered.image));
+$("blank").onclick = () => blank().catch((error) => notify(error.message));
 $("open").onclick = () => ((opening = "picture"), $("file").click());
 $("add").onclick = () => ((opening = "object"), $("file").click());
 $("file").onchange = () => {
@@ -865,7 +902,7 @@ addEventListener("drop", (event) => {
 
 async function loadImage(address) {
   const reply = await fetch(address);
-  if (!reply.ok) throw new Error(`${address} is not there`);
+  if (!reply.ok) throw new Error((await reply.json().catch(() => ({}))).error || `${address} is not there`);
   return createImageBitmap(await reply.blob());
 }
 
@@ -902,6 +939,7 @@ async function run() {
   const own = source && !state.touched && state.scope === "whole"; // its own pixels, not enlarged ones
   const w = own ? source.width : width, h = own ? source.height : height;
   const body = {
+    source: state.file,
     guide: sentPicture((ctx) => ctx.drawImage(own ? source : guide.canvas, 0, 0, w, h), w, h),
     t0: t0(), steps: number("steps"), samples: number("samples"), seed: number("seed"),
     windows: state.scope === "windows", match_colours: $("hold").checked, ...labelled(),
@@ -1069,16 +1107,17 @@ function showJob(job, index) {
   const name = samples[index], address = `results/${identity}/${name}`;
   row.children[index].setAttribute("aria-pressed", "true");
   state.chosen = address;
-  compare(address, `results/${identity}/guide.png`);
+  compare(shownAt(address), shownAt(`results/${identity}/${job.guide}`));
   $("save").href = address;
   $("save").download = `${identity}_${name.replace("guide_", "")}`;
+  $("save").textContent = `Save ${name.slice(name.indexOf(".") + 1).toUpperCase()}`;
   $("record").href = `results/${identity}/edit.yaml`;
 }
 
 $("use").onclick = async () => {
   try {
     const kept = wholeState();
-    takePicture(await loadImage(state.chosen));
+    takePicture(await loadImage(shownAt(state.chosen)), state.chosen);
     if (kept.width === width && kept.height === height) mask.ctx.drawImage(kept.mask, 0, 0); // the same part again
     setScope(kept.scope);
     $("hold").checked = true; // colours drift over results of results
@@ -1100,10 +1139,11 @@ $("restore").onclick = async () => {
   const job = state.jobs.find((each) => each.identity === state.shown);
   try {
     const { kind, t0: level, seed, steps, samples, focus, windows, match_colours: hold, label, guidance } = job.settings;
+    const folder = `results/${job.identity}`, address = `${folder}/${job.guide}`;
     const [picture, area] = await Promise.all(
-      ["guide", kind].map((name) => name && loadImage(`results/${job.identity}/${name}.png`)),
+      [shownAt(address), kind && `${folder}/${kind}.png`].map((each) => each && loadImage(each)),
     );
-    takePicture(picture);
+    takePicture(picture, address);
     if (area) setMask(area, kind);
     $("t0").value = Math.round((100 * level) / state.model.t_max);
     $("seed").value = seed;
@@ -1139,7 +1179,7 @@ function showHistory() {
   $("past").hidden = !state.jobs.length;
   const shown = [...state.jobs].reverse();
   $("history").replaceChildren(...shown.map((job) => {
-    const name = job.samples[0] || "guide.png";
+    const name = job.samples[0] || job.guide;
     const made = button(`thumbs/${job.identity}/${name}`, `${new Date(1000 * job.created).toLocaleString()}, t0 ${job.settings.t0}`);
     if (job.state !== "done") made.append(Object.assign(document.createElement("span"), { textContent: job.state }));
     made.firstElementChild.loading = "lazy";
@@ -1192,7 +1232,7 @@ async function store() {
   const painting = {
     guide: await blob(guide.canvas), base: await blob(base.canvas), mask: await blob(mask.canvas),
     frame: state.frame, scope: state.scope, locked: state.locked, soft: $("soft").checked, hold: $("hold").checked,
-    opened: state.opened,
+    opened: state.opened, file: state.file,
     values: Object.fromEntries(KEPT.map((id) => [id, $(id).value])),
   };
   try {
@@ -1211,11 +1251,11 @@ async function restorePainting() {
     request.onsuccess = () => resolve(request.result);
     request.onerror = reject;
   });
-  if (!painting) return;
+  if (!painting || !state.model.rule !== !painting.file) return; // of another model
   const [picture, opened, area] = await Promise.all(
     [painting.guide, painting.base, painting.mask].map((each) => createImageBitmap(each)),
   );
-  openPicture(opened, true);
+  openPicture(opened, true, painting.file);
   guide.ctx.drawImage(picture, 0, 0);
   mask.ctx.drawImage(area, 0, 0);
   Object.assign(state, { touched: true, frame: painting.frame, opened: painting.opened });
@@ -1231,7 +1271,10 @@ async function start() {
   const loaded = await ask("api/state");
   const { model, guides, seconds, overhead, queued, jobs } = loaded;
   Object.assign(state, { model, seconds, overhead, queued, jobs });
-  $("model").textContent = `${model.name} · ${model.size} px`;
+  $("model").textContent = `${model.name} · ${model.width === model.height ? model.width : `${model.width} × ${model.height}`} px`;
+  $("rule").textContent = model.rule;
+  $("rule").hidden = !model.rule;
+  $("file").accept = model.rule ? "" : "image/*";
   $("t0").value = Math.round((100 * model.t0) / model.t_max);
   $("steps").value = model.steps;
   $("labelbox").hidden = !model.known;
@@ -1239,12 +1282,13 @@ async function start() {
   $("labels").replaceChildren(...model.labels.map((name) => new Option("", name)));
   $("examples").hidden = !guides.length;
   $("guides").replaceChildren(...guides.map((name) => {
-    const made = button(`guides/${name}`, name.replace(/\.\w+$/, "").replaceAll("_", " "));
+    const made = button(shownAt(`guides/${name}`), name.replace(/\.\w+$/, "").replaceAll("_", " "));
     made.firstElementChild.loading = "lazy";
-    made.onclick = () => loadImage(`guides/${name}`).then(takePicture, (error) => notify(error.message));
+    const address = `guides/${name}`;
+    made.onclick = () => loadImage(shownAt(address)).then((image) => takePicture(image, address), (error) => notify(error.message));
     return made;
   }));
-  openPicture(null, true);
+  await blank(true);
   await restorePainting().catch(() => {});
   showHistory();
   const own = jobs.find((job) => job.identity === sessionStorage.getItem("job"));
