@@ -100,8 +100,11 @@ def choose_images(
     source = kind(data, shape.size, shape.channels, val_fraction=val_fraction, fit=fit, format=shape.format)
     chosen = ChosenImages(source, ("val",) if split == "val" else SPLITS, count)
     if len(chosen) < least:
+        found = f"at least {least} images are needed, and data={data} has {len(chosen)}"
+        if split == "all":
+            raise ValueError(f"{found}; give more images")
         raise ValueError(
-            f"at least {least} images are needed, and data={data} has {len(chosen)} with split={split} and "
-            f"val_fraction={val_fraction}; give a larger val_fraction, or split=all if training has seen none of them"
+            f"{found} with split=val and val_fraction={val_fraction}; give a larger val_fraction, or split=all if "
+            "training has seen none of them"
         )
     return chosen

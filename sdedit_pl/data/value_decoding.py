@@ -164,7 +164,8 @@ def result_file(
         return png_file(values) if suffix == ".png" else _writer(suffix, None).write(values, None)
     if shape.format is not None and stored.values.dtype.kind in "iuf" and not own_type:
         values = rounded(values, stored.values.dtype)
-    if kept is not None and stored.values.shape == values.shape:
+    comparable = shape.format is not None or stored.values.dtype == values.dtype
+    if kept is not None and comparable and stored.values.shape == values.shape:
         values = np.where(kept.cpu().numpy()[..., None], stored.values, values)
     if suffix == ".png":
         return png_file(values)

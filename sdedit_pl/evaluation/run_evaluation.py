@@ -87,7 +87,7 @@ def run_evaluation(
     names = [short_name(name) for name in images.names]
     groups = group_numbers(names, None if arguments.groups is None else read_groups(arguments.groups))
     store = ImageStore(out, len(names), ImageFormat.of(shape), _partners(plan, groups))
-    check_counts(store, groups, arguments.kid_subset)
+    check_counts(store, groups, arguments)
     # Counted without the plan's columns, of which later runs may add some: the images must not depend on them.
     steps = settings.edit.total_steps(denoisers[MODEL].sde)
     computing = ComputeSettings(**{field.name: getattr(arguments, field.name) for field in fields(ComputeSettings)})
@@ -112,13 +112,17 @@ def check_packages() -> None:
         raise ValueError(f"the report needs {' and '.join(missing)}; pip install 'sdedit-pl[evaluation]'")
 
 
-def check_counts(store: ImageStore, groups: Sequence[int], kid_subset: int | None) -> None:
+def check_counts(store: ImageStore, groups: Sequence[int], settings: EvaluationArguments) -> None:
     """Raises ValueError if a metric needs more images, or more groups of images, than there are."""
-    needed = max(COVERAGE_IMAGES, kid_subset or 0)
+    needed = max(COVERAGE_IMAGES, settings.kid_subset or 0)
     if store.count < needed:
+        subset = needed > COVERAGE_IMAGES
+        remedies = ["give more images"]
+        remedies += ["split=all if training has seen none of them"] * (settings.split == "val")
+        remedies += ["a smaller kid_subset"] * subset
         raise ValueError(
-            f"{'kid_subset' if needed > COVERAGE_IMAGES else 'an evaluation'} needs at least {needed} images, got "
-            f"{store.count}; give more images, split=all if training has seen none of them, or a smaller kid_subset"
+            f"{'kid_subset' if subset else 'an evaluation'} needs at least {needed} images, got {store.count}; "
+            + ", or ".join(remedies)
         )
     for found, kind in ((groups, "images"), (store.partners.groups, "pairs of groups that are pasted on each other")):
         count = len(set(found))

@@ -291,6 +291,7 @@ BAD = {
 def test_bad_arguments_are_refused(argument: str, photos: Path, refused) -> None:
     message = refused(*SMALL, argument)
     assert all(words in message for words in BAD[argument]), message
+    assert "split=all" not in message  # which is given
 
 
 def test_a_missing_package_is_named_before_editing(photos: Path, refused, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def test_what_is_refused(refused) -> None:
         "methods=[ddim]": "methods are some of ddib, sdedit, energy, two_energies, got ddim",
         "realism=0": "realism must exceed 0",
         "pairs=elsewhere": "pairs=elsewhere has no image named like the guide 0",
-        "target=elsewhere": "at least 3 images are needed, and data=elsewhere has 1",
+        "target=elsewhere": "at least 3 images are needed, and data=elsewhere has 1; give more images",
         "level=1e9": "these models were trained up to noise level",
         "steps=1": "a bridge takes at least 2 steps",
         "lowpass_energy=0": "lowpass_energy must exceed 0",

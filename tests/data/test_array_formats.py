@@ -148,6 +148,12 @@ def test_results_have_the_type_of_their_guide(tmp_path: Path) -> None:
         assert values.dtype == np.int32 and np.array_equal(values, guide + changed)
     small = read_values(result_file(image, shape, ".npy", tmp_path / "a.npy", own_type=True), "a").values[..., 0]
     assert small.dtype == np.float32 and np.allclose(small, guide + 0.7, atol=0.02)
+    eight = ImageShape((3, 4), 1)  # values of 8 bits are not mixed with those of 16
+    (tmp_path / "b.npy").write_bytes(npy(np.full((3, 4), 40_000, np.uint16)))
+    kept = torch.arange(12).reshape(3, 4) < 6
+    assert (
+        read_values(result_file(torch.ones(1, 3, 4), eight, ".npy", tmp_path / "b.npy", kept), "b").values == 255
+    ).all()
     stored = Dicom().read(dicom(GREY, bits=12))
     assert Dicom().read(Dicom().write(GREY[..., None], stored.rest)).values.max() == 4095
 
