@@ -237,7 +237,7 @@ def test_a_missing_package_is_named_with_its_extra(make: Any, extra: str, monkey
         (BANDS, {"channels": 3, "bands": ("r", "g", "b")}, r"a has 4 bands, expected 3 \(r, g, b\)"),
         (GREY, {"dtype": "uint8"}, r"a has uint16 values, expected uint8 .data.format.; convert it"),
         (GREY.astype(np.int32) - 1, {"dtype": "uint16"}, "a has int32 values, expected uint16"),
-        (np.where(GREY > 0, np.nan, 1.0), {}, "a has 11 pixels that are NaN, infinite or without data; .*invalid=mask"),
+        (np.where(GREY > 0, np.nan, 1.0), {}, "a has 11 pixels with NaN, infinite or missing values; .*invalid=mask"),
     ],
 )
 def test_values_that_do_not_fit_the_format_are_refused(values: np.ndarray, keys: dict[str, Any], message: str) -> None:
