@@ -98,7 +98,7 @@ def checked_values(values: np.ndarray, name: str, shape: ImageShape) -> np.ndarr
         raise UnreadableImage(f"{name} has {bands}, expected {shape.channels}{names}")
     invalid = ~np.isfinite(values)
     if invalid.any() and (pixels.invalid == "refuse" or pixels.dtype != "float32"):
-        count = invalid.any(-1).sum()
+        count = int(invalid.any(-1).sum())
         raise UnreadableImage(
             f"{name} has {count:,} pixel{'s' * (count > 1)} with NaN, infinite or missing values; repair them, or mask "
             "them with format.dtype=float32 format.invalid=mask"
