@@ -50,6 +50,8 @@ def _shard(folder: str, file: Any, images: Any, bytes: Any, sha256: Any) -> Shar
     # Each image takes at least a block of 512 bytes of the archive.
     if type(images) is not int or type(bytes) is not int or not 0 <= 512 * images <= bytes:
         raise ValueError(f"{file} cannot hold {images!r} images in {bytes!r} bytes")
+    if not isinstance(sha256, str):
+        raise ValueError(f"{file} has the sha256 {sha256!r}, expected 64 hexadecimal digits")
     return Shard(f"{folder}/{file}", images, bytes, sha256)
 
 

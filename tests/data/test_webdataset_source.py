@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -170,6 +171,11 @@ class TestManifest:
     def test_another_file_is_refused(self, manifest: Path, text: str, reason: str) -> None:
         manifest.write_text(text)
         with pytest.raises(ValueError, match=f"is not a manifest of `sdedit pack`: .*{reason}"):
+            find_shards(str(manifest))
+
+    def test_a_hash_that_is_no_text_is_refused(self, manifest: Path) -> None:
+        manifest.write_text(re.sub(r'"sha256": "\w+"', '"sha256": 5', manifest.read_text(), count=1))
+        with pytest.raises(ValueError, match=r"manifest.json is not .* has the sha256 5, expected 64"):
             find_shards(str(manifest))
 
     @pytest.mark.parametrize("count", ['"20"', "NaN", "1e12", "1000000000000", "-1", "true", "null"])
