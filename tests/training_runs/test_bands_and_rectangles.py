@@ -250,7 +250,7 @@ def test_parts_and_pasted_objects_keep_the_values_of_other_data(bands: int, tmp_
         ({"paste": "bands.npy", "at": (0, 0)}, "bands.npy has 4 bands, expected 1"),
         ({"focus": (0, 0, 16, 9), "guide": "wide.npy"}, "exceeds the largest part of 16:24 within a picture of 40x12"),
         ({"guide": "bands.npy"}, "has 4 bands, expected 1"),
-        ({"guide": "nan.npy"}, "nan.npy has 1 pixels that are NaN"),
+        ({"guide": "nan.npy"}, "nan.npy has 1 pixel with NaN"),
     ],
 )
 def test_edits_that_other_data_do_not_allow_are_refused(
