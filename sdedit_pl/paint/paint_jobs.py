@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 import logging
 import math
@@ -31,10 +30,9 @@ from torch import Tensor
 from sdedit_pl.checkpoints.guidance import with_guidance
 from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.configuration.resolving import resolve
-from sdedit_pl.data.array_formats import suffixes_of
-from sdedit_pl.data.image_files import is_image_name, open_image
+from sdedit_pl.data.image_files import open_image
 from sdedit_pl.data.image_format import PixelFormat
-from sdedit_pl.data.value_decoding import read_values, result_suffix
+from sdedit_pl.data.value_decoding import result_suffix
 from sdedit_pl.edit_runs.edit_plan import build_edits, default_t0
 from sdedit_pl.edit_runs.edit_results import sample_file
 from sdedit_pl.edit_runs.edit_run import run_edit
@@ -42,19 +40,16 @@ from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.edit_runs.unfinished_edits import EDIT_RECORD
 from sdedit_pl.editing.trajectories import LARGEST_SIDE, WatchedDenoiser
 from sdedit_pl.editing.windows import window_starts
-from sdedit_pl.files import in_words, require_folder, whole_file, write_whole
+from sdedit_pl.files import in_words, require_folder, write_whole
 from sdedit_pl.guides.focus import regions_of
-from sdedit_pl.paint.shown_files import blank_file, painted_file, shown_picture
+from sdedit_pl.paint.shown_files import OpenedFiles, check_pixels, painted_file
 from sdedit_pl.picture_grid import png_bytes, to_picture
 from sdedit_pl.typing import Images
 
 logger = logging.getLogger(__name__)
 
-LARGEST_PICTURE = 20_000_000
-"""Maximal number of pixels of a guide."""
 JOB_FILE = "job.json"
 GUIDE_FILE = "guide.png"
-OPENED = ".opened"
 _PREFIX = "data:image/png;base64,"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PAUSE = 0.08  # seconds between two estimates that are shown
@@ -162,6 +157,7 @@ class PaintJobs:
         self.ckpt, self.out, self.device = ckpt, out, device
         self.denoiser, self.description = load_for_editing(ckpt, device)
         self.image = self.description.image
+        self.opened = OpenedFiles(out / ".opened", self.image)
         self.t0 = default_t0(self.description.path)
         self.jobs = {job.identity: job for job in _restored(out)}
         self.seconds = self._seconds_per_evaluation()
@@ -183,34 +179,6 @@ class PaintJobs:
             self._changed.notify_all()
         self._worker.join()
 
-    def opened(self, name: str, content: bytes) -> Path:
-        """Stores a file of the model's format.
-
-        Raises:
-            ValueError: it cannot be read, or is too large.
-        """
-        name = name.replace("\\", "/").rpartition("/")[2]
-        if not is_image_name(name, suffixes_of(self.image)):
-            raise ValueError(
-                f"{name} is no image file; its name must end in one of {', '.join(suffixes_of(self.image))}"
-            )
-        height, width = read_values(content, name).values.shape[:2]
-        _check_pixels(name, width, height)
-        file = self.out / OPENED / hashlib.sha256(content).hexdigest()[:16] / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file) as unfinished:
-            unfinished.write_bytes(content)
-        try:
-            shown_picture(file, self.image)
-        except ValueError as error:
-            file.unlink()
-            raise ValueError(str(error).replace(str(file), name)) from None
-        return file
-
-    def blank(self) -> Path:
-        """The file that a new canvas of a model of other data starts from."""
-        return self.opened("blank.tif", blank_file(self.image))
-
     def submit(self, request: EditRequest, source: Path | None = None) -> Job:
         """Stores an edit's pictures and settings and queues it.
 
@@ -230,7 +198,7 @@ class PaintJobs:
         if self.image.format is None:
             content = png_bytes(guide, compress_level=1)
         else:
-            source = source or self.blank()
+            source = source or self.opened.blank()
             content = painted_file(source, guide, self.image)
             guide_file = f"guide{result_suffix(source)}"
         area = None if request.area is None else _picture("the mask", request.area).convert("L")
@@ -391,17 +359,10 @@ def _picture(name: str, url: str) -> Image.Image:
         file = b""
     if not url.startswith(_PREFIX) or not file.startswith(_SIGNATURE):
         raise ValueError(f"{name} must be a data URL of a PNG file, {_PREFIX}...")
-    _check_pixels(name, *(int.from_bytes(file[start : start + 4], "big") for start in (16, 20)))  # before decoding
+    check_pixels(name, *(int.from_bytes(file[start : start + 4], "big") for start in (16, 20)))  # before decoding
     with open_image(file, name) as image:
         image.load()
         return image
-
-
-def _check_pixels(name: str, width: int, height: int) -> None:
-    if width * height > LARGEST_PICTURE:
-        raise ValueError(
-            f"{name} has {width}x{height} pixels, more than {LARGEST_PICTURE // 10**6} million; make it smaller first"
-        )
 
 
 def _data_url(picture: Image.Image) -> str:

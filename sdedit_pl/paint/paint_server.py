@@ -39,8 +39,8 @@ from sdedit_pl.data.image_files import list_images
 from sdedit_pl.data.image_format import numbers_of_shown
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.files import whole_file
-from sdedit_pl.paint.paint_jobs import LARGEST_PICTURE, OPENED, EditRequest, Job, PaintJobs
-from sdedit_pl.paint.shown_files import painting_rule, shown_picture
+from sdedit_pl.paint.paint_jobs import EditRequest, Job, PaintJobs
+from sdedit_pl.paint.shown_files import LARGEST_PICTURE, painting_rule, shown_picture
 from sdedit_pl.picture_grid import png_bytes
 from sdedit_pl.web import guarded_app, json_reply, parsed
 
@@ -89,14 +89,13 @@ def paint_app(jobs: PaintJobs, guides: Path, token: str = "", names: Collection[
         kind, _, rest = address.partition("/")
         folder, _, name = rest.rpartition("/")
         if kind == "blank":
-            return jobs.blank()
+            return jobs.opened.blank()
         if kind == "guides":
             return guides / rest if rest in _names(guides, jobs) else None
         if kind == "results":
             job = jobs.jobs.get(folder)
             return jobs.folder(job) / name if job is not None and name in job.files else None
-        opened = {file.relative_to(jobs.out / OPENED).as_posix(): file for file in jobs.out.glob(f"{OPENED}/*/*")}
-        return opened.get(rest) if kind == "opened" else None
+        return jobs.opened.find(rest) if kind == "opened" else None
 
     def page(request: Request) -> Response:
         return FileResponse(_PAGE / "index.html")
@@ -139,8 +138,8 @@ def paint_app(jobs: PaintJobs, guides: Path, token: str = "", names: Collection[
 
     async def open_file(request: Request) -> Response:
         body = await parsed(request, OpenedFile, LARGEST_BODY)
-        file = await stored(jobs.opened, body.name, body.content)
-        return json_reply({"source": f"opened/{file.relative_to(jobs.out / OPENED).as_posix()}"})
+        file = await stored(jobs.opened.store, body.name, body.content)
+        return json_reply({"source": f"opened/{jobs.opened.address(file)}"})
 
     async def shown(request: Request) -> Response:
         file = await stored(source_of, request.path_params["address"])

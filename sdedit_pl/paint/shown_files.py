@@ -10,17 +10,71 @@ values of the file.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from sdedit_pl.data.image_files import file_content
+from sdedit_pl.data.array_formats import suffixes_of
+from sdedit_pl.data.image_files import file_content, is_image_name
 from sdedit_pl.data.image_format import ImageShape, numbers_of_shown
 from sdedit_pl.data.value_decoding import read_values, result_file, result_suffix, rewritten, rounded, with_window
+from sdedit_pl.files import whole_file
 from sdedit_pl.guides.guide_files import read_whole
 from sdedit_pl.picture_grid import to_picture
+
+LARGEST_PICTURE = 20_000_000
+"""Maximal number of pixels of a guide."""
+
+
+class OpenedFiles:
+    """Files that the page has opened, each in a folder named by its hash."""
+
+    def __init__(self, folder: Path, image: ImageShape) -> None:
+        self.folder, self.image = folder, image
+
+    def store(self, name: str, content: bytes) -> Path:
+        """Stores a file of the model's format.
+
+        Raises:
+            ValueError: it cannot be read, or is too large.
+        """
+        name, suffixes = name.replace("\\", "/").rpartition("/")[2], suffixes_of(self.image)
+        if not is_image_name(name, suffixes):
+            raise ValueError(f"{name} is no image file; its name must end in one of {', '.join(suffixes)}")
+        height, width = read_values(content, name).values.shape[:2]
+        check_pixels(name, width, height)
+        file = self.folder / hashlib.sha256(content).hexdigest()[:16] / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file) as unfinished:
+            unfinished.write_bytes(content)
+        try:
+            shown_picture(file, self.image)
+        except ValueError as error:
+            file.unlink()
+            raise ValueError(str(error).replace(str(file), name)) from None
+        return file
+
+    def blank(self) -> Path:
+        """The file that a new canvas of a model of other data starts from."""
+        return self.store("blank.tif", blank_file(self.image))
+
+    def address(self, file: Path) -> str:
+        return file.relative_to(self.folder).as_posix()
+
+    def find(self, address: str) -> Path | None:
+        """The stored file at an address; None if there is none."""
+        return {self.address(file): file for file in self.folder.glob("*/*")}.get(address)
+
+
+def check_pixels(name: str, width: int, height: int) -> None:
+    """Raises ValueError for a picture that is too large."""
+    if width * height > LARGEST_PICTURE:
+        raise ValueError(
+            f"{name} has {width}x{height} pixels, more than {LARGEST_PICTURE // 10**6} million; make it smaller first"
+        )
 
 
 def shown_picture(file: Path, shape: ImageShape) -> Image.Image:
