@@ -23,6 +23,7 @@ from sdedit_pl.build.component import build_component, build_unless_usual
 from sdedit_pl.checkpoints import describe
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import require_at_least
+from sdedit_pl.data.array_formats import stem_of
 from sdedit_pl.data.folder_source import image_paths
 from sdedit_pl.data.image_format import ImageShape
 from sdedit_pl.data.value_decoding import result_file, result_suffix
@@ -158,8 +159,9 @@ def plan(settings: AugmentSettings, classes: dict[str, list[str]], times: Sequen
         for number in range(settings.n):
             turn, index = divmod(number, len(sources))
             seed, source = settings.seed + len(variations), PurePosixPath(sources[index])
-            file = source.with_name(result_name(source.stem, f"_seed{seed}{result_suffix(Path(source))}")).as_posix()
-            variations.append(Variation(file, label, str(source), times[(turn + index) % len(times)], seed))
+            name = result_name(stem_of(source), f"_seed{seed}{result_suffix(Path(source))}")
+            file, t0 = source.with_name(name).as_posix(), times[(turn + index) % len(times)]
+            variations.append(Variation(file, label, str(source), t0, seed))
     return variations
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
+from sdedit_pl.data.array_formats import stem_of
 from sdedit_pl.data.image_format import shown_bands
 from sdedit_pl.data.value_decoding import result_file, result_suffix
 from sdedit_pl.edit_runs.unfinished_edits import EDIT_RECORD, RECORD_KEY, GuideFacts
@@ -164,15 +165,14 @@ def hashes(files: Iterable[Path]) -> dict[str, str]:
 
 def sample_file(guide: Path, mark: str, name: str) -> str:
     """`name` is `seed7` for a sample, or that of a reduction."""
-    suffix = result_suffix(guide)
-    stem = guide.name[: -len(suffix)] if guide.name.lower().endswith(suffix) else guide.stem
-    return result_name(stem, f"{mark}_{name}{suffix}")
+    return result_name(stem_of(guide), f"{mark}_{name}{result_suffix(guide)}")
 
 
 def trajectory_files(guide: Guide, mark: str) -> tuple[str, str]:
     """The strip and the animation."""
     ending = mark + (f"_part{guide.part.number}" if guide.part else "") + "_trajectory"
-    return result_name(guide.path.stem, f"{ending}.png"), result_name(guide.path.stem, f"{ending}.webp")
+    stem = stem_of(guide.path)
+    return result_name(stem, f"{ending}.png"), result_name(stem, f"{ending}.webp")
 
 
 def read_settings_file(file: str) -> dict[str, Any]:

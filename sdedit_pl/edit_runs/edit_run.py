@@ -15,7 +15,7 @@ from sdedit_pl.checkpoints.guidance import with_guidance
 from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.configuration.resolving import as_data
-from sdedit_pl.data.array_formats import suffixes_of
+from sdedit_pl.data.array_formats import stem_of, suffixes_of
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.edit_runs.edit_plan import build_edits, default_t0, edits_of, seeds_of
 from sdedit_pl.edit_runs.edit_results import (
@@ -149,7 +149,7 @@ def result_files(settings: EditSettings, edits: Sequence[SDEdit], listed: Sequen
             files = {"".join(member(file)) for file in files} if shards else files
             if files & found:
                 raise ValueError(
-                    f"guides need different names, got several called {guide.guide.stem}"
+                    f"guides need different names, got several called {stem_of(guide.guide)}"
                     + (" with the same t0 and seed" if mark or guide.seed is not None else "")
                 )
             found |= files

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sdedit_pl.data.array_formats import suffixes_of
+from sdedit_pl.data.array_formats import stem_of, suffixes_of
 from sdedit_pl.data.image_files import list_images
 from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.evaluation.numbered_images import NumberedImages
@@ -51,9 +51,9 @@ def _paired(key: str, folder: Path, count: int, image_format: ImageFormat) -> Nu
     """The images of a folder, in the order of the inputs."""
     files: dict[str, Path] = {}
     for file in (folder / name for name in list_images(folder, suffixes=suffixes_of(image_format))):
-        if file.stem in files:
-            raise ValueError(f"{key}: {folder} holds {files[file.stem].name} and {file.name}; remove one of them")
-        files[file.stem] = file
+        if stem_of(file) in files:
+            raise ValueError(f"{key}: {folder} holds {files[stem_of(file)].name} and {file.name}; remove one of them")
+        files[stem_of(file)] = file
     inputs = NumberedImages(folder, count, image_format)
     expected = [inputs.file(number).stem for number in range(count)]
     missing = [f"{stem}.png" for stem in expected if stem not in files]

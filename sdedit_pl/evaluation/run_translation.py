@@ -16,7 +16,7 @@ from sdedit_pl.checkpoints.guidance import labelled
 from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import Component, family, require_at_least
-from sdedit_pl.data.array_formats import suffixes_of
+from sdedit_pl.data.array_formats import stem_of, suffixes_of
 from sdedit_pl.data.chosen_images import choose_images
 from sdedit_pl.data.image_format import Fit, ImageFormat, ImageShape
 from sdedit_pl.data.value_decoding import result_file, result_suffix
@@ -150,7 +150,7 @@ def run_translation(settings: TranslationSettings) -> dict[str, Any]:
 
 
 def translations_of(guides: Sequence[Path], method: str, folder: Path) -> tuple[Path, ...]:
-    return tuple(folder / result_name(path.stem, f"_{method}{result_suffix(path)}") for path in guides)
+    return tuple(folder / result_name(stem_of(path), f"_{method}{result_suffix(path)}") for path in guides)
 
 
 @dataclass(frozen=True)
@@ -237,11 +237,11 @@ def read_compared(settings: TranslationSettings, guides: NumberedImages, fit: Fi
     """
     pairs, inputs = None, dict[str, str]()
     if settings.pairs is not None:
-        named = in_both_forms({file.stem: file for file in find_guides(settings.pairs, suffixes_of(guides.format))})
-        lacking = [path.stem for path in guides.files if path.stem not in named]
+        named = in_both_forms({stem_of(file): file for file in find_guides(settings.pairs, suffixes_of(guides.format))})
+        lacking = [stem_of(path) for path in guides.files if stem_of(path) not in named]
         if lacking:
             raise ValueError(f"pairs={settings.pairs} has no image named like the guide {lacking[0]}")
-        pairs = replace(guides, files=tuple(named[path.stem] for path in guides.files))
+        pairs = replace(guides, files=tuple(named[stem_of(path)] for path in guides.files))
         inputs = {str(path): sha256_of(path) for path in pairs.files}
     if settings.target is None:
         return Compared(guides, inputs, pairs)

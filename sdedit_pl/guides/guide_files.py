@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from sdedit_pl.data.array_formats import ARRAY_SUFFIXES, suffixes_of
+from sdedit_pl.data.array_formats import ARRAY_SUFFIXES, stem_of, suffixes_of
 from sdedit_pl.data.image_decoding import decode_image, decode_whole, eight_bits, image_to_tensor
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images, open_image, orientation, upright
 from sdedit_pl.data.image_format import (
@@ -173,7 +173,7 @@ def read_guides(guide: str, shape: ImageShape) -> list[Guide]:
 
 def refuse_repeated(paths: Sequence[Path]) -> None:
     """Raises ValueError if two guides have the same name."""
-    repeated = sorted(name for name, count in Counter(path.stem for path in paths).items() if count > 1)
+    repeated = sorted(name for name, count in Counter(stem_of(path) for path in paths).items() if count > 1)
     if repeated:
         raise ValueError(f"guides need different names, got several called {', '.join(repeated[:3])}")
 

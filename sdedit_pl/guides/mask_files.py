@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, UInt16
 from PIL import Image
 from torch import Tensor
 
-from sdedit_pl.data.array_formats import ALL_SUFFIXES
+from sdedit_pl.data.array_formats import ALL_SUFFIXES, stem_of
 from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.files import in_both_forms
 from sdedit_pl.guides.guide_files import Guide, find_guides, fitted, image_size, read_pixels, read_rgba
@@ -48,12 +48,14 @@ def find_areas(kind: AreaKind, place: str | None, guides: Sequence[Path]) -> lis
         if not path.exists():
             raise ValueError(f"there is no {kind} at {place}; give an image or a folder, white where pixels may change")
         return [path] * len(guides)
-    named = in_both_forms({file.stem: file for file in find_guides(place, ALL_SUFFIXES)})
-    files = [named.get(guide.stem) for guide in guides]
+    named = in_both_forms({stem_of(file): file for file in find_guides(place, ALL_SUFFIXES)})
+    files = [named.get(stem_of(guide)) for guide in guides]
     if all(file is None for file in files):
-        raise ValueError(f"no {kind} in {place} is named like a guide; {guides[0].stem}.png would be")
+        raise ValueError(f"no {kind} in {place} is named like a guide; {stem_of(guides[0])}.png would be")
     free = [
-        guide.stem for guide, file in zip(guides, files, strict=True) if file is None and guide.suffix != RUNNER_SUFFIX
+        stem_of(guide)
+        for guide, file in zip(guides, files, strict=True)
+        if file is None and guide.suffix != RUNNER_SUFFIX
     ]
     if free:
         more = f" and {len(free) - 3} others" if len(free) > 3 else ""

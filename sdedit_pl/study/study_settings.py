@@ -23,6 +23,8 @@ class StudyPlan:
         guides: folder or pattern of the guides; null if only realism is asked.
         real: folder or pattern of real images of the domain, for the catch trials about realism; null uses outputs
             of the methods instead.
+        ckpt: model whose previews the images are shown like, for data that are no 8-bit pictures (data.format); null
+            for pictures.
         questions: any of realism, faithfulness and satisfaction.
         pairs: all compares every pair of methods; first compares the first method with each other one, as in the
             paper.
@@ -38,6 +40,7 @@ class StudyPlan:
     out: str = "study.sqlite"
     guides: str | None = None
     real: str | None = None
+    ckpt: str | None = None
     questions: tuple[str, ...] = tuple(QUESTIONS)
     pairs: Literal["all", "first"] = "all"
     comparisons: int | None = 30
