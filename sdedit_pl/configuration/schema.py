@@ -191,7 +191,7 @@ def require_at_least(settings: Any, **least: int) -> None:
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     """'; did you mean ...?' with the known word most like `word`, or the list of known words."""
     known = list(known)
-    return alike(word, known, prefix) or f"; known: {', '.join(known)}"
+    return alike(word, known, prefix) or f"; known: {', '.join(known) or 'none'}"
 
 
 def alike(word: str, known: Iterable[str], prefix: str = "") -> str:

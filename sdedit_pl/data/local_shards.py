@@ -25,6 +25,7 @@ from sdedit_pl.data.source import Broken, UnreadableShard
 
 logger = logging.getLogger(__name__)
 
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 ARCHIVE_DAMAGE = (*DECODING_ERRORS, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, RuntimeError, MemoryError)
 """Exceptions of the standard library on a damaged archive."""
 
@@ -127,19 +128,28 @@ def list_members(path: str | Path) -> tuple[Members, Stamp]:
             found.append(image)
     except ARCHIVE_DAMAGE as error:
         problem = str(error) or type(error).__name__
-    samples = {key for name, _ in found for key, suffix in [split_key(name)] if suffix in IMAGE_SUFFIXES}
-    images: dict[str, tuple[int, int]] = {}
+    images, extra = one_per_sample(found)
+    keys = np.array([os.fsencode(key) for key in images], dtype=np.bytes_)
+    places = np.array([place for _, place in images.values()], dtype=np.int64).reshape(-1, 2)
+    return Members(keys, places, problem, extra, unread), stamp
+
+
+def one_per_sample(
+    members: Sequence[tuple[str, tuple[int, int]]],
+) -> tuple[dict[str, tuple[str, tuple[int, int]]], list[str]]:
+    """The image of each sample by its key, by the rule of `WebDatasetSource`, and the names of those left out."""
+    samples = {key for name, _ in members for key, suffix in [split_key(name)] if suffix in IMAGE_SUFFIXES}
+    images: dict[str, tuple[str, tuple[int, int]]] = {}
     extra: list[str] = []
-    for name, place in found:
+    for name, place in members:
         key, suffix = split_key(name)
         if key not in samples:
             key = name.rpartition(".")[0]
         elif suffix not in IMAGE_SUFFIXES:
             extra.append(name)
             continue
-        images.setdefault(key, place)
-    keys = np.array([os.fsencode(key) for key in images], dtype=np.bytes_)
-    return Members(keys, np.array(list(images.values()), dtype=np.int64).reshape(-1, 2), problem, extra, unread), stamp
+        images.setdefault(key, (name, place))
+    return images, extra
 
 
 def tar_images(

@@ -19,7 +19,7 @@ from webdataset.shardlists import expand_urls
 from sdedit_pl.data.batch_reading import Batch, CachedImages
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES, warn_of_unread_images
 from sdedit_pl.data.image_format import Fit, ImageFormat, PixelFormat, Size
-from sdedit_pl.data.local_shards import warn_of_extra_images
+from sdedit_pl.data.local_shards import COMPRESSED, warn_of_extra_images
 from sdedit_pl.data.order import Changes, WindowOrder
 from sdedit_pl.data.remote_shards import ShardStream
 from sdedit_pl.data.shard_cache import ShardCache
@@ -29,8 +29,6 @@ from sdedit_pl.data.source import ImageSet, SelectedImages, Source
 from sdedit_pl.data.splits import SPLITS, check_split, held_out
 from sdedit_pl.downloads import is_remote
 from sdedit_pl.files import matching_files
-
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 class WebDatasetSource(Source):

@@ -38,7 +38,7 @@ _ENTRIES = {
         "loops",
         "callbacks",
     ),
-    *("ImageDataModule", "sdedit_batches_done", "global_step", "pytorch-lightning_version"),
+    *("ImageDataModule", "sdedit_batches_done", "epoch", "global_step", "pytorch-lightning_version"),
 }
 _CALLBACKS = {"ImageHalfLifeAveraging", "EditingCheckpoint", "ResumableCheckpoint"}
 
