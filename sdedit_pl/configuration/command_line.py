@@ -90,10 +90,9 @@ def _as_key(word: str, rest: Sequence[str]) -> str:
 
 
 def take_file(given: dict[str, Any], typed: Mapping[str, str]) -> str | None:
-    """Removes `config=FILE` from a command line's arguments and returns the file; None where it is absent.
+    """Removes `config=FILE` from a command line's arguments and returns the file, or None.
 
-    Raises:
-        ConfigError: it is empty, or `config` is used as a section.
+    Raises ConfigError if it is empty, or `config` is used as a section.
     """
     if given.pop("config", REQUIRED) is REQUIRED:
         return None

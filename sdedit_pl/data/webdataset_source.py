@@ -1,8 +1,7 @@
 """WebDataset shards as a source: tar files with one image per sample.
 
-Images in local shards are read by number, like those in a folder. Remote shards (`https:`, `s3:`, `pipe:`...) are
-streamed through a cache and shuffled a few at a time (`remote_shards.py`); order, resuming and independence of devices
-and workers are as exact.
+Local shards are read by number, like a folder. Remote shards (`https:`, `s3:`, `pipe:`...) are streamed through a cache
+and shuffled a few at a time; order and resuming are as exact.
 """
 
 from __future__ import annotations
@@ -51,9 +50,6 @@ class WebDatasetSource(Source):
         shuffle_shards: Number of remote shards that are shuffled together; local shards are shuffled as a whole.
         cache_folder: Folder for copies of remote shards, on a local disk that all processes of a node share.
         cache_gigabytes: Size above which the oldest copies are removed; must hold twice `shuffle_shards` shards.
-
-    Raises:
-        ValueError: An argument outside its range.
     """
 
     def __init__(
@@ -208,7 +204,7 @@ def _shards_of(part: str) -> tuple[list[Shard], list[Shard]]:
 
 
 def tar_files(folder: Path) -> list[Path]:
-    """The tar files in a folder that are not hidden, compressed ones among them."""
+    """The tar files in a folder that are not hidden, compressed ones included."""
     suffixes = (".tar", *COMPRESSED)
     return [file for file in folder.iterdir() if file.name.lower().endswith(suffixes) and file.name[0] != "."]
 

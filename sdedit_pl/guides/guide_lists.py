@@ -66,11 +66,7 @@ class ListedGuide(NamedTuple):
         return [*within, *map(str, self.files[len(within) :])]
 
     def contents(self) -> list[bytes]:
-        """The images in the shard, in the order of `files`.
-
-        Raises:
-            ValueError: the shard has vanished or changed, or cannot be read or downloaded.
-        """
+        """The images in the shard, in the order of `files`; raises ValueError if it is unreadable or has changed."""
         assert self.shard is not None
         file = _file(self.shard)
         return [file.read(*place) for place in self.places]
@@ -103,11 +99,7 @@ def list_guides(
 
 
 def table_guides(table: Path) -> list[ListedGuide]:
-    """The guides of a table's rows.
-
-    Raises:
-        ValueError: there are no rows, or a value is not valid; the message names the row.
-    """
+    """The guides of a table's rows; raises ValueError without rows, or with the row of an invalid value."""
     if not table.is_file():
         raise ValueError(f"there is no table of guides at {table}; give a CSV or Parquet file")
     listed: list[ListedGuide] = []

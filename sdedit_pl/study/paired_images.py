@@ -53,11 +53,7 @@ def pair_files(sources: Mapping[str, str]) -> dict[str, dict[str, Path]]:
 
 
 def image_files(key: str, source: str) -> list[Path]:
-    """The image files of a folder or pattern; `key` names it in messages.
-
-    Raises:
-        StudyError: if there are none.
-    """
+    """The image files of a folder or pattern, at least one or StudyError; `key` names it in messages."""
     try:
         return find_guides(source, ALL_SUFFIXES)
     except ValueError as error:
@@ -65,12 +61,7 @@ def image_files(key: str, source: str) -> list[Path]:
 
 
 def common_shape(name: str, outputs: Mapping[str, Path]) -> tuple[int, int]:
-    """Height and width in pixels of all methods' outputs for one guide.
-
-    Raises:
-        StudyError: if the outputs differ in size.
-        UnreadableImage: if a file is not an image.
-    """
+    """(height, width) of all methods' outputs for one guide; raises StudyError if they differ, or UnreadableImage."""
     sizes = {method: image_size(file) for method, file in outputs.items()}
     if len(set(sizes.values())) > 1:
         shown = ", ".join(f"{method} {width}x{height}" for method, (width, height) in sizes.items())
