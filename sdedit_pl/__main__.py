@@ -1,4 +1,4 @@
-"""Makes `python -m sdedit_pl VERB ...` the same as `sdedit VERB ...`."""
+"""`python -m sdedit_pl VERB ...` is the same as `sdedit VERB ...`."""
 
 import sys
 

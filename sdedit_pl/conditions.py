@@ -1,8 +1,8 @@
 """Labels of images that condition a network beside the noise level: a class, a number, or both.
 
 A condition turns a label, which is text, into a vector. The network embeds the vector linearly, without a bias, and
-adds it to the embedding of the noise level, so that zeros mean no label. Training leaves out some labels, so that the
-same network also models the images of all labels together, from which classifier-free guidance moves away.
+adds it to the embedding of the noise level, so that zeros mean no label. Training drops some labels, so that the same
+network also models images without a label, which classifier-free guidance needs.
 
 Source: Ho and Salimans, "Classifier-Free Diffusion Guidance" (2022).
 """
@@ -30,9 +30,6 @@ class Condition(abc.ABC):
     Args:
         drop: probability of training an image without its label; above 0, the model also works without labels, and
             guidance=W strengthens them.
-
-    Raises:
-        ValueError: an argument outside its range.
     """
 
     drop: float = 0.1
@@ -53,11 +50,11 @@ class Condition(abc.ABC):
 
     @abc.abstractmethod
     def fitted(self, labels: Sequence[str]) -> Condition:
-        """The condition, with what its arguments leave open taken from the labels of the training images."""
+        """The condition with missing arguments taken from the labels of the training images."""
 
     @abc.abstractmethod
     def vector(self, label: str) -> Sequence[float]:
-        """The numbers that stand for a label; raises ValueError for one that the model does not know."""
+        """The vector of a label; raises ValueError for a label that the model does not know."""
 
     @property
     def stated(self) -> bool:
@@ -75,11 +72,7 @@ class Condition(abc.ABC):
         return bool(self.size) and not self.drop
 
     def vectors(self, labels: Sequence[str]) -> Float[Tensor, "N size"]:
-        """The vectors of labels.
-
-        Raises:
-            ValueError: a label that the model does not know, or any for a model without labels.
-        """
+        """The vectors of labels; raises ValueError for an unknown label, or any for a model without labels."""
         if not self.size:
             raise ValueError(
                 f"label={labels[0]} is for a model trained with labels (data.labels), and this one has none"

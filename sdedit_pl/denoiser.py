@@ -22,8 +22,8 @@ from sdedit_pl.typing import Images, Times, over_images
 class Estimates(NamedTuple):
     """Estimates from one evaluation of the network.
 
-    `variance_weight` interpolates the variance of a reverse step on a logarithmic scale, from the smallest (0) to the
-    largest (1); None without a learned variance.
+    `variance_weight` interpolates the log variance of a reverse step from the smallest (0) to the largest (1); None
+    without a learned variance.
     """
 
     x_0: Images
@@ -32,26 +32,22 @@ class Estimates(NamedTuple):
 
 
 Labels: TypeAlias = str | Sequence[str] | Float[Tensor, "N size"]
-"""A label of all images, labels of each image of a batch, or their vectors as `Condition.vectors` makes them."""
+"""A label of all images, labels of each image of a batch, or their vectors from `Condition.vectors`."""
 
 
 class Denoiser(nn.Module):
     """A network that removes the noise of an SDE.
 
     Args:
-        network: maps (B, C, H, W) inputs and (B,) labels to (B, C, H, W), or to (B, 2 C, H, W) where the
-            parameterisation has a learned variance.
+        network: maps (B, C, H, W) inputs and (B,) labels to (B, C, H, W), or to (B, 2 C, H, W) with a learned variance.
         parameterisation: the meaning of the network's input and output.
         sde: the SDE of the training noise.
         t_max: the largest training time; estimates at later times are meaningless.
         labels: the labels that the network knows; None for none.
         noise: distribution of the noise that it removes; None for Gaussian.
-        at_once: number of images in a call of the network; None passes whole batches, as training does. Libraries
-            choose kernels, which round differently, by the size of the batch. Only with a number is an image's result
-            bit-identical in every batch.
-
-    Raises:
-        ValueError: `at_once` below 1, or `t_max` out of (0, 1].
+        at_once: batch size of one network call; None passes whole batches, as training does. Libraries choose kernels,
+            which round differently, by the batch size. Only with a number is an image's result bit-identical in every
+            batch.
     """
 
     def __init__(
@@ -86,7 +82,7 @@ class Denoiser(nn.Module):
         return getattr(self.network, "evaluations", 1)
 
     def changed(self, **attributes: Any) -> Denoiser:
-        """A copy that shares everything but the given attributes."""
+        """A shallow copy with the given attributes."""
         other = copy(self)
         other._modules, other._buffers = dict(self._modules), dict(self._buffers)
         for name, value in attributes.items():
@@ -106,7 +102,7 @@ class Denoiser(nn.Module):
         return self.changed(condition=labels.to(next(self.parameters()).device))
 
     def forward(self, x_t: Images, t: Times) -> Images:
-        """The estimate of x_0, that is E[x_0 | x_t], for images noised to the times `t` in (0, 1]."""
+        """The estimate of x_0, E[x_0 | x_t], at times `t` in (0, 1]."""
         coefficients = self.parameterisation.coefficients(self.sde, t)
         return self._affine(coefficients, coefficients.x_0, x_t, t)
 
@@ -125,8 +121,8 @@ class Denoiser(nn.Module):
     ) -> Images:
         """The raw output of the network, without the learned variance.
 
-        `conditions` holds the labels of the clean images' augmentation and the images' own labels, for a network
-        conditioned on them; None stands for those of `labelled`. `coefficients` are those at `t`, if already computed.
+        `conditions` holds the labels of the clean images' augmentation and the images' own labels; None stands for
+        those of `labelled`. `coefficients` are those at `t`, if already computed.
         """
         coefficients = coefficients or self.parameterisation.coefficients(self.sde, t)
         return self._outputs(coefficients, x_t, t, conditions)[:, : x_t.shape[1]]
@@ -165,7 +161,7 @@ class Denoiser(nn.Module):
 
 
 def at_label(network: nn.Module, label: float) -> nn.Module:
-    """The part of a network to evaluate where all images have the same label, which `network.at_label` knows."""
+    """The part of a network to evaluate if all images have the same label, chosen by `network.at_label`."""
     return getattr(network, "at_label", lambda _: network)(label)
 
 
@@ -181,11 +177,11 @@ def _grouped(network: nn.Module, inputs: Sequence[Tensor], size: int) -> Float[T
 def in_precision(denoiser: Denoiser, precision: str) -> AbstractContextManager[object]:
     """Permanently converts a denoiser's network for inference in `precision`; the state stays in float32.
 
-    The label's embedding stays in float32, because 16 bits are too few for its large phases. Weights are
-    converted once and not at every call, as autocast would.
+    The label's embedding stays in float32, because 16 bits are too few for its large phases. Weights are converted
+    once, not at every call as autocast would.
 
     Args:
-        denoiser: the model; its network has `label_embedding`, as those of this package have, or is converted whole.
+        denoiser: its network is converted whole if it has no `label_embedding`.
         precision: float32, tf32, bfloat16 or float16.
 
     Returns:
@@ -198,7 +194,6 @@ def in_precision(denoiser: Denoiser, precision: str) -> AbstractContextManager[o
 
 
 def _convert_all_but_labels(network: nn.Module, dtype: torch.dtype) -> None:
-    """Converts the parts of a network, or of one that another module wraps, except its label embedding."""
     for name, part in network.named_children():
         if name != "label_embedding":
             if any(inner.endswith("label_embedding") for inner, _ in part.named_modules()):

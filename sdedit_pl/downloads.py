@@ -1,4 +1,4 @@
-"""Downloads: one function for every file that comes over a network.
+"""The one download function for every file that comes over a network.
 
 Schemes are those of fsspec (`https:`, `s3:`, `gs:` ...), and `pipe:COMMAND` for the standard output of a shell command.
 A file appears under its name only when it is complete and, if its SHA-256 is known, has that hash. Broken transfers are
@@ -38,7 +38,7 @@ _ABSENT_STATUS = (400, 401, 403, 405, 410, 451)
 
 
 class DownloadFailed(ValueError):
-    """A file that was not downloaded. Messages give the reason, not the URL, whose query may hold a password."""
+    """A file that was not downloaded. Messages omit the URL, whose query may hold a password."""
 
 
 class FileAbsent(DownloadFailed):
@@ -63,13 +63,13 @@ def download(url: str, target: Path, sha256: str = "", attempts: int = ATTEMPTS,
 
     Args:
         url: A URL, or `pipe:` and a shell command.
-        target: Path of the result, in an existing folder. No other process may write to it at the same time.
+        target: Path in an existing folder. No other process may write to it at the same time.
         sha256: Expected SHA-256 in hexadecimal, or its first digits; empty to accept any.
-        attempts: Number of transfers before the download is given up.
+        attempts: Largest number of transfers.
         progress: Whether to show a progress bar on a terminal.
 
     Raises:
-        DownloadFailed: One of its three kinds; nothing is left of the file.
+        DownloadFailed: One of its three kinds; no partial file remains.
         OSError: The target cannot be written.
     """
     part = target.with_name(f"{target.name}.part")
@@ -85,9 +85,9 @@ def download(url: str, target: Path, sha256: str = "", attempts: int = ATTEMPTS,
 
 
 def download_once(url: str, target: Path, sha256: str) -> None:
-    """Downloads a file unless it is there with its hash; processes that ask at the same time wait for the first.
+    """Downloads a file unless it is there with its hash; concurrent processes wait for the first.
 
-    Raises what `download` does.
+    Raises as `download` does.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
@@ -147,7 +147,7 @@ def _transfer(url: str, part: Path, shown: str) -> str:
 
 
 def _progress(shown: str) -> Any:
-    """A progress bar called `shown`, none if that is empty, that raises OSError when a transfer is too slow."""
+    """A progress bar titled `shown`, hidden if that is empty; raises OSError when the transfer is too slow."""
     from fsspec.callbacks import TqdmCallback
 
     class Progress(TqdmCallback):
@@ -167,7 +167,7 @@ def _progress(shown: str) -> Any:
 
 
 async def _require_whole_file(response: Any) -> None:
-    """Raises FileAbsent or OSError for an answer of aiohttp that is not a whole file, as one of a part is not."""
+    """Raises FileAbsent or OSError unless aiohttp's answer is a whole file."""
     answer = f"the server answers {response.status} {response.reason}"
     if response.status in _ABSENT_STATUS:
         raise FileAbsent(answer)

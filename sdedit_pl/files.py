@@ -25,7 +25,7 @@ Value = TypeVar("Value")
 _CHUNK = 1 << 20
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LONGEST_NAME = 240
-"""Bytes of a name. File systems allow 255; unfinished files have some more than the results."""
+"""Bytes of a name. File systems allow 255; names of unfinished files are longer than those of results."""
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: make room there, or give a place on another disk",
     errno.EDQUOT: "delete files there, or give a place on another disk",
@@ -42,10 +42,9 @@ _WORKER_SECONDS = 8.0
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path, whose file replaces `path` at the end of the block; makes the folder if necessary.
+    """Yields a temporary path, whose file replaces `path` at the end of the block; creates the folder.
 
-    Raises:
-        OSError: The file cannot be written or synchronised; a former file at `path` is unchanged.
+    An OSError leaves a former file at `path` unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.tmp")
@@ -72,7 +71,7 @@ def claimed(folder: Path, name: str = "") -> Iterator[None]:
 
     Raises:
         ValueError: another process has the claim, or `folder` is a file or cannot be written.
-        OSError: raised in the block; a full disk, which has no name, is named `folder`.
+        OSError: raised in the block; on a full disk it names `folder`.
     """
     if not name:
         require_folder(folder)
@@ -107,7 +106,7 @@ def claimed(folder: Path, name: str = "") -> Iterator[None]:
 
 
 def _owner(lock_file: Path) -> tuple[int, str]:
-    """The process that wrote a lock file, and its machine; 0 if unknown."""
+    """The process that wrote a lock file (0 if unknown), and its machine."""
     try:
         pid, host = lock_file.read_text().split()[:2]
         return int(pid), host
@@ -116,7 +115,7 @@ def _owner(lock_file: Path) -> tuple[int, str]:
 
 
 def _is_dead(pid: int, host: str) -> bool:
-    """Whether a process of this machine has ended; False if that is not known."""
+    """Whether a process of this machine has ended; False if unknown."""
     if not pid or host != socket.gethostname():
         return False
     try:
@@ -129,7 +128,7 @@ def _is_dead(pid: int, host: str) -> bool:
 
 
 def matching_files(pattern: str) -> list[str]:
-    """The sorted paths of the files that a glob matches; names of existing folders are literal, even `[a]`."""
+    """The sorted paths that match a glob; the names of existing folders are literal, even `[a]`."""
     path = Path(pattern)
     folder = next(place for place in path.parents if place.exists())
     literal = os.path.join(glob.escape(str(folder)), path.relative_to(folder))
@@ -137,7 +136,7 @@ def matching_files(pattern: str) -> list[str]:
 
 
 def result_name(stem: str, ending: str) -> str:
-    """`stem` + `ending`; a hash replaces the end of a stem for which file systems allow no such name."""
+    """`stem` + `ending`; a hash replaces the end of a stem that is too long for file systems."""
     room, stored = LONGEST_NAME - len(os.fsencode(ending)), os.fsencode(stem)
     if len(stored) > room:
         digest = hashlib.sha256(stored).hexdigest()[:12]
@@ -146,7 +145,7 @@ def result_name(stem: str, ending: str) -> str:
 
 
 def in_both_forms(named: Mapping[str, Value]) -> dict[str, Value]:
-    """Entries by name, also under its composed and decomposed forms: some systems and archives decompose accents."""
+    """Adds the composed and decomposed form of each name: some systems and archives decompose accents."""
     forms = {unicodedata.normalize(form, name): value for form in ("NFC", "NFD") for name, value in named.items()}
     return {**forms, **named}
 
@@ -167,23 +166,18 @@ def require_folder(out: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file atomically, bytes of file names that are not text as escapes; same errors as `whole_file`."""
+    """Writes a text file atomically, with undecodable bytes of file names as escapes; raises as `whole_file` does."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def not_a_formula(cell: Any) -> Any:
-    """A cell of a CSV file, with an apostrophe before text that a spreadsheet would take for a formula."""
+    """A CSV cell, with an apostrophe before text that a spreadsheet would evaluate as a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        ValueError: The file holds something else.
-        OSError: The file cannot be read.
-    """
+    """Reads a JSON object; raises ValueError if the file holds something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:

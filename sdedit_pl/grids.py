@@ -3,8 +3,8 @@
 A grid of `steps` steps is a decreasing tensor of steps + 1 times, in float64 on the CPU. A jump back up adds one time
 and costs no network evaluation.
 
-Grids in the noise level cannot reach an end without noise, where the logarithm of the level is infinite. If the end
-lies below `lowest`, their last step leads from `lowest` to the end.
+A grid in the noise level cannot reach an end without noise, because the level's logarithm is infinite there. If the end
+lies below `lowest`, the last step leads from `lowest` to the end.
 """
 
 from __future__ import annotations
@@ -182,8 +182,8 @@ def with_jumps_back(times: Float[Tensor, "levels"], length: int, passes: int) ->
     Raises:
         ValueError: length or passes below 1, times with jumps, or too few times for one jump.
 
-    Source: Lugmayr et al., "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", CVPR 2022, section
-    4.2 and appendix B.
+    Source: Lugmayr et al., "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", CVPR 2022, section 4.2
+    and appendix B.
     """
     if length < 1 or passes < 1:
         raise ValueError(f"resample takes j >= 1 steps r >= 1 times, got {length},{passes}; RePaint's is 10,10")
@@ -205,8 +205,7 @@ def with_jumps_back(times: Float[Tensor, "levels"], length: int, passes: int) ->
 def start_time(t0: float | str, sde: SDE) -> float:
     """The start time: `t0` itself, or the time at which sigma / alpha = 1.2 for "sigma:1.2" (on images in [-1, 1]).
 
-    Raises:
-        ValueError: not a number or sigma:NUMBER, or not in (0, 1] for this SDE.
+    Raises ValueError unless the time lies in (0, 1] for this SDE.
     """
     number = start_number(t0)
     if not is_noise_level(t0):
@@ -219,11 +218,7 @@ def start_time(t0: float | str, sde: SDE) -> float:
 
 
 def start_number(t0: float | str) -> float:
-    """The number in `t0`: a time in (0, 1], or a positive noise level ("sigma:1.2").
-
-    Raises:
-        ValueError: neither of the two.
-    """
+    """The number in `t0`, a time in (0, 1] or a positive noise level ("sigma:1.2"); raises ValueError for any other."""
     try:
         number = float(t0.removeprefix("sigma:") if isinstance(t0, str) else t0)
     except ValueError:
@@ -237,7 +232,7 @@ def start_number(t0: float | str) -> float:
 
 
 def is_noise_level(t0: float | str) -> bool:
-    """Whether `t0` is written as a noise level, "sigma:1.2", and not as a time."""
+    """Whether `t0` is a noise level, "sigma:1.2", and not a time."""
     return isinstance(t0, str) and t0.startswith("sigma:")
 
 

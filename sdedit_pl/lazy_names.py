@@ -9,12 +9,7 @@ from typing import Any
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package.
-
-    Args:
-        package: its name.
-        homes: submodule -> the names that it defines, separated by spaces.
-    """
+    """`__getattr__` and `__dir__` of a package; `homes` maps a submodule to its names, separated by spaces."""
     modules = {name: f"{package}.{module}" for module, names in homes.items() for name in names.split()}
 
     def get(name: str) -> Any:

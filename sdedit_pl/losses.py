@@ -137,7 +137,7 @@ class TimeSampler(abc.ABC):
         """The quantiles `uniform`, in [0, 1), of the distribution."""
 
     def log_noise_range(self, sde: SDE, like: Float[Tensor, "B"]) -> tuple[Tensor, Tensor]:
-        """ln(sigma / alpha) at t_min and t_max, as scalars on the CPU in the dtype of `like`."""
+        """ln(sigma / alpha) at t_min and t_max, scalars on the CPU in the dtype of `like`."""
         edges = torch.tensor([self.t_min, self.t_max], dtype=torch.float64)
         low, high = (-sde.log_snr(edges) / 2).to(like.dtype).unbind()
         return low, high
@@ -171,7 +171,7 @@ class TableTimes(TimeSampler):
             )
 
     def _levels(self) -> tuple[int, int]:
-        # the millionth keeps a level that rounding moves across the border: 0.29 x 100 is less than 29 in floats
+        # the millionth keeps levels that rounding would lose: 0.29 x 100 is less than 29 in floats
         return max(1, math.ceil(self.t_min * self.steps - 1e-6)), math.floor(self.t_max * self.steps + 1e-6)
 
     def times(self, sde: SDE, uniform: Float[Tensor, "B"]) -> Times:
@@ -236,9 +236,6 @@ def denoising_loss(
         conditions: see `Denoiser.raw`.
         valid: the pixels that count; None for all.
 
-    Raises:
-        ValueError: an unknown reduction.
-
     Source: Song et al. 2021, equation 7.
     """
     if reduction not in ("mean", "sum"):
@@ -258,12 +255,7 @@ def denoising_loss(
 
 @torch.no_grad()
 def denoising_error(denoiser: Denoiser, images: Images, level: float) -> float:
-    """Mean squared error of the estimates of noised images, in units of the noise level squared, always the same noise.
-
-    Args:
-        images: clean images in [-1, 1].
-        level: noise level sigma / alpha.
-    """
+    """Mean squared error at noise level sigma / alpha = `level`, in units of `level` squared; always the same noise."""
     generator, errors = torch.Generator().manual_seed(0), []
     for batch in images.split(32):
         t = denoiser.sde.time_at_noise_level(batch.new_full((len(batch),), level))

@@ -1,4 +1,4 @@
-"""The arithmetic for the machine at hand: what `auto` means for `precision`, `compile` and `channels_last`.
+"""The arithmetic for the machine at hand: the meaning of `auto` for `precision`, `compile` and `channels_last`.
 
 The rule, for which `docs/performance.md` has the measurements:
 
@@ -9,9 +9,9 @@ The rule, for which `docs/performance.md` has the measurements:
                                        below that as any other CPU
     other CPU, other accelerator       float32, not compiled                     float32, not compiled
 
-Shorter runs do not win back the 40 to 100 seconds of compiling. Compiled training keeps feature maps in channels-last
-order; eager training on a GPU is faster without, because PyTorch's GroupNorm does not keep that order. Edits on a CPU
-stay in float32, where their results are the same in any batch and from run to run.
+Compiling takes 40 to 100 seconds, which shorter runs do not win back. Compiled training keeps feature maps in
+channels-last order; eager training on a GPU is faster without, because PyTorch's GroupNorm does not keep that order.
+Edits on a CPU stay in float32, where results are the same in any batch and from run to run.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ On an H200, for the DDPM network of 256 px: after 4,100 in batches of 1 and 13,0
 """
 
 GRAPH_PIXELS = 4 * 256**2
-"""Pixels of a batch up to which a compiled network is replayed as a CUDA graph in edits.
+"""Pixels of a batch up to which edits replay a compiled network as a CUDA graph.
 
-In larger batches of the DDPM network of 256 px, the arithmetic of a kernel takes longer than its launch.
+In larger batches of the DDPM network of 256 px, kernels take longer than their launch.
 """
 
 
@@ -61,8 +61,8 @@ class Machine:
     Args:
         device: type of the device: cuda, cpu, mps, ...
         bf16: whether it has fast units for bfloat16 (tensor cores, AMX, AVX-512 bf16).
-        missing_compiler: what `torch.compile` lacks, if anything.
-        count: number of devices; None on a CPU, which runs several processes on a core.
+        missing_compiler: the part of `torch.compile` that is not installed, if any.
+        count: number of devices; None on a CPU, which can run several processes.
     """
 
     device: str
@@ -87,7 +87,7 @@ class Arithmetic:
 
 
 def this_machine(accelerator: str = AUTO) -> Machine:
-    """`accelerator` is a device of torch or an accelerator of Lightning."""
+    """The machine for `accelerator`, a device of torch or an accelerator of Lightning."""
     device = _device_type(accelerator)
     if device == "cuda":
         return Machine(
@@ -107,10 +107,9 @@ def this_machine(accelerator: str = AUTO) -> Machine:
 def training_arithmetic(
     machine: Machine, pixels: int, precision: str, compile: AutoBool, channels_last: AutoBool
 ) -> Arithmetic:
-    """The arithmetic of a training run that processes `pixels` on each device, repeated images included.
+    """The arithmetic of a training run of `pixels` on each device, repeated images included.
 
-    Raises:
-        ValueError: the machine does not have what a key asks for.
+    Raises ValueError if the machine lacks what a key requires.
     """
     if precision.startswith("bf16") and machine.device == "cuda" and not machine.bf16:
         raise ValueError(
@@ -129,8 +128,7 @@ def training_arithmetic(
 def inference_arithmetic(machine: Machine, evaluations: int, precision: str, compile: AutoBool) -> Arithmetic:
     """The arithmetic of edits with a number of evaluations (images times steps); float32 means IEEE.
 
-    Raises:
-        ValueError: the machine does not have what an argument asks for.
+    Raises ValueError if the machine lacks what an argument requires.
     """
     on_gpu = machine.device == "cuda"
     if on_gpu and not machine.bf16 and precision in ("bfloat16", "tf32"):
@@ -148,7 +146,7 @@ def inference_arithmetic(machine: Machine, evaluations: int, precision: str, com
 
 
 def check_devices(machine: Machine, devices: int | str) -> None:
-    """Raises ValueError if a machine has fewer devices than a key `devices` asks for."""
+    """Raises ValueError if a machine has fewer devices than the key `devices`."""
     wanted = int(devices) if str(devices).isdecimal() else 0
     most = machine.count or 8 * (os.cpu_count() or 1)
     if wanted > most:
@@ -161,8 +159,8 @@ def check_devices(machine: Machine, devices: int | str) -> None:
 def prepare_network(network: nn.Module, arithmetic: Arithmetic, batch_pixels: int | None = None) -> None:
     """Sets the memory order of a network for inference, and compiles it.
 
-    On a GPU, the outputs of a network whose batches all have `batch_pixels`, at most `GRAPH_PIXELS`, are overwritten by
-    its next call (`Denoiser.at_once` copies them).
+    On a GPU, if all batches have `batch_pixels`, at most `GRAPH_PIXELS`, the next call overwrites the network's outputs
+    (`Denoiser.at_once` copies them).
     """
     network.to(memory_format=torch.channels_last if arithmetic.channels_last else torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     if not arithmetic.compile:

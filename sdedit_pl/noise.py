@@ -27,7 +27,7 @@ class Distribution(abc.ABC):
 
     @abc.abstractmethod
     def fill(self, images: Images, generator: torch.Generator | None = None) -> Images:
-        """Overwrites images with independent draws, from the default generator of their device for None."""
+        """Overwrites images with independent draws; `generator` None is the default one of their device."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ NOISES: dict[str, type[Distribution]] = {"gaussian": Gaussian, "simplex": Simple
 
 
 def _gradient_noise(like: Images, side: float, generator: torch.Generator | None) -> Images:
-    """One octave of unit variance in the shape of `like`, whose triangles lie in skewed squares of `side` pixels."""
+    """One octave of unit variance in the shape of `like`; its triangles lie in skewed squares of `side` pixels."""
     (count, channels, height, width), options = like.shape, {"device": like.device, "dtype": torch.float32}
     skew, unskew = (math.sqrt(3) - 1) / 2, (3 - math.sqrt(3)) / 6
     y, x = (torch.arange(length, **options) / side for length in (height, width))
@@ -131,11 +131,6 @@ class SeededNoise:
             raise ValueError(f"seeds must be integers in [0, 2^64), one for each sample, got {list(self.seeds)}")
 
     def __call__(self, step: int, draw: int, like: Images) -> Images:
-        """See `Noise`.
-
-        Raises:
-            ValueError: a batch that does not have one image for each seed.
-        """
         if len(like) != len(self.seeds):
             raise ValueError(f"{len(self.seeds)} seeds cannot noise a batch of {len(like)}; give one for each")
         return _moved(self.drawn(step, draw, host_buffer(like)), like)
@@ -148,14 +143,11 @@ class SeededNoise:
 
 
 class PrefetchedNoise:
-    """Draws the noise of the next steps in threads while the device computes the current one.
+    """Draws the noise of the next `ahead` steps in threads while the device computes the current one.
 
     Drawing an image of 256 px takes over a millisecond, about as long as a GPU's step. Prefetching begins with the
-    first draw, so that a solver without noise costs nothing, and covers draw 0 of each step. Use as a context manager,
-    which ends the threads.
-
-    Args:
-        ahead: number of steps drawn ahead, each in a thread.
+    first draw, so that a solver without noise costs nothing, and covers draw 0 of each step. A context manager, which
+    ends the threads.
     """
 
     def __init__(self, noise: SeededNoise, last_step: int, ahead: int = 6) -> None:
@@ -172,7 +164,6 @@ class PrefetchedNoise:
         self._threads.shutdown(cancel_futures=True)
 
     def __call__(self, step: int, draw: int, like: Images) -> Images:
-        """See `Noise`."""
         if draw:
             return self._noise(step, draw, like)
         pending = self._pending.pop(step, None)
@@ -200,9 +191,8 @@ class StepNoise:
     """The noise of one step of the time loop.
 
     `shared` is the step's z, drawn at first use and the same for the solver and a constraint (Algorithms 3 and 5 of
-    SDEdit share it between kept and edited pixels). Each call of `fresh()` is another draw.
-
-    With `silent`, `shared` is zero, so that a step returns its mean. `like` has the state's shape, dtype and device.
+    SDEdit share it between kept and edited pixels). Each call of `fresh()` is another draw. With `silent`, `shared` is
+    zero, so that a step returns its mean.
     """
 
     def __init__(self, noise: Noise, step: int, like: Images, *, silent: bool = False) -> None:

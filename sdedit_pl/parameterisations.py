@@ -1,16 +1,16 @@
 """Parameterisations: the meaning of a network's input and output.
 
-The network F takes c_in x_t and a label of the noise level. A parameterisation defines the meaning of F's output by two
+The network F takes c_in x_t and a label of the noise level. A parameterisation gives F's output its meaning by two
 affine maps with coefficients that depend only on t:
 
     x_0 estimate = x_0.skip x_t + x_0.out F(c_in x_t, label)
     score        = score.skip x_t + score.out F(c_in x_t, label)
 
-and by F's training target, target.x_0 x_0 + target.noise z for x_t = alpha x_0 + sigma z. The three agree (Tweedie:
-x_0 = (x_t + sigma^2 score) / alpha) but are written out separately, because deriving one from another cancels
+and by F's training target, target.x_0 x_0 + target.noise z for x_t = alpha x_0 + sigma z. The three agree (Tweedie: x_0
+= (x_t + sigma^2 score) / alpha) but are written out separately, because deriving one from another cancels
 catastrophically at small sigma. All formulas hold for any SDE, with the noise level s = sigma / alpha.
 
-A network may have twice as many output channels. F is then the first half; the second half is the learned variance of a
+If a network has twice as many output channels, F is the first half; the second half is the learned variance of a
 reverse step.
 
 Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022, table 1;
@@ -76,7 +76,7 @@ class Parameterisation(abc.ABC):
 
     @property
     def knows_noise_level_alone(self) -> bool:
-        """Whether the network depends on x_t / alpha and the noise level alone, so that its weights fit every SDE."""
+        """Whether the network depends only on x_t / alpha and the noise level, so that its weights fit every SDE."""
         return False
 
     @property
@@ -89,7 +89,6 @@ class Parameterisation(abc.ABC):
         return self
 
     def output_channels(self, image_channels: int) -> int:
-        """Number of output channels of the network."""
         return image_channels * (2 if self.learned_variance else 1)
 
     @abc.abstractmethod

@@ -21,7 +21,7 @@ def to_picture(
 ) -> Image.Image:
     """An 8-bit RGB or grey picture of a float image in [-1, 1], which is clamped, or of a uint8 image.
 
-    Of other bands it shows those that `format` says, or the first three, or the first of fewer.
+    Of other bands it shows those of `format`, or the first three, or the first of fewer.
 
     Raises:
         ValueError: a value is not finite.
@@ -34,20 +34,19 @@ def to_picture(
 
 
 def png_bytes(picture: Image.Image, **options: Any) -> bytes:
-    """The picture as a PNG file without metadata; `options` are those of Pillow."""
+    """The picture as a PNG file without metadata; `options` are Pillow's."""
     file = io.BytesIO()
     picture.save(file, "PNG", **options)
     return file.getvalue()
 
 
 def cell_side(picture: Image.Image) -> int:
-    """The side of the square cell for a picture: small pictures are enlarged by a whole factor."""
+    """The side of the square cell for a picture; small pictures are enlarged by an integer factor."""
     longer = max(picture.size)
     return min(longer * max(1, -(-SMALLEST_CELL // longer)), LARGEST_CELL)
 
 
 def title_height(cell: int) -> int:
-    """Height of a line of titles above cells; titles grow with the cells."""
     return _text_size(cell) + 10
 
 
@@ -96,7 +95,7 @@ def picture_grid(
 
 
 def captioned(picture: Image.Image, caption: str, cell: int) -> Image.Image:
-    """A cell with the whole picture and, below it, a caption."""
+    """A cell with the whole picture and a caption below it."""
     side = cell - title_height(cell)
     filled = Image.new("RGB", (cell, cell), "white")
     filled.paste(ImageOps.contain(picture.convert("RGB"), (cell, side), Image.Resampling.BICUBIC))

@@ -1,8 +1,6 @@
 """Trade-off plots as images: labelled points on curves, with error bars, levels and marks.
 
-Matplotlib figures without pyplot, which has global state. Colour-blind readers can distinguish the colours.
-
-Source: Okabe and Ito, "Color Universal Design", 2008 (the colours).
+Colour-blind readers can distinguish the colours. Source: Okabe and Ito, "Color Universal Design", 2008.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ Number: TypeAlias = float | int
 NumberOrInterval: TypeAlias = Number | tuple[Number, Number, Number]
 """A number, or (value, low, high) for an error bar; the interval need not contain the value."""
 Point: TypeAlias = tuple[NumberOrInterval, NumberOrInterval]
-"""x and y."""
+
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -121,6 +119,5 @@ def _number(value: NumberOrInterval) -> Number:
 
 
 def _interval(value: NumberOrInterval) -> tuple[Number, Number]:
-    """The middle and half the length of an interval; the length is 0 for a number."""
     _, low, high = value if isinstance(value, tuple) else (value, value, value)
     return (low + high) / 2, (high - low) / 2

@@ -1,7 +1,7 @@
 """Publishing: weights, model card, curves and pictures of a model, in a folder or on the Hugging Face Hub.
 
-Of a run's folder the card uses `config.yaml`, `metrics.csv` and the last preview; of any other checkpoint, the facts in
-its file. Absolute paths are shortened to their last part, because they belong to the author's machine.
+For a run's folder the card uses `config.yaml`, `metrics.csv` and the last preview; for any other checkpoint, the facts
+in its file. Absolute paths are shortened to their last part, because they belong to the author's machine.
 """
 
 from __future__ import annotations
@@ -148,7 +148,6 @@ def _write_weights(file: Path, checkpoint: Path) -> tuple[Denoiser, Description]
 
 
 def _without_folders(data: Any) -> Any:
-    """Plain data in which absolute paths are shortened to their last part."""
     if isinstance(data, Mapping):
         return {key: _without_folders(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
@@ -175,7 +174,6 @@ def _history(file: Path) -> dict[str, dict[int, float]]:
 
 
 def _evaluation(folder: Path, checkpoint: Path) -> dict[str, Any]:
-    """The numbers of a report of this checkpoint."""
     if not (folder / "metrics.json").is_file():
         raise ConfigError(f"evaluation={folder} is no report of `sdedit evaluate`: it holds no metrics.json")
     numbers = read_json(folder / "metrics.json")

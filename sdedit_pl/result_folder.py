@@ -22,7 +22,7 @@ RECORDED = "files"
 SETTINGS, WORK = ".settings.json", ".work"
 """The record of the settings of unfinished results, and the folder of files that are no results."""
 _READY = f"{WORK}/ready.json"
-"""Lists the results that are moving, and the hashes of those that they replace."""
+"""Lists the results being moved, and the hashes of those that they replace."""
 
 
 @contextmanager
@@ -31,14 +31,14 @@ def result_folder(
 ) -> Iterator[Path]:
     """Yields a hidden folder, whose `results_in` move to `folder` if the block ends without an error.
 
-    Before the block, the results that a killed process was moving are moved.
+    An interrupted move of a killed process is completed before the block.
 
     Args:
         folder: claimed by this process during the block; created with its parents.
         name: of the result if `folder` may hold others; only this result is claimed.
         replaced: files of earlier results in `folder`, which are removed at the end; may be filled in the block.
-        resumes: keeps the hidden folder of an interrupted block for the next one, unless it holds no more than a record
-            of settings.
+        resumes: keeps the hidden folder of an interrupted block for the next one, unless it holds only a record of
+            settings.
 
     Raises:
         ValueError: another process writes the result, `folder` cannot be written, or a file is in the way.
@@ -71,16 +71,15 @@ def _move_ready(staging: Path, folder: Path) -> None:
 
 
 def results_in(folder: Path) -> list[str]:
-    """The sorted paths, relative to `folder`, of its files but `SETTINGS` and those in `WORK`."""
+    """Sorted relative paths of the files in `folder` except `SETTINGS` and those in `WORK`."""
     paths = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     return [str(path) for path in paths if path.parts[0] not in (SETTINGS, WORK)]
 
 
 def publish_results(staging: Path, folder: Path, made: Sequence[str], replaced: set[str]) -> None:
-    """Moves the files `made`, but those that an interrupted call has moved, and removes the other `replaced` ones.
+    """Moves the files `made`, except those already moved by an interrupted call, and removes the other `replaced` ones.
 
-    Raises:
-        ValueError: a file is in the way.
+    Raises ValueError if a file is in the way.
     """
     left = [file for file in made if (staging / file).exists()]
     refuse_others(folder, {*left} - replaced)
@@ -92,7 +91,7 @@ def publish_results(staging: Path, folder: Path, made: Sequence[str], replaced: 
 
 
 def own_files(folder: Path, recorded: Any) -> set[str]:
-    """The files in `folder` that a command recorded as `recorded`, name -> SHA-256, and that nobody has changed since.
+    """The files in `folder` that still have their hash in `recorded`, name -> SHA-256.
 
     Names of anything outside `folder` are ignored.
     """
@@ -108,8 +107,7 @@ def own_files(folder: Path, recorded: Any) -> set[str]:
 def files_recorded_in(record: Path, *keys: str) -> set[str]:
     """The YAML or JSON file `record` and the unchanged files beside it that it lists; none without such a list.
 
-    Args:
-        keys: the place of the list in the file, by default `RECORDED`.
+    `keys` are the place of the list in the file, by default `RECORDED`.
     """
     read = read_json if record.suffix == ".json" else read_file
     recorded: Any = read(record) if record.is_file() else None
@@ -124,7 +122,7 @@ def hashes_of(folder: Path) -> dict[str, str]:
 
 
 def already_in(folder: Path, staging: Path) -> bool:
-    """Whether `folder` holds all results in `staging`, byte for byte, which is logged."""
+    """Whether `folder` holds all results in `staging`, byte for byte; logs it."""
     made = hashes_of(staging)
     same = own_files(folder, made) == made.keys()
     if same:
@@ -133,7 +131,7 @@ def already_in(folder: Path, staging: Path) -> bool:
 
 
 def refuse_others(folder: Path, names: Iterable[str]) -> None:
-    """Raises ValueError if a file that a command would write is already there, and not its own."""
+    """Raises ValueError if a file that a command would write exists and is not its own."""
     found = sorted(name for name in names if os.path.lexists(folder / name))
     if found:
         shown = ", ".join(found[:3]) + (f" and {len(found) - 3} others" if len(found) > 3 else "")
@@ -144,14 +142,14 @@ def refuse_others(folder: Path, names: Iterable[str]) -> None:
 
 
 def refuse_used(folder: Path, overwrite: bool) -> None:
-    """Raises ValueError if `folder` is a file, or holds files and `overwrite` is not set."""
+    """Raises ValueError if `folder` is a file, or holds files without `overwrite`."""
     require_folder(folder)
     if not overwrite and folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir()):
         raise ValueError(f"{folder} already holds files; give another out=, or overwrite=true")
 
 
 def refuse_replacing(file: Path, overwrite: bool, source: Path | None = None) -> None:
-    """Raises ConfigError if `file` exists and `overwrite` is not set, or if it is the `source` of the new file."""
+    """Raises ConfigError if `file` exists without `overwrite`, or is the `source` of the new file."""
     if file.exists() and source is not None and source.exists() and file.samefile(source):
         raise ConfigError(f"out={file} is the checkpoint to read; give another out=")
     if file.exists() and not overwrite:

@@ -1,9 +1,8 @@
 """The time loop, which runs a solver over a grid of times; unconditional sampling.
 
-Unconditional sampling starts the loop from the prior at t = 1, editing from a noised guide at t0. A time later than the
-previous one is a jump (Restart sampling, RePaint's resampling): the SDE's own transition noises the state again,
-without a network evaluation. Times stay on the host and nothing is read back from the device, which keeps a GPU's queue
-full.
+Sampling starts the loop from the prior at t = 1, editing from a noised guide at t0. A time later than the previous one
+is a jump (Restart sampling, RePaint's resampling): the SDE's own transition noises the state again, without a network
+evaluation. Times stay on the host and nothing is read back from the device, which keeps a GPU's queue full.
 """
 
 from __future__ import annotations
@@ -66,11 +65,11 @@ def integrate(
 
     Args:
         x: the state at `times[0]`, float32 or float64, the precision of the whole run.
-        times: at least two times in [0, 1] on the CPU, none later than the first. A time later than the previous one is
-            a jump: the state is noised up to it, and the solver restarts without history.
-        noise: the source of noise.
+        times: at least two times in [0, 1] on the CPU, none later than the first. At a jump the solver restarts without
+            history.
         first_step: number of the first step in `noise`; jumps are numbered like steps. The starting state has the
-            number before it.
+            number
+            before it.
         constraint: rewrites the state at the start and after each step.
         callback: called after each step, not after jumps.
 
@@ -79,7 +78,8 @@ def integrate(
 
     Raises:
         ValueError: invalid times, `last="denoised"` with an end above 0, a state of another precision, or steps that
-            the solver cannot take.
+            the
+            solver cannot take.
     """
     levels, descents = _checked(times, last)
     if x.dtype not in (torch.float32, torch.float64):

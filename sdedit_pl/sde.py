@@ -102,7 +102,6 @@ class SDE(abc.ABC):
         return 1.0
 
     def prior_sample(self, noise: Images) -> Images:
-        """A sample of the prior, from standard normal `noise`."""
         return noise * self.prior_deviation
 
 
@@ -126,7 +125,6 @@ class LinearBetaSDE(SDE):
             )
 
     def beta(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
-        """The noise rate beta(t)."""
         return self.beta_min + (self.beta_max - self.beta_min) * t
 
     def log_alpha(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
@@ -136,7 +134,6 @@ class LinearBetaSDE(SDE):
         return -self.beta(t) / 2
 
     def time_at_log_alpha(self, log_alpha: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
-        """Inverse of `log_alpha`."""
         slope = self.beta_max - self.beta_min
         return -2 * log_alpha / (self.beta_min / 2 + (self.beta_min**2 / 4 - slope * log_alpha).sqrt())
 
@@ -203,7 +200,6 @@ class VESDE(SDE):
 
     @property
     def log_ratio(self) -> float:
-        """ln(sigma_max / sigma_min), the growth rate of ln sigma."""
         return math.log(self.sigma_max / self.sigma_min)
 
     def log_alpha(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
@@ -322,7 +318,7 @@ _kept_beta_table = lru_cache(maxsize=64)(_new_beta_table)
 
 
 def _beta_table(sde: DiscreteVPSDE, device: torch.device) -> _BetaTable:
-    """The cached table on a device; computed again during tracing, so that no traced tensor enters the cache."""
+    """The cached table on a device; recomputed during tracing, so that no traced tensor enters the cache."""
     traced = torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
     return (_new_beta_table if traced else _kept_beta_table)(sde, device)
 

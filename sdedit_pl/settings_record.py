@@ -1,6 +1,6 @@
 """Settings that results depend on, recorded beside them, so that a later command with other settings is refused.
 
-Settings are mappings, lists, strings, numbers, booleans and None. Tuples count as lists.
+Settings are plain data; tuples count as lists.
 """
 
 from __future__ import annotations
@@ -37,11 +37,7 @@ class SettingsRecord:
     remedy: str
 
     def read(self) -> dict[str, Any] | None:
-        """The recorded settings, or None if there is no record.
-
-        Raises:
-            ValueError: The file is not a record of this format.
-        """
+        """The recorded settings, or None; raises ValueError if the file is not a record of this format."""
         if not self.file.is_file():
             return None
         try:
@@ -80,7 +76,7 @@ class SettingsRecord:
 
 
 def require_same_settings(results: Path | str, before: Mapping[str, Any], now: Mapping[str, Any], remedy: str) -> None:
-    """Refuses to add to `results`, a folder or file, that were made with other settings; the message ends in `remedy`.
+    """Refuses to add to `results` made with other settings; the message ends in `remedy`.
 
     Raises:
         SettingsChanged: A setting of `now` has another value in `before`, or none. Keys of `before` alone do not count.
@@ -100,5 +96,4 @@ def _changes(before: Any, now: Any, key: str) -> Iterator[str]:
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON would return them."""
     return json.loads(json.dumps(dict(settings)))

@@ -1,6 +1,6 @@
 """Shapes of tensors, and a helper that broadcasts over images.
 
-A batch of images is `Images`: float, (B, C, H, W), RGB in [-1, 1] when there are three channels. Diffusion times are
+A batch of images is `Images`: float, (B, C, H, W), RGB in [-1, 1] if there are three channels. Diffusion times are
 `Times`: one t in (0, 1] for each image, or one of shape () for all, which may be on the CPU while the images are on a
 GPU. A `Mask` is boolean, True where pixels may change, with one entry for each image or one for all; a `Strength` is a
 soft mask in [0, 1]. `Pixels` are values as decoded from files.
@@ -31,5 +31,5 @@ class Examples(NamedTuple):
 
 
 def over_images(values: Times) -> Float[Tensor, "B 1 1 1"] | Float[Tensor, ""]:
-    """Reshapes (B,) to (B, 1, 1, 1), without a copy; a single value fits all shapes as it is."""
+    """Reshapes (B,) to (B, 1, 1, 1), without a copy; returns a single value unchanged."""
     return values[:, None, None, None] if values.dim() else values

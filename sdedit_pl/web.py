@@ -61,11 +61,7 @@ def guarded_app(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any free one.
-
-    Raises:
-        ValueError: the address is not available.
-    """
+    """A listening socket, at any free port for 0; raises ValueError if the address is not available."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=128)
@@ -77,7 +73,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def page_url(host: str, listening: socket.socket) -> str:
-    """The page's address; with this machine's name if the socket listens at all addresses."""
+    """The page's address; it has this machine's name if the socket listens on all addresses."""
     name = socket.gethostname() if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     return f"http://{name}:{listening.getsockname()[1]}/"
 

@@ -10,11 +10,7 @@ T = TypeVar("T")
 
 
 def build_component(component: Component[T], **supplied: Any) -> T:
-    """An instance of the component's class; `supplied` are arguments that no configuration can give.
-
-    Raises:
-        ConfigError: the class refuses its arguments, or needs a package that is not installed.
-    """
+    """Constructs a component; `supplied` are the arguments that no configuration can give. Raises ConfigError."""
     arguments = {key: value for key, value in component.values.items() if key in keys_of(component.cls)}
     try:
         return construct(component.section, component.cls, **arguments, **supplied)

@@ -21,11 +21,7 @@ def supplied_to_network(model: ModelConfig) -> dict[str, int]:
 
 
 def build_denoiser(model: ModelConfig) -> Denoiser:
-    """The denoiser of a description, with weights as its network initialises them.
-
-    Raises:
-        ConfigError: arguments that a class refuses, or an image size that the network cannot divide.
-    """
+    """The denoiser of a description, its weights initialised; raises ConfigError for arguments that a class refuses."""
     parameterisation = build_component(model.parameterisation)
     network = build_component(model.network, **supplied_to_network(model))
     divisor = network.size_divisor

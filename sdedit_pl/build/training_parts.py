@@ -27,11 +27,7 @@ def build_data(config: TrainingConfig) -> ImageDataModule:
 
 
 def with_format(config: TrainingConfig) -> TrainingConfig:
-    """The configuration with the range of its images' values, measured if it is not stated.
-
-    Raises:
-        ConfigError: the images cannot be read.
-    """
+    """The configuration with the range of its images' values, measured if it is not stated; raises ConfigError."""
     if config.image.format is None:
         return config
     source = build_component(config.data)
@@ -41,11 +37,7 @@ def with_format(config: TrainingConfig) -> TrainingConfig:
 
 
 def resolve_arithmetic(config: TrainingConfig, machine: Machine) -> TrainingConfig:
-    """The configuration with `auto` replaced by its values for a machine.
-
-    Raises:
-        ConfigError: the machine does not have what a key asks for.
-    """
+    """Replaces `auto` by its values for a machine; raises ConfigError if it lacks what a key requires."""
     settings = config.trainer
     pixels = settings.max_steps * settings.accumulate_grad_batches * config.batch_size * config.image.pixels
     found = construct(

@@ -102,11 +102,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
 
 
 def t0_file(settings: CalibrationSettings, checkpoint: Path) -> Path:
-    """The path of the t0 file.
-
-    Raises:
-        ValueError: its folder is a file or cannot be written.
-    """
+    """The path of the t0 file; raises ValueError if its folder is a file or cannot be written."""
     beside = sidecar_of(checkpoint)
     file = beside if settings.out is None else Path(settings.out) / beside.name
     require_folder(file.parent)

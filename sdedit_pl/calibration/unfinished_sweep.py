@@ -31,11 +31,7 @@ class UnfinishedSweep:
     settings: Mapping[str, Any]
 
     def read(self) -> Sweep | None:
-        """The sweep so far, or None.
-
-        Raises:
-            ValueError: the file cannot be read, or holds a sweep with other settings.
-        """
+        """The sweep so far, or None; raises ValueError if the file is unreadable or has other settings."""
         if not self.file.is_file():
             return None
         try:

@@ -1,8 +1,4 @@
-"""Checkpoints: this project's own, and those of other programs.
-
-A checkpoint is located (`locating`), read (`native`, or one of `importers`) and built (`loading`). `exporters` write
-other programs' formats; `initialise` starts a training run from a checkpoint.
-"""
+"""Checkpoints: this project's own, and those of other programs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The tensors that a model's network needs, without memory for weights.
+"""The tensors that a model's network needs, computed without memory for weights.
 
-A checkpoint's configuration may overstate its network; the memory and time taken here have fixed bounds.
+A damaged or hostile configuration may overstate its network, so memory and time have fixed bounds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sdedit_pl.networks.unet import UNet
 MOST_TENSORS = 5_000
 """Most tensors of a network; the largest published ones have about a thousand."""
 LARGEST_COUNT = 2**20
-"""Largest whole number in a model's configuration: channels, blocks, steps, pixels."""
+"""Largest integer in a model's configuration: channels, blocks, steps, pixels."""
 LONGEST_LIST = 1000
 """Most entries of a list in a model's configuration."""
 MOST_BUFFERED = 2**26
@@ -35,7 +35,7 @@ MOST_BUFFERED = 2**26
 
 
 def check_numbers(value: Any, path: str = "") -> None:
-    """Raises a CheckpointError on a number that is not finite, a whole one above `LARGEST_COUNT`, or a longer list."""
+    """Raises CheckpointError for a number that is not finite, an integer above `LARGEST_COUNT`, or too long a list."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             check_numbers(entry, f"{path}.{key}" if path else str(key))
@@ -51,7 +51,7 @@ def check_numbers(value: Any, path: str = "") -> None:
 
 
 def state_shapes(model: ModelConfig) -> dict[str, Tensor]:
-    """The state dict of a model's network without memory for its weights, cached: do not change it.
+    """The state dict of a model's network without memory for its weights. It is cached: do not change it.
 
     Raises:
         CheckpointError: if it has more than `MOST_TENSORS` tensors, or larger ones than torch can address; as
@@ -85,10 +85,10 @@ def shape_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """A context in which modules built by this thread have parameters without memory, and real buffers.
+    """A context in which this thread builds modules with parameters without memory, and real buffers.
 
-    Buffers outside a state dict (FIR kernels, frequencies) would be lost on the device "meta". Random numbers drawn
-    within do not change the global generator.
+    Buffers outside a state dict (FIR kernels, frequencies) would be lost on the device "meta". The global generator
+    does not advance.
 
     Raises:
         CheckpointError: if more than `MOST_TENSORS` parameters or `MOST_BUFFERED` numbers are made.
@@ -114,7 +114,7 @@ def without_weights() -> Iterator[None]:
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Makes `torch.empty`, which torch's layers allocate their parameters with, allocate nothing."""
+    """Makes `torch.empty`, with which torch's layers allocate their parameters, allocate nothing."""
 
     numbers = 0
 

@@ -1,4 +1,4 @@
-"""The keys of labels, guidance and noise that edits, samples, evaluations and calibrations share."""
+"""The settings of labels, guidance and noise that edits, samples, evaluations and calibrations share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class GuidanceSettings:
     Args:
         label: for a model trained with labels (data.labels), the label of all images; null for none.
         guidance: w of guidance by a weaker model, D + (w - 1)(D - D_weak), crisper and less varied as it grows; 1 is
-            none, anything else takes two evaluations of networks instead of one.
+            none, any other value doubles the network evaluations.
         guide_ckpt: the weaker model; null takes the model itself without the label (classifier-free guidance), or with
             no label the early average beside `ckpt`, which training writes with checkpoint.early (autoguidance).
         guidance_range: lowest,highest noise level at which guidance applies; null for all.
@@ -39,11 +39,11 @@ class GuidanceSettings:
     noise: str | None = None
 
     def guiding_checkpoint(self, checkpoint: Path) -> Path | None:
-        """The guiding model's file for a checkpoint that `find_checkpoint` returned; None if there is none.
+        """The guiding model's file for a checkpoint from `find_checkpoint`; None without guidance or its own file.
 
         Raises:
-            CheckpointError: there is none.
-            ValueError: keys of guidance that do not go together.
+            CheckpointError: there is no such file.
+            ValueError: keys of guidance that contradict each other.
         """
         if self.guidance == 1:
             if self.guide_ckpt is not None or self.guidance_range is not None:
@@ -62,12 +62,11 @@ class GuidanceSettings:
         return early
 
     def model_files(self, checkpoint: Path) -> list[Path]:
-        """The files of a checkpoint and of its guiding model."""
         guide = self.guiding_checkpoint(checkpoint)
         return [*files_of(checkpoint), *(() if guide is None else files_of(guide))]
 
     def recipe(self, checkpoint: Path) -> str:
-        """Everything about labels, guidance and noise that images depend on; empty without them."""
+        """Every setting of labels, guidance and noise that images depend on; empty without any."""
         label = "" if self.label is None else f", label={self.label}"
         label += "" if self.noise is None else f", noise={self.noise}"
         guide = self.guiding_checkpoint(checkpoint)
@@ -79,16 +78,15 @@ class GuidanceSettings:
 
 
 def load_guided(ckpt: str, device: str, settings: GuidanceSettings) -> tuple[Denoiser, Description]:
-    """As `load_for_editing`, with `with_guidance`; the description is that of `ckpt`."""
+    """Like `load_for_editing`, with `with_guidance`; the description is that of `ckpt`."""
     denoiser, description = load_for_editing(ckpt, device)
     return with_guidance(denoiser, description, settings), description
 
 
 def with_guidance(denoiser: Denoiser, description: Description, settings: GuidanceSettings) -> Denoiser:
-    """The denoiser of a checkpoint, labelled, guided and with the noise that the settings say.
+    """Applies the settings of labels, guidance and noise to a checkpoint's denoiser.
 
-    Raises:
-        ValueError: see `labelled`, `guided` and `noised`, or the guiding model is for other images.
+    Raises ValueError as `labelled`, `guided` and `noised` do, and for a guiding model of other images.
     """
     guide = settings.guiding_checkpoint(description.path)
     denoiser, weak = labelled(denoiser, settings.label), None
@@ -103,11 +101,7 @@ def with_guidance(denoiser: Denoiser, description: Description, settings: Guidan
 
 
 def noised(denoiser: Denoiser, name: str | None) -> Denoiser:
-    """The denoiser with a noise of `NOISES`, or with its own for None; warns if it was trained on another.
-
-    Raises:
-        ValueError: an unknown name.
-    """
+    """The denoiser with a noise of `NOISES`, or with its own for None; warns if it was trained on another."""
     if name is not None and name not in NOISES:
         raise ValueError(f"noise is one of {', '.join(NOISES)}, got {name}; null is that of the model's training")
     if name is None or isinstance(denoiser.noise, NOISES[name]):
@@ -118,11 +112,7 @@ def noised(denoiser: Denoiser, name: str | None) -> Denoiser:
 
 
 def labelled(denoiser: Denoiser, label: str | None) -> Denoiser:
-    """The denoiser for images of a label, or of any for None.
-
-    Raises:
-        ValueError: the model does not know the label, or needs one.
-    """
+    """The denoiser for images of a label, or of any for None; raises ValueError for an unknown or a missing label."""
     if label is not None:
         return denoiser.labelled(label)
     if denoiser.labels.required and denoiser.condition is None:

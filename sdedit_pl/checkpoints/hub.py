@@ -25,7 +25,7 @@ _FOREIGN = (
     [f"{_STEM}.bin", f"{_STEM}-*.bin"],
     [f"{_STEM}.*.safetensors", f"{_STEM}.*.bin"],
 )
-"""Weights of diffusers in the importer's order of preference; of a repository with several kinds, one is fetched."""
+"""Weights of diffusers in the importer's order of preference; only one kind is downloaded."""
 
 
 def parsed_repository(source: str) -> tuple[str, str, str | None]:
@@ -42,7 +42,7 @@ def parsed_repository(source: str) -> tuple[str, str, str | None]:
 # A branch may move; within one command it denotes one commit.
 @cache
 def fetched_repository(source: str) -> Path:
-    """The local file or folder of a checkpoint on the Hub; downloads it unless it is in the cache.
+    """Downloads a checkpoint from the Hub, unless it is in the cache; returns the local file or folder.
 
     Raises:
         CheckpointError: The name is malformed, the Hub does not give the files, or they are no model of pixels.
@@ -77,7 +77,7 @@ def fetched_repository(source: str) -> Path:
 
 @contextmanager
 def hub_errors(repository: str, source: str) -> Iterator[None]:
-    """Turns the Hub's refusals into a CheckpointError of one line."""
+    """Turns the Hub's errors into a CheckpointError of one line."""
     from huggingface_hub import constants, errors
 
     page = f"{constants.ENDPOINT}/{repository}"

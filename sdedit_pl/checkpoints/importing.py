@@ -1,4 +1,4 @@
-"""Importing: another program's checkpoint becomes an editing checkpoint."""
+"""Import of another program's checkpoint as an editing checkpoint."""
 
 from __future__ import annotations
 

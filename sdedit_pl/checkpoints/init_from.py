@@ -1,8 +1,8 @@
-"""Starting a training run from a trained model.
+"""Starts a training run from a trained model.
 
 Keys of the network that the configuration leaves at their defaults are the checkpoint's. The run must have the
-checkpoint's network, image size, parameterisation and, where that depends on it, SDE. Dropout, the range of noise
-levels and conditioning on augmentation or labels (whose weights start at zero) may differ.
+checkpoint's network, image size, parameterisation and, if that depends on it, SDE. Dropout, the range of noise levels
+and conditioning on augmentation or labels (whose weights start at zero) may differ.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ OPTIONAL_WEIGHTS = {AUGMENTATION_WEIGHT: "augmentation", CONDITION_WEIGHT: "thes
 def nearest_base(names: Sequence[str], image: ImageShape, images: Images) -> str:
     """The checkpoint that denoises images of the run best; logs the error of each.
 
-    The error is the geometric mean over `LEVELS` of the mean squared error in units of the noise level squared.
+    The error is the geometric mean over `COMPARED_LEVELS` of the mean squared error in units of the noise level
+    squared.
 
     Raises:
         ConfigError: one of them is for images of another shape.
@@ -67,7 +68,7 @@ def nearest_base(names: Sequence[str], image: ImageShape, images: Images) -> str
 def network_from(theirs: Component[UNet], own: Component[UNet]) -> Component[UNet]:
     """The network `own` of a configuration, with the keys that it leaves at their defaults as in `theirs`.
 
-    Keys in `MAY_DIFFER` stay. A network of another name or another size stays as well; `initialise` refuses it.
+    Keys in `MAY_DIFFER` stay, and so does a network of another name or size, which `initialise` refuses.
     """
     declared = schema_of(ModelConfig).families["network"]
     if own.name not in (declared.default, theirs.name):
@@ -81,7 +82,7 @@ def network_from(theirs: Component[UNet], own: Component[UNet]) -> Component[UNe
 def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float) -> None:
     """Loads the weights of the checkpoint at `path` into `denoiser`, which `model` describes, and logs which are used.
 
-    A warning is logged if the run's learning rate is above the checkpoint's.
+    Warns if the run's learning rate is above the checkpoint's.
 
     Raises:
         ConfigError: the weights do not fit, or have another meaning in this run.
@@ -161,7 +162,7 @@ def _check_meaning(path: str, model: ModelConfig, trained: Denoiser, denoiser: D
 
 
 def _without_variance(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights without the second half of the output channels."""
+    """Drops the second half of the output channels."""
     outputs = ("head.convolution.weight", "head.convolution.bias")
     return {name: weight[: len(weight) // 2] if name in outputs else weight for name, weight in given.items()}
 

@@ -22,18 +22,19 @@ def load_denoiser(path: str | Path, device: str | torch.device = "cpu", *, train
     """The denoiser of a checkpoint, in evaluation mode, its weights in float32.
 
     On a CPU the network takes images one by one, so that a sample's bits do not depend on its batch; elsewhere it takes
-    whole batches (`at_once` of the result). On a CPU, float32 weights stay mapped to the file: it may be replaced, but
-    not be written to, while they are used.
+    whole batches (`at_once`). On a CPU, float32 weights stay mapped to the file: it may be replaced, but not be written
+    to, while they are used.
 
     Args:
         path: as `find_checkpoint` takes it: an editing checkpoint (`.safetensors`), or a checkpoint in one of `FORMATS`
             whose model can be derived from the file (`sdedit import` reads the others).
         device: device of the weights.
-        train: in training mode instead: weights that can be trained, in memory of their own, and whole batches.
+        train: training mode instead: trainable weights in memory of their own, and whole batches.
 
     Raises:
         CheckpointError: if it is missing, truncated, of an unknown program, names a component that this package does
-            not have, holds code instead of data, or its weights do not fit its configuration or are not finite.
+            not
+            have, holds code instead of data, or its weights do not fit its configuration or are not finite.
     """
     denoiser = load_described(path, device)[0]
     if train:
@@ -50,11 +51,9 @@ def load_described(path: str | Path, device: str | torch.device = "cpu") -> tupl
 
 
 def load_for_editing(ckpt: str, device: str) -> tuple[Denoiser, Description]:
-    """As `load_described`, on a device of torch or on "auto", a GPU if there is one.
+    """Like `load_described`, on a torch device or on "auto", a GPU if there is one.
 
-    Raises:
-        ValueError: torch does not know or have the device.
-        CheckpointError: see `load_denoiser`.
+    Raises ValueError if torch does not know or have the device.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -63,7 +62,7 @@ def load_for_editing(ckpt: str, device: str) -> tuple[Denoiser, Description]:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={device} cannot be used here: {str(error).splitlines()[0]}") from error
     denoiser, description = load_described(ckpt, device)
-    # the memory format in which convolutions are fastest, on a CPU and on a GPU
+    # fastest for convolutions, on a CPU and on a GPU
     denoiser.network.to(memory_format=torch.channels_last)
     return denoiser, description
 
@@ -74,7 +73,7 @@ def describe(path: str | Path) -> Description:
 
 
 def read_checkpoint(checkpoint: Path) -> tuple[Description, dict[str, Tensor]]:
-    """The description and the network's tensors of a checkpoint that `find_checkpoint` returned."""
+    """The description and the network's tensors of a checkpoint from `find_checkpoint`."""
     format = foreign_format(checkpoint)
     if format is not None:
         imported = importer(format).read(checkpoint)
@@ -91,11 +90,7 @@ def read_checkpoint(checkpoint: Path) -> tuple[Description, dict[str, Tensor]]:
 def assemble_denoiser(
     description: Description, tensors: Mapping[str, Tensor], device: str | torch.device = "cpu"
 ) -> Denoiser:
-    """The denoiser of a description and its network's tensors; see `load_denoiser`.
-
-    Raises:
-        CheckpointError: if this version cannot build it, or the tensors are not its own.
-    """
+    """The denoiser of a description and its network's tensors; raises CheckpointError if they do not fit."""
     file = description.path
     try:
         check_numbers(description.model.as_data())
@@ -117,7 +112,7 @@ def assemble_denoiser(
 
 
 def _weight(file: Path, name: str, tensor: Tensor, device: str | torch.device) -> Tensor:
-    """A tensor in float32 on a device; raises a CheckpointError if it holds whole numbers, NaN or infinity."""
+    """Converts a tensor to float32 on a device; raises CheckpointError if it holds integers, NaN or infinity."""
     if not tensor.is_floating_point():
         kind = str(tensor.dtype).removeprefix("torch.")
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Finding checkpoints: files, runs' folders, bundled ones by name, published ones by address."""
+"""Finds checkpoints: files, run folders, bundled ones by name, published ones by address."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from sdedit_pl.checkpoints.remote import local_checkpoint
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 
 RUN_FILE = "model.safetensors"
-"""The editing checkpoint in a run's folder."""
+
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 BUNDLES = (_PACKAGE / "bundled_checkpoints", _PACKAGE.parent / "checkpoints")
 """Folders of the bundled checkpoints: in an installed package, and in a checkout."""
 
 
 def early_average(checkpoint: Path) -> Path:
-    """The place of the early average beside an editing checkpoint, model-early.safetensors beside model.safetensors."""
+    """The early average beside an editing checkpoint: model-early.safetensors beside model.safetensors."""
     return checkpoint.with_name(f"{checkpoint.stem}-early{checkpoint.suffix}")
 
 
@@ -25,9 +26,9 @@ def find_checkpoint(path: str | Path) -> Path:
     """The file of a checkpoint, or the folder of another program's checkpoint.
 
     Args:
-        path: a file, a run's folder, a published one (see `remote.py`), or a bundled checkpoint, as
-            "portraits64" or "checkpoints/portraits64.safetensors". A run's folder stands for its editing checkpoint, or
-            without one for its newest training checkpoint.
+        path: a file, a run's folder, a published one (see `remote.py`), or a bundled checkpoint, as "portraits64" or
+            "checkpoints/portraits64.safetensors". In a run's folder, the editing checkpoint takes precedence over the
+            newest training checkpoint.
 
     Raises:
         CheckpointError: if there is none.
@@ -61,7 +62,7 @@ def _bundled_checkpoint(name: str | Path) -> Path:
 
 
 def files_of(checkpoint: Path) -> list[Path]:
-    """The files of a checkpoint that `find_checkpoint` returned."""
+    """The files of a checkpoint from `find_checkpoint`."""
     return [checkpoint] if checkpoint.is_file() else sorted(file for file in checkpoint.rglob("*") if file.is_file())
 
 
@@ -71,7 +72,7 @@ def resumable_checkpoints(run: Path) -> list[Path]:
 
 
 def foreign_format(path: Path) -> str | None:
-    """The format in `FORMATS` of the file or folder at `path`; None for this project's own and for unknown ones."""
+    """The format in `FORMATS` of a file or folder; None for this project's own and for unknown ones."""
     if is_native(path):
         return None
     return next((name for name in CHECKPOINT_FORMATS if importer(name).recognises(path)), None)

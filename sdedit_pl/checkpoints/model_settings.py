@@ -1,4 +1,4 @@
-"""The keys of a model, its solver and its arithmetic, which edits, samples and calibrations share."""
+"""The settings of a model, its solver and its arithmetic, which edits, samples and calibrations share."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class ModelSettings(GuidanceSettings):
         device: auto, cpu, cuda, cuda:1, mps.
         precision: of the network; the state is always float32. float32 is IEEE's, tf32 its faster variant on GPUs; auto
             is bfloat16 on GPUs with bf16, and float32 elsewhere.
-        compile: compile the network, which takes about a minute; auto does on GPUs with bf16 for 10,000 or more
-            evaluations of the network (samples times steps).
+        compile: compile the network, which takes about a minute; auto does on GPUs with bf16 for 10,000 or more network
+            evaluations (samples times steps).
     """
 
     ckpt: str
@@ -49,11 +49,10 @@ class ModelSettings(GuidanceSettings):
     grid: Component[Grid] = family(GRIDS, DEFAULT_GRID)
 
     def load(self) -> tuple[Denoiser, Description]:
-        """See `load_guided`."""
         return load_guided(self.ckpt, self.device, self)
 
     def prepared(self: Settings, denoiser: Denoiser, images: int, pixels: int, steps: int) -> Settings:
-        """The settings without `auto` in the arithmetic, for which the network is prepared.
+        """Prepares the network, and replaces `auto` in the settings of its arithmetic.
 
         Args:
             images: number of images of at most `pixels` pixels.

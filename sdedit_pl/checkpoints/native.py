@@ -1,6 +1,6 @@
 """This project's editing checkpoints: one `.safetensors` file of a network's weights.
 
-Its metadata hold, as JSON, the configuration of the model, facts of its training and, if it was imported, its origin.
+Its metadata hold, as JSON, the model's configuration, facts of its training and, if it was imported, its origin.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Description:
     Args:
         format: "sdedit_pl", or one of `FORMATS`.
         training: facts of its training, such as steps and images seen, and the run's configuration.
-        parameters: how many floating-point numbers the network has.
+        parameters: number of floating-point numbers in the network.
         dtypes: their types in the file.
         origin: of a foreign or imported one: its program, file and preset.
     """
@@ -82,10 +82,10 @@ def save_denoiser(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes an editing checkpoint of a denoiser, which `model` describes; see `save_weights`.
+    """Writes an editing checkpoint of a denoiser; see `save_weights`.
 
     Raises:
-        ValueError: it could not be loaded again, because `model` describes another denoiser.
+        ValueError: `model` describes another denoiser, so that it could not be loaded again.
     """
     check_described(denoiser, model)
     save_weights(path, denoiser.network.state_dict(), model, training, dtype=dtype)
@@ -100,7 +100,7 @@ def save_weights(
     *,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Writes an editing checkpoint; the file appears whole or not at all.
+    """Writes an editing checkpoint atomically.
 
     Args:
         path: the `.safetensors` file, replaced if it exists.
@@ -109,7 +109,7 @@ def save_weights(
         dtype: of the floating-point weights in the file; None keeps theirs.
 
     Raises:
-        OSError: the file cannot be written; a file that was there before is unchanged.
+        OSError: the file cannot be written; an existing file is unchanged.
         ValueError: a weight is not finite, perhaps in `dtype` alone.
     """
     path = Path(path)
@@ -153,7 +153,6 @@ def check_described(denoiser: Denoiser, model: ModelConfig) -> None:
 
 
 def is_native(file: Path) -> bool:
-    """Whether a file's header is that of an editing checkpoint."""
     if file.suffix != ".safetensors" or not file.is_file():
         return False
     try:

@@ -1,10 +1,10 @@
-"""Checkpoints that are named by where they are published, instead of by a path.
+"""Checkpoints named by where they are published, instead of by a path.
 
 `https://host/file#sha256=...`: an address. The file's SHA-256 must be the one in the address, or the one of an earlier
 download from it. Downloads lie under their hash in the folder SDEDIT_CACHE (by default in the user's cache folder).
 
 `wandb:entity/project/name:alias`: an artifact of Weights & Biases, kept as `entity/project/name:vN` in the folder
-WANDB_ARTIFACT_DIR (`artifacts` if not set). Offline, or with WANDB_MODE=offline, that folder is the only source, and
+WANDB_ARTIFACT_DIR (default `artifacts`). Offline, or with WANDB_MODE=offline, that folder is the only source, and
 `name:alias`, the layout of `wandb artifact get`, is accepted too.
 
 `hf:owner/name[/file][@revision]`: a model on the Hugging Face Hub, see `hub.py`.

@@ -1,7 +1,7 @@
-"""Reading files of tensors without running code from them.
+"""Reads files of tensors without running code from them.
 
-Tensors come from safetensors or through torch's weights-only unpickler. A file's format is recognised by the names in
-it, which are found without unpickling.
+Tensors come from safetensors or through torch's weights-only unpickler. A format is recognised by the tensor names in
+the file, which are found without unpickling.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def plain_name(name: str) -> str:
 
 
 def tensor_names_in(path: Path) -> set[str]:
-    """Plain names of the tensors in a safetensors file, or all strings of a pickle; empty for anything else."""
+    """Plain names of the tensors in a safetensors file, or all strings of a pickle; empty for any other file."""
     if not path.is_file():
         return set()
     if path.suffix == ".safetensors":
@@ -79,7 +79,7 @@ def tensor_names_in(path: Path) -> set[str]:
 def read_plain(path: Path) -> Any:
     """The tensors of a `.safetensors` file, or the object in a torch file of tensors and plain data, on the CPU.
 
-    Tensors are mapped to memory where the file allows it.
+    Tensors are mapped to memory if the file allows it.
 
     Raises:
         CheckpointError: if it is damaged, or a pickle of more than tensors and plain data.
@@ -112,7 +112,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def require_stored(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Raises a CheckpointError if tensors of a file have more numbers than it stores, by sharing or repeating them."""
+    """Raises CheckpointError if tensors of a file have more numbers than it stores, by sharing or repeating them."""
     stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}
     if sum(tensor.nbytes for tensor in tensors.values()) > sum(stored.values()):
         raise CheckpointError(f"{what} has tensors of more numbers than are stored; was the file altered?")

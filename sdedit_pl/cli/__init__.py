@@ -179,6 +179,7 @@ def say(text: str) -> None:
 
 
 def fail(message: str, code: int = 2) -> int:
-    """Writes an error message on one line and returns the exit code."""
-    sys.stderr.write(f"error: {'; '.join(line.strip() for line in message.splitlines() if line.strip())}\n")
+    """Writes an error message on one line, without the middle of a very long one, and returns the exit code."""
+    line = "; ".join(part.strip() for part in message.splitlines() if part.strip())
+    sys.stderr.write(f"error: {line if len(line) <= 3000 else f'{line[:1500]} ... {line[-1500:]}'}\n")
     return code

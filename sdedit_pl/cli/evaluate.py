@@ -66,11 +66,7 @@ def run(words: list[str]) -> None:
 
 
 def load_models(arguments: EvaluationArguments) -> dict[str, EvaluatedModel]:
-    """The evaluated model and, if given, the compared one, on the CPU.
-
-    Raises:
-        ValueError: models for images of different shapes, or a checkpoint that cannot be loaded.
-    """
+    """The evaluated model and, if given, the compared one, on the CPU; raises ValueError if image shapes differ."""
     files = {MODEL: arguments.ckpt, **({} if arguments.compare is None else {COMPARED: arguments.compare})}
     models = {}
     for name, file in files.items():

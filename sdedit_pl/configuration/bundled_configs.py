@@ -14,11 +14,7 @@ def config_folders() -> list[Path]:
 
 
 def find_config(name: str) -> Path:
-    """The file of a configuration, from its path or the name of a bundled one.
-
-    Raises:
-        ConfigError: there is no such configuration.
-    """
+    """The file of a configuration, from its path or the name of a bundled one; raises ConfigError if there is none."""
     path = Path(name)
     if path.is_file():
         return path

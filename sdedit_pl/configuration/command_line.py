@@ -31,8 +31,7 @@ def parse(command: Command[T], words: Iterable[str], read: Callable[[str], dict[
     given, typed = read_arguments(cls, words)
     file = None if command.file is None else take_file(given, typed)
     base = {} if file is None else read(file) if read else read_file(Path(file))
-    for keys in (given, typed, base):
-        rename_keys(cls, keys)
+    rename_keys(cls, given, typed, base)
     taken = () if command.file is None else ("config",)
     merged = merge(cls, base, given)
     pixels = converted("max_pixels", merged.pop("max_pixels", None), MAX_PIXELS, typed.get("max_pixels"))
@@ -67,12 +66,16 @@ def read_arguments(cls: type, words: Iterable[str]) -> tuple[dict[str, Any], dic
     return typing.cast(dict[str, Any], OmegaConf.to_container(merged)), typed
 
 
-def rename_keys(cls: type, given: dict[str, Any]) -> None:
-    """Gives keys of `OLD_NAMES` their present names, with a notice."""
+def rename_keys(cls: type, *given: dict[str, Any]) -> None:
+    """Gives keys of `OLD_NAMES` their present names, with one notice. Raises ConfigError if both are given together."""
     known = {item.name for item in fields(cls)}
     for old, new in OLD_NAMES:
-        if old in given and new in known:
-            given[new] = given.pop(old)
+        former = [keys for keys in given if old in keys and new in known]
+        for keys in former:
+            if new in keys:
+                raise ConfigError(f"{old} is the former name of {new}; give only {new}")
+            keys[new] = keys.pop(old)
+        if former:
             logger.info("the key %s is now called %s", old, new)
 
 
@@ -87,10 +90,9 @@ def _as_key(word: str, rest: Sequence[str]) -> str:
 
 
 def take_file(given: dict[str, Any], typed: Mapping[str, str]) -> str | None:
-    """Removes `config=FILE` from a command line's arguments and returns the file; None where it is absent.
+    """Removes `config=FILE` from a command line's arguments and returns the file, or None.
 
-    Raises:
-        ConfigError: it is empty, or `config` is used as a section.
+    Raises ConfigError if it is empty, or `config` is used as a section.
     """
     if given.pop("config", REQUIRED) is REQUIRED:
         return None

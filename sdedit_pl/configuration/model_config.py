@@ -44,11 +44,7 @@ class ModelConfig:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> ModelConfig:
-        """The description in a checkpoint; keys that it lacks get their defaults.
-
-        Raises:
-            ConfigError: a missing section, an unknown name or key, or a wrong type.
-        """
+        """The description in a checkpoint; missing keys get their defaults. Raises ConfigError for unknown ones."""
         for section in ("image", "sde", "network", "parameterisation"):
             if section not in data:
                 raise ConfigError(f"the model's description lacks {section}")
@@ -64,10 +60,9 @@ class ModelConfig:
 
 
 def model_of_run(data: Mapping[str, Any]) -> ModelConfig:
-    """The denoiser of a run's configuration as a checkpoint keeps it, perhaps of a former version with fewer keys.
+    """The denoiser of a run's configuration, perhaps of an earlier version with fewer keys.
 
-    Raises:
-        ConfigError, KeyError: it describes no denoiser that this version knows.
+    Raises ConfigError or KeyError if it describes no denoiser that this version knows.
     """
     return ModelConfig.from_data(
         {

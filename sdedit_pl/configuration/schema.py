@@ -113,11 +113,7 @@ class Command(Generic[T]):
     examples: tuple[str, ...] = ()
 
     def parse(self, words: Iterable[str], read: Callable[[str], dict[str, Any]] | None = None) -> T:
-        """The typed arguments of a command line after the verb; `read` reads the file of `config=`, by default YAML.
-
-        Raises:
-            ConfigError: arguments or a file that do not fit the keys.
-        """
+        """Parses a command line after the verb; raises ConfigError. `read` reads the file of `config=`."""
         from sdedit_pl.configuration.command_line import parse  # help does not wait for its libraries
 
         return parse(self, words, read)
@@ -167,11 +163,7 @@ def argument_texts(docstring: str) -> dict[str, str]:
 
 
 def construct(section: str, cls: Callable[..., T], **arguments: Any) -> T:
-    """`cls(**arguments)`, with the section's name in front of its refusal.
-
-    Raises:
-        ConfigError: if the class raises ValueError.
-    """
+    """`cls(**arguments)`; turns a ValueError into a ConfigError that names the section."""
     try:
         return cls(**arguments)
     except ConfigError:
@@ -191,7 +183,7 @@ def require_at_least(settings: Any, **least: int) -> None:
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     """'; did you mean ...?' with the known word most like `word`, or the list of known words."""
     known = list(known)
-    return alike(word, known, prefix) or f"; known: {', '.join(known)}"
+    return alike(word, known, prefix) or f"; known: {', '.join(known) or 'none'}"
 
 
 def alike(word: str, known: Iterable[str], prefix: str = "") -> str:

@@ -95,11 +95,7 @@ def source_schema(cls: SourceClass) -> Schema:
 
 @cache
 def evaluate(module: str, name: str) -> Any:
-    """The value of a module's name.
-
-    Raises:
-        KeyError: the module does not bind it.
-    """
+    """The value of a module's name; raises KeyError if the module does not bind it."""
     if module in IMPORTED or module.partition(".")[0] in sys.stdlib_module_names:
         return getattr(import_module(module), name)
     if not module.startswith(PACKAGE.name):

@@ -61,8 +61,7 @@ def parsed(text: str) -> Any:
 def read_file(path: Path) -> dict[str, Any]:
     """The contents of a YAML file, without interpolations: others' files must not read this user's environment.
 
-    Raises:
-        ConfigError: there is no such file, or it is not a YAML mapping.
+    Raises ConfigError if there is no such file, or it is not a YAML mapping.
     """
     if not path.is_file():
         raise ConfigError(f"there is no configuration file {path}; give a YAML file of `key: value` lines")

@@ -1,7 +1,4 @@
-"""Images in an archive (.zip, .tar and compressed .tar), read by number.
-
-Images are listed by name. A compressed tar can only be read from front to back, so it is decompressed first.
-"""
+"""Images in an archive (.zip, .tar and compressed .tar), read by number in the order of their names."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".tgz": gzip.open, 
 
 
 class ArchiveImages(ImageSet):
-    """The images in an archive, which messages call `title`, by name; `sizes` are the bytes of each file."""
+    """Images in an archive; `title` names it in messages, `sizes` are the bytes of each file."""
 
     def __init__(self, title: str, sizes: dict[str, int], image_format: ImageFormat) -> None:
         self.title = title
@@ -48,12 +45,6 @@ class ArchiveImages(ImageSet):
 
 
 class TarImages(ArchiveImages):
-    """The images in an uncompressed tar file.
-
-    Raises:
-        ValueError: The file is not a complete tar file.
-    """
-
     def __init__(self, path: Path, title: str, image_format: ImageFormat) -> None:
         self.file = ShardFile(path, title, Stamp.of(path.stat()))
         unread: list[str] = []
@@ -70,12 +61,6 @@ class TarImages(ArchiveImages):
 
 
 class ZipImages(ArchiveImages):
-    """The images in a zip file.
-
-    Raises:
-        ValueError: The file is not a complete zip file.
-    """
-
     def __init__(self, path: Path, image_format: ImageFormat) -> None:
         self.path = path
         self._archive: zipfile.ZipFile | None = None
@@ -106,10 +91,10 @@ class ZipImages(ArchiveImages):
 
 
 def open_archive(path: Path, image_format: ImageFormat, scratch: Path) -> ArchiveImages:
-    """Lists the images in an archive; a compressed tar is decompressed to the folder `scratch`, once per version.
+    """Lists the images in an archive; a compressed tar is first decompressed into `scratch`, once per version.
 
     Raises:
-        ValueError: The file is not a complete archive, or expands far more than archives of images do.
+        ValueError: The archive is damaged, or expands far more than archives of images do.
     """
     if path.name.lower().endswith(".zip"):
         return ZipImages(path, image_format)

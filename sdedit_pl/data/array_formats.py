@@ -1,7 +1,7 @@
-"""Files of values that are not 8-bit pictures: one class for each format, recognised by its content.
+"""File formats of values that are not 8-bit pictures, recognised by their content.
 
-A format is a class that derives from `ArrayFormat`, with a line in `ARRAY_FORMATS`. Values keep their type, and results
-keep the metadata of the file that they were made from: geotransform, affine, spacing, resolution.
+Values keep their type, and results keep the metadata of the file they were made from: geotransform, affine, spacing,
+resolution.
 """
 
 from __future__ import annotations
@@ -24,18 +24,17 @@ from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, max_pixe
 from sdedit_pl.data.image_format import ImageShape
 
 _GEO_KEYS = 34735
-"""Tag of a TIFF file that says where on the earth it lies."""
 
 
 class StoredValues(NamedTuple):
-    """Values as a file has them, (H, W, C), and all else in it that a result keeps."""
+    """The values (H, W, C) of a file, and whatever else a result keeps of it."""
 
     values: np.ndarray
     rest: Any = None
 
 
 class Placement(NamedTuple):
-    """The part of a file that a result shows: its upper left corner and the size of a pixel, in pixels of the file."""
+    """The part of a file that a result shows: upper left corner and pixel size, in pixels of the file."""
 
     left: float
     top: float
@@ -44,13 +43,7 @@ class Placement(NamedTuple):
 
 
 class ArrayFormat(abc.ABC):
-    """A file format.
-
-    Attributes:
-        suffixes: of its files' names.
-        package: module that reads it, if it is not always installed.
-        extra: the extra of this package that installs the module.
-    """
+    """A file format; `package` is an optional module that reads it, installed with the extra `extra`."""
 
     suffixes: ClassVar[tuple[str, ...]]
     package: ClassVar[str] = ""
@@ -58,30 +51,25 @@ class ArrayFormat(abc.ABC):
 
     @abc.abstractmethod
     def recognises(self, content: bytes) -> bool:
-        """Whether a file has this format."""
+        """Whether `content` has this format."""
 
     @abc.abstractmethod
     def read(self, content: bytes) -> StoredValues:
-        """The values of a file.
-
-        Raises:
-            ValueError, OSError: It cannot be decoded.
-        """
+        """Decodes a file; raises ValueError or OSError if it is damaged."""
 
     @abc.abstractmethod
     def write(self, values: np.ndarray, rest: Any) -> bytes:
-        """The file of values (H, W, C); `rest` is that of the file that they were made from, or None."""
+        """Encodes values (H, W, C); `rest` is that of the file they were made from, or None."""
 
     def placed(self, rest: Any, box: Placement) -> Any:
-        """The metadata of the pixels that `box` describes."""
         return rest
 
     def window(self, content: bytes) -> tuple[float, float] | None:
-        """The values that a file asks viewers to show as black and white."""
+        """The display window (low, high) that the file states."""
         return None
 
     def module(self) -> Any:
-        """The module `package`; raises ValueError if it is not installed."""
+        """Imports `package`; raises ValueError if it is not installed."""
         try:
             return import_module(self.package)
         except ModuleNotFoundError:
@@ -373,20 +361,18 @@ def stem_of(file: PurePath) -> str:
 
 
 def suffixes_of(shape: ImageShape) -> tuple[str, ...]:
-    """Suffixes that count as images."""
     return IMAGE_SUFFIXES if shape.format is None else ALL_SUFFIXES
 
 
 def format_of(content: bytes) -> ArrayFormat | None:
-    """The format of a file; None for pictures."""
     return next((format for format in ARRAY_FORMATS if format.recognises(content)), None)
 
 
 def read_array(content: bytes, name: str, format: ArrayFormat) -> StoredValues:
-    """The values of a file, (H, W, C); messages call it `name`.
+    """The values of a file; `name` names it in messages.
 
     Raises:
-        UnreadableImage: It cannot be decoded, has more pixels than allowed, or is no image.
+        UnreadableImage: The file cannot be decoded, has more pixels than allowed, or is no image.
     """
     try:
         stored = format.read(content)
@@ -402,7 +388,7 @@ def read_array(content: bytes, name: str, format: ArrayFormat) -> StoredValues:
 
 
 def _centre(start: float, size: float) -> float:
-    """The centre of the first pixel of a part, in pixels of the file from the centre of its first one."""
+    """Centre of a part's first pixel, in pixels of the file from the centre of the file's first pixel."""
     return start + (size - 1) / 2
 
 

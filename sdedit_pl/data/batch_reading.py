@@ -18,9 +18,9 @@ from sdedit_pl.typing import Pixels
 
 
 class Batch(NamedTuple):
-    """A batch from a worker: values (B, C, H, W), or None and the reason for the failure.
+    """A batch from a worker: decoded values (B, C, H, W), or None and the reason for the failure.
 
-    `broken` lists the unreadable images and shards that were skipped. `labels` are those of the set, (B,) or (B, size).
+    `broken` lists the unreadable images and shards that were skipped; `labels` has shape (B,) or (B, size).
     """
 
     images: Tensor | None
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
 class ReadableImages(Dataset[Batch]):
     """Batches of an image set in which the next readable image replaces an unreadable one.
 
-    The replacement depends on the set alone, so that the order of all other images does not change. A batch fails after
+    The replacement depends on the set alone, so the order of all other images does not change. A batch fails after
     `attempts` unreadable images in a row; None tries the whole set.
     """
 
@@ -48,12 +48,12 @@ class ReadableImages(Dataset[Batch]):
         return self.__getitems__([Draw(index, False)])
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
-        """Reads a batch. DataLoader calls this method in place of `__getitem__`."""
+        """DataLoader calls this method in place of `__getitem__`."""
         return read_batch([(self.images, draw) for draw in draws], self.format, self.attempts)
 
 
 def read_batch(places: Sequence[tuple[ImageSet, Draw]], image_format: ImageFormat, attempts: int | None) -> Batch:
-    """Reads the batch of the given places, each a set and a draw from it, as `ReadableImages` does."""
+    """Reads one image for each (set, draw), replacing unreadable ones as `ReadableImages` does."""
     broken: list[Broken] = []
     batch = image_format.empty(len(places))
     labels: list[np.ndarray] = []
@@ -87,8 +87,6 @@ def _first_readable(images: ImageSet, index: int, attempts: int | None) -> tuple
 
 
 class CachedImages(ImageSet):
-    """Decoded images in memory."""
-
     in_memory = True
 
     def __init__(self, pixels: Pixels, labels: np.ndarray | None = None) -> None:
@@ -97,7 +95,7 @@ class CachedImages(ImageSet):
         self._copy = pixels
 
     def on(self, device: torch.device) -> Pixels:
-        """The pixels on a device, copied once."""
+        """The pixels on a device; copied once."""
         if self._copy.device != device:
             # CUDA has no indexing of 16-bit whole numbers.
             self._copy = self.pixels.to(device, torch.int32 if self.pixels.dtype == torch.uint16 else None)
@@ -114,7 +112,7 @@ class CachedImages(ImageSet):
 
 
 def gathered(pixels: Pixels, draws: Sequence[Draw], image_format: ImageFormat) -> Tensor:
-    """The images of `read_batch`, cut and mirrored by the device that holds `pixels`; does not wait for it."""
+    """Like `read_batch` on the device that holds `pixels`, without synchronisation."""
     centre = (image_format.margin // 2, image_format.margin // 2)
     places = [(draw.index, draw.flipped, *(draw.corner or centre)) for draw in draws]
     table = torch.tensor(places, dtype=torch.int64, pin_memory=pixels.is_cuda)

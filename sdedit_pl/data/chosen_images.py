@@ -1,4 +1,4 @@
-"""A fixed choice of a source's images, to measure models on."""
+"""A fixed choice of a source's images, on which models are measured."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from sdedit_pl.typing import Images
 
 
 class ChosenImages:
-    """`count` images (None for all) of a source, spread evenly over its order, in which neighbours are often alike.
+    """`count` images (None: all) spread evenly over a source's order, because neighbours are often alike.
 
     Raises:
-        ValueError: Training images of a source that streams them.
+        ValueError: The source streams its training images.
     """
 
     def __init__(self, source: Source, splits: Sequence[str] = ("val",), count: int | None = None) -> None:
@@ -51,21 +51,20 @@ class ChosenImages:
         """One image in [-1, 1].
 
         Raises:
-            UnreadableImage: It cannot be read. No other image replaces it, because that one would be measured twice.
+            UnreadableImage: It cannot be read. It is not replaced, because the replacement would be measured twice.
         """
         images, index = self._places[number]
         pixels = self._source.format.part(images.read(index), Draw(index, False).corner)
         return self._source.format.images(pixels[None])[0]
 
     def digest(self, more: bytes = b"") -> str:
-        """The SHA-256 of all names and pixels, and of `more`."""
+        """SHA-256 of all names and pixels, and of `more`."""
         digest = hashlib.sha256("\n".join(self.names).encode(errors="surrogateescape") + more)
         for number in range(len(self)):
             digest.update(self.image(number).numpy().tobytes())
         return digest.hexdigest()
 
     def batch(self, start: int, size: int) -> Images:
-        """`size` images from number `start` on, or fewer at the end; raises what `image` does."""
         return torch.stack([self.image(number) for number in range(start, min(start + size, len(self)))])
 
 
@@ -79,15 +78,12 @@ def choose_images(
     least: int = 1,
     fit: Fit = "crop",
 ) -> ChosenImages:
-    """Chooses images of a folder, or of shards that a folder, file, pattern or URL names.
+    """Chooses images of a folder, or of shards given by a folder, file, pattern or URL.
 
     Args:
-        shape: that of the images.
-        split: The validation images, or all.
         val_fraction: Share of the images held out if the data has no validation split.
         count: Number of images; None for all.
         least: Smallest number of images that suffices.
-        fit: As in `ImageFormat`.
 
     Raises:
         ValueError: There is no such data, or fewer than `least` images.

@@ -1,12 +1,11 @@
 """The Lightning data module: batches of any source in an order that survives restarts.
 
-Workers return images as decoded, which become float32 in [-1, 1] on the device. Training is one endless stream (see
-`order.py`), so Lightning sees one endless epoch: set the length of a run with `max_steps`, and validate with
-`val_check_interval=STEPS, check_val_every_n_epoch=None`.
+Training is one endless epoch: set its length with `max_steps`, and validate with `val_check_interval=STEPS,
+check_val_every_n_epoch=None`.
 
-The position of a resumed run follows from the optimiser steps in its weights, not from the batches that a loader has
-handed out: a batch that was prefetched, or whose step did not finish, was not consumed and is repeated. For this reason
-the loaders are plain iterables, whose samplers and states Lightning does not touch.
+A resumed run finds its position from the optimiser steps in its weights. The number of batches handed out would count
+prefetched batches and unfinished steps. The loaders are plain iterables, so that Lightning does not replace their
+samplers.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ from sdedit_pl.typing import Examples, Images
 
 logger = logging.getLogger(__name__)
 
-# Decoded sets below this size are kept in memory if `cache` is null.
 CACHE_BYTES = 256 * 2**20
 
 _CACHE_CHUNK = 64
@@ -99,11 +97,9 @@ class ImageDataModule(LightningDataModule):
         self._consumed_at_step = (0, 0)  # images consumed, and the optimiser step at that time
 
     def prepare_data(self) -> None:
-        """Downloads missing data, in one process per node."""
         self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        """Lists the images, and reads small sets into memory."""
         if stage == "fit" and self.trainer is not None and self.trainer.global_step == 0:
             self._consumed_at_step = (0, 0)  # a new run; a resumed one loads its state after this
         for split in ("val",) if self.source.streams else SPLITS:
@@ -117,7 +113,6 @@ class ImageDataModule(LightningDataModule):
                 self._sets[split] = self._in_memory_if_small(images)
 
     def teardown(self, stage: str | None = None) -> None:
-        """Ends the worker processes."""
         while self._loaders:
             self._loaders.pop().close()
 
@@ -125,16 +120,16 @@ class ImageDataModule(LightningDataModule):
         self.teardown()
 
     def train_dataloader(self) -> ImageLoader | ResidentLoader:
-        """Endless batches for this device, as decoded (B, C, H, W), from the first image that was not consumed yet."""
+        """Endless decoded batches (B, C, H, W) for this device, from the first image not consumed yet."""
         rank, world_size = self._rank_and_world_size()
         return self.training_loader(rank, world_size, self.consumed_samples)
 
     def val_dataloader(self) -> ImageLoader | ResidentLoader | list[Any]:
-        """The validation images of this device in order, as decoded (B, C, H, W); an empty list if there are none."""
+        """This device's validation images in order, decoded (B, C, H, W); an empty list without validation images."""
         return self.validation_loader(*self._rank_and_world_size()) if len(self._images("val")) else []
 
     def training_loader(self, rank: int = 0, world_size: int = 1, start: int = 0) -> ImageLoader | ResidentLoader:
-        """Training batches of device `rank` of `world_size`, after the first `start` images of all devices."""
+        """Training batches of device `rank`, after the first `start` images of all devices."""
         share = DeviceShare(self.batch_size, rank, world_size, start)
         changes = Changes(self.flip, self.source.format.margin)
         if self.source.streams:
@@ -151,18 +146,18 @@ class ImageDataModule(LightningDataModule):
         return self._image_set_loader(self._images("val"), self._validation_batches(rank, world_size))
 
     def val_indices(self, batch_idx: int) -> range:
-        """Numbers of the validation images in this device's batch `batch_idx`, to key noise by image."""
+        """Numbers of the validation images in this device's batch `batch_idx`; they key the noise."""
         return self._validation_batches(*self._rank_and_world_size()).indices(batch_idx)
 
     def val_images(self, count: int) -> Images:
-        """The first `count` validation images, or all if there are fewer: float32 in [-1, 1], on the CPU."""
+        """The first `count` validation images, or fewer: float32 in [-1, 1], on the CPU."""
         images = self._images("val")
         return torch.cat([self.source.format.images(self.source.format.empty()), *self._read(images, count)])
 
     def small_training_images(self, side: int, at_most: int) -> Images | None:
-        """All training images averaged down to `side` pixels, on the CPU; smaller images keep their size.
+        """All training images averaged down to at most `side` pixels, on the CPU.
 
-        Returns None if there are more than `at_most` images, or the source streams.
+        Returns None for a stream or more than `at_most` images.
         """
         if self.source.streams or len(self._images("train")) > at_most:
             return None
@@ -171,13 +166,13 @@ class ImageDataModule(LightningDataModule):
         return torch.cat([interpolate(image, size=(side, side), mode="area") for image in chosen])
 
     def encode_labels(self, condition: Condition) -> None:
-        """Makes batches `Examples` with the labels' vectors; raises ValueError for an unknown label."""
+        """Adds the labels' vectors to batches, as `Examples`; raises ValueError for an unknown label."""
         self._condition, self._vectors = condition, condition.vectors(list(self.label_names))
 
     def on_after_batch_transfer(self, batch: Loaded, dataloader_idx: int) -> Images | Examples:
         """Converts decoded images to float32 in [-1, 1] on their device.
 
-        `Examples` where images have labels, whose vectors are (B, size), or some pixels may not count.
+        Returns `Examples` where images have labels (vectors (B, size)) or invalid pixels.
         """
         pixels, labels = (batch, None) if isinstance(batch, Tensor) else batch
         images, valid = self.source.format.images(pixels), self.source.format.valid(pixels)
@@ -188,7 +183,7 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def consumed_samples(self) -> int:
-        """Training images consumed so far, over all devices and over the runs that this one resumes."""
+        """Training images consumed over all devices and over the runs that this one resumes."""
         consumed, at_step = self._consumed_at_step
         if self.trainer is None:
             return consumed
@@ -196,7 +191,7 @@ class ImageDataModule(LightningDataModule):
         return consumed + (self.trainer.global_step - at_step) * per_step
 
     def state_dict(self) -> dict[str, int | None]:
-        """The state for a checkpoint: images consumed (equal on every device) and images in the set."""
+        """Images consumed (equal on every device) and images in the set."""
         step = 0 if self.trainer is None else self.trainer.global_step
         return {
             "consumed_samples": self.consumed_samples,
@@ -205,9 +200,9 @@ class ImageDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resumes after the images that a checkpoint's run has consumed, for any number of devices and batch size.
+        """Resumes after the consumed images, for any number of devices and batch size.
 
-        Logs a warning if the number of training images has changed, because then their order has too.
+        Warns if the number of training images has changed, because then their order has too.
         """
         self._consumed_at_step = (state_dict["consumed_samples"], state_dict["global_step"])
         before, now = state_dict.get("training_images"), self._training_images()
@@ -220,7 +215,6 @@ class ImageDataModule(LightningDataModule):
             )
 
     def _training_images(self) -> int | None:
-        """Number of training images; None for a stream, which may not know it."""
         return None if self.source.streams else len(self._images("train"))
 
     def _read(self, images: ImageSet, count: int) -> Iterator[Images]:

@@ -19,18 +19,15 @@ from sdedit_pl.typing import Pixels
 class FolderSource(Source):
     """Image files in a folder and its sub-folders, in the order of their relative paths.
 
-    Validation images are, in this order of preference: those under `val_path`; those under `path/val` when both
-    `path/train` and `path/val` are folders (training then takes `path/train` alone); or a share `val_fraction` of the
-    images, chosen by a hash of their relative paths. A `val_path` inside `path` is left out of training. Hidden files
-    and folders are skipped, links are followed.
+    Validation images are, in this order of preference: those under `val_path`; those under `path/val` if `path/train`
+    exists too (training then takes `path/train` alone); or a share `val_fraction` of the images, chosen by a hash of
+    their relative paths. A `val_path` inside `path` is left out of training. Hidden files and folders are skipped,
+    links are followed.
 
     Args:
         path: Folder of images.
         val_path: Folder of validation images.
         val_fraction: Share of the images held out for validation if no folder holds them; 0 for none.
-
-    Raises:
-        ValueError: An argument outside its range.
     """
 
     def __init__(
@@ -78,7 +75,7 @@ class FolderSource(Source):
 
 
 class FolderImages(ImageSet):
-    """Image files under a folder, with their relative paths in an array that workers share without copying."""
+    """Image files under a folder; workers share the array of relative paths without copying."""
 
     def __init__(self, root: Path, paths: list[str], image_format: ImageFormat) -> None:
         self.root = root
@@ -99,11 +96,7 @@ class FolderImages(ImageSet):
 
 
 def image_paths(root: Path, shape: ImageShape | None = None) -> list[str]:
-    """Lists the images under a folder, see `list_images`; files of values too if `shape` has a format.
-
-    Raises:
-        ValueError: No such folder, or no image in it.
-    """
+    """Lists the images under a folder, at least one or ValueError; files of values too if `shape` has a format."""
     if not root.exists():
         raise ValueError(f"data folder {root} does not exist")
     if not root.is_dir():

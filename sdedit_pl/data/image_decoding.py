@@ -1,12 +1,10 @@
 """Decodes image files to tensors of one shape, in the same way for every source.
 
-An image is turned upright (EXIF), composited on a background where it is transparent, converted to RGB or grey with 8
-bits per channel, brought to the proportions of `size` and resampled to it with a Lanczos filter, which averages over
-the removed pixels. An image of the right size keeps its pixels exactly. Colour profiles are ignored: values count as
-sRGB.
+An image is turned upright (EXIF), composited on a background where it is transparent, converted to 8-bit RGB or grey,
+brought to the proportions of `size` and resampled with an antialiasing Lanczos filter. An image of the right size keeps
+its pixels exactly. Colour profiles are ignored: values count as sRGB.
 
-Decoded images have the memory layout of files, channels last; float images on the device are contiguous. Transposing is
-free on a GPU, while on the CPU it would cost a tenth of the time that decoding a small image takes.
+Decoded images are channels last, like files: transposing a small image on the CPU costs a tenth of its decoding.
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ from sdedit_pl.data.image_format import Fit, ImageFormat, central_box, inside, p
 from sdedit_pl.data.value_decoding import decode_values
 from sdedit_pl.typing import Pixels
 
-# Pillow's names of the metadata that may hold an orientation.
 _TURNING = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}
 
 # JPEG can be decoded at 1/2, 1/4 or 1/8, and any image can first be shrunk by a whole factor: fast, but coarse. Both
@@ -34,7 +31,7 @@ _REDUCING_GAP = 3
 
 
 def decode_image(file: bytes | Path, name: str, image_format: ImageFormat) -> Pixels:
-    """Decodes an image file to height and width `decoded_sides`; messages call it `name`.
+    """Decodes an image file to `decoded_sides`; `name` names it in messages.
 
     Raises:
         UnreadableImage: The file is not an image, is truncated, empty or damaged, or does not fit the format.
@@ -51,7 +48,7 @@ def decode_image(file: bytes | Path, name: str, image_format: ImageFormat) -> Pi
 
 
 def decode_whole(file: bytes | Path, name: str, image_format: ImageFormat) -> Pixels:
-    """Decodes an image file and resamples all of it, uncropped; raises what `decode_image` does."""
+    """Decodes and resamples an image without cropping it; raises UnreadableImage."""
     if image_format.format is not None:
         return decode_values(file, name, replace(image_format, fit="resize"))
     with open_image(file, name) as image:
@@ -60,11 +57,7 @@ def decode_whole(file: bytes | Path, name: str, image_format: ImageFormat) -> Pi
 
 
 def image_to_tensor(image: Image.Image, name: str, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
-    """Brings an image of any mode and size, opened by Pillow, to height and width `decoded_sides`.
-
-    Raises:
-        UnreadableImage: The image's data cannot be decoded.
-    """
+    """Brings a Pillow image of any mode and size to `decoded_sides`; raises UnreadableImage if its data is damaged."""
     try:
         image.load()
         return _to_tensor(upright(image), image_format)
@@ -84,11 +77,7 @@ def _channels_first(image: Image.Image) -> UInt8[Tensor, "C H W"]:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """An image with 8 bits per channel; transparent levels and colours of 16 bits are kept.
-
-    Raises:
-        ValueError: The pixels are floating-point numbers.
-    """
+    """Converts to 8 bits per channel, keeping 16-bit transparency; raises ValueError for floating-point pixels."""
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
     hidden = image.info.get("transparency")  # a PNG file's transparent level or colour

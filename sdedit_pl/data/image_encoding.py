@@ -18,24 +18,20 @@ from sdedit_pl.data.loader import available_cores
 from sdedit_pl.data.source import ImageSet
 from sdedit_pl.typing import Pixels
 
-# Images that a worker encodes before it hands them over.
 _CHUNK = 16
 
 
 class WorkerDied(RuntimeError):
-    """A worker process was killed, most likely because memory ran out."""
+    """A worker process was killed, most likely for lack of memory."""
 
 
 @dataclass(frozen=True)
 class ImageEncoding:
-    """Kind and quality of image files.
+    """Format and quality of image files.
 
     Args:
         kind: png (exact), jpeg, webp or tif, which holds any bands and types.
         quality: Of jpeg and webp, 1 to 100; webp at 100 is exact.
-
-    Raises:
-        ValueError: A quality outside its range.
     """
 
     kind: Literal["png", "jpeg", "webp", "tif"]
@@ -65,7 +61,7 @@ class ImageEncoding:
 
 
 class EncodedImage(NamedTuple):
-    """An image of a set: a hash of its pixels and its encoded file, both empty if it cannot be read."""
+    """An encoded image and a hash of its pixels; both are empty if it cannot be read."""
 
     number: int
     name: str
@@ -90,13 +86,7 @@ class _EncodedImages(Dataset[EncodedImage]):
 
 
 def encode_all(images: ImageSet, encoding: ImageEncoding, start: int, processes: int | None) -> Iterator[EncodedImage]:
-    """Encodes the images from number `start` on, in order.
-
-    None as `processes` gives one per core; with 1, this process does the work.
-
-    Raises:
-        WorkerDied: A worker process was killed.
-    """
+    """Encodes the images from number `start` on, in order; raises WorkerDied. `processes` None uses every core."""
     processes = processes or available_cores()
     loader = DataLoader(
         _EncodedImages(images, encoding),

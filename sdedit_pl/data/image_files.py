@@ -1,7 +1,7 @@
-"""Image files: which names count as images, how folders are listed, and the one place that opens a file.
+"""Image files: which names count as images, how folders are listed, and the one function that opens a file.
 
 A name counts by its suffix; images with other suffixes are counted in a warning. Hidden files (`.DS_Store`, `._a.png`)
-and everything in hidden folders or in `__MACOSX` is ignored, in folders and archives alike.
+and everything in hidden folders or in `__MACOSX` are ignored, in folders and archives alike.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ UNREAD_SUFFIXES = (
     *(".heic", ".heif", ".ppm", ".pgm", ".tga"),
     *(".jp2", ".jxl", ".psd", ".exr", ".dng", ".cr2", ".cr3", ".nef", ".arw"),
 )
-"""Suffixes of images that folders and archives may hold and that are left out."""
+"""Suffixes of image files that are not read."""
 
 # Pillow's decoders that may run. A file's content decides, not its suffix: a .png may hold a GIF.
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "AVIF")
@@ -68,12 +68,12 @@ class UnreadableImage(ValueError):
 
 
 def is_image_name(name: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> bool:
-    """Whether a relative path, with "/" between its parts, names an image that is not hidden."""
+    """Whether a relative path with "/" separators names an image that is not hidden."""
     return name.lower().endswith(suffixes) and not any(map(_is_hidden, name.split("/")))
 
 
 def list_images(folder: Path, recursive: bool = False, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[str]:
-    """Sorted relative paths of the images in a folder, with "/" between their parts; links are followed."""
+    """Sorted relative paths of a folder's images, with "/" separators; links are followed."""
     if not recursive:
         files = [entry.name for entry in os.scandir(folder) if os.path.isfile(entry)]
         warn_of_unread_images(folder, files)
@@ -94,12 +94,12 @@ def list_images(folder: Path, recursive: bool = False, suffixes: tuple[str, ...]
 
 
 def is_unread_image(name: str) -> bool:
-    """Whether a relative path names an image that is left out for its suffix."""
+    """Whether a relative path names an image whose suffix is not read."""
     return name.lower().endswith(UNREAD_SUFFIXES) and not any(map(_is_hidden, name.split("/")))
 
 
 def warn_of_unread_images(place: str | Path, names: Iterable[str]) -> None:
-    """Says once how many images of each unread suffix `place` holds."""
+    """Warns once how many images of each unread suffix `place` holds."""
     counts = Counter(os.path.splitext(name)[1].lower() for name in names if is_unread_image(name))
     if counts:
         _warn_once(str(place), ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items())))
@@ -113,13 +113,11 @@ def _warn_once(place: str, found: str) -> None:
 
 @contextmanager
 def open_image(file: bytes | Path, name: str) -> Iterator[Image.Image]:
-    """Opens an image file for a `with` block, within which its pixels are decoded.
-
-    It may have as many pixels as the environment variable SDEDIT_MAX_PIXELS says, by default 178,956,970.
+    """Opens an image file for a `with` block, in which its pixels are decoded.
 
     Raises:
-        UnreadableImage: The file cannot be read, is not an image, or is truncated, empty or damaged; also for Pillow's
-            errors within the block.
+        UnreadableImage: The file cannot be read, is not an image, is damaged or larger than `max_pixels()`; also for
+            Pillow's errors within the block.
     """
     Image.MAX_IMAGE_PIXELS = max_pixels() // 2  # Pillow refuses images of more than twice this
     try:
@@ -148,12 +146,12 @@ def _note_first_frame(name: str) -> None:
 
 
 def max_pixels() -> int:
-    """Largest number of pixels of an image file."""
+    """Largest number of pixels of an image file: SDEDIT_MAX_PIXELS, by default 178,956,970."""
     return int(os.environ.get("SDEDIT_MAX_PIXELS", 2 * 89_478_485))
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 (upright) where the file has none or its EXIF data is damaged."""
+    """The EXIF orientation, 1 to 8; 1 (upright) if there is none or the EXIF data is damaged."""
     try:
         found = image.getexif().get(_ORIENTATION, 1)
     except DECODING_ERRORS:
@@ -162,13 +160,12 @@ def orientation(image: Image.Image) -> int:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image turned by its EXIF orientation."""
     turn = _TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
 def file_content(file: Path) -> bytes:
-    """The bytes of a regular file; raises OSError for others."""
+    """Reads a regular file; raises OSError for any other."""
     if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would block, and a device may have no end
         raise OSError("it is no regular file")
     with open(file, "rb", buffering=0) as opened:
@@ -180,7 +177,7 @@ def _is_hidden(part: str) -> bool:
 
 
 def picture_of_array(content: bytes, name: str, *, tiff: bool = False) -> Image.Image | None:
-    """The picture in a file of values; None for others, and without `tiff` for TIFF files, most of which Pillow reads.
+    """The picture in a file of values; None for other files and, without `tiff`, for TIFF, most of which Pillow reads.
 
     Values of 8 bits, of one band with 16 bits, and of one band in [0, 1] are pictures.
 

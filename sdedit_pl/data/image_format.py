@@ -1,7 +1,7 @@
 """The format of a domain's images: size, bands, and the type and range of their values.
 
-Photographs are 8-bit RGB or grey, and 0..255 becomes [-1, 1]. A `PixelFormat` describes any other data; their values
-stay in the type of the files until the device maps `range` to [-1, 1], in float32.
+Photographs are 8-bit RGB or grey, and 0..255 becomes [-1, 1]. A `PixelFormat` describes any other data, whose values
+keep the type of the files until the device maps `range` to [-1, 1] in float32.
 """
 
 from __future__ import annotations
@@ -36,13 +36,10 @@ class PixelFormat:
         bands: name of each channel; [] numbers them.
         shown: one or three bands that previews, sheets and the page show, by number from 0; [] takes the first three,
             or the first one of fewer.
-        window: low,high: the values that they show as black and white; null for the window of a DICOM file, and
-            otherwise for the range.
-        alpha: the last band is opacity, and colours are multiplied by it as long as the model sees them.
+        window: low,high: the values shown as black and white; null for the window of a DICOM file, and otherwise for
+            the range.
+        alpha: the last band is opacity; the model sees colours multiplied by it.
         invalid: NaN and infinite values: refuse the image, or mask them, which leaves them out of the loss.
-
-    Raises:
-        ValueError: a value outside its range.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -72,11 +69,7 @@ class PixelFormat:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The values that become -1 and 1.
-
-        Raises:
-            ValueError: the range has not been measured.
-        """
+        """The values that become -1 and 1; raises ValueError if the range has not been measured."""
         if self.range is not None:
             return self.range
         if self.dtype == "uint8" or self.alpha:
@@ -129,12 +122,10 @@ class ImageShape:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """(height, width)."""
         return self.height, self.width
 
     @property
     def tensor_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
         return self.channels, *self.sides
 
     @property
@@ -143,7 +134,6 @@ class ImageShape:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of decoded values."""
         return torch.uint8 if self.format is None else getattr(torch, self.format.dtype)
 
     def __str__(self) -> str:
@@ -153,7 +143,7 @@ class ImageShape:
         return f"{self.channels} channel{'s' * (self.channels > 1)}{names}, {size} px{kind}"
 
     def images(self, values: Pixels) -> Images:
-        """Maps decoded values (B, C, H, W) to float32 [-1, 1] on their device; invalid ones become 0."""
+        """Maps decoded values (B, C, H, W) to float32 in [-1, 1] on their device; invalid ones become 0."""
         values = values[:, : self.channels]
         if self.format is None:
             return images_from_bytes(values)
@@ -177,14 +167,11 @@ class ImageFormat(ImageShape):
     Args:
         background: Colour under transparent pixels, a name or #rrggbb.
         margin: Pixels by which images are decoded higher and wider than `size`; training cuts random parts of `size`
-            out of them, validation the central part.
+            out
+            of them, validation the central part.
         fit: How an image gets the proportions of `size`: "crop" takes its largest central part, "resize" changes its
-            proportions, "pad" keeps all of it and continues it by its mirror image.
+            proportions, "pad" continues it by its mirror image.
         marked: Whether decoded images have a further channel, 0 in padding and 1 elsewhere.
-
-    Raises:
-        ValueError: `size` < 1, `margin` < 0, `channels` neither 1 nor 3 without a `format`, or a background that is not
-            a colour.
     """
 
     channels: int = 3
@@ -214,20 +201,19 @@ class ImageFormat(ImageShape):
 
     @property
     def decoded_sides(self) -> tuple[int, int]:
-        """Height and width of a decoded image, before a part is cut out."""
+        """(height, width) of a decoded image, before a part is cut out."""
         return self.height + self.margin, self.width + self.margin
 
     @property
     def planes(self) -> int:
-        """Channels of a decoded image."""
         return self.channels + self.marked
 
     def before_cutting(self) -> ImageFormat:
-        """The format of decoded images: of `decoded_sides`, without a margin."""
+        """The format of decoded images: `decoded_sides` without a margin."""
         return replace(self, size=self.decoded_sides, margin=0)
 
     def empty(self, count: int = 0) -> Pixels:
-        """An uninitialised batch; in a worker process in shared memory, where it would be copied otherwise."""
+        """An uninitialised batch; in a worker it lies in shared memory, which saves a copy."""
         shape = (count, *self.sides, self.planes)
         if get_worker_info() is None:
             batch = torch.empty(shape, dtype=self.dtype)
@@ -237,14 +223,14 @@ class ImageFormat(ImageShape):
         return batch.permute(0, 3, 1, 2)
 
     def part(self, image: Tensor, corner: tuple[int, int] | None) -> Tensor:
-        """The part of a decoded image whose first row and column are `corner`; the central part for None."""
+        """The part of a decoded image that starts at row and column `corner`; None for the central part."""
         if not self.margin:
             return image
         top, left = (self.margin // 2, self.margin // 2) if corner is None else corner
         return image[:, top : top + self.height, left : left + self.width]
 
     def valid(self, values: Pixels) -> Mask | None:
-        """The pixels of a decoded batch that are neither padding nor invalid; None if all are by their format."""
+        """Mask of the pixels that are neither padding nor invalid; None if the format has neither."""
         valid = values[:, self.channels :] > 0 if self.marked else None
         if self.format is None or self.format.invalid == "refuse":
             return valid
@@ -253,22 +239,22 @@ class ImageFormat(ImageShape):
 
 
 def images_from_bytes(images: Pixels) -> Images:
-    """Maps uint8 0..255 to float32 [-1, 1], on the images' device."""
+    """Maps uint8 0..255 to float32 [-1, 1] on their device."""
     return images.to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1.0
 
 
 def bytes_from_images(images: Float[Tensor, "*shape"]) -> Tensor:
-    """Maps [-1, 1] to uint8 0..255, rounded and clamped, on the images' device."""
+    """Maps [-1, 1] to uint8 0..255, rounded and clamped, on their device."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def as_saved(images: Images) -> Images:
-    """Images in [-1, 1] with the precision of an 8-bit file: clamped and rounded, float32 in [-1, 1]."""
+    """Clamps and rounds images in [-1, 1] to the precision of an 8-bit file."""
     return images_from_bytes(bytes_from_images(images))
 
 
 def padded_box(shape: tuple[int, int], sides: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Left, top, width and height, within padded `sides` (height, width), of an image of `shape` (width, height)."""
+    """(left, top, width, height) of an image of `shape` (width, height) within padded `sides` (height, width)."""
     (width, height), (down, across) = shape, sides
     if width * down >= height * across:
         inner = across, max(1, round(height * across / width))
@@ -278,7 +264,7 @@ def padded_box(shape: tuple[int, int], sides: tuple[int, int]) -> tuple[int, int
 
 
 def central_box(shape: tuple[int, int], sides: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the largest central part with the proportions of `sides` (height, width).
+    """(left, top, right, bottom) of the largest central part with the proportions of `sides` (height, width).
 
     `shape` is the (width, height) of the image.
     """
@@ -300,7 +286,6 @@ def inside(shape: tuple[int, int], sides: tuple[int, int]) -> UInt8[Tensor, "H W
 
 
 def numbers_of_shown(channels: int, format: PixelFormat | None) -> tuple[int, ...]:
-    """The numbers of the one or three bands that pictures show."""
     if format is not None and format.shown:
         return format.shown
     colours = channels - 1 if format is not None and format.alpha else channels
@@ -308,7 +293,7 @@ def numbers_of_shown(channels: int, format: PixelFormat | None) -> tuple[int, ..
 
 
 def shown_bands(images: Pixels, format: PixelFormat | None = None) -> Pixels:
-    """The one or three bands of images in [-1, 1] that pictures show, in the format's window; opacity is over white."""
+    """The one or three bands of images in [-1, 1] that pictures show, windowed; opacity is composited over white."""
     if format is not None and format.window is not None:
         (low, high), (black, white) = format.limits, format.window
         values = (images + 1) * ((high - low) / 2) + low

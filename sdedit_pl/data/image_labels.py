@@ -1,4 +1,4 @@
-"""Labels of images, as text, from where `data.labels` says: folders, a CSV file, or members of shards."""
+"""Text labels of images, from folders, a CSV file, or members of shards."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ def labels_of(images: ImageSet, place: str) -> list[str]:
     """The label of each image.
 
     Args:
-        place: "folders", the folder that holds an image, the topmost where there are several; FILE.csv:COLUMN, whose
-            first column names the images by their paths in the data or by their file names, with or without suffix, and
-            COLUMN,COLUMN joins two by a comma; or what `ImageSet.stored_labels` reads.
+        place: "folders": the topmost folder that holds an image; FILE.csv:COLUMN: the first column names images by path
+            or
+            file name, with or without suffix, and COLUMN,COLUMN joins two by a comma; else `ImageSet.stored_labels`
+            reads it.
 
     Raises:
-        ValueError: the place cannot be read, or has no label for some images.
+        ValueError: The place cannot be read, or some images have no label.
     """
     file, _, column = place.rpartition(":")
     if place == FOLDERS:
@@ -56,13 +57,13 @@ def _keys(images: ImageSet) -> Iterator[str]:
 
 
 def _names(key: str) -> Sequence[str]:
-    """The names by which a CSV file can call an image, the most specific first."""
+    """The names by which a CSV file can identify an image, the most specific first."""
     file = Path(key)
     return key, file.with_name(stem_of(file)).as_posix(), file.name, stem_of(file)
 
 
 def _column(file: Path, column: str) -> dict[str, str]:
-    """The values of a CSV file's column, or of several joined by commas, by those of its first."""
+    """Maps a CSV file's first column to another one, or to several joined by commas."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             first, *rows = csv.reader(opened)

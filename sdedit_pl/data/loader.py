@@ -20,14 +20,11 @@ from sdedit_pl.data.source import Source
 from sdedit_pl.typing import Pixels
 
 Loaded: TypeAlias = Tensor | tuple[Tensor, Tensor]
-"""Images of a batch, or images and the numbers or vectors of their labels."""
+"""Images of a batch, alone or with the numbers or vectors of their labels."""
 
 
 class ImageLoader(Iterable[Loaded]):
-    """Batches of images from worker processes, which stay between passes; the source counts unreadable images.
-
-    Further arguments are those of DataLoader.
-    """
+    """Batches of images from worker processes, which persist between passes; the source counts unreadable images."""
 
     def __init__(self, dataset: Dataset[Batch], source: Source, workers: int, seed: int, **batching: Any) -> None:
         self.source = source
@@ -49,17 +46,13 @@ class ImageLoader(Iterable[Loaded]):
         return batches
 
     def __len__(self) -> int:
-        """Number of batches.
-
-        Raises:
-            TypeError: The batches are endless.
-        """
+        """Number of batches; raises TypeError if they are endless."""
         return len(self._loader())
 
     def close(self) -> None:
-        """Ends all passes and the worker processes; a new pass starts new processes.
+        """Ends all passes and worker processes; a new pass starts new processes.
 
-        The garbage collector can take seconds for each worker that a traceback still refers to.
+        Garbage collection can take seconds for each worker that a traceback still refers to.
         """
         for batches in list(self._passes):
             batches.close()
@@ -77,7 +70,7 @@ class ImageLoader(Iterable[Loaded]):
 
 
 class ResidentLoader(Iterable[Loaded]):
-    """The batches of `ImageLoader` from decoded images in the memory of a device, and their labels on the host."""
+    """The batches of `ImageLoader`, cut from decoded images in a device's memory; labels stay on the host."""
 
     def __init__(
         self,
@@ -102,15 +95,14 @@ class ResidentLoader(Iterable[Loaded]):
 
 
 def room_on(device: torch.device, images: Tensor) -> bool:
-    """Whether images stay on a device: on a GPU, if they take at most an eighth of its free memory."""
+    """Whether images fit on a GPU: at most an eighth of its free memory."""
     return device.type == "cuda" and 8 * images.nbytes <= torch.cuda.mem_get_info(device)[0]
 
 
 def checked_images(batch: Batch, source: Source) -> Tensor:
-    """The images of a batch; reports its unreadable images to the source.
+    """The images of a batch; reports unreadable ones to the source.
 
-    Raises:
-        UnreadableImage: The batch failed, or there are more unreadable images than the source accepts.
+    Raises UnreadableImage if the batch failed, or more images are unreadable than the source accepts.
     """
     source.record(batch.broken)
     if batch.images is None:

@@ -1,8 +1,7 @@
 """Tar files whose images are listed once and then read by position.
 
-The positions come from the tar headers; an image is then one seek and one read in an open file. A file that changes
-during a run would give other images or parts of them, so every read compares the file's size and modification time with
-those at the listing.
+Each read compares the file's size and modification time with those at the listing: a file that changed during a run
+would give other images or parts of them.
 """
 
 from __future__ import annotations
@@ -25,11 +24,12 @@ from sdedit_pl.data.source import Broken, UnreadableShard
 
 logger = logging.getLogger(__name__)
 
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 ARCHIVE_DAMAGE = (*DECODING_ERRORS, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, RuntimeError, MemoryError)
-"""Exceptions of the standard library on a damaged archive."""
+
 
 _LONGEST_HEADER = 2**20
-"""Most bytes that a name or a PAX header of a member may declare."""
+"""Most bytes that a member's name or PAX header may declare."""
 _SLOW = re.compile(rb"\d{64}")
 """Digits on which `tarfile` takes quadratic time before Python 3.12.6, 3.11.10 and 3.10.15 (CVE-2024-6232)."""
 
@@ -40,9 +40,9 @@ class Members(NamedTuple):
     Args:
         keys: Bytes (N,).
         places: First byte and length of each image, int64 (N, 2).
-        problem: Why the listing ends before the shard does; empty for a whole shard.
-        extra: Names of images that are left out because their sample has another one.
-        unread: Names of images that are left out for their suffix.
+        problem: Why the listing ends before the shard does; empty for an intact shard.
+        extra: Names of images left out because their sample has another one.
+        unread: Names of images left out for their suffix.
     """
 
     keys: np.ndarray
@@ -53,17 +53,15 @@ class Members(NamedTuple):
 
     @classmethod
     def none(cls, problem: str) -> Members:
-        """The members of a shard that cannot be read at all."""
         return cls(np.zeros(0, dtype=np.bytes_), np.zeros((0, 2), dtype=np.int64), problem)
 
     def damage(self, shard: str) -> list[Broken]:
-        """The report of a damaged shard; empty for a whole one."""
         extent = " to its end" if len(self.keys) else ""
         return [Broken(shard, f"cannot read shard {shard}{extent}: {self.problem}")] if self.problem else []
 
 
 class Stamp(NamedTuple):
-    """Size in bytes and modification time in nanoseconds of a file, to notice that it has changed."""
+    """Size in bytes and modification time in nanoseconds, which show that a file has changed."""
 
     size: int
     changed: int
@@ -74,7 +72,7 @@ class Stamp(NamedTuple):
 
 
 class ShardFile:
-    """A shard, called `name` in messages, that is read by position; opened at the first read in each process."""
+    """A shard that is read by position, opened at the first read in each process; `name` names it in messages."""
 
     def __init__(self, path: str | Path, name: str, stamp: Stamp) -> None:
         self.path = path
@@ -84,11 +82,7 @@ class ShardFile:
         self._owner = 0
 
     def read(self, first: int, length: int) -> bytes:
-        """Reads `length` bytes from position `first`.
-
-        Raises:
-            UnreadableShard: The file has vanished, has changed or cannot be read.
-        """
+        """Reads bytes; raises UnreadableShard if the file has vanished, has changed or cannot be read."""
         try:
             file = self.opened()
             if Stamp.of(os.fstat(file.fileno())) != self.stamp:
@@ -107,7 +101,7 @@ class ShardFile:
             raise UnreadableShard(self.name, f"cannot read shard {self.name}: {error.strerror}") from None
 
     def opened(self) -> FileIO:
-        """The open file; every process opens its own, because forked processes would share the position."""
+        """The open file; each process opens its own, because forked processes would share the position."""
         if self._file is None or self._owner != os.getpid():
             self._file, self._owner = FileIO(self.path), os.getpid()
         return self._file
@@ -117,7 +111,7 @@ class ShardFile:
 
 
 def list_members(path: str | Path) -> tuple[Members, Stamp]:
-    """Lists the images of one shard, up to any damage, one per sample by the rule of `WebDatasetSource`."""
+    """Lists the images of one shard up to any damage, one per sample by the rule of `WebDatasetSource`."""
     problem, stamp = "", Stamp(0, 0)
     found: list[tuple[str, tuple[int, int]]] = []
     unread: list[str] = []
@@ -127,19 +121,28 @@ def list_members(path: str | Path) -> tuple[Members, Stamp]:
             found.append(image)
     except ARCHIVE_DAMAGE as error:
         problem = str(error) or type(error).__name__
-    samples = {key for name, _ in found for key, suffix in [split_key(name)] if suffix in IMAGE_SUFFIXES}
-    images: dict[str, tuple[int, int]] = {}
+    images, extra = one_per_sample(found)
+    keys = np.array([os.fsencode(key) for key in images], dtype=np.bytes_)
+    places = np.array([place for _, place in images.values()], dtype=np.int64).reshape(-1, 2)
+    return Members(keys, places, problem, extra, unread), stamp
+
+
+def one_per_sample(
+    members: Sequence[tuple[str, tuple[int, int]]],
+) -> tuple[dict[str, tuple[str, tuple[int, int]]], list[str]]:
+    """The image of each sample by its key, by the rule of `WebDatasetSource`, and the names of those left out."""
+    samples = {key for name, _ in members for key, suffix in [split_key(name)] if suffix in IMAGE_SUFFIXES}
+    images: dict[str, tuple[str, tuple[int, int]]] = {}
     extra: list[str] = []
-    for name, place in found:
+    for name, place in members:
         key, suffix = split_key(name)
         if key not in samples:
             key = name.rpartition(".")[0]
         elif suffix not in IMAGE_SUFFIXES:
             extra.append(name)
             continue
-        images.setdefault(key, place)
-    keys = np.array([os.fsencode(key) for key in images], dtype=np.bytes_)
-    return Members(keys, np.array(list(images.values()), dtype=np.int64).reshape(-1, 2), problem, extra, unread), stamp
+        images.setdefault(key, (name, place))
+    return images, extra
 
 
 def tar_images(
@@ -147,10 +150,10 @@ def tar_images(
 ) -> Iterator[tuple[str, tuple[int, int]]]:
     """Name, first byte and length of each image in an uncompressed tar file, whatever its headers declare.
 
-    The names of images with other suffixes are added to `unread`; `is_wanted` chooses other members by their names.
+    Appends the names of images with other suffixes to `unread`; `is_wanted` selects other members by their names.
 
     Raises:
-        DAMAGE: The file is damaged from here on; its message says how.
+        ARCHIVE_DAMAGE: The file is damaged from here on; its message says how.
     """
     with _Headers(FileIO(path)) as file, tarfile.open(fileobj=file, mode="r:") as archive:
         size = os.fstat(file.fileno()).st_size
@@ -169,7 +172,7 @@ def tar_images(
 
 
 class _Headers(BufferedReader):
-    """A tar file for `tarfile`, which would read as many bytes as a header declares."""
+    """A tar file for `tarfile` that limits how many bytes a header can make it read."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= _LONGEST_HEADER:
@@ -191,7 +194,7 @@ def warn_of_extra_images(names: Sequence[str]) -> None:
 
 
 def split_key(name: str) -> tuple[str, str]:
-    """Splits a member's name at the first dot of its last part: "a.b/c.seg.PNG" into "a.b/c" and ".seg.png"."""
+    """Splits a name at the first dot of its last part: "a.b/c.seg.PNG" gives "a.b/c" and ".seg.png"."""
     folder, slash, file = name.rpartition("/")
     stem, dot, suffix = file.partition(".")
     return folder + slash + stem, dot + suffix.lower()

@@ -2,8 +2,8 @@
 
 Position p, counted over all devices, is image p mod n of the permutation of epoch p // n, whatever the devices, workers
 and interruptions. A step on W devices with B images each covers the next W B positions; device r takes every W-th,
-starting with the r-th. Resuming needs one number, the images consumed. The stream never ends, and a batch may span two
-permutations. Remote shards, of which only a few are on disk at a time, are permuted in windows (`WindowOrder`).
+starting with the r-th. Resuming needs one number, the images consumed. A batch may span two permutations. Remote
+shards, of which only a few are on disk at a time, are permuted in windows (`WindowOrder`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils.data import Sampler
 
 
 class Draw(NamedTuple):
-    """One image of a batch; `corner` is the first row and column of the part cut out, None for the central part."""
+    """One image of a batch; `corner` is the first row and column of its random crop, None for the central part."""
 
     index: int
     flipped: bool
@@ -28,14 +28,7 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class DeviceShare:
-    """One device's share of the stream of training images.
-
-    Args:
-        batch_size: Images per step on each device.
-        rank: Number of this device.
-        world_size: Number of devices over all nodes.
-        start: Images that all devices together have consumed before.
-    """
+    """One device's share of the stream of training images; all devices have consumed `start` images before."""
 
     batch_size: int
     rank: int = 0
@@ -43,7 +36,7 @@ class DeviceShare:
     start: int = 0
 
     def positions(self) -> Iterator[np.ndarray]:
-        """The stream positions of this device's images, int64 (batch_size,) for each step, endlessly."""
+        """Stream positions of this device's images, int64 (batch_size,) for each step, endlessly."""
         of_this_rank = self.start + self.rank + self.world_size * np.arange(self.batch_size)
         for step in itertools.count():
             yield of_this_rank + step * self.world_size * self.batch_size
@@ -55,7 +48,7 @@ class Changes:
 
     Args:
         flip: Whether each image is mirrored with probability one half.
-        margin: Pixels by which images are higher and wider than the random part that is cut out of them.
+        margin: Pixels by which images are higher and wider than their random crop.
     """
 
     flip: bool = False
@@ -82,9 +75,9 @@ class TrainingOrder:
 class WindowOrder:
     """The order of images in shards of which only a few are on disk at a time.
 
-    In every epoch the shards, numbered from 0, are permuted and cut into windows of `width`; the last may be smaller.
-    The images are permuted within each window. Finding the image at a position takes the numbers of images in the
-    shards of its window and of the windows before it.
+    In every epoch the shards are permuted and cut into windows of `width`; the last may be smaller. The images are
+    permuted within each window. Finding the image at a position takes the numbers of images in the shards of its window
+    and of the windows before it.
     """
 
     shards: int
@@ -97,7 +90,7 @@ class WindowOrder:
         return [order[first : first + self.width] for first in range(0, self.shards, self.width)]
 
     def draw(self, epoch: int, window: int, count: int, place: int) -> Draw:
-        """The image at a place of a window of `count` images, which are numbered shard by shard."""
+        """The image at a place in a window of `count` images, which are numbered shard by shard."""
         # From 1: numpy treats (seed, epoch) as (seed, epoch, 0), which orders the shards.
         return _shuffled((self.seed, epoch, window + 1), count, self.changes).draw(place)
 
@@ -116,8 +109,8 @@ class TrainingBatches(Sampler[list[Any]]):
 class ValidationBatches(Sampler[list[Draw]]):
     """The validation images of one device, in order; each image belongs to exactly one device.
 
-    Every device gets the same number of batches, so that none waits for another: the fewest that keep to the batch
-    size. Batch sizes differ by at most one image. Only a set with fewer images than devices repeats images.
+    Every device gets the same number of batches, as few as the batch size allows, so that none waits for another. Batch
+    sizes differ by at most one image. Only a set with fewer images than devices repeats images.
     """
 
     def __init__(self, count: int, share: DeviceShare) -> None:
@@ -139,7 +132,7 @@ class ValidationBatches(Sampler[list[Draw]]):
 
 
 class _Shuffled(NamedTuple):
-    """A permutation of images and their changes; None for a kind of change that is off."""
+    """A permutation of images and their changes; None for a change that is off."""
 
     permutation: np.ndarray
     flips: np.ndarray | None

@@ -1,7 +1,7 @@
 """The originals of `sdedit pack`: a folder, an archive or a torchvision data set, divided into training and validation.
 
 The division follows the folders `train` and `val` (below the folders that all members of an archive share) if both
-exist (files beside them are ignored); a torchvision set's own splits; or else a hash of the names.
+exist, ignoring files beside them; a torchvision set's own splits; or else a hash of the names.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ TORCHVISION = "torchvision:"
 
 @dataclass(frozen=True)
 class Originals:
-    """The images to pack, ordered by a hash of their names; `digest` is a hash of their names, sizes and labels.
+    """The images to pack, ordered by a hash of their names.
 
-    `labels` are those of each split; empty without labels.
+    `digest` is a hash of their names, sizes and labels; `labels` are those of each split, empty without labels.
     """
 
     splits: dict[str, ImageSet]
@@ -41,7 +41,6 @@ class Originals:
         return sum(map(len, self.splits.values()))
 
     def labelled(self, place: str) -> Originals:
-        """With the labels from a place, see `labels_of`, and its errors."""
         labels = {split: labels_of(images, place) for split, images in self.splits.items()}
         return replace(
             self, labels=labels, digest=_digest([self.digest, *(one for each in labels.values() for one in each)])
@@ -57,7 +56,6 @@ def open_originals(
         place: A path, or `torchvision:` and the name of a class.
         val_fraction: Share for validation if the images are not divided already.
         scratch: Folder for unpacked archives.
-        download: Whether to download a torchvision data set that is not there.
 
     Raises:
         ValueError: There is no such place, it cannot be read, or it holds no images.

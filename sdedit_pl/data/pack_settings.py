@@ -1,4 +1,4 @@
-"""The arguments of `sdedit pack`, in a module that loads quickly."""
+"""The arguments of `sdedit pack`; this module imports no image library, for a fast `--help`."""
 
 from __future__ import annotations
 
@@ -26,16 +26,13 @@ class PackSettings:
         quality: Of jpeg and webp, 1 to 100; webp at 100 is exact.
         val_fraction: Share of the images for validation if they are not in folders train and val; 0 for none.
         duplicates: Images that are equal in every pixel: keep and report them, or drop all but the first.
-        labels: Where the labels of the images are, to be written beside them: folders, FILE.csv:COLUMN or targets, see
-            data.labels of sdedit train; null for none.
+        labels: Where the labels of the images are: folders, FILE.csv:COLUMN or targets, see data.labels of sdedit
+            train; null for none.
         samples: Images per shard.
         processes: Processes that decode and encode; null for one per core.
         root: Folder of a torchvision data set.
         download: Whether to download a torchvision data set that is not there.
         format: Type and bands of data that are not 8-bit photographs, format.dtype=... as in data.format.dtype.
-
-    Raises:
-        ValueError: An argument outside its range. `pack` checks size, channels, background and quality.
     """
 
     data: str

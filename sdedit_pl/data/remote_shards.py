@@ -1,9 +1,9 @@
 """Training images from remote shards, in an order that any device can compute (`WindowOrder`).
 
-Shards are downloaded whole into a cache on the node (`ShardCache`), and their images are read there by number: no image
-repeats within an epoch, there is no shuffle buffer to save, and the server needs no range requests. The numbers of
-images come from a manifest, or from former downloads; without either, a resumed run downloads the shards up to its
-position again. Each node downloads every shard once per epoch, unless its cache holds all of them.
+Shards are downloaded whole into a cache on the node, and their images are read there by number: no image repeats within
+an epoch, and there is no shuffle buffer to save. The numbers of images come from a manifest or from former downloads;
+without either, a resumed run downloads the shards up to its position again. Each node downloads every shard once per
+epoch, unless its cache holds all of them.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Window(NamedTuple):
 class ShardStream(Dataset[Batch]):
     """Batches of training images by their positions in the stream.
 
-    A batch fails after `attempts` unreadable images in a row; None tries a whole window. `labels` reads the vectors of
-    the labels of a window, whose shards are then downloaded first.
+    A batch fails after `attempts` unreadable images in a row; None tries a whole window. `labels` reads the label
+    vectors of a window, whose shards are then downloaded first.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ShardStream(Dataset[Batch]):
         return self.__getitems__([position])
 
     def __getitems__(self, positions: list[int]) -> Batch:
-        """Reads a batch. DataLoader calls this method in place of `__getitem__`."""
+        """DataLoader calls this method in place of `__getitem__`."""
         try:
             places = [self._at(position) for position in positions]
             self._prefetch(next(reversed(self._windows.values())))
@@ -100,7 +100,7 @@ class ShardStream(Dataset[Batch]):
         return window
 
     def _find_window(self, position: int) -> Window:
-        """Finds a window by adding up the shards' images from the beginning of the epoch."""
+        """Adds up the shards' images from the beginning of the epoch."""
         epoch, first = 0, 0
         if len(self._counts) == len(self.shards):
             epoch = position // self._images_in_all()

@@ -2,8 +2,8 @@
 
 A shard is downloaded once per node, by the process that needs it first; the others wait at its lock. When the copies
 exceed the limit, the least recently opened ones are removed; a process that still reads one keeps its open file.
-Records are kept: the places of a shard's images and its hash, from which any position of the training order is found. A
-shard whose hash differs from its record's, or from the manifest's, has changed and is not read.
+Records stay: the places of a shard's images, from which any position of the training order is found, and its hash. A
+shard whose hash differs from its record's or the manifest's is not read.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from sdedit_pl.data.source import UnreadableShard
 from sdedit_pl.downloads import DownloadInterrupted, FileAbsent, WrongFile, download, is_remote, version_of
 from sdedit_pl.files import NO_ROOM, write_whole
 
-# A damaged shard is downloaded this many times before it is used up to the damage: the transfer may be at fault.
+# A damaged shard is downloaded this many times, then used up to the damage: the transfer may be at fault.
 _DOWNLOADS = 3
 
 
 class StreamInterrupted(ValueError):
-    """A stream of shards that cannot continue: a server that does not answer, or no room for its files."""
+    """A stream of shards that cannot continue: the server does not answer, or the disk is full."""
 
 
 class ShardRecord(NamedTuple):
-    """A shard that was downloaded; `sha256` is empty where there is no file, `version` where the server names none."""
+    """A downloaded shard; `sha256` is empty if the shard does not exist, `version` if the server states none."""
 
     members: Members
     sha256: str
@@ -46,8 +46,8 @@ class ShardRecord(NamedTuple):
 class ShardCache:
     """Local copies of remote shards; local shards are read in place.
 
-    Copies of more than `limit` bytes are removed, the least recently opened first. A shard in use always stays. Images
-    that are left out are named once, unless `warned` is set.
+    Beyond `limit` bytes the least recently opened copies are removed, except shards in use. `warned` suppresses the
+    warning about images that are left out.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -58,11 +58,7 @@ class ShardCache:
         self._local: dict[str, tuple[Members, Stamp]] = {}
 
     def members(self, shard: Shard) -> Members:
-        """The images of a shard, which is downloaded unless they are known; none if the shard does not exist.
-
-        Raises:
-            StreamInterrupted: The server does not answer, or there is no room.
-        """
+        """The images of a shard, downloaded unless known; none if it does not exist. Raises StreamInterrupted."""
         if not is_remote(shard.place):
             return self._local_members(shard)[0]
         record = self._record(shard)
@@ -76,9 +72,7 @@ class ShardCache:
     def open(self, shard: Shard) -> tuple[ShardFile, Members]:
         """A shard's open file, downloaded if there is no copy, and its images.
 
-        Raises:
-            UnreadableShard: It does not exist or has changed.
-            StreamInterrupted: The server does not answer, or there is no room.
+        Raises StreamInterrupted, or UnreadableShard if it does not exist or has changed.
         """
         if not is_remote(shard.place):
             members, stamp = self._local_members(shard)
@@ -90,9 +84,9 @@ class ShardCache:
         return found
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
-        """Downloads the shards without a copy that no other process is downloading, while there is room.
+        """Downloads shards without a copy that no other process is downloading, while there is room.
 
-        It ignores failures, which the process that needs the shard reports.
+        Failures are ignored; the process that needs the shard reports them.
         """
         for shard in shards:
             names, copies = self._names(shards), self._copies()
@@ -109,7 +103,6 @@ class ShardCache:
                 continue
 
     def _find(self, shard: Shard) -> tuple[ShardFile, Members] | None:
-        """The copy of a shard, opened, or None."""
         record = self._record(shard)
         if record is None or not record.sha256 or (shard.sha256 or record.sha256) != record.sha256:
             return None
@@ -134,7 +127,7 @@ class ShardCache:
             self._confirmed.add(shard.place)
 
     def _fetch(self, shard: Shard, kept: Sequence[Shard]) -> tuple[ShardFile, Members]:
-        """Downloads a shard, whose lock is held; copies of the shards `kept` are not removed for it."""
+        """Downloads a shard, whose lock is held, without removing the copies of `kept`."""
         before = self._record(shard)
         expected = shard.sha256 or (before.sha256 if before else "")
         new = self._path(shard, ".new")
@@ -181,7 +174,6 @@ class ShardCache:
         return {self._path(shard, "").name for shard in shards}
 
     def _copies(self) -> list[tuple[Path, os.stat_result]]:
-        """Copies, the least recently opened first."""
         found = []
         for copy in self.folder.glob("*.tar"):
             with suppress(FileNotFoundError):  # other processes remove copies too
@@ -226,11 +218,7 @@ class ShardCache:
 
     @contextmanager
     def _locked(self, shard: Shard, timeout: float = -1.0) -> Iterator[None]:
-        """Keeps other processes from downloading the shard.
-
-        Raises:
-            Timeout: Another process has been downloading it for `timeout` seconds.
-        """
+        """Locks the download of a shard; raises Timeout if another process holds the lock for `timeout` seconds."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self._path(shard, ".lock"), timeout=timeout)

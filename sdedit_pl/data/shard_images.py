@@ -20,7 +20,7 @@ from sdedit_pl.data.source import ImageSet, UnreadableShard
 from sdedit_pl.downloads import is_remote
 from sdedit_pl.typing import Pixels
 
-# Files that a process keeps open; systems commonly allow 1024.
+# Files kept open by a process; systems commonly allow 1024.
 OPEN_FILES = 128
 
 
@@ -113,13 +113,12 @@ class ShardImages(ImageSet):
 
 
 def _members(shard: str | Path, suffix: str) -> Iterator[tuple[str, tuple[int, int]]]:
-    """As `tar_images`, of the members with a suffix, up to any damage."""
+    """Like `tar_images` for members with a suffix, up to any damage."""
     with suppress(*ARCHIVE_DAMAGE):
         yield from tar_images(shard, [], lambda name: split_key(name)[1] == suffix)
 
 
 def _label(text: bytes, field: str, name: str) -> str | None:
-    """The label in a member of a shard, or in a field of its JSON."""
     try:
         found = json.loads(text).get(field) if field and text else text.decode()
     except (ValueError, AttributeError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""The manifest that `sdedit pack` writes beside its shards: the number of images, size and hash of each."""
+"""The manifest that `sdedit pack` writes beside its shards: images, size and hash of each."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from sdedit_pl.downloads import DownloadFailed, download, is_remote
 
 MANIFEST_FILE = "manifest.json"
 UNFINISHED_FOLDER = ".packing"
-"""Inside the folder of shards that are not complete yet."""
+
+
 SHARDS_FORMAT = "sdedit_pl shards, version 1"
 
 
 class Shard(NamedTuple):
-    """A shard at a path, URL or `pipe:` command; the rest, size in bytes included, is known from a manifest only."""
+    """A shard at a path, URL or `pipe:` command; only a manifest gives the images, the bytes and the hash."""
 
     place: str
     images: int | None = None

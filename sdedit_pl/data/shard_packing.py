@@ -1,11 +1,11 @@
 """Packs images into WebDataset shards: decoded and encoded on all cores, written in one order.
 
-The files depend on the originals and the settings alone, neither on the number of processes nor on interruptions. The
-originals come in the order of a hash of their names, because a stream shuffles only a few shards at a time.
+The files depend on the originals and the settings alone, neither on the number of processes nor on interruptions.
+Originals are ordered by a hash of their names, because a stream shuffles only a few shards at a time.
 
 Work happens in the hidden folder `.packing` inside the result. A complete shard gets a note beside it, from which the
-same command resumes after a kill. At the end the shards are moved into place, followed by the manifest: a folder with
-a manifest is complete, and training refuses a folder with `.packing` and no manifest.
+same command resumes after a kill. At the end the shards are moved into place, followed by the manifest: a folder with a
+manifest is complete, and training refuses a folder with `.packing` and no manifest.
 """
 
 from __future__ import annotations
@@ -40,13 +40,10 @@ _KEPT = "Complete shards are kept; run the same command again to resume"
 
 @dataclass
 class ShardNote:
-    """A complete shard, and how far the originals were packed when it was complete.
+    """A complete shard, and the state of packing at its end.
 
     Args:
         file: Its name; empty if the last originals of a split gave no image.
-        images: Number of its images.
-        bytes: Its size.
-        sha256: Its hash.
         following: Number of the split's next original.
         digests: Digest of each image's pixels -> name of its original.
         broken: Unreadable originals before `following` -> the reason.
@@ -66,7 +63,7 @@ class ShardNote:
 def pack(settings: PackSettings, on_images: Callable[[int, int], None]) -> dict[str, Any]:
     """Writes shards, or completes those of an interrupted call; returns the content of the manifest.
 
-    `on_images` is called with the number of originals done since the last call, and the number of all originals.
+    `on_images` receives the number of originals done since the last call, and the number of all originals.
 
     Raises:
         ValueError: No original can be read, `out` cannot be written or holds something else, or a setting is outside
@@ -97,7 +94,7 @@ def pack(settings: PackSettings, on_images: Callable[[int, int], None]) -> dict[
         except OSError as error:
             raise ValueError(f"cannot pack {settings.data} to {out}: {error}. {_KEPT}") from error
         finally:
-            if not any(workshop.glob("*.json")):  # no shard is complete
+            if not any(workshop.glob("*.json")):
                 shutil.rmtree(workshop, ignore_errors=True)
 
 
@@ -137,11 +134,7 @@ class _Packing:
         return self._manifest(done)
 
     def _begin(self) -> None:
-        """Records the settings of a new pack, or compares them with those of the unfinished one.
-
-        Raises:
-            ValueError: They differ, or the folder holds shards of another origin.
-        """
+        """Records the settings of a new pack; raises ValueError if they differ from those of the unfinished one."""
         record = SettingsRecord(self.workshop / "settings", "sdedit_pl unfinished pack, version 1", _REMEDY)
         before = record.read()
         if before is not None:
@@ -152,7 +145,7 @@ class _Packing:
             record.write(self._recorded())
 
     def _recorded(self) -> dict[str, Any]:
-        """The settings and originals that the shards depend on, whatever the originals' place."""
+        """The settings and originals that the shards depend on; the originals' place does not count."""
         return {"settings": self.settings.recorded(), "source": {key: self.source[key] for key in ("images", "sha256")}}
 
     def _require_same(self, before: dict[str, Any]) -> None:
@@ -252,6 +245,6 @@ class _Packing:
 
 
 def _key(image: EncodedImage) -> str:
-    """Name of an image in its shard, without dots, which would end the name of the sample."""
+    """Name of an image in its shard, without dots, which would end the sample's key."""
     stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(image.name.rpartition(":")[2]).stem).strip("-")[:60]
     return f"{image.number:08d}-{stem}"

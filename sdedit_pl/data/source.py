@@ -1,7 +1,7 @@
 """The interface of data sources: named images that can be read one by one, in two splits.
 
-A source is one class in one file: it derives from `Source`, implements `images(split)`, takes flat keyword arguments
-and has a line in `source_table.py`. Order, batches, mirroring, caching, devices and resuming are not its concern.
+A source derives from `Source`, implements `images(split)`, takes flat keyword arguments and has a line in
+`source_table.py`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ _UNLABELLED = (
 
 
 class Broken(NamedTuple):
-    """An image or shard that could not be read, and why."""
-
     name: str
     reason: str
 
@@ -40,8 +38,9 @@ class ImageSet(abc.ABC):
 
     Attributes:
         in_memory: Whether the images are decoded already, so that no worker processes are needed.
-        labels: For images with labels, the number of each image's label in a list of them, int64 (N,), or in a stream
-            its vector, float32 (N, size).
+        labels: Number of each image's label in a list of labels, int64 (N,), or in a stream its vector, float32 (N,
+            size);
+            None without labels.
     """
 
     in_memory: bool = False
@@ -57,23 +56,14 @@ class ImageSet(abc.ABC):
 
     @abc.abstractmethod
     def read(self, index: int) -> Pixels:
-        """Decodes one image, its margin included.
-
-        Raises:
-            UnreadableImage: The image cannot be decoded.
-            UnreadableShard: The file that holds it and other images cannot be read.
-        """
+        """Decodes one image, its margin included; raises UnreadableImage or UnreadableShard."""
 
     def key(self, index: int) -> str:
-        """An image's name within the data, with "/" between the folders."""
+        """An image's name within the data, with "/" separators."""
         raise ValueError(_UNLABELLED)
 
     def stored_labels(self, place: str) -> list[str | None]:
-        """The labels that are stored beside the images; None where there is none.
-
-        Raises:
-            ValueError: Nothing is stored there.
-        """
+        """The labels stored beside the images, or None for an image without; raises ValueError if nothing is stored."""
         raise ValueError(f"data.labels={place}: {_UNLABELLED}")
 
     def after(self, index: int) -> int:
@@ -82,9 +72,9 @@ class ImageSet(abc.ABC):
 
 
 class SelectedImages(ImageSet):
-    """The images of another set whose numbers are given, int (N,), in that order; `keys` replace those of the set.
+    """The images of another set with the given numbers, int (N,), in that order; `keys` replace those of the set.
 
-    The numbers rise where a run reads them; only `sdedit pack` mixes them.
+    The numbers rise, for sequential reading; only `sdedit pack` mixes them.
     """
 
     def __init__(self, images: ImageSet, numbers: np.ndarray, keys: Sequence[str] | None = None) -> None:
@@ -116,7 +106,7 @@ class SelectedImages(ImageSet):
 
 
 class UnreadableShard(UnreadableImage):
-    """A file of many images that cannot be read (any more); counted once, not once per image."""
+    """A file of many images that cannot be read; counted once, not once per image."""
 
     def __init__(self, shard: str, reason: str) -> None:
         super().__init__(reason)
@@ -164,8 +154,7 @@ class Source(abc.ABC):
     def images(self, split: str) -> ImageSet:
         """The images of "train" or "val" (which may be empty), in an order that depends on the data alone.
 
-        Raises:
-            ValueError: An unknown split, or a place that does not exist or holds no images.
+        Raises ValueError for a place that does not exist or holds no images.
         """
 
     def stream(
@@ -173,16 +162,12 @@ class Source(abc.ABC):
     ) -> Dataset[Any]:
         """Batches of training images by their positions in the stream, if the source `streams`.
 
-        `labels` reads the vectors of some images' labels.
+        `labels` reads the label vectors of an image set.
         """
         raise NotImplementedError(f"{type(self).__name__} reads images by number")
 
     def record(self, broken: Sequence[Broken]) -> None:
-        """Counts and names unreadable images; each is logged once.
-
-        Raises:
-            UnreadableImage: There are now more of them than `broken_limit`.
-        """
+        """Counts unreadable images and logs each once; raises UnreadableImage beyond `broken_limit`."""
         for name, reason in broken:
             if name not in self.broken:
                 self.broken[name] = reason

@@ -1,4 +1,4 @@
-"""Training and validation: the names of the splits, and the choice of held-out images."""
+"""The split into training and validation images."""
 
 from __future__ import annotations
 
@@ -17,12 +17,9 @@ def check_split(split: str) -> None:
 def held_out(names: Sequence[str], fraction: float) -> list[bool]:
     """Chooses an expected `fraction` of images for validation by a hash of their names: True for each chosen one.
 
-    The choice depends neither on the order nor on the other images, so that a set that grows keeps its split. If
+    The choice depends neither on the order nor on the other images, so that a growing set keeps its split. If
     validation (of a fraction above 0) or training would be empty, the image with the lowest or highest hash changes
-    sides; a single image goes to training.
-
-    Raises:
-        ValueError: A fraction outside [0, 1).
+    sides; a single image goes to training. Raises ValueError for a fraction outside [0, 1).
     """
     if not 0.0 <= fraction < 1.0:
         raise ValueError(f"val_fraction must lie in [0, 1), got {fraction}; 0 holds nothing out")

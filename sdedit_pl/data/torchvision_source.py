@@ -18,7 +18,7 @@ from sdedit_pl.data.source import ImageSet, SelectedImages, Source
 from sdedit_pl.data.splits import SPLITS, check_split, held_out
 from sdedit_pl.typing import Pixels
 
-# Raised by torchvision's classes for absent or damaged files and wrong arguments.
+# torchvision's errors on absent or damaged files and wrong arguments.
 _REFUSALS = (RuntimeError, OSError, ValueError, TypeError)
 
 
@@ -35,9 +35,6 @@ class TorchvisionSource(Source):
         train_split: Value of the class's `split` argument for training; null for the class's default.
         val_split: Value of the class's `split` argument for validation.
         val_fraction: Share of the images held out for validation if the class has no split for it; 0 for none.
-
-    Raises:
-        ValueError: No such class, or an argument outside its range.
     """
 
     def __init__(
@@ -95,7 +92,7 @@ class TorchvisionSource(Source):
         try:
             if arguments.get("download"):
                 os.makedirs(self.root, exist_ok=True)
-                # One of the processes that ask at the same time downloads the set, if it is absent.
+                # Only one of several concurrent processes downloads the set.
                 with FileLock(os.path.join(self.root, f".{self.dataset}.lock")):
                     try:
                         dataset = opened(**arguments | {"download": False})
@@ -111,7 +108,7 @@ class TorchvisionSource(Source):
 
 
 class TorchvisionImages(ImageSet):
-    """A torchvision data set, called `title` in messages, whose items begin with a Pillow image."""
+    """A torchvision data set whose items begin with a Pillow image; `title` names it in messages."""
 
     def __init__(self, dataset: Any, title: str, image_format: ImageFormat) -> None:
         self.dataset = dataset

@@ -1,4 +1,4 @@
-"""Decodes files of a `PixelFormat`, without a detour over 8 bits, and writes results in the format of a file.
+"""Decodes files of a `PixelFormat` in their own precision, and writes results in the format of a file.
 
 Each band is cropped and resampled as photographs are, in float32; an image of the right size keeps its values exactly.
 """
@@ -32,11 +32,10 @@ from sdedit_pl.typing import Pixels
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}
-"""Number of bands -> colour type of a PNG file."""
 
 
 def read_values(file: bytes | Path, name: str) -> StoredValues:
-    """The values of a file of any format, picture or not, (H, W, C); raises UnreadableImage."""
+    """The values (H, W, C) of a file of any format, picture or not; raises UnreadableImage."""
     try:
         content = file if isinstance(file, bytes) else file_content(file)
     except OSError as error:
@@ -59,7 +58,7 @@ def read_values(file: bytes | Path, name: str) -> StoredValues:
 
 
 def with_window(file: Path, pixels: PixelFormat) -> PixelFormat:
-    """The format with the window that a readable file states, if it states one."""
+    """The format with the window that a file states, if it is readable and states one."""
     content = file_content(file)
     found = format_of(content)
     window = None if found is None else found.window(content)
@@ -67,11 +66,7 @@ def with_window(file: Path, pixels: PixelFormat) -> PixelFormat:
 
 
 def decode_values(file: bytes | Path, name: str, image_format: ImageFormat) -> Pixels:
-    """Decodes a file to height and width `decoded_sides`.
-
-    Raises:
-        UnreadableImage: The file cannot be decoded, or has other bands, another type or values that are not finite.
-    """
+    """Decodes a file to `decoded_sides`; raises UnreadableImage if it is damaged or as `checked_values` does."""
     pixels = image_format.format
     assert pixels is not None
     values = checked_values(read_values(file, name).values, name, image_format)
@@ -85,11 +80,7 @@ def decode_values(file: bytes | Path, name: str, image_format: ImageFormat) -> P
 
 
 def checked_values(values: np.ndarray, name: str, shape: ImageShape) -> np.ndarray:
-    """The values in the type of the format.
-
-    Raises:
-        UnreadableImage: They have other bands, another type or values that are not finite.
-    """
+    """Converts values to the format's type; raises UnreadableImage for other bands or types, or non-finite values."""
     pixels = shape.format
     assert pixels is not None
     if values.shape[-1] != shape.channels:
@@ -126,13 +117,11 @@ def unmultiplied(values: np.ndarray) -> np.ndarray:
 
 
 def clipped_share(values: Pixels, pixels: PixelFormat) -> float:
-    """The share of values outside of the format's range."""
     low, high = pixels.limits
     return ((values.float() < low) | (values.float() > high)).float().mean().item()
 
 
 def result_suffix(guide: Path) -> str:
-    """The suffix of a result: that of its guide's format, or .png."""
     return next((suffix for suffix in reversed(ARRAY_SUFFIXES) if guide.name.lower().endswith(suffix)), ".png")
 
 
@@ -149,7 +138,7 @@ def result_file(
 
     Args:
         image: in [-1, 1].
-        kept: pixels, (H, W), that have the guide's own values where it has the size of the result.
+        kept: pixels, (H, W), that take the guide's own values if the sizes agree.
         own_type: write values in the type of `shape`, whatever that of the guide.
 
     Raises:
@@ -179,19 +168,18 @@ def result_file(
 
 
 def rewritten(file: Path, values: np.ndarray) -> bytes:
-    """A file with other values of the same size and type, in the format of `result_suffix`."""
+    """Replaces a file's values by others of the same size and type, in the format of `result_suffix`."""
     suffix = result_suffix(file)
     stored = _template(file, suffix)
     return png_file(values) if suffix == ".png" else _writer(suffix, stored).write(values, stored and stored.rest)
 
 
 def sample_suffix(shape: ImageShape) -> str:
-    """The suffix of images that have no guide: .png for photographs, else .tif."""
     return ".png" if shape.format is None else ".tif"
 
 
 def png_file(values: np.ndarray) -> bytes:
-    """A PNG file of (H, W, C) values of 8 or 16 bits, C = 1 (grey), 2 (with alpha), 3 (RGB) or 4 (RGBA)."""
+    """A PNG file of (H, W, C) values of 8 or 16 bits; C = 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGBA)."""
     height, width, bands = values.shape
     if bands not in _PNG_COLOURS or values.dtype.kind != "u":
         raise ValueError(f"a PNG file has no {bands} bands of {values.dtype}; give guides as .tif")
@@ -225,7 +213,6 @@ def _writer(suffix: str, stored: StoredValues | None) -> ArrayFormat:
 
 
 def fitted_values(values: np.ndarray, image_format: ImageFormat) -> np.ndarray:
-    """Values (H, W, C) at height and width `decoded_sides`, in the way of the format's `fit`."""
     sides, shape = image_format.decoded_sides, (values.shape[1], values.shape[0])
     if values.shape[:2] == sides:
         return values
@@ -241,7 +228,6 @@ def fitted_values(values: np.ndarray, image_format: ImageFormat) -> np.ndarray:
 
 
 def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Values in a type, rounded to it and kept within its limits."""
     if dtype.kind == "f":
         return values.astype(dtype)
     limits = np.iinfo(dtype)

@@ -1,8 +1,7 @@
 """WebDataset shards as a source: tar files with one image per sample.
 
-Images in local shards are read by number, like those in a folder. Remote shards (`https:`, `s3:`, `pipe:`...) are
-streamed through a cache and shuffled a few at a time (`remote_shards.py`); order, resuming and independence of devices
-and workers are as exact.
+Local shards are read by number, like a folder. Remote shards (`https:`, `s3:`, `pipe:`...) are streamed through a cache
+and shuffled a few at a time; order and resuming are as exact.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from webdataset.shardlists import expand_urls
 from sdedit_pl.data.batch_reading import Batch, CachedImages
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES, warn_of_unread_images
 from sdedit_pl.data.image_format import Fit, ImageFormat, PixelFormat, Size
-from sdedit_pl.data.local_shards import warn_of_extra_images
+from sdedit_pl.data.local_shards import COMPRESSED, warn_of_extra_images
 from sdedit_pl.data.order import Changes, WindowOrder
 from sdedit_pl.data.remote_shards import ShardStream
 from sdedit_pl.data.shard_cache import ShardCache
@@ -29,8 +28,6 @@ from sdedit_pl.data.source import ImageSet, SelectedImages, Source
 from sdedit_pl.data.splits import SPLITS, check_split, held_out
 from sdedit_pl.downloads import is_remote
 from sdedit_pl.files import matching_files
-
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 class WebDatasetSource(Source):
@@ -53,9 +50,6 @@ class WebDatasetSource(Source):
         shuffle_shards: Number of remote shards that are shuffled together; local shards are shuffled as a whole.
         cache_folder: Folder for copies of remote shards, on a local disk that all processes of a node share.
         cache_gigabytes: Size above which the oldest copies are removed; must hold twice `shuffle_shards` shards.
-
-    Raises:
-        ValueError: An argument outside its range.
     """
 
     def __init__(
@@ -210,7 +204,7 @@ def _shards_of(part: str) -> tuple[list[Shard], list[Shard]]:
 
 
 def tar_files(folder: Path) -> list[Path]:
-    """The tar files in a folder that are not hidden, compressed ones among them."""
+    """The tar files in a folder that are not hidden, compressed ones included."""
     suffixes = (".tar", *COMPRESSED)
     return [file for file in folder.iterdir() if file.name.lower().endswith(suffixes) and file.name[0] != "."]
 

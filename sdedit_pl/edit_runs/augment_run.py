@@ -88,9 +88,7 @@ class Variation:
 def run_augmentation(settings: AugmentSettings) -> list[Variation]:
     """Writes the edits that `settings.out` lacks, and the manifest; returns all of them.
 
-    Raises:
-        ValueError: settings, files or the device do not allow it, or `out` holds anything but edits with these
-            settings.
+    Raises ValueError if `out` holds anything but edits with these settings.
     """
     root, out = Path(settings.data), Path(settings.out)
     if out.resolve().is_relative_to(root.resolve()):

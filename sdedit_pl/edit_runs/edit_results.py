@@ -181,7 +181,7 @@ def read_settings_file(file: str) -> dict[str, Any]:
 
 
 def earlier_results(folder: Path, overwrite: bool, name: str = EDIT_RECORD) -> set[str]:
-    """The files of an earlier run in `folder`, listed in its record `name` and not changed since.
+    """The unchanged files of an earlier run in `folder`, from its record `name`.
 
     Raises:
         ValueError: `folder` is a file, holds files that may not be overwritten, or has an unreadable record.

@@ -100,11 +100,7 @@ def prepared_share(
     description: Description,
     unfinished: UnfinishedEdits,
 ) -> EditShare:
-    """Lists the guides.
-
-    Raises:
-        ValueError: there are none, or a result would replace a file that no earlier edit wrote.
-    """
+    """Lists the guides; raises ValueError without any, or if a result would replace a file of another origin."""
     shape = description.image
     window = settings.window_size(shape)
     kind, place = ("mask", settings.mask) if settings.strength is None else ("strength", settings.strength)

@@ -98,10 +98,9 @@ class EditShare:
         self.done[number] = facts
 
     def batches(self, todo: Sequence[int]) -> Iterator[tuple[EditInputs, dict[int, GuideFacts]]]:
-        """The inputs of each batch, and the facts to complete; guides that cannot be read are noted.
+        """The inputs of each batch, and the facts to complete; notes unreadable guides.
 
-        Raises:
-            ValueError: a guide cannot be read, and it is the only one, or `strict` is set.
+        Raises ValueError for an unreadable guide if it is the only one, or `strict` is set.
         """
         for start in range(0, len(todo), self.batch):
             inputs = EditInputs([], [], [], [])

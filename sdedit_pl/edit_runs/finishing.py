@@ -30,10 +30,9 @@ logger = logging.getLogger(__name__)
 
 
 def finish(work: EditShare, model_files: Mapping[str, str]) -> int:
-    """Publishes the results with sheet and record if every guide is done; returns the number of samples.
+    """Publishes results, sheet and record once every guide is done; returns the number of samples.
 
-    Raises:
-        ValueError: no guide could be read.
+    Raises ValueError if no guide could be read.
     """
     facts = dict(sorted(work.unfinished.facts().items()))
     good = {number: guide for number, guide in facts.items() if "samples" in guide}

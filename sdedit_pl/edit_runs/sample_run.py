@@ -56,11 +56,7 @@ class SampleSettings(ModelSettings):
 
 
 def run_sampling(settings: SampleSettings) -> None:
-    """Draws the samples and writes them with their sheet and record to `settings.out`.
-
-    Raises:
-        ValueError: settings, files or the device do not allow it. No result is written then.
-    """
+    """Draws the samples and writes them with their sheet and record to `settings.out`."""
     solver, grid = build_component(settings.solver), build_component(settings.grid)
     folder, earlier = Path(settings.out), set[str]()
     with result_folder(folder, replaced=earlier) as unpublished:

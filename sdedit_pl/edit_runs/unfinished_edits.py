@@ -72,11 +72,7 @@ class UnfinishedEdits:
                         logger.info("%d finished guides are kept; the same command resumes", done)
 
     def begin(self, settings: Mapping[str, Any], overwrite: bool) -> None:
-        """Records the settings of a new edit, or compares them with those of the unfinished one.
-
-        Raises:
-            SettingsChanged: they differ, and the unfinished edit may not be dropped.
-        """
+        """Records the settings of a new edit; raises SettingsChanged if they differ from the unfinished one's."""
         with self._locked():
             self.settings.begin(self.out, settings, overwrite)
 

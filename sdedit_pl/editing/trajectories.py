@@ -109,11 +109,7 @@ class RecordingDenoiser(WatchedDenoiser):
         self._every = 1
 
     def trajectory(self) -> Trajectory:
-        """The recorded estimates.
-
-        Raises:
-            ValueError: the denoiser has not been evaluated yet.
-        """
+        """The recorded estimates; raises ValueError before the first evaluation."""
         if self._latest is None:
             raise ValueError("the denoiser has recorded no trajectory yet; run an edit with it first")
         is_kept = (self._seen - 1) % self._every == 0

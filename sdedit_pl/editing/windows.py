@@ -84,11 +84,7 @@ class Windowed(nn.Module):
     def forward(
         self, images: Images, label: Times, *conditions: Float[Tensor, "B conditions"]
     ) -> Float[Tensor, "B outputs H W"]:
-        """The blended output, in float32 or a wider dtype.
-
-        Raises:
-            ValueError: the images are smaller than a window.
-        """
+        """The blended output, in float32 or wider; raises ValueError for images smaller than a window."""
         height, width = images.shape[2:]
         if height < self.sides[0] or width < self.sides[1]:
             raise ValueError(

@@ -38,11 +38,7 @@ def _by_bands(blend: Callable[[Images, Images, Mask], Images]) -> Callable[[Imag
 
 @_by_bands
 def poisson_blend(original: Images, pasted: Images, mask: Mask) -> Images:
-    """Joins the gradients of `pasted` inside the mask to `original` around it; the mask must not touch the edge.
-
-    Raises:
-        ValueError: OpenCV is not installed.
-    """
+    """Joins the gradients of `pasted` inside the mask to `original` around it; the mask must not touch the edge."""
     opencv = load_opencv()
 
     def blend(below: np.ndarray, above: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -60,11 +56,7 @@ def poisson_blend(original: Images, pasted: Images, mask: Mask) -> Images:
 
 @_by_bands
 def laplacian_blend(original: Images, pasted: Images, mask: Mask) -> Images:
-    """Joins each octave of `pasted` and `original` over a seam as wide as its details.
-
-    Raises:
-        ValueError: OpenCV is not installed.
-    """
+    """Joins each octave of `pasted` and `original` over a seam as wide as its details."""
     opencv = load_opencv()
     levels = max(1, int(math.log2(min(original.shape[2:]) / _COARSEST)))
 

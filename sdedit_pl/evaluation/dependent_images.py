@@ -20,8 +20,7 @@ def short_name(name: str) -> str:
 def read_groups(file: str) -> dict[str, str]:
     """Name -> group, from a CSV file of lines `name,group` without a header.
 
-    Raises:
-        ValueError: the file cannot be read, has other lines, or has two groups for one name.
+    Raises ValueError for an unreadable file, other lines, or two groups of one name.
     """
     try:
         with Path(file).open(newline="", encoding="utf-8-sig") as opened:
@@ -42,11 +41,7 @@ def read_groups(file: str) -> dict[str, str]:
 
 
 def group_numbers(names: Sequence[str], groups: Mapping[str, str] | None) -> list[int]:
-    """The number of each image's group; without groups, each image is a group of its own.
-
-    Raises:
-        ValueError: an image without a group.
-    """
+    """The number of each image's group, or of itself without groups; raises ValueError for an image without one."""
     if groups is None:
         return list(range(len(names)))
     lacking = [name for name in names if name not in groups]

@@ -60,10 +60,9 @@ class ComputeSettings:
     compile: AutoBool = False
 
     def resolved(self, evaluations: int) -> ComputeSettings:
-        """The settings with `auto` replaced for this machine and this number of network evaluations.
+        """Replaces `auto` for this machine and number of network evaluations.
 
-        Raises:
-            ValueError: the machine does not have what the settings ask for.
+        Raises ValueError if the machine lacks what a setting requires.
         """
         found = inference_arithmetic(this_machine(self.accelerator), evaluations, self.precision, self.compile)
         return replace(self, precision=found.precision, compile=found.compile)

@@ -82,8 +82,7 @@ class EvaluationRecord:
     def continuing(self, out: Path) -> EvaluationRecord:
         """This record, with the further folders of an earlier evaluation in `out`.
 
-        Raises:
-            ValueError: `out` is a file, or holds anything but an evaluation of the same images and recipes.
+        Raises ValueError if `out` holds anything but an evaluation of the same images and recipes.
         """
         check_place(out)
         before = _file(out).read()

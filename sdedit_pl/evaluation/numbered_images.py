@@ -82,12 +82,7 @@ class NumberedImages:
             unfinished.write_bytes(Tiff().write(values, {"ImageDescription": _hash_of(values.tobytes())}))
 
     def read(self, numbers: Sequence[int]) -> Images:
-        """Some of the images, (B, C, H, W) in [-1, 1].
-
-        Raises:
-            UnreadableImage: a file is not a whole image.
-            OSError: a file is missing.
-        """
+        """Some of the images, (B, C, H, W) in [-1, 1]; raises UnreadableImage or OSError."""
         return self.format.images(torch.stack([self._decoded(number) for number in numbers]))
 
     def shown(self, numbers: Sequence[int]) -> list[Image.Image]:

@@ -232,8 +232,7 @@ def read_in_turn(guide: str, shape: ImageShape, fit: Fit = "crop") -> NumberedIm
 def read_compared(settings: TranslationSettings, guides: NumberedImages, fit: Fit) -> Compared:
     """The images and features that translations are compared with.
 
-    Raises:
-        ValueError: a guide without a pair, or too few images for KID.
+    Raises ValueError for a guide without a pair, or too few images for KID.
     """
     pairs, inputs = None, dict[str, str]()
     if settings.pairs is not None:

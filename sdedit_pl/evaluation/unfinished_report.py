@@ -59,10 +59,9 @@ class UnfinishedReport:
 
 @contextmanager
 def unfinished_report(out: Path, overwrite: bool) -> Iterator[UnfinishedReport]:
-    """Yields the place of results, which move to `out` if the block, which ends with the report, succeeds.
+    """Yields the place of results, which move to `out` after a successful block, which ends with the report.
 
-    Raises:
-        ValueError: see `result_folder`, or `out` holds other files and `overwrite` is not set.
+    Raises ValueError as `result_folder` does, or if `out` holds other files without `overwrite`.
     """
     replaced: set[str] = set()
     with result_folder(out, replaced=replaced, resumes=True) as results:

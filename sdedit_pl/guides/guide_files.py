@@ -93,11 +93,7 @@ class Guide(NamedTuple):
 
 
 def find_guides(guide: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
-    """The files of a path, folder (its images) or glob, sorted by name.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """The files of a path, folder (its images) or glob, sorted by name, at least one or ValueError."""
     path = Path(guide)
     if path.is_dir():
         found = [path / name for name in list_images(path, suffixes=suffixes)]
@@ -158,10 +154,9 @@ def read_whole(path: Path, shape: ImageShape) -> Float[Tensor, "C H W"]:
 
 
 def read_guides(guide: str, shape: ImageShape) -> list[Guide]:
-    """Reads the guides that a path, folder or glob names, at a model's shape, and logs each one that was resized.
+    """Reads the guides of a path, folder or glob at a model's shape, and logs each one that was resized.
 
-    Raises:
-        ValueError: there are no guides, or two with the same name.
+    Raises ValueError if there are no guides, or two with the same name.
     """
     guides = [read_guide(path, shape) for path in find_guides(guide, suffixes_of(shape))]
     for item in guides:
@@ -193,10 +188,9 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def read_pixels(path: Path, image_format: ImageFormat, *, whole: bool = False) -> Pixels:
-    """Reads an image file, resampled to the size of the format: the whole image, or in the way of its `fit`.
+    """Reads an image file, resampled to the size of the format: the whole image, or according to its `fit`.
 
-    Raises:
-        UnreadableImage: the file is not an intact image; the message names the accepted formats.
+    Raises UnreadableImage if the image is not intact.
     """
     with _advice() if image_format.format is None else nullcontext():
         return (decode_whole if whole else decode_image)(path, str(path), image_format)

@@ -17,7 +17,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES
-from sdedit_pl.data.local_shards import ARCHIVE_DAMAGE, ShardFile, Stamp, tar_images, warn_of_extra_images
+from sdedit_pl.data.local_shards import (
+    ARCHIVE_DAMAGE,
+    COMPRESSED,
+    ShardFile,
+    Stamp,
+    one_per_sample,
+    tar_images,
+    warn_of_extra_images,
+)
 from sdedit_pl.data.shard_manifest import Shard
 from sdedit_pl.downloads import is_remote
 from sdedit_pl.guides.guide_files import find_guides
@@ -27,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = ("guide", "mask", "t0", "seed")
 TABLES = (".csv", ".parquet")
-SHARD = ".tar"
+SHARDS = (".tar", *COMPRESSED)
 
 
 class ListedGuide(NamedTuple):
@@ -58,11 +66,7 @@ class ListedGuide(NamedTuple):
         return [*within, *map(str, self.files[len(within) :])]
 
     def contents(self) -> list[bytes]:
-        """The images in the shard, in the order of `files`.
-
-        Raises:
-            ValueError: the shard has vanished or changed, or cannot be read or downloaded.
-        """
+        """The images in the shard, in the order of `files`; raises ValueError if it is unreadable or has changed."""
         assert self.shard is not None
         file = _file(self.shard)
         return [file.read(*place) for place in self.places]
@@ -82,7 +86,7 @@ def list_guides(
     listed = None
     if guide.endswith(TABLES):
         listed = table_guides(Path(guide))
-    elif is_remote(guide) or guide.endswith(SHARD) or (folder and any(Path(guide).glob(f"*{SHARD}"))):
+    elif is_remote(guide) or guide.lower().endswith(SHARDS) or (folder and any(Path(guide).glob("*.tar"))):
         listed = [found for shard in _shards(guide) for found in shard_guides(shard, kind)]
         if not listed:
             raise ValueError(f"the shards {guide} hold no guides; expected images KEY.png, and masks KEY.mask.png")
@@ -95,11 +99,7 @@ def list_guides(
 
 
 def table_guides(table: Path) -> list[ListedGuide]:
-    """The guides of a table's rows.
-
-    Raises:
-        ValueError: there are no rows, or a value is not valid; the message names the row.
-    """
+    """The guides of a table's rows; raises ValueError without rows, or with the row of an invalid value."""
     if not table.is_file():
         raise ValueError(f"there is no table of guides at {table}; give a CSV or Parquet file")
     listed: list[ListedGuide] = []
@@ -119,26 +119,24 @@ def table_guides(table: Path) -> list[ListedGuide]:
 
 def shard_guides(shard: Shard, kind: AreaKind) -> list[ListedGuide]:
     """The guides in a shard, in its order. Raises ValueError if it is damaged or cannot be downloaded."""
-    guides: dict[str, tuple[Path, tuple[int, int]]] = {}
-    areas: dict[str, tuple[Path, tuple[int, int]]] = {}
-    extra = []
-    path = _file(shard).path
+    guides: list[tuple[str, tuple[int, int]]] = []
+    areas: dict[str, tuple[str, tuple[int, int]]] = {}
     try:
-        for name, place in tar_images(path, []):
-            folder, base = PurePosixPath(name).parent, PurePosixPath(name).name
-            key, _, rest = base.partition(".")
-            found = areas if rest.startswith(f"{kind}.") else guides
-            if str(folder / key) in found:
-                extra.append(name)
+        for name, place in tar_images(_file(shard).path, []):
+            stem = name.rpartition(".")[0]
+            if stem.endswith(f".{kind}"):
+                areas[stem.removesuffix(f".{kind}")] = (name, place)
             else:
-                found[str(folder / key)] = (Path(shard.place, base), place)
+                guides.append((name, place))
     except ARCHIVE_DAMAGE as error:
         raise ValueError(f"cannot read the shard {shard.place} to its end: {error}") from None
+    images, extra = one_per_sample(guides)
     warn_of_extra_images(extra)
     listed = []
-    for key, (guide, place) in guides.items():
-        area, places = areas.get(key, (None, None))
-        listed.append(ListedGuide(guide, area, shard=shard, places=(place,) if places is None else (place, places)))
+    for key, (name, place) in images.items():
+        found = [(name, place), *([areas[key]] if key in areas else [])]
+        guide, *area = (Path(shard.place, PurePosixPath(name).name) for name, _ in found)
+        listed.append(ListedGuide(guide, *area, shard=shard, places=tuple(place for _, place in found)))
     return listed
 
 

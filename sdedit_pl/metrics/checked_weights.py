@@ -37,10 +37,9 @@ class PublishedWeights:
         return self.url.rpartition("/")[2]
 
     def file(self, given: str | None = None) -> Path:
-        """The file: `given`, or the one in the cache of torch.hub, downloaded into it if necessary.
+        """`given`, or the file in torch.hub's cache, downloaded if necessary.
 
-        Raises:
-            WeightsUnavailable: there is no such file and it cannot be downloaded, or it has another hash.
+        Raises WeightsUnavailable if the file has another hash or cannot be downloaded.
         """
         if given is not None:
             return self._checked(Path(given).expanduser())

@@ -20,11 +20,7 @@ _ROUNDING = 1e-2
 
 
 def groups_of(numbers: Int[Tensor, "n"], groups: Int[Tensor, "N"]) -> Int[Tensor, "n"]:
-    """The groups of the images of these numbers.
-
-    Raises:
-        ValueError: an image has no number, or its number has no group.
-    """
+    """The groups of the images of these numbers; raises ValueError for an image without a group."""
     if numbers.min() < 0 or numbers.max() >= len(groups):
         raise ValueError(
             f"groups are given for the images 0 to {len(groups) - 1}, got the numbers {numbers.min().item()} to "
@@ -56,11 +52,7 @@ class ImageMetric(Metric, abc.ABC):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def append(self, entries: Float[Tensor, "B *entry"], numbers: Int[Tensor, "N"] | None) -> None:
-        """Adds an entry for each image; without numbers, all images are different.
-
-        Raises:
-            ValueError: not one number per entry, or a negative one.
-        """
+        """Adds an entry for each image, with numbers >= 0 of the images; without numbers, all images are different."""
         if numbers is None:
             numbers = torch.full((len(entries),), _UNNUMBERED)
         elif len(numbers) != len(entries) or (numbers < 0).any():
@@ -79,8 +71,7 @@ class ImageMetric(Metric, abc.ABC):
     def gathered(self) -> tuple[Float[Tensor, "N *entry"], Int[Tensor, "N"]]:
         """All entries, float64 on the CPU, and the numbers of their images (-1 for none), each number once.
 
-        Raises:
-            ValueError: there are no images, or an image came twice with different entries.
+        Raises ValueError if there are no images, or an image came twice with different entries.
         """
         numbers = dim_zero_cat(self.numbers).cpu() if len(self.numbers) else torch.empty(0)
         if not len(numbers):

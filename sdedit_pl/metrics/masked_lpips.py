@@ -78,11 +78,7 @@ class MaskedLPIPS(ImageMean):
         edit_mask: Mask | None = None,
         numbers: Int[Tensor, "B"] | None = None,
     ) -> None:
-        """Adds edits and their guides in [-1, 1], of more bands than three the first three, outside the mask.
-
-        Raises:
-            ValueError: images smaller than 32 px.
-        """
+        """Adds edits and their guides in [-1, 1] of at least 32 px; of more than three bands, the first three count."""
         self.append(self._distances(images.float(), others.float(), edit_mask), numbers)
 
     def _distances(self, images: Images, others: Images, edit_mask: Mask | None) -> Float[Tensor, "B"]:

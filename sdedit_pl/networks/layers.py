@@ -98,11 +98,7 @@ class LabelEmbedding(nn.Module):
         self.condition_last = condition_last
 
     def forward(self, label: Times, conditions: Float[Tensor, "B conditions"] | None = None) -> LabelVector:
-        """The activated vector of noise levels and conditions, which `UNet.forward` describes.
-
-        Raises:
-            ValueError: Conditions of another length than the network's.
-        """
+        """The activated vector of noise levels and conditions; see `UNet.forward`."""
         with torch.autocast(label.device.type, enabled=False):
             hidden = self.hidden(self.features(label.to(self.features.frequencies.dtype)))
             own = None
@@ -303,11 +299,7 @@ class SelfAttention(nn.Module):
 
 
 def attention_heads(channels: int, head_channels: int | None) -> int:
-    """Number of heads of `head_channels` channels each in an attention over `channels`; one if None.
-
-    Raises:
-        ValueError: `head_channels` does not divide the channels.
-    """
+    """Number of heads of `head_channels` channels, which must divide `channels`; one if None."""
     if head_channels is None:
         return 1
     if head_channels < 1 or channels % head_channels:

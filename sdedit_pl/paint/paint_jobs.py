@@ -348,11 +348,7 @@ def _restored(out: Path) -> list[Job]:
 
 
 def _picture(name: str, url: str) -> Image.Image:
-    """The picture in a data URL of a PNG file.
-
-    Raises:
-        ValueError: it is no such picture, or too large.
-    """
+    """The picture in a data URL of a PNG file; raises ValueError if it is none, or too large."""
     try:
         file = base64.b64decode(url.removeprefix(_PREFIX), validate=True)
     except binascii.Error:

@@ -36,11 +36,7 @@ class OpenedFiles:
         self.folder, self.image = folder, image
 
     def store(self, name: str, content: bytes) -> Path:
-        """Stores a file of the model's format.
-
-        Raises:
-            ValueError: it cannot be read, or is too large.
-        """
+        """Stores a file of the model's format; raises ValueError if it is unreadable or too large."""
         name, suffixes = name.replace("\\", "/").rpartition("/")[2], suffixes_of(self.image)
         if not is_image_name(name, suffixes):
             raise ValueError(f"{name} is no image file; its name must end in one of {', '.join(suffixes)}")
@@ -85,8 +81,7 @@ def shown_picture(file: Path, shape: ImageShape) -> Image.Image:
 def painted_file(file: Path, picture: Image.Image, shape: ImageShape) -> bytes:
     """The file with the values of a painted picture of it, in the format of `result_suffix`.
 
-    Raises:
-        ValueError: the file cannot be read, or the picture has another size.
+    Raises ValueError if the file cannot be read, or the picture has another size.
     """
     assert shape.format is not None
     shown, bands = shown_picture(file, shape), list(numbers_of_shown(shape.channels, shape.format))

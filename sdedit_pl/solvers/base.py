@@ -35,10 +35,9 @@ class Solver(abc.ABC):
     """Whether steps add noise, which reduces a guide's mismatch with the domain; an ODE solver preserves it."""
 
     def initial_state(self, sde: SDE, times: Float[Tensor, "levels"]) -> State:
-        """The state of a run over `times`, (steps + 1,) on the CPU, before its first step.
+        """The state before the first step over `times`, (steps + 1,) on the CPU.
 
-        Raises:
-            ValueError: the solver cannot take these steps.
+        Raises ValueError if the solver cannot take these steps.
         """
         return None
 

@@ -27,22 +27,14 @@ Chain: TypeAlias = Callable[[SDE, Float[Tensor, "*times"], Float[Tensor, "*times
 
 
 def chain_named(name: str) -> Chain:
-    """The forward chain of a solver, by its name in `CHAINS`.
-
-    Raises:
-        ValueError: an unknown name.
-    """
+    """The forward chain of a solver, by its name in `CHAINS`; raises ValueError for an unknown name."""
     if name not in CHAINS:
         raise ValueError(f"the chain that a solver reverses is one of {', '.join(CHAINS)}, got {name!r}")
     return CHAINS[name]
 
 
 def require_possible_steps(chain: str, sde: SDE, times: Float[Tensor, "levels"]) -> None:
-    """Checks that the chain can take the steps between the descending `times`.
-
-    Raises:
-        ValueError: a step so long that its beta would exceed 1.
-    """
+    """Raises ValueError for a step between the descending `times` so long that its beta would exceed 1."""
     scale = chain_named(chain)(sde, times[:-1], times[1:]).scale
     impossible = (~(scale > 0)).nonzero().flatten().tolist()
     if impossible:

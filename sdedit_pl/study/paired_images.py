@@ -56,11 +56,7 @@ def pair_files(sources: Mapping[str, str]) -> dict[str, dict[str, Path]]:
 
 
 def image_files(key: str, source: str) -> list[Path]:
-    """The image files of a folder or pattern; `key` names it in messages.
-
-    Raises:
-        StudyError: if there are none.
-    """
+    """The image files of a folder or pattern, at least one or StudyError; `key` names it in messages."""
     try:
         return find_guides(source, ALL_SUFFIXES)
     except ValueError as error:
@@ -68,12 +64,7 @@ def image_files(key: str, source: str) -> list[Path]:
 
 
 def common_shape(name: str, outputs: Mapping[str, Path]) -> tuple[int, int]:
-    """Height and width in pixels of all methods' outputs for one guide.
-
-    Raises:
-        StudyError: if the outputs differ in size.
-        UnreadableImage: if a file is not an image.
-    """
+    """(height, width) of all methods' outputs for one guide; raises StudyError if they differ, or UnreadableImage."""
     sizes = {method: image_size(file) for method, file in outputs.items()}
     if len(set(sizes.values())) > 1:
         shown = ", ".join(f"{method} {width}x{height}" for method, (width, height) in sizes.items())
@@ -91,8 +82,9 @@ def read_rgb(file: Path, shape: tuple[int, int], domain: ImageShape | None = Non
     Raises:
         UnreadableImage: if the file is not a complete image, or not of the domain.
     """
-    photographs = domain is None or domain.format is None
-    image_format = ImageFormat(shape) if photographs else ImageFormat.of(replace(domain, size=shape))
+    image_format = ImageFormat(shape)
+    if domain is not None and domain.format is not None:
+        image_format = ImageFormat.of(replace(domain, size=shape))
     decode = decode_image if shape[0] == shape[1] else decode_whole
     image = image_format.images(decode(file, str(file), image_format)[None])[0]
     return to_picture(image, image_format.format and with_window(file, image_format.format)).convert("RGB")

@@ -180,8 +180,7 @@ class StudyDatabase:
     def record(self, token: str, trial: str, choice: Side, milliseconds: int | None) -> Side:
         """Stores an answer unless one exists, and returns the stored choice.
 
-        Raises:
-            UnknownTrial: if no rater has this token, or the trial is not part of the rater's form.
+        Raises UnknownTrial if no rater has this token, or the trial is not part of the rater's form.
         """
         with self._transaction() as database:
             number = self._number(token)

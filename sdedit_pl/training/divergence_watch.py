@@ -34,10 +34,9 @@ class DivergenceWatch:
         self._steps += 1
 
     def check(self, trainer: lightning.Trainer, network: nn.Module) -> None:
-        """Checks the weights and the losses since the last check; all devices call it after the same step.
+        """Checks weights and recent losses; all devices call it after the same step.
 
-        Raises:
-            Diverged: a loss or a weight is not finite.
+        Raises Diverged if one is not finite.
         """
         weights = [weight.detach() for weight in network.parameters()]
         norms = torch.stack(torch._foreach_norm(weights))  # pyright: ignore[reportPrivateImportUsage]

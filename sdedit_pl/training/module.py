@@ -163,8 +163,7 @@ class ScoreModule(lightning.LightningModule):
     def vectors_of(self, batch: Any) -> Float[Tensor, "B size"] | None:
         """The vectors of a batch's labels; None for a model without labels.
 
-        Raises:
-            ValueError: the batch has none, or some of another length.
+        Raises ValueError if the batch has none, or vectors of another length.
         """
         size = self.denoiser.labels.size
         if not size:

@@ -27,11 +27,7 @@ _DARK = 0.1
 
 
 def recolour(images: Images, probability: float) -> Images:
-    """Recolours each RGB image in [-1, 1] with a probability, from the default generator of the images' device.
-
-    Raises:
-        ValueError: the images are not RGB.
-    """
+    """Recolours each RGB image in [-1, 1] with a probability, from the default generator of the images' device."""
     if images.shape[1] != 3:
         raise ValueError(f"recolouring needs images of 3 channels (RGB), got {images.shape[1]}")
     uniform = torch.rand(5, len(images), device=images.device, dtype=images.dtype)

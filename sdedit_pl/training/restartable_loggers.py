@@ -83,11 +83,7 @@ class CsvHistory(Logger):
             self._rewrite([row for row in rows if int(row["step"]) < self._steps])
 
     def _rows(self) -> list[dict[str, str]]:
-        """The rows of the file, without an incomplete last row.
-
-        Raises:
-            ValueError: another program has written the file.
-        """
+        """The rows of the file without an incomplete last row; raises ValueError for a file of another program."""
         if not self.path.is_file():
             return []
         try:
@@ -223,11 +219,7 @@ class ContinuedMlflow(Continued, MLFlowLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
-        """Logs the parameters of the first start, which MLflow never changes, and the present configuration as a file.
-
-        Raises:
-            ValueError: the server cannot be reached or refuses the run.
-        """
+        """Logs the first start's parameters, which MLflow never changes, and the present configuration as a file."""
         from mlflow.exceptions import MlflowException
 
         try:

@@ -27,11 +27,7 @@ class UnreadableImageCounts(lightning.Callback):
             self._shared = 0
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Exchanges names if a device has found a new one.
-
-        Raises:
-            UnreadableImage: there are more unreadable images than the source accepts, over all devices.
-        """
+        """Exchanges names if a device has found a new one; raises UnreadableImage above the limit over all devices."""
         (most,) = self.agreement.largest(len(self.source.broken))
         if most > self._shared:
             found = self.agreement.gathered(dict(self.source.broken))

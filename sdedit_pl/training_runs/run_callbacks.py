@@ -87,9 +87,7 @@ def previews(
 ) -> Callback:
     """Edits of the given guides, or of simulated strokes of validation images, and samples.
 
-    Raises:
-        ConfigError: the model is not trained up to preview.t0.
-        ValueError: a guide cannot be read, or the SDE does not reach preview.t0.
+    Raises ConfigError or ValueError if the model or its SDE does not reach preview.t0, or for an unreadable guide.
     """
     settings, image = config.preview, config.image
     if settings.guides and settings.count:
@@ -134,11 +132,7 @@ def editing_checkpoint(
 def safeguards(
     config: TrainingConfig, data: ImageDataModule, averaging: ImageHalfLifeAveraging, denoiser: Denoiser
 ) -> list[Callback]:
-    """Callbacks for runs on few images: the alarm for memorised images, and early stopping.
-
-    Raises:
-        ConfigError: patience without validation images.
-    """
+    """The alarm for memorised images, and early stopping; raises ConfigError for patience without validation images."""
     settings = config.validation
     originals = data.val_images(settings.memory_edits)
     watching: list[Callback] = []

@@ -38,7 +38,7 @@ _ENTRIES = {
         "loops",
         "callbacks",
     ),
-    *("ImageDataModule", "sdedit_batches_done", "global_step", "pytorch-lightning_version"),
+    *("ImageDataModule", "sdedit_batches_done", "epoch", "global_step", "pytorch-lightning_version"),
 }
 _CALLBACKS = {"ImageHalfLifeAveraging", "EditingCheckpoint", "ResumableCheckpoint"}
 
@@ -120,11 +120,7 @@ def fixed_settings(model: ModelConfig, run: Mapping[str, Any]) -> dict[str, Any]
 
 @rank_zero_only
 def write_config(folder: Path, config: TrainingConfig) -> None:
-    """Writes every key of the configuration.
-
-    Raises:
-        ConfigError: the folder cannot be written.
-    """
+    """Writes every key of the configuration; raises ConfigError if the folder cannot be written."""
     try:
         # Completely or not at all, because other devices may be reading it.
         write_whole(folder / CONFIG_FILE, yaml_text(config.as_data()))

@@ -29,8 +29,7 @@ def build_trainer(
 ) -> lightning.Trainer:
     """The Trainer of a configuration without `auto` in its arithmetic.
 
-    Raises:
-        ConfigError: Lightning refuses a setting, or this machine does not have the devices.
+    Raises ConfigError if Lightning refuses a setting, or this machine does not have the devices.
     """
     settings = config.trainer
     if settings.precision in ("bf16-true", "16-true"):

@@ -110,10 +110,9 @@ def starting_denoiser(config: TrainingConfig, *, new: bool) -> tuple[Denoiser, i
 
 
 def initialise_new_run(denoiser: Denoiser, config: TrainingConfig) -> None:
-    """Loads the weights of `ckpt` and refuses configurations that cannot be learned.
+    """Loads the weights of `ckpt`.
 
-    Raises:
-        ConfigError: `ckpt` does not fit, or the network could not use the noise level or the augmentation label.
+    Raises ConfigError if they do not fit, or the network could not use the noise level or the augmentation label.
     """
     if not isinstance(config.ckpt, str):
         label, scale = denoiser.parameterisation.label, denoiser.parameterisation.label_scale
@@ -143,8 +142,7 @@ def initialise_new_run(denoiser: Denoiser, config: TrainingConfig) -> None:
 def freeze_untrained(denoiser: Denoiser, config: TrainingConfig) -> int:
     """Freezes the parts outside `train.only` and returns the number of trained parameters.
 
-    Raises:
-        ConfigError: a part is unknown, or there is no `ckpt`.
+    Raises ConfigError for an unknown part, or without `ckpt`.
     """
     only = config.train.only
     if only and not config.ckpt:

@@ -284,6 +284,18 @@ def test_guides_and_masks_come_from_shards(many: Path, command) -> None:
     assert all(results("files")[name] == results("p")[name] for name in record["samples"])
 
 
+def test_names_with_dots_in_shards_are_guides_of_their_own(many: Path, command, refused) -> None:
+    with tarfile.open("a.tar", "w") as archive:
+        for number in (3, 4):
+            archive.add(f"guides/{number}.png", f"IMG_2024.{number}.png")
+            archive.add(f"masks/{number}.png", f"IMG_2024.{number}.mask.png")
+    assert command(*EDIT, "guide=a.tar", "mask=null").code == 0
+    record = yaml.safe_load(Path("o/edit.yaml").read_text())["record"]
+    assert {f"IMG_2024.{number}_seed1.png" for number in (3, 4)} <= record["samples"].keys()
+    assert "a.tar/IMG_2024.4.mask.png" in record["sha256"]
+    assert "a.tar.gz is compressed" in refused(*EDIT, "guide=a.tar.gz", "mask=null", "out=p")
+
+
 def test_remote_shards_are_downloaded_once_and_resumed(
     many: Path,
     command,

@@ -329,7 +329,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_resumed(
 @pytest.mark.parametrize(
     ("entry", "problem"),
     [
-        *((entry, f"it lacks {entry}") for entry in ("optimizer_states", "lr_schedulers", "global_step")),
+        *((entry, f"it lacks {entry}") for entry in ("optimizer_states", "lr_schedulers", "epoch", "global_step")),
         *((entry, f"it lacks {entry}") for entry in ("sdedit_batches_done", "pytorch-lightning_version")),
         ("current_model_state", "it lacks current_model_state"),
         ("callbacks/ImageHalfLifeAveraging", "it lacks ImageHalfLifeAveraging"),

@@ -1,7 +1,4 @@
-"""Exporters to other programs' formats, one file each, imported when they are needed.
-
-Adding one: a class that derives from `Export` in a file of its own, and its line in `EXPORTS`.
-"""
+"""Exporters to other programs' formats, one file each, imported when they are needed."""
 
 from __future__ import annotations
 
@@ -20,6 +17,5 @@ EXPORTS = {
 
 
 def exporter(format: str) -> Export:
-    """The exporter to a format in `EXPORTS`."""
     module, _, name = EXPORTS[format].partition(".")
     return getattr(import_module(f"{__name__}.{module}"), name)()

@@ -15,13 +15,11 @@ class ExportError(CheckpointError):
 
 
 class Export(abc.ABC):
-    """A format that denoisers can be written in."""
-
     @abc.abstractmethod
     def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
         """Writes a denoiser, in evaluation mode and on the CPU, to the new file or folder `out`.
 
-        The caller removes what is left after an error.
+        The caller removes partial output after an error.
 
         Raises:
             ExportError: if the format cannot express the denoiser.

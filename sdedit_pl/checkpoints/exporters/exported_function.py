@@ -2,10 +2,10 @@
 
     (x_t, t) -> x_0, score[, variance_weight]
 
-x_t is float32 (B, C, H, W), images in [-1, 1] plus noise, of the model's size and any B; t is float32 (B,) in (0, 1].
-The outputs, of the shape of x_t, are the estimate of x_0, the score and, if it was learned, the variance's weight (see
-`sdedit_pl.denoiser`). Times are converted in float64, because a graph has no `expm1`. The alpha and sigma that a
-sampler needs follow from the model's configuration, which is in the file as JSON under METADATA_KEY.
+x_t is float32 (B, C, H, W) of the model's size and any B; t is float32 (B,) in (0, 1]. The outputs have the shape of
+x_t; `variance_weight` exists if the variance was learned (see `sdedit_pl.denoiser`). Times are converted in float64,
+because a graph has no `expm1`. The model's configuration, which gives alpha and sigma, is in the file as JSON under
+METADATA_KEY.
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ TIMES = (0.01, 0.1, 0.3, 0.5, 1.0)
 
 
 class Estimator(nn.Module):
-    """The exported function."""
-
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         # Without `at_once`, which would fix the size of the batch.
@@ -49,7 +47,6 @@ class Estimator(nn.Module):
 
 
 def example_inputs(model: ModelConfig, batch: int) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B"]]:
-    """Inputs to trace the graph with."""
     return torch.zeros(batch, *model.image.tensor_shape), torch.full((batch,), 0.5)
 
 

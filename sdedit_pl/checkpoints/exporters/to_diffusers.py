@@ -1,9 +1,9 @@
 """Writes the folder of a diffusers pipeline, for a table of betas, a VE score or EDM's preconditioning.
 
 A model with EDM's preconditioning becomes a VE model of noise levels, whatever its SDE, and a ConsistencyModelPipeline,
-the one of diffusers that scales a UNet2DModel's input: call it with num_inference_steps=20.
+the only one of diffusers that scales a UNet2DModel's input: call it with num_inference_steps=20.
 
-The configuration of diffusers nearest to the model is read back by the importer; an argument that differs is refused.
+The importer reads the written configuration back; a model that it would read differently is refused.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PIPELINES = {
     "EDMDPMSolverMultistepScheduler": "ConsistencyModelPipeline",
 }
 BLOCKS = {"ddpm": "", "ncsnpp": "Skip"}
-"""Our network -> prefix of the names of its blocks in diffusers."""
+"""Our network -> prefix of its block names in diffusers."""
 OF_TRAINING = frozenset(("init_scale", "fourier_scale", "checkpoint_gradients"))
 """Arguments of a network that do not affect the outputs of a trained one."""
 GROUPS = frozenset(("smallest_group", "most_groups"))
@@ -51,8 +51,6 @@ GROUPS = frozenset(("smallest_group", "most_groups"))
 
 
 class DiffusersExport(Export):
-    """A pipeline's folder: `unet/`, `scheduler/` and `model_index.json`."""
-
     def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
         if denoiser.condition is not None:
             raise ExportError("label= cannot be written for diffusers' UNet2DModel here; omit it, or take format=onnx")
@@ -70,7 +68,7 @@ class DiffusersExport(Export):
 
 
 def configurations(denoiser: Denoiser, model: ModelConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Diffusers' configurations of the network and scheduler; raises an ExportError if they cannot hold the model."""
+    """Diffusers' configurations of the network and scheduler; raises ExportError if they cannot hold the model."""
     scheduler = _scheduler_config(model, denoiser.sde)
     unet = _unet_config(model, denoiser, scheduler["_class_name"])
     _check(model, unet, scheduler)
@@ -83,7 +81,7 @@ def configurations(denoiser: Denoiser, model: ModelConfig) -> tuple[dict[str, An
 
 
 def _unet_config(model: ModelConfig, denoiser: Denoiser, scheduler: str) -> dict[str, Any]:
-    """The configuration of the UNet2DModel nearest to a network of ours; raises an ExportError if there is none."""
+    """The configuration of the UNet2DModel nearest to a network of ours; raises ExportError if there is none."""
     name, arguments, image_channels = model.network.name, model.network.values, model.image.channels
     if name not in BLOCKS:
         raise ExportError(
@@ -128,7 +126,7 @@ def _unet_config(model: ModelConfig, denoiser: Denoiser, scheduler: str) -> dict
 
 
 def _groups(network: nn.Module, skip: bool) -> int | None:
-    """norm_num_groups of a network: None with skips, whose groups must be NCSN++'s; one number without."""
+    """norm_num_groups of a network; None with skips, whose groups must be NCSN++'s."""
     norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
     if skip:
         for norm in norms:
@@ -174,7 +172,7 @@ def _scheduler_config(model: ModelConfig, sde: SDE) -> dict[str, Any]:
 
 
 def _edm_scheduler(model: ModelConfig, sde: SDE) -> dict[str, Any]:
-    """EDM's preconditioning takes x_t / alpha and the noise level alone, so that any SDE gives the range of levels."""
+    """EDM's preconditioning sees only x_t / alpha and the noise level, so any SDE gives the range of levels."""
     smallest, largest = sde.noise_level(torch.tensor([1e-3, 1.0], dtype=torch.float64)).tolist()
     return {
         "_class_name": "EDMDPMSolverMultistepScheduler",
@@ -186,7 +184,7 @@ def _edm_scheduler(model: ModelConfig, sde: SDE) -> dict[str, Any]:
 
 
 def _check(model: ModelConfig, unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
-    """Raises an ExportError unless diffusers' configurations, read back, give the model."""
+    """Raises ExportError unless diffusers' configurations, read back, give the model."""
     try:
         network = read_unet(unet)
         convention = read_scheduler(scheduler, network)

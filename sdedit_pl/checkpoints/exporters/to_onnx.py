@@ -3,7 +3,7 @@
     session = onnxruntime.InferenceSession("model.onnx")
     x_0, score = session.run(["x_0", "score"], {"x_t": x_t, "t": t})
 
-The function is described in `exported_function`. The model's configuration is in the metadata of the file.
+`exported_function` describes the function.
 """
 
 from __future__ import annotations
@@ -36,8 +36,6 @@ LARGEST = 2**31 - 2**24
 
 
 class ONNXExport(Export):
-    """The estimates as an ONNX graph in one file, for any batch size."""
-
     def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
         absent = [library for library in LIBRARIES if find_spec(library) is None]
         if absent:

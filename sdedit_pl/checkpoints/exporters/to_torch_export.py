@@ -3,8 +3,8 @@
     program = torch.export.load("model.pt2").module()
     x_0, score = program(x_t, t)
 
-The function is described in `exported_function`. The file is for the CPU; torch.export.passes.move_to_device_pass moves
-its graph to another device.
+`exported_function` describes the function. The graph is for the CPU; move_to_device_pass of torch.export.passes moves
+it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from sdedit_pl.denoiser import Denoiser
 
 
 class TorchExport(Export):
-    """The estimates as a torch.export program, for any batch size."""
-
     def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
         batch = Dim("batch")
         with torch.no_grad():

@@ -1,7 +1,4 @@
-"""Importers of other programs' checkpoints, one file each, imported when they are needed.
-
-Adding one: a class that derives from `CheckpointFormat` in a file of its own, and its line in `FORMATS`.
-"""
+"""Importers of other programs' checkpoints, one file each, imported when they are needed."""
 
 from __future__ import annotations
 
@@ -23,6 +20,5 @@ CHECKPOINT_FORMATS = {
 
 
 def importer(format: str) -> CheckpointFormat:
-    """The importer of a format in `FORMATS`."""
     module, _, name = CHECKPOINT_FORMATS[format].partition(".")
     return getattr(import_module(f"{__name__}.{module}"), name)()

@@ -1,6 +1,6 @@
 """The interface of an importer: a file or folder of another program, in this package's terms.
 
-Importers read files through `sdedit_pl.checkpoints.safe_reading` alone, which runs no code from them.
+Importers read files only through `sdedit_pl.checkpoints.safe_reading`, which runs no code from them.
 """
 
 from __future__ import annotations
@@ -44,11 +44,9 @@ class Imported:
 
 
 class CheckpointFormat(abc.ABC):
-    """A layout of checkpoints that another program writes."""
-
     @abc.abstractmethod
     def recognises(self, path: Path) -> bool:
-        """Whether the file or folder at `path` looks like this format. Cheap; runs no code from it."""
+        """Whether `path` looks like this format. Cheap; runs no code from it."""
 
     def read(
         self, path: Path, *, weights: str = "ema", preset: str | None = None, config: Mapping[str, Any] | None = None
@@ -57,7 +55,7 @@ class CheckpointFormat(abc.ABC):
 
         Args:
             weights: "ema", the averaged weights, or "raw"; ignored for a file that holds one set only.
-            preset: published name of the model, a key of `sdedit_pl.checkpoints.importers.presets.PRESETS`.
+            preset: a key of `sdedit_pl.checkpoints.importers.presets.PRESETS`.
             config: the configuration published with it; without one and a preset, the file determines the model.
 
         Raises:
@@ -72,7 +70,7 @@ class CheckpointFormat(abc.ABC):
 
 @contextmanager
 def published_configuration() -> Iterator[None]:
-    """Raises a CheckpointError for a missing key or a value of a wrong type in a published configuration."""
+    """Raises CheckpointError for a missing key or a value of a wrong type in a published configuration."""
     try:
         yield
     except KeyError as error:

@@ -46,7 +46,8 @@ UNET_DEFAULTS: dict[str, Any] = {
     "num_class_embeds": None,
     "num_train_timesteps": None,
 }
-"""Defaults of UNet2DModel."""
+
+
 AVERAGE_KEYS = frozenset(
     ("decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup")
 )
@@ -66,7 +67,7 @@ VE_SCHEDULER_DEFAULTS = {"sigma_min": 0.01, "sigma_max": 1348.0}
 EDM_SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 EDM_DEFAULTS = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "prediction_type": "epsilon"}
 BETA_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-"""Schedule of betas there -> here."""
+"""Diffusers' schedule of betas -> ours."""
 PREDICTIONS = {"epsilon": "epsilon", "sample": "x_0", "v_prediction": "v"}
 """prediction_type -> our parameterisation."""
 FIXED_VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
@@ -99,11 +100,7 @@ class Network:
 
 
 def read_unet(config: Mapping[str, Any]) -> Network:
-    """The network that a UNet2DModel's configuration describes.
-
-    Raises:
-        CheckpointError: with the key and its value, if our networks cannot express it.
-    """
+    """Translates a UNet2DModel's configuration; raises CheckpointError for a key that our networks cannot express."""
     unet = _Keys("UNet2DModel", config, UNET_DEFAULTS)
     unet.refuse_others(UNET_DEFAULTS.keys() | AVERAGE_KEYS)
     skip, attention = _blocks(unet)
@@ -147,7 +144,8 @@ def read_scheduler(config: Mapping[str, Any], network: Network) -> dict[str, Any
 
     Raises:
         CheckpointError: with the key and its value, if no SDE or parameterisation of ours expresses it, or if the
-            network takes labels of another kind.
+            network
+            takes labels of another kind.
     """
     name = config.get("_class_name")
     if name == "ScoreSdeVeScheduler" and network.fourier:
@@ -182,7 +180,7 @@ def read_scheduler(config: Mapping[str, Any], network: Network) -> dict[str, Any
 
 
 class _Keys:
-    """The keys of a configuration of the class `what`, with its defaults for absent ones."""
+    """The keys of a configuration of class `what`, with its defaults for absent ones."""
 
     def __init__(self, what: str, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         self.what = what
@@ -236,7 +234,7 @@ def _widths(unet: _Keys) -> tuple[int, tuple[int, ...]]:
 
 
 def _head_channels(unet: _Keys, widths: Iterable[int]) -> int | None:
-    """Channels of each head of attentions of these widths; None for a single head."""
+    """Channels of each attention head; None for a single head."""
     head = unet["attention_head_dim"]
     if head is not None and any(width % head for width in widths):
         raise CheckpointError(
@@ -258,7 +256,6 @@ def _size(unet: _Keys) -> int | list[int]:
 
 
 def _plain_arguments(unet: _Keys) -> dict[str, Any]:
-    """Further arguments of `DDPM`."""
     unet.require("downsample_type", "conv")
     unet.require("upsample_type", "conv")
     unet.require("downsample_padding", 0, 1)
@@ -279,7 +276,6 @@ def _plain_arguments(unet: _Keys) -> dict[str, Any]:
 
 
 def _skip_arguments(unet: _Keys, attention: Iterable[int], fourier: bool) -> dict[str, Any]:
-    """Further arguments of `NCSNpp`."""
     unet.require("in_channels", SKIP_IMAGE_CHANNELS)
     if not math.isclose(unet["mid_block_scale_factor"], math.sqrt(2), rel_tol=1e-6):
         unet.require("mid_block_scale_factor", math.sqrt(2))

@@ -33,7 +33,7 @@ _FREQUENCIES = ("time_proj.weight", "label_embedding.features.frequencies")
 def network_sources(
     network: Component[UNet], *, old_names: bool = False, cosines_first: bool = False
 ) -> dict[str, TensorSource]:
-    """Our tensors -> the published ones that they are made of.
+    """Maps our tensors to the published ones they are made of.
 
     Args:
         old_names: see `has_old_names`.
@@ -57,12 +57,12 @@ def network_sources(
 
 
 def has_old_names(names: Iterable[str]) -> bool:
-    """Whether attention's layers have the names of diffusers before release 0.17."""
+    """Whether attention layers have their names of before diffusers 0.17."""
     return any(f".{_OLD_OUTPUT}." in name for name in names)
 
 
 def without_copies(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors without the copy that the first releases saved under a second name, and the reason by name."""
+    """Drops the copy that the first releases saved under a second name; also returns the reason for each dropped name."""
     first, second = _FREQUENCIES[0], "time_proj.W"
     if second not in tensors or first not in tensors or not torch.equal(tensors[first], tensors[second]):
         return dict(tensors), {}
@@ -71,7 +71,7 @@ def without_copies(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], di
 
 
 def published_state(state: Mapping[str, Tensor], network: Component[UNet]) -> dict[str, Tensor]:
-    """Our network's state dict under diffusers' names, sines before cosines: the inverse of `network_sources`."""
+    """The inverse of `network_sources`, with sines before cosines."""
     sources = network_sources(network)
     assert state.keys() <= sources.keys(), f"without a name in diffusers: {sorted(state.keys() - sources.keys())}"
     published: dict[str, Tensor] = {}
@@ -108,7 +108,6 @@ def _layers(network: Component[UNet]) -> Iterator[tuple[str, str]]:
 
 
 def _residuals(network: Component[UNet]) -> Iterator[tuple[str, str]]:
-    """Yields (published name, our name) of each residual block."""
     levels, blocks = len(network.values["channel_multipliers"]), network.values["blocks_per_level"]
     for index in range(2):
         yield f"mid_block.resnets.{index}", f"middle.{index}.residual"
@@ -124,7 +123,6 @@ def _residuals(network: Component[UNet]) -> Iterator[tuple[str, str]]:
 
 
 def _attentions(network: Component[UNet]) -> Iterator[tuple[str, str]]:
-    """Yields (published name, our name) of each attention."""
     lowest, blocks = len(network.values["channel_multipliers"]) - 1, network.values["blocks_per_level"]
     yield "mid_block.attentions.0", "middle.0.attention"
     for level in network.values["attention_levels"]:

@@ -28,7 +28,8 @@ from sdedit_pl.networks.unet import UNet
 UNUSED = "logvar"
 """A tensor that "bayesian" networks have and never use."""
 _SCHEDULES = {"linear": "linear", "quad": "scaled_linear"}
-"""Published name of a schedule of betas -> ours."""
+
+
 _BLOCK = {
     "norm1": "norm_1",
     "conv1": "conv_1",
@@ -47,10 +48,7 @@ _RENAMED = {
 
 
 class DDIMFormat(CheckpointFormat):
-    """Checkpoints of SDEdit and DDIM: a state dict, or a trainer's list.
-
-    `config` is the published configuration's sections `model`, `data` and `diffusion`.
-    """
+    """Checkpoints of SDEdit and DDIM; `config` has the published sections `model`, `data` and `diffusion`."""
 
     def recognises(self, path: Path) -> bool:
         return "temb.dense.0.weight" in tensor_names_in(path)
@@ -62,7 +60,7 @@ class DDIMFormat(CheckpointFormat):
 
 
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates a published configuration; raises a CheckpointError if our networks cannot express it."""
+    """Translates a published configuration; raises CheckpointError if our networks cannot express it."""
     with published_configuration():
         model, size = config["model"], config["data"]["image_size"]
         image = {"size": size, "channels": model["in_channels"]}
@@ -70,7 +68,7 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def network_sources(network: Component[UNet]) -> dict[str, TensorSource]:
-    """Our tensors -> the published ones, without `module.` in front; the layout is that of the network "ddpm" alone."""
+    """Maps the tensors of a "ddpm" network to the published ones, without the prefix `module.`."""
     blocks = {"mid.block_1": "middle.0", "mid.block_2": "middle.1"}
     attentions, resamples = {"mid.attn_1": "middle.0.attention"}, {}
     count = network.values["blocks_per_level"]

@@ -30,12 +30,13 @@ CONFIG = "config.json"
 SCHEDULER_CONFIG = "scheduler_config.json"
 NETWORK_CLASS = "UNet2DModel"
 AVERAGED = "unet_ema"
-"""Folder of the averaged network in a training checkpoint."""
+
+
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 _WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(\w+))?(?:-\d+-of-(\d+))?\.(safetensors|bin)")
-"""Names of files of weights: a variant, the number of parts, the suffix."""
+"""File names of weights: a variant, the number of parts, the suffix."""
 _VARIANTS = {"ema": ("", "bf16", "fp16", "non_ema"), "raw": ("non_ema", "", "bf16", "fp16")}
-"""In order of preference; the files of a network whose averaged weights were saved first hold those."""
+"""In order of preference; if a network's averaged weights were saved first, its own files hold those."""
 
 
 class DiffusersFormat(CheckpointFormat):
@@ -83,9 +84,9 @@ class DiffusersFormat(CheckpointFormat):
 
 @dataclass(frozen=True)
 class FolderConfig:
-    """The contents of the configurations in a folder; `model` is None if there are none.
+    """The configurations in a folder; `model` is None if there are none.
 
-    `sampling` is the scheduler's configuration, and noise is added to images in `data_range`.
+    `sampling` is the scheduler's configuration; training added noise to images in `data_range`.
     """
 
     model: dict[str, Any] | None = None
@@ -116,12 +117,12 @@ def _read_configs(folder: Path, place: Path, config: Mapping[str, Any] | None) -
 
 
 def _pipeline(folder: Path) -> Path | None:
-    """The pipeline's folder: the folder itself, or the one above a network's folder."""
+    """The folder itself, or the one above a network's folder."""
     return next((place for place in (folder, folder.parent) if (place / INDEX).is_file()), None)
 
 
 def check_pipeline(folder: Path) -> None:
-    """Raises a CheckpointError for a pipeline of more components than a network and a scheduler."""
+    """Raises CheckpointError for a pipeline of more components than a network and a scheduler."""
     pipeline = _pipeline(folder)
     index = {} if pipeline is None else _read_json(pipeline / INDEX)
     others = [name for name in index if not name.startswith("_") and name not in ("unet", "scheduler")]

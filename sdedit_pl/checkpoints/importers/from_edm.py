@@ -37,7 +37,7 @@ _BLOCK = {
     "skip": "shortcut",
 }
 EXPRESSED = {"embedding_type": "positional", "encoder_type": "standard", "decoder_type": "standard"}
-"""Arguments of the published network, and the only values that are read."""
+"""Arguments of the published network, and the only values that are accepted."""
 
 
 class EDMFormat(CheckpointFormat):
@@ -60,7 +60,7 @@ class EDMFormat(CheckpointFormat):
 
 
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates the network's arguments; raises a CheckpointError if our networks cannot express one."""
+    """Translates the network's arguments; raises CheckpointError if our networks cannot express one."""
     for name, only in EXPRESSED.items():
         if config.get(name, only) != only:
             raise CheckpointError(f"{name} must be {only!r} to be read, got {config[name]!r}")
@@ -82,7 +82,6 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def network_sources(network: Component[UNet], *, size: int) -> dict[str, TensorSource]:
-    """Our tensors -> the published ones of a network for images of `size`."""
     count, levels = network.values["blocks_per_level"], len(network.values["channel_multipliers"])
     names = [f"{size // 2**level}x{size // 2**level}" for level in range(levels)]
     blocks = {f"dec.{names[-1]}_in0": "middle.0.residual", f"dec.{names[-1]}_in1": "middle.1.residual"}
@@ -110,7 +109,7 @@ def network_sources(network: Component[UNet], *, size: int) -> dict[str, TensorS
 
 
 def _folded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with `map_label` as a part of `map_layer0`: LABEL holds the product, and FIRST_BIAS both biases."""
+    """Merges `map_label` into `map_layer0`: LABEL holds the product, and FIRST_BIAS both biases."""
     label, first, bias = (tensors.get(name) for name in (LABEL, FIRST, FIRST_BIAS))
     if label is None or first is None or bias is None:
         return dict(tensors)

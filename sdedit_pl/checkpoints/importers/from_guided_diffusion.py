@@ -66,7 +66,7 @@ IRRELEVANT = (
     "use_fp16",
     "use_kl",
 )
-"""Further flags, of memory, training loss and sampling."""
+"""Flags of memory, training loss and sampling."""
 MULTIPLIERS = {32: "1,2,2,2", 64: "1,2,3,4", 128: "1,1,2,3,4", 256: "1,1,2,2,4,4", 512: "1,1,2,2,4,4"}
 """Image size -> the default of `channel_mult`."""
 _RENAMED = {
@@ -140,11 +140,7 @@ def read_flags(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_of(flags: Mapping[str, Any], classes: int = 0) -> dict[str, Any]:
-    """Translates the program's flags, from `read_flags`, of a network with a number of classes.
-
-    Raises:
-        CheckpointError: a value cannot be expressed.
-    """
+    """Translates the flags from `read_flags`; raises CheckpointError if a value cannot be expressed."""
     size, head_channels = flags["image_size"], flags["num_head_channels"]
     multipliers, resolutions = (_numbers(flag, flags[flag]) for flag in ("channel_mult", "attention_resolutions"))
     heads = {"head_channels": None, "heads": flags["num_heads"]} if head_channels == -1 else {}
@@ -165,7 +161,7 @@ def model_of(flags: Mapping[str, Any], classes: int = 0) -> dict[str, Any]:
 
 
 def network_sources(network: Component[UNet], *, by_head: bool) -> dict[str, TensorSource]:
-    """Our tensors -> the published ones of the network "adm"; with `by_head`, rows of `qkv` are grouped by head."""
+    """Maps our tensors to those of the network "adm"; with `by_head`, rows of `qkv` are grouped by head."""
     arguments, renamed = network.values, [*_RENAMED.items()]
     sources: dict[str, TensorSource] = {}
     for theirs, ours, kind in _modules(arguments):
@@ -248,7 +244,7 @@ def _convention(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(flag: str, value: Any) -> Any:
-    """A flag's value in the type of its default; numbers may be a list or text with commas between."""
+    """A flag's value in the type of its default; numbers may be a list or comma-separated text."""
     default = DEFAULTS[flag]
     if isinstance(default, str) and isinstance(value, list | tuple):
         return ",".join(map(str, value))

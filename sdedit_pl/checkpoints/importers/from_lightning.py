@@ -16,12 +16,10 @@ from sdedit_pl.configuration.model_config import model_of_run
 CONFIG_KEY = "sdedit_config"
 NETWORK_PREFIX = "denoiser.network."
 STATES = {"ema": "state_dict", "raw": "current_model_state"}
-"""Kind of weights -> the key that Lightning's averaging callback keeps them under."""
+"""Kind of weights -> key of Lightning's averaging callback."""
 
 
 class LightningFormat(CheckpointFormat):
-    """Training checkpoints: averaged and raw weights, the optimiser's state and the run's configuration."""
-
     def recognises(self, path: Path) -> bool:
         return CONFIG_KEY in tensor_names_in(path)
 

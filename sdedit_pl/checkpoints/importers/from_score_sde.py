@@ -39,13 +39,13 @@ _OWN_NAME = re.compile(r"all_modules\.\d+\..+")
 _UNTRAINED = re.compile(rf"({TABLE}|all_modules\.\d+\.W)")
 
 Slot = tuple[str, str]
-"""The name of one of our modules, and its kind as a key of `_KINDS`."""
+"""(name of one of our modules, its kind as a key of `_KINDS`)."""
 
 
 class ScoreSDEFormat(CheckpointFormat):
     """Checkpoints of score_sde_pytorch: a trainer's dictionary, or a network's state dict.
 
-    `config` is the published configuration's sections `model`, `data` and `training`.
+    `config` has the published sections `model`, `data` and `training`.
     """
 
     def recognises(self, path: Path) -> bool:
@@ -67,7 +67,7 @@ class ScoreSDEFormat(CheckpointFormat):
 
 
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates a published configuration; raises a CheckpointError if our networks cannot express it."""
+    """Translates a published configuration; raises CheckpointError if our networks cannot express it."""
     with published_configuration():
         model, data, training = config["model"], config["data"], config["training"]
         image = {"size": data["image_size"], "channels": data["num_channels"]}
@@ -75,7 +75,7 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def network_sources(network: Component[UNet]) -> dict[str, TensorSource]:
-    """Our tensors -> the published ones that they are made of, without `module.` in front."""
+    """Maps our tensors to the published ones, without the prefix `module.`."""
     return {
         f"{module}.{ours}": source
         for number, (module, kind) in enumerate(_slots(network))
@@ -84,7 +84,7 @@ def network_sources(network: Component[UNet]) -> dict[str, TensorSource]:
 
 
 def _averaged_state(published: Mapping[str, Tensor], shadow_params: Sequence[Tensor]) -> dict[str, Tensor]:
-    """A checkpoint's state dict with its averaged weights, a list in the order of the trained parameters.
+    """A state dict with the averaged weights, which are listed in the order of the trained parameters.
 
     The Fourier frequencies and `sigmas` are not trained and have no average.
     """
@@ -114,7 +114,7 @@ def _stored(path: Path, saved: Any, weights: str) -> StoredTensors:
 
 
 def with_table(found: Difference, model: Mapping[str, Any], table: Tensor | None) -> Difference:
-    """Adds to a difference if the file's falling table of noise levels is not that of a VE model.
+    """Compares the file's falling table of noise levels with that of a VE model.
 
     On images in [0, 1], its sigmas are half of ours.
     """

@@ -1,7 +1,6 @@
-"""The conventions of published programs, as SDE and parameterisation of this package.
+"""The noise conventions of published programs, as SDE and parameterisation of this package.
 
-Each function returns the sections `sde` and `parameterisation` of a model's configuration, for images in [-1, 1]. The
-module imports no torch, so that the presets can be listed quickly.
+Each function returns the sections `sde` and `parameterisation` of a model's configuration, for images in [-1, 1].
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def discrete_vp(
 
 
 def numbered_classes(count: int, drop: float = 0.0) -> dict[str, Any]:
-    """The section `condition` of a model whose published classes have numbers; empty for no classes."""
+    """The section `condition` of a model with numbered classes; empty for no classes."""
     classes = [str(number) for number in range(count)]
     return {"condition": {"name": "class", "classes": classes, "drop": drop}} if count else {}
 
@@ -63,10 +62,7 @@ def continuous_vp(name: str = "vp", beta_min: float = 0.1, beta_max: float = 20.
 def continuous_ve(sigma_max: float, sigma_min: float = 0.01, *, centered: bool = False) -> dict[str, Any]:
     """A network that estimates sigma times the score of a VE SDE, given ln(sigma).
 
-    Args:
-        sigma_max: as published.
-        sigma_min: as published.
-        centered: whether the published images are in [-1, 1]; otherwise in [0, 1], where a sigma is half of ours.
+    Sigmas are as published; without `centered`, images were in [0, 1], where a sigma is half of ours.
 
     Source: Song et al. (2021), appendix C.
     """
@@ -77,7 +73,7 @@ def continuous_ve(sigma_max: float, sigma_min: float = 0.01, *, centered: bool =
 def discrete_ve(sigma_max: float, sigma_min: float, steps: int, *, centered: bool = False) -> dict[str, Any]:
     """A network that estimates sigma times the score of a VE SDE, given the index in a table of falling sigmas.
 
-    The table has `steps` geometrically spaced sigmas; other arguments are those of `continuous_ve`.
+    The table has `steps` geometrically spaced sigmas; see `continuous_ve` for the other arguments.
     """
     label = {"label": "time", "label_scale": 1.0 - steps, "label_offset": steps - 1.0}
     return {"sde": _ve(sigma_max, sigma_min, centered), "parameterisation": {"name": "score", **label}}

@@ -32,7 +32,7 @@ class Preset:
     Args:
         format: name of its checkpoints' format.
         model: configuration of the denoiser on images in [-1, 1]: `image`, `sde`, `network` and `parameterisation`.
-        sampling: how its authors sampled, in the words of their program; for information only.
+        sampling: how its authors sampled, in the terms of their program; for information only.
         data_range: range of the images that its authors added noise to.
     """
 
@@ -158,7 +158,6 @@ def _edm(size: int, multipliers: list[int], level: int, classes: int = 0) -> Pre
 
 
 def _diffusers(preset: Preset) -> Preset:
-    """The same model as published for diffusers."""
     return replace(preset, format="diffusers")
 
 
@@ -223,4 +222,3 @@ PRESETS: dict[str, Preset] = {
     "lsun_horse": _GUIDED,
     "lsun_horse_nodropout": _GUIDED,
 }
-"""Published name -> model."""

@@ -1,4 +1,4 @@
-"""Reading another program's state dict: the model it belongs to, and its weights under our names.
+"""Reads another program's state dict: the model it belongs to, and its weights under our names.
 
 The model is that of a published configuration, of a preset, or of the only preset whose tensors have the same names and
 shapes.
@@ -32,9 +32,9 @@ class StoredTensors:
 
     Args:
         tensors: by name, without those that are not needed.
-        weights: their kind: "ema", "raw" or, where the file does not say, `ONLY`.
+        weights: their kind: "ema", "raw" or, if the file does not say, `ONLY`.
         training: facts of its training, if the file has any.
-        ignored: names in the file that are not needed, with the reason.
+        ignored: names in the file that are not needed -> the reason.
     """
 
     tensors: Mapping[str, Tensor]
@@ -51,7 +51,7 @@ class StoredTensors:
 
 
 ONLY = "the only ones in the file"
-"""`Stored.weights` of a file with one set of weights whose kind is unknown."""
+"""`StoredTensors.weights` of a file with one set of weights whose kind is unknown."""
 
 
 def import_network(
@@ -128,10 +128,9 @@ def _choose_model(
     configured: Preset | None,
     compare: Callable[[Model], Difference],
 ) -> tuple[str | None, Preset]:
-    """The preset's name (None for a configuration; several joined by "or" if they are the same model) and the model.
+    """The preset's name (None for a configuration; equal presets joined by "or") and the model.
 
-    Raises:
-        CheckpointError: if the tensors in the file `what` do not fit, or no preset or several different presets do.
+    Raises CheckpointError if the tensors in the file `what` fit no preset, or several different ones.
     """
     if preset is not None and configured is not None:
         raise CheckpointError(f"give {what} a preset or a config, not both: each describes the model")

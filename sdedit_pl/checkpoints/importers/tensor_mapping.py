@@ -1,4 +1,4 @@
-"""From published tensors to a network's state dict: the sources of each of our tensors, and the differences."""
+"""From published tensors to a network's state dict: the sources of each tensor, and the differences."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ class TensorSource:
 
 
 def same(name: str) -> TensorSource:
-    """The tensor itself."""
     return TensorSource((name,), lambda tensors: tensors[0])
 
 
@@ -40,7 +39,7 @@ def stacked(sources: Sequence[TensorSource]) -> TensorSource:
 
 
 def layers(renamed: Iterable[tuple[str, str]]) -> dict[str, TensorSource]:
-    """The sources of `weight` and `bias` of layers, of which the published name and ours are given."""
+    """The sources of `weight` and `bias` of layers, given as (published name, our name)."""
     return {
         f"{ours}.{parameter}": same(f"{theirs}.{parameter}")
         for theirs, ours in renamed
@@ -49,7 +48,7 @@ def layers(renamed: Iterable[tuple[str, str]]) -> dict[str, TensorSource]:
 
 
 def attention(theirs: str, ours: str, norm: str, projections: Iterable[str], output: str) -> dict[str, TensorSource]:
-    """The sources of an attention, whose published query, key and value are the layers `projections`."""
+    """The sources of an attention whose published query, key and value are the layers `projections`."""
     sources = layers([(f"{theirs}.{norm}", f"{ours}.norm"), (f"{theirs}.{output}", f"{ours}.output")])
     for parameter in ("weight", "bias"):
         parts = [same(f"{theirs}.{projection}.{parameter}") for projection in projections]
@@ -58,14 +57,14 @@ def attention(theirs: str, ours: str, norm: str, projections: Iterable[str], out
 
 
 def attention_levels(image_size: int, levels: int, resolutions: Iterable[int]) -> tuple[int, ...]:
-    """Translates resolutions at which a published network attends to indices of levels."""
+    """Converts the resolutions at which a published network attends to indices of levels."""
     wanted = set(resolutions)
     return tuple(level for level in range(levels) if image_size // 2**level in wanted)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How tensors in a file differ from those that a network needs, whose number is `wanted`.
+    """How tensors in a file differ from the `wanted` tensors of a network.
 
     `misshapen` holds a sentence for each tensor of another shape.
     """
@@ -107,7 +106,7 @@ def difference(
 def state_made(
     tensors: Mapping[str, Tensor], sources: Mapping[str, TensorSource], expected: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """A network's state dict, each tensor contiguous, of published tensors that have no `difference` from it."""
+    """A network's state dict, each tensor contiguous, from published tensors without a `difference`."""
     return {
         ours: _made(sources[ours], [tensors[published] for published in sources[ours].names], meta.dim()).contiguous()
         for ours, meta in expected.items()
@@ -115,11 +114,7 @@ def state_made(
 
 
 def named_tensors(state: Any, what: str) -> dict[str, Tensor]:
-    """A state dict of another program, its names as `plain_name` returns them.
-
-    Raises:
-        CheckpointError: if it is not tensors by name, or they have more numbers than the file.
-    """
+    """A state dict of another program, with names by `plain_name`; raises CheckpointError if it is anything else."""
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"{what} must be tensors by name, got {type(state).__name__}; was the file altered?")
     for name, tensor in state.items():
@@ -136,7 +131,7 @@ def _made(source: TensorSource, tensors: Sequence[Tensor], axes: int) -> Tensor:
 
 
 def _shape_made(source: TensorSource, tensors: Sequence[Tensor], axes: int) -> tuple[int, ...] | str:
-    """The shape that a source would give, found without reading numbers; the shapes given if there is none."""
+    """The shape that a source would give, without reading numbers; if the shapes do not fit, a text that lists them."""
     try:
         return tuple(_made(source, [tensor.to("meta") for tensor in tensors], axes).shape)
     except (RuntimeError, IndexError):
