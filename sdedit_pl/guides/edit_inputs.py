@@ -48,7 +48,7 @@ class GuideReader:
     focus: bool | Box = False
 
     def on_disk(self, listed: ListedGuide) -> ListedGuide:
-        """The guide with files in place of images in a shard. Raises ValueError if the shard cannot be read."""
+        """Writes images of a shard to files; raises ValueError if the shard cannot be read."""
         if not listed.places:
             return listed
         self.scratch.mkdir(exist_ok=True)

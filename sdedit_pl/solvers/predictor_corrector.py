@@ -74,5 +74,8 @@ class PredictorCorrector(Solver):
 
 
 def norms(images: Images) -> Float[Tensor, "B"]:
-    """The Euclidean norm of each image, by separate reductions, because a joint one rounds differently in each batch."""
+    """The Euclidean norm of each image.
+
+    Separate reductions: the rounding of a joint one would depend on the batch.
+    """
     return torch.stack([torch.linalg.vector_norm(image) for image in images])
