@@ -64,7 +64,6 @@ def build(words: list[str]) -> None:
 
 
 def serve(words: list[str]) -> None:
-    """Serves a study until it is interrupted."""
     arguments = COMMANDS["serve"].parse(words)
     _require_packages("serve", "jinja2", "starlette", "uvicorn")
     from sdedit_pl.study.study_server import study_app

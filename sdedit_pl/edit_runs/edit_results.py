@@ -31,7 +31,8 @@ from sdedit_pl.result_folder import files_recorded_in, own_files, refuse_used
 
 SHEET_FILE = "sheet.png"
 SHEET_ROWS = 32
-"""Maximal number of guides on the contact sheet."""
+
+
 REDUCTIONS: dict[str, Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "C H W"]]] = {
     "mean": lambda samples: samples.clamp(-1, 1).mean(0),
     "std": lambda samples: samples.clamp(-1, 1).std(0) - 1,  # black is no deviation
@@ -52,9 +53,9 @@ class SampleWriter:
         self._unfinished: dict[str, tuple[Float[Tensor, "C H W"], Bool[Tensor, "H W"]]] = {}
 
     def write(self, facts: GuideFacts, t0: float | str, mark: str, edited: Edited, path: Trajectory | None) -> None:
-        """Writes a file for each sample of a guide, with `mark` in its name, and the trajectory if there is one.
+        """Writes a guide's samples, with `mark` in their names, and the trajectory; adds the files to `facts`.
 
-        A picture that is edited in parts is written with its last one. The files are added to `facts`.
+        A picture that is edited in parts is written with its last one.
         """
         guide = edited.guide
         for image, seed in zip(edited.samples, edited.seeds, strict=True):
@@ -106,7 +107,8 @@ def result_content(
     Args:
         kept: pixels that have the guide's own values, unless the image is a deviation.
         deviation: whether the image is a `std`, whose values begin at 0 and not at the low end of the format's range;
-            they are float32 where the guide's format has it, because small ones would be rounded to 0.
+            they
+            are float32 if the guide's format has it, because small ones would be rounded to 0.
     """
     guide = edited.guide
     suffix, pixels = result_suffix(guide.path), guide.format
@@ -176,7 +178,7 @@ def trajectory_files(guide: Guide, mark: str) -> tuple[str, str]:
 
 
 def read_settings_file(file: str) -> dict[str, Any]:
-    """The settings in a YAML file, such as the record of an edit, without the facts that the record adds to them."""
+    """The settings in a YAML file, without the facts that the record of an edit adds to them."""
     return {key: value for key, value in read_file(Path(file)).items() if key != RECORD_KEY}
 
 
@@ -191,7 +193,6 @@ def earlier_results(folder: Path, overwrite: bool, name: str = EDIT_RECORD) -> s
 
 
 def recorded_samples(record: Mapping[str, Any]) -> int:
-    """The number of samples in the record of a finished edit."""
     return record.get("count", len(record["samples"]))
 
 

@@ -18,7 +18,6 @@ from sdedit_pl.files import whole_file
 
 
 def shard_name(number: int, guides: int) -> str:
-    """The shard of a guide, with `guides` in each."""
     return f"edits-{number // guides:06d}.tar"
 
 

@@ -11,19 +11,15 @@ from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.evaluation.numbered_images import NumberedImages
 
 LISTED_FILES = 3
-"""Number of files that an error lists."""
 
 
 def find_outputs(
     folders: Mapping[str, str], tasks: Sequence[str], count: int, image_format: ImageFormat
 ) -> dict[str, dict[str, NumberedImages]]:
-    """The outputs of other systems for each task.
+    """The outputs of other systems, task -> system -> images.
 
     A system's folder holds one folder per task, or the images themselves if there is only one task. Its images are
     named like the inputs they were made from, 000000.png and so on, with any image suffix.
-
-    Returns:
-        Task -> system -> images.
 
     Raises:
         ValueError: a folder that is missing, has no folder of a task, or does not pair up with the inputs, or images of

@@ -111,10 +111,7 @@ class TranslationSettings(ModelSettings):
 def run_translation(settings: TranslationSettings) -> dict[str, Any]:
     """Writes translations and the report to `settings.out`; returns the contents of its metrics.json.
 
-    An interrupted run is resumed after the last translation that it finished.
-
-    Raises:
-        ValueError: settings, files or the device do not allow it. No result is written then.
+    An interrupted run resumes after its last finished translation. No result is written after an error.
     """
     with unfinished_report(Path(settings.out), settings.overwrite) as unfinished:
         source, described = load_for_editing(settings.source_ckpt, settings.device)
@@ -173,7 +170,7 @@ class BridgeMethod:
 
 
 def methods_of(settings: TranslationSettings, source: Denoiser, target: Denoiser) -> dict[str, tuple[Denoiser, Method]]:
-    """The chosen methods with their models. Raises ValueError if the models do not allow one."""
+    """The chosen methods with their models; raises ValueError if the models do not allow one."""
     solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
     edit = SDEdit(settings.t0, settings.steps, solver=solver, grid=grid)
     guided_edit = SDEditMethod(replace(edit, lowpass=settings.lowpass, lowpass_energy=settings.lowpass_energy))
@@ -219,7 +216,7 @@ def translate(
 
 
 def read_in_turn(guide: str, shape: ImageShape, fit: Fit = "crop") -> NumberedImages:
-    """The guides of a path, folder or glob. Raises ValueError if one cannot be read, or two have the same name."""
+    """The guides of a path, folder or glob; raises ValueError if one is unreadable, or two have the same name."""
     paths = find_guides(guide, suffixes_of(shape))
     refuse_repeated(paths)
     for path in paths:

@@ -36,10 +36,7 @@ def read_area(kind: AreaKind, file: Path | None, guide: Guide) -> Area | None:
 def find_areas(kind: AreaKind, place: str | None, guides: Sequence[Path]) -> list[Path | None]:
     """The mask or map file of each guide; `place` is a file for all of them or a folder of files named like them.
 
-    Guides that have none, although others have one, are logged.
-
-    Raises:
-        ValueError: there is no such file, or no guide has one.
+    Logs guides without one. Raises ValueError if there is no such file, or no guide has one.
     """
     if place is None:
         return [None] * len(guides)
@@ -68,7 +65,8 @@ def read_mask(path: Path, guide: Guide) -> Bool[Tensor, "1 1 H W"]:
 
     Raises:
         ValueError: the image is not intact (UnreadableImage), has another size than the guide, is all black, or its
-            values do not say which pixels may change.
+            values
+            do not say which pixels may change.
     """
     picture = read_rgba(path)
     _check_size("mask", path, picture.size, guide)

@@ -1,7 +1,7 @@
 """The images of a study: pairing the files of several folders by name, and degraded copies for catch trials.
 
-All images of an item are re-encoded as PNG files of one size without metadata, so that neither format, size nor headers
-reveal which method made an image.
+All images of an item are re-encoded as PNG files of one size without metadata, so that the file does not reveal the
+method.
 """
 
 from __future__ import annotations
@@ -31,11 +31,7 @@ _NAMED = 4
 def pair_files(sources: Mapping[str, str]) -> dict[str, dict[str, Path]]:
     """Pairs the files of several folders or glob patterns by name, ignoring extensions and an edit's suffix `_seed0`.
 
-    Args:
-        sources: configuration key -> folder or pattern.
-
-    Returns:
-        name -> key -> file, sorted by name.
+    Maps configuration key -> source to name -> key -> file, sorted by name.
 
     Raises:
         StudyError: if a source has no images, has two files with one name, or lacks a name that another source has.
@@ -77,10 +73,7 @@ def read_rgb(file: Path, shape: tuple[int, int], domain: ImageShape | None = Non
     """Reads an image file as upright RGB, resampled to `shape` (height, width) if its size differs.
 
     As in editing, a square shape takes the central crop, any other shape the whole image. Data of a `domain` with a
-    format are shown as in the previews of its model.
-
-    Raises:
-        UnreadableImage: if the file is not a complete image, or not of the domain.
+    format are shown as in the previews of its model. Raises UnreadableImage.
     """
     image_format = ImageFormat(shape)
     if domain is not None and domain.format is not None:

@@ -20,8 +20,8 @@ from sdedit_pl.study.trial_design import GUIDE_ORIGIN, REAL_ORIGIN, StudyError, 
 def build_study(plan: StudyPlan, file: Path, domain: ImageShape | None = None) -> dict[str, Any]:
     """Writes the database of a new study to `file`, which must not exist; `domain` as in `read_rgb`.
 
-    Returns:
-        The settings stored in the file: the plan and the numbers of items, forms and distinct comparisons (`asked`).
+    Returns the settings stored in the file: the plan and the numbers of items, forms and distinct comparisons
+    (`asked`).
 
     Raises:
         StudyError: if files have no partner, or the sizes of the images do not match.
@@ -66,7 +66,7 @@ def build_study(plan: StudyPlan, file: Path, domain: ImageShape | None = None) -
 
 
 def _require_distinct(methods: Iterable[str], items: Iterable[str], pictures: Mapping[TrialImage, bytes]) -> None:
-    """Raises a StudyError if two methods have identical images, as when one folder is given twice."""
+    """Raises StudyError if two methods have identical images, as when one folder is given twice."""
     seen: dict[tuple[bytes, ...], str] = {}
     for method in methods:
         images = tuple(pictures[TrialImage(method, item)] for item in items)

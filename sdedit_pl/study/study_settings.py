@@ -31,9 +31,6 @@ class StudyPlan:
         comparisons: maximum number of comparisons per rater, not counting catch trials; null for all.
         catches: number of catch trials per rater.
         seed: seed of the forms, the order and the sides.
-
-    Raises:
-        StudyError: if an argument is invalid.
     """
 
     methods: dict[str, str]
@@ -94,9 +91,6 @@ class StudyReporting:
         out: folder of the report.
         threshold: raters are excluded if they answer a smaller fraction of their catch trials correctly.
         overwrite: replace an earlier report in `out`.
-
-    Raises:
-        StudyError: if the threshold is out of range.
     """
 
     study: str
