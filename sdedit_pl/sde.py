@@ -102,6 +102,7 @@ class SDE(abc.ABC):
         return 1.0
 
     def prior_sample(self, noise: Images) -> Images:
+        """A sample of the prior, from standard normal `noise`."""
         return noise * self.prior_deviation
 
 

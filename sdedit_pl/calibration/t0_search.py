@@ -64,7 +64,6 @@ def t0_for_l2(
         raise ValueError(f"the allowed distance must be positive, got {allowed}; only the guide itself has distance 0")
 
     def distances(t0: float, chosen: Sequence[int]) -> list[float]:
-        """The largest distance of the samples of each chosen guide."""
         edits = edit_guides(
             denoiser,
             replace(edit, t0=t0),

@@ -73,7 +73,6 @@ def describe(path: str | Path) -> Description:
 
 
 def read_checkpoint(checkpoint: Path) -> tuple[Description, dict[str, Tensor]]:
-    """The description and the network's tensors of a checkpoint from `find_checkpoint`."""
     format = foreign_format(checkpoint)
     if format is not None:
         imported = importer(format).read(checkpoint)

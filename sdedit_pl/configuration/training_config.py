@@ -292,5 +292,4 @@ class TrainingConfig:
         )
 
     def as_data(self) -> dict[str, Any]:
-        """Every key as plain data, as a run's folder and its checkpoints keep it."""
         return as_data(self)

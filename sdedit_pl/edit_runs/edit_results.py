@@ -161,7 +161,6 @@ def write_record(
 
 
 def hashes(files: Iterable[Path]) -> dict[str, str]:
-    """Path -> SHA-256."""
     return {str(file): sha256_of(file) for file in files}
 
 
@@ -171,7 +170,6 @@ def sample_file(guide: Path, mark: str, name: str) -> str:
 
 
 def trajectory_files(guide: Guide, mark: str) -> tuple[str, str]:
-    """The strip and the animation."""
     ending = mark + (f"_part{guide.part.number}" if guide.part else "") + "_trajectory"
     stem = stem_of(guide.path)
     return result_name(stem, f"{ending}.png"), result_name(stem, f"{ending}.webp")

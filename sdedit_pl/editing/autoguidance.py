@@ -57,7 +57,6 @@ class Guided(nn.Module):
         self.size_divisor = getattr(network, "size_divisor", 1)
 
     def at_label(self, label: float) -> nn.Module:
-        """The network to evaluate if all images have this label."""
         return self if self.labels is None or self.labels[0] <= label <= self.labels[1] else self.network
 
     def compile(self, *args: Any, **kwargs: Any) -> None:

@@ -125,7 +125,6 @@ def ellipse(sides: tuple[int, int], draw: DrawNumber) -> Bool[Tensor, "H W"]:
 
 
 def _places(sides: tuple[int, int]) -> Float[Tensor, "H W 2"]:
-    """Row and column of each pixel's centre."""
     middles = [torch.arange(side, dtype=torch.float64) + 0.5 for side in sides]
     return torch.stack(torch.meshgrid(*middles, indexing="ij"), dim=-1)
 

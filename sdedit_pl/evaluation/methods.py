@@ -33,15 +33,11 @@ _SAMPLING = 1
 
 @runtime_checkable
 class Method(Protocol):
-    """Makes images from inputs."""
-
     def check(self, denoiser: Denoiser) -> None:
         """Raises ValueError if the model or this machine does not allow this method."""
         ...
 
-    def total_steps(self, denoiser: Denoiser) -> int:
-        """Solver steps per image."""
-        ...
+    def total_steps(self, denoiser: Denoiser) -> int: ...
 
     def __call__(
         self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback | None

@@ -187,7 +187,6 @@ def _covers_nothing(background: Guide, paste: Paste) -> str:
 
 
 def _cutout(paste: Paste) -> Image.Image:
-    """The object at its own size, RGBA."""
     cutout = read_rgba(paste.path)
     if paste.mask is not None:
         cutout.putalpha(ImageChops.multiply(cutout.getchannel("A"), _object_mask(paste, cutout.size)))

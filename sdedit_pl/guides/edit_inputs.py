@@ -58,7 +58,6 @@ class GuideReader:
         return listed._replace(guide=files[0], area=files[1] if len(files) == 2 else listed.area, places=())
 
     def files(self, listed: ListedGuide) -> list[Path]:
-        """The files that `read` reads."""
         pasted = () if self.paste is None else (self.paste.path, self.paste.mask)
         return [*listed.files, *(file for file in pasted if file is not None)]
 

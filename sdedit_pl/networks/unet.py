@@ -78,7 +78,6 @@ class Shape:
 
     @property
     def size_divisor(self) -> int:
-        """The number that height and width must be multiples of."""
         return self.patch * 2 ** (self.levels - 1)
 
 
@@ -138,7 +137,6 @@ class Refinement(nn.Module):
         self.exit = convolution(channels, output_channels, 3, init_scale=0.0)
 
     def forward(self, h: Images, images: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out H W"]:
-        """Maps features (B, channels, H, W) and images (B, image_channels, H, W) to (B, output_channels, H, W)."""
         joined = F.silu(torch.cat([h, self.entry(images)], dim=1))
         return self.exit(F.silu(self.middle(joined)))
 

@@ -82,7 +82,6 @@ class MemorisationAlarm(lightning.Callback):
             )
 
     def distance(self, images: Images) -> float:
-        """Median over the images."""
         side = min(SIDE, *images.shape[2:])
         small = interpolate(images, size=(side, side), mode="area").flatten(1)
         return (nearest_by_distance(small, self._seen).measure.median() / small.shape[1]).item()
