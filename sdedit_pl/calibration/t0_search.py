@@ -57,8 +57,7 @@ def t0_for_l2(
 
     Raises:
         ValueError: even the edits from `LOWEST_T0` exceed `allowed`, which must be positive, or `edit_guides` refuses
-            its
-            input.
+            its input.
     """
     if not allowed > 0:
         raise ValueError(f"the allowed distance must be positive, got {allowed}; only the guide itself has distance 0")

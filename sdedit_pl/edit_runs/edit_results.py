@@ -107,8 +107,7 @@ def result_content(
     Args:
         kept: pixels that have the guide's own values, unless the image is a deviation.
         deviation: whether the image is a `std`, whose values begin at 0 and not at the low end of the format's range;
-            they
-            are float32 if the guide's format has it, because small ones would be rounded to 0.
+            they are float32 if the guide's format has it, because small ones would be rounded to 0.
     """
     guide = edited.guide
     suffix, pixels = result_suffix(guide.path), guide.format

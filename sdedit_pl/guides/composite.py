@@ -79,8 +79,7 @@ def compose(background: Guide, paste: Paste) -> Composite:
 
     Raises:
         ValueError: a file is missing or not an intact image (UnreadableImage), the object is fully transparent or
-            covers no
-            pixel of the guide, or the mask has another size than the picture.
+            covers no pixel of the guide, or the mask has another size than the picture.
     """
     for path in filter(None, (paste.path, paste.mask)):
         if not path.is_file():

@@ -91,8 +91,7 @@ class Layers:
         head: maps (width in, width out) to the last layer; None if the output pyramid is the output.
         input_joint: maps (width of the pyramid, width of the features) to a joint below a `downsample`.
         output_joint: maps (width of the features, width one level below or None at the lowest) to a joint at the end of
-            a
-            level on the way up.
+            a level on the way up.
     """
 
     residual: Callable[[int, int], ResidualBlock]

@@ -144,8 +144,7 @@ def read_scheduler(config: Mapping[str, Any], network: Network) -> dict[str, Any
 
     Raises:
         CheckpointError: with the key and its value, if no SDE or parameterisation of ours expresses it, or if the
-            network
-            takes labels of another kind.
+            network takes labels of another kind.
     """
     name = config.get("_class_name")
     if name == "ScoreSdeVeScheduler" and network.fourier:
