@@ -114,12 +114,7 @@ class Noise(Protocol):
 
 @dataclass(frozen=True)
 class SeededNoise:
-    """Noise from one seed for each sample.
-
-    Args:
-        seeds: the seeds, in the order of the batch, each in [0, 2^64).
-        distribution: None for Gaussian.
-    """
+    """Noise from one seed in [0, 2^64) for each sample, in the order of the batch."""
 
     seeds: tuple[int, ...]
     distribution: Distribution

@@ -178,8 +178,8 @@ class SubVPSDE(LinearBetaSDE):
 class VESDE(SDE):
     """Variance-exploding SDE: alpha = 1 and sigma(t) = sigma_min (sigma_max / sigma_min)^t.
 
-    Sigma is in units of images in [-1, 1]: a published model on images in [0, 1] with sigma 0.01 to 50 is VESDE(0.02,
-    100).
+    Sigma is in units of images in [-1, 1]: a published model on images in [0, 1] with sigma 0.01 to 50 is
+    VESDE(0.02, 100).
 
     Args:
         sigma_min: noise at t = 0.

@@ -29,11 +29,9 @@ DrawNumber: TypeAlias = Callable[[], float]
 
 
 class TaskInputs(NamedTuple):
-    """Guides with the images that they were made from.
+    """Guides with their originals; `mask` is True where pixels may change, None if all may.
 
-    Args:
-        mask: True where pixels may change; None if all may.
-        pasted: the images that the changed pixels come from; None if nothing was pasted.
+    `pasted` are the images that the changed pixels come from; None if nothing was pasted.
     """
 
     original: Images

@@ -134,12 +134,9 @@ class UnconditionalSample:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method that SDEdit is compared with.
+    """A method that SDEdit is compared with; `method` makes it from t0 and steps.
 
-    Args:
-        method: makes the method from t0 and steps.
-        fits: whether it applies to a task.
-        nearest: whether it makes a set of images, the nearest of which is chosen for each guide.
+    `nearest` is set if it makes a set of images, the nearest of which is chosen for each guide.
     """
 
     method: Callable[[float | str, int], Method]

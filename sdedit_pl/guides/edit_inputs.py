@@ -30,7 +30,6 @@ class GuideReader:
     Args:
         shape: that of the model's images.
         scratch: folder for the images of shards, while they are needed.
-        kind: of the areas.
         paste: an object to paste on each guide.
         window: window size for guides at their own proportions; None for the model's size.
         side: with windows, length to which the shorter side is resampled.
