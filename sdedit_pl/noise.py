@@ -114,12 +114,7 @@ class Noise(Protocol):
 
 @dataclass(frozen=True)
 class SeededNoise:
-    """Noise from one seed for each sample.
-
-    Args:
-        seeds: the seeds, in the order of the batch, each in [0, 2^64).
-        distribution: None for Gaussian.
-    """
+    """Noise from one seed in [0, 2^64) for each sample, in the order of the batch."""
 
     seeds: tuple[int, ...]
     distribution: Distribution
@@ -205,13 +200,11 @@ class StepNoise:
 
     @property
     def shared(self) -> Images:
-        """The step's z, (B, C, H, W)."""
         if self._shared is None:
             self._shared = torch.zeros_like(self._like) if self._silent else self._noise(self._step, 0, self._like)
         return self._shared
 
     def fresh(self) -> Images:
-        """Noise that is used nowhere else, (B, C, H, W)."""
         self._draws += 1
         return self._noise(self._step, self._draws, self._like)
 

@@ -68,8 +68,7 @@ def integrate(
         times: at least two times in [0, 1] on the CPU, none later than the first. At a jump the solver restarts without
             history.
         first_step: number of the first step in `noise`; jumps are numbered like steps. The starting state has the
-            number
-            before it.
+            number before it.
         constraint: rewrites the state at the start and after each step.
         callback: called after each step, not after jumps.
 
@@ -78,8 +77,7 @@ def integrate(
 
     Raises:
         ValueError: invalid times, `last="denoised"` with an end above 0, a state of another precision, or steps that
-            the
-            solver cannot take.
+            the solver cannot take.
     """
     levels, descents = _checked(times, last)
     if x.dtype not in (torch.float32, torch.float64):

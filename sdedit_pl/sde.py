@@ -102,6 +102,7 @@ class SDE(abc.ABC):
         return 1.0
 
     def prior_sample(self, noise: Images) -> Images:
+        """A sample of the prior, from standard normal `noise`."""
         return noise * self.prior_deviation
 
 
@@ -177,8 +178,8 @@ class SubVPSDE(LinearBetaSDE):
 class VESDE(SDE):
     """Variance-exploding SDE: alpha = 1 and sigma(t) = sigma_min (sigma_max / sigma_min)^t.
 
-    Sigma is in units of images in [-1, 1]: a published model on images in [0, 1] with sigma 0.01 to 50 is VESDE(0.02,
-    100).
+    Sigma is in units of images in [-1, 1]: a published model on images in [0, 1] with sigma 0.01 to 50 is
+    VESDE(0.02, 100).
 
     Args:
         sigma_min: noise at t = 0.

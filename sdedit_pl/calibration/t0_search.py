@@ -57,14 +57,12 @@ def t0_for_l2(
 
     Raises:
         ValueError: even the edits from `LOWEST_T0` exceed `allowed`, which must be positive, or `edit_guides` refuses
-            its
-            input.
+            its input.
     """
     if not allowed > 0:
         raise ValueError(f"the allowed distance must be positive, got {allowed}; only the guide itself has distance 0")
 
     def distances(t0: float, chosen: Sequence[int]) -> list[float]:
-        """The largest distance of the samples of each chosen guide."""
         edits = edit_guides(
             denoiser,
             replace(edit, t0=t0),

@@ -33,8 +33,7 @@ def load_denoiser(path: str | Path, device: str | torch.device = "cpu", *, train
 
     Raises:
         CheckpointError: if it is missing, truncated, of an unknown program, names a component that this package does
-            not
-            have, holds code instead of data, or its weights do not fit its configuration or are not finite.
+            not have, holds code instead of data, or its weights do not fit its configuration or are not finite.
     """
     denoiser = load_described(path, device)[0]
     if train:
@@ -73,7 +72,6 @@ def describe(path: str | Path) -> Description:
 
 
 def read_checkpoint(checkpoint: Path) -> tuple[Description, dict[str, Tensor]]:
-    """The description and the network's tensors of a checkpoint from `find_checkpoint`."""
     format = foreign_format(checkpoint)
     if format is not None:
         imported = importer(format).read(checkpoint)

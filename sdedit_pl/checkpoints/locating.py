@@ -62,7 +62,6 @@ def _bundled_checkpoint(name: str | Path) -> Path:
 
 
 def files_of(checkpoint: Path) -> list[Path]:
-    """The files of a checkpoint from `find_checkpoint`."""
     return [checkpoint] if checkpoint.is_file() else sorted(file for file in checkpoint.rglob("*") if file.is_file())
 
 

@@ -50,7 +50,7 @@ class Family(Generic[T]):
         default: the default name.
         shared: a class whose constructor takes the section's other keys.
         supplied: constructor arguments that the program gives and no configuration can.
-        place: key that `section=text` sets if no class is called `text`; "name" refuses such a text.
+        place: key that `section=text` sets if no class is called `text`; by default the name, which refuses it.
     """
 
     table: Mapping[str, Callable[..., T]]

@@ -94,7 +94,6 @@ def list_images(folder: Path, recursive: bool = False, suffixes: tuple[str, ...]
 
 
 def is_unread_image(name: str) -> bool:
-    """Whether a relative path names an image whose suffix is not read."""
     return name.lower().endswith(UNREAD_SUFFIXES) and not any(map(_is_hidden, name.split("/")))
 
 

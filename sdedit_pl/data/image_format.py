@@ -167,8 +167,7 @@ class ImageFormat(ImageShape):
     Args:
         background: Colour under transparent pixels, a name or #rrggbb.
         margin: Pixels by which images are decoded higher and wider than `size`; training cuts random parts of `size`
-            out
-            of them, validation the central part.
+            out of them, validation the central part.
         fit: How an image gets the proportions of `size`: "crop" takes its largest central part, "resize" changes its
             proportions, "pad" continues it by its mirror image.
         marked: Whether decoded images have a further channel, 0 in padding and 1 elsewhere.
@@ -231,7 +230,7 @@ class ImageFormat(ImageShape):
 
     def valid(self, values: Pixels) -> Mask | None:
         """Mask of the pixels that are neither padding nor invalid; None if the format has neither."""
-        valid = values[:, self.channels :] > 0 if self.marked else None
+        valid = values[:, self.channels :].to(torch.bool) if self.marked else None  # PyTorch compares no uint16
         if self.format is None or self.format.invalid == "refuse":
             return valid
         finite = values[:, : self.channels].isfinite().all(1, keepdim=True)

@@ -76,7 +76,6 @@ class Windowed(nn.Module):
         self.at_once = at_once
 
     def at_label(self, label: float) -> nn.Module:
-        """The network to evaluate if all images have this label."""
         other = copy(self)
         other._modules = {"network": at_label(self.network, label)}
         return other

@@ -44,7 +44,6 @@ def find_outputs(
 
 
 def _paired(key: str, folder: Path, count: int, image_format: ImageFormat) -> NumberedImages:
-    """The images of a folder, in the order of the inputs."""
     files: dict[str, Path] = {}
     for file in (folder / name for name in list_images(folder, suffixes=suffixes_of(image_format))):
         if stem_of(file) in files:

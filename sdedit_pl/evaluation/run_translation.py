@@ -152,8 +152,6 @@ def translations_of(guides: Sequence[Path], method: str, folder: Path) -> tuple[
 
 @dataclass(frozen=True)
 class BridgeMethod:
-    """A `Bridge` from a source model as a `Method` of the target model."""
-
     bridge: Bridge
     source: Denoiser
 

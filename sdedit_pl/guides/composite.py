@@ -79,8 +79,7 @@ def compose(background: Guide, paste: Paste) -> Composite:
 
     Raises:
         ValueError: a file is missing or not an intact image (UnreadableImage), the object is fully transparent or
-            covers no
-            pixel of the guide, or the mask has another size than the picture.
+            covers no pixel of the guide, or the mask has another size than the picture.
     """
     for path in filter(None, (paste.path, paste.mask)):
         if not path.is_file():
@@ -187,7 +186,6 @@ def _covers_nothing(background: Guide, paste: Paste) -> str:
 
 
 def _cutout(paste: Paste) -> Image.Image:
-    """The object at its own size, RGBA."""
     cutout = read_rgba(paste.path)
     if paste.mask is not None:
         cutout.putalpha(ImageChops.multiply(cutout.getchannel("A"), _object_mask(paste, cutout.size)))

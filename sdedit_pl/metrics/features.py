@@ -119,7 +119,6 @@ class EfficientNetLite0(FeatureExtractor):
 def features_of(
     extractor: Callable[[Images], Float[Tensor, "b D"]], images: Images, batch: int = 32
 ) -> Float[Tensor, "B D"]:
-    """The features of many images, `batch` at a time."""
     with torch.no_grad():
         return torch.cat([extractor(part) for part in images.split(batch)])
 

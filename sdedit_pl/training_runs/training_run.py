@@ -182,7 +182,6 @@ def memory_advice(module: ScoreModule, trainer: lightning.Trainer, config: Train
 
 
 def remedy(folder: Path) -> str:
-    """The advice after a training that could not write every file."""
     if newest_whole(folder) is not None:
         return "run the same command again to write what is missing"
     if (folder / RUN_FILE).exists():

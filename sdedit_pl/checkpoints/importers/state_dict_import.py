@@ -43,7 +43,6 @@ class StoredTensors:
     ignored: Mapping[str, str] = field(default_factory=dict)
 
     def without(self, name: str, reason: str) -> StoredTensors:
-        """Ignores a tensor of this name, if there is one."""
         if name not in self.tensors:
             return self
         others = {key: tensor for key, tensor in self.tensors.items() if key != name}
