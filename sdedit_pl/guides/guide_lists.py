@@ -134,9 +134,9 @@ def shard_guides(shard: Shard, kind: AreaKind) -> list[ListedGuide]:
     warn_of_extra_images(extra)
     listed = []
     for key, (name, place) in images.items():
-        found = [(name, place), *([areas[key]] if key in areas else [])]
-        guide, *area = (Path(shard.place, PurePosixPath(name).name) for name, _ in found)
-        listed.append(ListedGuide(guide, *area, shard=shard, places=tuple(place for _, place in found)))
+        found = {"guide": (name, place)} | ({"area": areas[key]} if key in areas else {})
+        files = {role: Path(shard.place, PurePosixPath(name).name) for role, (name, _) in found.items()}
+        listed.append(ListedGuide(**files, shard=shard, places=tuple(place for _, place in found.values())))
     return listed
 
 
