@@ -1,4 +1,1 @@
-"""From a typed configuration to objects that know nothing of it.
-
-Split by what is built: an edit needs a denoiser and no trainer.
-"""
+"""From a typed configuration to objects; split so that an edit builds no trainer."""

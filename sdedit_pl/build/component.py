@@ -19,5 +19,5 @@ def build_component(component: Component[T], **supplied: Any) -> T:
 
 
 def build_unless_usual(component: Component[T]) -> T | None:
-    """An instance of the component's class, or None where the class and all its values are the family's defaults."""
+    """None if the class and all its values are the family's defaults."""
     return None if component.usual else build_component(component)

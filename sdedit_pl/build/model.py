@@ -9,7 +9,6 @@ from sdedit_pl.denoiser import Denoiser
 
 
 def supplied_to_network(model: ModelConfig) -> dict[str, int]:
-    """The arguments of a network that follow from the rest of the configuration."""
     channels = model.image.channels
     outputs = build_component(model.parameterisation).output_channels(channels)
     return {

@@ -17,7 +17,8 @@ from sdedit_pl.sde import VPSDE
 from sdedit_pl.typing import Images
 
 STROKES = "strokes"
-"""Label of the stroke paintings in tables and plots."""
+
+
 PAPER_RANGE = (0.3, 0.6)
 """Range of t0 that SDEdit recommends, as times of its VP SDE."""
 
@@ -100,7 +101,7 @@ class CalibrationReport:
     def plot(self, name: str, shown: Images) -> Image.Image:
         """A plot of KID against L2 for the checkpoint `name`, with one image at each level."""
         levels, knee = list(self.levels), self.knee
-        # The line ends beside the edits; all of it, down to unrelated images, would leave them a corner of the plot.
+        # The whole line, down to unrelated images, would leave the edits a corner of the plot.
         start, unrelated = levels[0].kid.value, self.found.unrelated_l2
         end = min(1.15 * max(level.l2.value for level in levels), unrelated)
         found = f"knee at t0={knee.t0} (sigma:{knee.noise_level:.3g})" if knee else "no knee"

@@ -117,8 +117,7 @@ def t0_file(settings: CalibrationSettings, checkpoint: Path) -> Path:
 def edits_by_noise_level(settings: CalibrationSettings, denoiser: Denoiser) -> list[SDEdit]:
     """The edit of each level, in ascending order of noise levels.
 
-    Raises:
-        ValueError: an argument is out of range, or a t0 is given twice or exceeds the model's training.
+    Raises ValueError if an argument is out of range, or a t0 is given twice or exceeds the model's training.
     """
     solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
     t0s = usual_times(denoiser) if settings.t0 is None else settings.t0
@@ -140,7 +139,6 @@ def noise_levels(edits: Sequence[SDEdit], denoiser: Denoiser) -> list[float]:
 def measurement_settings(
     settings: CalibrationSettings, edits: Sequence[SDEdit], chosen: ChosenImages, checkpoint: Path
 ) -> dict[str, Any]:
-    """All that the measurements depend on."""
     return {
         **settings.recorded(checkpoint),
         "t0": [edit.t0 for edit in edits],

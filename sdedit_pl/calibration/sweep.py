@@ -1,8 +1,7 @@
 """A sweep of t0: measurements of edits of simulated stroke paintings at each t0.
 
-Stroke paintings are simulated from images that the model has not seen. As t0 rises, the distance of the edits to the
-images (KID) falls, and the squared L2 distance of the edits to their paintings rises. The painting itself corresponds
-to t0 = 0; t0 = 1 keeps nothing of it.
+As t0 rises, the distance of the edits to the images (KID) falls, and the squared L2 distance of the edits to their
+paintings rises. The painting itself corresponds to t0 = 0; t0 = 1 keeps nothing of it.
 
 Source: Meng et al., "SDEdit", ICLR 2022, section 5 and figure 3 (KID against L2).
 """
@@ -41,7 +40,8 @@ class Sweep:
         edits: features of the paintings and edits.
         squared_l2: distances of paintings and edits to the paintings.
         energies: for each image in [-1, 1], the sum of the squared norms of painting and original, and the squared norm
-            of their difference, float64.
+            of
+            their difference, float64.
         sums: sums of all paintings and of all originals, float64.
         shown: painting and edits of the first image.
     """
@@ -84,16 +84,13 @@ def measure_batch(
     extract: Extract,
     callback: Callback | None = None,
 ) -> Sweep:
-    """Measures one batch of images. Images are rounded to 8 bits, as in files, before they are measured.
+    """Measures one batch of images, rounded to 8 bits as in files; returns the sweep on the CPU.
 
     Args:
         edits: the edit of each level, in ascending order of noise levels.
         originals: images of the model's domain, on its device, in [-1, 1].
         seeds: one seed per image, used at every level, so that levels differ only by t0.
         extract: maps images on the CPU to features.
-
-    Returns:
-        The sweep, on the CPU.
     """
     paintings = stroke_painting(originals)
     pair = torch.stack([paintings, originals]).cpu().double()

@@ -1,8 +1,7 @@
 """Search for the t0 of each guide, given the largest allowed distance between a guide and its edits.
 
 The distance of an edit to its guide grows with t0 on average but not strictly, so the bisection makes no claim about
-times that it has not tried. The edit from the t0 that it returns has been made and measured, and the same seeds make it
-again.
+times that it has not tried. The edit from the returned t0 has been measured, and the same seeds make it again.
 
 Source: Meng et al., "SDEdit", ICLR 2022 (binary search for t0).
 """
@@ -58,7 +57,8 @@ def t0_for_l2(
 
     Raises:
         ValueError: even the edits from `LOWEST_T0` exceed `allowed`, which must be positive, or `edit_guides` refuses
-            its input.
+            its
+            input.
     """
     if not allowed > 0:
         raise ValueError(f"the allowed distance must be positive, got {allowed}; only the guide itself has distance 0")

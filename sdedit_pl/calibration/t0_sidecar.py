@@ -1,7 +1,6 @@
 """The YAML file beside a checkpoint that holds its calibrated t0: `sdedit calibrate` writes it and editing reads it.
 
-The file contains the hash of the checkpoint. It is ignored once the weights have changed, for example because training
-was resumed.
+The file contains the hash of the checkpoint and is ignored once the weights have changed.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ _HEADER = """\
 
 
 def sidecar_of(checkpoint: Path) -> Path:
-    """Path of the t0 file beside a checkpoint, which is a file or a folder."""
     return checkpoint.with_name(result_name(checkpoint.name, SUFFIX))
 
 
@@ -39,7 +37,7 @@ def write_calibration(file: Path, checkpoint: Path, t0: float | str | None, foun
 
 
 def calibrated_t0(checkpoint: Path) -> float | str | None:
-    """The calibrated t0 of a checkpoint, a path returned by `find_checkpoint`.
+    """The calibrated t0 of a checkpoint from `find_checkpoint`.
 
     None if there is no t0 file beside it, if the file was made for other weights (which is logged), or if the sweep had
     no knee.

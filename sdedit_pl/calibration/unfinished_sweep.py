@@ -20,11 +20,9 @@ _SETTINGS = "settings"
 
 @dataclass(frozen=True)
 class UnfinishedSweep:
-    """The measurements of the images processed so far.
+    """The measurements of the images processed so far; `settings` are plain data that they depend on.
 
-    Args:
-        file: does not exist before the first batch.
-        settings: those that the measurements depend on, as plain data.
+    `file` does not exist before the first batch.
     """
 
     file: Path

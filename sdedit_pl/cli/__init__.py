@@ -113,7 +113,7 @@ def module_of(verb: str) -> str:
 
 @contextmanager
 def notices() -> Iterator[None]:
-    """Sends log messages of this package to standard error, in the first process of a distributed run only.
+    """Sends log messages of this package to standard error, only in the first process of a distributed run.
 
     Torch's warning that there is no GPU to build extensions for is hidden: it comes with every compilation on a CPU.
     """
@@ -169,7 +169,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def say(text: str) -> None:
-    """Writes a line to standard output, in the first process only."""
+    """Writes a line to standard output, only in the first process."""
     if speaks():
         try:
             sys.stdout.write(text + "\n")

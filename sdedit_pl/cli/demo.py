@@ -66,7 +66,6 @@ def run(words: list[str]) -> None:
 
 
 def edited_guides(arguments: Arguments) -> Image.Image:
-    """Edits all guides with all seeds, and returns a picture of them."""
     from tqdm import tqdm
 
     from sdedit_pl.checkpoints.loading import load_for_editing

@@ -49,7 +49,7 @@ def run(words: list[str]) -> None:
     check_place(out)
     models = load_models(arguments)
     shown = [word for word in words if word.partition("=")[0] not in FREE]
-    # The first process alone writes the report.
+    # Only the first process writes the report.
     replaced: set[str] = set()
     with result_folder(out, replaced=replaced) if speaks() else nullcontext() as results:
         replaced |= files_recorded_in(out / METRICS_FILE)

@@ -63,7 +63,7 @@ def run(words: list[str]) -> None:
 
 
 def check_replaceable(out: Path, new: Path) -> None:
-    """Raises a ConfigError if `out` exists and is not an earlier export of the same kind as `new`."""
+    """Raises ConfigError if `out` exists and is not an earlier export of the same kind as `new`."""
     if not out.exists():
         return
     if out.is_dir() != new.is_dir():

@@ -89,7 +89,6 @@ def run(words: list[str]) -> None:
 
 
 def import_report(description: Description, imported: Imported) -> Iterator[str]:
-    """Yields how a source was read, a line at a time."""
     origin, used = description.origin, sum(map(len, imported.used.values()))
     yield f"{description.path}: {origin.get('preset') or 'a model'} in the format {description.format}"
     yield f"  weights: {origin.get('weights')}, {', '.join(description.dtypes)}"

@@ -80,7 +80,7 @@ def run(words: list[str]) -> None:
 
 
 def listening_at(host: str, port: int) -> socket.socket:
-    """A socket at the port or the next free one. Raises ValueError if there is none."""
+    """A socket at the port or the next free one; raises ValueError if there is none."""
     from sdedit_pl.web import listen
 
     for candidate in range(port, port + (TRIED_PORTS if port > 0 else 1)):

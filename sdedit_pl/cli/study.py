@@ -46,7 +46,8 @@ def run(words: list[str]) -> None:
 def build(words: list[str]) -> None:
     """Writes a new study; an existing file is never replaced, as it may hold answers."""
     plan = COMMANDS["build"].parse(words)
-    from sdedit_pl.study.study_builder import build_study  # imports PyTorch, which no other step needs
+    from sdedit_pl.checkpoints import describe  # imports PyTorch, which no other step needs
+    from sdedit_pl.study.study_builder import build_study
 
     out = Path(plan.out)
     with result_folder(out.parent, out.name) as results:
@@ -54,7 +55,8 @@ def build(words: list[str]) -> None:
         for file in (out, out.with_name(f"{out.name}-wal")):
             if file.exists():
                 raise ConfigError(f"{file} is already there and may hold answers; give another out=, or move it away")
-        made = build_study(plan, results / out.name)
+        domain = None if plan.ckpt is None else describe(plan.ckpt).image
+        made = build_study(plan, results / out.name, domain)
     say(
         f"{counted(made['items'], 'item')}, {counted(made['asked'], 'comparison')} in "
         f"{counted(made['forms'], 'form')}; each rater answers one form\n"
@@ -63,7 +65,6 @@ def build(words: list[str]) -> None:
 
 
 def serve(words: list[str]) -> None:
-    """Serves a study until it is interrupted."""
     arguments = COMMANDS["serve"].parse(words)
     _require_packages("serve", "jinja2", "starlette", "uvicorn")
     from sdedit_pl.study.study_server import study_app

@@ -1,7 +1,7 @@
 """Configuration: one typed object per command line, declared by dataclasses and by the constructors of components.
 
-A dataclass declares the keys: a plain field is a key, a field whose type is a dataclass is a section, and a field made
-by `family` is a component, which names a class of a table and gives arguments of its constructor:
+A plain field is a key, a field whose type is a dataclass is a section, and a field made by `family` is a component,
+which names a class of a table and gives arguments of its constructor:
 
     sde: {name: vp, beta_max: 20}
 

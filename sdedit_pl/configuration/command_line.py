@@ -38,17 +38,16 @@ def parse(command: Command[T], words: Iterable[str], read: Callable[[str], dict[
     if pixels is not None and pixels < 1:
         raise ConfigError(f"max_pixels must be at least 1, got {pixels}")
     if pixels is not None:
-        os.environ["SDEDIT_MAX_PIXELS"] = str(pixels)  # which worker processes inherit
+        os.environ["SDEDIT_MAX_PIXELS"] = str(pixels)  # for worker processes
     return resolve(cls, merged, typed, taken)
 
 
 def read_arguments(cls: type, words: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """The dot list `a.b=value ...` of a command line, parsed as YAML values and as typed.
 
-    `section=name` is short for `section.name=name` where the section names a class; see also `Family.short`.
+    `section=name` is short for `section.name=name` if the section names a class; see also `Family.short`.
 
-    Raises:
-        ConfigError: an argument that is not `key=value`.
+    Raises ConfigError for an argument that is not `key=value`.
     """
     words, families = list(words), schema_of(cls).families
     merged = OmegaConf.create({})
@@ -67,7 +66,7 @@ def read_arguments(cls: type, words: Iterable[str]) -> tuple[dict[str, Any], dic
 
 
 def rename_keys(cls: type, *given: dict[str, Any]) -> None:
-    """Gives keys of `OLD_NAMES` their present names, with one notice. Raises ConfigError if both are given together."""
+    """Gives keys of `OLD_NAMES` their present names, with one notice; raises ConfigError for both names of a key."""
     known = {item.name for item in fields(cls)}
     for old, new in OLD_NAMES:
         former = [keys for keys in given if old in keys and new in known]

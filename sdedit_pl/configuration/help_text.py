@@ -17,12 +17,8 @@ ALL = "all"
 def explain(command: Command[Any], schema: Schema, keys_of: Callable[[Any], dict[str, Key]], topic: str = "") -> str:
     """The help of a command: a section, a key, all keys, or by default the first keys and the examples.
 
-    Args:
-        keys_of: gives the keys of a class in the schema.
-        topic: a section, a key, or "all"; a command without first keys always shows all.
-
-    Raises:
-        ConfigError: an unknown topic.
+    `keys_of` gives the keys of a class in the schema. `topic` is a section, a key, or "all", the default of a command
+    without first keys; an unknown one raises ConfigError.
     """
     sections = {
         section: [f"{section}: {first_paragraph(declared)}", *key_lines(keys_of(declared), f"{section}.")]
@@ -78,7 +74,6 @@ def family_lines(section: str, family: Family[Any], keys_of: Callable[[Any], dic
 
 
 def first_paragraph(cls: Any) -> str:
-    """The first paragraph of a docstring, on one line."""
     return " ".join((cls.__doc__ or "").split("\n\n")[0].split())
 
 
@@ -94,7 +89,7 @@ def key_lines(keys: Mapping[str, Key], prefix: str = "", indent: int = 2) -> lis
 
 
 def shown(value: Any) -> str:
-    """A default as it would be typed."""
+    """A default as the user would type it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, tuple | list):

@@ -1,4 +1,4 @@
-"""The description of a denoiser: what a checkpoint carries beside its weights."""
+"""The description of a denoiser that a checkpoint carries beside its weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ModelConfig:
 
     Args:
         t_max: latest time that it is trained for.
-        augmentation_labels: how many numbers condition the network on augmentation; 0 for none.
+        augmentation_labels: number of values that condition the network on augmentation; 0 for none.
     """
 
     image: ImageShape
@@ -51,7 +51,7 @@ class ModelConfig:
         return resolve(cls, data)
 
     def as_data(self) -> dict[str, Any]:
-        """The description as plain data, as checkpoints keep it, without a usual format, condition and noise."""
+        """Plain data, as checkpoints keep it, without a usual format, condition and noise."""
         data = as_data(self)
         if self.image.format is None:
             del data["image"]["format"]

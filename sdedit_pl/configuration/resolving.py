@@ -1,4 +1,4 @@
-"""From keys and values, as read from files and command lines, to a typed object, and back to plain data."""
+"""From keys and values of files and command lines to a typed object, and back to plain data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def resolve(
 
     Raises:
         ConfigError: an unknown key or name (with the nearest known one), a wrong type, a missing value, or a value that
-            a class refuses.
+            a
+            class refuses.
     """
     schema, typed = schema_of(cls), typed or {}
     _refuse_unknown(given, [*schema.keys, *schema.sections, *schema.families], "", also=taken)
@@ -51,7 +52,6 @@ def resolve(
 def resolve_component(
     section: str, given: Any, family: Family[T], typed: Mapping[str, str] | None = None
 ) -> Component[T]:
-    """The component that a section describes; see `resolve`."""
     given = _named(given, family)
     if not isinstance(given, Mapping):
         raise ConfigError(f"{section} must be a section (`{section}.name=...`), got {given!r}")
@@ -85,7 +85,7 @@ def merge(cls: type, base: Mapping[str, Any], change: Mapping[str, Any]) -> dict
 
 
 def as_data(value: Any) -> Any:
-    """A resolved object as plain data for YAML and JSON: dictionaries, lists, numbers, strings."""
+    """A resolved object as plain data for YAML and JSON."""
     if isinstance(value, Component):
         return {"name": value.name, **as_data(value.values)}
     if is_dataclass(value) and not isinstance(value, type):

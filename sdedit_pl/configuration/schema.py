@@ -1,4 +1,4 @@
-"""How keys are declared: dataclasses, families of classes, and the signatures and docstrings that describe them."""
+"""The declaration of keys by dataclasses, families of classes, and their signatures and docstrings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Key:
 
     @property
     def shortened(self) -> Key:
-        """The key with the first clause of its description, and the clause on null where that is the default."""
+        """The key with the first clause of its description, and the clause on null if that is the default."""
         first, *others = re.split(r"[;.]\s", self.text.rstrip("."))
         kept = [clause for clause in others if self.default is None and clause.startswith("null ")]
         return replace(self, text="; ".join([first, *kept]))
@@ -47,10 +47,10 @@ class Family(Generic[T]):
 
     Args:
         table: name -> class.
-        default: the name used where none is given.
+        default: the default name.
         shared: a class whose constructor takes the section's other keys.
         supplied: constructor arguments that the program gives and no configuration can.
-        place: key that `section=text` sets where no class is called `text`; without it, `text` names a class.
+        place: key that `section=text` sets if no class is called `text`; "name" refuses such a text.
     """
 
     table: Mapping[str, Callable[..., T]]
@@ -75,7 +75,7 @@ class Component(Generic[T]):
 
     Args:
         section: the section's name, for messages.
-        values: every key of the section but `name`; those of `Family.shared` are among them.
+        values: every key of the section but `name`, including those of `Family.shared`.
         usual: whether the class and all values are the family's defaults.
     """
 
@@ -103,7 +103,7 @@ class Command(Generic[T]):
     """A command of the command line: the first lines of its help, and the dataclass of its keys.
 
     `file` describes the key `config=FILE`; None for a command without it. `first` are the keys and `examples` the
-    command lines that the help shows unless asked for more.
+    command lines of the short help.
     """
 
     usage: str
@@ -154,7 +154,6 @@ def keys_of(source: Callable[..., Any]) -> dict[str, Key]:
 
 
 def argument_texts(docstring: str) -> dict[str, str]:
-    """The entries `name: text` of a docstring's `Args:` section."""
     section = re.search(r"^Args:\n(.*?)(?:\n\S|\Z)", inspect.cleandoc(docstring), re.DOTALL | re.MULTILINE)
     if section is None:
         return {}
@@ -173,7 +172,7 @@ def construct(section: str, cls: Callable[..., T], **arguments: Any) -> T:
 
 
 def require_at_least(settings: Any, **least: int) -> None:
-    """Raises ValueError if an attribute of `settings` that is not None is below its least sensible value."""
+    """Raises ValueError if an attribute of `settings` that is not None is below its least value."""
     for key, smallest in least.items():
         value = getattr(settings, key)
         if value is not None and value < smallest:

@@ -1,8 +1,7 @@
 """Reads declarations from the package's source files without importing them, so that help does not wait for PyTorch.
 
-Names are resolved as Python does: assignments are evaluated, imports within the package followed. A class becomes a
-`SourceClass`; functions and other libraries become an `Unknown`, which answers any use with itself. Modules of the
-standard library are imported.
+Assignments are evaluated, and imports within the package are followed. A class becomes a `SourceClass`; functions and
+other libraries become an `Unknown`, which answers any use with itself. Modules of the standard library are imported.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from sdedit_pl.configuration.bundled_configs import PACKAGE
 from sdedit_pl.configuration.schema import REQUIRED, Key, Schema, argument_texts
 
 IMPORTED = ("sdedit_pl.configuration", "sdedit_pl.configuration.schema")
-"""Modules that are imported after all: they are cheap, and declare families and commands."""
+"""Modules that are imported because they are cheap and declare families and commands."""
 
 
 class Unknown:
@@ -58,7 +57,6 @@ class SourceClass(Unknown):
         return [self, *(each for base in bases if isinstance(base, SourceClass) for each in base.lineage)]
 
     def arguments(self) -> Iterator[Argument]:
-        """The constructor's arguments."""
         for owner in self.lineage:
             for node in owner.node.body:
                 if isinstance(node, ast.FunctionDef) and node.name == "__init__":
@@ -74,7 +72,7 @@ class SourceClass(Unknown):
 
 
 def source_keys(cls: Any) -> dict[str, Key]:
-    """The keys that `keys_of` gives for a class, without their types."""
+    """`keys_of` for a class, without types."""
     texts: dict[str, str] = {}
     for owner in reversed(cls.lineage):
         texts |= argument_texts(owner.__doc__ or "")
@@ -82,7 +80,7 @@ def source_keys(cls: Any) -> dict[str, Key]:
 
 
 def source_schema(cls: SourceClass) -> Schema:
-    """The schema that `schema_of` gives for a dataclass, without types."""
+    """`schema_of` for a dataclass, without types."""
     keys, sections, families = source_keys(cls), {}, {}
     for name, default, module, annotation in cls.arguments():
         declared = _value(module, annotation) if isinstance(annotation, ast.Name) else None

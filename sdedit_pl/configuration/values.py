@@ -1,6 +1,6 @@
 """Conversion of values to the types of their keys, by pydantic in its strict JSON mode.
 
-That mode converts lists to tuples and whole numbers to floats, and nothing else: no `true` for 1, no "10" for 10.
+That mode converts only lists to tuples and integers to floats: no `true` for 1, no "10" for 10.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ _UNBOUNDED = ("seed", "max_pixels")
 def converted(path: str, value: Any, key: Key, typed: str | None = None) -> Any:
     """`value`, as read from YAML, in the type of a key; lists become tuples, a leading `~` the home folder.
 
-    Args:
-        path: the key's full name, for messages.
-        typed: the value as typed on the command line, which text keeps (00012 is not 10).
+    `path` is the key's full name. Text is kept as `typed` on the command line (00012 is not 10).
 
     Raises:
         ConfigError: the value is missing, of another type, not finite, or of absurd size.
@@ -82,12 +80,11 @@ def _adapter(kind: Any) -> TypeAdapter:
 
 
 def as_tuples(value: Any) -> Any:
-    """A value with tuples in place of its lists, at any depth."""
     return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _with_whole_numbers(value: Any) -> Any:
-    """A value with integers in place of floats without a fraction: YAML's 1e3 is a float."""
+    """Replaces floats without a fraction by integers: YAML's 1e3 is a float."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, dict):
@@ -96,7 +93,7 @@ def _with_whole_numbers(value: Any) -> Any:
 
 
 def _with_lists(value: Any) -> Any:
-    """A value with lists in place of texts with commas: `at=10,20` for [10, 20]."""
+    """Replaces texts with commas by lists: `at=10,20` for [10, 20]."""
     if isinstance(value, dict):
         return {name: _with_lists(entry) for name, entry in value.items()}
     return [parsed(part) for part in value.split(",")] if isinstance(value, str) and "," in value else value
@@ -124,7 +121,7 @@ def _in_words(path: str, value: Any, kind: Any, refusal: ValidationError) -> str
 
 
 def _place(value: Any, location: tuple[int | str, ...]) -> list[str]:
-    """Where in a value an error lies; pydantic names the options of a union among indices and keys."""
+    """The place of an error in a value; pydantic names the options of a union among indices and keys."""
     place = []
     for part in location:
         if isinstance(part, int):

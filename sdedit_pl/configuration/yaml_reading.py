@@ -1,7 +1,7 @@
 """YAML: the value of a piece of text, and files of `key: value` lines.
 
-A file name may hold bytes that are not UTF-8. Python keeps them as surrogates, which neither YAML nor JSON can hold: in
-files they are private characters.
+Python keeps bytes of a file name that are not UTF-8 as surrogates, which neither YAML nor JSON can hold: in files they
+are private characters.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _PRIVATE = {0xDC00 + byte: 0x10FE00 + byte for byte in range(0x80, 0x100)}
 _DOLLAR = 0x10FD24
 _TEXT_OF = {**{private: surrogate for surrogate, private in _PRIVATE.items()}, _DOLLAR: "$"}
 _LEAST_LIMIT = 10_000
-"""Nodes that a file may have in any case; beyond, it has at most one a byte, unless aliases multiply them."""
+"""Nodes that any file may have; a larger one has at most one a byte, unless aliases multiply them."""
 
 
 def in_each_text(value: Any, change: Callable[[str], str]) -> Any:
-    """A value with its strings changed, at any depth; tuples become lists."""
+    """Changes a value's strings at any depth; tuples become lists."""
     if isinstance(value, Mapping):
         return {in_each_text(name, change): in_each_text(entry, change) for name, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -36,12 +36,11 @@ def in_each_text(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def encoded(value: Any) -> Any:
-    """A value with private characters for the bytes in names that are not UTF-8."""
+    """Replaces bytes in names that are not UTF-8 by private characters."""
     return in_each_text(value, lambda text: text.translate(_PRIVATE))
 
 
 def decoded(value: Any) -> Any:
-    """The inverse of `encoded`."""
     return in_each_text(value, lambda text: text.translate(_TEXT_OF))
 
 

@@ -15,6 +15,7 @@ import zipfile
 from copy import deepcopy
 from fractions import Fraction
 from importlib import import_module
+from pathlib import PurePath
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -351,6 +352,12 @@ ARRAY_FORMATS: tuple[ArrayFormat, ...] = (Npy(), Npz(), GeoTiff(), Tiff(), Dicom
 """The formats; the first that recognises a file reads it."""
 ARRAY_SUFFIXES = tuple(suffix for format in ARRAY_FORMATS for suffix in format.suffixes)
 ALL_SUFFIXES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)))
+
+
+def stem_of(file: PurePath) -> str:
+    """A file's name without its suffix, such as .nii.gz."""
+    suffixes = (suffix for suffix in ARRAY_SUFFIXES if file.name.lower().endswith(suffix))
+    return file.name[: len(file.name) - len(max(suffixes, key=len, default=file.suffix))]
 
 
 def suffixes_of(shape: ImageShape) -> tuple[str, ...]:

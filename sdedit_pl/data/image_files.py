@@ -199,5 +199,5 @@ def picture_of_array(content: bytes, name: str, *, tiff: bool = False) -> Image.
         return Image.fromarray((values[..., 0].astype(np.float64) * 255).round().astype(np.uint8))
     raise UnreadableImage(
         f"cannot read image {name}: it has {bands} bands of {values.dtype} and is no 8-bit picture; save it as one, or "
-        "train a model of such data with data.format.dtype"
+        "use a model of such data (ckpt=, trained with data.format.dtype)"
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sdedit_pl.conditions import Condition
+from sdedit_pl.data.array_formats import stem_of
 from sdedit_pl.data.source import ImageSet
 
 FOLDERS = "folders"
@@ -58,7 +59,7 @@ def _keys(images: ImageSet) -> Iterator[str]:
 def _names(key: str) -> Sequence[str]:
     """The names by which a CSV file can identify an image, the most specific first."""
     file = Path(key)
-    return key, file.with_suffix("").as_posix(), file.name, file.stem
+    return key, file.with_name(stem_of(file)).as_posix(), file.name, stem_of(file)
 
 
 def _column(file: Path, column: str) -> dict[str, str]:

@@ -23,6 +23,7 @@ from sdedit_pl.build.component import build_component, build_unless_usual
 from sdedit_pl.checkpoints import describe
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import require_at_least
+from sdedit_pl.data.array_formats import stem_of
 from sdedit_pl.data.folder_source import image_paths
 from sdedit_pl.data.image_format import ImageShape
 from sdedit_pl.data.value_decoding import result_file, result_suffix
@@ -72,10 +73,7 @@ class AugmentSettings(ModelSettings):
 
 @dataclass(frozen=True)
 class Variation:
-    """An edit; paths are relative, with "/" between their parts, of `source` to the tree and of `file` to the results.
-
-    The fields are the columns of the manifest.
-    """
+    """An edit, a row of the manifest; `source` is relative to the class tree, `file` to the results."""
 
     file: str
     label: str
@@ -124,7 +122,7 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
 
 
 def classes_of(root: Path, shape: ImageShape) -> dict[str, list[str]]:
-    """Class -> its images' paths relative to `root`. Raises ValueError if one is in no class or unreadable."""
+    """Class -> its images' paths relative to `root`; raises ValueError if one is in no class or unreadable."""
     classes: dict[str, list[str]] = defaultdict(list)
     for path in image_paths(root, shape):
         label, _, rest = path.partition("/")
@@ -141,7 +139,7 @@ def knows(ckpt: str, classes: Iterable[str]) -> bool:
 
 
 def times_between(settings: AugmentSettings, edit: SDEdit, denoiser: Denoiser) -> list[float]:
-    """The t0 of all levels, as times. Raises ValueError if the model was not trained up to one, or they descend."""
+    """The t0 of all levels, as times; raises ValueError if they descend or exceed the model's training."""
     low, high = (start_time(t0, denoiser.sde) for t0 in settings.t0)
     if low > high:
         raise ValueError(f"t0 is lowest,highest, got {settings.t0[0]},{settings.t0[1]}")
@@ -156,8 +154,9 @@ def plan(settings: AugmentSettings, classes: dict[str, list[str]], times: Sequen
         for number in range(settings.n):
             turn, index = divmod(number, len(sources))
             seed, source = settings.seed + len(variations), PurePosixPath(sources[index])
-            file = source.with_name(result_name(source.stem, f"_seed{seed}{result_suffix(Path(source))}")).as_posix()
-            variations.append(Variation(file, label, str(source), times[(turn + index) % len(times)], seed))
+            name = result_name(stem_of(source), f"_seed{seed}{result_suffix(Path(source))}")
+            file, t0 = source.with_name(name).as_posix(), times[(turn + index) % len(times)]
+            variations.append(Variation(file, label, str(source), t0, seed))
     return variations
 
 

@@ -33,7 +33,7 @@ class EditTask:
 
 
 def build_edits(settings: EditSettings) -> list[SDEdit]:
-    """The edits, one for each t0, or one with a provisional t0 if it is not known yet. Raises ValueError."""
+    """The edits, one for each t0, or one with a provisional t0 if it is not known yet; raises ValueError."""
     edit = SDEdit(
         steps=settings.steps,
         repeats=settings.repeats,

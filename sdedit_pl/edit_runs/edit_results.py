@@ -16,6 +16,7 @@ from torch import Tensor
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
+from sdedit_pl.data.array_formats import stem_of
 from sdedit_pl.data.image_format import shown_bands
 from sdedit_pl.data.value_decoding import result_file, result_suffix
 from sdedit_pl.edit_runs.unfinished_edits import EDIT_RECORD, RECORD_KEY, GuideFacts
@@ -30,7 +31,8 @@ from sdedit_pl.result_folder import files_recorded_in, own_files, refuse_used
 
 SHEET_FILE = "sheet.png"
 SHEET_ROWS = 32
-"""Maximal number of guides on the contact sheet."""
+
+
 REDUCTIONS: dict[str, Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "C H W"]]] = {
     "mean": lambda samples: samples.clamp(-1, 1).mean(0),
     "std": lambda samples: samples.clamp(-1, 1).std(0) - 1,  # black is no deviation
@@ -51,9 +53,9 @@ class SampleWriter:
         self._unfinished: dict[str, tuple[Float[Tensor, "C H W"], Bool[Tensor, "H W"]]] = {}
 
     def write(self, facts: GuideFacts, t0: float | str, mark: str, edited: Edited, path: Trajectory | None) -> None:
-        """Writes a file for each sample of a guide, with `mark` in its name, and the trajectory if there is one.
+        """Writes a guide's samples, with `mark` in their names, and the trajectory; adds the files to `facts`.
 
-        A picture that is edited in parts is written with its last one. The files are added to `facts`.
+        A picture that is edited in parts is written with its last one.
         """
         guide = edited.guide
         for image, seed in zip(edited.samples, edited.seeds, strict=True):
@@ -105,7 +107,8 @@ def result_content(
     Args:
         kept: pixels that have the guide's own values, unless the image is a deviation.
         deviation: whether the image is a `std`, whose values begin at 0 and not at the low end of the format's range;
-            they are float32 where the guide's format has it, because small ones would be rounded to 0.
+            they
+            are float32 if the guide's format has it, because small ones would be rounded to 0.
     """
     guide = edited.guide
     suffix, pixels = result_suffix(guide.path), guide.format
@@ -164,19 +167,18 @@ def hashes(files: Iterable[Path]) -> dict[str, str]:
 
 def sample_file(guide: Path, mark: str, name: str) -> str:
     """`name` is `seed7` for a sample, or that of a reduction."""
-    suffix = result_suffix(guide)
-    stem = guide.name[: -len(suffix)] if guide.name.lower().endswith(suffix) else guide.stem
-    return result_name(stem, f"{mark}_{name}{suffix}")
+    return result_name(stem_of(guide), f"{mark}_{name}{result_suffix(guide)}")
 
 
 def trajectory_files(guide: Guide, mark: str) -> tuple[str, str]:
     """The strip and the animation."""
     ending = mark + (f"_part{guide.part.number}" if guide.part else "") + "_trajectory"
-    return result_name(guide.path.stem, f"{ending}.png"), result_name(guide.path.stem, f"{ending}.webp")
+    stem = stem_of(guide.path)
+    return result_name(stem, f"{ending}.png"), result_name(stem, f"{ending}.webp")
 
 
 def read_settings_file(file: str) -> dict[str, Any]:
-    """The settings in a YAML file, such as the record of an edit, without the facts that the record adds to them."""
+    """The settings in a YAML file, without the facts that the record of an edit adds to them."""
     return {key: value for key, value in read_file(Path(file)).items() if key != RECORD_KEY}
 
 
@@ -191,7 +193,6 @@ def earlier_results(folder: Path, overwrite: bool, name: str = EDIT_RECORD) -> s
 
 
 def recorded_samples(record: Mapping[str, Any]) -> int:
-    """The number of samples in the record of a finished edit."""
     return record.get("count", len(record["samples"]))
 
 

@@ -15,7 +15,7 @@ from sdedit_pl.checkpoints.guidance import with_guidance
 from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.configuration.resolving import as_data
-from sdedit_pl.data.array_formats import suffixes_of
+from sdedit_pl.data.array_formats import stem_of, suffixes_of
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.edit_runs.edit_plan import build_edits, default_t0, edits_of, seeds_of
 from sdedit_pl.edit_runs.edit_results import (
@@ -52,11 +52,9 @@ def run_edit(
 ) -> int:
     """Edits the guides and writes samples, contact sheet and record to `settings.out`; returns the number of samples.
 
-    An interrupted edit is resumed. Each of several processes edits its share, and the last one to end writes sheet and
-    record; the number is that of all guides finished so far.
-
-    Args:
-        loaded: the model of `settings.ckpt`, if it has been read before.
+    An interrupted edit resumes. Each of several processes edits its share, and the last one to end writes sheet and
+    record; the number counts all guides finished so far. `loaded` is the model of `settings.ckpt`, if it has been read
+    before.
 
     Raises:
         ValueError: settings, files or the device do not allow the edit, or no guide can be read. No result is written.
@@ -134,7 +132,7 @@ def prepared_share(
 
 
 def result_files(settings: EditSettings, edits: Sequence[SDEdit], listed: Sequence[ListedGuide]) -> set[str]:
-    """The names of the results. Raises ValueError if two guides would have the same ones."""
+    """The names of the results; raises ValueError if two guides would have the same ones."""
     found, shards = {EDIT_RECORD, SHEET_FILE}, set[str]()
     if settings.shards is not None:
         shards = {shard_name(number, settings.shards) for number in range(len(listed))}
@@ -145,7 +143,7 @@ def result_files(settings: EditSettings, edits: Sequence[SDEdit], listed: Sequen
             files = {"".join(member(file)) for file in files} if shards else files
             if files & found:
                 raise ValueError(
-                    f"guides need different names, got several called {guide.guide.stem}"
+                    f"guides need different names, got several called {stem_of(guide.guide)}"
                     + (" with the same t0 and seed" if mark or guide.seed is not None else "")
                 )
             found |= files
@@ -153,7 +151,7 @@ def result_files(settings: EditSettings, edits: Sequence[SDEdit], listed: Sequen
 
 
 def prepare(work: EditShare, denoiser: Denoiser) -> Arithmetic:
-    """Prepares the network of a denoiser for the guides of all processes, so that each resolves `auto` alike."""
+    """Prepares the network for the guides of all processes, so that each resolves `auto` alike."""
     settings, pixels = work.settings, work.reader.shape.pixels
     together = settings.samples * (1 if settings.trajectory else len(work.listed))
     evaluations = work.steps * len(work.listed) * denoiser.evaluations
@@ -166,7 +164,7 @@ def prepare(work: EditShare, denoiser: Denoiser) -> Arithmetic:
 def recorded_settings(
     settings: EditSettings, listed: Sequence[ListedGuide], model_files: Mapping[str, str]
 ) -> dict[str, Any]:
-    """All that the samples depend on, but the contents of the guides."""
+    """All that the samples depend on, except the contents of the guides."""
     names = "\n".join(map(repr, listed)).encode(errors="surrogateescape")
     return {
         **{key: value for key, value in as_data(settings).items() if key not in FREE_EDIT_SETTINGS},

@@ -29,7 +29,7 @@ from sdedit_pl.guides.guide_lists import ListedGuide
 logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 60.0
-"""Time between two lines about the progress where no bar is shown."""
+"""Time between two log lines about the progress, without a bar."""
 
 
 class Progress:
@@ -41,7 +41,6 @@ class Progress:
         self._began = self._said = time.monotonic()
 
     def finished(self) -> None:
-        """Counts a guide."""
         self.done += 1
         now = time.monotonic()
         if self.bar.disable and now - self._said > LOG_SECONDS:

@@ -1,6 +1,6 @@
 """The processes that share the guides of an edit: those of torchrun, of a SLURM job or array, or of `devices=`.
 
-They do not communicate. Each takes every `count`-th guide, and the folder of the results has what is done.
+They do not communicate. Each takes every `count`-th guide, and finds what is done in the folder of the results.
 """
 
 from __future__ import annotations

@@ -12,12 +12,12 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 
+from sdedit_pl.data.array_formats import stem_of
 from sdedit_pl.edit_runs.unfinished_edits import GuideFacts
 from sdedit_pl.files import whole_file
 
 
 def shard_name(number: int, guides: int) -> str:
-    """The shard of a guide, with `guides` in each."""
     return f"edits-{number // guides:06d}.tar"
 
 
@@ -46,7 +46,8 @@ def unpack_results(folder: Path, shard: str, facts: GuideFacts) -> None:
 
 def member(file: str) -> tuple[str, str]:
     """Key, which ends at the first dot of a member's name, and suffix of a result file."""
-    return PurePath(file).stem.replace(".", "-"), PurePath(file).suffix
+    stem = stem_of(PurePath(file))
+    return stem.replace(".", "-"), file[len(stem) :]
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

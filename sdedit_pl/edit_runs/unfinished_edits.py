@@ -48,13 +48,8 @@ class UnfinishedEdits:
     def claimed(self, used: bool) -> Iterator[None]:
         """Reserves this process's share and lists the files in `out` that the results may replace.
 
-        After an error, nothing is left unless a guide is finished.
-
-        Args:
-            used: whether `out` may hold files.
-
-        Raises:
-            ValueError: another process has the share, or `out` holds other files.
+        After an error, nothing is left unless a guide is finished. Raises ValueError if another process has the share,
+        or `out` holds other files and `used` is not set.
         """
         with claimed(self.out, "" if self.share.count == 1 else str(self.share)):
             if not self.settings.file.is_file():
@@ -89,7 +84,7 @@ class UnfinishedEdits:
         return found
 
     def intact(self, facts: GuideFacts) -> bool:
-        """Whether the files of a guide are there as they were written."""
+        """Whether the files of a guide are unchanged."""
         return "bad" in facts or own_files(self.place, facts["files"]) == facts["files"].keys()
 
     def note(self, number: int, facts: GuideFacts) -> None:

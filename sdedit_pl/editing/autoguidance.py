@@ -2,10 +2,9 @@
 
     D_guided = D + (w - 1) (D - D_weak)
 
-w = 1 is the model itself. In autoguidance the weaker version is a short training's: the errors that it leaves are
-errors of the long one too, only larger, so that their difference points away from them. In classifier-free guidance it
-is the model itself without the image's label, so that the label counts more. Score and x_0 estimate are moved alike,
-because both are affine in the network's output with the same coefficients for both models.
+w = 1 is the model itself. In autoguidance the weaker version comes from a short training, whose errors are larger
+versions of the long one's. In classifier-free guidance it is the model without the image's label. Score and x_0
+estimate are moved alike, because both are affine in the network's output with the same coefficients for both models.
 
 Source: Karras et al., "Guiding a Diffusion Model with a Bad Version of Itself", NeurIPS 2024, equation 3 (with its w);
 Ho and Salimans, "Classifier-Free Diffusion Guidance" (2022), equation 6 (its w is ours less 1); Kynkaanniemi et al.,
@@ -29,9 +28,10 @@ class Guided(nn.Module):
     """Two networks as one, whose noise label is the same quantity.
 
     Args:
-        network: the strong network; its learned variance is kept as it is.
-        weak: the weak network; None for `network` without the conditions, both in one batch, and without guidance where
-            an image has none.
+        network: the strong network; its learned variance is not guided.
+        weak: the weak network; None for `network` without the conditions, both in one batch; an image without
+            conditions
+            is then not guided.
         guidance: w.
         labels: lowest and highest label that is guided; None for all.
         conditioned: whether the weak network takes the conditions as well.
@@ -57,18 +57,17 @@ class Guided(nn.Module):
         self.size_divisor = getattr(network, "size_divisor", 1)
 
     def at_label(self, label: float) -> nn.Module:
-        """The network to evaluate where all images have this label."""
+        """The network to evaluate if all images have this label."""
         return self if self.labels is None or self.labels[0] <= label <= self.labels[1] else self.network
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compiles both networks."""
         for network in self.children():
             network.compile(*args, **kwargs)
 
     def forward(
         self, x: Images, label: Times, *conditions: Float[Tensor, "B conditions"]
     ) -> Float[Tensor, "B outputs H W"]:
-        """The guided output, in float32 or a wider dtype."""
+        """The guided output, in float32 or wider."""
         if self.weak is None and not conditions:
             return _precise(self.network(x, label, *conditions))
         strength = torch.full_like(label, self.guidance - 1)
@@ -92,7 +91,7 @@ def guided(
     """A denoiser, guided by a weaker one; with a guidance of 1 the denoiser itself.
 
     Args:
-        weak: None for the denoiser without labels: classifier-free guidance, of labelled images alone.
+        weak: None for the denoiser without labels: classifier-free guidance, only of labelled images.
         guidance: w; 1 is none, between 0 and 1 is in between the two models.
         levels: lowest and highest noise level at which it applies; outside, a step evaluates one network.
 
@@ -136,7 +135,6 @@ def _precise(output: Float[Tensor, "B outputs H W"]) -> Float[Tensor, "B outputs
 
 
 def _labels(denoiser: Denoiser, levels: tuple[float, float]) -> tuple[float, float]:
-    """The lowest and highest label of a range of noise levels."""
     times = denoiser.sde.time_at_noise_level(torch.tensor(levels, dtype=torch.float64).clamp(min=1e-6))
     low, high = sorted(denoiser.parameterisation.network_label(denoiser.sde, times).tolist())
     return low, high

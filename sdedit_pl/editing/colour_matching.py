@@ -3,10 +3,10 @@
     x -> m_g + A (x - m_e),    A = C_e^(-1/2) (C_e^(1/2) C_g C_e^(1/2))^(1/2) C_e^(-1/2)
 
 is the optimal transport between two Gaussians with the means m and covariances C of the colours of the edit (e) and the
-guide (g), in Oklab, where distances are those that people see.
+guide (g), in Oklab, whose distances are perceptual.
 
-Source: Pitie and Kokaram, "The Linear Monge-Kantorovitch Linear Colour Mapping for Example-Based Colour Transfer",
-CVMP 2007, equation 6; Ottosson, "A perceptual color space for image processing", 2020, for Oklab.
+Source: Pitie and Kokaram, "The Linear Monge-Kantorovitch Linear Colour Mapping for Example-Based Colour Transfer", CVMP
+2007, equation 6; Ottosson, "A perceptual color space for image processing", 2020, for Oklab.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ _FLAT = 1e-6
 def with_colours_of(guide: Images, edit: Images, area: Mask | Strength | None) -> Images:
     """An edit with the mean and covariance of its guide's colours in the area that may change, in [-1, 1].
 
-    Args:
-        area: weight of each pixel, (B, 1, H, W) or (1, 1, H, W); None for all pixels alike.
+    `area` weights each pixel, (B, 1, H, W) or (1, 1, H, W); None weights all alike.
     """
     area = guide.new_ones(1, 1, *guide.shape[2:]) if area is None else area.to(guide)
     triples = zip(guide, edit, area.expand(len(guide), -1, -1, -1), strict=True)

@@ -1,7 +1,6 @@
-"""Constraints on an edit, which rewrite the state after each step of the solver.
+"""Constraints on an edit, which rewrite the state after each step of any solver.
 
-They implement `sdedit_pl.sampling.Constraint` and work with any solver: they write pixels at the noise level that the
-state has reached, with the noise of the step.
+They write pixels at the noise level that the state has reached, with the noise of the step.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class Marginals(Protocol):
     """The distribution of x_t given x_0: an SDE, or a discrete chain in its place."""
 
     def perturb(self, x_0: Images, t: Times, noise: Images) -> Images:
-        """A sample of x_t given x_0, made of standard normal `noise`."""
+        """A sample of x_t given x_0, from standard normal `noise`."""
         ...
 
 
@@ -39,7 +38,6 @@ class KeptRegion:
         image: in [-1, 1].
         edit_mask: True where pixels may change, (B, 1, H, W) with B or 1 entries.
         marginals: noises the kept pixels.
-        level: see above.
         noise: the noise of all writes, as in SDEdit's reference code; None for the noise of each step.
 
     Source: Meng et al., "SDEdit", ICLR 2022, Algorithms 3 and 5.

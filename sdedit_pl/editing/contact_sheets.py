@@ -24,7 +24,7 @@ def contact_sheet(edits: Sequence[Edited]) -> Image.Image:
 
 
 def demo_sheet(edits: Sequence[Edited], t0: float | str, columns: int | None = None) -> Image.Image:
-    """Guides and their samples, `columns` guides side by side, and as the last entry one guide, noised, and its edit.
+    """Guides and their samples, `columns` guides side by side, and finally one guide, noised, and its edit.
 
     None takes as many columns as fill the sheet best.
     """

@@ -1,4 +1,4 @@
-"""How many images a network receives in one call, so that a result does not depend on its batch where this is cheap."""
+"""The batch size of one network call, chosen so that a result does not depend on its batch if this is cheap."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from sdedit_pl.machine import Arithmetic, AutoBool, prepare_for_inference
 
 
 def images_per_call(device: torch.device | str, compiled_batch: int | None = None) -> int | None:
-    """The value of `Denoiser.at_once` for editing on a device: 1 on a CPU, None (whole batches) elsewhere.
+    """`Denoiser.at_once` for editing on a device: 1 on a CPU, None (whole batches) elsewhere.
 
-    On a GPU, a network that is compiled for `compiled_batch` gets no other batches, which would compile it again.
-
-    Libraries choose kernels by the batch size, and these round differently. One image per call makes a sample's bits
-    independent of its batch. That costs little on a CPU and much on a GPU, where samples of different batches therefore
-    agree only up to rounding.
+    Libraries choose kernels, which round differently, by the batch size. One image per call makes a sample's bits
+    independent of its batch, at little cost on a CPU. On a GPU, samples of different batches agree only up to rounding,
+    and a network compiled for `compiled_batch` gets no other batches, which would compile it again.
     """
     return 1 if torch.device(device).type == "cpu" else compiled_batch
 
@@ -23,7 +21,7 @@ def images_per_call(device: torch.device | str, compiled_batch: int | None = Non
 def prepare_for_batches(
     denoiser: Denoiser, batch: int, pixels: int, evaluations: int, precision: str, compile: AutoBool
 ) -> Arithmetic:
-    """Prepares the network of a denoiser for batches of up to `batch` images with `pixels` pixels each."""
+    """Prepares a denoiser's network for batches of up to `batch` images with `pixels` pixels each."""
     arithmetic = prepare_for_inference(denoiser.network, evaluations, precision, compile, batch * pixels)
     device = next(denoiser.parameters()).device
     denoiser.at_once = images_per_call(device, batch if arithmetic.compile else None)

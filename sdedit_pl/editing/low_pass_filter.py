@@ -16,7 +16,7 @@ def low_frequencies(images: Images, factor: int) -> Images:
     """Images without the frequencies that an image `factor` times smaller cannot hold.
 
     torch's antialiased interpolation fails on CUDA from a factor of about 48 on, where its kernel exceeds the shared
-    memory. Off the CPU, a matrix product with the same weights takes its place.
+    memory. Off the CPU, a matrix product with the same weights replaces it.
     """
     height, width = images.shape[2:]
     small_height, small_width = max(1, height // factor), max(1, width // factor)

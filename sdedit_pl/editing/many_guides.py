@@ -25,7 +25,7 @@ T = TypeVar("T")
 HOST_BATCH = 16
 """Default batch size on a CPU, where larger ones are not faster."""
 DEVICE_PIXELS = 2**20
-"""Pixels of a default batch on a GPU: 256 images of 64 px or 16 of 256 px; it is halved where memory runs out.
+"""Pixels of a default batch on a GPU: 256 images of 64 px or 16 of 256 px; halved when memory runs out.
 
 Measured on an H200: 16 images of 256 px take 2.8 GiB with the DDPM network of 113.7 M parameters in bfloat16.
 """
@@ -58,7 +58,7 @@ def edit_guides(
     batch: int | None = None,
     on_step: Callable[[int], object] | None = None,
 ) -> Iterator[Edited]:
-    """Edits each guide with each of its seeds and yields guides as soon as all their samples are complete.
+    """Edits each guide with each of its seeds and yields a guide once its samples are complete.
 
     A sample depends on its guide, area and seed, not on its batch.
 
@@ -67,7 +67,8 @@ def edit_guides(
         seeds: those of all guides, or a sequence for each guide.
         batch: samples per batch, of one or more guides of one size; None for as many as the device's memory holds.
         on_step: called after each solver step with the number of samples in the batch, and with a negative number when
-            a batch is repeated because memory ran out.
+            a
+            batch is repeated because memory ran out.
 
     Raises:
         ValueError: the batch is too large for the device, or `SDEdit` refuses its input.
@@ -98,7 +99,6 @@ def edited(
     samples: Float[Tensor, "N C H W"],
     seeds: Sequence[int],
 ) -> Edited:
-    """A guide with its samples, which are cut to its shape already."""
     noised = edit.noised_guide(denoiser, guide.image[:1], seeds=seeds[:1])
     shown = guide._replace(image=guide.shown(guide.image), fit="crop")
     return Edited(shown, None if area is None else guide.shown(area), guide.shown(noised), samples, tuple(seeds))
@@ -113,14 +113,11 @@ def in_batches(
     batch: int | None = None,
     on_step: Callable[[int], object] | None = None,
 ) -> Iterator[tuple[T, Float[Tensor, "C H W"]]]:
-    """Yields each item of `todo` with its image, of at most `pixels` pixels.
+    """Yields each item of `todo` with its image, of at most `pixels` pixels; raises ValueError as `edit_guides` does.
 
     Args:
         make: makes the images of a batch of items, or of the first of them; its second argument is a solver's callback.
         batch: see `edit_guides`, as for `on_step`.
-
-    Raises:
-        ValueError: the batch is too large for the device.
     """
     device = next(denoiser.parameters()).device
     size, start = batch or default_batch(device, pixels), 0
@@ -168,12 +165,11 @@ def _of_one_size(chunk: Sequence[tuple[int, int]], guides: Sequence[Guide]) -> l
 
 
 def default_batch(device: torch.device, pixels: int) -> int:
-    """The batch size for images of `pixels` pixels."""
     return HOST_BATCH if device.type == "cpu" else max(1, DEVICE_PIXELS // pixels)
 
 
 def _smaller(size: int, batch: int | None, device: torch.device) -> int:
-    """Half the batch size, unless the user chose it or a single sample is too large (ValueError)."""
+    """Half the batch size; raises ValueError if the user chose it or a single sample is too large."""
     if size == 1:
         raise ValueError(f"{device} has too little memory for a single sample; use a smaller image or another device")
     if batch is not None:

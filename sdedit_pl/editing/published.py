@@ -53,7 +53,7 @@ class Variant:
         return ChainMarginals.of(sde, times, like) if self.chain_marginals else sde
 
     def kept(self, image: Images, edit_mask: Mask, marginals: Marginals, noise: Images) -> KeptRegion:
-        """The constraint that keeps `image` outside `edit_mask` in a repeat that `noise` has started."""
+        """The constraint that keeps `image` outside `edit_mask` in a repeat that started from `noise`."""
         return KeptRegion(image, edit_mask, marginals, self.kept_level, noise if self.one_noise else None)
 
 

@@ -1,8 +1,7 @@
 """SDEdit: noise a guide to t0, then run the reverse process from there.
 
-The guide is an image with coarse changes, such as strokes or a pasted patch. Noise of level t0 hides its unrealistic
-details and keeps its layout; the reverse process, a sampler of the domain, adds realistic details. With a mask, pixels
-outside it are kept; with a strength map, each pixel has its own t0.
+Noise of level t0 hides the unrealistic details of the guide and keeps its layout; the reverse process adds realistic
+details. With a mask, pixels outside it are kept; with a strength map, each pixel has its own t0.
 
 Source: Meng et al., "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations", ICLR 2022,
 Algorithms 2 to 5.
@@ -170,7 +169,7 @@ class SDEdit:
         return [self.times(sde, repeat) for repeat in range(self.repeats)]
 
     def total_steps(self, sde: SDE) -> int:
-        """Number of solver steps over all repeats, with resampled ones."""
+        """Number of solver steps over all repeats, including resampled ones."""
         return sum(int((times.diff() < 0).sum()) for times in self.schedule(sde))
 
     def check(self, denoiser: Denoiser) -> None:

@@ -1,9 +1,9 @@
 """Trajectories of edits: the estimates of x_0 from t0 to 0, shown as an animation and as a strip.
 
 At high noise levels an estimate averages all images that the state could come from: layout settles first, texture last.
-If the estimates resemble the guide for long, t0 is too low to change it; if even the first one differs, t0 is too
-high. A wrapper around the denoiser records the estimates that the solver requests anyway, so that the result is the
-same bit for bit.
+If the estimates resemble the guide for long, t0 is too low to change it; if even the first one differs, t0 is too high.
+A wrapper around the denoiser records the estimates that the solver requests anyway, so that the result is
+bit-identical.
 """
 
 from __future__ import annotations
@@ -50,7 +50,6 @@ class Trajectory:
     images: UInt8[Tensor, "frames B C H W"]
 
     def first(self, count: int) -> Trajectory:
-        """The first `count` samples of the batch."""
         return Trajectory(self.times, self.noise_levels, self.images[:, :count])
 
     def thinned(self, frames: int) -> Trajectory:
@@ -62,7 +61,7 @@ class Trajectory:
 
 
 class WatchedDenoiser(Denoiser):
-    """A wrapper around a denoiser that calls `watch` with the times and estimates of x_0 of each evaluation."""
+    """Calls `watch` with the times and estimates of x_0 of each evaluation of a denoiser."""
 
     def __init__(self, denoiser: Denoiser, watch: Callable[[Tensor, Images], object]) -> None:
         shared = {name: getattr(denoiser, name) for name in ("t_max", "labels", "noise", "at_once")}
@@ -93,10 +92,10 @@ class WatchedDenoiser(Denoiser):
 
 
 class RecordingDenoiser(WatchedDenoiser):
-    """A wrapper around a denoiser that records at most `frames` (3 or more) of its estimates of x_0 during one run.
+    """Records at most `frames` (3 or more) of a denoiser's estimates of x_0 during one run.
 
     It keeps every n-th estimate and the last one. When `frames` estimates have been kept, every second one is dropped
-    and n is doubled. Estimates have the bands that `format` shows. Nothing is read back from the device before
+    and n is doubled. Estimates have the bands that `format` shows. Nothing is transferred from the device before
     `trajectory` is called.
     """
 
@@ -154,10 +153,7 @@ def edit_with_trajectory(
     batch: int | None = None,
     on_step: Callable[[int], object] | None = None,
 ) -> tuple[Edited, Trajectory]:
-    """Edits a guide like `edit_guides` and records the trajectory of its first samples.
-
-    They form one batch; there are at most `SHOWN_SAMPLES` of them.
-    """
+    """Edits a guide like `edit_guides` and records the trajectory of its first `SHOWN_SAMPLES` samples as one batch."""
     shown = min(batch or len(seeds), SHOWN_SAMPLES)
     recording = RecordingDenoiser(denoiser, format=guide.format)
     (edited,) = edit_guides(recording, edit, [guide], [area], seeds[:shown], batch=shown, on_step=on_step)
@@ -173,10 +169,7 @@ def strip(
 ) -> Image.Image:
     """A row for each sample: estimates of x_0 with their times and noise levels, then the result.
 
-    Args:
-        trajectory: the trajectory of the samples; the first `SHOWN_SAMPLES` of them are shown.
-        results: the samples, in [-1, 1].
-        frames: maximal number of estimates in a row, at least 2.
+    Shows the first `SHOWN_SAMPLES` of `results`, in [-1, 1]; `frames`, at least 2, limits the estimates in a row.
     """
     shown = trajectory.first(SHOWN_SAMPLES).thinned(frames)
     rows = [[*map(to_picture, images)] for images in shown.images.unbind(1)]

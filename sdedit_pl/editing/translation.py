@@ -56,7 +56,7 @@ def ddim_encode(
 def ddim_round_trip(
     denoiser: Denoiser, images: Images, times: Float[Tensor, "levels"], callback: Callback | None = None
 ) -> Images:
-    """Encodes images with `ddim_encode`, whose arguments it takes, and decodes them with DDIM."""
+    """Encodes images with `ddim_encode` and decodes them with DDIM."""
     return _decoded(denoiser, ddim_encode(denoiser, images, times, callback), times, callback)
 
 
@@ -79,7 +79,7 @@ class Bridge:
             )
 
     def common_level(self, source: Denoiser, target: Denoiser) -> float:
-        """The noise level of the exchanged state. Raises ValueError if it exceeds a model's training."""
+        """The noise level of the exchanged state; raises ValueError if it exceeds a model's training."""
         highest = min(_highest_level(model) for model in (source, target))
         if self.level is not None and self.level > highest * (1 + 1e-6):
             raise ValueError(f"these models were trained up to noise level {highest:.4g}, got {self.level:g}")
@@ -104,8 +104,8 @@ class Bridge:
 def away_from(source: Denoiser, target: Denoiser, weight: float) -> Denoiser:
     """The target model with `weight` (target score - source score) added to its score.
 
-    It takes the place of EGSDE's realism expert, the features of a classifier of noised images: the added score is the
-    gradient of the log odds that the best such classifier gives to the target domain, and needs no training.
+    It replaces EGSDE's realism expert, the features of a classifier of noised images: the added score is the gradient
+    of the log odds that the best such classifier gives to the target domain, and needs no training.
 
     Raises:
         ValueError: the models have other SDEs, parameterisations or labels.

@@ -4,8 +4,8 @@
 
 The estimate of x_0 and the score are affine in the network's output F, with the same coefficients for all pixels
 (`sdedit_pl.parameterisations`), so blending the outputs blends the estimates. The weights are raised cosines, smallest
-at a window's border. The network never sees more than a window: where every image shows one object, such as a face, a
-high t0 puts an object into each window, and a low one leaves enlarged parts grainy.
+at a window's border. The network never sees more than a window: if every training image shows one object, such as a
+face, a high t0 puts an object into each window, and a low one leaves enlarged parts grainy.
 
 Source: Bar-Tal et al., "MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation", ICML 2023, section 3,
 with weights.
@@ -28,7 +28,7 @@ from sdedit_pl.denoiser import Denoiser, at_label
 from sdedit_pl.typing import Images, Times
 
 WINDOWS_AT_ONCE = 16
-"""Maximal number of windows in one call of the network, where the denoiser does not prescribe one."""
+"""Maximal number of windows in one call of the network, unless the denoiser prescribes one."""
 
 
 class Strip(NamedTuple):
@@ -76,7 +76,7 @@ class Windowed(nn.Module):
         self.at_once = at_once
 
     def at_label(self, label: float) -> nn.Module:
-        """The network to evaluate where all images have this label."""
+        """The network to evaluate if all images have this label."""
         other = copy(self)
         other._modules = {"network": at_label(self.network, label)}
         return other
@@ -129,8 +129,8 @@ class Windowed(nn.Module):
 def window_starts(length: int, size: int, overlap: int) -> list[int]:
     """The ascending first pixels of windows of `size` that cover `length` pixels.
 
-    The first window begins at 0 and the last ends with the image. Those between are evenly spaced; there are as few as
-    an overlap of at least `overlap` allows.
+    The first window begins at 0 and the last ends with the image; those between are evenly spaced, and as few as an
+    overlap of at least `overlap` allows.
     """
     span = length - size
     if span == 0:
@@ -149,7 +149,7 @@ def windowed(
     """A denoiser for images of at least `size`, which evaluates another one, with the same weights, on windows.
 
     Args:
-        size: height and width of a window, as `Windowed` takes them, best those that the network was trained on.
+        size: height and width of a window, best those that the network was trained on.
         overlap: minimal overlap of neighbouring windows in pixels.
         trained_size: size of the training images, if known; smaller windows are refused.
 

@@ -66,7 +66,6 @@ class Ablation:
     """A setting that is varied.
 
     Args:
-        title: of the setting, for the report.
         variants: makes the edits with one value from the base edit.
         compares: whether it compares two models.
     """

@@ -1,8 +1,8 @@
 """Anomaly maps: where images differ from their reconstructions by a model of normal images.
 
-An image is noised to t0 and denoised. The model puts normal structure where noise has hidden the image, so that
-defects, which it does not know, come back different. A low t0 finds small and faint defects, a high t0 large ones; a
-map is the mean over several t0 and seeds.
+An image is noised to t0 and denoised. Where noise hides the image the model paints normal structure, so that defects
+come back different. A low t0 finds small and faint defects, a high t0 large ones; a map is the mean over several t0 and
+seeds.
 
 Source: Wyatt et al., "AnoDDPM: Anomaly Detection With Denoising Diffusion Probabilistic Models Using Simplex Noise",
 CVPR Workshops 2022.
@@ -56,17 +56,17 @@ class AnomalyMaps(NamedTuple):
 
     @property
     def relative(self) -> Float[Tensor, "T H W"]:
-        """Residuals r as r / (r + spread + `FLOOR`), in [0, 1): low where the model leaves much open."""
+        """Residuals r as r / (r + spread + `FLOOR`), in [0, 1): low where reconstructions vary."""
         return self.residuals / (self.residuals + self.spreads + FLOOR)
 
 
 def pixel_residual(images: Images, others: Images) -> Float[Tensor, "B H W"]:
-    """The absolute difference on [0, 1], the mean over channels."""
+    """The absolute difference on [0, 1], averaged over channels."""
     return ((images - others) / 2).abs().mean(1)
 
 
 def blurred(maps: Float[Tensor, "B H W"], width: float) -> Float[Tensor, "B H W"]:
-    """Maps after a Gaussian with a standard deviation of `width` pixels; 0 leaves them."""
+    """Maps after a Gaussian with a standard deviation of `width` pixels."""
     side = 2 * max(1, round(3 * width)) + 1
     return gaussian_blur(maps[:, None], [side, side], [width, width])[:, 0] if width else maps
 
@@ -75,8 +75,7 @@ def blurred(maps: Float[Tensor, "B H W"], width: float) -> Float[Tensor, "B H W"
 class Detector:
     """Makes the anomaly maps of images from reconstructions by `edits`, with `samples` seeds each.
 
-    Args:
-        blur: see `blurred`; applies to residuals and spreads.
+    `blur` applies to residuals and spreads.
     """
 
     edits: Sequence[SDEdit]
@@ -86,7 +85,7 @@ class Detector:
     seed: int = 0
 
     def steps(self, denoiser: Denoiser) -> int:
-        """Solver steps for an image. Raises ValueError if a t0 exceeds the model's training."""
+        """Solver steps for an image; raises ValueError if a t0 exceeds the model's training."""
         for edit in self.edits:
             edit.check(denoiser)
         return self.samples * sum(edit.total_steps(denoiser.sde) for edit in self.edits)
@@ -98,11 +97,7 @@ class Detector:
         batch: int | None = None,
         numbers: Sequence[int] | None = None,
     ) -> Iterator[AnomalyMaps]:
-        """Yields the maps of each image, or of those with `numbers`.
-
-        Args:
-            batch: the number of images at a time, as in `edit_guides`.
-        """
+        """Yields the maps of each image, or of those with `numbers`, `batch` at a time."""
         steps, levels = self.steps(denoiser), len(self.edits)
         numbers = range(len(images)) if numbers is None else numbers
 
@@ -140,7 +135,7 @@ def image_score(anomaly: Float[Tensor, "H W"], share: float) -> float:
 def stored_maps(
     folder: Path, images: ChosenImages, make: Callable[[Sequence[int]], Iterator[AnomalyMaps]]
 ) -> list[Path]:
-    """The files of all images' maps in `folder`, where those that are missing are made first.
+    """The files of all images' maps in `folder`; missing ones are made first.
 
     Their names hold hashes of the images, so that a changed image gets new maps.
     """

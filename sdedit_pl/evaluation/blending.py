@@ -80,7 +80,6 @@ def laplacian_blend(original: Images, pasted: Images, mask: Mask) -> Images:
 
 
 def load_opencv() -> Any:
-    """Imports OpenCV, or raises ValueError if it is not installed."""
     try:
         import cv2
     except ModuleNotFoundError as error:
@@ -113,5 +112,4 @@ def _colour(image: Float[Tensor, "C H W"]) -> Float[Tensor, "3 H W"]:
 
 
 def _stacked(pictures: list[np.ndarray], channels: int) -> Tensor:
-    """The first channels of pictures (H, W, 3), as one tensor (B, channels, H, W)."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)[:, :channels].contiguous()

@@ -64,8 +64,7 @@ class Partners(NamedTuple):
 def partners(groups: Sequence[int], seed: int) -> Partners:
     """Pairs groups that paste on each other; the last three form a circle if the number of groups is odd.
 
-    A composite depends on both of its images. If groups pasted on any other group, all groups would depend on each
-    other and no two edits would be independent.
+    A composite depends on both of its images: if groups pasted on any other group, no two edits would be independent.
 
     Raises:
         ValueError: there is only one group.

@@ -58,7 +58,7 @@ def anomaly_sheet(
     truth: Bool[Tensor, "N H W"] | None,
     format: PixelFormat | None,
 ) -> Image.Image:
-    """Images, reconstructions, maps and spreads, these brightened alike, and the defects of the images in `shown`."""
+    """Images, reconstructions, maps and spreads (equally brightened), and the defects, of the images in `shown`."""
     spreads = torch.stack([maps.spreads.mean(0) for maps, _ in shown.values()])
     brightest = torch.stack([anomaly for _, anomaly in shown.values()]).max()
     rows = []
@@ -72,7 +72,6 @@ def anomaly_sheet(
 
 
 def detection_report(numbers: Mapping[str, Any], picture: Image.Image) -> ReportDocument:
-    """The report of a detection; `numbers` are the contents of its metrics.json."""
     model, measures, settings = numbers["model"], numbers["measures"], numbers["settings"]
     found = f", {numbers['with_defects']} of them with defects" if measures else ""
     relative = ", relative to the spread of the reconstructions" if settings["relative"] else ""

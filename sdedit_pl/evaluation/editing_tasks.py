@@ -1,8 +1,7 @@
 """The editing tasks of the paper, simulated: a user's strokes or pasted patch, made from a validation image and a seed.
 
-Inputs depend on the images and on (seed, number of the image) alone. Strokes and patches are computed from Python's
-random numbers, the same in all its versions, and without a drawing library: everybody who evaluates on the same images
-gets the same inputs.
+Inputs depend only on the images and on (seed, number of the image). Strokes and patches use Python's random numbers,
+the same in all its versions, and no drawing library, so that they are the same on every machine.
 
 Source: Meng et al., "SDEdit", ICLR 2022, sections 4.1 to 4.3 and appendix D.2.
 """
@@ -100,12 +99,11 @@ class Compositing(EditingTask):
 
 
 def draws_of(seed: int, number: int, task: str) -> DrawNumber:
-    """The random numbers of one image in one task."""
     return random.Random(mixed(seed, number, *task.encode())).random
 
 
 def brush_stroke(sides: tuple[int, int], draw: DrawNumber) -> Bool[Tensor, "H W"]:
-    """The pixels of an image of `sides` (height, width) that a brush stroke covers: those near a bent line."""
+    """The pixels of an image of `sides` (height, width) near a bent line."""
     side = min(sides)
     radius = side * (0.05 + 0.05 * draw())
     points = [torch.tensor([0.2 + 0.6 * draw(), 0.2 + 0.6 * draw()], dtype=torch.float64) * torch.tensor(sides)]
@@ -119,7 +117,7 @@ def brush_stroke(sides: tuple[int, int], draw: DrawNumber) -> Bool[Tensor, "H W"
 
 
 def ellipse(sides: tuple[int, int], draw: DrawNumber) -> Bool[Tensor, "H W"]:
-    """The pixels of an ellipse in an image of `sides` (height, width); it does not touch the edges."""
+    """The pixels of an ellipse inside an image of `sides` (height, width); it does not touch the edges."""
     size = torch.tensor(sides)
     centre = torch.tensor([0.3 + 0.4 * draw(), 0.3 + 0.4 * draw()], dtype=torch.float64) * size
     half_axes = torch.tensor([0.125 + 0.125 * draw(), 0.125 + 0.125 * draw()], dtype=torch.float64) * size

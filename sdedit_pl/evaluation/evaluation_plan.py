@@ -1,8 +1,8 @@
 """The plan of an evaluation: sets of inputs, and columns, each a method applied to a set of inputs.
 
-A plan follows from the settings alone. An edit that ablations share with each other or with the tables is one column
-and is made once. Each folder has a recipe, a text of everything its images depend on; a folder made by another recipe
-is not continued.
+The plan depends only on the settings. An edit that ablations share with each other or with the tables is one column and
+is made once. Each folder has a recipe, a text of everything its images depend on; images of another recipe are not
+reused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from sdedit_pl.evaluation.editing_tasks import TASKS, EditingTask, StrokeSynthes
 from sdedit_pl.evaluation.methods import BASELINES, Method, SDEditMethod
 
 ORIGINAL = "original"
-"""The folder of the validation images."""
+
+
 GUIDE, MASK, OURS = "guide", "mask", "sdedit"
 SAMPLES = "samples"
 """The folder of the unconditional samples, which have the shape of the originals and no guide."""
@@ -36,15 +37,7 @@ class Column:
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """The settings of an evaluation.
-
-    Args:
-        edit: the evaluated edit.
-        tasks: names in `TASKS`.
-        baselines: names in `BASELINES`.
-        ablations: names in `ABLATIONS`.
-        values: of the ablations.
-        seed: of the inputs; edit number n has the seed `seed` + n.
+    """The settings of an evaluation; edit number n has the seed `seed` + n.
 
     Raises:
         ValueError: an unknown or repeated name, or neither tasks nor ablations.
@@ -87,7 +80,7 @@ class EvaluationPlan:
     ablations: Mapping[str, Sequence[tuple[AblationVariant, str]]]
 
     def check(self, models: Mapping[str, Denoiser]) -> None:
-        """Raises ValueError if a column cannot be made; the message names its folder."""
+        """Raises ValueError with a column's folder if the column cannot be made."""
         for folder, column in self.columns.items():
             try:
                 column.method.check(models[column.model])
@@ -97,9 +90,8 @@ class EvaluationPlan:
     def recipes(self, identities: Mapping[str, str], groups: str) -> dict[str, str]:
         """Folder -> a text of everything its images depend on besides the validation images.
 
-        Args:
-            identities: hashes of the models, by name.
-            groups: a hash of the images' groups, which composites depend on.
+        `identities` are hashes of the models, by name; `groups` is a hash of the images' groups, on which composites
+        depend.
         """
         seed = self.settings.seed
         inputs = {
@@ -144,7 +136,7 @@ def make_plan(settings: EvaluationSettings) -> EvaluationPlan:
 
 
 def _folder_of(variant: AblationVariant, edit: SDEdit) -> str:
-    """The folder of a variant, which is that of the table's edits if the edit is the same."""
+    """The folder of a variant: that of the table's edits if the edit is the same."""
     same_task = variant.task == StrokeSynthesis()
     source = STROKE_TASK if same_task else f"{STROKE_TASK}_{variant.task.colours}_colours"
     if variant.model == MODEL and variant.edit == edit:

@@ -1,8 +1,7 @@
 """Makes all images of a plan on all devices; after an interruption, only the missing ones.
 
-The first process writes the validation images and the inputs; then every process lists the missing batches and makes
-its share of them. An image depends only on its inputs and its seed, not on the process or the batch, so that the files
-are the same for any number of devices.
+The first process writes the validation images and the inputs; then every process makes its share of the missing
+batches. An image depends only on its inputs and its seed, so that the files are the same for any number of devices.
 """
 
 from __future__ import annotations
@@ -38,20 +37,13 @@ logger = logging.getLogger(__name__)
 
 
 class PendingImages(NamedTuple):
-    """A batch of missing images of a column."""
-
     folder: str
     numbers: Sequence[int]
 
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """The devices as of Lightning's Fabric, and the networks' arithmetic.
-
-    Args:
-        precision: float32, tf32, bfloat16, float16 or auto.
-        compile: whether to compile the networks, or auto.
-    """
+    """The devices as of Lightning's Fabric, and the networks' arithmetic."""
 
     accelerator: str = "auto"
     devices: int | str = "auto"
@@ -69,7 +61,7 @@ class ComputeSettings:
 
     @property
     def exact(self) -> bool:
-        """Whether an image made on a CPU must be the same to the last bit in any batch."""
+        """Whether an image made on a CPU must be bit-identical in any batch."""
         return not self.recipe
 
     @property
@@ -137,7 +129,6 @@ class ImageMaker:
         return fabric.device if fabric.is_global_zero else None
 
     def write_inputs(self) -> None:
-        """Writes the missing validation images and inputs."""
         if self.overwrite:
             remove_images(self.store.out, self.record.recipes)
         self.record.write(self.store.out)

@@ -1,11 +1,9 @@
-"""The folder of an evaluation: its images, and a record of their settings, which lets a later command continue it.
+"""The folder of an evaluation: its images, and a record of their settings, from which a later command continues.
 
-    evaluation.json             the settings of the images below
-    images/original/            the validation images, 000000.png, 000001.png, ...
-    images/TASK/guide, mask     the inputs of a task
-    images/TASK/METHOD          the images that a method made from them
-
-Images are named by number everywhere, so that they pair up with the outputs of another system for the same inputs.
+evaluation.json             the settings of the images below
+images/original/            the validation images, 000000.png, 000001.png, ...
+images/TASK/guide, mask     the inputs of a task
+images/TASK/METHOD          the images that a method made from them
 """
 
 from __future__ import annotations
@@ -43,7 +41,6 @@ class ImageStore:
     partners: Partners
 
     def pictures(self, folder: str) -> NumberedImages:
-        """The images of a folder INPUTS/NAME."""
         image_format = ImageFormat(self.format.size, 1) if folder.endswith(f"/{MASK}") else self.format
         return NumberedImages(self.out / IMAGES / folder, self.count, image_format)
 
@@ -95,7 +92,7 @@ class EvaluationRecord:
 
 
 def remove_images(out: Path, recipes: Iterable[str]) -> None:
-    """Removes the evaluation's own images from its folders and the folders `recipes`, and nothing else.
+    """Removes only the evaluation's own images, from its folders and the folders `recipes`.
 
     The record stays until a new one replaces it, so that the folder remains an evaluation.
 
@@ -122,7 +119,7 @@ def remove_images(out: Path, recipes: Iterable[str]) -> None:
 def check_place(out: Path) -> None:
     """Raises ValueError if `out` is a file, or a folder that holds anything but an evaluation."""
     require_folder(out)
-    # Files that are being written have names that begin with a dot.
+    # Unfinished files have names that begin with a dot.
     if (
         out.is_dir()
         and not (out / EVALUATION_RECORD).is_file()

@@ -1,7 +1,7 @@
 """Measurement of an evaluation's images, column by column, from their files.
 
 KID leaves out the pairs of an edit and an image of the same group: an edit is close to the image behind its guide
-because it was made from it, not because the model is good.
+whether or not the model is good.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from sdedit_pl.metrics.realism import DensityCoverage, FrechetDistance, KernelDi
 COVERAGE_IMAGES = 6
 """Density and coverage need the five nearest neighbours of an image."""
 COMPARED_SIDE = 32
-"""Height and width to which images are averaged down to find the nearest, in pixels."""
+"""Height and width in pixels to which images are averaged down to find the nearest."""
 LEAST_GROUPS = 3
 """KID's standard error needs estimates that leave one group out."""
 
@@ -48,7 +48,6 @@ class Instruments:
     Args:
         features: for realism.
         lpips: measures the kept pixels of masked tasks; None leaves it out.
-        device: where both compute.
         batch: images at a time.
         kid_subset: size of the random subsets that KID is also averaged over, as other programs do; None for none.
     """
@@ -83,12 +82,10 @@ class Measurement:
         self._measured: dict[str, Measures] = {}
 
     def methods(self, task: str) -> dict[str, NumberedImages]:
-        """The columns of a task's table."""
         own = {method: self.store.pictures(f"{task}/{method}") for method in self.plan.tables[task]}
         return {**own, **self.outputs.get(task, {})}
 
     def measure(self) -> dict[str, Any]:
-        """The tables of all tasks and ablations."""
         for task, methods in self.plan.tables.items():
             for method in methods:
                 if method in BASELINES and BASELINES[method].nearest:

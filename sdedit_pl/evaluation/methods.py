@@ -1,11 +1,10 @@
 """The methods that an evaluation compares, each making an image from a task's inputs: SDEdit and its baselines.
 
-Blending does not use the model. DDIM encoding follows the probability-flow ODE from the guide up to t0 and back
-down; it keeps the guide, and its lack of realism too. An unconditional sample is as realistic as the model allows and
-follows no guide; the sample nearest to a guide shows what selection alone achieves.
+Blending does not use the model. DDIM encoding follows the probability-flow ODE from the guide up to t0 and back down;
+it keeps the guide, and its lack of realism too. An unconditional sample is as realistic as the model allows and follows
+no guide; the sample nearest to a guide shows the effect of selection alone.
 
-The text (`repr`) of a method covers everything that its images depend on besides the inputs, the model and the seeds.
-Every image has its own seed, so that it is the same in any batch.
+The `repr` of a method covers everything that its images depend on besides the inputs, the model and the seeds.
 
 Source: Song, Meng and Ermon, "Denoising Diffusion Implicit Models", ICLR 2021, section 4.3, for DDIM encoding.
 """
@@ -41,7 +40,7 @@ class Method(Protocol):
         ...
 
     def total_steps(self, denoiser: Denoiser) -> int:
-        """The number of solver steps per image."""
+        """Solver steps per image."""
         ...
 
     def __call__(

@@ -1,6 +1,6 @@
 """Folders of numbered PNG files: the images that an evaluation edits, and the results.
 
-Each file appears whole or not at all: an image that exists is finished, whichever process made it.
+Files are written atomically: an image that exists is finished, whichever process made it.
 """
 
 from __future__ import annotations
@@ -49,11 +49,9 @@ def _hash_of(pixels: bytes) -> str:
 
 @dataclass(frozen=True)
 class NumberedImages:
-    """A folder of images 000000.png, 000001.png, ... of one shape; it is created with the first image.
+    """A folder of `count` images 000000.png, 000001.png, ... of one shape, created with the first image.
 
-    Args:
-        count: the number of images when complete.
-        files: the files, if they have other names.
+    `files` are the files if they have other names.
     """
 
     folder: Path
@@ -86,11 +84,11 @@ class NumberedImages:
         return self.format.images(torch.stack([self._decoded(number) for number in numbers]))
 
     def shown(self, numbers: Sequence[int]) -> list[Image.Image]:
-        """Some of the images as pictures; raises the same errors as `read`."""
+        """Some of the images as pictures; raises as `read` does."""
         return [to_picture(image, self.format.format) for image in self.read(numbers)]
 
     def read_masks(self, numbers: Sequence[int]) -> Mask:
-        """Some of the images as masks, True where they are white; raises the same errors as `read`."""
+        """Some of the images as masks, True where they are white; raises as `read` does."""
         return torch.stack([self._decoded(number)[:1] for number in numbers]) >= 128
 
     def batches(self, size: int) -> NumberedBatches:
@@ -130,6 +128,5 @@ class NumberedBatches:
             yield self.pictures.read(numbers)
 
     def numbers(self) -> Iterator[range]:
-        """The numbers of each batch's images."""
         for start in range(0, len(self.pictures), self.size):
             yield range(start, min(start + self.size, len(self.pictures)))

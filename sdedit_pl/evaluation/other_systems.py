@@ -5,25 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sdedit_pl.data.array_formats import suffixes_of
+from sdedit_pl.data.array_formats import stem_of, suffixes_of
 from sdedit_pl.data.image_files import list_images
 from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.evaluation.numbered_images import NumberedImages
 
 LISTED_FILES = 3
-"""Number of files that an error lists."""
 
 
 def find_outputs(
     folders: Mapping[str, str], tasks: Sequence[str], count: int, image_format: ImageFormat
 ) -> dict[str, dict[str, NumberedImages]]:
-    """The outputs of other systems for each task.
+    """The outputs of other systems, task -> system -> images.
 
     A system's folder holds one folder per task, or the images themselves if there is only one task. Its images are
     named like the inputs they were made from, 000000.png and so on, with any image suffix.
-
-    Returns:
-        Task -> system -> images.
 
     Raises:
         ValueError: a folder that is missing, has no folder of a task, or does not pair up with the inputs, or images of
@@ -51,9 +47,9 @@ def _paired(key: str, folder: Path, count: int, image_format: ImageFormat) -> Nu
     """The images of a folder, in the order of the inputs."""
     files: dict[str, Path] = {}
     for file in (folder / name for name in list_images(folder, suffixes=suffixes_of(image_format))):
-        if file.stem in files:
-            raise ValueError(f"{key}: {folder} holds {files[file.stem].name} and {file.name}; remove one of them")
-        files[file.stem] = file
+        if stem_of(file) in files:
+            raise ValueError(f"{key}: {folder} holds {files[stem_of(file)].name} and {file.name}; remove one of them")
+        files[stem_of(file)] = file
     inputs = NumberedImages(folder, count, image_format)
     expected = [inputs.file(number).stem for number in range(count)]
     missing = [f"{stem}.png" for stem in expected if stem not in files]

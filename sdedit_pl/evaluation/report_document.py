@@ -34,7 +34,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with a caption; `name` is the name of its file, without suffix."""
+    """A picture with a caption; `name` is its file's name without suffix."""
 
     name: str
     caption: str
@@ -64,7 +64,7 @@ class ReportDocument:
             (folder / FIGURES / f"{name}.png").write_bytes(content)
         write_whole(folder / REPORT_MARKDOWN, self.markdown())
         write_whole(folder / REPORT_HTML, self.html(pictures))
-        (folder / METRICS_FILE).unlink(missing_ok=True)  # of a process that was killed after it had written this
+        (folder / METRICS_FILE).unlink(missing_ok=True)
         numbers[RECORDED] = hashes_of(folder)
         write_whole(folder / METRICS_FILE, json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
 
@@ -97,10 +97,9 @@ def markdown_table(table: Table) -> str:
 
 
 def log_to_wandb(report: ReportDocument, project: str, folder: Path, numbers: Mapping[str, Any]) -> None:
-    """Logs a report's tables, figures and numbers as a run of Weights & Biases.
+    """Logs a report's tables, figures and numbers as a run of Weights & Biases named after the evaluation's folder.
 
-    The folder of the evaluation names the run and holds W&B's files; `numbers` are the contents of `metrics.json`.
-    WANDB_MODE=offline needs no account, WANDB_ENTITY names a team.
+    W&B's files lie in that folder. WANDB_MODE=offline needs no account, WANDB_ENTITY names a team.
 
     Raises:
         ValueError: Weights & Biases refuses, or cannot be reached.

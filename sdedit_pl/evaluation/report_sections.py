@@ -16,7 +16,8 @@ from sdedit_pl.picture_grid import picture_grid
 from sdedit_pl.plots import Point, trade_off_plot
 
 SHEET_IMAGES = 8
-"""Maximum number of images on a sheet."""
+
+
 FID_IMAGES, KID_IMAGES = 10_000, 1000
 """Images below which FID (Heusel et al., NeurIPS 2017) and KID get a warning."""
 CELL = 128
@@ -39,7 +40,8 @@ METHOD_NOTES = {
     "nearest_sample": "The nearest sample is chosen from as many unconditional samples as there are images; one sample "
     "may be the nearest to several guides.",
 }
-"""Explanations of baselines."""
+
+
 TABLE_COLUMNS: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]] = (
     ("KID ↓", lambda found: _with_error(found, "kid", 4)),
     ("95 % interval", lambda found: f"[{_number(found, 'kid_low', 4)}, {_number(found, 'kid_high', 4)}]"),
@@ -62,7 +64,6 @@ NONE = "-"
 
 
 def make_report(numbers: Mapping[str, Any], evaluation: Measurement) -> ReportDocument:
-    """The report of an evaluation; `numbers` are the contents of `metrics.json`."""
     sections = [_task_section(task, found, evaluation) for task, found in numbers["tasks"].items()]
     sections += [
         _ablation_section(name, found, numbers["guides"], evaluation) for name, found in numbers["ablations"].items()
@@ -72,7 +73,7 @@ def make_report(numbers: Mapping[str, Any], evaluation: Measurement) -> ReportDo
 
 
 def few_images(count: int) -> str:
-    """A warning where FID or KID rest on too few images; empty without one."""
+    """A warning if FID or KID rest on too few images; empty otherwise."""
     if count >= FID_IMAGES:
         return ""
     kid = f" KID is unbiased, but from fewer than {KID_IMAGES} images its intervals are wide."
@@ -83,13 +84,13 @@ def few_images(count: int) -> str:
 
 
 def chosen_rows(count: int) -> list[int]:
-    """The numbers of the images on a sheet, evenly spread, and so independent of results."""
+    """Evenly spread numbers of the images on a sheet, independent of results."""
     wanted = min(SHEET_IMAGES, count)
     return [(2 * index + 1) * count // (2 * wanted) for index in range(wanted)]
 
 
 def measures_table(rows: Mapping[str, Mapping[str, Any]], title: str) -> Table:
-    """A table of measures: a row per name, and a column per measure that at least one row has."""
+    """A table with a row per name, and a column per measure that at least one row has."""
     texts = {column: [text(found) for found in rows.values()] for column, text in TABLE_COLUMNS}
     shown = {column: cells for column, cells in texts.items() if any(set(cell) & set("0123456789") for cell in cells)}
     lines = [[name, *(cells[index] for cells in shown.values())] for index, name in enumerate(rows)]

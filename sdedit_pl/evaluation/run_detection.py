@@ -58,8 +58,8 @@ class DetectionSettings(ModelSettings):
             alex, vgg or squeeze.
         lpips_weights: torchvision's file of that network; null takes it from torch's cache or downloads it.
         blur: standard deviation, in pixels, of a Gaussian over the residuals; 0 for none.
-        relative: set residuals in relation to how much the reconstructions differ among themselves, which is high on
-            edges and textures that the model cannot know; false maps the residuals.
+        relative: divide residuals by how much the reconstructions differ among themselves, which is high on edges and
+            textures that the model cannot know; false maps the residuals.
         top: share of a map's pixels, the highest, whose mean is the score of the image.
         seed: seed of the first reconstruction; the next ones count up from it.
         overwrite: replace the results in `out`.
@@ -93,10 +93,7 @@ class DetectionSettings(ModelSettings):
 def run_detection(settings: DetectionSettings) -> dict[str, Any]:
     """Writes maps, scores and the report to `settings.out`; returns the contents of its metrics.json.
 
-    An interrupted run is resumed after the last image that it finished.
-
-    Raises:
-        ValueError: settings, files or the device do not allow it. No result is written then.
+    An interrupted run resumes after its last finished image. No result is written after an error.
     """
     detector = build_detector(settings)
     with unfinished_report(Path(settings.out), settings.overwrite) as unfinished:
@@ -155,7 +152,7 @@ def build_detector(settings: DetectionSettings) -> Detector:
 
 
 def names_of(names: Sequence[str], data: str) -> list[str]:
-    """Names of images for files: paths below `data` without suffix, or numbers if these are not unique."""
+    """File names of images: their paths below `data` without suffix, or numbers if these are not unique."""
     paths = [Path(name.rpartition(":")[2]) for name in names]
     inside = [path.relative_to(data) if path.is_relative_to(data) else Path(path.name) for path in paths]
     found = [path.with_suffix("").as_posix() for path in inside if ".." not in path.parts]

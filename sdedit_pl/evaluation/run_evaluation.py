@@ -56,7 +56,6 @@ def run_evaluation(
     """Makes the missing images, measures everything and makes the report.
 
     Args:
-        settings: the settings of the plan.
         models: under `MODEL` and, for some ablations, `COMPARED`.
         command: as shown in the report.
 
@@ -158,7 +157,7 @@ def _record(
 def _masked_lpips(
     plan: EvaluationPlan, store: ImageStore, arguments: EvaluationArguments
 ) -> tuple[MaskedLPIPS | None, list[str]]:
-    """The masked LPIPS, or None; a note for the report says if it was requested but is not available."""
+    """The masked LPIPS, or None; a note for the report if it was requested but is not available."""
     if arguments.lpips == "none" or not any(plan.inputs[task].masked for task in plan.tables):
         return None, []
     if min(store.format.sides) < SMALLEST:

@@ -16,7 +16,7 @@ from sdedit_pl.checkpoints.guidance import labelled
 from sdedit_pl.checkpoints.loading import load_for_editing
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import Component, family, require_at_least
-from sdedit_pl.data.array_formats import suffixes_of
+from sdedit_pl.data.array_formats import stem_of, suffixes_of
 from sdedit_pl.data.chosen_images import choose_images
 from sdedit_pl.data.image_format import Fit, ImageFormat, ImageShape
 from sdedit_pl.data.value_decoding import result_file, result_suffix
@@ -111,10 +111,7 @@ class TranslationSettings(ModelSettings):
 def run_translation(settings: TranslationSettings) -> dict[str, Any]:
     """Writes translations and the report to `settings.out`; returns the contents of its metrics.json.
 
-    An interrupted run is resumed after the last translation that it finished.
-
-    Raises:
-        ValueError: settings, files or the device do not allow it. No result is written then.
+    An interrupted run resumes after its last finished translation. No result is written after an error.
     """
     with unfinished_report(Path(settings.out), settings.overwrite) as unfinished:
         source, described = load_for_editing(settings.source_ckpt, settings.device)
@@ -150,7 +147,7 @@ def run_translation(settings: TranslationSettings) -> dict[str, Any]:
 
 
 def translations_of(guides: Sequence[Path], method: str, folder: Path) -> tuple[Path, ...]:
-    return tuple(folder / result_name(path.stem, f"_{method}{result_suffix(path)}") for path in guides)
+    return tuple(folder / result_name(stem_of(path), f"_{method}{result_suffix(path)}") for path in guides)
 
 
 @dataclass(frozen=True)
@@ -173,7 +170,7 @@ class BridgeMethod:
 
 
 def methods_of(settings: TranslationSettings, source: Denoiser, target: Denoiser) -> dict[str, tuple[Denoiser, Method]]:
-    """The chosen methods with their models. Raises ValueError if the models do not allow one."""
+    """The chosen methods with their models; raises ValueError if the models do not allow one."""
     solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
     edit = SDEdit(settings.t0, settings.steps, solver=solver, grid=grid)
     guided_edit = SDEditMethod(replace(edit, lowpass=settings.lowpass, lowpass_energy=settings.lowpass_energy))
@@ -219,7 +216,7 @@ def translate(
 
 
 def read_in_turn(guide: str, shape: ImageShape, fit: Fit = "crop") -> NumberedImages:
-    """The guides of a path, folder or glob. Raises ValueError if one cannot be read, or two have the same name."""
+    """The guides of a path, folder or glob; raises ValueError if one is unreadable, or two have the same name."""
     paths = find_guides(guide, suffixes_of(shape))
     refuse_repeated(paths)
     for path in paths:
@@ -236,11 +233,11 @@ def read_compared(settings: TranslationSettings, guides: NumberedImages, fit: Fi
     """
     pairs, inputs = None, dict[str, str]()
     if settings.pairs is not None:
-        named = in_both_forms({file.stem: file for file in find_guides(settings.pairs, suffixes_of(guides.format))})
-        lacking = [path.stem for path in guides.files if path.stem not in named]
+        named = in_both_forms({stem_of(file): file for file in find_guides(settings.pairs, suffixes_of(guides.format))})
+        lacking = [stem_of(path) for path in guides.files if stem_of(path) not in named]
         if lacking:
             raise ValueError(f"pairs={settings.pairs} has no image named like the guide {lacking[0]}")
-        pairs = replace(guides, files=tuple(named[path.stem] for path in guides.files))
+        pairs = replace(guides, files=tuple(named[stem_of(path)] for path in guides.files))
         inputs = {str(path): sha256_of(path) for path in pairs.files}
     if settings.target is None:
         return Compared(guides, inputs, pairs)

@@ -29,12 +29,11 @@ TITLES = {
     "pair": "pair",
 }
 BATCH = 32
-"""Images measured at a time."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The guides, their pairs, and features of images of the target domain, for measuring translations.
+    """The guides, their pairs, and features of target images, with which translations are measured.
 
     `inputs` has the hashes of all but the guides.
     """
@@ -84,7 +83,6 @@ def translation_measures(images: NumberedImages, compared: Compared) -> Measures
 def translation_report(
     numbers: Mapping[str, Any], made: Mapping[str, NumberedImages], compared: Compared
 ) -> ReportDocument:
-    """The report of a translation; `numbers` are the contents of its metrics.json."""
     (source, target), settings, measures = numbers["models"], numbers["settings"], numbers["measures"]
     level = f"noise level {settings['level']}" if settings["level"] else "the highest noise level that both know"
     second = f", and realism with {settings['realism']:g}" if "two_energies" in made else ""

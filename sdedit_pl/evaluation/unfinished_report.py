@@ -39,8 +39,7 @@ class UnfinishedReport:
     def begin(self, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any] | None:
         """Keeps the results of an interrupted run; returns the numbers of a finished one, which nothing replaces.
 
-        Args:
-            inputs: hashes of files that may change before the run is finished.
+        `inputs` are hashes of files that may change before the run is finished.
 
         Raises:
             SettingsChanged: the run had other settings, or the finished one other inputs.
@@ -59,7 +58,7 @@ class UnfinishedReport:
 
 @contextmanager
 def unfinished_report(out: Path, overwrite: bool) -> Iterator[UnfinishedReport]:
-    """Yields the place of results, which move to `out` after a successful block, which ends with the report.
+    """Yields the place of results, which move to `out` after a successful block; the block writes the report last.
 
     Raises ValueError as `result_folder` does, or if `out` holds other files without `overwrite`.
     """
@@ -71,7 +70,7 @@ def unfinished_report(out: Path, overwrite: bool) -> Iterator[UnfinishedReport]:
 
 
 def finished_report(out: Path) -> dict[str, Any] | None:
-    """The numbers of the report in `out` if it is complete and nobody has changed its files."""
+    """The numbers of the report in `out` if it is complete and its files are unchanged."""
     numbers = read_json(out / METRICS_FILE) if (out / METRICS_FILE).is_file() else {}
     recorded = numbers.get(RECORDED)
     return numbers if "settings" in numbers and recorded and own_files(out, recorded) == recorded.keys() else None

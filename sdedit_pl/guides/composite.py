@@ -4,8 +4,8 @@ With a model of other data, object and background are files of its format, and t
 
     result = weight * object + (1 - weight * opacity) * background
 
-where weight is that of the mask, and opacity the object's last band where the format has alpha, whose other bands are
-multiplied by it.
+where weight is that of the mask, and opacity the object's last band if the format has alpha, by which its other bands
+are multiplied.
 
 The object is pasted in the pixels of the background file; the result is then cropped and resampled like any guide. The
 object and a border around it may change, so that an edit adapts the lighting and hides the cut:
@@ -44,15 +44,11 @@ class Paste:
     Args:
         path: the object's picture, or a file of the model's format. Transparent pixels are not part of the object; a
             picture without any is one rectangular object, unless `mask` is given.
-        at: (x, y) of the picture's upper left corner in pixels of the background file; parts outside the background are
-            cut off.
+        at: (x, y) of the picture's upper left corner in pixels of the background file; parts outside are cut off.
         scale: factor by which the picture is resized.
         mask: a picture of the same size, white inside the object, grey where the object covers a pixel partly.
         grow: width of the editable border, in pixels of the model.
         feather: width over which the strength then falls to 0, in pixels of the model.
-
-    Raises:
-        ValueError: `scale` is not positive, or a width is negative.
     """
 
     path: Path
@@ -83,7 +79,8 @@ def compose(background: Guide, paste: Paste) -> Composite:
 
     Raises:
         ValueError: a file is missing or not an intact image (UnreadableImage), the object is fully transparent or
-            covers no pixel of the guide, or the mask has another size than the picture.
+            covers no
+            pixel of the guide, or the mask has another size than the picture.
     """
     for path in filter(None, (paste.path, paste.mask)):
         if not path.is_file():
@@ -110,7 +107,7 @@ def _with_picture(background: Guide, paste: Paste) -> tuple[Float[Tensor, "C H W
 
 
 def _with_values(background: Guide, paste: Paste) -> tuple[Float[Tensor, "C H W"], Image.Image]:
-    """As `_with_picture`, for an object of a model's format."""
+    """`_with_picture` for an object of a model's format."""
     whole, cutout = ((read_whole(path, background.shape) + 1) / 2 for path in (background.path, paste.path))
     canvas, size = (whole.shape[2], whole.shape[1]), (cutout.shape[2], cutout.shape[1])
     levels = Image.new("L", size, 255) if paste.mask is None else _object_mask(paste, size)
@@ -157,8 +154,8 @@ def _visible(
 ) -> tuple[Image.Image | None, tuple[int, int]]:
     """The visible part of a cutout of `size` at a place on a canvas, or None, and the position of its corner.
 
-    Only the visible part is resampled, so that memory does not grow with the size. Pillow premultiplies by alpha, so
-    that the colour of transparent pixels does not leak in.
+    Only the visible part is resampled, to limit memory. Pillow premultiplies by alpha, so that the colour of
+    transparent pixels does not leak in.
     """
     left, top = max(0, at[0]), max(0, at[1])
     right, bottom = min(canvas[0], at[0] + size[0]), min(canvas[1], at[1] + size[1])
@@ -172,7 +169,6 @@ def _visible(
 
 
 def _size(size: tuple[int, int], paste: Paste) -> tuple[int, int]:
-    """Width and height of the pasted object, whose file has `size`."""
     return max(1, round(size[0] * paste.scale)), max(1, round(size[1] * paste.scale))
 
 

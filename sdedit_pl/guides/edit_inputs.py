@@ -48,7 +48,7 @@ class GuideReader:
     focus: bool | Box = False
 
     def on_disk(self, listed: ListedGuide) -> ListedGuide:
-        """The guide with files in place of images in a shard. Raises ValueError if the shard cannot be read."""
+        """Writes images of a shard to files; raises ValueError if the shard cannot be read."""
         if not listed.places:
             return listed
         self.scratch.mkdir(exist_ok=True)
@@ -63,8 +63,9 @@ class GuideReader:
         return [*listed.files, *(file for file in pasted if file is not None)]
 
     def read(self, listed: ListedGuide) -> list[tuple[Guide, Area | None]]:
-        """A guide on the disk and its area, or with `focus` its parts and theirs; raises ValueError if files do not
-        fit.
+        """A guide on the disk and its area, or with `focus` its parts and theirs.
+
+        Raises ValueError if a file cannot be read, or the files do not fit together.
         """
         if self.focus:
             whole = read_large_guide(listed.guide, replace(self.shape, size=1))

@@ -34,7 +34,8 @@ CELLS = 64
 SMALLEST_BOX = 8
 
 Allowed: TypeAlias = Bool[Tensor, "1 1 height width"] | Float[Tensor, "1 1 height width"]
-"""The edit mask or strength map of a whole picture."""
+
+
 Box: TypeAlias = tuple[int, int, int, int]
 """x, y, width and height in pixels of the picture's file."""
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from sdedit_pl.data.array_formats import ARRAY_SUFFIXES, suffixes_of
+from sdedit_pl.data.array_formats import ARRAY_SUFFIXES, stem_of, suffixes_of
 from sdedit_pl.data.image_decoding import decode_image, decode_whole, eight_bits, image_to_tensor
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, list_images, open_image, orientation, upright
 from sdedit_pl.data.image_format import (
@@ -81,7 +81,7 @@ class Guide(NamedTuple):
         return ImageShape((height, width), channels, format=self.format)
 
     def shown(self, images: Tensor) -> Tensor:
-        """The part of images or masks, (..., H, W), that shows the file: all but the margins of a padding."""
+        """The part of images or masks, (..., H, W), that shows the file, without padding."""
         if self.fit != "pad":
             return images
         left, top, width, height = padded_box(self.original_size, (images.shape[-2], images.shape[-1]))
@@ -109,7 +109,7 @@ def find_guides(guide: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[
 
 
 def read_guide(path: Path, shape: ImageShape, fit: Fit = "crop") -> Guide:
-    """Reads a guide; an image of other proportions gets those of `shape` in the way of `fit` and is resampled to it.
+    """Reads a guide; an image of other proportions gets those of `shape` by `fit` and is resampled to it.
 
     A `.pth` file belongs to SDEdit's reference runner and must have the model's size.
 
@@ -132,7 +132,7 @@ def read_large_guide(path: Path, window: ImageShape, side: int | None = None) ->
         side: length to which the shorter side is resampled; None keeps the image's own.
 
     Raises:
-        ValueError: the image is not intact (UnreadableImage), the file is a `.pth` one, or `side` is below `smallest`.
+        ValueError: the image is not intact (UnreadableImage), the file is a `.pth` one, or `side` is too small.
     """
     if path.suffix == RUNNER_SUFFIX:
         raise ValueError(f"{path} has the model's size and needs neither windows nor focus; omit them")
@@ -147,7 +147,7 @@ def read_large_guide(path: Path, window: ImageShape, side: int | None = None) ->
 
 
 def read_whole(path: Path, shape: ImageShape) -> Float[Tensor, "C H W"]:
-    """An image of a model's channels and format at its own size, in [-1, 1]; raises what `read_pixels` does."""
+    """An image of a model's channels and format at its own size, in [-1, 1]; raises UnreadableImage."""
     width, height = image_size(path)
     image_format = replace(ImageFormat.of(shape), size=(height, width))
     return image_format.images(read_pixels(path, image_format, whole=True)[None])[0]
@@ -167,14 +167,13 @@ def read_guides(guide: str, shape: ImageShape) -> list[Guide]:
 
 
 def refuse_repeated(paths: Sequence[Path]) -> None:
-    """Raises ValueError if two guides have the same name."""
-    repeated = sorted(name for name, count in Counter(path.stem for path in paths).items() if count > 1)
+    repeated = sorted(name for name, count in Counter(stem_of(path) for path in paths).items() if count > 1)
     if repeated:
         raise ValueError(f"guides need different names, got several called {', '.join(repeated[:3])}")
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of an image file, upright. Raises UnreadableImage if it is not an image."""
+    """(width, height) of an image file, upright; raises UnreadableImage."""
     try:
         with open_image(path, str(path)) as image:
             width, height = image.size
@@ -197,7 +196,7 @@ def read_pixels(path: Path, image_format: ImageFormat, *, whole: bool = False) -
 
 
 def read_rgba(path: Path) -> Image.Image:
-    """An image file's picture at its own size, upright, as RGBA; raises what `read_pixels` does."""
+    """An image file's picture at its own size, upright, as RGBA; raises UnreadableImage."""
     with _advice(), open_image(path, str(path)) as image:
         image.load()
         return eight_bits(upright(image)).convert("RGBA")

@@ -43,7 +43,8 @@ class ListedGuide(NamedTuple):
 
     Args:
         guide: a file, or SHARD/NAME of an image in a shard.
-        t0: None for that of the settings, as for `seed`, that of the first sample.
+        t0: None for that of the settings.
+        seed: that of the first sample; None for that of the settings.
         shard: the shard of guide, and of the area if it has one; None for files.
         places: first byte and length of these in the shard.
     """
@@ -77,10 +78,7 @@ def list_guides(
 ) -> list[ListedGuide]:
     """The guides of a path, folder, glob, table or of shards; `place` has the areas of files, a file or a folder.
 
-    Files in a folder count by their `suffixes`.
-
-    Raises:
-        ValueError: there are none, or the list cannot be read.
+    `suffixes` select the files of a folder. Raises ValueError if there are none, or the list cannot be read.
     """
     folder = Path(guide).is_dir()
     listed = None
@@ -118,7 +116,7 @@ def table_guides(table: Path) -> list[ListedGuide]:
 
 
 def shard_guides(shard: Shard, kind: AreaKind) -> list[ListedGuide]:
-    """The guides in a shard, in its order. Raises ValueError if it is damaged or cannot be downloaded."""
+    """The guides in a shard, in its order; raises ValueError if it is damaged or cannot be downloaded."""
     guides: list[tuple[str, tuple[int, int]]] = []
     areas: dict[str, tuple[str, tuple[int, int]]] = {}
     try:
@@ -134,9 +132,10 @@ def shard_guides(shard: Shard, kind: AreaKind) -> list[ListedGuide]:
     warn_of_extra_images(extra)
     listed = []
     for key, (name, place) in images.items():
-        found = {"guide": (name, place)} | ({"area": areas[key]} if key in areas else {})
-        files = {role: Path(shard.place, PurePosixPath(name).name) for role, (name, _) in found.items()}
-        listed.append(ListedGuide(**files, shard=shard, places=tuple(place for _, place in found.values())))
+        found = [(name, place), *([areas[key]] if key in areas else [])]
+        files = [Path(shard.place, PurePosixPath(name).name) for name, _ in found]
+        places = tuple(place for _, place in found)
+        listed.append(ListedGuide(files[0], files[1] if files[1:] else None, shard=shard, places=places))
     return listed
 
 
@@ -153,7 +152,7 @@ def _file(shard: Shard) -> ShardFile:
     )
 
 
-@lru_cache(maxsize=4)  # a copy that another process removes from the cache stays open here
+@lru_cache(maxsize=4)  # keeps a copy open that another process removes from the cache
 def _copy(shard: Shard) -> ShardFile:
     from sdedit_pl.data.webdataset_source import WebDatasetSource
 

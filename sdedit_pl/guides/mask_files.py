@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, UInt16
 from PIL import Image
 from torch import Tensor
 
-from sdedit_pl.data.array_formats import ALL_SUFFIXES
+from sdedit_pl.data.array_formats import ALL_SUFFIXES, stem_of
 from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.files import in_both_forms
 from sdedit_pl.guides.guide_files import Guide, find_guides, fitted, image_size, read_pixels, read_rgba
@@ -36,10 +36,7 @@ def read_area(kind: AreaKind, file: Path | None, guide: Guide) -> Area | None:
 def find_areas(kind: AreaKind, place: str | None, guides: Sequence[Path]) -> list[Path | None]:
     """The mask or map file of each guide; `place` is a file for all of them or a folder of files named like them.
 
-    Guides that have none, although others have one, are logged.
-
-    Raises:
-        ValueError: there is no such file, or no guide has one.
+    Logs guides without one. Raises ValueError if there is no such file, or no guide has one.
     """
     if place is None:
         return [None] * len(guides)
@@ -48,12 +45,14 @@ def find_areas(kind: AreaKind, place: str | None, guides: Sequence[Path]) -> lis
         if not path.exists():
             raise ValueError(f"there is no {kind} at {place}; give an image or a folder, white where pixels may change")
         return [path] * len(guides)
-    named = in_both_forms({file.stem: file for file in find_guides(place, ALL_SUFFIXES)})
-    files = [named.get(guide.stem) for guide in guides]
+    named = in_both_forms({stem_of(file): file for file in find_guides(place, ALL_SUFFIXES)})
+    files = [named.get(stem_of(guide)) for guide in guides]
     if all(file is None for file in files):
-        raise ValueError(f"no {kind} in {place} is named like a guide; {guides[0].stem}.png would be")
+        raise ValueError(f"no {kind} in {place} is named like a guide; {stem_of(guides[0])}.png would be")
     free = [
-        guide.stem for guide, file in zip(guides, files, strict=True) if file is None and guide.suffix != RUNNER_SUFFIX
+        stem_of(guide)
+        for guide, file in zip(guides, files, strict=True)
+        if file is None and guide.suffix != RUNNER_SUFFIX
     ]
     if free:
         more = f" and {len(free) - 3} others" if len(free) > 3 else ""
@@ -66,7 +65,8 @@ def read_mask(path: Path, guide: Guide) -> Bool[Tensor, "1 1 H W"]:
 
     Raises:
         ValueError: the image is not intact (UnreadableImage), has another size than the guide, is all black, or its
-            values do not say which pixels may change.
+            values
+            do not say which pixels may change.
     """
     picture = read_rgba(path)
     _check_size("mask", path, picture.size, guide)

@@ -1,7 +1,6 @@
-"""The `[mask, image]` files (`.pth`) of SDEdit's reference runner.
+"""The `[mask, image]` files (`.pth`) of SDEdit's reference runner, read without running code.
 
-A file is a list of two tensors: the mask, 1 where pixels are kept, and the image, (C, H, W) in [0, 1]. Files are read
-with `weights_only`, so that they cannot run code.
+A file is a list of two tensors: the mask, 1 where pixels are kept, and the image, (C, H, W) in [0, 1].
 
 Source: runners/image_editing.py of ermongroup/SDEdit, which edits where mask != 1 (its README has it the other way).
 """
@@ -26,8 +25,7 @@ def read_mask_and_image(path: Path, shape: ImageShape) -> tuple[Bool[Tensor, "1 
     """The edit mask, True where pixels may change, and the image in [-1, 1].
 
     Raises:
-        ValueError: it contains code, is damaged, is not a mask and an image of `shape`, or its mask keeps every
-            pixel.
+        ValueError: it contains code, is damaged, is not a mask and an image of `shape`, or its mask keeps every pixel.
     """
     pair = _loaded(path)
     if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):

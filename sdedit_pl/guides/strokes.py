@@ -19,12 +19,7 @@ _PUBLISHED_SIDE = 256
 def stroke_painting(images: Images, colours: int = 6) -> Images:
     """Simulated stroke paintings of images, which are clamped to [-1, 1]; of other bands than RGB, each is grey.
 
-    Args:
-        images: (B, C, H, W).
-        colours: colours of each painting, in [2, 256]; the paper's ablation uses 3 to 50.
-
-    Raises:
-        ValueError: `colours` is out of range.
+    `colours`, in [2, 256], are those of each painting; the paper's ablation uses 3 to 50.
     """
     channels = images.shape[1]
     if channels not in (1, 3):

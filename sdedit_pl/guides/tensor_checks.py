@@ -1,7 +1,6 @@
 """Checks of the tensors that an edit receives: guides, masks, strength maps and their seeds.
 
-Shapes and dtypes are always checked. Values are checked on the CPU only, because reading them from a GPU would wait for
-its queue.
+Values are checked only on the CPU, because reading them from a GPU would wait for its queue.
 """
 
 from __future__ import annotations
@@ -47,10 +46,9 @@ def with_noise(
 
 
 def fitting_mask(edit_mask: Mask, guide: Images) -> Mask:
-    """Checks an edit mask and moves it to the guide's device.
+    """Moves an edit mask to the guide's device.
 
-    Raises:
-        ValueError: the mask is not boolean, does not fit the guide, or is False everywhere in an image.
+    Raises ValueError if it is not boolean, does not fit the guide, or is False everywhere in an image.
     """
     if edit_mask.dtype != torch.bool:
         raise ValueError(f"edit_mask is boolean, True where pixels may change, got {edit_mask.dtype}; compare with > 0")
@@ -61,10 +59,9 @@ def fitting_mask(edit_mask: Mask, guide: Images) -> Mask:
 
 
 def fitting_strength(strength: Strength, guide: Images) -> Strength:
-    """Checks a strength map and converts it to the guide's device and dtype.
+    """Converts a strength map to the guide's device and dtype.
 
-    Raises:
-        ValueError: the map does not contain floats in [0, 1], does not fit the guide, or is 0 everywhere in an image.
+    Raises ValueError if it has no floats in [0, 1], does not fit the guide, or is 0 everywhere in an image.
     """
     if not strength.is_floating_point():
         raise ValueError(f"strength is a map of floats in [0, 1], got {strength.dtype}; divide 0..255 by 255")

@@ -1,6 +1,6 @@
 """Published weights of measuring networks, found on this machine or downloaded once, and checked by their hash.
 
-Numbers compare with published ones only if the weights are the same to the bit.
+Numbers compare with published ones only if the weights are bit-identical.
 """
 
 from __future__ import annotations

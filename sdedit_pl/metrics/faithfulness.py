@@ -35,7 +35,6 @@ class ImageMean(ImageMetric, abc.ABC):
         self.groups = groups
 
     def compute(self) -> dict[str, Float[Tensor, ""]]:
-        """Raises ValueError if there is no image, or an image has no group."""
         values, numbers = self.gathered()
         groups = torch.arange(len(values)) if self.groups is None else groups_of(numbers, self.groups)
         mean = values.mean()
@@ -47,7 +46,7 @@ class ImageMean(ImageMetric, abc.ABC):
 
 
 class GuideDistance(ImageMean):
-    """The mean of a distance between edits and guides in [-1, 1]; the other arguments are those of `ImageMean`."""
+    """The mean of a distance between edits and guides in [-1, 1]; see `ImageMean` for the other arguments."""
 
     def __init__(
         self,
@@ -65,6 +64,6 @@ class GuideDistance(ImageMean):
 
 
 def guide_distances(groups: Int[Tensor, "N"] | None = None) -> MetricCollection:
-    """The means of `squared_l2` and, as `rms`, of `root_mean_square`; see `GuideDistance`."""
+    """The means of `squared_l2` and, as `rms`, of `root_mean_square`."""
     distances = {"squared_l2": squared_l2, "rms": root_mean_square}
     return MetricCollection({name: GuideDistance(name, distance, groups) for name, distance in distances.items()})

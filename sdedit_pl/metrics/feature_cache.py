@@ -2,8 +2,8 @@
 
     file name = SHA-256(identity of the extractor, shape and bytes of every image in order)
 
-The features therefore belong to exactly these images and this network, whatever their folder or batch size. (Features
-from another device may differ in their last digits.) A file is complete or absent, and carries a hash of its numbers: a
+The features belong to exactly these images and this network, whatever their folder or batch size. (Features from
+another device may differ in their last digits.) Files are written atomically and carry a hash of their numbers; a
 damaged one is not used.
 """
 

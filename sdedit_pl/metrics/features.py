@@ -1,7 +1,7 @@
 """Features of images, for distances between sets of them.
 
-The features of different networks give distances on different scales: numbers compare only if the features have the
-same `FeatureExtractor.identity`.
+Distances on features of different networks have different scales: numbers compare only if the features have the same
+`FeatureExtractor.identity`.
 
 EfficientNet-lite0 needs no download: its ImageNet weights come as a Python package. Published KIDs and FIDs are
 measured on `InceptionV3` instead.
@@ -86,9 +86,6 @@ class EfficientNetLite0(FeatureExtractor):
 
     Args:
         size: height and width that images are resampled to, bicubic and with antialiasing.
-
-    Raises:
-        ValueError: the packages of the network and its weights are not installed, or the weights have another hash.
     """
 
     def __init__(self, size: int = 128) -> None:
@@ -128,7 +125,7 @@ def features_of(
 
 
 def stream_features(extractor: FeatureExtractor, batches: Batches) -> Float[Tensor, "N D"]:
-    """The features of batches, float32 on the CPU; one is held at a time. Raises ValueError if there are no images."""
+    """The features of batches, float32 on the CPU, one batch at a time; raises ValueError if there are no images."""
 
     def features(images: Images) -> Float[Tensor, "B D"]:
         return extractor(images.to(extractor.device))
@@ -142,5 +139,5 @@ def stream_features(extractor: FeatureExtractor, batches: Batches) -> Float[Tens
 
 
 def not_installed(error: ModuleNotFoundError) -> ValueError:
-    """The error to raise where a package of the extra `metrics` is missing."""
+    """The error for a missing package of the extra `metrics`."""
     return ValueError(f"the metrics need the package {error.name}; pip install 'sdedit-pl[metrics]' installs it")

@@ -1,8 +1,7 @@
 """Features of any network, from a file that does not need the code that defined it: TorchScript or torch.export.
 
 Both kinds hold a program, not only weights. TorchScript can call torch's operators, some of which can write any file
-that the user can; a torch.export file is unpickled and can run any code. Either is opened only with `trusted=True`:
-decide as you would before running a script from the same source.
+that the user can; a torch.export file is unpickled and can run any code. Either is opened only with `trusted=True`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from sdedit_pl.metrics.features import PIXELS, FeatureExtractor
 from sdedit_pl.typing import Images
 
 _FAILURES = (AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
-"""Errors that torch raises for a program that it cannot read, or that fails, depending on where it fails."""
+"""Errors of torch for a program that it cannot read, or that fails."""
 
 
 class FeaturesError(ValueError):
@@ -37,13 +36,13 @@ class FeaturesFile(FeatureExtractor):
     Args:
         path: of the file.
         pixels: the pixel range it expects: "signed" is [-1, 1], "unit" is [0, 1], both float32; "uint8" is integers
-            from 0 to 255. Other normalisations, such as ImageNet's, belong in the file.
+            from 0
+            to 255. Other normalisations, such as ImageNet's, belong in the file.
         size: height and width that images are resampled to, bicubic and with antialiasing; null keeps their size.
         trusted: whether you trust the file's source as that of a script; the file can run code.
 
     Raises:
         FeaturesError: the file is of neither kind or cannot be opened, or is not trusted.
-        ValueError: `pixels` or `size` out of range.
     """
 
     def __init__(self, path: str, pixels: str = "signed", size: int | None = None, trusted: bool = False) -> None:
@@ -141,6 +140,6 @@ def _described(value: object) -> str:
 
 
 def _gist(error: BaseException) -> str:
-    """The last line of an error's message: TorchScript puts its trace before it."""
+    """The last line of an error's message, after TorchScript's trace."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

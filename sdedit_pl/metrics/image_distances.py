@@ -14,7 +14,7 @@ from sdedit_pl.typing import Images
 def squared_l2(images: Images, others: Images) -> Float[Tensor, "B"]:
     """The squared norm of the difference of images in [-1, 1], on [0, 1] and summed over channels and pixels.
 
-    It grows with the number of pixels: compare it between images of one size only.
+    It grows with the number of pixels: compare it only between images of one size.
 
     Source: Meng et al., "SDEdit", ICLR 2022, section 5.
     """
@@ -27,7 +27,7 @@ def root_mean_square(images: Images, others: Images) -> Float[Tensor, "B"]:
 
 
 class Neighbours(NamedTuple):
-    """The squared distance of each query to its nearest reference, and the reference's place."""
+    """The squared distance of each query to its nearest reference, and the reference's index."""
 
     measure: Float[Tensor, "N"]
     index: Int[Tensor, "N"]

@@ -1,6 +1,6 @@
 """Metrics that keep one entry per image, gathered from all processes and sorted by the images' numbers.
 
-The result depends on the set of images alone: it is the same to the last bit for one process and for several.
+The result depends only on the set of images: it is bit-identical for one process and for several.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class ImageMetric(Metric, abc.ABC):
 
     Args:
         state: name of the entries. In a `MetricCollection`, metrics whose states have the same names and contents share
-            one copy of them; the name must identify the contents.
+            one
+            copy of them; the name must identify the contents.
         empty: an empty tensor with the dtype and the trailing shape of the entries.
     """
 

@@ -27,10 +27,6 @@ class InceptionV3(FeatureExtractor):
     Args:
         weights: path of weights-inception-2015-12-05-6726825d.pth (pytorch-fid's pt_inception-... is the same file);
             null takes it from the cache of torch.hub and downloads it if necessary.
-
-    Raises:
-        ValueError: torch-fidelity is not installed.
-        WeightsUnavailable: the weights cannot be found or downloaded, or have another hash.
     """
 
     def __init__(self, weights: str | None = None) -> None:

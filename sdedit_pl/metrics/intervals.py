@@ -1,8 +1,7 @@
 """Estimates with their standard errors and bootstrap intervals.
 
-The bootstrap is Rubin's: in each draw every independent group of images gets a weight from the exponential
-distribution, in place of how often a draw with replacement would contain it. Every group stays in every draw, so that
-statistics over pairs of different groups are always defined.
+The bootstrap is Rubin's: in each draw every independent group of images gets an exponentially distributed weight, so
+that every group stays in every draw and statistics over pairs of different groups are always defined.
 
 Source: Rubin, "The Bayesian Bootstrap", 1981; Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, sections
 8.3 (groups) and 13.3 (percentiles).
@@ -40,7 +39,7 @@ def bootstrap_weights(groups: int, draws: int, seed: int) -> Float[Tensor, "grou
 
 
 def percentile_interval(drawn: Float[Tensor, "draws"]) -> tuple[float, float]:
-    """The ends of the interval that holds the middle 95 % of the draws of a statistic."""
+    """The ends of the middle 95 % of the draws of a statistic."""
     tail = (1 - COVERAGE) / 2
     low, high = drawn.quantile(drawn.new_tensor([tail, 1 - tail])).tolist()
     return low, high

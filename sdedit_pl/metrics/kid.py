@@ -49,7 +49,7 @@ def kernel_distance(
         seed: of the bootstrap.
 
     Raises:
-        ValueError: groups for one set alone, or fewer than three groups in a set.
+        ValueError: groups for one set only, or fewer than three groups in a set.
     """
     if x_groups is None and y_groups is None:
         x_groups, y_groups = torch.arange(len(x)), torch.arange(len(x), len(x) + len(y))
@@ -73,8 +73,8 @@ def subset_distances(
 ) -> tuple[float, float]:
     """Mean and deviation of the KID over random subsets of `size` generated images x and real ones y.
 
-    The mean estimates the same distance as `kernel_distance`; the deviation is that of one subset, not the
-    error of the mean. Subsets are drawn without replacement, as by torchmetrics and torch-fidelity.
+    The mean estimates the same distance as `kernel_distance`; the deviation is that of one subset, not the error of the
+    mean. Subsets are drawn without replacement, as by torchmetrics and torch-fidelity.
 
     Raises:
         ValueError: a size below 2, or a set of fewer than `size` images.

@@ -1,4 +1,4 @@
-"""How well anomaly maps find defects: AUROC, AUPRC, best Dice and PRO, with bootstrap intervals over images.
+"""The quality of anomaly maps: AUROC, AUPRC, best Dice and PRO, with bootstrap intervals over images.
 
 Thresholds are at most `LEVELS` of the scores: half of them with equally many pixels in between, half with equally many
 pixels of defects, which are rare. Pixels enter as counts for each image and level, so that a draw of the bootstrap is a
@@ -52,7 +52,7 @@ def localisation(
 
 
 def _levels(scores: Float[Tensor, "N H W"], truth: Bool[Tensor, "N H W"]) -> Int[Tensor, "N H W"]:
-    """The level of each score; 0 are the highest scores."""
+    """The level of each score; level 0 has the highest scores."""
     chosen = []
     for values in (scores.flatten(), scores[truth]):
         places = torch.linspace(0, len(values) - 1, min(THRESHOLDS // 2, len(values)), dtype=torch.float64)
@@ -88,7 +88,7 @@ def _steps(curve: Float[Tensor, "LEVELS draws"]) -> Float[Tensor, "LEVELS draws"
 def _area(
     y: Float[Tensor, "LEVELS draws"], x: Float[Tensor, "LEVELS draws"], limit: float = 1.0
 ) -> Float[Tensor, "draws"]:
-    """The mean of y for x in [0, limit], on the straight lines between points of a curve that starts at (0, 0)."""
+    """The mean of y for x in [0, limit], with linear interpolation, of a curve that starts at (0, 0)."""
     rise, run = _steps(y), _steps(x)
     covered = x.clamp(max=limit) - (x - run).clamp(max=limit)
     share = covered / run.clamp(min=1e-12)

@@ -41,7 +41,6 @@ BACKBONES = {
     "vgg": _torchvision(VGG16_Weights.IMAGENET1K_V1),
     "squeeze": _torchvision(SqueezeNet1_1_Weights.IMAGENET1K_V1),
 }
-"""The networks that LPIPS is calibrated for."""
 
 
 class MaskedLPIPS(ImageMean):
@@ -52,10 +51,10 @@ class MaskedLPIPS(ImageMean):
     Args:
         network: alex, vgg or squeeze.
         weights: path of torchvision's file of that network's ImageNet weights; None takes it from the cache of
-            torch.hub and downloads it if necessary. (The lpips package holds the weights of the last layer only.)
+            torch.hub
+            and downloads it if necessary. (The lpips package holds the weights of the last layer only.)
 
     Raises:
-        ValueError: an unknown network.
         WeightsUnavailable: the weights cannot be found or downloaded, or have another hash.
     """
 
@@ -88,7 +87,7 @@ class MaskedLPIPS(ImageMean):
 
 
 def lpips_map(network: str, weights: str | None) -> Callable[[Images, Images], Tensor]:
-    """A function that gives the LPIPS of two batches at each pixel, (B, H, W); raises what `MaskedLPIPS` does."""
+    """Maps two batches to their LPIPS at each pixel, (B, H, W); raises as `MaskedLPIPS` does."""
     made = MaskedLPIPS(network, weights).network
     setattr(made, "spatial", True)  # noqa: B010 - nn.Module declares tensors and modules only
 

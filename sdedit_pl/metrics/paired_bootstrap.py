@@ -1,8 +1,8 @@
 """KID and L2 of several sets of edits of the same guides, and of their differences, over one bootstrap of the groups.
 
-Most of the error of a KID over a hundred images comes from the choice of images, and is the same for every set of
-edits made from them. All sets therefore get the same weights of the groups: the difference of two sets then has an
-interval of its own, much narrower than the two intervals suggest. Pairs of images from one group do not count.
+Most of the error of a KID over a hundred images comes from the choice of images, which all sets of edits share. All
+sets therefore get the same weights of the groups, and the interval of a difference is much narrower than the two
+intervals suggest. Pairs of images from one group do not count.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ class GroupSums:
     """Sums over groups, from which KID and L2 of a set of edits follow.
 
     Args:
-        discrepancy: for each two groups, the sum over their pairs of images of k(x, x') + k(y, y') - k(x, y') -
-            k(y, x') with edits x and originals y, 0 on the diagonal.
+        discrepancy: for each two groups, the sum over their pairs of images of k(x, x') + k(y, y') - k(x, y') - k(y,
+            x')
+            with edits x and originals y, 0 on the diagonal.
         l2: for each group, the sum of its edits' squared L2 distances to their guides.
     """
 
@@ -64,7 +65,6 @@ class PairedBootstrap:
         return self._over_pairs(discrepancy) / self._over_pairs(pairs)
 
     def l2(self, l2: Float[Tensor, "G"]) -> Float[Tensor, "draws"]:
-        """The mean L2 in each draw."""
         return l2 @ self.weights / (self.sizes @ self.weights)
 
     def _over_pairs(self, table: Float[Tensor, "G G"]) -> Float[Tensor, "draws"]:

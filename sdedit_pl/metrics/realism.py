@@ -1,10 +1,5 @@
 """Realism of a set of images: distances between its features and those of real images, as metrics.
 
-    realism = MetricCollection([KernelDistance(reference), FrechetDistance(reference)])
-    for images, numbers in edits:
-        realism.update(extractor(images), numbers)
-    realism.compute()
-
 Metrics in a `MetricCollection` share one copy of the features. All computation is in float64 on the CPU, so that the
 numbers are the same on every device. FID, precision and recall are those of torch-fidelity.
 
@@ -117,7 +112,7 @@ class FrechetDistance(FeatureMetric):
         return _statistics(self.reference)
 
     def compute(self) -> Numbers:
-        """Raises ValueError for fewer than two images in a set, or if torch-fidelity is not installed."""
+        """Raises ValueError for fewer than two images in a set, or without torch-fidelity."""
         features, _ = self.gathered()
         try:
             from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
@@ -136,7 +131,7 @@ class PrecisionRecall(FeatureMetric):
         self.neighbours = neighbours
 
     def compute(self) -> Numbers:
-        """Raises ValueError if `neighbours` < 1, a set has no more images, or torch-fidelity is not installed."""
+        """Raises ValueError if `neighbours` < 1, a set has no more images, or without torch-fidelity."""
         features, _ = self.gathered()
         try:
             from torch_fidelity.metric_prc import prc_features_to_metric

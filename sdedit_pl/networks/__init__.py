@@ -1,7 +1,4 @@
-"""Score networks: maps from (images, label) to images, independent of the SDE.
-
-To add one, write a class in its own file and add it to `NETWORKS`.
-"""
+"""Score networks: maps from (images, label) to images, independent of the SDE."""
 
 from __future__ import annotations
 

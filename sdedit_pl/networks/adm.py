@@ -28,19 +28,13 @@ _EPSILON = 1e-5
 
 
 class ADM(UNet):
-    """The raw network of ADM, without classes, preconditioning or an SDE.
-
-    For the other arguments see `UNet`.
+    """The raw network of ADM, without classes, preconditioning or an SDE; see `UNet` for the other arguments.
 
     Args:
         head_channels: Channels of each attention head, 64 as published; None for `heads` heads everywhere.
         heads: Heads of each attention if `head_channels` is None.
         modulate: Whether the label scales and shifts the normalised features instead of being added to them.
         block: "biggan" resamples inside residual blocks, "ddpm" between them.
-
-    Raises:
-        ValueError: If an option has an unknown value, two of them contradict each other, or the heads do not divide
-            the channels of a level that attends.
     """
 
     def __init__(

@@ -24,9 +24,7 @@ from sdedit_pl.networks.unet import Layers, Shape, UNet
 
 
 class DDPM(UNet):
-    """The raw network of DDPM, without preconditioning or an SDE.
-
-    For the other arguments see `UNet`.
+    """The raw network of DDPM, without preconditioning or an SDE; see `UNet` for the other arguments.
 
     Args:
         attend_after: Whether, on the way up, attention follows every "block" of such a level (DDPM, DDIM, SDEdit) or
@@ -39,9 +37,6 @@ class DDPM(UNet):
             64 channels, or a larger group.
         most_groups: Maximum number of groups of the normalisations.
         epsilon: Added to the variance in the normalisations.
-
-    Raises:
-        ValueError: If an option has an unknown value.
     """
 
     def __init__(

@@ -1,16 +1,16 @@
 """Anti-aliased resampling by a finite impulse response (FIR) filter, in plain PyTorch.
 
-Doubling an image inserts a zero after each sample and low-passes the result; halving low-passes and keeps every
-second sample. The filter is the outer product of a short sequence of taps with itself, normalised to sum one. Pixels
-outside the image are zero.
+Doubling an image inserts a zero after each sample and low-passes the result; halving low-passes and keeps every second
+sample. The filter is the outer product of a short sequence of taps with itself, normalised to sum one. Pixels outside
+the image are zero.
 
-Under `torch.compile` a filter is a weighted sum of shifted (and strided) views, one axis after the other: it fuses into
-one kernel in the dtype of the activations, and so does its gradient, without atomics. Otherwise it is a depthwise
-(transposed) convolution, which makes no temporary tensors. Autocast does not lower the precision of the convolution,
-because CPUs lack a fast bfloat16 kernel for it (measured: 15 times slower).
+Under `torch.compile` a filter is a weighted sum of shifted (and strided) views along each axis, which fuses into one
+kernel, and so does its gradient, without atomics. Otherwise it is a depthwise (transposed) convolution without
+temporary tensors. Autocast does not lower its precision: CPUs lack a fast bfloat16 kernel for it (measured: 15 times
+slower).
 
-Source: Zhang, "Making Convolutional Networks Shift-Invariant Again" (2019); Karras et al., "Analyzing and Improving
-the Image Quality of StyleGAN" (2020), appendix B; Song et al., "Score-Based Generative Modeling through Stochastic
+Source: Zhang, "Making Convolutional Networks Shift-Invariant Again" (2019); Karras et al., "Analyzing and Improving the
+Image Quality of StyleGAN" (2020), appendix B; Song et al., "Score-Based Generative Modeling through Stochastic
 Differential Equations" (2021), appendix H.
 """
 
@@ -31,9 +31,7 @@ Kernel: TypeAlias = Float[Tensor, "channels 1 taps taps"]
 
 
 def depthwise_kernel(channels: int, taps: Sequence[float], gain: float = 1.0) -> Kernel:
-    """The same two-dimensional filter for every channel.
-
-    `taps` is the one-dimensional filter; the coefficients sum to `gain`.
+    """The same two-dimensional filter for every channel; its coefficients, from one-dimensional `taps`, sum to `gain`.
 
     Raises:
         ValueError: Fewer than two taps, or taps that sum to zero.
@@ -51,8 +49,8 @@ def depthwise_kernel(channels: int, taps: Sequence[float], gain: float = 1.0) ->
 class FIRFilter(nn.Module):
     """Low-pass filters each channel and keeps every `stride`-th sample.
 
-    `taps` is the one-dimensional filter, whose coefficients sum to `gain`. `before` and `after` are the numbers of
-    zeros added at the two ends of each axis.
+    The coefficients of the one-dimensional filter `taps` sum to `gain`. `before` and `after` are the numbers of zeros
+    added at the two ends of each axis.
     """
 
     kernel: Tensor
@@ -151,7 +149,6 @@ class FIRUpsample(nn.Module):
 
 
 def normalised(taps: Sequence[float], gain: float) -> list[float]:
-    """The taps, scaled to sum to `gain`."""
     total = math.fsum(taps)
     return [gain * tap / total for tap in taps]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def variance_scaling_(weight: Tensor, scale: float = 1.0) -> None:
     """Draws `weight` uniformly with variance scale / (mean of fan-in and fan-out), in place.
 
-    A scale of zero stands for 1e-10: the layer starts with nearly no contribution but has a gradient.
+    A scale of zero stands for 1e-10, with which the layer contributes nearly nothing but has a gradient.
 
     Source: Ho et al. (2020), the initialisation of their released code, after Glorot and Bengio (2010).
     """
@@ -47,7 +47,7 @@ def linear(in_features: int, out_features: int) -> nn.Linear:
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm that keeps channels-last memory where it is compiled for a GPU.
+    """GroupNorm that keeps channels-last memory if it is compiled for a GPU.
 
     PyTorch's own converts channels-last feature maps to NCHW on a GPU, even under `torch.compile`, and the gradient of
     the convolution before it copies them back: a third of a training step on an H200.
@@ -59,10 +59,7 @@ class GroupNorm(nn.GroupNorm):
         return super().forward(input)
 
     def fused(self, input: Float[Tensor, "B C *size"]) -> Float[Tensor, "B C *size"]:
-        """`forward` by the mean and variance of each channel, whose neighbours in memory are read together.
-
-        Statistics are float32.
-        """
+        """`forward` by the float32 mean and variance of each channel, whose neighbours in memory are read together."""
         x = input.to(torch.promote_types(input.dtype, torch.float32)).flatten(2)
         return self.from_parts(input, *torch.var_mean(x, dim=2, correction=0))
 

@@ -48,10 +48,8 @@ class FourierFeatures(nn.Module):
 class PositionalFeatures(nn.Module):
     """Sines and cosines of the label times frequencies that fall geometrically from 1 to 1/10000.
 
-    An odd number of channels ends with a zero.
-
     1/10000 is the last frequency (`closed`, Ho et al.) or the one after the last (Vaswani et al.). With `cosines_first`
-    the cosines come before the sines.
+    the cosines come before the sines. An odd number of channels ends with a zero.
 
     Source: Vaswani et al., "Attention Is All You Need" (2017), as spaced by Ho et al. (2020).
     """
@@ -77,7 +75,7 @@ class LabelEmbedding(nn.Module):
 
     The vectors of augmentation and of the image's own label (`sdedit_pl.conditions`) enter through weights that start
     at zero, without a bias: zeros mean no augmentation and no label. With `condition_last`, as published for ADM, the
-    latter is added to the result, before its activation, otherwise beside the former.
+    label's is added before the last activation, otherwise beside that of augmentation.
     """
 
     def __init__(
@@ -113,7 +111,7 @@ class LabelEmbedding(nn.Module):
             return F.silu(result + own if own is not None and self.condition_last else result)
 
     def _split(self, conditions: Float[Tensor, "B conditions"]) -> Sequence[Tensor]:
-        """The augmentation labels, which may be absent, and the label's vector; raises ValueError for other lengths."""
+        """The augmentation labels, if any, and the label's vector; raises ValueError for other lengths."""
         augmentation, own = (layer.in_features if layer else 0 for layer in (self.augmentation, self.condition))
         if conditions.shape[1] not in (own, augmentation + own):
             raise ValueError(
@@ -241,7 +239,6 @@ class ResidualBlock(nn.Module):
         self.scale = math.sqrt(0.5) if skip_rescale else 1.0
 
     def forward(self, x: Images, label: LabelVector) -> Float[Tensor, "B C_out H_out W_out"]:
-        """Maps (B, in_channels, H, W) to (B, out_channels, H_out, W_out), with H_out = H, H/2 or 2H."""
         h = _activated(self.norm_1(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
@@ -261,9 +258,6 @@ class SelfAttention(nn.Module):
     """Self-attention over the pixels of a normalised feature map, with a residual sum.
 
     Each head has an equal, contiguous share of the channels. See `ResidualBlock` for the other options.
-
-    Raises:
-        ValueError: The number of heads does not divide the channels.
 
     Source: Ho et al. (2020), appendix B.
     """
@@ -311,8 +305,6 @@ def attention_heads(channels: int, head_channels: int | None) -> int:
 
 
 class OutputHead(nn.Module):
-    """Normalises, activates and convolves feature maps to `out_channels`."""
-
     def __init__(
         self,
         in_channels: int,
@@ -345,7 +337,6 @@ def _from_zero(inputs: int, channels: int) -> nn.Linear | None:
 
 
 def scaled_(x: Tensor, scale: float) -> Tensor:
-    """Multiplies `x` in place, unless by one."""
     return x if scale == 1.0 else x.mul_(scale)
 
 

@@ -31,9 +31,7 @@ from sdedit_pl.networks.unet import Layers, Shape, UNet, check_choice, check_res
 
 
 class NCSNpp(UNet):
-    """The raw network of NCSN++ and DDPM++, without preconditioning or an SDE.
-
-    For the other arguments see `UNet`.
+    """The raw network of NCSN++ and DDPM++, without preconditioning or an SDE; see `UNet` for the other arguments.
 
     Args:
         attention_levels: Levels whose blocks are followed by attention, 0 being full resolution; on the way up only the
@@ -53,9 +51,6 @@ class NCSNpp(UNet):
         epsilon: Added to the variance in the normalisations.
         refine: Channels of two convolutions at full resolution after the patches, which remove the patches' grid from
             smooth areas; 0 for none. Not in the paper.
-
-    Raises:
-        ValueError: If an option has an unknown value or two of them contradict each other.
     """
 
     def __init__(
@@ -154,7 +149,7 @@ class NCSNpp(UNet):
 
 
 def _check_pyramids(shape: Shape, progressive: str, progressive_input: str, progressive_combine: str) -> None:
-    """Raises a ValueError for an unknown value, and for an option that would have no effect."""
+    """Raises ValueError for an unknown value, and for an option that would have no effect."""
     check_choice("progressive", progressive, ("none", "output_skip", "residual"))
     check_choice("progressive_input", progressive_input, ("none", "input_skip", "residual"))
     check_choice("progressive_combine", progressive_combine, ("sum", "cat"))

@@ -1,9 +1,8 @@
 """The pyramids of NCSN++: an image beside a U-Net's features, and the joints of the two at each level.
 
-An input joint follows each downsampling: it halves the input pyramid and joins it to the halved features. An output
-joint ends each level on the way up: it doubles the output pyramid of the level below and joins it with this level's
-features. A joint maps (features, pyramid) to (features, pyramid); only the lowest output joint, which starts the
-pyramid, gets None for it.
+An input joint halves the input pyramid and joins it to the halved features after each downsampling. An output joint
+doubles the output pyramid of the level below and joins it with this level's features. A joint maps (features, pyramid)
+to (features, pyramid); only the lowest output joint, which starts the pyramid, gets None for it.
 
 Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), figure 7; Song et al.,
 "Score-Based Generative Modeling through Stochastic Differential Equations" (2021), appendix H.
@@ -32,9 +31,7 @@ Pyramid: TypeAlias = Float[Tensor, "B P_out H W"]
 class InputSkip(nn.Module):
     """A pyramid of images, joined through a 1 x 1 convolution by a sum or by concatenation ("cat").
 
-    Attributes:
-        width: Channels of the features after the joint.
-        pyramid_width: Channels of the pyramid after the joint.
+    `width` and `pyramid_width` are the channels of features and pyramid after the joint.
     """
 
     def __init__(self, pyramid_width: int, width: int, *, combine: str, fir_kernel: Sequence[float] | None) -> None:

@@ -37,11 +37,7 @@ from sdedit_pl.typing import Images, Times
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a U-Net, as described in `NCSNpp` and `DDPM`.
-
-    Raises:
-        ValueError: Sizes that do not describe a U-Net.
-    """
+    """The sizes of a U-Net; see `UNet`, `NCSNpp` and `DDPM`."""
 
     image_channels: int
     output_channels: int
@@ -70,17 +66,14 @@ class Shape:
 
     @property
     def levels(self) -> int:
-        """Number of resolutions."""
         return len(self.channel_multipliers)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels of each level's blocks."""
         return tuple(self.channels * multiplier for multiplier in self.channel_multipliers)
 
     @property
     def label_channels(self) -> int:
-        """Length of the label's vector."""
         return 4 * self.channels
 
     @property
@@ -95,13 +88,12 @@ class Layers:
 
     Attributes:
         residual: maps (width in, width out) to a residual block.
-        attention: maps the width to self-attention.
-        downsample: maps the width to the step to the next lower resolution.
-        upsample: maps the width to the step to the next higher resolution.
+        attention, downsample, upsample: map the width to a layer.
         head: maps (width in, width out) to the last layer; None if the output pyramid is the output.
-        input_joint: maps (width of the pyramid, width of the features) to a joint below a `downsample`; None for none.
+        input_joint: maps (width of the pyramid, width of the features) to a joint below a `downsample`.
         output_joint: maps (width of the features, width one level below or None at the lowest) to a joint at the end of
-            a level on the way up; None for none.
+            a
+            level on the way up.
     """
 
     residual: Callable[[int, int], ResidualBlock]
@@ -114,8 +106,6 @@ class Layers:
 
 
 class UNetBlock(nn.Module):
-    """A residual block and, at some resolutions, the attention that follows it."""
-
     def __init__(self, residual: ResidualBlock, attention: SelfAttention | None = None) -> None:
         super().__init__()
         self.residual = residual
@@ -300,7 +290,7 @@ def resampling(
 
 
 def check_resampling(block: str, resample_with_convolution: bool) -> None:
-    """Raises a ValueError for an unknown `block`, and if the other option would have no effect."""
+    """Raises ValueError for an unknown `block`, and if the other option would have no effect."""
     check_choice("block", block, ("biggan", "ddpm"))
     if not resample_with_convolution and block != "ddpm":
         raise ValueError(
@@ -309,13 +299,11 @@ def check_resampling(block: str, resample_with_convolution: bool) -> None:
 
 
 def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
-    """Raises a ValueError that lists `choices` unless `value` is one of them."""
     if value not in choices:
         raise ValueError(f"{option} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def check_images(images: Images, channels: int, divisor: int) -> None:
-    """Raises a ValueError unless `images` has `channels` channels and a size that `divisor` divides."""
     _, found, height, width = images.shape
     if found != channels:
         raise ValueError(f"the network takes images of {channels} channels, got {found}")

@@ -132,7 +132,7 @@ class Job:
         return {name: getattr(self, name) for name in kept}
 
     def watch(self, _: Tensor, x_0: Images) -> None:
-        """Shows the estimates of an evaluation. Raises Cancelled."""
+        """Shows the estimates of an evaluation; raises Cancelled."""
         if self.cancelled:
             raise Cancelled
         self.done += len(x_0)
@@ -148,8 +148,7 @@ class Job:
 class PaintJobs:
     """The queue of edits with a loaded model, and all earlier edits in the folder `out`.
 
-    Raises:
-        ValueError: the checkpoint or the device cannot be used, or `out` is a file.
+    Raises ValueError if the checkpoint or the device cannot be used, or `out` is a file.
     """
 
     def __init__(self, ckpt: str, out: Path, device: str = "auto") -> None:
@@ -182,8 +181,7 @@ class PaintJobs:
     def submit(self, request: EditRequest, source: Path | None = None) -> Job:
         """Stores an edit's pictures and settings and queues it.
 
-        Args:
-            source: the file of which the guide is a painted picture, for models of other data than photographs.
+        For models of other data than photographs, the guide is a painted picture of the file `source`.
 
         Raises:
             ValueError: a picture cannot be read or is too large, or the model cannot edit from this t0.
@@ -297,7 +295,6 @@ class PaintJobs:
             self.overhead = max(0.0, time.monotonic() - started - self.seconds * job.total * job.windows)
 
     def _windows(self, size: tuple[int, int]) -> int:
-        """The number of windows of a picture."""
         sides, overlap = self.image.sides, min(self.image.sides) // 2
         lengths = zip(reversed(size), sides, strict=True)
         return math.prod(len(window_starts(max(length, window), window, overlap)) for length, window in lengths)

@@ -66,7 +66,6 @@ class OpenedFiles:
 
 
 def check_pixels(name: str, width: int, height: int) -> None:
-    """Raises ValueError for a picture that is too large."""
     if width * height > LARGEST_PICTURE:
         raise ValueError(
             f"{name} has {width}x{height} pixels, more than {LARGEST_PICTURE // 10**6} million; make it smaller first"

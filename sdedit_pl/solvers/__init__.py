@@ -1,4 +1,4 @@
-"""Solvers of the reverse process, one file each or a family in one; `base` defines the interface."""
+"""Solvers of the reverse process; `base` defines the interface."""
 
 from __future__ import annotations
 

@@ -30,7 +30,6 @@ class Solver(abc.ABC):
     order = 1.0
     """Order of convergence in the step size: weak (moments) for an SDE solver, of the path for an ODE solver."""
     evaluations_per_step = 1
-    """Number of network evaluations in a step."""
     stochastic = True
     """Whether steps add noise, which reduces a guide's mismatch with the domain; an ODE solver preserves it."""
 
@@ -45,14 +44,11 @@ class Solver(abc.ABC):
     def step(
         self, denoiser: Denoiser, x_t: Images, t: Times, s: Times, state: State, noise: StepNoise
     ) -> tuple[Images, State]:
-        """Takes a step from `t` to `s`.
+        """Takes a step from `t` to `s`; returns the images at time `s`, in the dtype of `x_t`, and the next state.
 
         Args:
             x_t: images at time `t`.
             s: target time, below `t`. A run gives one time for all images, on the CPU.
             state: the result of `initial_state` or of the previous step.
             noise: noise of this step; `noise.shared` is the z of the transition.
-
-        Returns:
-            The images at time `s`, in the dtype of `x_t`, and the state for the next step.
         """

@@ -11,8 +11,7 @@ along the path limits the step size. A multistep solver extrapolates D from earl
 step to no noise is infinitely long in ln r; there D is constant, and the step returns it.
 
 A constraint may rewrite a region between steps without disturbing a history: updates are linear in y and the stored
-estimates, pixel by pixel, and every estimate is that of a rewritten state. The benefit of extrapolation depends on the
-smoothness of the kept region's path.
+estimates, pixel by pixel, and every estimate is that of a rewritten state.
 
 Source: Cui et al., "Elucidating the Solution Space of Extended Reverse-Time SDE for Diffusion Models", 2023, section 3;
 Lu et al., "DPM-Solver++", 2022, equation 8.
@@ -57,10 +56,9 @@ def midpoint(here: Evaluation, before: Evaluation | None, level_s: Times) -> Ima
 
 
 def mean_over_unit_interval(integrand: Callable[[float], Times]) -> Times:
-    """The integral of a smooth function over [0, 1].
+    """The integral of a smooth function over [0, 1] by quadrature.
 
-    It uses quadrature, because the closed forms of these solvers' integrals cancel catastrophically on short steps and
-    ER-SDE's have none.
+    Closed forms of these solvers' integrals cancel catastrophically on short steps, and ER-SDE's have none.
     """
     parts = [weight * integrand(node) for node, weight in _gauss_legendre()]
     return sum(parts[1:], parts[0])  # in the same order in every batch

@@ -76,6 +76,6 @@ class PredictorCorrector(Solver):
 def norms(images: Images) -> Float[Tensor, "B"]:
     """The Euclidean norm of each image.
 
-    Each norm is a separate reduction; the rounding of a joint one would depend on the batch.
+    Separate reductions: the rounding of a joint one would depend on the batch.
     """
     return torch.stack([torch.linalg.vector_norm(image) for image in images])

@@ -6,8 +6,6 @@
 - table: the discrete chains of score_sde, with N = 1 / (t - s) levels on [0, 1]: the numbers of the published table if
   there is one, otherwise Euler-Maruyama with dt = 1 / N.
 
-Published chains are not methods of the SDEs, because they belong to the published code.
-
 Source: Meng et al., "SDEdit", ICLR 2022, Algorithms 2 to 5; Song et al. 2021, appendix E (reverse diffusion sampling).
 """
 
@@ -46,12 +44,10 @@ def require_possible_steps(chain: str, sde: SDE, times: Float[Tensor, "levels"])
 
 
 def exact_step(sde: SDE, t: Float[Tensor, "*times"], s: Float[Tensor, "*times"]) -> ForwardStep:
-    """The SDE's own transition."""
     return sde.transition(t, s)
 
 
 def paper_step(sde: SDE, t: Float[Tensor, "*times"], s: Float[Tensor, "*times"]) -> ForwardStep:
-    """The step that SDEdit's algorithms reverse."""
     return _PAPER_STEPS.get(type(sde), exact_step)(sde, t, s)
 
 

@@ -31,10 +31,9 @@ from sdedit_pl.typing import Images, Times, over_images
 
 
 class Path(NamedTuple):
-    """UniPC's history.
+    """UniPC's history: `y` is the corrected state x / alpha at the start of the last step.
 
-    `y` is the corrected state x / alpha at the start of the last step; `past` holds the evaluation there and the others
-    of its predictor, the newest first.
+    `past` holds the evaluation there and the others of its predictor, the newest first.
     """
 
     y: Images

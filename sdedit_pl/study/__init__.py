@@ -1,8 +1,5 @@
 """The user study: raters choose between two methods' edits of the same guide without knowing which method made which.
 
-    folders of edits -> build_study -> database file -> study_app, raters' browsers -> the same file with answers
-    -> summarise -> preference rates
-
 Only `study_builder` and `paired_images` import PyTorch, so that a small machine can serve and report a study and the
 server starts instantly. For the same reason this file imports nothing.
 

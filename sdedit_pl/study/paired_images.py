@@ -1,22 +1,25 @@
 """The images of a study: pairing the files of several folders by name, and degraded copies for catch trials.
 
-All images of an item are re-encoded as PNG files of one size without metadata, so that neither format, size nor headers
-reveal which method made an image.
+All images of an item are re-encoded as PNG files of one size without metadata, so that the file does not reveal the
+method.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from sdedit_pl.data.array_formats import ALL_SUFFIXES
+from sdedit_pl.data.array_formats import ALL_SUFFIXES, stem_of
 from sdedit_pl.data.image_decoding import decode_image, decode_whole
-from sdedit_pl.data.image_format import ImageFormat
+from sdedit_pl.data.image_format import ImageFormat, ImageShape
+from sdedit_pl.data.value_decoding import with_window
 from sdedit_pl.guides.guide_files import find_guides, image_size
+from sdedit_pl.picture_grid import to_picture
 from sdedit_pl.study.trial_design import StudyError
 
 _SEED = re.compile(r"_seed\d+$")  # suffix that `sdedit edit` gives to a sample
@@ -28,11 +31,7 @@ _NAMED = 4
 def pair_files(sources: Mapping[str, str]) -> dict[str, dict[str, Path]]:
     """Pairs the files of several folders or glob patterns by name, ignoring extensions and an edit's suffix `_seed0`.
 
-    Args:
-        sources: configuration key -> folder or pattern.
-
-    Returns:
-        name -> key -> file, sorted by name.
+    Maps configuration key -> source to name -> key -> file, sorted by name.
 
     Raises:
         StudyError: if a source has no images, has two files with one name, or lacks a name that another source has.
@@ -70,17 +69,18 @@ def common_shape(name: str, outputs: Mapping[str, Path]) -> tuple[int, int]:
     return height, width
 
 
-def read_rgb(file: Path, shape: tuple[int, int]) -> Image.Image:
+def read_rgb(file: Path, shape: tuple[int, int], domain: ImageShape | None = None) -> Image.Image:
     """Reads an image file as upright RGB, resampled to `shape` (height, width) if its size differs.
 
-    As in editing, a square shape takes the central crop, any other shape the whole image.
-
-    Raises:
-        UnreadableImage: if the file is not a complete image.
+    As in editing, a square shape takes the central crop, any other shape the whole image. Data of a `domain` with a
+    format are shown as in the previews of its model. Raises UnreadableImage.
     """
+    image_format = ImageFormat(shape)
+    if domain is not None and domain.format is not None:
+        image_format = ImageFormat.of(replace(domain, size=shape))
     decode = decode_image if shape[0] == shape[1] else decode_whole
-    pixels = decode(file, str(file), ImageFormat(shape))
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    image = image_format.images(decode(file, str(file), image_format)[None])[0]
+    return to_picture(image, image_format.format and with_window(file, image_format.format)).convert("RGB")
 
 
 def degraded_copy(picture: Image.Image, seed: int) -> Image.Image:
@@ -93,7 +93,7 @@ def degraded_copy(picture: Image.Image, seed: int) -> Image.Image:
 def _files_by_name(key: str, source: str) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for file in image_files(key, source):
-        name = _SEED.sub("", file.stem)
+        name = _SEED.sub("", stem_of(file))
         if name in files:
             raise StudyError(
                 f"{key}={source} has two files for {name}, {files[name].name} and {file.name}; select one of them "

@@ -1,7 +1,7 @@
 """The three questions of the paper's human evaluation, in our own words.
 
-Each is a forced choice between two methods' outputs for the same guide; there are no ties. Realism is judged from the
-outputs alone; the other two questions show the guide.
+Each is a forced choice between two methods' outputs for the same guide. Realism is judged from the outputs alone; the
+other two questions show the guide.
 
 Source: Meng et al., "SDEdit", ICLR 2022, section 5 and the appendix on human evaluation.
 """
@@ -19,7 +19,8 @@ class Question:
     Args:
         hint: advice on what to judge.
         intact: the intact image of a catch trial: the guide, a real image (an output if the study has none), or an
-            output of one of the methods.
+            output
+            of one of the methods.
     """
 
     text: str

@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sdedit_pl.data.array_formats import stem_of
+from sdedit_pl.data.image_format import ImageShape
 from sdedit_pl.picture_grid import png_bytes
 from sdedit_pl.study.paired_images import common_shape, degraded_copy, image_files, pair_files, read_rgb
 from sdedit_pl.study.study_database import write_study
@@ -15,11 +17,11 @@ from sdedit_pl.study.study_settings import StudyPlan
 from sdedit_pl.study.trial_design import GUIDE_ORIGIN, REAL_ORIGIN, StudyError, TrialImage, design_forms, method_pairs
 
 
-def build_study(plan: StudyPlan, file: Path) -> dict[str, Any]:
-    """Writes the database of a new study to `file`, which must not exist.
+def build_study(plan: StudyPlan, file: Path, domain: ImageShape | None = None) -> dict[str, Any]:
+    """Writes the database of a new study to `file`, which must not exist; `domain` as in `read_rgb`.
 
-    Returns:
-        The settings stored in the file: the plan and the numbers of items, forms and distinct comparisons (`asked`).
+    Returns the settings stored in the file: the plan and the numbers of items, forms and distinct comparisons
+    (`asked`).
 
     Raises:
         StudyError: if files have no partner, or the sizes of the images do not match.
@@ -31,7 +33,7 @@ def build_study(plan: StudyPlan, file: Path) -> dict[str, Any]:
         item: common_shape(item, {name: files[f"methods.{name}"] for name in plan.methods})
         for item, files in items.items()
     }
-    real = {} if plan.real is None else {path.stem: path for path in image_files("real", plan.real)}
+    real = {} if plan.real is None else {stem_of(path): path for path in image_files("real", plan.real)}
     forms = design_forms(
         list(items),
         plan.questions,
@@ -49,7 +51,7 @@ def build_study(plan: StudyPlan, file: Path) -> dict[str, Any]:
     pictures = {}
     for image in shown:
         shape = largest if image.origin == REAL_ORIGIN else shapes[image.item]
-        picture = read_rgb(files[image._replace(degraded=False)], shape)
+        picture = read_rgb(files[image._replace(degraded=False)], shape, domain)
         pictures[image] = png_bytes(degraded_copy(picture, plan.seed) if image.degraded else picture)
     _require_distinct(plan.methods, items, pictures)
     settings = {key: value for key, value in asdict(plan).items() if key != "out"}
@@ -64,7 +66,7 @@ def build_study(plan: StudyPlan, file: Path) -> dict[str, Any]:
 
 
 def _require_distinct(methods: Iterable[str], items: Iterable[str], pictures: Mapping[TrialImage, bytes]) -> None:
-    """Raises a StudyError if two methods have identical images, as when one folder is given twice."""
+    """Raises StudyError if two methods have identical images, as when one folder is given twice."""
     seen: dict[tuple[bytes, ...], str] = {}
     for method in methods:
         images = tuple(pictures[TrialImage(method, item)] for item in items)

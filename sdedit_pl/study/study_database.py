@@ -1,8 +1,8 @@
 """The SQLite database of a study: images, forms, raters and their answers.
 
-An answer is on disk before it is acknowledged: every commit is synchronised (`synchronous=FULL`). The write-ahead log
-allows a report while raters answer; it is moved into the file after every commit, so that the file alone is complete
-whenever no answer is being written. A rater's first answer to a trial counts; sending it again changes nothing.
+An answer is on disk before it is acknowledged (`synchronous=FULL`). The write-ahead log allows a report while raters
+answer; it is moved into the file after every commit, so that the file alone is complete between answers. A rater's
+first answer to a trial counts; sending it again changes nothing.
 
 A file that is damaged or not a study is refused when it is opened, before anything is written to it.
 """
@@ -72,9 +72,9 @@ class UnknownTrial(StudyError):
 
 
 class ShownTrial(NamedTuple):
-    """A trial as the rater's page receives it: nothing in it reveals which method made an image.
+    """A trial as the rater's page receives it, which does not reveal the methods; images are ids.
 
-    `left`, `right` and `guide` are ids of images; `guide` is None if the question does not show it.
+    `guide` is None if the question does not show it.
     """
 
     id: str
@@ -118,8 +118,7 @@ class Answer:
 class StudyDatabase:
     """An open study database; its methods are thread-safe.
 
-    Raises:
-        StudyError: if the file does not exist, is damaged, or is not a study of this version.
+    Raises StudyError if the file does not exist, is damaged, or is not a study of this version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -272,14 +271,9 @@ class StudyDatabase:
 def write_study(
     path: Path, settings: Mapping[str, Any], forms: Sequence[Sequence[Trial]], pictures: Mapping[TrialImage, bytes]
 ) -> None:
-    """Writes the database of a new study to `path`, which must not exist.
+    """Writes the database of a new study to `path`, which must not exist; raises StudyError if it cannot be written.
 
-    Args:
-        settings: JSON-serialisable settings of the study, including the seed.
-        pictures: PNG file of each image of the trials.
-
-    Raises:
-        StudyError: if the file cannot be written.
+    `settings` are JSON-serialisable; `pictures` has the PNG file of each image.
     """
     content = [json.dumps(settings, sort_keys=True).encode(), *(pictures[image] for image in sorted(pictures))]
     key = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in content)).digest()
@@ -339,7 +333,7 @@ def _now() -> str:
 
 
 def _check_header(path: Path) -> None:
-    """Raises a StudyError unless the file's header, read without SQLite, is that of a study of this version."""
+    """Raises StudyError unless the file's header, read without SQLite, is that of a study of this version."""
     if not path.is_file():
         raise StudyError(f"there is no study at {path}; `sdedit study build` makes one")
     with path.open("rb") as file:

@@ -19,15 +19,11 @@ from sdedit_pl.study.trial_design import StudyError, method_pairs
 def summarise(
     settings: Mapping[str, Any], forms: Mapping[int, int], answers: Sequence[Answer], threshold: float
 ) -> dict[str, Any]:
-    """The findings of a study as JSON-serialisable data.
+    """The findings of a study as JSON-serialisable data; raises StudyError without answers.
 
     Args:
-        settings: settings stored in the study.
         forms: number of each rater -> number of trials in the rater's form.
         threshold: raters are excluded if they answered a smaller fraction of their catch trials correctly.
-
-    Raises:
-        StudyError: if there are no answers.
     """
     if not answers:
         raise StudyError("the study has no answers yet; `sdedit study serve` collects them")
@@ -85,7 +81,6 @@ def _rater(number: int, asked: int, answers: Iterable[Answer], threshold: float)
 
 
 def _preference(question: str, first: str, second: str, comparisons: Iterable[Answer]) -> dict[str, Any]:
-    """How often the method `first` was preferred to `second`."""
     chosen = [
         answer.preferred
         for answer in comparisons

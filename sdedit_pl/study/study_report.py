@@ -20,10 +20,7 @@ _TEMPLATE = "study_report.md.jinja"
 def study_report(study: StudyDatabase, threshold: float) -> dict[str, str]:
     """The text of each file of REPORT_FILES; report.json has the hashes of the others.
 
-    `threshold` is that of `summarise`.
-
-    Raises:
-        StudyError: if the study has no answers.
+    `threshold` is that of `summarise`, and so are the errors.
     """
     answers = study.answers()
     findings = summarise(study.settings, study.raters(), answers, threshold)
@@ -33,7 +30,6 @@ def study_report(study: StudyDatabase, threshold: float) -> dict[str, str]:
 
 
 def report_markdown(findings: Mapping[str, Any]) -> str:
-    """The findings returned by `summarise` as a Markdown document."""
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.filters |= {"counted": _counted, "percent": _percent, "rate": _rate}
     text = resources.files("sdedit_pl.study").joinpath(_TEMPLATE).read_text(encoding="utf-8")

@@ -54,7 +54,6 @@ class AnswerRequest(JoinRequest):
 
 
 def study_app(study: StudyDatabase, names: Collection[str] = ()) -> Starlette:
-    """The web application of a study; `names` as in `guarded_app`."""
     page = _render_page(study.settings)
     writing = asyncio.Lock()  # answers that wait for the database leave the other threads to images
 

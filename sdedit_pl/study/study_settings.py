@@ -23,21 +23,21 @@ class StudyPlan:
         guides: folder or pattern of the guides; null if only realism is asked.
         real: folder or pattern of real images of the domain, for the catch trials about realism; null uses outputs
             of the methods instead.
+        ckpt: model whose previews the images are shown like, for data that are no 8-bit pictures (data.format); null
+            for pictures.
         questions: any of realism, faithfulness and satisfaction.
         pairs: all compares every pair of methods; first compares the first method with each other one, as in the
             paper.
         comparisons: maximum number of comparisons per rater, not counting catch trials; null for all.
         catches: number of catch trials per rater.
         seed: seed of the forms, the order and the sides.
-
-    Raises:
-        StudyError: if an argument is invalid.
     """
 
     methods: dict[str, str]
     out: str = "study.sqlite"
     guides: str | None = None
     real: str | None = None
+    ckpt: str | None = None
     questions: tuple[str, ...] = tuple(QUESTIONS)
     pairs: Literal["all", "first"] = "all"
     comparisons: int | None = 30
@@ -91,9 +91,6 @@ class StudyReporting:
         out: folder of the report.
         threshold: raters are excluded if they answer a smaller fraction of their catch trials correctly.
         overwrite: replace an earlier report in `out`.
-
-    Raises:
-        StudyError: if the threshold is out of range.
     """
 
     study: str

@@ -86,15 +86,12 @@ def design_forms(
     seed: int,
     real: Sequence[str] = (),
 ) -> list[list[Trial]]:
-    """Deals all comparisons and the catch trials into forms.
+    """Deals all comparisons and the catch trials into forms; every odd form mirrors the form before it.
 
     Args:
         comparisons: maximum number of comparisons in a form; None puts all into one form (and its mirror).
         catches: number of catch trials per form, in addition to the comparisons.
         real: names of real images for catch trials.
-
-    Returns:
-        The trials of each form in the order in which they are asked. Every odd form mirrors the form before it.
     """
     generator = random.Random(seed)
     asked = [
@@ -124,7 +121,7 @@ def _catch_trial(
 ) -> Trial:
     """A trial with a known answer.
 
-    Without a real image, a method's output serves: any output is better than its own degraded copy.
+    Without a real image, a method's output replaces it: any output is better than its own degraded copy.
     """
     item, method = generator.choice(items), generator.choice(methods)
     intact = TrialImage(method, item)

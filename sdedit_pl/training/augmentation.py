@@ -27,9 +27,6 @@ class Augmentation:
             part of the domain; meant for domains with few colours.
         symmetries: changes that leave an image of the domain in the domain: mirror, upside_down, scale, rotation,
             stretch, shift; no others are made. null admits all of photographs, and none of other data (data.format).
-
-    Raises:
-        ValueError: a probability lies outside [0, 1].
     """
 
     probability: float = 0.0
@@ -49,7 +46,7 @@ class Augmentation:
     def __call__(
         self, images: Images, valid: Mask | None = None
     ) -> tuple[Images, Float[Tensor, "B labels"] | None, Mask | None]:
-        """The changed images, the label of each, and their pixels that count, changed alike."""
+        """The changed images, the label of each, and their valid pixels, changed alike."""
         if self.recolour:
             images = recolour(images, self.recolour)
         if not self.probability:
@@ -60,11 +57,9 @@ class Augmentation:
         return transformation(images), transformation.labels, valid
 
     def check_data(self, photographs: bool, flip: bool) -> None:
-        """Raises ValueError for changes of the data that are not stated to be symmetries.
+        """Raises ValueError for changes of the data that are not stated in `symmetries`.
 
-        Args:
-            photographs: whether the data are 8-bit RGB or grey.
-            flip: whether images are mirrored as they are read.
+        `photographs`: the data are 8-bit RGB or grey; `flip`: images are mirrored as they are read.
         """
         stated = self.symmetries
         if flip and (not photographs if stated is None else "mirror" not in stated):

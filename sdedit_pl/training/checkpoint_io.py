@@ -1,4 +1,4 @@
-"""Writes checkpoints whole or not at all, beside the training, and finds damaged ones."""
+"""Writes checkpoints atomically in the background, and finds damaged ones."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 class DurableCheckpoints(TorchCheckpointIO):
-    """Writes each checkpoint completely or not at all, in a thread, from a copy in memory.
+    """Writes each checkpoint atomically, in a thread, from a copy in memory.
 
     A full disk raises no error: only the first device writes, and the others would wait for it forever. Other errors of
-    the thread are raised by the next checkpoint, or at the end of the run, which waits for the last checkpoint.
-
-    Attributes:
-        after: called in the thread with the path of each written checkpoint.
+    the thread are raised by the next checkpoint, or at the end of the run, which waits for the last checkpoint. `after`
+    is called in the thread with the path of each written checkpoint.
     """
 
     def __init__(self) -> None:
@@ -37,7 +35,7 @@ class DurableCheckpoints(TorchCheckpointIO):
 
     @property
     def failure(self) -> str | None:
-        """The reason why the latest checkpoint could not be written, once that is known."""
+        """The reason why the latest checkpoint could not be written, once known."""
         self.wait()
         return self._failure
 
@@ -50,7 +48,7 @@ class DurableCheckpoints(TorchCheckpointIO):
         thread.shutdown(wait=False)
 
     def wait(self) -> None:
-        """Waits until the latest checkpoint is written, and raises the thread's error if there was one."""
+        """Waits until the latest checkpoint is written; raises the thread's error."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()

@@ -1,8 +1,8 @@
 """Detects a loss that is not finite without waiting for the accelerator at every step.
 
-A counter on the accelerator counts the consecutive steps with a finite loss since the last check. Only the check waits
-for the accelerator. Checks happen at log entries and before anything is written: no checkpoint ever holds weights that
-are not finite, and the error still names the exact step.
+A counter on the accelerator counts the consecutive steps with a finite loss since the last check. Checks happen at log
+entries and before anything is written: no checkpoint holds weights that are not finite, and the error still names the
+exact step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class DivergenceWatch:
         """Steps since the last check before the first loss that was not finite."""
 
     def observe(self, loss: Float[Tensor, ""], step: int) -> None:
-        """Records the loss of the optimiser step `step`, counted from 1, without leaving its device."""
+        """Records the loss of optimiser step `step`, counted from 1, without a transfer from its device."""
         if self._finite is None:
             self._first_step, self._steps = step, 0
             self._finite = torch.zeros_like(loss, dtype=torch.float32)

@@ -86,7 +86,7 @@ class EditingCheckpoint(StepCallback):
             self.lowest = loss
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: ScoreModule) -> None:
-        # A resumed run reaches this even if no step was left: the former process may have ended before this call.
+        # A resumed run reaches this even without a step left: the former process may have ended before this call.
         self._write_all(trainer, pl_module)
         if not self.best or self.lowest is None or not self.path.is_file():
             first, *others = self.averaging.half_lives

@@ -1,7 +1,4 @@
-"""Freezes all but some parts of a trained network.
-
-On few images, training fewer weights preserves more of what the network has learned before.
-"""
+"""Freezes all but some parts of a trained network, which preserves more of what it has learned."""
 
 from __future__ import annotations
 
@@ -22,9 +19,7 @@ normalisations, and the layers that embed the noise level."""
 
 
 def freeze_all_but(network: nn.Module, parts: Sequence[str]) -> int:
-    """Freezes everything outside `parts`, in place, and returns the number of trained parameters.
-
-    An empty sequence trains everything.
+    """Freezes everything outside `parts`, or nothing if it is empty; returns the number of trained parameters.
 
     Raises:
         ValueError: a name is unknown, or the network does not have that part.

@@ -1,7 +1,7 @@
 """Geometric augmentation that does not leak into generated images, because the network is conditioned on it.
 
-Each transformation is applied with some probability and is parameterised so that zero leaves the image unchanged. Its
-parameters form a label that the network receives beside the noise level. Sampling uses the label zero.
+Zero parameters leave the image unchanged. The parameters form a label that the network receives beside the noise level.
+Sampling uses the label zero.
 
 Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022, appendix F.2
 and table 6, after Karras et al., "Training Generative Adversarial Networks with Limited Data", NeurIPS 2020.
@@ -66,7 +66,7 @@ class Transformation(NamedTuple):
     def random(
         cls, count: int, probability: float, like: Tensor, symmetries: Collection[Symmetry] | None = None
     ) -> Transformation:
-        """Draws transformations, of the `symmetries` alone, from the default generator of the device of `like`.
+        """Draws transformations from the `symmetries`, by the default generator of the device of `like`.
 
         As in EDM, half of all images are mirrored whatever the probability, and a vertical flip has half the
         probability.

@@ -1,8 +1,8 @@
 """Learned weighting of the loss by the uncertainty at each noise level.
 
 With u(s), a learned function of the noise level s, the objective loss / e^u + u is minimal at u = ln E[loss at s].
-There the loss of each level is divided by its own mean: all levels have the same weight, even while their losses fall
-at different rates. u is not used for denoising.
+There the loss of each level is divided by its own mean, so that all levels have the same weight. u is not used for
+denoising.
 
 Source: Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", CVPR 2024, section 2 and
 appendix B.1, after Kendall and Gal, NeurIPS 2017.
@@ -26,7 +26,7 @@ _PERIOD = 32.0  # in ln s; longer than the range of noise levels of any SDE here
 class LogUncertainty(nn.Module):
     """u(s), a Fourier series in ln s that starts as 0.
 
-    Deviation from the source, which draws the frequencies at random: harmonics need no buffer.
+    The source draws the frequencies at random; harmonics need no buffer.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Logs the training loss and speed at intervals.
 
-Lightning's `log` reads numbers for the progress bar from the accelerator at every step, `TrainingLog` at entries only.
-Every entry reaches the loggers before a checkpoint of the same step is written.
+Lightning's `log` transfers numbers from the accelerator at every step, `TrainingLog` only at entries. Every entry
+reaches the loggers before a checkpoint of the same step is written.
 """
 
 from __future__ import annotations

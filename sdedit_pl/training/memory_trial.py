@@ -1,4 +1,4 @@
-"""The batch that fits into a device's memory, found by taking training steps."""
+"""Finds the batch that fits into a device's memory by trial training steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def largest_batch(step: Callable[[int], object], too_large: int) -> int | None:
     while batch > 1:
         batch = max(size for size in range(1, batch // 2 + 1) if too_large % size == 0)
         gc.collect()
-        torch.cuda.empty_cache()  # does nothing without CUDA
+        torch.cuda.empty_cache()
         try:
             step(batch)
         except torch.OutOfMemoryError:
@@ -30,9 +30,9 @@ def largest_batch(step: Callable[[int], object], too_large: int) -> int | None:
 
 
 def trial_step(module: ScoreModule, trainer: lightning.Trainer, shape: tuple[int, int, int], batch: int) -> None:
-    """A training step on zeros of (C, H, W) `shape`, without its update, with room for the optimiser's two moments.
+    """A training step without its update on zeros of (C, H, W) `shape`, with room for the optimiser's two moments.
 
-    The trainer's run has ended, which has moved the module to the CPU.
+    The run has ended, which has moved the module to the CPU.
     """
     device = trainer.strategy.root_device
     module.to(device).train()

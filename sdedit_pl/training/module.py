@@ -38,9 +38,9 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 class ScoreModule(lightning.LightningModule):
     """Fits a denoiser to images, in any Trainer and from any loader of float images in [-1, 1].
 
-    A batch is a tensor (B, C, H, W), or a tuple or list whose first entry is one. The second entry is ignored, unless
-    the denoiser has labels: then it holds their vectors (B, size), or numbers of classes (B). Validation repeats the
-    noise of each image if its loader keeps their order.
+    A batch is a tensor (B, C, H, W), or a tuple or list whose first entry is one. If the denoiser has labels, the
+    second entry holds their vectors (B, size), or numbers of classes (B); otherwise it is ignored. Validation repeats
+    the noise of each image if its loader keeps their order.
 
     Args:
         denoiser: from `load_denoiser(..., train=True)` or `build_denoiser`.
@@ -104,7 +104,7 @@ class ScoreModule(lightning.LightningModule):
             )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Mean loss of clean images in [-1, 1]; the class docstring lists the accepted batches."""
+        """Mean loss of clean images in [-1, 1]."""
         batch, vectors, valid = images_of(batch), self.vectors_of(batch), valid_of(batch)
         with seeded(mixed(self.seed, self.global_rank, self.batches_done, TRAINING), batch.device):
             uniform = torch.rand(batch.shape[0], device=batch.device, dtype=torch.float32)
@@ -185,7 +185,7 @@ class ScoreModule(lightning.LightningModule):
         return hasattr(getattr(self.trainer, "datamodule", None), "val_indices")
 
     def _numbers(self, batch_idx: int, count: int) -> range:
-        """Numbers of the validation images in a batch of this device; other loaders deal them out in turn."""
+        """Numbers of the validation images in this device's batch; other loaders deal them out in turn."""
         if self._numbers_images:
             return self.trainer.datamodule.val_indices(batch_idx)  # pyright: ignore[reportAttributeAccessIssue]
         first, devices = self._validated * self.trainer.world_size + self.global_rank, self.trainer.world_size
@@ -194,7 +194,7 @@ class ScoreModule(lightning.LightningModule):
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of the run, also where the Trainer counts epochs."""
+        """Optimiser steps of the run, also if the Trainer counts epochs."""
         steps = self.trainer.max_steps
         return steps if steps > 0 else int(min(self.trainer.estimated_stepping_batches, sys.maxsize))
 
@@ -281,7 +281,6 @@ def images_of(batch: Any) -> Images:
 
 
 def valid_of(batch: Any) -> Mask | None:
-    """The pixels of a batch that count; None for all."""
     return batch.valid if isinstance(batch, Examples) else None
 
 
@@ -289,7 +288,7 @@ def valid_of(batch: Any) -> Mask | None:
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seeds the default generators of the CPU and of `device` inside the block, and restores them afterwards.
 
-    Dropout has no generator argument. With the state restored, nothing outside the block depends on the seed.
+    Dropout has no generator argument.
     """
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):

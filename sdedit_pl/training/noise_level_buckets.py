@@ -1,8 +1,8 @@
 """Validation losses in ranges of noise levels, comparable between runs and over the course of one run.
 
-A loss over the training distribution of noise levels hides at which levels a model overfits, and depends on how a run
-samples and weights them. Instead, each validation image is denoised once in each bucket, always at the same level and
-with the same noise. The error has EDM's weight, which makes the loss of order one.
+A loss over the training distribution hides at which levels a model overfits, and depends on how a run samples and
+weights them. Here each validation image is denoised once in each bucket, always at the same level and with the same
+noise. The error has EDM's weight, which makes the loss of order one.
 """
 
 from __future__ import annotations
@@ -50,6 +50,6 @@ class NoiseBucket:
 
 
 def noise_buckets(edges: Sequence[float], denoiser: Denoiser) -> tuple[NoiseBucket, ...]:
-    """Buckets between consecutive `edges`, without those above the highest noise level the denoiser is trained on."""
+    """Buckets between consecutive `edges`, up to the highest noise level the denoiser is trained on."""
     highest = denoiser.sde.noise_level(torch.tensor(denoiser.t_max, dtype=torch.float64)).item()
     return tuple(NoiseBucket(low, high) for low, high in pairwise(edges) if high <= highest)

@@ -11,8 +11,8 @@ import torch.distributed
 class Agreement:
     """Computes maxima over all devices.
 
-    With several devices a call returns the maxima of the previous call, so that it waits for no message. All
-    devices must call equally often. When one of them has died, the calls of the others raise RuntimeError.
+    With several devices a call returns the maxima of the previous call, so that it waits for no message. All devices
+    must call equally often. If one of them has died, the calls of the others raise RuntimeError.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,6 @@ class Agreement:
         self._group = torch.distributed.new_group(backend="gloo") if world_size > 1 else None
 
     def largest(self, *numbers: int) -> list[int]:
-        """Elementwise maxima."""
         if self._group is None:
             return list(numbers)
         last = self._pending

@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules.
 
-A schedule gives the factor on the learning rate as a function of the optimiser step only. It is therefore correct after
-any resume, also if the total number of steps has changed.
+A schedule depends only on the optimiser step, so that it is correct after any resume, also if the total number of steps
+has changed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Schedule(abc.ABC):
             raise ValueError(f"warmup_steps must be 0 or more, got {self.warmup_steps}")
 
     def factor(self, step: int, steps: int) -> float:
-        """The factor for optimiser step `step` (counted from 0) of `steps` in all."""
+        """The factor for optimiser step `step` (counted from 0) of `steps`."""
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         return warmup * self.decay(step, steps)
 
@@ -123,7 +123,6 @@ class Adam:
     torch_class = torch.optim.Adam
 
     def build(self, parameters: list[torch.nn.Parameter], *, fused: bool = False) -> torch.optim.Optimizer:
-        """`fused` takes a step in one kernel on a GPU."""
         return self.torch_class(parameters, self.rate, self.betas, self.eps, self.weight_decay, fused=fused)
 
 
@@ -165,7 +164,7 @@ class Muon(Adam):
 
 
 class MuonAndAdam(torch.optim.Adam):
-    """The optimiser of `Muon`: Adam, but for the group of matrices."""
+    """The optimiser of `Muon`: Adam, except for the group of matrices."""
 
     SMALLEST = 16
     """Number of rows and of columns from which a weight counts as a matrix."""
@@ -214,7 +213,7 @@ class MuonAndAdam(torch.optim.Adam):
 
 
 def orthogonalised(matrices: Float[Tensor, "N rows columns"]) -> Float[Tensor, "N rows columns"]:
-    """Matrices whose singular values have all become about 1, by five Newton-Schulz steps.
+    """Brings the singular values of matrices to about 1 by five Newton-Schulz steps.
 
     Source: Jordan et al. (2024), with their coefficients of the quintic.
     """

@@ -1,4 +1,4 @@
-"""Shows how far a run is: a progress bar in a terminal, a line a minute in a log file."""
+"""Shows the progress of a run: a progress bar in a terminal, a line a minute in a log file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TrainingSpeed(StepCallback):
     """Measures images per second from the second step of this process on, without the time spent on validation.
 
     The numbers are None during the first ten steps, and the time to the next validation and its preview also in a run
-    without validation. Nothing is read from the accelerator.
+    without validation. Nothing is transferred from the accelerator.
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class RunProgressBar(TQDMProgressBar):
 class ProgressLines(StepCallback, ProgressBar):
     """Logs a line after ten steps and then every minute: the step, the latest loss, the speed and the time left.
 
-    Lightning takes it for a progress bar and adds none of its own.
+    A ProgressBar by type, so that Lightning adds none of its own.
     """
 
     def __init__(self, log: TrainingLog, speed: TrainingSpeed) -> None:
@@ -128,6 +128,5 @@ class ProgressLines(StepCallback, ProgressBar):
 
 
 def progress_display(log: TrainingLog) -> list[lightning.Callback]:
-    """A bar if the standard output is a terminal, lines otherwise."""
     speed = TrainingSpeed()
     return [speed, RunProgressBar(log, speed) if sys.stdout.isatty() else ProgressLines(log, speed)]

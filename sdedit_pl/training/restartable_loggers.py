@@ -1,7 +1,7 @@
 """Loggers that keep one history over all restarts of a run, without gaps or duplicates.
 
 A killed run has logged steps that no checkpoint holds, and the resumed run logs them again. The CSV file drops the old
-rows. The others cannot forget an entry, so they do not receive the same entry twice.
+rows. The others cannot delete an entry, so they do not receive the same entry twice.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class CsvHistory(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Adds a row to the file before it returns, unless the disk is full."""
+        """Writes a row before it returns, unless the disk is full."""
         values = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
         values.pop("epoch", None)  # added by Lightning; a run is one endless epoch
         self._unwritten.append({"step": step, **values})
@@ -159,7 +159,7 @@ class Continued(Logger):
             logger.warning("%s cannot be written (%s): a resumed run may log points twice", self.memory, error.strerror)
 
     def close(self, succeeded: bool) -> None:
-        """Ends the run where Lightning does not."""
+        """Ends the run if Lightning does not."""
 
     def _is_new(self, name: str, step: int | None) -> bool:
         return step is None or step > self._given.get(name, -1)
@@ -183,12 +183,11 @@ class ContinuedTensorBoard(Continued, TensorBoardLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
-        """Logs the configuration as text: TensorBoard would forget the values of a resumed run."""
+        """Logs the configuration as text: TensorBoard would lose the values of a resumed run."""
         self.experiment.add_text("config", f"```\n{yaml.safe_dump(params, sort_keys=False)}```")
 
     @rank_zero_only
     def log_image(self, key: str, images: Sequence[str], step: int) -> None:
-        """Logs PNG files."""
         if self._is_new(key, step):
             for path in images:
                 self.experiment.add_image(key, np.asarray(Image.open(path)), step, dataformats="HWC")

@@ -46,12 +46,9 @@ class ResumableCheckpoint(StepCallback, Checkpoint):
         keep: number of newest checkpoints to keep.
         files: writes the files; the trainer must use the same object.
         watch: checked before each checkpoint, so that none holds weights that are not finite.
-        resumes_from: must be the same on all devices.
+        resumes_from: must be the same on all devices (ValueError at the start of training).
         every_minutes: on the first device's clock; None counts steps only.
         best: also keep the checkpoint with the lowest `ScoreModule.criterion`, as best.ckpt.
-
-    Raises:
-        ValueError: at the start of training, the devices resume from different checkpoints.
     """
 
     def __init__(

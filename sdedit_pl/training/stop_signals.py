@@ -49,7 +49,7 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        # Python takes handlers from the main thread alone.
+        # Python accepts handlers only from the main thread.
         if threading.current_thread() is threading.main_thread():
             self._before = {signum: signal.signal(signum, self._receive) for signum in EXIT_CODES}
         return self

@@ -36,9 +36,6 @@ class ImageHalfLifeAveraging(AccessibleWeightAveraging):
         continues: the initial weights are already an average, which no ramp forgets.
 
     Source: Karras et al. 2022, appendix F.3.
-
-    Raises:
-        ValueError: a half-life is below 1 or occurs twice, or `ramp` is negative.
     """
 
     def __init__(
@@ -133,7 +130,7 @@ class ImageHalfLifeAveraging(AccessibleWeightAveraging):
 
     @torch.no_grad()
     def _update(self, pl_module: ScoreModule, images_seen: int, images_per_step: int) -> None:
-        """Updates every average with one kernel each, without waiting for the accelerator.
+        """Updates every average with one kernel each.
 
         Lightning's update copies its counter to the accelerator, which waits for all queued work.
         """

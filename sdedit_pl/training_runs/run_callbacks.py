@@ -49,12 +49,8 @@ def build_callbacks(
 ) -> list[Callback]:
     """All callbacks of a run, in their order.
 
-    Args:
-        unwritten: receives the editing checkpoints that cannot be written, with the reasons.
-
-    Raises:
-        ConfigError: settings that the data or the model cannot meet.
-        ValueError: a guide of the previews cannot be read.
+    `unwritten` receives the editing checkpoints that cannot be written, with the reasons. Raises ConfigError or
+    ValueError for settings that the data or the model cannot meet.
     """
     folder, averaging, watch = Path(config.out), build_averaging(config), DivergenceWatch()
     log = TrainingLog(config.trainer.log_every_n_steps, watch)

@@ -91,8 +91,7 @@ def starting_denoiser(config: TrainingConfig, *, new: bool) -> tuple[Denoiser, i
 
     Raises:
         CheckpointError: as `state_shapes` does.
-        ConfigError: the configuration is that of no denoiser, does not fit into memory or cannot be learned; see
-            `initialise_new_run`, `freeze_untrained`.
+        ConfigError: the configuration is that of no denoiser, does not fit into memory or cannot be learned.
     """
     needed = 4 * sum(tensor.numel() for tensor in state_shapes(config.model).values())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf

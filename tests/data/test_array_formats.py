@@ -22,9 +22,12 @@ from sdedit_pl.data.folder_source import FolderSource
 from sdedit_pl.data.image_decoding import decode_image, decode_whole
 from sdedit_pl.data.image_files import UnreadableImage
 from sdedit_pl.data.image_format import ImageFormat, ImageShape, PixelFormat, shown_bands
+from sdedit_pl.data.image_labels import _names
 from sdedit_pl.data.value_decoding import png_file, premultiplied, read_values, result_file, unmultiplied
 from sdedit_pl.data.value_range import measured_values, with_range
+from sdedit_pl.edit_runs.result_shards import member
 from sdedit_pl.guides.guide_files import read_guide
+from sdedit_pl.guides.mask_files import find_areas
 from sdedit_pl.picture_grid import to_picture
 
 GREY = np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000
@@ -156,6 +159,14 @@ def test_results_have_the_type_of_their_guide(tmp_path: Path) -> None:
     ).all()
     stored = Dicom().read(dicom(GREY, bits=12))
     assert Dicom().read(Dicom().write(GREY[..., None], stored.rest)).values.max() == 4095
+
+
+def test_a_suffix_of_two_parts_is_no_part_of_a_name(tmp_path: Path) -> None:
+    guide = tmp_path / "scan.2.nii.gz"
+    (tmp_path / "scan.2.png").touch()
+    assert find_areas("mask", str(tmp_path), [guide]) == [tmp_path / "scan.2.png"]
+    assert "pets/scan.2" in _names("pets/scan.2.nii.gz")
+    assert member("scan.2_seed0.nii.gz") == ("scan-2_seed0", ".nii.gz")
 
 
 def test_npy_headers_are_parsed_in_many_threads() -> None:

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from sdedit_pl.data.array_formats import ARRAY_FORMATS
 from sdedit_pl.data.image_files import UnreadableImage
+from sdedit_pl.data.image_format import ImageShape, PixelFormat
 from sdedit_pl.study.paired_images import degraded_copy, pair_files
 from sdedit_pl.study.study_builder import build_study
 from sdedit_pl.study.study_settings import StudyPlan
@@ -135,6 +137,22 @@ class TestImages:
             Image.new("RGB", (24, 16), (len(folder) * 9, 0, 0)).save(f"{folder}/birch{ending}")
         shown = rows(build(), "SELECT png FROM images JOIN trials ON images.id = guide_image WHERE item = 'birch'")
         assert {Image.open(io.BytesIO(png)).size for (png,) in shown} == {(24, 16)}
+
+    @pytest.mark.parametrize("ending", [".tif", ".nii.gz"])
+    def test_other_data_are_shown_as_in_previews(self, ending: str, folders: Path) -> None:
+        writer = next(format for format in ARRAY_FORMATS[::-1] if ending in format.suffixes)
+        values = {name: np.full((24, 16, 4), 40 * len(name), np.float32) for name in ("a", "bcd", "guide")}
+        for name, array in values.items():
+            Path(name).mkdir()
+            array[..., 3] += 20
+            Path(f"{name}/x{'_seed0' * (name == 'a')}{ending}").write_bytes(writer.write(array, None))
+        domain = ImageShape((24, 16), 4, format=PixelFormat("float32", range=(0.0, 255.0), shown=(3, 0, 1)))
+        plan = StudyPlan({"a": "a", "bcd": "bcd"}, guides="guide", catches=0)
+        build_study(plan, Path("study.sqlite"), domain)
+        shown = {pixels(png).tobytes() for (png,) in rows(Path("study.sqlite"), "SELECT png FROM images")}
+        assert shown == {array[..., [3, 0, 1]].astype(np.uint8).tobytes() for array in values.values()}
+        with pytest.raises(UnreadableImage, match=r"has 4 bands of float32 and is no 8-bit picture; .*ckpt="):
+            build_study(plan, Path("again.sqlite"))
 
     def test_outputs_of_several_sizes_are_refused(self, folders: Path, build) -> None:
         Image.new("RGB", (24, 16)).save("theirs/birch.webp")

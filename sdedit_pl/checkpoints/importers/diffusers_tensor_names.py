@@ -62,7 +62,7 @@ def has_old_names(names: Iterable[str]) -> bool:
 
 
 def without_copies(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Drops the copy that the first releases saved under a second name; also returns the reason for each dropped name."""
+    """Drops the copy that the first releases saved under a second name; also returns dropped name -> reason."""
     first, second = _FREQUENCIES[0], "time_proj.W"
     if second not in tensors or first not in tensors or not torch.equal(tensors[first], tensors[second]):
         return dict(tensors), {}
