@@ -63,7 +63,6 @@ class Condition(abc.ABC):
 
     @property
     def examples(self) -> Sequence[str]:
-        """Labels to show, in their order."""
         return ()
 
     @property

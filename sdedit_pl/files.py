@@ -160,7 +160,6 @@ def in_words(error: Exception) -> str:
 
 
 def require_folder(out: Path) -> None:
-    """Raises ValueError if `out` exists and is not a folder."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file; name a folder")
 

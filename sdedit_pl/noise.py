@@ -114,12 +114,7 @@ class Noise(Protocol):
 
 @dataclass(frozen=True)
 class SeededNoise:
-    """Noise from one seed for each sample.
-
-    Args:
-        seeds: the seeds, in the order of the batch, each in [0, 2^64).
-        distribution: None for Gaussian.
-    """
+    """Noise from one seed in [0, 2^64) for each sample, in the order of the batch."""
 
     seeds: tuple[int, ...]
     distribution: Distribution
@@ -146,8 +141,7 @@ class PrefetchedNoise:
     """Draws the noise of the next `ahead` steps in threads while the device computes the current one.
 
     Drawing an image of 256 px takes over a millisecond, about as long as a GPU's step. Prefetching begins with the
-    first draw, so that a solver without noise costs nothing, and covers draw 0 of each step. A context manager, which
-    ends the threads.
+    first draw, so that a solver without noise costs nothing, and covers draw 0 of each step. A context manager.
     """
 
     def __init__(self, noise: SeededNoise, last_step: int, ahead: int = 6) -> None:
@@ -205,13 +199,11 @@ class StepNoise:
 
     @property
     def shared(self) -> Images:
-        """The step's z, (B, C, H, W)."""
         if self._shared is None:
             self._shared = torch.zeros_like(self._like) if self._silent else self._noise(self._step, 0, self._like)
         return self._shared
 
     def fresh(self) -> Images:
-        """Noise that is used nowhere else, (B, C, H, W)."""
         self._draws += 1
         return self._noise(self._step, self._draws, self._like)
 

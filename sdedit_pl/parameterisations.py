@@ -6,8 +6,8 @@ affine maps with coefficients that depend only on t:
     x_0 estimate = x_0.skip x_t + x_0.out F(c_in x_t, label)
     score        = score.skip x_t + score.out F(c_in x_t, label)
 
-and by F's training target, target.x_0 x_0 + target.noise z for x_t = alpha x_0 + sigma z. The three agree (Tweedie: x_0
-= (x_t + sigma^2 score) / alpha) but are written out separately, because deriving one from another cancels
+and by F's training target, target.x_0 x_0 + target.noise z for x_t = alpha x_0 + sigma z. The three agree (Tweedie:
+x_0 = (x_t + sigma^2 score) / alpha) but are written out separately, because deriving one from another cancels
 catastrophically at small sigma. All formulas hold for any SDE, with the noise level s = sigma / alpha.
 
 If a network has twice as many output channels, F is the first half; the second half is the learned variance of a

@@ -95,7 +95,6 @@ def picture_grid(
 
 
 def captioned(picture: Image.Image, caption: str, cell: int) -> Image.Image:
-    """A cell with the whole picture and a caption below it."""
     side = cell - title_height(cell)
     filled = Image.new("RGB", (cell, cell), "white")
     filled.paste(ImageOps.contain(picture.convert("RGB"), (cell, side), Image.Resampling.BICUBIC))

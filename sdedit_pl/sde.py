@@ -6,8 +6,7 @@ Every equation here is linear and isotropic,
 
 so alpha(t) and sigma(t) define an SDE: f = (log alpha)' and g^2 = (sigma^2)' - 2 f sigma^2. The signal-to-noise ratio
 alpha^2 / sigma^2 decreases monotonically; its inverse maps a noise level of one SDE to the time of another. Results
-have the shape, device and dtype of the times. The discrete chains of published samplers are in
-`sdedit_pl.solvers.published_chains`.
+have the shape, device and dtype of the times.
 
 Source: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", ICLR 2021 (VE, VP,
 sub-VP: section 3.4 and appendix B); Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (beta table).
@@ -102,6 +101,7 @@ class SDE(abc.ABC):
         return 1.0
 
     def prior_sample(self, noise: Images) -> Images:
+        """A sample of the prior, from standard normal `noise`."""
         return noise * self.prior_deviation
 
 
@@ -177,8 +177,8 @@ class SubVPSDE(LinearBetaSDE):
 class VESDE(SDE):
     """Variance-exploding SDE: alpha = 1 and sigma(t) = sigma_min (sigma_max / sigma_min)^t.
 
-    Sigma is in units of images in [-1, 1]: a published model on images in [0, 1] with sigma 0.01 to 50 is VESDE(0.02,
-    100).
+    Sigma is in units of images in [-1, 1]: a published model on images in [0, 1] with sigma 0.01 to 50 is
+    VESDE(0.02, 100).
 
     Args:
         sigma_min: noise at t = 0.

@@ -8,7 +8,7 @@
 #
 #SBATCH --job-name=sdedit
 #SBATCH --nodes=2
-# One task for each GPU; `srun` starts them, and Lightning finds its place among them in SLURM's variables.
+# One task for each GPU; `srun` starts them, and each finds its rank in SLURM's variables.
 #SBATCH --ntasks-per-node=4
 #SBATCH --gpus-per-node=4
 # As many as data.workers, and one more.

@@ -8,7 +8,7 @@
 # a file system that all of them see.
 #
 # To stop early with a checkpoint, send SIGTERM to torchrun on one machine: all devices end after the same step. torchrun
-# gives them 30 seconds and ends with its own code, 1. It has no use for SIGUSR1, which ends it without a word to them.
+# gives them 30 seconds and ends with its own code, 1. Do not send it SIGUSR1: torchrun dies without stopping them.
 NODES=${NODES:-2}
 GPUS=${GPUS:-$(nvidia-smi --list-gpus | wc -l)}
 

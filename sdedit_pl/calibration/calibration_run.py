@@ -48,8 +48,6 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Calibration:
-    """The findings of a calibration in words, the t0 file and the plot of the trade-off."""
-
     text: str
     t0: float | str | None
     file: Path

@@ -4,8 +4,7 @@ Each level of a sweep is a point (L2, KID). The knee is the level furthest below
 their KID) to unrelated images of the domain (at their L2 to the paintings, KID = 0), with each axis scaled to the ends
 of that line. Both ends are known without a model, so the knee does not depend on where the sweep ends.
 
-Source: Satopaa et al., "Finding a 'Kneedle' in a Haystack", ICDCS workshops 2011, whose line joins the ends of the
-curve.
+Source: Satopaa et al., "Finding a 'Kneedle' in a Haystack", ICDCS workshops 2011 (whose line joins the curve's ends).
 """
 
 from __future__ import annotations

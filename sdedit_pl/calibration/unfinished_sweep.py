@@ -46,7 +46,6 @@ class UnfinishedSweep:
         return Sweep(**tensors)
 
     def write(self, sweep: Sweep) -> None:
-        """Replaces the file atomically."""
         tensors = {field.name: getattr(sweep, field.name).contiguous() for field in fields(Sweep)}
         with whole_file(self.file) as unfinished:
             unfinished.write_bytes(save(tensors, {_SETTINGS: json.dumps(dict(self.settings))}))

@@ -53,9 +53,7 @@ def check_numbers(value: Any, path: str = "") -> None:
 def state_shapes(model: ModelConfig) -> dict[str, Tensor]:
     """The state dict of a model's network without memory for its weights. It is cached: do not change it.
 
-    Raises:
-        CheckpointError: if it has more than `MOST_TENSORS` tensors, or larger ones than torch can address; as
-            `check_numbers` does.
+    Raises CheckpointError for more than `MOST_TENSORS` tensors or too large ones, and as `check_numbers` does.
     """
     check_numbers(model.as_data())
     return _state_shapes(model.network, **supplied_to_network(model))
@@ -87,8 +85,7 @@ def shape_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
 def without_weights() -> Iterator[None]:
     """A context in which this thread builds modules with parameters without memory, and real buffers.
 
-    Buffers outside a state dict (FIR kernels, frequencies) would be lost on the device "meta". The global generator
-    does not advance.
+    The device "meta" would lose buffers outside a state dict (FIR kernels). The global generator does not advance.
 
     Raises:
         CheckpointError: if more than `MOST_TENSORS` parameters or `MOST_BUFFERED` numbers are made.

@@ -29,7 +29,6 @@ def import_checkpoint(
     """Writes a checkpoint of another program as an editing checkpoint.
 
     Args:
-        source: as `find_checkpoint` takes it.
         out: the `.safetensors` file, replaced if it exists.
         format: None to recognise it.
         weights: "ema" or "raw".

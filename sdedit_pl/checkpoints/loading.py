@@ -22,8 +22,8 @@ def load_denoiser(path: str | Path, device: str | torch.device = "cpu", *, train
     """The denoiser of a checkpoint, in evaluation mode, its weights in float32.
 
     On a CPU the network takes images one by one, so that a sample's bits do not depend on its batch; elsewhere it takes
-    whole batches (`at_once`). On a CPU, float32 weights stay mapped to the file: it may be replaced, but not be written
-    to, while they are used.
+    whole batches (`at_once`). On a CPU, float32 weights stay mapped to the file, which may be replaced, but not written
+    to.
 
     Args:
         path: as `find_checkpoint` takes it: an editing checkpoint (`.safetensors`), or a checkpoint in one of `FORMATS`
@@ -33,8 +33,7 @@ def load_denoiser(path: str | Path, device: str | torch.device = "cpu", *, train
 
     Raises:
         CheckpointError: if it is missing, truncated, of an unknown program, names a component that this package does
-            not
-            have, holds code instead of data, or its weights do not fit its configuration or are not finite.
+            not have, holds code instead of data, or its weights do not fit its configuration or are not finite.
     """
     denoiser = load_described(path, device)[0]
     if train:
@@ -73,7 +72,6 @@ def describe(path: str | Path) -> Description:
 
 
 def read_checkpoint(checkpoint: Path) -> tuple[Description, dict[str, Tensor]]:
-    """The description and the network's tensors of a checkpoint from `find_checkpoint`."""
     format = foreign_format(checkpoint)
     if format is not None:
         imported = importer(format).read(checkpoint)

@@ -140,7 +140,6 @@ def speaks() -> bool:
 
 
 def overview() -> str:
-    """The verbs, three examples, and the first keys of training and editing."""
     from sdedit_pl.configuration.help_text import every_key, key_lines
     from sdedit_pl.configuration.static_declarations import evaluate, source_keys, source_schema
 

@@ -93,7 +93,6 @@ def settings_of(arguments: EvaluationArguments, model: EvaluatedModel) -> Evalua
 
 
 def metrics_summary(numbers: Mapping[str, Any]) -> str:
-    """KID and L2 of each task's methods, a line each."""
     return "\n".join(
         f"{task}, {method}: KID {found['kid']:.4f}, L2 {found['squared_l2']:.2f}"
         for task, methods in numbers["tasks"].items()

@@ -39,7 +39,6 @@ def run(words: list[str]) -> None:
 
 
 def manifest_summary(manifest: dict[str, Any], settings: PackSettings) -> list[str]:
-    """A manifest's numbers and first problems, and the keys that train on the shards."""
     lines = [
         f"{split}: {counted(facts['images'], 'image')} in {counted(len(facts['shards']), 'shard')}"
         for split, facts in manifest["splits"].items()

@@ -33,8 +33,7 @@ def resolve(
 
     Raises:
         ConfigError: an unknown key or name (with the nearest known one), a wrong type, a missing value, or a value that
-            a
-            class refuses.
+            a class refuses.
     """
     schema, typed = schema_of(cls), typed or {}
     _refuse_unknown(given, [*schema.keys, *schema.sections, *schema.families], "", also=taken)

@@ -50,7 +50,7 @@ class Family(Generic[T]):
         default: the default name.
         shared: a class whose constructor takes the section's other keys.
         supplied: constructor arguments that the program gives and no configuration can.
-        place: key that `section=text` sets if no class is called `text`; "name" refuses such a text.
+        place: key that `section=text` sets if no class is called `text`; by default the name, which refuses it.
     """
 
     table: Mapping[str, Callable[..., T]]
@@ -102,8 +102,8 @@ def family(
 class Command(Generic[T]):
     """A command of the command line: the first lines of its help, and the dataclass of its keys.
 
-    `file` describes the key `config=FILE`; None for a command without it. `first` are the keys and `examples` the
-    command lines of the short help.
+    `file` describes the key `config=FILE`; None for a command without it. The short help has the keys `first` and the
+    command lines `examples`.
     """
 
     usage: str

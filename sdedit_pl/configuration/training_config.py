@@ -90,8 +90,8 @@ class CheckpointSettings:
         dtype: type of the weights in the editing checkpoint `model.safetensors`.
         export: weights in that file: best (of the validation and average with the lowest loss) or last.
         all_averages: also write the newest weights of each average, as model-HALFLIFE.safetensors.
-        early: share of the run after which its average is also written, as model-early.safetensors, the weaker model
-            of autoguidance (guidance= of sdedit edit); null writes none.
+        early: share of the run after which its average is also written, as model-early.safetensors, the weaker model of
+            autoguidance (guidance= of sdedit edit); null writes none.
     """
 
     every_steps: int = 1000
@@ -116,8 +116,8 @@ class TrainSettings:
     """The trained part of the network.
 
     Args:
-        only: parts of the model in ckpt to train: attention, biases, normalisation, label. The other parts are
-            frozen. [] trains all.
+        only: parts of the model in ckpt to train: attention, biases, normalisation, label. The other parts are frozen.
+            [] trains all.
     """
 
     only: tuple[str, ...] = ()
@@ -129,8 +129,8 @@ class ValidationSettings:
 
     Args:
         sigma_edges: edges of noise-level ranges whose loss is logged separately, as val/loss/sigma_A-B; [] for none.
-        patience: validations without a lower loss (the mean over those ranges, of the best average) after which the
-            run ends; null never ends it early.
+        patience: validations without a lower loss (the mean over those ranges, of the best average) after which the run
+            ends; null never ends it early.
         memory_images: largest training set that is searched for memorised images; 0 disables the search.
         memory_edits: number of edits of simulated strokes that are compared with the training set.
     """
@@ -211,8 +211,8 @@ class TrainingConfig:
     Args:
         out: folder of the run: checkpoints, previews, logs, the resolved configuration.
         seed: seed of all random numbers.
-        ckpt: editing checkpoint to start from, which also gives the keys of network that are left at their
-            defaults; of a list, the one that denoises the validation images best; null starts from random weights.
+        ckpt: editing checkpoint to start from, which also gives the keys of network that are left at their defaults; of
+            a list, the one that denoises the validation images best; null starts from random weights.
         resume: continue from the newest checkpoint in `out`, if there is one.
         compile: compile the loss with torch.compile; auto does in long runs on GPUs and CPUs with fast bf16.
         channels_last: keep weights and feature maps in channels-last memory order; auto does if the loss is compiled.
@@ -292,5 +292,4 @@ class TrainingConfig:
         )
 
     def as_data(self) -> dict[str, Any]:
-        """Every key as plain data, as a run's folder and its checkpoints keep it."""
         return as_data(self)

@@ -1,11 +1,10 @@
 """The Lightning data module: batches of any source in an order that survives restarts.
 
-Training is one endless epoch: set its length with `max_steps`, and validate with `val_check_interval=STEPS,
-check_val_every_n_epoch=None`.
+Training is one endless epoch: set its length with `max_steps`, and validate with
+`val_check_interval=STEPS, check_val_every_n_epoch=None`.
 
 A resumed run finds its position from the optimiser steps in its weights. The number of batches handed out would count
-prefetched batches and unfinished steps. The loaders are plain iterables, so that Lightning does not replace their
-samplers.
+prefetched batches and unfinished steps. The loaders are plain iterables, so that Lightning keeps their samplers.
 """
 
 from __future__ import annotations

@@ -94,7 +94,6 @@ def list_images(folder: Path, recursive: bool = False, suffixes: tuple[str, ...]
 
 
 def is_unread_image(name: str) -> bool:
-    """Whether a relative path names an image whose suffix is not read."""
     return name.lower().endswith(UNREAD_SUFFIXES) and not any(map(_is_hidden, name.split("/")))
 
 
@@ -116,8 +115,7 @@ def open_image(file: bytes | Path, name: str) -> Iterator[Image.Image]:
     """Opens an image file for a `with` block, in which its pixels are decoded.
 
     Raises:
-        UnreadableImage: The file cannot be read, is not an image, is damaged or larger than `max_pixels()`; also for
-            Pillow's errors within the block.
+        UnreadableImage: The file is unreadable, no image, damaged or larger than `max_pixels()`; Pillow's errors too.
     """
     Image.MAX_IMAGE_PIXELS = max_pixels() // 2  # Pillow refuses images of more than twice this
     try:

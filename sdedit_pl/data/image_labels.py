@@ -22,8 +22,7 @@ def labels_of(images: ImageSet, place: str) -> list[str]:
 
     Args:
         place: "folders": the topmost folder that holds an image; FILE.csv:COLUMN: the first column names images by path
-            or
-            file name, with or without suffix, and COLUMN,COLUMN joins two by a comma; else `ImageSet.stored_labels`
+            or file name, with or without suffix, and COLUMN,COLUMN joins two by a comma; else `ImageSet.stored_labels`
             reads it.
 
     Raises:

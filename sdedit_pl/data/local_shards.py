@@ -1,7 +1,7 @@
 """Tar files whose images are listed once and then read by position.
 
-Each read compares the file's size and modification time with those at the listing: a file that changed during a run
-would give other images or parts of them.
+Each read compares the file's size and modification time with those at the listing, because a changed file would give
+other images.
 """
 
 from __future__ import annotations

@@ -44,12 +44,7 @@ class DeviceShare:
 
 @dataclass(frozen=True)
 class Changes:
-    """Random changes of training images, drawn anew in every epoch.
-
-    Args:
-        flip: Whether each image is mirrored with probability one half.
-        margin: Pixels by which images are higher and wider than their random crop.
-    """
+    """Random changes of training images, drawn anew in every epoch; `margin` as in `ImageFormat`."""
 
     flip: bool = False
     margin: int = 0

@@ -50,12 +50,9 @@ class Originals:
 def open_originals(
     place: str, image_format: ImageFormat, val_fraction: float, scratch: Path, root: str, download: bool
 ) -> Originals:
-    """Lists the images in a folder, an archive or a torchvision data set.
+    """Lists the images in a folder, an archive or a torchvision data set (`torchvision:` and the name of a class).
 
-    Args:
-        place: A path, or `torchvision:` and the name of a class.
-        val_fraction: Share for validation if the images are not divided already.
-        scratch: Folder for unpacked archives.
+    `val_fraction` applies if the images are not divided already; archives are unpacked into `scratch`.
 
     Raises:
         ValueError: There is no such place, it cannot be read, or it holds no images.

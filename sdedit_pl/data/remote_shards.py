@@ -69,7 +69,6 @@ class ShardStream(Dataset[Batch]):
         return self.__getitems__([position])
 
     def __getitems__(self, positions: list[int]) -> Batch:
-        """DataLoader calls this method in place of `__getitem__`."""
         try:
             places = [self._at(position) for position in positions]
             self._prefetch(next(reversed(self._windows.values())))

@@ -1,7 +1,6 @@
 """The interface of data sources: named images that can be read one by one, in two splits.
 
-A source derives from `Source`, implements `images(split)`, takes flat keyword arguments and has a line in
-`source_table.py`.
+A source derives from `Source`, implements `images(split)`, and has a line in `source_table.py`.
 """
 
 from __future__ import annotations
@@ -38,9 +37,7 @@ class ImageSet(abc.ABC):
 
     Attributes:
         in_memory: Whether the images are decoded already, so that no worker processes are needed.
-        labels: Number of each image's label in a list of labels, int64 (N,), or in a stream its vector, float32 (N,
-            size);
-            None without labels.
+        labels: Index of each image's label, int64 (N,), or in a stream its vector, float32 (N, size); or None.
     """
 
     in_memory: bool = False
@@ -125,8 +122,8 @@ class Source(abc.ABC):
         broken_limit: Number of unreadable images and shards that ends the run when exceeded; null for no limit.
         fit: How images get the proportions of `size`: crop takes their largest central part, resize changes their
             proportions, pad continues them by their mirror image, which does not enter the loss.
-        format: Type, range and names of the bands of data that are not 8-bit photographs, by format.dtype,
-            range, percentile, bands, shown, alpha and invalid; null for photographs.
+        format: Type, range and names of the bands of data that are not 8-bit photographs, by format.dtype, range,
+            percentile, bands, shown, alpha and invalid; null for photographs.
 
     Attributes:
         broken: Name of every unreadable image met so far -> the reason.

@@ -107,8 +107,7 @@ def result_content(
     Args:
         kept: pixels that have the guide's own values, unless the image is a deviation.
         deviation: whether the image is a `std`, whose values begin at 0 and not at the low end of the format's range;
-            they
-            are float32 if the guide's format has it, because small ones would be rounded to 0.
+            they are float32 if the guide's format has it, because small ones would be rounded to 0.
     """
     guide = edited.guide
     suffix, pixels = result_suffix(guide.path), guide.format
@@ -161,7 +160,6 @@ def write_record(
 
 
 def hashes(files: Iterable[Path]) -> dict[str, str]:
-    """Path -> SHA-256."""
     return {str(file): sha256_of(file) for file in files}
 
 
@@ -171,7 +169,6 @@ def sample_file(guide: Path, mark: str, name: str) -> str:
 
 
 def trajectory_files(guide: Guide, mark: str) -> tuple[str, str]:
-    """The strip and the animation."""
     ending = mark + (f"_part{guide.part.number}" if guide.part else "") + "_trajectory"
     stem = stem_of(guide.path)
     return result_name(stem, f"{ending}.png"), result_name(stem, f"{ending}.webp")

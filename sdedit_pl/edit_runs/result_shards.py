@@ -36,7 +36,6 @@ def pack_results(folder: Path, shard: str, facts: Mapping[int, GuideFacts]) -> N
 
 
 def unpack_results(folder: Path, shard: str, facts: GuideFacts) -> None:
-    """Writes the samples of a guide from a shard to `folder`."""
     with tarfile.open(folder / shard) as archive:
         for file in facts["samples"]:
             content = archive.extractfile("".join(member(file)))

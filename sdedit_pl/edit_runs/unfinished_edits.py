@@ -88,7 +88,6 @@ class UnfinishedEdits:
         return "bad" in facts or own_files(self.place, facts["files"]) == facts["files"].keys()
 
     def note(self, number: int, facts: GuideFacts) -> None:
-        """Adds a finished guide to this process's journal."""
         with open(self.place / f"{self.share}.jsonl", "a", encoding="utf-8") as journal:
             journal.write(f"\n{json.dumps([number, facts])}\n")
         self.noted = True

@@ -29,9 +29,8 @@ class Guided(nn.Module):
 
     Args:
         network: the strong network; its learned variance is not guided.
-        weak: the weak network; None for `network` without the conditions, both in one batch; an image without
-            conditions
-            is then not guided.
+        weak: the weak network; None for `network` without conditions, in the same batch; images without any are
+            unguided.
         guidance: w.
         labels: lowest and highest label that is guided; None for all.
         conditioned: whether the weak network takes the conditions as well.
@@ -57,7 +56,6 @@ class Guided(nn.Module):
         self.size_divisor = getattr(network, "size_divisor", 1)
 
     def at_label(self, label: float) -> nn.Module:
-        """The network to evaluate if all images have this label."""
         return self if self.labels is None or self.labels[0] <= label <= self.labels[1] else self.network
 
     def compile(self, *args: Any, **kwargs: Any) -> None:

@@ -21,7 +21,6 @@ def images_per_call(device: torch.device | str, compiled_batch: int | None = Non
 def prepare_for_batches(
     denoiser: Denoiser, batch: int, pixels: int, evaluations: int, precision: str, compile: AutoBool
 ) -> Arithmetic:
-    """Prepares a denoiser's network for batches of up to `batch` images with `pixels` pixels each."""
     arithmetic = prepare_for_inference(denoiser.network, evaluations, precision, compile, batch * pixels)
     device = next(denoiser.parameters()).device
     denoiser.at_once = images_per_call(device, batch if arithmetic.compile else None)

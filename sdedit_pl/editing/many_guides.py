@@ -67,8 +67,7 @@ def edit_guides(
         seeds: those of all guides, or a sequence for each guide.
         batch: samples per batch, of one or more guides of one size; None for as many as the device's memory holds.
         on_step: called after each solver step with the number of samples in the batch, and with a negative number when
-            a
-            batch is repeated because memory ran out.
+            a batch is repeated because memory ran out.
 
     Raises:
         ValueError: the batch is too large for the device, or `SDEdit` refuses its input.

@@ -2,8 +2,7 @@
 
 At high noise levels an estimate averages all images that the state could come from: layout settles first, texture last.
 If the estimates resemble the guide for long, t0 is too low to change it; if even the first one differs, t0 is too high.
-A wrapper around the denoiser records the estimates that the solver requests anyway, so that the result is
-bit-identical.
+Recording takes the estimates that the solver requests anyway, so that the result is bit-identical.
 """
 
 from __future__ import annotations
@@ -40,9 +39,7 @@ SHOWN_SAMPLES = 8
 class Trajectory:
     """The estimates of x_0 of a run in order, evenly spaced over the evaluations.
 
-    Args:
-        noise_levels: sigma / alpha at `times`.
-        images: in 0..255, on the CPU, with sides of at most `LARGEST_SIDE`.
+    `noise_levels` are sigma / alpha at `times`; `images` are on the CPU, with sides of at most `LARGEST_SIDE`.
     """
 
     times: tuple[float, ...]
@@ -95,8 +92,7 @@ class RecordingDenoiser(WatchedDenoiser):
     """Records at most `frames` (3 or more) of a denoiser's estimates of x_0 during one run.
 
     It keeps every n-th estimate and the last one. When `frames` estimates have been kept, every second one is dropped
-    and n is doubled. Estimates have the bands that `format` shows. Nothing is transferred from the device before
-    `trajectory` is called.
+    and n is doubled. Estimates have the bands that `format` shows. Nothing leaves the device before `trajectory`.
     """
 
     def __init__(self, denoiser: Denoiser, frames: int = 48, format: PixelFormat | None = None) -> None:

@@ -56,7 +56,6 @@ def ddim_encode(
 def ddim_round_trip(
     denoiser: Denoiser, images: Images, times: Float[Tensor, "levels"], callback: Callback | None = None
 ) -> Images:
-    """Encodes images with `ddim_encode` and decodes them with DDIM."""
     return _decoded(denoiser, ddim_encode(denoiser, images, times, callback), times, callback)
 
 

@@ -63,11 +63,9 @@ class AblationVariant(NamedTuple):
 
 @dataclass(frozen=True)
 class Ablation:
-    """A setting that is varied.
+    """A setting that is varied; `variants` makes the edits with one value from the base edit.
 
-    Args:
-        variants: makes the edits with one value from the base edit.
-        compares: whether it compares two models.
+    `compares` is set if it compares two models.
     """
 
     title: str

@@ -29,11 +29,9 @@ DrawNumber: TypeAlias = Callable[[], float]
 
 
 class TaskInputs(NamedTuple):
-    """Guides with the images that they were made from.
+    """Guides with their originals; `mask` is True where pixels may change, None if all may.
 
-    Args:
-        mask: True where pixels may change; None if all may.
-        pasted: the images that the changed pixels come from; None if nothing was pasted.
+    `pasted` are the images that the changed pixels come from; None if nothing was pasted.
     """
 
     original: Images
@@ -125,7 +123,6 @@ def ellipse(sides: tuple[int, int], draw: DrawNumber) -> Bool[Tensor, "H W"]:
 
 
 def _places(sides: tuple[int, int]) -> Float[Tensor, "H W 2"]:
-    """Row and column of each pixel's centre."""
     middles = [torch.arange(side, dtype=torch.float64) + 0.5 for side in sides]
     return torch.stack(torch.meshgrid(*middles, indexing="ij"), dim=-1)
 

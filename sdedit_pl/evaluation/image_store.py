@@ -65,9 +65,7 @@ class ImageStore:
 class EvaluationRecord:
     """The settings that the images of an evaluation depend on.
 
-    Args:
-        originals: facts that identify the validation images, by name.
-        recipes: folder -> everything else that its images depend on.
+    `originals` identifies the validation images; `recipes` maps a folder to all else that its images depend on.
     """
 
     originals: Mapping[str, str]

@@ -46,7 +46,6 @@ class Instruments:
     """The metrics of an evaluation.
 
     Args:
-        features: for realism.
         lpips: measures the kept pixels of masked tasks; None leaves it out.
         batch: images at a time.
         kid_subset: size of the random subsets that KID is also averaged over, as other programs do; None for none.

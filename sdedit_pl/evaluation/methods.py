@@ -33,15 +33,11 @@ _SAMPLING = 1
 
 @runtime_checkable
 class Method(Protocol):
-    """Makes images from inputs."""
-
     def check(self, denoiser: Denoiser) -> None:
         """Raises ValueError if the model or this machine does not allow this method."""
         ...
 
-    def total_steps(self, denoiser: Denoiser) -> int:
-        """Solver steps per image."""
-        ...
+    def total_steps(self, denoiser: Denoiser) -> int: ...
 
     def __call__(
         self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback | None
@@ -138,12 +134,9 @@ class UnconditionalSample:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method that SDEdit is compared with.
+    """A method that SDEdit is compared with; `method` makes it from t0 and steps.
 
-    Args:
-        method: makes the method from t0 and steps.
-        fits: whether it applies to a task.
-        nearest: whether it makes a set of images, the nearest of which is chosen for each guide.
+    `nearest` is set if it makes a set of images, the nearest of which is chosen for each guide.
     """
 
     method: Callable[[float | str, int], Method]

@@ -95,7 +95,6 @@ class NumberedImages:
         return NumberedBatches(self, size)
 
     def digest(self) -> str:
-        """The SHA-256 of all images' pixels, hexadecimal."""
         found = hashlib.sha256()
         for number in range(self.count):
             found.update(hashlib.sha256(self._decoded(number).contiguous().numpy().tobytes()).digest())

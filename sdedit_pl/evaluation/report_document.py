@@ -80,7 +80,6 @@ class ReportDocument:
         return "\n\n".join(blocks).replace("<", "&lt;") + "\n"
 
     def html(self, pictures: Mapping[str, bytes]) -> str:
-        """The report as one HTML page; `pictures` maps the figures' names to their PNG files."""
         import jinja2
 
         text = files("sdedit_pl.evaluation").joinpath(TEMPLATE).read_text(encoding="utf-8")

@@ -58,8 +58,8 @@ class DetectionSettings(ModelSettings):
             alex, vgg or squeeze.
         lpips_weights: torchvision's file of that network; null takes it from torch's cache or downloads it.
         blur: standard deviation, in pixels, of a Gaussian over the residuals; 0 for none.
-        relative: divide residuals by how much the reconstructions differ among themselves, which is high on edges and
-            textures that the model cannot know; false maps the residuals.
+        relative: weigh residuals against the spread of the reconstructions, which is high on edges and textures that
+            the model cannot know; false maps the residuals.
         top: share of a map's pixels, the highest, whose mean is the score of the image.
         seed: seed of the first reconstruction; the next ones count up from it.
         overwrite: replace the results in `out`.

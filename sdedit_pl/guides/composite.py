@@ -79,8 +79,7 @@ def compose(background: Guide, paste: Paste) -> Composite:
 
     Raises:
         ValueError: a file is missing or not an intact image (UnreadableImage), the object is fully transparent or
-            covers no
-            pixel of the guide, or the mask has another size than the picture.
+            covers no pixel of the guide, or the mask has another size than the picture.
     """
     for path in filter(None, (paste.path, paste.mask)):
         if not path.is_file():
@@ -154,8 +153,7 @@ def _visible(
 ) -> tuple[Image.Image | None, tuple[int, int]]:
     """The visible part of a cutout of `size` at a place on a canvas, or None, and the position of its corner.
 
-    Only the visible part is resampled, to limit memory. Pillow premultiplies by alpha, so that the colour of
-    transparent pixels does not leak in.
+    Only that part is resampled, to limit memory. Pillow premultiplies by alpha: transparent pixels' colour stays out.
     """
     left, top = max(0, at[0]), max(0, at[1])
     right, bottom = min(canvas[0], at[0] + size[0]), min(canvas[1], at[1] + size[1])
@@ -187,7 +185,6 @@ def _covers_nothing(background: Guide, paste: Paste) -> str:
 
 
 def _cutout(paste: Paste) -> Image.Image:
-    """The object at its own size, RGBA."""
     cutout = read_rgba(paste.path)
     if paste.mask is not None:
         cutout.putalpha(ImageChops.multiply(cutout.getchannel("A"), _object_mask(paste, cutout.size)))

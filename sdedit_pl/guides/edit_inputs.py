@@ -30,7 +30,6 @@ class GuideReader:
     Args:
         shape: that of the model's images.
         scratch: folder for the images of shards, while they are needed.
-        kind: of the areas.
         paste: an object to paste on each guide.
         window: window size for guides at their own proportions; None for the model's size.
         side: with windows, length to which the shorter side is resampled.
@@ -58,7 +57,6 @@ class GuideReader:
         return listed._replace(guide=files[0], area=files[1] if len(files) == 2 else listed.area, places=())
 
     def files(self, listed: ListedGuide) -> list[Path]:
-        """The files that `read` reads."""
         pasted = () if self.paste is None else (self.paste.path, self.paste.mask)
         return [*listed.files, *(file for file in pasted if file is not None)]
 

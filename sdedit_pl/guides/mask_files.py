@@ -65,8 +65,7 @@ def read_mask(path: Path, guide: Guide) -> Bool[Tensor, "1 1 H W"]:
 
     Raises:
         ValueError: the image is not intact (UnreadableImage), has another size than the guide, is all black, or its
-            values
-            do not say which pixels may change.
+            values do not say which pixels may change.
     """
     picture = read_rgba(path)
     _check_size("mask", path, picture.size, guide)

@@ -59,7 +59,6 @@ class GuideDistance(ImageMean):
         self.distance = distance
 
     def update(self, images: Images, others: Images, numbers: Int[Tensor, "B"] | None = None) -> None:
-        """Adds edits and their guides, with the numbers of the edits."""
         self.append(self.distance(images, others), numbers)
 
 

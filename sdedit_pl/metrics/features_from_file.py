@@ -36,8 +36,7 @@ class FeaturesFile(FeatureExtractor):
     Args:
         path: of the file.
         pixels: the pixel range it expects: "signed" is [-1, 1], "unit" is [0, 1], both float32; "uint8" is integers
-            from 0
-            to 255. Other normalisations, such as ImageNet's, belong in the file.
+            from 0 to 255. Other normalisations, such as ImageNet's, belong in the file.
         size: height and width that images are resampled to, bicubic and with antialiasing; null keeps their size.
         trusted: whether you trust the file's source as that of a script; the file can run code.
 

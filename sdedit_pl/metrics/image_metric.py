@@ -36,8 +36,7 @@ class ImageMetric(Metric, abc.ABC):
 
     Args:
         state: name of the entries. In a `MetricCollection`, metrics whose states have the same names and contents share
-            one
-            copy of them; the name must identify the contents.
+            one copy of them; the name must identify the contents.
         empty: an empty tensor with the dtype and the trailing shape of the entries.
     """
 

@@ -51,8 +51,7 @@ class MaskedLPIPS(ImageMean):
     Args:
         network: alex, vgg or squeeze.
         weights: path of torchvision's file of that network's ImageNet weights; None takes it from the cache of
-            torch.hub
-            and downloads it if necessary. (The lpips package holds the weights of the last layer only.)
+            torch.hub and downloads it if necessary. (The lpips package holds the weights of the last layer only.)
 
     Raises:
         WeightsUnavailable: the weights cannot be found or downloaded, or have another hash.

@@ -39,7 +39,6 @@ def convolution(
 
 
 def linear(in_features: int, out_features: int) -> nn.Linear:
-    """A linear layer with variance-scaled weights and zero bias."""
     layer = nn.Linear(in_features, out_features)
     variance_scaling_(layer.weight)
     nn.init.zeros_(layer.bias)

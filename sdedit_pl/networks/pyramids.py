@@ -84,7 +84,6 @@ class OutputSkip(nn.Module):
         )
 
     def forward(self, h: Images, pyramid: HalfAsLarge | None) -> tuple[Images, Pyramid]:
-        """Returns the unchanged features and the image so far."""
         image = self.head(h)
         if self.upsample is not None:
             image = self.upsample(pyramid) + image

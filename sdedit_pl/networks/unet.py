@@ -78,7 +78,6 @@ class Shape:
 
     @property
     def size_divisor(self) -> int:
-        """The number that height and width must be multiples of."""
         return self.patch * 2 ** (self.levels - 1)
 
 
@@ -92,8 +91,7 @@ class Layers:
         head: maps (width in, width out) to the last layer; None if the output pyramid is the output.
         input_joint: maps (width of the pyramid, width of the features) to a joint below a `downsample`.
         output_joint: maps (width of the features, width one level below or None at the lowest) to a joint at the end of
-            a
-            level on the way up.
+            a level on the way up.
     """
 
     residual: Callable[[int, int], ResidualBlock]
@@ -138,7 +136,6 @@ class Refinement(nn.Module):
         self.exit = convolution(channels, output_channels, 3, init_scale=0.0)
 
     def forward(self, h: Images, images: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out H W"]:
-        """Maps features (B, channels, H, W) and images (B, image_channels, H, W) to (B, output_channels, H, W)."""
         joined = F.silu(torch.cat([h, self.entry(images)], dim=1))
         return self.exit(F.silu(self.middle(joined)))
 
@@ -155,8 +152,8 @@ class UNet(nn.Module):
         channels: Channels at full resolution, before the multipliers. The label's vector is four times as long.
         channel_multipliers: One for each level, from full resolution down.
         blocks_per_level: Residual blocks of each level on the way down; one more on the way up.
-        attention_levels: Levels whose blocks are followed by attention, 0 being full resolution. The middle of the
-            network always attends.
+        attention_levels: Levels (0 is full resolution) whose blocks are followed by attention. The middle always
+            attends.
         head_channels: Channels of each attention head; one head of all channels if None.
         dropout: Probability of dropping an activation inside a residual block, in training.
         resample_with_convolution: Whether resampling between levels, outside residual blocks, is learned.

@@ -123,7 +123,6 @@ class Job:
 
     @property
     def files(self) -> list[str]:
-        """The names of the files that the page may read."""
         area = [] if self.settings["kind"] is None else [f"{self.settings['kind']}.png"]
         return [self.guide, *area, *self.samples, *([EDIT_RECORD] if self.samples else [])]
 
@@ -169,7 +168,6 @@ class PaintJobs:
         self._worker.start()
 
     def close(self) -> None:
-        """Cancels the running edit and ends the worker."""
         with self._changed:
             self._closed = True
             for job in (self._current, *self._waiting):
@@ -241,7 +239,6 @@ class PaintJobs:
             return self._waiting.index(job) + running if job in self._waiting else 0
 
     def queued_seconds(self) -> float:
-        """Estimated time until the queue is empty."""
         with self._changed:
             unfinished = [job for job in (self._current, *self._waiting) if job is not None]
             left = ((job.total - job.done) * job.windows for job in unfinished)

@@ -56,8 +56,6 @@ Stored = TypeVar("Stored")
 
 
 class OpenedFile(BaseModel):
-    """A file of the model's format."""
-
     model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, Field(max_length=200)]
@@ -85,7 +83,6 @@ def paint_app(jobs: PaintJobs, guides: Path, token: str = "", names: Collection[
         return file
 
     def source_of(address: str) -> Path | None:
-        """The file at an address; None if there is none."""
         kind, _, rest = address.partition("/")
         folder, _, name = rest.rpartition("/")
         if kind == "blank":

@@ -61,7 +61,6 @@ class OpenedFiles:
         return file.relative_to(self.folder).as_posix()
 
     def find(self, address: str) -> Path | None:
-        """The stored file at an address; None if there is none."""
         return {self.address(file): file for file in self.folder.glob("*/*")}.get(address)
 
 

@@ -19,8 +19,7 @@ class Question:
     Args:
         hint: advice on what to judge.
         intact: the intact image of a catch trial: the guide, a real image (an output if the study has none), or an
-            output
-            of one of the methods.
+            output of one of the methods.
     """
 
     text: str

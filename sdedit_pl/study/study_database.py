@@ -199,7 +199,6 @@ class StudyDatabase:
             ).fetchone()[0]
 
     def image(self, identity: str) -> bytes | None:
-        """The PNG file of an image; None if the id is unknown."""
         rows = self._pictures.execute("SELECT png FROM images WHERE id = ?", (identity,)).fetchall()
         return rows[0][0] if rows else None
 

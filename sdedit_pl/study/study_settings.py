@@ -21,13 +21,12 @@ class StudyPlan:
             are paired by name. A preference rate is the rate at which the earlier method is preferred to the later.
         out: the study's database file, which also stores the answers.
         guides: folder or pattern of the guides; null if only realism is asked.
-        real: folder or pattern of real images of the domain, for the catch trials about realism; null uses outputs
-            of the methods instead.
+        real: folder or pattern of real images of the domain, for the catch trials about realism; null uses outputs of
+            the methods instead.
         ckpt: model whose previews the images are shown like, for data that are no 8-bit pictures (data.format); null
             for pictures.
         questions: any of realism, faithfulness and satisfaction.
-        pairs: all compares every pair of methods; first compares the first method with each other one, as in the
-            paper.
+        pairs: all compares every pair of methods; first compares the first method with each other one, as in the paper.
         comparisons: maximum number of comparisons per rater, not counting catch trials; null for all.
         catches: number of catch trials per rater.
         seed: seed of the forms, the order and the sides.

@@ -58,7 +58,6 @@ class Trial:
 
     @property
     def guide(self) -> TrialImage | None:
-        """The guide, or None if the question does not show it."""
         return TrialImage(GUIDE_ORIGIN, self.item) if QUESTIONS[self.question].shows_guide else None
 
     @property

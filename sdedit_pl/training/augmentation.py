@@ -46,7 +46,7 @@ class Augmentation:
     def __call__(
         self, images: Images, valid: Mask | None = None
     ) -> tuple[Images, Float[Tensor, "B labels"] | None, Mask | None]:
-        """The changed images, the label of each, and their valid pixels, changed alike."""
+        """The changed images, their labels, and their valid pixels, changed alike."""
         if self.recolour:
             images = recolour(images, self.recolour)
         if not self.probability:

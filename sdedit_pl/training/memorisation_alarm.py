@@ -1,10 +1,10 @@
 """Detects models that reproduce their training images instead of generating new ones.
 
 After each validation, simulated strokes of validation images are edited. Edits that are much closer to the nearest
-training image than the validation images themselves are memorised. The distance is the mean squared difference at 16
-px, over the training images and their mirror images. At full resolution, edits that lack detail would be far from all
-images. A model that does reproduce the 838 bundled portraits had ratios of 0.82 at noise level 1.2, 0.52 at 3.4 and
-0.35 at 25.
+training image than the validation images themselves are memorised. The distance is the mean squared difference
+at 16 px, over the training images and their mirror images: at full resolution, edits that lack detail would be far
+from all images. A model that does reproduce the 838 bundled portraits had ratios of 0.82 at noise level 1.2, 0.52 at
+3.4 and 0.35 at 25.
 """
 
 from __future__ import annotations
@@ -38,12 +38,8 @@ class MemorisationAlarm(lightning.Callback):
     """Logs after each validation how close edits are to the training images, and warns once of memorisation.
 
     Logs the median distances `val/memory/edits` and `val/memory/originals` (mean square over pixels and channels of
-    images in [-1, 1]) and their quotient `val/memory/ratio`.
-
-    Args:
-        denoiser: the trained model, which limits the noise level.
-        originals: validation images in [-1, 1].
-        seen: training images, downscaled to `SIDE`.
+    images in [-1, 1]) and their quotient `val/memory/ratio`. `originals` are validation images in [-1, 1], `seen`
+    training images downscaled to `SIDE`.
     """
 
     def __init__(
@@ -82,7 +78,6 @@ class MemorisationAlarm(lightning.Callback):
             )
 
     def distance(self, images: Images) -> float:
-        """Median over the images."""
         side = min(SIDE, *images.shape[2:])
         small = interpolate(images, size=(side, side), mode="area").flatten(1)
         return (nearest_by_distance(small, self._seen).measure.median() / small.shape[1]).item()

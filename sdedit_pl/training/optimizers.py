@@ -1,7 +1,6 @@
 """Optimisers and learning-rate schedules.
 
-A schedule depends only on the optimiser step, so that it is correct after any resume, also if the total number of steps
-has changed.
+A schedule depends only on the optimiser step, so that a resumed run may change its total number of steps.
 """
 
 from __future__ import annotations

@@ -241,7 +241,6 @@ class ContinuedMlflow(Continued, MLFlowLogger):
 
     @rank_zero_only
     def log_image(self, key: str, images: Sequence[str], step: int) -> None:
-        """Logs PNG files under their names."""
         with _training_continues():
             for path in images:
                 self.experiment.log_artifact(self.run_id, path, key)

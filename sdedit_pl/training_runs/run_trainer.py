@@ -74,7 +74,6 @@ def require_loggers(names: Iterable[str]) -> None:
 
 
 def continued_loggers(config: TrainingConfig) -> list[Continued]:
-    """The loggers of a configuration beside the CSV file."""
     wandb, folder = config.wandb, Path(config.out)
     makers: dict[str, Callable[[Path], Continued]] = {
         "wandb": partial(

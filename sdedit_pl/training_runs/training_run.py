@@ -62,8 +62,7 @@ def fit(config: TrainingConfig) -> Path:
 
     Raises:
         ConfigError: the configuration cannot be used, or the run's folder holds a run of another model.
-        ValueError, OSError: data or a checkpoint cannot be read, another process is writing to the folder, or a file
-            cannot be written.
+        ValueError, OSError: data or a checkpoint cannot be read, the folder is in use, or a file cannot be written.
         Diverged: the loss or a weight is not finite.
         Interrupted: a signal ended the run; the same call resumes it.
     """
@@ -182,7 +181,6 @@ def memory_advice(module: ScoreModule, trainer: lightning.Trainer, config: Train
 
 
 def remedy(folder: Path) -> str:
-    """The advice after a training that could not write every file."""
     if newest_whole(folder) is not None:
         return "run the same command again to write what is missing"
     if (folder / RUN_FILE).exists():

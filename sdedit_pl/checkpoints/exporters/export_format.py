@@ -19,8 +19,5 @@ class Export(abc.ABC):
     def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
         """Writes a denoiser, in evaluation mode and on the CPU, to the new file or folder `out`.
 
-        The caller removes partial output after an error.
-
-        Raises:
-            ExportError: if the format cannot express the denoiser.
+        Raises ExportError if the format cannot express it; the caller removes partial output.
         """

@@ -3,8 +3,7 @@
     program = torch.export.load("model.pt2").module()
     x_0, score = program(x_t, t)
 
-`exported_function` describes the function. The graph is for the CPU; move_to_device_pass of torch.export.passes moves
-it.
+`exported_function` describes the function. The graph is for the CPU; torch.export.passes.move_to_device_pass moves it.
 """
 
 from __future__ import annotations

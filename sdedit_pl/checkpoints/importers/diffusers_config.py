@@ -142,10 +142,7 @@ def read_unet(config: Mapping[str, Any]) -> Network:
 def read_scheduler(config: Mapping[str, Any], network: Network) -> dict[str, Any]:
     """The sections `sde` and `parameterisation` of a scheduler's configuration.
 
-    Raises:
-        CheckpointError: with the key and its value, if no SDE or parameterisation of ours expresses it, or if the
-            network
-            takes labels of another kind.
+    Raises CheckpointError for a key that no SDE or parameterisation of ours expresses, or labels of another kind.
     """
     name = config.get("_class_name")
     if name == "ScoreSdeVeScheduler" and network.fourier:

@@ -1,7 +1,6 @@
 """Reads another program's state dict: the model it belongs to, and its weights under our names.
 
-The model is that of a published configuration, of a preset, or of the only preset whose tensors have the same names and
-shapes.
+The model is that of a published configuration, of a preset, or of the only preset with the same tensors.
 """
 
 from __future__ import annotations
@@ -43,7 +42,6 @@ class StoredTensors:
     ignored: Mapping[str, str] = field(default_factory=dict)
 
     def without(self, name: str, reason: str) -> StoredTensors:
-        """Ignores a tensor of this name, if there is one."""
         if name not in self.tensors:
             return self
         others = {key: tensor for key, tensor in self.tensors.items() if key != name}
