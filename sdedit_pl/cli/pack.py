@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from typing import Any
 
@@ -51,12 +52,11 @@ def manifest_summary(manifest: dict[str, Any], settings: PackSettings) -> list[s
             lines += [f"{len(found)} of {counted(total, 'image')} {text}:", *(f"  {line}" for line in found[:_NAMED])]
         if len(found) > _NAMED:
             lines.append(f"  ... all of them: {settings.out}/{MANIFEST_FILE}")
-    words = ["train with: data.name=webdataset", f"data={settings.out}"]
-    words += [f"data.size={shown(settings.size).strip('[]')}"]
+    words = ["data.name=webdataset", f"data={settings.out}", f"data.size={shown(settings.size)}"]
     words += [f"data.random_crop={settings.margin_pixels}"] if settings.fit == "random_crop" else []
     words += [] if settings.labels is None else ["data.labels=json:label"]
     words += [] if settings.channels == 3 else [f"data.channels={settings.channels}"]
     if settings.format is not None:
         described = asdict(settings.format).items()
         words += [f"data.format.{key}={shown(value)}" for key, value in described if value or key == "dtype"]
-    return [*lines, " ".join(words)]
+    return [*lines, f"train with: {shlex.join(words)}"]
