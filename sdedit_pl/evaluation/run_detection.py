@@ -17,7 +17,7 @@ from sdedit_pl.build.component import build_unless_usual
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.model_settings import ModelSettings
 from sdedit_pl.configuration import require_at_least
-from sdedit_pl.data.array_formats import ALL_SUFFIXES
+from sdedit_pl.data.array_formats import ALL_SUFFIXES, stem_of
 from sdedit_pl.data.chosen_images import choose_images
 from sdedit_pl.data.image_decoding import decode_image
 from sdedit_pl.data.image_files import list_images
@@ -155,7 +155,7 @@ def names_of(names: Sequence[str], data: str) -> list[str]:
     """File names of images: their paths below `data` without suffix, or numbers if these are not unique."""
     paths = [Path(name.rpartition(":")[2]) for name in names]
     inside = [path.relative_to(data) if path.is_relative_to(data) else Path(path.name) for path in paths]
-    found = [path.with_suffix("").as_posix() for path in inside if ".." not in path.parts]
+    found = [path.with_name(stem_of(path)).as_posix() for path in inside if ".." not in path.parts]
     return found if len(set(found)) == len(names) else [f"{number:06d}" for number in range(len(names))]
 
 
@@ -167,8 +167,8 @@ def read_truth(folder: Path, names: Sequence[str], size: Size) -> Bool[Tensor, "
     """
     if not folder.is_dir():
         raise ValueError(f"truth={folder} is no folder; give one of masks named like the images, white in defects")
-    listed = list_images(folder, True, ALL_SUFFIXES)
-    masks = in_both_forms({file.rpartition(".")[0].removesuffix("_mask"): file for file in listed})
+    listed = map(Path, list_images(folder, True, ALL_SUFFIXES))
+    masks = in_both_forms({file.with_name(stem_of(file)).as_posix().removesuffix("_mask"): file for file in listed})
     truth = torch.zeros(len(names), *ImageFormat(size).sides, dtype=torch.bool)
     for number, name in enumerate(names):
         if name in masks:
