@@ -21,7 +21,7 @@ from sdedit_pl.data.array_formats import ALL_SUFFIXES, stem_of
 from sdedit_pl.data.chosen_images import choose_images
 from sdedit_pl.data.image_decoding import decode_image
 from sdedit_pl.data.image_files import list_images
-from sdedit_pl.data.image_format import ImageFormat, Size
+from sdedit_pl.data.image_format import Fit, ImageFormat, Size
 from sdedit_pl.denoiser import in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation.anomaly_maps import AnomalyMaps, Detector, image_score, pixel_residual, stored_maps, write_map
@@ -108,7 +108,9 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
             fit=description.fit,
         )
         names = names_of(images.names, settings.data)
-        truth = None if settings.truth is None else read_truth(Path(settings.truth), names, shape.size)
+        truth = None
+        if settings.truth is not None:
+            truth = read_truth(Path(settings.truth), names, shape.size, description.fit)
         settings = settings.prepared(denoiser, len(images), shape.pixels, detector.steps(denoiser))
         recorded = settings.recorded(description.path)
         inputs = {"sha256": images.digest(b"" if truth is None else truth.numpy().tobytes())}
@@ -159,8 +161,8 @@ def names_of(names: Sequence[str], data: str) -> list[str]:
     return found if len(set(found)) == len(names) else [f"{number:06d}" for number in range(len(names))]
 
 
-def read_truth(folder: Path, names: Sequence[str], size: Size) -> Bool[Tensor, "N H W"]:
-    """The defects of each image; an image without a mask has none.
+def read_truth(folder: Path, names: Sequence[str], size: Size, fit: Fit = "crop") -> Bool[Tensor, "N H W"]:
+    """The defects of each image, in the proportions of the images; an image without a mask has none.
 
     Raises:
         ValueError: no folder, no mask that is named like an image, or masks without a white pixel.
@@ -173,7 +175,7 @@ def read_truth(folder: Path, names: Sequence[str], size: Size) -> Bool[Tensor, "
     for number, name in enumerate(names):
         if name in masks:
             path = folder / masks[name]
-            levels = decode_image(path, str(path), ImageFormat(size, 1, background="black"))[0]
+            levels = decode_image(path, str(path), ImageFormat(size, 1, "black", fit=fit))[0]
             truth[number] = levels >= (128 if bool((levels > 1).any()) else 1)  # 0 and 1 of a label image
     missing = sum(name not in masks for name in names)
     if missing == len(names):

@@ -169,8 +169,8 @@ def test_a_suffix_of_two_parts_is_no_part_of_a_name(tmp_path: Path) -> None:
     assert find_areas("mask", str(tmp_path), [guide]) == [tmp_path / "scan.2.png"]
     assert "pets/scan.2" in _names("pets/scan.2.nii.gz")
     assert member("scan.2_seed0.nii.gz") == ("scan-2_seed0", ".nii.gz")
-    (tmp_path / "scan.2_mask.nii.gz").write_bytes(gzip.compress(nifti(np.ones((4, 4), np.uint8))))
-    assert read_truth(tmp_path, names_of([str(guide)], str(tmp_path)), 4).all()
+    (tmp_path / "scan.2_mask.nii.gz").write_bytes(gzip.compress(nifti(255 * np.eye(4, 1, dtype=np.uint8))))
+    assert read_truth(tmp_path, names_of([str(guide)], str(tmp_path)), 4, "resize")[0, 0].all()
 
 
 def test_npy_headers_are_parsed_in_many_threads() -> None:
