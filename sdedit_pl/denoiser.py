@@ -22,8 +22,7 @@ from sdedit_pl.typing import Images, Times, over_images
 class Estimates(NamedTuple):
     """Estimates from one evaluation of the network.
 
-    `variance_weight` interpolates the log variance of a reverse step from the smallest (0) to the largest (1); None
-    without a learned variance.
+    `variance_weight` interpolates a reverse step's log variance from the smallest (0) to the largest (1), if learned.
     """
 
     x_0: Images
@@ -46,8 +45,7 @@ class Denoiser(nn.Module):
         labels: the labels that the network knows; None for none.
         noise: distribution of the noise that it removes; None for Gaussian.
         at_once: batch size of one network call; None passes whole batches, as training does. Libraries choose kernels,
-            which round differently, by the batch size. Only with a number is an image's result bit-identical in every
-            batch.
+            which round differently, by the batch size: only a number gives bit-identical results in every batch.
     """
 
     def __init__(

@@ -159,8 +159,7 @@ def check_devices(machine: Machine, devices: int | str) -> None:
 def prepare_network(network: nn.Module, arithmetic: Arithmetic, batch_pixels: int | None = None) -> None:
     """Sets the memory order of a network for inference, and compiles it.
 
-    On a GPU, if all batches have `batch_pixels`, at most `GRAPH_PIXELS`, the next call overwrites the network's outputs
-    (`Denoiser.at_once` copies them).
+    On a GPU with batches of `batch_pixels` <= `GRAPH_PIXELS`, each call overwrites the outputs of the one before.
     """
     network.to(memory_format=torch.channels_last if arithmetic.channels_last else torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     if not arithmetic.compile:

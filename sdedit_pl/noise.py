@@ -141,8 +141,7 @@ class PrefetchedNoise:
     """Draws the noise of the next `ahead` steps in threads while the device computes the current one.
 
     Drawing an image of 256 px takes over a millisecond, about as long as a GPU's step. Prefetching begins with the
-    first draw, so that a solver without noise costs nothing, and covers draw 0 of each step. A context manager, which
-    ends the threads.
+    first draw, so that a solver without noise costs nothing, and covers draw 0 of each step. A context manager.
     """
 
     def __init__(self, noise: SeededNoise, last_step: int, ahead: int = 6) -> None:

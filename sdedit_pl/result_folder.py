@@ -37,8 +37,7 @@ def result_folder(
         folder: claimed by this process during the block; created with its parents.
         name: of the result if `folder` may hold others; only this result is claimed.
         replaced: files of earlier results in `folder`, which are removed at the end; may be filled in the block.
-        resumes: keeps the hidden folder of an interrupted block for the next one, unless it holds only a record of
-            settings.
+        resumes: keeps the hidden folder of an interrupted block, unless it holds only a record of settings.
 
     Raises:
         ValueError: another process writes the result, `folder` cannot be written, or a file is in the way.

@@ -65,10 +65,8 @@ def integrate(
 
     Args:
         x: the state at `times[0]`, float32 or float64, the precision of the whole run.
-        times: at least two times in [0, 1] on the CPU, none later than the first. At a jump the solver restarts without
-            history.
-        first_step: number of the first step in `noise`; jumps are numbered like steps. The starting state has the
-            number before it.
+        times: at least two in [0, 1] on the CPU, none later than the first. A jump discards the solver's history.
+        first_step: number in `noise` of the first step, after that of the starting state; jumps count as steps.
         constraint: rewrites the state at the start and after each step.
         callback: called after each step, not after jumps.
 
@@ -76,8 +74,7 @@ def integrate(
         The state at `times[-1]`, in the shape, dtype and device of `x`.
 
     Raises:
-        ValueError: invalid times, `last="denoised"` with an end above 0, a state of another precision, or steps that
-            the solver cannot take.
+        ValueError: invalid times or steps, `last="denoised"` with an end above 0, or a state of another precision.
     """
     levels, descents = _checked(times, last)
     if x.dtype not in (torch.float32, torch.float64):

@@ -6,8 +6,7 @@ Every equation here is linear and isotropic,
 
 so alpha(t) and sigma(t) define an SDE: f = (log alpha)' and g^2 = (sigma^2)' - 2 f sigma^2. The signal-to-noise ratio
 alpha^2 / sigma^2 decreases monotonically; its inverse maps a noise level of one SDE to the time of another. Results
-have the shape, device and dtype of the times. The discrete chains of published samplers are in
-`sdedit_pl.solvers.published_chains`.
+have the shape, device and dtype of the times.
 
 Source: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", ICLR 2021 (VE, VP,
 sub-VP: section 3.4 and appendix B); Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (beta table).

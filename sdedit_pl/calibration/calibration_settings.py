@@ -19,9 +19,8 @@ class CalibrationSettings(ModelSettings):
     Args:
         data: images of the domain: a folder, or shards (a folder, file, pattern or URL).
         out: folder of the results; null for the checkpoint's folder, the only one that sdedit edit reads them from.
-        t0: at least two times or noise levels to start from; the knee is one of them. null uses the noise
-            levels that the VP SDE has at 0.2, 0.3, 0.4, 0.5, 0.6, 0.8 and 1, up to the largest that the model was
-            trained on.
+        t0: at least two times or noise levels to start from; the knee is one of them. null uses the noise levels that
+            the VP SDE has at 0.2, 0.3, 0.4, 0.5, 0.6, 0.8 and 1, up to the model's largest.
         images: number of images, spread evenly over the data; null for all.
         split: val, the images that training holds out of data, or all, for data that training has not seen.
         val_fraction: share of the images held out if data has no val split of its own; as in training.

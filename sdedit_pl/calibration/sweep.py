@@ -39,8 +39,8 @@ class Sweep:
         originals: features of the images.
         edits: features of the paintings and edits.
         squared_l2: distances of paintings and edits to the paintings.
-        energies: for each image in [-1, 1], the sum of the squared norms of painting and original, and the squared norm
-            of their difference, float64.
+        energies: for each image in [-1, 1], the summed squared norms of painting and original, and that of their
+            difference, float64.
         sums: sums of all paintings and of all originals, float64.
         shown: painting and edits of the first image.
     """

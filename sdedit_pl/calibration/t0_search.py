@@ -44,8 +44,8 @@ def t0_for_l2(
 ) -> list[FoundT0]:
     """Finds the t0 of each guide by bisection between `LOWEST_T0` and the model's largest time.
 
-    The cost is `BISECTIONS` edits of each guide and seed, plus one if none of them stayed within `allowed`. Other
-    arguments are those of `edit_guides`.
+    The cost is `BISECTIONS` edits of each guide and seed, plus one if none stayed within `allowed`. See `edit_guides`
+    for other arguments.
 
     Args:
         edit: the edit; its t0 is ignored.
@@ -56,8 +56,7 @@ def t0_for_l2(
         seeds are within it too, except for the rounding on devices where it depends on the batch.
 
     Raises:
-        ValueError: even the edits from `LOWEST_T0` exceed `allowed`, which must be positive, or `edit_guides` refuses
-            its input.
+        ValueError: even edits from `LOWEST_T0` exceed `allowed`, which must be positive; also as `edit_guides` does.
     """
     if not allowed > 0:
         raise ValueError(f"the allowed distance must be positive, got {allowed}; only the guide itself has distance 0")

@@ -85,8 +85,7 @@ def shape_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
 def without_weights() -> Iterator[None]:
     """A context in which this thread builds modules with parameters without memory, and real buffers.
 
-    Buffers outside a state dict (FIR kernels, frequencies) would be lost on the device "meta". The global generator
-    does not advance.
+    The device "meta" would lose buffers outside a state dict (FIR kernels). The global generator does not advance.
 
     Raises:
         CheckpointError: if more than `MOST_TENSORS` parameters or `MOST_BUFFERED` numbers are made.

@@ -44,8 +44,7 @@ OPTIONAL_WEIGHTS = {AUGMENTATION_WEIGHT: "augmentation", CONDITION_WEIGHT: "thes
 def nearest_base(names: Sequence[str], image: ImageShape, images: Images) -> str:
     """The checkpoint that denoises images of the run best; logs the error of each.
 
-    The error is the geometric mean over `COMPARED_LEVELS` of the mean squared error in units of the noise level
-    squared.
+    The error is the geometric mean over `COMPARED_LEVELS` of the mean squared error over the noise level squared.
 
     Raises:
         ConfigError: one of them is for images of another shape.

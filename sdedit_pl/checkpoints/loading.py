@@ -22,8 +22,8 @@ def load_denoiser(path: str | Path, device: str | torch.device = "cpu", *, train
     """The denoiser of a checkpoint, in evaluation mode, its weights in float32.
 
     On a CPU the network takes images one by one, so that a sample's bits do not depend on its batch; elsewhere it takes
-    whole batches (`at_once`). On a CPU, float32 weights stay mapped to the file: it may be replaced, but not be written
-    to, while they are used.
+    whole batches (`at_once`). On a CPU, float32 weights stay mapped to the file, which may be replaced, but not written
+    to.
 
     Args:
         path: as `find_checkpoint` takes it: an editing checkpoint (`.safetensors`), or a checkpoint in one of `FORMATS`

@@ -27,8 +27,8 @@ def find_checkpoint(path: str | Path) -> Path:
 
     Args:
         path: a file, a run's folder, a published one (see `remote.py`), or a bundled checkpoint, as "portraits64" or
-            "checkpoints/portraits64.safetensors". In a run's folder, the editing checkpoint takes precedence over the
-            newest training checkpoint.
+            "checkpoints/portraits64.safetensors". A run's folder gives its editing checkpoint, or else its newest
+            training checkpoint.
 
     Raises:
         CheckpointError: if there is none.

@@ -36,8 +36,7 @@ class ModelSettings(GuidanceSettings):
         device: auto, cpu, cuda, cuda:1, mps.
         precision: of the network; the state is always float32. float32 is IEEE's, tf32 its faster variant on GPUs; auto
             is bfloat16 on GPUs with bf16, and float32 elsewhere.
-        compile: compile the network, which takes about a minute; auto does on GPUs with bf16 for 10,000 or more network
-            evaluations (samples times steps).
+        compile: compile the network, about a minute; auto does on GPUs with bf16 from 10,000 samples times steps on.
     """
 
     ckpt: str

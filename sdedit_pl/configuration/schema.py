@@ -102,8 +102,8 @@ def family(
 class Command(Generic[T]):
     """A command of the command line: the first lines of its help, and the dataclass of its keys.
 
-    `file` describes the key `config=FILE`; None for a command without it. `first` are the keys and `examples` the
-    command lines of the short help.
+    `file` describes the key `config=FILE`; None for a command without it. The short help has the keys `first` and the
+    command lines `examples`.
     """
 
     usage: str

@@ -1,7 +1,7 @@
 """YAML: the value of a piece of text, and files of `key: value` lines.
 
-Python keeps bytes of a file name that are not UTF-8 as surrogates, which neither YAML nor JSON can hold: in files they
-are private characters.
+Python keeps bytes of names that are not UTF-8 as surrogates, which YAML and JSON cannot hold. Files have private
+characters in their place.
 """
 
 from __future__ import annotations

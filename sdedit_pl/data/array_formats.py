@@ -1,7 +1,6 @@
 """File formats of values that are not 8-bit pictures, recognised by their content.
 
-Values keep their type, and results keep the metadata of the file they were made from: geotransform, affine, spacing,
-resolution.
+Values keep their type, and results the metadata of their file: geotransform, affine, spacing, resolution.
 """
 
 from __future__ import annotations

@@ -115,8 +115,7 @@ def open_image(file: bytes | Path, name: str) -> Iterator[Image.Image]:
     """Opens an image file for a `with` block, in which its pixels are decoded.
 
     Raises:
-        UnreadableImage: The file cannot be read, is not an image, is damaged or larger than `max_pixels()`; also for
-            Pillow's errors within the block.
+        UnreadableImage: The file is unreadable, no image, damaged or larger than `max_pixels()`; Pillow's errors too.
     """
     Image.MAX_IMAGE_PIXELS = max_pixels() // 2  # Pillow refuses images of more than twice this
     try:

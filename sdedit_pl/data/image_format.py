@@ -28,16 +28,13 @@ class PixelFormat:
     """Values of images that are not 8-bit photographs.
 
     Args:
-        dtype: uint8, uint16 or float32: type of the values, in files and in results. float32 takes files of any number
-            type.
+        dtype: uint8, uint16 or float32: type of the values in files and results; float32 takes any number type.
         range: low,high: the values that become -1 and 1, beyond which values are clipped; null for 0,255 with uint8,
             and otherwise for percentiles of the training images, which the checkpoint keeps.
         percentile: percentile of the values that becomes the low end, and 100 less it the high end; 0 for the extremes.
         bands: name of each channel; [] numbers them.
-        shown: one or three bands that previews, sheets and the page show, by number from 0; [] takes the first three,
-            or the first one of fewer.
-        window: low,high: the values shown as black and white; null for the window of a DICOM file, and otherwise for
-            the range.
+        shown: one or three bands, numbered from 0, that pictures show; [] takes the first three, or the first.
+        window: low,high: the values shown as black and white; null for a DICOM file's window, otherwise the range.
         alpha: the last band is opacity; the model sees colours multiplied by it.
         invalid: NaN and infinite values: refuse the image, or mask them, which leaves them out of the loss.
     """
@@ -230,7 +227,7 @@ class ImageFormat(ImageShape):
 
     def valid(self, values: Pixels) -> Mask | None:
         """Mask of the pixels that are neither padding nor invalid; None if the format has neither."""
-        valid = values[:, self.channels :] > 0 if self.marked else None
+        valid = values[:, self.channels :].to(torch.bool) if self.marked else None  # PyTorch compares no uint16
         if self.format is None or self.format.invalid == "refuse":
             return valid
         finite = values[:, : self.channels].isfinite().all(1, keepdim=True)

@@ -26,8 +26,7 @@ class PackSettings:
         quality: Quality of jpeg and webp, 1 to 100; webp at 100 is exact.
         val_fraction: Share of the images for validation if they are not in folders train and val; 0 for none.
         duplicates: Images that are equal in every pixel: keep and report them, or drop all but the first.
-        labels: Where the labels of the images are: folders, FILE.csv:COLUMN or targets, see data.labels of sdedit
-            train; null for none.
+        labels: Where the labels are: folders, FILE.csv:COLUMN or targets (data.labels of sdedit train); null for none.
         samples: Images per shard.
         processes: Processes that decode and encode; null for one per core.
         root: Folder of a torchvision data set.

@@ -66,8 +66,7 @@ def pack(settings: PackSettings, on_images: Callable[[int, int], None]) -> dict[
     `on_images` receives the number of originals done since the last call, and the number of all originals.
 
     Raises:
-        ValueError: No original can be read, `out` cannot be written or holds something else, or a setting is outside
-            its range.
+        ValueError: No original can be read, `out` cannot be written or holds something else, or a setting is invalid.
     """
     image_format = ImageFormat(
         settings.size,

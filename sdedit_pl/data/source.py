@@ -1,7 +1,6 @@
 """The interface of data sources: named images that can be read one by one, in two splits.
 
-A source derives from `Source`, implements `images(split)`, takes flat keyword arguments and has a line in
-`source_table.py`.
+A source derives from `Source`, implements `images(split)`, and has a line in `source_table.py`.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ class ImageSet(abc.ABC):
 
     Attributes:
         in_memory: Whether the images are decoded already, so that no worker processes are needed.
-        labels: Number of each image's label in a list of labels, int64 (N,), or in a stream its vector, float32 (N,
-            size); None without labels.
+        labels: Index of each image's label, int64 (N,), or in a stream its vector, float32 (N, size); or None.
     """
 
     in_memory: bool = False

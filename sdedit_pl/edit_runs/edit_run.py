@@ -53,8 +53,7 @@ def run_edit(
     """Edits the guides and writes samples, contact sheet and record to `settings.out`; returns the number of samples.
 
     An interrupted edit resumes. Each of several processes edits its share, and the last one to end writes sheet and
-    record; the number counts all guides finished so far. `loaded` is the model of `settings.ckpt`, if it has been read
-    before.
+    record; the number counts all guides finished so far. `loaded` is the model, if already read.
 
     Raises:
         ValueError: settings, files or the device do not allow the edit, or no guide can be read. No result is written.

@@ -23,16 +23,13 @@ class EditSettings(ModelSettings):
 
     Args:
         guide: an image, a folder of images, a glob, local or remote WebDataset shards (KEY.png with KEY.mask.png), a
-            CSV or Parquet table with the columns guide, mask, t0 and seed, or a [mask, image] file (.pth) of the
-            reference runner.
+            CSV or Parquet table with columns guide, mask, t0 and seed, or the reference runner's [mask, image] (.pth).
         mask: an image whose white pixels may change, or a folder of such images named like their guides; it replaces a
             mask in the guide's own file.
-        strength: instead of a mask, an image that sets how far each pixel is noised (white from t0, black kept), or a
-            folder of such images.
+        strength: instead of a mask, an image of how far each pixel is noised (white from t0, black kept), or a folder.
         paste: picture of an object to paste on the guide, or with a model of other data a file of its format; the
             object and a border around it may change.
-        paste_mask: picture of the same size, white inside the object; null uses the opaque pixels, or all of a file
-            without alpha.
+        paste_mask: picture of the same size, white inside the object; null uses its opaque pixels.
         at: x,y of the object's upper left corner, in pixels of the guide's file.
         scale: factor by which the object is resized.
         grow: width of the editable border around the object, in pixels of the model.
@@ -48,10 +45,9 @@ class EditSettings(ModelSettings):
         resample: j,r takes each j steps r times, which harmonises kept and new pixels; with a mask or strength map.
         lowpass: N keeps the guide's low frequencies, those of an image N times smaller; null keeps none.
         lowpass_range: times, from,to, at which lowpass applies.
-        lowpass_energy: weight of the low frequencies as an energy beside the score (EGSDE), 0.5 for instance, softer
-            than keeping them; null keeps them.
-        match_colours: give what changes the mean and covariance of the guide's colours there, so that they do not drift
-            over repeats or further edits of a result.
+        lowpass_energy: weight of lowpass as an energy beside the score (EGSDE), such as 0.5; null keeps the
+            frequencies.
+        match_colours: give the changed area the guide's mean and covariance of colours, against drift over repeats.
         samples: number of samples of each guide.
         reduce: mean, std or mean,std also writes the mean of the samples, and their standard deviation in the units of
             the guide's file, which is high where the model is unsure; empty for neither.
@@ -59,8 +55,7 @@ class EditSettings(ModelSettings):
         variant: exact, or paper or reference, which follow the published algorithms and code to the letter.
         fit: how guides get the model's proportions: crop to their largest central part, or pad, which continues them by
             their mirror image and cuts the results back to the shape of the guides.
-        windows: edit guides at their own size, in overlapping windows: true for windows of the model's size, or their
-            size in pixels.
+        windows: edit guides at their own size, in overlapping windows of the model's size (true) or a size in pixels.
         overlap: minimal overlap of neighbouring windows in pixels; null for half a window.
         side: with windows, length to which the shorter side of guides is resampled; null for their own.
         focus: edit only the part of a large picture around each region of the mask, at the model's size, and put it

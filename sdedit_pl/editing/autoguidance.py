@@ -29,8 +29,8 @@ class Guided(nn.Module):
 
     Args:
         network: the strong network; its learned variance is not guided.
-        weak: the weak network; None for `network` without the conditions, both in one batch; an image without
-            conditions is then not guided.
+        weak: the weak network; None for `network` without conditions, in the same batch; images without any are
+            unguided.
         guidance: w.
         labels: lowest and highest label that is guided; None for all.
         conditioned: whether the weak network takes the conditions as well.

@@ -43,11 +43,10 @@ class SDEdit:
         repeats: number of runs, each on the result of the one before (K).
         solver: None for `DEFAULT_SOLVER`, or the variant's own.
         grid: None for `DEFAULT_GRID`, or the variant's own.
-        variant: a name in `sdedit_pl.editing.published.VARIANTS`; "paper" and "reference" prescribe their solver and
-            grid.
+        variant: a name in `sdedit_pl.editing.published.VARIANTS`, of which all but "exact" prescribe solver and grid.
         anneal: start time of a repeat relative to that of the one before, in (0, 1].
-        resample: (j, r) takes each j steps r times, with a jump back in between, which harmonises kept and new pixels;
-            requires a mask or a strength map.
+        resample: (j, r) takes each j steps r times, with jumps back, to harmonise kept and new pixels; needs a mask or
+            map.
         lowpass: keeps the guide's low frequencies, those of an image smaller by this factor; None keeps none.
         lowpass_range: the first and the last time at which `lowpass` applies.
         lowpass_energy: weight of `lowpass` as an energy beside the score, which fades with the noise (EGSDE); None
@@ -106,8 +105,7 @@ class SDEdit:
             strength: instead of a mask, the t0 of each pixel as a fraction of the time t0, in [0, 1], with the shape of
                 a mask; pixels of strength 0 are kept.
             labels: see `Denoiser.labelled`; None for those that the denoiser has already.
-            seeds: one seed per sample, 0, 1, ... if None. A sample depends on its guide, mask and seed, not on its
-                batch.
+            seeds: one seed per sample, 0, 1, ... if None. A sample does not depend on its batch.
             noise: a source of noise instead of `seeds`.
             callback: called with the state and its time after each of the `total_steps` steps.
 

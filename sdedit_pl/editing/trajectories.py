@@ -39,8 +39,7 @@ SHOWN_SAMPLES = 8
 class Trajectory:
     """The estimates of x_0 of a run in order, evenly spaced over the evaluations.
 
-    `noise_levels` are sigma / alpha at `times`; `images` are in 0..255, on the CPU, with sides of at most
-    `LARGEST_SIDE`.
+    `noise_levels` are sigma / alpha at `times`; `images` are on the CPU, with sides of at most `LARGEST_SIDE`.
     """
 
     times: tuple[float, ...]
@@ -93,8 +92,7 @@ class RecordingDenoiser(WatchedDenoiser):
     """Records at most `frames` (3 or more) of a denoiser's estimates of x_0 during one run.
 
     It keeps every n-th estimate and the last one. When `frames` estimates have been kept, every second one is dropped
-    and n is doubled. Estimates have the bands that `format` shows. Nothing is transferred from the device before
-    `trajectory` is called.
+    and n is doubled. Estimates have the bands that `format` shows. Nothing leaves the device before `trajectory`.
     """
 
     def __init__(self, denoiser: Denoiser, frames: int = 48, format: PixelFormat | None = None) -> None:

@@ -128,8 +128,8 @@ class Windowed(nn.Module):
 def window_starts(length: int, size: int, overlap: int) -> list[int]:
     """The ascending first pixels of windows of `size` that cover `length` pixels.
 
-    The first window begins at 0 and the last ends with the image; those between are evenly spaced, and as few as an
-    overlap of at least `overlap` allows.
+    The first window begins at 0 and the last ends with the image; those between are evenly spaced and as few as
+    `overlap` allows.
     """
     span = length - size
     if span == 0:

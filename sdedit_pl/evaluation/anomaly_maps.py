@@ -1,8 +1,7 @@
 """Anomaly maps: where images differ from their reconstructions by a model of normal images.
 
 An image is noised to t0 and denoised. Where noise hides the image the model paints normal structure, so that defects
-come back different. A low t0 finds small and faint defects, a high t0 large ones; a map is the mean over several t0 and
-seeds.
+come back different. A low t0 finds small and faint defects, a high t0 large ones; a map averages several t0 and seeds.
 
 Source: Wyatt et al., "AnoDDPM: Anomaly Detection With Denoising Diffusion Probabilistic Models Using Simplex Noise",
 CVPR Workshops 2022.

@@ -49,8 +49,8 @@ class EvaluationArguments(GuidanceSettings):
         seed: of the inputs; edit number n has the seed `seed` + n.
         lpips: network of the masked LPIPS, alex, vgg or squeeze; none leaves it out.
         lpips_weights: torchvision's file of that network; null takes it from torch's cache or downloads it.
-        kid_subset: also reports KID as the mean over 100 random subsets of this size, as other programs do (1000 is
-            usual); null leaves it out.
+        kid_subset: also reports KID averaged over 100 random subsets of this size (other programs: 1000); null for
+            none.
         batch: images edited at once on each device; affects only speed and memory, and the last bit on devices whose
             arithmetic depends on the batch.
         precision: of the network in edits; the state is always float32. auto is bfloat16 on GPUs with bf16 and float32

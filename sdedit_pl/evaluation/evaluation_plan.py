@@ -1,8 +1,7 @@
 """The plan of an evaluation: sets of inputs, and columns, each a method applied to a set of inputs.
 
 The plan depends only on the settings. An edit that ablations share with each other or with the tables is one column and
-is made once. Each folder has a recipe, a text of everything its images depend on; images of another recipe are not
-reused.
+is made once. Each folder has a recipe, a text of everything its images depend on; others are not reused.
 """
 
 from __future__ import annotations
@@ -90,8 +89,7 @@ class EvaluationPlan:
     def recipes(self, identities: Mapping[str, str], groups: str) -> dict[str, str]:
         """Folder -> a text of everything its images depend on besides the validation images.
 
-        `identities` are hashes of the models, by name; `groups` is a hash of the images' groups, on which composites
-        depend.
+        `identities` are hashes of the models by name, `groups` of the images' groups, on which composites depend.
         """
         seed = self.settings.seed
         inputs = {

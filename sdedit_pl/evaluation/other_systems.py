@@ -22,8 +22,7 @@ def find_outputs(
     named like the inputs they were made from, 000000.png and so on, with any image suffix.
 
     Raises:
-        ValueError: a folder that is missing, has no folder of a task, or does not pair up with the inputs, or images of
-            another size.
+        ValueError: a missing folder, one that does not pair up with the inputs, or images of another size.
     """
     found: dict[str, dict[str, NumberedImages]] = {task: {} for task in tasks}
     for name, place in folders.items():

@@ -153,8 +153,7 @@ def _visible(
 ) -> tuple[Image.Image | None, tuple[int, int]]:
     """The visible part of a cutout of `size` at a place on a canvas, or None, and the position of its corner.
 
-    Only the visible part is resampled, to limit memory. Pillow premultiplies by alpha, so that the colour of
-    transparent pixels does not leak in.
+    Only that part is resampled, to limit memory. Pillow premultiplies by alpha: transparent pixels' colour stays out.
     """
     left, top = max(0, at[0]), max(0, at[1])
     right, bottom = min(canvas[0], at[0] + size[0]), min(canvas[1], at[1] + size[1])

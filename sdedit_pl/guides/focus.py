@@ -51,8 +51,7 @@ def parts_of(
         box: the part to edit, all of it or where `area` allows; None for the regions of `area`.
 
     Raises:
-        ValueError: there is neither area nor box, nothing may change, or a part exceeds the largest one of the model's
-            proportions within the picture.
+        ValueError: neither area nor box, nothing may change, or a part is too large for the model's proportions.
     """
     height, width = whole.image.shape[2:]
     if box is None:

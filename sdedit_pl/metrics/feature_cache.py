@@ -3,8 +3,7 @@
     file name = SHA-256(identity of the extractor, shape and bytes of every image in order)
 
 The features belong to exactly these images and this network, whatever their folder or batch size. (Features from
-another device may differ in their last digits.) Files are written atomically and carry a hash of their numbers; a
-damaged one is not used.
+another device may differ in their last digits.) Files carry a hash of their numbers; a damaged one is not used.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Features of images, for distances between sets of them.
 
-Distances on features of different networks have different scales: numbers compare only if the features have the same
-`FeatureExtractor.identity`.
+Each network has its own scale of distances: compare only numbers of one `FeatureExtractor.identity`.
 
-EfficientNet-lite0 needs no download: its ImageNet weights come as a Python package. Published KIDs and FIDs are
-measured on `InceptionV3` instead.
+EfficientNet-lite0 needs no download: its ImageNet weights are a Python package. Published KIDs use `InceptionV3`.
 
 Source: Tan and Le, "EfficientNet", ICML 2019; the lite variants are those of the TensorFlow TPU models.
 """
@@ -43,8 +41,7 @@ class FeatureExtractor(nn.Module, abc.ABC):
 
     Args:
         pixels: the pixel range that its network expects, a key of `PIXELS`.
-        identity: everything besides the images that the features depend on: the network, the hash of its weights, the
-            preparation of images.
+        identity: all else that the features depend on: network, hash of its weights, preparation of images.
     """
 
     _place: Tensor

@@ -6,8 +6,7 @@ the image are zero.
 
 Under `torch.compile` a filter is a weighted sum of shifted (and strided) views along each axis, which fuses into one
 kernel, and so does its gradient, without atomics. Otherwise it is a depthwise (transposed) convolution without
-temporary tensors. Autocast does not lower its precision: CPUs lack a fast bfloat16 kernel for it (measured: 15 times
-slower).
+temporary tensors. Autocast does not lower its precision: bfloat16 is 15 times slower on CPUs.
 
 Source: Zhang, "Making Convolutional Networks Shift-Invariant Again" (2019); Karras et al., "Analyzing and Improving the
 Image Quality of StyleGAN" (2020), appendix B; Song et al., "Score-Based Generative Modeling through Stochastic
@@ -49,8 +48,7 @@ def depthwise_kernel(channels: int, taps: Sequence[float], gain: float = 1.0) ->
 class FIRFilter(nn.Module):
     """Low-pass filters each channel and keeps every `stride`-th sample.
 
-    The coefficients of the one-dimensional filter `taps` sum to `gain`. `before` and `after` are the numbers of zeros
-    added at the two ends of each axis.
+    The taps are normalised to sum to `gain`; `before` and `after` are the zeros added at the ends of each axis.
     """
 
     kernel: Tensor

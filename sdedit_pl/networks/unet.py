@@ -152,8 +152,8 @@ class UNet(nn.Module):
         channels: Channels at full resolution, before the multipliers. The label's vector is four times as long.
         channel_multipliers: One for each level, from full resolution down.
         blocks_per_level: Residual blocks of each level on the way down; one more on the way up.
-        attention_levels: Levels whose blocks are followed by attention, 0 being full resolution. The middle of the
-            network always attends.
+        attention_levels: Levels (0 is full resolution) whose blocks are followed by attention. The middle always
+            attends.
         head_channels: Channels of each attention head; one head of all channels if None.
         dropout: Probability of dropping an activation inside a residual block, in training.
         resample_with_convolution: Whether resampling between levels, outside residual blocks, is learned.

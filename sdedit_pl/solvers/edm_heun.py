@@ -37,8 +37,7 @@ class Churn(NamedTuple):
 class EDMHeun(Solver):
     """Heun's method with churn, of second order.
 
-    Unlike in the source, noise is never raised above the level at the start of a run, because a model may not be
-    trained above an edit's t0.
+    Unlike in the source, noise never exceeds the level at the start of a run: a model may not be trained above t0.
 
     Args:
         churn: S_churn, the sum of all gamma of a run; 0 adds no noise. The reverse SDE corresponds to about the

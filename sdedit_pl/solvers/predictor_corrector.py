@@ -31,8 +31,7 @@ from sdedit_pl.typing import Images, Times, over_images
 class PredictorCorrector(Solver):
     """The predictor-corrector sampler.
 
-    The published code averages the norms over the batch. Here each image has its own norm, so that a sample does not
-    depend on its batch.
+    Unlike in the published code, norms are not averaged over the batch, on which a sample must not depend.
 
     Args:
         predictor: the solver that steps from t to s.

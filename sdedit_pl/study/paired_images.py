@@ -1,7 +1,6 @@
 """The images of a study: pairing the files of several folders by name, and degraded copies for catch trials.
 
-All images of an item are re-encoded as PNG files of one size without metadata, so that the file does not reveal the
-method.
+Images are re-encoded as PNG files of one size without metadata, so that files do not reveal the method.
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ CONFIDENCE = 0.95
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """Lower and upper bound of Wilson's score interval of a rate, at confidence `CONFIDENCE`.
 
-    Trials count as independent. Answers by one rater or about one item are correlated, so that the true uncertainty is
-    somewhat larger.
+    Trials count as independent. Answers by one rater or about one item are not, so the interval is too narrow.
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
     """

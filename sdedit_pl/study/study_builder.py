@@ -20,8 +20,7 @@ from sdedit_pl.study.trial_design import GUIDE_ORIGIN, REAL_ORIGIN, StudyError, 
 def build_study(plan: StudyPlan, file: Path, domain: ImageShape | None = None) -> dict[str, Any]:
     """Writes the database of a new study to `file`, which must not exist; `domain` as in `read_rgb`.
 
-    Returns the settings stored in the file: the plan and the numbers of items, forms and distinct comparisons
-    (`asked`).
+    Returns the stored settings: the plan and the numbers of items, forms and distinct comparisons (`asked`).
 
     Raises:
         StudyError: if files have no partner, or the sizes of the images do not match.

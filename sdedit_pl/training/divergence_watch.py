@@ -1,8 +1,7 @@
 """Detects a loss that is not finite without waiting for the accelerator at every step.
 
 A counter on the accelerator counts the consecutive steps with a finite loss since the last check. Checks happen at log
-entries and before anything is written: no checkpoint holds weights that are not finite, and the error still names the
-exact step.
+entries and before anything is written: no checkpoint holds such weights, and the error names the exact step.
 """
 
 from __future__ import annotations

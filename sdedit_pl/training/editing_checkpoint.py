@@ -35,8 +35,7 @@ class EditingCheckpoint(StepCallback):
     average that was best at the last validation. A run without any validation writes its first average at the end.
 
     Args:
-        save: writes a denoiser to a file, with facts of its training: steps, images seen, half-life, validation loss;
-            returns whether it could.
+        save: writes a denoiser and facts of its training (steps, images seen, half-life, loss); False on failure.
         all_averages: also write the newest weights of each average, to model-HALFLIFE.safetensors.
         early: share of the run after which its first average is also written, to model-early.safetensors.
     """

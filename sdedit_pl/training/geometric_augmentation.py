@@ -1,7 +1,6 @@
 """Geometric augmentation that does not leak into generated images, because the network is conditioned on it.
 
-Zero parameters leave the image unchanged. The parameters form a label that the network receives beside the noise level.
-Sampling uses the label zero.
+Zero parameters leave the image unchanged. They form a label beside the noise level; sampling uses the label zero.
 
 Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022, appendix F.2
 and table 6, after Karras et al., "Training Generative Adversarial Networks with Limited Data", NeurIPS 2020.
@@ -68,8 +67,7 @@ class Transformation(NamedTuple):
     ) -> Transformation:
         """Draws transformations from the `symmetries`, by the default generator of the device of `like`.
 
-        As in EDM, half of all images are mirrored whatever the probability, and a vertical flip has half the
-        probability.
+        As in EDM, half of all images are mirrored in any case, and a vertical flip has half the probability.
         """
         made = (torch.rand(5, count, device=like.device, dtype=like.dtype) < probability).to(like.dtype)
         normal = torch.randn(4, count, device=like.device, dtype=like.dtype)

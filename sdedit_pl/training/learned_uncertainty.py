@@ -1,8 +1,7 @@
 """Learned weighting of the loss by the uncertainty at each noise level.
 
 With u(s), a learned function of the noise level s, the objective loss / e^u + u is minimal at u = ln E[loss at s].
-There the loss of each level is divided by its own mean, so that all levels have the same weight. u is not used for
-denoising.
+There the loss of each level is divided by its own mean: all levels have the same weight. Denoising does not use u.
 
 Source: Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", CVPR 2024, section 2 and
 appendix B.1, after Kendall and Gal, NeurIPS 2017.

@@ -39,8 +39,7 @@ BEST = "best.ckpt"
 class ResumableCheckpoint(StepCallback, Checkpoint):
     """Writes step=NNNNNNNN.ckpt at intervals, before validations, on a stop signal and after the last step.
 
-    Existing checkpoints are found by listing the folder, which can be moved. A signal ends the run on all devices after
-    the same step.
+    The folder can be moved. A signal ends the run on all devices after the same step.
 
     Args:
         keep: number of newest checkpoints to keep.

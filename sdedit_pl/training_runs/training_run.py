@@ -62,8 +62,7 @@ def fit(config: TrainingConfig) -> Path:
 
     Raises:
         ConfigError: the configuration cannot be used, or the run's folder holds a run of another model.
-        ValueError, OSError: data or a checkpoint cannot be read, another process is writing to the folder, or a file
-            cannot be written.
+        ValueError, OSError: data or a checkpoint cannot be read, the folder is in use, or a file cannot be written.
         Diverged: the loss or a weight is not finite.
         Interrupted: a signal ended the run; the same call resumes it.
     """

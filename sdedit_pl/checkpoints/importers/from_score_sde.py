@@ -1,8 +1,7 @@
 """Checkpoints of yang-song/score_sde_pytorch (`.pth`).
 
 A network there is one flat list of modules, `all_modules.N.*`, in the order of construction, which `_slots` yields.
-`NIN_k.W` is (in, out) where a 1 x 1 convolution's weight is (out, in, 1, 1). Query, key and value are three layers
-where ours is one.
+`NIN_k.W` is (in, out) where a 1 x 1 convolution's weight is (out, in, 1, 1). Query, key and value are separate layers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Reads another program's state dict: the model it belongs to, and its weights under our names.
 
-The model is that of a published configuration, of a preset, or of the only preset whose tensors have the same names and
-shapes.
+The model is that of a published configuration, of a preset, or of the only preset with the same tensors.
 """
 
 from __future__ import annotations
