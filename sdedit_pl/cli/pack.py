@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import asdict
 from typing import Any
 
 from sdedit_pl.cli import counted, say
+from sdedit_pl.configuration.help_text import shown
 from sdedit_pl.configuration.schema import Command
 from sdedit_pl.data.pack_settings import PackSettings
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE
@@ -49,7 +52,11 @@ def manifest_summary(manifest: dict[str, Any], settings: PackSettings) -> list[s
             lines += [f"{len(found)} of {counted(total, 'image')} {text}:", *(f"  {line}" for line in found[:_NAMED])]
         if len(found) > _NAMED:
             lines.append(f"  ... all of them: {settings.out}/{MANIFEST_FILE}")
-    crop = f" data.random_crop={settings.margin_pixels}" if settings.fit == "random_crop" else ""
-    labels = "" if settings.labels is None else " data.labels=json:label"
-    lines.append(f"train with: data.name=webdataset data={settings.out} data.size={settings.size}{crop}{labels}")
-    return lines
+    words = ["data.name=webdataset", f"data={settings.out}", f"data.size={shown(settings.size)}"]
+    words += [f"data.random_crop={settings.margin_pixels}"] if settings.fit == "random_crop" else []
+    words += [] if settings.labels is None else ["data.labels=json:label"]
+    words += [] if settings.channels == 3 else [f"data.channels={settings.channels}"]
+    if settings.format is not None:
+        described = asdict(settings.format).items()
+        words += [f"data.format.{key}={shown(value)}" for key, value in described if value or key == "dtype"]
+    return [*lines, f"train with: {shlex.join(words)}"]
