@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sdedit_pl.checkpoints.model_settings import ModelSettings
+from sdedit_pl.checkpoints.sampler_settings import SamplerSettings
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor
@@ -13,7 +13,7 @@ from sdedit_pl.metrics.kid import LEAST_IMAGES
 
 
 @dataclass(kw_only=True)
-class CalibrationSettings(ModelSettings):
+class CalibrationSettings(SamplerSettings):
     """The images, sweep and measurement of a calibration, beside its model.
 
     Args:
