@@ -55,8 +55,7 @@ def compare_with_denoiser(
 ) -> None:
     """Compares an exported graph `run`, read back from its file, with the denoiser; logs the largest error.
 
-    Raises:
-        ExportError: if an error, relative to the largest absolute value in its image, exceeds `TOLERANCE`.
+    Raises ExportError if an error, relative to the largest absolute value in its image, exceeds `TOLERANCE`.
     """
     estimator, largest = Estimator(denoiser), 0.0
     for batch in (1, len(TIMES)):
