@@ -24,6 +24,7 @@ from sdedit_pl.checkpoints.loading import assemble_denoiser, read_checkpoint
 from sdedit_pl.checkpoints.locating import RUN_FILE, early_average, find_checkpoint
 from sdedit_pl.checkpoints.native import Description, save_weights
 from sdedit_pl.configuration import ConfigError
+from sdedit_pl.configuration.schema import require_at_least
 from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.files import read_json
@@ -62,6 +63,9 @@ class PublishSettings:
     memory: float | None = None
     pictures: tuple[str, ...] = ()
     private: bool = False
+
+    def __post_init__(self) -> None:
+        require_at_least(self, memory=0)
 
 
 def publish_model(settings: PublishSettings) -> str:

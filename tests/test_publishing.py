@@ -51,6 +51,7 @@ def test_a_run_becomes_a_folder_without_paths_of_its_machine(run: Path, tmp_path
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert calibrated_t0(out / "model.safetensors") == 0.4
     assert main(["publish", f"run={run}", f"to={out}", *WORDS]) == 0, "the same, once more"
+    assert main(["publish", f"run={run}", f"to={out}", *WORDS, "memory=-1"]) == 2
     (out / "README.md").write_text("mine")
     assert main(["publish", f"run={run}", f"to={out}", *WORDS]) == 2
 

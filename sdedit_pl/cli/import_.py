@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def run(words: list[str]) -> None:
         if arguments.overwrite or not already_in(out.parent, results):
             refuse_replacing(out, arguments.overwrite)
     say("\n".join(import_report(description, imported)))
-    say(f"edit with: sdedit edit ckpt={out} guide=...")
+    say(f"edit with: sdedit edit {shlex.quote(f'ckpt={out}')} guide=...")
 
 
 def import_report(description: Description, imported: Imported) -> Iterator[str]:

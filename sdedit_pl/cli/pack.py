@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from sdedit_pl.cli import counted, say
+from sdedit_pl.configuration.help_text import shown
 from sdedit_pl.configuration.schema import Command
 from sdedit_pl.data.pack_settings import PackSettings
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE
@@ -51,5 +53,6 @@ def manifest_summary(manifest: dict[str, Any], settings: PackSettings) -> list[s
             lines.append(f"  ... all of them: {settings.out}/{MANIFEST_FILE}")
     crop = f" data.random_crop={settings.margin_pixels}" if settings.fit == "random_crop" else ""
     labels = "" if settings.labels is None else " data.labels=json:label"
-    lines.append(f"train with: data.name=webdataset data={settings.out} data.size={settings.size}{crop}{labels}")
+    words = (f"data={settings.out}", f"data.size={shown(settings.size)}")
+    lines.append(f"train with: data.name=webdataset {shlex.join(words)}{crop}{labels}")
     return lines

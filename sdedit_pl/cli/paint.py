@@ -83,7 +83,7 @@ def listening_at(host: str, port: int) -> socket.socket:
     """A socket at the port or the next free one; raises ValueError if there is none."""
     from sdedit_pl.web import listen
 
-    for candidate in range(port, port + TRIED_PORTS if port else 1):
+    for candidate in range(port, port + (TRIED_PORTS if port > 0 else 1)):
         with suppress(ValueError):
             listening = listen(host, candidate)
             if candidate != port:

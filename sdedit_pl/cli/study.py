@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
@@ -59,7 +60,7 @@ def build(words: list[str]) -> None:
     say(
         f"{counted(made['items'], 'item')}, {counted(made['asked'], 'comparison')} in "
         f"{counted(made['forms'], 'form')}; each rater answers one form\n"
-        f"serve it with: sdedit study serve study={out}"
+        f"serve it with: sdedit study serve {shlex.quote(f'study={out}')}"
     )
 
 
@@ -76,7 +77,8 @@ def serve(words: list[str]) -> None:
             serve_app(study_app(study, arguments.names), listening)
         answers = study.answers()
     raters = counted(len({answer.rater for answer in answers}), "rater")
-    say(f"{counted(len(answers), 'answer')} of {raters} so far; sdedit study report study={arguments.study}")
+    word = shlex.quote(f"study={arguments.study}")
+    say(f"{counted(len(answers), 'answer')} of {raters} so far; sdedit study report {word}")
 
 
 def report(words: list[str]) -> None:

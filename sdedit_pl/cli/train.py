@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from sdedit_pl.cli import fail, say, speaks
 from sdedit_pl.configuration.bundled_configs import find_config
 from sdedit_pl.configuration.schema import Command
@@ -38,4 +40,4 @@ def run(words: list[str]) -> None:
     except Interrupted as stop:
         # Only the first process exits with the code: launchers kill the others as soon as one fails.
         raise SystemExit(fail(str(stop), stop.exit_code) if speaks() else 0) from stop
-    say(f"edit with: sdedit edit ckpt={checkpoint} guide=...")
+    say(f"edit with: sdedit edit {shlex.quote(f'ckpt={checkpoint}')} guide=...")

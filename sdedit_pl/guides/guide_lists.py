@@ -133,8 +133,9 @@ def shard_guides(shard: Shard, kind: AreaKind) -> list[ListedGuide]:
     listed = []
     for key, (name, place) in images.items():
         found = [(name, place), *([areas[key]] if key in areas else [])]
-        guide, *area = (Path(shard.place, PurePosixPath(name).name) for name, _ in found)
-        listed.append(ListedGuide(guide, *area, shard=shard, places=tuple(place for _, place in found)))
+        files = [Path(shard.place, PurePosixPath(name).name) for name, _ in found]
+        places = tuple(place for _, place in found)
+        listed.append(ListedGuide(files[0], files[1] if files[1:] else None, shard=shard, places=places))
     return listed
 
 

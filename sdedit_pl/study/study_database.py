@@ -239,8 +239,10 @@ class StudyDatabase:
         if not {"id", "methods", "pairs"} <= settings.keys() or not set(settings["questions"]) <= QUESTIONS.keys():
             raise ValueError("its settings are not those of a study")
         self._rows("SELECT 1 FROM images, trials, raters, answers LIMIT 0")
+        if settings.pop("sha256", None) not in (None, _digest(settings, self._rows("SELECT * FROM trials"))):
+            raise ValueError("the texts of its trials or settings have changed")
         for (png,) in self._database.execute("SELECT png FROM images"):
-            PngImageFile(BytesIO(png)).verify()  # SQLite has no checksums of its own
+            PngImageFile(BytesIO(png)).verify()
         return settings
 
     def _number(self, token: str) -> int | None:
@@ -275,6 +277,11 @@ def write_study(
     key = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in content)).digest()
     names = {image: _opaque(png, key) for image, png in pictures.items()}
     unique = {names[image]: png for image, png in pictures.items()}
+    rows = [
+        (_opaque(f"{form} {position}".encode(), key), form, position, *_columns(trial, names))
+        for form, trials in enumerate(forms)
+        for position, trial in enumerate(trials)
+    ]
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as database:
             for pragma in (
@@ -285,12 +292,11 @@ def write_study(
                 database.execute(f"PRAGMA {pragma}")
             database.executescript(_TABLES)
             database.execute("BEGIN")
-            database.execute("INSERT INTO study VALUES (?)", (json.dumps({"id": key.hex()[:16], **settings}),))
+            settings = {"id": key.hex()[:16], **settings}
+            settings |= {"sha256": _digest(settings, rows)}
+            database.execute("INSERT INTO study VALUES (?)", (json.dumps(settings),))
             database.executemany("INSERT INTO images VALUES (?, ?)", sorted(unique.items()))
-            for form, trials in enumerate(forms):
-                for position, trial in enumerate(trials):
-                    row = (_opaque(f"{form} {position}".encode(), key), form, position, *_columns(trial, names))
-                    database.execute(f"INSERT INTO trials VALUES ({', '.join('?' * len(row))})", row)
+            database.executemany(f"INSERT INTO trials VALUES ({', '.join('?' * len(rows[0]))})", rows)
             database.execute("COMMIT")
     except sqlite3.OperationalError as error:
         raise StudyError(f"the study cannot be written: {error}") from error
@@ -308,6 +314,11 @@ def _columns(trial: Trial, names: Mapping[TrialImage, str]) -> tuple[str | None,
         None if trial.guide is None else names[trial.guide],
         trial.correct,
     )
+
+
+def _digest(settings: Mapping[str, Any], trials: Sequence[tuple[Any, ...]]) -> str:
+    """A hash of the settings and the rows of `trials`: SQLite has no checksums of its own."""
+    return hashlib.sha256(json.dumps([settings, sorted(trials)], sort_keys=True).encode()).hexdigest()
 
 
 def _opaque(content: bytes, key: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,10 @@ def test_it_says_what_came_of_the_images(photos: Path, command, processes: int) 
 
 
 def test_what_it_says_to_train_with_can_be_trained_with(photos: Path, command) -> None:
-    _, output, _ = command("pack", "data=photos", "out=mine", "size=16", "fit=random_crop", "margin=4", "processes=1")
-    arguments = output.splitlines()[-1].removeprefix("train with: ").split()
+    _, output, _ = command(
+        "pack", "data=photos", "out=my shards", "size=[16,8]", "fit=random_crop", "margin=4", "processes=1"
+    )
+    arguments = shlex.split(output.splitlines()[-1].removeprefix("train with: "))
     assert arguments[-1] == "data.random_crop=4"
     small = [
         "network.channels=8", "network.channel_multipliers=[1]", "network.blocks_per_level=1",

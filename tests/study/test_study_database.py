@@ -143,7 +143,7 @@ class TestOtherFiles:
             database.execute("PRAGMA user_version = 2")
         assert "is a study of version 2" in self.refusal(file)
 
-    @pytest.mark.parametrize("damage", ["cut", "overwritten", "emptied", "flipped"])
+    @pytest.mark.parametrize("damage", ["cut", "overwritten", "emptied", "flipped", "changed name"])
     def test_a_damaged_study(self, file: Path, damage: str) -> None:
         whole = file.read_bytes()
         damaged = {
@@ -151,6 +151,7 @@ class TestOtherFiles:
             "overwritten": whole[:4096] + b"\xff" * 16384 + whole[20480:],
             "emptied": whole[:100] + bytes(len(whole) - 100),
             "flipped": whole.replace(b"IDAT", b"IDAU", 1),
+            "changed name": whole.replace(b"(degraded)", b"(degradee)", 1),
         }
         file.write_bytes(damaged[damage])
         message = self.refusal(file)
