@@ -227,7 +227,7 @@ class ImageFormat(ImageShape):
 
     def valid(self, values: Pixels) -> Mask | None:
         """Mask of the pixels that are neither padding nor invalid; None if the format has neither."""
-        valid = values[:, self.channels :] > 0 if self.marked else None
+        valid = values[:, self.channels :].to(torch.bool) if self.marked else None  # PyTorch compares no uint16
         if self.format is None or self.format.invalid == "refuse":
             return valid
         finite = values[:, : self.channels].isfinite().all(1, keepdim=True)

@@ -226,12 +226,14 @@ def _shown_format(path: Path, shape: ImageShape) -> PixelFormat | None:
 
 
 def _warn_of_clipping(path: Path, values: Pixels, shape: ImageShape) -> None:
-    share = 0.0 if shape.format is None else clipped_share(values[: shape.channels], shape.format)
-    if shape.format is not None and share > 0.01:
+    if shape.format is None or clipped_share(values[: shape.channels], shape.format) <= 0.01:
+        return
+    stored = torch.from_numpy(read_values(path, str(path)).values.astype(np.float32))  # resampling overshoots at edges
+    share = clipped_share(stored, shape.format)
+    if share > 0.01:
         logger.warning(
             "%s: %.1f %% of its values, from %g to %g, lie outside of the model's range, %g to %g, and are clipped",
-            *(path, 100 * share, values.float().nan_to_num().min(), values.float().nan_to_num().max()),
-            *shape.format.limits,
+            *(path, 100 * share, stored.nan_to_num().min(), stored.nan_to_num().max(), *shape.format.limits),
         )
 
 

@@ -276,6 +276,9 @@ def test_invalid_values_are_masked_and_values_round_trip() -> None:
     full = ImageShape(256, 1, format=PixelFormat("uint16", range=(0.0, 65535.0)))
     assert torch.equal(full.values(full.images(every)), every)
     assert decode_whole(npy(GREY), "a", whole).dtype == torch.uint16
+    padded = replace(whole, fit="pad", marked=True)
+    marks = padded.valid(decode_image(npy(GREY[:, :2]), "a", padded)[None])
+    assert marks is not None and marks[0, 0].tolist() == [[False, True, True, False]] * 3
 
 
 def test_resampled_bands_follow_the_8_bit_path() -> None:
