@@ -237,7 +237,7 @@ def denoising_loss(
     Source: Song et al. 2021, equation 7.
     """
     if reduction not in ("mean", "sum"):
-        raise ValueError(f"the loss over an image's pixels is its mean or its sum, got {reduction!r}")
+        raise ValueError(f"reduction must be mean or sum, got {reduction!r}")
     coefficients = denoiser.parameterisation.coefficients(denoiser.sde, t)
     target = over_images(coefficients.target.x_0) * x_0 + over_images(coefficients.target.noise) * noise
     x_t = denoiser.sde.perturb(x_0, t, noise)

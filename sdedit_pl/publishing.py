@@ -51,7 +51,7 @@ class PublishSettings:
         evaluation: the folder of a report of `sdedit evaluate` on this model.
         memory: val/memory/ratio of the model, where the run has not logged it.
         pictures: further pictures for the card.
-        private: of a new repository.
+        private: makes a new repository private.
     """
 
     ckpt: str

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sdedit_pl.configuration.schema import MAX_PIXELS, REQUIRED, Command, ConfigError, Family, Key, Schema, nearest
+from sdedit_pl.configuration.schema import MAX_PIXELS, REQUIRED, Command, ConfigError, Family, Key, Schema, alike
 
 HELP_WIDTH = 110
 
@@ -34,7 +34,8 @@ def explain(command: Command[Any], schema: Schema, keys_of: Callable[[Any], dict
     if topic in keys:
         return "\n".join(key_lines({topic: keys[topic]}))
     if topic:
-        raise ConfigError(f"there is no help on {topic}{nearest(topic, [ALL, *sections, *keys])}")
+        hint = alike(topic, [ALL, *sections, *keys]) or "; --help all lists every key"
+        raise ConfigError(f"there is no help on {topic}{hint}")
     others = [name for name in keys if "." not in name and name not in command.first]
     more = f"--help all lists every key, --help NAME a key or one of: {', '.join(sections)}."
     return _paragraphs(

@@ -79,7 +79,8 @@ class ZipImages(ArchiveImages):
         if self._archive is None or self._owner != os.getpid():  # forked processes would share the file's position
             self._archive, self._owner = zipfile.ZipFile(self.path), os.getpid()
         if self.sizes[index] > self.largest:
-            raise UnreadableImage(f"cannot read image {self.name(index)}: it declares {self.sizes[index]:,} bytes")
+            size = f"it declares {self.sizes[index]:,} bytes, too many for an image"
+            raise UnreadableImage(f"cannot read image {self.name(index)}: {size}")
         try:
             image = self._archive.read(self.members[index])
         except ARCHIVE_DAMAGE as error:

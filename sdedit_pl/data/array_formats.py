@@ -122,7 +122,7 @@ class Npz(Npy):
                         f"it holds the arrays {', '.join(names) or 'none'}, expected one, or one called image"
                     )
                 if archive.getinfo(chosen).file_size > 64 * max_pixels():
-                    raise ValueError(f"it declares {archive.getinfo(chosen).file_size:,} bytes")
+                    raise ValueError(f"it declares {archive.getinfo(chosen).file_size:,} bytes; raise max_pixels=")
                 return StoredValues(super().read(archive.read(chosen)).values, chosen)
         except zipfile.BadZipFile as error:
             raise ValueError(str(error)) from None

@@ -31,7 +31,7 @@ class ImageEncoding:
 
     Args:
         kind: png (exact), jpeg, webp or tif, which holds any bands and types.
-        quality: Of jpeg and webp, 1 to 100; webp at 100 is exact.
+        quality: Quality of jpeg and webp, 1 to 100; webp at 100 is exact.
     """
 
     kind: Literal["png", "jpeg", "webp", "tif"]

@@ -172,7 +172,7 @@ class _Headers(BufferedReader):
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= _LONGEST_HEADER:
-            raise tarfile.ReadError(f"a header declares {size:,} bytes")
+            raise tarfile.ReadError(f"a header declares an impossible length of {size:,} bytes")
         header = super().read(size)
         if size > tarfile.BLOCKSIZE and _SLOW.search(header):
             raise tarfile.ReadError("a header holds an unterminated number")

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sdedit_pl.checkpoints.model_settings import ModelSettings
+from sdedit_pl.checkpoints.sampler_settings import SamplerSettings
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
 from sdedit_pl.data.array_formats import stem_of
@@ -192,7 +192,7 @@ def recorded_samples(record: Mapping[str, Any]) -> int:
     return record.get("count", len(record["samples"]))
 
 
-def finished_samples(settings: ModelSettings, file: Path, overwrite: bool) -> int | None:
+def finished_samples(settings: SamplerSettings, file: Path, overwrite: bool) -> int | None:
     """The number of samples in the record `file` if a finished run with these settings, inputs and results is there."""
     if overwrite or not file.is_file():
         return None

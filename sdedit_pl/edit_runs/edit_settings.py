@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from sdedit_pl.checkpoints.model_settings import ModelSettings
+from sdedit_pl.checkpoints.sampler_settings import SamplerSettings
 from sdedit_pl.configuration import require_at_least
 from sdedit_pl.data.image_format import ImageShape, Size
 from sdedit_pl.guides.composite import Paste
@@ -18,7 +18,7 @@ Reduction: TypeAlias = Literal["mean", "std"]
 
 
 @dataclass(kw_only=True)
-class EditSettings(ModelSettings):
+class EditSettings(SamplerSettings):
     """The guides and options of an edit, beside its model.
 
     Args:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.denoiser import Denoiser, in_precision
-from sdedit_pl.editing.images_per_call import images_per_call
+from sdedit_pl.editing.batch_independence import images_per_call
 from sdedit_pl.evaluation.editing_tasks import draws_of
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, EvaluationPlan
 from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, remove_images

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sdedit_pl.build.component import build_unless_usual
 from sdedit_pl.checkpoints.fingerprint import fingerprint
-from sdedit_pl.checkpoints.model_settings import ModelSettings
+from sdedit_pl.checkpoints.sampler_settings import SamplerSettings
 from sdedit_pl.configuration import require_at_least
 from sdedit_pl.data.array_formats import ALL_SUFFIXES
 from sdedit_pl.data.chosen_images import choose_images
@@ -39,7 +39,7 @@ MAPS, SPREADS = "maps", "spreads"
 
 
 @dataclass(kw_only=True)
-class DetectionSettings(ModelSettings):
+class DetectionSettings(SamplerSettings):
     """The inspected images and their reconstructions, beside the model, which knows images without anomalies.
 
     Args:

@@ -206,8 +206,7 @@ def _require_neighbours(features: Float[Tensor, "N D"], neighbours: int) -> None
         raise ValueError(f"neighbours must be at least 1, got {neighbours}")
     if len(features) <= neighbours:
         raise ValueError(
-            f"balls to the {neighbours} nearest neighbours need at least {neighbours + 1} images in each set, got "
-            f"{len(features)}"
+            f"neighbours={neighbours} needs at least {neighbours + 1} images in each set, got {len(features)}"
         )
 
 

@@ -46,7 +46,7 @@ def with_base(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig:
         data.setup()
         images = data.val_images(CHOOSING_IMAGES)
         if not len(images):
-            raise ConfigError("ckpt= chooses among checkpoints by validation images, and there are none; name one")
+            raise ConfigError("ckpt= has several checkpoints and no validation images to choose by; give only one")
         base = nearest_base(base, config.image, images)
     if base in MEASURED:
         logger.info("measured elsewhere: %s (docs/training.md)", MEASURED[base])

@@ -12,20 +12,20 @@ from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.configuration import Component, family
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.editing.images_per_call import prepare_for_batches
+from sdedit_pl.editing.batch_independence import prepare_for_batches
 from sdedit_pl.editing.many_guides import default_batch
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.grids import GRIDS, Grid
 from sdedit_pl.machine import AutoBool, InferencePrecision
 from sdedit_pl.solvers import SOLVERS, Solver
 
-Settings = TypeVar("Settings", bound="ModelSettings")
+Settings = TypeVar("Settings", bound="SamplerSettings")
 FREE_SETTINGS = ("ckpt", "out", "device", "batch", "compile", "overwrite")
 """Settings that change results at most by rounding."""
 
 
 @dataclass(kw_only=True)
-class ModelSettings(GuidanceSettings):
+class SamplerSettings(GuidanceSettings):
     """A model, its solver and its arithmetic.
 
     Args:
