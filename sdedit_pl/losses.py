@@ -230,8 +230,6 @@ def denoising_loss(
     Args:
         x_0: clean images in [-1, 1].
         t: times in (0, 1].
-        noise: standard normal.
-        weighting: weight of the error at each time.
         reduction: over an image's pixels, "mean" (VP, DDPM, EDM) or "sum" (score_sde's VE).
         conditions: see `Denoiser.raw`.
         valid: the pixels that count; None for all.

@@ -86,9 +86,7 @@ def without_weights() -> Iterator[None]:
     """A context in which this thread builds modules with parameters without memory, and real buffers.
 
     The device "meta" would lose buffers outside a state dict (FIR kernels). The global generator does not advance.
-
-    Raises:
-        CheckpointError: if more than `MOST_TENSORS` parameters or `MOST_BUFFERED` numbers are made.
+    Raises CheckpointError for more than `MOST_TENSORS` parameters or `MOST_BUFFERED` numbers.
     """
     builder, count = threading.get_ident(), 0
 

@@ -42,9 +42,7 @@ class GuidanceSettings:
     def guiding_checkpoint(self, checkpoint: Path) -> Path | None:
         """The guiding model's file for a checkpoint from `find_checkpoint`; None without guidance or its own file.
 
-        Raises:
-            CheckpointError: there is no such file.
-            ValueError: keys of guidance that contradict each other.
+        Raises CheckpointError if there is no such file, ValueError for contradictory keys of guidance.
         """
         if self.guidance == 1:
             if self.guide_ckpt is not None or self.guidance_range is not None:

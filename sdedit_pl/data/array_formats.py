@@ -368,10 +368,9 @@ def format_of(content: bytes) -> ArrayFormat | None:
 
 
 def read_array(content: bytes, name: str, format: ArrayFormat) -> StoredValues:
-    """The values of a file; `name` names it in messages.
+    """The values of a file, (H, W, C); `name` names it in messages.
 
-    Raises:
-        UnreadableImage: The file cannot be decoded, has more pixels than allowed, or is no image.
+    Raises UnreadableImage if it cannot be decoded, has more pixels than allowed, or is no image.
     """
     try:
         stored = format.read(content)

@@ -86,7 +86,10 @@ class _EncodedImages(Dataset[EncodedImage]):
 
 
 def encode_all(images: ImageSet, encoding: ImageEncoding, start: int, processes: int | None) -> Iterator[EncodedImage]:
-    """Encodes the images from number `start` on, in order; raises WorkerDied. `processes` None uses every core."""
+    """Encodes the images from number `start` on, in order, on every core unless `processes` says otherwise.
+
+    Raises WorkerDied.
+    """
     processes = processes or available_cores()
     loader = DataLoader(
         _EncodedImages(images, encoding),

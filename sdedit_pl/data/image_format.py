@@ -119,6 +119,7 @@ class ImageShape:
 
     @property
     def sides(self) -> tuple[int, int]:
+        """(height, width)."""
         return self.height, self.width
 
     @property

@@ -182,8 +182,7 @@ def read_settings_file(file: str) -> dict[str, Any]:
 def earlier_results(folder: Path, overwrite: bool, name: str = EDIT_RECORD) -> set[str]:
     """The unchanged files of an earlier run in `folder`, from its record `name`.
 
-    Raises:
-        ValueError: `folder` is a file, holds files that may not be overwritten, or has an unreadable record.
+    Raises ValueError if `folder` is a file, holds files that may not be overwritten, or has an unreadable record.
     """
     refuse_used(folder, overwrite)
     return files_recorded_in(folder / name, RECORD_KEY, "results")

@@ -36,8 +36,8 @@ class EditSettings(SamplerSettings):
         feather: width over which the strength then falls to 0, in pixels of the model.
         out: folder of the results.
         t0: how far guides are noised, a time in (0, 1] or a noise level such as sigma:1.2, or a list of them; higher is
-            more realistic, lower more faithful. auto finds the highest one that changes a guide by at most `l2`;
-            null uses the result of sdedit calibrate for the checkpoint, or else 0.5.
+            more realistic, lower more faithful. auto finds the highest one that changes a guide by at most `l2`; null
+            uses the result of sdedit calibrate for the checkpoint, or else 0.5.
         l2: with t0=auto, the largest squared difference between a guide and its edit, summed over pixels in [0, 1].
         steps: solver steps from t0 to 0; null for the variant's default.
         repeats: number of runs of the edit, each on the result of the one before (K).

@@ -84,14 +84,10 @@ class ImageMaker:
 
     @without_notices()
     def make(self, models: Mapping[str, Denoiser], computing: ComputeSettings) -> torch.device | None:
-        """Makes all missing images.
+        """Makes all missing images; returns the device of the first process, which measures them, and None in the
+        others.
 
-        Returns:
-            The device of the first process, which measures the images; None in the others.
-
-        Raises:
-            ValueError: devices that Lightning refuses or this machine lacks, or an image that cannot be read.
-            OSError: an image cannot be read or written.
+        Raises ValueError or OSError for unusable devices, or an image that cannot be read or written.
         """
         try:
             check_devices(this_machine(computing.accelerator), computing.devices)

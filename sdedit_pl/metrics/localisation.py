@@ -25,10 +25,7 @@ def localisation(
 ) -> dict[str, Estimate]:
     """AUROC, AUPRC, best Dice and PRO over the pixels of all images; defects, where `truth` is True, should score high.
 
-    Scores of whole images are maps of one pixel.
-
-    Raises:
-        ValueError: all pixels are defects, or none is.
+    Scores of whole images are maps of one pixel. Raises ValueError if all pixels are defects, or none is.
     """
     if bool(truth.all()) or not bool(truth.any()):
         raise ValueError("measuring detection needs pixels with and without defects, and all of these are of one kind")

@@ -30,10 +30,8 @@ _NAMED = 4
 def pair_files(sources: Mapping[str, str]) -> dict[str, dict[str, Path]]:
     """Pairs the files of several folders or glob patterns by name, ignoring extensions and an edit's suffix `_seed0`.
 
-    Maps configuration key -> source to name -> key -> file, sorted by name.
-
-    Raises:
-        StudyError: if a source has no images, has two files with one name, or lacks a name that another source has.
+    Maps configuration key -> source to name -> key -> file, sorted by name. Raises StudyError for a source without
+    images, or with a name twice or missing.
     """
     found = {key: _files_by_name(key, source) for key, source in sources.items()}
     names = sorted(set().union(*found.values()))

@@ -86,10 +86,8 @@ class Network:
     """A UNet2DModel in this package's terms.
 
     Args:
-        section: the section `network` of a model's configuration.
         cosines_first: whether the label's cosines precede its sines.
         fourier: whether it is the score network of a VE model; otherwise it is one of a table of betas.
-        learned_variance: whether the second half of its output channels is for the variance.
     """
 
     section: dict[str, Any]

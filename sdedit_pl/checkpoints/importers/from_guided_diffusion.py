@@ -117,8 +117,7 @@ class GuidedDiffusionFormat(CheckpointFormat):
 def read_flags(config: Mapping[str, Any]) -> dict[str, Any]:
     """The flags of a configuration, with `DEFAULTS` for absent ones.
 
-    Raises:
-        CheckpointError: on an unknown flag, a value of another type, or a model that this package cannot express.
+    Raises CheckpointError for an unknown flag, a value of another type, or a model that cannot be expressed.
     """
     for flag in config:
         if flag not in DEFAULTS and flag not in IRRELEVANT:
