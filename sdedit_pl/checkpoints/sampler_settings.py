@@ -34,9 +34,10 @@ class SamplerSettings(GuidanceSettings):
             sdedit import); also wandb:entity/project/name:alias or https://host/file#sha256=... (downloaded once).
         batch: images per batch; null for as many as fit into memory. It affects only speed and memory.
         device: auto, cpu, cuda, cuda:1, mps.
-        precision: of the network; the state is always float32. float32 is IEEE's, tf32 its faster variant on GPUs; auto
-            is bfloat16 on GPUs with bf16, and float32 elsewhere.
-        compile: compile the network, about a minute; auto does on GPUs with bf16 from 10,000 samples times steps on.
+        precision: precision of the network; the state is always float32. float32 is IEEE's, tf32 its faster variant on
+            GPUs; auto is bfloat16 on GPUs with bf16, and float32 elsewhere.
+        compile: compile the network, which takes about a minute; auto does on GPUs with bf16 for 10,000 or more
+            evaluations (samples times steps).
     """
 
     ckpt: str

@@ -74,7 +74,7 @@ class TranslationSettings(SamplerSettings):
         lowpass_energy: weight of the guide's low frequencies, see sdedit edit.
         realism: weight w of the second energy, which adds w (target's score - source's score).
         steps: solver steps of each model.
-        seed: of the first guide's noise; the next ones count up from it.
+        seed: seed of the first guide's noise; the next ones count up from it.
         fit: how guides and pairs get the models' proportions, see sdedit edit.
         overwrite: replace the results in `out`.
     """

@@ -154,7 +154,7 @@ class UNet(nn.Module):
         blocks_per_level: Residual blocks of each level on the way down; one more on the way up.
         attention_levels: Levels (0 is full resolution) whose blocks are followed by attention. The middle always
             attends.
-        head_channels: Channels of each attention head; one head of all channels if None.
+        head_channels: Channels of each attention head; null makes one head of all channels.
         dropout: Probability of dropping an activation inside a residual block, in training.
         resample_with_convolution: Whether resampling between levels, outside residual blocks, is learned.
         init_scale: Initial scale of every residual branch's last convolution; 0 means nearly no contribution.
