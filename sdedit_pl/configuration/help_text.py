@@ -18,7 +18,7 @@ def explain(command: Command[Any], schema: Schema, keys_of: Callable[[Any], dict
     """The help of a command: a section, a key, all keys, or by default the first keys and the examples.
 
     `keys_of` gives the keys of a class in the schema. `topic` is a section, a key, or "all", the default of a command
-    without first keys; an unknown one raises ConfigError.
+    without first keys. Raises ConfigError for an unknown topic.
     """
     sections = {
         section: [f"{section}: {first_paragraph(declared)}", *key_lines(keys_of(declared), f"{section}.")]

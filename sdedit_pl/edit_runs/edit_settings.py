@@ -29,7 +29,8 @@ class EditSettings(SamplerSettings):
         strength: instead of a mask, an image of how far each pixel is noised (white from t0, black kept), or a folder.
         paste: picture of an object to paste on the guide, or with a model of other data a file of its format; the
             object and a border around it may change.
-        paste_mask: picture of the same size, white inside the object; null uses its opaque pixels.
+        paste_mask: picture of the same size, white inside the object; null uses its opaque pixels, or all without
+            alpha.
         at: x,y of the object's upper left corner, in pixels of the guide's file.
         scale: factor by which the object is resized.
         grow: width of the editable border around the object, in pixels of the model.

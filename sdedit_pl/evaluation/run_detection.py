@@ -162,7 +162,7 @@ def names_of(names: Sequence[str], data: str) -> list[str]:
 def read_truth(folder: Path, names: Sequence[str], size: Size) -> Bool[Tensor, "N H W"]:
     """The defects of each image; an image without a mask has none.
 
-    Raises ValueError without a folder, a mask that is named like an image, or a white pixel.
+    Raises ValueError if there is no folder, no mask named like an image, or no white pixel.
     """
     if not folder.is_dir():
         raise ValueError(f"truth={folder} is no folder; give one of masks named like the images, white in defects")

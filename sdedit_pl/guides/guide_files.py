@@ -90,7 +90,7 @@ class Guide(NamedTuple):
 
 
 def find_guides(guide: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
-    """The files of a path, folder (its images) or glob, sorted by name, at least one or ValueError."""
+    """The files of a path, folder (its images) or glob, sorted by name; raises ValueError if there are none."""
     path = Path(guide)
     if path.is_dir():
         found = [path / name for name in list_images(path, suffixes=suffixes)]

@@ -49,7 +49,7 @@ def pair_files(sources: Mapping[str, str]) -> dict[str, dict[str, Path]]:
 
 
 def image_files(key: str, source: str) -> list[Path]:
-    """The image files of a folder or pattern, at least one or StudyError; `key` names it in messages."""
+    """The image files of a folder or pattern; raises StudyError if there are none. `key` names it in messages."""
     try:
         return find_guides(source, ALL_SUFFIXES)
     except ValueError as error:
@@ -57,7 +57,7 @@ def image_files(key: str, source: str) -> list[Path]:
 
 
 def common_shape(name: str, outputs: Mapping[str, Path]) -> tuple[int, int]:
-    """(height, width) of all methods' outputs for one guide; raises StudyError if they differ, or UnreadableImage."""
+    """(height, width) of all methods' outputs for one guide; raises StudyError if they differ."""
     sizes = {method: image_size(file) for method, file in outputs.items()}
     if len(set(sizes.values())) > 1:
         shown = ", ".join(f"{method} {width}x{height}" for method, (width, height) in sizes.items())
