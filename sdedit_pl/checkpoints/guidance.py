@@ -26,8 +26,8 @@ class GuidanceSettings:
         label: for a model trained with labels (data.labels), the label of all images; null for none.
         guidance: w of guidance by a weaker model, D + (w - 1)(D - D_weak), crisper and less varied as it grows; 1 is
             none, any other value doubles the network evaluations.
-        guide_ckpt: the weaker model; previous takes the early average beside `ckpt`, which training writes with
-            checkpoint.early (autoguidance), null the same, or with a label the model itself without the label
+        guide_ckpt: the weaker model. previous is the early average beside `ckpt`, which training writes with
+            checkpoint.early (autoguidance); null is the same, or with a label the model itself without the label
             (classifier-free guidance).
         guidance_range: lowest,highest noise level at which guidance applies; null for all.
         noise: gaussian or simplex; null for the noise that the model was trained on.
@@ -42,9 +42,7 @@ class GuidanceSettings:
     def guiding_checkpoint(self, checkpoint: Path) -> Path | None:
         """The guiding model's file for a checkpoint from `find_checkpoint`; None without guidance or its own file.
 
-        Raises:
-            CheckpointError: there is no such file.
-            ValueError: keys of guidance that contradict each other.
+        Raises CheckpointError if there is no such file, ValueError for contradictory keys of guidance.
         """
         if self.guidance == 1:
             if self.guide_ckpt is not None or self.guidance_range is not None:

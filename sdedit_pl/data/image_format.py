@@ -58,7 +58,7 @@ class PixelFormat:
         if len(self.shown) not in (0, 1, 3) or any(band < 0 for band in self.shown):
             raise ValueError(f"shown is one band or three, by number from 0, got {list(self.shown)}")
         if self.window is not None and (self.alpha or self.window[0] == self.window[1]):
-            raise ValueError(f"window is two different values, for data without alpha, got {list(self.window)}")
+            raise ValueError(f"window must be two different values, and needs alpha=false, got {list(self.window)}")
         if len(set(self.bands)) != len(self.bands):
             raise ValueError(f"bands need different names, got {list(self.bands)}")
         if self.alpha and self.dtype == "float32":
@@ -119,6 +119,7 @@ class ImageShape:
 
     @property
     def sides(self) -> tuple[int, int]:
+        """(height, width)."""
         return self.height, self.width
 
     @property

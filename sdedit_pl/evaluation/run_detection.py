@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sdedit_pl.build.component import build_unless_usual
 from sdedit_pl.checkpoints.fingerprint import fingerprint
-from sdedit_pl.checkpoints.model_settings import ModelSettings
+from sdedit_pl.checkpoints.sampler_settings import SamplerSettings
 from sdedit_pl.configuration import require_at_least
 from sdedit_pl.data.array_formats import ALL_SUFFIXES, stem_of
 from sdedit_pl.data.chosen_images import choose_images
@@ -39,7 +39,7 @@ MAPS, SPREADS = "maps", "spreads"
 
 
 @dataclass(kw_only=True)
-class DetectionSettings(ModelSettings):
+class DetectionSettings(SamplerSettings):
     """The inspected images and their reconstructions, beside the model, which knows images without anomalies.
 
     Args:
@@ -164,8 +164,7 @@ def names_of(names: Sequence[str], data: str) -> list[str]:
 def read_truth(folder: Path, names: Sequence[str], size: Size, fit: Fit = "crop") -> Bool[Tensor, "N H W"]:
     """The defects of each image, in the proportions of the images; an image without a mask has none.
 
-    Raises:
-        ValueError: no folder, no mask that is named like an image, or masks without a white pixel.
+    Raises ValueError if there is no folder, no mask named like an image, or no white pixel.
     """
     if not folder.is_dir():
         raise ValueError(f"truth={folder} is no folder; give one of masks named like the images, white in defects")

@@ -44,7 +44,6 @@ class Part(NamedTuple):
         corner: (left, top) in pixels of the file.
         alpha: the weight of the edit against the picture, 0..255, at the file's resolution.
         number: 1 for the picture's first part.
-        last: whether it is the last one.
     """
 
     corner: tuple[int, int]
@@ -61,8 +60,6 @@ class Guide(NamedTuple):
         original_size: (width, height) of the image in the file.
         mask: the edit mask stored in the same file, if any; True where pixels may change.
         whole: whether `image` has the proportions of the file; otherwise it is a part, or made by `fit`.
-        part: the part that `image` shows, if any.
-        fit: see `ImageFormat`.
         format: that of the file's values; None for a photograph.
     """
 
@@ -93,7 +90,7 @@ class Guide(NamedTuple):
 
 
 def find_guides(guide: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
-    """The files of a path, folder (its images) or glob, sorted by name, at least one or ValueError."""
+    """The files of a path, folder (its images) or glob, sorted by name; raises ValueError if there are none."""
     path = Path(guide)
     if path.is_dir():
         found = [path / name for name in list_images(path, suffixes=suffixes)]

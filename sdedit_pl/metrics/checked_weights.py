@@ -20,13 +20,9 @@ class WeightsUnavailable(ValueError):
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """A published file of weights.
+    """A published file of weights; `sha256` is hexadecimal, or its first digits if the publisher gives no more.
 
-    Args:
-        url: ends in the file's name.
-        sha256: hexadecimal, or its first digits if the publisher gives no more.
-        other_names: the file's names at other publishers.
-        key: that gives the path of a copy.
+    `other_names` are the file's names at other publishers, `key` the setting that gives the path of a copy.
     """
 
     url: str

@@ -20,7 +20,7 @@ from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.edit_runs.edit_plan import edit_tasks
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.images_per_call import prepare_for_batches
+from sdedit_pl.editing.batch_independence import prepare_for_batches
 from sdedit_pl.guides.edit_inputs import EditInputs
 from sdedit_pl.parameterisations import Epsilon
 from sdedit_pl.sde import VPSDE
