@@ -129,7 +129,6 @@ def read_sample(file: Path, guide: Guide) -> Float[Tensor, "C H W"]:
 
 
 def save_sheet(file: Path, shown: Mapping[float | str, Sequence[Edited]], several: bool) -> None:
-    """Saves a sheet of the edits from each t0, with a row for each of `several` t0."""
     if several:
         sheet = variation_sheet(list(zip(*shown.values(), strict=True)), list(shown))
     else:

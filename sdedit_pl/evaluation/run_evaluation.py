@@ -160,9 +160,8 @@ def _masked_lpips(
     try:
         return MaskedLPIPS(arguments.lpips, arguments.lpips_weights), []
     except WeightsUnavailable as error:
-        reason = str(error).replace(" weights=", " lpips_weights=")
-        logger.warning("masked LPIPS is left out: %s", reason)
-        return None, [f"There is no masked LPIPS: {reason}."]
+        logger.warning("masked LPIPS is left out: %s", error)
+        return None, [f"There is no masked LPIPS: {error}."]
 
 
 def _facts(

@@ -190,7 +190,6 @@ def translate(
     guides: NumberedImages,
     made: Mapping[str, NumberedImages],
 ) -> None:
-    """Writes the missing translations of each method in the formats of their guides."""
     missing = {name: made[name].missing() for name in methods}
     steps = {name: method.total_steps(denoiser) for name, (denoiser, method) in methods.items()}
     total = sum(steps[name] * len(numbers) for name, numbers in missing.items())

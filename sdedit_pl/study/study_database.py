@@ -303,7 +303,6 @@ def write_study(
 
 
 def _columns(trial: Trial, names: Mapping[TrialImage, str]) -> tuple[str | None, ...]:
-    """The values of a trial's columns from `question` to `correct`."""
     return (
         trial.question,
         trial.item,

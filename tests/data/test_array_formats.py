@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import io
 import threading
@@ -26,6 +27,7 @@ from sdedit_pl.data.image_labels import _names
 from sdedit_pl.data.value_decoding import png_file, premultiplied, read_values, result_file, unmultiplied
 from sdedit_pl.data.value_range import measured_values, with_range
 from sdedit_pl.edit_runs.result_shards import member
+from sdedit_pl.evaluation.run_detection import names_of, read_truth
 from sdedit_pl.guides.guide_files import read_guide
 from sdedit_pl.guides.mask_files import find_areas
 from sdedit_pl.picture_grid import to_picture
@@ -167,6 +169,8 @@ def test_a_suffix_of_two_parts_is_no_part_of_a_name(tmp_path: Path) -> None:
     assert find_areas("mask", str(tmp_path), [guide]) == [tmp_path / "scan.2.png"]
     assert "pets/scan.2" in _names("pets/scan.2.nii.gz")
     assert member("scan.2_seed0.nii.gz") == ("scan-2_seed0", ".nii.gz")
+    (tmp_path / "scan.2_mask.nii.gz").write_bytes(gzip.compress(nifti(255 * np.eye(4, 1, dtype=np.uint8))))
+    assert read_truth(tmp_path, names_of([str(guide)], str(tmp_path)), 4, "resize")[0, 0].all()
 
 
 def test_npy_headers_are_parsed_in_many_threads() -> None:
