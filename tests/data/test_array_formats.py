@@ -326,7 +326,7 @@ def test_arrays_are_pictures_and_animations_give_their_first_frame(caplog: pytes
 
 def test_a_new_format_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     class Pgm(array_formats.ArrayFormat):
-        """The example of CONTRIBUTING: binary PGM of 16 bits."""
+        """Binary PGM of 16 bits."""
 
         suffixes = (".pgm",)
 
