@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from command_line import Results, refuse_unknown, run_benchmark
+from benchmark_command import Results, refuse_unknown, run_benchmark
 from PIL import Image
 
 from sdedit_pl.configuration import require_at_least

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from command_line import run_command
+from benchmark_command import run_command
 from measuring import apart, peak_memory
 from safetensors.torch import load_file
 

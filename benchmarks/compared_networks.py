@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from command_line import Results, refuse_unknown
+from benchmark_command import Results, refuse_unknown
 from torch import Tensor, nn
 
 from sdedit_pl.configuration import require_at_least

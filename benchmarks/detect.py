@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from command_line import Results, run_benchmark
+from benchmark_command import Results, run_benchmark
 from defects import SHAPES, SIZES, with_defect
 from jaxtyping import Bool, Float
 from safetensors.torch import load_file

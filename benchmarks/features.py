@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from command_line import Results, run_benchmark
+from benchmark_command import Results, run_benchmark
 from measuring import Spread, in_turns, ratio
 from speed_report import environment, shown, table
 from tqdm import tqdm

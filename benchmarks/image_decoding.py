@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from command_line import Results, run_benchmark
+from benchmark_command import Results, run_benchmark
 from PIL import Image
 from speed_report import environment, table
 

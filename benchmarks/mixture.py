@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from command_line import Numbers, Results, run_benchmark
+from benchmark_command import Numbers, Results, run_benchmark
 from jaxtyping import Float
 from speed_report import table
 from torch import Tensor, nn

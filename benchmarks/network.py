@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from benchmark_command import refuse_unknown, run_benchmark
 from ceiling import ConvolutionsAlone, convolutions_of
-from command_line import refuse_unknown, run_benchmark
 from compared_networks import DIFFUSERS, OURS, Case, NetworkResults
 from measuring import Run, counted, in_turns, peak_memory
 from speed_report import CEILING, network_report

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from command_line import refuse_unknown, run_benchmark
+from benchmark_command import refuse_unknown, run_benchmark
 from jaxtyping import Float
 from PIL import Image
 from speed_report import environment, table
@@ -96,7 +96,7 @@ class Arguments:
         t0: noise levels or times that edits start from, rising.
         l2: squared L2 distances to the strokes at which KIDs are compared.
         steps: solver steps of an edit; words of a model may have their own steps=.
-        judges: features of KID: a name, then names or TorchScript files that you trust, as second_judge.py writes.
+        judges: features of KID: a name, then names or TorchScript files that you trust (write_second_judge.py).
         precision: precision of edits.
         compile: compile the network for edits.
         threads: number of threads of torch; null for its default.

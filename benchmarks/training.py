@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark_command import refuse_unknown, run_benchmark
 from ceiling import ConvolutionsAlone, convolutions_of
-from command_line import refuse_unknown, run_benchmark
 from compared_networks import CASES, OURS, Case, NetworkResults
-from loops import measure_loops
 from measuring import Run, counted, in_turns, peak_memory
 from speed_report import CEILING, training_report
 from torch import nn
 from tqdm import tqdm
+from training_loop import measure_loops
 
 from sdedit_pl.configuration import require_at_least
 from sdedit_pl.configuration.schema import Command

@@ -90,8 +90,7 @@ class Denoiser(nn.Module):
     def labelled(self, labels: Labels) -> Denoiser:
         """A copy for images of a label; see `Labels`.
 
-        Raises:
-            ValueError: a label that the model does not know, or vectors of another length than `labels` makes.
+        Raises ValueError for an unknown label, or vectors of another length than `labels` makes.
         """
         if not isinstance(labels, Tensor):
             labels = self.labels.vectors([labels] if isinstance(labels, str) else labels)

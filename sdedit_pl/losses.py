@@ -230,8 +230,6 @@ def denoising_loss(
     Args:
         x_0: clean images in [-1, 1].
         t: times in (0, 1].
-        noise: standard normal.
-        weighting: weight of the error at each time.
         reduction: over an image's pixels, "mean" (VP, DDPM, EDM) or "sum" (score_sde's VE).
         conditions: see `Denoiser.raw`.
         valid: the pixels that count; None for all.
@@ -239,7 +237,7 @@ def denoising_loss(
     Source: Song et al. 2021, equation 7.
     """
     if reduction not in ("mean", "sum"):
-        raise ValueError(f"the loss over an image's pixels is its mean or its sum, got {reduction!r}")
+        raise ValueError(f"reduction must be mean or sum, got {reduction!r}")
     coefficients = denoiser.parameterisation.coefficients(denoiser.sde, t)
     target = over_images(coefficients.target.x_0) * x_0 + over_images(coefficients.target.noise) * noise
     x_t = denoiser.sde.perturb(x_0, t, noise)

@@ -59,7 +59,6 @@ class Machine:
     """The properties of a machine that decide on its arithmetic.
 
     Args:
-        device: type of the device: cuda, cpu, mps, ...
         bf16: whether it has fast units for bfloat16 (tensor cores, AMX, AVX-512 bf16).
         missing_compiler: the part of `torch.compile` that is not installed, if any.
         count: number of devices; None on a CPU, which can run several processes.

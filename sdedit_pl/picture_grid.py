@@ -21,10 +21,8 @@ def to_picture(
 ) -> Image.Image:
     """An 8-bit RGB or grey picture of a float image in [-1, 1], which is clamped, or of a uint8 image.
 
-    Of other bands it shows those of `format`, or the first three, or the first of fewer.
-
-    Raises:
-        ValueError: a value is not finite.
+    Of other bands it shows those of `format`, or the first three, or the first of fewer. Raises ValueError if a value
+    is not finite.
     """
     if image.is_floating_point() and not image.isfinite().all():
         raise ValueError("an image has values that are not finite; try precision=float32, or another checkpoint")
@@ -64,9 +62,7 @@ def picture_grid(
     Args:
         rows: the pictures of each row; None leaves a cell empty.
         cell: side, in pixels, of the square cell that each picture is fitted into.
-        columns: number of rows side by side.
         row_titles: titles on the left of the rows, one for each row or none.
-        heading: a line above the titles.
     """
     font = ImageFont.load_default(_text_size(cell))
     gutter = max((round(font.getlength(title)) + 2 * MARGIN for title in row_titles), default=0)

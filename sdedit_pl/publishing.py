@@ -51,7 +51,7 @@ class PublishSettings:
         evaluation: the folder of a report of `sdedit evaluate` on this model.
         memory: val/memory/ratio of the model, where the run has not logged it.
         pictures: further pictures for the card.
-        private: of a new repository.
+        private: makes a new repository private.
     """
 
     ckpt: str
@@ -71,9 +71,7 @@ class PublishSettings:
 def publish_model(settings: PublishSettings) -> str:
     """Publishes a model and returns its place: the folder, or the address of the repository.
 
-    Raises:
-        CheckpointError: the model cannot be read, or the Hub refuses.
-        ValueError: the folder is in use, or a file is missing or is of another model.
+    Raises CheckpointError or ValueError if the model cannot be read, the Hub refuses, or the folder is in use.
     """
     checkpoint = find_checkpoint(settings.ckpt)
     if not settings.to.startswith(HUB):

@@ -27,7 +27,6 @@ class SettingsRecord:
     """A record in a JSON file.
 
     Args:
-        file: The file, written atomically.
         format: Kind and version of the record, for example "sdedit_pl evaluation, version 1".
         remedy: Advice in messages about a record that does not fit.
     """
@@ -56,8 +55,7 @@ class SettingsRecord:
     def begin(self, results: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
         """Records the settings of new `results`, or compares them with those of the unfinished ones in this folder.
 
-        Raises:
-            SettingsChanged: They differ, and `overwrite`, which removes all but `LOCK` from this folder, is not set.
+        Raises SettingsChanged if they differ, unless `overwrite`, which removes all but `LOCK` from this folder.
         """
         before = self.read()
         try:
@@ -78,8 +76,7 @@ class SettingsRecord:
 def require_same_settings(results: Path | str, before: Mapping[str, Any], now: Mapping[str, Any], remedy: str) -> None:
     """Refuses to add to `results` made with other settings; the message ends in `remedy`.
 
-    Raises:
-        SettingsChanged: A setting of `now` has another value in `before`, or none. Keys of `before` alone do not count.
+    Raises SettingsChanged if a setting of `now` has another value in `before`, or none.
     """
     changes = "; ".join(_changes(_plain(before), _plain(now), ""))
     if changes:

@@ -131,7 +131,7 @@ def test_the_sum_is_the_mean_times_the_pixels(batch: tuple[Tensor, Tensor, Tenso
     mean = denoising_loss(denoiser, x_0, TIMES, noise, DataWeighting())
     total = denoising_loss(denoiser, x_0, TIMES, noise, DataWeighting(), reduction="sum")
     torch.testing.assert_close(total, mean * 3 * 4 * 4)
-    with pytest.raises(ValueError, match="mean or its sum, got 'max'"):
+    with pytest.raises(ValueError, match="mean or sum, got 'max'"):
         denoising_loss(denoiser, x_0, TIMES, noise, DataWeighting(), reduction="max")
 
 

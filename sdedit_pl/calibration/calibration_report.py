@@ -99,7 +99,6 @@ class CalibrationReport:
         }
 
     def plot(self, name: str, shown: Images) -> Image.Image:
-        """A plot of KID against L2 for the checkpoint `name`, with one image at each level."""
         levels, knee = list(self.levels), self.knee
         # The whole line, down to unrelated images, would leave the edits a corner of the plot.
         start, unrelated = levels[0].kid.value, self.found.unrelated_l2

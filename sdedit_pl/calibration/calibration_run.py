@@ -57,8 +57,7 @@ class Calibration:
 def calibrate(settings: CalibrationSettings) -> Calibration:
     """Measures a sweep, or resumes an interrupted one, and writes the t0 file and the plot, unless they are there.
 
-    Raises:
-        ValueError: settings or files do not allow the sweep, or an interrupted one had other settings.
+    Raises ValueError if settings or files do not allow the sweep, or an interrupted one had other settings.
     """
     denoiser, description = settings.load()
     checkpoint = description.path

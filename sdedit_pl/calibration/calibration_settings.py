@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sdedit_pl.checkpoints.model_settings import ModelSettings
+from sdedit_pl.checkpoints.sampler_settings import SamplerSettings
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor
@@ -13,14 +13,14 @@ from sdedit_pl.metrics.kid import LEAST_IMAGES
 
 
 @dataclass(kw_only=True)
-class CalibrationSettings(ModelSettings):
+class CalibrationSettings(SamplerSettings):
     """The images, sweep and measurement of a calibration, beside its model.
 
     Args:
         data: images of the domain: a folder, or shards (a folder, file, pattern or URL).
         out: folder of the results; null for the checkpoint's folder, the only one that sdedit edit reads them from.
-        t0: at least two times or noise levels to start from; the knee is one of them. null uses the times with the
-            noise levels of 0.2, 0.3, 0.4, 0.5, 0.6, 0.8 and 1 of the VP SDE, up to the model's largest.
+        t0: at least two times or noise levels to start from; the knee is one of them. null uses the noise levels that
+            the VP SDE has at 0.2, 0.3, 0.4, 0.5, 0.6, 0.8 and 1, up to the model's largest.
         images: number of images, spread evenly over the data; null for all.
         split: val, the images that training holds out of data, or all, for data that training has not seen.
         val_fraction: share of the images held out if data has no val split of its own; as in training.

@@ -31,9 +31,7 @@ class TradeOff:
 
     Args:
         kid: KID between the level's images and the originals.
-        l2: mean squared L2 distance to the paintings.
         unrelated_l2: the same for unrelated images of the domain.
-        knee: index of the knee; None if there is none.
         knee_shares: share of the bootstrap draws in which each level is the knee; draws without a knee count for none.
     """
 

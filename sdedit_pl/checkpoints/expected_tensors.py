@@ -86,9 +86,7 @@ def without_weights() -> Iterator[None]:
     """A context in which this thread builds modules with parameters without memory, and real buffers.
 
     The device "meta" would lose buffers outside a state dict (FIR kernels). The global generator does not advance.
-
-    Raises:
-        CheckpointError: if more than `MOST_TENSORS` parameters or `MOST_BUFFERED` numbers are made.
+    Raises CheckpointError for more than `MOST_TENSORS` parameters or `MOST_BUFFERED` numbers.
     """
     builder, count = threading.get_ident(), 0
 
@@ -98,7 +96,7 @@ def without_weights() -> Iterator[None]:
             return None
         count += 1
         if count > MOST_TENSORS:
-            raise CheckpointError(f"the network has more than {MOST_TENSORS:,} tensors, as no model of this package")
+            raise CheckpointError(f"the network has more than {MOST_TENSORS:,} tensors, which no model needs")
         return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 
     # torch's annotation omits that the hook's result replaces the parameter.
@@ -121,5 +119,7 @@ class _EmptyOnMeta(TorchFunctionMode):
         if isinstance(made, Tensor) and not made.is_meta:
             self.numbers += made.numel()
             if self.numbers > MOST_BUFFERED:  # often a view, whose copy would take the memory
-                raise CheckpointError(f"a network of more than {MOST_BUFFERED:,} fixed numbers is no model")
+                raise CheckpointError(
+                    f"the network has more than {MOST_BUFFERED:,} fixed numbers, which no model needs"
+                )
         return made

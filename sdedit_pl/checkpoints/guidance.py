@@ -26,8 +26,9 @@ class GuidanceSettings:
         label: for a model trained with labels (data.labels), the label of all images; null for none.
         guidance: w of guidance by a weaker model, D + (w - 1)(D - D_weak), crisper and less varied as it grows; 1 is
             none, any other value doubles the network evaluations.
-        guide_ckpt: the weaker model; null takes the model itself without the label (classifier-free guidance), or with
-            no label the early average beside `ckpt`, which training writes with checkpoint.early (autoguidance).
+        guide_ckpt: the weaker model. previous is the early average beside `ckpt`, which training writes with
+            checkpoint.early (autoguidance); null is the same, or with a label the model itself without the label
+            (classifier-free guidance).
         guidance_range: lowest,highest noise level at which guidance applies; null for all.
         noise: gaussian or simplex; null for the noise that the model was trained on.
     """
@@ -41,17 +42,15 @@ class GuidanceSettings:
     def guiding_checkpoint(self, checkpoint: Path) -> Path | None:
         """The guiding model's file for a checkpoint from `find_checkpoint`; None without guidance or its own file.
 
-        Raises:
-            CheckpointError: there is no such file.
-            ValueError: keys of guidance that contradict each other.
+        Raises CheckpointError if there is no such file, ValueError for contradictory keys of guidance.
         """
         if self.guidance == 1:
             if self.guide_ckpt is not None or self.guidance_range is not None:
                 raise ValueError("guide_ckpt and guidance_range need guidance=W other than 1, which is none; try 1.5")
             return None
-        if self.guide_ckpt is not None:
+        if self.guide_ckpt is not None and self.guide_ckpt != "previous":
             return find_checkpoint(self.guide_ckpt)
-        if self.label is not None:
+        if self.guide_ckpt is None and self.label is not None:
             return None
         early = early_average(checkpoint)
         if not early.is_file():

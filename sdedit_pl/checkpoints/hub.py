@@ -44,8 +44,7 @@ def parsed_repository(source: str) -> tuple[str, str, str | None]:
 def fetched_repository(source: str) -> Path:
     """Downloads a checkpoint from the Hub, unless it is in the cache; returns the local file or folder.
 
-    Raises:
-        CheckpointError: The name is malformed, the Hub does not give the files, or they are no model of pixels.
+    Raises CheckpointError for a malformed name, missing files, or a model that is none of pixels.
     """
     from huggingface_hub import hf_hub_download, snapshot_download  # most commands do not need it
     from huggingface_hub.utils import disable_progress_bars

@@ -15,7 +15,7 @@ from sdedit_pl.checkpoints.locating import find_checkpoint, foreign_format
 from sdedit_pl.checkpoints.native import Description, read_weights
 from sdedit_pl.checkpoints.safe_reading import CheckpointError, read_plain, require_stored
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.editing.images_per_call import images_per_call
+from sdedit_pl.editing.batch_independence import images_per_call
 
 
 def load_denoiser(path: str | Path, device: str | torch.device = "cpu", *, train: bool = False) -> Denoiser:

@@ -34,10 +34,8 @@ class Description:
     """A checkpoint's model and history.
 
     Args:
-        format: "sdedit_pl", or one of `FORMATS`.
         training: facts of its training, such as steps and images seen, and the run's configuration.
         parameters: number of floating-point numbers in the network.
-        dtypes: their types in the file.
         origin: of a foreign or imported one: its program, file and preset.
     """
 
@@ -104,8 +102,6 @@ def save_weights(
 
     Args:
         path: the `.safetensors` file, replaced if it exists.
-        training: facts of its training, as plain data.
-        origin: where it came from, as plain data.
         dtype: of the floating-point weights in the file; None keeps theirs.
 
     Raises:
@@ -165,8 +161,7 @@ def is_native(file: Path) -> bool:
 def read_weights(file: Path) -> tuple[Description, dict[str, Tensor]]:
     """Reads an editing checkpoint; its tensors stay mapped to the file.
 
-    Raises:
-        CheckpointError: if it is truncated, of another program, or of a newer version.
+    Raises CheckpointError if it is truncated, of another program, or of a newer version.
     """
     tensors, metadata = read_safetensors(file)
     if metadata.get("format") != CHECKPOINT_FORMAT:

@@ -78,8 +78,7 @@ class Artifact(NamedTuple):
 def local_checkpoint(source: str | Path) -> Path:
     """The local file or folder of `source`, a path or one of the names above; downloads it if necessary.
 
-    Raises:
-        CheckpointError: The name is malformed, the file cannot be downloaded, its hash is unknown or is another one.
+    Raises CheckpointError for a malformed name, a failed download, or an unknown or another hash.
     """
     if isinstance(source, str) and source.startswith("wandb:"):
         root = Path(os.environ.get(ARTIFACT_FOLDER_VARIABLE) or "artifacts").absolute()

@@ -79,10 +79,8 @@ def tensor_names_in(path: Path) -> set[str]:
 def read_plain(path: Path) -> Any:
     """The tensors of a `.safetensors` file, or the object in a torch file of tensors and plain data, on the CPU.
 
-    Tensors are mapped to memory if the file allows it.
-
-    Raises:
-        CheckpointError: if it is damaged, or a pickle of more than tensors and plain data.
+    Tensors are mapped to memory if the file allows it. Raises CheckpointError if the file is damaged, or a pickle of
+    anything else.
     """
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]

@@ -23,8 +23,8 @@ class Arguments:
     Args:
         ckpt: the model, as `sdedit edit` takes it.
         out: the file or folder to write.
-        label: of a model trained with labels, the label of the exported model's images; null for none.
-        format: of out: diffusers (a pipeline's folder), onnx or torch_export (the network's file).
+        label: the label of the images that the exported model makes, if it was trained with labels; null for none.
+        format: the format to write: diffusers (a pipeline's folder), onnx or torch_export (the network's file).
         overwrite: replace out, if it is an earlier export.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from typing import Any
 
 from sdedit_pl.cli import counted, say
@@ -51,8 +52,11 @@ def manifest_summary(manifest: dict[str, Any], settings: PackSettings) -> list[s
             lines += [f"{len(found)} of {counted(total, 'image')} {text}:", *(f"  {line}" for line in found[:_NAMED])]
         if len(found) > _NAMED:
             lines.append(f"  ... all of them: {settings.out}/{MANIFEST_FILE}")
-    crop = f" data.random_crop={settings.margin_pixels}" if settings.fit == "random_crop" else ""
-    labels = "" if settings.labels is None else " data.labels=json:label"
-    words = (f"data={settings.out}", f"data.size={shown(settings.size)}")
-    lines.append(f"train with: data.name=webdataset {shlex.join(words)}{crop}{labels}")
-    return lines
+    words = ["data.name=webdataset", f"data={settings.out}", f"data.size={shown(settings.size)}"]
+    words += [f"data.random_crop={settings.margin_pixels}"] if settings.fit == "random_crop" else []
+    words += [] if settings.labels is None else ["data.labels=json:label"]
+    words += [] if settings.channels == 3 else [f"data.channels={settings.channels}"]
+    if settings.format is not None:
+        described = asdict(settings.format).items()
+        words += [f"data.format.{key}={shown(value)}" for key, value in described if value or key == "dtype"]
+    return [*lines, f"train with: {shlex.join(words)}"]

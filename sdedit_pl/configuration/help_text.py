@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sdedit_pl.configuration.schema import MAX_PIXELS, REQUIRED, Command, ConfigError, Family, Key, Schema, nearest
+from sdedit_pl.configuration.schema import MAX_PIXELS, REQUIRED, Command, ConfigError, Family, Key, Schema, alike
 
 HELP_WIDTH = 110
 
@@ -18,7 +18,7 @@ def explain(command: Command[Any], schema: Schema, keys_of: Callable[[Any], dict
     """The help of a command: a section, a key, all keys, or by default the first keys and the examples.
 
     `keys_of` gives the keys of a class in the schema. `topic` is a section, a key, or "all", the default of a command
-    without first keys; an unknown one raises ConfigError.
+    without first keys. Raises ConfigError for an unknown topic.
     """
     sections = {
         section: [f"{section}: {first_paragraph(declared)}", *key_lines(keys_of(declared), f"{section}.")]
@@ -34,7 +34,8 @@ def explain(command: Command[Any], schema: Schema, keys_of: Callable[[Any], dict
     if topic in keys:
         return "\n".join(key_lines({topic: keys[topic]}))
     if topic:
-        raise ConfigError(f"there is no help on {topic}{nearest(topic, [ALL, *sections, *keys])}")
+        hint = alike(topic, [ALL, *sections, *keys]) or "; --help all lists every key"
+        raise ConfigError(f"there is no help on {topic}{hint}")
     others = [name for name in keys if "." not in name and name not in command.first]
     more = f"--help all lists every key, --help NAME a key or one of: {', '.join(sections)}."
     return _paragraphs(

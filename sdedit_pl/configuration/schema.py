@@ -46,8 +46,6 @@ class Family(Generic[T]):
     """The classes that a component can name.
 
     Args:
-        table: name -> class.
-        default: the default name.
         shared: a class whose constructor takes the section's other keys.
         supplied: constructor arguments that the program gives and no configuration can.
         place: key that `section=text` sets if no class is called `text`; by default the name, which refuses it.
@@ -74,7 +72,6 @@ class Component(Generic[T]):
     """A class of a family and the values of its section.
 
     Args:
-        section: the section's name, for messages.
         values: every key of the section but `name`, including those of `Family.shared`.
         usual: whether the class and all values are the family's defaults.
     """

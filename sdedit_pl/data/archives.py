@@ -79,7 +79,8 @@ class ZipImages(ArchiveImages):
         if self._archive is None or self._owner != os.getpid():  # forked processes would share the file's position
             self._archive, self._owner = zipfile.ZipFile(self.path), os.getpid()
         if self.sizes[index] > self.largest:
-            raise UnreadableImage(f"cannot read image {self.name(index)}: it declares {self.sizes[index]:,} bytes")
+            size = f"it declares {self.sizes[index]:,} bytes, too many for an image"
+            raise UnreadableImage(f"cannot read image {self.name(index)}: {size}")
         try:
             image = self._archive.read(self.members[index])
         except ARCHIVE_DAMAGE as error:
@@ -93,8 +94,7 @@ class ZipImages(ArchiveImages):
 def open_archive(path: Path, image_format: ImageFormat, scratch: Path) -> ArchiveImages:
     """Lists the images in an archive; a compressed tar is first decompressed into `scratch`, once per version.
 
-    Raises:
-        ValueError: The archive is damaged, or expands far more than archives of images do.
+    Raises ValueError if it is damaged, or expands far more than archives of images do.
     """
     if path.name.lower().endswith(".zip"):
         return ZipImages(path, image_format)

@@ -122,7 +122,7 @@ class Npz(Npy):
                         f"it holds the arrays {', '.join(names) or 'none'}, expected one, or one called image"
                     )
                 if archive.getinfo(chosen).file_size > 64 * max_pixels():
-                    raise ValueError(f"it declares {archive.getinfo(chosen).file_size:,} bytes")
+                    raise ValueError(f"it declares {archive.getinfo(chosen).file_size:,} bytes; raise max_pixels=")
                 return StoredValues(super().read(archive.read(chosen)).values, chosen)
         except zipfile.BadZipFile as error:
             raise ValueError(str(error)) from None
@@ -368,10 +368,9 @@ def format_of(content: bytes) -> ArrayFormat | None:
 
 
 def read_array(content: bytes, name: str, format: ArrayFormat) -> StoredValues:
-    """The values of a file; `name` names it in messages.
+    """The values of a file, (H, W, C); `name` names it in messages.
 
-    Raises:
-        UnreadableImage: The file cannot be decoded, has more pixels than allowed, or is no image.
+    Raises UnreadableImage if it cannot be decoded, has more pixels than allowed, or is no image.
     """
     try:
         stored = format.read(content)

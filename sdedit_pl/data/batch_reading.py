@@ -95,7 +95,6 @@ class CachedImages(ImageSet):
         self._copy = pixels
 
     def on(self, device: torch.device) -> Pixels:
-        """The pixels on a device; copied once."""
         if self._copy.device != device:
             # CUDA has no indexing of 16-bit whole numbers.
             self._copy = self.pixels.to(device, torch.int32 if self.pixels.dtype == torch.uint16 else None)

@@ -27,8 +27,7 @@ from sdedit_pl.typing import Images
 class ChosenImages:
     """`count` images (None: all) spread evenly over a source's order, because neighbours are often alike.
 
-    Raises:
-        ValueError: The source streams its training images.
+    Raises ValueError if the source streams its training images.
     """
 
     def __init__(self, source: Source, splits: Sequence[str] = ("val",), count: int | None = None) -> None:
@@ -51,8 +50,7 @@ class ChosenImages:
     def image(self, number: int) -> Float[Tensor, "C H W"]:
         """One image in [-1, 1].
 
-        Raises:
-            UnreadableImage: It cannot be read. It is not replaced, because the replacement would be measured twice.
+        Raises UnreadableImage instead of replacing the image, because the replacement would be measured twice.
         """
         images, index = self._places[number]
         pixels = self._source.format.part(images.read(index), Draw(index, False).corner)

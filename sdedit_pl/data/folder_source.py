@@ -96,7 +96,7 @@ class FolderImages(ImageSet):
 
 
 def image_paths(root: Path, shape: ImageShape | None = None) -> list[str]:
-    """Lists the images under a folder, at least one or ValueError; files of values too if `shape` has a format."""
+    """Lists the images under a folder, and files of values if `shape` has a format; raises ValueError without any."""
     if not root.exists():
         raise ValueError(f"data folder {root} does not exist")
     if not root.is_dir():

@@ -33,8 +33,7 @@ _REDUCING_GAP = 3
 def decode_image(file: bytes | Path, name: str, image_format: ImageFormat) -> Pixels:
     """Decodes an image file to `decoded_sides`; `name` names it in messages.
 
-    Raises:
-        UnreadableImage: The file is not an image, is truncated, empty or damaged, or does not fit the format.
+    Raises UnreadableImage if it is no image, is damaged, or does not fit the format.
     """
     if image_format.format is not None:
         return decode_values(file, name, image_format)

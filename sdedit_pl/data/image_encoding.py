@@ -31,7 +31,7 @@ class ImageEncoding:
 
     Args:
         kind: png (exact), jpeg, webp or tif, which holds any bands and types.
-        quality: Of jpeg and webp, 1 to 100; webp at 100 is exact.
+        quality: Quality of jpeg and webp, 1 to 100; webp at 100 is exact.
     """
 
     kind: Literal["png", "jpeg", "webp", "tif"]
@@ -86,7 +86,10 @@ class _EncodedImages(Dataset[EncodedImage]):
 
 
 def encode_all(images: ImageSet, encoding: ImageEncoding, start: int, processes: int | None) -> Iterator[EncodedImage]:
-    """Encodes the images from number `start` on, in order; raises WorkerDied. `processes` None uses every core."""
+    """Encodes the images from number `start` on, in order, on every core unless `processes` says otherwise.
+
+    Raises WorkerDied if a worker process is killed.
+    """
     processes = processes or available_cores()
     loader = DataLoader(
         _EncodedImages(images, encoding),

@@ -58,7 +58,7 @@ class PixelFormat:
         if len(self.shown) not in (0, 1, 3) or any(band < 0 for band in self.shown):
             raise ValueError(f"shown is one band or three, by number from 0, got {list(self.shown)}")
         if self.window is not None and (self.alpha or self.window[0] == self.window[1]):
-            raise ValueError(f"window is two different values, for data without alpha, got {list(self.window)}")
+            raise ValueError(f"window must be two different values, and needs alpha=false, got {list(self.window)}")
         if len(set(self.bands)) != len(self.bands):
             raise ValueError(f"bands need different names, got {list(self.bands)}")
         if self.alpha and self.dtype == "float32":
@@ -119,6 +119,7 @@ class ImageShape:
 
     @property
     def sides(self) -> tuple[int, int]:
+        """(height, width)."""
         return self.height, self.width
 
     @property
@@ -227,7 +228,7 @@ class ImageFormat(ImageShape):
 
     def valid(self, values: Pixels) -> Mask | None:
         """Mask of the pixels that are neither padding nor invalid; None if the format has neither."""
-        valid = values[:, self.channels :] > 0 if self.marked else None
+        valid = values[:, self.channels :].to(torch.bool) if self.marked else None  # PyTorch compares no uint16
         if self.format is None or self.format.invalid == "refuse":
             return valid
         finite = values[:, : self.channels].isfinite().all(1, keepdim=True)

@@ -35,11 +35,9 @@ _SLOW = re.compile(rb"\d{64}")
 
 
 class Members(NamedTuple):
-    """The images of one shard.
+    """The images of one shard: `keys` are bytes (N,), `places` the first byte and length of each image, int64 (N, 2).
 
     Args:
-        keys: Bytes (N,).
-        places: First byte and length of each image, int64 (N, 2).
         problem: Why the listing ends before the shard does; empty for an intact shard.
         extra: Names of images left out because their sample has another one.
         unread: Names of images left out for their suffix.
@@ -151,9 +149,7 @@ def tar_images(
     """Name, first byte and length of each image in an uncompressed tar file, whatever its headers declare.
 
     Appends the names of images with other suffixes to `unread`; `is_wanted` selects other members by their names.
-
-    Raises:
-        ARCHIVE_DAMAGE: The file is damaged from here on; its message says how.
+    Raises ARCHIVE_DAMAGE where the file is damaged.
     """
     with _Headers(FileIO(path)) as file, tarfile.open(fileobj=file, mode="r:") as archive:
         size = os.fstat(file.fileno()).st_size
@@ -176,7 +172,7 @@ class _Headers(BufferedReader):
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= _LONGEST_HEADER:
-            raise tarfile.ReadError(f"a header declares {size:,} bytes")
+            raise tarfile.ReadError(f"a header declares an impossible length of {size:,} bytes")
         header = super().read(size)
         if size > tarfile.BLOCKSIZE and _SLOW.search(header):
             raise tarfile.ReadError("a header holds an unterminated number")

@@ -52,10 +52,8 @@ def open_originals(
 ) -> Originals:
     """Lists the images in a folder, an archive or a torchvision data set (`torchvision:` and the name of a class).
 
-    `val_fraction` applies if the images are not divided already; archives are unpacked into `scratch`.
-
-    Raises:
-        ValueError: There is no such place, it cannot be read, or it holds no images.
+    `val_fraction` applies if the images are not divided already; archives are unpacked into `scratch`. Raises
+    ValueError if the place does not exist, cannot be read, or holds no images.
     """
     if place.startswith(TORCHVISION):
         return _of_torchvision(place.removeprefix(TORCHVISION), image_format, val_fraction, root, download)

@@ -23,7 +23,7 @@ class PackSettings:
         channels: 3 for RGB, 1 for grey, others with a `format`.
         background: Colour under transparent pixels, a name or #rrggbb.
         encoding: png (exact), jpeg or webp; with a `format`, images become .tif files.
-        quality: Of jpeg and webp, 1 to 100; webp at 100 is exact.
+        quality: Quality of jpeg and webp, 1 to 100; webp at 100 is exact.
         val_fraction: Share of the images for validation if they are not in folders train and val; 0 for none.
         duplicates: Images that are equal in every pixel: keep and report them, or drop all but the first.
         labels: Where the labels are: folders, FILE.csv:COLUMN or targets (data.labels of sdedit train); null for none.

@@ -28,8 +28,7 @@ class Shard(NamedTuple):
 def read_manifest(place: str) -> dict[str, list[Shard]]:
     """Reads the shards of each split from the manifest at a path or URL; the shards lie beside it.
 
-    Raises:
-        ValueError: There is no such file, the server does not answer, or it is not a manifest.
+    Raises ValueError if there is no manifest, or the server does not answer.
     """
     folder = place.rpartition("/")[0] if is_remote(place) else str(Path(place).parent)
     try:

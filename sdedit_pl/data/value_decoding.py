@@ -213,6 +213,7 @@ def _writer(suffix: str, stored: StoredValues | None) -> ArrayFormat:
 
 
 def fitted_values(values: np.ndarray, image_format: ImageFormat) -> np.ndarray:
+    """Brings values (H, W, C) to `decoded_sides` by the format's `fit`."""
     sides, shape = image_format.decoded_sides, (values.shape[1], values.shape[0])
     if values.shape[:2] == sides:
         return values

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from sdedit_pl.build.component import build_component, build_unless_usual
 from sdedit_pl.checkpoints import describe
-from sdedit_pl.checkpoints.model_settings import ModelSettings
+from sdedit_pl.checkpoints.sampler_settings import SamplerSettings
 from sdedit_pl.configuration import require_at_least
 from sdedit_pl.data.array_formats import stem_of
 from sdedit_pl.data.folder_source import image_paths
@@ -44,7 +44,7 @@ _REMEDY = "resume it with these settings, or give another out="
 
 
 @dataclass(kw_only=True)
-class AugmentSettings(ModelSettings):
+class AugmentSettings(SamplerSettings):
     """The class tree and the options of its edits, beside their model.
 
     Without `label`, a model that knows all classes by the names of their folders edits each image as one of its class.

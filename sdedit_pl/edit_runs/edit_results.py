@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sdedit_pl.checkpoints.model_settings import ModelSettings
+from sdedit_pl.checkpoints.sampler_settings import SamplerSettings
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
 from sdedit_pl.data.array_formats import stem_of
@@ -129,7 +129,6 @@ def read_sample(file: Path, guide: Guide) -> Float[Tensor, "C H W"]:
 
 
 def save_sheet(file: Path, shown: Mapping[float | str, Sequence[Edited]], several: bool) -> None:
-    """Saves a sheet of the edits from each t0, with a row for each of `several` t0."""
     if several:
         sheet = variation_sheet(list(zip(*shown.values(), strict=True)), list(shown))
     else:
@@ -182,8 +181,7 @@ def read_settings_file(file: str) -> dict[str, Any]:
 def earlier_results(folder: Path, overwrite: bool, name: str = EDIT_RECORD) -> set[str]:
     """The unchanged files of an earlier run in `folder`, from its record `name`.
 
-    Raises:
-        ValueError: `folder` is a file, holds files that may not be overwritten, or has an unreadable record.
+    Raises ValueError if `folder` is a file, holds files that may not be overwritten, or has an unreadable record.
     """
     refuse_used(folder, overwrite)
     return files_recorded_in(folder / name, RECORD_KEY, "results")
@@ -193,7 +191,7 @@ def recorded_samples(record: Mapping[str, Any]) -> int:
     return record.get("count", len(record["samples"]))
 
 
-def finished_samples(settings: ModelSettings, file: Path, overwrite: bool) -> int | None:
+def finished_samples(settings: SamplerSettings, file: Path, overwrite: bool) -> int | None:
     """The number of samples in the record `file` if a finished run with these settings, inputs and results is there."""
     if overwrite or not file.is_file():
         return None

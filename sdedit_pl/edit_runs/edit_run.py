@@ -28,13 +28,13 @@ from sdedit_pl.edit_runs.edit_results import (
 )
 from sdedit_pl.edit_runs.edit_settings import AUTO_T0, EditSettings
 from sdedit_pl.edit_runs.edit_share import EditShare, Progress
-from sdedit_pl.edit_runs.expectations import warn_of_far_guides, warn_of_few_steps
+from sdedit_pl.edit_runs.edit_warnings import warn_of_far_guides, warn_of_few_steps
 from sdedit_pl.edit_runs.finishing import finish
 from sdedit_pl.edit_runs.processes import ProcessShare
 from sdedit_pl.edit_runs.result_shards import member, shard_name
 from sdedit_pl.edit_runs.unfinished_edits import EDIT_RECORD, UnfinishedEdits
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.images_per_call import prepare_for_batches
+from sdedit_pl.editing.batch_independence import prepare_for_batches
 from sdedit_pl.editing.many_guides import default_batch
 from sdedit_pl.editing.windows import windowed
 from sdedit_pl.guides.edit_inputs import GuideReader

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from sdedit_pl.checkpoints.model_settings import ModelSettings
+from sdedit_pl.checkpoints.sampler_settings import SamplerSettings
 from sdedit_pl.configuration import require_at_least
 from sdedit_pl.data.image_format import ImageShape, Size
 from sdedit_pl.guides.composite import Paste
@@ -18,7 +18,7 @@ Reduction: TypeAlias = Literal["mean", "std"]
 
 
 @dataclass(kw_only=True)
-class EditSettings(ModelSettings):
+class EditSettings(SamplerSettings):
     """The guides and options of an edit, beside its model.
 
     Args:
@@ -29,15 +29,16 @@ class EditSettings(ModelSettings):
         strength: instead of a mask, an image of how far each pixel is noised (white from t0, black kept), or a folder.
         paste: picture of an object to paste on the guide, or with a model of other data a file of its format; the
             object and a border around it may change.
-        paste_mask: picture of the same size, white inside the object; null uses its opaque pixels.
+        paste_mask: picture of the same size, white inside the object; null uses its opaque pixels, or all without
+            alpha.
         at: x,y of the object's upper left corner, in pixels of the guide's file.
         scale: factor by which the object is resized.
         grow: width of the editable border around the object, in pixels of the model.
         feather: width over which the strength then falls to 0, in pixels of the model.
         out: folder of the results.
         t0: how far guides are noised, a time in (0, 1] or a noise level such as sigma:1.2, or a list of them; higher is
-            more realistic, lower more faithful. auto finds the highest one that changes a guide by at most `l2`;
-            null uses the result of sdedit calibrate for the checkpoint, or else 0.5.
+            more realistic, lower more faithful. auto finds the highest one that changes a guide by at most `l2`; null
+            uses the result of sdedit calibrate for the checkpoint, or else 0.5.
         l2: with t0=auto, the largest squared difference between a guide and its edit, summed over pixels in [0, 1].
         steps: solver steps from t0 to 0; null for the variant's default.
         repeats: number of runs of the edit, each on the result of the one before (K).

@@ -131,7 +131,6 @@ class EditShare:
             yield inputs, facts
 
     def edit(self, inputs: EditInputs, facts: dict[int, GuideFacts], progress: Progress) -> None:
-        """Edits a batch of guides and notes each as soon as its files are written."""
         tasks = edit_tasks(self.settings, self.edits, self.denoiser, inputs)
         left = Counter(inputs.numbers[index] for task in tasks for index in task.guides)
         progress.bar.total += progress.steps * (len(inputs.guides) - len(facts))  # parts of a picture

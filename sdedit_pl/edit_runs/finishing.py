@@ -79,7 +79,6 @@ def write_sheet_and_record(
 
 
 def sheet_rows(work: EditShare, facts: Mapping[int, GuideFacts]) -> dict[float | str, list[Edited]]:
-    """The edits of finished guides from each t0, read from their files."""
     rows: dict[float | str, list[Edited]] = {}
     place = work.unfinished.place
     for number, guide_facts in facts.items():

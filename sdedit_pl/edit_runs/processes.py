@@ -59,10 +59,8 @@ def share_of_environment() -> ProcessShare:
 def on_devices(command: Sequence[str], share: ProcessShare, devices: int | str, device: str) -> Iterator[ProcessShare]:
     """Yields this process's share of the devices of its machine, and starts a process with `command` for each other.
 
-    At the end of the block it waits for them; after an error, and if this process is killed, they end.
-
-    Raises:
-        ValueError: there are fewer devices, a launcher has started a process for each already, or a process failed.
+    At the end of the block it waits for them; after an error, and if this process is killed, they end. Raises
+    ValueError for too few devices, a launcher that has already started a process for each, or a failed process.
     """
     if os.environ.get(_CHILD):
         threading.Thread(target=_end_with_stdin, daemon=True).start()

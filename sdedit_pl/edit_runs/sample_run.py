@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdedit_pl.build.component import build_component
-from sdedit_pl.checkpoints.model_settings import ModelSettings
+from sdedit_pl.checkpoints.sampler_settings import SamplerSettings
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.data.value_decoding import result_file, sample_suffix
 from sdedit_pl.denoiser import in_precision
@@ -32,7 +32,7 @@ SHEET_COLUMNS, SHEET_SAMPLES = 8, 64
 
 
 @dataclass(kw_only=True)
-class SampleSettings(ModelSettings):
+class SampleSettings(SamplerSettings):
     """The options of samples, beside their model.
 
     Args:

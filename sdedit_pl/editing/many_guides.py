@@ -33,12 +33,9 @@ Measured on an H200: 16 images of 256 px take 2.8 GiB with the DDPM network of 1
 
 @dataclass(frozen=True)
 class Edited:
-    """A guide with its samples, cut to the guide's own shape if it was padded.
+    """A guide with its samples, one for each of `seeds`, cut to the guide's own shape if it was padded.
 
-    Args:
-        area: the editable part of the guide; None for all of it.
-        noised: initial state of the first sample.
-        samples: one for each of `seeds`.
+    `area` is the editable part of the guide, None for all of it; `noised` the initial state of the first sample.
     """
 
     guide: Guide

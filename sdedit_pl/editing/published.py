@@ -32,10 +32,7 @@ class Variant:
     """The differences between the variants of SDEdit.
 
     Args:
-        steps: default number of steps.
         solver: the prescribed solver, on the uniform grid; None allows any solver on any grid.
-        last: result of the last step, see `sdedit_pl.sampling.integrate`.
-        kept_level: see `KeptRegion`.
         one_noise: whether the noise of the guide also noises the kept pixels of all steps of a repeat.
         paste: whether the original's pixels are restored outside the mask at the end.
         chain_marginals: whether images are noised by the product of the chain's steps instead of the closed form.

@@ -104,10 +104,8 @@ def away_from(source: Denoiser, target: Denoiser, weight: float) -> Denoiser:
     """The target model with `weight` (target score - source score) added to its score.
 
     It replaces EGSDE's realism expert, the features of a classifier of noised images: the added score is the gradient
-    of the log odds that the best such classifier gives to the target domain, and needs no training.
-
-    Raises:
-        ValueError: the models have other SDEs, parameterisations or labels.
+    of the log odds that the best such classifier gives to the target domain, and needs no training. Raises ValueError
+    for models with other SDEs, parameterisations or labels.
     """
     if (source.sde, source.parameterisation) != (target.sde, target.parameterisation) or source.condition is not None:
         raise ValueError(

@@ -65,7 +65,7 @@ class AblationVariant(NamedTuple):
 class Ablation:
     """A setting that is varied; `variants` makes the edits with one value from the base edit.
 
-    `compares` is set if it compares two models.
+    `compares` is whether it compares two models.
     """
 
     title: str

@@ -112,4 +112,5 @@ def _colour(image: Float[Tensor, "C H W"]) -> Float[Tensor, "3 H W"]:
 
 
 def _stacked(pictures: list[np.ndarray], channels: int) -> Tensor:
+    """The first channels of pictures (H, W, 3), as (B, channels, H, W)."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)[:, :channels].contiguous()

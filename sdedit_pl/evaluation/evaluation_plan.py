@@ -68,7 +68,7 @@ class EvaluationPlan:
     Args:
         inputs: name of a set of inputs -> the task that makes it.
         columns: folder INPUTS/NAME -> the column whose images it holds.
-        tables: name of a task -> the methods of its table, each with images in the folder TASK/METHOD.
+        tables: task -> methods of its table, whose images are in the folder TASK/METHOD.
         ablations: name of an ablation -> its variants with their folders.
     """
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from sdedit_pl.data.chosen_images import ChosenImages
 from sdedit_pl.denoiser import Denoiser, in_precision
-from sdedit_pl.editing.images_per_call import images_per_call
+from sdedit_pl.editing.batch_independence import images_per_call
 from sdedit_pl.evaluation.editing_tasks import draws_of
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, MASK, EvaluationPlan
 from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, remove_images
@@ -84,14 +84,10 @@ class ImageMaker:
 
     @without_notices()
     def make(self, models: Mapping[str, Denoiser], computing: ComputeSettings) -> torch.device | None:
-        """Makes all missing images.
+        """Makes all missing images; returns the device of the first process, which measures them, and None in the
+        others.
 
-        Returns:
-            The device of the first process, which measures the images; None in the others.
-
-        Raises:
-            ValueError: devices that Lightning refuses or this machine lacks, or an image that cannot be read.
-            OSError: an image cannot be read or written.
+        Raises ValueError or OSError for unusable devices, or an image that cannot be read or written.
         """
         try:
             check_devices(this_machine(computing.accelerator), computing.devices)

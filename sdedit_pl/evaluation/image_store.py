@@ -1,9 +1,11 @@
 """The folder of an evaluation: its images, and a record of their settings, from which a later command continues.
 
-evaluation.json             the settings of the images below
-images/original/            the validation images, 000000.png, 000001.png, ...
-images/TASK/guide, mask     the inputs of a task
-images/TASK/METHOD          the images that a method made from them
+    evaluation.json             the settings of the images below
+    images/original/            the validation images, 000000.png, 000001.png, ...
+    images/TASK/guide, mask     the inputs of a task
+    images/TASK/METHOD          the images that a method made from them
+
+Images are named by number, so that they pair up with the outputs of another system for the same inputs.
 """
 
 from __future__ import annotations

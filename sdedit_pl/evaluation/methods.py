@@ -136,7 +136,7 @@ class UnconditionalSample:
 class Baseline:
     """A method that SDEdit is compared with; `method` makes it from t0 and steps.
 
-    `nearest` is set if it makes a set of images, the nearest of which is chosen for each guide.
+    `nearest` is whether it makes a set of images, the nearest of which is chosen for each guide.
     """
 
     method: Callable[[float | str, int], Method]

@@ -19,10 +19,8 @@ def find_outputs(
     """The outputs of other systems, task -> system -> images.
 
     A system's folder holds one folder per task, or the images themselves if there is only one task. Its images are
-    named like the inputs they were made from, 000000.png and so on, with any image suffix.
-
-    Raises:
-        ValueError: a missing folder, one that does not pair up with the inputs, or images of another size.
+    named like the inputs they were made from, 000000.png and so on, with any image suffix. Raises ValueError for
+    missing or surplus files, or images of another size.
     """
     found: dict[str, dict[str, NumberedImages]] = {task: {} for task in tasks}
     for name, place in folders.items():

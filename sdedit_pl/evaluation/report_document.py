@@ -98,10 +98,8 @@ def markdown_table(table: Table) -> str:
 def log_to_wandb(report: ReportDocument, project: str, folder: Path, numbers: Mapping[str, Any]) -> None:
     """Logs a report's tables, figures and numbers as a run of Weights & Biases named after the evaluation's folder.
 
-    W&B's files lie in that folder. WANDB_MODE=offline needs no account, WANDB_ENTITY names a team.
-
-    Raises:
-        ValueError: Weights & Biases refuses, or cannot be reached.
+    W&B's files lie in that folder. WANDB_MODE=offline needs no account, WANDB_ENTITY names a team. Raises ValueError if
+    W&B refuses or cannot be reached.
     """
     import wandb
     from wandb.errors import Error

@@ -98,7 +98,6 @@ def measures_table(rows: Mapping[str, Mapping[str, Any]], title: str) -> Table:
 
 
 def comparison_sheet(columns: Mapping[str, NumberedImages], numbers: Sequence[int]) -> Image.Image:
-    """A grid of images: a row per image, a column per method."""
     shown = {title: pictures.shown(numbers) for title, pictures in columns.items()}
     rows = [list(row) for row in zip(*shown.values(), strict=True)]
     return picture_grid(rows, list(shown), CELL)

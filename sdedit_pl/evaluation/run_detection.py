@@ -15,13 +15,13 @@ from torch import Tensor
 
 from sdedit_pl.build.component import build_unless_usual
 from sdedit_pl.checkpoints.fingerprint import fingerprint
-from sdedit_pl.checkpoints.model_settings import ModelSettings
+from sdedit_pl.checkpoints.sampler_settings import SamplerSettings
 from sdedit_pl.configuration import require_at_least
-from sdedit_pl.data.array_formats import ALL_SUFFIXES
+from sdedit_pl.data.array_formats import ALL_SUFFIXES, stem_of
 from sdedit_pl.data.chosen_images import choose_images
 from sdedit_pl.data.image_decoding import decode_image
 from sdedit_pl.data.image_files import list_images
-from sdedit_pl.data.image_format import ImageFormat, Size
+from sdedit_pl.data.image_format import Fit, ImageFormat, Size
 from sdedit_pl.denoiser import in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation.anomaly_maps import AnomalyMaps, Detector, image_score, pixel_residual, stored_maps, write_map
@@ -39,7 +39,7 @@ MAPS, SPREADS = "maps", "spreads"
 
 
 @dataclass(kw_only=True)
-class DetectionSettings(ModelSettings):
+class DetectionSettings(SamplerSettings):
     """The inspected images and their reconstructions, beside the model, which knows images without anomalies.
 
     Args:
@@ -109,7 +109,9 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
             out=Path(settings.out),
         )
         names = names_of(images.names, settings.data)
-        truth = None if settings.truth is None else read_truth(Path(settings.truth), names, shape.size)
+        truth = None
+        if settings.truth is not None:
+            truth = read_truth(Path(settings.truth), names, shape.size, description.fit)
         settings = settings.prepared(denoiser, len(images), shape.pixels, detector.steps(denoiser))
         recorded = settings.recorded(description.path)
         inputs = {"sha256": images.digest(b"" if truth is None else truth.numpy().tobytes())}
@@ -156,25 +158,24 @@ def names_of(names: Sequence[str], data: str) -> list[str]:
     """File names of images: their paths below `data` without suffix, or numbers if these are not unique."""
     paths = [Path(name.rpartition(":")[2]) for name in names]
     inside = [path.relative_to(data) if path.is_relative_to(data) else Path(path.name) for path in paths]
-    found = [path.with_suffix("").as_posix() for path in inside if ".." not in path.parts]
+    found = [path.with_name(stem_of(path)).as_posix() for path in inside if ".." not in path.parts]
     return found if len(set(found)) == len(names) else [f"{number:06d}" for number in range(len(names))]
 
 
-def read_truth(folder: Path, names: Sequence[str], size: Size) -> Bool[Tensor, "N H W"]:
-    """The defects of each image; an image without a mask has none.
+def read_truth(folder: Path, names: Sequence[str], size: Size, fit: Fit = "crop") -> Bool[Tensor, "N H W"]:
+    """The defects of each image, in the proportions of the images; an image without a mask has none.
 
-    Raises:
-        ValueError: no folder, no mask that is named like an image, or masks without a white pixel.
+    Raises ValueError if there is no folder, no mask named like an image, or no white pixel.
     """
     if not folder.is_dir():
         raise ValueError(f"truth={folder} is no folder; give one of masks named like the images, white in defects")
-    listed = list_images(folder, True, ALL_SUFFIXES)
-    masks = in_both_forms({file.rpartition(".")[0].removesuffix("_mask"): file for file in listed})
+    listed = map(Path, list_images(folder, True, ALL_SUFFIXES))
+    masks = in_both_forms({file.with_name(stem_of(file)).as_posix().removesuffix("_mask"): file for file in listed})
     truth = torch.zeros(len(names), *ImageFormat(size).sides, dtype=torch.bool)
     for number, name in enumerate(names):
         if name in masks:
             path = folder / masks[name]
-            levels = decode_image(path, str(path), ImageFormat(size, 1, background="black"))[0]
+            levels = decode_image(path, str(path), ImageFormat(size, 1, "black", fit=fit))[0]
             truth[number] = levels >= (128 if bool((levels > 1).any()) else 1)  # 0 and 1 of a label image
     missing = sum(name not in masks for name in names)
     if missing == len(names):

@@ -53,18 +53,13 @@ class EvaluatedModel(NamedTuple):
 def run_evaluation(
     arguments: EvaluationArguments, settings: EvaluationSettings, models: Mapping[str, EvaluatedModel], command: str
 ) -> tuple[dict[str, Any], ReportDocument] | None:
-    """Makes the missing images, measures everything and makes the report.
+    """Makes the missing images, measures everything and makes the report; returns None in all processes but the first.
 
-    Args:
-        models: under `MODEL` and, for some ablations, `COMPARED`.
-        command: as shown in the report.
-
-    Returns:
-        The contents of `metrics.json` and the report; None in all processes but the first.
+    `models` are under `MODEL` and, for some ablations, `COMPARED`. The first process returns the contents of
+    `metrics.json` and the report.
 
     Raises:
         ValueError: anything in the arguments that cannot be evaluated.
-        OSError: an image cannot be read or written.
     """
     check_packages()
     out = Path(arguments.out)
@@ -166,9 +161,8 @@ def _masked_lpips(
     try:
         return MaskedLPIPS(arguments.lpips, arguments.lpips_weights), []
     except WeightsUnavailable as error:
-        reason = str(error).replace(" weights=", " lpips_weights=")
-        logger.warning("masked LPIPS is left out: %s", reason)
-        return None, [f"There is no masked LPIPS: {reason}."]
+        logger.warning("masked LPIPS is left out: %s", error)
+        return None, [f"There is no masked LPIPS: {error}."]
 
 
 def _facts(

@@ -14,7 +14,7 @@ from sdedit_pl.build.component import build_component, build_unless_usual
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.guidance import labelled
 from sdedit_pl.checkpoints.loading import load_for_editing
-from sdedit_pl.checkpoints.model_settings import ModelSettings
+from sdedit_pl.checkpoints.sampler_settings import SamplerSettings
 from sdedit_pl.configuration import Component, family, require_at_least
 from sdedit_pl.data.array_formats import stem_of, suffixes_of
 from sdedit_pl.data.chosen_images import choose_images
@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
-class TranslationSettings(ModelSettings):
+class TranslationSettings(SamplerSettings):
     """The images and the methods, beside the model of the domain that images are translated into.
 
     Args:
@@ -74,7 +74,7 @@ class TranslationSettings(ModelSettings):
         lowpass_energy: weight of the guide's low frequencies, see sdedit edit.
         realism: weight w of the second energy, which adds w (target's score - source's score).
         steps: solver steps of each model.
-        seed: of the first guide's noise; the next ones count up from it.
+        seed: seed of the first guide's noise; the next ones count up from it.
         fit: how guides and pairs get the models' proportions, see sdedit edit.
         overwrite: replace the results in `out`.
     """
@@ -190,7 +190,6 @@ def translate(
     guides: NumberedImages,
     made: Mapping[str, NumberedImages],
 ) -> None:
-    """Writes the missing translations of each method in the formats of their guides."""
     missing = {name: made[name].missing() for name in methods}
     steps = {name: method.total_steps(denoiser) for name, (denoiser, method) in methods.items()}
     total = sum(steps[name] * len(numbers) for name, numbers in missing.items())

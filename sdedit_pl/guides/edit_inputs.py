@@ -28,9 +28,7 @@ class GuideReader:
     """The way in which guides are read.
 
     Args:
-        shape: that of the model's images.
         scratch: folder for the images of shards, while they are needed.
-        paste: an object to paste on each guide.
         window: window size for guides at their own proportions; None for the model's size.
         side: with windows, length to which the shorter side is resampled.
         fit: without windows, how guides get the model's proportions.

@@ -46,7 +46,6 @@ def parts_of(
     """The parts of a picture as guides of the model's height and width with their areas.
 
     Args:
-        whole: the picture, at its own size.
         area: its edit mask or strength map at the same size.
         box: the part to edit, all of it or where `area` allows; None for the regions of `area`.
 

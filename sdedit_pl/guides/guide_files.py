@@ -44,7 +44,6 @@ class Part(NamedTuple):
         corner: (left, top) in pixels of the file.
         alpha: the weight of the edit against the picture, 0..255, at the file's resolution.
         number: 1 for the picture's first part.
-        last: whether it is the last one.
     """
 
     corner: tuple[int, int]
@@ -61,8 +60,6 @@ class Guide(NamedTuple):
         original_size: (width, height) of the image in the file.
         mask: the edit mask stored in the same file, if any; True where pixels may change.
         whole: whether `image` has the proportions of the file; otherwise it is a part, or made by `fit`.
-        part: the part that `image` shows, if any.
-        fit: see `ImageFormat`.
         format: that of the file's values; None for a photograph.
     """
 
@@ -93,7 +90,7 @@ class Guide(NamedTuple):
 
 
 def find_guides(guide: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
-    """The files of a path, folder (its images) or glob, sorted by name, at least one or ValueError."""
+    """The files of a path, folder (its images) or glob, sorted by name; raises ValueError if there are none."""
     path = Path(guide)
     if path.is_dir():
         found = [path / name for name in list_images(path, suffixes=suffixes)]
@@ -229,12 +226,14 @@ def _shown_format(path: Path, shape: ImageShape) -> PixelFormat | None:
 
 
 def _warn_of_clipping(path: Path, values: Pixels, shape: ImageShape) -> None:
-    share = 0.0 if shape.format is None else clipped_share(values[: shape.channels], shape.format)
-    if shape.format is not None and share > 0.01:
+    if shape.format is None or clipped_share(values[: shape.channels], shape.format) <= 0.01:
+        return
+    stored = torch.from_numpy(read_values(path, str(path)).values.astype(np.float32))  # resampling overshoots at edges
+    share = clipped_share(stored, shape.format)
+    if share > 0.01:
         logger.warning(
             "%s: %.1f %% of its values, from %g to %g, lie outside of the model's range, %g to %g, and are clipped",
-            *(path, 100 * share, values.float().nan_to_num().min(), values.float().nan_to_num().max()),
-            *shape.format.limits,
+            *(path, 100 * share, stored.nan_to_num().min(), stored.nan_to_num().max(), *shape.format.limits),
         )
 
 

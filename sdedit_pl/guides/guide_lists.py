@@ -97,7 +97,7 @@ def list_guides(
 
 
 def table_guides(table: Path) -> list[ListedGuide]:
-    """The guides of a table's rows; raises ValueError without rows, or with the row of an invalid value."""
+    """The guides of a table's rows; raises ValueError without rows, or with the number of an invalid row."""
     if not table.is_file():
         raise ValueError(f"there is no table of guides at {table}; give a CSV or Parquet file")
     listed: list[ListedGuide] = []

@@ -78,8 +78,7 @@ def read_mask(path: Path, guide: Guide) -> Bool[Tensor, "1 1 H W"]:
 def read_strength(path: Path, guide: Guide) -> Float[Tensor, "1 1 H W"]:
     """Reads the strength map of a guide, in [0, 1]: white pixels are edited from t0, black and transparent ones kept.
 
-    Raises:
-        ValueError: the image is not intact (UnreadableImage), has another size than the guide, or is all black.
+    Raises ValueError if it is not intact (UnreadableImage), has another size than the guide, or is all black.
     """
     height, width = guide.image.shape[-2:]
     image_format = ImageFormat((height, width), channels=1, background="black", fit=guide.fit)

@@ -24,8 +24,7 @@ RUNNER_SUFFIX = ".pth"
 def read_mask_and_image(path: Path, shape: ImageShape) -> tuple[Bool[Tensor, "1 1 H W"], Float[Tensor, "1 C H W"]]:
     """The edit mask, True where pixels may change, and the image in [-1, 1].
 
-    Raises:
-        ValueError: it contains code, is damaged, is not a mask and an image of `shape`, or its mask keeps every pixel.
+    Raises ValueError if the file contains code, is damaged or has other contents, or its mask keeps every pixel.
     """
     pair = _loaded(path)
     if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):

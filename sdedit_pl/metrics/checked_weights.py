@@ -20,17 +20,15 @@ class WeightsUnavailable(ValueError):
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """A published file of weights.
+    """A published file of weights; `sha256` is hexadecimal, or its first digits if the publisher gives no more.
 
-    Args:
-        url: ends in the file's name.
-        sha256: hexadecimal, or its first digits if the publisher gives no more.
-        other_names: the file's names at other publishers.
+    `other_names` are the file's names at other publishers, `key` the setting that gives the path of a copy.
     """
 
     url: str
     sha256: str
     other_names: tuple[str, ...] = ()
+    key: str = "features.weights"
 
     @property
     def name(self) -> str:
@@ -52,7 +50,7 @@ class PublishedWeights:
             found = sha256_of(file)
         except OSError as error:
             raise WeightsUnavailable(
-                f"{file} cannot be read ({error.strerror}); weights= takes the path of {self.name}"
+                f"{file} cannot be read ({error.strerror}); {self.key}= takes the path of {self.name}"
             ) from error
         if not found.startswith(self.sha256):
             raise WeightsUnavailable(
@@ -68,6 +66,6 @@ class PublishedWeights:
         except (OSError, DownloadFailed) as error:
             raise WeightsUnavailable(
                 f"the weights {self.name} are missing, and {self.url} cannot be downloaded ({error}); copy the file "
-                f"here and give its path as weights=, or put it into {folder}"
+                f"here and give its path as {self.key}=, or put it into {folder}"
             ) from error
         return file

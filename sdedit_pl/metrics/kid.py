@@ -46,7 +46,6 @@ def kernel_distance(
         x_groups: the group of each image of `x`; None, for both sets, makes each image a group of its own.
         y_groups: the group of each image of `y`; equal numbers are one group, also across the two sets.
         draws: of the bootstrap; 0 computes no interval.
-        seed: of the bootstrap.
 
     Raises:
         ValueError: groups for one set only, or fewer than three groups in a set.
@@ -71,13 +70,10 @@ def kernel_distance(
 def subset_distances(
     x: Float[Tensor, "N D"], y: Float[Tensor, "M D"], subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Mean and deviation of the KID over random subsets of `size` generated images x and real ones y.
+    """Mean and deviation of the KID over random subsets of `size` >= 2 generated images x and real ones y.
 
     The mean estimates the same distance as `kernel_distance`; the deviation is that of one subset, not the error of the
     mean. Subsets are drawn without replacement, as by torchmetrics and torch-fidelity.
-
-    Raises:
-        ValueError: a size below 2, or a set of fewer than `size` images.
     """
     if size < 2:
         raise ValueError(f"a KID subset has at least 2 images, got subset_size={size}")

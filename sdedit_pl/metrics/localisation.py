@@ -25,13 +25,10 @@ def localisation(
 ) -> dict[str, Estimate]:
     """AUROC, AUPRC, best Dice and PRO over the pixels of all images; defects, where `truth` is True, should score high.
 
-    Scores of whole images are maps of one pixel.
-
-    Raises:
-        ValueError: all pixels are defects, or none is.
+    Scores of whole images are maps of one pixel. Raises ValueError if all pixels are defects, or none is.
     """
     if bool(truth.all()) or not bool(truth.any()):
-        raise ValueError("detection is measured on pixels with and without defects; all of these are of one kind")
+        raise ValueError("measuring detection needs pixels with and without defects, and all of these are of one kind")
     levels, images = _levels(scores, truth), torch.arange(len(scores))[:, None, None].expand(truth.shape)
     regions, image_of = _regions(truth)
     weights = torch.cat([torch.ones(len(scores), 1).double(), bootstrap_weights(len(scores), draws, seed)], dim=1)

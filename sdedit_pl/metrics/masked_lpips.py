@@ -33,7 +33,7 @@ def _torchvision(weights: WeightsEnum) -> PublishedWeights:
     """The file of a torchvision model; its name ends in the first digits of its hash."""
     digits = re.search(r"-([0-9a-f]{8})\.pth$", weights.url)
     assert digits is not None
-    return PublishedWeights(weights.url, digits[1])
+    return PublishedWeights(weights.url, digits[1], key="lpips_weights")
 
 
 BACKBONES = {

@@ -131,7 +131,7 @@ class PrecisionRecall(FeatureMetric):
         self.neighbours = neighbours
 
     def compute(self) -> Numbers:
-        """Raises ValueError if `neighbours` < 1, a set has no more images, or without torch-fidelity."""
+        """Raises ValueError if `neighbours` < 1, if a set has no more images than that, or without torch-fidelity."""
         features, _ = self.gathered()
         try:
             from torch_fidelity.metric_prc import prc_features_to_metric
@@ -162,7 +162,7 @@ class DensityCoverage(FeatureMetric):
         return neighbour_radii(self.reference, self.neighbours)
 
     def compute(self) -> Numbers:
-        """Raises ValueError if `neighbours` < 1, or the reference set has no more images."""
+        """Raises ValueError if `neighbours` < 1, or if the reference set has no more images than that."""
         features, _ = self.gathered()
         in_balls, covered = 0, torch.zeros(len(self.reference), dtype=torch.bool)
         for distances in _distances(features, self.reference):
@@ -206,8 +206,7 @@ def _require_neighbours(features: Float[Tensor, "N D"], neighbours: int) -> None
         raise ValueError(f"neighbours must be at least 1, got {neighbours}")
     if len(features) <= neighbours:
         raise ValueError(
-            f"balls to the {neighbours} nearest neighbours need at least {neighbours + 1} images in each set, got "
-            f"{len(features)}"
+            f"neighbours={neighbours} needs at least {neighbours + 1} images in each set, got {len(features)}"
         )
 
 

@@ -31,8 +31,8 @@ class ADM(UNet):
     """The raw network of ADM, without classes, preconditioning or an SDE; see `UNet` for the other arguments.
 
     Args:
-        head_channels: Channels of each attention head, 64 as published; None for `heads` heads everywhere.
-        heads: Heads of each attention if `head_channels` is None.
+        head_channels: Channels of each attention head, 64 as published; null for `heads` heads everywhere.
+        heads: Heads of each attention if `head_channels` is null.
         modulate: Whether the label scales and shifts the normalised features instead of being added to them.
         block: "biggan" resamples inside residual blocks, "ddpm" between them.
     """

@@ -32,8 +32,7 @@ Kernel: TypeAlias = Float[Tensor, "channels 1 taps taps"]
 def depthwise_kernel(channels: int, taps: Sequence[float], gain: float = 1.0) -> Kernel:
     """The same two-dimensional filter for every channel; its coefficients, from one-dimensional `taps`, sum to `gain`.
 
-    Raises:
-        ValueError: Fewer than two taps, or taps that sum to zero.
+    Raises ValueError for fewer than two taps, or taps that sum to zero.
     """
     total = math.fsum(taps)
     if len(taps) < 2 or total == 0:

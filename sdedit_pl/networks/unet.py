@@ -154,7 +154,7 @@ class UNet(nn.Module):
         blocks_per_level: Residual blocks of each level on the way down; one more on the way up.
         attention_levels: Levels (0 is full resolution) whose blocks are followed by attention. The middle always
             attends.
-        head_channels: Channels of each attention head; one head of all channels if None.
+        head_channels: Channels of each attention head; null makes one head of all channels.
         dropout: Probability of dropping an activation inside a residual block, in training.
         resample_with_convolution: Whether resampling between levels, outside residual blocks, is learned.
         init_scale: Initial scale of every residual branch's last convolution; 0 means nearly no contribution.
@@ -210,10 +210,9 @@ class UNet(nn.Module):
     def forward(
         self, images: Images, label: Times, conditions: Float[Tensor, "B conditions"] | None = None
     ) -> Float[Tensor, "B C_out H W"]:
-        """Runs the network.
+        """Maps images (B, image_channels, H, W) to (B, output_channels, H, W).
 
         Args:
-            images: (B, image_channels, H, W), H and W multiples of `size_divisor`.
             label: One number for each image, embedded without scaling.
             conditions: Augmentation labels, if any, then the label's vector, if any; None for neither.
 
@@ -273,13 +272,9 @@ class UNet(nn.Module):
 def resampling(
     direction: Callable[..., Downsample | Upsample], block: str, residual: Callable[..., ResidualBlock], convolve: bool
 ) -> Callable[[int], Resample]:
-    """A factory of the steps between levels.
+    """A factory of the steps between levels; "biggan" resamples inside a residual block, "ddpm" without one.
 
-    Args:
-        direction: (width, width, convolve=) to the step itself.
-        block: "biggan" resamples inside a residual block, "ddpm" without one.
-        residual: (width, width, resample=) to a residual block.
-        convolve: whether a step without a residual block has weights.
+    `convolve` is whether a step without a residual block has weights.
     """
     if block == "ddpm":
         return lambda width: direction(width, width, convolve=convolve)

@@ -179,10 +179,8 @@ class PaintJobs:
     def submit(self, request: EditRequest, source: Path | None = None) -> Job:
         """Stores an edit's pictures and settings and queues it.
 
-        For models of other data than photographs, the guide is a painted picture of the file `source`.
-
-        Raises:
-            ValueError: a picture cannot be read or is too large, or the model cannot edit from this t0.
+        For models of other data than photographs, the guide is a painted picture of the file `source`. Raises
+        ValueError if a picture is unreadable or too large, or the model cannot edit from this t0.
         """
         asked = request.model_dump(exclude={"guide", "source", "area", "kind"})
         settings = self._settings(guide="", **asked)

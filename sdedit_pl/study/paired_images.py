@@ -30,10 +30,8 @@ _NAMED = 4
 def pair_files(sources: Mapping[str, str]) -> dict[str, dict[str, Path]]:
     """Pairs the files of several folders or glob patterns by name, ignoring extensions and an edit's suffix `_seed0`.
 
-    Maps configuration key -> source to name -> key -> file, sorted by name.
-
-    Raises:
-        StudyError: if a source has no images, has two files with one name, or lacks a name that another source has.
+    Maps configuration key -> source to name -> key -> file, sorted by name. Raises StudyError for a source without
+    images, or with a name twice or missing.
     """
     found = {key: _files_by_name(key, source) for key, source in sources.items()}
     names = sorted(set().union(*found.values()))
@@ -51,7 +49,7 @@ def pair_files(sources: Mapping[str, str]) -> dict[str, dict[str, Path]]:
 
 
 def image_files(key: str, source: str) -> list[Path]:
-    """The image files of a folder or pattern, at least one or StudyError; `key` names it in messages."""
+    """The image files of a folder or pattern; raises StudyError if there are none. `key` names it in messages."""
     try:
         return find_guides(source, ALL_SUFFIXES)
     except ValueError as error:
@@ -59,7 +57,7 @@ def image_files(key: str, source: str) -> list[Path]:
 
 
 def common_shape(name: str, outputs: Mapping[str, Path]) -> tuple[int, int]:
-    """(height, width) of all methods' outputs for one guide; raises StudyError if they differ, or UnreadableImage."""
+    """(height, width) of all methods' outputs for one guide; raises StudyError if they differ."""
     sizes = {method: image_size(file) for method, file in outputs.items()}
     if len(set(sizes.values())) > 1:
         shown = ", ".join(f"{method} {width}x{height}" for method, (width, height) in sizes.items())

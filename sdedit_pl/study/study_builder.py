@@ -20,11 +20,8 @@ from sdedit_pl.study.trial_design import GUIDE_ORIGIN, REAL_ORIGIN, StudyError, 
 def build_study(plan: StudyPlan, file: Path, domain: ImageShape | None = None) -> dict[str, Any]:
     """Writes the database of a new study to `file`, which must not exist; `domain` as in `read_rgb`.
 
-    Returns the stored settings: the plan and the numbers of items, forms and distinct comparisons (`asked`).
-
-    Raises:
-        StudyError: if files have no partner, or the sizes of the images do not match.
-        ValueError: if a folder has no images or an image cannot be read.
+    Returns the stored settings: the plan and the numbers of items, forms and distinct comparisons (`asked`). Raises
+    StudyError or ValueError for images without a partner, of another size, or that cannot be read.
     """
     sources = {f"methods.{name}": source for name, source in plan.methods.items()}
     items = pair_files(sources if plan.guides is None else {**sources, "guides": plan.guides})

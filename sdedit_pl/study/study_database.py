@@ -91,8 +91,7 @@ class Answer:
 
     Args:
         rater: number of the rater, in the order of joining.
-        left: origin of the image on the left, see `TrialImage.label`.
-        right: origin of the image on the right.
+        left: origin of the image on the left, see `TrialImage.label`; so is `right` for that on the right.
         correct: the correct side in a catch trial; None in a comparison.
         milliseconds: time from the appearance of the images to the choice; None if unknown.
         received: time of storage, ISO 8601 in UTC.
@@ -304,7 +303,6 @@ def write_study(
 
 
 def _columns(trial: Trial, names: Mapping[TrialImage, str]) -> tuple[str | None, ...]:
-    """The values of a trial's columns from `question` to `correct`."""
     return (
         trial.question,
         trial.item,

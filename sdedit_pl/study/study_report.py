@@ -18,10 +18,7 @@ _TEMPLATE = "study_report.md.jinja"
 
 
 def study_report(study: StudyDatabase, threshold: float) -> dict[str, str]:
-    """The text of each file of REPORT_FILES; report.json has the hashes of the others.
-
-    `threshold` is that of `summarise`, and so are the errors.
-    """
+    """The text of each file of REPORT_FILES; report.json has the hashes of the others. Raises as `summarise` does."""
     answers = study.answers()
     findings = summarise(study.settings, study.raters(), answers, threshold)
     texts = {"report.md": report_markdown(findings), "answers.csv": answers_csv(answers, findings["left_out"])}

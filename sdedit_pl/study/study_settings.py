@@ -23,8 +23,8 @@ class StudyPlan:
         guides: folder or pattern of the guides; null if only realism is asked.
         real: folder or pattern of real images of the domain, for the catch trials about realism; null uses outputs of
             the methods instead.
-        ckpt: model whose previews the images are shown like, for data that are no 8-bit pictures (data.format); null
-            for pictures.
+        ckpt: for data other than 8-bit pictures (data.format), a model of such data; images are shown like its
+            previews. null for pictures.
         questions: any of realism, faithfulness and satisfaction.
         pairs: all compares every pair of methods; first compares the first method with each other one, as in the paper.
         comparisons: maximum number of comparisons per rater, not counting catch trials; null for all.

@@ -20,11 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 class DurableCheckpoints(TorchCheckpointIO):
-    """Writes each checkpoint atomically, in a thread, from a copy in memory.
+    """Writes each checkpoint atomically, in a thread, from a copy in memory; then calls `after` with its path.
 
     A full disk raises no error: only the first device writes, and the others would wait for it forever. Other errors of
-    the thread are raised by the next checkpoint, or at the end of the run, which waits for the last checkpoint. `after`
-    is called in the thread with the path of each written checkpoint.
+    the thread are raised by the next checkpoint, or at the end of the run, which waits for the last checkpoint.
     """
 
     def __init__(self) -> None:

@@ -21,8 +21,7 @@ normalisations, and the layers that embed the noise level."""
 def freeze_all_but(network: nn.Module, parts: Sequence[str]) -> int:
     """Freezes everything outside `parts`, or nothing if it is empty; returns the number of trained parameters.
 
-    Raises:
-        ValueError: a name is unknown, or the network does not have that part.
+    Raises ValueError for a name that is unknown, or that the network does not have.
     """
     if unknown := [part for part in parts if part not in PARTS]:
         raise ValueError(f"parts of a network are {', '.join(PARTS)}, got {', '.join(map(repr, unknown))}")

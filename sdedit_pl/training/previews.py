@@ -79,7 +79,6 @@ class Previews(lightning.Callback):
                 log_image("preview", [str(path)], step=trainer.global_step)
 
     def rows(self, denoiser: Denoiser, device: torch.device) -> dict[str, Float[Tensor, "_ C H W"]]:
-        """The images of the sheet by the titles of their rows."""
         rows: dict[str, Tensor] = {}
         known = denoiser.labels
         models = {} if known.required else {"": denoiser}

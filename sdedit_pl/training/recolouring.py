@@ -2,7 +2,7 @@
 
 A domain of few designs has few colours: a green coat in a guide becomes another garment if no training image has one.
 Recolouring picks a pixel, more often far from the centre, and changes all similar pixels. White, black and shading
-stay. (Torchvision's ColorJitter turns all colours of an image together and changes white and black.)
+stay, which they do not with torchvision's ColorJitter.
 
 A colour with channels in [0, 1] has the lightness Y, the mean of its channels, and a tint that is nearly independent of
 shadows, q = (colour - Y) / (Y + 0.1). Pixels near the picked (q, Y) get the tint q + new tint - picked tint and the

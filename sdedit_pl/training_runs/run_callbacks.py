@@ -47,10 +47,9 @@ def build_callbacks(
     signals: StopSignals,
     resumes_from: Path | None,
 ) -> list[Callback]:
-    """All callbacks of a run, in their order.
+    """All callbacks of a run, in their order; `unwritten` receives editing checkpoints that cannot be written, and why.
 
-    `unwritten` receives the editing checkpoints that cannot be written, with the reasons. Raises ConfigError or
-    ValueError for settings that the data or the model cannot meet.
+    Raises ConfigError or ValueError for settings that the data or the model cannot meet.
     """
     folder, averaging, watch = Path(config.out), build_averaging(config), DivergenceWatch()
     log = TrainingLog(config.trainer.log_every_n_steps, watch)

@@ -37,9 +37,7 @@ MEASURED = {
 def with_base(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig:
     """The configuration of a new run with a single `ckpt`, and its network.
 
-    Raises:
-        ConfigError: there are no validation images to choose among several checkpoints by, or one does not fit.
-        CheckpointError: a checkpoint cannot be read.
+    Raises ConfigError or CheckpointError if several checkpoints cannot be compared, or one cannot be read.
     """
     base = config.ckpt
     if not base:
@@ -48,7 +46,7 @@ def with_base(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig:
         data.setup()
         images = data.val_images(CHOOSING_IMAGES)
         if not len(images):
-            raise ConfigError("ckpt= chooses among checkpoints by validation images, and there are none; name one")
+            raise ConfigError("ckpt= has several checkpoints and no validation images to choose by; give only one")
         base = nearest_base(base, config.image, images)
     if base in MEASURED:
         logger.info("measured elsewhere: %s (docs/training.md)", MEASURED[base])
@@ -59,9 +57,7 @@ def with_base(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig:
 def with_labels(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig:
     """The configuration with a condition completed from the labels of the images, which `data` encodes from here on.
 
-    Raises:
-        ConfigError: a condition without labels, or labels that it cannot encode.
-        ValueError: images without labels.
+    Raises ConfigError or ValueError if the labels are missing or cannot be encoded.
     """
     condition = build_component(config.condition)
     if data.labels is None:
@@ -89,9 +85,7 @@ def with_labels(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig
 def starting_denoiser(config: TrainingConfig, *, new: bool) -> tuple[Denoiser, int]:
     """The denoiser and its number of trained parameters; in a resumed run a checkpoint replaces its weights.
 
-    Raises:
-        CheckpointError: as `state_shapes` does.
-        ConfigError: the configuration is that of no denoiser, does not fit into memory or cannot be learned.
+    Raises ConfigError or CheckpointError if the configuration is that of no denoiser, or too large for the memory.
     """
     needed = 4 * sum(tensor.numel() for tensor in state_shapes(config.model).values())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf

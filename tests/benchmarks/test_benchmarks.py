@@ -27,7 +27,7 @@ import ceiling  # noqa: E402
 import compared_networks as compared  # noqa: E402
 import measuring  # noqa: E402
 import photographs  # noqa: E402
-import second_judge  # noqa: E402
+import write_second_judge  # noqa: E402
 
 from sdedit_pl.cli import main as sdedit  # noqa: E402
 from sdedit_pl.networks import DDPM  # noqa: E402
@@ -72,10 +72,10 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("photos")
-@pytest.mark.parametrize("name", [*RUNS, "estimate"])
+@pytest.mark.parametrize("name", [*RUNS, "training_cost"])
 def test_scripts_run_and_refuse_unknown_keys(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     main = script(name).main
-    if name == "estimate":
+    if name == "training_cost":
         assert main(["config=tiny.yaml", "trainer.max_steps=10"]) == 0
         assert "RTX 4090" in capsys.readouterr().out
     else:
@@ -93,12 +93,14 @@ def test_an_error_is_stored_beside_unchanged_tensors(
 ) -> None:
     shutil.copy(tiny_checkpoint, "a.safetensors")
     before = load_file("a.safetensors")
-    assert script("store_error").main(["ckpt=a.safetensors", "data=photos", "split=all"]) == 0, capsys.readouterr().err
+    assert script("add_denoising_error").main(["ckpt=a.safetensors", "data=photos", "split=all"]) == 0, (
+        capsys.readouterr().err
+    )
     after = load_file("a.safetensors")
     assert {name: tensor.numpy().tobytes() for name, tensor in after.items()} == {
         name: tensor.numpy().tobytes() for name, tensor in before.items()
     }
-    monkeypatch.setattr("sdedit_pl.edit_runs.expectations.FAR", 0.1)
+    monkeypatch.setattr("sdedit_pl.edit_runs.edit_warnings.FAR", 0.1)
     assert sdedit(["edit", "ckpt=a.safetensors", "guide=photos/0.png", "steps=1", "samples=1"]) == 0
     assert "0.png is unlike the images" in capsys.readouterr().err
 
@@ -169,10 +171,10 @@ def test_the_second_judge_computes_its_graph(tmp_path: Path) -> None:
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
     onnx.save(model, str(tmp_path / "judge.onnx"))
     images = torch.rand(2, 3, 224, 224) * 2 - 1
-    prepared = (images.flip(1) + 1) * 127.5 - torch.tensor(second_judge.BGR_MEAN)[:, None, None]
+    prepared = (images.flip(1) + 1) * 127.5 - torch.tensor(write_second_judge.BGR_MEAN)[:, None, None]
     session = onnxruntime.InferenceSession(model.SerializeToString())
     expected = session.run(None, {"x": prepared.permute(0, 2, 3, 1).numpy()})[0].reshape(2, 4)
-    found = second_judge.OnnxFeatures(tmp_path / "judge.onnx")(images)
+    found = write_second_judge.OnnxFeatures(tmp_path / "judge.onnx")(images)
     torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-4, atol=1e-3)
 
 

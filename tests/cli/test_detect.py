@@ -92,11 +92,12 @@ REFUSED = {
     "samples=0": "samples must be at least 1",
     "blur=1001": "blur must be at most 1,000",
     "top=0": "top lies in (0, 1], got blur=2.0 and top=0.0",
+    "residual=alex lpips_weights=none.pth": "none.pth cannot be read (No such file or directory); lpips_weights= takes",
     "residual=mse": "residual must be 'pixel', 'alex', 'vgg' or 'squeeze'",
 }
 
 
 @pytest.mark.parametrize("argument", REFUSED)
 def test_what_is_refused(argument: str, refused) -> None:
-    message = refused(*DETECT, argument)
+    message = refused(*DETECT, *argument.split())
     assert REFUSED[argument] in message, message

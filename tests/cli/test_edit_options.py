@@ -20,7 +20,7 @@ from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.edit_runs.edit_plan import edit_tasks
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.images_per_call import prepare_for_batches
+from sdedit_pl.editing.batch_independence import prepare_for_batches
 from sdedit_pl.guides.edit_inputs import EditInputs
 from sdedit_pl.parameterisations import Epsilon
 from sdedit_pl.sde import VPSDE
@@ -89,10 +89,14 @@ def test_guidance_by_a_weaker_model(desk: Path, command, refused) -> None:
     save_denoiser("tiny-early.safetensors", denoiser, description.model)
     small = ModelConfig.from_data({**description.model.as_data(), "image": {"size": 8, "channels": 3}})
     save_denoiser("small.safetensors", denoiser, small)
-    for out, words in {"none": (), "one": ("guidance=1",), "guided": ("guidance=3",)}.items():
+    for out, words in {
+        **{"none": (), "one": ("guidance=1",), "guided": ("guidance=3",)},
+        "previous": ("guidance=3", "guide_ckpt=previous"),
+    }.items():
         assert command(*EDIT, *words, f"out={out}").code == 0
     assert np.array_equal(pixels("none/guide_seed0.png"), pixels("one/guide_seed0.png"))
     assert not np.array_equal(pixels("none/guide_seed0.png"), pixels("guided/guide_seed0.png"))
+    assert np.array_equal(pixels("previous/guide_seed0.png"), pixels("guided/guide_seed0.png"))
     assert "tiny-early.safetensors" in str(yaml.safe_load(Path("guided/edit.yaml").read_text())["record"]["sha256"])
     assert "is for images of 3 channels, 8 px" in refused(*EDIT, "guidance=2", "guide_ckpt=small.safetensors")
     assert "need guidance=W other than 1" in refused(*EDIT, "guide_ckpt=small.safetensors")

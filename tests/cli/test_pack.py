@@ -39,12 +39,19 @@ def test_it_says_what_came_of_the_images(photos: Path, command, processes: int) 
     assert command("pack", "data=photos", "out=mine", "size=16", "val_fraction=0.3").output == output
 
 
-def test_what_it_says_to_train_with_can_be_trained_with(photos: Path, command) -> None:
-    _, output, _ = command(
-        "pack", "data=photos", "out=my shards", "size=[16,8]", "fit=random_crop", "margin=4", "processes=1"
-    )
+@pytest.mark.parametrize(
+    ("keys", "last"),
+    [
+        (["size=[16,8]", "fit=random_crop", "margin=4"], "data.random_crop=4"),
+        (["size=16", "channels=1", "format.dtype=uint8", "format.shown=[0]"], "data.format.shown=[0]"),
+    ],
+)
+def test_what_it_says_to_train_with_can_be_trained_with(keys: list[str], last: str, photos: Path, command) -> None:
+    for file in photos.glob("*.png"):
+        Image.open(file).convert("L" if "channels=1" in keys else "RGB").save(file)
+    _, output, _ = command("pack", "data=photos", "out=my shards", *keys, "processes=1")
     arguments = shlex.split(output.splitlines()[-1].removeprefix("train with: "))
-    assert arguments[-1] == "data.random_crop=4"
+    assert last in arguments
     small = [
         "network.channels=8", "network.channel_multipliers=[1]", "network.blocks_per_level=1",
         "network.attention_levels=[]", "data.batch_size=2", "trainer.max_steps=1", "trainer.enable_progress_bar=false",

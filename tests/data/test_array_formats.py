@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import io
 import threading
@@ -26,6 +27,7 @@ from sdedit_pl.data.image_labels import _names
 from sdedit_pl.data.value_decoding import png_file, premultiplied, read_values, result_file, unmultiplied
 from sdedit_pl.data.value_range import measured_values, with_range
 from sdedit_pl.edit_runs.result_shards import member
+from sdedit_pl.evaluation.run_detection import names_of, read_truth
 from sdedit_pl.guides.guide_files import read_guide
 from sdedit_pl.guides.mask_files import find_areas
 from sdedit_pl.picture_grid import to_picture
@@ -167,6 +169,8 @@ def test_a_suffix_of_two_parts_is_no_part_of_a_name(tmp_path: Path) -> None:
     assert find_areas("mask", str(tmp_path), [guide]) == [tmp_path / "scan.2.png"]
     assert "pets/scan.2" in _names("pets/scan.2.nii.gz")
     assert member("scan.2_seed0.nii.gz") == ("scan-2_seed0", ".nii.gz")
+    (tmp_path / "scan.2_mask.nii.gz").write_bytes(gzip.compress(nifti(255 * np.eye(4, 1, dtype=np.uint8))))
+    assert read_truth(tmp_path, names_of([str(guide)], str(tmp_path)), 4, "resize")[0, 0].all()
 
 
 def test_npy_headers_are_parsed_in_many_threads() -> None:
@@ -276,6 +280,9 @@ def test_invalid_values_are_masked_and_values_round_trip() -> None:
     full = ImageShape(256, 1, format=PixelFormat("uint16", range=(0.0, 65535.0)))
     assert torch.equal(full.values(full.images(every)), every)
     assert decode_whole(npy(GREY), "a", whole).dtype == torch.uint16
+    padded = replace(whole, fit="pad", marked=True)
+    marks = padded.valid(decode_image(npy(GREY[:, :2]), "a", padded)[None])
+    assert marks is not None and marks[0, 0].tolist() == [[False, True, True, False]] * 3
 
 
 def test_resampled_bands_follow_the_8_bit_path() -> None:
@@ -319,7 +326,7 @@ def test_arrays_are_pictures_and_animations_give_their_first_frame(caplog: pytes
 
 def test_a_new_format_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     class Pgm(array_formats.ArrayFormat):
-        """The example of CONTRIBUTING: binary PGM of 16 bits."""
+        """Binary PGM of 16 bits."""
 
         suffixes = (".pgm",)
 

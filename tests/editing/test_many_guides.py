@@ -14,7 +14,7 @@ from torch._subclasses import FakeTensorMode
 
 from sdedit_pl import SDEdit, load_denoiser
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.editing.images_per_call import prepare_for_batches
+from sdedit_pl.editing.batch_independence import prepare_for_batches
 from sdedit_pl.editing.many_guides import Edited, default_batch, edit_guides
 from sdedit_pl.editing.windows import windowed
 from sdedit_pl.guides.guide_files import Guide

@@ -278,6 +278,8 @@ def test_a_range_that_clips_is_warned_of_with_the_numbers(tmp_path: Path, caplog
     config = tiny_config(f"data.path={data}", "data.size=[24,16]", "data.channels=1", "data.format.dtype=uint16")
     measured = with_format(config).image.format
     assert measured is not None and measured.limits[0] < 20 and 3400 < measured.limits[1] <= 3700
+    np.save(data / "9.npy", np.indices((64, 64)).sum(0).astype(np.uint16) // 16 % 2 * 500 + 500)
+    read_guide(data / "9.npy", ImageShape(40, 1, format=STATED))  # overshoots at its edges
     assert "clipped" not in caplog.text
     read_guide(data / "0.npy", ImageShape((24, 16), 1, format=replace(measured, range=(0.0, 1000.0))))
     with_format(replace(config, data=replace(config.data, values={**config.data.values, "format": STATED})))

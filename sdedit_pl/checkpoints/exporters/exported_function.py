@@ -2,10 +2,10 @@
 
     (x_t, t) -> x_0, score[, variance_weight]
 
-x_t is float32 (B, C, H, W) of the model's size and any B; t is float32 (B,) in (0, 1]. The outputs have the shape of
-x_t; `variance_weight` exists if the variance was learned (see `sdedit_pl.denoiser`). Times are converted in float64,
-because a graph has no `expm1`. The file has the model's configuration, which gives alpha and sigma, as JSON under
-METADATA_KEY.
+x_t is float32 (B, C, H, W), images in [-1, 1] plus noise, of the model's size and any B; t is float32 (B,) in (0, 1].
+The outputs have the shape of x_t; `variance_weight` exists if the variance was learned (see `sdedit_pl.denoiser`).
+Times are converted in float64, because a graph has no `expm1`. The file has the model's configuration, which gives
+alpha and sigma, as JSON under METADATA_KEY.
 """
 
 from __future__ import annotations
@@ -55,8 +55,7 @@ def compare_with_denoiser(
 ) -> None:
     """Compares an exported graph `run`, read back from its file, with the denoiser; logs the largest error.
 
-    Raises:
-        ExportError: if an error, relative to the largest absolute value in its image, exceeds `TOLERANCE`.
+    Raises ExportError if an error, relative to the largest absolute value in its image, exceeds `TOLERANCE`.
     """
     estimator, largest = Estimator(denoiser), 0.0
     for batch in (1, len(TIMES)):

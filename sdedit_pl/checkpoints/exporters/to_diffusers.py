@@ -139,8 +139,8 @@ def _groups(network: nn.Module, skip: bool) -> int | None:
     counts = sorted({norm.num_groups for norm in norms})
     if len(counts) > 1:
         raise ExportError(
-            f"the network normalises {' and '.join(map(str, counts))} groups of channels in different places, and "
-            f"diffusers' DownBlock2D one number, norm_num_groups, everywhere"
+            f"the network has group norms of {' and '.join(map(str, counts))} groups; diffusers' DownBlock2D has one "
+            "number for all, norm_num_groups"
         )
     return counts[0]
 

@@ -55,7 +55,6 @@ class CheckpointFormat(abc.ABC):
 
         Args:
             weights: "ema", the averaged weights, or "raw"; ignored for a file that holds one set only.
-            preset: a key of `sdedit_pl.checkpoints.importers.presets.PRESETS`.
             config: the configuration published with it; without one and a preset, the file determines the model.
 
         Raises:

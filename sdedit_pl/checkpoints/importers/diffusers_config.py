@@ -86,10 +86,8 @@ class Network:
     """A UNet2DModel in this package's terms.
 
     Args:
-        section: the section `network` of a model's configuration.
         cosines_first: whether the label's cosines precede its sines.
         fourier: whether it is the score network of a VE model; otherwise it is one of a table of betas.
-        learned_variance: whether the second half of its output channels is for the variance.
     """
 
     section: dict[str, Any]
@@ -158,8 +156,8 @@ def read_scheduler(config: Mapping[str, Any], network: Network) -> dict[str, Any
     if name not in ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler") or network.fourier:
         wanted = "ScoreSdeVeScheduler" if network.fourier else "DDPMScheduler, DDIMScheduler, PNDMScheduler or EDM's"
         raise CheckpointError(
-            f"a UNet2DModel with time_embedding_type={'fourier' if network.fourier else 'positional'!r} is read with "
-            f"the noise of {wanted}, got {name!r}; give the configuration that it was trained with, config=FILE.json"
+            f"a UNet2DModel with time_embedding_type={'fourier' if network.fourier else 'positional'!r} needs the "
+            f"scheduler {wanted}, got {name!r}; give the configuration that it was trained with, config=FILE.json"
         )
     scheduler = _Keys(name, config, SCHEDULER_DEFAULTS)
     scheduler.require("beta_schedule", *BETA_SCHEDULES)

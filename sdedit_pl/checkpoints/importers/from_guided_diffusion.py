@@ -117,8 +117,7 @@ class GuidedDiffusionFormat(CheckpointFormat):
 def read_flags(config: Mapping[str, Any]) -> dict[str, Any]:
     """The flags of a configuration, with `DEFAULTS` for absent ones.
 
-    Raises:
-        CheckpointError: on an unknown flag, a value of another type, or a model that this package cannot express.
+    Raises CheckpointError for an unknown flag, a value of another type, or a model that cannot be expressed.
     """
     for flag in config:
         if flag not in DEFAULTS and flag not in IRRELEVANT:
@@ -126,7 +125,7 @@ def read_flags(config: Mapping[str, Any]) -> dict[str, Any]:
             raise CheckpointError(f"guided-diffusion has no flag {flag!r}{known}")
     flags = {flag: _value(flag, config.get(flag, default)) for flag, default in DEFAULTS.items()}
     if flags["predict_xstart"]:
-        raise CheckpointError("predict_xstart=true is a network that estimates x_0, which this package does not read")
+        raise CheckpointError("a network that estimates x_0 (predict_xstart=true) cannot be read")
     if flags["num_head_channels"] == -1 and flags["num_heads_upsample"] not in (-1, flags["num_heads"]):
         raise CheckpointError(
             f"num_heads_upsample={flags['num_heads_upsample']} with num_heads={flags['num_heads']}: this package's "

@@ -30,7 +30,6 @@ class Preset:
     """A published model.
 
     Args:
-        format: name of its checkpoints' format.
         model: configuration of the denoiser on images in [-1, 1]: `image`, `sde`, `network` and `parameterisation`.
         sampling: how its authors sampled, in the terms of their program; for information only.
         data_range: range of the images that its authors added noise to.

@@ -32,7 +32,6 @@ class StoredTensors:
     Args:
         tensors: by name, without those that are not needed.
         weights: their kind: "ema", "raw" or, if the file does not say, `ONLY`.
-        training: facts of its training, if the file has any.
         ignored: names in the file that are not needed -> the reason.
     """
 

