@@ -63,8 +63,8 @@ def _require_sensible(path: str, value: Any) -> None:
     """Refuses numbers that are not finite or would exhaust time, memory or float32, at any depth."""
     name = path.rpartition(".")[2]
     most = _MOST_OF.get(name, _MOST)
-    if isinstance(value, list | tuple):
-        for item in value:
+    if isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
             _require_sensible(path, item)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{path} must be a finite number, got {value}")
@@ -80,6 +80,8 @@ def _adapter(kind: Any) -> TypeAdapter:
 
 
 def as_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: as_tuples(entry) for name, entry in value.items()}
     return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
 
 

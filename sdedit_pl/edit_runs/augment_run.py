@@ -9,7 +9,7 @@ import csv
 import io
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from sdedit_pl.build.component import build_component, build_unless_usual
 from sdedit_pl.checkpoints import describe
 from sdedit_pl.checkpoints.sampler_settings import SamplerSettings
-from sdedit_pl.configuration import require_at_least
+from sdedit_pl.configuration import alike, require_at_least
 from sdedit_pl.data.array_formats import stem_of
 from sdedit_pl.data.folder_source import image_paths
 from sdedit_pl.data.image_format import ImageShape
@@ -53,6 +53,8 @@ class AugmentSettings(SamplerSettings):
         data: folder with a folder of images for each class.
         n: number of edits of each class, spread evenly over its images.
         t0: lowest,highest t0, times or noise levels as for sdedit edit.
+        n_of: n_of.CLASS=N is the number of edits of a class that needs another one; null for none.
+        t0_of: t0_of.CLASS=LOWEST,HIGHEST likewise.
         levels: number of different t0, evenly spaced in time; an image meets them in turn.
         out: folder of the results.
         seed: seed of the first edit; the next ones count up from it.
@@ -62,6 +64,8 @@ class AugmentSettings(SamplerSettings):
     data: str
     n: int = 100
     t0: tuple[float | str, float | str] = (0.2, 0.5)
+    n_of: dict[str, int] | None = None
+    t0_of: dict[str, tuple[float | str, float | str]] | None = None
     levels: int = 4
     out: str = "outputs/augment"
     seed: int = 0
@@ -69,6 +73,8 @@ class AugmentSettings(SamplerSettings):
 
     def __post_init__(self) -> None:
         require_at_least(self, n=1, levels=1, seed=0, batch=1)
+        if min((self.n_of or {"": 0}).values()) < 0:
+            raise ValueError(f"n_of must be at least 0 for each class, got {self.n_of}")
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,9 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
     solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
     edit = SDEdit(steps=settings.steps, solver=solver, grid=grid)
     classes = classes_of(root, describe(settings.ckpt).image)
+    for label in {**(settings.n_of or {}), **(settings.t0_of or {})}:
+        if label not in classes:
+            raise ValueError(f"n_of and t0_of take the classes of data, got {label}{alike(label, classes)}")
     with claimed(out):
         record = SettingsRecord(out / AUGMENT_RECORD, "sdedit_pl augmentation, version 1", _REMEDY)
         before = record.read()
@@ -100,10 +109,12 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
         by_class = settings.label is None and knows(settings.ckpt, classes)
         settings = replace(settings, label=next(iter(classes))) if by_class else settings
         denoiser, description = settings.load()
-        variations = plan(settings, classes, times_between(settings, edit, denoiser))
+        times = {label: times_between(settings, label, edit, denoiser) for label in classes}
+        variations = plan(settings, classes, times)
         shape = description.image
         settings = settings.prepared(denoiser, len(variations), shape.pixels, edit.step_count)
         now = {**settings.recorded(description.path), "classes": classes, **({"by_class": True} if by_class else {})}
+        now = {key: value for key, value in now.items() if value is not None or key not in ("n_of", "t0_of")}
         if before is None:
             record.write(now)
         else:
@@ -137,24 +148,27 @@ def knows(ckpt: str, classes: Iterable[str]) -> bool:
     return set(classes) <= set(build_component(describe(ckpt).model.condition).examples)
 
 
-def times_between(settings: AugmentSettings, edit: SDEdit, denoiser: Denoiser) -> list[float]:
-    """The t0 of all levels, as times; raises ValueError if they descend or exceed the model's training."""
-    low, high = (start_time(t0, denoiser.sde) for t0 in settings.t0)
+def times_between(settings: AugmentSettings, label: str, edit: SDEdit, denoiser: Denoiser) -> list[float]:
+    """The t0 of all levels of a class, as times; raises ValueError if they descend or exceed the model's training."""
+    ends = (settings.t0_of or {}).get(label, settings.t0)
+    low, high = (start_time(t0, denoiser.sde) for t0 in ends)
     if low > high:
-        raise ValueError(f"t0 is lowest,highest, got {settings.t0[0]},{settings.t0[1]}")
-    replace(edit, t0=settings.t0[1]).check(denoiser)
+        raise ValueError(f"t0 is lowest,highest, got {ends[0]},{ends[1]}")
+    replace(edit, t0=ends[1]).check(denoiser)
     return [round(t0, 6) for t0 in torch.linspace(low, high, settings.levels, dtype=torch.float64).tolist()]
 
 
-def plan(settings: AugmentSettings, classes: dict[str, list[str]], times: Sequence[float]) -> list[Variation]:
+def plan(
+    settings: AugmentSettings, classes: dict[str, list[str]], times: Mapping[str, Sequence[float]]
+) -> list[Variation]:
     """All edits; each image of a class gets `n` / images of them, and in its rounds one t0 after the other."""
     variations = []
     for label, sources in classes.items():
-        for number in range(settings.n):
+        for number in range((settings.n_of or {}).get(label, settings.n)):
             turn, index = divmod(number, len(sources))
             seed, source = settings.seed + len(variations), PurePosixPath(sources[index])
             name = result_name(stem_of(source), f"_seed{seed}{result_suffix(Path(source))}")
-            file, t0 = source.with_name(name).as_posix(), times[(turn + index) % len(times)]
+            file, t0 = source.with_name(name).as_posix(), times[label][(turn + index) % settings.levels]
             variations.append(Variation(file, label, str(source), t0, seed))
     return variations
 

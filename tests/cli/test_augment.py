@@ -48,6 +48,13 @@ def test_every_class_gets_n_edits_spread_over_images_and_t0(command) -> None:
     assert np.array_equal(pixels[0], pixels[1])
 
 
+def test_a_class_can_have_a_number_and_a_range_of_its_own(command) -> None:
+    assert command(*AUGMENT, "n_of.hat=3", "t0_of.shoe=0.1,0.3", "levels=1", "out=o").code == 0
+    with open("o/manifest.csv") as file:
+        found = Counter((row["class"], row["t0"]) for row in csv.DictReader(file))
+    assert found == {("hat", "0.2"): 3, ("shoe", "0.1"): 5}
+
+
 def test_an_interrupted_run_is_resumed_to_the_byte_and_only_with_its_settings(command, refused) -> None:
     assert command(*AUGMENT, "out=o").code == 0
     whole = results("o")
@@ -86,6 +93,9 @@ REFUSED = {
     "t0=0.5,0.2": "t0 is lowest,highest, got 0.5,0.2",
     "t0=0.2,1.5": "t0 must lie in (0, 1], got 1.5",
     "t0=0.2": "t0 must be a valid array, got 0.2",
+    "n_of.shoes=3": "take the classes of data, got shoes; did you mean shoe?",
+    "n_of.shoe=-1": "n_of must be at least 0 for each class",
+    "t0_of.shoe=0.5,0.2": "t0 is lowest,highest, got 0.5,0.2",
     "n=0": "n must be at least 1, got 0",
     "steps=0": "steps must be at least 1, got 0",
 }
