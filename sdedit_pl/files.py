@@ -164,6 +164,12 @@ def require_folder(out: Path) -> None:
         raise ValueError(f"out={out} is a file; name a folder")
 
 
+def require_outside(out: Path, data: Path) -> None:
+    """Raises ValueError if `out` lies within the folder `data`, where results would count as images."""
+    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise ValueError(f"out={out} lies within data={data}, where results would be originals; give another out=")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Writes a text file atomically, with undecodable bytes of file names as escapes; raises as `whole_file` does."""
     with whole_file(path) as unfinished:

@@ -39,6 +39,14 @@ EXAMPLES = (
     "sdedit train config=finetune64 data=photos/ out=runs/mine",
 )
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+"""Characters of file names that would steer a terminal, as escapes."""
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).translate(_CONTROLS)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb and returns the exit code: 0, or 2 after an error message of one line.
@@ -122,6 +130,7 @@ def notices() -> Iterator[None]:
     package, handler = logging.getLogger("sdedit_pl"), logging.StreamHandler()
     level = package.level
     handler.addFilter(lambda record: speaks())
+    handler.setFormatter(_Printable())
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's, of large photographs
     package.setLevel(logging.INFO)
     package.addHandler(handler)
@@ -171,7 +180,7 @@ def say(text: str) -> None:
     """Writes a line to standard output, only in the first process."""
     if speaks():
         try:
-            sys.stdout.write(text + "\n")
+            sys.stdout.write(text.translate(_CONTROLS) + "\n")
             sys.stdout.flush()
         except BrokenPipeError:  # the reader has gone; results stand
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -179,6 +188,6 @@ def say(text: str) -> None:
 
 def fail(message: str, code: int = 2) -> int:
     """Writes an error message on one line, without the middle of a very long one, and returns the exit code."""
-    line = "; ".join(part.strip() for part in message.splitlines() if part.strip())
+    line = "; ".join(part.strip() for part in message.splitlines() if part.strip()).translate(_CONTROLS)
     sys.stderr.write(f"error: {line if len(line) <= 3000 else f'{line[:1500]} ... {line[-1500:]}'}\n")
     return code

@@ -71,7 +71,7 @@ def read_file(path: Path) -> dict[str, Any]:
             logger.warning("%s: ${...} is used as it is written, and not replaced by a value", path)
         stream = io.StringIO(text.replace("$", chr(_DOLLAR)))
         loaded = OmegaConf.to_container(OmegaConf.load(stream, max_yaml_expanded_nodes=nodes))
-    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
         raise ConfigError(f"{path} is not a readable YAML file of `key: value` lines: {error}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path} must hold `key: value` lines, got {type(loaded).__name__}")

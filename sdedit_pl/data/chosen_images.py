@@ -20,6 +20,7 @@ from sdedit_pl.data.source import Source
 from sdedit_pl.data.splits import SPLITS
 from sdedit_pl.data.webdataset_source import WebDatasetSource, tar_files
 from sdedit_pl.downloads import is_remote
+from sdedit_pl.files import require_outside
 from sdedit_pl.typing import Images
 
 
@@ -75,6 +76,7 @@ def choose_images(
     count: int | None,
     least: int = 1,
     fit: Fit = "crop",
+    out: Path | None = None,
 ) -> ChosenImages:
     """Chooses images of a folder, or of shards given by a folder, file, pattern or URL.
 
@@ -82,14 +84,17 @@ def choose_images(
         val_fraction: Share of the images held out if the data has no validation split.
         count: Number of images; None for all.
         least: Smallest number of images that suffices.
+        out: Folder of the results.
 
     Raises:
-        ValueError: There is no such data, or fewer than `least` images.
+        ValueError: There is no such data, fewer than `least` images, or `out` lies within the folder of images.
     """
     place = Path(data)
     if not (place.exists() or is_remote(data) or glob.has_magic(data) or "{" in data):
         raise ValueError(f"there is no data={data}; give a folder of images, or shards")
     in_shards = not place.is_dir() or (place / MANIFEST_FILE).is_file() or bool(tar_files(place))
+    if out is not None and not in_shards:
+        require_outside(out, place)
     kind = WebDatasetSource if in_shards else FolderSource
     source = kind(data, shape.size, shape.channels, val_fraction=val_fraction, fit=fit, format=shape.format)
     chosen = ChosenImages(source, ("val",) if split == "val" else SPLITS, count)

@@ -68,7 +68,7 @@ def open_originals(
     if not path.exists():
         raise ValueError(f"data={place} does not exist; give a folder, an archive or {TORCHVISION}NAME")
     names = image_paths(path, image_format)
-    sizes = [os.stat(path / name).st_size for name in names]
+    sizes = [os.stat(file).st_size if os.path.exists(file := path / name) else 0 for name in names]
     return _divided(FolderImages(path, names, image_format), names, sizes, val_fraction)
 
 

@@ -30,7 +30,7 @@ from sdedit_pl.data.value_decoding import result_file, result_suffix
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.many_guides import in_batches
-from sdedit_pl.files import claimed, result_name, whole_file, write_whole
+from sdedit_pl.files import claimed, require_outside, result_name, whole_file, write_whole
 from sdedit_pl.grids import start_time
 from sdedit_pl.guides.guide_files import image_size, read_guide
 from sdedit_pl.result_folder import refuse_used
@@ -94,8 +94,7 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
     Raises ValueError if `out` holds anything but edits with these settings.
     """
     root, out = Path(settings.data), Path(settings.out)
-    if out.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"out={out} lies within data={root}, where edits would count as originals; give another out=")
+    require_outside(out, root)
     solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
     edit = SDEdit(steps=settings.steps, solver=solver, grid=grid)
     classes = classes_of(root, describe(settings.ckpt).image)

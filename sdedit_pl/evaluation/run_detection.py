@@ -106,6 +106,7 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
             val_fraction=settings.val_fraction,
             count=settings.images,
             fit=description.fit,
+            out=Path(settings.out),
         )
         names = names_of(images.names, settings.data)
         truth = None

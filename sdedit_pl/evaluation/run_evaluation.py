@@ -73,6 +73,7 @@ def run_evaluation(
         count=arguments.images,
         least=COVERAGE_IMAGES,
         fit=models[MODEL].description.fit,
+        out=out,
     )
     features = build_component(arguments.features)
     denoisers = {name: model.denoiser for name, model in models.items()}

@@ -23,7 +23,7 @@ from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.configuration.schema import ConfigError, construct
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.files import claimed
+from sdedit_pl.files import claimed, require_outside
 from sdedit_pl.machine import (
     LONG_TRAINING,
     Arithmetic,
@@ -75,6 +75,9 @@ def fit(config: TrainingConfig) -> Path:
 def train(config: TrainingConfig, signals: StopSignals) -> Path:
     folder = Path(config.out)
     require_loggers(config.loggers)
+    if config.data.name == "folder":
+        images = Path(config.data.values["path"])
+        require_outside(folder, images / "train" if (images / "train").is_dir() else images)
     if config.image.format is not None:
         bases = [config.ckpt] if isinstance(config.ckpt, str) else [*(config.ckpt or ())]
         known = [newest_whole(folder), *bases]

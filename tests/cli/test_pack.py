@@ -60,6 +60,12 @@ def test_what_it_says_to_train_with_can_be_trained_with(keys: list[str], last: s
     assert command("train", *arguments, *small).code == 0
 
 
+def test_a_link_to_nothing_is_an_unreadable_image(photos: Path, command) -> None:
+    (photos / "link.png").symlink_to("missing.png")
+    code, output, _ = command("pack", "data=photos", "out=mine", "size=16", "processes=1")
+    assert code == 0 and "cannot read image photos/link.png: No such file" in output
+
+
 def test_many_broken_images_are_not_all_named(photos: Path, command) -> None:
     for number in range(9):
         (photos / f"text{number}.png").write_text("text")

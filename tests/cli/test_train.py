@@ -68,6 +68,7 @@ REFUSALS = {
     "ckpt=nowhere": ("no checkpoint at nowhere",),
     "ckpt=guide.png": ("guide.png is not a whole checkpoint",),
     "ckpt=tiny.safetensors": ("ckpt=tiny.safetensors",),
+    "out=images/run": ("out=images/run lies within data=images",),
     "out=guide.png": ("out=guide.png is a file",),
     "out=guide.png/below": ("out=guide.png/below cannot be written", "name another folder"),
 }

@@ -281,6 +281,7 @@ def test_what_typed_text_means_does_not_leak_to_the_files_values() -> None:
         ("- a\n- b\n", "must hold `key: value` lines, got list"),
         ("count: 1\ncount: 2\n", "is not a readable YAML file"),
         ("\x00", "is not a readable YAML file"),
+        (f"count: {'1' * 5000}", "is not a readable YAML file"),
         (
             "a: &a [1, 2, 3, 4, 5]\n"
             + "".join(f"{k}: &{k} [*{j}, *{j}, *{j}, *{j}]\n" for j, k in pairwise("abcdefgh")),

@@ -62,5 +62,7 @@ def test_data_is_a_folder_or_shards(tmp_path: Path) -> None:
     assert torch.equal(padded[:, 4:12], chosen.image(0)) and torch.equal(padded[:, :4], padded[:, 4:8].flip(1))
     with pytest.raises(ValueError, match=r"at least 5 images .* has 4; give more images"):
         choose_images(folder, ImageFormat(8), **settings, least=5)
+    with pytest.raises(ValueError, match="lies within data="):
+        choose_images(folder, ImageFormat(8), **settings, out=Path(folder, "report"))
     with pytest.raises(ValueError, match="no data=missing"):
         choose_images("missing", ImageFormat(8), **settings)
