@@ -27,7 +27,7 @@ from sdedit_pl.data.array_formats import (
     read_array,
 )
 from sdedit_pl.data.image_files import UnreadableImage, file_content, open_image
-from sdedit_pl.data.image_format import ImageFormat, ImageShape, PixelFormat, central_box, inside, padded_box
+from sdedit_pl.data.image_format import Fit, ImageFormat, ImageShape, PixelFormat, central_box, inside, padded_box
 from sdedit_pl.typing import Pixels
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -133,6 +133,7 @@ def result_file(
     kept: Tensor | None = None,
     *,
     own_type: bool = False,
+    fit: Fit = "crop",
 ) -> bytes:
     """The file of a result in the type, range and format of its guide, if any, whose metadata it keeps.
 
@@ -140,6 +141,7 @@ def result_file(
         image: in [-1, 1].
         kept: pixels, (H, W), that take the guide's own values if the sizes agree.
         own_type: write values in the type of `shape`, whatever that of the guide.
+        fit: how the guide got the proportions of the result.
 
     Raises:
         ValueError: a value is not finite.
@@ -162,7 +164,8 @@ def result_file(
     writer, (rows, columns), (height, width) = _writer(suffix, stored), values.shape[:2], stored.values.shape[:2]
     if (rows, columns) == (height, width):
         return writer.write(values, stored.rest)
-    left, top, right, bottom = central_box((width, height), (rows, columns))
+    whole = 0, 0, width, height
+    left, top, right, bottom = whole if fit == "resize" else central_box((width, height), (rows, columns))
     box = Placement(float(left), float(top), (right - left) / columns, (bottom - top) / rows)
     return writer.write(values, writer.placed(stored.rest, box))
 

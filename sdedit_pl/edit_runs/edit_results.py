@@ -119,7 +119,7 @@ def result_content(
         kind = "float32" if exact else pixels.dtype
         shape = replace(shape, format=replace(pixels, range=(0.0, high - low), alpha=False, dtype=kind))
     shape = replace(shape, size=(image.shape[1], image.shape[2]))
-    return result_file(image, shape, suffix, guide.path, None if deviation else kept, own_type=exact)
+    return result_file(image, shape, suffix, guide.path, None if deviation else kept, own_type=exact, fit=guide.fit)
 
 
 def read_sample(file: Path, guide: Guide) -> Float[Tensor, "C H W"]:

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from sdedit_pl.checkpoints.sampler_settings import SamplerSettings
 from sdedit_pl.configuration import require_at_least
-from sdedit_pl.data.image_format import ImageShape, Size
+from sdedit_pl.data.image_format import Fit, ImageShape, Size
 from sdedit_pl.guides.composite import Paste
 
 AUTO_T0 = "auto"
@@ -54,8 +54,8 @@ class EditSettings(SamplerSettings):
             the guide's file, which is high where the model is unsure; empty for neither.
         seed: seed of the first sample; the next ones count up from it.
         variant: exact, or paper or reference, which follow the published algorithms and code to the letter.
-        fit: how guides get the model's proportions: crop to their largest central part, or pad, which continues them by
-            their mirror image and cuts the results back to the shape of the guides.
+        fit: how guides get the model's proportions: crop to their largest central part, resize, which changes their
+            proportions, or pad, which continues them by their mirror image and cuts the results back to their shape.
         windows: edit guides at their own size, in overlapping windows of the model's size (true) or a size in pixels.
         overlap: minimal overlap of neighbouring windows in pixels; null for half a window.
         side: with windows, length to which the shorter side of guides is resampled; null for their own.
@@ -93,7 +93,7 @@ class EditSettings(SamplerSettings):
     reduce: Reduction | tuple[Reduction, ...] = ()
     seed: int = 0
     variant: str = "exact"
-    fit: Literal["crop", "pad"] = "crop"
+    fit: Fit = "crop"
     windows: bool | int = False
     overlap: int | None = None
     side: int | None = None

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm import tqdm
 
@@ -93,7 +93,7 @@ class TranslationSettings(SamplerSettings):
     realism: float = 1.0
     steps: int = 50
     seed: int = 0
-    fit: Literal["crop", "pad"] = "crop"
+    fit: Fit = "crop"
     overwrite: bool = False
     features: Component[FeatureExtractor] = family(FEATURES, "efficientnet_lite0")
 
@@ -208,7 +208,9 @@ def translate(
                 guide, file = guides.files[number], made[name].files[number]
                 shown = Guide(guide, image[None], image_size(guide), fit=guides.format.fit).shown(image.clamp(-1, 1))
                 with whole_file(file) as unfinished:
-                    unfinished.write_bytes(result_file(shown, guides.format, result_suffix(guide), guide))
+                    unfinished.write_bytes(
+                        result_file(shown, guides.format, result_suffix(guide), guide, fit=guides.format.fit)
+                    )
 
 
 def read_in_turn(guide: str, shape: ImageShape, fit: Fit = "crop") -> NumberedImages:

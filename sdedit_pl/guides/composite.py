@@ -176,7 +176,7 @@ def _covers_nothing(background: Guide, paste: Paste) -> str:
     down, across = background.image.shape[-2:]
     left, top, right, bottom = central_box((width, height), (down, across))
     part = f", of which the central {right - left}x{bottom - top} are edited"
-    if background.whole or background.fit == "pad" or (left, top) == (0, 0):
+    if background.whole or background.fit != "crop" or (left, top) == (0, 0):
         part = ""
     return (
         f"{paste.path} covers no pixel of the guide: pasted at {paste.at[0]},{paste.at[1]} (its upper left corner) as "

@@ -251,7 +251,7 @@ def description_of_resizing(guide: Guide) -> str:
     width, height = guide.original_size
     change = ""
     down, across = guide.image.shape[-2:]
-    box = central_box((width, height), (down, across))
+    box = (0, 0, width, height) if guide.fit == "resize" else central_box((width, height), (down, across))
     wider, higher = width - box[2] + box[0], height - box[3] + box[1]
     if max(wider, higher) > 0 and guide.fit == "pad":
         change = " continued by its mirror image,"

@@ -258,6 +258,8 @@ def test_a_padded_guide_is_edited_whole_and_cut_back(desk: Path, command, refuse
     assert command(*EDIT, "guide=wide.png", "fit=pad", "trajectory=true", "samples=1").code == 0
     assert Image.open("outputs/edit/wide_seed0.png").size == (16, 10)
     assert "need no fit" in refused(*EDIT, "guide=wide.png", "fit=pad", "windows=true")
+    errors = command(*EDIT, "guide=wide.png", "fit=resize", "samples=1", "out=o").errors
+    assert errors == "wide.png is 20x12, resized to the model's 16x16\n"
 
 
 def test_guides_of_one_name_are_refused(desk: Path, refused: Callable[..., str]) -> None:

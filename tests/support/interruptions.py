@@ -14,10 +14,10 @@ def interrupt_after(count: int, place: str, monkeypatch: pytest.MonkeyPatch) -> 
     module, _, name = place.rpartition(".")
     calls, function = iter(range(count)), getattr(importlib.import_module(module), name)
 
-    def interrupted(*arguments: object) -> object:
+    def interrupted(*arguments: object, **keys: object) -> object:
         if next(calls, None) is None:
             raise KeyboardInterrupt
-        return function(*arguments)
+        return function(*arguments, **keys)
 
     monkeypatch.setattr(place, interrupted)
     return calls
