@@ -79,6 +79,11 @@ class Denoiser(nn.Module):
         """The largest number of networks that an estimate evaluates."""
         return getattr(self.network, "evaluations", 1)
 
+    def evaluations_at(self, t: Float[Tensor, ""]) -> int:
+        """The number of networks that an estimate at time `t` evaluates."""
+        label = self.parameterisation.network_label(self.sde, t).item()
+        return getattr(at_label(self.network, label), "evaluations", 1)
+
     def changed(self, **attributes: Any) -> Denoiser:
         """A shallow copy with the given attributes."""
         other = copy(self)

@@ -65,6 +65,9 @@ def write_sheet_and_record(
         settings = replace(settings, t0=good[0]["found"][0], l2=None)  # a repetition need not search again
     inputs, samples, files = ({}, {}, {})
     facts: dict[str, Any] = {"bad": bad} if bad else {}
+    if settings.t0 != AUTO_T0:
+        used = {edit.t0: edit for number in good for edit, _ in edits_of(work.listed[number], work.edits)}
+        facts["evaluations"] = {t0: edit.evaluations(work.denoiser) for t0, edit in used.items()}
     if settings.shards is None:
         for guide in good.values():
             inputs |= guide["inputs"]

@@ -170,6 +170,11 @@ class SDEdit:
         """Number of solver steps over all repeats, including resampled ones."""
         return sum(int((times.diff() < 0).sum()) for times in self.schedule(sde))
 
+    def evaluations(self, denoiser: Denoiser) -> int:
+        """Evaluations of networks for an image, or for each of its windows; guided steps count twice."""
+        starts = torch.cat([times[:-1][times.diff() < 0] for times in self.schedule(denoiser.sde)])
+        return self._solver().evaluations_per_step * sum(map(denoiser.evaluations_at, starts))
+
     def check(self, denoiser: Denoiser) -> None:
         """Raises ValueError if t0 exceeds the range of the SDE or of the model's training."""
         t0 = start_time(self.t0, denoiser.sde)

@@ -75,6 +75,11 @@ class Windowed(nn.Module):
         self.overlap = overlap
         self.at_once = at_once
 
+    @property
+    def evaluations(self) -> int:
+        """The largest number of networks that a window evaluates."""
+        return getattr(self.network, "evaluations", 1)
+
     def at_label(self, label: float) -> nn.Module:
         other = copy(self)
         other._modules = {"network": at_label(self.network, label)}

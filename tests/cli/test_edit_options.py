@@ -97,6 +97,8 @@ def test_guidance_by_a_weaker_model(desk: Path, command, refused) -> None:
     assert np.array_equal(pixels("none/guide_seed0.png"), pixels("one/guide_seed0.png"))
     assert not np.array_equal(pixels("none/guide_seed0.png"), pixels("guided/guide_seed0.png"))
     assert np.array_equal(pixels("previous/guide_seed0.png"), pixels("guided/guide_seed0.png"))
+    records = [yaml.safe_load(Path(f"{out}/edit.yaml").read_text())["record"] for out in ("none", "guided")]
+    assert [record["evaluations"] for record in records] == [{0.5: 3}, {0.5: 6}]
     assert "tiny-early.safetensors" in str(yaml.safe_load(Path("guided/edit.yaml").read_text())["record"]["sha256"])
     assert "is for images of 3 channels, 8 px" in refused(*EDIT, "guidance=2", "guide_ckpt=small.safetensors")
     assert "need guidance=W other than 1" in refused(*EDIT, "guide_ckpt=small.safetensors")

@@ -72,6 +72,7 @@ def test_both_networks_are_evaluated_only_within_the_range(
     inside = reached == reached if levels is None else (levels[0] <= reached) & (reached <= levels[1])
     assert pair[1].images == 2 * int(inside.sum()) == 2 * steps_guided
     assert (pair[0].images, both.evaluations) == (20, 2)
+    assert edit.evaluations(both) == edit.evaluations(windowed(both, 4, 0)) == 10 + steps_guided
     windowed(both, 4, 0)(
         torch.zeros(1, 1, 4, 8, dtype=torch.float64), strong.sde.time_at_noise_level(torch.tensor(5.0))
     )

@@ -33,7 +33,7 @@ def halted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
     def watch_and_wait(job: paint_jobs.Job, t: Any, x_0: Any) -> None:
         watch(job, t, x_0)
-        event.wait(20)
+        event.wait(120)
 
     monkeypatch.setattr(paint_jobs.Job, "watch", watch_and_wait)
     return event
@@ -220,6 +220,7 @@ class TestQueue:
         running, waiting, third = page.submit(), page.submit(), page.submit(steps=2)
         assert page.post(f"api/edits/{waiting}/cancel", json={}).status_code == 200
         assert page.finished(waiting)["state"] == "cancelled"
+        page.job_when(running, lambda job: job["done"] == 2)
         page.post(f"api/edits/{running}/cancel", json={})
         halted.set()
         job = page.finished(running)

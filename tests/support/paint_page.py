@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,13 @@ class Page(TestClient):
 
     def finished(self, identity: str) -> dict[str, Any]:
         """The job of an edit at its end."""
+        return self.job_when(identity, lambda job: job["state"] not in ("waiting", "running"))
+
+    def job_when(self, identity: str, reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Waits until the job of an edit has reached a condition."""
         for _ in range(3000):
             (job,) = (job for job in self.get("api/state").json()["jobs"] if job["identity"] == identity)
-            if job["state"] not in ("waiting", "running"):
+            if reached(job):
                 return job
             time.sleep(0.02)
-        raise AssertionError(f"{identity} does not end")
+        raise AssertionError(f"{identity} does not get there: {job}")
