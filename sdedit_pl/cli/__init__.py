@@ -82,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return fail(in_words(error))
     except (MemoryError, RuntimeError) as error:
+        if re.search(r"\b(gloo|NCCL)\b", str(error)):
+            return fail(f"another process of this run has ended, run the same command again: {error}")
         if isinstance(error, RuntimeError) and not re.search(r"out of memory|allocate memory|\bshm\b", str(error)):
             raise
         if re.search(r"\bshm\b", str(error)):

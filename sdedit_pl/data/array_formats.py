@@ -175,7 +175,8 @@ class Tiff(ArrayFormat):
         import tifffile
 
         file, bands, rest = io.BytesIO(), values.shape[-1], rest or {}
-        colours = 3 if rest.get("photometric") == tifffile.PHOTOMETRIC.RGB and bands >= 3 else 1
+        photograph = bands == 3 and values.dtype == np.uint8 and not rest
+        colours = 3 if photograph or (rest.get("photometric") == tifffile.PHOTOMETRIC.RGB and bands >= 3) else 1
         kinds = (*rest.get("extrasamples", ()), *[0] * bands)[: bands - colours]
         resolution = (rest["XResolution"], rest["YResolution"]) if "XResolution" in rest else None
         tifffile.imwrite(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -28,6 +29,8 @@ from sdedit_pl.guides.focus import cut_out, put_back
 from sdedit_pl.guides.guide_files import Guide, read_whole, resampled
 from sdedit_pl.picture_grid import png_bytes, to_picture
 from sdedit_pl.result_folder import files_recorded_in, own_files, refuse_used
+
+logger = logging.getLogger(__name__)
 
 SHEET_FILE = "sheet.png"
 SHEET_ROWS = 32
@@ -174,8 +177,19 @@ def trajectory_files(guide: Guide, mark: str) -> tuple[str, str]:
 
 
 def read_settings_file(file: str) -> dict[str, Any]:
-    """The settings in a YAML file, without the facts that the record of an edit adds to them."""
-    return {key: value for key, value in read_file(Path(file)).items() if key != RECORD_KEY}
+    """The settings in a YAML file, without the record of an edit; says if a file in that record has changed."""
+    settings = read_file(Path(file))
+    record = settings.pop(RECORD_KEY, None)
+    changed = _changed(record.get("sha256")) if isinstance(record, Mapping) else []
+    if changed:
+        logger.info("%s has changed since %s was written: the results may differ", ", ".join(changed[:3]), file)
+    return settings
+
+
+def _changed(recorded: Any) -> list[str]:
+    """The files among `recorded`, name -> SHA-256, that exist with another content."""
+    named = recorded.items() if isinstance(recorded, Mapping) else ()
+    return [str(name) for name, sha256 in named if Path(str(name)).is_file() and sha256_of(Path(str(name))) != sha256]
 
 
 def earlier_results(folder: Path, overwrite: bool, name: str = EDIT_RECORD) -> set[str]:
@@ -201,6 +215,6 @@ def finished_samples(settings: SamplerSettings, file: Path, overwrite: bool) -> 
     same = all(before.get(key) == value or _RESOLVED.get(key, ...) == value for key, value in now.items())
     if not same or not isinstance(record, dict) or record.keys() < {"sha256", "samples", "results"}:
         return None
-    inputs, results = record["sha256"], record["results"]
-    unchanged = all(sha256_of(Path(path)) == sha256 for path, sha256 in inputs.items() if Path(path).is_file())
+    results = record["results"]
+    unchanged = not _changed(record["sha256"])
     return recorded_samples(record) if unchanged and own_files(file.parent, results) == results.keys() else None

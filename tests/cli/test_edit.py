@@ -166,7 +166,8 @@ def test_an_edit_writes_samples_a_sheet_and_a_record(desk: Path, command) -> Non
 def test_the_record_repeats_the_edit_bit_for_bit(desk: Path, command) -> None:
     first = (*EDIT, "mask=mask.png", "out=a", "samples=2", "seed=9", "t0=sigma:1.2", "repeats=2", "overwrite=true")
     assert command(*first, "solver=ddim", "solver.eta=0.5", "grid=karras", "grid.rho=3").code == 0
-    assert command("edit", "config=a/edit.yaml", "out=b").code == 0
+    code, _, errors = command("edit", "config=a/edit.yaml", "out=b")
+    assert code == 0 and "has changed" not in errors
     assert pictures("a") == pictures("b") and len(pictures("a")) == 3
     settings = yaml.safe_load(Path("b/edit.yaml").read_text())
     assert settings["solver"] == {"name": "ddim", "eta": 0.5}
@@ -184,6 +185,8 @@ def test_a_finished_edit_is_not_made_again(desk: Path, command, refused, monkeyp
     assert "a already holds files" in refused(*EDIT, "samples=2", "out=a")
     Image.open("wide.png").save("guide.png")
     assert "a already holds files" in refused(*EDIT, "samples=1", "out=a")
+    said = command("edit", "config=a/edit.yaml", "out=b").errors
+    assert "guide.png has changed since a/edit.yaml was written" in said
 
 
 def test_overwriting_replaces_only_the_files_of_the_earlier_edit(desk: Path, command, refused) -> None:

@@ -356,3 +356,12 @@ def test_the_measured_range_is_that_of_all_columns(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", ramp)
     source = FolderSource(str(tmp_path), 1000, 1, val_fraction=0.0, format=PixelFormat("uint16"))
     assert len(np.unique(measured_values(source))) > 900
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "LAB", "RGB"])
+def test_results_of_photographs_in_other_colours_or_of_several_pages_are_rgb(mode: str, tmp_path: Path) -> None:
+    page = Image.new(mode, (4, 3), 90)
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page] * (mode == "RGB"))
+    shape, kept = ImageShape((3, 4), 3), torch.ones(3, 4) > 0
+    result = Image.open(io.BytesIO(result_file(torch.ones(3, 3, 4), shape, ".tif", tmp_path / "a.tif", kept)))
+    assert result.mode == "RGB" and np.asarray(result).min() == 255
