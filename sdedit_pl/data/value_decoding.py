@@ -152,8 +152,11 @@ def result_file(
     if shape.format is not None and shape.format.alpha:
         values = unmultiplied(values)
     stored = None if guide is None else _template(guide, suffix)
-    # Only Pillow translates other colours, such as CMYK, Lab and inverted grey, to those of a photograph.
-    if stored is None or (shape.format is None and (stored.rest or {}).get("photometric", 2) not in (1, 2)):
+    if stored is not None and shape.format is None:
+        # Only Pillow translates other colours, such as grey, CMYK and Lab, to those of a photograph.
+        usual = (stored.rest or {}).get("photometric", 2) in (1, 2)
+        stored = stored if usual and stored.values.shape[-1] >= values.shape[-1] else None
+    if stored is None:
         return png_file(values) if suffix == ".png" else _writer(suffix, None).write(values, None)
     if shape.format is not None and stored.values.dtype.kind in "iuf" and not own_type:
         values = rounded(values, stored.values.dtype)

@@ -358,7 +358,7 @@ def test_the_measured_range_is_that_of_all_columns(tmp_path: Path) -> None:
     assert len(np.unique(measured_values(source))) > 900
 
 
-@pytest.mark.parametrize("mode", ["CMYK", "LAB", "RGB"])
+@pytest.mark.parametrize("mode", ["CMYK", "LAB", "RGB", "L", "1", "I;16"])
 def test_results_of_photographs_in_other_colours_or_of_several_pages_are_rgb(mode: str, tmp_path: Path) -> None:
     page = Image.new(mode, (4, 3), 90)
     page.save(tmp_path / "a.tif", save_all=True, append_images=[page] * (mode == "RGB"))
