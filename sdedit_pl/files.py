@@ -11,6 +11,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import socket
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -157,6 +158,11 @@ def in_words(error: Exception) -> str:
     remedy = _REMEDIES.get(error.errno or 0)
     reason = error.strerror + (f"; {remedy}" if remedy else "")
     return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def without_passwords(text: str) -> str:
+    """A text without the user names and passwords of its URLs."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
 
 
 def require_folder(out: Path) -> None:

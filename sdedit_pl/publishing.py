@@ -27,7 +27,7 @@ from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.schema import require_at_least
 from sdedit_pl.configuration.yaml_reading import read_file, yaml_text
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.files import read_json
+from sdedit_pl.files import read_json, without_passwords
 from sdedit_pl.plots import trade_off_plot
 from sdedit_pl.result_folder import already_in, result_folder, results_in
 from sdedit_pl.training_runs.run_folder import CONFIG_FILE, HISTORY_FILE, PREVIEWS
@@ -154,7 +154,9 @@ def _without_folders(data: Any) -> Any:
         return {key: _without_folders(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
         return [_without_folders(value) for value in data]
-    return PurePath(data).name if isinstance(data, str) and PurePath(data.replace("~", "/")).is_absolute() else data
+    if not isinstance(data, str):
+        return data
+    return PurePath(data).name if PurePath(data.replace("~", "/")).is_absolute() else without_passwords(data)
 
 
 def _config(run: Path, description: Description) -> dict[str, Any] | None:

@@ -28,7 +28,9 @@ def run(tmp_path: Path, tiny_checkpoint: Path) -> Path:
     for name in ("model", "model-early"):
         shutil.copy(tiny_checkpoint, run / f"{name}.safetensors")
     write_calibration(run / "model.safetensors.t0.yaml", run / "model.safetensors", 0.4, {"images": 8})
-    (run / "config.yaml").write_text(f"out: {run}\ndata:\n  path: {tmp_path / 'mine'}\nseed: 3\n")
+    (run / "config.yaml").write_text(
+        f"out: {run}\ndata:\n  path: {tmp_path / 'mine'}\nseed: 3\nckpt: https://me:secret@host/a.pt\n"
+    )
     (run / "metrics.csv").write_text("step,train/loss,val/loss,val/memory/ratio\n10,1,,\n20,,0.5,0.9\n40,,0.25,0.31\n")
     for step in (20, 40):
         Image.new("RGB", (8, 8), (step, 0, 0)).save(run / "previews" / f"step-{step:08d}.png")
@@ -47,6 +49,7 @@ def test_a_run_becomes_a_folder_without_paths_of_its_machine(run: Path, tmp_path
     assert "0.31 times as far" in card and "repeats much of its training images" in card
     assert Image.open(out / "previews.png").getpixel((0, 0)) == (40, 0, 0)
     assert not [file for file in out.iterdir() if str(tmp_path).encode() in file.read_bytes()]
+    assert "ckpt: https://host/a.pt" in (out / "config.yaml").read_text()
     ours, theirs = load_denoiser(run).state_dict(), load_denoiser(out).state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert calibrated_t0(out / "model.safetensors") == 0.4

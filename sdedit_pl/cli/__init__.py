@@ -45,7 +45,9 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) i
 
 class _Printable(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).translate(_CONTROLS)
+        from sdedit_pl.files import without_passwords
+
+        return without_passwords(super().format(record)).translate(_CONTROLS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -190,6 +192,9 @@ def say(text: str) -> None:
 
 def fail(message: str, code: int = 2) -> int:
     """Writes an error message on one line, without the middle of a very long one, and returns the exit code."""
-    line = "; ".join(part.strip() for part in message.splitlines() if part.strip()).translate(_CONTROLS)
+    from sdedit_pl.files import without_passwords
+
+    parts = (part.strip() for part in without_passwords(message).splitlines())
+    line = "; ".join(filter(None, parts)).translate(_CONTROLS)
     sys.stderr.write(f"error: {line if len(line) <= 3000 else f'{line[:1500]} ... {line[-1500:]}'}\n")
     return code

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sdedit_pl.configuration.resolving import merge, resolve
 from sdedit_pl.configuration.schema import MAX_PIXELS, REQUIRED, Command, ConfigError, schema_of
 from sdedit_pl.configuration.values import converted
-from sdedit_pl.configuration.yaml_reading import parsed, read_file
+from sdedit_pl.configuration.yaml_reading import in_each_text, parsed, read_file
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ def parse(command: Command[T], words: Iterable[str], read: Callable[[str], dict[
     given, typed = read_arguments(cls, words)
     file = None if command.file is None else take_file(given, typed)
     base = {} if file is None else read(file) if read else read_file(Path(file))
+    refuse_commands(file, base, typed)
     rename_keys(cls, given, typed, base)
     taken = () if command.file is None else ("config",)
     merged = merge(cls, base, given)
@@ -40,6 +41,17 @@ def parse(command: Command[T], words: Iterable[str], read: Callable[[str], dict[
     if pixels is not None:
         os.environ["SDEDIT_MAX_PIXELS"] = str(pixels)  # for worker processes
     return resolve(cls, merged, typed, taken)
+
+
+def refuse_commands(file: str | None, base: Mapping[str, Any], typed: Mapping[str, str]) -> None:
+    """Raises a ConfigError if a file, which may come from others, names a shell command that is not typed too."""
+
+    def check(text: str) -> str:
+        if text.startswith("pipe:") and not any(text in word for word in typed.values()):
+            raise ConfigError(f"{file} would run {text!r}; give that on the command line if you trust it")
+        return text
+
+    in_each_text(base, check)
 
 
 def read_arguments(cls: type, words: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -95,6 +95,7 @@ def test_an_unknown_verb_is_refused(refused) -> None:
         (OSError(5, "Input/output error"), "Input/output error"),
         (OSError(30, "Read-only file system", "o"), "o: Read-only file system; give a place that can be written"),
         (OSError("disk on fire"), "disk on fire"),
+        (ValueError("no https://me:secret@host/a.tar"), "no https://host/a.tar"),
         (ValueError("no \x1b[31mred.png"), r"no \x1b[31mred.png"),
         (ValueError("a" * 1500 + "b" * 10**6 + "c" * 1500), "a" * 1500 + " ... " + "c" * 1500),
         (

@@ -355,6 +355,13 @@ def test_data_names_a_source_or_else_a_place(argument: str) -> None:
     assert TRAIN.parse(["data=webdataset", "data=shards/", "data.size=8"]).data.name == "webdataset"
 
 
+def test_a_file_cannot_run_a_command() -> None:
+    words = ["config=theirs.yaml", "ckpt=a"]
+    with pytest.raises(ConfigError, match=r"theirs\.yaml would run 'pipe:rm -r a'"):
+        EDIT.parse(words, read=lambda _: {"guide": "pipe:rm -r a"})
+    assert EDIT.parse([*words, "guide=pipe:cat a"], read=lambda _: {"guide": "pipe:cat a"}).guide == "pipe:cat a"
+
+
 @pytest.mark.parametrize(("value", "message"), [("0", "at least 1, got 0"), ("much", "a valid integer")])
 def test_max_pixels_is_a_number(value: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"max_pixels must be {message}"):
