@@ -68,6 +68,8 @@ def read_arguments(cls: type, words: Iterable[str]) -> tuple[dict[str, Any], dic
         key, separator, text = word.partition("=")
         if not separator or not key or key.startswith("-"):
             raise ConfigError(f"arguments are key=value, got {word!r}; {_as_key(word, words[number + 1 :])}")
+        if not text:  # an unset variable of a shell must not turn off a mask
+            raise ConfigError(f"{word} has no value; give one, or {key}=null for none")
         key = f"{key}.{families[key].short(text)}" if key in families else key
         try:
             OmegaConf.update(merged, key, parsed(text), force_add=True)

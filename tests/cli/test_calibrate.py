@@ -158,7 +158,7 @@ def test_features_that_are_not_installed_are_named(refused, monkeypatch: pytest.
         ("data=nowhere", ("no data=nowhere", "a folder of images, or shards")),
         ("data=nothing", ("nothing",)),
         ("data=*.tar", ("no shard matches *.tar",)),
-        ("data=", ("data must be a valid string",)),
+        ("data=", ("data= has no value",)),
         ("ckpt=missing", ("no checkpoint at missing",)),
         ("ckpt=text.png", ("text.png",)),
         ("split=test", ("split must be", "'val'", "'test'")),

@@ -83,7 +83,7 @@ BAD_VALUES = {
     "out=guide.png": ("out=guide.png is a file", "name a folder"),
     "out=guide.png/below/it": ("out=guide.png/below/it cannot be written", "name another folder"),
     "out=elsewhere": ("elsewhere already holds files", "overwrite=true"),
-    "ckpt=": ("ckpt must be a valid string",),
+    "mask=": ("mask= has no value", "mask=null"),
 }
 
 

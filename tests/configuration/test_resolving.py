@@ -156,7 +156,6 @@ def test_meanings_come_from_the_docstrings_of_a_class_and_its_parents() -> None:
         ("name=[a].png", "name", "[a].png"),
         ("name=a #b: c", "name", "a #b: c"),
         ("note=null", "note", None),
-        ("note=", "note", None),
         ("note=3", "note", "3"),
         ("mode=fast", "mode", "fast"),
     ],
@@ -186,7 +185,7 @@ def test_lists_and_sections_of_the_command_line(argument: str, value: dict[str, 
         ("count=many", "count must be a valid integer, got 'many'"),
         ("count=2.5", "count must be a valid integer, got 2.5"),
         ("count=true", "count must be a valid integer, got True"),
-        ("count=", "count must be a valid integer, got None"),
+        ("count=", "count= has no value; give one, or count=null for none"),
         ("count.more=1", "count must be a valid integer, got {'more': 1}"),
         ("mode=medium", "mode must be 'slow' or 'fast', got 'medium'"),
         ("shape.open=1", "shape.open must be a valid boolean, got 1"),
@@ -316,9 +315,8 @@ def test_the_configuration_file_is_taken_out_of_the_arguments() -> None:
     given, typed = read_arguments(Everything, ["config=0001", "count=3"])
     assert take_file(given, typed) == "0001" and given == {"count": 3}
     assert take_file(given, typed) is None
-    for argument in ("config=", "config.count=3"):
-        with pytest.raises(ConfigError, match="config must be a file"):
-            take_file(*read_arguments(Everything, [argument]))
+    with pytest.raises(ConfigError, match="config must be a file"):
+        take_file(*read_arguments(Everything, ["config.count=3"]))
 
 
 def test_a_mistyped_config_is_near_to_it() -> None:
