@@ -155,18 +155,20 @@ def warn_of_hours(denoiser: Denoiser, config: TrainingConfig) -> None:
     if images * config.image.pixels < LONG_TRAINING["cpu"]:
         return
     denoiser.eval()
-    for _ in range(2):  # the first allocates memory
+    seconds = []
+    for _ in range(4):  # the first allocates memory, and another program may delay one
         began = time.perf_counter()
         with torch.no_grad():
             denoiser(torch.zeros(shape), torch.full((1,), 0.5 * denoiser.t_max))
+        seconds.append(time.perf_counter() - began)
     denoiser.train()
-    hours = 3 * images * (time.perf_counter() - began) / 3600
+    hours = 3 * images * min(seconds) / 3600
     if hours >= LONG_RUN:
+        trained = "" if config.ckpt else "config=finetune64 starts from a trained model and takes 128,000 images; "
         logger.warning(
             "this configuration is meant for a GPU, and none is used: %s images may take about %.0f hours. "
-            "config=finetune64 starts from a trained model and takes 128,000 images; trainer.max_steps and "
-            "data.batch_size shorten a run",
-            *(f"{images:,}", hours),
+            "%strainer.max_steps and data.batch_size shorten a run",
+            *(f"{images:,}", hours, trained),
         )
 
 

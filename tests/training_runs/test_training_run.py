@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -518,12 +519,15 @@ def test_the_resolved_arithmetic_is_recorded_and_printed(
     assert "arithmetic: 32-true, NCHW (CPU" in caplog.text
 
 
-@pytest.mark.parametrize(("steps", "warned"), [(10**10, True), (1000, False)])
-def test_a_run_of_days_on_a_cpu_names_shorter_ways(steps: int, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
-    config = tiny_config("data.path=unused", f"trainer.max_steps={steps}")
+@pytest.mark.parametrize(("steps", "ckpt", "warned"), [(10**10, None, True), (10**10, "a", True), (1000, None, False)])
+def test_a_run_of_days_on_a_cpu_names_shorter_ways(
+    steps: int, ckpt: str | None, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(tiny_config("data.path=unused", f"trainer.max_steps={steps}"), ckpt=ckpt)
     warn_of_hours(build_denoiser(config.model), config)
-    words = ("meant for a GPU", "40,000,000,000 images", "hours", "config=finetune64", "data.batch_size")
-    assert [word in caplog.text for word in words] == [warned] * 5
+    words = ("meant for a GPU", "40,000,000,000 images", "hours", "data.batch_size")
+    assert [word in caplog.text for word in words] == [warned] * 4
+    assert ("config=finetune64" in caplog.text) == (warned and not ckpt)
 
 
 def test_each_phase_of_a_run_is_logged(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
