@@ -15,7 +15,6 @@ from typing import Any
 from sdedit_pl.files import read_json, write_whole
 
 LOCK = "lock"
-_ABSENT = object()
 
 
 class SettingsChanged(ValueError):
@@ -76,7 +75,7 @@ class SettingsRecord:
 def require_same_settings(results: Path | str, before: Mapping[str, Any], now: Mapping[str, Any], remedy: str) -> None:
     """Refuses to add to `results` made with other settings; the message ends in `remedy`.
 
-    Raises SettingsChanged if a setting of `now` has another value in `before`, or none.
+    Raises SettingsChanged if a setting of `now` has another value in `before`; a missing one is None.
     """
     changes = "; ".join(_changes(_plain(before), _plain(now), ""))
     if changes:
@@ -87,9 +86,9 @@ def _changes(before: Any, now: Any, key: str) -> Iterator[str]:
     """Each changed key, with dots between nested names, and both of its values."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name, value in now.items():
-            yield from _changes(before.get(name, _ABSENT), value, f"{key}.{name}" if key else name)
-    elif before is _ABSENT or before != now:
-        yield f"{key} was {None if before is _ABSENT else before}, and is {now} now"
+            yield from _changes(before.get(name), value, f"{key}.{name}" if key else name)
+    elif before != now:
+        yield f"{key} was {before}, and is {now} now"
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

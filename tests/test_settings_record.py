@@ -35,6 +35,10 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
         record(tmp_path, "record, version 2").read()
 
 
+def test_a_missing_setting_is_null() -> None:
+    require_same_settings("out", {}, {"n_of": None}, "give another out=")
+
+
 def test_the_refusal_names_the_place_each_change_and_the_remedy() -> None:
     before = {"sde": {"name": "vp", "beta": 20.0}, "sizes": [1, 2], "mask": "x", "gone": 1}
     require_same_settings("out", before, {"sde": {"name": "vp", "beta": 20}, "sizes": (1, 2)}, "give another out=")

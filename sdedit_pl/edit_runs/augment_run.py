@@ -101,6 +101,11 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
     for label in {**(settings.n_of or {}), **(settings.t0_of or {})}:
         if label not in classes:
             raise ValueError(f"n_of and t0_of take the classes of data, got {label}{alike(label, classes)}")
+    settings = replace(
+        settings,
+        n_of=settings.n_of and {label: settings.n_of.get(label, settings.n) for label in classes},
+        t0_of=settings.t0_of and {label: settings.t0_of.get(label, settings.t0) for label in classes},
+    )
     with claimed(out):
         record = SettingsRecord(out / AUGMENT_RECORD, "sdedit_pl augmentation, version 1", _REMEDY)
         before = record.read()
@@ -114,7 +119,6 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
         shape = description.image
         settings = settings.prepared(denoiser, len(variations), shape.pixels, edit.step_count)
         now = {**settings.recorded(description.path), "classes": classes, **({"by_class": True} if by_class else {})}
-        now = {key: value for key, value in now.items() if value is not None or key not in ("n_of", "t0_of")}
         if before is None:
             record.write(now)
         else:

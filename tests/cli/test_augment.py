@@ -48,8 +48,12 @@ def test_every_class_gets_n_edits_spread_over_images_and_t0(command) -> None:
     assert np.array_equal(pixels[0], pixels[1])
 
 
-def test_a_class_can_have_a_number_and_a_range_of_its_own(command) -> None:
-    assert command(*AUGMENT, "n_of.hat=3", "t0_of.shoe=0.1,0.3", "levels=1", "out=o").code == 0
+def test_a_class_can_have_a_number_and_a_range_of_its_own(command, refused) -> None:
+    words = (*AUGMENT, "t0_of.shoe=0.1,0.3", "levels=1", "out=o")
+    assert command(*words, "n_of.hat=3").code == 0
+    assert command(*words, "n_of.hat=3").code == 0
+    assert "n_of.hat was 3, and is 5 now" in refused(*words, "n_of.shoe=5")
+    assert "n_of was {'hat': 3, 'shoe': 5}, and is None now" in refused(*words)
     with open("o/manifest.csv") as file:
         found = Counter((row["class"], row["t0"]) for row in csv.DictReader(file))
     assert found == {("hat", "0.2"): 3, ("shoe", "0.1"): 5}
