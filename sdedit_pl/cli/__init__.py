@@ -43,11 +43,16 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) i
 """Characters of file names that would steer a terminal, as escapes."""
 
 
+def printable(text: str) -> str:
+    """A text for a terminal, without passwords of URLs and control characters."""
+    from sdedit_pl.files import without_passwords
+
+    return without_passwords(text).translate(_CONTROLS)
+
+
 class _Printable(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        from sdedit_pl.files import without_passwords
-
-        return without_passwords(super().format(record)).translate(_CONTROLS)
+        return printable(super().format(record))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -184,7 +189,7 @@ def say(text: str) -> None:
     """Writes a line to standard output, only in the first process."""
     if speaks():
         try:
-            sys.stdout.write(text.translate(_CONTROLS) + "\n")
+            sys.stdout.write(printable(text) + "\n")
             sys.stdout.flush()
         except BrokenPipeError:  # the reader has gone; results stand
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -192,9 +197,6 @@ def say(text: str) -> None:
 
 def fail(message: str, code: int = 2) -> int:
     """Writes an error message on one line, without the middle of a very long one, and returns the exit code."""
-    from sdedit_pl.files import without_passwords
-
-    parts = (part.strip() for part in without_passwords(message).splitlines())
-    line = "; ".join(filter(None, parts)).translate(_CONTROLS)
+    line = printable("; ".join(filter(None, map(str.strip, message.splitlines()))))
     sys.stderr.write(f"error: {line if len(line) <= 3000 else f'{line[:1500]} ... {line[-1500:]}'}\n")
     return code

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdedit_pl.data.folder_source import FolderSource
+from sdedit_pl.data.folder_source import FolderSource, split_folder
 from sdedit_pl.data.image_format import Fit, ImageShape
 from sdedit_pl.data.order import Draw
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE
@@ -94,7 +94,7 @@ def choose_images(
         raise ValueError(f"there is no data={data}; give a folder of images, or shards")
     in_shards = not place.is_dir() or (place / MANIFEST_FILE).is_file() or bool(tar_files(place))
     if out is not None and not in_shards:
-        require_outside(out, place)
+        require_outside(out, place if split == "all" else split_folder(place, split) or place)
     kind = WebDatasetSource if in_shards else FolderSource
     source = kind(data, shape.size, shape.channels, val_fraction=val_fraction, fit=fit, format=shape.format)
     chosen = ChosenImages(source, ("val",) if split == "val" else SPLITS, count)

@@ -53,8 +53,9 @@ class FolderSource(Source):
         root = Path(self.path)
         if self.val_path is not None:
             return self._images_besides_val_path(split, Path(self.val_path))
-        if (root / "train").is_dir() and (root / "val").is_dir():
-            return FolderImages(root / split, self._paths(root / split), self.format)
+        folder = split_folder(root, split)
+        if folder is not None:
+            return FolderImages(folder, self._paths(folder), self.format)
         paths = self._paths(root)
         chosen = held_out(paths, self.val_fraction)
         wanted = [path for path, is_val in zip(paths, chosen, strict=True) if is_val == (split == "val")]
@@ -72,6 +73,11 @@ class FolderSource(Source):
         if not paths:
             raise ValueError(f"all images under {root} lie in val_path {val_root}; training needs images of its own")
         return FolderImages(root, paths, self.format)
+
+
+def split_folder(root: Path, split: str) -> Path | None:
+    """The sub-folder of a split, if `root` has both train and val."""
+    return root / split if (root / "train").is_dir() and (root / "val").is_dir() else None
 
 
 class FolderImages(ImageSet):

@@ -19,7 +19,7 @@ from PIL import Image, ImageColor
 from torch import Tensor
 
 from sdedit_pl.data.image_files import DECODING_ERRORS, UnreadableImage, open_image, upright
-from sdedit_pl.data.image_format import Fit, ImageFormat, central_box, inside, padded_box
+from sdedit_pl.data.image_format import Fit, ImageFormat, inside, padded_box, taken_box
 from sdedit_pl.data.value_decoding import decode_values
 from sdedit_pl.typing import Pixels
 
@@ -109,7 +109,7 @@ def _fitted(image: Image.Image, sides: tuple[int, int], fit: Fit) -> Image.Image
         scaled = image.resize((across, down), Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
         margins = ((top, height - down - top), (left, width - across - left), (0, 0))
         return Image.fromarray(np.pad(np.asarray(scaled), margins[: 2 + (image.mode == "RGB")], mode="symmetric"))
-    box = (0, 0, *image.size) if fit == "resize" else central_box(image.size, sides)
+    box = taken_box(image.size, sides, fit)
     if (box[2] - box[0], box[3] - box[1]) == (width, height):
         return image.crop(box)
     return image.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=_REDUCING_GAP)

@@ -274,6 +274,11 @@ def central_box(shape: tuple[int, int], sides: tuple[int, int]) -> tuple[int, in
     return left, top, left + part[0], top + part[1]
 
 
+def taken_box(shape: tuple[int, int], sides: tuple[int, int], fit: Fit) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the part that is resampled to `sides`: all for "resize", or the `central_box`."""
+    return (0, 0, *shape) if fit == "resize" else central_box(shape, sides)
+
+
 def inside(shape: tuple[int, int], sides: tuple[int, int]) -> UInt8[Tensor, "H W"]:
     """1 where a padded image of `shape` (width, height) shows the file, 0 in its padding."""
     left, top, width, height = padded_box(shape, sides)

@@ -27,7 +27,7 @@ from sdedit_pl.data.array_formats import (
     read_array,
 )
 from sdedit_pl.data.image_files import UnreadableImage, file_content, open_image
-from sdedit_pl.data.image_format import Fit, ImageFormat, ImageShape, PixelFormat, central_box, inside, padded_box
+from sdedit_pl.data.image_format import Fit, ImageFormat, ImageShape, PixelFormat, inside, padded_box, taken_box
 from sdedit_pl.typing import Pixels
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -168,8 +168,7 @@ def result_file(
     writer, (rows, columns), (height, width) = _writer(suffix, stored), values.shape[:2], stored.values.shape[:2]
     if (rows, columns) == (height, width):
         return writer.write(values, stored.rest)
-    whole = 0, 0, width, height
-    left, top, right, bottom = whole if fit == "resize" else central_box((width, height), (rows, columns))
+    left, top, right, bottom = taken_box((width, height), (rows, columns), fit)
     box = Placement(float(left), float(top), (right - left) / columns, (bottom - top) / rows)
     return writer.write(values, writer.placed(stored.rest, box))
 
@@ -242,11 +241,11 @@ def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return values.round().clip(limits.min, limits.max).astype(dtype)
 
 
-def _resampled(band: np.ndarray, shape: tuple[int, int], sides: tuple[int, int], fit: str) -> np.ndarray:
+def _resampled(band: np.ndarray, shape: tuple[int, int], sides: tuple[int, int], fit: Fit) -> np.ndarray:
     image = Image.fromarray(band.astype(np.float32))
     if fit != "pad":
-        box = central_box(shape, sides) if fit == "crop" else (0, 0, *shape)
-        return np.asarray(image.resize((sides[1], sides[0]), Image.Resampling.LANCZOS, box=box))
+        size = sides[1], sides[0]
+        return np.asarray(image.resize(size, Image.Resampling.LANCZOS, box=taken_box(shape, sides, fit)))
     left, top, width, height = padded_box(shape, sides)
     scaled = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
     return np.pad(scaled, ((top, sides[0] - height - top), (left, sides[1] - width - left)), mode="symmetric")

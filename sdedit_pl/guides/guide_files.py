@@ -24,9 +24,9 @@ from sdedit_pl.data.image_format import (
     ImageFormat,
     ImageShape,
     PixelFormat,
-    central_box,
     images_from_bytes,
     padded_box,
+    taken_box,
 )
 from sdedit_pl.data.value_decoding import clipped_share, fitted_values, read_values, with_window
 from sdedit_pl.files import matching_files
@@ -251,7 +251,7 @@ def description_of_resizing(guide: Guide) -> str:
     width, height = guide.original_size
     change = ""
     down, across = guide.image.shape[-2:]
-    box = (0, 0, width, height) if guide.fit == "resize" else central_box((width, height), (down, across))
+    box = taken_box((width, height), (down, across), guide.fit)
     wider, higher = width - box[2] + box[0], height - box[3] + box[1]
     if max(wider, higher) > 0 and guide.fit == "pad":
         change = " continued by its mirror image,"

@@ -22,6 +22,7 @@ from sdedit_pl.checkpoints.loading import describe
 from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.configuration.schema import ConfigError, construct
 from sdedit_pl.configuration.training_config import TrainingConfig
+from sdedit_pl.data.folder_source import split_folder
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.files import claimed, require_outside
 from sdedit_pl.machine import (
@@ -77,7 +78,7 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
     require_loggers(config.loggers)
     if config.data.name == "folder":
         images = Path(config.data.values["path"])
-        require_outside(folder, images / "train" if (images / "train").is_dir() else images)
+        require_outside(folder, split_folder(images, "train") or images)
     if config.image.format is not None:
         bases = [config.ckpt] if isinstance(config.ckpt, str) else [*(config.ckpt or ())]
         known = [newest_whole(folder), *bases]
