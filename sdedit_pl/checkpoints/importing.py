@@ -36,7 +36,7 @@ def import_checkpoint(
         dtype: of the weights in `out`; None keeps theirs.
 
     Raises:
-        CheckpointError: the source cannot be read, or edited with; nothing is written then.
+        CheckpointError: the source cannot be read or used for editing; nothing is written.
         ConfigError: `config` is no JSON object, or the source is an editing checkpoint already.
     """
     published = None if config is None else _read_published(config)

@@ -106,7 +106,7 @@ class CheckpointSettings:
     def __post_init__(self) -> None:
         require_at_least(self, every_steps=1, keep=1)
         if self.early is not None and not 0 < self.early < 1:
-            raise ValueError(f"early is a share of the run, above 0 and below 1, got {self.early}; try 0.12")
+            raise ValueError(f"early is a share of the run, above 0 and below 1, got {self.early}; try 0.07")
         if self.every_minutes is not None and not self.every_minutes > 0:
             raise ValueError(f"every_minutes must be positive, got {self.every_minutes}; null counts steps alone")
 

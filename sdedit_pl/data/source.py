@@ -157,7 +157,7 @@ class Source(abc.ABC):
     def stream(
         self, seed: int, changes: Changes, labels: Callable[[ImageSet], np.ndarray] | None = None
     ) -> Dataset[Any]:
-        """Batches of training images by their positions in the stream, if the source `streams`.
+        """Training batches, addressed by position in the stream; only for sources with `streams`.
 
         `labels` reads the label vectors of an image set.
         """

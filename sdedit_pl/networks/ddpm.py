@@ -27,7 +27,7 @@ class DDPM(UNet):
     """The raw network of DDPM, without preconditioning or an SDE; see `UNet` for the other arguments.
 
     Args:
-        attend_after: Whether, on the way up, attention follows every "block" of such a level (DDPM, DDIM, SDEdit) or
+        attend_after: Whether, on the way up of a level with attention, it follows every "block" (DDPM, DDIM, SDEdit) or
             only the last of the "level" (score_sde).
         pad_all_sides: Whether downsampling convolutions pad all four sides, or only right and below, as published.
         close_frequencies: Whether 1/10000 is the lowest frequency of the label's sinusoids, as published, or the one
