@@ -336,8 +336,8 @@ def test_a_painter_on_a_phone_uses_fingers(server: Server, tmp_path: Path) -> No
         painter.touch(((0.4, 0.6), (0.3, 0.6), (0.2, 0.6)), ((0.6, 0.6), (0.7, 0.6), (0.8, 0.6)))
         assert painter.script("return view.scale") > 1.5 * before
         assert painter.pixel((0.4, 0.6)) == (255, 255, 255, 255), "two fingers do not paint"
-        painter.click("fit")
-        until(lambda: painter.script("return view.scale") < before * 1.1, "the whole picture")
+        # Chromium ignores a tap in the first moments after a gesture of two fingers.
+        until(lambda: painter.click("fit") or painter.script("return view.scale") < before * 1.1, "the whole picture")
         painter.click("mask")
         painter.touch(((0.3, 0.3), (0.5, 0.3), (0.7, 0.3)))
         assert painter.masked((0.5, 0.3))
