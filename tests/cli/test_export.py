@@ -69,7 +69,7 @@ def test_a_round_trip_changes_no_pixel(
 def test_an_export_is_replaced_on_request_only(table: str, desk: Path, refused: Callable[..., str], command) -> None:
     assert command("export", f"ckpt={table}", "out=made").code == 0
     code, _, errors = command("export", f"ckpt={table}", "out=made")
-    assert code == 0 and errors == "the results were already there; overwrite=true makes them again\n"
+    assert code == 0 and errors == "the results were already there, byte for byte\n"
     Path("made/unet/config.json").write_text("{}")
     assert "made is already there" in refused("export", f"ckpt={table}", "out=made")
     assert command("export", f"ckpt={table}", "out=made", "overwrite=true").code == 0
