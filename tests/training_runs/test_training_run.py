@@ -176,11 +176,14 @@ def test_a_finished_run_trains_no_more_but_lacks_nothing(
     assert f"{folder} holds a finished run of 4 steps: a larger trainer.max_steps trains it further" in caplog.text
 
 
-def test_a_run_shorter_than_the_validation_interval_validates_at_its_end(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("interval", "validated"), [(1000, [3]), (3, [3]), (2, [2, 3])])
+def test_a_run_validates_after_its_last_step(images: Path, interval: int, validated: list[int], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    fit(tiny_config(f"data.path={images}", f"out={out}", "trainer.max_steps=2", "trainer.val_check_interval=1000"))
-    assert list(logged(out, "val/loss")) == [1]
-    assert [path.name for path in (out / "previews").iterdir()] == ["step-00000002.png"]
+    batches = ("data.batch_size=2", "trainer.accumulate_grad_batches=2")
+    every = f"trainer.val_check_interval={interval}"
+    fit(tiny_config(f"data.path={images}", f"out={out}", "trainer.max_steps=3", every, *batches))
+    assert list(logged(out, "val/loss")) == [step - 1 for step in validated]
+    assert sorted(p.name for p in (out / "previews").iterdir()) == [f"step-{step:08d}.png" for step in validated]
 
 
 def test_a_second_training_in_the_same_folder_is_refused(
