@@ -33,14 +33,11 @@ class ImageHalfLifeAveraging(AccessibleWeightAveraging):
     Args:
         half_life_images: images after which the weight of an update has halved; one number or several.
         ramp: largest half-life as a fraction of the images seen so far; 0 switches the ramp off.
-        continues: the initial weights are already an average, which no ramp forgets.
 
     Source: Karras et al. 2022, appendix F.3.
     """
 
-    def __init__(
-        self, half_life_images: int | Sequence[int] = 500_000, ramp: float = 0.05, continues: bool = False
-    ) -> None:
+    def __init__(self, half_life_images: int | Sequence[int] = 500_000, ramp: float = 0.05) -> None:
         half_lives = (half_life_images,) if isinstance(half_life_images, int) else tuple(half_life_images)
         if not half_lives or min(half_lives) < 1 or ramp < 0:
             raise ValueError(
@@ -50,8 +47,7 @@ class ImageHalfLifeAveraging(AccessibleWeightAveraging):
             raise ValueError(f"half_life_images must differ from each other, got {list(half_lives)}")
         super().__init__()
         self.half_lives = half_lives
-        self.ramp = 0.0 if continues else ramp
-        self.continues = continues
+        self.ramp = ramp
         self._others: dict[int, Denoiser] = {}
         self._weights: list[tuple[list[Tensor], list[Tensor]]] = []
 
@@ -66,7 +62,7 @@ class ImageHalfLifeAveraging(AccessibleWeightAveraging):
         super().setup(trainer, pl_module, stage)
         self._weights = []
         if self.average is not None:
-            self.updates = int(self.continues)
+            self.updates = 0
             self._others = {
                 half_life: deepcopy(pl_module.denoiser).to(pl_module.device).requires_grad_(False).eval()
                 for half_life in self.half_lives[1:]

@@ -12,7 +12,7 @@ from support.tiny import tiny_config
 
 from sdedit_pl.build.component import build_component
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.build.training_parts import build_averaging, build_data, build_module, resolve_arithmetic
+from sdedit_pl.build.training_parts import build_data, build_module, resolve_arithmetic
 from sdedit_pl.configuration import ConfigError
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.configuration.resolving import resolve, resolve_component
@@ -117,11 +117,6 @@ def test_a_configuration_that_says_nothing_trains_as_edm_does() -> None:
     named = {section: config[section]["name"] for section in ("parameterisation", "weighting", "times", "sde")}
     assert named == {"parameterisation": "edm", "weighting": "edm", "times": "log_normal", "sde": "vp"}
     assert (config["times"]["mean"], config["times"]["deviation"]) == (-1.2, 1.2)
-
-
-def test_weights_of_a_trained_model_are_an_average_already() -> None:
-    assert not build_averaging(config()).continues
-    assert build_averaging(config("ckpt=trained.safetensors")).continues
 
 
 def test_supplied_arguments_are_the_programs() -> None:

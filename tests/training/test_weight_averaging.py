@@ -73,11 +73,6 @@ def test_the_average_does_not_depend_on_the_batch_size(ramp: float, tolerance: f
     assert final[1] == pytest.approx(final[0], rel=tolerance) and 0.5 < final[0] < 0.9999
 
 
-def test_weights_that_are_already_an_average_are_not_forgotten() -> None:
-    averaging = ImageHalfLifeAveraging(100, ramp=0.05, continues=True)
-    assert average(averaging, [1.0, 1.0], 50) == pytest.approx([1 - 0.5**0.5, 0.5])  # from 0
-
-
 def test_each_half_life_has_its_own_average() -> None:
     weights = [float(step % 7) for step in range(40)]
     together = averages(ImageHalfLifeAveraging([100, 400, 25], ramp=0.5), weights, 20)
