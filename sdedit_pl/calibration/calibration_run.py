@@ -61,7 +61,8 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
     """
     denoiser, description = settings.load()
     checkpoint = description.path
-    settings = replace(settings, val_fraction=description.val_fraction(settings.val_fraction))
+    val_fraction = description.val_fraction(settings.val_fraction)
+    settings = replace(settings, val_fraction=val_fraction)
     file = t0_file(settings, checkpoint)
     plot = file.with_suffix(".png")
     edits = edits_by_noise_level(settings, denoiser)
@@ -71,7 +72,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
             settings.data,
             description.image,
             split=settings.split,
-            val_fraction=settings.val_fraction,
+            val_fraction=val_fraction,
             count=settings.images,
             fit=description.fit,
             least=LEAST_IMAGES,

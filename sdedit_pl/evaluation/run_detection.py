@@ -97,13 +97,14 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
     detector = build_detector(settings)
     with unfinished_report(Path(settings.out), settings.overwrite) as unfinished:
         denoiser, description = settings.load()
-        settings = replace(settings, val_fraction=description.val_fraction(settings.val_fraction))
+        val_fraction = description.val_fraction(settings.val_fraction)
+        settings = replace(settings, val_fraction=val_fraction)
         shape, results = description.image, unfinished.results
         images = choose_images(
             settings.data,
             shape,
             split=settings.split,
-            val_fraction=settings.val_fraction,
+            val_fraction=val_fraction,
             count=settings.images,
             fit=description.fit,
             out=Path(settings.out),

@@ -59,13 +59,14 @@ def run_evaluation(
     out = Path(arguments.out)
     check_place(out)
     description = models[MODEL].description
-    arguments = replace(arguments, val_fraction=description.val_fraction(arguments.val_fraction))
+    val_fraction = description.val_fraction(arguments.val_fraction)
+    arguments = replace(arguments, val_fraction=val_fraction)
     shape = description.image
     images = choose_images(
         arguments.data,
         shape,
         split=arguments.split,
-        val_fraction=arguments.val_fraction,
+        val_fraction=val_fraction,
         count=arguments.images,
         least=COVERAGE_IMAGES,
         fit=description.fit,

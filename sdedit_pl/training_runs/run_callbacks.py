@@ -79,7 +79,7 @@ def build_callbacks(
 
 def previews(
     config: TrainingConfig, data: ImageDataModule, averaging: ImageHalfLifeAveraging, denoiser: Denoiser
-) -> Callback:
+) -> Previews:
     """Edits of the given guides, or of simulated strokes of validation images, and samples.
 
     Raises ConfigError or ValueError if the model or its SDE does not reach preview.t0, or for an unreadable guide.
