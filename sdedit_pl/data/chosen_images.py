@@ -97,7 +97,7 @@ def choose_images(
         if split == "all":
             raise ValueError(f"{found}; give more images")
         raise ValueError(
-            f"{found} with split=val and val_fraction={val_fraction}; give a larger val_fraction, or split=all if "
-            "training has seen none of them"
+            f"{found} with split=val and val_fraction={val_fraction}; give split=all with images that training "
+            "has not seen, or a larger val_fraction, which adds images that it has seen"
         )
     return chosen
