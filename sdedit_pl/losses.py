@@ -23,8 +23,6 @@ from sdedit_pl.typing import Images, Mask, Times, over_images
 
 
 class Weighting(abc.ABC):
-    """Weight of the squared error of the x_0 estimate as a function of time."""
-
     @abc.abstractmethod
     def weight(self, sde: SDE, t: Times) -> Times:
         """Weight of ||D(x_t, t) - x_0||^2 at the times `t`."""

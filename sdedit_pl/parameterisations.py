@@ -56,9 +56,7 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Parameterisation(abc.ABC):
-    """The meaning of a network's input and output.
-
-    The network embeds the label `label_scale * quantity + label_offset`.
+    """The meaning of a network's input and output; the network embeds `label_scale * quantity + label_offset`.
 
     Args:
         label: the quantity, "time" (t itself) or "log_noise_level" (ln(sigma / alpha)).
@@ -103,9 +101,8 @@ class Parameterisation(abc.ABC):
 
 @dataclass(frozen=True)
 class Epsilon(Parameterisation):
-    """F estimates the noise z. With the default label, 999 t, the convention of published VP models.
-
-    label_scale=1000, label_offset=-1 gives DDPM's table index i = N t - 1.
+    """F estimates the noise z, given 999 t as in published VP models; label_scale=1000 and label_offset=-1 give DDPM's
+    index.
     """
 
     def coefficients(self, sde: SDE, t: Times) -> Coefficients:

@@ -1,7 +1,7 @@
-"""Publishing: weights, model card, curves and pictures of a model, in a folder or on the Hugging Face Hub.
+"""Publishes a model in a folder or on the Hugging Face Hub: weights, model card, curves and pictures.
 
 For a run's folder the card uses `config.yaml`, `metrics.csv` and the last preview; for any other checkpoint, the facts
-in its file. Absolute paths are shortened to their last part, because they belong to the author's machine.
+in its file. Only the last part of an absolute path is published, because the rest belongs to the author's machine.
 """
 
 from __future__ import annotations

@@ -76,10 +76,7 @@ def results_in(folder: Path) -> list[str]:
 
 
 def publish_results(staging: Path, folder: Path, made: Sequence[str], replaced: set[str]) -> None:
-    """Moves the files `made`, except those already moved by an interrupted call, and removes the other `replaced` ones.
-
-    Raises ValueError if a file is in the way.
-    """
+    """Moves the files `made` that an interrupted call has left, and removes the other `replaced` ones."""
     left = [file for file in made if (staging / file).exists()]
     refuse_others(folder, {*left} - replaced)
     for file in replaced.difference(made):
@@ -90,10 +87,7 @@ def publish_results(staging: Path, folder: Path, made: Sequence[str], replaced: 
 
 
 def own_files(folder: Path, recorded: Any) -> set[str]:
-    """The files in `folder` that still have their hash in `recorded`, name -> SHA-256.
-
-    Names of anything outside `folder` are ignored.
-    """
+    """The files within `folder` that still have their hash in `recorded`, name -> SHA-256."""
     named = recorded.items() if isinstance(recorded, Mapping) else ()
     inside = [
         (name, sha256)
@@ -116,7 +110,6 @@ def files_recorded_in(record: Path, *keys: str) -> set[str]:
 
 
 def hashes_of(folder: Path) -> dict[str, str]:
-    """The record of the files in `folder` that `own_files` reads."""
     return {name: sha256_of(folder / name) for name in results_in(folder)}
 
 

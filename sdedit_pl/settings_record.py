@@ -1,7 +1,4 @@
-"""Settings that results depend on, recorded beside them, so that a later command with other settings is refused.
-
-Settings are plain data; tuples count as lists.
-"""
+"""Settings that results depend on, recorded beside them as plain data, to refuse commands with other settings."""
 
 from __future__ import annotations
 
@@ -73,9 +70,8 @@ class SettingsRecord:
 
 
 def require_same_settings(results: Path | str, before: Mapping[str, Any], now: Mapping[str, Any], remedy: str) -> None:
-    """Refuses to add to `results` made with other settings; the message ends in `remedy`.
-
-    Raises SettingsChanged if a setting of `now` has another value in `before`; a missing one is None.
+    """Raises SettingsChanged, ending in `remedy`, if a setting of `now` has another value in `before`; a missing one is
+    None.
     """
     changes = "; ".join(_changes(_plain(before), _plain(now), ""))
     if changes:
@@ -83,7 +79,6 @@ def require_same_settings(results: Path | str, before: Mapping[str, Any], now: M
 
 
 def _changes(before: Any, now: Any, key: str) -> Iterator[str]:
-    """Each changed key, with dots between nested names, and both of its values."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name, value in now.items():
             yield from _changes(before.get(name), value, f"{key}.{name}" if key else name)

@@ -1,6 +1,6 @@
 """Shared parts of the web servers: a guarded application, its socket, and the parsing of requests.
 
-An error is {"error": text}: status 4xx if repeating the request cannot help, 503 if it can.
+An error is {"error": text}, with status 503 if repeating the request can help, otherwise 4xx.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def serve_app(app: Starlette, listening: socket.socket) -> None:
 async def parsed(request: Request, kind: type[Body], largest: int) -> Body:
     """The request's JSON body of at most `largest` bytes.
 
-    Only application/json is accepted: a form of another site cannot send it without the browser asking first.
+    Requires application/json, which another site's page cannot send unless the browser first asks this server.
     """
     if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "send application/json")
