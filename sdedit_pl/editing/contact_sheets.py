@@ -24,9 +24,8 @@ def contact_sheet(edits: Sequence[Edited]) -> Image.Image:
 
 
 def demo_sheet(edits: Sequence[Edited], t0: float | str, columns: int | None = None) -> Image.Image:
-    """Guides and their samples, `columns` guides side by side, and finally one guide, noised, and its edit.
-
-    None takes as many columns as fill the sheet best.
+    """Guides and their samples, `columns` guides side by side (None: as many as fit best), and one guide noised and
+    edited.
     """
     cell, first = cell_side(_marked(edits[0])), edits[0]
     rows = [[_marked(edit), *_pictures(edit)] for edit in edits]
@@ -51,7 +50,6 @@ def variation_sheet(edits: Sequence[Sequence[Edited]], t0s: Sequence[float | str
 
 
 def _marked(edit: Edited) -> Image.Image:
-    """The guide, with kept pixels faded towards grey."""
     image = shown_bands(edit.guide.image, edit.guide.format)
     return to_picture((image if edit.area is None else image * (1 + edit.area.cpu()) / 2)[0])
 

@@ -109,11 +109,10 @@ def in_batches(
     batch: int | None = None,
     on_step: Callable[[int], object] | None = None,
 ) -> Iterator[tuple[T, Float[Tensor, "C H W"]]]:
-    """Yields each item of `todo` with its image, of at most `pixels` pixels; raises ValueError as `edit_guides` does.
+    """Yields each item of `todo` with its image of at most `pixels` pixels; see `edit_guides` for `batch` and
+    `on_step`.
 
-    Args:
-        make: makes the images of a batch of items, or of the first of them; its second argument is a solver's callback.
-        batch: see `edit_guides`, as for `on_step`.
+    `make` makes the images of a batch, or of its first items; its second argument is a solver's callback.
     """
     device = next(denoiser.parameters()).device
     size, start = batch or default_batch(device, pixels), 0
@@ -185,8 +184,6 @@ def _joined(areas: Sequence[Area | None], images: Float[Tensor, "B C H W"]) -> T
 
 @dataclass
 class _Tick:
-    """A solver callback that reports the number of samples that took a step."""
-
     on_step: Callable[[int], object]
     reported: int = field(default=0, init=False)
 

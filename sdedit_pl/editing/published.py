@@ -56,9 +56,8 @@ class Variant:
 
 @dataclass(frozen=True)
 class ChainMarginals:
-    """The marginals of a discrete chain: x_t = alpha x_0 + sigma z, where alpha is the product of the steps' scales.
-
-    `times` are ascending.
+    """A discrete chain's marginals at ascending `times`: x_t = alpha x_0 + sigma z, alpha the product of the steps'
+    scales.
     """
 
     times: Float[Tensor, "levels"]

@@ -97,7 +97,8 @@ class SDEdit:
         noise: Noise | None = None,
         callback: Callback | None = None,
     ) -> Float[Tensor, "samples C H W"]:
-        """Edits guides.
+        """Edits guides; returns images not clamped to [-1, 1], of which "exact" keeps the guide's kept pixels bit for
+        bit.
 
         Args:
             guide: images in [-1, 1] on the denoiser's device; a single guide gives one sample per seed.
@@ -108,10 +109,6 @@ class SDEdit:
             seeds: one seed per sample, 0, 1, ... if None. A sample does not depend on its batch.
             noise: a source of noise instead of `seeds`.
             callback: called with the state and its time after each of the `total_steps` steps.
-
-        Returns:
-            The edited images, not clamped to [-1, 1]. With `variant="exact"`, kept pixels equal those of the guide bit
-            for bit.
 
         Raises:
             ValueError: guide, mask, strength map and seeds do not fit each other, an option requires a mask, or t0

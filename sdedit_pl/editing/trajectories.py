@@ -2,7 +2,7 @@
 
 At high noise levels an estimate averages all images that the state could come from: layout settles first, texture last.
 If the estimates resemble the guide for long, t0 is too low to change it; if even the first one differs, t0 is too high.
-Recording takes the estimates that the solver requests anyway, so that the result is bit-identical.
+Recording keeps estimates that the solver requests anyway, so that it changes no bit of the result.
 """
 
 from __future__ import annotations
@@ -163,10 +163,7 @@ def edit_with_trajectory(
 def strip(
     trajectory: Trajectory, results: Float[Tensor, "B C H W"], seeds: Sequence[int], frames: int = 8
 ) -> Image.Image:
-    """A row for each sample: estimates of x_0 with their times and noise levels, then the result.
-
-    Shows the first `SHOWN_SAMPLES` of `results`, in [-1, 1]; `frames`, at least 2, limits the estimates in a row.
-    """
+    """A row for each of `SHOWN_SAMPLES` samples: up to `frames` >= 2 estimates of x_0, then the result in [-1, 1]."""
     shown = trajectory.first(SHOWN_SAMPLES).thinned(frames)
     rows = [[*map(to_picture, images)] for images in shown.images.unbind(1)]
     for row, result in zip(rows, results[:SHOWN_SAMPLES], strict=True):

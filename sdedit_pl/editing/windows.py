@@ -49,9 +49,6 @@ class Windowed(nn.Module):
         size: height and width of a window, one number for both or (height, width).
         overlap: minimal overlap of neighbouring windows in pixels, below both. With 0, seams are visible.
         at_once: maximal number of windows in one call of the network.
-
-    Raises:
-        ValueError: a value is out of range, or the network cannot process windows of `size`.
     """
 
     def __init__(self, network: nn.Module, size: int | tuple[int, int], overlap: int, *, at_once: int = 1) -> None:
@@ -77,7 +74,6 @@ class Windowed(nn.Module):
 
     @property
     def evaluations(self) -> int:
-        """The largest number of networks that a window evaluates."""
         return getattr(self.network, "evaluations", 1)
 
     def at_label(self, label: float) -> nn.Module:
@@ -131,11 +127,7 @@ class Windowed(nn.Module):
 
 
 def window_starts(length: int, size: int, overlap: int) -> list[int]:
-    """The ascending first pixels of windows of `size` that cover `length` pixels.
-
-    The first window begins at 0 and the last ends with the image; those between are evenly spaced and as few as
-    `overlap` allows.
-    """
+    """The ascending first pixels of as few, evenly spaced windows as cover `length` pixels with at least `overlap`."""
     span = length - size
     if span == 0:
         return [0]

@@ -1,7 +1,4 @@
-"""Published weights of measuring networks, found on this machine or downloaded once, and checked by their hash.
-
-Numbers compare with published ones only if the weights are bit-identical.
-"""
+"""Published weights of measuring networks, found or downloaded, and checked by hash: other bits give other numbers."""
 
 from __future__ import annotations
 
@@ -35,10 +32,7 @@ class PublishedWeights:
         return self.url.rpartition("/")[2]
 
     def file(self, given: str | None = None) -> Path:
-        """`given`, or the file in torch.hub's cache, downloaded if necessary.
-
-        Raises WeightsUnavailable if the file has another hash or cannot be downloaded.
-        """
+        """`given`, or the file in torch.hub's cache, downloaded if necessary; raises WeightsUnavailable."""
         if given is not None:
             return self._checked(Path(given).expanduser())
         folder = Path(torch.hub.get_dir(), "checkpoints")

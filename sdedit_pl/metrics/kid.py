@@ -133,7 +133,7 @@ def _subset_sums(
     y_chosen: Float[Tensor, "M subsets"],
     own: bool = False,
 ) -> Float[Tensor, "subsets"]:
-    """The sum of the kernel over the pairs in each subset; `own` leaves out the pairs of an image with itself."""
+    """The sum of the kernel over the pairs in each subset; `own` omits pairs of an image with itself."""
     found = torch.zeros(x_chosen.shape[1]).double()
     for rows in torch.arange(len(x)).split(_ROWS):
         kernel = polynomial_kernel(x[rows], y).cpu()

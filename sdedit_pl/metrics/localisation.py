@@ -23,7 +23,7 @@ PRO_LIMIT = 0.3
 def localisation(
     scores: Float[Tensor, "N H W"], truth: Bool[Tensor, "N H W"], draws: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """AUROC, AUPRC, best Dice and PRO over the pixels of all images; defects, where `truth` is True, should score high.
+    """AUROC, AUPRC, best Dice and PRO over all pixels; high scores should mark defects, where `truth` is True.
 
     Scores of whole images are maps of one pixel. Raises ValueError if all pixels are defects, or none is.
     """

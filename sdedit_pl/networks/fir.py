@@ -30,10 +30,7 @@ Kernel: TypeAlias = Float[Tensor, "channels 1 taps taps"]
 
 
 def depthwise_kernel(channels: int, taps: Sequence[float], gain: float = 1.0) -> Kernel:
-    """The same two-dimensional filter for every channel; its coefficients, from one-dimensional `taps`, sum to `gain`.
-
-    Raises ValueError for fewer than two taps, or taps that sum to zero.
-    """
+    """The filter of one-dimensional `taps` for each channel, summing to `gain`; raises ValueError for bad taps."""
     total = math.fsum(taps)
     if len(taps) < 2 or total == 0:
         raise ValueError(
@@ -45,10 +42,7 @@ def depthwise_kernel(channels: int, taps: Sequence[float], gain: float = 1.0) ->
 
 
 class FIRFilter(nn.Module):
-    """Low-pass filters each channel and keeps every `stride`-th sample.
-
-    The taps are normalised to sum to `gain`; `before` and `after` are the zeros added at the ends of each axis.
-    """
+    """Low-pass filters each channel, extended by `before` and `after` zeros, and keeps every `stride`-th sample."""
 
     kernel: Tensor
 
@@ -82,7 +76,6 @@ class FIRFilter(nn.Module):
         return y.to(x.dtype)
 
     def fused(self, x: Images) -> Float[Tensor, "B C H_out W_out"]:
-        """`forward` as sums of views."""
         x = F.pad(x, self.margins * 2)
         for axis in (2, 3):
             length = (x.shape[axis] - len(self.taps)) // self.stride + 1
@@ -133,7 +126,6 @@ class FIRUpsample(nn.Module):
         return y[..., : -self.crop, : -self.crop] if self.crop else y
 
     def fused(self, x: Images) -> Float[Tensor, "B C 2*H 2*W"]:
-        """`forward` as sums of views."""
         for axis in (2, 3):
             length = x.shape[axis]
             padded = F.pad(x, (0, 0) * (3 - axis) + self.margins)

@@ -96,7 +96,6 @@ class LabelEmbedding(nn.Module):
         self.condition_last = condition_last
 
     def forward(self, label: Times, conditions: Float[Tensor, "B conditions"] | None = None) -> LabelVector:
-        """The activated vector of noise levels and conditions; see `UNet.forward`."""
         with torch.autocast(label.device.type, enabled=False):
             hidden = self.hidden(self.features(label.to(self.features.frequencies.dtype)))
             own = None
@@ -150,7 +149,7 @@ class Downsample(nn.Module):
             self.filter = FIRDownsample(in_channels, fir_kernel)
 
     def forward(self, x: Images, label: LabelVector | None = None) -> Float[Tensor, "B C_out H//2 W//2"]:
-        """Halves `x`; ignores `label`, which a residual block in the same place needs."""
+        """`label` is ignored; a residual block in the same place needs it."""
         x = self.filter(x)
         return x if self.convolution is None else self.convolution(x)
 
@@ -179,7 +178,7 @@ class Upsample(nn.Module):
             self.filter = FIRUpsample(in_channels, fir_kernel)
 
     def forward(self, x: Images, label: LabelVector | None = None) -> Float[Tensor, "B C_out 2*H 2*W"]:
-        """Doubles `x`; ignores `label`, which a residual block in the same place needs."""
+        """`label` is ignored; a residual block in the same place needs it."""
         if self.convolution is None:
             return self.filter(x)
         if not self.fir:

@@ -62,9 +62,8 @@ def noise_scale(level: Times) -> Times:
 
 
 def derivatives(past: list[Evaluation]) -> list[Images]:
-    """The first and second derivative of the x_0 estimate by the noise level, as far as the evaluations allow.
-
-    `past` holds up to three evaluations, the newest first.
+    """The first and second derivative of the x_0 estimate by the noise level, from up to three evaluations, newest
+    first.
     """
     slopes = [(after.x_0 - before.x_0) / over_images(after.level - before.level) for after, before in pairwise(past)]
     if len(slopes) < 2:
