@@ -55,10 +55,7 @@ class Calibration:
 
 
 def calibrate(settings: CalibrationSettings) -> Calibration:
-    """Measures a sweep, or resumes an interrupted one, and writes the t0 file and the plot, unless they are there.
-
-    Raises ValueError if settings or files do not allow the sweep, or an interrupted one had other settings.
-    """
+    """Measures a sweep, or resumes an interrupted one, and writes the t0 file and the plot, unless they are there."""
     denoiser, description = settings.load()
     checkpoint = description.path
     file = t0_file(settings, checkpoint)
@@ -112,10 +109,7 @@ def t0_file(settings: CalibrationSettings, checkpoint: Path) -> Path:
 
 
 def edits_by_noise_level(settings: CalibrationSettings, denoiser: Denoiser) -> list[SDEdit]:
-    """The edit of each level, in ascending order of noise levels.
-
-    Raises ValueError if an argument is out of range, or a t0 is given twice or exceeds the model's training.
-    """
+    """The edit of each level, in ascending order of noise levels; raises ValueError for an unusable t0."""
     solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
     t0s = usual_times(denoiser) if settings.t0 is None else settings.t0
     edits = [SDEdit(t0, settings.steps, solver=solver, grid=grid) for t0 in t0s]

@@ -1,7 +1,7 @@
 """A sweep of t0: measurements of edits of simulated stroke paintings at each t0.
 
-As t0 rises, the distance of the edits to the images (KID) falls, and the squared L2 distance of the edits to their
-paintings rises. The painting itself corresponds to t0 = 0; t0 = 1 keeps nothing of it.
+As t0 rises, the edits get closer to the images (KID) and farther from their paintings (squared L2). The painting itself
+corresponds to t0 = 0; at t0 = 1 nothing of it is left.
 
 Source: Meng et al., "SDEdit", ICLR 2022, section 5 and figure 3 (KID against L2).
 """

@@ -89,10 +89,7 @@ class Variation:
 
 
 def run_augmentation(settings: AugmentSettings) -> list[Variation]:
-    """Writes the edits that `settings.out` lacks, and the manifest; returns all of them.
-
-    Raises ValueError if `out` holds anything but edits with these settings.
-    """
+    """Writes the edits that `settings.out` lacks, and the manifest; returns all edits."""
     root, out = Path(settings.data), Path(settings.out)
     require_outside(out, root)
     solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
@@ -148,7 +145,6 @@ def classes_of(root: Path, shape: ImageShape) -> dict[str, list[str]]:
 
 
 def knows(ckpt: str, classes: Iterable[str]) -> bool:
-    """Whether a model was trained with labels, and all `classes` are among them."""
     return set(classes) <= set(build_component(describe(ckpt).model.condition).examples)
 
 
@@ -202,7 +198,6 @@ def edits(
 
 
 def manifest(variations: Sequence[Variation]) -> str:
-    """The edits as CSV; the column of `label` is called class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("file", "class", "source", "t0", "seed"))

@@ -77,9 +77,8 @@ class Composite(NamedTuple):
 def compose(background: Guide, paste: Paste) -> Composite:
     """Pastes an object on a guide, whose file is read again at full resolution.
 
-    Raises:
-        ValueError: a file is missing or not an intact image (UnreadableImage), the object is fully transparent or
-            covers no pixel of the guide, or the mask has another size than the picture.
+    Raises ValueError if a file is missing or not an intact image (UnreadableImage), the object is fully transparent or
+    covers no pixel of the guide, or the mask has another size than the picture.
     """
     for path in filter(None, (paste.path, paste.mask)):
         if not path.is_file():
@@ -106,7 +105,6 @@ def _with_picture(background: Guide, paste: Paste) -> tuple[Float[Tensor, "C H W
 
 
 def _with_values(background: Guide, paste: Paste) -> tuple[Float[Tensor, "C H W"], Image.Image]:
-    """`_with_picture` for an object of a model's format."""
     whole, cutout = ((read_whole(path, background.shape) + 1) / 2 for path in (background.path, paste.path))
     canvas, size = (whole.shape[2], whole.shape[1]), (cutout.shape[2], cutout.shape[1])
     levels = Image.new("L", size, 255) if paste.mask is None else _object_mask(paste, size)
@@ -151,9 +149,9 @@ def _strength(distance: Float[Tensor, "H W"], paste: Paste) -> Float[Tensor, "H 
 def _visible(
     cutout: Image.Image, size: tuple[int, int], at: tuple[int, int], canvas: tuple[int, int]
 ) -> tuple[Image.Image | None, tuple[int, int]]:
-    """The visible part of a cutout of `size` at a place on a canvas, or None, and the position of its corner.
+    """The part of a cutout of `size` that is visible at a place on a canvas, or None, and the position of its corner.
 
-    Only that part is resampled, to limit memory. Pillow premultiplies by alpha: transparent pixels' colour stays out.
+    Only that part is resampled, to limit memory. Pillow premultiplies by alpha, so that no transparent colour shows.
     """
     left, top = max(0, at[0]), max(0, at[1])
     right, bottom = min(canvas[0], at[0] + size[0]), min(canvas[1], at[1] + size[1])

@@ -59,9 +59,8 @@ class GuideReader:
         return [*listed.files, *(file for file in pasted if file is not None)]
 
     def read(self, listed: ListedGuide) -> list[tuple[Guide, Area | None]]:
-        """A guide on the disk and its area, or with `focus` its parts and theirs.
-
-        Raises ValueError if a file cannot be read, or the files do not fit together.
+        """A guide on the disk and its area, or with `focus` its parts and theirs; raises ValueError if files do not
+        fit.
         """
         if self.focus:
             whole = read_large_guide(listed.guide, replace(self.shape, size=1))

@@ -79,7 +79,6 @@ def put_back(picture: Float[Tensor, "C H W"], guide: Guide, sample: Float[Tensor
 
 
 def cut_out(picture: Shaped[Tensor, "*C H W"], part: Part) -> Shaped[Tensor, "*C h w"]:
-    """The view of a picture that a part takes."""
     (left, top), (height, width) = part.corner, part.alpha.shape
     return picture[..., top : top + height, left : left + width]
 

@@ -22,10 +22,8 @@ def with_noise(
 ) -> tuple[Float[Tensor, "samples C H W"], Noise]:
     """Checks a guide and expands it to one image per sample, with the noise of the samples.
 
-    `seeds` defaults to 0, 1, ...; a single guide takes any number of them. `noise` replaces them.
-
-    Raises:
-        ValueError: the guide is not a batch of images in [-1, 1], or the number of seeds does not fit.
+    `seeds` defaults to 0, 1, ...; a single guide takes any number of them. `noise` replaces them. Raises ValueError if
+    the guide is not a batch of images in [-1, 1], or the number of seeds does not fit.
     """
     if guide.ndim != 4 or not guide.is_floating_point():
         raise ValueError(f"a guide is a float tensor (B, C, H, W), got {guide.dtype} of shape {tuple(guide.shape)}")
@@ -46,10 +44,7 @@ def with_noise(
 
 
 def fitting_mask(edit_mask: Mask, guide: Images) -> Mask:
-    """Moves an edit mask to the guide's device.
-
-    Raises ValueError if it is not boolean, does not fit the guide, or is False everywhere in an image.
-    """
+    """Moves an edit mask to the guide's device; raises ValueError if it does not fit, or is False all over an image."""
     if edit_mask.dtype != torch.bool:
         raise ValueError(f"edit_mask is boolean, True where pixels may change, got {edit_mask.dtype}; compare with > 0")
     _check_shape("edit_mask", edit_mask, guide)
@@ -59,10 +54,7 @@ def fitting_mask(edit_mask: Mask, guide: Images) -> Mask:
 
 
 def fitting_strength(strength: Strength, guide: Images) -> Strength:
-    """Converts a strength map to the guide's device and dtype.
-
-    Raises ValueError if it has no floats in [0, 1], does not fit the guide, or is 0 everywhere in an image.
-    """
+    """Converts a strength map to the guide's device and dtype; raises ValueError unless it fits and lies in [0, 1]."""
     if not strength.is_floating_point():
         raise ValueError(f"strength is a map of floats in [0, 1], got {strength.dtype}; divide 0..255 by 255")
     _check_shape("strength", strength, guide)

@@ -58,10 +58,9 @@ JobState = Literal["waiting", "running", "done", "cancelled", "failed", "interru
 
 
 class EditRequest(BaseModel):
-    """An edit that the page asks for.
+    """An edit that the page asks for, with pictures as data URLs of PNG files; `area` None edits everywhere.
 
-    Pictures are data URLs of PNG files, `area` None to edit everywhere. With a model of other data than photographs,
-    `guide` is a painted picture of the file at the address `source`.
+    With a model of other data than photographs, `guide` is a painted picture of the file at the address `source`.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -145,10 +144,7 @@ class Job:
 
 
 class PaintJobs:
-    """The queue of edits with a loaded model, and all earlier edits in the folder `out`.
-
-    Raises ValueError if the checkpoint or the device cannot be used, or `out` is a file.
-    """
+    """The queue of edits with a loaded model, and all earlier edits in the folder `out`."""
 
     def __init__(self, ckpt: str, out: Path, device: str = "auto") -> None:
         require_folder(out)
@@ -177,10 +173,9 @@ class PaintJobs:
         self._worker.join()
 
     def submit(self, request: EditRequest, source: Path | None = None) -> Job:
-        """Stores an edit's pictures and settings and queues it.
+        """Stores an edit's pictures and settings and queues it; `source` is as in `EditRequest`.
 
-        For models of other data than photographs, the guide is a painted picture of the file `source`. Raises
-        ValueError if a picture is unreadable or too large, or the model cannot edit from this t0.
+        Raises ValueError if a picture is unreadable or too large, or the model cannot edit from this t0.
         """
         asked = request.model_dump(exclude={"guide", "source", "area", "kind"})
         settings = self._settings(guide="", **asked)
@@ -299,7 +294,6 @@ class PaintJobs:
         return resolve(EditSettings, {**fixed, **keys})
 
     def _end(self, job: Job, state: JobState, message: str = "") -> None:
-        """Stores the end of an edit, and then shows it."""
         try:
             self._store(job, state=state, message=message)
         except OSError as error:
