@@ -101,9 +101,7 @@ class Parameterisation(abc.ABC):
 
 @dataclass(frozen=True)
 class Epsilon(Parameterisation):
-    """F estimates the noise z, given 999 t as in published VP models; label_scale=1000 and label_offset=-1 give DDPM's
-    index.
-    """
+    """F estimates the noise z; label_scale 999 is that of published VP models, 1000 with label_offset -1 DDPM's."""
 
     def coefficients(self, sde: SDE, t: Times) -> Coefficients:
         alpha, sigma = sde.alpha(t), sde.sigma(t)

@@ -1,6 +1,4 @@
-"""Trade-off plots as images, in colours for colour-blind readers. Source: Okabe and Ito, "Color Universal Design",
-2008.
-"""
+"""Trade-off plots as images. Source of the colour-blind safe colours: Okabe and Ito, "Color Universal Design", 2008."""
 
 from __future__ import annotations
 

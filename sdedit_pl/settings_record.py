@@ -70,9 +70,7 @@ class SettingsRecord:
 
 
 def require_same_settings(results: Path | str, before: Mapping[str, Any], now: Mapping[str, Any], remedy: str) -> None:
-    """Raises SettingsChanged, ending in `remedy`, if a setting of `now` has another value in `before`; a missing one is
-    None.
-    """
+    """Raises SettingsChanged, ending in `remedy`, if a setting of `now` differs in `before`; missing ones are None."""
     changes = "; ".join(_changes(_plain(before), _plain(now), ""))
     if changes:
         raise SettingsChanged(f"{results} was made with other settings: {changes}; {remedy}")

@@ -1,7 +1,4 @@
-"""Shared parts of the web servers: a guarded application, its socket, and the parsing of requests.
-
-An error is {"error": text}, with status 503 if repeating the request can help, otherwise 4xx.
-"""
+"""Shared parts of the web servers. An error is {"error": text}: 503 if repeating the request may help, or else 4xx."""
 
 from __future__ import annotations
 

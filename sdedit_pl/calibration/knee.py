@@ -65,9 +65,7 @@ def trade_off(sweep: Sweep, draws: int = 2000) -> TradeOff:
 def knees(
     l2: Float[Tensor, "*curves levels"], kid: Float[Tensor, "*curves levels"], unrelated_l2: float
 ) -> Int[Tensor, "*curves"]:
-    """Index of the knee of each curve, whose level 0 are the paintings; -1 without one, or if their KID is not
-    positive.
-    """
+    """Index of each curve's knee, level 0 being the paintings; -1 without one, or if their KID is not positive."""
     paintings = kid[..., :1]
     height, level = (l2 / unrelated_l2 + kid / paintings).min(-1)
     return torch.where((paintings[..., 0] > 0) & (height < 1 - _BELOW), level, -1)

@@ -68,7 +68,7 @@ def resumable_checkpoints(run: Path) -> list[Path]:
 
 
 def foreign_format(path: Path) -> str | None:
-    """The format in `FORMATS` of a file or folder; None for this project's own and for unknown ones."""
+    """The format in `CHECKPOINT_FORMATS` of a file or folder; None for this project's own and for unknown ones."""
     if is_native(path):
         return None
     return next((name for name in CHECKPOINT_FORMATS if importer(name).recognises(path)), None)

@@ -151,9 +151,7 @@ class ImageDataModule(LightningDataModule):
         return torch.cat([self.source.format.images(self.source.format.empty()), *self._read(images, count)])
 
     def small_training_images(self, side: int, at_most: int) -> Images | None:
-        """All training images averaged down to at most `side` pixels, on the CPU; None for a stream or more than
-        `at_most`.
-        """
+        """All training images, averaged down to `side` pixels, on the CPU; None for more than `at_most` or a stream."""
         if self.source.streams or len(self._images("train")) > at_most:
             return None
         side = min(side, *self.source.format.sides)
@@ -165,9 +163,7 @@ class ImageDataModule(LightningDataModule):
         self._condition, self._vectors = condition, condition.vectors(list(self.label_names))
 
     def on_after_batch_transfer(self, batch: Loaded, dataloader_idx: int) -> Images | Examples:
-        """Converts images to float32 in [-1, 1] on their device; gives `Examples` with labels (B, size) or invalid
-        pixels.
-        """
+        """Converts images to float32 in [-1, 1] on their device; `Examples` have labels (B, size) or invalid pixels."""
         pixels, labels = (batch, None) if isinstance(batch, Tensor) else batch
         images, valid = self.source.format.images(pixels), self.source.format.valid(pixels)
         if labels is not None:

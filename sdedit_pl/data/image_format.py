@@ -260,9 +260,7 @@ def padded_box(shape: tuple[int, int], sides: tuple[int, int]) -> tuple[int, int
 
 
 def central_box(shape: tuple[int, int], sides: tuple[int, int]) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of the largest central part of `shape` (width, height) with the proportions of
-    `sides`.
-    """
+    """(left, top, right, bottom) of the largest central part of `shape` (width, height) in the proportions `sides`."""
     (width, height), (down, across) = shape, sides
     if width * down >= height * across:
         part = max(1, round(height * across / down)), height

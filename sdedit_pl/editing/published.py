@@ -56,9 +56,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class ChainMarginals:
-    """A discrete chain's marginals at ascending `times`: x_t = alpha x_0 + sigma z, alpha the product of the steps'
-    scales.
-    """
+    """The marginals alpha x_0 + sigma z of a chain at ascending `times`; alpha is the product of the steps' scales."""
 
     times: Float[Tensor, "levels"]
     alpha: Float[Tensor, "levels"]

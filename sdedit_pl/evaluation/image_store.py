@@ -74,10 +74,7 @@ class EvaluationRecord:
         _file(out).write({"originals": dict(self.originals), "recipes": dict(self.recipes)})
 
     def continuing(self, out: Path) -> EvaluationRecord:
-        """This record, with the other folders of an earlier evaluation in `out`.
-
-        Raises ValueError if `out` holds anything but an evaluation of the same images and recipes.
-        """
+        """This record, with the other folders of an evaluation in `out`; raises ValueError if its settings differ."""
         check_place(out)
         before = _file(out).read()
         if before is None:

@@ -91,9 +91,7 @@ class DetectionSettings(SamplerSettings):
 
 
 def run_detection(settings: DetectionSettings) -> dict[str, Any]:
-    """Writes maps, scores and the report to `settings.out`, all or nothing; returns its metrics.json. Interrupted runs
-    resume.
-    """
+    """Writes maps, scores and report, or nothing; returns the metrics.json. An interrupted run resumes."""
     detector = build_detector(settings)
     with unfinished_report(Path(settings.out), settings.overwrite) as unfinished:
         denoiser, description = settings.load()

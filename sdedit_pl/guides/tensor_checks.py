@@ -1,7 +1,4 @@
-"""Checks of the tensors that an edit receives: guides, masks, strength maps and their seeds.
-
-Values are checked only on the CPU, because reading them from a GPU would wait for its queue.
-"""
+"""Checks of an edit's tensors; values are checked only on the CPU, as reading a GPU's would wait for its queue."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The quality of anomaly maps: AUROC, AUPRC, best Dice and PRO, with bootstrap intervals over images.
 
-Thresholds are at most `LEVELS` of the scores: half of them with equally many pixels in between, half with equally many
-pixels of defects, which are rare. A draw of the bootstrap weights counts of pixels for each image and level.
+At most `THRESHOLDS` scores serve as thresholds: half of them with equally many pixels in between, half with equally
+many pixels of defects, which are rare. A draw of the bootstrap weights counts of pixels for each image and level.
 
 Source: Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, for PRO (per-region overlap, averaged up to a
 false-positive rate of 0.3); intervals as in `sdedit_pl.metrics.intervals`.

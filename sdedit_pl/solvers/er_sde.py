@@ -62,9 +62,7 @@ def noise_scale(level: Times) -> Times:
 
 
 def derivatives(past: list[Evaluation]) -> list[Images]:
-    """The first and second derivative of the x_0 estimate by the noise level, from up to three evaluations, newest
-    first.
-    """
+    """The derivatives (two at most) of the x_0 estimate by the noise level; `past` has the newest first."""
     slopes = [(after.x_0 - before.x_0) / over_images(after.level - before.level) for after, before in pairwise(past)]
     if len(slopes) < 2:
         return slopes

@@ -47,8 +47,7 @@ def set_max_steps(trainer: lightning.Trainer, steps: int) -> None:
     """Changes the number of optimiser steps of a running fit; -1 for no limit.
 
     Why: a run that resumes at its last step skips training and with it the validation that is still due, and
-    `Trainer.max_steps` is read-only. Replacement: a setter, or `Trainer.fit` that restores callbacks without steps
-    left.
+    `Trainer.max_steps` is read-only. Replacement: a setter, or restored callbacks in a fit with no step left.
     """
     trainer.fit_loop.epoch_loop.max_steps = steps
 

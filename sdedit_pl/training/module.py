@@ -161,10 +161,7 @@ class ScoreModule(lightning.LightningModule):
             self.log(name, values.mean(), prog_bar=name == "val/loss", batch_size=len(batch), sync_dist=True)
 
     def vectors_of(self, batch: Any) -> Float[Tensor, "B size"] | None:
-        """The vectors of a batch's labels; None for a model without labels.
-
-        Raises ValueError if the batch has none, or vectors of another length.
-        """
+        """The vectors of a batch's labels; None for a model without labels. Raises ValueError if a batch lacks them."""
         size = self.denoiser.labels.size
         if not size:
             return None

@@ -80,10 +80,7 @@ class Difference:
 def difference(
     tensors: Mapping[str, Tensor], sources: Mapping[str, TensorSource], expected: Mapping[str, Tensor]
 ) -> Difference:
-    """Compares the names and shapes in a file with those of a network, from `state_shapes`.
-
-    Sources of tensors that the network lacks, such as a shortcut where the channels do not change, are ignored.
-    """
+    """Compares names and shapes in a file with those of a network; sources of tensors that it lacks are ignored."""
     wanted = [published for ours in expected for published in sources[ours].names]
     assert len(wanted) == len(set(wanted))
     missing = [published for published in wanted if published not in tensors]
