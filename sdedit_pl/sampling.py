@@ -165,6 +165,5 @@ def _descents(times: Float[Tensor, "levels"]) -> list[Float[Tensor, "stretch"]]:
 
 
 def _noised_again(sde: SDE, x: Images, t: Times, s: Times, noise: StepNoise) -> Images:
-    """The state at a time `s` later than `t`."""
     forward = sde.transition(s, t)
     return over_images(forward.scale) * x + over_images(forward.deviation) * noise.shared

@@ -148,7 +148,6 @@ def measured_sweep(
     chosen: ChosenImages,
     unfinished: UnfinishedSweep,
 ) -> Sweep:
-    """The sweep over all images; resumes after those that an interrupted run has measured."""
     device = next(denoiser.parameters()).device
     extractor = build_component(settings.features).to(device)
 

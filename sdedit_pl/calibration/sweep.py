@@ -39,8 +39,7 @@ class Sweep:
         originals: features of the images.
         edits: features of the paintings and edits.
         squared_l2: distances of paintings and edits to the paintings.
-        energies: for each image in [-1, 1], the summed squared norms of painting and original, and that of their
-            difference, float64.
+        energies: summed squared norms of painting and original, and that of their difference, of each image, float64.
         sums: sums of all paintings and of all originals, float64.
         shown: painting and edits of the first image.
     """
@@ -56,7 +55,6 @@ class Sweep:
         return len(self.originals)
 
     def joined(self, other: Sweep) -> Sweep:
-        """The sweep over the images of both, with the `shown` images of this one."""
         return Sweep(
             torch.cat([self.originals, other.originals]),
             torch.cat([self.edits, other.edits]),

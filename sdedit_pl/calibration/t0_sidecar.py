@@ -34,8 +34,7 @@ def write_calibration(file: Path, checkpoint: Path, t0: float | str | None, foun
 
 
 def calibrated_t0(checkpoint: Path) -> float | str | None:
-    """The calibrated t0 of a checkpoint from `find_checkpoint`; raises CheckpointError or ConfigError for other
-    content.
+    """The calibrated t0 of a checkpoint from `find_checkpoint`; raises CheckpointError or ConfigError.
 
     None without a t0 file beside it, if the file is for other weights (which is logged), or if the sweep had no knee.
     """

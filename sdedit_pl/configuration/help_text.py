@@ -17,8 +17,7 @@ ALL = "all"
 def explain(command: Command[Any], schema: Schema, keys_of: Callable[[Any], dict[str, Key]], topic: str = "") -> str:
     """The help of a command: a section, a key, all keys, or by default the first keys and the examples.
 
-    `topic` is a section, a key, or "all", the default of a command without first keys; raises ConfigError for any
-    other.
+    `topic` is a section, a key, or "all", the default of a command without first keys; otherwise raises ConfigError.
     """
     sections = {
         section: [f"{section}: {first_paragraph(declared)}", *key_lines(keys_of(declared), f"{section}.")]

@@ -80,7 +80,6 @@ def merge(cls: type, base: Mapping[str, Any], change: Mapping[str, Any]) -> dict
 
 
 def as_data(value: Any) -> Any:
-    """A resolved object as plain data for YAML and JSON."""
     if isinstance(value, Component):
         return {"name": value.name, **as_data(value.values)}
     if is_dataclass(value) and not isinstance(value, type):

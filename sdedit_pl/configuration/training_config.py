@@ -116,8 +116,7 @@ class TrainSettings:
     """The trained part of the network.
 
     Args:
-        only: parts of the model in ckpt to train: attention, biases, normalisation, label. The other parts are frozen.
-            [] trains all.
+        only: parts of the model in ckpt to train: attention, biases, normalisation, label; [] trains all.
     """
 
     only: tuple[str, ...] = ()

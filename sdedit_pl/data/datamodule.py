@@ -50,8 +50,7 @@ class ImageDataModule(LightningDataModule):
         flip: Whether training images are mirrored left to right with probability one half.
         labels: Where the labels are, for a model that is trained with them (`condition`): folders, the name of each
             image's folder; FILE.csv:COLUMN or FILE.csv:COLUMN,COLUMN, whose first column names the files (not in remote
-            shards); of shards cls or json:FIELD, members KEY.cls or KEY.json; of torchvision targets; null for no
-            labels.
+            shards); of shards cls or json:FIELD, members KEY.cls or KEY.json; of torchvision targets; null for none.
         cache: Whether to decode once and keep all images in memory; null to do so if they take less than 256 MiB. They
             are also kept on a GPU if they take at most an eighth of its free memory, which saves copying every batch.
     """

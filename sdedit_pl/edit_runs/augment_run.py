@@ -181,7 +181,6 @@ def edits(
     shape: ImageShape,
     by_class: bool,
 ) -> Iterator[tuple[Variation, Float[Tensor, "C H W"]]]:
-    """Yields each edit of `todo`, one t0 after the other."""
     device = next(denoiser.parameters()).device
 
     def edited(chosen: SDEdit, chunk: Sequence[Variation], tick: Callback | None) -> Float[Tensor, "samples C H W"]:

@@ -109,8 +109,7 @@ def in_batches(
     batch: int | None = None,
     on_step: Callable[[int], object] | None = None,
 ) -> Iterator[tuple[T, Float[Tensor, "C H W"]]]:
-    """Yields each item of `todo` with its image of at most `pixels` pixels; see `edit_guides` for `batch` and
-    `on_step`.
+    """Yields each item of `todo` with its image of at most `pixels` pixels; `batch` and `on_step` as in `edit_guides`.
 
     `make` makes the images of a batch, or of its first items; its second argument is a solver's callback.
     """

@@ -1,7 +1,6 @@
 """Measurement of an evaluation's images, column by column, from their files.
 
-KID excludes pairs of an edit and an image of the same group: an edit resembles the image behind its guide, however good
-the model.
+KID excludes pairs of an edit and an image of the same group: an edit resembles the image behind its guide in any case.
 """
 
 from __future__ import annotations

@@ -54,8 +54,7 @@ class DetectionSettings(SamplerSettings):
             mean over them.
         samples: number of reconstructions from each t0.
         steps: solver steps of a reconstruction.
-        residual: pixel, the mean absolute difference of the channels on [0, 1], or the features of an LPIPS network,
-            alex, vgg or squeeze.
+        residual: pixel (mean absolute difference of channels on [0, 1]), or an LPIPS network: alex, vgg or squeeze.
         lpips_weights: torchvision's file of that network; null takes it from torch's cache or downloads it.
         blur: standard deviation, in pixels, of a Gaussian over the residuals; 0 for none.
         relative: weigh residuals against the spread of the reconstructions, which is high on edges and textures that

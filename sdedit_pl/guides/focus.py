@@ -105,7 +105,6 @@ def _part(
 
 
 def _feather(width: int, sides: tuple[int, int]) -> int:
-    """The width of the feather in pixels of the picture; `width` is that of a part."""
     return max(1, round(FEATHER * width / sides[1]))
 
 

@@ -135,5 +135,4 @@ def stream_features(extractor: FeatureExtractor, batches: Batches) -> Float[Tens
 
 
 def not_installed(error: ModuleNotFoundError) -> ValueError:
-    """The error for a missing package of the extra `metrics`."""
     return ValueError(f"the metrics need the package {error.name}; pip install 'sdedit-pl[metrics]' installs it")

@@ -136,6 +136,5 @@ def _described(value: object) -> str:
 
 
 def _gist(error: BaseException) -> str:
-    """The last line of an error's message, after TorchScript's trace."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

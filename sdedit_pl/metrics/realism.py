@@ -174,7 +174,6 @@ class DensityCoverage(FeatureMetric):
 
 
 def neighbour_radii(features: Float[Tensor, "N D"], neighbours: int) -> Float[Tensor, "N"]:
-    """The distance of each image to its `neighbours`-th nearest other one."""
     _require_neighbours(features, neighbours)
     # The nearest is the image itself, at 0.
     radii = [distances.kthvalue(neighbours + 1, dim=1).values for distances in _distances(features, features)]

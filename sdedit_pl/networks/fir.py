@@ -1,8 +1,7 @@
 """Anti-aliased resampling by a finite impulse response (FIR) filter, in plain PyTorch.
 
 Doubling an image inserts a zero after each sample and low-passes the result; halving low-passes and keeps every second
-sample. The filter is the outer product of a short sequence of taps with itself, normalised to sum one. Pixels outside
-the image are zero.
+sample. The filter is the outer product of a few taps with itself, with sum one. Pixels outside the image are zero.
 
 Under `torch.compile` a filter is a weighted sum of shifted (and strided) views along each axis, which fuses into one
 kernel, and so does its gradient, without atomics. Otherwise it is a depthwise (transposed) convolution without

@@ -1,8 +1,7 @@
 """NCSN++ and DDPM++: the U-Nets of score-based generative modelling through SDEs.
 
 DDPM's U-Net with resampling inside residual blocks, sums that preserve the variance, FIR anti-aliasing, and pyramids,
-which feed the image into each level on the way down (`progressive_input`) and assemble the output on the way up
-(`progressive`).
+which feed the image into each level on the way down and assemble the output on the way up.
 
 NCSN++ embeds its label (the logarithm of the noise level in the published models) by Fourier features. DDPM++ is the
 same class with a positional embedding, no FIR and no pyramids.

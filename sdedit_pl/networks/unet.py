@@ -149,8 +149,7 @@ class UNet(nn.Module):
         channels: Channels at full resolution, before the multipliers. The label's vector is four times as long.
         channel_multipliers: One for each level, from full resolution down.
         blocks_per_level: Residual blocks of each level on the way down; one more on the way up.
-        attention_levels: Levels (0 is full resolution) whose blocks are followed by attention; the middle always
-            attends.
+        attention_levels: Levels (0 is full resolution) whose blocks are followed by attention, as is the middle.
         head_channels: Channels of each attention head; null makes one head of all channels.
         dropout: Probability of dropping an activation inside a residual block, in training.
         resample_with_convolution: Whether resampling between levels, outside residual blocks, is learned.
@@ -206,8 +205,7 @@ class UNet(nn.Module):
     def forward(
         self, images: Images, label: Times, conditions: Float[Tensor, "B conditions"] | None = None
     ) -> Float[Tensor, "B C_out H W"]:
-        """Maps images (B, image_channels, H, W) to (B, output_channels, H, W); raises ValueError for other channels or
-        sizes.
+        """Maps images (B, image_channels, H, W) to (B, output_channels, H, W); raises ValueError otherwise.
 
         Args:
             label: One number for each image, embedded without scaling.

@@ -130,7 +130,6 @@ class Job:
         return {name: getattr(self, name) for name in kept}
 
     def watch(self, _: Tensor, x_0: Images) -> None:
-        """Shows the estimates of an evaluation; raises Cancelled."""
         if self.cancelled:
             raise Cancelled
         self.done += len(x_0)
@@ -306,7 +305,6 @@ class PaintJobs:
         write_whole(self.folder(job) / JOB_FILE, json.dumps({**job.described(), **changes}))
 
     def _seconds_per_evaluation(self) -> float:
-        """The shortest time of a few evaluations, the first of which warms up."""
         image = torch.zeros(1, *self.image.tensor_shape, device=next(self.denoiser.parameters()).device)
         seconds = []
         with torch.no_grad():

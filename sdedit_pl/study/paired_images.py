@@ -49,7 +49,6 @@ def pair_files(sources: Mapping[str, str]) -> dict[str, dict[str, Path]]:
 
 
 def image_files(key: str, source: str) -> list[Path]:
-    """The image files of a folder or pattern; raises StudyError if there are none. `key` names it in messages."""
     try:
         return find_guides(source, ALL_SUFFIXES)
     except ValueError as error:

@@ -124,7 +124,6 @@ class CsvHistory(Logger):
 
 
 def _same(row: Mapping[str, str], later: Mapping[str, Any]) -> bool:
-    """Whether a row of the file has the step and the quantities of the entry `later`."""
     return row["step"] == str(later["step"]) and {name for name, value in row.items() if value} == later.keys()
 
 

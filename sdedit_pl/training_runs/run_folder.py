@@ -47,8 +47,7 @@ def newest_checkpoint(folder: Path, config: TrainingConfig) -> tuple[Path | None
     """The checkpoint in a run's folder to resume from, or None for a new run; and the configuration.
 
     A resumed run's configuration has the network that the run began with, and its choice among several `ckpt`. Raises
-    ConfigError if the folder holds a run that cannot be resumed, or resume=false; SettingsChanged for a run of another
-    model.
+    ConfigError if the folder holds a run that cannot be resumed, or resume=false; SettingsChanged for another model.
     """
     require_folder(folder)
     newest = newest_whole(folder)

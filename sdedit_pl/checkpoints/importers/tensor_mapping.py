@@ -23,7 +23,6 @@ def same(name: str) -> TensorSource:
 
 
 def transposed(name: str) -> TensorSource:
-    """A matrix (in, out) as (out, in)."""
     return TensorSource((name,), lambda tensors: tensors[0].t())
 
 
