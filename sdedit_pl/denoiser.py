@@ -36,7 +36,6 @@ class Denoiser(nn.Module):
 
     Args:
         network: maps (B, C, H, W) inputs and (B,) labels to (B, C, H, W), or to (B, 2 C, H, W) with a learned variance.
-        parameterisation: the meaning of the network's input and output.
         sde: the SDE of the training noise.
         t_max: the largest training time, in (0, 1]; estimates at later times are meaningless.
         labels: the labels that the network knows; None for none.

@@ -61,10 +61,8 @@ def download(url: str, target: Path, sha256: str = "", attempts: int = ATTEMPTS,
     """Downloads a file and returns its SHA-256 in hexadecimal; replaces `target` when the file is complete.
 
     Args:
-        url: A URL, or `pipe:` and a shell command.
         target: Path in an existing folder. No other process may write to it at the same time.
         sha256: Expected SHA-256 in hexadecimal, or its first digits; empty to accept any.
-        attempts: Largest number of transfers.
         progress: Whether to show a progress bar on a terminal.
 
     Raises:

@@ -43,7 +43,6 @@ def trade_off_plot(
         levels: name -> y of a dashed line, with its interval as a band.
         marked: meaning of a ring -> label of the ringed points.
         pictures: caption -> small image, in a row below the plot.
-        labels: whether the points' labels are shown.
     """
     if not any(curves.values()):
         raise ValueError("a plot needs at least one point")

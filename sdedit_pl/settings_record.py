@@ -20,12 +20,7 @@ class SettingsChanged(ValueError):
 
 @dataclass(frozen=True)
 class SettingsRecord:
-    """A record in a JSON file.
-
-    Args:
-        format: Kind and version of the record, for example "sdedit_pl evaluation, version 1".
-        remedy: Advice in messages about a record that does not fit.
-    """
+    """A record in a JSON file; `remedy` is the advice in messages about a record that does not fit."""
 
     file: Path
     format: str

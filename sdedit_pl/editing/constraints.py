@@ -34,7 +34,6 @@ class KeptRegion:
     Args:
         image: in [-1, 1].
         edit_mask: True where pixels may change, (B, 1, H, W) with B or 1 entries.
-        marginals: noises the kept pixels.
         noise: the noise of all writes, as in SDEdit's reference code; None for the noise of each step.
 
     Source: Meng et al., "SDEdit", ICLR 2022, Algorithms 3 and 5.
@@ -68,7 +67,6 @@ class GradedRegion:
     Args:
         image: in [-1, 1].
         own_time: release time of each pixel, (B, 1, H, W) with B or 1 entries; pixels at 0 are never released.
-        marginals: noises the kept pixels.
 
     Source: the change maps of Levin and Fried, "Differential Diffusion: Giving Each Pixel Its Strength", 2023.
     """

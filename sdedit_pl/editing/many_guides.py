@@ -57,7 +57,8 @@ def edit_guides(
 ) -> Iterator[Edited]:
     """Edits each guide with each of its seeds and yields a guide once its samples are complete.
 
-    A sample depends on its guide, area and seed, not on its batch.
+    A sample depends on its guide, area and seed, not on its batch. Raises ValueError if the batch is too large for the
+    device, or `SDEdit` refuses its input.
 
     Args:
         areas: edit mask or strength map of each guide, or None; masks and maps cannot be combined.
@@ -65,9 +66,6 @@ def edit_guides(
         batch: samples per batch, of one or more guides of one size; None for as many as the device's memory holds.
         on_step: called after each solver step with the number of samples in the batch, and with a negative number when
             a batch is repeated because memory ran out.
-
-    Raises:
-        ValueError: the batch is too large for the device, or `SDEdit` refuses its input.
     """
     shared = not seeds or isinstance(seeds[0], int)
     own = cast(Sequence[Sequence[int]], [seeds] * len(guides) if shared else seeds)

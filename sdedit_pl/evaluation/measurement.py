@@ -46,7 +46,6 @@ class Instruments:
 
     Args:
         lpips: measures the kept pixels of masked tasks; None omits it.
-        batch: images at a time.
         kid_subset: size of the random subsets that KID is also averaged over, as other programs do; None for none.
     """
 

@@ -122,12 +122,11 @@ def read_guide(path: Path, shape: ImageShape, fit: Fit = "crop") -> Guide:
 def read_large_guide(path: Path, window: ImageShape, side: int | None = None) -> Guide:
     """Reads a guide for editing in windows: the whole image, at its own proportions.
 
+    Raises ValueError if it is not intact (UnreadableImage) or a `.pth` file, or `side` is too small.
+
     Args:
         window: that of the windows; images with a shorter side are enlarged to it.
         side: length to which the shorter side is resampled; None keeps the image's own.
-
-    Raises:
-        ValueError: the image is not intact (UnreadableImage), the file is a `.pth` one, or `side` is too small.
     """
     if path.suffix == RUNNER_SUFFIX:
         raise ValueError(f"{path} has the model's size and needs neither windows nor focus; omit them")

@@ -78,8 +78,7 @@ def recount_batches(checkpoint: dict[str, Any], accumulated: int) -> None:
     """Sets the batch count of a checkpoint to what it would be with `accumulated` batches in each optimiser step.
 
     Why: Lightning derives the end of a step and the interval between validations from the number of batches. A run that
-    resumes with another accumulate_grad_batches would step and validate at the wrong batches. Replacement: counting
-    validations in optimiser steps.
+    resumes with another accumulate_grad_batches would do both at the wrong batch. Replacement: intervals in steps.
     """
     batches = checkpoint["global_step"] * accumulated
     counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
