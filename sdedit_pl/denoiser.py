@@ -20,7 +20,7 @@ from sdedit_pl.typing import Images, Times, over_images
 
 
 class Estimates(NamedTuple):
-    """`variance_weight`, if learned, places a reverse step's log variance between the smallest, 0, and largest, 1."""
+    """`variance_weight`, if learned, places a reverse step's log variance between its smallest (0) and largest (1)."""
 
     x_0: Images
     score: Images

@@ -66,7 +66,7 @@ def claimed(folder: Path, name: str = "") -> Iterator[None]:
     """Reserves `folder`, or only the result called `name` in it, for this process until it leaves the block or dies.
 
     The folder is created if necessary; new folders that stay empty are removed again. Raises ValueError if another
-    process has the claim, or `folder` is a file or cannot be written. An OSError of a full disk names it.
+    process has the claim, or `folder` is a file or cannot be written. An OSError of a full disk names `folder`.
     """
     if not name:
         require_folder(folder)

@@ -167,15 +167,13 @@ def with_jumps_back(times: Float[Tensor, "levels"], length: int, passes: int) ->
     """RePaint's resampling: repeats each group of `length` steps, with a jump back up before each repetition.
 
     Each pass harmonises the edited region with the kept one. The step to the end, and the steps above it that do not
-    fill a group, are taken once.
+    fill a group, are taken once. Raises ValueError for length or passes below 1, times with jumps, or too few times for
+    a jump.
 
     Args:
         times: descending times, (steps + 1,).
         length: steps of a jump, j.
         passes: passes through each group, r; 1 means no jump.
-
-    Raises:
-        ValueError: length or passes below 1, times with jumps, or too few times for one jump.
 
     Source: Lugmayr et al., "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", CVPR 2022, section 4.2
     and appendix B.

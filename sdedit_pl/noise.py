@@ -169,7 +169,7 @@ class PrefetchedNoise:
 
 
 def host_buffer(like: Images) -> Tensor:
-    """Memory for a draw, float32 on the CPU, pinned for a GPU; threads could not fill an inference tensor."""
+    """Memory for a draw, float32 on the CPU, pinned for a GPU; not an inference tensor, which threads cannot fill."""
     with torch.inference_mode(False):
         return torch.empty(like.shape, dtype=torch.float32, pin_memory=like.device.type == "cuda")
 

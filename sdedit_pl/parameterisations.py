@@ -101,7 +101,10 @@ class Parameterisation(abc.ABC):
 
 @dataclass(frozen=True)
 class Epsilon(Parameterisation):
-    """F estimates the noise z; label_scale 999 is that of published VP models, 1000 with label_offset -1 DDPM's."""
+    """F estimates the noise z. With the default label, 999 t, the convention of published VP models.
+
+    label_scale=1000, label_offset=-1 gives DDPM's table index i = N t - 1.
+    """
 
     def coefficients(self, sde: SDE, t: Times) -> Coefficients:
         alpha, sigma = sde.alpha(t), sde.sigma(t)

@@ -19,7 +19,11 @@ SMALLEST_CELL, LARGEST_CELL = 256, 512
 def to_picture(
     image: Float[Tensor, "C H W"] | UInt8[Tensor, "C H W"], format: PixelFormat | None = None
 ) -> Image.Image:
-    """An 8-bit picture of a uint8 image, or a float one, clamped to [-1, 1]; raises ValueError if not finite."""
+    """An 8-bit RGB or grey picture of a uint8 image, or of a float image, which is clamped to [-1, 1].
+
+    Of other bands it shows those of `format`, the first three, or the first. Raises ValueError if a value is not
+    finite.
+    """
     if image.is_floating_point() and not image.isfinite().all():
         raise ValueError("an image has values that are not finite; try precision=float32, or another checkpoint")
     image = shown_bands(image, format)

@@ -74,7 +74,10 @@ def results_in(folder: Path) -> list[str]:
 
 
 def publish_results(staging: Path, folder: Path, made: Sequence[str], replaced: set[str]) -> None:
-    """Moves the files `made` that an interrupted call has left, and removes the other `replaced` ones."""
+    """Moves the files `made`, except those already moved by an interrupted call, and removes the other `replaced` ones.
+
+    Raises ValueError if a file is in the way.
+    """
     left = [file for file in made if (staging / file).exists()]
     refuse_others(folder, {*left} - replaced)
     for file in replaced.difference(made):

@@ -55,7 +55,10 @@ class Calibration:
 
 
 def calibrate(settings: CalibrationSettings) -> Calibration:
-    """Measures a sweep, or resumes an interrupted one, and writes the t0 file and the plot, unless they are there."""
+    """Measures a sweep, or resumes an interrupted one, and writes the t0 file and the plot, unless they are there.
+
+    Raises ValueError if settings or files do not allow the sweep, or an interrupted one had other settings.
+    """
     denoiser, description = settings.load()
     checkpoint = description.path
     file = t0_file(settings, checkpoint)

@@ -56,7 +56,10 @@ class _Printable(logging.Formatter):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a verb; returns the exit code: 0, or 2 after an error of one line, raised instead if SDEDIT_TRACEBACK=1."""
+    """Runs a verb and returns the exit code: 0, or 2 after an error message of one line.
+
+    With SDEDIT_TRACEBACK=1 the error is raised instead.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     open_streams()
     if arguments[1:] and arguments[0] in HELP and arguments[1] in VERBS:

@@ -81,7 +81,7 @@ class _EncodedImages(Dataset[EncodedImage]):
 
 
 def encode_all(images: ImageSet, encoding: ImageEncoding, start: int, processes: int | None) -> Iterator[EncodedImage]:
-    """Encodes the images from number `start` on, in order, with a process per core for `processes` None."""
+    """Encodes the images from number `start` on, in order, by default on every core; raises WorkerDied."""
     processes = processes or available_cores()
     loader = DataLoader(
         _EncodedImages(images, encoding),

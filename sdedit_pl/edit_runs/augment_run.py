@@ -89,7 +89,7 @@ class Variation:
 
 
 def run_augmentation(settings: AugmentSettings) -> list[Variation]:
-    """Writes the edits that `settings.out` lacks, and the manifest; returns all edits."""
+    """Writes the edits that `settings.out` lacks, and the manifest; raises ValueError if `out` holds anything else."""
     root, out = Path(settings.data), Path(settings.out)
     require_outside(out, root)
     solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)

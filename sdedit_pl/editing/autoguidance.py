@@ -87,13 +87,12 @@ def guided(
 ) -> Denoiser:
     """A denoiser, guided by a weaker one; with a guidance of 1 the denoiser itself.
 
+    Raises ValueError if a value is out of range, or the two networks' outputs have other meanings.
+
     Args:
         weak: None for the denoiser without labels: classifier-free guidance, only of labelled images.
         guidance: w; 1 is none, between 0 and 1 is in between the two models.
         levels: lowest and highest noise level at which it applies; outside, a step evaluates one network.
-
-    Raises:
-        ValueError: a value is out of range, or the two networks' outputs have other meanings.
     """
     if not 0 <= guidance < math.inf:
         raise ValueError(f"guidance must be at least 0, got {guidance}; 1 is none, 1.5 to 3 are usual")

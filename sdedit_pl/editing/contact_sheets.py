@@ -24,7 +24,10 @@ def contact_sheet(edits: Sequence[Edited]) -> Image.Image:
 
 
 def demo_sheet(edits: Sequence[Edited], t0: float | str, columns: int | None = None) -> Image.Image:
-    """Guides with their samples, `columns` guides side by side (None fills the sheet best), and one guide's noising."""
+    """Guides and their samples, `columns` guides side by side, and finally one guide, noised, and its edit.
+
+    None takes as many columns as fill the sheet best.
+    """
     cell, first = cell_side(_marked(edits[0])), edits[0]
     rows = [[_marked(edit), *_pictures(edit)] for edit in edits]
     example = (_marked(first), *(to_picture(images[0], first.guide.format) for images in (first.noised, first.samples)))

@@ -163,7 +163,10 @@ def edit_with_trajectory(
 def strip(
     trajectory: Trajectory, results: Float[Tensor, "B C H W"], seeds: Sequence[int], frames: int = 8
 ) -> Image.Image:
-    """A row for each of `SHOWN_SAMPLES` samples: up to `frames` >= 2 estimates of x_0, then the result in [-1, 1]."""
+    """A row for each sample: estimates of x_0 with their times and noise levels, then the result.
+
+    Shows the first `SHOWN_SAMPLES` of `results`, in [-1, 1]; `frames`, at least 2, limits the estimates in a row.
+    """
     shown = trajectory.first(SHOWN_SAMPLES).thinned(frames)
     rows = [[*map(to_picture, images)] for images in shown.images.unbind(1)]
     for row, result in zip(rows, results[:SHOWN_SAMPLES], strict=True):

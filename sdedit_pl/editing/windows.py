@@ -127,7 +127,10 @@ class Windowed(nn.Module):
 
 
 def window_starts(length: int, size: int, overlap: int) -> list[int]:
-    """The ascending first pixels of as few, evenly spaced windows as cover `length` pixels with at least `overlap`."""
+    """The ascending first pixels of windows of `size` that cover `length` pixels.
+
+    The first window begins at 0 and the last ends with the image; between them are as few as `overlap` allows.
+    """
     span = length - size
     if span == 0:
         return [0]
@@ -144,13 +147,12 @@ def windowed(
 ) -> Denoiser:
     """A denoiser for images of at least `size`, which evaluates another one, with the same weights, on windows.
 
+    Raises ValueError if the network cannot process windows of this size, or a size or overlap is out of range.
+
     Args:
         size: height and width of a window, best those that the network was trained on.
         overlap: minimal overlap of neighbouring windows in pixels.
         trained_size: size of the training images, if known; smaller windows are refused.
-
-    Raises:
-        ValueError: the network cannot process windows of this size, or a size or overlap is out of range.
     """
     if trained_size is not None and any(map(operator.lt, _sides(size), _sides(trained_size))):
         raise ValueError(

@@ -86,10 +86,10 @@ class EvaluationRecord:
 
 
 def remove_images(out: Path, recipes: Iterable[str]) -> None:
-    """Removes the images in the folders `recipes` and those on record, but not the record, until a new one replaces it.
+    """Removes the evaluation's own images, those on record and in the folders `recipes`.
 
-    Raises ValueError, before it removes anything, if an image is not the evaluation's own, and OSError if one cannot be
-    removed, which the new evaluation would take for its own.
+    The record stays until a new one replaces it, so that the folder remains an evaluation. Raises ValueError, before it
+    removes anything, for an image that is not its own, and OSError for one that it cannot remove.
     """
     try:
         recorded = (_file(out).read() or {}).get("recipes", {})

@@ -1,6 +1,7 @@
 """Measurement of an evaluation's images, column by column, from their files.
 
-KID excludes pairs of an edit and an image of the same group: an edit resembles the image behind its guide in any case.
+KID excludes pairs of an edit and an image of the same group: an edit resembles the image behind its guide with any
+model.
 """
 
 from __future__ import annotations

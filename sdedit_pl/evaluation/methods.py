@@ -134,7 +134,7 @@ class UnconditionalSample:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method that SDEdit is compared with, made from t0 and steps; `nearest` picks one of its images per guide."""
+    """A method that SDEdit is compared with, made from t0 and steps; `nearest`: each guide gets its nearest image."""
 
     method: Callable[[float | str, int], Method]
     fits: Callable[[EditingTask], bool] = lambda task: True

@@ -45,12 +45,12 @@ def parts_of(
 ) -> list[tuple[Guide, Area]]:
     """The parts of a picture as guides of the model's height and width with their areas.
 
+    Raises ValueError without area and box, if nothing may change, or if a part is too large for the model's
+    proportions.
+
     Args:
         area: its edit mask or strength map at the same size.
         box: the part to edit, all of it or where `area` allows; None for the regions of `area`.
-
-    Raises:
-        ValueError: neither area nor box, nothing may change, or a part is too large for the model's proportions.
     """
     height, width = whole.image.shape[2:]
     if box is None:

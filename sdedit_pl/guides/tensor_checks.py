@@ -51,7 +51,10 @@ def fitting_mask(edit_mask: Mask, guide: Images) -> Mask:
 
 
 def fitting_strength(strength: Strength, guide: Images) -> Strength:
-    """Converts a strength map to the guide's device and dtype; raises ValueError unless it fits and lies in [0, 1]."""
+    """Converts a strength map to the guide's device and dtype.
+
+    Raises ValueError if it has no floats in [0, 1], does not fit the guide, or is 0 everywhere in an image.
+    """
     if not strength.is_floating_point():
         raise ValueError(f"strength is a map of floats in [0, 1], got {strength.dtype}; divide 0..255 by 255")
     _check_shape("strength", strength, guide)

@@ -1,4 +1,7 @@
-"""Published weights of measuring networks, found or downloaded, and checked by hash: other bits give other numbers."""
+"""Published weights of measuring networks, found on this machine or downloaded once, and checked by their hash.
+
+Numbers compare with published ones only if the weights are bit-identical.
+"""
 
 from __future__ import annotations
 

@@ -264,7 +264,10 @@ class UNet(nn.Module):
 def resampling(
     direction: Callable[..., Downsample | Upsample], block: str, residual: Callable[..., ResidualBlock], convolve: bool
 ) -> Callable[[int], Resample]:
-    """A factory of steps between levels: "biggan" in a residual block, "ddpm" without, which may `convolve`."""
+    """A factory of the steps between levels: "biggan" resamples inside a residual block, "ddpm" without one.
+
+    `convolve` is whether a step without a residual block has weights.
+    """
     if block == "ddpm":
         return lambda width: direction(width, width, convolve=convolve)
     return lambda width: residual(width, width, resample=direction(width, width, convolve=False))

@@ -143,7 +143,7 @@ class Job:
 
 
 class PaintJobs:
-    """The queue of edits with a loaded model, and all earlier edits in the folder `out`."""
+    """The queue of edits with a loaded model, and earlier edits in `out`; raises ValueError if they cannot be used."""
 
     def __init__(self, ckpt: str, out: Path, device: str = "auto") -> None:
         require_folder(out)

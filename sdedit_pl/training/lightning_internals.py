@@ -45,7 +45,7 @@ def set_max_steps(trainer: lightning.Trainer, steps: int) -> None:
     """Changes the number of optimiser steps of a running fit; -1 for no limit.
 
     Why: a run that resumes at its last step skips training and with it the validation that is still due, and
-    `Trainer.max_steps` is read-only. Replacement: a setter, or restored callbacks in a fit with no step left.
+    `Trainer.max_steps` is read-only. Replacement: a setter, or a fit that restores callbacks even if no step is left.
     """
     trainer.fit_loop.epoch_loop.max_steps = steps
 
@@ -78,7 +78,8 @@ def recount_batches(checkpoint: dict[str, Any], accumulated: int) -> None:
     """Sets the batch count of a checkpoint to what it would be with `accumulated` batches in each optimiser step.
 
     Why: Lightning derives the end of a step and the interval between validations from the number of batches. A run that
-    resumes with another accumulate_grad_batches would do both at the wrong batch. Replacement: intervals in steps.
+    resumes with another accumulate_grad_batches would step and validate at the wrong batches. Replacement: counting
+    validations in optimiser steps.
     """
     batches = checkpoint["global_step"] * accumulated
     counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]

@@ -283,7 +283,7 @@ def valid_of(batch: Any) -> Mask | None:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds the default generators of the CPU and of `device` inside the block, because dropout takes no generator."""
+    """Seeds the CPU's and `device`'s default generators for the block, then restores them: dropout takes none."""
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
         torch.manual_seed(seed)
