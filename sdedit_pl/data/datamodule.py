@@ -48,9 +48,10 @@ class ImageDataModule(LightningDataModule):
             in the training process. A set in memory needs none.
         seed: Seed of the order of training images and of their flips and crops.
         flip: Whether training images are mirrored left to right with probability one half.
-        labels: Where the labels are, for a model that is trained with them (`condition`): folders, the name of each
-            image's folder; FILE.csv:COLUMN or FILE.csv:COLUMN,COLUMN, whose first column names the files (not in remote
-            shards); of shards cls or json:FIELD, members KEY.cls or KEY.json; of torchvision targets; null for none.
+        labels: Where the labels are, for a model that is trained with them (`condition`): folders (the name of each
+            image's folder); FILE.csv:COLUMN or FILE.csv:COLUMN,COLUMN, whose first column names the files (not for
+            remote shards); for shards cls or json:FIELD (members KEY.cls, KEY.json); for torchvision targets; null for
+            none.
         cache: Whether to decode once and keep all images in memory; null to do so if they take less than 256 MiB. They
             are also kept on a GPU if they take at most an eighth of its free memory, which saves copying every batch.
     """

@@ -53,9 +53,9 @@ class AugmentSettings(SamplerSettings):
         data: folder with a folder of images for each class.
         n: number of edits of each class, spread evenly over its images.
         t0: lowest,highest t0, times or noise levels as for sdedit edit.
-        n_of: n_of.CLASS=N is the number of edits of a class that needs another one; null for none.
-        t0_of: t0_of.CLASS=LOWEST,HIGHEST likewise.
-        levels: number of different t0, evenly spaced in time; an image meets them in turn.
+        n_of: n_of.CLASS=N replaces n for a class; null for none.
+        t0_of: t0_of.CLASS=LOWEST,HIGHEST replaces t0 for a class; null for none.
+        levels: number of different t0, evenly spaced in time; the edits of an image take them in turn.
         out: folder of the results.
         seed: seed of the first edit; the next ones count up from it.
         steps: solver steps from t0 to 0.

@@ -44,8 +44,8 @@ class DetectionSettings(SamplerSettings):
 
     Args:
         data: images to inspect: a folder, or shards (a folder, file, pattern or URL).
-        truth: folder of masks, white where an image has a defect, named like the images, also with _mask at the end;
-            images without one have none. null only maps and scores.
+        truth: folder of masks, white in defects, named like the images (or with _mask at the end); an image without a
+            mask has no defect. null measures nothing.
         out: folder of the results.
         split: all images of `data`, or val, the ones that training holds out of it.
         val_fraction: share of the images held out if data has no val split; as in training.

@@ -45,7 +45,7 @@ class NCSNpp(UNet):
         skip_rescale: Whether sums of two branches are multiplied by sqrt(1/2).
         progressive: Assembly of the output: "none" (at full resolution), "output_skip" (a sum of images from every
             level) or "residual" (features, upsampled, added to the next level's).
-        progressive_input: Input of the image below full resolution: "none", "input_skip" or "residual".
+        progressive_input: How the image enters below full resolution: "none", "input_skip" or "residual".
         progressive_combine: Whether "input_skip" adds ("sum") or concatenates ("cat").
         epsilon: Added to the variance in the normalisations.
         refine: Channels of two convolutions at full resolution after the patches, which remove the patches' grid from
