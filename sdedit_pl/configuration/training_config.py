@@ -213,9 +213,8 @@ class TrainingConfig:
         ckpt: editing checkpoint to start from, whose network keys replace those that are left at their defaults; of a
             list, the one that denoises the validation images best; null starts from random weights.
         resume: continue from the newest checkpoint in `out`, if there is one.
-        compile: compile the loss; auto compiles in long runs on GPUs and CPUs with fast bf16.
-        channels_last: keep weights and feature maps in channels-last memory order; auto uses it if the loss is
-            compiled.
+        compile: compile the loss with torch.compile; auto compiles in long runs on GPUs and CPUs with fast bf16.
+        channels_last: keep weights and feature maps in channels-last order; auto uses it if the loss is compiled.
         reduction: reduction of the squared error over the pixels of an image, mean or sum.
         uncertainty: learn the size of the loss at each noise level and divide the loss by it.
         logger: wandb, tensorboard, mlflow or csv, or a list of them; metrics.csv and PNG previews are always written.
