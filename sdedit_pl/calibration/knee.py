@@ -27,11 +27,10 @@ _BELOW = 1e-6
 
 @dataclass(frozen=True)
 class TradeOff:
-    """Realism and faithfulness of each level of a sweep.
+    """Realism and faithfulness of each level of a sweep; KID is to the originals, L2 to the paintings.
 
     Args:
-        kid: KID between the level's images and the originals.
-        unrelated_l2: the same for unrelated images of the domain.
+        unrelated_l2: mean squared L2 distance between paintings and originals of other images.
         knee_shares: share of the bootstrap draws in which each level is the knee; draws without a knee count for none.
     """
 

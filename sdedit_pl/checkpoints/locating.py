@@ -23,12 +23,10 @@ def early_average(checkpoint: Path) -> Path:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The file of a checkpoint, or the folder of another program's checkpoint; raises CheckpointError if there is none.
+    """The file of a checkpoint, or the folder of another program's; raises CheckpointError if there is none.
 
-    Args:
-        path: a file, a run's folder, a published one (see `remote.py`), or a bundled checkpoint, as "portraits64" or
-            "checkpoints/portraits64.safetensors". A run's folder gives its editing checkpoint, or else its newest
-            training checkpoint.
+    `path` is a file, a bundled checkpoint ("portraits64" or "checkpoints/portraits64.safetensors"), a published one
+    (see `remote.py`) or a run's folder, which gives its editing checkpoint, or else its newest training checkpoint.
     """
     path = local_checkpoint(path)
     if not path.exists():

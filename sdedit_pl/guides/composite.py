@@ -39,7 +39,7 @@ _COVERED = 128
 
 @dataclass(frozen=True)
 class Paste:
-    """An object and its place on the background.
+    """An object and its place on the background; the module describes `grow` and `feather`.
 
     Args:
         path: the object's picture, or a file of the model's format. Transparent pixels are not part of the object; a
@@ -47,8 +47,6 @@ class Paste:
         at: (x, y) of the picture's upper left corner in pixels of the background file; parts outside are cut off.
         scale: factor by which the picture is resized.
         mask: a picture of the same size, white inside the object, grey where the object covers a pixel partly.
-        grow: width of the editable border, in pixels of the model.
-        feather: width over which the strength then falls to 0, in pixels of the model.
     """
 
     path: Path
