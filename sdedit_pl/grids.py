@@ -175,8 +175,7 @@ def with_jumps_back(times: Float[Tensor, "levels"], length: int, passes: int) ->
         length: steps of a jump, j.
         passes: passes through each group, r; 1 means no jump.
 
-    Source: Lugmayr et al., "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", CVPR 2022, section 4.2
-    and appendix B.
+    Source: Lugmayr et al., "RePaint", CVPR 2022, section 4.2 and appendix B.
     """
     if length < 1 or passes < 1:
         raise ValueError(f"resample takes j >= 1 steps r >= 1 times, got {length},{passes}; RePaint's is 10,10")

@@ -92,8 +92,7 @@ class SoftMinSNRWeighting(Weighting):
     Args:
         data_deviation: standard deviation sd of the clean images' pixels.
 
-    Source: Crowson et al., "Scalable High-Resolution Pixel-Space Image Synthesis with Hourglass Diffusion
-    Transformers", ICML 2024 (gamma = 4).
+    Source: Crowson et al., "Hourglass Diffusion Transformers", ICML 2024 (gamma = 4).
     """
 
     data_deviation: float = 0.5

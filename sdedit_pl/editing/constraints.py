@@ -100,8 +100,7 @@ class LowFrequencies:
         highest: highest such time.
         weight: w of the step from t to s.
 
-    Source: Choi et al., "ILVR: Conditioning Method for Denoising Diffusion Probabilistic Models", ICCV 2021,
-    Algorithm 1, which has w = 1.
+    Source: Choi et al., "ILVR", ICCV 2021, Algorithm 1, which has w = 1.
     """
 
     image: Images
@@ -126,8 +125,7 @@ def energy_weight(sde: SDE, energy: float) -> Callable[[Times, Times], Times]:
     EGSDE adds the gradient of `energy` |L(x) - L(y)|^2 to the score. If L is a projection, its part of a step has the
     closed form w = 1 - exp(-2 energy G), where the step removes the variance G: guidance fades with the noise.
 
-    Source: Zhao et al., "EGSDE: Unpaired Image-to-Image Translation via Energy-Guided Stochastic Differential
-    Equations", NeurIPS 2022, section 3.
+    Source: Zhao et al., "EGSDE", NeurIPS 2022, section 3.
     """
     return lambda t, s: -torch.expm1(-2 * energy * sde.transition(t, s).deviation.square())
 

@@ -7,8 +7,7 @@ The estimate of x_0 and the score are affine in the network's output F, with the
 at a window's border. The network never sees more than a window: if every training image shows one object, such as a
 face, a high t0 puts an object into each window, and a low one leaves enlarged parts grainy.
 
-Source: Bar-Tal et al., "MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation", ICML 2023, section 3,
-with weights.
+Source: Bar-Tal et al., "MultiDiffusion", ICML 2023, section 3, with weights.
 """
 
 from __future__ import annotations

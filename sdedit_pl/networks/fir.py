@@ -8,8 +8,7 @@ kernel, and so does its gradient, without atomics. Otherwise it is a depthwise (
 temporary tensors. Autocast does not lower its precision: bfloat16 is 15 times slower on CPUs.
 
 Source: Zhang, "Making Convolutional Networks Shift-Invariant Again" (2019); Karras et al., "Analyzing and Improving the
-Image Quality of StyleGAN" (2020), appendix B; Song et al., "Score-Based Generative Modeling through Stochastic
-Differential Equations" (2021), appendix H.
+Image Quality of StyleGAN" (2020), appendix B; Song et al. 2021, appendix H.
 """
 
 from __future__ import annotations

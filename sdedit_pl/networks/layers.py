@@ -4,8 +4,7 @@ A score network takes an image and a number for its noise level, the label. Sinu
 turn the label into a vector, which conditions every residual block. All layers keep the memory layout of their input,
 so that a network in channels-last stays in it.
 
-Source: Ho et al., "Denoising Diffusion Probabilistic Models" (2020), appendix B; Song et al., "Score-Based Generative
-Modeling through Stochastic Differential Equations" (2021), appendix H.
+Source: Ho et al. 2020, appendix B; Song et al. 2021, appendix H.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ LabelVector: TypeAlias = Float[Tensor, "B label_channels"]
 class FourierFeatures(nn.Module):
     """Sines, then cosines, of 2 pi w label, for fixed random frequencies w ~ N(0, scale^2).
 
-    Source: Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions" (2020); Song et al. (2021),
-    appendix C.
+    Source: Tancik et al., "Fourier Features", NeurIPS 2020; Song et al. 2021, appendix C.
     """
 
     frequencies: Tensor
@@ -204,7 +202,7 @@ class ResidualBlock(nn.Module):
         init_scale: Initial scale of the second convolution.
 
     Source: Ho et al. (2020), appendix B; for the resampling Brock et al., "Large Scale GAN Training" (2019), figure 15;
-    for the modulation Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models" (2021).
+    for the modulation Nichol and Dhariwal 2021.
     """
 
     def __init__(

@@ -6,8 +6,7 @@ which feed the image into each level on the way down and assemble the output on 
 NCSN++ embeds its label (the logarithm of the noise level in the published models) by Fourier features. DDPM++ is the
 same class with a positional embedding, no FIR and no pyramids.
 
-Source: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations" (2021), section 4.4 and
-appendix H.
+Source: Song et al. 2021, section 4.4 and appendix H.
 """
 
 from __future__ import annotations
