@@ -21,6 +21,10 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key, the expected type and the value."""
 
 
+class MissingKey(ConfigError):
+    """A required key was not given."""
+
+
 @dataclass(frozen=True)
 class Key:
     """Type annotation, default or REQUIRED, and description of a key."""
@@ -113,7 +117,11 @@ class Command(Generic[T]):
         """Parses a command line after the verb; raises ConfigError. `read` reads the file of `config=`."""
         from sdedit_pl.configuration.command_line import parse  # help does not wait for its libraries
 
-        return parse(self, words, read)
+        try:
+            return parse(self, words, read)
+        except MissingKey as error:
+            example = f"; for example: {self.examples[0]}" if self.examples else ""
+            raise ConfigError(f"{str(error).rstrip('.')}{example}") from error
 
 
 @dataclass(frozen=True)

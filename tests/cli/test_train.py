@@ -94,7 +94,8 @@ def test_it_refuses_and_writes_nothing(argument: str, desk: Path, command) -> No
 
 
 def test_data_has_to_be_named(refused: Callable[..., str]) -> None:
-    assert refused("train").startswith("data.path is required: Folder of images.")
+    assert refused("train").startswith("data.path is required: Folder of images; for example:")
+    assert "data.size is required" in refused("train", "data=.") and "config=finetune64" in refused("train", "data=.")
 
 
 def test_a_run_can_be_edited_with_and_described(command) -> None:
