@@ -10,7 +10,6 @@ from sdedit_pl.configuration.schema import MAX_PIXELS, REQUIRED, Command, Config
 
 HELP_WIDTH = 110
 
-
 ALL = "all"
 
 

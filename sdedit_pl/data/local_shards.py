@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 ARCHIVE_DAMAGE = (*DECODING_ERRORS, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, RuntimeError, MemoryError)
 
-
 _LONGEST_HEADER = 2**20
 """Most bytes that a member's name or PAX header may declare."""
 _SLOW = re.compile(rb"\d{64}")

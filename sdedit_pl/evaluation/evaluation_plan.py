@@ -18,7 +18,6 @@ from sdedit_pl.evaluation.methods import BASELINES, Method, SDEditMethod
 
 ORIGINAL = "original"
 
-
 GUIDE, MASK, OURS = "guide", "mask", "sdedit"
 SAMPLES = "samples"
 """The folder of the unconditional samples, which have the shape of the originals and no guide."""

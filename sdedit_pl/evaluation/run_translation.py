@@ -27,12 +27,7 @@ from sdedit_pl.editing.translation import Bridge, away_from
 from sdedit_pl.evaluation.editing_tasks import TaskInputs
 from sdedit_pl.evaluation.methods import Method, SDEditMethod
 from sdedit_pl.evaluation.numbered_images import NumberedImages
-from sdedit_pl.evaluation.translation_report import (
-    BATCH,
-    Compared,
-    translation_measures,
-    translation_report,
-)
+from sdedit_pl.evaluation.translation_report import BATCH, Compared, translation_measures, translation_report
 from sdedit_pl.evaluation.unfinished_report import unfinished_report
 from sdedit_pl.files import in_both_forms, result_name, sha256_of, whole_file
 from sdedit_pl.guides.guide_files import (

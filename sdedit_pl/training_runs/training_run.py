@@ -42,13 +42,7 @@ from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.restartable_loggers import CsvHistory
 from sdedit_pl.training.stop_signals import StopSignals
 from sdedit_pl.training_runs.run_callbacks import build_callbacks
-from sdedit_pl.training_runs.run_folder import (
-    HISTORY_FILE,
-    newest_checkpoint,
-    newest_whole,
-    steps_in,
-    write_config,
-)
+from sdedit_pl.training_runs.run_folder import HISTORY_FILE, newest_checkpoint, newest_whole, steps_in, write_config
 from sdedit_pl.training_runs.run_trainer import build_trainer, continued_loggers, loggers_open, require_loggers
 from sdedit_pl.training_runs.starting_weights import starting_denoiser, with_base, with_labels
 

@@ -31,7 +31,6 @@ SCHEDULER_CONFIG = "scheduler_config.json"
 NETWORK_CLASS = "UNet2DModel"
 AVERAGED = "unet_ema"
 
-
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 _WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(\w+))?(?:-\d+-of-(\d+))?\.(safetensors|bin)")
 """File names of weights: a variant, the number of parts, the suffix."""
