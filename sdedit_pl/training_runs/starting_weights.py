@@ -140,7 +140,4 @@ def freeze_untrained(denoiser: Denoiser, config: TrainingConfig) -> int:
     only = config.train.only
     if only and not config.ckpt:
         raise ConfigError(f"train.only={list(only)} trains a part of a trained model; give the model as ckpt=")
-    try:
-        return freeze_all_but(denoiser.network, only)
-    except ValueError as error:
-        raise ConfigError(f"train.only: {error}") from error
+    return construct("train.only", freeze_all_but, network=denoiser.network, parts=only)
