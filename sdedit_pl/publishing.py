@@ -15,8 +15,6 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
-import torch
-
 from sdedit_pl.calibration.t0_sidecar import calibrated_t0, sidecar_of, write_calibration
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.hub import HUB, hub_errors, parsed_repository
@@ -199,7 +197,6 @@ def _card(
     image = description.image
     size = f"{image.height} x {image.width}"
     facts = {key: value for key, value in description.training.items() if isinstance(value, int | float | str)}
-    level = denoiser.sde.noise_level(torch.tensor(denoiser.t_max, dtype=torch.float64)).item()
     head = {
         "license": settings.licence,
         "library_name": "sdedit_pl",
@@ -254,7 +251,7 @@ Images: {settings.images}
 ## Limits
 
 - The model knows only its domain: a guide far from it is pulled into it.
-- It was trained up to noise level {level:.3g}{guideless}.
+- It was trained up to noise level {denoiser.highest_noise_level:.3g}{guideless}.
 - It follows no text, and its images have {size} px; larger pictures are edited in parts (`focus=true`) or windows.
 """
 

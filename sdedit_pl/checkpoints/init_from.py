@@ -12,7 +12,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from sdedit_pl.checkpoints.loading import load_described
@@ -107,9 +106,7 @@ def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float
             logger.info("ckpt: left out %s, because this run has no %s", name, trait)
         if name in own.keys() - given.keys():
             logger.info("ckpt: %s starts at zero, because the checkpoint was trained without %s", name, trait)
-    levels = [
-        part.sde.noise_level(torch.tensor(part.t_max, dtype=torch.float64)).item() for part in (trained, denoiser)
-    ]
+    levels = trained.highest_noise_level, denoiser.highest_noise_level
     if levels[0] < 0.99 * levels[1]:
         logger.info("ckpt: was trained up to noise level %.3g; levels up to %.3g are new to it", *levels)
     if trained.noise != denoiser.noise:

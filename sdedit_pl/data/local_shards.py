@@ -48,10 +48,6 @@ class Members(NamedTuple):
     extra: Sequence[str] = ()
     unread: Sequence[str] = ()
 
-    @classmethod
-    def none(cls, problem: str) -> Members:
-        return cls(np.zeros(0, dtype=np.bytes_), np.zeros((0, 2), dtype=np.int64), problem)
-
     def damage(self, shard: str) -> list[Broken]:
         extent = " to its end" if len(self.keys) else ""
         return [Broken(shard, f"cannot read shard {shard}{extent}: {self.problem}")] if self.problem else []
