@@ -1,7 +1,4 @@
-"""The tensors that a model's network needs, computed without memory for weights.
-
-A damaged or hostile configuration may overstate its network, so memory and time have fixed bounds.
-"""
+"""The tensors that a model's network needs, in bounded memory and time even if its configuration is hostile."""
 
 from __future__ import annotations
 
@@ -51,10 +48,7 @@ def check_numbers(value: Any, path: str = "") -> None:
 
 
 def state_shapes(model: ModelConfig) -> dict[str, Tensor]:
-    """The state dict of a model's network without memory for its weights. It is cached: do not change it.
-
-    Raises CheckpointError for more than `MOST_TENSORS` tensors or too large ones, and as `check_numbers` does.
-    """
+    """The state dict of a model's network on the device "meta"; cached: do not change it. Raises as `check_numbers`."""
     check_numbers(model.as_data())
     return _state_shapes(model.network, **supplied_to_network(model))
 
@@ -83,9 +77,9 @@ def shape_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """A context in which this thread builds modules with parameters without memory, and real buffers.
+    """A context in which this thread's new modules have parameters on the device "meta" and real buffers.
 
-    The device "meta" would lose buffers outside a state dict (FIR kernels). The global generator does not advance.
+    Building on "meta" would lose buffers outside a state dict (FIR kernels). The global generator does not advance.
     Raises CheckpointError for more than `MOST_TENSORS` parameters or `MOST_BUFFERED` numbers.
     """
     builder, count = threading.get_ident(), 0
@@ -109,7 +103,7 @@ def without_weights() -> Iterator[None]:
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Makes `torch.empty`, with which torch's layers allocate their parameters, allocate nothing."""
+    """`torch.empty`, with which torch's layers allocate their parameters, allocates nothing."""
 
     numbers = 0
 

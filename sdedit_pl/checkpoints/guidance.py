@@ -23,11 +23,11 @@ class GuidanceSettings:
     """Labels, guidance and noise.
 
     Args:
-        label: for a model trained with labels (data.labels), the label of all images; null for none.
-        guidance: w of guidance by a weaker model, D + (w - 1)(D - D_weak), crisper and less varied as it grows; 1 is
-            none, any other value doubles the network evaluations.
-        guide_ckpt: the weaker model. previous is the early average beside `ckpt`, which training writes with
-            checkpoint.early (autoguidance); null is the same, or with a label the model itself without the label
+        label: label of all images, for a model trained with labels (data.labels); null for none.
+        guidance: weight w of guidance by a weaker model, D + (w - 1)(D - D_weak); images become crisper and less varied
+            as it grows. 1 is none; any other value doubles the network evaluations.
+        guide_ckpt: the weaker model; previous is the early average beside `ckpt`, which training writes with
+            checkpoint.early (autoguidance). null is the same, or with a label the model itself without the label
             (classifier-free guidance).
         guidance_range: lowest,highest noise level at which guidance applies; null for all.
         noise: gaussian or simplex; null for the noise that the model was trained on.
@@ -40,9 +40,10 @@ class GuidanceSettings:
     noise: str | None = None
 
     def guiding_checkpoint(self, checkpoint: Path) -> Path | None:
-        """The guiding model's file for a checkpoint from `find_checkpoint`; None without guidance or its own file.
+        """The file of the guiding model; None without guidance, or if the model without its label guides.
 
-        Raises CheckpointError if there is no such file, ValueError for contradictory keys of guidance.
+        `checkpoint` is from `find_checkpoint`. Raises CheckpointError for a missing file, ValueError for contradictory
+        keys.
         """
         if self.guidance == 1:
             if self.guide_ckpt is not None or self.guidance_range is not None:
@@ -65,7 +66,7 @@ class GuidanceSettings:
         return [*files_of(checkpoint), *(() if guide is None else files_of(guide))]
 
     def recipe(self, checkpoint: Path) -> str:
-        """Every setting of labels, guidance and noise that images depend on; empty without any."""
+        """The settings of labels, guidance and noise, for records; empty if all are at their defaults."""
         label = "" if self.label is None else f", label={self.label}"
         label += "" if self.noise is None else f", noise={self.noise}"
         guide = self.guiding_checkpoint(checkpoint)
@@ -77,16 +78,12 @@ class GuidanceSettings:
 
 
 def load_guided(ckpt: str, device: str, settings: GuidanceSettings) -> tuple[Denoiser, Description]:
-    """Like `load_for_editing`, with `with_guidance`; the description is that of `ckpt`."""
     denoiser, description = load_for_editing(ckpt, device)
     return with_guidance(denoiser, description, settings), description
 
 
 def with_guidance(denoiser: Denoiser, description: Description, settings: GuidanceSettings) -> Denoiser:
-    """Applies the settings of labels, guidance and noise to a checkpoint's denoiser.
-
-    Raises ValueError as `labelled`, `guided` and `noised` do, and for a guiding model of other images.
-    """
+    """Applies the settings to a checkpoint's denoiser; raises ValueError if they do not fit the model."""
     guide = settings.guiding_checkpoint(description.path)
     denoiser, weak = labelled(denoiser, settings.label), None
     if guide is not None:

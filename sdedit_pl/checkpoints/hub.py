@@ -1,8 +1,8 @@
 """Checkpoints on the Hugging Face Hub: `hf:owner/name[/file][@revision]`.
 
-Without a file, the repository holds `model.safetensors`, as `sdedit publish` writes it, or a pipeline of diffusers; a
-file is one of any known format, or the folder of a network. Cache, offline mode and token are those of
-`huggingface_hub`: HF_HOME, HF_HUB_OFFLINE, HF_TOKEN or `hf auth login`.
+Without a file, it is the repository's `model.safetensors` (see `sdedit publish`) or its diffusers pipeline. A path
+names a file of any known format or the folder of a network. `huggingface_hub` handles the cache, offline mode and the
+token: HF_HOME, HF_HUB_OFFLINE, HF_TOKEN or `hf auth login`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FOREIGN = (
 
 
 def parsed_repository(source: str) -> tuple[str, str, str | None]:
-    """Repository, path in it (empty for all of it) and revision of `hf:owner/name[/path][@revision]`."""
+    """Repository, path in it (may be empty) and revision of `hf:owner/name[/path][@revision]`."""
     match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)((?:/[^/@]+)*)(?:@(.+))?", source)
     if match is None or ".." in match[2].split("/"):
         raise CheckpointError(
@@ -42,9 +42,9 @@ def parsed_repository(source: str) -> tuple[str, str, str | None]:
 # A branch may move; within one command it denotes one commit.
 @cache
 def fetched_repository(source: str) -> Path:
-    """Downloads a checkpoint from the Hub, unless it is in the cache; returns the local file or folder.
+    """The local file or folder of a checkpoint on the Hub, downloaded unless cached.
 
-    Raises CheckpointError for a malformed name, missing files, or a model that is none of pixels.
+    Raises CheckpointError for a malformed name, missing files, or a model that does not work on pixels.
     """
     from huggingface_hub import hf_hub_download, snapshot_download  # most commands do not need it
     from huggingface_hub.utils import disable_progress_bars
@@ -76,7 +76,6 @@ def fetched_repository(source: str) -> Path:
 
 @contextmanager
 def hub_errors(repository: str, source: str) -> Iterator[None]:
-    """Turns the Hub's errors into a CheckpointError of one line."""
     from huggingface_hub import constants, errors
 
     page = f"{constants.ENDPOINT}/{repository}"

@@ -41,13 +41,10 @@ OPTIONAL_WEIGHTS = {AUGMENTATION_WEIGHT: "augmentation", CONDITION_WEIGHT: "thes
 
 
 def nearest_base(names: Sequence[str], image: ImageShape, images: Images) -> str:
-    """The checkpoint that denoises images of the run best; logs the error of each.
+    """The checkpoint that denoises images of the run best, by the geometric mean of its errors at `COMPARED_LEVELS`.
 
-    The error is the geometric mean over `COMPARED_LEVELS` of the mean squared error over the noise level squared.
-
-    Raises:
-        ConfigError: one of them is for images of another shape.
-        CheckpointError: one of them cannot be read.
+    An error is the mean squared error over the squared noise level. Raises ConfigError for a checkpoint of other
+    images.
     """
     errors = {}
     for name in names:
@@ -80,11 +77,8 @@ def network_from(theirs: Component[UNet], own: Component[UNet]) -> Component[UNe
 def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float) -> None:
     """Loads the weights of the checkpoint at `path` into `denoiser`, which `model` describes, and logs which are used.
 
-    Warns if the run's learning rate is above the checkpoint's.
-
-    Raises:
-        ConfigError: the weights do not fit, or have another meaning in this run.
-        CheckpointError: the checkpoint cannot be read.
+    Warns if `rate`, the run's learning rate, exceeds the checkpoint's. Raises ConfigError if the weights do not fit or
+    have another meaning in this run.
     """
     trained, description = load_described(path)
     theirs = description.model
@@ -158,7 +152,6 @@ def _check_meaning(path: str, model: ModelConfig, trained: Denoiser, denoiser: D
 
 
 def _without_variance(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drops the second half of the output channels."""
     outputs = ("head.convolution.weight", "head.convolution.bias")
     return {name: weight[: len(weight) // 2] if name in outputs else weight for name, weight in given.items()}
 

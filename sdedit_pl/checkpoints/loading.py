@@ -22,18 +22,16 @@ def load_denoiser(path: str | Path, device: str | torch.device = "cpu", *, train
     """The denoiser of a checkpoint, in evaluation mode, its weights in float32.
 
     On a CPU the network takes images one by one, so that a sample's bits do not depend on its batch; elsewhere it takes
-    whole batches (`at_once`). On a CPU, float32 weights stay mapped to the file, which may be replaced, but not written
-    to.
+    whole batches (`at_once`). On a CPU, float32 weights stay mapped to the file: replace it, but do not write to it.
 
     Args:
         path: as `find_checkpoint` takes it: an editing checkpoint (`.safetensors`), or a checkpoint in one of `FORMATS`
             whose model can be derived from the file (`sdedit import` reads the others).
-        device: device of the weights.
         train: training mode instead: trainable weights in memory of their own, and whole batches.
 
     Raises:
-        CheckpointError: if it is missing, truncated, of an unknown program, names a component that this package does
-            not have, holds code instead of data, or its weights do not fit its configuration or are not finite.
+        CheckpointError: it is missing, damaged, of an unknown program, names a component that this package does not
+            have, holds code instead of data, or its weights do not fit its configuration or are not finite.
     """
     denoiser = load_described(path, device)[0]
     if train:
@@ -50,10 +48,7 @@ def load_described(path: str | Path, device: str | torch.device = "cpu") -> tupl
 
 
 def load_for_editing(ckpt: str, device: str) -> tuple[Denoiser, Description]:
-    """Like `load_described`, on a torch device or on "auto", a GPU if there is one.
-
-    Raises ValueError if torch does not know or have the device.
-    """
+    """As `load_described`; "auto" is a GPU if there is one. Raises ValueError if torch cannot use the device."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -67,7 +62,7 @@ def load_for_editing(ckpt: str, device: str) -> tuple[Denoiser, Description]:
 
 
 def describe(path: str | Path) -> Description:
-    """The description of a checkpoint; takes and raises what `load_denoiser` does."""
+    """The description of a checkpoint; `path` and errors are those of `load_denoiser`."""
     return read_checkpoint(find_checkpoint(path))[0]
 
 

@@ -17,20 +17,17 @@ BUNDLES = (_PACKAGE / "bundled_checkpoints", _PACKAGE.parent / "checkpoints")
 
 
 def early_average(checkpoint: Path) -> Path:
-    """The early average beside an editing checkpoint: model-early.safetensors beside model.safetensors."""
+    """model-early.safetensors beside model.safetensors."""
     return checkpoint.with_name(f"{checkpoint.stem}-early{checkpoint.suffix}")
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The file of a checkpoint, or the folder of another program's checkpoint.
+    """The file of a checkpoint, or the folder of another program's checkpoint; raises CheckpointError if there is none.
 
     Args:
         path: a file, a run's folder, a published one (see `remote.py`), or a bundled checkpoint, as "portraits64" or
             "checkpoints/portraits64.safetensors". A run's folder gives its editing checkpoint, or else its newest
             training checkpoint.
-
-    Raises:
-        CheckpointError: if there is none.
     """
     path = local_checkpoint(path)
     if not path.exists():
@@ -65,7 +62,7 @@ def files_of(checkpoint: Path) -> list[Path]:
 
 
 def resumable_checkpoints(run: Path) -> list[Path]:
-    """The training checkpoints in a run's folder, ordered by the steps in their names."""
+    """The training checkpoints in a run's folder, in the order of their steps."""
     return sorted((run / "checkpoints").glob("step=*.ckpt"))
 
 

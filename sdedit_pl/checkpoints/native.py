@@ -1,6 +1,6 @@
 """This project's editing checkpoints: one `.safetensors` file of a network's weights.
 
-Its metadata hold, as JSON, the model's configuration, facts of its training and, if it was imported, its origin.
+Its metadata hold as JSON the model's configuration, facts about its training and, if it was imported, its origin.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Description:
     """A checkpoint's model and history.
 
     Args:
-        training: facts of its training, such as steps and images seen, and the run's configuration.
+        training: facts about its training, such as steps and images seen, and the run's configuration.
         parameters: number of floating-point numbers in the network.
         origin: of a foreign or imported one: its program, file and preset.
     """
@@ -80,11 +80,7 @@ def save_denoiser(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes an editing checkpoint of a denoiser; see `save_weights`.
-
-    Raises:
-        ValueError: `model` describes another denoiser, so that it could not be loaded again.
-    """
+    """Writes an editing checkpoint with `save_weights`; raises ValueError if `model` describes another denoiser."""
     check_described(denoiser, model)
     save_weights(path, denoiser.network.state_dict(), model, training, dtype=dtype)
 
@@ -159,10 +155,7 @@ def is_native(file: Path) -> bool:
 
 
 def read_weights(file: Path) -> tuple[Description, dict[str, Tensor]]:
-    """Reads an editing checkpoint; its tensors stay mapped to the file.
-
-    Raises CheckpointError if it is truncated, of another program, or of a newer version.
-    """
+    """Reads an editing checkpoint, its tensors mapped to the file; raises CheckpointError if it is none or too new."""
     tensors, metadata = read_safetensors(file)
     if metadata.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(

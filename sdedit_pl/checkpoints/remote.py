@@ -1,7 +1,7 @@
 """Checkpoints named by where they are published, instead of by a path.
 
 `https://host/file#sha256=...`: an address. The file's SHA-256 must be the one in the address, or the one of an earlier
-download from it. Downloads lie under their hash in the folder SDEDIT_CACHE (by default in the user's cache folder).
+download from it. Downloads are stored under their hash in the folder SDEDIT_CACHE (by default the user's cache folder).
 
 `wandb:entity/project/name:alias`: an artifact of Weights & Biases, kept as `entity/project/name:vN` in the folder
 WANDB_ARTIFACT_DIR (default `artifacts`). Offline, or with WANDB_MODE=offline, that folder is the only source, and
@@ -78,7 +78,7 @@ class Artifact(NamedTuple):
 def local_checkpoint(source: str | Path) -> Path:
     """The local file or folder of `source`, a path or one of the names above; downloads it if necessary.
 
-    Raises CheckpointError for a malformed name, a failed download, or an unknown or another hash.
+    Raises CheckpointError for a malformed name, a failed download, or an unknown or wrong hash.
     """
     if isinstance(source, str) and source.startswith("wandb:"):
         root = Path(os.environ.get(ARTIFACT_FOLDER_VARIABLE) or "artifacts").absolute()

@@ -1,7 +1,6 @@
-"""Reads files of tensors without running code from them.
+"""Reads tensors through safetensors or torch's weights-only unpickler, so that no code from a file runs.
 
-Tensors come from safetensors or through torch's weights-only unpickler. A format is recognised by the tensor names in
-the file, which are found without unpickling.
+A format is recognised by the tensor names in the file, which are found without unpickling.
 """
 
 from __future__ import annotations
@@ -79,8 +78,7 @@ def tensor_names_in(path: Path) -> set[str]:
 def read_plain(path: Path) -> Any:
     """The tensors of a `.safetensors` file, or the object in a torch file of tensors and plain data, on the CPU.
 
-    Tensors are mapped to memory if the file allows it. Raises CheckpointError if the file is damaged, or a pickle of
-    anything else.
+    Tensors are mapped to memory if possible. Raises CheckpointError for a damaged file, or a pickle of anything else.
     """
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]

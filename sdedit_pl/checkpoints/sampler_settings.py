@@ -36,7 +36,7 @@ class SamplerSettings(GuidanceSettings):
         device: auto, cpu, cuda, cuda:1, mps.
         precision: precision of the network; the state is always float32. float32 is IEEE's, tf32 its faster variant on
             GPUs; auto is bfloat16 on GPUs with bf16, and float32 elsewhere.
-        compile: compile the network, which takes about a minute; auto does on GPUs with bf16 for 10,000 or more
+        compile: compile the network, which takes about a minute; auto compiles on GPUs with bf16 for 10,000 or more
             evaluations (samples times steps).
     """
 
@@ -52,11 +52,8 @@ class SamplerSettings(GuidanceSettings):
         return load_guided(self.ckpt, self.device, self)
 
     def prepared(self: Settings, denoiser: Denoiser, images: int, pixels: int, steps: int) -> Settings:
-        """Prepares the network, and replaces `auto` in the settings of its arithmetic.
-
-        Args:
-            images: number of images of at most `pixels` pixels.
-            steps: solver steps of each image.
+        """Prepares the network for images of at most `pixels` pixels, and replaces `auto` in the settings of its
+        arithmetic.
         """
         batch = min(self.batch or default_batch(next(denoiser.parameters()).device, pixels), images)
         evaluations = images * steps * denoiser.evaluations

@@ -11,13 +11,12 @@ from sdedit_pl.denoiser import Denoiser
 
 
 class ExportError(CheckpointError):
-    """A denoiser that the format cannot express; the message gives the reason and a remedy."""
+    """A denoiser that the format cannot express."""
 
 
 class Export(abc.ABC):
     @abc.abstractmethod
     def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
-        """Writes a denoiser, in evaluation mode and on the CPU, to the new file or folder `out`.
-
-        Raises ExportError if the format cannot express it; the caller removes partial output.
+        """Writes a denoiser in evaluation mode on the CPU to the new file or folder `out`; the caller removes partial
+        output.
         """

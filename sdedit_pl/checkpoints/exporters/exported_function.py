@@ -3,9 +3,8 @@
     (x_t, t) -> x_0, score[, variance_weight]
 
 x_t is float32 (B, C, H, W), images in [-1, 1] plus noise, of the model's size and any B; t is float32 (B,) in (0, 1].
-The outputs have the shape of x_t; `variance_weight` exists if the variance was learned (see `sdedit_pl.denoiser`).
-Times are converted in float64, because a graph has no `expm1`. The file has the model's configuration, which gives
-alpha and sigma, as JSON under METADATA_KEY.
+Outputs have the shape of x_t; `variance_weight` exists if the variance was learned (see `sdedit_pl.denoiser`). The
+graph has no `expm1`, so times are converted in float64. METADATA_KEY of the file is the model's configuration as JSON.
 """
 
 from __future__ import annotations
@@ -53,9 +52,8 @@ def example_inputs(model: ModelConfig, batch: int) -> tuple[Float[Tensor, "B C H
 def compare_with_denoiser(
     denoiser: Denoiser, model: ModelConfig, run: Callable[[Tensor, Tensor], Sequence[Tensor]]
 ) -> None:
-    """Compares an exported graph `run`, read back from its file, with the denoiser; logs the largest error.
-
-    Raises ExportError if an error, relative to the largest absolute value in its image, exceeds `TOLERANCE`.
+    """Logs the largest error of an exported graph, read back from its file; raises ExportError if it exceeds
+    `TOLERANCE`.
     """
     estimator, largest = Estimator(denoiser), 0.0
     for batch in (1, len(TIMES)):

@@ -1,9 +1,8 @@
 """Writes the folder of a diffusers pipeline, for a table of betas, a VE score or EDM's preconditioning.
 
-A model with EDM's preconditioning becomes a VE model of noise levels, whatever its SDE, and a ConsistencyModelPipeline,
-the only one of diffusers that scales a UNet2DModel's input: call it with num_inference_steps=20.
-
-The importer reads the written configuration back; a model that it would read differently is refused.
+A model with EDM's preconditioning is written as a VE model, whatever its SDE, in a ConsistencyModelPipeline, diffusers'
+only pipeline that scales a UNet2DModel's input: call it with num_inference_steps=20. The written configuration is read
+back by the importer; a model that it would read differently is refused.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ def configurations(denoiser: Denoiser, model: ModelConfig) -> tuple[dict[str, An
 
 
 def _unet_config(model: ModelConfig, denoiser: Denoiser, scheduler: str) -> dict[str, Any]:
-    """The configuration of the UNet2DModel nearest to a network of ours; raises ExportError if there is none."""
+    """The configuration of the UNet2DModel that equals a network of ours; raises ExportError if there is none."""
     name, arguments, image_channels = model.network.name, model.network.values, model.image.channels
     if name not in BLOCKS:
         raise ExportError(
@@ -184,7 +183,6 @@ def _edm_scheduler(model: ModelConfig, sde: SDE) -> dict[str, Any]:
 
 
 def _check(model: ModelConfig, unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
-    """Raises ExportError unless diffusers' configurations, read back, give the model."""
     try:
         network = read_unet(unet)
         convention = read_scheduler(scheduler, network)

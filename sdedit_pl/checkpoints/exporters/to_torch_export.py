@@ -1,9 +1,9 @@
-"""Export to a `.pt2` file of torch.export: a graph that torch runs without this package.
+"""Export of `exported_function` to a `.pt2` file of torch.export, a graph that torch runs without this package.
 
     program = torch.export.load("model.pt2").module()
     x_0, score = program(x_t, t)
 
-`exported_function` describes the function. The graph is for the CPU; torch.export.passes.move_to_device_pass moves it.
+The graph is for the CPU; torch.export.passes.move_to_device_pass moves it.
 """
 
 from __future__ import annotations

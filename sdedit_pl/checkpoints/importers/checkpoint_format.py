@@ -1,7 +1,4 @@
-"""The interface of an importer: a file or folder of another program, in this package's terms.
-
-Importers read files only through `sdedit_pl.checkpoints.safe_reading`, which runs no code from them.
-"""
+"""The interface of an importer. Importers read files only through `safe_reading`, which runs no code from them."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ class Imported:
 
     Args:
         weights: the network's state dict under our names, on the CPU, of the types in the file.
-        origin: data for JSON on where it came from: format, preset, file, sha256, weights (ema or raw), sampling, ...
+        origin: data for JSON: format, preset, file, sha256, weights (ema or raw), sampling, ...
         used: our name of each tensor -> the names in the file that it is made of.
         ignored: name in the file -> why it is not needed.
     """
@@ -79,6 +76,6 @@ def published_configuration() -> Iterator[None]:
 
 
 def origin_of(path: Path, format: str, **facts: Any) -> dict[str, Any]:
-    """The `origin` of an imported checkpoint: its file's name and hash, and those facts that are not None."""
+    """The `origin` of an imported checkpoint; facts that are None are omitted."""
     known = {key: value for key, value in facts.items() if value is not None}
     return {"format": format, "file": path.name, "sha256": sha256_of(path), **known}

@@ -1,9 +1,9 @@
 """Configurations of diffusers: a UNet2DModel as a network of ours, a scheduler as SDE and parameterisation.
 
-Each key is either expressed exactly or refused with its value; an absent key has the default of its class in diffusers.
-A UNet2DModel with time_embedding_type "fourier" is the score network of a VE model on images in [0, 1]: it takes sigma,
-embeds its logarithm, and divides its output by it. One with "positional" takes the index in a table of betas, or with a
-scheduler of EDM ln(sigma) / 4.
+Each key is expressed exactly or refused; an absent key has the default of its class in diffusers. A UNet2DModel with
+time_embedding_type "fourier" is the score network of a VE model on images in [0, 1]: it takes sigma, embeds its
+logarithm, and divides its output by it. One with "positional" takes the index in a table of betas, or with a scheduler
+of EDM ln(sigma) / 4.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Network:
 
     Args:
         cosines_first: whether the label's cosines precede its sines.
-        fourier: whether it is the score network of a VE model; otherwise it is one of a table of betas.
+        fourier: whether it is the score network of a VE model.
     """
 
     section: dict[str, Any]
@@ -137,10 +137,7 @@ def read_unet(config: Mapping[str, Any]) -> Network:
 
 
 def read_scheduler(config: Mapping[str, Any], network: Network) -> dict[str, Any]:
-    """The sections `sde` and `parameterisation` of a scheduler's configuration.
-
-    Raises CheckpointError for a key that no SDE or parameterisation of ours expresses, or labels of another kind.
-    """
+    """The sections `sde` and `parameterisation` of a scheduler; raises CheckpointError if we cannot express it."""
     name = config.get("_class_name")
     if name == "ScoreSdeVeScheduler" and network.fourier:
         scheduler = {**VE_SCHEDULER_DEFAULTS, **config}
@@ -174,8 +171,6 @@ def read_scheduler(config: Mapping[str, Any], network: Network) -> dict[str, Any
 
 
 class _Keys:
-    """The keys of a configuration of class `what`, with its defaults for absent ones."""
-
     def __init__(self, what: str, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         self.what = what
         self.values = {**defaults, **config}
@@ -295,5 +290,4 @@ def _skip_arguments(unet: _Keys, attention: Iterable[int], fourier: bool) -> dic
 
 
 def skip_groups(width: int) -> int:
-    """Groups of a normalisation in Skip blocks outside attention, as in NCSN++."""
     return min(width // 4, 32)

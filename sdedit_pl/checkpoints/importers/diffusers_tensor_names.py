@@ -55,12 +55,12 @@ def network_sources(
 
 
 def has_old_names(names: Iterable[str]) -> bool:
-    """Whether attention layers have their names of before diffusers 0.17."""
+    """Whether attention layers are named as before diffusers 0.17."""
     return any(f".{_OLD_OUTPUT}." in name for name in names)
 
 
 def without_copies(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Drops the copy that the first releases saved under a second name; also returns dropped name -> reason."""
+    """Drops the second copy of the frequencies that the first releases saved; also returns dropped name -> reason."""
     first, second = _FREQUENCIES[0], "time_proj.W"
     if second not in tensors or first not in tensors or not torch.equal(tensors[first], tensors[second]):
         return dict(tensors), {}

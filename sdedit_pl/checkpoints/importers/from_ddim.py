@@ -47,7 +47,7 @@ _RENAMED = {
 
 
 class DDIMFormat(CheckpointFormat):
-    """Checkpoints of SDEdit and DDIM; `config` has the published sections `model`, `data` and `diffusion`."""
+    """`config` has the published sections `model`, `data` and `diffusion`."""
 
     def recognises(self, path: Path) -> bool:
         return "temb.dense.0.weight" in tensor_names_in(path)

@@ -39,10 +39,7 @@ _VARIANTS = {"ema": ("", "bf16", "fp16", "non_ema"), "raw": ("non_ema", "", "bf1
 
 
 class DiffusersFormat(CheckpointFormat):
-    """A pipeline's or a network's folder, or the file of weights in one.
-
-    `config` is the scheduler's configuration, for a folder that has none. A file of weights alone needs a preset.
-    """
+    """`config` is the scheduler's configuration, for a folder that has none. A file of weights alone needs a preset."""
 
     def recognises(self, path: Path) -> bool:
         if path.is_dir():
@@ -83,10 +80,7 @@ class DiffusersFormat(CheckpointFormat):
 
 @dataclass(frozen=True)
 class FolderConfig:
-    """The configurations in a folder; `model` is None if there are none.
-
-    `sampling` is the scheduler's configuration; training added noise to images in `data_range`.
-    """
+    """The configurations in a folder: `sampling` is the scheduler's; training added noise to images in `data_range`."""
 
     model: dict[str, Any] | None = None
     cosines_first: bool = False
@@ -153,7 +147,6 @@ def _kind(folder: Path, place: Path) -> str:
 
 
 def _scheduler(folder: Path) -> dict[str, Any]:
-    """The scheduler's configuration, from a pipeline's folder or from the one above a network's."""
     places = [place for base in (folder, _pipeline(folder) or folder) for place in (base / "scheduler", base)]
     found = next((place / SCHEDULER_CONFIG for place in places if (place / SCHEDULER_CONFIG).is_file()), None)
     if found is None:

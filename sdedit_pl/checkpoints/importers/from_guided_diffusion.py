@@ -1,8 +1,8 @@
-"""Checkpoints of openai/guided-diffusion and openai/improved-diffusion (`.pt`).
+"""Checkpoints of openai/guided-diffusion and openai/improved-diffusion (`.pt`), the bare state dict of one network.
 
-A file is the bare state dict of one network. The lists `input_blocks` (down) and `output_blocks` (up) have an entry for
-each residual block and the layers that follow it. The rows of `qkv` are grouped by head, or with
-`use_new_attention_order` by query, key and value, as ours are. Row k of `label_emb` is added for class k.
+The lists `input_blocks` (down) and `output_blocks` (up) have an entry for each residual block and the layers that
+follow it. The rows of `qkv` are grouped by head, or with `use_new_attention_order` by query, key and value, as ours
+are. Row k of `label_emb` is added for class k.
 """
 
 from __future__ import annotations
@@ -87,10 +87,8 @@ _BLOCK = {
 
 
 class GuidedDiffusionFormat(CheckpointFormat):
-    """Checkpoints of guided-diffusion and improved-diffusion: a network's state dict.
-
-    `config` holds the flags of their program, `{"image_size": 256, "attention_resolutions": "32,16,8", ...}`; absent
-    flags have guided-diffusion's defaults.
+    """`config` holds flags, `{"image_size": 256, "attention_resolutions": "32,16,8", ...}`, by default
+    guided-diffusion's.
     """
 
     def recognises(self, path: Path) -> bool:
@@ -115,10 +113,7 @@ class GuidedDiffusionFormat(CheckpointFormat):
 
 
 def read_flags(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags of a configuration, with `DEFAULTS` for absent ones.
-
-    Raises CheckpointError for an unknown flag, a value of another type, or a model that cannot be expressed.
-    """
+    """The flags of a configuration, with `DEFAULTS` for absent ones; raises CheckpointError for what cannot be read."""
     for flag in config:
         if flag not in DEFAULTS and flag not in IRRELEVANT:
             known = nearest(str(flag), [*DEFAULTS, *IRRELEVANT])
@@ -220,7 +215,6 @@ def _block(theirs: str, ours: str, attends: bool) -> Iterator[tuple[str, str, st
 
 
 def _level(ours: str, arguments: Mapping[str, Any]) -> int:
-    """The level of one of our modules; the middle is at the lowest."""
     side, level, *_ = ours.split(".")
     return len(arguments["channel_multipliers"]) - 1 if side == "middle" else int(level)
 

@@ -1,4 +1,4 @@
-"""Checkpoints of yang-song/score_sde_pytorch (`.pth`).
+"""Checkpoints of yang-song/score_sde_pytorch (`.pth`): a trainer's dictionary, or a network's state dict.
 
 A network there is one flat list of modules, `all_modules.N.*`, in the order of construction, which `_slots` yields.
 `NIN_k.W` is (in, out) where a 1 x 1 convolution's weight is (out, in, 1, 1). Query, key and value are separate layers.
@@ -42,10 +42,7 @@ Slot = tuple[str, str]
 
 
 class ScoreSDEFormat(CheckpointFormat):
-    """Checkpoints of score_sde_pytorch: a trainer's dictionary, or a network's state dict.
-
-    `config` has the published sections `model`, `data` and `training`.
-    """
+    """`config` has the published sections `model`, `data` and `training`."""
 
     def recognises(self, path: Path) -> bool:
         return any(_OWN_NAME.fullmatch(name) for name in tensor_names_in(path))
@@ -113,10 +110,7 @@ def _stored(path: Path, saved: Any, weights: str) -> StoredTensors:
 
 
 def with_table(found: Difference, model: Mapping[str, Any], table: Tensor | None) -> Difference:
-    """Compares the file's falling table of noise levels with that of a VE model.
-
-    On images in [0, 1], its sigmas are half of ours.
-    """
+    """Compares the file's falling sigmas, which are half of ours on images in [0, 1], with those of a VE model."""
     if table is None or table.dim() != 1 or model["sde"]["name"] != "ve":
         return found
     largest = model["sde"]["sigma_max"] / table[0].item()

@@ -1,7 +1,4 @@
-"""The noise conventions of published programs, as SDE and parameterisation of this package.
-
-Each function returns the sections `sde` and `parameterisation` of a model's configuration, for images in [-1, 1].
-"""
+"""Noise conventions of published programs: the sections `sde` and `parameterisation` of models on images in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ def discrete_vp(
     learned_variance: bool = False,
     index_scale: float = 1.0,
 ) -> dict[str, Any]:
-    """A network that estimates the noise of a table of betas, given `index_scale` times the index in the table.
+    """A network that estimates the noise of a table of betas; its label is `index_scale` times the index in the table.
 
     Source: Ho et al. (2020), section 4; with a learned variance Nichol and Dhariwal (2021), section 3.1.
     """
@@ -49,10 +46,7 @@ def edm_ve(data_deviation: float = 0.5) -> dict[str, Any]:
 
 
 def continuous_vp(name: str = "vp", beta_min: float = 0.1, beta_max: float = 20.0) -> dict[str, Any]:
-    """A network that estimates the noise of a VP or sub-VP SDE ("vp", "subvp"), given 999 t.
-
-    Source: Song et al. (2021), appendix C.
-    """
+    """A network that estimates the noise of a VP or sub-VP SDE, given 999 t. Source: Song et al. (2021), appendix C."""
     return {
         "sde": {"name": name, "beta_min": beta_min, "beta_max": beta_max},
         "parameterisation": {"name": "epsilon", "label": "time", "label_scale": 999.0, "label_offset": 0.0},
@@ -71,10 +65,7 @@ def continuous_ve(sigma_max: float, sigma_min: float = 0.01, *, centered: bool =
 
 
 def discrete_ve(sigma_max: float, sigma_min: float, steps: int, *, centered: bool = False) -> dict[str, Any]:
-    """A network that estimates sigma times the score of a VE SDE, given the index in a table of falling sigmas.
-
-    The table has `steps` geometrically spaced sigmas; see `continuous_ve` for the other arguments.
-    """
+    """As `continuous_ve`, given the index in a falling table of `steps` geometrically spaced sigmas."""
     label = {"label": "time", "label_scale": 1.0 - steps, "label_offset": steps - 1.0}
     return {"sde": _ve(sigma_max, sigma_min, centered), "parameterisation": {"name": "score", **label}}
 

@@ -1,7 +1,5 @@
 """Published models by name, for files of weights without a configuration.
 
-Models of the same network differ in their SDE, the range of their images and their label.
-
 Source: the configurations that the authors released: ermongroup/SDEdit, ermongroup/ddim and pesser/pytorch_diffusion;
 yang-song/score_sde_pytorch; the folders google/ddpm-* and google/ncsnpp-* for diffusers.
 """

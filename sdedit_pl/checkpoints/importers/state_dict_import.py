@@ -1,7 +1,4 @@
-"""Reads another program's state dict: the model it belongs to, and its weights under our names.
-
-The model is that of a published configuration, of a preset, or of the only preset with the same tensors.
-"""
+"""Imports another program's state dict, for a published configuration, a preset, or the only preset that fits."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ class StoredTensors:
 
     Args:
         tensors: by name, without those that are not needed.
-        weights: their kind: "ema", "raw" or, if the file does not say, `ONLY`.
+        weights: "ema", "raw" or, if the file does not say, `ONLY`.
         ignored: names in the file that are not needed -> the reason.
     """
 
@@ -62,16 +59,13 @@ def import_network(
     data_range: tuple[float, float] = CENTERED,
     refine: Callable[[Difference, Model], Difference] = lambda found, model: found,
 ) -> Imported:
-    """Reads a network from its tensors, strictly.
+    """Reads a network from its tensors, strictly; raises CheckpointError if they do not fit or determine the model.
 
     Args:
         sources_of: from a network to the published tensors of each of ours.
         configured: the model of a published configuration. Without it and a preset, the tensors determine the model.
         data_range: of the images that a configured model's authors added noise to.
         refine: adds differences between the file and a model that names and shapes do not show.
-
-    Raises:
-        CheckpointError: if the tensors do not fit the model, or do not determine it.
     """
     differences: dict[Any, Difference] = {}  # many presets share a network
 
@@ -125,10 +119,7 @@ def _choose_model(
     configured: Preset | None,
     compare: Callable[[Model], Difference],
 ) -> tuple[str | None, Preset]:
-    """The preset's name (None for a configuration; equal presets joined by "or") and the model.
-
-    Raises CheckpointError if the tensors in the file `what` fit no preset, or several different ones.
-    """
+    """The preset's name (None for a configuration; equal presets joined by "or") and the model."""
     if preset is not None and configured is not None:
         raise CheckpointError(f"give {what} a preset or a config, not both: each describes the model")
     if configured is not None:

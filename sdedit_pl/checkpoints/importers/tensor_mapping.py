@@ -14,8 +14,6 @@ from sdedit_pl.checkpoints.safe_reading import CheckpointError, plain_name, requ
 
 @dataclass(frozen=True)
 class TensorSource:
-    """How one of our tensors is made of the published ones in `names`."""
-
     names: tuple[str, ...]
     make: Callable[[Sequence[Tensor]], Tensor]
 
@@ -48,7 +46,6 @@ def layers(renamed: Iterable[tuple[str, str]]) -> dict[str, TensorSource]:
 
 
 def attention(theirs: str, ours: str, norm: str, projections: Iterable[str], output: str) -> dict[str, TensorSource]:
-    """The sources of an attention whose published query, key and value are the layers `projections`."""
     sources = layers([(f"{theirs}.{norm}", f"{ours}.norm"), (f"{theirs}.{output}", f"{ours}.output")])
     for parameter in ("weight", "bias"):
         parts = [same(f"{theirs}.{projection}.{parameter}") for projection in projections]
@@ -64,10 +61,7 @@ def attention_levels(image_size: int, levels: int, resolutions: Iterable[int]) -
 
 @dataclass(frozen=True)
 class Difference:
-    """How tensors in a file differ from the `wanted` tensors of a network.
-
-    `misshapen` holds a sentence for each tensor of another shape.
-    """
+    """How tensors in a file differ from the `wanted` ones of a network; `misshapen` is sentences."""
 
     missing: Sequence[str]
     surplus: Sequence[str]
@@ -131,7 +125,7 @@ def _made(source: TensorSource, tensors: Sequence[Tensor], axes: int) -> Tensor:
 
 
 def _shape_made(source: TensorSource, tensors: Sequence[Tensor], axes: int) -> tuple[int, ...] | str:
-    """The shape that a source would give, without reading numbers; if the shapes do not fit, a text that lists them."""
+    """The shape that a source would give, computed on "meta"; a list of the shapes as text if they do not fit."""
     try:
         return tuple(_made(source, [tensor.to("meta") for tensor in tensors], axes).shape)
     except (RuntimeError, IndexError):
