@@ -157,8 +157,7 @@ def _without_variance(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _warn_of_rate(description: Description, rate: float) -> None:
-    config = description.training.get("config")
-    own = config.get("optimizer", {}).get("rate") if isinstance(config, Mapping) else None
+    own = description.config.get("optimizer", {}).get("rate")
     if isinstance(own, float) and rate > own > 0:
         logger.warning(
             "ckpt: optimizer.rate=%g is above %g, the checkpoint's own, so the run will forget much of what "

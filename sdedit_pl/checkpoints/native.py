@@ -66,9 +66,15 @@ class Description:
         return self.model.image
 
     @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration of its training run; empty if unknown."""
+        found = self.training.get("config")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
     def fit(self) -> Fit:
         """How its training images got their proportions."""
-        found = ((self.training.get("config") or {}).get("data") or {}).get("fit")
+        found = (self.config.get("data") or {}).get("fit")
         return next((fit for fit in get_args(Fit) if fit == found), "crop")
 
 
