@@ -79,9 +79,9 @@ def edit_guides(
         chunk = _of_one_size(chunk, guides)
         images = torch.cat([guides[index].image for index, _ in chunk]).to(next(denoiser.parameters()).device)
         area = _joined([areas[index] for index, _ in chunk], images)
-        is_map = area is not None and area.is_floating_point()
-        masks = {"edit_mask": None if is_map else area, "strength": area if is_map else None}
-        return edit(denoiser, images, **masks, seeds=[seed for _, seed in chunk], callback=tick).cpu()
+        mask, strength = (None, area) if area is not None and area.is_floating_point() else (area, None)
+        seeds = [seed for _, seed in chunk]
+        return edit(denoiser, images, edit_mask=mask, strength=strength, seeds=seeds, callback=tick).cpu()
 
     for (index, _), sample in in_batches(denoiser, edit_chunk, todo, pixels, batch=batch, on_step=on_step):
         samples[index].append(sample)
