@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
     """
     denoiser, description = settings.load()
     checkpoint = description.path
+    settings = replace(settings, val_fraction=description.val_fraction(settings.val_fraction))
     file = t0_file(settings, checkpoint)
     plot = file.with_suffix(".png")
     edits = edits_by_noise_level(settings, denoiser)

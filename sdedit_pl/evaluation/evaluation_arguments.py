@@ -33,7 +33,7 @@ class EvaluationArguments(GuidanceSettings):
         out: folder of the results.
         compare: another checkpoint for images of the same size, for the ablation sde, such as VE against VP.
         split: val, the images that training holds out of `data`, or all, for data that training has not seen.
-        val_fraction: share of the images held out if data has no val split; as in training.
+        val_fraction: share of the images held out if data has no val split; null for that of the model's training.
         images: how many images, spread evenly over those available; null for all.
         groups: CSV file of lines `name,group`. Images of one group (of one scene or person) do not count as independent
             in KID and are not pasted on each other; null for independent images.
@@ -69,7 +69,7 @@ class EvaluationArguments(GuidanceSettings):
     out: str = "outputs/evaluation"
     compare: str | None = None
     split: Literal["val", "all"] = "val"
-    val_fraction: float = 0.05
+    val_fraction: float | None = None
     images: int | None = None
     groups: str | None = None
     tasks: tuple[str, ...] = tuple(TASKS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +48,7 @@ class DetectionSettings(SamplerSettings):
             images without one have none. null only maps and scores.
         out: folder of the results.
         split: all images of `data`, or val, the ones that training holds out of it.
-        val_fraction: share of the images held out if data has no val split; as in training.
+        val_fraction: share of the images held out if data has no val split; null for that of the model's training.
         images: how many images, spread evenly over those available; null for all.
         t0: times or noise levels from which images are reconstructed; each defect has its best one, and the map is the
             mean over them.
@@ -69,7 +69,7 @@ class DetectionSettings(SamplerSettings):
     truth: str | None = None
     out: str = "outputs/detect"
     split: Literal["all", "val"] = "all"
-    val_fraction: float = 0.05
+    val_fraction: float | None = None
     images: int | None = None
     t0: tuple[float | str, ...] = ("sigma:0.1", "sigma:0.2")
     samples: int = 4
@@ -97,6 +97,7 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
     detector = build_detector(settings)
     with unfinished_report(Path(settings.out), settings.overwrite) as unfinished:
         denoiser, description = settings.load()
+        settings = replace(settings, val_fraction=description.val_fraction(settings.val_fraction))
         shape, results = description.image, unfinished.results
         images = choose_images(
             settings.data,

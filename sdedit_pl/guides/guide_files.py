@@ -95,7 +95,9 @@ def find_guides(guide: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[
     if path.is_dir():
         found = [path / name for name in list_images(path, suffixes=suffixes)]
         if not found:
-            raise ValueError(f"the folder {guide} holds no images ({', '.join(suffixes)})")
+            inner = list_images(path, recursive=True, suffixes=suffixes)
+            advice = f"; give a folder that does, {path / inner[0].partition('/')[0]}, or the glob {guide}/**/*.*"
+            raise ValueError(f"the folder {guide} holds no images ({', '.join(suffixes)}){advice if inner else ''}")
         return found
     if path.exists():
         return [path]

@@ -40,7 +40,7 @@ from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.edit_runs.unfinished_edits import EDIT_RECORD
 from sdedit_pl.editing.trajectories import LARGEST_SIDE, WatchedDenoiser
 from sdedit_pl.editing.windows import window_starts
-from sdedit_pl.files import in_words, require_folder, write_whole
+from sdedit_pl.files import claimed, in_words, write_whole
 from sdedit_pl.guides.focus import regions_of
 from sdedit_pl.paint.shown_files import OpenedFiles, check_pixels, painted_file
 from sdedit_pl.picture_grid import png_bytes, to_picture
@@ -151,7 +151,8 @@ class PaintJobs:
     """
 
     def __init__(self, ckpt: str, out: Path, device: str = "auto") -> None:
-        require_folder(out)
+        with claimed(out):
+            pass  # it can be written
         self.ckpt, self.out, self.device = ckpt, out, device
         self.denoiser, self.description = load_for_editing(ckpt, device)
         self.image = self.description.image

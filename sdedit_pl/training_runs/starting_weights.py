@@ -46,7 +46,10 @@ def with_base(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig:
         data.setup()
         images = data.val_images(CHOOSING_IMAGES)
         if not len(images):
-            raise ConfigError("ckpt= has several checkpoints and no validation images to choose by; give only one")
+            raise ConfigError(
+                f"there are no validation images to choose among ckpt={list(base)} by; give one of them as ckpt=, or a "
+                "larger data.val_fraction"
+            )
         base = nearest_base(base, config.image, images)
     if base in MEASURED:
         logger.info("measured elsewhere: %s (docs/training.md)", MEASURED[base])

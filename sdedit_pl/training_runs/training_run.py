@@ -125,7 +125,7 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
         raise ConfigError(memory_advice(module, trainer, config))
     failures = [*unwritten.values(), *filter(None, (files.failure, history.failure))]
     if failures:
-        raise OSError(f"training has finished, but {'; '.join(failures)}; make room and {remedy(folder)}")
+        raise OSError(f"training has finished, but {'; '.join(failures)}; make room; {remedy(folder)}")
     return folder / RUN_FILE
 
 
