@@ -1,7 +1,7 @@
-"""Publishing: weights, model card, curves and pictures of a model, in a folder or on the Hugging Face Hub.
+"""Publishes a model in a folder or on the Hugging Face Hub: weights, model card, curves and pictures.
 
 For a run's folder the card uses `config.yaml`, `metrics.csv` and the last preview; for any other checkpoint, the facts
-in its file. Absolute paths are shortened to their last part, because they belong to the author's machine.
+in its file. Only the last part of an absolute path is published, because the rest belongs to the author's machine.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class PublishSettings:
     Args:
         ckpt: the model: a run's folder, or any checkpoint that `sdedit edit` takes.
         to: a new folder, or hf:owner/name to push to the Hugging Face Hub (after `hf auth login`, or with HF_TOKEN).
-        domain: what the model paints, as "3D emoji portraits".
+        domain: what the model paints, such as "3D emoji portraits".
         images: what it was trained on, whose images they are and under which licence.
-        licence: the model's licence, a name that the Hub knows, as mit, cc-by-4.0, openrail or other.
+        licence: the model's licence, a name that the Hub knows, such as mit, cc-by-4.0, openrail or other.
         evaluation: the folder of a report of `sdedit evaluate` on this model.
         memory: val/memory/ratio of the model, where the run has not logged it.
         pictures: further pictures for the card.

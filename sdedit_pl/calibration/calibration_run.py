@@ -113,10 +113,7 @@ def t0_file(settings: CalibrationSettings, checkpoint: Path) -> Path:
 
 
 def edits_by_noise_level(settings: CalibrationSettings, denoiser: Denoiser) -> list[SDEdit]:
-    """The edit of each level, in ascending order of noise levels.
-
-    Raises ValueError if an argument is out of range, or a t0 is given twice or exceeds the model's training.
-    """
+    """The edit of each level, in ascending order of noise levels; raises ValueError for an unusable t0."""
     solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
     t0s = usual_times(denoiser) if settings.t0 is None else settings.t0
     edits = [SDEdit(t0, settings.steps, solver=solver, grid=grid) for t0 in t0s]
@@ -155,7 +152,6 @@ def measured_sweep(
     chosen: ChosenImages,
     unfinished: UnfinishedSweep,
 ) -> Sweep:
-    """The sweep over all images; resumes after those that an interrupted run has measured."""
     device = next(denoiser.parameters()).device
     extractor = build_component(settings.features).to(device)
 

@@ -1,4 +1,4 @@
-"""This project's editing checkpoints: one `.safetensors` file of a network's weights.
+"""This project's editing checkpoints: a `.safetensors` file of a network's weights.
 
 Its metadata hold as JSON the model's configuration, facts about its training and, if it was imported, its origin.
 """

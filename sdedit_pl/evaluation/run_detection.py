@@ -44,8 +44,8 @@ class DetectionSettings(SamplerSettings):
 
     Args:
         data: images to inspect: a folder, or shards (a folder, file, pattern or URL).
-        truth: folder of masks, white where an image has a defect, named like the images, also with _mask at the end;
-            images without one have none. null only maps and scores.
+        truth: folder of masks, white in defects, named like the images (or with _mask at the end); an image without a
+            mask has no defect. null measures nothing.
         out: folder of the results.
         split: all images of `data`, or val, the ones that training holds out of it.
         val_fraction: share of the images held out if data has no val split; null for that of the model's training.
@@ -54,8 +54,7 @@ class DetectionSettings(SamplerSettings):
             mean over them.
         samples: number of reconstructions from each t0.
         steps: solver steps of a reconstruction.
-        residual: pixel, the mean absolute difference of the channels on [0, 1], or the features of an LPIPS network,
-            alex, vgg or squeeze.
+        residual: pixel (mean absolute difference of channels on [0, 1]), or an LPIPS network: alex, vgg or squeeze.
         lpips_weights: torchvision's file of that network; null takes it from torch's cache or downloads it.
         blur: standard deviation, in pixels, of a Gaussian over the residuals; 0 for none.
         relative: weigh residuals against the spread of the reconstructions, which is high on edges and textures that
@@ -91,9 +90,7 @@ class DetectionSettings(SamplerSettings):
 
 
 def run_detection(settings: DetectionSettings) -> dict[str, Any]:
-    """Writes maps, scores and the report to `settings.out`, all or nothing; returns its metrics.json. Interrupted runs
-    resume.
-    """
+    """Writes maps, scores and report, or nothing; returns the metrics.json. An interrupted run resumes."""
     detector = build_detector(settings)
     with unfinished_report(Path(settings.out), settings.overwrite) as unfinished:
         denoiser, description = settings.load()

@@ -125,7 +125,6 @@ def history_rows(path: Path) -> list[dict[str, str]]:
 
 
 def _same(row: Mapping[str, str], later: Mapping[str, Any]) -> bool:
-    """Whether a row of the file has the step and the quantities of the entry `later`."""
     return row["step"] == str(later["step"]) and {name for name, value in row.items() if value} == later.keys()
 
 

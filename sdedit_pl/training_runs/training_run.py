@@ -130,10 +130,7 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
 
 
 def for_this_machine(config: TrainingConfig) -> tuple[TrainingConfig, Machine]:
-    """The configuration without `auto` in its arithmetic, and the machine that decided.
-
-    Raises ConfigError for missing hardware or an unsupported strategy.
-    """
+    """The configuration without `auto` in its arithmetic, and the machine that decided; raises ConfigError."""
     settings = config.trainer
     sharded = [name for name in ("fsdp", "deepspeed", "model_parallel") if settings.strategy.startswith(name)]
     if sharded:
