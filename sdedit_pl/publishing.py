@@ -45,11 +45,11 @@ class PublishSettings:
     Args:
         ckpt: the model: a run's folder, or any checkpoint that `sdedit edit` takes.
         to: a new folder, or hf:owner/name to push to the Hugging Face Hub (after `hf auth login`, or with HF_TOKEN).
-        domain: what the model paints, as "3D emoji portraits".
+        domain: what the model paints, such as "3D emoji portraits".
         images: what it was trained on, whose images they are and under which licence.
-        licence: the model's licence, a name that the Hub knows, as mit, cc-by-4.0, openrail or other.
+        licence: the model's licence, a name that the Hub knows, such as mit, cc-by-4.0, openrail or other.
         evaluation: the folder of a report of `sdedit evaluate` on this model.
-        memory: val/memory/ratio of the model, where the run has not logged it.
+        memory: val/memory/ratio of the model, if the run has not logged it.
         pictures: further pictures for the card.
         private: makes a new repository private.
     """
@@ -179,7 +179,7 @@ def _history(file: Path) -> dict[str, dict[int, float]]:
 
 def _evaluation(folder: Path, checkpoint: Path) -> dict[str, Any]:
     if not (folder / "metrics.json").is_file():
-        raise ConfigError(f"evaluation={folder} is no report of `sdedit evaluate`: it holds no metrics.json")
+        raise ConfigError(f"evaluation={folder} is not a report of `sdedit evaluate`: it holds no metrics.json")
     numbers = read_json(folder / "metrics.json")
     if numbers["ckpt"]["sha256"] != fingerprint(checkpoint):
         raise ConfigError(f"evaluation={folder} measured {numbers['ckpt']['file']}, other weights than {checkpoint}")

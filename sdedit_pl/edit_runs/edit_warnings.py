@@ -29,7 +29,7 @@ def warn_of_few_steps(description: Description) -> None:
     """Warns of a model that was trained from random weights for fewer than `FEW_STEPS` steps."""
     steps, config = description.training.get("steps"), _config(description)
     if isinstance(steps, int) and steps < FEW_STEPS and not (config.get("ckpt") or config.get("init_from")):
-        logger.warning("%s was trained for %d steps, too few to edit well; train on", description.path, steps)
+        logger.warning("%s was trained for %d steps, too few to edit well; train it longer", description.path, steps)
 
 
 def warn_of_far_guides(denoiser: Denoiser, description: Description, guides: Sequence[Guide]) -> None:

@@ -73,7 +73,7 @@ class CsvHistory(Logger):
         else:
             self._unwritten = []
         if self.failure is not None and earlier is None:
-            logger.warning("%s; its rows are kept in memory until then", self.failure)
+            logger.warning("%s; rows are kept in memory until it can be written", self.failure)
 
     @rank_zero_only
     def _drop_later_rows(self) -> None:
