@@ -92,9 +92,9 @@ class ZipImages(ArchiveImages):
 
 
 def open_archive(path: Path, image_format: ImageFormat, scratch: Path) -> ArchiveImages:
-    """Lists the images in an archive; a compressed tar is first decompressed into `scratch`, once per version.
+    """Lists the images in an archive; a compressed tar is decompressed into `scratch`, once per version.
 
-    Raises ValueError if it is damaged, or expands far more than archives of images do.
+    Raises ValueError if the archive is damaged, or expands far more than images do.
     """
     if path.name.lower().endswith(".zip"):
         return ZipImages(path, image_format)

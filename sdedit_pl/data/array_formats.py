@@ -26,7 +26,7 @@ _GEO_KEYS = 34735
 
 
 class StoredValues(NamedTuple):
-    """The values (H, W, C) of a file, and whatever else a result keeps of it."""
+    """The values (H, W, C) of a file, and the metadata that a result keeps."""
 
     values: np.ndarray
     rest: Any = None
@@ -85,7 +85,7 @@ class Npy(ArrayFormat):
         return content.startswith(b"\x93NUMPY")
 
     def read(self, content: bytes) -> StoredValues:
-        """Parses the header itself: NumPy's parser is not safe in threads on CPython 3.11 (python/cpython#106905)."""
+        """Parses the header here: NumPy's parser is not safe in threads on CPython 3.11 (python/cpython#106905)."""
         width = 2 if content[6] == 1 else 4
         start = 8 + width + int.from_bytes(content[8 : 8 + width], "little")
         header = content[8 + width : start].decode("latin1")
@@ -369,10 +369,7 @@ def format_of(content: bytes) -> ArrayFormat | None:
 
 
 def read_array(content: bytes, name: str, format: ArrayFormat) -> StoredValues:
-    """The values of a file, (H, W, C); `name` names it in messages.
-
-    Raises UnreadableImage if it cannot be decoded, has more pixels than allowed, or is no image.
-    """
+    """The values (H, W, C) of a file; raises UnreadableImage if it is damaged, too large or no image."""
     try:
         stored = format.read(content)
     except (ValueError, OSError, KeyError, IndexError, TypeError, EOFError, MemoryError) as error:

@@ -18,7 +18,7 @@ from sdedit_pl.typing import Pixels
 
 
 class Batch(NamedTuple):
-    """A batch from a worker: decoded values (B, C, H, W), or None and the reason for the failure.
+    """A worker's batch: decoded values (B, C, H, W), or None and the reason for the failure.
 
     `broken` lists the unreadable images and shards that were skipped; `labels` has shape (B,) or (B, size).
     """

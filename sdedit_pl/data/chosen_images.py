@@ -25,10 +25,7 @@ from sdedit_pl.typing import Images
 
 
 class ChosenImages:
-    """`count` images (None: all) spread evenly over a source's order, because neighbours are often alike.
-
-    Raises ValueError if the source streams its training images.
-    """
+    """`count` images (None: all) at even distances in a source's order, because neighbours are often alike."""
 
     def __init__(self, source: Source, splits: Sequence[str] = ("val",), count: int | None = None) -> None:
         if source.streams and "train" in splits:
@@ -48,10 +45,7 @@ class ChosenImages:
         return [images.name(index) for images, index in self._places]
 
     def image(self, number: int) -> Float[Tensor, "C H W"]:
-        """One image in [-1, 1].
-
-        Raises UnreadableImage instead of replacing the image, because the replacement would be measured twice.
-        """
+        """One image in [-1, 1]. Raises UnreadableImage: a replacement would be measured twice."""
         images, index = self._places[number]
         pixels = self._source.format.part(images.read(index), Draw(index, False).corner)
         return self._source.format.images(pixels[None])[0]
@@ -81,13 +75,13 @@ def choose_images(
     """Chooses images of a folder, or of shards given by a folder, file, pattern or URL.
 
     Args:
-        val_fraction: Share of the images held out if the data has no validation split.
-        count: Number of images; None for all.
-        least: Smallest number of images that suffices.
-        out: Folder of the results.
+        val_fraction: share of the images held out if the data has no validation split.
+        count: None for all.
+        least: smallest number of images that suffices.
+        out: folder of the results.
 
     Raises:
-        ValueError: There is no such data, fewer than `least` images, or `out` lies within the folder of images.
+        ValueError: there is no such data, fewer than `least` images, or `out` lies within the folder of images.
     """
     place = Path(data)
     if not (place.exists() or is_remote(data) or glob.has_magic(data) or "{" in data):

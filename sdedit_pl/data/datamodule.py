@@ -1,10 +1,10 @@
 """The Lightning data module: batches of any source in an order that survives restarts.
 
-Training is one endless epoch: set its length with `max_steps`, and validate with
-`val_check_interval=STEPS, check_val_every_n_epoch=None`.
+Training is one endless epoch: set its length with `max_steps`, and its validations with `val_check_interval=STEPS` and
+`check_val_every_n_epoch=None`.
 
-A resumed run finds its position from the optimiser steps in its weights. The number of batches handed out would count
-prefetched batches and unfinished steps. The loaders are plain iterables, so that Lightning keeps their samplers.
+A resumed run derives its position from the optimiser steps done: the number of batches handed out would include
+prefetched ones. The loaders are plain iterables, so that Lightning does not replace their samplers.
 """
 
 from __future__ import annotations
@@ -48,15 +48,12 @@ class ImageDataModule(LightningDataModule):
             in the training process. A set in memory needs none.
         seed: Seed of the order of training images and of their flips and crops.
         flip: Whether training images are mirrored left to right with probability one half.
-        labels: Where the labels of the images are, for a model that is trained with them (`condition`): folders, the
-            name of each image's folder; FILE.csv:COLUMN or FILE.csv:COLUMN,COLUMN, whose first column names the files
-            (not in remote shards); of shards cls or json:FIELD, members KEY.cls or KEY.json; of torchvision targets;
-            null for no labels.
+        labels: Where the labels are, for a model that is trained with them (`condition`): folders, the name of each
+            image's folder; FILE.csv:COLUMN or FILE.csv:COLUMN,COLUMN, whose first column names the files (not in remote
+            shards); of shards cls or json:FIELD, members KEY.cls or KEY.json; of torchvision targets; null for no
+            labels.
         cache: Whether to decode once and keep all images in memory; null to do so if they take less than 256 MiB. They
             are also kept on a GPU if they take at most an eighth of its free memory, which saves copying every batch.
-
-    Raises:
-        ValueError: A batch size below 1 or a negative number of workers.
     """
 
     def __init__(
@@ -124,7 +121,7 @@ class ImageDataModule(LightningDataModule):
         return self.training_loader(rank, world_size, self.consumed_samples)
 
     def val_dataloader(self) -> ImageLoader | ResidentLoader | list[Any]:
-        """This device's validation images in order, decoded (B, C, H, W); an empty list without validation images."""
+        """This device's validation images in order, decoded (B, C, H, W); an empty list if there are none."""
         return self.validation_loader(*self._rank_and_world_size()) if len(self._images("val")) else []
 
     def training_loader(self, rank: int = 0, world_size: int = 1, start: int = 0) -> ImageLoader | ResidentLoader:
@@ -154,9 +151,8 @@ class ImageDataModule(LightningDataModule):
         return torch.cat([self.source.format.images(self.source.format.empty()), *self._read(images, count)])
 
     def small_training_images(self, side: int, at_most: int) -> Images | None:
-        """All training images averaged down to at most `side` pixels, on the CPU.
-
-        Returns None for a stream or more than `at_most` images.
+        """All training images averaged down to at most `side` pixels, on the CPU; None for a stream or more than
+        `at_most`.
         """
         if self.source.streams or len(self._images("train")) > at_most:
             return None
@@ -169,9 +165,8 @@ class ImageDataModule(LightningDataModule):
         self._condition, self._vectors = condition, condition.vectors(list(self.label_names))
 
     def on_after_batch_transfer(self, batch: Loaded, dataloader_idx: int) -> Images | Examples:
-        """Converts decoded images to float32 in [-1, 1] on their device.
-
-        Returns `Examples` where images have labels (vectors (B, size)) or invalid pixels.
+        """Converts images to float32 in [-1, 1] on their device; gives `Examples` with labels (B, size) or invalid
+        pixels.
         """
         pixels, labels = (batch, None) if isinstance(batch, Tensor) else batch
         images, valid = self.source.format.images(pixels), self.source.format.valid(pixels)
@@ -190,7 +185,6 @@ class ImageDataModule(LightningDataModule):
         return consumed + (self.trainer.global_step - at_step) * per_step
 
     def state_dict(self) -> dict[str, int | None]:
-        """Images consumed (equal on every device) and images in the set."""
         step = 0 if self.trainer is None else self.trainer.global_step
         return {
             "consumed_samples": self.consumed_samples,
@@ -199,10 +193,7 @@ class ImageDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resumes after the consumed images, for any number of devices and batch size.
-
-        Warns if the number of training images has changed, because then their order has too.
-        """
+        """Resumes after the consumed images, on any number of devices, in any batch size; warns if the order is new."""
         self._consumed_at_step = (state_dict["consumed_samples"], state_dict["global_step"])
         before, now = state_dict.get("training_images"), self._training_images()
         if None not in (before, now) and before != now:

@@ -2,9 +2,8 @@
 
 An image is turned upright (EXIF), composited on a background where it is transparent, converted to 8-bit RGB or grey,
 brought to the proportions of `size` and resampled with an antialiasing Lanczos filter. An image of the right size keeps
-its pixels exactly. Colour profiles are ignored: values count as sRGB.
-
-Decoded images are channels last, like files: transposing a small image on the CPU costs a tenth of its decoding.
+its pixels exactly. Colour profiles are ignored: values count as sRGB. Decoded images are channels last, like files:
+transposing a small image on the CPU costs a tenth of its decoding.
 """
 
 from __future__ import annotations
@@ -31,10 +30,7 @@ _REDUCING_GAP = 3
 
 
 def decode_image(file: bytes | Path, name: str, image_format: ImageFormat) -> Pixels:
-    """Decodes an image file to `decoded_sides`; `name` names it in messages.
-
-    Raises UnreadableImage if it is no image, is damaged, or does not fit the format.
-    """
+    """Decodes an image file to `decoded_sides`; raises UnreadableImage if it is damaged or does not fit the format."""
     if image_format.format is not None:
         return decode_values(file, name, image_format)
     with open_image(file, name) as image:

@@ -86,10 +86,7 @@ class _EncodedImages(Dataset[EncodedImage]):
 
 
 def encode_all(images: ImageSet, encoding: ImageEncoding, start: int, processes: int | None) -> Iterator[EncodedImage]:
-    """Encodes the images from number `start` on, in order, on every core unless `processes` says otherwise.
-
-    Raises WorkerDied if a worker process is killed.
-    """
+    """Encodes the images from number `start` on, in order, with a process per core for `processes` None."""
     processes = processes or available_cores()
     loader = DataLoader(
         _EncodedImages(images, encoding),

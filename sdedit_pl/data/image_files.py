@@ -64,7 +64,7 @@ _TURNS = {
 
 
 class UnreadableImage(ValueError):
-    """An image that cannot be decoded: not an image, truncated, empty or damaged. The message names it and says why."""
+    """An image that is truncated, empty, damaged or not an image; the message names it and gives the reason."""
 
 
 def is_image_name(name: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> bool:
@@ -98,7 +98,6 @@ def is_unread_image(name: str) -> bool:
 
 
 def warn_of_unread_images(place: str | Path, names: Iterable[str]) -> None:
-    """Warns once how many images of each unread suffix `place` holds."""
     counts = Counter(os.path.splitext(name)[1].lower() for name in names if is_unread_image(name))
     if counts:
         _warn_once(str(place), ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items())))
@@ -112,10 +111,10 @@ def _warn_once(place: str, found: str) -> None:
 
 @contextmanager
 def open_image(file: bytes | Path, name: str) -> Iterator[Image.Image]:
-    """Opens an image file for a `with` block, in which its pixels are decoded.
+    """Opens an image for a `with` block, in which its pixels are decoded.
 
-    Raises:
-        UnreadableImage: The file is unreadable, no image, damaged or larger than `max_pixels()`; Pillow's errors too.
+    Raises UnreadableImage, also in place of Pillow's errors in the block, for a damaged file or more than
+    `max_pixels()`.
     """
     Image.MAX_IMAGE_PIXELS = max_pixels() // 2  # Pillow refuses images of more than twice this
     try:
@@ -175,12 +174,10 @@ def _is_hidden(part: str) -> bool:
 
 
 def picture_of_array(content: bytes, name: str, *, tiff: bool = False) -> Image.Image | None:
-    """The picture in a file of values; None for other files and, without `tiff`, for TIFF, most of which Pillow reads.
+    """The picture in a file of values: 8 bits, one band of 16 bits, or one band in [0, 1].
 
-    Values of 8 bits, of one band with 16 bits, and of one band in [0, 1] are pictures.
-
-    Raises:
-        UnreadableImage: The values cannot be read, or are no picture.
+    None for other files and, without `tiff`, for TIFF, most of which Pillow reads. Raises UnreadableImage for other
+    values.
     """
     from sdedit_pl.data.array_formats import Tiff, format_of, read_array  # which imports this module
 

@@ -36,7 +36,7 @@ class PixelFormat:
         shown: one or three bands, numbered from 0, that pictures show; [] takes the first three, or the first.
         window: low,high: the values shown as black and white; null for a DICOM file's window, otherwise the range.
         alpha: the last band is opacity; the model sees colours multiplied by it.
-        invalid: NaN and infinite values: refuse the image, or mask them, which leaves them out of the loss.
+        invalid: NaN and infinite values: refuse the image, or mask them, which excludes them from the loss.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -164,7 +164,7 @@ class ImageFormat(ImageShape):
 
     Args:
         background: Colour under transparent pixels, a name or #rrggbb.
-        margin: Pixels by which images are decoded higher and wider than `size`; training cuts random parts of `size`
+        margin: Pixels by which decoded images are higher and wider than `size`; training cuts random parts of `size`
             out of them, validation the central part.
         fit: How an image gets the proportions of `size`: "crop" takes its largest central part, "resize" changes its
             proportions, "pad" continues it by its mirror image.
@@ -206,7 +206,6 @@ class ImageFormat(ImageShape):
         return self.channels + self.marked
 
     def before_cutting(self) -> ImageFormat:
-        """The format of decoded images: `decoded_sides` without a margin."""
         return replace(self, size=self.decoded_sides, margin=0)
 
     def empty(self, count: int = 0) -> Pixels:
@@ -261,9 +260,8 @@ def padded_box(shape: tuple[int, int], sides: tuple[int, int]) -> tuple[int, int
 
 
 def central_box(shape: tuple[int, int], sides: tuple[int, int]) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of the largest central part with the proportions of `sides` (height, width).
-
-    `shape` is the (width, height) of the image.
+    """(left, top, right, bottom) of the largest central part of `shape` (width, height) with the proportions of
+    `sides`.
     """
     (width, height), (down, across) = shape, sides
     if width * down >= height * across:

@@ -18,15 +18,12 @@ _NAMED = 3
 
 
 def labels_of(images: ImageSet, place: str) -> list[str]:
-    """The label of each image.
+    """The label of each image; raises ValueError if `place` cannot be read, or some images have no label.
 
     Args:
-        place: "folders": the topmost folder that holds an image; FILE.csv:COLUMN: the first column names images by path
-            or file name, with or without suffix, and COLUMN,COLUMN joins two by a comma; else `ImageSet.stored_labels`
+        place: "folders": the topmost folder that holds an image. FILE.csv:COLUMN: a table whose first column is a path
+            or file name, with or without suffix; COLUMN,COLUMN joins two by a comma. Else as `ImageSet.stored_labels`
             reads it.
-
-    Raises:
-        ValueError: The place cannot be read, or some images have no label.
     """
     file, _, column = place.rpartition(":")
     if place == FOLDERS:
@@ -47,7 +44,7 @@ def labels_of(images: ImageSet, place: str) -> list[str]:
 
 
 def label_vectors(images: ImageSet, place: str, condition: Condition) -> np.ndarray:
-    """The vectors of the images' labels, float32 (N, size); raises ValueError as `labels_of` and the condition do."""
+    """The vectors of the images' labels, float32 (N, size)."""
     return condition.vectors(labels_of(images, place)).numpy()
 
 
@@ -62,7 +59,6 @@ def _names(key: str) -> Sequence[str]:
 
 
 def _column(file: Path, column: str) -> dict[str, str]:
-    """Maps a CSV file's first column to another one, or to several joined by commas."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             first, *rows = csv.reader(opened)

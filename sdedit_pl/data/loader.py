@@ -46,14 +46,11 @@ class ImageLoader(Iterable[Loaded]):
         return batches
 
     def __len__(self) -> int:
-        """Number of batches; raises TypeError if they are endless."""
+        """Raises TypeError if the batches are endless."""
         return len(self._loader())
 
     def close(self) -> None:
-        """Ends all passes and worker processes; a new pass starts new processes.
-
-        Garbage collection can take seconds for each worker that a traceback still refers to.
-        """
+        """Ends all passes and workers at once; garbage collection takes seconds for each that a traceback refers to."""
         for batches in list(self._passes):
             batches.close()
         self._opened = None
@@ -95,15 +92,12 @@ class ResidentLoader(Iterable[Loaded]):
 
 
 def room_on(device: torch.device, images: Tensor) -> bool:
-    """Whether images fit on a GPU: at most an eighth of its free memory."""
+    """Whether images take at most an eighth of a GPU's free memory."""
     return device.type == "cuda" and 8 * images.nbytes <= torch.cuda.mem_get_info(device)[0]
 
 
 def checked_images(batch: Batch, source: Source) -> Tensor:
-    """The images of a batch; reports unreadable ones to the source.
-
-    Raises UnreadableImage if the batch failed, or more images are unreadable than the source accepts.
-    """
+    """The images of a batch; raises UnreadableImage if it failed, or the source accepts no more unreadable images."""
     source.record(batch.broken)
     if batch.images is None:
         raise UnreadableImage(batch.failure)

@@ -1,7 +1,6 @@
 """Tar files whose images are listed once and then read by position.
 
-Each read compares the file's size and modification time with those at the listing, because a changed file would give
-other images.
+Each read first compares size and modification time with those at the listing: a changed file holds other images.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ class Members(NamedTuple):
 
     Args:
         problem: Why the listing ends before the shard does; empty for an intact shard.
-        extra: Names of images left out because their sample has another one.
-        unread: Names of images left out for their suffix.
+        extra: Names of images omitted because their sample has another one.
+        unread: Names of images omitted for their suffix.
     """
 
     keys: np.ndarray
@@ -59,7 +58,7 @@ class Members(NamedTuple):
 
 
 class Stamp(NamedTuple):
-    """Size in bytes and modification time in nanoseconds, which show that a file has changed."""
+    """Size in bytes and modification time in nanoseconds."""
 
     size: int
     changed: int
@@ -99,7 +98,7 @@ class ShardFile:
             raise UnreadableShard(self.name, f"cannot read shard {self.name}: {error.strerror}") from None
 
     def opened(self) -> FileIO:
-        """The open file; each process opens its own, because forked processes would share the position."""
+        """Each process opens its own file, because forked processes would share the position."""
         if self._file is None or self._owner != os.getpid():
             self._file, self._owner = FileIO(self.path), os.getpid()
         return self._file
@@ -128,7 +127,7 @@ def list_members(path: str | Path) -> tuple[Members, Stamp]:
 def one_per_sample(
     members: Sequence[tuple[str, tuple[int, int]]],
 ) -> tuple[dict[str, tuple[str, tuple[int, int]]], list[str]]:
-    """The image of each sample by its key, by the rule of `WebDatasetSource`, and the names of those left out."""
+    """The image of each sample by its key, by the rule of `WebDatasetSource`, and the names of omitted images."""
     samples = {key for name, _ in members for key, suffix in [split_key(name)] if suffix in IMAGE_SUFFIXES}
     images: dict[str, tuple[str, tuple[int, int]]] = {}
     extra: list[str] = []
@@ -168,7 +167,7 @@ def tar_images(
 
 
 class _Headers(BufferedReader):
-    """A tar file for `tarfile` that limits how many bytes a header can make it read."""
+    """Limits how many bytes a header can make `tarfile` read."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= _LONGEST_HEADER:

@@ -52,8 +52,6 @@ class Changes:
 
 @dataclass(frozen=True)
 class TrainingOrder:
-    """The infinite order of `count` training images."""
-
     count: int
     seed: int
     changes: Changes = Changes()
@@ -71,8 +69,7 @@ class WindowOrder:
     """The order of images in shards of which only a few are on disk at a time.
 
     In every epoch the shards are permuted and cut into windows of `width`; the last may be smaller. The images are
-    permuted within each window. Finding the image at a position takes the numbers of images in the shards of its window
-    and of the windows before it.
+    permuted within each window. An image's window follows from the numbers of images in all shards up to it.
     """
 
     shards: int
@@ -127,8 +124,6 @@ class ValidationBatches(Sampler[list[Draw]]):
 
 
 class _Shuffled(NamedTuple):
-    """A permutation of images and their changes; None for a change that is off."""
-
     permutation: np.ndarray
     flips: np.ndarray | None
     corners: np.ndarray | None

@@ -28,10 +28,7 @@ TORCHVISION = "torchvision:"
 
 @dataclass(frozen=True)
 class Originals:
-    """The images to pack, ordered by a hash of their names.
-
-    `digest` is a hash of their names, sizes and labels; `labels` are those of each split, empty without labels.
-    """
+    """The images to pack, ordered by a hash of their names; `digest` hashes names, sizes and labels."""
 
     splits: dict[str, ImageSet]
     digest: str
@@ -50,10 +47,9 @@ class Originals:
 def open_originals(
     place: str, image_format: ImageFormat, val_fraction: float, scratch: Path, root: str, download: bool
 ) -> Originals:
-    """Lists the images in a folder, an archive or a torchvision data set (`torchvision:` and the name of a class).
+    """Lists the images of `place`; raises ValueError if it does not exist, cannot be read, or holds no images.
 
-    `val_fraction` applies if the images are not divided already; archives are unpacked into `scratch`. Raises
-    ValueError if the place does not exist, cannot be read, or holds no images.
+    `val_fraction` applies if the images are not divided already; archives are unpacked into `scratch`.
     """
     if place.startswith(TORCHVISION):
         return _of_torchvision(place.removeprefix(TORCHVISION), image_format, val_fraction, root, download)

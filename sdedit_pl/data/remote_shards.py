@@ -1,9 +1,9 @@
 """Training images from remote shards, in an order that any device can compute (`WindowOrder`).
 
-Shards are downloaded whole into a cache on the node, and their images are read there by number: no image repeats within
-an epoch, and there is no shuffle buffer to save. The numbers of images come from a manifest or from former downloads;
-without either, a resumed run downloads the shards up to its position again. Each node downloads every shard once per
-epoch, unless its cache holds all of them.
+Shards are downloaded whole into a cache on the node and read there by number: no image repeats within an epoch, and
+there is no shuffle buffer to save. Without a manifest or records of former downloads, a resumed run downloads the
+shards up to its position again to count their images. Each node downloads every shard once per epoch, unless its cache
+holds all of them.
 """
 
 from __future__ import annotations
@@ -99,7 +99,6 @@ class ShardStream(Dataset[Batch]):
         return window
 
     def _find_window(self, position: int) -> Window:
-        """Adds up the shards' images from the beginning of the epoch."""
         epoch, first = 0, 0
         if len(self._counts) == len(self.shards):
             epoch = position // self._images_in_all()

@@ -44,11 +44,7 @@ class ShardRecord(NamedTuple):
 
 
 class ShardCache:
-    """Local copies of remote shards; local shards are read in place.
-
-    Beyond `limit` bytes the least recently opened copies are removed, except shards in use. `warned` suppresses the
-    warning about images that are left out.
-    """
+    """Local shards are read in place; `limit` is in bytes; `warned` suppresses the warning about omitted images."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder = folder
@@ -70,7 +66,7 @@ class ShardCache:
         return record.members
 
     def open(self, shard: Shard) -> tuple[ShardFile, Members]:
-        """A shard's open file, downloaded if there is no copy, and its images.
+        """A shard's file, downloaded if there is no copy, and its images.
 
         Raises StreamInterrupted, or UnreadableShard if it does not exist or has changed.
         """
@@ -84,10 +80,7 @@ class ShardCache:
         return found
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
-        """Downloads shards without a copy that no other process is downloading, while there is room.
-
-        Failures are ignored; the process that needs the shard reports them.
-        """
+        """Downloads shards that no other process downloads, while there is room; a later `open` reports failures."""
         for shard in shards:
             names, copies = self._names(shards), self._copies()
             held = sum(status.st_size for copy, status in copies if copy.name.partition("-")[0] in names)

@@ -107,7 +107,6 @@ class ShardImages(ImageSet):
         return self._opened[shard]
 
     def _place(self, index: int) -> tuple[int, int]:
-        """The shard of an image, and its number there."""
         shard = int(np.searchsorted(self.ends, index, side="right"))
         return shard, index - (int(self.ends[shard - 1]) if shard else 0)
 

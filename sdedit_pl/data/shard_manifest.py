@@ -26,10 +26,7 @@ class Shard(NamedTuple):
 
 
 def read_manifest(place: str) -> dict[str, list[Shard]]:
-    """Reads the shards of each split from the manifest at a path or URL; the shards lie beside it.
-
-    Raises ValueError if there is no manifest, or the server does not answer.
-    """
+    """The shards of each split, beside the manifest at a path or URL; raises ValueError if there is none."""
     folder = place.rpartition("/")[0] if is_remote(place) else str(Path(place).parent)
     try:
         content = json.loads(_text(place))

@@ -63,10 +63,8 @@ class ShardNote:
 def pack(settings: PackSettings, on_images: Callable[[int, int], None]) -> dict[str, Any]:
     """Writes shards, or completes those of an interrupted call; returns the content of the manifest.
 
-    `on_images` receives the number of originals done since the last call, and the number of all originals.
-
-    Raises:
-        ValueError: No original can be read, `out` cannot be written or holds something else, or a setting is invalid.
+    `on_images` receives the number of originals done since the last call, and the number of all originals. Raises
+    ValueError for invalid settings, no readable original, or an `out` that cannot be written or holds something else.
     """
     image_format = ImageFormat(
         settings.size,
@@ -133,7 +131,6 @@ class _Packing:
         return self._manifest(done)
 
     def _begin(self) -> None:
-        """Records the settings of a new pack; raises ValueError if they differ from those of the unfinished one."""
         record = SettingsRecord(self.workshop / "settings", "sdedit_pl unfinished pack, version 1", _REMEDY)
         before = record.read()
         if before is not None:
@@ -210,7 +207,6 @@ class _Packing:
         return note
 
     def _takes(self, image: EncodedImage, note: ShardNote) -> bool:
-        """Whether the image belongs in the shard; notes unreadable images and duplicates."""
         if image.problem:
             note.broken[image.name] = image.problem
             return False

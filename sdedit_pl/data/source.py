@@ -1,7 +1,4 @@
-"""The interface of data sources: named images that can be read one by one, in two splits.
-
-A source derives from `Source`, implements `images(split)`, and has a line in `source_table.py`.
-"""
+"""The interface of data sources: named images that can be read one by one, in two splits."""
 
 from __future__ import annotations
 
@@ -157,10 +154,7 @@ class Source(abc.ABC):
     def stream(
         self, seed: int, changes: Changes, labels: Callable[[ImageSet], np.ndarray] | None = None
     ) -> Dataset[Any]:
-        """Training batches, addressed by position in the stream; only for sources with `streams`.
-
-        `labels` reads the label vectors of an image set.
-        """
+        """Training batches by position, for sources with `streams`; `labels` reads an image set's label vectors."""
         raise NotImplementedError(f"{type(self).__name__} reads images by number")
 
     def record(self, broken: Sequence[Broken]) -> None:

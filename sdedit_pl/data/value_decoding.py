@@ -138,13 +138,10 @@ def result_file(
     """The file of a result in the type, range and format of its guide, if any, whose metadata it keeps.
 
     Args:
-        image: in [-1, 1].
+        image: in [-1, 1]; raises ValueError if a value is not finite.
         kept: pixels, (H, W), that take the guide's own values if the sizes agree.
         own_type: write values in the type of `shape`, whatever that of the guide.
         fit: how the guide got the proportions of the result.
-
-    Raises:
-        ValueError: a value is not finite.
     """
     if not image.isfinite().all():
         raise ValueError("an image has values that are not finite; try precision=float32, or another checkpoint")

@@ -1,7 +1,7 @@
 """WebDataset shards as a source: tar files with one image per sample.
 
-Local shards are read by number, like a folder. Remote shards (`https:`, `s3:`, `pipe:`...) are streamed through a cache
-and shuffled a few at a time; order and resuming are as exact.
+Local shards are read by number, like a folder. Remote shards (`https:`, `s3:`, `pipe:`...) pass through a cache and are
+shuffled a few at a time, in an order that is as reproducible.
 """
 
 from __future__ import annotations
@@ -37,10 +37,9 @@ class WebDatasetSource(Source):
     member whose remaining name is an image suffix (.png, .jpg, .webp ...). In a sample without such a member, every
     image counts by its own name, so that names with dots (IMG_2024.01.00.png) are not lost.
 
-    Validation images are, in this order of preference: those in the shards `val_path`; those that a manifest names for
-    it, or `val-*.tar` when `path` is a folder that has `train-*.tar` too; or, of local shards, a share `val_fraction`
-    of the images, chosen by a hash of their keys. Shards of `val_path` are left out of training. Damaged shards are
-    counted like unreadable images.
+    Validation images are, in this order of preference: those in the shards `val_path`, which training omits; those that
+    a manifest names for it, or `val-*.tar` when `path` is a folder that has `train-*.tar` too; or, of local shards, a
+    share `val_fraction` of the images, chosen by a hash of their keys. Damaged shards count like unreadable images.
 
     Args:
         path: Shards: a folder of .tar files, a file or URL, a pattern such as a-{000000..000006}.tar or a-*.tar, the
@@ -139,7 +138,6 @@ class WebDatasetSource(Source):
         return ShardImages(shards, counts, self.cache, self.format)
 
     def _check_room(self, shards: list[Shard]) -> None:
-        """Refuses a cache that cannot hold two windows of the shuffle."""
         sizes = sorted((shard.size or 0 for shard in shards if is_remote(shard.place)), reverse=True)
         needed = sum(sizes[: 2 * self.shuffle_shards])
         if needed > self.cache.limit:
@@ -150,12 +148,9 @@ class WebDatasetSource(Source):
 
 
 def find_shards(path: str | list[str]) -> tuple[list[Shard], list[Shard]]:
-    """Expands folders, patterns and manifests to training and validation shards.
+    """Expands folders, patterns and manifests to training and validation shards, which manifests and file names divide.
 
-    Validation shards come only from manifests, and from folders that hold both `train-*.tar` and `val-*.tar`.
-
-    Raises:
-        ValueError: No such folder or file, no shard in it, or a shard of another size than its manifest says.
+    Raises ValueError for a missing folder or file, no shard in it, or a shard of another size than its manifest states.
     """
     train: list[Shard] = []
     val: list[Shard] = []

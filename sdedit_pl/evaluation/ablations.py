@@ -63,10 +63,7 @@ class AblationVariant(NamedTuple):
 
 @dataclass(frozen=True)
 class Ablation:
-    """A setting that is varied; `variants` makes the edits with one value from the base edit.
-
-    `compares` is whether it compares two models.
-    """
+    """A setting that is varied; `variants` makes the edits with one value. `compares`: between two models."""
 
     title: str
     variants: Callable[[SDEdit, AblationValue], Sequence[AblationVariant]]

@@ -1,7 +1,7 @@
 """Anomaly maps: where images differ from their reconstructions by a model of normal images.
 
-An image is noised to t0 and denoised. Where noise hides the image the model paints normal structure, so that defects
-come back different. A low t0 finds small and faint defects, a high t0 large ones; a map averages several t0 and seeds.
+An image is noised to t0 and denoised. Where noise hides the image the model paints normal structure, so that defects do
+not come back. A low t0 finds small and faint defects, a high t0 large ones; a map averages several t0 and seeds.
 
 Source: Wyatt et al., "AnoDDPM: Anomaly Detection With Denoising Diffusion Probabilistic Models Using Simplex Noise",
 CVPR Workshops 2022.
@@ -72,10 +72,7 @@ def blurred(maps: Float[Tensor, "B H W"], width: float) -> Float[Tensor, "B H W"
 
 @dataclass(frozen=True)
 class Detector:
-    """Makes the anomaly maps of images from reconstructions by `edits`, with `samples` seeds each.
-
-    `blur` applies to residuals and spreads.
-    """
+    """Anomaly maps from `samples` reconstructions by each edit; `blur` applies to residuals and spreads."""
 
     edits: Sequence[SDEdit]
     samples: int
@@ -111,7 +108,7 @@ class Detector:
     def _stacked(
         self, denoiser: Denoiser, images: Images, numbers: Sequence[int], tick: Callback | None
     ) -> Float[Tensor, "samples maps H W"]:
-        """The fields of `AnomalyMaps` of a batch of images, stacked as channels, on the CPU."""
+        """The fields of `AnomalyMaps` of a batch, stacked as channels, on the CPU."""
         images = images.to(next(denoiser.parameters()).device)
         residuals, spreads, means = [], [], []
         for edit in self.edits:
@@ -127,17 +124,14 @@ class Detector:
 
 
 def image_score(anomaly: Float[Tensor, "H W"], share: float) -> float:
-    """The mean of the highest pixels of a map, those of a share of its area."""
+    """The mean of a map's highest pixels, which cover `share` of its area."""
     return anomaly.flatten().topk(max(1, round(share * anomaly.numel()))).values.mean().item()
 
 
 def stored_maps(
     folder: Path, images: ChosenImages, make: Callable[[Sequence[int]], Iterator[AnomalyMaps]]
 ) -> list[Path]:
-    """The files of all images' maps in `folder`; missing ones are made first.
-
-    Their names hold hashes of the images, so that a changed image gets new maps.
-    """
+    """The files of all maps in `folder`, made if missing. A hash in the name gives a changed image new maps."""
     files = [
         folder / f"{number:06d}-{hashlib.sha256(images.image(number).numpy().tobytes()).hexdigest()[:16]}.safetensors"
         for number in range(len(images))

@@ -58,7 +58,7 @@ def anomaly_sheet(
     truth: Bool[Tensor, "N H W"] | None,
     format: PixelFormat | None,
 ) -> Image.Image:
-    """Images, reconstructions, maps and spreads (equally brightened), and the defects, of the images in `shown`."""
+    """Rows of image, reconstruction, map, spread (equally brightened) and defects, for the images in `shown`."""
     spreads = torch.stack([maps.spreads.mean(0) for maps, _ in shown.values()])
     brightest = torch.stack([anomaly for _, anomaly in shown.values()]).max()
     rows = []

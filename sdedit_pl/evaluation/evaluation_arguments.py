@@ -47,7 +47,7 @@ class EvaluationArguments(GuidanceSettings):
         repeats: how often edits are repeated on their own result (K).
         variant: exact, or paper or reference, which follow the published algorithms and code to the letter.
         seed: seed of the inputs; edit number n has the seed `seed` + n.
-        lpips: network of the masked LPIPS, alex, vgg or squeeze; none leaves it out.
+        lpips: network of the masked LPIPS, alex, vgg or squeeze; none omits it.
         lpips_weights: torchvision's file of that network; null takes it from torch's cache or downloads it.
         kid_subset: also reports KID averaged over 100 random subsets of this size (other programs: 1000); null for
             none.
@@ -56,7 +56,7 @@ class EvaluationArguments(GuidanceSettings):
         precision: precision of the network in edits; the state is always float32. auto is bfloat16 on GPUs with bf16
             and float32 elsewhere. float32 is IEEE's, tf32 its faster variant on GPUs. On a CPU float32 is exact and
             slow: images pass through the network one by one.
-        compile: compile the network; auto does on GPUs with bf16 for 10,000 or more images times steps.
+        compile: compile the network; auto compiles on GPUs with bf16 for 10,000 or more images times steps.
         accelerator: auto, cpu, gpu, ...
         devices: devices on each node; auto takes all.
         num_nodes: machines; they share the folder `out`.

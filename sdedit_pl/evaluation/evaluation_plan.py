@@ -1,7 +1,7 @@
 """The plan of an evaluation: sets of inputs, and columns, each a method applied to a set of inputs.
 
-The plan depends only on the settings. An edit that ablations share with each other or with the tables is one column and
-is made once. Each folder has a recipe, a text of everything its images depend on; others are not reused.
+It depends only on the settings. An edit that ablations share with each other or with the tables is one column and is
+made once. A folder's recipe is a text of everything its images depend on; images of another recipe are not reused.
 """
 
 from __future__ import annotations
@@ -36,11 +36,7 @@ class Column:
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """The settings of an evaluation; edit number n has the seed `seed` + n.
-
-    Raises:
-        ValueError: an unknown or repeated name, or neither tasks nor ablations.
-    """
+    """Edit number n has the seed `seed` + n. Raises ValueError for bad names, or neither tasks nor ablations."""
 
     edit: SDEdit
     tasks: Sequence[str] = tuple(TASKS)

@@ -52,10 +52,7 @@ class ComputeSettings:
     compile: AutoBool = False
 
     def resolved(self, evaluations: int) -> ComputeSettings:
-        """Replaces `auto` for this machine and number of network evaluations.
-
-        Raises ValueError if the machine lacks what a setting requires.
-        """
+        """Replaces `auto` for this machine; raises ValueError if the machine lacks what a setting requires."""
         found = inference_arithmetic(this_machine(self.accelerator), evaluations, self.precision, self.compile)
         return replace(self, precision=found.precision, compile=found.compile)
 
@@ -66,7 +63,7 @@ class ComputeSettings:
 
     @property
     def recipe(self) -> str:
-        """The arithmetic's part of a recipe, since it changes images; empty for plain float32."""
+        """The arithmetic's part of a recipe; empty for plain float32."""
         parts = [f"precision={self.precision}"] * (self.precision != "float32") + ["compile=true"] * bool(self.compile)
         return "".join(f", {part}" for part in parts)
 
@@ -84,8 +81,8 @@ class ImageMaker:
 
     @without_notices()
     def make(self, models: Mapping[str, Denoiser], computing: ComputeSettings) -> torch.device | None:
-        """Makes all missing images; returns the device of the first process, which measures them, and None in the
-        others.
+        """Makes all missing images; returns the first process's device, which measures them, and None in other
+        processes.
 
         Raises ValueError or OSError for unusable devices, or an image that cannot be read or written.
         """

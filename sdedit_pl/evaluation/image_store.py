@@ -1,4 +1,4 @@
-"""The folder of an evaluation: its images, and a record of their settings, from which a later command continues.
+"""The folder of an evaluation: its images, and a record of their settings, from which a later command resumes.
 
     evaluation.json             the settings of the images below
     images/original/            the validation images, 000000.png, 000001.png, ...
@@ -65,10 +65,7 @@ class ImageStore:
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """The settings that the images of an evaluation depend on.
-
-    `originals` identifies the validation images; `recipes` maps a folder to all else that its images depend on.
-    """
+    """`originals` identifies the validation images; `recipes` maps a folder to all else that its images depend on."""
 
     originals: Mapping[str, str]
     recipes: Mapping[str, str]
@@ -77,7 +74,7 @@ class EvaluationRecord:
         _file(out).write({"originals": dict(self.originals), "recipes": dict(self.recipes)})
 
     def continuing(self, out: Path) -> EvaluationRecord:
-        """This record, with the further folders of an earlier evaluation in `out`.
+        """This record, with the other folders of an earlier evaluation in `out`.
 
         Raises ValueError if `out` holds anything but an evaluation of the same images and recipes.
         """
@@ -92,13 +89,10 @@ class EvaluationRecord:
 
 
 def remove_images(out: Path, recipes: Iterable[str]) -> None:
-    """Removes only the evaluation's own images, from its folders and the folders `recipes`.
+    """Removes the images in the folders `recipes` and those on record, but not the record, until a new one replaces it.
 
-    The record stays until a new one replaces it, so that the folder remains an evaluation.
-
-    Raises:
-        ValueError: an image is not the evaluation's own; nothing is removed.
-        OSError: an image cannot be removed; the new evaluation would take it for its own.
+    Raises ValueError, before it removes anything, if an image is not the evaluation's own, and OSError if one cannot be
+    removed, which the new evaluation would take for its own.
     """
     try:
         recorded = (_file(out).read() or {}).get("recipes", {})

@@ -1,7 +1,7 @@
 """Measurement of an evaluation's images, column by column, from their files.
 
-KID leaves out the pairs of an edit and an image of the same group: an edit is close to the image behind its guide
-whether or not the model is good.
+KID excludes pairs of an edit and an image of the same group: an edit resembles the image behind its guide, however good
+the model.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Instruments:
     """The metrics of an evaluation.
 
     Args:
-        lpips: measures the kept pixels of masked tasks; None leaves it out.
+        lpips: measures the kept pixels of masked tasks; None omits it.
         batch: images at a time.
         kid_subset: size of the random subsets that KID is also averaged over, as other programs do; None for none.
     """
@@ -164,10 +164,7 @@ class Measurement:
 
 
 def choose_nearest(guides: NumberedImages, samples: NumberedImages, chosen: NumberedImages, batch: int) -> None:
-    """Copies the nearest sample for each guide to `chosen`, by the squared distance of both averaged down to 32 px.
-
-    Existing copies are kept; `batch` images are read at a time.
-    """
+    """Copies the nearest sample of each guide to `chosen`, unless it exists, by squared distance at `COMPARED_SIDE`."""
     missing = chosen.missing()
     if not missing:
         return

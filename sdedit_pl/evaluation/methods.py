@@ -1,8 +1,8 @@
 """The methods that an evaluation compares, each making an image from a task's inputs: SDEdit and its baselines.
 
-Blending does not use the model. DDIM encoding follows the probability-flow ODE from the guide up to t0 and back down;
-it keeps the guide, and its lack of realism too. An unconditional sample is as realistic as the model allows and follows
-no guide; the sample nearest to a guide shows the effect of selection alone.
+Blending does not use the model. DDIM encoding follows the probability-flow ODE from the guide up to t0 and back down,
+which preserves the guide with its lack of realism. An unconditional sample is as realistic as the model allows and
+ignores the guide; the sample nearest to a guide shows the effect of selection alone.
 
 The `repr` of a method covers everything that its images depend on besides the inputs, the model and the seeds.
 
@@ -90,7 +90,7 @@ class DDIMRoundTrip:
 
 @dataclass(frozen=True)
 class Blend:
-    """Blending of the pasted image with the original; `kind` is "poisson" or "laplacian"."""
+    """`kind` is "poisson" or "laplacian"."""
 
     kind: str
 
@@ -110,7 +110,7 @@ class Blend:
 
 @dataclass(frozen=True)
 class UnconditionalSample:
-    """An unconditional sample; only the shape of the inputs is used."""
+    """Only the shape of the inputs is used."""
 
     steps: int
 
@@ -134,9 +134,8 @@ class UnconditionalSample:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method that SDEdit is compared with; `method` makes it from t0 and steps.
-
-    `nearest` is whether it makes a set of images, the nearest of which is chosen for each guide.
+    """A method that SDEdit is compared with, made from t0 and steps; with `nearest`, each guide takes its nearest
+    image.
     """
 
     method: Callable[[float | str, int], Method]

@@ -1,7 +1,4 @@
-"""Folders of numbered PNG files: the images that an evaluation edits, and the results.
-
-Files are written atomically: an image that exists is finished, whichever process made it.
-"""
+"""Folders of numbered images, written atomically: an image that exists is finished, whichever process made it."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ MARK = "sdedit_pl"
 
 
 def is_own(file: Path) -> bool:
-    """Whether `NumberedImages` wrote a file and nobody has changed its pixels since."""
+    """Whether `NumberedImages` wrote a file and its pixels are unchanged."""
     try:
         if file.suffix == ".tif":
             stored = Tiff().read(file.read_bytes())
@@ -49,10 +46,7 @@ def _hash_of(pixels: bytes) -> str:
 
 @dataclass(frozen=True)
 class NumberedImages:
-    """A folder of `count` images 000000.png, 000001.png, ... of one shape, created with the first image.
-
-    `files` are the files if they have other names.
-    """
+    """A folder of `count` images 000000.png, ... of one shape, or `files`; created with the first image."""
 
     folder: Path
     count: int
@@ -84,11 +78,10 @@ class NumberedImages:
         return self.format.images(torch.stack([self._decoded(number) for number in numbers]))
 
     def shown(self, numbers: Sequence[int]) -> list[Image.Image]:
-        """Some of the images as pictures; raises as `read` does."""
         return [to_picture(image, self.format.format) for image in self.read(numbers)]
 
     def read_masks(self, numbers: Sequence[int]) -> Mask:
-        """Some of the images as masks, True where they are white; raises as `read` does."""
+        """Some of the images as masks, True where they are white."""
         return torch.stack([self._decoded(number)[:1] for number in numbers]) >= 128
 
     def batches(self, size: int) -> NumberedBatches:
@@ -117,7 +110,7 @@ class NumberedImages:
 
 @dataclass(frozen=True)
 class NumberedBatches:
-    """The images of a folder, `size` in memory at a time; can be iterated repeatedly."""
+    """Batches of `size` images; can be iterated repeatedly."""
 
     pictures: NumberedImages
     size: int

@@ -1,4 +1,4 @@
-"""The report document: sections of text, tables and figures, written as HTML and Markdown or logged to W&B.
+"""The report: sections of text, tables and figures, written as HTML and Markdown or logged to W&B.
 
 `report.html` embeds its figures and opens offline; `report.md` links to the same figures in the folder `figures`.
 """
@@ -96,10 +96,10 @@ def markdown_table(table: Table) -> str:
 
 
 def log_to_wandb(report: ReportDocument, project: str, folder: Path, numbers: Mapping[str, Any]) -> None:
-    """Logs a report's tables, figures and numbers as a run of Weights & Biases named after the evaluation's folder.
+    """Logs a report as a run of Weights & Biases named after `folder`, which also holds W&B's files.
 
-    W&B's files lie in that folder. WANDB_MODE=offline needs no account, WANDB_ENTITY names a team. Raises ValueError if
-    W&B refuses or cannot be reached.
+    WANDB_MODE=offline needs no account, WANDB_ENTITY names a team. Raises ValueError if W&B refuses or cannot be
+    reached.
     """
     import wandb
     from wandb.errors import Error

@@ -91,9 +91,8 @@ class DetectionSettings(SamplerSettings):
 
 
 def run_detection(settings: DetectionSettings) -> dict[str, Any]:
-    """Writes maps, scores and the report to `settings.out`; returns the contents of its metrics.json.
-
-    An interrupted run resumes after its last finished image. No result is written after an error.
+    """Writes maps, scores and the report to `settings.out`, all or nothing; returns its metrics.json. Interrupted runs
+    resume.
     """
     detector = build_detector(settings)
     with unfinished_report(Path(settings.out), settings.overwrite) as unfinished:

@@ -1,7 +1,4 @@
-"""One evaluation from start to end: its checks, the images, their measures, and the report.
-
-All checks precede the editing, which takes hours.
-"""
+"""One evaluation from start to end. All checks precede the editing, which takes hours."""
 
 from __future__ import annotations
 
@@ -53,13 +50,10 @@ class EvaluatedModel(NamedTuple):
 def run_evaluation(
     arguments: EvaluationArguments, settings: EvaluationSettings, models: Mapping[str, EvaluatedModel], command: str
 ) -> tuple[dict[str, Any], ReportDocument] | None:
-    """Makes the missing images, measures everything and makes the report; returns None in all processes but the first.
+    """Makes the missing images, measures everything and makes the report; raises ValueError for unusable arguments.
 
     `models` are under `MODEL` and, for some ablations, `COMPARED`. The first process returns the contents of
-    `metrics.json` and the report.
-
-    Raises:
-        ValueError: anything in the arguments that cannot be evaluated.
+    `metrics.json` and the report, the others None.
     """
     check_packages()
     out = Path(arguments.out)
@@ -101,7 +95,6 @@ def run_evaluation(
 
 
 def check_packages() -> None:
-    """Raises ValueError if a package for measuring or reporting is missing, before hours of editing."""
     missing = [name for name in ("jinja2", "matplotlib", "torch_fidelity") if find_spec(name) is None]
     if missing:
         raise ValueError(f"the report needs {' and '.join(missing)}; pip install 'sdedit-pl[evaluation]'")
@@ -153,7 +146,7 @@ def _record(
 def _masked_lpips(
     plan: EvaluationPlan, store: ImageStore, arguments: EvaluationArguments
 ) -> tuple[MaskedLPIPS | None, list[str]]:
-    """The masked LPIPS, or None; a note for the report if it was requested but is not available."""
+    """The masked LPIPS, or None; and a note for the report if it is missing although requested."""
     if arguments.lpips == "none" or not any(plan.inputs[task].masked for task in plan.tables):
         return None, []
     if min(store.format.sides) < SMALLEST:

@@ -64,7 +64,7 @@ class TranslationSettings(SamplerSettings):
         source_label: label for that model, see label.
         guide: an image, a folder of images, or a glob.
         pairs: folder of images named like the guides, their true translations; null for none.
-        target: images of the domain of `ckpt`, a folder or shards, for KID; null leaves it out.
+        target: images of the domain of `ckpt`, a folder or shards, for KID; null omits it.
         out: folder of the results.
         methods: ddib (both models' ODEs), sdedit (the target model's SDE from t0), energy (sdedit, guided by the low
             frequencies of the guide), two_energies (also away from the source's domain, at twice the cost).
@@ -108,9 +108,8 @@ class TranslationSettings(SamplerSettings):
 
 
 def run_translation(settings: TranslationSettings) -> dict[str, Any]:
-    """Writes translations and the report to `settings.out`; returns the contents of its metrics.json.
-
-    An interrupted run resumes after its last finished translation. No result is written after an error.
+    """Writes translations and the report to `settings.out`, all or nothing; returns its metrics.json. Interrupted runs
+    resume.
     """
     with unfinished_report(Path(settings.out), settings.overwrite) as unfinished:
         source, described = load_for_editing(settings.source_ckpt, settings.device)

@@ -33,10 +33,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Compared:
-    """The guides, their pairs, and features of target images, with which translations are measured.
-
-    `inputs` has the hashes of all but the guides.
-    """
+    """The guides, their pairs and features of target images; `inputs` has the hashes of all but the guides."""
 
     guides: NumberedImages
     inputs: Mapping[str, str]

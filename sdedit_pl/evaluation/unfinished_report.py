@@ -37,12 +37,10 @@ class UnfinishedReport:
     replaced: set[str]
 
     def begin(self, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any] | None:
-        """Keeps the results of an interrupted run; returns the numbers of a finished one, which nothing replaces.
+        """Keeps the results of an interrupted run with these settings, or returns the numbers of a finished one.
 
-        `inputs` are hashes of files that may change before the run is finished.
-
-        Raises:
-            SettingsChanged: the run had other settings, or the finished one other inputs.
+        `inputs` are hashes of files that may change before the run is finished. Raises SettingsChanged if the run had
+        other settings, or the finished one other inputs.
         """
         finished = None if self.overwrite else finished_report(self.out)
         if finished is not None:

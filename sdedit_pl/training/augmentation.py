@@ -1,7 +1,4 @@
-"""Random changes of training images before noise is added.
-
-Mirroring without conditioning, for symmetric domains, belongs to the data (`data.flip`).
-"""
+"""Random changes of training images before noise is added; `data.flip` mirrors them without conditioning."""
 
 from __future__ import annotations
 
@@ -57,7 +54,7 @@ class Augmentation:
         return transformation(images), transformation.labels, valid
 
     def check_data(self, photographs: bool, flip: bool) -> None:
-        """Raises ValueError for changes of the data that are not stated in `symmetries`.
+        """Raises ValueError for changes that `symmetries` does not state.
 
         `photographs`: the data are 8-bit RGB or grey; `flip`: images are mirrored as they are read.
         """

@@ -34,7 +34,7 @@ class DurableCheckpoints(TorchCheckpointIO):
 
     @property
     def failure(self) -> str | None:
-        """The reason why the latest checkpoint could not be written, once known."""
+        """The reason why the latest checkpoint could not be written; waits for it."""
         self.wait()
         return self._failure
 

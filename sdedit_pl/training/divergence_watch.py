@@ -1,7 +1,7 @@
 """Detects a loss that is not finite without waiting for the accelerator at every step.
 
-A counter on the accelerator counts the consecutive steps with a finite loss since the last check. Checks happen at log
-entries and before anything is written: no checkpoint holds such weights, and the error names the exact step.
+The accelerator counts the consecutive steps with a finite loss since the last check. Checks happen at log entries and
+before anything is written, so that no checkpoint holds such weights; the error names the exact step.
 """
 
 from __future__ import annotations
@@ -33,10 +33,7 @@ class DivergenceWatch:
         self._steps += 1
 
     def check(self, trainer: lightning.Trainer, network: nn.Module) -> None:
-        """Checks weights and recent losses; all devices call it after the same step.
-
-        Raises Diverged if one is not finite.
-        """
+        """Raises Diverged if a weight or recent loss is not finite; all devices call it after the same step."""
         weights = [weight.detach() for weight in network.parameters()]
         norms = torch.stack(torch._foreach_norm(weights))  # pyright: ignore[reportPrivateImportUsage]
         missing = norms.new_zeros(()) if self._finite is None else self._steps - self._finite

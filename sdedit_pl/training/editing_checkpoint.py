@@ -30,12 +30,12 @@ def best_average(
 class EditingCheckpoint(StepCallback):
     """Writes averaged weights after validations, as the file that editing uses.
 
-    With `best` the file holds the average with the lowest validation loss so far: weights that have started to memorise
-    training images have a higher loss on others. Without `best` it holds the weights after the last step, of the
-    average that was best at the last validation. A run without any validation writes its first average at the end.
+    With `best` the file holds the average with the lowest validation loss so far, because weights that memorise
+    training images have a higher loss on others. Without it, it holds the weights after the last step of the average
+    that was best at the last validation. A run without validation writes its first average at the end.
 
     Args:
-        save: writes a denoiser and facts of its training (steps, images seen, half-life, loss); False on failure.
+        save: writes a denoiser and facts about its training (steps, images seen, half-life, loss); False on failure.
         all_averages: also write the newest weights of each average, to model-HALFLIFE.safetensors.
         early: share of the run after which its first average is also written, to model-early.safetensors.
     """

@@ -23,10 +23,7 @@ _PERIOD = 32.0  # in ln s; longer than the range of noise levels of any SDE here
 
 
 class LogUncertainty(nn.Module):
-    """u(s), a Fourier series in ln s that starts as 0.
-
-    The source draws the frequencies at random; harmonics need no buffer.
-    """
+    """u(s), a Fourier series in ln s that starts as 0; unlike the source's random frequencies it needs no buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +32,6 @@ class LogUncertainty(nn.Module):
         nn.init.zeros_(self.weights.bias)
 
     def forward(self, sde: SDE, t: Times) -> Times:
-        """The logarithm of the expected loss at the times `t`."""
         with torch.autocast(t.device.type, enabled=False):
             log_level = -sde.log_snr(t.float()) / 2
             harmonics = torch.arange(1, _HARMONICS + 1, device=t.device, dtype=log_level.dtype)

@@ -24,8 +24,8 @@ def ignore_signals(trainer: lightning.Trainer) -> None:
     """Stops Lightning from handling signals and from broadcasting them.
 
     Why: its handlers replace those of `StopSignals`, and with several devices the training loop waits for the
-    accelerator at every step to ask whether SIGTERM has arrived.
-    Replacement: a Trainer option that switches off signal handling.
+    accelerator at every step to ask whether SIGTERM has arrived. Replacement: a Trainer option that switches off signal
+    handling.
     """
     trainer._signal_connector.register_signal_handlers = lambda: None
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
@@ -35,8 +35,8 @@ def validation_is_due(trainer: lightning.Trainer) -> bool:
     """Whether a validation follows the last training batch.
 
     Why: a checkpoint must be written before the validation of the same step. Lightning decides whether to validate
-    after the last callback and counts batches over all epochs only in its loop.
-    Replacement: a public count of batches, or a hook that runs before validation and outside of it.
+    after the last callback and counts batches over all epochs only in its loop. Replacement: a public count of batches,
+    or a hook that runs before validation and outside of it.
     """
     interval = trainer.val_check_batch
     batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
@@ -46,9 +46,9 @@ def validation_is_due(trainer: lightning.Trainer) -> bool:
 def set_max_steps(trainer: lightning.Trainer, steps: int) -> None:
     """Changes the number of optimiser steps of a running fit; -1 for no limit.
 
-    Why: a run that resumes at its last step skips training and with it the validation that is still due.
-    `Trainer.max_steps` is read-only.
-    Replacement: a setter, or `Trainer.fit` that restores callbacks even if no step is left.
+    Why: a run that resumes at its last step skips training and with it the validation that is still due, and
+    `Trainer.max_steps` is read-only. Replacement: a setter, or `Trainer.fit` that restores callbacks without steps
+    left.
     """
     trainer.fit_loop.epoch_loop.max_steps = steps
 
@@ -56,8 +56,7 @@ def set_max_steps(trainer: lightning.Trainer, steps: int) -> None:
 def run_validation(trainer: lightning.Trainer) -> None:
     """Validates in the middle of a fit, as the training loop does after a step.
 
-    Why: `Trainer.validate` ends the fit and loses its state.
-    Replacement: a method that runs the validation loop during a fit.
+    Why: `Trainer.validate` ends the fit and loses its state. Replacement: a method that validates during a fit.
     """
     validation = trainer.fit_loop.epoch_loop.val_loop
     validation.restarting = False
@@ -70,10 +69,8 @@ def configure_ddp(trainer: lightning.Trainer, *, timeout: timedelta, static_grap
     """Sets how the processes of a distributed run exchange gradients; without effect on a run of one process.
 
     Gradients are views of the exchanged buffers, which saves a copy of them in memory. The graph is static if every
-    step uses the same parameters.
-
-    Why: only the Trainer knows which strategy `auto` is and how its processes are started.
-    Replacement: Trainer options for arguments of the strategy that `auto` chooses.
+    step uses the same parameters. Why: only the Trainer knows which strategy `auto` is and how its processes are
+    started. Replacement: Trainer options for arguments of the strategy that `auto` chooses.
     """
     if isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._ddp_kwargs |= {"gradient_as_bucket_view": True, "static_graph": static_graph}
@@ -83,9 +80,9 @@ def configure_ddp(trainer: lightning.Trainer, *, timeout: timedelta, static_grap
 def recount_batches(checkpoint: dict[str, Any], accumulated: int) -> None:
     """Sets the batch count of a checkpoint to what it would be with `accumulated` batches in each optimiser step.
 
-    Why: Lightning derives the end of a step and the interval between validations from the number of batches. A run
-    that resumes with another accumulate_grad_batches would step and validate at the wrong batches.
-    Replacement: counting validations in optimiser steps.
+    Why: Lightning derives the end of a step and the interval between validations from the number of batches. A run that
+    resumes with another accumulate_grad_batches would step and validate at the wrong batches. Replacement: counting
+    validations in optimiser steps.
     """
     batches = checkpoint["global_step"] * accumulated
     counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
@@ -100,8 +97,8 @@ def without_notices() -> Iterator[None]:
     """Hides Lightning's notices inside the block, but not its warnings, except for one.
 
     Why: advertisements and lists of absent devices. The deprecation of torch's LeafSpec concerns only code of
-    Lightning.
-    Replacement: a Trainer option that switches notices off, and a Lightning release that does not use LeafSpec.
+    Lightning. Replacement: a Trainer option that switches notices off, and a Lightning release that does not use
+    LeafSpec.
     """
     loggers = [logging.getLogger(f"lightning.{part}.utilities.rank_zero") for part in ("pytorch", "fabric")]
     levels = [each.level for each in loggers]
@@ -121,8 +118,7 @@ class AccessibleWeightAveraging(WeightAveraging):
 
     Why: updates, previews and editing checkpoints need the averaged module itself. During a validation, and after an
     exception in one, Lightning has exchanged the weights of the module and of the average without saying so
-    (`exchanged`).
-    Replacement: public properties of `WeightAveraging`.
+    (`exchanged`). Replacement: public properties of `WeightAveraging`.
     """
 
     def __init__(self) -> None:

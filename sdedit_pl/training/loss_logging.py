@@ -1,6 +1,6 @@
 """Logs the training loss and speed at intervals.
 
-Lightning's `log` transfers numbers from the accelerator at every step, `TrainingLog` only at entries. Every entry
+Lightning's `log` transfers numbers from the accelerator at every step, `TrainingLog` only when it logs. Every entry
 reaches the loggers before a checkpoint of the same step is written.
 """
 

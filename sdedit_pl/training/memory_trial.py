@@ -12,7 +12,7 @@ from sdedit_pl.training.module import ScoreModule
 
 
 def largest_batch(step: Callable[[int], object], too_large: int) -> int | None:
-    """The largest tried batch whose step fits into memory; None if not even one image does.
+    """The largest batch below `too_large` that fits into memory, by trial; None if not even one image does.
 
     Only divisors of `too_large` are tried, so that accumulated gradients of the smaller batch can replace it.
     """
@@ -30,10 +30,7 @@ def largest_batch(step: Callable[[int], object], too_large: int) -> int | None:
 
 
 def trial_step(module: ScoreModule, trainer: lightning.Trainer, shape: tuple[int, int, int], batch: int) -> None:
-    """A training step without its update on zeros of (C, H, W) `shape`, with room for the optimiser's two moments.
-
-    The run has ended, which has moved the module to the CPU.
-    """
+    """A training step without its update on zeros of (C, H, W) `shape`, with room for the optimiser's two moments."""
     device = trainer.strategy.root_device
     module.to(device).train()
     kept = [torch.empty_like(weight) for weight in module.parameters() if weight.requires_grad for _ in range(2)]

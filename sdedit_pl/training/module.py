@@ -137,8 +137,8 @@ class ScoreModule(lightning.LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Logs the loss at times spread evenly over the training distribution and over each bucket.
 
-        Noise and times belong to the image and never change, so that the loss depends neither on the batch size nor on
-        the devices. For further averages of the weights only their `criterion` is logged.
+        An image always has the same noise and times, so that the loss depends neither on the batch size nor on the
+        devices. For further averages of the weights only their `criterion` is logged.
         """
         batch, vectors, valid = images_of(batch), self.vectors_of(batch), valid_of(batch)
         own, *others = (
@@ -204,7 +204,7 @@ class ScoreModule(lightning.LightningModule):
         return noise_buckets(self.sigma_edges, self.denoiser)
 
     def criterion(self, half_life: int | None = None) -> str:
-        """Name of the logged loss by which weights are chosen; None: of the average that Lightning validates."""
+        """Name of the logged loss by which weights are chosen; None for the average that Lightning validates."""
         name = f"val/loss/{BUCKETS_MEAN}" if self.buckets else "val/loss"
         return name if half_life is None else f"{name}/average_{half_life}"
 
@@ -286,10 +286,7 @@ def valid_of(batch: Any) -> Mask | None:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds the default generators of the CPU and of `device` inside the block, and restores them afterwards.
-
-    Dropout has no generator argument.
-    """
+    """Seeds the default generators of the CPU and of `device` inside the block, because dropout takes no generator."""
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
         torch.manual_seed(seed)

@@ -2,7 +2,7 @@
 
 A loss over the training distribution hides at which levels a model overfits, and depends on how a run samples and
 weights them. Here each validation image is denoised once in each bucket, always at the same level and with the same
-noise. The error has EDM's weight, which makes the loss of order one.
+noise. EDM's weight brings every error to order one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class NoiseBucket:
 
     @property
     def name(self) -> str:
-        """Name in logs, as in sigma_0.05-0.2."""
+        """sigma_0.05-0.2, for logs."""
         return f"sigma_{self.low:g}-{self.high:g}"
 
     def losses(

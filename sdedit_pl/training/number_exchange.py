@@ -20,7 +20,7 @@ class Agreement:
         self._pending: tuple[Any, torch.Tensor] | None = None
 
     def begin(self, world_size: int) -> None:
-        """Connects the `world_size` devices; each of them must call it."""
+        """Connects the devices; each of them must call it."""
         self._pending = None
         self._group = torch.distributed.new_group(backend="gloo") if world_size > 1 else None
 

@@ -1,7 +1,4 @@
-"""Optimisers and learning-rate schedules.
-
-A schedule depends only on the optimiser step, so that a resumed run may change its total number of steps.
-"""
+"""Optimisers and schedules, which depend only on the step, so that a resumed run may change its number of steps."""
 
 from __future__ import annotations
 
@@ -142,8 +139,8 @@ class AdamW(Adam):
 class Muon(Adam):
     """Orthogonalised momentum for the matrices of a network, Adam for its other weights.
 
-    Convolutions are matrices of one row for each output channel. `rate` is that of Adam's updates, whose size those of
-    the matrices have too; `betas`, `eps` and `weight_decay` are Adam's.
+    A convolution is a matrix with one row for each output channel. `rate` is Adam's; updates of matrices have the same
+    size. `betas`, `eps` and `weight_decay` are Adam's.
 
     Args:
         momentum: decay rate of the matrices' momentum.
@@ -163,8 +160,6 @@ class Muon(Adam):
 
 
 class MuonAndAdam(torch.optim.Adam):
-    """The optimiser of `Muon`: Adam, except for the group of matrices."""
-
     SMALLEST = 16
     """Number of rows and of columns from which a weight counts as a matrix."""
 

@@ -20,10 +20,10 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 
 class TrainingSpeed(StepCallback):
-    """Measures images per second from the second step of this process on, without the time spent on validation.
+    """Measures images per second from this process's second step on, without the time spent on validation.
 
-    The numbers are None during the first ten steps, and the time to the next validation and its preview also in a run
-    without validation. Nothing is transferred from the accelerator.
+    Numbers are None during the first ten steps; without validation the time to the next one stays None. Nothing is
+    transferred from the accelerator.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """Recolouring: replaces one colour of a training image by a random other colour, which the model learns on purpose.
 
 A domain of few designs has few colours: a green coat in a guide becomes another garment if no training image has one.
-Recolouring picks a pixel, more often far from the centre, and changes all similar pixels. White, black and shading
-stay, which they do not with torchvision's ColorJitter.
+Recolouring picks a pixel, more often far from the centre, and changes all similar pixels. Unlike torchvision's
+ColorJitter, it preserves white, black and shading.
 
 A colour with channels in [0, 1] has the lightness Y, the mean of its channels, and a tint that is nearly independent of
 shadows, q = (colour - Y) / (Y + 0.1). Pixels near the picked (q, Y) get the tint q + new tint - picked tint and the

@@ -83,7 +83,7 @@ class CsvHistory(Logger):
             self._rewrite([row for row in rows if int(row["step"]) < self._steps])
 
     def _rows(self) -> list[dict[str, str]]:
-        """The rows of the file without an incomplete last row; raises ValueError for a file of another program."""
+        """The rows without an incomplete last one; raises ValueError for a file of another program."""
         if not self.path.is_file():
             return []
         try:
@@ -131,8 +131,8 @@ def _same(row: Mapping[str, str], later: Mapping[str, Any]) -> bool:
 class Continued(Logger):
     """Lets a logger of Lightning continue the history of earlier processes that trained in the same folder.
 
-    The JSON file `memory` holds the id of the run and the last logged step of each quantity; `id_argument` is the
-    logger's argument for that id, and `settings` are its others.
+    The JSON file `memory` holds the run's id and the last logged step of each quantity. The logger takes the id as
+    `id_argument`, and `settings` are its other arguments.
     """
 
     def __init__(self, memory: Path, id_argument: str, **settings: Any) -> None:

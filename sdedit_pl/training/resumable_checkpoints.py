@@ -1,7 +1,7 @@
 """Writes the checkpoints that a run resumes from, and removes old ones.
 
-A checkpoint is taken before a validation of the same step, and written during it, so that no training is lost if the
-validation does not finish. A run that resumes there validates first (`OverdueValidation`).
+A checkpoint is taken before a validation of the same step and written during it, so that a validation that fails loses
+no training. A run that resumes there validates first (`OverdueValidation`).
 """
 
 from __future__ import annotations
@@ -163,7 +163,6 @@ class ResumableCheckpoint(StepCallback, Checkpoint):
             old.unlink()
 
     def _keep_as_best(self, checkpoint: Path) -> bool:
-        """Whether the checkpoint could be copied to best.ckpt."""
         self.files.wait()
         if not checkpoint.exists():  # the disk was full
             return False

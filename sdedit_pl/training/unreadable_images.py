@@ -1,4 +1,4 @@
-"""Counts unreadable images over all devices."""
+"""The count of unreadable images over all devices."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from sdedit_pl.training.number_exchange import Agreement
 
 
 class UnreadableImageCounts(lightning.Callback):
-    """Shares the names of unreadable images between the devices, so that the source's limit applies to all together.
-
-    The first device logs the names that the others found.
+    """Shares the names of unreadable images, so that the source's limit applies to all devices; the first logs them
+    all.
     """
 
     def __init__(self, source: Source) -> None:
@@ -27,7 +26,7 @@ class UnreadableImageCounts(lightning.Callback):
             self._shared = 0
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Exchanges names if a device has found a new one; raises UnreadableImage above the limit over all devices."""
+        """Exchanges names if a device has found a new one; raises UnreadableImage above the limit."""
         (most,) = self.agreement.largest(len(self.source.broken))
         if most > self._shared:
             found = self.agreement.gathered(dict(self.source.broken))
