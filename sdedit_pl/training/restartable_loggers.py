@@ -258,4 +258,4 @@ def _training_continues() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        logger.warning("MLflow did not take an entry, and training continues: %s", str(error).splitlines()[0])
+        logger.warning("MLflow did not accept an entry; training continues: %s", str(error).splitlines()[0])
