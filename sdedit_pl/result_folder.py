@@ -125,7 +125,7 @@ def already_in(folder: Path, staging: Path) -> bool:
     made = hashes_of(staging)
     same = own_files(folder, made) == made.keys()
     if same:
-        logger.info(ALREADY_THERE)
+        logger.info("the results were already there, byte for byte")
     return same
 
 

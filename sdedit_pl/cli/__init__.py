@@ -64,18 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     open_streams()
     if arguments[1:] and arguments[0] in HELP and arguments[1] in VERBS:
         arguments = [arguments[1], arguments[0], *arguments[2:]]
-    if not arguments or arguments[0] in HELP:
-        say(overview())
-        return 0 if arguments else 2
-    if arguments[0] == "--version":
-        from importlib.metadata import version
-
-        say(version("sdedit_pl"))
-        return 0
-    verb, rest = arguments[0], arguments[1:]
-    if verb not in VERBS:
-        return fail(f"unknown verb {verb!r}; the verbs are {', '.join(VERBS)}")
+    verb, rest = (arguments or ["help"])[0], arguments[1:]
     try:
+        if verb in HELP:
+            say(overview())
+            return 0 if arguments else 2
+        if verb == "--version":
+            from importlib.metadata import version
+
+            say(version("sdedit_pl"))
+            return 0
+        if verb not in VERBS:
+            return fail(f"unknown verb {verb!r}; the verbs are {', '.join(VERBS)}")
         if wants_help(rest):
             say(help_of(module_of(verb), rest))
             return 0

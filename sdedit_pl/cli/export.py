@@ -66,10 +66,9 @@ def check_replaceable(out: Path, new: Path) -> None:
     """Raises ConfigError if `out` exists and is not an earlier export of the same kind as `new`."""
     if not out.exists():
         return
-    if out.is_dir() != new.is_dir():
-        raise ConfigError(
-            f"out={out} is a {'folder' if out.is_dir() else 'file'}, the export is not; give another out="
-        )
+    if out.is_dir() != new.is_dir() or (new.is_file() and start_of(out) != start_of(new)):
+        kind = "folder" if out.is_dir() else "file"
+        raise ConfigError(f"out={out} is a {kind} that is no earlier export in this format; give another out=")
     others = sorted({*files_in(out)} - {*files_in(new)})
     if others:
         raise ConfigError(f"out={out} is not an earlier export, it holds {others[0]}; empty it, or give another out=")
@@ -77,3 +76,9 @@ def check_replaceable(out: Path, new: Path) -> None:
 
 def files_in(folder: Path) -> list[str]:
     return [str(file.relative_to(folder)) for file in folder.rglob("*")]
+
+
+def start_of(file: Path) -> bytes:
+    """The bytes in which an ONNX file, a torch.export archive and a checkpoint differ."""
+    with file.open("rb") as opened:
+        return opened.read(2)

@@ -25,14 +25,14 @@ from sdedit_pl.checkpoints.sampler_settings import SamplerSettings
 from sdedit_pl.configuration import alike, require_at_least
 from sdedit_pl.data.array_formats import stem_of
 from sdedit_pl.data.folder_source import image_paths
-from sdedit_pl.data.image_format import ImageShape
+from sdedit_pl.data.image_format import Fit, ImageShape
 from sdedit_pl.data.value_decoding import result_file, result_suffix
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.editing.many_guides import in_batches
 from sdedit_pl.files import claimed, require_outside, result_name, whole_file, write_whole
 from sdedit_pl.grids import start_time
-from sdedit_pl.guides.guide_files import image_size, read_guide
+from sdedit_pl.guides.guide_files import Guide, image_size, read_guide
 from sdedit_pl.result_folder import refuse_used
 from sdedit_pl.sampling import Callback
 from sdedit_pl.settings_record import SettingsRecord, require_same_settings
@@ -116,7 +116,7 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
         denoiser, description = settings.load()
         times = {label: times_between(settings, label, edit, denoiser) for label in classes}
         variations = plan(settings, classes, times)
-        shape = description.image
+        shape, fit = description.image, description.fit
         settings = settings.prepared(denoiser, len(variations), shape.pixels, edit.step_count)
         now = {**settings.recorded(description.path), "classes": classes, **({"by_class": True} if by_class else {})}
         if before is None:
@@ -127,10 +127,11 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
         if not missing:
             logger.info("the edits were already there; give another out= to make more")
         with in_precision(denoiser, settings.precision):
-            for variation, image in edits(settings, denoiser, edit, missing, shape, by_class):
+            for variation, image in edits(settings, denoiser, edit, missing, shape, fit, by_class):
+                source = root / variation.source
+                shown = Guide(source, image[None], image_size(source), fit=fit).shown(image)
                 with whole_file(out / variation.file) as unfinished:
-                    source = Path(settings.data) / variation.source
-                    unfinished.write_bytes(result_file(image, shape, result_suffix(source), source))
+                    unfinished.write_bytes(result_file(shown, shape, result_suffix(source), source, fit=fit))
         write_whole(out / AUGMENT_MANIFEST, manifest(variations))
     return variations
 
@@ -183,13 +184,14 @@ def edits(
     edit: SDEdit,
     todo: Sequence[Variation],
     shape: ImageShape,
+    fit: Fit,
     by_class: bool,
 ) -> Iterator[tuple[Variation, Float[Tensor, "C H W"]]]:
     """Yields each edit of `todo`, one t0 after the other."""
     device = next(denoiser.parameters()).device
 
     def edited(chosen: SDEdit, chunk: Sequence[Variation], tick: Callback | None) -> Float[Tensor, "samples C H W"]:
-        guides = [read_guide(Path(settings.data) / variation.source, shape).image for variation in chunk]
+        guides = [read_guide(Path(settings.data) / variation.source, shape, fit).image for variation in chunk]
         seeds = [variation.seed for variation in chunk]
         labels = [variation.label for variation in chunk] if by_class else None
         return chosen(denoiser, torch.cat(guides).to(device), labels=labels, seeds=seeds, callback=tick).cpu()

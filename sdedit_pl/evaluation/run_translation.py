@@ -216,9 +216,9 @@ def read_in_turn(guide: str, shape: ImageShape, fit: Fit = "crop") -> NumberedIm
     """The guides of a path, folder or glob; raises ValueError if one is unreadable, or two have the same name."""
     paths = find_guides(guide, suffixes_of(shape))
     refuse_repeated(paths)
-    for path in paths:
+    for number, path in enumerate(paths):
         found = read_guide(path, shape, fit)
-        if found.resized:
+        if found.resized and number < 8:
             logger.info("%s", description_of_resizing(found))
     return NumberedImages(paths[0].parent, len(paths), ImageFormat.of(shape, fit=fit), tuple(paths))
 

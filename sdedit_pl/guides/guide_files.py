@@ -260,4 +260,5 @@ def description_of_resizing(guide: Guide) -> str:
         change = f" without {cut // 2} + {cut - cut // 2} pixels at its {sides} (fit=pad keeps them),"
     model = "" if guide.whole else "the model's "
     size = "x".join(str(length) for length in reversed(guide.image.shape[-2:]))
-    return f"{guide.path} is {width}x{height},{change} resized to {model}{size}"
+    part = "a part of " if guide.part else ""
+    return f"{part}{guide.path} is {width}x{height},{change} resized to {model}{size}"

@@ -87,7 +87,7 @@ def previews(
     settings, image = config.preview, config.image
     if settings.guides and settings.count:
         files = find_guides(settings.guides, suffixes_of(image))[: settings.count]
-        guides = torch.cat([read_guide(file, image).image for file in files])
+        guides = torch.cat([read_guide(file, image, data.source.format.fit).image for file in files])
     else:
         originals = data.val_images(settings.count)
         guides = stroke_painting(originals) if len(originals) else originals

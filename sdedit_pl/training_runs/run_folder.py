@@ -114,7 +114,11 @@ def fixed_settings(model: ModelConfig, run: Mapping[str, Any]) -> dict[str, Any]
     """The settings that a resumed run cannot change; `run` may come from an earlier version with fewer keys."""
     described = model.as_data()
     network = {key: value for key, value in described["network"].items() if key not in MAY_DIFFER}
-    trained = {"uncertainty": run.get("uncertainty", False), "train": run.get("train", {"only": []})}
+    trained = {
+        "seed": run.get("seed", 0),
+        "uncertainty": run.get("uncertainty", False),
+        "train": run.get("train", {"only": []}),
+    }
     return {**described, "network": network, **trained}
 
 

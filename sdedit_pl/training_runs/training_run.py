@@ -106,7 +106,10 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
     log_arithmetic(Arithmetic(config.trainer.precision, config.compile is True, config.channels_last is True), machine)
     if config.compile is True:
         logger.info("compiling the network: the first step takes a minute or two")
-    if newest is not None:
+    if steps_in(newest) >= config.trainer.max_steps:
+        advice = "a larger trainer.max_steps trains it further, another out= trains a new model"
+        logger.info("%s holds a finished run of %d steps: %s", folder, steps_in(newest), advice)
+    elif newest is not None:
         logger.info("resuming from %s", newest)
     elif machine.device == "cpu":
         warn_of_hours(denoiser, config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,7 +69,7 @@ def test_a_round_trip_changes_no_pixel(
 def test_an_export_is_replaced_on_request_only(table: str, desk: Path, refused: Callable[..., str], command) -> None:
     assert command("export", f"ckpt={table}", "out=made").code == 0
     code, _, errors = command("export", f"ckpt={table}", "out=made")
-    assert code == 0 and errors == "the results were already there; overwrite=true makes them again\n"
+    assert code == 0 and errors == "the results were already there, byte for byte\n"
     Path("made/unet/config.json").write_text("{}")
     assert "made is already there" in refused("export", f"ckpt={table}", "out=made")
     assert command("export", f"ckpt={table}", "out=made", "overwrite=true").code == 0
@@ -76,11 +77,16 @@ def test_an_export_is_replaced_on_request_only(table: str, desk: Path, refused: 
     assert not [path for path in desk.iterdir() if path.name.startswith(".")]
 
 
-def test_overwriting_spares_other_files(table: str, refused: Callable[..., str]) -> None:
+def test_overwriting_spares_other_files(
+    table: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     order = ("export", f"ckpt={table}", "overwrite=true")
-    assert "out=guide.png is a file, the export is not" in refused(*order, "out=guide.png")
+    assert "out=guide.png is a file that is no earlier export" in refused(*order, "out=guide.png")
     assert "out=elsewhere is not an earlier export, it holds another.png" in refused(*order, "out=elsewhere")
     assert "cannot be written" in refused(*order, "out=guide.png/inside")
+    written = SimpleNamespace(write=lambda denoiser, model, out: out.write_bytes(b"\x08\x0a"))
+    monkeypatch.setattr(export, "exporter", lambda format: written)
+    assert "out=guide.png is a file that is no earlier export" in refused(*order, "out=guide.png", "format=onnx")
 
 
 def test_a_refused_export_leaves_nothing(refused: Callable[..., str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -80,6 +82,16 @@ def test_the_version_is_the_packages(command) -> None:
     from sdedit_pl import __version__
 
     assert command("--version") == (0, f"{__version__}\n", "")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["edit", "--help"]], ids=" ".join)
+def test_output_to_a_full_disk_is_one_line(words: list[str], command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys.stdout, "write", fails)
+    code, _, errors = command(*words)
+    assert code == 2 and errors.count("\n") == 1 and "the disk is full" in errors
 
 
 def test_an_unknown_verb_is_refused(refused) -> None:

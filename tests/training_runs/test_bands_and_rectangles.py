@@ -28,10 +28,13 @@ from sdedit_pl.data.source import ImageSet, Source
 from sdedit_pl.data.source_table import DATA_SOURCES
 from sdedit_pl.data.value_decoding import read_values
 from sdedit_pl.data.webdataset_source import WebDatasetSource
+from sdedit_pl.edit_runs.augment_run import AugmentSettings, run_augmentation
 from sdedit_pl.edit_runs.edit_run import run_edit
 from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.guides.guide_files import read_guide
 from sdedit_pl.losses import EDMWeighting, denoising_loss
+from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
+from sdedit_pl.training_runs.run_callbacks import previews
 from sdedit_pl.training_runs.training_run import fit
 from sdedit_pl.typing import Examples, Pixels
 
@@ -60,6 +63,20 @@ def test_a_rectangular_model_trains_resumes_and_edits(tmp_path: Path) -> None:
     edit(ckpt=str(model), guide=f"{tmp_path}/images/0.png", windows=True, out=f"{tmp_path}/windows")
     with Image.open(tmp_path / "windows/0_seed0.png") as result:
         assert result.size == (27, 16)
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "images").rename(tmp_path / "tree/one")
+    keys = {"ckpt": str(model), "data": f"{tmp_path}/tree", "out": f"{tmp_path}/more", "n": 1, "steps": 1}
+    run_augmentation(resolve(AugmentSettings, {**keys, "device": "cpu"}))
+    with Image.open(tmp_path / "more/one/0_seed0.png") as result:
+        assert result.size == (8, 5)
+
+
+def test_guides_of_previews_are_fitted_as_the_training_images_are(tmp_path: Path) -> None:
+    Image.radial_gradient("L").resize((16, 8)).convert("RGB").save(tmp_path / "wide.png")
+    paths = (f"data.path={tmp_path}", f"preview.guides={tmp_path}", f"out={tmp_path}/run")
+    config = tiny_config(*paths, "data.fit=pad", "data.size=16", "data.val_fraction=0", "preview.count=1")
+    shown = previews(config, build_data(config), ImageHalfLifeAveraging(), build_denoiser(config.model))
+    assert torch.equal(shown.guides, read_guide(tmp_path / "wide.png", config.image, "pad").image)
 
 
 def test_padding_does_not_enter_the_loss(tmp_path: Path) -> None:

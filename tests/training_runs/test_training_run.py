@@ -161,7 +161,10 @@ def test_the_last_step_is_in_a_checkpoint_whatever_the_interval(images: Path, tm
     assert logged(tmp_path / "run", "train/loss") == logged(whole, "train/loss")
 
 
-def test_a_finished_run_trains_no_more_but_lacks_nothing(finished: Path, images: Path, tmp_path: Path) -> None:
+def test_a_finished_run_trains_no_more_but_lacks_nothing(
+    finished: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "sdedit_pl")
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     (folder / "model.safetensors").unlink()  # as where the process ended in the last validation
@@ -170,6 +173,7 @@ def test_a_finished_run_trains_no_more_but_lacks_nothing(finished: Path, images:
     assert all(path.read_bytes() == content for path, content in kept.items())
     assert_same(load_denoiser(path).state_dict(), load_denoiser(finished).state_dict())
     assert describe(path).training["images_seen"] == 16
+    assert f"{folder} holds a finished run of 4 steps: a larger trainer.max_steps trains it further" in caplog.text
 
 
 def test_a_run_shorter_than_the_validation_interval_validates_at_its_end(images: Path, tmp_path: Path) -> None:
@@ -202,6 +206,8 @@ def test_runs_that_do_not_go_together_are_refused(finished: Path, images: Path, 
         fit(tiny_config(*same, "data.size=16", "network.channels=16"))
     with pytest.raises(SettingsChanged, match=r"sde.name was vp, .* ve now"):
         fit(tiny_config(*same, "sde=ve"))
+    with pytest.raises(SettingsChanged, match="seed was 0, and is 7 now"):
+        fit(tiny_config(*same, "seed=7"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file; name a folder"):
         fit(tiny_config(*same, f"out={tmp_path / 'file'}"))
