@@ -1,9 +1,9 @@
 """Compares the training loop of `train.py` with a bare loop that does the same arithmetic.
 
 Both take turns within one run of Lightning: after each turn of Lightning's steps, a callback trains a copy of the model
-for as many steps on one fixed batch, while Lightning's clock is stopped. The bare loop has no data pipeline,
-augmentation, log or callbacks. A configuration that keeps its images in memory gives the fairest comparison, as worker
-processes would decode images during the bare loop's turns.
+for as many steps on one fixed batch, while Lightning's clock is stopped. The bare loop has no data pipeline, log or
+callbacks. A configuration that keeps its images in memory gives the fairest comparison, as worker processes would
+decode images during the bare loop's turns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from sdedit_pl.training_runs.run_trainer import build_trainer
 
 
 class BareLoop:
-    """Training steps of a copy of the module's denoiser on one batch: loss, gradient, clipping, Adam, average."""
+    """Training steps of a copy of the denoiser on one batch: augmentation, loss, gradient, clipping, Adam, average."""
 
     def __init__(self, module: ScoreModule, images: Tensor, clip: float | None) -> None:
         self.module = module
@@ -45,7 +45,7 @@ class BareLoop:
         self.images = images
         self.clip = clip
         self.weights = [weight for weight in self.denoiser.parameters() if weight.requires_grad]
-        self.optimizer = module.optimizer.build(self.weights)
+        self.optimizer = module.optimizer.build(self.weights, fused=True)
         self.average = [weight.detach().clone() for weight in self.weights]
 
     def step(self, trainer: lightning.Trainer) -> None:
@@ -55,7 +55,10 @@ class BareLoop:
         with trainer.precision_plugin.forward_context():
             t = module.times.times(self.denoiser.sde, torch.rand(len(images)))
             noise = torch.randn(images.shape)
-            losses = denoising_loss(self.denoiser, images, t, noise, module.weighting, reduction=module.reduction)
+            images, conditions, _ = module.augmentation(images)
+            losses = denoising_loss(
+                self.denoiser, images, t, noise, module.weighting, reduction=module.reduction, conditions=conditions
+            )
         losses.mean().backward()
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.weights, self.clip)

@@ -206,8 +206,14 @@ class MuonAndAdam(torch.optim.Adam):
                 weight.sub_(update.view_as(weight), alpha=0.2 * self.param_groups[1]["lr"] * max(shape) ** 0.5)
 
 
+_LINEAR = 3.4445
+
+
 def orthogonalised(matrices: Float[Tensor, "N rows columns"]) -> Float[Tensor, "N rows columns"]:
     """Brings the singular values of matrices to about 1 by five Newton-Schulz steps.
+
+    Each step multiplies x by a polynomial of x x^T. In float32 the five polynomials are multiplied first, because x x^T
+    is the smaller matrix; bfloat16 is too coarse for that.
 
     Source: Jordan et al. (2024), with their coefficients of the quintic.
     """
@@ -215,10 +221,23 @@ def orthogonalised(matrices: Float[Tensor, "N rows columns"]) -> Float[Tensor, "
     x = matrices if wide else matrices.mT
     x = x.bfloat16() if x.is_cuda else x
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
-    for _ in range(5):
+    if x.element_size() < 4:
+        for _ in range(5):
+            x = _LINEAR * x + _higher_orders(x @ x.mT) @ x
+    else:
         square = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+        product = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        linear = _LINEAR * product
+        for _ in range(5):
+            factor = linear + _higher_orders(square)
+            square = factor @ square @ factor
+            product = factor @ product
+        x = product @ x
     return (x if wide else x.mT).to(matrices.dtype)
+
+
+def _higher_orders(square: Float[Tensor, "N side side"]) -> Float[Tensor, "N side side"]:
+    return torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315)
 
 
 OPTIMIZERS: dict[str, type[Adam]] = {"adam": Adam, "adamw": AdamW, "muon": Muon}

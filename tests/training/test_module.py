@@ -30,7 +30,7 @@ def tiny_module(*arguments: str, rank: int = 0) -> ScoreModule:
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         module = build_module(config, build_denoiser(config.model))
-    trainer: Any = SimpleNamespace(global_rank=rank, max_steps=100)
+    trainer: Any = SimpleNamespace(global_rank=rank, max_steps=100, precision="32-true")
     module._trainer = trainer
     module.log = lambda *arguments, **options: None  # type: ignore[method-assign]
     return module

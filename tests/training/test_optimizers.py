@@ -20,6 +20,7 @@ from sdedit_pl.training.optimizers import (
     InverseSquareRoot,
     Muon,
     Trapezoid,
+    orthogonalised,
 )
 
 
@@ -90,6 +91,21 @@ def test_muon_orthogonalises_matrices_and_steps_other_weights_as_adam() -> None:
     torch.testing.assert_close(weights[1], alone)
     values = torch.linalg.svdvals((before - weights[0].detach()).flatten(1) / (0.1 * 0.2 * 144**0.5))
     assert values.min() > 0.6 and values.max() < 1.3
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 200), (1, 200, 32), (2, 64, 64)])
+def test_the_newton_schulz_steps_equal_those_on_the_matrix_itself(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    side = min(shape[1:])
+    spread = torch.logspace(0, -3, side)  # singular values of three orders of magnitude
+    matrices = torch.randn(shape) * (spread[:, None] if shape[1] == side else spread)
+    x = matrices.double() if shape[1] == side else matrices.double().mT
+    x = x / torch.linalg.matrix_norm(x, keepdim=True)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    expected = (x if shape[1] == side else x.mT).float()
+    torch.testing.assert_close(orthogonalised(matrices), expected, rtol=0, atol=1e-3)
 
 
 def test_muon_resumes_from_its_state() -> None:
