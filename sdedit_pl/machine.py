@@ -145,7 +145,6 @@ def inference_arithmetic(machine: Machine, evaluations: int, precision: str, com
 
 
 def check_devices(machine: Machine, devices: int | str) -> None:
-    """Raises ValueError if a machine has fewer devices than the key `devices`."""
     wanted = int(devices) if str(devices).isdecimal() else 0
     most = machine.count or 8 * (os.cpu_count() or 1)
     if wanted > most:

@@ -1,7 +1,4 @@
-"""Trade-off plots as images: labelled points on curves, with error bars, levels and marks.
-
-Colour-blind readers can distinguish the colours. Source: Okabe and Ito, "Color Universal Design", 2008.
-"""
+"""Trade-off plots as images. Source of the colour-blind safe colours: Okabe and Ito, "Color Universal Design", 2008."""
 
 from __future__ import annotations
 
@@ -39,17 +36,13 @@ def trade_off_plot(
     pictures: Mapping[str, Image.Image] | None = None,
     labels: bool = True,
 ) -> Image.Image:
-    """Plots curves of labelled points.
+    """Plots curves of labelled points; raises ValueError without points, or without one that has a marked label.
 
     Args:
         curves: name -> label -> point, joined in order; KID against L2 labelled by t0 is figure 3 of SDEdit.
         levels: name -> y of a dashed line, with its interval as a band.
         marked: meaning of a ring -> label of the ringed points.
         pictures: caption -> small image, in a row below the plot.
-        labels: whether the points' labels are shown.
-
-    Raises:
-        ValueError: no point, or none with a marked label.
     """
     if not any(curves.values()):
         raise ValueError("a plot needs at least one point")

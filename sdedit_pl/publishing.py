@@ -1,12 +1,11 @@
-"""Publishing: weights, model card, curves and pictures of a model, in a folder or on the Hugging Face Hub.
+"""Publishes a model in a folder or on the Hugging Face Hub: weights, model card, curves and pictures.
 
 For a run's folder the card uses `config.yaml`, `metrics.csv` and the last preview; for any other checkpoint, the facts
-in its file. Absolute paths are shortened to their last part, because they belong to the author's machine.
+in its file. Only the last part of an absolute path is published, because the rest belongs to the author's machine.
 """
 
 from __future__ import annotations
 
-import csv
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -30,6 +29,7 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.files import read_json, without_passwords
 from sdedit_pl.plots import trade_off_plot
 from sdedit_pl.result_folder import already_in, result_folder, results_in
+from sdedit_pl.training.restartable_loggers import history_rows
 from sdedit_pl.training_runs.run_folder import CONFIG_FILE, HISTORY_FILE, PREVIEWS
 
 CARD = "README.md"
@@ -166,14 +166,11 @@ def _config(run: Path, description: Description) -> dict[str, Any] | None:
 
 def _history(file: Path) -> dict[str, dict[int, float]]:
     """Column -> step -> value of a run's metrics.csv; empty without one."""
-    if not file.is_file():
-        return {}
     history: dict[str, dict[int, float]] = {}
-    with file.open(newline="", encoding="utf-8") as opened:
-        for row in csv.DictReader(opened):
-            for column, value in row.items():
-                if value and column != "step":
-                    history.setdefault(column, {})[int(float(row["step"]))] = float(value)
+    for row in history_rows(file):
+        for column, value in row.items():
+            if value and column != "step":
+                history.setdefault(column, {})[int(row["step"])] = float(value)
     return history
 
 

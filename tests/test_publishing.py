@@ -57,6 +57,8 @@ def test_a_run_becomes_a_folder_without_paths_of_its_machine(run: Path, tmp_path
     assert main(["publish", f"run={run}", f"to={out}", *WORDS, "memory=-1"]) == 2
     (out / "README.md").write_text("mine")
     assert main(["publish", f"run={run}", f"to={out}", *WORDS]) == 2
+    (run / "metrics.csv").write_text("epoch;loss\n1;2\n")
+    assert main(["publish", f"run={run}", f"to={out}2", *WORDS]) == 2
 
 
 def test_a_published_repository_is_read_back(

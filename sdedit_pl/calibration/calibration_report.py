@@ -118,7 +118,6 @@ class CalibrationReport:
 
 
 def paper_noise_levels() -> tuple[float, float]:
-    """The noise levels sigma / alpha at the ends of `PAPER_RANGE`."""
     low, high = VPSDE().noise_level(torch.tensor(PAPER_RANGE, dtype=torch.float64)).tolist()
     return low, high
 

@@ -57,7 +57,7 @@ class GuidanceSettings:
         if not early.is_file():
             raise CheckpointError(
                 f"guidance={self.guidance:g} needs a weaker model, and there is no {early}, which training writes with "
-                "checkpoint.early=0.12; give one as guide_ckpt="
+                "checkpoint.early=0.07; give one as guide_ckpt="
             )
         return early
 

@@ -44,8 +44,7 @@ OPTIONAL_WEIGHTS = {AUGMENTATION_WEIGHT: "augmentation", CONDITION_WEIGHT: "thes
 def nearest_base(names: Sequence[str], image: ImageShape, images: Images) -> str:
     """The checkpoint that denoises images of the run best, by the geometric mean of its errors at `COMPARED_LEVELS`.
 
-    An error is the mean squared error over the squared noise level. Raises ConfigError for a checkpoint of other
-    images.
+    An error is the mean squared error over the squared noise level. Raises ConfigError if one is for other images.
     """
     errors = {}
     for name in names:

@@ -25,8 +25,8 @@ def load_denoiser(path: str | Path, device: str | torch.device = "cpu", *, train
     whole batches (`at_once`). On a CPU, float32 weights stay mapped to the file: replace it, but do not write to it.
 
     Args:
-        path: as `find_checkpoint` takes it: an editing checkpoint (`.safetensors`), or a checkpoint in one of `FORMATS`
-            whose model can be derived from the file (`sdedit import` reads the others).
+        path: as `find_checkpoint` takes it: an editing checkpoint (`.safetensors`), or a checkpoint of
+            `CHECKPOINT_FORMATS` whose model can be derived from the file (`sdedit import` reads the others).
         train: training mode instead: trainable weights in memory of their own, and whole batches.
 
     Raises:

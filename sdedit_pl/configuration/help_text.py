@@ -17,8 +17,7 @@ ALL = "all"
 def explain(command: Command[Any], schema: Schema, keys_of: Callable[[Any], dict[str, Key]], topic: str = "") -> str:
     """The help of a command: a section, a key, all keys, or by default the first keys and the examples.
 
-    `keys_of` gives the keys of a class in the schema. `topic` is a section, a key, or "all", the default of a command
-    without first keys. Raises ConfigError for an unknown topic.
+    `topic` is a section, a key, or "all", the default of a command without first keys; otherwise raises ConfigError.
     """
     sections = {
         section: [f"{section}: {first_paragraph(declared)}", *key_lines(keys_of(declared), f"{section}.")]
@@ -90,7 +89,6 @@ def key_lines(keys: Mapping[str, Key], prefix: str = "", indent: int = 2) -> lis
 
 
 def shown(value: Any) -> str:
-    """A default as the user would type it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, tuple | list):

@@ -23,7 +23,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Key:
-    """One key: its type annotation, its default or REQUIRED, and its description."""
+    """Type annotation, default or REQUIRED, and description of a key."""
 
     kind: Any
     default: Any
@@ -118,7 +118,7 @@ class Command(Generic[T]):
 
 @dataclass(frozen=True)
 class Schema:
-    """The keys of a dataclass: those outside of any section, each section's dataclass, and each component's family."""
+    """The keys of a dataclass outside of any section, each section's dataclass, and each component's family."""
 
     keys: Mapping[str, Key]
     sections: Mapping[str, Callable[..., Any]]
@@ -169,7 +169,6 @@ def construct(section: str, cls: Callable[..., T], **arguments: Any) -> T:
 
 
 def require_at_least(settings: Any, **least: int) -> None:
-    """Raises ValueError if an attribute of `settings` that is not None is below its least value."""
     for key, smallest in least.items():
         value = getattr(settings, key)
         if value is not None and value < smallest:

@@ -66,10 +66,7 @@ class ShardCache:
         return record.members
 
     def open(self, shard: Shard) -> tuple[ShardFile, Members]:
-        """A shard's file, downloaded if there is no copy, and its images.
-
-        Raises StreamInterrupted, or UnreadableShard if it does not exist or has changed.
-        """
+        """A shard's file, downloaded if necessary, and its images; raises StreamInterrupted or UnreadableShard."""
         if not is_remote(shard.place):
             members, stamp = self._local_members(shard)
             return ShardFile(shard.place, shard.place, stamp), members

@@ -26,7 +26,6 @@ With the bundled portraits, stroke paintings have up to 3, plain colours 7 and w
 
 
 def warn_of_few_steps(description: Description) -> None:
-    """Warns of a model that was trained from random weights for fewer than `FEW_STEPS` steps."""
     steps, config = description.training.get("steps"), _config(description)
     if isinstance(steps, int) and steps < FEW_STEPS and not (config.get("ckpt") or config.get("init_from")):
         logger.warning("%s was trained for %d steps, too few to edit well; train it longer", description.path, steps)

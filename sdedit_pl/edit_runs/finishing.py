@@ -1,4 +1,4 @@
-"""The end of an edit: the contact sheet and the record, once every guide is done."""
+"""The end of an edit, once every guide is done."""
 
 from __future__ import annotations
 
@@ -30,10 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def finish(work: EditShare, model_files: Mapping[str, str]) -> int:
-    """Publishes results, sheet and record once every guide is done; returns the number of samples.
-
-    Raises ValueError if no guide could be read.
-    """
+    """Publishes results, sheet and record if every guide is done; returns the number of samples so far."""
     facts = dict(sorted(work.unfinished.facts().items()))
     good = {number: guide for number, guide in facts.items() if "samples" in guide}
     bad = {guide["guide"]: guide["bad"] for guide in facts.values() if "bad" in guide}

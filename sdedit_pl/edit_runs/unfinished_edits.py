@@ -84,7 +84,6 @@ class UnfinishedEdits:
         return found
 
     def intact(self, facts: GuideFacts) -> bool:
-        """Whether the files of a guide are unchanged."""
         return "bad" in facts or own_files(self.place, facts["files"]) == facts["files"].keys()
 
     def note(self, number: int, facts: GuideFacts) -> None:
@@ -122,7 +121,6 @@ class UnfinishedEdits:
         return (self.place / EDIT_RECORD).is_file()
 
     def _ready(self) -> dict[str, str]:
-        """The files to publish, with their hashes."""
         return read_file(self.place / EDIT_RECORD)[RECORD_KEY]["results"] if self.ready else {}
 
     @property

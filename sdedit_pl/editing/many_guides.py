@@ -57,7 +57,8 @@ def edit_guides(
 ) -> Iterator[Edited]:
     """Edits each guide with each of its seeds and yields a guide once its samples are complete.
 
-    A sample depends on its guide, area and seed, not on its batch.
+    A sample depends on its guide, area and seed, not on its batch. Raises ValueError if the batch is too large for the
+    device, or `SDEdit` refuses its input.
 
     Args:
         areas: edit mask or strength map of each guide, or None; masks and maps cannot be combined.
@@ -65,9 +66,6 @@ def edit_guides(
         batch: samples per batch, of one or more guides of one size; None for as many as the device's memory holds.
         on_step: called after each solver step with the number of samples in the batch, and with a negative number when
             a batch is repeated because memory ran out.
-
-    Raises:
-        ValueError: the batch is too large for the device, or `SDEdit` refuses its input.
     """
     shared = not seeds or isinstance(seeds[0], int)
     own = cast(Sequence[Sequence[int]], [seeds] * len(guides) if shared else seeds)
@@ -109,11 +107,9 @@ def in_batches(
     batch: int | None = None,
     on_step: Callable[[int], object] | None = None,
 ) -> Iterator[tuple[T, Float[Tensor, "C H W"]]]:
-    """Yields each item of `todo` with its image, of at most `pixels` pixels; raises ValueError as `edit_guides` does.
+    """Yields each item of `todo` with its image of at most `pixels` pixels; `batch` and `on_step` as in `edit_guides`.
 
-    Args:
-        make: makes the images of a batch of items, or of the first of them; its second argument is a solver's callback.
-        batch: see `edit_guides`, as for `on_step`.
+    `make` makes the images of a batch, or of its first items; its second argument is a solver's callback.
     """
     device = next(denoiser.parameters()).device
     size, start = batch or default_batch(device, pixels), 0
@@ -185,8 +181,6 @@ def _joined(areas: Sequence[Area | None], images: Float[Tensor, "B C H W"]) -> T
 
 @dataclass
 class _Tick:
-    """A solver callback that reports the number of samples that took a step."""
-
     on_step: Callable[[int], object]
     reported: int = field(default=0, init=False)
 

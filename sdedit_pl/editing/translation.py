@@ -4,8 +4,7 @@ The ODE maps an image to a noisy state and back. If one model encodes and anothe
 level are exchanged; in the variance-exploding form y = x / alpha they need no change, whatever the two SDEs.
 
 Source: Song, Meng and Ermon, "Denoising Diffusion Implicit Models", ICLR 2021, section 4.3 (encoding); Su et al., "Dual
-Diffusion Implicit Bridges for Image-to-Image Translation", ICLR 2023, Algorithm 1; Zhao et al., "EGSDE: Unpaired
-Image-to-Image Translation via Energy-Guided Stochastic Differential Equations", NeurIPS 2022.
+Diffusion Implicit Bridges", ICLR 2023, Algorithm 1; Zhao et al., "EGSDE", NeurIPS 2022.
 """
 
 from __future__ import annotations

@@ -130,7 +130,6 @@ def make_plan(settings: EvaluationSettings) -> EvaluationPlan:
 
 
 def _folder_of(variant: AblationVariant, edit: SDEdit) -> str:
-    """The folder of a variant: that of the table's edits if the edit is the same."""
     same_task = variant.task == StrokeSynthesis()
     source = STROKE_TASK if same_task else f"{STROKE_TASK}_{variant.task.colours}_colours"
     if variant.model == MODEL and variant.edit == edit:

@@ -81,8 +81,7 @@ class ImageMaker:
 
     @without_notices()
     def make(self, models: Mapping[str, Denoiser], computing: ComputeSettings) -> torch.device | None:
-        """Makes all missing images; returns the first process's device, which measures them, and None in other
-        processes.
+        """Makes all missing images; returns the device in the first process, which measures them, and None in others.
 
         Raises ValueError or OSError for unusable devices, or an image that cannot be read or written.
         """

@@ -134,9 +134,7 @@ class UnconditionalSample:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method that SDEdit is compared with, made from t0 and steps; with `nearest`, each guide takes its nearest
-    image.
-    """
+    """A method that SDEdit is compared with, made from t0 and steps; `nearest`: each guide gets its nearest image."""
 
     method: Callable[[float | str, int], Method]
     fits: Callable[[EditingTask], bool] = lambda task: True

@@ -90,7 +90,6 @@ def chosen_rows(count: int) -> list[int]:
 
 
 def measures_table(rows: Mapping[str, Mapping[str, Any]], title: str) -> Table:
-    """A table with a row per name, and a column per measure that at least one row has."""
     texts = {column: [text(found) for found in rows.values()] for column, text in TABLE_COLUMNS}
     shown = {column: cells for column, cells in texts.items() if any(set(cell) & set("0123456789") for cell in cells)}
     lines = [[name, *(cells[index] for cells in shown.values())] for index, name in enumerate(rows)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,7 +58,9 @@ def run_evaluation(
     check_packages()
     out = Path(arguments.out)
     check_place(out)
-    shape = models[MODEL].description.image
+    description = models[MODEL].description
+    arguments = replace(arguments, val_fraction=description.val_fraction(arguments.val_fraction))
+    shape = description.image
     images = choose_images(
         arguments.data,
         shape,
@@ -66,7 +68,7 @@ def run_evaluation(
         val_fraction=arguments.val_fraction,
         count=arguments.images,
         least=COVERAGE_IMAGES,
-        fit=models[MODEL].description.fit,
+        fit=description.fit,
         out=out,
     )
     features = build_component(arguments.features)

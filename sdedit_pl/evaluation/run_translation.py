@@ -108,9 +108,7 @@ class TranslationSettings(SamplerSettings):
 
 
 def run_translation(settings: TranslationSettings) -> dict[str, Any]:
-    """Writes translations and the report to `settings.out`, all or nothing; returns its metrics.json. Interrupted runs
-    resume.
-    """
+    """Writes translations and report, or nothing; returns the metrics.json. An interrupted run resumes."""
     with unfinished_report(Path(settings.out), settings.overwrite) as unfinished:
         source, described = load_for_editing(settings.source_ckpt, settings.device)
         source = labelled(source, settings.source_label)

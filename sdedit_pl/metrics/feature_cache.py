@@ -31,8 +31,7 @@ def cached_features(extractor: FeatureExtractor, batches: Batches, folder: Path 
     """The features of batches of images, float32 on the CPU, from the cache if it holds them.
 
     One batch is held at a time; `batches` must be iterable twice. If several processes need the features of one set,
-    one computes them while the others wait. A folder that cannot be written only logs a warning; None disables the
-    cache.
+    one computes them while the others wait. An unwritable folder only logs a warning; None disables the cache.
     """
     if folder is None:
         return stream_features(extractor, batches)

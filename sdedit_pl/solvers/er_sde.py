@@ -62,10 +62,7 @@ def noise_scale(level: Times) -> Times:
 
 
 def derivatives(past: list[Evaluation]) -> list[Images]:
-    """The first and second derivative of the x_0 estimate by the noise level, as far as the evaluations allow.
-
-    `past` holds up to three evaluations, the newest first.
-    """
+    """First and second derivative of the x_0 estimate by the noise level, as far as `past` (newest first) allows."""
     slopes = [(after.x_0 - before.x_0) / over_images(after.level - before.level) for after, before in pairwise(past)]
     if len(slopes) < 2:
         return slopes

@@ -25,7 +25,6 @@ Chain: TypeAlias = Callable[[SDE, Float[Tensor, "*times"], Float[Tensor, "*times
 
 
 def chain_named(name: str) -> Chain:
-    """The forward chain of a solver, by its name in `CHAINS`; raises ValueError for an unknown name."""
     if name not in CHAINS:
         raise ValueError(f"the chain that a solver reverses is one of {', '.join(CHAINS)}, got {name!r}")
     return CHAINS[name]

@@ -161,10 +161,7 @@ class ScoreModule(lightning.LightningModule):
             self.log(name, values.mean(), prog_bar=name == "val/loss", batch_size=len(batch), sync_dist=True)
 
     def vectors_of(self, batch: Any) -> Float[Tensor, "B size"] | None:
-        """The vectors of a batch's labels; None for a model without labels.
-
-        Raises ValueError if the batch has none, or vectors of another length.
-        """
+        """The vectors of a batch's labels; None for a model without labels. Raises ValueError if a batch lacks them."""
         size = self.denoiser.labels.size
         if not size:
             return None
@@ -286,7 +283,7 @@ def valid_of(batch: Any) -> Mask | None:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds the default generators of the CPU and of `device` inside the block, because dropout takes no generator."""
+    """Seeds the CPU's and `device`'s default generators for the block, then restores them: dropout takes none."""
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
         torch.manual_seed(seed)

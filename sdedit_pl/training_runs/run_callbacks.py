@@ -47,10 +47,7 @@ def build_callbacks(
     signals: StopSignals,
     resumes_from: Path | None,
 ) -> list[Callback]:
-    """All callbacks of a run, in their order; `unwritten` receives editing checkpoints that cannot be written, and why.
-
-    Raises ConfigError or ValueError for settings that the data or the model cannot meet.
-    """
+    """All callbacks of a run, in order; `unwritten` receives editing checkpoints that cannot be written, and why."""
     folder, averaging, watch = Path(config.out), build_averaging(config), DivergenceWatch()
     log = TrainingLog(config.trainer.log_every_n_steps, watch)
     resumable = ResumableCheckpoint(

@@ -131,15 +131,12 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
         raise ConfigError(memory_advice(module, trainer, config))
     failures = [*unwritten.values(), *filter(None, (files.failure, history.failure))]
     if failures:
-        raise OSError(f"training has finished, but {'; '.join(failures)}; make room and {remedy(folder)}")
+        raise OSError(f"training has finished, but {'; '.join(failures)}; make room; {remedy(folder)}")
     return folder / RUN_FILE
 
 
 def for_this_machine(config: TrainingConfig) -> tuple[TrainingConfig, Machine]:
-    """The configuration without `auto` in its arithmetic, and the machine that decided.
-
-    Raises ConfigError for missing hardware or an unsupported strategy.
-    """
+    """The configuration without `auto` in its arithmetic, and the machine that decided; raises ConfigError."""
     settings = config.trainer
     sharded = [name for name in ("fsdp", "deepspeed", "model_parallel") if settings.strategy.startswith(name)]
     if sharded:

@@ -80,7 +80,7 @@ def configurations(denoiser: Denoiser, model: ModelConfig) -> tuple[dict[str, An
 
 
 def _unet_config(model: ModelConfig, denoiser: Denoiser, scheduler: str) -> dict[str, Any]:
-    """The configuration of the UNet2DModel that equals a network of ours; raises ExportError if there is none."""
+    """The configuration of the UNet2DModel nearest to a network of ours; raises ExportError if there is none."""
     name, arguments, image_channels = model.network.name, model.network.values, model.image.channels
     if name not in BLOCKS:
         raise ExportError(

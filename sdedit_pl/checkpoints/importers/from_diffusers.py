@@ -111,7 +111,6 @@ def _read_configs(folder: Path, place: Path, config: Mapping[str, Any] | None) -
 
 
 def _pipeline(folder: Path) -> Path | None:
-    """The folder itself, or the one above a network's folder."""
     return next((place for place in (folder, folder.parent) if (place / INDEX).is_file()), None)
 
 
@@ -159,7 +158,6 @@ def _scheduler(folder: Path) -> dict[str, Any]:
 
 
 def _weights_files(place: Path, weights: str) -> tuple[str, list[Path]]:
-    """The variant of the weights, and their file or all of its parts."""
     found: dict[tuple[str, str], dict[int, list[Path]]] = {}  # by the number of parts
     for file in sorted(place.iterdir()):
         if name := _WEIGHTS.fullmatch(file.name):

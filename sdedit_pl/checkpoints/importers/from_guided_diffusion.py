@@ -87,9 +87,7 @@ _BLOCK = {
 
 
 class GuidedDiffusionFormat(CheckpointFormat):
-    """`config` holds flags, `{"image_size": 256, "attention_resolutions": "32,16,8", ...}`, by default
-    guided-diffusion's.
-    """
+    """`config` holds flags, such as {"image_size": 256, "attention_resolutions": "32,16,8"}; others are `DEFAULTS`."""
 
     def recognises(self, path: Path) -> bool:
         names = tensor_names_in(path)
