@@ -47,7 +47,7 @@ class PublishSettings:
         images: what it was trained on, whose images they are and under which licence.
         licence: the model's licence, a name that the Hub knows, such as mit, cc-by-4.0, openrail or other.
         evaluation: the folder of a report of `sdedit evaluate` on this model.
-        memory: val/memory/ratio of the model, where the run has not logged it.
+        memory: val/memory/ratio of the model, if the run has not logged it.
         pictures: further pictures for the card.
         private: makes a new repository private.
     """
@@ -174,7 +174,7 @@ def _history(file: Path) -> dict[str, dict[int, float]]:
 
 def _evaluation(folder: Path, checkpoint: Path) -> dict[str, Any]:
     if not (folder / "metrics.json").is_file():
-        raise ConfigError(f"evaluation={folder} is no report of `sdedit evaluate`: it holds no metrics.json")
+        raise ConfigError(f"evaluation={folder} is not a report of `sdedit evaluate`: it holds no metrics.json")
     numbers = read_json(folder / "metrics.json")
     if numbers["ckpt"]["sha256"] != fingerprint(checkpoint):
         raise ConfigError(f"evaluation={folder} measured {numbers['ckpt']['file']}, other weights than {checkpoint}")

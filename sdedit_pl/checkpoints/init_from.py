@@ -93,7 +93,7 @@ def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float
     taken = {name: weight for name, weight in given.items() if name in own}
     denoiser.network.load_state_dict(own | taken, strict=True)
     count = sum(weight.numel() for weight in taken.values())
-    logger.info("ckpt=%s: took %d tensors (%.2f M numbers)", path, len(taken), count / 1e6)
+    logger.info("ckpt=%s: loaded %d tensors (%.2f M numbers)", path, len(taken), count / 1e6)
     for name, trait in OPTIONAL_WEIGHTS.items():
         if name in given.keys() - own.keys():
             logger.info("ckpt: left out %s, because this run has no %s", name, trait)

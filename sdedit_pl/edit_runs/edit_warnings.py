@@ -27,7 +27,7 @@ With the bundled portraits, stroke paintings have up to 3, plain colours 7 and w
 def warn_of_few_steps(description: Description) -> None:
     steps, config = description.training.get("steps"), description.config
     if isinstance(steps, int) and steps < FEW_STEPS and not (config.get("ckpt") or config.get("init_from")):
-        logger.warning("%s was trained for %d steps, too few to edit well; train on", description.path, steps)
+        logger.warning("%s was trained for %d steps, too few to edit well; train it longer", description.path, steps)
 
 
 def warn_of_far_guides(denoiser: Denoiser, description: Description, guides: Sequence[Guide]) -> None:

@@ -73,7 +73,7 @@ class Bridge:
     def __post_init__(self) -> None:
         if self.steps < 2 or (self.level is not None and not self.level > 0):
             raise ValueError(
-                f"a bridge takes at least 2 steps to a noise level above 0, got {self.steps} steps to {self.level}"
+                f"ddib needs at least 2 steps and a noise level above 0, got steps={self.steps} and level={self.level}"
             )
 
     def common_level(self, source: Denoiser, target: Denoiser) -> float:

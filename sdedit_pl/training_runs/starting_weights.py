@@ -49,7 +49,7 @@ def with_base(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig:
             )
         base = nearest_base(base, config.image, images)
     if base in MEASURED:
-        logger.info("measured elsewhere: %s (docs/training.md)", MEASURED[base])
+        logger.info("expected gain, as measured on other images: %s (docs/training.md)", MEASURED[base])
     network = network_from(describe(base).model.network, config.network)
     return replace(config, ckpt=base, network=network)
 

@@ -136,7 +136,7 @@ def for_this_machine(config: TrainingConfig) -> tuple[TrainingConfig, Machine]:
     if sharded:
         raise ConfigError(
             f"trainer.strategy={settings.strategy} spreads one network over several devices, and averages, previews "
-            f"and checkpoints need it whole; take ddp, since a network that edits images fits on one device"
+            f"and checkpoints need it whole; use ddp, since a network that edits images fits on one device"
         )
     machine = this_machine(settings.accelerator)
     construct("trainer", check_devices, machine=machine, devices=settings.devices)

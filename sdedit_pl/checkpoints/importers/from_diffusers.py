@@ -55,7 +55,7 @@ class DiffusersFormat(CheckpointFormat):
             configs = _read_configs(folder, place, config)
         elif config is not None or _is_network(place):
             raise CheckpointError(
-                f"{place} has a configuration, and preset={preset} is a second description: leave the preset out"
+                f"{place} has a configuration, and preset={preset} would describe the model twice; omit preset"
             )
         variant, files = _weights_files(place, weights) if path.is_dir() else ("", [path])
         file = files[0]

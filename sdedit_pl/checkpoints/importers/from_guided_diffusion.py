@@ -235,7 +235,7 @@ def _value(flag: str, value: Any) -> Any:
         return ",".join(map(str, value))
     fits = isinstance(value, int | float) if isinstance(default, float) else type(value) is type(default)
     if not fits:
-        raise CheckpointError(f"{flag} must be like {default!r}, got {value!r}")
+        raise CheckpointError(f"{flag} must have the type of its default, {default!r}, got {value!r}")
     return value
 
 
