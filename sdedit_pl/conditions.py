@@ -230,7 +230,7 @@ def _number(label: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"label={label} is no number, which condition=number needs; condition=class takes names")
+        raise ValueError(f"label={label} is not a number, as condition=number needs; condition=class takes names")
     return number
 
 

@@ -75,6 +75,11 @@ class Denoiser(nn.Module):
         """The largest number of networks that an estimate evaluates."""
         return getattr(self.network, "evaluations", 1)
 
+    @property
+    def highest_noise_level(self) -> float:
+        """sigma / alpha at the largest training time."""
+        return self.sde.noise_level(torch.tensor(self.t_max, dtype=torch.float64)).item()
+
     def evaluations_at(self, t: Float[Tensor, ""]) -> int:
         label = self.parameterisation.network_label(self.sde, t).item()
         return getattr(at_label(self.network, label), "evaluations", 1)

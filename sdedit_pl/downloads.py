@@ -128,7 +128,7 @@ def _transfer(url: str, part: Path, shown: str) -> str:
     except (FileNotFoundError, IsADirectoryError):
         raise FileAbsent("there is no such file") from None
     except PermissionError as error:
-        raise FileAbsent(f"it may not be read ({error})") from None
+        raise FileAbsent(f"access to it is refused ({error})") from None
     except InvalidURL:
         raise FileAbsent("its URL is not valid") from None
     except _transfer_errors() as error:

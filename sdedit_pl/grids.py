@@ -147,7 +147,7 @@ class Restart(Karras):
         if main_steps < 2:
             raise ValueError(
                 f"{self.restarts} restarts of {self.restart_steps} steps leave {main_steps} of {steps} steps "
-                "from t0 to the end, which needs at least 2 of them; take more steps or fewer restarts"
+                "from t0 to the end, which needs at least 2 of them; use more steps or fewer restarts"
             )
         main = super().spread(sde, t0, end, main_steps)
         levels = sde.noise_level(main).tolist()
@@ -155,7 +155,7 @@ class Restart(Karras):
         if not turns:
             raise ValueError(
                 f"the {main_steps} steps from t0 to the end have no noise level below top={self.top}, the level to "
-                "which restarts return; take more steps or a higher top"
+                "which restarts return; use more steps or a higher top"
             )
         turn = min(turns, key=lambda index: abs(math.log(levels[index] / self.bottom)))
         again = self.levels(min(self.top, levels[0]), levels[turn], self.restart_steps + 1)
@@ -180,12 +180,12 @@ def with_jumps_back(times: Float[Tensor, "levels"], length: int, passes: int) ->
     if length < 1 or passes < 1:
         raise ValueError(f"resample takes j >= 1 steps r >= 1 times, got {length},{passes}; RePaint's is 10,10")
     if bool((times.diff() > 0).any()):
-        raise ValueError("resample adds jumps, but this grid already has some; take another grid")
+        raise ValueError("resample adds jumps, but this grid already has some; use another grid")
     steps = len(times) - 1
     if length >= steps:
         raise ValueError(
             f"resample={length},{passes} goes back {length} steps, and there are {steps}; "
-            f"take more steps, at least {length + 1}, or a smaller jump"
+            f"use more steps, at least {length + 1}, or a smaller jump"
         )
     parts = [times[:1]]
     for start in range(0, steps - length, length):

@@ -17,7 +17,6 @@ NumberOrInterval: TypeAlias = Number | tuple[Number, Number, Number]
 """A number, or (value, low, high) for an error bar; the interval need not contain the value."""
 Point: TypeAlias = tuple[NumberOrInterval, NumberOrInterval]
 
-
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH, HEIGHT = 8.0, 5.0  # inches

@@ -14,8 +14,6 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
-import torch
-
 from sdedit_pl.calibration.t0_sidecar import calibrated_t0, sidecar_of, write_calibration
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.hub import HUB, hub_errors, parsed_repository
@@ -49,7 +47,7 @@ class PublishSettings:
         images: what it was trained on, whose images they are and under which licence.
         licence: the model's licence, a name that the Hub knows, such as mit, cc-by-4.0, openrail or other.
         evaluation: the folder of a report of `sdedit evaluate` on this model.
-        memory: val/memory/ratio of the model, where the run has not logged it.
+        memory: val/memory/ratio of the model, if the run has not logged it.
         pictures: further pictures for the card.
         private: makes a new repository private.
     """
@@ -176,7 +174,7 @@ def _history(file: Path) -> dict[str, dict[int, float]]:
 
 def _evaluation(folder: Path, checkpoint: Path) -> dict[str, Any]:
     if not (folder / "metrics.json").is_file():
-        raise ConfigError(f"evaluation={folder} is no report of `sdedit evaluate`: it holds no metrics.json")
+        raise ConfigError(f"evaluation={folder} is not a report of `sdedit evaluate`: it holds no metrics.json")
     numbers = read_json(folder / "metrics.json")
     if numbers["ckpt"]["sha256"] != fingerprint(checkpoint):
         raise ConfigError(f"evaluation={folder} measured {numbers['ckpt']['file']}, other weights than {checkpoint}")
@@ -196,7 +194,6 @@ def _card(
     image = description.image
     size = f"{image.height} x {image.width}"
     facts = {key: value for key, value in description.training.items() if isinstance(value, int | float | str)}
-    level = denoiser.sde.noise_level(torch.tensor(denoiser.t_max, dtype=torch.float64)).item()
     head = {
         "license": settings.licence,
         "library_name": "sdedit_pl",
@@ -251,7 +248,7 @@ Images: {settings.images}
 ## Limits
 
 - The model knows only its domain: a guide far from it is pulled into it.
-- It was trained up to noise level {level:.3g}{guideless}.
+- It was trained up to noise level {denoiser.highest_noise_level:.3g}{guideless}.
 - It follows no text, and its images have {size} px; larger pictures are edited in parts (`focus=true`) or windows.
 """
 

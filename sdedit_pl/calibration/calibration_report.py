@@ -18,7 +18,6 @@ from sdedit_pl.typing import Images
 
 STROKES = "strokes"
 
-
 PAPER_RANGE = (0.3, 0.6)
 """Range of t0 that SDEdit recommends, as times of its VP SDE."""
 

@@ -45,4 +45,4 @@ class CalibrationSettings(SamplerSettings):
     def __post_init__(self) -> None:
         require_at_least(self, images=LEAST_IMAGES, seed=0, batch=1)
         if self.t0 is not None and len(self.t0) < 2:
-            raise ValueError(f"a sweep has at least two t0, got {list(self.t0)}; t0=[0.3,0.4,0.5] has three")
+            raise ValueError(f"a sweep needs at least two t0, got {list(self.t0)}; try t0=[0.3,0.4,0.5]")

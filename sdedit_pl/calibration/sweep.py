@@ -105,7 +105,6 @@ def measure_batch(
 
 def usual_times(denoiser: Denoiser) -> list[float]:
     """Times of the denoiser's SDE at about the noise levels of `USUAL_TIMES`, up to its `t_max`."""
-    highest = denoiser.sde.noise_level(torch.tensor(denoiser.t_max, dtype=torch.float64))
-    levels = VPSDE().noise_level(torch.tensor(USUAL_TIMES, dtype=torch.float64)).clamp(max=highest)
+    levels = VPSDE().noise_level(torch.tensor(USUAL_TIMES, dtype=torch.float64)).clamp(max=denoiser.highest_noise_level)
     times = denoiser.sde.time_at_noise_level(levels).tolist()
     return sorted({min(max(round(time, 2), 0.01), denoiser.t_max) for time in times})

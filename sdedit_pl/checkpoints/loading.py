@@ -76,7 +76,7 @@ def read_checkpoint(checkpoint: Path) -> tuple[Description, dict[str, Tensor]]:
     read_plain(checkpoint)
     raise CheckpointError(
         f"{checkpoint} is not a checkpoint of this project's training (it carries no configuration), nor of a known "
-        f"format ({', '.join(CHECKPOINT_FORMATS)}); train a model here, or take a checkpoint that sdedit_pl wrote"
+        f"format ({', '.join(CHECKPOINT_FORMATS)}); train a model here, or use a checkpoint that sdedit_pl wrote"
     )
 
 
@@ -116,6 +116,6 @@ def _weight(file: Path, name: str, tensor: Tensor, device: str | torch.device) -
     if not torch.stack(weight.aminmax()).isfinite().all():
         raise CheckpointError(
             f"the weights in {file} hold NaN or infinite numbers ({name}): their training diverged, or the file was "
-            "altered; take an earlier checkpoint"
+            "altered; use an earlier checkpoint"
         )
     return weight

@@ -11,7 +11,6 @@ from sdedit_pl.checkpoints.safe_reading import CheckpointError
 
 RUN_FILE = "model.safetensors"
 
-
 _PACKAGE = Path(__file__).resolve().parents[1]
 BUNDLES = (_PACKAGE / "bundled_checkpoints", _PACKAGE.parent / "checkpoints")
 """Folders of the bundled checkpoints: in an installed package, and in a checkout."""

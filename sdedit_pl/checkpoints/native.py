@@ -66,6 +66,12 @@ class Description:
         return self.model.image
 
     @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration of its training run; empty if unknown."""
+        found = self.training.get("config")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
     def fit(self) -> Fit:
         """How its training images got their proportions."""
         return next((fit for fit in get_args(Fit) if fit == self._data.get("fit")), "crop")
@@ -77,7 +83,7 @@ class Description:
 
     @property
     def _data(self) -> Mapping[str, Any]:
-        return (self.training.get("config") or {}).get("data") or {}
+        return self.config.get("data") or {}
 
 
 def save_denoiser(

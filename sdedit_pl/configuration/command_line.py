@@ -71,7 +71,7 @@ def read_arguments(cls: type, words: Iterable[str]) -> tuple[dict[str, Any], dic
         try:
             OmegaConf.update(merged, key, parsed(text), force_add=True)
         except (OmegaConfBaseException, AttributeError, TypeError) as error:
-            raise ConfigError(f"{word!r} contradicts an earlier argument, or is no key: {error}") from error
+            raise ConfigError(f"{word!r} contradicts an earlier argument, or is not a key: {error}") from error
         typed[key] = text
     return typing.cast(dict[str, Any], OmegaConf.to_container(merged)), typed
 
@@ -104,5 +104,5 @@ def take_file(given: dict[str, Any], typed: Mapping[str, str]) -> str | None:
     if given.pop("config", REQUIRED) is REQUIRED:
         return None
     if not typed.get("config"):
-        raise ConfigError("config must be a file, config=FILE.yaml, got no name; its keys are given without `config.`")
+        raise ConfigError("config takes a file, config=FILE.yaml; give its keys without the prefix `config.`")
     return os.path.expanduser(typed["config"])

@@ -10,7 +10,6 @@ from sdedit_pl.configuration.schema import MAX_PIXELS, REQUIRED, Command, Config
 
 HELP_WIDTH = 110
 
-
 ALL = "all"
 
 
@@ -36,7 +35,7 @@ def explain(command: Command[Any], schema: Schema, keys_of: Callable[[Any], dict
         hint = alike(topic, [ALL, *sections, *keys]) or "; --help all lists every key"
         raise ConfigError(f"there is no help on {topic}{hint}")
     others = [name for name in keys if "." not in name and name not in command.first]
-    more = f"--help all lists every key, --help NAME a key or one of: {', '.join(sections)}."
+    more = f"--help all lists every key; --help NAME explains one key or one of: {', '.join(sections)}."
     return _paragraphs(
         [command.usage],
         key_lines({name: keys[name].shortened for name in command.first}),

@@ -87,16 +87,9 @@ class Component(Generic[T]):
     usual: bool = False
 
 
-def family(
-    table: Mapping[str, Callable[..., Any]],
-    default: str,
-    *,
-    shared: Callable[..., Any] | None = None,
-    supplied: tuple[str, ...] = (),
-    place: str = "name",
-) -> Any:
+def family(table: Mapping[str, Callable[..., Any]], default: str, **options: Any) -> Any:
     """A dataclass field that holds a `Component`; takes the arguments of `Family`."""
-    return field(kw_only=True, metadata={"family": Family(table, default, shared, supplied, place)})
+    return field(kw_only=True, metadata={"family": Family(table, default, **options)})
 
 
 @dataclass(frozen=True)

@@ -210,8 +210,8 @@ class TrainingConfig:
     Args:
         out: folder of the run: checkpoints, previews, logs, the resolved configuration.
         seed: seed of all random numbers.
-        ckpt: editing checkpoint to start from, whose network keys replace those that are left at their defaults; of a
-            list, the one that denoises the validation images best; null starts from random weights.
+        ckpt: editing checkpoint to start from, which also sets the network keys that the configuration leaves at their
+            defaults; of a list, the one that denoises the validation images best; null starts from random weights.
         resume: continue from the newest checkpoint in `out`, if there is one.
         compile: compile the loss with torch.compile; auto compiles in long runs on GPUs and CPUs with fast bf16.
         channels_last: keep weights and feature maps in channels-last order; auto uses it if the loss is compiled.

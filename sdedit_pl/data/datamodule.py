@@ -22,10 +22,10 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
 from sdedit_pl.conditions import Condition
-from sdedit_pl.data.batch_reading import Batch, CachedImages, ReadableImages
+from sdedit_pl.data.batch_reading import Batch, CachedImages, ReadableImages, read_batch
 from sdedit_pl.data.image_labels import label_vectors, labels_of
 from sdedit_pl.data.loader import ImageLoader, Loaded, ResidentLoader, available_cores, checked_images, room_on
-from sdedit_pl.data.order import Changes, DeviceShare, TrainingBatches, TrainingOrder, ValidationBatches
+from sdedit_pl.data.order import Changes, DeviceShare, Draw, TrainingBatches, TrainingOrder, ValidationBatches
 from sdedit_pl.data.source import ImageSet, Source
 from sdedit_pl.data.splits import SPLITS
 from sdedit_pl.typing import Examples, Images
@@ -204,9 +204,9 @@ class ImageDataModule(LightningDataModule):
         return None if self.source.streams else len(self._images("train"))
 
     def _read(self, images: ImageSet, count: int) -> Iterator[Images]:
-        readable = ReadableImages(images, self.source.format)
         for index in range(min(count, len(images))):
-            yield self.source.format.images(checked_images(readable[index], self.source))
+            batch = read_batch([(images, Draw(index, False))], self.source.format, attempts=None)
+            yield self.source.format.images(checked_images(batch, self.source))
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

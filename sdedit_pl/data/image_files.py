@@ -163,7 +163,7 @@ def upright(image: Image.Image) -> Image.Image:
 def file_content(file: Path) -> bytes:
     """Reads a regular file; raises OSError for any other."""
     if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would block, and a device may have no end
-        raise OSError("it is no regular file")
+        raise OSError("it is not a regular file")
     with open(file, "rb", buffering=0) as opened:
         return opened.read()
 

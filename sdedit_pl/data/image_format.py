@@ -193,8 +193,8 @@ class ImageFormat(ImageShape):
             ) from None
 
     @classmethod
-    def of(cls, shape: ImageShape, *, fit: Fit = "crop", background: str = "white") -> ImageFormat:
-        return cls(shape.size, shape.channels, background, fit=fit, format=shape.format)
+    def of(cls, shape: ImageShape, *, fit: Fit = "crop") -> ImageFormat:
+        return cls(shape.size, shape.channels, fit=fit, format=shape.format)
 
     @property
     def decoded_sides(self) -> tuple[int, int]:

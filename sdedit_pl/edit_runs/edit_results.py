@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 SHEET_FILE = "sheet.png"
 SHEET_ROWS = 32
 
-
 REDUCTIONS: dict[str, Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "C H W"]]] = {
     "mean": lambda samples: samples.clamp(-1, 1).mean(0),
     "std": lambda samples: samples.clamp(-1, 1).std(0) - 1,  # black is no deviation

@@ -116,11 +116,11 @@ class EditSettings(SamplerSettings):
         if (self.paste is None) != (self.at is None):
             raise ValueError("paste and at go together: paste=IMAGE at=X,Y puts its upper left corner there")
         if self.paste is None and (self.paste_mask, self.scale, self.grow, self.feather) != (None, 1.0, 3, 0):
-            raise ValueError("paste_mask, scale, grow and feather are for a paste; give paste=IMAGE at=X,Y")
+            raise ValueError("paste_mask, scale, grow and feather need an object to paste; give paste=IMAGE at=X,Y")
         if (self.windows or self.focus) and self.fit != "crop":
             raise ValueError("with windows and focus, guides keep their proportions and need no fit; omit one of them")
         if not self.windows and (self.overlap is not None or self.side is not None):
-            raise ValueError("overlap and side are for windows; give windows=true")
+            raise ValueError("overlap and side need windows; give windows=true")
         if self.focus and (self.windows or self.paste is not None):
             raise ValueError("focus goes with a mask, a strength map or a box, not with windows or paste; omit these")
         if (self.t0 == AUTO_T0) != (self.l2 is not None):

@@ -11,14 +11,7 @@ from typing import Any
 import torch
 
 from sdedit_pl.edit_runs.edit_plan import edits_of, seeds_of
-from sdedit_pl.edit_runs.edit_results import (
-    SHEET_FILE,
-    SHEET_ROWS,
-    read_sample,
-    sample_file,
-    save_sheet,
-    write_record,
-)
+from sdedit_pl.edit_runs.edit_results import SHEET_FILE, SHEET_ROWS, read_sample, sample_file, save_sheet, write_record
 from sdedit_pl.edit_runs.edit_settings import AUTO_T0
 from sdedit_pl.edit_runs.edit_share import EditShare
 from sdedit_pl.edit_runs.result_shards import shard_name, unpack_results

@@ -74,7 +74,12 @@ def edit_guides(
     samples: list[list[Tensor]] = [[] for _ in guides]
 
     def edit_chunk(chunk: Sequence[tuple[int, int]], tick: Callback | None) -> Float[Tensor, "samples C H W"]:
-        return _edited(denoiser, edit, guides, areas, _of_one_size(chunk, guides), tick)
+        chunk = _of_one_size(chunk, guides)
+        images = torch.cat([guides[index].image for index, _ in chunk]).to(next(denoiser.parameters()).device)
+        area = _joined([areas[index] for index, _ in chunk], images)
+        mask, strength = (None, area) if area is not None and area.is_floating_point() else (area, None)
+        seeds = [seed for _, seed in chunk]
+        return edit(denoiser, images, edit_mask=mask, strength=strength, seeds=seeds, callback=tick).cpu()
 
     for (index, _), sample in in_batches(denoiser, edit_chunk, todo, pixels, batch=batch, on_step=on_step):
         samples[index].append(sample)
@@ -126,29 +131,6 @@ def in_batches(
             continue
         start += len(images)
         yield from zip(chunk, images)  # noqa: B905
-
-
-def _edited(
-    denoiser: Denoiser,
-    edit: SDEdit,
-    guides: Sequence[Guide],
-    areas: Sequence[Area | None],
-    chunk: Sequence[tuple[int, int]],
-    tick: Callback | None,
-) -> Float[Tensor, "samples C H W"]:
-    """The samples of (guide, seed) pairs, on the CPU."""
-    device = next(denoiser.parameters()).device
-    images = torch.cat([guides[index].image for index, _ in chunk]).to(device)
-    area = _joined([areas[index] for index, _ in chunk], images)
-    is_map = area is not None and area.is_floating_point()
-    return edit(
-        denoiser,
-        images,
-        edit_mask=None if is_map else area,
-        strength=area if is_map else None,
-        seeds=[seed for _, seed in chunk],
-        callback=tick,
-    ).cpu()
 
 
 def _of_one_size(chunk: Sequence[tuple[int, int]], guides: Sequence[Guide]) -> list[tuple[int, int]]:

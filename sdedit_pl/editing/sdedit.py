@@ -178,7 +178,7 @@ class SDEdit:
             levels = denoiser.sde.noise_level(torch.tensor([t0, denoiser.t_max], dtype=torch.float64)).tolist()
             raise ValueError(
                 f"t0={self.t0} is time {t0:.3g} (noise level {levels[0]:.3g}), and this model was trained up to "
-                f"{denoiser.t_max:.3g} only (noise level {levels[1]:.3g}); take a t0 of at most {denoiser.t_max:.3g}"
+                f"{denoiser.t_max:.3g} only (noise level {levels[1]:.3g}); use a t0 of at most {denoiser.t_max:.3g}"
             )
 
     @property

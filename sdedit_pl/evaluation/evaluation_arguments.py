@@ -97,8 +97,16 @@ class EvaluationArguments(GuidanceSettings):
 
     def __post_init__(self) -> None:
         require_at_least(self, images=COVERAGE_IMAGES, kid_subset=2, batch=1, seed=0, num_nodes=1)
-        wants_two = [name for name in self.ablations if name in ABLATIONS and ABLATIONS[name].compares]
-        if bool(wants_two) != (self.compare is not None):
+        for name, table in (("tasks", TASKS), ("baselines", BASELINES), ("ablations", ABLATIONS)):
+            chosen = getattr(self, name)
+            for entry in chosen:
+                if entry not in table:
+                    raise ValueError(f"{name} must be some of {', '.join(table)}, got {entry!r}")
+            if len(set(chosen)) < len(chosen):
+                raise ValueError(f"{name} names an entry twice: {', '.join(chosen)}")
+        if not self.tasks and not self.ablations:
+            raise ValueError("there is nothing to evaluate: give tasks= or ablations=")
+        if any(ABLATIONS[name].compares for name in self.ablations) != (self.compare is not None):
             raise ValueError("compare=CHECKPOINT and ablations=[sde] need each other; give both or neither")
         known = [ORIGINAL, GUIDE, MASK, *BASELINES]
         for name in self.outputs or {}:

@@ -17,7 +17,6 @@ from sdedit_pl.plots import Point, trade_off_plot
 
 SHEET_IMAGES = 8
 
-
 FID_IMAGES, KID_IMAGES = 10_000, 1000
 """Images below which FID (Heusel et al., NeurIPS 2017) and KID get a warning."""
 CELL = 128
@@ -40,7 +39,6 @@ METHOD_NOTES = {
     "nearest_sample": "The nearest sample is chosen from as many unconditional samples as there are images; one sample "
     "may be the nearest to several guides.",
 }
-
 
 TABLE_COLUMNS: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]] = (
     ("KID ↓", lambda found: _with_error(found, "kid", 4)),

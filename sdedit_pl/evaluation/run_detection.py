@@ -45,7 +45,7 @@ class DetectionSettings(SamplerSettings):
     Args:
         data: images to inspect: a folder, or shards (a folder, file, pattern or URL).
         truth: folder of masks, white in defects, named like the images (or with _mask at the end); an image without a
-            mask has no defect. null measures nothing.
+            mask has no defect. null writes maps and scores only.
         out: folder of the results.
         split: all images of `data`, or val, the ones that training holds out of it.
         val_fraction: share of the images held out if data has no val split; null for that of the model's training.
@@ -166,7 +166,7 @@ def read_truth(folder: Path, names: Sequence[str], size: Size, fit: Fit = "crop"
     Raises ValueError if there is no folder, no mask named like an image, or no white pixel.
     """
     if not folder.is_dir():
-        raise ValueError(f"truth={folder} is no folder; give one of masks named like the images, white in defects")
+        raise ValueError(f"truth={folder} is not a folder; give one of masks named like the images, white in defects")
     listed = map(Path, list_images(folder, True, ALL_SUFFIXES))
     masks = in_both_forms({file.with_name(stem_of(file)).as_posix().removesuffix("_mask"): file for file in listed})
     truth = torch.zeros(len(names), *ImageFormat(size).sides, dtype=torch.bool)

@@ -35,7 +35,6 @@ SMALLEST_BOX = 8
 
 Allowed: TypeAlias = Bool[Tensor, "1 1 height width"] | Float[Tensor, "1 1 height width"]
 
-
 Box: TypeAlias = tuple[int, int, int, int]
 """x, y, width and height in pixels of the picture's file."""
 

@@ -113,7 +113,7 @@ def _marked(path: Path, picture: Image.Image) -> Bool[np.ndarray, "H W"]:
         )
     share = marked.mean()
     if share > 0.5 and (marked == opaque).all() and not opaque.all():
-        logger.info("%s: the white %.0f %% may change, and its transparent rest is kept", path, 100 * share)
+        logger.info("%s: the white pixels (%.0f %%) may change, the transparent ones are kept", path, 100 * share)
     return marked
 
 

@@ -31,7 +31,6 @@ PIXELS: dict[str, Callable[[Images], Shaped[Tensor, "B C H W"]]] = {
 }
 """Pixel ranges that networks expect, from images in [-1, 1]: unchanged, [0, 1], or integers from 0 to 255."""
 
-
 Batches: TypeAlias = Iterable[Float[Tensor, "_ C H W"]]
 """Batches of images; the last may be smaller."""
 

@@ -39,7 +39,7 @@ class OpenedFiles:
         """Stores a file of the model's format; raises ValueError if it is unreadable or too large."""
         name, suffixes = name.replace("\\", "/").rpartition("/")[2], suffixes_of(self.image)
         if not is_image_name(name, suffixes):
-            raise ValueError(f"{name} is no image file; its name must end in one of {', '.join(suffixes)}")
+            raise ValueError(f"{name} is not an image file; its name must end in one of {', '.join(suffixes)}")
         height, width = read_values(content, name).values.shape[:2]
         check_pixels(name, width, height)
         file = self.folder / hashlib.sha256(content).hexdigest()[:16] / name

@@ -39,7 +39,7 @@ class ERSDE(Solver):
 
     def __post_init__(self) -> None:
         if self.stages not in (2, 3):
-            raise ValueError(f"ER-SDE has 2 or 3 stages, got {self.stages}; with 1, take ancestral")
+            raise ValueError(f"ER-SDE has 2 or 3 stages, got {self.stages}; for 1, use ancestral")
 
     def step(
         self, denoiser: Denoiser, x_t: Images, t: Times, s: Times, state: State, noise: StepNoise

@@ -76,8 +76,8 @@ class ScoreModule(lightning.LightningModule):
         super().__init__()
         if denoiser.parameterisation.learned_variance:
             raise ValueError(
-                "training fits the estimate only and cannot train a learned variance; take a parameterisation without "
-                "one, epsilon for epsilon_and_variance; ckpt= accepts models with a learned variance"
+                "training fits the estimate only and cannot train a learned variance; use a parameterisation without "
+                "one, such as epsilon instead of epsilon_and_variance; ckpt= accepts models with a learned variance"
             )
         if not any(weight.requires_grad for weight in denoiser.parameters()):
             raise ValueError("all weights of the denoiser are frozen; load it with load_denoiser(..., train=True)")

@@ -73,7 +73,7 @@ class CsvHistory(Logger):
         else:
             self._unwritten = []
         if self.failure is not None and earlier is None:
-            logger.warning("%s; its rows are kept in memory until then", self.failure)
+            logger.warning("%s; rows are kept in memory until it can be written", self.failure)
 
     @rank_zero_only
     def _drop_later_rows(self) -> None:
@@ -258,4 +258,4 @@ def _training_continues() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        logger.warning("MLflow did not take an entry, and training continues: %s", str(error).splitlines()[0])
+        logger.warning("MLflow did not accept an entry; training continues: %s", str(error).splitlines()[0])

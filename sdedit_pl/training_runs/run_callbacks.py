@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from sdedit_pl.build.training_parts import build_averaging
 from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.checkpoints.native import save_denoiser
-from sdedit_pl.configuration.schema import ConfigError
+from sdedit_pl.configuration.schema import ConfigError, construct
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.data.array_formats import suffixes_of
 from sdedit_pl.data.datamodule import ImageDataModule
@@ -90,10 +90,7 @@ def previews(
         guides = stroke_painting(originals) if len(originals) else originals
     edit, samples = SDEdit(t0=settings.t0, steps=settings.steps), settings.samples
     if settings.count:
-        try:
-            edit.check(denoiser)
-        except ValueError as error:
-            raise ConfigError(f"preview: {error}") from error
+        construct("preview", edit.check, denoiser=denoiser)
     if samples and denoiser.t_max < 1:
         logger.info("no samples in previews: a model trained up to t = %g cannot start from noise", denoiser.t_max)
         samples = 0

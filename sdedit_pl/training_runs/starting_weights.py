@@ -49,7 +49,7 @@ def with_base(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig:
             )
         base = nearest_base(base, config.image, images)
     if base in MEASURED:
-        logger.info("measured elsewhere: %s (docs/training.md)", MEASURED[base])
+        logger.info("expected gain, as measured on other images: %s (docs/training.md)", MEASURED[base])
     network = network_from(describe(base).model.network, config.network)
     return replace(config, ckpt=base, network=network)
 
@@ -134,7 +134,4 @@ def freeze_untrained(denoiser: Denoiser, config: TrainingConfig) -> int:
     only = config.train.only
     if only and not config.ckpt:
         raise ConfigError(f"train.only={list(only)} trains a part of a trained model; give the model as ckpt=")
-    try:
-        return freeze_all_but(denoiser.network, only)
-    except ValueError as error:
-        raise ConfigError(f"train.only: {error}") from error
+    return construct("train.only", freeze_all_but, network=denoiser.network, parts=only)

@@ -52,7 +52,7 @@ GROUPS = frozenset(("smallest_group", "most_groups"))
 class DiffusersExport(Export):
     def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
         if denoiser.condition is not None:
-            raise ExportError("label= cannot be written for diffusers' UNet2DModel here; omit it, or take format=onnx")
+            raise ExportError("label= cannot be written for diffusers' UNet2DModel here; omit it, or use format=onnx")
         if not model.noise.usual:
             raise ExportError("diffusers' pipelines draw Gaussian noise, and this model was trained on another")
         unet, scheduler = configurations(denoiser, model)

@@ -47,7 +47,6 @@ UNET_DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": None,
 }
 
-
 AVERAGE_KEYS = frozenset(
     ("decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup")
 )
