@@ -91,11 +91,11 @@ def recount_batches(checkpoint: dict[str, Any], accumulated: int) -> None:
 
 @contextmanager
 def without_notices() -> Iterator[None]:
-    """Hides Lightning's notices inside the block, but not its warnings, except for two.
+    """Hides Lightning's notices inside the block, but not its warnings, except for three.
 
     Why: advertisements and lists of absent devices. The deprecation of torch's LeafSpec concerns only code of
-    Lightning, and the advice on `sync_dist` no quantity that only the first process logs. Replacement: a Trainer
-    option, and a Lightning release without LeafSpec.
+    Lightning, the advice on `sync_dist` no quantity that only the first process logs, and the log itself counts
+    validation images. Replacement: a Trainer option, and a Lightning release without LeafSpec.
     """
     loggers = [logging.getLogger(f"lightning.{part}.utilities.rank_zero") for part in ("pytorch", "fabric")]
     levels = [each.level for each in loggers]
@@ -103,8 +103,8 @@ def without_notices() -> Iterator[None]:
         each.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            for unneeded in (".*LeafSpec.* is deprecated", "It is recommended to use .*sync_dist=True"):
-                warnings.filterwarnings("ignore", message=unneeded)
+            for unneeded in ("LeafSpec.* is deprecated", "recommended to use .*sync_dist=", "Total length of `list`"):
+                warnings.filterwarnings("ignore", message=f".*{unneeded}")
             yield
     finally:
         for each, level in zip(loggers, levels, strict=True):
