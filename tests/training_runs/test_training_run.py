@@ -496,7 +496,7 @@ def test_a_run_without_memory_names_the_batch_that_fits(
 
 @pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_2"])
 def test_strategies_that_share_out_the_network_are_refused(strategy: str, images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"strategy={strategy} .* take ddp"):
+    with pytest.raises(ConfigError, match=f"strategy={strategy} .* use ddp"):
         fit(tiny_config(f"data.path={images}", f"out={tmp_path / 'run'}", f"trainer.strategy={strategy}"))
 
 
