@@ -1,8 +1,8 @@
 """Labels of images that condition a network beside the noise level: a class, a number, or both.
 
-A condition turns a label, which is text, into a vector. The network embeds the vector linearly, without a bias, and
-adds it to the embedding of the noise level, so that zeros mean no label. Training drops some labels, so that the same
-network also models images without a label, which classifier-free guidance needs.
+A condition turns a label, which is text, into a vector. The network embeds it linearly, without a bias, and adds it to
+the embedding of the noise level, so that zeros mean no label. Training drops some labels, so that the network also
+models images without a label, which classifier-free guidance needs.
 
 Source: Ho and Salimans, "Classifier-Free Diffusion Guidance" (2022).
 """
@@ -230,7 +230,7 @@ def _number(label: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"label={label} is no number, which condition=number needs; condition=class takes names")
+        raise ValueError(f"label={label} is not a number, as condition=number needs; condition=class takes names")
     return number
 
 

@@ -20,10 +20,7 @@ from sdedit_pl.typing import Images, Times, over_images
 
 
 class Estimates(NamedTuple):
-    """Estimates from one evaluation of the network.
-
-    `variance_weight` interpolates a reverse step's log variance from the smallest (0) to the largest (1), if learned.
-    """
+    """`variance_weight`, if learned, places a reverse step's log variance between its smallest (0) and largest (1)."""
 
     x_0: Images
     score: Images
@@ -39,7 +36,6 @@ class Denoiser(nn.Module):
 
     Args:
         network: maps (B, C, H, W) inputs and (B,) labels to (B, C, H, W), or to (B, 2 C, H, W) with a learned variance.
-        parameterisation: the meaning of the network's input and output.
         sde: the SDE of the training noise.
         t_max: the largest training time, in (0, 1]; estimates at later times are meaningless.
         labels: the labels that the network knows; None for none.
@@ -79,8 +75,12 @@ class Denoiser(nn.Module):
         """The largest number of networks that an estimate evaluates."""
         return getattr(self.network, "evaluations", 1)
 
+    @property
+    def highest_noise_level(self) -> float:
+        """sigma / alpha at the largest training time."""
+        return self.sde.noise_level(torch.tensor(self.t_max, dtype=torch.float64)).item()
+
     def evaluations_at(self, t: Float[Tensor, ""]) -> int:
-        """The number of networks that an estimate at time `t` evaluates."""
         label = self.parameterisation.network_label(self.sde, t).item()
         return getattr(at_label(self.network, label), "evaluations", 1)
 
@@ -93,10 +93,7 @@ class Denoiser(nn.Module):
         return other
 
     def labelled(self, labels: Labels) -> Denoiser:
-        """A copy for images of a label; see `Labels`.
-
-        Raises ValueError for an unknown label, or vectors of another length than `labels` makes.
-        """
+        """A copy for images of a label; raises ValueError for an unknown label, or vectors of another length."""
         if not isinstance(labels, Tensor):
             labels = self.labels.vectors([labels] if isinstance(labels, str) else labels)
         if labels.shape[1] != self.labels.size or not self.labels.size:
@@ -177,17 +174,11 @@ def _grouped(network: nn.Module, inputs: Sequence[Tensor], size: int) -> Float[T
 
 
 def in_precision(denoiser: Denoiser, precision: str) -> AbstractContextManager[object]:
-    """Permanently converts a denoiser's network for inference in `precision`; the state stays in float32.
+    """Permanently converts a denoiser's network for inference in float32, tf32, bfloat16 or float16.
 
-    The label's embedding stays in float32, because 16 bits are too few for its large phases. Weights are converted
-    once, not at every call as autocast would.
-
-    Args:
-        denoiser: its network is converted whole if it has no `label_embedding`.
-        precision: float32, tf32, bfloat16 or float16.
-
-    Returns:
-        A context in which a GPU computes float32 as IEEE defines it, or in TF32 if that is the precision.
+    The state stays in float32, and so does the label's embedding, because 16 bits are too few for its large phases.
+    Weights are converted once, not at every call as autocast would. Returns a context in which a GPU computes float32
+    as IEEE defines it, or in TF32 if that is the precision.
     """
     if precision in ("bfloat16", "float16"):
         _convert_all_but_labels(denoiser.network, getattr(torch, precision))

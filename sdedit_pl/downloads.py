@@ -1,8 +1,8 @@
 """The one download function for every file that comes over a network.
 
-Schemes are those of fsspec (`https:`, `s3:`, `gs:` ...), and `pipe:COMMAND` for the standard output of a shell command.
-A file appears under its name only when it is complete and, if its SHA-256 is known, has that hash. Broken transfers are
-retried with growing pauses. A command that fails counts as an absent file.
+Schemes are those of fsspec (`https:`, `s3:`, `gs:` ...), and `pipe:COMMAND` for the standard output of a shell command;
+one that fails counts as an absent file. A file appears under its name only when it is complete and, if its SHA-256 is
+known, has that hash. Broken transfers are retried with growing pauses.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ class WrongFile(DownloadFailed):
 
 
 def is_remote(place: str) -> bool:
-    """Whether a place is a URL or a `pipe:` command."""
     return "://" in place or place.startswith("pipe:")
 
 
@@ -62,10 +61,8 @@ def download(url: str, target: Path, sha256: str = "", attempts: int = ATTEMPTS,
     """Downloads a file and returns its SHA-256 in hexadecimal; replaces `target` when the file is complete.
 
     Args:
-        url: A URL, or `pipe:` and a shell command.
         target: Path in an existing folder. No other process may write to it at the same time.
         sha256: Expected SHA-256 in hexadecimal, or its first digits; empty to accept any.
-        attempts: Largest number of transfers.
         progress: Whether to show a progress bar on a terminal.
 
     Raises:
@@ -85,10 +82,7 @@ def download(url: str, target: Path, sha256: str = "", attempts: int = ATTEMPTS,
 
 
 def download_once(url: str, target: Path, sha256: str) -> None:
-    """Downloads a file unless it is there with its hash; concurrent processes wait for the first.
-
-    Raises as `download` does.
-    """
+    """As `download`, unless the file is there with its hash; concurrent processes wait for the first."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not target.is_file() or not sha256_of(target).startswith(sha256):
@@ -134,7 +128,7 @@ def _transfer(url: str, part: Path, shown: str) -> str:
     except (FileNotFoundError, IsADirectoryError):
         raise FileAbsent("there is no such file") from None
     except PermissionError as error:
-        raise FileAbsent(f"it may not be read ({error})") from None
+        raise FileAbsent(f"access to it is refused ({error})") from None
     except InvalidURL:
         raise FileAbsent("its URL is not valid") from None
     except _transfer_errors() as error:

@@ -1,7 +1,7 @@
 """Atomic writing of files, their hashes, and claims on results.
 
 A file is written under another name in the same folder, synchronised to the disk and renamed, so that a killed process
-or a full disk leaves the previous file. The folder is synchronised too, so that files reach the disk in order.
+or a full disk leaves the previous file intact. The folder is synchronised too, so that files reach the disk in order.
 """
 
 from __future__ import annotations
@@ -43,10 +43,7 @@ _WORKER_SECONDS = 8.0
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path, whose file replaces `path` at the end of the block; creates the folder.
-
-    An OSError leaves a former file at `path` unchanged.
-    """
+    """Yields a temporary path, whose file replaces `path` after the block, or not at all; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.tmp")
     unfinished.unlink(missing_ok=True)  # left by a killed process; it may be a hard link to a file in use
@@ -68,11 +65,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 def claimed(folder: Path, name: str = "") -> Iterator[None]:
     """Reserves `folder`, or only the result called `name` in it, for this process until it leaves the block or dies.
 
-    The folder is created if necessary; new folders that stay empty are removed again.
-
-    Raises:
-        ValueError: another process has the claim, or `folder` is a file or cannot be written.
-        OSError: raised in the block; on a full disk it names `folder`.
+    The folder is created if necessary; new folders that stay empty are removed again. Raises ValueError if another
+    process has the claim, or `folder` is a file or cannot be written. An OSError of a full disk names `folder`.
     """
     if not name:
         require_folder(folder)
@@ -161,7 +155,6 @@ def in_words(error: Exception) -> str:
 
 
 def without_passwords(text: str) -> str:
-    """A text without the user names and passwords of its URLs."""
     return re.sub(r"(?<=://)[^/@\s]+@", "", text)
 
 
@@ -171,13 +164,12 @@ def require_folder(out: Path) -> None:
 
 
 def require_outside(out: Path, data: Path) -> None:
-    """Raises ValueError if `out` lies within the folder `data`, where results would count as images."""
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise ValueError(f"out={out} lies within data={data}, where results would be originals; give another out=")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file atomically, with undecodable bytes of file names as escapes; raises as `whole_file` does."""
+    """Writes a text file atomically, with undecodable bytes of file names as escapes."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
 

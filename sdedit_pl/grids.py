@@ -22,8 +22,6 @@ from sdedit_pl.sde import SDE
 
 @dataclass(frozen=True)
 class Grid(abc.ABC):
-    """A way to spread steps over [end, t0]."""
-
     @abc.abstractmethod
     def spread(self, sde: SDE, t0: float, end: float, steps: int) -> Float[Tensor, "levels"]:
         """The times for valid arguments; `times` then sets the first and last one exactly."""
@@ -33,11 +31,8 @@ class Grid(abc.ABC):
 
         Args:
             t0: the first time, in (0, 1].
-            steps: at least 1.
+            steps: at least 1; raises ValueError if the grid needs more.
             end: the last time, in [0, t0).
-
-        Raises:
-            ValueError: t0, steps or end out of range, or fewer steps than the grid needs.
         """
         if not 0 < t0 <= 1:
             raise ValueError(f"t0 must lie in (0, 1], got {t0}; t0=1 samples from the prior")
@@ -152,7 +147,7 @@ class Restart(Karras):
         if main_steps < 2:
             raise ValueError(
                 f"{self.restarts} restarts of {self.restart_steps} steps leave {main_steps} of {steps} steps "
-                "from t0 to the end, which needs at least 2 of them; take more steps or fewer restarts"
+                "from t0 to the end, which needs at least 2 of them; use more steps or fewer restarts"
             )
         main = super().spread(sde, t0, end, main_steps)
         levels = sde.noise_level(main).tolist()
@@ -160,7 +155,7 @@ class Restart(Karras):
         if not turns:
             raise ValueError(
                 f"the {main_steps} steps from t0 to the end have no noise level below top={self.top}, the level to "
-                "which restarts return; take more steps or a higher top"
+                "which restarts return; use more steps or a higher top"
             )
         turn = min(turns, key=lambda index: abs(math.log(levels[index] / self.bottom)))
         again = self.levels(min(self.top, levels[0]), levels[turn], self.restart_steps + 1)
@@ -172,28 +167,25 @@ def with_jumps_back(times: Float[Tensor, "levels"], length: int, passes: int) ->
     """RePaint's resampling: repeats each group of `length` steps, with a jump back up before each repetition.
 
     Each pass harmonises the edited region with the kept one. The step to the end, and the steps above it that do not
-    fill a group, are taken once.
+    fill a group, are taken once. Raises ValueError for length or passes below 1, times with jumps, or too few times for
+    a jump.
 
     Args:
         times: descending times, (steps + 1,).
         length: steps of a jump, j.
         passes: passes through each group, r; 1 means no jump.
 
-    Raises:
-        ValueError: length or passes below 1, times with jumps, or too few times for one jump.
-
-    Source: Lugmayr et al., "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", CVPR 2022, section 4.2
-    and appendix B.
+    Source: Lugmayr et al., "RePaint", CVPR 2022, section 4.2 and appendix B.
     """
     if length < 1 or passes < 1:
         raise ValueError(f"resample takes j >= 1 steps r >= 1 times, got {length},{passes}; RePaint's is 10,10")
     if bool((times.diff() > 0).any()):
-        raise ValueError("resample adds jumps, but this grid already has some; take another grid")
+        raise ValueError("resample adds jumps, but this grid already has some; use another grid")
     steps = len(times) - 1
     if length >= steps:
         raise ValueError(
             f"resample={length},{passes} goes back {length} steps, and there are {steps}; "
-            f"take more steps, at least {length + 1}, or a smaller jump"
+            f"use more steps, at least {length + 1}, or a smaller jump"
         )
     parts = [times[:1]]
     for start in range(0, steps - length, length):
@@ -203,10 +195,7 @@ def with_jumps_back(times: Float[Tensor, "levels"], length: int, passes: int) ->
 
 
 def start_time(t0: float | str, sde: SDE) -> float:
-    """The start time: `t0` itself, or the time at which sigma / alpha = 1.2 for "sigma:1.2" (on images in [-1, 1]).
-
-    Raises ValueError unless the time lies in (0, 1] for this SDE.
-    """
+    """The time `t0`, or the one at which sigma / alpha = 1.2 for "sigma:1.2"; raises ValueError outside (0, 1]."""
     number = start_number(t0)
     if not is_noise_level(t0):
         return number
@@ -232,7 +221,6 @@ def start_number(t0: float | str) -> float:
 
 
 def is_noise_level(t0: float | str) -> bool:
-    """Whether `t0` is a noise level, "sigma:1.2", and not a time."""
     return isinstance(t0, str) and t0.startswith("sigma:")
 
 

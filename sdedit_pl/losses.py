@@ -23,8 +23,6 @@ from sdedit_pl.typing import Images, Mask, Times, over_images
 
 
 class Weighting(abc.ABC):
-    """Weight of the squared error of the x_0 estimate as a function of time."""
-
     @abc.abstractmethod
     def weight(self, sde: SDE, t: Times) -> Times:
         """Weight of ||D(x_t, t) - x_0||^2 at the times `t`."""
@@ -94,8 +92,7 @@ class SoftMinSNRWeighting(Weighting):
     Args:
         data_deviation: standard deviation sd of the clean images' pixels.
 
-    Source: Crowson et al., "Scalable High-Resolution Pixel-Space Image Synthesis with Hourglass Diffusion
-    Transformers", ICML 2024 (gamma = 4).
+    Source: Crowson et al., "Hourglass Diffusion Transformers", ICML 2024 (gamma = 4).
     """
 
     data_deviation: float = 0.5

@@ -112,7 +112,7 @@ def training_arithmetic(
     """
     if precision.startswith("bf16") and machine.device == "cuda" and not machine.bf16:
         raise ValueError(
-            f"trainer.precision={precision} needs a GPU with bf16, and {machine.name} has none; take 16-mixed or "
+            f"trainer.precision={precision} needs a GPU with bf16, and {machine.name} has none; use 16-mixed or "
             f"32-true, or leave it at auto, which is 32-true here"
         )
     _check_compiler(machine, compile)
@@ -132,7 +132,7 @@ def inference_arithmetic(machine: Machine, evaluations: int, precision: str, com
     on_gpu = machine.device == "cuda"
     if on_gpu and not machine.bf16 and precision in ("bfloat16", "tf32"):
         raise ValueError(
-            f"precision={precision} needs a GPU with bf16 and TF32, and {machine.name} has neither; take float16 or "
+            f"precision={precision} needs a GPU with bf16 and TF32, and {machine.name} has neither; use float16 or "
             f"float32"
         )
     _check_compiler(machine, compile)
@@ -145,12 +145,11 @@ def inference_arithmetic(machine: Machine, evaluations: int, precision: str, com
 
 
 def check_devices(machine: Machine, devices: int | str) -> None:
-    """Raises ValueError if a machine has fewer devices than the key `devices`."""
     wanted = int(devices) if str(devices).isdecimal() else 0
     most = machine.count or 8 * (os.cpu_count() or 1)
     if wanted > most:
         raise ValueError(
-            f"devices={devices}, but this machine has room for {most} ({machine.name}); take devices={most} or auto, "
+            f"devices={devices}, but this machine has room for {most} ({machine.name}); use devices={most} or auto, "
             "and num_nodes for more machines"
         )
 

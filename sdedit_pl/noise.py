@@ -169,10 +169,7 @@ class PrefetchedNoise:
 
 
 def host_buffer(like: Images) -> Tensor:
-    """Memory for a draw, float32 on the CPU; pinned for a GPU, so that the copy is asynchronous.
-
-    Never an inference tensor: inference mode holds for one thread, and the others could not fill it.
-    """
+    """Memory for a draw, float32 on the CPU, pinned for a GPU; not an inference tensor, which threads cannot fill."""
     with torch.inference_mode(False):
         return torch.empty(like.shape, dtype=torch.float32, pin_memory=like.device.type == "cuda")
 

@@ -56,9 +56,7 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Parameterisation(abc.ABC):
-    """The meaning of a network's input and output.
-
-    The network embeds the label `label_scale * quantity + label_offset`.
+    """The meaning of a network's input and output; the network embeds `label_scale * quantity + label_offset`.
 
     Args:
         label: the quantity, "time" (t itself) or "log_noise_level" (ln(sigma / alpha)).

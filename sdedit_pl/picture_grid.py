@@ -19,10 +19,10 @@ SMALLEST_CELL, LARGEST_CELL = 256, 512
 def to_picture(
     image: Float[Tensor, "C H W"] | UInt8[Tensor, "C H W"], format: PixelFormat | None = None
 ) -> Image.Image:
-    """An 8-bit RGB or grey picture of a float image in [-1, 1], which is clamped, or of a uint8 image.
+    """An 8-bit RGB or grey picture of a uint8 image, or of a float image, which is clamped to [-1, 1].
 
-    Of other bands it shows those of `format`, or the first three, or the first of fewer. Raises ValueError if a value
-    is not finite.
+    Of other bands it shows those of `format`, the first three, or the first. Raises ValueError if a value is not
+    finite.
     """
     if image.is_floating_point() and not image.isfinite().all():
         raise ValueError("an image has values that are not finite; try precision=float32, or another checkpoint")
@@ -39,7 +39,6 @@ def png_bytes(picture: Image.Image, **options: Any) -> bytes:
 
 
 def cell_side(picture: Image.Image) -> int:
-    """The side of the square cell for a picture; small pictures are enlarged by an integer factor."""
     longer = max(picture.size)
     return min(longer * max(1, -(-SMALLEST_CELL // longer)), LARGEST_CELL)
 

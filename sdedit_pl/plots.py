@@ -1,7 +1,4 @@
-"""Trade-off plots as images: labelled points on curves, with error bars, levels and marks.
-
-Colour-blind readers can distinguish the colours. Source: Okabe and Ito, "Color Universal Design", 2008.
-"""
+"""Trade-off plots as images. Source of the colour-blind safe colours: Okabe and Ito, "Color Universal Design", 2008."""
 
 from __future__ import annotations
 
@@ -19,7 +16,6 @@ Number: TypeAlias = float | int
 NumberOrInterval: TypeAlias = Number | tuple[Number, Number, Number]
 """A number, or (value, low, high) for an error bar; the interval need not contain the value."""
 Point: TypeAlias = tuple[NumberOrInterval, NumberOrInterval]
-
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -39,17 +35,13 @@ def trade_off_plot(
     pictures: Mapping[str, Image.Image] | None = None,
     labels: bool = True,
 ) -> Image.Image:
-    """Plots curves of labelled points.
+    """Plots curves of labelled points; raises ValueError without points, or without one that has a marked label.
 
     Args:
         curves: name -> label -> point, joined in order; KID against L2 labelled by t0 is figure 3 of SDEdit.
         levels: name -> y of a dashed line, with its interval as a band.
         marked: meaning of a ring -> label of the ringed points.
         pictures: caption -> small image, in a row below the plot.
-        labels: whether the points' labels are shown.
-
-    Raises:
-        ValueError: no point, or none with a marked label.
     """
     if not any(curves.values()):
         raise ValueError("a plot needs at least one point")

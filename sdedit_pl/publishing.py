@@ -1,12 +1,11 @@
-"""Publishing: weights, model card, curves and pictures of a model, in a folder or on the Hugging Face Hub.
+"""Publishes a model in a folder or on the Hugging Face Hub: weights, model card, curves and pictures.
 
 For a run's folder the card uses `config.yaml`, `metrics.csv` and the last preview; for any other checkpoint, the facts
-in its file. Absolute paths are shortened to their last part, because they belong to the author's machine.
+in its file. Only the last part of an absolute path is published, because the rest belongs to the author's machine.
 """
 
 from __future__ import annotations
 
-import csv
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -14,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
-
-import torch
 
 from sdedit_pl.calibration.t0_sidecar import calibrated_t0, sidecar_of, write_calibration
 from sdedit_pl.checkpoints.fingerprint import fingerprint
@@ -30,6 +27,7 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.files import read_json, without_passwords
 from sdedit_pl.plots import trade_off_plot
 from sdedit_pl.result_folder import already_in, result_folder, results_in
+from sdedit_pl.training.restartable_loggers import history_rows
 from sdedit_pl.training_runs.run_folder import CONFIG_FILE, HISTORY_FILE, PREVIEWS
 
 CARD = "README.md"
@@ -45,11 +43,11 @@ class PublishSettings:
     Args:
         ckpt: the model: a run's folder, or any checkpoint that `sdedit edit` takes.
         to: a new folder, or hf:owner/name to push to the Hugging Face Hub (after `hf auth login`, or with HF_TOKEN).
-        domain: what the model paints, as "3D emoji portraits".
+        domain: what the model paints, such as "3D emoji portraits".
         images: what it was trained on, whose images they are and under which licence.
-        licence: the model's licence, a name that the Hub knows, as mit, cc-by-4.0, openrail or other.
+        licence: the model's licence, a name that the Hub knows, such as mit, cc-by-4.0, openrail or other.
         evaluation: the folder of a report of `sdedit evaluate` on this model.
-        memory: val/memory/ratio of the model, where the run has not logged it.
+        memory: val/memory/ratio of the model, if the run has not logged it.
         pictures: further pictures for the card.
         private: makes a new repository private.
     """
@@ -166,20 +164,17 @@ def _config(run: Path, description: Description) -> dict[str, Any] | None:
 
 def _history(file: Path) -> dict[str, dict[int, float]]:
     """Column -> step -> value of a run's metrics.csv; empty without one."""
-    if not file.is_file():
-        return {}
     history: dict[str, dict[int, float]] = {}
-    with file.open(newline="", encoding="utf-8") as opened:
-        for row in csv.DictReader(opened):
-            for column, value in row.items():
-                if value and column != "step":
-                    history.setdefault(column, {})[int(float(row["step"]))] = float(value)
+    for row in history_rows(file):
+        for column, value in row.items():
+            if value and column != "step":
+                history.setdefault(column, {})[int(row["step"])] = float(value)
     return history
 
 
 def _evaluation(folder: Path, checkpoint: Path) -> dict[str, Any]:
     if not (folder / "metrics.json").is_file():
-        raise ConfigError(f"evaluation={folder} is no report of `sdedit evaluate`: it holds no metrics.json")
+        raise ConfigError(f"evaluation={folder} is not a report of `sdedit evaluate`: it holds no metrics.json")
     numbers = read_json(folder / "metrics.json")
     if numbers["ckpt"]["sha256"] != fingerprint(checkpoint):
         raise ConfigError(f"evaluation={folder} measured {numbers['ckpt']['file']}, other weights than {checkpoint}")
@@ -199,7 +194,6 @@ def _card(
     image = description.image
     size = f"{image.height} x {image.width}"
     facts = {key: value for key, value in description.training.items() if isinstance(value, int | float | str)}
-    level = denoiser.sde.noise_level(torch.tensor(denoiser.t_max, dtype=torch.float64)).item()
     head = {
         "license": settings.licence,
         "library_name": "sdedit_pl",
@@ -254,7 +248,7 @@ Images: {settings.images}
 ## Limits
 
 - The model knows only its domain: a guide far from it is pulled into it.
-- It was trained up to noise level {level:.3g}{guideless}.
+- It was trained up to noise level {denoiser.highest_noise_level:.3g}{guideless}.
 - It follows no text, and its images have {size} px; larger pictures are edited in parts (`focus=true`) or windows.
 """
 

@@ -31,16 +31,14 @@ def result_folder(
 ) -> Iterator[Path]:
     """Yields a hidden folder, whose `results_in` move to `folder` if the block ends without an error.
 
-    An interrupted move of a killed process is completed before the block.
+    An interrupted move of a killed process is completed before the block. Raises ValueError if another process writes
+    the result, `folder` cannot be written, or a file is in the way.
 
     Args:
         folder: claimed by this process during the block; created with its parents.
         name: of the result if `folder` may hold others; only this result is claimed.
         replaced: files of earlier results in `folder`, which are removed at the end; may be filled in the block.
         resumes: keeps the hidden folder of an interrupted block, unless it holds only a record of settings.
-
-    Raises:
-        ValueError: another process writes the result, `folder` cannot be written, or a file is in the way.
     """
     replaced = set() if replaced is None else replaced
     with claimed(folder, name):
@@ -90,10 +88,7 @@ def publish_results(staging: Path, folder: Path, made: Sequence[str], replaced: 
 
 
 def own_files(folder: Path, recorded: Any) -> set[str]:
-    """The files in `folder` that still have their hash in `recorded`, name -> SHA-256.
-
-    Names of anything outside `folder` are ignored.
-    """
+    """The files within `folder` that still have their hash in `recorded`, name -> SHA-256."""
     named = recorded.items() if isinstance(recorded, Mapping) else ()
     inside = [
         (name, sha256)
@@ -116,7 +111,6 @@ def files_recorded_in(record: Path, *keys: str) -> set[str]:
 
 
 def hashes_of(folder: Path) -> dict[str, str]:
-    """The record of the files in `folder` that `own_files` reads."""
     return {name: sha256_of(folder / name) for name in results_in(folder)}
 
 

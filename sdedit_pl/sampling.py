@@ -59,9 +59,9 @@ def integrate(
     """Integrates `x` from the first of `times` to the last.
 
     For a run that ends at t = 0, `last="denoised"` replaces the last step by the denoiser's estimate, at the same cost,
-    so that no noise remains in the image. `"mean"`, the mean of the last step, is that of published samplers and leaves
-    the noise below the lowest level. `"sample"`, the plain step, is that of SDEdit's algorithms and of runs that stop
-    at a noise level.
+    so that no noise remains in the image. `"mean"`, the step without its noise, is that of published samplers; noise
+    below the lowest level remains. `"sample"`, the whole step, is that of SDEdit's algorithms and of runs that stop at
+    a noise level.
 
     Args:
         x: the state at `times[0]`, float32 or float64, the precision of the whole run.
@@ -69,9 +69,6 @@ def integrate(
         first_step: number in `noise` of the first step, after that of the starting state; jumps count as steps.
         constraint: rewrites the state at the start and after each step.
         callback: called after each step, not after jumps.
-
-    Returns:
-        The state at `times[-1]`, in the shape, dtype and device of `x`.
 
     Raises:
         ValueError: invalid times or steps, `last="denoised"` with an end above 0, or a state of another precision.
@@ -115,22 +112,16 @@ def sample(
     device: torch.device | str | None = None,
     callback: Callback | None = None,
 ) -> Float[Tensor, "samples C H W"]:
-    """Draws samples, from the prior at t = 1 to t = 0.
+    """Draws samples, from the prior at t = 1 to t = 0: float32, in about [-1, 1], not clamped.
 
     Args:
-        denoiser: a model trained on all times up to t = 1.
+        denoiser: a model trained on all times up to t = 1; raises ValueError for any other.
         shape: (C, H, W) of a sample.
         seeds: one for each sample; a sample depends on its seed and not on the batch.
         solver: None for the ancestral solver.
         grid: None for equal steps in the log-SNR.
         labels: see `Denoiser.labelled`; None for those that the denoiser has already.
         device: None for the device of the denoiser's weights.
-
-    Returns:
-        Samples in about [-1, 1], float32, not clamped.
-
-    Raises:
-        ValueError: a model not trained up to t = 1, no step, or no seed.
     """
     if denoiser.t_max < 1:
         raise ValueError(
@@ -174,6 +165,5 @@ def _descents(times: Float[Tensor, "levels"]) -> list[Float[Tensor, "stretch"]]:
 
 
 def _noised_again(sde: SDE, x: Images, t: Times, s: Times, noise: StepNoise) -> Images:
-    """The state at a time `s` later than `t`."""
     forward = sde.transition(s, t)
     return over_images(forward.scale) * x + over_images(forward.deviation) * noise.shared

@@ -67,7 +67,6 @@ class SDE(abc.ABC):
         return (variance_growth - 2 * self.drift_coefficient(t) * self.sigma(t).square()).clamp(min=0).sqrt()
 
     def alpha(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
-        """The factor alpha(t) of the clean image."""
         return self.log_alpha(t).exp()
 
     def log_snr(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:

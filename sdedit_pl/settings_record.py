@@ -1,7 +1,4 @@
-"""Settings that results depend on, recorded beside them, so that a later command with other settings is refused.
-
-Settings are plain data; tuples count as lists.
-"""
+"""Settings that results depend on, recorded beside them as plain data, to refuse commands with other settings."""
 
 from __future__ import annotations
 
@@ -23,12 +20,7 @@ class SettingsChanged(ValueError):
 
 @dataclass(frozen=True)
 class SettingsRecord:
-    """A record in a JSON file.
-
-    Args:
-        format: Kind and version of the record, for example "sdedit_pl evaluation, version 1".
-        remedy: Advice in messages about a record that does not fit.
-    """
+    """A record in a JSON file; `remedy` is the advice in messages about a record that does not fit."""
 
     file: Path
     format: str
@@ -73,17 +65,13 @@ class SettingsRecord:
 
 
 def require_same_settings(results: Path | str, before: Mapping[str, Any], now: Mapping[str, Any], remedy: str) -> None:
-    """Refuses to add to `results` made with other settings; the message ends in `remedy`.
-
-    Raises SettingsChanged if a setting of `now` has another value in `before`; a missing one is None.
-    """
+    """Raises SettingsChanged, ending in `remedy`, if a setting of `now` differs in `before`; missing ones are None."""
     changes = "; ".join(_changes(_plain(before), _plain(now), ""))
     if changes:
         raise SettingsChanged(f"{results} was made with other settings: {changes}; {remedy}")
 
 
 def _changes(before: Any, now: Any, key: str) -> Iterator[str]:
-    """Each changed key, with dots between nested names, and both of its values."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name, value in now.items():
             yield from _changes(before.get(name), value, f"{key}.{name}" if key else name)

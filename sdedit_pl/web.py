@@ -1,7 +1,4 @@
-"""Shared parts of the web servers: a guarded application, its socket, and the parsing of requests.
-
-An error is {"error": text}: status 4xx if repeating the request cannot help, 503 if it can.
-"""
+"""Shared parts of the web servers. An error is {"error": text}: 503 if repeating the request may help, or else 4xx."""
 
 from __future__ import annotations
 
@@ -95,7 +92,7 @@ def serve_app(app: Starlette, listening: socket.socket) -> None:
 async def parsed(request: Request, kind: type[Body], largest: int) -> Body:
     """The request's JSON body of at most `largest` bytes.
 
-    Only application/json is accepted: a form of another site cannot send it without the browser asking first.
+    Requires application/json, which another site's page cannot send unless the browser first asks this server.
     """
     if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "send application/json")

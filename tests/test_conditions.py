@@ -58,7 +58,7 @@ def test_what_is_open_comes_from_the_training_images() -> None:
         (ClassCondition(classes=tuple(map(str, range(30)))), "x", "has the classes 0, 1, .* 19 and 10 more"),
         (ClassCondition(), "cat", "label=cat is for a model trained with labels"),
         (NumberCondition(low=3.0, high=80.0), "90", "label=90 is outside .* numbers from 3 to 80"),
-        (NumberCondition(low=3.0, high=80.0), "cat", "label=cat is no number"),
+        (NumberCondition(low=3.0, high=80.0), "cat", "label=cat is not a number"),
         (BOTH, "hat", "label=hat needs a class and a number.* classes hat, dress, each followed by .* from 0 to 1"),
         (BOTH, "hta,0.5", "label=hta is unknown; did you mean hat"),
         (BOTH, "hat,7", "label=7 is outside"),

@@ -57,6 +57,8 @@ def test_a_run_becomes_a_folder_without_paths_of_its_machine(run: Path, tmp_path
     assert main(["publish", f"run={run}", f"to={out}", *WORDS, "memory=-1"]) == 2
     (out / "README.md").write_text("mine")
     assert main(["publish", f"run={run}", f"to={out}", *WORDS]) == 2
+    (run / "metrics.csv").write_text("epoch;loss\n1;2\n")
+    assert main(["publish", f"run={run}", f"to={out}2", *WORDS]) == 2
 
 
 def test_a_published_repository_is_read_back(
@@ -94,7 +96,7 @@ def test_a_bundled_checkpoint_has_a_card_with_its_report(tmp_path: Path, monkeyp
         (["licence="], "licence"),
         (["to=TMP/private"], "already exists; give a new folder"),
         (["to=hf:me/teapots/file"], "must be hf:owner/name, without a file or revision"),
-        (["evaluation=TMP/private"], "is no report of `sdedit evaluate`"),
+        (["evaluation=TMP/private"], "is not a report of `sdedit evaluate`"),
         ([f"evaluation={ROOT}/benchmarks/results/evaluation"], "other weights than"),
         (["pictures=[TMP/absent.png]"], "absent.png: No such file"),
         (["pictures=[a/one.png,b/one.jpg]"], "pictures= needs a name of its own for each picture"),

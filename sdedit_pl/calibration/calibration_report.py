@@ -18,7 +18,6 @@ from sdedit_pl.typing import Images
 
 STROKES = "strokes"
 
-
 PAPER_RANGE = (0.3, 0.6)
 """Range of t0 that SDEdit recommends, as times of its VP SDE."""
 
@@ -118,7 +117,6 @@ class CalibrationReport:
 
 
 def paper_noise_levels() -> tuple[float, float]:
-    """The noise levels sigma / alpha at the ends of `PAPER_RANGE`."""
     low, high = VPSDE().noise_level(torch.tensor(PAPER_RANGE, dtype=torch.float64)).tolist()
     return low, high
 

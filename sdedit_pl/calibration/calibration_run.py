@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,8 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
     """
     denoiser, description = settings.load()
     checkpoint = description.path
+    val_fraction = description.val_fraction(settings.val_fraction)
+    settings = replace(settings, val_fraction=val_fraction)
     file = t0_file(settings, checkpoint)
     plot = file.with_suffix(".png")
     edits = edits_by_noise_level(settings, denoiser)
@@ -70,7 +72,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
             settings.data,
             description.image,
             split=settings.split,
-            val_fraction=settings.val_fraction,
+            val_fraction=val_fraction,
             count=settings.images,
             fit=description.fit,
             least=LEAST_IMAGES,
@@ -112,10 +114,7 @@ def t0_file(settings: CalibrationSettings, checkpoint: Path) -> Path:
 
 
 def edits_by_noise_level(settings: CalibrationSettings, denoiser: Denoiser) -> list[SDEdit]:
-    """The edit of each level, in ascending order of noise levels.
-
-    Raises ValueError if an argument is out of range, or a t0 is given twice or exceeds the model's training.
-    """
+    """The edit of each level, in ascending order of noise levels; raises ValueError for an unusable t0."""
     solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
     t0s = usual_times(denoiser) if settings.t0 is None else settings.t0
     edits = [SDEdit(t0, settings.steps, solver=solver, grid=grid) for t0 in t0s]
@@ -154,7 +153,6 @@ def measured_sweep(
     chosen: ChosenImages,
     unfinished: UnfinishedSweep,
 ) -> Sweep:
-    """The sweep over all images; resumes after those that an interrupted run has measured."""
     device = next(denoiser.parameters()).device
     extractor = build_component(settings.features).to(device)
 

@@ -23,7 +23,7 @@ class CalibrationSettings(SamplerSettings):
             the VP SDE has at 0.2, 0.3, 0.4, 0.5, 0.6, 0.8 and 1, up to the model's largest.
         images: number of images, spread evenly over the data; null for all.
         split: val, the images that training holds out of data, or all, for data that training has not seen.
-        val_fraction: share of the images held out if data has no val split of its own; as in training.
+        val_fraction: share of the images held out if data has no val split; null for that of the model's training.
         steps: solver steps of an edit; null for the default of sdedit edit.
         seed: seed of the first image's edits; the next ones count up from it.
         batch: images per batch.
@@ -35,7 +35,7 @@ class CalibrationSettings(SamplerSettings):
     t0: tuple[float | str, ...] | None = None
     images: int | None = 100
     split: Literal["val", "all"] = "val"
-    val_fraction: float = 0.05
+    val_fraction: float | None = None
     steps: int | None = None
     seed: int = 0
     batch: int = 16
@@ -45,4 +45,4 @@ class CalibrationSettings(SamplerSettings):
     def __post_init__(self) -> None:
         require_at_least(self, images=LEAST_IMAGES, seed=0, batch=1)
         if self.t0 is not None and len(self.t0) < 2:
-            raise ValueError(f"a sweep has at least two t0, got {list(self.t0)}; t0=[0.3,0.4,0.5] has three")
+            raise ValueError(f"a sweep needs at least two t0, got {list(self.t0)}; try t0=[0.3,0.4,0.5]")

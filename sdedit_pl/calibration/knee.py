@@ -27,11 +27,10 @@ _BELOW = 1e-6
 
 @dataclass(frozen=True)
 class TradeOff:
-    """Realism and faithfulness of each level of a sweep.
+    """Realism and faithfulness of each level of a sweep; KID is to the originals, L2 to the paintings.
 
     Args:
-        kid: KID between the level's images and the originals.
-        unrelated_l2: the same for unrelated images of the domain.
+        unrelated_l2: mean squared L2 distance between paintings and originals of other images.
         knee_shares: share of the bootstrap draws in which each level is the knee; draws without a knee count for none.
     """
 
@@ -65,10 +64,7 @@ def trade_off(sweep: Sweep, draws: int = 2000) -> TradeOff:
 def knees(
     l2: Float[Tensor, "*curves levels"], kid: Float[Tensor, "*curves levels"], unrelated_l2: float
 ) -> Int[Tensor, "*curves"]:
-    """Index of the knee of each curve; level 0 are the paintings.
-
-    It is -1 if no level lies below the line, or if the KID of the paintings is not positive.
-    """
+    """Index of each curve's knee, level 0 being the paintings; -1 without one, or if their KID is not positive."""
     paintings = kid[..., :1]
     height, level = (l2 / unrelated_l2 + kid / paintings).min(-1)
     return torch.where((paintings[..., 0] > 0) & (height < 1 - _BELOW), level, -1)

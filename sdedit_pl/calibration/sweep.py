@@ -1,7 +1,7 @@
 """A sweep of t0: measurements of edits of simulated stroke paintings at each t0.
 
-As t0 rises, the distance of the edits to the images (KID) falls, and the squared L2 distance of the edits to their
-paintings rises. The painting itself corresponds to t0 = 0; t0 = 1 keeps nothing of it.
+As t0 rises, the edits get closer to the images (KID) and farther from their paintings (squared L2). The painting itself
+corresponds to t0 = 0; at t0 = 1 nothing of it is left.
 
 Source: Meng et al., "SDEdit", ICLR 2022, section 5 and figure 3 (KID against L2).
 """
@@ -39,8 +39,7 @@ class Sweep:
         originals: features of the images.
         edits: features of the paintings and edits.
         squared_l2: distances of paintings and edits to the paintings.
-        energies: for each image in [-1, 1], the summed squared norms of painting and original, and that of their
-            difference, float64.
+        energies: summed squared norms of painting and original, and that of their difference, of each image, float64.
         sums: sums of all paintings and of all originals, float64.
         shown: painting and edits of the first image.
     """
@@ -56,7 +55,6 @@ class Sweep:
         return len(self.originals)
 
     def joined(self, other: Sweep) -> Sweep:
-        """The sweep over the images of both, with the `shown` images of this one."""
         return Sweep(
             torch.cat([self.originals, other.originals]),
             torch.cat([self.edits, other.edits]),
@@ -107,7 +105,6 @@ def measure_batch(
 
 def usual_times(denoiser: Denoiser) -> list[float]:
     """Times of the denoiser's SDE at about the noise levels of `USUAL_TIMES`, up to its `t_max`."""
-    highest = denoiser.sde.noise_level(torch.tensor(denoiser.t_max, dtype=torch.float64))
-    levels = VPSDE().noise_level(torch.tensor(USUAL_TIMES, dtype=torch.float64)).clamp(max=highest)
+    levels = VPSDE().noise_level(torch.tensor(USUAL_TIMES, dtype=torch.float64)).clamp(max=denoiser.highest_noise_level)
     times = denoiser.sde.time_at_noise_level(levels).tolist()
     return sorted({min(max(round(time, 2), 0.01), denoiser.t_max) for time in times})

@@ -1,7 +1,4 @@
-"""The YAML file beside a checkpoint that holds its calibrated t0: `sdedit calibrate` writes it and editing reads it.
-
-The file contains the hash of the checkpoint and is ignored once the weights have changed.
-"""
+"""The YAML file beside a checkpoint with its calibrated t0 and its hash; editing ignores it for other weights."""
 
 from __future__ import annotations
 
@@ -37,13 +34,9 @@ def write_calibration(file: Path, checkpoint: Path, t0: float | str | None, foun
 
 
 def calibrated_t0(checkpoint: Path) -> float | str | None:
-    """The calibrated t0 of a checkpoint from `find_checkpoint`.
+    """The calibrated t0 of a checkpoint from `find_checkpoint`; raises CheckpointError or ConfigError.
 
     None without a t0 file beside it, if the file is for other weights (which is logged), or if the sweep had no knee.
-
-    Raises:
-        CheckpointError: the file has another content.
-        ConfigError: the file is not valid YAML.
     """
     file = sidecar_of(checkpoint)
     if not file.is_file():

@@ -20,10 +20,7 @@ _SETTINGS = "settings"
 
 @dataclass(frozen=True)
 class UnfinishedSweep:
-    """The measurements of the images processed so far; `settings` are plain data that they depend on.
-
-    `file` does not exist before the first batch.
-    """
+    """Measurements so far, in `file` from the first batch on; `settings` are plain data that they depend on."""
 
     file: Path
     settings: Mapping[str, Any]

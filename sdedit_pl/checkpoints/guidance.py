@@ -47,7 +47,7 @@ class GuidanceSettings:
         """
         if self.guidance == 1:
             if self.guide_ckpt is not None or self.guidance_range is not None:
-                raise ValueError("guide_ckpt and guidance_range need guidance=W other than 1, which is none; try 1.5")
+                raise ValueError("guide_ckpt and guidance_range need guidance=W, and 1 means none; try guidance=1.5")
             return None
         if self.guide_ckpt is not None and self.guide_ckpt != "previous":
             return find_checkpoint(self.guide_ckpt)
@@ -57,7 +57,7 @@ class GuidanceSettings:
         if not early.is_file():
             raise CheckpointError(
                 f"guidance={self.guidance:g} needs a weaker model, and there is no {early}, which training writes with "
-                "checkpoint.early=0.12; give one as guide_ckpt="
+                "checkpoint.early=0.07; give one as guide_ckpt="
             )
         return early
 

@@ -12,7 +12,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from sdedit_pl.checkpoints.loading import load_described
@@ -44,8 +43,7 @@ OPTIONAL_WEIGHTS = {AUGMENTATION_WEIGHT: "augmentation", CONDITION_WEIGHT: "thes
 def nearest_base(names: Sequence[str], image: ImageShape, images: Images) -> str:
     """The checkpoint that denoises images of the run best, by the geometric mean of its errors at `COMPARED_LEVELS`.
 
-    An error is the mean squared error over the squared noise level. Raises ConfigError for a checkpoint of other
-    images.
+    An error is the mean squared error over the squared noise level. Raises ConfigError if one is for other images.
     """
     errors = {}
     for name in names:
@@ -95,15 +93,13 @@ def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float
     taken = {name: weight for name, weight in given.items() if name in own}
     denoiser.network.load_state_dict(own | taken, strict=True)
     count = sum(weight.numel() for weight in taken.values())
-    logger.info("ckpt=%s: took %d tensors (%.2f M numbers)", path, len(taken), count / 1e6)
+    logger.info("ckpt=%s: loaded %d tensors (%.2f M numbers)", path, len(taken), count / 1e6)
     for name, trait in OPTIONAL_WEIGHTS.items():
         if name in given.keys() - own.keys():
             logger.info("ckpt: left out %s, because this run has no %s", name, trait)
         if name in own.keys() - given.keys():
             logger.info("ckpt: %s starts at zero, because the checkpoint was trained without %s", name, trait)
-    levels = [
-        part.sde.noise_level(torch.tensor(part.t_max, dtype=torch.float64)).item() for part in (trained, denoiser)
-    ]
+    levels = trained.highest_noise_level, denoiser.highest_noise_level
     if levels[0] < 0.99 * levels[1]:
         logger.info("ckpt: was trained up to noise level %.3g; levels up to %.3g are new to it", *levels)
     if trained.noise != denoiser.noise:
@@ -160,8 +156,7 @@ def _without_variance(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _warn_of_rate(description: Description, rate: float) -> None:
-    config = description.training.get("config")
-    own = config.get("optimizer", {}).get("rate") if isinstance(config, Mapping) else None
+    own = description.config.get("optimizer", {}).get("rate")
     if isinstance(own, float) and rate > own > 0:
         logger.warning(
             "ckpt: optimizer.rate=%g is above %g, the checkpoint's own, so the run will forget much of what "

@@ -25,8 +25,8 @@ def load_denoiser(path: str | Path, device: str | torch.device = "cpu", *, train
     whole batches (`at_once`). On a CPU, float32 weights stay mapped to the file: replace it, but do not write to it.
 
     Args:
-        path: as `find_checkpoint` takes it: an editing checkpoint (`.safetensors`), or a checkpoint in one of `FORMATS`
-            whose model can be derived from the file (`sdedit import` reads the others).
+        path: as `find_checkpoint` takes it: an editing checkpoint (`.safetensors`), or a checkpoint of
+            `CHECKPOINT_FORMATS` whose model can be derived from the file (`sdedit import` reads the others).
         train: training mode instead: trainable weights in memory of their own, and whole batches.
 
     Raises:
@@ -76,7 +76,7 @@ def read_checkpoint(checkpoint: Path) -> tuple[Description, dict[str, Tensor]]:
     read_plain(checkpoint)
     raise CheckpointError(
         f"{checkpoint} is not a checkpoint of this project's training (it carries no configuration), nor of a known "
-        f"format ({', '.join(CHECKPOINT_FORMATS)}); train a model here, or take a checkpoint that sdedit_pl wrote"
+        f"format ({', '.join(CHECKPOINT_FORMATS)}); train a model here, or use a checkpoint that sdedit_pl wrote"
     )
 
 
@@ -116,6 +116,6 @@ def _weight(file: Path, name: str, tensor: Tensor, device: str | torch.device) -
     if not torch.stack(weight.aminmax()).isfinite().all():
         raise CheckpointError(
             f"the weights in {file} hold NaN or infinite numbers ({name}): their training diverged, or the file was "
-            "altered; take an earlier checkpoint"
+            "altered; use an earlier checkpoint"
         )
     return weight

@@ -11,7 +11,6 @@ from sdedit_pl.checkpoints.safe_reading import CheckpointError
 
 RUN_FILE = "model.safetensors"
 
-
 _PACKAGE = Path(__file__).resolve().parents[1]
 BUNDLES = (_PACKAGE / "bundled_checkpoints", _PACKAGE.parent / "checkpoints")
 """Folders of the bundled checkpoints: in an installed package, and in a checkout."""
@@ -23,12 +22,10 @@ def early_average(checkpoint: Path) -> Path:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The file of a checkpoint, or the folder of another program's checkpoint; raises CheckpointError if there is none.
+    """The file of a checkpoint, or the folder of another program's; raises CheckpointError if there is none.
 
-    Args:
-        path: a file, a run's folder, a published one (see `remote.py`), or a bundled checkpoint, as "portraits64" or
-            "checkpoints/portraits64.safetensors". A run's folder gives its editing checkpoint, or else its newest
-            training checkpoint.
+    `path` is a file, a bundled checkpoint ("portraits64" or "checkpoints/portraits64.safetensors"), a published one
+    (see `remote.py`) or a run's folder, which gives its editing checkpoint, or else its newest training checkpoint.
     """
     path = local_checkpoint(path)
     if not path.exists():
@@ -68,7 +65,7 @@ def resumable_checkpoints(run: Path) -> list[Path]:
 
 
 def foreign_format(path: Path) -> str | None:
-    """The format in `FORMATS` of a file or folder; None for this project's own and for unknown ones."""
+    """The format in `CHECKPOINT_FORMATS` of a file or folder; None for this project's own and for unknown ones."""
     if is_native(path):
         return None
     return next((name for name in CHECKPOINT_FORMATS if importer(name).recognises(path)), None)

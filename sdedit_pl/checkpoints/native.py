@@ -1,4 +1,4 @@
-"""This project's editing checkpoints: one `.safetensors` file of a network's weights.
+"""This project's editing checkpoints: a `.safetensors` file of a network's weights.
 
 Its metadata hold as JSON the model's configuration, facts about its training and, if it was imported, its origin.
 """
@@ -66,10 +66,24 @@ class Description:
         return self.model.image
 
     @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration of its training run; empty if unknown."""
+        found = self.training.get("config")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
     def fit(self) -> Fit:
         """How its training images got their proportions."""
-        found = ((self.training.get("config") or {}).get("data") or {}).get("fit")
-        return next((fit for fit in get_args(Fit) if fit == found), "crop")
+        return next((fit for fit in get_args(Fit) if fit == self._data.get("fit")), "crop")
+
+    def val_fraction(self, given: float | None) -> float:
+        """`given`, or the share of images that training held out, or else 0.05."""
+        own = self._data.get("val_fraction")
+        return given if given is not None else own if isinstance(own, float) else 0.05
+
+    @property
+    def _data(self) -> Mapping[str, Any]:
+        return self.config.get("data") or {}
 
 
 def save_denoiser(

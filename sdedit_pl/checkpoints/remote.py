@@ -76,7 +76,7 @@ class Artifact(NamedTuple):
 
 
 def local_checkpoint(source: str | Path) -> Path:
-    """The local file or folder of `source`, a path or one of the names above; downloads it if necessary.
+    """The local file or folder of `source`, a path or one of the names above, downloaded if necessary.
 
     Raises CheckpointError for a malformed name, a failed download, or an unknown or wrong hash.
     """

@@ -52,9 +52,7 @@ class SamplerSettings(GuidanceSettings):
         return load_guided(self.ckpt, self.device, self)
 
     def prepared(self: Settings, denoiser: Denoiser, images: int, pixels: int, steps: int) -> Settings:
-        """Prepares the network for images of at most `pixels` pixels, and replaces `auto` in the settings of its
-        arithmetic.
-        """
+        """Prepares the network for images of at most `pixels` pixels, and replaces `auto` in precision and compile."""
         batch = min(self.batch or default_batch(next(denoiser.parameters()).device, pixels), images)
         evaluations = images * steps * denoiser.evaluations
         found = prepare_for_batches(denoiser, batch, pixels, evaluations, self.precision, self.compile)

@@ -106,10 +106,7 @@ def wants_help(words: Sequence[str]) -> bool:
 
 
 def help_of(module: str, words: Sequence[str]) -> str:
-    """The help of a verb, or of each of its steps unless the first word names one; read without importing the verb.
-
-    The word after --help is its topic, see `explain`.
-    """
+    """The help of a verb, or of each of its steps unless the first word names one; read without importing the verb."""
     from sdedit_pl.configuration.help_text import explain
     from sdedit_pl.configuration.static_declarations import evaluate, source_keys, source_schema
 
@@ -186,7 +183,6 @@ def counted(count: int, noun: str) -> str:
 
 
 def say(text: str) -> None:
-    """Writes a line to standard output, only in the first process."""
     if speaks():
         try:
             sys.stdout.write(printable(text) + "\n")

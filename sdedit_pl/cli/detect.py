@@ -12,9 +12,10 @@ from sdedit_pl.evaluation.run_detection import DetectionSettings, run_detection
 
 USAGE = """sdedit detect ckpt=FILE data=FOLDER|SHARDS [truth=FOLDER] [key=value ...]
 
-Reconstructs images with a model of normal ones and maps where they differ. Writes to `out` a map, and the spread of the
-reconstructions, for each image (16-bit PNG, white is 1), scores.csv, report.html, report.md and metrics.json; with
-masks of the defects, also AUROC, AUPRC, best Dice and PRO. The same command resumes an interrupted run."""
+Reconstructs images with a model of normal ones and maps where image and reconstruction differ. Writes to `out` a map,
+and the spread of the reconstructions, for each image (16-bit PNG, white is 1), scores.csv, report.html, report.md and
+metrics.json; with masks of the defects, also AUROC, AUPRC, best Dice and PRO. The same command resumes an interrupted
+run."""
 COMMAND = Command(
     USAGE,
     DetectionSettings,

@@ -16,7 +16,6 @@ from sdedit_pl.edit_runs.edit_plan import default_t0
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation.ablations import COMPARED, MODEL
 from sdedit_pl.evaluation.evaluation_arguments import FREE, EvaluationArguments
-from sdedit_pl.evaluation.evaluation_plan import EvaluationSettings
 from sdedit_pl.evaluation.image_store import check_place
 from sdedit_pl.evaluation.report_document import METRICS_FILE, REPORT_HTML, REPORT_MARKDOWN, log_to_wandb
 from sdedit_pl.evaluation.run_evaluation import EvaluatedModel, run_evaluation
@@ -55,7 +54,7 @@ def run(words: list[str]) -> None:
         replaced |= files_recorded_in(out / METRICS_FILE)
         refuse_others(out, {METRICS_FILE, REPORT_HTML, REPORT_MARKDOWN} - replaced)
         command = f"sdedit evaluate {shlex.join(shown)}"
-        found = run_evaluation(arguments, settings_of(arguments, models[MODEL]), models, command)
+        found = run_evaluation(arguments, edit_of(arguments, models[MODEL]), models, command)
         if found is None or results is None:
             return
         numbers, report = found
@@ -79,8 +78,8 @@ def load_models(arguments: EvaluationArguments) -> dict[str, EvaluatedModel]:
     return models
 
 
-def settings_of(arguments: EvaluationArguments, model: EvaluatedModel) -> EvaluationSettings:
-    edit = SDEdit(
+def edit_of(arguments: EvaluationArguments, model: EvaluatedModel) -> SDEdit:
+    return SDEdit(
         t0=default_t0(model.description.path) if arguments.t0 is None else arguments.t0,
         steps=arguments.steps,
         repeats=arguments.repeats,
@@ -88,8 +87,6 @@ def settings_of(arguments: EvaluationArguments, model: EvaluatedModel) -> Evalua
         grid=build_unless_usual(arguments.grid),
         variant=arguments.variant,
     )
-    names = ("tasks", "baselines", "ablations", "seed")
-    return EvaluationSettings(edit, values=arguments.ablation, **{name: getattr(arguments, name) for name in names})
 
 
 def metrics_summary(numbers: Mapping[str, Any]) -> str:

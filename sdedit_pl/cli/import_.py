@@ -35,8 +35,7 @@ class Arguments:
     Args:
         ckpt: the checkpoint: a file, or a folder of diffusers.
         out: the editing checkpoint (.safetensors) to write.
-        format: the format of ckpt: score_sde, ddim, diffusers, guided_diffusion, edm or lightning; null recognises
-            it.
+        format: the format of ckpt: score_sde, ddim, diffusers, guided_diffusion, edm or lightning; null recognises it.
         weights: ema, the averaged ones, or raw.
         preset: published name of the model, such as celeba_hq or ve/church_ncsnpp_continuous; null derives it from the
             tensors, if they fit one model only.

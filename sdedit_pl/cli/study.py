@@ -26,7 +26,7 @@ Serves the raters' page until Ctrl-C. An answer is on disk before it is acknowle
 could not send, so the server can be stopped and restarted at any time. ?rater=NAME in the address names a rater."""
 REPORT_USAGE = """sdedit study report study=FILE [out=FOLDER] [key=value ...]
 
-Writes the findings of a study, which may still be served: report.md, report.json and answers.csv."""
+Writes the findings of a study, also while it is served: report.md, report.json and answers.csv."""
 
 COMMANDS = {
     "build": Command(BUILD_USAGE, StudyPlan),

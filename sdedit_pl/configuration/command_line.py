@@ -26,7 +26,6 @@ OLD_NAMES = (("init_from", "ckpt"), ("src", "ckpt"), ("src", "data"), ("run", "c
 
 
 def parse(command: Command[T], words: Iterable[str], read: Callable[[str], dict[str, Any]] | None = None) -> T:
-    """See `Command.parse`."""
     cls: Any = command.arguments
     given, typed = read_arguments(cls, words)
     file = None if command.file is None else take_file(given, typed)
@@ -55,11 +54,9 @@ def refuse_commands(file: str | None, base: Mapping[str, Any], typed: Mapping[st
 
 
 def read_arguments(cls: type, words: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The dot list `a.b=value ...` of a command line, parsed as YAML values and as typed.
+    """The dot list `a.b=value ...` of a command line, parsed as YAML values and as typed; raises ConfigError.
 
     `section=name` is short for `section.name=name` if the section names a class; see also `Family.short`.
-
-    Raises ConfigError for an argument that is not `key=value`.
     """
     words, families = list(words), schema_of(cls).families
     merged = OmegaConf.create({})
@@ -74,7 +71,7 @@ def read_arguments(cls: type, words: Iterable[str]) -> tuple[dict[str, Any], dic
         try:
             OmegaConf.update(merged, key, parsed(text), force_add=True)
         except (OmegaConfBaseException, AttributeError, TypeError) as error:
-            raise ConfigError(f"{word!r} contradicts an earlier argument, or is no key: {error}") from error
+            raise ConfigError(f"{word!r} contradicts an earlier argument, or is not a key: {error}") from error
         typed[key] = text
     return typing.cast(dict[str, Any], OmegaConf.to_container(merged)), typed
 
@@ -103,12 +100,9 @@ def _as_key(word: str, rest: Sequence[str]) -> str:
 
 
 def take_file(given: dict[str, Any], typed: Mapping[str, str]) -> str | None:
-    """Removes `config=FILE` from a command line's arguments and returns the file, or None.
-
-    Raises ConfigError if it is empty, or `config` is used as a section.
-    """
+    """Removes `config=FILE` from the arguments and returns the file, or None; raises ConfigError for an empty name."""
     if given.pop("config", REQUIRED) is REQUIRED:
         return None
     if not typed.get("config"):
-        raise ConfigError("config must be a file, config=FILE.yaml, got no name; its keys are given without `config.`")
+        raise ConfigError("config takes a file, config=FILE.yaml; give its keys without the prefix `config.`")
     return os.path.expanduser(typed["config"])

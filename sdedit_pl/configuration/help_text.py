@@ -10,15 +10,13 @@ from sdedit_pl.configuration.schema import MAX_PIXELS, REQUIRED, Command, Config
 
 HELP_WIDTH = 110
 
-
 ALL = "all"
 
 
 def explain(command: Command[Any], schema: Schema, keys_of: Callable[[Any], dict[str, Key]], topic: str = "") -> str:
     """The help of a command: a section, a key, all keys, or by default the first keys and the examples.
 
-    `keys_of` gives the keys of a class in the schema. `topic` is a section, a key, or "all", the default of a command
-    without first keys. Raises ConfigError for an unknown topic.
+    `topic` is a section, a key, or "all", the default of a command without first keys; otherwise raises ConfigError.
     """
     sections = {
         section: [f"{section}: {first_paragraph(declared)}", *key_lines(keys_of(declared), f"{section}.")]
@@ -37,7 +35,7 @@ def explain(command: Command[Any], schema: Schema, keys_of: Callable[[Any], dict
         hint = alike(topic, [ALL, *sections, *keys]) or "; --help all lists every key"
         raise ConfigError(f"there is no help on {topic}{hint}")
     others = [name for name in keys if "." not in name and name not in command.first]
-    more = f"--help all lists every key, --help NAME a key or one of: {', '.join(sections)}."
+    more = f"--help all lists every key; --help NAME explains one key or one of: {', '.join(sections)}."
     return _paragraphs(
         [command.usage],
         key_lines({name: keys[name].shortened for name in command.first}),
@@ -90,7 +88,6 @@ def key_lines(keys: Mapping[str, Key], prefix: str = "", indent: int = 2) -> lis
 
 
 def shown(value: Any) -> str:
-    """A default as the user would type it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, tuple | list):

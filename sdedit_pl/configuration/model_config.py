@@ -60,10 +60,7 @@ class ModelConfig:
 
 
 def model_of_run(data: Mapping[str, Any]) -> ModelConfig:
-    """The denoiser of a run's configuration, perhaps of an earlier version with fewer keys.
-
-    Raises ConfigError or KeyError if it describes no denoiser that this version knows.
-    """
+    """The denoiser of a run's configuration, also of an earlier version; raises ConfigError or KeyError if unknown."""
     return ModelConfig.from_data(
         {
             "image": {key: data["data"].get(key) for key in ("size", "channels", "format")},

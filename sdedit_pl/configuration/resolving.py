@@ -25,15 +25,11 @@ T = TypeVar("T")
 def resolve(
     cls: type[T], given: Mapping[str, Any], typed: Mapping[str, str] | None = None, taken: Iterable[str] = ()
 ) -> T:
-    """An instance of a dataclass, from keys and values.
+    """An instance of a dataclass, from keys and values; raises ConfigError.
 
     Args:
         typed: values as typed on the command line, by their full keys.
         taken: keys already removed from `given`, which a misspelt one may resemble.
-
-    Raises:
-        ConfigError: an unknown key or name (with the nearest known one), a wrong type, a missing value, or a value that
-            a class refuses.
     """
     schema, typed = schema_of(cls), typed or {}
     _refuse_unknown(given, [*schema.keys, *schema.sections, *schema.families], "", also=taken)
@@ -84,7 +80,6 @@ def merge(cls: type, base: Mapping[str, Any], change: Mapping[str, Any]) -> dict
 
 
 def as_data(value: Any) -> Any:
-    """A resolved object as plain data for YAML and JSON."""
     if isinstance(value, Component):
         return {"name": value.name, **as_data(value.values)}
     if is_dataclass(value) and not isinstance(value, type):
@@ -95,7 +90,6 @@ def as_data(value: Any) -> Any:
 
 
 def _section(given: Mapping[str, Any], section: str) -> Any:
-    """An empty section counts as absent."""
     found = given.get(section)
     return {} if found is None else found
 

@@ -21,9 +21,13 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key, the expected type and the value."""
 
 
+class MissingKey(ConfigError):
+    """A required key was not given."""
+
+
 @dataclass(frozen=True)
 class Key:
-    """One key: its type annotation, its default or REQUIRED, and its description."""
+    """Type annotation, default or REQUIRED, and description of a key."""
 
     kind: Any
     default: Any
@@ -83,16 +87,9 @@ class Component(Generic[T]):
     usual: bool = False
 
 
-def family(
-    table: Mapping[str, Callable[..., Any]],
-    default: str,
-    *,
-    shared: Callable[..., Any] | None = None,
-    supplied: tuple[str, ...] = (),
-    place: str = "name",
-) -> Any:
+def family(table: Mapping[str, Callable[..., Any]], default: str, **options: Any) -> Any:
     """A dataclass field that holds a `Component`; takes the arguments of `Family`."""
-    return field(kw_only=True, metadata={"family": Family(table, default, shared, supplied, place)})
+    return field(kw_only=True, metadata={"family": Family(table, default, **options)})
 
 
 @dataclass(frozen=True)
@@ -113,12 +110,16 @@ class Command(Generic[T]):
         """Parses a command line after the verb; raises ConfigError. `read` reads the file of `config=`."""
         from sdedit_pl.configuration.command_line import parse  # help does not wait for its libraries
 
-        return parse(self, words, read)
+        try:
+            return parse(self, words, read)
+        except MissingKey as error:
+            example = f"; for example: {self.examples[0]}" if self.examples else ""
+            raise ConfigError(f"{str(error).rstrip('.')}{example}") from error
 
 
 @dataclass(frozen=True)
 class Schema:
-    """The keys of a dataclass: those outside of any section, each section's dataclass, and each component's family."""
+    """The keys of a dataclass outside of any section, each section's dataclass, and each component's family."""
 
     keys: Mapping[str, Key]
     sections: Mapping[str, Callable[..., Any]]
@@ -169,7 +170,6 @@ def construct(section: str, cls: Callable[..., T], **arguments: Any) -> T:
 
 
 def require_at_least(settings: Any, **least: int) -> None:
-    """Raises ValueError if an attribute of `settings` that is not None is below its least value."""
     for key, smallest in least.items():
         value = getattr(settings, key)
         if value is not None and value < smallest:

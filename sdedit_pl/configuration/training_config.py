@@ -42,8 +42,8 @@ class TrainerSettings:
             and, in long runs, on CPUs with AMX or AVX-512 bf16, and 32-true elsewhere.
         tf32: round factors in float32 products and convolutions to TF32 on GPUs that can, which is faster; false
             computes them in IEEE float32.
-        cudnn_benchmark: let cuDNN choose its algorithms by trial, which is faster; trials may end differently, so that
-            only false lets a resumed run on a GPU repeat an uninterrupted one to the bit.
+        cudnn_benchmark: let cuDNN choose its algorithms by trial, which is faster; a resumed run on a GPU repeats an
+            uninterrupted one to the bit only with false.
         accumulate_grad_batches: batches in one optimiser step.
         gradient_clip_val: largest norm of the gradient; null switches clipping off.
         val_check_interval: optimiser steps between two validations; another one follows the last step.
@@ -88,7 +88,7 @@ class CheckpointSettings:
         best: also keep, as best.ckpt, the one with the lowest validation loss: val/loss, or with validation.sigma_edges
             its mean over those ranges.
         dtype: type of the weights in the editing checkpoint `model.safetensors`.
-        export: weights in that file: best (of the validation and average with the lowest loss) or last.
+        export: weights in that file: best, those of the average and validation with the lowest loss, or last.
         all_averages: also write the newest weights of each average, as model-HALFLIFE.safetensors.
         early: share of the run after which its average is also written, as model-early.safetensors, the weaker model of
             autoguidance (guidance= of sdedit edit); null writes none.
@@ -116,8 +116,7 @@ class TrainSettings:
     """The trained part of the network.
 
     Args:
-        only: parts of the model in ckpt to train: attention, biases, normalisation, label. The other parts are frozen.
-            [] trains all.
+        only: parts of the model in ckpt to train: attention, biases, normalisation, label; [] trains all.
     """
 
     only: tuple[str, ...] = ()
@@ -129,8 +128,8 @@ class ValidationSettings:
 
     Args:
         sigma_edges: edges of noise-level ranges whose loss is logged separately, as val/loss/sigma_A-B; [] for none.
-        patience: validations without a lower loss (the mean over those ranges, of the best average) after which the run
-            ends; null never ends it early.
+        patience: number of validations without a lower loss (the best average's mean over those ranges) that ends the
+            run; null never ends it early.
         memory_images: largest training set that is searched for memorised images; 0 disables the search.
         memory_edits: number of edits of simulated strokes that are compared with the training set.
     """
@@ -211,11 +210,11 @@ class TrainingConfig:
     Args:
         out: folder of the run: checkpoints, previews, logs, the resolved configuration.
         seed: seed of all random numbers.
-        ckpt: editing checkpoint to start from, whose network keys replace those that are left at their defaults; of a
-            list, the one that denoises the validation images best; null starts from random weights.
+        ckpt: editing checkpoint to start from, which also sets the network keys that the configuration leaves at their
+            defaults; of a list, the one that denoises the validation images best; null starts from random weights.
         resume: continue from the newest checkpoint in `out`, if there is one.
-        compile: compile the loss with torch.compile; auto does in long runs on GPUs and CPUs with fast bf16.
-        channels_last: keep weights and feature maps in channels-last memory order; auto does if the loss is compiled.
+        compile: compile the loss with torch.compile; auto compiles in long runs on GPUs and CPUs with fast bf16.
+        channels_last: keep weights and feature maps in channels-last order; auto uses it if the loss is compiled.
         reduction: reduction of the squared error over the pixels of an image, mean or sum.
         uncertainty: learn the size of the loss at each noise level and divide the loss by it.
         logger: wandb, tensorboard, mlflow or csv, or a list of them; metrics.csv and PNG previews are always written.

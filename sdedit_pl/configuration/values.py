@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from sdedit_pl.configuration.schema import REQUIRED, ConfigError, Key, keys_of, nearest
+from sdedit_pl.configuration.schema import REQUIRED, ConfigError, Key, MissingKey, keys_of, nearest
 from sdedit_pl.configuration.yaml_reading import decoded, encoded, in_each_text, parsed
 
 _MOST, _LARGEST, _SMALLEST = 10**12, 1e30, 1e-30
@@ -31,13 +31,11 @@ _UNBOUNDED = ("seed", "max_pixels")
 def converted(path: str, value: Any, key: Key, typed: str | None = None) -> Any:
     """`value`, as read from YAML, in the type of a key; lists become tuples, a leading `~` the home folder.
 
-    `path` is the key's full name. Text is kept as `typed` on the command line (00012 is not 10).
-
-    Raises:
-        ConfigError: the value is missing, of another type, not finite, or of absurd size.
+    `path` is the key's full name. Text is kept as `typed` on the command line (00012 is not 10). Raises ConfigError for
+    a missing value, another type, or a number that is not finite or of absurd size.
     """
     if value is REQUIRED:
-        raise ConfigError(f"{path} is required: {key.text or 'give it in the file or as ' + path + '=...'}")
+        raise MissingKey(f"{path} is required: {key.text or 'give it in the file or as ' + path + '=...'}")
     if key.kind is Any:
         return value
     if key.kind not in (str, str | None):

@@ -1,7 +1,7 @@
 """YAML: the value of a piece of text, and files of `key: value` lines.
 
-Python keeps bytes of names that are not UTF-8 as surrogates, which YAML and JSON cannot hold. Files have private
-characters in their place.
+Python represents bytes of file names that are not UTF-8 by surrogates, which YAML and JSON cannot hold; files have
+private characters in their place.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ def in_each_text(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def encoded(value: Any) -> Any:
-    """Replaces bytes in names that are not UTF-8 by private characters."""
     return in_each_text(value, lambda text: text.translate(_PRIVATE))
 
 

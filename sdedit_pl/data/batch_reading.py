@@ -41,14 +41,8 @@ class ReadableImages(Dataset[Batch]):
         self.format = image_format
         self.attempts = attempts
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.__getitems__([Draw(index, False)])
-
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
-        """DataLoader calls this method in place of `__getitem__`."""
+        """DataLoader calls this method in place of `__getitem__` where it exists."""
         return read_batch([(self.images, draw) for draw in draws], self.format, self.attempts)
 
 

@@ -25,7 +25,7 @@ from sdedit_pl.typing import Images
 
 
 class ChosenImages:
-    """`count` images (None: all) at even distances in a source's order, because neighbours are often alike."""
+    """`count` images (None: all) spread over a source's order, whose neighbours are often alike; no streams."""
 
     def __init__(self, source: Source, splits: Sequence[str] = ("val",), count: int | None = None) -> None:
         if source.streams and "train" in splits:
@@ -74,14 +74,12 @@ def choose_images(
 ) -> ChosenImages:
     """Chooses images of a folder, or of shards given by a folder, file, pattern or URL.
 
+    Raises ValueError if there are fewer than `least`, or `out`, the folder of the results, lies within that of the
+    images.
+
     Args:
         val_fraction: share of the images held out if the data has no validation split.
         count: None for all.
-        least: smallest number of images that suffices.
-        out: folder of the results.
-
-    Raises:
-        ValueError: there is no such data, fewer than `least` images, or `out` lies within the folder of images.
     """
     place = Path(data)
     if not (place.exists() or is_remote(data) or glob.has_magic(data) or "{" in data):
@@ -97,7 +95,7 @@ def choose_images(
         if split == "all":
             raise ValueError(f"{found}; give more images")
         raise ValueError(
-            f"{found} with split=val and val_fraction={val_fraction}; give a larger val_fraction, or split=all if "
-            "training has seen none of them"
+            f"{found} with split=val and val_fraction={val_fraction}; give split=all with images that training "
+            "has not seen, or a larger val_fraction, which adds images that it has seen"
         )
     return chosen

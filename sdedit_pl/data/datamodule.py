@@ -22,10 +22,10 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
 from sdedit_pl.conditions import Condition
-from sdedit_pl.data.batch_reading import Batch, CachedImages, ReadableImages
+from sdedit_pl.data.batch_reading import Batch, CachedImages, ReadableImages, read_batch
 from sdedit_pl.data.image_labels import label_vectors, labels_of
 from sdedit_pl.data.loader import ImageLoader, Loaded, ResidentLoader, available_cores, checked_images, room_on
-from sdedit_pl.data.order import Changes, DeviceShare, TrainingBatches, TrainingOrder, ValidationBatches
+from sdedit_pl.data.order import Changes, DeviceShare, Draw, TrainingBatches, TrainingOrder, ValidationBatches
 from sdedit_pl.data.source import ImageSet, Source
 from sdedit_pl.data.splits import SPLITS
 from sdedit_pl.typing import Examples, Images
@@ -48,10 +48,10 @@ class ImageDataModule(LightningDataModule):
             in the training process. A set in memory needs none.
         seed: Seed of the order of training images and of their flips and crops.
         flip: Whether training images are mirrored left to right with probability one half.
-        labels: Where the labels are, for a model that is trained with them (`condition`): folders, the name of each
-            image's folder; FILE.csv:COLUMN or FILE.csv:COLUMN,COLUMN, whose first column names the files (not in remote
-            shards); of shards cls or json:FIELD, members KEY.cls or KEY.json; of torchvision targets; null for no
-            labels.
+        labels: Where the labels are, for a model that is trained with them (`condition`): folders (the name of each
+            image's folder); FILE.csv:COLUMN or FILE.csv:COLUMN,COLUMN, whose first column names the files (not for
+            remote shards); for shards cls or json:FIELD (members KEY.cls, KEY.json); for torchvision targets; null for
+            none.
         cache: Whether to decode once and keep all images in memory; null to do so if they take less than 256 MiB. They
             are also kept on a GPU if they take at most an eighth of its free memory, which saves copying every batch.
     """
@@ -151,9 +151,7 @@ class ImageDataModule(LightningDataModule):
         return torch.cat([self.source.format.images(self.source.format.empty()), *self._read(images, count)])
 
     def small_training_images(self, side: int, at_most: int) -> Images | None:
-        """All training images averaged down to at most `side` pixels, on the CPU; None for a stream or more than
-        `at_most`.
-        """
+        """All training images, averaged down to `side` pixels, on the CPU; None for more than `at_most` or a stream."""
         if self.source.streams or len(self._images("train")) > at_most:
             return None
         side = min(side, *self.source.format.sides)
@@ -165,9 +163,7 @@ class ImageDataModule(LightningDataModule):
         self._condition, self._vectors = condition, condition.vectors(list(self.label_names))
 
     def on_after_batch_transfer(self, batch: Loaded, dataloader_idx: int) -> Images | Examples:
-        """Converts images to float32 in [-1, 1] on their device; gives `Examples` with labels (B, size) or invalid
-        pixels.
-        """
+        """Converts images to float32 in [-1, 1] on their device; `Examples` have labels (B, size) or invalid pixels."""
         pixels, labels = (batch, None) if isinstance(batch, Tensor) else batch
         images, valid = self.source.format.images(pixels), self.source.format.valid(pixels)
         if labels is not None:
@@ -208,9 +204,9 @@ class ImageDataModule(LightningDataModule):
         return None if self.source.streams else len(self._images("train"))
 
     def _read(self, images: ImageSet, count: int) -> Iterator[Images]:
-        readable = ReadableImages(images, self.source.format)
         for index in range(min(count, len(images))):
-            yield self.source.format.images(checked_images(readable[index], self.source))
+            batch = read_batch([(images, Draw(index, False))], self.source.format, attempts=None)
+            yield self.source.format.images(checked_images(batch, self.source))
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -76,7 +76,6 @@ class FolderSource(Source):
 
 
 def split_folder(root: Path, split: str) -> Path | None:
-    """The sub-folder of a split, if `root` has both train and val."""
     return root / split if (root / "train").is_dir() and (root / "val").is_dir() else None
 
 

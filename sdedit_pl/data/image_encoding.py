@@ -27,12 +27,7 @@ class WorkerDied(RuntimeError):
 
 @dataclass(frozen=True)
 class ImageEncoding:
-    """Format and quality of image files.
-
-    Args:
-        kind: png (exact), jpeg, webp or tif, which holds any bands and types.
-        quality: Quality of jpeg and webp, 1 to 100; webp at 100 is exact.
-    """
+    """Format of image files, and quality of jpeg and webp, 1 to 100; png, tif and webp at 100 are exact."""
 
     kind: Literal["png", "jpeg", "webp", "tif"]
     quality: int
@@ -86,7 +81,7 @@ class _EncodedImages(Dataset[EncodedImage]):
 
 
 def encode_all(images: ImageSet, encoding: ImageEncoding, start: int, processes: int | None) -> Iterator[EncodedImage]:
-    """Encodes the images from number `start` on, in order, with a process per core for `processes` None."""
+    """Encodes the images from number `start` on, in order, by default on every core; raises WorkerDied."""
     processes = processes or available_cores()
     loader = DataLoader(
         _EncodedImages(images, encoding),

@@ -113,8 +113,7 @@ def _warn_once(place: str, found: str) -> None:
 def open_image(file: bytes | Path, name: str) -> Iterator[Image.Image]:
     """Opens an image for a `with` block, in which its pixels are decoded.
 
-    Raises UnreadableImage, also in place of Pillow's errors in the block, for a damaged file or more than
-    `max_pixels()`.
+    Raises UnreadableImage, also for Pillow's errors in the block, and for more than `max_pixels()`.
     """
     Image.MAX_IMAGE_PIXELS = max_pixels() // 2  # Pillow refuses images of more than twice this
     try:
@@ -164,7 +163,7 @@ def upright(image: Image.Image) -> Image.Image:
 def file_content(file: Path) -> bytes:
     """Reads a regular file; raises OSError for any other."""
     if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would block, and a device may have no end
-        raise OSError("it is no regular file")
+        raise OSError("it is not a regular file")
     with open(file, "rb", buffering=0) as opened:
         return opened.read()
 
@@ -176,8 +175,7 @@ def _is_hidden(part: str) -> bool:
 def picture_of_array(content: bytes, name: str, *, tiff: bool = False) -> Image.Image | None:
     """The picture in a file of values: 8 bits, one band of 16 bits, or one band in [0, 1].
 
-    None for other files and, without `tiff`, for TIFF, most of which Pillow reads. Raises UnreadableImage for other
-    values.
+    None for other files and, without `tiff`, for TIFF, most of which Pillow reads. Otherwise raises UnreadableImage.
     """
     from sdedit_pl.data.array_formats import Tiff, format_of, read_array  # which imports this module
 

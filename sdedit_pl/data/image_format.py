@@ -31,7 +31,7 @@ class PixelFormat:
         dtype: uint8, uint16 or float32: type of the values in files and results; float32 takes any number type.
         range: low,high: the values that become -1 and 1, beyond which values are clipped; null for 0,255 with uint8,
             and otherwise for percentiles of the training images, which the checkpoint keeps.
-        percentile: percentile of the values that becomes the low end, and 100 less it the high end; 0 for the extremes.
+        percentile: percentile p of the values that is the low end, 100 - p being the high end; 0 takes the extremes.
         bands: name of each channel; [] numbers them.
         shown: one or three bands, numbered from 0, that pictures show; [] takes the first three, or the first.
         window: low,high: the values shown as black and white; null for a DICOM file's window, otherwise the range.
@@ -193,8 +193,8 @@ class ImageFormat(ImageShape):
             ) from None
 
     @classmethod
-    def of(cls, shape: ImageShape, *, fit: Fit = "crop", background: str = "white") -> ImageFormat:
-        return cls(shape.size, shape.channels, background, fit=fit, format=shape.format)
+    def of(cls, shape: ImageShape, *, fit: Fit = "crop") -> ImageFormat:
+        return cls(shape.size, shape.channels, fit=fit, format=shape.format)
 
     @property
     def decoded_sides(self) -> tuple[int, int]:
@@ -260,9 +260,7 @@ def padded_box(shape: tuple[int, int], sides: tuple[int, int]) -> tuple[int, int
 
 
 def central_box(shape: tuple[int, int], sides: tuple[int, int]) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of the largest central part of `shape` (width, height) with the proportions of
-    `sides`.
-    """
+    """(left, top, right, bottom) of the largest central part of `shape` (width, height) in the proportions `sides`."""
     (width, height), (down, across) = shape, sides
     if width * down >= height * across:
         part = max(1, round(height * across / down)), height

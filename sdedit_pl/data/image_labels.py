@@ -22,8 +22,7 @@ def labels_of(images: ImageSet, place: str) -> list[str]:
 
     Args:
         place: "folders": the topmost folder that holds an image. FILE.csv:COLUMN: a table whose first column is a path
-            or file name, with or without suffix; COLUMN,COLUMN joins two by a comma. Else as `ImageSet.stored_labels`
-            reads it.
+            or file name, with or without suffix; COLUMN,COLUMN joins two by a comma. Else see `ImageSet.stored_labels`.
     """
     file, _, column = place.rpartition(":")
     if place == FOLDERS:
@@ -53,7 +52,6 @@ def _keys(images: ImageSet) -> Iterator[str]:
 
 
 def _names(key: str) -> Sequence[str]:
-    """The names by which a CSV file can identify an image, the most specific first."""
     file = Path(key)
     return key, file.with_name(stem_of(file)).as_posix(), file.name, stem_of(file)
 

@@ -50,7 +50,10 @@ class ImageLoader(Iterable[Loaded]):
         return len(self._loader())
 
     def close(self) -> None:
-        """Ends all passes and workers at once; garbage collection takes seconds for each that a traceback refers to."""
+        """Ends all passes and worker processes; a new pass starts new processes.
+
+        Garbage collection can take seconds for each worker that a traceback still refers to.
+        """
         for batches in list(self._passes):
             batches.close()
         self._opened = None

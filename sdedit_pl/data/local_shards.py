@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 ARCHIVE_DAMAGE = (*DECODING_ERRORS, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, RuntimeError, MemoryError)
 
-
 _LONGEST_HEADER = 2**20
 """Most bytes that a member's name or PAX header may declare."""
 _SLOW = re.compile(rb"\d{64}")
@@ -47,10 +46,6 @@ class Members(NamedTuple):
     problem: str = ""
     extra: Sequence[str] = ()
     unread: Sequence[str] = ()
-
-    @classmethod
-    def none(cls, problem: str) -> Members:
-        return cls(np.zeros(0, dtype=np.bytes_), np.zeros((0, 2), dtype=np.int64), problem)
 
     def damage(self, shard: str) -> list[Broken]:
         extent = " to its end" if len(self.keys) else ""

@@ -56,7 +56,7 @@ def open_originals(
     path = Path(place)
     if path.is_file():
         if not path.name.lower().endswith(ARCHIVE_SUFFIXES):
-            raise ValueError(f"data={place} is no archive: expected a name that ends in {', '.join(ARCHIVE_SUFFIXES)}")
+            raise ValueError(f"data={place} is not an archive: its name must end in {', '.join(ARCHIVE_SUFFIXES)}")
         archive = open_archive(path, image_format, scratch)
         if not len(archive):
             raise ValueError(f"no images in {place}")

@@ -54,7 +54,7 @@ class PackSettings:
 
     def __post_init__(self) -> None:
         if self.margin is not None and self.fit != "random_crop":
-            raise ValueError(f"margin is for fit=random_crop, got fit={self.fit}")
+            raise ValueError(f"margin needs fit=random_crop, got fit={self.fit}")
         for name, value in (("samples", self.samples), ("processes", self.processes)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")

@@ -66,10 +66,7 @@ class ShardCache:
         return record.members
 
     def open(self, shard: Shard) -> tuple[ShardFile, Members]:
-        """A shard's file, downloaded if there is no copy, and its images.
-
-        Raises StreamInterrupted, or UnreadableShard if it does not exist or has changed.
-        """
+        """A shard's file, downloaded if necessary, and its images; raises StreamInterrupted or UnreadableShard."""
         if not is_remote(shard.place):
             members, stamp = self._local_members(shard)
             return ShardFile(shard.place, shard.place, stamp), members
@@ -138,7 +135,8 @@ class ShardCache:
             if not expected:  # otherwise its images are known, and others replace them
                 note = self._path(shard, ".json")
                 problem = f"{error} (noted in {note}: remove it for a new run that is to try again)"
-                self._write(shard, ShardRecord(Members.none(problem), "", ""))
+                none = Members(np.zeros(0, dtype=np.bytes_), np.zeros((0, 2), dtype=np.int64), problem)
+                self._write(shard, ShardRecord(none, "", ""))
             raise UnreadableShard(shard.place, f"cannot read shard {shard.place}: {error}") from None
         except DownloadInterrupted as error:
             raise StreamInterrupted(

@@ -12,7 +12,6 @@ from sdedit_pl.downloads import DownloadFailed, download, is_remote
 MANIFEST_FILE = "manifest.json"
 UNFINISHED_FOLDER = ".packing"
 
-
 SHARDS_FORMAT = "sdedit_pl shards, version 1"
 
 

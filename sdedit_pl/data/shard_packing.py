@@ -29,7 +29,7 @@ from sdedit_pl.data.originals_to_pack import Originals, open_originals
 from sdedit_pl.data.pack_settings import PackSettings
 from sdedit_pl.data.shard_manifest import MANIFEST_FILE, UNFINISHED_FOLDER, manifest_text
 from sdedit_pl.data.splits import SPLITS
-from sdedit_pl.files import claimed, read_json, sha256_of, write_whole
+from sdedit_pl.files import claimed, in_words, read_json, sha256_of, write_whole
 from sdedit_pl.settings_record import SettingsRecord, require_same_settings
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def pack(settings: PackSettings, on_images: Callable[[int, int], None]) -> dict[
         except WorkerDied as error:
             raise ValueError(f"{error}: maybe memory ran out; give fewer processes=. {_KEPT}") from None
         except OSError as error:
-            raise ValueError(f"cannot pack {settings.data} to {out}: {error}. {_KEPT}") from error
+            raise ValueError(f"cannot pack {settings.data} to {out}: {in_words(error)}. {_KEPT}") from error
         finally:
             if not any(workshop.glob("*.json")):
                 shutil.rmtree(workshop, ignore_errors=True)

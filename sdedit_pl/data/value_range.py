@@ -20,7 +20,10 @@ _IMAGES, _VALUES = 2000, 10_000
 
 
 def with_range(source: Source) -> PixelFormat | None:
-    """The format of a source's images with its range; warns if more than 1 % of their values are clipped."""
+    """The format of a source's images with its range; warns if more than 1 % of their values are clipped.
+
+    Raises ValueError if the range is neither stated nor can be measured.
+    """
     pixels = source.format.format
     if pixels is None or source.streams:
         return pixels

@@ -148,10 +148,7 @@ class WebDatasetSource(Source):
 
 
 def find_shards(path: str | list[str]) -> tuple[list[Shard], list[Shard]]:
-    """Expands folders, patterns and manifests to training and validation shards, which manifests and file names divide.
-
-    Raises ValueError for a missing folder or file, no shard in it, or a shard of another size than its manifest states.
-    """
+    """Expands folders, patterns and manifests to training and validation shards; raises ValueError for missing ones."""
     train: list[Shard] = []
     val: list[Shard] = []
     for part in _as_list(path):

@@ -53,9 +53,9 @@ class AugmentSettings(SamplerSettings):
         data: folder with a folder of images for each class.
         n: number of edits of each class, spread evenly over its images.
         t0: lowest,highest t0, times or noise levels as for sdedit edit.
-        n_of: n_of.CLASS=N is the number of edits of a class that needs another one; null for none.
-        t0_of: t0_of.CLASS=LOWEST,HIGHEST likewise.
-        levels: number of different t0, evenly spaced in time; an image meets them in turn.
+        n_of: n_of.CLASS=N replaces n for a class; null for none.
+        t0_of: t0_of.CLASS=LOWEST,HIGHEST replaces t0 for a class; null for none.
+        levels: number of different t0, evenly spaced in time; the edits of an image take them in turn.
         out: folder of the results.
         seed: seed of the first edit; the next ones count up from it.
         steps: solver steps from t0 to 0.
@@ -89,10 +89,7 @@ class Variation:
 
 
 def run_augmentation(settings: AugmentSettings) -> list[Variation]:
-    """Writes the edits that `settings.out` lacks, and the manifest; returns all of them.
-
-    Raises ValueError if `out` holds anything but edits with these settings.
-    """
+    """Writes the edits that `settings.out` lacks, and the manifest; raises ValueError if `out` holds anything else."""
     root, out = Path(settings.data), Path(settings.out)
     require_outside(out, root)
     solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
@@ -149,7 +146,6 @@ def classes_of(root: Path, shape: ImageShape) -> dict[str, list[str]]:
 
 
 def knows(ckpt: str, classes: Iterable[str]) -> bool:
-    """Whether a model was trained with labels, and all `classes` are among them."""
     return set(classes) <= set(build_component(describe(ckpt).model.condition).examples)
 
 
@@ -187,7 +183,6 @@ def edits(
     fit: Fit,
     by_class: bool,
 ) -> Iterator[tuple[Variation, Float[Tensor, "C H W"]]]:
-    """Yields each edit of `todo`, one t0 after the other."""
     device = next(denoiser.parameters()).device
 
     def edited(chosen: SDEdit, chunk: Sequence[Variation], tick: Callback | None) -> Float[Tensor, "samples C H W"]:
@@ -204,7 +199,6 @@ def edits(
 
 
 def manifest(variations: Sequence[Variation]) -> str:
-    """The edits as CSV; the column of `label` is called class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("file", "class", "source", "t0", "seed"))

@@ -53,7 +53,6 @@ def build_edits(settings: EditSettings) -> list[SDEdit]:
 
 
 def default_t0(checkpoint: Path) -> float | str:
-    """The calibrated t0 of a checkpoint, or the middle of the paper's range."""
     calibrated = calibrated_t0(checkpoint)
     if calibrated is None:
         return DEFAULT_T0

@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 SHEET_FILE = "sheet.png"
 SHEET_ROWS = 32
 
-
 REDUCTIONS: dict[str, Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "C H W"]]] = {
     "mean": lambda samples: samples.clamp(-1, 1).mean(0),
     "std": lambda samples: samples.clamp(-1, 1).std(0) - 1,  # black is no deviation
@@ -110,7 +109,7 @@ def result_content(
     Args:
         kept: pixels that have the guide's own values, unless the image is a deviation.
         deviation: whether the image is a `std`, whose values begin at 0 and not at the low end of the format's range;
-            they are float32 if the guide's format has it, because small ones would be rounded to 0.
+            written as float32 where the guide's format has it, which does not round small ones to 0.
     """
     guide = edited.guide
     suffix, pixels = result_suffix(guide.path), guide.format
@@ -147,7 +146,6 @@ def write_record(
     results: Mapping[str, str],
     **facts: Any,
 ) -> None:
-    """Writes settings that repeat a run, with the hashes of the files that it read and of its results."""
     record = {
         "sdedit_pl": version("sdedit_pl"),
         "torch": str(torch.__version__),
@@ -177,7 +175,7 @@ def trajectory_files(guide: Guide, mark: str) -> tuple[str, str]:
 
 
 def read_settings_file(file: str) -> dict[str, Any]:
-    """The settings in a YAML file, without the record of an edit; says if a file in that record has changed."""
+    """The settings in a YAML file, without the record of an edit; logs files in that record that have changed."""
     settings = read_file(Path(file))
     record = settings.pop(RECORD_KEY, None)
     changed = _changed(record.get("sha256")) if isinstance(record, Mapping) else []
@@ -193,10 +191,7 @@ def _changed(recorded: Any) -> list[str]:
 
 
 def earlier_results(folder: Path, overwrite: bool, name: str = EDIT_RECORD) -> set[str]:
-    """The unchanged files of an earlier run in `folder`, from its record `name`.
-
-    Raises ValueError if `folder` is a file, holds files that may not be overwritten, or has an unreadable record.
-    """
+    """The unchanged files of an earlier run, from its record `name` in `folder`; raises ValueError as `refuse_used`."""
     refuse_used(folder, overwrite)
     return files_recorded_in(folder / name, RECORD_KEY, "results")
 

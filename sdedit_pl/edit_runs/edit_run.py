@@ -52,11 +52,9 @@ def run_edit(
 ) -> int:
     """Edits the guides and writes samples, contact sheet and record to `settings.out`; returns the number of samples.
 
-    An interrupted edit resumes. Each of several processes edits its share, and the last one to end writes sheet and
-    record; the number counts all guides finished so far. `loaded` is the model, if already read.
-
-    Raises:
-        ValueError: settings, files or the device do not allow the edit, or no guide can be read. No result is written.
+    An interrupted edit resumes. Each of several processes edits its share and counts all guides finished so far; the
+    last to end writes sheet and record. `loaded` is the model, if already read. Raises ValueError, and writes no
+    result, if settings, files or the device do not allow the edit, or no guide can be read.
     """
     edits = build_edits(settings)
     unfinished = UnfinishedEdits(Path(settings.out), share)

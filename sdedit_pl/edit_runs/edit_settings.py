@@ -29,8 +29,7 @@ class EditSettings(SamplerSettings):
         strength: instead of a mask, an image of how far each pixel is noised (white from t0, black kept), or a folder.
         paste: picture of an object to paste on the guide, or with a model of other data a file of its format; the
             object and a border around it may change.
-        paste_mask: picture of the same size, white inside the object; null uses its opaque pixels, or all without
-            alpha.
+        paste_mask: picture of the same size, white inside the object; null uses opaque pixels.
         at: x,y of the object's upper left corner, in pixels of the guide's file.
         scale: factor by which the object is resized.
         grow: width of the editable border around the object, in pixels of the model.
@@ -46,8 +45,7 @@ class EditSettings(SamplerSettings):
         resample: j,r takes each j steps r times, which harmonises kept and new pixels; with a mask or strength map.
         lowpass: N keeps the guide's low frequencies, those of an image N times smaller; null keeps none.
         lowpass_range: times, from,to, at which lowpass applies.
-        lowpass_energy: weight of lowpass as an energy beside the score (EGSDE), such as 0.5; null keeps the
-            frequencies.
+        lowpass_energy: weight of lowpass as an energy beside the score (EGSDE), such as 0.5; null imposes them.
         match_colours: give the changed area the guide's mean and covariance of colours, against drift over repeats.
         samples: number of samples of each guide.
         reduce: mean, std or mean,std also writes the mean of the samples, and their standard deviation in the units of
@@ -118,11 +116,11 @@ class EditSettings(SamplerSettings):
         if (self.paste is None) != (self.at is None):
             raise ValueError("paste and at go together: paste=IMAGE at=X,Y puts its upper left corner there")
         if self.paste is None and (self.paste_mask, self.scale, self.grow, self.feather) != (None, 1.0, 3, 0):
-            raise ValueError("paste_mask, scale, grow and feather are for a paste; give paste=IMAGE at=X,Y")
+            raise ValueError("paste_mask, scale, grow and feather need an object to paste; give paste=IMAGE at=X,Y")
         if (self.windows or self.focus) and self.fit != "crop":
             raise ValueError("with windows and focus, guides keep their proportions and need no fit; omit one of them")
         if not self.windows and (self.overlap is not None or self.side is not None):
-            raise ValueError("overlap and side are for windows; give windows=true")
+            raise ValueError("overlap and side need windows; give windows=true")
         if self.focus and (self.windows or self.paste is not None):
             raise ValueError("focus goes with a mask, a strength map or a box, not with windows or paste; omit these")
         if (self.t0 == AUTO_T0) != (self.l2 is not None):
@@ -149,5 +147,4 @@ class EditSettings(SamplerSettings):
         return Paste(Path(self.paste), self.at, self.scale, mask, self.grow, self.feather)
 
     def window_size(self, shape: ImageShape) -> Size | None:
-        """Size of the windows, or None without windows; `shape` is that of the model's images."""
         return shape.size if self.windows is True else self.windows or None

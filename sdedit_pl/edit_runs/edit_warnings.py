@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
@@ -26,16 +25,15 @@ With the bundled portraits, stroke paintings have up to 3, plain colours 7 and w
 
 
 def warn_of_few_steps(description: Description) -> None:
-    """Warns of a model that was trained from random weights for fewer than `FEW_STEPS` steps."""
-    steps, config = description.training.get("steps"), _config(description)
+    steps, config = description.training.get("steps"), description.config
     if isinstance(steps, int) and steps < FEW_STEPS and not (config.get("ckpt") or config.get("init_from")):
-        logger.warning("%s was trained for %d steps, too few to edit well; train on", description.path, steps)
+        logger.warning("%s was trained for %d steps, too few to edit well; train it longer", description.path, steps)
 
 
 def warn_of_far_guides(denoiser: Denoiser, description: Description, guides: Sequence[Guide]) -> None:
     """Warns of guides whose denoising error is `FAR` times that of the validation images, if the checkpoint has it."""
     usual = description.training.get(f"val/loss/{BUCKETS_MEAN}")
-    edges = (_config(description).get("validation") or {}).get("sigma_edges")
+    edges = (description.config.get("validation") or {}).get("sigma_edges")
     if not isinstance(usual, float) or not usual > 0 or not edges:
         return
     for guide in guides:
@@ -55,8 +53,3 @@ def binned_denoising_error(denoiser: Denoiser, image: Images, edges: Sequence[fl
     noise, uniform = SeededNoise([0], denoiser.noise)(0, 0, image), torch.full((1,), 0.5, device=image.device)
     losses = [bucket.losses(denoiser, image, uniform, noise).item() for bucket in noise_buckets(edges, denoiser)]
     return sum(losses) / len(losses)
-
-
-def _config(description: Description) -> Mapping[str, Any]:
-    found = description.training.get("config")
-    return found if isinstance(found, Mapping) else {}

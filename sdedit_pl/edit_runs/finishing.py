@@ -1,4 +1,4 @@
-"""The end of an edit: the contact sheet and the record, once every guide is done."""
+"""The end of an edit, once every guide is done."""
 
 from __future__ import annotations
 
@@ -11,14 +11,7 @@ from typing import Any
 import torch
 
 from sdedit_pl.edit_runs.edit_plan import edits_of, seeds_of
-from sdedit_pl.edit_runs.edit_results import (
-    SHEET_FILE,
-    SHEET_ROWS,
-    read_sample,
-    sample_file,
-    save_sheet,
-    write_record,
-)
+from sdedit_pl.edit_runs.edit_results import SHEET_FILE, SHEET_ROWS, read_sample, sample_file, save_sheet, write_record
 from sdedit_pl.edit_runs.edit_settings import AUTO_T0
 from sdedit_pl.edit_runs.edit_share import EditShare
 from sdedit_pl.edit_runs.result_shards import shard_name, unpack_results
@@ -30,10 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def finish(work: EditShare, model_files: Mapping[str, str]) -> int:
-    """Publishes results, sheet and record once every guide is done; returns the number of samples.
-
-    Raises ValueError if no guide could be read.
-    """
+    """Publishes results, sheet and record if every guide is done; returns the number of samples so far."""
     facts = dict(sorted(work.unfinished.facts().items()))
     good = {number: guide for number, guide in facts.items() if "samples" in guide}
     bad = {guide["guide"]: guide["bad"] for guide in facts.values() if "bad" in guide}

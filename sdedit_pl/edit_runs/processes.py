@@ -38,10 +38,7 @@ class ProcessShare:
 
 
 def share_of_environment() -> ProcessShare:
-    """The share that a launcher's variables set; a task of a SLURM array may have several processes.
-
-    Raises ValueError if a variable is not a number.
-    """
+    """The share that a launcher's variables set; a task of a SLURM array may have several processes."""
     task = _number("SLURM_ARRAY_TASK_ID", 0) - _number("SLURM_ARRAY_TASK_MIN", 0)
     task, tasks = task // _number("SLURM_ARRAY_TASK_STEP", 1), _number("SLURM_ARRAY_TASK_COUNT", 1)
     if "WORLD_SIZE" in os.environ:

@@ -56,7 +56,6 @@ class SampleSettings(SamplerSettings):
 
 
 def run_sampling(settings: SampleSettings) -> None:
-    """Draws the samples and writes them with their sheet and record to `settings.out`."""
     solver, grid = build_component(settings.solver), build_component(settings.grid)
     folder, earlier = Path(settings.out), set[str]()
     with result_folder(folder, replaced=earlier) as unpublished:
@@ -94,7 +93,6 @@ def run_sampling(settings: SampleSettings) -> None:
 
 
 def sample_sheet(pictures: Sequence[Image.Image], seed: int) -> Image.Image:
-    """A grid of samples, each row with the seed of its first one."""
     starts = range(0, len(pictures), SHEET_COLUMNS)
     rows = [pictures[start : start + SHEET_COLUMNS] for start in starts]
     titles = [f"seed {seed + start}" for start in starts]

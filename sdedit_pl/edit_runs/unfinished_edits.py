@@ -84,7 +84,6 @@ class UnfinishedEdits:
         return found
 
     def intact(self, facts: GuideFacts) -> bool:
-        """Whether the files of a guide are unchanged."""
         return "bad" in facts or own_files(self.place, facts["files"]) == facts["files"].keys()
 
     def note(self, number: int, facts: GuideFacts) -> None:
@@ -102,13 +101,8 @@ class UnfinishedEdits:
             mine = self.settings.file.is_file()
             yield mine
             if mine:
-                self.publish()
-            else:
-                self.tidy()
-
-    def publish(self) -> None:
-        publish_results(self.place, self.out, [*self._ready(), EDIT_RECORD], self.earlier)
-        self.tidy()
+                publish_results(self.place, self.out, [*self._ready(), EDIT_RECORD], self.earlier)
+            self.tidy()
 
     def tidy(self) -> None:
         """Removes the folder of the unfinished edit, and the claims of killed processes."""
@@ -122,15 +116,10 @@ class UnfinishedEdits:
         return (self.place / EDIT_RECORD).is_file()
 
     def _ready(self) -> dict[str, str]:
-        """The files to publish, with their hashes."""
         return read_file(self.place / EDIT_RECORD)[RECORD_KEY]["results"] if self.ready else {}
-
-    @property
-    def _lock(self) -> Path:
-        return self.place / LOCK
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.place.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._lock):
+        with FileLock(self.place / LOCK):
             yield

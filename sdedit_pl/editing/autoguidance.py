@@ -2,9 +2,9 @@
 
     D_guided = D + (w - 1) (D - D_weak)
 
-w = 1 is the model itself. In autoguidance the weaker version comes from a short training, whose errors are larger
-versions of the long one's. In classifier-free guidance it is the model without the image's label. Score and x_0
-estimate are moved alike, because both are affine in the network's output with the same coefficients for both models.
+w = 1 is the model itself. In autoguidance the weaker version was trained for a shorter time, and its errors are larger
+versions of the model's. In classifier-free guidance it is the model without the image's label. Score and x_0 estimate
+move alike, because both are affine in the network's output with the same coefficients for both models.
 
 Source: Karras et al., "Guiding a Diffusion Model with a Bad Version of Itself", NeurIPS 2024, equation 3 (with its w);
 Ho and Salimans, "Classifier-Free Diffusion Guidance" (2022), equation 6 (its w is ours less 1); Kynkaanniemi et al.,
@@ -29,8 +29,7 @@ class Guided(nn.Module):
 
     Args:
         network: the strong network; its learned variance is not guided.
-        weak: the weak network; None for `network` without conditions, in the same batch; images without any are
-            unguided.
+        weak: the weak network; None evaluates `network` without conditions, in the same batch, if there are conditions.
         guidance: w.
         labels: lowest and highest label that is guided; None for all.
         conditioned: whether the weak network takes the conditions as well.
@@ -88,13 +87,12 @@ def guided(
 ) -> Denoiser:
     """A denoiser, guided by a weaker one; with a guidance of 1 the denoiser itself.
 
+    Raises ValueError if a value is out of range, or the two networks' outputs have other meanings.
+
     Args:
         weak: None for the denoiser without labels: classifier-free guidance, only of labelled images.
         guidance: w; 1 is none, between 0 and 1 is in between the two models.
         levels: lowest and highest noise level at which it applies; outside, a step evaluates one network.
-
-    Raises:
-        ValueError: a value is out of range, or the two networks' outputs have other meanings.
     """
     if not 0 <= guidance < math.inf:
         raise ValueError(f"guidance must be at least 0, got {guidance}; 1 is none, 1.5 to 3 are usual")

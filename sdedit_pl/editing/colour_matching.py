@@ -28,7 +28,7 @@ _FLAT = 1e-6
 
 
 def with_colours_of(guide: Images, edit: Images, area: Mask | Strength | None) -> Images:
-    """An edit with the mean and covariance of its guide's colours in the area that may change, in [-1, 1].
+    """An edit, in [-1, 1], with the mean and covariance of its guide's colours.
 
     `area` weights each pixel, (B, 1, H, W) or (1, 1, H, W); None weights all alike.
     """
@@ -77,7 +77,6 @@ def _moments(
 
 
 def _power(matrix: Float[Tensor, "C C"], exponent: float) -> Float[Tensor, "C C"]:
-    """A power of a symmetric positive definite matrix."""
     values, vectors = torch.linalg.eigh(matrix)
     return vectors @ torch.diag(values.clamp(min=1e-12) ** exponent) @ vectors.T
 

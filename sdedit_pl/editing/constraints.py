@@ -1,7 +1,4 @@
-"""Constraints on an edit, which rewrite the state after each step of any solver.
-
-They write pixels at the noise level that the state has reached, with the noise of the step.
-"""
+"""Constraints, which rewrite pixels after each step of any solver, at the step's noise level and with its noise."""
 
 from __future__ import annotations
 
@@ -37,7 +34,6 @@ class KeptRegion:
     Args:
         image: in [-1, 1].
         edit_mask: True where pixels may change, (B, 1, H, W) with B or 1 entries.
-        marginals: noises the kept pixels.
         noise: the noise of all writes, as in SDEdit's reference code; None for the noise of each step.
 
     Source: Meng et al., "SDEdit", ICLR 2022, Algorithms 3 and 5.
@@ -64,14 +60,13 @@ class KeptRegion:
 class GradedRegion:
     """Keeps each pixel of an image until the run has reached the pixel's own time.
 
-    A pixel is released at the first step that starts from its own time or a lower one; before, it is overwritten with
-    the noised image after each step. It is thus edited from its own t0, rounded down to a time of the grid. After a
-    jump up, the time of arrival decides.
+    A pixel is released at the first step that starts from its own time or a lower one; until then, the noised image
+    overwrites it after each step. It is thus edited from its own t0, rounded down to a time of the grid. After a jump
+    up, the time after the jump decides.
 
     Args:
         image: in [-1, 1].
         own_time: release time of each pixel, (B, 1, H, W) with B or 1 entries; pixels at 0 are never released.
-        marginals: noises the kept pixels.
 
     Source: the change maps of Levin and Fried, "Differential Diffusion: Giving Each Pixel Its Strength", 2023.
     """
@@ -105,8 +100,7 @@ class LowFrequencies:
         highest: highest such time.
         weight: w of the step from t to s.
 
-    Source: Choi et al., "ILVR: Conditioning Method for Denoising Diffusion Probabilistic Models", ICCV 2021,
-    Algorithm 1, which has w = 1.
+    Source: Choi et al., "ILVR", ICCV 2021, Algorithm 1, which has w = 1.
     """
 
     image: Images
@@ -126,21 +120,18 @@ class LowFrequencies:
 
 
 def energy_weight(sde: SDE, energy: float) -> Callable[[Times, Times], Times]:
-    """The weight of `LowFrequencies` that makes it the energy guidance of EGSDE by its domain-independent expert.
+    """The weight of `LowFrequencies` that makes it EGSDE's energy guidance by the domain-independent expert.
 
-    There the gradient of `energy` |L(x) - L(y)|^2 joins the score. With L as a projection, its part of a step has the
-    closed form w = 1 - exp(-2 energy G), G the variance that the step removes: guidance fades with the noise.
+    EGSDE adds the gradient of `energy` |L(x) - L(y)|^2 to the score. If L is a projection, its part of a step has the
+    closed form w = 1 - exp(-2 energy G), where the step removes the variance G: guidance fades with the noise.
 
-    Source: Zhao et al., "EGSDE: Unpaired Image-to-Image Translation via Energy-Guided Stochastic Differential
-    Equations", NeurIPS 2022, section 3.
+    Source: Zhao et al., "EGSDE", NeurIPS 2022, section 3.
     """
     return lambda t, s: -torch.expm1(-2 * energy * sde.transition(t, s).deviation.square())
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """Several constraints, applied in order."""
-
     parts: Sequence[Constraint]
 
     def start(self, x: Images, t: Times, noise: StepNoise) -> Images:

@@ -51,7 +51,6 @@ def variation_sheet(edits: Sequence[Sequence[Edited]], t0s: Sequence[float | str
 
 
 def _marked(edit: Edited) -> Image.Image:
-    """The guide, with kept pixels faded towards grey."""
     image = shown_bands(edit.guide.image, edit.guide.format)
     return to_picture((image if edit.area is None else image * (1 + edit.area.cpu()) / 2)[0])
 

@@ -57,7 +57,8 @@ def edit_guides(
 ) -> Iterator[Edited]:
     """Edits each guide with each of its seeds and yields a guide once its samples are complete.
 
-    A sample depends on its guide, area and seed, not on its batch.
+    A sample depends on its guide, area and seed, not on its batch. Raises ValueError if the batch is too large for the
+    device, or `SDEdit` refuses its input.
 
     Args:
         areas: edit mask or strength map of each guide, or None; masks and maps cannot be combined.
@@ -65,9 +66,6 @@ def edit_guides(
         batch: samples per batch, of one or more guides of one size; None for as many as the device's memory holds.
         on_step: called after each solver step with the number of samples in the batch, and with a negative number when
             a batch is repeated because memory ran out.
-
-    Raises:
-        ValueError: the batch is too large for the device, or `SDEdit` refuses its input.
     """
     shared = not seeds or isinstance(seeds[0], int)
     own = cast(Sequence[Sequence[int]], [seeds] * len(guides) if shared else seeds)
@@ -76,7 +74,12 @@ def edit_guides(
     samples: list[list[Tensor]] = [[] for _ in guides]
 
     def edit_chunk(chunk: Sequence[tuple[int, int]], tick: Callback | None) -> Float[Tensor, "samples C H W"]:
-        return _edited(denoiser, edit, guides, areas, _of_one_size(chunk, guides), tick)
+        chunk = _of_one_size(chunk, guides)
+        images = torch.cat([guides[index].image for index, _ in chunk]).to(next(denoiser.parameters()).device)
+        area = _joined([areas[index] for index, _ in chunk], images)
+        mask, strength = (None, area) if area is not None and area.is_floating_point() else (area, None)
+        seeds = [seed for _, seed in chunk]
+        return edit(denoiser, images, edit_mask=mask, strength=strength, seeds=seeds, callback=tick).cpu()
 
     for (index, _), sample in in_batches(denoiser, edit_chunk, todo, pixels, batch=batch, on_step=on_step):
         samples[index].append(sample)
@@ -109,11 +112,9 @@ def in_batches(
     batch: int | None = None,
     on_step: Callable[[int], object] | None = None,
 ) -> Iterator[tuple[T, Float[Tensor, "C H W"]]]:
-    """Yields each item of `todo` with its image, of at most `pixels` pixels; raises ValueError as `edit_guides` does.
+    """Yields each item of `todo` with its image of at most `pixels` pixels; `batch` and `on_step` as in `edit_guides`.
 
-    Args:
-        make: makes the images of a batch of items, or of the first of them; its second argument is a solver's callback.
-        batch: see `edit_guides`, as for `on_step`.
+    `make` makes the images of a batch, or of its first items; its second argument is a solver's callback.
     """
     device = next(denoiser.parameters()).device
     size, start = batch or default_batch(device, pixels), 0
@@ -130,29 +131,6 @@ def in_batches(
             continue
         start += len(images)
         yield from zip(chunk, images)  # noqa: B905
-
-
-def _edited(
-    denoiser: Denoiser,
-    edit: SDEdit,
-    guides: Sequence[Guide],
-    areas: Sequence[Area | None],
-    chunk: Sequence[tuple[int, int]],
-    tick: Callback | None,
-) -> Float[Tensor, "samples C H W"]:
-    """The samples of (guide, seed) pairs, on the CPU."""
-    device = next(denoiser.parameters()).device
-    images = torch.cat([guides[index].image for index, _ in chunk]).to(device)
-    area = _joined([areas[index] for index, _ in chunk], images)
-    is_map = area is not None and area.is_floating_point()
-    return edit(
-        denoiser,
-        images,
-        edit_mask=None if is_map else area,
-        strength=area if is_map else None,
-        seeds=[seed for _, seed in chunk],
-        callback=tick,
-    ).cpu()
 
 
 def _of_one_size(chunk: Sequence[tuple[int, int]], guides: Sequence[Guide]) -> list[tuple[int, int]]:
@@ -185,8 +163,6 @@ def _joined(areas: Sequence[Area | None], images: Float[Tensor, "B C H W"]) -> T
 
 @dataclass
 class _Tick:
-    """A solver callback that reports the number of samples that took a step."""
-
     on_step: Callable[[int], object]
     reported: int = field(default=0, init=False)
 

@@ -56,10 +56,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class ChainMarginals:
-    """The marginals of a discrete chain: x_t = alpha x_0 + sigma z, where alpha is the product of the steps' scales.
-
-    `times` are ascending.
-    """
+    """The marginals alpha x_0 + sigma z of a chain at ascending `times`; alpha is the product of the steps' scales."""
 
     times: Float[Tensor, "levels"]
     alpha: Float[Tensor, "levels"]

@@ -49,8 +49,8 @@ class SDEdit:
             map.
         lowpass: keeps the guide's low frequencies, those of an image smaller by this factor; None keeps none.
         lowpass_range: the first and the last time at which `lowpass` applies.
-        lowpass_energy: weight of `lowpass` as an energy beside the score, which fades with the noise (EGSDE); None
-            imposes the low frequencies.
+        lowpass_energy: weight of `lowpass` as an energy that fades with the noise (EGSDE); None imposes the low
+            frequencies.
         match_colours: gives the changed region of each repeat the mean and covariance of the guide's colours.
 
     Raises:
@@ -97,7 +97,7 @@ class SDEdit:
         noise: Noise | None = None,
         callback: Callback | None = None,
     ) -> Float[Tensor, "samples C H W"]:
-        """Edits guides.
+        """Edits guides; returns images not clamped to [-1, 1], "exact" ones with the guide's kept pixels bit for bit.
 
         Args:
             guide: images in [-1, 1] on the denoiser's device; a single guide gives one sample per seed.
@@ -108,10 +108,6 @@ class SDEdit:
             seeds: one seed per sample, 0, 1, ... if None. A sample does not depend on its batch.
             noise: a source of noise instead of `seeds`.
             callback: called with the state and its time after each of the `total_steps` steps.
-
-        Returns:
-            The edited images, not clamped to [-1, 1]. With `variant="exact"`, kept pixels equal those of the guide bit
-            for bit.
 
         Raises:
             ValueError: guide, mask, strength map and seeds do not fit each other, an option requires a mask, or t0
@@ -182,7 +178,7 @@ class SDEdit:
             levels = denoiser.sde.noise_level(torch.tensor([t0, denoiser.t_max], dtype=torch.float64)).tolist()
             raise ValueError(
                 f"t0={self.t0} is time {t0:.3g} (noise level {levels[0]:.3g}), and this model was trained up to "
-                f"{denoiser.t_max:.3g} only (noise level {levels[1]:.3g}); take a t0 of at most {denoiser.t_max:.3g}"
+                f"{denoiser.t_max:.3g} only (noise level {levels[1]:.3g}); use a t0 of at most {denoiser.t_max:.3g}"
             )
 
     @property

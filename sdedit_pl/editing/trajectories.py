@@ -2,7 +2,7 @@
 
 At high noise levels an estimate averages all images that the state could come from: layout settles first, texture last.
 If the estimates resemble the guide for long, t0 is too low to change it; if even the first one differs, t0 is too high.
-Recording takes the estimates that the solver requests anyway, so that the result is bit-identical.
+Recording keeps estimates that the solver requests anyway, so that it changes no bit of the result.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@ The ODE maps an image to a noisy state and back. If one model encodes and anothe
 level are exchanged; in the variance-exploding form y = x / alpha they need no change, whatever the two SDEs.
 
 Source: Song, Meng and Ermon, "Denoising Diffusion Implicit Models", ICLR 2021, section 4.3 (encoding); Su et al., "Dual
-Diffusion Implicit Bridges for Image-to-Image Translation", ICLR 2023, Algorithm 1; Zhao et al., "EGSDE: Unpaired
-Image-to-Image Translation via Energy-Guided Stochastic Differential Equations", NeurIPS 2022.
+Diffusion Implicit Bridges", ICLR 2023, Algorithm 1; Zhao et al., "EGSDE", NeurIPS 2022.
 """
 
 from __future__ import annotations
@@ -74,12 +73,12 @@ class Bridge:
     def __post_init__(self) -> None:
         if self.steps < 2 or (self.level is not None and not self.level > 0):
             raise ValueError(
-                f"a bridge takes at least 2 steps to a noise level above 0, got {self.steps} steps to {self.level}"
+                f"ddib needs at least 2 steps and a noise level above 0, got steps={self.steps} and level={self.level}"
             )
 
     def common_level(self, source: Denoiser, target: Denoiser) -> float:
         """The noise level of the exchanged state; raises ValueError if it exceeds a model's training."""
-        highest = min(_highest_level(model) for model in (source, target))
+        highest = min(model.highest_noise_level for model in (source, target))
         if self.level is not None and self.level > highest * (1 + 1e-6):
             raise ValueError(f"these models were trained up to noise level {highest:.4g}, got {self.level:g}")
         return self.level or highest
@@ -113,10 +112,6 @@ def away_from(source: Denoiser, target: Denoiser, weight: float) -> Denoiser:
             "source_label; omit two_energies from methods"
         )
     return guided(target, source, 1 + weight)
-
-
-def _highest_level(denoiser: Denoiser) -> float:
-    return float(denoiser.sde.noise_level(torch.tensor(denoiser.t_max, dtype=torch.float64)))
 
 
 def _decoded(denoiser: Denoiser, state: Images, times: Float[Tensor, "levels"], callback: Callback | None) -> Images:

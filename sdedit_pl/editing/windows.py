@@ -7,8 +7,7 @@ The estimate of x_0 and the score are affine in the network's output F, with the
 at a window's border. The network never sees more than a window: if every training image shows one object, such as a
 face, a high t0 puts an object into each window, and a low one leaves enlarged parts grainy.
 
-Source: Bar-Tal et al., "MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation", ICML 2023, section 3,
-with weights.
+Source: Bar-Tal et al., "MultiDiffusion", ICML 2023, section 3, with weights.
 """
 
 from __future__ import annotations
@@ -49,9 +48,6 @@ class Windowed(nn.Module):
         size: height and width of a window, one number for both or (height, width).
         overlap: minimal overlap of neighbouring windows in pixels, below both. With 0, seams are visible.
         at_once: maximal number of windows in one call of the network.
-
-    Raises:
-        ValueError: a value is out of range, or the network cannot process windows of `size`.
     """
 
     def __init__(self, network: nn.Module, size: int | tuple[int, int], overlap: int, *, at_once: int = 1) -> None:
@@ -77,7 +73,6 @@ class Windowed(nn.Module):
 
     @property
     def evaluations(self) -> int:
-        """The largest number of networks that a window evaluates."""
         return getattr(self.network, "evaluations", 1)
 
     def at_label(self, label: float) -> nn.Module:
@@ -133,8 +128,7 @@ class Windowed(nn.Module):
 def window_starts(length: int, size: int, overlap: int) -> list[int]:
     """The ascending first pixels of windows of `size` that cover `length` pixels.
 
-    The first window begins at 0 and the last ends with the image; those between are evenly spaced and as few as
-    `overlap` allows.
+    The first window begins at 0 and the last ends with the image; between them are as few as `overlap` allows.
     """
     span = length - size
     if span == 0:
@@ -152,13 +146,12 @@ def windowed(
 ) -> Denoiser:
     """A denoiser for images of at least `size`, which evaluates another one, with the same weights, on windows.
 
+    Raises ValueError if the network cannot process windows of this size, or a size or overlap is out of range.
+
     Args:
         size: height and width of a window, best those that the network was trained on.
         overlap: minimal overlap of neighbouring windows in pixels.
         trained_size: size of the training images, if known; smaller windows are refused.
-
-    Raises:
-        ValueError: the network cannot process windows of this size, or a size or overlap is out of range.
     """
     if trained_size is not None and any(map(operator.lt, _sides(size), _sides(trained_size))):
         raise ValueError(

@@ -3,8 +3,7 @@
 An image is noised to t0 and denoised. Where noise hides the image the model paints normal structure, so that defects do
 not come back. A low t0 finds small and faint defects, a high t0 large ones; a map averages several t0 and seeds.
 
-Source: Wyatt et al., "AnoDDPM: Anomaly Detection With Denoising Diffusion Probabilistic Models Using Simplex Noise",
-CVPR Workshops 2022.
+Source: Wyatt et al., "AnoDDPM", CVPR Workshops 2022.
 """
 
 from __future__ import annotations

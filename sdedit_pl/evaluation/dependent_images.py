@@ -65,6 +65,7 @@ def partners(groups: Sequence[int], seed: int) -> Partners:
     """Pairs groups that paste on each other; the last three form a circle if the number of groups is odd.
 
     A composite depends on both of its images: if groups pasted on any other group, no two edits would be independent.
+    Raises ValueError for a single group.
     """
     members: dict[int, list[int]] = {}
     for number, group in enumerate(groups):

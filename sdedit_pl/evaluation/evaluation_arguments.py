@@ -33,7 +33,7 @@ class EvaluationArguments(GuidanceSettings):
         out: folder of the results.
         compare: another checkpoint for images of the same size, for the ablation sde, such as VE against VP.
         split: val, the images that training holds out of `data`, or all, for data that training has not seen.
-        val_fraction: share of the images held out if data has no val split; as in training.
+        val_fraction: share of the images held out if data has no val split; null for that of the model's training.
         images: how many images, spread evenly over those available; null for all.
         groups: CSV file of lines `name,group`. Images of one group (of one scene or person) do not count as independent
             in KID and are not pasted on each other; null for independent images.
@@ -49,10 +49,8 @@ class EvaluationArguments(GuidanceSettings):
         seed: seed of the inputs; edit number n has the seed `seed` + n.
         lpips: network of the masked LPIPS, alex, vgg or squeeze; none omits it.
         lpips_weights: torchvision's file of that network; null takes it from torch's cache or downloads it.
-        kid_subset: also reports KID averaged over 100 random subsets of this size (other programs: 1000); null for
-            none.
-        batch: images edited at once on each device; affects only speed and memory, and the last bit on devices whose
-            arithmetic depends on the batch.
+        kid_subset: reports KID averaged over 100 random subsets of this size too (other programs: 1000); null omits it.
+        batch: images edited at once on each device; affects only speed, memory and, except on a CPU, rounding.
         precision: precision of the network in edits; the state is always float32. auto is bfloat16 on GPUs with bf16
             and float32 elsewhere. float32 is IEEE's, tf32 its faster variant on GPUs. On a CPU float32 is exact and
             slow: images pass through the network one by one.
@@ -69,7 +67,7 @@ class EvaluationArguments(GuidanceSettings):
     out: str = "outputs/evaluation"
     compare: str | None = None
     split: Literal["val", "all"] = "val"
-    val_fraction: float = 0.05
+    val_fraction: float | None = None
     images: int | None = None
     groups: str | None = None
     tasks: tuple[str, ...] = tuple(TASKS)
@@ -99,8 +97,16 @@ class EvaluationArguments(GuidanceSettings):
 
     def __post_init__(self) -> None:
         require_at_least(self, images=COVERAGE_IMAGES, kid_subset=2, batch=1, seed=0, num_nodes=1)
-        wants_two = [name for name in self.ablations if name in ABLATIONS and ABLATIONS[name].compares]
-        if bool(wants_two) != (self.compare is not None):
+        for name, table in (("tasks", TASKS), ("baselines", BASELINES), ("ablations", ABLATIONS)):
+            chosen = getattr(self, name)
+            for entry in chosen:
+                if entry not in table:
+                    raise ValueError(f"{name} must be some of {', '.join(table)}, got {entry!r}")
+            if len(set(chosen)) < len(chosen):
+                raise ValueError(f"{name} names an entry twice: {', '.join(chosen)}")
+        if not self.tasks and not self.ablations:
+            raise ValueError("there is nothing to evaluate: give tasks= or ablations=")
+        if any(ABLATIONS[name].compares for name in self.ablations) != (self.compare is not None):
             raise ValueError("compare=CHECKPOINT and ablations=[sde] need each other; give both or neither")
         known = [ORIGINAL, GUIDE, MASK, *BASELINES]
         for name in self.outputs or {}:

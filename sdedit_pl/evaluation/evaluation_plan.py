@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
@@ -17,7 +17,6 @@ from sdedit_pl.evaluation.editing_tasks import TASKS, EditingTask, StrokeSynthes
 from sdedit_pl.evaluation.methods import BASELINES, Method, SDEditMethod
 
 ORIGINAL = "original"
-
 
 GUIDE, MASK, OURS = "guide", "mask", "sdedit"
 SAMPLES = "samples"
@@ -35,29 +34,6 @@ class Column:
 
 
 @dataclass(frozen=True)
-class EvaluationSettings:
-    """Edit number n has the seed `seed` + n. Raises ValueError for bad names, or neither tasks nor ablations."""
-
-    edit: SDEdit
-    tasks: Sequence[str] = tuple(TASKS)
-    baselines: Sequence[str] = tuple(BASELINES)
-    ablations: Sequence[str] = ()
-    values: AblationValues = field(default_factory=AblationValues)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, table in (("tasks", TASKS), ("baselines", BASELINES), ("ablations", ABLATIONS)):
-            chosen = getattr(self, name)
-            for entry in chosen:
-                if entry not in table:
-                    raise ValueError(f"{name} must be some of {', '.join(table)}, got {entry!r}")
-            if len(set(chosen)) < len(chosen):
-                raise ValueError(f"{name} names an entry twice: {', '.join(chosen)}")
-        if not self.tasks and not self.ablations:
-            raise ValueError("there is nothing to evaluate: give tasks= or ablations=")
-
-
-@dataclass(frozen=True)
 class EvaluationPlan:
     """The images that an evaluation makes.
 
@@ -68,7 +44,8 @@ class EvaluationPlan:
         ablations: name of an ablation -> its variants with their folders.
     """
 
-    settings: EvaluationSettings
+    edit: SDEdit
+    seed: int
     inputs: Mapping[str, EditingTask]
     columns: Mapping[str, Column]
     tables: Mapping[str, Sequence[str]]
@@ -87,50 +64,56 @@ class EvaluationPlan:
 
         `identities` are hashes of the models by name, `groups` of the images' groups, on which composites depend.
         """
-        seed = self.settings.seed
         inputs = {
-            f"{name}/{GUIDE}": f"{task!r}, seed={seed}" + (f", groups={groups}" if task.pastes else "")
+            f"{name}/{GUIDE}": f"{task!r}, seed={self.seed}" + (f", groups={groups}" if task.pastes else "")
             for name, task in self.inputs.items()
         }
         columns = {
-            folder: f"{column.method!r}, seed={seed}, model={identities[column.model]}"
+            folder: f"{column.method!r}, seed={self.seed}, model={identities[column.model]}"
             for folder, column in self.columns.items()
         }
         return {**inputs, **columns}
 
 
-def make_plan(settings: EvaluationSettings) -> EvaluationPlan:
+def make_plan(
+    edit: SDEdit,
+    tasks: Sequence[str] = tuple(TASKS),
+    baselines: Sequence[str] = tuple(BASELINES),
+    ablations: Sequence[str] = (),
+    values: AblationValues | None = None,
+    seed: int = 0,
+) -> EvaluationPlan:
+    """The plan for entries of `TASKS`, `BASELINES` and `ABLATIONS`; edit number n has the seed `seed` + n."""
     # With an explicit number of steps, so that an ablation over steps shares the edits of the tables.
-    edit = replace(settings.edit, steps=settings.edit.step_count)
-    inputs: dict[str, EditingTask] = {name: TASKS[name]() for name in settings.tasks}
+    base = replace(edit, steps=edit.step_count)
+    inputs: dict[str, EditingTask] = {name: TASKS[name]() for name in tasks}
     columns: dict[str, Column] = {}
     tables: dict[str, list[str]] = {}
-    for name in settings.tasks:
-        columns[f"{name}/{OURS}"] = Column(name, SDEditMethod(edit))
+    for name in tasks:
+        columns[f"{name}/{OURS}"] = Column(name, SDEditMethod(base))
         tables[name] = [GUIDE, OURS]
-        for baseline in settings.baselines:
+        for baseline in baselines:
             found = BASELINES[baseline]
             if not found.fits(inputs[name]):
                 continue
             tables[name].append(baseline)
-            method = found.method(edit.t0, edit.step_count)
+            method = found.method(base.t0, base.step_count)
             folder = SAMPLES if found.nearest else f"{name}/{baseline}"
             columns[folder] = Column(ORIGINAL if found.nearest else name, method)
-    ablations: dict[str, list[tuple[AblationVariant, str]]] = {}
-    for name in settings.ablations:
-        ablations[name] = []
-        for value in getattr(settings.values, name):
-            for variant in ABLATIONS[name].variants(edit, value):
-                folder = _folder_of(variant, edit)
+    varied: dict[str, list[tuple[AblationVariant, str]]] = {}
+    for name in ablations:
+        varied[name] = []
+        for value in getattr(values or AblationValues(), name):
+            for variant in ABLATIONS[name].variants(base, value):
+                folder = _folder_of(variant, base)
                 source = folder.partition("/")[0]
                 inputs.setdefault(source, variant.task)
                 columns.setdefault(folder, Column(source, SDEditMethod(variant.edit), variant.model))
-                ablations[name].append((variant, folder))
-    return EvaluationPlan(settings, inputs, columns, tables, ablations)
+                varied[name].append((variant, folder))
+    return EvaluationPlan(edit, seed, inputs, columns, tables, varied)
 
 
 def _folder_of(variant: AblationVariant, edit: SDEdit) -> str:
-    """The folder of a variant: that of the table's edits if the edit is the same."""
     same_task = variant.task == StrokeSynthesis()
     source = STROKE_TASK if same_task else f"{STROKE_TASK}_{variant.task.colours}_colours"
     if variant.model == MODEL and variant.edit == edit:

@@ -81,8 +81,7 @@ class ImageMaker:
 
     @without_notices()
     def make(self, models: Mapping[str, Denoiser], computing: ComputeSettings) -> torch.device | None:
-        """Makes all missing images; returns the first process's device, which measures them, and None in other
-        processes.
+        """Makes all missing images; returns the device in the first process, which measures them, and None in others.
 
         Raises ValueError or OSError for unusable devices, or an image that cannot be read or written.
         """
@@ -141,7 +140,7 @@ class ImageMaker:
             for number in tqdm(guides.missing(), desc=f"inputs of {name}", unit="image", disable=None):
                 original = originals.read([number])
                 other = originals.read([self.store.partners.numbers[number]]) if task.pastes else original
-                inputs = task.inputs(original, other, draws_of(self.plan.settings.seed, number, type(task).__name__))
+                inputs = task.inputs(original, other, draws_of(self.plan.seed, number, type(task).__name__))
                 # The guide is written last: if it exists, so does the mask.
                 if inputs.mask is not None:
                     masks.write(number, inputs.mask[0].float() * 2 - 1)
@@ -160,7 +159,7 @@ class ImageMaker:
         model = models[column.model]
         inputs = self.store.inputs(column.inputs, self.plan.inputs.get(column.inputs), batch.numbers)
         inputs = inputs.to(next(model.parameters()).device)
-        seeds = [self.plan.settings.seed + number for number in batch.numbers]
+        seeds = [self.plan.seed + number for number in batch.numbers]
 
         def advance(x: Tensor, _: float) -> None:
             progress.update(len(x))

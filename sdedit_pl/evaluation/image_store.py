@@ -74,10 +74,7 @@ class EvaluationRecord:
         _file(out).write({"originals": dict(self.originals), "recipes": dict(self.recipes)})
 
     def continuing(self, out: Path) -> EvaluationRecord:
-        """This record, with the other folders of an earlier evaluation in `out`.
-
-        Raises ValueError if `out` holds anything but an evaluation of the same images and recipes.
-        """
+        """This record, with the other folders of an evaluation in `out`; raises ValueError if its settings differ."""
         check_place(out)
         before = _file(out).read()
         if before is None:
@@ -89,10 +86,10 @@ class EvaluationRecord:
 
 
 def remove_images(out: Path, recipes: Iterable[str]) -> None:
-    """Removes the images in the folders `recipes` and those on record, but not the record, until a new one replaces it.
+    """Removes the evaluation's own images, those on record and in the folders `recipes`.
 
-    Raises ValueError, before it removes anything, if an image is not the evaluation's own, and OSError if one cannot be
-    removed, which the new evaluation would take for its own.
+    The record stays until a new one replaces it, so that the folder remains an evaluation. Raises ValueError, before it
+    removes anything, for an image that is not its own, and OSError for one that it cannot remove.
     """
     try:
         recorded = (_file(out).read() or {}).get("recipes", {})

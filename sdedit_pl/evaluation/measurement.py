@@ -1,7 +1,7 @@
 """Measurement of an evaluation's images, column by column, from their files.
 
-KID excludes pairs of an edit and an image of the same group: an edit resembles the image behind its guide, however good
-the model.
+KID excludes pairs of an edit and an image of the same group: an edit resembles the image behind its guide with any
+model.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ class Instruments:
 
     Args:
         lpips: measures the kept pixels of masked tasks; None omits it.
-        batch: images at a time.
         kid_subset: size of the random subsets that KID is also averaged over, as other programs do; None for none.
     """
 

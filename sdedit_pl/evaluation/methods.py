@@ -74,7 +74,7 @@ class DDIMRoundTrip:
         SDEdit(t0=self.t0, steps=self.steps).check(denoiser)
         if self.steps < 2:
             raise ValueError(
-                f"DDIM encoding needs at least 2 steps, got {self.steps}; take more, or leave ddim out of baselines="
+                f"DDIM encoding needs at least 2 steps, got {self.steps}; use more, or leave ddim out of baselines="
             )
 
     def total_steps(self, denoiser: Denoiser) -> int:
@@ -134,9 +134,7 @@ class UnconditionalSample:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method that SDEdit is compared with, made from t0 and steps; with `nearest`, each guide takes its nearest
-    image.
-    """
+    """A method that SDEdit is compared with, made from t0 and steps; `nearest`: each guide gets its nearest image."""
 
     method: Callable[[float | str, int], Method]
     fits: Callable[[EditingTask], bool] = lambda task: True

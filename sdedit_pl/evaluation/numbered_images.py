@@ -46,7 +46,10 @@ def _hash_of(pixels: bytes) -> str:
 
 @dataclass(frozen=True)
 class NumberedImages:
-    """A folder of `count` images 000000.png, ... of one shape, or `files`; created with the first image."""
+    """A folder of `count` images 000000.png, 000001.png, ... of one shape, created with the first image.
+
+    `files` are the files if they have other names.
+    """
 
     folder: Path
     count: int

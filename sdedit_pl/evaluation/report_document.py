@@ -98,8 +98,7 @@ def markdown_table(table: Table) -> str:
 def log_to_wandb(report: ReportDocument, project: str, folder: Path, numbers: Mapping[str, Any]) -> None:
     """Logs a report as a run of Weights & Biases named after `folder`, which also holds W&B's files.
 
-    WANDB_MODE=offline needs no account, WANDB_ENTITY names a team. Raises ValueError if W&B refuses or cannot be
-    reached.
+    WANDB_MODE=offline needs no account, WANDB_ENTITY names a team. Raises ValueError if W&B fails.
     """
     import wandb
     from wandb.errors import Error

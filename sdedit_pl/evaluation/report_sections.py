@@ -17,7 +17,6 @@ from sdedit_pl.plots import Point, trade_off_plot
 
 SHEET_IMAGES = 8
 
-
 FID_IMAGES, KID_IMAGES = 10_000, 1000
 """Images below which FID (Heusel et al., NeurIPS 2017) and KID get a warning."""
 CELL = 128
@@ -40,7 +39,6 @@ METHOD_NOTES = {
     "nearest_sample": "The nearest sample is chosen from as many unconditional samples as there are images; one sample "
     "may be the nearest to several guides.",
 }
-
 
 TABLE_COLUMNS: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]] = (
     ("KID ↓", lambda found: _with_error(found, "kid", 4)),
@@ -90,7 +88,6 @@ def chosen_rows(count: int) -> list[int]:
 
 
 def measures_table(rows: Mapping[str, Mapping[str, Any]], title: str) -> Table:
-    """A table with a row per name, and a column per measure that at least one row has."""
     texts = {column: [text(found) for found in rows.values()] for column, text in TABLE_COLUMNS}
     shown = {column: cells for column, cells in texts.items() if any(set(cell) & set("0123456789") for cell in cells)}
     lines = [[name, *(cells[index] for cells in shown.values())] for index, name in enumerate(rows)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,18 +44,17 @@ class DetectionSettings(SamplerSettings):
 
     Args:
         data: images to inspect: a folder, or shards (a folder, file, pattern or URL).
-        truth: folder of masks, white where an image has a defect, named like the images, also with _mask at the end;
-            images without one have none. null only maps and scores.
+        truth: folder of masks, white in defects, named like the images (or with _mask at the end); an image without a
+            mask has no defect. null writes maps and scores only.
         out: folder of the results.
         split: all images of `data`, or val, the ones that training holds out of it.
-        val_fraction: share of the images held out if data has no val split; as in training.
+        val_fraction: share of the images held out if data has no val split; null for that of the model's training.
         images: how many images, spread evenly over those available; null for all.
         t0: times or noise levels from which images are reconstructed; each defect has its best one, and the map is the
             mean over them.
         samples: number of reconstructions from each t0.
         steps: solver steps of a reconstruction.
-        residual: pixel, the mean absolute difference of the channels on [0, 1], or the features of an LPIPS network,
-            alex, vgg or squeeze.
+        residual: pixel (mean absolute difference of channels on [0, 1]), or an LPIPS network: alex, vgg or squeeze.
         lpips_weights: torchvision's file of that network; null takes it from torch's cache or downloads it.
         blur: standard deviation, in pixels, of a Gaussian over the residuals; 0 for none.
         relative: weigh residuals against the spread of the reconstructions, which is high on edges and textures that
@@ -69,7 +68,7 @@ class DetectionSettings(SamplerSettings):
     truth: str | None = None
     out: str = "outputs/detect"
     split: Literal["all", "val"] = "all"
-    val_fraction: float = 0.05
+    val_fraction: float | None = None
     images: int | None = None
     t0: tuple[float | str, ...] = ("sigma:0.1", "sigma:0.2")
     samples: int = 4
@@ -91,18 +90,18 @@ class DetectionSettings(SamplerSettings):
 
 
 def run_detection(settings: DetectionSettings) -> dict[str, Any]:
-    """Writes maps, scores and the report to `settings.out`, all or nothing; returns its metrics.json. Interrupted runs
-    resume.
-    """
+    """Writes maps, scores and report, or nothing; returns the metrics.json. An interrupted run resumes."""
     detector = build_detector(settings)
     with unfinished_report(Path(settings.out), settings.overwrite) as unfinished:
         denoiser, description = settings.load()
+        val_fraction = description.val_fraction(settings.val_fraction)
+        settings = replace(settings, val_fraction=val_fraction)
         shape, results = description.image, unfinished.results
         images = choose_images(
             settings.data,
             shape,
             split=settings.split,
-            val_fraction=settings.val_fraction,
+            val_fraction=val_fraction,
             count=settings.images,
             fit=description.fit,
             out=Path(settings.out),
@@ -167,7 +166,7 @@ def read_truth(folder: Path, names: Sequence[str], size: Size, fit: Fit = "crop"
     Raises ValueError if there is no folder, no mask named like an image, or no white pixel.
     """
     if not folder.is_dir():
-        raise ValueError(f"truth={folder} is no folder; give one of masks named like the images, white in defects")
+        raise ValueError(f"truth={folder} is not a folder; give one of masks named like the images, white in defects")
     listed = map(Path, list_images(folder, True, ALL_SUFFIXES))
     masks = in_both_forms({file.with_name(stem_of(file)).as_posix().removesuffix("_mask"): file for file in listed})
     truth = torch.zeros(len(names), *ImageFormat(size).sides, dtype=torch.bool)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,10 +19,11 @@ from sdedit_pl.configuration.resolving import as_data
 from sdedit_pl.data.chosen_images import ChosenImages, choose_images
 from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation.ablations import MODEL
 from sdedit_pl.evaluation.dependent_images import Partners, group_numbers, partners, read_groups, short_name
 from sdedit_pl.evaluation.evaluation_arguments import FREE, EvaluationArguments
-from sdedit_pl.evaluation.evaluation_plan import GUIDE, ORIGINAL, EvaluationPlan, EvaluationSettings, make_plan
+from sdedit_pl.evaluation.evaluation_plan import GUIDE, ORIGINAL, EvaluationPlan, make_plan
 from sdedit_pl.evaluation.image_maker import ComputeSettings, ImageMaker
 from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, check_place, digest_of
 from sdedit_pl.evaluation.measurement import COVERAGE_IMAGES, LEAST_GROUPS, Instruments, Measurement
@@ -48,7 +49,7 @@ class EvaluatedModel(NamedTuple):
 
 
 def run_evaluation(
-    arguments: EvaluationArguments, settings: EvaluationSettings, models: Mapping[str, EvaluatedModel], command: str
+    arguments: EvaluationArguments, edit: SDEdit, models: Mapping[str, EvaluatedModel], command: str
 ) -> tuple[dict[str, Any], ReportDocument] | None:
     """Makes the missing images, measures everything and makes the report; raises ValueError for unusable arguments.
 
@@ -58,32 +59,36 @@ def run_evaluation(
     check_packages()
     out = Path(arguments.out)
     check_place(out)
-    shape = models[MODEL].description.image
+    description = models[MODEL].description
+    val_fraction = description.val_fraction(arguments.val_fraction)
+    arguments = replace(arguments, val_fraction=val_fraction)
+    shape = description.image
     images = choose_images(
         arguments.data,
         shape,
         split=arguments.split,
-        val_fraction=arguments.val_fraction,
+        val_fraction=val_fraction,
         count=arguments.images,
         least=COVERAGE_IMAGES,
-        fit=models[MODEL].description.fit,
+        fit=description.fit,
         out=out,
     )
     features = build_component(arguments.features)
     denoisers = {name: model.denoiser for name, model in models.items()}
-    plan = make_plan(settings)
+    names = ("tasks", "baselines", "ablations", "seed")
+    plan = make_plan(edit, values=arguments.ablation, **{name: getattr(arguments, name) for name in names})
     plan.check(denoisers)
     names = [short_name(name) for name in images.names]
     groups = group_numbers(names, None if arguments.groups is None else read_groups(arguments.groups))
     store = ImageStore(out, len(names), ImageFormat.of(shape), _partners(plan, groups))
     check_counts(store, groups, arguments)
     # Counted without the plan's columns, of which later runs may add some: the images must not depend on them.
-    steps = settings.edit.total_steps(denoisers[MODEL].sde)
+    steps = edit.total_steps(denoisers[MODEL].sde)
     computing = ComputeSettings(**{field.name: getattr(arguments, field.name) for field in fields(ComputeSettings)})
     computing = computing.resolved(LEAST_COLUMNS * store.count * steps * denoisers[MODEL].evaluations)
     record = _record(plan, images, groups, models, computing)
     record = record if arguments.overwrite else record.continuing(out)
-    outputs = find_outputs(arguments.outputs or {}, settings.tasks, store.count, store.format)
+    outputs = find_outputs(arguments.outputs or {}, arguments.tasks, store.count, store.format)
     lpips, notes = _masked_lpips(plan, store, arguments)
     device = ImageMaker(plan, images, store, record, arguments.batch, arguments.overwrite).make(denoisers, computing)
     if device is None:
@@ -123,7 +128,7 @@ def check_counts(store: ImageStore, groups: Sequence[int], settings: EvaluationA
 
 def _partners(plan: EvaluationPlan, groups: Sequence[int]) -> Partners:
     pastes = any(task.pastes for task in plan.inputs.values())
-    return partners(groups, plan.settings.seed) if pastes else Partners([], [])
+    return partners(groups, plan.seed) if pastes else Partners([], [])
 
 
 def _record(
@@ -163,7 +168,7 @@ def _facts(
 ) -> dict[str, Any]:
     keys = {key: value for key, value in as_data(arguments).items() if key not in FREE}
     plan, store, features = measurement.plan, measurement.store, measurement.instruments.features
-    edit, sde = plan.settings.edit, models[MODEL].denoiser.sde
+    edit, sde = plan.edit, models[MODEL].denoiser.sde
     level = sde.noise_level(torch.tensor(start_time(edit.t0, sde), dtype=torch.float64))
     described_edit = {"t0": edit.t0, "noise_level": level.item(), "steps": edit.step_count, "all": repr(edit)}
     inputs = {ORIGINAL: store.originals, **{name: store.pictures(f"{name}/{GUIDE}") for name in plan.inputs}}

@@ -27,12 +27,7 @@ from sdedit_pl.editing.translation import Bridge, away_from
 from sdedit_pl.evaluation.editing_tasks import TaskInputs
 from sdedit_pl.evaluation.methods import Method, SDEditMethod
 from sdedit_pl.evaluation.numbered_images import NumberedImages
-from sdedit_pl.evaluation.translation_report import (
-    BATCH,
-    Compared,
-    translation_measures,
-    translation_report,
-)
+from sdedit_pl.evaluation.translation_report import BATCH, Compared, translation_measures, translation_report
 from sdedit_pl.evaluation.unfinished_report import unfinished_report
 from sdedit_pl.files import in_both_forms, result_name, sha256_of, whole_file
 from sdedit_pl.guides.guide_files import (
@@ -67,7 +62,7 @@ class TranslationSettings(SamplerSettings):
         target: images of the domain of `ckpt`, a folder or shards, for KID; null omits it.
         out: folder of the results.
         methods: ddib (both models' ODEs), sdedit (the target model's SDE from t0), energy (sdedit, guided by the low
-            frequencies of the guide), two_energies (also away from the source's domain; twice the cost).
+            frequencies of the guide), two_energies (also away from the source's domain, at twice the cost).
         t0: how far sdedit and the energies noise a guide.
         level: noise level at which ddib passes from one model to the other; null for the highest that both know.
         lowpass: factor of the low-pass filter of the energies, see sdedit edit.
@@ -108,9 +103,7 @@ class TranslationSettings(SamplerSettings):
 
 
 def run_translation(settings: TranslationSettings) -> dict[str, Any]:
-    """Writes translations and the report to `settings.out`, all or nothing; returns its metrics.json. Interrupted runs
-    resume.
-    """
+    """Writes translations and report, or nothing; returns the metrics.json. An interrupted run resumes."""
     with unfinished_report(Path(settings.out), settings.overwrite) as unfinished:
         source, described = load_for_editing(settings.source_ckpt, settings.device)
         source = labelled(source, settings.source_label)

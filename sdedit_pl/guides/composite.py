@@ -39,7 +39,7 @@ _COVERED = 128
 
 @dataclass(frozen=True)
 class Paste:
-    """An object and its place on the background.
+    """An object and its place on the background; the module describes `grow` and `feather`.
 
     Args:
         path: the object's picture, or a file of the model's format. Transparent pixels are not part of the object; a
@@ -47,8 +47,6 @@ class Paste:
         at: (x, y) of the picture's upper left corner in pixels of the background file; parts outside are cut off.
         scale: factor by which the picture is resized.
         mask: a picture of the same size, white inside the object, grey where the object covers a pixel partly.
-        grow: width of the editable border, in pixels of the model.
-        feather: width over which the strength then falls to 0, in pixels of the model.
     """
 
     path: Path
@@ -77,9 +75,8 @@ class Composite(NamedTuple):
 def compose(background: Guide, paste: Paste) -> Composite:
     """Pastes an object on a guide, whose file is read again at full resolution.
 
-    Raises:
-        ValueError: a file is missing or not an intact image (UnreadableImage), the object is fully transparent or
-            covers no pixel of the guide, or the mask has another size than the picture.
+    Raises ValueError if a file is missing or not an intact image (UnreadableImage), the object is fully transparent or
+    covers no pixel of the guide, or the mask has another size than the picture.
     """
     for path in filter(None, (paste.path, paste.mask)):
         if not path.is_file():
@@ -106,7 +103,6 @@ def _with_picture(background: Guide, paste: Paste) -> tuple[Float[Tensor, "C H W
 
 
 def _with_values(background: Guide, paste: Paste) -> tuple[Float[Tensor, "C H W"], Image.Image]:
-    """`_with_picture` for an object of a model's format."""
     whole, cutout = ((read_whole(path, background.shape) + 1) / 2 for path in (background.path, paste.path))
     canvas, size = (whole.shape[2], whole.shape[1]), (cutout.shape[2], cutout.shape[1])
     levels = Image.new("L", size, 255) if paste.mask is None else _object_mask(paste, size)
@@ -151,9 +147,9 @@ def _strength(distance: Float[Tensor, "H W"], paste: Paste) -> Float[Tensor, "H 
 def _visible(
     cutout: Image.Image, size: tuple[int, int], at: tuple[int, int], canvas: tuple[int, int]
 ) -> tuple[Image.Image | None, tuple[int, int]]:
-    """The visible part of a cutout of `size` at a place on a canvas, or None, and the position of its corner.
+    """The part of a cutout of `size` that is visible at a place on a canvas, or None, and the position of its corner.
 
-    Only that part is resampled, to limit memory. Pillow premultiplies by alpha: transparent pixels' colour stays out.
+    Only that part is resampled, to limit memory. Pillow premultiplies by alpha, so that no transparent colour shows.
     """
     left, top = max(0, at[0]), max(0, at[1])
     right, bottom = min(canvas[0], at[0] + size[0]), min(canvas[1], at[1] + size[1])

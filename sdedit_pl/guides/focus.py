@@ -35,7 +35,6 @@ SMALLEST_BOX = 8
 
 Allowed: TypeAlias = Bool[Tensor, "1 1 height width"] | Float[Tensor, "1 1 height width"]
 
-
 Box: TypeAlias = tuple[int, int, int, int]
 """x, y, width and height in pixels of the picture's file."""
 
@@ -45,12 +44,12 @@ def parts_of(
 ) -> list[tuple[Guide, Area]]:
     """The parts of a picture as guides of the model's height and width with their areas.
 
+    Raises ValueError without area and box, if nothing may change, or if a part is too large for the model's
+    proportions.
+
     Args:
         area: its edit mask or strength map at the same size.
         box: the part to edit, all of it or where `area` allows; None for the regions of `area`.
-
-    Raises:
-        ValueError: neither area nor box, nothing may change, or a part is too large for the model's proportions.
     """
     height, width = whole.image.shape[2:]
     if box is None:
@@ -79,7 +78,6 @@ def put_back(picture: Float[Tensor, "C H W"], guide: Guide, sample: Float[Tensor
 
 
 def cut_out(picture: Shaped[Tensor, "*C H W"], part: Part) -> Shaped[Tensor, "*C h w"]:
-    """The view of a picture that a part takes."""
     (left, top), (height, width) = part.corner, part.alpha.shape
     return picture[..., top : top + height, left : left + width]
 
@@ -106,7 +104,6 @@ def _part(
 
 
 def _feather(width: int, sides: tuple[int, int]) -> int:
-    """The width of the feather in pixels of the picture; `width` is that of a part."""
     return max(1, round(FEATHER * width / sides[1]))
 
 

@@ -95,7 +95,9 @@ def find_guides(guide: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[
     if path.is_dir():
         found = [path / name for name in list_images(path, suffixes=suffixes)]
         if not found:
-            raise ValueError(f"the folder {guide} holds no images ({', '.join(suffixes)})")
+            inner = list_images(path, recursive=True, suffixes=suffixes)
+            advice = f"; give a folder that does, {path / inner[0].partition('/')[0]}, or the glob {guide}/**/*.*"
+            raise ValueError(f"the folder {guide} holds no images ({', '.join(suffixes)}){advice if inner else ''}")
         return found
     if path.exists():
         return [path]
@@ -108,10 +110,8 @@ def find_guides(guide: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[
 def read_guide(path: Path, shape: ImageShape, fit: Fit = "crop") -> Guide:
     """Reads a guide; an image of other proportions gets those of `shape` by `fit` and is resampled to it.
 
-    A `.pth` file belongs to SDEdit's reference runner and must have the model's size.
-
-    Raises:
-        ValueError: the image is not intact (UnreadableImage), or the `.pth` file has another content or size.
+    A `.pth` file belongs to SDEdit's reference runner and must have the model's size. Raises ValueError for another
+    content or size, or if the image is not intact (UnreadableImage).
     """
     if path.suffix == RUNNER_SUFFIX:
         mask, image = read_mask_and_image(path, shape)
@@ -124,12 +124,11 @@ def read_guide(path: Path, shape: ImageShape, fit: Fit = "crop") -> Guide:
 def read_large_guide(path: Path, window: ImageShape, side: int | None = None) -> Guide:
     """Reads a guide for editing in windows: the whole image, at its own proportions.
 
+    Raises ValueError if it is not intact (UnreadableImage) or a `.pth` file, or `side` is too small.
+
     Args:
         window: that of the windows; images with a shorter side are enlarged to it.
         side: length to which the shorter side is resampled; None keeps the image's own.
-
-    Raises:
-        ValueError: the image is not intact (UnreadableImage), the file is a `.pth` one, or `side` is too small.
     """
     if path.suffix == RUNNER_SUFFIX:
         raise ValueError(f"{path} has the model's size and needs neither windows nor focus; omit them")
@@ -151,10 +150,7 @@ def read_whole(path: Path, shape: ImageShape) -> Float[Tensor, "C H W"]:
 
 
 def read_guides(guide: str, shape: ImageShape) -> list[Guide]:
-    """Reads the guides of a path, folder or glob at a model's shape, and logs each one that was resized.
-
-    Raises ValueError if there are no guides, or two with the same name.
-    """
+    """Reads the guides of a path, folder or glob at a model's shape, and logs each resized one; raises ValueError."""
     guides = [read_guide(path, shape) for path in find_guides(guide, suffixes_of(shape))]
     for item in guides:
         if item.resized:
@@ -184,10 +180,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def read_pixels(path: Path, image_format: ImageFormat, *, whole: bool = False) -> Pixels:
-    """Reads an image file, resampled to the size of the format: the whole image, or according to its `fit`.
-
-    Raises UnreadableImage if the image is not intact.
-    """
+    """Reads an image file at the size of the format: the whole image, or by its `fit`; raises UnreadableImage."""
     with _advice() if image_format.format is None else nullcontext():
         return (decode_whole if whole else decode_image)(path, str(path), image_format)
 

@@ -76,9 +76,9 @@ class ListedGuide(NamedTuple):
 def list_guides(
     guide: str, kind: AreaKind = "mask", place: str | None = None, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
 ) -> list[ListedGuide]:
-    """The guides of a path, folder, glob, table or of shards; `place` has the areas of files, a file or a folder.
+    """The guides of a path, folder, glob, table or of shards; raises ValueError if there are none.
 
-    `suffixes` select the files of a folder. Raises ValueError if there are none, or the list cannot be read.
+    `place` has the areas of files, a file or a folder; `suffixes` select the files of a folder.
     """
     folder = Path(guide).is_dir()
     listed = None

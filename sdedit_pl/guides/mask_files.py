@@ -63,9 +63,8 @@ def find_areas(kind: AreaKind, place: str | None, guides: Sequence[Path]) -> lis
 def read_mask(path: Path, guide: Guide) -> Bool[Tensor, "1 1 H W"]:
     """Reads the edit mask of a guide: bright pixels of one colour may change, dark and transparent ones may not.
 
-    Raises:
-        ValueError: the image is not intact (UnreadableImage), has another size than the guide, is all black, or its
-            values do not say which pixels may change.
+    Raises ValueError if the image is not intact (UnreadableImage), has another size than the guide, is all black, or
+    has values that leave open which pixels may change.
     """
     picture = read_rgba(path)
     _check_size("mask", path, picture.size, guide)
@@ -114,7 +113,7 @@ def _marked(path: Path, picture: Image.Image) -> Bool[np.ndarray, "H W"]:
         )
     share = marked.mean()
     if share > 0.5 and (marked == opaque).all() and not opaque.all():
-        logger.info("%s: the white %.0f %% may change, and its transparent rest is kept", path, 100 * share)
+        logger.info("%s: the white pixels (%.0f %%) may change, the transparent ones are kept", path, 100 * share)
     return marked
 
 
@@ -131,7 +130,6 @@ def _differ(colours: UInt16[np.ndarray, "N 3"]) -> bool:
 
 
 def _values(picture: Image.Image) -> str:
-    """The most frequent values of a picture, in words."""
     values: dict[str, None] = {}
     colours: list[Any] = sorted(picture.getcolors(picture.width * picture.height) or [], reverse=True)
     for _, (red, green, blue, alpha) in colours:

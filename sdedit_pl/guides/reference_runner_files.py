@@ -22,10 +22,7 @@ RUNNER_SUFFIX = ".pth"
 
 
 def read_mask_and_image(path: Path, shape: ImageShape) -> tuple[Bool[Tensor, "1 1 H W"], Float[Tensor, "1 C H W"]]:
-    """The edit mask, True where pixels may change, and the image in [-1, 1].
-
-    Raises ValueError if the file contains code, is damaged or has other contents, or its mask keeps every pixel.
-    """
+    """The edit mask, True where pixels may change, and the image in [-1, 1]; raises ValueError for other contents."""
     pair = _loaded(path)
     if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
         raise ValueError(f"{path} must hold the two tensors [mask, image] of SDEdit's runner, got {_described(pair)}")

@@ -17,10 +17,7 @@ _PUBLISHED_SIDE = 256
 
 
 def stroke_painting(images: Images, colours: int = 6) -> Images:
-    """Simulated stroke paintings of images, which are clamped to [-1, 1]; of other bands than RGB, each is grey.
-
-    `colours`, in [2, 256], are those of each painting; the paper's ablation uses 3 to 50.
-    """
+    """Paintings of images, clamped to [-1, 1], in `colours` (2 to 256); other bands than RGB are painted as grey."""
     channels = images.shape[1]
     if channels not in (1, 3):
         return torch.cat([stroke_painting(band, colours) for band in images.split(1, dim=1)], dim=1)

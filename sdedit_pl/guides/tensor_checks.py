@@ -1,7 +1,4 @@
-"""Checks of the tensors that an edit receives: guides, masks, strength maps and their seeds.
-
-Values are checked only on the CPU, because reading them from a GPU would wait for its queue.
-"""
+"""Checks of an edit's tensors; values are checked only on the CPU, as reading a GPU's would wait for its queue."""
 
 from __future__ import annotations
 
@@ -22,10 +19,8 @@ def with_noise(
 ) -> tuple[Float[Tensor, "samples C H W"], Noise]:
     """Checks a guide and expands it to one image per sample, with the noise of the samples.
 
-    `seeds` defaults to 0, 1, ...; a single guide takes any number of them. `noise` replaces them.
-
-    Raises:
-        ValueError: the guide is not a batch of images in [-1, 1], or the number of seeds does not fit.
+    `seeds` defaults to 0, 1, ...; a single guide takes any number of them. `noise` replaces them. Raises ValueError if
+    the guide is not a batch of images in [-1, 1], or the number of seeds does not fit.
     """
     if guide.ndim != 4 or not guide.is_floating_point():
         raise ValueError(f"a guide is a float tensor (B, C, H, W), got {guide.dtype} of shape {tuple(guide.shape)}")
@@ -46,10 +41,7 @@ def with_noise(
 
 
 def fitting_mask(edit_mask: Mask, guide: Images) -> Mask:
-    """Moves an edit mask to the guide's device.
-
-    Raises ValueError if it is not boolean, does not fit the guide, or is False everywhere in an image.
-    """
+    """Moves an edit mask to the guide's device; raises ValueError if it does not fit, or is False all over an image."""
     if edit_mask.dtype != torch.bool:
         raise ValueError(f"edit_mask is boolean, True where pixels may change, got {edit_mask.dtype}; compare with > 0")
     _check_shape("edit_mask", edit_mask, guide)

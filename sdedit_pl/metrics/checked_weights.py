@@ -35,10 +35,7 @@ class PublishedWeights:
         return self.url.rpartition("/")[2]
 
     def file(self, given: str | None = None) -> Path:
-        """`given`, or the file in torch.hub's cache, downloaded if necessary.
-
-        Raises WeightsUnavailable if the file has another hash or cannot be downloaded.
-        """
+        """`given`, or the file in torch.hub's cache, downloaded if necessary; raises WeightsUnavailable."""
         if given is not None:
             return self._checked(Path(given).expanduser())
         folder = Path(torch.hub.get_dir(), "checkpoints")

@@ -63,6 +63,5 @@ class GuideDistance(ImageMean):
 
 
 def guide_distances(groups: Int[Tensor, "N"] | None = None) -> MetricCollection:
-    """The means of `squared_l2` and, as `rms`, of `root_mean_square`."""
     distances = {"squared_l2": squared_l2, "rms": root_mean_square}
     return MetricCollection({name: GuideDistance(name, distance, groups) for name, distance in distances.items()})

@@ -27,15 +27,12 @@ logger = logging.getLogger(__name__)
 _FEATURES, _HASH = "features", "sha256"
 
 
-def cached_features(extractor: FeatureExtractor, batches: Batches, folder: Path | None) -> Float[Tensor, "N D"]:
+def cached_features(extractor: FeatureExtractor, batches: Batches, folder: Path) -> Float[Tensor, "N D"]:
     """The features of batches of images, float32 on the CPU, from the cache if it holds them.
 
     One batch is held at a time; `batches` must be iterable twice. If several processes need the features of one set,
-    one computes them while the others wait. A folder that cannot be written only logs a warning; None disables the
-    cache.
+    one computes them while the others wait. An unwritable folder only logs a warning.
     """
-    if folder is None:
-        return stream_features(extractor, batches)
     if iter(batches) is batches:
         raise ValueError("images are iterated twice; give a list or a loader instead of an iterator")
     file = folder / f"{content_hash(extractor, batches)}.safetensors"

@@ -31,7 +31,6 @@ PIXELS: dict[str, Callable[[Images], Shaped[Tensor, "B C H W"]]] = {
 }
 """Pixel ranges that networks expect, from images in [-1, 1]: unchanged, [0, 1], or integers from 0 to 255."""
 
-
 Batches: TypeAlias = Iterable[Float[Tensor, "_ C H W"]]
 """Batches of images; the last may be smaller."""
 
@@ -79,7 +78,7 @@ class FeatureExtractor(nn.Module, abc.ABC):
 class EfficientNetLite0(FeatureExtractor):
     """1280 features of EfficientNet-lite0, which needs no download; its numbers are not comparable with published ones.
 
-    They are the features before its classifier, averaged over positions, in [0, 6].
+    The features, in [0, 6], are the input of its classifier, averaged over positions.
 
     Args:
         size: height and width that images are resampled to, bicubic and with antialiasing.
@@ -105,7 +104,7 @@ class EfficientNetLite0(FeatureExtractor):
         self.network.eval().requires_grad_(False)
 
     def prepare(self, images: Images) -> Float[Tensor, "B 3 size size"]:
-        """Images with the network's size and normalisation, (x - 127) / 128 of pixels from 0 to 255."""
+        """(x - 127) / 128 of resampled pixels from 0 to 255."""
         resized = nn.functional.interpolate(images, size=self.size, mode="bicubic", antialias=True)
         return ((resized + 1) * 127.5 - 127) / 128
 
@@ -135,5 +134,4 @@ def stream_features(extractor: FeatureExtractor, batches: Batches) -> Float[Tens
 
 
 def not_installed(error: ModuleNotFoundError) -> ValueError:
-    """The error for a missing package of the extra `metrics`."""
     return ValueError(f"the metrics need the package {error.name}; pip install 'sdedit-pl[metrics]' installs it")

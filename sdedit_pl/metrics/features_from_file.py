@@ -39,9 +39,6 @@ class FeaturesFile(FeatureExtractor):
             from 0 to 255. Other normalisations, such as ImageNet's, belong in the file.
         size: height and width that images are resampled to, bicubic and with antialiasing; null keeps their size.
         trusted: whether you trust the file's source as that of a script; the file can run code.
-
-    Raises:
-        FeaturesError: the file is of neither kind or cannot be opened, or is not trusted.
     """
 
     def __init__(self, path: str, pixels: str = "signed", size: int | None = None, trusted: bool = False) -> None:
@@ -139,6 +136,5 @@ def _described(value: object) -> str:
 
 
 def _gist(error: BaseException) -> str:
-    """The last line of an error's message, after TorchScript's trace."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -12,9 +12,7 @@ from sdedit_pl.typing import Images
 
 
 def squared_l2(images: Images, others: Images) -> Float[Tensor, "B"]:
-    """The squared difference of images in [-1, 1], rescaled to [0, 1] and summed over channels and pixels.
-
-    It grows with the number of pixels: compare it only between images of one size.
+    """The squared difference on [0, 1], summed over channels and pixels; compare it only between images of one size.
 
     Source: Meng et al., "SDEdit", ICLR 2022, section 5.
     """

@@ -1,6 +1,6 @@
 """Metrics that keep one entry per image, gathered from all processes and sorted by the images' numbers.
 
-The result depends only on the set of images: it is bit-identical for one process and for several.
+The result depends only on the set of images: it is bit-identical for any number of processes.
 """
 
 from __future__ import annotations

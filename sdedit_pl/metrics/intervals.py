@@ -39,7 +39,6 @@ def bootstrap_weights(groups: int, draws: int, seed: int) -> Float[Tensor, "grou
 
 
 def percentile_interval(drawn: Float[Tensor, "draws"]) -> tuple[float, float]:
-    """The ends of the middle 95 % of the draws of a statistic."""
     tail = (1 - COVERAGE) / 2
     low, high = drawn.quantile(drawn.new_tensor([tail, 1 - tail])).tolist()
     return low, high

@@ -42,13 +42,12 @@ def kernel_distance(
 ) -> Estimate:
     """The KID of two sets of features, with its jackknife error over groups.
 
+    Raises ValueError for groups of one set only, or fewer than three groups in a set.
+
     Args:
         x_groups: the group of each image of `x`; None, for both sets, makes each image a group of its own.
         y_groups: the group of each image of `y`; equal numbers are one group, also across the two sets.
         draws: of the bootstrap; 0 computes no interval.
-
-    Raises:
-        ValueError: groups for one set only, or fewer than three groups in a set.
     """
     if x_groups is None and y_groups is None:
         x_groups, y_groups = torch.arange(len(x)), torch.arange(len(x), len(x) + len(y))
@@ -133,7 +132,7 @@ def _subset_sums(
     y_chosen: Float[Tensor, "M subsets"],
     own: bool = False,
 ) -> Float[Tensor, "subsets"]:
-    """The sum of the kernel over the pairs in each subset; `own` leaves out the pairs of an image with itself."""
+    """The sum of the kernel over the pairs in each subset; `own` omits pairs of an image with itself."""
     found = torch.zeros(x_chosen.shape[1]).double()
     for rows in torch.arange(len(x)).split(_ROWS):
         kernel = polynomial_kernel(x[rows], y).cpu()

@@ -1,7 +1,7 @@
 """The quality of anomaly maps: AUROC, AUPRC, best Dice and PRO, with bootstrap intervals over images.
 
-Thresholds are at most `LEVELS` of the scores: half of them with equally many pixels in between, half with equally many
-pixels of defects, which are rare. A draw of the bootstrap weights counts of pixels for each image and level.
+At most `THRESHOLDS` scores serve as thresholds: half of them with equally many pixels in between, half with equally
+many pixels of defects, which are rare. A draw of the bootstrap weights counts of pixels for each image and level.
 
 Source: Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, for PRO (per-region overlap, averaged up to a
 false-positive rate of 0.3); intervals as in `sdedit_pl.metrics.intervals`.
@@ -23,7 +23,7 @@ PRO_LIMIT = 0.3
 def localisation(
     scores: Float[Tensor, "N H W"], truth: Bool[Tensor, "N H W"], draws: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """AUROC, AUPRC, best Dice and PRO over the pixels of all images; defects, where `truth` is True, should score high.
+    """AUROC, AUPRC, best Dice and PRO over all pixels; high scores should mark defects, where `truth` is True.
 
     Scores of whole images are maps of one pixel. Raises ValueError if all pixels are defects, or none is.
     """

@@ -1,7 +1,7 @@
 """LPIPS outside an edit: how much the kept pixels look different.
 
 Pixels that may change are taken from the guide in both images, so that only the kept ones differ; without a mask the
-distance is plain LPIPS. The mean is over the whole image: the smaller the kept part, the smaller the distance. (The
+distance is plain LPIPS. The mean is over the whole image, so that a smaller kept part gives a smaller distance. (The
 paper does not say how its masked LPIPS fills the edited region. A constant fill adds an edge that neither image has.)
 
 Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018, version 0.1
@@ -44,7 +44,7 @@ BACKBONES = {
 
 
 class MaskedLPIPS(ImageMean):
-    """The mean LPIPS between edits and guides in the kept pixels, as `masked_lpips`.
+    """The mean LPIPS between edits and guides in the kept pixels; raises WeightsUnavailable.
 
     Its network is part of its state dict: as an attribute of a LightningModule it would enlarge every checkpoint.
 
@@ -52,9 +52,6 @@ class MaskedLPIPS(ImageMean):
         network: alex, vgg or squeeze.
         weights: path of torchvision's file of that network's ImageNet weights; None takes it from the cache of
             torch.hub and downloads it if necessary. (The lpips package holds the weights of the last layer only.)
-
-    Raises:
-        WeightsUnavailable: the weights cannot be found or downloaded, or have another hash.
     """
 
     def __init__(
@@ -106,7 +103,6 @@ def _three_bands(images: Images) -> Float[Tensor, "B 3 H W"]:
 
 
 def _lpips(network: str, published: PublishedWeights, weights: str | None) -> nn.Module:
-    """The network of the lpips package, with the weights of its backbone."""
     import lpips
 
     trunk = torch.load(published.file(weights), map_location="cpu", weights_only=True)

@@ -39,7 +39,6 @@ class GroupSums:
         l2: Float[Tensor, "N"],
         groups: Int[Tensor, "N"],
     ) -> GroupSums:
-        """Sums the features of edits, and of the originals that their guides were made from."""
         membership = members(groups)
         across = polynomial_kernel(edits, originals)
         kernel = polynomial_kernel(edits, edits) + polynomial_kernel(originals, originals) - across - across.mT

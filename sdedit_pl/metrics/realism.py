@@ -69,7 +69,7 @@ class KernelDistance(FeatureMetric):
     Args:
         groups: group of each image, indexed by its number; None makes each image a group of its own.
         reference_groups: the group of each real image; equal numbers are one group, also across the two sets.
-        subsets: how many random subsets; 0 leaves out the two numbers of subsets.
+        subsets: how many random subsets; 0 omits the two numbers of subsets.
         subset_size: images of each set in a subset.
         seed: of the subsets and the bootstrap.
     """
@@ -174,7 +174,6 @@ class DensityCoverage(FeatureMetric):
 
 
 def neighbour_radii(features: Float[Tensor, "N D"], neighbours: int) -> Float[Tensor, "N"]:
-    """The distance of each image to its `neighbours`-th nearest other one."""
     _require_neighbours(features, neighbours)
     # The nearest is the image itself, at 0.
     radii = [distances.kthvalue(neighbours + 1, dim=1).values for distances in _distances(features, features)]
@@ -193,7 +192,6 @@ def _distances(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Iterator[Flo
 
 
 def _statistics(features: Float[Tensor, "N D"]) -> dict[str, Any]:
-    """Mean and covariance of features, as torch-fidelity computes them, in float64."""
     from torch_fidelity.metric_fid import fid_features_to_statistics
 
     if len(features) < 2:

@@ -1,16 +1,14 @@
 """Anti-aliased resampling by a finite impulse response (FIR) filter, in plain PyTorch.
 
 Doubling an image inserts a zero after each sample and low-passes the result; halving low-passes and keeps every second
-sample. The filter is the outer product of a short sequence of taps with itself, normalised to sum one. Pixels outside
-the image are zero.
+sample. The filter is the outer product of a few taps with itself, with sum one. Pixels outside the image are zero.
 
 Under `torch.compile` a filter is a weighted sum of shifted (and strided) views along each axis, which fuses into one
 kernel, and so does its gradient, without atomics. Otherwise it is a depthwise (transposed) convolution without
 temporary tensors. Autocast does not lower its precision: bfloat16 is 15 times slower on CPUs.
 
 Source: Zhang, "Making Convolutional Networks Shift-Invariant Again" (2019); Karras et al., "Analyzing and Improving the
-Image Quality of StyleGAN" (2020), appendix B; Song et al., "Score-Based Generative Modeling through Stochastic
-Differential Equations" (2021), appendix H.
+Image Quality of StyleGAN" (2020), appendix B; Song et al. 2021, appendix H.
 """
 
 from __future__ import annotations
@@ -30,10 +28,7 @@ Kernel: TypeAlias = Float[Tensor, "channels 1 taps taps"]
 
 
 def depthwise_kernel(channels: int, taps: Sequence[float], gain: float = 1.0) -> Kernel:
-    """The same two-dimensional filter for every channel; its coefficients, from one-dimensional `taps`, sum to `gain`.
-
-    Raises ValueError for fewer than two taps, or taps that sum to zero.
-    """
+    """The filter of one-dimensional `taps` for each channel, summing to `gain`; raises ValueError for bad taps."""
     total = math.fsum(taps)
     if len(taps) < 2 or total == 0:
         raise ValueError(
@@ -45,10 +40,7 @@ def depthwise_kernel(channels: int, taps: Sequence[float], gain: float = 1.0) ->
 
 
 class FIRFilter(nn.Module):
-    """Low-pass filters each channel and keeps every `stride`-th sample.
-
-    The taps are normalised to sum to `gain`; `before` and `after` are the zeros added at the ends of each axis.
-    """
+    """Low-pass filters each channel, extended by `before` and `after` zeros, and keeps every `stride`-th sample."""
 
     kernel: Tensor
 
@@ -82,7 +74,6 @@ class FIRFilter(nn.Module):
         return y.to(x.dtype)
 
     def fused(self, x: Images) -> Float[Tensor, "B C H_out W_out"]:
-        """`forward` as sums of views."""
         x = F.pad(x, self.margins * 2)
         for axis in (2, 3):
             length = (x.shape[axis] - len(self.taps)) // self.stride + 1
@@ -133,7 +124,6 @@ class FIRUpsample(nn.Module):
         return y[..., : -self.crop, : -self.crop] if self.crop else y
 
     def fused(self, x: Images) -> Float[Tensor, "B C 2*H 2*W"]:
-        """`forward` as sums of views."""
         for axis in (2, 3):
             length = x.shape[axis]
             padded = F.pad(x, (0, 0) * (3 - axis) + self.margins)

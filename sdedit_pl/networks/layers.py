@@ -4,8 +4,7 @@ A score network takes an image and a number for its noise level, the label. Sinu
 turn the label into a vector, which conditions every residual block. All layers keep the memory layout of their input,
 so that a network in channels-last stays in it.
 
-Source: Ho et al., "Denoising Diffusion Probabilistic Models" (2020), appendix B; Song et al., "Score-Based Generative
-Modeling through Stochastic Differential Equations" (2021), appendix H.
+Source: Ho et al. 2020, appendix B; Song et al. 2021, appendix H.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ LabelVector: TypeAlias = Float[Tensor, "B label_channels"]
 class FourierFeatures(nn.Module):
     """Sines, then cosines, of 2 pi w label, for fixed random frequencies w ~ N(0, scale^2).
 
-    Source: Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions" (2020); Song et al. (2021),
-    appendix C.
+    Source: Tancik et al., "Fourier Features", NeurIPS 2020; Song et al. 2021, appendix C.
     """
 
     frequencies: Tensor
@@ -96,7 +94,6 @@ class LabelEmbedding(nn.Module):
         self.condition_last = condition_last
 
     def forward(self, label: Times, conditions: Float[Tensor, "B conditions"] | None = None) -> LabelVector:
-        """The activated vector of noise levels and conditions; see `UNet.forward`."""
         with torch.autocast(label.device.type, enabled=False):
             hidden = self.hidden(self.features(label.to(self.features.frequencies.dtype)))
             own = None
@@ -150,7 +147,7 @@ class Downsample(nn.Module):
             self.filter = FIRDownsample(in_channels, fir_kernel)
 
     def forward(self, x: Images, label: LabelVector | None = None) -> Float[Tensor, "B C_out H//2 W//2"]:
-        """Halves `x`; ignores `label`, which a residual block in the same place needs."""
+        """`label` is ignored; a residual block in the same place needs it."""
         x = self.filter(x)
         return x if self.convolution is None else self.convolution(x)
 
@@ -179,7 +176,7 @@ class Upsample(nn.Module):
             self.filter = FIRUpsample(in_channels, fir_kernel)
 
     def forward(self, x: Images, label: LabelVector | None = None) -> Float[Tensor, "B C_out 2*H 2*W"]:
-        """Doubles `x`; ignores `label`, which a residual block in the same place needs."""
+        """`label` is ignored; a residual block in the same place needs it."""
         if self.convolution is None:
             return self.filter(x)
         if not self.fir:
@@ -205,7 +202,7 @@ class ResidualBlock(nn.Module):
         init_scale: Initial scale of the second convolution.
 
     Source: Ho et al. (2020), appendix B; for the resampling Brock et al., "Large Scale GAN Training" (2019), figure 15;
-    for the modulation Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models" (2021).
+    for the modulation Nichol and Dhariwal 2021.
     """
 
     def __init__(

@@ -1,14 +1,12 @@
 """NCSN++ and DDPM++: the U-Nets of score-based generative modelling through SDEs.
 
 DDPM's U-Net with resampling inside residual blocks, sums that preserve the variance, FIR anti-aliasing, and pyramids,
-which feed the image into each level on the way down (`progressive_input`) and assemble the output on the way up
-(`progressive`).
+which feed the image into each level on the way down and assemble the output on the way up.
 
 NCSN++ embeds its label (the logarithm of the noise level in the published models) by Fourier features. DDPM++ is the
 same class with a positional embedding, no FIR and no pyramids.
 
-Source: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations" (2021), section 4.4 and
-appendix H.
+Source: Song et al. 2021, section 4.4 and appendix H.
 """
 
 from __future__ import annotations
@@ -46,7 +44,7 @@ class NCSNpp(UNet):
         skip_rescale: Whether sums of two branches are multiplied by sqrt(1/2).
         progressive: Assembly of the output: "none" (at full resolution), "output_skip" (a sum of images from every
             level) or "residual" (features, upsampled, added to the next level's).
-        progressive_input: Input of the image below full resolution: "none", "input_skip" or "residual".
+        progressive_input: How the image enters below full resolution: "none", "input_skip" or "residual".
         progressive_combine: Whether "input_skip" adds ("sum") or concatenates ("cat").
         epsilon: Added to the variance in the normalisations.
         refine: Channels of two convolutions at full resolution after the patches, which remove the patches' grid from

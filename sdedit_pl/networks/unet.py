@@ -124,10 +124,7 @@ class Level(nn.Module):
 
 
 class Refinement(nn.Module):
-    """Convolutions at full resolution, over the features of unfolded patches and the network's input.
-
-    Without them, each pixel of a patch comes from its own filter, and smooth areas show the patches' grid.
-    """
+    """Convolutions over the features of unfolded patches and the network's input, which remove the patches' grid."""
 
     def __init__(self, image_channels: int, channels: int, output_channels: int) -> None:
         super().__init__()
@@ -152,8 +149,7 @@ class UNet(nn.Module):
         channels: Channels at full resolution, before the multipliers. The label's vector is four times as long.
         channel_multipliers: One for each level, from full resolution down.
         blocks_per_level: Residual blocks of each level on the way down; one more on the way up.
-        attention_levels: Levels (0 is full resolution) whose blocks are followed by attention. The middle always
-            attends.
+        attention_levels: Levels (0 is full resolution) whose blocks are followed by attention, as is the middle.
         head_channels: Channels of each attention head; null makes one head of all channels.
         dropout: Probability of dropping an activation inside a residual block, in training.
         resample_with_convolution: Whether resampling between levels, outside residual blocks, is learned.
@@ -204,20 +200,16 @@ class UNet(nn.Module):
 
     @property
     def size_divisor(self) -> int:
-        """The number that height and width must be multiples of."""
         return self.shape.size_divisor
 
     def forward(
         self, images: Images, label: Times, conditions: Float[Tensor, "B conditions"] | None = None
     ) -> Float[Tensor, "B C_out H W"]:
-        """Maps images (B, image_channels, H, W) to (B, output_channels, H, W).
+        """Maps images (B, image_channels, H, W) to (B, output_channels, H, W); raises ValueError otherwise.
 
         Args:
             label: One number for each image, embedded without scaling.
             conditions: Augmentation labels, if any, then the label's vector, if any; None for neither.
-
-        Raises:
-            ValueError: Images with other channels, or of a size that `size_divisor` does not divide.
         """
         check_images(images, self.shape.image_channels, self.size_divisor)
         patch = self.shape.patch
@@ -272,7 +264,7 @@ class UNet(nn.Module):
 def resampling(
     direction: Callable[..., Downsample | Upsample], block: str, residual: Callable[..., ResidualBlock], convolve: bool
 ) -> Callable[[int], Resample]:
-    """A factory of the steps between levels; "biggan" resamples inside a residual block, "ddpm" without one.
+    """A factory of the steps between levels: "biggan" resamples inside a residual block, "ddpm" without one.
 
     `convolve` is whether a step without a residual block has weights.
     """
@@ -282,7 +274,6 @@ def resampling(
 
 
 def check_resampling(block: str, resample_with_convolution: bool) -> None:
-    """Raises ValueError for an unknown `block`, and if the other option would have no effect."""
     check_choice("block", block, ("biggan", "ddpm"))
     if not resample_with_convolution and block != "ddpm":
         raise ValueError(

@@ -40,7 +40,7 @@ from sdedit_pl.edit_runs.edit_settings import EditSettings
 from sdedit_pl.edit_runs.unfinished_edits import EDIT_RECORD
 from sdedit_pl.editing.trajectories import LARGEST_SIDE, WatchedDenoiser
 from sdedit_pl.editing.windows import window_starts
-from sdedit_pl.files import in_words, require_folder, write_whole
+from sdedit_pl.files import claimed, in_words, write_whole
 from sdedit_pl.guides.focus import regions_of
 from sdedit_pl.paint.shown_files import OpenedFiles, check_pixels, painted_file
 from sdedit_pl.picture_grid import png_bytes, to_picture
@@ -58,10 +58,9 @@ JobState = Literal["waiting", "running", "done", "cancelled", "failed", "interru
 
 
 class EditRequest(BaseModel):
-    """An edit that the page asks for.
+    """An edit that the page asks for, with pictures as data URLs of PNG files; `area` None edits everywhere.
 
-    Pictures are data URLs of PNG files, `area` None to edit everywhere. With a model of other data than photographs,
-    `guide` is a painted picture of the file at the address `source`.
+    With a model of other data than photographs, `guide` is a painted picture of the file at the address `source`.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -131,7 +130,6 @@ class Job:
         return {name: getattr(self, name) for name in kept}
 
     def watch(self, _: Tensor, x_0: Images) -> None:
-        """Shows the estimates of an evaluation; raises Cancelled."""
         if self.cancelled:
             raise Cancelled
         self.done += len(x_0)
@@ -145,13 +143,11 @@ class Job:
 
 
 class PaintJobs:
-    """The queue of edits with a loaded model, and all earlier edits in the folder `out`.
-
-    Raises ValueError if the checkpoint or the device cannot be used, or `out` is a file.
-    """
+    """The queue of edits with a loaded model, and earlier edits in `out`; raises ValueError if they cannot be used."""
 
     def __init__(self, ckpt: str, out: Path, device: str = "auto") -> None:
-        require_folder(out)
+        with claimed(out):
+            pass  # it can be written
         self.ckpt, self.out, self.device = ckpt, out, device
         self.denoiser, self.description = load_for_editing(ckpt, device)
         self.image = self.description.image
@@ -177,10 +173,9 @@ class PaintJobs:
         self._worker.join()
 
     def submit(self, request: EditRequest, source: Path | None = None) -> Job:
-        """Stores an edit's pictures and settings and queues it.
+        """Stores an edit's pictures and settings and queues it; `source` is as in `EditRequest`.
 
-        For models of other data than photographs, the guide is a painted picture of the file `source`. Raises
-        ValueError if a picture is unreadable or too large, or the model cannot edit from this t0.
+        Raises ValueError if a picture is unreadable or too large, or the model cannot edit from this t0.
         """
         asked = request.model_dump(exclude={"guide", "source", "area", "kind"})
         settings = self._settings(guide="", **asked)
@@ -299,7 +294,6 @@ class PaintJobs:
         return resolve(EditSettings, {**fixed, **keys})
 
     def _end(self, job: Job, state: JobState, message: str = "") -> None:
-        """Stores the end of an edit, and then shows it."""
         try:
             self._store(job, state=state, message=message)
         except OSError as error:
@@ -312,7 +306,6 @@ class PaintJobs:
         write_whole(self.folder(job) / JOB_FILE, json.dumps({**job.described(), **changes}))
 
     def _seconds_per_evaluation(self) -> float:
-        """The shortest time of a few evaluations, the first of which warms up."""
         image = torch.zeros(1, *self.image.tensor_shape, device=next(self.denoiser.parameters()).device)
         seconds = []
         with torch.no_grad():

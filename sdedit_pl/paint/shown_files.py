@@ -39,7 +39,7 @@ class OpenedFiles:
         """Stores a file of the model's format; raises ValueError if it is unreadable or too large."""
         name, suffixes = name.replace("\\", "/").rpartition("/")[2], suffixes_of(self.image)
         if not is_image_name(name, suffixes):
-            raise ValueError(f"{name} is no image file; its name must end in one of {', '.join(suffixes)}")
+            raise ValueError(f"{name} is not an image file; its name must end in one of {', '.join(suffixes)}")
         height, width = read_values(content, name).values.shape[:2]
         check_pixels(name, width, height)
         file = self.folder / hashlib.sha256(content).hexdigest()[:16] / name
@@ -77,10 +77,7 @@ def shown_picture(file: Path, shape: ImageShape) -> Image.Image:
 
 
 def painted_file(file: Path, picture: Image.Image, shape: ImageShape) -> bytes:
-    """The file with the values of a painted picture of it, in the format of `result_suffix`.
-
-    Raises ValueError if the file cannot be read, or the picture has another size.
-    """
+    """The file with the values of a painted picture of it, in the format of `result_suffix`; raises ValueError."""
     assert shape.format is not None
     shown, bands = shown_picture(file, shape), list(numbers_of_shown(shape.channels, shape.format))
     if picture.size != shown.size:

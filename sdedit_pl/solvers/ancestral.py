@@ -10,8 +10,7 @@ variance lies between them. Networks with a learned variance predict its positio
 a logarithmic scale.
 
 Source: Ho et al. 2020, Algorithm 2 and section 3.2; Meng et al., "SDEdit", ICLR 2022, Algorithms 2 (VE) and 4 (VP);
-Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models", ICML 2021, equation 15, and section 4 for
-steps of any length, with the bounds of the step itself.
+Nichol and Dhariwal 2021, equation 15, and section 4 for steps of any length, with the bounds of the step itself.
 """
 
 from __future__ import annotations

@@ -34,10 +34,7 @@ class Solver(abc.ABC):
     """Whether steps add noise, which reduces a guide's mismatch with the domain; an ODE solver preserves it."""
 
     def initial_state(self, sde: SDE, times: Float[Tensor, "levels"]) -> State:
-        """The state before the first step over `times`, (steps + 1,) on the CPU.
-
-        Raises ValueError if the solver cannot take these steps.
-        """
+        """The state before the first of `times`, (steps + 1,) on the CPU; raises ValueError for impossible steps."""
         return None
 
     @abc.abstractmethod

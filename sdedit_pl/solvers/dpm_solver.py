@@ -7,8 +7,7 @@ in y = x / alpha, the noise level r = sigma / alpha and steps h in ln r. D is th
 evaluations: D = D_t + h / (2 h_before) (D_t - D_before). With D = D_t, the first is DDIM and the second ancestral
 sampling with the small variance.
 
-Source: Lu et al., "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models", 2022, Algorithm 2
-and equation 19.
+Source: Lu et al., "DPM-Solver++", 2022, Algorithm 2 and equation 19.
 """
 
 from __future__ import annotations

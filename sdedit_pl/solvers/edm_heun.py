@@ -81,7 +81,6 @@ class EDMHeun(Solver):
         return x_s, state
 
     def _churned(self, sde: SDE, x_t: Images, t: Times, state: Churn, noise: StepNoise) -> tuple[Images, Times]:
-        """The state with noise added, and its new time."""
         level = sde.noise_level(t)
         within = (level >= self.lowest) & (level <= self.highest)
         raised = (level * (1 + state.gamma)).clamp(max=state.ceiling)

@@ -39,7 +39,7 @@ class ERSDE(Solver):
 
     def __post_init__(self) -> None:
         if self.stages not in (2, 3):
-            raise ValueError(f"ER-SDE has 2 or 3 stages, got {self.stages}; with 1, take ancestral")
+            raise ValueError(f"ER-SDE has 2 or 3 stages, got {self.stages}; for 1, use ancestral")
 
     def step(
         self, denoiser: Denoiser, x_t: Images, t: Times, s: Times, state: State, noise: StepNoise
@@ -62,10 +62,7 @@ def noise_scale(level: Times) -> Times:
 
 
 def derivatives(past: list[Evaluation]) -> list[Images]:
-    """The first and second derivative of the x_0 estimate by the noise level, as far as the evaluations allow.
-
-    `past` holds up to three evaluations, the newest first.
-    """
+    """First and second derivative of the x_0 estimate by the noise level, as far as `past` (newest first) allows."""
     slopes = [(after.x_0 - before.x_0) / over_images(after.level - before.level) for after, before in pairwise(past)]
     if len(slopes) < 2:
         return slopes

@@ -1,7 +1,6 @@
 """Euler-Maruyama for the reverse-time SDE dx = (f x - g^2 score) dt + g dw, run backwards.
 
-Source: Song et al. 2021, equation 6; Kloeden and Platen, "Numerical Solution of Stochastic Differential Equations",
-1992.
+Source: Song et al. 2021, equation 6; Kloeden and Platen, "Numerical Solution of Stochastic Differential Equations".
 """
 
 from __future__ import annotations

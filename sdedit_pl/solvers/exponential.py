@@ -13,8 +13,7 @@ step to no noise is infinitely long in ln r; there D is constant, and the step r
 A constraint may rewrite a region between steps without disturbing a history: updates are linear in y and the stored
 estimates, pixel by pixel, and every estimate is that of a rewritten state.
 
-Source: Cui et al., "Elucidating the Solution Space of Extended Reverse-Time SDE for Diffusion Models", 2023, section 3;
-Lu et al., "DPM-Solver++", 2022, equation 8.
+Source: Cui et al. 2023, section 3 (see `er_sde`); Lu et al., "DPM-Solver++", 2022, equation 8.
 """
 
 from __future__ import annotations

@@ -73,8 +73,5 @@ class PredictorCorrector(Solver):
 
 
 def norms(images: Images) -> Float[Tensor, "B"]:
-    """The Euclidean norm of each image.
-
-    Separate reductions: the rounding of a joint one would depend on the batch.
-    """
+    """The Euclidean norm of each image, reduced one by one: a joint reduction's rounding depends on the batch."""
     return torch.stack([torch.linalg.vector_norm(image) for image in images])

@@ -6,8 +6,7 @@
 A step of Heun's method is DDIM's step to r_s, repeated with the mean of the slopes at both ends. In its variables the
 paths of the ODE are nearly straight for every SDE.
 
-Source: Song et al. 2021, equation 13; Karras et al., "Elucidating the Design Space of Diffusion-Based Generative
-Models", 2022, Algorithm 1.
+Source: Song et al. 2021, equation 13; Karras et al. 2022, Algorithm 1.
 """
 
 from __future__ import annotations

@@ -25,7 +25,6 @@ Chain: TypeAlias = Callable[[SDE, Float[Tensor, "*times"], Float[Tensor, "*times
 
 
 def chain_named(name: str) -> Chain:
-    """The forward chain of a solver, by its name in `CHAINS`; raises ValueError for an unknown name."""
     if name not in CHAINS:
         raise ValueError(f"the chain that a solver reverses is one of {', '.join(CHAINS)}, got {name!r}")
     return CHAINS[name]
@@ -38,7 +37,7 @@ def require_possible_steps(chain: str, sde: SDE, times: Float[Tensor, "levels"])
     if impossible:
         longest = max(times[index].item() - times[index + 1].item() for index in impossible)
         raise ValueError(
-            f"a step of {longest:.3g} is too long for the {chain!r} chain of this SDE (its beta would exceed 1); take "
+            f"a step of {longest:.3g} is too long for the {chain!r} chain of this SDE (its beta would exceed 1); use "
             "more steps, or a solver on the exact chain, whose steps may be of any length"
         )
 

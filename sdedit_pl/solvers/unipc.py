@@ -31,10 +31,7 @@ from sdedit_pl.typing import Images, Times, over_images
 
 
 class Path(NamedTuple):
-    """UniPC's history: `y` is the corrected state x / alpha at the start of the last step.
-
-    `past` holds the evaluation there and the others of its predictor, the newest first.
-    """
+    """UniPC's history at the last step's start: the corrected state `y` = x / alpha, and evaluations, newest first."""
 
     y: Images
     past: tuple[Evaluation, ...]
@@ -104,5 +101,4 @@ def weights(places: Sequence[Times], length: Times) -> list[Times]:
 
 
 def moment(power: int, length: Times) -> Times:
-    """M_k for k = `power`."""
     return length * mean_over_unit_interval(lambda place: (length * (place - 1)).exp() * place**power)

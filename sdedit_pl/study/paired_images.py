@@ -1,4 +1,4 @@
-"""The images of a study: pairing the files of several folders by name, and degraded copies for catch trials.
+"""Pairs files of several folders by name, and makes degraded copies for catch trials.
 
 Images are re-encoded as PNG files of one size without metadata, so that files do not reveal the method.
 """
@@ -28,10 +28,10 @@ _NAMED = 4
 
 
 def pair_files(sources: Mapping[str, str]) -> dict[str, dict[str, Path]]:
-    """Pairs the files of several folders or glob patterns by name, ignoring extensions and an edit's suffix `_seed0`.
+    """Name -> key -> file, sorted by name, for the folders or glob patterns `sources` (key -> source).
 
-    Maps configuration key -> source to name -> key -> file, sorted by name. Raises StudyError for a source without
-    images, or with a name twice or missing.
+    Extensions and an edit's suffix `_seed0` do not count. Raises StudyError for a source without images, or with a name
+    twice or missing.
     """
     found = {key: _files_by_name(key, source) for key, source in sources.items()}
     names = sorted(set().union(*found.values()))
@@ -49,7 +49,6 @@ def pair_files(sources: Mapping[str, str]) -> dict[str, dict[str, Path]]:
 
 
 def image_files(key: str, source: str) -> list[Path]:
-    """The image files of a folder or pattern; raises StudyError if there are none. `key` names it in messages."""
     try:
         return find_guides(source, ALL_SUFFIXES)
     except ValueError as error:
@@ -67,10 +66,9 @@ def common_shape(name: str, outputs: Mapping[str, Path]) -> tuple[int, int]:
 
 
 def read_rgb(file: Path, shape: tuple[int, int], domain: ImageShape | None = None) -> Image.Image:
-    """Reads an image file as upright RGB, resampled to `shape` (height, width) if its size differs.
+    """An image file as upright RGB of `shape` (height, width), a square one cropped centrally; raises UnreadableImage.
 
-    As in editing, a square shape takes the central crop, any other shape the whole image. Data of a `domain` with a
-    format are shown as in the previews of its model. Raises UnreadableImage.
+    Data of a `domain` with a format are shown as in the previews of its model.
     """
     image_format = ImageFormat(shape)
     if domain is not None and domain.format is not None:

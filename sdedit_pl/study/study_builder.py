@@ -62,7 +62,6 @@ def build_study(plan: StudyPlan, file: Path, domain: ImageShape | None = None) -
 
 
 def _require_distinct(methods: Iterable[str], items: Iterable[str], pictures: Mapping[TrialImage, bytes]) -> None:
-    """Raises StudyError if two methods have identical images, as when one folder is given twice."""
     seen: dict[tuple[bytes, ...], str] = {}
     for method in methods:
         images = tuple(pictures[TrialImage(method, item)] for item in items)

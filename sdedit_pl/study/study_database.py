@@ -2,9 +2,8 @@
 
 An answer is on disk before it is acknowledged (`synchronous=FULL`). The write-ahead log allows a report while raters
 answer; it is moved into the file after every commit, so that the file alone is complete between answers. A rater's
-first answer to a trial counts; sending it again changes nothing.
-
-A file that is damaged or not a study is refused when it is opened, before anything is written to it.
+first answer to a trial counts; sending it again changes nothing. A file that is damaged or not a study is refused when
+it is opened, before anything is written to it.
 """
 
 from __future__ import annotations
@@ -72,10 +71,7 @@ class UnknownTrial(StudyError):
 
 
 class ShownTrial(NamedTuple):
-    """A trial as the rater's page receives it, which does not reveal the methods; images are ids.
-
-    `guide` is None if the question does not show it.
-    """
+    """A trial without its methods, as the rater's page receives it; images are ids, `guide` None if it is not shown."""
 
     id: str
     question: str
@@ -115,10 +111,7 @@ class Answer:
 
 
 class StudyDatabase:
-    """An open study database; its methods are thread-safe.
-
-    Raises StudyError if the file does not exist, is damaged, or is not a study of this version.
-    """
+    """An open study database, thread-safe; raises StudyError unless the file is an intact study of this version."""
 
     def __init__(self, path: Path) -> None:
         _check_header(path)
@@ -176,10 +169,7 @@ class StudyDatabase:
         return [ShownTrial(*row[:-1], answered=bool(row[-1])) for row in rows]
 
     def record(self, token: str, trial: str, choice: Side, milliseconds: int | None) -> Side:
-        """Stores an answer unless one exists, and returns the stored choice.
-
-        Raises UnknownTrial if no rater has this token, or the trial is not part of the rater's form.
-        """
+        """Stores an answer unless one exists, and returns the stored choice; raises UnknownTrial."""
         with self._transaction() as database:
             number = self._number(token)
             if number is None:
@@ -202,7 +192,6 @@ class StudyDatabase:
         return rows[0][0] if rows else None
 
     def answers(self) -> list[Answer]:
-        """All answers, sorted by rater and then by position in the form."""
         rows = self._rows(
             "SELECT rater, form, position, question, item, left_source, right_source, choice, correct, milliseconds, "
             "received FROM answers JOIN trials ON trials.id = trial ORDER BY rater, position"
@@ -321,7 +310,6 @@ def _digest(settings: Mapping[str, Any], trials: Sequence[tuple[Any, ...]]) -> s
 
 
 def _opaque(content: bytes, key: bytes) -> str:
-    """A name for `content` that reveals nothing about it without the key."""
     return hashlib.blake2b(content, key=key, digest_size=12).hexdigest()
 
 

@@ -92,7 +92,7 @@ def _preference(question: str, first: str, second: str, comparisons: Iterable[An
 def _ratings(question: str, pairs: Iterable[tuple[str, str]], comparisons: Iterable[Answer]) -> list[list[bool]]:
     """The answers to a question, grouped by item and pair: whether each chose the pair's first method.
 
-    Ratings are not the methods' names, by which answers about different pairs could not agree even by chance.
+    Methods' names would not do as ratings: answers about different pairs could not agree even by chance.
     """
     firsts = {frozenset(pair): pair[0] for pair in pairs}
     units: dict[tuple[str, frozenset[str]], list[bool]] = defaultdict(list)

@@ -18,7 +18,7 @@ class StudyPlan:
 
     Args:
         methods: methods.NAME=FOLDER for each method, a folder of its outputs or a pattern ('edits/*_seed0.png'). Files
-            are paired by name. A preference rate is the rate at which the earlier method is preferred to the later.
+            are paired by name. A preference rate is the rate at which the method given first is preferred.
         out: the study's database file, which also stores the answers.
         guides: folder or pattern of the guides; null if only realism is asked.
         real: folder or pattern of real images of the domain, for the catch trials about realism; null uses outputs of

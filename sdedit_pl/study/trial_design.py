@@ -32,8 +32,8 @@ class TrialImage(NamedTuple):
     """An image that a trial shows.
 
     Args:
-        origin: name of a method, GUIDE or REAL.
-        item: name that the files of an item share; for REAL, the name of the real image.
+        origin: name of a method, GUIDE_ORIGIN or REAL_ORIGIN.
+        item: name that the files of an item share; for REAL_ORIGIN, the name of the real image.
         degraded: True for the degraded copy of a catch trial.
     """
 
@@ -70,7 +70,6 @@ class Trial:
 
 
 def method_pairs(methods: Sequence[str], pairs: Literal["all", "first"]) -> list[tuple[str, str]]:
-    """The pairs of methods to compare: all of them, or those that contain the first method."""
     every = list(itertools.combinations(methods, 2))
     return every if pairs == "all" else every[: len(methods) - 1]
 
@@ -118,10 +117,7 @@ def design_forms(
 def _catch_trial(
     question: str, items: Sequence[str], methods: Sequence[str], real: Sequence[str], generator: random.Random
 ) -> Trial:
-    """A trial with a known answer.
-
-    Without a real image, a method's output replaces it: any output is better than its own degraded copy.
-    """
+    """A trial with a known answer; without a real image, a method's output beside its own degraded copy."""
     item, method = generator.choice(items), generator.choice(methods)
     intact = TrialImage(method, item)
     if QUESTIONS[question].intact == "guide":

@@ -22,8 +22,8 @@ class Augmentation:
             that generated images do not show them. EDM trains with 0.12 (CIFAR-10) and 0.15 (FFHQ and AFHQ at 64 px).
         recolour: probability that one colour of an image is replaced by another. The model learns the new colours as
             part of the domain; meant for domains with few colours.
-        symmetries: changes that leave an image of the domain in the domain: mirror, upside_down, scale, rotation,
-            stretch, shift; no others are made. null admits all of photographs, and none of other data (data.format).
+        symmetries: changes after which an image still belongs to the domain: mirror, upside_down, scale, rotation,
+            stretch, shift; only these are made. null allows all for photographs, and none for other data (data.format).
     """
 
     probability: float = 0.0

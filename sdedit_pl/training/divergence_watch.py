@@ -48,4 +48,4 @@ class DivergenceWatch:
 
 
 def _message(what: str) -> str:
-    return f"training diverged: {what}; lower optimizer.rate or trainer.gradient_clip_val, or take another precision"
+    return f"training diverged: {what}; lower optimizer.rate or trainer.gradient_clip_val, or use another precision"

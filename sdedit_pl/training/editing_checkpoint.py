@@ -31,13 +31,9 @@ class EditingCheckpoint(StepCallback):
     """Writes averaged weights after validations, as the file that editing uses.
 
     With `best` the file holds the average with the lowest validation loss so far, because weights that memorise
-    training images have a higher loss on others. Without it, it holds the weights after the last step of the average
-    that was best at the last validation. A run without validation writes its first average at the end.
-
-    Args:
-        save: writes a denoiser and facts about its training (steps, images seen, half-life, loss); False on failure.
-        all_averages: also write the newest weights of each average, to model-HALFLIFE.safetensors.
-        early: share of the run after which its first average is also written, to model-early.safetensors.
+    training images have a higher loss on others; otherwise the last step's weights of the average that was best at the
+    last validation. A run without validation writes its first average at the end. `all_averages` and `early` are keys
+    of `CheckpointSettings`; `save` writes a denoiser and facts about its training, and returns False on failure.
     """
 
     def __init__(

@@ -24,8 +24,7 @@ def ignore_signals(trainer: lightning.Trainer) -> None:
     """Stops Lightning from handling signals and from broadcasting them.
 
     Why: its handlers replace those of `StopSignals`, and with several devices the training loop waits for the
-    accelerator at every step to ask whether SIGTERM has arrived. Replacement: a Trainer option that switches off signal
-    handling.
+    accelerator at every step to ask whether SIGTERM has arrived. Replacement: an option of the Trainer.
     """
     trainer._signal_connector.register_signal_handlers = lambda: None
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
@@ -35,8 +34,7 @@ def validation_is_due(trainer: lightning.Trainer) -> bool:
     """Whether a validation follows the last training batch.
 
     Why: a checkpoint must be written before the validation of the same step. Lightning decides whether to validate
-    after the last callback and counts batches over all epochs only in its loop. Replacement: a public count of batches,
-    or a hook that runs before validation and outside of it.
+    after the last callback and counts batches over all epochs only in its loop. Replacement: a public count of batches.
     """
     interval = trainer.val_check_batch
     batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
@@ -48,8 +46,7 @@ def set_max_steps(trainer: lightning.Trainer, steps: int) -> None:
     """Changes the number of optimiser steps of a running fit; -1 for no limit.
 
     Why: a run that resumes at its last step skips training and with it the validation that is still due, and
-    `Trainer.max_steps` is read-only. Replacement: a setter, or `Trainer.fit` that restores callbacks without steps
-    left.
+    `Trainer.max_steps` is read-only. Replacement: a setter, or a fit that restores callbacks even if no step is left.
     """
     trainer.fit_loop.epoch_loop.max_steps = steps
 
@@ -95,11 +92,11 @@ def recount_batches(checkpoint: dict[str, Any], accumulated: int) -> None:
 
 @contextmanager
 def without_notices() -> Iterator[None]:
-    """Hides Lightning's notices inside the block, but not its warnings, except for one.
+    """Hides Lightning's notices inside the block, but not its warnings, except for three.
 
     Why: advertisements and lists of absent devices. The deprecation of torch's LeafSpec concerns only code of
-    Lightning. Replacement: a Trainer option that switches notices off, and a Lightning release that does not use
-    LeafSpec.
+    Lightning, the advice on `sync_dist` no quantity that only the first process logs, and the log itself counts
+    validation images. Replacement: a Trainer option, and a Lightning release without LeafSpec.
     """
     loggers = [logging.getLogger(f"lightning.{part}.utilities.rank_zero") for part in ("pytorch", "fabric")]
     levels = [each.level for each in loggers]
@@ -107,7 +104,8 @@ def without_notices() -> Iterator[None]:
         each.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+            for unneeded in ("LeafSpec.* is deprecated", "recommended to use .*sync_dist=", "Total length of `list`"):
+                warnings.filterwarnings("ignore", message=f".*{unneeded}")
             yield
     finally:
         for each, level in zip(loggers, levels, strict=True):

@@ -49,9 +49,8 @@ class MemorisationAlarm(lightning.Callback):
         originals: Images,
         seen: Float[Tensor, "N C side side"],
     ) -> None:
-        highest = denoiser.sde.noise_level(torch.tensor(denoiser.t_max, dtype=torch.float64)).item()
         self.averaging = averaging
-        self.edit = SDEdit(t0=f"sigma:{min(NOISE_LEVEL, 0.999 * highest)}", steps=STEPS)
+        self.edit = SDEdit(t0=f"sigma:{min(NOISE_LEVEL, 0.999 * denoiser.highest_noise_level)}", steps=STEPS)
         self._seen = torch.cat([seen, seen.flip(-1)]).flatten(1)
         self._guides = stroke_painting(originals)
         self._distance_of_originals = self.distance(originals)

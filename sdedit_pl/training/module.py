@@ -76,8 +76,8 @@ class ScoreModule(lightning.LightningModule):
         super().__init__()
         if denoiser.parameterisation.learned_variance:
             raise ValueError(
-                "training fits the estimate only and cannot train a learned variance; take a parameterisation without "
-                "one, epsilon for epsilon_and_variance; ckpt= accepts models with a learned variance"
+                "training fits the estimate only and cannot train a learned variance; use a parameterisation without "
+                "one, such as epsilon instead of epsilon_and_variance; ckpt= accepts models with a learned variance"
             )
         if not any(weight.requires_grad for weight in denoiser.parameters()):
             raise ValueError("all weights of the denoiser are frozen; load it with load_denoiser(..., train=True)")
@@ -161,10 +161,7 @@ class ScoreModule(lightning.LightningModule):
             self.log(name, values.mean(), prog_bar=name == "val/loss", batch_size=len(batch), sync_dist=True)
 
     def vectors_of(self, batch: Any) -> Float[Tensor, "B size"] | None:
-        """The vectors of a batch's labels; None for a model without labels.
-
-        Raises ValueError if the batch has none, or vectors of another length.
-        """
+        """The vectors of a batch's labels; None for a model without labels. Raises ValueError if a batch lacks them."""
         size = self.denoiser.labels.size
         if not size:
             return None
@@ -286,7 +283,7 @@ def valid_of(batch: Any) -> Mask | None:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds the default generators of the CPU and of `device` inside the block, because dropout takes no generator."""
+    """Seeds the CPU's and `device`'s default generators for the block, then restores them: dropout takes none."""
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
         torch.manual_seed(seed)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -51,5 +50,4 @@ class NoiseBucket:
 
 def noise_buckets(edges: Sequence[float], denoiser: Denoiser) -> tuple[NoiseBucket, ...]:
     """Buckets between consecutive `edges`, up to the highest noise level the denoiser is trained on."""
-    highest = denoiser.sde.noise_level(torch.tensor(denoiser.t_max, dtype=torch.float64)).item()
-    return tuple(NoiseBucket(low, high) for low, high in pairwise(edges) if high <= highest)
+    return tuple(NoiseBucket(low, high) for low, high in pairwise(edges) if high <= denoiser.highest_noise_level)

@@ -73,36 +73,20 @@ class CsvHistory(Logger):
         else:
             self._unwritten = []
         if self.failure is not None and earlier is None:
-            logger.warning("%s; its rows are kept in memory until then", self.failure)
+            logger.warning("%s; rows are kept in memory until it can be written", self.failure)
 
     @rank_zero_only
     def _drop_later_rows(self) -> None:
-        rows = self._rows()
+        rows = history_rows(self.path)
         if rows:
             self._columns = list(rows[0])
             self._rewrite([row for row in rows if int(row["step"]) < self._steps])
-
-    def _rows(self) -> list[dict[str, str]]:
-        """The rows without an incomplete last one; raises ValueError for a file of another program."""
-        if not self.path.is_file():
-            return []
-        try:
-            text = self.path.read_text(encoding="utf-8-sig")
-            rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
-        except (UnicodeDecodeError, csv.Error):
-            rows = [{}]
-        if not all((row.get("step") or "").isdecimal() and None not in row for row in rows):
-            raise ValueError(
-                f"{self.path} is not a table as training writes it, with commas and a column `step`; restore it, or "
-                "move it away to begin a new one"
-            )
-        return rows
 
     def _write(self) -> None:
         new = [name for row in self._unwritten for name in row if name not in self._columns]
         again = any(row["step"] < self._steps for row in self._unwritten)
         if new or again or not self.path.is_file():
-            rows = [row for row in self._rows() if not any(_same(row, later) for later in self._unwritten)]
+            rows = [row for row in history_rows(self.path) if not any(_same(row, later) for later in self._unwritten)]
             self._columns += dict.fromkeys(new)
             self._rewrite([*rows, *self._unwritten])
             return
@@ -123,8 +107,24 @@ class CsvHistory(Logger):
             writer.writerows(rows)
 
 
+def history_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a run's history, without an incomplete last one; raises ValueError for a file of another program."""
+    if not path.is_file():
+        return []
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
+    except (UnicodeDecodeError, csv.Error):
+        rows = [{}]
+    if not all((row.get("step") or "").isdecimal() and None not in row for row in rows):
+        raise ValueError(
+            f"{path} is not a table as training writes it, with commas and a column `step`; restore it, or "
+            "move it away to begin a new one"
+        )
+    return rows
+
+
 def _same(row: Mapping[str, str], later: Mapping[str, Any]) -> bool:
-    """Whether a row of the file has the step and the quantities of the entry `later`."""
     return row["step"] == str(later["step"]) and {name for name, value in row.items() if value} == later.keys()
 
 
@@ -258,4 +258,4 @@ def _training_continues() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        logger.warning("MLflow did not take an entry, and training continues: %s", str(error).splitlines()[0])
+        logger.warning("MLflow did not accept an entry; training continues: %s", str(error).splitlines()[0])

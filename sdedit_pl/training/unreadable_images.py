@@ -11,9 +11,7 @@ from sdedit_pl.training.number_exchange import Agreement
 
 
 class UnreadableImageCounts(lightning.Callback):
-    """Shares the names of unreadable images, so that the source's limit applies to all devices; the first logs them
-    all.
-    """
+    """Shares the names of unreadable images, so that the source's limit applies to all devices together."""
 
     def __init__(self, source: Source) -> None:
         self.source = source

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from sdedit_pl.build.training_parts import build_averaging
 from sdedit_pl.checkpoints.locating import RUN_FILE
 from sdedit_pl.checkpoints.native import save_denoiser
-from sdedit_pl.configuration.schema import ConfigError
+from sdedit_pl.configuration.schema import ConfigError, construct
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.data.array_formats import suffixes_of
 from sdedit_pl.data.datamodule import ImageDataModule
@@ -47,10 +47,7 @@ def build_callbacks(
     signals: StopSignals,
     resumes_from: Path | None,
 ) -> list[Callback]:
-    """All callbacks of a run, in their order; `unwritten` receives editing checkpoints that cannot be written, and why.
-
-    Raises ConfigError or ValueError for settings that the data or the model cannot meet.
-    """
+    """All callbacks of a run, in order; `unwritten` receives editing checkpoints that cannot be written, and why."""
     folder, averaging, watch = Path(config.out), build_averaging(config), DivergenceWatch()
     log = TrainingLog(config.trainer.log_every_n_steps, watch)
     resumable = ResumableCheckpoint(
@@ -79,7 +76,7 @@ def build_callbacks(
 
 def previews(
     config: TrainingConfig, data: ImageDataModule, averaging: ImageHalfLifeAveraging, denoiser: Denoiser
-) -> Callback:
+) -> Previews:
     """Edits of the given guides, or of simulated strokes of validation images, and samples.
 
     Raises ConfigError or ValueError if the model or its SDE does not reach preview.t0, or for an unreadable guide.
@@ -93,10 +90,7 @@ def previews(
         guides = stroke_painting(originals) if len(originals) else originals
     edit, samples = SDEdit(t0=settings.t0, steps=settings.steps), settings.samples
     if settings.count:
-        try:
-            edit.check(denoiser)
-        except ValueError as error:
-            raise ConfigError(f"preview: {error}") from error
+        construct("preview", edit.check, denoiser=denoiser)
     if samples and denoiser.t_max < 1:
         logger.info("no samples in previews: a model trained up to t = %g cannot start from noise", denoiser.t_max)
         samples = 0

@@ -46,12 +46,8 @@ _CALLBACKS = {"ImageHalfLifeAveraging", "EditingCheckpoint", "ResumableCheckpoin
 def newest_checkpoint(folder: Path, config: TrainingConfig) -> tuple[Path | None, TrainingConfig]:
     """The checkpoint in a run's folder to resume from, or None for a new run; and the configuration.
 
-    The configuration of a resumed run has the network and the choice among several `ckpt` that the run began with.
-
-    Raises:
-        ConfigError: the folder holds a run that cannot be resumed, or resume=false.
-        SettingsChanged: the folder holds a run of another model.
-        ValueError: the folder is a file.
+    A resumed run's configuration has the network that the run began with, and its choice among several `ckpt`. Raises
+    ConfigError if the folder holds a run that cannot be resumed, or resume=false; SettingsChanged for another model.
     """
     require_folder(folder)
     newest = newest_whole(folder)
@@ -106,7 +102,6 @@ def missing_entries(checkpoint: Path) -> str | None:
 
 
 def steps_in(checkpoint: Path | None) -> int:
-    """Number of optimiser steps, from the name; 0 for None."""
     return 0 if checkpoint is None else int(checkpoint.stem.removeprefix("step="))
 
 

@@ -27,10 +27,7 @@ from sdedit_pl.training.restartable_loggers import Continued, ContinuedMlflow, C
 def build_trainer(
     config: TrainingConfig, callbacks: list[Callback], loggers: Sequence[Logger], files: DurableCheckpoints
 ) -> lightning.Trainer:
-    """The Trainer of a configuration without `auto` in its arithmetic.
-
-    Raises ConfigError if Lightning refuses a setting, or this machine does not have the devices.
-    """
+    """The Trainer of a configuration without `auto` in its arithmetic; raises ConfigError if Lightning refuses it."""
     settings = config.trainer
     if settings.precision in ("bf16-true", "16-true"):
         raise ConfigError(
@@ -66,7 +63,6 @@ def build_trainer(
 
 
 def require_loggers(names: Iterable[str]) -> None:
-    """Raises ConfigError if the package of a logger is not installed."""
     for name in names:
         if name in ("tensorboard", "mlflow") and find_spec(name) is None:
             raise ConfigError(f"logger={name} needs the package {name}; pip install 'sdedit-pl[{name}]'")

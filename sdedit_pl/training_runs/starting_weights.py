@@ -35,10 +35,7 @@ MEASURED = {
 
 
 def with_base(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig:
-    """The configuration of a new run with a single `ckpt`, and its network.
-
-    Raises ConfigError or CheckpointError if several checkpoints cannot be compared, or one cannot be read.
-    """
+    """The configuration of a new run with a single `ckpt` and its network; raises ConfigError or CheckpointError."""
     base = config.ckpt
     if not base:
         return config
@@ -46,10 +43,13 @@ def with_base(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig:
         data.setup()
         images = data.val_images(CHOOSING_IMAGES)
         if not len(images):
-            raise ConfigError("ckpt= has several checkpoints and no validation images to choose by; give only one")
+            raise ConfigError(
+                f"there are no validation images to choose among ckpt={list(base)} by; give one of them as ckpt=, or a "
+                "larger data.val_fraction"
+            )
         base = nearest_base(base, config.image, images)
     if base in MEASURED:
-        logger.info("measured elsewhere: %s (docs/training.md)", MEASURED[base])
+        logger.info("expected gain, as measured on other images: %s (docs/training.md)", MEASURED[base])
     network = network_from(describe(base).model.network, config.network)
     return replace(config, ckpt=base, network=network)
 
@@ -85,7 +85,7 @@ def with_labels(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig
 def starting_denoiser(config: TrainingConfig, *, new: bool) -> tuple[Denoiser, int]:
     """The denoiser and its number of trained parameters; in a resumed run a checkpoint replaces its weights.
 
-    Raises ConfigError or CheckpointError if the configuration is that of no denoiser, or too large for the memory.
+    Raises ConfigError or CheckpointError if the configuration is invalid or needs more memory than there is.
     """
     needed = 4 * sum(tensor.numel() for tensor in state_shapes(config.model).values())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
@@ -103,10 +103,7 @@ def starting_denoiser(config: TrainingConfig, *, new: bool) -> tuple[Denoiser, i
 
 
 def initialise_new_run(denoiser: Denoiser, config: TrainingConfig) -> None:
-    """Loads the weights of `ckpt`.
-
-    Raises ConfigError if they do not fit, or the network could not use the noise level or the augmentation label.
-    """
+    """Loads the weights of `ckpt`; raises ConfigError if they do not fit, or the noise level could not be used."""
     if not isinstance(config.ckpt, str):
         label, scale = denoiser.parameterisation.label, denoiser.parameterisation.label_scale
         fourier = any(isinstance(module, FourierFeatures) for module in denoiser.network.modules())
@@ -133,14 +130,8 @@ def initialise_new_run(denoiser: Denoiser, config: TrainingConfig) -> None:
 
 
 def freeze_untrained(denoiser: Denoiser, config: TrainingConfig) -> int:
-    """Freezes the parts outside `train.only` and returns the number of trained parameters.
-
-    Raises ConfigError for an unknown part, or without `ckpt`.
-    """
+    """Freezes the parts outside `train.only`; returns the number of trained parameters, or raises ConfigError."""
     only = config.train.only
     if only and not config.ckpt:
         raise ConfigError(f"train.only={list(only)} trains a part of a trained model; give the model as ckpt=")
-    try:
-        return freeze_all_but(denoiser.network, only)
-    except ValueError as error:
-        raise ConfigError(f"train.only: {error}") from error
+    return construct("train.only", freeze_all_but, network=denoiser.network, parts=only)

@@ -42,13 +42,7 @@ from sdedit_pl.training.module import ScoreModule
 from sdedit_pl.training.restartable_loggers import CsvHistory
 from sdedit_pl.training.stop_signals import StopSignals
 from sdedit_pl.training_runs.run_callbacks import build_callbacks
-from sdedit_pl.training_runs.run_folder import (
-    HISTORY_FILE,
-    newest_checkpoint,
-    newest_whole,
-    steps_in,
-    write_config,
-)
+from sdedit_pl.training_runs.run_folder import HISTORY_FILE, newest_checkpoint, newest_whole, steps_in, write_config
 from sdedit_pl.training_runs.run_trainer import build_trainer, continued_loggers, loggers_open, require_loggers
 from sdedit_pl.training_runs.starting_weights import starting_denoiser, with_base, with_labels
 
@@ -131,21 +125,18 @@ def train(config: TrainingConfig, signals: StopSignals) -> Path:
         raise ConfigError(memory_advice(module, trainer, config))
     failures = [*unwritten.values(), *filter(None, (files.failure, history.failure))]
     if failures:
-        raise OSError(f"training has finished, but {'; '.join(failures)}; make room and {remedy(folder)}")
+        raise OSError(f"training has finished, but {'; '.join(failures)}; make room; {remedy(folder)}")
     return folder / RUN_FILE
 
 
 def for_this_machine(config: TrainingConfig) -> tuple[TrainingConfig, Machine]:
-    """The configuration without `auto` in its arithmetic, and the machine that decided.
-
-    Raises ConfigError for missing hardware or an unsupported strategy.
-    """
+    """The configuration without `auto` in its arithmetic, and the machine that decided; raises ConfigError."""
     settings = config.trainer
     sharded = [name for name in ("fsdp", "deepspeed", "model_parallel") if settings.strategy.startswith(name)]
     if sharded:
         raise ConfigError(
             f"trainer.strategy={settings.strategy} spreads one network over several devices, and averages, previews "
-            f"and checkpoints need it whole; take ddp, since a network that edits images fits on one device"
+            f"and checkpoints need it whole; use ddp, since a network that edits images fits on one device"
         )
     machine = this_machine(settings.accelerator)
     construct("trainer", check_devices, machine=machine, devices=settings.devices)

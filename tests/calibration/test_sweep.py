@@ -7,11 +7,7 @@ import torch
 from support.oracles import GaussianDenoiser
 from torch import Tensor
 
-from sdedit_pl.calibration.sweep import (
-    Sweep,
-    measure_batch,
-    usual_times,
-)
+from sdedit_pl.calibration.sweep import Sweep, measure_batch, usual_times
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.metrics.image_distances import squared_l2

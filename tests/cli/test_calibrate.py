@@ -17,6 +17,8 @@ from support.tiny import write_images
 from sdedit_pl.calibration import calibration_run
 from sdedit_pl.calibration.sweep import Sweep
 from sdedit_pl.calibration.t0_sidecar import calibrated_t0
+from sdedit_pl.checkpoints import load_described
+from sdedit_pl.checkpoints.native import save_denoiser
 from sdedit_pl.files import claimed
 from sdedit_pl.metrics.extractor_table import FEATURES
 
@@ -150,6 +152,14 @@ def test_features_that_are_not_installed_are_named(refused, monkeypatch: pytest.
 
     monkeypatch.setitem(FEATURES, "colour", Missing)
     assert "need the package efficientnet_lite_pytorch" in refused(*CALIBRATE)
+
+
+def test_the_share_held_out_is_that_of_the_models_training(refused) -> None:
+    denoiser, description = load_described("tiny.safetensors")
+    training = {"config": {"data": {"val_fraction": 0.02}}}
+    save_denoiser("held.safetensors", denoiser, description.model, training)
+    message = refused(*CALIBRATE, "ckpt=held.safetensors", "split=val")
+    assert "with split=val and val_fraction=0.02" in message
 
 
 @pytest.mark.parametrize(

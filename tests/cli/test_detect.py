@@ -83,7 +83,7 @@ def test_hostile_names_do_not_spoil_the_results(command) -> None:
 
 
 REFUSED = {
-    "truth=missing": "truth=missing is no folder",
+    "truth=missing": "truth=missing is not a folder",
     "truth=elsewhere": "no mask in truth=elsewhere is named like an image; a/0.png would be",
     "truth=blank": "no mask in truth=blank has a white pixel",
     "data=missing": "there is no data=missing",

@@ -101,7 +101,7 @@ def test_guidance_by_a_weaker_model(desk: Path, command, refused) -> None:
     assert [record["evaluations"] for record in records] == [{0.5: 3}, {0.5: 6}]
     assert "tiny-early.safetensors" in str(yaml.safe_load(Path("guided/edit.yaml").read_text())["record"]["sha256"])
     assert "is for images of 3 channels, 8 px" in refused(*EDIT, "guidance=2", "guide_ckpt=small.safetensors")
-    assert "need guidance=W other than 1" in refused(*EDIT, "guide_ckpt=small.safetensors")
+    assert "need guidance=W, and 1 means none" in refused(*EDIT, "guide_ckpt=small.safetensors")
     Path("tiny-early.safetensors").unlink()
     assert "training writes with checkpoint.early" in refused(*EDIT, "guidance=2")
 
@@ -254,8 +254,8 @@ CONTRADICTIONS = {
     "mask=mask.png paste=guide.png at=0,0": "mask and paste each say what may change",
     "paste=guide.png": "paste and at go together",
     "at=3,4": "paste and at go together",
-    "paste_mask=mask.png": "paste_mask, scale, grow and feather are for a paste",
-    "mask=mask.png feather=2": "paste_mask, scale, grow and feather are for a paste",
+    "paste_mask=mask.png": "paste_mask, scale, grow and feather need an object to paste",
+    "mask=mask.png feather=2": "paste_mask, scale, grow and feather need an object to paste",
     "lowpass_range=0.3,1": "lowpass_range=0.3,1.0 requires lowpass",
     "at=3 paste=guide.png": "at must be a valid array or null, got 3",
     "windows=8": "windows of 8 px are smaller than the 16 px images that this model was trained on",
@@ -268,7 +268,7 @@ CONTRADICTIONS = {
     "focus=true windows=true": "focus goes with a mask, a strength map or a box, not with windows or paste",
     "reduce=mean samples=1": "reduce needs at least 2 samples, got samples=1",
     "reduce=median": "reduce must be 'mean' or 'std'",
-    "overlap=4": "overlap and side are for windows",
+    "overlap=4": "overlap and side need windows",
     "windows=true overlap=16": "the overlap of windows of 16 px must lie in [0, 16), got 16",
     "windows=true side=8": "16 pixels, got 8",
     "t0=auto": "t0=auto and l2 go together",

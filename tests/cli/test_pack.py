@@ -82,7 +82,7 @@ def test_many_broken_images_are_not_all_named(photos: Path, command) -> None:
         (["data=photos", "out=mine"], "size is required"),
         (["data=nowhere", "out=mine", "size=16"], "data=nowhere does not exist"),
         (["data=nothing", "out=mine", "size=16"], "no images under nothing"),
-        (["data=text.png", "out=mine", "size=16"], "data=text.png is no archive"),
+        (["data=text.png", "out=mine", "size=16"], "data=text.png is not an archive"),
         (["data=photos", "out=guide.png", "size=16"], "out=guide.png is a file"),
         (["data=photos", "out=guide.png/x", "size=16"], "out=guide.png/x cannot be written"),
         (["data=photos", "out=mine", "size=16", "samplse=4"], "unknown key samplse; did you mean samples?"),

@@ -94,7 +94,8 @@ def test_it_refuses_and_writes_nothing(argument: str, desk: Path, command) -> No
 
 
 def test_data_has_to_be_named(refused: Callable[..., str]) -> None:
-    assert refused("train").startswith("data.path is required: Folder of images.")
+    assert refused("train").startswith("data.path is required: Folder of images; for example:")
+    assert "data.size is required" in refused("train", "data=.") and "config=finetune64" in refused("train", "data=.")
 
 
 def test_a_run_can_be_edited_with_and_described(command) -> None:
@@ -111,7 +112,7 @@ def test_a_run_can_be_edited_with_and_described(command) -> None:
         arguments = ("edit", f"ckpt={ckpt}", "guide=guide.png", f"out={name}", "steps=2", "samples=1")
         code, _, errors = command(*arguments)
         assert code == 0 and errors.startswith("guide.png is 16x16, resized to the model's 8x8\n")
-        assert "was trained for 2 steps, too few to edit well; train on" in errors
+        assert "was trained for 2 steps, too few to edit well; train it longer" in errors
         pictures[name] = Path(f"{name}/guide_seed0.png").read_bytes()
     assert pictures["folder"] == pictures["file"] == pictures["ckpt"]
     assert Image.open("folder/guide_seed0.png").size == (8, 8)

@@ -87,7 +87,7 @@ def test_what_is_refused(refused) -> None:
         "pairs=elsewhere": "pairs=elsewhere has no image named like the guide 0",
         "target=elsewhere": "at least 3 images are needed, and data=elsewhere has 1; give more images",
         "level=1e9": "these models were trained up to noise level",
-        "steps=1": "a bridge takes at least 2 steps",
+        "steps=1": "ddib needs at least 2 steps",
         "lowpass_energy=0": "lowpass_energy must exceed 0",
         "t0=2": "t0 must lie in (0, 1], got 2",
         "guide=missing": "no file or folder at missing",

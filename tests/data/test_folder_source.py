@@ -65,7 +65,7 @@ def test_pipes_and_devices_are_unreadable_images(tmp_path: Path) -> None:
     (tmp_path / "zero.png").symlink_to("/dev/zero")  # without end
     images = FolderSource(str(tmp_path), 8, val_fraction=0.0).images("train")
     for index in range(2):
-        with pytest.raises(UnreadableImage, match=r"(pipe|zero)\.png: it is no regular file"):
+        with pytest.raises(UnreadableImage, match=r"(pipe|zero)\.png: it is not a regular file"):
             images.read(index)
 
 

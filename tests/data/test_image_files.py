@@ -67,7 +67,7 @@ def test_an_image_with_damaged_exif_data_is_used_unturned(name: str) -> None:
 def test_a_guide_that_is_a_pipe_or_device_is_refused(device: str | None, tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     os.mkfifo(file) if device is None else file.symlink_to(device)
-    with pytest.raises(UnreadableImage, match=r"a\.png: it is no regular file"):
+    with pytest.raises(UnreadableImage, match=r"a\.png: it is not a regular file"):
         read_guide(file, ImageFormat(8))
 
 

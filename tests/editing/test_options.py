@@ -160,7 +160,7 @@ def test_impossible_options_are_refused(arguments: dict, message: str) -> None:
         ({}, {"strength": 0 * ramp()}, "0 everywhere: nothing may change"),
         ({"variant": "paper"}, {"strength": ramp()}, "variant=paper takes no strength map"),
         ({"resample": (2, 2)}, {}, "give a mask"),
-        ({"resample": (4, 2)}, {"strength": ramp()}, "goes back 4 steps, and there are 4; take more steps, at least 5"),
+        ({"resample": (4, 2)}, {"strength": ramp()}, "goes back 4 steps, and there are 4; use more steps, at least 5"),
         ({"resample": (0, 2)}, {"strength": ramp()}, "takes j >= 1 steps r >= 1 times, got 0,2"),
         ({"resample": (1, 2), "grid": GRIDS["restart"](), "steps": 20}, {"strength": ramp()}, "already has some"),
         ({"lowpass": 9}, {}, "lowpass=9 exceeds the 8 pixels"),

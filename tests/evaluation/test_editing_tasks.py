@@ -7,14 +7,7 @@ import hashlib
 import pytest
 import torch
 
-from sdedit_pl.evaluation.editing_tasks import (
-    TASKS,
-    StrokeSynthesis,
-    TaskInputs,
-    brush_stroke,
-    draws_of,
-    ellipse,
-)
+from sdedit_pl.evaluation.editing_tasks import TASKS, StrokeSynthesis, TaskInputs, brush_stroke, draws_of, ellipse
 from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.typing import Images
 

@@ -9,7 +9,7 @@ from support.oracles import GaussianDenoiser
 
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation.ablations import AblationValues
-from sdedit_pl.evaluation.evaluation_plan import EvaluationPlan, EvaluationSettings, make_plan
+from sdedit_pl.evaluation.evaluation_plan import EvaluationPlan, make_plan
 from sdedit_pl.sde import SDES
 from sdedit_pl.solvers import DDIM, Ancestral
 
@@ -17,7 +17,7 @@ IDENTITIES = {"ckpt": "a", "compare": "b"}
 
 
 def planned(edit: SDEdit | None = None, **settings) -> EvaluationPlan:
-    return make_plan(EvaluationSettings(edit or SDEdit(), **settings))
+    return make_plan(edit or SDEdit(), **settings)
 
 
 def test_baselines_are_made_for_tasks_they_fit_and_samples_once() -> None:

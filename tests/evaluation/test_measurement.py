@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sdedit_pl.data.image_format import ImageFormat
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation.dependent_images import Partners
-from sdedit_pl.evaluation.evaluation_plan import EvaluationSettings, make_plan
+from sdedit_pl.evaluation.evaluation_plan import make_plan
 from sdedit_pl.evaluation.image_store import ImageStore
 from sdedit_pl.evaluation.measurement import Instruments, Measurement, choose_nearest
 from sdedit_pl.evaluation.numbered_images import NumberedImages
@@ -64,7 +64,7 @@ def evaluate(tmp_path: Path, written: Callable[[str, Images], NumberedImages]) -
         written(f"images/{name if name == 'original' else f'stroke_synthesis/{name}'}", images)
 
     def measured(groups: list[int], instruments: Instruments) -> dict:
-        plan = make_plan(EvaluationSettings(SDEdit(steps=2), tasks=["stroke_synthesis"], baselines=[]))
+        plan = make_plan(SDEdit(steps=2), tasks=["stroke_synthesis"], baselines=[])
         store = ImageStore(tmp_path, COUNT, ImageFormat(8), Partners([], []))
         return Measurement(plan, store, groups, {}, instruments).measure()["tasks"]["stroke_synthesis"]
 

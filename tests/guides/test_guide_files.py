@@ -83,6 +83,9 @@ def test_a_file_a_folder_and_a_glob_name_guides(tmp_path: Path) -> None:
     assert found("b.png") == ["b.png"] and found("notes.txt") == ["notes.txt"]
     assert found("*.[pw]*") == ["b.png", "c.webp"]
     assert found("**/*.png") == ["b.png", "deep/d.png"]
+    (tmp_path / "deep").rename(tmp_path / "folder.png/deep")
+    with pytest.raises(ValueError, match=r"holds no images .*; give .*, .*folder.png/deep, or the glob"):
+        find_guides(str(tmp_path / "folder.png"))
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_found(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_white_mask_with_an_erased_hole_is_used_with_a_notice(
     caplog.set_level("INFO", "sdedit_pl")
     Image.fromarray(np.stack([*[np.full_like(GREY, 255)] * 3, 255 - GREY], axis=-1)).save(tmp_path / "mask.png")
     assert np.array_equal(read_mask(tmp_path / "mask.png", guide)[0, 0].numpy(), ~FREE)
-    assert "mask.png: the white 79 % may change, and its transparent rest is kept" in caplog.text
+    assert "mask.png: the white pixels (79 %) may change, the transparent ones are kept" in caplog.text
 
 
 def test_dark_grey_beside_white_does_not_become_editable_through_resampling(tmp_path: Path) -> None:

@@ -32,13 +32,6 @@ def test_features_are_computed_once_however_images_are_batched(tmp_path: Path) -
     assert len({file.read_bytes() for folder in folders for file in files(folder)}) == 1
 
 
-def test_without_a_folder_nothing_is_cached() -> None:
-    extractor = Colour()
-    for _ in range(2):
-        cached_features(extractor, IMAGES.split(3), None)
-    assert extractor.seen == 14
-
-
 def test_the_key_depends_on_images_their_order_and_the_extractor() -> None:
     changed = IMAGES.clone()
     changed[3, 1, 2, 2] += 1e-6

@@ -200,7 +200,7 @@ class TestOtherData:
         for name, message in {
             "bands.npy": "bands.npy has 4 bands, expected 1",
             "broken.npy": "cannot read image broken.npy: it is not an image",
-            "text.txt": "text.txt is no image file; its name must end in one of .png,",
+            "text.txt": "text.txt is not an image file; its name must end in one of .png,",
         }.items():
             reply = page.opened(Path(name))
             assert reply.status_code == 400 and reply.json()["error"].startswith(message)

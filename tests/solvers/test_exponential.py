@@ -211,7 +211,7 @@ def test_few_steps_from_any_t0_end_near_the_data(solver: Solver, grid: str, sde:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ERSDE(stages=1), "ER-SDE has 2 or 3 stages, got 1; with 1, take ancestral"),
+        (lambda: ERSDE(stages=1), "ER-SDE has 2 or 3 stages, got 1; for 1, use ancestral"),
         (lambda: UniPC(predictor_order=4), "predictor of UniPC has order 2 or 3, got 4"),
         (lambda: EDMHeun(churn=-1.0), r"churn >= 0, 0 < inflation <= 2 and 0 <= lowest < highest, got churn=-1\.0"),
         (lambda: EDMHeun(inflation=0.0), r"inflation=0\.0"),

@@ -91,7 +91,7 @@ def test_unknown_chains_are_refused(make) -> None:
 def test_steps_too_long_for_a_chain_are_refused_before_anything_is_computed(solver) -> None:
     sde = VPSDE()
     x = torch.zeros(1, 1, 2, 2)
-    with pytest.raises(ValueError, match=r"a step of 0\.25 is too long for the '\w+' chain .* take more steps"):
+    with pytest.raises(ValueError, match=r"a step of 0\.25 is too long for the '\w+' chain .* use more steps"):
         integrate(GaussianDenoiser(sde), solver, x, Uniform().times(sde, 1.0, 4), noise=SeededNoise([0]))
 
 

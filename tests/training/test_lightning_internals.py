@@ -87,6 +87,8 @@ def test_notices_and_one_deprecation_are_hidden(caplog: pytest.LogCaptureFixture
         with without_notices():
             lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, precision="bf16-mixed")
             warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated", FutureWarning, stacklevel=1)
+            warnings.warn("It is recommended to use `self.log('a', ..., sync_dist=True)`", UserWarning, stacklevel=1)
+            warnings.warn("Total length of `list` across ranks is zero.", UserWarning, stacklevel=1)
             warnings.warn("another warning", UserWarning, stacklevel=1)
     assert caplog.text == ""
     assert [str(warning.message) for warning in caught] == ["another warning"]

@@ -208,7 +208,7 @@ def test_a_number_conditions_and_starts_from_an_unlabelled_model(pets: Path, tmp
         ("{root}/none.csv:species", (), "none.csv cannot be read as CSV"),
         ("cls", (), "images in folders take folders or FILE.csv:COLUMN"),
         ("folders", ("condition.classes=[cat,cow]",), r"label=dog is unknown.*the classes cat, cow"),
-        ("folders", ("condition=number",), "label=cat is no number"),
+        ("folders", ("condition=number",), "label=cat is not a number"),
         ("null", ("condition.classes=[cat,dog]",), "condition.*class needs the labels of the images"),
     ],
 )

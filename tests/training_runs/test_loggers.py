@@ -96,4 +96,4 @@ def test_a_server_of_mlflow_that_fails_is_named_and_does_not_end_a_training(
     with monkeypatch.context() as patched:
         patched.setattr(MlflowClient, "log_artifact", refuse_previews)
         assert fit(tiny_config(*settings, "logger=mlflow", "trainer.max_steps=1")).is_file()
-    assert "MLflow did not take an entry, and training continues: no disk" in caplog.text
+    assert "MLflow did not accept an entry; training continues: no disk" in caplog.text

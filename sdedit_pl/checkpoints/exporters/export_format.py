@@ -17,6 +17,4 @@ class ExportError(CheckpointError):
 class Export(abc.ABC):
     @abc.abstractmethod
     def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
-        """Writes a denoiser in evaluation mode on the CPU to the new file or folder `out`; the caller removes partial
-        output.
-        """
+        """Writes a denoiser, in evaluation mode on the CPU, to the new `out`; the caller removes partial output."""

@@ -52,9 +52,7 @@ def example_inputs(model: ModelConfig, batch: int) -> tuple[Float[Tensor, "B C H
 def compare_with_denoiser(
     denoiser: Denoiser, model: ModelConfig, run: Callable[[Tensor, Tensor], Sequence[Tensor]]
 ) -> None:
-    """Logs the largest error of an exported graph, read back from its file; raises ExportError if it exceeds
-    `TOLERANCE`.
-    """
+    """Logs the largest error of an exported graph, read back from its file; raises ExportError above `TOLERANCE`."""
     estimator, largest = Estimator(denoiser), 0.0
     for batch in (1, len(TIMES)):
         t = torch.tensor(TIMES[-batch:]) * denoiser.t_max

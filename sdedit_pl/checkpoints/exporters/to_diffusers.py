@@ -52,7 +52,7 @@ GROUPS = frozenset(("smallest_group", "most_groups"))
 class DiffusersExport(Export):
     def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
         if denoiser.condition is not None:
-            raise ExportError("label= cannot be written for diffusers' UNet2DModel here; omit it, or take format=onnx")
+            raise ExportError("label= cannot be written for diffusers' UNet2DModel here; omit it, or use format=onnx")
         if not model.noise.usual:
             raise ExportError("diffusers' pipelines draw Gaussian noise, and this model was trained on another")
         unet, scheduler = configurations(denoiser, model)
@@ -80,7 +80,7 @@ def configurations(denoiser: Denoiser, model: ModelConfig) -> tuple[dict[str, An
 
 
 def _unet_config(model: ModelConfig, denoiser: Denoiser, scheduler: str) -> dict[str, Any]:
-    """The configuration of the UNet2DModel that equals a network of ours; raises ExportError if there is none."""
+    """The configuration of the UNet2DModel nearest to a network of ours; raises ExportError if there is none."""
     name, arguments, image_channels = model.network.name, model.network.values, model.image.channels
     if name not in BLOCKS:
         raise ExportError(

@@ -40,13 +40,13 @@ class ONNXExport(Export):
         absent = [library for library in LIBRARIES if find_spec(library) is None]
         if absent:
             raise ExportError(
-                f"exporting to ONNX needs {', '.join(absent)}: pip install 'sdedit-pl[onnx]', or take "
+                f"exporting to ONNX needs {', '.join(absent)}: pip install 'sdedit-pl[onnx]', or use "
                 "format=torch_export, which needs torch alone"
             )
         size = sum(tensor.numel() * tensor.element_size() for tensor in denoiser.network.state_dict().values())
         if size > LARGEST:
             raise ExportError(
-                f"an ONNX file holds up to 2 GiB, the weights are {size / 2**30:.1f} GiB; take format=torch_export"
+                f"an ONNX file holds up to 2 GiB, the weights are {size / 2**30:.1f} GiB; use format=torch_export"
             )
         import onnxruntime
 
@@ -80,7 +80,7 @@ def _program(estimator: Estimator, inputs: tuple[Tensor, Tensor]) -> torch.onnx.
             )
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(
-            f"torch cannot turn this model into ONNX ({type(error).__name__}); take format=torch_export, or another "
+            f"torch cannot turn this model into ONNX ({type(error).__name__}); use format=torch_export, or another "
             "version of torch"
         ) from error
     assert program is not None

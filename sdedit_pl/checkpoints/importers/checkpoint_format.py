@@ -50,12 +50,11 @@ class CheckpointFormat(abc.ABC):
     ) -> Imported:
         """Reads a file or folder strictly: every tensor is used exactly once, or named with the reason why not.
 
+        Raises CheckpointError if it is damaged, holds code, or does not fit the preset or configuration.
+
         Args:
             weights: "ema", the averaged weights, or "raw"; ignored for a file that holds one set only.
             config: the configuration published with it; without one and a preset, the file determines the model.
-
-        Raises:
-            CheckpointError: if it is damaged, holds code, or does not fit the preset or configuration.
         """
         return self._read(path, weights, preset, config)
 

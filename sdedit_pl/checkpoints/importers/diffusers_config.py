@@ -47,7 +47,6 @@ UNET_DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": None,
 }
 
-
 AVERAGE_KEYS = frozenset(
     ("decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup")
 )
@@ -83,12 +82,7 @@ SKIP_FIR_KERNEL = (1.0, 3.0, 3.0, 1.0)
 
 @dataclass(frozen=True)
 class Network:
-    """A UNet2DModel in this package's terms.
-
-    Args:
-        cosines_first: whether the label's cosines precede its sines.
-        fourier: whether it is the score network of a VE model.
-    """
+    """A UNet2DModel in our terms; `fourier`: a VE score network; `cosines_first`: the label's cosines come first."""
 
     section: dict[str, Any]
     cosines_first: bool

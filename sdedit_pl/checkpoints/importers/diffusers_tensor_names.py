@@ -33,10 +33,7 @@ _FREQUENCIES = ("time_proj.weight", "label_embedding.features.frequencies")
 def network_sources(
     network: Component[UNet], *, old_names: bool = False, cosines_first: bool = False
 ) -> dict[str, TensorSource]:
-    """Maps our tensors to the published ones they are made of; see `has_old_names` for `old_names`.
-
-    With `cosines_first` the label's cosines precede its sines, so that the first layer's columns are reordered.
-    """
+    """Our tensors -> the published ones they are made of; `cosines_first` if the label's cosines precede its sines."""
     sources = layers(_layers(network))
     projections, output = (_OLD_QKV, _OLD_OUTPUT) if old_names else (_QKV, _OUTPUT)
     for theirs, ours in _attentions(network):

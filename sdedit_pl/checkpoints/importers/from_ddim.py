@@ -29,7 +29,6 @@ UNUSED = "logvar"
 """A tensor that "bayesian" networks have and never use."""
 _SCHEDULES = {"linear": "linear", "quad": "scaled_linear"}
 
-
 _BLOCK = {
     "norm1": "norm_1",
     "conv1": "conv_1",

@@ -31,7 +31,6 @@ SCHEDULER_CONFIG = "scheduler_config.json"
 NETWORK_CLASS = "UNet2DModel"
 AVERAGED = "unet_ema"
 
-
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 _WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(\w+))?(?:-\d+-of-(\d+))?\.(safetensors|bin)")
 """File names of weights: a variant, the number of parts, the suffix."""
@@ -56,7 +55,7 @@ class DiffusersFormat(CheckpointFormat):
             configs = _read_configs(folder, place, config)
         elif config is not None or _is_network(place):
             raise CheckpointError(
-                f"{place} has a configuration, and preset={preset} is a second description: leave the preset out"
+                f"{place} has a configuration, and preset={preset} would describe the model twice; omit preset"
             )
         variant, files = _weights_files(place, weights) if path.is_dir() else ("", [path])
         file = files[0]
@@ -111,7 +110,6 @@ def _read_configs(folder: Path, place: Path, config: Mapping[str, Any] | None) -
 
 
 def _pipeline(folder: Path) -> Path | None:
-    """The folder itself, or the one above a network's folder."""
     return next((place for place in (folder, folder.parent) if (place / INDEX).is_file()), None)
 
 
@@ -159,7 +157,6 @@ def _scheduler(folder: Path) -> dict[str, Any]:
 
 
 def _weights_files(place: Path, weights: str) -> tuple[str, list[Path]]:
-    """The variant of the weights, and their file or all of its parts."""
     found: dict[tuple[str, str], dict[int, list[Path]]] = {}  # by the number of parts
     for file in sorted(place.iterdir()):
         if name := _WEIGHTS.fullmatch(file.name):

@@ -123,7 +123,6 @@ def _folded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _resolution(tensors: Mapping[str, Tensor], path: Path) -> int:
-    """The size of the images, from the name of the first convolution."""
     for name in tensors:
         if name.startswith("enc.") and name.endswith("_conv.weight"):
             size = name.removeprefix("enc.").partition("x")[0]

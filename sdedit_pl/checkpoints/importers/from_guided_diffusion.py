@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from sdedit_pl.checkpoints.importers.checkpoint_format import CheckpointFormat, Imported
 from sdedit_pl.checkpoints.importers.noise_conventions import discrete_vp, numbered_classes
 from sdedit_pl.checkpoints.importers.state_dict_import import ONLY, StoredTensors, import_network
@@ -87,9 +85,7 @@ _BLOCK = {
 
 
 class GuidedDiffusionFormat(CheckpointFormat):
-    """`config` holds flags, `{"image_size": 256, "attention_resolutions": "32,16,8", ...}`, by default
-    guided-diffusion's.
-    """
+    """`config` holds flags, such as {"image_size": 256, "attention_resolutions": "32,16,8"}; others are `DEFAULTS`."""
 
     def recognises(self, path: Path) -> bool:
         names = tensor_names_in(path)
@@ -176,11 +172,7 @@ def network_sources(network: Component[UNet], *, by_head: bool) -> dict[str, Ten
 
 def _heads_together(name: str, heads: int) -> TensorSource:
     """Rows of (head, query or key or value, channel) as (query or key or value, head, channel)."""
-
-    def make(tensors: Any) -> Tensor:
-        return tensors[0].unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
-
-    return TensorSource((name,), make)
+    return TensorSource((name,), lambda tensors: tensors[0].unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2))
 
 
 def _modules(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -243,7 +235,7 @@ def _value(flag: str, value: Any) -> Any:
         return ",".join(map(str, value))
     fits = isinstance(value, int | float) if isinstance(default, float) else type(value) is type(default)
     if not fits:
-        raise CheckpointError(f"{flag} must be like {default!r}, got {value!r}")
+        raise CheckpointError(f"{flag} must have the type of its default, {default!r}, got {value!r}")
     return value
 
 

@@ -32,12 +32,12 @@ class LightningFormat(CheckpointFormat):
         if not isinstance(run, dict) or not isinstance(state, dict):
             raise CheckpointError(
                 f"{path} is not a whole checkpoint of this project's training: it lacks {CONFIG_KEY} or "
-                f"{STATES[weights]}; take another checkpoint of the run"
+                f"{STATES[weights]}; use another checkpoint of the run"
             )
         try:
             model = model_of_run(run)
         except (ConfigError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"the configuration in {path} cannot be read ({error}); take another") from error
+            raise CheckpointError(f"the configuration in {path} cannot be read ({error}); use another") from error
         used = {
             name.removeprefix(NETWORK_PREFIX): (name,)
             for name, tensor in state.items()

@@ -80,10 +80,7 @@ def network_sources(network: Component[UNet]) -> dict[str, TensorSource]:
 
 
 def _averaged_state(published: Mapping[str, Tensor], shadow_params: Sequence[Tensor]) -> dict[str, Tensor]:
-    """A state dict with the averaged weights, which are listed in the order of the trained parameters.
-
-    The Fourier frequencies and `sigmas` are not trained and have no average.
-    """
+    """A state dict with the averages of the trained parameters, in their order; frequencies and `sigmas` have none."""
     trained = [key for key in published if not _UNTRAINED.fullmatch(key)]
     if [published[key].shape for key in trained] != [tensor.shape for tensor in shadow_params]:
         raise CheckpointError(

@@ -23,7 +23,6 @@ def same(name: str) -> TensorSource:
 
 
 def transposed(name: str) -> TensorSource:
-    """A matrix (in, out) as (out, in)."""
     return TensorSource((name,), lambda tensors: tensors[0].t())
 
 
@@ -61,7 +60,7 @@ def attention_levels(image_size: int, levels: int, resolutions: Iterable[int]) -
 
 @dataclass(frozen=True)
 class Difference:
-    """How tensors in a file differ from the `wanted` ones of a network; `misshapen` is sentences."""
+    """How tensors in a file differ from the `wanted` ones; `misshapen` has a sentence for each of another shape."""
 
     missing: Sequence[str]
     surplus: Sequence[str]
@@ -80,10 +79,7 @@ class Difference:
 def difference(
     tensors: Mapping[str, Tensor], sources: Mapping[str, TensorSource], expected: Mapping[str, Tensor]
 ) -> Difference:
-    """Compares the names and shapes in a file with those of a network, from `state_shapes`.
-
-    Sources of tensors that the network lacks, such as a shortcut where the channels do not change, are ignored.
-    """
+    """Compares names and shapes in a file with those of a network; sources of tensors that it lacks are ignored."""
     wanted = [published for ours in expected for published in sources[ours].names]
     assert len(wanted) == len(set(wanted))
     missing = [published for published in wanted if published not in tensors]

@@ -141,5 +141,5 @@ def test_without_the_libraries_of_onnx(
 def test_weights_beyond_what_a_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     denoiser, model = MODELS["smallest"]
     monkeypatch.setattr(to_onnx, "LARGEST", 1000)
-    with pytest.raises(ExportError, match=r"holds up to 2 GiB, the weights are .*; take format=torch_export"):
+    with pytest.raises(ExportError, match=r"holds up to 2 GiB, the weights are .*; use format=torch_export"):
         exporter("onnx").write(denoiser, model, tmp_path / "model.onnx")
