@@ -76,7 +76,7 @@ def build_module(config: TrainingConfig, denoiser: Denoiser) -> ScoreModule:
 
 
 def build_averaging(config: TrainingConfig) -> ImageHalfLifeAveraging:
-    """The callback that averages the weights; those of `ckpt` are an average already."""
+    """The callback that averages the weights; a run from `ckpt` starts from an average, which no ramp forgets."""
     half_lives, ramp = config.average.half_life_images, config.average.ramp
     continues = config.ckpt is not None
     return construct("average", ImageHalfLifeAveraging, half_life_images=half_lives, ramp=ramp, continues=continues)
