@@ -46,7 +46,7 @@ class TrainerSettings:
             uninterrupted one to the bit only with false.
         accumulate_grad_batches: batches in one optimiser step.
         gradient_clip_val: largest norm of the gradient; null switches clipping off.
-        val_check_interval: optimiser steps between two validations; a shorter run validates at its end.
+        val_check_interval: optimiser steps between two validations; another one follows the last step.
         limit_val_batches: batches in a validation; null uses all.
         log_every_n_steps: optimiser steps between two log entries.
         enable_progress_bar: show progress, as a bar in a terminal and as a line a minute elsewhere.

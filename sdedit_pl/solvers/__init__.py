@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from sdedit_pl.solvers.ancestral import Ancestral
-from sdedit_pl.solvers.base import Solver
-from sdedit_pl.solvers.base import State as State
+from sdedit_pl.solvers.base import Solver, State
 from sdedit_pl.solvers.ddim import DDIM
 from sdedit_pl.solvers.dpm_solver import DPMSolver2M, SDEDPMSolver2M
 from sdedit_pl.solvers.edm_heun import EDMHeun
@@ -29,3 +28,21 @@ SOLVERS: dict[str, type[Solver]] = {
     "unipc": UniPC,
     "edm_heun": EDMHeun,
 }
+
+__all__ = [
+    "DDIM",
+    "ERSDE",
+    "SOLVERS",
+    "Ancestral",
+    "DPMSolver2M",
+    "EDMHeun",
+    "EulerMaruyama",
+    "PredictorCorrector",
+    "ProbabilityFlowEuler",
+    "ProbabilityFlowHeun",
+    "ReverseDiffusion",
+    "SDEDPMSolver2M",
+    "Solver",
+    "State",
+    "UniPC",
+]

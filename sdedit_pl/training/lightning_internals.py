@@ -38,7 +38,8 @@ def validation_is_due(trainer: lightning.Trainer) -> bool:
     """
     interval = trainer.val_check_batch
     batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
-    return bool(trainer.enable_validation and interval and batches % interval == 0)
+    at_interval = interval and batches % interval == 0
+    return bool(trainer.enable_validation and (at_interval or trainer.global_step == trainer.max_steps))
 
 
 def set_max_steps(trainer: lightning.Trainer, steps: int) -> None:

@@ -1,7 +1,7 @@
 """Writes the checkpoints that a run resumes from, and removes old ones.
 
 A checkpoint is taken before a validation of the same step and written during it, so that a validation that fails loses
-no training. A run that resumes there validates first (`OverdueValidation`).
+no training. A run that resumes there validates first (`DueValidations`).
 """
 
 from __future__ import annotations
@@ -178,8 +178,8 @@ class ResumableCheckpoint(StepCallback, Checkpoint):
         return True
 
 
-class OverdueValidation(lightning.Callback):
-    """Validates first if a run resumes from a checkpoint that was written before a validation."""
+class DueValidations(lightning.Callback):
+    """Validates after the last step, and first if a run resumes from a checkpoint written before a validation."""
 
     def __init__(self) -> None:
         self._max_steps = -1
@@ -193,3 +193,7 @@ class OverdueValidation(lightning.Callback):
         set_max_steps(trainer, self._max_steps)
         if trainer.global_step > 0 and validation_is_due(trainer):
             run_validation(trainer)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step == trainer.max_steps:
+            trainer.should_stop = True  # Lightning then validates, whatever the interval

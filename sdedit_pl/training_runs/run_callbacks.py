@@ -28,7 +28,7 @@ from sdedit_pl.training.loss_logging import TrainingLog
 from sdedit_pl.training.memorisation_alarm import SIDE, MemorisationAlarm
 from sdedit_pl.training.previews import Previews
 from sdedit_pl.training.progress_display import progress_display
-from sdedit_pl.training.resumable_checkpoints import OverdueValidation, ResumableCheckpoint
+from sdedit_pl.training.resumable_checkpoints import DueValidations, ResumableCheckpoint
 from sdedit_pl.training.stop_signals import StopSignals
 from sdedit_pl.training.unreadable_images import UnreadableImageCounts
 from sdedit_pl.training.weight_averaging import ImageHalfLifeAveraging
@@ -62,7 +62,7 @@ def build_callbacks(
         resumes_from=resumes_from,
     )
     return [
-        OverdueValidation(),
+        DueValidations(),
         *(progress_display(log) if config.trainer.enable_progress_bar else []),
         log,
         previews(config, data, averaging, denoiser),

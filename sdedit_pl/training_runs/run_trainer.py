@@ -34,9 +34,8 @@ def build_trainer(
             f"trainer.precision={settings.precision} would keep the average of the weights in 16 bits, too few for its "
             f"small updates; set trainer.precision={settings.precision.replace('true', 'mixed')}"
         )
-    # Lightning counts batches, and validating between the batches of a step would be useless. A run that is shorter
-    # than the interval validates once at its end.
-    interval = min(settings.val_check_interval, settings.max_steps) * settings.accumulate_grad_batches
+    # Lightning counts batches, and validating between the batches of a step would be useless.
+    interval = settings.val_check_interval * settings.accumulate_grad_batches
     given: dict[str, Any] = {key: value for key, value in asdict(settings).items() if value is not None}
     given["val_check_interval"] = interval
     given["benchmark"] = given.pop("cudnn_benchmark")

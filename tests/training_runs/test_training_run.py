@@ -111,7 +111,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     fit(tiny_config(*settings, f"out={whole}"))
     expected = read(whole, 8)
     val_losses = logged(whole, "val/loss")
-    assert list(val_losses) == [2, 5]
+    assert list(val_losses) == [2, 5, 7]
     if on_device:  # only the resumed run keeps its images on the device
         monkeypatch.setattr("sdedit_pl.data.datamodule.room_on", lambda device, images: True)
         settings += ("data.cache=true",)
@@ -176,11 +176,14 @@ def test_a_finished_run_trains_no_more_but_lacks_nothing(
     assert f"{folder} holds a finished run of 4 steps: a larger trainer.max_steps trains it further" in caplog.text
 
 
-def test_a_run_shorter_than_the_validation_interval_validates_at_its_end(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("interval", "validated"), [(1000, [3]), (3, [3]), (2, [2, 3])])
+def test_a_run_validates_after_its_last_step(images: Path, interval: int, validated: list[int], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    fit(tiny_config(f"data.path={images}", f"out={out}", "trainer.max_steps=2", "trainer.val_check_interval=1000"))
-    assert list(logged(out, "val/loss")) == [1]
-    assert [path.name for path in (out / "previews").iterdir()] == ["step-00000002.png"]
+    batches = ("data.batch_size=2", "trainer.accumulate_grad_batches=2")
+    every = f"trainer.val_check_interval={interval}"
+    fit(tiny_config(f"data.path={images}", f"out={out}", "trainer.max_steps=3", every, *batches))
+    assert list(logged(out, "val/loss")) == [step - 1 for step in validated]
+    assert sorted(p.name for p in (out / "previews").iterdir()) == [f"step-{step:08d}.png" for step in validated]
 
 
 def test_a_second_training_in_the_same_folder_is_refused(
@@ -428,7 +431,7 @@ def test_a_run_resumes_with_other_batches_to_a_step(
     data.setup()
     expected = data.on_after_batch_transfer(next(iter(data.training_loader())), 0)
     assert torch.equal(torch.cat([batch for _, batch in seen]), expected)
-    assert list(logged(tmp_path / "run", "val/loss")) == [1, 3, 5, 7, 9]
+    assert list(logged(tmp_path / "run", "val/loss")) == [1, 2, 3, 4, 5, 7, 9]
     assert list(logged(tmp_path / "run", "train/images").values()) == [4.0 * step for step in range(1, 11)]
 
 
