@@ -36,7 +36,7 @@ class Condition(abc.ABC):
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop < 1:
-            raise ValueError(f"drop must lie in [0, 1), got {self.drop}; 0 needs a label for every edit")
+            raise ValueError(f"drop must lie in [0, 1), got {self.drop}; with 0 every edit needs a label")
 
     @property
     @abc.abstractmethod

@@ -40,8 +40,8 @@ class Denoiser(nn.Module):
         t_max: the largest training time, in (0, 1]; estimates at later times are meaningless.
         labels: the labels that the network knows; None for none.
         noise: distribution of the noise that it removes; None for Gaussian.
-        at_once: batch size of one network call; None passes whole batches, as training does. Libraries choose kernels,
-            which round differently, by the batch size: only a number gives bit-identical results in every batch.
+        at_once: batch size of one network call; None passes whole batches, as training does. Libraries choose kernels
+            by the batch size, and kernels round differently: only a number gives bit-identical results in every batch.
     """
 
     def __init__(

@@ -42,9 +42,9 @@ class Gaussian(Distribution):
 class Simplex(Distribution):
     """Octaves of gradient noise on a grid of triangles, which hide large structures at low noise levels.
 
-    Each grid point has a random gradient g, and a pixel the sum of (1/2 - r^2)^4 g.d over the corners at offsets d,
-    |d| = r, of its triangle. Grids are shifted at random, so that all pixels have the same distribution. The solvers'
-    formulas are those of Gaussian noise.
+    Each grid point has a random gradient g. The value of a pixel is the sum of (1/2 - r^2)^4 g.d over the corners of
+    its triangle, at offsets d with |d| = r. Grids are shifted at random, so that all pixels have the same distribution.
+    The solvers' formulas are those of Gaussian noise.
 
     Args:
         octaves: number of octaves.

@@ -39,7 +39,7 @@ class Sweep:
         originals: features of the images.
         edits: features of the paintings and edits.
         squared_l2: distances of paintings and edits to the paintings.
-        energies: summed squared norms of painting and original, and that of their difference, of each image, float64.
+        energies: for each image |painting|^2 + |original|^2, and |painting - original|^2, float64.
         sums: sums of all paintings and of all originals, float64.
         shown: painting and edits of the first image.
     """

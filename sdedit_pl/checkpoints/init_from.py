@@ -1,8 +1,8 @@
 """Starts a training run from a trained model.
 
-Keys of the network that the configuration leaves at their defaults are the checkpoint's. The run must have the
-checkpoint's network, image size, parameterisation and, if that depends on it, SDE. Dropout, the range of noise levels
-and conditioning on augmentation or labels (whose weights start at zero) may differ.
+Keys of the network that the configuration leaves at their defaults are taken from the checkpoint. The run must have the
+checkpoint's network, image size and parameterisation, and its SDE if the parameterisation depends on it. Dropout, the
+range of noise levels and conditioning on augmentation or labels (whose weights start at zero) may differ.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Family(Generic[T]):
     Args:
         shared: a class whose constructor takes the section's other keys.
         supplied: constructor arguments that the program gives and no configuration can.
-        place: key that `section=text` sets if no class is called `text`; by default the name, which refuses it.
+        place: key that `section=text` sets if no class is called `text`; by default `name`, which refuses other texts.
     """
 
     table: Mapping[str, Callable[..., T]]

@@ -266,7 +266,7 @@ class TrainingConfig:
         return construct("data", ImageShape, **values)
 
     def with_range_of(self, image: ImageShape) -> TrainingConfig:
-        """The configuration with the range of a trained model's values, if it leaves it to be measured."""
+        """The configuration, with the range of a trained model's values unless it states one."""
         own, known = self.image.format, image.format
         if own is None or known is None or own.range is not None:
             return self

@@ -1,7 +1,7 @@
 """YAML: the value of a piece of text, and files of `key: value` lines.
 
 Python represents bytes of file names that are not UTF-8 by surrogates, which YAML and JSON cannot hold; files have
-private characters in their place.
+private-use characters in their place.
 """
 
 from __future__ import annotations

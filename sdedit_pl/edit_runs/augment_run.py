@@ -162,7 +162,7 @@ def times_between(settings: AugmentSettings, label: str, edit: SDEdit, denoiser:
 def plan(
     settings: AugmentSettings, classes: dict[str, list[str]], times: Mapping[str, Sequence[float]]
 ) -> list[Variation]:
-    """All edits; each image of a class gets `n` / images of them, and in its rounds one t0 after the other."""
+    """All edits: the images of a class take turns until it has `n` edits, each time from the next t0."""
     variations = []
     for label, sources in classes.items():
         for number in range((settings.n_of or {}).get(label, settings.n)):

@@ -108,8 +108,8 @@ def result_content(
 
     Args:
         kept: pixels that have the guide's own values, unless the image is a deviation.
-        deviation: whether the image is a `std`, whose values begin at 0 and not at the low end of the format's range;
-            written as float32 where the guide's format has it, which does not round small ones to 0.
+        deviation: whether the image is a `std`, whose values begin at 0 and not at the low end of the format's range.
+            It is float32 where the guide's format allows, because whole numbers would round small values to 0.
     """
     guide = edited.guide
     suffix, pixels = result_suffix(guide.path), guide.format

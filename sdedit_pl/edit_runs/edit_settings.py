@@ -27,8 +27,8 @@ class EditSettings(SamplerSettings):
         mask: an image whose white pixels may change, or a folder of such images named like their guides; it replaces a
             mask in the guide's own file.
         strength: instead of a mask, an image of how far each pixel is noised (white from t0, black kept), or a folder.
-        paste: picture of an object to paste on the guide, or with a model of other data a file of its format; the
-            object and a border around it may change.
+        paste: picture of an object to paste on the guide, or, if the model has a data.format, a file of that format;
+            the object and a border around it may change.
         paste_mask: picture of the same size, white inside the object; null uses opaque pixels.
         at: x,y of the object's upper left corner, in pixels of the guide's file.
         scale: factor by which the object is resized.
@@ -127,7 +127,7 @@ class EditSettings(SamplerSettings):
             raise ValueError("t0=auto and l2 go together: l2=NUMBER says how much a guide may change")
         if isinstance(self.t0, tuple):
             if len(set(self.t0)) != len(self.t0) or not self.t0:
-                raise ValueError(f"t0 is a list of different values, got {list(self.t0)}")
+                raise ValueError(f"t0 takes one or more different values, got {list(self.t0)}")
             if self.trajectory:
                 raise ValueError("trajectory shows one t0 at a time; give one")
 

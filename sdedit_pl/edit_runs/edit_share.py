@@ -97,7 +97,7 @@ class EditShare:
         self.done[number] = facts
 
     def batches(self, todo: Sequence[int]) -> Iterator[tuple[EditInputs, dict[int, GuideFacts]]]:
-        """The inputs of each batch, and the facts to complete; notes unreadable guides.
+        """The inputs of each batch, and its guides' entries in the record, still without samples; notes bad guides.
 
         Raises ValueError for an unreadable guide if it is the only one, or `strict` is set.
         """

@@ -54,7 +54,7 @@ def share_of_environment() -> ProcessShare:
 
 @contextmanager
 def on_devices(command: Sequence[str], share: ProcessShare, devices: int | str, device: str) -> Iterator[ProcessShare]:
-    """Yields this process's share of the devices of its machine, and starts a process with `command` for each other.
+    """Yields this process's share of the devices of its machine, and starts processes with `command` for the others.
 
     At the end of the block it waits for them; after an error, and if this process is killed, they end. Raises
     ValueError for too few devices, a launcher that has already started a process for each, or a failed process.

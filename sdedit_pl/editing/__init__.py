@@ -1,4 +1,4 @@
-"""Editing with a denoiser: SDEdit, its constraints and its guides."""
+"""Editing with a denoiser: SDEdit, its variants, constraints and guidance."""
 
 from __future__ import annotations
 

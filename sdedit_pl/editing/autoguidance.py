@@ -87,7 +87,7 @@ def guided(
 ) -> Denoiser:
     """A denoiser, guided by a weaker one; with a guidance of 1 the denoiser itself.
 
-    Raises ValueError if a value is out of range, or the two networks' outputs have other meanings.
+    Raises ValueError if a value is out of range, or the two networks' outputs differ in meaning.
 
     Args:
         weak: None for the denoiser without labels: classifier-free guidance, only of labelled images.

@@ -46,7 +46,8 @@ class Windowed(nn.Module):
     Args:
         network: maps (B, C, size, size) and labels (B,) to (B, outputs, size, size).
         size: height and width of a window, one number for both or (height, width).
-        overlap: minimal overlap of neighbouring windows in pixels, below both. With 0, seams are visible.
+        overlap: minimal overlap of neighbouring windows in pixels, less than their height and width. With 0, seams are
+            visible.
         at_once: maximal number of windows in one call of the network.
     """
 

@@ -46,7 +46,7 @@ class TaskInputs(NamedTuple):
 
 @dataclass(frozen=True)
 class EditingTask(abc.ABC):
-    """Makes a guide from an image, if `masked` with a mask, and if it `pastes` from two images."""
+    """Makes a guide from an image; a `masked` task also makes a mask, one that `pastes` takes a second image."""
 
     masked: ClassVar[bool] = False
     pastes: ClassVar[bool] = False

@@ -74,7 +74,7 @@ class EvaluationRecord:
         _file(out).write({"originals": dict(self.originals), "recipes": dict(self.recipes)})
 
     def continuing(self, out: Path) -> EvaluationRecord:
-        """This record, with the other folders of an evaluation in `out`; raises ValueError if its settings differ."""
+        """This record, with further folders that the one in `out` lists; raises ValueError if common entries differ."""
         check_place(out)
         before = _file(out).read()
         if before is None:

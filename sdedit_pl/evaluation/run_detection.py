@@ -84,7 +84,7 @@ class DetectionSettings(SamplerSettings):
     def __post_init__(self) -> None:
         require_at_least(self, images=1, samples=1, seed=0, batch=1)
         if not self.t0 or len(set(self.t0)) < len(self.t0):
-            raise ValueError(f"t0 is a list of different values, got {list(self.t0)}")
+            raise ValueError(f"t0 takes one or more different values, got {list(self.t0)}")
         if not self.blur >= 0 or not 0 < self.top <= 1:
             raise ValueError(f"blur is at least 0 and top lies in (0, 1], got blur={self.blur} and top={self.top}")
 

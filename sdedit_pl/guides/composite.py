@@ -1,6 +1,6 @@
 """Composites as guides: an object cut out of one picture and pasted on another, by its alpha, in sRGB.
 
-With a model of other data, object and background are files of its format, and their values are blended:
+If the model has a data.format, object and background are files of that format, and their values are blended:
 
     result = weight * object + (1 - weight * opacity) * background
 

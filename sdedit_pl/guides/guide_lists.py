@@ -45,8 +45,8 @@ class ListedGuide(NamedTuple):
         guide: a file, or SHARD/NAME of an image in a shard.
         t0: None for that of the settings.
         seed: that of the first sample; None for that of the settings.
-        shard: the shard of guide, and of the area if it has one; None for files.
-        places: first byte and length of these in the shard.
+        shard: the shard of the guide, and of its area if `places` has two entries; None for files.
+        places: first byte and length, in the shard, of the guide and then of its area.
     """
 
     guide: Path
@@ -78,7 +78,7 @@ def list_guides(
 ) -> list[ListedGuide]:
     """The guides of a path, folder, glob, table or of shards; raises ValueError if there are none.
 
-    `place` has the areas of files, a file or a folder; `suffixes` select the files of a folder.
+    `place` is a file or folder of masks or maps for guides without one; `suffixes` select the guides of a folder.
     """
     folder = Path(guide).is_dir()
     listed = None

@@ -38,7 +38,7 @@ class FeaturesFile(FeatureExtractor):
         pixels: the pixel range it expects: "signed" is [-1, 1], "unit" is [0, 1], both float32; "uint8" is integers
             from 0 to 255. Other normalisations, such as ImageNet's, belong in the file.
         size: height and width that images are resampled to, bicubic and with antialiasing; null keeps their size.
-        trusted: whether you trust the file's source as that of a script; the file can run code.
+        trusted: whether you trust the file as you would a script, because it can run code.
     """
 
     def __init__(self, path: str, pixels: str = "signed", size: int | None = None, trusted: bool = False) -> None:

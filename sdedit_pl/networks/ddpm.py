@@ -27,8 +27,8 @@ class DDPM(UNet):
     """The raw network of DDPM, without preconditioning or an SDE; see `UNet` for the other arguments.
 
     Args:
-        attend_after: Whether, on the way up of a level with attention, it follows every "block" (DDPM, DDIM, SDEdit) or
-            only the last of the "level" (score_sde).
+        attend_after: Where attention comes on the way up, at its levels: after every "block" (DDPM, DDIM, SDEdit), or
+            once after the "level" (score_sde).
         pad_all_sides: Whether downsampling convolutions pad all four sides, or only right and below, as published.
         close_frequencies: Whether 1/10000 is the lowest frequency of the label's sinusoids, as published, or the one
             after the lowest.

@@ -58,7 +58,7 @@ class GroupNorm(nn.GroupNorm):
         return super().forward(input)
 
     def fused(self, input: Float[Tensor, "B C *size"]) -> Float[Tensor, "B C *size"]:
-        """`forward` by the float32 mean and variance of each channel, whose neighbours in memory are read together."""
+        """`forward` from each channel's float32 mean and variance, which one pass over channels-last memory gives."""
         x = input.to(torch.promote_types(input.dtype, torch.float32)).flatten(2)
         return self.from_parts(input, *torch.var_mean(x, dim=2, correction=0))
 

@@ -52,8 +52,8 @@ class Shape:
         counts = (self.image_channels, self.output_channels, self.channels, self.blocks_per_level)
         if not self.channel_multipliers or min(*counts, *self.channel_multipliers) < 1:
             raise ValueError(
-                "image_channels, output_channels, channels, blocks_per_level and each of at least one "
-                f"channel_multipliers must be positive, got {counts} and {self.channel_multipliers}"
+                "image_channels, output_channels, channels, blocks_per_level and one or more channel_multipliers must "
+                f"be positive, got {counts} and {self.channel_multipliers}"
             )
         if unknown := [level for level in self.attention_levels if not 0 <= level < self.levels]:
             raise ValueError(

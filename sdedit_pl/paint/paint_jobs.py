@@ -1,7 +1,7 @@
 """The edits of the paint page: their requests, a queue with one worker, and the folder in which each is kept.
 
     OUT/NUMBER/     guide.png, mask.png or strength.png, job.json; after success also the files of `sdedit edit`
-    OUT/.opened/    files that were opened, for models of other data than photographs, whose guides have their format
+    OUT/.opened/    files that were opened, for a model with a data.format, whose guides have that format
 
 `edit.yaml` repeats a result to the bit on the command line, which runs the same function.
 """
@@ -60,7 +60,7 @@ JobState = Literal["waiting", "running", "done", "cancelled", "failed", "interru
 class EditRequest(BaseModel):
     """An edit that the page asks for, with pictures as data URLs of PNG files; `area` None edits everywhere.
 
-    With a model of other data than photographs, `guide` is a painted picture of the file at the address `source`.
+    With a model that has a data.format, `guide` is a painted picture of the file at the address `source`.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -89,7 +89,7 @@ class Job:
     """A requested edit.
 
     `total` and `done` count estimates, one for each sample and step, which take `windows` evaluations of networks;
-    `first` and `last` are the times of the first and the latest ones with the count then.
+    `first` and `last` are the time and the count at the first and at the latest estimate.
     """
 
     identity: str

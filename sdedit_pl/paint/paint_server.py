@@ -187,7 +187,7 @@ def access_token(out: Path) -> str:
 
 
 async def _events(jobs: PaintJobs, job: Job) -> AsyncIterator[str]:
-    """A message whenever an edit has changed; the last one has its end."""
+    """A message whenever an edit has changed; the last one reports its end."""
     sent = None
     while True:
         changes = (job.version, job.state, jobs.position(job))

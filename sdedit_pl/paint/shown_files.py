@@ -54,7 +54,7 @@ class OpenedFiles:
         return file
 
     def blank(self) -> Path:
-        """The file that a new canvas of a model of other data starts from."""
+        """The file from which a new canvas starts, for a model with a data.format."""
         return self.store("blank.tif", blank_file(self.image))
 
     def address(self, file: Path) -> str:
@@ -99,7 +99,7 @@ def painted_file(file: Path, picture: Image.Image, shape: ImageShape) -> bytes:
 
 
 def blank_file(shape: ImageShape) -> bytes:
-    """A TIFF file of the model's size: the middle of the range in all bands, or opaque white with opacity."""
+    """A TIFF file of the model's size: the middle of the range in all bands, or opaque white if one is opacity."""
     assert shape.format is not None
     return result_file(torch.full(shape.tensor_shape, float(shape.format.alpha)), shape, ".tif", None)
 

@@ -66,7 +66,7 @@ def common_shape(name: str, outputs: Mapping[str, Path]) -> tuple[int, int]:
 
 
 def read_rgb(file: Path, shape: tuple[int, int], domain: ImageShape | None = None) -> Image.Image:
-    """An image file as upright RGB of `shape` (height, width), a square one cropped centrally; raises UnreadableImage.
+    """An image file as upright RGB of `shape` (height, width), cropped centrally if square; raises UnreadableImage.
 
     Data of a `domain` with a format are shown as in the previews of its model.
     """

@@ -87,7 +87,7 @@ class Answer:
 
     Args:
         rater: number of the rater, in the order of joining.
-        left: origin of the image on the left, see `TrialImage.label`; so is `right` for that on the right.
+        left, right: origin of the image on that side, see `TrialImage.label`.
         correct: the correct side in a catch trial; None in a comparison.
         milliseconds: time from the appearance of the images to the choice; None if unknown.
         received: time of storage, ISO 8601 in UTC.

@@ -30,7 +30,7 @@ def largest_batch(step: Callable[[int], object], too_large: int) -> int | None:
 
 
 def trial_step(module: ScoreModule, trainer: lightning.Trainer, shape: tuple[int, int, int], batch: int) -> None:
-    """A training step without its update on zeros of (C, H, W) `shape`, with room for the optimiser's two moments."""
+    """Forward and backward pass on zeros of `shape` (C, H, W), with memory reserved for the optimiser's two moments."""
     device = trainer.strategy.root_device
     module.to(device).train()
     kept = [torch.empty_like(weight) for weight in module.parameters() if weight.requires_grad for _ in range(2)]

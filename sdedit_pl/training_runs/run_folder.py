@@ -91,7 +91,7 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def missing_entries(checkpoint: Path) -> str | None:
-    """The entries without which a run would resume from its beginning in some respect; None if none is missing."""
+    """A sentence with the missing entries, without which some part of a run would start anew; None if all are there."""
     try:
         found = read_plain(checkpoint)
     except CheckpointError as error:

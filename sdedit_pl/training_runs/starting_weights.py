@@ -103,7 +103,7 @@ def starting_denoiser(config: TrainingConfig, *, new: bool) -> tuple[Denoiser, i
 
 
 def initialise_new_run(denoiser: Denoiser, config: TrainingConfig) -> None:
-    """Loads the weights of `ckpt`; raises ConfigError if they do not fit, or the noise level could not be used."""
+    """Loads the weights of `ckpt`; raises ConfigError if they do not fit, or the network cannot use the noise level."""
     if not isinstance(config.ckpt, str):
         label, scale = denoiser.parameterisation.label, denoiser.parameterisation.label_scale
         fourier = any(isinstance(module, FourierFeatures) for module in denoiser.network.modules())

@@ -87,7 +87,7 @@ REFUSED = {
     "truth=elsewhere": "no mask in truth=elsewhere is named like an image; a/0.png would be",
     "truth=blank": "no mask in truth=blank has a white pixel",
     "data=missing": "there is no data=missing",
-    "t0=[0.3,0.3]": "t0 is a list of different values",
+    "t0=[0.3,0.3]": "t0 takes one or more different values",
     "t0=[2]": "t0 must lie in (0, 1], got 2",
     "samples=0": "samples must be at least 1",
     "blur=1001": "blur must be at most 1,000",

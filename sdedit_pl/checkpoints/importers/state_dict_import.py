@@ -65,7 +65,7 @@ def import_network(
         sources_of: from a network to the published tensors of each of ours.
         configured: the model of a published configuration. Without it and a preset, the tensors determine the model.
         data_range: of the images that a configured model's authors added noise to.
-        refine: adds differences between the file and a model that names and shapes do not show.
+        refine: adds those differences between file and model that do not show in names and shapes.
     """
     differences: dict[Any, Difference] = {}  # many presets share a network
 
