@@ -95,9 +95,10 @@ def find_guides(guide: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[
     if path.is_dir():
         found = [path / name for name in list_images(path, suffixes=suffixes)]
         if not found:
-            inner = list_images(path, recursive=True, suffixes=suffixes)
-            advice = f"; give a folder that does, {path / inner[0].partition('/')[0]}, or the glob {guide}/**/*.*"
-            raise ValueError(f"the folder {guide} holds no images ({', '.join(suffixes)}){advice if inner else ''}")
+            advice = ""
+            if inner := list_images(path, recursive=True, suffixes=suffixes):
+                advice = f"; give a folder that does, {path / inner[0].partition('/')[0]}, or the glob {guide}/**/*.*"
+            raise ValueError(f"the folder {guide} holds no images ({', '.join(suffixes)}){advice}")
         return found
     if path.exists():
         return [path]

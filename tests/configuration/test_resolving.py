@@ -315,7 +315,7 @@ def test_the_configuration_file_is_taken_out_of_the_arguments() -> None:
     given, typed = read_arguments(Everything, ["config=0001", "count=3"])
     assert take_file(given, typed) == "0001" and given == {"count": 3}
     assert take_file(given, typed) is None
-    with pytest.raises(ConfigError, match="config must be a file"):
+    with pytest.raises(ConfigError, match="config takes a file"):
         take_file(*read_arguments(Everything, ["config.count=3"]))
 
 
