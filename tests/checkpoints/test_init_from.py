@@ -49,7 +49,7 @@ def test_all_weights_are_used_and_counted(tmp_path: Path, caplog: pytest.LogCapt
     with caplog.at_level(logging.INFO):
         taken = started(path)
     assert all(torch.equal(weight, weights_of(given)[name]) for name, weight in weights_of(taken).items())
-    assert f"took {len(weights_of(given))} tensors" in caplog.text and "left out" not in caplog.text
+    assert f"loaded {len(weights_of(given))} tensors" in caplog.text and "left out" not in caplog.text
 
 
 def test_stated_keys_of_the_network_stay(tmp_path: Path) -> None:

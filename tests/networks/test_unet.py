@@ -202,7 +202,7 @@ def test_double_precision(network, options):
         ("channels", 0, "must be positive"),
         ("image_channels", 0, "must be positive"),
         ("blocks_per_level", 0, "must be positive"),
-        ("channel_multipliers", (), "at least one channel_multipliers"),
+        ("channel_multipliers", (), "one or more channel_multipliers"),
         ("channel_multipliers", (1, 0), "must be positive"),
         ("attention_levels", (0, 2), r"from 0 \(full resolution\) to 1 here, got \[2\]"),
         ("attention_levels", (-1,), r"got \[-1\]"),

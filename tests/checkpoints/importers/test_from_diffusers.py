@@ -394,7 +394,7 @@ class TestRefusals:
                 read(place)
 
     def test_of_a_preset_beside_a_configuration(self, folder: Path) -> None:
-        with pytest.raises(CheckpointError, match=r"preset=celeba_hq .* leave the preset out"):
+        with pytest.raises(CheckpointError, match=r"preset=celeba_hq .* omit preset"):
             read(folder, preset="celeba_hq")
 
     @pytest.mark.parametrize("name", ["config.json", f"{WEIGHTS}.safetensors"])
