@@ -1,4 +1,4 @@
-"""Labels of images that condition a network beside the noise level: a class, a number, or both.
+"""Labels of images that condition a network besides the noise level: a class, a number, or both.
 
 A condition turns a label, which is text, into a vector. The network embeds it linearly, without a bias, and adds it to
 the embedding of the noise level, so that zeros mean no label. Training drops some labels, so that the network also
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 LISTED_CLASSES = 20
-"""Classes that a message lists."""
+"""Most classes that a message lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class Condition(abc.ABC):
     """The labels that a model knows.
 
     Args:
-        drop: probability of training an image without its label; above 0, the model also works without labels, and
-            guidance=W strengthens them.
+        drop: probability of dropping an image's label in training; above 0, the model also works without labels, and
+            guidance=W can strengthen a label.
     """
 
     drop: float = 0.1
@@ -71,7 +71,7 @@ class Condition(abc.ABC):
         return bool(self.size) and not self.drop
 
     def vectors(self, labels: Sequence[str]) -> Float[Tensor, "N size"]:
-        """The vectors of labels; raises ValueError for an unknown label, or any for a model without labels."""
+        """The vectors of labels; raises ValueError for unknown labels, and for all if the model has none."""
         if not self.size:
             raise ValueError(
                 f"label={labels[0]} is for a model trained with labels (data.labels), and this one has none"
@@ -81,7 +81,7 @@ class Condition(abc.ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassCondition(Condition):
-    """One of several classes, whose vector is 1 at the class's place and 0 elsewhere.
+    """One of several classes, as a one-hot vector.
 
     Args:
         classes: names of the classes in the order of the vector; [] takes those of the training images, sorted.
@@ -126,7 +126,7 @@ class ClassCondition(Condition):
 
 @dataclass(frozen=True, kw_only=True)
 class NumberCondition(Condition):
-    """A number in a range: its vector shares 1 between the two nearest of `knots` evenly spaced values.
+    """A number in a range, as the weights of linear interpolation between `knots` evenly spaced values.
 
     Args:
         low: smallest number; null takes that of the training images.
@@ -183,7 +183,7 @@ class ClassNumberCondition(NumberCondition):
     """A class and a number, "dress,0.3": the vector of `ClassCondition`, then that of `NumberCondition`.
 
     Args:
-        classes: as of condition=class.
+        classes: as for condition=class.
     """
 
     classes: tuple[str, ...] = ()

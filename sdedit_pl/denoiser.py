@@ -28,14 +28,15 @@ class Estimates(NamedTuple):
 
 
 Labels: TypeAlias = str | Sequence[str] | Float[Tensor, "N size"]
-"""A label of all images, labels of each image of a batch, or their vectors from `Condition.vectors`."""
+"""One label for all images, a label for each image of a batch, or vectors from `Condition.vectors`."""
 
 
 class Denoiser(nn.Module):
     """A network that removes the noise of an SDE.
 
     Args:
-        network: maps (B, C, H, W) inputs and (B,) labels to (B, C, H, W), or to (B, 2 C, H, W) with a learned variance.
+        network: maps (B, C, H, W) inputs, (B,) noise labels and, if there are any, (B, conditions) to (B, C, H, W), or
+            to (B, 2 C, H, W) with a learned variance.
         sde: the SDE of the training noise.
         t_max: the largest training time, in (0, 1]; estimates at later times are meaningless.
         labels: the labels that the network knows; None for none.
@@ -72,7 +73,7 @@ class Denoiser(nn.Module):
 
     @property
     def evaluations(self) -> int:
-        """The largest number of networks that an estimate evaluates."""
+        """The largest number of network evaluations for one estimate."""
         return getattr(self.network, "evaluations", 1)
 
     @property
@@ -93,7 +94,7 @@ class Denoiser(nn.Module):
         return other
 
     def labelled(self, labels: Labels) -> Denoiser:
-        """A copy for images of a label; raises ValueError for an unknown label, or vectors of another length."""
+        """A copy for images with these labels; raises ValueError for an unknown label, or vectors of another length."""
         if not isinstance(labels, Tensor):
             labels = self.labels.vectors([labels] if isinstance(labels, str) else labels)
         if labels.shape[1] != self.labels.size or not self.labels.size:

@@ -66,7 +66,7 @@ def download(url: str, target: Path, sha256: str = "", attempts: int = ATTEMPTS,
         progress: Whether to show a progress bar on a terminal.
 
     Raises:
-        DownloadFailed: One of its three kinds; no partial file remains.
+        DownloadFailed: One of its three subclasses; no partial file remains.
         OSError: The target cannot be written.
     """
     part = target.with_name(f"{target.name}.part")

@@ -26,7 +26,7 @@ Value = TypeVar("Value")
 _CHUNK = 1 << 20
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LONGEST_NAME = 240
-"""Bytes of a name. File systems allow 255; names of unfinished files are longer than those of results."""
+"""Longest name, in bytes. File systems allow 255; names of unfinished files are longer than those of results."""
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: make room there, or give a place on another disk",
     errno.EDQUOT: "delete files there, or give a place on another disk",

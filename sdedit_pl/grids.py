@@ -1,7 +1,6 @@
 """Time grids: the times that a solver visits from t0 to an end.
 
-A grid of `steps` steps is a decreasing tensor of steps + 1 times, in float64 on the CPU. A jump back up adds one time
-and costs no network evaluation.
+A grid of `steps` steps has steps + 1 decreasing times. A jump back up adds one time and costs no network evaluation.
 
 A grid in the noise level cannot reach an end without noise, because the level's logarithm is infinite there. If the end
 lies below `lowest`, the last step leads from `lowest` to the end.
@@ -115,8 +114,8 @@ class Restart(Karras):
     """Restart sampling: a Karras grid that repeats a range of noise levels, for any solver.
 
     At the level next to `bottom`, the state is noised up to `top` (at most to t0) and steps lead down again, `restarts`
-    times; then the grid continues to its end. Like a stochastic solver, the added noise corrects earlier errors, while
-    a deterministic solver (Heun's, in the paper) keeps its accuracy between restarts.
+    times; then the grid continues to its end. Like that of a stochastic solver, the added noise corrects earlier
+    errors, while a deterministic solver (Heun's, in the paper) keeps its accuracy between restarts.
 
     Args:
         bottom: the noise level at which a restart begins; published for CIFAR-10: 0.06.
@@ -167,8 +166,7 @@ def with_jumps_back(times: Float[Tensor, "levels"], length: int, passes: int) ->
     """RePaint's resampling: repeats each group of `length` steps, with a jump back up before each repetition.
 
     Each pass harmonises the edited region with the kept one. The step to the end, and the steps above it that do not
-    fill a group, are taken once. Raises ValueError for length or passes below 1, times with jumps, or too few times for
-    a jump.
+    fill a group, are taken once. Raises ValueError for length or passes below 1, jumps in `times`, or too few times.
 
     Args:
         times: descending times, (steps + 1,).
@@ -178,13 +176,13 @@ def with_jumps_back(times: Float[Tensor, "levels"], length: int, passes: int) ->
     Source: Lugmayr et al., "RePaint", CVPR 2022, section 4.2 and appendix B.
     """
     if length < 1 or passes < 1:
-        raise ValueError(f"resample takes j >= 1 steps r >= 1 times, got {length},{passes}; RePaint's is 10,10")
+        raise ValueError(f"resample=j,r needs j >= 1 steps, r >= 1 passes, got {length},{passes}; RePaint's is 10,10")
     if bool((times.diff() > 0).any()):
         raise ValueError("resample adds jumps, but this grid already has some; use another grid")
     steps = len(times) - 1
     if length >= steps:
         raise ValueError(
-            f"resample={length},{passes} goes back {length} steps, and there are {steps}; "
+            f"resample={length},{passes} goes back {length} steps, but there are only {steps}; "
             f"use more steps, at least {length + 1}, or a smaller jump"
         )
     parts = [times[:1]]

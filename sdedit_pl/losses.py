@@ -38,7 +38,7 @@ class NoiseWeighting(Weighting):
 
 @dataclass(frozen=True)
 class LikelihoodWeighting(Weighting):
-    """lambda(t) = g^2 on the score, an upper bound of the negative log-likelihood.
+    """lambda(t) = g^2 on the score, which makes the loss an upper bound on the negative log-likelihood.
 
     Source: Song et al., "Maximum Likelihood Training of Score-Based Diffusion Models", NeurIPS 2021, theorem 1.
     """
@@ -131,7 +131,7 @@ class TimeSampler(abc.ABC):
 
     @abc.abstractmethod
     def times(self, sde: SDE, uniform: Float[Tensor, "B"]) -> Times:
-        """The quantiles `uniform`, in [0, 1), of the distribution."""
+        """The quantiles of the distribution at `uniform`, in [0, 1)."""
 
     def log_noise_range(self, sde: SDE, like: Float[Tensor, "B"]) -> tuple[Tensor, Tensor]:
         """ln(sigma / alpha) at t_min and t_max, scalars on the CPU in the dtype of `like`."""
@@ -250,7 +250,7 @@ def denoising_loss(
 
 @torch.no_grad()
 def denoising_error(denoiser: Denoiser, images: Images, level: float) -> float:
-    """Mean squared error at noise level sigma / alpha = `level`, in units of `level` squared; always the same noise."""
+    """Mean squared error over `level`^2 at the noise level sigma / alpha = `level`; the noise is always the same."""
     generator, errors = torch.Generator().manual_seed(0), []
     for batch in images.split(32):
         t = denoiser.sde.time_at_noise_level(batch.new_full((len(batch),), level))

@@ -56,7 +56,7 @@ In larger batches of the DDPM network of 256 px, kernels take longer than their 
 
 @dataclass(frozen=True)
 class Machine:
-    """The properties of a machine that decide on its arithmetic.
+    """The properties of a machine that determine its arithmetic.
 
     Args:
         bf16: whether it has fast units for bfloat16 (tensor cores, AMX, AVX-512 bf16).
@@ -125,7 +125,7 @@ def training_arithmetic(
 
 
 def inference_arithmetic(machine: Machine, evaluations: int, precision: str, compile: AutoBool) -> Arithmetic:
-    """The arithmetic of edits with a number of evaluations (images times steps); float32 means IEEE.
+    """The arithmetic of edits with `evaluations` (images times steps) of the network; float32 means IEEE.
 
     Raises ValueError if the machine lacks what an argument requires.
     """
@@ -182,7 +182,7 @@ def prepare_for_inference(
 
 @contextmanager
 def tensor_float32(allowed: bool) -> Iterator[None]:
-    """Allows or forbids that NVIDIA GPUs round factors in float32 products and convolutions to TF32 (10 bits)."""
+    """Lets NVIDIA GPUs round factors in float32 products and convolutions to TF32 (10 bits), or forbids it."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
     try:
@@ -198,7 +198,7 @@ def log_arithmetic(arithmetic: Arithmetic, machine: Machine) -> None:
 def _check_compiler(machine: Machine, compile: AutoBool) -> None:
     if compile is True and machine.missing_compiler is not None:
         raise ValueError(
-            f"compile=true needs {machine.missing_compiler}, which is not here; install it or set compile=false"
+            f"compile=true needs {machine.missing_compiler}, which is not installed; install it or set compile=false"
         )
 
 

@@ -10,8 +10,7 @@ and by F's training target, target.x_0 x_0 + target.noise z for x_t = alpha x_0 
 x_0 = (x_t + sigma^2 score) / alpha) but are written out separately, because deriving one from another cancels
 catastrophically at small sigma. All formulas hold for any SDE, with the noise level s = sigma / alpha.
 
-If a network has twice as many output channels, F is the first half; the second half is the learned variance of a
-reverse step.
+If a network has twice as many output channels, F is the first half, and the second is a reverse step's variance.
 
 Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022, table 1;
 Salimans and Ho, "Progressive Distillation", ICLR 2022 (v); Nichol and Dhariwal, "Improved Denoising Diffusion
@@ -46,7 +45,7 @@ class Target(NamedTuple):
 
 
 class Coefficients(NamedTuple):
-    """Coefficients of a parameterisation at given times, each with their shape."""
+    """Coefficients of a parameterisation, each in the shape of the times."""
 
     c_in: Times
     x_0: Affine
@@ -101,7 +100,7 @@ class Parameterisation(abc.ABC):
 
 @dataclass(frozen=True)
 class Epsilon(Parameterisation):
-    """F estimates the noise z. With the default label, 999 t, the convention of published VP models.
+    """F estimates the noise z. The default label, 999 t, is that of published VP models.
 
     label_scale=1000, label_offset=-1 gives DDPM's table index i = N t - 1.
     """
@@ -121,8 +120,8 @@ class Epsilon(Parameterisation):
 class EpsilonAndVariance(Epsilon):
     """F estimates the noise z, and v in [-1, 1], the second half of the channels, the variance of a reverse step.
 
-    (v + 1) / 2 interpolates between the logarithms of the smallest and the largest variance, for each pixel. Training
-    fits F alone and refuses models with v, so that v always comes from the training that produced its network.
+    (v + 1) / 2 interpolates between the logarithms of the smallest and the largest variance, for each pixel.
+    `ScoreModule` fits F alone and refuses models with v, so that v always comes from a network's original training.
 
     Source: Nichol and Dhariwal 2021, equation 15.
     """

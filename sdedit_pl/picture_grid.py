@@ -21,8 +21,7 @@ def to_picture(
 ) -> Image.Image:
     """An 8-bit RGB or grey picture of a uint8 image, or of a float image, which is clamped to [-1, 1].
 
-    Of other bands it shows those of `format`, the first three, or the first. Raises ValueError if a value is not
-    finite.
+    Other images are shown by the bands that `shown_bands` chooses. Raises ValueError if a value is not finite.
     """
     if image.is_floating_point() and not image.isfinite().all():
         raise ValueError("an image has values that are not finite; try precision=float32, or another checkpoint")

@@ -108,7 +108,7 @@ def _write(folder: Path, settings: PublishSettings, checkpoint: Path, name: str)
     pictures = {PurePath(picture).stem: Path(picture) for picture in settings.pictures}
     own = {"previews", "curves", *(evaluation["tasks"] if evaluation else ())} & pictures.keys()
     if own or len(pictures) < len(settings.pictures):
-        raise ConfigError(f"pictures= needs a name of its own for each picture{', not ' * bool(own)}{', '.join(own)}")
+        raise ConfigError(f"each picture of pictures= needs its own name{', not ' * bool(own)}{', '.join(own)}")
     if previews := sorted((run / PREVIEWS).glob("*.png")):
         pictures["previews"] = previews[-1]
     if evaluation is not None:
@@ -249,7 +249,7 @@ Images: {settings.images}
 
 - The model knows only its domain: a guide far from it is pulled into it.
 - It was trained up to noise level {denoiser.highest_noise_level:.3g}{guideless}.
-- It follows no text, and its images have {size} px; larger pictures are edited in parts (`focus=true`) or windows.
+- It takes no prompts, and its images have {size} px; larger pictures are edited in parts (`focus=true`) or windows.
 """
 
 

@@ -101,7 +101,7 @@ def own_files(folder: Path, recorded: Any) -> set[str]:
 def files_recorded_in(record: Path, *keys: str) -> set[str]:
     """The YAML or JSON file `record` and the unchanged files beside it that it lists; none without such a list.
 
-    `keys` are the place of the list in the file, by default `RECORDED`.
+    `keys` lead to the list in the file, by default `RECORDED`.
     """
     read = read_json if record.suffix == ".json" else read_file
     recorded: Any = read(record) if record.is_file() else None

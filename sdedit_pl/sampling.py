@@ -36,7 +36,7 @@ class Constraint(Protocol):
     """Rewrites the state during a run, for instance to keep a region of an image."""
 
     def start(self, x: Images, t: Times, noise: StepNoise) -> Images:
-        """The first state of the run, from `x` at time `t`; `noise` is that of step 0."""
+        """The first state of the run, from `x` at time `t`; `noise` is that of the starting state."""
         ...
 
     def after_step(self, x: Images, t: Times, s: Times, noise: StepNoise) -> Images:
@@ -60,8 +60,7 @@ def integrate(
 
     For a run that ends at t = 0, `last="denoised"` replaces the last step by the denoiser's estimate, at the same cost,
     so that no noise remains in the image. `"mean"`, the step without its noise, is that of published samplers; noise
-    below the lowest level remains. `"sample"`, the whole step, is that of SDEdit's algorithms and of runs that stop at
-    a noise level.
+    below the lowest level remains. `"sample"` is the whole step, as in SDEdit's algorithms and for an end above 0.
 
     Args:
         x: the state at `times[0]`, float32 or float64, the precision of the whole run.
@@ -112,7 +111,7 @@ def sample(
     device: torch.device | str | None = None,
     callback: Callback | None = None,
 ) -> Float[Tensor, "samples C H W"]:
-    """Draws samples, from the prior at t = 1 to t = 0: float32, in about [-1, 1], not clamped.
+    """Draws samples by a run from the prior at t = 1 to t = 0: float32, in about [-1, 1], not clamped.
 
     Args:
         denoiser: a model trained on all times up to t = 1; raises ValueError for any other.
@@ -146,8 +145,8 @@ def _checked(times: Float[Tensor, "levels"], last: LastStep) -> tuple[list[float
         len(descent) > 1 and bool((descent.diff() < 0).all()) for descent in descents
     ):
         raise ValueError(
-            "times must strictly decrease, except for jumps back up to at most the first one, with a step after "
-            f"each, got {levels}"
+            "times must strictly decrease, except for jumps back up to at most the first time, with a step after "
+            f"each jump, got {levels}"
         )
     if last not in get_args(LastStep):
         raise ValueError(f"the last step returns one of {', '.join(get_args(LastStep))}, got {last!r}")

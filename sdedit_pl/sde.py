@@ -43,7 +43,7 @@ class ForwardStep(NamedTuple):
 
 @dataclass(frozen=True)
 class SDE(abc.ABC):
-    """A linear SDE on t in (0, 1]. Drift and diffusion are derivatives, by autograd unless overridden."""
+    """A linear SDE on t in (0, 1]. Autograd computes drift and diffusion unless a subclass overrides them."""
 
     @abc.abstractmethod
     def log_alpha(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
@@ -176,8 +176,7 @@ class SubVPSDE(LinearBetaSDE):
 class VESDE(SDE):
     """Variance-exploding SDE: alpha = 1 and sigma(t) = sigma_min (sigma_max / sigma_min)^t.
 
-    Sigma is in units of images in [-1, 1]: a published model on images in [0, 1] with sigma 0.01 to 50 is
-    VESDE(0.02, 100).
+    Sigma is in units of images in [-1, 1]: a model published for [0, 1] with sigma 0.01 to 50 is VESDE(0.02, 100).
 
     Args:
         sigma_min: noise at t = 0.
@@ -232,8 +231,7 @@ class DiscreteVPSDE(SDE):
         beta_start: first beta (not used by `schedule="cosine"`).
         beta_end: last beta (not used by `schedule="cosine"`).
         steps: length N of the table.
-        schedule: "linear" in beta, "scaled_linear" (linear in its square root) or "cosine" (the squared-cosine alpha
-            with betas capped at 0.999).
+        schedule: "linear", "scaled_linear" (linear in sqrt(beta)) or "cosine" (squared-cosine alpha, betas <= 0.999).
 
     Source: Ho et al. 2020, section 4; cosine: Nichol and Dhariwal 2021, equation 17.
     """

@@ -27,7 +27,7 @@ class SettingsRecord:
     remedy: str
 
     def read(self) -> dict[str, Any] | None:
-        """The recorded settings, or None; raises ValueError if the file is not a record of this format."""
+        """The recorded settings, None without a file; raises ValueError if it is not a record of this format."""
         if not self.file.is_file():
             return None
         try:
@@ -44,9 +44,10 @@ class SettingsRecord:
         write_whole(self.file, json.dumps(content, indent=1) + "\n")
 
     def begin(self, results: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
-        """Records the settings of new `results`, or compares them with those of the unfinished ones in this folder.
+        """Records the settings of new results, or compares those of the unfinished ones in the folder.
 
-        Raises SettingsChanged if they differ, unless `overwrite`, which removes all but `LOCK` from this folder.
+        If they differ, it raises SettingsChanged, which names `results`, or with `overwrite` begins anew. To begin
+        empties the folder of all but `LOCK`.
         """
         before = self.read()
         try:

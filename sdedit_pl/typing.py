@@ -23,7 +23,7 @@ Pixels: TypeAlias = (
 
 
 class Examples(NamedTuple):
-    """Training images in [-1, 1], their labels, and the pixels of each that count in its loss; None for all."""
+    """Training images in [-1, 1], their labels, and the pixels of each that count in its loss; all, if None."""
 
     images: Images
     labels: Tensor | None = None

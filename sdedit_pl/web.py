@@ -34,8 +34,7 @@ def guarded_app(
 ) -> Starlette:
     """An application whose pages load nothing from other sites.
 
-    Against DNS rebinding, a request is refused unless its Host header is an IP address, localhost, the name of this
-    machine or one of `names`.
+    Against DNS rebinding, the Host header must be an IP address, localhost, this machine's name or one of `names`.
     """
     known = {"localhost", socket.gethostname().lower(), *(name.lower() for name in names)}
 
@@ -58,7 +57,7 @@ def guarded_app(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, at any free port for 0; raises ValueError if the address is not available."""
+    """A listening socket, at any free port if `port` is 0; raises ValueError if the address is not available."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=128)

@@ -99,8 +99,8 @@ def test_a_bundled_checkpoint_has_a_card_with_its_report(tmp_path: Path, monkeyp
         (["evaluation=TMP/private"], "is not a report of `sdedit evaluate`"),
         ([f"evaluation={ROOT}/benchmarks/results/evaluation"], "other weights than"),
         (["pictures=[TMP/absent.png]"], "absent.png: No such file"),
-        (["pictures=[a/one.png,b/one.jpg]"], "pictures= needs a name of its own for each picture"),
-        (["pictures=[curves.png]"], "for each picture, not curves"),
+        (["pictures=[a/one.png,b/one.jpg]"], "each picture of pictures= needs its own name"),
+        (["pictures=[curves.png]"], "needs its own name, not curves"),
     ],
 )
 def test_refusals_are_one_line_and_leave_nothing(

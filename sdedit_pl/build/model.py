@@ -20,7 +20,7 @@ def supplied_to_network(model: ModelConfig) -> dict[str, int]:
 
 
 def build_denoiser(model: ModelConfig) -> Denoiser:
-    """The denoiser of a description, its weights initialised; raises ConfigError for arguments that a class refuses."""
+    """A new denoiser with initial weights; raises ConfigError for arguments that a class refuses."""
     parameterisation = build_component(model.parameterisation)
     network = build_component(model.network, **supplied_to_network(model))
     divisor = network.size_divisor

@@ -46,7 +46,7 @@ class EDMHeun(Solver):
         lowest: S_tmin, the lowest noise level at which noise is added.
         highest: S_tmax, the highest such level.
         inflation: S_noise, the deviation of the added noise; published: 1.003 to 1.007, which compensates for detail
-            that a trained network loses. 1 is right for an exact one.
+            that a trained network loses. 1 is right for an exact network.
     """
 
     churn: float = 3.0
@@ -60,7 +60,7 @@ class EDMHeun(Solver):
     def __post_init__(self) -> None:
         if not self.churn >= 0 or not 0 < self.inflation <= 2 or not 0 <= self.lowest < self.highest:
             raise ValueError(
-                "churn needs churn >= 0, 0 < inflation <= 2 and 0 <= lowest < highest, got "
+                "edm_heun needs churn >= 0, 0 < inflation <= 2 and 0 <= lowest < highest, got "
                 f"churn={self.churn}, inflation={self.inflation}, lowest={self.lowest}, highest={self.highest}"
             )
 

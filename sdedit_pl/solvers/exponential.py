@@ -1,8 +1,7 @@
 """Parts of the exponential-integrator solvers.
 
 In y = x / alpha and the noise level r = sigma / alpha, all SDEs here become the same one, which depends on the model
-only through the x_0 estimate D. With a free function phi, which sets the noise of a step, the reverse SDE has the
-solution
+only through the x_0 estimate D. With a free function phi, which sets a step's noise, the reverse SDE has the solution
 
     y_s = phi_s / phi_t y_t + phi_s int_{r_s}^{r_t} phi' / phi^2 D dr + sqrt(r_s^2 - (phi_s / phi_t)^2 r_t^2) z.
 
