@@ -22,7 +22,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 OLD_NAMES = (("init_from", "ckpt"), ("src", "ckpt"), ("src", "data"), ("run", "ckpt"))
-"""Former and present name of a key; the first applies to commands that have the second."""
+"""Former and present names of keys; a former name is accepted by the commands that have the present one."""
 
 
 def parse(command: Command[T], words: Iterable[str], read: Callable[[str], dict[str, Any]] | None = None) -> T:

@@ -14,9 +14,9 @@ ALL = "all"
 
 
 def explain(command: Command[Any], schema: Schema, keys_of: Callable[[Any], dict[str, Key]], topic: str = "") -> str:
-    """The help of a command: a section, a key, all keys, or by default the first keys and the examples.
+    """The help of a command: its first keys and examples, or every key if it has no first ones or `topic` is "all".
 
-    `topic` is a section, a key, or "all", the default of a command without first keys; otherwise raises ConfigError.
+    Any other `topic` is a section or a key, explained alone; raises ConfigError if there is none of this name.
     """
     sections = {
         section: [f"{section}: {first_paragraph(declared)}", *key_lines(keys_of(declared), f"{section}.")]

@@ -51,7 +51,7 @@ class ModelConfig:
         return resolve(cls, data)
 
     def as_data(self) -> dict[str, Any]:
-        """Plain data, as checkpoints keep it, without a usual format, condition and noise."""
+        """Plain data, as checkpoints keep it, without a format, condition or noise that is the default."""
         data = as_data(self)
         if self.image.format is None:
             del data["image"]["format"]
@@ -60,7 +60,7 @@ class ModelConfig:
 
 
 def model_of_run(data: Mapping[str, Any]) -> ModelConfig:
-    """The denoiser of a run's configuration, also of an earlier version; raises ConfigError or KeyError if unknown."""
+    """The denoiser in a run's configuration, also of an earlier version; raises ConfigError or KeyError if invalid."""
     return ModelConfig.from_data(
         {
             "image": {key: data["data"].get(key) for key in ("size", "channels", "format")},

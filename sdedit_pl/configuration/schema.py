@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 REQUIRED = object()
-"""Default of a key without one."""
+"""Stands for the default of a key that has none."""
 
 
 class ConfigError(ValueError):
@@ -96,8 +96,7 @@ def family(table: Mapping[str, Callable[..., Any]], default: str, **options: Any
 class Command(Generic[T]):
     """A command of the command line: the first lines of its help, and the dataclass of its keys.
 
-    `file` describes the key `config=FILE`; None for a command without it. The short help has the keys `first` and the
-    command lines `examples`.
+    `file` describes the key `config=FILE`, if the command has it. The short help shows the keys `first` and `examples`.
     """
 
     usage: str

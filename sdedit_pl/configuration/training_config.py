@@ -40,8 +40,7 @@ class TrainerSettings:
         ddp_timeout_minutes: how long devices wait for one another before the run ends.
         precision: precision of the network: 32-true, bf16-mixed, 16-mixed, ...; auto is bf16-mixed on GPUs with bf16
             and, in long runs, on CPUs with AMX or AVX-512 bf16, and 32-true elsewhere.
-        tf32: round factors in float32 products and convolutions to TF32 on GPUs that can, which is faster; false
-            computes them in IEEE float32.
+        tf32: round factors in float32 products and convolutions to TF32 on GPUs that can, which is faster.
         cudnn_benchmark: let cuDNN choose its algorithms by trial, which is faster; a resumed run on a GPU repeats an
             uninterrupted one to the bit only with false.
         accumulate_grad_batches: batches in one optimiser step.
@@ -85,10 +84,9 @@ class CheckpointSettings:
         every_steps: optimiser steps between two checkpoints; another is written before each validation.
         every_minutes: minutes between two checkpoints, independent of steps; null counts steps only.
         keep: number of newest checkpoints to keep.
-        best: also keep, as best.ckpt, the one with the lowest validation loss: val/loss, or with validation.sigma_edges
-            its mean over those ranges.
+        best: also keep the one with the lowest val/loss (its mean over validation.sigma_edges, if set) as best.ckpt.
         dtype: type of the weights in the editing checkpoint `model.safetensors`.
-        export: weights in that file: best, those of the average and validation with the lowest loss, or last.
+        export: weights in `model.safetensors`: best, of the validation and average with the lowest loss, or last.
         all_averages: also write the newest weights of each average, as model-HALFLIFE.safetensors.
         early: share of the run after which its average is also written, as model-early.safetensors, the weaker model of
             autoguidance (guidance= of sdedit edit); null writes none.
@@ -128,7 +126,7 @@ class ValidationSettings:
 
     Args:
         sigma_edges: edges of noise-level ranges whose loss is logged separately, as val/loss/sigma_A-B; [] for none.
-        patience: number of validations without a lower loss (the best average's mean over those ranges) that ends the
+        patience: number of validations without a lower loss (the best average's mean over sigma_edges) that ends the
             run; null never ends it early.
         memory_images: largest training set that is searched for memorised images; 0 disables the search.
         memory_edits: number of edits of simulated strokes that are compared with the training set.
@@ -143,7 +141,7 @@ class ValidationSettings:
         require_at_least(self, patience=1, memory_images=0, memory_edits=1)
         edges = self.sigma_edges
         if len(edges) == 1 or any(not 0 < low < high for low, high in pairwise(edges)):
-            raise ValueError(f"sigma_edges must rise from above 0, at least two of them or none, got {list(edges)}")
+            raise ValueError(f"sigma_edges must be at least two rising numbers above 0, or none, got {list(edges)}")
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ _UNBOUNDED = ("seed", "max_pixels")
 def converted(path: str, value: Any, key: Key, typed: str | None = None) -> Any:
     """`value`, as read from YAML, in the type of a key; lists become tuples, a leading `~` the home folder.
 
-    `path` is the key's full name. Text is kept as `typed` on the command line (00012 is not 10). Raises ConfigError for
-    a missing value, another type, or a number that is not finite or of absurd size.
+    `path` is the key's full name. Text stays as `typed` on the command line: 00012 is not YAML's octal 10. Raises
+    ConfigError for a missing value, another type, or a number that is not finite or of absurd size.
     """
     if value is REQUIRED:
         raise MissingKey(f"{path} is required: {key.text or 'give it in the file or as ' + path + '=...'}")
@@ -67,7 +67,7 @@ def _require_sensible(path: str, value: Any) -> None:
     elif isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{path} must be a finite number, got {value}")
     elif isinstance(value, float) and value and not _SMALLEST <= abs(value) <= _LARGEST:
-        raise ConfigError(f"{path} must be 0 or have a size from {_SMALLEST:g} to {_LARGEST:g}, got {value}")
+        raise ConfigError(f"{path} must be 0 or of a magnitude from {_SMALLEST:g} to {_LARGEST:g}, got {value}")
     elif isinstance(value, int | float) and abs(value) > most and name not in _UNBOUNDED:
         raise ConfigError(f"{path} must be at most {most:,}, got {value}")
 

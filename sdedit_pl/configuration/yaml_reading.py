@@ -23,7 +23,7 @@ _PRIVATE = {0xDC00 + byte: 0x10FE00 + byte for byte in range(0x80, 0x100)}
 _DOLLAR = 0x10FD24
 _TEXT_OF = {**{private: surrogate for surrogate, private in _PRIVATE.items()}, _DOLLAR: "$"}
 _LEAST_LIMIT = 10_000
-"""Nodes that any file may have; a larger one has at most one a byte, unless aliases multiply them."""
+"""Number of YAML nodes that any file may have. Without aliases, a longer file has at most one node a byte."""
 
 
 def in_each_text(value: Any, change: Callable[[str], str]) -> Any:
@@ -67,7 +67,7 @@ def read_file(path: Path) -> dict[str, Any]:
         nodes = max(_LEAST_LIMIT, path.stat().st_size)
         text = path.read_text(encoding="utf-8")
         if "${" in text:
-            logger.warning("%s: ${...} is used as it is written, and not replaced by a value", path)
+            logger.warning("%s: ${...} is taken literally, and not replaced by a value", path)
         stream = io.StringIO(text.replace("$", chr(_DOLLAR)))
         loaded = OmegaConf.to_container(OmegaConf.load(stream, max_yaml_expanded_nodes=nodes))
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:

@@ -22,7 +22,7 @@ from sdedit_pl.typing import Pixels
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
-# Images hardly compress, and tar's padding of small files does not reach these.
+# Images hardly compress, and tar's padding of small files does not reach these limits.
 LEAST_LIMIT, MOST_EXPANSION = 2**30, 20
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}

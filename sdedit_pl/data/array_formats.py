@@ -296,7 +296,7 @@ class Dicom(ArrayFormat):
 
     def write(self, values: np.ndarray, rest: Any) -> bytes:
         if rest is None:
-            raise ValueError("a DICOM file is only written with the elements of another one")
+            raise ValueError("a DICOM file can be written only with the elements of another one")
         uid, data, (slope, intercept) = import_module("pydicom.uid"), deepcopy(rest), _rescaling(rest)
         kind = np.dtype(f"{'i' if data.PixelRepresentation else 'u'}{data.BitsAllocated // 8}")
         low = -(2 ** (data.BitsStored - 1)) if data.PixelRepresentation else 0
@@ -369,7 +369,7 @@ def format_of(content: bytes) -> ArrayFormat | None:
 
 
 def read_array(content: bytes, name: str, format: ArrayFormat) -> StoredValues:
-    """The values (H, W, C) of a file; raises UnreadableImage if it is damaged, too large or no image."""
+    """The values (H, W, C) of a file; raises UnreadableImage if it is damaged, too large or not an image."""
     try:
         stored = format.read(content)
     except (ValueError, OSError, KeyError, IndexError, TypeError, EOFError, MemoryError) as error:

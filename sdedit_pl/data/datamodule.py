@@ -1,7 +1,6 @@
 """The Lightning data module: batches of any source in an order that survives restarts.
 
-Training is one endless epoch: set its length with `max_steps`, and its validations with `val_check_interval=STEPS` and
-`check_val_every_n_epoch=None`.
+Training is one endless epoch: set `max_steps`, `val_check_interval=STEPS` and `check_val_every_n_epoch=None`.
 
 A resumed run derives its position from the optimiser steps done: the number of batches handed out would include
 prefetched ones. The loaders are plain iterables, so that Lightning does not replace their samplers.
@@ -50,9 +49,8 @@ class ImageDataModule(LightningDataModule):
         flip: Whether training images are mirrored left to right with probability one half.
         labels: Where the labels are, for a model that is trained with them (`condition`): folders (the name of each
             image's folder); FILE.csv:COLUMN or FILE.csv:COLUMN,COLUMN, whose first column names the files (not for
-            remote shards); for shards cls or json:FIELD (members KEY.cls, KEY.json); for torchvision targets; null for
-            none.
-        cache: Whether to decode once and keep all images in memory; null to do so if they take less than 256 MiB. They
+            remote shards); cls or json:FIELD for shards (members KEY.cls, KEY.json); targets for torchvision; or null.
+        cache: Whether to decode once and keep all images in memory; null to do so if they take at most 256 MiB. They
             are also kept on a GPU if they take at most an eighth of its free memory, which saves copying every batch.
     """
 
@@ -163,7 +161,7 @@ class ImageDataModule(LightningDataModule):
         self._condition, self._vectors = condition, condition.vectors(list(self.label_names))
 
     def on_after_batch_transfer(self, batch: Loaded, dataloader_idx: int) -> Images | Examples:
-        """Converts images to float32 in [-1, 1] on their device; `Examples` have labels (B, size) or invalid pixels."""
+        """Converts images to float32 in [-1, 1] on their device; `Examples` if there are labels or invalid pixels."""
         pixels, labels = (batch, None) if isinstance(batch, Tensor) else batch
         images, valid = self.source.format.images(pixels), self.source.format.valid(pixels)
         if labels is not None:
@@ -189,12 +187,12 @@ class ImageDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resumes after the consumed images, on any number of devices, in any batch size; warns if the order is new."""
+        """Resumes after the consumed images, on any number of devices, in any batch size; warns of a changed order."""
         self._consumed_at_step = (state_dict["consumed_samples"], state_dict["global_step"])
         before, now = state_dict.get("training_images"), self._training_images()
         if None not in (before, now) and before != now:
             logger.warning(
-                "there are %d training images, but %d when the checkpoint was written: their order changes, "
+                "there are %d training images, but there were %d when the checkpoint was written: their order changes, "
                 "and some images repeat in this epoch",
                 now,
                 before,

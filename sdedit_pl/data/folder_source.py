@@ -21,8 +21,7 @@ class FolderSource(Source):
 
     Validation images are, in this order of preference: those under `val_path`; those under `path/val` if `path/train`
     exists too (training then takes `path/train` alone); or a share `val_fraction` of the images, chosen by a hash of
-    their relative paths. Training omits a `val_path` inside `path`. Hidden files and folders are skipped, links
-    followed.
+    their relative paths. Training omits a `val_path` in `path`. Hidden files and folders are skipped, links followed.
 
     Args:
         path: Folder of images.

@@ -191,6 +191,6 @@ def picture_of_array(content: bytes, name: str, *, tiff: bool = False) -> Image.
     if bands == 1 and ((values >= 0) & (values <= 1)).all():  # shares, as of masks
         return Image.fromarray((values[..., 0].astype(np.float64) * 255).round().astype(np.uint8))
     raise UnreadableImage(
-        f"cannot read image {name}: it has {bands} bands of {values.dtype} and is no 8-bit picture; save it as one, or "
-        "use a model of such data (ckpt=, trained with data.format.dtype)"
+        f"cannot read image {name}: it has {bands} bands of {values.dtype} and is not an 8-bit picture; save it as "
+        "one, or use a model of such data (ckpt=, trained with data.format.dtype)"
     )

@@ -22,7 +22,7 @@ def labels_of(images: ImageSet, place: str) -> list[str]:
 
     Args:
         place: "folders": the topmost folder that holds an image. FILE.csv:COLUMN: a table whose first column is a path
-            or file name, with or without suffix; COLUMN,COLUMN joins two by a comma. Else see `ImageSet.stored_labels`.
+            or file name, with or without suffix; COLUMN,COLUMN joins two by a comma. Others: `ImageSet.stored_labels`.
     """
     file, _, column = place.rpartition(":")
     if place == FOLDERS:

@@ -50,10 +50,7 @@ class ImageLoader(Iterable[Loaded]):
         return len(self._loader())
 
     def close(self) -> None:
-        """Ends all passes and worker processes; a new pass starts new processes.
-
-        Garbage collection can take seconds for each worker that a traceback still refers to.
-        """
+        """Ends all passes and worker processes, at once: garbage collection can take seconds for each worker."""
         for batches in list(self._passes):
             batches.close()
         self._opened = None

@@ -140,10 +140,10 @@ def one_per_sample(
 def tar_images(
     path: str | Path, unread: list[str], is_wanted: Callable[[str], bool] = is_image_name
 ) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Name, first byte and length of each image in an uncompressed tar file, whatever its headers declare.
+    """Name, first byte and length of each image in an uncompressed tar file.
 
     Appends the names of images with other suffixes to `unread`; `is_wanted` selects other members by their names.
-    Raises ARCHIVE_DAMAGE where the file is damaged.
+    Raises ARCHIVE_DAMAGE where the file is damaged, or a header declares more bytes than there are.
     """
     with _Headers(FileIO(path)) as file, tarfile.open(fileobj=file, mode="r:") as archive:
         size = os.fstat(file.fileno()).st_size

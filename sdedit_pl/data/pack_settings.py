@@ -14,12 +14,12 @@ class PackSettings:
     """Packs images into shards.
 
     Args:
-        data: Folder of images, archive (.zip, .tar, .tar.gz ...), or torchvision: and the name of a class.
+        data: Folder of images, archive (.zip, .tar, .tar.gz ...), or torchvision:CLASS.
         out: Folder of the shards and their manifest.json.
         size: Height and width in pixels that training will use, one number for both or height,width.
-        fit: crop takes the central square; resize changes an image's proportions; random_crop takes the central square
-            with a margin, from which training cuts random parts.
-        margin: Pixels of that margin; null for an eighth of `size`.
+        fit: crop takes the largest central part; resize changes an image's proportions; random_crop takes the central
+            part with a margin, from which training cuts random parts.
+        margin: Pixels of the margin of random_crop; null for an eighth of the shorter side of `size`.
         channels: 3 for RGB, 1 for grey, others with a `format`.
         background: Colour under transparent pixels, a name or #rrggbb.
         encoding: png (exact), jpeg or webp; with a `format`, images become .tif files.

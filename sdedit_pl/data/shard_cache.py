@@ -77,7 +77,7 @@ class ShardCache:
         return found
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
-        """Downloads shards that no other process downloads, while there is room; a later `open` reports failures."""
+        """Downloads shards that no other process is downloading, while there is room; `open` later reports failures."""
         for shard in shards:
             names, copies = self._names(shards), self._copies()
             held = sum(status.st_size for copy, status in copies if copy.name.partition("-")[0] in names)
@@ -134,7 +134,7 @@ class ShardCache:
         except FileAbsent as error:
             if not expected:  # otherwise its images are known, and others replace them
                 note = self._path(shard, ".json")
-                problem = f"{error} (noted in {note}: remove it for a new run that is to try again)"
+                problem = f"{error} (noted in {note}: remove that file to let a new run try again)"
                 none = Members(np.zeros(0, dtype=np.bytes_), np.zeros((0, 2), dtype=np.int64), problem)
                 self._write(shard, ShardRecord(none, "", ""))
             raise UnreadableShard(shard.place, f"cannot read shard {shard.place}: {error}") from None

@@ -136,7 +136,7 @@ class _Packing:
         if before is not None:
             self._require_same(before)
         elif any(self.out.glob("*.tar")):
-            raise ValueError(f"{self.out} holds shards that are not of this pack; {_REMEDY}")
+            raise ValueError(f"{self.out} holds .tar files that this pack has not written; {_REMEDY}")
         else:
             record.write(self._recorded())
 

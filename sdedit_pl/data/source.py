@@ -19,8 +19,8 @@ from sdedit_pl.typing import Pixels
 logger = logging.getLogger(__name__)
 
 _UNLABELLED = (
-    "images in folders take folders or FILE.csv:COLUMN as labels, shards cls, json:FIELD or, local "
-    "ones, FILE.csv:COLUMN, and data sets of torchvision targets"
+    "a folder of images takes folders or FILE.csv:COLUMN; shards take cls, json:FIELD or, if local, "
+    "FILE.csv:COLUMN; data sets of torchvision take targets"
 )
 
 
@@ -114,8 +114,7 @@ class Source(abc.ABC):
         size: Height and width in pixels, one number for both or height,width; images are resampled to it.
         channels: Number of bands: 3 for RGB, 1 for grey, others with a `format`.
         background: Colour under transparent pixels, a name or #rrggbb.
-        random_crop: Margin in pixels by which images are decoded higher and wider than `size`; training cuts random
-            parts out of them.
+        random_crop: Pixels by which images are decoded higher and wider than `size`; training cuts out random parts.
         broken_limit: Number of unreadable images and shards that ends the run when exceeded; null for no limit.
         fit: How images get the proportions of `size`: crop takes their largest central part, resize changes their
             proportions, pad continues them by their mirror image, which does not enter the loss.

@@ -1,7 +1,7 @@
 """WebDataset shards as a source: tar files with one image per sample.
 
 Local shards are read by number, like a folder. Remote shards (`https:`, `s3:`, `pipe:`...) pass through a cache and are
-shuffled a few at a time, in an order that is as reproducible.
+shuffled a few at a time, in an equally reproducible order.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def find_shards(path: str | list[str]) -> tuple[list[Shard], list[Shard]]:
     for shard in local:
         if shard.size is not None and os.stat(shard.place).st_size != shard.size:
             raise ValueError(
-                f"{shard.place} has {os.stat(shard.place).st_size} bytes, and {shard.size} in its manifest: it has "
+                f"{shard.place} has {os.stat(shard.place).st_size} bytes, but {shard.size} in its manifest: it has "
                 "changed since it was packed; pack again"
             )
     if not train:

@@ -317,7 +317,7 @@ def test_arrays_are_pictures_and_animations_give_their_first_frame(caplog: pytes
     rgb = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     assert torch.equal(decode_image(npy(rgb), "a", ImageFormat(4)), torch.from_numpy(rgb).permute(2, 0, 1))
     assert decode_image(npy(np.eye(4)), "a", ImageFormat(4, 1)).max() == 255
-    with pytest.raises(UnreadableImage, match=r"4 bands of float32 and is no 8-bit picture; .*data\.format\.dtype"):
+    with pytest.raises(UnreadableImage, match=r"4 bands of float32 and is not an 8-bit picture; .*data\.format\.dtype"):
         decode_image(npy(BANDS), "a", ImageFormat(4))
     frames = [Image.new("L", (4, 4), level) for level in (10, 200)]
     for kind in ("GIF", "AVIF"):

@@ -342,7 +342,7 @@ class TestResume:
         assert "training images, but" not in caplog.text
         (folder / "000.png").unlink()
         module_over(folder).load_state_dict(state)
-        assert "there are 17 training images, but 18 when the checkpoint was written" in caplog.text
+        assert "there are 17 training images, but there were 18 when the checkpoint was written" in caplog.text
 
     def test_a_new_run_with_the_same_data_module_starts_at_the_beginning(self, folder: Path, tmp_path: Path) -> None:
         data = module_over(folder)

@@ -343,7 +343,7 @@ class TestRefusals:
         Image.new("RGB", (8, 8)).save(photos / "new.png")
         assert "source.images was 42, and is 43 now" in self.refusal(tmp_path, lambda: packed(photos, out))
         (out / "manifest.json").unlink()
-        assert "out holds shards that are not of this pack" in self.refusal(tmp_path, lambda: packed(photos, out))
+        assert "holds .tar files that this pack has not written" in self.refusal(tmp_path, lambda: packed(photos, out))
         (out / "manifest.json").write_text("{}")
         assert "manifest.json is not a manifest of `sdedit pack`" in self.refusal(tmp_path, lambda: packed(photos, out))
 

@@ -157,7 +157,7 @@ class TestManifest:
         shard = manifest.parent / "train-000001.tar"
         size = shard.stat().st_size
         shard.write_bytes(shard.read_bytes() + b"more")
-        expected = f"train-000001.tar has {size + 4} bytes, and {size} in its manifest: it has changed"
+        expected = f"train-000001.tar has {size + 4} bytes, but {size} in its manifest: it has changed"
         with pytest.raises(ValueError, match=expected):
             WebDatasetSource(str(manifest), 8).images("train")
         shard.unlink()

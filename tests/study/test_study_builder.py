@@ -151,7 +151,7 @@ class TestImages:
         build_study(plan, Path("study.sqlite"), domain)
         shown = {pixels(png).tobytes() for (png,) in rows(Path("study.sqlite"), "SELECT png FROM images")}
         assert shown == {array[..., [3, 0, 1]].astype(np.uint8).tobytes() for array in values.values()}
-        with pytest.raises(UnreadableImage, match=r"has 4 bands of float32 and is no 8-bit picture; .*ckpt="):
+        with pytest.raises(UnreadableImage, match=r"has 4 bands of float32 and is not an 8-bit picture; .*ckpt="):
             build_study(plan, Path("again.sqlite"))
 
     def test_outputs_of_several_sizes_are_refused(self, folders: Path, build) -> None:

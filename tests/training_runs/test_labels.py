@@ -153,7 +153,7 @@ def test_packed_shards_hold_the_labels_of_their_originals(
         images = source.images(split)
         found = labels_of(images, "json:label")
         assert found.count("cat") == 8 and all(label in images.name(index) for index, label in enumerate(found))
-    with pytest.raises(ValueError, match="shards cls, json:FIELD"):
+    with pytest.raises(ValueError, match="shards take cls, json:FIELD"):
         labels_of(source.images("train"), "targets")
     (tmp_path / "one.csv").write_text("file,kind\ncat0,cat\n")
     assert main(["pack", *words, f"labels={tmp_path / 'one.csv'}:kind", f"out={tmp_path / 'none'}"]) != 0
@@ -206,7 +206,7 @@ def test_a_number_conditions_and_starts_from_an_unlabelled_model(pets: Path, tmp
         ),
         ("{root}/pets.csv:species,wieght", (), "no column 'wieght'"),
         ("{root}/none.csv:species", (), "none.csv cannot be read as CSV"),
-        ("cls", (), "images in folders take folders or FILE.csv:COLUMN"),
+        ("cls", (), "a folder of images takes folders or FILE.csv:COLUMN"),
         ("folders", ("condition.classes=[cat,cow]",), r"label=dog is unknown.*the classes cat, cow"),
         ("folders", ("condition=number",), "label=cat is not a number"),
         ("null", ("condition.classes=[cat,dog]",), "condition.*class needs the labels of the images"),
