@@ -32,7 +32,7 @@ class ADM(UNet):
 
     Args:
         head_channels: Channels of each attention head, 64 as published; null for `heads` heads everywhere.
-        heads: Heads of each attention if `head_channels` is null.
+        heads: Heads of each attention layer if `head_channels` is null.
         modulate: Whether the label scales and shifts the normalised features instead of being added to them.
         block: "biggan" resamples inside residual blocks, "ddpm" between them.
     """

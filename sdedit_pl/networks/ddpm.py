@@ -30,11 +30,10 @@ class DDPM(UNet):
         attend_after: Where attention comes on the way up, at its levels: after every "block" (DDPM, DDIM, SDEdit), or
             once after the "level" (score_sde).
         pad_all_sides: Whether downsampling convolutions pad all four sides, or only right and below, as published.
-        close_frequencies: Whether 1/10000 is the lowest frequency of the label's sinusoids, as published, or the one
-            after the lowest.
-        smallest_group: Minimum number of channels in a group of the normalisations. With 1, as published, feature maps
-            of up to 32 channels are normalised channel by channel, which removes the label's contribution: use at least
-            64 channels, or a larger group.
+        close_frequencies: Whether 1/10000 is the lowest frequency of the label's sinusoids, as published, or would be
+            the next lower one.
+        smallest_group: Minimum number of channels in a group of the normalisations. With 1, as published, up to 32
+            channels are normalised one by one, which removes the label's contribution: use 64 or a larger group.
         most_groups: Maximum number of groups of the normalisations.
         epsilon: Added to the variance in the normalisations.
     """

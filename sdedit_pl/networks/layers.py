@@ -46,8 +46,8 @@ class FourierFeatures(nn.Module):
 class PositionalFeatures(nn.Module):
     """Sines and cosines of the label times frequencies that fall geometrically from 1 to 1/10000.
 
-    1/10000 is the last frequency (`closed`, Ho et al.) or the one after the last (Vaswani et al.). With `cosines_first`
-    the cosines come before the sines. An odd number of channels ends with a zero.
+    1/10000 is the last frequency (`closed`, Ho et al.) or would be the next (Vaswani et al.). With `cosines_first` the
+    cosines come before the sines. An odd number of channels ends with a zero.
 
     Source: Vaswani et al., "Attention Is All You Need" (2017), as spaced by Ho et al. (2020).
     """
@@ -272,7 +272,7 @@ class SelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         if heads < 1 or channels % heads:
-            raise ValueError(f"the heads of an attention share its {channels} channels evenly, got {heads} heads")
+            raise ValueError(f"heads must divide the {channels} channels of an attention layer, got {heads}")
         self.heads = heads
         self.norm = group_norm(channels, smallest_group, epsilon, most_groups)
         self.qkv = convolution(channels, 3 * channels, 1)

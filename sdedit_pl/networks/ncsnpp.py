@@ -36,8 +36,7 @@ class NCSNpp(UNet):
             level's last block. The middle of the network always attends.
         label_embedding: "fourier" (random frequencies) or "positional" (DDPM's).
         fourier_scale: Standard deviation of the random frequencies.
-        close_frequencies: Whether 1/10000 is the lowest "positional" frequency, as published, or the one after the
-            lowest.
+        close_frequencies: Whether 1/10000 is the lowest "positional" frequency, as published, or would be the next.
         block: "biggan" resamples inside residual blocks, "ddpm" between them.
         fir: Whether to resample with an anti-aliasing filter.
         fir_kernel: The filter's taps, normalised here.

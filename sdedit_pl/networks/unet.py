@@ -90,8 +90,7 @@ class Layers:
         attention, downsample, upsample: map the width to a layer.
         head: maps (width in, width out) to the last layer; None if the output pyramid is the output.
         input_joint: maps (width of the pyramid, width of the features) to a joint below a `downsample`.
-        output_joint: maps (width of the features, width one level below or None at the lowest) to a joint at the end of
-            a level on the way up.
+        output_joint: maps (width of the features, width one level below, if any) to a joint after a level's way up.
     """
 
     residual: Callable[[int, int], ResidualBlock]
@@ -140,8 +139,7 @@ class Refinement(nn.Module):
 class UNet(nn.Module):
     """A U-Net of the sizes `shape`, built from `layers`; its subclasses choose both.
 
-    `network(images, label)` maps images (B, image_channels, H, W) and one label each, (B,), to images (B,
-    output_channels, H, W). H and W must be multiples of `size_divisor`.
+    Height and width of its images must be multiples of `size_divisor`.
 
     Args:
         image_channels: Channels of the input.

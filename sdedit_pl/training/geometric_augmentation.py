@@ -1,6 +1,6 @@
 """Geometric augmentation that does not leak into generated images, because the network is conditioned on it.
 
-Zero parameters leave the image unchanged. They form a label beside the noise level; sampling uses the label zero.
+A transformation's parameters form a label besides the noise level; all zero, as in sampling, they are the identity.
 
 Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022, appendix F.2
 and table 6, after Karras et al., "Training Generative Adversarial Networks with Limited Data", NeurIPS 2020.

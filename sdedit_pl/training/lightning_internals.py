@@ -78,9 +78,8 @@ def configure_ddp(trainer: lightning.Trainer, *, timeout: timedelta, static_grap
 def recount_batches(checkpoint: dict[str, Any], accumulated: int) -> None:
     """Sets the batch count of a checkpoint to what it would be with `accumulated` batches in each optimiser step.
 
-    Why: Lightning derives the end of a step and the interval between validations from the number of batches. A run that
-    resumes with another accumulate_grad_batches would step and validate at the wrong batches. Replacement: counting
-    validations in optimiser steps.
+    Why: Lightning derives the end of a step and the interval between validations from the number of batches, which is
+    wrong if accumulate_grad_batches has changed. Replacement: counting validations in optimiser steps.
     """
     batches = checkpoint["global_step"] * accumulated
     counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
@@ -94,9 +93,9 @@ def recount_batches(checkpoint: dict[str, Any], accumulated: int) -> None:
 def without_notices() -> Iterator[None]:
     """Hides Lightning's notices inside the block, but not its warnings, except for three.
 
-    Why: advertisements and lists of absent devices. The deprecation of torch's LeafSpec concerns only code of
-    Lightning, the advice on `sync_dist` no quantity that only the first process logs, and the log itself counts
-    validation images. Replacement: a Trainer option, and a Lightning release without LeafSpec.
+    Why: the notices advertise, and list absent devices. Of the warnings, one concerns LeafSpec in Lightning's own code,
+    one advises `sync_dist` for numbers that only the first process has, and one reports a lack of validation images,
+    which the log states. Replacement: a Trainer option, and a Lightning release without LeafSpec.
     """
     loggers = [logging.getLogger(f"lightning.{part}.utilities.rank_zero") for part in ("pytorch", "fabric")]
     levels = [each.level for each in loggers]

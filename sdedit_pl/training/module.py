@@ -39,15 +39,15 @@ class ScoreModule(lightning.LightningModule):
     """Fits a denoiser to images, in any Trainer and from any loader of float images in [-1, 1].
 
     A batch is a tensor (B, C, H, W), or a tuple or list whose first entry is one. If the denoiser has labels, the
-    second entry holds their vectors (B, size), or numbers of classes (B); otherwise it is ignored. Validation repeats
-    the noise of each image if its loader keeps their order.
+    second entry holds their vectors (B, size), or class indices (B,); otherwise it is ignored. Validation repeats each
+    image's noise if the loader keeps the order of the images.
 
     Args:
         denoiser: from `load_denoiser(..., train=True)` or `build_denoiser`.
         weighting: weight of the loss at each noise level; None for EDM's.
         times: training times; None for EDM's log-normal noise levels, up to the denoiser's t_max.
         optimizer: None for Adam with its default rate.
-        schedule: factor on the learning rate; None keeps the rate.
+        schedule: factor on the learning rate; None for 1.
         reduction: over the pixels of an image, "mean" or "sum".
         uncertainty: learned weighting of the noise levels; None minimises the weighted loss itself.
         sigma_edges: edges of the ranges of noise levels that validation reports separately.
@@ -171,8 +171,8 @@ class ScoreModule(lightning.LightningModule):
         if not isinstance(found, Tensor) or found.shape[1:] != (size,):
             kind = type(found).__name__ if not isinstance(found, Tensor) else f"a tensor {tuple(found.shape)}"
             raise ValueError(
-                f"batches of a model with labels are (images, labels) with vectors of {size} numbers or numbers of "
-                f"classes, got {kind} for the labels"
+                f"batches of a model with labels are (images, labels) with vectors of {size} numbers or class indices, "
+                f"got {kind} for the labels"
             )
         return found
 
@@ -283,7 +283,7 @@ def valid_of(batch: Any) -> Mask | None:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds the CPU's and `device`'s default generators for the block, then restores them: dropout takes none."""
+    """Seeds the CPU's and `device`'s default generators in the block, since dropout takes no other; restores them."""
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
         torch.manual_seed(seed)

@@ -162,7 +162,7 @@ def warn_of_hours(denoiser: Denoiser, config: TrainingConfig) -> None:
         trained = "" if config.ckpt else "config=finetune64 starts from a trained model and takes 128,000 images; "
         logger.warning(
             "this configuration is meant for a GPU, and none is used: %s images may take about %.0f hours. "
-            "%strainer.max_steps and data.batch_size shorten a run",
+            "%sa smaller trainer.max_steps or data.batch_size shortens a run",
             *(f"{images:,}", hours, trained),
         )
 
@@ -172,7 +172,7 @@ def memory_advice(module: ScoreModule, trainer: lightning.Trainer, config: Train
     fitting = largest_batch(partial(trial_step, module, trainer, config.image.tensor_shape), batch)
     problem = f"{trainer.strategy.root_device} has too little memory for data.batch_size={batch}"
     if fitting is None:
-        return f"{problem}, and for a single image; take a smaller network, or network.checkpoint_gradients=true"
+        return f"{problem}, even for a single image; take a smaller network, or network.checkpoint_gradients=true"
     images = accumulated * batch
     return (
         f"{problem}; data.batch_size={fitting} trainer.accumulate_grad_batches={images // fitting} fits and keeps "

@@ -168,7 +168,7 @@ def test_the_nearest_of_several_bases_gives_weights_and_network(
     far.unlink()  # a resumed run does not choose again
     fit(replace(config, trainer=replace(config.trainer, max_steps=2)))
     assert read_file(out / "config.yaml")["ckpt"] == str(trained)
-    with pytest.raises(ConfigError, match=r"no validation images to choose among .* by; give one of them"):
+    with pytest.raises(ConfigError, match=r"no validation images by which to choose among .*; give one of them"):
         fit(replace(tiny_config(f"data.path={images}", "data.val_fraction=0"), ckpt=("a", "b"), out=f"{out}2"))
 
 
