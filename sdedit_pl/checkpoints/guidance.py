@@ -27,8 +27,7 @@ class GuidanceSettings:
         guidance: weight w of guidance by a weaker model, D + (w - 1)(D - D_weak); images become crisper and less varied
             as it grows. 1 is none; any other value doubles the network evaluations.
         guide_ckpt: the weaker model; previous is the early average beside `ckpt`, which training writes with
-            checkpoint.early (autoguidance). null is the same, or with a label the model itself without the label
-            (classifier-free guidance).
+            checkpoint.early (autoguidance). null is the same, or with a label the model without it (classifier-free).
         guidance_range: lowest,highest noise level at which guidance applies; null for all.
         noise: gaussian or simplex; null for the noise that the model was trained on.
     """
@@ -42,8 +41,7 @@ class GuidanceSettings:
     def guiding_checkpoint(self, checkpoint: Path) -> Path | None:
         """The file of the guiding model; None without guidance, or if the model without its label guides.
 
-        `checkpoint` is from `find_checkpoint`. Raises CheckpointError for a missing file, ValueError for contradictory
-        keys.
+        `checkpoint` is from `find_checkpoint`. Raises CheckpointError if there is no file, ValueError if keys conflict.
         """
         if self.guidance == 1:
             if self.guide_ckpt is not None or self.guidance_range is not None:
@@ -108,7 +106,7 @@ def noised(denoiser: Denoiser, name: str | None) -> Denoiser:
 
 
 def labelled(denoiser: Denoiser, label: str | None) -> Denoiser:
-    """The denoiser for images of a label, or of any for None; raises ValueError for an unknown or a missing label."""
+    """The denoiser for images with `label`, or without one; raises ValueError for an unknown or a missing label."""
     if label is not None:
         return denoiser.labelled(label)
     if denoiser.labels.required and denoiser.condition is None:

@@ -29,14 +29,14 @@ def import_checkpoint(
     """Writes a checkpoint of another program as an editing checkpoint.
 
     Raises CheckpointError, and writes nothing, if the source cannot be read or used for editing; ConfigError if
-    `config` is no JSON object, or the source is an editing checkpoint already.
+    `config` is not a JSON object, or the source is an editing checkpoint already.
 
     Args:
         out: the `.safetensors` file, replaced if it exists.
         format: None to recognise it.
         weights: "ema" or "raw".
         config: JSON file of the published configuration.
-        dtype: of the weights in `out`; None keeps theirs.
+        dtype: of the weights in `out`; None keeps that of the source.
     """
     published = None if config is None else _read_published(config)
     path = find_checkpoint(source)

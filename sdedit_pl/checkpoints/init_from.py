@@ -96,7 +96,7 @@ def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float
     logger.info("ckpt=%s: loaded %d tensors (%.2f M numbers)", path, len(taken), count / 1e6)
     for name, trait in OPTIONAL_WEIGHTS.items():
         if name in given.keys() - own.keys():
-            logger.info("ckpt: left out %s, because this run has no %s", name, trait)
+            logger.info("ckpt: left out %s, because this run does not use %s", name, trait)
         if name in own.keys() - given.keys():
             logger.info("ckpt: %s starts at zero, because the checkpoint was trained without %s", name, trait)
     levels = trained.highest_noise_level, denoiser.highest_noise_level
@@ -115,8 +115,8 @@ def check_image(path: str, given: ImageShape, own: ImageShape) -> None:
         )
     if given.size != own.size:
         raise ConfigError(
-            f"ckpt={path} was trained at {given}, this run has {own}: its weights expect details and noise of "
-            f"that scale; set data.size={shown(given.size)}, or train without ckpt"
+            f"ckpt={path} was trained on images of {given}, this run has {own}: its weights expect details and noise "
+            f"of that scale; set data.size={shown(given.size)}, or train without ckpt"
         )
 
 

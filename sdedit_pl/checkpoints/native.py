@@ -1,6 +1,6 @@
 """This project's editing checkpoints: a `.safetensors` file of a network's weights.
 
-Its metadata hold as JSON the model's configuration, facts about its training and, if it was imported, its origin.
+Its metadata holds, as JSON, the model's configuration, facts about its training and, if it was imported, its origin.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Description:
     Args:
         training: facts about its training, such as steps and images seen, and the run's configuration.
         parameters: number of floating-point numbers in the network.
-        origin: of a foreign or imported one: its program, file and preset.
+        origin: for a foreign or imported checkpoint, its program, file and preset.
     """
 
     path: Path
@@ -169,7 +169,7 @@ def is_native(file: Path) -> bool:
 
 
 def read_weights(file: Path) -> tuple[Description, dict[str, Tensor]]:
-    """Reads an editing checkpoint, its tensors mapped to the file; raises CheckpointError if it is none or too new."""
+    """Reads an editing checkpoint, its tensors mapped to the file; raises CheckpointError for others or newer ones."""
     tensors, metadata = read_safetensors(file)
     if metadata.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(
@@ -179,7 +179,7 @@ def read_weights(file: Path) -> tuple[Description, dict[str, Tensor]]:
     version = metadata.get("version", "")
     if not version.isdecimal() or int(version) > CHECKPOINT_VERSION:
         raise CheckpointError(
-            f"{file} is of version {version or 'unknown'}, this program reads up to {CHECKPOINT_VERSION}: "
+            f"{file} has version {version or 'unknown'}, and this program reads versions up to {CHECKPOINT_VERSION}: "
             "update sdedit_pl"
         )
     try:

@@ -113,8 +113,8 @@ def _fetched_address(address: Address, folder: Path) -> Path:
     expected = address.sha256 or (json.loads(record.read_text())["sha256"] if record.is_file() else None)
     if expected is None:
         raise CheckpointError(
-            f"{address.shown} was never fetched before, so its hash is required: add #sha256=<64 hexadecimal digits>, "
-            "as its publisher states it or `sha256sum` of a copy that you trust"
+            f"{address.shown} has not been fetched before, so its hash is required: add #sha256=<64 hexadecimal digits>"
+            ", as its publisher states it or `sha256sum` of a copy that you trust"
         )
     file = folder / expected / address.file_name
     try:

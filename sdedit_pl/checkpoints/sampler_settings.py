@@ -32,8 +32,7 @@ class SamplerSettings(GuidanceSettings):
         ckpt: a bundled model (portraits64 or photos64), a checkpoint (.safetensors or .ckpt), the folder of a run,
             hf:owner/name[/file][@revision], or a checkpoint of another program that can be recognised (otherwise use
             sdedit import); also wandb:entity/project/name:alias or https://host/file#sha256=... (downloaded once).
-        batch: images per batch; null for as many as fit into memory. It affects only speed, memory and, except on
-            a CPU, rounding.
+        batch: images per batch, null for as many as fit; affects only speed, memory and, except on a CPU, rounding.
         device: auto, cpu, cuda, cuda:1, mps.
         precision: precision of the network; the state is always float32. float32 is IEEE's, tf32 its faster variant on
             GPUs; auto is bfloat16 on GPUs with bf16, and float32 elsewhere.

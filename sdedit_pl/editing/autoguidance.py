@@ -25,7 +25,7 @@ from sdedit_pl.typing import Images, Times, over_images
 
 
 class Guided(nn.Module):
-    """Two networks as one, whose noise label is the same quantity.
+    """Two networks as one; both take the same label of the noise level.
 
     Args:
         network: the strong network; its learned variance is not guided.
@@ -91,7 +91,7 @@ def guided(
 
     Args:
         weak: None for the denoiser without labels: classifier-free guidance, only of labelled images.
-        guidance: w; 1 is none, between 0 and 1 is in between the two models.
+        guidance: w; 1 is none, and values from 0 to 1 interpolate between the two models.
         levels: lowest and highest noise level at which it applies; outside, a step evaluates one network.
     """
     if not 0 <= guidance < math.inf:

@@ -24,10 +24,7 @@ def contact_sheet(edits: Sequence[Edited]) -> Image.Image:
 
 
 def demo_sheet(edits: Sequence[Edited], t0: float | str, columns: int | None = None) -> Image.Image:
-    """Guides and their samples, `columns` guides side by side, and finally one guide, noised, and its edit.
-
-    None takes as many columns as fill the sheet best.
-    """
+    """Guides and their samples, and finally one guide, noised, and its edit; by default the columns fill the sheet."""
     cell, first = cell_side(_marked(edits[0])), edits[0]
     rows = [[_marked(edit), *_pictures(edit)] for edit in edits]
     example = (_marked(first), *(to_picture(images[0], first.guide.format) for images in (first.noised, first.samples)))

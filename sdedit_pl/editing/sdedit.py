@@ -45,12 +45,10 @@ class SDEdit:
         grid: None for `DEFAULT_GRID`, or the variant's own.
         variant: a name in `sdedit_pl.editing.published.VARIANTS`, of which all but "exact" prescribe solver and grid.
         anneal: start time of a repeat relative to that of the one before, in (0, 1].
-        resample: (j, r) takes each j steps r times, with jumps back, to harmonise kept and new pixels; needs a mask or
-            map.
+        resample: (j, r) takes each j steps r times, with jumps back, to harmonise kept and new pixels of a mask or map.
         lowpass: keeps the guide's low frequencies, those of an image smaller by this factor; None keeps none.
         lowpass_range: the first and the last time at which `lowpass` applies.
-        lowpass_energy: weight of `lowpass` as an energy that fades with the noise (EGSDE); None imposes the low
-            frequencies.
+        lowpass_energy: weight of `lowpass` as an energy that fades with the noise (EGSDE); None imposes it fully.
         match_colours: gives the changed region of each repeat the mean and covariance of the guide's colours.
 
     Raises:
@@ -226,7 +224,10 @@ class SDEdit:
         if self.lowpass is None and (low, high) != (0, 1):
             raise ValueError(f"lowpass_range={low},{high} requires lowpass; try lowpass=8")
         if self.lowpass_energy is not None and (self.lowpass is None or not self.lowpass_energy > 0):
-            raise ValueError(f"lowpass_energy must exceed 0 and requires lowpass, got {self.lowpass_energy}; try both")
+            raise ValueError(
+                f"lowpass_energy must exceed 0 and requires lowpass, got {self.lowpass_energy}; try lowpass=8 "
+                "lowpass_energy=0.5"
+            )
         if self._variant.solver is None:
             return
         if self.solver is not None or self.grid is not None:

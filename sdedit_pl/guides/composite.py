@@ -4,8 +4,7 @@ If the model has a data.format, object and background are files of that format, 
 
     result = weight * object + (1 - weight * opacity) * background
 
-where weight is that of the mask, and opacity the object's last band if the format has alpha, by which its other bands
-are multiplied.
+where weight is that of the mask, and opacity the last band of an object with alpha, whose other bands it multiplies.
 
 The object is pasted in the pixels of the background file; the result is then cropped and resampled like any guide. The
 object and a border around it may change, so that an edit adapts the lighting and hides the cut:

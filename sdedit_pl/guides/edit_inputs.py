@@ -32,7 +32,7 @@ class GuideReader:
         window: window size for guides at their own proportions; None for the model's size.
         side: with windows, length to which the shorter side is resampled.
         fit: without windows, how guides get the model's proportions.
-        focus: edit the parts that a mask or map allows to change, or the one in a box, see `sdedit_pl.guides.focus`.
+        focus: edit the parts where a mask or map allows changes, or the one in a box; see `sdedit_pl.guides.focus`.
     """
 
     shape: ImageShape

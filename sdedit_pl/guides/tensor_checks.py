@@ -53,7 +53,7 @@ def fitting_mask(edit_mask: Mask, guide: Images) -> Mask:
 def fitting_strength(strength: Strength, guide: Images) -> Strength:
     """Converts a strength map to the guide's device and dtype.
 
-    Raises ValueError if it has no floats in [0, 1], does not fit the guide, or is 0 everywhere in an image.
+    Raises ValueError if its values are not floats in [0, 1], it does not fit the guide, or it is 0 all over an image.
     """
     if not strength.is_floating_point():
         raise ValueError(f"strength is a map of floats in [0, 1], got {strength.dtype}; divide 0..255 by 255")

@@ -65,8 +65,8 @@ class FeaturesFile(FeatureExtractor):
             raise
         except _FAILURES as error:
             raise FeaturesError(
-                f"{self.path} refuses {_described(prepared)}: {_gist(error)}; it must take batches of any size, and "
-                "images of this one (size= resamples them) and kind (pixels=)"
+                f"{self.path} refuses {_described(prepared)}: {_gist(error)}; it must take batches of any size, with "
+                "images of this size (size= resamples them) and kind (pixels=)"
             ) from error
         if (
             not isinstance(found, Tensor)

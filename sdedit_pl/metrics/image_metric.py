@@ -52,11 +52,11 @@ class ImageMetric(Metric, abc.ABC):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def append(self, entries: Float[Tensor, "B *entry"], numbers: Int[Tensor, "N"] | None) -> None:
-        """Adds an entry for each image, with numbers >= 0 of the images; without numbers, all images are different."""
+        """Adds an entry for each image, with its number >= 0; without numbers, all images count as different."""
         if numbers is None:
             numbers = torch.full((len(entries),), _UNNUMBERED)
         elif len(numbers) != len(entries) or (numbers < 0).any():
-            raise ValueError(f"expected one number from 0 for each of {len(entries)} images, got {numbers.tolist()}")
+            raise ValueError(f"expected a number >= 0 for each of {len(entries)} images, got {numbers.tolist()}")
         getattr(self, self._state).append(entries.detach())
         self.numbers.append(numbers.to(entries.device, torch.int64))
 

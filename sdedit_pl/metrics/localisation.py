@@ -1,7 +1,7 @@
 """The quality of anomaly maps: AUROC, AUPRC, best Dice and PRO, with bootstrap intervals over images.
 
 At most `THRESHOLDS` scores serve as thresholds: half of them with equally many pixels in between, half with equally
-many pixels of defects, which are rare. A draw of the bootstrap weights counts of pixels for each image and level.
+many pixels of defects, which are rare. Each draw of the bootstrap weights the images' counts of pixels at each level.
 
 Source: Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, for PRO (per-region overlap, averaged up to a
 false-positive rate of 0.3); intervals as in `sdedit_pl.metrics.intervals`.
@@ -28,7 +28,7 @@ def localisation(
     Scores of whole images are maps of one pixel. Raises ValueError if all pixels are defects, or none is.
     """
     if bool(truth.all()) or not bool(truth.any()):
-        raise ValueError("measuring detection needs pixels with and without defects, and all of these are of one kind")
+        raise ValueError("measuring detection needs pixels with and without defects, but all are of one kind")
     levels, images = _levels(scores, truth), torch.arange(len(scores))[:, None, None].expand(truth.shape)
     regions, image_of = _regions(truth)
     weights = torch.cat([torch.ones(len(scores), 1).double(), bootstrap_weights(len(scores), draws, seed)], dim=1)

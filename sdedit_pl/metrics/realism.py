@@ -92,7 +92,7 @@ class KernelDistance(FeatureMetric):
         self.seed = seed
 
     def compute(self) -> Numbers:
-        """Raises ValueError for fewer images than a subset or three groups in a set, or an edit without a group."""
+        """Raises ValueError if a set has fewer images than a subset or fewer than 3 groups, or an edit has no group."""
         features, numbers = self.gathered()
         found: dict[str, float] = {}
         if self.subsets:

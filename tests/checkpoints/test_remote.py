@@ -161,7 +161,7 @@ class TestAddress:
         assert len(server.fetched()) == 1
 
     def test_a_new_address_needs_a_hash(self, server: ShardServer) -> None:
-        with pytest.raises(CheckpointError, match=r"model.pth was never fetched before.*add #sha256=") as raised:
+        with pytest.raises(CheckpointError, match=r"model.pth has not been fetched before.*add #sha256=") as raised:
             local_checkpoint(f"{server.url}/model.pth?key=secret")
         assert server.requests == [] and "secret" not in str(raised.value)
 
@@ -170,7 +170,7 @@ class TestAddress:
         with pytest.raises(CheckpointError, match=rf"its sha256 is {SHA256}, expected {wrong}; it was removed"):
             local_checkpoint(f"{server.url}/model.pth#sha256={wrong}")
         assert not list(tmp_path.rglob("cache/**/model.pth"))
-        with pytest.raises(CheckpointError, match="was never fetched before"):
+        with pytest.raises(CheckpointError, match="has not been fetched before"):
             local_checkpoint(f"{server.url}/model.pth")
 
     def test_a_file_damaged_in_the_cache_is_downloaded_again(self, server: ShardServer) -> None:
@@ -225,5 +225,5 @@ class TestAddress:
         assert load_denoiser(address).sde == load_denoiser(tiny_checkpoint).sde
         assert main(["info", f"ckpt={address}"]) == 0 and "ncsnpp" in capsys.readouterr().out
         assert main(["info", f"ckpt={server.url}/other.safetensors"]) == 2
-        assert "was never fetched before" in capsys.readouterr().err
+        assert "has not been fetched before" in capsys.readouterr().err
         assert len(server.fetched()) == 1

@@ -48,5 +48,5 @@ def test_pro_weighs_regions_alike_and_stops_at_its_limit() -> None:
 
 
 def test_truth_of_one_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="all of these are of one kind"):
+    with pytest.raises(ValueError, match="but all are of one kind"):
         localisation(torch.zeros(2, 4, 4), torch.zeros(2, 4, 4, dtype=torch.bool))

@@ -118,12 +118,12 @@ UNREADABLE = (
     Damage(
         "newer.safetensors",
         rewritten(lambda tensors, model, metadata: metadata.update(version="2")),
-        ("is of version 2", "reads up to 1", "update"),
+        ("has version 2", "reads versions up to 1", "update"),
     ),
     Damage(
         "unversioned.safetensors",
         rewritten(lambda tensors, model, metadata: metadata.update(version="one")),
-        ("is of version one",),
+        ("has version one",),
     ),
     Damage("code.ckpt", bomb, CODE),
     Damage("plain.ckpt", plain_bomb, CODE),

@@ -1,9 +1,8 @@
 """Configurations of diffusers: a UNet2DModel as a network of ours, a scheduler as SDE and parameterisation.
 
 Each key is expressed exactly or refused; an absent key has the default of its class in diffusers. A UNet2DModel with
-time_embedding_type "fourier" is the score network of a VE model on images in [0, 1]: it takes sigma, embeds its
-logarithm, and divides its output by it. One with "positional" takes the index in a table of betas, or with a scheduler
-of EDM ln(sigma) / 4.
+time_embedding_type "fourier" is the score network of a VE model on images in [0, 1]: it takes sigma, embeds ln(sigma)
+and divides its output by sigma. One with "positional" takes the index in a table of betas, or EDM's ln(sigma) / 4.
 """
 
 from __future__ import annotations
@@ -183,7 +182,7 @@ class _Keys:
         for key, value in others.items():
             if value is not None and value is not False:
                 raise CheckpointError(
-                    f"{self.what} with {key}={value!r} is not known here, so that its effect is unknown"
+                    f"{self.what} with {key}={value!r} is not supported: the effect of this key is unknown"
                 )
 
 
@@ -197,7 +196,7 @@ def _blocks(unet: _Keys) -> tuple[bool, tuple[int, ...]]:
             if attending != [family[name] for name in reversed(up)]:
                 raise CheckpointError(
                     f"UNet2DModel with down_block_types={down} and up_block_types={up} is not supported: the same "
-                    f"levels must attend on both ways, and up_block_types begin at the lowest"
+                    f"levels must attend on the way down and up, and up_block_types begin at the lowest"
                 )
             return family is _SKIP, tuple(level for level, attends in enumerate(attending) if attends)
     raise CheckpointError(

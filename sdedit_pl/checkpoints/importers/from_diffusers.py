@@ -93,7 +93,7 @@ def _read_configs(folder: Path, place: Path, config: Mapping[str, Any] | None) -
     if network_config.get("_class_name") != NETWORK_CLASS:
         raise CheckpointError(
             f"{place / CONFIG} describes a {network_config.get('_class_name')!r}, expected a {NETWORK_CLASS}: models "
-            f"of other classes, such as those that follow a text, cannot be read"
+            f"of other classes, such as text-to-image models, cannot be read"
         )
     scheduler = _scheduler(folder) if config is None else dict(config)
     try:

@@ -243,4 +243,4 @@ def _numbers(flag: str, text: str) -> list[int]:
     try:
         return [int(number) for number in text.split(",")]
     except ValueError:
-        raise CheckpointError(f"{flag} must be whole numbers with commas between, got {text!r}") from None
+        raise CheckpointError(f"{flag} must be whole numbers separated by commas, got {text!r}") from None

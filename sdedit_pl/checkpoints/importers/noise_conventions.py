@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 HALF_NOISE_LEVEL = -math.log(2.0)
-"""Label offset of VE models of images in [0, 1], whose sigma is half of ours: the default of `denoiser.Score`."""
+"""Label offset of VE models of images in [0, 1], whose sigma is half of ours; the default of `Score`."""
 
 
 def discrete_vp(

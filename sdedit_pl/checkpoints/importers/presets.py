@@ -1,7 +1,7 @@
 """Published models by name, for files of weights without a configuration.
 
-Source: the configurations that the authors released: ermongroup/SDEdit, ermongroup/ddim and pesser/pytorch_diffusion;
-yang-song/score_sde_pytorch; the folders google/ddpm-* and google/ncsnpp-* for diffusers.
+Source: the configurations that the authors released: ermongroup/SDEdit, ermongroup/ddim, pesser/pytorch_diffusion,
+yang-song/score_sde_pytorch, NVlabs/edm, openai/guided-diffusion; google/ddpm-* and google/ncsnpp-* for diffusers.
 """
 
 from __future__ import annotations
