@@ -14,7 +14,7 @@ from sdedit_pl.metrics.kid import LEAST_IMAGES
 
 @dataclass(kw_only=True)
 class CalibrationSettings(SamplerSettings):
-    """The images, sweep and measurement of a calibration, beside its model.
+    """The images, sweep and measurement of a calibration, besides its model.
 
     Args:
         data: images of the domain: a folder, or shards (a folder, file, pattern or URL).

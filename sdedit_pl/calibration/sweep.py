@@ -33,7 +33,7 @@ Extract: TypeAlias = Callable[[Images], Float[Tensor, "N D"]]
 
 @dataclass(frozen=True)
 class Sweep:
-    """Measurements of N images. Level 0 are the stroke paintings, the others their edits in the order of t0.
+    """Measurements of N images. Level 0 holds the stroke paintings, the others their edits in the order of t0.
 
     Args:
         originals: features of the images.

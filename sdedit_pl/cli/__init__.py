@@ -44,7 +44,7 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) i
 
 
 def printable(text: str) -> str:
-    """A text for a terminal, without passwords of URLs and control characters."""
+    """A text for a terminal, without passwords in URLs, and with control characters escaped."""
     from sdedit_pl.files import without_passwords
 
     return without_passwords(text).translate(_CONTROLS)
@@ -90,11 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(in_words(error))
     except (MemoryError, RuntimeError) as error:
         if re.search(r"\b(gloo|NCCL)\b", str(error)):
-            return fail(f"another process of this run has ended, run the same command again: {error}")
+            return fail(f"another process of this run has ended; run the same command again: {error}")
         if isinstance(error, RuntimeError) and not re.search(r"out of memory|allocate memory|\bshm\b", str(error)):
             raise
         if re.search(r"\bshm\b", str(error)):
-            return fail("/dev/shm is full; take data.workers=0, or give the container more by --shm-size")
+            return fail("/dev/shm is full; take data.workers=0, or give the container more with --shm-size")
         return fail("out of memory; make images, windows or batches smaller")
     except KeyboardInterrupt:
         return fail("interrupted", 130)

@@ -15,7 +15,7 @@ from sdedit_pl.edit_runs.unfinished_edits import EDIT_RECORD, RECORD_KEY
 
 USAGE = """sdedit edit ckpt=FILE guide=FILE|FOLDER|GLOB [mask=FILE|FOLDER] [key=value ...]
 
-Noises each guide to t0 and denoises it with the checkpoint's model. Writes to `out` a PNG for each sample, sheet.png
+Noises each guide to t0 and denoises it with the checkpoint's model. Writes to `out` a file for each sample, sheet.png
 and edit.yaml, which repeats the edit: sdedit edit config=outputs/edit/edit.yaml out=..."""
 COMMAND = Command(
     USAGE,

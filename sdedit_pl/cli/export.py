@@ -68,7 +68,7 @@ def check_replaceable(out: Path, new: Path) -> None:
         return
     if out.is_dir() != new.is_dir() or (new.is_file() and start_of(out) != start_of(new)):
         kind = "folder" if out.is_dir() else "file"
-        raise ConfigError(f"out={out} is a {kind} that is no earlier export in this format; give another out=")
+        raise ConfigError(f"out={out} is a {kind}, but not an earlier export in this format; give another out=")
     others = sorted({*files_in(out)} - {*files_in(new)})
     if others:
         raise ConfigError(f"out={out} is not an earlier export, it holds {others[0]}; empty it, or give another out=")

@@ -11,7 +11,7 @@ from sdedit_pl.edit_runs.sample_run import SampleSettings, run_sampling
 
 USAGE = """sdedit sample ckpt=FILE [n=64] [key=value ...]
 
-Draws samples from noise with a model trained up to t = 1 (times.t_max=1). Writes to `out` a PNG for each sample, a grid
+Draws samples from noise with a model trained up to t = 1 (times.t_max=1). Writes to `out` a file for each one, a grid
 of the first ones as sheet.png, and sample.yaml, which repeats them: sdedit sample config=outputs/sample/sample.yaml
 out=... A sample depends on its seed, not on `n`."""
 

@@ -39,7 +39,7 @@ def run(words: list[str]) -> None:
     step = words[0] if words else ""
     if step not in STEPS:
         got = f"got {step!r}{alike(step, STEPS)}" if step else "got nothing"
-        raise ConfigError(f"sdedit study takes {', '.join(STEPS)} and then key=value ..., {got}")
+        raise ConfigError(f"sdedit study takes one of {', '.join(STEPS)}, and then key=value ..., {got}")
     STEPS[step](words[1:])
 
 

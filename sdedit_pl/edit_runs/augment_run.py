@@ -45,7 +45,7 @@ _REMEDY = "resume it with these settings, or give another out="
 
 @dataclass(kw_only=True)
 class AugmentSettings(SamplerSettings):
-    """The class tree and the options of its edits, beside their model.
+    """The class tree and the options of its edits, besides their model.
 
     Without `label`, a model that knows all classes by the names of their folders edits each image as one of its class.
 

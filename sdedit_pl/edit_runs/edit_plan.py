@@ -25,7 +25,7 @@ DEFAULT_T0 = 0.5
 
 @dataclass(frozen=True)
 class EditTask:
-    """An edit of some guides (their indices); `mark` is the suffix of its samples' names among several tasks."""
+    """An edit of some guides (their indices); `mark` is the suffix of its samples' names if there are several tasks."""
 
     edit: SDEdit
     guides: list[int]

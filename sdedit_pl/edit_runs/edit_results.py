@@ -42,7 +42,7 @@ REDUCTIONS: dict[str, Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "C H W"
 FREE_EDIT_SETTINGS = ("out", "device", "devices", "batch", "strict", "overwrite")
 """Settings that change samples at most by rounding."""
 _RESOLVED = {"t0": None, "precision": "auto", "compile": "auto"}
-"""Settings for which the record has other values."""
+"""Settings that the record holds resolved."""
 WHOLE_NUMBERS = (".png", ".dcm")
 """Suffixes of formats without float32."""
 

@@ -19,21 +19,20 @@ Reduction: TypeAlias = Literal["mean", "std"]
 
 @dataclass(kw_only=True)
 class EditSettings(SamplerSettings):
-    """The guides and options of an edit, beside its model.
+    """The guides and options of an edit, besides its model.
 
     Args:
         guide: an image, a folder of images, a glob, local or remote WebDataset shards (KEY.png with KEY.mask.png), a
             CSV or Parquet table with columns guide, mask, t0 and seed, or the reference runner's [mask, image] (.pth).
-        mask: an image whose white pixels may change, or a folder of such images named like their guides; it replaces a
-            mask in the guide's own file.
+        mask: an image whose white pixels may change, or a folder of them named like the guides; replaces a guide's own.
         strength: instead of a mask, an image of how far each pixel is noised (white from t0, black kept), or a folder.
         paste: picture of an object to paste on the guide, or, if the model has a data.format, a file of that format;
             the object and a border around it may change.
-        paste_mask: picture of the same size, white inside the object; null uses opaque pixels.
+        paste_mask: picture of the size of `paste`, white inside the object; null uses opaque pixels.
         at: x,y of the object's upper left corner, in pixels of the guide's file.
         scale: factor by which the object is resized.
         grow: width of the editable border around the object, in pixels of the model.
-        feather: width over which the strength then falls to 0, in pixels of the model.
+        feather: width beyond `grow` over which the strength falls to 0, in pixels of the model.
         out: folder of the results.
         t0: how far guides are noised, a time in (0, 1] or a noise level such as sigma:1.2, or a list of them; higher is
             more realistic, lower more faithful. auto finds the highest one that changes a guide by at most `l2`; null
@@ -42,10 +41,10 @@ class EditSettings(SamplerSettings):
         steps: solver steps from t0 to 0; null for the variant's default.
         repeats: number of runs of the edit, each on the result of the one before (K).
         anneal: t0 of a repeat relative to that of the one before, in (0, 1].
-        resample: j,r takes each j steps r times, which harmonises kept and new pixels; with a mask or strength map.
+        resample: j,r takes each j steps r times, which harmonises kept and new pixels; needs a mask or strength map.
         lowpass: N keeps the guide's low frequencies, those of an image N times smaller; null keeps none.
         lowpass_range: times, from,to, at which lowpass applies.
-        lowpass_energy: weight of lowpass as an energy beside the score (EGSDE), such as 0.5; null imposes them.
+        lowpass_energy: weight of lowpass as an energy besides the score (EGSDE), such as 0.5; null imposes it fully.
         match_colours: give the changed area the guide's mean and covariance of colours, against drift over repeats.
         samples: number of samples of each guide.
         reduce: mean, std or mean,std also writes the mean of the samples, and their standard deviation in the units of
@@ -55,14 +54,14 @@ class EditSettings(SamplerSettings):
         fit: how guides get the model's proportions: crop to their largest central part, resize, which changes their
             proportions, or pad, which continues them by their mirror image and cuts the results back to their shape.
         windows: edit guides at their own size, in overlapping windows of the model's size (true) or a size in pixels.
-        overlap: minimal overlap of neighbouring windows in pixels; null for half a window.
+        overlap: least overlap of neighbouring windows in pixels; null for half a window.
         side: with windows, length to which the shorter side of guides is resampled; null for their own.
         focus: edit only the part of a large picture around each region of the mask, at the model's size, and put it
             back at full resolution; or a box x,y,width,height in pixels of the file. All else stays bit for bit.
         trajectory: also write, for each guide, the x_0 estimates along the way as an animation and a strip.
         devices: number of processes that share the guides on this machine, each with a GPU if there are any; auto takes
             all GPUs. On several machines, start the command with torchrun, srun or as a SLURM array instead.
-        shards: write WebDataset shards with the samples of this many guides each; null for a PNG file for each sample.
+        shards: write WebDataset shards with the samples of this many guides each; null for a file for each sample.
         strict: end with an error at the first guide that cannot be read; otherwise these are listed at the end.
         overwrite: replace the results in `out`.
     """

@@ -1,4 +1,4 @@
-"""Warnings before an edit: a model of little training, and guides unlike the images that it was trained on."""
+"""Warnings before an edit: of a model with little training, and of guides unlike the images that it was trained on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 FEW_STEPS = 1000
 FAR = 4.0
-"""Denoising error of a guide, relative to validation images, from which it is far from the domain.
+"""Ratio of a guide's denoising error to that of validation images from which it counts as far from the domain.
 
 With the bundled portraits, stroke paintings have up to 3, plain colours 7 and white noise 27.
 """

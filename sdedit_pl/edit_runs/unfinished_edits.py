@@ -3,8 +3,8 @@
     OUT/.sdedit.unfinished/     settings.json, samples, and for each process a journal with a line for each guide
 
 A guide's line follows its files and has their hashes, so that a killed process or a crashed machine costs only the
-guides in work. The process that finds every guide done writes sheet and record and moves all files to OUT, the record
-last; then the folder is removed.
+guides being edited. The process that finds every guide done writes sheet and record and moves all files to OUT, the
+record last; then the folder is removed.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class UnfinishedEdits:
 
     @contextmanager
     def finishing(self) -> Iterator[bool]:
-        """Whether this process is the one that writes sheet and record, which are published after the block."""
+        """Yields whether this process writes sheet and record; if so, publishes all results after the block."""
         if not self.settings.file.is_file():  # another process has finished
             yield False
             return

@@ -63,7 +63,7 @@ class AblationVariant(NamedTuple):
 
 @dataclass(frozen=True)
 class Ablation:
-    """A setting that is varied; `variants` makes the edits with one value, and `compares` if it compares two models."""
+    """A setting that is varied; `variants` makes the edits with one value, by two models if it `compares`."""
 
     title: str
     variants: Callable[[SDEdit, AblationValue], Sequence[AblationVariant]]

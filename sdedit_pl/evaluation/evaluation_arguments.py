@@ -48,7 +48,7 @@ class EvaluationArguments(GuidanceSettings):
         variant: exact, or paper or reference, which follow the published algorithms and code to the letter.
         seed: seed of the inputs; edit number n has the seed `seed` + n.
         lpips: network of the masked LPIPS, alex, vgg or squeeze; none omits it.
-        lpips_weights: torchvision's file of that network; null takes it from torch's cache or downloads it.
+        lpips_weights: torchvision's file of the network of `lpips`; null takes it from torch's cache or downloads it.
         kid_subset: reports KID averaged over 100 random subsets of this size too (other programs: 1000); null omits it.
         batch: images edited at once on each device; affects only speed, memory and, except on a CPU, rounding.
         precision: precision of the network in edits; the state is always float32. auto is bfloat16 on GPUs with bf16

@@ -43,7 +43,7 @@ class PendingImages(NamedTuple):
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """The devices as of Lightning's Fabric, and the networks' arithmetic."""
+    """The devices, as for Lightning's Fabric, and the networks' arithmetic."""
 
     accelerator: str = "auto"
     devices: int | str = "auto"

@@ -1,7 +1,6 @@
 """Measurement of an evaluation's images, column by column, from their files.
 
-KID excludes pairs of an edit and an image of the same group: an edit resembles the image behind its guide with any
-model.
+KID excludes pairs of an edit and an image of the same group: with any model an edit resembles its guide's original.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def _overview(numbers: Mapping[str, Any]) -> Section:
     if COMPARED in numbers:
         other = numbers[COMPARED]
         paragraphs.append(
-            f"This is ckpt; compare is {other['file']} (sha256 {other['sha256'][:16]}, {other['parameters']:,} "
+            f"This model is ckpt; compare is {other['file']} (sha256 {other['sha256'][:16]}, {other['parameters']:,} "
             f"parameters, {other['sde']})."
         )
     return Section("What was measured", [*paragraphs, *numbers["notes"]])

@@ -40,7 +40,7 @@ MAPS, SPREADS = "maps", "spreads"
 
 @dataclass(kw_only=True)
 class DetectionSettings(SamplerSettings):
-    """The inspected images and their reconstructions, beside the model, which knows images without anomalies.
+    """The inspected images and their reconstructions, besides the model, which knows images without anomalies.
 
     Args:
         data: images to inspect: a folder, or shards (a folder, file, pattern or URL).
@@ -50,12 +50,11 @@ class DetectionSettings(SamplerSettings):
         split: all images of `data`, or val, the ones that training holds out of it.
         val_fraction: share of the images held out if data has no val split; null for that of the model's training.
         images: how many images, spread evenly over those available; null for all.
-        t0: times or noise levels from which images are reconstructed; each defect has its best one, and the map is the
-            mean over them.
+        t0: times or noise levels to reconstruct images from; each defect has its best one, and the map averages them.
         samples: number of reconstructions from each t0.
         steps: solver steps of a reconstruction.
         residual: pixel (mean absolute difference of channels on [0, 1]), or an LPIPS network: alex, vgg or squeeze.
-        lpips_weights: torchvision's file of that network; null takes it from torch's cache or downloads it.
+        lpips_weights: torchvision's file of the LPIPS network; null takes it from torch's cache or downloads it.
         blur: standard deviation, in pixels, of a Gaussian over the residuals; 0 for none.
         relative: weigh residuals against the spread of the reconstructions, which is high on edges and textures that
             the model cannot know; false maps the residuals.

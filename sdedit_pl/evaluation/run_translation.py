@@ -52,11 +52,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class TranslationSettings(SamplerSettings):
-    """The images and the methods, beside the model of the domain that images are translated into.
+    """The images and the methods, besides the model of the domain that images are translated into.
 
     Args:
         source_ckpt: model of the guides' domain, which ddib encodes with; see sdedit edit.
-        source_label: label for that model, see label.
+        source_label: label for source_ckpt; see label.
         guide: an image, a folder of images, or a glob.
         pairs: folder of images named like the guides, their true translations; null for none.
         target: images of the domain of `ckpt`, a folder or shards, for KID; null omits it.

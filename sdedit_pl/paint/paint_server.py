@@ -4,7 +4,7 @@
     GET  /api/state                     {"model", "guides", "seconds", "overhead", "queued", "jobs"}
     GET  /guides/NAME                   a guide to start from
     POST /api/guides       OpenedFile   {"source"}: the address of a file that was opened, opened/HASH/NAME
-    GET  /shown/ADDRESS                 the picture of a guide, an opened file or a file of an edit; shown/blank is new
+    GET  /shown/ADDRESS                 a guide, an opened file or a file of an edit as a picture; shown/blank: a canvas
     POST /api/edits        EditRequest  {"identity"}
     GET  /api/edits/ID/events           server-sent events: {"job", "position", "estimates"}, until the edit ends
     POST /api/edits/ID/cancel  {}       {}

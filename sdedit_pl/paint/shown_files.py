@@ -4,8 +4,7 @@ The page shows the bands and the window that previews show. A pixel that differs
 
     value = black + colour / 255 (white - black)
 
-in the shown bands, where black and white are the ends of the window. Its other bands, and all other pixels, keep the
-values of the file.
+in the shown bands, where black and white are the ends of the window. Other bands and pixels keep the file's values.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from sdedit_pl.guides.guide_files import read_whole
 from sdedit_pl.picture_grid import to_picture
 
 LARGEST_PICTURE = 20_000_000
-"""Maximal number of pixels of a guide."""
+"""Most pixels of a guide."""
 
 
 class OpenedFiles:

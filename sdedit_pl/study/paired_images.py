@@ -30,8 +30,7 @@ _NAMED = 4
 def pair_files(sources: Mapping[str, str]) -> dict[str, dict[str, Path]]:
     """Name -> key -> file, sorted by name, for the folders or glob patterns `sources` (key -> source).
 
-    Extensions and an edit's suffix `_seed0` do not count. Raises StudyError for a source without images, or with a name
-    twice or missing.
+    Extensions and an edit's suffix `_seed0` do not count. Raises StudyError for empty sources, missing or double names.
     """
     found = {key: _files_by_name(key, source) for key, source in sources.items()}
     names = sorted(set().union(*found.values()))

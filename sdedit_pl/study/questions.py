@@ -18,8 +18,7 @@ class Question:
 
     Args:
         hint: advice on what to judge.
-        intact: the intact image of a catch trial: the guide, a real image (an output if the study has none), or an
-            output of one of the methods.
+        intact: the intact image of a catch trial: the guide, a real image (if there is one), or a method's output.
     """
 
     text: str

@@ -21,8 +21,7 @@ class StudyPlan:
             are paired by name. A preference rate is the rate at which the method given first is preferred.
         out: the study's database file, which also stores the answers.
         guides: folder or pattern of the guides; null if only realism is asked.
-        real: folder or pattern of real images of the domain, for the catch trials about realism; null uses outputs of
-            the methods instead.
+        real: folder or pattern of real images of the domain, for catch trials about realism; null uses outputs instead.
         ckpt: for data other than 8-bit pictures (data.format), a model of such data; images are shown like its
             previews. null for pictures.
         questions: any of realism, faithfulness and satisfaction.

@@ -112,11 +112,11 @@ def test_an_unknown_verb_is_refused(refused) -> None:
         (ValueError("a" * 1500 + "b" * 10**6 + "c" * 1500), "a" * 1500 + " ... " + "c" * 1500),
         (
             RuntimeError("unable to allocate shared memory(shm) for file </torch_1>"),
-            "/dev/shm is full; take data.workers=0, or give the container more by --shm-size",
+            "/dev/shm is full; take data.workers=0, or give the container more with --shm-size",
         ),
         (
             RuntimeError("[/a/gloo/pair.cc:5] closed"),
-            "another process of this run has ended, run the same command again: [/a/gloo/pair.cc:5] closed",
+            "another process of this run has ended; run the same command again: [/a/gloo/pair.cc:5] closed",
         ),
         (RuntimeError("can't allocate memory"), "out of memory; make images, windows or batches smaller"),
     ],

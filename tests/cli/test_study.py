@@ -144,7 +144,7 @@ def test_report_replaces_an_earlier_one_on_request(answered: Path, command, refu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["study"], "sdedit study takes build, serve, report and then key=value ..., got nothing"),
+        (["study"], "sdedit study takes one of build, serve, report, and then key=value ..., got nothing"),
         (["study", "buidl"], "got 'buidl'; did you mean build?"),
         (["study", "build"], "methods is required: methods.NAME=FOLDER"),
         (["study", "build", "methods=ours"], "methods must be "),

@@ -26,7 +26,7 @@ const view = { scale: 1, x: 0, y: 0 };
 const changes = { done: [], undone: [] };
 const number = (id) => Number($(id).value);
 
-/* The address at which a file is shown: files of other data than photographs are no pictures. */
+/* The address at which a file is shown: files of other data than photographs are not pictures. */
 const shownAt = (address) => (state.model.rule ? `shown/${address}` : address);
 
 /* The colour to paint with, grey if one band is shown. */
@@ -848,7 +848,7 @@ async function take(file, as) {
     if (ownFormat) return notify(error.message);
     return notify(`${file.name || "The picture"} cannot be opened: it is damaged, too large for the browser, or of an unknown kind.`);
   }
-  if (file.type === "image/gif") notify("Of an animation, the first picture is used.", true);
+  if (file.type === "image/gif") notify("Only the first frame of an animation is used.", true);
   if (as === "object") return addObject(image);
   if (as === "picture" || !(state.touched || source || hasMask() || state.opened)) return takePicture(image, address);
   offered = { image, address };
@@ -1240,7 +1240,7 @@ async function store() {
     store.put(painting, location.pathname);
     store.transaction.oncomplete = () => (document.body.dataset.stored = "true");
   } catch {
-    notify("The browser does not keep the painting over a reload.");
+    notify("The browser cannot keep the painting across a reload.");
   }
 }
 
