@@ -27,7 +27,7 @@ class GuidanceSettings:
         guidance: weight w of guidance by a weaker model, D + (w - 1)(D - D_weak); images become crisper and less varied
             as it grows. 1 is none; any other value doubles the network evaluations.
         guide_ckpt: the weaker model; previous is the early average beside `ckpt`, which training writes with
-            checkpoint.early (autoguidance). null is the same, or with a label the model without it (classifier-free).
+            checkpoint.early (autoguidance). null is previous or, with a label, the model without it (classifier-free).
         guidance_range: lowest,highest noise level at which guidance applies; null for all.
         noise: gaussian or simplex; null for the noise that the model was trained on.
     """
