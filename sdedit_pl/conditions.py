@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 LISTED_CLASSES = 20
-"""Most classes that a message lists."""
+"""Maximum number of classes in a message."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ and by F's training target, target.x_0 x_0 + target.noise z for x_t = alpha x_0 
 x_0 = (x_t + sigma^2 score) / alpha) but are written out separately, because deriving one from another cancels
 catastrophically at small sigma. All formulas hold for any SDE, with the noise level s = sigma / alpha.
 
-If a network has twice as many output channels, F is the first half, and the second is a reverse step's variance.
+If a network has twice as many output channels, F is the first half; the second is a reverse step's learned variance.
 
 Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022, table 1;
 Salimans and Ho, "Progressive Distillation", ICLR 2022 (v); Nichol and Dhariwal, "Improved Denoising Diffusion

@@ -44,10 +44,9 @@ class SettingsRecord:
         write_whole(self.file, json.dumps(content, indent=1) + "\n")
 
     def begin(self, results: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
-        """Records the settings of new results, or compares those of the unfinished ones in the folder.
+        """Empties the folder but for `LOCK` and records new results' settings, or compares those of unfinished results.
 
-        If they differ, it raises SettingsChanged, which names `results`, or with `overwrite` begins anew. To begin
-        empties the folder of all but `LOCK`.
+        Other settings than theirs raise SettingsChanged, which names `results`, or with `overwrite` begin new results.
         """
         before = self.read()
         try:

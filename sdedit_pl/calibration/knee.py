@@ -22,7 +22,7 @@ from sdedit_pl.metrics.kid import kernel_distance
 from sdedit_pl.metrics.paired_bootstrap import GroupSums, PairedBootstrap
 
 _BELOW = 1e-6
-"""Least distance of the knee below the line, relative to the line's ends."""
+"""Minimum distance of the knee below the line, relative to the line's ends."""
 
 
 @dataclass(frozen=True)

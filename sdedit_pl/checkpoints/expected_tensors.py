@@ -22,13 +22,13 @@ from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.networks.unet import UNet
 
 MOST_TENSORS = 5_000
-"""Most tensors of a network; the largest published ones have about a thousand."""
+"""Maximum number of tensors in a network; the largest published ones have about a thousand."""
 LARGEST_COUNT = 2**20
 """Largest integer in a model's configuration: channels, blocks, steps, pixels."""
 LONGEST_LIST = 1000
-"""Most entries of a list in a model's configuration."""
+"""Maximum number of entries of a list in a model's configuration."""
 MOST_BUFFERED = 2**26
-"""Most numbers outside parameters that are computed to build a network, such as FIR kernels of each channel."""
+"""Maximum of numbers outside parameters that are computed to build a network, such as FIR kernels of each channel."""
 
 
 def check_numbers(value: Any, path: str = "") -> None:

@@ -169,7 +169,7 @@ def is_native(file: Path) -> bool:
 
 
 def read_weights(file: Path) -> tuple[Description, dict[str, Tensor]]:
-    """Reads an editing checkpoint, its tensors mapped to the file; raises CheckpointError for others or newer ones."""
+    """Reads an editing checkpoint, its tensors mapped to the file; raises CheckpointError if it is another or newer."""
     tensors, metadata = read_safetensors(file)
     if metadata.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(

@@ -116,7 +116,7 @@ def require_stored(tensors: Mapping[str, Tensor], what: str) -> None:
 
 @contextmanager
 def _pickles(path: Path) -> Iterator[tuple[IO[bytes], int]]:
-    """A stream positioned at the pickles of a torch file, and the largest number of pickles."""
+    """A stream positioned at the pickles of a torch file, and the maximum number of pickles."""
     if not zipfile.is_zipfile(path):
         with path.open("rb") as stream:
             yield stream, PICKLES_OF_LEGACY_FILE

@@ -84,9 +84,9 @@ class CheckpointSettings:
         every_steps: optimiser steps between two checkpoints; another is written before each validation.
         every_minutes: minutes between two checkpoints, independent of steps; null counts steps only.
         keep: number of newest checkpoints to keep.
-        best: also keep the one with the lowest val/loss (its mean over validation.sigma_edges, if set) as best.ckpt.
+        best: also keep the checkpoint with the lowest val/loss (mean over validation.sigma_edges, if set) as best.ckpt.
         dtype: type of the weights in the editing checkpoint `model.safetensors`.
-        export: weights in `model.safetensors`: best, of the validation and average with the lowest loss, or last.
+        export: weights in `model.safetensors`: best (of the validation and average with the lowest loss) or last.
         all_averages: also write the newest weights of each average, as model-HALFLIFE.safetensors.
         early: share of the run after which its average is also written, as model-early.safetensors, the weaker model of
             autoguidance (guidance= of sdedit edit); null writes none.

@@ -74,7 +74,7 @@ def choose_images(
 ) -> ChosenImages:
     """Chooses images of a folder, or of shards given by a folder, file, pattern or URL.
 
-    Raises ValueError if there are fewer than `least`, or the folder of the results, `out`, lies within that of `data`.
+    Raises ValueError if there are fewer than `least`, or `out`, the folder of the results, lies within that of `data`.
 
     Args:
         val_fraction: share of the images held out if the data has no validation split.

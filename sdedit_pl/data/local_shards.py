@@ -27,7 +27,7 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 ARCHIVE_DAMAGE = (*DECODING_ERRORS, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, RuntimeError, MemoryError)
 
 _LONGEST_HEADER = 2**20
-"""Most bytes that a member's name or PAX header may declare."""
+"""Maximum size in bytes that a member's name or PAX header may declare."""
 _SLOW = re.compile(rb"\d{64}")
 """Digits on which `tarfile` takes quadratic time before Python 3.12.6, 3.11.10 and 3.10.15 (CVE-2024-6232)."""
 

@@ -2,8 +2,8 @@
 
 Shards are downloaded whole into a cache on the node and read there by number: no image repeats within an epoch, and
 there is no shuffle buffer to save. Without a manifest or records of former downloads, a resumed run downloads the
-shards up to its position again to count their images. Unless its cache holds all shards, each node downloads every one
-once per epoch.
+shards up to its position again to count their images. Each node downloads every shard once per epoch, unless its cache
+holds all of them.
 """
 
 from __future__ import annotations

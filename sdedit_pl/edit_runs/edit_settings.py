@@ -54,7 +54,7 @@ class EditSettings(SamplerSettings):
         fit: how guides get the model's proportions: crop to their largest central part, resize, which changes their
             proportions, or pad, which continues them by their mirror image and cuts the results back to their shape.
         windows: edit guides at their own size, in overlapping windows of the model's size (true) or a size in pixels.
-        overlap: least overlap of neighbouring windows in pixels; null for half a window.
+        overlap: minimum overlap of neighbouring windows in pixels; null for half a window.
         side: with windows, length to which the shorter side of guides is resampled; null for their own.
         focus: edit only the part of a large picture around each region of the mask, at the model's size, and put it
             back at full resolution; or a box x,y,width,height in pixels of the file. All else stays bit for bit.

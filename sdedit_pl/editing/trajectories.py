@@ -32,7 +32,7 @@ LAST_FRAME_MILLISECONDS = 2000
 LARGEST_SIDE = 256
 """Largest side, in pixels, of recorded estimates."""
 SHOWN_SAMPLES = 8
-"""Most samples that are shown for a guide."""
+"""Maximum number of samples shown for a guide."""
 
 
 @dataclass(frozen=True)

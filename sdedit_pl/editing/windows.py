@@ -27,7 +27,7 @@ from sdedit_pl.denoiser import Denoiser, at_label
 from sdedit_pl.typing import Images, Times
 
 WINDOWS_AT_ONCE = 16
-"""Most windows in one call of the network, unless the denoiser prescribes a number."""
+"""Maximum number of windows in one call of the network, unless the denoiser prescribes one."""
 
 
 class Strip(NamedTuple):
@@ -46,8 +46,8 @@ class Windowed(nn.Module):
     Args:
         network: maps (B, C, size, size) and labels (B,) to (B, outputs, size, size).
         size: height and width of a window, one number for both or (height, width).
-        overlap: least overlap of neighbouring windows in pixels, less than their sides; with 0, seams are visible.
-        at_once: most windows in one call of the network.
+        overlap: minimum overlap of neighbouring windows in pixels, less than their sides; with 0, seams are visible.
+        at_once: maximum number of windows in one call of the network.
     """
 
     def __init__(self, network: nn.Module, size: int | tuple[int, int], overlap: int, *, at_once: int = 1) -> None:
@@ -150,7 +150,7 @@ def windowed(
 
     Args:
         size: height and width of a window, best those that the network was trained on.
-        overlap: least overlap of neighbouring windows in pixels.
+        overlap: minimum overlap of neighbouring windows in pixels.
         trained_size: size of the training images, if known; smaller windows are refused.
     """
     if trained_size is not None and any(map(operator.lt, _sides(size), _sides(trained_size))):

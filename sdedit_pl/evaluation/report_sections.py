@@ -124,8 +124,8 @@ def _overview(numbers: Mapping[str, Any]) -> Section:
     if COMPARED in numbers:
         other = numbers[COMPARED]
         paragraphs.append(
-            f"This model is ckpt; compare is {other['file']} (sha256 {other['sha256'][:16]}, {other['parameters']:,} "
-            f"parameters, {other['sde']})."
+            f"The checkpoint above is ckpt; compare is {other['file']} (sha256 {other['sha256'][:16]}, "
+            f"{other['parameters']:,} parameters, {other['sde']})."
         )
     return Section("What was measured", [*paragraphs, *numbers["notes"]])
 

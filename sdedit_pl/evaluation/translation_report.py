@@ -89,7 +89,8 @@ def translation_report(
         f"{settings['steps']} steps of each model. DDIB passes to the target model at {level}; the others start from "
         f"t0 = {settings['t0']}. The energy on the frequencies left in images {settings['lowpass']} times smaller has "
         f"the weight {settings['lowpass_energy']:g}{second}. KID compares with {settings['target'] or 'nothing'}, on "
-        f"the features {settings['features']['name']}. ± is the standard error over images; brackets are bootstraps."
+        f"the features {settings['features']['name']}. ± is the standard error over images; intervals are from a "
+        "bootstrap."
     )
     columns = {"guide": compared.guides, **made, **({} if compared.pairs is None else {"pair": compared.pairs})}
     pictures = comparison_sheet(

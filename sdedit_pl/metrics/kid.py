@@ -26,7 +26,7 @@ from torch import Tensor
 from sdedit_pl.metrics.intervals import Estimate, bootstrap_weights, percentile_interval
 
 LEAST_IMAGES = 3
-"""Least number of images for a KID with a standard error, which needs estimates that leave one image out."""
+"""Minimum number of images for a KID with a standard error, which needs estimates that leave one image out."""
 _DEGREE = 3
 _ROWS = 1024
 """Images whose kernels with all others are held at a time."""

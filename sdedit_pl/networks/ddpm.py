@@ -33,7 +33,7 @@ class DDPM(UNet):
         close_frequencies: Whether 1/10000 is the lowest frequency of the label's sinusoids, as published, or would be
             the next lower one.
         smallest_group: Minimum number of channels in a group of the normalisations. With 1, as published, up to 32
-            channels are normalised one by one, which removes the label's contribution: use 64 or a larger group.
+            channels are normalised one by one, which removes the label's effect: use 64 channels or larger groups.
         most_groups: Maximum number of groups of the normalisations.
         epsilon: Added to the variance in the normalisations.
     """

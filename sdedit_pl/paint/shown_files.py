@@ -25,7 +25,7 @@ from sdedit_pl.guides.guide_files import read_whole
 from sdedit_pl.picture_grid import to_picture
 
 LARGEST_PICTURE = 20_000_000
-"""Most pixels of a guide."""
+"""Maximum number of pixels of a guide."""
 
 
 class OpenedFiles:

@@ -6,7 +6,7 @@ The forward step x_t = a x_s + b z is reversed by
 
 The large variance, c^2 = b^2, is exact for data of unit variance. The small one, c^2 = (b sigma_s / sigma_t)^2, that of
 the posterior given x_0, is exact for data that consist of a single image and is better with few steps. The true
-variance lies between them. A learned variance is its position between the two on a logarithmic scale, for each pixel.
+variance lies between them. A learned variance is a position between the two, on a logarithmic scale, for each pixel.
 
 Source: Ho et al. 2020, Algorithm 2 and section 3.2; Meng et al., "SDEdit", ICLR 2022, Algorithms 2 (VE) and 4 (VP);
 Nichol and Dhariwal 2021, equation 15, and section 4 for steps of any length, with the bounds of the step itself.

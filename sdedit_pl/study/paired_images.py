@@ -30,7 +30,7 @@ _NAMED = 4
 def pair_files(sources: Mapping[str, str]) -> dict[str, dict[str, Path]]:
     """Name -> key -> file, sorted by name, for the folders or glob patterns `sources` (key -> source).
 
-    Extensions and an edit's suffix `_seed0` do not count. Raises StudyError for empty sources, missing or double names.
+    Extensions and the suffix `_seed0` do not count. Raises StudyError for empty sources, missing or duplicate names.
     """
     found = {key: _files_by_name(key, source) for key, source in sources.items()}
     names = sorted(set().union(*found.values()))

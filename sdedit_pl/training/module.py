@@ -47,7 +47,7 @@ class ScoreModule(lightning.LightningModule):
         weighting: weight of the loss at each noise level; None for EDM's.
         times: training times; None for EDM's log-normal noise levels, up to the denoiser's t_max.
         optimizer: None for Adam with its default rate.
-        schedule: factor on the learning rate; None for 1.
+        schedule: factor on the learning rate; None keeps the rate constant.
         reduction: over the pixels of an image, "mean" or "sum".
         uncertainty: learned weighting of the noise levels; None minimises the weighted loss itself.
         sigma_edges: edges of the ranges of noise levels that validation reports separately.

@@ -161,7 +161,7 @@ def warn_of_hours(denoiser: Denoiser, config: TrainingConfig) -> None:
     if hours >= LONG_RUN:
         trained = "" if config.ckpt else "config=finetune64 starts from a trained model and takes 128,000 images; "
         logger.warning(
-            "this configuration is meant for a GPU, and none is used: %s images may take about %.0f hours. "
+            "this configuration is meant for a GPU, and none is used: %s images may take about %.0f hours; "
             "%sa smaller trainer.max_steps or data.batch_size shortens a run",
             *(f"{images:,}", hours, trained),
         )

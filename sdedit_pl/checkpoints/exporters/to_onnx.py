@@ -32,7 +32,7 @@ from sdedit_pl.denoiser import Denoiser
 OPSET = 18
 LIBRARIES = ("onnx", "onnxruntime", "onnxscript")
 LARGEST = 2**31 - 2**24
-"""Most bytes of weights in one file: protobuf is limited to 2 GiB, which includes the graph."""
+"""Maximum bytes of weights in one file: protobuf is limited to 2 GiB, which includes the graph."""
 
 
 class ONNXExport(Export):

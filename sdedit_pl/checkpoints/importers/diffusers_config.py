@@ -2,7 +2,7 @@
 
 Each key is expressed exactly or refused; an absent key has the default of its class in diffusers. A UNet2DModel with
 time_embedding_type "fourier" is the score network of a VE model on images in [0, 1]: it takes sigma, embeds ln(sigma)
-and divides its output by sigma. One with "positional" takes the index in a table of betas, or EDM's ln(sigma) / 4.
+and divides its output by sigma. One with "positional" takes the index in a beta table or, for EDM, ln(sigma) / 4.
 """
 
 from __future__ import annotations
