@@ -186,7 +186,7 @@ def test_recognition(tmp_path: Path, reference: Path, tiny_checkpoint: Path) -> 
         ({"channel_mult": "1,two"}, "channel_mult.*'1,two'"),
         ({"channel_mult": "", "image_size": 48}, "give channel_mult.*image_size=48"),
         ({"num_channels": 64}, "not those of the configuration.*should give"),
-        ({"num_heads": 3}, "not those of the configuration|share"),
+        ({"num_heads": 3}, "not those of the configuration|divide"),
     ],
 )
 def test_flags_that_cannot_be_read_are_refused(flags: dict[str, object], message: str, tmp_path: Path) -> None:
