@@ -99,10 +99,10 @@ class TrainingBatches(Sampler[list[Any]]):
 
 
 class ValidationBatches(Sampler[list[Draw]]):
-    """The validation images of one device, in order; each image belongs to exactly one device.
+    """The validation images of one device, in order.
 
     Every device gets the same number of batches, as few as the batch size allows, so that none waits for another. Batch
-    sizes differ by at most one image. Only a set with fewer images than devices repeats images.
+    sizes differ by at most one image. Images repeat only if there are fewer than devices, or in batches of one image.
     """
 
     def __init__(self, count: int, share: DeviceShare) -> None:

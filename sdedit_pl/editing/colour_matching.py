@@ -24,7 +24,7 @@ _LAB = ((0.2104542553, 0.7936177850, -0.0040720468),
         (1.9779984951, -2.4285922050, 0.4505937099),
         (0.0259040371, 0.7827717662, -0.8086757660))  # fmt: skip
 _FLAT = 1e-6
-"""Variance added to that of all colours, about half a level of 8 bits; flat regions have none."""
+"""Variance added to that of all colours, since flat regions have none: about a third of an 8-bit level, squared."""
 
 
 def with_colours_of(guide: Images, edit: Images, area: Mask | Strength | None) -> Images:

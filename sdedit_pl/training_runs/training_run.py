@@ -144,7 +144,7 @@ def for_this_machine(config: TrainingConfig) -> tuple[TrainingConfig, Machine]:
 
 
 def warn_of_hours(denoiser: Denoiser, config: TrainingConfig) -> None:
-    """Warns of a run that will take days on a CPU, by the time of one evaluation; a training step takes about three."""
+    """Warns of a run of a day or more on a CPU, by the time of one evaluation; a training step takes about three."""
     images = config.trainer.max_steps * config.trainer.accumulate_grad_batches * config.batch_size
     shape = (1, *config.image.tensor_shape)
     if images * config.image.pixels < LONG_TRAINING["cpu"]:
