@@ -281,12 +281,12 @@ def report(numbers: dict[str, Any]) -> str:
     parts = []
     for name, domain in numbers["domains"].items():
         rows = [[title, *found] for title, found in domain["files"].items()]
-        table = markdown_table(Table(["file", "values", "type", "range", "different values", "metadata"], rows))
+        table = markdown_table(Table(["file", "shape", "type", "range", "distinct values", "metadata"], rows))
         how = f"{domain['steps']:,} steps; edits from t0 = {domain['t0']}."
         parts.append(f"## {name}\n\n{how}\n\n![{name}]({name}.png)\n\n{table}\n")
         if "filled" in domain:
-            shares = ", ".join(f"{title} {share:.3f}" for title, share in domain["filled"].items())
-            parts.append(f"Share of its bounding box that the object fills, mean (a disc: 0.785): {shares}.\n")
+            shares = "; ".join(f"{title} {share:.3f}" for title, share in domain["filled"].items())
+            parts.append(f"Mean share of its bounding box that the object fills (a disc: 0.785): {shares}.\n")
     settings = numbers["settings"]
     return f"""# Rectangles, 16 bits, four bands, two classes
 

@@ -213,7 +213,10 @@ def measure(arguments: Arguments) -> Numbers:
 def report(numbers: Mapping[str, Any]) -> str:
     counts = [str(count) for count in numbers["settings"]["evaluations"]]
     blocks = ["# Edits on a Gaussian mixture with its exact score"]
-    blocks += ["Sliced Wasserstein distance to the exact edits, times 1000, by the number of evaluations."]
+    blocks += [
+        "Sliced Wasserstein distance to the exact edits, times 1000, by the number of evaluations; a cell is empty "
+        "where the solver or the grid refuses so few."
+    ]
     for t0, found in numbers["distance"].items():
         levels = {"exact edits": numbers["floor"][t0], **numbers[f"reference_{REFERENCE_STEPS}_steps"][t0]}
         blocks += [f"## t0 = {t0}", ", ".join(f"{name}: {1000 * value:.1f}" for name, value in levels.items())]

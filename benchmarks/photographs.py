@@ -335,7 +335,7 @@ def report(numbers: Mapping[str, Any]) -> str:
         table(["", *keys], differences[1:]),
         "Denoising error on the same images in units of the noise level squared, by noise level.",
         table(["", *(f"{level:g}" for level in LEVELS)], error_rows),
-        "Each t0; nearest is the distance to the nearest training image relative to that of the originals.",
+        "By t0; nearest is the distance to the nearest training image relative to that of the originals.",
         table(["", "L2 to strokes", *(f"KID, {judge}" for judge in judges), "nearest"], levels),
         "![sheet](sheet.png)",
     ]

@@ -204,7 +204,7 @@ def _card(
     training = [f"- {key}: {value}" for key, value in facts.items()]
     if has_config:
         training.append(
-            f"- command: `sdedit train config={CONFIG_FILE} data=IMAGES out=runs/again`, with the file of this folder"
+            f"- command, with this {CONFIG_FILE}: `sdedit train config={CONFIG_FILE} data=IMAGES out=runs/again`"
         )
     unmeasured = f"Not measured. `sdedit evaluate ckpt={name} data=IMAGES out=outputs/evaluation` does."
     return f"""---
@@ -249,7 +249,7 @@ Images: {settings.images}
 
 - The model knows only its domain: a guide far from it is pulled into it.
 - It was trained up to noise level {denoiser.highest_noise_level:.3g}{guideless}.
-- It takes no prompts, and its images have {size} px; larger pictures are edited in parts (`focus=true`) or windows.
+- It takes no text prompts; its images have {size} px; larger pictures are edited in parts (`focus=true`) or windows.
 """
 
 

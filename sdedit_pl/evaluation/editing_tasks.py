@@ -87,7 +87,7 @@ class StrokeEditing(EditingTask):
 
 @dataclass(frozen=True)
 class Compositing(EditingTask):
-    """An elliptic patch of one image at its place on another, with diameters of 1/4 to 1/2 of the sides."""
+    """An elliptical patch of one image, pasted at the same place on another; diameters are 1/4 to 1/2 of the sides."""
 
     masked = pastes = True
 

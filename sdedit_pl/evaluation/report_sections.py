@@ -35,7 +35,7 @@ METHOD_TITLES = {
     "nearest_sample": "nearest sample",
 }
 METHOD_NOTES = {
-    "ddim": "DDIM encodes to the same t0 and decodes from there, with the same number of steps each.",
+    "ddim": "DDIM encodes to the same t0 and decodes from there, in the same number of steps each way.",
     "nearest_sample": "The nearest sample is chosen from as many unconditional samples as there are images; one sample "
     "may be the nearest to several guides.",
 }
@@ -76,7 +76,7 @@ def few_images(count: int) -> str:
         return ""
     kid = f" KID is unbiased, but from fewer than {KID_IMAGES} images its intervals are wide."
     return (
-        f"These numbers are from {count:,} images. FID is too high from fewer than {FID_IMAGES:,}, and by how much "
+        f"These numbers are from {count:,} images. FID from fewer than {FID_IMAGES:,} is too high, by an amount that "
         f"depends on their number: do not compare it with published values.{kid if count < KID_IMAGES else ''}"
     )
 
@@ -110,21 +110,21 @@ def _overview(numbers: Mapping[str, Any]) -> Section:
         f"{settings['edit']['steps']} steps of {settings['solver']['name']} on the grid {settings['grid']['name']}, "
         f"K = {settings['repeats']}, variant {settings['variant']}."
         + "".join(f" {METHOD_NOTES[name]}" for name in settings["baselines"] if name in METHOD_NOTES),
-        f"KID, FID, precision, recall, density and coverage compare with these images, on the features "
+        f"KID, FID, precision, recall, density and coverage compare results with these images by features of "
         f"{numbers['features']['name']} ({numbers['features']['identity']}). Other features have another scale: "
         "compare numbers within this report, or with reports on the same features.",
         f"KID leaves out the pairs of an edit and an image of its own group ({images['groups']} groups; groups "
         "pasted on each other count as one). ± gives the standard error over groups for KID, L2 and LPIPS, and the "
-        "deviation of the subsets for KID of subsets; the interval is a bootstrap over groups. FID, precision, recall, "
-        "density and coverage leave nothing out: if a mask keeps most of an image, the image itself is among those "
-        "that they compare with.",
+        "standard deviation over subsets for KID of subsets; the interval is a bootstrap over groups. FID, precision, "
+        "recall, density and coverage leave nothing out: an edit whose mask keeps most of an image is compared with "
+        "that image too.",
         "L2 is the squared distance to the guide, summed over pixels on [0, 1]; it grows with the number of pixels, "
         "RMS does not.",
     ]
     if COMPARED in numbers:
         other = numbers[COMPARED]
         paragraphs.append(
-            f"The checkpoint above is ckpt; compare is {other['file']} (sha256 {other['sha256'][:16]}, "
+            f"In tables, ckpt is this model and compare is {other['file']} (sha256 {other['sha256'][:16]}, "
             f"{other['parameters']:,} parameters, {other['sde']})."
         )
     return Section("What was measured", [*paragraphs, *numbers["notes"]])
@@ -201,8 +201,8 @@ def _how_section(numbers: Mapping[str, Any]) -> Section:
             f"Command: {numbers['command']}",
             f"Versions: {', '.join(f'{name} {version}' for name, version in numbers['versions'].items())}.",
             f"The inputs were made with seed {numbers['settings']['seed']}; equal digests mean equal pixels. They are "
-            "in the folder images beside this report. outputs.NAME=FOLDER adds columns with the outputs of another "
-            "system, named like its inputs.",
+            "in the folder images beside this report. outputs.NAME=FOLDER adds the outputs of another system, in files "
+            "named like the inputs.",
         ],
         Table(["inputs", "sha256 of the pixels"], digests),
     )

@@ -82,15 +82,15 @@ def translation_report(
 ) -> ReportDocument:
     (source, target), settings, measures = numbers["models"], numbers["settings"], numbers["measures"]
     level = f"noise level {settings['level']}" if settings["level"] else "the highest noise level that both know"
-    second = f", the energy on realism {settings['realism']:g}" if "two_energies" in made else ""
+    second = f", the energy on realism weight {settings['realism']:g}" if "two_energies" in made else ""
     about = (
         f"{numbers['images']} images of {settings['guide']}, from the domain of {source['file']} (sha256 "
         f"{source['sha256'][:16]}) into that of {target['file']} (sha256 {target['sha256'][:16]}), "
         f"{settings['steps']} steps of each model. DDIB passes to the target model at {level}; the others start from "
-        f"t0 = {settings['t0']}. The energy on the frequencies left in images {settings['lowpass']} times smaller has "
-        f"the weight {settings['lowpass_energy']:g}{second}. KID compares with {settings['target'] or 'nothing'}, on "
-        f"the features {settings['features']['name']}. ± is the standard error over images; intervals are from a "
-        "bootstrap."
+        f"t0 = {settings['t0']}. The energy on the low frequencies, those of images {settings['lowpass']} times "
+        f"smaller, has weight {settings['lowpass_energy']:g}{second}. KID compares with "
+        f"{settings['target'] or 'nothing'}, by features of {settings['features']['name']}. ± is the standard error "
+        "over images; intervals are from a bootstrap."
     )
     columns = {"guide": compared.guides, **made, **({} if compared.pairs is None else {"pair": compared.pairs})}
     pictures = comparison_sheet(

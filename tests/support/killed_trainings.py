@@ -93,7 +93,7 @@ KILLS: dict[str, tuple[Kill, ...]] = {
     "in the validation after the last step": (Kill(_VALIDATION, 6),),
     "at the very end": (Kill("sdedit_pl.training.editing_checkpoint:EditingCheckpoint.on_fit_end", 1),),
     "in step 4, and again in step 4": (Kill(_STEP, 7), Kill(_STEP, 2)),
-    "in step 6, and again in the validation owed": (Kill(_STEP, 11), Kill(_VALIDATION, 2)),
+    "in step 6, and again in the validation that was due": (Kill(_STEP, 11), Kill(_VALIDATION, 2)),
 }
 """Moment -> the kill of each training before the last one."""
 
