@@ -277,7 +277,7 @@ CONTRADICTIONS = {
     "t0=[]": "t0 takes one or more different values, got []",
     "t0=[0.3,2]": "t0 must lie in (0, 1], got 2",
     "t0=[0.3,0.5] trajectory=true": "trajectory shows one t0 at a time",
-    "resample=5,2 mask=mask.png": "goes back 5 steps, and there are 3",
+    "resample=5,2 mask=mask.png": "goes back 5 steps, but there are only 3",
     "resample=2,2": "give a mask",
     "resample=2": "resample must be a valid array or null, got 2",
     "strength=small.png": "guide.png is 16x16, small.png is 4x4",

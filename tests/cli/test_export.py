@@ -81,12 +81,12 @@ def test_overwriting_spares_other_files(
     table: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = ("export", f"ckpt={table}", "overwrite=true")
-    assert "out=guide.png is a file that is no earlier export" in refused(*order, "out=guide.png")
+    assert "out=guide.png is a file, but not an earlier export" in refused(*order, "out=guide.png")
     assert "out=elsewhere is not an earlier export, it holds another.png" in refused(*order, "out=elsewhere")
     assert "cannot be written" in refused(*order, "out=guide.png/inside")
     written = SimpleNamespace(write=lambda denoiser, model, out: out.write_bytes(b"\x08\x0a"))
     monkeypatch.setattr(export, "exporter", lambda format: written)
-    assert "out=guide.png is a file that is no earlier export" in refused(*order, "out=guide.png", "format=onnx")
+    assert "out=guide.png is a file, but not an earlier export" in refused(*order, "out=guide.png", "format=onnx")
 
 
 def test_a_refused_export_leaves_nothing(refused: Callable[..., str]) -> None:

@@ -130,7 +130,7 @@ class TestReport:
         assert "\n\n|  | realism | faithfulness |\n| --- | --- | --- |\n| ours over theirs |" in text
         assert f"| ours over theirs | 85.0 % [{100 * low:.1f}, {100 * high:.1f}], 20 | no answers |\n" in text
         assert "\n| realism | 0.627 | 90.0 % | 10 |\n| faithfulness | - | - | 0 |\n\n" in text
-        assert "9 of 12 answered correctly. Raters below 75% are excluded: rater 3 (1 of 4).\n- The image" in text
+        assert "9 of 12 answered correctly. Raters below 75% are excluded: rater 3 (1 of 4).\n- Rate at" in text
         assert text.endswith("\n- Not finished: 2 raters (4, 5).\n")
         assert "\n\n\n" not in text
 
