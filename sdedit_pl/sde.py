@@ -231,7 +231,7 @@ class DiscreteVPSDE(SDE):
         beta_start: first beta (not used by `schedule="cosine"`).
         beta_end: last beta (not used by `schedule="cosine"`).
         steps: length N of the table.
-        schedule: "linear", "scaled_linear" (linear in sqrt(beta)) or "cosine" (squared-cosine alpha, betas <= 0.999).
+        schedule: "linear", "scaled_linear" (linear in sqrt(beta)), "cosine" (squared-cosine alpha, betas up to 0.999).
 
     Source: Ho et al. 2020, section 4; cosine: Nichol and Dhariwal 2021, equation 17.
     """
