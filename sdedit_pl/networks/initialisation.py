@@ -60,15 +60,7 @@ class GroupNorm(nn.GroupNorm):
     def fused(self, input: Float[Tensor, "B C *size"]) -> Float[Tensor, "B C *size"]:
         """`forward` from each channel's float32 mean and variance, which one pass over channels-last memory gives."""
         x = input.to(torch.promote_types(input.dtype, torch.float32)).flatten(2)
-        return self.from_parts(input, *torch.var_mean(x, dim=2, correction=0))
-
-    def from_parts(
-        self,
-        input: Float[Tensor, "B C *size"],
-        variances: Float[Tensor, "B C *parts"],
-        means: Float[Tensor, "B C *parts"],
-    ) -> Float[Tensor, "B C *size"]:
-        """`forward` by the variances and means of parts of equal size of each channel."""
+        variances, means = torch.var_mean(x, dim=2, correction=0)
         groups = (len(input), self.num_groups, -1)
         variances, means = variances.reshape(groups), means.reshape(groups)
         mean = means.mean(2, keepdim=True)
