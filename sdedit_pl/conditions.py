@@ -180,7 +180,7 @@ class NumberCondition(Condition):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassNumberCondition(NumberCondition):
-    """A class and a number, "dress,0.3": the vector of `ClassCondition`, then that of `NumberCondition`.
+    """A class and a number, "dress,0.3": the vector of condition=class, then that of condition=number.
 
     Args:
         classes: as for condition=class.

@@ -58,7 +58,7 @@ class Parameterisation(abc.ABC):
     """The meaning of a network's input and output; the network embeds `label_scale * quantity + label_offset`.
 
     Args:
-        label: the quantity, "time" (t itself) or "log_noise_level" (ln(sigma / alpha)).
+        label: quantity that is embedded, "time" (t itself) or "log_noise_level" (ln(sigma / alpha)).
         label_scale: factor of the label.
         label_offset: offset of the label.
     """

@@ -119,7 +119,7 @@ class Source(abc.ABC):
         fit: How images get the proportions of `size`: crop takes their largest central part, resize changes their
             proportions, pad continues them by their mirror image, which does not enter the loss.
         format: Type, range and names of the bands of data that are not 8-bit photographs, by format.dtype, range,
-            percentile, bands, shown, alpha and invalid; null for photographs.
+            percentile, bands, shown, window, alpha and invalid; null for photographs.
 
     Attributes:
         broken: Name of every unreadable image met so far -> the reason.

@@ -23,7 +23,7 @@ _REFUSALS = (RuntimeError, OSError, ValueError, TypeError)
 
 
 class TorchvisionSource(Source):
-    """The images of a torchvision data set; its labels are data.labels=targets.
+    """The images of a torchvision data set; data.labels=targets reads its labels.
 
     Validation images are those of `train=False` if the class has that argument, those of `split=val_split` if it is
     given, or else a share `val_fraction` of the training images, chosen by a hash of their numbers.

@@ -25,7 +25,7 @@ class EditSettings(SamplerSettings):
         guide: an image, a folder of images, a glob, local or remote WebDataset shards (KEY.png with KEY.mask.png), a
             CSV or Parquet table with columns guide, mask, t0 and seed, or the reference runner's [mask, image] (.pth).
         mask: an image whose white pixels may change, or a folder of them named like the guides; replaces a guide's own.
-        strength: instead of a mask, an image of how far each pixel is noised (white from t0, black kept), or a folder.
+        strength: instead of a mask, an image of how far to noise each pixel (white to t0, black not), or a folder.
         paste: picture of an object to paste on the guide, or, if the model has a data.format, a file of that format;
             the object and a border around it may change.
         paste_mask: picture of the size of `paste`, white inside the object; null uses opaque pixels.
@@ -62,7 +62,7 @@ class EditSettings(SamplerSettings):
         devices: number of processes that share the guides on this machine, each with a GPU if there are any; auto takes
             all GPUs. On several machines, start the command with torchrun, srun or as a SLURM array instead.
         shards: write WebDataset shards with the samples of this many guides each; null for a file for each sample.
-        strict: end with an error at the first guide that cannot be read; otherwise these are listed at the end.
+        strict: end with an error at the first unreadable guide; otherwise unreadable guides are listed at the end.
         overwrite: replace the results in `out`.
     """
 

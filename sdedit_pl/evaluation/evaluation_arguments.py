@@ -44,12 +44,12 @@ class EvaluationArguments(GuidanceSettings):
             with images named like the guides in `out`.
         t0: how far guides are noised; null for the t0 from sdedit calibrate, or 0.5 without one.
         steps: solver steps from t0 to 0; null for the variant's default.
-        repeats: how often edits are repeated on their own result (K).
+        repeats: number of runs of each edit, each on the result of the one before (K).
         variant: exact, or paper or reference, which follow the published algorithms and code to the letter.
         seed: seed of the inputs; edit number n has the seed `seed` + n.
         lpips: network of the masked LPIPS, alex, vgg or squeeze; none omits it.
         lpips_weights: torchvision's file of the network of `lpips`; null takes it from torch's cache or downloads it.
-        kid_subset: reports KID averaged over 100 random subsets of this size too (other programs: 1000); null omits it.
+        kid_subset: also reports KID averaged over 100 random subsets of this size (elsewhere 1000); null omits it.
         batch: images edited at once on each device; affects only speed, memory and, except on a CPU, rounding.
         precision: precision of the network in edits; the state is always float32. auto is bfloat16 on GPUs with bf16
             and float32 elsewhere. float32 is IEEE's, tf32 its faster variant on GPUs. On a CPU float32 is exact and

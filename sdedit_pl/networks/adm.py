@@ -28,7 +28,9 @@ _EPSILON = 1e-5
 
 
 class ADM(UNet):
-    """The raw network of ADM, without classes, preconditioning or an SDE; see `UNet` for the other arguments.
+    """The raw network of ADM, without preconditioning or an SDE.
+
+    See `UNet` for the other arguments.
 
     Args:
         head_channels: Channels of each attention head, 64 as published; null for `heads` heads everywhere.

@@ -24,14 +24,16 @@ from sdedit_pl.networks.unet import Layers, Shape, UNet
 
 
 class DDPM(UNet):
-    """The raw network of DDPM, without preconditioning or an SDE; see `UNet` for the other arguments.
+    """The raw network of DDPM, without preconditioning or an SDE.
+
+    See `UNet` for the other arguments.
 
     Args:
         attend_after: Where attention comes on the way up, at its levels: after every "block" (DDPM, DDIM, SDEdit), or
             once after the "level" (score_sde).
         pad_all_sides: Whether downsampling convolutions pad all four sides, or only right and below, as published.
-        close_frequencies: Whether 1/10000 is the lowest frequency of the label's sinusoids, as published, or would be
-            the next lower one.
+        close_frequencies: Whether the lowest frequency of the label's sinusoids is 1/10000, as published, or one step
+            above it.
         smallest_group: Minimum number of channels in a group of the normalisations. With 1, as published, up to 32
             channels are normalised one by one, which removes the label's effect: use 64 channels or larger groups.
         most_groups: Maximum number of groups of the normalisations.

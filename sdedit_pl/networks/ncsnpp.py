@@ -29,17 +29,19 @@ from sdedit_pl.networks.unet import Layers, Shape, UNet, check_choice, check_res
 
 
 class NCSNpp(UNet):
-    """The raw network of NCSN++ and DDPM++, without preconditioning or an SDE; see `UNet` for the other arguments.
+    """The raw network of NCSN++ and DDPM++, without preconditioning or an SDE.
+
+    See `UNet` for the other arguments.
 
     Args:
         attention_levels: Levels whose blocks are followed by attention, 0 being full resolution; on the way up only the
             level's last block. The middle of the network always attends.
         label_embedding: "fourier" (random frequencies) or "positional" (DDPM's).
         fourier_scale: Standard deviation of the random frequencies.
-        close_frequencies: Whether 1/10000 is the lowest "positional" frequency, as published, or would be the next.
+        close_frequencies: Whether the lowest "positional" frequency is 1/10000, as published, or one step above it.
         block: "biggan" resamples inside residual blocks, "ddpm" between them.
         fir: Whether to resample with an anti-aliasing filter.
-        fir_kernel: The filter's taps, normalised here.
+        fir_kernel: The filter's taps, which are normalised.
         skip_rescale: Whether sums of two branches are multiplied by sqrt(1/2).
         progressive: Assembly of the output: "none" (at full resolution), "output_skip" (a sum of images from every
             level) or "residual" (features, upsampled, added to the next level's).

@@ -105,7 +105,7 @@ class Adam:
     """Adam.
 
     Args:
-        rate: learning rate at the schedule's factor 1.
+        rate: learning rate where the schedule's factor is 1.
         betas: decay rates of the two moments.
         eps: added to the root of the second moment.
         weight_decay: L2 penalty added to the gradient.
