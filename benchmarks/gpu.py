@@ -15,7 +15,8 @@ from the device, a checkpoint), command (images a second of `sdedit train config
 clock).
 
 Compiling takes most of the time. N processes that each measure one row (`only=`) of training or edits, or a profile,
-compile side by side with `turns=DIR peers=N`; when all have compiled, they measure one after the other.
+compile side by side with `turns=DIR peers=N`; when all have compiled, they measure one after the other. On 16 cores,
+five processes took two minutes to compile, and eleven took six.
 """
 
 from __future__ import annotations
