@@ -1,4 +1,4 @@
-"""Shapes of tensors, and a helper that broadcasts over images.
+"""Shapes of tensors, a helper that broadcasts over images, and the description of an object for messages.
 
 A batch of images is `Images`: float, (B, C, H, W), RGB in [-1, 1] if there are three channels. Diffusion times are
 `Times`: one t in (0, 1] for each image, or one of shape () for all, which may be on the CPU while the images are on a
@@ -33,3 +33,10 @@ class Examples(NamedTuple):
 def over_images(values: Times) -> Float[Tensor, "B 1 1 1"] | Float[Tensor, ""]:
     """Reshapes (B,) to (B, 1, 1, 1), without a copy; returns a single value unchanged."""
     return values[:, None, None, None] if values.dim() else values
+
+
+def described(value: object) -> str:
+    """What an object is, for messages: "float32 of shape (2, 3)", "a list of 2", "a dict"."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, list | tuple) else "")

@@ -72,7 +72,7 @@ def test_schedules_follow_a_run_of_epochs(tiny_checkpoint: Path, tmp_path: Path)
     ("batch", "message"),
     [
         (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "got torch.uint8; convert uint8 x with x / 127.5 - 1"),
-        ({"image": torch.zeros(2, 3, 16, 16)}, "must be float images in .*, got dict"),
+        ({"image": torch.zeros(2, 3, 16, 16)}, "must be float images in .*, got a dict"),
     ],
 )
 def test_a_batch_of_anything_else_is_refused(batch: object, message: str, tiny_checkpoint: Path) -> None:

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sdedit_pl.data.image_format import ImageShape
+from sdedit_pl.typing import described
 
 RUNNER_SUFFIX = ".pth"
 
@@ -25,12 +26,12 @@ def read_mask_and_image(path: Path, shape: ImageShape) -> tuple[Bool[Tensor, "1 
     """The edit mask, True where pixels may change, and the image in [-1, 1]; raises ValueError for other contents."""
     pair = _loaded(path)
     if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
-        raise ValueError(f"{path} must hold the two tensors [mask, image] of SDEdit's runner, got {_described(pair)}")
+        raise ValueError(f"{path} must hold the two tensors [mask, image] of SDEdit's runner, got {described(pair)}")
     mask, image = pair
     if tuple(image.shape) != shape.tensor_shape or not image.is_floating_point():
         raise ValueError(
             f"the image in {path} must be floats of shape {shape.tensor_shape}, as the model takes it, got "
-            f"{_described(image)}; save another size as a PNG file, and the mask beside it, to have it resized"
+            f"{described(image)}; save another size as a PNG file, and the mask beside it, to have it resized"
         )
     if not bool(((image >= 0) & (image <= 1)).all()):
         raise ValueError(
@@ -44,7 +45,7 @@ def _edit_mask(path: Path, mask: Tensor, image: Tensor) -> Bool[Tensor, "1 1 H W
     height, width = image.shape[-2:]
     if tuple(mask.shape) not in (tuple(image.shape), (1, height, width), (height, width)):
         expected = tuple(image.shape)
-        raise ValueError(f"the mask in {path} must have its image's shape, {expected}, got {_described(mask)}")
+        raise ValueError(f"the mask in {path} must have its image's shape, {expected}, got {described(mask)}")
     if not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError(
             f"the mask in {path} must be 0 (may change) or 1 (is kept), got other numbers; the mask comes first in the "
@@ -70,11 +71,3 @@ def _loaded(path: Path) -> Any:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is not a whole file of SDEdit's runner, [mask, image]; copy it again") from error
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
-    if isinstance(value, list | tuple):
-        return f"a {type(value).__name__} of {len(value)}"
-    return type(value).__name__

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sdedit_pl.files import sha256_of
 from sdedit_pl.metrics.features import PIXELS, FeatureExtractor
-from sdedit_pl.typing import Images
+from sdedit_pl.typing import Images, described
 
 _FAILURES = (AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """Errors of torch for a program that it cannot read, or that fails."""
@@ -65,7 +65,7 @@ class FeaturesFile(FeatureExtractor):
             raise
         except _FAILURES as error:
             raise FeaturesError(
-                f"{self.path} refuses {_described(prepared)}: {_gist(error)}; it must take batches of any size, with "
+                f"{self.path} refuses {described(prepared)}: {_gist(error)}; it must take batches of any size, with "
                 "images of this size (size= resamples them) and kind (pixels=)"
             ) from error
         if (
@@ -76,7 +76,7 @@ class FeaturesFile(FeatureExtractor):
         ):
             raise FeaturesError(
                 f"{self.path} must return one vector for each image, floating point of shape ({len(prepared)}, D), got "
-                f"{_described(found)}; let it end in pooling and flatten(1)"
+                f"{described(found)}; let it end in pooling and flatten(1)"
             )
         if not found.isfinite().all():
             raise FeaturesError(
@@ -125,14 +125,6 @@ def _script(path: Path) -> nn.Module:
 def _exported(path: Path) -> nn.Module:
     with path.open("rb") as file:  # torch.export.load would require a path that ends in .pt2
         return torch.export.load(file).module()
-
-
-def _described(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
-    if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}"
 
 
 def _gist(error: BaseException) -> str:

@@ -25,7 +25,7 @@ from sdedit_pl.training.augmentation import Augmentation
 from sdedit_pl.training.learned_uncertainty import LogUncertainty
 from sdedit_pl.training.noise_level_buckets import BUCKETS_MEAN, NoiseBucket, noise_buckets
 from sdedit_pl.training.optimizers import Adam, Constant, Schedule
-from sdedit_pl.typing import Examples, Images, Mask, Times
+from sdedit_pl.typing import Examples, Images, Mask, Times, described
 
 logger = logging.getLogger(__name__)
 
@@ -169,10 +169,9 @@ class ScoreModule(lightning.LightningModule):
         if isinstance(found, Tensor) and found.dtype == torch.int64 and found.dim() == 1:
             found = one_hot(found, size).float()
         if not isinstance(found, Tensor) or found.shape[1:] != (size,):
-            kind = type(found).__name__ if not isinstance(found, Tensor) else f"a tensor {tuple(found.shape)}"
             raise ValueError(
                 f"batches of a model with labels are (images, labels) with vectors of {size} numbers or class indices, "
-                f"got {kind} for the labels"
+                f"got {described(found)} for the labels"
             )
         return found
 
@@ -272,8 +271,8 @@ def images_of(batch: Any) -> Images:
     """The images of a batch; raises ValueError unless they are floating-point numbers."""
     images = batch[0] if isinstance(batch, tuple | list) else batch
     if not isinstance(images, Tensor) or not images.is_floating_point():
-        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"a batch must be float images in [-1, 1], got {kind}; convert uint8 x with x / 127.5 - 1")
+        got = described(images)
+        raise ValueError(f"a batch must be float images in [-1, 1], got {got}; convert uint8 x with x / 127.5 - 1")
     return images
 
 

@@ -114,8 +114,3 @@ def test_what_is_refused(argument: str, refused) -> None:
 def test_an_unreadable_image_is_named_before_the_first_edit(refused) -> None:
     shutil.copy("text.png", "tree/hat/text.png")
     assert "tree/hat/text.png: it is not an image" in refused(*AUGMENT, "out=new/out")
-
-
-def test_a_repeated_command_says_that_the_edits_were_there(command) -> None:
-    assert "already there" not in command(*AUGMENT, "out=o").errors
-    assert "already there" in command(*AUGMENT, "out=o").errors

@@ -333,9 +333,3 @@ def test_the_resolved_arithmetic_is_recorded(desk: Path, command, monkeypatch: p
     assert code == 0 and "arithmetic: bfloat16, NCHW (NVIDIA H100)" in errors
     record = yaml.safe_load(Path("new/out/edit.yaml").read_text())
     assert (record["precision"], record["compile"]) == ("bfloat16", False)
-
-
-def test_a_single_sample_is_one_sample(desk: Path, command) -> None:
-    assert command("edit", "ckpt=tiny.safetensors", "guide=guide.png", "steps=1", "samples=1").output.startswith(
-        "1 sample in "
-    )

@@ -58,7 +58,7 @@ def test_runner_files_in_a_folder_are_not_guides(tmp_path: Path) -> None:
         ([torch.ones(3, 8, 8), IMAGE], "is 1 everywhere, so nothing may change"),
         ([KEPT, IMAGE, IMAGE], r"must hold the two tensors \[mask, image\].*got a list of 3"),
         ([KEPT, 3], "got a list of 2"),
-        ({"mask": KEPT, "image": IMAGE}, "got dict"),
+        ({"mask": KEPT, "image": IMAGE}, "got a dict"),
         (IMAGE, r"got float32 of shape \(3, 8, 8\)"),
     ],
 )

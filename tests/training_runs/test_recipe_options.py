@@ -28,14 +28,14 @@ from sdedit_pl.training_runs.starting_weights import MEASURED
 from sdedit_pl.training_runs.training_run import fit
 
 QUIET = ("preview.count=0", "preview.samples=0")
+ATTENTION = ("network.channel_multipliers=[1,2]", "network.attention_levels=[1]")
 
 
 @pytest.fixture(scope="module")
 def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that others start from; not to be changed."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
-    attention = ("network.channel_multipliers=[1,2]", "network.attention_levels=[1]")
-    fit(tiny_config(f"data.path={images}", f"out={folder}", "trainer.max_steps=2", *attention, *QUIET))
+    fit(tiny_config(f"data.path={images}", f"out={folder}", "trainer.max_steps=2", *ATTENTION, *QUIET))
     return folder
 
 
@@ -136,8 +136,7 @@ def test_a_part_of_a_model_is_trained_and_the_rest_stays(
     trained: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "run"
-    shape = ("network.channel_multipliers=[1,2]", "network.attention_levels=[1]")
-    settings = (f"data.path={images}", f"out={out}", f"ckpt={trained}", *shape, *QUIET, "trainer.max_steps=2")
+    settings = (f"data.path={images}", f"out={out}", f"ckpt={trained}", *ATTENTION, *QUIET, "trainer.max_steps=2")
     with caplog.at_level(logging.INFO):
         path = fit(tiny_config(*settings, "train.only=[attention]", "optimizer.rate=1e-2"))
     before, after = (load_denoiser(place).network.state_dict() for place in (trained, path))
@@ -176,18 +175,17 @@ def test_parts_need_a_trained_model_and_have_names(trained: Path, images: Path, 
     settings = (f"data.path={images}", f"out={tmp_path / 'run'}", *QUIET)
     with pytest.raises(ConfigError, match=r"train.only=\['attention'\] trains a part of a trained model; give"):
         fit(tiny_config(*settings, "train.only=[attention]"))
-    shape = ("network.channel_multipliers=[1,2]", "network.attention_levels=[1]")
     with pytest.raises(ConfigError, match=r"train.only: parts of a network are attention"):
-        fit(tiny_config(*settings, *shape, f"ckpt={trained}", "train.only=[heads]"))
+        fit(tiny_config(*settings, *ATTENTION, f"ckpt={trained}", "train.only=[heads]"))
     augmented = ("augment.probability=0.5", f"ckpt={trained}")
     with pytest.raises(ConfigError, match=r"augmentation label.* add label to train.only"):
-        fit(tiny_config(*settings, *shape, *augmented, "train.only=[attention]"))
+        fit(tiny_config(*settings, *ATTENTION, *augmented, "train.only=[attention]"))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_part_with_the_label_learns_augmentation(trained: Path, images: Path, tmp_path: Path) -> None:
-    shape = ("network.channel_multipliers=[1,2]", "network.attention_levels=[1]", "trainer.max_steps=2")
-    settings = (f"data.path={images}", f"out={tmp_path / 'run'}", *shape, *QUIET, "augment.probability=1")
+    steps = ("trainer.max_steps=2", "augment.probability=1")
+    settings = (f"data.path={images}", f"out={tmp_path / 'run'}", *ATTENTION, *QUIET, *steps)
     path = fit(tiny_config(*settings, f"ckpt={trained}", "train.only=[attention,label]", "optimizer.rate=1e-2"))
     assert load_denoiser(path).network.state_dict()["label_embedding.augmentation.weight"].any()
 
