@@ -37,22 +37,16 @@ def reference() -> Path:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An editing checkpoint of a small NCSN++ for 16 px, none of whose weights is zero; not to be changed."""
     # Imported here, because the hook that checks annotations is not installed yet when this file is read.
-    import torch
+    from support.denoisers import random_denoiser
 
     from sdedit_pl import save_denoiser
-    from sdedit_pl.build.model import build_denoiser
     from sdedit_pl.configuration.resolving import resolve
     from sdedit_pl.configuration.training_config import TrainingConfig
 
     shape = {"channels": 8, "channel_multipliers": [1, 2], "blocks_per_level": 1, "attention_levels": [1]}
     model = resolve(TrainingConfig, {"data": {"path": "unused", "size": 16}, "network": shape}).model
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        denoiser = build_denoiser(model)
-        for parameter in denoiser.parameters():
-            parameter.add_(0.03 * torch.randn_like(parameter))
     path = tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors"
-    save_denoiser(path, denoiser, model, {"steps": 7000, "images_seen": 28})
+    save_denoiser(path, random_denoiser(model, 0.03), model, {"steps": 7000, "images_seen": 28})
     return path
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.denoisers import random_denoiser
 from support.tiny import tiny_config
 
 from sdedit_pl import ScoreModule, SDEdit, conditions, load_denoiser, sample, save_denoiser
@@ -27,12 +28,7 @@ def pets(network: str = "ncsnpp", augmentation: int = 0) -> tuple[Denoiser, Mode
     section = {"name": network, "channels": 64, "channel_multipliers": [1], "blocks_per_level": 1}
     data = tiny_config("data.path=unused").model.as_data() | {"network": {**section, "attention_levels": []}}
     model = ModelConfig.from_data({**data, "augmentation_labels": augmentation, "condition": CLASSES})
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        denoiser = build_denoiser(model).eval().requires_grad_(False)
-        for weight in denoiser.parameters():
-            weight.add_(0.1 * torch.randn_like(weight))
-    return denoiser, model
+    return random_denoiser(model, 0.1), model
 
 
 def test_vectors() -> None:

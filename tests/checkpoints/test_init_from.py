@@ -18,6 +18,7 @@ from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.configuration.resolving import resolve_component
 from sdedit_pl.configuration.schema import schema_of
 from sdedit_pl.denoiser import Denoiser
+from sdedit_pl.training.module import ScoreModule
 
 
 def trained(folder: Path, *arguments: str) -> tuple[Denoiser, str]:
@@ -100,16 +101,20 @@ def test_a_network_that_depends_on_the_noise_level_alone_fits_any_sde(tmp_path: 
     torch.testing.assert_close(*denoised, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("network", ["ncsnpp", "adm"])
 def test_a_learned_variance_is_left_out_and_the_estimate_is_the_same(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    network: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    given, path = trained(tmp_path, "parameterisation=epsilon_and_variance", "sde=ddpm")
+    shared = (f"network={network}", "sde=ddpm")
+    given, path = trained(tmp_path, *shared, "parameterisation=epsilon_and_variance")
     with caplog.at_level(logging.INFO):
-        taken = started(path, "parameterisation=epsilon", "sde=ddpm")
+        taken = started(path, *shared, "parameterisation=epsilon")
     assert "left out the learned variance" in caplog.text
     assert weights_of(taken)["head.convolution.bias"].shape == (3,) != weights_of(given)["head.convolution.bias"].shape
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([0.2, 0.6])
     torch.testing.assert_close(taken.eval()(x, t), given.eval()(x, t))
+    with pytest.raises(ValueError, match=r"learned variance.*parameterisation without one"):
+        ScoreModule(given)
 
 
 REFUSED = [

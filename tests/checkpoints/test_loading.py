@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from support.denoisers import random_denoiser
 
-from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import Description, describe, loading, native, save_denoiser
 from sdedit_pl.checkpoints.loading import load_denoiser, load_described
 from sdedit_pl.configuration.model_config import ModelConfig
@@ -36,11 +36,7 @@ def model_of(network: dict[str, Any]) -> dict[str, Any]:
 def test_a_loaded_network_computes_what_the_saved_one_did(network: dict[str, Any], tmp_path: Path) -> None:
     """Also if it has buffers that are not in the file: FIR kernels, frequencies."""
     model = ModelConfig.from_data(model_of(network))
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(1)
-        saved = build_denoiser(model).eval()
-        for parameter in saved.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+    saved = random_denoiser(model)
     save_denoiser(tmp_path / "model.safetensors", saved, model)
     loaded = load_denoiser(tmp_path / "model.safetensors")
     saved.at_once = loaded.at_once

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.denoisers import denoiser_of
 from support.oracles import GaussianDenoiser
 from support.recorded_noise import RecordedNoise
 
-from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints.importers import importer
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
@@ -87,9 +87,7 @@ def recorded_denoiser(folder: Path) -> Denoiser:
     """The tiny U-Net of the recorded runs; its label is the index in the beta table."""
     config = json.loads((folder / "config.json").read_text())
     imported = importer("ddim").read(folder / "edit_model.safetensors", config=config)
-    denoiser = build_denoiser(imported.model)
-    denoiser.network.load_state_dict(imported.weights)
-    return denoiser.eval()
+    return denoiser_of(imported)
 
 
 @pytest.mark.parametrize("run", ["edit_unmasked", "edit_masked"])

@@ -89,3 +89,8 @@ def test_the_last_step_to_no_noise_is_the_estimated_image() -> None:
 def test_an_unknown_variance_is_refused() -> None:
     with pytest.raises(ValueError, match="one of auto, small, large, learned, got 'medium'"):
         Ancestral(variance="medium")
+
+
+def test_a_model_without_a_learned_variance_says_so() -> None:
+    with pytest.raises(ValueError, match=r"variance=learned .* Epsilon"):
+        step(Ancestral("learned"), GaussianDenoiser(VPSDE()), T / 2)

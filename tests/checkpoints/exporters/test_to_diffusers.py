@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMPipeline, DiffusionPipeline, ScoreSdeVePipeline
-from support.denoisers import relative_error
+from support.denoisers import random_denoiser, relative_error
 from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
@@ -42,16 +42,6 @@ def of_table(prediction: str = "epsilon", schedule: str = "linear") -> dict[str,
     sections = discrete_vp(1e-3, 0.2, 100, schedule)
     sections["parameterisation"]["name"] = prediction
     return sections
-
-
-def random_denoiser(model: ModelConfig) -> Denoiser:
-    """A denoiser none of whose weights is zero."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        denoiser = build_denoiser(model)
-        for parameter in denoiser.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return denoiser.eval().requires_grad_(False)
 
 
 def export(model: dict[str, Any], out: Path) -> Denoiser:

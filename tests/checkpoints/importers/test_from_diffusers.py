@@ -15,11 +15,10 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 from support.damage import Bomb
-from support.denoisers import relative_error, same_model
+from support.denoisers import denoiser_of, relative_error, same_model
 from support.diffusers_models import AS_DDPM, AS_NCSNPP, NETWORKS, PLAIN, SKIP, random_unet, save_pipeline
 from torch import Tensor
 
-from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints import CheckpointError, load_denoiser
 from sdedit_pl.checkpoints.expected_tensors import state_shapes
 from sdedit_pl.checkpoints.importers import diffusers_config, importer
@@ -30,7 +29,6 @@ from sdedit_pl.checkpoints.importers.from_diffusers import DiffusersFormat
 from sdedit_pl.checkpoints.importers.presets import PRESETS, Preset
 from sdedit_pl.checkpoints.importers.tensor_mapping import difference
 from sdedit_pl.configuration.model_config import ModelConfig
-from sdedit_pl.denoiser import Denoiser
 
 TOLERANCE = 1e-5
 WEIGHTS = "diffusion_pytorch_model"
@@ -38,12 +36,6 @@ WEIGHTS = "diffusion_pytorch_model"
 
 def read(path: Path, **options: Any) -> Imported:
     return DiffusersFormat().read(path, **options)
-
-
-def denoiser_of(imported: Imported) -> Denoiser:
-    denoiser = build_denoiser(imported.model)
-    denoiser.network.load_state_dict(imported.weights, strict=True)
-    return denoiser.eval().requires_grad_(False)
 
 
 def worst_error(found: Tensor, expected: Tensor) -> float:

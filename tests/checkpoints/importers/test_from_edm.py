@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.denoisers import relative_error
+from support.denoisers import denoiser_of, relative_error
 from torch import Tensor
 from torch.nn import functional as F
 
-from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.checkpoints.importers.from_edm import EDMFormat, model_of
 from sdedit_pl.checkpoints.importers.presets import PRESETS
 from sdedit_pl.configuration.model_config import ModelConfig
@@ -122,9 +121,7 @@ def read(folder: Path, tensors: dict[str, Tensor], **changes: object) -> Denoise
     assert EDMFormat().recognises(folder / "edm.pt")
     imported = EDMFormat().read(folder / "edm.pt", config={**CONFIG, **changes})
     assert "model.map_augment.weight" not in imported.used and "map_augment.weight" in imported.ignored
-    denoiser = build_denoiser(imported.model).eval()
-    denoiser.network.load_state_dict(imported.weights, strict=True)
-    return denoiser
+    return denoiser_of(imported)
 
 
 def test_estimates_are_the_published_ones_for_each_class_and_for_none(tmp_path: Path) -> None:

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from support.denoisers import relative_error
+from support.denoisers import denoiser_of, relative_error
 from support.guided_oracle import Guided, guided_unet, random_tensors
 from torch import Tensor
 
-from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.checkpoints import CheckpointError, load_denoiser, save_weights
+from sdedit_pl.checkpoints import CheckpointError
 from sdedit_pl.checkpoints.guidance import labelled as checked_label
 from sdedit_pl.checkpoints.importers.from_guided_diffusion import GuidedDiffusionFormat, model_of, read_flags
 from sdedit_pl.checkpoints.importers.presets import PRESETS
-from sdedit_pl.checkpoints.init_from import initialise
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.losses import DataWeighting, UniformTimes
 from sdedit_pl.noise import SeededNoise, StepNoise
 from sdedit_pl.solvers import Ancestral
-from sdedit_pl.training.module import ScoreModule
-from sdedit_pl.training.optimizers import Adam, Constant
 from sdedit_pl.typing import over_images
 
 TOLERANCE = 1e-5
@@ -56,9 +49,7 @@ def saved(folder: Path, tensors: dict[str, Tensor]) -> Path:
 def read(folder: Path, options: Guided, tensors: dict[str, Tensor], **flags: object) -> Denoiser:
     """The denoiser of a file of `tensors`."""
     imported = GuidedDiffusionFormat().read(saved(folder, tensors), config={**options.config(), **flags})
-    denoiser = build_denoiser(imported.model).eval()
-    denoiser.network.load_state_dict(imported.weights, strict=True)
-    return denoiser
+    return denoiser_of(imported)
 
 
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
@@ -118,12 +109,6 @@ def test_an_ancestral_step_of_any_length_takes_the_learned_variance(i: int, j: i
             assert relative_error(found, expected) < TOLERANCE
         small, _ = Ancestral("small").step(denoiser, x.double(), t, s, None, StepNoise(noise, 1, x))
     assert (relative_error(small, expected) < TOLERANCE) is (j < 0), "the small variance differs"
-
-
-def test_schedules_and_labels() -> None:
-    model = PRESETS["lsun_bedroom"].model
-    assert model["sde"] == {"name": "ddpm", "beta_start": 1e-4, "beta_end": 0.02, "steps": 1000, "schedule": "linear"}
-    assert model["parameterisation"]["label_scale"] == 1000.0 and model["parameterisation"]["label_offset"] == -1.0
 
 
 def test_a_cosine_schedule_of_4000_steps(tmp_path: Path) -> None:
@@ -227,31 +212,3 @@ def test_published_conditional_models_are_the_presets() -> None:
 def test_a_network_that_is_no_preset_asks_for_its_flags(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"fits no preset.*give config=FILE.json"):
         GuidedDiffusionFormat().read(saved(tmp_path, random_tensors(CASES["guided"])))
-
-
-def test_fine_tuning_starts_from_the_estimate_and_leaves_the_variance(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    options = CASES["guided"]
-    imported = GuidedDiffusionFormat().read(saved(tmp_path, random_tensors(options)), config=options.config())
-    file = tmp_path / "imported.safetensors"
-    save_weights(file, imported.weights, imported.model)
-    known = imported.model.as_data()
-    model = ModelConfig.from_data({**known, "parameterisation": {**known["parameterisation"], "name": "epsilon"}})
-    denoiser, trained, x = build_denoiser(model), load_denoiser(file), images(options)
-    with caplog.at_level(logging.INFO, "sdedit_pl"):
-        initialise(denoiser, model, str(file), rate=1e-5)
-    assert "left out the learned variance" in caplog.text
-    t = (INDICES + 1) / 1000
-    with torch.no_grad():
-        assert relative_error(denoiser.eval()(x, t), trained(x, t)) < TOLERANCE
-    with pytest.raises(ValueError, match=r"learned variance.*parameterisation without one"):
-        ScoreModule(trained, DataWeighting(), UniformTimes(), Adam(), Constant())
-
-
-def test_a_model_without_a_learned_variance_says_so(tmp_path: Path) -> None:
-    options = replace(CASES["guided"], learn_sigma=False)
-    denoiser, x = read(tmp_path, options, random_tensors(options)), images(options)
-    t = torch.full((4,), 0.5)
-    with pytest.raises(ValueError, match=r"variance=learned .* Epsilon"):
-        Ancestral("learned").step(denoiser, x, t, t / 2, None, StepNoise(SeededNoise(range(4)), 1, x))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.denoisers import relative_error
+from support.denoisers import denoiser_of, relative_error
 from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
@@ -72,13 +72,6 @@ def case(reference: Path) -> Callable[[str], Case]:
     return find
 
 
-def built(imported: Imported) -> Denoiser:
-    """The denoiser of an imported checkpoint."""
-    denoiser = build_denoiser(imported.model).eval()
-    denoiser.network.load_state_dict(imported.weights, strict=True)
-    return denoiser
-
-
 def published_score(case: Case, denoiser: Denoiser, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(x_t, t, score) on images in [-1, 1] of a published network's recorded input and output.
 
@@ -97,7 +90,7 @@ def published_score(case: Case, denoiser: Denoiser, output: Tensor) -> tuple[Ten
 
 def relative_errors(case: Case, imported: Imported, output: str = "y") -> tuple[float, float]:
     """The `relative_error` of the score and the x_0 estimate."""
-    denoiser = built(imported)
+    denoiser = denoiser_of(imported)
     x_t, t, score = published_score(case, denoiser, case.io[output])
     alpha, sigma = (over_images(part(t)) for part in (denoiser.sde.alpha, denoiser.sde.sigma))
     estimate = (x_t + sigma**2 * score) / alpha
