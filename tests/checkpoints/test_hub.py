@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import constants
 from support.diffusers_models import NETWORKS, save_pipeline
 from support.hub_server import HubServer
+from support.interruptions import contents
 
 from sdedit_pl import load_denoiser
 from sdedit_pl.checkpoints import CheckpointError, describe, hub
@@ -33,10 +34,6 @@ def server(hub_server: HubServer, tiny_checkpoint: Path) -> HubServer:
     }
     hub_server.gated = {"me/closed"}
     return hub_server
-
-
-def files_under(folder: Path) -> dict[str, bytes]:
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def test_our_model_is_fetched_once_alone_and_then_read_offline(
@@ -64,7 +61,7 @@ def test_a_folder_of_diffusers_of_whose_weights_one_kind_is_fetched(
     place: str, hub_server: HubServer, tmp_path: Path
 ) -> None:
     save_pipeline(tmp_path / "saved", NETWORKS["ddpm"])
-    files = files_under(tmp_path / "saved")
+    files = contents(tmp_path / "saved")
     files |= {"unet/diffusion_pytorch_model.bin": b"large", "unet/diffusion_pytorch_model.fp16.bin": b"large"}
     within = "ddpm/" if place else ""
     hub_server.repositories["me/ddpm"] = {within + name: content for name, content in files.items()}

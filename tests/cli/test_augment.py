@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.interruptions import contents
 
 from sdedit_pl import save_denoiser
 from sdedit_pl.build.model import build_denoiser
@@ -27,15 +28,11 @@ def tree(desk: Path) -> None:
         shutil.copy("guide.png", f"tree/{name}")
 
 
-def results(folder: str) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in Path(folder).rglob("*.*") if file.is_file()}
-
-
 def test_every_class_gets_n_edits_spread_over_images_and_t0(command) -> None:
     assert command(*AUGMENT, "out=o") == (0, "10 edits of 2 classes in o; see o/manifest.csv\n", "")
     with open("o/manifest.csv") as file:
         rows = list(csv.DictReader(file))
-    assert {row["file"] for row in rows} | {"augment.json", "manifest.csv"} == results("o").keys()
+    assert {row["file"] for row in rows} | {"augment.json", "manifest.csv"} == contents("o").keys()
     assert all(row["file"].startswith(f"{row['class']}/") for row in rows)
     assert Counter(row["source"] for row in rows) == {"hat/a.png": 3, "hat/deep/a.png": 2, "shoe/b.png": 5}
     assert {(row["source"], row["t0"]) for row in rows} == {
@@ -61,11 +58,11 @@ def test_a_class_can_have_a_number_and_a_range_of_its_own(command, refused) -> N
 
 def test_an_interrupted_run_is_resumed_to_the_byte_and_only_with_its_settings(command, refused) -> None:
     assert command(*AUGMENT, "out=o").code == 0
-    whole = results("o")
+    whole = contents("o")
     for name in ("manifest.csv", "hat/a_seed0.png", "shoe/b_seed9.png"):
         Path("o", name).unlink()
     assert command(*AUGMENT, "out=o", "batch=1").code == 0
-    assert results("o") == whole
+    assert contents("o") == whole
     assert "n was 5, and is 6 now; resume it with these settings, or give another out=" in refused(
         *AUGMENT, "n=6", "out=o"
     )

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from PIL import Image
 from support.chromium import until
+from support.interruptions import contents
 from support.killed_trainings import Kill
 from support.shard_server import ShardServer
 
@@ -60,10 +61,6 @@ def many(desk: Path) -> Path:
     return desk
 
 
-def results(folder: str = "o") -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(Path(folder).rglob("*"))}
-
-
 def start(*words: str, kill: Kill | None = None, **environment: str) -> multiprocessing.Process:
     process = SERVER.Process(target=_child, args=(os.getcwd(), words, kill, environment))
     process.start()
@@ -91,7 +88,7 @@ def test_a_killed_edit_is_resumed_and_equals_one_that_was_not(moment: str, many:
     for kill in KILLS[moment]:
         assert ended(start(*EDIT, kill=kill)) == -signal.SIGKILL
     assert command(*EDIT).code == 0
-    assert results() == results("expected")
+    assert contents("o") == contents("expected")
 
 
 @pytest.mark.slow
@@ -103,7 +100,7 @@ def test_two_processes_share_the_guides_and_may_be_killed(many: Path, command) -
     assert len(list(Path("o/.sdedit.unfinished").glob("*.png"))) == 6
     processes = [start(*EDIT, RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
     assert [ended(process) for process in processes] == [0, 0]
-    assert results() == results("expected")
+    assert contents("o") == contents("expected")
 
 
 def test_the_last_process_publishes(many: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +116,7 @@ def test_the_last_process_publishes(many: Path, command, monkeypatch: pytest.Mon
     monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
     code, _, errors = command(*EDIT)
     assert code == 0 and "resuming after 5 of 7 guides" in errors
-    assert results() == results("expected")
+    assert contents("o") == contents("expected")
 
 
 def test_guides_that_cannot_be_read_are_listed_at_the_end(many: Path, command, refused) -> None:
@@ -148,10 +145,11 @@ def test_an_unfinished_edit_keeps_its_settings_and_whole_files(
     with open(unfinished / "0-of-1.jsonl", "a") as journal:
         journal.write('\n[5, {"samples": {"5_se')
     assert "resuming after 6 of 7 guides" in command(*EDIT).errors
-    expected = results("expected")
-    assert results().keys() == expected.keys()
-    assert all(results()[name] == content for name, content in expected.items() if name != "edit.yaml")
-    assert command(*EDIT, "steps=4", "overwrite=true").code == 0 and results()["0_seed0.png"] != expected["0_seed0.png"]
+    expected = contents("expected")
+    assert contents("o").keys() == expected.keys()
+    assert all(contents("o")[name] == content for name, content in expected.items() if name != "edit.yaml")
+    assert command(*EDIT, "steps=4", "overwrite=true").code == 0
+    assert contents("o")["0_seed0.png"] != expected["0_seed0.png"]
 
 
 def test_memory_holds_one_batch_of_guides(many: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,14 +167,14 @@ def test_memory_holds_one_batch_of_guides(many: Path, command, monkeypatch: pyte
 def test_results_come_in_shards_on_request(many: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command(*EDIT, "out=files").code == 0
     assert command(*EDIT, "shards=2", "reduce=mean").output == "12 samples in o; see o/sheet.png\n"
-    whole = results()
-    assert list(whole) == ["edit.yaml", *(f"edits-00000{number}.tar" for number in range(4)), "sheet.png"]
-    assert whole["sheet.png"] == results("files")["sheet.png"]
+    whole = contents("o")
+    assert sorted(whole) == ["edit.yaml", *(f"edits-00000{number}.tar" for number in range(4)), "sheet.png"]
+    assert whole["sheet.png"] == contents("files")["sheet.png"]
     with tarfile.open("o/edits-000001.tar") as archive:  # without guide 2, which is damaged
         assert archive.getnames() == [
             *("3_seed0.png", "3_seed0.json", "3_seed1.png", "3_seed1.json", "3_mean.png"),
         ]
-        assert archive.extractfile("3_seed1.png").read() == results("files")["3_seed1.png"]  # pyright: ignore
+        assert archive.extractfile("3_seed1.png").read() == contents("files")["3_seed1.png"]  # pyright: ignore
         assert json.load(archive.extractfile("3_seed1.json"))["guide"] == "guides/3.png"  # pyright: ignore
     assert command(*EDIT, "shards=2", "reduce=mean").output == "12 samples in o; see o/sheet.png\n"
     os.rename("o", "p")
@@ -187,7 +185,7 @@ def test_results_come_in_shards_on_request(many: Path, command, monkeypatch: pyt
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         assert command(*EDIT, "shards=2", "reduce=mean").code == 0
-    assert results() == whole
+    assert contents("o") == whole
 
 
 @pytest.mark.parametrize(
@@ -245,7 +243,7 @@ def test_a_table_has_own_masks_t0_and_seeds(kind: str, many: Path, command) -> N
         (("guide=guides/0.png", "t0=0.6", "seed=3"), "0_seed4.png", "0_seed4.png"),
     ):
         assert command(*EDIT, *alone, *words).code == 0
-        assert results("o")[name] == results("p")[same]
+        assert contents("o")[name] == contents("p")[same]
 
 
 @pytest.mark.parametrize(
@@ -281,7 +279,7 @@ def test_guides_and_masks_come_from_shards(many: Path, command) -> None:
     os.rename("o", "p")
     assert command(*EDIT, "guide=shards/a-{0..1}.tar", "mask=null", "samples=1").code == 0
     assert command(*EDIT, "out=files").code == 0
-    assert all(results("files")[name] == results("p")[name] for name in record["samples"])
+    assert all(contents("files")[name] == contents("p")[name] for name in record["samples"])
 
 
 def test_names_with_dots_in_shards_are_guides_of_their_own(many: Path, command, refused) -> None:
@@ -324,7 +322,7 @@ def test_remote_shards_are_downloaded_once_and_resumed(
     record = yaml.safe_load(Path("o/edit.yaml").read_text())["record"]
     assert record["samples"]["4_seed1.png"]["guide"] == f"{shard_server.url}/a-1.tar/4.png"
     assert f"{shard_server.url}/a-1.tar/4.mask.png" in record["sha256"]
-    assert all(results("files")[name] == results("o")[name] for name in record["samples"])
+    assert all(contents("files")[name] == contents("o")[name] for name in record["samples"])
     assert "b.tar" in refused(*edit, f"guide={shard_server.url}/b.tar", "out=p")
 
 
@@ -334,7 +332,7 @@ def test_devices_start_processes_of_this_machine(many: Path, command, refused, m
     os.rename("o", "expected")
     code, output, errors = command(*EDIT, "device=cpu", "devices=2")
     assert output == "12 samples in o; see o/sheet.png\n", errors
-    assert results() == results("expected")
+    assert contents("o") == contents("expected")
     os.rename("o", "p")
     Path("broken").write_text("#!/bin/sh\necho error: no memory >&2; exit 2")
     os.chmod("broken", 0o755)
@@ -343,7 +341,7 @@ def test_devices_start_processes_of_this_machine(many: Path, command, refused, m
         code, output, errors = command(*EDIT, "device=cpu", "devices=2")
     assert code == 2 and output == "" and "error: process 1 of 2 failed: no memory; run it again" in errors
     assert command(*EDIT, "device=cpu").code == 0
-    assert results() == results("expected")
+    assert contents("o") == contents("expected")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "devices=2 within torchrun or srun" in refused(*EDIT, "device=cpu", "devices=2", "out=q")
 

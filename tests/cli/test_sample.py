@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from support.interruptions import contents
 
 from sdedit_pl import load_denoiser, save_denoiser
 from sdedit_pl.checkpoints import describe
@@ -15,14 +16,10 @@ from sdedit_pl.edit_runs import sample_run as sample
 SAMPLE = ("sample", "ckpt=tiny.safetensors", "steps=3")
 
 
-def results(folder: str) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
-
-
 def test_a_sample_depends_on_its_seed_alone(command, desk: Path) -> None:
     assert command(*SAMPLE, "n=5", "out=a") == (0, "5 samples in a; see a/sheet.png\n", "")
     assert command(*SAMPLE, "n=3", "seed=1", "out=b", "batch=2").code == 0
-    five, three = results("a"), results("b")
+    five, three = contents("a"), contents("b")
     names = {f"sample_seed{seed}.png" for seed in range(5)}
     assert five.keys() == names | {"sheet.png", "sample.yaml"}
     assert len({five[name] for name in names}) == 5
@@ -35,15 +32,15 @@ def test_the_record_repeats_the_samples(command, desk: Path) -> None:
     keys = ("n=2", "seed=7", "steps=12", "solver=ddim", "grid=restart", "grid.top=2", "grid.bottom=0.5")
     assert command(*SAMPLE, *keys, "out=a").code == 0
     assert command("sample", "config=a/sample.yaml", "out=b").code == 0
-    first, again = results("a"), results("b")
+    first, again = contents("a"), contents("b")
     assert first.pop("sample.yaml") != again.pop("sample.yaml") and first == again
-    assert b"sha256" in results("a")["sample.yaml"]
+    assert b"sha256" in contents("a")["sample.yaml"]
 
 
 def test_the_sheet_has_the_first_samples(command, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample, "SHEET_SAMPLES", 2)
     assert command(*SAMPLE, "n=2", "out=a").code == command(*SAMPLE, "n=3", "out=b").code == 0
-    assert results("a")["sheet.png"] == results("b")["sheet.png"]
+    assert contents("a")["sheet.png"] == contents("b")["sheet.png"]
 
 
 def test_only_own_results_are_replaced(command, refused) -> None:
@@ -52,7 +49,7 @@ def test_only_own_results_are_replaced(command, refused) -> None:
     Image.new("RGB", (4, 4)).save("a/sample_seed2.png")
     assert "a holds sample_seed2.png, not written by" in refused(*SAMPLE, "n=3", "out=a", "overwrite=true")
     assert command(*SAMPLE, "n=1", "out=a", "overwrite=true").code == 0
-    assert results("a").keys() == {"sample_seed0.png", "sample_seed2.png", "sheet.png", "sample.yaml"}
+    assert contents("a").keys() == {"sample_seed0.png", "sample_seed2.png", "sheet.png", "sample.yaml"}
 
 
 def test_an_interrupted_run_leaves_nothing(command, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,5 +23,6 @@ def interrupt_after(count: int, place: str, monkeypatch: pytest.MonkeyPatch) -> 
     return calls
 
 
-def contents(folder: str) -> dict[str, bytes]:
+def contents(folder: str | Path) -> dict[str, bytes]:
+    """The files in a folder and below, by their path within it."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in Path(folder).rglob("*") if file.is_file()}
