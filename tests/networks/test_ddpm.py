@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import pytest
 import torch
 from torch import nn
@@ -12,34 +10,6 @@ from sdedit_pl.networks import DDPM, NCSNpp
 from sdedit_pl.networks.layers import SelfAttention
 
 TINY = {"channels": 8, "channel_multipliers": (1, 2), "blocks_per_level": 2, "init_scale": 1.0}
-
-
-def test_every_combination_trains_every_parameter():
-    images, label = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 700.0])
-    for attend_after, learned, patch in product(("block", "level"), (True, False), (1, 2, 4)):
-        network = DDPM(
-            **TINY,
-            attend_after=attend_after,
-            resample_with_convolution=learned,
-            smallest_group=4,
-            patch=patch,
-        )
-        output = network(images, label)
-        assert output.shape == images.shape
-        output.square().sum().backward()
-        untrained = [name for name, parameter in network.named_parameters() if not parameter.grad.any()]
-        assert not untrained, f"{attend_after}, learned={learned}, patch={patch}: {untrained}"
-
-
-@pytest.mark.parametrize(("attend_after", "up"), [("block", {0, 1, 2}), ("level", {2})])
-def test_attention_on_the_way_up_follows_blocks_or_levels(attend_after, up):
-    network = DDPM(**TINY, attention_levels=(1,), attend_after=attend_after)
-    places = {name for name, module in network.named_modules() if isinstance(module, SelfAttention)}
-    assert places == {
-        *(f"down.1.blocks.{index}.attention" for index in (0, 1)),
-        *(f"up.1.blocks.{index}.attention" for index in up),
-        "middle.0.attention",
-    }
 
 
 @pytest.mark.parametrize(("smallest_group", "matters"), [(1, False), (4, True)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sdedit_pl.networks import ADM, DDPM, NETWORKS, NCSNpp
+from sdedit_pl.networks.layers import SelfAttention
 
 TINY = {"channels": 8, "channel_multipliers": (1, 2), "blocks_per_level": 1, "init_scale": 1.0}
 PYRAMIDS = {"progressive": "output_skip", "progressive_input": "residual"}
@@ -21,6 +23,34 @@ CASES = [
     pytest.param(DDPM, {**TINY, "smallest_group": 4}, id="ddpm"),
     pytest.param(ADM, TINY, id="adm"),
 ]
+COMBINATIONS = {
+    # Two heads and blocks: 4 x 4 pixels at the lowest level, so that groups of one channel still have a variance.
+    ADM: {
+        "blocks_per_level": [2],
+        "heads": [2],
+        "modulate": [True, False],
+        "block": ["biggan", "ddpm"],
+        "resample_with_convolution": [True, False],
+    },
+    DDPM: {
+        "blocks_per_level": [2],
+        "smallest_group": [4],
+        "attend_after": ["block", "level"],
+        "resample_with_convolution": [True, False],
+        "patch": [1, 2, 4],
+    },
+    NCSNpp: {
+        "block": ["biggan", "ddpm"],
+        "resample_with_convolution": [True, False],
+        "progressive": ["none", "output_skip", "residual"],
+        "progressive_input": ["none", "input_skip", "residual"],
+        "progressive_combine": ["sum", "cat"],
+        "fir": [True, False],
+        "skip_rescale": [True, False],
+        "label_embedding": ["fourier", "positional"],
+        "patch": [1, 2],
+    },
+}
 
 
 def inputs(batch: int = 2, channels: int = 3, height: int = 8, width: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,6 +63,39 @@ def test_the_table_holds_every_network_and_each_builds_with_its_defaults():
     assert {"ncsnpp": NCSNpp, "ddpm": DDPM, "adm": ADM} == NETWORKS
     with torch.device("meta"):
         assert [network().size_divisor for network in NETWORKS.values()] == [8, 8, 8]
+
+
+@pytest.mark.parametrize("network", COMBINATIONS)
+def test_every_combination_trains_every_parameter(network):
+    names = COMBINATIONS[network]
+    for values in product(*names.values()):
+        options = dict(zip(names, values, strict=True))
+        if options.get("block") == "biggan" and not options["resample_with_convolution"]:
+            continue
+        if options.get("progressive_combine") == "cat" and options["progressive_input"] != "input_skip":
+            continue
+        built = network(**{**TINY, **options})
+        output = built(*inputs())
+        assert output.shape == (2, 3, 8, 8)
+        output.square().sum().backward()
+        # Normalising each channel separately removes a constant that was added to it just before.
+        wiped = ["conv_1.bias"] * (network is ADM) + ["label"] * (options.get("modulate") is False)
+        untrained = [name for name, weight in built.named_parameters() if not weight.grad.any()]
+        assert not [name for name in untrained if not any(part in name for part in wiped)], options
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "up"),
+    [(NCSNpp, {}, {2}), (DDPM, {"attend_after": "block"}, {0, 1, 2}), (DDPM, {"attend_after": "level"}, {2})],
+)
+def test_attention_on_the_way_up_follows_blocks_or_levels(network, options, up):
+    shape = {"channels": 8, "channel_multipliers": (1, 1, 2), "blocks_per_level": 2, "attention_levels": (0, 2)}
+    modules = network(**shape, **options).named_modules()
+    assert {name for name, module in modules if isinstance(module, SelfAttention)} == {
+        *(f"down.{level}.blocks.{index}.attention" for level in (0, 2) for index in (0, 1)),
+        *(f"up.{level}.blocks.{index}.attention" for level in (0, 2) for index in up),
+        "middle.0.attention",
+    }
 
 
 @pytest.mark.parametrize(("network", "options"), CASES)
