@@ -1,4 +1,4 @@
-"""ADM: its options. Parity with guided-diffusion is tested in tests/checkpoints/importers/test_from_guided_diffusion.py."""
+"""ADM: its options; checkpoints/importers/test_from_guided_diffusion.py tests its parity with guided-diffusion."""
 
 from __future__ import annotations
 
