@@ -138,11 +138,6 @@ class TestOtherFiles:
             database.execute("CREATE TABLE answers (rater)")
         assert "is not a study and was not changed" in self.refusal(file)
 
-    def test_a_study_of_a_later_version(self, file: Path) -> None:
-        with closing(sqlite3.connect(file)) as database:
-            database.execute("PRAGMA user_version = 2")
-        assert "is a study of version 2" in self.refusal(file)
-
     @pytest.mark.parametrize("damage", ["cut", "overwritten", "emptied", "flipped", "changed name"])
     def test_a_damaged_study(self, file: Path, damage: str) -> None:
         whole = file.read_bytes()
@@ -158,17 +153,21 @@ class TestOtherFiles:
         assert "is damaged (" in message and "was not changed" in message and ".recover" in message
 
     @pytest.mark.parametrize(
-        "settings", ["{}", "[]", "[" * 10**5, '{"id": 1, "methods": {}, "pairs": 1, "questions": ["?"]}']
+        ("change", "message"),
+        [
+            ("PRAGMA user_version = 2", "is a study of version 2"),
+            ("DROP TABLE answers", "cannot be opened: no such table: answers"),
+            *(
+                (f"UPDATE study SET settings = '{settings}'", "is damaged (")
+                for settings in ("{}", "[]", "[" * 10**5, '{"id": 1, "methods": {}, "pairs": 1, "questions": ["?"]}')
+            ),
+        ],
+        ids=["later version", "missing table", "empty settings", "list", "nested list", "other settings"],
     )
-    def test_settings_of_no_study(self, file: Path, settings: str) -> None:
+    def test_a_changed_study(self, file: Path, change: str, message: str) -> None:
         with closing(sqlite3.connect(file, isolation_level=None)) as database:
-            database.execute("UPDATE study SET settings = ?", (settings,))
-        assert "is damaged (" in self.refusal(file)
-
-    def test_a_missing_table(self, file: Path) -> None:
-        with closing(sqlite3.connect(file, isolation_level=None)) as database:
-            database.execute("DROP TABLE answers")
-        assert "cannot be opened: no such table: answers" in self.refusal(file)
+            database.execute(change)
+        assert message in self.refusal(file)
 
     def test_a_damaged_study_keeps_the_log_of_its_killed_server(self, file: Path, tmp_path: Path) -> None:
         killed = tmp_path / "killed"
