@@ -36,20 +36,11 @@ def reduced_by_matrices(images: Images, height: int, width: int) -> Float[Tensor
 
 
 def _reduction(length: int, reduced_length: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "out in"]:
-    """The matrix that reduces `length` pixels; its rows are bicubic kernels, normalised within the image."""
+    """The matrix that reduces `length` pixels: the identity, reduced on the CPU along one side."""
     with torch.inference_mode(False):
-        scale = length / reduced_length
-        centres = (torch.arange(reduced_length, dtype=torch.float64, device="cpu") + 0.5) * scale
-        pixels = torch.arange(length, dtype=torch.float64, device="cpu") + 0.5
-        weights = _bicubic((pixels - centres[:, None]).abs() / scale)
-        return (weights / weights.sum(1, keepdim=True)).to(device, dtype)
+        identity = torch.eye(length, dtype=torch.float64, device="cpu")[None, None]
+        reduced = interpolate(identity, (reduced_length, length), mode="bicubic", antialias=True)
+        return reduced[0, 0].to(device, dtype)
 
 
 _kept_reduction = lru_cache(maxsize=32)(_reduction)
-
-
-def _bicubic(distance: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
-    """Keys' cubic kernel with a = -1/2, of absolute distances in output pixels."""
-    near = (1.5 * distance - 2.5) * distance.square() + 1
-    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
