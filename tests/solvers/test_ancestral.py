@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from support.oracles import ConstantNoise, GaussianDenoiser
 
+from sdedit_pl import load_denoiser
 from sdedit_pl.noise import SeededNoise, StepNoise
 from sdedit_pl.sde import SDES, VESDE, VPSDE, DiscreteVPSDE
 from sdedit_pl.solvers import Ancestral
@@ -91,6 +94,7 @@ def test_an_unknown_variance_is_refused() -> None:
         Ancestral(variance="medium")
 
 
-def test_a_model_without_a_learned_variance_says_so() -> None:
-    with pytest.raises(ValueError, match=r"variance=learned .* Epsilon"):
-        step(Ancestral("learned"), GaussianDenoiser(VPSDE()), T / 2)
+def test_a_model_without_a_learned_variance_says_so(tiny_checkpoint: Path) -> None:
+    x, t = torch.zeros(2, 3, 16, 16), T.float()
+    with pytest.raises(ValueError, match=r"variance=learned .* EDM"):
+        Ancestral("learned").step(load_denoiser(tiny_checkpoint), x, t, t / 2, None, StepNoise(NOISE, 1, x))
