@@ -323,7 +323,7 @@ class TestRefusals:
             ({"class_embed_type": "timestep"}, "class_embed_type='timestep'"),
             ({"out_channels": 4}, "out_channels=4 .* expected 3 or 6"),
             ({"block_out_channels": [32, 48]}, r"block_out_channels=\[32, 48\] .* each a multiple of the first"),
-            ({"block_out_channels": [32]}, r"block_out_channels=\[32\] .* one for each"),
+            ({"block_out_channels": [32]}, r"block_out_channels=\[32\] .* one number for each"),
             ({"sample_size": [16]}, r"sample_size=\[16\] cannot be read"),
             ({"sample_size": None}, "sample_size=None cannot be read"),
             (ATTENDING_DOWN_ALONE, "the same levels must attend on the way down and up"),
