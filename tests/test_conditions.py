@@ -134,7 +134,7 @@ def test_the_documented_condition_trains(monkeypatch: pytest.MonkeyPatch) -> Non
     module.training_step((images, module.denoiser.labels.vectors(["359", "90"])), 0).backward()
     assert module.denoiser.network.label_embedding.condition.weight.grad.any()
     torch.testing.assert_close(module.denoiser.labels.vectors(["270"]), torch.tensor([[0.0, -1.0]]))
-    with pytest.raises(ValueError, match=r"\(images, labels\) with vectors of 2 numbers .* got NoneType"):
+    with pytest.raises(ValueError, match=r"\(images, labels\) with vectors of 2 numbers .* got a NoneType"):
         module.training_step(images, 0)
 
 
