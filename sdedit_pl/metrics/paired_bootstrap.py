@@ -23,8 +23,8 @@ class GroupSums:
     """Sums over groups, from which KID and L2 of a set of edits follow.
 
     Args:
-        discrepancy: for each two groups, the sum over their pairs of images of k(x, x') + k(y, y') - k(x, y') - k(y,
-            x') with edits x and originals y, 0 on the diagonal.
+        discrepancy: for each pair of groups, the sum over their pairs of images of k(x, x') + k(y, y') - k(x, y') -
+            k(y, x') with edits x and originals y, 0 on the diagonal.
         l2: for each group, the sum of its edits' squared L2 distances to their guides.
     """
 
