@@ -106,6 +106,29 @@ def test_guidance_by_a_weaker_model(desk: Path, command, refused) -> None:
     assert "training writes with checkpoint.early" in refused(*EDIT, "guidance=2")
 
 
+def test_edits_are_guided_as_the_training_chose(desk: Path, command) -> None:
+    denoiser, description = load_described("tiny.safetensors")
+    guidance = {"config": {"checkpoint": {"guidance": 3, "guidance_range": [0.1, 1]}}}
+    save_denoiser("model.safetensors", denoiser, description.model, guidance)
+    with torch.no_grad():
+        for weight in denoiser.parameters():
+            weight.copy_(0.9 * weight)
+    save_denoiser("model-early.safetensors", denoiser, description.model)
+    edit = ("edit", "ckpt=model.safetensors", *EDIT[2:])
+    chosen = ("guidance=3", "guidance_range=0.1,1")
+    for out, words in {"own": (), "chosen": chosen, "all": ("guidance=3",), "none": ("guidance=1",)}.items():
+        assert command(*edit, *words, f"out={out}").code == 0
+    own, same, all_levels, none = (pixels(f"{out}/guide_seed0.png") for out in ("own", "chosen", "all", "none"))
+    assert np.array_equal(own, same) and not np.array_equal(own, all_levels) and not np.array_equal(own, none)
+    recorded = yaml.safe_load(Path("own/edit.yaml").read_text())
+    assert (recorded["guidance"], recorded["guidance_range"]) == (3, [0.1, 1])
+    assert "already there" in command(*edit, "out=own").errors
+    assert "overwrite=true" in command(*edit, "guidance=3", "out=own").errors
+    Path("model-early.safetensors").unlink()
+    assert "there is no model-early.safetensors" in command(*edit, "out=alone").errors
+    assert np.array_equal(pixels("alone/guide_seed0.png"), none)
+
+
 @pytest.mark.parametrize(("validation", "far"), [(1e-3, True), (10.0, False)])
 def test_a_guide_far_from_the_domain_and_a_model_of_few_steps_are_warned_of(
     validation: float, far: bool, desk: Path, command
