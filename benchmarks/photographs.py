@@ -62,7 +62,7 @@ from sdedit_pl.metrics.features import features_of
 from sdedit_pl.metrics.features_from_file import FeaturesFile
 from sdedit_pl.metrics.image_distances import nearest_by_distance, squared_l2
 from sdedit_pl.metrics.intervals import percentile_interval
-from sdedit_pl.metrics.paired_bootstrap import GroupSums, PairedBootstrap
+from sdedit_pl.metrics.kid import distance_and_draws
 from sdedit_pl.picture_grid import picture_grid, to_picture
 from sdedit_pl.training.memorisation_alarm import SIDE
 from sdedit_pl.training_runs.run_folder import HISTORY_FILE
@@ -203,26 +203,24 @@ def checkpoint_of(words: Sequence[str]) -> str:
 
 
 def kid_ratios(edits: Edits, arguments: Arguments) -> tuple[Ratios, dict[str, list[float]]]:
-    """The ratios of KIDs, and KID and L2 of the strokes and of each t0 as (KIDs, L2s) for each judge."""
+    """The ratios of KIDs, and KID and L2 of the strokes and of each t0 as (KIDs, L2s) for each judge.
+
+    Each ratio has its value first, then those of the bootstrap's draws.
+    """
     groups = torch.arange(len(edits.originals))
-    bootstrap = PairedBootstrap.of(groups, DRAWS)
-    # The first column weights all images equally: the value itself.
-    bootstrap = PairedBootstrap(torch.cat([torch.ones(len(groups), 1), bootstrap.weights], 1), bootstrap.sizes)
     ratios: Ratios = {}
     facts: dict[str, list[float]] = {}
     for judge in arguments.judges:
         extractor = FeaturesFile(judge, trusted=True) if judge.endswith(".pt") else FEATURES[judge]()  # pyright: ignore[reportCallIssue]
         extractor.to(edits.originals.device)
         originals = features_of(extractor, edits.originals).cpu()
-        sums = [
-            GroupSums.of(
-                features_of(extractor, images).cpu(), originals, squared_l2(images, edits.strokes).cpu(), groups
-            )
-            for images in (edits.strokes, *edits.levels)
-        ]
-        kids = [bootstrap.kid(found.discrepancy) for found in sums]
-        # The same in every draw: otherwise some draws would not reach an L2 near the largest.
-        distances = [bootstrap.l2(found.l2)[0].expand(DRAWS + 1) for found in sums]
+        kids, distances = [], []
+        for images in (edits.strokes, *edits.levels):
+            features = features_of(extractor, images).cpu()
+            found, drawn = distance_and_draws(features, originals, groups, groups, DRAWS)
+            kids.append(torch.cat([drawn.new_tensor([found.value]), drawn]))
+            # The same in every draw: otherwise some draws would not reach an L2 near the largest.
+            distances.append(squared_l2(images, edits.strokes).double().cpu().mean().expand(DRAWS + 1))
         facts[judge] = [kid[0].item() for kid in kids]
         facts["l2"] = [distance[0].item() for distance in distances]
         ratios |= {f"{judge}, {l2:g}": at_distance(l2, distances, kids) / kids[0] for l2 in arguments.l2}

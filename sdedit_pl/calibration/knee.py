@@ -17,9 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sdedit_pl.calibration.sweep import Sweep
-from sdedit_pl.metrics.intervals import Estimate, percentile_interval
-from sdedit_pl.metrics.kid import kernel_distance
-from sdedit_pl.metrics.paired_bootstrap import GroupSums, PairedBootstrap
+from sdedit_pl.metrics.intervals import Estimate, bootstrap_weights, percentile_interval
+from sdedit_pl.metrics.kid import distance_and_draws
 
 _BELOW = 1e-6
 """Minimum distance of the knee below the line, relative to the line's ends."""
@@ -44,14 +43,13 @@ class TradeOff:
 def trade_off(sweep: Sweep, draws: int = 2000) -> TradeOff:
     """KID, L2 and knee of a sweep of three or more images, with intervals over `draws` bootstrap draws of them."""
     groups = torch.arange(len(sweep))
-    bootstrap = PairedBootstrap.of(groups, draws)
+    weights = bootstrap_weights(len(sweep), draws, seed=0)  # those of the KID
     kid, l2, kid_draws, l2_draws = [], [], [], []
     for edits, distances in zip(sweep.edits.unbind(1), sweep.squared_l2.unbind(1), strict=True):
-        sums = GroupSums.of(edits, sweep.originals, distances, groups)
-        kid_draws.append(bootstrap.kid(sums.discrepancy))
-        l2_draws.append(bootstrap.l2(sums.l2))
-        found = kernel_distance(edits, sweep.originals, groups, groups)
-        kid.append(Estimate(found.value, found.error, *percentile_interval(kid_draws[-1])))
+        found, drawn = distance_and_draws(edits, sweep.originals, groups, groups, draws)
+        kid.append(found)
+        kid_draws.append(drawn)
+        l2_draws.append(distances.double() @ weights / weights.sum(0))
         low, high = percentile_interval(l2_draws[-1])
         l2.append(Estimate(distances.mean().item(), low=low, high=high))
     unrelated = sweep.unrelated_l2()

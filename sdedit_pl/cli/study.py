@@ -83,7 +83,7 @@ def serve(words: list[str]) -> None:
 
 def report(words: list[str]) -> None:
     arguments = COMMANDS["report"].parse(words)
-    _require_packages("report", "jinja2", "scipy")
+    _require_packages("report", "jinja2")
     from sdedit_pl.study.study_report import REPORT_FILES, study_report
 
     out = Path(arguments.out)

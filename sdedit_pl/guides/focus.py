@@ -115,19 +115,14 @@ def _alpha(region: Bool[Tensor, "h w"], feather: int) -> UInt8[Tensor, "h w"]:
 
 def regions_of(allowed: Bool[Tensor, "H W"]) -> Iterator[Bool[Tensor, "H W"]]:
     """The connected regions of a mask, from top to bottom."""
+    from scipy.ndimage import label  # most edits do not need it
+
     height, width = allowed.shape
     cell = math.ceil(max(height, width) / CELLS)
     grid = max_pool2d(allowed[None, None].float(), cell, ceil_mode=True)[0, 0] > 0
-    unseen = set(map(tuple, grid.nonzero().tolist()))
-    while unseen:
-        queue, cells = [min(unseen)], torch.zeros_like(grid)
-        unseen.discard(queue[0])
-        while queue:
-            row, column = queue.pop()
-            cells[row, column] = True
-            near = {(row + down, column + across) for down in (-1, 0, 1) for across in (-1, 0, 1)} & unseen
-            queue += near
-            unseen -= near
+    labels, count = label(grid.numpy(), [[1, 1, 1]] * 3)  # pyright: ignore[reportGeneralTypeIssues]
+    for number in range(1, count + 1):
+        cells = torch.from_numpy(labels == number)
         yield cells.repeat_interleave(cell, 0).repeat_interleave(cell, 1)[:height, :width] & allowed
 
 

@@ -7,7 +7,8 @@ import torch
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from sdedit_pl.metrics import kid
-from sdedit_pl.metrics.kid import kernel_distance, polynomial_kernel, subset_distances
+from sdedit_pl.metrics.intervals import percentile_interval
+from sdedit_pl.metrics.kid import distance_and_draws, kernel_distance, polynomial_kernel, subset_distances
 
 
 def features(count: int, seed: int, shift: float = 0.0, dimension: int = 16) -> torch.Tensor:
@@ -129,6 +130,26 @@ def test_the_interval_is_as_wide_as_the_number_of_groups_makes_it() -> None:
     y = features(20, 1).repeat_interleave(5, 0) + 0.1 * features(100, 3)
     alone, grouped = (kernel_distance(x, y, *given, draws=1000) for given in ((None, None), (groups, groups + 20)))
     assert grouped.high - grouped.low > 1.5 * (alone.high - alone.low)
+
+
+def test_a_group_of_weight_two_counts_twice_but_not_against_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, groups = features(10, 0, shift=0.2), features(10, 1), torch.tensor([5, 5, 2, 2, 2, 9, 1, 1, 4, 4])
+    weights = torch.tensor([2.0, 1.0, 0.0, 1.0, 0.0]).double()[:, None]  # of the groups 1, 2, 4, 5, 9
+    monkeypatch.setattr(kid, "bootstrap_weights", lambda *arguments: weights)
+    _, drawn = distance_and_draws(x, y, groups, groups, draws=1)
+    chosen = torch.cat([(group == groups).nonzero().flatten() for group in (1, 1, 2, 5)])
+    expected = kernel_distance(x[chosen], y[chosen], groups[chosen], groups[chosen]).value
+    assert drawn.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_draws_of_two_sets_of_edits_are_paired() -> None:
+    originals, edits, groups = features(60, 4), features(60, 5, shift=0.3), torch.arange(60)
+    other = edits + 0.01 * features(60, 6, shift=0.5)
+    (one, drawn), (_, drawn_of_other) = (
+        distance_and_draws(images, originals, groups, groups, draws=2000) for images in (edits, other)
+    )
+    low, high = percentile_interval(drawn_of_other - drawn)
+    assert low > 0 and high - low < 0.2 * (one.high - one.low)
 
 
 def test_seeds_decide() -> None:
