@@ -66,7 +66,10 @@ def run_edit(
             logger.info(ALREADY_THERE)
             return finished
         denoiser, description = loaded or load_for_editing(settings.ckpt, share.device(settings.device))
-        settings = settings.for_edits(description)
+        if settings.guidance is None:
+            settings = settings.for_edits(description)
+            if settings.guidance != 1:
+                logger.info("guidance = %g, as its training chose; guidance=1 halves the time", settings.guidance)
         denoiser = with_guidance(denoiser, description, settings)
         if settings.t0 is None:
             settings = replace(settings, t0=default_t0(description.path))
