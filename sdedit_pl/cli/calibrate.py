@@ -9,7 +9,7 @@ from sdedit_pl.configuration.schema import Command
 
 USAGE = """sdedit calibrate ckpt=FILE data=FOLDER|SHARDS [key=value ...]
 
-From several t0, edits simulated strokes of images that the model has not seen, and finds the knee of KID (realism)
+Edits simulated strokes of images that the model has not seen, from several t0, and finds the knee of KID (realism)
 against L2 (faithfulness). Writes NAME.t0.yaml and NAME.t0.png beside the checkpoint, where sdedit edit finds the t0.
 Run the same command to resume after an interruption."""
 COMMAND = Command(

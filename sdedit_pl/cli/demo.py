@@ -14,7 +14,7 @@ from sdedit_pl.result_folder import refuse_replacing, result_folder
 if TYPE_CHECKING:
     from PIL import Image
 
-USAGE = "sdedit demo [key=value ...]\n\nEdits the guides of a checkout of the project with the bundled model."
+USAGE = "sdedit demo [key=value ...]\n\nEdits the bundled guides with the bundled model, in a checkout of the project."
 
 
 @dataclass
