@@ -18,7 +18,7 @@ from sdedit_pl.noise import NOISES
 
 logger = logging.getLogger(__name__)
 
-Settings = TypeVar("Settings", bound="GuidanceSettings")
+_Settings = TypeVar("_Settings", bound="GuidanceSettings")
 
 
 @dataclass(kw_only=True)
@@ -42,7 +42,7 @@ class GuidanceSettings:
     guidance_range: tuple[float, float] | None = None
     noise: str | None = None
 
-    def for_edits(self: Settings, description: Description) -> Settings:
+    def for_edits(self: _Settings, description: Description) -> _Settings:
         """The settings, with null as guidance replaced by that of the model's training, or by 1."""
         if self.guidance is not None:
             return self
