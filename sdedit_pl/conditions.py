@@ -46,7 +46,7 @@ class Condition(abc.ABC):
     @property
     @abc.abstractmethod
     def known(self) -> str:
-        """The labels, for messages."""
+        """The labels that the model knows, in words, for messages."""
 
     @abc.abstractmethod
     def fitted(self, labels: Sequence[str]) -> Condition:
@@ -71,7 +71,7 @@ class Condition(abc.ABC):
         return bool(self.size) and not self.drop
 
     def vectors(self, labels: Sequence[str]) -> Float[Tensor, "N size"]:
-        """The vectors of labels; raises ValueError for unknown labels, and for all if the model has none."""
+        """The vectors of labels; raises ValueError for an unknown label, and for any label if the model has none."""
         if not self.size:
             raise ValueError(
                 f"label={labels[0]} is for a model trained with labels (data.labels), and this one has none"

@@ -35,14 +35,14 @@ class Denoiser(nn.Module):
     """A network that removes the noise of an SDE.
 
     Args:
-        network: maps (B, C, H, W) inputs, (B,) noise labels and, if there are any, (B, conditions) to (B, C, H, W), or
-            to (B, 2 C, H, W) with a learned variance.
+        network: maps (B, C, H, W) inputs, (B,) noise labels and, if there are any, conditions (B, conditions) to
+            (B, C, H, W), or to (B, 2 C, H, W) with a learned variance.
         sde: the SDE of the training noise.
         t_max: the largest training time, in (0, 1]; estimates at later times are meaningless.
         labels: the labels that the network knows; None for none.
         noise: distribution of the noise that it removes; None for Gaussian.
         at_once: batch size of one network call; None passes whole batches, as training does. Libraries choose kernels
-            by the batch size, and kernels round differently: only a number gives bit-identical results in every batch.
+            by the batch size, and kernels round differently: only a fixed size gives the same bits in every batch.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Denoiser(nn.Module):
 
 
 def at_label(network: nn.Module, label: float) -> nn.Module:
-    """The part of a network to evaluate if all images have the same label, chosen by `network.at_label`."""
+    """The part of a network to evaluate if all images have the same noise label, chosen by `network.at_label`."""
     return getattr(network, "at_label", lambda _: network)(label)
 
 
@@ -177,7 +177,7 @@ def _grouped(network: nn.Module, inputs: Sequence[Tensor], size: int) -> Float[T
 def in_precision(denoiser: Denoiser, precision: str) -> AbstractContextManager[object]:
     """Permanently converts a denoiser's network for inference in float32, tf32, bfloat16 or float16.
 
-    The state stays in float32, and so does the label's embedding, because 16 bits are too few for its large phases.
+    The solver's state and the noise label's embedding stay in float32: 16 bits are too few for the embedding's phases.
     Weights are converted once, not at every call as autocast would. Returns a context in which a GPU computes float32
     as IEEE defines it, or in TF32 if that is the precision.
     """

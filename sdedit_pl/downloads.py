@@ -46,11 +46,11 @@ class FileAbsent(DownloadFailed):
 
 
 class DownloadInterrupted(DownloadFailed):
-    """The server does not answer, or the connection broke in every attempt."""
+    """The server does not answer, the connection broke on every attempt, or no library handles the URL's scheme."""
 
 
 class WrongFile(DownloadFailed):
-    """The file has another hash than expected."""
+    """The file does not have the expected hash."""
 
 
 def is_remote(place: str) -> bool:

@@ -28,12 +28,12 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LONGEST_NAME = 240
 """Longest name, in bytes. File systems allow 255; names of unfinished files are longer than those of results."""
 _REMEDIES = {
-    errno.ENOSPC: "the disk is full: make room there, or give a place on another disk",
-    errno.EDQUOT: "delete files there, or give a place on another disk",
+    errno.ENOSPC: "the disk is full: free some space, or choose a location on another disk",
+    errno.EDQUOT: "delete files there, or choose a location on another disk",
     errno.EFBIG: "ulimit -f limits the size of files: raise it",
-    errno.EACCES: "change the permissions, or give another place",
-    errno.EPERM: "change the permissions, or give another place",
-    errno.EROFS: "give a place that can be written",
+    errno.EACCES: "change the permissions, or choose another location",
+    errno.EPERM: "change the permissions, or choose another location",
+    errno.EROFS: "choose a writable location",
     errno.ENAMETOOLONG: "give a shorter name",
 }
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -57,7 +57,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             error.filename = str(path)  # a failed write names no file
         raise
     finally:
-        # It still exists after an error, and if it and the former file are hard links to the same file.
+        # It still exists after an error. Renaming also leaves it if both names are hard links to the same file.
         unfinished.unlink(missing_ok=True)
 
 
@@ -146,7 +146,7 @@ def in_both_forms(named: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def in_words(error: Exception) -> str:
-    """The message of an error; for one of the operating system the file, the reason and the remedy."""
+    """The message of an error; an operating system's error gives the file, the reason and the remedy."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     remedy = _REMEDIES.get(error.errno or 0)

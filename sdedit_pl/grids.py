@@ -113,9 +113,9 @@ class Karras(NoiseLevelGrid):
 class Restart(Karras):
     """Restart sampling: a Karras grid that repeats a range of noise levels, for any solver.
 
-    At the level next to `bottom`, the state is noised up to `top` (at most to t0) and steps lead down again, `restarts`
-    times; then the grid continues to its end. Like that of a stochastic solver, the added noise corrects earlier
-    errors, while a deterministic solver (Heun's, in the paper) keeps its accuracy between restarts.
+    At the level nearest to `bottom`, the state is noised up to `top` (at most to t0) and steps lead down again,
+    `restarts` times; then the grid continues to its end. The added noise corrects earlier errors, as a stochastic
+    solver's does, while a deterministic solver (Heun's, in the paper) keeps its accuracy between restarts.
 
     Args:
         bottom: the noise level at which a restart begins; published for CIFAR-10: 0.06.
@@ -145,8 +145,8 @@ class Restart(Karras):
         main_steps = steps - self.restarts * self.restart_steps
         if main_steps < 2:
             raise ValueError(
-                f"{self.restarts} restarts of {self.restart_steps} steps leave {main_steps} of {steps} steps "
-                "from t0 to the end, which needs at least 2 of them; use more steps or fewer restarts"
+                f"{self.restarts} restarts of {self.restart_steps} steps leave {main_steps} of the {steps} steps for "
+                "the way from t0 to the end, which needs at least 2; use more steps or fewer restarts"
             )
         main = super().spread(sde, t0, end, main_steps)
         levels = sde.noise_level(main).tolist()

@@ -250,7 +250,7 @@ def denoising_loss(
 
 @torch.no_grad()
 def denoising_error(denoiser: Denoiser, images: Images, level: float) -> float:
-    """Mean squared error over `level`^2 at the noise level sigma / alpha = `level`; the noise is always the same."""
+    """Mean squared error divided by `level`^2, at noise level sigma / alpha = `level`; the noise is always the same."""
     generator, errors = torch.Generator().manual_seed(0), []
     for batch in images.split(32):
         t = denoiser.sde.time_at_noise_level(batch.new_full((len(batch),), level))

@@ -9,8 +9,8 @@ The rule, for which `docs/performance.md` has the measurements:
                                        below that as any other CPU
     other CPU, other accelerator       float32, not compiled                     float32, not compiled
 
-Compiling takes 40 to 100 seconds, which shorter runs do not win back. Compiled training keeps feature maps in
-channels-last order; eager training on a GPU is faster without, because PyTorch's GroupNorm does not keep that order.
+Compiling takes 40 to 100 seconds, which shorter runs do not recover. Compiled training keeps feature maps in
+channels-last order; eager training on a GPU is faster in NCHW, because PyTorch's GroupNorm does not keep channels-last.
 Edits on a CPU stay in float32, where results are the same in any batch and from run to run.
 """
 
@@ -36,19 +36,19 @@ AutoBool = bool | Literal["auto"]
 InferencePrecision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 
 LONG_TRAINING = {"cuda": 170_000 * 64**2, "cpu": 20_000 * 64**2}
-"""Pixels of the images on one device from which training wins back the time of compiling.
+"""Number of pixels trained on per device from which compiling pays off.
 
 An H200 trains `domain64` at 1,119 images a second, or at 2,380 after 80 s of compiling: equal after 170,000 images. One
 thread of an EPYC with AVX-512 bf16 takes 23 minutes for 20,000 images of 64 px in float32 and 15 in compiled bf16.
 """
 MANY_EVALUATIONS = 10_000
-"""Evaluations (images times steps) from which an edit on a GPU wins back the time of compiling.
+"""Number of evaluations (images times steps) from which compiling pays off for edits on a GPU.
 
-On an H200, for the DDPM network of 256 px: after 4,100 in batches of 1 and 13,000 in batches of 16.
+Measured on an H200 with the DDPM network of 256 px: 4,100 in batches of 1, and 13,000 in batches of 16.
 """
 
 GRAPH_PIXELS = 4 * 256**2
-"""Pixels of a batch up to which edits replay a compiled network as a CUDA graph.
+"""Largest batch, in pixels, for which edits replay a compiled network as a CUDA graph.
 
 In larger batches of the DDPM network of 256 px, kernels take longer than their launch.
 """
@@ -86,7 +86,7 @@ class Arithmetic:
 
 
 def this_machine(accelerator: str = AUTO) -> Machine:
-    """The machine for `accelerator`, a device of torch or an accelerator of Lightning."""
+    """The machine that `accelerator`, a torch device or a Lightning accelerator, selects."""
     device = _device_type(accelerator)
     if device == "cuda":
         return Machine(
@@ -106,7 +106,7 @@ def this_machine(accelerator: str = AUTO) -> Machine:
 def training_arithmetic(
     machine: Machine, pixels: int, precision: str, compile: AutoBool, channels_last: AutoBool
 ) -> Arithmetic:
-    """The arithmetic of a training run of `pixels` on each device, repeated images included.
+    """The arithmetic of a run that trains on `pixels` pixels per device, repeated images included.
 
     Raises ValueError if the machine lacks what a key requires.
     """

@@ -23,11 +23,11 @@ _WORD = 2**64
 
 
 class Distribution(abc.ABC):
-    """The distribution of noise: each pixel has mean 0 and variance 1. A frozen dataclass with a line in `NOISES`."""
+    """A distribution of noise, each pixel of mean 0 and variance 1: a frozen dataclass with an entry in `NOISES`."""
 
     @abc.abstractmethod
     def fill(self, images: Images, generator: torch.Generator | None = None) -> Images:
-        """Overwrites images with independent draws; `generator` None is the default one of their device."""
+        """Overwrites images with independent draws; None takes the default generator of their device."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Simplex(Distribution):
 
     Args:
         octaves: number of octaves.
-        wavelength: side in pixels of the first octave's cells; those of the next octaves are half as large each.
+        wavelength: side in pixels of the first octave's cells; each further octave halves it.
         persistence: amplitude of an octave relative to that of the one before.
 
     Source: Perlin, "Noise hardware", 2001 (grid); Wyatt et al., "AnoDDPM", CVPR Workshops 2022 (the defaults).
@@ -62,8 +62,8 @@ class Simplex(Distribution):
         last = math.ldexp(self.wavelength, 1 - self.octaves)
         if self.octaves < 1 or not last >= 0.1 or not 0 < self.persistence <= 1:
             raise ValueError(
-                "simplex noise takes octaves of at least 1, the last with cells of at least 0.1 pixels, persistence "
-                f"in (0, 1], got {self.octaves}, {last:g} and {self.persistence:g}; lower octaves or raise wavelength"
+                "simplex noise needs at least 1 octave, cells of at least 0.1 pixels in the last, and a persistence in "
+                f"(0, 1], got {self.octaves}, {last:g} and {self.persistence:g}; lower octaves or raise wavelength"
             )
 
     def fill(self, images: Images, generator: torch.Generator | None = None) -> Images:
@@ -140,8 +140,8 @@ class SeededNoise:
 class PrefetchedNoise:
     """Draws the noise of the next `ahead` steps in threads while the device computes the current one.
 
-    Drawing an image of 256 px takes over a millisecond, about as long as a GPU's step. Prefetching begins with the
-    first draw, so that a solver without noise costs nothing, and covers draw 0 of each step. A context manager.
+    Drawing the noise of a 256 px image takes over a millisecond, about as long as a GPU's step. Prefetching starts at
+    the first draw, so that a solver without noise costs nothing, and covers draw 0 of each step. A context manager.
     """
 
     def __init__(self, noise: SeededNoise, last_step: int, ahead: int = 6) -> None:

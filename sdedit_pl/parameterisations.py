@@ -82,7 +82,7 @@ class Parameterisation(abc.ABC):
         return False
 
     def without_variance(self) -> Parameterisation:
-        """The parameterisation of the first half of the output channels."""
+        """The parameterisation of F alone, without a learned variance."""
         return self
 
     def output_channels(self, image_channels: int) -> int:
@@ -118,7 +118,7 @@ class Epsilon(Parameterisation):
 
 @dataclass(frozen=True)
 class EpsilonAndVariance(Epsilon):
-    """F estimates the noise z, and v in [-1, 1], the second half of the channels, the variance of a reverse step.
+    """F estimates the noise z; the second half of the channels, v in [-1, 1], gives a reverse step's variance.
 
     (v + 1) / 2 interpolates between the logarithms of the smallest and the largest variance, for each pixel.
     `ScoreModule` fits F alone and refuses models with v, so that v always comes from a network's original training.

@@ -35,7 +35,7 @@ def trade_off_plot(
     pictures: Mapping[str, Image.Image] | None = None,
     labels: bool = True,
 ) -> Image.Image:
-    """Plots curves of labelled points; raises ValueError without points, or without one that has a marked label.
+    """Plots curves of labelled points; raises ValueError if there are none, or a marked label is missing.
 
     Args:
         curves: name -> label -> point, joined in order; KID against L2 labelled by t0 is figure 3 of SDEdit.

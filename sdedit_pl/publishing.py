@@ -67,7 +67,7 @@ class PublishSettings:
 
 
 def publish_model(settings: PublishSettings) -> str:
-    """Publishes a model and returns its place: the folder, or the address of the repository.
+    """Publishes a model and returns where it is: the folder, or the address of the repository.
 
     Raises CheckpointError or ValueError if the model cannot be read, the Hub refuses, or the folder is in use.
     """
@@ -177,7 +177,7 @@ def _evaluation(folder: Path, checkpoint: Path) -> dict[str, Any]:
         raise ConfigError(f"evaluation={folder} is not a report of `sdedit evaluate`: it holds no metrics.json")
     numbers = read_json(folder / "metrics.json")
     if numbers["ckpt"]["sha256"] != fingerprint(checkpoint):
-        raise ConfigError(f"evaluation={folder} measured {numbers['ckpt']['file']}, other weights than {checkpoint}")
+        raise ConfigError(f"evaluation={folder} measured {numbers['ckpt']['file']}, not the weights of {checkpoint}")
     return numbers
 
 
@@ -206,7 +206,7 @@ def _card(
         training.append(
             f"- command, with this {CONFIG_FILE}: `sdedit train config={CONFIG_FILE} data=IMAGES out=runs/again`"
         )
-    unmeasured = f"Not measured. `sdedit evaluate ckpt={name} data=IMAGES out=outputs/evaluation` does."
+    unmeasured = f"Not measured. To measure it: `sdedit evaluate ckpt={name} data=IMAGES out=outputs/evaluation`."
     return f"""---
 {yaml_text(head)}---
 
@@ -270,5 +270,5 @@ def _memory(ratio: float | None) -> str:
     return (
         f"Edits from high noise are {ratio:.2f} times as far from the nearest training image as unseen images of the "
         f"domain are (median, `{MEMORY}`). The model "
-        + ("repeats much of its training images." if ratio < REPEATING else "makes images nearly as new as those.")
+        + ("closely repeats many training images." if ratio < REPEATING else "makes images nearly as new as those.")
     )

@@ -36,7 +36,7 @@ def result_folder(
 
     Args:
         folder: claimed by this process during the block; created with its parents.
-        name: of the result if `folder` may hold others; only this result is claimed.
+        name: name of the result if `folder` may hold others; only this result is claimed.
         replaced: files of earlier results in `folder`, which are removed at the end; may be filled in the block.
         resumes: keeps the hidden folder of an interrupted block, unless it holds only a record of settings.
     """
@@ -129,7 +129,7 @@ def refuse_others(folder: Path, names: Iterable[str]) -> None:
     if found:
         shown = ", ".join(found[:3]) + (f" and {len(found) - 3} others" if len(found) > 3 else "")
         raise ValueError(
-            f"{folder} holds {shown}, not written by this program or changed since, or written by an early version: "
+            f"{folder} holds {shown}: not written by this program, changed since then, or written by an early version; "
             "move it away, or give another out="
         )
 

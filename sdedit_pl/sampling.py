@@ -59,13 +59,13 @@ def integrate(
     """Integrates `x` from the first of `times` to the last.
 
     For a run that ends at t = 0, `last="denoised"` replaces the last step by the denoiser's estimate, at the same cost,
-    so that no noise remains in the image. `"mean"`, the step without its noise, is that of published samplers; noise
+    so that no noise remains in the image. `"mean"`, the step without its noise, is what published samplers give; noise
     below the lowest level remains. `"sample"` is the whole step, as in SDEdit's algorithms and for an end above 0.
 
     Args:
         x: the state at `times[0]`, float32 or float64, the precision of the whole run.
         times: at least two in [0, 1] on the CPU, none later than the first. A jump discards the solver's history.
-        first_step: number in `noise` of the first step, after that of the starting state; jumps count as steps.
+        first_step: number of the first step in `noise`, one above the starting state's; jumps count as steps.
         constraint: rewrites the state at the start and after each step.
         callback: called after each step, not after jumps.
 
@@ -83,7 +83,7 @@ def integrate(
             x = constraint.start(x, torch.tensor(levels[0], dtype=x.dtype), StepNoise(noise, first_step - 1, x))
         state = states.pop(0)
         for index, (now, then) in enumerate(pairwise(levels)):
-            t, s = torch.tensor((now, then), dtype=x.dtype)  # on the host, where a function of them is no kernel
+            t, s = torch.tensor((now, then), dtype=x.dtype)  # on the host, where computing with them launches no kernel
             is_jump, is_last = then > now, index == len(levels) - 2
             step_noise = StepNoise(noise, first_step + index, x, silent=is_last and last != "sample")
             if is_jump:

@@ -44,9 +44,9 @@ class SettingsRecord:
         write_whole(self.file, json.dumps(content, indent=1) + "\n")
 
     def begin(self, results: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
-        """Empties the folder but for `LOCK` and records new results' settings, or compares those of unfinished results.
+        """Records new settings in a folder emptied except for `LOCK`, or resumes unfinished results with the same ones.
 
-        Other settings than theirs raise SettingsChanged, which names `results`, or with `overwrite` begin new results.
+        Different settings raise SettingsChanged, which names `results`; with `overwrite` they begin new results.
         """
         before = self.read()
         try:

@@ -57,14 +57,14 @@ def guarded_app(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, at any free port if `port` is 0; raises ValueError if the address is not available."""
+    """A listening socket, on any free port if `port` is 0; raises ValueError if the address is not available."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=128)
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(
-            f"cannot listen at host={host} port={port}: {reason}; give another port= (0 for any free one) or host="
+            f"cannot listen on host={host} port={port}: {reason}; give another port= (0 for any free one) or host="
         ) from error
 
 
@@ -75,7 +75,7 @@ def page_url(host: str, listening: socket.socket) -> str:
 
 
 def serve_app(app: Starlette, listening: socket.socket) -> None:
-    """Serves at a socket from `listen` until Ctrl-C, then raises KeyboardInterrupt."""
+    """Serves on a socket from `listen` until Ctrl-C, then raises KeyboardInterrupt."""
     config = uvicorn.Config(
         app,
         lifespan="off",

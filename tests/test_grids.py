@@ -156,7 +156,7 @@ def test_a_level_below_an_exploding_sde_is_refused() -> None:
         (lambda: Karras(lowest=-1.0), "lowest noise level of a grid must be positive, got -1.0"),
         (lambda: Restart(bottom=0.4), "restart needs 0 < bottom < top, got bottom=0.4, top=0.3"),
         (lambda: Restart(restarts=0), "must be at least 1, got restarts=0, restart_steps=2; a grid without .* karras"),
-        (lambda: Restart().times(VPSDE(), 0.5, 5), "2 restarts of 2 steps leave 1 of 5 steps .* use more steps or"),
+        (lambda: Restart().times(VPSDE(), 0.5, 5), "2 restarts of 2 steps leave 1 of the 5 steps .* use more steps or"),
         (lambda: Restart().times(VESDE(), 1.0, 6), "the 2 steps .* no noise level below top=0.3.* a higher top"),
     ],
 )

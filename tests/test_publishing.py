@@ -46,7 +46,7 @@ def test_a_run_becomes_a_folder_without_paths_of_its_machine(run: Path, tmp_path
     card = (out / "README.md").read_text(encoding="utf-8")
     for text in ("license: cc-by-4.0", "# teapots", "500 photographs of mine", "![curves](curves.png)", "steps: 7000"):
         assert text in card
-    assert "0.31 times as far" in card and "repeats much of its training images" in card
+    assert "0.31 times as far" in card and "closely repeats many training images" in card
     assert Image.open(out / "previews.png").getpixel((0, 0)) == (40, 0, 0)
     assert not [file for file in out.iterdir() if str(tmp_path).encode() in file.read_bytes()]
     assert "ckpt: https://host/a.pt" in (out / "config.yaml").read_text()
@@ -97,7 +97,7 @@ def test_a_bundled_checkpoint_has_a_card_with_its_report(tmp_path: Path, monkeyp
         (["to=TMP/private"], "already exists; give a new folder"),
         (["to=hf:me/teapots/file"], "must be hf:owner/name, without a file or revision"),
         (["evaluation=TMP/private"], "is not a report of `sdedit evaluate`"),
-        ([f"evaluation={ROOT}/benchmarks/results/evaluation"], "other weights than"),
+        ([f"evaluation={ROOT}/benchmarks/results/evaluation"], "not the weights of"),
         (["pictures=[TMP/absent.png]"], "absent.png: No such file"),
         (["pictures=[a/one.png,b/one.jpg]"], "each picture of pictures= needs its own name"),
         (["pictures=[curves.png]"], "needs its own name, not curves"),

@@ -25,7 +25,7 @@ def test_a_file_or_folder_in_the_way_is_named_and_kept(mine: str, tmp_path: Path
     (tmp_path / mine).parent.mkdir(exist_ok=True)
     (tmp_path / mine).write_text("mine")
     in_the_way = re.escape(mine.removesuffix("/notes.txt"))
-    with pytest.raises(ValueError, match=f"holds {in_the_way}, not written by"), result_folder(tmp_path) as unpublished:
+    with pytest.raises(ValueError, match=f"holds {in_the_way}: not written by"), result_folder(tmp_path) as unpublished:
         (unpublished / "figures").mkdir()
         for name in ("a.png", "figures/b.png"):
             (unpublished / name).touch()

@@ -30,5 +30,5 @@ class TestListen:
 
     @pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("127.0.0.1", 70000)])
     def test_an_invalid_address_is_refused(self, host: str, port: int) -> None:
-        with pytest.raises(ValueError, match=f"cannot listen at host={host} port={port}"):
+        with pytest.raises(ValueError, match=f"cannot listen on host={host} port={port}"):
             listen(host, port)

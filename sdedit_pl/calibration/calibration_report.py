@@ -99,7 +99,7 @@ class CalibrationReport:
 
     def plot(self, name: str, shown: Images) -> Image.Image:
         levels, knee = list(self.levels), self.knee
-        # The whole line, down to unrelated images, would leave the edits a corner of the plot.
+        # The whole line, down to unrelated images, would squeeze the edits into a corner of the plot.
         start, unrelated = levels[0].kid.value, self.found.unrelated_l2
         end = min(1.15 * max(level.l2.value for level in levels), unrelated)
         found = f"knee at t0={knee.t0} (sigma:{knee.noise_level:.3g})" if knee else "no knee"

@@ -14,7 +14,7 @@ from sdedit_pl.metrics.kid import LEAST_IMAGES
 
 @dataclass(kw_only=True)
 class CalibrationSettings(SamplerSettings):
-    """The images, sweep and measurement of a calibration, besides its model.
+    """A calibration's images, sweep and measurement, in addition to the keys of its model.
 
     Args:
         data: images of the domain: a folder, or shards (a folder, file, pattern or URL).

@@ -1,4 +1,4 @@
-"""The YAML file beside a checkpoint with its calibrated t0 and its hash; editing ignores it for other weights."""
+"""The YAML file beside a checkpoint that holds its calibrated t0 and hash; editing ignores it if the hash differs."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def calibrated_t0(checkpoint: Path) -> float | str | None:
     found = read_file(file)
     t0 = found.get("t0")
     if "t0" not in found or not isinstance(found.get("sha256"), str) or not isinstance(t0, float | int | str | None):
-        raise CheckpointError(f"{file} is not a file of `sdedit calibrate`; delete it, or calibrate again")
+        raise CheckpointError(f"{file} was not written by `sdedit calibrate`; delete it, or calibrate again")
     if found["sha256"] != fingerprint(checkpoint):
-        logger.warning("%s was made for other weights than those of %s and is ignored", file, checkpoint)
+        logger.warning("%s is ignored: it was made for weights other than those of %s", file, checkpoint)
         return None
     if t0 is None:
         return None

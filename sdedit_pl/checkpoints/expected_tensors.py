@@ -28,7 +28,7 @@ LARGEST_COUNT = 2**20
 LONGEST_LIST = 1000
 """Maximum number of entries of a list in a model's configuration."""
 MOST_BUFFERED = 2**26
-"""Maximum of numbers outside parameters that are computed to build a network, such as FIR kernels of each channel."""
+"""How many numbers outside the parameters building a network may compute, such as the FIR kernels of its channels."""
 
 
 def check_numbers(value: Any, path: str = "") -> None:
@@ -48,7 +48,7 @@ def check_numbers(value: Any, path: str = "") -> None:
 
 
 def state_shapes(model: ModelConfig) -> dict[str, Tensor]:
-    """The state dict of a model's network on the device "meta"; cached: do not change it. Raises as `check_numbers`."""
+    """The state dict of a model's network on the device "meta", cached: do not change it. Raises CheckpointError."""
     check_numbers(model.as_data())
     return _state_shapes(model.network, **supplied_to_network(model))
 
@@ -112,7 +112,7 @@ class _EmptyOnMeta(TorchFunctionMode):
         made = func(*args, **({**kwargs, "device": "meta"} if func is torch.empty else kwargs))
         if isinstance(made, Tensor) and not made.is_meta:
             self.numbers += made.numel()
-            if self.numbers > MOST_BUFFERED:  # often a view, whose copy would take the memory
+            if self.numbers > MOST_BUFFERED:  # even if it is a view: a copy would take the memory
                 raise CheckpointError(
                     f"the network has more than {MOST_BUFFERED:,} fixed numbers, which no model needs"
                 )

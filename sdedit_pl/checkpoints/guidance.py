@@ -119,7 +119,7 @@ def noised(denoiser: Denoiser, name: str | None) -> Denoiser:
     if name is None or isinstance(denoiser.noise, NOISES[name]):
         return denoiser
     own = next(known for known, cls in NOISES.items() if isinstance(denoiser.noise, cls))
-    logger.warning("noise=%s: the model was trained on %s noise, so that its estimates are less exact", name, own)
+    logger.warning("noise=%s: the model was trained on %s noise, so its estimates are less accurate", name, own)
     return denoiser.changed(noise=NOISES[name]())
 
 

@@ -99,5 +99,5 @@ def hub_errors(repository: str, source: str) -> Iterator[None]:
         raise CheckpointError(f"{source}: there is no such file; {page}/tree/main lists the files") from error
     except (errors.HTTPError, errors.HFValidationError) as error:  # pyright: ignore[reportPrivateImportUsage]
         status = getattr(getattr(error, "response", None), "status_code", None)
-        reason = f"the Hub does not know you; {login}" if status in (401, 403) else " ".join(str(error).split())
+        reason = f"the Hub denies access; {login}" if status in (401, 403) else " ".join(str(error).split())
         raise CheckpointError(f"{source} cannot be used: {reason}") from error

@@ -36,7 +36,7 @@ def import_checkpoint(
         format: None to recognise it.
         weights: "ema" or "raw".
         config: JSON file of the published configuration.
-        dtype: of the weights in `out`; None keeps that of the source.
+        dtype: type of the weights in `out`; None keeps that of the source.
     """
     published = None if config is None else _read_published(config)
     path = find_checkpoint(source)

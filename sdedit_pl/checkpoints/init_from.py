@@ -89,7 +89,7 @@ def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float
         given = _without_variance(given)
         logger.info("ckpt: left out the learned variance, because training fits the estimate alone")
     if trained.labels != replace(denoiser.labels, drop=trained.labels.drop):
-        given.pop(CONDITION_WEIGHT, None)  # column k is of another class
+        given.pop(CONDITION_WEIGHT, None)  # column k belongs to another class
     taken = {name: weight for name, weight in given.items() if name in own}
     denoiser.network.load_state_dict(own | taken, strict=True)
     count = sum(weight.numel() for weight in taken.values())
@@ -103,7 +103,7 @@ def initialise(denoiser: Denoiser, model: ModelConfig, path: str, *, rate: float
     if levels[0] < 0.99 * levels[1]:
         logger.info("ckpt: was trained up to noise level %.3g; levels up to %.3g are new to it", *levels)
     if trained.noise != denoiser.noise:
-        logger.info("ckpt: was trained on %s, this run is on %s", trained.noise, denoiser.noise)
+        logger.info("ckpt: was trained on the noise %s; this run uses %s", trained.noise, denoiser.noise)
     _warn_of_rate(description, rate)
 
 
@@ -132,7 +132,7 @@ def _check_network(path: str, theirs: Component[UNet], ours: Component[UNet]) ->
     if differing:
         differences = ", ".join(f"{key}={given[key]} there and {own[key]} here" for key in differing)
         raise ConfigError(
-            f"ckpt={path} has another network than this configuration: {differences}; "
+            f"ckpt={path} has a different network from this configuration: {differences}; "
             f"train with its network section (`sdedit info ckpt={path}` shows it)"
         )
 
@@ -145,7 +145,7 @@ def _check_meaning(path: str, model: ModelConfig, trained: Denoiser, denoiser: D
     for section in sections:
         if meanings[section] != getattr(denoiser, section):
             raise ConfigError(
-                f"ckpt={path} was trained with another {section}, so that its weights have another meaning: "
+                f"ckpt={path} was trained with another {section}, so its weights mean something else here: "
                 f"{as_data(getattr(model, section))}; train with that {section}"
             )
 

@@ -56,7 +56,7 @@ def load_for_editing(ckpt: str, device: str) -> tuple[Denoiser, Description]:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={device} cannot be used here: {str(error).splitlines()[0]}") from error
     denoiser, description = load_described(ckpt, device)
-    # fastest for convolutions, on a CPU and on a GPU
+    # The faster order on a CPU; `prepare_network` changes it for uncompiled networks on a GPU.
     denoiser.network.to(memory_format=torch.channels_last)
     return denoiser, description
 

@@ -73,7 +73,7 @@ class Description:
 
     @property
     def fit(self) -> Fit:
-        """How its training images got their proportions."""
+        """How its training images were brought to the proportions of the model."""
         return next((fit for fit in get_args(Fit) if fit == self._data.get("fit")), "crop")
 
     @property
@@ -119,7 +119,7 @@ def save_weights(
 
     Args:
         path: the `.safetensors` file, replaced if it exists.
-        dtype: of the floating-point weights in the file; None keeps theirs.
+        dtype: type of the floating-point weights in the file; None keeps theirs.
 
     Raises:
         OSError: the file cannot be written; an existing file is unchanged.
@@ -142,7 +142,7 @@ def save_weights(
         metadata["origin"] = json.dumps(dict(origin))
     content = save(tensors, metadata)
     end = 8 + int.from_bytes(content[:8], "little")
-    # safetensors writes the metadata in random order; in ours, equal checkpoints are equal files.
+    # safetensors writes the metadata in random order; a fixed order makes equal checkpoints equal files.
     header = json.loads(content[8:end]) | {"__metadata__": metadata}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -176,7 +176,7 @@ def is_native(file: Path) -> bool:
 
 
 def read_weights(file: Path) -> tuple[Description, dict[str, Tensor]]:
-    """Reads an editing checkpoint, its tensors mapped to the file; raises CheckpointError if it is another or newer."""
+    """Reads an editing checkpoint, its tensors mapped to the file; raises CheckpointError for other or newer files."""
     tensors, metadata = read_safetensors(file)
     if metadata.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(

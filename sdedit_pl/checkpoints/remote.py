@@ -114,7 +114,7 @@ def _fetched_address(address: Address, folder: Path) -> Path:
     if expected is None:
         raise CheckpointError(
             f"{address.shown} has not been fetched before, so its hash is required: add #sha256=<64 hexadecimal digits>"
-            ", as its publisher states it or `sha256sum` of a copy that you trust"
+            ", as its publisher states it, or as `sha256sum` prints it for a copy that you trust"
         )
     file = folder / expected / address.file_name
     try:
@@ -176,7 +176,7 @@ def _kept_artifact(artifact: Artifact, root: Path, reason: str) -> Path:
             logger.info("%s: using the copy in %s (%s)", artifact.path, folder, reason)
             return folder
     there = sorted(f"v{folder.name.rpartition('v')[2]}" for folder in own.glob(f"{artifact.name}{_SEPARATOR}v*"))
-    versions = f"; its versions {', '.join(there)} are" if there else ""
+    versions = f", which holds its versions {', '.join(there)}" if there else ""
     raise CheckpointError(
         f"wandb:{artifact.path} cannot be fetched ({reason}) and is not in {root}{versions}; log in with "
         f"`wandb login`, check the name, or put its files into {own / artifact.folder_name}"

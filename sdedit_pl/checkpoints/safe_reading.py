@@ -84,14 +84,14 @@ def read_plain(path: Path) -> Any:
         return read_safetensors(path)[0]
     try:
         with warnings.catch_warnings(), _pickles(path):
-            warnings.simplefilter("ignore")  # torch's warnings on foreign pickles; they end in an error of ours
+            warnings.simplefilter("ignore")  # torch warns of foreign pickles, which we refuse anyway
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except CHECKPOINT_DAMAGE as error:
         if isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
             raise CheckpointError(_refusal(path, error)) from error
         raise CheckpointError(
-            f"{path} is not a whole checkpoint; it is truncated (copy or download it again) or another kind of file: "
-            f"editing takes .safetensors, .ckpt, .pth and .pt files and folders of runs"
+            f"{path} is not a complete checkpoint; it is truncated (copy or download it again) or of another kind: "
+            f"editing takes .safetensors, .ckpt, .pth and .pt files and run folders"
         ) from error
 
 
@@ -102,8 +102,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is not a whole .safetensors file ({error}); it is truncated (copy or download it again) or "
-            "another kind of file: editing takes .safetensors, .ckpt, .pth and .pt files and folders of runs"
+            f"{path} is not a complete .safetensors file ({error}); it is truncated (copy or download it again) or "
+            "another kind of file: editing takes .safetensors, .ckpt, .pth and .pt files and run folders"
         ) from error
 
 
@@ -111,7 +111,7 @@ def require_stored(tensors: Mapping[str, Tensor], what: str) -> None:
     """Raises CheckpointError if tensors of a file have more numbers than it stores, by sharing or repeating them."""
     stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}
     if sum(tensor.nbytes for tensor in tensors.values()) > sum(stored.values()):
-        raise CheckpointError(f"{what} has tensors of more numbers than are stored; was the file altered?")
+        raise CheckpointError(f"{what} has tensors with more numbers than the file stores; was it altered?")
 
 
 @contextmanager

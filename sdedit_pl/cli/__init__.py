@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, RuntimeError) and not re.search(r"out of memory|allocate memory|\bshm\b", str(error)):
             raise
         if re.search(r"\bshm\b", str(error)):
-            return fail("/dev/shm is full; take data.workers=0, or give the container more with --shm-size")
+            return fail("/dev/shm is full; set data.workers=0, or give the container more with --shm-size")
         return fail("out of memory; make images, windows or batches smaller")
     except KeyboardInterrupt:
         return fail("interrupted", 130)
@@ -137,7 +137,7 @@ def notices() -> Iterator[None]:
     level = package.level
     handler.addFilter(lambda record: speaks())
     handler.setFormatter(_Printable())
-    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's, of large photographs
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's, for large photographs
     package.setLevel(logging.INFO)
     package.addHandler(handler)
     try:
@@ -187,7 +187,7 @@ def say(text: str) -> None:
         try:
             sys.stdout.write(printable(text) + "\n")
             sys.stdout.flush()
-        except BrokenPipeError:  # the reader has gone; results stand
+        except BrokenPipeError:  # the reader closed the pipe; the results are written
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -10,9 +10,9 @@ from sdedit_pl.edit_runs.augment_run import AUGMENT_MANIFEST, AugmentSettings, r
 
 USAGE = """sdedit augment ckpt=FILE data=FOLDER [n=100] [t0=0.2,0.5] [key=value ...]
 
-Edits the images in each class's folder from several t0. Writes to `out` n files for each class, in a folder of its
-name, and manifest.csv with each file's class, original, t0 and seed. Run the same command to resume after an
-interruption."""
+Edits the images in each class's folder from several t0. Writes to `out` a folder of n files for each
+class, named after it, and manifest.csv with each file's class, original, t0 and seed. Run the same command to resume
+after an interruption."""
 COMMAND = Command(
     USAGE,
     AugmentSettings,

@@ -19,7 +19,7 @@ pack. Train on the shards with data.name=webdataset data=FOLDER."""
 
 COMMAND = Command(USAGE, PackSettings)
 
-# Unreadable images and duplicates that are named on the console; the manifest has all of them.
+# How many unreadable images and duplicates the console names; the manifest has all of them.
 _NAMED = 5
 
 

@@ -34,9 +34,9 @@ class Arguments:
         ckpt: the model's checkpoint, as for sdedit edit.
         out: folder of the results, which the page shows again after a restart.
         guides: folder of guides to start from.
-        host: address to listen at; 127.0.0.1 serves browsers on this machine only. Any other, such as 0.0.0.0, puts a
+        host: address to listen on; 127.0.0.1 serves browsers on this machine only. Any other, such as 0.0.0.0, puts a
             token into the page's address.
-        port: port to listen at, or the next free one; 0 for any free one.
+        port: port to listen on, or the next free one; 0 for any free one.
         names: further host names by which browsers reach the server, as behind a proxy.
         device: auto, cpu, cuda, cuda:1, mps.
         browser: open the page in a browser, if this machine has a display.

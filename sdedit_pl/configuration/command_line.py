@@ -43,7 +43,7 @@ def parse(command: Command[T], words: Iterable[str], read: Callable[[str], dict[
 
 
 def refuse_commands(file: str | None, base: Mapping[str, Any], typed: Mapping[str, str]) -> None:
-    """Raises a ConfigError if a file, which may come from others, names a shell command that is not typed too."""
+    """Raises ConfigError if a file, perhaps someone else's, names a shell command that the command line does not."""
 
     def check(text: str) -> str:
         if text.startswith("pipe:") and not any(text in word for word in typed.values()):
@@ -65,7 +65,7 @@ def read_arguments(cls: type, words: Iterable[str]) -> tuple[dict[str, Any], dic
         key, separator, text = word.partition("=")
         if not separator or not key or key.startswith("-"):
             raise ConfigError(f"arguments are key=value, got {word!r}; {_as_key(word, words[number + 1 :])}")
-        if not text:  # an unset variable of a shell must not turn off a mask
+        if not text:  # an unset shell variable must not turn off a mask
             raise ConfigError(f"{word} has no value; give one, or {key}=null for none")
         key = f"{key}.{families[key].short(text)}" if key in families else key
         try:

@@ -44,7 +44,7 @@ class ModelConfig:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> ModelConfig:
-        """The description in a checkpoint; missing keys get their defaults. Raises ConfigError for unknown ones."""
+        """A checkpoint's description, with defaults; raises ConfigError for unknown keys or missing main sections."""
         for section in ("image", "sde", "network", "parameterisation"):
             if section not in data:
                 raise ConfigError(f"the model's description lacks {section}")

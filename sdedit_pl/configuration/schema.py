@@ -1,4 +1,4 @@
-"""The declaration of keys by dataclasses, families of classes, and their signatures and docstrings."""
+"""How dataclasses, families of classes, their signatures and their docstrings declare keys."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ class ValidationSettings:
         require_at_least(self, patience=1, memory_images=0, memory_edits=1)
         edges = self.sigma_edges
         if len(edges) == 1 or any(not 0 < low < high for low, high in pairwise(edges)):
-            raise ValueError(f"sigma_edges must be at least two rising numbers above 0, or none, got {list(edges)}")
+            raise ValueError(f"sigma_edges must be at least two increasing numbers above 0, or none, got {list(edges)}")
 
 
 @dataclass(frozen=True)

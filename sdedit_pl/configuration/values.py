@@ -24,7 +24,7 @@ _MOST_OF = {
     **dict.fromkeys(("count", "frames", "grow", "feather", "windows", "side", "memory_edits"), 10**5),
     **dict.fromkeys(("workers", "processes", "devices", "num_nodes", "blur", "accumulate_grad_batches"), 1000),
 }
-"""The bound of keys whose memory or time grows with them."""
+"""Upper bounds of keys that drive memory or time."""
 _UNBOUNDED = ("seed", "max_pixels")
 
 

@@ -255,7 +255,7 @@ class Dicom(ArrayFormat):
     def read(self, content: bytes) -> StoredValues:
         data = self.module().dcmread(io.BytesIO(content))
         if int(getattr(data, "NumberOfFrames", 1) or 1) > 1:
-            raise ValueError(f"it has {data.NumberOfFrames} frames, expected one; save them as files of their own")
+            raise ValueError(f"it has {data.NumberOfFrames} frames, expected one; save each as a separate file")
         try:
             stored = data.pixel_array
         except (AttributeError, NotImplementedError, RuntimeError) as error:

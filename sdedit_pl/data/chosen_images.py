@@ -25,7 +25,7 @@ from sdedit_pl.typing import Images
 
 
 class ChosenImages:
-    """`count` images (None: all) spread over a source's order, whose neighbours are often alike; not from a stream."""
+    """`count` images (None: all) spread evenly, because neighbours are often alike; no split may be streamed."""
 
     def __init__(self, source: Source, splits: Sequence[str] = ("val",), count: int | None = None) -> None:
         if source.streams and "train" in splits:

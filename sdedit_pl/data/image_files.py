@@ -177,7 +177,7 @@ def picture_of_array(content: bytes, name: str, *, tiff: bool = False) -> Image.
 
     None for other files and, without `tiff`, for TIFF, most of which Pillow reads. Otherwise raises UnreadableImage.
     """
-    from sdedit_pl.data.array_formats import Tiff, format_of, read_array  # which imports this module
+    from sdedit_pl.data.array_formats import Tiff, format_of, read_array  # not at the top: it imports this module
 
     found = format_of(content)
     if found is None or (isinstance(found, Tiff) and not tiff):
@@ -188,7 +188,7 @@ def picture_of_array(content: bytes, name: str, *, tiff: bool = False) -> Image.
         return Image.fromarray(values[..., 0] if bands == 1 else values)
     if values.dtype == np.uint16 and bands == 1:
         return Image.fromarray(values[..., 0])
-    if bands == 1 and ((values >= 0) & (values <= 1)).all():  # shares, as of masks
+    if bands == 1 and ((values >= 0) & (values <= 1)).all():  # in [0, 1], as in masks
         return Image.fromarray((values[..., 0].astype(np.float64) * 255).round().astype(np.uint8))
     raise UnreadableImage(
         f"cannot read image {name}: it has {bands} bands of {values.dtype} and is not an 8-bit picture; save it as "

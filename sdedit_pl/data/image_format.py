@@ -164,7 +164,7 @@ class ImageFormat(ImageShape):
 
     Args:
         background: Colour under transparent pixels, a name or #rrggbb.
-        margin: Pixels by which decoded images are higher and wider than `size`; training cuts random parts of `size`
+        margin: Pixels by which decoded images are taller and wider than `size`; training cuts random parts of `size`
             out of them, validation the central part.
         fit: How an image gets the proportions of `size`: "crop" takes its largest central part, "resize" changes its
             proportions, "pad" continues it by its mirror image.
@@ -227,7 +227,7 @@ class ImageFormat(ImageShape):
 
     def valid(self, values: Pixels) -> Mask | None:
         """Mask of the pixels that are neither padding nor invalid; None if the format has neither."""
-        valid = values[:, self.channels :].to(torch.bool) if self.marked else None  # PyTorch compares no uint16
+        valid = values[:, self.channels :].to(torch.bool) if self.marked else None  # PyTorch cannot compare uint16
         if self.format is None or self.format.invalid == "refuse":
             return valid
         finite = values[:, : self.channels].isfinite().all(1, keepdim=True)

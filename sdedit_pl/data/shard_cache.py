@@ -61,7 +61,7 @@ class ShardCache:
         if record is None:
             with suppress(UnreadableShard):
                 return self.open(shard)[1]
-            record = self._record(shard)  # of a shard that does not exist
+            record = self._record(shard)  # `open` records that a shard does not exist
         assert record is not None
         return record.members
 
@@ -146,7 +146,7 @@ class ShardCache:
             raise self._unusable(error) from error
 
     def _download(self, shard: Shard, new: Path, expected: str) -> ShardRecord:
-        """Downloads a shard, again if it is damaged or has another hash; accepts one that stays damaged."""
+        """Downloads a shard, again if it is damaged or its hash is wrong; accepts one that stays damaged."""
         for attempt in range(_DOWNLOADS):
             try:
                 sha256 = download(shard.place, new, expected)

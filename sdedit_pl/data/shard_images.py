@@ -50,7 +50,7 @@ class ShardImages(ImageSet):
         return super().key(index) if self._is_remote(shard) else self._key(shard, place)
 
     def stored_labels(self, place: str) -> list[str | None]:
-        """Those of the members KEY.cls ("cls"), or of a field of the members KEY.json ("json:FIELD")."""
+        """The labels in the members KEY.cls ("cls"), or in a field of the members KEY.json ("json:FIELD")."""
         kind, _, field = place.partition(":")
         if place != "cls" and (kind != "json" or not field):
             return super().stored_labels(place)

@@ -16,7 +16,7 @@ SHARDS_FORMAT = "sdedit_pl shards, version 1"
 
 
 class Shard(NamedTuple):
-    """A shard at a path, URL or `pipe:` command; only a manifest gives the images, the bytes and the hash."""
+    """A shard at a path, URL or `pipe:` command; only a manifest gives its number of images, bytes and hash."""
 
     place: str
     images: int | None = None

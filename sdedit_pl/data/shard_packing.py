@@ -1,6 +1,6 @@
 """Packs images into WebDataset shards: decoded and encoded on all cores, written in one order.
 
-The files depend on the originals and the settings alone, neither on the number of processes nor on interruptions.
+The files depend on the originals and the settings alone, not on the number of processes or on interruptions.
 Originals are ordered by a hash of their names, because a stream shuffles only a few shards at a time.
 
 Work happens in the hidden folder `.packing` inside the result. A complete shard gets a note beside it, from which the
@@ -87,7 +87,7 @@ def pack(settings: PackSettings, on_images: Callable[[int, int], None]) -> dict[
             originals = originals if settings.labels is None else originals.labelled(settings.labels)
             return _Packing(settings, encoding, originals, on_images).run()
         except WorkerDied as error:
-            raise ValueError(f"{error}: maybe memory ran out; give fewer processes=. {_KEPT}") from None
+            raise ValueError(f"{error}: memory may have run out; use fewer processes=. {_KEPT}") from None
         except OSError as error:
             raise ValueError(f"cannot pack {settings.data} to {out}: {in_words(error)}. {_KEPT}") from error
         finally:

@@ -57,7 +57,7 @@ class ImageSet(abc.ABC):
         raise ValueError(_UNLABELLED)
 
     def stored_labels(self, place: str) -> list[str | None]:
-        """The labels stored beside the images, or None for an image without; raises ValueError if nothing is stored."""
+        """The labels stored beside the images, None for an image without one; raises ValueError if none are stored."""
         raise ValueError(f"data.labels={place}: {_UNLABELLED}")
 
     def after(self, index: int) -> int:
@@ -68,7 +68,7 @@ class ImageSet(abc.ABC):
 class SelectedImages(ImageSet):
     """The images of another set with the given numbers, int (N,), in that order; `keys` replace those of the set.
 
-    The numbers rise, for sequential reading; only `sdedit pack` mixes them.
+    The numbers increase, for sequential reading; only `sdedit pack` shuffles them.
     """
 
     def __init__(self, images: ImageSet, numbers: np.ndarray, keys: Sequence[str] | None = None) -> None:
@@ -114,7 +114,7 @@ class Source(abc.ABC):
         size: Height and width in pixels, one number for both or height,width; images are resampled to it.
         channels: Number of bands: 3 for RGB, 1 for grey, others with a `format`.
         background: Colour under transparent pixels, a name or #rrggbb.
-        random_crop: Pixels by which images are decoded higher and wider than `size`; training cuts out random parts.
+        random_crop: Pixels by which images are decoded taller and wider than `size`; training cuts out random parts.
         broken_limit: Number of unreadable images and shards that ends the run when exceeded; null for no limit.
         fit: How images get the proportions of `size`: crop takes their largest central part, resize changes their
             proportions, pad continues them by their mirror image, which does not enter the loss.

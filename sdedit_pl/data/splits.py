@@ -15,10 +15,10 @@ def check_split(split: str) -> None:
 
 
 def held_out(names: Sequence[str], fraction: float) -> list[bool]:
-    """Chooses an expected `fraction` of images for validation, in [0, 1), by a hash of their names: True if chosen.
+    """Chooses about a `fraction`, in [0, 1), of the images for validation by a hash of their names: True if chosen.
 
     The choice depends neither on the order nor on the other images, so that a growing set keeps its split. If
-    validation (of a fraction above 0) or training would be empty, the image with the lowest or highest hash changes
+    validation (for a fraction above 0) or training would be empty, the image with the lowest or highest hash changes
     sides; a single image goes to training.
     """
     if not 0.0 <= fraction < 1.0:

@@ -53,7 +53,7 @@ def read_values(file: bytes | Path, name: str) -> StoredValues:
         values = np.asarray(
             image.convert("RGBA" if "transparency" in image.info else "RGB") if image.mode == "P" else image
         )
-    values = values.astype(np.uint16) if values.dtype == np.int32 else values  # Pillow's mode I of 16-bit files
+    values = values.astype(np.uint16) if values.dtype == np.int32 else values  # Pillow's mode I, of some 16-bit files
     return StoredValues(values[..., None] if values.ndim == 2 else values)
 
 
@@ -66,7 +66,7 @@ def with_window(file: Path, pixels: PixelFormat) -> PixelFormat:
 
 
 def decode_values(file: bytes | Path, name: str, image_format: ImageFormat) -> Pixels:
-    """Decodes a file to `decoded_sides`; raises UnreadableImage if it is damaged or as `checked_values` does."""
+    """Decodes a file to `decoded_sides`; raises UnreadableImage for damage, and where `checked_values` does."""
     pixels = image_format.format
     assert pixels is not None
     values = checked_values(read_values(file, name).values, name, image_format)
@@ -141,7 +141,7 @@ def result_file(
         image: in [-1, 1]; raises ValueError if a value is not finite.
         kept: pixels, (H, W), that take the guide's own values if the sizes agree.
         own_type: write values in the type of `shape`, whatever that of the guide.
-        fit: how the guide got the proportions of the result.
+        fit: how the guide was brought to the proportions of the result.
     """
     if not image.isfinite().all():
         raise ValueError("an image has values that are not finite; try precision=float32, or another checkpoint")
@@ -171,7 +171,7 @@ def result_file(
 
 
 def rewritten(file: Path, values: np.ndarray) -> bytes:
-    """Replaces a file's values by others of the same size and type, in the format of `result_suffix`."""
+    """The bytes of a file with other values of the same size and type, in the format of `result_suffix`."""
     suffix = result_suffix(file)
     stored = _template(file, suffix)
     return png_file(values) if suffix == ".png" else _writer(suffix, stored).write(values, stored and stored.rest)
@@ -185,12 +185,12 @@ def png_file(values: np.ndarray) -> bytes:
     """A PNG file of (H, W, C) values of 8 or 16 bits; C = 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGBA)."""
     height, width, bands = values.shape
     if bands not in _PNG_COLOURS or values.dtype.kind != "u":
-        raise ValueError(f"a PNG file has no {bands} bands of {values.dtype}; give guides as .tif")
+        raise ValueError(f"a PNG file cannot hold {bands} bands of {values.dtype}; give guides as .tif")
     if values.dtype == np.uint8 or bands == 1:
         file = io.BytesIO()
         Image.fromarray(values[..., 0] if bands == 1 else values).save(file, "PNG")
         return file.getvalue()
-    rows = values.astype(">u2").reshape(height, -1).view(np.uint8)  # Pillow writes no 16-bit colours
+    rows = values.astype(">u2").reshape(height, -1).view(np.uint8)  # Pillow cannot write 16-bit colours
     filtered = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
     header = struct.pack(">IIBBBBB", width, height, 16, _PNG_COLOURS[bands], 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(filtered)), (b"IEND", b"")]

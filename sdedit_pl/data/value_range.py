@@ -16,13 +16,13 @@ from sdedit_pl.data.value_decoding import with_window
 logger = logging.getLogger(__name__)
 
 _IMAGES, _VALUES = 2000, 10_000
-"""The most images that are measured, spread evenly over the set, and the values of each."""
+"""Maximum number of images that are measured, spread evenly over the set, and of values from each."""
 
 
 def with_range(source: Source) -> PixelFormat | None:
     """The format of a source's images with its range; warns if more than 1 % of their values are clipped.
 
-    Raises ValueError if the range is neither stated nor can be measured.
+    Raises ValueError if the range is not stated and cannot be measured.
     """
     pixels = source.format.format
     if pixels is None or source.streams:

@@ -31,7 +31,7 @@ class DDPM(UNet):
     Args:
         attend_after: Where attention comes on the way up, at its levels: after every "block" (DDPM, DDIM, SDEdit), or
             once after the "level" (score_sde).
-        pad_all_sides: Whether downsampling convolutions pad all four sides, or only right and below, as published.
+        pad_all_sides: Whether downsampling convolutions pad all four sides, or only right and bottom, as published.
         close_frequencies: Whether the lowest frequency of the label's sinusoids is 1/10000, as published, or one step
             above it.
         smallest_group: Minimum number of channels in a group of the normalisations. With 1, as published, up to 32

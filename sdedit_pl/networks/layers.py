@@ -112,16 +112,16 @@ class LabelEmbedding(nn.Module):
         augmentation, own = (layer.in_features if layer else 0 for layer in (self.augmentation, self.condition))
         if conditions.shape[1] not in (own, augmentation + own):
             raise ValueError(
-                f"this network takes {augmentation} augmentation labels and {own} of a condition, got "
+                f"this network takes {augmentation} augmentation labels and {own} condition labels, got "
                 f"{conditions.shape[1]} in all; make it with augmentation_labels=N and condition_labels=N"
             )
         return conditions.split([conditions.shape[1] - own, own], dim=1)
 
 
 class Downsample(nn.Module):
-    """Halves height and width by a 3 x 3 convolution (`convolve`) or by averages.
+    """Halves height and width by a 3 x 3 convolution (`convolve`) or by averaging.
 
-    `fir_kernel` are the taps of an anti-aliasing filter, or None. The plain convolution pads right and below, like
+    `fir_kernel` are the taps of an anti-aliasing filter, or None. The plain convolution pads right and bottom, like
     TensorFlow's SAME with stride 2, or all sides (`pad_all_sides`).
     """
 
@@ -196,7 +196,7 @@ class ResidualBlock(nn.Module):
     shift for each channel, and norm_2(...) (1 + scale) + shift replaces norm_2(... + label_projection(label)).
 
     Args:
-        learn_resampled_shortcut: Whether a resampled shortcut has weights, as one that changes the channels has.
+        learn_resampled_shortcut: Whether a resampled shortcut has weights, as one that changes the channels does.
         smallest_group: Minimum number of channels in a group of the normalisations.
         most_groups: Maximum number of groups of the normalisations.
         init_scale: Initial scale of the second convolution.
@@ -295,8 +295,8 @@ def attention_heads(channels: int, head_channels: int | None) -> int:
         return 1
     if head_channels < 1 or channels % head_channels:
         raise ValueError(
-            f"head_channels must divide the {channels} channels of each attention, got {head_channels}; null makes one "
-            "head of all channels"
+            f"head_channels must divide the {channels} channels of each attention layer, got {head_channels}; null "
+            "makes one head of all channels"
         )
     return channels // head_channels
 

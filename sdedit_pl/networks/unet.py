@@ -174,7 +174,7 @@ class UNet(nn.Module):
         super().__init__()
         if refine < 0 or (refine and shape.patch == 1):
             raise ValueError(
-                f"refine is the number of channels at full resolution behind patches, or 0; got {refine} with "
+                f"refine is the number of full-resolution channels after the patches, or 0; got {refine} with "
                 f"patch={shape.patch}"
             )
         self.shape = shape
@@ -203,7 +203,7 @@ class UNet(nn.Module):
     def forward(
         self, images: Images, label: Times, conditions: Float[Tensor, "B conditions"] | None = None
     ) -> Float[Tensor, "B C_out H W"]:
-        """Maps images (B, image_channels, H, W) to (B, output_channels, H, W); raises ValueError otherwise.
+        """Maps images (B, image_channels, H, W) to (B, output_channels, H, W); raises ValueError for other shapes.
 
         Args:
             label: One number for each image, embedded without scaling.

@@ -23,7 +23,7 @@ from sdedit_pl.typing import Images, Times, over_images
 
 @dataclass(frozen=True)
 class DPMSolver2M(Solver):
-    """DPM-Solver++ (2M), of second order for one evaluation a step; the first step is DDIM's."""
+    """DPM-Solver++ (2M), of second order with one evaluation per step; the first step is DDIM's."""
 
     order = 2.0
     stochastic = False
@@ -40,7 +40,7 @@ class DPMSolver2M(Solver):
 
 @dataclass(frozen=True)
 class SDEDPMSolver2M(Solver):
-    """SDE-DPM-Solver++ (2M), of second weak order for one evaluation a step; the first step is ancestral."""
+    """SDE-DPM-Solver++ (2M), of second weak order with one evaluation per step; the first step is ancestral."""
 
     order = 2.0
 

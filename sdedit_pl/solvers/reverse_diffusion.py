@@ -27,8 +27,8 @@ class ReverseDiffusion(Solver):
     """The reverse diffusion sampler.
 
     Args:
-        chain: the reversed forward chain, "exact", "paper" or "table". The default is that of score_sde with N = 1 / (t
-            - s) levels on [0, 1]: t0 = 0.5 in 25 steps visits the lower half of a chain of 50 levels.
+        chain: the reversed forward chain, "exact", "paper" or "table". The default is that of score_sde with
+            N = 1 / (t - s) levels on [0, 1]: t0 = 0.5 in 25 steps visits the lower half of a chain of 50 levels.
     """
 
     chain: str = "table"

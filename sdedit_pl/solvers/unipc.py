@@ -39,7 +39,7 @@ class Path(NamedTuple):
 
 @dataclass(frozen=True)
 class UniPC(Solver):
-    """UniPC with predictor and corrector, for one evaluation a step.
+    """UniPC with predictor and corrector, with one evaluation per step.
 
     The published code lowers the predictor's order on the last steps; here only a step to no noise is of first order.
 
@@ -90,7 +90,7 @@ def weights(places: Sequence[Times], length: Times) -> list[Times]:
     moments = [moment(power, length) for power in range(1, len(places) + 1)]
     found = []
     for own, place in enumerate(places):
-        # coefficients of this point's Lagrange polynomial, in ascending powers; M_1, M_2, ... weight their sum, c_m
+        # ascending coefficients of this point's Lagrange polynomial; c_m is their sum weighted by M_1, M_2, ...
         polynomial = [torch.ones_like(place)]
         for other in (*places[:own], *places[own + 1 :]):
             scale = place - other

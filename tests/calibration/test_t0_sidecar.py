@@ -52,7 +52,7 @@ def test_other_weights_do_not_take_it(checkpoint: Path, caplog: pytest.LogCaptur
     checkpoint.write_bytes(b"trained on")
     with caplog.at_level(logging.WARNING, "sdedit_pl"):
         assert calibrated_t0(checkpoint) is None
-    assert "model.safetensors.t0.yaml was made for other weights" in caplog.text
+    assert "model.safetensors.t0.yaml is ignored: it was made for weights other than those of" in caplog.text
 
 
 def test_a_folders_weights_are_all_its_files(tmp_path: Path) -> None:
@@ -70,9 +70,9 @@ def test_a_folders_weights_are_all_its_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("t0: 0.4\n", CheckpointError, "not a file of `sdedit calibrate`; delete it"),
-        ("sha256: abc\n", CheckpointError, "not a file of `sdedit calibrate`"),
-        ("t0: [0.4]\nsha256: abc\n", CheckpointError, "not a file of `sdedit calibrate`"),
+        ("t0: 0.4\n", CheckpointError, "not written by `sdedit calibrate`; delete it"),
+        ("sha256: abc\n", CheckpointError, "not written by `sdedit calibrate`"),
+        ("t0: [0.4]\nsha256: abc\n", CheckpointError, "not written by `sdedit calibrate`"),
         ("t0: 1.5\nsha256: SHA\n", CheckpointError, r"t0 must lie in \(0, 1\], got 1.5.*calibrate again"),
         ("t0: half\nsha256: SHA\n", CheckpointError, "a time in .* or a noise level such as sigma:1.2, got 'half'"),
         ("t0: [", ConfigError, "is not a readable YAML file"),

@@ -123,7 +123,7 @@ def test_an_absent_artifact(client: ScriptedClient, root: Path, tiny_checkpoint:
     put(tiny_checkpoint, root / "me/faces/net:v1")
     with pytest.raises(
         CheckpointError,
-        match=r"wandb:me/faces/net:best cannot be fetched .*its versions v1 are; log in with `wandb login`",
+        match=r"wandb:me/faces/net:best cannot be fetched .*which holds its versions v1; log in with `wandb login`",
     ):
         local_checkpoint("wandb:me/faces/net:best")
 

@@ -56,7 +56,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", pickle.dumps("a" * 10**6))
     assert tensor_names_in(tmp_path / "bomb.pth") == set()
-    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+    with pytest.raises(CheckpointError, match="not a complete checkpoint"):
         read_plain(tmp_path / "bomb.pth")
 
 
@@ -101,5 +101,5 @@ def test_the_origin_names_the_file_by_its_hash(tmp_path: Path) -> None:
 
 def test_a_tensor_of_more_numbers_than_are_stored_is_refused(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.ones(1).expand(10**9)}, tmp_path / "expanded.pth")
-    with pytest.raises(CheckpointError, match=r"the network has tensors of more numbers than are stored"):
+    with pytest.raises(CheckpointError, match=r"the network has tensors with more numbers than the file stores"):
         named_tensors(read_plain(tmp_path / "expanded.pth"), "the network")

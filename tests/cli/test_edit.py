@@ -199,10 +199,16 @@ def test_overwriting_replaces_only_the_files_of_the_earlier_edit(desk: Path, com
     assert sorted(os.listdir("a")) == ["edit.yaml", "guide_seed2.png", "guide_seed9.png", "notes.txt", "sheet.png"]
     assert pictures("a")["guide_seed2.png"] != before["guide_seed2.png"]
     assert Path("a/guide_seed9.png").read_bytes() == b"not of this edit"
-    in_the_way = "not written by this program or changed since, or written by an early version: move it away, or give"
-    assert refused(*EDIT, "out=a", "seed=9", "overwrite=true") == f"a holds guide_seed9.png, {in_the_way} another out="
+    in_the_way = "not written by this program, changed since then, or written by an early version; move it away"
+    assert (
+        refused(*EDIT, "out=a", "seed=9", "overwrite=true")
+        == f"a holds guide_seed9.png: {in_the_way}, or give another out="
+    )
     Path("a/guide_seed2.png").write_bytes(b"retouched")
-    assert refused(*EDIT, "out=a", "seed=2", "overwrite=true") == f"a holds guide_seed2.png, {in_the_way} another out="
+    assert (
+        refused(*EDIT, "out=a", "seed=2", "overwrite=true")
+        == f"a holds guide_seed2.png: {in_the_way}, or give another out="
+    )
 
 
 def test_a_second_edit_is_refused_while_the_first_is_running(desk: Path, refused) -> None:
@@ -221,7 +227,7 @@ def test_a_record_cannot_name_foreign_files_for_removal(desk: Path, command, ref
     assert all(Path(kept).exists() for kept in ("guide.png", "mask.png", "a/notes.txt", "a/mine.png", "a/sub"))
     Path("b/sheet.png").mkdir(parents=True)
     Path("b/edit.yaml").write_text("steps: 3")
-    assert "b holds edit.yaml, sheet.png, not written by" in refused(*EDIT, "out=b", "overwrite=true")
+    assert "b holds edit.yaml, sheet.png: not written by" in refused(*EDIT, "out=b", "overwrite=true")
 
 
 def test_a_failure_while_overwriting_keeps_the_earlier_results(desk: Path, command, refused) -> None:

@@ -91,7 +91,7 @@ def test_overwriting_spares_other_files(
 
 def test_a_refused_export_leaves_nothing(refused: Callable[..., str]) -> None:
     message = refused("export", "ckpt=tiny.safetensors", "out=made", "format=diffusers")
-    assert "parameterisation.name=edm and sde.name=vp cannot be combined in diffusers" in message
+    assert " features of the label with parameterisation.name=edm and sde.name=vp" in message
 
 
 def test_a_failure_in_the_middle_leaves_nothing(

@@ -158,7 +158,7 @@ def test_bad_sources_are_refused_and_leave_nothing(
     torch.save({**tensors, "extra": Bomb(Path.cwd()) if kind == "code" else torch.ones(2)}, file)
     if kind == "truncated":
         file.write_bytes(file.read_bytes()[:-5000])
-    words = {"truncated": "not a whole checkpoint", "extra": "not expected extra", "code": "could run code when loaded"}
+    words = {"truncated": "not a complete checkpoint", "extra": "not expected extra", "code": "could run code"}
     arguments = (f"ckpt={file}", f"config={reference / 'sdedit_ddpm/config.json'}", "out=model.safetensors")
     message = refused("import", *arguments)
     assert "bad.ckpt" in message and words[kind] in message
@@ -192,7 +192,7 @@ def test_bad_sources_are_refused_and_leave_nothing(
         (["ckpt={ddim}", "out=a.safetensors", "config={config}", "format=score_sde"], "lacks 'training'"),
         (["ckpt=tiny.safetensors", "out=a.safetensors"], "tiny.safetensors is an editing checkpoint already"),
         (["ckpt=nothing", "out=a.safetensors"], "A folder of diffusers needs its config.json"),
-        (["ckpt=guide.png", "out=a.safetensors"], "guide.png is not a whole checkpoint"),
+        (["ckpt=guide.png", "out=a.safetensors"], "guide.png is not a complete checkpoint"),
     ],
 )
 def test_wrong_arguments_are_refused(

@@ -105,14 +105,14 @@ def test_an_unknown_verb_is_refused(refused) -> None:
         (ValueError("first\n   second\n\nthird"), "first; second; third"),
         (FileNotFoundError(2, "No such file or directory", "a/b"), "a/b: No such file or directory"),
         (OSError(5, "Input/output error"), "Input/output error"),
-        (OSError(30, "Read-only file system", "o"), "o: Read-only file system; give a place that can be written"),
+        (OSError(30, "Read-only file system", "o"), "o: Read-only file system; choose a writable location"),
         (OSError("disk on fire"), "disk on fire"),
         (ValueError("no https://me:secret@host/a.tar"), "no https://host/a.tar"),
         (ValueError("no \x1b[31mred.png"), r"no \x1b[31mred.png"),
         (ValueError("a" * 1500 + "b" * 10**6 + "c" * 1500), "a" * 1500 + " ... " + "c" * 1500),
         (
             RuntimeError("unable to allocate shared memory(shm) for file </torch_1>"),
-            "/dev/shm is full; take data.workers=0, or give the container more with --shm-size",
+            "/dev/shm is full; set data.workers=0, or give the container more with --shm-size",
         ),
         (
             RuntimeError("[/a/gloo/pair.cc:5] closed"),

@@ -16,9 +16,9 @@ from sdedit_pl.web import listen
         (["ckpt=none"], "there is no checkpoint at none"),
         (["ckpt=tiny.safetensors", "out=guide.png"], "out=guide.png is a file; name a folder"),
         (["ckpt=tiny.safetensors", "out=guide.png/paint"], "out=guide.png/paint cannot be written"),
-        (["host=192.0.2.1"], "cannot listen at host=192.0.2.1 port=7860"),
-        (["port=-1"], "cannot listen at host=127.0.0.1 port=-1"),
-        (["port=70000"], "cannot listen at host=127.0.0.1 port=70000"),
+        (["host=192.0.2.1"], "cannot listen on host=192.0.2.1 port=7860"),
+        (["port=-1"], "cannot listen on host=127.0.0.1 port=-1"),
+        (["port=70000"], "cannot listen on host=127.0.0.1 port=70000"),
     ],
 )
 def test_what_cannot_be_served_is_refused(refused, arguments: list[str], message: str) -> None:

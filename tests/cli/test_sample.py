@@ -50,7 +50,7 @@ def test_only_own_results_are_replaced(command, refused) -> None:
     assert command(*SAMPLE, "n=2", "out=a").code == 0
     assert "a already holds files" in refused(*SAMPLE, "n=1", "out=a")
     Image.new("RGB", (4, 4)).save("a/sample_seed2.png")
-    assert "a holds sample_seed2.png, not written by" in refused(*SAMPLE, "n=3", "out=a", "overwrite=true")
+    assert "a holds sample_seed2.png: not written by" in refused(*SAMPLE, "n=3", "out=a", "overwrite=true")
     assert command(*SAMPLE, "n=1", "out=a", "overwrite=true").code == 0
     assert results("a").keys() == {"sample_seed0.png", "sample_seed2.png", "sheet.png", "sample.yaml"}
 

@@ -68,7 +68,7 @@ REFUSALS = {
     "seed=1e30": ("seed must be below 2^63",),
     "logger=[csv,comet]": ("logger[1] must be 'csv', 'wandb', 'tensorboard' or 'mlflow', got 'comet'",),
     "ckpt=nowhere": ("no checkpoint at nowhere",),
-    "ckpt=guide.png": ("guide.png is not a whole checkpoint",),
+    "ckpt=guide.png": ("guide.png is not a complete checkpoint",),
     "ckpt=tiny.safetensors": ("ckpt=tiny.safetensors",),
     "out=images/run": ("out=images/run lies within data=images",),
     "out=guide.png": ("out=guide.png is a file",),

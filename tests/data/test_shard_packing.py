@@ -425,7 +425,7 @@ class TestRefusals:
             os._exit(9)
 
         monkeypatch.setattr("sdedit_pl.data.image_encoding.ImageEncoding.encode", die)
-        with pytest.raises(ValueError, match=r"DataLoader worker .*give fewer processes=\. Complete shards are kept"):
+        with pytest.raises(ValueError, match=r"DataLoader worker .*use fewer processes=\. Complete shards are kept"):
             packed(photos, tmp_path / "out", processes=2)
 
 

@@ -37,7 +37,7 @@ def test_every_combination_trains_every_parameter():
     [
         ({"block": "resnet"}, "block must be one of 'biggan', 'ddpm', got 'resnet'"),
         ({"head_channels": 8, "heads": 2}, "give head_channels or heads, not both, got 8 and 2"),
-        ({"head_channels": 3}, "head_channels must divide the 16 channels of each attention, got 3"),
+        ({"head_channels": 3}, "head_channels must divide the 16 channels of each attention layer, got 3"),
         ({"heads": 3}, "heads must divide the 16 channels of an attention layer, got 3"),
         ({"resample_with_convolution": False}, "needs block='ddpm'"),
     ],

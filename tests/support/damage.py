@@ -101,9 +101,9 @@ def expanded(good: Path, bad: Path) -> None:
 CODE = ("run code", "not loaded")
 UNREADABLE = (
     Damage("missing.safetensors", lambda good, bad: None, ("there is no checkpoint", ".ckpt", "folder")),
-    Damage("text.safetensors", lambda good, bad: bad.write_text("hello\n" * 20), ("not a whole .safetensors",)),
-    Damage("empty.safetensors", lambda good, bad: bad.touch(), ("not a whole .safetensors", "truncated")),
-    Damage("cut.safetensors", without_its_end, ("not a whole .safetensors", "truncated", "copy or download")),
+    Damage("text.safetensors", lambda good, bad: bad.write_text("hello\n" * 20), ("not a complete .safetensors",)),
+    Damage("empty.safetensors", lambda good, bad: bad.touch(), ("not a complete .safetensors", "truncated")),
+    Damage("cut.safetensors", without_its_end, ("not a complete .safetensors", "truncated", "copy or download")),
     Damage("foreign.safetensors", lambda good, bad: save_file({"w": torch.ones(3)}, bad), ("no sdedit_pl config",)),
     Damage(
         "broken.safetensors",
@@ -128,9 +128,9 @@ UNREADABLE = (
     Damage("code.ckpt", bomb, CODE),
     Damage("plain.ckpt", plain_bomb, CODE),
     Damage("plain.pt", plain_bomb, CODE),
-    Damage("text.ckpt", lambda good, bad: bad.write_text("hello\n"), ("not a whole checkpoint",)),
-    Damage("empty.ckpt", lambda good, bad: bad.touch(), ("not a whole checkpoint", "truncated")),
-    Damage("cut.ckpt", shortened_pickle, ("not a whole checkpoint", "truncated")),
+    Damage("text.ckpt", lambda good, bad: bad.write_text("hello\n"), ("not a complete checkpoint",)),
+    Damage("empty.ckpt", lambda good, bad: bad.touch(), ("not a complete checkpoint", "truncated")),
+    Damage("cut.ckpt", shortened_pickle, ("not a complete checkpoint", "truncated")),
     Damage(
         "foreign.ckpt",
         lambda good, bad: torch.save({"state_dict": {"w": torch.ones(3)}, "epoch": 3}, bad),
@@ -224,7 +224,7 @@ UNFIT = (
         ("int8 numbers (stem.bias)", "floating-point"),
     ),
     Damage("shape.safetensors", rewritten(misshape), ("stem.weight must be (8, 3, 3, 3), is (8, 3, 5, 5)",)),
-    Damage("expanded.ckpt", expanded, ("more numbers than are stored",)),
+    Damage("expanded.ckpt", expanded, ("more numbers than the file stores",)),
     Damage(
         "bare.ckpt",
         lambda good, bad: torch.save({**lightning_checkpoint(good), "state_dict": {"w": 3}}, bad),

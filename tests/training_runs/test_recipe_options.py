@@ -209,7 +209,7 @@ def test_the_last_weights_are_exported_where_that_is_asked_for(images: Path, tmp
 
 def test_settings_of_validation_that_mean_nothing_are_refused() -> None:
     for edges in ("[0.5]", "[0.5,0.2]", "[0,1]"):
-        with pytest.raises(ConfigError, match="validation: sigma_edges must be at least two rising"):
+        with pytest.raises(ConfigError, match="validation: sigma_edges must be at least two increasing"):
             tiny_config("data.path=unused", f"validation.sigma_edges={edges}")
 
 

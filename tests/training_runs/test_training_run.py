@@ -223,7 +223,7 @@ def test_weights_can_start_from_an_editing_checkpoint(finished: Path, images: Pa
     fit(tiny_config(*settings, "trainer.max_steps=1", "optimizer.rate=0"))
     assert_same(load_denoiser(out).state_dict(), load_denoiser(finished).state_dict())
     fit(tiny_config(*settings, "trainer.max_steps=2", "ckpt=gone.safetensors"))  # resumed: not read again
-    with pytest.raises(ConfigError, match="has another network than this configuration"):
+    with pytest.raises(ConfigError, match="has a different network from this configuration"):
         fit(tiny_config(*settings, f"out={tmp_path / 'other'}", "network.channels=16"))
 
 
@@ -343,7 +343,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_resumed(
         *((entry, f"it lacks {entry}") for entry in ("sdedit_batches_done", "pytorch-lightning_version")),
         ("current_model_state", "it lacks current_model_state"),
         ("callbacks/ImageHalfLifeAveraging", "it lacks ImageHalfLifeAveraging"),
-        ("archive/data/3", "is not a whole checkpoint"),
+        ("archive/data/3", "is not a complete checkpoint"),
     ],
 )
 def test_a_checkpoint_without_an_entry_is_damaged_even_if_its_checksums_are_right(

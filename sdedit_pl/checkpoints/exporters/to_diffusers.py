@@ -1,4 +1,4 @@
-"""Writes the folder of a diffusers pipeline, for a table of betas, a VE score or EDM's preconditioning.
+"""Writes the folder of a diffusers pipeline, for models with a beta table, a VE score or EDM's preconditioning.
 
 A model with EDM's preconditioning is written as a VE model, whatever its SDE, in a ConsistencyModelPipeline, diffusers'
 only pipeline that scales a UNet2DModel's input: call it with num_inference_steps=20. The written configuration is read
@@ -54,7 +54,7 @@ class DiffusersExport(Export):
         if denoiser.condition is not None:
             raise ExportError("label= cannot be written for diffusers' UNet2DModel here; omit it, or use format=onnx")
         if not model.noise.usual:
-            raise ExportError("diffusers' pipelines draw Gaussian noise, and this model was trained on another")
+            raise ExportError("diffusers' pipelines draw Gaussian noise, and this model was trained on other noise")
         unet, scheduler = configurations(denoiser, model)
         state = {key: tensor for key, tensor in denoiser.network.state_dict().items() if key not in OPTIONAL_WEIGHTS}
         classes = {"unet": ["diffusers", NETWORK_CLASS], "scheduler": ["diffusers", scheduler["_class_name"]]}
@@ -91,9 +91,9 @@ def _unet_config(model: ModelConfig, denoiser: Denoiser, scheduler: str) -> dict
     fourier = arguments.get("label_embedding") == "fourier"
     if fourier != (scheduler == "ScoreSdeVeScheduler"):
         raise ExportError(
-            f"a network with {'Fourier' if fourier else 'positional'} features of its label, parameterisation.name="
-            f"{model.parameterisation.name} and sde.name={model.sde.name} cannot be combined in "
-            f"diffusers: its VE models have Fourier features, those of tables of betas and EDM's positional ones "
+            f"diffusers cannot combine {'Fourier' if fourier else 'positional'} features of the label with "
+            f"parameterisation.name={model.parameterisation.name} and sde.name={model.sde.name}: its VE models have "
+            f"Fourier features, its models with beta tables and EDM's preconditioning positional ones "
             f"(network.label_embedding=positional)"
         )
     down = [

@@ -48,13 +48,13 @@ class CheckpointFormat(abc.ABC):
     def read(
         self, path: Path, *, weights: str = "ema", preset: str | None = None, config: Mapping[str, Any] | None = None
     ) -> Imported:
-        """Reads a file or folder strictly: every tensor is used exactly once, or named with the reason why not.
+        """Reads a file or folder strictly: every tensor is used exactly once, or listed with the reason to ignore it.
 
         Raises CheckpointError if it is damaged, holds code, or does not fit the preset or configuration.
 
         Args:
             weights: "ema", the averaged weights, or "raw"; ignored for a file that holds one set only.
-            config: the configuration published with it; without one and a preset, the file determines the model.
+            config: the configuration published with it; without config and preset, the file determines the model.
         """
         return self._read(path, weights, preset, config)
 
@@ -65,13 +65,13 @@ class CheckpointFormat(abc.ABC):
 
 @contextmanager
 def published_configuration() -> Iterator[None]:
-    """Raises CheckpointError for a missing key or a value of a wrong type in a published configuration."""
+    """Raises CheckpointError for a missing key or a value of the wrong type in a published configuration."""
     try:
         yield
     except KeyError as error:
         raise CheckpointError(f"the published configuration lacks {error}") from error
     except (TypeError, AttributeError) as error:
-        raise CheckpointError(f"the published configuration has a value of a wrong type: {error}") from error
+        raise CheckpointError(f"the published configuration has a value of the wrong type: {error}") from error
 
 
 def origin_of(path: Path, format: str, **facts: Any) -> dict[str, Any]:

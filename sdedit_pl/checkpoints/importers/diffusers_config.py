@@ -196,7 +196,7 @@ def _blocks(unet: _Keys) -> tuple[bool, tuple[int, ...]]:
             if attending != [family[name] for name in reversed(up)]:
                 raise CheckpointError(
                     f"UNet2DModel with down_block_types={down} and up_block_types={up} is not supported: the same "
-                    f"levels must attend on the way down and up, and up_block_types begin at the lowest"
+                    f"levels must attend on the way down and up, and up_block_types must begin at the lowest level"
                 )
             return family is _SKIP, tuple(level for level, attends in enumerate(attending) if attends)
     raise CheckpointError(
@@ -210,8 +210,8 @@ def _widths(unet: _Keys) -> tuple[int, tuple[int, ...]]:
     widths = tuple(unet["block_out_channels"])
     if len(widths) != len(unet["down_block_types"]) or any(width < 1 or width % widths[0] for width in widths):
         raise CheckpointError(
-            f"UNet2DModel with block_out_channels={list(widths)} is not supported: expected one for each of "
-            f"down_block_types, whole multiples of the first"
+            f"UNet2DModel with block_out_channels={list(widths)} is not supported: expected one number for each of "
+            f"down_block_types, each a multiple of the first"
         )
     return widths[0], tuple(width // widths[0] for width in widths)
 
@@ -221,8 +221,8 @@ def _head_channels(unet: _Keys, widths: Iterable[int]) -> int | None:
     head = unet["attention_head_dim"]
     if head is not None and any(width % head for width in widths):
         raise CheckpointError(
-            f"UNet2DModel with attention_head_dim={head!r} is not supported: it must divide the channels that attend, "
-            f"{sorted(set(widths))}"
+            f"UNet2DModel with attention_head_dim={head!r} is not supported: it must divide the channels of each "
+            f"attention layer, {sorted(set(widths))}"
         )
     return head
 
@@ -268,8 +268,8 @@ def _skip_arguments(unet: _Keys, attention: Iterable[int], fourier: bool) -> dic
     unet.require("attn_norm_num_groups", None, skip_groups(widths[-1]))
     if any(skip_groups(widths[level]) != SKIP_ATTENTION_GROUPS for level in attention):
         raise CheckpointError(
-            f"UNet2DModel with block_out_channels={widths} is not supported: its attention blocks normalise "
-            f"{SKIP_ATTENTION_GROUPS} groups, ours groups of four channels or more; they agree from 128 channels on"
+            f"UNet2DModel with block_out_channels={widths} is not supported: its attention blocks normalise in "
+            f"{SKIP_ATTENTION_GROUPS} groups, ours in groups of at least 4 channels; they agree from 128 channels up"
         )
     return {
         "label_embedding": "fourier" if fourier else "positional",

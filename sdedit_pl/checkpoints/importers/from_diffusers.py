@@ -35,7 +35,7 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 _WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(\w+))?(?:-\d+-of-(\d+))?\.(safetensors|bin)")
 """File names of weights: a variant, the number of parts, the suffix."""
 _VARIANTS = {"ema": ("", "bf16", "fp16", "non_ema"), "raw": ("non_ema", "", "bf16", "fp16")}
-"""In order of preference; if a network's averaged weights were saved first, its own files hold those."""
+"""In order of preference. Where a `non_ema` file exists, the file without a variant holds the averaged weights."""
 
 
 class DiffusersFormat(CheckpointFormat):
@@ -100,7 +100,7 @@ def _read_configs(folder: Path, place: Path, config: Mapping[str, Any] | None) -
         network = read_unet(network_config)
         convention = read_scheduler(scheduler, network)
     except (TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
-        raise CheckpointError(f"the configuration of {folder} has a value of a wrong type: {error}") from error
+        raise CheckpointError(f"the configuration of {folder} has a value of the wrong type: {error}") from error
     return FolderConfig(
         model={"image": network.image, "network": network.section, **convention},
         cosines_first=network.cosines_first,
@@ -121,7 +121,7 @@ def check_pipeline(folder: Path) -> None:
     if others:
         raise CheckpointError(
             f"{folder} is a {index.get('_class_name', 'pipeline')} with {', '.join(others)}, expected unet and "
-            f"scheduler alone: its network does not see pixels, or not only them"
+            f"scheduler alone: its network does not work on pixels alone"
         )
 
 

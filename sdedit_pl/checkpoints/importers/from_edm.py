@@ -1,6 +1,6 @@
-"""State dicts of EDM's networks of the architecture "ddpmpp" (`torch.save(net.state_dict(), FILE)`), its `-vp` models.
+"""State dicts (`torch.save(net.state_dict(), FILE)`) of EDM's `-vp` models, of the architecture "ddpmpp".
 
-The published pickles are programs and are not read. Layers are named by side and resolution: `enc.16x16_down`,
+The published pickles contain code and are not read. Layers are named by side and resolution: `enc.16x16_down`,
 `dec.32x32_block0`. A label's vector, times the root of its length, passes through the linear layer `map_label` and is
 added to the features of the noise level, before `map_layer0`; here both layers are one.
 
@@ -132,5 +132,5 @@ def _resolution(tensors: Mapping[str, Tensor], path: Path) -> int:
 
 
 def _interleaved(name: str) -> TensorSource:
-    """Rows of (channel, query or key or value) as (query or key or value, channel)."""
+    """Reorders rows from (channel, query | key | value) to (query | key | value, channel)."""
     return TensorSource((name,), lambda tensors: tensors[0].unflatten(0, (-1, 3)).transpose(0, 1).flatten(0, 1))

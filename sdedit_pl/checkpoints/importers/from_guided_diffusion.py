@@ -171,7 +171,7 @@ def network_sources(network: Component[UNet], *, by_head: bool) -> dict[str, Ten
 
 
 def _heads_together(name: str, heads: int) -> TensorSource:
-    """Rows of (head, query or key or value, channel) as (query or key or value, head, channel)."""
+    """Reorders rows from (head, query | key | value, channel) to (query | key | value, head, channel)."""
     return TensorSource((name,), lambda tensors: tensors[0].unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2))
 
 

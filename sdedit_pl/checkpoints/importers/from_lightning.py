@@ -31,7 +31,7 @@ class LightningFormat(CheckpointFormat):
         run, state = facts.get(CONFIG_KEY), facts.get(STATES[weights])
         if not isinstance(run, dict) or not isinstance(state, dict):
             raise CheckpointError(
-                f"{path} is not a whole checkpoint of this project's training: it lacks {CONFIG_KEY} or "
+                f"{path} is not a complete checkpoint of this project's training: it lacks {CONFIG_KEY} or "
                 f"{STATES[weights]}; use another checkpoint of the run"
             )
         try:

@@ -149,7 +149,7 @@ def _network(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any
         "skip_rescale": model["skip_rescale"],
         "progressive": model["progressive"].lower(),
         "progressive_input": progressive_input,
-        # Elsewhere the published code ignores this option, where ours refuses a contradiction.
+        # Without input_skip the published code ignores this option, and ours refuses a contradictory value.
         "progressive_combine": model["progressive_combine"].lower() if progressive_input == "input_skip" else "sum",
         "resample_with_convolution": model["resamp_with_conv"] if block == "ddpm" else True,
         "init_scale": float(model["init_scale"]),
@@ -162,15 +162,15 @@ def _convention(model: Mapping[str, Any], data: Mapping[str, Any], training: Map
     if kind == "vesde":
         if not divides:
             raise CheckpointError(
-                "model.scale_by_sigma=false with a VE SDE is not supported: its network's output is "
-                "the score, which no parameterisation here is"
+                "model.scale_by_sigma=false with a VE SDE is not supported: its network estimates "
+                "the score itself, and no parameterisation here does"
             )
         fourier = model["name"].lower() == "ncsnpp" and model["embedding_type"].lower() == "fourier"
         if continuous != fourier:
             raise CheckpointError(
                 f"training.continuous={str(continuous).lower()} with model.embedding_type={model['embedding_type']} is "
                 "not supported with a VE SDE: continuous models embed ln(sigma) by 'fourier' features, discrete ones "
-                "its index by 'positional' ones"
+                "the index of sigma by 'positional' ones"
             )
         bounds = float(model["sigma_max"]), float(model["sigma_min"])
         if continuous:

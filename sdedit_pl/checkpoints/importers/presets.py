@@ -149,7 +149,7 @@ def _ve_256(sigma_max: float) -> Preset:
 
 
 def _edm(size: int, multipliers: list[int], level: int, classes: int = 0) -> Preset:
-    """EDM's networks for the noise of its VP models; without dropout, which editing does not use."""
+    """EDM's `-vp` networks; without dropout, which editing does not use."""
     network = _ddpmpp(channel_multipliers=multipliers, attention_levels=[level], dropout=0.0)
     return _preset("edm", size, network, {**edm_ve(), **numbered_classes(classes)}, {"steps": 18})
 

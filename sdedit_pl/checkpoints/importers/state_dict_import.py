@@ -59,12 +59,12 @@ def import_network(
     data_range: tuple[float, float] = CENTERED,
     refine: Callable[[Difference, Model], Difference] = lambda found, model: found,
 ) -> Imported:
-    """Reads a network from its tensors, strictly; raises CheckpointError if they do not fit or determine the model.
+    """Reads a network from its tensors, strictly; raises CheckpointError unless they fit and determine the model.
 
     Args:
-        sources_of: from a network to the published tensors of each of ours.
-        configured: the model of a published configuration. Without it and a preset, the tensors determine the model.
-        data_range: of the images that a configured model's authors added noise to.
+        sources_of: maps a network to the published tensors that make each of its own.
+        configured: the model of a published configuration. Without it or a preset, the tensors determine the model.
+        data_range: range of the images that a configured model's authors added noise to.
         refine: adds those differences between file and model that do not show in names and shapes.
     """
     differences: dict[Any, Difference] = {}  # many presets share a network

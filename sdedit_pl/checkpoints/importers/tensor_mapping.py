@@ -79,7 +79,7 @@ class Difference:
 def difference(
     tensors: Mapping[str, Tensor], sources: Mapping[str, TensorSource], expected: Mapping[str, Tensor]
 ) -> Difference:
-    """Compares names and shapes in a file with those of a network; `sources` of tensors it lacks are ignored."""
+    """Compares names and shapes in a file with a network's; `sources` of tensors that the network lacks are ignored."""
     wanted = [published for ours in expected for published in sources[ours].names]
     assert len(wanted) == len(set(wanted))
     missing = [published for published in wanted if published not in tensors]

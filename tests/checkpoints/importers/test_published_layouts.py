@@ -321,7 +321,7 @@ def test_sub_vp_is_continuous_whatever_the_configuration_says(case) -> None:
         ("ncsnpp_ve_cifar10", "model", "conditional", False, "conditional=false is not supported"),
         ("ncsnpp_ve_cifar10", "model", "name", "ncsnv2_64", "model.name must be 'ncsnpp' or 'ddpm'"),
         ("ncsnpp_ve_cifar10", "model", "nf", None, "network.channels must be a valid integer, got None"),
-        ("ncsnpp_ve_cifar10", "model", "ch_mult", 3, "has a value of a wrong type"),
+        ("ncsnpp_ve_cifar10", "model", "ch_mult", 3, "has a value of the wrong type"),
         ("ncsnpp_ve_cifar10", "model", "scale_by_sigma", False, "scale_by_sigma=false with a VE SDE is not supp"),
         ("ncsnpp_ve_cifar10", "training", "continuous", False, "continuous=false with model.embedding_type=fourier"),
         ("ncsnpp_ve_cifar10", "training", "sde", "cosine", "training.sde must be vesde, vpsde or subvpsde"),
@@ -330,7 +330,7 @@ def test_sub_vp_is_continuous_whatever_the_configuration_says(case) -> None:
         ("sdedit_ddpm", "model", "type", "deep", "model.type.*'deep'"),
         ("sdedit_ddpm", "model", "out_ch", 6, "model.out_ch.*in_channels, 3"),
         ("sdedit_ddpm", "model", "ch", "wide", "network.channels must be a valid integer, got 'wide'"),
-        ("sdedit_ddpm", "model", "ch_mult", 2, "has a value of a wrong type"),
+        ("sdedit_ddpm", "model", "ch_mult", 2, "has a value of the wrong type"),
         ("sdedit_ddpm", "diffusion", "beta_schedule", "jsd", "beta_schedule.*linear, quad.*'jsd'"),
     ],
 )
