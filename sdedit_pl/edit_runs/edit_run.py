@@ -68,7 +68,7 @@ def run_edit(
         denoiser, description = loaded or load_for_editing(settings.ckpt, share.device(settings.device))
         if settings.guidance is None:
             settings = settings.for_edits(description)
-            if settings.guidance != 1:
+            if settings.guidance != 1 and loaded is None:
                 logger.info("guidance = %g, as its training chose; guidance=1 halves the time", settings.guidance)
         denoiser = with_guidance(denoiser, description, settings)
         if settings.t0 is None:
