@@ -1,4 +1,4 @@
-"""Trains and edits domains of 16 bits, of four bands and of two classes, and tabulates what the edits keep.
+"""Trains on domains of 16 bits, of four bands and of two classes, edits, and tabulates what the edits keep.
 
     python benchmarks/any_image.py out=outputs/any_image
 
@@ -33,7 +33,7 @@ from sdedit_pl.picture_grid import picture_grid, to_picture
 
 USAGE = """python benchmarks/any_image.py [key=value ...]
 
-Trains and edits domains of 16 bits, of four bands and of two classes, and tabulates what the edits keep."""
+Trains on domains of 16 bits, of four bands and of two classes, edits, and tabulates what the edits keep."""
 TRAINING = (
     "seed=0 data.flip=false data.batch_size=16 sde=ve sde.sigma_min=0.01 sde.sigma_max=50 network.channels=24 "
     "network.channel_multipliers=[1,2,2] network.blocks_per_level=1 network.attention_levels=[] network.patch=2 "
@@ -141,7 +141,7 @@ class Domain:
     t0: str
     steps: int
     labels: tuple[str, ...] = ("",)
-    """Folders of the classes; an empty one for a domain without."""
+    """Folders of the classes; an empty name for a domain without classes."""
 
 
 DOMAINS = {
@@ -257,7 +257,7 @@ def sheet(rows: dict[str, list[Path]], shape: ImageShape) -> Image.Image:
 
 
 def facts(file: Path) -> list[str]:
-    """Shape, type and range of a file's values, how many of them differ, and its metadata."""
+    """Shape, type and range of a file's values, how many are distinct, and its metadata."""
     stored = read_values(file, file.name)
     values, place = stored.values, ""
     if file.suffix == ".nii":

@@ -45,7 +45,7 @@ def run_benchmark(
 
     Args:
         command: the keys, a subclass of `Results`.
-        measure: from the arguments to the numbers; `pictures` among them are written as PNG files of these names.
+        measure: from the arguments to the numbers; their entry `pictures`, name -> picture, is written as PNG files.
         report: from the numbers to Markdown.
     """
 

@@ -6,7 +6,7 @@
 
 diffusers has both kinds of U-Net. Its NCSN++ adds the image at every level of both paths, the CIFAR-10 model only on
 the way down and through convolutions, so ours has 1 % more parameters. denoising-diffusion-pytorch has a single U-Net,
-which is smaller at the same widths: linear attention at every level, and one block less per level on the way up.
+which is smaller at the same widths: linear attention at every level, and one block fewer per level on the way up.
 Compare its rate, not its time.
 """
 

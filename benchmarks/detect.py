@@ -52,10 +52,10 @@ class Arguments(Results):
         t0: times or noise levels from which images are reconstructed.
         samples: reconstructions from each t0.
         steps: solver steps of a reconstruction.
-        blur: of all residuals, in pixels.
+        blur: standard deviation, in pixels, of the blur of all residuals.
         components: numbers of principal components, each a baseline.
-        epochs: of the autoencoder.
-        seed: of defects, autoencoder and reconstructions.
+        epochs: number of epochs of the autoencoder.
+        seed: seed of the defects, the autoencoder and the reconstructions.
         maps: folder where the models' maps are kept for another run with the same settings.
     """
 
@@ -77,14 +77,14 @@ class Arguments(Results):
 
 
 class Inspected(NamedTuple):
-    """Images, their defects, and the (kind, size) of each, None for an image without."""
+    """Images, their defects, and the (kind, size) of each, None for an image without one."""
 
     images: Images
     truth: Bool[Tensor, "N H W"]
     defects: list[tuple[str, int] | None]
 
 
-class Held(ChosenImages):
+class ImagesInMemory(ChosenImages):
     """Images in memory."""
 
     def __init__(self, images: Images) -> None:
@@ -166,7 +166,7 @@ def measure(arguments: Arguments) -> dict[str, Any]:
     training = chosen.batch(0, len(chosen))
     maps = {}
     for name, ckpt in arguments.ckpt.items():
-        found = maps_of(ckpt, Held(given.images), arguments)
+        found = maps_of(ckpt, ImagesInMemory(given.images), arguments)
         maps[f"{name}, relative"] = torch.stack([item.relative for item in found])
         maps[name] = torch.stack([item.residuals for item in found])
     others = {f"PCA, {count}": by_pca(training, given.images, count, seed) for count in arguments.components}

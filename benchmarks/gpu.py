@@ -210,7 +210,7 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 def machine(bench: Bench) -> dict[str, Any]:
-    """The device, the versions, and the packages that are not there."""
+    """The device, the versions, and the packages that are missing."""
     missing = [name for name in WANTED if importlib.util.find_spec(name) is None]
     found: dict[str, Any] = {"torch": torch.__version__, "python": sys.version.split()[0], "missing": missing}
     if bench.device.type == "cuda":
@@ -348,7 +348,7 @@ def error(found: Tensor, wanted: Tensor) -> float:
 
 
 def set_tf32(allowed: bool) -> None:
-    """Whether float32 products and convolutions may use TF32."""
+    """Sets whether float32 products and convolutions may use TF32."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
@@ -360,10 +360,10 @@ class Loop:
 
     Args:
         bench: the device.
-        settings: of the NCSN++.
+        settings: settings of the NCSN++.
         batch: images a step.
         size: height and width.
-        autocast: whether in bf16-mixed.
+        autocast: whether steps run in bf16-mixed.
         channels_last: the layout of weights and images.
         compiled: whether the loss is compiled.
         fused: whether Adam's step is one kernel.
@@ -571,7 +571,7 @@ def fit(bench: Bench) -> dict[str, Any]:
 
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor() as pool:  # each mostly starts up
+    with ThreadPoolExecutor() as pool:  # starting up takes most of the time of each
         ddp = pool.submit(train, "ddp", 8, "trainer.strategy=ddp")
         compiled = pool.submit(train, "compiled", 8, "compile=true", "channels_last=true")
         whole = pool.submit(train, "whole", 8)
@@ -806,7 +806,7 @@ def profile(bench: Bench) -> dict[str, Any]:
 
 
 def edit_profile(bench: Bench) -> dict[str, Any]:
-    """Three edits of one image by the compiled DDPM network of 256 px, likewise."""
+    """Three edits of one image by the compiled DDPM network of 256 px, as a table of kernels."""
     return kernels(bench, an_edit(bench, "ours, compiled", 1))
 
 

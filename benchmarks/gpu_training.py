@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 GROUPS = 4
-"""Crops of one batch have as many scales."""
+"""Number of scales of the crops of one batch."""
 LEVELS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 """Noise levels at which held-out images are denoised."""
 
@@ -68,7 +68,7 @@ def decoded(file: Path, side: int) -> tuple[Tensor, Tensor]:
 
 
 def batches(images: Tensor, batch: int, size: int, crops: bool) -> Callable[[], Tensor]:
-    """Draws batches in [-1, 1], mirrored at random; with `crops`, of squares of `size` to all pixels, resized."""
+    """Draws batches in [-1, 1], mirrored at random; with `crops`, of resized squares of `size` pixels or more."""
     count, side = len(images), images.shape[-1]
 
     def draw() -> Tensor:

@@ -83,7 +83,7 @@ def measure(count: int, steps: int) -> None:
     print("| | CPU time a guide |\n|---|---:|")
     print(f"| the network | {1000 * Clock.network / count:.1f} ms |")
     print(f"| all else | {1000 * others / count:.1f} ms, {100 * others / Clock.network:.1f} % of the network |\n")
-    print("| guides done | all else, a guide since the row before | resident memory |\n|---:|---:|---:|")
+    print("| guides done | all else per guide since the row above | resident memory |\n|---:|---:|---:|")
     for (before, earlier, _), (done, now, memory) in zip(Clock.tenths, Clock.tenths[1:], strict=False):
         print(f"| {done:,} | {1000 * (now - earlier) / (done - before):.2f} ms | {memory:.0f} MiB |")
 

@@ -119,7 +119,7 @@ def counted(run: Run) -> Counted:
             *shapes[:4]
         ),
     }
-    # Twice: the counter of FLOPs keeps recomputed activations alive until the next garbage collection.
+    # Run twice, because the counter of FLOPs keeps recomputed activations alive until the next garbage collection.
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False, custom_mapping=attention) as work:
         run()
     return Counted(work.get_total_flops(), peak_tensors(run))

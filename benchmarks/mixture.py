@@ -7,7 +7,7 @@ in any other. The reverse SDE from a guide noised to t0 ends on a sample of p(x_
 a mixture. The distance of a solver's edits to exact samples of it is therefore the error of the solver alone, without
 that of a network. It is the sliced Wasserstein distance of order 2 in units of the image range, as root mean square
 over random directions and guides; its floor is the distance of as many exact samples. A solver of the probability-flow
-ODE converges to another limit than the reverse SDE: it keeps properties of the guide that the SDE forgets.
+ODE converges to a different limit from the reverse SDE: it keeps properties of the guide that the SDE forgets.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def exact_edits(
 
 
 def affordable(sde: SDE, t0: float, solver: Solver, grid: str, evaluations: int) -> SDEdit | None:
-    """The edit with most steps within `evaluations`; None if the solver or the grid refuses it."""
+    """The edit with the most steps within `evaluations`; None if the solver or the grid refuses it."""
     steps = (evaluations - 1) // solver.evaluations_per_step + 1  # the last step takes one evaluation
     edit = SDEdit(t0, steps, solver=solver, grid=GRIDS[grid]())
     try:

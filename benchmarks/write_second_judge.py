@@ -6,8 +6,8 @@
 
 The network is Yahoo's open_nsfw (BSD-2), a thin ResNet-50 that was trained on ImageNet and then on pictures that are or
 are not safe for work; the package (MIT) holds it as ONNX. It shares neither architecture nor last training with
-EfficientNet-lite0, and no training here uses it. The features are the 1024 of its last pooling. `--no-deps` because the
-package asks for an old Pillow that only its own code needs, which is never run.
+EfficientNet-lite0, and no training here uses it. The features are the 1024 of its last pooling. `--no-deps`, because
+the package asks for an old Pillow, which only its own code needs, and that code is never run.
 """
 
 from __future__ import annotations

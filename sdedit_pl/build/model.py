@@ -28,8 +28,8 @@ def build_denoiser(model: ModelConfig) -> Denoiser:
         if side % divisor:
             below, above = max(divisor, side // divisor * divisor), (side // divisor + 1) * divisor
             raise ConfigError(
-                f"data.size must be a multiple of {divisor} for this network (its down-sampling and patch), got {side};"
-                f" the nearest are {below} and {above}"
+                f"data.size must be a multiple of {divisor} for this network, because of its down-sampling and "
+                f"patches, got {side}; the nearest are {below} and {above}"
             )
     parts = {"parameterisation": parameterisation, "sde": build_component(model.sde)}
     parts |= {"labels": build_component(model.condition), "noise": build_component(model.noise)}

@@ -16,7 +16,7 @@ from sdedit_pl.configuration.schema import Command
 from sdedit_pl.edit_runs.edit_plan import default_t0
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation.ablations import COMPARED, MODEL
-from sdedit_pl.evaluation.evaluation_arguments import FREE, EvaluationArguments
+from sdedit_pl.evaluation.evaluation_arguments import UNRECORDED_KEYS, EvaluationArguments
 from sdedit_pl.evaluation.image_store import check_place
 from sdedit_pl.evaluation.report_document import METRICS_FILE, REPORT_HTML, REPORT_MARKDOWN, log_to_wandb
 from sdedit_pl.evaluation.run_evaluation import EvaluatedModel, run_evaluation
@@ -49,7 +49,7 @@ def run(words: list[str]) -> None:
     check_place(out)
     arguments = arguments.for_edits(describe(arguments.ckpt))
     models = load_models(arguments)
-    shown = [word for word in words if word.partition("=")[0] not in FREE]
+    shown = [word for word in words if word.partition("=")[0] not in UNRECORDED_KEYS]
     # Only the first process writes the report.
     replaced: set[str] = set()
     with result_folder(out, replaced=replaced) if speaks() else nullcontext() as results:

@@ -1,4 +1,4 @@
-"""One run of `sdedit augment`: edits of a class tree's images, in a class tree with a manifest.
+"""One run of `sdedit augment`: edits the images in a tree of class folders into another one, with a manifest.
 
 Source: Trabucco et al., "Effective Data Augmentation With Diffusion Models", ICLR 2024, for edits from several t0.
 """
@@ -47,7 +47,7 @@ _REMEDY = "resume it with these settings, or give another out="
 class AugmentSettings(SamplerSettings):
     """The class tree and the options of its edits, besides their model.
 
-    Without `label`, a model that knows all classes by the names of their folders edits each image as one of its class.
+    Without `label`, a model with a label for every class folder edits each image with the label of its class.
 
     Args:
         data: folder with a folder of images for each class.
@@ -109,7 +109,7 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
         before = record.read()
         if before is None:
             refuse_used(out, overwrite=False)
-        by_class = settings.label is None and knows(settings.ckpt, classes)
+        by_class = settings.label is None and has_labels_for(settings.ckpt, classes)
         settings = replace(settings, label=next(iter(classes))) if by_class else settings
         settings = settings.for_edits(describe(settings.ckpt))
         denoiser, description = settings.load()
@@ -147,12 +147,12 @@ def classes_of(root: Path, shape: ImageShape) -> dict[str, list[str]]:
     return classes
 
 
-def knows(ckpt: str, classes: Iterable[str]) -> bool:
+def has_labels_for(ckpt: str, classes: Iterable[str]) -> bool:
     return set(classes) <= set(build_component(describe(ckpt).model.condition).examples)
 
 
 def times_between(settings: AugmentSettings, label: str, edit: SDEdit, denoiser: Denoiser) -> list[float]:
-    """The t0 of all levels of a class, as times; raises ValueError if they descend or exceed the model's training."""
+    """The t0 of all levels of a class, as times; raises ValueError if they descend or exceed the model's t_max."""
     ends = (settings.t0_of or {}).get(label, settings.t0)
     low, high = (start_time(t0, denoiser.sde) for t0 in ends)
     if low > high:

@@ -25,7 +25,7 @@ DEFAULT_T0 = 0.5
 
 @dataclass(frozen=True)
 class EditTask:
-    """An edit of some guides (their indices); `mark` is the suffix of its samples' names if there are several tasks."""
+    """An edit of the guides with these indices; `mark` is the part of the samples' names that states t0, or empty."""
 
     edit: SDEdit
     guides: list[int]
@@ -76,7 +76,7 @@ def edit_tasks(
 
 
 def edits_of(listed: ListedGuide, edits: Sequence[SDEdit]) -> list[tuple[SDEdit, str]]:
-    """The edits of a guide, with the suffixes of their samples' names: from its own t0, or else `edits`."""
+    """The edits of a guide, from its own t0 or else `edits`, each with the `mark` of its samples' names."""
     if listed.t0 is not None:
         edits = [replace(edits[0], t0=listed.t0)]
     elif len(edits) == 1:
@@ -92,7 +92,7 @@ def seeds_of(listed: ListedGuide, settings: EditSettings) -> range:
 def found_tasks(settings: EditSettings, edit: SDEdit, denoiser: Denoiser, inputs: EditInputs) -> list[EditTask]:
     """One task per guide, with the highest t0 that changes the guide by at most `settings.l2`."""
     assert settings.l2 is not None
-    with tqdm(unit="step", desc="searching t0", disable=None) as progress:
+    with tqdm(unit="step", desc="searching for t0", disable=None) as progress:
         found = t0_for_l2(
             denoiser,
             edit,

@@ -40,10 +40,10 @@ REDUCTIONS: dict[str, Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "C H W"
     "std": lambda samples: samples.clamp(-1, 1).std(0) - 1,  # black is no deviation
 }
 FREE_EDIT_SETTINGS = ("out", "device", "devices", "batch", "strict", "overwrite")
-"""Settings that change samples at most by rounding."""
+"""Settings that may change when an edit is resumed or repeated: they change samples at most by rounding."""
 _RESOLVED = {"t0": None, "precision": "auto", "compile": "auto", "guidance": None}
-"""Settings that the record holds resolved."""
-WHOLE_NUMBERS = (".png", ".dcm")
+"""Values that the record replaces by what they resolved to."""
+INTEGER_SUFFIXES = (".png", ".dcm")
 """Suffixes of formats without float32."""
 
 
@@ -54,10 +54,12 @@ class SampleWriter:
         self.folder, self.reductions = folder, reductions
         self._unfinished: dict[str, tuple[Float[Tensor, "C H W"], Bool[Tensor, "H W"]]] = {}
 
-    def write(self, facts: GuideFacts, t0: float | str, mark: str, edited: Edited, path: Trajectory | None) -> None:
+    def write(
+        self, facts: GuideFacts, t0: float | str, mark: str, edited: Edited, trajectory: Trajectory | None
+    ) -> None:
         """Writes a guide's samples, with `mark` in their names, and the trajectory; adds the files to `facts`.
 
-        A picture that is edited in parts is written with its last one.
+        A picture that is edited in parts is written with its last part.
         """
         guide = edited.guide
         for image, seed in zip(edited.samples, edited.seeds, strict=True):
@@ -67,12 +69,12 @@ class SampleWriter:
         for name in self.reductions:
             file = sample_file(guide.path, mark, name)
             self._save_part(facts, file, edited, REDUCTIONS[name](edited.samples), name == "std")
-        if path is not None:
+        if trajectory is not None:
             still, animation = trajectory_files(guide, mark)
-            shown = path.images.shape[1]
+            shown = trajectory.images.shape[1]
             results, seeds = shown_bands(edited.samples[:shown], guide.format), edited.seeds[:shown]
-            self._save(facts, still, png_bytes(strip(path, results, seeds)))
-            save_animation(self.folder / animation, path, results, seeds)
+            self._save(facts, still, png_bytes(strip(trajectory, results, seeds)))
+            save_animation(self.folder / animation, trajectory, results, seeds)
             facts["files"][animation] = sha256_of(self.folder / animation)
 
     def _save(self, facts: GuideFacts, file: str, content: bytes) -> None:
@@ -115,7 +117,7 @@ def result_content(
     suffix, pixels = result_suffix(guide.path), guide.format
     if pixels is None and suffix == ".png":
         return png_bytes(to_picture(image))
-    shape, exact = guide.shape, deviation and pixels is not None and suffix not in WHOLE_NUMBERS
+    shape, exact = guide.shape, deviation and pixels is not None and suffix not in INTEGER_SUFFIXES
     if deviation and pixels is not None:
         low, high = pixels.limits
         kind = "float32" if exact else pixels.dtype
@@ -154,7 +156,7 @@ def write_record(
         "results": results,
         **facts,
     }
-    # A repetition must ask for overwriting again.
+    # A rerun must ask to overwrite again.
     repeated = {key: value for key, value in as_data(settings).items() if key not in ("devices", "overwrite")}
     write_whole(file, yaml_text({**repeated, RECORD_KEY: record}))
 
@@ -164,7 +166,7 @@ def hashes(files: Iterable[Path]) -> dict[str, str]:
 
 
 def sample_file(guide: Path, mark: str, name: str) -> str:
-    """`name` is `seed7` for a sample, or that of a reduction."""
+    """`name` is, for example, `seed7` for a sample or `mean` for a reduction."""
     return result_name(stem_of(guide), f"{mark}_{name}{result_suffix(guide)}")
 
 
@@ -191,7 +193,7 @@ def _changed(recorded: Any) -> list[str]:
 
 
 def earlier_results(folder: Path, overwrite: bool, name: str = EDIT_RECORD) -> set[str]:
-    """The unchanged files of an earlier run, from its record `name` in `folder`; raises ValueError as `refuse_used`."""
+    """The unchanged files of an earlier run, by its record `name` in `folder`; raises ValueError like `refuse_used`."""
     refuse_used(folder, overwrite)
     return files_recorded_in(folder / name, RECORD_KEY, "results")
 

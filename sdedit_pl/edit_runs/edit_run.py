@@ -101,7 +101,7 @@ def prepared_share(
     description: Description,
     unfinished: UnfinishedEdits,
 ) -> EditShare:
-    """Lists the guides; raises ValueError without any, or if a result would replace a file of another origin."""
+    """Lists the guides; raises ValueError if there are none, or a result would replace a file that is not a result."""
     shape = description.image
     window = settings.window_size(shape)
     kind, place = ("mask", settings.mask) if settings.strength is None else ("strength", settings.strength)

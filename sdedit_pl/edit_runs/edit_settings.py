@@ -25,7 +25,7 @@ class EditSettings(SamplerSettings):
         guide: an image, a folder of images, a glob, local or remote WebDataset shards (KEY.png with KEY.mask.png), a
             CSV or Parquet table with columns guide, mask, t0 and seed, or the reference runner's [mask, image] (.pth).
         mask: an image whose white pixels may change, or a folder of them named like the guides; replaces a guide's own.
-        strength: instead of a mask, an image of how far to noise each pixel (white to t0, black not), or a folder.
+        strength: image or folder, instead of a mask, of how far to noise each pixel: white to t0, black not at all.
         paste: picture of an object to paste on the guide, or, if the model has a data.format, a file of that format;
             the object and a border around it may change.
         paste_mask: picture of the size of `paste`, white inside the object; null uses opaque pixels.
@@ -43,8 +43,8 @@ class EditSettings(SamplerSettings):
         anneal: t0 of a repeat relative to that of the one before, in (0, 1].
         resample: j,r takes each j steps r times, which harmonises kept and new pixels; needs a mask or strength map.
         lowpass: N keeps the guide's low frequencies, those of an image N times smaller; null keeps none.
-        lowpass_range: times, from,to, at which lowpass applies.
-        lowpass_energy: weight of lowpass as an energy besides the score (EGSDE), such as 0.5; null imposes it fully.
+        lowpass_range: from,to, the lowest and the highest time at which lowpass applies.
+        lowpass_energy: weight of lowpass as an energy added to the score (EGSDE), such as 0.5; null imposes it fully.
         match_colours: give the changed area the guide's mean and covariance of colours, against drift over repeats.
         samples: number of samples of each guide.
         reduce: mean, std or mean,std also writes the mean of the samples, and their standard deviation in the units of
@@ -57,7 +57,7 @@ class EditSettings(SamplerSettings):
         overlap: minimum overlap of neighbouring windows in pixels; null for half a window.
         side: with windows, length to which the shorter side of guides is resampled; null for their own.
         focus: edit only the part of a large picture around each region of the mask, at the model's size, and put it
-            back at full resolution; or a box x,y,width,height in pixels of the file. All else stays bit for bit.
+            back at full resolution; or a box x,y,width,height in pixels of the file. All else is kept bit for bit.
         trajectory: also write, for each guide, the x_0 estimates along the way as an animation and a strip.
         devices: number of processes that share the guides on this machine, each with a GPU if there are any; auto takes
             all GPUs. On several machines, start the command with torchrun, srun or as a SLURM array instead.
@@ -118,7 +118,7 @@ class EditSettings(SamplerSettings):
         if self.paste is None and (self.paste_mask, self.scale, self.grow, self.feather) != (None, 1.0, 3, 0):
             raise ValueError("paste_mask, scale, grow and feather need an object to paste; give paste=IMAGE at=X,Y")
         if (self.windows or self.focus) and self.fit != "crop":
-            raise ValueError("with windows and focus, guides keep their proportions and need no fit; omit one of them")
+            raise ValueError("windows and focus keep the proportions of guides; omit fit")
         if not self.windows and (self.overlap is not None or self.side is not None):
             raise ValueError("overlap and side need windows; give windows=true")
         if self.focus and (self.windows or self.paste is not None):

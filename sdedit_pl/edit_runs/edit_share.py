@@ -29,7 +29,7 @@ from sdedit_pl.guides.guide_lists import ListedGuide
 logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 60.0
-"""Time between two log lines about the progress, without a bar."""
+"""Time between two log lines on the progress, where no bar is shown."""
 
 
 class Progress:

@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 
 FEW_STEPS = 1000
 FAR = 4.0
-"""Ratio of a guide's denoising error to that of validation images from which it counts as far from the domain.
+"""A guide counts as far from the domain if its denoising error exceeds that of validation images by this factor.
 
-With the bundled portraits, stroke paintings have up to 3, plain colours 7 and white noise 27.
+With the bundled portraits, the factor is up to 3 for stroke paintings, 7 for plain colours and 27 for white noise.
 """
 
 
@@ -31,7 +31,7 @@ def warn_of_few_steps(description: Description) -> None:
 
 
 def warn_of_far_guides(denoiser: Denoiser, description: Description, guides: Sequence[Guide]) -> None:
-    """Warns of guides whose denoising error is `FAR` times that of the validation images, if the checkpoint has it."""
+    """Warns of guides whose denoising error exceeds `FAR` times that of validation images, if that is recorded."""
     usual = description.training.get(f"val/loss/{BUCKETS_MEAN}")
     edges = (description.config.get("validation") or {}).get("sigma_edges")
     if not isinstance(usual, float) or not usual > 0 or not edges:

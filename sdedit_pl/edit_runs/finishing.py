@@ -52,7 +52,7 @@ def write_sheet_and_record(
     shown = sheet_rows(work, dict(islice(good.items(), SHEET_ROWS)))
     save_sheet(place / SHEET_FILE, shown, several=len(work.edits) > 1)
     if settings.t0 == AUTO_T0 and len(work.listed) == 1 and len(good[0]["found"]) == 1:
-        settings = replace(settings, t0=good[0]["found"][0], l2=None)  # a repetition need not search again
+        settings = replace(settings, t0=good[0]["found"][0], l2=None)  # a rerun need not search again
     inputs, samples, files = ({}, {}, {})
     facts: dict[str, Any] = {"bad": bad} if bad else {}
     if settings.t0 != AUTO_T0:

@@ -32,7 +32,7 @@ class ProcessShare:
         return f"{self.rank}-of-{self.count}"
 
     def device(self, wanted: str) -> str:
-        """The device of the process: `wanted`, or for auto and cuda the GPU of its number."""
+        """The device of the process: `wanted`, or among several processes, for auto and cuda, the GPU of its number."""
         gpus = torch.cuda.device_count() if self.count > 1 and wanted in ("auto", "cuda") else 0
         return f"cuda:{self.local % gpus}" if gpus else wanted
 
@@ -102,8 +102,8 @@ def _started(command: Sequence[str], number: int) -> tuple[subprocess.Popen[byte
 
 
 def _end_with_stdin() -> None:
-    """Ends this process with the one that started it."""
-    os.read(0, 1)  # sys.stdin would be locked at the end of the interpreter
+    """Ends this process when the one that started it ends."""
+    os.read(0, 1)  # sys.stdin would be locked when the interpreter exits
     os._exit(1)
 
 

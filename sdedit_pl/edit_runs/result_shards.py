@@ -44,7 +44,7 @@ def unpack_results(folder: Path, shard: str, facts: GuideFacts) -> None:
 
 
 def member(file: str) -> tuple[str, str]:
-    """Key, which ends at the first dot of a member's name, and suffix of a result file."""
+    """Key and suffix of a result file in a shard. A key ends at the first dot, so the dots of a name become hyphens."""
     stem = stem_of(PurePath(file))
     return stem.replace(".", "-"), file[len(stem) :]
 

@@ -33,7 +33,7 @@ SHEET_COLUMNS, SHEET_SAMPLES = 8, 64
 
 @dataclass(kw_only=True)
 class SampleSettings(SamplerSettings):
-    """The options of samples, besides their model.
+    """The options of `sdedit sample`, besides the model.
 
     Args:
         n: number of samples.

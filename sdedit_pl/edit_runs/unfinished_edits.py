@@ -2,8 +2,8 @@
 
     OUT/.sdedit.unfinished/     settings.json, samples, and for each process a journal with a line for each guide
 
-A guide's line follows its files and has their hashes, so that a killed process or a crashed machine costs only the
-guides being edited. The process that finds every guide done writes sheet and record and moves all files to OUT, the
+A guide's line is written after its files and has their hashes, so that a killed process or a crashed machine costs only
+the guides being edited. The process that finds every guide done writes sheet and record and moves all files to OUT, the
 record last; then the folder is removed.
 """
 
@@ -55,7 +55,7 @@ class UnfinishedEdits:
             if not self.settings.file.is_file():
                 refuse_used(self.out, used)
             self.earlier = files_recorded_in(self.out / EDIT_RECORD, RECORD_KEY, "results")
-            self.earlier |= own_files(self.out, self._ready())  # a killed process has moved these
+            self.earlier |= own_files(self.out, self._ready_results())  # a killed process has moved these
             try:
                 yield
             finally:
@@ -64,7 +64,7 @@ class UnfinishedEdits:
                     if not done:
                         self.tidy()
                     elif self.noted:
-                        logger.info("%d finished guides are kept; the same command resumes", done)
+                        logger.info("%d finished guides are kept; the same command resumes the edit", done)
 
     def begin(self, settings: Mapping[str, Any], overwrite: bool) -> None:
         """Records the settings of a new edit; raises SettingsChanged if they differ from the unfinished one's."""
@@ -101,7 +101,7 @@ class UnfinishedEdits:
             mine = self.settings.file.is_file()
             yield mine
             if mine:
-                publish_results(self.place, self.out, [*self._ready(), EDIT_RECORD], self.earlier)
+                publish_results(self.place, self.out, [*self._ready_results(), EDIT_RECORD], self.earlier)
             self.tidy()
 
     def tidy(self) -> None:
@@ -112,10 +112,10 @@ class UnfinishedEdits:
 
     @property
     def ready(self) -> bool:
-        """Whether a process was killed while it published."""
+        """Whether all results are written and not all of them published."""
         return (self.place / EDIT_RECORD).is_file()
 
-    def _ready(self) -> dict[str, str]:
+    def _ready_results(self) -> dict[str, str]:
         return read_file(self.place / EDIT_RECORD)[RECORD_KEY]["results"] if self.ready else {}
 
     @contextmanager

@@ -3,8 +3,8 @@
     D_guided = D + (w - 1) (D - D_weak)
 
 w = 1 is the model itself. In autoguidance the weaker version was trained for a shorter time, and its errors are larger
-versions of the model's. In classifier-free guidance it is the model without the image's label. Score and x_0 estimate
-move alike, because both are affine in the network's output with the same coefficients for both models.
+versions of the model's. In classifier-free guidance it is the model without the image's label. The score and the x_0
+estimate move alike, because both are affine in the network's output, with the same coefficients for both models.
 
 Source: Karras et al., "Guiding a Diffusion Model with a Bad Version of Itself", NeurIPS 2024, equation 3 (with its w);
 Ho and Salimans, "Classifier-Free Diffusion Guidance" (2022), equation 6 (its w is ours less 1); Kynkaanniemi et al.,
@@ -90,7 +90,7 @@ def guided(
     Raises ValueError if a value is out of range, or the two networks' outputs differ in meaning.
 
     Args:
-        weak: None for the denoiser without labels: classifier-free guidance, only of labelled images.
+        weak: None for the denoiser without labels (classifier-free guidance), which guides labelled images only.
         guidance: w; 1 is none, and values from 0 to 1 interpolate between the two models.
         levels: lowest and highest noise level at which it applies; outside, a step evaluates one network.
     """
@@ -117,7 +117,7 @@ def guided(
     ):
         if own != other:
             raise ValueError(
-                f"the guiding model has another {name} than the model, {other} instead of {own}; guide a model by an "
+                f"the guiding model has a different {name}, {other} instead of {own}; guide a model by an "
                 "earlier average of its own training"
             )
     labels = None if levels is None else _labels(denoiser, levels)

@@ -1,4 +1,4 @@
-"""The colours of an edit matched to its guide, against the drift of repeated edits.
+"""Matches the colours of an edit to those of its guide, against the drift of repeated edits.
 
     x -> m_g + A (x - m_e),    A = C_e^(-1/2) (C_e^(1/2) C_g C_e^(1/2))^(1/2) C_e^(-1/2)
 

@@ -123,7 +123,7 @@ def energy_weight(sde: SDE, energy: float) -> Callable[[Times, Times], Times]:
     """The weight of `LowFrequencies` that makes it EGSDE's energy guidance by the domain-independent expert.
 
     EGSDE adds the gradient of `energy` |L(x) - L(y)|^2 to the score. If L is a projection, its part of a step has the
-    closed form w = 1 - exp(-2 energy G), where the step removes the variance G: guidance fades with the noise.
+    closed form w = 1 - exp(-2 energy G), with the variance G that the step removes: guidance fades with the noise.
 
     Source: Zhao et al., "EGSDE", NeurIPS 2022, section 3.
     """

@@ -24,7 +24,7 @@ def contact_sheet(edits: Sequence[Edited]) -> Image.Image:
 
 
 def demo_sheet(edits: Sequence[Edited], t0: float | str, columns: int | None = None) -> Image.Image:
-    """Guides and their samples in `columns` (None: as many as fill the sheet), then one guide, noised, and its edit."""
+    """Guides and samples in `columns` (None: 2 to 4, for the fewest empty cells), then a guide, noised and edited."""
     cell, first = cell_side(_marked(edits[0])), edits[0]
     rows = [[_marked(edit), *_pictures(edit)] for edit in edits]
     example = (_marked(first), *(to_picture(images[0], first.guide.format) for images in (first.noised, first.samples)))

@@ -29,7 +29,7 @@ def low_frequencies(images: Images, factor: int) -> Images:
 
 def reduced_by_matrices(images: Images, height: int, width: int) -> Float[Tensor, "B C h w"]:
     """Images reduced to `height` and `width` like torch's antialiased bicubic interpolation, up to rounding."""
-    reduction = _kept_reduction if type(images) is Tensor else _reduction  # fake tensors must not be kept
+    reduction = _cached_reduction if type(images) is Tensor else _reduction  # fake tensors must not be cached
     rows = reduction(images.shape[2], height, images.device, images.dtype)
     columns = reduction(images.shape[3], width, images.device, images.dtype)
     return rows @ (images @ columns.T)
@@ -45,7 +45,7 @@ def _reduction(length: int, reduced_length: int, device: torch.device, dtype: to
         return (weights / weights.sum(1, keepdim=True)).to(device, dtype)
 
 
-_kept_reduction = lru_cache(maxsize=32)(_reduction)
+_cached_reduction = lru_cache(maxsize=32)(_reduction)
 
 
 def _bicubic(distance: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:

@@ -21,7 +21,7 @@ from sdedit_pl.editing.colour_matching import with_colours_of
 from sdedit_pl.editing.constraints import Constraints, GradedRegion, LowFrequencies, Marginals, energy_weight
 from sdedit_pl.editing.published import VARIANTS, Variant
 from sdedit_pl.grids import GRIDS, Grid, Uniform, start_number, start_time, with_jumps_back
-from sdedit_pl.guides.tensor_checks import fitting_mask, fitting_strength, with_noise
+from sdedit_pl.guides.tensor_checks import fitting_mask, fitting_strength, guide_and_noise
 from sdedit_pl.noise import Noise
 from sdedit_pl.sampling import Callback, Constraint, integrate
 from sdedit_pl.sde import SDE
@@ -47,7 +47,7 @@ class SDEdit:
         anneal: start time of a repeat relative to that of the one before, in (0, 1].
         resample: (j, r) takes each j steps r times, with jumps back, to harmonise kept and new pixels of a mask or map.
         lowpass: keeps the guide's low frequencies, those of an image smaller by this factor; None keeps none.
-        lowpass_range: the first and the last time at which `lowpass` applies.
+        lowpass_range: the lowest and the highest time at which `lowpass` applies.
         lowpass_energy: weight of `lowpass` as an energy that fades with the noise (EGSDE); None imposes it fully.
         match_colours: gives the changed region of each repeat the mean and covariance of the guide's colours.
 
@@ -95,7 +95,7 @@ class SDEdit:
         noise: Noise | None = None,
         callback: Callback | None = None,
     ) -> Float[Tensor, "samples C H W"]:
-        """Edits guides; returns images not clamped to [-1, 1], "exact" ones with the guide's kept pixels bit for bit.
+        """Edits guides; returns images not clamped to [-1, 1]; with "exact", kept pixels equal the guide's bit for bit.
 
         Args:
             guide: images in [-1, 1] on the denoiser's device; a single guide gives one sample per seed.
@@ -113,7 +113,7 @@ class SDEdit:
         """
         self.check(denoiser)
         denoiser = denoiser if labels is None else denoiser.labelled(labels)
-        guide, noise = with_noise(guide, seeds, noise, denoiser.noise)
+        guide, noise = guide_and_noise(guide, seeds, noise, denoiser.noise)
         self._check_area(edit_mask, strength, guide)
         edit_mask = None if edit_mask is None else fitting_mask(edit_mask, guide)
         strength = None if strength is None else fitting_strength(strength, guide)
@@ -147,7 +147,7 @@ class SDEdit:
         self, denoiser: Denoiser, guide: Images, *, seeds: Sequence[int] | None = None, noise: Noise | None = None
     ) -> Float[Tensor, "samples C H W"]:
         """The initial states of the first repeat; arguments as in `__call__`."""
-        guide, noise = with_noise(guide, seeds, noise, denoiser.noise)
+        guide, noise = guide_and_noise(guide, seeds, noise, denoiser.noise)
         times = self.times(denoiser.sde)
         t0 = guide.new_full((len(guide),), times[0].item())
         return self._variant.marginals(denoiser.sde, times, guide).perturb(guide, t0, noise(0, 0, guide))
@@ -175,8 +175,8 @@ class SDEdit:
         if t0 > denoiser.t_max * (1 + 1e-6):
             levels = denoiser.sde.noise_level(torch.tensor([t0, denoiser.t_max], dtype=torch.float64)).tolist()
             raise ValueError(
-                f"t0={self.t0} is time {t0:.3g} (noise level {levels[0]:.3g}), and this model was trained up to "
-                f"{denoiser.t_max:.3g} only (noise level {levels[1]:.3g}); use a t0 of at most {denoiser.t_max:.3g}"
+                f"t0={self.t0} is time {t0:.3g} (noise level {levels[0]:.3g}), and this model was trained only "
+                f"up to {denoiser.t_max:.3g} (noise level {levels[1]:.3g}); use a t0 of at most {denoiser.t_max:.3g}"
             )
 
     @property

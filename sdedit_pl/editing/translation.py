@@ -63,7 +63,7 @@ class Bridge:
     """DDIB: encodes images of a source model's domain and decodes them with the target model.
 
     Args:
-        level: noise level of the exchanged state; None for the highest that both models know.
+        level: noise level of the exchanged state; None for the highest that both models were trained on.
         steps: solver steps of each model, at least 2.
     """
 
@@ -77,7 +77,7 @@ class Bridge:
             )
 
     def common_level(self, source: Denoiser, target: Denoiser) -> float:
-        """The noise level of the exchanged state; raises ValueError if it exceeds a model's training."""
+        """The noise level of the exchanged state; raises ValueError if a model was not trained up to it."""
         highest = min(model.highest_noise_level for model in (source, target))
         if self.level is not None and self.level > highest * (1 + 1e-6):
             raise ValueError(f"these models were trained up to noise level {highest:.4g}, got {self.level:g}")
@@ -104,7 +104,7 @@ def away_from(source: Denoiser, target: Denoiser, weight: float) -> Denoiser:
 
     It replaces EGSDE's realism expert, the features of a classifier of noised images: the added score is the gradient
     of the log odds that the best such classifier gives to the target domain, and needs no training. Raises ValueError
-    for models with other SDEs, parameterisations or labels.
+    if the models differ in SDE, parameterisation or labels.
     """
     if (source.sde, source.parameterisation) != (target.sde, target.parameterisation) or source.condition is not None:
         raise ValueError(
@@ -115,5 +115,5 @@ def away_from(source: Denoiser, target: Denoiser, weight: float) -> Denoiser:
 
 
 def _decoded(denoiser: Denoiser, state: Images, times: Float[Tensor, "levels"], callback: Callback | None) -> Images:
-    # DDIM draws nothing.
+    # DDIM draws no noise.
     return integrate(denoiser, DDIM(), state, times, noise=SeededNoise(range(len(state))), callback=callback)

@@ -58,8 +58,8 @@ class Windowed(nn.Module):
             if side < 1 or side % divisor:
                 above = max(-(-side // divisor), 1) * divisor
                 raise ValueError(
-                    f"windows must be a multiple of {divisor} px for this network (its down-sampling and patch), got "
-                    f"{side}; the next multiple is {above}"
+                    f"windows must be a multiple of {divisor} px for this network, because of its down-sampling and "
+                    f"patches, got {side}; the next multiple is {above}"
                 )
         least = min(sides)
         if not 0 <= overlap < least:
@@ -149,7 +149,7 @@ def windowed(
     Raises ValueError if the network cannot process windows of this size, or a size or overlap is out of range.
 
     Args:
-        size: height and width of a window, best those that the network was trained on.
+        size: height and width of a window, ideally those that the network was trained on.
         overlap: minimum overlap of neighbouring windows in pixels.
         trained_size: size of the training images, if known; smaller windows are refused.
     """

@@ -63,7 +63,7 @@ class AblationVariant(NamedTuple):
 
 @dataclass(frozen=True)
 class Ablation:
-    """A setting that is varied; `variants` makes the edits with one value, by two models if it `compares`."""
+    """A setting that is varied; `variants` makes the edits with one value, by both models if `compares` is set."""
 
     title: str
     variants: Callable[[SDEdit, AblationValue], Sequence[AblationVariant]]
@@ -79,7 +79,7 @@ def _with_colours(edit: SDEdit, value: AblationValue) -> list[AblationVariant]:
 def _solved_by(edit: SDEdit, value: AblationValue) -> list[AblationVariant]:
     if value not in SOLVERS:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {value!r}")
-    # None where it is the usual one, as in the tables' edits.
+    # None for the default, as in the edits of the tables, so that both are one column.
     solver = None if value == DEFAULT_SOLVER else SOLVERS[str(value)]()
     return [AblationVariant(str(value), replace(edit, solver=solver))]
 

@@ -1,7 +1,7 @@
 """Anomaly maps: where images differ from their reconstructions by a model of normal images.
 
-An image is noised to t0 and denoised. Where noise hides the image the model paints normal structure, so that defects do
-not come back. A low t0 finds small and faint defects, a high t0 large ones; a map averages several t0 and seeds.
+An image is noised to t0 and denoised. Where noise hides the image, the model paints normal structure, so defects do not
+come back. A low t0 finds small and faint defects, a high t0 large ones; a map averages several t0 and seeds.
 
 Source: Wyatt et al., "AnoDDPM", CVPR Workshops 2022.
 """
@@ -80,7 +80,7 @@ class Detector:
     seed: int = 0
 
     def steps(self, denoiser: Denoiser) -> int:
-        """Solver steps for an image; raises ValueError if a t0 exceeds the model's training."""
+        """Solver steps for an image; raises ValueError if the model was not trained up to a t0."""
         for edit in self.edits:
             edit.check(denoiser)
         return self.samples * sum(edit.total_steps(denoiser.sde) for edit in self.edits)
@@ -130,7 +130,7 @@ def image_score(anomaly: Float[Tensor, "H W"], share: float) -> float:
 def stored_maps(
     folder: Path, images: ChosenImages, make: Callable[[Sequence[int]], Iterator[AnomalyMaps]]
 ) -> list[Path]:
-    """The files of all maps in `folder`, made if missing. A hash in the name gives a changed image new maps."""
+    """The files of all maps in `folder`, made if missing; a name hashes its image, so a changed one gets new maps."""
     files = [
         folder / f"{number:06d}-{hashlib.sha256(images.image(number).numpy().tobytes()).hexdigest()[:16]}.safetensors"
         for number in range(len(images))

@@ -19,7 +19,7 @@ from sdedit_pl.data.image_format import bytes_from_images, images_from_bytes
 from sdedit_pl.typing import Images, Mask
 
 _SHRUNK = 3
-"""Pixels by which OpenCV's Poisson blending shrinks its mask, most of a small patch; the mask is grown first."""
+"""Pixels by which OpenCV's Poisson blending shrinks its mask. Growing it first saves most of a small patch."""
 _COARSEST = 8
 """Smallest side of the top image of a Laplacian pyramid, in pixels."""
 

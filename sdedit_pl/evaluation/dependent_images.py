@@ -1,4 +1,4 @@
-"""Groups of validation images that are not independent: stated in a file, or because one is pasted on the other."""
+"""Groups of validation images that are not independent, because a file says so or one is pasted on the other."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_groups(file: str) -> dict[str, str]:
 
 
 def group_numbers(names: Sequence[str], groups: Mapping[str, str] | None) -> list[int]:
-    """The number of each image's group, or of itself without groups; raises ValueError for an image without one."""
+    """Each image's group number, or its own number without `groups`; raises ValueError for an image in no group."""
     if groups is None:
         return list(range(len(names)))
     lacking = [name for name in names if name not in groups]

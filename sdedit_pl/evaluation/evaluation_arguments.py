@@ -19,8 +19,8 @@ from sdedit_pl.metrics.extractor_table import FEATURES
 from sdedit_pl.metrics.features import FeatureExtractor
 from sdedit_pl.solvers import SOLVERS, Solver
 
-FREE = ("out", "accelerator", "devices", "num_nodes", "batch", "wandb", "overwrite")
-"""Keys that change no number."""
+UNRECORDED_KEYS = ("out", "accelerator", "devices", "num_nodes", "batch", "wandb", "overwrite")
+"""Keys left out of the report, because they change no number."""
 
 
 @dataclass(kw_only=True)
@@ -49,7 +49,7 @@ class EvaluationArguments(GuidanceSettings):
         seed: seed of the inputs; edit number n has the seed `seed` + n.
         lpips: network of the masked LPIPS, alex, vgg or squeeze; none omits it.
         lpips_weights: torchvision's file of the network of `lpips`; null takes it from torch's cache or downloads it.
-        kid_subset: also reports KID averaged over 100 random subsets of this size (elsewhere 1000); null omits it.
+        kid_subset: also reports KID averaged over 100 random subsets of this size (others use 1000); null omits it.
         batch: images edited at once on each device; affects only speed, memory and, except on a CPU, rounding.
         precision: precision of the network in edits; the state is always float32. auto is bfloat16 on GPUs with bf16
             and float32 elsewhere. float32 is IEEE's, tf32 its faster variant on GPUs. On a CPU float32 is exact and

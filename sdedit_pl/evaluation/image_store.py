@@ -86,7 +86,7 @@ class EvaluationRecord:
 
 
 def remove_images(out: Path, recipes: Iterable[str]) -> None:
-    """Removes the evaluation's own images, those on record and in the folders `recipes`.
+    """Removes the evaluation's own images from the folders in its record and from those in `recipes`.
 
     The record stays until a new one replaces it, so that the folder remains an evaluation. Raises ValueError, before it
     removes anything, for an image that is not its own, and OSError for one that it cannot remove.

@@ -57,7 +57,7 @@ class Instruments:
 
 
 class Measurement:
-    """Measures each column of an evaluation once; `outputs` maps tasks to other systems to their images."""
+    """Measures each column of an evaluation once; `outputs` has for each task the images of other systems."""
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ TASK_TITLES = {
 }
 METHOD_TITLES = {
     OURS: "SDEdit",
-    "ddim": "DDIM and back",
+    "ddim": "DDIM round trip",
     "poisson": "Poisson blending",
     "laplacian": "Laplacian pyramid",
     "nearest_sample": "nearest sample",
@@ -177,7 +177,7 @@ def _ablation_section(
     )
     return Section(
         f"Ablation: {ablation.title}",
-        ["Simulated strokes of the validation images; all other settings are those of the first section."],
+        ['Simulated strokes of the validation images; all other settings are under "What was measured".'],
         measures_table(
             {**{title: guides[source] for source, title in named.items()}, **dict(zip(labels, found, strict=True))},
             "images",
@@ -186,7 +186,7 @@ def _ablation_section(
             Figure(f"ablation_{name}", f"KID against L2; below, the guide and the edits of image {middle}.", plot),
             Figure(
                 f"ablation_{name}_images",
-                "The same images as above.",
+                "Evenly spaced images with their guides and edits.",
                 comparison_sheet({"original": store.originals, **shown}, numbers),
             ),
         ],

@@ -40,7 +40,7 @@ MAPS, SPREADS = "maps", "spreads"
 
 @dataclass(kw_only=True)
 class DetectionSettings(SamplerSettings):
-    """The inspected images and their reconstructions, besides the model, which knows images without anomalies.
+    """The inspected images and their reconstructions, besides the model, which was trained on images without anomalies.
 
     Args:
         data: images to inspect: a folder, or shards (a folder, file, pattern or URL).
@@ -58,7 +58,7 @@ class DetectionSettings(SamplerSettings):
         blur: standard deviation, in pixels, of a Gaussian over the residuals; 0 for none.
         relative: weigh residuals against the spread of the reconstructions, which is high on edges and textures that
             the model cannot know; false maps the residuals.
-        top: share of a map's pixels, the highest, whose mean is the score of the image.
+        top: the score of an image is the mean of this share of its map's pixels, the highest ones.
         seed: seed of the first reconstruction; the next ones count up from it.
         overwrite: replace the results in `out`.
     """
@@ -89,7 +89,7 @@ class DetectionSettings(SamplerSettings):
 
 
 def run_detection(settings: DetectionSettings) -> dict[str, Any]:
-    """Writes maps, scores and report, or nothing; returns the metrics.json. An interrupted run resumes."""
+    """Writes maps, scores and report, or nothing; returns the contents of metrics.json. An interrupted run resumes."""
     detector = build_detector(settings)
     with unfinished_report(Path(settings.out), settings.overwrite) as unfinished:
         denoiser, description = settings.load()
@@ -180,5 +180,5 @@ def read_truth(folder: Path, names: Sequence[str], size: Size, fit: Fit = "crop"
     if not bool(truth.any()):
         raise ValueError(f"no mask in truth={folder} has a white pixel; white marks defects")
     if missing:
-        logger.info("no mask for %d of %d images: taken to have no defect", missing, len(names))
+        logger.info("no mask for %d of %d images, which count as free of defects", missing, len(names))
     return truth

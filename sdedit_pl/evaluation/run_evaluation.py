@@ -22,7 +22,7 @@ from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.evaluation.ablations import MODEL
 from sdedit_pl.evaluation.dependent_images import Partners, group_numbers, partners, read_groups, short_name
-from sdedit_pl.evaluation.evaluation_arguments import FREE, EvaluationArguments
+from sdedit_pl.evaluation.evaluation_arguments import UNRECORDED_KEYS, EvaluationArguments
 from sdedit_pl.evaluation.evaluation_plan import GUIDE, ORIGINAL, EvaluationPlan, make_plan
 from sdedit_pl.evaluation.image_maker import ComputeSettings, ImageMaker
 from sdedit_pl.evaluation.image_store import EvaluationRecord, ImageStore, check_place, digest_of
@@ -82,7 +82,7 @@ def run_evaluation(
     groups = group_numbers(names, None if arguments.groups is None else read_groups(arguments.groups))
     store = ImageStore(out, len(names), ImageFormat.of(shape), _partners(plan, groups))
     check_counts(store, groups, arguments)
-    # Counted without the plan's columns, of which later runs may add some: the images must not depend on them.
+    # The plan's columns do not count: later runs may add some, and the images must not depend on that.
     steps = edit.total_steps(denoisers[MODEL].sde)
     computing = ComputeSettings(**{field.name: getattr(arguments, field.name) for field in fields(ComputeSettings)})
     computing = computing.resolved(LEAST_COLUMNS * store.count * steps * denoisers[MODEL].evaluations)
@@ -117,12 +117,15 @@ def check_counts(store: ImageStore, groups: Sequence[int], settings: EvaluationA
             f"{'kid_subset' if subset else 'an evaluation'} needs at least {needed} images, got {store.count}; "
             + ", or ".join(remedies)
         )
-    for found, kind in ((groups, "images"), (store.partners.groups, "pairs of groups that are pasted on each other")):
+    for found, kind in (
+        (groups, "groups of images"),
+        (store.partners.groups, "pairs of groups that are pasted on each other"),
+    ):
         count = len(set(found))
         if found and count < LEAST_GROUPS:
             raise ValueError(
-                f"KID needs at least {LEAST_GROUPS} groups of {kind}, and the {store.count} images have {count}; give "
-                "more images" + (", or tasks without compositing" if kind != "images" else "")
+                f"KID needs at least {LEAST_GROUPS} {kind}, and the {store.count} images have {count}; give "
+                "more images" + (", or tasks without compositing" if kind != "groups of images" else "")
             )
 
 
@@ -166,7 +169,7 @@ def _masked_lpips(
 def _facts(
     measurement: Measurement, models: Mapping[str, EvaluatedModel], arguments: EvaluationArguments, command: str
 ) -> dict[str, Any]:
-    keys = {key: value for key, value in as_data(arguments).items() if key not in FREE}
+    keys = {key: value for key, value in as_data(arguments).items() if key not in UNRECORDED_KEYS}
     plan, store, features = measurement.plan, measurement.store, measurement.instruments.features
     edit, sde = plan.edit, models[MODEL].denoiser.sde
     level = sde.noise_level(torch.tensor(start_time(edit.t0, sde), dtype=torch.float64))

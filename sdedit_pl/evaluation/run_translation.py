@@ -62,9 +62,9 @@ class TranslationSettings(SamplerSettings):
         target: images of the domain of `ckpt`, a folder or shards, for KID; null omits it.
         out: folder of the results.
         methods: ddib (both models' ODEs), sdedit (the target model's SDE from t0), energy (sdedit, guided by the low
-            frequencies of the guide), two_energies (also away from the source's domain, at twice the cost).
+            frequencies of the guide), two_energies (energy, guided away from the source's domain too; twice the cost).
         t0: how far sdedit and the energies noise a guide.
-        level: noise level at which ddib passes from one model to the other; null for the highest that both know.
+        level: noise level at which ddib changes models; null for the highest that both were trained on.
         lowpass: factor of the low-pass filter of the energies, see sdedit edit.
         lowpass_energy: weight of the guide's low frequencies, see sdedit edit.
         realism: weight w of the second energy, which adds w (target's score - source's score).
@@ -103,7 +103,7 @@ class TranslationSettings(SamplerSettings):
 
 
 def run_translation(settings: TranslationSettings) -> dict[str, Any]:
-    """Writes translations and report, or nothing; returns the metrics.json. An interrupted run resumes."""
+    """Writes translations and report, or nothing; returns the contents of metrics.json. An interrupted run resumes."""
     with unfinished_report(Path(settings.out), settings.overwrite) as unfinished:
         source, described = load_for_editing(settings.source_ckpt, settings.device)
         source = labelled(source, settings.source_label)
@@ -111,7 +111,7 @@ def run_translation(settings: TranslationSettings) -> dict[str, Any]:
         shape = description.image
         if described.image != shape:
             raise ValueError(f"source_ckpt and ckpt must have images of one shape, got {described.image} and {shape}")
-        guides = read_in_turn(settings.guide, shape, settings.fit)
+        guides = checked_guides(settings.guide, shape, settings.fit)
         compared = read_compared(settings, guides, description.fit)
         count = len(guides)
         steps = settings.steps * len(settings.methods)
@@ -205,7 +205,7 @@ def translate(
                     )
 
 
-def read_in_turn(guide: str, shape: ImageShape, fit: Fit = "crop") -> NumberedImages:
+def checked_guides(guide: str, shape: ImageShape, fit: Fit = "crop") -> NumberedImages:
     """The guides of a path, folder or glob; raises ValueError if one is unreadable, or two have the same name."""
     paths = find_guides(guide, suffixes_of(shape))
     refuse_repeated(paths)

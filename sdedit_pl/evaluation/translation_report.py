@@ -1,4 +1,4 @@
-"""The measures and the report of `sdedit translate`: faithful to the guide and its pair, realistic in the target."""
+"""The measures and the report of `sdedit translate`: faithfulness to guide and pair, realism in the target domain."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ DISTANCES = {"squared_l2": squared_l2, "ssim": similarity, "psnr": signal_to_noi
 
 
 def translation_measures(images: NumberedImages, compared: Compared) -> Measures:
-    """Measure -> value, the mean over images, with its standard error; of KID also the interval."""
+    """Measure -> value, the mean over images, with its standard error; for KID also its interval."""
     others = {"": compared.guides, "pair_": compared.pairs}
     distances = {
         f"{prefix}{name}": (GuideDistance(f"{prefix}{name}", distance), against)
@@ -81,7 +81,7 @@ def translation_report(
     numbers: Mapping[str, Any], made: Mapping[str, NumberedImages], compared: Compared
 ) -> ReportDocument:
     (source, target), settings, measures = numbers["models"], numbers["settings"], numbers["measures"]
-    level = f"noise level {settings['level']}" if settings["level"] else "the highest noise level that both know"
+    level = f"noise level {settings['level']}" if settings["level"] else "the highest noise level of both models"
     second = f", the energy on realism weight {settings['realism']:g}" if "two_energies" in made else ""
     about = (
         f"{numbers['images']} images of {settings['guide']}, from the domain of {source['file']} (sha256 "

@@ -4,7 +4,7 @@ If the model has a data.format, object and background are files of that format, 
 
     result = weight * object + (1 - weight * opacity) * background
 
-where weight is that of the mask, and opacity the last band of an object with alpha, whose other bands it multiplies.
+where weight is the mask's value, and opacity the alpha band of the object, by which its other bands are premultiplied.
 
 The object is pasted in the pixels of the background file; the result is then cropped and resampled like any guide. The
 object and a border around it may change, so that an edit adapts the lighting and hides the cut:
@@ -31,7 +31,7 @@ from sdedit_pl.guides.guide_files import Guide, fitted, image_size, read_rgba, r
 from sdedit_pl.picture_grid import to_picture
 
 _COVERED = 128
-"""Alpha, of 255, from which a pixel belongs to the object."""
+"""Alpha, out of 255, at or above which a pixel belongs to the object."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def compose(background: Guide, paste: Paste) -> Composite:
     """Pastes an object on a guide, whose file is read again at full resolution.
 
     Raises ValueError if a file is missing or not an intact image (UnreadableImage), the object is fully transparent or
-    covers no pixel of the guide, or the mask has another size than the picture.
+    covers no pixel of the guide, or mask and picture differ in size.
     """
     for path in filter(None, (paste.path, paste.mask)):
         if not path.is_file():

@@ -59,7 +59,7 @@ class GuideReader:
         return [*listed.files, *(file for file in pasted if file is not None)]
 
     def read(self, listed: ListedGuide) -> list[tuple[Guide, Area | None]]:
-        """A guide on the disk and its area, or with `focus` its parts and theirs; raises ValueError for bad files."""
+        """A guide on disk and its area, or with `focus` its parts and their areas; raises ValueError for bad files."""
         if self.focus:
             whole = read_large_guide(listed.guide, replace(self.shape, size=1))
             area = read_area(self.kind, listed.area, whole)

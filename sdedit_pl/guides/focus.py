@@ -4,7 +4,7 @@
 
 A part is a connected region of the mask. The model sees the picture around it, at the model's proportions, with half of
 the region's length as context on each side. alpha is 1 in the region and falls to 0 over `FEATHER` pixels of the model;
-farther out the picture keeps its bits.
+farther out the picture is kept bit for bit.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _bounds(region: Bool[Tensor, "H W"]) -> Box:
 
 
 def _seen(box: Box, width: int, height: int, sides: tuple[int, int], context: float) -> Box:
-    """The box of the model's proportions around another, no smaller than the model if the picture allows it."""
+    """The box with the model's proportions around `box`, no smaller than the model's size if the picture allows it."""
     x, y, across, down = box
     high, wide = sides
     needed, most = max(across, down * wide / high), min(width, height * wide / high)

@@ -109,10 +109,10 @@ def find_guides(guide: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[
 
 
 def read_guide(path: Path, shape: ImageShape, fit: Fit = "crop") -> Guide:
-    """Reads a guide; an image of other proportions gets those of `shape` by `fit` and is resampled to it.
+    """Reads a guide; `fit` gives an image the proportions of `shape`, to which it is then resampled.
 
-    A `.pth` file belongs to SDEdit's reference runner and must have the model's size. Raises ValueError for another
-    content or size, or if the image is not intact (UnreadableImage).
+    A `.pth` file belongs to SDEdit's reference runner and must have the model's size. Raises ValueError for other
+    contents or another size, or if the image is not intact (UnreadableImage).
     """
     if path.suffix == RUNNER_SUFFIX:
         mask, image = read_mask_and_image(path, shape)
@@ -128,7 +128,7 @@ def read_large_guide(path: Path, window: ImageShape, side: int | None = None) ->
     Raises ValueError if it is not intact (UnreadableImage) or a `.pth` file, or `side` is too small.
 
     Args:
-        window: that of the windows; images with a shorter side are enlarged to it.
+        window: shape of the windows; images with a shorter side are enlarged to it.
         side: length to which the shorter side is resampled; None keeps the image's own.
     """
     if path.suffix == RUNNER_SUFFIX:

@@ -2,7 +2,7 @@
 
 A table is a CSV or Parquet file with the columns guide, mask, t0 and seed, of which only guide is required; paths are
 relative to the table. A sample of a shard has a guide KEY.png, and may have a mask KEY.mask.png. Remote shards are
-downloaded into the cache of training, all of them before the first edit.
+downloaded into the training cache, all of them before the first edit.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SHARDS = (".tar", *COMPRESSED)
 
 
 class ListedGuide(NamedTuple):
-    """A guide to edit; `area` has its mask or strength map.
+    """A guide to edit; `area` is the file of its mask or strength map.
 
     Args:
         guide: a file, or SHARD/NAME of an image in a shard.
@@ -157,7 +157,7 @@ def _copy(shard: Shard) -> ShardFile:
     from sdedit_pl.data.webdataset_source import WebDatasetSource
 
     cache = WebDatasetSource([], 1).cache
-    cache.warned = True  # masks are left out of training images
+    cache.warned = True  # no warning that training leaves out masks
     return cache.open(shard)[0]
 
 

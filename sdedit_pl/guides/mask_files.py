@@ -63,7 +63,7 @@ def find_areas(kind: AreaKind, place: str | None, guides: Sequence[Path]) -> lis
 def read_mask(path: Path, guide: Guide) -> Bool[Tensor, "1 1 H W"]:
     """Reads the edit mask of a guide: bright pixels of one colour may change, dark and transparent ones may not.
 
-    Raises ValueError if the image is not intact (UnreadableImage), has another size than the guide, is all black, or
+    Raises ValueError if the image is not intact (UnreadableImage), differs in size from the guide, is all black, or
     has values that leave open which pixels may change.
     """
     picture = read_rgba(path)
@@ -77,7 +77,7 @@ def read_mask(path: Path, guide: Guide) -> Bool[Tensor, "1 1 H W"]:
 def read_strength(path: Path, guide: Guide) -> Float[Tensor, "1 1 H W"]:
     """Reads the strength map of a guide, in [0, 1]: white pixels are edited from t0, black and transparent ones kept.
 
-    Raises ValueError if it is not intact (UnreadableImage), has another size than the guide, or is all black.
+    Raises ValueError if it is not intact (UnreadableImage), differs in size from the guide, or is all black.
     """
     height, width = guide.image.shape[-2:]
     image_format = ImageFormat((height, width), channels=1, background="black", fit=guide.fit)
@@ -124,7 +124,7 @@ def _share_between(levels: UInt16[np.ndarray, "H W"], top: int) -> bool:
 
 
 def _differ(colours: UInt16[np.ndarray, "N 3"]) -> bool:
-    """Whether more than a tenth of the colours, none of them dark, have another hue than the rest."""
+    """Whether more than a tenth of the colours, none of them dark, differ in hue from the rest."""
     hues = colours / colours.max(-1, keepdims=True)
     return bool((np.abs(hues - np.median(hues, axis=0)).max(-1) > 0.25).mean() > 0.1)
 

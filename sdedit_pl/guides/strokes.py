@@ -17,7 +17,7 @@ _PUBLISHED_SIDE = 256
 
 
 def stroke_painting(images: Images, colours: int = 6) -> Images:
-    """Paintings of images, clamped to [-1, 1], in `colours` (2 to 256); other bands than RGB are painted as grey."""
+    """Paintings of images, clamped to [-1, 1], in `colours` (2 to 256); bands other than RGB are painted as grey."""
     channels = images.shape[1]
     if channels not in (1, 3):
         return torch.cat([stroke_painting(band, colours) for band in images.split(1, dim=1)], dim=1)

@@ -14,10 +14,10 @@ from sdedit_pl.typing import Images, Mask, Strength
 _RANGE_TOLERANCE = 1e-3
 
 
-def with_noise(
+def guide_and_noise(
     guide: Images, seeds: Sequence[int] | None, noise: Noise | None, distribution: Distribution | None = None
 ) -> tuple[Float[Tensor, "samples C H W"], Noise]:
-    """Checks a guide and expands it to one image per sample, with the noise of the samples.
+    """Checks a guide and expands it to one image per sample; returns it with the source of the samples' noise.
 
     `seeds` defaults to 0, 1, ...; a single guide takes any number of them. `noise` replaces them. Raises ValueError if
     the guide is not a batch of images in [-1, 1], or the number of seeds does not fit.

@@ -1,6 +1,6 @@
-"""Published weights of measuring networks, found on this machine or downloaded once, and checked by their hash.
+"""Published weights of the networks of metrics, found on this machine or downloaded once, and checked by their hash.
 
-Numbers compare with published ones only if the weights are bit-identical.
+Numbers are comparable with published ones only if the weights are bit-identical.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class PublishedWeights:
             ) from error
         if not found.startswith(self.sha256):
             raise WeightsUnavailable(
-                f"{file} has sha256 {found}, that of {self.name} begins with {self.sha256}: another release or "
+                f"{file} has sha256 {found}, but that of {self.name} begins with {self.sha256}: another release or "
                 f"damaged; remove it, and download {self.url} again"
             )
         return file

@@ -26,7 +26,7 @@ class ImageMean(ImageMetric, abc.ABC):
         groups: group of each image, indexed by its number; None makes each image a group of its own.
 
     Source: Liang and Zeger, "Longitudinal data analysis using generalized linear models", 1986, for the error, with the
-    usual G / (G - 1) for G groups; with groups of one image it is the standard deviation over the root of their number.
+    usual G / (G - 1) for G groups; with groups of one image, the standard deviation divided by the root of the count.
     """
 
     def __init__(self, name: str, groups: Int[Tensor, "N"] | None = None, **options: Any) -> None:

@@ -84,7 +84,7 @@ def _read(file: Path) -> Float[Tensor, "N D"] | None:
 def _write(file: Path, features: Float[Tensor, "N D"]) -> None:
     try:
         with whole_file(file) as unfinished:
-            # safetensors writes several facts in random order; with one, equal features make equal files.
+            # safetensors writes metadata in random order; with a single entry, equal features make equal files.
             unfinished.write_bytes(save({_FEATURES: features.contiguous()}, {_HASH: _hash(features)}))
     except OSError as error:
         _warn_not_cached(file.parent, error)

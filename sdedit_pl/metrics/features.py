@@ -63,7 +63,7 @@ class FeatureExtractor(nn.Module, abc.ABC):
         """The network's output for a prepared batch."""
 
     def forward(self, images: Images) -> Float[Tensor, "B D"]:
-        """The features of images in [-1, 1], float32; of more bands than three, those of the first three."""
+        """The features of images in [-1, 1], float32; of more than three bands, only the first three count."""
         images = shown_bands(images)
         images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
         # Edits may be made in half precision; their measurement must not depend on it.

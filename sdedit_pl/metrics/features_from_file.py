@@ -34,7 +34,7 @@ class FeaturesFile(FeatureExtractor):
     or export the network for any batch size, and on the CPU, since it may keep the device that it was made on.
 
     Args:
-        path: of the file.
+        path: the file.
         pixels: the pixel range it expects: "signed" is [-1, 1], "unit" is [0, 1], both float32; "uint8" is integers
             from 0 to 255. Other normalisations, such as ImageNet's, belong in the file.
         size: height and width that images are resampled to, bicubic and with antialiasing; null keeps their size.

@@ -1,4 +1,4 @@
-"""Distances between images in pixels on [0, 1], and the nearest of a set of images."""
+"""Distances between images, measured on pixels in [0, 1], and the nearest of a set of images."""
 
 from __future__ import annotations
 

@@ -85,5 +85,5 @@ class ImageMetric(Metric, abc.ABC):
         difference = (entries - kept[first.cumsum(0) - 1]).abs().reshape(len(entries), -1).amax(1)
         if (difference > _ROUNDING * kept.abs().max()).any():
             number = numbers[difference.argmax()].item()
-            raise ValueError(f"image {number} was added twice and differs; reset() between two sets of images")
+            raise ValueError(f"image {number} was added twice with different values; reset() between two sets")
         return kept, numbers[first]

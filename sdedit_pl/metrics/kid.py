@@ -62,7 +62,7 @@ def distance_and_draws(
     Args:
         x_groups: the group of each image of `x`; None, for both sets, makes each image a group of its own.
         y_groups: the group of each image of `y`; equal numbers are one group, also across the two sets.
-        draws: of the bootstrap; 0 computes no interval.
+        draws: number of bootstrap draws; 0 computes no interval.
     """
     if x_groups is None and y_groups is None:
         x_groups, y_groups = torch.arange(len(x)), torch.arange(len(x), len(x) + len(y))
@@ -121,7 +121,7 @@ class _Grouped(NamedTuple):
 def _means(
     x: _Grouped, y: _Grouped, weights: Float[Tensor, "G draws"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "G"], Float[Tensor, "draws"]]:
-    """Means over all pairs of images from different groups, without the pairs of each group, and in each draw."""
+    """Means over the pairs of images from different groups: over all, without those of each group, and in each draw."""
     sums = torch.zeros(2, len(weights)).double()  # of the pairs of each group of x, and of each of y
     drawn = torch.zeros(weights.shape[1]).double()
     y_weights = weights[y.groups]

@@ -51,7 +51,7 @@ class FeatureMetric(ImageMetric, abc.ABC):
         self.reference = reference.detach().cpu()
 
     def update(self, features: Float[Tensor, "B D"], numbers: Int[Tensor, "B"] | None = None) -> None:
-        """Raises ValueError if features have another length than those of the reference set."""
+        """Raises ValueError if the features differ in length from those of the reference set."""
         if features.shape[1] != self.reference.shape[1]:
             raise ValueError(
                 f"features have {features.shape[1]} numbers, those of the reference set {self.reference.shape[1]}; "
@@ -71,7 +71,7 @@ class KernelDistance(FeatureMetric):
         reference_groups: the group of each real image; equal numbers are one group, also across the two sets.
         subsets: how many random subsets; 0 omits the two numbers of subsets.
         subset_size: images of each set in a subset.
-        seed: of the subsets and the bootstrap.
+        seed: seed of the subsets and the bootstrap.
     """
 
     def __init__(

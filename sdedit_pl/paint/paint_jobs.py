@@ -143,11 +143,11 @@ class Job:
 
 
 class PaintJobs:
-    """The queue of edits with a loaded model, and earlier edits in `out`; raises ValueError if they cannot be used."""
+    """A queue of edits with a loaded model, and earlier edits in `out`; raises ValueError if either is unusable."""
 
     def __init__(self, ckpt: str, out: Path, device: str = "auto") -> None:
         with claimed(out):
-            pass  # it can be written
+            pass  # only to check that it can be written
         self.ckpt, self.out, self.device = ckpt, out, device
         self.denoiser, self.description = load_for_editing(ckpt, device)
         self.image = self.description.image
@@ -274,7 +274,7 @@ class PaintJobs:
         settings = self._settings(
             guide=str(folder / job.guide),
             out=str(folder),
-            overwrite=True,  # of the guide's own folder
+            overwrite=True,  # the folder holds the guide already
             **areas,
             **asked,
         )
@@ -318,7 +318,7 @@ class PaintJobs:
 
 
 def _restored(out: Path) -> list[Job]:
-    """The edits in a folder, oldest first; one that a killed server did not finish is interrupted."""
+    """The edits in a folder, oldest first; one that a killed server left is interrupted, or done if recorded."""
     jobs = []
     for file in sorted(out.glob(f"*/{JOB_FILE}")):
         try:

@@ -117,7 +117,7 @@ def paint_app(jobs: PaintJobs, guides: Path, token: str = "", names: Collection[
         return FileResponse(guides / name)
 
     async def stored(function: Callable[..., Stored], *arguments: Any) -> Stored:
-        """Calls a function that writes to the folder of the results, and answers its errors."""
+        """Calls a function that uses the folder of the results, and turns its errors into replies."""
         try:
             return await run_in_threadpool(function, *arguments)
         except ValueError as error:

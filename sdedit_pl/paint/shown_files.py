@@ -76,7 +76,7 @@ def shown_picture(file: Path, shape: ImageShape) -> Image.Image:
 
 
 def painted_file(file: Path, picture: Image.Image, shape: ImageShape) -> bytes:
-    """The file with the values of a painted picture of it, in the format of `result_suffix`; raises ValueError."""
+    """The file with the values painted on a picture of it, in the format of `result_suffix`; raises ValueError."""
     assert shape.format is not None
     shown, bands = shown_picture(file, shape), list(numbers_of_shown(shape.channels, shape.format))
     if picture.size != shown.size:

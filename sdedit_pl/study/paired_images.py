@@ -30,7 +30,7 @@ _NAMED = 4
 def pair_files(sources: Mapping[str, str]) -> dict[str, dict[str, Path]]:
     """Name -> key -> file, sorted by name, for the folders or glob patterns `sources` (key -> source).
 
-    Extensions and the suffix `_seed0` do not count. Raises StudyError for empty sources, missing or duplicate names.
+    Extensions and suffixes like `_seed0` do not count. Raises StudyError for empty sources, missing or duplicate names.
     """
     found = {key: _files_by_name(key, source) for key, source in sources.items()}
     names = sorted(set().union(*found.values()))
@@ -65,7 +65,7 @@ def common_shape(name: str, outputs: Mapping[str, Path]) -> tuple[int, int]:
 
 
 def read_rgb(file: Path, shape: tuple[int, int], domain: ImageShape | None = None) -> Image.Image:
-    """An image file as upright RGB of `shape` (height, width), cropped centrally if square; raises UnreadableImage.
+    """An image file as upright RGB of `shape` (height, width), centrally cropped to a square; raises UnreadableImage.
 
     Data of a `domain` with a format are shown as in the previews of its model.
     """

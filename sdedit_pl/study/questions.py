@@ -42,7 +42,8 @@ QUESTIONS = {
     ),
     "satisfaction": Question(
         "Which image would you rather have?",
-        "Imagine that you made the guide and asked for a realistic picture of it. Weigh both.",
+        "Imagine that you made the guide and asked for a realistic picture of it. Weigh how real it looks "
+        "against how close it is to the guide.",
         shows_guide=True,
         intact="output",
     ),

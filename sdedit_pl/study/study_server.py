@@ -55,7 +55,7 @@ class AnswerRequest(JoinRequest):
 
 def study_app(study: StudyDatabase, names: Collection[str] = ()) -> Starlette:
     page = _render_page(study.settings)
-    writing = asyncio.Lock()  # answers that wait for the database leave the other threads to images
+    writing = asyncio.Lock()  # one answer at a time waits for the database, so that other threads can send images
 
     async def show_page(request: Request) -> Response:
         return HTMLResponse(page)

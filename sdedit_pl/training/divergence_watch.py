@@ -21,7 +21,7 @@ class DivergenceWatch:
         self._first_step = 0
         self._steps = 0
         self._finite: Tensor | None = None
-        """Steps since the last check before the first loss that was not finite."""
+        """Number of steps with a finite loss since the last check, up to the first without."""
 
     def observe(self, loss: Float[Tensor, ""], step: int) -> None:
         """Records the loss of optimiser step `step`, counted from 1, without a transfer from its device."""

@@ -91,7 +91,7 @@ class EditingCheckpoint(StepCallback):
     def _write(
         self, trainer: lightning.Trainer, pl_module: ScoreModule, half_life: int, losses: dict[str, float]
     ) -> bool:
-        """Whether the file holds these weights now; True on all devices but the first, which alone writes."""
+        """Writes on the first device; returns whether the file now holds these weights, and True on other devices."""
         if not trainer.is_global_zero:
             return True
         facts = _facts(trainer, half_life) | losses

@@ -134,7 +134,7 @@ class Transformation(NamedTuple):
         linear = shrink[:, None, None] * (turn @ tilt @ squeeze @ back)
         # The image has a width of 2 in these coordinates.
         shift = 2 * _SHIFT * torch.stack([self.shift_x, self.shift_y], 1)
-        # Rotations and stretches happen in pixels, which are as wide as high.
+        # Rotations and stretches happen in pixels, which are square.
         sides = linear.new_tensor([width, height]) / max(width, height)
         linear = linear * sides / sides[:, None]
         return torch.cat([linear, -linear @ shift.unsqueeze(2)], 2)

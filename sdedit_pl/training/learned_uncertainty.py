@@ -23,7 +23,7 @@ _PERIOD = 32.0  # in ln s; longer than the range of noise levels of any SDE here
 
 
 class LogUncertainty(nn.Module):
-    """u(s), a Fourier series in ln s that starts as 0; unlike the source's random frequencies it needs no buffer."""
+    """u(s), a Fourier series in ln s that starts as 0; unlike the source's, its frequencies need no buffer."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -182,7 +182,7 @@ class ScoreModule(lightning.LightningModule):
         return hasattr(getattr(self.trainer, "datamodule", None), "val_indices")
 
     def _numbers(self, batch_idx: int, count: int) -> range:
-        """Numbers of the validation images in this device's batch; other loaders deal them out in turn."""
+        """Numbers of the validation images in this device's batch; loaders without numbers deal images out in turn."""
         if self._numbers_images:
             return self.trainer.datamodule.val_indices(batch_idx)  # pyright: ignore[reportAttributeAccessIssue]
         first, devices = self._validated * self.trainer.world_size + self.global_rank, self.trainer.world_size
@@ -255,7 +255,7 @@ class ScoreModule(lightning.LightningModule):
         optimizer = scheduler.optimizer
         for group in optimizer.param_groups:
             group |= optimizer.defaults | {"lr": self.optimizer.rate * factor}
-            if group["fused"]:  # needs its step count on the accelerator; a checkpoint written on a CPU has it there
+            if group["fused"]:  # needs its step count on the accelerator, but a CPU's checkpoint has it on the CPU
                 for parameter in group["params"]:
                     if "step" in (state := optimizer.state.get(parameter, {})):
                         state["step"] = state["step"].to(parameter.device)

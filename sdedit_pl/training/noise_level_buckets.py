@@ -31,7 +31,7 @@ class NoiseBucket:
 
     @property
     def name(self) -> str:
-        """sigma_0.05-0.2, for logs."""
+        """The name in logs, such as sigma_0.05-0.2."""
         return f"sigma_{self.low:g}-{self.high:g}"
 
     def losses(

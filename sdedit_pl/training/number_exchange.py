@@ -1,4 +1,4 @@
-"""Exchanges small numbers between the CPUs of a run; Lightning's broadcasts wait for the accelerator."""
+"""Exchanges numbers and small objects between the CPUs of a run; Lightning's broadcasts wait for the accelerator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimisers and schedules, which depend only on the step, so that a resumed run may change its number of steps."""
+"""Optimisers, and schedules that depend only on the step and the number of steps, which a resumed run may change."""
 
 from __future__ import annotations
 
@@ -139,8 +139,8 @@ class AdamW(Adam):
 class Muon(Adam):
     """Orthogonalised momentum for the matrices of a network, Adam for its other weights.
 
-    A convolution is a matrix with one row for each output channel. `rate` is Adam's; updates of matrices have the same
-    size. `betas`, `eps` and `weight_decay` are Adam's.
+    A convolution is a matrix with one row for each output channel. `rate` is Adam's; updates of matrices are scaled to
+    the size of Adam's. `betas`, `eps` and `weight_decay` are Adam's.
 
     Args:
         momentum: decay rate of the matrices' momentum.

@@ -27,9 +27,9 @@ SHOWN_LABELS = 4
 class Previews(lightning.Callback):
     """Writes a sheet of edits and samples of the averaged model after every validation.
 
-    A PNG file in `folder` shows each guide (in [-1, 1]) above its edit and then the samples, whose shape is (C, H, W),
-    with the step and t0; if the model has labels, without one and with each of the first `SHOWN_LABELS`. Loggers that
-    accept images receive it too. The noise is always the same, so that the sheets of a run are comparable.
+    A PNG file in `folder`, headed by step and t0, shows guides (in [-1, 1]) above their edits, then samples of shape
+    (C, H, W); with labels, rows without one and with each of the first `SHOWN_LABELS`. Loggers that accept images
+    receive it too. The noise is always the same, so that the sheets of a run are comparable.
     """
 
     def __init__(

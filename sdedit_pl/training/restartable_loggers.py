@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 class CsvHistory(Logger):
     """Writes a CSV file with a row for each log entry and a column `step`, the optimiser step counted from 0.
 
-    Rows of later steps than the `steps` in the weights are dropped. An entry that is logged again for an earlier step,
+    Rows of steps that the weights (`steps` steps) lack are dropped. An entry that is logged again for an earlier step,
     such as a repeated validation, replaces its row. Rows that a full disk refuses are written with a later row.
     """
 
@@ -218,7 +218,7 @@ class ContinuedMlflow(Continued, MLFlowLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
-        """Logs the first start's parameters, which MLflow never changes, and the present configuration as a file."""
+        """Logs the first start's parameters, which MLflow never changes, and the current configuration as a file."""
         from mlflow.exceptions import MlflowException
 
         try:

@@ -96,7 +96,7 @@ class ResumableCheckpoint(StepCallback, Checkpoint):
                 f"the devices see different checkpoints in {self.folder}: their newest ones are "
                 f"{', '.join(map(str, found))}; `out` must lie on a file system that all nodes share"
             )
-        self.signals.wait()
+        self.signals.defer()
 
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -179,7 +179,7 @@ class ResumableCheckpoint(StepCallback, Checkpoint):
 
 
 class DueValidations(lightning.Callback):
-    """Validates after the last step, and first if a run resumes from a checkpoint written before a validation."""
+    """Validates after the last step, and at the start of a run resumed from a checkpoint that precedes a validation."""
 
     def __init__(self) -> None:
         self._max_steps = -1

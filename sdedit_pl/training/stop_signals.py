@@ -61,7 +61,7 @@ class StopSignals:
             signal.signal(signum, handler)
         self._before = {}
 
-    def wait(self) -> None:
+    def defer(self) -> None:
         """Until this call a signal raises Interrupted; afterwards the caller checks `received` and ends the run."""
         self._waits = True
 

@@ -8,7 +8,7 @@ import lightning
 
 
 def images_seen(trainer: lightning.Trainer) -> int:
-    """Training images in the weights so far, over all devices and all former processes of the run."""
+    """Training images that the weights have seen, over all devices and all former processes of the run."""
     data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
     return data.consumed_samples
 

@@ -54,8 +54,8 @@ def newest_checkpoint(folder: Path, config: TrainingConfig) -> tuple[Path | None
     if newest is None:
         if (folder / RUN_FILE).exists():
             raise ConfigError(
-                f"{folder} holds a trained model and nothing to resume from; give another out=, and to train the model "
-                f"further, ckpt={folder / RUN_FILE}"
+                f"{folder} holds a trained model and nothing to resume from; give another out=, with "
+                f"ckpt={folder / RUN_FILE} to train that model further"
             )
         return None, config
     if not config.resume:

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 CHOOSING_IMAGES = 32
 """Validation images on which the checkpoints of a list are compared."""
-MEASURED = {
+MEASURED_GAINS = {
     "photos64": "the KID of edits, relative to that of their strokes, fell from 0.47 to 0.11 after 13,760 images of "
     "fruit, a kind that photos64 had not seen, and from 0.53 to 0.27 after 60,000 and to 0.20 after 200,000 images of "
     "clothes"
@@ -49,8 +49,8 @@ def with_base(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig:
                 "ckpt=, or a larger data.val_fraction"
             )
         base = nearest_base(base, config.image, images)
-    if base in MEASURED:
-        logger.info("expected gain, as measured on other images: %s (docs/training.md)", MEASURED[base])
+    if base in MEASURED_GAINS:
+        logger.info("expected gain, as measured on other images: %s (docs/training.md)", MEASURED_GAINS[base])
     network = network_from(describe(base).model.network, config.network)
     return replace(config, ckpt=base, network=network)
 

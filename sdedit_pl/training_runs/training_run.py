@@ -49,7 +49,7 @@ from sdedit_pl.training_runs.starting_weights import starting_denoiser, with_bas
 logger = logging.getLogger(__name__)
 
 LONG_RUN = 24
-"""Hours on a CPU from which a warning names shorter ways."""
+"""Hours on a CPU at which a warning suggests shorter runs."""
 
 
 def fit(config: TrainingConfig) -> Path:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from filelock import FileLock
 from PIL import Image
-from support.colour import Colour
+from support.colour_features import ColourFeatures
 from support.tiny import write_images
 
 from sdedit_pl.calibration import calibration_run
@@ -32,7 +32,7 @@ CALIBRATE = (
 @pytest.fixture(autouse=True)
 def photos(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Ten images of the model's size, and features for them."""
-    monkeypatch.setitem(FEATURES, "colour", Colour)
+    monkeypatch.setitem(FEATURES, "colour", ColourFeatures)
     return write_images(desk / "photos", count=10, size=16)
 
 
@@ -146,7 +146,7 @@ def test_a_read_only_folder_is_named_with_the_remedy(refused, monkeypatch: pytes
 
 
 def test_features_that_are_not_installed_are_named(refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Missing(Colour):
+    class Missing(ColourFeatures):
         def __init__(self) -> None:
             raise ValueError("features need the package efficientnet_lite_pytorch; pip install it")
 

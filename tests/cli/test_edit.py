@@ -266,7 +266,7 @@ def test_guides_of_a_folder_and_their_masks(desk: Path, command) -> None:
 def test_a_padded_guide_is_edited_whole_and_cut_back(desk: Path, command, refused) -> None:
     assert command(*EDIT, "guide=wide.png", "fit=pad", "trajectory=true", "samples=1").code == 0
     assert Image.open("outputs/edit/wide_seed0.png").size == (16, 10)
-    assert "need no fit" in refused(*EDIT, "guide=wide.png", "fit=pad", "windows=true")
+    assert "omit fit" in refused(*EDIT, "guide=wide.png", "fit=pad", "windows=true")
     errors = command(*EDIT, "guide=wide.png", "fit=resize", "samples=1", "out=o").errors
     assert errors == "wide.png is 20x12, resized to the model's 16x16\n"
 

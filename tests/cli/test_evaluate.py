@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.colour import Colour
+from support.colour_features import ColourFeatures
 
 from sdedit_pl.checkpoints import find_checkpoint
 from sdedit_pl.checkpoints.fingerprint import fingerprint
@@ -41,7 +41,7 @@ COUNT = 7
 def cheap_measures() -> Iterator[None]:
     """Makes features that cost nothing available to the command, and its figures small."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(FEATURES, "colour", Colour)
+        patched.setitem(FEATURES, "colour", ColourFeatures)
         patched.setattr(report_sections, "CELL", 16)
         yield
 
@@ -247,7 +247,7 @@ def test_images_of_one_group_do_not_count_as_independent(evaluated, first, refus
     assert grouped["kid"] != other["kid"] and grouped["fid"] == other["fid"]
     everything = [argument for argument in EVALUATE if argument != "out=o"]
     message = refused(*everything, "out=q", "groups=groups.csv")
-    assert "at least 3 groups of pairs of groups that are pasted on each other, and the 7 images have 2" in message
+    assert "at least 3 pairs of groups that are pasted on each other, and the 7 images have 2" in message
     Path("groups.csv").write_text("0,a\n1\n")
     assert "must hold lines `name,group`; line 2 does not" in refused(*SMALL, "out=q", "groups=groups.csv")
     Path("groups.csv").write_text("x/0.png,a\ny/0.jpg,b\n")

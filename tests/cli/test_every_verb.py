@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.colour import Colour
+from support.colour_features import ColourFeatures
 from support.full_disk import full_disk
 from support.interruptions import contents
 from support.tiny import write_images
@@ -31,7 +31,7 @@ VERBS = {
 
 @pytest.fixture(autouse=True)
 def guides(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FEATURES, "colour", Colour)
+    monkeypatch.setitem(FEATURES, "colour", ColourFeatures)
     write_images(desk / "photos", 8, 16)
     Path("guides/hats").mkdir(parents=True)
     for name in ("a", "b" * 246):

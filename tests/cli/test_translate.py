@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.colour import Colour
+from support.colour_features import ColourFeatures
 from support.interruptions import contents, interrupt_after
 
 from sdedit_pl import save_denoiser
@@ -26,7 +26,7 @@ TRANSLATE = (
 
 @pytest.fixture(autouse=True)
 def guides(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FEATURES, "colour", Colour)
+    monkeypatch.setitem(FEATURES, "colour", ColourFeatures)
     for number in range(3):
         Path("guides").mkdir(exist_ok=True)
         Image.fromarray(np.full((16, 16, 3), 60 * number + 40, dtype=np.uint8)).save(f"guides/{number}.png")

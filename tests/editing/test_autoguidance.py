@@ -107,8 +107,8 @@ def test_the_variance_stays_that_of_the_model() -> None:
 @pytest.mark.parametrize(
     ("weak", "arguments", "message"),
     [
-        (Denoiser(nn.Identity(), Epsilon(), VESDE()), (W,), "another SDE than the model"),
-        (Denoiser(nn.Identity(), EDM(), VPSDE()), (W,), "another parameterisation"),
+        (Denoiser(nn.Identity(), Epsilon(), VESDE()), (W,), "has a different SDE"),
+        (Denoiser(nn.Identity(), EDM(), VPSDE()), (W,), "a different parameterisation"),
         (Denoiser(nn.Identity(), Epsilon(), VPSDE()), (-1.0,), "guidance must be at least 0, got -1.0"),
         (Denoiser(nn.Identity(), Epsilon(), VPSDE()), (W, (2.0, 1.0)), "range of noise levels above 0, got 2 to 1"),
     ],

@@ -227,7 +227,7 @@ def test_too_few_steps_for_the_papers_chain_are_refused() -> None:
 def test_a_t0_beyond_the_models_training_is_refused() -> None:
     denoiser = Denoiser(torch.nn.Conv2d(3, 3, 1), PARAMETERISATIONS["edm"](), SDES["vp"](), t_max=0.4)
     for t0 in (0.41, "sigma:5"):
-        with pytest.raises(ValueError, match=r"this model was trained up to 0.4 only \(noise level 2.03\); use a t0"):
+        with pytest.raises(ValueError, match=r"this model was trained only up to 0.4 \(noise level 2.03\); use a t0"):
             SDEdit(t0=t0, steps=1)(denoiser, torch.zeros(1, 3, 4, 4))
     SDEdit(t0=0.4, steps=1).check(denoiser)
     SDEdit(t0="sigma:2", steps=1).check(denoiser)

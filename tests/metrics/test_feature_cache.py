@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.colour import Colour
+from support.colour_features import ColourFeatures
 
 from sdedit_pl.metrics.feature_cache import cached_features, content_hash
 
@@ -22,7 +22,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def test_features_are_computed_once_however_images_are_batched(tmp_path: Path) -> None:
-    first, second = Colour(), Colour()
+    first, second = ColourFeatures(), ColourFeatures()
     found = cached_features(first, IMAGES.split(3), tmp_path / "cache")
     assert found.equal(IMAGES.mean((2, 3))) and first.seen == 7
     assert cached_features(second, IMAGES.split(2), tmp_path / "cache").equal(found) and second.seen == 0
@@ -36,7 +36,9 @@ def test_the_key_depends_on_images_their_order_and_the_extractor() -> None:
     changed = IMAGES.clone()
     changed[3, 1, 2, 2] += 1e-6
     contents = [IMAGES, changed, IMAGES.flip(0), IMAGES[:6], IMAGES.transpose(2, 3), IMAGES.reshape(7, 3, 5, 6)]
-    hashes = [content_hash(Colour(), [images]) for images in contents] + [content_hash(Colour("other"), [IMAGES])]
+    hashes = [content_hash(ColourFeatures(), [images]) for images in contents] + [
+        content_hash(ColourFeatures("other"), [IMAGES])
+    ]
     assert len(set(hashes)) == len(hashes)
 
 
@@ -44,7 +46,7 @@ def test_the_key_depends_on_images_their_order_and_the_extractor() -> None:
 def test_damaged_features_are_computed_again_with_a_warning(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = cached_features(Colour(), [IMAGES], tmp_path)
+    found = cached_features(ColourFeatures(), [IMAGES], tmp_path)
     (file,) = files(tmp_path)
     content = file.read_bytes()
     file.write_bytes(
@@ -55,7 +57,7 @@ def test_damaged_features_are_computed_again_with_a_warning(
             "foreign": b"something else" * 10,
         }[damage]
     )
-    extractor = Colour()
+    extractor = ColourFeatures()
     with caplog.at_level(logging.WARNING):
         assert cached_features(extractor, [IMAGES], tmp_path).equal(found)
     assert extractor.seen == 7
@@ -68,19 +70,19 @@ def test_damaged_features_are_computed_again_with_a_warning(
 def test_a_folder_that_cannot_be_written_only_logs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("no folder")
     with caplog.at_level(logging.WARNING):
-        assert cached_features(Colour(), [IMAGES], tmp_path / "file").equal(IMAGES.mean((2, 3)))
+        assert cached_features(ColourFeatures(), [IMAGES], tmp_path / "file").equal(IMAGES.mean((2, 3)))
     assert "cannot be cached in" in caplog.text
 
 
 def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
-    class Interrupted(Colour):
+    class Interrupted(ColourFeatures):
         def vectors(self, prepared: torch.Tensor) -> torch.Tensor:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         cached_features(Interrupted(), [IMAGES], tmp_path)
     assert files(tmp_path) == []
-    assert cached_features(Colour(), [IMAGES], tmp_path).shape == (7, 3)
+    assert cached_features(ColourFeatures(), [IMAGES], tmp_path).shape == (7, 3)
 
 
 def test_one_batch_is_held_at_a_time(tmp_path: Path) -> None:
@@ -97,19 +99,19 @@ def test_one_batch_is_held_at_a_time(tmp_path: Path) -> None:
                 del batch
 
     batches = Batches()
-    cached_features(Colour(), batches, tmp_path)
+    cached_features(ColourFeatures(), batches, tmp_path)
     assert len(batches.alive) == 6
 
 
 def test_refuses_iterators_and_no_images(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a list or a loader instead of an iterator"):
-        cached_features(Colour(), iter([IMAGES]), tmp_path)
+        cached_features(ColourFeatures(), iter([IMAGES]), tmp_path)
     with pytest.raises(ValueError, match="at least 1 image"):
-        cached_features(Colour(), [], tmp_path)
+        cached_features(ColourFeatures(), [], tmp_path)
 
 
 def _features_computed(folder: Path) -> int:
-    extractor = Colour()
+    extractor = ColourFeatures()
     cached_features(extractor, IMAGES.split(1), folder)
     return extractor.seen
 

@@ -126,7 +126,7 @@ class TestReport:
         text = report_markdown(findings)
         low, high = wilson_interval(17, 20)
         assert text.startswith("# User study\n\n3 methods (ours, theirs, others), 10 items")
-        assert "4 raters answered; 3 of them and 21 comparisons count. Seed 4.\n\n## " in text
+        assert "4 raters answered; 3 of them, with 21 comparisons, are counted. Seed 4.\n\n## " in text
         assert "\n\n|  | realism | faithfulness |\n| --- | --- | --- |\n| ours over theirs |" in text
         assert f"| ours over theirs | 85.0 % [{100 * low:.1f}, {100 * high:.1f}], 20 | no answers |\n" in text
         assert "\n| realism | 0.627 | 90.0 % | 10 |\n| faithfulness | - | - | 0 |\n\n" in text
@@ -137,7 +137,7 @@ class TestReport:
     def test_all_raters_may_be_excluded(self) -> None:
         given = [catch(7, "right"), answer(7, "realism", "a", "ours", "theirs", "left")]
         text = report_markdown(summarise(SETTINGS, {7: 2}, given, 1.0))
-        assert "rater 7 (0 of 1)" in text and "1 rater answered; 0 of them and 0 comparisons count" in text
+        assert "rater 7 (0 of 1)" in text and "1 rater answered; 0 of them, with 0 comparisons, are counted" in text
         assert "| ours over theirs | no answers | no answers |" in text
         assert text.endswith("favours no method.\n")
 

@@ -1,4 +1,4 @@
-"""The run-time check of annotations, without repetitions.
+"""The run-time check of annotations, only for the first calls with the same types and shapes.
 
 A loop of a solver calls the same functions hundreds of times with tensors of the same shapes, and the checks of all
 these calls would take longer than the calls.

@@ -1,4 +1,4 @@
-"""Files of values, as their own packages write them."""
+"""Files of array values, each written by the package of its format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged checkpoints: each made of a good one, with words that the error must contain."""
+"""Damaged checkpoints: each made from a good one, with words that the error must contain."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ UNREADABLE = (
     ),
     Damage("folder", lambda good, bad: bad.mkdir(), ("neither model.safetensors nor checkpoints/*.ckpt",)),
 )
-"""Files that say nothing of a model."""
+"""Files from which no model can be read."""
 UNFIT = (
     Damage(
         "transformer.safetensors",

@@ -1,4 +1,4 @@
-"""Small models of the diffusers library with random weights, and the folders that it saves of them."""
+"""Small models of the diffusers library with random weights, and the folders in which it saves them."""
 
 from __future__ import annotations
 

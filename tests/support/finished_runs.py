@@ -15,7 +15,7 @@ def logged(folder: Path, name: str) -> dict[int, float]:
     """The CSV history of a quantity, by optimiser step, over the run's restarts."""
     with (folder / "metrics.csv").open(newline="") as file:
         entries = [(int(row["step"]), float(row[name])) for row in csv.DictReader(file) if row.get(name)]
-    assert [step for step, _ in entries] == sorted({step for step, _ in entries})  # nothing double
+    assert [step for step, _ in entries] == sorted({step for step, _ in entries})  # no duplicates
     return dict(entries)
 
 

@@ -123,7 +123,7 @@ def trainings_until_done(images: Path, folder: Path, kills: tuple[Kill, ...]) ->
     """Trains once for each kill and then once more to the end.
 
     Raises:
-        RuntimeError: a training ended with another exit code than expected.
+        RuntimeError: a training ended with an unexpected exit code.
     """
     for kill in (*kills, None):
         expected = 0 if kill is None else -signal.SIGKILL

@@ -58,7 +58,7 @@ class MixtureDenoiser(Denoiser):
 
 
 class ConstantNoise:
-    """Noise that is the same number everywhere: with 0 and 1 it reads an affine step's coefficients off."""
+    """Noise that is the same number everywhere: with 0 and 1 it reads off the coefficients of an affine step."""
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -70,8 +70,8 @@ class ConstantNoise:
 class BasisNoise:
     """Noise whose draws are the unit vectors of a row of pixels, two for each step, from pixel 2 on.
 
-    A solver that is affine in state and noise, started from 0 in each pixel but 1 in the second, ends on its offset in
-    the first pixel, and with the offset taken away on its coefficients of the start and of each draw in the others.
+    An affine solver that starts from 0, but from 1 in the second pixel, ends with its offset in the first pixel. The
+    others, less that offset, hold its coefficients of the start and of each draw.
     """
 
     def __call__(self, step: int, draw: int, like: Images) -> Images:

@@ -37,7 +37,7 @@ def mask(box: tuple[int, int, int, int] = (10, 10, 30, 30), size: tuple[int, int
 
 
 def save_model_of(channels: int, format: PixelFormat) -> None:
-    """Saves a model of 24 x 16 pixels of other data than photographs, as tiny.safetensors."""
+    """Saves a model of 24 x 16 pixels of data other than photographs, as tiny.safetensors."""
     model = tiny_config("data.path=a", "data.size=[24,16]", "data.channels=1").model
     model = replace(model, image=ImageShape((24, 16), channels, format=format))
     save_denoiser("tiny.safetensors", build_denoiser(model), model)

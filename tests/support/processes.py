@@ -34,7 +34,7 @@ def on_two_devices(work: Callable[[int], Any], folder: Path) -> list[Any]:
     for ours, theirs in pipes:
         theirs.close()
         assert ours.poll(120)
-        found.append(ours.recv())  # EOFError: the process has died; its traceback is on the standard error
+        found.append(ours.recv())  # EOFError: the process has died; its traceback is on standard error
     for started in processes:
         started.join(30)
     return found

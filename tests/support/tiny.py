@@ -38,7 +38,7 @@ TINY: dict[str, Any] = {
     "validation": {"memory_images": 0},
     "preview": {"count": 2, "samples": 1, "steps": 2},
 }
-"""A run of seconds on 8 px images, without `data.path`, `out` and the search for memorised images, 20 network calls."""
+"""A run of seconds on 8 px images, without `data.path`, `out` and the 20 network calls to find memorised images."""
 
 
 def tiny_config(*arguments: str) -> TrainingConfig:

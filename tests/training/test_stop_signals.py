@@ -17,7 +17,7 @@ from sdedit_pl.training.stop_signals import EXIT_CODES, Interrupted, StopSignals
 def test_the_first_signal_is_recorded_and_handlers_are_restored(signum: int, code: int) -> None:
     before = [signal.getsignal(known) for known in EXIT_CODES]
     with StopSignals() as signals:
-        signals.wait()
+        signals.defer()
         assert signals.received == 0
         os.kill(os.getpid(), signum)
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -38,12 +38,12 @@ def test_before_the_first_step_a_signal_ends_the_process_at_once(signum: int) ->
 
 def test_a_second_interrupt_ends_at_once_and_a_second_sigterm_does_not() -> None:
     with StopSignals() as signals:
-        signals.wait()
+        signals.defer()
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGTERM)
     assert signals.received == signal.SIGTERM
     with pytest.raises(KeyboardInterrupt), StopSignals() as signals:
-        signals.wait()
+        signals.defer()
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
 

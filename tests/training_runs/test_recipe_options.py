@@ -24,7 +24,7 @@ from sdedit_pl.noise import Gaussian, SeededNoise, Simplex
 from sdedit_pl.settings_record import SettingsChanged
 from sdedit_pl.training.geometric_augmentation import LABELS
 from sdedit_pl.training.weight_averaging import OTHERS
-from sdedit_pl.training_runs.starting_weights import MEASURED
+from sdedit_pl.training_runs.starting_weights import MEASURED_GAINS
 from sdedit_pl.training_runs.training_run import fit
 
 QUIET = ("preview.count=0", "preview.samples=0")
@@ -42,14 +42,14 @@ def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_of_early_times_knows_where_its_knowledge_ends(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings = (f"data.path={images}", f"out={out}", "times.t_max=0.4", "trainer.max_steps=2", "preview.steps=1")
-    with pytest.raises(ConfigError, match=r"preview: t0=0.5 is time 0.5 .*trained up to 0.4 only"):
+    with pytest.raises(ConfigError, match=r"preview: t0=0.5 is time 0.5 .*trained only up to 0.4"):
         fit(tiny_config(*settings))
     assert not out.exists()
     path = fit(tiny_config(*settings, "preview.t0=0.4", "trainer.val_check_interval=1"))
     assert describe(path).model.t_max == 0.4
     for checkpoint in (path, out / "checkpoints" / "step=00000002.ckpt"):
         denoiser = load_denoiser(checkpoint)
-        with pytest.raises(ValueError, match=r"this model was trained up to 0.4 only"):
+        with pytest.raises(ValueError, match=r"this model was trained only up to 0.4"):
             SDEdit(t0=0.6, steps=1)(denoiser, torch.zeros(1, 3, 8, 8))
         assert SDEdit(t0=0.4, steps=1)(denoiser, torch.zeros(1, 3, 8, 8)).isfinite().all()
     # VP reaches 2.0 at t = 0.4: the range from 0.8 to 3.2 is not trained as a whole
@@ -215,5 +215,5 @@ def test_settings_of_validation_that_mean_nothing_are_refused() -> None:
 
 def test_the_gains_reported_at_the_start_are_those_of_the_docs() -> None:
     docs = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
-    for name, gain in MEASURED.items():
+    for name, gain in MEASURED_GAINS.items():
         assert name in docs and all(number in docs for number in re.findall(r"\d[\d.,]*\d", gain))

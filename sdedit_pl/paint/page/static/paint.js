@@ -3,7 +3,7 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const FRESH = 512; // pixels of a blank canvas, or more for larger models
+const FRESH = 512; // pixels on the shorter side of a blank canvas, or more for larger models
 const UNDO_PIXELS = 60e6;
 const CELLS = 64; // grid on which separate parts of a mask are found
 
@@ -26,7 +26,7 @@ const view = { scale: 1, x: 0, y: 0 };
 const changes = { done: [], undone: [] };
 const number = (id) => Number($(id).value);
 
-/* The address at which a file is shown: files of other data than photographs are not pictures. */
+/* The address at which a file is shown: files of data other than photographs are not pictures. */
 const shownAt = (address) => (state.model.rule ? `shown/${address}` : address);
 
 /* The colour to paint with, grey if one band is shown. */
@@ -328,7 +328,7 @@ function zoom(factor, x = $("view").clientWidth / 2, y = $("view").clientHeight 
 }
 
 /* The guide at t0 as the model sees it, scaled to the range of a picture. */
-const bells = [];
+const gaussians = [];
 function drawNoised() {
   const canvas = $("noised"), { width: across, height: down } = state.model;
   canvas.width = across;
@@ -338,12 +338,12 @@ function drawNoised() {
   const { x, y, w, h } = seenParts()[0] || { x: 0, y: 0, w: width, h: height };
   ctx.drawImage(guide.canvas, x, y, w, h, 0, 0, across, down);
   const image = ctx.getImageData(0, 0, across, down);
-  while (bells.length < image.data.length) {
-    bells.push(Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random()));
+  while (gaussians.length < image.data.length) {
+    gaussians.push(Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random()));
   }
   const level = noiseLevel(), shrink = 1 / Math.sqrt(1 + level * level);
   for (let i = 0; i < image.data.length; i++) {
-    if (i % 4 !== 3) image.data[i] = (((image.data[i] / 127.5 - 1) + level * bells[i]) * shrink + 1) * 127.5;
+    if (i % 4 !== 3) image.data[i] = (((image.data[i] / 127.5 - 1) + level * gaussians[i]) * shrink + 1) * 127.5;
   }
   ctx.putImageData(image, 0, 0);
 }
@@ -858,7 +858,7 @@ async function take(file, as) {
   $("choice").hidden = false;
 }
 
-/* Sends a file of the model's format to the server, which stores it at the address that it answers. */
+/* Sends a file of the model's format to the server, which stores it at the address that it returns. */
 async function upload(file) {
   const url = await new Promise((resolve, reject) => {
     const reader = new FileReader();
@@ -869,7 +869,7 @@ async function upload(file) {
   return (await ask("api/guides", { name: file.name, content: url.slice(url.indexOf(",") + 1) })).source;
 }
 
-/* Takes a picture; with a model of other data than photographs, that of the file at an address. */
+/* Makes a picture the new canvas; `address` is its file, for a model of data other than photographs. */
 function takePicture(image, address) {
   state.opened = true;
   openPicture(image, false, state.model.rule ? address : null);
@@ -1119,7 +1119,7 @@ function showJob(job, index) {
 
 $("use").onclick = async () => {
   try {
-    const kept = wholeState();
+    const kept = maskAndScope();
     takePicture(await loadImage(shownAt(state.chosen)), state.chosen);
     if (kept.width === width && kept.height === height) mask.ctx.drawImage(kept.mask, 0, 0); // the same part again
     setScope(kept.scope);
@@ -1130,7 +1130,7 @@ $("use").onclick = async () => {
   }
 };
 
-function wholeState() {
+function maskAndScope() {
   const copy = layer();
   copy.canvas.width = width;
   copy.canvas.height = height;

@@ -7,7 +7,7 @@ from torch import Tensor
 from sdedit_pl.metrics.features import FeatureExtractor
 
 
-class Colour(FeatureExtractor):
+class ColourFeatures(FeatureExtractor):
     """The mean of each channel; counts the images that it has seen."""
 
     def __init__(self, identity: str = "colour") -> None:
