@@ -261,10 +261,10 @@ def facts(file: Path) -> list[str]:
     stored = read_values(file, file.name)
     values, place = stored.values, ""
     if file.suffix == ".nii":
-        place = "affine " + " ".join(f"{number:g}" for number in stored.rest[0].flatten())
+        place = "affine " + " ".join(f"{number:g}" for number in stored.metadata[0].flatten())
     elif file.suffix == ".tif":
-        profile = stored.rest["profile"]
-        place = f"{profile['crs']}, {profile['transform'].to_gdal()}, {', '.join(map(str, stored.rest['bands']))}"
+        profile = stored.metadata["profile"]
+        place = f"{profile['crs']}, {profile['transform'].to_gdal()}, {', '.join(map(str, stored.metadata['bands']))}"
     range_ = f"{values.min():.6g} to {values.max():.6g}"
     return [" x ".join(map(str, values.shape)), str(values.dtype), range_, f"{len(np.unique(values)):,}", place]
 

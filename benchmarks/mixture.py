@@ -30,7 +30,7 @@ from sdedit_pl.configuration.schema import Command
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.grids import GRIDS
-from sdedit_pl.noise import mixed
+from sdedit_pl.noise import hash64
 from sdedit_pl.parameterisations import Epsilon
 from sdedit_pl.sde import SDE, VPSDE
 from sdedit_pl.solvers import ERSDE, SOLVERS, Ancestral, Solver, UniPC
@@ -75,7 +75,7 @@ class BatchNoise:
     seed: int
 
     def __call__(self, step: int, draw: int, like: Images) -> Images:
-        generator = torch.Generator().manual_seed(mixed(self.seed, step, draw))
+        generator = torch.Generator().manual_seed(hash64(self.seed, step, draw))
         return torch.randn(like.shape, generator=generator, dtype=like.dtype)
 
 
@@ -89,7 +89,7 @@ class LowRankMixture(Denoiser):
         self, sde: SDE, modes: int, seed: int, rank: int = 4, spread: float = 0.8, deviation: float = 0.03
     ) -> None:
         super().__init__(nn.Identity(), Epsilon(), sde)
-        generator = torch.Generator().manual_seed(mixed(seed, 1))
+        generator = torch.Generator().manual_seed(hash64(seed, 1))
 
         def smooth(count: int) -> Tensor:
             coarse = torch.randn(count, SHAPE[0], 3, 3, generator=generator)
@@ -134,7 +134,7 @@ class LowRankMixture(Denoiser):
 
     def crude_paintings(self, count: int, seed: int) -> Images:
         """Guides: images of the data reduced to three colours and four blocks per channel."""
-        generator = torch.Generator().manual_seed(mixed(seed, 2))
+        generator = torch.Generator().manual_seed(hash64(seed, 2))
         mode = torch.randint(len(self.mean), (count,), generator=generator)
         inner = math.sqrt(self.along) * torch.randn(count, self.basis.shape[-1], generator=generator)
         images = self.mean[mode] + torch.einsum("br,bdr->bd", inner, self.basis[mode])
@@ -169,13 +169,13 @@ def measure(arguments: Arguments) -> Numbers:
     seed, samples = arguments.seed, arguments.samples
     denoiser = LowRankMixture(VPSDE(), arguments.modes, seed)
     guides = denoiser.crude_paintings(arguments.guides, seed)
-    repeated, noise = guides.repeat_interleave(samples, 0), BatchNoise(mixed(seed, 4))
+    repeated, noise = guides.repeat_interleave(samples, 0), BatchNoise(hash64(seed, 4))
     solvers = {name: solver() for name, solver in SOLVERS.items()}
     solvers |= {"er_sde stages=2": ERSDE(stages=2), "unipc predictor_order=3": UniPC(predictor_order=3)}
     floors, references, distances = {}, {}, {}
     with tqdm(total=len(arguments.t0) * len(solvers) * len(GRIDS), desc="solvers", disable=None) as bar:
         for t0 in arguments.t0:
-            generator = torch.Generator().manual_seed(mixed(seed, 3))
+            generator = torch.Generator().manual_seed(hash64(seed, 3))
             directions = torch.randn(math.prod(SHAPE), arguments.directions, generator=generator)
             directions = directions / directions.norm(dim=0)
 
@@ -189,7 +189,7 @@ def measure(arguments: Arguments) -> Numbers:
                 edits = edit(denoiser, repeated, noise=noise).unflatten(0, (len(guides), samples))
                 return (quantiles(edits) - exact).square().mean().sqrt().item()
 
-            generator = torch.Generator().manual_seed(mixed(seed, 5))
+            generator = torch.Generator().manual_seed(hash64(seed, 5))
             floor = quantiles(exact_edits(denoiser, guides, t0, samples, generator)) - exact
             floors[str(t0)] = floor.square().mean().sqrt().item()
             references[str(t0)] = {

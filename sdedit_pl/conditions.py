@@ -57,7 +57,7 @@ class Condition(abc.ABC):
         """The vector of a label; raises ValueError for a label that the model does not know."""
 
     @property
-    def stated(self) -> bool:
+    def complete(self) -> bool:
         """Whether `fitted` takes nothing from the training images."""
         return True
 
@@ -104,7 +104,7 @@ class ClassCondition(Condition):
         return f"the classes {', '.join(self.classes[:LISTED_CLASSES])}{more}"
 
     @property
-    def stated(self) -> bool:
+    def complete(self) -> bool:
         return bool(self.classes)
 
     @property
@@ -154,7 +154,7 @@ class NumberCondition(Condition):
         return f"numbers from {self.low:g} to {self.high:g}"
 
     @property
-    def stated(self) -> bool:
+    def complete(self) -> bool:
         return None not in (self.low, self.high)
 
     @property
@@ -205,8 +205,8 @@ class ClassNumberCondition(NumberCondition):
         return f"{self._class.known}, each followed by a comma and {super().known}"
 
     @property
-    def stated(self) -> bool:
-        return self._class.stated and super().stated
+    def complete(self) -> bool:
+        return self._class.complete and super().complete
 
     @property
     def examples(self) -> Sequence[str]:

@@ -49,9 +49,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     unfinished.unlink(missing_ok=True)  # left by a killed process; it may be a hard link to a file in use
     try:
         yield unfinished
-        _store(unfinished)
+        _sync(unfinished)
         unfinished.replace(path)
-        _store(path.parent)
+        _sync(path.parent)
     except OSError as error:
         if error.errno is not None:
             error.filename = str(path)  # a failed write names no file
@@ -139,7 +139,7 @@ def result_name(stem: str, ending: str) -> str:
     return stem + ending
 
 
-def in_both_forms(named: Mapping[str, Value]) -> dict[str, Value]:
+def in_both_unicode_forms(named: Mapping[str, Value]) -> dict[str, Value]:
     """Adds the composed and decomposed form of each name: some systems and archives decompose accents."""
     forms = {unicodedata.normalize(form, name): value for form in ("NFC", "NFD") for name, value in named.items()}
     return {**forms, **named}
@@ -198,7 +198,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _store(path: Path) -> None:
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -133,7 +133,7 @@ class SeededNoise:
     def drawn(self, step: int, draw: int, buffer: Tensor) -> Tensor:
         """Fills `buffer`, float32 on the CPU, with a draw and returns it; thread-safe."""
         for image, seed in zip(buffer.split(1), self.seeds, strict=True):
-            self.distribution.fill(image, torch.Generator().manual_seed(mixed(seed, step, draw)))
+            self.distribution.fill(image, torch.Generator().manual_seed(hash64(seed, step, draw)))
         return buffer
 
 
@@ -205,7 +205,7 @@ class StepNoise:
         return self._noise(self._step, self._draws, self._like)
 
 
-def mixed(*words: int) -> int:
+def hash64(*words: int) -> int:
     """A 64-bit hash of integers.
 
     Torch's CPU generator uses only the lower half of its seed, so that two of n draws coincide with probability

@@ -32,7 +32,7 @@ from sdedit_pl.training_runs.run_folder import CONFIG_FILE, HISTORY_FILE, PREVIE
 
 CARD = "README.md"
 MEMORY = "val/memory/ratio"
-REPEATING = 0.7
+SUSPECT_RATIO = 0.7
 """Ratio below which the card warns; training raises its alarm below 0.5."""
 
 
@@ -270,5 +270,5 @@ def _memory(ratio: float | None) -> str:
     return (
         f"Edits from high noise are {ratio:.2f} times as far from the nearest training image as unseen images of the "
         f"domain are (median, `{MEMORY}`). The model "
-        + ("closely repeats many training images." if ratio < REPEATING else "makes images nearly as new as those.")
+        + ("closely repeats many training images." if ratio < SUSPECT_RATIO else "makes images nearly as new as those.")
     )

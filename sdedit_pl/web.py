@@ -88,7 +88,7 @@ def serve_app(app: Starlette, listening: socket.socket) -> None:
     uvicorn.Server(config).run(sockets=[listening])
 
 
-async def parsed(request: Request, kind: type[Body], largest: int) -> Body:
+async def json_body(request: Request, kind: type[Body], largest: int) -> Body:
     """The request's JSON body of at most `largest` bytes.
 
     Requires application/json, which another site's page cannot send unless the browser first asks this server.

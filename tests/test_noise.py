@@ -11,7 +11,7 @@ from support.tiny import tiny_config
 from torch import Tensor
 
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.noise import NOISES, Distribution, PrefetchedNoise, SeededNoise, Simplex, StepNoise, mixed
+from sdedit_pl.noise import NOISES, Distribution, PrefetchedNoise, SeededNoise, Simplex, StepNoise, hash64
 
 LIKE = torch.zeros(3, 3, 8, 8)
 
@@ -79,9 +79,9 @@ def test_noise_takes_the_dtype_of_the_state() -> None:
 
 
 def test_hash_is_splitmix64() -> None:
-    assert mixed(0) == 0xE220A8397B1DCDAF  # the first output of the published generator from state 0
-    assert len({mixed(seed, step, draw) for seed in range(20) for step in range(20) for draw in range(20)}) == 8000
-    assert 0 <= mixed(2**64 - 1, 1, 2) < 2**64
+    assert hash64(0) == 0xE220A8397B1DCDAF  # the first output of the published generator from state 0
+    assert len({hash64(seed, step, draw) for seed in range(20) for step in range(20) for draw in range(20)}) == 8000
+    assert 0 <= hash64(2**64 - 1, 1, 2) < 2**64
 
 
 def test_a_step_shares_one_draw_and_hands_out_fresh_ones() -> None:

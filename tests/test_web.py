@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from sdedit_pl.web import listen, parsed
+from sdedit_pl.web import json_body, listen
 
 
 def test_a_client_that_leaves_within_its_request_is_no_error_of_the_server() -> None:
@@ -18,7 +18,7 @@ def test_a_client_that_leaves_within_its_request_is_no_error_of_the_server() -> 
 
     request = Request({"type": "http", "headers": [(b"content-type", b"application/json")]}, leave)
     with pytest.raises(HTTPException, match="ended early"):
-        asyncio.run(parsed(request, BaseModel, 10))
+        asyncio.run(json_body(request, BaseModel, 10))
 
 
 class TestListen:

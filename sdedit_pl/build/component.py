@@ -18,6 +18,6 @@ def build_component(component: Component[T], **supplied: Any) -> T:
         raise ConfigError(str(error)) from error
 
 
-def build_unless_usual(component: Component[T]) -> T | None:
+def build_unless_default(component: Component[T]) -> T | None:
     """None if the class and all its values are the family's defaults."""
-    return None if component.usual else build_component(component)
+    return None if component.is_default else build_component(component)

@@ -15,11 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from sdedit_pl.build.component import build_component, build_unless_usual
+from sdedit_pl.build.component import build_component, build_unless_default
 from sdedit_pl.calibration.calibration_report import CalibrationReport
 from sdedit_pl.calibration.calibration_settings import CalibrationSettings
 from sdedit_pl.calibration.knee import trade_off
-from sdedit_pl.calibration.sweep import Sweep, measure_batch, usual_times
+from sdedit_pl.calibration.sweep import Sweep, default_times, measure_batch
 from sdedit_pl.calibration.t0_sidecar import sidecar_of, write_calibration
 from sdedit_pl.calibration.unfinished_sweep import UnfinishedSweep
 from sdedit_pl.checkpoints import describe
@@ -117,8 +117,8 @@ def t0_file(settings: CalibrationSettings, checkpoint: Path) -> Path:
 
 def edits_by_noise_level(settings: CalibrationSettings, denoiser: Denoiser) -> list[SDEdit]:
     """The edit of each level, in ascending order of noise levels; raises ValueError for an unusable t0."""
-    solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
-    t0s = usual_times(denoiser) if settings.t0 is None else settings.t0
+    solver, grid = build_unless_default(settings.solver), build_unless_default(settings.grid)
+    t0s = default_times(denoiser) if settings.t0 is None else settings.t0
     edits = [SDEdit(t0, settings.steps, solver=solver, grid=grid) for t0 in t0s]
     for edit in edits:
         edit.check(denoiser)

@@ -25,7 +25,7 @@ from sdedit_pl.sampling import Callback
 from sdedit_pl.sde import VPSDE
 from sdedit_pl.typing import Images
 
-USUAL_TIMES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+DEFAULT_TIMES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 """Default levels, as times of the VP SDE: from barely changed strokes to edits unrelated to them."""
 
 Extract: TypeAlias = Callable[[Images], Float[Tensor, "N D"]]
@@ -103,8 +103,10 @@ def measure_batch(
     )
 
 
-def usual_times(denoiser: Denoiser) -> list[float]:
-    """Times of the denoiser's SDE at about the noise levels of `USUAL_TIMES`, up to its `t_max`."""
-    levels = VPSDE().noise_level(torch.tensor(USUAL_TIMES, dtype=torch.float64)).clamp(max=denoiser.highest_noise_level)
+def default_times(denoiser: Denoiser) -> list[float]:
+    """Times of the denoiser's SDE at about the noise levels of `DEFAULT_TIMES`, up to its `t_max`."""
+    levels = (
+        VPSDE().noise_level(torch.tensor(DEFAULT_TIMES, dtype=torch.float64)).clamp(max=denoiser.highest_noise_level)
+    )
     times = denoiser.sde.time_at_noise_level(levels).tolist()
     return sorted({min(max(round(time, 2), 0.01), denoiser.t_max) for time in times})

@@ -135,7 +135,7 @@ def notices() -> Iterator[None]:
     extensions.setLevel(logging.ERROR)
     package, handler = logging.getLogger("sdedit_pl"), logging.StreamHandler()
     level = package.level
-    handler.addFilter(lambda record: speaks())
+    handler.addFilter(lambda record: is_first_process())
     handler.setFormatter(_Printable())
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's, for large photographs
     package.setLevel(logging.INFO)
@@ -148,7 +148,7 @@ def notices() -> Iterator[None]:
         extensions.setLevel(logging.NOTSET)
 
 
-def speaks() -> bool:
+def is_first_process() -> bool:
     """Whether this is the first process of a launcher (Lightning, torchrun, SLURM)."""
     ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
     return next((rank for rank in ranks if rank is not None), "0") == "0"
@@ -183,7 +183,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def say(text: str) -> None:
-    if speaks():
+    if is_first_process():
         try:
             sys.stdout.write(printable(text) + "\n")
             sys.stdout.flush()

@@ -8,10 +8,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from sdedit_pl.build.component import build_unless_usual
+from sdedit_pl.build.component import build_unless_default
 from sdedit_pl.checkpoints import describe
 from sdedit_pl.checkpoints.guidance import GuidanceSettings, load_guided
-from sdedit_pl.cli import say, speaks
+from sdedit_pl.cli import is_first_process, say
 from sdedit_pl.configuration.schema import Command
 from sdedit_pl.edit_runs.edit_plan import default_t0
 from sdedit_pl.editing import SDEdit
@@ -52,7 +52,7 @@ def run(words: list[str]) -> None:
     shown = [word for word in words if word.partition("=")[0] not in UNRECORDED_KEYS]
     # Only the first process writes the report.
     replaced: set[str] = set()
-    with result_folder(out, replaced=replaced) if speaks() else nullcontext() as results:
+    with result_folder(out, replaced=replaced) if is_first_process() else nullcontext() as results:
         replaced |= files_recorded_in(out / METRICS_FILE)
         refuse_others(out, {METRICS_FILE, REPORT_HTML, REPORT_MARKDOWN} - replaced)
         command = f"sdedit evaluate {shlex.join(shown)}"
@@ -85,8 +85,8 @@ def edit_of(arguments: EvaluationArguments, model: EvaluatedModel) -> SDEdit:
         t0=default_t0(model.description.path) if arguments.t0 is None else arguments.t0,
         steps=arguments.steps,
         repeats=arguments.repeats,
-        solver=build_unless_usual(arguments.solver),
-        grid=build_unless_usual(arguments.grid),
+        solver=build_unless_default(arguments.solver),
+        grid=build_unless_default(arguments.grid),
         variant=arguments.variant,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from sdedit_pl.cli import fail, say, speaks
+from sdedit_pl.cli import fail, is_first_process, say
 from sdedit_pl.configuration.bundled_configs import find_config
 from sdedit_pl.configuration.schema import Command
 from sdedit_pl.configuration.training_config import TrainingConfig
@@ -39,5 +39,5 @@ def run(words: list[str]) -> None:
         checkpoint = fit(config)
     except Interrupted as stop:
         # Only the first process exits with the code: launchers kill the others as soon as one fails.
-        raise SystemExit(fail(str(stop), stop.exit_code) if speaks() else 0) from stop
+        raise SystemExit(fail(str(stop), stop.exit_code) if is_first_process() else 0) from stop
     say(f"edit with: sdedit edit {shlex.quote(f'ckpt={checkpoint}')} guide=...")

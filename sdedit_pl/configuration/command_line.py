@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sdedit_pl.configuration.resolving import merge, resolve
 from sdedit_pl.configuration.schema import MAX_PIXELS, REQUIRED, Command, ConfigError, schema_of
 from sdedit_pl.configuration.values import converted
-from sdedit_pl.configuration.yaml_reading import in_each_text, parsed, read_file
+from sdedit_pl.configuration.yaml_reading import in_each_text, read_file, yaml_value
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def read_arguments(cls: type, words: Iterable[str]) -> tuple[dict[str, Any], dic
             raise ConfigError(f"{word} has no value; give one, or {key}=null for none")
         key = f"{key}.{families[key].short(text)}" if key in families else key
         try:
-            OmegaConf.update(merged, key, parsed(text), force_add=True)
+            OmegaConf.update(merged, key, yaml_value(text), force_add=True)
         except (OmegaConfBaseException, AttributeError, TypeError) as error:
             raise ConfigError(f"{word!r} contradicts an earlier argument, or is not a key: {error}") from error
         typed[key] = text

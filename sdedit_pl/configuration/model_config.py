@@ -55,8 +55,8 @@ class ModelConfig:
         data = as_data(self)
         if self.image.format is None:
             del data["image"]["format"]
-        usual = [part.section for part in (self.condition, self.noise) if part.usual]
-        return {key: value for key, value in data.items() if key not in usual}
+        defaults = [part.section for part in (self.condition, self.noise) if part.is_default]
+        return {key: value for key, value in data.items() if key not in defaults}
 
 
 def model_of_run(data: Mapping[str, Any]) -> ModelConfig:

@@ -58,8 +58,8 @@ def resolve_component(
     rest = {key: value for key, value in given.items() if key != "name"}
     keys, owner = family.keys(name), f" of {section}.name={name}"
     values = _resolved_section(section, rest, keys, typed or {}, owner)
-    usual = name == family.default and all(values[word] == as_tuples(key.default) for word, key in keys.items())
-    return Component(section, name, family.table[name], values, usual)
+    is_default = name == family.default and all(values[word] == as_tuples(key.default) for word, key in keys.items())
+    return Component(section, name, family.table[name], values, is_default)
 
 
 def merge(cls: type, base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,14 +77,14 @@ class Component(Generic[T]):
 
     Args:
         values: every key of the section but `name`, including those of `Family.shared`.
-        usual: whether the class and all values are the family's defaults.
+        is_default: whether the class and all values are the family's defaults.
     """
 
     section: str
     name: str
     cls: Callable[..., T]
     values: Mapping[str, Any] = field(hash=False)
-    usual: bool = False
+    is_default: bool = False
 
 
 def family(table: Mapping[str, Callable[..., Any]], default: str, **options: Any) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from sdedit_pl.configuration.schema import REQUIRED, ConfigError, Key, MissingKey, keys_of, nearest
-from sdedit_pl.configuration.yaml_reading import decoded, encoded, in_each_text, parsed
+from sdedit_pl.configuration.yaml_reading import decoded, encoded, in_each_text, yaml_value
 
 _MOST, _LARGEST, _SMALLEST = 10**12, 1e30, 1e-30
 _MOST_OF = {
@@ -96,7 +96,7 @@ def _with_lists(value: Any) -> Any:
     """Replaces texts with commas by lists: `at=10,20` for [10, 20]."""
     if isinstance(value, dict):
         return {name: _with_lists(entry) for name, entry in value.items()}
-    return [parsed(part) for part in value.split(",")] if isinstance(value, str) and "," in value else value
+    return [yaml_value(part) for part in value.split(",")] if isinstance(value, str) and "," in value else value
 
 
 def _in_words(path: str, value: Any, kind: Any, refusal: ValidationError) -> str:

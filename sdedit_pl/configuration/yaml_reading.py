@@ -48,7 +48,7 @@ def yaml_text(data: Mapping[str, Any], **style: Any) -> str:
     return yaml.safe_dump(encoded(data), sort_keys=False, **style)
 
 
-def parsed(text: str) -> Any:
+def yaml_value(text: str) -> Any:
     """The YAML value of a command line's text; interpolations stay text."""
     try:
         return OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"]  # pyright: ignore

@@ -29,7 +29,7 @@ class StoredValues(NamedTuple):
     """The values (H, W, C) of a file, and the metadata that a result keeps."""
 
     values: np.ndarray
-    rest: Any = None
+    metadata: Any = None
 
 
 class Placement(NamedTuple):
@@ -57,11 +57,11 @@ class ArrayFormat(abc.ABC):
         """Decodes a file; raises ValueError or OSError if it is damaged."""
 
     @abc.abstractmethod
-    def write(self, values: np.ndarray, rest: Any) -> bytes:
-        """Encodes values (H, W, C); `rest` is that of the file they were made from, or None."""
+    def write(self, values: np.ndarray, metadata: Any) -> bytes:
+        """Encodes values (H, W, C); `metadata` is that of the file they were made from, or None."""
 
-    def placed(self, rest: Any, box: Placement) -> Any:
-        return rest
+    def metadata_of_part(self, metadata: Any, box: Placement) -> Any:
+        return metadata
 
     def window(self, content: bytes) -> tuple[float, float] | None:
         """The display window (low, high) that the file states."""
@@ -98,7 +98,7 @@ class Npy(ArrayFormat):
         values = np.frombuffer(content, np.dtype(kind[1]), offset=start)
         return StoredValues(values[: int(np.prod(sides, dtype=object))].reshape(sides, order=order))
 
-    def write(self, values: np.ndarray, rest: Any) -> bytes:
+    def write(self, values: np.ndarray, metadata: Any) -> bytes:
         file = io.BytesIO()
         np.save(file, values[..., 0] if values.shape[-1] == 1 else values)
         return file.getvalue()
@@ -127,10 +127,12 @@ class Npz(Npy):
         except zipfile.BadZipFile as error:
             raise ValueError(str(error)) from None
 
-    def write(self, values: np.ndarray, rest: Any) -> bytes:
+    def write(self, values: np.ndarray, metadata: Any) -> bytes:
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:  # with a fixed time
-            archive.writestr(zipfile.ZipInfo(rest or "image.npy"), super().write(values, None), zipfile.ZIP_DEFLATED)
+            archive.writestr(
+                zipfile.ZipInfo(metadata or "image.npy"), super().write(values, None), zipfile.ZIP_DEFLATED
+            )
         return file.getvalue()
 
 
@@ -153,32 +155,32 @@ class Tiff(ArrayFormat):
                     raise ValueError(f"it has the axes {axes}, expected one image of height Y, width X and bands")
                 values = file.series[0].asarray().transpose([axes.index(axis) for axis in "YX" + others])
                 kept = ("ImageDescription", "XResolution", "YResolution", "ResolutionUnit")
-                rest = {name: page.tags[name].value for name in kept if name in page.tags}
-                rest["photometric"], rest["extrasamples"] = page.photometric, page.extrasamples
+                metadata = {name: page.tags[name].value for name in kept if name in page.tags}
+                metadata["photometric"], metadata["extrasamples"] = page.photometric, page.extrasamples
         except tifffile.TiffFileError as error:
             raise ValueError(str(error)) from None
         except ValueError as error:
             if "imagecodecs" in str(error):
                 raise ValueError("its compression needs imagecodecs; pip install imagecodecs") from None
             raise
-        return StoredValues(values, rest)
+        return StoredValues(values, metadata)
 
-    def placed(self, rest: Any, box: Placement) -> Any:
-        rest = dict(rest)
+    def metadata_of_part(self, metadata: Any, box: Placement) -> Any:
+        metadata = dict(metadata)
         for name, size in (("XResolution", box.width), ("YResolution", box.height)):
-            if all(rest.get(name, [0])):
-                resolution = Fraction(*rest[name]) / Fraction(size)
-                rest[name] = resolution.limit_denominator(10**6).as_integer_ratio()
-        return rest
+            if all(metadata.get(name, [0])):
+                resolution = Fraction(*metadata[name]) / Fraction(size)
+                metadata[name] = resolution.limit_denominator(10**6).as_integer_ratio()
+        return metadata
 
-    def write(self, values: np.ndarray, rest: Any) -> bytes:
+    def write(self, values: np.ndarray, metadata: Any) -> bytes:
         import tifffile
 
-        file, bands, rest = io.BytesIO(), values.shape[-1], rest or {}
-        photograph = bands == 3 and values.dtype == np.uint8 and not rest
-        colours = 3 if photograph or (rest.get("photometric") == tifffile.PHOTOMETRIC.RGB and bands >= 3) else 1
-        kinds = (*rest.get("extrasamples", ()), *[0] * bands)[: bands - colours]
-        resolution = (rest["XResolution"], rest["YResolution"]) if "XResolution" in rest else None
+        file, bands, metadata = io.BytesIO(), values.shape[-1], metadata or {}
+        photograph = bands == 3 and values.dtype == np.uint8 and not metadata
+        colours = 3 if photograph or (metadata.get("photometric") == tifffile.PHOTOMETRIC.RGB and bands >= 3) else 1
+        kinds = (*metadata.get("extrasamples", ()), *[0] * bands)[: bands - colours]
+        resolution = (metadata["XResolution"], metadata["YResolution"]) if "XResolution" in metadata else None
         tifffile.imwrite(
             file,
             values[..., 0] if bands == 1 else values,
@@ -186,8 +188,8 @@ class Tiff(ArrayFormat):
             planarconfig="contig" if bands > 1 else None,
             extrasamples=kinds or None,
             resolution=resolution,
-            resolutionunit=rest.get("ResolutionUnit"),
-            description=rest.get("ImageDescription"),
+            resolutionunit=metadata.get("ResolutionUnit"),
+            description=metadata.get("ImageDescription"),
             metadata=None,
         )
         return file.getvalue()
@@ -214,31 +216,31 @@ class GeoTiff(Tiff):
         try:
             with rasterio.MemoryFile(content) as memory, memory.open() as file:
                 values = file.read(masked=file.nodata is not None)
-                rest = {"profile": dict(file.profile), "tags": file.tags(), "bands": file.descriptions}
+                metadata = {"profile": dict(file.profile), "tags": file.tags(), "bands": file.descriptions}
         except rasterio.errors.RasterioError as error:
             raise ValueError(str(error)) from None
         if np.ma.is_masked(values):
             values = values.astype(np.float32).filled(np.nan)
-        return StoredValues(np.asarray(values).transpose(1, 2, 0), rest)
+        return StoredValues(np.asarray(values).transpose(1, 2, 0), metadata)
 
-    def placed(self, rest: Any, box: Placement) -> Any:
-        place = rest["profile"]["transform"]
+    def metadata_of_part(self, metadata: Any, box: Placement) -> Any:
+        place = metadata["profile"]["transform"]
         moved = type(place)(box.width, 0, box.left, 0, box.height, box.top)
-        return {**rest, "profile": {**rest["profile"], "transform": place * moved}}
+        return {**metadata, "profile": {**metadata["profile"], "transform": place * moved}}
 
-    def write(self, values: np.ndarray, rest: Any) -> bytes:
-        if rest is None:
-            return super().write(values, rest)
+    def write(self, values: np.ndarray, metadata: Any) -> bytes:
+        if metadata is None:
+            return super().write(values, metadata)
         rasterio, bands = self.module(), values.transpose(2, 0, 1)
-        profile = {**rest["profile"], "dtype": bands.dtype, "count": len(bands)}
+        profile = {**metadata["profile"], "dtype": bands.dtype, "count": len(bands)}
         profile |= {"height": bands.shape[1], "width": bands.shape[2]}
         if profile.get("nodata") is not None and np.issubdtype(bands.dtype, np.floating):
             bands = np.where(np.isnan(bands), bands.dtype.type(profile["nodata"]), bands)
         with rasterio.MemoryFile() as memory:
             with memory.open(**profile) as file:
                 file.write(bands)
-                file.update_tags(**rest["tags"])
-                for number, name in enumerate(rest["bands"][: len(bands)], 1):
+                file.update_tags(**metadata["tags"])
+                for number, name in enumerate(metadata["bands"][: len(bands)], 1):
                     file.set_band_description(number, name or "")
             return bytes(memory.read())
 
@@ -283,8 +285,8 @@ class Dicom(ArrayFormat):
         low, high = centre - width / 2, centre + width / 2 - 1
         return (high, low) if data.get("PhotometricInterpretation") == "MONOCHROME1" else (low, high)
 
-    def placed(self, rest: Any, box: Placement) -> Any:
-        data, spacing = deepcopy(rest), [float(size) for size in getattr(rest, "PixelSpacing", None) or (1, 1)]
+    def metadata_of_part(self, metadata: Any, box: Placement) -> Any:
+        data, spacing = deepcopy(metadata), [float(size) for size in getattr(metadata, "PixelSpacing", None) or (1, 1)]
         if "PixelSpacing" in data:
             data.PixelSpacing = [f"{spacing[0] * box.height:.9g}", f"{spacing[1] * box.width:.9g}"]
         if "ImagePositionPatient" in data and "ImageOrientationPatient" in data:
@@ -294,10 +296,10 @@ class Dicom(ArrayFormat):
             data.ImagePositionPatient = [f"{number:.9g}" for number in corner]
         return data
 
-    def write(self, values: np.ndarray, rest: Any) -> bytes:
-        if rest is None:
+    def write(self, values: np.ndarray, metadata: Any) -> bytes:
+        if metadata is None:
             raise ValueError("a DICOM file can be written only with the elements of another one")
-        uid, data, (slope, intercept) = import_module("pydicom.uid"), deepcopy(rest), _rescaling(rest)
+        uid, data, (slope, intercept) = import_module("pydicom.uid"), deepcopy(metadata), _rescaling(metadata)
         kind = np.dtype(f"{'i' if data.PixelRepresentation else 'u'}{data.BitsAllocated // 8}")
         low = -(2 ** (data.BitsStored - 1)) if data.PixelRepresentation else 0
         stored = ((values.astype(np.float64) - intercept) / slope).round().clip(low, low + 2**data.BitsStored - 1)
@@ -335,13 +337,13 @@ class Nifti(ArrayFormat):
             values.reshape(sides), (image.affine, image.header, values.ndim, content[:2] == b"\x1f\x8b")
         )
 
-    def placed(self, rest: Any, box: Placement) -> Any:
+    def metadata_of_part(self, metadata: Any, box: Placement) -> Any:
         moved = np.diag([box.height, box.width, 1, 1])
         moved[:2, 3] = _centre(box.top, box.height), _centre(box.left, box.width)
-        return (rest[0] @ moved, *rest[1:])
+        return (metadata[0] @ moved, *metadata[1:])
 
-    def write(self, values: np.ndarray, rest: Any) -> bytes:
-        affine, header, axes, zipped = rest or (np.eye(4), None, 2, False)
+    def write(self, values: np.ndarray, metadata: Any) -> bytes:
+        affine, header, axes, zipped = metadata or (np.eye(4), None, 2, False)
         shape = values.shape[:2] if values.shape[-1] == 1 else values.shape
         shape = (*shape[:2], *[1] * (axes - len(shape)), *shape[2:])
         image = self.module().Nifti1Image(values.reshape(shape), affine, header, dtype=values.dtype)

@@ -18,11 +18,11 @@ from PIL import Image, ImageColor
 from torch import Tensor
 
 from sdedit_pl.data.image_files import DECODING_ERRORS, UnreadableImage, open_image, upright
-from sdedit_pl.data.image_format import Fit, ImageFormat, inside, padded_box, taken_box
+from sdedit_pl.data.image_format import Fit, ImageFormat, content_mask, padded_box, taken_box
 from sdedit_pl.data.value_decoding import decode_values
 from sdedit_pl.typing import Pixels
 
-_TURNING = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}
+_ORIENTATION_KEYS = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}
 
 # JPEG can be decoded at 1/2, 1/4 or 1/8, and any image can first be shrunk by a whole factor: fast, but coarse. Both
 # stay this many times above the target size, and the Lanczos filter does the rest.
@@ -39,7 +39,7 @@ def decode_image(file: bytes | Path, name: str, image_format: ImageFormat) -> Pi
             image.draft(None, (side, side))
         image.load()  # a PNG file may have its EXIF data at the end
         # Looking for an orientation takes a tenth of a small image's time.
-        return _to_tensor(image if _TURNING.isdisjoint(image.info) else upright(image), image_format)
+        return _to_tensor(image if _ORIENTATION_KEYS.isdisjoint(image.info) else upright(image), image_format)
 
 
 def decode_whole(file: bytes | Path, name: str, image_format: ImageFormat) -> Pixels:
@@ -63,7 +63,7 @@ def image_to_tensor(image: Image.Image, name: str, image_format: ImageFormat) ->
 def _to_tensor(image: Image.Image, image_format: ImageFormat) -> UInt8[Tensor, "C H W"]:
     sides = image_format.decoded_sides
     pixels = _channels_first(_fitted(_to_eight_bits(image, image_format), sides, image_format.fit))
-    return torch.cat([pixels, inside(image.size, sides)[None]]) if image_format.marked else pixels
+    return torch.cat([pixels, content_mask(image.size, sides)[None]]) if image_format.marked else pixels
 
 
 def _channels_first(image: Image.Image) -> UInt8[Tensor, "C H W"]:

@@ -275,7 +275,7 @@ def taken_box(shape: tuple[int, int], sides: tuple[int, int], fit: Fit) -> tuple
     return (0, 0, *shape) if fit == "resize" else central_box(shape, sides)
 
 
-def inside(shape: tuple[int, int], sides: tuple[int, int]) -> UInt8[Tensor, "H W"]:
+def content_mask(shape: tuple[int, int], sides: tuple[int, int]) -> UInt8[Tensor, "H W"]:
     """1 where a padded image of `shape` (width, height) shows the file, 0 in its padding."""
     left, top, width, height = padded_box(shape, sides)
     marks = torch.zeros(sides, dtype=torch.uint8)
@@ -283,7 +283,7 @@ def inside(shape: tuple[int, int], sides: tuple[int, int]) -> UInt8[Tensor, "H W
     return marks
 
 
-def numbers_of_shown(channels: int, format: PixelFormat | None) -> tuple[int, ...]:
+def shown_band_numbers(channels: int, format: PixelFormat | None) -> tuple[int, ...]:
     if format is not None and format.shown:
         return format.shown
     colours = channels - 1 if format is not None and format.alpha else channels
@@ -297,7 +297,7 @@ def shown_bands(images: Pixels, format: PixelFormat | None = None) -> Pixels:
         values = (images + 1) * ((high - low) / 2) + low
         images = ((values - black) * (2 / (white - black)) - 1).clamp(-1, 1)
     channels = images.shape[-3]
-    chosen = numbers_of_shown(channels, format)
+    chosen = shown_band_numbers(channels, format)
     if chosen == tuple(range(channels)):
         return images
     bands = images[..., list(chosen), :, :]

@@ -75,7 +75,7 @@ def _of_torchvision(name: str, image_format: ImageFormat, val_fraction: float, r
     for split in SPLITS:
         images = source.images(split)
         names = [images.key(index) for index in range(len(images))]
-        splits[split] = _mixed(images, np.arange(len(images)), names)
+        splits[split] = _shuffled(images, np.arange(len(images)), names)
     return Originals(splits, _digest([f"{TORCHVISION}{name} {split} {len(splits[split])}" for split in SPLITS]))
 
 
@@ -92,13 +92,13 @@ def _divided(images: ImageSet, names: Sequence[str], sizes: Sequence[int], val_f
         is_val = held_out(inner, val_fraction)
         chosen = {"train": [not val for val in is_val], "val": is_val}
     splits: dict[str, ImageSet] = {
-        split: _mixed(images, np.flatnonzero(np.array(is_in, dtype=bool)), inner, keys)
+        split: _shuffled(images, np.flatnonzero(np.array(is_in, dtype=bool)), inner, keys)
         for split, is_in in chosen.items()
     }
     return Originals(splits, _digest([f"{name} {size}" for name, size in zip(names, sizes, strict=True)]))
 
 
-def _mixed(
+def _shuffled(
     images: ImageSet, numbers: np.ndarray, names: Sequence[str], keys: Sequence[str] | None = None
 ) -> SelectedImages:
     ranks = {number: _digest(["order", names[int(number)]]) for number in numbers}

@@ -27,7 +27,7 @@ from sdedit_pl.data.array_formats import (
     read_array,
 )
 from sdedit_pl.data.image_files import UnreadableImage, file_content, open_image
-from sdedit_pl.data.image_format import Fit, ImageFormat, ImageShape, PixelFormat, inside, padded_box, taken_box
+from sdedit_pl.data.image_format import Fit, ImageFormat, ImageShape, PixelFormat, content_mask, padded_box, taken_box
 from sdedit_pl.typing import Pixels
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -75,7 +75,7 @@ def decode_values(file: bytes | Path, name: str, image_format: ImageFormat) -> P
     shape = values.shape[1], values.shape[0]
     values = fitted_values(values, image_format)
     decoded = torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)
-    marks = inside(shape, image_format.decoded_sides)[None]
+    marks = content_mask(shape, image_format.decoded_sides)[None]
     return torch.cat([decoded, marks.to(decoded.dtype)]) if image_format.marked else decoded
 
 
@@ -151,7 +151,7 @@ def result_file(
     stored = None if guide is None else _template(guide, suffix)
     if stored is not None and shape.format is None:
         # Only Pillow translates other colours, such as grey, CMYK and Lab, to those of a photograph.
-        usual = (stored.rest or {}).get("photometric", 2) in (1, 2)
+        usual = (stored.metadata or {}).get("photometric", 2) in (1, 2)
         stored = stored if usual and stored.values.shape[-1] >= values.shape[-1] else None
     if stored is None:
         return png_file(values) if suffix == ".png" else _writer(suffix, None).write(values, None)
@@ -164,17 +164,17 @@ def result_file(
         return png_file(values)
     writer, (rows, columns), (height, width) = _writer(suffix, stored), values.shape[:2], stored.values.shape[:2]
     if (rows, columns) == (height, width):
-        return writer.write(values, stored.rest)
+        return writer.write(values, stored.metadata)
     left, top, right, bottom = taken_box((width, height), (rows, columns), fit)
     box = Placement(float(left), float(top), (right - left) / columns, (bottom - top) / rows)
-    return writer.write(values, writer.placed(stored.rest, box))
+    return writer.write(values, writer.metadata_of_part(stored.metadata, box))
 
 
 def rewritten(file: Path, values: np.ndarray) -> bytes:
     """The bytes of a file with other values of the same size and type, in the format of `result_suffix`."""
     suffix = result_suffix(file)
     stored = _template(file, suffix)
-    return png_file(values) if suffix == ".png" else _writer(suffix, stored).write(values, stored and stored.rest)
+    return png_file(values) if suffix == ".png" else _writer(suffix, stored).write(values, stored and stored.metadata)
 
 
 def sample_suffix(shape: ImageShape) -> str:
@@ -212,7 +212,7 @@ def _template(guide: Path, suffix: str) -> StoredValues | None:
 def _writer(suffix: str, stored: StoredValues | None) -> ArrayFormat:
     """The format of a suffix; of several, the one that has read the guide."""
     found = [format for format in ARRAY_FORMATS if suffix in format.suffixes]
-    return found[0] if len(found) == 1 or (stored is not None and "profile" in (stored.rest or {})) else found[-1]
+    return found[0] if len(found) == 1 or (stored is not None and "profile" in (stored.metadata or {})) else found[-1]
 
 
 def fitted_values(values: np.ndarray, image_format: ImageFormat) -> np.ndarray:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from sdedit_pl.build.component import build_component, build_unless_usual
+from sdedit_pl.build.component import build_component, build_unless_default
 from sdedit_pl.checkpoints import describe
 from sdedit_pl.checkpoints.sampler_settings import SamplerSettings
 from sdedit_pl.configuration import alike, require_at_least
@@ -93,7 +93,7 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
     """Writes the edits that `settings.out` lacks, and the manifest; raises ValueError if `out` holds anything else."""
     root, out = Path(settings.data), Path(settings.out)
     require_outside(out, root)
-    solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
+    solver, grid = build_unless_default(settings.solver), build_unless_default(settings.grid)
     edit = SDEdit(steps=settings.steps, solver=solver, grid=grid)
     classes = classes_of(root, describe(settings.ckpt).image)
     for label in {**(settings.n_of or {}), **(settings.t0_of or {})}:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sdedit_pl.build.component import build_unless_usual
+from sdedit_pl.build.component import build_unless_default
 from sdedit_pl.calibration.t0_search import t0_for_l2
 from sdedit_pl.calibration.t0_sidecar import calibrated_t0
 from sdedit_pl.denoiser import Denoiser
@@ -37,8 +37,8 @@ def build_edits(settings: EditSettings) -> list[SDEdit]:
     edit = SDEdit(
         steps=settings.steps,
         repeats=settings.repeats,
-        solver=build_unless_usual(settings.solver),
-        grid=build_unless_usual(settings.grid),
+        solver=build_unless_default(settings.solver),
+        grid=build_unless_default(settings.grid),
         variant=settings.variant,
         anneal=settings.anneal,
         resample=settings.resample,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdedit_pl.data.image_files import IMAGE_SUFFIXES
-from sdedit_pl.noise import mixed
+from sdedit_pl.noise import hash64
 
 
 def short_name(name: str) -> str:
@@ -72,7 +72,7 @@ def partners(groups: Sequence[int], seed: int) -> Partners:
         members.setdefault(group, []).append(number)
     if len(members) < 2:
         raise ValueError(f"compositing pastes images on images of another group, got {len(members)} group")
-    order = sorted(members, key=lambda group: mixed(seed, members[group][0]))
+    order = sorted(members, key=lambda group: hash64(seed, members[group][0]))
     circles = [order[start : start + 2] for start in range(0, len(order), 2)]
     if len(circles[-1]) == 1:
         circles[-2:] = [circles[-2] + circles[-1]]
@@ -80,6 +80,6 @@ def partners(groups: Sequence[int], seed: int) -> Partners:
     for name, circle in enumerate(circles):
         for group, source in zip(circle, circle[1:] + circle[:1], strict=True):
             for number in members[group]:
-                numbers[number] = members[source][mixed(seed, number, 1) % len(members[source])]
+                numbers[number] = members[source][hash64(seed, number, 1) % len(members[source])]
                 joined[number] = name
     return Partners(numbers, joined)

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sdedit_pl.guides.strokes import stroke_painting
-from sdedit_pl.noise import mixed
+from sdedit_pl.noise import hash64
 from sdedit_pl.typing import Images, Mask
 
 DrawNumber: TypeAlias = Callable[[], float]
@@ -97,7 +97,7 @@ class Compositing(EditingTask):
 
 
 def draws_of(seed: int, number: int, task: str) -> DrawNumber:
-    return random.Random(mixed(seed, number, *task.encode())).random
+    return random.Random(hash64(seed, number, *task.encode())).random
 
 
 def brush_stroke(sides: tuple[int, int], draw: DrawNumber) -> Bool[Tensor, "H W"]:

@@ -23,7 +23,7 @@ from sdedit_pl.editing.translation import ddim_round_trip
 from sdedit_pl.evaluation.blending import laplacian_blend, load_opencv, poisson_blend
 from sdedit_pl.evaluation.editing_tasks import EditingTask, TaskInputs
 from sdedit_pl.grids import GRIDS, start_time
-from sdedit_pl.noise import mixed
+from sdedit_pl.noise import hash64
 from sdedit_pl.sampling import Callback, sample
 from sdedit_pl.typing import Images
 
@@ -128,7 +128,7 @@ class UnconditionalSample:
         self, denoiser: Denoiser, inputs: TaskInputs, seeds: Sequence[int], callback: Callback | None
     ) -> Images:
         channels, height, width = inputs.guide.shape[1:]
-        own = [mixed(seed, _SAMPLING) for seed in seeds]
+        own = [hash64(seed, _SAMPLING) for seed in seeds]
         return sample(denoiser, (channels, height, width), own, steps=self.steps, callback=callback)
 
 

@@ -32,7 +32,7 @@ def is_own(file: Path) -> bool:
     try:
         if file.suffix == ".tif":
             stored = Tiff().read(file.read_bytes())
-            return stored.rest.get("ImageDescription") == _hash_of(stored.values.tobytes())
+            return stored.metadata.get("ImageDescription") == _hash_of(stored.values.tobytes())
         with open_image(file, str(file)) as image:
             image.load()
             return image.info.get(MARK) == _hash_of(image.tobytes())

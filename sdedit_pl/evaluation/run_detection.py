@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sdedit_pl.build.component import build_unless_usual
+from sdedit_pl.build.component import build_unless_default
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.sampler_settings import SamplerSettings
 from sdedit_pl.configuration import require_at_least
@@ -28,7 +28,7 @@ from sdedit_pl.evaluation.anomaly_maps import AnomalyMaps, Detector, image_score
 from sdedit_pl.evaluation.detection_report import anomaly_sheet, detection_measures, detection_report, write_scores
 from sdedit_pl.evaluation.report_sections import chosen_rows
 from sdedit_pl.evaluation.unfinished_report import unfinished_report
-from sdedit_pl.files import in_both_forms
+from sdedit_pl.files import in_both_unicode_forms
 from sdedit_pl.metrics.masked_lpips import lpips_map
 from sdedit_pl.result_folder import WORK
 
@@ -143,7 +143,7 @@ def run_detection(settings: DetectionSettings) -> dict[str, Any]:
 
 
 def build_detector(settings: DetectionSettings) -> Detector:
-    solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
+    solver, grid = build_unless_default(settings.solver), build_unless_default(settings.grid)
     edits = [SDEdit(t0, settings.steps, solver=solver, grid=grid) for t0 in settings.t0]
     residual = pixel_residual
     if settings.residual != "pixel":
@@ -167,7 +167,9 @@ def read_truth(folder: Path, names: Sequence[str], size: Size, fit: Fit = "crop"
     if not folder.is_dir():
         raise ValueError(f"truth={folder} is not a folder; give one of masks named like the images, white in defects")
     listed = map(Path, list_images(folder, True, ALL_SUFFIXES))
-    masks = in_both_forms({file.with_name(stem_of(file)).as_posix().removesuffix("_mask"): file for file in listed})
+    masks = in_both_unicode_forms(
+        {file.with_name(stem_of(file)).as_posix().removesuffix("_mask"): file for file in listed}
+    )
     truth = torch.zeros(len(names), *ImageFormat(size).sides, dtype=torch.bool)
     for number, name in enumerate(names):
         if name in masks:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sdedit_pl.build.component import build_component, build_unless_usual
+from sdedit_pl.build.component import build_component, build_unless_default
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.guidance import labelled
 from sdedit_pl.checkpoints.loading import load_for_editing
@@ -29,7 +29,7 @@ from sdedit_pl.evaluation.methods import Method, SDEditMethod
 from sdedit_pl.evaluation.numbered_images import NumberedImages
 from sdedit_pl.evaluation.translation_report import BATCH, Compared, translation_measures, translation_report
 from sdedit_pl.evaluation.unfinished_report import unfinished_report
-from sdedit_pl.files import in_both_forms, result_name, sha256_of, whole_file
+from sdedit_pl.files import in_both_unicode_forms, result_name, sha256_of, whole_file
 from sdedit_pl.guides.guide_files import (
     Guide,
     description_of_resizing,
@@ -160,7 +160,7 @@ class BridgeMethod:
 
 def methods_of(settings: TranslationSettings, source: Denoiser, target: Denoiser) -> dict[str, tuple[Denoiser, Method]]:
     """The chosen methods with their models; raises ValueError if the models do not allow one."""
-    solver, grid = build_unless_usual(settings.solver), build_unless_usual(settings.grid)
+    solver, grid = build_unless_default(settings.solver), build_unless_default(settings.grid)
     edit = SDEdit(settings.t0, settings.steps, solver=solver, grid=grid)
     guided_edit = SDEditMethod(replace(edit, lowpass=settings.lowpass, lowpass_energy=settings.lowpass_energy))
     found: dict[str, tuple[Denoiser, Method]] = {
@@ -223,7 +223,9 @@ def read_compared(settings: TranslationSettings, guides: NumberedImages, fit: Fi
     """
     pairs, inputs = None, dict[str, str]()
     if settings.pairs is not None:
-        named = in_both_forms({stem_of(file): file for file in find_guides(settings.pairs, suffixes_of(guides.format))})
+        named = in_both_unicode_forms(
+            {stem_of(file): file for file in find_guides(settings.pairs, suffixes_of(guides.format))}
+        )
         lacking = [stem_of(path) for path in guides.files if stem_of(path) not in named]
         if lacking:
             raise ValueError(f"pairs={settings.pairs} has no image named like the guide {lacking[0]}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sdedit_pl.data.array_formats import ALL_SUFFIXES, stem_of
 from sdedit_pl.data.image_format import ImageFormat
-from sdedit_pl.files import in_both_forms
+from sdedit_pl.files import in_both_unicode_forms
 from sdedit_pl.guides.guide_files import Guide, find_guides, fitted, image_size, read_pixels, read_rgba
 from sdedit_pl.guides.reference_runner_files import RUNNER_SUFFIX
 
@@ -45,7 +45,7 @@ def find_areas(kind: AreaKind, place: str | None, guides: Sequence[Path]) -> lis
         if not path.exists():
             raise ValueError(f"there is no {kind} at {place}; give an image or a folder, white where pixels may change")
         return [path] * len(guides)
-    named = in_both_forms({stem_of(file): file for file in find_guides(place, ALL_SUFFIXES)})
+    named = in_both_unicode_forms({stem_of(file): file for file in find_guides(place, ALL_SUFFIXES)})
     files = [named.get(stem_of(guide)) for guide in guides]
     if all(file is None for file in files):
         raise ValueError(f"no {kind} in {place} is named like a guide; {stem_of(guides[0])}.png would be")

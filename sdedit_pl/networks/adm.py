@@ -22,7 +22,7 @@ from sdedit_pl.networks.layers import (
     Upsample,
     attention_heads,
 )
-from sdedit_pl.networks.unet import Layers, Shape, UNet, check_resampling, resampling
+from sdedit_pl.networks.unet import LayerFactories, Shape, UNet, check_resampling, resampling
 
 _EPSILON = 1e-5
 
@@ -93,7 +93,7 @@ class ADM(UNet):
 
         super().__init__(
             shape,
-            Layers(
+            LayerFactories(
                 residual=residual,
                 attention=attention,
                 downsample=resampling(

@@ -20,7 +20,7 @@ from sdedit_pl.networks.layers import (
     Upsample,
     attention_heads,
 )
-from sdedit_pl.networks.unet import Layers, Shape, UNet
+from sdedit_pl.networks.unet import LayerFactories, Shape, UNet
 
 
 class DDPM(UNet):
@@ -79,7 +79,7 @@ class DDPM(UNet):
         normalised = {"smallest_group": smallest_group, "most_groups": most_groups, "epsilon": epsilon}
         super().__init__(
             shape,
-            Layers(
+            LayerFactories(
                 residual=partial(
                     ResidualBlock,
                     label_channels=shape.label_channels,

@@ -25,7 +25,7 @@ from sdedit_pl.networks.layers import (
     attention_heads,
 )
 from sdedit_pl.networks.pyramids import InputResidual, InputSkip, OutputResidual, OutputSkip
-from sdedit_pl.networks.unet import Layers, Shape, UNet, check_choice, check_resampling, resampling
+from sdedit_pl.networks.unet import LayerFactories, Shape, UNet, check_choice, check_resampling, resampling
 
 
 class NCSNpp(UNet):
@@ -122,7 +122,7 @@ class NCSNpp(UNet):
         head = partial(OutputHead, smallest_group=4, epsilon=epsilon, init_scale=init_scale)
         super().__init__(
             shape,
-            Layers(
+            LayerFactories(
                 residual=residual,
                 attention=lambda width: SelfAttention(
                     width,

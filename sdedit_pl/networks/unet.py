@@ -82,7 +82,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Layers:
+class LayerFactories:
     """Factories of a U-Net's parts; a width is a number of channels.
 
     Attributes:
@@ -162,7 +162,7 @@ class UNet(nn.Module):
     def __init__(
         self,
         shape: Shape,
-        layers: Layers,
+        layers: LayerFactories,
         features: FourierFeatures | PositionalFeatures,
         *,
         checkpoint_gradients: bool,
@@ -297,7 +297,7 @@ def check_images(images: Images, channels: int, divisor: int) -> None:
         )
 
 
-def _way_down(shape: Shape, layers: Layers) -> tuple[list[Level], list[InputJoint], list[int]]:
+def _way_down(shape: Shape, layers: LayerFactories) -> tuple[list[Level], list[InputJoint], list[int]]:
     """The levels and joints of the way down, and the width of every feature map that it keeps."""
     levels: list[Level] = []
     joints: list[InputJoint] = []
@@ -322,7 +322,7 @@ def _way_down(shape: Shape, layers: Layers) -> tuple[list[Level], list[InputJoin
     return levels, joints, kept
 
 
-def _way_up(shape: Shape, layers: Layers, kept: Sequence[int]) -> tuple[list[Level], list[OutputJoint]]:
+def _way_up(shape: Shape, layers: LayerFactories, kept: Sequence[int]) -> tuple[list[Level], list[OutputJoint]]:
     """The levels and joints of the way up, in order from full resolution, which runs last."""
     levels: list[Level] = []
     joints: list[OutputJoint] = []

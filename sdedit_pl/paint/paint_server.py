@@ -36,13 +36,13 @@ from starlette.staticfiles import StaticFiles
 
 from sdedit_pl.data.array_formats import suffixes_of
 from sdedit_pl.data.image_files import list_images
-from sdedit_pl.data.image_format import numbers_of_shown
+from sdedit_pl.data.image_format import shown_band_numbers
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.files import whole_file
 from sdedit_pl.paint.paint_jobs import EditRequest, Job, PaintJobs
 from sdedit_pl.paint.shown_files import LARGEST_PICTURE, painting_rule, shown_picture
 from sdedit_pl.picture_grid import png_bytes
-from sdedit_pl.web import guarded_app, json_reply, parsed
+from sdedit_pl.web import guarded_app, json_body, json_reply
 
 LARGEST_BODY = 160 * 2**20
 _PAGE = Path(__file__).parent / "page"
@@ -126,7 +126,7 @@ def paint_app(jobs: PaintJobs, guides: Path, token: str = "", names: Collection[
             raise HTTPException(503, f"the edit cannot be stored in {jobs.out}: {error.strerror}") from error
 
     async def submit(request: Request) -> Response:
-        body = await parsed(request, EditRequest, LARGEST_BODY)
+        body = await json_body(request, EditRequest, LARGEST_BODY)
         source = None if body.source is None else await stored(source_of, body.source)
         if body.source is not None and source is None:
             raise HTTPException(400, f"{body.source} is gone; open the file again")
@@ -134,7 +134,7 @@ def paint_app(jobs: PaintJobs, guides: Path, token: str = "", names: Collection[
         return json_reply({"identity": job.identity})
 
     async def open_file(request: Request) -> Response:
-        body = await parsed(request, OpenedFile, LARGEST_BODY)
+        body = await json_body(request, OpenedFile, LARGEST_BODY)
         file = await stored(jobs.opened.store, body.name, body.content)
         return json_reply({"source": f"opened/{jobs.opened.address(file)}"})
 
@@ -149,7 +149,7 @@ def paint_app(jobs: PaintJobs, guides: Path, token: str = "", names: Collection[
         return StreamingResponse(_events(jobs, job_of(request)), media_type="text/event-stream")
 
     async def cancel(request: Request) -> Response:
-        await parsed(request, Nothing, 100)
+        await json_body(request, Nothing, 100)
         jobs.cancel(job_of(request))
         return json_reply({})
 
@@ -215,7 +215,7 @@ def _model(jobs: PaintJobs) -> dict[str, Any]:
         "name": jobs.description.path.stem,
         "width": jobs.image.width,
         "height": jobs.image.height,
-        "bands": len(numbers_of_shown(jobs.image.channels, jobs.image.format)),
+        "bands": len(shown_band_numbers(jobs.image.channels, jobs.image.format)),
         "rule": painting_rule(jobs.image),
         "labels": list(denoiser.labels.examples),
         "known": denoiser.labels.known if denoiser.labels.size else "",

@@ -18,7 +18,7 @@ from PIL import Image
 
 from sdedit_pl.data.array_formats import suffixes_of
 from sdedit_pl.data.image_files import file_content, is_image_name
-from sdedit_pl.data.image_format import ImageShape, numbers_of_shown
+from sdedit_pl.data.image_format import ImageShape, shown_band_numbers
 from sdedit_pl.data.value_decoding import read_values, result_file, result_suffix, rewritten, rounded, with_window
 from sdedit_pl.files import whole_file
 from sdedit_pl.guides.guide_files import read_whole
@@ -78,7 +78,7 @@ def shown_picture(file: Path, shape: ImageShape) -> Image.Image:
 def painted_file(file: Path, picture: Image.Image, shape: ImageShape) -> bytes:
     """The file with the values painted on a picture of it, in the format of `result_suffix`; raises ValueError."""
     assert shape.format is not None
-    shown, bands = shown_picture(file, shape), list(numbers_of_shown(shape.channels, shape.format))
+    shown, bands = shown_picture(file, shape), list(shown_band_numbers(shape.channels, shape.format))
     if picture.size != shown.size:
         raise ValueError(f"the painting must have the size of its file, {shown.size}, got {picture.size}")
     before, after = (np.asarray(each).reshape(*shown.size[::-1], -1) for each in (shown, picture.convert(shown.mode)))
@@ -108,7 +108,7 @@ def painting_rule(shape: ImageShape) -> str:
     pixels = shape.format
     if pixels is None:
         return ""
-    bands = numbers_of_shown(shape.channels, pixels)
+    bands = shown_band_numbers(shape.channels, pixels)
     names = " and ".join(pixels.bands[band] if pixels.bands else str(band) for band in bands)
     own = "" if len(bands) + pixels.alpha == shape.channels else "; the other bands keep the guide's values"
     opaque = "; painted pixels become opaque" if pixels.alpha else ""

@@ -30,7 +30,7 @@ from sdedit_pl.solvers.exponential import Evaluation, log_step, mean_over_unit_i
 from sdedit_pl.typing import Images, Times, over_images
 
 
-class Path(NamedTuple):
+class History(NamedTuple):
     """UniPC's history at the last step's start: the corrected state `y` = x / alpha, and evaluations, newest first."""
 
     y: Images
@@ -69,7 +69,7 @@ class UniPC(Solver):
         used = (here, *past)[: self.predictor_order]
         y_s = advance(y, here, used[1:], level_s)
         y_s = torch.where(over_images(level_s) > 0, y_s, here.x_0)
-        return over_images(sde.alpha(s)) * y_s, Path(y, used)
+        return over_images(sde.alpha(s)) * y_s, History(y, used)
 
 
 def advance(y: Images, start: Evaluation, others: Sequence[Evaluation], level_s: Times) -> Images:

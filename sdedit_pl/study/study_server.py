@@ -31,7 +31,7 @@ from starlette.staticfiles import StaticFiles
 from sdedit_pl.study.questions import QUESTIONS
 from sdedit_pl.study.study_database import StudyDatabase, UnknownTrial
 from sdedit_pl.study.trial_design import Side
-from sdedit_pl.web import guarded_app, json_reply, parsed
+from sdedit_pl.web import guarded_app, json_body, json_reply
 
 logger = logging.getLogger(__name__)
 
@@ -68,13 +68,13 @@ def study_app(study: StudyDatabase, names: Collection[str] = ()) -> Starlette:
         return Response(image, 200, {"Cache-Control": "private, max-age=31536000, immutable"}, "image/png")
 
     async def join(request: Request) -> Response:
-        body = await parsed(request, JoinRequest, _LARGEST_BODY)
+        body = await json_body(request, JoinRequest, _LARGEST_BODY)
         async with writing:
             trials = await run_in_threadpool(study.join, body.rater)
         return json_reply({"trials": [trial._asdict() for trial in trials]})
 
     async def answer(request: Request) -> Response:
-        body = await parsed(request, AnswerRequest, _LARGEST_BODY)
+        body = await json_body(request, AnswerRequest, _LARGEST_BODY)
         async with writing:
             choice = await run_in_threadpool(study.record, body.rater, body.trial, body.choice, body.milliseconds)
         return json_reply({"choice": choice})

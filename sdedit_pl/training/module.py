@@ -20,7 +20,7 @@ from torch.nn.functional import one_hot
 
 from sdedit_pl.denoiser import Denoiser
 from sdedit_pl.losses import EDMWeighting, LogNormalNoise, TimeSampler, Weighting, denoising_loss
-from sdedit_pl.noise import SeededNoise, mixed
+from sdedit_pl.noise import SeededNoise, hash64
 from sdedit_pl.training.augmentation import Augmentation
 from sdedit_pl.training.learned_uncertainty import LogUncertainty
 from sdedit_pl.training.noise_level_buckets import BUCKETS_MEAN, NoiseBucket, noise_buckets
@@ -106,7 +106,7 @@ class ScoreModule(lightning.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss of clean images in [-1, 1]."""
         batch, vectors, valid = images_of(batch), self.vectors_of(batch), valid_of(batch)
-        with seeded(mixed(self.seed, self.global_rank, self.batches_done, TRAINING), batch.device):
+        with seeded(hash64(self.seed, self.global_rank, self.batches_done, TRAINING), batch.device):
             uniform = torch.rand(batch.shape[0], device=batch.device, dtype=torch.float32)
             noise = self.denoiser.noise.fill(torch.empty(batch.shape, device=batch.device, dtype=torch.float32))
             images, conditions, valid = self.augmentation(batch, valid)
@@ -146,7 +146,7 @@ class ScoreModule(lightning.LightningModule):
             for denoiser in (self.denoiser, *self.averages.values())
         )
         indices = self._numbers(batch_idx, len(batch))
-        seeds = [mixed(self.seed, index, VALIDATION) for index in indices]
+        seeds = [hash64(self.seed, index, VALIDATION) for index in indices]
         noise = SeededNoise(seeds, self.denoiser.noise)(0, 0, batch)
         uniform = torch.tensor([(index + 0.5) * GOLDEN_RATIO % 1 for index in indices], device=batch.device)
         t = self.times.times(self.denoiser.sde, uniform)

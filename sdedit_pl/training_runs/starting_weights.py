@@ -67,7 +67,7 @@ def with_labels(config: TrainingConfig, data: ImageDataModule) -> TrainingConfig
                 f"condition.name={config.condition.name} needs the labels of the images; give data.labels="
             )
         return config
-    if data.source.streams and not condition.stated:
+    if data.source.streams and not condition.complete:
         raise ConfigError(
             "the labels of remote shards are read during training; state condition.classes=[...], or for "
             "condition=number condition.low= and condition.high="

@@ -7,7 +7,7 @@ import torch
 from support.oracles import GaussianDenoiser
 from torch import Tensor
 
-from sdedit_pl.calibration.sweep import Sweep, measure_batch, usual_times
+from sdedit_pl.calibration.sweep import Sweep, default_times, measure_batch
 from sdedit_pl.editing import SDEdit
 from sdedit_pl.guides.strokes import stroke_painting
 from sdedit_pl.metrics.image_distances import squared_l2
@@ -70,14 +70,14 @@ class TestSweep:
 
 class TestUsualTimes:
     def test_they_have_the_same_noise_levels_for_every_sde(self) -> None:
-        assert usual_times(GaussianDenoiser(VPSDE())) == [0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
-        assert usual_times(GaussianDenoiser(DiscreteVPSDE())) == [0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
+        assert default_times(GaussianDenoiser(VPSDE())) == [0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
+        assert default_times(GaussianDenoiser(DiscreteVPSDE())) == [0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
         sde = VESDE(0.02, 200.0)
-        levels = sde.noise_level(torch.tensor(usual_times(GaussianDenoiser(sde)), dtype=torch.float64))
+        levels = sde.noise_level(torch.tensor(default_times(GaussianDenoiser(sde)), dtype=torch.float64))
         expected = VPSDE().noise_level(torch.tensor([0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0], dtype=torch.float64))
         assert torch.allclose(levels, expected, rtol=0.05)
 
     def test_they_end_at_the_largest_time_of_the_model(self) -> None:
         denoiser = GaussianDenoiser(VPSDE())
         denoiser.t_max = 0.45
-        assert usual_times(denoiser) == [0.2, 0.3, 0.4, 0.45]
+        assert default_times(denoiser) == [0.2, 0.3, 0.4, 0.45]

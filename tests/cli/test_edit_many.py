@@ -30,13 +30,13 @@ UNFINISHED = "sdedit_pl.edit_runs.unfinished_edits:UnfinishedEdits"
 PUBLISH = "sdedit_pl.result_folder:os.replace"
 KILLS: dict[str, tuple[Kill, ...]] = {
     "before the settings are recorded": (Kill(f"{UNFINISHED}.begin", 1),),
-    "halfway through the recorded settings": (Kill("sdedit_pl.files:_store", 1, "settings.json", half=True),),
+    "halfway through the recorded settings": (Kill("sdedit_pl.files:_sync", 1, "settings.json", half=True),),
     "before the first sample": (Kill("pathlib:Path.write_bytes", 1, "_seed"),),
     "between two samples of a guide": (Kill("pathlib:Path.write_bytes", 8, "_seed"),),
     "between a guide's files and its line": (Kill(f"{UNFINISHED}.note", 6),),
     "after the last guide": (Kill("sdedit_pl.edit_runs.edit_run:finish", 1),),
     "in the sheet": (Kill("sdedit_pl.edit_runs.finishing:save_sheet", 1),),
-    "halfway through edit.yaml": (Kill("sdedit_pl.files:_store", 1, "edit.yaml", half=True),),
+    "halfway through edit.yaml": (Kill("sdedit_pl.files:_sync", 1, "edit.yaml", half=True),),
     "before the first file is published": (Kill(PUBLISH, 1, "_seed"),),
     "halfway through publishing": (Kill(PUBLISH, 9, "_seed"),),
     "before edit.yaml is published": (Kill(PUBLISH, 2, "edit.yaml"),),

@@ -59,28 +59,28 @@ def test_a_format_reads_what_it_writes(kind: type, make: Any, values: np.ndarray
     stored = read_array(content, "a", found)
     assert stored.values.dtype.name == values.dtype.name and np.array_equal(stored.values.squeeze(), values)
     changed = stored.values + stored.values.dtype.type(1)
-    again = read_array(found.write(changed, stored.rest), "a", found)
+    again = read_array(found.write(changed, stored.metadata), "a", found)
     assert again.values.dtype == changed.dtype and np.array_equal(again.values, changed)
-    assert found.write(changed, stored.rest) == found.write(changed, stored.rest)
+    assert found.write(changed, stored.metadata) == found.write(changed, stored.metadata)
 
 
 def test_results_keep_the_place_of_an_image() -> None:
     nodata = np.where(np.arange(4) == 1, -9999, BANDS).astype(np.float32)
     stored = GeoTiff().read(geotiff(nodata, nodata=-9999))
     assert np.isnan(stored.values[..., 1]).all()
-    again = GeoTiff().read(GeoTiff().write(stored.values * 2, stored.rest))
+    again = GeoTiff().read(GeoTiff().write(stored.values * 2, stored.metadata))
     assert np.array_equal(again.values, stored.values * 2, equal_nan=True)
     for key in ("crs", "transform", "nodata"):
-        assert again.rest["profile"][key] == stored.rest["profile"][key]
-    assert again.rest["bands"][3] == "infrared"
+        assert again.metadata["profile"][key] == stored.metadata["profile"][key]
+    assert again.metadata["bands"][3] == "infrared"
     stored = Dicom().read(dicom(GREY, slope=0.5, intercept=-1024))
     assert stored.values.dtype == np.float32 and stored.values[0, 0] == -1024 and stored.values[0, 1] == 1476
-    again = Dicom().read(Dicom().write(stored.values[..., None] + 1, stored.rest))
+    again = Dicom().read(Dicom().write(stored.values[..., None] + 1, stored.metadata))
     assert np.array_equal(again.values, stored.values + 1)
-    assert again.rest.PixelSpacing == [0.5, 0.7] and again.rest.PatientID == "phantom"
-    assert again.rest.SOPInstanceUID != "1.2.3" and again.rest.ImageType[0] == "DERIVED"
+    assert again.metadata.PixelSpacing == [0.5, 0.7] and again.metadata.PatientID == "phantom"
+    assert again.metadata.SOPInstanceUID != "1.2.3" and again.metadata.ImageType[0] == "DERIVED"
     stored = Nifti().read(nifti(GREY))
-    assert np.array_equal(Nifti().read(Nifti().write(GREY[..., None], stored.rest)).rest[0], stored.rest[0])
+    assert np.array_equal(Nifti().read(Nifti().write(GREY[..., None], stored.metadata)).metadata[0], stored.metadata[0])
 
 
 WINDOW = {"WindowCenter": [3000, 0], "WindowWidth": [2001, 10]}
@@ -130,18 +130,18 @@ def test_a_smaller_result_stays_in_its_place(tmp_path: Path) -> None:
         result = result_file(torch.zeros(bands.tensor_shape), bands, suffix, tmp_path / f"a{suffix}")
         read[suffix] = read_values(result, "a")
     transform = rasterio.transform.from_origin(500_000, 5_799_980, 20, 20)
-    assert read[".tif"].rest["profile"]["transform"] == transform
+    assert read[".tif"].metadata["profile"]["transform"] == transform
     bands, whole = replace(shape, channels=4), rasterio.transform.from_origin(500_000, 5_800_000, 20, 30)
     result = result_file(torch.zeros(4, 4, 3), bands, ".tif", tmp_path / "a.tif", fit="resize")
-    assert read_values(result, "a").rest["profile"]["transform"] == whole
+    assert read_values(result, "a").metadata["profile"]["transform"] == whole
     affine = np.diag([4.0, 6.0, 4.0, 1.0])
     affine[:2, 3] = 5, 1.5
-    assert np.array_equal(read[".nii"].rest[0], affine)
-    assert read[".dcm"].rest.PixelSpacing == [1.0, 1.4] and read[".dcm"].values.dtype == np.uint16
-    assert read[".dcm"].rest.ImagePositionPatient == [0.35, 1.25, 7]
+    assert np.array_equal(read[".nii"].metadata[0], affine)
+    assert read[".dcm"].metadata.PixelSpacing == [1.0, 1.4] and read[".dcm"].values.dtype == np.uint16
+    assert read[".dcm"].metadata.ImagePositionPatient == [0.35, 1.25, 7]
     (tmp_path / "b.tif").write_bytes(tiff(values[..., 0], resolution=(30, 20)))
     stored = read_values(result_file(torch.zeros(1, 4, 3), shape, ".tif", tmp_path / "b.tif"), "b")
-    assert (stored.rest["XResolution"], stored.rest["YResolution"]) == ((15, 1), (10, 1))
+    assert (stored.metadata["XResolution"], stored.metadata["YResolution"]) == ((15, 1), (10, 1))
 
 
 def test_results_have_the_type_of_their_guide(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_results_have_the_type_of_their_guide(tmp_path: Path) -> None:
         read_values(result_file(torch.ones(1, 3, 4), eight, ".npy", tmp_path / "b.npy", kept), "b").values == 255
     ).all()
     stored = Dicom().read(dicom(GREY, bits=12))
-    assert Dicom().read(Dicom().write(GREY[..., None], stored.rest)).values.max() == 4095
+    assert Dicom().read(Dicom().write(GREY[..., None], stored.metadata)).values.max() == 4095
 
 
 def test_a_suffix_of_two_parts_is_no_part_of_a_name(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_a_new_format_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch)
             values = np.frombuffer(content[-2 * int(width) * int(height) :], ">u2").astype(np.uint16)
             return array_formats.StoredValues(values.reshape(int(height), int(width)))
 
-        def write(self, values: np.ndarray, rest: Any) -> bytes:
+        def write(self, values: np.ndarray, metadata: Any) -> bytes:
             header = f"P5 {values.shape[1]} {values.shape[0]} 65535\n".encode()
             return header + values[..., 0].astype(">u2").tobytes()
 

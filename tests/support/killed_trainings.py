@@ -70,7 +70,7 @@ class Kill:
 
 
 _CHECKPOINT = "sdedit_pl.training.resumable_checkpoints:ResumableCheckpoint"
-_STORE = "sdedit_pl.files:_store"
+_SYNC = "sdedit_pl.files:_sync"
 _STEP = "sdedit_pl.training.module:ScoreModule.training_step"
 _VALIDATION = "sdedit_pl.training.module:ScoreModule.validation_step"
 
@@ -79,16 +79,16 @@ KILLS: dict[str, tuple[Kill, ...]] = {
     "between two batches of step 4": (Kill(_STEP, 8),),
     "after step 4, before its log entry": (Kill("sdedit_pl.training.loss_logging:TrainingLog.on_train_batch_end", 8),),
     "between log entry and checkpoint of step 4": (Kill(f"{_CHECKPOINT}.on_train_batch_end", 8),),
-    "halfway through the checkpoint of step 4": (Kill(_STORE, 1, "step=00000004.ckpt", half=True),),
-    "halfway through the very first checkpoint": (Kill(_STORE, 1, "step=00000002.ckpt", half=True),),
+    "halfway through the checkpoint of step 4": (Kill(_SYNC, 1, "step=00000004.ckpt", half=True),),
+    "halfway through the very first checkpoint": (Kill(_SYNC, 1, "step=00000002.ckpt", half=True),),
     "before old checkpoints are removed, step 4": (Kill("pathlib:Path.unlink", 1, "/step=00000002.ckpt"),),
     "between checkpoint and validation of step 4": (
         Kill("sdedit_pl.training.loss_logging:TrainingLog.on_validation_start", 2),
     ),
     "in the validation after step 4": (Kill(_VALIDATION, 4),),
-    "halfway through a preview": (Kill(_STORE, 1, "step-00000004.png", half=True),),
-    "halfway through the editing checkpoint": (Kill(_STORE, 2, "model.safetensors", half=True),),
-    "before the best checkpoint has its name": (Kill(_STORE, 2, "best.ckpt"),),
+    "halfway through a preview": (Kill(_SYNC, 1, "step-00000004.png", half=True),),
+    "halfway through the editing checkpoint": (Kill(_SYNC, 2, "model.safetensors", half=True),),
+    "before the best checkpoint has its name": (Kill(_SYNC, 2, "best.ckpt"),),
     "right after the validation of step 4": (Kill(_STEP, 9),),
     "in the validation after the last step": (Kill(_VALIDATION, 6),),
     "at the very end": (Kill("sdedit_pl.training.editing_checkpoint:EditingCheckpoint.on_fit_end", 1),),

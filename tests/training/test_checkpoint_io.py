@@ -23,7 +23,7 @@ def test_a_checkpoint_is_a_copy_and_is_written_while_training_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = threading.Event()
-    monkeypatch.setattr("sdedit_pl.files._store", lambda path: free.wait(20))
+    monkeypatch.setattr("sdedit_pl.files._sync", lambda path: free.wait(20))
     files, weight, path = DurableCheckpoints(), torch.ones(3), tmp_path / "step=00000001.ckpt"
     files.save_checkpoint({"weight": weight}, path)
     weight.zero_()

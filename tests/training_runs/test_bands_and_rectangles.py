@@ -246,7 +246,7 @@ def test_parts_and_pasted_objects_keep_the_values_of_other_data(bands: int, tmp_
     common = {"ckpt": f"{tmp_path}/model.safetensors", "guide": f"{tmp_path}/a.tif", "samples": 2, "t0": 0.4}
     edit(**common, mask=f"{tmp_path}/mask.png", focus=True, reduce="std", out=f"{tmp_path}/part")
     result, deviation = (read_values(tmp_path / f"part/a_{name}.tif", "a") for name in ("seed0", "std"))
-    assert result.values.dtype == np.uint16 and result.rest["ImageDescription"] == "a place"
+    assert result.values.dtype == np.uint16 and result.metadata["ImageDescription"] == "a place"
     changed = (result.values != guide).any(-1)
     rows, columns = changed.nonzero()
     assert 25 <= rows.min() < 30 and 42 < rows.max() < 47 and 15 <= columns.min() < 20 and 28 < columns.max() < 33

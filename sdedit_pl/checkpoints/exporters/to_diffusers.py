@@ -53,7 +53,7 @@ class DiffusersExport(Export):
     def write(self, denoiser: Denoiser, model: ModelConfig, out: Path) -> None:
         if denoiser.condition is not None:
             raise ExportError("label= cannot be written for diffusers' UNet2DModel here; omit it, or use format=onnx")
-        if not model.noise.usual:
+        if not model.noise.is_default:
             raise ExportError("diffusers' pipelines draw Gaussian noise, and this model was trained on other noise")
         unet, scheduler = configurations(denoiser, model)
         state = {key: tensor for key, tensor in denoiser.network.state_dict().items() if key not in OPTIONAL_WEIGHTS}

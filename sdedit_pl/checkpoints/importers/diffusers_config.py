@@ -80,7 +80,7 @@ SKIP_FIR_KERNEL = (1.0, 3.0, 3.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Network:
+class TranslatedUNet:
     """A UNet2DModel in our terms; `fourier`: a VE score network; `cosines_first`: the label's cosines come first."""
 
     section: dict[str, Any]
@@ -90,7 +90,7 @@ class Network:
     image: dict[str, Any]
 
 
-def read_unet(config: Mapping[str, Any]) -> Network:
+def read_unet(config: Mapping[str, Any]) -> TranslatedUNet:
     """Translates a UNet2DModel's configuration; raises CheckpointError for a key that our networks cannot express."""
     unet = _Keys("UNet2DModel", config, UNET_DEFAULTS)
     unet.refuse_others(UNET_DEFAULTS.keys() | AVERAGE_KEYS)
@@ -121,7 +121,7 @@ def read_unet(config: Mapping[str, Any]) -> Network:
         "epsilon": float(unet["norm_eps"]),
     }
     section |= _skip_arguments(unet, attention, fourier) if skip else _plain_arguments(unet)
-    return Network(
+    return TranslatedUNet(
         section=section,
         cosines_first=not fourier and bool(unet["flip_sin_to_cos"]),
         fourier=fourier,
@@ -130,7 +130,7 @@ def read_unet(config: Mapping[str, Any]) -> Network:
     )
 
 
-def read_scheduler(config: Mapping[str, Any], network: Network) -> dict[str, Any]:
+def read_scheduler(config: Mapping[str, Any], network: TranslatedUNet) -> dict[str, Any]:
     """The sections `sde` and `parameterisation` of a scheduler; raises CheckpointError if we cannot express it."""
     name = config.get("_class_name")
     if name == "ScoreSdeVeScheduler" and network.fourier:

@@ -36,7 +36,7 @@ _BLOCK = {
     "conv1": "conv_2",
     "skip": "shortcut",
 }
-EXPRESSED = {"embedding_type": "positional", "encoder_type": "standard", "decoder_type": "standard"}
+ACCEPTED_VALUES = {"embedding_type": "positional", "encoder_type": "standard", "decoder_type": "standard"}
 """Arguments of the published network, and the only values that are accepted."""
 
 
@@ -61,7 +61,7 @@ class EDMFormat(CheckpointFormat):
 
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Translates the network's arguments; raises CheckpointError if our networks cannot express one."""
-    for name, only in EXPRESSED.items():
+    for name, only in ACCEPTED_VALUES.items():
         if config.get(name, only) != only:
             raise CheckpointError(f"{name} must be {only!r} to be read, got {config[name]!r}")
     with published_configuration():

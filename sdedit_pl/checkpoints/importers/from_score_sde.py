@@ -58,7 +58,7 @@ class ScoreSDEFormat(CheckpointFormat):
             preset=preset,
             configured=None if config is None else model_of(config),
             data_range=CENTERED if config is None or config["data"]["centered"] else UNIT,
-            refine=lambda found, model: with_table(found, model, table),
+            refine=lambda found, model: with_sigmas_compared(found, model, table),
         )
 
 
@@ -106,7 +106,7 @@ def _stored(path: Path, saved: Any, weights: str) -> StoredTensors:
     return StoredTensors(_averaged_state(raw, shadow), weights, training)
 
 
-def with_table(found: Difference, model: Mapping[str, Any], table: Tensor | None) -> Difference:
+def with_sigmas_compared(found: Difference, model: Mapping[str, Any], table: Tensor | None) -> Difference:
     """Compares the file's falling sigmas, which are half of ours on images in [0, 1], with those of a VE model."""
     if table is None or table.dim() != 1 or model["sde"]["name"] != "ve":
         return found

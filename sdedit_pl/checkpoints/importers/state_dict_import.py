@@ -12,7 +12,7 @@ from torch import Tensor
 from sdedit_pl.checkpoints.expected_tensors import state_shapes
 from sdedit_pl.checkpoints.importers.checkpoint_format import Imported, origin_of
 from sdedit_pl.checkpoints.importers.presets import CENTERED, PRESETS, Preset
-from sdedit_pl.checkpoints.importers.tensor_mapping import Difference, TensorSource, difference, state_made
+from sdedit_pl.checkpoints.importers.tensor_mapping import Difference, TensorSource, assembled_state, difference
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.configuration import Component, ConfigError, nearest
 from sdedit_pl.configuration.model_config import ModelConfig
@@ -84,7 +84,7 @@ def import_network(
     chosen, found = _choose_model(str(path), format, preset, given, compare)
     model = ModelConfig.from_data(found.model)
     sources = sources_of(model.network)
-    weights = state_made(stored.tensors, sources, state_shapes(model))
+    weights = assembled_state(stored.tensors, sources, state_shapes(model))
     facts = {
         "preset": chosen,
         "weights": stored.weights,

@@ -93,7 +93,7 @@ def difference(
     return Difference(missing, sorted(set(tensors).difference(wanted)), misshapen, len(wanted))
 
 
-def state_made(
+def assembled_state(
     tensors: Mapping[str, Tensor], sources: Mapping[str, TensorSource], expected: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """A network's state dict, each tensor contiguous, from published tensors without a `difference`."""

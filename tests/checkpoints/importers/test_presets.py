@@ -132,7 +132,10 @@ def test_a_table_of_noise_levels_identifies_a_ve_model(tmp_path: Path) -> None:
         read(preset, tmp_path / "file")
     for sigma_max, expected in ((380.0, "ve/church_ncsnpp_continuous"), (378.0, "ve/bedroom_ncsnpp_continuous")):
         table = torch.tensor([sigma_max, 0.01])
-        assert read(preset, tmp_path / "file", refine=partial(from_score_sde.with_table, table=table)) == expected
+        assert (
+            read(preset, tmp_path / "file", refine=partial(from_score_sde.with_sigmas_compared, table=table))
+            == expected
+        )
 
 
 def test_models_that_differ_in_their_sde_alone_need_a_preset(tmp_path: Path) -> None:
