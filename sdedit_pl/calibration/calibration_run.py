@@ -22,6 +22,7 @@ from sdedit_pl.calibration.knee import trade_off
 from sdedit_pl.calibration.sweep import Sweep, default_times, measure_batch
 from sdedit_pl.calibration.t0_sidecar import sidecar_of, write_calibration
 from sdedit_pl.calibration.unfinished_sweep import UnfinishedSweep
+from sdedit_pl.checkpoints import describe
 from sdedit_pl.configuration.yaml_reading import read_file
 from sdedit_pl.data.chosen_images import ChosenImages, choose_images
 from sdedit_pl.data.image_format import shown_bands
@@ -59,6 +60,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
 
     Raises ValueError if settings or files do not allow the sweep, or an interrupted one had other settings.
     """
+    settings = settings.for_edits(describe(settings.ckpt))
     denoiser, description = settings.load()
     checkpoint = description.path
     val_fraction = description.val_fraction(settings.val_fraction)

@@ -30,6 +30,7 @@ class CalibrationSettings(SamplerSettings):
         overwrite: replace earlier results.
     """
 
+    guidance: float | None = None
     data: str
     out: str | None = None
     t0: tuple[float | str, ...] | None = None

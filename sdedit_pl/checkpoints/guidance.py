@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from sdedit_pl.checkpoints.fingerprint import fingerprint
 from sdedit_pl.checkpoints.loading import load_described, load_for_editing
@@ -17,6 +18,8 @@ from sdedit_pl.noise import NOISES
 
 logger = logging.getLogger(__name__)
 
+_Settings = TypeVar("_Settings", bound="GuidanceSettings")
+
 
 @dataclass(kw_only=True)
 class GuidanceSettings:
@@ -25,7 +28,8 @@ class GuidanceSettings:
     Args:
         label: label of all images, for a model trained with labels (data.labels); null for none.
         guidance: weight w of guidance by a weaker model, D + (w - 1)(D - D_weak); images become crisper and less varied
-            as it grows. 1 is none; any other value doubles the network evaluations.
+            as it grows. 1 is none; any other value doubles the network evaluations. null takes checkpoint.guidance and
+            checkpoint.guidance_range of the model's training for edits without a label, and is otherwise 1.
         guide_ckpt: the weaker model; previous is the early average beside `ckpt`, which training writes with
             checkpoint.early (autoguidance). null is previous or, with a label, the model without it (classifier-free).
         guidance_range: lowest,highest noise level at which guidance applies; null for all.
@@ -33,17 +37,30 @@ class GuidanceSettings:
     """
 
     label: str | None = None
-    guidance: float = 1.0
+    guidance: float | None = 1.0
     guide_ckpt: str | None = None
     guidance_range: tuple[float, float] | None = None
     noise: str | None = None
+
+    def for_edits(self: _Settings, description: Description) -> _Settings:
+        """The settings, with null as guidance replaced by that of the model's training, or by 1."""
+        if self.guidance is not None:
+            return self
+        weight, levels = description.guidance
+        if weight == 1 or (self.label, self.guide_ckpt, self.guidance_range) != (None, None, None):
+            return replace(self, guidance=1.0)
+        early = early_average(description.path)
+        if not early.is_file():
+            logger.warning("edits are not guided: there is no %s, the weaker model for guidance=%g", early, weight)
+            return replace(self, guidance=1.0)
+        return replace(self, guidance=weight, guidance_range=levels)
 
     def guiding_checkpoint(self, checkpoint: Path) -> Path | None:
         """The file of the guiding model; None without guidance, or if the model without its label guides.
 
         `checkpoint` is from `find_checkpoint`. Raises CheckpointError if there is no file, ValueError if keys conflict.
         """
-        if self.guidance == 1:
+        if self.guidance in (None, 1):
             if self.guide_ckpt is not None or self.guidance_range is not None:
                 raise ValueError("guide_ckpt and guidance_range need guidance=W, and 1 means none; try guidance=1.5")
             return None
@@ -68,7 +85,7 @@ class GuidanceSettings:
         label = "" if self.label is None else f", label={self.label}"
         label += "" if self.noise is None else f", noise={self.noise}"
         guide = self.guiding_checkpoint(checkpoint)
-        if self.guidance == 1:
+        if self.guidance in (None, 1):
             return label
         weaker = "itself" if guide is None else fingerprint(guide)
         levels = "" if self.guidance_range is None else ", levels {:g} to {:g}".format(*self.guidance_range)
@@ -90,7 +107,8 @@ def with_guidance(denoiser: Denoiser, description: Description, settings: Guidan
             raise ValueError(
                 f"the guiding model {guide} is for images of {other.image}, the model for {description.image}"
             )
-    denoiser = guided(denoiser, weak, settings.guidance, settings.guidance_range)
+    guidance = 1.0 if settings.guidance is None else settings.guidance
+    denoiser = guided(denoiser, weak, guidance, settings.guidance_range)
     return noised(denoiser, settings.noise)
 
 

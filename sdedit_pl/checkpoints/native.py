@@ -76,6 +76,13 @@ class Description:
         """How its training images were brought to the proportions of the model."""
         return next((fit for fit in get_args(Fit) if fit == self._data.get("fit")), "crop")
 
+    @property
+    def guidance(self) -> tuple[float, tuple[float, float] | None]:
+        """Weight and range of noise levels of the guidance that its training chose for edits; 1 and None for none."""
+        chosen = self.config.get("checkpoint") or {}
+        levels = chosen.get("guidance_range")
+        return float(chosen.get("guidance", 1)), None if levels is None else (float(levels[0]), float(levels[1]))
+
     def val_fraction(self, given: float | None) -> float:
         """`given`, or the share of images that training held out, or else 0.05."""
         own = self._data.get("val_fraction")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdedit_pl.build.component import build_unless_default
+from sdedit_pl.checkpoints import describe
 from sdedit_pl.checkpoints.guidance import GuidanceSettings, load_guided
 from sdedit_pl.cli import is_first_process, say
 from sdedit_pl.configuration.schema import Command
@@ -46,6 +47,7 @@ def run(words: list[str]) -> None:
     arguments = COMMAND.parse(words)
     out = Path(arguments.out)
     check_place(out)
+    arguments = arguments.for_edits(describe(arguments.ckpt))
     models = load_models(arguments)
     shown = [word for word in words if word.partition("=")[0] not in UNRECORDED_KEYS]
     # Only the first process writes the report.
@@ -69,7 +71,7 @@ def load_models(arguments: EvaluationArguments) -> dict[str, EvaluatedModel]:
     files = {MODEL: arguments.ckpt, **({} if arguments.compare is None else {COMPARED: arguments.compare})}
     models = {}
     for name, file in files.items():
-        guidance = arguments if name == MODEL else GuidanceSettings()
+        guidance = arguments if name == MODEL else GuidanceSettings(guidance=None).for_edits(describe(file))
         denoiser, description = load_guided(file, "cpu", guidance)
         models[name] = EvaluatedModel(denoiser, description, guidance.recipe(description.path))
     shapes = [model.description.image for model in models.values()]

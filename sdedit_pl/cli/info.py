@@ -35,6 +35,7 @@ def run(words: list[str]) -> None:
 
     checkpoint = find_checkpoint(arguments.ckpt)
     description = load_described(checkpoint)[1]  # metadata alone may claim what the file does not hold
+    guidance, levels = description.guidance
     shown: dict[str, Any] = {
         "file": str(description.path),
         "format": description.format,
@@ -44,6 +45,7 @@ def run(words: list[str]) -> None:
         "data_range": [-1, 1],
         "model": description.model.as_data(),
         "training": {key: value for key, value in description.training.items() if key != "config"},
+        "edits": {"guidance": guidance, "guidance_range": levels and [*levels]} if guidance != 1 else {},
         "origin": description.origin,
     }
     say(yaml.safe_dump({key: value for key, value in shown.items() if value != {}}, sort_keys=False).rstrip())

@@ -90,6 +90,8 @@ class CheckpointSettings:
         all_averages: also write the newest weights of each average, as model-HALFLIFE.safetensors.
         early: share of the run after which its average is also written, as model-early.safetensors, the weaker model of
             autoguidance (guidance= of sdedit edit); null writes none.
+        guidance: weight with which the early average guides edits by default; 1 is none.
+        guidance_range: lowest,highest noise level at which it does; null for all.
     """
 
     every_steps: int = 1000
@@ -100,9 +102,19 @@ class CheckpointSettings:
     export: Literal["best", "last"] = "best"
     all_averages: bool = False
     early: float | None = None
+    guidance: float = 1.0
+    guidance_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        require_at_least(self, every_steps=1, keep=1)
+        require_at_least(self, every_steps=1, keep=1, guidance=0)
+        if self.guidance != 1 and self.early is None:
+            raise ValueError(
+                f"guidance={self.guidance:g} needs the early average; set checkpoint.early=0.07, or "
+                "checkpoint.guidance=1 for edits without guidance"
+            )
+        if self.guidance_range is not None and not 0 <= self.guidance_range[0] < self.guidance_range[1]:
+            low, high = self.guidance_range
+            raise ValueError(f"guidance_range is a range of noise levels from 0, got {low:g} to {high:g}")
         if self.early is not None and not 0 < self.early < 1:
             raise ValueError(f"early is a share of the run, above 0 and below 1, got {self.early}; try 0.07")
         if self.every_minutes is not None and not self.every_minutes > 0:

@@ -61,6 +61,7 @@ class AugmentSettings(SamplerSettings):
         steps: solver steps from t0 to 0.
     """
 
+    guidance: float | None = None
     data: str
     n: int = 100
     t0: tuple[float | str, float | str] = (0.2, 0.5)
@@ -110,6 +111,7 @@ def run_augmentation(settings: AugmentSettings) -> list[Variation]:
             refuse_used(out, overwrite=False)
         by_class = settings.label is None and has_labels_for(settings.ckpt, classes)
         settings = replace(settings, label=next(iter(classes))) if by_class else settings
+        settings = settings.for_edits(describe(settings.ckpt))
         denoiser, description = settings.load()
         times = {label: times_between(settings, label, edit, denoiser) for label in classes}
         variations = plan(settings, classes, times)

@@ -41,7 +41,7 @@ REDUCTIONS: dict[str, Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "C H W"
 }
 FREE_EDIT_SETTINGS = ("out", "device", "devices", "batch", "strict", "overwrite")
 """Settings that may change when an edit is resumed or repeated: they change samples at most by rounding."""
-_RESOLVED = {"t0": None, "precision": "auto", "compile": "auto"}
+_RESOLVED = {"t0": None, "precision": "auto", "compile": "auto", "guidance": None}
 """Values that the record replaces by what they resolved to."""
 INTEGER_SUFFIXES = (".png", ".dcm")
 """Suffixes of formats without float32."""
@@ -209,7 +209,8 @@ def finished_samples(settings: SamplerSettings, file: Path, overwrite: bool) -> 
     before = read_file(file)
     record = before.get(RECORD_KEY)
     now = {key: value for key, value in as_data(settings).items() if key not in FREE_EDIT_SETTINGS}
-    same = all(before.get(key) == value or _RESOLVED.get(key, ...) == value for key, value in now.items())
+    resolved = _RESOLVED | ({"guidance_range": None} if settings.guidance is None else {})
+    same = all(before.get(key) == value or resolved.get(key, ...) == value for key, value in now.items())
     if not same or not isinstance(record, dict) or record.keys() < {"sha256", "samples", "results"}:
         return None
     results = record["results"]

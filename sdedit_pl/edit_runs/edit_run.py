@@ -34,6 +34,7 @@ from sdedit_pl.edit_runs.processes import ProcessShare
 from sdedit_pl.edit_runs.result_shards import member, shard_name
 from sdedit_pl.edit_runs.unfinished_edits import EDIT_RECORD, UnfinishedEdits
 from sdedit_pl.editing import SDEdit
+from sdedit_pl.editing.autoguidance import unguided
 from sdedit_pl.editing.batch_independence import prepare_for_batches
 from sdedit_pl.editing.many_guides import default_batch
 from sdedit_pl.editing.windows import windowed
@@ -65,6 +66,10 @@ def run_edit(
             logger.info(ALREADY_THERE)
             return finished
         denoiser, description = loaded or load_for_editing(settings.ckpt, share.device(settings.device))
+        if settings.guidance is None:
+            settings = settings.for_edits(description)
+            if settings.guidance != 1 and loaded is None:
+                logger.info("guidance = %g, as its training chose; guidance=1 halves the time", settings.guidance)
         denoiser = with_guidance(denoiser, description, settings)
         if settings.t0 is None:
             settings = replace(settings, t0=default_t0(description.path))
@@ -77,8 +82,9 @@ def run_edit(
         batches = work.batches(todo)
         first = [*islice(batches, 1)]
         warn_of_few_steps(description)
-        if loaded is None and denoiser.evaluations == 1 and first:  # guidance changes the error
-            warn_of_far_guides(work.denoiser, description, first[0][0].guides[:SHEET_ROWS])
+        if loaded is None and first:
+            plain = over_windows(unguided(denoiser), settings, description)  # guidance changes the error
+            warn_of_far_guides(plain, description, first[0][0].guides[:SHEET_ROWS])
         arithmetic = prepare(work, denoiser)
         progress = Progress(len(todo), work.steps)
         with in_precision(work.denoiser, arithmetic.precision), progress.bar:
@@ -122,10 +128,18 @@ def prepared_share(
     )
     if window is not None:
         shape = replace(shape, size=window)
-        overlap = min(shape.sides) // 2 if settings.overlap is None else settings.overlap
-        denoiser = windowed(denoiser, window, overlap, trained_size=description.image.size)
+        denoiser = over_windows(denoiser, settings, description)
     batch = settings.batch or default_batch(next(denoiser.parameters()).device, shape.pixels)
     return EditShare(settings, edits, denoiser, reader, listed, unfinished, batch)
+
+
+def over_windows(denoiser: Denoiser, settings: EditSettings, description: Description) -> Denoiser:
+    """The denoiser for guides of any size if the settings have windows, else the same."""
+    window = settings.window_size(description.image)
+    if window is None:
+        return denoiser
+    overlap = min(replace(description.image, size=window).sides) // 2 if settings.overlap is None else settings.overlap
+    return windowed(denoiser, window, overlap, trained_size=description.image.size)
 
 
 def result_files(settings: EditSettings, edits: Sequence[SDEdit], listed: Sequence[ListedGuide]) -> set[str]:

@@ -66,6 +66,7 @@ class EditSettings(SamplerSettings):
         overwrite: replace the results in `out`.
     """
 
+    guidance: float | None = None
     guide: str
     mask: str | None = None
     strength: str | None = None

@@ -126,6 +126,12 @@ def guided(
     return denoiser.changed(network=network.train(denoiser.training), t_max=min(denoiser.t_max, weaker.t_max))
 
 
+def unguided(denoiser: Denoiser) -> Denoiser:
+    """The model without its guidance by `guided`."""
+    network = denoiser.network
+    return denoiser.changed(network=network.network) if isinstance(network, Guided) else denoiser
+
+
 def _precise(output: Float[Tensor, "B outputs H W"]) -> Float[Tensor, "B outputs H W"]:
     return output.to(torch.promote_types(output.dtype, torch.float32))
 

@@ -62,6 +62,7 @@ class EvaluationArguments(GuidanceSettings):
         overwrite: make all images in `out` again.
     """
 
+    guidance: float | None = None
     ckpt: str
     data: str
     out: str = "outputs/evaluation"

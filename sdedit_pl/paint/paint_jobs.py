@@ -77,7 +77,7 @@ class EditRequest(BaseModel):
     windows: bool = False
     match_colours: bool = False
     label: str | None = None
-    guidance: Annotated[float, Field(ge=0, le=100)] = 1.0
+    guidance: Annotated[float, Field(ge=0, le=100)] | None = None
 
 
 class Cancelled(Exception):
@@ -153,6 +153,7 @@ class PaintJobs:
         self.image = self.description.image
         self.opened = OpenedFiles(out / ".opened", self.image)
         self.t0 = default_t0(self.description.path)
+        self.guidance = self._settings(guide="").for_edits(self.description).guidance
         self.jobs = {job.identity: job for job in _restored(out)}
         self.seconds = self._seconds_per_evaluation()
         self.overhead = 0.3  # seconds of an edit besides its evaluations, until one has been measured
@@ -178,7 +179,7 @@ class PaintJobs:
         Raises ValueError if a picture is unreadable or too large, or the model cannot edit from this t0.
         """
         asked = request.model_dump(exclude={"guide", "source", "area", "kind"})
-        settings = self._settings(guide="", **asked)
+        settings = self._settings(guide="", **asked).for_edits(self.description)
         (edit,) = build_edits(settings)
         denoiser = with_guidance(self.denoiser, self.description, settings)
         edit.check(denoiser)

@@ -220,6 +220,7 @@ def _model(jobs: PaintJobs) -> dict[str, Any]:
         "labels": list(denoiser.labels.examples),
         "known": denoiser.labels.known if denoiser.labels.size else "",
         "t0": jobs.t0,
+        "guidance": jobs.guidance,
         "steps": SDEdit().step_count,
         "levels": [0.0, *denoiser.sde.noise_level(times[1:]).tolist()],
         "t_max": denoiser.t_max,

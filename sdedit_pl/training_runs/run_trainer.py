@@ -16,7 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 
-from sdedit_pl.checkpoints.locating import RUN_FILE
+from sdedit_pl.checkpoints.locating import RUN_FILE, early_average
 from sdedit_pl.configuration.schema import ConfigError
 from sdedit_pl.configuration.training_config import TrainingConfig
 from sdedit_pl.training.checkpoint_io import DurableCheckpoints
@@ -107,5 +107,6 @@ def _log_model(destination: ContinuedWandb, config: TrainingConfig) -> None:
         import wandb
 
         artifact = wandb.Artifact(f"model-{destination.version}", type="model", metadata=config.as_data())
-        artifact.add_file(str(model))
+        for file in filter(Path.is_file, (model, early_average(model))):
+            artifact.add_file(str(file))
         destination.experiment.log_artifact(artifact, aliases=["latest"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
 from unittest.mock import Mock
 
 import numpy as np
@@ -14,7 +16,9 @@ import yaml
 from PIL import Image
 
 from sdedit_pl import save_denoiser
-from sdedit_pl.checkpoints import load_described
+from sdedit_pl.checkpoints import describe, load_described
+from sdedit_pl.checkpoints.guidance import GuidanceSettings
+from sdedit_pl.cli import augment, calibrate, detect, edit, evaluate, sample
 from sdedit_pl.cli.edit import COMMAND
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
@@ -104,6 +108,51 @@ def test_guidance_by_a_weaker_model(desk: Path, command, refused) -> None:
     assert "need guidance=W, and 1 means none" in refused(*EDIT, "guide_ckpt=small.safetensors")
     Path("tiny-early.safetensors").unlink()
     assert "training writes with checkpoint.early" in refused(*EDIT, "guidance=2")
+
+
+def test_edits_are_guided_as_the_training_chose(desk: Path, command) -> None:
+    denoiser, description = load_described("tiny.safetensors")
+    guidance = {"config": {"checkpoint": {"guidance": 3, "guidance_range": [0.1, 1]}}}
+    save_denoiser("model.safetensors", denoiser, description.model, guidance)
+    with torch.no_grad():
+        for weight in denoiser.parameters():
+            weight.copy_(0.9 * weight)
+    save_denoiser("model-early.safetensors", denoiser, description.model)
+    edit = ("edit", "ckpt=model.safetensors", *EDIT[2:])
+    chosen = ("guidance=3", "guidance_range=0.1,1")
+    for out, words in {"own": (), "chosen": chosen, "all": ("guidance=3",), "none": ("guidance=1",)}.items():
+        assert command(*edit, *words, f"out={out}").code == 0
+    own, same, all_levels, none = (pixels(f"{out}/guide_seed0.png") for out in ("own", "chosen", "all", "none"))
+    assert np.array_equal(own, same) and not np.array_equal(own, all_levels) and not np.array_equal(own, none)
+    recorded = yaml.safe_load(Path("own/edit.yaml").read_text())
+    assert (recorded["guidance"], recorded["guidance_range"]) == (3, [0.1, 1])
+    assert "already there" in command(*edit, "out=own").errors
+    assert "overwrite=true" in command(*edit, "guidance=3", "out=own").errors
+    Path("model-early.safetensors").unlink()
+    assert "there is no model-early.safetensors" in command(*edit, "out=alone").errors
+    assert np.array_equal(pixels("alone/guide_seed0.png"), none)
+
+
+@pytest.mark.parametrize(
+    ("verb", "guided"),
+    [(augment, True), (calibrate, True), (edit, True), (evaluate, True), (detect, False), (sample, False)],
+)
+def test_only_edits_are_guided_by_default(verb: ModuleType, guided: bool) -> None:
+    required = {"ckpt": "tiny.safetensors", "data": "photos", "guide": "guide.png"}
+    kept = required.keys() & {field.name for field in fields(verb.COMMAND.arguments)}
+    assert verb.COMMAND.parse([f"{key}={required[key]}" for key in kept]).guidance == (None if guided else 1)
+
+
+def test_given_settings_take_the_place_of_the_trainings_guidance(desk: Path) -> None:
+    denoiser, description = load_described("tiny.safetensors")
+    for name in ("model", "model-early"):
+        chosen = {"config": {"checkpoint": {"guidance": 3}}}
+        save_denoiser(f"{name}.safetensors", denoiser, description.model, chosen)
+    description = describe("model.safetensors")
+    assert GuidanceSettings(guidance=None).for_edits(description).guidance == 3
+    for given in ({"guidance": 2.0}, {"guidance": 1.0}, {"label": "cat"}, {"guidance_range": (0.1, 3.0)}):
+        settings = GuidanceSettings(**{"guidance": None, **given})
+        assert settings.for_edits(description).guidance == given.get("guidance", 1)
 
 
 @pytest.mark.parametrize(("validation", "far"), [(1e-3, True), (10.0, False)])

@@ -58,6 +58,8 @@ REFUSALS = {
     "trainer.log_every_n_steps=0": ("log_every_n_steps must be at least 1, got 0",),
     "checkpoint.keep=0": ("checkpoint: keep must be at least 1, got 0",),
     "checkpoint.every_steps=0": ("every_steps must be at least 1, got 0",),
+    "checkpoint.guidance=2": ("guidance=2 needs the early average", "checkpoint.early=0.07", "checkpoint.guidance=1"),
+    "checkpoint.guidance_range=[3,1]": ("guidance_range", "3 to 1"),
     "checkpoint.every_minutes=0": ("every_minutes must be positive, got 0",),
     "validation.patience=0": ("patience must be at least 1, got 0",),
     "preview.t0=1.5": ("t0 must lie in (0, 1], got 1.5",),

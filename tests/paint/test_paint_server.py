@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from support.array_files import dicom, geotiff, nifti
 from support.paint_page import Page, data_url, mask, painting, save_model_of
 from support.tiny import tiny_config
 
 from sdedit_pl.build.model import build_denoiser
-from sdedit_pl.checkpoints import save_denoiser
+from sdedit_pl.checkpoints import load_described, save_denoiser
 from sdedit_pl.cli import main
 from sdedit_pl.data.image_format import PixelFormat
 from sdedit_pl.data.value_decoding import png_file, read_values
@@ -81,6 +82,16 @@ class TestEdit:
         for name in job["samples"]:
             assert page.get(f"results/{job['identity']}/{name}").content == Path("again", name).read_bytes()
         assert "label=dot is unknown; did you mean dog" in page.request_edit(label="dot").text
+
+    def test_the_guidance_that_the_training_chose(self, desk: Path, open_jobs: Callable) -> None:
+        denoiser, description = load_described("tiny.safetensors")
+        for name, checkpoint in (("tiny", {"guidance": 2}), ("tiny-early", {})):
+            save_denoiser(f"{name}.safetensors", denoiser, description.model, {"config": {"checkpoint": checkpoint}})
+        page = Page(paint_app(open_jobs(), Path("guides")), base_url="http://localhost:7860/")
+        assert page.get("api/state").json()["model"]["guidance"] == 2
+        guided, plain = page.finished(page.submit()), page.finished(page.submit(guidance=1))
+        assert (guided["state"], guided["windows"], plain["windows"]) == ("done", 2, 1), guided["message"]
+        assert yaml.safe_load(Path("out", guided["identity"], "edit.yaml").read_text())["guidance"] == 2
 
     def test_events_show_estimates_and_the_end(self, page: Page) -> None:
         identity = page.submit()

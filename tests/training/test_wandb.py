@@ -71,7 +71,8 @@ def test_an_offline_run_holds_losses_previews_configuration_and_checkpoint(
     settings: tuple[str, ...], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    fit(tiny_config(*settings, "wandb.project=strokes", "wandb.tags=[tiny,test]", "wandb.group=ours"))
+    ours = ("wandb.project=strokes", "wandb.tags=[tiny,test]", "wandb.group=ours")
+    fit(tiny_config(*settings, *ours, "checkpoint.early=0.5"))
     (run,) = runs(folder)
     (started,) = of_kind(run, "run")
     assert (started.project, started.display_name, started.run_group) == ("strokes", "run", "ours")
@@ -96,8 +97,9 @@ def test_an_offline_run_holds_losses_previews_configuration_and_checkpoint(
 
     (artifact,) = of_kind(run, "artifact")
     assert artifact.type == "model" and list(artifact.aliases) == ["latest"] and artifact.run_id == started.run_id
-    (entry,) = artifact.manifest.contents
-    assert entry.path == "model.safetensors" and entry.size == (folder / "model.safetensors").stat().st_size
+    files = {entry.path: entry.size for entry in artifact.manifest.contents}
+    weights = ("model.safetensors", "model-early.safetensors")
+    assert files == {name: (folder / name).stat().st_size for name in weights}
     assert json.loads(artifact.metadata) == resolved
     assert [ended.exit_code for ended in of_kind(run, "exit")] == [0]
 

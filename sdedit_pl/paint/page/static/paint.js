@@ -707,8 +707,11 @@ function setLocked(locked) {
   $("lock").textContent = locked ? "Seed locked" : "Lock seed";
 }
 
-/* The label and its guidance, where there is one. */
-const labelled = () => ($("label").value ? { label: $("label").value, guidance: number("guidance") || 1 } : {});
+/* The label and its guidance where there is a label; else the guidance only where the model's own is turned off. */
+function labelled() {
+  if ($("label").value) return { label: $("label").value, guidance: number("guidance") || 1 };
+  return state.model.guidance === 1 || $("guided").checked ? {} : { guidance: 1 };
+}
 
 const duration = (seconds) =>
   seconds < 1 ? `${Math.max(0.1, seconds).toFixed(1)} s` : seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`;
@@ -732,7 +735,7 @@ function describe() {
         ? "Paint the mask over the part to change, or drag a frame around it."
         : `${parts > 1 ? `${parts} parts, each` : "The part is"} edited at ${size} and put back; the rest stays as it is.`;
   if (state.job) return;
-  const calls = number("steps") * number("samples") * evaluations() * (labelled().guidance > 1 ? 2 : 1);
+  const calls = number("steps") * number("samples") * evaluations() * ((labelled().guidance ?? state.model.guidance) === 1 ? 1 : 2);
   const seconds = state.overhead + state.seconds * calls + state.queued;
   $("time").textContent = `about ${duration(seconds)}${state.queued > 0.05 ? ", after others" : ""}`;
   $("run").disabled = state.scope === "part" && !parts;
@@ -756,7 +759,7 @@ $("feather").oninput = () => {
   $("soft").checked = number("feather") > 0;
   changed();
 };
-for (const id of ["size", "opacity", "samples", "steps", "soft", "label", "guidance"]) $(id).oninput = () => (describe(), storeSoon(), redraw());
+for (const id of ["size", "opacity", "samples", "steps", "soft", "label", "guidance", "guided"]) $(id).oninput = () => (describe(), storeSoon(), redraw());
 $("invert").onclick = () =>
   edit(mask, all(), (ctx) => {
     ctx.globalCompositeOperation = "xor";
@@ -1154,6 +1157,7 @@ $("restore").onclick = async () => {
     $("hold").checked = !!hold;
     $("label").value = label || "";
     $("guidance").value = guidance || 1;
+    $("guided").checked = guidance !== 1;
     if (Array.isArray(focus)) state.frame = { x: focus[0], y: focus[1], w: focus[2], h: focus[3] };
     changed();
   } catch (error) {
@@ -1232,6 +1236,7 @@ async function store() {
   const painting = {
     guide: await blob(guide.canvas), base: await blob(base.canvas), mask: await blob(mask.canvas),
     frame: state.frame, scope: state.scope, locked: state.locked, soft: $("soft").checked, hold: $("hold").checked,
+    guided: $("guided").checked,
     opened: state.opened, file: state.file,
     values: Object.fromEntries(KEPT.map((id) => [id, $(id).value])),
   };
@@ -1262,6 +1267,7 @@ async function restorePainting() {
   for (const [id, value] of Object.entries(painting.values)) $(id).value = value;
   $("soft").checked = painting.soft;
   $("hold").checked = !!painting.hold;
+  $("guided").checked = painting.guided !== false;
   setLocked(painting.locked);
   setScope(painting.scope);
   changed(false);
@@ -1278,6 +1284,7 @@ async function start() {
   $("t0").value = Math.round((100 * model.t0) / model.t_max);
   $("steps").value = model.steps;
   $("labelbox").hidden = !model.known;
+  $("guidedbox").hidden = model.guidance === 1;
   $("label").title = model.known;
   $("labels").replaceChildren(...model.labels.map((name) => new Option("", name)));
   $("examples").hidden = !guides.length;
