@@ -24,7 +24,14 @@ VERBS = {
     "detect": ("data=guides", "steps=2"),
     "sample": ("n=2", "steps=2"),
     "calibrate": ("data=photos", "split=all", "features=colour", "steps=2", "t0=[0.6,0.3,0.1]"),
-    "evaluate": ("data=photos", "split=all", "tasks=[stroke_synthesis]", "baselines=[ddim]", "features=colour", "steps=2"),
+    "evaluate": (
+        "data=photos",
+        "split=all",
+        "tasks=[stroke_synthesis]",
+        "baselines=[ddim]",
+        "features=colour",
+        "steps=2",
+    ),
     "export": ("format=torch_export",),
 }
 
