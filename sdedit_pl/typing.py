@@ -36,7 +36,7 @@ def over_images(values: Times) -> Float[Tensor, "B 1 1 1"] | Float[Tensor, ""]:
 
 
 def described(value: object) -> str:
-    """What an object is, for messages: "float32 of shape (2, 3)", "a list of 2", "a dict"."""
+    """Describes an object for messages: "float32 of shape (2, 3)", "a list of 2", "a dict"."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
     return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, list | tuple) else "")

@@ -68,7 +68,7 @@ class DurableCheckpoints(TorchCheckpointIO):
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is damaged in a checkpoint; None if its checksums are correct."""
+    """Describes the damage of a checkpoint; None if its checksums are correct."""
     try:
         with zipfile.ZipFile(checkpoint) as archive:
             part = archive.testzip()
