@@ -17,7 +17,9 @@ BUNDLES = (_PACKAGE / "bundled_checkpoints", _PACKAGE.parent / "checkpoints")
 
 
 def early_average(checkpoint: Path) -> Path:
-    """model-early.safetensors beside model.safetensors."""
+    """model-early.safetensors beside model.safetensors, or in the run's folder for one of its training checkpoints."""
+    if checkpoint.suffix == ".ckpt" and checkpoint.parent.name == "checkpoints":
+        checkpoint = checkpoint.parents[1] / RUN_FILE
     return checkpoint.with_name(f"{checkpoint.stem}-early{checkpoint.suffix}")
 
 
