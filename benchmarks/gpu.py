@@ -56,8 +56,8 @@ from sdedit_pl.data.order import Changes, DeviceShare, TrainingBatches, Training
 from sdedit_pl.data.source import Source
 from sdedit_pl.denoiser import Denoiser, in_precision
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.autoguidance import guided
 from sdedit_pl.editing.batch_independence import prepare_for_batches
+from sdedit_pl.editing.guidance import guided
 from sdedit_pl.losses import EDMWeighting, LogNormalNoise, denoising_loss
 from sdedit_pl.networks import NETWORKS
 from sdedit_pl.networks.initialisation import GroupNorm

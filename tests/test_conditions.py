@@ -15,7 +15,7 @@ from sdedit_pl.build.model import build_denoiser
 from sdedit_pl.conditions import CONDITIONS, ClassCondition, ClassNumberCondition, Condition, NumberCondition
 from sdedit_pl.configuration.model_config import ModelConfig
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.editing.autoguidance import guided
+from sdedit_pl.editing.guidance import guided
 from sdedit_pl.editing.trajectories import RecordingDenoiser
 from sdedit_pl.editing.windows import windowed
 

@@ -13,7 +13,7 @@ from sdedit_pl.checkpoints.locating import early_average, files_of, find_checkpo
 from sdedit_pl.checkpoints.native import Description
 from sdedit_pl.checkpoints.safe_reading import CheckpointError
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.editing.autoguidance import guided
+from sdedit_pl.editing.guidance import guided
 from sdedit_pl.noise import NOISES
 
 logger = logging.getLogger(__name__)

@@ -34,8 +34,8 @@ from sdedit_pl.edit_runs.processes import ProcessShare
 from sdedit_pl.edit_runs.result_shards import member, shard_name
 from sdedit_pl.edit_runs.unfinished_edits import EDIT_RECORD, UnfinishedEdits
 from sdedit_pl.editing import SDEdit
-from sdedit_pl.editing.autoguidance import unguided
 from sdedit_pl.editing.batch_independence import prepare_for_batches
+from sdedit_pl.editing.guidance import unguided
 from sdedit_pl.editing.many_guides import default_batch
 from sdedit_pl.editing.windows import windowed
 from sdedit_pl.guides.edit_inputs import GuideReader

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.editing.autoguidance import guided
+from sdedit_pl.editing.guidance import guided
 from sdedit_pl.grids import LogSNR
 from sdedit_pl.noise import SeededNoise
 from sdedit_pl.sampling import Callback, integrate

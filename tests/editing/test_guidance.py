@@ -1,4 +1,4 @@
-"""Autoguidance: closed forms for Gaussian data, counted evaluations, refusals."""
+"""Guidance: closed forms for Gaussian data, counted evaluations, refusals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sdedit_pl import SDEdit
 from sdedit_pl.denoiser import Denoiser
-from sdedit_pl.editing.autoguidance import guided
+from sdedit_pl.editing.guidance import guided
 from sdedit_pl.editing.windows import windowed
 from sdedit_pl.parameterisations import EDM, Epsilon, EpsilonAndVariance
 from sdedit_pl.sde import SDES, VESDE, VPSDE
