@@ -326,10 +326,10 @@ def report(numbers: Mapping[str, Any]) -> str:
         "# Photographs",
         environment(numbers),
         "\n".join(f"- {name}: `{model['words']}`" for name, model in models.items()),
-        "KID of edits over KID of strokes, by judge and L2 to the strokes: mean with its 95 % interval, then the seeds "
-        f"{settings['seeds']}; nan where no edit is as far from the strokes.",
+        "KID of the edits divided by KID of the strokes, by judge and L2 to the strokes: mean with its 95 % interval, "
+        f"then each seed ({settings['seeds']}); nan where no edit is that far from the strokes.",
         table(["", "images", "seconds", *keys, *(f"{key}, each seed" for key in keys)], ratios),
-        f"These ratios minus those of {next(iter(models))}, over the same draws of images.",
+        f"Differences of these ratios from those of {next(iter(models))}, on the same bootstrap draws.",
         table(["", *keys], differences[1:]),
         "Denoising error on the same images in units of the noise level squared, by noise level.",
         table(["", *(f"{level:g}" for level in LEVELS)], error_rows),

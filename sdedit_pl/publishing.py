@@ -220,7 +220,7 @@ A score model for [SDEdit](https://arxiv.org/abs/2108.01073): it turns a rough p
 ## Use
 
 ```
-pip install sdedit-pl
+pip install 'sdedit-pl[paint]'
 sdedit edit ckpt={name} guide=my_painting.png out=outputs/first
 sdedit paint ckpt={name}
 ```
@@ -241,13 +241,13 @@ Images: {settings.images}
 
 {unmeasured if evaluation is None else _measured(evaluation)}
 
-## Memory
+## Memorisation
 
 {_memory(memory)}
 
 ## Limits
 
-- The model knows only its domain: a guide far from it is pulled into it.
+- The model knows only its domain and pulls guides far from it towards it.
 - It was trained up to noise level {denoiser.highest_noise_level:.3g}{guideless}.
 - It takes no text prompts; its images have {size} px; larger pictures are edited in parts (`focus=true`) or windows.
 """

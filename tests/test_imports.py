@@ -197,7 +197,7 @@ def defined_names(statement: ast.stmt) -> set[str]:
     return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
 
 
-def room_imports() -> dict[str, set[str]]:
+def part_imports() -> dict[str, set[str]]:
     """Room -> the rooms that it imports, but for those that every room may import."""
     found: dict[str, set[str]] = {room: set() for room in RANK if room not in (*LAYERS[0], *LAYERS[-1])}
     for module in MODULES:
@@ -235,7 +235,7 @@ class TestContributing:
         picture = re.search(r"```mermaid\n(.*?)```", self.TEXT, re.DOTALL)
         assert picture is not None
         drawn = re.findall(r"(\w+) --> (\w+)", picture.group(1))
-        imported = essential(room_imports())
+        imported = essential(part_imports())
         lines = "\n".join(f"    {room} --> {other}" for room, other in sorted(imported))
         assert set(drawn) == imported, f"the picture in CONTRIBUTING.md should be\n{lines}"
 

@@ -56,9 +56,9 @@ class _Printable(logging.Formatter):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a verb and returns the exit code: 0, or 2 after an error message of one line.
+    """Runs a command and returns the exit code: 0, 2 after an error message of one line, or 130 after Ctrl-C.
 
-    With SDEDIT_TRACEBACK=1 the error is raised instead.
+    With SDEDIT_TRACEBACK=1 the error is raised instead of the message.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     open_streams()
@@ -82,23 +82,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module = import_module(module_of(verb))
         with notices():
             module.run(rest)
-    except (ValueError, OSError) as error:
-        if os.environ.get("SDEDIT_TRACEBACK"):
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        message = message_of(error)
+        if message is None or os.environ.get("SDEDIT_TRACEBACK"):
             raise
-        from sdedit_pl.files import in_words
-
-        return fail(in_words(error))
-    except (MemoryError, RuntimeError) as error:
-        if re.search(r"\b(gloo|NCCL)\b", str(error)):
-            return fail(f"another process of this run has ended; run the same command again: {error}")
-        if isinstance(error, RuntimeError) and not re.search(r"out of memory|allocate memory|\bshm\b", str(error)):
-            raise
-        if re.search(r"\bshm\b", str(error)):
-            return fail("/dev/shm is full; set data.workers=0, or give the container more with --shm-size")
-        return fail("out of memory; make images, windows or batches smaller")
+        return fail(message)
     except KeyboardInterrupt:
         return fail("interrupted", 130)
     return 0
+
+
+def message_of(error: Exception) -> str | None:
+    """The message of an error in a command's input or surroundings; None for a bug."""
+    text = str(error)
+    if isinstance(error, ValueError | OSError):
+        from sdedit_pl.files import in_words
+
+        return in_words(error)
+    if re.search(r"\b(gloo|NCCL)\b", text):
+        return f"another process of this run has ended; run the same command again: {text}"
+    if re.search(r"\bshm\b", text):
+        return "/dev/shm is full; set data.workers=0, or give the container more with --shm-size"
+    if isinstance(error, MemoryError) or re.search(r"out of memory|allocate memory", text):
+        return "out of memory; make images, windows or batches smaller"
+    return None
 
 
 def wants_help(words: Sequence[str]) -> bool:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import re
 import zipfile
+import zlib
 from copy import deepcopy
 from fractions import Fraction
 from importlib import import_module
@@ -19,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from sdedit_pl.data.image_files import IMAGE_SUFFIXES, UnreadableImage, max_pixels
+from sdedit_pl.data.image_files import DECODING_ERRORS, IMAGE_SUFFIXES, UnreadableImage, max_pixels
 from sdedit_pl.data.image_format import ImageShape
 
 _GEO_KEYS = 34735
@@ -54,7 +55,7 @@ class ArrayFormat(abc.ABC):
 
     @abc.abstractmethod
     def read(self, content: bytes) -> StoredValues:
-        """Decodes a file; raises ValueError or OSError if it is damaged."""
+        """Decodes a file; raises ValueError or OSError with the reason, or a decoder's own error, if it is damaged."""
 
     @abc.abstractmethod
     def write(self, values: np.ndarray, metadata: Any) -> bytes:
@@ -208,7 +209,7 @@ class GeoTiff(Tiff):
         try:
             with tifffile.TiffFile(io.BytesIO(content)) as file:
                 return _GEO_KEYS in file.pages[0].tags
-        except (tifffile.TiffFileError, ValueError, IndexError):
+        except (tifffile.TiffFileError, *DECODING_ERRORS, ArithmeticError):
             return False
 
     def read(self, content: bytes) -> StoredValues:
@@ -278,7 +279,7 @@ class Dicom(ArrayFormat):
         data = self.module().dcmread(io.BytesIO(content), stop_before_pixels=True)
         try:
             centre, width = (float(np.atleast_1d(data.get(name) or 0)[0]) for name in ("WindowCenter", "WindowWidth"))
-        except ValueError:  # no number; the image can still be edited
+        except (ValueError, NotImplementedError):  # no number; the image can still be edited
             return None
         if not (width > 1 and np.isfinite(centre + width)):
             return None
@@ -374,8 +375,10 @@ def read_array(content: bytes, name: str, format: ArrayFormat) -> StoredValues:
     """The values (H, W, C) of a file; raises UnreadableImage if it is damaged, too large or not an image."""
     try:
         stored = format.read(content)
-    except (ValueError, OSError, KeyError, IndexError, TypeError, EOFError, MemoryError) as error:
+    except (ValueError, OSError) as error:
         raise UnreadableImage(f"cannot read image {name}: {error}") from None
+    except Exception as error:  # the decoders of damaged files raise almost any
+        raise UnreadableImage(f"cannot read image {name}: it is damaged ({error!r})") from error
     values = stored.values[..., None] if stored.values.ndim == 2 else stored.values
     if values.ndim != 3 or 0 in values.shape or values.dtype.kind not in "biuf":
         shape = " x ".join(map(str, values.shape))
@@ -401,7 +404,7 @@ def _unzipped(content: bytes, length: int = -1) -> bytes:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
             found = file.read(limit + 1 if length < 0 else length)
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return b""
     if len(found) > limit:
         raise ValueError(f"it expands to more than {limit:,} bytes")

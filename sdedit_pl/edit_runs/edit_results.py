@@ -211,7 +211,7 @@ def finished_samples(settings: SamplerSettings, file: Path, overwrite: bool) -> 
     now = {key: value for key, value in as_data(settings).items() if key not in FREE_EDIT_SETTINGS}
     resolved = _RESOLVED | ({"guidance_range": None} if settings.guidance is None else {})
     same = all(before.get(key) == value or resolved.get(key, ...) == value for key, value in now.items())
-    if not same or not isinstance(record, dict) or record.keys() < {"sha256", "samples", "results"}:
+    if not same or not isinstance(record, dict) or not {"sha256", "samples", "results"} <= record.keys():
         return None
     results = record["results"]
     unchanged = not _changed(record["sha256"])

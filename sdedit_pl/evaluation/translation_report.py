@@ -82,14 +82,17 @@ def translation_report(
     (source, target), settings, measures = numbers["models"], numbers["settings"], numbers["measures"]
     level = f"noise level {settings['level']}" if settings["level"] else "the highest noise level of both models"
     second = f", the energy on realism weight {settings['realism']:g}" if "two_energies" in made else ""
+    kid = (
+        f" KID compares with {settings['target']}, by features of {settings['features']['name']}; its interval is from "
+        "a bootstrap."
+    )
     about = (
         f"{numbers['images']} images of {settings['guide']}, from the domain of {source['file']} (sha256 "
         f"{source['sha256'][:16]}) into that of {target['file']} (sha256 {target['sha256'][:16]}), "
         f"{settings['steps']} steps of each model. DDIB passes to the target model at {level}; the others start from "
         f"t0 = {settings['t0']}. The energy on the low frequencies, those of images {settings['lowpass']} times "
-        f"smaller, has weight {settings['lowpass_energy']:g}{second}. KID compares with "
-        f"{settings['target'] or 'nothing'}, by features of {settings['features']['name']}. ± is the standard error "
-        "over images; intervals are from a bootstrap."
+        f"smaller, has weight {settings['lowpass_energy']:g}{second}.{kid if settings['target'] else ''} "
+        "± is the standard error over images."
     )
     columns = {"guide": compared.guides, **made, **({} if compared.pairs is None else {"pair": compared.pairs})}
     pictures = comparison_sheet(

@@ -70,4 +70,4 @@ def _loaded(path: Path) -> Any:
             "loaded. Save the image as a PNG file, and its mask as another, white where pixels may change"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a whole file of SDEdit's runner, [mask, image]; copy it again") from error
+        raise ValueError(f"{path} is damaged or not a [mask, image] file of SDEdit's runner; copy it again") from error

@@ -211,6 +211,14 @@ def test_overwriting_replaces_only_the_files_of_the_earlier_edit(desk: Path, com
     )
 
 
+def test_a_record_without_results_is_not_a_finished_edit(desk: Path, command, refused) -> None:
+    assert command(*EDIT, "out=a", "samples=1").code == 0
+    record = yaml.safe_load(Path("a/edit.yaml").read_text())
+    del record["record"]["results"]
+    Path("a/edit.yaml").write_text(yaml.safe_dump(record))
+    assert "a already holds files" in refused(*EDIT, "out=a", "samples=1")
+
+
 def test_a_second_edit_is_refused_while_the_first_is_running(desk: Path, refused) -> None:
     with claimed(Path("a")):
         message = refused(*EDIT, "out=a", "overwrite=true")

@@ -143,6 +143,17 @@ def test_a_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch, desk: Pat
         main(["info"])
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory")])
+def test_a_traceback_can_be_asked_for_when_memory_runs_out(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(arguments: list[str]) -> None:
+        raise error
+
+    monkeypatch.setattr(MODULES["info"], "run", run)
+    monkeypatch.setenv("SDEDIT_TRACEBACK", "1")
+    with pytest.raises(type(error)):
+        main(["info"])
+
+
 def test_a_bug_is_not_dressed_up_as_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(arguments: list[str]) -> None:
         raise ZeroDivisionError

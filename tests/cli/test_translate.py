@@ -46,9 +46,11 @@ def test_every_method_is_written_and_measured(command) -> None:
         l2 = np.mean([((image - pair) ** 2).sum() for image, pair in zip(images, pairs, strict=True)])
         assert measures[name]["pair_squared_l2"] == measures[name]["squared_l2"] == pytest.approx(l2, rel=1e-4)
         assert {"ssim_error", "pair_psnr", "kid_low"} <= measures[name].keys()
-    assert "PSNR to pair" in Path("o/report.md").read_text()
+    report = Path("o/report.md").read_text()
+    assert "PSNR to pair" in report and "KID compares with guides, by features of colour" in " ".join(report.split())
     code, output, _ = command(*TRANSLATE, "methods=[ddib]", "guide=guides/0.png", "overwrite=true")
     assert code == 0 and sorted(file.name for file in Path("o").glob("*.png")) == ["0_ddib.png"]
+    assert "KID" not in Path("o/report.md").read_text()
 
 
 def test_padded_guides_keep_their_shape(command) -> None:

@@ -231,6 +231,38 @@ def test_files_that_hold_no_image_are_refused(content: Any, message: str) -> Non
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.filterwarnings("ignore")  # the decoders' own, on damaged files
+@pytest.mark.parametrize(
+    "whole",
+    [
+        npy(GREY),
+        Npz().write(np.tile(GREY, (9, 9))[..., None], None),
+        tiff(np.tile(GREY, (9, 9)), compression="zlib"),
+        geotiff(BANDS),
+        dicom(GREY),
+        nifti(GREY),
+        gzip.compress(nifti(np.tile(GREY, (9, 9)))),
+    ],
+    ids=["npy", "npz", "tiff", "geotiff", "dicom", "nifti", "nifti.gz"],
+)
+def test_damage_anywhere_makes_a_file_unreadable_or_changes_values(whole: bytes) -> None:
+    generator = np.random.default_rng(0)
+    unreadable = 0
+    for attempt in range(120):
+        damaged = np.frombuffer(whole, dtype=np.uint8).copy()
+        damaged[generator.integers(0, min(len(whole), 900), 3)] = generator.integers(0, 256, 3)
+        content = damaged[: len(whole) if attempt % 2 else attempt * len(whole) // 120].tobytes()
+        try:
+            found = format_of(content)
+            if found is None:
+                raise UnreadableImage("it is not of any format")
+            read_array(content, "a", found)
+            found.window(content)
+        except UnreadableImage:
+            unreadable += 1
+    assert unreadable > 20
+
+
 def test_a_zip_bomb_is_refused_before_it_expands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDEDIT_MAX_PIXELS", "100")
     with pytest.raises(ValueError, match="declares 100,000 bytes"):

@@ -71,7 +71,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     whole = saved(tmp_path, [KEPT, IMAGE]).read_bytes()
     for damaged in (b"", b"no pickle", whole[:-200]):
         (tmp_path / "guide.pth").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"guide.pth (is not a whole file|holds objects other than tensors)"):
+        with pytest.raises(ValueError, match=r"guide.pth (is damaged|holds objects other than tensors)"):
             read_guide(tmp_path / "guide.pth", ImageFormat(8))
 
 
