@@ -20,7 +20,7 @@ from sdedit_pl.metrics.features import FeatureExtractor
 from sdedit_pl.solvers import SOLVERS, Solver
 
 UNRECORDED_KEYS = ("out", "accelerator", "devices", "num_nodes", "batch", "wandb", "overwrite")
-"""Keys left out of the report, because they change no number."""
+"""Keys left out of the report, because they change numbers at most by rounding."""
 
 
 @dataclass(kw_only=True)

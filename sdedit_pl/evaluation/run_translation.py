@@ -63,10 +63,10 @@ class TranslationSettings(SamplerSettings):
         out: folder of the results.
         methods: ddib (both models' ODEs), sdedit (the target model's SDE from t0), energy (sdedit, guided by the low
             frequencies of the guide), two_energies (energy, guided away from the source's domain too; twice the cost).
-        t0: how far sdedit and the energies noise a guide.
+        t0: how far sdedit, energy and two_energies noise a guide.
         level: noise level at which ddib passes from one model to the other; null for the highest that both were trained
             on.
-        lowpass: factor of the low-pass filter of the energies, see sdedit edit.
+        lowpass: factor of the low-pass filter of energy and two_energies, see sdedit edit.
         lowpass_energy: weight of the guide's low frequencies, see sdedit edit.
         realism: weight w of the second energy, which adds w (target's score - source's score).
         steps: solver steps of each model.

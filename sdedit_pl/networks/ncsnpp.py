@@ -44,7 +44,7 @@ class NCSNpp(UNet):
         fir_kernel: The filter's taps, which are normalised.
         skip_rescale: Whether sums of two branches are multiplied by sqrt(1/2).
         progressive: Assembly of the output: "none" (at full resolution), "output_skip" (a sum of images from every
-            level) or "residual" (features, upsampled, added to the next level's).
+            level) or "residual" (each level's features, upsampled and added to the next one's).
         progressive_input: How the image enters below full resolution: "none", "input_skip" or "residual".
         progressive_combine: Whether "input_skip" adds ("sum") or concatenates ("cat").
         epsilon: Added to the variance in the normalisations.

@@ -319,7 +319,7 @@ class PaintJobs:
 
 
 def _restored(out: Path) -> list[Job]:
-    """The edits in a folder, oldest first; one left by a killed server is interrupted, or done with an edit.yaml."""
+    """The edits in a folder, oldest first; an unfinished one is done if it has an edit.yaml, else interrupted."""
     jobs = []
     for file in sorted(out.glob(f"*/{JOB_FILE}")):
         try:

@@ -81,6 +81,6 @@ class Ancestral(Solver):
 def _between(
     smallest: Float[Tensor, "B 1 1 1"], largest: Float[Tensor, "B 1 1 1"], weight: Images
 ) -> Float[Tensor, "B C H W"]:
-    """Logarithmic interpolation between the two deviations; 0 where the smallest is 0, as in a step to t = 0."""
+    """Logarithmic interpolation of the standard deviation; 0 where the smallest is 0, as in a step to t = 0."""
     deviation = largest * (smallest / largest) ** (1 - weight)
     return torch.where(smallest > 0, deviation, torch.zeros_like(deviation))

@@ -2,7 +2,7 @@
 
     x_s = alpha_s x_0 + sqrt(sigma_s^2 - c^2) epsilon + c z,    epsilon = (x_t - alpha_t x_0) / sigma_t
 
-with c = eta times the deviation of the posterior. eta = 0 is Euler's method for the probability-flow ODE of
+with c = eta times the standard deviation of the posterior. eta = 0 is Euler's method for the probability-flow ODE of
 x / alpha in the variable sigma / alpha; eta = 1 is ancestral sampling with the small variance.
 
 Source: Song, Meng and Ermon, "Denoising Diffusion Implicit Models", ICLR 2021, equations 12 and 16.
@@ -23,7 +23,7 @@ class DDIM(Solver):
     """DDIM for any SDE and steps of any length.
 
     Args:
-        eta: new noise as a fraction of the posterior's deviation, in [0, 1].
+        eta: standard deviation of the new noise as a fraction of the posterior's, in [0, 1].
     """
 
     eta: float = 0.0

@@ -45,8 +45,8 @@ class EDMHeun(Solver):
             steps. Published: 30 (CIFAR-10) and 40 (ImageNet 64 px), from pure noise in hundreds of steps.
         lowest: S_tmin, the lowest noise level at which noise is added.
         highest: S_tmax, the highest such level.
-        inflation: S_noise, the deviation of the added noise; published: 1.003 to 1.007, which compensates for detail
-            that a trained network loses. 1 is right for an exact network.
+        inflation: S_noise, the standard deviation of the added noise; published: 1.003 to 1.007, which compensates for
+            detail that a trained network loses. 1 is right for an exact network.
     """
 
     churn: float = 3.0

@@ -71,7 +71,7 @@ class StudyServing:
         host: address to listen on; 127.0.0.1 serves browsers on this machine only, 0.0.0.0 any that can reach it.
         port: port to listen on; 0 for any free one.
         names: further host names by which raters reach the server, such as a proxy's. IP addresses, localhost and this
-            machine's name always work; a request for any other name is refused, against DNS rebinding.
+            machine's name always work; requests for any other name are refused, as a protection against DNS rebinding.
     """
 
     study: str

@@ -108,7 +108,7 @@ class Adam:
         rate: learning rate where the schedule's factor is 1.
         betas: decay rates of the two moments.
         eps: added to the root of the second moment.
-        weight_decay: L2 penalty added to the gradient.
+        weight_decay: fraction of each weight that is added to its gradient (an L2 penalty).
     """
 
     rate: float = 2e-4
@@ -127,7 +127,7 @@ class AdamW(Adam):
     """Adam with decoupled weight decay.
 
     Args:
-        weight_decay: fraction of each weight that is subtracted at every step, times the rate.
+        weight_decay: fraction of each weight, times the learning rate, that every step subtracts.
     """
 
     weight_decay: float = 0.01
@@ -144,6 +144,7 @@ class Muon(Adam):
 
     Args:
         momentum: decay rate of the matrices' momentum.
+        weight_decay: fraction of each other weight that is added to its gradient; matrices do not decay.
 
     Source: Jordan et al., "Muon: An Optimizer for Hidden Layers in Neural Networks", 2024; for the size of the updates
     Liu et al., "Muon Is Scalable for LLM Training", 2025, equation 4.
