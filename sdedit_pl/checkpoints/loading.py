@@ -1,4 +1,4 @@
-"""From a checkpoint, of this project or of another program, to a denoiser."""
+"""Makes a denoiser from a checkpoint of this project or of another program."""
 
 from __future__ import annotations
 

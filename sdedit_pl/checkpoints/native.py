@@ -123,7 +123,7 @@ def save_weights(
 
     Raises:
         OSError: the file cannot be written; an existing file is unchanged.
-        ValueError: a weight is not finite, perhaps in `dtype` alone.
+        ValueError: a weight is not finite, or is too large for `dtype`.
     """
     path = Path(path)
     tensors = {
@@ -151,7 +151,7 @@ def save_weights(
 
 
 def check_described(denoiser: Denoiser, model: ModelConfig) -> None:
-    """Raises ValueError unless `model` describes a denoiser: its SDE, parameterisation, t_max and weights' shapes."""
+    """Raises ValueError unless `model` describes a denoiser in all but the values of its weights."""
     try:
         with without_weights():
             described = build_denoiser(model)

@@ -33,7 +33,7 @@ class Arguments:
     """A checkpoint to import, and its model.
 
     Args:
-        ckpt: the checkpoint: a file, or a folder of diffusers.
+        ckpt: the checkpoint: a file, or a folder that diffusers wrote.
         out: the editing checkpoint (.safetensors) to write.
         format: the format of ckpt: score_sde, ddim, diffusers, guided_diffusion, edm or lightning; null recognises it.
         weights: ema, the averaged ones, or raw.

@@ -42,7 +42,7 @@ class Key:
 
 
 MAX_PIXELS = Key(int | None, None, "largest number of pixels of an image file; null for 178,956,970, Pillow's limit")
-"""The key `max_pixels` of every verb."""
+"""The key `max_pixels` of every command."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Command(Generic[T]):
     examples: tuple[str, ...] = ()
 
     def parse(self, words: Iterable[str], read: Callable[[str], dict[str, Any]] | None = None) -> T:
-        """Parses a command line after the verb; raises ConfigError. `read` reads the file of `config=`."""
+        """Parses the words after a command's name; raises ConfigError. `read` reads the file of `config=`."""
         from sdedit_pl.configuration.command_line import parse  # help does not wait for its libraries
 
         try:

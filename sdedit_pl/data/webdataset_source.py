@@ -38,7 +38,7 @@ class WebDatasetSource(Source):
     image counts by its own name, so that names with dots (IMG_2024.01.00.png) are not lost.
 
     Validation images are, in this order of preference: those in the shards `val_path`, which training omits; those that
-    a manifest names for it, or `val-*.tar` when `path` is a folder that has `train-*.tar` too; or, of local shards, a
+    a manifest lists as "val", or `val-*.tar` when `path` is a folder that has `train-*.tar` too; or, of local shards, a
     share `val_fraction` of the images, chosen by a hash of their keys. Damaged shards count like unreadable images.
 
     Args:

@@ -97,7 +97,7 @@ def guided(
     if not 0 <= guidance < math.inf:
         raise ValueError(f"guidance must be at least 0, got {guidance}; 1 is none, 1.5 to 3 are usual")
     if levels is not None and not 0 <= levels[0] < levels[1]:
-        raise ValueError(f"guidance_range is a range of noise levels above 0, got {levels[0]:g} to {levels[1]:g}")
+        raise ValueError(f"guidance_range needs noise levels 0 <= lowest < highest, got {levels[0]:g} to {levels[1]:g}")
     if guidance == 1:
         return denoiser
     if weak is None and (denoiser.labels.required or not denoiser.labels.size):

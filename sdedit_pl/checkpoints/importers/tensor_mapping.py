@@ -1,4 +1,4 @@
-"""From published tensors to a network's state dict: the sources of each tensor, and the differences."""
+"""Makes a network's state dict from published tensors, and compares the two."""
 
 from __future__ import annotations
 
