@@ -123,7 +123,7 @@ def _is_dead(pid: int, host: str) -> bool:
 
 
 def matching_files(pattern: str) -> list[str]:
-    """The sorted paths that match a glob; the names of existing folders are literal, even `[a]`."""
+    """The sorted paths that match a glob; folders that exist are taken literally, even one called `[a]`."""
     path = Path(pattern)
     folder = next(place for place in path.parents if place.exists())
     literal = os.path.join(glob.escape(str(folder)), path.relative_to(folder))

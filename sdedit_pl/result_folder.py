@@ -129,8 +129,8 @@ def refuse_others(folder: Path, names: Iterable[str]) -> None:
     if found:
         shown = ", ".join(found[:3]) + (f" and {len(found) - 3} others" if len(found) > 3 else "")
         raise ValueError(
-            f"{folder} holds {shown}: not written by this program, changed since then, or written by an early version; "
-            "move it away, or give another out="
+            f"{folder} holds {shown}: not written by this program, changed since it was written, or written by an "
+            "early version; move it away, or give another out="
         )
 
 

@@ -176,7 +176,7 @@ def is_native(file: Path) -> bool:
 
 
 def read_weights(file: Path) -> tuple[Description, dict[str, Tensor]]:
-    """Reads an editing checkpoint, its tensors mapped to the file; raises CheckpointError for other or newer files."""
+    """Reads an editing checkpoint, with memory-mapped tensors; raises CheckpointError for other or newer files."""
     tensors, metadata = read_safetensors(file)
     if metadata.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(
