@@ -36,7 +36,7 @@ class Key:
     @property
     def shortened(self) -> Key:
         """The key with the first clause of its description, and the clause on null if that is the default."""
-        first, *others = re.split(r"[;.]\s", self.text.rstrip("."))
+        first, *others = re.split(r"[;.]\s(?![^(]*\))", self.text.rstrip("."))  # not within parentheses
         kept = [clause for clause in others if self.default is None and clause.startswith("null ")]
         return replace(self, text="; ".join([first, *kept]))
 
