@@ -378,7 +378,7 @@ def read_array(content: bytes, name: str, format: ArrayFormat) -> StoredValues:
     except (ValueError, OSError) as error:
         raise UnreadableImage(f"cannot read image {name}: {error}") from None
     except Exception as error:  # the decoders of damaged files raise almost any
-        raise UnreadableImage(f"cannot read image {name}: it is damaged ({error!r})") from error
+        raise UnreadableImage(f"cannot read image {name}: it cannot be decoded ({error!r})") from error
     values = stored.values[..., None] if stored.values.ndim == 2 else stored.values
     if values.ndim != 3 or 0 in values.shape or values.dtype.kind not in "biuf":
         shape = " x ".join(map(str, values.shape))
