@@ -96,7 +96,7 @@ def field_image(random: np.random.Generator, flat: bool, _: str) -> np.ndarray:
 
 
 def shape_image(random: np.random.Generator, flat: bool, label: str) -> np.ndarray:
-    """A shaded ellipse or rectangle on a plain ground, 32 x 32, 8-bit RGB; flat, something in between."""
+    """A shaded ellipse or rectangle on a plain ground, 32 x 32, 8-bit RGB; with `flat`, an even shape in between."""
     y, x = np.mgrid[:32, :32].astype(float)
     colour, ground = random.uniform(90, 230, 3), random.uniform(20, 70, 3)
     down, across = (abs(axis - random.uniform(14, 18)) / random.uniform(8, 11) for axis in (y, x))
@@ -270,7 +270,7 @@ def facts(file: Path) -> list[str]:
 
 
 def filled(file: Path) -> float:
-    """Share of the bounding box that the part brighter than the middle fills: pi / 4 for an ellipse, 1 for a square."""
+    """Share of its bounding box that the part brighter than mid-range fills: pi / 4 for an ellipse, 1 for a square."""
     grey = read_values(file, file.name).values.astype(float).mean(-1)
     inside = grey > (grey.min() + grey.max()) / 2
     rows, columns = inside.any(1).sum(), inside.any(0).sum()

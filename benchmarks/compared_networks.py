@@ -4,10 +4,10 @@
     ddpm     DDPM's U-Net for CIFAR-10: 35.7 M
     ddpm256  DDPM's U-Net for 256 px, as SDEdit's bedroom and church models: 113.7 M
 
-diffusers has both kinds of U-Net. Its NCSN++ adds the image at every level of both paths, the CIFAR-10 model only on
-the way down and through convolutions, so ours has 1 % more parameters. denoising-diffusion-pytorch has a single U-Net,
-which is smaller at the same widths: linear attention at every level, and one block fewer per level on the way up.
-Compare its rate, not its time.
+diffusers has both kinds of U-Net. Its NCSN++ adds the image at every level of both paths. The published CIFAR-10
+model, like ours, adds it only on the way down, through convolutions, so ours has 1 % more parameters.
+denoising-diffusion-pytorch has a single U-Net, which is smaller at the same widths: linear attention at every level,
+and one block fewer per level on the way up. Compare its rate, not its time.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Arguments(Results):
     """The models, the images and the baselines.
 
     Args:
-        ckpt: ckpt.NAME=FILE, models of the training images by the names of their rows.
+        ckpt: ckpt.NAME=FILE, a model of the training images; NAME is the title of its rows.
         data: folder with the folders train and val.
         images: number of validation images, half of which get a defect.
         t0: times or noise levels from which images are reconstructed.

@@ -8,11 +8,11 @@ written anew after each. `size=tiny device=cpu` rehearses the script on a CPU. M
 torch, numpy, lightning, safetensors, jaxtyping and pillow are needed; `gpu_wheels.sh` gathers the others as wheels.
 
 Stages: ceilings (a bf16 product, a copy), parity (float64 on the CPU against the device in each precision, gradients,
-noise, an edit), syncs (no step of training or of an edit waits for the device), fit (the whole command, killed and
-resumed; NCCL with one process), training (images a second, with each part switched off), edits (milliseconds, beside
-diffusers), profile and edit_profile (kernels of a training step and of an edit), around (batches from the loader and
-from the device, a checkpoint), command (images a second of `sdedit train config=domain64`), train (a run stopped by the
-clock).
+noise, an edit), syncs (no step of training or of an edit waits for the device), fit (the whole command, ended after
+half of its steps and resumed; NCCL with one process), training (images a second, with each part switched off), edits
+(milliseconds, beside diffusers), profile and edit_profile (kernels of a training step and of an edit), around (batches
+from the loader and from the device, a checkpoint), command (images a second of `sdedit train config=domain64`), train
+(a run stopped by the clock).
 
 Compiling takes most of the time. N processes that each measure one row (`only=`) of training or edits, or a profile,
 compile side by side with `turns=DIR peers=N`; when all have compiled, they measure one after the other. On 16 cores,
@@ -546,7 +546,7 @@ def syncs(bench: Bench) -> dict[str, Any]:
 
 
 def fit(bench: Bench) -> dict[str, Any]:
-    """`sdedit train` on made-up images: 8 steps at once, and 4, then 8; the weights must be equal to the bit."""
+    """`sdedit train` on made-up images: 8 steps in one run, and 4 resumed to 8; weights must be equal to the bit."""
     from PIL import Image
 
     images = bench.out / "images"

@@ -51,7 +51,7 @@ class Arguments(NetworkResults):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, steps=1)
-        refuse_unknown("solvers", (self.solver,), SOLVERS)
+        refuse_unknown("solver", (self.solver,), SOLVERS)
 
 
 COMMAND = Command(USAGE, Arguments)

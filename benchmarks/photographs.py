@@ -93,7 +93,7 @@ class Arguments:
         seeds: seeds of the trainings and of the edits.
         split: val, the images that training holds out, or all, for a folder that training has not seen.
         images: number of images to edit; null for all.
-        t0: noise levels or times that edits start from, rising.
+        t0: noise levels or times that edits start from, in ascending order.
         l2: squared L2 distances to the strokes at which KIDs are compared.
         steps: solver steps of an edit; words of a model may have their own steps=.
         judges: features of KID: a name, then names or TorchScript files that you trust (write_second_judge.py).
@@ -243,7 +243,7 @@ def nearest_ratio(edits: Edits, arguments: Arguments) -> list[float]:
     seen = torch.cat([small(chosen.batch(start, 64)) for start in range(0, len(chosen), 64)])
     seen = torch.cat([seen, seen.flip(-1)]).flatten(1)
     medians = [
-        nearest_by_distance(small(images.cpu()).flatten(1), seen).measure.median().item()
+        nearest_by_distance(small(images.cpu()).flatten(1), seen).squared_distance.median().item()
         for images in (edits.originals, *edits.levels)
     ]
     return [median / max(medians[0], 1e-6) for median in medians[1:]]

@@ -98,7 +98,7 @@ def estimate(config: TrainingConfig) -> Estimate:
         module._trainer = cast(Any, SimpleNamespace(global_rank=0, max_steps=trainer.max_steps))
         module.log = lambda *arguments, **options: None
         optimizer = module.optimizer.build([weight for weight in module.parameters() if weight.requires_grad])
-        images = torch.empty(batch, image.channels, image.size, image.size)
+        images = torch.empty(batch, *image.tensor_shape)
         tracker = MemTracker()
         tracker.track_external(module, optimizer)
         step(module, optimizer, images, trainer.precision)  # creates the optimiser's state

@@ -63,7 +63,7 @@ class CalibrationReport:
         """The knee and its place relative to the paper's range, in one sentence."""
         number, knee = self.found.knee, self.knee
         if number is None or knee is None:
-            return "no knee: at no t0 do edits gain more realism than they lose faithfulness"
+            return "no knee: at every t0, edits lose more faithfulness than they gain realism"
         low, high = paper_noise_levels()
         # The margins allow for the rounding of times that were written as noise levels.
         place = "below" if knee.noise_level < 0.999 * low else "above" if knee.noise_level > 1.001 * high else "in"

@@ -103,7 +103,7 @@ def calibrate(settings: CalibrationSettings) -> Calibration:
 
 
 def t0_file(settings: CalibrationSettings, checkpoint: Path) -> Path:
-    """The path of the t0 file; raises ValueError if its folder is a file or cannot be written."""
+    """The path of the t0 file; raises ValueError if its folder is a file, or the checkpoint's and not writable."""
     beside = sidecar_of(checkpoint)
     file = beside if settings.out is None else Path(settings.out) / beside.name
     require_folder(file.parent)

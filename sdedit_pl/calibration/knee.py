@@ -43,7 +43,7 @@ class TradeOff:
 def trade_off(sweep: Sweep, draws: int = 2000) -> TradeOff:
     """KID, L2 and knee of a sweep of three or more images, with intervals over `draws` bootstrap draws of them."""
     groups = torch.arange(len(sweep))
-    weights = bootstrap_weights(len(sweep), draws, seed=0)  # those of the KID
+    weights = bootstrap_weights(len(sweep), draws, seed=0)  # the same draws as for KID
     kid, l2, kid_draws, l2_draws = [], [], [], []
     for edits, distances in zip(sweep.edits.unbind(1), sweep.squared_l2.unbind(1), strict=True):
         found, drawn = distance_and_draws(edits, sweep.originals, groups, groups, draws)
@@ -62,7 +62,7 @@ def trade_off(sweep: Sweep, draws: int = 2000) -> TradeOff:
 def knees(
     l2: Float[Tensor, "*curves levels"], kid: Float[Tensor, "*curves levels"], unrelated_l2: float
 ) -> Int[Tensor, "*curves"]:
-    """Index of each curve's knee, level 0 being the paintings; -1 without one, or if their KID is not positive."""
+    """Index of each curve's knee, level 0 being the paintings; -1 if there is none, or the paintings' KID is <= 0."""
     paintings = kid[..., :1]
     height, level = (l2 / unrelated_l2 + kid / paintings).min(-1)
     return torch.where((paintings[..., 0] > 0) & (height < 1 - _BELOW), level, -1)

@@ -39,8 +39,8 @@ class Sweep:
         originals: features of the images.
         edits: features of the paintings and edits.
         squared_l2: distances of paintings and edits to the paintings.
-        energies: for each image |painting|^2 + |original|^2, and |painting - original|^2, float64.
-        sums: sums of all paintings and of all originals, float64.
+        energies: for each image |painting|^2 + |original|^2, and |painting - original|^2, unrounded, float64.
+        sums: sums of all paintings and of all originals, unrounded, float64.
         shown: painting and edits of the first image.
     """
 
@@ -81,7 +81,7 @@ def measure_batch(
     extract: Extract,
     callback: Callback | None = None,
 ) -> Sweep:
-    """Measures one batch of images, rounded to 8 bits as in files; returns the sweep on the CPU.
+    """Measures one batch; paintings and edits are rounded to 8 bits, as in files. Returns the sweep on the CPU.
 
     Args:
         edits: the edit of each level, in ascending order of noise levels.

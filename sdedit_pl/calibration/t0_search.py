@@ -44,14 +44,14 @@ def t0_for_l2(
 ) -> list[FoundT0]:
     """Finds the t0 of each guide by bisection between `LOWEST_T0` and the model's largest time.
 
-    It is the largest t0 tried at which all samples are within `allowed`. Edits from this t0 with the same seeds are
-    within it too, except for the rounding on devices where it depends on the batch. The cost is `BISECTIONS` edits of
+    It is the largest t0 tried at which all samples are within `allowed`. Edits from this t0 with the same seeds have
+    the same distances, up to rounding on devices where that depends on the batch. The cost is `BISECTIONS` edits of
     each guide and seed, plus one if none stayed within `allowed`. See `edit_guides` for other arguments.
 
     Args:
         edit: the edit; its t0 is ignored.
         allowed: largest allowed squared L2 distance between a sample, rounded to 8 bits, and its guide; raises
-            ValueError unless it is positive and edits from `LOWEST_T0` are within it.
+            ValueError unless it is positive and holds at some t0 tried.
     """
     if not allowed > 0:
         raise ValueError(f"the allowed distance must be positive, got {allowed}; only the guide itself has distance 0")

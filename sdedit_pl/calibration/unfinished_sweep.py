@@ -20,7 +20,7 @@ _SETTINGS = "settings"
 
 @dataclass(frozen=True)
 class UnfinishedSweep:
-    """Measurements so far, in `file` from the first batch on; `settings` are plain data that they depend on."""
+    """Measurements so far, in `file`, which the first batch creates; `settings` are plain data that they depend on."""
 
     file: Path
     settings: Mapping[str, Any]
@@ -38,7 +38,7 @@ class UnfinishedSweep:
         if not isinstance(settings, dict) or set(tensors) != {field.name for field in fields(Sweep)}:
             raise ValueError(f"{self.file} is not an interrupted sweep of this version; delete it to start again")
         require_same_settings(
-            self.file, settings, self.settings, "resume it with these settings, give another out=, or overwrite=true"
+            self.file, settings, self.settings, "resume it with its own settings, give another out=, or overwrite=true"
         )
         return Sweep(**tensors)
 

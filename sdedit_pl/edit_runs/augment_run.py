@@ -40,7 +40,7 @@ from sdedit_pl.settings_record import SettingsRecord, require_same_settings
 logger = logging.getLogger(__name__)
 
 AUGMENT_RECORD, AUGMENT_MANIFEST = "augment.json", "manifest.csv"
-_REMEDY = "resume it with these settings, or give another out="
+_REMEDY = "resume it with its own settings, or give another out="
 
 
 @dataclass(kw_only=True)

@@ -31,7 +31,7 @@ EDIT_RECORD = "edit.yaml"
 RECORD_KEY = "record"
 GuideFacts = dict[str, Any]
 """A finished guide: `samples` (file -> facts), `files` and `inputs` (file -> SHA-256); or why it is `bad`."""
-_REMEDY = "resume it with these settings, give another out=, or overwrite=true, which drops it"
+_REMEDY = "resume it with its own settings, give another out=, or overwrite=true, which drops it"
 
 
 class UnfinishedEdits:

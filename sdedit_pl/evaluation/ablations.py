@@ -63,7 +63,7 @@ class AblationVariant(NamedTuple):
 
 @dataclass(frozen=True)
 class Ablation:
-    """A setting that is varied; `variants` makes the edits with one value, by both models if `compares` is set."""
+    """A setting that is varied; `variants` lists the edits for one value, by both models if `compares` is set."""
 
     title: str
     variants: Callable[[SDEdit, AblationValue], Sequence[AblationVariant]]

@@ -32,7 +32,7 @@ from sdedit_pl.sampling import Callback
 from sdedit_pl.typing import Images
 
 FLOOR = 0.02
-"""Residual on [0, 1] that counts as nothing: five levels of 256."""
+"""Added to residual and spread in `AnomalyMaps.relative`: residuals well below it, five of 256 levels, count little."""
 WHITE = 65535
 
 Residual: TypeAlias = Callable[[Images, Images], Float[Tensor, "B H W"]]
@@ -130,7 +130,10 @@ def image_score(anomaly: Float[Tensor, "H W"], share: float) -> float:
 def stored_maps(
     folder: Path, images: ChosenImages, make: Callable[[Sequence[int]], Iterator[AnomalyMaps]]
 ) -> list[Path]:
-    """The files of all maps in `folder`, made if missing; a name hashes its image, so a changed one gets new maps."""
+    """The files of all maps in `folder`, made if missing.
+
+    A name contains the hash of its image, so that a changed image gets new maps.
+    """
     files = [
         folder / f"{number:06d}-{hashlib.sha256(images.image(number).numpy().tobytes()).hexdigest()[:16]}.safetensors"
         for number in range(len(images))

@@ -19,13 +19,13 @@ from sdedit_pl.data.image_format import bytes_from_images, images_from_bytes
 from sdedit_pl.typing import Images, Mask
 
 _SHRUNK = 3
-"""Pixels by which OpenCV's Poisson blending shrinks its mask. Growing it first saves most of a small patch."""
+"""Pixels by which OpenCV's Poisson blending shrinks its mask, which is first grown by as many to keep small patches."""
 _COARSEST = 8
 """Smallest side of the top image of a Laplacian pyramid, in pixels."""
 
 
 def _by_bands(blend: Callable[[Images, Images, Mask], Images]) -> Callable[[Images, Images, Mask], Images]:
-    """`blend` for RGB and grey images, applied to each band of others."""
+    """Extends `blend`, which takes RGB and grey images, to other numbers of bands, one band at a time."""
 
     @wraps(blend)
     def blend_bands(original: Images, pasted: Images, mask: Mask) -> Images:
@@ -56,7 +56,7 @@ def poisson_blend(original: Images, pasted: Images, mask: Mask) -> Images:
 
 @_by_bands
 def laplacian_blend(original: Images, pasted: Images, mask: Mask) -> Images:
-    """Joins each octave of `pasted` and `original` over a seam as wide as its details."""
+    """Blends `pasted` into `original` octave by octave, each over a seam as wide as the details of that octave."""
     opencv = load_opencv()
     levels = max(1, int(math.log2(min(original.shape[2:]) / _COARSEST)))
 

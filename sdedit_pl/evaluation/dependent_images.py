@@ -55,7 +55,10 @@ def group_numbers(names: Sequence[str], groups: Mapping[str, str] | None) -> lis
 
 
 class Partners(NamedTuple):
-    """For each image, the number of the image pasted on it and of its group; groups pasted on each other are merged."""
+    """For each image, the number of the image pasted on it, and of its group; groups pasted on each other are merged.
+
+    Both are empty if no task pastes.
+    """
 
     numbers: list[int]
     groups: list[int]
@@ -71,7 +74,10 @@ def partners(groups: Sequence[int], seed: int) -> Partners:
     for number, group in enumerate(groups):
         members.setdefault(group, []).append(number)
     if len(members) < 2:
-        raise ValueError(f"compositing pastes images on images of another group, got {len(members)} group")
+        raise ValueError(
+            f"compositing pastes images on images of another group, got {len(members)} group; give images of "
+            "more groups, or leave compositing out of tasks="
+        )
     order = sorted(members, key=lambda group: hash64(seed, members[group][0]))
     circles = [order[start : start + 2] for start in range(0, len(order), 2)]
     if len(circles[-1]) == 1:

@@ -58,7 +58,7 @@ def anomaly_sheet(
     truth: Bool[Tensor, "N H W"] | None,
     format: PixelFormat | None,
 ) -> Image.Image:
-    """Rows of image, reconstruction, map, spread (equally brightened) and defects, for the images in `shown`."""
+    """Rows of image, reconstruction, map, spread and defects; one factor brightens all maps, another all spreads."""
     spreads = torch.stack([maps.spreads.mean(0) for maps, _ in shown.values()])
     brightest = torch.stack([anomaly for _, anomaly in shown.values()]).max()
     rows = []

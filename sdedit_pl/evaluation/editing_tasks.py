@@ -46,7 +46,7 @@ class TaskInputs(NamedTuple):
 
 @dataclass(frozen=True)
 class EditingTask(abc.ABC):
-    """Makes a guide from an image; a `masked` task also makes a mask, one that `pastes` takes a second image."""
+    """Makes a guide from an image. With `masked` it also makes a mask; with `pastes` it also takes a second image."""
 
     masked: ClassVar[bool] = False
     pastes: ClassVar[bool] = False

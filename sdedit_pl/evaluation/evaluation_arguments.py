@@ -31,30 +31,34 @@ class EvaluationArguments(GuidanceSettings):
         ckpt: the model, as for sdedit edit.
         data: images of the domain: a folder, or shards (a folder, file, pattern or URL).
         out: folder of the results.
-        compare: another checkpoint for images of the same size, for the ablation sde, such as VE against VP.
+        compare: a second checkpoint for images of the same size, which the ablation sde compares with `ckpt`, such as a
+            VE model with a VP one.
         split: val, the images that training holds out of `data`, or all, for data that training has not seen.
         val_fraction: share of the images held out if data has no val split; null for that of the model's training.
         images: how many images, spread evenly over those available; null for all.
         groups: CSV file of lines `name,group`. Images of one group (of one scene or person) do not count as independent
             in KID and are not pasted on each other; null for independent images.
         tasks: some of stroke_synthesis, stroke_editing, compositing.
-        baselines: some of ddim, poisson, laplacian, nearest_sample; the guide itself is always one.
+        baselines: some of ddim, poisson, laplacian, nearest_sample; the unedited guide is always compared too.
         ablations: some of t0, colours, repeats, steps, solver, sde; the section ablation holds their values.
-        outputs: outputs.NAME=FOLDER adds the images of another system, in a folder for each task, named like the task,
-            with images named like the guides in `out`.
+        outputs: outputs.NAME=FOLDER adds the images of another system. FOLDER holds a folder for each task, named like
+            it, or the images themselves if there is one task; images are named like the guides in `out`.
         t0: how far guides are noised; null for the t0 from sdedit calibrate, or 0.5 without one.
         steps: solver steps from t0 to 0; null for the variant's default.
         repeats: number of runs of each edit, each on the result of the one before (K).
-        variant: exact, or paper or reference, which follow the published algorithms and code to the letter.
+        variant: exact, or paper or reference, which follow the paper's algorithms and its code, respectively.
         seed: seed of the inputs; edit number n has the seed `seed` + n.
         lpips: network of the masked LPIPS, alex, vgg or squeeze; none omits it.
         lpips_weights: torchvision's file of the network of `lpips`; null takes it from torch's cache or downloads it.
-        kid_subset: also reports KID averaged over 100 random subsets of this size (others use 1000); null omits it.
-        batch: images edited at once on each device; affects only speed, memory and, except on a CPU, rounding.
+        kid_subset: also reports KID averaged over 100 random subsets of this size (elsewhere often 1000); null
+            omits it.
+        batch: images edited at once on each device; affects only speed, memory and, except in uncompiled
+            float32 on a CPU, rounding.
         precision: precision of the network in edits; the state is always float32. auto is bfloat16 on GPUs with bf16
-            and float32 elsewhere. float32 is IEEE's, tf32 its faster variant on GPUs. On a CPU float32 is exact and
-            slow: images pass through the network one by one.
-        compile: compile the network; auto compiles on GPUs with bf16 for 10,000 or more images times steps.
+            and float32 elsewhere. tf32 is a faster, less exact float32 on GPUs. On a CPU, uncompiled float32 passes
+            images through the network one by one, which is slow and makes them independent of the batch.
+        compile: compile the network; auto compiles on GPUs with bf16 from 10,000 network evaluations on, counted as for
+            five edits of each image.
         accelerator: auto, cpu, gpu, ...
         devices: devices on each node; auto takes all.
         num_nodes: machines; they share the folder `out`.

@@ -1,7 +1,8 @@
 """The plan of an evaluation: sets of inputs, and columns, each a method applied to a set of inputs.
 
 It depends only on the settings. An edit that ablations share with each other or with the tables is one column and is
-made once. A folder's recipe is a text of everything its images depend on; images of another recipe are not reused.
+made once. A folder's recipe is a text that states everything its images depend on; images of another recipe are not
+reused.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class EvaluationPlan:
     ablations: Mapping[str, Sequence[tuple[AblationVariant, str]]]
 
     def check(self, models: Mapping[str, Denoiser]) -> None:
-        """Raises ValueError with a column's folder if the column cannot be made."""
+        """Raises ValueError, which names the folder, for a column that cannot be made."""
         for folder, column in self.columns.items():
             try:
                 column.method.check(models[column.model])
@@ -60,9 +61,10 @@ class EvaluationPlan:
                 raise ValueError(f"{folder}: {error}") from error
 
     def recipes(self, identities: Mapping[str, str], groups: str) -> dict[str, str]:
-        """Folder -> a text of everything its images depend on besides the validation images.
+        """Folder -> its recipe: what its images depend on besides the validation images.
 
-        `identities` are hashes of the models by name, `groups` of the images' groups, on which composites depend.
+        `identities` maps a model's name to its hash; `groups` is a hash of the images' groups, on which composites
+        depend.
         """
         inputs = {
             f"{name}/{GUIDE}": f"{task!r}, seed={self.seed}" + (f", groups={groups}" if task.pastes else "")

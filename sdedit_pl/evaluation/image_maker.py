@@ -81,7 +81,7 @@ class ImageMaker:
 
     @without_notices()
     def make(self, models: Mapping[str, Denoiser], computing: ComputeSettings) -> torch.device | None:
-        """Makes all missing images; returns the device in the first process, which measures them, and None in others.
+        """Makes all missing images; returns the device to measure them on in the first process, and None in the others.
 
         Raises ValueError or OSError for unusable devices, or an image that cannot be read or written.
         """

@@ -74,7 +74,7 @@ class EvaluationRecord:
         _file(out).write({"originals": dict(self.originals), "recipes": dict(self.recipes)})
 
     def continuing(self, out: Path) -> EvaluationRecord:
-        """This record, with further folders that the one in `out` lists; raises ValueError if common entries differ."""
+        """This record plus the folders that only the one in `out` lists; raises ValueError if an entry differs."""
         check_place(out)
         before = _file(out).read()
         if before is None:

@@ -1,6 +1,6 @@
 """Measurement of an evaluation's images, column by column, from their files.
 
-KID excludes pairs of an edit and an image of the same group: with any model an edit resembles its guide's original.
+KID excludes pairs of an edit and an image of the same group, because any edit resembles its guide's original.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Measurement:
         return {name: plain(value) for name, value in found.items()}
 
     def _groups(self, pastes: bool) -> Tensor:
-        """The group of each image; groups that were pasted on each other are one."""
+        """The group of each image; with `pastes`, groups that were pasted on each other count as one."""
         return torch.tensor(self.store.partners.groups if pastes else self.groups)
 
     def _realism_of(self, pastes: bool) -> MetricCollection:
@@ -162,7 +162,7 @@ class Measurement:
 
 
 def choose_nearest(guides: NumberedImages, samples: NumberedImages, chosen: NumberedImages, batch: int) -> None:
-    """Copies the nearest sample of each guide to `chosen`, unless it exists, by squared distance at `COMPARED_SIDE`."""
+    """Copies each guide's nearest sample, by squared distance at `COMPARED_SIDE`, to its missing file in `chosen`."""
     missing = chosen.missing()
     if not missing:
         return
@@ -181,6 +181,6 @@ def _small(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
 
 
 def plain(value: Tensor) -> float | None:
-    """A number for JSON, which has no nan."""
+    """The value as JSON can hold it: None if it is not finite."""
     number = float(value)
     return number if math.isfinite(number) else None

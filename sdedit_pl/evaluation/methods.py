@@ -1,8 +1,8 @@
 """The methods that an evaluation compares, each making an image from a task's inputs: SDEdit and its baselines.
 
-Blending does not use the model. DDIM encoding follows the probability-flow ODE from the guide up to t0 and back down,
-which preserves the guide with its lack of realism. An unconditional sample is as realistic as the model allows and
-ignores the guide; the sample nearest to a guide shows the effect of selection alone.
+Blending does not use the model. DDIM follows the probability-flow ODE from the guide up to t0 (encoding) and back
+down (decoding), which preserves the guide, including its lack of realism. An unconditional sample is as realistic as
+the model allows and ignores the guide; the sample nearest to a guide shows the effect of selection alone.
 
 The `repr` of a method covers everything that its images depend on besides the inputs, the model and the seeds.
 
@@ -134,7 +134,13 @@ class UnconditionalSample:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method that SDEdit is compared with, made from t0 and steps; `nearest`: each guide gets its nearest image."""
+    """A method that SDEdit is compared with.
+
+    Args:
+        method: makes it from t0 and the number of steps.
+        fits: whether it applies to a task.
+        nearest: its images are made without a guide; each guide gets the nearest of them.
+    """
 
     method: Callable[[float | str, int], Method]
     fits: Callable[[EditingTask], bool] = lambda task: True

@@ -24,7 +24,7 @@ from sdedit_pl.picture_grid import to_picture
 from sdedit_pl.typing import Images, Mask
 
 MARK = "sdedit_pl"
-"""PNG text that holds the SHA-256 of the pixels as they were written."""
+"""Key of the PNG text that holds the SHA-256 of the pixels as they were written."""
 
 
 def is_own(file: Path) -> bool:

@@ -58,7 +58,8 @@ def _paired(key: str, folder: Path, count: int, image_format: ImageFormat) -> Nu
             if names
         ]
         raise ValueError(
-            f"{key}: the images in {folder} do not pair up with the {count} inputs: {'; '.join(differences)}"
+            f"{key}: the images in {folder} do not pair up with the {count} inputs: {'; '.join(differences)}; give one "
+            "image for each input, of its name"
         )
     pictures = NumberedImages(folder, count, image_format, tuple(files[stem] for stem in expected))
     pictures.check_sizes()

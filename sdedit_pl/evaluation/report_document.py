@@ -56,7 +56,7 @@ class ReportDocument:
     warning: str = ""
 
     def write(self, folder: Path, numbers: dict[str, Any]) -> None:
-        """Writes the report and its `metrics.json`, the `numbers` with a record of all results in `folder`."""
+        """Writes the report, and `metrics.json`: `numbers`, to which it adds the hashes of all files in `folder`."""
         figures = [figure for section in self.sections for figure in section.figures]
         pictures = {figure.name: png_bytes(figure.picture, optimize=True) for figure in figures}
         (folder / FIGURES).mkdir(exist_ok=True)

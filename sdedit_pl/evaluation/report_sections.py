@@ -18,7 +18,7 @@ from sdedit_pl.plots import Point, trade_off_plot
 SHEET_IMAGES = 8
 
 FID_IMAGES, KID_IMAGES = 10_000, 1000
-"""Images below which FID (Heusel et al., NeurIPS 2017) and KID get a warning."""
+"""Numbers of images below which FID (Heusel et al., NeurIPS 2017) and KID get a warning."""
 CELL = 128
 """Height and width of an image on a sheet, in pixels."""
 

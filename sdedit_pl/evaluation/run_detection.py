@@ -40,7 +40,7 @@ MAPS, SPREADS = "maps", "spreads"
 
 @dataclass(kw_only=True)
 class DetectionSettings(SamplerSettings):
-    """The inspected images and their reconstructions, besides the model, which was trained on images without anomalies.
+    """The images to inspect and their reconstruction by the model, which was trained on images without anomalies.
 
     Args:
         data: images to inspect: a folder, or shards (a folder, file, pattern or URL).
@@ -50,15 +50,16 @@ class DetectionSettings(SamplerSettings):
         split: all images of `data`, or val, the ones that training holds out of it.
         val_fraction: share of the images held out if data has no val split; null for that of the model's training.
         images: how many images, spread evenly over those available; null for all.
-        t0: times or noise levels to reconstruct images from; each defect has its best one, and the map averages them.
+        t0: times or noise levels to reconstruct images from; the best one depends on the defect, so the map is
+            their mean.
         samples: number of reconstructions from each t0.
         steps: solver steps of a reconstruction.
         residual: pixel (mean absolute difference of channels on [0, 1]), or an LPIPS network: alex, vgg or squeeze.
         lpips_weights: torchvision's file of the LPIPS network; null takes it from torch's cache or downloads it.
         blur: standard deviation, in pixels, of a Gaussian over the residuals; 0 for none.
         relative: weigh residuals against the spread of the reconstructions, which is high on edges and textures that
-            the model cannot know; false maps the residuals.
-        top: the score of an image is the mean of this share of its map's pixels, the highest ones.
+            the model cannot know; false maps the residuals alone.
+        top: share of a map's pixels, the highest ones, whose mean is the score of the image.
         seed: seed of the first reconstruction; the next ones count up from it.
         overwrite: replace the results in `out`.
     """
@@ -160,7 +161,7 @@ def names_of(names: Sequence[str], data: str) -> list[str]:
 
 
 def read_truth(folder: Path, names: Sequence[str], size: Size, fit: Fit = "crop") -> Bool[Tensor, "N H W"]:
-    """The defects of each image, in the proportions of the images; an image without a mask has none.
+    """The defects of each image, resampled like the images; an image without a mask has none.
 
     Raises ValueError if there is no folder, no mask named like an image, or no white pixel.
     """
@@ -175,10 +176,12 @@ def read_truth(folder: Path, names: Sequence[str], size: Size, fit: Fit = "crop"
         if name in masks:
             path = folder / masks[name]
             levels = decode_image(path, str(path), ImageFormat(size, 1, "black", fit=fit))[0]
-            truth[number] = levels >= (128 if bool((levels > 1).any()) else 1)  # 0 and 1 of a label image
+            truth[number] = levels >= (128 if bool((levels > 1).any()) else 1)  # a label image holds only 0 and 1
     missing = sum(name not in masks for name in names)
     if missing == len(names):
-        raise ValueError(f"no mask in truth={folder} is named like an image; {names[0]}.png would be")
+        raise ValueError(
+            f"no mask in truth={folder} is named like an image; name the mask of the first image {names[0]}.png"
+        )
     if not bool(truth.any()):
         raise ValueError(f"no mask in truth={folder} has a white pixel; white marks defects")
     if missing:

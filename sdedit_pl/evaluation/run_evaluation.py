@@ -41,7 +41,7 @@ LEAST_COLUMNS = 5
 
 
 class EvaluatedModel(NamedTuple):
-    """A denoiser, its checkpoint's description, and all that its images depend on besides that checkpoint."""
+    """A denoiser, its checkpoint's description, and a recipe of all else that its images depend on."""
 
     denoiser: Denoiser
     description: Description

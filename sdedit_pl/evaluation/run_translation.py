@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class TranslationSettings(SamplerSettings):
-    """The images and the methods, besides the model of the domain that images are translated into.
+    """The images, the methods and the source model; `ckpt` is the model of the domain to translate into.
 
     Args:
         source_ckpt: model of the guides' domain, which ddib encodes with; see sdedit edit.
@@ -64,7 +64,8 @@ class TranslationSettings(SamplerSettings):
         methods: ddib (both models' ODEs), sdedit (the target model's SDE from t0), energy (sdedit, guided by the low
             frequencies of the guide), two_energies (energy, guided away from the source's domain too; twice the cost).
         t0: how far sdedit and the energies noise a guide.
-        level: noise level at which ddib changes models; null for the highest that both were trained on.
+        level: noise level at which ddib passes from one model to the other; null for the highest that both were trained
+            on.
         lowpass: factor of the low-pass filter of the energies, see sdedit edit.
         lowpass_energy: weight of the guide's low frequencies, see sdedit edit.
         realism: weight w of the second energy, which adds w (target's score - source's score).

@@ -42,19 +42,18 @@ class Compared:
     features: FeatureExtractor | None = None
 
 
-def similarity(images: Images, others: Images) -> Float[Tensor, "B"]:
-    """SSIM."""
+def ssim(images: Images, others: Images) -> Float[Tensor, "B"]:
     found = structural_similarity_index_measure(images, others, data_range=(-1.0, 1.0), reduction="none")
     assert isinstance(found, Tensor)
     return found.reshape(len(images))
 
 
-def signal_to_noise(images: Images, others: Images) -> Float[Tensor, "B"]:
-    """PSNR in dB."""
+def psnr(images: Images, others: Images) -> Float[Tensor, "B"]:
+    """In dB."""
     return -20 * root_mean_square(images, others).log10()
 
 
-DISTANCES = {"squared_l2": squared_l2, "ssim": similarity, "psnr": signal_to_noise}
+DISTANCES = {"squared_l2": squared_l2, "ssim": ssim, "psnr": psnr}
 
 
 def translation_measures(images: NumberedImages, compared: Compared) -> Measures:

@@ -1,4 +1,4 @@
-"""Results with a report, from which the same command resumes after an interruption."""
+"""Folders of results with a report; after an interruption, the same command resumes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sdedit_pl.settings_record import SettingsRecord, require_same_settings
 
 logger = logging.getLogger(__name__)
 
-_REMEDY = "resume it with these settings, give another out=, or overwrite=true, which drops it"
+_REMEDY = "resume it with its own settings, give another out=, or overwrite=true, which drops it"
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class UnfinishedReport:
     def begin(self, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any] | None:
         """Keeps the results of an interrupted run with these settings, or returns the numbers of a finished one.
 
-        `inputs` are hashes of files that may change before the run is finished. Raises SettingsChanged if the run had
-        other settings, or the finished one other inputs.
+        `inputs` are hashes of files that may change before the run is finished. Raises SettingsChanged if either run
+        had other settings, or the finished one other inputs.
         """
         finished = None if self.overwrite else finished_report(self.out)
         if finished is not None:

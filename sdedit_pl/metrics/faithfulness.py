@@ -19,8 +19,8 @@ from sdedit_pl.typing import Images
 class ImageMean(ImageMetric, abc.ABC):
     """The mean over images of one number per image, with its standard error.
 
-    `compute` returns the mean under the metric's name, and its error under `<name>_error`: that of independent groups,
-    nan for a single group.
+    `compute` returns the mean under the metric's name, and its error under `<name>_error`, which takes groups as
+    independent and is nan for a single group.
 
     Args:
         groups: group of each image, indexed by its number; None makes each image a group of its own.

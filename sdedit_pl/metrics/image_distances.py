@@ -27,7 +27,7 @@ def root_mean_square(images: Images, others: Images) -> Float[Tensor, "B"]:
 class Neighbours(NamedTuple):
     """The squared distance of each query to its nearest reference, and the reference's index."""
 
-    measure: Float[Tensor, "N"]
+    squared_distance: Float[Tensor, "N"]
     index: Int[Tensor, "N"]
 
 

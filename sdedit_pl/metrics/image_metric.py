@@ -16,7 +16,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 _UNNUMBERED = -1
 _ROUNDING = 1e-2
-"""Relative to the largest entry: a larger difference between two entries of one image is not rounding."""
+"""Largest difference between two entries of one image that counts as rounding, relative to the largest entry."""
 
 
 def groups_of(numbers: Int[Tensor, "n"], groups: Int[Tensor, "N"]) -> Int[Tensor, "n"]:
@@ -24,7 +24,7 @@ def groups_of(numbers: Int[Tensor, "n"], groups: Int[Tensor, "N"]) -> Int[Tensor
     if numbers.min() < 0 or numbers.max() >= len(groups):
         raise ValueError(
             f"groups are given for the images 0 to {len(groups) - 1}, got the numbers {numbers.min().item()} to "
-            f"{numbers.max().item()} (-1: none was given)"
+            f"{numbers.max().item()} (-1: none was given); give update() the number of each image, and a group for it"
         )
     return groups.cpu()[numbers]
 

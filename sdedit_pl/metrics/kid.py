@@ -84,7 +84,7 @@ def distance_and_draws(
 def subset_distances(
     x: Float[Tensor, "N D"], y: Float[Tensor, "M D"], subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Mean and deviation of the KID over random subsets of `size` >= 2 generated images x and real ones y.
+    """Mean and standard deviation of the KID over random subsets of `size` >= 2 generated images x and real ones y.
 
     The mean estimates the same distance as `kernel_distance`; the deviation is that of one subset, not the error of the
     mean. Subsets are drawn without replacement, as by torchmetrics and torch-fidelity.

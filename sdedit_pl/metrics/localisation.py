@@ -1,7 +1,7 @@
 """The quality of anomaly maps: AUROC, AUPRC, best Dice and PRO, with bootstrap intervals over images.
 
-At most `THRESHOLDS` scores serve as thresholds: half of them with equally many pixels in between, half with equally
-many pixels of defects, which are rare. Each draw of the bootstrap weights the images' counts of pixels at each level.
+At most `THRESHOLDS` scores serve as thresholds: half of them are quantiles of all pixels, half those of the pixels
+of defects, which are rare. Each draw of the bootstrap weights the images' counts of pixels at each level.
 
 Source: Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, for PRO (per-region overlap, averaged up to a
 false-positive rate of 0.3); intervals as in `sdedit_pl.metrics.intervals`.
@@ -72,7 +72,7 @@ def _regions(truth: Bool[Tensor, "N H W"]) -> tuple[Int[Tensor, "N H W"], Int[Te
 def _cumulative(
     levels: Int[Tensor, "N H W"], owners: Int[Tensor, "N H W"], chosen: Bool[Tensor, "N H W"], count: int
 ) -> Float[Tensor, "count LEVELS"]:
-    """The number of chosen pixels down to each level, for each of `count` owners of pixels."""
+    """The number of chosen pixels down to each level, for each of `count` owners (images or regions)."""
     places = owners[chosen] * THRESHOLDS + levels[chosen]
     return places.bincount(minlength=count * THRESHOLDS).view(count, THRESHOLDS).cumsum(1).double()
 

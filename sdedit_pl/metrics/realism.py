@@ -36,9 +36,9 @@ BOOTSTRAP_DRAWS = 1000
 _ROWS = 1024
 """Images whose distances to all others are held at a time."""
 _BORDER = 1e-9
-"""Relative to a radius: an image on the border of a ball is inside, up to this rounding."""
+"""Rounding, relative to its radius, by which an image may lie outside a ball and still count as inside."""
 _ROUNDING = 1e-12
-"""Relative to the squared lengths of two vectors: a smaller squared distance is rounding."""
+"""Largest squared distance that counts as rounding, relative to the sum of the two vectors' squared lengths."""
 
 Numbers = dict[str, Float[Tensor, ""]]
 
@@ -78,7 +78,7 @@ class KernelDistance(FeatureMetric):
         self,
         reference: Float[Tensor, "M D"],
         groups: Int[Tensor, "N"] | None = None,
-        reference_groups: Int[Tensor, "K"] | None = None,
+        reference_groups: Int[Tensor, "M"] | None = None,
         subsets: int = 100,
         subset_size: int = 1000,
         seed: int = 0,

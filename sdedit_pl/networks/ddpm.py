@@ -29,13 +29,13 @@ class DDPM(UNet):
     See `UNet` for the other arguments.
 
     Args:
-        attend_after: Where attention comes on the way up, at its levels: after every "block" (DDPM, DDIM, SDEdit), or
-            once after the "level" (score_sde).
+        attend_after: On the way up, at `attention_levels`, attention follows every "block" (DDPM, DDIM, SDEdit), or
+            only the last one of the "level" (score_sde).
         pad_all_sides: Whether downsampling convolutions pad all four sides, or only right and bottom, as published.
         close_frequencies: Whether the lowest frequency of the label's sinusoids is 1/10000, as published, or one step
             above it.
-        smallest_group: Minimum number of channels in a group of the normalisations. With 1, as published, up to 32
-            channels are normalised one by one, which removes the label's effect: use 64 channels or larger groups.
+        smallest_group: Minimum number of channels in a group of the normalisations. With 1, as published, at most 32
+            channels are normalised each by itself, which removes the label's effect: use 64 channels or larger groups.
         most_groups: Maximum number of groups of the normalisations.
         epsilon: Added to the variance in the normalisations.
     """

@@ -92,8 +92,8 @@ class FIRDownsample(FIRFilter):
 class FIRUpsample(nn.Module):
     """Doubles height and width: (B, C, H, W) to (B, C, 2H, 2W).
 
-    The filter's gain is 4, because three of four samples are inserted zeros. Even and odd outputs are two filters of
-    the samples themselves; for the taps (1, 3, 3, 1), the weights 1/4 and 3/4 of bilinear interpolation.
+    The filter's gain is 4, because three of four samples are inserted zeros. Equivalently, even and odd output
+    samples come from two filters of the input; for the taps (1, 3, 3, 1), these interpolate bilinearly.
     """
 
     kernel: Tensor

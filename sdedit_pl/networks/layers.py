@@ -73,7 +73,7 @@ class LabelEmbedding(nn.Module):
 
     The vectors of augmentation and of the image's own label (`sdedit_pl.conditions`) enter through weights that start
     at zero, without a bias: zeros mean no augmentation and no label. With `condition_last`, as published for ADM, the
-    label's is added before the last activation, otherwise beside that of augmentation.
+    vector of the image's label is added before the last activation, otherwise together with that of augmentation.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class LabelEmbedding(nn.Module):
             return F.silu(result + own if own is not None and self.condition_last else result)
 
     def _split(self, conditions: Float[Tensor, "B conditions"]) -> Sequence[Tensor]:
-        """The augmentation labels, if any, and the label's vector; raises ValueError for other lengths."""
+        """The augmentation labels, if any, and the vector of the image's label; raises ValueError for other lengths."""
         augmentation, own = (layer.in_features if layer else 0 for layer in (self.augmentation, self.condition))
         if conditions.shape[1] not in (own, augmentation + own):
             raise ValueError(

@@ -48,7 +48,7 @@ class NCSNpp(UNet):
         progressive_input: How the image enters below full resolution: "none", "input_skip" or "residual".
         progressive_combine: Whether "input_skip" adds ("sum") or concatenates ("cat").
         epsilon: Added to the variance in the normalisations.
-        refine: Channels of two convolutions at full resolution after the patches, which remove the patches' grid from
+        refine: Channels of the convolutions at full resolution that follow the patches and remove their grid from
             smooth areas; 0 for none. Not in the paper.
     """
 

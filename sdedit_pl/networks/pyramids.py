@@ -29,7 +29,10 @@ Pyramid: TypeAlias = Float[Tensor, "B P_out H W"]
 
 
 class InputSkip(nn.Module):
-    """A pyramid of images, joined by a 1 x 1 convolution and "sum" or "cat"; widths are channels after the joint."""
+    """A pyramid of images, joined by a 1 x 1 convolution and "sum" or "cat".
+
+    The attributes `width` and `pyramid_width` are the channels after the joint.
+    """
 
     def __init__(self, pyramid_width: int, width: int, *, combine: str, fir_kernel: Sequence[float] | None) -> None:
         super().__init__()
@@ -88,7 +91,7 @@ class OutputSkip(nn.Module):
 
 
 class OutputResidual(nn.Module):
-    """Adds the pyramid, doubled with a convolution, to the features; the sum becomes both."""
+    """Adds the pyramid, upsampled with a convolution, to the features; the sum becomes both features and pyramid."""
 
     def __init__(
         self,

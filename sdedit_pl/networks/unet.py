@@ -89,8 +89,8 @@ class LayerFactories:
         residual: maps (width in, width out) to a residual block.
         attention, downsample, upsample: map the width to a layer.
         head: maps (width in, width out) to the last layer; None if the output pyramid is the output.
-        input_joint: maps (width of the pyramid, width of the features) to a joint below a `downsample`.
-        output_joint: maps (width of the features, width one level below, if any) to a joint after a level's way up.
+        input_joint: maps (width of the pyramid, width of the features) to a joint after a `downsample`.
+        output_joint: maps (width of the features, width one level below, if any) to a joint after a level's last block.
     """
 
     residual: Callable[[int, int], ResidualBlock]
@@ -139,12 +139,12 @@ class Refinement(nn.Module):
 class UNet(nn.Module):
     """A U-Net of the sizes `shape`, built from `layers`; its subclasses choose both.
 
-    Height and width of its images must be multiples of `size_divisor`.
+    Height and width of its images must be multiples of `size_divisor`. The arguments below are the subclasses'.
 
     Args:
         image_channels: Channels of the input.
         output_channels: Channels of the output; those of the input if None.
-        channels: Channels at full resolution, before the multipliers. The label's vector is four times as long.
+        channels: Channels at full resolution, before the multipliers. The noise level's vector is four times as long.
         channel_multipliers: One for each level, from full resolution down.
         blocks_per_level: Residual blocks of each level on the way down; one more on the way up.
         attention_levels: Levels (0 is full resolution) whose blocks are followed by attention, as is the middle.
@@ -156,7 +156,7 @@ class UNet(nn.Module):
             resolution: cheaper, slightly less sharp. Not in the paper.
         checkpoint_gradients: Whether to recompute activations in the backward pass, which takes time and saves memory.
         augmentation_labels: Length of the augmentation vector that the network is conditioned on; 0 for none.
-        condition_labels: Length of the label's vector (`sdedit_pl.conditions`); 0 for none.
+        condition_labels: Length of the vector of the image's label (`sdedit_pl.conditions`); 0 for none.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class UNet(nn.Module):
         super().__init__()
         if refine < 0 or (refine and shape.patch == 1):
             raise ValueError(
-                f"refine is the number of full-resolution channels after the patches, or 0; got {refine} with "
+                f"refine must be 0, or a number of channels with patch=2 or patch=4, got refine={refine} with "
                 f"patch={shape.patch}"
             )
         self.shape = shape
@@ -207,7 +207,7 @@ class UNet(nn.Module):
 
         Args:
             label: One number for each image, embedded without scaling.
-            conditions: Augmentation labels, if any, then the label's vector, if any; None for neither.
+            conditions: Augmentation labels, if any, then the vector of the image's label, if any; None for neither.
         """
         check_images(images, self.shape.image_channels, self.size_divisor)
         patch = self.shape.patch
@@ -241,7 +241,7 @@ class UNet(nn.Module):
         pyramid = None
         for index, level in reversed(list(enumerate(cast(Sequence[Level], self.up)))):
             for block in level.blocks:
-                # Not within the call, which would keep the narrower h in memory while the block runs.
+                # A statement of its own: inside the call, the narrower h would stay in memory while the block runs.
                 h = torch.cat([h, kept.pop()], dim=1)
                 h = self._run(block, h, vector)
             if self.output_pyramid:

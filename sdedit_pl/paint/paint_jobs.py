@@ -88,8 +88,9 @@ class Cancelled(Exception):
 class Job:
     """A requested edit.
 
-    `total` and `done` count estimates, one for each sample and step, which take `windows` evaluations of networks;
-    `first` and `last` are the time and the count at the first and at the latest estimate.
+    `total` and `done` count estimates: one for each sample, step and separately edited part. Each takes `windows`
+    network evaluations, of all windows and of the guiding network. `first` and `last` are (time, count) at the first
+    and the latest estimate.
     """
 
     identity: str
@@ -318,7 +319,7 @@ class PaintJobs:
 
 
 def _restored(out: Path) -> list[Job]:
-    """The edits in a folder, oldest first; one that a killed server left is interrupted, or done if recorded."""
+    """The edits in a folder, oldest first; one left by a killed server is interrupted, or done with an edit.yaml."""
     jobs = []
     for file in sorted(out.glob(f"*/{JOB_FILE}")):
         try:

@@ -98,7 +98,7 @@ def painted_file(file: Path, picture: Image.Image, shape: ImageShape) -> bytes:
 
 
 def blank_file(shape: ImageShape) -> bytes:
-    """A TIFF file of the model's size: the middle of the range in all bands, or opaque white if one is opacity."""
+    """A TIFF file of the model's size: the middle of the range in all bands, or opaque white if one band is opacity."""
     assert shape.format is not None
     return result_file(torch.full(shape.tensor_shape, float(shape.format.alpha)), shape, ".tif", None)
 
@@ -112,4 +112,5 @@ def painting_rule(shape: ImageShape) -> str:
     names = " and ".join(pixels.bands[band] if pixels.bands else str(band) for band in bands)
     own = "" if len(bands) + pixels.alpha == shape.channels else "; the other bands keep the guide's values"
     opaque = "; painted pixels become opaque" if pixels.alpha else ""
-    return f"Paint sets band{'s' * (len(bands) > 1)} {names}, from black to white of the shown range{own}{opaque}."
+    bands_set = f"Paint sets band{'s' * (len(bands) > 1)} {names}"
+    return f"{bands_set}; black and white are the ends of the shown range{own}{opaque}."

@@ -9,7 +9,7 @@ the posterior given x_0, is exact for data that consist of a single image and is
 variance lies between them. A learned variance is a position between the two, on a logarithmic scale, for each pixel.
 
 Source: Ho et al. 2020, Algorithm 2 and section 3.2; Meng et al., "SDEdit", ICLR 2022, Algorithms 2 (VE) and 4 (VP);
-Nichol and Dhariwal 2021, equation 15, and section 4 for steps of any length, with the bounds of the step itself.
+Nichol and Dhariwal 2021, equation 15 (learned variance), and section 4 (steps of any length, with their own bounds).
 """
 
 from __future__ import annotations

@@ -40,9 +40,9 @@ class EDMHeun(Solver):
     Unlike in the source, noise never exceeds the level at the start of a run: a model may not be trained above t0.
 
     Args:
-        churn: S_churn, the sum of all gamma of a run; 0 adds no noise. The reverse SDE corresponds to about the
-            logarithm of the ratio of the highest level to the lowest, 3 to 5 from an edit's t0. A far larger value
-            undoes the steps. Published: 30 (CIFAR-10) and 40 (ImageNet 64 px), from pure noise in hundreds of steps.
+        churn: S_churn, the sum of all gamma of a run; 0 adds no noise. The logarithm of the ratio of the highest
+            level to the lowest, 3 to 5 from an edit's t0, corresponds to the reverse SDE. A far larger value undoes the
+            steps. Published: 30 (CIFAR-10) and 40 (ImageNet 64 px), from pure noise in hundreds of steps.
         lowest: S_tmin, the lowest noise level at which noise is added.
         highest: S_tmax, the highest such level.
         inflation: S_noise, the deviation of the added noise; published: 1.003 to 1.007, which compensates for detail

@@ -64,6 +64,6 @@ def mean_over_unit_interval(integrand: Callable[[float], Times]) -> Times:
 
 @cache
 def _gauss_legendre() -> tuple[tuple[float, float], ...]:
-    """Nodes and weights of the Gauss-Legendre rule on [0, 1]: exact to 2e-7 for exp(-h u) and steps of h up to 10."""
+    """Nodes and weights of the Gauss-Legendre rule on [0, 1]: exact to 2e-9 for exp(-h u) and steps of h up to 10."""
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
     return tuple(zip(((nodes + 1) / 2).tolist(), (weights / 2).tolist(), strict=True))

@@ -71,7 +71,7 @@ class UnknownTrial(StudyError):
 
 
 class ShownTrial(NamedTuple):
-    """A trial without its methods, as the rater's page receives it; images are ids, `guide` None if it is not shown."""
+    """A trial as the rater's page receives it, without names of methods; images are ids, `guide` None if not shown."""
 
     id: str
     question: str

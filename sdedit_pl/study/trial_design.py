@@ -1,11 +1,11 @@
 """The design of a study: which comparisons are made, and how they are distributed over raters.
 
 A comparison is one question about two methods' outputs for one item (a guide and the outputs made from it). Every
-combination of question, pair of methods and item is asked in one form and its mirrored twin; a rater answers one form.
-For every question and pair, the number of comparisons differs by at most one between forms. Sides alternate within a
-form, and every form has a mirrored twin with the sides exchanged. A form has one block per question; the order of the
-blocks rotates from form to form. The order within a block is random, including the positions of the catch trials (an
-intact image beside a heavily degraded copy of it). The design is a function of the seed.
+combination of question, pair of methods and item is asked in one form and in its twin, which exchanges the sides; a
+rater answers one form. For every question and pair, the number of comparisons differs by at most one between forms.
+Sides alternate within a form. A form has one block per question; the order of the blocks rotates from form to form. The
+order within a block is random, including the positions of the catch trials (an intact image beside a heavily degraded
+copy of it). The design is a function of the seed.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def design_forms(
     seed: int,
     real: Sequence[str] = (),
 ) -> list[list[Trial]]:
-    """Deals all comparisons and the catch trials into forms; every odd form mirrors the form before it.
+    """Deals all comparisons and the catch trials into forms; every odd form is the twin of the form before it.
 
     Args:
         comparisons: maximum number of comparisons in a form; None puts all into one form (and its mirror).

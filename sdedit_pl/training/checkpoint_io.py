@@ -34,7 +34,7 @@ class DurableCheckpoints(TorchCheckpointIO):
 
     @property
     def failure(self) -> str | None:
-        """The reason why the latest checkpoint could not be written; waits for it."""
+        """The reason why the latest checkpoint could not be written, if any; waits until its writing has ended."""
         self.wait()
         return self._failure
 

@@ -1,7 +1,7 @@
 """Detects a loss that is not finite without waiting for the accelerator at every step.
 
 The accelerator counts the consecutive steps with a finite loss since the last check. Checks happen at log entries and
-before anything is written, so that no checkpoint holds such weights; the error names the exact step.
+before anything is written, so that no checkpoint holds weights that are not finite; the error names the exact step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class DivergenceWatch:
         self._first_step = 0
         self._steps = 0
         self._finite: Tensor | None = None
-        """Number of steps with a finite loss since the last check, up to the first without."""
+        """Number of steps with a finite loss since the last check, up to the first step without one."""
 
     def observe(self, loss: Float[Tensor, ""], step: int) -> None:
         """Records the loss of optimiser step `step`, counted from 1, without a transfer from its device."""

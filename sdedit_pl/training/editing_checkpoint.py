@@ -30,10 +30,10 @@ def best_average(
 class EditingCheckpoint(StepCallback):
     """Writes averaged weights after validations, as the file that editing uses.
 
-    With `best` the file holds the average with the lowest validation loss so far, because weights that memorise
-    training images have a higher loss on others; otherwise the last step's weights of the average that was best at the
-    last validation. A run without validation writes its first average at the end. `all_averages` and `early` are keys
-    of `CheckpointSettings`; `save` writes a denoiser and facts about its training, and returns False on failure.
+    With `best` the file holds the average with the lowest validation loss so far: weights that memorise training images
+    have a higher loss on others. Otherwise it holds the latest state of the average that was best in the last
+    validation. A run without validation writes its first average at the end. `all_averages` and `early` are keys of
+    `CheckpointSettings`; `save` writes a denoiser and facts about its training, and returns False on failure.
     """
 
     def __init__(

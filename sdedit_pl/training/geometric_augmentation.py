@@ -67,7 +67,7 @@ class Transformation(NamedTuple):
     ) -> Transformation:
         """Draws transformations from the `symmetries`, by the default generator of the device of `like`.
 
-        As in EDM, half of all images are mirrored in any case, and a vertical flip has half the probability.
+        As in EDM, images are mirrored with probability 1/2, and flipped vertically with half of `probability`.
         """
         made = (torch.rand(5, count, device=like.device, dtype=like.dtype) < probability).to(like.dtype)
         normal = torch.randn(4, count, device=like.device, dtype=like.dtype)

@@ -31,7 +31,7 @@ def ignore_signals(trainer: lightning.Trainer) -> None:
 
 
 def validation_is_due(trainer: lightning.Trainer) -> bool:
-    """Whether a validation follows the last training batch.
+    """Whether a validation follows the training batch that has just ended.
 
     Why: a checkpoint must be written before the validation of the same step. Lightning decides whether to validate
     after the last callback and counts batches over all epochs only in its loop. Replacement: a public count of batches.

@@ -19,7 +19,7 @@ from sdedit_pl.training.trainer_position import StepCallback, images_seen
 
 
 class TrainingLog(StepCallback):
-    """Logs the loss, the learning rate, the images seen since the first run, and images per second.
+    """Logs the loss, the learning rate, the images seen over all restarts of the run, and images per second.
 
     The loss is the mean of one optimiser step, over its batches and over all devices. Steps are counted from 0, as in
     Lightning. The watch receives every loss and is checked at every entry and before every validation.

@@ -18,7 +18,7 @@ def largest_batch(step: Callable[[int], object], too_large: int) -> int | None:
     """
     batch = too_large
     while batch > 1:
-        batch = max(size for size in range(1, batch // 2 + 1) if too_large % size == 0)
+        batch = max(size for size in range(1, batch) if too_large % size == 0)
         gc.collect()
         torch.cuda.empty_cache()
         try:

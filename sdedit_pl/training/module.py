@@ -77,7 +77,8 @@ class ScoreModule(lightning.LightningModule):
         if denoiser.parameterisation.learned_variance:
             raise ValueError(
                 "training fits the estimate only and cannot train a learned variance; use a parameterisation without "
-                "one, such as epsilon instead of epsilon_and_variance; ckpt= accepts models with a learned variance"
+                "one, such as epsilon instead of epsilon_and_variance; ckpt= may have a learned variance, "
+                "which is left out"
             )
         if not any(weight.requires_grad for weight in denoiser.parameters()):
             raise ValueError("all weights of the denoiser are frozen; load it with load_denoiser(..., train=True)")
@@ -181,7 +182,7 @@ class ScoreModule(lightning.LightningModule):
         return hasattr(getattr(self.trainer, "datamodule", None), "val_indices")
 
     def _numbers(self, batch_idx: int, count: int) -> range:
-        """Numbers of the validation images in this device's batch; loaders without numbers deal images out in turn."""
+        """Numbers of the validation images in this device's batch; without them, images count as dealt out in turn."""
         if self._numbers_images:
             return self.trainer.datamodule.val_indices(batch_idx)  # pyright: ignore[reportAttributeAccessIssue]
         first, devices = self._validated * self.trainer.world_size + self.global_rank, self.trainer.world_size

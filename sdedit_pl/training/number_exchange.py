@@ -1,4 +1,4 @@
-"""Exchanges numbers and small objects between the CPUs of a run; Lightning's broadcasts wait for the accelerator."""
+"""Exchanges numbers and small objects between a run's processes; Lightning's broadcasts wait for the accelerator."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch.distributed
 class Agreement:
     """Computes maxima over all devices.
 
-    With several devices a call returns the maxima of the previous call, so that it waits for no message. All devices
-    must call equally often. If one of them has died, the calls of the others raise RuntimeError.
+    With several devices a call returns the maxima of the previous call, whose messages have passed in the meantime. All
+    devices must call equally often. If one of them has died, the calls of the others raise RuntimeError.
     """
 
     def __init__(self) -> None:

@@ -140,7 +140,7 @@ class Muon(Adam):
     """Orthogonalised momentum for the matrices of a network, Adam for its other weights.
 
     A convolution is a matrix with one row for each output channel. `rate` is Adam's; updates of matrices are scaled to
-    the size of Adam's. `betas`, `eps` and `weight_decay` are Adam's.
+    the size of Adam's. `betas`, `eps` and `weight_decay` apply only to the weights that Adam updates.
 
     Args:
         momentum: decay rate of the matrices' momentum.
@@ -161,7 +161,7 @@ class Muon(Adam):
 
 class MuonAndAdam(torch.optim.Adam):
     SMALLEST = 16
-    """Number of rows and of columns from which a weight counts as a matrix."""
+    """Minimum number of rows and of columns of a weight that counts as a matrix."""
 
     def __init__(self, parameters: list[torch.nn.Parameter], settings: Muon, fused: bool) -> None:
         def is_matrix(weight: torch.nn.Parameter) -> bool:

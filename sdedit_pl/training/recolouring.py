@@ -35,7 +35,7 @@ def recolour(images: Images, probability: float) -> Images:
     lightness = colours.mean(1, keepdim=True)
     tint = (colours - lightness) / (lightness + _DARK)
     room = (4 * lightness * (1 - lightness)).clamp(0, 1).sqrt()
-    pixel = _drawn((room * _distance_from_centre(room)).flatten(1), uniform[0])
+    pixel = _drawn((room * _squared_distance_from_centre(room)).flatten(1), uniform[0])
     chosen_tint, chosen_lightness = (_at(values, pixel) for values in (tint, lightness))
     distance = (tint - chosen_tint).square().sum(1, keepdim=True) / _TINT_REACH**2
     distance = distance + (lightness - chosen_lightness).square() / _LIGHTNESS_REACH**2
@@ -47,8 +47,8 @@ def recolour(images: Images, probability: float) -> Images:
     return torch.where(membership > 0, 2 * moved.clamp(0, 1) - 1, images)
 
 
-def _distance_from_centre(images: Images) -> Float[Tensor, "H W"]:
-    """Squared distance of each pixel from the centre; the image has a width of 1."""
+def _squared_distance_from_centre(images: Images) -> Float[Tensor, "H W"]:
+    """Squared distance of each pixel from the centre, in units of the image's height and width."""
     rows, columns = (
         torch.linspace(-0.5, 0.5, size, device=images.device, dtype=images.dtype) for size in images.shape[-2:]
     )

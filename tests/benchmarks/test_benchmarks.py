@@ -76,8 +76,9 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_scripts_run_and_refuse_unknown_keys(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     main = script(name).main
     if name == "training_cost":
-        assert main(["config=tiny.yaml", "trainer.max_steps=10"]) == 0
-        assert "RTX 4090" in capsys.readouterr().out
+        for size in ("8", "[12,8]"):
+            assert main(["config=tiny.yaml", "trainer.max_steps=10", f"data.size={size}"]) == 0
+            assert "RTX 4090" in capsys.readouterr().out
     else:
         assert main([*RUNS[name].split(), "out=out"]) == 0, capsys.readouterr().err
         assert json.loads(Path("out/results.json").read_text())["machine"]

@@ -63,7 +63,7 @@ def test_an_interrupted_run_is_resumed_to_the_byte_and_only_with_its_settings(co
         Path("o", name).unlink()
     assert command(*AUGMENT, "out=o", "batch=1").code == 0
     assert contents("o") == whole
-    assert "n was 5, and is 6 now; resume it with these settings, or give another out=" in refused(
+    assert "n was 5, and is 6 now; resume it with its own settings, or give another out=" in refused(
         *AUGMENT, "n=6", "out=o"
     )
 

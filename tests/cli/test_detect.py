@@ -67,7 +67,7 @@ def test_an_interrupted_run_is_resumed_to_the_byte_and_only_with_its_settings(co
         interrupt_after(3, "sdedit_pl.evaluation.anomaly_maps.save", patch)
         assert command(*DETECT).code == 130
     assert not any(file.name[0] != "." for file in Path("o").iterdir())
-    assert "samples was 2, and is 3 now; resume it with these" in command(*DETECT, "samples=3").errors
+    assert "samples was 2, and is 3 now; resume it with its own" in command(*DETECT, "samples=3").errors
     made = interrupt_after(5, "sdedit_pl.evaluation.anomaly_maps.save", monkeypatch)
     assert command(*DETECT, "batch=2").code == 0 and next(made, None) is None
     assert contents("o") == contents("whole")
@@ -84,7 +84,7 @@ def test_hostile_names_do_not_spoil_the_results(command) -> None:
 
 REFUSED = {
     "truth=missing": "truth=missing is not a folder",
-    "truth=elsewhere": "no mask in truth=elsewhere is named like an image; a/0.png would be",
+    "truth=elsewhere": "no mask in truth=elsewhere is named like an image; name the mask of the first image a/0.png",
     "truth=blank": "no mask in truth=blank has a white pixel",
     "data=missing": "there is no data=missing",
     "t0=[0.3,0.3]": "t0 takes one or more different values",

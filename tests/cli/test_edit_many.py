@@ -139,7 +139,7 @@ def test_an_unfinished_edit_keeps_its_settings_and_whole_files(
         code, _, errors = command(*EDIT)
     assert code == 130 and "6 finished guides are kept; the same command resumes" in errors
     message = refused(*EDIT, "steps=4")
-    assert message.startswith("o was made with other settings: steps was 3, and is 4 now; resume it with these")
+    assert message.startswith("o was made with other settings: steps was 3, and is 4 now; resume it with its own")
     unfinished = Path("o/.sdedit.unfinished")
     os.truncate(unfinished / "4_seed1.png", 50)  # as a crash of the machine may leave it
     with open(unfinished / "0-of-1.jsonl", "a") as journal:

@@ -26,7 +26,7 @@ def test_each_image_is_compared_with_its_own() -> None:
 def test_nearest_by_distance() -> None:
     found = nearest_by_distance(torch.tensor([[0.0, 3.0], [2.0, 2.5], [1.0, 0.0]]), REFERENCES)
     assert found.index.tolist() == [0, 1, 2]
-    torch.testing.assert_close(found.measure, torch.tensor([4.0, 1.25, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(found.squared_distance, torch.tensor([4.0, 1.25, 0.0], dtype=torch.float64))
 
 
 def test_near_duplicates_are_distinguished_at_the_length_of_images() -> None:
@@ -35,4 +35,5 @@ def test_near_duplicates_are_distinguished_at_the_length_of_images() -> None:
     queries = references + 1e-5
     found = nearest_by_distance(queries, references)
     assert found.index.tolist() == [0, 1, 2, 3, 4]
-    torch.testing.assert_close(found.measure, torch.full((5,), 12288e-10, dtype=torch.float64), rtol=0.02, atol=0)
+    expected = torch.full((5,), 12288e-10, dtype=torch.float64)
+    torch.testing.assert_close(found.squared_distance, expected, rtol=0.02, atol=0)

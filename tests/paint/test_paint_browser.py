@@ -257,7 +257,7 @@ def test_a_16_bit_rectangle_keeps_its_values(desk: Path, request: pytest.Fixture
     with browser(tmp_path / "desk") as driver:
         painter = Painter(driver, server.url)
         quick(painter)
-        assert painter.element("rule").text == "Paint sets band 0, from black to white of the shown range."
+        assert painter.element("rule").text == "Paint sets band 0; black and white are the ends of the shown range."
         assert painter.script("return [width, height, fitting()]") == [16, 24, True], "a blank canvas"
         painter.element("file").send_keys(str(tmp_path / "scan.npy"))
         until(lambda: "scan" in (painter.script("return state.file") or ""), "the file")

@@ -1,4 +1,4 @@
-"""Metrics over the images that fall to one of several processes; run by test_gathered.py.
+"""Metrics over the images that fall to one of several processes; run by tests/metrics/test_image_metric.py.
 
     python tests/support/gathering_driver.py RANK FOLDER
 

@@ -115,7 +115,7 @@ def quiet_trainer(
     files: CheckpointIO | None = None,
     **options: Any,
 ) -> lightning.Trainer:
-    """Lightning's Trainer as a run uses it, without loggers and bars; None never validates."""
+    """Lightning's Trainer as a run uses it, without loggers and bars; with `validate_every=None` it never validates."""
     return lightning.Trainer(
         accelerator="cpu",
         devices=1,

@@ -26,7 +26,7 @@ const view = { scale: 1, x: 0, y: 0 };
 const changes = { done: [], undone: [] };
 const number = (id) => Number($(id).value);
 
-/* The address at which a file is shown: files of data other than photographs are not pictures. */
+/* The address of a file as a picture; for data other than photographs, the server draws it. */
 const shownAt = (address) => (state.model.rule ? `shown/${address}` : address);
 
 /* The colour to paint with, grey if one band is shown. */
@@ -359,7 +359,7 @@ function t0() {
 
 let current = null; // the stroke being drawn
 
-/* Half of the slider is a fine brush; the largest covers half of the picture. */
+/* The lower half of the slider is for fine brushes; the largest is half the picture's shorter side wide. */
 function brushSize() {
   return Math.max(1, Math.min(width, height) * 0.5 * (number("size") / 100) ** 2.2);
 }
@@ -707,7 +707,7 @@ function setLocked(locked) {
   $("lock").textContent = locked ? "Seed locked" : "Lock seed";
 }
 
-/* The label and its guidance where there is a label; else the guidance only where the model's own is turned off. */
+/* The label and guidance of a request. Without a label, guidance is sent only to turn off the model's own. */
 function labelled() {
   if ($("label").value) return { label: $("label").value, guidance: number("guidance") || 1 };
   return state.model.guidance === 1 || $("guided").checked ? {} : { guidance: 1 };
@@ -979,7 +979,7 @@ function follow(identity) {
   $("progress").hidden = false;
   events.onmessage = (message) => {
     const { job, position, estimates } = JSON.parse(message.data);
-    $("time").textContent = position ? `${position} before this one` : `${Math.round((100 * job.done) / job.total)} %`;
+    $("time").textContent = position ? `${position} ${position === 1 ? "edit" : "edits"} before this one` : `${Math.round((100 * job.done) / job.total)} %`;
     $("progress").firstElementChild.style.width = `${(100 * job.done) / job.total}%`;
     if (job.state === "running" || job.state === "waiting") showEstimates(job, estimates);
     else finish(job);
@@ -1123,7 +1123,7 @@ $("use").onclick = async () => {
     takePicture(await loadImage(shownAt(state.chosen)), state.chosen);
     if (kept.width === width && kept.height === height) mask.ctx.drawImage(kept.mask, 0, 0); // the same part again
     setScope(kept.scope);
-    $("hold").checked = true; // colours drift over results of results
+    $("hold").checked = true; // colours drift when results are edited again
     changed();
   } catch (error) {
     notify(error.message);
@@ -1256,7 +1256,7 @@ async function restorePainting() {
     request.onsuccess = () => resolve(request.result);
     request.onerror = reject;
   });
-  if (!painting || !state.model.rule !== !painting.file) return; // of another model
+  if (!painting || !state.model.rule !== !painting.file) return; // painted for another kind of model
   const [picture, opened, area] = await Promise.all(
     [painting.guide, painting.base, painting.mask].map((each) => createImageBitmap(each)),
   );

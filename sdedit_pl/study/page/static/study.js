@@ -50,7 +50,7 @@ async function post(path, body) {
   return reply;
 }
 
-/** Repeats `attempt` until it succeeds and returns its result; calls `failed` after each failure. */
+/** Repeats `attempt` until it succeeds and returns its result; calls `failed` after each failure. Throws Refused. */
 async function persist(attempt, failed) {
   for (let wait = FIRST_WAIT; ; wait = Math.min(2 * wait, LONGEST_WAIT)) {
     try {
